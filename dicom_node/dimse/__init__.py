@@ -1,0 +1,1 @@
+"""DICOM associations: the only place that knows pynetdicom."""

@@ -1,0 +1,100 @@
+"""What can go wrong, as one tree.
+
+ChexFractError
+├── ConfigurationError      a file, key or flag is wrong: nothing starts (exit 78)
+├── Transient               the same act may succeed later
+│   ├── Unreachable         a peer, the broker or the node gives no answer (exit 69)
+│   ├── OutOfResources      disk, memory or accelerator is full (exit 75)
+│   └── Busy                the other side asks to come back later (exit 75)
+└── Permanent               the same act will fail again
+    ├── NotUnderstood       received bytes are not the DICOM or JSON that they claim to be
+    ├── Refused             a peer answered with a failure
+    ├── Rejected            an Instance cannot be analysed; the reason goes into its report
+    ├── Stale               a token no longer holds its job; nothing was changed
+    ├── NotFound            no such Instance, job, peer or file
+    └── ModelFault          a model's files, licence or output are not acceptable
+
+A class says what happened, a message says to what and what to do. Whether to try again is a
+class test: ``except Transient``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+
+class ChexFractError(Exception):
+    """Anything that this project raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigurationError(ChexFractError):
+    """A configuration file, key or flag is wrong."""
+
+    exit_code = os.EX_CONFIG if hasattr(os, "EX_CONFIG") else 78
+
+
+class Transient(ChexFractError):
+    """The same act may succeed later."""
+
+    exit_code = 75
+
+
+class Unreachable(Transient):
+    """A peer, the broker or the node gives no answer."""
+
+    exit_code = 69
+
+
+class OutOfResources(Transient):
+    """Disk, memory or accelerator is full."""
+
+
+class Busy(Transient):
+    """The other side asks to come back later."""
+
+
+class Permanent(ChexFractError):
+    """The same act will fail again."""
+
+
+class NotUnderstood(Permanent):
+    """Received bytes are not what they claim to be."""
+
+
+class Refused(Permanent):
+    """A peer answered with a failure."""
+
+
+class Rejected(Permanent):
+    """An Instance cannot be analysed.
+
+    Parameters
+    ----------
+    code : str
+        A stable word for machines, for example ``"not-grayscale"``.
+    text : str
+        One sentence for people, without patient data.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.text}"
+
+
+class Stale(Permanent):
+    """A token no longer holds its job; nothing was changed."""
+
+
+class NotFound(Permanent):
+    """No such Instance, job, peer or file."""
+
+
+class ModelFault(Permanent):
+    """A model's files, licence or output are not acceptable."""

@@ -1,0 +1,159 @@
+"""The wire between node and worker: what Celery carries and what the job API carries.
+
+A hand-out holds ids and tokens only; patient data travels in the job API alone.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+TASK = "worker.describe"
+"""Name of the Celery task that takes one `Handout`."""
+
+ObjectKind = Literal["sr", "sc", "gsps", "ko", "pdf", "basic-text"]
+"""What a destination may ask for; ``sr`` is the report itself."""
+
+Uid = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
+
+
+def queue(model: str) -> str:
+    """Return the name of the Celery queue of `model`."""
+    return f"model.{model}"
+
+
+class Message(BaseModel):
+    """A frozen, strict value; its errors never show the input."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Ticket(Message):
+    """The right to work on one job, until its token is replaced."""
+
+    job: str
+    token: str
+
+
+class Handout(Message):
+    """What the broker carries: tickets and where to redeem them."""
+
+    node: str
+    """Base URL of the node's job API."""
+    model: str
+    tickets: tuple[Ticket, ...]
+
+
+class ReportOrder(Message):
+    """All that a report takes from the node; kept with the job, so that each rebuild is the same."""
+
+    instance_number: int = 1
+    content_datetime: AwareDatetime
+    series_number: int = 9001
+    series_description: str = "AI fracture description (ChexFract)"
+    station_name: str = ""
+    """AE title of the node: Device Observer Name (121013, DCM)."""
+    serial_number: str = ""
+    """Serial number of the site's installation; empty leaves it out."""
+    generation: int = 1
+    """1, and one more for each re-run that an operator asks for."""
+    predecessor: Predecessor | None = None
+    objects: tuple[ObjectKind, ...] = ("sr",)
+    sop_classes: tuple[str, ...] = ("comprehensive3d",)
+    """SR SOP classes to build: comprehensive3d, comprehensive, enhanced, in order of preference."""
+    not_analysed: bool = True
+    """Whether a rejected image is answered with a "not analysed" report."""
+
+
+class Predecessor(Message):
+    """The report that a re-run replaces (DICOM PS3.3 C.17.2, Predecessor Documents Sequence)."""
+
+    study_instance_uid: Uid
+    series_instance_uid: Uid
+    sop_class_uid: Uid
+    sop_instance_uid: Uid
+
+
+ReportOrder.model_rebuild()
+
+
+class ClaimRequest(Message):
+    """Body of ``POST /jobs/{id}/claim``."""
+
+    token: str
+    worker: str
+    """Host name and process id of the worker; for people."""
+
+
+class Claim(Message):
+    """Answer to a claim: the lease and what to build."""
+
+    job: str
+    attempt: int
+    lease_s: float
+    size: int
+    """Bytes of the Part 10 file behind ``GET /jobs/{id}/instance``."""
+    order: ReportOrder
+
+
+class LeaseRequest(Message):
+    """Body of ``POST /jobs/{id}/lease``: work on the job has made progress."""
+
+    token: str
+
+
+class ReleaseRequest(Message):
+    """Body of ``POST /jobs/{id}/release``: the job goes back to the node."""
+
+    token: str
+    reason: str
+    counts: bool = True
+    """Whether this was an attempt at the Instance (false: the worker's own trouble)."""
+    delay_s: float = Field(default=0.0, ge=0, le=3600)
+
+
+class Reason(Message):
+    """Why an Instance was not analysed."""
+
+    code: str = Field(max_length=64)
+    text: str = Field(max_length=1024)
+
+
+class FractureFound(Message):
+    """One fracture as parsed from the model's text."""
+
+    bone: str
+    number: str | None = None
+    side: str | None = None
+    certainty: str = "definite"
+    age: str | None = None
+
+
+class ReportObject(Message):
+    """One DICOM object of a result; its bytes are the multipart file named `part`."""
+
+    kind: ObjectKind
+    part: str
+    sop_class_uid: Uid
+    sop_instance_uid: Uid
+    series_instance_uid: Uid
+
+
+class Result(Message):
+    """Part ``result`` (JSON) of ``POST /jobs/{id}/result``; the objects follow as files."""
+
+    token: str
+    outcome: Literal["reported", "rejected"]
+    model: str
+    model_version: str
+    device_uid: Uid
+    demonstration: bool = False
+    text: str | None = None
+    presence: Literal["present", "absent", "undetermined"] | None = None
+    fractures: tuple[FractureFound, ...] = ()
+    warnings: tuple[str, ...] = ()
+    reason: Reason | None = None
+    stages_ms: dict[str, float] = Field(default_factory=dict)
+    """Milliseconds the worker spent per stage: fetch, decode, model, report."""
+    objects: tuple[ReportObject, ...] = ()

@@ -1,0 +1,304 @@
+"""node.toml as frozen settings; every key has a default that works.
+
+A key may be overridden by the environment: ``CHEXFRACT_NODE__PORT=4104`` for ``port`` in ``[node]``.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from dicom_node.errors import ConfigurationError
+from dicom_node.job import ObjectKind
+
+DEMONSTRATION_MODELS = frozenset({"phantom"})
+"""Models that read drawings, not patients; live only under ``allow_demonstration``."""
+
+SENDER = "@sender"
+"""In ``send_to``: the peer that sent the Instance."""
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value)):
+        return float(match[1]) * _UNITS[match[2]]
+    return value
+
+
+def _bytes(value: object) -> object:
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)", value)):
+        return int(float(match[1]) * _SIZES[match[2]])
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
+"""Seconds, or text such as ``"90s"``, ``"24h"``, ``"365d"``."""
+
+Size = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
+"""Bytes, or text such as ``"2GB"``."""
+
+AETitle = Annotated[str, Field(pattern=r"^[ -\[\]-~]{1,16}$")]
+"""1 to 16 characters of the default repertoire without backslash (DICOM PS3.5 Table 6.2-1)."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Section(BaseModel):
+    """One table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tls(Section):
+    """Files of a TLS end; empty means no TLS (DICOM PS3.15 B.12, BCP 195)."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+    """Certificates that the other side must chain to."""
+
+
+class Node(Section):
+    """``[node]``: the application entity and where it keeps things."""
+
+    ae_title: AETitle = "CHEXFRACT"
+    host: str = "0.0.0.0"  # noqa: S104 - modalities are other machines
+    port: Port = 11112
+    data_dir: Path = Path("var")
+    ledger: str = "sqlite"
+    """``sqlite`` (a file in data_dir) or a ``postgresql+psycopg://`` URL."""
+    known_peers_only: bool = True
+    called_ae_check: bool = True
+    max_associations: int = Field(default=100, ge=1)
+    max_associations_per_peer: int = Field(default=50, ge=1)
+    max_pdu: int = Field(default=131072, ge=4096)
+    max_instance: Size = 512_000_000
+    """Largest data set that is received; more is aborted."""
+    idle_timeout: Duration = 60.0
+    serial_number: str = Field(default="", max_length=64)
+    tls: Tls = Tls()
+
+
+class Web(Section):
+    """``[web]``: job API and pages."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    url: str = "http://127.0.0.1:8080"
+    secret_file: str = ""
+    sign_in: bool = True
+
+    @model_validator(mode="after")
+    def _open_pages_are_local(self) -> Self:
+        if not self.sign_in and not is_loopback(self.host):
+            raise ValueError("sign_in = false is accepted on a loopback host only")
+        return self
+
+
+class Broker(Section):
+    """``[broker]``: where hand-outs are published."""
+
+    url: Annotated[str, Field(pattern=r"^(embedded$|rediss?://|sentinel://)")] = "embedded"
+
+
+class Dispatch(Section):
+    """``[dispatch]``: how jobs are handed out."""
+
+    window: int = Field(default=32, ge=1)
+    """Most jobs per model that wait in the broker at one time."""
+    batch: int = Field(default=8, ge=1)
+    """Most jobs in one hand-out when there is a backlog."""
+    queued_for: Duration = 60.0
+    """Time a hand-out may wait in the broker before it is handed out again."""
+    lease: Duration = 60.0
+    """Time without progress after which a claimed job is handed out again."""
+    attempts: int = Field(default=5, ge=1)
+    """Attempts at one job before it ends as failed."""
+
+
+class Peer(Section):
+    """``[peers.NAME]``: another application entity."""
+
+    ae_title: AETitle
+    host: str
+    port: Port
+    objects: tuple[ObjectKind, ...] = ("sr",)
+    sop_classes: tuple[Literal["comprehensive3d", "comprehensive", "enhanced"], ...] = (
+        "comprehensive3d",
+        "comprehensive",
+        "enhanced",
+    )
+    """SR SOP classes in order of preference; the first that the peer accepts is sent."""
+    addresses: tuple[str, ...] = ()
+    """Addresses or networks that this peer calls from; empty: its host, or any if that is a name."""
+    max_pdu: int = Field(default=131072, ge=4096)
+    timeout: Duration = 30.0
+    tls: Tls = Tls()
+
+    @model_validator(mode="after")
+    def _addresses_are_networks(self) -> Self:
+        for address in self.addresses:
+            ip_network(address, strict=False)
+        return self
+
+
+class Match(Section):
+    """``match.*`` of a rule: each key that is given must hold; text may use ``*`` and ``?``."""
+
+    modality: tuple[str, ...] | None = None
+    body_part: tuple[str, ...] | None = None
+    view: tuple[str, ...] | None = None
+    sop_class: tuple[str, ...] | None = None
+    calling_ae: tuple[str, ...] | None = None
+    called_ae: tuple[str, ...] | None = None
+    manufacturer: tuple[str, ...] | None = None
+    station_name: tuple[str, ...] | None = None
+    institution: tuple[str, ...] | None = None
+    study_description: tuple[str, ...] | None = None
+    series_description: tuple[str, ...] | None = None
+    presentation_intent: tuple[str, ...] | None = None
+
+
+class Rule(Section):
+    """``[[rules]]``: what happens to a matching Instance; the first match wins."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    match: Match = Match()
+    model: Name = "phantom"
+    mode: Literal["live", "shadow"] = "live"
+    send_to: tuple[str, ...] = (SENDER,)
+    priority: Literal["stat", "normal", "low"] | None = None
+    """Overrides the Priority (0000,0700) of the C-STORE request."""
+    allow_demonstration: bool = False
+
+
+class Report(Section):
+    """``[report]``: what every report says of this site."""
+
+    not_analysed: bool = True
+    series_description: Annotated[str, Field(max_length=64)] = "AI fracture description (ChexFract)"
+    series_number: int = Field(default=9001, ge=0, le=2**31 - 1)
+
+
+class Retention(Section):
+    """``[retention]``: when files go; what is not delivered never does."""
+
+    images: Duration = 86400.0
+    reports: Duration = 365 * 86400.0
+    min_free: Size = 2 * 10**9
+    """Free space below which associations are rejected and C-STORE is answered 0xA700."""
+
+
+class Settings(BaseSettings):
+    """The whole of node.toml."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="CHEXFRACT_",
+        env_nested_delimiter="__",
+    )
+
+    node: Node = Node()
+    web: Web = Web()
+    broker: Broker = Broker()
+    dispatch: Dispatch = Dispatch()
+    peers: dict[Name, Peer] = {}
+    rules: tuple[Rule, ...] = ()
+    report: Report = Report()
+    retention: Retention = Retention()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment override the file, and read nothing else."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _names_do_not_dangle(self) -> Self:
+        faults = [
+            f"rules.{i}.send_to: no peer is named {name!r}; add [peers.{name}] or name another"
+            for i, rule in enumerate(self.rules)
+            for name in rule.send_to
+            if name != SENDER and name not in self.peers
+        ]
+        faults += [
+            f"rules.{i}.allow_demonstration: {rule.model!r} is a demonstration model; set "
+            'allow_demonstration = true or mode = "shadow"'
+            for i, rule in enumerate(self.rules)
+            if rule.model in DEMONSTRATION_MODELS
+            and rule.mode == "live"
+            and not rule.allow_demonstration
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def ledger_url(self) -> str:
+        """The SQLAlchemy URL of the ledger."""
+        if self.node.ledger == "sqlite":
+            return f"sqlite:///{self.node.data_dir / 'ledger.sqlite'}"
+        return self.node.ledger
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host` can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load(path: Path) -> Settings:
+    """Read `path`; a relative ``data_dir`` is taken from the current directory.
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be read or a key is wrong; the message names each key's path.
+    """
+    content = read_toml(path)
+    try:
+        return Settings(**content)
+    except ValidationError as exc:
+        raise ConfigurationError(f"{path}: {explain(exc)}") from exc
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file or say in one line why not."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigurationError(f"{path}: {exc.strerror or exc}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"{path}: not TOML: {exc}") from exc
+
+
+def explain(error: ValidationError) -> str:
+    """Return every fault of a settings file as ``key.path: what is wrong``, in one line."""
+    faults = []
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        where = ".".join(str(part) for part in fault["loc"])
+        what = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            what = "unknown key"
+        faults.append(f"{where}: {what}" if where else what)
+    return "; ".join(faults)

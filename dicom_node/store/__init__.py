@@ -1,0 +1,1 @@
+"""The truth on disk: spool, ledger, retention."""

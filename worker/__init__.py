@@ -1,0 +1,1 @@
+"""Turns a radiograph Instance into a report Instance. No association, no database."""

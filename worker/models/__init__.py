@@ -1,0 +1,101 @@
+"""The one protocol that every engine offers, and `load`: the only place that knows torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from dicom_node.errors import ConfigurationError
+from worker.pixels import Radiograph
+
+ENGINES = {
+    "chexfract": "worker.models.chexfract",
+}
+"""Engine name -> module with ``open_model(name, options, device)``."""
+
+Progress = Callable[[], None]
+"""Called whenever work has moved on, for example after each generated token."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a report and a page say of a model."""
+
+    name: str
+    version: str
+    """Model, revision and weights in one short text, for example ``phantom-1.3fa9c2d1``."""
+    prompt: str
+    parameters: dict[str, str] = field(default_factory=dict)
+    """Algorithm Parameters (111002, DCM), for example weights hash and decoding."""
+    language: str = "en"
+    licence: str = ""
+    licence_accepted_by: str = ""
+    demonstration: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a model said of one radiograph."""
+
+    text: str
+    tokens: int
+    finish_reason: str
+    """``stop`` (a stop token), ``length`` (max_new_tokens) or ``time`` (max_time)."""
+    seconds: float
+
+
+class Model(Protocol):
+    """A vision-language model that describes radiographs."""
+
+    info: ModelInfo
+
+    def load(self) -> None:
+        """Bring the weights to the device; raise `ModelFault` when they are not acceptable."""
+
+    def warm_up(self) -> None:
+        """Run once on an invented picture, so that the first job is not the slowest."""
+
+    def describe(
+        self, radiographs: Sequence[Radiograph], progress: Progress | None = None
+    ) -> list[Description]:
+        """Return one description per radiograph, in order.
+
+        Raises
+        ------
+        OutOfResources
+            The accelerator's memory is full; fewer at a time may pass.
+        ModelFault
+            This input cannot be described by this model.
+        """
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+def open_model(name: str, options: dict[str, Any], device: str = "auto") -> Model:
+    """Return the engine of ``[models.NAME]``, not yet loaded.
+
+    Parameters
+    ----------
+    name : str
+        The table's name.
+    options : dict
+        The table's keys, ``engine`` among them.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises
+    ------
+    ConfigurationError
+        The engine is unknown or one of its keys is wrong.
+    """
+    engine = str(options.get("engine", ""))
+    if engine not in ENGINES:
+        known = ", ".join(sorted(ENGINES))
+        raise ConfigurationError(f"models.{name}.engine: {engine!r} is unknown; known: {known}")
+    module = importlib.import_module(ENGINES[engine])
+    model: Model = module.open_model(name, options, device)
+    return model

@@ -1,0 +1,1 @@
+"""The words and the codes: from a model text to DICOM objects."""

@@ -1,0 +1,132 @@
+"""worker.toml as frozen settings.
+
+A key may be overridden by the environment: ``CHEXFRACT_WORKER_WORKER__BROKER=redis://…`` for
+``broker`` in ``[worker]``. The job API's secret comes from ``secret_file`` or from the environment
+(``CHEXFRACT_WORKER_WORKER__SECRET``), never from the file itself.
+"""
+
+from __future__ import annotations
+
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from dicom_node.errors import ConfigurationError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+class Section(BaseModel):
+    """One table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Worker(Section):
+    """``[worker]``: where work comes from and which model does it."""
+
+    broker: Annotated[str, Field(pattern=r"^(rediss?://|sentinel://)")] = "redis://127.0.0.1:6379/0"
+    model: Name = "phantom"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    batch: int = Field(default=8, ge=1)
+    slots: int = Field(default=2, ge=1, le=16)
+    """Hand-outs in progress: one at the model, the others being fetched, decoded, posted."""
+    stuck_after: float = Field(default=120.0, gt=0)
+    """Seconds without progress after which the worker ends itself for its supervisor to restart."""
+    name: str = Field(default_factory=socket.gethostname)
+    nodes: tuple[str, ...] = ()
+    """Base URLs of nodes that this worker trusts with the secret; empty: any it is handed."""
+    secret_file: Path | None = None
+    secret: SecretStr | None = None
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+
+
+class Pixels(Section):
+    """``[pixels]``: from stored values to the picture."""
+
+    mode: Literal["voi", "minmax", "minmax+equalize"] = "voi"
+    decode_timeout: float = Field(default=30.0, gt=0)
+    decode_memory: int = Field(default=1_500_000_000, ge=100_000_000)
+    accept_lateral: bool = False
+    screening: Literal["off", "warn", "reject"] = "warn"
+
+
+class Model(BaseModel):
+    """``[models.NAME]``: an engine and its own keys, which the engine checks."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    engine: Name
+    path: str = ""
+    licence_accepted_by: str = ""
+
+
+class Settings(BaseSettings):
+    """The whole of worker.toml."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="CHEXFRACT_WORKER_",
+        env_nested_delimiter="__",
+    )
+
+    worker: Worker = Worker()
+    pixels: Pixels = Pixels()
+    models: dict[Name, Model] = {"phantom": Model(engine="chexfract", path="builtin:phantom")}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment override the file, and read nothing else."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _model_is_configured(self) -> Self:
+        if self.worker.model not in self.models:
+            known = ", ".join(sorted(self.models)) or "none"
+            raise ValueError(
+                f"worker.model: no table [models.{self.worker.model}]; configured: {known}"
+            )
+        return self
+
+
+def load(path: Path | None) -> Settings:
+    """Read `path`, or take the defaults when it is None.
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be read or a key is wrong; the message names each key's path.
+    """
+    content: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as exc:
+            raise ConfigurationError(f"{path}: {exc.strerror or exc}") from exc
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+            raise ConfigurationError(f"{path}: not TOML: {exc}") from exc
+    try:
+        return Settings(**content)
+    except ValidationError as exc:
+        faults = "; ".join(_fault(dict(fault)) for fault in exc.errors(include_input=False))
+        raise ConfigurationError(f"{path or 'environment'}: {faults}") from exc
+
+
+def _fault(fault: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    what = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        what = "unknown key"
+    return f"{where}: {what}" if where else what
