@@ -11,7 +11,15 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.errors import ConfigurationError
@@ -95,6 +103,8 @@ class Web(Section):
     port: Port = 8080
     url: str = "http://127.0.0.1:8080"
     secret_file: str = ""
+    secret: SecretStr | None = None
+    """The job API's secret itself; meant for the environment (``CHEXFRACT_WEB__SECRET``)."""
     sign_in: bool = True
 
     @model_validator(mode="after")

@@ -1,1 +1,3 @@
 """Turns a radiograph Instance into a report Instance. No association, no database."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,285 @@
+"""``chexfract-node``: each command parsed here, done elsewhere; heavy imports wait for their command."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dicom_node import __version__
+from dicom_node.errors import ChexFractError
+
+if TYPE_CHECKING:
+    from dicom_node.settings import Peer, Settings
+    from dicom_node.store.ledger import Ledger
+
+OK, FAILED, USAGE = 0, 1, 2
+
+EPILOG = "Exit codes: 0 ok, 1 some item failed, 2 usage, 69 unreachable, 75 try later, 78 configuration."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.act(options))
+    except ChexFractError as exc:
+        print(f"chexfract-node: {exc}", file=sys.stderr)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe has gone; say nothing more, also not at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="chexfract-node",
+        description="Receive chest radiographs, return AI fracture reports.",
+        epilog=EPILOG,
+    )
+    top.add_argument("--version", action="version", version=f"chexfract-node {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _demo_command(commands)
+    _serve_commands(commands)
+    _look_commands(commands)
+    _act_commands(commands)
+    _network_commands(commands)
+    _config_commands(commands)
+    _rules_commands(commands)
+    return top
+
+
+def _add(
+    commands: Any,
+    name: str,
+    what: str,
+    act: Callable[[argparse.Namespace], int],
+    *,
+    config: bool = True,
+) -> argparse.ArgumentParser:
+    options = {"help": what} if what else {}
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, description=what, epilog=EPILOG, **options
+    )
+    command.set_defaults(act=act)
+    if config:
+        command.add_argument(
+            "--config", type=Path, default=Path("node.toml"), help="node.toml (default: here)"
+        )
+        command.add_argument("--json", action="store_true", help="print JSON")
+    return command
+
+
+def _demo_command(commands: Any) -> None:
+    command = _add(
+        commands, "demo", "Show the whole route on this machine.", _demo, config=False
+    )
+    command.add_argument("--keep", action="store_true", help="stay up and print the page's address")
+    command.add_argument("--count", type=int, default=0, help="further phantoms beside the exhibits")
+    command.add_argument("--dir", type=Path, help="keep the demonstration's files in this folder")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _serve_commands(commands: Any) -> None:
+    command = _add(commands, "serve", "Run the node in the foreground.", _serve)
+    command.add_argument("--with-worker", type=Path, metavar="F", help="worker.toml to run beside it")
+    role = commands.add_parser("role")  # started by serve; not for people
+    role.add_argument("name", choices=("listener", "courier", "web"))
+    role.add_argument("--config", type=Path, required=True)
+    role.set_defaults(act=_role)
+
+
+def _look_commands(commands: Any) -> None:
+    status = _add(commands, "status", "Show queue, deliveries and recent Instances.", _status)
+    status.add_argument("--limit", type=int, default=10, help="recent Instances to list")
+    trace = _add(commands, "trace", "Show every stage of one Instance with its time.", _trace)
+    trace.add_argument("ident", metavar="ID", help="SOP Instance UID, accession number or job")
+
+
+def _act_commands(commands: Any) -> None:
+    retry = _add(commands, "retry", "Let a failed job be tried again.", _retry)
+    retry.add_argument("ident", nargs="?", metavar="ID")
+    retry.add_argument("--failed", action="store_true", help="every failed job")
+    resend = _add(commands, "resend", "Deliver an Instance's report once more.", _resend)
+    resend.add_argument("ident", metavar="ID")
+    replay = _add(commands, "replay", "Analyse an Instance anew: a report that replaces the last.", _replay)
+    replay.add_argument("ident", metavar="ID")
+    _add(commands, "purge", "Remove files that the retention rules no longer keep.", _purge)
+
+
+def _network_commands(commands: Any) -> None:
+    send = _add(commands, "send", "Send files to a peer by C-STORE.", _send)
+    send.add_argument("paths", nargs="+", type=Path, metavar="FILES")
+    send.add_argument("--to", required=True, metavar="PEER", help="a name in [peers]")
+    echo = _add(commands, "echo", "Ask a peer for a C-ECHO.", _echo)
+    echo.add_argument("peer", metavar="PEER", help="a name in [peers]")
+
+
+def _config_commands(commands: Any) -> None:
+    config = commands.add_parser("config", help="Check, show or describe the configuration.")
+    acts = config.add_subparsers(dest="config_act", required=True, metavar="ACT")
+    _add(acts, "check", "Say whether a node.toml is right.", _config_check)
+    _add(acts, "show", "Print every key with the value in force.", _config_show)
+    _add(acts, "schema", "Print the JSON schema for editors.", _config_schema, config=False)
+
+
+def _rules_commands(commands: Any) -> None:
+    rules = commands.add_parser("rules", help="Try the routing rules.")
+    acts = rules.add_subparsers(dest="rules_act", required=True, metavar="ACT")
+    test = _add(acts, "test", "Say which rule a file matches and why.", _rules_test)
+    test.add_argument("path", type=Path, metavar="FILE")
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from dicom_node.settings import load
+
+    return load(options.config)
+
+
+def _ledger(settings: Settings) -> Ledger:
+    from dicom_node.store.ledger import Ledger
+
+    return Ledger.open(settings.ledger_url)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from dicom_node.operate.demo import demo
+
+    return demo(options.dir, count=options.count, keep=options.keep, as_json=options.json)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from dicom_node import logs
+    from dicom_node.serve import serve
+
+    logs.start()
+    return serve(options.config, _settings(options), options.with_worker)
+
+
+def _role(options: argparse.Namespace) -> int:
+    from dicom_node import logs
+    from dicom_node.serve import run_role
+
+    logs.start()
+    logging.getLogger("dicom_node").info("%s starts", options.name)
+    run_role(options.name, _settings(options))
+    return OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    settings = _settings(options)
+    show.status(_ledger(settings), limit=options.limit, as_json=options.json)
+    return OK
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    show.trace(_ledger(_settings(options)), options.ident, as_json=options.json)
+    return OK
+
+
+def _retry(options: argparse.Namespace) -> int:
+    from dicom_node.errors import NotFound
+    from dicom_node.operate import show
+
+    ledger = _ledger(_settings(options))
+    if options.failed == bool(options.ident):
+        print("chexfract-node retry: give ID or --failed", file=sys.stderr)
+        return USAGE
+    jobs = ledger.retry_failed() if options.failed else ledger.retry(options.ident)
+    if not jobs and not options.failed:
+        raise NotFound(f"{options.ident}: no failed or rejected job")
+    show.acted("retried", jobs, as_json=options.json)
+    return OK
+
+
+def _resend(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    show.acted("resent", _ledger(_settings(options)).resend(options.ident), as_json=options.json)
+    return OK
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    show.acted("replayed", _ledger(_settings(options)).replay(options.ident), as_json=options.json)
+    return OK
+
+
+def _purge(options: argparse.Namespace) -> int:
+    import time
+
+    from dicom_node.operate import show
+    from dicom_node.store.retention import Retention
+    from dicom_node.store.spool import Spool
+
+    settings = _settings(options)
+    spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free)
+    removed = Retention(settings, spool, _ledger(settings)).step(time.time())
+    show.acted("purged", removed, as_json=options.json)
+    return OK
+
+
+def _send(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    settings = _settings(options)
+    return show.send(
+        settings, _peer(settings, options.to), options.to, options.paths, as_json=options.json
+    )
+
+
+def _echo(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    settings = _settings(options)
+    show.echo(settings, _peer(settings, options.peer), options.peer, as_json=options.json)
+    return OK
+
+
+def _peer(settings: Settings, name: str) -> Peer:
+    from dicom_node.errors import ConfigurationError
+
+    if name not in settings.peers:
+        known = ", ".join(sorted(settings.peers)) or "none"
+        raise ConfigurationError(f"no peer is named {name!r}; configured: {known}")
+    return settings.peers[name]
+
+
+def _config_check(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    show.checked(options.config, _settings(options), as_json=options.json)
+    return OK
+
+
+def _config_show(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    show.configuration(_settings(options), as_json=options.json)
+    return OK
+
+
+def _config_schema(_: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    show.schema()
+    return OK
+
+
+def _rules_test(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    return show.rules_test(_settings(options), options.path, as_json=options.json)

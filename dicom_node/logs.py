@@ -1,0 +1,54 @@
+"""Log lines of both programs: readable on a terminal, one JSON object a line elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line; ``extra`` keys become keys of the object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return `record` as JSON."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {key: value for key, value in vars(record).items() if key not in _PLAIN}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class Lines(logging.Formatter):
+    """One readable line; control characters cannot forge a second one."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line without control characters."""
+        line = super().formatMessage(record)
+        return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
+
+
+def start(level: int = logging.INFO) -> None:
+    """Send every log line of this process to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines() if sys.stderr.isatty() else JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # These say per request or per element what our own lines say once per stage; pydicom and
+    # pynetdicom would also print values of elements, which are a patient's.
+    for name in ("pydicom", "pynetdicom", "httpx2", "httpcore2", "uvicorn.access", "kombu", "PIL"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("alembic", "celery", "transformers", "highdicom"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,348 @@
+"""Show the whole route on one machine: archive, node, broker, worker, drawn radiographs, reports."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from rich.console import Console
+from rich.table import Table
+
+from dicom_node.dimse import scu
+from dicom_node.dimse.archive import Archive
+from dicom_node.errors import ChexFractError, OutOfResources, Unreachable
+from dicom_node.settings import Peer
+from dicom_node.store.ledger import Ledger
+
+START_S = 120.0
+"""Longest start of node and worker; loading torch from a cold disk is most of it."""
+
+REPORT_S = 60.0
+"""Longest wait for one report after the worker is there."""
+
+NODE_TOML = """\
+# Written by chexfract-node demo.
+[node]
+ae_title = "CHEXFRACT"
+host = "127.0.0.1"
+port = {port}
+data_dir = {data_dir}
+
+[web]
+port = {web_port}
+url = "http://127.0.0.1:{web_port}"
+sign_in = false
+
+[peers.archive]
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = {archive_port}
+objects = ["sr", "basic-text"]
+
+[[rules]]
+name = "drawn radiographs"
+match.modality = ["DX"]
+model = "phantom"
+allow_demonstration = true  # the images are drawings
+
+[retention]
+min_free = "50MB"
+"""
+
+WORKER_TOML = """\
+# Written by chexfract-node demo; serve passes broker and secret.
+[worker]
+model = "phantom"
+device = "cpu"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the archive holds about one phantom, and how long each stage took."""
+
+    file: str
+    drawn: str
+    """What was drawn."""
+    said: str
+    """The model's text, read from the archive's own file."""
+    summary: str
+    seconds: float
+    stages: tuple[dict[str, Any], ...]
+
+
+def demo(folder: Path | None, *, count: int = 0, keep: bool = False, as_json: bool = False) -> int:
+    """Run the demonstration and print the reports that the archive holds.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where its files go; a temporary folder that is removed when left out.
+    count : int
+        Phantoms to draw beside the exhibits.
+    keep : bool
+        Stay up until Ctrl-C.
+
+    Raises
+    ------
+    Unreachable, OutOfResources
+        A part did not start or no report came; the message says which.
+    """
+    with _folder(folder) as here, _archive(here) as archive, _node(here, archive) as node:
+        phantoms = _draw(here, count)
+        node.wait_until_ready()
+        started = time.time()
+        _send(node, phantoms)
+        answers = _answers(node, archive, phantoms, started)
+        print(json.dumps([_row(a) for a in answers])) if as_json else _show(answers)
+        if keep:
+            _stay(node)
+    return 0 if all(answer.said == answer.drawn for answer in answers) else 1
+
+
+@dataclass(slots=True)
+class _Node:
+    """The node under demonstration: its process and where it is."""
+
+    process: subprocess.Popen[bytes]
+    peer: Peer
+    ledger: str
+    page: str
+    log: Path
+
+    def wait_until_ready(self) -> None:
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise Unreachable(f"the node did not start: {_last_line(self.log)}")
+            try:
+                scu.echo("ARCHIVE", self.peer)
+            except ChexFractError:
+                time.sleep(0.1)
+            else:
+                return
+        raise Unreachable(f"the node did not answer C-ECHO within {START_S:.0f} s: {self.log}")
+
+
+@contextmanager
+def _folder(folder: Path | None) -> Iterator[Path]:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="chexfract-demo-") as temporary:
+        yield Path(temporary)
+
+
+@contextmanager
+def _archive(here: Path) -> Iterator[Archive]:
+    archive = Archive("ARCHIVE", here / "archive")
+    archive.start()
+    try:
+        yield archive
+    finally:
+        archive.stop()
+
+
+@contextmanager
+def _node(here: Path, archive: Archive) -> Iterator[_Node]:
+    port, web_port = _free_ports(2)
+    content = NODE_TOML.format(
+        port=port,
+        web_port=web_port,
+        archive_port=archive.port,
+        data_dir=json.dumps(str(here / "node")),
+    )
+    (here / "node.toml").write_text(content, encoding="utf-8")
+    (here / "worker.toml").write_text(WORKER_TOML, encoding="utf-8")
+    log = here / "node.log"
+    command = [sys.executable, "-m", "dicom_node", "serve", "--config", str(here / "node.toml")]
+    command += ["--with-worker", str(here / "worker.toml")]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield _Node(
+            process=process,
+            peer=Peer(ae_title="CHEXFRACT", host="127.0.0.1", port=port),
+            ledger=f"sqlite:///{here / 'node' / 'ledger.sqlite'}",
+            page=f"http://127.0.0.1:{web_port}/",
+            log=log,
+        )
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _draw(here: Path, count: int) -> list[dict[str, str]]:
+    """Let the worker's program draw; the node itself knows nothing of pictures."""
+    sets = [["--exhibits"], *([["--count", str(count)]] if count else [])]
+    rows = []
+    for i, choice in enumerate(sets):
+        out = here / f"phantoms{i}"
+        command = [sys.executable, "-m", "worker", "phantom", "draw", "--out", str(out), *choice]
+        done = subprocess.run(command, capture_output=True, check=False, text=True)
+        if done.returncode:
+            raise OutOfResources(f"no phantoms were drawn: {done.stderr.strip().splitlines()[-1:]}")
+        with (out / "truth.csv").open(newline="", encoding="utf-8") as truth:
+            rows += [{**row, "path": str(out / row["file"])} for row in csv.DictReader(truth)]
+    return rows
+
+
+def _send(node: _Node, phantoms: list[dict[str, str]]) -> None:
+    failed: list[str] = []
+
+    def note(path: Path, status: int | None, problem: str) -> None:
+        if status != 0:
+            failed.append(f"{path.name}: {problem or status}")
+
+    scu.send("ARCHIVE", node.peer, [Path(row["path"]) for row in phantoms], note)
+    if failed:
+        raise Unreachable(f"the node did not take {'; '.join(failed)}")
+
+
+def _answers(
+    node: _Node, archive: Archive, phantoms: list[dict[str, str]], started: float
+) -> list[Answer]:
+    wanted = {row["sop_instance_uid"]: row for row in phantoms}
+    reports: dict[str, Dataset] = {}
+    end = time.monotonic() + START_S + REPORT_S * len(phantoms)
+    while len(reports) < len(wanted):
+        if time.monotonic() > end or node.process.poll() is not None:
+            raise Unreachable(
+                f"{len(wanted) - len(reports)} report(s) did not come: {_last_line(node.log)}"
+            )
+        time.sleep(0.1)
+        reports = _reports(archive.folder)
+    ledger = Ledger.open(node.ledger)
+    try:
+        return [_answer(row, reports[uid], ledger, started) for uid, row in wanted.items()]
+    finally:
+        ledger.close()
+
+
+def _reports(folder: Path) -> dict[str, Dataset]:
+    """Read the archive's files: TID 1500 reports by the Instance that they are about."""
+    reports = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".part":
+            continue
+        ds = dcmread(path)
+        template = ds.get("ContentTemplateSequence") or [Dataset()]
+        if template[0].get("TemplateIdentifier") != "1500":
+            continue
+        study = ds.CurrentRequestedProcedureEvidenceSequence[0]
+        source = study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+        reports[str(source.ReferencedSOPInstanceUID)] = ds
+    return reports
+
+
+def _answer(row: dict[str, str], report: Dataset, ledger: Ledger, started: float) -> Answer:
+    trace = ledger.trace(row["sop_instance_uid"])
+    stages = tuple(trace["stages"])
+    return Answer(
+        file=row["file"],
+        drawn=row["text"],
+        said=_text(report, "121071"),
+        summary=_code(report, "111017"),
+        seconds=round(max(stage["time"] for stage in stages) - stages[0]["time"], 3),
+        stages=stages,
+    )
+
+
+def _items(ds: Dataset) -> Iterator[Dataset]:
+    for item in ds.get("ContentSequence") or []:
+        yield item
+        yield from _items(item)
+
+
+def _named(report: Dataset, code: str, value_type: str) -> Dataset | None:
+    for item in _items(report):
+        name = (item.get("ConceptNameCodeSequence") or [Dataset()])[0]
+        if name.get("CodeValue") == code and item.get("ValueType") == value_type:
+            return item
+    return None
+
+
+def _text(report: Dataset, code: str) -> str:
+    item = _named(report, code, "TEXT")
+    return str(item.TextValue) if item is not None else ""
+
+
+def _code(report: Dataset, code: str) -> str:
+    item = _named(report, code, "CODE")
+    return str(item.ConceptCodeSequence[0].CodeMeaning) if item is not None else ""
+
+
+def _row(answer: Answer) -> dict[str, Any]:
+    return {
+        "file": answer.file,
+        "drawn": answer.drawn,
+        "text": answer.said,
+        "summary": answer.summary,
+        "seconds": answer.seconds,
+        "stages": list(answer.stages),
+    }
+
+
+def _show(answers: list[Answer]) -> None:
+    console = Console()
+    for answer in answers:
+        table = Table(title=answer.file, title_justify="left", show_header=False, box=None)
+        table.add_row("drawn", answer.drawn)
+        table.add_row("report", f"[bold]{answer.said}[/bold]")
+        table.add_row("summary", answer.summary)
+        table.add_row("stages", "  ".join(_stage(stage) for stage in answer.stages))
+        table.add_row("in all", f"{answer.seconds:.2f} s from C-STORE to the archive")
+        console.print(table)
+        console.print()
+    right = sum(answer.said == answer.drawn for answer in answers)
+    console.print(f"{right} of {len(answers)} reports in the archive say what was drawn.")
+    console.print("Demonstration model: it reads drawings and means nothing about a patient.")
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    name = str(stage["stage"])
+    return f"{name} {stage['ms']:.0f} ms" if stage.get("ms") is not None else name
+
+
+def _stay(node: _Node) -> None:
+    print(f"The node stays up: {node.page}  (Ctrl-C ends it)", flush=True)
+    try:
+        node.process.wait()
+    except KeyboardInterrupt:
+        return
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

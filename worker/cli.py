@@ -1,0 +1,277 @@
+"""``chexfract-worker``: each command parsed here, done elsewhere; heavy imports wait for their command."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dicom_node.errors import ChexFractError, ConfigurationError
+from worker import __version__
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+
+OK, FAILED, USAGE = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.act(options))
+    except ChexFractError as exc:
+        print(f"chexfract-worker: {exc}", file=sys.stderr)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe has gone; say nothing more, also not at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="chexfract-worker", description="Describe fractures on chest radiographs."
+    )
+    top.add_argument("--version", action="version", version=f"chexfract-worker {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _run_command(commands)
+    _describe_command(commands)
+    _parse_command(commands)
+    _validate_command(commands)
+    _evaluate_command(commands)
+    _phantom_commands(commands)
+    _model_commands(commands)
+    return top
+
+
+def _add(
+    commands: Any, name: str, what: str, act: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=what)
+    command.set_defaults(act=act)
+    return command
+
+
+def _run_command(commands: Any) -> None:
+    command = _add(commands, "run", "Take jobs from the broker until stopped.", _run)
+    command.add_argument("--config", type=Path, help="worker.toml")
+
+
+def _describe_command(commands: Any) -> None:
+    command = _add(
+        commands, "describe", "Describe files or folders without node, broker or network.", _describe
+    )
+    command.add_argument("paths", nargs="+", type=Path, metavar="FILES|FOLDER")
+    command.add_argument("--out", type=Path, required=True, help="folder of results and reports")
+    command.add_argument("--config", type=Path, help="worker.toml")
+    command.add_argument("--model", help="a table [models.NAME] of the configuration")
+    command.add_argument("--batch", type=int, help="pictures at a time")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    command.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _parse_command(commands: Any) -> None:
+    _add(commands, "parse", "Read one text a line, print its findings as JSON.", _parse)
+
+
+def _validate_command(commands: Any) -> None:
+    command = _add(commands, "validate", "Check report files with every validator at hand.", _validate)
+    command.add_argument("paths", nargs="+", type=Path, metavar="FILES")
+    command.add_argument("--source", type=Path, help="the image that a report is about")
+    command.add_argument("--json", action="store_true")
+
+
+def _evaluate_command(commands: Any) -> None:
+    command = _add(commands, "evaluate", "Compare a describe run with labels.", _evaluate)
+    command.add_argument("run", type=Path, metavar="RUN", help="the folder that describe wrote")
+    command.add_argument("--labels", type=Path, required=True, help="CSV with file, fracture (0/1)")
+    command.add_argument("--json", action="store_true")
+
+
+def _phantom_commands(commands: Any) -> None:
+    phantom = commands.add_parser("phantom", help="The demonstration model and its drawings.")
+    acts = phantom.add_subparsers(dest="phantom", required=True, metavar="ACT")
+    draw = _add(acts, "draw", "Draw phantom radiographs as DX Instances with a truth.csv.", _draw)
+    draw.add_argument("--count", type=int, default=10)
+    draw.add_argument("--out", type=Path, required=True)
+    draw.add_argument("--seed", type=int, default=900_000)
+    draw.add_argument("--exhibits", action="store_true", help="the few that the demonstration shows")
+    train = _add(acts, "train", "Train the demonstration model from nothing.", _train)
+    train.add_argument("--out", type=Path, required=True)
+    train.add_argument("--seed", type=int, default=0)
+    evaluate = _add(acts, "evaluate", "Measure a model on freshly drawn phantoms.", _measure)
+    evaluate.add_argument("--model", default="builtin:phantom", help="a model folder")
+    evaluate.add_argument("--count", type=int, default=1000)
+    evaluate.add_argument("--seed", type=int, default=900_000)
+    evaluate.add_argument("--faults", type=int, default=200, help="phantoms per pixel fault")
+    evaluate.add_argument("--json", action="store_true")
+
+
+def _model_commands(commands: Any) -> None:
+    model = commands.add_parser("model", help="Engines, weights and licences.")
+    acts = model.add_subparsers(dest="model_act", required=True, metavar="ACT")
+    for name, what, act in (
+        ("list", "List every engine and the configured models.", _model_list),
+        ("verify", "Compare a model's files with its manifest.", _model_verify),
+        ("accept", "Show a licence and how to accept it.", _model_accept),
+        ("fetch", "Download a model's files into a folder.", _model_fetch),
+    ):
+        command = _add(acts, name, what, act)
+        command.add_argument("--config", type=Path, help="worker.toml")
+        command.add_argument("--json", action="store_true")
+        if name != "list":
+            command.add_argument("name", metavar="NAME")
+        if name == "accept":
+            command.add_argument("--by", default="", help="who accepts")
+        if name == "fetch":
+            command.add_argument("--to", type=Path, required=True, metavar="DIR")
+            command.add_argument("--endpoint", default="", help="a mirror of the hub")
+            command.add_argument("--revision", default="", help="a commit of the model's repository")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dicom_node import logs
+
+    logs.start(logging.INFO)
+    settings = _settings(options)
+    secret = _secret(settings)
+    if not secret:
+        raise ConfigurationError(
+            "worker.secret_file: name the node's secret file (or set CHEXFRACT_WORKER_WORKER__SECRET)"
+        )
+    from dicom_node.flow import broker
+
+    broker.ping(settings.worker.broker)
+    from worker.start import pipeline
+    from worker.tasks import run
+
+    with pipeline(settings) as ready:
+        run(settings, ready, secret)
+    return OK
+
+
+def _secret(settings: Settings) -> str:
+    if settings.worker.secret is not None:
+        return settings.worker.secret.get_secret_value()
+    if settings.worker.secret_file is None:
+        return ""
+    try:
+        return settings.worker.secret_file.read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        raise ConfigurationError(f"worker.secret_file: {exc.filename}: {exc.strerror}") from exc
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from worker.settings import load
+
+    settings = load(options.config)
+    chosen = {"model": getattr(options, "model", None), "batch": getattr(options, "batch", None)}
+    changed = {key: value for key, value in chosen.items() if value is not None}
+    if not changed:
+        return settings
+    worker = settings.worker.model_copy(update=changed)
+    if worker.model not in settings.models:
+        raise ConfigurationError(f"--model: no table [models.{worker.model}]")
+    if worker.batch < 1:
+        raise ConfigurationError("--batch: at least 1")
+    return settings.model_copy(update={"worker": worker})
+
+
+def _describe(options: argparse.Namespace) -> int:
+    from worker.describe import describe
+
+    summary = describe(_settings(options), options.paths, options.out, show=not options.quiet)
+    print(summary.as_json() if options.json else summary.as_text())
+    return FAILED if summary.without_text else OK
+
+
+def _parse(_: argparse.Namespace) -> int:
+    import json
+
+    from worker.report.findings import as_json, parse
+
+    # Bytes that are no UTF-8 are somebody's text all the same: one line in, one line out.
+    for line in sys.stdin.buffer:
+        text = line.decode("utf-8", "replace").rstrip("\r\n")
+        print(json.dumps(as_json(parse(text)), ensure_ascii=False), flush=True)
+    return OK
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from worker.report.validate import main
+
+    return main(options.paths, options.source, as_json=options.json)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from worker.evaluate import evaluate
+
+    figures = evaluate(options.run, options.labels)
+    print(figures.as_json() if options.json else figures.as_text())
+    return OK
+
+
+def _draw(options: argparse.Namespace) -> int:
+    from worker.phantom.instances import write_exhibits, write_set
+
+    if options.exhibits:
+        truth = write_exhibits(options.out, options.seed)
+    else:
+        truth = write_set(options.count, options.out, options.seed)
+    print(truth)
+    return OK
+
+
+def _train(options: argparse.Namespace) -> int:
+    from worker.phantom.train import train
+
+    train(options.out, seed=options.seed)
+    return OK
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from worker.phantom.evaluate import evaluate
+
+    return evaluate(
+        options.model, options.count, options.seed, faults=options.faults, as_json=options.json
+    )
+
+
+def _model_list(options: argparse.Namespace) -> int:
+    from worker.models import catalogue
+
+    return catalogue.list_models(_settings_of(options), as_json=options.json)
+
+
+def _model_verify(options: argparse.Namespace) -> int:
+    from worker.models import catalogue
+
+    return catalogue.verify(options.name, _settings_of(options), as_json=options.json)
+
+
+def _model_accept(options: argparse.Namespace) -> int:
+    from worker.models import catalogue
+
+    return catalogue.accept(options.name, options.by, as_json=options.json)
+
+
+def _model_fetch(options: argparse.Namespace) -> int:
+    from worker.models import catalogue
+
+    return catalogue.fetch(
+        options.name, options.to, endpoint=options.endpoint, revision=options.revision
+    )
+
+
+def _settings_of(options: argparse.Namespace) -> Settings:
+    from worker.settings import load
+
+    return load(options.config)

@@ -1,0 +1,419 @@
+"""Turns compressed Pixel Data into pixels behind a guard that hostile files do not pass.
+
+The codestream's own header is compared with Rows and Columns before anything is decoded; then a
+child process with limits on memory and time decodes. Its death ends that image, not the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.encaps import get_frame
+
+from dicom_node.errors import OutOfResources, Rejected
+from worker import header
+from worker.decoders import ANSWER, DONE, OUT_OF_MEMORY, REQUEST, offset
+
+logger = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.unsignedinteger]
+
+UNCOMPRESSED = frozenset(
+    f"1.2.840.10008.1.2{tail}" for tail in ("", ".1", ".1.99", ".2")
+)
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+RLE = "1.2.840.10008.1.2.5"
+
+_STARTS_WITHIN = 60.0
+_KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TMPDIR", "DCMDICTPATH")
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+@dataclass(frozen=True, slots=True)
+class Codestream:
+    """What a codestream says of itself."""
+
+    codec: str
+    rows: int
+    columns: int
+    precision: int
+    is_signed: bool = False
+    components: int = 1
+
+    @property
+    def dtype(self) -> str:
+        """The type in which its decoder writes pixels."""
+        return f"{'i' if self.is_signed else 'u'}{1 if self.precision <= 8 else 2}"
+
+
+def inspect(content: bytes, syntax: str, ds: Dataset) -> Codestream:
+    """Return what the codestream's header says, without decoding.
+
+    Raises
+    ------
+    Rejected
+        ``undecodable``: no header is found, or the end of the codestream is missing.
+    """
+    if syntax == RLE:
+        return _inspect_rle(content, ds)
+    if content.startswith(b"\xff\xd8"):
+        found = _inspect_jpeg(content)
+    elif content.startswith(b"\xff\x4f\xff\x51"):
+        found = _inspect_jpeg_2000(content)
+    else:
+        raise Rejected("undecodable", "Pixel Data holds no codestream of a known kind.")
+    # The end marker is the same in all of them: EOI, EOC. Decoders fill a cut picture silently.
+    if not content.rstrip(b"\x00").endswith(b"\xff\xd9"):
+        raise Rejected("undecodable", "The codestream ends before its end marker.")
+    return found
+
+
+def _inspect_jpeg(content: bytes) -> Codestream:
+    """Return the frame header (ITU-T T.81 B.2.2, T.87 C.2.2)."""
+    at = 2
+    while at + 4 <= len(content):
+        marker = content[at + 1]
+        if content[at] != 0xFF:
+            break
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker in _SOF or marker == 0xF7:
+            frame = content[at + 4 : at + 10]
+            if len(frame) < 6:
+                break
+            rows, columns = int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5])
+            codec = {0xF7: "jpegls", 0xC3: "ljpeg"}.get(marker, "jpeg")
+            return Codestream(codec, rows, columns, frame[0], components=frame[5])
+        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+    raise Rejected("undecodable", "The JPEG codestream has no frame header.")
+
+
+def _inspect_jpeg_2000(content: bytes) -> Codestream:
+    """Return the SIZ segment (ITU-T T.800 A.5.1); Rsiz bit 14 marks HTJ2K (T.814 A.2)."""
+    if len(content) < 43:
+        raise Rejected("undecodable", "The JPEG 2000 codestream has no size segment.")
+    word = [int.from_bytes(content[at : at + 4]) for at in range(8, 40, 4)]
+    columns, rows = word[0] - word[2], word[1] - word[3]
+    depth, across, down = content[42:45] if len(content) > 44 else (0, 0, 0)
+    if (across, down) != (1, 1):
+        raise Rejected("codestream-mismatch", "The JPEG 2000 codestream is subsampled.")
+    codec = "htj2k" if int.from_bytes(content[6:8]) & 0x4000 else "jpeg2k"
+    components = int.from_bytes(content[40:42])
+    return Codestream(codec, rows, columns, (depth & 0x7F) + 1, bool(depth & 0x80), components)
+
+
+def _inspect_rle(content: bytes, ds: Dataset) -> Codestream:
+    """Check the segment table (PS3.5 G.5); RLE says nothing of rows and columns."""
+    table = np.frombuffer(content[:64].ljust(64, b"\0"), "<u4")
+    count, allocated = int(table[0]), header.integer(ds, "BitsAllocated") or 0
+    starts = [int(start) for start in table[1 : 1 + min(count, 15)]]
+    if count != allocated // 8:
+        raise Rejected("codestream-mismatch", "The number of RLE segments is not that of the bytes.")
+    if starts != sorted(set(starts)) or starts[0] < 64 or starts[-1] >= len(content):
+        raise Rejected("undecodable", "The RLE segment table points outside of Pixel Data.")
+    rows, columns = header.integer(ds, "Rows") or 0, header.integer(ds, "Columns") or 0
+    return Codestream("rle", rows, columns, allocated)
+
+
+class Decoder:
+    """Decodes Pixel Data, several at a time when several threads ask.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds that one image may take.
+    memory : int
+        Bytes that a decoder may allocate for one image, its pixels included.
+    """
+
+    def __init__(self, timeout: float = 30.0, memory: int = 1_500_000_000) -> None:
+        self._timeout, self._memory = timeout, memory
+        self._idle: list[_Child] = []
+        self._lock = threading.Lock()
+        self._is_open = True
+
+    def __enter__(self) -> Self:
+        """Return the decoder."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the children."""
+        self.close()
+
+    def close(self) -> None:
+        """End the children that are idle now, and the others when they are."""
+        with self._lock:
+            self._is_open = False
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.end()
+
+    def start(self) -> None:
+        """Start a first child now, so that the first image needs not wait for it.
+
+        Raises
+        ------
+        OutOfResources
+            The child does not start.
+        """
+        self._give_back(self._take())
+
+    def decode(self, ds: Dataset) -> Pixels:
+        """Return the stored pixels as bit patterns.
+
+        Parameters
+        ----------
+        ds : Dataset
+            A single-frame grayscale image with its file meta information.
+
+        Returns
+        -------
+        ndarray of uint8 or uint16, (rows, columns)
+            Sign and Bits Stored are not applied.
+
+        Raises
+        ------
+        Rejected
+            ``no-pixels``, ``codestream-mismatch``, ``undecodable`` or ``decoder-limits``.
+        OutOfResources
+            The child process does not start.
+        """
+        content = header.value(ds, "PixelData")
+        if not isinstance(content, bytes) or not content:
+            raise Rejected("no-pixels", "The Instance has no Pixel Data.")
+        syntax = header.transfer_syntax(ds)
+        if syntax in UNCOMPRESSED:
+            return _uncompressed(ds, content, syntax)
+        codestream = _codestream(content)
+        found = inspect(codestream, syntax, ds)
+        _compare(found, ds)
+        pixels = self._in_child(found, codestream, header.integer(ds, "BitsStored") or 16)
+        return pixels.view(f"u{pixels.itemsize}")
+
+    def _in_child(self, found: Codestream, codestream: bytes, bits: int) -> npt.NDArray[Any]:
+        for _ in range(2):
+            child = self._take()
+            try:
+                pixels = child.decode(found, codestream, bits, self._timeout)
+            except _Killed:
+                # Somebody else ended the child; the image deserves another one.
+                continue
+            finally:
+                self._give_back(child)
+            return pixels
+        raise Rejected("decoder-limits", "The decoder was killed twice while it decoded the image.")
+
+    def _take(self) -> _Child:
+        with self._lock:
+            while self._idle:
+                child = self._idle.pop()
+                if child.is_alive:
+                    return child
+                child.end()
+        return _Child(self._memory)
+
+    def _give_back(self, child: _Child) -> None:
+        with self._lock:
+            if self._is_open and child.is_alive:
+                self._idle.append(child)
+                return
+        child.end()
+
+
+def _codestream(content: bytes) -> bytes:
+    try:
+        codestream = get_frame(content, 0, number_of_frames=1)
+    except Exception as exc:  # noqa: BLE001 - whatever broken items raise, there is no frame
+        raise Rejected("undecodable", "Pixel Data is not properly encapsulated.") from exc
+    if codestream.startswith(b"\x00\x00\x00\x0cjP  "):
+        # A JP2 file instead of its codestream (PS3.5 A.4.4 forbids it, archives hold it).
+        return codestream[max(codestream.find(b"\xff\x4f\xff\x51"), 0) :]
+    return codestream
+
+
+def _compare(found: Codestream, ds: Dataset) -> None:
+    rows, columns = header.integer(ds, "Rows"), header.integer(ds, "Columns")
+    allocated = header.integer(ds, "BitsAllocated") or 16
+    if (found.rows, found.columns, found.components) != (rows, columns, 1):
+        raise Rejected(
+            "codestream-mismatch",
+            f"The codestream says {found.rows} x {found.columns} pixels of {found.components} "
+            f"component(s), the header {rows} x {columns} of 1.",
+        )
+    if not 1 <= found.precision <= allocated:
+        raise Rejected(
+            "codestream-mismatch",
+            f"The codestream says {found.precision} bits, Bits Allocated is {allocated}.",
+        )
+
+
+def _uncompressed(ds: Dataset, content: bytes, syntax: str) -> Pixels:
+    rows, columns = header.integer(ds, "Rows") or 0, header.integer(ds, "Columns") or 0
+    size = (header.integer(ds, "BitsAllocated") or 8) // 8
+    expected = rows * columns * size
+    if len(content) < expected:
+        raise Rejected("undecodable", f"Pixel Data has {len(content)} of {expected} bytes.")
+    is_big_endian = syntax == BIG_ENDIAN
+    if size == 2:
+        pixels = np.frombuffer(content, ">u2" if is_big_endian else "<u2", rows * columns)
+        return pixels.reshape(rows, columns).astype(np.uint16, copy=False)
+    if is_big_endian and ds["PixelData"].VR == "OW":
+        # Two pixels per word, so that a pair comes swapped (PS3.5 8.2).
+        words = np.frombuffer(content[: len(content) // 2 * 2], ">u2").astype("<u2")
+        return words.view(np.uint8)[: rows * columns].reshape(rows, columns)
+    return np.frombuffer(content, np.uint8, rows * columns).reshape(rows, columns)
+
+
+class _Killed(Exception):  # noqa: N818
+    """The child was ended from outside."""
+
+
+class _Child:
+    """One decoding process and the memory it shares with this one."""
+
+    def __init__(self, memory: int) -> None:
+        self._shared = _shared_memory()
+        self._map = mmap.mmap(-1, 1)
+        environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+        # One arena: each thread's own would count against the limit on memory.
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+        program = str(Path(__file__).with_name("decoders.py"))
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", program, str(self._shared), str(memory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[self._shared],
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            self._answer(time.monotonic() + _STARTS_WITHIN)
+        except (Rejected, _Killed) as exc:
+            self.end()
+            raise OutOfResources(
+                f"the decoding process does not start (exit {self._process.returncode}); "
+                f"try: {sys.executable} -c 'import imagecodecs, numpy'"
+            ) from exc
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """Kill the process, its own children included, and free the memory."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        if self._process.returncode is None:
+            self._kill()
+        if self._shared >= 0:
+            os.close(self._shared)
+            self._shared = -1
+            self._map.close()
+
+    def decode(
+        self, found: Codestream, codestream: bytes, bits: int, timeout: float
+    ) -> npt.NDArray[Any]:
+        """Return the decoded pixels."""
+        shape, dtype = (found.rows, found.columns), np.dtype(found.dtype)
+        start = offset(len(codestream))
+        self._grow(start + found.rows * found.columns * dtype.itemsize)
+        self._map[: len(codestream)] = codestream
+        request = REQUEST.pack(
+            found.codec.encode(),
+            len(self._map),
+            len(codestream),
+            *shape,
+            bits,
+            int(timeout * 1000),
+            found.dtype.encode(),
+        )
+        self._ask(request)
+        self._answer(time.monotonic() + timeout)
+        return np.ndarray(shape, dtype, self._map, start).copy()
+
+    def _grow(self, size: int) -> None:
+        if size > len(self._map):
+            os.ftruncate(self._shared, size)
+            self._map.close()
+            self._map = mmap.mmap(self._shared, size)
+
+    def _ask(self, request: bytes) -> None:
+        if self._process.stdin is None:
+            raise _Killed
+        try:
+            self._process.stdin.write(request)
+            self._process.stdin.flush()
+        except BrokenPipeError as exc:
+            self._kill()
+            raise _Killed from exc
+
+    def _answer(self, until: float) -> None:
+        status, length = ANSWER.unpack(self._read(ANSWER.size, until))
+        text = self._read(length, until).decode(errors="replace") if length else ""
+        if status == OUT_OF_MEMORY:
+            raise Rejected("decoder-limits", "Decoding the image takes more memory than allowed.")
+        if status != DONE:
+            logger.info("decoder: %s", text)
+            raise Rejected("undecodable", "The decoder does not understand the codestream.")
+
+    def _read(self, count: int, until: float) -> bytes:
+        content = b""
+        if self._process.stdout is None:
+            raise _Killed
+        while len(content) < count:
+            remaining = max(until - time.monotonic(), 0.0)
+            if not select.select([self._process.stdout], [], [], remaining)[0]:
+                self._kill()
+                raise Rejected("decoder-limits", "Decoding the image takes longer than allowed.")
+            chunk = os.read(self._process.stdout.fileno(), count - len(content))
+            if not chunk:
+                raise self._death()
+            content += chunk
+        return content
+
+    def _death(self) -> Exception:
+        self._kill()
+        code = self._process.returncode
+        logger.warning("the decoding process ended with %s", code)
+        if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
+            return _Killed()
+        if code == -signal.SIGXCPU:
+            return Rejected("decoder-limits", "Decoding the image takes longer than allowed.")
+        return Rejected("undecodable", "The decoder crashed on the codestream.")
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _shared_memory() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("pixels")
+    with tempfile.TemporaryFile() as nameless:
+        return os.dup(nameless.fileno())

@@ -1,0 +1,149 @@
+"""HTTP client of the node's job API (``dicom_node.job`` has the messages)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+
+from dicom_node.errors import NotFound, NotUnderstood, Refused, Stale, Unreachable
+from dicom_node.job import Claim, ClaimRequest, LeaseRequest, ReleaseRequest, Result, Ticket
+
+_PERMANENT = {
+    401: (Refused, "refused the secret; give this worker the node's secret_file"),
+    403: (Refused, "refused this worker"),
+    404: (NotFound, "knows no such job"),
+    409: (Stale, "has handed the job to someone else"),
+    413: (NotUnderstood, "found the result too large"),
+    422: (NotUnderstood, "did not understand the request"),
+}
+
+
+class Node:
+    """One node's job API.
+
+    Parameters
+    ----------
+    url : str
+        Base URL, as in the hand-out.
+    secret : str
+        The node's bearer secret.
+    timeout_s : float
+        Longest silence of the node in one request.
+    """
+
+    def __init__(self, url: str, secret: str, timeout_s: float = 30.0) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx2.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {secret}"},
+            timeout=httpx2.Timeout(timeout_s, connect=5.0),
+            # The job API is reached directly: a proxy of the environment is for the outside.
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def claim(self, ticket: Ticket, worker: str) -> Claim:
+        """Redeem a ticket: from here on the job is leased to this worker."""
+        answer = self._post(ticket, "claim", ClaimRequest(token=ticket.token, worker=worker))
+        try:
+            return Claim.model_validate_json(answer)
+        except ValueError as exc:
+            raise NotUnderstood(f"{self.url} answered a claim with something else") from exc
+
+    def instance(self, ticket: Ticket, progress: Callable[[], None] | None = None) -> bytes:
+        """Return the Part 10 bytes of the job's Instance."""
+        content = bytearray()
+        url = f"/jobs/{ticket.job}/instance"
+        try:
+            with self._http.stream("GET", url, headers={"X-Job-Token": ticket.token}) as answer:
+                if answer.status_code != httpx2.codes.OK:
+                    self._refuse(answer.status_code, ticket)
+                for chunk in answer.iter_bytes(1 << 20):
+                    content += chunk
+                    if progress:
+                        progress()
+        except httpx2.HTTPError as exc:
+            raise Unreachable(f"{self.url} gave no Instance: {exc or type(exc).__name__}") from exc
+        return bytes(content)
+
+    def renew(self, ticket: Ticket) -> None:
+        """Extend the lease: work on the job has moved on."""
+        self._post(ticket, "lease", LeaseRequest(token=ticket.token))
+
+    def release(
+        self, ticket: Ticket, reason: str, *, counts: bool = True, delay_s: float = 0.0
+    ) -> None:
+        """Give the job back; `counts` says whether this was an attempt at its Instance."""
+        body = ReleaseRequest(
+            token=ticket.token, reason=reason[:1024], counts=counts, delay_s=delay_s
+        )
+        self._post(ticket, "release", body)
+
+    def post(
+        self,
+        ticket: Ticket,
+        result: Result,
+        contents: Sequence[bytes],
+        *,
+        tries: int = 6,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Post a result until the node has it durably; a node that restarts is waited for.
+
+        Raises
+        ------
+        Stale
+            Someone else's result came first, or the lease ran out: this one is dropped.
+        Unreachable
+            The node stayed away; the lease will bring the job back.
+        """
+        files: list[tuple[str, Any]] = [
+            ("result", (None, result.model_dump_json().encode(), "application/json"))
+        ]
+        files += [
+            (item.part, (f"{item.part}.dcm", content, "application/dicom"))
+            for item, content in zip(result.objects, contents, strict=True)
+        ]
+        for attempt in range(tries):
+            try:
+                self._send(ticket, "result", files=files)
+                return
+            except Unreachable:
+                if attempt + 1 == tries:
+                    raise
+                wait(0.5 * 2**attempt)
+
+    def _post(self, ticket: Ticket, act: str, body: Any) -> bytes:
+        return self._send(ticket, act, content=body.model_dump_json().encode())
+
+    def _send(self, ticket: Ticket, act: str, **body: Any) -> bytes:
+        headers = {"Content-Type": "application/json"} if "content" in body else {}
+        try:
+            answer = self._http.post(f"/jobs/{ticket.job}/{act}", headers=headers, **body)
+        except httpx2.HTTPError as exc:
+            raise Unreachable(f"{self.url} gives no answer: {exc or type(exc).__name__}") from exc
+        if answer.status_code != httpx2.codes.OK:
+            self._refuse(answer.status_code, ticket)
+        return answer.content
+
+    def _refuse(self, status: int, ticket: Ticket) -> None:
+        if status in _PERMANENT:
+            kind, what = _PERMANENT[status]
+            raise kind(f"{self.url} {what} (job {ticket.job[:12]}, HTTP {status})")
+        raise Unreachable(f"{self.url} answers HTTP {status} (job {ticket.job[:12]})")
+

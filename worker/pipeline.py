@@ -1,0 +1,227 @@
+"""Instance bytes and a model to a report Instance; pure, no network: the research door too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dicom_node.errors import ChexFractError, OutOfResources, Permanent, Rejected
+from dicom_node.job import FractureFound, Reason, ReportObject, ReportOrder, Result
+from worker import __version__
+from worker.models import Description, Model, ModelInfo, Progress
+from worker.pixels import Radiograph, radiograph, read
+from worker.report.findings import Findings, parse
+from worker.report.renderings import render
+from worker.report.sr import Algorithm, Document, Outcome, build, device_uid
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from worker.decode import Decoder
+    from worker.settings import Pixels
+
+
+@dataclass(slots=True)
+class Case:
+    """One Instance on its way through the pipeline."""
+
+    source: Dataset | None = None
+    """Header and pixels as read; None when the bytes are not DICOM."""
+    radiograph: Radiograph | None = None
+    reason: Reason | None = None
+    """Why the Instance is not analysed; None while it may be."""
+    description: Description | None = None
+    stages_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """SOP Instance UID of the source, or an empty text."""
+        return str(self.source.get("SOPInstanceUID", "")) if self.source is not None else ""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the milliseconds of a block to stage `name`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = (time.perf_counter() - started) * 1000
+            self.stages_ms[name] = round(self.stages_ms.get(name, 0.0) + spent, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What is known at the end: the result for the node and the DICOM objects of it."""
+
+    result: Result
+    documents: tuple[Document, ...]
+
+
+class Pipeline:
+    """The way from bytes to report with one model.
+
+    Parameters
+    ----------
+    model : Model
+        A loaded engine.
+    decoder : Decoder
+        Decodes Pixel Data in a process that may die.
+    options : Pixels
+        ``[pixels]`` of worker.toml.
+    """
+
+    def __init__(self, model: Model, decoder: Decoder, options: Pixels) -> None:
+        self._model = model
+        self._decoder = decoder
+        self._options = options
+        self.algorithm = algorithm(model.info, options)
+
+    def prepare(self, content: bytes) -> Case:
+        """Read and gate an Instance and make its picture; a refusal is kept as the case's reason."""
+        case = Case()
+        with case.stage("decode"):
+            try:
+                case.source = read(content)
+                case.radiograph = radiograph(case.source, self._decoder, self._options)
+            except Rejected as exc:
+                case.reason = Reason(code=exc.code, text=exc.text[:1024])
+        return case
+
+    def describe(self, cases: Sequence[Case], progress: Progress | None = None) -> None:
+        """Let the model describe those cases that have a picture, halving on lack of memory.
+
+        Raises
+        ------
+        OutOfResources
+            A single picture does not fit.
+        """
+        waiting = [case for case in cases if case.radiograph is not None and case.reason is None]
+        if not waiting:
+            return
+        started = time.perf_counter()
+        for case, said in zip(waiting, self._describe(waiting, progress), strict=True):
+            if isinstance(said, Reason):
+                case.reason = said
+                continue
+            case.description = said
+            case.stages_ms["model"] = round(said.seconds * 1000, 1)
+            if not said.text.strip():
+                case.reason = Reason(code="empty-output", text="The model gave an empty text.")
+        spent = (time.perf_counter() - started) * 1000
+        for case in waiting:
+            case.stages_ms.setdefault("model", round(spent, 1))
+
+    def _describe(
+        self, cases: Sequence[Case], progress: Progress | None
+    ) -> list[Description | Reason]:
+        pictures = [case.radiograph for case in cases if case.radiograph is not None]
+        try:
+            return [*self._model.describe(pictures, progress)]
+        except OutOfResources:
+            if len(cases) == 1:
+                raise
+        except ChexFractError as exc:
+            if len(cases) == 1:
+                return [Reason(code="model-failed", text=f"The model failed: {exc}"[:1024])]
+        # One picture must not spoil its neighbours: each half is tried on its own.
+        middle = len(cases) // 2
+        return self._describe(cases[:middle], progress) + self._describe(cases[middle:], progress)
+
+    def conclude(self, case: Case, order: ReportOrder, token: str = "") -> Conclusion:
+        """Build the objects that `order` asks for and the result that goes with them.
+
+        A source to which no report can refer (no DICOM, no Study Instance UID) gives a rejected
+        result without objects.
+        """
+        with case.stage("report"):
+            outcome = self._outcome(case)
+            documents: tuple[Document, ...] = ()
+            try:
+                documents = tuple(self._documents(case, outcome, order))
+            except Permanent as exc:
+                case.reason = case.reason or Reason(code="no-report", text=str(exc)[:1024])
+                outcome = self._outcome(case)
+        return Conclusion(self._result(case, outcome, documents, token), documents)
+
+    def _outcome(self, case: Case) -> Outcome:
+        text = case.description.text if case.description else None
+        warnings = case.radiograph.warnings if case.radiograph else ()
+        if case.reason is not None:
+            return Outcome(findings=None, text=None, reason=case.reason, warnings=warnings)
+        return Outcome(findings=parse(text or ""), text=text, reason=None, warnings=warnings)
+
+    def _documents(
+        self, case: Case, outcome: Outcome, order: ReportOrder
+    ) -> Iterator[Document]:
+        if case.source is None or (outcome.reason is not None and not order.not_analysed):
+            return
+        for sop_class in order.sop_classes:
+            yield build(case.source, outcome, self.algorithm, order, sop_class)
+        for kind in order.objects:
+            if kind == "sr" or (kind == "ko" and not _is_positive(outcome.findings)):
+                continue
+            pixels = case.radiograph.pixels if case.radiograph is not None else None
+            yield render(kind, case.source, pixels, outcome, self.algorithm, order)
+
+    def _result(
+        self, case: Case, outcome: Outcome, documents: Sequence[Document], token: str
+    ) -> Result:
+        found = outcome.findings
+        return Result(
+            token=token,
+            outcome="rejected" if outcome.reason else "reported",
+            model=self._model.info.name,
+            model_version=self.algorithm.version,
+            device_uid=device_uid(self.algorithm),
+            demonstration=self._model.info.demonstration,
+            text=outcome.text,
+            presence=found.presence.value if found else None,
+            fractures=tuple(_fracture(found)) if found else (),
+            warnings=tuple(outcome.warnings),
+            reason=outcome.reason,
+            stages_ms=dict(case.stages_ms),
+            objects=tuple(
+                ReportObject(
+                    kind=document.kind,
+                    part=f"object{i}",
+                    sop_class_uid=document.sop_class_uid,
+                    sop_instance_uid=document.sop_instance_uid,
+                    series_instance_uid=document.series_instance_uid,
+                )
+                for i, document in enumerate(documents)
+            ),
+        )
+
+
+def algorithm(info: ModelInfo, options: Pixels) -> Algorithm:
+    """Return how reports name a model: software and weights in one version of at most 64 characters.
+
+    IHE AIR wants the same text in Contributing Equipment and in the algorithm items.
+    """
+    parameters = {**info.parameters, "preproc": f"{options.mode}-1", "prompt": info.prompt}
+    return Algorithm(
+        name=info.name,
+        version=f"{__version__}+{info.version}"[:64],
+        parameters=tuple(f"{key}={value}" for key, value in sorted(parameters.items())),
+        language=info.language,
+        demonstration=info.demonstration,
+        licence=info.licence,
+    )
+
+
+def _is_positive(findings: Findings | None) -> bool:
+    return findings is not None and findings.presence == "present"
+
+
+def _fracture(findings: Findings) -> Iterator[FractureFound]:
+    for fracture in findings.fractures:
+        yield FractureFound(
+            bone=fracture.bone,
+            number=fracture.number,
+            side=fracture.side,
+            certainty=fracture.certainty,
+            age=fracture.age,
+        )

@@ -1,0 +1,271 @@
+"""The Celery task of a worker: claim, pipeline, post; the only file of the worker with Celery."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from pydantic import ValidationError
+
+from dicom_node.errors import ChexFractError, OutOfResources, Stale, Transient
+from dicom_node.flow import broker
+from dicom_node.job import TASK, Claim, Handout, Ticket, queue
+from worker.node import Node
+from worker.pipeline import Case, Pipeline
+from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+STUCK = 70
+"""Exit status of a worker that ended itself: EX_SOFTWARE."""
+
+
+class Pulse:
+    """Renews the leases of jobs in work for as long as work moves on, and ends a stuck worker.
+
+    A heartbeat that beats while the model hangs would keep a lost job for ever, so each beat
+    asks whether anything has moved since the last one.
+
+    Parameters
+    ----------
+    stuck_after : float
+        Seconds without movement after which `give_up` is called.
+    give_up : callable
+        Ends the process; an argument for tests.
+    """
+
+    def __init__(self, stuck_after: float, give_up: Callable[[], None] | None = None) -> None:
+        self._stuck_after = stuck_after
+        self._give_up = give_up or _exit_hard
+        self._jobs: dict[str, tuple[Node, Ticket, float]] = {}
+        self._renewed: dict[str, float] = {}
+        self._moved = time.monotonic()
+        self._lock = threading.Lock()
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    def start(self) -> None:
+        """Start to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop to beat."""
+        self._ends.set()
+
+    def moved(self) -> None:
+        """Note that work has moved on."""
+        self._moved = time.monotonic()
+
+    def hold(self, node: Node, ticket: Ticket, lease_s: float) -> None:
+        """Keep the lease of a claimed job."""
+        with self._lock:
+            self._jobs[ticket.job] = (node, ticket, lease_s)
+            self._renewed[ticket.job] = time.monotonic()
+        self.moved()
+
+    def drop(self, ticket: Ticket) -> None:
+        """Let a job's lease be: it is done or given back."""
+        with self._lock:
+            self._jobs.pop(ticket.job, None)
+            self._renewed.pop(ticket.job, None)
+
+    def _run(self) -> None:
+        while not self._ends.wait(0.25):
+            if not self._jobs:
+                self.moved()
+                continue
+            if time.monotonic() - self._moved > self._stuck_after:
+                logger.critical("no progress for %.0f s: this worker ends", self._stuck_after)
+                self._give_up()
+                return
+            self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            held = list(self._jobs.values())
+        now = time.monotonic()
+        for node, ticket, lease_s in held:
+            since = self._renewed.get(ticket.job, now)
+            if now - since < lease_s / 3 or self._moved <= since:
+                continue
+            self._renewed[ticket.job] = now
+            # A lost lease shows itself when the result is posted; until then nothing is to be done.
+            with suppress(ChexFractError):
+                node.renew(ticket)
+
+
+class Desk:
+    """What a worker does with a hand-out.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        The loaded model and what stands around it.
+    settings : Settings
+        worker.toml.
+    secret : str
+        The secret of the nodes' job API.
+    pulse : Pulse
+        Keeps the leases.
+    """
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, secret: str, pulse: Pulse) -> None:
+        self._pipeline = pipeline
+        self._settings = settings
+        self._secret = secret
+        self._pulse = pulse
+        self._model = threading.Lock()
+        self._nodes: dict[str, Node] = {}
+        self._nodes_lock = threading.Lock()
+        self._name = f"{settings.worker.name}:{os.getpid()}"
+
+    def work(self, handout: Handout) -> None:
+        """Do every job of a hand-out whose ticket is still good."""
+        node = self._node(handout.node)
+        if node is None:
+            logger.error("hand-out of a node that is not in [worker] nodes: dropped")
+            return
+        for start in range(0, len(handout.tickets), self._settings.worker.batch):
+            self._batch(node, handout.tickets[start : start + self._settings.worker.batch])
+
+    def _batch(self, node: Node, tickets: Sequence[Ticket]) -> None:
+        jobs: list[tuple[Ticket, Claim, Case]] = []
+        try:
+            for ticket in tickets:
+                with self._giving_back(node, ticket):
+                    jobs += self._fetch(node, ticket)
+            with self._giving_back(node, *(ticket for ticket, _, _ in jobs)), self._model:
+                self._pulse.moved()
+                self._pipeline.describe([case for _, _, case in jobs], self._pulse.moved)
+                self._pulse.moved()
+            for ticket, claim, case in jobs:
+                if case.description is None and case.reason is None:
+                    continue  # given back above
+                with self._giving_back(node, ticket):
+                    self._post(node, ticket, claim, case)
+        finally:
+            for ticket in tickets:
+                self._pulse.drop(ticket)
+
+    def _fetch(self, node: Node, ticket: Ticket) -> list[tuple[Ticket, Claim, Case]]:
+        try:
+            claim = node.claim(ticket, self._name)
+        except Stale:
+            return []  # handed out again meanwhile: someone else has it
+        self._pulse.hold(node, ticket, claim.lease_s)
+        started = time.perf_counter()
+        content = node.instance(ticket, self._pulse.moved)
+        fetched = (time.perf_counter() - started) * 1000
+        case = self._pipeline.prepare(content)
+        case.stages_ms["fetch"] = round(fetched, 1)
+        self._pulse.moved()
+        return [(ticket, claim, case)]
+
+    def _post(self, node: Node, ticket: Ticket, claim: Claim, case: Case) -> None:
+        conclusion = self._pipeline.conclude(case, claim.order, ticket.token)
+        self._pulse.moved()
+        contents = [document.content for document in conclusion.documents]
+        node.post(ticket, conclusion.result, contents)
+        logger.info(
+            "job %s %s in %s ms",
+            ticket.job[:12],
+            conclusion.result.outcome,
+            round(sum(case.stages_ms.values())),
+            extra={"job": ticket.job, "stages_ms": dict(case.stages_ms)},
+        )
+
+    @contextmanager
+    def _giving_back(self, node: Node, *tickets: Ticket) -> Iterator[None]:
+        """Give the jobs back, with the reason, when a block fails: none may wait for its lease."""
+        try:
+            yield
+        except Stale as exc:
+            logger.warning("result dropped: %s", exc)
+        except (OutOfResources, MemoryError) as exc:
+            self._release(node, tickets, f"out of memory: {exc}", counts=True, delay_s=10.0)
+        except Transient as exc:
+            self._release(node, tickets, str(exc), counts=False, delay_s=1.0)
+        except ChexFractError as exc:
+            self._release(node, tickets, str(exc), counts=True)
+        except Exception as exc:  # noqa: BLE001 - the rim of a job: a fault must reach the ledger
+            logger.exception("job failed")
+            self._release(node, tickets, f"{type(exc).__name__} in the worker", counts=True)
+
+    def _release(
+        self,
+        node: Node,
+        tickets: Sequence[Ticket],
+        reason: str,
+        *,
+        counts: bool,
+        delay_s: float = 0.0,
+    ) -> None:
+        logger.warning("%d job(s) given back: %s", len(tickets), reason)
+        for ticket in tickets:
+            # A node that is away takes the job back itself when the lease ends.
+            with suppress(ChexFractError):
+                node.release(ticket, reason, counts=counts, delay_s=delay_s)
+
+    def _node(self, url: str) -> Node | None:
+        trusted = [known.rstrip("/") for known in self._settings.worker.nodes]
+        if trusted and url.rstrip("/") not in trusted:
+            return None
+        with self._nodes_lock:
+            if url not in self._nodes:
+                self._nodes[url] = Node(url, self._secret)
+            return self._nodes[url]
+
+
+def register(app: Any, desk: Desk) -> None:
+    """Register the one task of the worker at `app`."""
+
+    @app.task(name=TASK, ignore_result=True)  # type: ignore[untyped-decorator, unused-ignore]
+    def describe(handout: dict[str, Any]) -> None:
+        try:
+            message = Handout.model_validate(handout)
+        except ValidationError:
+            logger.error("a message that is no hand-out was dropped")  # noqa: TRY400 - no input in logs
+            return
+        desk.work(message)
+
+
+def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
+    """Take hand-outs until the process is asked to end.
+
+    Raises
+    ------
+    Unreachable
+        The broker gives no answer at the start; later it is waited for.
+    """
+    broker.ping(settings.worker.broker)
+    app = broker.app(settings.worker.broker)
+    pulse = Pulse(settings.worker.stuck_after)
+    register(app, Desk(pipeline, settings, secret, pulse))
+    pulse.start()
+    model = settings.worker.model
+    logger.info("ready: %s on queue %s", pipeline.algorithm.version, queue(model))
+    # One process: CUDA does not survive a fork, and two slots share one model.
+    app.worker_main(
+        [
+            "worker",
+            "--pool=threads",
+            f"--concurrency={settings.worker.slots}",
+            f"--queues={queue(model)}",
+            f"--hostname={model}.{os.getpid()}@{settings.worker.name}",
+            "--without-gossip",
+            "--without-mingle",
+            "--loglevel=WARNING",
+        ]
+    )
+
+
+def _exit_hard() -> None:
+    # A thread stuck in native code cannot be interrupted; the supervisor starts a fresh process.
+    os._exit(STUCK)
+
+
