@@ -1,0 +1,209 @@
+"""What every result object has in common: its identity, its times, its equipment, its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from io import BytesIO
+from uuid import uuid5
+
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from dicom_node.errors import ModelFault, NotUnderstood
+from dicom_node.identity import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    MANUFACTURER,
+    MODEL_NAME,
+    UID_NAMESPACE,
+)
+from dicom_node.job import ObjectKind, ReportOrder
+from worker.report import codes
+from worker.report.header import Evidence, put, text
+from worker.report.reading import Algorithm
+
+LONG_STRING = 64
+"""Characters of an LO value (PS3.5 6.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One DICOM object of a result, as Part 10 bytes."""
+
+    kind: ObjectKind
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    content: bytes
+
+
+def derived_uid(*parts: str) -> str:
+    """Return the UID that these parts always give (PS3.5 B.2)."""
+    return f"2.25.{uuid5(UID_NAMESPACE, chr(0x1F).join(parts)).int}"
+
+
+def device_uid(algorithm: Algorithm) -> str:
+    """Return the Device UID (0018,1002): another version of the model is another device."""
+    return derived_uid("device", algorithm.version)
+
+
+def instance_uid(
+    prefix: str, sop_class_uid: str, evidence: Evidence, algorithm: Algorithm, order: ReportOrder
+) -> str:
+    """Return the SOP Instance UID of a result object: one per image, model, options, generation."""
+    options = hashlib.sha256("\x1f".join(algorithm.parameters).encode()).hexdigest()
+    return derived_uid(
+        prefix,
+        sop_class_uid,
+        evidence.sop_instance_uid,
+        device_uid(algorithm),
+        options,
+        str(order.generation),
+    )
+
+
+def series_uid(prefix: str, evidence: Evidence, algorithm: Algorithm) -> str:
+    """Return the Series Instance UID of a kind of object: one per Study and device."""
+    return derived_uid(f"{prefix}-series", evidence.study_instance_uid, device_uid(algorithm))
+
+
+def model_name(algorithm: Algorithm) -> str:
+    """Return Manufacturer's Model Name, which is Algorithm Name too (IHE AIR 6.5.3.1)."""
+    if algorithm.demonstration:
+        return f"DEMONSTRATION MODEL {algorithm.name} ({MODEL_NAME})"[:LONG_STRING]
+    return f"{MODEL_NAME} ({algorithm.name})"[:LONG_STRING]
+
+
+def version(algorithm: Algorithm) -> str:
+    """Return Software Versions (0018,1020), which is Algorithm Version too.
+
+    Raises
+    ------
+    ModelFault
+        It is empty or longer than an LO value.
+    """
+    if not 0 < len(algorithm.version) <= LONG_STRING:
+        raise ModelFault(f"model {algorithm.name}: version must have 1 to {LONG_STRING} characters")
+    return algorithm.version
+
+
+def series_description(algorithm: Algorithm, description: str) -> str:
+    """Return a Series Description (0008,103E) that says so where the model is a demonstration."""
+    label = "DEMONSTRATION MODEL: " if algorithm.demonstration else ""
+    return f"{label}{description}"[:LONG_STRING].rstrip()
+
+
+def moment(evidence: Evidence, order: ReportOrder) -> datetime:
+    """Return the time of the reading in the time zone that the image's own times have."""
+    offset = text(evidence.common, "TimezoneOffsetFromUTC")
+    if not offset:
+        return order.content_datetime
+    minutes = int(offset[1:3]) * 60 + int(offset[3:5])
+    zone = timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes))
+    return order.content_datetime.astimezone(zone)
+
+
+def bare(evidence: Evidence) -> Dataset:
+    """Return a header for highdicom: it logs and alters patients' values, so it sees none."""
+    ds = Dataset()
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex"):
+        put(ds, keyword, "")
+    for keyword in ("StudyDate", "StudyTime", "AccessionNumber", "StudyID"):
+        put(ds, keyword, "")
+    put(ds, "ReferringPhysicianName", "")
+    put(ds, "StudyInstanceUID", evidence.study_instance_uid)
+    put(ds, "SeriesInstanceUID", evidence.series_instance_uid)
+    put(ds, "SOPClassUID", evidence.sop_class_uid)
+    put(ds, "SOPInstanceUID", evidence.sop_instance_uid)
+    put(ds, "Modality", evidence.modality)
+    put(ds, "Rows", evidence.rows)
+    put(ds, "Columns", evidence.columns)
+    return ds
+
+
+def fix(ds: Dataset, evidence: Evidence, algorithm: Algorithm, order: ReportOrder) -> None:
+    """Put the image's Patient and Study, the job's times and one equipment item into `ds`."""
+    for element in evidence.common:
+        ds[element.tag] = element
+    when = moment(evidence, order)
+    for keyword in ("InstanceCreationDate", "ContentDate"):
+        put(ds, keyword, when.strftime("%Y%m%d"))
+    for keyword in ("InstanceCreationTime", "ContentTime"):
+        put(ds, keyword, when.strftime("%H%M%S.%f"))
+    put(ds, "ContributingEquipmentSequence", [_equipment(algorithm, order, when)])
+
+
+def _equipment(algorithm: Algorithm, order: ReportOrder, when: datetime) -> Dataset:
+    """Return the one Contributing Equipment item that IHE AIR asks for."""
+    item = Dataset()
+    put(item, "PurposeOfReferenceCodeSequence", [coded(codes.PROCESSING_EQUIPMENT)])
+    put(item, "Manufacturer", MANUFACTURER)
+    put(item, "ManufacturerModelName", model_name(algorithm))
+    if order.serial_number:
+        put(item, "DeviceSerialNumber", order.serial_number)
+    put(item, "SoftwareVersions", version(algorithm))
+    put(item, "DeviceUID", device_uid(algorithm))
+    put(item, "ContributionDateTime", when.strftime("%Y%m%d%H%M%S.%f%z"))
+    put(item, "ContributionDescription", "Description of fractures by AI")
+    return item
+
+
+def coded(concept: Code) -> Dataset:
+    """Return `concept` as an item of a code sequence (PS3.3 8.8)."""
+    item = Dataset()
+    put(item, "CodeValue", concept.value)
+    put(item, "CodingSchemeDesignator", concept.scheme_designator)
+    put(item, "CodeMeaning", concept.meaning)
+    return item
+
+
+def written(kind: ObjectKind, ds: Dataset, words: str = "") -> Document:
+    """Return `ds` as Part 10 bytes that read back as what was meant.
+
+    Parameters
+    ----------
+    kind : str
+        What a destination calls this object.
+    ds : Dataset
+        With its File Meta Information.
+    words : str
+        The model's text, where the object holds it as a Text Value.
+
+    Raises
+    ------
+    NotUnderstood
+        A name, an identifier or the text reads back differently: the object must not be sent.
+    """
+    ds.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    ds.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    buffer = BytesIO()
+    dcmwrite(buffer, ds, enforce_file_format=True)
+    content = buffer.getvalue()
+    _check(ds, content, words)
+    return Document(
+        kind=kind,
+        sop_class_uid=str(ds.SOPClassUID),
+        sop_instance_uid=str(ds.SOPInstanceUID),
+        series_instance_uid=str(ds.SeriesInstanceUID),
+        content=content,
+    )
+
+
+def _check(meant: Dataset, content: bytes, words: str) -> None:
+    """Compare what was written with what was meant."""
+    again = dcmread(BytesIO(content), stop_before_pixels=True)
+    for keyword in ("PatientName", "PatientID", "AccessionNumber", "StudyInstanceUID"):
+        if text(again, keyword).rstrip(" \0") != text(meant, keyword).rstrip(" \0"):
+            raise NotUnderstood(f"{keyword} does not read back from the report as it was meant")
+    if words and words not in set(_texts(again)):
+        raise NotUnderstood("the model's text does not read back from the report as it was meant")
+
+
+def _texts(item: Dataset) -> list[str]:
+    found = [str(item.TextValue)] if "TextValue" in item else []
+    for child in item.get("ContentSequence") or ():
+        found += _texts(child)
+    return found
