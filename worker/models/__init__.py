@@ -1,14 +1,16 @@
-"""The one protocol that every engine offers, and `load`: the only place that knows torch."""
+"""The one protocol that every engine offers, and `open_model`; torch is known only below here."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dicom_node.errors import ConfigurationError
-from worker.pixels import Radiograph
+
+if TYPE_CHECKING:
+    from worker.pixels import Radiograph
 
 ENGINES = {
     "chexfract": "worker.models.chexfract",
@@ -45,15 +47,26 @@ class Description:
     finish_reason: str
     """``stop`` (a stop token), ``length`` (max_new_tokens) or ``time`` (max_time)."""
     seconds: float
+    """Wall time of the call that made it; shared by a batch."""
 
 
 class Model(Protocol):
     """A vision-language model that describes radiographs."""
 
-    info: ModelInfo
+    @property
+    def info(self) -> ModelInfo:
+        """What a report says of this model; may be asked before `load`."""
 
     def load(self) -> None:
-        """Bring the weights to the device; raise `ModelFault` when they are not acceptable."""
+        """Bring the weights to the device.
+
+        Raises
+        ------
+        ModelFault
+            Files are altered or do not fit (also a `ConfigurationError`: exit 78).
+        ConfigurationError
+            The device is not there.
+        """
 
     def warm_up(self) -> None:
         """Run once on an invented picture, so that the first job is not the slowest."""

@@ -1,0 +1,149 @@
+"""The engine on real weights: the demonstration model, loaded as ChexFract is."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dicom_node.errors import ConfigurationError, OutOfResources
+from worker.models import generation as gen
+from worker.models import open_model
+
+BUILTIN = Path(importlib.util.find_spec("worker.phantom").origin).parent / "model"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The demonstration model's files as a folder of their own."""
+    source = BUILTIN
+    if not (source / "model.safetensors").exists():
+        source = Path(__file__).parents[3] / "shared" / "prototypes" / "phantom" / "model"
+    if not source.is_dir():
+        pytest.skip("no weights of the demonstration model")
+    target = tmp_path_factory.mktemp("model") / "phantom"
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+    (target / "DEMONSTRATION").touch()
+    return target
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    model = open_model("phantom", {"engine": "chexfract", "path": str(folder)}, "cpu")
+    model.load()
+    yield model
+    model.close()
+
+
+def seen(pixels):
+    return types.SimpleNamespace(pixels=pixels)
+
+
+PICTURES = [gen.invented_pixels(384, 320), gen.invented_pixels(300, 400), gen.invented_pixels()]
+
+
+def test_a_batch_says_what_single_calls_say(model):
+    together = model.describe([seen(p) for p in PICTURES])
+    alone = [model.describe([seen(p)])[0] for p in PICTURES]
+    assert [(d.text, d.finish_reason) for d in alone] == [
+        (d.text, d.finish_reason) for d in together
+    ]
+    assert all(d.text for d in together)
+
+
+def test_an_answer_leaves_out_prompt_and_stop_token(model):
+    (told,) = model.describe([seen(PICTURES[0])])
+    assert "Describe bones" not in told.text
+    assert "<|" not in told.text
+    assert told.finish_reason == "stop"
+    assert told.tokens > 0
+    assert told.seconds > 0
+
+
+def test_progress_is_reported_for_each_token(model):
+    calls = []
+    (told,) = model.describe([seen(PICTURES[0])], lambda: calls.append(1))
+    assert len(calls) >= told.tokens
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"), [("max_new_tokens", 2, "length"), ("max_time", 1e-6, "time")]
+)
+def test_an_answer_cut_off_says_why(folder, key, value, reason):
+    table = {"engine": "chexfract", "path": str(folder), key: value}
+    model = open_model("phantom", table, "cpu")
+    model.load()
+    (told,) = model.describe([seen(PICTURES[0])])
+    assert reason == told.finish_reason
+    assert told.tokens <= 2
+
+
+def test_the_version_names_the_weights_before_they_are_loaded(folder):
+    model = open_model("phantom", {"engine": "chexfract", "path": str(folder)}, "cpu")
+    digest = subprocess.run(
+        ["sha256sum", folder / "model.safetensors"], capture_output=True, text=True, check=True
+    ).stdout
+    assert model.info.version == f"phantom-{digest[:8]}"
+    assert model.info.parameters["weights"] == digest[:16]
+    assert model.info.demonstration
+
+
+def test_full_memory_is_transient(model, monkeypatch):
+    import torch
+
+    def full(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(model.model, "generate", full)
+    with pytest.raises(OutOfResources, match="out of memory"):
+        model.describe([seen(PICTURES[0])])
+
+
+def test_a_model_starts_in_a_read_only_home_without_network(folder, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o500)
+    code = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): sys.exit('network used')\n"
+        "socket.socket.connect = refuse\n"
+        "from worker.models import open_model\n"
+        f"m = open_model('p', {{'engine': 'chexfract', 'path': {str(folder)!r}}}, 'cpu')\n"
+        "m.load(); m.warm_up(); m.close()\n"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_"))}
+    done = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**env, "HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in done:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert list(home.iterdir()) == []
+
+
+def test_a_device_that_is_not_there_is_named(folder):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    model = open_model("phantom", {"engine": "chexfract", "path": str(folder)}, "cuda")
+    with pytest.raises(ConfigurationError, match="no cuda"):
+        model.load()
+
+
+def test_the_picture_decides_the_answer(model):
+    blank = np.zeros((256, 256), np.uint8)
+    told = {d.text for d in model.describe([seen(p) for p in [*PICTURES, blank]])}
+    assert len(told) > 1

@@ -1,0 +1,260 @@
+"""A folder of weights on disk: found, checked against its list of sha256 sums, and staged."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import importlib.util
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dicom_node.errors import ConfigurationError, ModelFault
+
+BUILTIN = {"builtin:phantom": "worker.phantom"}
+"""Path -> package whose folder ``model`` holds the files."""
+DEMONSTRATION = "DEMONSTRATION"
+"""A file of this name marks a folder whose answers mean nothing for patients."""
+SUMS = "SHA256SUMS"
+HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+LOADED = (*WEIGHTS, ".py", ".json", ".jinja", ".model", ".txt", ".yaml")
+"""Endings of files that can change what a model says, or run code."""
+
+Progress = Callable[[], None]
+
+
+class Unacceptable(ModelFault, ConfigurationError):
+    """A model's files are not those that were promised: nothing is loaded (exit 78)."""
+
+    exit_code = ConfigurationError.exit_code
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A local folder of weights, code and tokenizer."""
+
+    name: str
+    folder: Path
+    builtin: bool = False
+
+    @property
+    def is_demonstration(self) -> bool:
+        """Whether the folder says that its answers mean nothing for patients."""
+        return self.builtin or (self.folder / DEMONSTRATION).is_file()
+
+    def files(self) -> Iterator[Path]:
+        """Yield each file that can change an answer, in the order of its name."""
+        for path in sorted(self.folder.rglob("*")):
+            relative = path.relative_to(self.folder)
+            is_hidden = any(part.startswith((".", "__pycache__")) for part in relative.parts)
+            if path.is_file() and path.suffix in LOADED and not is_hidden:
+                yield path
+
+    @cached_property
+    def sums(self) -> dict[str, str]:
+        """File name -> sha256, read from disk once."""
+        return {p.relative_to(self.folder).as_posix(): sha256_of(p) for p in self.files()}
+
+    @property
+    def weights_sha256(self) -> str:
+        """The sum of the one weight file, or of the list of all where there are several."""
+        found = [(n, s) for n, s in self.sums.items() if n.endswith(WEIGHTS)]
+        if len(found) == 1:
+            return found[0][1]
+        return hashlib.sha256(listing(dict(found)).encode()).hexdigest()
+
+    @property
+    def code_sha256(self) -> str:
+        """One sum over code, configuration and tokenizer."""
+        rest = {n: s for n, s in self.sums.items() if not n.endswith(WEIGHTS)}
+        return hashlib.sha256(listing(rest).encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weight files."""
+        return sum(p.stat().st_size for p in self.files() if p.suffix in WEIGHTS)
+
+    def verify(self, manifest: str = "", manifest_sha256: str = "") -> None:
+        """Compare every file with the list of sums.
+
+        Parameters
+        ----------
+        manifest : str
+            A file in ``sha256sum`` form; empty: the folder's ``SHA256SUMS``.
+        manifest_sha256 : str
+            The list's own sum; empty: not checked.
+
+        Raises
+        ------
+        Unacceptable
+            A file is missing, altered or not on the list, or there is no list.
+        """
+        listed = self._listed(manifest, manifest_sha256)
+        for name, expected in sorted(listed.items()):
+            found = self.sums.get(name) or _sum_of_other(self.folder / name)
+            if found is None:
+                raise self._fault(f"{name} is on the list of sums but not in the folder")
+            if found != expected:
+                raise self._fault(
+                    f"{name} was altered: sha256 {found[:16]}…, promised {expected[:16]}…"
+                )
+        for name in self.sums:
+            if name not in listed:
+                raise self._fault(f"{name} is not on the list of sums")
+
+    def _listed(self, manifest: str, manifest_sha256: str) -> dict[str, str]:
+        path = Path(manifest).expanduser() if manifest else self.folder / SUMS
+        if not path.is_file() and manifest:
+            path = self.folder / manifest
+        if not path.is_file():
+            raise self._fault(
+                f"no list of sums at {path}; check where the files come from, then "
+                f"`chexfract-worker model accept` writes it"
+            )
+        if manifest_sha256 and sha256_of(path) != manifest_sha256:
+            raise self._fault(f"{path.name} is not the one that manifest_sha256 pins")
+        return read_listing(path)
+
+    def _fault(self, what: str) -> Unacceptable:
+        return Unacceptable(f"models.{self.name}.path: {self.folder}: {what}")
+
+
+def find(name: str, path: str) -> Checkpoint:
+    """Return the checkpoint at `path`, which must be a folder with a config.json.
+
+    Parameters
+    ----------
+    name : str
+        The model's table, for messages.
+    path : str
+        A local folder or ``builtin:phantom``.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such folder, or `path` names a model on a hub.
+    """
+    if path in BUILTIN:
+        spec = importlib.util.find_spec(BUILTIN[path])
+        if spec is None or spec.origin is None:
+            raise ConfigurationError(f"models.{name}.path: {path} is not installed")
+        return Checkpoint(name, Path(spec.origin).parent / "model", builtin=True)
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ConfigurationError(f"models.{name}.path: {_advice(path, folder)}")
+    if not (folder / "config.json").is_file():
+        raise ConfigurationError(f"models.{name}.path: {folder} holds no config.json")
+    return Checkpoint(name, folder.resolve())
+
+
+def _advice(path: str, folder: Path) -> str:
+    if folder.is_file():
+        return f"{path} is a file; the folder around it is wanted"
+    if HUB_NAME.match(path):
+        return (
+            f"{path} is a hub's name, and nothing is loaded from a hub; get the folder with "
+            f"`chexfract-worker model fetch {path} --to DIR` and name DIR here"
+        )
+    return f"{path} is not a folder"
+
+
+def stage(checkpoint: Checkpoint) -> Path:
+    """Return a private folder of links to the files, in which all code is local.
+
+    A fine-tuned checkpoint may say that its code is that of another model on a hub
+    (``"auto_map": {"AutoModel": "org/name--file.Class"}``). Where the file is in the folder, the
+    link is bent to it. The folder's own name is one that no other checkpoint has, because
+    transformers keeps copies of remote code by that name.
+
+    Raises
+    ------
+    Unacceptable
+        The code that the configuration names is not in the folder.
+    """
+    root = Path(tempfile.mkdtemp(prefix="chexfract-model-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    safe = re.sub(r"\W", "_", checkpoint.name)
+    staged = root / f"{safe}_{checkpoint.weights_sha256[:8]}"
+    staged.mkdir()
+    for path in checkpoint.folder.iterdir():
+        if path.name.startswith((".", "__pycache__")):
+            continue
+        local = _localised(checkpoint, path) if path.suffix == ".json" else None
+        if local is None:
+            (staged / path.name).symlink_to(path)
+        else:
+            (staged / path.name).write_text(json.dumps(local), encoding="utf-8")
+    return staged
+
+
+def _localised(checkpoint: Checkpoint, path: Path) -> dict[str, Any] | None:
+    """Return the configuration with local code, or None where nothing is to be changed."""
+    if not path.name.endswith("config.json"):
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise Unacceptable(f"models.{checkpoint.name}.path: {path} is not JSON") from exc
+    auto_map = content.get("auto_map") if isinstance(content, dict) else None
+    if not isinstance(auto_map, dict) or "--" not in json.dumps(auto_map):
+        return None
+    content["auto_map"] = {
+        key: [_local(checkpoint, v) for v in value]
+        if isinstance(value, list)
+        else _local(checkpoint, value)
+        for key, value in auto_map.items()
+    }
+    result: dict[str, Any] = content
+    return result
+
+
+def _local(checkpoint: Checkpoint, reference: str | None) -> str | None:
+    if reference is None or "--" not in reference:
+        return reference
+    repository, _, local = reference.partition("--")
+    module = local.rpartition(".")[0]
+    if not (checkpoint.folder / f"{module}.py").is_file():
+        raise Unacceptable(
+            f"models.{checkpoint.name}.path: its code is {module}.py of {repository}, which is "
+            f"not in {checkpoint.folder}; put it there"
+        )
+    return local
+
+
+def sha256_of(path: Path) -> str:
+    """Return the file's sha256 as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sum_of_other(path: Path) -> str | None:
+    return sha256_of(path) if path.is_file() else None
+
+
+def listing(sums: dict[str, str]) -> str:
+    """Return the sums in the form that ``sha256sum --check`` reads."""
+    return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
+
+
+def read_listing(path: Path) -> dict[str, str]:
+    """Read a list in ``sha256sum`` form as file name -> sum.
+
+    Raises
+    ------
+    Unacceptable
+        A line is not a sum and a relative file name.
+    """
+    listed = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
+        if match is None or ".." in Path(match[2]).parts or Path(match[2]).is_absolute():
+            raise Unacceptable(f"{path}: line {number} is not a sha256 sum and a file name")
+        listed[Path(match[2]).as_posix()] = match[1]
+    return listed

@@ -1,0 +1,199 @@
+"""Greedy decoding around a model's ``generate``: padded batches, stop tokens, why it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from worker.models import remote_code
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+Inputs = dict[str, Any]
+"""What a processor makes of one prompt and one picture: name -> tensor with a batch axis of 1."""
+
+PHI_STOPS = ("<|end|>", "<|endoftext|>")
+ALONG_THE_PROMPT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+def picture(pixels: NDArray[np.uint8]) -> Image:
+    """Return grey values (rows, columns) as an RGB picture of three equal channels."""
+    from PIL import Image as images
+
+    return images.fromarray(pixels).convert("RGB")
+
+
+def invented_pixels(rows: int = 384, columns: int = 320) -> NDArray[np.uint8]:
+    """Return a picture of soft shapes, shaped roughly as a chest: for warming up only."""
+    import numpy as np
+
+    y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j]
+    body = np.exp(-((x / 0.9) ** 4) - (y / 1.1) ** 6)
+    lungs = sum(np.exp(-(((x - side) / 0.3) ** 2) - (y / 0.6) ** 2) for side in (-0.45, 0.45))
+    ribs = 0.08 * np.sin(y * 22 + np.abs(x) * 5)
+    grey = 255 * (0.85 * body - 0.5 * lungs + ribs * body)
+    pixels: NDArray[np.uint8] = np.clip(grey, 0, 255).astype(np.uint8)
+    return pixels
+
+
+def stop_tokens(tokenizer: Any, generation_config: Any) -> list[int]:
+    """Return every id at which an answer ends: the configured ones and the chat format's own.
+
+    Phi-3-style checkpoints name only ``<|endoftext|>`` as end of sequence although the chat ends
+    a turn with ``<|end|>``: without both, an answer runs on to its longest.
+    """
+    found: set[int | None] = set()
+    for source in (
+        getattr(tokenizer, "eos_token_id", None),
+        getattr(generation_config, "eos_token_id", None),
+    ):
+        found.update(source if isinstance(source, list | tuple) else [source])
+    vocabulary = tokenizer.get_vocab()
+    found.update(vocabulary.get(token) for token in PHI_STOPS)
+    return sorted(i for i in found if i is not None)
+
+
+def watcher(progress: Callable[[], None] | None) -> list[Any]:
+    """Return stopping criteria that call `progress` after each token and never stop."""
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Watcher(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+            if progress is not None:
+                progress()
+            return input_ids.new_zeros(len(input_ids)).bool()
+
+    return StoppingCriteriaList([Watcher()])
+
+
+def pad_left(rows: Sequence[Inputs], pad: int) -> Inputs:
+    """Join single inputs to one batch, shorter prompts padded on the left.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Inputs with a batch axis of 1 and the same shapes but for the prompt's length.
+    pad : int
+        The id of padding; its mask is 0.
+    """
+    import torch
+    from torch.nn import functional
+
+    longest = max(row["input_ids"].shape[1] for row in rows)
+    batch: Inputs = {}
+    for key in rows[0]:
+        parts = [row[key] for row in rows]
+        if key in ALONG_THE_PROMPT:
+            fill = pad if key == "input_ids" else 0
+            parts = [functional.pad(p, (longest - p.shape[1], 0), value=fill) for p in parts]
+        batch[key] = torch.cat(parts)
+    return batch
+
+
+def groups(rows: Sequence[Inputs]) -> list[list[int]]:
+    """Return the places of inputs that may share a batch: same keys and shapes of pictures."""
+    alike: dict[Any, list[int]] = {}
+    for place, row in enumerate(rows):
+        shapes = tuple(
+            (key, tuple(value.shape)) for key, value in row.items() if key not in ALONG_THE_PROMPT
+        )
+        alike.setdefault(shapes, []).append(place)
+    return list(alike.values())
+
+
+def moved(inputs: Inputs, device: Any, dtype: Any) -> Inputs:
+    """Return the tensors on `device`, those of floating point as `dtype`."""
+    return {
+        key: value.to(device, dtype) if value.is_floating_point() else value.to(device)
+        for key, value in inputs.items()
+    }
+
+
+def tensors(made: Iterable[tuple[str, Any]]) -> Inputs:
+    """Return the tensors among what a processor made, and drop what else it hands out."""
+    import torch
+
+    return {key: value for key, value in made if isinstance(value, torch.Tensor)}
+
+
+def cut(ids: Sequence[int], stops: Sequence[int], longest: int) -> tuple[list[int], str]:
+    """Return the ids before the first stop token, and why the answer ended there.
+
+    Returns
+    -------
+    tuple
+        The ids, and ``stop``, ``length`` (`longest` ids without a stop token) or ``time``.
+    """
+    for place, token in enumerate(ids):
+        if token in stops:
+            return list(ids[:place]), "stop"
+    return list(ids), "length" if len(ids) >= longest else "time"
+
+
+def same_answer(first: Any, second: Any, tolerance: float) -> bool:
+    """Whether two greedy runs agree up to near ties.
+
+    Parameters
+    ----------
+    first, second
+        What ``generate(return_dict_in_generate=True, output_scores=True)`` gave for one row.
+    tolerance : float
+        The largest difference of two logits that rounding may reverse.
+    """
+    for a, b in zip(first.scores, second.scores, strict=False):
+        one, other = int(a[0].argmax()), int(b[0].argmax())
+        if one != other:
+            return bool(b[0, other] - b[0, one] <= tolerance)
+    return len(first.scores) == len(second.scores)
+
+
+def greedy(stops: list[int], pad: int, longest: int, seconds: float) -> Any:
+    """Return a GenerationConfig that is all there is: nothing is taken from the checkpoint's."""
+    return remote_code.library().GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=longest,
+        max_time=seconds,
+        eos_token_id=stops,
+        pad_token_id=pad,
+        use_cache=True,
+    )
+
+
+def type_of(options_dtype: str, device: Any) -> torch.dtype:
+    """Return the dtype to load in: bfloat16 on an accelerator, float32 on a CPU."""
+    import torch
+
+    if options_dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    dtype: torch.dtype = getattr(torch, options_dtype)
+    return dtype
+
+
+def device_of(wanted: str) -> torch.device:
+    """Return the device; ``auto`` takes an accelerator where there is one.
+
+    Raises
+    ------
+    ConfigurationError
+        The machine has no such device.
+    """
+    import torch
+
+    from dicom_node.errors import ConfigurationError
+
+    has_cuda = torch.cuda.is_available()
+    has_mps = torch.backends.mps.is_available()
+    if wanted == "auto":
+        return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
+    device = torch.device(wanted)
+    found = {"cpu": True, "cuda": has_cuda, "mps": has_mps}.get(device.type, False)
+    if device.type == "cuda" and has_cuda and device.index is not None:
+        found = device.index < torch.cuda.device_count()
+    if not found:
+        raise ConfigurationError(f"worker.device: this machine has no {wanted}")
+    return device

@@ -1,0 +1,143 @@
+"""What remote code needs around it: no network, a private module cache, the older cache API."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import inspect
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+def library() -> Any:
+    """Return the package transformers, shut in; its types differ from release to release."""
+    shut_in()
+    import transformers
+
+    return transformers
+
+
+def shut_in() -> None:
+    """Keep transformers off the network and out of the home directory; once per process.
+
+    Must come before the first import of transformers, which reads these variables then. Each
+    process has its own folder of remote modules: transformers copies code there without a lock,
+    and a worker's home may be read-only.
+    """
+    if "transformers" in sys.modules:
+        _move_modules()
+        return
+    private = _private_folder()
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HOME=private,
+        HF_MODULES_CACHE=f"{private}/modules",
+        TOKENIZERS_PARALLELISM="false",
+        USE_TF="0",
+        USE_FLAX="0",
+        TRANSFORMERS_NO_ADVISORY_WARNINGS="1",
+        TRANSFORMERS_VERBOSITY=os.environ.get("TRANSFORMERS_VERBOSITY", "error"),
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+    )
+
+
+@functools.cache
+def _private_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="chexfract-hf-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def _move_modules() -> None:
+    """Give remote code a private folder although transformers was imported before."""
+    from transformers import dynamic_module_utils as dynamic
+
+    if os.environ.get("HF_MODULES_CACHE", "").startswith(_private_folder()):
+        return
+    # the name is not exported, and each function reads it anew
+    setattr(dynamic, "HF_MODULES_CACHE", f"{_private_folder()}/modules")  # noqa: B010
+
+
+def give_cache_its_old_names() -> None:
+    """Add to ``DynamicCache`` what code written for transformers 4.38 to 4.48 calls, if absent."""
+    from transformers.cache_utils import DynamicCache
+
+    for name, member in _OLD_NAMES.items():
+        if not hasattr(DynamicCache, name):
+            setattr(DynamicCache, name, member)
+
+
+def _seen_tokens(cache: Any) -> int:
+    seen: int = cache.get_seq_length()
+    return seen
+
+
+def _get_max_length(cache: Any) -> None:
+    """Return None: there is no limit."""
+
+
+def _get_usable_length(cache: Any, new_seq_length: int, layer_idx: int = 0) -> int:
+    usable: int = cache.get_seq_length(layer_idx)
+    return usable
+
+
+def _from_legacy_cache(cls: type, past_key_values: Any = None) -> Any:
+    cache = cls()
+    for index, (keys, values) in enumerate(past_key_values or ()):
+        cache.update(keys, values, index)
+    return cache
+
+
+def _to_legacy_cache(cache: Any) -> Any:
+    return cache
+
+
+_OLD_NAMES: dict[str, Any] = {
+    "seen_tokens": property(_seen_tokens),
+    "get_max_length": _get_max_length,
+    "get_usable_length": _get_usable_length,
+    "from_legacy_cache": classmethod(_from_legacy_cache),
+    "to_legacy_cache": _to_legacy_cache,
+}
+
+
+def drop_position_ids(model_class: type) -> None:
+    """Keep newer ``generate`` from handing positions to code that works them out itself.
+
+    The older contract: ``prepare_inputs_for_generation`` slices the ids by the cache's length and
+    derives positions from the mask. Newer releases pass positions of the whole sequence, which
+    such code hands on unsliced. Code that names ``position_ids`` itself is left alone.
+    """
+    prepare = model_class.__dict__.get("prepare_inputs_for_generation")
+    if prepare is None or getattr(prepare, "drops_position_ids", False):
+        return
+    if "position_ids" in inspect.signature(prepare).parameters:
+        return
+
+    # generate() validates its arguments by this method's signature, which wraps() keeps
+    @functools.wraps(prepare)
+    def without_positions(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("position_ids", None)
+        return prepare(self, *args, **kwargs)
+
+    without_positions.drops_position_ids = True  # type: ignore[attr-defined]
+    model_class.prepare_inputs_for_generation = without_positions  # type: ignore[attr-defined]
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Whether `exc` says that the accelerator's or the machine's memory is full."""
+    if isinstance(exc, MemoryError) or type(exc).__name__ == "OutOfMemoryError":
+        return True
+    text = str(exc)
+    return isinstance(exc, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )
