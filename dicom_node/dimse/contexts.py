@@ -1,0 +1,87 @@
+"""What this node speaks: SOP classes, transfer syntaxes and its own name in associations."""
+
+from __future__ import annotations
+
+import logging
+
+from pynetdicom import AE, _config
+from pynetdicom.presentation import PresentationContext, build_context
+
+from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+VERIFICATION = "1.2.840.10008.1.1"
+EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+
+IMAGES = {
+    "1.2.840.10008.5.1.4.1.1.1": "Computed Radiography Image Storage",
+    "1.2.840.10008.5.1.4.1.1.1.1": "Digital X-Ray Image Storage - For Presentation",
+    "1.2.840.10008.5.1.4.1.1.1.1.1": "Digital X-Ray Image Storage - For Processing",
+    "1.2.840.10008.5.1.4.1.1.7": "Secondary Capture Image Storage",
+}
+"""SOP classes taken as SCP.
+
+DX - For Processing is accepted although its pixels are not for reading: modalities that send both
+objects of an exposure keep working, and the answer is a "not analysed" report, not a DICOM failure.
+The multi-frame Secondary Capture classes hold no radiograph of the chest and are left out.
+"""
+
+REPORTS = {
+    "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR Storage",
+    "1.2.840.10008.5.1.4.1.1.88.33": "Comprehensive SR Storage",
+    "1.2.840.10008.5.1.4.1.1.88.22": "Enhanced SR Storage",
+    "1.2.840.10008.5.1.4.1.1.88.11": "Basic Text SR Storage",
+    "1.2.840.10008.5.1.4.1.1.7": "Secondary Capture Image Storage",
+    "1.2.840.10008.5.1.4.1.1.11.1": "Grayscale Softcopy Presentation State Storage",
+    "1.2.840.10008.5.1.4.1.1.88.59": "Key Object Selection Document Storage",
+    "1.2.840.10008.5.1.4.1.1.104.1": "Encapsulated PDF Storage",
+}
+"""SOP classes sent as SCU."""
+
+TRANSFER_SYNTAXES = {
+    EXPLICIT_LITTLE: "Explicit VR Little Endian",
+    IMPLICIT_LITTLE: "Implicit VR Little Endian",
+    "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
+    "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
+    "1.2.840.10008.1.2.4.70": "JPEG Lossless SV1",
+    "1.2.840.10008.1.2.4.57": "JPEG Lossless",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000 Lossless",
+    "1.2.840.10008.1.2.4.201": "HTJ2K Lossless",
+    "1.2.840.10008.1.2.4.202": "HTJ2K Lossless RPCL",
+    "1.2.840.10008.1.2.5": "RLE Lossless",
+    "1.2.840.10008.1.2.4.50": "JPEG Baseline",
+    "1.2.840.10008.1.2.4.51": "JPEG Extended",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS Near Lossless",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+    "1.2.840.10008.1.2.4.203": "HTJ2K",
+}
+"""Transfer syntaxes taken as SCP in order of preference: uncompressed, lossless, lossy."""
+
+MAX_CONTEXTS = 128
+"""Presentation contexts that one association can propose (DICOM PS3.8 9.3.2.2: odd ids to 255)."""
+
+_TALKATIVE = ("acse", "association", "dimse", "dul", "fsm", "service_class", "transport")
+
+# pynetdicom's own handlers format every PDU and data set for a debug log that nobody may keep.
+_config.LOG_HANDLER_LEVEL = "none"
+# A file is sent as the bytes that it has; decoding and encoding again could change them.
+_config.STORE_SEND_CHUNKED_DATASET = True
+for _name in _TALKATIVE:
+    # A peer's misbehaviour is one line of ours; here it would be a traceback for each socket.
+    logging.getLogger(f"pynetdicom.{_name}").setLevel(logging.CRITICAL)
+
+
+def entity(ae_title: str, max_pdu: int) -> AE:
+    """Return an application entity that bears this software's own implementation identity."""
+    ae = AE(ae_title)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.maximum_pdu_size = max_pdu
+    return ae
+
+
+def accepted() -> list[PresentationContext]:
+    """Return the presentation contexts that the listener supports."""
+    verification = build_context(VERIFICATION, [EXPLICIT_LITTLE, IMPLICIT_LITTLE])
+    return [verification, *(build_context(uid, list(TRANSFER_SYNTAXES)) for uid in IMAGES)]

@@ -1,0 +1,364 @@
+"""Verification and Storage SCP: who may associate, what is taken, and what each failure is called.
+
+DICOM PS3.4 A (Verification), B (Storage); PS3.8 9.3.4 (A-ASSOCIATE-RJ).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from ipaddress import ip_address, ip_network
+from typing import Any, Protocol, cast
+
+from pydicom import config
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+from pynetdicom.association import Association
+
+from dicom_node.dimse import Accepted, Sender
+from dicom_node.dimse.contexts import IMAGES, accepted, entity
+from dicom_node.dimse.security import acceptor
+from dicom_node.dimse.stream import DataSet, Incoming, Reception, Server, guard, host
+from dicom_node.errors import ConfigurationError, NotUnderstood, Permanent, Transient
+from dicom_node.settings import Peer, Settings, is_loopback
+
+logger = logging.getLogger(__name__)
+
+SUCCESS = 0x0000
+OUT_OF_RESOURCES = 0xA700
+OTHER_SOP_CLASS = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+
+STOP_S = 2.0
+"""Time that a C-STORE in progress has to end when the listener stops."""
+
+
+class Intake(Protocol):
+    """What keeps an Instance (`flow.intake`)."""
+
+    def begin(self, accepted: Accepted) -> Any:
+        """Return an `Incoming` for the data set."""
+
+    def finish(self, incoming: Any, accepted: Accepted, sender: Sender) -> object:
+        """Keep and record it; when this returns, the Instance is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One row of PS3.8 Table 9-21, and how the log says it."""
+
+    result: int
+    source: int
+    diagnostic: int
+    reason: str
+
+
+CALLED_AE_UNKNOWN = Rejection(1, 1, 7, "called AE title not recognised")
+CALLING_AE_UNKNOWN = Rejection(1, 1, 3, "calling AE title not recognised")
+CALLING_HOST_UNKNOWN = Rejection(1, 1, 3, "calling AE title not known from this address")
+TOO_MANY = Rejection(2, 3, 2, "too many associations")
+TOO_MANY_OF_PEER = Rejection(2, 3, 2, "too many associations of this peer")
+NO_ROOM = Rejection(2, 3, 1, "no room for Instances")
+
+
+class Listener:
+    """The node's port.
+
+    Parameters
+    ----------
+    settings : Settings
+    intake : Intake
+        Takes each Instance; C-STORE is answered 0x0000 after its ``finish`` has returned.
+    has_room : callable
+        Whether Instances can be kept now; if not, associations for storage are rejected.
+    """
+
+    def __init__(
+        self, settings: Settings, intake: Intake, has_room: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._settings = settings
+        self._intake = intake
+        self._has_room = has_room
+        self._server: Server | None = None
+        self._lock = threading.Lock()
+        self._admitted: dict[Association, tuple[str, str]] = {}
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on."""
+        if self._server is None:
+            raise RuntimeError("the listener has not been started")
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Bind the port and serve it in threads.
+
+        Raises
+        ------
+        ConfigurationError
+            The port is in use or not ours to take, or a TLS file is wrong.
+        """
+        # Every value that a peer sends is checked where it is used; a warning would print it.
+        config.settings.reading_validation_mode = config.IGNORE
+        node = self._settings.node
+        ae = entity(node.ae_title, node.max_pdu)
+        # Associations are counted in `_refusal`; pynetdicom counts sockets that said nothing too.
+        ae.maximum_associations = 1 << 20
+        ae.acse_timeout = 5
+        ae.dimse_timeout = node.idle_timeout
+        ae.network_timeout = node.idle_timeout
+        tls = acceptor(node.tls)
+        try:
+            self._server = cast(
+                "Server",
+                ae.make_server(
+                    (node.host, node.port),
+                    contexts=accepted(),
+                    ssl_context=tls,
+                    evt_handlers=self._handlers(),
+                    server_class=Server,
+                ),
+            )
+        except OSError as exc:
+            raise ConfigurationError(_why_no_port(node.host, node.port, exc)) from exc
+        threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.2},
+            name="listener",
+            daemon=True,
+        ).start()
+        logger.info(
+            "listening as %s on %s port %d%s",
+            node.ae_title,
+            node.host,
+            self.port,
+            " (TLS)" if tls else "",
+        )
+
+    def stop(self) -> None:
+        """Stop accepting, let each C-STORE in progress end for up to 2 s, abort the rest."""
+        if self._server is None:
+            return
+        self._server.shutdown()
+        deadline = time.monotonic() + STOP_S
+        while (live := self._live()) and time.monotonic() < deadline:
+            for assoc in live:
+                if not cast("Reception", assoc.dimse).is_receiving:
+                    assoc.abort(block=False)
+            time.sleep(0.02)
+        for assoc in self._live():
+            logger.warning("aborting the association of %s: the node stops", _name(assoc))
+            assoc.abort(block=False)
+        self._settle()
+
+    def _live(self) -> list[Association]:
+        with self._lock:
+            return [assoc for assoc in self._admitted if assoc.is_alive()]
+
+    def _settle(self) -> None:
+        """Give the aborts a moment to leave, then close what is still open."""
+        deadline = time.monotonic() + 0.5
+        while self._live() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for assoc in self._live():
+            if assoc.dul.socket:
+                assoc.dul.socket.close()
+
+    def _handlers(self) -> list[Any]:
+        return [
+            (evt.EVT_CONN_OPEN, self._on_open),
+            (evt.EVT_REQUESTED, self._on_request),
+            (evt.EVT_CONN_CLOSE, self._on_close),
+            (evt.EVT_C_ECHO, lambda event: SUCCESS),
+            (evt.EVT_C_STORE, self._on_store),
+        ]
+
+    def _on_open(self, event: evt.Event) -> None:
+        node = self._settings.node
+        assoc = event.assoc
+        guard(assoc, node.max_pdu, node.idle_timeout)
+        assoc.dimse = Reception(assoc, self._begin, node.max_instance)
+
+    def _on_close(self, event: evt.Event) -> None:
+        cast("Reception", event.assoc.dimse).close()
+
+    def _on_request(self, event: evt.Event) -> None:
+        """Admit or reject an association before it is negotiated."""
+        assoc = event.assoc
+        try:
+            refusal = self._refusal(assoc)
+        except Exception:
+            logger.exception("association request of %s", _name(assoc))
+            refusal = TOO_MANY
+        if refusal:
+            logger.warning("rejected the association of %s: %s", _name(assoc), refusal.reason)
+            assoc.acse.send_reject(refusal.result, refusal.source, refusal.diagnostic)
+            assoc.kill()
+
+    def _refusal(self, assoc: Association) -> Rejection | None:
+        node = self._settings.node
+        request = cast("Any", assoc.requestor.primitive)
+        calling = request.calling_ae_title.strip()
+        address = host((assoc.requestor.address,))
+        if node.called_ae_check and request.called_ae_title.strip() != node.ae_title.strip():
+            return CALLED_AE_UNKNOWN
+        if node.known_peers_only and (unknown := _unknown(self._settings, calling, address)):
+            return unknown
+        wants_storage = any(
+            context.abstract_syntax in IMAGES
+            for context in request.presentation_context_definition_list
+        )
+        if wants_storage and not self._has_room():
+            return NO_ROOM
+        return self._count(assoc, (calling, address))
+
+    def _count(self, assoc: Association, peer: tuple[str, str]) -> Rejection | None:
+        node = self._settings.node
+        with self._lock:
+            self._admitted = {a: p for a, p in self._admitted.items() if a.is_alive()}
+            if len(self._admitted) >= node.max_associations:
+                return TOO_MANY
+            if Counter(self._admitted.values())[peer] >= node.max_associations_per_peer:
+                return TOO_MANY_OF_PEER
+            self._admitted[assoc] = peer
+        return None
+
+    def _begin(self, assoc: Association, request: Any, context_id: int) -> Incoming:
+        context = assoc._accepted_cx.get(context_id)
+        if context is None:
+            raise NotUnderstood("no such presentation context")
+        sop_class = str(getattr(request, "AffectedSOPClassUID", None) or "")
+        instance = str(getattr(request, "AffectedSOPInstanceUID", None) or "")
+        syntax = str(context.transfer_syntax[0])
+        return cast("Incoming", self._intake.begin(Accepted(sop_class, instance, syntax)))
+
+    def _on_store(self, event: evt.Event) -> int | Dataset:
+        """Answer a C-STORE request; PS3.4 Table B.2-1 and PS3.7 C have the statuses."""
+        started = time.monotonic()
+        request = cast("Any", event.request)
+        status, comment = SUCCESS, ""
+        try:
+            status, comment = self._store(event.assoc, request, event.context)
+        except Transient as exc:
+            status, comment = OUT_OF_RESOURCES, "out of resources; send it again later"
+            reason = str(exc)
+        except Permanent as exc:
+            status, comment = getattr(exc, "status", CANNOT_UNDERSTAND), str(exc)
+            reason = comment
+        except Exception:
+            # Nothing is known to be wrong with the Instance: its sender shall keep it.
+            logger.exception("C-STORE of %s", _name(event.assoc))
+            status, comment = OUT_OF_RESOURCES, "internal error; send it again later"
+            reason = comment
+        else:
+            reason = comment
+        milliseconds = (time.monotonic() - started) * 1000
+        if status != SUCCESS:
+            logger.warning(
+                "refused an Instance of %s with 0x%04X: %s", _name(event.assoc), status, reason
+            )
+            return _answer(status, comment)
+        logger.info(
+            "received %s from %s in %.0f ms",
+            request.AffectedSOPInstanceUID,
+            _name(event.assoc),
+            milliseconds,
+        )
+        return SUCCESS
+
+    def _store(self, assoc: Association, request: Any, context: Any) -> tuple[int, str]:
+        sop_class = str(request.AffectedSOPClassUID)
+        with _data_set(assoc, request) as data_set:
+            if sop_class not in IMAGES or sop_class != context.abstract_syntax:
+                return SOP_CLASS_NOT_SUPPORTED, "SOP class not negotiated for this context"
+            if data_set.fault:
+                raise data_set.fault
+            if not data_set.size:
+                return CANNOT_UNDERSTAND, "no data set"
+            uid, syntax = str(request.AffectedSOPInstanceUID), str(context.transfer_syntax)
+            accepted_as = Accepted(sop_class, uid, syntax)
+            self._intake.finish(data_set.incoming, accepted_as, _sender(assoc, request))
+        return SUCCESS, ""
+
+
+@contextmanager
+def _data_set(assoc: Association, request: Any) -> Iterator[DataSet]:
+    """Yield the request's data set on its way to the spool; discard it afterwards unless kept."""
+    reception = cast("Reception", assoc.dimse)
+    data_set = request.DataSet
+    if not isinstance(data_set, DataSet):
+        # Command and data set came in one PDU, so nobody could step in between.
+        whole = cast("BytesIO | None", data_set)
+        data_set = reception.opened(request, request._context_id)
+        data_set.write(whole.getvalue() if whole else b"")
+    with reception.serving(data_set) as is_open:
+        try:
+            if not is_open:
+                raise NotUnderstood("the association closed before the Instance was kept")
+            yield data_set
+        finally:
+            data_set.discard()
+
+
+def _sender(assoc: Association, request: Any) -> Sender:
+    calling = cast("Any", assoc.requestor.primitive)
+    return Sender(
+        calling_ae=calling.calling_ae_title.strip(),
+        calling_host=host((assoc.requestor.address,)),
+        called_ae=calling.called_ae_title.strip(),
+        priority=request.Priority if request.Priority in (0, 1, 2) else 0,
+    )
+
+
+def _answer(status: int, comment: str) -> Dataset:
+    answer = Dataset()
+    answer.Status = status
+    # (0000,0902) is LO: 64 characters of the default repertoire, without backslash.
+    plain = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in comment)
+    answer.ErrorComment = plain[:64].strip()
+    return answer
+
+
+def _unknown(settings: Settings, calling: str, address: str) -> Rejection | None:
+    named = [peer for peer in settings.peers.values() if peer.ae_title.strip() == calling]
+    if not named:
+        return CALLING_AE_UNKNOWN
+    if not any(_calls_from(peer, address) for peer in named):
+        return CALLING_HOST_UNKNOWN
+    return None
+
+
+def _calls_from(peer: Peer, address: str) -> bool:
+    if peer.addresses:
+        caller = ip_address(address)
+        return any(caller in ip_network(known, strict=False) for known in peer.addresses)
+    if is_loopback(peer.host):
+        return is_loopback(address)
+    try:
+        return ip_address(peer.host) == ip_address(address)
+    except ValueError:
+        return True  # a name: what it resolves to may change, so the AE title alone decides
+
+
+def _name(assoc: Association) -> str:
+    """Return who calls, with what a peer wrote escaped."""
+    request = cast("Any", assoc.requestor.primitive)
+    title = request.calling_ae_title.strip() if request else "?"
+    return f"{ascii(title)[1:-1]}@{host((assoc.requestor.address,))}"
+
+
+def _why_no_port(address: str, port: int, exc: OSError) -> str:
+    if exc.errno == errno.EADDRINUSE:
+        advice = "stop the other program or change [node] port"
+        return f"port {port} is in use ({address}): {advice}"
+    if exc.errno == errno.EACCES:
+        return f"port {port} may not be taken by this user: choose one above 1023 as [node] port"
+    return f"cannot listen on {address} port {port}: {exc.strerror or exc}; check [node] host"

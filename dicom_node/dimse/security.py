@@ -1,0 +1,65 @@
+"""TLS ends of associations (DICOM PS3.15 B.12: BCP 195 profile)."""
+
+from __future__ import annotations
+
+import ssl
+
+from dicom_node.errors import ConfigurationError
+from dicom_node.settings import Tls
+
+_CIPHERS = "ECDHE+AESGCM"
+"""TLS 1.2 suites of the profile; TLS 1.3 brings its own."""
+
+
+def acceptor(tls: Tls) -> ssl.SSLContext | None:
+    """Return the context of a listening end, or None without a certificate.
+
+    With ``ca`` every caller must show a certificate that chains to it.
+
+    Raises
+    ------
+    ConfigurationError
+        A file is missing or is no certificate or key.
+    """
+    if not (tls.certificate or tls.key or tls.ca):
+        return None
+    if not tls.certificate:
+        raise ConfigurationError("node.tls.certificate: a listener with TLS needs a certificate")
+    context = _context(ssl.PROTOCOL_TLS_SERVER, tls)
+    if tls.ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def requestor(tls: Tls) -> ssl.SSLContext | None:
+    """Return the context of a calling end, or None where no file is named.
+
+    The peer's certificate must chain to ``ca`` (without it: to the system's authorities) and bear
+    the host name under which the peer is called.
+
+    Raises
+    ------
+    ConfigurationError
+        A file is missing or is no certificate or key.
+    """
+    if not (tls.certificate or tls.key or tls.ca):
+        return None
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, tls)
+    if not tls.ca:
+        context.load_default_certs()
+    return context
+
+
+def _context(protocol: int, tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    try:
+        if tls.certificate:
+            context.load_cert_chain(tls.certificate, tls.key)
+        if tls.ca:
+            context.load_verify_locations(tls.ca)
+    except (OSError, ssl.SSLError) as exc:
+        files = ", ".join(str(path) for path in (tls.certificate, tls.key, tls.ca) if path)
+        raise ConfigurationError(f"TLS files {files}: {exc.strerror or exc}") from exc
+    return context
