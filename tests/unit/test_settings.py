@@ -1,0 +1,108 @@
+"""node.toml and worker.toml: right files load, wrong ones say which key and why."""
+
+from pathlib import Path
+
+import pytest
+
+from dicom_node.errors import ConfigurationError
+from dicom_node.settings import Settings, load
+from worker import settings as worker_settings
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def written(folder: Path, content: str) -> Path:
+    path = folder / "node.toml"
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_the_shipped_files_load_as_they_are() -> None:
+    assert load(CONFIGS / "node.toml").rules[0].model == "phantom"
+    assert worker_settings.load(CONFIGS / "worker.toml").worker.model == "phantom"
+
+
+def test_the_shipped_file_says_what_the_defaults_are() -> None:
+    shipped, default = load(CONFIGS / "node.toml"), Settings()
+    for section in ("node", "web", "broker", "report", "retention"):
+        assert getattr(shipped, section) == getattr(default, section), section
+
+
+def test_an_empty_file_is_a_node_without_rules(tmp_path: Path) -> None:
+    assert load(written(tmp_path, "")).rules == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[node]\nport = 'x'", "node.port: "),
+        ("[node]\nprot = 1", "node.prot: unknown key"),
+        ("[nod]\n", "nod: unknown key"),
+        ("[node]\nae_title = 'SEVENTEEN_LETTERS'", "node.ae_title: "),
+        ("[node]\nae_title = 'BACK\\\\SLASH'", "node.ae_title: "),
+        ("[retention]\nimages = 'soon'", "retention.images: "),
+        ("[broker]\nurl = 'amqp://x'", "broker.url: "),
+        ("[peers.a]\nae_title = 'A'", "peers.a.host: "),
+        ("[[rules]]\nname = 'r'\nmode = 'shadow'\nsend_to = ['b']", "no peer is named 'b'"),
+        ("[[rules]]\nname = 'r'", "allow_demonstration"),
+        ("[[rules]]\nname = 'r'\nmatch.colour = ['red']", "rules.0.match.colour: unknown key"),
+        ("[web]\nhost = '0.0.0.0'\nsign_in = false", "loopback"),
+        ("[node", "not TOML"),
+    ],
+)
+def test_a_wrong_file_names_the_key_in_one_line(tmp_path: Path, content: str, says: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(written(tmp_path, content))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 78
+
+
+def test_several_faults_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(written(tmp_path, "[node]\nport = -1\n[web]\nport = 70000"))
+    assert "node.port" in str(caught.value)
+    assert "web.port" in str(caught.value)
+
+
+def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        load(tmp_path / "nowhere.toml")
+
+
+def test_the_environment_overrides_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHEXFRACT_NODE__PORT", "4104")
+    assert load(written(tmp_path, "[node]\nport = 104\nae_title = 'X'")).node.port == 4104
+    assert load(written(tmp_path, "[node]\nport = 104\nae_title = 'X'")).node.ae_title == "X"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("2m", 120), ("24h", 86400), ("365d", 31536000), (5, 5)]
+)
+def test_durations_are_read(tmp_path: Path, text: str | int, seconds: float) -> None:
+    content = f"[retention]\nimages = {text!r}"
+    assert load(written(tmp_path, content)).retention.images == seconds
+
+
+def test_a_secret_is_never_shown(tmp_path: Path) -> None:
+    shown = load(written(tmp_path, "[web]\nsecret = 'twenty-characters-xx'")).model_dump_json()
+    assert "twenty" not in shown
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[worker]\nmodel = 'other'", "no table [models.other]"),
+        ("[worker]\nbatch = 0", "worker.batch"),
+        ("[worker]\nbroker = 'embedded'", "worker.broker"),
+        ("[worker]\ncolour = 1", "worker.colour: unknown key"),
+        ("[models.x]\npath = 'p'", "models.x.engine"),
+    ],
+)
+def test_a_wrong_worker_file_names_the_key(tmp_path: Path, content: str, says: str) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(ConfigurationError) as caught:
+        worker_settings.load(path)
+    assert says in str(caught.value)

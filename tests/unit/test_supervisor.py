@@ -1,0 +1,138 @@
+"""The supervisor restarts what dies, ends what hangs, and leaves nothing running."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dicom_node import serve
+from dicom_node.serve import Child, Supervisor
+
+
+def child(code: str, name: str = "child", *, beats: bool = True) -> Child:
+    return Child(name, [sys.executable, "-c", code], dict(os.environ), beats=beats)
+
+
+BEATING = """
+import os, time
+fd = int(os.environ["CHEXFRACT_HEART"])
+os.write(fd, b"R")
+while True:
+    os.write(fd, b".")
+    time.sleep(0.05)
+"""
+
+
+def rounds_until(supervisor: Supervisor, holds: "callable", limit_s: float = 10) -> None:  # type: ignore[valid-type]
+    end = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < end, "did not happen in time"
+        supervisor._round()
+
+
+@pytest.fixture
+def ended() -> "list[Child]":
+    children: list[Child] = []
+    yield children  # type: ignore[misc]
+    serve.stop([one for one in children if one.process])
+
+
+def test_a_killed_role_is_started_again(ended: list[Child]) -> None:
+    role = child(BEATING)
+    ended.append(role)
+    supervisor = Supervisor([role])
+    rounds_until(supervisor, lambda: role.ready)
+    first = role.process
+    assert first is not None
+    first.kill()
+    rounds_until(supervisor, lambda: role.process not in (None, first) and role.ready)
+
+
+def test_a_hung_role_is_killed_and_started_again(
+    ended: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "HUNG_AFTER_S", 0.5)
+    role = child(BEATING)
+    ended.append(role)
+    supervisor = Supervisor([role])
+    rounds_until(supervisor, lambda: role.ready)
+    first = role.process
+    assert first is not None
+    first.send_signal(signal.SIGSTOP)
+    rounds_until(supervisor, lambda: role.process not in (None, first) and role.ready)
+    assert first.poll() == -signal.SIGKILL
+
+
+def test_a_role_that_keeps_dying_is_restarted_ever_more_slowly(ended: list[Child]) -> None:
+    role = child("raise SystemExit(1)", beats=False)
+    ended.append(role)
+    supervisor = Supervisor([role])
+    delays = []
+    for failures in range(1, 4):
+        rounds_until(supervisor, lambda wanted=failures: role.failures == wanted)
+        delays.append(role.next_start - time.monotonic())
+    assert delays == sorted(delays)
+
+
+def test_a_wrong_configuration_of_a_role_ends_everything_with_78() -> None:
+    supervisor = Supervisor([child(BEATING, "good"), child("raise SystemExit(78)", "bad")])
+    assert supervisor.run() == os.EX_CONFIG
+    assert all(one.process is None or one.process.poll() is not None for one in supervisor.children)
+
+
+def test_what_ignores_the_end_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    code = f"""
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+open({str(tmp_path / "pid")!r}, "w").write(str(grandchild.pid))
+time.sleep(60)
+"""
+    role = child(code, beats=False)
+    supervisor = Supervisor([role])
+    pid = tmp_path / "pid"
+    rounds_until(supervisor, lambda: pid.exists() and pid.read_text() != "")
+    started = time.monotonic()
+    serve.stop([role])
+    assert time.monotonic() - started < 5
+    time.sleep(0.2)
+    stat = Path(f"/proc/{pid.read_text()}/stat")
+    assert not stat.exists() or " Z " in stat.read_text()
+
+
+def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from dicom_node import serve; "
+        "from dicom_node.settings import Settings, Node\n"
+        f"s = Settings(node=Node(data_dir=Path({str(tmp_path)!r})))\n"
+        "with serve._only_one(s):\n    print('held', flush=True); time.sleep(30)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"held\n"
+        second = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, check=False, text=True
+        )
+        first.kill()
+    assert "is in use by another node" in second.stderr
+
+
+def test_two_starts_make_one_secret(tmp_path: Path) -> None:
+    from dicom_node.settings import Node, Settings
+
+    settings = Settings(node=Node(data_dir=tmp_path))
+    secrets: set[str] = set()
+    threads = [
+        threading.Thread(target=lambda: secrets.add(serve.read_secret(settings))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert serve.read_secret(settings) == serve.read_secret(settings)
+    assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
