@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import socket
+from contextlib import suppress
 
 from pynetdicom import AE, _config
 from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.transport import AssociationSocket
 
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -70,6 +73,17 @@ _config.STORE_SEND_CHUNKED_DATASET = True
 for _name in _TALKATIVE:
     # A peer's misbehaviour is one line of ours; here it would be a traceback for each socket.
     logging.getLogger(f"pynetdicom.{_name}").setLevel(logging.CRITICAL)
+
+
+def _close(stream: AssociationSocket) -> None:
+    """Close a socket whether or not it was ever connected; pynetdicom leaks a refused one."""
+    if stream.socket is not None:
+        with suppress(OSError):
+            stream.socket.shutdown(socket.SHUT_RDWR)
+        stream.socket.close()
+
+
+AssociationSocket._shutdown_socket = _close  # type: ignore[method-assign]
 
 
 def entity(ae_title: str, max_pdu: int) -> AE:

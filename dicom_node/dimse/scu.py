@@ -1,0 +1,360 @@
+"""Storage and Verification SCU: one reused association per destination.
+
+DICOM PS3.4 A and B. Each failure is one line that says what to do about it.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+
+from dicom_node.dimse.contexts import (
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    MAX_CONTEXTS,
+    VERIFICATION,
+    entity,
+)
+from dicom_node.dimse.security import requestor
+from dicom_node.errors import NotUnderstood, Refused, Unreachable
+from dicom_node.settings import Peer
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 10.0
+"""An association that carries nothing for this long is released."""
+
+SLOWEST = 1_000_000
+"""Bytes per second below which a peer counts as silent, beside its timeout."""
+
+_RELEASE_S = 2.0
+
+_REASONS = {
+    (1, 1): "it gives no reason",
+    (1, 2): "it does not know the DICOM application context",
+    (1, 3): "it does not know the calling AE title {own!r}; register it there",
+    (1, 7): "it is not called {called!r}; correct ae_title of this peer",
+    (2, 1): "it gives no reason",
+    (2, 2): "it speaks another version of the protocol",
+    (3, 1): "it is congested; it will be tried again",
+    (3, 2): "it has too many associations open; it will be tried again",
+}
+"""A-ASSOCIATE-RJ source and reason (DICOM PS3.8 Table 9-21) as advice."""
+
+
+class Destination:
+    """A reused association to one peer; used by one thread at a time.
+
+    Parameters
+    ----------
+    ae_title : str
+        The calling AE title.
+    peer : Peer
+    """
+
+    def __init__(self, ae_title: str, peer: Peer) -> None:
+        self.name = f"{peer.ae_title.strip()}@{peer.host}:{peer.port}"
+        self._ae_title = ae_title
+        self._peer = peer
+        self._assoc: Association | None = None
+        self._offered: frozenset[tuple[str, str]] = frozenset()
+        self._used = 0.0
+        self._message_id = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the association stands and is fresh enough not to be released just now."""
+        fresh = time.monotonic() - self._used < IDLE_S / 2
+        return bool(self._assoc and self._assoc.is_established and fresh)
+
+    def connect(self, sop_classes: Sequence[str]) -> None:
+        """Associate, unless an open association has offered all of `sop_classes` already.
+
+        Raises
+        ------
+        Unreachable
+            No connection, no answer within the peer's timeout, or a rejected association.
+        """
+        little = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
+        self._connect([(uid, syntax) for uid in sop_classes for syntax in little])
+
+    def accepts(self, sop_class_uid: str, transfer_syntax_uid: str | None = None) -> bool:
+        """Return whether the peer accepted a presentation context for this SOP class."""
+        return any(
+            context.abstract_syntax == sop_class_uid
+            and transfer_syntax_uid in (None, context.transfer_syntax[0])
+            for context in (self._assoc.accepted_contexts if self._assoc else ())
+        )
+
+    def store(self, path: Path) -> int:
+        """Send one Part 10 file and return the status of the answer.
+
+        The bytes of its data set go out as they are where the peer accepted their transfer syntax;
+        otherwise they are encoded anew in the one that it accepted.
+
+        Raises
+        ------
+        NotUnderstood
+            The file is no Part 10 file.
+        Refused
+            The peer accepted no presentation context for it.
+        Unreachable
+            The association broke, or the peer fell silent.
+        """
+        sop_class, syntax = _kind(path)
+        if not self._assoc or not self._assoc.is_established:
+            raise Unreachable(f"{self.name} closed the association; it will be tried again")
+        if not self.accepts(sop_class):
+            raise Refused(f"{self.name} takes no objects of SOP class {sop_class}")
+        # A slow line is not a silent peer: a large object may take its time.
+        self._assoc.dimse_timeout = self._peer.timeout + path.stat().st_size / SLOWEST
+        answer = self._send(path if self.accepts(sop_class, syntax) else dcmread(path))
+        self._used = time.monotonic()
+        if "Status" not in answer:
+            self.close()
+            raise Unreachable(f"{self.name} broke the association or gave no answer in time")
+        return int(answer.Status)
+
+    def echo(self) -> float:
+        """Verify the association (C-ECHO) and return how long the answer took, in ms.
+
+        Raises
+        ------
+        Refused
+            The peer answered with a failure, or does not verify.
+        Unreachable
+            There is no association, or the peer fell silent.
+        """
+        if not self._assoc or not self._assoc.is_established:
+            raise Unreachable(f"{self.name} closed the association")
+        if not self.accepts(VERIFICATION):
+            raise Refused(f"{self.name} associates but does not verify (C-ECHO)")
+        started = time.perf_counter()
+        answer = self._assoc.send_c_echo()
+        if "Status" not in answer:
+            raise Unreachable(f"{self.name} gives no answer to C-ECHO")
+        if answer.Status != 0:
+            raise Refused(f"{self.name} answers C-ECHO with 0x{answer.Status:04X}")
+        return (time.perf_counter() - started) * 1000
+
+    def close(self) -> None:
+        """Release the association, or abort it when the peer does not answer."""
+        assoc, self._assoc, self._offered = self._assoc, None, frozenset()
+        if assoc is None:
+            return
+        if assoc.is_established:
+            assoc.acse_timeout = _RELEASE_S
+            assoc.release()
+        if assoc.is_alive():
+            assoc.abort()
+
+    def __enter__(self) -> Destination:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _connect(self, wanted: Sequence[tuple[str, str]]) -> None:
+        if self.is_open and self._offered.issuperset(wanted):
+            return
+        self.close()
+        contexts = [build_context(VERIFICATION, [EXPLICIT_LITTLE, IMPLICIT_LITTLE])]
+        contexts += [build_context(uid, [syntax]) for uid, syntax in wanted]
+        self._assoc = self._associate(contexts)
+        self._offered = frozenset(wanted)
+        self._used = time.monotonic()
+
+    def _associate(self, contexts: list[PresentationContext]) -> Association:
+        peer = self._peer
+        ae = entity(self._ae_title, peer.max_pdu)
+        ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = peer.timeout
+        ae.network_timeout = IDLE_S
+        tls = requestor(peer.tls)
+        connected = threading.Event()
+        started = time.monotonic()
+        try:
+            assoc = ae.associate(
+                peer.host,
+                peer.port,
+                contexts=contexts,
+                ae_title=peer.ae_title,
+                max_pdu=peer.max_pdu,
+                tls_args=cast("Any", (tls, peer.host) if tls else None),
+                evt_handlers=[(evt.EVT_CONN_OPEN, _on_open, [connected, peer.timeout])],
+            )
+        except OSError as exc:
+            raise Unreachable(f"{self.name}: the host name cannot be resolved ({exc})") from exc
+        assoc.network_timeout_response = "A-RELEASE"
+        if assoc.is_established:
+            return assoc
+        if assoc.is_rejected:
+            raise Unreachable(self._why_rejected(assoc))
+        if not connected.is_set():
+            raise Unreachable(self._why_no_connection(tls, time.monotonic() - started))
+        if assoc.rejected_contexts:
+            return assoc  # it stands for "accepts nothing": `accepts` says so
+        if time.monotonic() - started >= peer.timeout:
+            raise Unreachable(
+                f"{self.name} accepts connections but gives no answer within {peer.timeout:g} s"
+            )
+        advice = "is it a DICOM port, and does it want TLS?"
+        raise Unreachable(f"{self.name} closed the connection during negotiation; {advice}")
+
+    def _why_rejected(self, assoc: Association) -> str:
+        answer = cast("Any", assoc.acceptor.primitive)
+        reason = _REASONS.get(
+            (answer.result_source, answer.diagnostic), f"reason {answer.diagnostic}"
+        ).format(own=self._ae_title, called=self._peer.ae_title)
+        kind = "permanently" if answer.result == 1 else "for now"
+        return f"{self.name} rejected the association {kind}: {reason}"
+
+    def _why_no_connection(self, tls: ssl.SSLContext | None, waited: float) -> str:
+        """Knock once more to learn what pynetdicom only logs."""
+        peer = self._peer
+        if waited >= peer.timeout:
+            return f"{self.name} gives no answer within {peer.timeout:g} s; check host and firewall"
+        try:
+            with socket.create_connection((peer.host, peer.port), timeout=2) as knock:
+                if tls:
+                    tls.wrap_socket(knock, server_hostname=peer.host).close()
+        except ssl.SSLCertVerificationError as exc:
+            return f"{self.name}: its certificate is not trusted: {exc.verify_message}"
+        except ssl.SSLError as exc:
+            return f"{self.name}: TLS handshake failed: {exc.reason or exc}"
+        except ConnectionRefusedError:
+            return f"{self.name} refuses connections; is it running, and is the port right?"
+        except OSError as exc:
+            return f"{self.name} cannot be reached: {exc.strerror or exc}"
+        return f"{self.name} could not be reached a moment ago; try again"
+
+    def _send(self, content: Any) -> Any:
+        self._message_id = self._message_id % 65535 + 1
+        try:
+            return cast("Association", self._assoc).send_c_store(content, self._message_id)
+        except RuntimeError as exc:
+            raise Unreachable(f"{self.name} closed the association") from exc
+        except (ValueError, AttributeError) as exc:
+            raise NotUnderstood(f"the object cannot be encoded for {self.name}: {exc}") from exc
+
+
+def echo(ae_title: str, peer: Peer) -> float:
+    """Verify `peer` and return how long its answer to C-ECHO took, in ms.
+
+    Raises
+    ------
+    Unreachable, Refused
+        As `Destination.connect` and `Destination.echo`.
+    """
+    with Destination(ae_title, peer) as destination:
+        destination.connect(())
+        return destination.echo()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of the files of one `send`."""
+
+    stored: int
+    failed: int
+
+
+def send(
+    ae_title: str,
+    peer: Peer,
+    paths: Sequence[Path],
+    on_result: Callable[[Path, int | None, str], None] = lambda path, status, reason: None,
+) -> Sent:
+    """Store files at `peer`, each in its own transfer syntax.
+
+    Parameters
+    ----------
+    on_result : callable
+        Takes each file, the status of its answer (None: it was not sent) and, unless it was
+        stored, one sentence.
+
+    Raises
+    ------
+    Unreachable
+        The peer cannot be associated with, or went away; what it stored has been reported.
+    """
+    stored = 0
+    with Destination(ae_title, peer) as destination:
+        for batch, kinds in _batches(paths, on_result):
+            destination._connect(kinds)
+            for path in batch:
+                status, reason = _store(destination, path)
+                on_result(path, status, reason)
+                stored += not reason
+    return Sent(stored, len(paths) - stored)
+
+
+def meaning(status: int) -> str:
+    """Return a C-STORE status as a sentence; empty for success (DICOM PS3.4 Table B.2-1)."""
+    if status == 0 or status & 0xF000 == 0xB000:
+        return ""
+    named = {0x0122: "SOP class not supported", 0x0124: "not authorised", 0x0111: "duplicate"}
+    families = {0xA7: "out of resources", 0xA9: "data set does not match SOP class"}
+    text = named.get(status) or families.get(status >> 8)
+    return f"0x{status:04X} {text or ('cannot understand' if status >> 12 == 0xC else 'failure')}"
+
+
+def _store(destination: Destination, path: Path) -> tuple[int | None, str]:
+    sop_class, syntax = _kind(path)
+    if not destination.accepts(sop_class, syntax):
+        return None, f"{destination.name} does not take SOP class {sop_class} in {syntax}"
+    status = destination.store(path)
+    return status, meaning(status)
+
+
+def _batches(
+    paths: Sequence[Path], on_result: Callable[[Path, int | None, str], None]
+) -> Iterator[tuple[list[Path], list[tuple[str, str]]]]:
+    """Yield files whose kinds fit one association; tell which are no DICOM files."""
+    batch: list[Path] = []
+    kinds: dict[tuple[str, str], None] = {}
+    for path in paths:
+        try:
+            kind = _kind(path)
+        except NotUnderstood as exc:
+            on_result(path, None, str(exc))
+            continue
+        if kind not in kinds and len(kinds) == MAX_CONTEXTS - 1:
+            yield batch, list(kinds)
+            batch, kinds = [], {}
+        kinds[kind] = None
+        batch.append(path)
+    if batch:
+        yield batch, list(kinds)
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """Return SOP class and transfer syntax of a Part 10 file."""
+    try:
+        meta = read_file_meta_info(path)
+        return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+    except OSError as exc:
+        raise NotUnderstood(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    except (InvalidDicomError, AttributeError, ValueError, EOFError) as exc:
+        raise NotUnderstood(f"{path} is not a DICOM file") from exc
+
+
+def _on_open(event: evt.Event, connected: threading.Event, timeout: float) -> None:
+    connection = cast("Any", event.assoc.dul.socket).socket
+    # Nagle's algorithm and delayed ACK together cost 40 ms for each object.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.settimeout(timeout)
+    connected.set()
