@@ -1,4 +1,4 @@
-"""``chexfract-node``: each command parsed here, done elsewhere; heavy imports wait for their command."""
+"""``chexfract-node``: each command is parsed here and done elsewhere, heavy imports in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 OK, FAILED, USAGE = 0, 1, 2
 
-EPILOG = "Exit codes: 0 ok, 1 some item failed, 2 usage, 69 unreachable, 75 try later, 78 configuration."
+EPILOG = (
+    "Exit codes: 0 ok, 1 some item failed, 2 usage, 69 unreachable, 75 try later, 78 configuration."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,18 +81,20 @@ def _add(
 
 
 def _demo_command(commands: Any) -> None:
-    command = _add(
-        commands, "demo", "Show the whole route on this machine.", _demo, config=False
-    )
+    command = _add(commands, "demo", "Show the whole route on this machine.", _demo, config=False)
     command.add_argument("--keep", action="store_true", help="stay up and print the page's address")
-    command.add_argument("--count", type=int, default=0, help="further phantoms beside the exhibits")
+    command.add_argument(
+        "--count", type=int, default=0, help="further phantoms beside the exhibits"
+    )
     command.add_argument("--dir", type=Path, help="keep the demonstration's files in this folder")
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _serve_commands(commands: Any) -> None:
     command = _add(commands, "serve", "Run the node in the foreground.", _serve)
-    command.add_argument("--with-worker", type=Path, metavar="F", help="worker.toml to run beside it")
+    command.add_argument(
+        "--with-worker", type=Path, metavar="F", help="worker.toml to run beside it"
+    )
     role = commands.add_parser("role")  # started by serve; not for people
     role.add_argument("name", choices=("listener", "courier", "web"))
     role.add_argument("--config", type=Path, required=True)
@@ -110,7 +114,9 @@ def _act_commands(commands: Any) -> None:
     retry.add_argument("--failed", action="store_true", help="every failed job")
     resend = _add(commands, "resend", "Deliver an Instance's report once more.", _resend)
     resend.add_argument("ident", metavar="ID")
-    replay = _add(commands, "replay", "Analyse an Instance anew: a report that replaces the last.", _replay)
+    replay = _add(
+        commands, "replay", "Analyse an Instance anew: a report that replaces the last.", _replay
+    )
     replay.add_argument("ident", metavar="ID")
     _add(commands, "purge", "Remove files that the retention rules no longer keep.", _purge)
 

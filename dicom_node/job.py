@@ -46,7 +46,7 @@ class Handout(Message):
 
 
 class ReportOrder(Message):
-    """All that a report takes from the node; kept with the job, so that each rebuild is the same."""
+    """All that a report takes from the node; kept with the job, so that a rebuild is the same."""
 
     instance_number: int = 1
     content_datetime: AwareDatetime

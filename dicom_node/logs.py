@@ -33,7 +33,7 @@ class Lines(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+    def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line without control characters."""
         line = super().formatMessage(record)
         return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)

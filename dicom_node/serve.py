@@ -308,7 +308,7 @@ def _start(child: Child) -> None:
         pass_fds=[beating] if beating is not None else [],
         # A Ctrl-C goes to the supervisor alone, which then ends the others in order.
         start_new_session=True,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 - the supervisor has one thread
+        preexec_fn=_die_with_parent,
     )
     if beating is not None:
         os.close(beating)
@@ -398,4 +398,3 @@ def _only_one(settings: Settings) -> Iterator[None]:
         json.dump({"pid": os.getpid()}, file)
         file.flush()
         yield
-

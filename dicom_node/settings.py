@@ -1,6 +1,7 @@
 """node.toml as frozen settings; every key has a default that works.
 
-A key may be overridden by the environment: ``CHEXFRACT_NODE__PORT=4104`` for ``port`` in ``[node]``.
+A key may be overridden by the environment: ``CHEXFRACT_NODE__PORT=4104`` for ``port`` in
+``[node]``.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class Peer(Section):
     )
     """SR SOP classes in order of preference; the first that the peer accepts is sent."""
     addresses: tuple[str, ...] = ()
-    """Addresses or networks that this peer calls from; empty: its host, or any if that is a name."""
+    """Addresses or networks that this peer calls from; empty: its host, or any for a name."""
     max_pdu: int = Field(default=131072, ge=4096)
     timeout: Duration = 30.0
     tls: Tls = Tls()

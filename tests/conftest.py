@@ -16,7 +16,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if missing:
         packages = sorted({PACKAGES.get(name, name) for name in missing})
         terminalreporter.write_line(
-            f"PEERS MISSING, tests skipped: apt-get install {' '.join(packages)}", red=True, bold=True
+            f"PEERS MISSING, tests skipped: apt-get install {' '.join(packages)}",
+            red=True,
+            bold=True,
         )
 
 

@@ -1,4 +1,4 @@
-"""``chexfract-worker``: each command parsed here, done elsewhere; heavy imports wait for their command."""
+"""``chexfract-worker``: each command is parsed here and done elsewhere, heavy imports in it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,10 @@ def _run_command(commands: Any) -> None:
 
 def _describe_command(commands: Any) -> None:
     command = _add(
-        commands, "describe", "Describe files or folders without node, broker or network.", _describe
+        commands,
+        "describe",
+        "Describe files or folders without node, broker or network.",
+        _describe,
     )
     command.add_argument("paths", nargs="+", type=Path, metavar="FILES|FOLDER")
     command.add_argument("--out", type=Path, required=True, help="folder of results and reports")
@@ -83,7 +86,9 @@ def _parse_command(commands: Any) -> None:
 
 
 def _validate_command(commands: Any) -> None:
-    command = _add(commands, "validate", "Check report files with every validator at hand.", _validate)
+    command = _add(
+        commands, "validate", "Check report files with every validator at hand.", _validate
+    )
     command.add_argument("paths", nargs="+", type=Path, metavar="FILES")
     command.add_argument("--source", type=Path, help="the image that a report is about")
     command.add_argument("--json", action="store_true")
@@ -103,7 +108,9 @@ def _phantom_commands(commands: Any) -> None:
     draw.add_argument("--count", type=int, default=10)
     draw.add_argument("--out", type=Path, required=True)
     draw.add_argument("--seed", type=int, default=900_000)
-    draw.add_argument("--exhibits", action="store_true", help="the few that the demonstration shows")
+    draw.add_argument(
+        "--exhibits", action="store_true", help="the few that the demonstration shows"
+    )
     train = _add(acts, "train", "Train the demonstration model from nothing.", _train)
     train.add_argument("--out", type=Path, required=True)
     train.add_argument("--seed", type=int, default=0)
@@ -134,7 +141,9 @@ def _model_commands(commands: Any) -> None:
         if name == "fetch":
             command.add_argument("--to", type=Path, required=True, metavar="DIR")
             command.add_argument("--endpoint", default="", help="a mirror of the hub")
-            command.add_argument("--revision", default="", help="a commit of the model's repository")
+            command.add_argument(
+                "--revision", default="", help="a commit of the model's repository"
+            )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -145,7 +154,7 @@ def _run(options: argparse.Namespace) -> int:
     secret = _secret(settings)
     if not secret:
         raise ConfigurationError(
-            "worker.secret_file: name the node's secret file (or set CHEXFRACT_WORKER_WORKER__SECRET)"
+            "worker.secret_file: name the file (or set CHEXFRACT_WORKER_WORKER__SECRET)"
         )
     from dicom_node.flow import broker
 

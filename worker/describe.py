@@ -66,9 +66,7 @@ class Summary:
         return "\n".join(lines)
 
 
-def describe(
-    settings: Settings, paths: Sequence[Path], out: Path, *, show: bool = True
-) -> Summary:
+def describe(settings: Settings, paths: Sequence[Path], out: Path, *, show: bool = True) -> Summary:
     """Describe every file below `paths`; the same call again goes on where it stopped.
 
     Parameters

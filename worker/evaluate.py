@@ -195,7 +195,11 @@ def _count(pairs: Iterable[Pair]) -> Counts:
 
 
 def _groups(pairs: Sequence[Pair]) -> dict[str, Counts]:
-    columns = {key for label, _ in pairs for key in label} - {"file", "sop_instance_uid", "fracture"}
+    columns = {key for label, _ in pairs for key in label} - {
+        "file",
+        "sop_instance_uid",
+        "fracture",
+    }
     groups = {}
     for column in sorted(columns):
         values = sorted({label.get(column, "") for label, _ in pairs} - {""})

@@ -49,7 +49,10 @@ class Node:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -122,11 +125,12 @@ class Node:
         for attempt in range(tries):
             try:
                 self._send(ticket, "result", files=files)
-                return
             except Unreachable:
                 if attempt + 1 == tries:
                     raise
                 wait(0.5 * 2**attempt)
+            else:
+                return
 
     def _post(self, ticket: Ticket, act: str, body: Any) -> bytes:
         return self._send(ticket, act, content=body.model_dump_json().encode())
@@ -146,4 +150,3 @@ class Node:
             kind, what = _PERMANENT[status]
             raise kind(f"{self.url} {what} (job {ticket.job[:12]}, HTTP {status})")
         raise Unreachable(f"{self.url} answers HTTP {status} (job {ticket.job[:12]})")
-

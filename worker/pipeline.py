@@ -12,10 +12,12 @@ from dicom_node.errors import ChexFractError, OutOfResources, Permanent, Rejecte
 from dicom_node.job import FractureFound, Reason, ReportObject, ReportOrder, Result
 from worker import __version__
 from worker.models import Description, Model, ModelInfo, Progress
-from worker.pixels import Radiograph, radiograph, read
+from worker.pixels import Radiograph, preprocessing, radiograph, read
+from worker.report.document import Document, device_uid
 from worker.report.findings import Findings, parse
+from worker.report.reading import Algorithm, Outcome
 from worker.report.renderings import render
-from worker.report.sr import Algorithm, Document, Outcome, build, device_uid
+from worker.report.sr import build
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -80,7 +82,7 @@ class Pipeline:
         self.algorithm = algorithm(model.info, options)
 
     def prepare(self, content: bytes) -> Case:
-        """Read and gate an Instance and make its picture; a refusal is kept as the case's reason."""
+        """Read and gate an Instance and make its picture; a refusal becomes the case's reason."""
         case = Case()
         with case.stage("decode"):
             try:
@@ -153,9 +155,7 @@ class Pipeline:
             return Outcome(findings=None, text=None, reason=case.reason, warnings=warnings)
         return Outcome(findings=parse(text or ""), text=text, reason=None, warnings=warnings)
 
-    def _documents(
-        self, case: Case, outcome: Outcome, order: ReportOrder
-    ) -> Iterator[Document]:
+    def _documents(self, case: Case, outcome: Outcome, order: ReportOrder) -> Iterator[Document]:
         if case.source is None or (outcome.reason is not None and not order.not_analysed):
             return
         for sop_class in order.sop_classes:
@@ -197,11 +197,11 @@ class Pipeline:
 
 
 def algorithm(info: ModelInfo, options: Pixels) -> Algorithm:
-    """Return how reports name a model: software and weights in one version of at most 64 characters.
+    """Return how reports name a model: software and weights in one version of 64 characters.
 
     IHE AIR wants the same text in Contributing Equipment and in the algorithm items.
     """
-    parameters = {**info.parameters, "preproc": f"{options.mode}-1", "prompt": info.prompt}
+    parameters = {**info.parameters, "preproc": preprocessing(options), "prompt": info.prompt}
     return Algorithm(
         name=info.name,
         version=f"{__version__}+{info.version}"[:64],

@@ -29,7 +29,7 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
     options = settings.models[name].model_dump()
     model = open_model(name, options, settings.worker.device)
     with Decoder(
-        timeout_s=settings.pixels.decode_timeout, memory=settings.pixels.decode_memory
+        timeout=settings.pixels.decode_timeout, memory=settings.pixels.decode_memory
     ) as decoder:
         try:
             model.load()

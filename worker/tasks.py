@@ -192,7 +192,7 @@ class Desk:
             self._release(node, tickets, str(exc), counts=False, delay_s=1.0)
         except ChexFractError as exc:
             self._release(node, tickets, str(exc), counts=True)
-        except Exception as exc:  # noqa: BLE001 - the rim of a job: a fault must reach the ledger
+        except Exception as exc:  # the rim of a job: any fault must reach the ledger
             logger.exception("job failed")
             self._release(node, tickets, f"{type(exc).__name__} in the worker", counts=True)
 
@@ -267,5 +267,3 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
 def _exit_hard() -> None:
     # A thread stuck in native code cannot be interrupted; the supervisor starts a fresh process.
     os._exit(STUCK)
-
-

@@ -1,4 +1,4 @@
-"""Show the whole route on one machine: archive, node, broker, worker, drawn radiographs, reports."""
+"""Show the whole route on one machine, from drawn radiographs to reports in an archive."""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ HEAVY = (
 )  # fmt: skip
 
 
-def run(program: str, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    program: str, *arguments: str, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", program, *arguments],
         capture_output=True, text=True, check=False, timeout=60, cwd=folder,

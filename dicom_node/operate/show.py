@@ -1,0 +1,242 @@
+"""What the look and network commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from dicom_node.dimse import scu
+from dicom_node.flow import intake, routing
+from dicom_node.settings import Peer, Settings
+from dicom_node.store.ledger import Ledger
+
+
+def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
+    """Print counts by state, destinations and the last Instances."""
+    told = ledger.status()
+    told["recent"] = [_arrival(row) for row in ledger.recent(limit=limit)]
+    if as_json:
+        _json(told)
+        return
+    console = Console()
+    for what in ("instances", "jobs", "deliveries"):
+        counts = ", ".join(f"{n} {state}" for state, n in sorted(told[what].items())) or "none"
+        console.print(f"{what:11} {counts}")
+    if told["conflicts"]:
+        console.print(f"{'conflicts':11} {told['conflicts']}: same UID, other content; see trace")
+    if told["oldest_open_s"]:
+        console.print(f"{'oldest':11} a job has waited for {told['oldest_open_s']:.0f} s")
+    for line in told["destinations"]:
+        console.print(escape(_destination(line)))
+    columns = ("received", "SOP Instance UID", "from", "modality", "state", "reason")
+    rows = [
+        (r["received"], r["sop_instance_uid"], r["from"], r["modality"], r["state"], r["reason"])
+        for r in told["recent"]
+    ]
+    console.print(_table(columns, rows))
+
+
+def _destination(line: Mapping[str, Any]) -> str:
+    text = f"{line['name']:11} {line['waiting']} waiting"
+    return f"{text}, {line['failures']} failures: {line['reason']}" if line["reason"] else text
+
+
+def _arrival(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "received": _iso(row["received_at"]),
+        "sop_instance_uid": row["sop_instance_uid"],
+        "study_instance_uid": row["study_instance_uid"],
+        "accession_number": row["accession_number"],
+        "modality": row["modality"],
+        "from": f"{row['calling_ae']}@{row['calling_host']}",
+        "state": row["state"],
+        "reason": row["reason"] or "",
+        "job": row["job"],
+        "deliveries": row["deliveries"],
+    }
+
+
+def trace(ledger: Ledger, ident: str, *, as_json: bool) -> None:
+    """Print every stage of one Instance in order, each with its time."""
+    told = ledger.trace(ident)
+    told["stages"] = [
+        {"stage": stage["stage"], "time": _iso(stage["at"]), **_without(stage, "stage")}
+        for stage in told["stages"]
+    ]
+    if as_json:
+        _json(told)
+        return
+    console = Console()
+    console.print(f"{told['sop_instance_uid']}: [bold]{told['state']}[/bold]")
+    rows = [(s["time"], s["stage"], f"{s['ms']:.0f} ms", s["detail"] or "") for s in told["stages"]]
+    console.print(_table(("time", "stage", "took", "detail"), rows))
+    for delivery in told["deliveries"]:
+        reason = f": {delivery['reason']}" if delivery["reason"] else ""
+        line = f"{delivery['kind']} to {delivery['destination']}: {delivery['state']}{reason}"
+        console.print(escape(line))
+    for other in told["also"]:
+        console.print(f"also {other}")
+
+
+def acted(what: str, done: Any, *, as_json: bool) -> None:
+    """Print what an act of the operator has changed."""
+    count = done if isinstance(done, int) else len(done)
+    if as_json:
+        _json({what: done if isinstance(done, int) else list(done)})
+    else:
+        print(f"{count} {what}")
+
+
+def echo(settings: Settings, peer: Peer, name: str, *, as_json: bool) -> None:
+    """Ask a peer for a C-ECHO and print how long it took."""
+    ms = scu.echo(settings.node.ae_title, peer)
+    where = f"{peer.ae_title}@{peer.host}:{peer.port}"
+    if as_json:
+        _json({"peer": name, "where": where, "ms": round(ms, 1)})
+    else:
+        print(f"{name} ({where}) answered C-ECHO in {ms:.0f} ms")
+
+
+def send(settings: Settings, peer: Peer, name: str, paths: Sequence[Path], *, as_json: bool) -> int:
+    """Send files and folders to a peer; return 1 when one of them was not taken."""
+    files = list(_files(paths))
+    rows: list[dict[str, Any]] = []
+    console = Console(stderr=True)
+    columns = TextColumn("send"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("send", total=len(files))
+
+        def note(path: Path, code: int | None, problem: str) -> None:
+            rows.append({"file": str(path), "status": code, "problem": problem})
+            bar.advance(task)
+
+        scu.send(settings.node.ae_title, peer, files, note)
+    failed = [row for row in rows if row["problem"] or row["status"] is None]
+    if as_json:
+        _json({"peer": name, "sent": len(rows) - len(failed), "files": rows})
+    else:
+        for row in failed:
+            shown = "" if row["status"] is None else f"0x{row['status']:04X} "
+            print(f"{row['file']}: {shown}{row['problem']}")
+        print(f"{len(rows) - len(failed)} of {len(files)} sent to {name}")
+    return 1 if failed or len(rows) < len(files) else 0
+
+
+def _files(paths: Sequence[Path]) -> Iterable[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from (file for file in sorted(path.rglob("*")) if file.is_file())
+        else:
+            yield path
+
+
+def checked(path: Path, settings: Settings, *, as_json: bool) -> None:
+    """Say that a configuration is right, and what it means."""
+    told = {
+        "config": str(path),
+        "ae_title": settings.node.ae_title,
+        "port": settings.node.port,
+        "peers": sorted(settings.peers),
+        "rules": [rule.name for rule in settings.rules],
+        "hints": list(_hints(settings)),
+    }
+    if as_json:
+        _json(told)
+        return
+    print(f"{path}: right. {settings.node.ae_title} on port {settings.node.port}")
+    print(
+        f"peers: {', '.join(told['peers']) or 'none'}; rules: {', '.join(told['rules']) or 'none'}"
+    )
+    for hint in told["hints"]:
+        print(f"note: {hint}")
+
+
+def _hints(settings: Settings) -> Iterable[str]:
+    if not settings.rules:
+        yield "no [[rules]]: every Instance is kept and ignored"
+    if not settings.peers and settings.node.known_peers_only:
+        yield "no [peers] and known_peers_only: every association is rejected"
+    if not settings.node.known_peers_only and settings.node.host not in ("127.0.0.1", "::1"):
+        yield "known_peers_only = false on an open address: anyone may send"
+    if any(rule.allow_demonstration for rule in settings.rules):
+        yield "a demonstration model is live: its text means nothing about a patient"
+
+
+def configuration(settings: Settings, *, as_json: bool) -> None:
+    """Print every key with the value in force; secrets and passwords are starred."""
+    content = json.loads(settings.model_dump_json())
+    content["broker"]["url"] = _without_password(content["broker"]["url"])
+    content["node"]["ledger"] = _without_password(content["node"]["ledger"])
+    if as_json:
+        _json(content)
+        return
+    for line in _flat("", content):
+        print(line)
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", url)
+
+
+def _flat(prefix: str, value: Any) -> Iterable[str]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else key, inner)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for i, inner in enumerate(value):
+            yield from _flat(f"{prefix}.{i}", inner)
+    else:
+        yield f"{prefix} = {json.dumps(value)}"
+
+
+def schema() -> None:
+    """Print the JSON schema of node.toml, for editors."""
+    _json(Settings.model_json_schema())
+
+
+def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:
+    """Say which rule a file matches and why the others do not; 1 when none matches."""
+    facts = intake.facts_of(path)
+    verdicts = [
+        {"rule": name, "matches": matches, "because": because}
+        for name, matches, because in routing.why(settings.rules, facts)
+    ]
+    rule = routing.decide(settings.rules, facts)
+    if as_json:
+        _json({"file": str(path), "rule": rule.name if rule else None, "rules": verdicts})
+    else:
+        for verdict in verdicts:
+            sign = "✓" if verdict["matches"] else "–"
+            print(f"{sign} {verdict['rule']}: {verdict['because'] or 'matches'}")
+        print(f"rule: {rule.name} -> {rule.model}" if rule else "no rule: ignored")
+    return 0 if rule else 1
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    return table
+
+
+def _without(content: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in keys}
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def _json(content: Any) -> None:
+    print(json.dumps(content, ensure_ascii=False, default=str))
