@@ -1,0 +1,36 @@
+"""The ledger: what was received, what became of it, and who holds which work.
+
+Every transition is one conditional UPDATE on (job, token, state), in one durable transaction with
+the event that tells of it. States of a job::
+
+    received -> queued -> running -> reported | rejected
+        ^---------+----------+-----> failed
+
+and of a delivery: ``pending -> sent -> committed``, ``retrying`` in between, or ``withheld``.
+"""
+
+from __future__ import annotations
+
+from dicom_node.store.ledger.acts import Acts
+from dicom_node.store.ledger.deliveries import Deliveries, Delivery, Line, Stored
+from dicom_node.store.ledger.history import History
+from dicom_node.store.ledger.instances import Instance, Receipt, Route
+from dicom_node.store.ledger.jobs import Claimed, Expired, Jobs, Waiting
+from dicom_node.store.ledger.purge import Purge
+
+__all__ = [
+    "Claimed",
+    "Delivery",
+    "Expired",
+    "Instance",
+    "Ledger",
+    "Line",
+    "Receipt",
+    "Route",
+    "Stored",
+    "Waiting",
+]
+
+
+class Ledger(Acts, Jobs, Deliveries, Purge, History):
+    """All that is known of every Instance; open it with `Ledger.open`."""

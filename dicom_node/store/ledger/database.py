@@ -1,0 +1,313 @@
+"""The connection under the ledger: transactions, durability, errors of the project, migrations."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+
+from dicom_node.errors import ChexFractError, ConfigurationError, OutOfResources, Unreachable
+from dicom_node.store.schema import VERSIONS, events
+
+logger = logging.getLogger(__name__)
+
+BUSY_S = 30
+"""Seconds that a statement waits for another process's write."""
+
+
+class Database:
+    """One ledger database, shared by the threads of a process and by several processes.
+
+    Raises
+    ------
+    ConfigurationError
+        The URL is not understood.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            self._engine = _engine(url)
+        except (sa.exc.ArgumentError, ImportError) as exc:
+            raise ConfigurationError(f"node.ledger: {_first_line(exc)}") from exc
+        self.is_sqlite = self._engine.dialect.name == "sqlite"
+        # SQLite has one writer at a time: waiting here is fair, its own lock is polled.
+        self._turn: AbstractContextManager[Any] = (
+            threading.Lock() if self.is_sqlite else nullcontext()
+        )
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Open the ledger at `url`, whose schema is that of this software.
+
+        Raises
+        ------
+        ConfigurationError
+            There is no ledger yet, or another version wrote its schema.
+        Unreachable
+            The database gives no answer.
+        """
+        database = cls(url)
+        try:
+            database.check()
+        except ChexFractError:
+            database.close()
+            raise
+        return database
+
+    @staticmethod
+    def upgrade(url: str) -> None:
+        """Create the schema or bring it to this software's version.
+
+        Raises
+        ------
+        ConfigurationError
+            A newer version wrote the schema.
+        Unreachable, OutOfResources
+            The database gives no answer or is full.
+        """
+        database = Database(url)
+        try:
+            database.migrate()
+        finally:
+            database.close()
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` unless the schema is that of this software."""
+        version = self._version()
+        if version == VERSIONS[-1]:
+            return
+        if version is None:
+            raise ConfigurationError(
+                f"{self.name}: no ledger here yet; `chexfract-node serve` makes it"
+            )
+        if version in VERSIONS:
+            raise ConfigurationError(
+                f"{self.name}: schema {version} is older than {VERSIONS[-1]}; "
+                "restart `chexfract-node serve` to upgrade it"
+            )
+        raise self._newer(version)
+
+    def migrate(self) -> None:
+        """Run the missing migrations in one transaction."""
+        from alembic import command
+        from alembic.config import Config
+
+        if self.is_sqlite and (file := self._engine.url.database):
+            try:
+                Path(file).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as exc:
+                raise OutOfResources(f"{file}: cannot be made: {exc.strerror or exc}") from exc
+        version = self._version()
+        if version == VERSIONS[-1]:
+            return
+        if version is not None and version not in VERSIONS:
+            raise self._newer(version)
+        config = Config()
+        config.set_main_option("script_location", "dicom_node.store:migrations")
+        with self.writing() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+        logger.info("ledger schema is now %s", VERSIONS[-1])
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    @property
+    def name(self) -> str:
+        """The URL without its password; for messages."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One durable transaction that may write; all of it happens, or nothing.
+
+        Raises
+        ------
+        Unreachable
+            The database gives no answer or stays locked.
+        OutOfResources
+            Its disk is full.
+        """
+        with self._translated(), self._turn, self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One consistent view, which blocks no writer."""
+        engine = self._engine.execution_options(ledger_reads=True)
+        with self._translated(), engine.begin() as connection:
+            yield connection
+
+    def insert_new(
+        self, connection: Connection, table: sa.Table, values: Mapping[str, Any]
+    ) -> bool:
+        """Insert a row unless its key is taken; return whether it was inserted."""
+        dialect = sqlite if self.is_sqlite else postgresql
+        statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+        return connection.execute(statement).rowcount == 1
+
+    def watch(self) -> Watch:
+        """Return a cheap way to learn that somebody else has changed the ledger."""
+        return Watch(self)
+
+    def _version(self) -> str | None:
+        with self.reading() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return None
+            found = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+            return None if found is None else str(found)
+
+    def _newer(self, version: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self.name}: schema {version} was written by a newer version of this software"
+        )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as exc:
+            raise self._explained(exc) from exc
+        except sa.exc.TimeoutError as exc:
+            raise Unreachable(f"{self.name}: no connection is free") from exc
+
+    def _explained(self, exc: sa.exc.DBAPIError) -> ChexFractError:
+        """Return the project's error; statement and parameters stay out of its message."""
+        cause = exc.orig
+        what = f"{self.name}: {_first_line(cause)}"
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        if (
+            code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+            or "DiskFull" in type(cause).__name__
+        ):
+            return OutOfResources(what)
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            return ConfigurationError(f"{what}; restore it from a backup")
+        return Unreachable(what)
+
+
+class Watch:
+    """Tells whether the ledger was changed since the last question.
+
+    SQLite answers from shared memory in microseconds and does not count this process's writes by
+    the watching connection, which makes none. PostgreSQL is not asked: there it is always True.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: Any = None
+        self._seen: int | None = None
+
+    def changed(self) -> bool:
+        """Return whether anything was committed since the last call; True at first."""
+        if not self._database.is_sqlite:
+            return True
+        try:
+            if self._connection is None:
+                file = self._database._engine.url.database
+                self._connection = sqlite3.connect(
+                    str(file), isolation_level=None, check_same_thread=False
+                )
+            seen = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            self.close()
+            return True
+        changed = seen != self._seen
+        self._seen = seen
+        return bool(changed)
+
+    def close(self) -> None:
+        """Give the watching connection back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+            self._seen = None
+
+
+def append(
+    connection: Connection,
+    stages: Sequence[Mapping[str, Any]],
+) -> None:
+    """Append events; every transition does so in its own transaction."""
+    if stages:
+        empty = {"job": "", "ms": None, "detail": ""}
+        connection.execute(events.insert(), [empty | dict(stage) for stage in stages])
+
+
+def event(
+    sop_instance_uid: str,
+    stage: str,
+    at: float,
+    job: str = "",
+    detail: str = "",
+    ms: float | None = None,
+) -> dict[str, Any]:
+    """Return one row of the history of an Instance."""
+    return {
+        "sop_instance_uid": sop_instance_uid,
+        "job": job,
+        "stage": stage,
+        "at": at,
+        "ms": ms,
+        "detail": detail,
+    }
+
+
+def moment(at: float | None) -> float:
+    """Return `at`, or now, in seconds since the epoch."""
+    return time.time() if at is None else at
+
+
+def _engine(url: str) -> Engine:
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = sa.create_engine(
+            parsed,
+            hide_parameters=True,
+            pool_size=8,
+            max_overflow=120,
+            connect_args={"timeout": BUSY_S, "check_same_thread": False},
+        )
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return sa.create_engine(
+        parsed,
+        hide_parameters=True,
+        pool_pre_ping=True,
+        pool_size=8,
+        max_overflow=32,
+        connect_args={"connect_timeout": 5} if parsed.get_backend_name() == "postgresql" else {},
+    )
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    connection.isolation_level = None  # _begin_sqlite begins: the driver's own way cannot be
+    cursor = connection.cursor()  # told to take the write lock first
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later fails at once when another process wrote in
+    # between (SQLITE_BUSY_SNAPSHOT); one that takes the write lock first waits for it instead.
+    reads = connection.get_execution_options().get("ledger_reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _first_line(exc: BaseException | None) -> str:
+    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__

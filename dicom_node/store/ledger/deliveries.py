@@ -1,0 +1,411 @@
+"""Which object goes where, and how far it has come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from dicom_node.job import ReportObject, Result
+from dicom_node.store.ledger.database import Database, append, event, moment
+from dicom_node.store.schema import deliveries, destinations, instances, jobs, objects
+
+SENDER = "@sender"
+"""Destination of a delivery whose sender is no known peer yet."""
+
+OPEN = ("pending", "retrying")
+SETTLED = ("sent", "committed", "withheld")
+
+FAR = 2 * 3600.0
+"""No back-off is longer; see `jobs.FAR`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One object of a result and its file in the spool."""
+
+    kind: str
+    part: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One thing to send to one destination.
+
+    ``objects`` holds what may be sent for it: every SR SOP class that was built, or the one object
+    of another kind. ``chosen`` is the SOP Instance UID of the one that was settled on before the
+    first attempt; a retry sends no other.
+    """
+
+    id: int
+    job: str
+    sop_instance_uid: str
+    destination: str
+    kind: str
+    objects: tuple[Stored, ...]
+    attempts: int
+    chosen: str
+    calling_ae: str
+    calling_host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """How a destination is doing: ``failures`` in a row, held until, and why."""
+
+    name: str
+    failures: int = 0
+    held_until: float = 0.0
+    reason: str = ""
+
+
+class Deliveries(Database):
+    """The deliverer's side."""
+
+    def due_deliveries(
+        self,
+        now: float,
+        limit_per_destination: int = 32,
+        destination: str | None = None,
+    ) -> list[Delivery]:
+        """Return what may be sent now, by destination; destinations that are held have none."""
+        names = self.due_destinations(now) if destination is None else [destination]
+        found: list[Delivery] = []
+        with self.reading() as connection:
+            for name in names:
+                found += _due_of(connection, name, now, limit_per_destination)
+        return found
+
+    def due_destinations(self, now: float) -> list[str]:
+        """Return the destinations with something to send now, but for those that are held."""
+        held = sa.select(destinations.c.name).where(
+            destinations.c.held_until > now, destinations.c.held_until <= now + FAR
+        )
+        with self.reading() as connection:
+            return list(
+                connection.scalars(
+                    sa.select(deliveries.c.destination)
+                    .where(
+                        deliveries.c.state.in_(OPEN),
+                        _due(now),
+                        deliveries.c.destination.not_in(held),
+                    )
+                    .distinct()
+                    .order_by(deliveries.c.destination)
+                )
+            )
+
+    def next_delivery(self, now: float) -> float | None:
+        """Return when something will be due to send; None when all is settled."""
+        held = sa.func.coalesce(destinations.c.held_until, 0)
+        # max() of two values has another name in SQLite and in PostgreSQL
+        at = sa.case((held > deliveries.c.next_at, held), else_=deliveries.c.next_at)
+        with self.reading() as connection:
+            found = connection.scalar(
+                sa.select(sa.func.min(at))
+                .select_from(deliveries)
+                .outerjoin(destinations, destinations.c.name == deliveries.c.destination)
+                .where(deliveries.c.state.in_(OPEN))
+            )
+        return None if found is None else float(found)
+
+    def choose(self, delivery: int, sop_instance_uid: str) -> str:
+        """Settle before the first attempt which object is sent; return the one that is settled."""
+        with self.writing() as connection:
+            connection.execute(
+                deliveries.update()
+                .where(deliveries.c.id == delivery, deliveries.c.sop_instance_uid == "")
+                .values(sop_instance_uid=sop_instance_uid)
+            )
+            return str(
+                connection.scalar(
+                    sa.select(deliveries.c.sop_instance_uid).where(deliveries.c.id == delivery)
+                )
+            )
+
+    def delivered(
+        self, delivery: int, status: int, at: float | None = None, ms: float | None = None
+    ) -> bool:
+        """Record that the destination took it, with the status of its C-STORE response."""
+        now = moment(at)
+        values = {"state": "sent", "status": status, "reason": "", "ended_at": now}
+        with self.writing() as connection:
+            row = self._settle(connection, delivery, OPEN, values)
+            if row is not None:
+                told = f"{row.kind} to {row.destination}: 0x{status:04X}"
+                append(connection, [event(row.source, "sent", now, row.job, told, ms)])
+        return row is not None
+
+    def committed(self, delivery: int, at: float | None = None) -> bool:
+        """Record that the destination has committed to keep it (DICOM PS3.4 Annex J)."""
+        now = moment(at)
+        with self.writing() as connection:
+            row = self._settle(connection, delivery, ("sent",), {"state": "committed"})
+            if row is not None:
+                told = f"{row.kind} by {row.destination}"
+                append(connection, [event(row.source, "committed", now, row.job, told)])
+        return row is not None
+
+    def postpone(
+        self,
+        delivery: int,
+        reason: str,
+        next_at: float,
+        counts: bool = True,
+        status: int | None = None,
+        at: float | None = None,
+    ) -> bool:
+        """Record that it could not be sent, why, and when to try again."""
+        now = moment(at)
+        values = {
+            "state": "retrying",
+            "reason": reason,
+            "next_at": next_at,
+            "status": status,
+            "attempts": deliveries.c.attempts + (1 if counts else 0),
+        }
+        with self.writing() as connection:
+            before = connection.scalar(
+                sa.select(deliveries.c.reason).where(deliveries.c.id == delivery)
+            )
+            row = self._settle(connection, delivery, OPEN, values)
+            if row is not None and (counts or before != reason):
+                told = f"{row.kind} to {row.destination}: {reason}"
+                append(connection, [event(row.source, "retrying", now, row.job, told)])
+        return row is not None
+
+    def withhold(self, delivery: int, reason: str, at: float | None = None) -> bool:
+        """Record that it is not to be sent, and why."""
+        now = moment(at)
+        with self.writing() as connection:
+            row = self._settle(
+                connection, delivery, OPEN, {"state": "withheld", "reason": reason, "ended_at": now}
+            )
+            if row is not None:
+                told = f"{row.kind} to {row.destination}: {reason}"
+                append(connection, [event(row.source, "withheld", now, row.job, told)])
+        return row is not None
+
+    def hold(self, destination: str, reason: str, next_at: float, at: float | None = None) -> None:
+        """Hold everything for a destination that gives no answer; this costs no attempt."""
+        now = moment(at)
+        with self.writing() as connection:
+            self.insert_new(connection, destinations, {"name": destination})
+            connection.execute(
+                destinations.update()
+                .where(destinations.c.name == destination)
+                .values(
+                    failures=destinations.c.failures + 1,
+                    held_until=next_at,
+                    changed_at=now,
+                    reason=reason,
+                )
+            )
+            connection.execute(
+                deliveries.update()
+                .where(
+                    deliveries.c.destination == destination,
+                    (deliveries.c.state == "pending")
+                    | ((deliveries.c.state == "retrying") & (deliveries.c.attempts == 0)),
+                    deliveries.c.reason != reason,
+                )
+                .values(state="retrying", reason=reason)
+            )
+
+    def resume(self, destination: str, at: float | None = None) -> None:
+        """Release what was held: the destination answers again."""
+        with self.reading() as connection:
+            held = connection.scalar(
+                sa.select(destinations.c.failures).where(destinations.c.name == destination)
+            )
+        if not held:
+            return
+        with self.writing() as connection:
+            connection.execute(
+                destinations.update()
+                .where(destinations.c.name == destination)
+                .values(failures=0, held_until=0, reason="", changed_at=moment(at))
+            )
+
+    def line(self, destination: str) -> Line:
+        """Return how a destination is doing."""
+        with self.reading() as connection:
+            row = connection.execute(
+                sa.select(destinations).where(destinations.c.name == destination)
+            ).one_or_none()
+        if row is None:
+            return Line(destination)
+        return Line(destination, row.failures, row.held_until, row.reason)
+
+    def redirect(
+        self, job: str, destination: str, kinds: Collection[str], at: float | None = None
+    ) -> int:
+        """Send to `destination` what waits for the sender of this job, now that it is known.
+
+        A kind that the destination does not take, or gets anyway, is withheld with that reason.
+        Returns how many deliveries will be sent.
+        """
+        now = moment(at)
+        sent = 0
+        with self.writing() as connection:
+            rows = connection.execute(
+                sa.select(deliveries).where(
+                    deliveries.c.job == job,
+                    deliveries.c.destination == SENDER,
+                    deliveries.c.state.in_(OPEN),
+                )
+            ).all()
+            for row in rows:
+                sent += self._redirect(connection, row, destination, kinds, now)
+        return sent
+
+    def _redirect(
+        self,
+        connection: Connection,
+        row: Row[Any],
+        destination: str,
+        kinds: Collection[str],
+        now: float,
+    ) -> bool:
+        taken = connection.scalar(
+            sa.select(deliveries.c.id).where(
+                deliveries.c.job == row.job,
+                deliveries.c.destination == destination,
+                deliveries.c.part == row.part,
+            )
+        )
+        values: dict[str, Any] = {"state": "pending", "reason": "", "next_at": now}
+        values["destination"] = destination
+        if taken is not None or row.kind not in kinds:
+            why = "gets it already" if taken is not None else f"takes no {row.kind}"
+            values = {"state": "withheld", "reason": f"{destination} {why}", "ended_at": now}
+        changed = self._settle(connection, row.id, OPEN, values)
+        return changed is not None and values["state"] == "pending"
+
+    def _settle(
+        self,
+        connection: Connection,
+        delivery: int,
+        states: Sequence[str],
+        values: dict[str, Any],
+    ) -> Row[Any] | None:
+        """Change a delivery that is in one of `states`; return it, or None when it is not."""
+        changed = connection.execute(
+            deliveries.update()
+            .where(deliveries.c.id == delivery, deliveries.c.state.in_(states))
+            .values(**values)
+        ).rowcount
+        if not changed:
+            return None
+        return connection.execute(
+            sa.select(deliveries, jobs.c.sop_instance_uid.label("source"))
+            .join(jobs)
+            .where(deliveries.c.id == delivery)
+        ).one()
+
+
+def insert_deliveries(connection: Connection, job: Row[Any], result: Result, now: float) -> None:
+    """Make one delivery for each destination and each thing of a result that it takes."""
+    withheld = _withheld(job, result)
+    wanted: dict[str, list[str]] = json.loads(job.send_to)
+    told = []
+    for destination, kinds in wanted.items():
+        for part, kind in _things(result.objects):
+            if kinds and kind not in kinds:
+                continue
+            state, reason = "pending", ""
+            if withheld:
+                state, reason = "withheld", withheld
+            elif destination == SENDER:
+                state, reason = "retrying", unknown_sender(job.calling_ae, job.calling_host)
+            connection.execute(
+                deliveries.insert().values(
+                    job=job.id,
+                    destination=destination,
+                    part=part,
+                    kind=kind,
+                    state=state,
+                    reason=reason,
+                    next_at=now,
+                    created_at=now,
+                    ended_at=now if withheld else 0,
+                )
+            )
+            if reason:
+                detail = f"{kind} to {destination}: {reason}"
+                told.append(event(job.sop_instance_uid, state, now, job.id, detail))
+    append(connection, told)
+
+
+def unknown_sender(calling_ae: str, calling_host: str) -> str:
+    """Return why a report to the sender waits, and what to do."""
+    return f"sender {calling_ae}@{calling_host} is not in [peers]; add it"
+
+
+def _things(made: Sequence[ReportObject]) -> list[tuple[str, str]]:
+    """Return (part, kind) of what can be sent; the SOP classes of one report are one thing."""
+    report = [("sr", "sr")] if any(o.kind == "sr" for o in made) else []
+    return report + [(o.part, o.kind) for o in made if o.kind != "sr"]
+
+
+def _withheld(job: Row[Any], result: Result) -> str:
+    if job.mode == "shadow":
+        return f"rule {job.rule!r} is in shadow mode"
+    if result.demonstration and not job.allow_demonstration:
+        return (
+            f"{result.model} is a demonstration model and rule {job.rule!r} has no "
+            "allow_demonstration = true"
+        )
+    return ""
+
+
+def _due(now: float) -> sa.ColumnElement[bool]:
+    return (deliveries.c.next_at <= now) | (deliveries.c.next_at > now + FAR)
+
+
+def _due_of(connection: Connection, destination: str, now: float, limit: int) -> list[Delivery]:
+    rows = connection.execute(
+        sa.select(
+            deliveries,
+            jobs.c.sop_instance_uid.label("source"),
+            instances.c.calling_ae,
+            instances.c.calling_host,
+        )
+        .join(jobs, jobs.c.id == deliveries.c.job)
+        .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+        .where(deliveries.c.destination == destination, deliveries.c.state.in_(OPEN), _due(now))
+        .order_by(deliveries.c.next_at, deliveries.c.id)
+        .limit(limit)
+    ).all()
+    made = connection.execute(
+        sa.select(objects).where(objects.c.job.in_({row.job for row in rows}))
+    ).all()
+    found = []
+    for row in rows:
+        things = tuple(
+            Stored(o.kind, o.part, o.sop_class_uid, o.sop_instance_uid, o.file)
+            for o in made
+            if o.job == row.job and o.kind == row.kind and (o.kind == "sr" or o.part == row.part)
+        )
+        found.append(
+            Delivery(
+                row.id,
+                row.job,
+                row.source,
+                row.destination,
+                row.kind,
+                things,
+                row.attempts,
+                row.sop_instance_uid,
+                row.calling_ae,
+                row.calling_host,
+            )
+        )
+    return found

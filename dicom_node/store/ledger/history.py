@@ -1,0 +1,368 @@
+"""What people ask: one Instance's trace, the state of the whole, the last arrivals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from dicom_node.errors import NotFound
+from dicom_node.store.ledger.database import Database, moment
+from dicom_node.store.schema import (
+    conflicts,
+    deliveries,
+    destinations,
+    events,
+    instances,
+    jobs,
+    objects,
+)
+
+_UNSENT = ("pending", "retrying")
+_SENT = ("sent", "committed")
+
+
+class History(Database):
+    """The read side."""
+
+    def trace(self, ident: str) -> dict[str, Any]:
+        """Return all that happened to an Instance, in order.
+
+        Parameters
+        ----------
+        ident : str
+            SOP Instance UID of an Instance or of a report, Study Instance UID, accession number
+            or job id. Where it names several Instances, the last received one is told and ``also``
+            lists the others.
+
+        Raises
+        ------
+        NotFound
+            Nothing has this name.
+        """
+        with self.reading() as connection:
+            uids = find_instances(connection, ident)
+            told = _trace(connection, uids[0])
+        return told | {"also": uids[1:]}
+
+    def status(self, at: float | None = None) -> dict[str, Any]:
+        """Return counts by state, what waits and since when, and how destinations do."""
+        now = moment(at)
+        with self.reading() as connection:
+            oldest = connection.scalar(
+                sa.select(sa.func.min(jobs.c.received_at)).where(
+                    jobs.c.state.in_(("received", "queued", "running"))
+                )
+            )
+            return {
+                "at": now,
+                "instances": _count(connection, instances.c.state),
+                "jobs": _count(connection, jobs.c.state),
+                "deliveries": _count(connection, deliveries.c.state),
+                "conflicts": connection.scalar(sa.select(sa.func.count()).select_from(conflicts)),
+                "oldest_open_s": 0.0 if oldest is None else max(0.0, now - oldest),
+                "models": _models(connection),
+                "destinations": _destinations(connection, now),
+            }
+
+    def recent(
+        self, limit: int = 50, search: str = "", state: str = "", offset: int = 0
+    ) -> list[dict[str, Any]]:
+        """Return the last received Instances, newest first, one row per job.
+
+        Parameters
+        ----------
+        search : str
+            Part of a patient id, a patient name or an accession number, or a whole UID.
+        state : str
+            ``ignored``, a state of a job, ``delivered`` or ``undelivered``.
+        """
+        query = (
+            sa.select(
+                instances,
+                jobs.c.id.label("job"),
+                jobs.c.model,
+                jobs.c.generation,
+                jobs.c.rule,
+                jobs.c.mode,
+                jobs.c.state.label("job_state"),
+                jobs.c.reason.label("job_reason"),
+                jobs.c.attempts,
+                jobs.c.ended_at,
+                jobs.c.demonstration,
+                jobs.c.result,
+            )
+            .outerjoin(jobs, jobs.c.sop_instance_uid == instances.c.sop_instance_uid)
+            .order_by(instances.c.received_at.desc(), jobs.c.generation.desc(), jobs.c.model)
+            .limit(limit)
+            .offset(offset)
+        )
+        if search:
+            query = query.where(_matches(search))
+        if state:
+            query = query.where(_in_state(state))
+        with self.reading() as connection:
+            rows = connection.execute(query).all()
+            sent = _deliveries_of(connection, [row.job for row in rows if row.job])
+        return [_recent(row, sent.get(row.job, [])) for row in rows]
+
+    def conflicts(self, limit: int = 100) -> list[dict[str, Any]]:
+        """Return Instances that came under a known UID with other content, newest first."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                sa.select(conflicts).order_by(conflicts.c.received_at.desc()).limit(limit)
+            ).all()
+        return [dict(row._mapping) for row in rows]
+
+    def reports(
+        self,
+        study_instance_uid: str = "",
+        series_instance_uid: str = "",
+        sop_instance_uid: str = "",
+        patient_id: str = "",
+        accession_number: str = "",
+        limit: int = 1000,
+    ) -> list[dict[str, Any]]:
+        """Return objects of results whose files are here, newest first; for Query/Retrieve.
+
+        An empty parameter matches everything. Each row has the object's ``kind``, ``part``, UIDs,
+        ``file`` and ``made_at``, and the facts of its source Instance under their own names, the
+        source's UID as ``source_instance_uid``.
+        """
+        wanted = {
+            instances.c.study_instance_uid: study_instance_uid,
+            objects.c.series_instance_uid: series_instance_uid,
+            objects.c.sop_instance_uid: sop_instance_uid,
+            instances.c.patient_id: patient_id,
+            instances.c.accession_number: accession_number,
+        }
+        query = (
+            sa.select(
+                instances,
+                instances.c.sop_instance_uid.label("source_instance_uid"),
+                objects.c.kind,
+                objects.c.part,
+                objects.c.job,
+                objects.c.file.label("object_file"),
+                objects.c.sop_class_uid.label("object_class_uid"),
+                objects.c.sop_instance_uid.label("object_instance_uid"),
+                objects.c.series_instance_uid.label("object_series_uid"),
+                jobs.c.ended_at.label("made_at"),
+                jobs.c.report_order,
+            )
+            .join(jobs, jobs.c.id == objects.c.job)
+            .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+            .where(objects.c.file != "", *(c == value for c, value in wanted.items() if value))
+            .order_by(jobs.c.ended_at.desc(), objects.c.part)
+            .limit(limit)
+        )
+        with self.reading() as connection:
+            rows = connection.execute(query).all()
+        return [_report(row._mapping) for row in rows]
+
+
+def find_instances(connection: Connection, ident: str) -> list[str]:
+    """Return SOP Instance UIDs that `ident` names, the last received first; see `trace`."""
+    uid = instances.c.sop_instance_uid
+    queries = (
+        sa.select(uid).where(uid == ident),
+        sa.select(jobs.c.sop_instance_uid).where(jobs.c.id == ident),
+        sa.select(jobs.c.sop_instance_uid).join(objects).where(objects.c.sop_instance_uid == ident),
+        sa.select(uid)
+        .where((instances.c.study_instance_uid == ident) | (instances.c.accession_number == ident))
+        .order_by(instances.c.received_at.desc()),
+    )
+    if ident:
+        for query in queries:
+            if found := list(dict.fromkeys(connection.scalars(query))):
+                return found
+    raise NotFound(f"nothing is known of {ident[:64]!r}")
+
+
+def _trace(connection: Connection, uid: str) -> dict[str, Any]:
+    def all_of(query: sa.Select[Any]) -> Sequence[Row[Any]]:
+        return connection.execute(query).all()
+
+    instance = connection.execute(
+        sa.select(instances).where(instances.c.sop_instance_uid == uid)
+    ).one()
+    job_rows = all_of(
+        sa.select(jobs)
+        .where(jobs.c.sop_instance_uid == uid)
+        .order_by(jobs.c.received_at, jobs.c.model)
+    )
+    ids = [row.id for row in job_rows]
+    object_rows = all_of(sa.select(objects).where(objects.c.job.in_(ids)))
+    delivery_rows = all_of(
+        sa.select(deliveries).where(deliveries.c.job.in_(ids)).order_by(deliveries.c.id)
+    )
+    event_rows = all_of(
+        sa.select(events).where(events.c.sop_instance_uid == uid).order_by(events.c.id)
+    )
+    conflict_rows = all_of(sa.select(conflicts).where(conflicts.c.sop_instance_uid == uid))
+    told = [_job(row) for row in job_rows]
+    last = told[-1] if told else None
+    return {
+        "sop_instance_uid": uid,
+        "state": _state(
+            instance.state,
+            last["state"] if last else None,
+            [row.state for row in delivery_rows if last and row.job == last["job"]],
+        ),
+        "instance": dict(instance._mapping),
+        "jobs": told,
+        "objects": [dict(row._mapping) for row in object_rows],
+        "deliveries": [dict(row._mapping) for row in delivery_rows],
+        "conflicts": [dict(row._mapping) for row in conflict_rows],
+        "stages": _stages(event_rows),
+    }
+
+
+def _stages(rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+    """Return each stage with when it ended and how long it took, in milliseconds."""
+    told: list[dict[str, Any]] = []
+    before = rows[0].at if rows else 0.0
+    for row in rows:
+        ms = row.ms if row.ms is not None else max(0.0, (row.at - before) * 1000)
+        told.append(
+            {
+                "stage": row.stage,
+                "at": row.at,
+                "ms": round(ms, 3),
+                "job": row.job,
+                "detail": row.detail,
+            }
+        )
+        before = row.at
+    return told
+
+
+def _job(row: Row[Any]) -> dict[str, Any]:
+    told = dict(row._mapping)
+    told["job"] = told.pop("id")
+    del told["token"]  # a token is the right to the job: it stays inside
+    told["send_to"] = json.loads(told["send_to"])
+    told["report_order"] = json.loads(told["report_order"])
+    told["result"] = json.loads(told["result"]) if told["result"] else None
+    return told
+
+
+def _state(instance: str, job: str | None, sent: Sequence[str]) -> str:
+    """Return one word for how far an Instance has come."""
+    if job is None:
+        return instance
+    if job not in ("reported", "rejected") or not sent:
+        return job
+    if any(state in _UNSENT for state in sent):
+        return "retrying" if "retrying" in sent else job
+    return "delivered" if any(state in _SENT for state in sent) else job
+
+
+def _count(connection: Connection, column: sa.ColumnElement[str]) -> dict[str, int]:
+    rows = connection.execute(sa.select(column, sa.func.count()).group_by(column)).all()
+    return {str(state): int(count) for state, count in rows}
+
+
+def _models(connection: Connection) -> dict[str, dict[str, int]]:
+    rows = connection.execute(
+        sa.select(jobs.c.model, jobs.c.state, sa.func.count()).group_by(jobs.c.model, jobs.c.state)
+    ).all()
+    told: dict[str, dict[str, int]] = {}
+    for model, state, count in rows:
+        told.setdefault(model, {})[state] = count
+    return told
+
+
+def _destinations(connection: Connection, now: float) -> list[dict[str, Any]]:
+    waiting: dict[str, tuple[int, float]] = {
+        name: (count, oldest)
+        for name, count, oldest in connection.execute(
+            sa.select(
+                deliveries.c.destination,
+                sa.func.count(),
+                sa.func.min(deliveries.c.created_at),
+            )
+            .where(deliveries.c.state.in_(_UNSENT))
+            .group_by(deliveries.c.destination)
+        )
+    }
+    lines = {row.name: row for row in connection.execute(sa.select(destinations)).all()}
+    told = []
+    for name in sorted({*waiting, *lines}):
+        count, oldest = waiting.get(name, (0, now))
+        line = lines.get(name)
+        told.append(
+            {
+                "name": name,
+                "waiting": count,
+                "oldest_s": max(0.0, now - oldest),
+                "failures": line.failures if line else 0,
+                "held_until": line.held_until if line else 0.0,
+                "reason": line.reason if line else "",
+            }
+        )
+    return told
+
+
+def _matches(search: str) -> sa.ColumnElement[bool]:
+    uids = (
+        instances.c.sop_instance_uid,
+        instances.c.study_instance_uid,
+        instances.c.series_instance_uid,
+        jobs.c.id,
+    )
+    texts = (instances.c.patient_id, instances.c.patient_name, instances.c.accession_number)
+    return sa.or_(
+        *(column == search for column in uids),
+        *(column.icontains(search, autoescape=True) for column in texts),
+    )
+
+
+def _in_state(state: str) -> sa.ColumnElement[bool]:
+    unsent = sa.exists().where(deliveries.c.job == jobs.c.id, deliveries.c.state.in_(_UNSENT))
+    sent = sa.exists().where(deliveries.c.job == jobs.c.id, deliveries.c.state.in_(_SENT))
+    if state == "delivered":
+        return sent & ~unsent
+    if state in ("undelivered", "retrying", "pending"):
+        return unsent
+    if state == "ignored":
+        return instances.c.state == state
+    return jobs.c.state == state
+
+
+def _deliveries_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
+    found: dict[str, list[Row[Any]]] = {}
+    for row in connection.execute(
+        sa.select(deliveries).where(deliveries.c.job.in_(ids)).order_by(deliveries.c.id)
+    ):
+        found.setdefault(row.job, []).append(row)
+    return found
+
+
+def _recent(row: Row[Any], sent: Sequence[Row[Any]]) -> dict[str, Any]:
+    told = dict(row._mapping)
+    result = json.loads(told.pop("result") or "null")
+    waits = next((d.reason for d in sent if d.state in _UNSENT and d.reason), "")
+    told["state"] = _state(row.state, row.job_state, [d.state for d in sent])
+    told["reason"] = waits or row.job_reason or row.reason
+    told["text"] = result["text"] if result else None
+    told["presence"] = result["presence"] if result else None
+    told["ms"] = sum(result["stages_ms"].values()) if result else None
+    told["deliveries"] = [
+        {"destination": d.destination, "kind": d.kind, "state": d.state, "reason": d.reason}
+        for d in sent
+    ]
+    return told
+
+
+def _report(row: Mapping[Any, Any]) -> dict[str, Any]:
+    told = dict(row)
+    told["file"] = told.pop("object_file")
+    told["sop_class_uid"] = told.pop("object_class_uid")
+    told["sop_instance_uid"] = told.pop("object_instance_uid")
+    told["series_instance_uid"] = told.pop("object_series_uid")
+    told["report_order"] = json.loads(told["report_order"])
+    return told

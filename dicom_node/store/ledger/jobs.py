@@ -1,0 +1,448 @@
+"""Who works on what: hand-outs, claims, leases and the one result of each job."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from dicom_node.errors import NotFound, Stale
+from dicom_node.job import ReportOrder, Result, Ticket
+from dicom_node.store.ledger.database import Database, append, event, moment
+from dicom_node.store.ledger.deliveries import insert_deliveries
+from dicom_node.store.schema import instances, jobs, objects
+
+OPEN = ("received", "queued", "running")
+FINAL = ("reported", "rejected", "failed")
+
+FAR = 2 * 3600.0
+"""No wait of a job is longer: a time further ahead was written before the clock was set back."""
+
+_TOLD = 3
+"""Hand-outs of one job that are told in its history; a node without workers repeats them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The work behind a claim; ``size`` is that of the Part 10 file in bytes."""
+
+    job: str
+    attempt: int
+    lease_s: float
+    size: int
+    file: str
+    order: ReportOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What `Jobs.expire` found: counts of jobs."""
+
+    queued: int = 0
+    running: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Open jobs of one model; ``oldest`` is when the first of those that are due was received."""
+
+    due: int
+    queued: int
+    running: int
+    oldest: float
+
+
+class Jobs(Database):
+    """Dispatch and the job API."""
+
+    def hand_out(
+        self, model: str, limit: int, until: float, at: float | None = None
+    ) -> list[Ticket]:
+        """Give fresh tokens to the next jobs of `model` that are due: received to queued.
+
+        Parameters
+        ----------
+        limit : int
+            Most jobs to take, in order of priority and reception.
+        until : float
+            Time after which a ticket that nobody claimed is void, seconds since the epoch.
+        """
+        now = moment(at)
+        with self.writing() as connection:
+            rows = connection.execute(
+                sa.select(jobs.c.id, jobs.c.sop_instance_uid, jobs.c.handouts)
+                .where(jobs.c.state == "received", jobs.c.model == model, _due(now))
+                .order_by(jobs.c.priority, jobs.c.received_at, jobs.c.id)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            ).all()
+            tickets = [Ticket(job=row.id, token=secrets.token_hex(16)) for row in rows]
+            for ticket in tickets:
+                self._change(
+                    connection,
+                    (jobs.c.id == ticket.job) & (jobs.c.state == "received"),
+                    state="queued",
+                    token=ticket.token,
+                    until=until,
+                    handouts=jobs.c.handouts + 1,
+                )
+            told = [
+                event(row.sop_instance_uid, "queued", now, row.id)
+                for row in rows
+                if row.handouts < _TOLD
+            ]
+            append(connection, told)
+        return tickets
+
+    def unpublish(self, tickets: Sequence[Ticket]) -> None:
+        """Take back tickets that the broker did not get; this counts as no attempt."""
+        with self.writing() as connection:
+            for ticket in tickets:
+                self._change(
+                    connection,
+                    _held(ticket.job, ticket.token, "queued"),
+                    state="received",
+                    token="",
+                    until=0,
+                    handouts=jobs.c.handouts - 1,
+                )
+
+    def waiting(self, at: float | None = None) -> dict[str, Waiting]:
+        """Return how many jobs of each model are due, handed out and being worked on."""
+        now = moment(at)
+        due = sa.case((_due(now), 1), else_=0)
+        with self.reading() as connection:
+            rows = connection.execute(
+                sa.select(
+                    jobs.c.model,
+                    jobs.c.state,
+                    sa.func.count(),
+                    sa.func.sum(due),
+                    sa.func.min(jobs.c.received_at),
+                )
+                .where(jobs.c.state.in_(OPEN))
+                .group_by(jobs.c.model, jobs.c.state)
+            ).all()
+        found: dict[str, dict[str, float]] = {}
+        for model, state, count, due_now, oldest in rows:
+            entry = found.setdefault(
+                model, dict.fromkeys(("due", "queued", "running", "oldest"), 0)
+            )
+            if state == "received":
+                entry["due"], entry["oldest"] = due_now or 0, oldest
+            else:
+                entry[state] = count
+        return {
+            model: Waiting(int(e["due"]), int(e["queued"]), int(e["running"]), float(e["oldest"]))
+            for model, e in found.items()
+        }
+
+    def next_due(self, at: float | None = None) -> float | None:
+        """Return when the next open job becomes due or its time runs out; None without any."""
+        moment(at)
+        with self.reading() as connection:
+            times = connection.execute(
+                sa.select(
+                    sa.select(sa.func.min(jobs.c.next_at))
+                    .where(jobs.c.state == "received")
+                    .scalar_subquery(),
+                    sa.select(sa.func.min(jobs.c.until))
+                    .where(jobs.c.state.in_(("queued", "running")))
+                    .scalar_subquery(),
+                )
+            ).one()
+        known = [float(t) for t in times if t is not None]
+        return min(known) if known else None
+
+    def expire(self, now: float, attempts: int, longest_s: float = FAR) -> Expired:
+        """Take back what nobody claimed in time and what nobody worked on any more.
+
+        Parameters
+        ----------
+        attempts : int
+            A job that was worked on so often ends as failed.
+        longest_s : float
+            No time allowed is longer; one further ahead was written before the clock went back.
+        """
+        queued = running = failed = 0
+        over = (jobs.c.until <= now) | (jobs.c.until > now + longest_s)
+        with self.reading() as connection:
+            some = connection.scalar(
+                sa.select(jobs.c.id).where(jobs.c.state.in_(("queued", "running")), over).limit(1)
+            )
+        if some is None:
+            return Expired()
+        with self.writing() as connection:
+            rows = connection.execute(
+                sa.select(jobs)
+                .where(jobs.c.state.in_(("queued", "running")), over)
+                .with_for_update(skip_locked=True)
+            ).all()
+            for row in rows:
+                if row.state == "queued":
+                    queued += self._requeue(connection, row, now)
+                elif row.attempts >= attempts:
+                    reason = f"no result after {row.attempts} attempts; the last worker fell silent"
+                    failed += self._fail(connection, row, reason, now)
+                else:
+                    running += self._requeue(connection, row, now, _pause(row.attempts))
+        return Expired(queued, running, failed)
+
+    def claim(
+        self, job: str, token: str, worker: str, lease_s: float, at: float | None = None
+    ) -> Claimed:
+        """Begin an attempt: queued to running. The same claim again has the same answer.
+
+        Raises
+        ------
+        Stale
+            The token no longer holds the job.
+        NotFound
+            There is no such job.
+        """
+        now = moment(at)
+        with self.writing() as connection:
+            changed = self._change(
+                connection,
+                _held(job, token, "queued"),
+                state="running",
+                worker=worker,
+                until=now + lease_s,
+                started_at=now,
+                attempts=jobs.c.attempts + 1,
+            )
+            row = self._row(connection, job)
+            if not changed and (row.state, row.token, row.worker) != ("running", token, worker):
+                raise _stale(job)
+            if changed:
+                told = f"attempt {row.attempts} by {worker}"
+                append(connection, [event(row.sop_instance_uid, "claimed", now, job, told)])
+            else:
+                self._change(connection, _held(job, token, "running"), until=now + lease_s)
+        order = ReportOrder.model_validate_json(row.report_order)
+        return Claimed(job, row.attempts, lease_s, row.size, row.file, order)
+
+    def instance_file(self, job: str, token: str) -> str:
+        """Return the spool name of the Instance behind a running job.
+
+        Raises
+        ------
+        Stale, NotFound
+            See `claim`.
+        """
+        with self.reading() as connection:
+            row = self._row(connection, job)
+        if (row.state, row.token) != ("running", token):
+            raise _stale(job)
+        return str(row.file)
+
+    def renew(self, job: str, token: str, lease_s: float, at: float | None = None) -> None:
+        """Extend the lease: the work has made progress.
+
+        Raises
+        ------
+        Stale, NotFound
+            See `claim`.
+        """
+        with self.writing() as connection:
+            held = _held(job, token, "running")
+            if not self._change(connection, held, until=moment(at) + lease_s):
+                self._row(connection, job)
+                raise _stale(job)
+
+    def report(
+        self,
+        job: str,
+        token: str,
+        result: Result,
+        files: Mapping[str, str],
+        at: float | None = None,
+    ) -> bool:
+        """Record the one result of a job, its objects and their deliveries.
+
+        Parameters
+        ----------
+        files : mapping
+            Spool name of each object's file by its part; they are durable.
+
+        Returns
+        -------
+        bool
+            True: the result is recorded, now or by an earlier call with the same token.
+
+        Raises
+        ------
+        Stale
+            The token no longer holds the job; nothing was changed.
+        NotFound
+            There is no such job, or an object has no file.
+        """
+        now = moment(at)
+        missing = [o.part for o in result.objects if o.part not in files]
+        if missing:
+            raise NotFound(f"job {job}: no file for part {missing[0]!r} of the result")
+        with self.writing() as connection:
+            changed = self._change(
+                connection,
+                _held(job, token, "running"),
+                state=result.outcome,
+                until=0,
+                ended_at=now,
+                reason=str(result.reason.code) if result.reason else "",
+                model_version=result.model_version,
+                device_uid=result.device_uid,
+                demonstration=result.demonstration,
+                result=result.model_dump_json(exclude={"token"}),
+            )
+            row = self._row(connection, job)
+            if not changed:
+                if row.token == token and row.state in ("reported", "rejected"):
+                    return True
+                raise _stale(job)
+            self._add_objects(connection, job, result, files)
+            append(connection, _stages(row, result, now))
+            insert_deliveries(connection, row, result, now)
+        return True
+
+    def release(
+        self,
+        job: str,
+        token: str,
+        reason: str,
+        counts: bool = True,
+        delay_s: float = 0.0,
+        max_attempts: int = 5,
+        at: float | None = None,
+    ) -> str:
+        """Give a job back without a result and return its new state: received or failed.
+
+        Raises
+        ------
+        Stale, NotFound
+            See `claim`.
+        """
+        now = moment(at)
+        with self.writing() as connection:
+            row = self._row(connection, job, lock=True)
+            if (row.state, row.token) != ("running", token):
+                raise _stale(job)
+            if counts and row.attempts >= max_attempts:
+                self._fail(connection, row, f"after {row.attempts} attempts: {reason}", now)
+                return "failed"
+            self._change(
+                connection,
+                _held(job, token, "running"),
+                state="received",
+                token="",
+                worker="",
+                until=0,
+                attempts=row.attempts if counts else row.attempts - 1,
+                next_at=now + min(delay_s, FAR / 2),
+                reason=reason,
+            )
+            if counts or reason != row.reason:
+                append(connection, [event(row.sop_instance_uid, "released", now, job, reason)])
+        return "received"
+
+    def _change(self, connection: Connection, where: sa.ColumnElement[bool], **values: Any) -> int:
+        return connection.execute(jobs.update().where(where).values(**values)).rowcount
+
+    def _row(self, connection: Connection, job: str, lock: bool = False) -> Row[Any]:
+        query = (
+            sa.select(jobs, instances.c.file, instances.c.size, instances.c.calling_ae)
+            .add_columns(instances.c.calling_host)
+            .join(instances)
+            .where(jobs.c.id == job)
+        )
+        if lock:
+            query = query.with_for_update(of=jobs)
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFound(f"no job {job[:64]!r}")
+        return row
+
+    def _requeue(
+        self, connection: Connection, row: Row[Any], now: float, delay_s: float = 0.0
+    ) -> int:
+        was_running = row.state == "running"
+        reason = f"{row.worker or 'the worker'} fell silent" if was_running else ""
+        changed = self._change(
+            connection,
+            _held(row.id, row.token, row.state),
+            state="received",
+            token="",
+            worker="",
+            until=0,
+            next_at=now + delay_s,
+            reason=reason,
+        )
+        if was_running or row.handouts <= _TOLD:
+            told = reason or "nobody claimed it in time"
+            append(connection, [event(row.sop_instance_uid, "expired", now, row.id, told)])
+        return changed
+
+    def _fail(self, connection: Connection, row: Row[Any], reason: str, now: float) -> int:
+        changed = self._change(
+            connection,
+            _held(row.id, row.token, "running"),
+            state="failed",
+            token="",
+            until=0,
+            ended_at=now,
+            reason=reason,
+        )
+        append(connection, [event(row.sop_instance_uid, "failed", now, row.id, reason)])
+        return changed
+
+    def _add_objects(
+        self, connection: Connection, job: str, result: Result, files: Mapping[str, str]
+    ) -> None:
+        for made in result.objects:
+            row = made.model_dump() | {"job": job, "file": files[made.part]}
+            connection.execute(objects.insert().values(**row))
+
+
+def _held(job: str, token: str, state: str) -> sa.ColumnElement[bool]:
+    return (jobs.c.id == job) & (jobs.c.token == token) & (jobs.c.state == state)
+
+
+def _due(now: float) -> sa.ColumnElement[bool]:
+    return (jobs.c.next_at <= now) | (jobs.c.next_at > now + FAR)
+
+
+def _pause(attempts: int) -> float:
+    """Return the wait after a worker fell silent: an Instance that kills workers may not rule."""
+    return 0.0 if attempts < 2 else min(2.0 ** (attempts - 1), 60.0)
+
+
+def _stages(row: Row[Any], result: Result, now: float) -> list[dict[str, Any]]:
+    """Return the worker's stages at the times they ended, then the result."""
+    left = sum(result.stages_ms.values())
+    told = []
+    for stage, ms in result.stages_ms.items():
+        left -= ms
+        told.append(
+            event(
+                row.sop_instance_uid, stage, max(row.started_at, now - left / 1000), row.id, ms=ms
+            )
+        )
+    detail = f"{result.reason.code}: {result.reason.text}" if result.reason else ""
+    told.append(
+        event(
+            row.sop_instance_uid,
+            result.outcome,
+            now,
+            row.id,
+            detail or f"{result.model} {result.model_version}",
+        )
+    )
+    return told
+
+
+def _stale(job: str) -> Stale:
+    return Stale(f"job {job}: this token no longer holds it")

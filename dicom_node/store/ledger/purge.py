@@ -1,0 +1,134 @@
+"""Which files retention may remove; the rows stay."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import sqlalchemy as sa
+
+from dicom_node.store.ledger.database import Database, append, event, moment
+from dicom_node.store.schema import conflicts, deliveries, instances, jobs, objects
+
+_UNDONE = ("received", "queued", "running")
+_UNSENT = ("pending", "retrying")
+
+
+@dataclass(frozen=True, slots=True)
+class Purgeable:
+    """A file that nothing waits for any more; ``key`` names its row."""
+
+    what: Literal["image", "report", "conflict"]
+    key: tuple[str, ...]
+    file: str
+
+
+class Purge(Database):
+    """Retention's side."""
+
+    def purgeable(
+        self, now: float, images_s: float, reports_s: float, limit: int = 500
+    ) -> list[Purgeable]:
+        """Return files whose time is over and which no job or delivery waits for."""
+        with self.reading() as connection:
+            image_rows = connection.execute(
+                sa.select(instances.c.sop_instance_uid, instances.c.file)
+                .where(_image_is_free(now - images_s))
+                .limit(limit)
+            ).all()
+            report_rows = connection.execute(
+                sa.select(objects.c.job, objects.c.part, objects.c.file)
+                .where(_report_is_free(now - reports_s))
+                .limit(limit)
+            ).all()
+            conflict_rows = connection.execute(
+                sa.select(conflicts.c.id, conflicts.c.file)
+                .where(conflicts.c.purged_at == 0, conflicts.c.received_at < now - reports_s)
+                .limit(limit)
+            ).all()
+        return (
+            [Purgeable("image", (r.sop_instance_uid,), r.file) for r in image_rows]
+            + [Purgeable("report", (r.job, r.part), r.file) for r in report_rows]
+            + [Purgeable("conflict", (str(r.id),), r.file) for r in conflict_rows]
+        )
+
+    def forget(
+        self, item: Purgeable, images_s: float, reports_s: float, at: float | None = None
+    ) -> bool:
+        """Record that a file is about to be removed; False when something needs it again.
+
+        The row goes first: a crash then leaves a file that nobody names, which the sweep finds,
+        and never a row that names a file which is gone.
+        """
+        now = moment(at)
+        table, where = {
+            "image": (
+                instances,
+                (instances.c.sop_instance_uid == item.key[0]) & _image_is_free(now - images_s),
+            ),
+            "report": (
+                objects,
+                (objects.c.job == item.key[0])
+                & (objects.c.part == item.key[-1])
+                & _report_is_free(now - reports_s),
+            ),
+            "conflict": (
+                conflicts,
+                (conflicts.c.id == (int(item.key[0]) if item.what == "conflict" else 0))
+                & (conflicts.c.purged_at == 0),
+            ),
+        }[item.what]
+        with self.writing() as connection:
+            changed = connection.execute(
+                table.update().where(where).values(purged_at=now, file="")
+            ).rowcount
+            if changed and item.what == "image":
+                append(connection, [event(item.key[0], "purged", now, detail="image file removed")])
+        return changed == 1
+
+    def unnamed(self, files: Sequence[str]) -> set[str]:
+        """Return those of `files` that no row names."""
+        named: set[str] = set()
+        with self.reading() as connection:
+            for table in (instances, objects, conflicts):
+                named |= set(
+                    connection.scalars(sa.select(table.c.file).where(table.c.file.in_(files)))
+                )
+        return set(files) - named
+
+
+def _image_is_free(before: float) -> sa.ColumnElement[bool]:
+    of_instance = jobs.c.sop_instance_uid == instances.c.sop_instance_uid
+    undone: Collection[sa.ColumnElement[bool]] = (
+        jobs.c.state.in_(_UNDONE),
+        jobs.c.ended_at >= before,
+    )
+    busy = sa.select(sa.literal(1)).where(of_instance, sa.or_(*undone))
+    unsent = (
+        sa.select(sa.literal(1))
+        .select_from(deliveries.join(jobs, deliveries.c.job == jobs.c.id))
+        .where(
+            of_instance,
+            deliveries.c.state.in_(_UNSENT) | (deliveries.c.ended_at >= before),
+        )
+    )
+    return sa.and_(
+        instances.c.file != "",
+        instances.c.kept_at < before,
+        ~sa.exists(busy.correlate(instances)),
+        ~sa.exists(unsent.correlate(instances)),
+    )
+
+
+def _report_is_free(before: float) -> sa.ColumnElement[bool]:
+    ended = sa.select(sa.literal(1)).where(jobs.c.id == objects.c.job, jobs.c.ended_at < before)
+    unsent = sa.select(sa.literal(1)).where(
+        deliveries.c.job == objects.c.job,
+        deliveries.c.state.in_(_UNSENT) | (deliveries.c.ended_at >= before),
+    )
+    return sa.and_(
+        objects.c.file != "",
+        sa.exists(ended.correlate(objects)),
+        ~sa.exists(unsent.correlate(objects)),
+    )

@@ -1,0 +1,1 @@
+"""Migrations of the ledger, run by `store.ledger.Ledger.upgrade`."""
