@@ -35,9 +35,7 @@ logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.unsignedinteger]
 
-UNCOMPRESSED = frozenset(
-    f"1.2.840.10008.1.2{tail}" for tail in ("", ".1", ".1.99", ".2")
-)
+UNCOMPRESSED = frozenset(f"1.2.840.10008.1.2{tail}" for tail in ("", ".1", ".1.99", ".2"))
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 RLE = "1.2.840.10008.1.2.5"
 
@@ -126,7 +124,9 @@ def _inspect_rle(content: bytes, ds: Dataset) -> Codestream:
     count, allocated = int(table[0]), header.integer(ds, "BitsAllocated") or 0
     starts = [int(start) for start in table[1 : 1 + min(count, 15)]]
     if count != allocated // 8:
-        raise Rejected("codestream-mismatch", "The number of RLE segments is not that of the bytes.")
+        raise Rejected(
+            "codestream-mismatch", "The number of RLE segments is not that of the bytes."
+        )
     if starts != sorted(set(starts)) or starts[0] < 64 or starts[-1] >= len(content):
         raise Rejected("undecodable", "The RLE segment table points outside of Pixel Data.")
     rows, columns = header.integer(ds, "Rows") or 0, header.integer(ds, "Columns") or 0
@@ -246,7 +246,7 @@ class Decoder:
 def _codestream(content: bytes) -> bytes:
     try:
         codestream = get_frame(content, 0, number_of_frames=1)
-    except Exception as exc:  # noqa: BLE001 - whatever broken items raise, there is no frame
+    except Exception as exc:
         raise Rejected("undecodable", "Pixel Data is not properly encapsulated.") from exc
     if codestream.startswith(b"\x00\x00\x00\x0cjP  "):
         # A JP2 file instead of its codestream (PS3.5 A.4.4 forbids it, archives hold it).
@@ -287,7 +287,7 @@ def _uncompressed(ds: Dataset, content: bytes, syntax: str) -> Pixels:
     return np.frombuffer(content, np.uint8, rows * columns).reshape(rows, columns)
 
 
-class _Killed(Exception):  # noqa: N818
+class _Killed(Exception):
     """The child was ended from outside."""
 
 
@@ -310,6 +310,8 @@ class _Child:
             env=environment,
             start_new_session=True,
         )
+        self._poll = select.poll()
+        self._poll.register(self._process.stdout or -1, select.POLLIN)
         try:
             self._answer(time.monotonic() + _STARTS_WITHIN)
         except (Rejected, _Killed) as exc:
@@ -328,8 +330,7 @@ class _Child:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-        if self._process.returncode is None:
-            self._kill()
+        self._kill()
         if self._shared >= 0:
             os.close(self._shared)
             self._shared = -1
@@ -387,7 +388,7 @@ class _Child:
             raise _Killed
         while len(content) < count:
             remaining = max(until - time.monotonic(), 0.0)
-            if not select.select([self._process.stdout], [], [], remaining)[0]:
+            if not self._poll.poll(1000 * remaining):
                 self._kill()
                 raise Rejected("decoder-limits", "Decoding the image takes longer than allowed.")
             chunk = os.read(self._process.stdout.fileno(), count - len(content))
@@ -407,9 +408,10 @@ class _Child:
         return Rejected("undecodable", "The decoder crashed on the codestream.")
 
     def _kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
 
 def _shared_memory() -> int:

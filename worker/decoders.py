@@ -20,7 +20,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
@@ -40,49 +39,69 @@ def offset(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-def _rle(codestream: memoryview, out: Pixels) -> None:
-    # imagecodecs leaves what a short segment lacks as it was.
-    flat = np.frombuffer(imagecodecs.dicomrle_decode(codestream, out.dtype), out.dtype)
-    if flat.size < out.size:
-        raise ValueError(f"{flat.size} of {out.size} pixels")
-    out[...] = flat[: out.size].reshape(out.shape)
+def decoders() -> dict[str, Callable[[memoryview, Pixels], None]]:
+    """Return, for each codec, the fastest permissively licensed decoder that was measured."""
+    import imagecodecs
 
+    def rle(codestream: memoryview, out: Pixels) -> None:
+        flat = np.frombuffer(imagecodecs.dicomrle_decode(bytes(codestream), out.dtype), out.dtype)
+        out[...] = flat[: out.size].reshape(out.shape)
 
-def _jpeg_2000(codestream: memoryview, out: Pixels) -> None:
-    imagecodecs.jpeg2k_decode(codestream, numthreads=_THREADS, out=out)
+    def into(decode: Callable[..., Any], **options: Any) -> Callable[[memoryview, Pixels], None]:
+        return lambda codestream, out: decode(codestream, out=out, **options)
 
+    return {
+        "rle": rle,
+        "jpeg": into(imagecodecs.jpeg8_decode),
+        "ljpeg": into(imagecodecs.ljpeg_decode),
+        "jpegls": into(imagecodecs.jpegls_decode),
+        "jpeg2k": into(imagecodecs.jpeg2k_decode, numthreads=_THREADS),
+        "htj2k": into(imagecodecs.htj2k_decode),
+    }
 
-def _into(decode: Callable[..., Any]) -> Callable[[memoryview, Pixels], None]:
-    return lambda codestream, out: decode(codestream, out=out)
-
-
-DECODERS: dict[str, Callable[[memoryview, Pixels], None]] = {
-    "rle": _rle,
-    "jpeg": _into(imagecodecs.jpeg8_decode),
-    "ljpeg": _into(imagecodecs.ljpeg_decode),
-    "jpegls": _into(imagecodecs.jpegls_decode),
-    "jpeg2k": _jpeg_2000,
-    "htj2k": _into(imagecodecs.htj2k_decode),
-}
-"""Codec -> the fastest permissively licensed decoder that was measured."""
 
 _OF_DCMTK = {"jpeg": "1.2.840.10008.1.2.4.51", "ljpeg": "1.2.840.10008.1.2.4.57"}
 """Codecs that DCMTK's dcmdjpeg knows too, and a transfer syntax under which it takes them."""
 
 
-def _decode(codec: str, codestream: memoryview, out: Pixels, bits_stored: int) -> str:
-    """Write pixels to `out`; return why that failed, or nothing."""
-    try:
-        DECODERS[codec](codestream, out)
-    except MemoryError:
-        raise
-    except Exception as exc:  # noqa: BLE001 - every library has errors of its own
-        if codec in _OF_DCMTK and shutil.which("dcmdjpeg"):
-            with suppress(OSError, ValueError, subprocess.SubprocessError):
-                _by_dcmtk(_OF_DCMTK[codec], codestream, out, bits_stored)
-                return ""
-        return f"{type(exc).__name__}: {exc}"
-    return ""
+class _Work:
+    """Decodes what lies in the shared memory."""
+
+    def __init__(self, shared: int) -> None:
+        self._shared = shared
+        self._memory = mmap.mmap(-1, 1)
+        self._decoders = decoders()
+
+    def answer(self, request: bytes) -> bytes:
+        """Decode one codestream and say how that went."""
+        codec, size, length, rows, columns, bits, milliseconds, dtype = REQUEST.unpack(request)
+        _limit_time(milliseconds)
+        try:
+            if len(self._memory) != size:
+                self._memory = mmap.mmap(self._shared, size)
+            shape, kind = (rows, columns), dtype.rstrip(b"\0").decode()
+            out: Pixels = np.ndarray(shape, kind, self._memory, offset(length))
+            codestream = memoryview(self._memory)[:length]
+            text = self._decode(codec.rstrip(b"\0").decode(), codestream, out, bits)
+            status = UNDECODABLE if text else DONE
+        except MemoryError:
+            status, text = OUT_OF_MEMORY, ""
+        said = text.encode()[:1000]
+        return ANSWER.pack(status, len(said)) + said
+
+    def _decode(self, codec: str, codestream: memoryview, out: Pixels, bits_stored: int) -> str:
+        """Write pixels to `out`; return why that failed, or nothing."""
+        try:
+            self._decoders[codec](codestream, out)
+        except MemoryError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - every library has errors of its own
+            if codec in _OF_DCMTK and shutil.which("dcmdjpeg"):
+                with suppress(OSError, ValueError, subprocess.SubprocessError):
+                    _by_dcmtk(_OF_DCMTK[codec], codestream, out, bits_stored)
+                    return ""
+            return f"{type(exc).__name__}: {exc}"
+        return ""
 
 
 def _by_dcmtk(syntax: str, codestream: memoryview, out: Pixels, bits_stored: int) -> None:
@@ -128,26 +147,16 @@ def _limit_time(milliseconds: int) -> None:
 
 
 def _serve(shared: int) -> None:
+    work = _Work(shared)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    memory = mmap.mmap(-1, 1)
-    answers.write(ANSWER.pack(DONE, 0))
-    answers.flush()
-    while len(request := requests.read(REQUEST.size)) == REQUEST.size:
-        name, size, length, rows, columns, bits, milliseconds, kind = REQUEST.unpack(request)
-        _limit_time(milliseconds)
-        try:
-            if len(memory) != size:
-                memory = mmap.mmap(shared, size)
-            dtype = np.dtype(kind.rstrip(b"\0").decode())
-            out: Pixels = np.ndarray((rows, columns), dtype, memory, offset(length))
-            codestream = memoryview(memory)[:length]
-            text = _decode(name.rstrip(b"\0").decode(), codestream, out, bits)
-            status = UNDECODABLE if text else DONE
-        except MemoryError:
-            status, text = OUT_OF_MEMORY, ""
-        said = text.encode()[:1000]
-        answers.write(ANSWER.pack(status, len(said)) + said)
+    answer = ANSWER.pack(DONE, 0)
+    while True:
+        answers.write(answer)
         answers.flush()
+        request = requests.read(REQUEST.size)
+        if len(request) < REQUEST.size:
+            return
+        answer = work.answer(request)
 
 
 if __name__ == "__main__":

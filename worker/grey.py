@@ -21,9 +21,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
 
-LOSSY = frozenset(
-    f"1.2.840.10008.1.2.4.{number}" for number in ("50", "51", "81", "91", "203")
-)
+LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in ("50", "51", "81", "91", "203"))
 """Transfer syntaxes whose decoded values may overshoot what was stored."""
 
 _PERCENTILES = (0.005, 0.995)
@@ -187,9 +185,10 @@ def _modality(ds: Dataset, stored: Ints) -> tuple[Floats, str]:
             return lut.of(stored.astype(np.float64)), "lut"
     slope = header.number(ds, "RescaleSlope")
     intercept = header.number(ds, "RescaleIntercept") or 0.0
-    if not slope or (slope == 1.0 and not intercept):
-        return stored + (0.0 if slope == 0.0 else intercept), "none" if not intercept else "rescale"
-    return stored * slope + intercept, "rescale"
+    if slope == 0.0 or (slope in (None, 1.0) and not intercept):
+        # A slope of zero would erase the picture; it is a fault of the writer.
+        return stored.astype(np.float64), "none"
+    return stored * np.float64(1.0 if slope is None else slope) + intercept, "rescale"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -291,4 +290,5 @@ def _equalized(levels: Bytes, counts: Ints) -> Bytes:
     if share[-1] <= first:
         return levels
     spread = np.rint((share - first).clip(0) / (share[-1] - first) * 255.0).astype(np.uint8)
-    return spread[levels]
+    equalized: Bytes = spread[levels]
+    return equalized

@@ -1,0 +1,241 @@
+"""Turns a DICOM Instance into the picture that a model was trained on, or says why not."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydicom import Dataset, FileDataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.tag import BaseTag
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from dicom_node.errors import Rejected
+from worker import grey, header
+from worker.gate import LARGEST, MOST_PIXELS, gate
+from worker.settings import Pixels as Options
+from worker.shutter import shutter as find_shutter
+
+# pydicom quotes odd values in its warnings, and values are patient data.
+warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
+
+__all__ = ["Decodes", "Radiograph", "gate", "preprocessing", "radiograph", "read"]
+
+VERSION = 1
+"""Counts up with every change of what a picture looks like; part of a report's identity."""
+
+MOST_BYTES = 160 << 20
+"""The largest legal picture and a large header."""
+
+_MOST_READS = 100_000
+"""Elements, items and fragments; a radiograph has some hundreds."""
+
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_SIDEWAYS, _UP_OR_DOWN = frozenset("LR"), frozenset("HF")
+_SQUARE, _LARGEST_ASPECT = 0.01, 5.0
+
+
+class Decodes(Protocol):
+    """Turns Pixel Data into pixels, as `worker.decode.Decoder` does."""
+
+    def decode(self, ds: Dataset) -> npt.NDArray[np.unsignedinteger]:
+        """Return the stored pixels as bit patterns, (rows, columns)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Radiograph:
+    """A picture as a radiologist would see it."""
+
+    pixels: npt.NDArray[np.uint8]
+    """(rows, columns), 0 = black; the patient's right is at the viewer's left."""
+    steps: str
+    """What was done, for example ``voi-1: modality=none,voi=window-linear,invert=no,…``."""
+    warnings: tuple[str, ...] = ()
+
+
+def preprocessing(options: Options) -> str:
+    """Return the name of the specification that pictures follow, for example ``voi-1``."""
+    return f"{options.mode}-{VERSION}"
+
+
+class _Counted(io.BytesIO):
+    """A file in memory that ends the reading of endless headers."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads > _MOST_READS:
+            raise ValueError("too many elements")
+        return super().read(size)
+
+
+def read(content: bytes | Path) -> Dataset:
+    """Return the data set of a Part 10 file.
+
+    Parameters
+    ----------
+    content : bytes or Path
+        The file or where it lies. A data set without file meta information is read too.
+
+    Returns
+    -------
+    Dataset
+        With ``file_meta`` and its Transfer Syntax UID.
+
+    Raises
+    ------
+    Rejected
+        ``not-dicom``: it cannot be read, or is larger than any radiograph.
+    """
+    if isinstance(content, Path):
+        if content.stat().st_size > MOST_BYTES:
+            raise Rejected("not-dicom", f"The file is larger than {MOST_BYTES >> 20} MiB.")
+        content = content.read_bytes()
+    if len(content) > MOST_BYTES:
+        raise Rejected("not-dicom", f"The file is larger than {MOST_BYTES >> 20} MiB.")
+    try:
+        ds = _parsed(content)
+        has_class = bool(header.word(ds, "SOPClassUID"))
+    except Rejected:
+        raise
+    except Exception as exc:
+        name = type(exc).__name__
+        raise Rejected("not-dicom", f"The bytes cannot be read as DICOM ({name}).") from exc
+    if not has_class:
+        raise Rejected("not-dicom", "The bytes hold no DICOM Instance: no SOP Class UID.")
+    return ds
+
+
+def _parsed(content: bytes) -> Dataset:
+    source = _Counted(content)
+    preamble = read_preamble(source, force=True)
+    start = source.tell()
+    for is_implicit in (False, True):
+        source.seek(start)
+        meta = read_dataset(source, is_implicit, True, stop_when=_is_beyond_meta)
+        if header.word(meta, "TransferSyntaxUID") == _DEFLATED:
+            found = _Counted(_inflated(memoryview(content)[source.tell() :]))
+            ds = read_dataset(found, False, True)
+            file_meta = FileMetaDataset(meta)
+            whole = FileDataset(found, ds, preamble, file_meta, False, True)
+            whole.set_original_encoding(False, True, ds._character_set)
+            return whole
+    source.seek(0)
+    ds = dcmread(source, force=True)
+    if not header.transfer_syntax(ds):
+        implicit_vr, is_little_endian = ds.original_encoding
+        little_endian = ImplicitVRLittleEndian if implicit_vr else ExplicitVRLittleEndian
+        ds.file_meta.TransferSyntaxUID = little_endian if is_little_endian else ExplicitVRBigEndian
+    return ds
+
+
+def _is_beyond_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag >> 16 != 2
+
+
+def _inflated(deflated: memoryview) -> bytes:
+    """Return the data set, but first see how large it gets, without keeping it."""
+    inflate, size, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, bytes(deflated)
+    while rest and not inflate.eof:
+        size += len(inflate.decompress(rest, 1 << 20))
+        rest = inflate.unconsumed_tail
+        if size > MOST_BYTES:
+            raise Rejected("not-dicom", f"The data set inflates to over {MOST_BYTES >> 20} MiB.")
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated)
+
+
+def radiograph(ds: Dataset, decoder: Decodes, options: Options) -> Radiograph:
+    """Return the Instance's image as a radiologist would see it.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As `read` returns it.
+    decoder : Decodes
+        What turns Pixel Data into pixels.
+    options : Options
+        ``[pixels]`` of worker.toml.
+
+    Returns
+    -------
+    Radiograph
+        uint8, at the image's own resolution.
+
+    Raises
+    ------
+    Rejected
+        By `gate` or by the decoder.
+    OutOfResources
+        The decoder cannot start.
+
+    References
+    ----------
+    DICOM PS3.3 C.11.1, C.11.2, C.11.6 (grey levels), C.7.6.11 (shutters), C.7.6.1.1.1
+    (orientation), C.7.6.3.1.7 (aspect ratio).
+    """
+    gate(ds, options)
+    stored = decoder.decode(ds)
+    shutter = find_shutter(ds, (stored.shape[0], stored.shape[1]))
+    levels = grey.table(ds, stored, shutter.visible, options.mode)
+    pixels = levels.apply(stored)
+    shutter.close(pixels)
+    pixels, aspect = _squared(ds, pixels)
+    pixels, turn = _turned(ds, pixels)
+    steps = ",".join((*levels.steps, *shutter.steps, f"aspect={aspect}", f"orient={turn}"))
+    notes = (*levels.warnings, *shutter.warnings)
+    if turn == "unknown":
+        notes += (
+            "The image does not say which side is the patient's right; it was left as it is.",
+        )
+    return Radiograph(pixels, f"{preprocessing(options)}: {steps}", notes)
+
+
+def _squared(ds: Dataset, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], str]:
+    """Return the picture with square pixels, and the name of what was done."""
+    ratio = _aspect(ds)
+    if abs(ratio - 1.0) < _SQUARE:
+        return pixels, "square"
+    if not 1 / _LARGEST_ASPECT <= ratio <= _LARGEST_ASPECT:
+        return pixels, "unusable"
+    rows, columns = pixels.shape
+    # Enlarge the side with the coarser pixels, so that no detail is lost.
+    size = (columns, round(rows * ratio)) if ratio > 1 else (round(columns / ratio), rows)
+    shrink = min(1.0, LARGEST / max(size), (MOST_PIXELS / (size[0] * size[1])) ** 0.5)
+    size = (max(int(size[0] * shrink), 1), max(int(size[1] * shrink), 1))
+    resized = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    return np.array(resized), "resampled"
+
+
+def _aspect(ds: Dataset) -> float:
+    """Return height / width of one pixel (PS3.3 C.7.6.3.1.7); 1 when the header does not say."""
+    for keyword in ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing"):
+        found = header.numbers(ds, keyword)
+        if len(found) == 2 and min(found) > 0:
+            return found[0] / found[1]
+    return 1.0
+
+
+def _turned(ds: Dataset, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], str]:
+    r"""Return the picture with rows to the patient's left and columns to the feet (L\F)."""
+    row, column = ([way[:1] for way in header.words(ds, "PatientOrientation")] + ["", ""])[:2]
+    is_transposed = row in _UP_OR_DOWN and column in _SIDEWAYS
+    if is_transposed:
+        pixels, row, column = pixels.T, column, row
+    if row not in _SIDEWAYS or column not in _UP_OR_DOWN:
+        return pixels, "unknown"
+    if row == "R":
+        pixels = pixels[:, ::-1]
+    if column == "H":
+        pixels = pixels[::-1]
+    done = [("transposed", is_transposed), ("mirrored", row == "R"), ("upturned", column == "H")]
+    names = [name for name, is_done in done if is_done]
+    return np.ascontiguousarray(pixels), "+".join(names) or "kept"
