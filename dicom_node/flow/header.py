@@ -1,0 +1,183 @@
+"""The few top-level elements of a data set that ledger and rules use, read without trust.
+
+A walk over element headers that never recurses, never reads a long value and stops before the
+pixels: what a hostile data set can cost is bounded before anything else looks at it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from typing import IO
+
+from dicom_node.errors import NotUnderstood
+
+IMPLICIT = "1.2.840.10008.1.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+
+INFLATE_LIMIT = 16 * 2**20
+"""Bytes of an inflated data set that are looked at: a small file may inflate without end."""
+
+VALUE_LIMIT = 4096
+"""Bytes of one element that are read: what rules and people look at is short."""
+
+TEXT_LIMIT = 256
+"""Characters of one value that are kept."""
+
+DEPTH_LIMIT = 128
+"""Open sequences and items; deeper nesting is an attack on those who read it next."""
+
+TAGS = {
+    0x00080016: "sop_class_uid",
+    0x00080018: "sop_instance_uid",
+    0x00080020: "study_date",
+    0x00080030: "study_time",
+    0x00080050: "accession_number",
+    0x00080060: "modality",
+    0x00080068: "presentation_intent",
+    0x00080070: "manufacturer",
+    0x00080080: "institution",
+    0x00081010: "station_name",
+    0x00081030: "study_description",
+    0x0008103E: "series_description",
+    0x00100010: "patient_name",
+    0x00100020: "patient_id",
+    0x00100030: "patient_birth_date",
+    0x00100040: "patient_sex",
+    0x00180015: "body_part",
+    0x00185101: "view",
+    0x0020000D: "study_instance_uid",
+    0x0020000E: "series_instance_uid",
+}
+_CHARACTER_SET = 0x00080005
+_LAST = max(TAGS)
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_UNDEFINED = 0xFFFFFFFF
+_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN")) | {
+    b"UR",
+    b"UT",
+    b"UV",
+}
+"""Value representations with a length of 32 bits (DICOM PS3.5 7.1.2)."""
+
+
+def read_header(file: IO[bytes], transfer_syntax_uid: str) -> dict[str, str]:
+    """Return the facts of a Part 10 file by the names in `TAGS`, as decoded, clean text.
+
+    Raises
+    ------
+    NotUnderstood
+        The bytes are not a data set in this transfer syntax.
+    """
+    file.seek(_head_size(file))
+    source: IO[bytes] = file
+    if transfer_syntax_uid == DEFLATED:
+        source = io.BytesIO(_inflate(file))
+    values = dict(_values(source, transfer_syntax_uid))
+    character_sets = _ascii(values.get(_CHARACTER_SET, b"")).split("\\")
+    facts = {
+        name: _ascii(values.get(tag, b""))
+        if name.endswith("_uid")
+        else _text(values.get(tag, b""), character_sets)
+        for tag, name in TAGS.items()
+    }
+    facts["patient_name"] = facts["patient_name"].rstrip("^= ")
+    return facts
+
+
+def clean(text: str) -> str:
+    """Return `text` without control characters and not longer than the ledger keeps."""
+    printable = "".join(
+        " " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c
+        for c in text[: 4 * TEXT_LIMIT]
+    )
+    return " ".join(printable.split())[:TEXT_LIMIT]
+
+
+def _head_size(file: IO[bytes]) -> int:
+    """Return where the data set begins: behind preamble, prefix and group 0002."""
+    file.seek(0)
+    head = file.read(144)
+    if len(head) < 144 or head[128:132] != b"DICM":
+        raise NotUnderstood("the file has no File Meta Information")
+    return 144 + int(struct.unpack("<L", head[140:144])[0])
+
+
+def _inflate(file: IO[bytes]) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        return inflater.decompress(file.read(INFLATE_LIMIT), INFLATE_LIMIT)
+    except zlib.error as exc:
+        raise NotUnderstood("the deflated data set cannot be inflated") from exc
+
+
+def _values(file: IO[bytes], transfer_syntax_uid: str) -> Iterator[tuple[int, bytes]]:
+    """Yield tag and value of the top-level elements that are wanted."""
+    start = file.tell()
+    first = file.read(8)
+    file.seek(start)
+    order = ">" if transfer_syntax_uid == BIG_ENDIAN else "<"
+    # some senders encode otherwise than they negotiated; the first element shows it
+    explicit = bool(re.fullmatch(rb"[A-Z]{2}", first[4:6]))
+    implicit_levels = [not explicit]
+    while element := _next(file, order, implicit_levels[-1]):
+        tag, vr, length = element
+        if tag in (_ITEM_END, _SEQUENCE_END):
+            if len(implicit_levels) > 1:
+                implicit_levels.pop()
+        elif length == _UNDEFINED:
+            if len(implicit_levels) > DEPTH_LIMIT:
+                raise NotUnderstood("sequences are nested too deeply")
+            # PS3.5 6.2.2: UN of undefined length holds Implicit VR items
+            implicit_levels.append(implicit_levels[-1] or vr == b"UN")
+        elif len(implicit_levels) == 1 and tag > _LAST:
+            return
+        elif len(implicit_levels) == 1 and (tag in TAGS or tag == _CHARACTER_SET):
+            yield tag, file.read(min(length, VALUE_LIMIT))
+            file.seek(max(0, length - VALUE_LIMIT), os.SEEK_CUR)
+        else:
+            file.seek(length, os.SEEK_CUR)
+
+
+def _next(file: IO[bytes], order: str, implicit: bool) -> tuple[int, bytes, int] | None:
+    """Return tag, VR and length of the next element; None at the end."""
+    head = file.read(8)
+    if len(head) < 8:
+        return None
+    group, element = struct.unpack(f"{order}HH", head[:4])
+    tag = group << 16 | element
+    vr = head[4:6]
+    if implicit or group == 0xFFFE or not re.fullmatch(rb"[A-Z]{2}", vr):
+        return tag, b"", int(struct.unpack(f"{order}L", head[4:])[0])
+    if vr not in _LONG:
+        return tag, vr, int(struct.unpack(f"{order}H", head[6:])[0])
+    more = file.read(4)
+    if len(more) < 4:
+        return None
+    return tag, vr, int(struct.unpack(f"{order}L", more)[0])
+
+
+def _ascii(value: bytes) -> str:
+    return value.decode("ascii", "replace").strip(" \0")
+
+
+def _text(value: bytes, character_sets: list[str]) -> str:
+    """Return clean text; what cannot be decoded is replaced, and is never a reason to refuse."""
+    from pydicom.charset import decode_bytes, python_encoding
+
+    value = value.rstrip(b" \0")
+    if value.isascii() and b"\x1b" not in value:
+        return clean(value.decode("ascii"))
+    codecs = [python_encoding.get(name.strip(), "latin-1") for name in character_sets]
+    try:
+        if len(codecs) > 1 or b"\x1b" in value:
+            return clean(decode_bytes(value, codecs, {0x5E, 0x3D}))
+        return clean(value.decode(codecs[0], "replace"))
+    except (LookupError, ValueError, Warning):
+        return clean(value.decode("latin-1"))

@@ -1,0 +1,222 @@
+"""A received Instance on its way to disk and ledger, before C-STORE is answered."""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from dicom_node.errors import NotUnderstood
+from dicom_node.flow import routing
+from dicom_node.flow.header import clean, read_header
+from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.job import ReportOrder
+from dicom_node.settings import SENDER, Rule, Settings
+from dicom_node.store.ledger import Instance, Ledger, Receipt, Route
+from dicom_node.store.spool import Incoming, Kept, Spool
+
+logger = logging.getLogger(__name__)
+
+PRIORITIES = {"stat": 0, "normal": 1, "low": 2, None: None}
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+class OtherSopClass(NotUnderstood):
+    """The data set is of another SOP class than the request says: 0xA900."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent an Instance, to whom, and Priority (0000,0700) of the request."""
+
+    calling_ae: str
+    calling_host: str
+    called_ae: str
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the C-STORE request and its presentation context say of the data set."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+class Intake:
+    """Writes Instances to the spool, finds their rule and records them.
+
+    Parameters
+    ----------
+    settings : Settings
+        Rules, peers and what reports say of this site.
+    spool, ledger
+        Where Instances are kept and recorded.
+    """
+
+    def __init__(self, settings: Settings, spool: Spool, ledger: Ledger) -> None:
+        self.settings = settings
+        self.spool = spool
+        self.ledger = ledger
+
+    def begin(self, accepted: Accepted) -> Incoming:
+        """Return a temporary Part 10 file that already holds its head (DICOM PS3.10 7.1).
+
+        Raises
+        ------
+        OutOfResources
+            Answer 0xA700 (DICOM PS3.4 Table B.2-1).
+        """
+        incoming = self.spool.writing()
+        try:
+            incoming.write_head(file_head(accepted))
+        except BaseException:
+            incoming.discard()
+            raise
+        return incoming
+
+    def finish(self, incoming: Incoming, accepted: Accepted, sender: Sender) -> Receipt:
+        """Keep and record a data set that is complete; after this 0x0000 may be answered.
+
+        Raises
+        ------
+        NotUnderstood
+            Answer 0xC000; `OtherSopClass`: 0xA900. Nothing stays on disk.
+        OutOfResources, Unreachable
+            Answer 0xA700. Nothing was recorded.
+        """
+        with incoming:
+            _check_uid("SOP Instance UID", accepted.sop_instance_uid)
+            _check_uid("SOP Class UID", accepted.sop_class_uid)
+            with incoming.reader() as file:
+                header = read_header(file, accepted.transfer_syntax_uid)
+            _check(header, accepted)
+            kept = incoming.keep(accepted.sop_instance_uid)
+        receipt = self._record(header, kept, accepted, sender)
+        if receipt.file != kept.name:
+            self.spool.remove(kept.name)
+        logger.info(
+            "received sop=%s calling=%s state=%s jobs=%d reason=%s",
+            accepted.sop_instance_uid,
+            sender.calling_ae,
+            receipt.kind,
+            len(receipt.jobs),
+            receipt.reason,
+        )
+        return receipt
+
+    def facts(self, header: Mapping[str, str], sender: Sender) -> dict[str, str]:
+        """Return what rules look at, by the keys of ``match``."""
+        known = {
+            **header,
+            "sop_class": header["sop_class_uid"],
+            "calling_ae": sender.calling_ae,
+            "called_ae": sender.called_ae,
+        }
+        return {key: known.get(key, "") for key in routing.KEYS}
+
+    def _record(
+        self, header: dict[str, str], kept: Kept, accepted: Accepted, sender: Sender
+    ) -> Receipt:
+        rule = routing.decide(self.settings.rules, self.facts(header, sender))
+        instance = Instance(
+            **header,
+            transfer_syntax_uid=accepted.transfer_syntax_uid,
+            calling_ae=clean(sender.calling_ae),
+            calling_host=clean(sender.calling_host),
+            called_ae=clean(sender.called_ae),
+            priority=sender.priority,
+            sha256=kept.sha256,
+            size=kept.size,
+            file=kept.name,
+        )
+        routes = [] if rule is None else [self._route(rule, sender)]
+        reason = "" if rule else "no rule matched" if self.settings.rules else "there are no rules"
+        return self.ledger.receive(instance, routes, reason)
+
+    def _route(self, rule: Rule, sender: Sender) -> Route:
+        peers = self.settings.peers
+        names, problems = routing.destinations(rule, peers, sender.calling_ae, sender.calling_host)
+        for problem in problems:
+            logger.warning("rule=%s %s", rule.name, problem)
+        takers = [peers[name] for name in names if name in peers]
+        kinds = ["sr", *(kind for peer in takers for kind in peer.objects)]
+        classes = [sop_class for peer in takers for sop_class in peer.sop_classes]
+        if SENDER in names or not classes:
+            classes += ["comprehensive3d", "comprehensive", "enhanced"]
+        order = ReportOrder(
+            content_datetime=datetime.fromtimestamp(0, UTC),
+            series_number=self.settings.report.series_number,
+            series_description=self.settings.report.series_description,
+            station_name=self.settings.node.ae_title.strip(),
+            serial_number=self.settings.node.serial_number,
+            objects=tuple(dict.fromkeys(kinds)),
+            sop_classes=tuple(dict.fromkeys(classes)),
+            not_analysed=self.settings.report.not_analysed,
+        )
+        return Route(
+            rule=rule.name,
+            model=rule.model,
+            mode=rule.mode,
+            send_to=names,
+            objects={name: peers[name].objects for name in names if name in peers},
+            priority=PRIORITIES[rule.priority],
+            allow_demonstration=rule.allow_demonstration,
+            order=order,
+        )
+
+
+def file_head(accepted: Accepted) -> bytes:
+    """Return an empty preamble, the prefix and File Meta Information (DICOM PS3.10 7.1)."""
+    elements = b"".join(
+        (
+            _element(0x0001, b"OB", b"\x00\x01"),
+            _element(0x0002, b"UI", _padded_uid(accepted.sop_class_uid)),
+            _element(0x0003, b"UI", _padded_uid(accepted.sop_instance_uid)),
+            _element(0x0010, b"UI", _padded_uid(accepted.transfer_syntax_uid)),
+            _element(0x0012, b"UI", _padded_uid(IMPLEMENTATION_CLASS_UID)),
+            _element(0x0013, b"SH", _padded(IMPLEMENTATION_VERSION_NAME, b" ")),
+        )
+    )
+    length = _element(0x0000, b"UL", struct.pack("<L", len(elements)))
+    # an empty preamble: what a sender puts there may make the file pass for a program
+    return bytes(128) + b"DICM" + length + elements
+
+
+def _check(header: Mapping[str, str], accepted: Accepted) -> None:
+    """Raise unless the data set is what the request says and names its study and series."""
+    for what in ("sop_class_uid", "sop_instance_uid", "study_instance_uid", "series_instance_uid"):
+        _check_uid(what, header[what])
+    if header["sop_class_uid"] != accepted.sop_class_uid:
+        raise OtherSopClass("the data set is of another SOP class than the request")
+    if header["sop_instance_uid"] != accepted.sop_instance_uid:
+        raise NotUnderstood("the data set has another SOP Instance UID than the request")
+
+
+def _check_uid(what: str, value: str) -> None:
+    """Raise unless `value` may be a UID; leading zeros occur in practice and are let through."""
+    if not value:
+        raise NotUnderstood(f"no {what}")
+    if len(value) > 64 or not _UID.fullmatch(value):
+        raise NotUnderstood(f"{what} is not a UID")
+
+
+def _element(element: int, vr: bytes, value: bytes) -> bytes:
+    """Return one element of group 0002, Explicit VR Little Endian."""
+    if vr == b"OB":
+        return struct.pack("<HH2sHL", 0x0002, element, vr, 0, len(value)) + value
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
+
+
+def _padded(text: str, pad: bytes) -> bytes:
+    value = text.encode("ascii", "replace")
+    return value + pad * (len(value) % 2)
+
+
+def _padded_uid(uid: str) -> bytes:
+    return _padded(uid, b"\0")
