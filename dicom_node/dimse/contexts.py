@@ -83,7 +83,7 @@ def _close(stream: AssociationSocket) -> None:
         stream.socket.close()
 
 
-AssociationSocket._shutdown_socket = _close  # type: ignore[method-assign]
+AssociationSocket._shutdown_socket = _close  # type: ignore[assignment, method-assign]
 
 
 def entity(ae_title: str, max_pdu: int) -> AE:

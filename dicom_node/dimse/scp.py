@@ -88,6 +88,7 @@ class Listener:
         self._intake = intake
         self._has_room = has_room
         self._server: Server | None = None
+        self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._admitted: dict[Association, tuple[str, str]] = {}
 
@@ -97,6 +98,11 @@ class Listener:
         if self._server is None:
             raise RuntimeError("the listener has not been started")
         return int(self._server.server_address[1])
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether the port is still served."""
+        return bool(self._thread and self._thread.is_alive())
 
     def start(self) -> None:
         """Bind the port and serve it in threads.
@@ -129,12 +135,13 @@ class Listener:
             )
         except OSError as exc:
             raise ConfigurationError(_why_no_port(node.host, node.port, exc)) from exc
-        threading.Thread(
+        self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.2},
             name="listener",
             daemon=True,
-        ).start()
+        )
+        self._thread.start()
         logger.info(
             "listening as %s on %s port %d%s",
             node.ae_title,

@@ -1,0 +1,135 @@
+"""The HTTP side as one application: job API, health, worklist; and the loop that serves it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from dicom_node import __version__
+from dicom_node.errors import ChexFractError, ConfigurationError, NotFound, Stale, Transient
+from dicom_node.settings import Settings
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+from dicom_node.web import health, jobs, pages
+from dicom_node.web.guard import Guard
+
+logger = logging.getLogger(__name__)
+
+STOP_S = 1
+"""Time that requests in progress have to end when the server stops."""
+
+
+def create_app(settings: Settings, ledger: Ledger, spool: Spool, secret: str) -> FastAPI:
+    """Return the application.
+
+    Parameters
+    ----------
+    secret : str
+        What workers show as bearer token, and the password of user ``admin`` on the pages.
+    """
+    app = FastAPI(
+        title="chexfract-node",
+        version=__version__,
+        # Their pages load scripts from a third party.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    app.include_router(health.routes(settings, ledger, spool))
+    app.include_router(jobs.routes(settings, ledger, spool))
+    app.include_router(pages.routes(settings, ledger, secret))
+    app.add_exception_handler(ChexFractError, _failed)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_middleware(Guard, secret=secret)
+    return app
+
+
+def serve_web(
+    settings: Settings,
+    app: FastAPI,
+    stop: threading.Event,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve `app` until `stop` is set; requests in progress get a second to end.
+
+    Raises
+    ------
+    ConfigurationError
+        The port is in use or not ours to take.
+    """
+    listening = _bind(settings.web.host, settings.web.port)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=STOP_S,
+        limit_concurrency=256,
+    )
+    server = uvicorn.Server(config)
+    # In a thread of its own uvicorn leaves this process's signals alone.
+    serving = threading.Thread(target=server.run, args=([listening],), name="web")
+    serving.start()
+    try:
+        while serving.is_alive() and not server.started:
+            serving.join(0.01)
+        logger.info("pages and job API at http://%s:%d/", *listening.getsockname()[:2])
+        ready()
+        while serving.is_alive() and not stop.wait(0.5):
+            pass
+    finally:
+        server.should_exit = True
+        serving.join(STOP_S + 1)
+        listening.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError as exc:
+        listening.close()
+        raise ConfigurationError(_why_no_port(host, port, exc)) from exc
+    return listening
+
+
+def _why_no_port(host: str, port: int, exc: OSError) -> str:
+    if exc.errno == errno.EADDRINUSE:
+        advice = "stop the other program or change [web] port"
+        return f"port {port} is in use ({host}): {advice}"
+    return f"cannot listen on {host} port {port}: {exc.strerror or exc}; check [web] host and port"
+
+
+def _failed(request: Request, exc: Exception) -> Response:
+    """Answer an error of ours with its HTTP status."""
+    status = 400
+    if isinstance(exc, NotFound):
+        status = 404
+    elif isinstance(exc, Stale):
+        status = 409
+    elif isinstance(exc, Transient):
+        status = 503
+        logger.warning("%s: %s", request.url.path, exc)
+    headers = {"Retry-After": "5"} if status == 503 else None
+    return JSONResponse({"detail": str(exc)}, status, headers)
+
+
+def _malformed(request: Request, exc: Exception) -> Response:
+    """Say which fields of a body are wrong, and nothing of what stood in them."""
+    if not isinstance(exc, RequestValidationError):
+        raise HTTPException(500)
+    return JSONResponse({"detail": jobs.faults(exc.errors())}, 422)

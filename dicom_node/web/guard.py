@@ -1,0 +1,84 @@
+"""What holds for every request before anything reads it: secret, size, headers."""
+
+from __future__ import annotations
+
+import hmac
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BODY = 1 << 20
+MAX_RESULT = 256 << 20
+"""Largest result: a Secondary Capture of a whole radiograph fits many times."""
+
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+        b"base-uri 'none'; frame-ancestors 'none'",
+    ),
+)
+
+
+class Guard:
+    """ASGI middleware: the job API needs its secret, bodies have an end, answers bear headers.
+
+    It stands in front of the routes because these read a body before they ask who sent it.
+
+    Parameters
+    ----------
+    secret : str
+        The bearer token of the job API.
+    """
+
+    def __init__(self, app: ASGIApp, secret: str) -> None:
+        self._app = app
+        self._bearer = f"Bearer {secret}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        path = scope["path"]
+        if path.startswith("/jobs/") and not self._is_known(scope):
+            answer = JSONResponse(
+                {"detail": "the job API needs its secret as bearer token"},
+                401,
+                {"WWW-Authenticate": "Bearer"},
+            )
+            await answer(scope, receive, sending)
+            return
+        largest = MAX_RESULT if path.endswith("/result") else MAX_BODY
+        await self._app(scope, _limited(receive, largest), sending)
+
+    def _is_known(self, scope: Scope) -> bool:
+        shown = dict(scope["headers"]).get(b"authorization", b"")
+        return hmac.compare_digest(shown, self._bearer)
+
+
+def _limited(receive: Receive, largest: int) -> Receive:
+    """Return `receive` that ends a body of more than `largest` bytes with 413."""
+    size = 0
+
+    async def receiving() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > largest:
+            raise HTTPException(413, f"more than {largest} bytes")
+        return message
+
+    return receiving

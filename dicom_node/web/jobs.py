@@ -1,0 +1,136 @@
+"""The job API: a worker claims, fetches the Instance, renews its lease and posts its result.
+
+`dicom_node.job` has the messages. Every call carries the token; a stale one is 409 and changes
+nothing. 200 on a result means that it is durable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request
+from fastapi.responses import FileResponse
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from dicom_node.errors import NotFound, Stale
+from dicom_node.job import Claim, ClaimRequest, LeaseRequest, ReleaseRequest, Result
+from dicom_node.settings import Settings
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+
+MAX_OBJECTS = 16
+MAX_RESULT_JSON = 1 << 20
+_PART = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
+async def _posted(request: Request) -> AsyncIterator[FormData]:
+    """Read the multipart body; its files are on disk from 1 MB on."""
+    limits = {"max_files": MAX_OBJECTS, "max_fields": 1, "max_part_size": MAX_RESULT_JSON}
+    async with request.form(**limits) as form:
+        yield form
+
+
+Posted = Annotated[FormData, Depends(_posted)]
+Token = Annotated[str, Header(alias="X-Job-Token", max_length=128)]
+
+
+def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
+    """Return the job API; `web.guard` asks for the secret before these are reached."""
+    router = APIRouter(prefix="/jobs/{job}")
+    lease_s, attempts = settings.dispatch.lease, settings.dispatch.attempts
+
+    @router.post("/claim")
+    def claim(job: str, body: ClaimRequest) -> Claim:
+        """Begin an attempt."""
+        claimed = ledger.claim(job, body.token, body.worker[:128], lease_s)
+        return Claim(
+            job=job,
+            attempt=claimed.attempt,
+            lease_s=claimed.lease_s,
+            size=claimed.size,
+            order=claimed.order,
+        )
+
+    @router.get("/instance")
+    def instance(job: str, token: Token) -> FileResponse:
+        """Send the Part 10 file of the job's Instance."""
+        path = spool.path(ledger.instance_file(job, token))
+        if not path.is_file():
+            raise NotFound("the Instance is no longer in the spool")
+        return FileResponse(path, media_type="application/dicom")
+
+    @router.post("/lease")
+    def lease(job: str, body: LeaseRequest) -> dict[str, float]:
+        """Extend the lease."""
+        ledger.renew(job, body.token, lease_s)
+        return {"lease_s": lease_s}
+
+    @router.post("/result")
+    def result(job: str, posted: Posted) -> dict[str, bool]:
+        """Keep a result durably: files first, then the ledger's row that names them."""
+        told = _result(posted)
+        contents = _contents(posted, told)
+        names = {
+            part: spool.write_report(job, told.token, part, content)
+            for part, content in contents.items()
+        }
+        try:
+            return {"durable": ledger.report(job, told.token, told, names)}
+        except (Stale, NotFound):
+            # Their names bear this token, so no row that counts can refer to them.
+            for name in names.values():
+                spool.remove(name)
+            raise
+
+    @router.post("/release")
+    def release(job: str, body: ReleaseRequest) -> dict[str, str]:
+        """Give the job back."""
+        reason = body.reason[:1024]
+        state = ledger.release(job, body.token, reason, body.counts, body.delay_s, attempts)
+        return {"state": state}
+
+    return router
+
+
+def faults(errors: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return ``where: what`` for each fault of a body, without anything that the body held."""
+    told = []
+    for error in errors:
+        if error["type"] == "extra_forbidden":
+            told.append("unknown field")
+        else:
+            where = ".".join(str(part) for part in error["loc"])
+            told.append(f"{where}: {error['type']}")
+    return told
+
+
+def _result(posted: FormData) -> Result:
+    text = posted.get("result")
+    if not isinstance(text, str):
+        raise HTTPException(422, "the part 'result' with the JSON of the result is missing")
+    try:
+        result = Result.model_validate_json(text)
+    except ValidationError as exc:
+        errors: list[Any] = list(exc.errors(include_input=False, include_url=False))
+        raise HTTPException(422, f"result: {'; '.join(faults(errors))}") from exc
+    if result.outcome == "rejected" and result.reason is None:
+        raise HTTPException(422, "a rejected result needs its reason")
+    return result
+
+
+def _contents(posted: FormData, result: Result) -> dict[str, bytes]:
+    """Return the bytes of each object by its part; all are there, and none is left over."""
+    parts = [item.part for item in result.objects]
+    files = {name: file for name, file in posted.multi_items() if isinstance(file, UploadFile)}
+    if len(set(parts)) != len(parts) or not all(_PART.fullmatch(part) for part in parts):
+        raise HTTPException(422, "objects need different parts of the form [a-z0-9_-]")
+    if set(parts) != set(files) or len(posted) != len(parts) + 1:
+        raise HTTPException(422, "files and objects of the result are not the same parts")
+    contents = {part: files[part].file.read() for part in parts}
+    if any(content[128:132] != b"DICM" for content in contents.values()):
+        raise HTTPException(422, "a file of the result is not a Part 10 file")
+    return contents
