@@ -8,6 +8,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import ClassVar
 
 from dicom_node.errors import NotUnderstood
 from dicom_node.flow import routing
@@ -27,6 +28,8 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 class OtherSopClass(NotUnderstood):
     """The data set is of another SOP class than the request says: 0xA900."""
+
+    status: ClassVar[int] = 0xA900
 
 
 @dataclass(frozen=True, slots=True)
