@@ -36,7 +36,8 @@ missing: set[str] = set()
 
 def need(program: str) -> str:
     """Return the path of a real peer; skip with one loud line locally, fail in CI."""
-    found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/bin:/usr/local/bin")
+    # The system first: pynetdicom installs programs of the same names into a virtual environment.
+    found = shutil.which(program, path="/usr/bin:/usr/sbin:/usr/local/bin") or shutil.which(program)
     if found:
         return found
     missing.add(program)
