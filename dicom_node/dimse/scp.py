@@ -249,37 +249,24 @@ class Listener:
 
     def _on_store(self, event: evt.Event) -> int | Dataset:
         """Answer a C-STORE request; PS3.4 Table B.2-1 and PS3.7 C have the statuses."""
-        started = time.monotonic()
         request = cast("Any", event.request)
-        status, comment = SUCCESS, ""
         try:
             status, comment = self._store(event.assoc, request, event.context)
+            reason = comment
         except Transient as exc:
-            status, comment = OUT_OF_RESOURCES, "out of resources; send it again later"
-            reason = str(exc)
+            status, comment, reason = OUT_OF_RESOURCES, "out of resources; send later", str(exc)
         except Permanent as exc:
             status, comment = getattr(exc, "status", CANNOT_UNDERSTAND), str(exc)
             reason = comment
         except Exception:
             # Nothing is known to be wrong with the Instance: its sender shall keep it.
             logger.exception("C-STORE of %s", _name(event.assoc))
-            status, comment = OUT_OF_RESOURCES, "internal error; send it again later"
-            reason = comment
-        else:
-            reason = comment
-        milliseconds = (time.monotonic() - started) * 1000
-        if status != SUCCESS:
-            logger.warning(
-                "refused an Instance of %s with 0x%04X: %s", _name(event.assoc), status, reason
-            )
-            return _answer(status, comment)
-        logger.info(
-            "received %s from %s in %.0f ms",
-            request.AffectedSOPInstanceUID,
-            _name(event.assoc),
-            milliseconds,
-        )
-        return SUCCESS
+            status, comment, reason = OUT_OF_RESOURCES, "internal error; send later", "see above"
+        if status == SUCCESS:
+            return SUCCESS
+        name = _name(event.assoc)
+        logger.warning("refused an Instance of %s with 0x%04X: %s", name, status, reason)
+        return _answer(status, comment)
 
     def _store(self, assoc: Association, request: Any, context: Any) -> tuple[int, str]:
         sop_class = str(request.AffectedSOPClassUID)
