@@ -20,11 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.job import Reason, ReportOrder
+from worker.evaluate import RESULTS
 from worker.pipeline import Case, Conclusion, Pipeline
 from worker.settings import Settings
 from worker.start import pipeline
 
-RESULTS = "results.jsonl"
 MANIFEST = "manifest.json"
 REPORTS = "reports"
 LARGEST = 1_000_000_000

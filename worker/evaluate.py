@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.errors import ConfigurationError
-from worker.describe import RESULTS
+
+RESULTS = "results.jsonl"
+"""The file of a describe run with one row per file."""
 
 Interval = tuple[float, float]
 
