@@ -146,8 +146,12 @@ def find(name: str, path: str) -> Checkpoint:
         if spec is None or spec.origin is None:
             raise ConfigurationError(f"models.{name}.path: {path} is not installed")
         return Checkpoint(name, Path(spec.origin).parent / "model", builtin=True)
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(path).expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as exc:
+        raise ConfigurationError(f"models.{name}.path: not a path: {exc}") from exc
+    if not is_folder:
         raise ConfigurationError(f"models.{name}.path: {_advice(path, folder)}")
     if not (folder / "config.json").is_file():
         raise ConfigurationError(f"models.{name}.path: {folder} holds no config.json")

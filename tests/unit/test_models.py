@@ -1,0 +1,179 @@
+"""Tables, folders and licences of models: what is refused, and how plainly."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicom_node.errors import ConfigurationError, NotFound
+from worker import settings
+from worker.models import ENGINES, catalogue, checkpoint, open_model
+from worker.models.checkpoint import Checkpoint, Unacceptable
+
+REAL = {"engine": "chexfract", "licence_accepted_by": "A. Reader"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that looks like a checkpoint."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "modeling.py").write_text("pass\n")
+    return folder
+
+
+def listed(folder):
+    files = Checkpoint("m", folder)
+    (folder / checkpoint.SUMS).write_text(checkpoint.listing(files.sums))
+    return Checkpoint("m", folder)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"engine": "nope"}, r"models\.m\.engine.*known: "),
+        ({"engine": "chexfract", "path": "x", "colour": 1}, r"models\.m\.colour: unknown key"),
+        ({"engine": "chexfract", "path": ""}, r"models\.m\.path"),
+        ({"engine": "chexfract", "path": "x", "max_new_tokens": 0}, r"models\.m\.max_new_tokens"),
+        ({"engine": "chexfract", "path": "x", "max_time": "1"}, r"models\.m\.max_time"),
+        ({"engine": "chexfract", "path": "x", "dtype": "int4"}, r"models\.m\.dtype"),
+        ({"engine": "chexfract", "path": "/no/such/folder"}, "not a folder"),
+        ({"engine": "chexfract", "path": "org/name"}, "hub's name.*model fetch org/name"),
+    ],
+)
+def test_a_wrong_table_is_refused_with_the_path_of_its_key(table, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        open_model("m", table)
+    assert caught.value.exit_code == os.EX_CONFIG
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_configuration_is_no_model(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"no config\.json"):
+        open_model("m", {**REAL, "path": str(tmp_path)})
+
+
+@pytest.mark.parametrize("who", ["", "   "])
+def test_real_weights_stay_shut_until_someone_is_named(folder, who):
+    with pytest.raises(ConfigurationError, match=r"licence_accepted_by.*MSRLA"):
+        open_model("m", {"engine": "chexfract", "path": str(folder), "licence_accepted_by": who})
+
+
+def test_the_name_and_the_licence_reach_the_report(folder):
+    info = open_model("m", {**REAL, "path": str(folder)}).info
+    assert info.licence_accepted_by == "A. Reader"
+    assert "MSRLA" in info.licence
+    assert not info.demonstration
+
+
+def test_a_real_folder_without_a_list_of_sums_is_refused(folder):
+    with pytest.raises(Unacceptable, match=r"no list of sums.*model accept") as caught:
+        open_model("m", {**REAL, "path": str(folder)}).load()
+    assert caught.value.exit_code == os.EX_CONFIG
+
+
+def alter(folder):
+    (folder / "modeling.py").write_text("import os\n")
+
+
+def add_code(folder):
+    (folder / "extra.py").write_text("pass\n")
+
+
+def remove(folder):
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (alter, "modeling.py was altered"),
+        (add_code, "extra.py is not on the list"),
+        (remove, "model.safetensors is on the list"),
+    ],
+)
+def test_a_changed_folder_is_refused_before_any_of_its_code_runs(folder, change, message):
+    listed(folder)
+    change(folder)
+    with pytest.raises(Unacceptable, match=message):
+        open_model("m", {**REAL, "path": str(folder)}).load()
+
+
+def test_the_list_itself_can_be_pinned(folder):
+    files = listed(folder)
+    pin = checkpoint.sha256_of(folder / checkpoint.SUMS)
+    files.verify("", pin)
+    with pytest.raises(Unacceptable, match="manifest_sha256"):
+        files.verify("", "0" * 64)
+
+
+@pytest.mark.parametrize("line", ["nonsense", f"{'0' * 64}  ../up", f"{'0' * 64}  /etc/passwd"])
+def test_a_list_that_is_none_is_refused(tmp_path, line):
+    (tmp_path / "sums").write_text(line + "\n")
+    with pytest.raises(Unacceptable, match="line 1"):
+        checkpoint.read_listing(tmp_path / "sums")
+
+
+@given(st.text(min_size=1, max_size=40).filter(lambda text: "\0" not in text))
+def test_any_text_as_a_path_is_a_configuration_error_or_a_folder(text):
+    with suppress(ConfigurationError):
+        assert checkpoint.find("m", text).folder.is_dir()
+
+
+def test_code_named_on_a_hub_is_taken_from_the_folder(folder):
+    auto_map = {"AutoConfig": "org/base--modeling.C", "AutoTokenizer": ["a.B", None]}
+    (folder / "config.json").write_text(json.dumps({"auto_map": auto_map, "x": 1}))
+    staged = checkpoint.stage(Checkpoint("m", folder))
+    content = json.loads((staged / "config.json").read_text())
+    assert content == {
+        "auto_map": {"AutoConfig": "modeling.C", "AutoTokenizer": ["a.B", None]},
+        "x": 1,
+    }
+    assert (staged / "model.safetensors").read_bytes() == b"weights"
+    (folder / "modeling.py").unlink()
+    with pytest.raises(Unacceptable, match=r"modeling.py of org/base"):
+        checkpoint.stage(Checkpoint("m", folder))
+
+
+def test_every_engine_of_the_catalogue_exists_and_every_engine_is_in_it():
+    assert {entry.engine for entry in catalogue.CATALOGUE} == set(ENGINES)
+
+
+def test_the_list_names_engines_terms_and_tables(capsys):
+    assert catalogue.list_models(settings.Settings(), as_json=True) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert set(shown["engines"]) == set(ENGINES)
+    assert all(entry["licence"] for entry in shown["catalogue"])
+    assert shown["configured"][0]["name"] == "phantom"
+    assert catalogue.list_models(settings.Settings()) == 0
+    assert "chexfract-maira2" in capsys.readouterr().out
+
+
+def test_accepting_a_folder_lists_it_and_verifying_finds_the_change(folder, capsys):
+    assert catalogue.accept(str(folder), "A. Reader") == 0
+    assert catalogue.verify(str(folder), settings.Settings(), as_json=True) == 0
+    shown = capsys.readouterr().out
+    assert json.loads(shown[shown.index("{") :])["verified"]
+    alter(folder)
+    with pytest.raises(Unacceptable):
+        catalogue.verify(str(folder), settings.Settings())
+    with pytest.raises(NotFound):
+        catalogue.verify("nothing", settings.Settings())
+
+
+def test_accepting_shows_the_terms_and_the_table_to_paste(capsys):
+    import tomllib
+
+    assert catalogue.accept("chexagent-2-3b", "") == 0
+    assert "--by" in capsys.readouterr().out
+    assert catalogue.accept("chexagent-2-3b", 'A. "B" Reader') == 0
+    shown = tomllib.loads(capsys.readouterr().out)["models"]["chexagent-2-3b"]
+    assert shown["licence_accepted_by"] == 'A. "B" Reader'
+    assert shown["engine"] == "chexagent"

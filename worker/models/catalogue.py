@@ -1,0 +1,308 @@
+"""The models of this field by name: where they are, under which terms, what they need."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dicom_node.errors import ConfigurationError, NotFound
+from worker.models import ENGINES, checkpoint, licences
+
+if TYPE_CHECKING:
+    from worker.models.hub import Told
+    from worker.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of one model."""
+
+    name: str
+    engine: str
+    licence: str
+    repository: str = ""
+    """Name on the hub; empty: not to be fetched."""
+    transformers: str = ">=4.48.3,<6"
+    """Releases with which it works."""
+    packages: tuple[str, ...] = ()
+    """What its environment needs beside torch, transformers, numpy and pillow."""
+    gated: bool = False
+    size_gb: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+CATALOGUE = (
+    Entry(
+        "phantom",
+        "chexfract",
+        "Apache-2.0; for demonstration only",
+        notes=("path = builtin:phantom", "its answers mean nothing for patients"),
+    ),
+    Entry(
+        "chexfract-maira2",
+        "chexfract",
+        "Microsoft Research License Agreement (MSRLA) and MIT: research only, non-commercial",
+        repository="AIRI-Institute/chexfract-maira2",
+        packages=("torchvision",),
+        size_gb=8.0,
+        notes=("negative ids at image positions", "one prompt per processor call"),
+    ),
+    Entry(
+        "chexfract-chexagent",
+        "chexfract",
+        "CC-BY-NC-4.0 and MIT: non-commercial",
+        repository="AIRI-Institute/chexfract-chexagent",
+        packages=("torchvision",),
+        size_gb=8.0,
+        notes=("negative ids at image positions", "one prompt per processor call"),
+    ),
+    Entry(
+        "maira-2",
+        "maira2",
+        licences.USUAL["maira2"],
+        repository="microsoft/maira-2",
+        transformers=">=4.48,<4.52",
+        packages=("torchvision", "sentencepiece", "protobuf"),
+        gated=True,
+        size_gb=13.8,
+        notes=("whole report, not fractures only", "boxes with grounding = true"),
+    ),
+    Entry(
+        "chexagent-2-3b",
+        "chexagent",
+        licences.USUAL["chexagent"],
+        repository="StanfordAIMI/CheXagent-2-3b",
+        transformers="==4.40.0",
+        packages=(
+            "torchvision==0.22.1",
+            "opencv-python-headless",
+            "albumentations",
+            "einops",
+            "sentencepiece",
+            "requests",
+        ),
+        size_gb=12.6,
+        notes=("rib fractures with boxes in 0 to 100", "wants pictures as files"),
+    ),
+    Entry(
+        "cxr-llava-v2",
+        "cxr_llava",
+        "CC-BY-NC-4.0 and the Llama 2 licence: non-commercial",
+        repository="ECOFRI/CXR-LLAVA-v2",
+        transformers="==4.36.2",
+        packages=("sentencepiece", "protobuf"),
+        size_gb=14.0,
+        notes=("its code calls .cuda(): NVIDIA only", "whole report, not fractures only"),
+    ),
+    Entry(
+        "llm-cxr",
+        "llm_cxr",
+        licences.USUAL["llm_cxr"],
+        packages=("taming-transformers", "omegaconf", "pytorch-lightning"),
+        size_gb=6.0,
+        notes=("its authors offer the files on their page only", "256 x 256 centre crop"),
+    ),
+    Entry(
+        "any",
+        "chat_server",
+        licences.USUAL["chat_server"],
+        transformers="",
+        notes=("url of an OpenAI-compatible server", "pixels leave this process"),
+    ),
+)
+
+
+def entry(name: str) -> Entry:
+    """Return the model of that catalogue name or name on the hub.
+
+    Raises
+    ------
+    NotFound
+        There is none.
+    """
+    for known in CATALOGUE:
+        if name in (known.name, known.repository):
+            return known
+    names = ", ".join(known.name for known in CATALOGUE if known.repository)
+    raise NotFound(f"no model {name!r} in the catalogue; it holds {names}")
+
+
+def list_models(settings: Settings, *, as_json: bool = False) -> int:
+    """Print every engine, the catalogue and the configured models."""
+    configured = [
+        {"name": name, "engine": table.engine, "path": table.path}
+        | {
+            "licence_accepted_by": table.licence_accepted_by,
+            "serving": name == settings.worker.model,
+        }
+        for name, table in settings.models.items()
+    ]
+    if as_json:
+        content = {
+            "engines": sorted(ENGINES),
+            "catalogue": [asdict(known) for known in CATALOGUE],
+            "configured": configured,
+        }
+        print(json.dumps(content, indent=2))
+        return 0
+    print("engines     ", ", ".join(sorted(ENGINES)))
+    for known in CATALOGUE:
+        where = known.repository or ("in the package" if known.name == "phantom" else "-")
+        print(f"{known.name:20} engine {known.engine:12} {where}\n{'':20} {known.licence}")
+    for table in configured:
+        mark = "*" if table["serving"] else " "
+        print(f"{mark} [models.{table['name']}] engine {table['engine']} {table['path']}")
+    return 0
+
+
+def verify(name: str, settings: Settings, *, as_json: bool = False) -> int:
+    """Compare a configured model's files, or those in a folder, with their list of sums.
+
+    Raises
+    ------
+    Unacceptable
+        A file is missing, altered or not listed.
+    NotFound
+        There is no such table and no such folder.
+    """
+    files, manifest, pin = _files(name, settings)
+    has_list = bool(manifest) or (files.folder / checkpoint.SUMS).is_file()
+    if has_list or not files.is_demonstration:
+        files.verify(manifest, pin)
+    content = {
+        "name": name,
+        "folder": str(files.folder),
+        "verified": has_list,
+        "weights_sha256": files.weights_sha256,
+        "files": files.sums,
+    }
+    if as_json:
+        print(json.dumps(content, indent=2))
+        return 0
+    for file, digest in files.sums.items():
+        print(f"{digest}  {file}")
+    how = "as listed" if has_list else "no list: a demonstration model needs none"
+    print(f"{name}: {len(files.sums)} files, {how}", file=sys.stderr)
+    return 0
+
+
+def _files(name: str, settings: Settings) -> tuple[checkpoint.Checkpoint, str, str]:
+    table = settings.models.get(name)
+    if table is not None:
+        options: dict[str, Any] = table.model_dump()
+        if not table.path:
+            raise ConfigurationError(f"models.{name}.path: this engine has no files")
+        found = checkpoint.find(name, table.path)
+        return found, str(options.get("manifest", "")), str(options.get("manifest_sha256", ""))
+    if Path(name).is_dir():
+        return checkpoint.find(name, name), "", ""
+    raise NotFound(f"no table [models.{name}] and no folder of that name")
+
+
+def accept(name: str, by: str, *, as_json: bool = False) -> int:
+    """Show a model's terms and, when someone is named, the table that says so.
+
+    A folder that came here by other ways than ``fetch`` gets its list of sums: from then on an
+    altered file is refused.
+    """
+    folder = Path(name) if Path(name).is_dir() else None
+    known = None if folder else entry(name)
+    content: dict[str, Any] = {"name": name, "accepted_by": by}
+    if known is not None:
+        content |= {"licence": known.licence, "table": _table(known, known.name, by)}
+    elif folder is not None and by.strip():
+        from worker.models.hub import write_sums
+
+        content |= {"manifest": checkpoint.SUMS, "manifest_sha256": write_sums(folder, name)}
+    if as_json:
+        print(json.dumps(content, indent=2))
+        return 0
+    if known is not None:
+        print(f"# {known.name} is under: {known.licence}")
+    if not by.strip():
+        print("# Read the terms; then name who accepts them: --by NAME")
+    elif known is not None:
+        print(f"# For worker.toml:\n{content['table']}")
+    else:
+        print(f"{folder}/{checkpoint.SUMS} written; manifest_sha256 = {content['manifest_sha256']}")
+    return 0
+
+
+def _table(known: Entry, name: str, by: str, path: str = "", revision: str = "") -> str:
+    lines = [f"[models.{name}]", f"engine = {json.dumps(known.engine)}"]
+    if known.engine == "chat_server":
+        lines.append('url = "http://127.0.0.1:8000/v1"')
+    else:
+        where = "builtin:phantom" if known.name == "phantom" else path or f"/models/{name}"
+        lines.append(f"path = {json.dumps(where)}")
+    if revision:
+        lines.append(f"revision = {json.dumps(revision)}")
+    lines.append(f"licence_accepted_by = {json.dumps(by)}")
+    return "\n".join(lines)
+
+
+def fetch(name: str, to: Path, *, endpoint: str = "", revision: str = "") -> int:
+    """Download a model of the catalogue, or any ``org/name``, into the folder `to`.
+
+    Raises
+    ------
+    NotFound
+        The catalogue does not know it, or its authors offer it elsewhere only.
+    """
+    from worker.models.hub import Hub, fetch_model
+
+    known, repository = _repository(name)
+    hub = Hub(endpoint)
+    try:
+        with _bar() as told:
+            commit = fetch_model(hub, repository, revision, to, told)
+    finally:
+        hub.close()
+    print(f"# {repository} at {commit} is in {to}, its sums in {checkpoint.SUMS}")
+    print(f"# terms: {known.licence}")
+    print(_table(known, known.name, "", str(to.resolve()), commit))
+    return 0
+
+
+def _repository(name: str) -> tuple[Entry, str]:
+    if checkpoint.HUB_NAME.match(name):
+        for known in CATALOGUE:
+            if known.repository == name:
+                return known, name
+        terms = "see its page on the hub"
+        return Entry(name.rpartition("/")[2], "chexfract", terms, repository=name), name
+    known = entry(name)
+    if not known.repository:
+        raise NotFound(f"{known.name} is on no hub: {'; '.join(known.notes)}")
+    return known, known.repository
+
+
+@contextmanager
+def _bar() -> Iterator[Told]:
+    """Show each file's progress on a terminal, one line per file elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+
+        def told(name: str, had: int, wanted: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=wanted)
+            progress.update(tasks[name], completed=had)
+            if had == wanted and not console.is_terminal:
+                print(f"{name} {wanted} bytes", file=sys.stderr)
+
+        yield told

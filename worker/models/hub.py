@@ -1,0 +1,277 @@
+"""Download a model's files from a hub or a mirror of it: resumed, pinned to a commit, verified."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+import httpx2 as httpx
+
+from dicom_node.errors import (
+    ModelFault,
+    NotFound,
+    NotUnderstood,
+    OutOfResources,
+    Refused,
+    Unreachable,
+)
+from worker.models import checkpoint
+
+logger = logging.getLogger(__name__)
+
+ENDPOINT = "https://huggingface.co"
+ATTEMPTS = 5
+REDIRECTS = 5
+NOT_WANTED = (".msgpack", ".h5", ".onnx", ".gguf", ".tflite", ".ot", ".png", ".jpg", ".gif")
+SECOND_CHOICE = (".bin", ".pt", ".pth")
+"""Pickled weights, not fetched where safetensors are offered."""
+
+Told = Callable[[str, int, int], None]
+"""Called with a file's name, the bytes had and the bytes wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """One file of a repository at a commit."""
+
+    repository: str
+    commit: str
+    name: str
+    size: int
+    sha256: str = ""
+    git_sha1: str = ""
+    """The sum of small files: that of a git blob."""
+
+
+class Hub:
+    """A hub's file interface.
+
+    Parameters
+    ----------
+    endpoint : str
+        The mirror's address; empty: the environment's ``HF_ENDPOINT``, else the usual hub.
+    token : str
+        For gated models; empty: the environment's ``HF_TOKEN``.
+    pause_s : float
+        Seconds before the second attempt; doubled before each further one.
+    """
+
+    def __init__(self, endpoint: str = "", token: str = "", pause_s: float = 1.0) -> None:
+        self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT", "") or ENDPOINT).rstrip("/")
+        self._token = token or os.environ.get("HF_TOKEN", "")
+        self._pause_s = pause_s
+        self._client = httpx.Client(timeout=httpx.Timeout(30.0), follow_redirects=False)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def files(self, repository: str, revision: str = "main") -> list[Remote]:
+        """Return the repository's files, pinned to the commit that `revision` means now.
+
+        Raises
+        ------
+        Unreachable, Refused, NotFound, NotUnderstood
+            The hub is away, wants a token, knows no such model, or answers something else.
+        """
+        url = f"{self.endpoint}/api/models/{repository}/revision/{quote(revision)}?blobs=true"
+        with self._got(url, {}, repository) as answer:
+            answer.read()
+        try:
+            content = answer.json()
+            return [_remote(repository, content["sha"], entry) for entry in content["siblings"]]
+        except (ValueError, KeyError, TypeError) as exc:
+            raise NotUnderstood(f"{self.endpoint} does not answer as a hub does") from exc
+
+    def fetch(self, remote: Remote, folder: Path, told: Told) -> None:
+        """Bring one file into `folder`, going on where an earlier attempt ended.
+
+        Raises
+        ------
+        Unreachable
+            The connection failed `ATTEMPTS` times in a row.
+        ModelFault
+            The file arrived whole, but with another sum than the hub promised.
+        """
+        target = folder / remote.name
+        if target.is_file() and _is_right(target, remote):
+            told(remote.name, remote.size, remote.size)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        self._complete(remote, part, told)
+        if not _is_right(part, remote):
+            part.unlink()
+            raise ModelFault(f"{remote.name} arrived altered: its sum is not the hub's; try again")
+        part.replace(target)
+
+    def _complete(self, remote: Remote, part: Path, told: Told) -> None:
+        failures = 0
+        while True:
+            had = part.stat().st_size if part.exists() else 0
+            if had == remote.size and part.exists():
+                return
+            if had > remote.size:
+                part.unlink()
+                continue
+            try:
+                self._append(remote, part, had, told)
+            except Unreachable:
+                moved = part.exists() and part.stat().st_size > had
+                failures = 1 if moved else failures + 1
+                if failures >= ATTEMPTS:
+                    raise
+                time.sleep(self._pause_s * 2 ** (failures - 1))
+
+    def _append(self, remote: Remote, part: Path, had: int, told: Told) -> None:
+        name = quote(remote.name)
+        url = f"{self.endpoint}/{remote.repository}/resolve/{remote.commit}/{name}"
+        asked = {"Range": f"bytes={had}-"} if had else {}
+        with self._got(url, asked, remote.repository) as answer:
+            is_rest = answer.status_code == 206
+            with part.open("ab" if is_rest else "wb") as file:
+                size = had if is_rest else 0
+                # as they come: bytes gathered to larger pieces are lost when the line breaks
+                for chunk in answer.iter_raw():
+                    file.write(chunk)
+                    size += len(chunk)
+                    told(remote.name, size, remote.size)
+        if size < remote.size:
+            raise Unreachable(f"{self.endpoint}: the connection ended within {remote.name}")
+
+    @contextmanager
+    def _got(self, url: str, headers: dict[str, str], what: str) -> Iterator[Any]:
+        """Yield an answer of 2xx; follow redirects without giving the token to another host."""
+        asked = {"Accept-Encoding": "identity", "User-Agent": "chexfract-worker", **headers}
+        try:
+            for _ in range(REDIRECTS):
+                own = urlsplit(url).netloc == urlsplit(self.endpoint).netloc
+                bearer = {"Authorization": f"Bearer {self._token}"} if own and self._token else {}
+                with self._client.stream("GET", url, headers=asked | bearer) as answer:
+                    if answer.status_code not in (301, 302, 303, 307, 308):
+                        self._check(answer, what)
+                        yield answer
+                        return
+                    url = urljoin(url, answer.headers.get("location", ""))
+        except (httpx.TransportError, httpx.StreamError) as exc:
+            raise Unreachable(f"{self.endpoint}: {type(exc).__name__}: {exc}") from exc
+        raise NotUnderstood(f"{self.endpoint} sends {what} in circles")
+
+    def _check(self, answer: Any, what: str) -> None:
+        status = answer.status_code
+        if status in (401, 403):
+            raise Refused(
+                f"{self.endpoint} refuses {what} ({status}): accept its terms on the hub's "
+                f"page and set HF_TOKEN, or mind the name's spelling"
+            )
+        if status in (404, 410):
+            raise NotFound(f"{self.endpoint} knows no {what} or no such revision of it")
+        if status == 429 or status >= 500:
+            raise Unreachable(f"{self.endpoint} answers {status}")
+        if status not in (200, 206):
+            raise Refused(f"{self.endpoint} answers {status} for {what}")
+
+
+def _remote(repository: str, commit: str, entry: dict[str, Any]) -> Remote:
+    name = str(entry["rfilename"])
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise NotUnderstood(f"{repository} offers a file that leaves its folder")
+    large = entry.get("lfs") or {}
+    return Remote(
+        repository=repository,
+        commit=str(commit),
+        name=name,
+        size=int(large.get("size", entry.get("size", 0))),
+        sha256=str(large.get("sha256", "")),
+        git_sha1="" if large else str(entry.get("blobId", "")),
+    )
+
+
+def _is_right(path: Path, remote: Remote) -> bool:
+    if path.stat().st_size != remote.size:
+        return False
+    if remote.sha256:
+        return checkpoint.sha256_of(path) == remote.sha256
+    if remote.git_sha1:
+        content = path.read_bytes()
+        blob = b"blob %d\0" % len(content) + content
+        return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == remote.git_sha1
+    return True
+
+
+def wanted(files: list[Remote]) -> list[Remote]:
+    """Return the files that a model needs: no pictures, no other frameworks' weights."""
+    has_safetensors = any(f.name.endswith(".safetensors") for f in files)
+    unwanted = NOT_WANTED + (SECOND_CHOICE if has_safetensors else ())
+    return [
+        f for f in files if not f.name.endswith(unwanted) and f.name.rpartition("/")[2][0] != "."
+    ]
+
+
+def fetch_model(hub: Hub, repository: str, revision: str, folder: Path, told: Told) -> str:
+    """Bring a model into `folder`, with its list of sums; return the commit.
+
+    A second call goes on where the first ended and checks what is there.
+
+    Raises
+    ------
+    OutOfResources
+        The disk has too little room.
+    """
+    files = wanted(hub.files(repository, revision or "main"))
+    if not files:
+        raise NotFound(f"{repository} has no files")
+    _want_room(files, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for remote in files:
+        hub.fetch(remote, folder, told)
+    for elsewhere in sorted(_code_elsewhere(folder)):
+        for remote in hub.files(elsewhere):
+            if remote.name.endswith(".py") and not (folder / remote.name).exists():
+                hub.fetch(remote, folder, told)
+    commit = files[0].commit
+    write_sums(folder, f"{repository}@{commit}")
+    return commit
+
+
+def write_sums(folder: Path, name: str) -> str:
+    """Write the folder's list of sums and return the list's own sum."""
+    listing = checkpoint.listing(checkpoint.Checkpoint(name, folder).sums)
+    path = folder / checkpoint.SUMS
+    path.write_text(listing, encoding="utf-8")
+    return checkpoint.sha256_of(path)
+
+
+def _want_room(files: list[Remote], folder: Path) -> None:
+    place = folder
+    while not place.exists():
+        place = place.parent
+    missing = sum(f.size for f in files if not (folder / f.name).exists())
+    free = shutil.disk_usage(place).free
+    if missing > free:
+        raise OutOfResources(
+            f"{place}: {missing / 1e9:.1f} GB wanted, {free / 1e9:.1f} GB are free"
+        )
+
+
+def _code_elsewhere(folder: Path) -> set[str]:
+    """Return the repositories whose code the configuration names (``org/name--file.Class``)."""
+    found = set()
+    for path in folder.glob("*config.json"):
+        auto_map = json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {}
+        for value in auto_map.values():
+            for reference in value if isinstance(value, list) else [value]:
+                if reference and "--" in reference:
+                    found.add(reference.partition("--")[0])
+    return found
