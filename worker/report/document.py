@@ -90,10 +90,13 @@ def version(algorithm: Algorithm) -> str:
     return algorithm.version
 
 
-def series_description(algorithm: Algorithm, description: str) -> str:
-    """Return a Series Description (0008,103E) that says so where the model is a demonstration."""
-    label = "DEMONSTRATION MODEL: " if algorithm.demonstration else ""
-    return f"{label}{description}"[:LONG_STRING].rstrip()
+def series_description(algorithm: Algorithm, description: str, label: str = "") -> str:
+    """Return a Series Description (0008,103E) that says so where the model is a demonstration.
+
+    `label` comes first, because lists cut a description after some 25 characters.
+    """
+    demonstration = "DEMONSTRATION MODEL: " if algorithm.demonstration else ""
+    return f"{label}{demonstration}{description}"[:LONG_STRING].rstrip()
 
 
 def moment(evidence: Evidence, order: ReportOrder) -> datetime:

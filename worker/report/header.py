@@ -61,6 +61,13 @@ class Evidence:
     """Items of the Referenced Request Sequence (0040,A370)."""
     rows: int
     columns: int
+    display: Dataset
+    """How the stored values become gray: the LUT modules of a GSPS (PS3.3 A.33.1)."""
+
+    @property
+    def is_grayscale(self) -> bool:
+        """Whether a grayscale presentation state may lie on this Instance."""
+        return self.is_image and "PresentationLUTShape" in self.display
 
     @property
     def is_image(self) -> bool:
@@ -92,6 +99,7 @@ def read(source: Dataset) -> Evidence:
         requests=tuple(_requests(source, study)),
         rows=_number(source, "Rows"),
         columns=_number(source, "Columns"),
+        display=_display(source),
     )
 
 
@@ -235,3 +243,62 @@ def _legal_time(value: str) -> str:
     """Return a TM value, repaired where its meaning is plain, else empty (PS3.5 6.2)."""
     digits = value.strip().replace(":", "")
     return digits if TIME.fullmatch(digits) else ""
+
+
+def _display(source: Dataset) -> Dataset:
+    """Return the image's own LUTs; empty where it is no single grayscale frame.
+
+    A presentation state overrides the image's polarity, so that it must repeat it (PS3.3 C.11.6).
+    """
+    display = Dataset()
+    polarity = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}
+    shape = polarity.get(text(source, "PhotometricInterpretation"))
+    frames = text(source, "NumberOfFrames").strip() or "1"
+    if (
+        shape is None
+        or frames != "1"
+        or not (_number(source, "Rows") and _number(source, "Columns"))
+    ):
+        return display
+    put(display, "PresentationLUTShape", shape)
+    _put_optional(display, source, ("RescaleIntercept", "RescaleSlope"))
+    if "RescaleIntercept" in display and "RescaleSlope" in display:
+        put(display, "RescaleType", text(source, "RescaleType").strip() or "US")
+    else:
+        display.pop("RescaleIntercept", None)
+        display.pop("RescaleSlope", None)
+        _put_tables(display, source, "ModalityLUTSequence")
+    window = Dataset()
+    _put_window(window, source)
+    if len(window):
+        put(display, "SoftcopyVOILUTSequence", [window])
+    return display
+
+
+def _put_window(window: Dataset, source: Dataset) -> None:
+    """Put the first window of the image, or its VOI LUTs."""
+    for keyword in ("WindowCenter", "WindowWidth"):
+        value = text(source, keyword).split("\\")[0].strip()
+        if value and _is_legal(keyword, value):
+            put(window, keyword, value)
+    if "WindowCenter" in window and "WindowWidth" in window:
+        _put_optional(window, source, ("VOILUTFunction",))
+        return
+    window.clear()
+    _put_tables(window, source, "VOILUTSequence")
+
+
+def _put_tables(ds: Dataset, source: Dataset, keyword: str) -> None:
+    """Put look-up tables; their numbers are copied as they are."""
+    tables = []
+    for item in _items(source, keyword)[:1]:
+        table = Dataset()
+        for name in ("LUTDescriptor", "LUTData"):
+            if name in item:
+                table[name] = item[name]
+        if keyword == "ModalityLUTSequence":
+            put(table, "ModalityLUTType", text(item, "ModalityLUTType").strip() or "US")
+        if "LUTDescriptor" in table and "LUTData" in table:
+            tables.append(table)
+    if tables:
+        put(ds, keyword, tables)

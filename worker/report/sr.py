@@ -170,7 +170,7 @@ def _previous(predecessor: Predecessor | None) -> list[Dataset] | None:
 def _root(
     evidence: Evidence, said: Reading, algorithm: Algorithm, order: ReportOrder
 ) -> ContainerContentItem:
-    children = head(evidence, algorithm, order)
+    children = head(algorithm, order)
     if evidence.is_image:
         children.append(_library(evidence))
     if said.fractures:
@@ -184,24 +184,28 @@ def _root(
     return root
 
 
-def head(evidence: Evidence, algorithm: Algorithm, order: ReportOrder) -> list[ContentItem]:
+def head(algorithm: Algorithm, order: ReportOrder) -> list[ContentItem]:
     """Return what stands first in each report: language, observer, procedure (TID 1204, 1001)."""
+    procedure = code(codes.PROCEDURE_REPORTED, codes.IMAGING_PROCEDURE, CONCEPT_MOD)
+    return [*observer(algorithm, order), procedure]
+
+
+def observer(algorithm: Algorithm, order: ReportOrder) -> list[ContentItem]:
+    """Return the language and the observing device (TID 1204, 1004)."""
     if algorithm.language not in codes.LANGUAGES:
         raise ConfigurationError(f"model {algorithm.name}: no code for {algorithm.language!r}")
-    items: list[ContentItem] = [
-        code(codes.LANGUAGE, codes.LANGUAGES[algorithm.language], CONCEPT_MOD),
-        code(codes.OBSERVER_TYPE, codes.DEVICE, OBS_CONTEXT),
-        UIDRefContentItem(codes.DEVICE_OBSERVER_UID, device_uid(algorithm), OBS_CONTEXT),
-    ]
     named = [
         (codes.DEVICE_OBSERVER_NAME, order.station_name),
         (codes.DEVICE_OBSERVER_MANUFACTURER, MANUFACTURER),
         (codes.DEVICE_OBSERVER_MODEL_NAME, model_name(algorithm)),
         (codes.DEVICE_OBSERVER_SERIAL_NUMBER, order.serial_number),
     ]
-    items += [words(name, value, OBS_CONTEXT) for name, value in named if value]
-    items.append(code(codes.PROCEDURE_REPORTED, codes.IMAGING_PROCEDURE, CONCEPT_MOD))
-    return items
+    return [
+        code(codes.LANGUAGE, codes.LANGUAGES[algorithm.language], CONCEPT_MOD),
+        code(codes.OBSERVER_TYPE, codes.DEVICE, OBS_CONTEXT),
+        UIDRefContentItem(codes.DEVICE_OBSERVER_UID, device_uid(algorithm), OBS_CONTEXT),
+        *(words(name, value, OBS_CONTEXT) for name, value in named if value),
+    ]
 
 
 def code(name: Code, value: Code, relationship: str = CONTAINS) -> CodeContentItem:

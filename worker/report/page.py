@@ -1,0 +1,285 @@
+"""One page that a radiologist reads at a glance: the picture, the words, the model, the caution."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+from reportlab.pdfbase.ttfonts import TTFont
+
+from worker.report.findings import Fracture
+from worker.report.reading import Case, Reading
+
+WIDTH, HEIGHT = 1120, 792
+"""Units of the page, A4 across: pixels of the Secondary Capture, 0.75 points of the PDF."""
+
+CAUTION = "NOT FOR PRIMARY DIAGNOSIS"
+UNREVIEWED = "AI description, not reviewed by a physician"
+CONTINUES = "(continues in the structured report)"
+MISSING = "\u25a1"
+"""Stands for a character that no font has."""
+
+FONTS = Path(__file__).parent / "fonts"
+REGULAR, BOLD, IDEOGRAPHS = "DejaVuSans", "DejaVuSans-Bold", "DroidSansFallback"
+HEADLINES = {
+    Case.FRACTURE: "FRACTURE DESCRIBED",
+    Case.NO_FRACTURE: "NO FRACTURE DESCRIBED",
+    Case.UNCLEAR: "TEXT NOT INTERPRETABLE",
+    Case.NOT_ANALYSED: "NOT ANALYSED",
+}
+
+# The corners stay empty: viewers lay their own text there, OHIF over the top left one.
+TOP, BOTTOM, MARGIN = 112, 748, 48
+PICTURE_WIDTH, GAP = 420, 44
+FOOT = 664
+LEADING = 1.35
+WORD_SIZES = (28, 24, 20, 17, 15)
+LISTED_FRACTURES = 10
+_IDEOGRAPH = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
+TOKEN = re.compile(rf"\s+|[{_IDEOGRAPH}]|[^\s{_IDEOGRAPH}]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A line of text; `y` is its baseline, `ink` 1 for the strongest contrast."""
+
+    x: float
+    y: float
+    words: str
+    size: float
+    is_bold: bool = False
+    ink: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A filled rectangle."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    ink: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Where the radiograph goes."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+Mark = Text | Bar | Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Short lines round the words."""
+
+    source: str
+    """Which image this is about."""
+    model: str
+    """Model, version and time."""
+    caution: str = ""
+    """Stands before the caution, for example that the model is a demonstration."""
+    identity: str = ""
+    """Whom it is about; empty where the viewer shows that itself."""
+
+
+@cache
+def face(name: str) -> TTFont:
+    """Return one of the fonts that come with this package."""
+    return TTFont(name, str(FONTS / f"{name}.ttf"))
+
+
+@cache
+def glyph(character: str, is_bold: bool) -> tuple[str, str, float]:
+    """Return the font that has `character`, what to draw, and its width at size 1."""
+    for name in (BOLD, REGULAR, IDEOGRAPHS) if is_bold else (REGULAR, IDEOGRAPHS):
+        if ord(character) in face(name).face.charToGlyph:
+            return name, character, face(name).stringWidth(character, 1)
+    return REGULAR, MISSING, face(REGULAR).stringWidth(MISSING, 1)
+
+
+def runs(words: str, is_bold: bool) -> Iterator[tuple[str, str]]:
+    """Yield font names and the parts of `words` that each of them has."""
+    glyphs = (glyph(character, is_bold) for character in words)
+    for name, group in groupby(glyphs, key=itemgetter(0)):
+        yield name, "".join(character for _, character, _ in group)
+
+
+def width(words: str, size: float, is_bold: bool = False) -> float:
+    """Return the width of one line in units of the page."""
+    return size * sum(glyph(character, is_bold)[2] for character in words)
+
+
+def wrap(words: str, room: float, size: float, is_bold: bool = False) -> list[str]:
+    """Break `words` into lines no wider than `room`; ideographs may end a line anywhere."""
+    lines: list[str] = []
+    for paragraph in words.expandtabs(4).split("\n"):
+        line, used = "", 0.0
+        for token in _tokens(paragraph, room, size, is_bold):
+            needed = width(token, size, is_bold)
+            if line and not token.isspace() and used + needed > room:
+                lines.append(line.rstrip())
+                line, used = "", 0.0
+            if line or not token.isspace():
+                line, used = line + token, used + needed
+        lines.append(line.rstrip())
+    return lines
+
+
+def _tokens(paragraph: str, room: float, size: float, is_bold: bool) -> Iterator[str]:
+    for token in TOKEN.findall(paragraph):
+        if token.isspace() or width(token, size, is_bold) <= room:
+            yield token
+        else:
+            yield from token
+
+
+def pages(said: Reading, labels: Labels, picture: tuple[int, int] | None) -> list[list[Mark]]:
+    """Return the marks of each page; only a very long text has more than one.
+
+    Parameters
+    ----------
+    said : Reading
+        Case, text, codes and cautions.
+    labels : Labels
+        Source, model and identity.
+    picture : tuple of int or None
+        Rows and columns of the radiograph, None where there is none to show.
+    """
+    left = MARGIN
+    first: list[Mark] = [*_caution(labels), *_foot(said, labels)]
+    if picture is not None:
+        first += _picture(picture, labels.source)
+        left += PICTURE_WIDTH + GAP
+    column = _Column(left, WIDTH - MARGIN - left)
+    column.write(UNREVIEWED, 17, ink=0.7)
+    column.write(HEADLINES[said.case], 34, is_bold=True)
+    if picture is None:
+        column.write(labels.source, 16, ink=0.7)
+    rest = _body(column, said)
+    return [first + column.marks, *_more(rest, labels)]
+
+
+class _Column:
+    """Lines set one below the other."""
+
+    def __init__(self, x: float, room: float, y: float = TOP) -> None:
+        self.x, self.room, self.y = x, room, y
+        self.marks: list[Mark] = []
+
+    def write(self, words: str, size: float, is_bold: bool = False, ink: float = 1.0) -> None:
+        for line in wrap(words, self.room, size, is_bold):
+            self.line(line, size, is_bold, ink)
+
+    def line(self, words: str, size: float, is_bold: bool = False, ink: float = 1.0) -> None:
+        self.y += size * LEADING
+        self.marks.append(Text(self.x, self.y, words, size, is_bold, ink))
+
+
+def _body(column: _Column, said: Reading) -> list[str]:
+    """Set the words, the codes and the warnings; return the lines that found no room."""
+    words = said.text or (said.reason.text if said.reason else "")
+    coded = [*map(in_words, said.fractures[:LISTED_FRACTURES])]
+    if len(said.fractures) > LISTED_FRACTURES:
+        coded.append(f"and {len(said.fractures) - LISTED_FRACTURES} more")
+    notes = [
+        *(("Coded:", 0.7) for _ in coded[:1]),
+        *((f"\u2022 {line}", 1.0) for line in coded),
+        *((f"Note: {line}", 0.85) for line in said.warnings),
+    ]
+    note_lines = [(line, ink) for note, ink in notes for line in wrap(note, column.room, 17)]
+    reserve = min(len(note_lines) * 17 * LEADING + 16, (FOOT - column.y) / 2)
+    column.y += 10
+    rest = _set_words(column, words, FOOT - 12 - reserve)
+    column.y += 12
+    for line, ink in note_lines:
+        if column.y + 17 * LEADING < FOOT - 8:
+            column.line(line, 17, ink=ink)
+    return rest
+
+
+def _set_words(column: _Column, words: str, floor: float) -> list[str]:
+    """Set `words` as large as they fit above `floor`; return the lines that do not."""
+    for size in WORD_SIZES:
+        lines = wrap(words, column.room, size)
+        if column.y + len(lines) * size * LEADING <= floor:
+            break
+    count = int((floor - column.y) / (size * LEADING))
+    if len(lines) <= count:
+        shown, rest = lines, []
+    else:
+        shown, rest = [*lines[: count - 1], CONTINUES], lines[count - 1 :]
+    for line in shown:
+        column.line(line, size)
+    return rest
+
+
+def _more(rest: Sequence[str], labels: Labels) -> Iterator[list[Mark]]:
+    """Yield further pages for the lines that the first one has no room for."""
+    size = WORD_SIZES[-1]
+    per_page = int((BOTTOM - TOP) / (size * LEADING))
+    for start in range(0, len(rest), per_page):
+        column = _Column(MARGIN, WIDTH - 2 * MARGIN)
+        for line in rest[start : start + per_page]:
+            column.line(line, size)
+        yield [*_caution(labels), *column.marks]
+
+
+def _caution(labels: Labels) -> Iterator[Mark]:
+    words = f"{labels.caution} \u2013 {CAUTION}" if labels.caution else CAUTION
+    across = width(words, 22, is_bold=True)
+    left = (WIDTH - across) / 2
+    yield Bar(left - 24, 36, across + 48, 40)
+    yield Text(left, 64, words, 22, is_bold=True, ink=0.0)
+
+
+def _foot(said: Reading, labels: Labels) -> Iterator[Mark]:
+    yield Bar(MARGIN, FOOT, WIDTH - 2 * MARGIN, 1, ink=0.5)
+    column = _Column(MARGIN, WIDTH - 2 * MARGIN, FOOT + 4)
+    column.write(said.comment, 15)
+    column.write(labels.model, 15, ink=0.7)
+    if labels.identity:
+        column.write(labels.identity, 15)
+    yield from column.marks
+
+
+def _picture(shape: tuple[int, int], caption: str) -> Iterator[Mark]:
+    rows, columns = shape
+    scale = min(PICTURE_WIDTH / columns, (FOOT - 44 - TOP) / rows)
+    across, down = max(columns * scale, 1.0), max(rows * scale, 1.0)
+    left = MARGIN + (PICTURE_WIDTH - across) / 2
+    yield Picture(left, TOP, across, down)
+    column = _Column(MARGIN, PICTURE_WIDTH, TOP + down + 4)
+    column.line(wrap(caption, PICTURE_WIDTH, 15)[0], 15, ink=0.7)
+    yield from column.marks
+
+
+def in_words(fracture: Fracture) -> str:
+    """Return one coded fracture in plain words, its side first."""
+    side = fracture.side or ""
+    bone = "bone not named" if fracture.bone == "other" else fracture.bone
+    words = " ".join(part for part in (side, bone, fracture.number or "") if part)
+    if fracture.bone == "vertebra" and fracture.number:
+        words = f"vertebra {fracture.number}"
+    details = [fracture.segment, fracture.age]
+    details.append("possible" if fracture.certainty == "possible" else None)
+    return ", ".join([words, *(detail for detail in details if detail)])
+
+
+def visual(name: str) -> str:
+    """Return a name as it is drawn from left to right: Hebrew and Arabic letters reversed."""
+    if any(unicodedata.bidirectional(character) in {"R", "AL"} for character in name):
+        return name[::-1]
+    return name

@@ -1,0 +1,409 @@
+"""Second objects for readers without an SR viewer: text SR, picture, overlay, flag, PDF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from highdicom.ko import KeyObjectSelectionDocument
+from highdicom.sr import ContainerContentItem, ContentSequence
+from highdicom.sr.sop import _SR
+from highdicom.sr.value_types import ContentItem
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_node.errors import ConfigurationError, NotUnderstood
+from dicom_node.identity import MANUFACTURER
+from dicom_node.job import ObjectKind, ReportOrder
+from worker.report import codes, header, reading
+from worker.report.document import (
+    Document,
+    bare,
+    coded,
+    derived_uid,
+    fix,
+    instance_uid,
+    model_name,
+    moment,
+    series_description,
+    series_uid,
+    version,
+    written,
+)
+from worker.report.header import Evidence, put, text
+from worker.report.page import CAUTION, HEADLINES, Labels, Mark, pages, visual
+from worker.report.paint import as_pdf, as_pixels
+from worker.report.reading import Algorithm, Case, Outcome, Reading
+from worker.report.sr import container, document_arguments, head, image, observer, unname, words
+
+BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
+KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
+GRAYSCALE_PRESENTATION_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
+
+SERIES: Final = {"sc": 1, "gsps": 2, "ko": 3, "pdf": 4, "basic-text": 5}
+"""Kind -> Series Number after that of the report."""
+
+SHORT_TEXT = 1024
+"""Bytes of an ST value: the Standard counts characters (PS3.5 6.2), validators count bytes."""
+
+ELLIPSIS = "\u2026"
+
+
+class Job:
+    """What each builder below takes: one result, read once."""
+
+    def __init__(
+        self, source: Dataset, outcome: Outcome, algorithm: Algorithm, order: ReportOrder
+    ) -> None:
+        self.source = source
+        self.evidence: Evidence = header.read(source)
+        self.said: Reading = reading.read(outcome, algorithm)
+        self.algorithm = algorithm
+        self.order = order
+
+
+def render(
+    kind: ObjectKind,
+    source: Dataset,
+    pixels: NDArray[Any] | None,
+    outcome: Outcome,
+    algorithm: Algorithm,
+    order: ReportOrder,
+) -> Document | None:
+    """Return one second object; the same arguments always give the same bytes.
+
+    Parameters
+    ----------
+    kind : str
+        ``basic-text``, ``sc``, ``gsps``, ``ko`` or ``pdf``.
+    source : Dataset
+        Header of the Instance as read from bytes; it is left as it is.
+    pixels : ndarray of uint8 or None
+        The radiograph, (rows, columns), 0 = black, for the picture on the page.
+    outcome, algorithm, order
+        As for `worker.report.sr.build`.
+
+    Returns
+    -------
+    Document or None
+        None where this kind has nothing to say: a KO flags positives only, a GSPS needs a
+        grayscale image to lie on.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such kind.
+    NotUnderstood, ModelFault
+        As for `worker.report.sr.build`.
+    """
+    if kind not in BUILDERS:
+        raise ConfigurationError(f"object {kind!r} is none of {', '.join(BUILDERS)}")
+    job = Job(source, outcome, algorithm, order)
+    ds = BUILDERS[kind](job, pixels)
+    if ds is None:
+        return None
+    fix(ds, job.evidence, algorithm, order)
+    if kind == "gsps":
+        del ds.ContentDate, ds.ContentTime  # not in this IOD (PS3.3 A.33.1)
+    return written(kind, ds, job.said.text if kind == "basic-text" else "")
+
+
+def basic_text(job: Job, _pixels: NDArray[Any] | None) -> Dataset:
+    """Return a Basic Text SR (TID 2000), a series of its own: viewers show one report a series."""
+    uid = instance_uid("bt", BASIC_TEXT_SR, job.evidence, job.algorithm, job.order)
+    description = f"Text {job.order.instance_number}: "
+    report: Dataset = _made(
+        _SR,
+        job,
+        content=_text_root(job),
+        sop_class_uid=BASIC_TEXT_SR,
+        sop_instance_uid=uid,
+        series_instance_uid=derived_uid("bt-series", uid),
+        series_number=job.order.series_number + SERIES["basic-text"],
+        series_description=_description(job, description),
+        **document_arguments(job.evidence, job.said, job.algorithm, job.order),
+    )
+    if job.said.reason is not None:
+        put(report, "CompletionFlagDescription", f"Not analysed: {job.said.reason.code}"[:64])
+    return report
+
+
+def _made(make: Callable[..., Dataset], job: Job, **arguments: Any) -> Dataset:
+    """Call a class of highdicom, which knows the SOP classes of the Standard only."""
+    try:
+        return make(
+            evidence=[bare(job.evidence)],
+            instance_number=job.order.instance_number,
+            **arguments,
+        )
+    except KeyError as exc:
+        raise NotUnderstood(
+            f"SOP class {job.evidence.sop_class_uid} is not in the Standard"
+        ) from exc
+
+
+def _description(job: Job, label: str) -> str:
+    return series_description(job.algorithm, job.order.series_description, label)
+
+
+def _text_root(job: Job) -> ContainerContentItem:
+    children = head(job.algorithm, job.order)
+    conclusions: list[ContentItem] = [
+        words(codes.CONCLUSION, line) for line in (job.said.comment, *job.said.warnings)
+    ]
+    if job.said.text:
+        finding = words(codes.FINDING, job.said.text)
+        _point(finding, job.evidence)
+        # Continuous: OHIF wraps such a text, and cuts one under a SEPARATE container.
+        findings = ContainerContentItem(
+            codes.FINDINGS, is_content_continuous=True, relationship_type="CONTAINS"
+        )
+        findings.ContentSequence = ContentSequence([finding])
+        children.append(findings)
+    else:
+        _point(conclusions[0], job.evidence)
+    children.append(container(codes.CONCLUSIONS, conclusions))
+    root = ContainerContentItem(
+        codes.DIAGNOSTIC_IMAGING_REPORT, is_content_continuous=False, template_id="2000"
+    )
+    root.ContentSequence = ContentSequence(children)
+    return root
+
+
+def _point(item: ContentItem, evidence: Evidence) -> None:
+    """Let a text say from which image it was inferred."""
+    if evidence.is_image:
+        picture = image(codes.SOURCE_OF_MEASUREMENT, evidence, "INFERRED FROM")
+        item.ContentSequence = ContentSequence([picture])
+
+
+def key_object(job: Job, _pixels: NDArray[Any] | None) -> Dataset | None:
+    """Return a Key Object Selection (TID 2010) that flags a positive, else None."""
+    if job.said.case is not Case.FRACTURE or not job.evidence.is_image:
+        return None
+    root = ContainerContentItem(codes.OF_INTEREST, is_content_continuous=False, template_id="2010")
+    picture = image(codes.SOURCE_IMAGE, job.evidence)
+    root.ContentSequence = ContentSequence([*observer(job.algorithm, job.order), picture])
+    uid = instance_uid("ko", KEY_OBJECT_SELECTION, job.evidence, job.algorithm, job.order)
+    selection = _made(
+        KeyObjectSelectionDocument,
+        job,
+        content=ContentSequence([root], is_root=True),
+        sop_instance_uid=uid,
+        series_instance_uid=series_uid("ko", job.evidence, job.algorithm),
+        series_number=job.order.series_number + SERIES["ko"],
+        series_description=_description(job, "Key image: "),
+        manufacturer=MANUFACTURER,
+        requested_procedures=list(job.evidence.requests) or None,
+        specific_character_set=header.CHARACTER_SET,
+    )
+    unname(selection)
+    return selection
+
+
+def _plain(job: Job, kind: ObjectKind, prefix: str, sop_class_uid: str, label: str) -> Dataset:
+    """Return the attributes that an object outside highdicom shares with the others."""
+    uid = instance_uid(prefix, sop_class_uid, job.evidence, job.algorithm, job.order)
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    put(ds, "SOPClassUID", sop_class_uid)
+    put(ds, "SOPInstanceUID", uid)
+    put(ds, "SeriesInstanceUID", series_uid(prefix, job.evidence, job.algorithm))
+    put(ds, "SeriesNumber", job.order.series_number + SERIES[kind])
+    put(ds, "SeriesDescription", _description(job, label))
+    put(ds, "InstanceNumber", job.order.instance_number)
+    put(ds, "Manufacturer", MANUFACTURER)
+    put(ds, "ManufacturerModelName", model_name(job.algorithm))
+    put(ds, "SoftwareVersions", version(job.algorithm))
+    if job.order.serial_number:
+        put(ds, "DeviceSerialNumber", job.order.serial_number)
+    return ds
+
+
+def secondary_capture(job: Job, pixels: NDArray[Any] | None) -> Dataset:
+    """Return a Secondary Capture whose one frame shows picture, text, model and caution."""
+    ds = _plain(job, "sc", "sc", SECONDARY_CAPTURE, "Page: ")
+    when = moment(job.evidence, job.order)
+    put(ds, "Modality", "OT")
+    put(ds, "Laterality", "")
+    put(ds, "ConversionType", "WSD")
+    put(ds, "ImageType", ["DERIVED", "SECONDARY"])
+    put(ds, "DateOfSecondaryCapture", when.strftime("%Y%m%d"))
+    put(ds, "TimeOfSecondaryCapture", when.strftime("%H%M%S.%f"))
+    put(ds, "PatientOrientation", "")
+    put(ds, "BurnedInAnnotation", "YES")
+    put(ds, "DerivationDescription", "Page with the description of fractures by AI")
+    if job.evidence.is_image:
+        put(ds, "SourceImageSequence", [_source_image(job.evidence)])
+    frame = as_pixels(_pages(job, pixels, identity="")[0], pixels)
+    rows, columns = frame.shape
+    put(ds, "SamplesPerPixel", 1)
+    put(ds, "PhotometricInterpretation", "MONOCHROME2")
+    put(ds, "Rows", rows)
+    put(ds, "Columns", columns)
+    put(ds, "BitsAllocated", 8)
+    put(ds, "BitsStored", 8)
+    put(ds, "HighBit", 7)
+    put(ds, "PixelRepresentation", 0)
+    ds.add_new("PixelData", "OB", frame.tobytes())
+    return ds
+
+
+def _source_image(evidence: Evidence) -> Dataset:
+    """Return an item that refers to the source (PS3.3 Table 10-3, with its purpose)."""
+    item = Dataset()
+    put(item, "ReferencedSOPClassUID", evidence.sop_class_uid)
+    put(item, "ReferencedSOPInstanceUID", evidence.sop_instance_uid)
+    put(item, "PurposeOfReferenceCodeSequence", [coded(codes.SOURCE_IMAGE)])
+    return item
+
+
+def _pages(job: Job, pixels: NDArray[Any] | None, identity: str) -> list[list[Mark]]:
+    when = moment(job.evidence, job.order)
+    version_line = f"{model_name(job.algorithm)}, version {version(job.algorithm)}"
+    labels = Labels(
+        source=_source_label(job),
+        model=f"{version_line}, {when.isoformat(' ', 'seconds')}",
+        caution="DEMONSTRATION MODEL" if job.algorithm.demonstration else "",
+        identity=identity,
+    )
+    shape = None if pixels is None else (pixels.shape[0], pixels.shape[1])
+    return pages(job.said, labels, shape)
+
+
+def _source_label(job: Job) -> str:
+    parts = [f"{job.evidence.modality or 'Image'}"]
+    for keyword, name in (
+        ("ViewPosition", ""),
+        ("SeriesNumber", "series "),
+        ("InstanceNumber", "image "),
+    ):
+        value = text(job.source, keyword)
+        if value:
+            parts.append(f"{name}{value}")
+    return "Source: " + ", ".join(parts)
+
+
+def encapsulated_pdf(job: Job, pixels: NDArray[Any] | None) -> Dataset:
+    """Return the same page as an Encapsulated PDF, with the patient's identity on it."""
+    ds = _plain(job, "pdf", "pdf", ENCAPSULATED_PDF, "PDF: ")
+    title = HEADLINES[job.said.case].capitalize()
+    content = as_pdf(_pages(job, pixels, _identity(job.evidence)), pixels, title)
+    put(ds, "Modality", "DOC")
+    put(ds, "ConversionType", "WSD")
+    put(ds, "AcquisitionDateTime", "")
+    put(ds, "BurnedInAnnotation", "YES")
+    put(ds, "RecognizableVisualFeatures", "NO")
+    put(ds, "DocumentTitle", f"AI fracture description: {title}")
+    put(ds, "ConceptNameCodeSequence", [coded(codes.DIAGNOSTIC_IMAGING_REPORT)])
+    put(ds, "MIMETypeOfEncapsulatedDocument", "application/pdf")
+    if job.evidence.is_image:
+        put(ds, "SourceInstanceSequence", [_source_image(job.evidence)])
+    put(ds, "EncapsulatedDocumentLength", len(content))
+    put(ds, "EncapsulatedDocument", content + b"\0" * (len(content) % 2))
+    return ds
+
+
+def _identity(evidence: Evidence) -> str:
+    """Return who this is about, for a page that leaves the viewer."""
+    groups = text(evidence.common, "PatientName").split("=")
+    names = [" ".join(part for part in group.split("^") if part) for group in groups]
+    parts = [
+        " / ".join(visual(name) for name in names if name),
+        f"ID {text(evidence.common, 'PatientID') or 'unknown'}",
+    ]
+    dated = (
+        ("born", "PatientBirthDate"),
+        ("study of", "StudyDate"),
+        ("accession", "AccessionNumber"),
+    )
+    parts += [f"{name} {value}" for name, key in dated if (value := text(evidence.common, key))]
+    return "Patient: " + ", ".join(part for part in parts if part)
+
+
+def presentation_state(job: Job, _pixels: NDArray[Any] | None) -> Dataset | None:
+    """Return a GSPS that lays the words over the lower part of a grayscale image, else None."""
+    evidence = job.evidence
+    if not evidence.is_grayscale:
+        return None
+    ds = _plain(job, "gsps", "pr", GRAYSCALE_PRESENTATION_STATE, "Overlay: ")
+    when = moment(evidence, job.order)
+    put(ds, "Modality", "PR")
+    put(ds, "Laterality", "")
+    put(ds, "ContentLabel", "AI_FRACTURE")
+    put(ds, "ContentDescription", "Description of fractures by AI")
+    put(ds, "ContentCreatorName", "")
+    put(ds, "PresentationCreationDate", when.strftime("%Y%m%d"))
+    put(ds, "PresentationCreationTime", when.strftime("%H%M%S.%f"))
+    put(ds, "ReferencedSeriesSequence", [_referenced_series(evidence)])
+    put(ds, "DisplayedAreaSelectionSequence", [_displayed_area(evidence)])
+    put(ds, "GraphicAnnotationSequence", [_annotation(job.said)])
+    put(ds, "GraphicLayerSequence", [_layer()])
+    for element in evidence.display:
+        ds[element.tag] = element
+    return ds
+
+
+def _referenced_series(evidence: Evidence) -> Dataset:
+    picture = Dataset()
+    put(picture, "ReferencedSOPClassUID", evidence.sop_class_uid)
+    put(picture, "ReferencedSOPInstanceUID", evidence.sop_instance_uid)
+    series = Dataset()
+    put(series, "SeriesInstanceUID", evidence.series_instance_uid)
+    put(series, "ReferencedImageSequence", [picture])
+    return series
+
+
+def _displayed_area(evidence: Evidence) -> Dataset:
+    area = Dataset()
+    put(area, "DisplayedAreaTopLeftHandCorner", [1, 1])
+    put(area, "DisplayedAreaBottomRightHandCorner", [evidence.columns, evidence.rows])
+    put(area, "PresentationSizeMode", "SCALE TO FIT")
+    put(area, "PresentationPixelAspectRatio", [1, 1])
+    return area
+
+
+def _annotation(said: Reading) -> Dataset:
+    note = Dataset()
+    put(note, "BoundingBoxAnnotationUnits", "DISPLAY")
+    put(note, "UnformattedTextValue", _overlay(said))
+    put(note, "BoundingBoxTopLeftHandCorner", [0.02, 0.78])
+    put(note, "BoundingBoxBottomRightHandCorner", [0.98, 0.98])
+    put(note, "BoundingBoxTextHorizontalJustification", "LEFT")
+    annotation = Dataset()
+    put(annotation, "GraphicLayer", "AI")
+    put(annotation, "TextObjectSequence", [note])
+    return annotation
+
+
+def _overlay(said: Reading) -> str:
+    """Return headline, words and caution within the length of an ST value."""
+    head_line = f"{HEADLINES[said.case]}\r\n"
+    tail = f"\r\n{said.comment} {CAUTION}"
+    content = (said.text or (said.reason.text if said.reason else "")).replace("\n", "\r\n")
+    room = SHORT_TEXT - len((head_line + tail).encode())
+    encoded = content.encode()
+    if len(encoded) > room:
+        content = encoded[: room - len(ELLIPSIS.encode())].decode(errors="ignore") + ELLIPSIS
+    return head_line + content + tail
+
+
+def _layer() -> Dataset:
+    layer = Dataset()
+    put(layer, "GraphicLayer", "AI")
+    put(layer, "GraphicLayerOrder", 1)
+    put(layer, "GraphicLayerDescription", "Description of fractures by AI")
+    return layer
+
+
+BUILDERS: Final[dict[str, Callable[[Job, NDArray[Any] | None], Dataset | None]]] = {
+    "basic-text": basic_text,
+    "sc": secondary_capture,
+    "gsps": presentation_state,
+    "ko": key_object,
+    "pdf": encapsulated_pdf,
+}
