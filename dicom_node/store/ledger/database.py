@@ -102,6 +102,7 @@ class Database:
         from alembic import command
         from alembic.config import Config
 
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         if self.is_sqlite and (file := self._engine.url.database):
             try:
                 Path(file).parent.mkdir(parents=True, exist_ok=True)

@@ -219,6 +219,24 @@ class Deliveries(Database):
                 .values(state="retrying", reason=reason)
             )
 
+    def wake(self, destination: str, at: float | None = None) -> int:
+        """Make all that waits for a destination due now: what it needs may have changed."""
+        with self.writing() as connection:
+            connection.execute(
+                destinations.update()
+                .where(destinations.c.name == destination)
+                .values(failures=0, held_until=0)
+            )
+            return connection.execute(
+                deliveries.update()
+                .where(
+                    deliveries.c.destination == destination,
+                    deliveries.c.state.in_(OPEN),
+                    deliveries.c.attempts == 0,
+                )
+                .values(next_at=moment(at))
+            ).rowcount
+
     def resume(self, destination: str, at: float | None = None) -> None:
         """Release what was held: the destination answers again."""
         with self.reading() as connection:

@@ -49,19 +49,29 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Open jobs of one model; ``oldest`` is when the first of those that are due was received."""
+    """Open jobs of one model; ``oldest`` is when the first of those that wait was received.
 
-    due: int
-    queued: int
-    running: int
-    oldest: float
+    ``due_by`` and ``queued_by`` split the counts by priority: stat, normal, low.
+    """
+
+    due: int = 0
+    queued: int = 0
+    running: int = 0
+    oldest: float = 0.0
+    due_by: tuple[int, int, int] = (0, 0, 0)
+    queued_by: tuple[int, int, int] = (0, 0, 0)
 
 
 class Jobs(Database):
     """Dispatch and the job API."""
 
     def hand_out(
-        self, model: str, limit: int, until: float, at: float | None = None
+        self,
+        model: str,
+        limit: int,
+        until: float,
+        at: float | None = None,
+        priority: int | None = None,
     ) -> list[Ticket]:
         """Give fresh tokens to the next jobs of `model` that are due: received to queued.
 
@@ -71,12 +81,15 @@ class Jobs(Database):
             Most jobs to take, in order of priority and reception.
         until : float
             Time after which a ticket that nobody claimed is void, seconds since the epoch.
+        priority : int, optional
+            Take jobs of this priority only: 0 stat, 1 normal, 2 low.
         """
         now = moment(at)
+        wanted = sa.true() if priority is None else jobs.c.priority == priority
         with self.writing() as connection:
             rows = connection.execute(
                 sa.select(jobs.c.id, jobs.c.sop_instance_uid, jobs.c.handouts)
-                .where(jobs.c.state == "received", jobs.c.model == model, _due(now))
+                .where(jobs.c.state == "received", jobs.c.model == model, wanted, _due(now))
                 .order_by(jobs.c.priority, jobs.c.received_at, jobs.c.id)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
@@ -115,41 +128,25 @@ class Jobs(Database):
     def waiting(self, at: float | None = None) -> dict[str, Waiting]:
         """Return how many jobs of each model are due, handed out and being worked on."""
         now = moment(at)
-        due = sa.case((_due(now), 1), else_=0)
+        due = sa.func.sum(sa.case((_due(now), 1), else_=0))
+        columns = (jobs.c.model, jobs.c.state, jobs.c.priority)
         with self.reading() as connection:
             rows = connection.execute(
-                sa.select(
-                    jobs.c.model,
-                    jobs.c.state,
-                    sa.func.count(),
-                    sa.func.sum(due),
-                    sa.func.min(jobs.c.received_at),
-                )
+                sa.select(*columns, sa.func.count(), due, sa.func.min(jobs.c.received_at))
                 .where(jobs.c.state.in_(OPEN))
-                .group_by(jobs.c.model, jobs.c.state)
+                .group_by(*columns)
             ).all()
-        found: dict[str, dict[str, float]] = {}
-        for model, state, count, due_now, oldest in rows:
-            entry = found.setdefault(
-                model, dict.fromkeys(("due", "queued", "running", "oldest"), 0)
-            )
-            if state == "received":
-                entry["due"], entry["oldest"] = due_now or 0, oldest
-            else:
-                entry[state] = count
-        return {
-            model: Waiting(int(e["due"]), int(e["queued"]), int(e["running"]), float(e["oldest"]))
-            for model, e in found.items()
-        }
+        models = {row.model for row in rows}
+        return {model: _waiting([row for row in rows if row.model == model]) for model in models}
 
     def next_due(self, at: float | None = None) -> float | None:
-        """Return when the next open job becomes due or its time runs out; None without any."""
-        moment(at)
+        """Return when the next job becomes due, or its time runs out; None without any."""
+        now = moment(at)
         with self.reading() as connection:
             times = connection.execute(
                 sa.select(
                     sa.select(sa.func.min(jobs.c.next_at))
-                    .where(jobs.c.state == "received")
+                    .where(jobs.c.state == "received", jobs.c.next_at > now)
                     .scalar_subquery(),
                     sa.select(sa.func.min(jobs.c.until))
                     .where(jobs.c.state.in_(("queued", "running")))
@@ -405,6 +402,27 @@ class Jobs(Database):
         for made in result.objects:
             row = made.model_dump() | {"job": job, "file": files[made.part]}
             connection.execute(objects.insert().values(**row))
+
+
+def _waiting(rows: Sequence[Row[Any]]) -> Waiting:
+    """Return the counts of one model from its rows (model, state, priority, count, due, oldest)."""
+    due, queued, running, oldest = [0, 0, 0], [0, 0, 0], 0, 0.0
+    for _, state, priority, count, due_now, received_at in rows:
+        if state == "received":
+            due[priority] = int(due_now)
+            oldest = min(oldest or received_at, received_at)
+        elif state == "queued":
+            queued[priority] = count
+        else:
+            running += count
+    return Waiting(
+        sum(due),
+        sum(queued),
+        running,
+        float(oldest),
+        (due[0], due[1], due[2]),
+        (queued[0], queued[1], queued[2]),
+    )
 
 
 def _held(job: str, token: str, state: str) -> sa.ColumnElement[bool]:

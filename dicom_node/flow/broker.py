@@ -1,0 +1,371 @@
+"""The doorbell: a Celery application over Redis, and a Redis of our own where there is none.
+
+Losing everything in it loses nothing: the ledger is the truth, and hands out again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from dicom_node.errors import Unreachable
+from dicom_node.job import TASK, Handout, queue
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = logging.getLogger(__name__)
+
+PRIORITY_STEPS = {0: 0, 1: 3, 2: 6}
+"""Order of the ledger (0 stat, 1 normal, 2 low) as priority of a message; Redis takes 0 first."""
+
+WORKER_TIMEOUT_S = 10.0
+PUBLISHER_TIMEOUT_S = 1.0
+"""The longest silence of Redis that a publisher sits out; the ledger keeps the job meanwhile."""
+
+_MESSAGE_LIFE_S = 3600.0
+"""A message that lay longer is void. Generous: a token says better, and hosts' clocks differ."""
+
+
+def app(url: str, answer_within_s: float = WORKER_TIMEOUT_S) -> Celery:
+    """Return a Celery application for the broker at `url`; it is nobody's current application.
+
+    Settings: acknowledged when taken and nothing taken in advance, so that nothing stays
+    unacknowledged (no repeats, no crash when Redis goes); the ledger's lease drives again what a
+    dead worker dropped. No results, no events: Redis holds hand-outs only.
+
+    Parameters
+    ----------
+    answer_within_s : float
+        Seconds without an answer after which a socket is given up.
+    """
+    from celery import Celery
+
+    application = Celery("chexfract", broker=url, set_as_current=False)
+    application.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_acks_late=False,
+        task_reject_on_worker_lost=False,
+        worker_disable_prefetch=True,
+        worker_prefetch_multiplier=1,
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=min(3.0, answer_within_s),
+        broker_transport_options={
+            "socket_timeout": answer_within_s,
+            "socket_connect_timeout": min(3.0, answer_within_s),
+            "socket_keepalive": True,
+            "health_check_interval": 5,
+            "priority_steps": sorted(PRIORITY_STEPS.values()),
+            "queue_order_strategy": "priority",
+        },
+    )
+    return application
+
+
+def publish(application: Celery, handout: Handout, priority: int, expires_s: float) -> None:
+    """Put one hand-out into a queue over a connection of its own; see `Publisher`."""
+    with Publisher(application) as put:
+        put(handout, priority, expires_s)
+
+
+class Publisher:
+    """Puts hand-outs into the queues over one connection, which it replaces when it fails.
+
+    One attempt each, no waiting for better times: the ledger keeps the job.
+    """
+
+    def __init__(self, application: Celery) -> None:
+        self._application = application
+        self._connection: Any = None
+        self._producer: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __call__(self, handout: Handout, priority: int, expires_s: float) -> None:
+        """Put a hand-out into the queue of its model.
+
+        Parameters
+        ----------
+        priority : int
+            0 stat, 1 normal, 2 low.
+        expires_s : float
+            Seconds after which a worker need not look at it any more.
+
+        Raises
+        ------
+        Unreachable
+            The broker did not take it; it may or may not have got it.
+        """
+        try:
+            if self._producer is None:
+                self._connection = self._application.connection_for_write()
+                self._producer = self._application.amqp.Producer(self._connection)
+            self._application.send_task(
+                TASK,
+                args=[handout.model_dump(mode="json")],
+                queue=queue(handout.model),
+                priority=PRIORITY_STEPS.get(priority, 3),
+                expires=max(expires_s, _MESSAGE_LIFE_S),
+                retry=False,
+                ignore_result=True,
+                producer=self._producer,
+            )
+        except Exception as exc:  # kombu lets errors of many libraries through
+            # what is left of the connection may be half an answer behind: never use it again
+            self.close()
+            raise _silent(str(self._application.conf.broker_url), exc) from exc
+
+    def close(self) -> None:
+        """Give the connection back."""
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            try:
+                connection.release()
+            except Exception as exc:  # noqa: BLE001 - it is dropped anyhow
+                logger.debug("closing a broken broker connection: %s", type(exc).__name__)
+
+
+def publisher(url: str) -> Publisher:
+    """Return a publisher with the short patience of a dispatcher."""
+    return Publisher(app(url, PUBLISHER_TIMEOUT_S))
+
+
+def ping(url: str, timeout_s: float = 2.0) -> None:
+    """Raise `Unreachable` unless the broker at `url` answers; the password is never shown."""
+    application = app(url, timeout_s)
+    try:
+        connection: Any = application.connection_for_write()
+        with connection:
+            connection.connect()
+            connection.default_channel.client.ping()
+    except Exception as exc:  # kombu lets errors of many libraries through
+        raise _silent(url, exc) from exc
+    finally:
+        application.close()
+
+
+def redacted(url: str) -> str:
+    """Return `url` without user and password."""
+    shown = []
+    for one in url.split(";"):  # several Sentinels
+        parts = urlsplit(one)
+        host = parts.netloc.rpartition("@")[2]
+        shown.append(urlunsplit((parts.scheme, host, parts.path, "", "")))
+    return ";".join(shown)
+
+
+def _silent(url: str, exc: BaseException) -> Unreachable:
+    cause = exc
+    while cause.__cause__ is not None and not str(cause):
+        cause = cause.__cause__
+    lines = str(cause).strip().splitlines()
+    why = lines[0] if lines else type(cause).__name__
+    if password := urlsplit(url.split(";")[0]).password:
+        why = why.replace(password, "***")
+    return Unreachable(f"{redacted(url)} gives no answer: {why}")
+
+
+_DIES_WITH_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Asks Linux to end this process with its parent (PR_SET_PDEATHSIG), then becomes the program.
+
+The signal comes when the *thread* ends that started the process; so `Embedded` starts it from a
+thread of its own, which lives as long as it. A program between, instead of code between fork and
+exec, because that is not safe in a process with threads.
+"""
+
+
+class Embedded:
+    """A Redis of our own: a child on a loopback port, with a password and without a disk.
+
+    The program is ``redis-server`` or ``valkey-server`` where one is on PATH, else a pure Python
+    stand-in (fakeredis). It is started again, on the same port, whenever it ends.
+
+    Parameters
+    ----------
+    folder : Path
+        Working directory of the child.
+    stand_in : bool
+        Whether to use the stand-in even where a real server is installed.
+    """
+
+    def __init__(self, folder: Path, stand_in: bool = False) -> None:
+        self._folder = folder
+        self._program = None if stand_in else _program()
+        self._password = secrets.token_urlsafe(24)
+        self._port = 0
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stop = threading.Event()
+        self._keeper: threading.Thread | None = None
+        self.starts = 0
+
+    @property
+    def url(self) -> str:
+        """Where the broker listens, with its password: never log it."""
+        return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child that runs now."""
+        child = self._child
+        return child.pid if child is not None and child.poll() is None else None
+
+    def start(self, timeout_s: float = 15.0) -> None:
+        """Start the child and return when it answers.
+
+        Raises
+        ------
+        Unreachable
+            It does not answer in time.
+        """
+        if self._program is None:
+            logger.warning(
+                "no redis-server or valkey-server on PATH: a stand-in written in Python runs "
+                "instead; install one of them for production"
+            )
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._port = _free_port()
+        self._stop.clear()
+        self._keeper = threading.Thread(target=self._keep, name="broker-keeper", daemon=True)
+        self._keeper.start()
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                ping(self.url, 1.0)
+            except Unreachable:
+                if time.monotonic() > deadline:
+                    self.stop()
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self) -> None:
+        """End the child."""
+        self._stop.set()
+        if self._keeper is not None:
+            self._keeper.join(timeout=10)
+            self._keeper = None
+
+    def _keep(self) -> None:
+        """Start the child, and again whenever it ends; end it when asked to."""
+        pause = 0.1
+        while not self._stop.is_set():
+            began = time.monotonic()
+            child = self._spawn()
+            self._child = child
+            self.starts += 1
+            while child.poll() is None and not self._stop.wait(0.05):
+                pass
+            if self._stop.is_set():
+                break
+            pause = 0.1 if time.monotonic() - began > 10 else min(pause * 2, 5.0)
+            logger.warning("embedded broker ended with %s; starting it again", child.returncode)
+            self._stop.wait(pause)
+        self._end()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        if self._program is not None:
+            command, told = [self._program, "-"], self._configuration()
+        else:
+            command = [sys.executable, "-m", "dicom_node.flow.broker", str(self._port)]
+            told = self._password
+        if sys.platform == "linux":
+            before = [sys.executable, "-I", "-S", "-c", _DIES_WITH_PARENT, str(os.getpid())]
+            command = before + command
+        child = subprocess.Popen(
+            command,
+            cwd=self._folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        if child.stdin is not None:
+            try:
+                child.stdin.write(told.encode())
+                child.stdin.close()
+            except BrokenPipeError:
+                logger.warning("embedded broker ended before it was told its settings")
+        return child
+
+    def _configuration(self) -> str:
+        """Return redis.conf; by stdin, since everybody can read a command line."""
+        return "\n".join(
+            (
+                "bind 127.0.0.1",
+                f"port {self._port}",
+                f"requirepass {self._password}",
+                'save ""',
+                "appendonly no",
+                "maxmemory 256mb",
+                "maxmemory-policy noeviction",
+                "daemonize no",
+                f'dir "{self._folder.resolve()}"',
+                "",
+            )
+        )
+
+    def _end(self) -> None:
+        child = self._child
+        if child is None or child.poll() is not None:
+            return
+        child.terminate()
+        try:
+            child.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait(timeout=3)
+
+
+def _program() -> str | None:
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    # a link is not followed: Debian's program tells by its name which of its tools it is
+    return found and str(Path(found).absolute())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _stand_in(port: int) -> None:
+    """Serve a Redis written in Python on the loopback until the process is ended."""
+    from fakeredis import TcpFakeServer
+
+    TcpFakeServer.allow_reuse_address = True
+    TcpFakeServer.daemon_threads = True
+    server: Any = TcpFakeServer(("127.0.0.1", port))
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    _stand_in(int(sys.argv[1]))

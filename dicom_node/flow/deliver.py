@@ -1,0 +1,353 @@
+"""From the ledger to the archives: each object once settled, retried for days, never given up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dicom_node.errors import ChexFractError, NotFound, NotUnderstood, Refused, Transient
+from dicom_node.flow import routing
+from dicom_node.settings import SENDER, Peer, Settings
+from dicom_node.store.ledger import Delivery, Ledger, Stored
+from dicom_node.store.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+SR_CLASSES = {
+    "comprehensive3d": "1.2.840.10008.5.1.4.1.1.88.34",
+    "comprehensive": "1.2.840.10008.5.1.4.1.1.88.33",
+    "enhanced": "1.2.840.10008.5.1.4.1.1.88.22",
+}
+
+TAKEN = frozenset((0x0000, 0xB000, 0xB006, 0xB007, 0x0107, 0x0116))
+"""C-STORE statuses of an object that the destination has: Success and the warnings (DICOM PS3.4
+Table B.2-1 and PS3.7 C.4). Every other one is a failure."""
+
+POLL_S = 0.02
+"""Seconds between two looks at whether the ledger has changed; a look costs microseconds."""
+
+LOOK_S = 0.25
+"""Seconds between two looks at what became due by time alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Waits in seconds: first and longest, doubling in between.
+
+    ``refused`` is for an object that the destination answered with a failure, ``silent`` for a
+    destination that does not answer, ``idle`` is how long an association stays open.
+    """
+
+    refused: tuple[float, float] = (30.0, 3600.0)
+    silent: tuple[float, float] = (1.0, 30.0)
+    idle: float = 2.0
+
+    def after_refusals(self, count: int) -> float:
+        """Return the wait after `count` earlier refusals of the same object."""
+        return _doubled(self.refused, count)
+
+    def after_silence(self, count: int) -> float:
+        """Return the wait after `count` earlier attempts without an answer."""
+        return _doubled(self.silent, count)
+
+
+class Destination(Protocol):
+    """An association to one peer that is used again; `dimse.scu.Destination` is one."""
+
+    def connect(self, sop_classes: Sequence[str]) -> None:
+        """Associate, proposing these SOP classes; `Unreachable` when that fails."""
+
+    def accepts(self, sop_class_uid: str) -> bool:
+        """Return whether the peer accepted this SOP class."""
+
+    def store(self, path: Path) -> int:
+        """Send one object and return the status; `Unreachable` when the association breaks."""
+
+    def close(self) -> None:
+        """Release the association."""
+
+
+class Deliverer:
+    """Sends what is due, one thread and one association per destination.
+
+    Parameters
+    ----------
+    connect : callable
+        Makes a `Destination` for a peer; it is connected here.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        ledger: Ledger,
+        connect: Callable[[Peer], Destination],
+        pace: Pace | None = None,
+    ) -> None:
+        self._peers = settings.peers
+        self._spool = spool
+        self._ledger = ledger
+        self._connect = connect
+        self._pace = pace or Pace()
+        self._lines: dict[str, _Line] = {}
+        self._breaks: dict[int, int] = {}
+
+    def step(self, now: float | None = None) -> float:
+        """Try everything that is due once; return in how many seconds there may be more."""
+        for name in self._ledger.due_destinations(_moment(now)):
+            self._drain(name, now)
+        for line in self._lines.values():
+            line.close()
+        return self._wait(_moment(now))
+
+    def run(self, stop: threading.Event) -> None:
+        """Deliver until `stop` is set; every trouble is waited out."""
+        self._wake()
+        watch = self._ledger.watch()
+        threads: dict[str, threading.Thread] = {}
+        again = 0.0
+        while not stop.is_set():
+            if not watch.changed() and time.monotonic() < again:
+                stop.wait(POLL_S)
+                continue
+            try:
+                for name in self._ledger.due_destinations(time.time()):
+                    if name not in threads or not threads[name].is_alive():
+                        threads[name] = self._thread(name, stop)
+                again = time.monotonic() + self._wait(time.time())
+            except Transient as exc:
+                logger.warning("delivery waits: %s", exc)
+                again = time.monotonic() + 1.0
+                stop.wait(1.0)
+            stop.wait(POLL_S)
+        for thread in threads.values():
+            thread.join(timeout=5)
+        watch.close()
+
+    def _wake(self) -> None:
+        """Try at once what waits: the peers in the settings may be others than before."""
+        try:
+            for name in (SENDER, *self._peers):
+                self._ledger.wake(name)
+        except Transient as exc:
+            logger.warning("delivery waits: %s", exc)
+
+    def _thread(self, name: str, stop: threading.Event) -> threading.Thread:
+        thread = threading.Thread(
+            target=self._serve, args=(name, stop), name=f"deliver-{name}", daemon=True
+        )
+        thread.start()
+        return thread
+
+    def _serve(self, name: str, stop: threading.Event) -> None:
+        """Send to one destination while there is something to send, and a little longer."""
+        watch = self._ledger.watch()
+        until = time.monotonic() + self._pace.idle
+        try:
+            look = 0.0
+            while not stop.is_set() and time.monotonic() < until:
+                if watch.changed() or time.monotonic() > look:
+                    look = time.monotonic() + LOOK_S
+                    if self._drain(name, None, stop):
+                        until = time.monotonic() + self._pace.idle
+                stop.wait(POLL_S)
+        except Transient as exc:
+            logger.warning("delivery to %s waits: %s", name, exc)
+        except Exception:  # a thread's rim: the loop starts another one
+            logger.exception("delivery to %s ended; it starts again", name)
+            stop.wait(1.0)
+        finally:
+            watch.close()
+            if line := self._lines.pop(name, None):
+                line.close()
+
+    def _drain(self, name: str, now: float | None, stop: threading.Event | None = None) -> int:
+        """Send what is due to one destination; return how many were dealt with."""
+        count = 0
+        seen: set[int] = set()
+        while stop is None or not stop.is_set():
+            at = _moment(now)
+            if name not in self._ledger.due_destinations(at):
+                break
+            due = self._ledger.due_deliveries(at, destination=name)
+            due = [delivery for delivery in due if delivery.id not in seen]
+            if not due:
+                break
+            seen |= {delivery.id for delivery in due}
+            count += len(due)
+            if not self._send_all(name, due, now):
+                break
+        return count
+
+    def _send_all(self, name: str, due: Sequence[Delivery], now: float | None) -> bool:
+        """Send these; return whether the destination is still there for more."""
+        if name == SENDER:
+            for delivery in due:
+                self._find_sender(delivery, now)
+            return True
+        peer = self._peers.get(name)
+        if peer is None:
+            reason = f"{name} is no longer in [peers]; add it again"
+            self._ledger.hold(name, reason, _moment(now) + self._pace.silent[1], now)
+            return False
+        line = self._lines.setdefault(name, _Line(self._connect(peer)))
+        for delivery in due:
+            try:
+                if line.ensure(_classes(peer, due)):
+                    self._ledger.resume(name, now)
+                self._send(line, peer, delivery, now)
+            except _Broken as exc:
+                self._put_behind(delivery, exc, now)
+                self._hold(name, line, exc, now)
+                return False
+            except (Transient, Refused) as exc:
+                self._hold(name, line, exc, now)
+                return False
+        return True
+
+    def _send(self, line: _Line, peer: Peer, delivery: Delivery, now: float | None) -> None:
+        stored = self._choose(line, peer, delivery)
+        if stored is None:
+            wanted = "the SR SOP class settled on" if delivery.chosen else "no SOP class of it"
+            accepted = "no longer accepts" if delivery.chosen else "accepts"
+            self._refused(delivery, f"{delivery.destination} {accepted} {wanted}", None, now)
+            return
+        if not stored.file:
+            self._refused(delivery, "its file is gone; replay the Instance", None, now)
+            return
+        began = time.monotonic()
+        try:
+            status = line.destination.store(self._spool.path(stored.file))
+        except Transient as exc:
+            raise _Broken(str(exc)) from exc
+        except (OSError, NotFound, NotUnderstood) as exc:
+            self._refused(delivery, f"its file cannot be read: {type(exc).__name__}", None, now)
+            return
+        ms = (time.monotonic() - began) * 1000
+        if status not in TAKEN:
+            reason = f"{delivery.destination} answered 0x{status:04X}"
+            self._refused(delivery, reason, status, now)
+            return
+        self._ledger.delivered(delivery.id, status, now, ms)
+        self._breaks.pop(delivery.id, None)
+        logger.info(
+            "delivered sop=%s destination=%s status=0x%04X ms=%.0f",
+            delivery.sop_instance_uid,
+            delivery.destination,
+            status,
+            ms,
+        )
+
+    def _choose(self, line: _Line, peer: Peer, delivery: Delivery) -> Stored | None:
+        """Return what to send, settled in the ledger before the first attempt."""
+        by_class = {stored.sop_class_uid: stored for stored in delivery.objects}
+        wanted = [SR_CLASSES[name] for name in peer.sop_classes]
+        order = wanted if delivery.kind == "sr" else list(by_class)
+        usable = [
+            by_class[uid] for uid in order if uid in by_class and line.destination.accepts(uid)
+        ]
+        if delivery.chosen:
+            chosen = [s for s in delivery.objects if s.sop_instance_uid == delivery.chosen]
+            return next((s for s in chosen if line.destination.accepts(s.sop_class_uid)), None)
+        if not usable:
+            return None
+        settled = self._ledger.choose(delivery.id, usable[0].sop_instance_uid)
+        return next((s for s in usable if s.sop_instance_uid == settled), None)
+
+    def _refused(
+        self, delivery: Delivery, reason: str, status: int | None, now: float | None
+    ) -> None:
+        """Put one object off: the destination is there and does not take it."""
+        wait = self._pace.after_refusals(delivery.attempts)
+        self._ledger.postpone(
+            delivery.id, reason, _moment(now) + wait, counts=True, status=status, at=now
+        )
+        logger.warning(
+            "not delivered sop=%s attempts=%d next=%.0fs: %s",
+            delivery.sop_instance_uid,
+            delivery.attempts + 1,
+            wait,
+            reason,
+        )
+
+    def _put_behind(self, delivery: Delivery, exc: Exception, now: float | None) -> None:
+        """Let the others go first: an object that breaks each association may not hold them up."""
+        count = self._breaks.get(delivery.id, 0)
+        self._breaks[delivery.id] = count + 1
+        wait = self._pace.after_silence(count) if count else 0.0
+        self._ledger.postpone(delivery.id, str(exc), _moment(now) + wait, counts=False, at=now)
+
+    def _hold(self, name: str, line: _Line, exc: Exception, now: float | None) -> None:
+        """Hold a whole destination: it does not answer; this costs no attempt."""
+        line.close()
+        failures = self._ledger.line(name).failures
+        wait = self._pace.after_silence(failures)
+        self._ledger.hold(name, str(exc), _moment(now) + wait, now)
+        if failures == 0:
+            logger.warning("held destination=%s: %s", name, exc)
+
+    def _find_sender(self, delivery: Delivery, now: float | None) -> None:
+        name = routing.sender(self._peers, delivery.calling_ae, delivery.calling_host)
+        if name is not None:
+            self._ledger.redirect(delivery.job, name, self._peers[name].objects, now)
+            return
+        reason = f"sender {delivery.calling_ae}@{delivery.calling_host} is not in [peers]; add it"
+        wait = self._pace.refused[1]  # until the next start: settings do not change before
+        self._ledger.postpone(delivery.id, reason, _moment(now) + wait, counts=False, at=now)
+
+    def _wait(self, now: float) -> float:
+        """Return how long nothing can become due by time alone, in seconds."""
+        due = self._ledger.next_delivery(now)
+        return 5.0 if due is None else max(LOOK_S, min(5.0, due - now))
+
+
+class _Broken(Transient):
+    """An association broke while an object was being sent."""
+
+
+class _Line:
+    """The association to a destination and what it was asked for."""
+
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self._proposed: frozenset[str] = frozenset()
+        self._is_open = False
+
+    def ensure(self, sop_classes: Sequence[str]) -> bool:
+        """Associate, unless an association that proposed all of these is open; True if it did."""
+        if self._is_open and self._proposed.issuperset(sop_classes):
+            return False
+        self.close()
+        self.destination.connect(sop_classes)
+        self._proposed, self._is_open = frozenset(sop_classes), True
+        return True
+
+    def close(self) -> None:
+        """Release the association."""
+        if self._is_open:
+            self._is_open = False
+            try:
+                self.destination.close()
+            except (ChexFractError, OSError) as exc:
+                logger.debug("closing an association: %s", exc)
+
+
+def _classes(peer: Peer, due: Sequence[Delivery]) -> list[str]:
+    """Return what to propose: every SR SOP class in the peer's order, then what is due."""
+    classes = [SR_CLASSES[name] for name in peer.sop_classes]
+    classes += [stored.sop_class_uid for delivery in due for stored in delivery.objects]
+    return list(dict.fromkeys(classes))
+
+
+def _doubled(bounds: tuple[float, float], count: int) -> float:
+    first, longest = bounds
+    return float(min(first * 2.0 ** min(count, 32), longest))
+
+
+def _moment(now: float | None) -> float:
+    return time.time() if now is None else now

@@ -1,0 +1,139 @@
+"""From the ledger to the workers: a bounded window of hand-outs, in order, until each is done."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from dicom_node.errors import Transient
+from dicom_node.job import Handout, Ticket
+from dicom_node.settings import Settings
+from dicom_node.store.ledger import Ledger, Waiting
+
+logger = logging.getLogger(__name__)
+
+Publish = Callable[[Handout, int, float], None]
+
+POLL_S = 0.02
+"""Seconds between two looks at whether the ledger has changed; a look costs microseconds."""
+
+SHARES = 4
+"""A backlog is spread over at least this many hand-outs, so that several workers get some."""
+
+_PAUSE_S = (0.25, 5.0)
+"""First and longest wait after the broker refused, doubling."""
+
+
+class Dispatcher:
+    """Hands out what waits, and takes back what nobody finished in time.
+
+    Parameters
+    ----------
+    publish : callable
+        Puts a hand-out, with its priority (0 stat, 1 normal, 2 low) and the seconds it is good
+        for, into its model's queue; raises `Transient` when the broker does not take it.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger, publish: Publish) -> None:
+        self._node = settings.web.url
+        self._limits = settings.dispatch
+        self._ledger = ledger
+        self._publish = publish
+        self._failures = 0
+        self._silent_until = 0.0
+
+    def step(self, now: float | None = None) -> float:
+        """Do what is due; return in how many seconds there may be more, unless something changes.
+
+        Parameters
+        ----------
+        now : float, optional
+            Seconds since the epoch.
+
+        Raises
+        ------
+        Unreachable, OutOfResources
+            The ledger gives no answer.
+        """
+        now = time.time() if now is None else now
+        longest = 2 * max(self._limits.lease, self._limits.queued_for) + 60
+        expired = self._ledger.expire(now, self._limits.attempts, longest)
+        if expired.queued or expired.running or expired.failed:
+            logger.info(
+                "taken back queued=%d running=%d failed=%d",
+                expired.queued,
+                expired.running,
+                expired.failed,
+            )
+        if now >= self._silent_until or self._silent_until > now + _PAUSE_S[1]:
+            try:
+                for model, waiting in self._ledger.waiting(now).items():
+                    self._hand_out(model, waiting, now)
+                self._failures, self._silent_until = 0, 0.0
+            except _BrokerSilent as exc:
+                self._back_off(exc, now)
+        return self._pause(now)
+
+    def run(self, stop: threading.Event) -> None:
+        """Dispatch until `stop` is set; troubles of the ledger or the broker are waited out."""
+        watch = self._ledger.watch()
+        again = 0.0
+        while not stop.is_set():
+            if not watch.changed() and time.monotonic() < again:
+                stop.wait(POLL_S)
+                continue
+            try:
+                again = time.monotonic() + self.step()
+            except Transient as exc:
+                logger.warning("dispatch waits: %s", exc)
+                again = time.monotonic() + 1.0
+                stop.wait(1.0)
+            stop.wait(POLL_S)
+        watch.close()
+
+    def _hand_out(self, model: str, waiting: Waiting, now: float) -> None:
+        """Fill the window; what is stat has one of its own, so that it never waits behind."""
+        window, queued = self._limits.window, waiting.queued
+        for priority, due in enumerate(waiting.due_by):
+            taken = waiting.queued_by[0] if priority == 0 else queued
+            room = min(window - taken, due)
+            if room > 0:
+                queued += self._hand_out_some(model, priority, room, now)
+
+    def _hand_out_some(self, model: str, priority: int, room: int, now: float) -> int:
+        until = now + self._limits.queued_for
+        tickets = self._ledger.hand_out(model, room, until, now, priority)
+        size = max(1, min(self._limits.batch, len(tickets) // SHARES))
+        parts = list(_parts(tickets, size))
+        for i, part in enumerate(parts):
+            handout = Handout(node=self._node, model=model, tickets=part)
+            try:
+                self._publish(handout, priority, self._limits.queued_for)
+            except Transient as exc:
+                self._ledger.unpublish([t for late in parts[i:] for t in late])
+                raise _BrokerSilent(str(exc)) from exc
+        return len(tickets)
+
+    def _back_off(self, exc: Exception, now: float) -> None:
+        pause = min(_PAUSE_S[0] * 2**self._failures, _PAUSE_S[1])
+        if self._failures == 0:
+            logger.warning("hand-outs wait: %s", exc)
+        self._failures = min(self._failures + 1, 16)
+        self._silent_until = now + pause
+
+    def _pause(self, now: float) -> float:
+        """Return how long nothing can become due by time alone, in seconds."""
+        due = self._ledger.next_due(now)
+        times = [t for t in (due, self._silent_until or None) if t is not None]
+        return max(POLL_S, min(1.0, *(t - now for t in times))) if times else 1.0
+
+
+class _BrokerSilent(Transient):
+    """The broker, not the ledger, gave no answer."""
+
+
+def _parts(tickets: Sequence[Ticket], size: int) -> Iterator[tuple[Ticket, ...]]:
+    for start in range(0, len(tickets), size):
+        yield tuple(tickets[start : start + size])

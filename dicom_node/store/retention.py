@@ -1,0 +1,94 @@
+"""Removes files whose time is over; what is not delivered is never removed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from itertools import islice
+
+from dicom_node.errors import Transient
+from dicom_node.settings import Retention as Limits
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+ORPHAN_AGE_S = 86400.0
+"""Age of a file that no row names, before it counts as left over by a crash."""
+
+_BATCH = 500
+
+
+class Retention:
+    """Removes image files, report files and what a crash left over; rows stay.
+
+    Parameters
+    ----------
+    limits : settings.Retention
+        How long files stay after the last delivery.
+    every_s : float
+        Seconds between two rounds.
+    """
+
+    def __init__(
+        self, limits: Limits, spool: Spool, ledger: Ledger, every_s: float = 300.0
+    ) -> None:
+        self._limits = limits
+        self._spool = spool
+        self._ledger = ledger
+        self._every_s = every_s
+        self._swept_at = 0.0
+
+    def step(self, now: float | None = None) -> float:
+        """Remove what is due; return in how many seconds to look again.
+
+        Raises
+        ------
+        Unreachable, OutOfResources
+            The ledger or the disk gives no answer; nothing that is needed was removed.
+        """
+        now = time.time() if now is None else now
+        self._spool.sweep(ORPHAN_AGE_S)
+        removed = self._purge(now)
+        if now - self._swept_at >= ORPHAN_AGE_S or now < self._swept_at:
+            self._swept_at = now
+            removed += self.sweep()
+        if removed:
+            logger.info("retention removed files=%d", removed)
+        return self._every_s
+
+    def run(self, stop: threading.Event) -> None:
+        """Remove what is due until `stop` is set."""
+        while not stop.is_set():
+            try:
+                wait = self.step()
+            except Transient as exc:
+                logger.warning("retention waits: %s", exc)
+                wait = 30.0
+            stop.wait(wait)
+
+    def sweep(self, older_than_s: float = ORPHAN_AGE_S) -> int:
+        """Remove files that no row of the ledger names: they were never acknowledged."""
+        count = 0
+        for folder in ("images", "reports", "conflicts"):
+            names = self._spool.names(folder, older_than_s)
+            while batch := list(islice(names, _BATCH)):
+                for name in self._ledger.unnamed(batch):
+                    self._spool.remove(name)
+                    count += 1
+        return count
+
+    def _purge(self, now: float) -> int:
+        count = 0
+        while items := self._ledger.purgeable(
+            now, self._limits.images, self._limits.reports, _BATCH
+        ):
+            before = count
+            for item in items:
+                if self._ledger.forget(item, self._limits.images, self._limits.reports, now):
+                    self._spool.remove(item.file)
+                    count += 1
+            if count == before:
+                break
+        return count
