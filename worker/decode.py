@@ -11,6 +11,7 @@ import mmap
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.encaps import get_frame
 
 from dicom_node.errors import OutOfResources, Rejected
 from worker import header
@@ -41,6 +41,11 @@ RLE = "1.2.840.10008.1.2.5"
 
 _STARTS_WITHIN = 60.0
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TMPDIR", "DCMDICTPATH")
+_ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_SIZ, _JP2 = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  \r\n\x87\n"
+_TRAILER = 4096
+_FRAME = struct.Struct(">BHHB")
+"""Sample precision, lines, samples per line and components of a JPEG frame header."""
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -61,72 +66,68 @@ class Codestream:
         return f"{'i' if self.is_signed else 'u'}{1 if self.precision <= 8 else 2}"
 
 
-def inspect(content: bytes, syntax: str, ds: Dataset) -> Codestream:
+def inspect(content: memoryview, syntax: str, ds: Dataset) -> Codestream:
     """Return what the codestream's header says, without decoding.
 
     Raises
     ------
     Rejected
         ``undecodable``: no header is found, or the end of the codestream is missing.
+        ``codestream-mismatch``: it cannot be a picture of one component.
     """
     if syntax == RLE:
         return _inspect_rle(content, ds)
-    if content.startswith(b"\xff\xd8"):
+    start = bytes(content[:4])
+    if start.startswith(b"\xff\xd8"):
         found = _inspect_jpeg(content)
-    elif content.startswith(b"\xff\x4f\xff\x51"):
+    elif start == _SIZ:
         found = _inspect_jpeg_2000(content)
     else:
         raise Rejected("undecodable", "Pixel Data holds no codestream of a known kind.")
-    # The end marker is the same in all of them: EOI, EOC. Decoders fill a cut picture silently.
-    if not content.rstrip(b"\x00").endswith(b"\xff\xd9"):
+    # EOI of JPEG and EOC of JPEG 2000 are the same. Decoders fill a cut picture silently.
+    if not bytes(content[-_TRAILER:]).rstrip(b"\x00").endswith(b"\xff\xd9"):
         raise Rejected("undecodable", "The codestream ends before its end marker.")
     return found
 
 
-def _inspect_jpeg(content: bytes) -> Codestream:
+def _inspect_jpeg(content: memoryview) -> Codestream:
     """Return the frame header (ITU-T T.81 B.2.2, T.87 C.2.2)."""
     at = 2
-    while at + 4 <= len(content):
+    while at + 10 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]
-        if content[at] != 0xFF:
-            break
         if marker == 0xFF:
             at += 1
-            continue
-        if marker in _SOF or marker == 0xF7:
-            frame = content[at + 4 : at + 10]
-            if len(frame) < 6:
-                break
-            rows, columns = int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5])
+        elif marker in _SOF or marker == 0xF7:
+            precision, rows, columns, components = _FRAME.unpack(content[at + 4 : at + 10])
             codec = {0xF7: "jpegls", 0xC3: "ljpeg"}.get(marker, "jpeg")
-            return Codestream(codec, rows, columns, frame[0], components=frame[5])
-        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+            return Codestream(codec, rows, columns, precision, components=components)
+        else:
+            at += 2 + int.from_bytes(content[at + 2 : at + 4])
     raise Rejected("undecodable", "The JPEG codestream has no frame header.")
 
 
-def _inspect_jpeg_2000(content: bytes) -> Codestream:
-    """Return the SIZ segment (ITU-T T.800 A.5.1); Rsiz bit 14 marks HTJ2K (T.814 A.2)."""
-    if len(content) < 43:
+def _inspect_jpeg_2000(content: memoryview) -> Codestream:
+    """Return the size segment (ITU-T T.800 A.5.1); bit 14 of Rsiz marks HTJ2K (T.814 A.2)."""
+    if len(content) < 45:
         raise Rejected("undecodable", "The JPEG 2000 codestream has no size segment.")
-    word = [int.from_bytes(content[at : at + 4]) for at in range(8, 40, 4)]
-    columns, rows = word[0] - word[2], word[1] - word[3]
-    depth, across, down = content[42:45] if len(content) > 44 else (0, 0, 0)
+    right, bottom, left, top = struct.unpack(">4I", content[8:24])
+    components, depth, across, down = struct.unpack(">HBBB", content[40:45])
     if (across, down) != (1, 1):
         raise Rejected("codestream-mismatch", "The JPEG 2000 codestream is subsampled.")
-    codec = "htj2k" if int.from_bytes(content[6:8]) & 0x4000 else "jpeg2k"
-    components = int.from_bytes(content[40:42])
-    return Codestream(codec, rows, columns, (depth & 0x7F) + 1, bool(depth & 0x80), components)
+    codec = "htj2k" if content[6] & 0x40 else "jpeg2k"
+    precision, is_signed = (depth & 0x7F) + 1, bool(depth & 0x80)
+    return Codestream(codec, bottom - top, right - left, precision, is_signed, components)
 
 
-def _inspect_rle(content: bytes, ds: Dataset) -> Codestream:
+def _inspect_rle(content: memoryview, ds: Dataset) -> Codestream:
     """Check the segment table (PS3.5 G.5); RLE says nothing of rows and columns."""
-    table = np.frombuffer(content[:64].ljust(64, b"\0"), "<u4")
-    count, allocated = int(table[0]), header.integer(ds, "BitsAllocated") or 0
-    starts = [int(start) for start in table[1 : 1 + min(count, 15)]]
+    if len(content) < 64:
+        raise Rejected("undecodable", "The RLE segment table is incomplete.")
+    count, *starts = struct.unpack("<16I", content[:64])
+    allocated = header.integer(ds, "BitsAllocated") or 0
     if count != allocated // 8:
-        raise Rejected(
-            "codestream-mismatch", "The number of RLE segments is not that of the bytes."
-        )
+        raise Rejected("codestream-mismatch", "The RLE segments are not one per byte of a pixel.")
+    starts = starts[:count]
     if starts != sorted(set(starts)) or starts[0] < 64 or starts[-1] >= len(content):
         raise Rejected("undecodable", "The RLE segment table points outside of Pixel Data.")
     rows, columns = header.integer(ds, "Rows") or 0, header.integer(ds, "Columns") or 0
@@ -213,7 +214,7 @@ class Decoder:
         pixels = self._in_child(found, codestream, header.integer(ds, "BitsStored") or 16)
         return pixels.view(f"u{pixels.itemsize}")
 
-    def _in_child(self, found: Codestream, codestream: bytes, bits: int) -> npt.NDArray[Any]:
+    def _in_child(self, found: Codestream, codestream: memoryview, bits: int) -> npt.NDArray[Any]:
         for _ in range(2):
             child = self._take()
             try:
@@ -243,15 +244,23 @@ class Decoder:
         child.end()
 
 
-def _codestream(content: bytes) -> bytes:
-    try:
-        codestream = get_frame(content, 0, number_of_frames=1)
-    except Exception as exc:
-        raise Rejected("undecodable", "Pixel Data is not properly encapsulated.") from exc
-    if codestream.startswith(b"\x00\x00\x00\x0cjP  "):
-        # A JP2 file instead of its codestream (PS3.5 A.4.4 forbids it, archives hold it).
-        return codestream[max(codestream.find(b"\xff\x4f\xff\x51"), 0) :]
-    return codestream
+def _codestream(content: bytes) -> memoryview:
+    """Return the only frame of encapsulated Pixel Data (PS3.5 A.4), all its fragments."""
+    fragments, at, whole = [], 0, memoryview(content)
+    while at + 8 <= len(content):
+        tag, length = struct.unpack("<4sI", whole[at : at + 8])
+        if tag == _DELIMITER:
+            break
+        if tag != _ITEM or at + 8 + length > len(content):
+            raise Rejected("undecodable", "Pixel Data is not properly encapsulated.")
+        fragments.append(whole[at + 8 : at + 8 + length])
+        at += 8 + length
+    # The first item is the offset table, empty or not.
+    frame = fragments[1] if len(fragments) == 2 else memoryview(b"".join(fragments[1:]))
+    if bytes(frame[:12]) == _JP2:
+        # A JP2 file instead of its codestream: forbidden (PS3.5 A.4.4), yet archives hold some.
+        return frame[max(bytes(frame[:_TRAILER]).find(_SIZ), 0) :]
+    return frame
 
 
 def _compare(found: Codestream, ds: Dataset) -> None:
@@ -337,7 +346,7 @@ class _Child:
             self._map.close()
 
     def decode(
-        self, found: Codestream, codestream: bytes, bits: int, timeout: float
+        self, found: Codestream, codestream: memoryview, bits: int, timeout: float
     ) -> npt.NDArray[Any]:
         """Return the decoded pixels."""
         shape, dtype = (found.rows, found.columns), np.dtype(found.dtype)

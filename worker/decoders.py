@@ -44,8 +44,10 @@ def decoders() -> dict[str, Callable[[memoryview, Pixels], None]]:
     import imagecodecs
 
     def rle(codestream: memoryview, out: Pixels) -> None:
-        flat = np.frombuffer(imagecodecs.dicomrle_decode(bytes(codestream), out.dtype), out.dtype)
-        out[...] = flat[: out.size].reshape(out.shape)
+        flat: Any = out.reshape(-1).view("u1")
+        found = imagecodecs.dicomrle_decode(bytes(codestream), out.dtype, out=flat)
+        if len(found) < flat.size:
+            raise ValueError(f"{len(found)} of {flat.size} bytes")
 
     def into(decode: Callable[..., Any], **options: Any) -> Callable[[memoryview, Pixels], None]:
         return lambda codestream, out: decode(codestream, out=out, **options)
@@ -81,6 +83,8 @@ class _Work:
                 self._memory = mmap.mmap(self._shared, size)
             shape, kind = (rows, columns), dtype.rstrip(b"\0").decode()
             out: Pixels = np.ndarray(shape, kind, self._memory, offset(length))
+            # What a decoder leaves out must not show the patient before.
+            out.fill(0)
             codestream = memoryview(self._memory)[:length]
             text = self._decode(codec.rstrip(b"\0").decode(), codestream, out, bits)
             status = UNDECODABLE if text else DONE

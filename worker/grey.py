@@ -6,7 +6,10 @@ is touched once (PS3.3 C.11.1 Modality LUT, C.11.2 VOI LUT, C.11.6 Presentation 
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -43,11 +46,19 @@ class Table:
         """Return the picture, (rows, columns)."""
         shown = np.empty(pixels.shape, np.uint8)
         source, target = np.ascontiguousarray(pixels).reshape(-1), shown.reshape(-1)
-        # In blocks that stay in the processor's cache: twice as fast as one lookup.
-        for start in range(0, source.size, _BLOCK):
+
+        def look_up(start: int) -> None:
+            # Blocks that stay in the processor's cache are twice as fast as one lookup.
             block = slice(start, start + _BLOCK)
             self.levels.take(source[block], out=target[block], mode="clip")
+
+        list(_lookups().map(look_up, range(0, source.size, _BLOCK)))
         return shown
+
+
+@cache
+def _lookups() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(4, os.cpu_count() or 1), "grey")
 
 
 def table(
