@@ -1,0 +1,203 @@
+"""The parser against sentences labelled by hand, by the rules of what counts as a fracture."""
+
+import json
+import string
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.report.findings import Findings, Fracture, Presence, as_json, parse
+
+LABELLED = Path(__file__).parent / "findings"
+ORDINALS = [f"{n}{'st' if n == 1 else 'nd' if n == 2 else 'rd' if n == 3 else 'th'}"
+            for n in range(1, 13)]  # fmt: skip
+
+
+def rows(name: str) -> list[dict]:
+    return [json.loads(line) for line in (LABELLED / name).read_text("utf-8").splitlines()]
+
+
+def bones(fractures: list[dict]) -> Counter[tuple]:
+    """Count the entries, with a bilateral one as left plus right."""
+    counted: Counter[tuple] = Counter()
+    for f in fractures:
+        sides = ("left", "right") if f["side"] == "bilateral" else (f["side"],)
+        counted.update((f["bone"], f["number"], s, f["certainty"], f["age"]) for s in sides)
+    return counted
+
+
+def found(text: str) -> list[tuple]:
+    return [(f.bone, f.number, f.side, f.certainty, f.age) for f in parse(text).fractures]
+
+
+@pytest.mark.parametrize("name", ["develop.jsonl", "held.jsonl"])
+def test_labelled_sentences_are_read_as_labelled(name: str) -> None:
+    labelled = rows(name)
+    answers = [as_json(parse(row["text"])) for row in labelled]
+    right = [a["presence"] == row["presence"] for a, row in zip(answers, labelled, strict=True)]
+    exact = [
+        a["presence"] == "present" and bones(a["fractures"]) == bones(row["fractures"])
+        for a, row in zip(answers, labelled, strict=True)
+        if row["presence"] == "present"
+    ]
+    called_absent = [
+        row["text"]
+        for a, row in zip(answers, labelled, strict=True)
+        if row["presence"] == "present" and a["presence"] == "absent"
+    ]
+
+    assert len(labelled) >= 150
+    assert called_absent == []
+    assert sum(right) / len(right) >= 0.95
+    assert sum(exact) / len(exact) >= 0.92
+
+
+def test_the_phantom_models_sentences_are_read_exactly() -> None:
+    text = "Fracture of the left 5th rib. Fracture of the right clavicle."
+
+    assert parse(text) == Findings(
+        Presence.PRESENT,
+        (
+            Fracture("rib", "5", "left", "definite", None, None, "Fracture of the left 5th rib."),
+            Fracture(
+                "clavicle", None, "right", "definite", None, None,
+                "Fracture of the right clavicle.",
+            ),
+        ),
+    )  # fmt: skip
+    assert parse("No fractures are seen.") == Findings(Presence.ABSENT, ())
+
+
+def test_json_has_exactly_the_keys_that_parse_prints() -> None:
+    assert as_json(parse("Possible old fracture of the T8 vertebra.")) == {
+        "presence": "present",
+        "fractures": [
+            {"bone": "vertebra", "number": "T8", "side": None, "certainty": "possible", "age": "old"}
+        ],
+    }
+
+
+def test_a_stated_segment_is_kept() -> None:
+    segments = [f.segment for f in parse("Posterolateral left 7th rib fracture.").fractures]
+
+    assert segments == ["posterolateral"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text())
+def test_any_text_is_read_without_an_error(text: str) -> None:
+    findings = parse(text)
+
+    assert (findings.presence is Presence.PRESENT) == bool(findings.fractures)
+
+
+WORDS = st.sampled_from(
+    "no not without fracture fractures rib ribs left right 5th 6 through to and or , . ; : ? of the "
+    "old possible T8 L1 clavicle is seen cannot be excluded acute displaced pneumothorax with bones "
+    "intact normal other than except - ( ) / bilateral healing fractured wire both".split()
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(WORDS, max_size=40).map(" ".join))
+def test_any_order_of_report_words_is_read_without_an_error(text: str) -> None:
+    findings = parse(text)
+
+    assert (findings.presence is Presence.PRESENT) == bool(findings.fractures)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(rows("develop.jsonl")))
+def test_case_and_spaces_change_nothing(row: dict) -> None:
+    text = row["text"]
+    spaced = "  " + text.replace(" ", "   ") + " \t"
+
+    assert as_json(parse(text.upper())) == as_json(parse(text.lower()))
+    assert as_json(parse(spaced)) == as_json(parse(text))
+
+
+AFFIRMED = st.sampled_from(
+    [
+        "Fracture of the left 5th rib.",
+        "There is a displaced fracture of the right clavicle.",
+        "Left 7th rib fracture is seen.",
+        "Compression fracture of T8.",
+        "The right 3rd rib is fractured.",
+        "Possible fracture of the sternum.",
+        "Old healed left rib fractures are again noted.",
+    ]
+)
+REST = st.lists(st.sampled_from([row["text"] for row in rows("develop.jsonl")]), max_size=3)
+
+
+@settings(max_examples=400, deadline=None)
+@given(REST, AFFIRMED, REST)
+def test_a_text_with_an_affirmed_fracture_is_never_absent(
+    before: list[str], affirmed: str, after: list[str]
+) -> None:
+    ended = [text.rstrip() + ("" if text.rstrip()[-1:] in ".?!" else ".") for text in before]
+    text = " ".join([*ended, affirmed, *after])
+
+    assert parse(text).presence is not Presence.ABSENT
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from(["left", "right"]),
+       st.sampled_from(["through", "to", "thru", "-"]))  # fmt: skip
+def test_a_range_of_ribs_names_each(low: int, high: int, side: str, to: str) -> None:
+    low, high = sorted((low, high))
+    text = f"Fractures of the {side} {ORDINALS[low - 1]} {to} {ORDINALS[high - 1]} ribs."
+
+    assert found(text) == [("rib", str(n), side, "definite", None) for n in range(low, high + 1)]
+
+
+@given(st.sets(st.tuples(st.sampled_from(["left", "right"]), st.integers(1, 12)), min_size=1,
+               max_size=3))  # fmt: skip
+def test_sentences_add_up(named: set[tuple[str, int]]) -> None:
+    text = " ".join(f"Fracture of the {side} {ORDINALS[n - 1]} rib." for side, n in sorted(named))
+
+    assert set(found(text)) == {("rib", str(n), side, "definite", None) for side, n in named}
+
+
+@given(st.sampled_from(rows("develop.jsonl")))
+def test_a_second_sentence_on_something_else_changes_nothing(row: dict) -> None:
+    text = row["text"].rstrip()
+    if text[-1:] not in ".!":
+        return
+
+    assert as_json(parse(text + " Lungs are clear.")) == as_json(parse(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no fracture of the left, " * 1000,
+        "x" * 1_000_000,
+        "(((((((" * 10_000,
+        " ".join(f"{a}{b}fracturrr" for a in string.ascii_lowercase for b in string.ascii_lowercase),
+        "1 2 3 4 5 6 7 8 9 10 11 12 ribs " * 400,
+        "fracture possible and " * 600,
+        "\n" * 100_000,
+        "left right 5th and, " * 900,
+    ],
+)
+def test_a_long_text_takes_no_long_time(text: str) -> None:
+    parse(text)  # the tables are built on first use
+    started = time.process_time()
+    parse(text)
+
+    assert time.process_time() - started < 0.25
+
+
+def test_a_report_takes_about_a_millisecond() -> None:
+    texts = [row["text"] for row in rows("develop.jsonl")]
+    for text in texts:
+        parse(text)
+    started = time.process_time()
+    for text in texts:
+        parse(text)
+
+    assert (time.process_time() - started) / len(texts) < 0.004

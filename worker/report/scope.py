@@ -1,0 +1,350 @@
+"""Decide what the words around a fracture do to it: deny, doubt, hedge or date it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from worker.report.words import Kind, Token
+
+_NOUNS = frozenset({Kind.NOUN, Kind.UNKNOWN, Kind.ABNORMALITY, Kind.DEVICE, Kind.FRACTURE,
+                    Kind.PROPERTY, Kind.NORMAL})  # fmt: skip
+_JOINTS = frozenset({Kind.AND, Kind.OR, Kind.COMMA})
+_STOPS = frozenset({Kind.BREAK, Kind.EXCEPT})
+_PREDICATES = frozenset({Kind.VERB, Kind.SEEN, Kind.INVOLVE})
+_SITES = frozenset({Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.HINT, Kind.SEGMENT})
+_MODIFIERS = frozenset({Kind.QUALIFIER, Kind.AGE, Kind.ARTICLE, Kind.EXTRA, Kind.NEUTRAL}) | _SITES
+_LATE_ONLY = ("prior", "previous", "past")
+_OF_THE_PATIENT = ("status post", "history of", "prior history of", "past history of",
+                   "known history of", "post orif")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One fracture word of a clause: `at` is its index, `low` to `high` the tokens it may own."""
+
+    tokens: Sequence[Token]
+    at: int
+    low: int
+    high: int
+
+
+def is_denied(scope: Scope) -> bool | None:
+    """Tell whether the clause says that this fracture is not there; None when it is unclear."""
+    before = [_reaches(scope, at) for at in _negations(scope.tokens, scope.at)]
+    reaching = [verdict for verdict in before if verdict is not False]
+    after = _is_denied_later(scope)
+    if None in reaching or after is None or (reaching and after):
+        return None
+    return bool(reaching) or after
+
+
+def _negations(tokens: Sequence[Token], end: int) -> list[int]:
+    """Return the index of the negation before `end` that counts, in a list of none or one."""
+    for at in range(end - 1, -1, -1):
+        if tokens[at].kind in _STOPS:
+            break
+        if tokens[at].kind is Kind.NEGATION and not _is_of_adjective(tokens, at):
+            return [at]
+    return []
+
+
+def _is_of_adjective(tokens: Sequence[Token], at: int) -> bool:
+    """Tell the "not" of "not displaced" from that of "not seen"."""
+    if tokens[at].value != "not" or at + 1 >= len(tokens):
+        return False
+    after = tokens[at + 1]
+    return after.kind in (Kind.QUALIFIER, Kind.AGE, Kind.NEUTRAL) and (
+        after.kind is not Kind.QUALIFIER or after.value != "definite"
+    )
+
+
+def _reaches(scope: Scope, negation: int) -> bool | None:
+    """Tell whether a negation reaches over the words up to the fracture."""
+    tokens, end = scope.tokens, scope.at
+    path = range(negation + 1, end)
+    noun = governed = False
+    joint: int | None = None
+    bone_since = False
+    for at in path:
+        token = tokens[at]
+        if token.kind is Kind.VERB and token.text == "there":
+            return False
+        if token.kind in _PREDICATES and noun and not _leads_to_link(tokens, at, end):
+            return False
+        if token.kind is Kind.LINK or token.kind is Kind.HEDGE:
+            noun = governed = False
+        elif token.kind is Kind.COLON:
+            return False
+        elif token.kind in _NOUNS:
+            noun = True
+            if governed:
+                bone_since = True
+        elif token.kind is Kind.BONE or token.kind is Kind.SKELETON:
+            bone_since = bone_since or (governed and _is_bare_after_joint(tokens, at, end))
+        elif token.kind is Kind.PREPOSITION and noun:
+            governed = True
+        elif token.kind in _JOINTS and noun and (not governed or bone_since):
+            noun = governed = bone_since = False
+            joint = at
+    if noun and governed:
+        return False
+    return True if joint is None else _carries_on(scope, joint)
+
+
+def _leads_to_link(tokens: Sequence[Token], at: int, end: int) -> bool:
+    """Pass "no abnormality is seen to suggest fracture"."""
+    return any(t.kind in (Kind.LINK, Kind.HEDGE) for t in tokens[at:end]) and not any(
+        t.kind in _JOINTS for t in tokens[at:end]
+    )
+
+
+def _is_bare_after_joint(tokens: Sequence[Token], at: int, end: int) -> bool:
+    """Tell "... of the ribs or fracture" from "... of the rib or clavicle fracture"."""
+    rest = tokens[at + 1 : end]
+    return bool(rest) and rest[0].kind in _JOINTS and not any(t.kind is Kind.BONE for t in rest)
+
+
+def _carries_on(scope: Scope, joint: int) -> bool | None:
+    """Tell whether a negated list that has begun before `joint` goes on to the fracture."""
+    tokens = scope.tokens
+    if tokens[joint].kind is Kind.OR or tokens[joint - 1].kind is Kind.OR:
+        return True
+    own = tokens[joint + 1 : scope.at]
+    if any(t.kind is Kind.OR for t in own):
+        return True
+    rest = list(_until_predicate(tokens[scope.at + 1 :]))
+    if any(t.kind is Kind.OR for t in rest):
+        return True
+    is_specific = any(
+        t.kind in (Kind.SIDE, Kind.NUMBER, Kind.ARTICLE, Kind.AGE, Kind.LEVEL)
+        for t in (*own, *rest)
+    )
+    if is_specific:
+        return False
+    has_predicate = len(rest) < len(tokens) - scope.at - 1
+    return None if has_predicate or tokens[joint].kind is Kind.AND else True
+
+
+def _until_predicate(tokens: Sequence[Token]) -> Sequence[Token]:
+    for at, token in enumerate(tokens):
+        if token.kind in (*_PREDICATES, *_STOPS):
+            return tokens[:at]
+    return tokens
+
+
+def _is_denied_later(scope: Scope) -> bool | None:
+    """Read "is not seen", "none" and "absent" after the fracture."""
+    tokens = scope.tokens
+    own_noun = False
+    for at in range(scope.at + 1, scope.high):
+        token = tokens[at]
+        if token.kind in _STOPS:
+            return False
+        if token.kind in _NOUNS and token.kind is not Kind.FRACTURE:
+            own_noun = True
+        if token.kind is Kind.ABSENT or (token.text == "no" and at == len(tokens) - 1):
+            return None if own_noun else _is_plain_absence(tokens, at)
+        if token.kind is Kind.NEGATION and token.value == "not" and _is_unseen(tokens, at):
+            return None if own_noun else True
+        if token.kind is Kind.NEGATION and token.value == "no":
+            return _is_ellipsis(tokens, at)
+    return False
+
+
+def _is_plain_absence(tokens: Sequence[Token], at: int) -> bool | None:
+    """Tell "has been excluded" from "to be excluded" and "not absent"."""
+    before = tokens[max(0, at - 3) : at]
+    return None if any(t.kind is Kind.NEGATION or t.text in ("to", "if") for t in before) else True
+
+
+def _is_unseen(tokens: Sequence[Token], at: int) -> bool:
+    after = [t for t in tokens[at + 1 : at + 5] if t.kind is not Kind.VERB]
+    while after and after[0].kind in (Kind.QUALIFIER, Kind.NEUTRAL) and len(after) > 1:
+        if after[0].kind is Kind.QUALIFIER and after[0].value == "displaced":
+            return False
+        after = after[1:]
+    return bool(after) and (
+        after[0].kind is Kind.SEEN or after[0].text in ("suspected", "apparent", "definite")
+    )
+
+
+def _is_ellipsis(tokens: Sequence[Token], at: int) -> bool:
+    """Read "fracture: no evidence", "fractures - none seen"."""
+    rest = tokens[at + 1 :]
+    kinds = (Kind.CARRIER, Kind.SEEN, Kind.COMMA, Kind.QUALIFIER, Kind.AGE, Kind.VERB)
+    return all(t.kind in kinds for t in rest) and tokens[at - 1].kind in (Kind.COLON, Kind.COMMA)
+
+
+def is_doubted(scope: Scope) -> bool:
+    """Tell whether the clause leaves this fracture open, as in "cannot be excluded"."""
+    tokens = scope.tokens
+    for at in range(scope.low, scope.high):
+        if tokens[at].kind is not Kind.UNSURE:
+            continue
+        between = tokens[scope.at + 1 : at] if at > scope.at else tokens[at + 1 : scope.at]
+        if at > scope.at and tokens[at].value == "before" and _has_own_object(scope, at):
+            continue
+        if not _has_other_subject(between):
+            return True
+    return False
+
+
+def _has_own_object(scope: Scope, at: int) -> bool:
+    return any(t.kind in _NOUNS for t in scope.tokens[at + 1 : scope.high])
+
+
+def _has_other_subject(between: Sequence[Token]) -> bool:
+    """Tell whether a joint and a noun stand between: "fracture, pneumothorax not excluded"."""
+    seen_joint = False
+    for token in between:
+        seen_joint |= token.kind in (*_JOINTS, *_STOPS)
+        if seen_joint and token.kind in _NOUNS and token.kind is not Kind.FRACTURE:
+            return True
+    return False
+
+
+def is_sought(scope: Scope) -> bool:
+    """Tell whether the fracture is only looked for: "evaluate for", "if ... is suspected"."""
+    tokens = scope.tokens
+    for at in range(scope.at - 1, -1, -1):
+        token = tokens[at]
+        if token.kind is Kind.ASKING and token.value == "if":
+            return True
+        if token.kind is Kind.ASKING:
+            path = tokens[at + 1 : scope.at]
+            return not any(
+                t.kind is Kind.VERB and t.text not in ("be", "been", "to", "can", "may", "should")
+                for t in path
+            )
+    return False
+
+
+def is_hedged(scope: Scope) -> tuple[bool, int | None]:
+    """Tell whether the fracture is only possible.
+
+    Returns
+    -------
+    tuple[bool, int | None]
+        Whether a hedge applies; and the index from which on its bones are hedged where only the
+        later ones of a list are ("5th and possibly 6th ribs"), else None.
+    """
+    tokens = scope.tokens
+    for at in range(scope.low, scope.high):
+        if tokens[at].kind is Kind.QUERY and _is_query(scope, at):
+            return True, None
+        if tokens[at].kind is not Kind.HEDGE or _is_aside(scope, at):
+            continue
+        if _begins_later_item(scope, at):
+            return True, at
+        if at < scope.at and _hedges_forward(scope, at):
+            return True, None
+        if at > scope.at and _hedges_back(scope, at):
+            return True, None
+    return _is_alternative(scope), None
+
+
+def _is_query(scope: Scope, at: int) -> bool:
+    passed = (*_SITES, Kind.QUALIFIER, Kind.AGE, Kind.ARTICLE)
+    return at < scope.at and all(t.kind in passed for t in scope.tokens[at + 1 : scope.at])
+
+
+def _is_aside(scope: Scope, at: int) -> bool:
+    """Tell a hedge on age or form ("a probably old fracture", "likely old") from one on the fact."""
+    tokens = scope.tokens
+    after = tokens[at + 1] if at + 1 < len(tokens) else None
+    if after is None or after.kind not in (Kind.AGE, Kind.QUALIFIER):
+        return False
+    if at > scope.at:
+        return not any(t.kind in (Kind.NUMBER, Kind.BONE) for t in tokens[at + 1 : scope.high])
+    has_article = at > 0 and tokens[at - 1].kind is Kind.ARTICLE
+    return has_article and tokens[at].text.endswith("ly")
+
+
+def _begins_later_item(scope: Scope, at: int) -> bool:
+    tokens = scope.tokens
+    if at == 0 or tokens[at - 1].kind not in (*_JOINTS, Kind.PREPOSITION):
+        return False
+    named = (Kind.NUMBER, Kind.BONE, Kind.LEVEL)
+    earlier = any(t.kind in named for t in tokens[scope.low : at])
+    ahead = tokens[at + 1 : scope.at] if at < scope.at else tokens[at + 1 : scope.high]
+    later = any(t.kind in named for t in ahead)
+    return earlier and later and not any(t.kind in (Kind.NOUN, Kind.DEVICE) for t in ahead)
+
+
+def _hedges_forward(scope: Scope, at: int) -> bool:
+    noun = False
+    for token in scope.tokens[at + 1 : scope.at]:
+        if token.kind is Kind.FRACTURE or token.kind in _STOPS:
+            return False
+        noun = noun or token.kind in (Kind.NOUN, Kind.DEVICE)
+        if noun and (token.kind in (*_JOINTS, *_PREDICATES) or token.text == "with"):
+            return False
+    return True
+
+
+def _hedges_back(scope: Scope, at: int) -> bool:
+    tokens = scope.tokens
+    if tokens[at].text in ("versus", "vs"):
+        return True
+    between = tokens[scope.at + 1 : at]
+    if _has_other_subject(between):
+        return False
+    others = (Kind.NOUN, Kind.ABNORMALITY, Kind.AGE, Kind.QUALIFIER, Kind.UNKNOWN, Kind.DEVICE)
+    after = list(tokens[at + 1 : scope.high])
+    return not any(t.kind in others or t.text == "due to" for t in after[:4])
+
+
+def _is_alternative(scope: Scope) -> bool:
+    """Read "fracture or artifact"."""
+    mimics = ("artifact", "overlap", "foramen", "superimposition", "summation", "groove", "overlapping")
+    tokens = scope.tokens
+    return any(
+        token.kind is Kind.OR and any(t.text in mimics for t in tokens[at + 1 : at + 5])
+        for at, token in enumerate(tokens)
+        if at > scope.at
+    )
+
+
+def ages(scope: Scope) -> list[tuple[int, str]]:
+    """Return the index and value of the ages that are said of this fracture."""
+    tokens = scope.tokens
+    found: list[tuple[int, str]] = []
+    for at in range(scope.low, scope.high):
+        token = tokens[at]
+        if token.kind is Kind.AGE and not token.value:
+            return [(at, "")]
+        if token.kind is Kind.AGE and _is_of_fracture(scope, at):
+            found.append((at, token.value))
+    return found
+
+
+def _is_of_fracture(scope: Scope, at: int) -> bool:
+    tokens = scope.tokens
+    if at > 0 and tokens[at - 1].value == "not":
+        return False
+    if at > scope.at:
+        return tokens[at].text not in _LATE_ONLY and _dates_back(scope, at)
+    for token in tokens[at + 1 : scope.at]:
+        is_history = tokens[at].text in _OF_THE_PATIENT
+        if token.kind in _PREDICATES or token.kind in _STOPS or token.kind is Kind.COLON:
+            return False
+        if token.kind in (*_NOUNS, Kind.SKELETON) and not is_history:
+            return False
+        if token.kind is Kind.COMMA and is_history:
+            return False
+    return True
+
+
+def _dates_back(scope: Scope, at: int) -> bool:
+    tokens = scope.tokens
+    if tokens[at].value == "healing" and any(
+        t.kind is Kind.NEGATION for t in tokens[max(scope.at, at - 4) : at]
+    ):
+        return False
+    if _has_other_subject(tokens[scope.at + 1 : at]):
+        return False
+    for token in tokens[at + 1 : scope.high]:
+        if token.kind not in (Kind.SEGMENT, Kind.SIDE, Kind.QUALIFIER, Kind.AGE, Kind.HEDGE):
+            return token.kind not in (Kind.NOUN, Kind.UNKNOWN, Kind.DEVICE, Kind.PROPERTY) or (
+                tokens[at].value == "healing"
+            )
+    return True

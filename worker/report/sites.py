@@ -1,0 +1,203 @@
+"""Read which bones, on which side, a stretch of tokens names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from worker.report.tokens import is_level
+from worker.report.words import Kind, Token
+
+SEGMENTS = frozenset(
+    "anterior posterior lateral medial proximal distal anterolateral posterolateral posteromedial "
+    "head neck angle shaft body manubrium".split()
+)
+MIDLINE = frozenset({"vertebra", "sternum"})
+_ADJECTIVES = (Kind.SEGMENT, Kind.QUALIFIER, Kind.AGE, Kind.HEDGE, Kind.ARTICLE, Kind.EXTRA)
+_BONES = (Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.HINT)
+_PARTS = frozenset({"acromion", "glenoid", "coracoid"})
+
+
+@dataclass(slots=True)
+class Site:
+    """One bone that a sentence names; `at` is where, as a token index."""
+
+    bone: str
+    number: str | None
+    side: str | None
+    segment: str | None
+    at: int
+    is_garbled: bool = False
+
+
+@dataclass(slots=True)
+class SiteReader:
+    """Walks over tokens and collects sites: sides carry on, a later "on the left" looks back."""
+
+    tokens: Sequence[Token]
+    skip: frozenset[int] = frozenset()
+    knows_ribs: bool = False
+    sites: list[Site] = field(default_factory=list)
+    side: str | None = None
+    late_side: str | None = None
+    segment: str | None = None
+    hint: str | None = None
+    pending: list[Site] = field(default_factory=list)  # numbers whose word "rib" is still to come
+
+    def read(self, low: int, high: int) -> list[Site]:
+        """Return the sites named by the tokens from `low` up to `high`."""
+        self.knows_ribs |= any(t.kind is Kind.BONE and t.value == "rib" for t in self.tokens)
+        readers = {
+            Kind.NUMBER: self._number,
+            Kind.LEVEL: self._level,
+            Kind.BONE: self._bone,
+            Kind.SIDE: self._side,
+            Kind.SEGMENT: self._segment,
+            Kind.HINT: self._hint,
+        }
+        for at in range(low, high):
+            reader = readers.get(self.tokens[at].kind)
+            if reader and at not in self.skip:
+                reader(at, high)
+        for site in self.sites:
+            site.side = site.side or self.late_side
+            site.side = None if site.bone in MIDLINE else site.side
+        return self.sites
+
+    def _add(self, bone: str, number: str | None, at: int) -> Site:
+        site = Site(bone, number, self.side, self.segment, at)
+        self.sites.append(site)
+        return site
+
+    def _number(self, at: int, high: int) -> None:
+        token = self.tokens[at]
+        if not self.knows_ribs or self._is_count(at, high) or self._is_elsewhere(at, high):
+            return
+        for number in token.value.split():
+            site = self._add("rib", number, at)
+            site.is_garbled = not 1 <= int(number) <= 12
+            self.pending.append(site)
+
+    def _is_count(self, at: int, high: int) -> bool:
+        """Tell "three left rib fractures" from "left rib three"."""
+        token = self.tokens[at]
+        if token.form in ("ordinal", "range") or self._follows_rib(at):
+            return False
+        if token.form == "cardinal":
+            return True
+        if self._has_listed_neighbour(at, high):
+            return False
+        after = [t for t in self.tokens[at + 1 : high] if t.kind not in (*_ADJECTIVES, Kind.SIDE)]
+        if not after:
+            return False
+        plural = after[0].text in ("ribs", "fractures", "fxs") or (
+            len(after) > 1 and after[0].value == "rib" and after[1].text in ("fractures", "fxs")
+        )
+        return plural or after[0].kind in (Kind.NEUTRAL, Kind.UNKNOWN, Kind.NOUN)
+
+    def _follows_rib(self, at: int) -> bool:
+        listed = (Kind.NUMBER, Kind.AND, Kind.COMMA, Kind.OR, Kind.COLON, Kind.SIDE, Kind.FRACTURE,
+                  Kind.PREPOSITION, Kind.ARTICLE)  # fmt: skip
+        for token in reversed(self.tokens[:at]):
+            if token.kind not in listed:
+                return token.value == "rib"
+        return False
+
+    def _has_listed_neighbour(self, at: int, high: int) -> bool:
+        joints = (Kind.AND, Kind.COMMA, Kind.OR)
+        for step in (-1, 1):
+            near, far = at + step, at + 2 * step
+            if 0 <= far < high and self.tokens[near].kind in joints:
+                if self.tokens[far].kind is Kind.NUMBER:
+                    return True
+                if self.tokens[far].kind in joints and 0 <= far + step < high:
+                    return self.tokens[far + step].kind is Kind.NUMBER
+        return False
+
+    def _is_elsewhere(self, at: int, high: int) -> bool:
+        after = self.tokens[at + 1] if at + 1 < high else None
+        if after is None:
+            return False
+        is_space = after.text in ("intercostal", "interspace", "space", "line", "time")
+        is_fraction = after.kind is Kind.PREPOSITION and self.tokens[at].text == "third"
+        return is_space or is_fraction or (after.kind is Kind.BONE and after.value == "other")
+
+    def _level(self, at: int, _high: int) -> None:
+        for level in self.tokens[at].value.split():
+            self._add("vertebra", level, at).is_garbled = not is_level(level)
+
+    def _bone(self, at: int, _high: int) -> None:
+        bone = self.tokens[at].value
+        if bone == "rib" and self.pending:
+            for site in self.pending:
+                site.side = site.side or self.side
+                site.segment = site.segment or self.segment
+            self.pending = []
+            return
+        last = self.sites[-1] if self.sites else None
+        if last and bone == "scapula" and last.bone in _PARTS and self._is_owner(last.at, at):
+            last.side = last.side or self.side
+            return
+        if last and bone in _PARTS and last.bone == "scapula" and last.at == at - 1:
+            self.sites.pop()
+        self._add(bone, None, at).segment = _own_segment(self.tokens[at]) or self.segment
+        self.segment = None
+
+    def _is_owner(self, part: int, at: int) -> bool:
+        between = self.tokens[part + 1 : at]
+        kinds = (Kind.PREPOSITION, Kind.ARTICLE, Kind.SIDE, Kind.NEUTRAL)
+        return any(t.text == "of" for t in between) and all(t.kind in kinds for t in between)
+
+    def _side(self, at: int, high: int) -> None:
+        value = self._joint_side(at, high)
+        after = self._after(at, high, (*_ADJECTIVES, Kind.SIDE))
+        if after in (Kind.NOUN, Kind.DEVICE, Kind.PROPERTY):
+            return
+        unsided = [s for s in self.sites if s.side is None and s.bone not in MIDLINE]
+        if after in (*_BONES, Kind.FRACTURE, Kind.UNKNOWN) or not unsided:
+            self.side = value
+        else:
+            for site in unsided:
+                site.side = value
+            self.pending = []
+            self.side = value if after in (Kind.COLON, Kind.COMMA) else None
+            self.late_side = value
+
+    def _joint_side(self, at: int, high: int) -> str:
+        """Read "left and right" as both."""
+        value = self.tokens[at].value
+        after = self.tokens[at + 1 : min(at + 3, high)]
+        if len(after) == 2 and after[0].kind in (Kind.AND,) and after[1].kind is Kind.SIDE:
+            return value if value == after[1].value else "bilateral"
+        before = self.tokens[max(at - 2, 0) : at]
+        if len(before) == 2 and before[1].kind is Kind.AND and before[0].kind is Kind.SIDE:
+            return value if value == before[0].value else "bilateral"
+        return value
+
+    def _after(self, at: int, high: int, passed: tuple[Kind, ...]) -> Kind | None:
+        for token in self.tokens[at + 1 : high]:
+            if token.kind not in passed:
+                return token.kind
+        return None
+
+    def _segment(self, at: int, high: int) -> None:
+        value = self.tokens[at].value
+        if value not in SEGMENTS:
+            return
+        passed = (*_ADJECTIVES, Kind.SIDE, Kind.NEUTRAL, Kind.PREPOSITION)
+        if self._after(at, high, passed) in (Kind.NUMBER, Kind.BONE, Kind.LEVEL):
+            self.segment = value
+            return
+        for site in self.sites:
+            site.segment = site.segment or value
+
+    def _hint(self, at: int, _high: int) -> None:
+        if self.hint != "vertebra":
+            self.hint = self.tokens[at].value
+
+
+def _own_segment(token: Token) -> str | None:
+    words = token.text.split()
+    if words[0].startswith("manubri"):
+        return "manubrium"
+    return words[-1] if len(words) > 1 and words[-1] in ("head", "neck", "body") and (
+        token.value != "vertebra"
+    ) else None  # fmt: skip

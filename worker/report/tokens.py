@@ -1,0 +1,307 @@
+"""Cut a report sentence into tokens whose kinds come from the table of words."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import cache, lru_cache
+
+from worker.report.words import (
+    CARDINALS,
+    FRACTURE_NOUNS,
+    NUMBER_TYPOS,
+    ORDINALS,
+    PLAIN,
+    TABLE,
+    TYPO_TARGETS,
+    Kind,
+    Token,
+)
+
+_ABBREVIATIONS = (
+    (re.compile(r"\bcan(?:'t|not)\b"), "can not"),
+    (re.compile(r"n't\b"), " not"),
+    (re.compile(r"\bw/o\b"), "without"),
+    (re.compile(r"\bw/"), "with "),
+    (re.compile(r"\bs/p\b"), "status post"),
+    (re.compile(r"\br/o\b"), "rule out"),
+    (re.compile(r"\bc/w\b"), "consistent with"),
+    (re.compile(r"\bh/o\b"), "history of"),
+    (re.compile(r"\by/o\b"), "year old"),
+    (re.compile(r"\band\s*/\s*or\b"), "or"),
+    (re.compile(r"&"), " and "),
+    (re.compile(r"\(\s*\?+\s*\)|\?{2,}(?=.*\w)"), " possible mark "),
+    (re.compile(r"(?<=rib )(?:no|nr|num|number)\.?\s*(?=\d{1,2}\b)|#\s*(?=\d)"), ""),
+)
+_PIECE = re.compile(
+    r"""(?P<skip>\d{1,4}[/.-]\d{1,2}[/.-]\d{2,4}
+        |\d+(?:[.,]\d+)?[\s-]?(?:mm|cm|%|percent|ml|years?|yrs?|yo|days?|weeks?|months?|hours?
+            |views?|degrees?|minutes?|mg|cc)(?![a-z])(?:[\s-]old\b)?
+        |(?:image|images|series|slice|slices|grade|type|page|stage|figure|view|frame)\s\d+)
+    |(?P<level>(?:(?<![a-z0-9])(?:th|[ctdl])[-\s]?|(?<=thoracic\s)t?|(?<=lumbar\s)l?)\d{1,2}
+        (?!\d|\s?(?:st|nd|rd|th)\b))
+    |(?P<sided>(?<![a-z0-9])r\d{1,2}(?!\d|\s?(?:st|nd|rd|th)\b))
+    |(?P<ordinal>\d{1,3}\s?(?:st|nd|rd|th)(?![a-z]))
+    |(?P<digit>\d+(?:\.\d+)?)
+    |(?P<word>[^\W\d_]+)
+    |(?P<mark>[,;:()/?-])""",
+    re.VERBOSE,
+)
+_MARKS = {"?": Kind.QUERY, ";": Kind.BREAK, ":": Kind.COLON, ",": Kind.COMMA}
+_TO = {"to", "through", "thru", "till", "until", "-"}
+_REGIONS = {"thoracic": "T", "dorsal": "T", "lumbar": "L", "cervical": "C"}
+_COLUMN = tuple(f"{region}{n}" for region, top in (("C", 7), ("T", 12), ("L", 5))
+                for n in range(1, top + 1))  # fmt: skip
+
+_Phrase = tuple[tuple[str, ...], Kind, str]
+
+
+@cache
+def _phrases() -> dict[str, list[_Phrase]]:
+    """Index the table by first word, longest phrase first, earlier kind first."""
+    index: dict[str, list[_Phrase]] = {}
+    for kind, table in TABLE.items():
+        rows = re.split(r"(?m)^\s*([a-z]*):", table)[1:]
+        for value, phrases in zip(rows[::2], rows[1::2], strict=True):
+            for phrase in phrases.split(","):
+                words = tuple(phrase.split())
+                index.setdefault(words[0], []).append((words, kind, value))
+    for noun in FRACTURE_NOUNS:
+        index["fracture"].append((("fracture", *noun.split()), Kind.NOUN, ""))
+    for number, pair in enumerate(zip(CARDINALS, ORDINALS, strict=True), 1):
+        for word, form in zip(pair, ("cardinal", "ordinal"), strict=True):
+            index.setdefault(word, []).append(((word,), Kind.NUMBER, f"{form} {number}"))
+    for word, number in NUMBER_TYPOS.items():
+        index.setdefault(word, []).append(((word,), Kind.NUMBER, f"ordinal {number}"))
+    for rows_of_word in index.values():
+        rows_of_word.sort(key=lambda row: len(row[0]), reverse=True)
+    return index
+
+
+@cache
+def _vocabulary() -> frozenset[str]:
+    return frozenset({w for rows in _phrases().values() for row in rows for w in row[0]} | PLAIN)
+
+
+def tokenize(sentence: str) -> list[Token]:
+    """Return the tokens of one sentence, numbers and levels expanded, in reading order."""
+    tokens = list(_matched(list(_pieces(sentence))))
+    return _ranges(_vertebrae(_side_letters(tokens)))
+
+
+def _pieces(sentence: str) -> Iterator[tuple[str, str]]:
+    text = unicodedata.normalize("NFKC", sentence).lower()
+    text = re.sub(r"[\u2010-\u2015\u2212~]", "-", text).replace("\u2019", "'")
+    for pattern, plain in _ABBREVIATIONS:
+        text = pattern.sub(plain, text)
+    for match in _PIECE.finditer(text):
+        kind = match.lastgroup or ""
+        piece = match.group()
+        if kind == "word":
+            yield kind, spelt(piece)
+        elif kind == "mark" and piece == "-" and _is_hyphen(text, match.start()):
+            continue
+        elif kind != "skip":
+            yield kind, piece
+
+
+def _is_hyphen(text: str, at: int) -> bool:
+    before, after = text[at - 1 : at], text[at + 1 : at + 2]
+    return before.isalpha() and after.isalpha() and not text[at - 2 : at].endswith(("th", "nd"))
+
+
+def _matched(pieces: list[tuple[str, str]]) -> Iterator[Token]:
+    at = 0
+    while at < len(pieces):
+        kind, piece = pieces[at]
+        if kind != "word":
+            yield from _number_or_mark(kind, piece)
+            at += 1
+            continue
+        for words, meaning, value in _phrases().get(piece, ()):
+            if all(p == ("word", w) for p, w in zip(pieces[at:], words, strict=False)) and len(
+                words
+            ) <= len(pieces) - at:
+                yield _word(meaning, value, " ".join(words))
+                at += len(words)
+                break
+        else:
+            yield _single(piece)
+            at += 1
+
+
+def _word(kind: Kind, value: str, text: str) -> Token:
+    if kind is Kind.NUMBER:
+        form, _, number = value.partition(" ")
+        return Token(kind, number, text, form)
+    return Token(kind, value, text)
+
+
+def _single(piece: str) -> Token:
+    if piece in {"l", "r"}:
+        return Token(Kind.SIDE, "left" if piece == "l" else "right", piece)
+    known = piece in PLAIN or piece in {"s", "t", "d", "c"}
+    return Token(Kind.NEUTRAL if known else Kind.UNKNOWN, "plain" if known else "", piece)
+
+
+def _number_or_mark(kind: str, piece: str) -> Iterator[Token]:
+    if kind == "level":
+        letter = piece[0] if piece[0].isalpha() else "t"
+        region = "T" if letter in "td" else letter.upper()
+        yield Token(Kind.LEVEL, f"{region}{int(re.sub(r'[^0-9]', '', piece))}", piece)
+    elif kind == "sided":
+        yield Token(Kind.SIDE, "right", "r")
+        yield Token(Kind.NUMBER, str(int(piece[1:])), piece[1:], "digit")
+    elif kind == "ordinal":
+        yield Token(Kind.NUMBER, str(int(re.sub(r"\D", "", piece))), piece, "ordinal")
+    elif kind == "digit":
+        value = str(int(piece)) if piece.isdecimal() and len(piece) < 4 else "0"
+        yield Token(Kind.NUMBER, value, piece, "digit")
+    elif piece == "/":
+        yield Token(Kind.AND, "", piece)
+    elif piece == "-":
+        yield Token(Kind.COMMA, "", piece)
+    else:
+        yield Token(_MARKS.get(piece, Kind.COMMA), "", piece)
+
+
+def _side_letters(tokens: list[Token]) -> list[Token]:
+    """Read the L of "L5-7 ribs" as left: ribs have numbers, and no rib is called L5."""
+    out: list[Token] = []
+    for at, token in enumerate(tokens):
+        if token.kind is Kind.LEVEL and token.value[0] == "L" and _among_ribs(tokens, at):
+            out.append(Token(Kind.SIDE, "left", "l"))
+            out.append(Token(Kind.NUMBER, token.value[1:], token.text, "digit"))
+        else:
+            out.append(token)
+    return out
+
+
+_LISTED = (Kind.NUMBER, Kind.LEVEL, Kind.AND, Kind.COMMA, Kind.OR, Kind.SIDE, Kind.SEGMENT)
+
+
+def _among_ribs(tokens: list[Token], at: int) -> bool:
+    after = next((t for t in tokens[at + 1 : at + 24] if t.kind not in _LISTED), None)
+    if after is not None and after.kind is Kind.BONE:
+        return after.value == "rib"
+    before = next((t for t in reversed(tokens[max(0, at - 24) : at]) if t.kind not in _LISTED), None)
+    return before is not None and before.value == "rib"
+
+
+def _vertebrae(tokens: list[Token]) -> list[Token]:
+    """Turn "eighth thoracic vertebra" and the 9 of "T8 and 9" into levels."""
+    out = list(tokens)
+    for at, token in enumerate(tokens):
+        region = _REGIONS.get(token.text.split(" ")[0])
+        if region and token.kind in (Kind.HINT, Kind.BONE):
+            back = at - 1
+            while back >= 0 and tokens[back].kind in (Kind.NUMBER, Kind.AND, Kind.COMMA):
+                if tokens[back].kind is Kind.NUMBER:
+                    out[back] = Token(Kind.LEVEL, region + tokens[back].value, tokens[back].text)
+                back -= 1
+        elif token.kind is Kind.NUMBER and token.form == "digit":
+            out[at] = _leveled(out, tokens, at)
+    return out
+
+
+def _leveled(out: list[Token], tokens: list[Token], at: int) -> Token:
+    before = out[at - 2] if at >= 2 and _joins(tokens[at - 1]) else None
+    after = tokens[at + 1] if at + 1 < len(tokens) else None
+    if before is None or before.kind is not Kind.LEVEL or (after and after.value == "rib"):
+        return tokens[at]
+    return Token(Kind.LEVEL, before.value[0] + tokens[at].value, tokens[at].text)
+
+
+def _joins(token: Token) -> bool:
+    return token.kind in (Kind.AND, Kind.COMMA, Kind.OR) or token.text in _TO
+
+
+def _ranges(tokens: list[Token]) -> list[Token]:
+    """Merge "5th through 8th" and "T11-L1" into one token that names every member."""
+    out: list[Token] = []
+    at = 0
+    while at < len(tokens):
+        end = _range_end(tokens, at)
+        if end is None:
+            out.append(tokens[at])
+            at += 1
+            continue
+        values = _between(tokens[at], tokens[end])
+        out.append(Token(tokens[at].kind, values, tokens[at].text, "range"))
+        at = end + 1
+    return out
+
+
+def _range_end(tokens: list[Token], at: int) -> int | None:
+    kind = tokens[at].kind
+    if kind not in (Kind.NUMBER, Kind.LEVEL) or tokens[at].form == "range":
+        return None
+    to = at + 1
+    while to < len(tokens) and tokens[to].kind is Kind.BONE and to < at + 2:
+        to += 1
+    if to >= len(tokens) or tokens[to].text not in _TO:
+        return None
+    end = to + 1
+    while end < len(tokens) and (
+        tokens[end].kind in (Kind.ARTICLE, Kind.SIDE, Kind.SEGMENT) and end < to + 4
+    ):
+        end += 1
+    return end if end < len(tokens) and tokens[end].kind is kind else None
+
+
+def _between(first: Token, last: Token) -> str:
+    if first.kind is Kind.LEVEL:
+        if first.value not in _COLUMN or last.value not in _COLUMN:
+            return "?"
+        low, high = sorted((_COLUMN.index(first.value), _COLUMN.index(last.value)))
+        return " ".join(_COLUMN[low : high + 1])
+    low, high = sorted((int(first.value), int(last.value)))
+    return " ".join(str(n) for n in range(low, high + 1)) if 1 <= low and high <= 12 else "99"
+
+
+def is_level(value: str) -> bool:
+    """Tell whether `value` names a vertebra that exists, C1 to L5."""
+    return value in _COLUMN
+
+
+@cache
+def _typo_index() -> dict[str, list[str]]:
+    index: dict[str, list[str]] = {}
+    for target in TYPO_TARGETS:
+        for form in _deletions(target):
+            index.setdefault(form, []).append(target)
+    return index
+
+
+def _deletions(word: str) -> set[str]:
+    """Return `word` and all forms of it with one letter less, or two for a long word."""
+    found = {word}
+    for _ in range(2 if len(word) >= 8 else 1):
+        found |= {w[:i] + w[i + 1 :] for w in found for i in range(len(w))}
+    return found
+
+
+@lru_cache(maxsize=4096)
+def spelt(word: str) -> str:
+    """Return the keyword that `word` misspells, or `word` itself."""
+    if not 5 <= len(word) <= 15 or word in _vocabulary() or not word.isascii():
+        return word
+    index = _typo_index()
+    near = {target for form in _deletions(word) for target in index.get(form, ())}
+    ranked = sorted((_distance(word, target), target) for target in near)
+    if ranked and ranked[0][0] <= (2 if len(ranked[0][1]) >= 8 else 1):
+        return ranked[0][1]
+    return word
+
+
+def _distance(one: str, two: str) -> int:
+    """Count the insertions, deletions, substitutions and swaps between two words."""
+    rows = [list(range(len(two) + 1))]
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(two, 1):
+            cost = min(rows[i - 1][j] + 1, row[j - 1] + 1, rows[i - 1][j - 1] + (a != b))
+            if i > 1 and j > 1 and a == two[j - 2] and one[i - 2] == b:
+                cost = min(cost, rows[i - 2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]
