@@ -161,10 +161,12 @@ class Pipeline:
         for sop_class in order.sop_classes:
             yield build(case.source, outcome, self.algorithm, order, sop_class)
         for kind in order.objects:
-            if kind == "sr" or (kind == "ko" and not _is_positive(outcome.findings)):
+            if kind == "sr":
                 continue
             pixels = case.radiograph.pixels if case.radiograph is not None else None
-            yield render(kind, case.source, pixels, outcome, self.algorithm, order)
+            document = render(kind, case.source, pixels, outcome, self.algorithm, order)
+            if document is not None:
+                yield document
 
     def _result(
         self, case: Case, outcome: Outcome, documents: Sequence[Document], token: str
@@ -210,10 +212,6 @@ def algorithm(info: ModelInfo, options: Pixels) -> Algorithm:
         demonstration=info.demonstration,
         licence=info.licence,
     )
-
-
-def _is_positive(findings: Findings | None) -> bool:
-    return findings is not None and findings.presence == "present"
 
 
 def _fracture(findings: Findings) -> Iterator[FractureFound]:
