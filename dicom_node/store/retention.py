@@ -8,7 +8,7 @@ import time
 from itertools import islice
 
 from dicom_node.errors import Transient
-from dicom_node.settings import Retention as Limits
+from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 
@@ -25,16 +25,16 @@ class Retention:
 
     Parameters
     ----------
-    limits : settings.Retention
-        How long files stay after the last delivery.
+    settings : Settings
+        ``[retention]`` says how long files stay after the last delivery.
     every_s : float
         Seconds between two rounds.
     """
 
     def __init__(
-        self, limits: Limits, spool: Spool, ledger: Ledger, every_s: float = 300.0
+        self, settings: Settings, spool: Spool, ledger: Ledger, every_s: float = 300.0
     ) -> None:
-        self._limits = limits
+        self._limits = settings.retention
         self._spool = spool
         self._ledger = ledger
         self._every_s = every_s
@@ -50,7 +50,7 @@ class Retention:
         """
         now = time.time() if now is None else now
         self._spool.sweep(ORPHAN_AGE_S)
-        removed = self._purge(now)
+        removed = self.purge(now)
         if now - self._swept_at >= ORPHAN_AGE_S or now < self._swept_at:
             self._swept_at = now
             removed += self.sweep()
@@ -79,7 +79,8 @@ class Retention:
                     count += 1
         return count
 
-    def _purge(self, now: float) -> int:
+    def purge(self, now: float) -> int:
+        """Remove files whose time is over and return how many."""
         count = 0
         while items := self._ledger.purgeable(
             now, self._limits.images, self._limits.reports, _BATCH

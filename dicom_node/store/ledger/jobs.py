@@ -132,7 +132,12 @@ class Jobs(Database):
         columns = (jobs.c.model, jobs.c.state, jobs.c.priority)
         with self.reading() as connection:
             rows = connection.execute(
-                sa.select(*columns, sa.func.count(), due, sa.func.min(jobs.c.received_at))
+                sa.select(
+                    *columns,
+                    sa.func.count().label("number"),
+                    due.label("due"),
+                    sa.func.min(jobs.c.received_at).label("oldest"),
+                )
                 .where(jobs.c.state.in_(OPEN))
                 .group_by(*columns)
             ).all()
@@ -405,16 +410,16 @@ class Jobs(Database):
 
 
 def _waiting(rows: Sequence[Row[Any]]) -> Waiting:
-    """Return the counts of one model from its rows (model, state, priority, count, due, oldest)."""
+    """Return the counts of one model from its rows, one per state and priority."""
     due, queued, running, oldest = [0, 0, 0], [0, 0, 0], 0, 0.0
-    for _, state, priority, count, due_now, received_at in rows:
-        if state == "received":
-            due[priority] = int(due_now)
-            oldest = min(oldest or received_at, received_at)
-        elif state == "queued":
-            queued[priority] = count
+    for row in rows:
+        if row.state == "received":
+            due[row.priority] = int(row.due)
+            oldest = min(oldest or row.oldest, row.oldest)
+        elif row.state == "queued":
+            queued[row.priority] = row.number
         else:
-            running += count
+            running += row.number
     return Waiting(
         sum(due),
         sum(queued),
