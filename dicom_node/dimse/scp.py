@@ -44,10 +44,10 @@ STOP_S = 2.0
 class Intake(Protocol):
     """What keeps an Instance (`flow.intake`)."""
 
-    def begin(self, accepted: Accepted) -> Any:
-        """Return an `Incoming` for the data set."""
+    def begin(self, accepted: Any) -> Any:
+        """Return an `Incoming` for what an `Accepted` tells of."""
 
-    def finish(self, incoming: Any, accepted: Accepted, sender: Sender) -> object:
+    def finish(self, incoming: Any, accepted: Any, sender: Any) -> object:
         """Keep and record it; when this returns, the Instance is durable."""
 
 

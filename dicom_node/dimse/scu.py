@@ -349,7 +349,7 @@ def _kind(path: Path) -> tuple[str, str]:
     except OSError as exc:
         raise NotUnderstood(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except (InvalidDicomError, AttributeError, ValueError, EOFError) as exc:
-        raise NotUnderstood(f"{path} is not a DICOM file") from exc
+        raise NotUnderstood(f"{path} is no DICOM file") from exc
 
 
 def _on_open(event: evt.Event, connected: threading.Event, timeout: float) -> None:

@@ -43,6 +43,7 @@ MAX_COMMAND = 1 << 16
 """Largest command set; the largest of PS3.7 that is in use has a few hundred bytes."""
 
 _A_ASSOCIATE_RQ = 0x01
+_LOOK_EVERY_S = 1.0
 
 
 class Incoming(Protocol):
@@ -209,26 +210,32 @@ def _receive(
     if count > largest:
         logger.warning("closing %s: it announces a PDU of %d bytes", peer, count)
         raise ConnectionAbortedError
-    deadline = time.monotonic() + idle_timeout if assoc.is_established else establish_by
+    started = time.monotonic()
     content = bytearray(count)
     rest = memoryview(content)
     while rest:
-        left = deadline - time.monotonic()
+        left = _deadline(assoc, started, establish_by, idle_timeout) - time.monotonic()
         if left <= 0:
-            break
-        connection.settimeout(left)
-        try:
+            logger.warning("closing %s: it stopped in the middle of a PDU", peer)
+            raise TimeoutError
+        connection.settimeout(min(left, _LOOK_EVERY_S))
+        with suppress(TimeoutError):
             read = connection.recv_into(rest)
-        except TimeoutError:
-            break
-        if not read:
-            return content[: count - len(rest)]
-        rest = rest[read:]
+            if not read:
+                return content[: count - len(rest)]
+            rest = rest[read:]
     connection.settimeout(FIRST_PDU_S)
-    if rest:
-        logger.warning("closing %s: it stopped in the middle of a PDU", peer)
-        raise TimeoutError
     return content
+
+
+def _deadline(
+    assoc: Association, started: float, establish_by: float, idle_timeout: float
+) -> float:
+    if assoc.is_established:
+        return started + idle_timeout
+    if assoc.is_aborted or assoc.is_released or assoc.is_rejected:
+        return started + _LOOK_EVERY_S  # what still comes is nothing that anybody waits for
+    return establish_by
 
 
 class DataSet(BytesIO):

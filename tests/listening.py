@@ -1,0 +1,92 @@
+"""A listener on its real intake, spool and ledger, in this process, and Instances to send to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+
+from dicom_node.dimse.scp import Listener
+from dicom_node.flow.intake import Intake
+from dicom_node.settings import Settings
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+
+CR = "1.2.840.10008.5.1.4.1.1.1"
+DX = "1.2.840.10008.5.1.4.1.1.1.1"
+
+
+@dataclass
+class Node:
+    """A running listener and what stands behind it."""
+
+    settings: Settings
+    spool: Spool
+    ledger: Ledger
+    listener: Listener
+
+    @property
+    def port(self) -> int:
+        return self.listener.port
+
+    @property
+    def kept(self) -> list[Path]:
+        return sorted((self.spool.root / "images").rglob("*.dcm"))
+
+    @property
+    def unfinished(self) -> list[Path]:
+        return sorted((self.spool.root / "incoming").iterdir())
+
+
+def settings_of(folder: Path, **node: Any) -> Settings:
+    return Settings(
+        node={"host": "127.0.0.1", "port": 0, "data_dir": folder, **node},
+        peers={"modality": {"ae_title": "MODALITY", "host": "127.0.0.1", "port": 1}},
+        rules=[{"name": "all", "model": "phantom", "allow_demonstration": True}],
+    )
+
+
+@contextmanager
+def listening(folder: Path, **node: Any) -> Iterator[Node]:
+    settings = settings_of(folder, **node)
+    spool = Spool(folder / "spool")
+    Ledger.upgrade(settings.ledger_url)
+    ledger = Ledger.open(settings.ledger_url)
+    listener = Listener(settings, Intake(settings, spool, ledger), spool.has_room)
+    listener.start()
+    try:
+        yield Node(settings, spool, ledger, listener)
+    finally:
+        listener.stop()
+        ledger.close()
+
+
+def radiograph(sop_class: str = DX, rows: int = 64, columns: int = 48) -> Dataset:
+    """Return a small drawn DX or CR Instance."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = UID(sop_class)
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), generate_uid()
+    ds.Modality = "CR" if sop_class == CR else "DX"
+    ds.PatientName, ds.PatientID = "Drawn^Test", "T1"
+    ds.BodyPartExamined, ds.ViewPosition = "CHEST", "PA"
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.Rows, ds.Columns = rows, columns
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
+    grey = np.arange(rows * columns, dtype="<u2").reshape(rows, columns) % 4096
+    ds.PixelData = grey.tobytes()
+    return ds
+
+
+def written(folder: Path, ds: Dataset, name: str = "image.dcm") -> Path:
+    path = folder / name
+    ds.save_as(path, enforce_file_format=True)
+    return path

@@ -1,0 +1,417 @@
+"""The listener's answers to what no honest modality sends, and its patience with silence."""
+
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from listening import CR, DX, Node, listening, radiograph
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
+
+from dicom_node.dimse import stream
+from dicom_node.dimse.scp import Listener
+from dicom_node.errors import ConfigurationError, Unreachable
+
+# Malformed values in our own requests are the point; the sending side warns about them.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with listening(tmp_path_factory.mktemp("node")) as running:
+        yield running
+
+
+@contextmanager
+def associated(node: Node, *sop_classes: str, title: str = "MODALITY") -> Iterator[Association]:
+    ae = AE(title)
+    ae.acse_timeout = ae.dimse_timeout = 10
+    ae.add_requested_context("1.2.840.10008.1.1")
+    for uid in sop_classes or (DX, CR):
+        ae.add_requested_context(uid, ExplicitVRLittleEndian)
+    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
+    try:
+        yield assoc
+    finally:
+        assoc.release() if assoc.is_established else assoc.abort()
+
+
+def store(assoc: Association, content: bytes | Dataset, sop_class: str = DX, uid: str = "") -> Any:
+    """Send a C-STORE request whose command says what we like; return the response."""
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 0
+    request.AffectedSOPClassUID = sop_class
+    request.AffectedSOPInstanceUID = uid or (
+        str(content.SOPInstanceUID) if isinstance(content, Dataset) else "1.2.3"
+    )
+    if isinstance(content, Dataset):
+        content = encode(content, False, True) or b""
+    request.DataSet = BytesIO(content)
+    context = next(c for c in assoc.accepted_contexts if c.abstract_syntax == DX)
+    assoc._reactor_checkpoint.clear()
+    while not assoc._is_paused:
+        time.sleep(0.001)
+    assoc.dimse.send_msg(request, context.context_id)
+    _, response = assoc.dimse.get_msg(block=True)
+    assoc._reactor_checkpoint.set()
+    return response
+
+
+def echoes(node: Node) -> float:
+    """Return how long an association with one C-ECHO took, in seconds."""
+    started = time.monotonic()
+    with associated(node) as assoc:
+        assert assoc.is_established
+        assert assoc.send_c_echo().Status == 0
+    return time.monotonic() - started
+
+
+def connect(node: Node) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", node.port), timeout=10)
+
+
+def is_closed(peer: socket.socket, within_s: float) -> bool:
+    peer.settimeout(within_s)
+    try:
+        while peer.recv(4096):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def request_pdu(called: bytes = b"CHEXFRACT", calling: bytes = b"MODALITY") -> bytes:
+    """Return an A-ASSOCIATE-RQ that proposes DX in Explicit VR Little Endian (PS3.8 9.3.2)."""
+
+    def item(kind: int, content: bytes) -> bytes:
+        return struct.pack(">BxH", kind, len(content)) + content
+
+    syntaxes = item(0x30, DX.encode()) + item(0x40, ExplicitVRLittleEndian.encode())
+    user = item(0x51, struct.pack(">L", 16384)) + item(0x52, b"1.2.3.4")
+    body = struct.pack(">Hxx16s16s32x", 1, called.ljust(16), calling.ljust(16))
+    body += item(0x10, b"1.2.840.10008.3.1.1.1")
+    body += item(0x20, b"\x01\0\0\0" + syntaxes) + item(0x50, user)
+    return struct.pack(">BxL", 1, len(body)) + body
+
+
+def command(uid: str, has_data_set: bool = True, sop_class: str = DX) -> bytes:
+    """Return the command set of a C-STORE-RQ (PS3.7 9.3.1)."""
+
+    def element(number: int, value: bytes) -> bytes:
+        value += b"\0" * (len(value) % 2)
+        return struct.pack("<HHL", 0, number, len(value)) + value
+
+    body = element(0x0002, sop_class.encode()) + element(0x0100, b"\x01\0")
+    body += element(0x0110, b"\x01\0") + element(0x0700, b"\0\0")
+    body += element(0x0800, b"\0\0" if has_data_set else b"\x01\x01")
+    body += element(0x1000, uid.encode())
+    return element(0, struct.pack("<L", len(body))) + body
+
+
+def pdv(control: int, content: bytes) -> bytes:
+    return struct.pack(">LBB", len(content) + 2, 1, control) + content
+
+
+def p_data(*pdvs: bytes) -> bytes:
+    content = b"".join(pdvs)
+    return struct.pack(">BxL", 4, len(content)) + content
+
+
+@contextmanager
+def raw(node: Node) -> Iterator[socket.socket]:
+    """Yield a socket with an established association."""
+    with connect(node) as peer:
+        peer.sendall(request_pdu())
+        assert peer.recv(4096)[:1] == b"\x02"
+        yield peer
+
+
+def pour(peer: socket.socket, pdu: bytes) -> None:
+    """Send `pdu` a thousand times."""
+    for _ in range(1000):
+        peer.sendall(pdu)
+        time.sleep(0.002)
+
+
+def status_of(peer: socket.socket) -> int:
+    answer = peer.recv(4096)
+    at = answer.index(struct.pack("<HHL", 0, 0x0900, 2)) + 8
+    return int.from_bytes(answer[at : at + 2], "little")
+
+
+# Statuses
+
+
+def test_a_data_set_of_another_sop_class_is_0xa900(node: Node) -> None:
+    with associated(node) as assoc:
+        assert store(assoc, radiograph(CR)).Status == 0xA900
+
+
+@pytest.mark.parametrize(
+    "uid", ["../../etc/passwd", "1.2.3/4", "1..2", "x", "1.2.3\r\nINFO forged"]
+)
+def test_a_uid_that_is_none_is_0xc000_and_leaves_nothing(node: Node, uid: str) -> None:
+    ds, before = radiograph(), node.kept
+    ds.SOPInstanceUID = uid
+    with associated(node) as assoc:
+        response = store(assoc, ds, uid="1.2.3.4")
+        assert response.Status == 0xC000
+        assert 0 < len(response.ErrorComment) <= 64
+        assert store(assoc, radiograph(), uid=uid[:64]).Status == 0xC000
+    assert node.kept == before
+    assert node.unfinished == []
+
+
+def test_a_data_set_without_a_study_is_0xc000(node: Node) -> None:
+    ds = radiograph()
+    del ds.StudyInstanceUID
+    with associated(node) as assoc:
+        assert store(assoc, ds).Status == 0xC000
+
+
+@pytest.mark.parametrize("content", [b"\x00" * 100, b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 3000])
+def test_bytes_that_are_no_data_set_are_0xc000(node: Node, content: bytes) -> None:
+    with associated(node) as assoc:
+        assert store(assoc, content).Status == 0xC000
+        assert store(assoc, radiograph()).Status == 0
+
+
+def test_another_sop_class_than_the_context_has_is_0x0122(node: Node) -> None:
+    with associated(node) as assoc:
+        assert store(assoc, radiograph(CR), sop_class=CR).Status == 0x0122
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a bug"), OSError(5, "I/O"), Unreachable("ledger")])
+def test_no_exception_becomes_0xc211(
+    node: Node, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    """An Instance that nothing is known to be wrong with is asked for again: 0xA700."""
+
+    def fail(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(node.listener._intake, "finish", fail)
+    with associated(node) as assoc:
+        assert store(assoc, radiograph()).Status == 0xA700
+    assert node.unfinished == []
+
+
+def test_command_and_data_set_in_one_pdu_are_taken(node: Node) -> None:
+    ds = radiograph(rows=4, columns=4)
+    with raw(node) as peer:
+        content = encode(ds, False, True) or b""
+        peer.sendall(p_data(pdv(3, command(ds.SOPInstanceUID)), pdv(2, content)))
+        assert status_of(peer) == 0
+    assert node.ledger.known(ds.SOPInstanceUID) is not None
+
+
+@given(cuts=st.lists(st.integers(1, 6000), max_size=4), in_command=st.integers(1, 100))
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_fragments_of_any_size_make_the_same_instance(
+    node: Node, cuts: list[int], in_command: int
+) -> None:
+    ds = radiograph()
+    content = encode(ds, False, True) or b""
+    told = command(ds.SOPInstanceUID)
+    edges = sorted({0, *(cut for cut in cuts if cut < len(content)), len(content)})
+    with raw(node) as peer:
+        peer.sendall(p_data(pdv(1, told[:in_command])) + p_data(pdv(3, told[in_command:])))
+        for start, end in pairwise(edges):
+            peer.sendall(p_data(pdv(2 if end == len(content) else 0, content[start:end])))
+        assert status_of(peer) == 0
+    instance = node.ledger.known(ds.SOPInstanceUID)
+    assert instance is not None
+    assert node.spool.path(instance.file).read_bytes().endswith(content)
+
+
+def test_two_requests_sent_at_once_are_both_kept(node: Node) -> None:
+    first, second = radiograph(), radiograph()
+    with raw(node) as peer:
+        for ds in (first, second):
+            content = encode(ds, False, True) or b""
+            peer.sendall(p_data(pdv(3, command(ds.SOPInstanceUID))) + p_data(pdv(2, content)))
+        assert status_of(peer) == 0
+        assert _until(lambda: node.ledger.known(second.SOPInstanceUID) is not None)
+    assert node.ledger.known(first.SOPInstanceUID) is not None
+
+
+def test_a_request_without_data_set_ends_in_no_instance(node: Node) -> None:
+    with raw(node) as peer:
+        peer.sendall(p_data(pdv(3, command("1.2.3.9", has_data_set=False))))
+        peer.sendall(struct.pack(">BxLL", 5, 4, 0))
+        assert is_closed(peer, 5)
+    assert node.ledger.known("1.2.3.9") is None
+    assert node.unfinished == []
+
+
+# Limits
+
+
+def test_a_sender_that_goes_away_leaves_nothing(node: Node) -> None:
+    with raw(node) as peer:
+        peer.sendall(p_data(pdv(3, command("1.2.3.7"))))
+        for _ in range(3):
+            peer.sendall(p_data(pdv(0, bytes(10_000))))
+        assert _until(lambda: len(node.unfinished) == 1)
+    assert _until(lambda: node.unfinished == [])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_data_set_above_the_limit_is_aborted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening(tmp_path, max_instance=100_000) as node, raw(node) as peer:
+        peer.sendall(p_data(pdv(3, command("1.2.3.7"))))
+        with pytest.raises(ConnectionError):
+            pour(peer, p_data(pdv(0, bytes(10_000))))
+        assert _until(lambda: node.unfinished == [])
+        assert echoes(node) < 5
+    assert sum("larger than 100000 bytes" in line for line in caplog.messages) == 1
+
+
+def test_an_endless_command_set_is_aborted(node: Node) -> None:
+    with raw(node) as peer, pytest.raises(ConnectionError):
+        pour(peer, p_data(pdv(1, bytes(10_000))))
+
+
+def test_a_pdu_that_announces_4_gb_is_not_waited_for(node: Node) -> None:
+    with raw(node) as peer:
+        peer.sendall(struct.pack(">BxL", 4, 0xFFFFFFF0) + bytes(1000))
+        assert is_closed(peer, 3)
+
+
+@pytest.mark.parametrize(
+    "pdu",
+    [
+        p_data(struct.pack(">LBB", 0, 1, 3)),
+        p_data(pdv(3, b"")),
+        p_data(pdv(3, b"\0" * 40)),
+        p_data(pdv(2, b"data before a command")),
+        p_data(struct.pack(">LBB", 99999, 1, 3) + b"short"),
+        p_data(pdv(3, command("1.2.3").replace(b"\x01\0\x01\0", b"\x77\x77\x01\0"))),
+        struct.pack(">BxL", 9, 4) + bytes(4),
+        request_pdu(),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_malformed_pdu_ends_its_association_only(node: Node, pdu: bytes) -> None:
+    with raw(node) as peer:
+        peer.sendall(pdu)
+        peer.sendall(struct.pack(">BxLL", 5, 4, 0))
+        assert is_closed(peer, 6)
+    assert echoes(node) < 5
+
+
+def test_too_many_associations_of_one_peer_are_rejected_for_now(tmp_path: Path) -> None:
+    with listening(tmp_path, max_associations_per_peer=2) as node:
+        with associated(node), associated(node), associated(node) as third:
+            assert third.is_rejected
+            answer = third.acceptor.primitive
+            assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 2)
+        assert _until(lambda: not node.listener._live())
+        assert echoes(node) < 5
+
+
+# Silence
+
+
+FOREIGN = {
+    "http": (b"GET / HTTP/1.1\r\nHost: node\r\n\r\n", "an HTTP request"),
+    "tls": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "a TLS hello"),
+    "other": (b"\x99" * 20, "its first byte is 0x99"),
+    "huge": (struct.pack(">BxL", 1, 1 << 31), "an A-ASSOCIATE-RQ of"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), FOREIGN.values(), ids=FOREIGN)
+def test_other_protocols_are_turned_away_at_once(
+    node: Node, caplog: pytest.LogCaptureFixture, content: bytes, reason: str
+) -> None:
+    started = time.monotonic()
+    with connect(node) as peer:
+        peer.sendall(content)
+        assert is_closed(peer, 3)
+    assert time.monotonic() - started < 1
+    assert _until(lambda: any(reason in line for line in caplog.messages))
+    assert sum("turned away 127.0.0.1" in line for line in caplog.messages) == 1
+
+
+def test_two_hundred_silent_sockets_keep_nobody_out(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "FIRST_PDU_S", 2.5)
+    half = request_pdu()[:40]
+    silent = [connect(node) for _ in range(200)]
+    try:
+        for number, peer in enumerate(silent):
+            peer.sendall(half[: number % 41])
+        slowest = max(echoes(node) for _ in range(3))
+        assert slowest < 2
+        assert all(is_closed(peer, 8) for peer in silent)
+    finally:
+        for peer in silent:
+            peer.close()
+    assert _until(lambda: not node.listener._server._waiting)
+
+
+def test_a_request_that_drips_is_cut_off(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "FIRST_PDU_S", 1.0)
+    started = time.monotonic()
+    with connect(node) as peer:
+        try:
+            for byte in request_pdu():
+                peer.sendall(bytes([byte]))
+                time.sleep(0.25)
+        except ConnectionError:
+            pass
+    assert time.monotonic() - started < 3
+
+
+def test_an_idle_association_is_aborted(tmp_path: Path) -> None:
+    with listening(tmp_path, idle_timeout=1) as node, raw(node) as peer:
+        assert is_closed(peer, 6)
+
+
+def test_a_pdu_that_never_ends_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with listening(tmp_path, idle_timeout=1) as node, raw(node) as peer:
+        peer.sendall(p_data(pdv(3, command("1.2.3.7"))) + struct.pack(">BxL", 4, 5000) + b"\0" * 10)
+        assert is_closed(peer, 6)
+        assert _until(lambda: node.unfinished == [])
+    assert "stopped in the middle of a PDU" in caplog.text
+
+
+# The port
+
+
+def test_a_busy_port_is_one_clear_line(node: Node) -> None:
+    busy = node.settings.model_copy(
+        update={"node": node.settings.node.model_copy(update={"port": node.port})}
+    )
+    with pytest.raises(ConfigurationError, match=f"port {node.port} is in use .*stop the other"):
+        Listener(busy, node.listener._intake).start()
+
+
+def _until(holds: Any, limit_s: float = 5) -> bool:
+    end = time.monotonic() + limit_s
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
