@@ -1,0 +1,219 @@
+"""Independent judges of result objects: dciodvfy, dcentvfy, PixelMed and the table of codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_node.errors import NotUnderstood
+from worker.report import codes, header
+
+PIXELMED = Path("/usr/share/java/pixelmed.jar")
+"""Where Debian's package libpixelmed-java puts it."""
+
+# Debian's own script fails on Java 17 (JAXP0801003, a limit of XPath) and still exits 0. The
+# compiler's first tier and the serial collector halve the time of a run this short.
+JAVA_OPTIONS = (
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    "-Djdk.xml.xpathTotalOpLimit=0",
+    "-Djdk.xml.xpathExprOpLimit=0",
+    "-Djdk.xml.xpathExprGrpLimit=0",
+)
+SR_CLASSES = "1.2.840.10008.5.1.4.1.1.88."
+LONGEST_RUN = 180.0
+
+EXPECTED_WARNINGS = (
+    # dicom3tools of 2022 does not know Device UID in Contributing Equipment (PS3.3 C.12.1.1.5).
+    "Attribute is not present in standard DICOM IOD - (0x0018,0x1002) UI Device UID",
+    "Dicom dataset contains attributes not present in standard DICOM IOD - this is a Standard Ext",
+    # What the image itself lacks.
+    "Missing attribute or value that would be needed to build DICOMDIR",
+    # The report's requests stand at another level than those of the image.
+    "Different information entities for attribute - Element=<AccessionNumber>",
+    "Attribute present in one instance but not the other",
+    "is only permitted to be empty when actually unknown",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one validator says of one file."""
+
+    file: str
+    validator: str
+    passed: bool | None
+    """None where the validator is not installed."""
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def validate(paths: Sequence[Path], source: Path | None = None) -> list[Verdict]:
+    """Return the verdicts of each validator that applies, file by file.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Result objects as Part 10 files.
+    source : Path or None
+        The image they are about; without it dcentvfy has nothing to compare with.
+    """
+    return [verdict for path in paths for verdict in _verdicts(path, source)]
+
+
+def _verdicts(path: Path, source: Path | None) -> Iterator[Verdict]:
+    try:
+        ds = dcmread(path, stop_before_pixels=True)
+    except (OSError, InvalidDicomError, ValueError, EOFError) as exc:
+        yield Verdict(str(path), "read", False, (f"cannot be read as DICOM: {exc}",))
+        return
+    yield codes_of(path, ds)
+    yield dciodvfy(path)
+    if source is not None:
+        yield dcentvfy(path, source)
+    if str(ds.get("SOPClassUID", "")).startswith(SR_CLASSES):
+        yield pixelmed(path)
+
+
+def codes_of(path: Path, ds: Dataset) -> Verdict:
+    """Return whether each code stands in `worker.report.codes.TABLE` with just that meaning."""
+    errors = tuple(_wrong_codes(ds))
+    return Verdict(str(path), "codes", not errors, errors)
+
+
+def _wrong_codes(ds: Dataset) -> Iterator[str]:
+    if "CodeValue" in ds or "CodingSchemeDesignator" in ds:
+        value, scheme = str(ds.get("CodeValue", "")), str(ds.get("CodingSchemeDesignator", ""))
+        meaning, known = str(ds.get("CodeMeaning", "")), codes.TABLE.get((value, scheme))
+        if known is None:
+            yield f"({value}, {scheme}) is not in the table of codes"
+        elif meaning != known:
+            yield f"({value}, {scheme}) means {known!r}, not {meaning!r}"
+    for element in ds:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from _wrong_codes(item)
+
+
+def dciodvfy(path: Path) -> Verdict:
+    """Judge the IOD: modules, types, value representations, evidence (dicom3tools)."""
+    return _dicom3tools(path, ["dciodvfy", str(path)])
+
+
+def dcentvfy(path: Path, source: Path) -> Verdict:
+    """Judge whether Patient and Study are those of the image (dicom3tools).
+
+    The program compares bytes. An image in another character set, or with illegal dates, is
+    compared in the form that its report must have (`worker.report.header`).
+    """
+    if not _same_study(path, source):
+        return Verdict(str(path), "dcentvfy", False, ("it is in another Study than the image",))
+    verdict = _dicom3tools(path, ["dcentvfy", str(source), str(path)])
+    if verdict.passed is not False:
+        return verdict
+    with tempfile.TemporaryDirectory() as folder:
+        legal = Path(folder) / "source.dcm"
+        try:
+            _write_legal(source, legal)
+        except (OSError, InvalidDicomError, ValueError, NotUnderstood):
+            return verdict
+        return _dicom3tools(path, ["dcentvfy", str(legal), str(path)])
+
+
+def _same_study(path: Path, source: Path) -> bool:
+    """Return whether both files can be compared at all: dcentvfy passes strangers."""
+    tags = ["StudyInstanceUID"]
+    of_image = dcmread(source, force=True, specific_tags=tags).get("StudyInstanceUID")
+    return bool(dcmread(path, specific_tags=tags).get("StudyInstanceUID") == of_image)
+
+
+def _write_legal(source: Path, target: Path) -> None:
+    evidence = header.read(dcmread(source, stop_before_pixels=True, force=True))
+    ds = Dataset()
+    for element in evidence.common:
+        ds[element.tag] = element
+    header.put(ds, "SOPClassUID", evidence.sop_class_uid)
+    header.put(ds, "SOPInstanceUID", evidence.sop_instance_uid)
+    header.put(ds, "SeriesInstanceUID", evidence.series_instance_uid)
+    header.put(ds, "Modality", evidence.modality)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dcmwrite(target, ds, enforce_file_format=True)
+
+
+def _dicom3tools(path: Path, command: list[str]) -> Verdict:
+    program = command[0]
+    if shutil.which(program) is None:
+        return Verdict(str(path), program, None)
+    status, lines = _run(command)
+    errors = [line for line in lines if line.startswith("Error")]
+    if status != 0 and not errors:
+        errors = [f"exit status {status}", *lines[-3:]]
+    warnings = (line.removeprefix("Warning - ") for line in lines if line.startswith("Warning"))
+    unexpected = tuple(line for line in warnings if not line.startswith(EXPECTED_WARNINGS))
+    return Verdict(str(path), program, status == 0 and not errors, tuple(errors), unexpected)
+
+
+def pixelmed(path: Path) -> Verdict:
+    """Judge the templates of an SR or KO (PixelMed DicomSRValidator; IHE's own criterion)."""
+    if shutil.which("java") is None or not PIXELMED.is_file():
+        return Verdict(str(path), "pixelmed", None)
+    name = "com.pixelmed.validate.DicomSRValidator"
+    _, lines = _run(["java", *JAVA_OPTIONS, "-cp", str(PIXELMED), name, str(path)])
+    # The exit status is 0 whatever happens: the words decide.
+    errors = [line for line in lines if line.startswith("Error")]
+    for needed in ("IOD validation complete", "Found Root Template"):
+        if not any(needed in line for line in lines):
+            errors.append(f"the validator did not say {needed!r}")
+    warnings = tuple(line for line in lines if line.startswith("Warning"))
+    return Verdict(str(path), "pixelmed", not errors, tuple(errors), warnings)
+
+
+def _run(command: list[str]) -> tuple[int, list[str]]:
+    """Return exit status and the stripped lines of both streams; validators echo any bytes."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=LONGEST_RUN,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return 124, [f"Error - no verdict within {LONGEST_RUN:.0f} s"]
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    return done.returncode, [line.strip() for line in lines if line.strip()]
+
+
+def main(paths: Sequence[Path], source: Path | None = None, as_json: bool = False) -> int:
+    """Print the verdicts and return the exit status: 0, or 1 when some file does not pass."""
+    verdicts = validate(paths, source)
+    if as_json:
+        print(json.dumps([asdict(verdict) for verdict in verdicts], ensure_ascii=False, indent=1))
+    else:
+        for verdict in verdicts:
+            _say(verdict)
+    missing = sorted({verdict.validator for verdict in verdicts if verdict.passed is None})
+    if missing:
+        packages = "apt-get install dicom3tools pixelmed-apps default-jre-headless"
+        print(f"not installed: {', '.join(missing)} ({packages})", file=sys.stderr)
+    return 1 if any(verdict.passed is False for verdict in verdicts) else 0
+
+
+def _say(verdict: Verdict) -> None:
+    word = {True: "pass", False: "FAIL", None: "absent"}[verdict.passed]
+    print(f"{word:6} {verdict.validator:9} {verdict.file}")
+    for line in (*verdict.errors, *verdict.warnings):
+        print(f"       {line}")
