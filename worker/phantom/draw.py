@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from worker.phantom import truth
 from worker.phantom.picture import Picture, paint
@@ -152,7 +152,11 @@ def exhibits(out: Path, seed: int = 0) -> list[Truth]:
     shown: tuple[tuple[str, list[Finding], Callable[[Picture], Picture] | None], ...] = (
         ("1-none", [], None),
         ("2-one-rib", [Finding("left", 5)], None),
-        ("3-clavicle-and-ribs", [Finding("right", 0), Finding("right", 3), Finding("left", 7)], None),
+        (
+            "3-clavicle-and-ribs",
+            [Finding("right", 0), Finding("right", 3), Finding("left", 7)],
+            None,
+        ),
         ("4-letterboxed", [Finding("left", 4), Finding("right", 8)], _wide),
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -220,9 +224,9 @@ def _identify(ds: Dataset, name: str) -> None:
     ds.AcquisitionNumber = 1
 
 
-def _uid(name: str) -> str:
+def _uid(name: str) -> UID:
     """Return a UID derived from a UUID (PS3.5 B.2)."""
-    return f"2.25.{uuid.uuid5(_UID_ROOT, name).int}"
+    return UID(f"2.25.{uuid.uuid5(_UID_ROOT, name).int}")
 
 
 def _equipment(ds: Dataset) -> None:

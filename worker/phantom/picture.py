@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from PIL import Image
 
 from worker.phantom.truth import SIDES, Finding, chosen_by
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom."""
 
@@ -217,10 +218,10 @@ def _bone(
 def _line(body: Body, bone: Bone, u: Array) -> Array:
     """Return the height of the bone's middle at `u`, 0 at the spine and 1 at its end."""
     if not bone.finding.rib:
-        y = 0.15 * body.rib_spacing - bone.rise * u + 7 * np.sin(2 * np.pi * u)
-        return y.astype(np.float32)
-    y = (bone.finding.rib - 0.55) * body.rib_spacing + bone.rise + body.drop * u**2.6
-    return (y - body.arch * np.sin(np.pi * np.minimum(u * 1.6, 1))).astype(np.float32)
+        curve: Array = 7 * np.sin(2 * np.pi * u) - bone.rise * u
+        return curve + 0.15 * body.rib_spacing
+    arch: Array = body.arch * np.sin(np.pi * np.minimum(u * 1.6, 1))
+    return (bone.finding.rib - 0.55) * body.rib_spacing + bone.rise + body.drop * u**2.6 - arch
 
 
 def _paint_bone(grey: Array, field: Field, body: Body, bone: Bone) -> tuple[float, float]:
@@ -230,7 +231,7 @@ def _paint_bone(grey: Array, field: Field, body: Body, bone: Bone) -> tuple[floa
     columns = np.flatnonzero((u > (0.07 if bone.finding.rib else 0)) & (u < 1))
     u, x = u[columns], field.x[columns]
     line = _line(body, bone, u) + body.tilt * x
-    slope = np.gradient(line, x) if len(x) > 1 else np.zeros_like(line)
+    slope = np.diff(line, append=line[-1:]) / field.spacing
     strength, place = np.full_like(u, bone.brightness), (0.0, 0.0)
     if bone.broken is not None:
         at = np.array([bone.broken.along], np.float32)
@@ -286,11 +287,13 @@ class _Finish:
     @classmethod
     def chosen_by(cls, rng: np.random.Generator, body: Body, field: Field) -> _Finish:
         """Choose all of it; nothing hides a bone."""
-        edges = np.array([field.left, field.top, *field_end(field)])
+        edges = np.array([field.left, field.top, *_end(field)])
         share = np.minimum(1, rng.uniform(0.2, 1.6, 4))
         limits = np.array(body.bones) + np.array([-6, -6, 6, 6])
         inner = limits + (edges - limits) * share
-        inside = (np.minimum(inner, limits)[:2], np.maximum(inner, limits)[2:])
+        left, top = np.minimum(inner, limits)[:2].tolist()
+        right, bottom = np.maximum(inner, limits)[2:].tolist()
+        opening = left, top, right, bottom
         gain, base, gamma = rng.uniform(0.93, 1.27), rng.uniform(0.03, 0.09), rng.uniform(0.85, 1.2)
         side = str(rng.choice(SIDES))
         size, out, down = rng.uniform(13, 19), rng.uniform(0, 1), rng.uniform(0, 1)
@@ -303,16 +306,16 @@ class _Finish:
             base,
             gamma,
             rng.uniform(0.008, 0.022),
-            tuple(map(float, (*inside[0], *inside[1]))) if rng.random() < 0.3 else None,
+            opening if rng.random() < 0.3 else None,
             marker if rng.random() < 0.5 and reach > 8 else None,
         )
 
     def apply(self, rng: np.random.Generator, grey: Array, field: Field) -> Array:
         """Return the finished picture."""
         shape = grey.shape
-        for cells, strength in ((12, 0.018), (32, 0.012)):
-            noise = rng.standard_normal((cells, cells), np.float32)
-            grey = grey + strength * _stretched(noise, shape)
+        large, small = (rng.standard_normal((cells, cells), np.float32) for cells in (12, 32))
+        clouds = 0.018 * _stretched(large, small.shape) + 0.012 * small
+        grey = grey + _stretched(clouds, shape)
         # Grain is that of a picture of 512 pixels, whatever is painted.
         grain = self.grain * min(shape) / 512
         grey += grain * rng.standard_normal(shape, np.float32)
@@ -325,7 +328,7 @@ class _Finish:
         return grey
 
 
-def field_end(field: Field) -> tuple[float, float]:
+def _end(field: Field) -> tuple[float, float]:
     """Return the right and the bottom edge of a field in mm."""
     return field.left + field.width, field.top + field.height
 
@@ -367,5 +370,5 @@ def _ridge(distance: Array, half_width: float) -> Array:
 
 def _stretched(image: Array, shape: tuple[int, ...]) -> Array:
     """Return a coarse image, smoothly enlarged to (rows, columns)."""
-    large = Image.fromarray(image).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
+    large = Image.fromarray(image).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
     return np.array(large)

@@ -84,9 +84,7 @@ def named(name: str) -> Finding:
     raise ValueError(f"{name!r} is none of: {', '.join(map(str, FINDINGS))}")
 
 
-def chosen_by(
-    rng: np.random.Generator, counts: tuple[float, ...] = _COUNTS
-) -> frozenset[Finding]:
+def chosen_by(rng: np.random.Generator, counts: tuple[float, ...] = _COUNTS) -> frozenset[Finding]:
     """Choose which bones are broken; `counts` are the probabilities of 0, 1, 2, … of them."""
     number = int(rng.choice(len(counts), p=counts))
     weights = np.array([0.11 if finding.rib == 0 else 0.78 / 16 for finding in FINDINGS])

@@ -1,0 +1,1 @@
+"""The folder that transformers loads: remote code, tokenizer, configuration and weights."""
