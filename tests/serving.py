@@ -1,0 +1,90 @@
+"""The web side on its real ledger and spool, served by uvicorn as the web role does it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dicom_node.job import ReportOrder, Ticket
+from dicom_node.settings import Settings
+from dicom_node.store.ledger import Instance, Ledger, Route
+from dicom_node.store.spool import Spool
+from dicom_node.web.app import create_app, serve_web
+
+SECRET = "a secret of the job API"
+DX = "1.2.840.10008.5.1.4.1.1.1.1"
+
+
+@dataclass
+class Api:
+    """A served application, and the ledger and spool behind it."""
+
+    settings: Settings
+    ledger: Ledger
+    spool: Spool
+    count: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.web.port}"
+
+    def receive(self, *routes: Route, **facts: Any) -> str:
+        """Receive an Instance and return its SOP Instance UID."""
+        self.count += 1
+        uid = f"1.2.3.{self.count}"
+        with self.spool.writing() as incoming:
+            incoming.write_head(bytes(128) + b"DICM")
+            incoming.write(f"pixels of {uid}".encode())
+            kept = incoming.keep(uid)
+        of_file = {"sha256": kept.sha256, "size": kept.size, "file": kept.name}
+        instance = Instance(uid, DX, "1.2.840.10008.1.2.1", "1.2", "1.3", **of_file, **facts)
+        self.ledger.receive(instance, routes)
+        return uid
+
+    def ticket(self, **facts: Any) -> Ticket:
+        """Receive an Instance and hand its job out."""
+        order = ReportOrder(content_datetime=datetime.fromtimestamp(0, UTC))
+        to = ("modality",)
+        self.receive(Route("all", "phantom", "live", to, {}, None, True, order), **facts)
+        (ticket,) = self.ledger.hand_out("phantom", 1, time.time() + 60)
+        return ticket
+
+    def state(self, ticket: Ticket) -> str:
+        return str(self.ledger.trace(ticket.job)["jobs"][0]["state"])
+
+    @property
+    def reports(self) -> list[str]:
+        return list(self.spool.names("reports"))
+
+
+@contextmanager
+def serving(folder: Path, **web: Any) -> Iterator[Api]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = Settings(
+        node={"data_dir": folder},
+        web={"port": port, **web},
+        peers={"modality": {"ae_title": "MODALITY", "host": "127.0.0.1", "port": 1}},
+    )
+    Ledger.upgrade(settings.ledger_url)
+    api = Api(settings, Ledger.open(settings.ledger_url), Spool(folder / "spool"))
+    app = create_app(settings, api.ledger, api.spool, SECRET)
+    stop, ready = threading.Event(), threading.Event()
+    role = threading.Thread(target=serve_web, args=(settings, app, stop, ready.set))
+    role.start()
+    try:
+        assert ready.wait(10)
+        yield api
+    finally:
+        stop.set()
+        role.join(5)
+        api.ledger.close()
+        assert not role.is_alive()
