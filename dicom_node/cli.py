@@ -233,7 +233,7 @@ def _purge(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free)
-    removed = Retention(settings, spool, _ledger(settings)).step(time.time())
+    removed = Retention(settings, spool, _ledger(settings)).purge(time.time())
     show.acted("purged", removed, as_json=options.json)
     return OK
 

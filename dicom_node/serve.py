@@ -38,7 +38,7 @@ HEART = "CHEXFRACT_HEART"
 HUNG_AFTER_S = 30.0
 """Silence after which a role counts as hung and is started anew."""
 
-STOP_S = 3.0
+STOP_S = 2.5
 """Time that processes get to end by themselves."""
 
 _PDEATHSIG = 1
@@ -67,7 +67,6 @@ class Supervisor:
     """Keeps processes running: restarts with back-off, ends what hangs, stops all at the end."""
 
     children: list[Child]
-    each_round: Callable[[], None] = lambda: None
     _ends: bool = False
     _exit: int = 0
     _told: set[str] = field(default_factory=set)
@@ -93,7 +92,6 @@ class Supervisor:
                 _start(child)
             elif child.process is not None:
                 self._look_at(child, child.process, now)
-        self.each_round()
         if not self._told and all(child.ready or not child.beats for child in self.children):
             self._told.add("ready")
             logger.info("ready")
@@ -157,10 +155,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
             children = _roles(config, url)
             if worker_config:
                 children.append(_worker(worker_config, url, embedded is not None, secret))
-            supervisor = Supervisor(children)
-            if embedded:
-                supervisor.each_round = embedded.keep_running
-            return supervisor.run()
+            return Supervisor(children).run()
         finally:
             if embedded:
                 embedded.stop()
@@ -226,13 +221,12 @@ def _courier(settings: Settings, ends: threading.Event, beat: Callable[[bytes], 
     from dicom_node.store.retention import Retention
 
     spool, ledger = _stores(settings)
-    app = broker.app(settings.broker.url)
 
     def connect(peer: Peer) -> Destination:
         return Destination(settings.node.ae_title, peer)
 
     tasks = (
-        Dispatcher(settings, ledger, lambda *message: broker.publish(app, *message)),
+        Dispatcher(settings, ledger, broker.publisher(settings.broker.url)),
         Deliverer(settings, spool, ledger, connect),
         Retention(settings, spool, ledger),
     )

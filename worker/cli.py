@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,7 @@ def _phantom_commands(commands: Any) -> None:
     )
     train = _add(acts, "train", "Train the demonstration model from nothing.", _train)
     train.add_argument("--out", type=Path, required=True)
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=int, help="of drawing, weights and order")
     evaluate = _add(acts, "evaluate", "Measure a model on freshly drawn phantoms.", _measure)
     evaluate.add_argument("--model", default="builtin:phantom", help="a model folder")
     evaluate.add_argument("--count", type=int, default=1000)
@@ -229,29 +230,51 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _draw(options: argparse.Namespace) -> int:
-    from worker.phantom.instances import write_exhibits, write_set
+    from worker.phantom.draw import exhibits, write_set
 
-    if options.exhibits:
-        truth = write_exhibits(options.out, options.seed)
-    else:
-        truth = write_set(options.count, options.out, options.seed)
-    print(truth)
+    if options.count < 1 or options.seed < 0:
+        raise ConfigurationError("--count is at least 1, --seed at least 0")
+    try:
+        if options.exhibits:
+            drawn = exhibits(options.out, options.seed)
+        else:
+            drawn = write_set(options.count, options.out, options.seed)
+    except OSError as exc:
+        raise ConfigurationError(f"--out: {exc.filename}: {exc.strerror}") from exc
+    print(f"{len(drawn)} phantoms and truth.csv in {options.out}")
     return OK
 
 
 def _train(options: argparse.Namespace) -> int:
-    from worker.phantom.train import train
+    from dicom_node import logs
+    from worker.phantom.train import Options, train
 
-    train(options.out, seed=options.seed)
+    logs.start(logging.INFO)
+    defaults = Options()
+    seed = defaults.seed if options.seed is None else options.seed
+    try:
+        seconds = train(options.out, replace(defaults, seed=seed))
+    except ValueError as exc:
+        raise ConfigurationError(f"--seed: {exc}") from exc
+    print(f"trained in {seconds:.0f} s: {options.out}")
     return OK
 
 
 def _measure(options: argparse.Namespace) -> int:
-    from worker.phantom.evaluate import evaluate
+    import json
 
-    return evaluate(
-        options.model, options.count, options.seed, faults=options.faults, as_json=options.json
-    )
+    from worker.phantom.evaluate import FOLDER, evaluate
+
+    folder = FOLDER if options.model == "builtin:phantom" else Path(options.model)
+    try:
+        scores = evaluate(folder, options.count, options.faults, options.seed)
+    except ValueError as exc:
+        raise ConfigurationError(f"--seed: {exc}") from exc
+    if options.json:
+        print(json.dumps([asdict(score) for score in scores]))
+    else:
+        print("\n".join(score.line() for score in scores))
+    return OK
 
 
 def _model_list(options: argparse.Namespace) -> int:

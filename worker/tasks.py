@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from celery import signals
 from pydantic import ValidationError
 
 from dicom_node.errors import ChexFractError, OutOfResources, Stale, Transient
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 STUCK = 70
 """Exit status of a worker that ended itself: EX_SOFTWARE."""
+
+LAST_WORDS_S = 1.0
+"""Time that jobs in work get to be posted when the worker is asked to end."""
 
 
 class Pulse:
@@ -74,6 +78,14 @@ class Pulse:
             self._jobs.pop(ticket.job, None)
             self._renewed.pop(ticket.job, None)
 
+    def give_back(self) -> None:
+        """Give every job in work back: this process ends, and none may wait for its lease."""
+        with self._lock:
+            held = list(self._jobs.values())
+        for node, ticket, _ in held:
+            with suppress(ChexFractError):
+                node.release(ticket, "the worker was stopped", counts=False)
+
     def _run(self) -> None:
         while not self._ends.wait(0.25):
             if not self._jobs:
@@ -123,6 +135,13 @@ class Desk:
         self._nodes: dict[str, Node] = {}
         self._nodes_lock = threading.Lock()
         self._name = f"{settings.worker.name}:{os.getpid()}"
+
+    def close(self) -> None:
+        """Close the connections to the nodes."""
+        with self._nodes_lock:
+            for node in self._nodes.values():
+                node.close()
+            self._nodes.clear()
 
     def work(self, handout: Handout) -> None:
         """Do every job of a hand-out whose ticket is still good."""
@@ -247,6 +266,11 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
     pulse = Pulse(settings.worker.stuck_after)
     register(app, Desk(pipeline, settings, secret, pulse))
     pulse.start()
+
+    def end(**_: object) -> None:
+        threading.Thread(target=_end, args=(pulse,), name="end", daemon=True).start()
+
+    signals.worker_shutting_down.connect(end, weak=False)
     model = settings.worker.model
     logger.info("ready: %s on queue %s", pipeline.algorithm.version, queue(model))
     # One process: CUDA does not survive a fork, and two slots share one model.
@@ -262,6 +286,13 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
             "--loglevel=WARNING",
         ]
     )
+
+
+def _end(pulse: Pulse) -> None:
+    """Let what is nearly done be posted, give the rest back, and be gone before we are killed."""
+    time.sleep(LAST_WORDS_S)
+    pulse.give_back()
+    os._exit(0)
 
 
 def _exit_hard() -> None:

@@ -246,7 +246,7 @@ def _reports(folder: Path) -> dict[str, Dataset]:
     """Read the archive's files: TID 1500 reports by the Instance that they are about."""
     reports = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix == ".part":
+        if path.suffix != ".dcm":
             continue
         ds = dcmread(path)
         template = ds.get("ContentTemplateSequence") or [Dataset()]
@@ -266,7 +266,7 @@ def _answer(row: dict[str, str], report: Dataset, ledger: Ledger, started: float
         drawn=row["text"],
         said=_text(report, "121071"),
         summary=_code(report, "111017"),
-        seconds=round(max(stage["time"] for stage in stages) - stages[0]["time"], 3),
+        seconds=round(max(stage["at"] for stage in stages) - stages[0]["at"], 3),
         stages=stages,
     )
 

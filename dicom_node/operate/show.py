@@ -9,13 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from dicom_node.dimse import scu
-from dicom_node.flow import intake, routing
+from dicom_node.errors import NotUnderstood
+from dicom_node.flow import routing
+from dicom_node.flow.header import read_header
 from dicom_node.settings import Peer, Settings
 from dicom_node.store.ledger import Ledger
 
@@ -39,7 +43,14 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
         console.print(escape(_destination(line)))
     columns = ("received", "SOP Instance UID", "from", "modality", "state", "reason")
     rows = [
-        (r["received"], r["sop_instance_uid"], r["from"], r["modality"], r["state"], r["reason"])
+        (
+            _clock(r["received_at"]),
+            r["sop_instance_uid"],
+            r["from"],
+            r["modality"],
+            r["state"],
+            r["reason"],
+        )
         for r in told["recent"]
     ]
     console.print(_table(columns, rows))
@@ -53,6 +64,7 @@ def _destination(line: Mapping[str, Any]) -> str:
 def _arrival(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "received": _iso(row["received_at"]),
+        "received_at": row["received_at"],
         "sop_instance_uid": row["sop_instance_uid"],
         "study_instance_uid": row["study_instance_uid"],
         "accession_number": row["accession_number"],
@@ -205,7 +217,7 @@ def schema() -> None:
 
 def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:
     """Say which rule a file matches and why the others do not; 1 when none matches."""
-    facts = intake.facts_of(path)
+    facts = _facts(settings, path)
     verdicts = [
         {"rule": name, "matches": matches, "because": because}
         for name, matches, because in routing.why(settings.rules, facts)
@@ -219,6 +231,20 @@ def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:
             print(f"{sign} {verdict['rule']}: {verdict['because'] or 'matches'}")
         print(f"rule: {rule.name} -> {rule.model}" if rule else "no rule: ignored")
     return 0 if rule else 1
+
+
+def _facts(settings: Settings, path: Path) -> dict[str, str]:
+    """Return what rules look at; the caller's AE title is not in a file."""
+    try:
+        syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+        with path.open("rb") as file:
+            header = read_header(file, syntax)
+    except OSError as exc:
+        raise NotUnderstood(f"{path}: {exc.strerror}") from exc
+    except (InvalidDicomError, EOFError, ValueError) as exc:
+        raise NotUnderstood(f"{path}: no DICOM file") from exc
+    known = {**header, "sop_class": header["sop_class_uid"], "called_ae": settings.node.ae_title}
+    return {key: known.get(key, "") for key in routing.KEYS}
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
@@ -236,6 +262,13 @@ def _without(content: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def _clock(at: float) -> str:
+    """Return a moment as the wall clock shows it, with the day when that is not today."""
+    moment = datetime.fromtimestamp(at).astimezone()
+    is_today = moment.date() == datetime.now().astimezone().date()
+    return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}" if is_today else f"{moment:%F %T}"
 
 
 def _json(content: Any) -> None:

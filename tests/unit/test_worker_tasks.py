@@ -1,0 +1,282 @@
+"""A worker's way through a hand-out, against the node's real job API and ledger."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread, dcmwrite
+from stations import free_ports, wait_for
+
+from dicom_node.errors import OutOfResources, Refused, Stale, Unreachable
+from dicom_node.flow.intake import Accepted, Intake, Sender
+from dicom_node.job import Handout, ReportOrder, Result, Ticket
+from dicom_node.settings import Dispatch, Node, Peer, Retention, Rule, Settings, Web
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+from dicom_node.web.app import create_app, serve_web
+from worker import settings as worker_settings
+from worker.decode import Decoder
+from worker.models import Description, ModelInfo, Progress
+from worker.node import Node as NodeClient
+from worker.phantom.draw import instance
+from worker.pipeline import Pipeline
+from worker.pixels import Radiograph
+from worker.tasks import Desk, Pulse
+
+SECRET = "a-secret-of-some-length"
+
+
+def _data_set(part10: bytes) -> int:
+    """Return where the data set begins, behind the group length's worth of file meta."""
+    return 144 + int.from_bytes(part10[140:144], "little")
+
+
+class Model:
+    """A model of the protocol whose answer a test chooses."""
+
+    info = ModelInfo(name="chosen", version="chosen-1.0", prompt="p")
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.act: Callable[[Sequence[Radiograph]], None] = lambda radiographs: None
+
+    def load(self) -> None: ...
+
+    def warm_up(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def describe(
+        self, radiographs: Sequence[Radiograph], progress: Progress | None = None
+    ) -> list[Description]:
+        self.batches.append(len(radiographs))
+        self.act(radiographs)
+        return [Description("Fracture of the left 5th rib.", 9, "stop", 0.01) for _ in radiographs]
+
+
+class Station:
+    """A node's job API over its real ledger and spool, and a worker's desk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_ports(1)[0]
+        self.settings = Settings(
+            node=Node(data_dir=folder),
+            web=Web(port=self.port, url=f"http://127.0.0.1:{self.port}"),
+            dispatch=Dispatch(lease=3, attempts=2),
+            peers={"archive": Peer(ae_title="ARCHIVE", host="127.0.0.1", port=1)},
+            rules=(Rule(name="all", model="chosen", send_to=("archive",)),),
+            retention=Retention(min_free=0),
+        )
+        Ledger.upgrade(self.settings.ledger_url)
+        self.ledger = Ledger.open(self.settings.ledger_url)
+        self.spool = Spool(folder / "spool")
+        self.intake = Intake(self.settings, self.spool, self.ledger)
+        self.stop = threading.Event()
+        app = create_app(self.settings, self.ledger, self.spool, SECRET)
+        ready = threading.Event()
+        self.web = threading.Thread(
+            target=serve_web, args=(self.settings, app, self.stop, ready.set), daemon=True
+        )
+        self.web.start()
+        assert ready.wait(10)
+        self.model = Model()
+        self.decoder = Decoder()
+        options = worker_settings.Settings()
+        self.pulse = Pulse(stuck_after=60)
+        self.pulse.start()
+        pipeline = Pipeline(self.model, self.decoder, options.pixels)
+        self.desk = Desk(pipeline, options, SECRET, self.pulse)
+
+    def close(self) -> None:
+        self.stop.set()
+        self.web.join(10)
+        self.desk.close()
+        self.pulse.stop()
+        self.decoder.close()
+        self.ledger.close()
+
+    def receive(self, uid: str) -> str:
+        """Take one Instance in and return its job."""
+        ds = instance(7, 0)
+        ds.SOPInstanceUID = uid
+        content = BytesIO()
+        dcmwrite(content, ds, enforce_file_format=True)
+        accepted = Accepted(ds.SOPClassUID, uid, "1.2.840.10008.1.2.1")
+        incoming = self.intake.begin(accepted)
+        incoming.write(content.getvalue()[_data_set(content.getvalue()) :])
+        sender = Sender("ARCHIVE", "127.0.0.1", "CHEXFRACT")
+        return str(self.intake.finish(incoming, accepted, sender).jobs[0])
+
+    def hand_out(self, limit: int = 10) -> Handout:
+        tickets = self.ledger.hand_out("chosen", limit, time.time() + 60)
+        return Handout(node=self.settings.web.url, model="chosen", tickets=tuple(tickets))
+
+    def state(self, uid: str) -> str:
+        return str(self.ledger.trace(uid)["jobs"][0]["state"])
+
+
+@pytest.fixture
+def station(tmp_path: Path) -> Iterator[Station]:
+    made = Station(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_hand_out_ends_as_reported_jobs_with_their_objects(station: Station) -> None:
+    for i in range(3):
+        station.receive(f"1.2.3.{i}")
+    station.desk.work(station.hand_out())
+    assert [station.state(f"1.2.3.{i}") for i in range(3)] == ["reported"] * 3
+    assert station.model.batches == [3]
+    trace = station.ledger.trace("1.2.3.0")
+    assert trace["objects"]
+    assert all(station.spool.path(row["file"]).is_file() for row in trace["objects"])
+    assert {"fetch", "decode", "model", "report"} <= {stage["stage"] for stage in trace["stages"]}
+
+
+def test_a_stale_ticket_is_passed_over_and_its_neighbour_done(station: Station) -> None:
+    station.receive("1.2.3.1")
+    station.receive("1.2.3.2")
+    handout = station.hand_out()
+    stale = Ticket(job=handout.tickets[0].job, token="0" * 32)
+    station.desk.work(handout.model_copy(update={"tickets": (stale, handout.tickets[1])}))
+    assert sorted((station.state("1.2.3.1"), station.state("1.2.3.2"))) == ["queued", "reported"]
+
+
+def test_an_image_that_breaks_the_model_fails_alone(station: Station) -> None:
+    for i in range(4):
+        station.receive(f"1.2.3.{i}")
+    handout = station.hand_out()
+    poison = {"at": 0}
+
+    def act(radiographs: Sequence[Radiograph]) -> None:
+        # The first picture of the first hand-out is the poison, in whatever batch it is.
+        poison.setdefault("id", id(radiographs[0].pixels))
+        if any(id(one.pixels) == poison["id"] for one in radiographs):
+            raise OutOfResources("no memory")
+
+    station.model.act = act
+    station.desk.work(handout)
+    states = [station.state(f"1.2.3.{i}") for i in range(4)]
+    assert states.count("reported") == 3
+    assert states.count("received") == 1
+
+
+def test_a_fault_of_the_model_gives_the_job_back_until_it_fails(station: Station) -> None:
+    station.receive("1.2.3.1")
+
+    def act(_: Sequence[Radiograph]) -> None:
+        raise RuntimeError("a bug")
+
+    station.model.act = act
+    for _ in range(2):
+        station.desk.work(station.hand_out())
+    assert station.state("1.2.3.1") == "failed"
+    assert "RuntimeError" in station.ledger.trace("1.2.3.1")["jobs"][0]["reason"]
+
+
+def test_bytes_that_are_no_image_are_rejected_with_a_report(station: Station) -> None:
+    station.receive("1.2.3.1")
+    job = station.ledger.trace("1.2.3.1")["instance"]["file"]
+    path = station.spool.path(job)
+    ds = dcmread(path)
+    ds.PixelData = ds.PixelData[:1000]
+    ds.save_as(path)
+    station.desk.work(station.hand_out())
+    trace = station.ledger.trace("1.2.3.1")
+    assert trace["jobs"][0]["state"] == "rejected"
+    assert trace["objects"]
+    assert station.model.batches == []
+
+
+def test_work_that_moves_on_keeps_its_lease(station: Station) -> None:
+    station.receive("1.2.3.1")
+
+    def act(_: Sequence[Radiograph]) -> None:
+        for _ in range(45):
+            time.sleep(0.1)
+            station.pulse.moved()
+
+    station.model.act = act
+    thread = threading.Thread(target=station.desk.work, args=(station.hand_out(),))
+    thread.start()
+    while thread.is_alive():
+        station.ledger.expire(time.time(), 5)
+        time.sleep(0.1)
+    assert station.state("1.2.3.1") == "reported"
+
+
+def test_work_that_stands_still_loses_its_lease_and_its_late_result_is_dropped(
+    station: Station,
+) -> None:
+    station.receive("1.2.3.1")
+    station.model.act = lambda _: time.sleep(4.5)
+    thread = threading.Thread(target=station.desk.work, args=(station.hand_out(),))
+    thread.start()
+    wait_for("running", lambda: station.state("1.2.3.1") == "running", 10)
+    while thread.is_alive():
+        station.ledger.expire(time.time(), 5)
+        time.sleep(0.1)
+    assert station.state("1.2.3.1") == "received"
+    assert station.ledger.trace("1.2.3.1")["objects"] == []
+
+
+def test_a_stuck_worker_ends_itself() -> None:
+    ended = threading.Event()
+    pulse = Pulse(stuck_after=0.5, give_up=ended.set)
+    pulse.start()
+    node = NodeClient("http://127.0.0.1:9", SECRET)
+    pulse.hold(node, Ticket(job="j", token="t"), lease_s=1000)
+    assert ended.wait(5)
+    node.close()
+
+
+def test_an_idle_worker_is_not_stuck() -> None:
+    ended = threading.Event()
+    pulse = Pulse(stuck_after=0.3, give_up=ended.set)
+    pulse.start()
+    assert not ended.wait(1)
+    pulse.stop()
+
+
+def test_a_result_is_posted_again_until_the_node_is_back(station: Station) -> None:
+    station.receive("1.2.3.1")
+    handout = station.hand_out()
+    client = NodeClient(f"http://127.0.0.1:{free_ports(1)[0]}", SECRET)
+    waits: list[float] = []
+    result = Result(
+        token=handout.tickets[0].token, outcome="rejected", model="chosen", model_version="1",
+        device_uid="2.25.1",
+    )  # fmt: skip
+    with pytest.raises(Unreachable):
+        client.post(handout.tickets[0], result, [], tries=4, wait=waits.append)
+    assert waits == [0.5, 1.0, 2.0]
+    client.close()
+
+
+def test_a_wrong_secret_is_told_as_such(station: Station) -> None:
+    station.receive("1.2.3.1")
+    ticket = station.hand_out().tickets[0]
+    url = station.settings.web.url
+    with NodeClient(url, "x" * 20) as client, pytest.raises(Refused, match="secret_file"):
+        client.claim(ticket, "w")
+    with NodeClient(station.settings.web.url, SECRET) as client:
+        claim = client.claim(ticket, "w")
+        assert claim.order == client.claim(ticket, "w").order  # the same ticket twice: same lease
+        with pytest.raises(Stale):
+            client.renew(Ticket(job=ticket.job, token="0" * 32))
+    assert isinstance(claim.order, ReportOrder)
+
+
+def test_a_node_that_is_not_trusted_gets_no_secret(station: Station) -> None:
+    station.receive("1.2.3.1")
+    options = worker_settings.Settings(worker=worker_settings.Worker(nodes=("http://127.0.0.1:1",)))
+    pipeline = Pipeline(station.model, station.decoder, options.pixels)
+    desk = Desk(pipeline, options, SECRET, station.pulse)
+    desk.work(station.hand_out())
+    assert station.state("1.2.3.1") == "queued"
