@@ -75,6 +75,7 @@ class Acts(Instances):
                 )
                 if gone is not None:
                     raise NotFound(f"job {row.id}: retention has removed its report; replay it")
+                count += _send_now(connection, [row.id], now)
                 changed = connection.execute(
                     deliveries.update()
                     .where(
@@ -85,7 +86,7 @@ class Acts(Instances):
                 if changed:
                     told = event(row.sop_instance_uid, "resend", now, row.id, "by the operator")
                     append(connection, [told])
-                count += changed + _send_now(connection, [row.id], now)
+                count += changed
         return count
 
     def replay(self, ident: str, at: float | None = None) -> tuple[str, ...]:

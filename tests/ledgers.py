@@ -1,0 +1,103 @@
+"""Ledgers for tests: a fresh file in a moment, and what is put into it."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dicom_node.job import ReportObject, ReportOrder, Result, Ticket
+from dicom_node.store.ledger import Instance, Ledger, Route
+
+NOW = 1_800_000_000.0
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
+ORDER = ReportOrder(content_datetime="2000-01-01T00:00:00Z", sop_classes=("comprehensive3d",))
+
+
+@cache
+def _empty() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.sqlite"
+        Ledger.upgrade(f"sqlite:///{path}")
+        return path.read_bytes()
+
+
+def fresh(folder: Path) -> str:
+    """Return the URL of a new ledger in `folder`; migrations have run once per session."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ledger.sqlite").write_bytes(_empty())
+    return f"sqlite:///{folder}/ledger.sqlite"
+
+
+def instance(n: int = 1, **changed: Any) -> Instance:
+    facts: dict[str, Any] = {
+        "sop_instance_uid": f"1.2.3.{n}",
+        "sop_class_uid": "1.2.840.10008.5.1.4.1.1.1",
+        "transfer_syntax_uid": "1.2.840.10008.1.2.1",
+        "study_instance_uid": "1.2.4",
+        "series_instance_uid": "1.2.5",
+        "sha256": f"{n:064x}",
+        "size": 100 + n,
+        "file": f"images/aa/{n}.dcm",
+        "patient_id": "PID1",
+        "patient_name": "Doe^Jane",
+        "accession_number": "A1",
+        "modality": "CR",
+        "calling_ae": "MODALITY",
+        "calling_host": "10.0.0.9",
+    }
+    return Instance(**(facts | changed))
+
+
+def route(**changed: Any) -> Route:
+    facts: dict[str, Any] = {
+        "rule": "frontal",
+        "model": "phantom",
+        "send_to": ("archive",),
+        "allow_demonstration": True,
+        "order": ORDER,
+    }
+    return Route(**(facts | changed))
+
+
+def result(ticket: Ticket, n: int = 1, **changed: Any) -> Result:
+    facts: dict[str, Any] = {
+        "token": ticket.token,
+        "outcome": "reported",
+        "model": "phantom",
+        "model_version": "0.1.0",
+        "device_uid": "2.25.1",
+        "demonstration": True,
+        "text": "No fracture.",
+        "presence": "absent",
+        "stages_ms": {"fetch": 1.0, "decode": 2.0, "model": 30.0, "report": 4.0},
+        "objects": (
+            ReportObject(
+                kind="sr",
+                part="sr",
+                sop_class_uid=SR,
+                sop_instance_uid=f"2.25.{n}",
+                series_instance_uid="2.25.99",
+            ),
+        ),
+    }
+    return Result(**(facts | changed))
+
+
+def post(ledger: Ledger, ticket: Ticket, told: Result, at: float | None = None) -> bool:
+    files = {o.part: f"reports/aa/{ticket.job[:8]}.{o.part}.dcm" for o in told.objects}
+    return ledger.report(ticket.job, ticket.token, told, files, at)
+
+
+def taken(ledger: Ledger, worker: str = "w", at: float = NOW) -> Ticket:
+    (ticket,) = ledger.hand_out("phantom", 1, at + 60, at)
+    ledger.claim(ticket.job, ticket.token, worker, 60, at)
+    return ticket
+
+
+def reported(ledger: Ledger, n: int = 1, at: float = NOW, **routed: Any) -> Ticket:
+    ledger.receive(instance(n), [route(**routed)], at=at)
+    ticket = taken(ledger, at=at)
+    post(ledger, ticket, result(ticket, n), at)
+    return ticket
