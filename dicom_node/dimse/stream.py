@@ -131,7 +131,7 @@ def _shake_hands(request: socket.socket, context: ssl.SSLContext) -> socket.sock
     # The timeout is the deadline of the whole handshake, so a slow drip ends too.
     request.settimeout(FIRST_PDU_S)
     try:
-        return context.wrap_socket(request, server_side=True)
+        secure = context.wrap_socket(request, server_side=True)
     except TimeoutError as exc:
         raise Turned(f"no TLS handshake within {FIRST_PDU_S:g} s") from exc
     except ssl.SSLError as exc:
@@ -140,6 +140,10 @@ def _shake_hands(request: socket.socket, context: ssl.SSLContext) -> socket.sock
         raise
     except OSError as exc:
         raise Turned(f"TLS handshake failed: {exc.strerror or exc}") from exc
+    if not secure.pending() and not _is_readable(secure, FIRST_PDU_S):
+        secure.close()
+        raise Turned(f"no association request within {FIRST_PDU_S:g} s")
+    return secure
 
 
 def _await_request(request: socket.socket) -> None:
@@ -160,9 +164,7 @@ def _await_request(request: socket.socket) -> None:
 
 def _peek(request: socket.socket, count: int, deadline: float) -> bytes:
     request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
-    poll = select.poll()
-    poll.register(request, select.POLLIN)
-    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+    if not _is_readable(request, deadline - time.monotonic()):
         raise Turned(f"no association request within {FIRST_PDU_S:g} s")
     content = request.recv(count, socket.MSG_PEEK)
     if not content:
@@ -172,6 +174,12 @@ def _peek(request: socket.socket, count: int, deadline: float) -> bytes:
             raise Turned(_foreign(content))
         raise Turned("closed in the middle of its association request")
     return content
+
+
+def _is_readable(connection: socket.socket, within_s: float) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(max(0.0, within_s) * 1000))
 
 
 def _foreign(head: bytes) -> str:

@@ -1,6 +1,7 @@
 """The listener's answers to what no honest modality sends, and its patience with silence."""
 
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from listening import CR, DX, Node, listening, radiograph
@@ -189,6 +191,14 @@ def test_bytes_that_are_no_data_set_are_0xc000(node: Node, content: bytes) -> No
     with associated(node) as assoc:
         assert store(assoc, content).Status == 0xC000
         assert store(assoc, radiograph()).Status == 0
+
+
+def test_deeply_nested_sequences_are_0xc000(node: Node) -> None:
+    nested = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 2000
+    with associated(node) as assoc:
+        assert store(assoc, nested).Status == 0xC000
+        assert store(assoc, radiograph()).Status == 0
+    assert node.unfinished == []
 
 
 def test_another_sop_class_than_the_context_has_is_0x0122(node: Node) -> None:
@@ -382,6 +392,24 @@ def test_a_request_that_drips_is_cut_off(node: Node, monkeypatch: pytest.MonkeyP
         except ConnectionError:
             pass
     assert time.monotonic() - started < 3
+
+
+def test_a_silent_tls_client_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before its handshake, and after it."""
+    monkeypatch.setattr(stream, "FIRST_PDU_S", 1.0)
+    certificate = tmp_path / "node.pem"
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    with listening(tmp_path, tls={"certificate": certificate}) as node, connect(node) as silent:
+        with context.wrap_socket(connect(node), server_hostname="127.0.0.1") as shaken:
+            assert is_closed(shaken, 4)
+        assert is_closed(silent, 4)
+    assert sum("turned away" in line for line in caplog.messages) == 2
 
 
 def test_an_idle_association_is_aborted(tmp_path: Path) -> None:
