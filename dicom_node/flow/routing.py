@@ -92,7 +92,7 @@ def calls_from(peer: Peer, host: str) -> bool:
 
 
 def _meets(patterns: Sequence[str], value: str) -> bool:
-    bare = value.strip()
+    bare = value.strip().casefold()
     if not bare:
         # an empty pattern is the one way to say "absent"; "*" asks for a value
         return any(not pattern.strip() for pattern in patterns)
@@ -101,4 +101,4 @@ def _meets(patterns: Sequence[str], value: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _pattern(pattern: str) -> re.Pattern[str]:
-    return re.compile(fnmatch.translate(pattern.strip().casefold()), re.IGNORECASE)
+    return re.compile(fnmatch.translate(pattern.strip().casefold()))

@@ -1,0 +1,160 @@
+"""Any order of claims, results, losses and stale tokens: nothing lost, at most one result."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
+from ledgers import NOW, fresh, instance, post, result, route
+
+from dicom_node.errors import Stale
+from dicom_node.job import Reason, Ticket
+from dicom_node.store.ledger import Ledger
+
+ATTEMPTS = 3
+
+
+class Work(RuleBasedStateMachine):
+    """A node, its workers (slow, dead and undead ones) and a broker that loses what it likes."""
+
+    tickets: Bundle[Ticket] = Bundle("tickets")
+    claims: Bundle[tuple[Ticket, str]] = Bundle("claims")
+
+    @initialize()
+    def open(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self.ledger = Ledger.open(fresh(Path(self._folder.name)))
+        self.now = NOW
+        self.sent: dict[str, str] = {}
+        self.accepted: dict[str, str] = {}
+        self.final: dict[str, str] = {}
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        self._folder.cleanup()
+
+    @rule(n=st.integers(0, 4), other=st.booleans())
+    def receive(self, n: int, other: bool) -> None:
+        uid = f"1.2.3.{n}"
+        sha = f"{n + 100 * other:064x}"
+        receipt = self.ledger.receive(instance(n, sha256=sha), [route()], at=self.now)
+        if uid not in self.sent:
+            assert receipt.kind == "new"
+            self.sent[uid] = sha
+        else:
+            assert receipt.kind == ("duplicate" if self.sent[uid] == sha else "conflict")
+
+    @rule(target=tickets, limit=st.integers(1, 4))
+    def hand_out(self, limit: int) -> object:
+        return multiple(*self.ledger.hand_out("phantom", limit, self.now + 10, self.now))
+
+    @rule(ticket=consumes(tickets))
+    def lose_a_message(self, ticket: Ticket) -> None:
+        """The broker forgets it; the ledger is not told."""
+
+    @rule(ticket=tickets)
+    def refuse_a_message(self, ticket: Ticket) -> None:
+        self.ledger.unpublish([ticket])
+
+    @rule(target=claims, ticket=tickets, worker=st.sampled_from(("a", "b")))
+    def claim(self, ticket: Ticket, worker: str) -> object:
+        try:
+            self.ledger.claim(ticket.job, ticket.token, worker, 20, self.now)
+        except Stale:
+            return multiple()
+        return (ticket, worker)
+
+    @rule(claim=claims)
+    def renew(self, claim: tuple[Ticket, str]) -> None:
+        ticket, _ = claim
+        try:
+            self.ledger.renew(ticket.job, ticket.token, 20, self.now)
+        except Stale:
+            return
+        assert self.state(ticket.job) == ("running", ticket.token)
+
+    @rule(claim=claims, is_good=st.booleans(), n=st.integers(1, 99))
+    def report(self, claim: tuple[Ticket, str], is_good: bool, n: int) -> None:
+        ticket, _ = claim
+        state, token = self.state(ticket.job)
+        told = result(ticket, n)
+        if not is_good:
+            reason = Reason(code="not-chest", text="A hip.")
+            told = result(ticket, n, outcome="rejected", reason=reason)
+        try:
+            assert post(self.ledger, ticket, told, self.now)
+        except Stale:
+            assert (state, token) != ("running", ticket.token)
+            assert self.accepted.get(ticket.job) != ticket.token
+            return
+        assert self.accepted.setdefault(ticket.job, ticket.token) == ticket.token
+
+    @rule(claim=claims, counts=st.booleans(), delay=st.sampled_from((0, 5)))
+    def release(self, claim: tuple[Ticket, str], counts: bool, delay: int) -> None:
+        ticket, _ = claim
+        try:
+            self.ledger.release(ticket.job, ticket.token, "x", counts, delay, ATTEMPTS, self.now)
+        except Stale:
+            assert self.state(ticket.job) != ("running", ticket.token)
+
+    @rule(seconds=st.sampled_from((1, 11, 21, -5000)))
+    def time_passes(self, seconds: int) -> None:
+        self.now += seconds
+
+    @rule()
+    def expire(self) -> None:
+        self.ledger.expire(self.now, ATTEMPTS, 100)
+
+    @rule()
+    def retry_failed(self) -> None:
+        self.ledger.retry_failed(self.now)
+
+    @invariant()
+    def nothing_is_lost_and_no_job_has_two_results(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        for uid in self.sent:
+            told = self.ledger.trace(uid)
+            assert len(told["jobs"]) == 1
+            job = told["jobs"][0]
+            results = [s for s in told["stages"] if s["stage"] in ("reported", "rejected")]
+            has_result = job["state"] in ("reported", "rejected")
+            assert len(results) == len(told["objects"]) == len(told["deliveries"]) == has_result
+            assert has_result == (job["job"] in self.accepted)
+            assert job["attempts"] <= ATTEMPTS
+            if job["state"] == "failed":
+                assert job["reason"]
+            if has_result:
+                assert (
+                    self.final.setdefault(uid, told["objects"][0]["file"])
+                    == (told["objects"][0]["file"])
+                )
+        counts = self.ledger.status(self.now)["jobs"]
+        assert sum(counts.values()) == len(self.sent)
+
+    def state(self, job: str) -> tuple[str, str]:
+        with self.ledger.reading() as connection:
+            row = connection.exec_driver_sql(
+                "SELECT state, token FROM jobs WHERE id = ?", (job,)
+            ).one()
+        return (row[0], row[1])
+
+
+TestWork = Work.TestCase
+TestWork.settings = settings(
+    max_examples=12,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
