@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,10 +43,11 @@ _STARTS_WITHIN = 60.0
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TMPDIR", "DCMDICTPATH")
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _SIZ, _JP2 = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  \r\n\x87\n"
-_TRAILER = 4096
+_TRAILER, _FILE_HEAD = 64, 4096
 _FRAME = struct.Struct(">BHHB")
 """Sample precision, lines, samples per line and components of a JPEG frame header."""
-_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+_SOS, _DRI = 0xDA, 0xDD
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +85,36 @@ def inspect(content: memoryview, syntax: str, ds: Dataset) -> Codestream:
         found = _inspect_jpeg_2000(content)
     else:
         raise Rejected("undecodable", "Pixel Data holds no codestream of a known kind.")
-    # EOI of JPEG and EOC of JPEG 2000 are the same. Decoders fill a cut picture silently.
-    if not bytes(content[-_TRAILER:]).rstrip(b"\x00").endswith(b"\xff\xd9"):
+    # EOI of JPEG and EOC of JPEG 2000 are the same, and neither occurs among coded pixels; some
+    # writers pad behind it. Without this check decoders fill a cut picture silently.
+    if b"\xff\xd9" not in bytes(content[-_TRAILER:]):
         raise Rejected("undecodable", "The codestream ends before its end marker.")
     return found
 
 
 def _inspect_jpeg(content: memoryview) -> Codestream:
     """Return the frame header (ITU-T T.81 B.2.2, T.87 C.2.2)."""
-    at = 2
+    found, restarts, at = None, 0, 2
     while at + 10 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]
         if marker == 0xFF:
             at += 1
-        elif marker in _SOF or marker == 0xF7:
+            continue
+        if marker == _SOS:
+            break
+        if marker == _DRI:
+            restarts = int.from_bytes(content[at + 4 : at + 6])
+        if marker in _SOF:
+            if found is not None:
+                raise Rejected("undecodable", "The JPEG codestream has two frame headers.")
             precision, rows, columns, components = _FRAME.unpack(content[at + 4 : at + 10])
             codec = {0xF7: "jpegls", 0xC3: "ljpeg"}.get(marker, "jpeg")
-            return Codestream(codec, rows, columns, precision, components=components)
-        else:
-            at += 2 + int.from_bytes(content[at + 2 : at + 4])
-    raise Rejected("undecodable", "The JPEG codestream has no frame header.")
+            found = Codestream(codec, rows, columns, precision, components=components)
+        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+    if found is None:
+        raise Rejected("undecodable", "The JPEG codestream has no frame header.")
+    # The decoder of "ljpeg" takes restart markers for pixels.
+    return replace(found, codec="ljpeg-r") if restarts and found.codec == "ljpeg" else found
 
 
 def _inspect_jpeg_2000(content: memoryview) -> Codestream:
@@ -259,7 +270,7 @@ def _codestream(content: bytes) -> memoryview:
     frame = fragments[1] if len(fragments) == 2 else memoryview(b"".join(fragments[1:]))
     if bytes(frame[:12]) == _JP2:
         # A JP2 file instead of its codestream: forbidden (PS3.5 A.4.4), yet archives hold some.
-        return frame[max(bytes(frame[:_TRAILER]).find(_SIZ), 0) :]
+        return frame[max(bytes(frame[:_FILE_HEAD]).find(_SIZ), 0) :]
     return frame
 
 

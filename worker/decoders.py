@@ -52,17 +52,25 @@ def decoders() -> dict[str, Callable[[memoryview, Pixels], None]]:
     def into(decode: Callable[..., Any], **options: Any) -> Callable[[memoryview, Pixels], None]:
         return lambda codestream, out: decode(codestream, out=out, **options)
 
+    def of_dcmtk(codestream: memoryview, out: Pixels) -> None:
+        raise NotImplementedError("only DCMTK decodes this; install it")
+
     return {
         "rle": rle,
         "jpeg": into(imagecodecs.jpeg8_decode),
         "ljpeg": into(imagecodecs.ljpeg_decode),
+        "ljpeg-r": of_dcmtk,
         "jpegls": into(imagecodecs.jpegls_decode),
         "jpeg2k": into(imagecodecs.jpeg2k_decode, numthreads=_THREADS),
         "htj2k": into(imagecodecs.htj2k_decode),
     }
 
 
-_OF_DCMTK = {"jpeg": "1.2.840.10008.1.2.4.51", "ljpeg": "1.2.840.10008.1.2.4.57"}
+_OF_DCMTK = {
+    "jpeg": "1.2.840.10008.1.2.4.51",
+    "ljpeg": "1.2.840.10008.1.2.4.57",
+    "ljpeg-r": "1.2.840.10008.1.2.4.57",
+}
 """Codecs that DCMTK's dcmdjpeg knows too, and a transfer syntax under which it takes them."""
 
 

@@ -35,7 +35,7 @@ VERSION = 1
 MOST_BYTES = 160 << 20
 """The largest legal picture and a large header."""
 
-_MOST_READS = 100_000
+_MOST_READS = 30_000
 """Elements, items and fragments; a radiograph has some hundreds."""
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -119,16 +119,17 @@ def _parsed(content: bytes) -> Dataset:
     source = _Counted(content)
     preamble = read_preamble(source, force=True)
     start = source.tell()
-    for is_implicit in (False, True):
+    meta = read_dataset(source, False, True, stop_when=_is_beyond_meta)
+    if not header.word(meta, "TransferSyntaxUID"):
+        # pydicom would try this too, and inflate without a bound.
         source.seek(start)
-        meta = read_dataset(source, is_implicit, True, stop_when=_is_beyond_meta)
-        if header.word(meta, "TransferSyntaxUID") == _DEFLATED:
-            found = _Counted(_inflated(memoryview(content)[source.tell() :]))
-            ds = read_dataset(found, False, True)
-            file_meta = FileMetaDataset(meta)
-            whole = FileDataset(found, ds, preamble, file_meta, False, True)
-            whole.set_original_encoding(False, True, ds._character_set)
-            return whole
+        meta = read_dataset(source, True, True, stop_when=_is_beyond_meta)
+    if header.word(meta, "TransferSyntaxUID") == _DEFLATED:
+        found = _Counted(_inflated(memoryview(content)[source.tell() :]))
+        ds = read_dataset(found, False, True)
+        whole = FileDataset(found, ds, preamble, FileMetaDataset(meta), False, True)
+        whole.set_original_encoding(False, True, ds._character_set)
+        return whole
     source.seek(0)
     ds = dcmread(source, force=True)
     if not header.transfer_syntax(ds):
