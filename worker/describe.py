@@ -215,6 +215,8 @@ def _prepared(ready: Pipeline, path: Path) -> Case:
 def _row(ready: Pipeline, name: str, case: Case, out: Path) -> dict[str, Any]:
     order = ReportOrder(content_datetime=datetime.now().astimezone().replace(microsecond=0))
     row: dict[str, Any] = {"file": name, "sop_instance_uid": case.sop_instance_uid or None}
+    if case.trouble is not None:
+        case.reason = Reason(code="out-of-resources", text=str(case.trouble)[:1024])
     conclusion = ready.conclude(case, order)
     if case.reason is not None:
         row["reason"] = f"{case.reason.code}: {case.reason.text}"

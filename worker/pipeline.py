@@ -35,6 +35,8 @@ class Case:
     radiograph: Radiograph | None = None
     reason: Reason | None = None
     """Why the Instance is not analysed; None while it may be."""
+    trouble: OutOfResources | None = None
+    """Why it was not described this time; another time it may be."""
     description: Description | None = None
     stages_ms: dict[str, float] = field(default_factory=dict)
 
@@ -95,36 +97,27 @@ class Pipeline:
     def describe(self, cases: Sequence[Case], progress: Progress | None = None) -> None:
         """Let the model describe those cases that have a picture, halving on lack of memory.
 
-        Raises
-        ------
-        OutOfResources
-            A single picture does not fit.
+        A single picture that still does not fit leaves its case with ``trouble``.
         """
         waiting = [case for case in cases if case.radiograph is not None and case.reason is None]
         if not waiting:
             return
         started = time.perf_counter()
         for case, said in zip(waiting, self._describe(waiting, progress), strict=True):
-            if isinstance(said, Reason):
-                case.reason = said
-                continue
-            case.description = said
-            case.stages_ms["model"] = round(said.seconds * 1000, 1)
-            if not said.text.strip():
-                case.reason = Reason(code="empty-output", text="The model gave an empty text.")
+            _note(case, said)
         spent = (time.perf_counter() - started) * 1000
         for case in waiting:
             case.stages_ms.setdefault("model", round(spent, 1))
 
     def _describe(
         self, cases: Sequence[Case], progress: Progress | None
-    ) -> list[Description | Reason]:
+    ) -> list[Description | Reason | OutOfResources]:
         pictures = [case.radiograph for case in cases if case.radiograph is not None]
         try:
             return [*self._model.describe(pictures, progress)]
-        except OutOfResources:
+        except OutOfResources as exc:
             if len(cases) == 1:
-                raise
+                return [exc]
         except ChexFractError as exc:
             if len(cases) == 1:
                 return [Reason(code="model-failed", text=f"The model failed: {exc}"[:1024])]
@@ -196,6 +189,19 @@ class Pipeline:
                 for i, document in enumerate(documents)
             ),
         )
+
+
+def _note(case: Case, said: Description | Reason | OutOfResources) -> None:
+    """Write down at its case what came of a picture."""
+    if isinstance(said, OutOfResources):
+        case.trouble = said
+    elif isinstance(said, Reason):
+        case.reason = said
+    else:
+        case.description = said
+        case.stages_ms["model"] = round(said.seconds * 1000, 1)
+        if not said.text.strip():
+            case.reason = Reason(code="empty-output", text="The model gave an empty text.")
 
 
 def algorithm(info: ModelInfo, options: Pixels) -> Algorithm:

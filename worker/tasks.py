@@ -158,15 +158,14 @@ class Desk:
             for ticket in tickets:
                 with self._giving_back(node, ticket):
                     jobs += self._fetch(node, ticket)
-            with self._giving_back(node, *(ticket for ticket, _, _ in jobs)), self._model:
-                self._pulse.moved()
-                self._pipeline.describe([case for _, _, case in jobs], self._pulse.moved)
-                self._pulse.moved()
-            for ticket, claim, case in jobs:
-                if case.description is None and case.reason is None:
-                    continue  # given back above
-                with self._giving_back(node, ticket):
-                    self._post(node, ticket, claim, case)
+            with self._giving_back(node, *(ticket for ticket, _, _ in jobs)):
+                with self._model:
+                    self._pulse.moved()
+                    self._pipeline.describe([case for _, _, case in jobs], self._pulse.moved)
+                    self._pulse.moved()
+                for ticket, claim, case in jobs:
+                    with self._giving_back(node, ticket):
+                        self._post(node, ticket, claim, case)
         finally:
             for ticket in tickets:
                 self._pulse.drop(ticket)
@@ -181,11 +180,13 @@ class Desk:
         content = node.instance(ticket, self._pulse.moved)
         fetched = (time.perf_counter() - started) * 1000
         case = self._pipeline.prepare(content)
-        case.stages_ms["fetch"] = round(fetched, 1)
+        case.stages_ms = {"fetch": round(fetched, 1), **case.stages_ms}
         self._pulse.moved()
         return [(ticket, claim, case)]
 
     def _post(self, node: Node, ticket: Ticket, claim: Claim, case: Case) -> None:
+        if case.trouble is not None:
+            raise case.trouble
         conclusion = self._pipeline.conclude(case, claim.order, ticket.token)
         self._pulse.moved()
         contents = [document.content for document in conclusion.documents]

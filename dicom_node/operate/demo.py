@@ -34,6 +34,9 @@ START_S = 120.0
 REPORT_S = 60.0
 """Longest wait for one report after the worker is there."""
 
+WORKER_IS_READY = b"ready: "
+"""In the log line of a worker that takes jobs from now on."""
+
 NODE_TOML = """\
 # Written by chexfract-node demo.
 [node]
@@ -133,9 +136,12 @@ class _Node:
                 scu.echo("ARCHIVE", self.peer)
             except ChexFractError:
                 time.sleep(0.1)
-            else:
+                continue
+            # The times of the stages are to be those of a node in service, not of a start.
+            if WORKER_IS_READY in self.log.read_bytes():
                 return
-        raise Unreachable(f"the node did not answer C-ECHO within {START_S:.0f} s: {self.log}")
+            time.sleep(0.1)
+        raise Unreachable(f"node and worker were not ready within {START_S:.0f} s: {self.log}")
 
 
 @contextmanager
