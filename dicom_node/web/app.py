@@ -6,7 +6,9 @@ import errno
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -26,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 STOP_S = 1
 """Time that requests in progress have to end when the server stops."""
+
+
+HEAD_S = 10.0
+"""Time that a client has for the head of a request; uvicorn would wait for ever."""
 
 
 def create_app(settings: Settings, ledger: Ledger, spool: Spool, secret: str) -> FastAPI:
@@ -77,6 +83,8 @@ def serve_web(
         timeout_graceful_shutdown=STOP_S,
         limit_concurrency=256,
     )
+    # It would say in three more lines that it starts and ends.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     server = uvicorn.Server(config)
     # In a thread of its own uvicorn leaves this process's signals alone.
     serving = threading.Thread(target=server.run, args=([listening],), name="web")
@@ -86,12 +94,28 @@ def serve_web(
             serving.join(0.01)
         logger.info("pages and job API at http://%s:%d/", *listening.getsockname()[:2])
         ready()
+        silent: dict[Any, float] = {}
         while serving.is_alive() and not stop.wait(0.5):
-            pass
+            silent = _drop_silent(server, silent)
     finally:
         server.should_exit = True
         serving.join(STOP_S + 1)
         listening.close()
+
+
+def _drop_silent(server: uvicorn.Server, before: dict[Any, float]) -> dict[Any, float]:
+    """Close connections that sent no request head for `HEAD_S`; return those that wait."""
+    now = time.monotonic()
+    silent = {}
+    for connection in list(server.server_state.connections):
+        cycle = getattr(connection, "cycle", None)  # the last request, whose answer may be complete
+        if cycle is None or cycle.response_complete:
+            silent[connection, cycle] = before.get((connection, cycle), now)
+    for (connection, _), since in silent.items():
+        transport = getattr(connection, "transport", None)
+        if now - since > HEAD_S and transport is not None:
+            connection.loop.call_soon_threadsafe(transport.close)
+    return silent
 
 
 def _bind(host: str, port: int) -> socket.socket:

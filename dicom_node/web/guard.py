@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 
 from starlette.exceptions import HTTPException
@@ -11,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_BODY = 1 << 20
 MAX_RESULT = 256 << 20
 """Largest result: a Secondary Capture of a whole radiograph fits many times."""
+BODY_S = 30.0
+"""Longest silence in a body; behind its end a handler may wait as long as it likes."""
 
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -70,12 +73,17 @@ class Guard:
 
 
 def _limited(receive: Receive, largest: int) -> Receive:
-    """Return `receive` that ends a body of more than `largest` bytes with 413."""
-    size = 0
+    """Return `receive` that ends a body that is too large (413) or stops coming (408)."""
+    size, is_whole = 0, False
 
     async def receiving() -> Message:
-        nonlocal size
-        message = await receive()
+        nonlocal size, is_whole
+        try:
+            async with asyncio.timeout(None if is_whole else BODY_S):
+                message = await receive()
+        except TimeoutError as exc:
+            raise HTTPException(408, f"nothing came for {BODY_S:g} s") from exc
+        is_whole = not message.get("more_body", False)
         size += len(message.get("body", b""))
         if size > largest:
             raise HTTPException(413, f"more than {largest} bytes")

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import SECRET, Api, serving
 
 from dicom_node.errors import ConfigurationError, Unreachable
+from dicom_node.web import app, guard
 from dicom_node.web.app import serve_web
 
 ADMIN = ("admin", SECRET)
@@ -170,6 +171,43 @@ def test_without_sign_in_only_this_machines_own_names_are_answered(tmp_path: Pat
         rebound = {"Host": f"evil.example:{api.settings.web.port}"}
         assert http.get(api.url + "/", headers=rebound).status_code == 403
         assert http.post(api.url + "/jobs/x/claim", json={}).status_code == 401
+
+
+# Silence
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    connection.settimeout(10)
+    try:
+        return connection.recv(4096)
+    except ConnectionError:
+        return b""
+
+
+def test_clients_that_never_finish_a_head_are_dropped(
+    api: Api, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as the server takes at all; then it serves again."""
+    monkeypatch.setattr(app, "HEAD_S", 0.5)
+    port = api.settings.web.port
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+    try:
+        for number, connection in enumerate(silent):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n"[: number % 30])
+        assert [answer_of(connection) for connection in silent] == [b""] * 300
+        assert http.get("/healthz").status_code == 200
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_a_body_that_stops_coming_is_408(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_S", 0.3)
+    head = f"POST /jobs/x/claim HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", api.settings.web.port)) as connection:
+        connection.sendall(head.encode())
+        assert answer_of(connection).startswith(b"HTTP/1.1 408")
 
 
 # The process
