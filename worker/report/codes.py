@@ -101,6 +101,8 @@ QUALITY: Final = {
     "undecodable": NO_IMAGE,
     "decoder-limits": SOFTWARE_FAILURE,
     "no-text": SOFTWARE_FAILURE,
+    "empty-output": SOFTWARE_FAILURE,
+    "model-failed": SOFTWARE_FAILURE,
     "not-chest": OTHER_FAILURE,
     "lateral-view": POSITIONING,
     "screened-out": OTHER_FAILURE,

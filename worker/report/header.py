@@ -42,8 +42,8 @@ REQUEST = (
 
 # What is left of an ISO 2022 escape sequence: pydicom 3.0.2 keeps that of ISO 2022 IR 58.
 ESCAPE = re.compile(r"\x1b[\x20-\x2f]+[\x30-\x7e]")
-TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?")
-OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
+TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?", re.ASCII)
+OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +111,7 @@ def text(ds: Dataset, keyword: str) -> str:
     value = _value(ds, keyword)
     values = value if isinstance(value, MultiValue) else [value]
     joined = "\\".join("" if part is None else str(part) for part in values)
-    return ESCAPE.sub("", joined)
+    return ESCAPE.sub("", joined).replace("\x1b", "")
 
 
 def _value(ds: Dataset, keyword: str) -> Any:
@@ -232,8 +232,10 @@ def _requests(source: Dataset, study_instance_uid: str) -> Iterable[Dataset]:
 def _legal_date(value: str) -> str:
     """Return a DA value, repaired where its meaning is plain, else empty (PS3.5 6.2)."""
     digits = re.sub(r"[.\-/]", "", value.strip())
+    if not re.fullmatch(r"[0-9]{8}", digits):
+        return ""
     try:
-        date.fromisoformat(digits) if len(digits) == len("YYYYMMDD") else date.fromisoformat("")
+        date.fromisoformat(digits)
     except ValueError:
         return ""
     return digits
