@@ -11,7 +11,7 @@ from worker.report.scope import Scope
 from worker.report.sentences import Sentence, has_foreign_letters, is_loop, sentences
 from worker.report.sites import Site, SiteReader
 from worker.report.tokens import tokenize
-from worker.report.words import Kind, Token
+from worker.report.words import TYPO_TARGETS, Kind, Token
 
 
 class Presence(StrEnum):
@@ -132,9 +132,10 @@ class _Reading:
     denials: list[_Denial] = field(default_factory=list)
     is_void: bool = False  # garbled: nothing of the text is to be trusted
     is_doubtful: bool = False  # not clear enough to call anything absent
-    is_asked: bool = False
+    asked: set[str] = field(default_factory=set)  # bones of questions not answered since
     last: list[_Entry] = field(default_factory=list)  # entries of the latest fracture
     signs: list[Site] = field(default_factory=list)  # bones of the sentence before
+    is_label: bool = False  # the sentence before was "Location: left 5th rib" or the like
 
     def read(self, sentence: Sentence) -> None:
         if len(sentence.body) > _LONGEST_SENTENCE:
@@ -147,27 +148,39 @@ class _Reading:
         elif sentence.is_request:
             self.is_doubtful |= names_fracture and _is_known_before(tokens)
         elif sentence.is_question:
-            self.is_asked |= names_fracture
+            self._ask(tokens)
         elif sentence.has_placeholder and (names_fracture or _names_site(tokens)):
             self.is_doubtful = True
-        elif names_fracture and _is_garbled(tokens):
+        elif names_fracture and (_is_garbled(tokens) or _is_salad(tokens)):
             self.is_doubtful = True
         else:
             self._understand(sentence, tokens)
+
+    def _ask(self, tokens: list[Token]) -> None:
+        if any(t.kind is Kind.FRACTURE for t in tokens):
+            sites = _read_sites(tokens, 0, len(tokens), frozenset())
+            self.asked |= {site.bone for site in sites} or {""}
 
     def _understand(self, sentence: Sentence, tokens: list[Token]) -> None:
         self.is_doubtful |= _is_limited(tokens)
         if _continues(tokens, self.last):
             self._continue(sentence, tokens)
             return
+        if self.last and tokens and _dates_only(tokens):
+            self._date_last(Scope(tokens, 0, 0, len(tokens)))
+            return
         denials = len(self.denials)
         for clause in _clauses(tokens):
-            self._clause(sentence, clause)
-        if sentence.is_last and not sentence.has_end and _is_cut_off(tokens):
+            if self.last and self.last[0].sentence == sentence.verbatim and _is_bare(clause):
+                self._continue(sentence, clause)
+            else:
+                self._clause(sentence, clause)
+        if sentence.is_last and not sentence.has_end and _is_cut_off(sentence.body, tokens):
             self.is_doubtful |= len(self.denials) > denials
             del self.denials[denials:]
-        elif len(self.denials) > denials:
-            self.is_asked = False
+        for denial in self.denials[denials:]:
+            self.asked -= {site.bone for site in denial.sites} or self.asked
+        self.is_label = not any(t.kind is Kind.FRACTURE for t in tokens) and _is_bare(tokens)
         self.signs = _read_sites(tokens, 0, len(tokens), _unrelated(tokens, 0, len(tokens), _BLAND))
 
     def _clause(self, sentence: Sentence, tokens: list[Token]) -> None:
@@ -208,7 +221,7 @@ class _Reading:
         if self._is_anaphor(scope, sites):
             self._date_last(scope)
             return
-        if not sites and self.signs and _points_back(scope):
+        if not sites and self.signs and (self.is_label or _points_back(scope)):
             sites = self.signs
         self.is_void |= any(site.is_garbled for site in sites)
         hedged, hedged_from = scopes.is_hedged(scope)
@@ -265,7 +278,7 @@ class _Reading:
         if entries:
             return Findings(Presence.PRESENT, tuple(e.fracture() for e in entries))
         is_clear = any(not d.is_extra for d in self.denials)
-        if is_clear and not self.is_doubtful and not self.is_asked:
+        if is_clear and not self.is_doubtful and not self.asked:
             return Findings(Presence.ABSENT, ())
         return Findings(Presence.UNDETERMINED, ())
 
@@ -278,15 +291,21 @@ _NOUN_PHRASE = frozenset({
 _LISTING = (Kind.AND, Kind.COMMA, Kind.OR)
 _NAMED = (Kind.NUMBER, Kind.BONE, Kind.LEVEL)
 _BLAND = frozenset({Kind.NORMAL})
-_ALIEN = frozenset({Kind.NOUN, Kind.DEVICE, Kind.NORMAL, Kind.PROPERTY, Kind.ABNORMALITY})
+_ALIEN = frozenset(
+    {Kind.NOUN, Kind.DEVICE, Kind.NORMAL, Kind.PROPERTY, Kind.ABNORMALITY, Kind.REFERENCE}
+)
+_PLACING = frozenset([*"of in on at to through along within across into".split(), "at the"])
+_BARE = frozenset({
+    Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.SEGMENT, Kind.AND, Kind.COMMA,
+    Kind.ARTICLE, Kind.PREPOSITION, Kind.NEUTRAL, Kind.HINT, Kind.COLON,
+})  # fmt: skip
 _CHEST = frozenset(
     "lung lungs lobe heart cardiac cardiomediastinal mediastinum mediastinal base bases apex apices "
     "pneumothorax effusion effusions hemothorax diaphragm hemidiaphragm pleura pleural atelectasis "
     "consolidation contusion pneumonia silhouette aorta trachea hila hilar apical basilar".split()
 )
 _ENGLISH = frozenset(
-    "the is are of and with there in seen at no for was a an on fracture fractures rib ribs "
-    "left right not has have or by from".split()
+    "the is are of and with there in seen at for was a an rib ribs left right has have by from".split()
 )
 
 
@@ -303,6 +322,11 @@ def _exceptions(clause: list[Token]) -> Iterator[list[Token]]:
     at = next((n for n, t in enumerate(clause) if t.kind is Kind.EXCEPT), None)
     if at is None:
         yield clause
+        return
+    comma = next((n for n in range(at, len(clause)) if clause[n].kind is Kind.COMMA), None)
+    if at == 0 and comma:  # "apart from a rib fracture, no fracture"
+        yield clause[1:comma]
+        yield [clause[0], *clause[comma + 1 :]]
         return
     head, tail = clause[: at + 1], clause[at + 1 :]
     yield head
@@ -328,14 +352,32 @@ def _start(tokens: Sequence[Token], before: int, at: int) -> int:
         while start - 1 > before and tokens[start - 1].kind not in (*_NAMED, *_LISTING):
             start -= 1
         return start
-    while start - 1 > before and tokens[start - 1].kind in _NOUN_PHRASE:
-        start -= 1
+    start = _phrase_start(tokens, before, at)
+    if not any(t.kind in _NAMED for t in tokens[start:at]):
+        verb = start
+        while verb - 1 > before and tokens[verb - 1].kind is Kind.VERB:
+            verb -= 1
+        start = _phrase_start(tokens, before, verb) if verb < start else start
+    if tokens[start].kind is Kind.NEGATION:
+        return start
+    comma = next((n for n in range(at, start, -1) if tokens[n].kind is Kind.COMMA), start)
+    if comma > start and not any(t.kind in _NAMED for t in tokens[comma:at]):
+        return comma + 1
     if _looks_ahead(tokens, before):
         heads = [n for n in range(before + 1, at) if tokens[n].kind in (Kind.BONE, Kind.LEVEL)]
         if len(heads) > 1:
             start = max(start, heads[-2] + 1)
     while start < at and tokens[start].kind in _LISTING:
         start += 1
+    return start
+
+
+def _phrase_start(tokens: Sequence[Token], before: int, at: int) -> int:
+    start = at
+    while start - 1 > before and tokens[start - 1].kind in _NOUN_PHRASE:
+        start -= 1
+        if tokens[start].kind is Kind.NEGATION:
+            break
     return start
 
 
@@ -358,9 +400,7 @@ def _unrelated(
     out: set[int] = set()
     start = low
     for end in range(low, high + 1):
-        is_joint = end < high and (
-            tokens[end].kind in _LISTING or tokens[end].text in ("with", "without")
-        )
+        is_joint = end < high and _parts(tokens[end])
         if end < high and not is_joint:
             continue
         part = range(start, end)
@@ -370,8 +410,13 @@ def _unrelated(
     return frozenset(out)
 
 
+def _parts(token: Token) -> bool:
+    is_aside = token.kind is Kind.PREPOSITION and token.text not in _PLACING
+    return is_aside or token.kind in (*_LISTING, Kind.LINK) or token.text == "without"
+
+
 def _is_alien(token: Token, alien: frozenset[Kind]) -> bool:
-    return token.kind in alien or token.text in _CHEST or token.kind is Kind.REFERENCE
+    return token.kind in alien or token.text in _CHEST
 
 
 def _read_sites(tokens: Sequence[Token], low: int, high: int, skip: frozenset[int]) -> list[Site]:
@@ -414,7 +459,9 @@ def _is_vertebral(scope: Scope) -> bool:
 
 def _implied(scope: Scope) -> Site:
     """Return the site of a fracture whose bone is not named."""
-    reader = SiteReader(scope.tokens, _unrelated(scope.tokens, scope.low, scope.high, _ALIEN, scope.at))
+    reader = SiteReader(
+        scope.tokens, _unrelated(scope.tokens, scope.low, scope.high, _ALIEN, scope.at)
+    )
     reader.read(scope.low, scope.high)
     return Site("other", None, reader.side or reader.late_side, None, scope.at)
 
@@ -454,7 +501,8 @@ def _is_device(scope: Scope) -> bool:
         if token.kind is Kind.DEVICE:
             return True
         if token.kind not in ahead or (
-            token.kind is Kind.PREPOSITION and token.text not in ("of", "in", "through", "at", "within")
+            token.kind is Kind.PREPOSITION
+            and token.text not in ("of", "in", "through", "at", "within")
         ):
             break
     back = at - 1
@@ -462,7 +510,16 @@ def _is_device(scope: Scope) -> bool:
         back -= 1
     if back >= scope.low and tokens[back].kind is Kind.DEVICE:
         return True
-    return _is_broken_device(scope, back)
+    return _is_broken_device(scope, back) or _is_said_of_device(scope)
+
+
+def _is_said_of_device(scope: Scope) -> bool:
+    """Read "leads intact without fracture": the last thing named before is a device."""
+    things = (Kind.DEVICE, Kind.BONE, Kind.SKELETON, Kind.LEVEL, Kind.NUMBER, Kind.COMMA, Kind.SIDE,
+              Kind.FRACTURE, Kind.NOUN, Kind.HINT, Kind.UNKNOWN)  # fmt: skip
+    last = next((t for t in reversed(scope.tokens[: scope.at]) if t.kind in things), None)
+    is_last = not any(t.kind in _NAMED for t in scope.tokens[scope.at : scope.high])
+    return last is not None and last.kind is Kind.DEVICE and is_last
 
 
 def _is_broken_device(scope: Scope, back: int) -> bool:
@@ -473,7 +530,17 @@ def _is_broken_device(scope: Scope, back: int) -> bool:
 
 
 def _points_back(scope: Scope) -> bool:
-    words = ("this", "these", "it", "which", "findings", "finding", "appearance", "that", "appearances")
+    words = (
+        "this",
+        "these",
+        "it",
+        "which",
+        "findings",
+        "finding",
+        "appearance",
+        "that",
+        "appearances",
+    )
     return any(t.text in words for t in scope.tokens[: scope.at])
 
 
@@ -482,14 +549,16 @@ def _continues(tokens: list[Token], last: list[_Entry]) -> bool:
     if not last or not _names_site(tokens):
         return False
     kinds = {t.kind for t in tokens}
-    plain = {Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.SEGMENT, Kind.AND, Kind.COMMA,
-             Kind.ARTICLE, Kind.PREPOSITION, Kind.NEUTRAL, Kind.HINT}  # fmt: skip
-    is_unnumbered = all(entry.number is None for entry in last)
-    if kinds <= plain and is_unnumbered:
+    if _is_bare(tokens) and all(entry.number is None for entry in last):
         return True
     begins = tokens[0].text in ("these", "this", "they", "it", "involving", "the")
-    closed = plain | {Kind.INVOLVE, Kind.VERB, Kind.QUALIFIER, Kind.SEEN}
+    closed = _BARE | {Kind.INVOLVE, Kind.VERB, Kind.QUALIFIER, Kind.SEEN}
     return begins and Kind.INVOLVE in kinds and kinds <= closed
+
+
+def _is_bare(tokens: Sequence[Token]) -> bool:
+    """Tell whether the tokens name bones and nothing else."""
+    return _names_site(tokens) and all(t.kind in _BARE for t in tokens)
 
 
 def _names_site(tokens: Sequence[Token]) -> bool:
@@ -521,14 +590,36 @@ def _is_garbled(tokens: Sequence[Token]) -> bool:
     return unknown >= 3 and unknown * 5 > len(words) * 2
 
 
+def _is_salad(tokens: Sequence[Token]) -> bool:
+    """Tell words thrown together: no English sentence has "the of" or "of is"."""
+    copulas = ("is", "are", "was")
+    for one, two in zip(tokens, tokens[1:], strict=False):
+        if one.text in ("the", "a", "an") and (two.text == "of" or two.text in copulas):
+            return True
+        if one.text == "of" and two.text in copulas:
+            return True
+    return False
+
+
 def _is_known_before(tokens: Sequence[Token]) -> bool:
     asking = (Kind.ASKING, Kind.HEDGE, Kind.UNSURE, Kind.QUERY, Kind.NEGATION)
     return not any(t.kind in asking for t in tokens)
 
 
-def _is_cut_off(tokens: Sequence[Token]) -> bool:
+def _dates_only(tokens: Sequence[Token]) -> bool:
+    """Tell whether a sentence says of the fracture before only how old it is: "This is old"."""
+    kinds = (Kind.ARTICLE, Kind.NEUTRAL, Kind.VERB, Kind.AGE, Kind.HEDGE, Kind.QUALIFIER)
+    begins = tokens[0].text in ("this", "it", "these", "they")
+    return begins and all(t.kind in kinds for t in tokens)
+
+
+def _is_cut_off(body: str, tokens: Sequence[Token]) -> bool:
+    """Tell whether a text stops in mid-sentence or in mid-word."""
     if not tokens:
         return False
+    word = body.split()[-1].lower()
+    if tokens[-1].text != word and any(target.startswith(word) for target in TYPO_TARGETS):
+        return True
     open_ended = (Kind.PREPOSITION, Kind.ARTICLE, Kind.AND, Kind.OR, Kind.NEGATION, Kind.VERB,
                   Kind.UNKNOWN, Kind.COMMA, Kind.HEDGE, Kind.SIDE, Kind.UNSURE)  # fmt: skip
     return tokens[-1].kind in open_ended and tokens[-1].text != "no"
@@ -547,7 +638,9 @@ def _normal(tokens: list[Token]) -> list[_Denial]:
         elif token.kind is Kind.ABNORMALITY or token.text in ("finding", "findings"):
             sites = _bones_without(tokens, at)
         if sites is not None:
-            out.append(_Denial(tuple(sites), _near_qualifiers(tokens, at), extra or _is_otherwise(tokens)))
+            out.append(
+                _Denial(tuple(sites), _near_qualifiers(tokens, at), extra or _is_otherwise(tokens))
+            )
     return out
 
 
@@ -574,10 +667,16 @@ def _normal_bones(tokens: list[Token], at: int) -> list[Site] | None:
     while low > 0 and _passes(tokens[low - 1], passed):
         low -= 1
     if not any(t.kind in (Kind.SKELETON, Kind.BONE, Kind.LEVEL) for t in tokens[low:at]):
-        ahead = [t for t in tokens[at + 1 : at + 5] if t.kind not in (Kind.SEEN, Kind.ARTICLE, Kind.SIDE)]
+        ahead = [
+            t for t in tokens[at + 1 : at + 5] if t.kind not in (Kind.SEEN, Kind.ARTICLE, Kind.SIDE)
+        ]
         if not ahead or ahead[0].kind not in (Kind.SKELETON, Kind.BONE):
             return None
-        return [] if ahead[0].kind is Kind.SKELETON else _read_sites(tokens, at + 1, at + 5, frozenset())
+        return (
+            []
+            if ahead[0].kind is Kind.SKELETON
+            else _read_sites(tokens, at + 1, at + 5, frozenset())
+        )
     if any(t.kind is Kind.SKELETON for t in tokens[low:at]):
         return []
     return _read_sites(tokens, low, at, frozenset())
@@ -608,7 +707,11 @@ def _bones_without(tokens: list[Token], at: int) -> list[Site] | None:
     near = [t.kind for t in tokens[low:high]]
     if Kind.SKELETON in near:
         return []
-    return _read_sites(tokens, low, high, frozenset()) if Kind.BONE in near or Kind.LEVEL in near else None
+    return (
+        _read_sites(tokens, low, high, frozenset())
+        if Kind.BONE in near or Kind.LEVEL in near
+        else None
+    )
 
 
 def _merged(entries: list[_Entry]) -> list[_Entry]:
@@ -641,7 +744,8 @@ def _side_of(group: _Entry) -> str | None:
 def _is_twin(one: _Entry, two: _Entry) -> bool:
     if (one.bone, one.number) != (two.bone, two.number):
         return False
-    if one.number is None and one.bone in ("rib", "vertebra") and one.age and two.age:
+    is_group = one.number is None and one.bone in ("rib", "vertebra")
+    if is_group and one.age and two.age and one.sentence != two.sentence:
         return one.side == two.side and one.age == two.age
     return one.side == two.side or None in (one.side, two.side)
 

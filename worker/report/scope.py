@@ -74,7 +74,9 @@ def _reaches(scope: Scope, negation: int) -> bool | None:
             noun = governed = False
         elif token.kind is Kind.COLON:
             return False
-        elif token.kind in _NOUNS:
+        elif token.kind is Kind.CARRIER:
+            noun = noun and governed
+        elif _is_noun(token) or _is_healing_itself(tokens, at):
             noun = True
             if governed:
                 bone_since = True
@@ -88,6 +90,17 @@ def _reaches(scope: Scope, negation: int) -> bool | None:
     if noun and governed:
         return False
     return True if joint is None else _carries_on(scope, joint)
+
+
+def _is_noun(token: Token) -> bool:
+    return token.kind in _NOUNS or (token.kind is Kind.NEUTRAL and token.value != "")
+
+
+def _is_healing_itself(tokens: Sequence[Token], at: int) -> bool:
+    """Tell the noun of "no healing of the fracture" from the adjective of "no healing fracture"."""
+    after = tokens[at + 1]
+    is_noun = after.kind in (Kind.PREPOSITION, Kind.COMMA, Kind.AND) or after.kind in _PREDICATES
+    return tokens[at].value == "healing" and (is_noun or "callus" in tokens[at].text)
 
 
 def _leads_to_link(tokens: Sequence[Token], at: int, end: int) -> bool:
@@ -134,15 +147,20 @@ def _until_predicate(tokens: Sequence[Token]) -> Sequence[Token]:
 def _is_denied_later(scope: Scope) -> bool | None:
     """Read "is not seen", "none" and "absent" after the fracture."""
     tokens = scope.tokens
-    own_noun = False
+    own_noun = is_apart = False
     for at in range(scope.at + 1, scope.high):
         token = tokens[at]
-        if token.kind in _STOPS:
+        if token.kind in _STOPS or (token.kind in (Kind.ABSENT, Kind.NEGATION) and is_apart):
             return False
-        if token.kind in _NOUNS and token.kind is not Kind.FRACTURE:
+        if token.kind in _JOINTS:
+            is_apart, own_noun = False, own_noun and token.kind is not Kind.COMMA
+        elif (_is_noun(token) or token.kind is Kind.AGE) and token.kind is not Kind.FRACTURE:
             own_noun = True
+            is_apart = _is_specific(scope) and any(
+                t.kind in _JOINTS for t in tokens[scope.at + 1 : at]
+            )
         if token.kind is Kind.ABSENT or (token.text == "no" and at == len(tokens) - 1):
-            return None if own_noun else _is_plain_absence(tokens, at)
+            return None if own_noun else _is_plain_absence(scope, at)
         if token.kind is Kind.NEGATION and token.value == "not" and _is_unseen(tokens, at):
             return None if own_noun else True
         if token.kind is Kind.NEGATION and token.value == "no":
@@ -150,10 +168,25 @@ def _is_denied_later(scope: Scope) -> bool | None:
     return False
 
 
-def _is_plain_absence(tokens: Sequence[Token], at: int) -> bool | None:
-    """Tell "has been excluded" from "to be excluded" and "not absent"."""
+def _is_plain_absence(scope: Scope, at: int) -> bool | None:
+    """Tell "fracture: none" from "none displaced", "has been excluded" from "to be excluded"."""
+    tokens = scope.tokens
+    rest = tokens[at + 1 : scope.high]
+    if tokens[at].text == "none" and not all(
+        t.kind in (Kind.SEEN, Kind.VERB, Kind.NEUTRAL, Kind.CARRIER, Kind.COMMA) for t in rest
+    ):
+        return False
     before = tokens[max(0, at - 3) : at]
-    return None if any(t.kind is Kind.NEGATION or t.text in ("to", "if") for t in before) else True
+    if any(t.kind is Kind.NEGATION or t.text in ("to", "if", "should", "must") for t in before):
+        return None
+    is_apart = any(t.kind is Kind.COMMA for t in tokens[scope.at : at])
+    return None if _is_specific(scope) and is_apart else True
+
+
+def _is_specific(scope: Scope) -> bool:
+    """Tell whether a side, number or level is named, as reports do with what they found."""
+    named = (Kind.NUMBER, Kind.SIDE, Kind.LEVEL)
+    return any(t.kind in named for t in scope.tokens[scope.low : scope.high])
 
 
 def _is_unseen(tokens: Sequence[Token], at: int) -> bool:
@@ -170,8 +203,12 @@ def _is_unseen(tokens: Sequence[Token], at: int) -> bool:
 def _is_ellipsis(tokens: Sequence[Token], at: int) -> bool:
     """Read "fracture: no evidence", "fractures - none seen"."""
     rest = tokens[at + 1 :]
-    kinds = (Kind.CARRIER, Kind.SEEN, Kind.COMMA, Kind.QUALIFIER, Kind.AGE, Kind.VERB)
-    return all(t.kind in kinds for t in rest) and tokens[at - 1].kind in (Kind.COLON, Kind.COMMA)
+    kinds = (Kind.CARRIER, Kind.SEEN, Kind.COMMA, Kind.VERB)
+    return (
+        bool(rest)
+        and all(t.kind in kinds for t in rest)
+        and tokens[at - 1].kind in (Kind.COLON, Kind.COMMA)
+    )
 
 
 def is_doubted(scope: Scope) -> bool:
@@ -275,8 +312,8 @@ def _hedges_forward(scope: Scope, at: int) -> bool:
     for token in scope.tokens[at + 1 : scope.at]:
         if token.kind is Kind.FRACTURE or token.kind in _STOPS:
             return False
-        noun = noun or token.kind in (Kind.NOUN, Kind.DEVICE)
-        if noun and (token.kind in (*_JOINTS, *_PREDICATES) or token.text == "with"):
+        noun = noun or token.kind in (Kind.NOUN, Kind.DEVICE, Kind.UNKNOWN)
+        if noun and token.kind in (*_JOINTS, *_PREDICATES, Kind.PREPOSITION):
             return False
     return True
 
@@ -295,7 +332,15 @@ def _hedges_back(scope: Scope, at: int) -> bool:
 
 def _is_alternative(scope: Scope) -> bool:
     """Read "fracture or artifact"."""
-    mimics = ("artifact", "overlap", "foramen", "superimposition", "summation", "groove", "overlapping")
+    mimics = (
+        "artifact",
+        "overlap",
+        "foramen",
+        "superimposition",
+        "summation",
+        "groove",
+        "overlapping",
+    )
     tokens = scope.tokens
     return any(
         token.kind is Kind.OR and any(t.text in mimics for t in tokens[at + 1 : at + 5])
@@ -329,7 +374,7 @@ def _is_of_fracture(scope: Scope, at: int) -> bool:
             return False
         if token.kind in (*_NOUNS, Kind.SKELETON) and not is_history:
             return False
-        if token.kind is Kind.COMMA and is_history:
+        if token.kind is Kind.COMMA and (is_history or tokens[at].text in _LATE_ONLY):
             return False
     return True
 

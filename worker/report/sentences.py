@@ -31,14 +31,17 @@ _HEADING = re.compile(
 _BOUNDARY = re.compile(
     r"""(?<!\b[lL][tT])(?<!\b[rR][tT])(?<!\b[lLrR])(?<!\bvs)(?<!\bVS)(?<!\be\.g)(?<!\bi\.e)
         (?<!\bapprox)(?<!\b[dD]r)(?<!\brib\s[nN]o)(?<!^\d)(?<!\n\d)(?<!\s\d)
-        [.!?]+["')\]]*(?=\s|$|[A-Za-z]{2})
+        [.!]+["')\]]*(?=\s|$|[A-Za-z]{2})
+      |(?<=[\w)\]"'])[?]+["')\]]*(?=\s|$)
       |(?<=\d)[.](?=\s*$)
       |(?<=\s\d)[.](?=\s+[^\d\s])
       |\n\s*\n|\n(?=\s*(?:[-\u2022\u25cf>]|\d{1,2}[.)]\s))""",
     re.VERBOSE,
 )
 _MARKER = re.compile(r"^\s*(?:[-\u2022\u25cf>]+\s*|\(?\d{1,2}[.)]\s+|[a-z]\)\s+)", re.IGNORECASE)
-_INNER_MARKER = re.compile(r"(?<=[.;:,)a-z])\s+\(?\d{1,2}\)\s+|(?<=[.;:])\s+\d{1,2}\.\s+", re.IGNORECASE)
+_INNER_MARKER = re.compile(
+    r"(?<=[.;:,)a-z])\s+\(?\d{1,2}\)\s+|(?<=[.;:])\s+\d{1,2}\.\s+", re.IGNORECASE
+)
 _UNFINISHED = re.compile(
     r"(?:\b(?:of|the|a|an|no|not|and|or|with|without|in|on|is|are|to|for|involving|evidence|any"
     r"|left|right|there|at|by|,|-))\s*$",
@@ -49,19 +52,26 @@ _QUESTION = re.compile(
     r"[^.]*\?\W*$",
     re.IGNORECASE,
 )
+_ORDER = re.compile(
+    r"\W*(?:please\s+)?(?:report|list|output|name|identify|describe|locate|find|give|provide|write|specify"
+    r"|answer|tell|mark|count|analy[sz]e|generate|interpret|examine|review|determine|detect|explain)"
+    r"\s+(?!of\b)\w",
+    re.IGNORECASE,
+)
 _PLACEHOLDER = re.compile(
     r"\[(?![^\]]*(?:\d|left|right|first|second|third|\w+th\b))[^\]]{0,40}\]"
     r"|\{(?![^}]*[\":])[^}]{0,40}\}|<[a-z][a-z _-]{0,30}>"
-    r"|(?<!to )(?<!since )(?<!from )(?<!dated )(?<!and )(?<!Dr )_{2,}|\bx{3,}\b|\?{3,}"
+    r"|(?<!to )(?<!since )(?<!from )(?<!dated )(?<!and )(?<!Dr )(?<!_)_{2,}|\bx{3,}\b|\?{3,}"
     r"|\b(?:left\s*/\s*right|right\s*/\s*left|l\s*/\s*r|yes\s*/\s*no|present\s*/\s*absent"
     r"|absent\s*/\s*present|none\s*/\s*present)\b|\b(?:insert|specify|placeholder|tbd|n/a)\b|%[sd]\b"
-    r"|\(s\)\s*\(|\$\w+|\.{3,}\s+rib",
+    r"|\((?:side|number|location|level|bone|rib number|region|s)\)|\b[nx]th\b|\bxx\b|\$\w+|\.{3,}\s+rib",
     re.IGNORECASE,
 )
 _FOREIGN_LETTER = re.compile(
     r"[\u0370-\u03ff\u0400-\u04ff\u0590-\u06ff\u0900-\u0dff\u0e00-\u0eff\u1100-\u11ff"
     r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 )
+_WIDE = re.compile(r"\s{4,}")
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -80,15 +90,18 @@ class Sentence:
 
 def sentences(text: str) -> list[Sentence]:
     """Return the sentences of `text`, at most `LONGEST` characters of it, in order."""
-    text = _INNER_MARKER.sub("\n\n", _blank(_MARKUP, _blank(_ECHO, text[:LONGEST])))
+    text = _WIDE.sub(_narrow, text[:LONGEST])
+    text = _INNER_MARKER.sub("\n\n", _blank(_MARKUP, _blank(_ECHO, text)))
     pieces = [piece for part in _sections(text) for piece in _split(*part)]
-    if pieces:
-        last, is_request = pieces[-1]
-        pieces[-1] = (last, is_request)
     return [
         _sentence(piece, is_request, at == len(pieces) - 1)
         for at, (piece, is_request) in enumerate(pieces)
     ]
+
+
+def _narrow(gap: re.Match[str]) -> str:
+    lines = gap.group().count("\n")
+    return "\n\n" if lines > 1 else "\n" if lines else " "
 
 
 def _blank(pattern: re.Pattern[str], text: str) -> str:
@@ -142,7 +155,7 @@ def _sentence(piece: str, is_request: bool, is_last: bool) -> Sentence:
     return Sentence(
         verbatim=verbatim,
         body=body,
-        is_request=is_request,
+        is_request=is_request or bool(_ORDER.match(body)),
         is_question=body.rstrip("\"') ").endswith("?") or bool(_QUESTION.search(body)),
         has_placeholder=bool(_PLACEHOLDER.search(body)),
         is_last=is_last,
@@ -166,7 +179,7 @@ def is_loop(text: str) -> bool:
     if any(n >= 9 and "#" in s for s, n in counted.items()):
         return True
     words = _WORD.findall(text)
-    return _repeats(words, 4) or _repeats([re.sub(_NUMERAL, "#", w) for w in words], 8)
+    return _repeats(words, 3) or _repeats([re.sub(_NUMERAL, "#", w) for w in words], 8)
 
 
 _NUMERAL = (
@@ -176,12 +189,12 @@ _NUMERAL = (
 
 
 def _repeats(words: list[str], times: int) -> bool:
-    """Tell whether up to eight words follow themselves `times` times."""
+    """Tell whether up to eight words follow themselves `times` times, once more for one or two."""
     for period in range(1, 9):
         run = 0
         for at in range(period, len(words)):
-            run = run + 1 if words[at] == words[at - period] and words[at] else 0
-            if run >= period * (times - 1) and (
+            run = run + 1 if words[at] == words[at - period] else 0
+            if run >= period * (times - (period > 2)) and (
                 set(words[at - period + 1 : at + 1]) != {"#"}
             ):
                 return True

@@ -37,6 +37,7 @@ class SiteReader:
     knows_ribs: bool = False
     sites: list[Site] = field(default_factory=list)
     side: str | None = None
+    side_at: int = -1
     late_side: str | None = None
     segment: str | None = None
     hint: str | None = None
@@ -53,6 +54,7 @@ class SiteReader:
             Kind.SEGMENT: self._segment,
             Kind.HINT: self._hint,
         }
+        high = min(high, len(self.tokens))
         for at in range(low, high):
             reader = readers.get(self.tokens[at].kind)
             if reader and at not in self.skip:
@@ -102,14 +104,14 @@ class SiteReader:
         return False
 
     def _has_listed_neighbour(self, at: int, high: int) -> bool:
-        joints = (Kind.AND, Kind.COMMA, Kind.OR)
-        for step in (-1, 1):
-            near, far = at + step, at + 2 * step
-            if 0 <= far < high and self.tokens[near].kind in joints:
-                if self.tokens[far].kind is Kind.NUMBER:
-                    return True
-                if self.tokens[far].kind in joints and 0 <= far + step < high:
-                    return self.tokens[far + step].kind is Kind.NUMBER
+        between = (Kind.AND, Kind.COMMA, Kind.OR, Kind.SIDE, Kind.HEDGE, Kind.ARTICLE)
+        for near in (
+            self.tokens[at + 1 : min(at + 5, high)],
+            self.tokens[max(0, at - 4) : at][::-1],
+        ):
+            other = next((t.kind for t in near if t.kind not in between), None)
+            if other is Kind.NUMBER and near[0].kind is not Kind.NUMBER:
+                return True
         return False
 
     def _is_elsewhere(self, at: int, high: int) -> bool:
@@ -117,7 +119,9 @@ class SiteReader:
         if after is None:
             return False
         is_space = after.text in ("intercostal", "interspace", "space", "line", "time")
-        is_fraction = after.kind is Kind.PREPOSITION and self.tokens[at].text == "third"
+        is_fraction = self.tokens[at].text == "third" and (
+            after.kind is Kind.PREPOSITION or (after.kind is Kind.BONE and after.value != "rib")
+        )
         return is_space or is_fraction or (after.kind is Kind.BONE and after.value == "other")
 
     def _level(self, at: int, _high: int) -> None:
@@ -127,8 +131,10 @@ class SiteReader:
     def _bone(self, at: int, _high: int) -> None:
         bone = self.tokens[at].value
         if bone == "rib" and self.pending:
+            is_between = self.side_at > 0 and self.tokens[self.side_at - 1].kind is Kind.NUMBER
             for site in self.pending:
-                site.side = site.side or self.side
+                if site.side is None or (is_between and site.at < self.side_at):
+                    site.side = self.side
                 site.segment = site.segment or self.segment
             self.pending = []
             return
@@ -136,6 +142,8 @@ class SiteReader:
         if last and bone == "scapula" and last.bone in _PARTS and self._is_owner(last.at, at):
             last.side = last.side or self.side
             return
+        if last and bone == "scapula" and last.bone == "vertebra" and self._is_owner(last.at, at):
+            self.sites.pop()
         if last and bone in _PARTS and last.bone == "scapula" and last.at == at - 1:
             self.sites.pop()
         self._add(bone, None, at).segment = _own_segment(self.tokens[at]) or self.segment
@@ -153,7 +161,7 @@ class SiteReader:
             return
         unsided = [s for s in self.sites if s.side is None and s.bone not in MIDLINE]
         if after in (*_BONES, Kind.FRACTURE, Kind.UNKNOWN) or not unsided:
-            self.side = value
+            self.side, self.side_at = value, at
         else:
             for site in unsided:
                 site.side = value

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, lru_cache
 
 from worker.report.words import (
@@ -29,6 +30,7 @@ _ABBREVIATIONS = (
     (re.compile(r"\by/o\b"), "year old"),
     (re.compile(r"\band\s*/\s*or\b"), "or"),
     (re.compile(r"&"), " and "),
+    (re.compile(r"(?<![a-z])([ivx]+)-([ivx]+)(?![a-z])"), r"\1 to \2"),
     (re.compile(r"\(\s*\?+\s*\)|\?{2,}(?=.*\w)"), " possible mark "),
     (re.compile(r"(?<=rib )(?:no|nr|num|number)\.?\s*(?=\d{1,2}\b)|#\s*(?=\d)"), ""),
 )
@@ -40,13 +42,15 @@ _PIECE = re.compile(
     |(?P<level>(?:(?<![a-z0-9])(?:th|[ctdl])[-\s]?|(?<=thoracic\s)t?|(?<=lumbar\s)l?)\d{1,2}
         (?!\d|\s?(?:st|nd|rd|th)\b))
     |(?P<sided>(?<![a-z0-9])r\d{1,2}(?!\d|\s?(?:st|nd|rd|th)\b))
-    |(?P<ordinal>\d{1,3}\s?(?:st|nd|rd|th)(?![a-z]))
+    |(?P<ordinal>\d{1,3}\s?(?:st|nd|rd|th|ht|tn|rth)(?=ribs?\b|\b))
     |(?P<digit>\d+(?:\.\d+)?)
     |(?P<word>[^\W\d_]+)
     |(?P<mark>[,;:()/?-])""",
     re.VERBOSE,
 )
 _MARKS = {"?": Kind.QUERY, ";": Kind.BREAK, ":": Kind.COLON, ",": Kind.COMMA}
+_BEYOND_RIBS = re.compile(r"zeroth|\w+teenth|\w+tieth")
+_ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
 _TO = {"to", "through", "thru", "till", "until", "-"}
 _REGIONS = {"thoracic": "T", "dorsal": "T", "lumbar": "L", "cervical": "C"}
 _COLUMN = tuple(f"{region}{n}" for region, top in (("C", 7), ("T", 12), ("L", 5))
@@ -85,7 +89,7 @@ def _vocabulary() -> frozenset[str]:
 def tokenize(sentence: str) -> list[Token]:
     """Return the tokens of one sentence, numbers and levels expanded, in reading order."""
     tokens = list(_matched(list(_pieces(sentence))))
-    return _ranges(_vertebrae(_side_letters(tokens)))
+    return _ranges(_vertebrae(_rib_names(tokens)))
 
 
 def _pieces(sentence: str) -> Iterator[tuple[str, str]]:
@@ -118,9 +122,10 @@ def _matched(pieces: list[tuple[str, str]]) -> Iterator[Token]:
             at += 1
             continue
         for words, meaning, value in _phrases().get(piece, ()):
-            if all(p == ("word", w) for p, w in zip(pieces[at:], words, strict=False)) and len(
-                words
-            ) <= len(pieces) - at:
+            if (
+                all(p == ("word", w) for p, w in zip(pieces[at:], words, strict=False))
+                and len(words) <= len(pieces) - at
+            ):
                 yield _word(meaning, value, " ".join(words))
                 at += len(words)
                 break
@@ -139,6 +144,10 @@ def _word(kind: Kind, value: str, text: str) -> Token:
 def _single(piece: str) -> Token:
     if piece in {"l", "r"}:
         return Token(Kind.SIDE, "left" if piece == "l" else "right", piece)
+    if _BEYOND_RIBS.fullmatch(piece):
+        return Token(Kind.NUMBER, "99", piece, "ordinal")
+    if not piece.isascii():
+        return Token(Kind.FOREIGN, "", piece)
     known = piece in PLAIN or piece in {"s", "t", "d", "c"}
     return Token(Kind.NEUTRAL if known else Kind.UNKNOWN, "plain" if known else "", piece)
 
@@ -164,13 +173,15 @@ def _number_or_mark(kind: str, piece: str) -> Iterator[Token]:
         yield Token(_MARKS.get(piece, Kind.COMMA), "", piece)
 
 
-def _side_letters(tokens: list[Token]) -> list[Token]:
-    """Read the L of "L5-7 ribs" as left: ribs have numbers, and no rib is called L5."""
+def _rib_names(tokens: list[Token]) -> list[Token]:
+    """Read the L of "L5-7 ribs" as left, since no rib is called L5, and "rib VI" as the sixth."""
     out: list[Token] = []
     for at, token in enumerate(tokens):
         if token.kind is Kind.LEVEL and token.value[0] == "L" and _among_ribs(tokens, at):
             out.append(Token(Kind.SIDE, "left", "l"))
             out.append(Token(Kind.NUMBER, token.value[1:], token.text, "digit"))
+        elif token.text in _ROMAN and _among_ribs(tokens, at):
+            out.append(Token(Kind.NUMBER, str(_ROMAN.index(token.text) + 1), token.text, "digit"))
         else:
             out.append(token)
     return out
@@ -180,17 +191,22 @@ _LISTED = (Kind.NUMBER, Kind.LEVEL, Kind.AND, Kind.COMMA, Kind.OR, Kind.SIDE, Ki
 
 
 def _among_ribs(tokens: list[Token], at: int) -> bool:
-    after = next((t for t in tokens[at + 1 : at + 24] if t.kind not in _LISTED), None)
+    after = next((t for t in tokens[at + 1 : at + 24] if not _is_listed(t)), None)
     if after is not None and after.kind is Kind.BONE:
         return after.value == "rib"
-    before = next((t for t in reversed(tokens[max(0, at - 24) : at]) if t.kind not in _LISTED), None)
+    before = next((t for t in reversed(tokens[max(0, at - 24) : at]) if not _is_listed(t)), None)
     return before is not None and before.value == "rib"
+
+
+def _is_listed(token: Token) -> bool:
+    return token.kind in _LISTED or token.text in _TO or token.text in _ROMAN
 
 
 def _vertebrae(tokens: list[Token]) -> list[Token]:
     """Turn "eighth thoracic vertebra" and the 9 of "T8 and 9" into levels."""
     out = list(tokens)
-    for at, token in enumerate(tokens):
+    for at in range(len(tokens)):
+        token = out[at]
         region = _REGIONS.get(token.text.split(" ")[0])
         if region and token.kind in (Kind.HINT, Kind.BONE):
             back = at - 1
@@ -198,6 +214,10 @@ def _vertebrae(tokens: list[Token]) -> list[Token]:
                 if tokens[back].kind is Kind.NUMBER:
                     out[back] = Token(Kind.LEVEL, region + tokens[back].value, tokens[back].text)
                 back -= 1
+            if at + 1 < len(tokens) and tokens[at + 1].form == "digit" and token.kind is Kind.BONE:
+                out[at + 1] = replace(
+                    tokens[at + 1], kind=Kind.LEVEL, value=region + tokens[at + 1].value
+                )
         elif token.kind is Kind.NUMBER and token.form == "digit":
             out[at] = _leveled(out, tokens, at)
     return out

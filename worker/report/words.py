@@ -73,11 +73,11 @@ TABLE: dict[Kind, str] = {
             compressive deformities, vertebral compression, compression of the vertebral body,
             biconcave compression deformity""",
     Kind.BONE: """
-        rib: rib, ribs, rib s, ribb, ribbs, costal, rib cage, ribcage, costal arch, costal arches
+        rib: rib, ribs, rib s, rbi, ribes, ribd, ribb, ribbs, costal, rib cage, ribcage, costal arch, costal arches
         clavicle: clavicle, clavicles, collarbones, clavicular, collarbone, collar bone, clavical, clavicals, midclavicle,
             claviculae
-        scapula: scapula, scapulas, shoulder blades, scapulae, scapular, shoulder blade, scapular spine, spine of the scapula,
-            spine of scapula, spine of the left scapula, spine of the right scapula, scapular body
+        scapula: scapula, scapulas, scapulae, scapular, shoulder blade, shoulder blades,
+            scapular spine, scapular body
         humerus: humerus, humeral, humeri, humerous, humoral, greater tuberosity,
             lesser tuberosity, greater tubercle, upper arm bone, humeral head, humeral neck,
             surgical neck
@@ -147,7 +147,7 @@ TABLE: dict[Kind, str] = {
             acuity indeterminate, chronicity indeterminate, chronicity uncertain,
             indeterminate age and, acute on chronic, not acute, nonacute, age unclear,
             unhealed, nonhealed, non acute, not old, not healed, not healing, not new, not chronic,
-            no healing, no callus, no callus formation, without callus, without callus formation,
+            without callus, without callus formation,
             no evidence of healing, without healing, without evidence of healing, no signs of healing,
             no interval healing, without interval healing, no significant healing,
             no significant interval healing, nonhealing, not acute appearing, acute or chronic,
@@ -167,7 +167,7 @@ TABLE: dict[Kind, str] = {
             favors, felt to represent, thought to represent, appears to be, appear to be,
             seems to be, seem to be, appears to represent, may have, could have, might have,
             conceivable, conceivably, possible mark, raising concern for, raises concern for,
-            raises suspicion for, raising suspicion for, indeterminate for, equivocal for,
+            raises suspicion for, raising suspicion for, equivocal for,
             may correspond to, could correspond to, probably represents, likely represents,
             likely represent, probably represent, most likely, very likely, most probably,
             believed to be, believed to represent, may relate to, may be due to, may be related to,
@@ -184,6 +184,7 @@ TABLE: dict[Kind, str] = {
     Kind.NEGATION: """
         no: no, zero, nil, without any, without definite, no signs of, free of, free from,
             absence of, lack of, lacks, never, neither, nor, without, negative for,
+            negative examination for, negative exam for, negative study for, negative radiograph for,
             devoid of, no sign of, none of, any absence of, fails to show, fail to show,
             failed to show, failed to demonstrate, fails to demonstrate, nonvisualization of,
             any of
@@ -215,7 +216,8 @@ TABLE: dict[Kind, str] = {
             no longer seen, no longer visible, no longer visualized, no longer identified,
             no longer evident, no longer present, no longer apparent, no longer appreciated,
             resolved, doubtful, doubted, inconclusive, improbable, not definite, in doubt,
-            in question, debatable, be difficult to see, difficult to detect, difficult to identify,
+            in question, debatable, neither confirmed nor excluded, nor excluded,
+            neither be confirmed nor excluded, indeterminate, be difficult to see, difficult to detect, difficult to identify,
             not definitive, not specific for, not diagnostic, improbably, not certain,
             not entirely clear, not clear, not be detected, not be demonstrated, be inapparent,
             remain a possibility, remain possible, not fully excluded, not likely
@@ -295,7 +297,7 @@ TABLE: dict[Kind, str] = {
             intra articular, intraarticular, extra articular, two part, three part, four part, first time""",
     Kind.CARRIER: """
         : evidence, sign, signs, finding, findings, indication of, suggestion of, appearance,
-            appearances, feature, features, radiographic evidence, case, signal, features of,
+            appearances, feature, features, radiographic evidence, case, signal, features of, area, areas, focus, foci,
             hint, stigmata, proof, trace, presence, imaging evidence, plain film evidence""",
     Kind.LINK: """
         : to suggest, suggestive, such as, including, e g, like, to indicate, that would suggest,
@@ -392,11 +394,12 @@ TABLE: dict[Kind, str] = {
         : but, however, although, though, whereas, while, yet, nevertheless, nonetheless,
             despite this, even though, instead""",
     Kind.NEUTRAL: """
-        : aspect, aspects, portion, portions, part, parts, arc, arcs, arch, arches, third,
+        noun: aspect, aspects, portion, portions, part, parts, arc, arcs, arch, arches,
             thirds, segment, segments, margin, margins, surface, end, region, regions, level,
-            levels, border, process, location, locations, group, one, as, it, they, we, i, such, only, just, now,
+            levels, border, location, locations, group, junction
+        : process, appearing, looking, one, as, it, they, we, i, such, only, just, now,
             today, which, who, where, well, respectively, includes, include, included, which are, number, no number,
-            midaxillary, axillary, midclavicular, line, junction, costochondral, costovertebral,
+            midaxillary, axillary, midclavicular, line, costochondral, costovertebral,
             seen best, best, please note, when, not seen on prior, not seen previously,
             not previously seen, not present previously, not present on prior, year old, years old,
             yr old, y o, yo, not visible on prior, not seen on the prior, previously seen,
@@ -416,8 +419,8 @@ TABLE: dict[Kind, str] = {
             radiograph shows, x ray, xray, xr, cxr, ap, pa, shows a, he, she, very, quite, too, compared, comparison, compared with, compared to,
             prior study, prior exam, prior examination, prior radiograph, prior radiographs,
             prior film, prior ct, prior chest, previous study, previous exam, previous examination,
-            previous radiograph, previous film, compared to prior, since prior, from prior,
-            on prior, since previous, compared to previous, prior imaging, previous imaging, old films, old film,
+            previous radiograph, previous film, compared to prior, since prior,
+            since previous, compared to previous, prior imaging, previous imaging, old films, old film,
             old studies, new line, new paragraph, status post fall, status post mvc, status post mva, status post trauma,
             status post motor vehicle, history of trauma, history of fall, history of pain,
             history of malignancy, history of cancer, following fall, fell, mvc, mva, male, female, man, woman""",
@@ -430,7 +433,7 @@ TABLE: dict[Kind, str] = {
             izquierda, izquierdo, derecha, derecho, esquerda, esquerdo, direita, direito, gauche,
             droite, droit, links, rechts, linken, rechten, sinistra, destra, sinistro, destro,
             linke, rechte, linker, rechter,
-            costilla, costillas, costela, costelas, costale, costales, cote, cotes, rippe, rippen,
+            cotes, cote, costilla, costillas, costela, costelas, costale, costales, cote, cotes, rippe, rippen,
             ribben, ribbe, hay, observan, observa, visible en, nessuna, nessun, ingen, inga,
             geen, niet, ikke, ej, clavicula, klavikula, schlusselbein, wirbel, nachweisbar, visibles,
             ist, sind, est, sont, sono, je, nie, bez, yok, tidak, ada, ei, och, og,
@@ -439,7 +442,9 @@ TABLE: dict[Kind, str] = {
 }
 
 CARDINALS = "one two three four five six seven eight nine ten eleven twelve".split()
-ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+ORDINALS = (
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+)
 NUMBER_TYPOS = {
     "frist": 1, "firt": 1, "secnd": 2, "thrid": 3, "forth": 4, "fith": 5, "fifht": 5, "fiftth": 5,
     "sixt": 6, "sxith": 6, "sixh": 6, "eigth": 8, "eigthth": 8, "nineth": 9, "nith": 9, "tenht": 10,
@@ -447,7 +452,7 @@ NUMBER_TYPOS = {
 }  # fmt: skip
 FRACTURE_NOUNS = ("risk", "clinic", "probability", "score", "protocol", "assessment", "evaluation",
                   "prevention", "liaison", "precautions", "detection", "threshold", "prediction",
-                  "classification", "status", "type", "healing clinic")  # fmt: skip
+                  "classification", "mechanics", "healing clinic")  # fmt: skip
 
 # Words whose misspellings are understood; everything else must be spelt right.
 TYPO_TARGETS = (
