@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import ssl
 import threading
 import time
 from collections import Counter
@@ -115,24 +116,9 @@ class Listener:
         # Every value that a peer sends is checked where it is used; a warning would print it.
         config.settings.reading_validation_mode = config.IGNORE
         node = self._settings.node
-        ae = entity(node.ae_title, node.max_pdu)
-        # Associations are counted in `_refusal`; pynetdicom counts sockets that said nothing too.
-        ae.maximum_associations = 1 << 20
-        ae.acse_timeout = 5
-        ae.dimse_timeout = node.idle_timeout
-        ae.network_timeout = node.idle_timeout
         tls = acceptor(node.tls)
         try:
-            self._server = cast(
-                "Server",
-                ae.make_server(
-                    (node.host, node.port),
-                    contexts=accepted(),
-                    ssl_context=tls,
-                    evt_handlers=self._handlers(),
-                    server_class=Server,
-                ),
-            )
+            self._server = self._served(tls)
         except OSError as exc:
             raise ConfigurationError(_why_no_port(node.host, node.port, exc)) from exc
         self._thread = threading.Thread(
@@ -142,13 +128,24 @@ class Listener:
             daemon=True,
         )
         self._thread.start()
-        logger.info(
-            "listening as %s on %s port %d%s",
-            node.ae_title,
-            node.host,
-            self.port,
-            " (TLS)" if tls else "",
+        secured = " with TLS" if tls else ""
+        logger.debug("%s at %s port %d%s", node.ae_title, node.host, self.port, secured)
+
+    def _served(self, tls: ssl.SSLContext | None) -> Server:
+        node = self._settings.node
+        ae = entity(node.ae_title, node.max_pdu)
+        # Associations are counted in `_refusal`; pynetdicom counts sockets that said nothing too.
+        ae.maximum_associations = 1 << 20
+        ae.acse_timeout = 5
+        ae.dimse_timeout = ae.network_timeout = node.idle_timeout
+        server = ae.make_server(
+            (node.host, node.port),
+            contexts=accepted(),
+            ssl_context=tls,
+            evt_handlers=self._handlers(),
+            server_class=Server,
         )
+        return cast("Server", server)
 
     def stop(self) -> None:
         """Stop accepting, let each C-STORE in progress end for up to 2 s, abort the rest."""
