@@ -6,6 +6,7 @@ is touched once (PS3.3 C.11.1 Modality LUT, C.11.2 VOI LUT, C.11.6 Presentation 
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in ("50", "51", "81
 _PERCENTILES = (0.005, 0.995)
 _MOST_SATURATED = 0.5
 _BLOCK = 1 << 17
-_SAMPLE = 1 << 20
-"""Pixels from which a sample of every fourth row and column stands for the whole."""
+_SAMPLE = 1 << 15
+"""Pixels that are enough to see whether a window is usable."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,8 +82,10 @@ def table(
         How values become grey levels.
     """
     stored, padded = _stored(ds, pixels.dtype.itemsize)
-    x, modality = _modality(ds, stored)
-    counts = _Counts(pixels, visible, padded)
+    first = int(stored.min())
+    domain = np.arange(first, int(stored.max()) + 1)
+    x, modality = _modality(ds, domain)
+    counts = _Counts(pixels, visible, padded, stored - first)
     if mode == "voi":
         grey, voi, warnings = _voi(ds, x, counts)
     else:
@@ -95,28 +98,31 @@ def table(
     levels = np.rint(grey * 255.0).astype(np.uint8)
     if mode == "minmax+equalize":
         levels = _equalized(levels, counts.whole)
-    levels[padded] = 0
+    patterns = levels[stored - first]
+    patterns[padded] = 0
     steps = [f"modality={modality}", f"voi={voi}", f"invert={'yes' if is_inverted else 'no'}"]
     if padded.any():
         steps.append("padding=black")
-    return Table(levels, tuple(steps), warnings)
+    return Table(patterns, tuple(steps), warnings)
 
 
 class _Counts:
-    """How often each bit pattern occurs where neither padding nor a shutter is."""
+    """How often each stored value occurs where neither padding nor a shutter is."""
 
     def __init__(
         self,
         pixels: npt.NDArray[np.unsignedinteger],
         visible: tuple[slice, slice] | Bools,
         padded: Bools,
+        places: Ints,
     ) -> None:
-        self._pixels, self._visible, self._padded = pixels, visible, padded
+        self._pixels, self._visible = pixels, visible
+        self._padded, self._places = padded, places
 
     @property
     def sample(self) -> Ints:
-        """Count every fourth row and column of a large picture."""
-        step = 4 if self._pixels.size > _SAMPLE else 1
+        """Count some rows and columns of a large picture."""
+        step = max(1, math.isqrt(self._pixels.size // _SAMPLE))
         return self._count(slice(None, None, step))
 
     @property
@@ -146,7 +152,9 @@ class _Counts:
         for start in range(0, flat.size, 2 * _BLOCK):
             counts += np.bincount(flat[start : start + 2 * _BLOCK], minlength=counts.size)
         counts[self._padded] = 0
-        return counts
+        found = np.zeros(int(self._places.max()) + 1, np.int64)
+        np.add.at(found, self._places, counts)
+        return found
 
 
 def _stored(ds: Dataset, itemsize: int) -> tuple[Ints, Bools]:

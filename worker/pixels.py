@@ -41,6 +41,8 @@ _MOST_READS = 30_000
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _SIDEWAYS, _UP_OR_DOWN = frozenset("LR"), frozenset("HF")
 _SQUARE, _LARGEST_ASPECT = 0.01, 5.0
+_MOST_BITS_HALVED = 15
+"""Two of these values make a sum that still fits 16 bits."""
 
 
 class Decodes(Protocol):
@@ -154,7 +156,9 @@ def _inflated(deflated: memoryview) -> bytes:
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated)
 
 
-def radiograph(ds: Dataset, decoder: Decodes, options: Options) -> Radiograph:
+def radiograph(
+    ds: Dataset, decoder: Decodes, options: Options, enough: int | None = None
+) -> Radiograph:
     """Return the Instance's image as a radiologist would see it.
 
     Parameters
@@ -165,11 +169,14 @@ def radiograph(ds: Dataset, decoder: Decodes, options: Options) -> Radiograph:
         What turns Pixel Data into pixels.
     options : Options
         ``[pixels]`` of worker.toml.
+    enough : int, optional
+        A number of rows and columns that the model makes of any picture. With it, a picture that
+        keeps twice as many may come at half its size, which costs a third of the time.
 
     Returns
     -------
     Radiograph
-        uint8, at the image's own resolution.
+        uint8, at the image's own resolution unless `enough` allows less.
 
     Raises
     ------
@@ -184,20 +191,51 @@ def radiograph(ds: Dataset, decoder: Decodes, options: Options) -> Radiograph:
     (orientation), C.7.6.3.1.7 (aspect ratio).
     """
     gate(ds, options)
-    stored = decoder.decode(ds)
+    stored, halvings = _halved(ds, decoder.decode(ds), enough)
     shutter = find_shutter(ds, (stored.shape[0], stored.shape[1]))
     levels = grey.table(ds, stored, shutter.visible, options.mode)
     pixels = levels.apply(stored)
     shutter.close(pixels)
     pixels, aspect = _squared(ds, pixels)
     pixels, turn = _turned(ds, pixels)
-    steps = ",".join((*levels.steps, *shutter.steps, f"aspect={aspect}", f"orient={turn}"))
+    size = f"size=1/{1 << halvings}" if halvings else "size=full"
+    steps = ",".join((*levels.steps, *shutter.steps, f"aspect={aspect}", f"orient={turn}", size))
     notes = (*levels.warnings, *shutter.warnings)
     if turn == "unknown":
         notes += (
             "The image does not say which side is the patient's right; it was left as it is.",
         )
     return Radiograph(pixels, f"{preprocessing(options)}: {steps}", notes)
+
+
+def _halved(
+    ds: Dataset, stored: npt.NDArray[np.unsignedinteger], enough: int | None
+) -> tuple[npt.NDArray[np.unsignedinteger], int]:
+    """Return stored values averaged two by two while `enough` remain, and how often that was.
+
+    Averages are taken where they mean something: unsigned values without padding, without bits
+    for other purposes and without a shutter, whose edges count pixels.
+    """
+    bits = header.integer(ds, "BitsStored") or 16
+    is_plain = (
+        stored.dtype == np.uint16
+        and bits <= _MOST_BITS_HALVED
+        and header.integer(ds, "HighBit") in (None, bits - 1)
+        and header.integer(ds, "PixelRepresentation") == 0
+        and header.value(ds, "ShutterShape") is None
+        and header.value(ds, "PixelPaddingValue") is None
+    )
+    halvings = 0
+    while enough and is_plain and min(stored.shape) >= 4 * enough:
+        if not halvings and int(stored.max()) >> bits:
+            break
+        rows, columns = stored.shape[0] // 2, stored.shape[1] // 2
+        pairs = stored[0 : 2 * rows : 2, : 2 * columns] + stored[1 : 2 * rows : 2, : 2 * columns]
+        # Two neighbours lie in one word of twice the width; adding halves of words is fast.
+        words = pairs.view(np.uint32)
+        stored = (((words & 0xFFFF) + (words >> 16) + 2) >> 2).astype(np.uint16)
+        halvings += 1
+    return stored, halvings
 
 
 def _squared(ds: Dataset, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], str]:

@@ -504,3 +504,41 @@ def test_real_images_are_shown_on_a_contact_sheet(decoder, shared_data, tmp_path
     for _, _, after in tiles:
         assert isinstance(after, str) or after.std() > 30
     print(f"contact sheet: {tmp_path / 'contact-sheet.png'}")
+
+
+# --- smaller pictures -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1201, 1100), (1300, 1047), (2500, 2100)])
+def test_a_picture_at_half_size_is_the_same_picture(decoder, rows, columns):
+    """What a model's processor makes of it differs by a level, not by its content."""
+    ds = instance(drawn(rows, columns), WindowCenter=2048, WindowWidth=5000)
+    full = pixels.radiograph(ds, decoder, OPTIONS)
+    less = pixels.radiograph(ds, decoder, OPTIONS, enough=250)
+    power = 2 if rows > 2000 else 1
+    assert less.pixels.shape == (rows >> power, columns >> power)
+    assert "size=full" in full.steps
+    assert f"size=1/{1 << power}" in less.steps
+    first, second = (
+        np.asarray(Image.fromarray(picture.pixels).resize((250, 250), Image.Resampling.BICUBIC))
+        for picture in (full, less)
+    )
+    error = np.abs(first.astype(int) - second)
+    assert error.mean() < 1
+    assert error.max() <= 4
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"PixelPaddingValue": 0},
+        {"ShutterShape": "RECTANGULAR", **RECTANGLE},
+        {"HighBit": 15},
+        {"BitsStored": 16, "HighBit": 15},
+        {"BitsStored": 10, "HighBit": 9},
+        {"PixelRepresentation": 1},
+    ],
+)
+def test_values_without_a_meaningful_average_stay_apart(decoder, elements):
+    ds = instance(drawn(1100, 1100), **elements)
+    assert pixels.radiograph(ds, decoder, OPTIONS, enough=250).pixels.shape == (1100, 1100)
