@@ -145,7 +145,7 @@ def test_what_stands_in_headers_cannot_become_a_page(api: Api, http: httpx2.Clie
 
 @given(text=st.text(max_size=100))
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_search_is_answered(http: httpx2.Client, text: str) -> None:
     answer = http.get("/", params={"q": text.encode("utf-8", "replace").decode()}, auth=ADMIN)
