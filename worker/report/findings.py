@@ -349,7 +349,7 @@ def _start(tokens: Sequence[Token], before: int, at: int) -> int:
     """Return where the noun phrase of the fracture at `at` begins."""
     start = at
     if _looks_ahead(tokens, at):
-        while start - 1 > before and tokens[start - 1].kind not in (*_NAMED, *_LISTING):
+        while start - 1 > before and not _closes_sites(tokens, start - 1):
             start -= 1
         return start
     start = _phrase_start(tokens, before, at)
@@ -366,10 +366,36 @@ def _start(tokens: Sequence[Token], before: int, at: int) -> int:
     if _looks_ahead(tokens, before):
         heads = [n for n in range(before + 1, at) if tokens[n].kind in (Kind.BONE, Kind.LEVEL)]
         if len(heads) > 1:
-            start = max(start, heads[-2] + 1)
+            start = max(start, _after_numbers(tokens, heads[-2] + 1, at))
+        start = _after_late_side(tokens, start, at)
     while start < at and tokens[start].kind in _LISTING:
         start += 1
     return start
+
+
+def _closes_sites(tokens: Sequence[Token], at: int) -> bool:
+    if tokens[at].kind is Kind.SIDE:
+        return any(t.text in ("on", "in", "to") for t in tokens[max(0, at - 2) : at])
+    return tokens[at].kind in (*_NAMED, *_LISTING) or tokens[at].text == "with"
+
+
+def _after_numbers(tokens: Sequence[Token], start: int, at: int) -> int:
+    """Leave the "5 and 6" of "ribs 5 and 6 and sternal fracture" to the ribs."""
+    end = start
+    while end < at and tokens[end].kind in (Kind.NUMBER, Kind.LEVEL):
+        is_listed = end + 2 < at and tokens[end + 1].kind in _LISTING
+        end += 2 if is_listed and tokens[end + 2].kind in (Kind.NUMBER, Kind.LEVEL) else 1
+    return end
+
+
+def _after_late_side(tokens: Sequence[Token], start: int, at: int) -> int:
+    """Leave the "on the left" of "ribs on the left and right rib fracture" to what it follows."""
+    end = start
+    while end < at and tokens[end].kind in (Kind.ARTICLE, Kind.SIDE):
+        end += 1
+    is_late = start > 0 and tokens[start - 1].kind is Kind.PREPOSITION
+    has_side = any(t.kind is Kind.SIDE for t in tokens[start:end])
+    return end if is_late and has_side and end < at and tokens[end].kind in _LISTING else start
 
 
 def _phrase_start(tokens: Sequence[Token], before: int, at: int) -> int:
@@ -732,7 +758,8 @@ def _merged(entries: list[_Entry]) -> list[_Entry]:
         if members and not group.is_extra:
             for member in members:
                 member.side = member.side or _side_of(group)
-                member.age = member.age or group.age
+                if member.sentence == group.sentence:
+                    member.age = member.age or group.age
             out = [e for e in out if e is not group]
     return out
 

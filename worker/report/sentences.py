@@ -139,7 +139,7 @@ def _lines(piece: str) -> list[str]:
     lines = [line for line in piece.split("\n") if line.strip()]
     joined: list[str] = []
     for line in lines:
-        if joined and (len(joined[-1].split("\n")[-1]) > 45 or _UNFINISHED.search(joined[-1])):
+        if joined and (len(joined[-1].split("\n")[-1]) > 62 or _UNFINISHED.search(joined[-1])):
             joined[-1] += "\n" + line
         else:
             joined.append(line)

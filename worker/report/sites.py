@@ -38,6 +38,7 @@ class SiteReader:
     sites: list[Site] = field(default_factory=list)
     side: str | None = None
     side_at: int = -1
+    low: int = 0
     late_side: str | None = None
     segment: str | None = None
     hint: str | None = None
@@ -54,7 +55,7 @@ class SiteReader:
             Kind.SEGMENT: self._segment,
             Kind.HINT: self._hint,
         }
-        high = min(high, len(self.tokens))
+        self.low, high = low, min(high, len(self.tokens))
         for at in range(low, high):
             reader = readers.get(self.tokens[at].kind)
             if reader and at not in self.skip:
@@ -73,6 +74,11 @@ class SiteReader:
         token = self.tokens[at]
         if not self.knows_ribs or self._is_count(at, high) or self._is_elsewhere(at, high):
             return
+        if self._follows_rib(at):  # "ribs 5 and 6": the group that these are of is no entry
+            last = next((s for s in reversed(self.sites) if s.bone == "rib"), None)
+            if last and last.number is None:
+                self.sites.remove(last)
+                self.side = self.side or last.side
         for number in token.value.split():
             site = self._add("rib", number, at)
             site.is_garbled = not 1 <= int(number) <= 12
@@ -172,12 +178,14 @@ class SiteReader:
     def _joint_side(self, at: int, high: int) -> str:
         """Read "left and right" as both."""
         value = self.tokens[at].value
-        after = self.tokens[at + 1 : min(at + 3, high)]
-        if len(after) == 2 and after[0].kind in (Kind.AND,) and after[1].kind is Kind.SIDE:
-            return value if value == after[1].value else "bilateral"
-        before = self.tokens[max(at - 2, 0) : at]
-        if len(before) == 2 and before[1].kind is Kind.AND and before[0].kind is Kind.SIDE:
-            return value if value == before[0].value else "bilateral"
+        for one in (at, at - 2):
+            pair = self.tokens[one : min(one + 3, high)] if one >= self.low else ()
+            if [t.kind for t in pair] != [Kind.SIDE, Kind.AND, Kind.SIDE]:
+                continue
+            is_late = one >= 2 and self.tokens[one - 2].text in ("on", "in", "to")
+            is_own = self._after(one + 2, high, _ADJECTIVES) in _BONES
+            if pair[1].text in ("and", "/") and not (is_late and is_own):
+                return value if pair[0].value == pair[2].value else "bilateral"
         return value
 
     def _after(self, at: int, high: int, passed: tuple[Kind, ...]) -> Kind | None:
