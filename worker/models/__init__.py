@@ -14,8 +14,13 @@ if TYPE_CHECKING:
 
 ENGINES = {
     "chexfract": "worker.models.chexfract",
+    "maira2": "worker.models.maira2",
+    "chexagent": "worker.models.chexagent",
+    "cxr_llava": "worker.models.cxr_llava",
+    "llm_cxr": "worker.models.llm_cxr",
+    "chat_server": "worker.models.chat_server",
 }
-"""Engine name -> module with ``open_model(name, options, device)``."""
+"""Engine name -> module with ``build(name, options, device)``."""
 
 Progress = Callable[[], None]
 """Called whenever work has moved on, for example after each generated token."""
@@ -39,6 +44,20 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """A box around something that a model speaks of, in shares of the picture's width and height.
+
+    The origin is the picture's upper left corner; each number lies between 0 and 1.
+    """
+
+    label: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """What a model said of one radiograph."""
 
@@ -48,6 +67,8 @@ class Description:
     """``stop`` (a stop token), ``length`` (max_new_tokens) or ``time`` (max_time)."""
     seconds: float
     """Wall time of the call that made it; shared by a batch."""
+    regions: tuple[Region, ...] = ()
+    """Where the model sees it, from engines that say so."""
 
 
 class Model(Protocol):
@@ -109,6 +130,12 @@ def open_model(name: str, options: dict[str, Any], device: str = "auto") -> Mode
     if engine not in ENGINES:
         known = ", ".join(sorted(ENGINES))
         raise ConfigurationError(f"models.{name}.engine: {engine!r} is unknown; known: {known}")
-    module = importlib.import_module(ENGINES[engine])
-    model: Model = module.open_model(name, options, device)
+    from worker.models.options import KINDS, Weights, check
+
+    checked = check(KINDS[engine], name, options)
+    if isinstance(checked, Weights) and checked.python:
+        from worker.models.child import ChildModel
+
+        return ChildModel(name, checked, device)
+    model: Model = importlib.import_module(ENGINES[engine]).build(name, checked, device)
     return model

@@ -185,7 +185,8 @@ def stage(checkpoint: Checkpoint) -> Path:
     root = Path(tempfile.mkdtemp(prefix="chexfract-model-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     safe = re.sub(r"\W", "_", checkpoint.name)
-    staged = root / f"{safe}_{checkpoint.weights_sha256[:8]}"
+    sums = checkpoint.weights_sha256[:8] + checkpoint.code_sha256[:8]
+    staged = root / f"{safe}_{sums}"
     staged.mkdir()
     for path in checkpoint.folder.iterdir():
         if path.name.startswith((".", "__pycache__")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from worker.models import remote_code
+from worker.models import Region, remote_code
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,6 +132,13 @@ def cut(ids: Sequence[int], stops: Sequence[int], longest: int) -> tuple[list[in
         if token in stops:
             return list(ids[:place]), "stop"
     return list(ids), "length" if len(ids) >= longest else "time"
+
+
+def region(label: str, left: float, top: float, right: float, bottom: float) -> Region:
+    """Return a box with its corners in order and within the picture."""
+    across = sorted(min(max(float(x), 0.0), 1.0) for x in (left, right))
+    down = sorted(min(max(float(y), 0.0), 1.0) for y in (top, bottom))
+    return Region(label, across[0], down[0], across[1], down[1])
 
 
 def same_answer(first: Any, second: Any, tolerance: float) -> bool:

@@ -62,6 +62,80 @@ class ChexFract(Weights):
     """``engine = "chexfract"``."""
 
 
+class Maira2(Weights):
+    """``engine = "maira2"``: the findings section of a report, one picture at a time."""
+
+    max_new_tokens: int = Field(default=450, ge=1, le=8192)
+    grounding: bool = False
+    """Ask for boxes around what is described."""
+    indication: str = ""
+    technique: str = "Frontal view of the chest."
+    comparison: str = "None."
+
+
+class CheXagent(Weights):
+    """``engine = "chexagent"``: a prompt, and rib fractures with boxes."""
+
+    max_new_tokens: int = Field(default=512, ge=1, le=8192)
+    prompt: str = "Describe the bones in this chest X-ray"
+    boxes: bool = True
+    """Ask a second time, for rib fractures and where they are."""
+    boxes_prompt: str = (
+        "Locate rib fractures and specify their positions with bounding box coordinates"
+    )
+
+
+class CxrLlava(Weights):
+    """``engine = "cxr_llava"``: a report, differential diagnoses or the answer to a question."""
+
+    max_new_tokens: int = Field(default=512, ge=1, le=1024)
+    task: Literal["report", "differential", "question"] = "report"
+    prompt: str = "Describe the bones. Is there a fracture?"
+    """The question, for ``task = "question"``."""
+
+
+class LlmCxr(Weights):
+    """``engine = "llm_cxr"``: a language model that reads pictures as words of a codebook."""
+
+    max_new_tokens: int = Field(default=512, ge=1, le=1024)
+    prompt: str = "Generate free-text radiology reports for the entered chest X-ray images."
+    vqgan_config: str = "vqgan.yaml"
+    vqgan_weights: str = "vqgan.ckpt"
+    """Names within the folder `path`, so that the list of sums covers them."""
+
+
+class ChatServer(Options):
+    """``engine = "chat_server"``: an OpenAI-compatible server, such as vLLM."""
+
+    path: Literal[""] = ""
+    url: str = Field(pattern=r"^https?://[^/\s]+")
+    """The address up to ``/v1``."""
+    served_model: str = ""
+    """The server's name for the model; empty: the only one it serves."""
+    api_key_file: str = ""
+    prompt: str = CHEXFRACT_PROMPT.partition("\n")[2]
+    concurrent: int = Field(default=8, ge=1, le=256)
+    attempts: int = Field(default=3, ge=1, le=20)
+    """Tries per radiograph where the server fails in passing."""
+    retry_wait: float = Field(default=0.5, gt=0)
+    connect_timeout: float = Field(default=5.0, gt=0)
+    longest_side: int = Field(default=2048, ge=64)
+    """Larger pictures are made smaller before they are sent."""
+    allow_remote: bool = False
+    """Allow a server that is not on this machine: pixels then leave it."""
+
+
+KINDS: dict[str, type[Options]] = {
+    "chexfract": ChexFract,
+    "maira2": Maira2,
+    "chexagent": CheXagent,
+    "cxr_llava": CxrLlava,
+    "llm_cxr": LlmCxr,
+    "chat_server": ChatServer,
+}
+"""Engine name -> the keys of its table."""
+
+
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import inspect
 import logging
@@ -10,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -110,27 +112,47 @@ _OLD_NAMES: dict[str, Any] = {
 }
 
 
-def drop_position_ids(model_class: type) -> None:
-    """Keep newer ``generate`` from handing positions to code that works them out itself.
+def keep_old_contract(model_class: type) -> None:
+    """Let ``prepare_inputs_for_generation`` of older code meet what it was written for.
 
-    The older contract: ``prepare_inputs_for_generation`` slices the ids by the cache's length and
-    derives positions from the mask. Newer releases pass positions of the whole sequence, which
-    such code hands on unsliced. Code that names ``position_ids`` itself is left alone.
+    Such code slices the ids by the cache's length, derives positions from the mask, and cuts the
+    mask when ``get_max_length()`` is not None. Newer releases pass positions of the whole
+    sequence, which it hands on unsliced, and answer -1 for "no limit", by which it cuts the mask
+    wrongly. Code that names ``position_ids`` itself is newer and left alone.
     """
-    prepare = model_class.__dict__.get("prepare_inputs_for_generation")
-    if prepare is None or getattr(prepare, "drops_position_ids", False):
+    prepare = getattr(model_class, "prepare_inputs_for_generation", None)
+    if prepare is None or prepare.__module__.startswith("transformers."):
+        return
+    if getattr(prepare, "keeps_old_contract", False):
         return
     if "position_ids" in inspect.signature(prepare).parameters:
         return
 
     # generate() validates its arguments by this method's signature, which wraps() keeps
     @functools.wraps(prepare)
-    def without_positions(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def as_before(self: Any, *args: Any, **kwargs: Any) -> Any:
         kwargs.pop("position_ids", None)
-        return prepare(self, *args, **kwargs)
+        with _without_longest(kwargs.get("past_key_values")):
+            return prepare(self, *args, **kwargs)
 
-    without_positions.drops_position_ids = True  # type: ignore[attr-defined]
-    model_class.prepare_inputs_for_generation = without_positions  # type: ignore[attr-defined]
+    as_before.keeps_old_contract = True  # type: ignore[attr-defined]
+    model_class.prepare_inputs_for_generation = as_before  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _without_longest(cache: Any) -> Iterator[None]:
+    """Let a cache that has no limit say None, as it did, while older code looks at it."""
+    from transformers.cache_utils import DynamicCache
+
+    if not isinstance(cache, DynamicCache):
+        yield
+        return
+    # the instance only: the library itself counts on -1
+    cache.__dict__["get_max_length"] = lambda *_: None
+    try:
+        yield
+    finally:
+        cache.__dict__.pop("get_max_length", None)
 
 
 def is_out_of_memory(exc: BaseException) -> bool:

@@ -1,0 +1,135 @@
+"""Build small checkpoints whose code and files have the quirks of the field's real ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+CODE = Path(__file__).parent / "small"
+SPECIAL = ["<s>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|end|>", "<|system|>"]
+MARKS = ["<img>", "</img>"]
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+SCALES = {"wte": 0.3, "wpe": 0.3, "vision": 3.0, "qkv": 0.1, "out": 1.5, "norm.weight": 0.5}
+"""So that picture and place count for more than the last token."""
+TURNS = (
+    "{% for m in messages %}<|{{ m['from'] }}|>{{ m['value'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def bytes_to_letters() -> list[str]:
+    """Return the letter that byte-level tokenizers write for each byte."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters, more = {b: chr(b) for b in kept}, 256
+    for byte in range(256):
+        if byte not in letters:
+            letters[byte], more = chr(more), more + 1
+    return [letters[byte] for byte in range(256)]
+
+
+def write_tokenizer(folder: Path, chat: str, kind: str = "PreTrainedTokenizerFast") -> None:
+    """One token per byte and the special ones before them."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    specials = [*SPECIAL, *MARKS]
+    vocabulary = {token: i for i, token in enumerate([*specials, *bytes_to_letters()])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in specials])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": kind,
+        "bos_token": "<s>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "chat_template": chat,
+        "model_max_length": 512,
+    }
+    if kind != "PreTrainedTokenizerFast":
+        config["auto_map"] = {"AutoTokenizer": [None, f"processing_small.{kind}"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def build(
+    folder: Path,
+    model: str = "SmallForCausalLM",
+    auto: str = "AutoModelForCausalLM",
+    processor: str = "SmallProcessor",
+    tokenizer: str = "PreTrainedTokenizerFast",
+    seed: int = 0,
+) -> Path:
+    """Write a checkpoint with random weights into `folder`."""
+    folder.mkdir(parents=True)
+    for path in CODE.glob("*.py"):
+        shutil.copyfile(path, folder / path.name)
+    write_tokenizer(folder, TURNS if tokenizer == "FileTokenizer" else CHAT, tokenizer)
+    if processor:
+        image = {"AutoImageProcessor": "processing_small.SmallImageProcessor"}
+        content = {
+            "auto_map": {**image, "AutoProcessor": f"processing_small.{processor}"},
+            "image_processor_type": "SmallImageProcessor",
+            "processor_class": processor,
+        }
+        (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    config = {
+        "architectures": [model],
+        "auto_map": {
+            "AutoConfig": "configuration_small.SmallConfig",
+            auto: f"modeling_small.{model}",
+        },
+        "model_type": "small-bones",
+        "_attn_implementation": "flash_attention_2",
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    generation = {"eos_token_id": 1, "pad_token_id": 1, "do_sample": True, "temperature": 0.7}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    write_weights(folder, seed)
+    return folder
+
+
+def shapes(vocabulary: int = 272, width: int = 32, layers: int = 2) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the small model's weights."""
+    found = {"wte.weight": (vocabulary, width), "wpe.weight": (512, width)}
+    found |= {"vision.weight": (width, 3), "vision.bias": (width,)}
+    for i in range(layers):
+        for name, out, inside in (
+            ("qkv", 3 * width, width),
+            ("out", width, width),
+            ("up", 2 * width, width),
+            ("down", width, 2 * width),
+        ):
+            found[f"layers.{i}.{name}.weight"] = (out, inside)
+            found[f"layers.{i}.{name}.bias"] = (out,)
+        found |= {f"layers.{i}.norm.weight": (width,), f"layers.{i}.norm.bias": (width,)}
+    return found | {"lm_head.weight": (vocabulary, width)}
+
+
+def scale(name: str) -> float:
+    """Return the deviation of a weight."""
+    return next((value for part, value in SCALES.items() if part in name), 0.3)
+
+
+def write_weights(folder: Path, seed: int = 0, drop: str = "", add: str = "") -> None:
+    """Write random weights; without the key `drop`, with a key `add` that no code knows."""
+    import torch
+    from safetensors.torch import save_file
+
+    random = torch.Generator().manual_seed(seed)
+    weights = {
+        name: torch.randn(shape, generator=random) * scale(name)
+        for name, shape in shapes().items()
+        if name != drop
+    }
+    if add:
+        weights[add] = torch.zeros(2)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

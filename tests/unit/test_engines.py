@@ -1,0 +1,370 @@
+"""Engines on small checkpoints of our own that have the quirks of the real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engines import checkpoints
+
+from dicom_node.errors import ConfigurationError, ModelFault, OutOfResources
+from worker.models import frames, generation, open_model
+from worker.models.checkpoint import Unacceptable
+from worker.models.chexagent import plain, regions
+
+TALL = generation.invented_pixels(384, 320)
+WIDE = generation.invented_pixels(300, 400)
+DIFFERENT = [TALL, WIDE, TALL // 4, 255 - TALL, np.zeros_like(TALL), np.full_like(TALL, 255)]
+ACCEPTED = {"licence_accepted_by": "A. Reader", "max_new_tokens": 12}
+
+
+def seen(pixels):
+    return types.SimpleNamespace(pixels=pixels)
+
+
+def opened(engine, folder, **table):
+    from worker.models.hub import write_sums
+
+    write_sums(folder, "small")
+    return open_model("small", {"engine": engine, "path": str(folder), **ACCEPTED, **table}, "cpu")
+
+
+def loaded(engine, folder, **table):
+    model = opened(engine, folder, **table)
+    model.load()
+    return model
+
+
+def by_hand(model, inputs, count):
+    """Decode greedily without any cache and without ``generate``."""
+    import torch
+
+    ids = inputs["input_ids"]
+    pixels = inputs.get("pixel_values")
+    with torch.no_grad():
+        for _ in range(count):
+            logits = model.model(input_ids=ids, pixel_values=pixels, use_cache=False).logits
+            ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
+    return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+@pytest.fixture(scope="module")
+def quirky(tmp_path_factory):
+    return loaded("chexfract", checkpoints.build(tmp_path_factory.mktemp("small") / "quirky"))
+
+
+@pytest.mark.parametrize("pixels", [TALL, WIDE], ids=["tall", "wide"])
+def test_what_is_generated_is_what_a_loop_by_hand_finds(quirky, pixels):
+    inputs = quirky._inputs(pixels)
+    assert (inputs["input_ids"] < 0).any()
+    expected = by_hand(quirky, inputs, 12)
+    kept, reason = generation.cut(expected, quirky.stops, 12)
+    (told,) = quirky.describe([seen(pixels)])
+    assert (told.tokens, told.finish_reason) == (len(kept), reason)
+    assert told.text == quirky.processor.decode(kept, skip_special_tokens=True).strip()
+
+
+def test_prompts_of_different_length_are_padded_on_the_left(quirky):
+    assert quirky.takes_batches
+    pictures = [TALL, WIDE, TALL[::-1], WIDE[:, ::-1]]
+    together = quirky.describe([seen(np.ascontiguousarray(p)) for p in pictures])
+    alone = [quirky.describe([seen(np.ascontiguousarray(p))])[0] for p in pictures]
+    assert [d.text for d in together] == [d.text for d in alone]
+    assert len({d.text for d in together}) > 1
+
+
+def test_the_chat_ends_at_both_stop_tokens(quirky):
+    names = quirky.processor.tokenizer.convert_ids_to_tokens(quirky.stops)
+    assert set(names) == {"<|endoftext|>", "<|end|>"}
+
+
+def test_attention_and_dtype_are_ours_not_the_configurations(quirky):
+    assert quirky.model.config._attn_implementation == "eager"
+    assert quirky.info.parameters["dtype"] == "float32"
+    assert not quirky.model.generation_config.do_sample
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"drop": "layers.1.up.bias"}, "1 missing keys, first layers.1.up.bias"),
+        ({"add": "layers.9.extra"}, "1 unexpected keys, first layers.9.extra"),
+    ],
+)
+def test_weights_that_do_not_fit_the_code_are_refused(tmp_path, weights, message):
+    folder = checkpoints.build(tmp_path / "unfit")
+    checkpoints.write_weights(folder, **weights)
+    model = opened("chexfract", folder)
+    with pytest.raises(Unacceptable, match=message):
+        model.load()
+    assert model.model is None
+
+
+def test_weights_of_another_size_are_refused(tmp_path):
+    folder = checkpoints.build(tmp_path / "resized")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 300}))
+    with pytest.raises(Unacceptable):
+        loaded("chexfract", folder)
+
+
+def test_a_cache_that_changes_the_answer_is_found_at_the_start(tmp_path):
+    folder = checkpoints.build(tmp_path / "broken", model="BrokenCacheForCausalLM")
+    with pytest.raises(Unacceptable, match="with a key-value cache"):
+        loaded("chexfract", folder)
+
+
+def test_a_model_that_cannot_be_padded_is_asked_one_at_a_time(tmp_path):
+    folder = checkpoints.build(tmp_path / "unpadded", model="NoPaddingForCausalLM")
+    model = loaded("chexfract", folder)
+    assert not model.takes_batches
+    together = model.describe([seen(TALL), seen(WIDE)])
+    assert [d.text for d in together] == [model.describe([seen(p)])[0].text for p in (TALL, WIDE)]
+
+
+def test_a_folder_that_is_no_model_is_one_line(tmp_path):
+    folder = checkpoints.build(tmp_path / "nonsense")
+    (folder / "modeling_small.py").write_text("raise RuntimeError('boom\\nbang')\n")
+    with pytest.raises(Unacceptable, match=r"cannot be loaded.*boom bang") as caught:
+        loaded("chexfract", folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_maira2_reports_and_its_boxes_are_shares_of_the_whole_picture(tmp_path):
+    folder = checkpoints.build(tmp_path / "maira", processor="ReportProcessor")
+    told = {}
+    for count in (11, 12):
+        model = loaded("maira2", folder, grounding=True, max_new_tokens=count)
+        (told[count],) = model.describe([seen(WIDE)])
+        assert told[count].tokens <= count
+    grounded = [d for d in told.values() if d.regions]
+    for description in grounded:
+        (region,) = description.regions
+        assert (region.top, region.bottom) == (0.5, 1.0)
+        assert (region.left, region.right) == pytest.approx((0.3125, 0.6875))
+    assert model.info.parameters["grounding"] == "true"
+
+
+def test_chexagent_reads_the_picture_from_a_file_that_is_gone_afterwards(tmp_path, monkeypatch):
+    private = tmp_path / "tmp"
+    private.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(private))
+    folder = checkpoints.build(
+        tmp_path / "agent", "FileForCausalLM", processor="", tokenizer="FileTokenizer"
+    )
+    model = loaded("chexagent", folder, boxes=True, max_new_tokens=6)
+    told = model.describe([seen(p) for p in DIFFERENT])
+    assert len({d.text for d in told}) > 1
+    assert list(private.glob("*/radiograph.png")) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<|ref|>rib fracture<|/ref|><|box|>(10,20),(30,40)<|/box|>",
+        "<ref>rib fracture</ref><box>(30, 40), (10, 20)</box>",
+    ],
+)
+def test_boxes_become_regions_and_leave_the_text(answer):
+    (region,) = regions(answer)
+    assert (region.label, region.left, region.top) == ("rib fracture", 0.1, 0.2)
+    assert (region.right, region.bottom) == (0.3, 0.4)
+    assert plain(answer) == "rib fracture"
+
+
+def test_boxes_stay_within_the_picture():
+    (first, second) = regions("(0,0),(101,250) and (5,5),(6,6)")
+    assert (first.right, first.bottom) == (1.0, 1.0)
+    assert second.label == "and"
+
+
+@pytest.mark.parametrize("task", ["report", "differential", "question"])
+def test_cxr_llava_answers_greedily_without_its_own_generation(tmp_path, task):
+    folder = checkpoints.build(tmp_path / task, "InsideModel", "AutoModel", processor="")
+    model = loaded("cxr_llava", folder, task=task)
+    pictures = [seen(p) for p in DIFFERENT]
+    first = model.describe(pictures)
+    assert [d.text for d in first] == [d.text for d in model.describe(pictures)]
+    assert len({d.text for d in first}) > 1
+    assert model.info.parameters["task"] == task
+
+
+TAMING = '''
+import torch
+
+
+class VQModel(torch.nn.Module):
+    """The encoder half of a VQGAN: 16 x 16 words of a codebook of 64."""
+
+    def __init__(self, embed_dim, n_embed, ddconfig, lossconfig):
+        super().__init__()
+        assert lossconfig["target"].endswith("DummyLoss")
+        self.encoder = torch.nn.Conv2d(3, embed_dim, 16, 16)
+        self.codebook = torch.nn.Embedding(n_embed, embed_dim)
+
+    def encode(self, x):
+        assert x.shape == (1, 3, 256, 256) and -1 <= x.min() and x.max() <= 1
+        z = self.encoder(x).flatten(2).transpose(1, 2)
+        indices = torch.cdist(z, self.codebook.weight[None]).argmin(-1).flatten()
+        return z, None, (None, None, indices)
+'''
+
+
+@pytest.fixture
+def taming(tmp_path, monkeypatch):
+    """A stand-in for the package taming-transformers, its VQModel small but real."""
+    package = tmp_path / "site" / "taming" / "models"
+    package.mkdir(parents=True)
+    (package / "vqgan.py").write_text(TAMING)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "taming"]:
+        del sys.modules[name]
+
+
+def llm_cxr(folder):
+    """Write a GPT-NeoX of a few thousand weights, a tokenizer and a codebook."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=264 + 64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=1024,
+        eos_token_id=1,
+        initializer_range=0.5,
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    checkpoints.write_tokenizer(folder, checkpoints.CHAT)
+    codebook = {
+        "encoder.weight": torch.randn(4, 3, 16, 16),
+        "encoder.bias": torch.randn(4),
+        "codebook.weight": torch.randn(64, 4) * 20,
+    }
+    save_file(codebook, folder / "vqgan.safetensors")
+    params = {"embed_dim": 4, "n_embed": 64, "ddconfig": {}, "lossconfig": {"target": "network"}}
+    (folder / "vqgan.yaml").write_text(json.dumps({"model": {"params": params}}))
+    return folder
+
+
+def test_llm_cxr_puts_the_pictures_words_between_the_brackets(tmp_path, taming):
+    folder = llm_cxr(tmp_path / "llm")
+    model = loaded("llm_cxr", folder, vqgan_weights="vqgan.safetensors", max_new_tokens=8)
+    words = model._words(TALL)
+    prompt = model._prompt(words)
+    start = next(i for i, token in enumerate(prompt) if token >= len(model.tokenizer))
+    assert len(words) == 256
+    assert prompt[start : start + 256] == words
+    around = model.tokenizer.decode([prompt[start - 1], prompt[start + 256]])
+    assert around == "<>"
+    told = model.describe([seen(TALL), seen(np.zeros((300, 300), np.uint8))])
+    assert told[0].tokens <= 8
+    assert words != model._words(np.zeros((300, 300), np.uint8))
+
+
+def test_frames_survive_any_cut(tmp_path):
+    import io
+
+    stream = io.BytesIO()
+    frames.write(stream, {"do": "x"}, b"abc")
+    whole = stream.getvalue()
+    assert frames.read(io.BytesIO(whole)) == ({"do": "x"}, b"abc")
+    assert frames.read(io.BytesIO(b"")) is None
+    for cut in range(1, len(whole)):
+        with pytest.raises(frames.BrokenFrame):
+            frames.read(io.BytesIO(whole[:cut]))
+    with pytest.raises(frames.BrokenFrame):
+        frames.read(io.BytesIO(b"HTTP/1.1 200 OK"))
+
+
+@pytest.fixture(scope="module")
+def child(tmp_path_factory):
+    """The small model in another process of this interpreter."""
+    folder = checkpoints.build(tmp_path_factory.mktemp("child") / "small")
+    model = loaded("chexfract", folder, python=sys.executable)
+    yield model
+    model.close()
+
+
+def test_a_child_says_what_the_same_model_says_here(child, quirky):
+    calls = []
+    there = child.describe([seen(TALL), seen(WIDE)], lambda: calls.append(1))
+    here = quirky.describe([seen(TALL), seen(WIDE)])
+    assert [(d.text, d.tokens) for d in there] == [(d.text, d.tokens) for d in here]
+    assert len(calls) >= 12
+    assert child.info.version == quirky.info.version
+    assert child.info.parameters["transformers"]
+
+
+def test_a_childs_refusal_arrives_as_such(child, tmp_path):
+    folder = checkpoints.build(tmp_path / "unfit")
+    checkpoints.write_weights(folder, drop="wte.weight")
+    other = opened("chexfract", folder, python=sys.executable)
+    table = other.options.model_dump() | {"python": ""}
+    request = {"do": "load", "name": "small", "device": "cpu", "table": table}
+    with pytest.raises(Unacceptable, match=r"missing keys, first wte\.weight"):
+        child._ask(request, b"", None, 60)
+
+
+def test_a_child_that_died_is_an_error_that_passes(child):
+    before = child.describe([seen(TALL)])
+    os.kill(child._process.pid, signal.SIGKILL)
+    with pytest.raises(OutOfResources, match="ended with status"):
+        child._ask({"do": "warm_up"}, b"", None, 20)
+    assert child.describe([seen(TALL)])[0].text == before[0].text
+
+
+def test_a_child_ends_when_its_parent_lets_go(child):
+    child.warm_up()
+    process = child._process
+    child.close()
+    assert process.poll() is not None
+    with pytest.raises(ModelFault, match="not loaded"):
+        child.warm_up()
+
+
+@pytest.mark.parametrize("python", ["/no/such/python", "/bin/false", "/bin/cat"])
+def test_an_interpreter_that_is_none_is_named_soon(tmp_path, python):
+    folder = checkpoints.build(tmp_path / "small")
+    started = time.monotonic()
+    with pytest.raises(ConfigurationError, match=r"models\.small\.python"):
+        loaded("chexfract", folder, python=python, start_timeout=20)
+    assert time.monotonic() - started < 15
+
+
+OTHER = os.environ.get("OTHER_PYTHON", "")
+
+
+@pytest.mark.skipif(not OTHER, reason="OTHER_PYTHON names no second environment")
+def test_two_releases_of_transformers_agree_side_by_side(tmp_path, quirky):
+    folder = checkpoints.build(tmp_path / "small")
+    other = loaded("chexfract", folder, python=OTHER)
+    other.warm_up()
+    try:
+        there = other.describe([seen(TALL), seen(WIDE)])
+        here = quirky.describe([seen(TALL), seen(WIDE)])
+        assert [d.text for d in there] == [d.text for d in here]
+        import transformers
+
+        assert other.info.parameters["transformers"] != transformers.__version__
+    finally:
+        other.close()
+
+
+def test_the_second_environment_is_there_in_ci():
+    if "CI" in os.environ and os.environ.get("ENGINES_SECOND") == "1":
+        assert Path(OTHER).is_file()

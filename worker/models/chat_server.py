@@ -1,0 +1,279 @@
+"""Any OpenAI-compatible chat server with pictures: vLLM, SGLang, ``transformers serve``."""
+
+from __future__ import annotations
+
+import base64
+import io
+import ipaddress
+import logging
+import random
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from dicom_node.errors import (
+    Busy,
+    ConfigurationError,
+    ModelFault,
+    OutOfResources,
+    Transient,
+    Unreachable,
+)
+from worker.models import Description, ModelInfo, Progress, licences
+from worker.models import generation as gen
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from worker.models.options import ChatServer as Options
+    from worker.pixels import Radiograph
+
+logger = logging.getLogger(__name__)
+
+REASONS = {"stop": "stop", "length": "length"}
+LONGEST_WAIT_S = 30.0
+
+
+def build(name: str, options: Options, device: str) -> ChatServer:
+    """Return the model of ``[models.NAME]``; the device is the server's affair."""
+    return ChatServer(name, options)
+
+
+class ChatServer:
+    """A model behind ``/v1/chat/completions``; radiographs of a batch are asked at the same time.
+
+    Parameters
+    ----------
+    name : str
+        The table ``[models.NAME]``.
+    options : Options
+        Its keys, checked.
+
+    Raises
+    ------
+    ConfigurationError
+        The licence is not accepted, or the server is not on this machine and ``allow_remote`` is
+        not set: pixels would leave it.
+    """
+
+    def __init__(self, name: str, options: Options) -> None:
+        self.name = name
+        self.options = options
+        licences.gate(name, options, options.demonstration)
+        if not options.allow_remote and not _is_here(options.url):
+            raise ConfigurationError(
+                f"models.{name}.url: {urlsplit(options.url).hostname} is not this machine, and "
+                f"pixels would leave it; set allow_remote = true if they may"
+            )
+        self._key = _key(name, options.api_key_file)
+        self._served = options.served_model
+        self._root = ""
+        self._client: Any = None
+
+    @property
+    def info(self) -> ModelInfo:
+        """What a report says of this model; the server's name for it is known after `load`."""
+        options = self.options
+        served = self._served or "unknown"
+        return ModelInfo(
+            name=self.name,
+            version=f"{self.name}-{served.rstrip('/').rpartition('/')[2]}",
+            prompt=options.prompt,
+            parameters={
+                "served": served,
+                "root": self._root or served,
+                "prompt": options.prompt,
+                "decode": "greedy",
+                "max_new_tokens": str(options.max_new_tokens),
+            },
+            licence="" if options.demonstration else licences.of(options),
+            licence_accepted_by=options.licence_accepted_by,
+            demonstration=options.demonstration,
+            device="server",
+        )
+
+    def load(self) -> None:
+        """Ask the server which models it serves.
+
+        Raises
+        ------
+        Unreachable
+            It gives no answer.
+        ConfigurationError
+            It does not serve the model that the table names.
+        """
+        licences.log_acceptance(self.name, self.options, self.options.demonstration)
+        self._client = self._open()
+        answer = self._patiently(lambda: self._request("GET", "/models", None))
+        try:
+            served = {str(entry["id"]): entry for entry in answer["data"]}
+        except (KeyError, TypeError) as exc:
+            raise ConfigurationError(
+                f"models.{self.name}.url: {self.options.url} does not answer as an "
+                f"OpenAI-compatible server does"
+            ) from exc
+        wanted = self.options.served_model or (next(iter(served)) if len(served) == 1 else "")
+        if wanted not in served:
+            raise ConfigurationError(
+                f"models.{self.name}.served_model: {wanted or 'empty'}; the server has "
+                f"{', '.join(sorted(served)) or 'none'}"
+            )
+        self._served = wanted
+        self._root = str(served[wanted].get("root") or wanted)
+
+    def _open(self) -> Any:
+        import httpx2
+
+        options = self.options
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        limits = httpx2.Limits(max_connections=options.concurrent)
+        return httpx2.Client(
+            base_url=options.url.rstrip("/"),
+            headers=headers,
+            limits=limits,
+            timeout=httpx2.Timeout(options.max_time, connect=options.connect_timeout, pool=None),
+        )
+
+    def warm_up(self) -> None:
+        """Ask about an invented picture."""
+        self._describe(gen.invented_pixels())
+
+    def describe(
+        self, radiographs: Sequence[Radiograph], progress: Progress | None = None
+    ) -> list[Description]:
+        """Return one description per radiograph, in order.
+
+        Raises
+        ------
+        Unreachable, Busy, OutOfResources
+            The server fails in passing, also after the table's number of attempts.
+        ModelFault
+            The server refuses this picture, or its answer is none.
+        """
+        with ThreadPoolExecutor(self.options.concurrent, thread_name_prefix="chat") as pool:
+            asked = [pool.submit(self._describe, one.pixels) for one in radiographs]
+            for _ in as_completed(asked):
+                if progress is not None:
+                    progress()
+        return [future.result() for future in asked]
+
+    def _describe(self, pixels: NDArray[np.uint8]) -> Description:
+        if self._client is None:
+            raise ModelFault(f"{self.name} is not loaded")
+        started = time.monotonic()
+        question = self._question(pixels)
+        answer = self._patiently(lambda: self._request("POST", "/chat/completions", question))
+        try:
+            choice = answer["choices"][0]
+            text = choice["message"]["content"]
+            reason = REASONS.get(choice.get("finish_reason") or "stop", "time")
+            tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
+        except (KeyError, IndexError, TypeError, ValueError) as exc:
+            raise ModelFault(f"{self.name}: the server's answer holds no text") from exc
+        if not isinstance(text, str):
+            raise ModelFault(f"{self.name}: the server's answer holds no text")
+        return Description(text.strip(), tokens, reason, time.monotonic() - started)
+
+    def _question(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        url = f"data:image/png;base64,{_png(pixels, self.options.longest_side)}"
+        content = [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": self.options.prompt},
+        ]
+        return {
+            "model": self._served,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": 0,
+            "max_tokens": self.options.max_new_tokens,
+            "stream": False,
+        }
+
+    def _patiently(self, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Call `act` again, after growing pauses, while it fails in passing."""
+        wait = self.options.retry_wait
+        for _ in range(self.options.attempts - 1):
+            with suppress(Transient):
+                return act()
+            # apart from each other, or all concurrent requests come back at once
+            time.sleep(min(wait, LONGEST_WAIT_S) * random.uniform(0.5, 1.0))  # noqa: S311
+            wait *= 2
+        return act()
+
+    def _request(self, method: str, path: str, content: Any) -> dict[str, Any]:
+        import httpx2
+
+        where = f"{self.options.url}{path}"
+        try:
+            answer = self._client.request(method, path, json=content)
+        except httpx2.TimeoutException as exc:
+            raise Unreachable(f"{where}: no answer in time ({type(exc).__name__})") from exc
+        except httpx2.TransportError as exc:
+            raise Unreachable(f"{where}: {type(exc).__name__}: {exc}") from exc
+        _check(answer.status_code, where, method == "POST")
+        try:
+            parsed = answer.json()
+        except ValueError as exc:
+            raise Unreachable(f"{where}: the answer is no JSON") from exc
+        if not isinstance(parsed, dict):
+            raise ModelFault(f"{where}: the answer is no JSON object")
+        return parsed
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+def _check(status: int, where: str, is_question: bool) -> None:
+    """Turn an HTTP status into an error class."""
+    if status < 300:
+        return
+    if status in (401, 403):
+        raise ConfigurationError(f"{where}: answered {status}; mind api_key_file")
+    if status == 429:
+        raise Busy(f"{where}: answered 429, too many requests")
+    if status == 507:
+        raise OutOfResources(f"{where}: answered 507, the server's memory is full")
+    if status >= 500 or status in (408, 425):
+        raise Unreachable(f"{where}: answered {status}")
+    if is_question:
+        raise ModelFault(f"{where}: the server refuses this picture or prompt: {status}")
+    raise ConfigurationError(f"{where}: answered {status}; url must end with the server's /v1")
+
+
+def _png(pixels: NDArray[np.uint8], longest_side: int) -> str:
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((longest_side, longest_side))
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "PNG", compress_level=1)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _is_here(url: str) -> bool:
+    """Whether every address of the host is a loopback one."""
+    host = urlsplit(url).hostname or ""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
+
+
+def _key(name: str, path: str) -> str:
+    if not path:
+        return ""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        raise ConfigurationError(
+            f"models.{name}.api_key_file: {path}: {exc.strerror or exc}"
+        ) from exc

@@ -1,0 +1,321 @@
+"""An engine in another virtual environment's interpreter, spoken to over its standard streams.
+
+No release of transformers suits every model. With ``python = "/path/to/venv/bin/python"`` in its
+table an engine runs there: its environment needs torch, the release of transformers that the model
+was made for, numpy and pillow, and nothing of this project, whose code it is lent.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import importlib
+import logging
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, TYPE_CHECKING, Any
+
+from dicom_node.errors import ChexFractError, ConfigurationError, ModelFault, OutOfResources
+from worker.models import ENGINES, Description, Progress, Region, frames
+from worker.models.checkpoint import Unacceptable
+from worker.models.local import LocalModel, one_line
+
+if TYPE_CHECKING:
+    from worker.models.options import Weights
+    from worker.pixels import Radiograph
+
+logger = logging.getLogger(__name__)
+
+LENT = ("worker", "dicom_node")
+"""Packages of this project that the other interpreter may import."""
+ANSWER_TIMEOUT_S = 600.0
+"""Without a sign of progress for so long, the child is ended."""
+CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from worker.models.child import main; main()"
+
+
+class ChildModel(LocalModel):
+    """The same model, in another process.
+
+    The checks of folder, sums and licence are made here, before the other interpreter starts.
+    """
+
+    def __init__(self, name: str, options: Weights, device: str) -> None:
+        super().__init__(name, options, device)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: queue.Queue[tuple[dict[str, Any], bytes] | None] = queue.Queue()
+        self._environment: dict[str, str] = {}
+
+    def load(self) -> None:
+        """Start the interpreter and let it load the model.
+
+        Raises
+        ------
+        ConfigurationError, ModelFault
+            The interpreter does not start, or the model is not acceptable there.
+        """
+        self.check_files()
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        interpreter = Path(self.options.python).expanduser()
+        try:
+            self._process = subprocess.Popen(
+                [str(interpreter), "-I", "-u", "-c", CHILD, _lent()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=_environment(),
+            )
+        except OSError as exc:
+            raise ConfigurationError(
+                f"models.{self.name}.python: {interpreter}: {exc.strerror or exc}"
+            ) from exc
+        self._answers = queue.Queue()
+        reader = threading.Thread(
+            target=_read, args=(self._process.stdout, self._answers), daemon=True
+        )
+        reader.start()
+        table = self.options.model_dump() | {"python": ""}
+        request = {"do": "load", "name": self.name, "device": self.wanted_device, "table": table}
+        try:
+            answer = self._ask(request, b"", None, self.options.start_timeout)
+        except OutOfResources as exc:
+            raise Unacceptable(
+                f"models.{self.name}.python: {interpreter} cannot run the engine: {exc}"
+            ) from exc
+        self._environment = {key: str(value) for key, value in answer["environment"].items()}
+        self.device, self.dtype = answer["device"], answer["dtype"]
+        self.model = self._process
+
+    def _parameters(self) -> dict[str, str]:
+        return super()._parameters() | self._environment
+
+    def warm_up(self) -> None:
+        """Let the model describe an invented picture."""
+        with self._lock:
+            self._ask({"do": "warm_up"}, b"", None, self.options.start_timeout)
+
+    def describe(
+        self, radiographs: Sequence[Radiograph], progress: Progress | None = None
+    ) -> list[Description]:
+        """Return one description per radiograph, in order.
+
+        A child that has died is started again first.
+
+        Raises
+        ------
+        OutOfResources
+            Memory is full, or the child died on these.
+        ModelFault
+            The model's code fails on one of them.
+        """
+        pictures = [radiograph.pixels for radiograph in radiographs]
+        request = {"do": "describe", "shapes": [list(pixels.shape) for pixels in pictures]}
+        content = b"".join(pixels.tobytes() for pixels in pictures)
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                logger.warning("model %s: its process is started again", self.name)
+                self.load()
+            answer = self._ask(request, content, progress, ANSWER_TIMEOUT_S)
+        return [_description(told) for told in answer["descriptions"]]
+
+    def _ask(
+        self, request: dict[str, Any], content: bytes, progress: Progress | None, seconds: float
+    ) -> dict[str, Any]:
+        process = self._process
+        if process is None or process.stdin is None:
+            raise ModelFault(f"{self.name} is not loaded")
+        try:
+            frames.write(process.stdin, request, content)
+        except OSError as exc:
+            raise self._died() from exc
+        while True:
+            try:
+                frame = self._answers.get(timeout=seconds)
+            except queue.Empty as exc:
+                self._end()
+                raise OutOfResources(
+                    f"{self.name}: its process said nothing for {seconds:.0f} s"
+                ) from exc
+            if frame is None:
+                raise self._died()
+            answer, _ = frame
+            if answer["kind"] == "moved":
+                if progress is not None:
+                    progress()
+            elif answer["kind"] == "failed":
+                raise _error(answer)
+            else:
+                return answer
+
+    def _died(self) -> OutOfResources:
+        status = self._end()
+        return OutOfResources(f"{self.name}: its process ended with status {status}")
+
+    def _end(self) -> int | None:
+        process, self._process, self.model = self._process, None, None
+        if process is None:
+            return None
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                _close(stream)
+        try:
+            return process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def close(self) -> None:
+        """End the process, which gives all of its memory back."""
+        self._end()
+
+
+def _close(stream: IO[bytes]) -> None:
+    try:
+        stream.close()
+    except OSError:
+        logger.debug("a pipe to a process that had ended")
+
+
+def _read(stream: IO[bytes], answers: queue.Queue[tuple[dict[str, Any], bytes] | None]) -> None:
+    try:
+        while (frame := frames.read(stream)) is not None:
+            answers.put(frame)
+    except (frames.BrokenFrame, OSError, ValueError) as exc:
+        logger.debug("the other interpreter's stream broke: %s", exc)
+    answers.put(None)
+
+
+@cache
+def _lent() -> str:
+    """Return a folder that holds this project's packages and nothing else of this environment."""
+    folder = tempfile.mkdtemp(prefix="chexfract-lent-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for package in LENT:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise ConfigurationError(f"the package {package} has no folder to lend")
+        (Path(folder) / package).symlink_to(Path(spec.origin).parent)
+    return folder
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without this interpreter's paths and this worker's secrets."""
+    hidden = ("PYTHON", "CHEXFRACT_", "VIRTUAL_ENV", "HF_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+
+
+def _error(answer: dict[str, Any]) -> Exception:
+    known: dict[str, type[Exception]] = {
+        kind.__name__: kind
+        for kind in (Unacceptable, ModelFault, ConfigurationError, OutOfResources)
+    }
+    return known.get(answer["error"], ModelFault)(str(answer["text"]))
+
+
+def _description(told: dict[str, Any]) -> Description:
+    regions = tuple(Region(**region) for region in told.pop("regions"))
+    return Description(**told, regions=regions)
+
+
+# What follows runs in the other interpreter.
+
+
+def main() -> None:
+    """Answer frames from standard input until it ends."""
+    requests, answers = _own_streams()
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    waiting: queue.Queue[tuple[dict[str, Any], bytes]] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests, waiting), daemon=True).start()
+    served = _Served(answers)
+    while True:
+        request, content = waiting.get()
+        try:
+            answer = served.answer(request, content)
+        except Exception as exc:  # noqa: BLE001 - the rim of this process: the parent must hear of it
+            answer = {"kind": "failed", "error": type(exc).__name__, "text": _text(exc)}
+        frames.write(answers, answer)
+
+
+def _own_streams() -> tuple[IO[bytes], IO[bytes]]:
+    """Keep the pipes for frames; what code prints goes to standard error."""
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    return requests, answers
+
+
+def _listen(stream: IO[bytes], waiting: queue.Queue[tuple[dict[str, Any], bytes]]) -> None:
+    """Hand on frames; when the parent is gone, end at once, also amid a generation."""
+    try:
+        while (frame := frames.read(stream)) is not None:
+            waiting.put(frame)
+    finally:
+        os._exit(0)
+
+
+def _text(exc: Exception) -> str:
+    return str(exc) if isinstance(exc, ChexFractError) else one_line(exc)
+
+
+class _Served:
+    """The engine on this side."""
+
+    def __init__(self, answers: IO[bytes]) -> None:
+        self._answers = answers
+        self._model: Any = None
+
+    def answer(self, request: dict[str, Any], content: bytes) -> dict[str, Any]:
+        if request["do"] == "load":
+            return self._load(request)
+        if request["do"] == "warm_up":
+            self._model.warm_up()
+            return {"kind": "done"}
+        told = self._model.describe(_radiographs(request["shapes"], content), self._moved)
+        return {"kind": "done", "descriptions": [dataclasses.asdict(one) for one in told]}
+
+    def _moved(self) -> None:
+        frames.write(self._answers, {"kind": "moved"})
+
+    def _load(self, request: dict[str, Any]) -> dict[str, Any]:
+        options = SimpleNamespace(**request["table"])
+        engine = importlib.import_module(ENGINES[options.engine])
+        model = engine.build(request["name"], options, request["device"])
+        model.load()
+        self._model = model
+        import torch
+        import transformers
+
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        return {
+            "kind": "done",
+            "environment": versions,
+            "device": str(model.device),
+            "dtype": str(model.dtype),
+        }
+
+
+def _radiographs(shapes: list[list[int]], content: bytes) -> list[SimpleNamespace]:
+    import numpy as np
+
+    found, start = [], 0
+    for rows, columns in shapes:
+        end = start + rows * columns
+        pixels = np.frombuffer(content[start:end], np.uint8).reshape(rows, columns)
+        found.append(SimpleNamespace(pixels=pixels))
+        start = end
+    return found

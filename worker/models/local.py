@@ -1,0 +1,309 @@
+"""What every engine with weights of its own shares: checks, device, memory, errors, its name."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dicom_node.errors import ModelFault, OutOfResources
+from worker.models import Description, ModelInfo, Progress, checkpoint, licences, remote_code
+from worker.models import generation as gen
+from worker.models.checkpoint import Unacceptable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from worker.models.options import Weights
+    from worker.pixels import Radiograph
+
+logger = logging.getLogger(__name__)
+
+TINY = 50_000_000
+"""Bytes of weights below which a model is run in one CPU thread."""
+
+
+class LocalModel:
+    """A model in this process; an engine adds `_load` and `_describe`.
+
+    Parameters
+    ----------
+    name : str
+        The table ``[models.NAME]``.
+    options : Weights
+        Its keys, checked.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises
+    ------
+    ConfigurationError
+        The folder is not there or the licence is not accepted.
+    """
+
+    def __init__(self, name: str, options: Weights, device: str) -> None:
+        self.name = name
+        self.options = options
+        self.wanted_device = device
+        self.files = checkpoint.find(name, options.path)
+        self.is_demonstration = options.demonstration or self.files.is_demonstration
+        licences.gate(name, options, self.is_demonstration)
+        self.model: Any = None
+        self.device: Any = None
+        self.dtype: Any = None
+        self._lock = threading.Lock()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What a report says of this model; known before the weights are loaded."""
+        revision = f"{self.options.revision[:8]}-" if self.options.revision else ""
+        return ModelInfo(
+            name=self.name,
+            version=f"{self.name}-{revision}{self.files.weights_sha256[:8]}",
+            prompt=self.options.prompt,
+            parameters=self._parameters(),
+            licence="" if self.is_demonstration else licences.of(self.options),
+            licence_accepted_by=self.options.licence_accepted_by,
+            demonstration=self.is_demonstration,
+            device=str(self.device or self.wanted_device),
+        )
+
+    def _parameters(self) -> dict[str, str]:
+        dtype = str(self.dtype).removeprefix("torch.") if self.dtype else self.options.dtype
+        parameters = {
+            "weights": self.files.weights_sha256[:16],
+            "code": self.files.code_sha256[:16],
+            "prompt": self.options.prompt.rpartition("\n")[2],
+            "decode": "greedy",
+            "dtype": dtype,
+            "max_new_tokens": str(self.options.max_new_tokens),
+        }
+        if self.options.revision:
+            parameters["revision"] = self.options.revision
+        if self.options.quantization != "none":
+            parameters["quantization"] = self.options.quantization
+        return parameters
+
+    def load(self) -> None:
+        """Check the files, bring the weights to the device, and try the model out.
+
+        Raises
+        ------
+        Unacceptable
+            A file is altered, weights and code do not fit, or this release of transformers
+            decodes the model wrongly.
+        ConfigurationError
+            The device is not there or too small.
+        """
+        self.check_files()
+        remote_code.shut_in()
+        self.device = gen.device_of(self.wanted_device)
+        self.dtype = gen.type_of(self.options.dtype, self.device)
+        _spare_threads(self.files.size, self.device)
+        _want_memory(self.name, self.files.size, self.options.memory_reserve, self.device)
+        staged = checkpoint.stage(self.files)
+        try:
+            with memory(self.device), as_unacceptable(self.name, staged, self.files.folder):
+                self._load(staged)
+        except BaseException:
+            self.close()
+            raise
+
+    def check_files(self) -> None:
+        """Refuse altered files and leave in the log whose licence this is."""
+        options = self.options
+        if not self.is_demonstration or options.manifest or options.manifest_sha256:
+            self.files.verify(options.manifest, options.manifest_sha256)
+        licences.log_acceptance(self.name, options, self.is_demonstration)
+
+    def warm_up(self) -> None:
+        """Describe an invented picture, so that the first job is not the slowest."""
+        with self._lock, memory(self.device), as_fault(self.name):
+            self._describe([gen.invented_pixels()], None)
+
+    def describe(
+        self, radiographs: Sequence[Radiograph], progress: Progress | None = None
+    ) -> list[Description]:
+        """Return one description per radiograph, in order.
+
+        Raises
+        ------
+        OutOfResources
+            Memory is full; fewer at a time may pass.
+        ModelFault
+            The model's code fails on one of them; one at a time tells which.
+        """
+        if self.model is None:
+            raise ModelFault(f"{self.name} is not loaded")
+        with self._lock, memory(self.device), as_fault(self.name):
+            return self._describe([radiograph.pixels for radiograph in radiographs], progress)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.model = None
+        gc.collect()
+        if self.device is not None and self.device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def _load(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def _describe(
+        self, pictures: Sequence[NDArray[np.uint8]], progress: Progress | None
+    ) -> list[Description]:
+        raise NotImplementedError
+
+    def _whole(self, folder: Path, auto: str, *, strict: bool = False) -> Any:
+        """Return the model of `folder` on the device, with all of its weights.
+
+        Parameters
+        ----------
+        auto : str
+            The Auto class to ask, for example ``AutoModelForCausalLM``.
+        strict : bool
+            Refuse also weights that the code does not use.
+        """
+        remote_code.give_cache_its_old_names()
+        model = load_whole(self.name, folder, self.options, self.dtype, auto, strict=strict)
+        remote_code.keep_old_contract(type(model))
+        if self.options.quantization != "none":
+            from worker.models.quantization import quantize
+
+            model = quantize(model, self.options.quantization)
+        return model.to(self.device).eval()
+
+    def _decoded(
+        self, ids: list[int], tokenizer: Any, stops: list[int], seconds: float
+    ) -> Description:
+        kept, reason = gen.cut(ids, stops, self.options.max_new_tokens)
+        text = tokenizer.decode(kept, skip_special_tokens=True).strip()
+        return Description(text, len(kept), reason, seconds)
+
+
+def load_whole(
+    name: str, folder: Path, options: Weights, dtype: Any, auto: str, *, strict: bool
+) -> Any:
+    """Return the model of `folder` on the CPU, or refuse it.
+
+    Raises
+    ------
+    Unacceptable
+        Keys are missing or mismatched or, when `strict`, unexpected.
+    """
+    library = remote_code.library()
+    config = library.AutoConfig.from_pretrained(
+        folder, trust_remote_code=True, local_files_only=True
+    )
+    # a checkpoint's own "flash_attention_2" yields only to what the config says before loading
+    config._attn_implementation = _attention(folder, config, options.attention, auto)
+    model, report = getattr(library, auto).from_pretrained(
+        folder,
+        config=config,
+        trust_remote_code=True,
+        local_files_only=True,
+        torch_dtype=dtype,
+        output_loading_info=True,
+    )
+    kinds = ["missing_keys", "mismatched_keys", "error_msgs"]
+    for kind in [*kinds, "unexpected_keys"] if strict else kinds:
+        found = sorted(str(key) for key in report.get(kind) or ())
+        if found:
+            raise Unacceptable(
+                f"models.{name}.path: the weights do not fit the code: "
+                f"{len(found)} {kind.replace('_', ' ')}, first {found[0]}"
+            )
+    return model
+
+
+def _attention(folder: Path, config: Any, wanted: str, auto: str) -> str:
+    if wanted != "auto":
+        return wanted
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    reference = (getattr(config, "auto_map", None) or {}).get(auto)
+    if reference is None:
+        return "eager"
+    code = get_class_from_dynamic_module(reference, folder, local_files_only=True)
+    return "sdpa" if getattr(code, "_supports_sdpa", False) else "eager"
+
+
+def _spare_threads(size: int, device: Any) -> None:
+    """Run a tiny model in one thread: several only wait for each other (8 times slower)."""
+    if device.type == "cpu" and size < TINY:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def _want_memory(name: str, size: int, reserve: float, device: Any) -> None:
+    """Refuse a GPU whose free memory is less than the weights and a reserve."""
+    if device.type != "cuda":
+        return
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    if size * reserve > free:
+        raise Unacceptable(
+            f"models.{name}: {device} has {free / 1e9:.1f} GB free, the weights need about "
+            f"{size * reserve / 1e9:.1f} GB; free the GPU or set quantization"
+        )
+
+
+@contextlib.contextmanager
+def memory(device: Any) -> Iterator[None]:
+    """Turn full memory into `OutOfResources`, with the accelerator's cache given back."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as exc:
+        if not remote_code.is_out_of_memory(exc):
+            raise
+        text = one_line(exc)
+    else:
+        return
+    # outside the handler: its traceback holds the tensors that filled the memory
+    gc.collect()
+    if device is not None and device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+    raise OutOfResources(f"out of memory on {device}: {text}")
+
+
+@contextlib.contextmanager
+def as_fault(name: str) -> Iterator[None]:
+    """Turn any failure of the checkpoint's own code into `ModelFault`."""
+    try:
+        yield
+    except (ModelFault, OutOfResources):
+        raise
+    except Exception as exc:
+        if remote_code.is_out_of_memory(exc):
+            raise
+        raise ModelFault(f"{name} fails on this picture: {one_line(exc)}") from exc
+
+
+@contextlib.contextmanager
+def as_unacceptable(name: str, staged: Path, folder: Path) -> Iterator[None]:
+    """Turn any failure to load into one line that names the folder."""
+    try:
+        yield
+    except (Unacceptable, OutOfResources):
+        raise
+    except Exception as exc:
+        if remote_code.is_out_of_memory(exc):
+            raise
+        what = one_line(exc).replace(str(staged), str(folder))
+        raise Unacceptable(f"models.{name}.path: {folder}: cannot be loaded: {what}") from exc
+
+
+def one_line(exc: BaseException) -> str:
+    """Return type and message of an error as one line of bounded length."""
+    text = " ".join(str(exc).split())
+    return f"{type(exc).__name__}: {text[:300]}" if text else type(exc).__name__
