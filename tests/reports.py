@@ -73,11 +73,16 @@ def source(**elements: Any) -> Dataset:
     return again(ds)
 
 
-def again(ds: Dataset) -> Dataset:
-    """Return `ds` written and read."""
+def as_bytes(ds: Dataset) -> bytes:
+    """Return `ds` as a Part 10 file."""
     buffer = BytesIO()
     dcmwrite(buffer, ds, enforce_file_format=True)
-    return dcmread(BytesIO(buffer.getvalue()))
+    return buffer.getvalue()
+
+
+def again(ds: Dataset) -> Dataset:
+    """Return `ds` written and read."""
+    return read(as_bytes(ds))
 
 
 def read(content: bytes) -> Dataset:

@@ -37,7 +37,7 @@ HEADLINES = {
 # The corners stay empty: viewers lay their own text there, OHIF over the top left one.
 TOP, BOTTOM, MARGIN = 112, 748, 48
 PICTURE_WIDTH, GAP = 420, 44
-FOOT = 664
+FOOT = 640
 LEADING = 1.35
 WORD_SIZES = (28, 24, 20, 17, 15)
 LISTED_FRACTURES = 10
@@ -190,7 +190,6 @@ class _Column:
 
 def _body(column: _Column, said: Reading) -> list[str]:
     """Set the words, the codes and the warnings; return the lines that found no room."""
-    words = said.text or (said.reason.text if said.reason else "")
     coded = [*map(in_words, said.fractures[:LISTED_FRACTURES])]
     if len(said.fractures) > LISTED_FRACTURES:
         coded.append(f"and {len(said.fractures) - LISTED_FRACTURES} more")
@@ -202,7 +201,7 @@ def _body(column: _Column, said: Reading) -> list[str]:
     note_lines = [(line, ink) for note, ink in notes for line in wrap(note, column.room, 17)]
     reserve = min(len(note_lines) * 17 * LEADING + 16, (FOOT - column.y) / 2)
     column.y += 10
-    rest = _set_words(column, words, FOOT - 12 - reserve)
+    rest = _set_words(column, said.words, FOOT - 12 - reserve)
     column.y += 12
     for line, ink in note_lines:
         if column.y + 17 * LEADING < FOOT - 8:
@@ -248,11 +247,11 @@ def _caution(labels: Labels) -> Iterator[Mark]:
 def _foot(said: Reading, labels: Labels) -> Iterator[Mark]:
     yield Bar(MARGIN, FOOT, WIDTH - 2 * MARGIN, 1, ink=0.5)
     column = _Column(MARGIN, WIDTH - 2 * MARGIN, FOOT + 4)
-    column.write(said.comment, 15)
-    column.write(labels.model, 15, ink=0.7)
     if labels.identity:
         column.write(labels.identity, 15)
-    yield from column.marks
+    column.write(said.caution, 15)
+    column.write(labels.model, 15, ink=0.7)
+    yield from (mark for mark in column.marks if mark.y < HEIGHT - 8)
 
 
 def _picture(shape: tuple[int, int], caption: str) -> Iterator[Mark]:

@@ -64,11 +64,21 @@ class Reading:
     case: Case
     text: str
     """The model's words; empty only where the Instance was not analysed."""
-    comment: str
+    caution: str
     """Disclaimer and what else a reader must know."""
     warnings: tuple[str, ...] = ()
     fractures: tuple[Fracture, ...] = field(default=())
     reason: Reason | None = None
+
+    @property
+    def words(self) -> str:
+        """What there is to read: the model's text, or the reason why there is none."""
+        return self.reason.text if self.reason else self.text
+
+    @property
+    def comment(self) -> str:
+        """The caution, after the reason where there is one."""
+        return f"Not analysed: {self.reason.text} {self.caution}" if self.reason else self.caution
 
 
 def read(outcome: Outcome, algorithm: Algorithm) -> Reading:
@@ -86,7 +96,7 @@ def read(outcome: Outcome, algorithm: Algorithm) -> Reading:
     return Reading(
         case=case,
         text="" if reason else text,
-        comment=_comment(case, reason, algorithm),
+        caution=_caution(case, algorithm),
         warnings=tuple(line for warning in warnings if (line := storable(warning)[0])),
         fractures=tuple(outcome.findings.fractures) if is_positive and outcome.findings else (),
         reason=reason,
@@ -119,10 +129,8 @@ def _case(findings: Findings | None, text: str, is_whole: bool, reason: Reason |
     }.get(findings.presence, Case.UNCLEAR)
 
 
-def _comment(case: Case, reason: Reason | None, algorithm: Algorithm) -> str:
+def _caution(case: Case, algorithm: Algorithm) -> str:
     sentences = [DEMONSTRATION] if algorithm.demonstration else []
-    if reason is not None:
-        sentences.append(f"Not analysed: {reason.text}")
     if case is Case.UNCLEAR:
         sentences.append(UNCLEAR)
     sentences.append(DISCLAIMER)

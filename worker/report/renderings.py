@@ -383,8 +383,8 @@ def _annotation(said: Reading) -> Dataset:
 def _overlay(said: Reading) -> str:
     """Return headline, words and caution within the length of an ST value."""
     head_line = f"{HEADLINES[said.case]}\r\n"
-    tail = f"\r\n{said.comment} {CAUTION}"
-    content = (said.text or (said.reason.text if said.reason else "")).replace("\n", "\r\n")
+    tail = f"\r\n{said.caution} {CAUTION}"
+    content = said.words.replace("\n", "\r\n")
     room = SHORT_TEXT - len((head_line + tail).encode())
     encoded = content.encode()
     if len(encoded) > room:

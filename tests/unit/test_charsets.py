@@ -1,0 +1,104 @@
+"""A name in any character set is written as the same name in UTF-8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import reports
+from pydicom import dcmread
+from pydicom.data import get_charset_files
+from reports import ALGORITHM, CASES, ORDER
+
+from worker.report import header
+from worker.report.sr import build
+
+# Written here by hand from PS3.5 annexes H to K and the samples' own descriptions.
+NAMES = {
+    "chrArab.dcm": "قباني^لنزار",
+    "chrFren.dcm": "Buc^Jérôme",
+    "chrFrenMulti.dcm": "Buc^Jérôme",
+    "chrGerm.dcm": "Äneas^Rüdiger",
+    "chrGreek.dcm": "Διονυσιος",
+    "chrH31.dcm": "Yamada^Tarou=山田^太郎=やまだ^たろう",
+    "chrH32.dcm": "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう",
+    "chrHbrw.dcm": "שרון^דבורה",
+    "chrI2.dcm": "Hong^Gildong=洪^吉洞=홍^길동",
+    "chrJapMulti.dcm": "やまだ^たろう",
+    "chrJapMultiExplicitIR6.dcm": "やまだ^たろう",
+    "chrKoreanMulti.dcm": "김희중",
+    "chrRuss.dcm": "Люкceмбypг",
+    "chrX1.dcm": "Wang^XiaoDong=王^小東",
+    "chrX2.dcm": "Wang^XiaoDong=王^小东",
+}
+ENCODED = {
+    "ISO_IR 100": ("Müller^Jürgen", "latin-1"),
+    "ISO_IR 101": ("Dvořák^Přemysl", "iso8859-2"),
+    "ISO_IR 144": ("Иванова^Анна", "iso8859-5"),
+    "ISO_IR 192": ("山田^太郎", "utf-8"),
+    "GB18030": ("王^小东", "gb18030"),
+    "GBK": ("王^小东", "gbk"),
+    "ISO_IR 13": ("ﾔﾏﾀﾞ^ﾀﾛｳ", "shift_jis"),
+}
+
+
+def reread(path: Path) -> str:
+    """Return the patient's name in the report about the image at `path`."""
+    return str(
+        reports.read(build(dcmread(path), CASES["none"], ALGORITHM, ORDER).content).PatientName
+    )
+
+
+SAMPLES = [path for path in get_charset_files("chr*.dcm") if "SQEncoding" not in path]
+"""pydicom's own, but for two that hold a lone sequence and no patient."""
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: Path(path).name)
+def test_the_name_of_each_sample_survives(path: str) -> None:
+    name = Path(path).name
+    assert name in NAMES
+    assert reread(Path(path)) == NAMES[name]
+
+
+def test_the_name_of_each_shared_file_survives(shared_data: Path) -> None:
+    paths = sorted((shared_data / "charsets").glob("*.dcm"))
+    assert {path.name: reread(path) for path in paths} == {p.name: NAMES[p.name] for p in paths}
+
+
+@pytest.mark.parametrize("charset", list(ENCODED))
+def test_a_name_is_read_in_the_character_set_of_its_image(charset: str) -> None:
+    name, codec = ENCODED[charset]
+    source = reports.source(PatientName=None, SpecificCharacterSet="ISO_IR 192")
+    source.SpecificCharacterSet = charset
+    source.PatientName = name
+    again = reports.again(source)
+    assert name.encode(codec).split(b"^")[0] in again["PatientName"].value.original_string
+    ds = reports.read(build(again, CASES["none"], ALGORITHM, ORDER).content)
+    assert (ds.PatientName, ds.SpecificCharacterSet) == (name, "ISO_IR 192")
+
+
+def test_the_escape_sequences_of_simplified_chinese_are_removed() -> None:
+    """PS3.5 K.3, ISO 2022 IR 58: pydicom 3.0.2 keeps them in the name."""
+    source = reports.source(SpecificCharacterSet=["", "ISO 2022 IR 58"], PatientName="X")
+    raw = b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab="
+    buffer = reports.as_bytes(source).replace(b"PN\x02\x00X ", _element(raw))
+    ds = reports.read(build(reports.read(buffer), CASES["none"], ALGORITHM, ORDER).content)
+    assert str(ds.PatientName).rstrip("=") == "Zhang^XiaoDong=张^小东"
+
+
+def _element(raw: bytes) -> bytes:
+    padded = raw + b" " * (len(raw) % 2)
+    return b"PN" + len(padded).to_bytes(2, "little") + padded
+
+
+@pytest.mark.parametrize("charset", [None, "", "ISO_IR 6"])
+def test_names_without_a_character_set_survive(charset: str | None) -> None:
+    source = reports.source(SpecificCharacterSet=charset, PatientName="Doe^Jane")
+    assert header.text(header.read(source).common, "PatientName") == "Doe^Jane"
+
+
+@pytest.mark.filterwarnings("ignore:Unknown encoding")
+def test_an_unknown_character_set_still_gives_a_report() -> None:
+    source = reports.source(SpecificCharacterSet="ISO_IR 999", PatientName="Doe^Jane")
+    ds = reports.read(build(source, CASES["none"], ALGORITHM, ORDER).content)
+    assert ds.PatientName == "Doe^Jane"
