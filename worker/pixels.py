@@ -21,6 +21,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from dicom_node.errors import Rejected
 from worker import grey, header
 from worker.gate import LARGEST, MOST_PIXELS, gate
+from worker.screen import screen
 from worker.settings import Pixels as Options
 from worker.shutter import shutter as find_shutter
 
@@ -181,7 +182,7 @@ def radiograph(
     Raises
     ------
     Rejected
-        By `gate` or by the decoder.
+        By `gate`, by the decoder, or ``screened-out`` where the site wants that.
     OutOfResources
         The decoder cannot start.
 
@@ -205,6 +206,11 @@ def radiograph(
         notes += (
             "The image does not say which side is the patient's right; it was left as it is.",
         )
+    if options.screening != "off":
+        doubts = tuple(text for _, text in screen(pixels))
+        if doubts and options.screening == "reject":
+            raise Rejected("screened-out", " ".join(doubts))
+        notes += doubts
     return Radiograph(pixels, f"{preprocessing(options)}: {steps}", notes)
 
 

@@ -21,7 +21,7 @@ from worker.settings import Pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
-OPTIONS = Pixels()
+OPTIONS = Pixels(screening="off")
 
 
 @pytest.fixture(scope="module")
@@ -444,7 +444,7 @@ def test_what_is_behind_a_shutter_does_not_count(decoder, shape):
 
 @pytest.mark.parametrize("mode", ["voi", "minmax", "minmax+equalize"])
 def test_the_steps_name_the_specification(decoder, mode):
-    options = Pixels(mode=mode)
+    options = Pixels(mode=mode, screening="off")
     found = pixels.radiograph(instance(drawn()), decoder, options)
     assert pixels.preprocessing(options) == f"{mode}-1"
     assert found.steps.startswith(f"{mode}-1: ")

@@ -1,0 +1,116 @@
+"""The screener sees what headers do not say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pictures import drawn, instance
+from PIL import Image
+
+from dicom_node.errors import Rejected
+from worker import gate, pixels, screen
+from worker.decode import Decoder
+from worker.phantom.draw import instance as phantom
+from worker.settings import Pixels
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+
+SAME_AS_ANOTHER = ("jpegls", "fake_mono1", "12bit", "fuji_rle")
+
+
+def shown(ds, **options):
+    with Decoder() as decoder:
+        return pixels.radiograph(ds, decoder, Pixels(**options))
+
+
+@pytest.fixture(scope="module")
+def real(shared_data):
+    """Every distinct real picture by name."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "SMALLEST", 100)
+        for path in sorted(shared_data.glob("*chest/*.*")):
+            if any(part in path.name for part in SAME_AS_ANOTHER):
+                continue
+            if path.suffix == ".dcm":
+                ds = pixels.read(path)
+                ds.SOPClassUID, ds.BodyPartExamined, ds.ViewPosition = gate.CR, "CHEST", "PA"
+                found[path.stem] = shown(ds, screening="off").pixels
+            else:
+                found[path.stem] = np.asarray(Image.open(path).convert("L"))
+    return found
+
+
+def frontal(real):
+    """Return the frontal chests among the real pictures."""
+    names = [name for name in real if name.startswith(("chest-pa", "cr_chest", "sc_", "hann"))]
+    return {name: real[name] for name in names}
+
+
+def codes(picture):
+    return [code for code, _ in screen.screen(np.ascontiguousarray(picture))]
+
+
+TURNS = {
+    "upside-down": lambda picture: picture[::-1, ::-1],
+    "rotated": np.rot90,
+    "inverted": lambda picture: 255 - picture,
+}
+
+
+def test_real_chests_pass_and_turned_ones_are_named_though_left_out_of_the_mean(real, monkeypatch):
+    """Each is judged by a mean of the others, so this is no memory of itself."""
+    chests = frontal(real)
+    assert len(chests) == 9
+    phantoms = [shown(phantom(900, index), screening="off").pixels for index in range(8)]
+    for name, picture in chests.items():
+        mean = screen.learn([chests[other] for other in chests if other != name], phantoms)
+        monkeypatch.setattr(screen, "_chest", lambda mean=mean: mean.astype(float))
+        assert codes(picture) == [], name
+        for code, turn in TURNS.items():
+            assert codes(turn(picture)) == [code], name
+
+
+def test_other_real_images_are_noticed(real):
+    """A dog, a hip, a tibia, a panorama, an angiogram and a lateral chest."""
+    others = {name: picture for name, picture in real.items() if name not in frontal(real)}
+    assert len(others) == 6
+    assert all(codes(picture) for picture in others.values())
+
+
+def test_the_mean_that_is_shipped_is_that_of_the_real_chests(real):
+    phantoms = [shown(phantom(900, index), screening="off").pixels for index in range(8)]
+    learned = screen.learn(frontal(real).values(), phantoms).astype(float)
+    assert np.corrcoef(learned.reshape(-1), screen._chest().reshape(-1))[0, 1] > 0.99
+
+
+def test_phantoms_pass():
+    """The demonstration must not be full of doubts."""
+    for index in range(6):
+        assert shown(phantom(901, index)).warnings == ()
+
+
+def test_a_doubt_is_a_warning_a_reason_or_nothing():
+    ds = instance(drawn(600, 500))
+    assert screen.TURNED["not-frontal-chest"] in shown(ds).warnings
+    assert shown(ds, screening="off").warnings == ()
+    with pytest.raises(Rejected) as refused:
+        shown(ds, screening="reject")
+    assert refused.value.code == "screened-out"
+
+
+def test_the_fake_negative_is_seen_through(shared_data):
+    """Its header calls a positive picture MONOCHROME1."""
+    found = shown(pixels.read(shared_data / "chest" / "sc_chest_pa_rsna_fake_mono1.dcm"))
+    assert screen.TURNED["inverted"] in found.warnings
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 300), st.integers(1, 300)).flatmap(
+        lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 255), fill=st.just(7))
+    )
+)
+def test_any_picture_gets_an_answer(picture):
+    assert set(codes(picture)) <= set(screen.TURNED)
