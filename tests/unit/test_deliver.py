@@ -1,0 +1,317 @@
+"""The deliverer: one report per destination, whatever the destination does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ledgers import NOW, fresh, instance, result, route, taken
+
+from dicom_node.errors import Unreachable
+from dicom_node.flow.deliver import SR_CLASSES, Deliverer, Pace
+from dicom_node.job import ReportObject
+from dicom_node.settings import Peer, Settings
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+
+TEXT = "1.2.840.10008.5.1.4.1.1.88.11"
+
+
+class Archive:
+    """A destination in this process: what it accepts, answers and got."""
+
+    def __init__(self, accepts: Sequence[str] = (*SR_CLASSES.values(), TEXT)) -> None:
+        self.takes = set(accepts)
+        self.is_away = False
+        self.breaks_on: bytes = b"nothing"
+        self.statuses: list[int] = []
+        self.got: list[bytes] = []
+        self.associations = 0
+        self.closed = 0
+
+    def __call__(self, peer: Peer) -> Archive:
+        return self
+
+    def connect(self, sop_classes: Sequence[str]) -> None:
+        if self.is_away:
+            raise Unreachable("ARCHIVE@127.0.0.1:1 refused the connection")
+        self.associations += 1
+
+    def accepts(self, sop_class_uid: str) -> bool:
+        return sop_class_uid in self.takes
+
+    def store(self, path: Path) -> int:
+        content = path.read_bytes()
+        if content == self.breaks_on:
+            raise Unreachable("ARCHIVE@127.0.0.1:1 aborted the association")
+        status = self.statuses.pop(0) if self.statuses else 0
+        self.got.append(content)
+        return status
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Node:
+    def __init__(self, folder: Path) -> None:
+        self.spool = Spool(folder / "spool")
+        self.ledger = Ledger.open(fresh(folder))
+        self.archive = Archive()
+        self.peers: dict[str, Peer] = {"archive": Peer(ae_title="ARCHIVE", host="h", port=1)}
+
+    def deliverer(self, pace: Pace | None = None) -> Deliverer:
+        return Deliverer(Settings(peers=self.peers), self.spool, self.ledger, self.archive, pace)
+
+    def report(
+        self, n: int = 1, classes: Sequence[str] = ("comprehensive3d",), **routed: Any
+    ) -> None:
+        self.ledger.receive(instance(n), [route(**routed)], at=NOW)
+        ticket = taken(self.ledger)
+        made = [(f"sr-{name}", "sr", SR_CLASSES[name], f"{n}-{name}".encode()) for name in classes]
+        made.append(("text", "basic-text", TEXT, f"{n}-text".encode()))
+        objects = tuple(
+            ReportObject(
+                kind=kind,  # type: ignore[arg-type]
+                part=part,
+                sop_class_uid=uid,
+                sop_instance_uid=f"2.25.{n}{i}",
+                series_instance_uid="2.25.9",
+            )
+            for i, (part, kind, uid, _) in enumerate(made)
+        )
+        files = {
+            part: self.spool.write_report(ticket.job, ticket.token, part, content)
+            for part, _, _, content in made
+        }
+        told = result(ticket, n, objects=objects)
+        self.ledger.report(ticket.job, ticket.token, told, files, NOW)
+
+    def deliveries(self, n: int = 1) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.ledger.trace(f"1.2.3.{n}")["deliveries"]
+        return rows
+
+
+ONLY_SR = {"objects": {"archive": ("sr",)}}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path)
+    yield node
+    node.ledger.close()
+
+
+def test_a_report_is_stored_once_and_the_status_kept(node: Node) -> None:
+    node.report(**ONLY_SR)
+    work = node.deliverer()
+    work.step(NOW)
+    work.step(NOW + 1)
+    assert node.archive.got == [b"1-comprehensive3d"]
+    (row,) = node.deliveries()
+    assert (row["state"], row["status"], row["sop_instance_uid"]) == ("sent", 0, "2.25.10")
+    assert node.archive.closed == 1
+
+
+def test_the_report_goes_before_the_other_objects_in_one_association(node: Node) -> None:
+    node.report()
+    node.deliverer().step(NOW)
+    assert node.archive.got == [b"1-comprehensive3d", b"1-text"]
+    assert node.archive.associations == 1
+
+
+def test_the_first_sop_class_in_the_peers_order_that_it_accepts_is_sent(node: Node) -> None:
+    node.archive.takes = {SR_CLASSES["enhanced"], SR_CLASSES["comprehensive"]}
+    node.report(classes=("enhanced", "comprehensive3d", "comprehensive"), **ONLY_SR)
+    node.deliverer().step(NOW)
+    assert node.archive.got == [b"1-comprehensive"]
+
+
+def test_a_retry_never_sends_another_object(node: Node) -> None:
+    node.archive.takes = {SR_CLASSES["comprehensive"]}
+    node.archive.statuses = [0xA700]
+    node.report(classes=("comprehensive3d", "comprehensive"), **ONLY_SR)
+    node.deliverer().step(NOW)
+    node.archive.takes = set(SR_CLASSES.values())
+    node.deliverer().step(NOW + 31)
+    assert node.archive.got == [b"1-comprehensive", b"1-comprehensive"]
+    node.ledger.resend("1.2.3.1", NOW + 40)
+    node.archive.takes = {SR_CLASSES["comprehensive3d"]}
+    node.deliverer().step(NOW + 40)
+    assert len(node.archive.got) == 2
+    assert "no longer accepts" in node.deliveries()[0]["reason"]
+
+
+def test_what_no_one_accepts_waits_with_its_reason(node: Node) -> None:
+    node.archive.takes = {TEXT}
+    node.report()
+    node.deliverer().step(NOW)
+    sr, text = node.deliveries()
+    assert (sr["state"], sr["reason"]) == ("retrying", "archive accepts no SOP class of it")
+    assert text["state"] == "sent"
+
+
+@pytest.mark.parametrize("status", [0xB000, 0xB006, 0xB007, 0x0107, 0x0116])
+def test_a_warning_is_a_delivery(node: Node, status: int) -> None:
+    node.archive.statuses = [status]
+    node.report(**ONLY_SR)
+    node.deliverer().step(NOW)
+    (row,) = node.deliveries()
+    assert (row["state"], row["status"]) == ("sent", status)
+
+
+@pytest.mark.parametrize("status", [0xA700, 0xA900, 0xC000, 0x0122, 0x0124, 0x0111, 0xFE00])
+def test_a_failure_is_retried_with_its_status_as_the_reason(node: Node, status: int) -> None:
+    node.archive.statuses = [status]
+    node.report(**ONLY_SR)
+    node.deliverer().step(NOW)
+    (row,) = node.deliveries()
+    assert (row["state"], row["status"], row["attempts"]) == ("retrying", status, 1)
+    assert row["reason"] == f"archive answered 0x{status:04X}"
+
+
+def test_refusals_back_off_from_30_seconds_to_an_hour_and_never_end(node: Node) -> None:
+    node.report(**ONLY_SR)
+    node.archive.statuses = [0xA700] * 10
+    work, now, waits = node.deliverer(), NOW, []
+    for _ in range(10):
+        work.step(now)
+        due = node.deliveries()[0]["next_at"]
+        waits.append(due - now)
+        work.step(due - 1)
+        now = due
+    assert waits == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+    work.step(now)
+    assert node.deliveries()[0]["state"] == "sent"
+    assert len(node.archive.got) == 11
+
+
+def test_an_archive_that_is_away_costs_no_attempt_and_gets_all_when_it_is_back(node: Node) -> None:
+    for n in range(5):
+        node.report(n, **ONLY_SR)
+    node.archive.is_away = True
+    work, now, waits = node.deliverer(), NOW, []
+    for _ in range(8):
+        waits.append(work.step(now))
+        now += 40
+    rows = [row for n in range(5) for row in node.deliveries(n)]
+    assert {row["attempts"] for row in rows} == {0}
+    assert {row["reason"] for row in rows} == {"ARCHIVE@127.0.0.1:1 refused the connection"}
+    assert max(waits) <= 30
+    node.archive.is_away = False
+    work.step(now)
+    assert sorted(node.archive.got) == [f"{n}-comprehensive3d".encode() for n in range(5)]
+    assert node.ledger.line("archive").failures == 0
+
+
+def test_one_object_that_breaks_each_association_holds_up_no_other(node: Node) -> None:
+    for n in range(4):
+        node.report(n, **ONLY_SR)
+    node.archive.breaks_on = b"0-comprehensive3d"
+    work, now = node.deliverer(), NOW
+    for _ in range(12):
+        work.step(now)
+        now += 2
+    assert sorted(node.archive.got) == [f"{n}-comprehensive3d".encode() for n in (1, 2, 3)]
+    (row,) = node.deliveries(0)
+    assert (row["state"], row["attempts"]) == ("retrying", 0)
+    node.archive.breaks_on = b"nothing"
+    work.step(now + 100)
+    assert node.deliveries(0)[0]["state"] == "sent"
+
+
+def test_an_unknown_sender_gets_its_report_when_the_settings_know_it(node: Node) -> None:
+    node.report(send_to=("@sender",))
+    node.deliverer().step(NOW)
+    assert node.archive.got == []
+    node.peers["room1"] = Peer(ae_title="MODALITY", host="10.0.0.9", port=1)
+    stop = threading.Event()
+    thread = threading.Thread(target=node.deliverer().run, args=(stop,))
+    thread.start()
+    wait_for(lambda: node.archive.got)
+    stop.set()
+    thread.join(10)
+    assert node.archive.got == [b"1-comprehensive3d"]
+    sr, text = node.deliveries()
+    assert (sr["destination"], sr["state"]) == ("room1", "sent")
+    assert (text["state"], text["reason"]) == ("withheld", "room1 takes no basic-text")
+
+
+def test_a_peer_that_was_removed_leaves_its_reports_waiting(node: Node) -> None:
+    node.report(**ONLY_SR)
+    node.peers.clear()
+    node.deliverer().step(NOW)
+    (row,) = node.deliveries()
+    assert (row["state"], row["reason"]) == (
+        "retrying",
+        "archive is no longer in [peers]; add it again",
+    )
+
+
+def test_a_lost_report_file_is_told(node: Node) -> None:
+    node.report(**ONLY_SR)
+    for path in (node.spool.root / "reports").rglob("*.dcm"):
+        path.unlink()
+    node.deliverer().step(NOW)
+    (row,) = node.deliveries()
+    assert (row["state"], row["reason"]) == (
+        "retrying",
+        "its file cannot be read: FileNotFoundError",
+    )
+
+
+def test_the_loop_delivers_soon_and_again_after_an_outage(node: Node) -> None:
+    stop = threading.Event()
+    pace = Pace(silent=(0.1, 0.3), idle=0.3)
+    thread = threading.Thread(target=node.deliverer(pace).run, args=(stop,))
+    thread.start()
+    try:
+        node.report(1, **ONLY_SR)
+        wait_for(lambda: len(node.archive.got) == 1)
+        wait_for(lambda: node.archive.closed == 1)
+        node.archive.is_away = True
+        node.report(2, **ONLY_SR)
+        wait_for(lambda: node.ledger.line("archive").failures >= 2)
+        assert len(node.archive.got) == 1
+        node.archive.is_away = False
+        wait_for(lambda: len(node.archive.got) == 2)
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not thread.is_alive()
+    assert node.deliveries(2)[0]["attempts"] == 0
+
+
+def test_a_slow_archive_does_not_hold_up_another(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.peers["viewer"] = Peer(ae_title="VIEWER", host="h", port=2)
+    slow, quick = Archive(), Archive()
+    gate = threading.Event()
+    honest = slow.store
+    slow.store = lambda path: honest(path) if gate.wait(20) else 0xA700  # type: ignore[method-assign]
+
+    def connect(peer: Peer) -> Archive:
+        return slow if peer.ae_title == "ARCHIVE" else quick
+
+    node.archive = connect  # type: ignore[assignment]
+    node.report(send_to=("archive", "viewer"), objects={"archive": ("sr",), "viewer": ("sr",)})
+    stop = threading.Event()
+    thread = threading.Thread(target=node.deliverer().run, args=(stop,))
+    thread.start()
+    wait_for(lambda: quick.got)
+    assert slow.got == []
+    gate.set()
+    wait_for(lambda: slow.got)
+    stop.set()
+    thread.join(10)
+    node.ledger.close()
+
+
+def wait_for(claim: Any, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

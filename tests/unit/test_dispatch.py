@@ -1,0 +1,194 @@
+"""The dispatcher: a lone job at once, a backlog in batches, and nothing lost to a broker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ledgers import NOW, fresh, instance, post, result, route
+
+from dicom_node.errors import Unreachable
+from dicom_node.flow.dispatch import Dispatcher
+from dicom_node.job import Handout
+from dicom_node.settings import Dispatch, Settings, Web
+from dicom_node.store.ledger import Ledger
+
+
+class Broker:
+    """A broker that remembers what it got, and can be away."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[Handout, int]] = []
+        self.at: list[float] = []
+        self.is_away = False
+        self.takes = 10**9
+
+    def __call__(self, handout: Handout, priority: int, expires_s: float) -> None:
+        if self.is_away or self.takes <= 0:
+            raise Unreachable("redis://127.0.0.1:1/0 gives no answer")
+        self.takes -= 1
+        self.got.append((handout, priority))
+        self.at.append(time.monotonic())
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(handout.tickets) for handout, _ in self.got]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger.open(fresh(tmp_path))
+    yield ledger
+    ledger.close()
+
+
+def dispatcher(ledger: Ledger, broker: Broker, **limits: Any) -> Dispatcher:
+    settings = Settings(dispatch=Dispatch(**limits), web=Web(url="http://node:8080"))
+    return Dispatcher(settings, ledger, broker)
+
+
+def receive(ledger: Ledger, count: int, first: int = 0, **changed: Any) -> None:
+    for n in range(first, first + count):
+        ledger.receive(instance(n, **changed), [route()], at=NOW + n / 1000)
+
+
+def test_a_lone_job_goes_alone_and_names_the_node(ledger: Ledger) -> None:
+    broker = Broker()
+    receive(ledger, 1)
+    dispatcher(ledger, broker).step(NOW + 1)
+    ((handout, priority),) = broker.got
+    assert (handout.node, handout.model, priority) == ("http://node:8080", "phantom", 1)
+    assert len(handout.tickets) == 1
+
+
+def test_a_backlog_goes_in_batches_up_to_the_window(ledger: Ledger) -> None:
+    broker = Broker()
+    receive(ledger, 45)
+    work = dispatcher(ledger, broker, window=32, batch=8)
+    work.step(NOW + 1)
+    assert broker.sizes == [8, 8, 8, 8]
+    work.step(NOW + 2)
+    assert sum(broker.sizes) == 32
+    for handout, _ in broker.got[:1]:
+        for ticket in handout.tickets:
+            ledger.claim(ticket.job, ticket.token, "w", 60, NOW)
+    work.step(NOW + 3)
+    assert sum(broker.sizes) == 40
+
+
+def test_a_small_backlog_is_shared_by_several_workers(ledger: Ledger) -> None:
+    broker = Broker()
+    receive(ledger, 5)
+    dispatcher(ledger, broker, batch=8).step(NOW + 1)
+    assert broker.sizes == [1] * 5
+
+
+def test_stat_is_not_held_up_by_a_full_window(ledger: Ledger) -> None:
+    broker = Broker()
+    receive(ledger, 6)
+    work = dispatcher(ledger, broker, window=4, batch=1)
+    work.step(NOW + 1)
+    receive(ledger, 1, first=50, priority=1)
+    work.step(NOW + 2)
+    assert [priority for _, priority in broker.got] == [1, 1, 1, 1, 0]
+
+
+def test_what_a_broker_does_not_take_waits_in_the_ledger(ledger: Ledger) -> None:
+    broker = Broker()
+    receive(ledger, 3)
+    broker.takes = 1
+    work = dispatcher(ledger, broker)
+    wait = work.step(NOW + 1)
+    assert wait <= 0.25
+    waiting = ledger.waiting(NOW + 1)["phantom"]
+    assert (waiting.queued, waiting.due) == (1, 2)
+    broker.takes = 10
+    work.step(NOW + 1.1)
+    assert len(broker.got) == 1
+    work.step(NOW + 1.3)
+    assert len(broker.got) == 3
+    assert ledger.status()["jobs"] == {"queued": 3}
+
+
+def test_a_hand_out_that_got_lost_is_handed_out_again(ledger: Ledger) -> None:
+    broker = Broker()
+    receive(ledger, 2)
+    work = dispatcher(ledger, broker, queued_for=60, lease=60)
+    work.step(NOW + 1)
+    work.step(NOW + 60)
+    assert len(broker.got) == 2
+    work.step(NOW + 62)
+    assert len(broker.got) == 4
+    tokens = {t.token for handout, _ in broker.got for t in handout.tickets}
+    assert len(tokens) == 4
+
+
+def test_a_job_that_kills_each_worker_ends_as_failed(ledger: Ledger) -> None:
+    broker = Broker()
+    receive(ledger, 1)
+    work = dispatcher(ledger, broker, lease=10, attempts=3)
+    now = NOW + 1
+    for _ in range(40):
+        work.step(now)
+        for handout, _ in broker.got:
+            for ticket in handout.tickets:
+                ledger.claim(ticket.job, ticket.token, "w", 10, now)
+        broker.got.clear()
+        now += 6
+    told = ledger.trace("1.2.3.0")
+    assert told["state"] == "failed"
+    assert [s["stage"] for s in told["stages"]].count("claimed") == 3
+
+
+def test_an_instance_is_published_soon_after_its_commit(ledger: Ledger) -> None:
+    broker = Broker()
+    stop = threading.Event()
+    thread = threading.Thread(target=dispatcher(ledger, broker).run, args=(stop,))
+    thread.start()
+    try:
+        time.sleep(0.3)
+        waits = []
+        for n in range(8):
+            before = len(broker.got)
+            ledger.receive(instance(n), [route()])
+            received_at = time.monotonic()
+            while len(broker.got) == before:
+                assert time.monotonic() < received_at + 20
+                time.sleep(0.001)
+            waits.append(broker.at[-1] - received_at)
+            ticket = broker.got[-1][0].tickets[0]
+            ledger.claim(ticket.job, ticket.token, "w", 60)
+            post(ledger, ticket, result(ticket, n + 1))
+            time.sleep(0.05)
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not thread.is_alive()
+    assert min(waits) < 0.06
+
+
+def test_the_loop_outlives_a_ledger_that_is_away(ledger: Ledger) -> None:
+    broker = Broker()
+    stop = threading.Event()
+    honest, calls = ledger.waiting, []
+
+    def away(at: float | None = None) -> Any:
+        calls.append(at)
+        if len(calls) < 2:
+            raise Unreachable("ledger: database is locked")
+        return honest(at)
+
+    ledger.waiting = away  # type: ignore[method-assign]
+    receive(ledger, 1)
+    thread = threading.Thread(target=dispatcher(ledger, broker).run, args=(stop,))
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not broker.got and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stop.set()
+    thread.join(10)
+    assert len(broker.got) == 1

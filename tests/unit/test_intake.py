@@ -1,0 +1,317 @@
+"""Intake: what is taken, what is refused and with which error, and that refusals leave nothing."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from ledgers import fresh
+from pydicom import dcmread
+
+from dicom_node.errors import NotUnderstood, OutOfResources, Unreachable
+from dicom_node.flow.header import DEPTH_LIMIT, INFLATE_LIMIT, clean
+from dicom_node.flow.intake import Accepted, Intake, OtherSopClass, Sender
+from dicom_node.identity import IMPLEMENTATION_CLASS_UID
+from dicom_node.settings import Peer, Rule, Settings
+from dicom_node.store.ledger import Ledger, Receipt
+from dicom_node.store.spool import Spool
+
+CR = "1.2.840.10008.5.1.4.1.1.1"
+EXPLICIT, IMPLICIT, BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+UIDS = {0x00080016: CR, 0x00080018: "1.2.3", 0x0020000D: "1.2.4", 0x0020000E: "1.2.5"}
+MODALITY = Sender("MODALITY", "10.0.0.5", "CHEXFRACT", 1)
+
+
+def element(tag: int, value: bytes, vr: bytes = b"LO", syntax: str = EXPLICIT) -> bytes:
+    value += b" " * (len(value) % 2)
+    order = ">" if syntax == BIG else "<"
+    head = struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF)
+    if syntax == IMPLICIT:
+        return head + struct.pack("<L", len(value)) + value
+    return head + vr + struct.pack(f"{order}H", len(value)) + value
+
+
+def data_set(values: dict[int, Any] | None = None, syntax: str = EXPLICIT) -> bytes:
+    values = {**UIDS, 0x00080060: "CR", 0x00180015: "CHEST", **(values or {})}
+    return b"".join(
+        element(tag, v if isinstance(v, bytes) else v.encode(), syntax=syntax)
+        for tag, v in sorted(values.items())
+        if v is not None
+    )
+
+
+class Station:
+    def __init__(self, folder: Path, **changed: Any) -> None:
+        rules = (Rule(name="chest", match={"modality": ("CR",)}, allow_demonstration=True),)
+        facts = {"peers": {"m": Peer(ae_title="MODALITY", host="h", port=1)}, "rules": rules}
+        self.spool = Spool(folder / "spool")
+        self.ledger = Ledger.open(fresh(folder))
+        self.intake = Intake(Settings(**(facts | changed)), self.spool, self.ledger)
+
+    def send(
+        self, content: bytes, uid: str = "1.2.3", sop_class: str = CR, syntax: str = EXPLICIT
+    ) -> Receipt:
+        accepted = Accepted(sop_class, uid, syntax)
+        incoming = self.intake.begin(accepted)
+        incoming.write(content)
+        return self.intake.finish(incoming, accepted, MODALITY)
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path in self.spool.root.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def station(tmp_path: Path) -> Any:
+    station = Station(tmp_path)
+    yield station
+    station.ledger.close()
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG, DEFLATED])
+def test_an_instance_is_kept_recorded_and_routed(station: Station, syntax: str) -> None:
+    content = data_set({0x00100010: "Doe^Jane="}, syntax)
+    if syntax == DEFLATED:
+        deflater = zlib.compressobj(wbits=-15)
+        content = deflater.compress(content) + deflater.flush()
+    receipt = station.send(content, syntax=syntax)
+    assert (receipt.kind, len(receipt.jobs)) == ("new", 1)
+    kept = station.ledger.known("1.2.3")
+    assert kept is not None
+    assert (kept.patient_name, kept.modality, kept.body_part) == ("Doe^Jane", "CR", "CHEST")
+    assert (kept.study_instance_uid, kept.calling_ae, kept.priority) == ("1.2.4", "MODALITY", 1)
+    ds = dcmread(station.spool.path(receipt.file))
+    assert ds.file_meta.TransferSyntaxUID == syntax
+    assert ds.file_meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
+    assert (ds.SOPInstanceUID, ds.preamble) == ("1.2.3", bytes(128))
+    (job,) = station.ledger.trace("1.2.3")["jobs"]
+    assert job["send_to"] == {"m": ["sr"]}
+    assert job["report_order"]["sop_classes"] == ["comprehensive3d", "comprehensive", "enhanced"]
+
+
+def test_the_bytes_are_kept_as_they_were_sent(station: Station) -> None:
+    content = data_set({0x7FE00010: b"\xff\xd8pixels"})
+    receipt = station.send(content)
+    assert station.spool.path(receipt.file).read_bytes().endswith(content)
+
+
+def test_the_same_instance_again_leaves_one_file_and_one_job(station: Station) -> None:
+    first, again = station.send(data_set()), station.send(data_set())
+    assert (again.kind, again.file) == ("duplicate", first.file)
+    assert len(station.files) == 1
+
+
+def test_other_content_is_a_conflict_and_damages_nothing(station: Station) -> None:
+    first = station.send(data_set())
+    other = station.send(data_set({0x00080060: "DX"}))
+    assert (other.kind, other.jobs) == ("conflict", ())
+    assert station.send(data_set({0x00080060: "DX"})).file == other.file
+    assert station.spool.path(first.file).read_bytes().endswith(data_set())
+    assert len(station.files) == 2
+
+
+def test_a_resend_in_another_transfer_syntax_is_a_conflict(station: Station) -> None:
+    station.send(data_set())
+    assert station.send(data_set(syntax=IMPLICIT), syntax=IMPLICIT).kind == "conflict"
+
+
+def test_many_associations_with_one_instance_at_once_make_one_job(station: Station) -> None:
+    kinds: list[str] = []
+    barrier = threading.Barrier(6)
+
+    def send() -> None:
+        barrier.wait(20)
+        kinds.append(station.send(data_set()).kind)
+
+    threads = [threading.Thread(target=send) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(kinds) == ["duplicate"] * 5 + ["new"]
+    assert len(station.files) == 1
+    assert station.files[0].read_bytes().endswith(data_set())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {0x00080018: None},
+        {0x0020000D: None},
+        {0x0020000E: ""},
+        {0x0020000D: "../../etc/passwd"},
+        {0x0020000E: "1." * 33 + "1"},
+        {0x00080018: "1.2.9"},
+    ],
+)
+def test_missing_malformed_or_other_uids_are_not_understood(
+    station: Station, values: dict[int, Any]
+) -> None:
+    with pytest.raises(NotUnderstood):
+        station.send(data_set(values))
+    assert station.files == []
+    assert station.ledger.status()["instances"] == {}
+
+
+def test_another_sop_class_is_told_apart(station: Station) -> None:
+    with pytest.raises(OtherSopClass):
+        station.send(data_set({0x00080016: "1.2.840.10008.5.1.4.1.1.2"}))
+    assert station.files == []
+
+
+def test_uids_with_leading_zeros_and_a_full_length_are_let_through(station: Station) -> None:
+    uid = "1.02." + "9" * 59
+    assert station.send(data_set({0x00080018: uid}), uid=uid).kind == "new"
+
+
+def nested(depth: int, tag: int = 0x00081140) -> bytes:
+    undefined = b"\xff\xff\xff\xff"
+    opened = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + b"SQ\0\0" + undefined
+    item = b"\xfe\xff\x00\xe0" + undefined
+    closed = b"\xfe\xff\x0d\xe0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    return (opened + item) * depth + closed * depth
+
+
+def around(inner: bytes) -> bytes:
+    """Return a data set with `inner` between groups 0008 and 0010."""
+    whole = data_set()
+    cut = whole.index(element(0x00180015, b"CHEST"))
+    return whole[:cut] + inner + whole[cut:]
+
+
+def test_nested_sequences_are_walked_and_bottomless_ones_refused(station: Station) -> None:
+    assert station.send(around(nested(DEPTH_LIMIT // 2))).kind == "new"
+    with pytest.raises(NotUnderstood, match="nested too deeply"):
+        station.send(around(nested(100_000)), uid="1.2.3")
+    assert len(station.files) == 1
+
+
+def test_a_deflate_bomb_costs_a_bounded_amount(station: Station) -> None:
+    import resource
+
+    deflater = zlib.compressobj(9, wbits=-15)
+    bomb = deflater.compress(element(0x00080005, b"ISO_IR 100", b"CS"))
+    zeros = struct.pack("<HH2sHL", 0x0009, 0x1001, b"OB", 0, 400 * 2**20)
+    bomb += deflater.compress(zeros)
+    for _ in range(400):
+        bomb += deflater.compress(bytes(2**20))
+    bomb += deflater.compress(data_set()) + deflater.flush()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(NotUnderstood):
+        station.send(bomb, syntax=DEFLATED)
+    grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown_kb * 1024 < 5 * INFLATE_LIMIT
+    assert station.files == []
+
+
+def test_a_long_value_is_not_read(station: Station) -> None:
+    name = struct.pack("<HH", 0x0010, 0x0010) + b"UT\0\0" + struct.pack("<L", 30_000_000)
+    assert station.send(around(name + bytes(30_000_000))).kind == "new"
+    kept = station.ledger.known("1.2.3")
+    assert kept is not None
+    assert len(kept.patient_name) <= 256
+
+
+@pytest.mark.parametrize(
+    ("charset", "raw", "name"),
+    [
+        ("ISO_IR 100", b"M\xfcller^J\xf6rg", "Müller^Jörg"),
+        ("ISO_IR 192", "山田^太郎".encode(), "山田^太郎"),
+        ("ISO_IR 144", "Люкceмбypг".encode("iso-8859-5"), "Люкceмбypг"),
+        ("NONSENSE", b"M\xfcller", "Müller"),
+        ("ISO_IR 192", b"M\xfcller", "M\ufffdller"),
+        ("ISO_IR 100", b"a\r\nb\x1b[31mc\0", "a b [31mc"),
+    ],
+)
+def test_names_are_decoded_by_their_character_set(
+    station: Station, charset: str, raw: bytes, name: str
+) -> None:
+    station.send(data_set({0x00080005: charset, 0x00100010: raw}))
+    kept = station.ledger.known("1.2.3")
+    assert kept is not None
+    assert kept.patient_name == name
+
+
+@given(st.text(max_size=400))
+def test_kept_text_has_no_control_characters(text: str) -> None:
+    kept = clean(text)
+    assert len(kept) <= 256
+    assert kept.isprintable() or not kept.isascii()
+    assert not any(c in kept for c in "\r\n\t\0\x1b")
+
+
+def test_without_rules_an_instance_is_taken_and_ignored(tmp_path: Path) -> None:
+    station = Station(tmp_path, rules=())
+    receipt = station.send(data_set())
+    assert (receipt.kind, receipt.jobs, receipt.reason) == ("new", (), "there are no rules")
+    station.ledger.close()
+
+
+def test_an_unknown_sender_gets_a_job_whose_report_waits(tmp_path: Path) -> None:
+    station = Station(tmp_path, peers={})
+    assert len(station.send(data_set()).jobs) == 1
+    assert station.ledger.trace("1.2.3")["jobs"][0]["send_to"] == {"@sender": []}
+    station.ledger.close()
+
+
+def test_when_the_ledger_is_away_nothing_is_taken(station: Station) -> None:
+    def away(*_: object) -> Receipt:
+        raise Unreachable("ledger: database is locked")
+
+    station.ledger.receive = away  # type: ignore[method-assign]
+    with pytest.raises(Unreachable):
+        station.send(data_set())
+
+
+def test_below_the_watermark_nothing_is_begun(station: Station) -> None:
+    station.spool.min_free = 1 << 62
+    with pytest.raises(OutOfResources):
+        station.intake.begin(Accepted(CR, "1.2.3", EXPLICIT))
+    assert station.files == []
+
+
+@examples(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    content=st.one_of(
+        st.binary(max_size=200),
+        st.tuples(st.integers(0, 140), st.binary(max_size=8)).map(
+            lambda cut: data_set()[: cut[0]] + cut[1] + data_set()[cut[0] :]
+        ),
+    ),
+    syntax=st.sampled_from((EXPLICIT, IMPLICIT, BIG, DEFLATED)),
+)
+def test_any_bytes_are_taken_or_refused_in_the_two_known_ways(
+    station: Station, content: bytes, syntax: str
+) -> None:
+    try:
+        station.send(content, syntax=syntax)
+    except NotUnderstood:
+        assert not list((station.spool.root / "incoming").iterdir())
+
+
+def test_real_files_are_taken_with_what_pydicom_reads_in_them(
+    station: Station, shared_data: Path
+) -> None:
+    count = 0
+    for path in sorted((shared_data / "chest").glob("*.dcm")):
+        ds = dcmread(path, stop_before_pixels=True)
+        raw = path.read_bytes()
+        content = raw[144 + int.from_bytes(raw[140:144], "little") :]
+        syntax = str(ds.file_meta.TransferSyntaxUID)
+        receipt = station.send(content, str(ds.SOPInstanceUID), str(ds.SOPClassUID), syntax)
+        assert receipt.kind in ("new", "conflict")
+        told = station.ledger.known(str(ds.SOPInstanceUID))
+        assert told is not None
+        assert (told.modality, told.study_instance_uid) == (ds.Modality, ds.StudyInstanceUID)
+        count += 1
+    assert count >= 5
