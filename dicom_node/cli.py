@@ -26,7 +26,12 @@ EPILOG = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = parser().parse_args(arguments)
+    commands = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from dicom_node.completion import complete
+
+        complete(commands)
+    options = commands.parse_args(arguments)
     try:
         return int(options.act(options))
     except ChexFractError as exc:
@@ -56,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     _network_commands(commands)
     _config_commands(commands)
     _rules_commands(commands)
+    _set_up_commands(commands)
     return top
 
 
@@ -142,6 +148,13 @@ def _rules_commands(commands: Any) -> None:
     acts = rules.add_subparsers(dest="rules_act", required=True, metavar="ACT")
     test = _add(acts, "test", "Say which rule a file matches and why.", _rules_test)
     test.add_argument("path", type=Path, metavar="FILE")
+
+
+def _set_up_commands(commands: Any) -> None:
+    shell = _add(
+        commands, "completion", "Print what a shell needs to complete.", _completion, config=False
+    )
+    shell.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -289,3 +302,10 @@ def _rules_test(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     return show.rules_test(_settings(options), options.path, as_json=options.json)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from dicom_node.completion import shell_code
+
+    print(shell_code("chexfract-node", options.shell))
+    return OK

@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -48,10 +49,23 @@ def _bytes(value: object) -> object:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
+def _or_text(of: str, pattern: str) -> WithJsonSchema:
+    """Let editors accept what is written with a unit, too."""
+    number = {"type": of, "minimum": 0}
+    return WithJsonSchema({"anyOf": [number, {"type": "string", "pattern": pattern}]})
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0),
+    _or_text("number", r"^\d+(\.\d+)?\s*[smhd]$"),
+]
 """Seconds, or text such as ``"90s"``, ``"24h"``, ``"365d"``."""
 
-Size = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
+Size = Annotated[
+    int, BeforeValidator(_bytes), Field(ge=0), _or_text("integer", r"^\d+(\.\d+)?\s*[KMGT]?B$")
+]
 """Bytes, or text such as ``"2GB"``."""
 
 AETitle = Annotated[str, Field(pattern=r"^[ -\[\]-~]{1,16}$")]

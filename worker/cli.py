@@ -22,7 +22,12 @@ OK, FAILED, USAGE = 0, 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = parser().parse_args(arguments)
+    commands = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from dicom_node.completion import complete
+
+        complete(commands)
+    options = commands.parse_args(arguments)
     try:
         return int(options.act(options))
     except ChexFractError as exc:
@@ -50,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     _evaluate_command(commands)
     _phantom_commands(commands)
     _model_commands(commands)
+    _set_up_commands(commands)
     return top
 
 
@@ -112,6 +118,8 @@ def _phantom_commands(commands: Any) -> None:
     draw.add_argument(
         "--exhibits", action="store_true", help="the few that the demonstration shows"
     )
+    # One picture in each transfer syntax; for the node's selftest.
+    draw.add_argument("--transfer-syntaxes", action="store_true", help=argparse.SUPPRESS)
     train = _add(acts, "train", "Train the demonstration model from nothing.", _train)
     train.add_argument("--out", type=Path, required=True)
     train.add_argument("--seed", type=int, help="of drawing, weights and order")
@@ -145,6 +153,22 @@ def _model_commands(commands: Any) -> None:
             command.add_argument(
                 "--revision", default="", help="a commit of the model's repository"
             )
+
+
+def _set_up_commands(commands: Any) -> None:
+    doctor = _add(commands, "doctor", "Check what this worker needs and say what to do.", _doctor)
+    doctor.add_argument("--config", type=Path, help="worker.toml")
+    doctor.add_argument("--full", action="store_true", help="also load the model and try it")
+    doctor.add_argument("--beside-node", action="store_true", help=argparse.SUPPRESS)
+    doctor.add_argument("--json", action="store_true")
+    config = commands.add_parser("config", help="Check or describe the configuration.")
+    acts = config.add_subparsers(dest="config_act", required=True, metavar="ACT")
+    check = _add(acts, "check", "Say whether a worker.toml is right.", _config_check)
+    check.add_argument("--config", type=Path, default=Path("worker.toml"))
+    check.add_argument("--json", action="store_true")
+    _add(acts, "schema", "Print the JSON schema for editors.", _config_schema)
+    shell = _add(commands, "completion", "Print what a shell needs to complete.", _completion)
+    shell.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -234,8 +258,13 @@ def _draw(options: argparse.Namespace) -> int:
 
     if options.count < 1 or options.seed < 0:
         raise ConfigurationError("--count is at least 1, --seed at least 0")
+    drawn: Sequence[object]
     try:
-        if options.exhibits:
+        if options.transfer_syntaxes:
+            from worker.selftest import write
+
+            drawn = write(options.out)
+        elif options.exhibits:
             drawn = exhibits(options.out, options.seed)
         else:
             drawn = write_set(options.count, options.out, options.seed)
@@ -301,6 +330,41 @@ def _model_fetch(options: argparse.Namespace) -> int:
     return catalogue.fetch(
         options.name, options.to, endpoint=options.endpoint, revision=options.revision
     )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from worker.doctor import doctor
+
+    return doctor(
+        options.config, full=options.full, beside_node=options.beside_node, as_json=options.json
+    )
+
+
+def _config_check(options: argparse.Namespace) -> int:
+    import json
+
+    settings = _settings_of(options)
+    if options.json:
+        print(json.dumps({"config": str(options.config), "model": settings.worker.model}))
+    else:
+        print(f"{options.config}: right. Model {settings.worker.model}")
+    return OK
+
+
+def _config_schema(_: argparse.Namespace) -> int:
+    import json
+
+    from worker.schema import schema
+
+    print(json.dumps(schema(), indent=2, ensure_ascii=False))
+    return OK
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from dicom_node.completion import shell_code
+
+    print(shell_code("chexfract-worker", options.shell))
+    return OK
 
 
 def _settings_of(options: argparse.Namespace) -> Settings:

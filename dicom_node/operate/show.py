@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from dicom_node.dimse import scu
 from dicom_node.errors import NotUnderstood
 from dicom_node.flow import routing
 from dicom_node.flow.header import read_header
+from dicom_node.schema import document
 from dicom_node.settings import Peer, Settings
 from dicom_node.store.ledger import Ledger
 
@@ -212,7 +214,8 @@ def _flat(prefix: str, value: Any) -> Iterable[str]:
 
 def schema() -> None:
     """Print the JSON schema of node.toml, for editors."""
-    _json(Settings.model_json_schema())
+    module = sys.modules[Settings.__module__]
+    print(json.dumps(document(Settings, module), indent=2, ensure_ascii=False))
 
 
 def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:

@@ -1,0 +1,37 @@
+"""Shell completion of both programs: the shell asks the program itself what may follow."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def shell_code(program: str, shell: str) -> str:
+    """Return the lines that teach `shell` to complete `program`; they go into its start file."""
+    from argcomplete.shell_integration import shellcode
+
+    return str(shellcode([program], shell=shell)).strip()
+
+
+def complete(commands: argparse.ArgumentParser) -> None:
+    """Answer the shell that has set ``_ARGCOMPLETE``, and end this process."""
+    import argcomplete
+    from argcomplete.completers import FilesCompleter
+
+    _name_files(commands, FilesCompleter())
+    argcomplete.autocomplete(commands, always_complete_options=False)
+
+
+def _name_files(commands: argparse.ArgumentParser, files: object) -> None:
+    """Say which arguments are files; the others complete to their choices or to nothing."""
+    for action in commands._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in set(action.choices.values()):
+                _name_files(command, files)
+        elif action.choices is None:
+            completer = files if action.type is Path else _nothing
+            action.completer = completer  # type: ignore[attr-defined]
+
+
+def _nothing(**_: object) -> tuple[str, ...]:
+    return ()

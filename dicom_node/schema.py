@@ -1,0 +1,47 @@
+"""JSON schemas of the configuration files, for editors; the code's docstrings explain the keys."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from itertools import pairwise
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def document(model: type[BaseModel], module: ModuleType) -> dict[str, Any]:
+    """Return the schema of `model`, whose tables are classes of `module`."""
+    told: dict[str, Any] = model.model_json_schema()
+    explain(told.get("$defs", {}), module)
+    return {"$schema": DIALECT, **told}
+
+
+def explain(tables: dict[str, Any], module: ModuleType) -> None:
+    """Describe each key by the docstring below its field, in the class or in one it extends."""
+    for name, table in tables.items():
+        model = vars(module).get(name)
+        for base in inspect.getmro(model) if inspect.isclass(model) else ():
+            if base.__module__ != module.__name__:
+                continue
+            for field, text in _docstrings(base):
+                if field in table.get("properties", {}):
+                    table["properties"][field].setdefault("description", text)
+
+
+def _docstrings(model: type) -> Iterator[tuple[str, str]]:
+    (found,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    body = found.body if isinstance(found, ast.ClassDef) else []
+    for field, below in pairwise(body):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        ):
+            yield field.target.id, " ".join(str(below.value.value).split())

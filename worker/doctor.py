@@ -1,0 +1,338 @@
+"""Looks at what a worker needs: packages, decoders, accelerator, weights, licence, broker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from dicom_node.errors import ChexFractError, ConfigurationError, Unreachable
+from dicom_node.verdict import Check, failed, passed, show, warned
+from worker.settings import Settings, load
+
+PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "highdicom", "numpy", "pillow")
+DECODING = ("imagecodecs", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls")
+HASHED_AT_ONCE = 1_000_000_000
+"""Bytes of weights that are read for their sums without being asked to."""
+
+TOLERANCE = 16
+"""Largest difference of a 12-bit grey value after lossy compression."""
+
+
+def doctor(
+    config: Path | None, *, full: bool = False, beside_node: bool = False, as_json: bool = False
+) -> int:
+    """Print every check of this worker and return the exit code.
+
+    Parameters
+    ----------
+    config : Path, optional
+        worker.toml; the defaults when left out.
+    full : bool
+        Read all weights for their sums, load the model and let it describe a picture.
+    beside_node : bool
+        Leave out broker and secret, which ``chexfract-node serve`` passes.
+    """
+    facts: dict[str, Any] = {}
+    try:
+        settings = load(config)
+    except ConfigurationError as exc:
+        fault = failed("config", str(exc), "correct worker.toml", exc.exit_code)
+        return show([*_here(), fault], as_json=as_json, **facts)
+    from dicom_node.flow.broker import redacted
+
+    worker = settings.worker
+    facts = {"model": worker.model, "broker": redacted(worker.broker), "nodes": worker.nodes}
+    checks = [*_here(), passed("config", f"{config or 'defaults'}: model {worker.model}")]
+    checks += [*_model(settings, full=full), *_device(settings)]
+    if not beside_node:
+        checks += [*_broker(settings), *_secret(settings)]
+    if full:
+        checks += _described(settings)
+    return show(checks, as_json=as_json, **facts)
+
+
+def _here() -> list[Check]:
+    """Look at what no configuration changes."""
+    try:
+        return [*_packages(), *_decoders()]
+    except ImportError as exc:
+        advice = f"{sys.executable} -m pip install 'chexfract-node[worker]'"
+        return [*_packages(), failed("decoders", f"{exc.name} cannot be imported", advice)]
+    except ChexFractError as exc:
+        advice = "is there memory for one more process?"
+        return [*_packages(), failed("decoders", str(exc), advice, exc.exit_code)]
+
+
+def _packages() -> Iterator[Check]:
+    found, absent = {}, []
+    for name in (*PACKAGES, *DECODING):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            absent.append(name)
+    if absent:
+        advice = f"{sys.executable} -m pip install 'chexfract-node[worker]'"
+        yield failed("packages", f"not installed: {', '.join(absent)}", advice)
+        return
+    python = ".".join(map(str, sys.version_info[:3]))
+    told = ", ".join(f"{name} {found[name]}" for name in ("torch", "transformers", "imagecodecs"))
+    yield passed("packages", f"Python {python}, {told}")
+
+
+def _decoders() -> Iterator[Check]:
+    """Decode a drawing in every transfer syntax and compare it with what was drawn."""
+    import numpy as np
+    from pydicom.uid import UID
+
+    from worker.decode import Decoder
+    from worker.encode import EIGHT_BITS, encoded, syntaxes
+    from worker.phantom.draw import instance
+
+    ds = instance(0, 1, ())
+    drawn = np.frombuffer(ds.PixelData, "<u2").reshape(ds.Rows, ds.Columns).astype(int)
+    read, faults = [], []
+    with Decoder() as decoder:
+        for syntax in syntaxes():
+            name = UID(syntax).name.split(",")[0].split(" (")[0]
+            try:
+                pixels = decoder.decode(encoded(ds, syntax)).astype(int)
+            except ChexFractError as exc:
+                faults.append(f"{name}: {exc}")
+                continue
+            is_right = syntax == EIGHT_BITS or bool(abs(pixels - drawn).max() <= TOLERANCE)
+            if is_right:
+                read.append(syntax)
+            else:
+                faults.append(f"{name}: other pixels than were encoded")
+    if faults:
+        advice = "install the worker's packages anew: pip install --force-reinstall imagecodecs"
+        yield failed("decoders", "; ".join(faults), advice)
+    else:
+        yield passed("decoders", f"{len(read)} transfer syntaxes encoded, decoded and compared")
+    if not shutil.which("dcmdjpeg"):
+        yield warned(
+            "decoders",
+            "no dcmdjpeg: JPEG with a wrong number of bits in its header is not decoded",
+            "install dcmtk",
+        )
+
+
+def _model(settings: Settings, *, full: bool) -> Iterator[Check]:
+    from worker.models.options import KINDS, check
+
+    name = settings.worker.model
+    table = settings.models[name].model_dump()
+    kind = KINDS.get(table["engine"])
+    if kind is None:
+        known = ", ".join(sorted(KINDS))
+        what = f"models.{name}.engine: {table['engine']!r} is unknown"
+        yield failed("model", what, f"one of: {known}", ConfigurationError.exit_code)
+        return
+    try:
+        options = check(kind, name, table)
+    except ConfigurationError as exc:
+        yield failed("model", str(exc), "correct worker.toml", exc.exit_code)
+        return
+    if not getattr(options, "path", ""):
+        yield from _served(name, str(getattr(options, "url", "")))
+        is_demonstration = options.demonstration
+    else:
+        yield from _files(name, options, full=full)
+        is_demonstration = _is_demonstration(name, options)
+    yield _licence(name, options, is_demonstration)
+    yield _offline()
+
+
+def _served(name: str, url: str) -> Iterator[Check]:
+    """Knock at a chat server."""
+    import socket
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), 3).close()
+    except OSError as exc:
+        what = f"{parts.hostname}:{port}: {exc.strerror or exc}"
+        advice = f"start the server of models.{name}.url, or correct it"
+        yield failed("model", what, advice, Unreachable.exit_code)
+        return
+    yield passed("model", f"{name}: {parts.hostname}:{port} takes connections")
+
+
+def _files(name: str, options: Any, *, full: bool) -> Iterator[Check]:
+    from worker.models import checkpoint
+
+    try:
+        files = checkpoint.find(name, options.path)
+        has_list = bool(options.manifest) or (files.folder / checkpoint.SUMS).is_file()
+        is_checked = full or files.size <= HASHED_AT_ONCE
+        if is_checked and (has_list or not files.is_demonstration):
+            files.verify(options.manifest, options.manifest_sha256)
+    except ConfigurationError as exc:
+        advice = f"get the files again: chexfract-worker model fetch {name} --to DIR"
+        yield failed("model", str(exc), advice, exc.exit_code)
+        return
+    size = f"{files.size / 1e9:.1f} GB" if files.size > 1e8 else f"{files.size / 1e6:.1f} MB"
+    if not is_checked:
+        advice = f"chexfract-worker model verify {name}, or doctor --full"
+        yield warned("model", f"{name}: {size} of weights, not read for their sums", advice)
+        return
+    how = "as in its list of sums" if has_list else "of the package"
+    yield passed("model", f"{name}: {size} of weights, {how}")
+    if options.python and not os.access(options.python, os.X_OK):
+        what = f"models.{name}.python: {options.python} is no interpreter"
+        yield failed("model", what, "make its environment", ConfigurationError.exit_code)
+
+
+def _is_demonstration(name: str, options: Any) -> bool:
+    from worker.models import checkpoint
+
+    try:
+        return options.demonstration or checkpoint.find(name, options.path).is_demonstration
+    except ConfigurationError:
+        return bool(options.demonstration)
+
+
+def _licence(name: str, options: Any, is_demonstration: bool) -> Check:
+    from worker.models import licences
+
+    if is_demonstration:
+        return warned(
+            "licence",
+            f"{name} is a demonstration: its text means nothing about a patient",
+            "for patients: chexfract-worker model list, fetch, accept",
+        )
+    try:
+        licences.gate(name, options, is_demonstration)
+    except ConfigurationError as exc:
+        advice = f"chexfract-worker model accept {name} --by NAME"
+        return failed("licence", str(exc), advice, exc.exit_code)
+    return passed("licence", f"{licences.of(options)}; accepted by {options.licence_accepted_by}")
+
+
+def _offline() -> Check:
+    """Say whether weights could come from a hub; the program itself sets these for its engines."""
+    tried = os.environ.get("HF_HUB_OFFLINE", "1")
+    if tried.strip().upper() in ("", "0", "FALSE", "NO", "OFF"):
+        return warned(
+            "offline",
+            f"HF_HUB_OFFLINE={tried} stands in the environment; run sets it to 1 all the same",
+            "take it out",
+        )
+    return passed("offline", "weights come from local folders; the hub is shut")
+
+
+def _device(settings: Settings) -> Iterator[Check]:
+    wanted = settings.worker.device
+    cards, fault = _cards()
+    has_cuda = bool(_cuda_of_torch())
+    if wanted.startswith("cuda") and not (cards and has_cuda):
+        why = "torch is a CPU build" if cards else fault
+        advice = 'install torch with CUDA and a driver, or set worker.device = "cpu"'
+        yield failed("device", f"{wanted}: {why}", advice, ConfigurationError.exit_code)
+    elif cards and wanted in ("auto", "cuda") and has_cuda:
+        yield passed("device", "; ".join(cards))
+    elif cards and wanted == "auto":
+        advice = "install torch with CUDA"
+        yield warned("device", f"{cards[0]} lies idle: torch is a CPU build", advice)
+    elif wanted.startswith("cuda"):
+        yield passed("device", f"{wanted} of: {'; '.join(cards)}")
+    else:
+        yield passed("device", f"{wanted}: no accelerator ({os.cpu_count()} processors)")
+
+
+def _cards() -> tuple[list[str], str]:
+    """Return a line per NVIDIA card, or why there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return [], "no NVIDIA driver (nvidia-smi) on this machine"
+    query = "--query-gpu=name,driver_version,memory.total,memory.free"
+    try:
+        done = subprocess.run(
+            [program, query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
+        )
+    except subprocess.TimeoutExpired:
+        return [], "nvidia-smi gives no answer"
+    except (OSError, subprocess.CalledProcessError) as exc:
+        lines = str(getattr(exc, "stdout", "") or exc).strip().splitlines()
+        return [], lines[-1] if lines else "nvidia-smi failed"
+    cards = []
+    for line in done.stdout.splitlines():
+        name, driver, total, free = (part.strip() for part in line.split(","))
+        cards.append(f"{name}, driver {driver}, {free} of {total} MiB free")
+    return cards, "no card"
+
+
+def _cuda_of_torch() -> str:
+    """Return the CUDA release that torch was built for, without the seconds of importing it."""
+    spec = util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return ""
+    told: dict[str, Any] = {}
+    version = Path(spec.origin).with_name("version.py")
+    for line in version.read_text(encoding="utf-8").splitlines():
+        if line.startswith("cuda"):
+            told["cuda"] = line.partition("=")[2].strip().strip("'\"")
+    return "" if told.get("cuda", "None") == "None" else str(told["cuda"])
+
+
+def _broker(settings: Settings) -> Iterator[Check]:
+    from dicom_node.flow import broker
+
+    try:
+        broker.ping(settings.worker.broker)
+    except Unreachable as exc:
+        advice = "start Redis, or correct worker.broker; serve --with-worker passes it by itself"
+        yield failed("broker", str(exc), advice, exc.exit_code)
+        return
+    yield passed("broker", f"{broker.redacted(settings.worker.broker)} answers")
+
+
+def _secret(settings: Settings) -> Iterator[Check]:
+    worker = settings.worker
+    if worker.secret is not None:
+        yield passed("secret", "from the environment")
+    elif worker.secret_file is None:
+        advice = "set worker.secret_file to the node's secret; serve --with-worker passes it itself"
+        yield failed("secret", "worker.secret_file is empty", advice, ConfigurationError.exit_code)
+    else:
+        yield from _secret_file(worker.secret_file)
+
+
+def _secret_file(path: Path) -> Iterator[Check]:
+    try:
+        mode = path.stat().st_mode & 0o777
+        path.read_bytes()
+    except OSError as exc:
+        what = f"worker.secret_file: {path}: {exc.strerror}"
+        advice = "copy the node's secret there (mode 0600)"
+        yield failed("secret", what, advice, ConfigurationError.exit_code)
+        return
+    if mode & 0o077:
+        yield warned("secret", f"{path} may be read by others ({mode:04o})", f"chmod 600 {path}")
+    else:
+        yield passed("secret", str(path))
+
+
+def _described(settings: Settings) -> Iterator[Check]:
+    """Load the model and let it describe pictures, as `run` does before it takes jobs."""
+    from worker.start import pipeline
+
+    try:
+        with pipeline(settings) as ready:
+            model = ready.algorithm
+    except ChexFractError as exc:
+        yield failed("inference", str(exc), "see `chexfract-worker model list`", exc.exit_code)
+        return
+    yield passed("inference", f"{model.name} {model.version} describes pictures")
