@@ -1,14 +1,15 @@
 """Looks whether a picture is an upright, positive, frontal chest at all, whatever its header says.
 
 The picture is compared with the mean of real and drawn chests, 24 x 24 ranks of grey, as it is and
-turned or inverted. Measured on pictures that the mean has not seen, changed at random in crop, angle,
-gamma, bars and noise (``tests/bench/pixels_screen.py``): 3 of 234 upright chests doubted, 11 of 702
-turned or inverted ones not named rightly, none of 156 pictures of other things passed. That is nine
-radiographs, one lateral view and five other images: a hint for people, no measure of safety. A
-mirrored chest is not noticed. The mean, ``screen.png``, is what `learn` makes of nine radiographs and sixty
-phantoms. Credits: NIH Clinical Center (ChestX-ray8, Wang et al., CVPR 2017); Winther et al.,
-COVID-19 Image Repository, doi 10.25835/0090041, CC BY 3.0; Mikael Häggström (CC0); NEMA WG-04;
-GDCM sample images.
+turned or inverted. Measured on pictures that the mean has not seen, changed at random in crop,
+angle, gamma, bars and noise (``tests/bench/pixels_screen.py``): 3 of 234 upright chests doubted,
+11 of 702 turned or inverted ones not named rightly, none of 156 pictures of other things passed.
+These are nine radiographs, one lateral view and five other images: a hint for people, no measure
+of safety. A mirrored chest is not noticed.
+
+The mean, ``screen.png``, is what `learn` makes of nine radiographs and sixty phantoms. Credits: NIH
+Clinical Center (ChestX-ray8, Wang et al., CVPR 2017); Winther et al., COVID-19 Image Repository,
+doi 10.25835/0090041, CC BY 3.0; Mikael Häggström (CC0); NEMA WG-04; GDCM sample images.
 """
 
 from __future__ import annotations
