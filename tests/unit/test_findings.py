@@ -34,7 +34,7 @@ def found(text: str) -> list[tuple]:
     return [(f.bone, f.number, f.side, f.certainty, f.age) for f in parse(text).fractures]
 
 
-@pytest.mark.parametrize("name", ["develop.jsonl", "held.jsonl"])
+@pytest.mark.parametrize("name", ["develop.jsonl", "held.jsonl", "adversarial.jsonl"])
 def test_labelled_sentences_are_read_as_labelled(name: str) -> None:
     labelled = rows(name)
     answers = [as_json(parse(row["text"])) for row in labelled]
@@ -76,7 +76,13 @@ def test_json_has_exactly_the_keys_that_parse_prints() -> None:
     assert as_json(parse("Possible old fracture of the T8 vertebra.")) == {
         "presence": "present",
         "fractures": [
-            {"bone": "vertebra", "number": "T8", "side": None, "certainty": "possible", "age": "old"}
+            {
+                "bone": "vertebra",
+                "number": "T8",
+                "side": None,
+                "certainty": "possible",
+                "age": "old",
+            }
         ],
     }
 
@@ -95,11 +101,12 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
     assert (findings.presence is Presence.PRESENT) == bool(findings.fractures)
 
 
-WORDS = st.sampled_from(
-    "no not without fracture fractures rib ribs left right 5th 6 through to and or , . ; : ? of the "
-    "old possible T8 L1 clavicle is seen cannot be excluded acute displaced pneumothorax with bones "
-    "intact normal other than except - ( ) / bilateral healing fractured wire both".split()
-)
+VOCABULARY = """
+no not without fracture fractures rib ribs left right 5th 6 through to and or , . ; : ? of the
+old possible T8 L1 clavicle is seen cannot be excluded acute displaced pneumothorax with bones
+intact normal other than except - ( ) / bilateral healing fractured wire both
+"""
+WORDS = st.sampled_from(VOCABULARY.split())
 
 
 @settings(max_examples=500, deadline=None)
@@ -177,7 +184,9 @@ def test_a_second_sentence_on_something_else_changes_nothing(row: dict) -> None:
         "no fracture of the left, " * 1000,
         "x" * 1_000_000,
         "(((((((" * 10_000,
-        " ".join(f"{a}{b}fracturrr" for a in string.ascii_lowercase for b in string.ascii_lowercase),
+        " ".join(
+            f"{a}{b}fracturrr" for a in string.ascii_lowercase for b in string.ascii_lowercase
+        ),
         "1 2 3 4 5 6 7 8 9 10 11 12 ribs " * 400,
         "fracture possible and " * 600,
         "\n" * 100_000,

@@ -25,6 +25,7 @@ class Scope:
     at: int
     low: int
     high: int
+    knows_ribs: bool = False  # ribs have been named before: "the 5th" is one
 
 
 def is_denied(scope: Scope) -> bool | None:
@@ -218,6 +219,8 @@ def is_doubted(scope: Scope) -> bool:
         if tokens[at].kind is not Kind.UNSURE:
             continue
         between = tokens[scope.at + 1 : at] if at > scope.at else tokens[at + 1 : scope.at]
+        if " well " in tokens[at].text and _is_specific(scope):
+            continue
         if at > scope.at and tokens[at].value == "before" and _has_own_object(scope, at):
             continue
         if not _has_other_subject(between):
@@ -234,7 +237,8 @@ def _has_other_subject(between: Sequence[Token]) -> bool:
     seen_joint = False
     for token in between:
         seen_joint |= token.kind in (*_JOINTS, *_STOPS)
-        if seen_joint and token.kind in _NOUNS and token.kind is not Kind.FRACTURE:
+        is_noun = token.kind in _NOUNS or token.value == "noun"
+        if seen_joint and is_noun and token.kind is not Kind.FRACTURE:
             return True
     return False
 
@@ -285,7 +289,7 @@ def _is_query(scope: Scope, at: int) -> bool:
 
 
 def _is_aside(scope: Scope, at: int) -> bool:
-    """Tell a hedge on age or form ("a probably old fracture", "likely old") from one on the fact."""
+    """Tell a hedge on age or form ("a probably old fracture") from one on the fact."""
     tokens = scope.tokens
     after = tokens[at + 1] if at + 1 < len(tokens) else None
     if after is None or after.kind not in (Kind.AGE, Kind.QUALIFIER):
@@ -364,7 +368,8 @@ def ages(scope: Scope) -> list[tuple[int, str]]:
 
 def _is_of_fracture(scope: Scope, at: int) -> bool:
     tokens = scope.tokens
-    if at > 0 and tokens[at - 1].value == "not":
+    before = [t for t in tokens[max(0, at - 3) : at] if t.kind is not Kind.QUALIFIER]
+    if before and before[-1].value == "not":
         return False
     if at > scope.at:
         return tokens[at].text not in _LATE_ONLY and _dates_back(scope, at)
@@ -389,7 +394,6 @@ def _dates_back(scope: Scope, at: int) -> bool:
         return False
     for token in tokens[at + 1 : scope.high]:
         if token.kind not in (Kind.SEGMENT, Kind.SIDE, Kind.QUALIFIER, Kind.AGE, Kind.HEDGE):
-            return token.kind not in (Kind.NOUN, Kind.UNKNOWN, Kind.DEVICE, Kind.PROPERTY) or (
-                tokens[at].value == "healing"
-            )
+            is_other = token.kind in (Kind.NOUN, Kind.UNKNOWN, Kind.DEVICE, Kind.PROPERTY)
+            return not (is_other or token.value == "plain") or (tokens[at].value == "healing")
     return True

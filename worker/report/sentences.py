@@ -64,7 +64,8 @@ _PLACEHOLDER = re.compile(
     r"|(?<!to )(?<!since )(?<!from )(?<!dated )(?<!and )(?<!Dr )(?<!_)_{2,}|\bx{3,}\b|\?{3,}"
     r"|\b(?:left\s*/\s*right|right\s*/\s*left|l\s*/\s*r|yes\s*/\s*no|present\s*/\s*absent"
     r"|absent\s*/\s*present|none\s*/\s*present)\b|\b(?:insert|specify|placeholder|tbd|n/a)\b|%[sd]\b"
-    r"|\((?:side|number|location|level|bone|rib number|region|s)\)|\b[nx]th\b|\bxx\b|\$\w+|\.{3,}\s+rib",
+    r"|\((?:side|number|location|level|bone|rib number|region|s)\)|\b[nx]th\b|\bxx\b"
+    r"|\$\w+|\.{3,}\s+rib",
     re.IGNORECASE,
 )
 _FOREIGN_LETTER = re.compile(

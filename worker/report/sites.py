@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from worker.report.tokens import is_level
 from worker.report.words import Kind, Token
 
-SEGMENTS = frozenset(
-    "anterior posterior lateral medial proximal distal anterolateral posterolateral posteromedial "
-    "head neck angle shaft body manubrium".split()
-)
+_SEGMENT_WORDS = """
+anterior posterior lateral medial proximal distal anterolateral posterolateral posteromedial
+head neck angle shaft body manubrium
+"""
+SEGMENTS = frozenset(_SEGMENT_WORDS.split())
 MIDLINE = frozenset({"vertebra", "sternum"})
 _ADJECTIVES = (Kind.SEGMENT, Kind.QUALIFIER, Kind.AGE, Kind.HEDGE, Kind.ARTICLE, Kind.EXTRA)
 _BONES = (Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.HINT)
@@ -34,7 +35,8 @@ class SiteReader:
 
     tokens: Sequence[Token]
     skip: frozenset[int] = frozenset()
-    knows_ribs: bool = False
+    knows_ribs: bool = False  # ribs were named before: an ordinal will do
+    has_rib: bool = False
     sites: list[Site] = field(default_factory=list)
     side: str | None = None
     side_at: int = -1
@@ -46,7 +48,7 @@ class SiteReader:
 
     def read(self, low: int, high: int) -> list[Site]:
         """Return the sites named by the tokens from `low` up to `high`."""
-        self.knows_ribs |= any(t.kind is Kind.BONE and t.value == "rib" for t in self.tokens)
+        self.has_rib = any(t.kind is Kind.BONE and t.value == "rib" for t in self.tokens)
         readers = {
             Kind.NUMBER: self._number,
             Kind.LEVEL: self._level,
@@ -72,7 +74,8 @@ class SiteReader:
 
     def _number(self, at: int, high: int) -> None:
         token = self.tokens[at]
-        if not self.knows_ribs or self._is_count(at, high) or self._is_elsewhere(at, high):
+        is_rib = self.has_rib or (self.knows_ribs and token.form == "ordinal")
+        if not is_rib or self._is_count(at, high) or self._is_elsewhere(at, high):
             return
         if self._follows_rib(at):  # "ribs 5 and 6": the group that these are of is no entry
             last = next((s for s in reversed(self.sites) if s.bone == "rib"), None)
@@ -93,9 +96,13 @@ class SiteReader:
             return True
         if self._has_listed_neighbour(at, high):
             return False
+        if self._after(at, high, (*_ADJECTIVES, Kind.SIDE)) is None:
+            return not self._follows_side(at)
         after = [t for t in self.tokens[at + 1 : high] if t.kind not in (*_ADJECTIVES, Kind.SIDE)]
         if not after:
             return False
+        if after[0].kind is Kind.FRACTURE and not self._follows_side(at):
+            return True
         plural = after[0].text in ("ribs", "fractures", "fxs") or (
             len(after) > 1 and after[0].value == "rib" and after[1].text in ("fractures", "fxs")
         )
@@ -108,6 +115,9 @@ class SiteReader:
             if token.kind not in listed:
                 return token.value == "rib"
         return False
+
+    def _follows_side(self, at: int) -> bool:
+        return at > 0 and self.tokens[at - 1].kind in (Kind.SIDE, Kind.SEGMENT, Kind.COLON)
 
     def _has_listed_neighbour(self, at: int, high: int) -> bool:
         between = (Kind.AND, Kind.COMMA, Kind.OR, Kind.SIDE, Kind.HEDGE, Kind.ARTICLE)

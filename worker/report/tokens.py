@@ -93,7 +93,7 @@ def tokenize(sentence: str) -> list[Token]:
 
 
 def _pieces(sentence: str) -> Iterator[tuple[str, str]]:
-    text = unicodedata.normalize("NFKC", sentence).lower()
+    text = " ".join(unicodedata.normalize("NFKC", sentence).lower().split())
     text = re.sub(r"[\u2010-\u2015\u2212~]", "-", text).replace("\u2019", "'")
     for pattern, plain in _ABBREVIATIONS:
         text = pattern.sub(plain, text)
@@ -275,7 +275,7 @@ def _between(first: Token, last: Token) -> str:
         low, high = sorted((_COLUMN.index(first.value), _COLUMN.index(last.value)))
         return " ".join(_COLUMN[low : high + 1])
     low, high = sorted((int(first.value), int(last.value)))
-    return " ".join(str(n) for n in range(low, high + 1)) if 1 <= low and high <= 12 else "99"
+    return " ".join(str(n) for n in range(low, high + 1)) if low >= 1 and high <= 12 else "99"
 
 
 def is_level(value: str) -> bool:

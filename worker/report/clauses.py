@@ -1,0 +1,136 @@
+"""Cut a sentence into clauses and share a clause out between its fractures."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from worker.report.words import Kind, Token
+
+_NOUN_PHRASE = frozenset({
+    Kind.SIDE, Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.HINT, Kind.SEGMENT, Kind.QUALIFIER,
+    Kind.AGE, Kind.HEDGE, Kind.ARTICLE, Kind.EXTRA, Kind.AND, Kind.COMMA, Kind.OR, Kind.NEGATION,
+})  # fmt: skip
+LISTING = (Kind.AND, Kind.COMMA, Kind.OR)
+NAMED = (Kind.NUMBER, Kind.BONE, Kind.LEVEL)
+
+
+def clauses(tokens: list[Token]) -> Iterator[list[Token]]:
+    """Cut at "but", ";" and the like; what is excepted from a denial becomes an assertion."""
+    start = 0
+    for at, token in enumerate([*tokens, None]):
+        if token is None or token.kind is Kind.BREAK:
+            yield from _exceptions(tokens[start:at])
+            start = at + 1
+
+
+def _exceptions(clause: list[Token]) -> Iterator[list[Token]]:
+    at = next((n for n, t in enumerate(clause) if t.kind is Kind.EXCEPT), None)
+    if at is None:
+        yield clause
+        return
+    comma = next((n for n in range(at, len(clause)) if clause[n].kind is Kind.COMMA), None)
+    if at == 0 and comma:  # "apart from a rib fracture, no fracture"
+        yield clause[1:comma]
+        yield [clause[0], *clause[comma + 1 :]]
+        return
+    head, tail = clause[: at + 1], clause[at + 1 :]
+    yield head
+    denies = any(t.kind is Kind.FRACTURE for t in head)
+    named = any(t.kind in NAMED for t in tail)
+    if denies and named and not any(t.kind is Kind.FRACTURE for t in tail):
+        tail = [Token(Kind.FRACTURE, "noun", "fracture"), *tail]
+    yield tail
+
+
+def fractures_of(tokens: Sequence[Token]) -> list[int]:
+    """Return where the fractures of a clause stand, each once.
+
+    The deformity of "compression deformity consistent with fracture" is that fracture.
+    """
+    found = [at for at, token in enumerate(tokens) if token.kind is Kind.FRACTURE]
+    for one, two in list(pairwise(found)):
+        is_linked = any(t.kind is Kind.LINK for t in tokens[max(one, two - 4) : two])
+        if tokens[one].value == "deformity" and is_linked:
+            found.remove(one)
+    return found
+
+
+def bounds(tokens: Sequence[Token], found: list[int]) -> list[tuple[int, int]]:
+    """Share the tokens of a clause out between its fractures."""
+    starts = [0]
+    for before, at in pairwise(found):
+        starts.append(_start(tokens, before, at))
+    return list(zip(starts, [*starts[1:], len(tokens)], strict=True))
+
+
+def _start(tokens: Sequence[Token], before: int, at: int) -> int:
+    """Return where the noun phrase of the fracture at `at` begins."""
+    start = at
+    if _looks_ahead(tokens, at):
+        while start - 1 > before and not _closes_sites(tokens, start - 1):
+            start -= 1
+        return start
+    start = _phrase_start(tokens, before, at)
+    if not any(t.kind in NAMED for t in tokens[start:at]):
+        verb = start
+        while verb - 1 > before and tokens[verb - 1].kind is Kind.VERB:
+            verb -= 1
+        start = _phrase_start(tokens, before, verb) if verb < start else start
+    if tokens[start].kind is Kind.NEGATION:
+        return start
+    comma = next((n for n in range(at, start, -1) if tokens[n].kind is Kind.COMMA), start)
+    if comma > start and not any(t.kind in NAMED for t in tokens[comma:at]):
+        return comma + 1
+    if _looks_ahead(tokens, before):
+        heads = [n for n in range(before + 1, at) if tokens[n].kind in (Kind.BONE, Kind.LEVEL)]
+        if len(heads) > 1:
+            start = max(start, _after_numbers(tokens, heads[-2] + 1, at))
+        start = _after_late_side(tokens, start, at)
+    while start < at and tokens[start].kind in LISTING:
+        start += 1
+    return start
+
+
+def _closes_sites(tokens: Sequence[Token], at: int) -> bool:
+    if tokens[at].kind is Kind.SIDE:
+        return any(t.text in ("on", "in", "to") for t in tokens[max(0, at - 2) : at])
+    return tokens[at].kind in (*NAMED, *LISTING) or tokens[at].text == "with"
+
+
+def _after_numbers(tokens: Sequence[Token], start: int, at: int) -> int:
+    """Leave the "5 and 6" of "ribs 5 and 6 and sternal fracture" to the ribs."""
+    end = start
+    while end < at and tokens[end].kind in (Kind.NUMBER, Kind.LEVEL):
+        is_listed = end + 2 < at and tokens[end + 1].kind in LISTING
+        end += 2 if is_listed and tokens[end + 2].kind in (Kind.NUMBER, Kind.LEVEL) else 1
+    return end
+
+
+def _after_late_side(tokens: Sequence[Token], start: int, at: int) -> int:
+    """Leave the "on the left" of "ribs on the left and right rib fracture" to what it follows."""
+    end = start
+    while end < at and tokens[end].kind in (Kind.ARTICLE, Kind.SIDE):
+        end += 1
+    is_late = start > 0 and tokens[start - 1].kind is Kind.PREPOSITION
+    has_side = any(t.kind is Kind.SIDE for t in tokens[start:end])
+    return end if is_late and has_side and end < at and tokens[end].kind in LISTING else start
+
+
+def _phrase_start(tokens: Sequence[Token], before: int, at: int) -> int:
+    start = at
+    while start - 1 > before and tokens[start - 1].kind in _NOUN_PHRASE:
+        start -= 1
+        if tokens[start].kind is Kind.NEGATION:
+            break
+    return start
+
+
+def _looks_ahead(tokens: Sequence[Token], at: int) -> bool:
+    """Tell "fracture of the ..." from "... fracture"."""
+    for token in tokens[at + 1 : at + 4]:
+        if token.kind in (*NAMED, Kind.SIDE, Kind.COLON, Kind.INVOLVE):
+            return True
+        if token.kind is Kind.PREPOSITION:
+            return token.text not in ("with", "from", "due to", "by", "on")
+        if token.kind not in (Kind.VERB, Kind.SEEN, Kind.SEGMENT):
+            return False
+    return False
