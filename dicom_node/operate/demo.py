@@ -250,7 +250,7 @@ def _answers(
 
 def _reports(folder: Path) -> dict[str, Dataset]:
     """Read the archive's files: TID 1500 reports by the Instance that they are about."""
-    reports = {}
+    reports: dict[str, Dataset] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix != ".dcm":
             continue

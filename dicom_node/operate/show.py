@@ -155,7 +155,7 @@ def _files(paths: Sequence[Path]) -> Iterable[Path]:
 
 def checked(path: Path, settings: Settings, *, as_json: bool) -> None:
     """Say that a configuration is right, and what it means."""
-    told = {
+    told: dict[str, Any] = {
         "config": str(path),
         "ae_title": settings.node.ae_title,
         "port": settings.node.port,
