@@ -14,6 +14,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -166,6 +168,48 @@ def ping(url: str, timeout_s: float = 2.0) -> None:
         application.close()
 
 
+_QUESTIONS: dict[str, Callable[[Any], Any]] = {
+    "version": lambda client: str(client.info("server")["redis_version"]),
+    "policy": lambda client: str(client.config_get("maxmemory-policy")["maxmemory-policy"]),
+    "at": lambda client: sum(
+        part * unit for part, unit in zip(client.time(), (1, 1e-6), strict=True)
+    ),
+    "listening": lambda client: sum(one["cmd"] == "brpop" for one in client.client_list()),
+}
+
+
+def facts(url: str, timeout_s: float = 2.0) -> dict[str, Any]:
+    """Return what the broker at `url` tells of itself, for people.
+
+    Returns
+    -------
+    dict
+        As far as it tells: ``version``, ``policy`` (maxmemory-policy), ``at`` (its clock, seconds
+        since the epoch), ``listening`` (connections that wait for hand-outs).
+
+    Raises
+    ------
+    Unreachable
+        It gives no answer.
+    """
+    application = app(url, timeout_s)
+    try:
+        connection: Any = application.connection_for_write()
+        with connection:
+            connection.connect()
+            client = connection.default_channel.client
+            client.ping()
+            told: dict[str, Any] = {}
+            for name, ask in _QUESTIONS.items():
+                with suppress(Exception):  # some services and the stand-in keep these to themselves
+                    told[name] = ask(client)
+            return told
+    except Exception as exc:  # kombu lets errors of many libraries through
+        raise _silent(url, exc) from exc
+    finally:
+        application.close()
+
+
 def redacted(url: str) -> str:
     """Return `url` without user and password."""
     shown = []
@@ -218,7 +262,7 @@ class Embedded:
 
     def __init__(self, folder: Path, stand_in: bool = False) -> None:
         self._folder = folder
-        self._program = None if stand_in else _program()
+        self._program = None if stand_in else program()
         self._password = secrets.token_urlsafe(24)
         self._port = 0
         self._child: subprocess.Popen[bytes] | None = None
@@ -237,7 +281,7 @@ class Embedded:
         child = self._child
         return child.pid if child is not None and child.poll() is None else None
 
-    def start(self, timeout_s: float = 15.0) -> None:
+    def start(self, timeout_s: float = 60.0) -> None:
         """Start the child and return when it answers.
 
         Raises
@@ -295,7 +339,7 @@ class Embedded:
         if self._program is not None:
             command, told = [self._program, "-"], self._configuration()
         else:
-            command = [sys.executable, "-m", "dicom_node.flow.broker", str(self._port)]
+            command = [sys.executable, "-m", "dicom_node.flow.stand_in", str(self._port)]
             told = self._password
         if sys.platform == "linux":
             before = [sys.executable, "-I", "-S", "-c", _DIES_WITH_PARENT, str(os.getpid())]
@@ -345,7 +389,8 @@ class Embedded:
             child.wait(timeout=3)
 
 
-def _program() -> str | None:
+def program() -> str | None:
+    """Return the path of the server that `Embedded` runs; None: the stand-in."""
     found = shutil.which("redis-server") or shutil.which("valkey-server")
     # a link is not followed: Debian's program tells by its name which of its tools it is
     return found and str(Path(found).absolute())
@@ -355,17 +400,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _stand_in(port: int) -> None:
-    """Serve a Redis written in Python on the loopback until the process is ended."""
-    from fakeredis import TcpFakeServer
-
-    TcpFakeServer.allow_reuse_address = True
-    TcpFakeServer.daemon_threads = True
-    server: Any = TcpFakeServer(("127.0.0.1", port))
-    server.serve_forever()
-
-
-if __name__ == "__main__":
-    _stand_in(int(sys.argv[1]))

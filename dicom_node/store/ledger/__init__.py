@@ -17,6 +17,7 @@ from dicom_node.store.ledger.history import History
 from dicom_node.store.ledger.instances import Instance, Receipt, Route
 from dicom_node.store.ledger.jobs import Claimed, Expired, Jobs, Waiting
 from dicom_node.store.ledger.purge import Purge
+from dicom_node.store.ledger.results import Results
 
 __all__ = [
     "Claimed",
@@ -32,5 +33,5 @@ __all__ = [
 ]
 
 
-class Ledger(Acts, Jobs, Deliveries, Purge, History):
+class Ledger(Acts, Jobs, Deliveries, Purge, History, Results):
     """All that is known of every Instance; open it with `Ledger.open`."""
