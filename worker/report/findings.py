@@ -89,7 +89,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
     }
 
 
-_LONGEST_SENTENCE = 1000  # characters; what runs on for longer is no report sentence
+_LONGEST_SENTENCE = 600  # characters; what runs on for longer is no report sentence
 
 
 @dataclass(slots=True)

@@ -149,7 +149,7 @@ def _lines(piece: str) -> list[str]:
 
 def _sentence(piece: str, is_request: bool, is_last: bool) -> Sentence:
     verbatim = piece.strip()
-    body = _MARKER.sub("", verbatim)
+    body = " ".join(_MARKER.sub("", verbatim).split())
     heading = _HEADING.match(body)
     if heading:
         body = body[heading.end() :]

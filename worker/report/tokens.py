@@ -305,12 +305,27 @@ def spelt(word: str) -> str:
     """Return the keyword that `word` misspells, or `word` itself."""
     if not 5 <= len(word) <= 15 or word in _vocabulary() or not word.isascii():
         return word
+    if not _resembles(word):
+        return word
     index = _typo_index()
     near = {target for form in _deletions(word) for target in index.get(form, ())}
     ranked = sorted((_distance(word, target), target) for target in near)
     if ranked and ranked[0][0] <= (2 if len(ranked[0][1]) >= 8 else 1):
         return ranked[0][1]
     return word
+
+
+@cache
+def _shared_parts() -> frozenset[str]:
+    return frozenset(t[i : i + 3] for t in TYPO_TARGETS for i in range(len(t) - 2)) | frozenset(
+        t[:2] for t in TYPO_TARGETS if len(t) <= 7
+    )
+
+
+def _resembles(word: str) -> bool:
+    """Tell cheaply whether a keyword may be meant, so that garbage costs no time."""
+    parts = _shared_parts()
+    return word[:2] in parts or any(word[i : i + 3] in parts for i in range(len(word) - 2))
 
 
 def _distance(one: str, two: str) -> int:

@@ -399,7 +399,8 @@ TABLE: dict[Kind, str] = {
             sustained, became, visualize, occurs, note, shall, must, depicts, depict, indicates,
             indicate, displays, display""",
     Kind.INVOLVE: """
-        : involve, involves, involved, affected, involving, affect, affects, affecting, located, located in,
+        : involve, involves, involved, affected, involving, affect, affects, affecting, located,
+            located in,
             located at, localized to, localized, most notably, specifically at,
             particularly the, concerning, comprising, levels are, sites, limited to, confined to""",
     Kind.AND: """
