@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from dicom_node.errors import Unreachable
+from dicom_node.errors import Busy, Unreachable
 from dicom_node.job import TASK, Handout, queue
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ PRIORITY_STEPS = {0: 0, 1: 3, 2: 6}
 WORKER_TIMEOUT_S = 10.0
 PUBLISHER_TIMEOUT_S = 1.0
 """The longest silence of Redis that a publisher sits out; the ledger keeps the job meanwhile."""
+
+UNTAKEN_LIMIT = 200
+"""Hand-outs of one model that may lie in its queue: where no worker runs, the ledger hands out
+again and again, and each time leaves a void message behind."""
 
 _MESSAGE_LIFE_S = 3600.0
 """A message that lay longer is void. Generous: a token says better, and hosts' clocks differ."""
@@ -119,25 +123,36 @@ class Publisher:
         ------
         Unreachable
             The broker did not take it; it may or may not have got it.
+        Busy
+            So many hand-outs lie in the queue that no worker seems to take them.
         """
+        name = queue(handout.model)
         try:
             if self._producer is None:
                 self._connection = self._application.connection_for_write()
                 self._producer = self._application.amqp.Producer(self._connection)
+            self._check_that_it_is_taken_from(name)
             self._application.send_task(
                 TASK,
                 args=[handout.model_dump(mode="json")],
-                queue=queue(handout.model),
+                queue=name,
                 priority=PRIORITY_STEPS.get(priority, 3),
                 expires=max(expires_s, _MESSAGE_LIFE_S),
                 retry=False,
                 ignore_result=True,
                 producer=self._producer,
             )
+        except Busy:
+            raise
         except Exception as exc:  # kombu lets errors of many libraries through
             # what is left of the connection may be half an answer behind: never use it again
             self.close()
             raise _silent(str(self._application.conf.broker_url), exc) from exc
+
+    def _check_that_it_is_taken_from(self, name: str) -> None:
+        lying = self._connection.default_channel._size(name)
+        if lying >= UNTAKEN_LIMIT:
+            raise Busy(f"{lying} hand-outs lie in queue {name}: no worker takes them")
 
     def close(self) -> None:
         """Give the connection back."""

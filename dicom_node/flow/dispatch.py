@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from dicom_node.errors import Transient
 from dicom_node.job import Handout, Ticket
@@ -41,8 +42,7 @@ class Dispatcher:
         self._limits = settings.dispatch
         self._ledger = ledger
         self._publish = publish
-        self._failures = 0
-        self._silent_until = 0.0
+        self._silent: dict[str, _Silence] = {}
 
     def step(self, now: float | None = None) -> float:
         """Do what is due; return in how many seconds there may be more, unless something changes.
@@ -67,13 +67,15 @@ class Dispatcher:
                 expired.running,
                 expired.failed,
             )
-        if now >= self._silent_until or self._silent_until > now + _PAUSE_S[1]:
+        for model, waiting in self._ledger.waiting(now).items():
+            silence = self._silent.get(model)
+            if silence and now < silence.until <= now + _PAUSE_S[1]:
+                continue
             try:
-                for model, waiting in self._ledger.waiting(now).items():
-                    self._hand_out(model, waiting, now)
-                self._failures, self._silent_until = 0, 0.0
+                self._hand_out(model, waiting, now)
+                self._silent.pop(model, None)
             except _BrokerSilent as exc:
-                self._back_off(exc, now)
+                self._back_off(model, exc, now)
         return self._pause(now)
 
     def run(self, stop: threading.Event) -> None:
@@ -116,18 +118,28 @@ class Dispatcher:
                 raise _BrokerSilent(str(exc)) from exc
         return len(tickets)
 
-    def _back_off(self, exc: Exception, now: float) -> None:
-        pause = min(_PAUSE_S[0] * 2**self._failures, _PAUSE_S[1])
-        if self._failures == 0:
-            logger.warning("hand-outs wait: %s", exc)
-        self._failures = min(self._failures + 1, 16)
-        self._silent_until = now + pause
+    def _back_off(self, model: str, exc: Exception, now: float) -> None:
+        """Wait before the next try for this model; another's queue may be well."""
+        failures = self._silent[model].failures if model in self._silent else 0
+        if failures == 0:
+            logger.warning("hand-outs wait model=%s: %s", model, exc)
+        pause = min(_PAUSE_S[0] * 2.0 ** min(failures, 16), _PAUSE_S[1])
+        self._silent[model] = _Silence(failures + 1, now + pause)
 
     def _pause(self, now: float) -> float:
         """Return how long nothing can become due by time alone, in seconds."""
         due = self._ledger.next_due(now)
-        times = [t for t in (due, self._silent_until or None) if t is not None]
+        times = [silence.until for silence in self._silent.values()]
+        times += [] if due is None else [due]
         return max(POLL_S, min(1.0, *(t - now for t in times))) if times else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Silence:
+    """Refusals of the broker in a row, and until when it is left alone."""
+
+    failures: int
+    until: float
 
 
 class _BrokerSilent(Transient):

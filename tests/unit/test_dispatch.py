@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ledgers import NOW, fresh, instance, post, result, route
 
-from dicom_node.errors import Unreachable
+from dicom_node.errors import Busy, Unreachable
 from dicom_node.flow.dispatch import Dispatcher
 from dicom_node.job import Handout
 from dicom_node.settings import Dispatch, Settings, Web
@@ -112,6 +112,20 @@ def test_what_a_broker_does_not_take_waits_in_the_ledger(ledger: Ledger) -> None
     work.step(NOW + 1.3)
     assert len(broker.got) == 3
     assert ledger.status()["jobs"] == {"queued": 3}
+
+
+def test_a_model_without_workers_does_not_hold_up_another(ledger: Ledger) -> None:
+    got = []
+
+    def put(handout: Handout, priority: int, expires_s: float) -> None:
+        if handout.model == "a-model":
+            raise Busy("200 hand-outs lie in queue model.a-model")
+        got.append(handout.model)
+
+    ledger.receive(instance(1), [route(model="a-model"), route(model="b-model")], at=NOW)
+    Dispatcher(Settings(), ledger, put).step(NOW + 1)
+    assert got == ["b-model"]
+    assert ledger.waiting(NOW + 1)["a-model"].due == 1
 
 
 def test_a_hand_out_that_got_lost_is_handed_out_again(ledger: Ledger) -> None:
