@@ -215,7 +215,7 @@ def _listener(settings: Settings, ends: threading.Event, beat: Callable[[bytes],
 def _courier(settings: Settings, ends: threading.Event, beat: Callable[[bytes], None]) -> None:
     from dicom_node.dimse.scu import Destination
     from dicom_node.flow import broker
-    from dicom_node.flow.deliver import Deliverer
+    from dicom_node.flow.deliver import Deliverer, Pace
     from dicom_node.flow.dispatch import Dispatcher
     from dicom_node.settings import Peer
     from dicom_node.store.retention import Retention
@@ -225,9 +225,14 @@ def _courier(settings: Settings, ends: threading.Event, beat: Callable[[bytes], 
     def connect(peer: Peer) -> Destination:
         return Destination(settings.node.ae_title, peer)
 
+    waits = settings.delivery
+    pace = Pace(
+        refused=(waits.refused_first, waits.refused_longest),
+        silent=(waits.silent_first, waits.silent_longest),
+    )
     tasks = (
         Dispatcher(settings, ledger, broker.publisher(settings.broker.url)),
-        Deliverer(settings, spool, ledger, connect),
+        Deliverer(settings, spool, ledger, connect, pace),
         Retention(settings, spool, ledger),
     )
     threads = [

@@ -150,6 +150,17 @@ class Dispatch(Section):
     """Attempts at one job before it ends as failed."""
 
 
+class Delivery(Section):
+    """``[delivery]``: waits between two attempts; each is twice the one before."""
+
+    refused_first: Annotated[Duration, Field(gt=0)] = 30.0
+    """Wait after a destination answered an object with a failure for the first time."""
+    refused_longest: Annotated[Duration, Field(gt=0)] = 3600.0
+    silent_first: Annotated[Duration, Field(gt=0)] = 1.0
+    """Wait after a destination gave no answer for the first time; this costs no attempt."""
+    silent_longest: Annotated[Duration, Field(gt=0)] = 30.0
+
+
 class Peer(Section):
     """``[peers.NAME]``: another application entity."""
 
@@ -237,6 +248,7 @@ class Settings(BaseSettings):
     web: Web = Web()
     broker: Broker = Broker()
     dispatch: Dispatch = Dispatch()
+    delivery: Delivery = Delivery()
     peers: dict[Name, Peer] = {}
     rules: tuple[Rule, ...] = ()
     report: Report = Report()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.errors import ConfigurationError
+from dicom_node.flow.deliver import Pace
 from dicom_node.settings import Settings, load
 from worker import settings as worker_settings
 
@@ -106,3 +107,9 @@ def test_a_wrong_worker_file_names_the_key(tmp_path: Path, content: str, says: s
     with pytest.raises(ConfigurationError) as caught:
         worker_settings.load(path)
     assert says in str(caught.value)
+
+
+def test_the_waits_of_deliveries_are_the_deliverers_own() -> None:
+    waits, pace = Settings().delivery, Pace()
+    assert (waits.refused_first, waits.refused_longest) == pace.refused
+    assert (waits.silent_first, waits.silent_longest) == pace.silent
