@@ -17,7 +17,8 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -194,17 +195,23 @@ class Decoder:
         self._give_back(self._take())
 
     def decode(self, ds: Dataset) -> Pixels:
-        """Return the stored pixels as bit patterns.
+        """Return the stored pixels as bit patterns, as `lent` does, to keep."""
+        with self.lent(ds) as pixels:
+            return pixels.copy()
+
+    @contextmanager
+    def lent(self, ds: Dataset) -> Iterator[Pixels]:
+        """Lend the stored pixels as bit patterns; when the context ends, they do.
 
         Parameters
         ----------
         ds : Dataset
             A single-frame grayscale image with its file meta information.
 
-        Returns
-        -------
+        Yields
+        ------
         ndarray of uint8 or uint16, (rows, columns)
-            Sign and Bits Stored are not applied.
+            Sign and Bits Stored are not applied. They lie in the memory of the child process.
 
         Raises
         ------
@@ -218,24 +225,35 @@ class Decoder:
             raise Rejected("no-pixels", "The Instance has no Pixel Data.")
         syntax = header.transfer_syntax(ds)
         if syntax in UNCOMPRESSED:
-            return _uncompressed(ds, content, syntax)
+            yield _uncompressed(ds, content, syntax)
+            return
         codestream = _codestream(content)
         found = inspect(codestream, syntax, ds)
         _compare(found, ds)
-        pixels = self._in_child(found, codestream, header.integer(ds, "BitsStored") or 16)
-        return pixels.view(f"u{pixels.itemsize}")
+        bits = header.integer(ds, "BitsStored") or 16
+        child, pixels = self._in_child(found, codestream, bits)
+        try:
+            yield pixels.view(f"u{pixels.itemsize}")
+        finally:
+            self._give_back(child)
 
-    def _in_child(self, found: Codestream, codestream: memoryview, bits: int) -> npt.NDArray[Any]:
+    def _in_child(
+        self, found: Codestream, codestream: memoryview, bits: int
+    ) -> tuple[_Child, npt.NDArray[Any]]:
         for _ in range(2):
             child = self._take()
             try:
-                pixels = child.decode(found, codestream, bits, self._timeout)
+                return child, child.decode(found, codestream, bits, self._timeout)
             except _Killed:
                 # Somebody else ended the child; the image deserves another one.
-                continue
-            finally:
                 self._give_back(child)
-            return pixels
+            except Rejected:
+                self._give_back(child)
+                raise
+            except BaseException:
+                # Nobody waits for its answer any more, which must not become another image's.
+                child.end()
+                raise
         raise Rejected("decoder-limits", "The decoder was killed twice while it decoded the image.")
 
     def _take(self) -> _Child:
@@ -354,12 +372,11 @@ class _Child:
         if self._shared >= 0:
             os.close(self._shared)
             self._shared = -1
-            self._map.close()
 
     def decode(
         self, found: Codestream, codestream: memoryview, bits: int, timeout: float
     ) -> npt.NDArray[Any]:
-        """Return the decoded pixels."""
+        """Return the decoded pixels, which the next ones will overwrite."""
         shape, dtype = (found.rows, found.columns), np.dtype(found.dtype)
         start = offset(len(codestream))
         self._grow(start + found.rows * found.columns * dtype.itemsize)
@@ -375,12 +392,11 @@ class _Child:
         )
         self._ask(request)
         self._answer(time.monotonic() + timeout)
-        return np.ndarray(shape, dtype, self._map, start).copy()
+        return np.ndarray(shape, dtype, self._map, start)
 
     def _grow(self, size: int) -> None:
         if size > len(self._map):
             os.ftruncate(self._shared, size)
-            self._map.close()
             self._map = mmap.mmap(self._shared, size)
 
     def _ask(self, request: bytes) -> None:

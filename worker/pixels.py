@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -50,8 +51,8 @@ _STRIP = 16
 class Decodes(Protocol):
     """Turns Pixel Data into pixels, as `worker.decode.Decoder` does."""
 
-    def decode(self, ds: Dataset) -> npt.NDArray[np.unsignedinteger]:
-        """Return the stored pixels as bit patterns, (rows, columns)."""
+    def lent(self, ds: Dataset) -> AbstractContextManager[npt.NDArray[np.unsignedinteger]]:
+        """Lend the stored pixels as bit patterns, (rows, columns)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,10 +194,11 @@ def radiograph(
     (orientation), C.7.6.3.1.7 (aspect ratio).
     """
     gate(ds, options)
-    stored, halvings = _halved(ds, decoder.decode(ds), enough)
-    shutter = find_shutter(ds, (stored.shape[0], stored.shape[1]))
-    levels = grey.table(ds, stored, shutter.visible, options.mode)
-    pixels = levels.apply(stored)
+    with decoder.lent(ds) as lent:
+        stored, halvings = _halved(ds, lent, enough)
+        shutter = find_shutter(ds, (stored.shape[0], stored.shape[1]))
+        levels = grey.table(ds, stored, shutter.visible, options.mode)
+        pixels = levels.apply(stored)
     shutter.close(pixels)
     pixels, aspect = _squared(ds, pixels)
     pixels, turn = _turned(ds, pixels)

@@ -482,6 +482,21 @@ def _is_running(pid):
     return state != "Z"
 
 
+def test_an_interrupted_image_is_not_taken_for_the_next(slow, monkeypatch):
+    """The answer to an abandoned request must never be read as that to another."""
+    with Decoder() as decoder:
+        decoder.start()
+        with monkeypatch.context() as patch:
+            patch.setattr("worker.decode._Child._answer", _interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                decoder.decode(slow)
+        assert (decoder.decode(quick()) == drawn()).all()
+
+
+def _interrupted(child, until):
+    raise KeyboardInterrupt
+
+
 def test_closing_ends_the_children():
     with Decoder() as decoder:
         decoder.start()

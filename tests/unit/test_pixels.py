@@ -454,7 +454,7 @@ def test_the_steps_name_the_specification(decoder, mode):
 
 def test_the_gate_stands_before_the_decoder():
     class Untouchable:
-        def decode(self, ds):
+        def lent(self, ds):
             raise AssertionError
 
     ds = instance(drawn(), BodyPartExamined="HIP")
