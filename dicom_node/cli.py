@@ -151,6 +151,12 @@ def _rules_commands(commands: Any) -> None:
 
 
 def _set_up_commands(commands: Any) -> None:
+    doctor = _add(
+        commands, "doctor", "Check all that the node stands on and say what to do.", _doctor
+    )
+    doctor.add_argument(
+        "--worker-config", type=Path, metavar="F", help="worker.toml (default: that beside it)"
+    )
     shell = _add(
         commands, "completion", "Print what a shell needs to complete.", _completion, config=False
     )
@@ -302,6 +308,12 @@ def _rules_test(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     return show.rules_test(_settings(options), options.path, as_json=options.json)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from dicom_node.operate.doctor import doctor
+
+    return doctor(options.config, worker_config=options.worker_config, as_json=options.json)
 
 
 def _completion(options: argparse.Namespace) -> int:

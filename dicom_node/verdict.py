@@ -65,6 +65,15 @@ def show(checks: Sequence[Check], *, as_json: bool, **facts: Any) -> int:
         told = {**facts, "checks": [asdict(check) for check in checks], "exit_code": code}
         print(json.dumps(told, ensure_ascii=False, default=str))
         return code
+    if sys.stdout.isatty():
+        _print_table(checks)
+    else:
+        _print_lines(checks)
+    print(_summary(checks))
+    return code
+
+
+def _print_table(checks: Iterable[Check]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -74,11 +83,16 @@ def show(checks: Sequence[Check], *, as_json: bool, **facts: Any) -> int:
         advice = f"\n→ {escape(check.advice)}" if check.advice else ""
         sign = f"[{_COLOURS[check.verdict]}]{SIGNS[check.verdict]}[/]"
         table.add_row(sign, escape(check.name), escape(check.what) + advice)
-    # In a file or a pipe a line stays whole, so that it can be searched for.
-    console = Console(width=None if sys.stdout.isatty() else 1000)
-    console.print(table)
-    console.print(_summary(checks))
-    return code
+    Console().print(table)
+
+
+def _print_lines(checks: Sequence[Check]) -> None:
+    """Print one line per check and one per advice: what a file or a pipe can be searched for."""
+    width = max((len(check.name) for check in checks), default=0)
+    for check in checks:
+        print(f"{SIGNS[check.verdict]}  {check.name:{width}}  {check.what}")
+        if check.advice:
+            print(f"{'':8}{'':{width}}  → {check.advice}")
 
 
 def _summary(checks: Sequence[Check]) -> str:

@@ -1,0 +1,107 @@
+"""Checks everything that a node stands on, all at once, and says what to do about each fault."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from dicom_node.errors import ChexFractError, ConfigurationError
+from dicom_node.operate import machine, neighbours, surroundings
+from dicom_node.settings import Settings, load
+from dicom_node.verdict import Check, failed, passed, show, warned
+
+LIMIT_S = 9.0
+"""Longest wait for all checks together; a dead peer must not hide the other faults."""
+
+Look = Callable[[], Iterable[Check]]
+
+
+def doctor(config: Path, *, worker_config: Path | None = None, as_json: bool = False) -> int:
+    """Print every check and return the exit code.
+
+    Parameters
+    ----------
+    config : Path
+        node.toml.
+    worker_config : Path, optional
+        worker.toml of a worker on this machine; that beside node.toml when left out.
+    """
+    beside = config.with_name("worker.toml")
+    worker = worker_config or (beside if beside.is_file() else None)
+    asked = surroundings.ask_worker(worker)
+    settings = None
+    try:
+        settings = load(config)
+        checks = [_config(config, settings), *together(_looks(settings))]
+    except ConfigurationError as exc:
+        fault = failed("config", str(exc), f"correct {config}", exc.exit_code)
+        checks = [fault, *machine.python()]
+    checks += surroundings.worker(settings, worker, asked)
+    return show(checks, as_json=as_json, config=str(config))
+
+
+def _looks(settings: Settings) -> list[tuple[str, Look]]:
+    looks: list[tuple[str, Look]] = [
+        ("python", machine.python),
+        ("ports", lambda: machine.ports(settings)),
+        ("who may send", lambda: machine.openness(settings)),
+        ("disk", lambda: machine.disk(settings)),
+        ("secret", lambda: machine.secret(settings)),
+        ("tls", lambda: machine.tls(settings)),
+        ("ledger", lambda: surroundings.ledger(settings)),
+        ("broker", lambda: surroundings.broker(settings)),
+        ("web", lambda: surroundings.web(settings)),
+    ]
+    looks += [(f"peer {name}", partial(neighbours.peer, settings, name)) for name in settings.peers]
+    return looks
+
+
+def _config(config: Path, settings: Settings) -> Check:
+    told = f"{config}: {settings.node.ae_title}, {len(settings.peers)} peers"
+    if not settings.rules:
+        advice = "add [[rules]], see configs/node.toml"
+        return warned("config", f"{told}, no rules: every Instance is ignored", advice)
+    if not settings.peers and settings.node.known_peers_only:
+        what = f"{told}: with known_peers_only every association is rejected"
+        return failed(
+            "config", what, "add [peers.NAME] for each archive", ConfigurationError.exit_code
+        )
+    return passed("config", f"{told}, {len(settings.rules)} rules")
+
+
+def together(looks: Sequence[tuple[str, Look]], limit_s: float = LIMIT_S) -> list[Check]:
+    """Run every look at the same time and return their checks in the order of `looks`.
+
+    A look that has not ended in time, or that fails by itself, is a failed check of its name.
+    """
+    found: dict[int, list[Check]] = {}
+
+    def run(place: int, name: str, look: Look) -> None:
+        try:
+            found[place] = list(look())
+        except ChexFractError as exc:
+            found[place] = [failed(name, str(exc), "see the message", exc.exit_code)]
+        except Exception as exc:  # noqa: BLE001 - one broken look must not hide the others
+            what = f"{type(exc).__name__}: {exc}"
+            found[place] = [failed(name, what, "report this as a defect of doctor")]
+
+    end = time.monotonic() + limit_s
+    threads = [
+        # Daemons: what hangs in a resolver or a network file system must not keep us here.
+        threading.Thread(target=run, args=(place, *named), daemon=True)
+        for place, named in enumerate(looks)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return [check for place, named in enumerate(looks) for check in _of(found, place, named[0])]
+
+
+def _of(found: dict[int, list[Check]], place: int, name: str) -> list[Check]:
+    if place in found:
+        return found[place]
+    return [failed(name, f"no answer within {LIMIT_S:.0f} s", "try it again when less goes on")]

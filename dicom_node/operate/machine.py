@@ -1,0 +1,237 @@
+"""What `doctor` looks at on this machine: Python, ports, disk, clock, secret, certificates."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from dicom_node.dimse import security
+from dicom_node.errors import ConfigurationError, OutOfResources
+from dicom_node.settings import Settings, Tls, is_loopback
+from dicom_node.verdict import Check, failed, passed, warned
+
+PACKAGE = "chexfract-node"
+SOONEST_EXPIRY = timedelta(days=30)
+RELEASED = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+"""A clock before this is wrong: this software did not exist yet."""
+
+MOST_SKEW_S = 60.0
+KEEP_CLOCK = "set the clock, and let chrony or systemd-timesyncd keep it"
+
+_CONFIG = ConfigurationError.exit_code
+
+
+def python() -> Iterable[Check]:
+    """Look at the interpreter and at what the package's own requirements ask for."""
+    here = ".".join(map(str, sys.version_info[:3]))
+    if not (3, 11) <= sys.version_info[:2] < (3, 14):
+        return [failed("python", f"Python {here}", "use Python 3.11, 3.12 or 3.13")]
+    faults, found = [], []
+    for wanted in _requirements():
+        try:
+            version = metadata.version(wanted.name)
+        except metadata.PackageNotFoundError:
+            faults.append(f"{wanted.name} is not installed")
+            continue
+        found.append(f"{wanted.name} {version}")
+        if not wanted.specifier.contains(version, prereleases=True):
+            faults.append(f"{wanted.name} {version} is not {wanted.specifier}")
+    if faults:
+        advice = f"{sys.executable} -m pip install --upgrade {PACKAGE}"
+        return [failed("python", "; ".join(faults), advice)]
+    named = [one for one in found if one.split()[0] in ("pydicom", "pynetdicom", "celery", "redis")]
+    told = f"Python {here}, {', '.join(named)} and {len(found) - len(named)} more packages"
+    return [passed("python", told)]
+
+
+def _requirements() -> Iterator[Requirement]:
+    for line in metadata.requires(PACKAGE) or ():
+        wanted = Requirement(line)
+        if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
+            yield wanted
+
+
+def is_running(settings: Settings) -> bool:
+    """Return whether a node holds the data folder."""
+    import fcntl
+
+    try:
+        with (settings.node.data_dir / "serve.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def ports(settings: Settings) -> Iterator[Check]:
+    """Look whether both ports are free, or served by the running node."""
+    runs = is_running(settings)
+    for name, host, port in (
+        ("node", settings.node.host, settings.node.port),
+        ("web", settings.web.host, settings.web.port),
+    ):
+        yield _port(name, host, port, runs=runs)
+
+
+def _port(name: str, host: str, port: int, *, runs: bool) -> Check:
+    check, where = f"port {name}", f"{host} port {port}"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE and runs:
+                return passed(check, f"{where} is served by the running node")
+            return failed(check, f"{where}: {_why(exc)}", _advice(name, port, exc), _CONFIG)
+    if runs and port:
+        what = f"a node runs on this data_dir, but nobody serves {where}"
+        return failed(check, what, "look at its log; was the port changed since it started?")
+    return passed(check, f"{where} is free")
+
+
+def _why(exc: OSError) -> str:
+    known = {errno.EADDRINUSE: "in use by another program", errno.EACCES: "not ours to take"}
+    return known.get(exc.errno or 0, exc.strerror or str(exc))
+
+
+def _advice(name: str, port: int, exc: OSError) -> str:
+    if exc.errno == errno.EADDRINUSE:
+        return f"find it with `ss -ltnp 'sport = :{port}'` and stop it, or change [{name}] port"
+    if exc.errno == errno.EACCES:
+        return f"choose a port above 1023 as [{name}] port, or give CAP_NET_BIND_SERVICE"
+    return f"[{name}] host must be an address of this machine"
+
+
+def openness(settings: Settings) -> Iterable[Check]:
+    """Look who may send to this node."""
+    node = settings.node
+    if is_loopback(node.host):
+        return [passed("who may send", f"programs on this machine ({node.host})")]
+    if node.known_peers_only:
+        return [passed("who may send", f"{len(settings.peers)} known peers")]
+    what = f"anyone who reaches {node.host}:{node.port}: known_peers_only = false"
+    return [warned("who may send", what, "set known_peers_only = true and name the peers")]
+
+
+def disk(settings: Settings) -> Iterator[Check]:
+    """Look whether data_dir can be written, has room, and agrees with the clock."""
+    folder, wanted = settings.node.data_dir, settings.retention.min_free
+    place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".doctor-") as file:
+            started = time.perf_counter()
+            file.write(b"written")
+            file.flush()
+            os.fsync(file.fileno())
+            took_ms = (time.perf_counter() - started) * 1000
+            written_at = os.fstat(file.fileno()).st_mtime
+    except OSError as exc:
+        advice = f"let this user write there: chown {os.getuid()} {place}, or change node.data_dir"
+        yield failed("disk", f"{place} cannot be written: {exc.strerror}", advice, _CONFIG)
+        return
+    free = shutil.disk_usage(place).free
+    told = f"{place.absolute()}: {free / 1e9:.1f} GB free, fsync in {took_ms:.0f} ms"
+    if free < wanted:
+        what = f"{told}; below min_free {wanted / 1e9:.1f} GB nothing is received"
+        yield failed("disk", what, "make room, or lower retention.images", OutOfResources.exit_code)
+    elif free < 2 * wanted:
+        what = f"{told}; at {wanted / 1e9:.1f} GB nothing is received any more"
+        yield warned("disk", what, "make room, or lower retention.images")
+    else:
+        yield passed("disk", told)
+    yield _clock(written_at)
+
+
+def _clock(written_at: float) -> Check:
+    now = time.time()
+    shown = datetime.now().astimezone().isoformat(timespec="seconds")
+    if now < RELEASED:
+        return failed("clock", f"{shown} is before this software was made", KEEP_CLOCK)
+    if abs(now - written_at) > MOST_SKEW_S:
+        what = f"{shown}; the disk's clock differs by {now - written_at:.0f} s"
+        return warned("clock", what, KEEP_CLOCK)
+    return passed("clock", shown)
+
+
+def secret(settings: Settings) -> Iterable[Check]:
+    """Look at the job API's secret: there, long enough, private."""
+    if settings.web.secret is not None:
+        value, where = settings.web.secret.get_secret_value(), "the environment"
+        return [_long_enough(value, where)]
+    named = settings.web.secret_file
+    path = Path(named) if named else settings.node.data_dir / "secret"
+    if not named and not path.exists():
+        return [passed("secret", f"serve will make {path}")]
+    try:
+        mode, value = path.stat().st_mode & 0o777, path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        what = f"{path}: {getattr(exc, 'strerror', None) or 'not text'}"
+        advice = "write one: openssl rand -base64 32, mode 0600"
+        return [failed("secret", what, advice, _CONFIG)]
+    if mode & 0o077:
+        what = f"{path} may be read by others ({mode:04o})"
+        return [failed("secret", what, f"chmod 600 {path}")]
+    return [_long_enough(value, str(path))]
+
+
+def _long_enough(value: str, where: str) -> Check:
+    if len(value.strip()) < 16:
+        advice = "write a longer one: openssl rand -base64 32"
+        return failed("secret", f"{where}: shorter than 16 characters", advice, _CONFIG)
+    return passed("secret", f"{where}")
+
+
+def tls(settings: Settings) -> Iterator[Check]:
+    """Look at each TLS end's files: present, fitting, and valid for another month."""
+    ends = {"tls node": settings.node.tls}
+    ends |= {f"tls {name}": peer.tls for name, peer in settings.peers.items()}
+    for name, end in ends.items():
+        if not (end.certificate or end.key or end.ca):
+            continue
+        try:
+            (security.acceptor if name == "tls node" else security.requestor)(end)
+        except ConfigurationError as exc:
+            advice = "are the files there, in PEM form, and does the key belong to the certificate?"
+            yield failed(name, str(exc), advice, _CONFIG)
+            continue
+        yield from _validity(name, end)
+
+
+def _validity(name: str, end: Tls) -> Iterator[Check]:
+    now = datetime.now(UTC)
+    for path in (end.certificate, end.ca):
+        if path is None:
+            continue
+        begins, ends = _dates(path)
+        what = f"{path} is valid until {ends:%Y-%m-%d}"
+        if ends < now or begins > now:
+            what = f"{path} is valid from {begins:%Y-%m-%d} to {ends:%Y-%m-%d} only"
+            yield failed(name, what, "renew it, or set the clock")
+        elif ends - now < SOONEST_EXPIRY:
+            yield warned(name, f"{what}: {(ends - now).days} days", "renew it")
+        else:
+            yield passed(name, what)
+    if end.key is not None and end.key.stat().st_mode & 0o077:
+        yield warned(name, f"{end.key} may be read by others", f"chmod 600 {end.key}")
+
+
+def _dates(path: Path) -> tuple[datetime, datetime]:
+    """Return when the certificates of a file begin and cease to be valid together."""
+    from cryptography.x509 import load_pem_x509_certificates
+
+    found = load_pem_x509_certificates(path.read_bytes())
+    return max(c.not_valid_before_utc for c in found), min(c.not_valid_after_utc for c in found)

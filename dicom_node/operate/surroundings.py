@@ -1,0 +1,242 @@
+"""What `doctor` asks of the processes around a node: ledger, broker, web side, worker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2 as httpx
+
+from dicom_node import __version__
+from dicom_node.errors import ChexFractError, ConfigurationError, Unreachable
+from dicom_node.flow import broker as doorbell
+from dicom_node.operate import machine
+from dicom_node.settings import Settings, is_loopback
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.schema import VERSIONS
+from dicom_node.verdict import Check, failed, passed, warned
+
+WORKER_S = 20.0
+"""Longest wait for the worker's doctor, which imports numpy and starts decoders."""
+
+OLDEST_BROKER = (6, 2)
+PATIENCE_S = 120.0
+"""Wait of a job after which a worker should have taken it."""
+
+_CONFIG, _UNREACHABLE = ConfigurationError.exit_code, Unreachable.exit_code
+
+
+def ledger(settings: Settings) -> Iterator[Check]:
+    """Look at the ledger's revision, its clock, and what waits in it."""
+    url = settings.ledger_url
+    file = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not file.exists():
+        yield passed("ledger", f"serve will make {file}")
+        return
+    book = Ledger(url)
+    try:
+        revision = book.revision()
+        if revision != VERSIONS[-1]:
+            yield _revised(revision)
+            return
+        yield passed("ledger", f"revision {revision}")
+        ahead = book.last_event() - time.time()
+        if ahead > machine.MOST_SKEW_S:
+            what = f"the ledger's last event lies {ahead:.0f} s in the future"
+            yield failed(
+                "clock", what, "set the clock, and let chrony or systemd-timesyncd keep it"
+            )
+        yield from _work(settings, book)
+    except ChexFractError as exc:
+        advice = "start the database, or correct node.ledger"
+        yield failed("ledger", str(exc), advice, exc.exit_code)
+    finally:
+        book.close()
+
+
+def _revised(revision: str | None) -> Check:
+    if revision is None:
+        return warned("ledger", "no tables yet", "serve makes them")
+    if revision in VERSIONS:
+        what = f"revision {revision}, this software has {VERSIONS[-1]}"
+        return failed("ledger", what, "restart serve, which upgrades it", _CONFIG)
+    what = f"revision {revision} was written by a newer version"
+    return failed("ledger", what, "install that version again", _CONFIG)
+
+
+def _work(settings: Settings, book: Ledger) -> Iterator[Check]:
+    """Look whether somebody takes the jobs, and takes the reports."""
+    now = time.time()
+    late = [
+        f"{waiting.due + waiting.queued} for {model!r} since {now - waiting.oldest:.0f} s"
+        for model, waiting in book.waiting().items()
+        if waiting.oldest and now - waiting.oldest > PATIENCE_S and not waiting.running
+    ]
+    claims = book.workers()
+    told = [f"{claim['worker']} {_ago(now - claim['claimed_at'])}" for claim in claims[:3]]
+    if late:
+        last = f"last claim: {told[0]}" if told else "no worker ever claimed one"
+        advice = "start a worker of that model: chexfract-worker run, or serve --with-worker"
+        yield failed("jobs", f"jobs wait: {'; '.join(late)}; {last}", advice)
+    elif told:
+        yield passed("jobs", f"last claims: {', '.join(told)}")
+    elif machine.is_running(settings):
+        advice = "send an image, or run chexfract-node selftest"
+        yield warned("jobs", "no worker has claimed a job yet", advice)
+    for line in book.status()["destinations"]:
+        if line["failures"]:
+            what = f"{line['waiting']} reports wait for {line['name']}: {line['reason']}"
+            yield failed("deliveries", what, "see its line below; they go out by themselves")
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def broker(settings: Settings) -> Iterator[Check]:
+    """Look at the broker: answers, version, keeps what it is given, has the same time."""
+    url = settings.broker.url
+    if url == "embedded":
+        yield _embedded()
+        return
+    where = doorbell.redacted(url)
+    try:
+        told = doorbell.facts(url)
+    except Unreachable as exc:
+        advice = 'start Redis, correct broker.url, or take broker.url = "embedded"'
+        yield failed("broker", str(exc), advice, _UNREACHABLE)
+        return
+    version = str(told.get("version", ""))
+    listening = told.get("listening")
+    more = f", {listening} connections wait for work" if listening else ""
+    if version and _numbers(version) < OLDEST_BROKER:
+        oldest = ".".join(map(str, OLDEST_BROKER))
+        yield failed("broker", f"{where} is version {version}", f"install {oldest} or newer")
+    else:
+        yield passed("broker", f"{where} answers, version {version or 'not told'}{more}")
+    policy = told.get("policy", "noeviction")
+    if policy != "noeviction":
+        advice = "set maxmemory-policy noeviction: else a full broker drops hand-outs unseen"
+        yield failed("broker", f"{where}: maxmemory-policy {policy}", advice)
+    skew = time.time() - float(told.get("at", time.time()))
+    if abs(skew) > machine.MOST_SKEW_S:
+        what = f"the clocks of this machine and {where} differ by {skew:.0f} s"
+        yield warned("clock", what, machine.KEEP_CLOCK)
+
+
+def _embedded() -> Check:
+    program = doorbell.program()
+    if program is None:
+        what = "embedded: the stand-in written in Python; no redis-server or valkey-server on PATH"
+        return warned("broker", what, "install redis-server or valkey-server for production")
+    return passed("broker", f"embedded: {program}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    parts = version.split(".")[:2]
+    return tuple(int(part) for part in parts if part.isdigit())
+
+
+def web(settings: Settings) -> Iterator[Check]:
+    """Look whether workers will find this node under ``web.url``."""
+    told = urlsplit(settings.web.url)
+    url = settings.web.url.rstrip("/")
+    own = settings.web.port
+    if is_loopback(told.hostname or "") and own and (told.port or 80) != own:
+        what = f"web.url is {url}, but this node's pages are at port {own}"
+        yield failed("web", what, f'set web.url = "http://{told.hostname}:{own}"', _CONFIG)
+        return
+    if is_loopback(told.hostname or "") and not _is_local(settings.broker.url):
+        what = f"web.url is {url}: workers on other machines cannot fetch images there"
+        yield warned("web", what, "set web.url to an address that they reach, and web.host to it")
+    if not machine.is_running(settings):
+        yield warned("node", "it is not running", "chexfract-node serve --config …")
+        return
+    yield _health(url)
+
+
+def _is_local(url: str) -> bool:
+    return url == "embedded" or is_loopback(urlsplit(url.split(";")[0]).hostname or "")
+
+
+def _health(url: str) -> Check:
+    advice = "web.url must lead to this node, from here and from every worker"
+    try:
+        answer = httpx.get(f"{url}/healthz", timeout=3, trust_env=False)
+        version = str(answer.json().get("version", ""))
+    except (httpx.HTTPError, ValueError, AttributeError) as exc:
+        what = f"{url}/healthz: {type(exc).__name__}"
+        return failed("node", what, advice, _UNREACHABLE)
+    if version != __version__:
+        what = f"{url} runs version {version or 'unknown'}, this is {__version__}"
+        return warned("node", what, "restart serve, or use its own doctor")
+    return passed("node", f"running, version {version}; answers at {url}")
+
+
+def ask_worker(config: Path | None) -> subprocess.Popen[str]:
+    """Start the worker's own doctor, which this program does not import."""
+    command = [sys.executable, "-m", "worker", "doctor", "--json", "--beside-node"]
+    if config is not None:
+        command += ["--config", str(config)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def worker(
+    settings: Settings | None, config: Path | None, asked: subprocess.Popen[str]
+) -> Iterable[Check]:
+    """Tell what the worker's doctor found.
+
+    Without a worker.toml the worker is somewhere else, or not yet there: what is missing for it
+    here is no fault.
+    """
+    try:
+        answer, _ = asked.communicate(timeout=WORKER_S)
+        told = json.loads(answer)
+    except subprocess.TimeoutExpired:
+        asked.kill()
+        asked.wait()
+        what = f"its doctor gave no answer within {WORKER_S:.0f} s"
+        return [warned("worker", what, "run chexfract-worker doctor by itself")]
+    except ValueError:
+        return [warned("worker", "none is installed here", "run its doctor where it is")]
+    checks = [
+        Check(**{**line, "name": f"worker {line['name']}"} | _milder(line, config))
+        for line in told["checks"]
+    ]
+    return [*checks, *_fits(settings, told)] if settings and config else checks
+
+
+def _milder(line: dict[str, Any], config: Path | None) -> dict[str, Any]:
+    if config is not None or line["verdict"] != "fail":
+        return {}
+    advice = f"only if a worker is to run here: {line['advice']}"
+    return {"verdict": "warn", "advice": advice, "exit_code": 0}
+
+
+def _fits(settings: Settings, told: dict[str, Any]) -> Iterator[Check]:
+    """Look whether node and worker will meet: same broker, a model that a rule asks for."""
+    theirs, ours = told.get("broker", ""), doorbell.redacted(settings.broker.url)
+    if settings.broker.url != "embedded" and theirs != ours:
+        what = f"the worker listens at {theirs}, the node publishes at {ours}"
+        yield failed("worker broker", what, f'set worker.broker = "{ours}"', _CONFIG)
+    asked = sorted({rule.model for rule in settings.rules})
+    if asked and told.get("model") not in asked:
+        what = f"this worker serves {told.get('model')!r}, the rules ask for {', '.join(asked)}"
+        yield warned(
+            "worker model", what, "one worker per model: set worker.model, or a rule's model"
+        )
