@@ -93,7 +93,7 @@ def test_a_stated_segment_is_kept() -> None:
     assert segments == ["posterolateral"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.text())
 def test_any_text_is_read_without_an_error(text: str) -> None:
     findings = parse(text)
@@ -109,7 +109,7 @@ intact normal other than except - ( ) / bilateral healing fractured wire both
 WORDS = st.sampled_from(VOCABULARY.split())
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(WORDS, max_size=40).map(" ".join))
 def test_any_order_of_report_words_is_read_without_an_error(text: str) -> None:
     findings = parse(text)
@@ -141,7 +141,7 @@ AFFIRMED = st.sampled_from(
 REST = st.lists(st.sampled_from([row["text"] for row in rows("develop.jsonl")]), max_size=3)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(REST, AFFIRMED, REST)
 def test_a_text_with_an_affirmed_fracture_is_never_absent(
     before: list[str], affirmed: str, after: list[str]

@@ -60,30 +60,34 @@ _Phrase = tuple[tuple[str, ...], Kind, str]
 
 
 @cache
-def _phrases() -> dict[str, list[_Phrase]]:
-    """Index the table by first word, longest phrase first, earlier kind first."""
-    index: dict[str, list[_Phrase]] = {}
+def _phrases() -> dict[tuple[str, str], list[_Phrase]]:
+    """Index the table by the first two words, longest phrase first, earlier kind first."""
+    index: dict[tuple[str, str], list[_Phrase]] = {}
+    for words, kind, value in _rows():
+        index.setdefault((words[0], words[1] if words[1:] else ""), []).append((words, kind, value))
+    for phrases in index.values():
+        phrases.sort(key=lambda row: len(row[0]), reverse=True)
+    return index
+
+
+def _rows() -> Iterator[_Phrase]:
     for kind, table in TABLE.items():
         rows = re.split(r"(?m)^\s*([a-z]*):", table)[1:]
         for value, phrases in zip(rows[::2], rows[1::2], strict=True):
             for phrase in phrases.split(","):
-                words = tuple(phrase.split())
-                index.setdefault(words[0], []).append((words, kind, value))
+                yield tuple(phrase.split()), kind, value
     for noun in FRACTURE_NOUNS:
-        index["fracture"].append((("fracture", *noun.split()), Kind.NOUN, ""))
-    for number, pair in enumerate(zip(CARDINALS, ORDINALS, strict=True), 1):
-        for word, form in zip(pair, ("cardinal", "ordinal"), strict=True):
-            index.setdefault(word, []).append(((word,), Kind.NUMBER, f"{form} {number}"))
+        yield ("fracture", *noun.split()), Kind.NOUN, ""
+    for form, names in (("cardinal", CARDINALS), ("ordinal", ORDINALS)):
+        for number, word in enumerate(names, 1):
+            yield (word,), Kind.NUMBER, f"{form} {number}"
     for word, number in NUMBER_TYPOS.items():
-        index.setdefault(word, []).append(((word,), Kind.NUMBER, f"ordinal {number}"))
-    for rows_of_word in index.values():
-        rows_of_word.sort(key=lambda row: len(row[0]), reverse=True)
-    return index
+        yield (word,), Kind.NUMBER, f"ordinal {number}"
 
 
 @cache
 def _vocabulary() -> frozenset[str]:
-    return frozenset({w for rows in _phrases().values() for row in rows for w in row[0]} | PLAIN)
+    return frozenset({word for words, _, _ in _rows() for word in words} | PLAIN)
 
 
 def tokenize(sentence: str) -> list[Token]:
@@ -121,17 +125,19 @@ def _matched(pieces: list[tuple[str, str]]) -> Iterator[Token]:
             yield from _number_or_mark(kind, piece)
             at += 1
             continue
-        for words, meaning, value in _phrases().get(piece, ()):
-            if (
-                all(p == ("word", w) for p, w in zip(pieces[at:], words, strict=False))
-                and len(words) <= len(pieces) - at
-            ):
-                yield _word(meaning, value, " ".join(words))
-                at += len(words)
-                break
-        else:
-            yield _single(piece)
-            at += 1
+        phrase = _longest(pieces, at)
+        yield _word(phrase[1], phrase[2], " ".join(phrase[0])) if phrase else _single(piece)
+        at += len(phrase[0]) if phrase else 1
+
+
+def _longest(pieces: list[tuple[str, str]], at: int) -> _Phrase | None:
+    """Return the longest phrase of the table that begins at `at`."""
+    word = pieces[at][1]
+    after = pieces[at + 1][1] if at + 1 < len(pieces) else ""
+    for phrase in _phrases().get((word, after), ()):
+        if tuple(p[1] for p in pieces[at : at + len(phrase[0])]) == phrase[0]:
+            return phrase
+    return next(iter(_phrases().get((word, ""), ())), None)
 
 
 def _word(kind: Kind, value: str, text: str) -> Token:
