@@ -313,7 +313,7 @@ def test_no_text_breaks_a_report(raw: str) -> None:
     ds = report(outcome=Outcome(text=raw, findings=Findings(Presence.ABSENT, ())))
     said = reports.values(ds, FINDING)
     assert all(len(text.encode()) <= 10_000 for text in said)
-    assert not any(c < " " and c not in "\n\t" for text in said for c in text)
+    assert not any(c < " " and c != "\n" for text in said for c in text)
     if not said:
         assert reports.values(ds, SUMMARY) == ["111245"]
 

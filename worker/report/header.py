@@ -283,7 +283,8 @@ def _put_window(window: Dataset, source: Dataset) -> None:
         value = text(source, keyword).split("\\")[0].strip()
         if value and _is_legal(keyword, value):
             put(window, keyword, value)
-    if "WindowCenter" in window and "WindowWidth" in window:
+    # PS3.3 C.11.2.1.2: Window Width is at least 1.
+    if "WindowCenter" in window and float(window.get("WindowWidth", 0)) >= 1:
         _put_optional(window, source, ("VOILUTFunction",))
         return
     window.clear()

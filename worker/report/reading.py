@@ -106,12 +106,13 @@ def read(outcome: Outcome, algorithm: Algorithm) -> Reading:
 def storable(raw: str) -> tuple[str, bool]:
     """Return `raw` as a Text Value (0040,A160) can hold it, and whether it is whole.
 
-    Characters are composed (NFC), line ends become LF, control characters but LF and TAB go,
-    lone surrogates become U+FFFD, and what exceeds `LONGEST_TEXT` is cut.
+    Characters are composed (NFC), line ends become LF, a TAB becomes a space (no UT value may
+    hold one, PS3.5 6.2), other control characters go, lone surrogates become U+FFFD, and what
+    exceeds `LONGEST_TEXT` is cut.
     """
     joined = raw.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    lines = joined.replace("\r\n", "\n").replace("\r", "\n")
-    printable = "".join(c for c in lines if c in "\n\t" or unicodedata.category(c) != "Cc")
+    lines = joined.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
+    printable = "".join(c for c in lines if c == "\n" or unicodedata.category(c) != "Cc")
     composed = unicodedata.normalize("NFC", printable).rstrip()
     encoded = composed.encode()
     cut = encoded[:LONGEST_TEXT].decode(errors="ignore").rstrip()

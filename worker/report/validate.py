@@ -133,9 +133,8 @@ def dcentvfy(path: Path, source: Path) -> Verdict:
 
 def _same_study(path: Path, source: Path) -> bool:
     """Return whether both files can be compared at all: dcentvfy passes strangers."""
-    tags = ["StudyInstanceUID"]
-    of_image = dcmread(source, force=True, specific_tags=tags).get("StudyInstanceUID")
-    return bool(dcmread(path, specific_tags=tags).get("StudyInstanceUID") == of_image)
+    files = (dcmread(file, stop_before_pixels=True, force=True) for file in (path, source))
+    return len({str(ds.get("StudyInstanceUID", "")) for ds in files}) == 1
 
 
 def _write_legal(source: Path, target: Path) -> None:

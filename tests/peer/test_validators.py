@@ -1,0 +1,397 @@
+"""Independent validators pass every report, and together they catch what breaks one."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import reports
+from peers import need
+from pydicom import dcmread, dcmwrite
+from pydicom.data import get_charset_files
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset as Item
+from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
+from reports import ALGORITHM, CASES, ORDER
+
+from dicom_node.errors import ChexFractError
+from worker.report import codes, header, validate
+from worker.report.findings import parse
+from worker.report.renderings import BUILDERS, render
+from worker.report.sr import SOP_CLASSES, Algorithm, Outcome, build
+
+pytestmark = pytest.mark.peer
+
+
+@pytest.fixture(autouse=True)
+def dicom3tools() -> None:
+    """Every test here needs David Clunie's dicom3tools."""
+    need("dciodvfy")
+    need("dcentvfy")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """The source as a file."""
+    return keep(tmp_path / "image.dcm", reports.as_bytes(reports.source()))
+
+
+def keep(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def faults(path: Path, image: Path) -> tuple[str, ...]:
+    """Return the errors that all validators but PixelMed find."""
+    verdicts = [
+        validate.codes_of(path, dcmread(path)),
+        validate.dciodvfy(path),
+        validate.dcentvfy(path, image),
+    ]
+    return tuple(error for verdict in verdicts for error in verdict.errors)
+
+
+@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("sop_class", list(SOP_CLASSES))
+def test_every_case_passes_in_every_sop_class(
+    case: str, sop_class: str, image: Path, tmp_path: Path
+) -> None:
+    made = build(dcmread(image), CASES[case], ALGORITHM, ORDER, sop_class)
+    path = keep(tmp_path / "report.dcm", made.content)
+    assert faults(path, image) == ()
+    assert subprocess.run([need("dsrdump"), path], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("kind", list(BUILDERS))
+def test_every_second_object_passes(case: str, kind: str, image: Path, tmp_path: Path) -> None:
+    made = render(kind, dcmread(image), None, CASES[case], ALGORITHM, ORDER)  # type: ignore[arg-type]
+    if made is None:
+        assert (kind, case) in {("ko", other) for other in CASES if other != "fracture"}
+        return
+    assert faults(keep(tmp_path / "object.dcm", made.content), image) == ()
+
+
+def test_every_option_passes(image: Path, tmp_path: Path) -> None:
+    """Demonstration, serial number, re-run and a time zone, all at once."""
+    source = reports.source(
+        TimezoneOffsetFromUTC="+0900",
+        StudyDescription="Chest",
+        IssuerOfPatientID="HOSPITAL",
+        IssuerOfAccessionNumberSequence=[_item(LocalNamespaceEntityID="RIS")],
+        OtherPatientIDsSequence=[_item(PatientID="9", TypeOfPatientID="TEXT")],
+        RequestAttributesSequence=[_item(RequestedProcedureID="P1", AccessionNumber="A1")],
+    )
+    algorithm = Algorithm("phantom", "0.1.0+phantom-1", ("prompt=Обзор",), "ru", True, "Apache-2.0")
+    first = build(source, CASES["fracture"], algorithm, ORDER)
+    before = {
+        "study_instance_uid": "1.2.3",
+        "series_instance_uid": first.series_instance_uid,
+        "sop_class_uid": first.sop_class_uid,
+        "sop_instance_uid": first.sop_instance_uid,
+    }
+    order = ORDER.model_validate(
+        {**ORDER.model_dump(), "generation": 2, "predecessor": before, "serial_number": "SN-1"}
+    )
+    image = keep(tmp_path / "source.dcm", reports.as_bytes(source))
+    made = build(source, CASES["fracture"], algorithm, order)
+    assert faults(keep(tmp_path / "again.dcm", made.content), image) == ()
+
+
+def _item(**elements: object) -> Item:
+    item = Item()
+    item.update(elements)
+    return item
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in get_charset_files("chr*.dcm") if "SQEncoding" not in path],
+    ids=lambda path: Path(path).name,
+)
+def test_a_report_in_utf8_passes_whatever_the_images_character_set(
+    path: str, tmp_path: Path
+) -> None:
+    made = build(dcmread(path), CASES["fracture"], ALGORITHM, ORDER)
+    assert faults(keep(tmp_path / "report.dcm", made.content), Path(path)) == ()
+
+
+@pytest.mark.parametrize("name", ["chrArab", "chrFren", "chrGreek", "chrHbrw", "chrRuss", "chrX2"])
+def test_dcmtk_reads_the_same_name_in_image_and_report(name: str, tmp_path: Path) -> None:
+    """An independent decoder: dcmconv turns the image's character set into UTF-8."""
+    program = shutil.which("dcmconv", path="/usr/bin:/usr/local/bin") or need("storescu")
+    (path,) = get_charset_files(f"{name}.dcm")
+    converted = tmp_path / "utf8.dcm"
+    subprocess.run([program, "+U8", path, converted], check=True, capture_output=True)
+    made = build(dcmread(path), CASES["none"], ALGORITHM, ORDER)
+    assert dcmread(converted).PatientName == reports.read(made.content).PatientName
+
+
+ILLEGAL_IDENTIFIERS = {"bad_sequence.dcm", "cr_dental_panoramic_modality-lut_mono1.dcm"}
+"""Their own UIDs have letters or leading zeros; a report cannot refer to them otherwise."""
+
+
+def test_the_report_of_every_real_image_passes(shared_data: Path, tmp_path: Path) -> None:
+    found: dict[str, tuple[str, ...]] = {}
+    for path in sorted(shared_data.glob("*/*.dcm")):
+        try:
+            source = dcmread(path, stop_before_pixels=True)
+            made = build(source, CASES["rejected"], ALGORITHM, ORDER)
+        except (ChexFractError, InvalidDicomError):
+            continue
+        found[path.name] = faults(keep(tmp_path / path.name, made.content), path)
+    assert {name for name, errors in found.items() if errors} == ILLEGAL_IDENTIFIERS
+    assert len(found) > 40
+
+
+ODD = {
+    "PatientSex": ["", "M", "U", "X", "male", "f"],
+    "PatientBirthDate": ["", "1950", "19500230", "1950.02.03", "???"],
+    "StudyDate": ["", "20260102", "2026-01-02", "yesterday"],
+    "StudyTime": ["", "1015", "10:15:00", "25", "10.15", "101500.5"],
+    "AccessionNumber": ["", "A1"],
+    "StudyID": ["", "1"],
+    "PatientName": ["", "DOE", "Doe^Jane^^^", "山田^太郎", "A=B=C", "Δοε^Ιανε"],
+    "ReferringPhysicianName": ["", "^^^^", "House^G"],
+    "StudyDescription": ["Chest", "d" * 65, "Thorax\\PA"],
+    "TimezoneOffsetFromUTC": ["+0000", "-1145", "+9999", "UTC"],
+    "WindowCenter": ["2048", "0x10", "2048.123456789012345"],
+    "WindowWidth": ["4096", "-1"],
+    "RescaleSlope": ["1", "one"],
+    "RescaleIntercept": ["0"],
+}
+
+
+def put_raw(ds: Dataset, keyword: str, value: str) -> None:
+    """Set an element's bytes as a modality might have sent them."""
+    tag, raw = Tag(keyword), value.encode()
+    raw += b" " * (len(raw) % 2)
+    ds[tag] = RawDataElement(tag, dictionary_VR(tag), len(raw), raw, 0, False, True)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_reports_of_an_odd_image_pass(seed: int, tmp_path: Path) -> None:
+    """Each element is present, absent or unusual by chance; the image itself may be illegal."""
+    chance = random.Random(seed)
+    source = reports.source()
+    for keyword, choices in ODD.items():
+        if chance.random() < 0.3:
+            source.pop(keyword, None)
+        else:
+            put_raw(source, keyword, chance.choice(choices))
+    image = keep(tmp_path / "image.dcm", reports.as_bytes(source))
+    case = chance.choice(list(CASES))
+    kind = chance.choice(list(BUILDERS))
+    made = [build(source, CASES[case], ALGORITHM, ORDER)]
+    made.append(render(kind, source, None, CASES[case], ALGORITHM, ORDER))  # type: ignore[arg-type]
+    for i, document in enumerate(filter(None, made)):
+        assert faults(keep(tmp_path / f"{i}.dcm", document.content), image) == ()
+
+
+BONES = ["rib", "clavicle", "scapula", "humerus", "sternum", "T8 vertebra", "acromion", "glenoid"]
+PATTERNS = [
+    "Acute fracture of the {side} {number} {bone}.",
+    "No evidence of {bone} fracture.",
+    "Fractures of {side} ribs 3 to {n}. Old {bone} fracture.",
+    "Possible {side} {bone} fracture, cannot be excluded.",
+    "{bone} " * 40,
+    "Перелом {n} ребра. {side}",
+    "左侧第{n}肋骨骨折 {bone}\x00\x1b[0m",
+    "<b>{side}</b> & {bone}\r\n\r\n\ttab \U0001f9b4 \ud83d",
+    "",
+]
+
+
+def generated(count: int) -> list[str]:
+    """Return texts as models write them, and as they should not."""
+    chance = random.Random(7)
+    texts = []
+    for _ in range(count):
+        n = chance.randint(1, 12)
+        words = {"side": chance.choice(["left", "right", "bilateral"]), "n": n, "number": f"{n}th"}
+        texts.append(chance.choice(PATTERNS).format(bone=chance.choice(BONES), **words))
+    return texts
+
+
+@pytest.mark.parametrize("sop_class", list(SOP_CLASSES))
+def test_the_reports_of_generated_texts_pass(sop_class: str, image: Path, tmp_path: Path) -> None:
+    source = dcmread(image)
+    for text in generated(75)[list(SOP_CLASSES).index(sop_class) :: 3]:
+        outcome = Outcome(text=text, findings=parse(text))
+        made = build(source, outcome, ALGORITHM, ORDER, sop_class)
+        assert faults(keep(tmp_path / "report.dcm", made.content), image) == (), repr(text)
+
+
+# The mutations of a valid report, each caught by at least one validator.
+
+
+def _root(ds: Dataset, concept: str) -> Dataset:
+    return next(item for item in reports.items(ds) if reports.name(item) == concept)
+
+
+def _no_continuity(ds: Dataset) -> None:
+    del ds.ContinuityOfContent
+
+
+def _no_evidence(ds: Dataset) -> None:
+    del ds.CurrentRequestedProcedureEvidenceSequence
+
+
+def _other_value_type(ds: Dataset) -> None:
+    _root(ds, "111017").ValueType = "NUM"
+
+
+def _empty_text(ds: Dataset) -> None:
+    _root(ds, "111001").TextValue = ""
+
+
+def _no_concept_code(ds: Dataset) -> None:
+    del _root(ds, "111017").ConceptCodeSequence
+
+
+def _long_meaning(ds: Dataset) -> None:
+    _root(ds, "111017").ConceptCodeSequence[0].CodeMeaning = "x" * 80
+
+
+def _no_patient_id(ds: Dataset) -> None:
+    del ds.PatientID
+
+
+def _malformed_series_uid(ds: Dataset) -> None:
+    header.put(ds, "SeriesInstanceUID", "1.2.abc")
+
+
+def _illegal_completion_flag(ds: Dataset) -> None:
+    header.put(ds, "CompletionFlag", "DONE")
+
+
+def _verified_by_nobody(ds: Dataset) -> None:
+    ds.VerificationFlag = "VERIFIED"
+
+
+def _other_name(ds: Dataset) -> None:
+    ds.PatientName = "Else^Someone"
+
+
+def _other_study_date(ds: Dataset) -> None:
+    ds.StudyDate = "20010101"
+
+
+def _image_outside_evidence(ds: Dataset) -> None:
+    image = next(item for item in reports.items(ds) if item.ValueType == "IMAGE")
+    image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "1.2.3.999"
+
+
+def _contradicting_meaning(ds: Dataset) -> None:
+    _root(ds, "272741003").ConceptCodeSequence[0].CodeMeaning = "Right"
+
+
+@pytest.mark.parametrize(
+    "mutate",
+    [
+        _no_continuity,
+        _no_evidence,
+        _other_value_type,
+        _empty_text,
+        _no_concept_code,
+        _long_meaning,
+        _no_patient_id,
+        _malformed_series_uid,
+        _illegal_completion_flag,
+        _verified_by_nobody,
+        _other_name,
+        _other_study_date,
+        _image_outside_evidence,
+        _contradicting_meaning,
+    ],
+)
+def test_a_mutation_is_caught(
+    mutate: Callable[[Dataset], None], image: Path, tmp_path: Path
+) -> None:
+    ds = reports.read(build(dcmread(image), CASES["fracture"], ALGORITHM, ORDER).content)
+    mutate(ds)
+    path = tmp_path / "mutant.dcm"
+    dcmwrite(path, ds, enforce_file_format=True)
+    assert faults(path, image) != ()
+
+
+def _wrong_relationship(ds: Dataset) -> None:
+    _root(ds, "121005").RelationshipType = "CONTAINS"
+
+
+def _value_outside_context_group(ds: Dataset) -> None:
+    code = _root(ds, "272741003").ConceptCodeSequence[0]
+    code.CodingSchemeDesignator = codes.DEVICE.scheme_designator
+    code.CodeValue, code.CodeMeaning = codes.DEVICE.value, codes.DEVICE.meaning
+
+
+def _no_device_observer(ds: Dataset) -> None:
+    ds.ContentSequence = [item for item in ds.ContentSequence if reports.name(item) != "121012"]
+
+
+def _wrong_template(ds: Dataset) -> None:
+    ds.ContentTemplateSequence[0].TemplateIdentifier = "9999"
+
+
+@pytest.fixture(scope="module")
+def pixelmed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, validate.Verdict]:
+    """PixelMed's verdicts, two at a time: each takes seconds of a Java machine's start."""
+    need("java")
+    if not validate.PIXELMED.is_file():
+        need("pixelmed.jar")
+    folder = tmp_path_factory.mktemp("pixelmed")
+    source, names = reports.source(), {}
+    made = {
+        "fracture": build(source, CASES["fracture"], ALGORITHM, ORDER),
+        "rejected enhanced": build(source, CASES["rejected"], ALGORITHM, ORDER, "enhanced"),
+        "text": render("basic-text", source, None, CASES["unclear"], ALGORITHM, ORDER),
+        "key object": render("ko", source, None, CASES["fracture"], ALGORITHM, ORDER),
+    }
+    for name, document in made.items():
+        assert document is not None
+        names[name] = keep(folder / f"{len(names)}.dcm", document.content)
+    for name, mutations in {
+        "mutant": (_wrong_relationship, _value_outside_context_group, _no_device_observer),
+        "template": (_wrong_template,),
+    }.items():
+        assert made["fracture"] is not None
+        ds = reports.read(made["fracture"].content)
+        for mutate in mutations:
+            mutate(ds)
+        names[name] = folder / f"{len(names)}.dcm"
+        dcmwrite(names[name], ds, enforce_file_format=True)
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(names, pool.map(validate.pixelmed, names.values()), strict=True))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["fracture", "rejected enhanced", "text", "key object"])
+def test_pixelmed_finds_no_error(name: str, pixelmed: dict[str, validate.Verdict]) -> None:
+    """The criterion of the IHE Connectathon for AI Results."""
+    assert (pixelmed[name].passed, pixelmed[name].errors) == (True, ())
+
+
+def test_pixelmed_warns_of_comments_in_groups_only(pixelmed: dict[str, validate.Verdict]) -> None:
+    assert [line for line in pixelmed["fracture"].warnings if "121106" not in line] == []
+    assert pixelmed["text"].warnings == ()
+
+
+@pytest.mark.parametrize("concept", ["121005", "272741003", "121012"])
+def test_pixelmed_catches_what_the_others_miss(
+    concept: str, pixelmed: dict[str, validate.Verdict]
+) -> None:
+    assert any(concept in error for error in pixelmed["mutant"].errors)
+
+
+def test_a_wrong_template_is_noticed_by_what_pixelmed_does_not_say(
+    pixelmed: dict[str, validate.Verdict],
+) -> None:
+    assert any("Found Root Template" in error for error in pixelmed["template"].errors)
