@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from pydicom import Dataset
@@ -57,8 +58,11 @@ _CHEST_CODES = {
 }
 """PS3.16 CID 4009: SNOMED CT codes and the SRT codes that older images bear."""
 
-_FRONTAL_VIEWS = frozenset({"PA", "AP", "LLD", "RLD"})
+_FRONTAL_VIEWS = frozenset(
+    {"PA", "AP", "LLD", "RLD", "FRONTAL", "POSTEROANTERIOR", "ANTEROPOSTERIOR"}
+)
 """Decubitus views are frontal too: the beam is horizontal, the patient lies on a side."""
+_LATERAL_VIEWS = frozenset({"LL", "RL", "LAT", "LATERAL"})
 
 _FRONTAL_CODES = {
     "399348003": "antero-posterior",
@@ -186,7 +190,10 @@ def _gate_view(ds: Dataset) -> None:
     other = [_OTHER_VIEW_CODES[code] for code in sorted(codes) if code in _OTHER_VIEW_CODES]
     along_rows = (header.words(ds, "PatientOrientation") or ("",))[0][:1]
     if view:
-        is_frontal, shown = view in _FRONTAL_VIEWS, _shown(ds, "ViewPosition")
+        # "AP SUPINE" or "PA_ERECT" are no defined terms, but clear.
+        parts = {*re.findall("[A-Z]+", view), re.sub("[^A-Z]", "", view)}
+        is_frontal = bool(parts & _FRONTAL_VIEWS) and not parts & _LATERAL_VIEWS
+        shown = _shown(ds, "ViewPosition")
     elif other or codes & _FRONTAL_CODES.keys():
         is_frontal, shown = not other, ", ".join(other)
     else:

@@ -298,6 +298,22 @@ def test_what_a_decoder_leaves_out_does_not_show_the_image_before(decoder, kind)
     assert (found[-40:] < white.max()).all()
 
 
+@pytest.mark.parametrize("kind", ENCODED)
+def test_changed_bytes_do_no_harm(decoder, kind):
+    """A picture of the right size or a refusal; what bits mean, no decoder can know."""
+    ds, syntax, codestream = encoded(kind)
+    rng = np.random.default_rng(11)
+    for reach in (60, 200, len(codestream)) * 3:
+        changed = bytearray(codestream)
+        for at in rng.integers(2, reach, 4):
+            changed[at] = rng.integers(0, 256)
+        try:
+            found = decoder.decode(compressed(ds, syntax, bytes(changed)))
+        except Rejected:
+            continue
+        assert found.shape == (300, 280)
+
+
 def test_rle_segments_must_fit(decoder):
     original = drawn()
     good = rle(original)
