@@ -156,7 +156,9 @@ class Database:
         """Insert a row unless its key is taken; return whether it was inserted."""
         dialect = sqlite if self.is_sqlite else postgresql
         statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
-        return connection.execute(statement).rowcount == 1
+        # not by rowcount, which PostgreSQL's driver does not keep for an INSERT
+        key = next(iter(table.primary_key.columns))
+        return connection.execute(statement.returning(key)).first() is not None
 
     def watch(self) -> Watch:
         """Return a cheap way to learn that somebody else has changed the ledger."""
