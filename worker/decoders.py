@@ -44,8 +44,10 @@ def decoders() -> dict[str, Callable[[memoryview, Pixels], None]]:
     import imagecodecs
 
     def rle(codestream: memoryview, out: Pixels) -> None:
+        # Both are buffers, which its annotations do not name.
+        stream: Any = codestream
         flat: Any = out.reshape(-1).view("u1")
-        found = imagecodecs.dicomrle_decode(bytes(codestream), out.dtype, out=flat)
+        found = imagecodecs.dicomrle_decode(stream, out.dtype, out=flat)
         if len(found) < flat.size:
             raise ValueError(f"{len(found)} of {flat.size} bytes")
 
