@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
+import subprocess
+import sys
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,14 +46,32 @@ def shown(kind: str, case: str = "fracture", **more: object) -> Dataset:
     return ds
 
 
-@pytest.mark.parametrize("kind", list(BUILDERS))
-def test_the_same_job_gives_the_same_bytes(kind: str) -> None:
+def bytes_of_all() -> bytes:
+    """Return every second object of one job, one after the other."""
     made = [
         render(kind, reports.source(), PICTURE, CASES["fracture"], ALGORITHM, ORDER)  # type: ignore[arg-type]
-        for _ in range(2)
+        for kind in BUILDERS
     ]
-    assert made[0] is not None
-    assert made[0] == made[1]
+    return b"".join(document.content for document in made if document is not None)
+
+
+def test_two_processes_write_the_same_bytes_at_different_times() -> None:
+    first = bytes_of_all()
+    time.sleep(1.1)
+    script = "import sys, test_renderings as t; sys.stdout.buffer.write(t.bytes_of_all())"
+    unit = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{unit}{os.pathsep}{unit.parent}"}
+    again = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, env=environment
+    )
+    assert again.stdout == first
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    """A worker has several slots; the fonts are shared."""
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: bytes_of_all(), range(4)))
+    assert set(made) == {bytes_of_all()}
 
 
 def test_each_kind_has_its_series_and_stays_in_the_study() -> None:

@@ -108,6 +108,12 @@ def test_a_licence_is_named() -> None:
     assert "CC-BY-NC-4.0" in reports.values(report(algorithm=algorithm), COMMENT)[-1]
 
 
+def test_parameters_are_made_storable() -> None:
+    algorithm = Algorithm("m", "1", parameters=("prompt=Describe\tbones.\x00", " "))
+    ds = report(algorithm=algorithm)
+    assert set(reports.values(ds, "111002")) == {"prompt=Describe bones."}
+
+
 def test_a_fracture_is_coded_with_bone_side_and_segment() -> None:
     first, second = groups(report())
     assert reports.values(first, "363698007") == [codes.RIBS["7"].value]

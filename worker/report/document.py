@@ -11,6 +11,7 @@ from uuid import uuid5
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
+from pydicom.uid import UID
 
 from dicom_node.errors import ModelFault, NotUnderstood
 from dicom_node.identity import (
@@ -180,7 +181,7 @@ def written(kind: ObjectKind, ds: Dataset, words: str = "") -> Document:
     NotUnderstood
         A name, an identifier or the text reads back differently: the object must not be sent.
     """
-    ds.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    ds.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     ds.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     buffer = BytesIO()
     dcmwrite(buffer, ds, enforce_file_format=True)

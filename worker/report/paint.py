@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from io import BytesIO
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ POINTS = 0.75
 FINE = 4
 """Fine pixels per pixel, each way."""
 
+_PRESS = Lock()
+"""One page at a time: the fonts' parsers keep a position in their files."""
+
 Pixels = NDArray[np.uint8]
 
 
@@ -47,6 +51,17 @@ def as_pixels(marks: list[Mark], radiograph: Pixels | None) -> Pixels:
     radiograph : ndarray of uint8 or None
         (rows, columns), 0 = black.
     """
+    with _PRESS:
+        image = _drawn(marks)
+    for mark in marks:
+        if isinstance(mark, Picture) and radiograph is not None:
+            size = (round(mark.width), round(mark.height))
+            small = Image.fromarray(radiograph).resize(size, Image.Resampling.LANCZOS)
+            image.paste(small, (round(mark.x), round(mark.y)))
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _drawn(marks: list[Mark]) -> Image.Image:
     # Pillow's basic layout sets each letter on a whole pixel: fine pixels, then made smaller.
     fine = Image.new("L", (WIDTH * FINE, HEIGHT * FINE), 0)
     draw = ImageDraw.Draw(fine)
@@ -57,13 +72,7 @@ def as_pixels(marks: list[Mark], radiograph: Pixels | None) -> Pixels:
             box = (mark.x, mark.y, mark.x + mark.width, mark.y + mark.height)
             left, top, right, bottom = (round(edge * FINE) for edge in box)
             draw.rectangle((left, top, right - 1, bottom - 1), fill=round(255 * mark.ink))
-    image = fine.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
-    for mark in marks:
-        if isinstance(mark, Picture) and radiograph is not None:
-            size = (round(mark.width), round(mark.height))
-            small = Image.fromarray(radiograph).resize(size, Image.Resampling.LANCZOS)
-            image.paste(small, (round(mark.x), round(mark.y)))
-    return np.asarray(image, dtype=np.uint8)
+    return fine.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
 
 
 def _draw_text(draw: ImageDraw.ImageDraw, mark: Text) -> None:
@@ -87,6 +96,11 @@ def as_pdf(pages: list[list[Mark]], radiograph: Pixels | None, title: str) -> by
 
     The same pages always give the same bytes.
     """
+    with _PRESS:
+        return _printed_pages(pages, radiograph, title)
+
+
+def _printed_pages(pages: list[list[Mark]], radiograph: Pixels | None, title: str) -> bytes:
     for name in (REGULAR, BOLD, IDEOGRAPHS):
         pdfmetrics.registerFont(face(name))
     buffer = BytesIO()

@@ -300,10 +300,11 @@ def _site(fracture: Fracture) -> list[ContentItem]:
 
 def _algorithm(algorithm: Algorithm) -> list[ContentItem]:
     """Return the algorithm's identification (TID 4019)."""
+    lines = [line for raw in algorithm.parameters if (line := reading.storable(raw)[0])]
     return [
         words(codes.ALGORITHM_NAME, model_name(algorithm), CONCEPT_MOD),
         words(codes.ALGORITHM_VERSION, version(algorithm), CONCEPT_MOD),
-        *(words(codes.ALGORITHM_PARAMETERS, line, CONCEPT_MOD) for line in algorithm.parameters),
+        *(words(codes.ALGORITHM_PARAMETERS, line, CONCEPT_MOD) for line in lines),
         code(codes.ALGORITHM_FAMILY, codes.ARTIFICIAL_INTELLIGENCE, CONCEPT_MOD),
     ]
 
