@@ -84,7 +84,7 @@ def instance(
     Parameters
     ----------
     seed, index : int
-        Which phantom. The UIDs follow from them and from the findings.
+        Which phantom. The UIDs follow from them, the findings and the size.
     findings : iterable of Finding, optional
         What is broken, instead of what (seed, index) would choose.
     frame : callable, optional
@@ -100,11 +100,11 @@ def instance(
     DICOM PS3.3 A.26 (Digital X-Ray Image IOD).
     """
     picture = phantom(seed, index, findings)
-    shape = picture.grey.shape
     picture = frame(picture) if frame else picture
+    rows, columns = picture.grey.shape
     ds = Dataset()
     _patient(ds, seed, index)
-    _identify(ds, f"{seed}/{index}/{truth.text(picture.findings)}/{picture.grey.shape == shape}")
+    _identify(ds, f"{seed}/{index}/{truth.text(picture.findings)}/{rows}x{columns}")
     _equipment(ds)
     _detector(ds, picture)
     _pixels(ds, picture, np.random.default_rng([seed, index, 1]))

@@ -10,7 +10,7 @@ from transformers.processing_utils import ProcessorMixin
 
 IMAGE_MARK = re.compile(r"<\|image_[0-9]+\|>")
 
-FLAT = 6
+FLAT = 10
 """A row or column whose grey values differ by no more than this is an empty border."""
 
 
