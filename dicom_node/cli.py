@@ -157,6 +157,17 @@ def _set_up_commands(commands: Any) -> None:
     doctor.add_argument(
         "--worker-config", type=Path, metavar="F", help="worker.toml (default: that beside it)"
     )
+    test = _add(
+        commands,
+        "selftest",
+        "Send a drawing in every transfer syntax and wait for its reports.",
+        _selftest,
+    )
+    test.add_argument(
+        "--to",
+        metavar="PEER",
+        help="use the running node and this peer; default: a node and archive of its own",
+    )
     shell = _add(
         commands, "completion", "Print what a shell needs to complete.", _completion, config=False
     )
@@ -314,6 +325,12 @@ def _doctor(options: argparse.Namespace) -> int:
     from dicom_node.operate.doctor import doctor
 
     return doctor(options.config, worker_config=options.worker_config, as_json=options.json)
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    from dicom_node.operate.selftest import selftest
+
+    return selftest(options.config, to=options.to, as_json=options.json)
 
 
 def _completion(options: argparse.Namespace) -> int:

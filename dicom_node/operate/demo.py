@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,54 +16,13 @@ from rich.table import Table
 
 from dicom_node.dimse import scu
 from dicom_node.dimse.archive import Archive
-from dicom_node.errors import ChexFractError, OutOfResources, Unreachable
-from dicom_node.settings import Peer
+from dicom_node.errors import Unreachable
+from dicom_node.operate import sandbox
+from dicom_node.operate.sandbox import START_S, Node, archive_in, draw, last_line, node_in
 from dicom_node.store.ledger import Ledger
-
-START_S = 120.0
-"""Longest start of node and worker; loading torch from a cold disk is most of it."""
 
 REPORT_S = 60.0
 """Longest wait for one report after the worker is there."""
-
-WORKER_IS_READY = b"ready: "
-"""In the log line of a worker that takes jobs from now on."""
-
-NODE_TOML = """\
-# Written by chexfract-node demo.
-[node]
-ae_title = "CHEXFRACT"
-host = "127.0.0.1"
-port = {port}
-data_dir = {data_dir}
-
-[web]
-port = {web_port}
-url = "http://127.0.0.1:{web_port}"
-sign_in = false
-
-[peers.archive]
-ae_title = "ARCHIVE"
-host = "127.0.0.1"
-port = {archive_port}
-objects = ["sr", "basic-text"]
-
-[[rules]]
-name = "drawn radiographs"
-match.modality = ["DX"]
-model = "phantom"
-allow_demonstration = true  # the images are drawings
-
-[retention]
-min_free = "50MB"
-"""
-
-WORKER_TOML = """\
-# Written by chexfract-node demo; serve passes broker and secret.
-[worker]
-model = "phantom"
-device = "cpu"
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +56,11 @@ def demo(folder: Path | None, *, count: int = 0, keep: bool = False, as_json: bo
     Unreachable, OutOfResources
         A part did not start or no report came; the message says which.
     """
-    with _folder(folder) as here, _archive(here) as archive, _node(here, archive) as node:
+    with (
+        sandbox.folder(folder) as here,
+        archive_in(here) as archive,
+        node_in(here, archive) as node,
+    ):
         phantoms = _draw(here, count)
         node.wait_until_ready()
         started = time.time()
@@ -117,106 +72,12 @@ def demo(folder: Path | None, *, count: int = 0, keep: bool = False, as_json: bo
     return 0 if all(answer.said == answer.drawn for answer in answers) else 1
 
 
-@dataclass(slots=True)
-class _Node:
-    """The node under demonstration: its process and where it is."""
-
-    process: subprocess.Popen[bytes]
-    peer: Peer
-    ledger: str
-    page: str
-    log: Path
-
-    def wait_until_ready(self) -> None:
-        end = time.monotonic() + START_S
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise Unreachable(f"the node did not start: {_last_line(self.log)}")
-            try:
-                scu.echo("ARCHIVE", self.peer)
-            except ChexFractError:
-                time.sleep(0.1)
-                continue
-            # The times of the stages are to be those of a node in service, not of a start.
-            if WORKER_IS_READY in self.log.read_bytes():
-                return
-            time.sleep(0.1)
-        raise Unreachable(f"node and worker were not ready within {START_S:.0f} s: {self.log}")
-
-
-@contextmanager
-def _folder(folder: Path | None) -> Iterator[Path]:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="chexfract-demo-") as temporary:
-        yield Path(temporary)
-
-
-@contextmanager
-def _archive(here: Path) -> Iterator[Archive]:
-    archive = Archive("ARCHIVE", here / "archive")
-    archive.start()
-    try:
-        yield archive
-    finally:
-        archive.stop()
-
-
-@contextmanager
-def _node(here: Path, archive: Archive) -> Iterator[_Node]:
-    port, web_port = _free_ports(2)
-    content = NODE_TOML.format(
-        port=port,
-        web_port=web_port,
-        archive_port=archive.port,
-        data_dir=json.dumps(str(here / "node")),
-    )
-    (here / "node.toml").write_text(content, encoding="utf-8")
-    (here / "worker.toml").write_text(WORKER_TOML, encoding="utf-8")
-    log = here / "node.log"
-    command = [sys.executable, "-m", "dicom_node", "serve", "--config", str(here / "node.toml")]
-    command += ["--with-worker", str(here / "worker.toml")]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-    try:
-        yield _Node(
-            process=process,
-            peer=Peer(ae_title="CHEXFRACT", host="127.0.0.1", port=port),
-            ledger=f"sqlite:///{here / 'node' / 'ledger.sqlite'}",
-            page=f"http://127.0.0.1:{web_port}/",
-            log=log,
-        )
-    finally:
-        _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def _draw(here: Path, count: int) -> list[dict[str, str]]:
-    """Let the worker's program draw; the node itself knows nothing of pictures."""
     sets = [["--exhibits"], *([["--count", str(count)]] if count else [])]
-    rows = []
-    for i, choice in enumerate(sets):
-        out = here / f"phantoms{i}"
-        command = [sys.executable, "-m", "worker", "phantom", "draw", "--out", str(out), *choice]
-        done = subprocess.run(command, capture_output=True, check=False, text=True)
-        if done.returncode:
-            raise OutOfResources(f"no phantoms were drawn: {done.stderr.strip().splitlines()[-1:]}")
-        with (out / "truth.csv").open(newline="", encoding="utf-8") as truth:
-            rows += [{**row, "path": str(out / row["file"])} for row in csv.DictReader(truth)]
-    return rows
+    return [row for i, choice in enumerate(sets) for row in draw(here / f"phantoms{i}", *choice)]
 
 
-def _send(node: _Node, phantoms: list[dict[str, str]]) -> None:
+def _send(node: Node, phantoms: list[dict[str, str]]) -> None:
     failed: list[str] = []
 
     def note(path: Path, status: int | None, problem: str) -> None:
@@ -229,7 +90,7 @@ def _send(node: _Node, phantoms: list[dict[str, str]]) -> None:
 
 
 def _answers(
-    node: _Node, archive: Archive, phantoms: list[dict[str, str]], started: float
+    node: Node, archive: Archive, phantoms: list[dict[str, str]], started: float
 ) -> list[Answer]:
     wanted = {row["sop_instance_uid"]: row for row in phantoms}
     reports: dict[str, Dataset] = {}
@@ -237,7 +98,7 @@ def _answers(
     while len(reports) < len(wanted):
         if time.monotonic() > end or node.process.poll() is not None:
             raise Unreachable(
-                f"{len(wanted) - len(reports)} report(s) did not come: {_last_line(node.log)}"
+                f"{len(wanted) - len(reports)} report(s) did not come: {last_line(node.log)}"
             )
         time.sleep(0.1)
         reports = _reports(archive.folder)
@@ -333,22 +194,9 @@ def _stage(stage: dict[str, Any]) -> str:
     return f"{name} {stage['ms']:.0f} ms" if stage.get("ms") is not None else name
 
 
-def _stay(node: _Node) -> None:
+def _stay(node: Node) -> None:
     print(f"The node stays up: {node.page}  (Ctrl-C ends it)", flush=True)
     try:
         node.process.wait()
     except KeyboardInterrupt:
         return
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,188 @@
+"""A complete node with archive, broker and worker on this machine, for demo and selftest."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.dimse import scu
+from dicom_node.dimse.archive import Archive
+from dicom_node.errors import ChexFractError, OutOfResources, Unreachable
+from dicom_node.settings import Peer
+
+START_S = 120.0
+"""Longest start of node and worker; loading torch from a cold disk is most of it."""
+
+WORKER_IS_READY = b"ready: "
+"""In the log line of a worker that takes jobs from now on."""
+
+NODE_TOML = """\
+# Written by chexfract-node for a node of its own.
+[node]
+ae_title = "CHEXFRACT"
+host = "127.0.0.1"
+port = {port}
+data_dir = {data_dir}
+
+[web]
+port = {web_port}
+url = "http://127.0.0.1:{web_port}"
+sign_in = false
+
+[peers.archive]
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = {archive_port}
+objects = ["sr", "basic-text"]
+
+[[rules]]
+name = "drawn radiographs"
+match.modality = ["DX"]
+model = "phantom"
+allow_demonstration = true  # the images are drawings
+
+[retention]
+min_free = "50MB"
+"""
+
+WORKER_TOML = """\
+# Written by chexfract-node; serve passes broker and secret.
+[worker]
+model = "phantom"
+device = "cpu"
+"""
+
+
+@dataclass(slots=True)
+class Node:
+    """A node of its own: its process and where it is."""
+
+    process: subprocess.Popen[bytes]
+    peer: Peer
+    ledger: str
+    page: str
+    log: Path
+
+    def wait_until_ready(self) -> None:
+        """Return when node and worker take images.
+
+        Raises
+        ------
+        Unreachable
+            They did not start; the message has the last line of their log.
+        """
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise Unreachable(f"the node did not start: {last_line(self.log)}")
+            try:
+                scu.echo("ARCHIVE", self.peer)
+            except ChexFractError:
+                time.sleep(0.1)
+                continue
+            # The times of the stages are to be those of a node in service, not of a start.
+            if WORKER_IS_READY in self.log.read_bytes():
+                return
+            time.sleep(0.1)
+        raise Unreachable(f"node and worker were not ready within {START_S:.0f} s: {self.log}")
+
+
+@contextmanager
+def folder(named: Path | None) -> Iterator[Path]:
+    """Yield the folder `named`, or a temporary one that is removed."""
+    if named is not None:
+        named.mkdir(parents=True, exist_ok=True)
+        yield named.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="chexfract-demo-") as temporary:
+        yield Path(temporary)
+
+
+@contextmanager
+def archive_in(here: Path) -> Iterator[Archive]:
+    """Yield a running archive that keeps its files below `here`."""
+    archive = Archive("ARCHIVE", here / "archive")
+    archive.start()
+    try:
+        yield archive
+    finally:
+        archive.stop()
+
+
+@contextmanager
+def node_in(here: Path, archive: Archive) -> Iterator[Node]:
+    """Start a node with a worker whose only peer is `archive`; end both."""
+    port, web_port = _free_ports(2)
+    content = NODE_TOML.format(
+        port=port,
+        web_port=web_port,
+        archive_port=archive.port,
+        data_dir=json.dumps(str(here / "node")),
+    )
+    (here / "node.toml").write_text(content, encoding="utf-8")
+    (here / "worker.toml").write_text(WORKER_TOML, encoding="utf-8")
+    log = here / "node.log"
+    command = [sys.executable, "-m", "dicom_node", "serve", "--config", str(here / "node.toml")]
+    command += ["--with-worker", str(here / "worker.toml")]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield Node(
+            process=process,
+            peer=Peer(ae_title="CHEXFRACT", host="127.0.0.1", port=port),
+            ledger=f"sqlite:///{here / 'node' / 'ledger.sqlite'}",
+            page=f"http://127.0.0.1:{web_port}/",
+            log=log,
+        )
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log, for messages."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def draw(out: Path, *options: str) -> list[dict[str, str]]:
+    """Let the worker's program draw, since the node knows nothing of pictures.
+
+    Returns
+    -------
+    list of dict
+        The rows of truth.csv, each with the file's ``path``.
+    """
+    command = [sys.executable, "-m", "worker", "phantom", "draw", "--out", str(out), *options]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    if done.returncode:
+        raise OutOfResources(f"no phantoms were drawn: {done.stderr.strip().splitlines()[-1:]}")
+    with (out / "truth.csv").open(newline="", encoding="utf-8") as truth:
+        return [{**row, "path": str(out / row["file"])} for row in csv.DictReader(truth)]
