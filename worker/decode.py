@@ -11,7 +11,6 @@ import mmap
 import os
 import select
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +28,7 @@ from pydicom import Dataset
 
 from dicom_node.errors import OutOfResources, Rejected
 from worker import header
+from worker.codestream import Codestream, compare, frame, inspect
 from worker.decoders import ANSWER, DONE, OUT_OF_MEMORY, REQUEST, offset
 
 logger = logging.getLogger(__name__)
@@ -38,112 +37,9 @@ Pixels = npt.NDArray[np.unsignedinteger]
 
 UNCOMPRESSED = frozenset(f"1.2.840.10008.1.2{tail}" for tail in ("", ".1", ".1.99", ".2"))
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
-RLE = "1.2.840.10008.1.2.5"
 
 _STARTS_WITHIN = 60.0
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TMPDIR", "DCMDICTPATH")
-_ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
-_SIZ, _JP2 = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  \r\n\x87\n"
-_TRAILER, _FILE_HEAD = 64, 4096
-_FRAME = struct.Struct(">BHHB")
-"""Sample precision, lines, samples per line and components of a JPEG frame header."""
-_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
-_SOS, _DRI = 0xDA, 0xDD
-
-
-@dataclass(frozen=True, slots=True)
-class Codestream:
-    """What a codestream says of itself."""
-
-    codec: str
-    rows: int
-    columns: int
-    precision: int
-    is_signed: bool = False
-    components: int = 1
-
-    @property
-    def dtype(self) -> str:
-        """The type in which its decoder writes pixels."""
-        return f"{'i' if self.is_signed else 'u'}{1 if self.precision <= 8 else 2}"
-
-
-def inspect(content: memoryview, syntax: str, ds: Dataset) -> Codestream:
-    """Return what the codestream's header says, without decoding.
-
-    Raises
-    ------
-    Rejected
-        ``undecodable``: no header is found, or the end of the codestream is missing.
-        ``codestream-mismatch``: it cannot be a picture of one component.
-    """
-    if syntax == RLE:
-        return _inspect_rle(content, ds)
-    start = bytes(content[:4])
-    if start.startswith(b"\xff\xd8"):
-        found = _inspect_jpeg(content)
-    elif start == _SIZ:
-        found = _inspect_jpeg_2000(content)
-    else:
-        raise Rejected("undecodable", "Pixel Data holds no codestream of a known kind.")
-    # EOI of JPEG and EOC of JPEG 2000 are the same, and neither occurs among coded pixels; some
-    # writers pad behind it. Without this check decoders fill a cut picture silently.
-    if b"\xff\xd9" not in bytes(content[-_TRAILER:]):
-        raise Rejected("undecodable", "The codestream ends before its end marker.")
-    return found
-
-
-def _inspect_jpeg(content: memoryview) -> Codestream:
-    """Return the frame header (ITU-T T.81 B.2.2, T.87 C.2.2)."""
-    found, restarts, at = None, 0, 2
-    while at + 10 <= len(content) and content[at] == 0xFF:
-        marker = content[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        if marker == _SOS:
-            break
-        if marker == _DRI:
-            restarts = int.from_bytes(content[at + 4 : at + 6])
-        if marker in _SOF:
-            if found is not None:
-                raise Rejected("undecodable", "The JPEG codestream has two frame headers.")
-            precision, rows, columns, components = _FRAME.unpack(content[at + 4 : at + 10])
-            codec = {0xF7: "jpegls", 0xC3: "ljpeg"}.get(marker, "jpeg")
-            found = Codestream(codec, rows, columns, precision, components=components)
-        at += 2 + int.from_bytes(content[at + 2 : at + 4])
-    if found is None:
-        raise Rejected("undecodable", "The JPEG codestream has no frame header.")
-    # The decoder of "ljpeg" takes restart markers for pixels.
-    return replace(found, codec="ljpeg-r") if restarts and found.codec == "ljpeg" else found
-
-
-def _inspect_jpeg_2000(content: memoryview) -> Codestream:
-    """Return the size segment (ITU-T T.800 A.5.1); bit 14 of Rsiz marks HTJ2K (T.814 A.2)."""
-    if len(content) < 45:
-        raise Rejected("undecodable", "The JPEG 2000 codestream has no size segment.")
-    right, bottom, left, top = struct.unpack(">4I", content[8:24])
-    components, depth, across, down = struct.unpack(">HBBB", content[40:45])
-    if (across, down) != (1, 1):
-        raise Rejected("codestream-mismatch", "The JPEG 2000 codestream is subsampled.")
-    codec = "htj2k" if content[6] & 0x40 else "jpeg2k"
-    precision, is_signed = (depth & 0x7F) + 1, bool(depth & 0x80)
-    return Codestream(codec, bottom - top, right - left, precision, is_signed, components)
-
-
-def _inspect_rle(content: memoryview, ds: Dataset) -> Codestream:
-    """Check the segment table (PS3.5 G.5); RLE says nothing of rows and columns."""
-    if len(content) < 64:
-        raise Rejected("undecodable", "The RLE segment table is incomplete.")
-    count, *starts = struct.unpack("<16I", content[:64])
-    allocated = header.integer(ds, "BitsAllocated") or 0
-    if count != allocated // 8:
-        raise Rejected("codestream-mismatch", "The RLE segments are not one per byte of a pixel.")
-    starts = starts[:count]
-    if starts != sorted(set(starts)) or starts[0] < 64 or starts[-1] >= len(content):
-        raise Rejected("undecodable", "The RLE segment table points outside of Pixel Data.")
-    rows, columns = header.integer(ds, "Rows") or 0, header.integer(ds, "Columns") or 0
-    return Codestream("rle", rows, columns, allocated)
 
 
 class Decoder:
@@ -227,9 +123,9 @@ class Decoder:
         if syntax in UNCOMPRESSED:
             yield _uncompressed(ds, content, syntax)
             return
-        codestream = _codestream(content)
+        codestream = frame(content)
         found = inspect(codestream, syntax, ds)
-        _compare(found, ds)
+        compare(found, ds)
         bits = header.integer(ds, "BitsStored") or 16
         child, pixels = self._in_child(found, codestream, bits)
         try:
@@ -271,41 +167,6 @@ class Decoder:
                 self._idle.append(child)
                 return
         child.end()
-
-
-def _codestream(content: bytes) -> memoryview:
-    """Return the only frame of encapsulated Pixel Data (PS3.5 A.4), all its fragments."""
-    fragments, at, whole = [], 0, memoryview(content)
-    while at + 8 <= len(content):
-        tag, length = struct.unpack("<4sI", whole[at : at + 8])
-        if tag == _DELIMITER:
-            break
-        if tag != _ITEM or at + 8 + length > len(content):
-            raise Rejected("undecodable", "Pixel Data is not properly encapsulated.")
-        fragments.append(whole[at + 8 : at + 8 + length])
-        at += 8 + length
-    # The first item is the offset table, empty or not.
-    frame = fragments[1] if len(fragments) == 2 else memoryview(b"".join(fragments[1:]))
-    if bytes(frame[:12]) == _JP2:
-        # A JP2 file instead of its codestream: forbidden (PS3.5 A.4.4), yet archives hold some.
-        return frame[max(bytes(frame[:_FILE_HEAD]).find(_SIZ), 0) :]
-    return frame
-
-
-def _compare(found: Codestream, ds: Dataset) -> None:
-    rows, columns = header.integer(ds, "Rows"), header.integer(ds, "Columns")
-    allocated = header.integer(ds, "BitsAllocated") or 16
-    if (found.rows, found.columns, found.components) != (rows, columns, 1):
-        raise Rejected(
-            "codestream-mismatch",
-            f"The codestream says {found.rows} x {found.columns} pixels of {found.components} "
-            f"component(s), the header {rows} x {columns} of 1.",
-        )
-    if not 1 <= found.precision <= allocated:
-        raise Rejected(
-            "codestream-mismatch",
-            f"The codestream says {found.precision} bits, Bits Allocated is {allocated}.",
-        )
 
 
 def _uncompressed(ds: Dataset, content: bytes, syntax: str) -> Pixels:

@@ -37,7 +37,8 @@ from pictures import (
 
 from dicom_node.errors import OutOfResources, Rejected
 from worker import decoders, pixels
-from worker.decode import Decoder, _codestream, inspect
+from worker.codestream import frame, inspect
+from worker.decode import Decoder
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
@@ -239,7 +240,8 @@ import sys, time
 from pathlib import Path
 from dicom_node.errors import Rejected
 from worker import pixels
-from worker.decode import Decoder, _codestream, inspect
+from worker.codestream import frame, inspect
+from worker.decode import Decoder
 with Decoder() as decoder:
     for path in sys.argv[1:]:
         began = time.monotonic()
@@ -459,7 +461,7 @@ def test_neighbours_do_not_notice_a_death(slow):
 
 def _dying(decoder, ds):
     """Decode in a child of which the process id is known, and abort it."""
-    codestream = _codestream(ds.PixelData)
+    codestream = frame(ds.PixelData)
     found = inspect(codestream, JPEG_2000_LOSSLESS, ds)
     doomed = decoder._take()
     timer = threading.Timer(0.05, os.kill, (doomed._process.pid, signal.SIGABRT))
@@ -474,7 +476,8 @@ def _dying(decoder, ds):
 def test_children_end_with_the_worker():
     program = """
 import os
-from worker.decode import Decoder, _codestream, inspect
+from worker.codestream import frame, inspect
+from worker.decode import Decoder
 decoder = Decoder()
 decoder.start()
 print(decoder._idle[0]._process.pid, flush=True)
