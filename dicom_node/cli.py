@@ -151,6 +151,7 @@ def _rules_commands(commands: Any) -> None:
 
 
 def _set_up_commands(commands: Any) -> None:
+    _init_command(commands)
     doctor = _add(
         commands, "doctor", "Check all that the node stands on and say what to do.", _doctor
     )
@@ -172,6 +173,31 @@ def _set_up_commands(commands: Any) -> None:
         commands, "completion", "Print what a shell needs to complete.", _completion, config=False
     )
     shell.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+def _init_command(commands: Any) -> None:
+    command = _add(
+        commands,
+        "init",
+        "Write node.toml and worker.toml for one archive, then run doctor.",
+        _init,
+        config=False,
+    )
+    command.add_argument("--out", type=Path, default=Path("node.toml"), metavar="F")
+    command.add_argument("--ae-title", help="of this node (CHEXFRACT)")
+    command.add_argument("--port", type=int, help="DICOM port of this node (11112)")
+    command.add_argument("--archive-ae", help="AE title of the archive (ORTHANC)")
+    command.add_argument("--archive-host", help="of the archive (127.0.0.1)")
+    command.add_argument("--archive-port", type=int, help="DICOM port of the archive (4242)")
+    command.add_argument("--web-port", type=int, help="of pages and job API (8080)")
+    command.add_argument(
+        "--demonstration",
+        action="store_true",
+        help="send the demonstration model's reports on every chest radiograph, too",
+    )
+    command.add_argument("--yes", action="store_true", help="ask nothing")
+    command.add_argument("--force", action="store_true", help="overwrite files that are there")
+    command.add_argument("--json", action="store_true", help="print doctor's JSON")
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -319,6 +345,25 @@ def _rules_test(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     return show.rules_test(_settings(options), options.path, as_json=options.json)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from dicom_node.operate.doctor import doctor
+    from dicom_node.operate.init import init
+
+    names = ("ae_title", "port", "archive_ae", "archive_host", "archive_port", "web_port")
+    given = {name: getattr(options, name) for name in names}
+    node, worker = init(
+        options.out,
+        given,
+        yes=options.yes,
+        force=options.force,
+        demonstration=options.demonstration,
+    )
+    print(f"wrote {node} and {worker}; now what doctor says:", file=sys.stderr)
+    code = doctor(node, worker_config=worker, as_json=options.json)
+    print(f"next: chexfract-node serve --config {node} --with-worker {worker}", file=sys.stderr)
+    return code
 
 
 def _doctor(options: argparse.Namespace) -> int:
