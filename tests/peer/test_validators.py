@@ -379,11 +379,13 @@ def test_pixelmed_finds_no_error(name: str, pixelmed: dict[str, validate.Verdict
     assert (pixelmed[name].passed, pixelmed[name].errors) == (True, ())
 
 
+@pytest.mark.timeout(600)
 def test_pixelmed_warns_of_comments_in_groups_only(pixelmed: dict[str, validate.Verdict]) -> None:
     assert [line for line in pixelmed["fracture"].warnings if "121106" not in line] == []
     assert pixelmed["text"].warnings == ()
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("concept", ["121005", "272741003", "121012"])
 def test_pixelmed_catches_what_the_others_miss(
     concept: str, pixelmed: dict[str, validate.Verdict]
@@ -391,6 +393,7 @@ def test_pixelmed_catches_what_the_others_miss(
     assert any(concept in error for error in pixelmed["mutant"].errors)
 
 
+@pytest.mark.timeout(600)
 def test_a_wrong_template_is_noticed_by_what_pixelmed_does_not_say(
     pixelmed: dict[str, validate.Verdict],
 ) -> None:
