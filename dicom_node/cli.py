@@ -169,6 +169,26 @@ def _set_up_commands(commands: Any) -> None:
         metavar="PEER",
         help="use the running node and this peer; default: a node and archive of its own",
     )
+    spoken = _add(
+        commands,
+        "conformance",
+        "Print the DICOM Conformance Statement of this node.",
+        _conformance,
+        config=False,
+    )
+    spoken.add_argument("--config", type=Path, help="node.toml (default: every key's default)")
+    spoken.add_argument("--format", choices=("md", "json"), default="md")
+    spoken.add_argument("--json", action="store_true", help="as --format json")
+    results = _add(commands, "export", "Write results as CSV or JSON lines.", _export, config=False)
+    results.add_argument("--config", type=Path, default=Path("node.toml"), help="node.toml")
+    results.add_argument("--since", required=True, metavar="DATE", help="such as 2026-11-01")
+    results.add_argument("--until", metavar="DATE", help="not part of it (default: now)")
+    results.add_argument("--format", choices=("csv", "jsonl"), default="csv")
+    results.add_argument(
+        "--deid", action="store_true", help="hash identifiers; times and texts stay as they are"
+    )
+    results.add_argument("--out", type=Path, metavar="F", help="a file (default: standard output)")
+    results.add_argument("--json", action="store_true", help="as --format jsonl")
     shell = _add(
         commands, "completion", "Print what a shell needs to complete.", _completion, config=False
     )
@@ -376,6 +396,30 @@ def _selftest(options: argparse.Namespace) -> int:
     from dicom_node.operate.selftest import selftest
 
     return selftest(options.config, to=options.to, as_json=options.json)
+
+
+def _conformance(options: argparse.Namespace) -> int:
+    from dicom_node.operate.conformance import conformance
+    from dicom_node.settings import Settings
+
+    settings = _settings(options) if options.config else Settings()
+    conformance(settings, as_json=options.json or options.format == "json")
+    return OK
+
+
+def _export(options: argparse.Namespace) -> int:
+    from dicom_node.operate.export import export
+
+    count = export(
+        _settings(options),
+        options.since,
+        options.until,
+        form="jsonl" if options.json else options.format,
+        is_deidentified=options.deid,
+        out=options.out,
+    )
+    print(f"{count} results", file=sys.stderr)
+    return OK
 
 
 def _completion(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import ssl
 from dicom_node.errors import ConfigurationError
 from dicom_node.settings import Tls
 
-_CIPHERS = "ECDHE+AESGCM"
+CIPHERS = "ECDHE+AESGCM"
 """TLS 1.2 suites of the profile; TLS 1.3 brings its own."""
 
 
@@ -53,7 +53,7 @@ def requestor(tls: Tls) -> ssl.SSLContext | None:
 def _context(protocol: int, tls: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_CIPHERS)
+    context.set_ciphers(CIPHERS)
     try:
         if tls.certificate:
             context.load_cert_chain(tls.certificate, tls.key)

@@ -9,17 +9,13 @@ from dicom_node.dimse.contexts import EXPLICIT_LITTLE, REPORTS
 from dicom_node.dimse.scu import Destination
 from dicom_node.errors import ChexFractError, Refused, Unreachable
 from dicom_node.flow import routing
+from dicom_node.flow.deliver import SR_CLASSES
 from dicom_node.settings import SENDER, Match, Peer, Rule, Settings
 from dicom_node.verdict import Check, failed, passed, warned
 
 TCP_S, ASSOCIATION_S = 2.5, 3.0
 """A neighbour in a hospital's network answers within milliseconds."""
 
-SR = {
-    "comprehensive3d": "1.2.840.10008.5.1.4.1.1.88.34",
-    "comprehensive": "1.2.840.10008.5.1.4.1.1.88.33",
-    "enhanced": "1.2.840.10008.5.1.4.1.1.88.22",
-}
 OBJECTS = {
     "basic-text": "1.2.840.10008.5.1.4.1.1.88.11",
     "sc": "1.2.840.10008.5.1.4.1.1.7",
@@ -80,7 +76,7 @@ def _may_send(rule: Rule, known: Peer) -> bool:
 
 def _asked(settings: Settings, name: str, known: Peer, check: str) -> Iterator[Check]:
     _knock(known)
-    wanted = [SR[word] for word in known.sop_classes]
+    wanted = [SR_CLASSES[word] for word in known.sop_classes]
     wanted += [OBJECTS[word] for word in known.objects if word in OBJECTS]
     brief = known.model_copy(update={"timeout": min(known.timeout, ASSOCIATION_S)})
     with Destination(settings.node.ae_title, brief) as destination:
@@ -89,7 +85,7 @@ def _asked(settings: Settings, name: str, known: Peer, check: str) -> Iterator[C
         explicit = [uid for uid in taken if destination.accepts(uid, EXPLICIT_LITTLE)]
         told = f"{destination.name} {_verified(destination)}"
     names = [REPORTS[uid].removesuffix(" Storage") for uid in taken]
-    if not set(taken) & set(SR.values()):
+    if not set(taken) & set(SR_CLASSES.values()):
         advice = f"ask whoever runs {name} to accept Comprehensive SR Storage"
         yield failed(check, f"{told}, but takes no structured report", advice)
         return
