@@ -1,0 +1,1 @@
+"""Fault injection on real processes: what the node acknowledged must arrive, once."""

@@ -1,0 +1,223 @@
+"""``python -m tests.drill --faults N --instances M --seed S``: a storm, and the count after it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from . import count as counting
+from . import processes
+from .faults import FAULTS, Fault, Storm
+from .pictures import Picture, picture
+from .sender import Sender
+from .world import Choice, World
+
+SHORT = (
+    ("listener killed",),
+    ("courier killed",),
+    ("web killed",),
+    ("worker killed",),
+    ("worker stopped past its lease",),
+    ("broker killed", "broker stopped", "broker shut down"),
+    ("broker flushed",),
+    ("archive killed", "archive stopped", "archive slow"),
+    ("archive warns", "archive refuses associations", "archive out of resources"),
+    ("disk full", "clock jumps", "serve killed"),
+)
+"""The ten rounds of the short form: what strikes in each."""
+
+RECOVERY_S = 60.0
+GIVE_UP_S = 240.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the drill; 0 when nothing was lost, doubled or left without a reason."""
+    options = _options().parse_args(arguments)
+    unknown = set(options.only) - {kind.name for kind in FAULTS}
+    if unknown:
+        print(f"no such fault: {', '.join(unknown)}", file=sys.stderr)
+        return 2
+    try:
+        told = drill(options)
+    except (pytest.skip.Exception, pytest.fail.Exception) as exc:
+        print(f"drill: {exc}", file=sys.stderr)
+        return 69
+    print(table(told), file=sys.stderr)
+    print(json.dumps(told))
+    return 0 if told["passed"] else 1
+
+
+def drill(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the storm that was asked for and return its figures."""
+    rng = Random(options.seed)
+    folder = Path(tempfile.mkdtemp(prefix="drill-", dir=options.folder))
+    disk_mb = 128 + options.instances // 20
+    choice = Choice(
+        folder / "world", options.broker, options.model, options.broken, options.seconds, disk_mb
+    )
+    world = World(choice)
+    kinds = [kind for kind in FAULTS if not options.only or kind.name in options.only]
+    rounds = [([kind for kind in kinds if kind.name in names]) for names in SHORT]
+    rounds = [kinds] if not options.short else [one for one in rounds if one]
+    pictures = _pictures(options.instances, rng, options.poison)
+    started = time.monotonic()
+    try:
+        with world.running():
+            ready = time.monotonic()
+            storm = Storm(world, Random(options.seed + 1))
+            group = max(1, min(10, options.instances // 20))
+            sender = Sender(world.ports["node"], pictures, group, rng, folder)
+            sender.start()
+            _storm(storm, sender, rounds, options)
+            recovered = _recover(world, storm, sender)
+            found = counting.count(world, pictures, set(sender.sent.acknowledged))
+            rebuilt = counting.rebuild(world, found, rng) if options.model == "drill" else 0
+        for line in processes.left_over(world.mark):
+            found.add("left_running", line)
+        passed = not any(found.faults.values()) and recovered <= RECOVERY_S
+        return {
+            "passed": passed,
+            "seed": options.seed,
+            "broker": options.broker,
+            "broken": options.broken,
+            "small_disk": world.is_small_disk,
+            "instances": options.instances,
+            "faults": dict(Counter(one["fault"] for one in storm.record)),
+            "fault_total": len(storm.record),
+            "seconds_to_start": round(ready - started, 1),
+            "seconds": round(time.monotonic() - ready, 1),
+            "recovery_s": round(recovered, 1),
+            "rebuilt": rebuilt,
+            **asdict(found),
+            "answers": dict(sender.sent.answers),
+            "restarts": {s.name: dict(s.exits) for s in world.supervisor.stations if s.exits},
+            "record": storm.record if options.record else [],
+        }
+    finally:
+        if options.keep:
+            print(f"kept: {folder}", file=sys.stderr)
+        else:
+            _keep_logs(folder, options)
+            world.clean()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _storm(
+    storm: Storm, sender: Sender, rounds: Sequence[Sequence[Fault]], options: argparse.Namespace
+) -> None:
+    """Strike evenly over the Instances: what is sent and what strikes keep pace."""
+    total, per_fault = options.faults, options.instances / max(1, options.faults)
+    for i in range(total):
+        kinds = rounds[i * len(rounds) // total]
+        sender.allow(int((i + 2) * per_fault))
+        _behind(storm, sender, int((i - 3) * per_fault), 30)
+        end = time.monotonic() + 30
+        while not storm.strike(kinds) and time.monotonic() < end:
+            time.sleep(0.05)
+        _pause(storm, storm.rng.uniform(0.5, 1.5) * options.gap)
+    sender.allow(options.instances)
+    if not total:
+        return
+    while storm._open:
+        _pause(storm, 0.1)
+
+
+def _behind(storm: Storm, sender: Sender, count: int, limit_s: float) -> None:
+    """Wait until `count` Instances were sent, but not for ever."""
+    end = time.monotonic() + limit_s
+    while sender.done < count and time.monotonic() < end:
+        _pause(storm, 0.05)
+
+
+def _pause(storm: Storm, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        storm.heal()
+        time.sleep(0.02)
+
+
+def _recover(world: World, storm: Storm, sender: Sender) -> float:
+    """Return the seconds from the last heal, or the last Instance, until nothing is open."""
+    while not sender.is_over:
+        time.sleep(0.05)
+    since = max(storm.healed_at, time.monotonic())
+    while time.monotonic() - since < GIVE_UP_S:
+        try:
+            if counting.open_work(world.ledger) == 0:
+                break
+        except sqlite3.Error:
+            pass  # the node starts just now
+        time.sleep(0.1)
+    return time.monotonic() - since
+
+
+def _pictures(number: int, rng: Random, poison: int) -> list[Picture]:
+    """Return the Instances; what harms workers comes early enough to use its attempts up."""
+    kinds = ["healthy"] * number
+    early = range(max(1, number * 6 // 10))
+    if poison:
+        harm = ["killing", "hanging", "hungry"] * poison + ["corrupt"] * (3 * poison)
+        for at, kind in zip(rng.sample(early, min(len(early), len(harm))), harm, strict=False):
+            kinds[at] = kind
+    return [picture(i, rng.getrandbits(96), kind) for i, kind in enumerate(kinds)]
+
+
+def table(told: dict[str, Any]) -> str:
+    """Return the figures for people."""
+    names = ("acknowledged", "never_acknowledged", "reported", "rejected", "failed", "delivered")
+    names += ("repeats", "warned", "refusals", "conflicts", "rebuilt", "recovery_s", "seconds")
+    faults = ("lost", "second_reports", "changed_bytes", "without_reason", "wrongly_failed")
+    faults += ("wrong_text", "not_rebuilt", "left_running")
+    struck = [f"  {name:<32}{count:>6}" for name, count in sorted(told["faults"].items())]
+    lines = [f"{told['fault_total']} faults, {told['instances']} Instances, seed {told['seed']}"]
+    lines += struck + [f"{name.replace('_', ' '):<34}{told[name]:>8}" for name in names]
+    lines += [f"{name.replace('_', ' '):<34}{told[name]:>8}   (must be 0)" for name in faults]
+    for name, examples in told["told"].items():
+        lines += [f"  {name}: {example}" for example in examples]
+    return "\n".join([*lines, "PASSED" if told["passed"] else "FAILED"])
+
+
+def _keep_logs(folder: Path, options: argparse.Namespace) -> None:
+    if options.logs:
+        options.logs.mkdir(parents=True, exist_ok=True)
+        for log in (folder / "world").glob("*.*"):
+            if log.is_file():
+                (options.logs / log.name).write_bytes(log.read_bytes())
+
+
+def _options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog="python -m tests.drill", description=__doc__)
+    options.add_argument("--faults", type=int, default=30)
+    options.add_argument("--instances", type=int, default=200)
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--short", action="store_true", help="ten rounds, one kind of fault each")
+    options.add_argument("--only", action="append", default=[], metavar="FAULT")
+    options.add_argument("--broker", choices=("redis", "stand-in"), default="redis")
+    options.add_argument("--stand-in", dest="broker", action="store_const", const="stand-in")
+    options.add_argument("--model", choices=("drill", "phantom"), default="drill")
+    options.add_argument("--broken", default="", metavar="VARIANT")
+    options.add_argument("--poison", type=int, default=2, help="killing, hanging, hungry: each")
+    options.add_argument("--seconds", type=float, default=0.02, help="the model's time a picture")
+    options.add_argument("--gap", type=float, default=1.0, help="seconds between two faults")
+    options.add_argument("--folder", type=Path, help="where the drill's folder is made")
+    options.add_argument("--logs", type=Path, help="where logs are kept")
+    options.add_argument("--keep", action="store_true", help="remove nothing")
+    options.add_argument("--record", action="store_true", help="every fault in the JSON")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
