@@ -62,6 +62,7 @@ def build(
     processor: str = "SmallProcessor",
     tokenizer: str = "PreTrainedTokenizerFast",
     seed: int = 0,
+    width: int = 32,
 ) -> Path:
     """Write a checkpoint with random weights into `folder`."""
     folder.mkdir(parents=True)
@@ -83,6 +84,7 @@ def build(
             auto: f"modeling_small.{model}",
         },
         "model_type": "small-bones",
+        "hidden_size": width,
         "_attn_implementation": "flash_attention_2",
         "bos_token_id": 0,
         "eos_token_id": 1,
@@ -93,7 +95,7 @@ def build(
     (folder / "config.json").write_text(json.dumps(config))
     generation = {"eos_token_id": 1, "pad_token_id": 1, "do_sample": True, "temperature": 0.7}
     (folder / "generation_config.json").write_text(json.dumps(generation))
-    write_weights(folder, seed)
+    write_weights(folder, seed, width=width)
     return folder
 
 
@@ -119,7 +121,9 @@ def scale(name: str) -> float:
     return next((value for part, value in SCALES.items() if part in name), 0.3)
 
 
-def write_weights(folder: Path, seed: int = 0, drop: str = "", add: str = "") -> None:
+def write_weights(
+    folder: Path, seed: int = 0, drop: str = "", add: str = "", width: int = 32
+) -> None:
     """Write random weights; without the key `drop`, with a key `add` that no code knows."""
     import torch
     from safetensors.torch import save_file
@@ -127,7 +131,7 @@ def write_weights(folder: Path, seed: int = 0, drop: str = "", add: str = "") ->
     random = torch.Generator().manual_seed(seed)
     weights = {
         name: torch.randn(shape, generator=random) * scale(name)
-        for name, shape in shapes().items()
+        for name, shape in shapes(width=width).items()
         if name != drop
     }
     if add:

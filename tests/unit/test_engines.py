@@ -368,3 +368,28 @@ def test_two_releases_of_transformers_agree_side_by_side(tmp_path, quirky):
 def test_the_second_environment_is_there_in_ci():
     if "CI" in os.environ and os.environ.get("ENGINES_SECOND") == "1":
         assert Path(OTHER).is_file()
+
+
+@pytest.mark.parametrize(("how", "layer"), [("8bit", "Linear8bitLt"), ("4bit", "Linear4bit")])
+@pytest.mark.filterwarnings("default")
+def test_quantization_shrinks_the_language_model_only(tmp_path, how, layer):
+    pytest.importorskip("bitsandbytes")
+    folder = checkpoints.build(tmp_path / how, width=128)
+    whole = loaded("chexfract", folder)
+    model = loaded("chexfract", folder, quantization=how)
+    kinds = {name: type(module).__name__ for name, module in model.model.named_modules()}
+    assert kinds["layers.0.qkv"] == kinds["layers.1.down"] == layer
+    assert kinds["vision"] == kinds["lm_head"] == "Linear"
+    assert model.info.parameters["quantization"] == how
+    inputs = whole._inputs(TALL)
+    logits = [m.model(**inputs, use_cache=False).logits.flatten() for m in (whole, model)]
+    closeness = np.corrcoef([x.detach().numpy() for x in logits])[0, 1]
+    assert 0.8 < closeness < 1
+    assert model.describe([seen(TALL)])[0].text
+
+
+def test_quantization_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    folder = checkpoints.build(tmp_path / "small")
+    with pytest.raises(ConfigurationError, match="bitsandbytes"):
+        loaded("chexfract", folder, quantization="8bit")

@@ -172,7 +172,7 @@ class ChatServer:
         try:
             choice = answer["choices"][0]
             text = choice["message"]["content"]
-            reason = REASONS.get(choice.get("finish_reason") or "stop", "time")
+            reason = REASONS.get(choice.get("finish_reason") or "stop", "length")
             tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
         except (KeyError, IndexError, TypeError, ValueError) as exc:
             raise ModelFault(f"{self.name}: the server's answer holds no text") from exc

@@ -177,7 +177,7 @@ class LocalModel:
             from worker.models.quantization import quantize
 
             model = quantize(model, self.options.quantization)
-        return model.to(self.device).eval()
+        return model.to(self.device).eval().requires_grad_(requires_grad=False)
 
     def _decoded(
         self, ids: list[int], tokenizer: Any, stops: list[int], seconds: float

@@ -73,8 +73,10 @@ def give_cache_its_old_names() -> None:
     """Add to ``DynamicCache`` what code written for transformers 4.38 to 4.48 calls, if absent."""
     from transformers.cache_utils import DynamicCache
 
+    # 4.36 sets seen_tokens on the instance: only that one tells
+    cache = DynamicCache()
     for name, member in _OLD_NAMES.items():
-        if not hasattr(DynamicCache, name):
+        if not hasattr(cache, name):
             setattr(DynamicCache, name, member)
 
 

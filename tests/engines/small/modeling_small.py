@@ -137,8 +137,11 @@ class SmallForCausalLM(PreTrainedModel, GenerationMixin):
         **kwargs,
     ):
         if past_key_values is not None:
-            past_length = past_key_values.seen_tokens
-            assert past_key_values.get_max_length() is None
+            if isinstance(past_key_values, Cache):
+                past_length = past_key_values.seen_tokens
+                assert past_key_values.get_max_length() is None
+            else:
+                past_length = past_key_values[0][0].shape[2]
             input_ids = input_ids[:, past_length:]
         position_ids = kwargs.get("position_ids")
         if attention_mask is not None and position_ids is None:

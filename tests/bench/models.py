@@ -1,0 +1,192 @@
+"""Measure a model of ChexFract's architecture and size with random weights against the roofline.
+
+    python tests/bench/models.py [--device cuda] [--batch 1 4 16] [--new 40] [--small]
+
+A ViT-B of 518 pixels (1369 picture tokens, none merged), a projection, and Phi-3 with 3.8 B
+parameters in bfloat16; 1400 tokens of prompt, 40 new ones, greedy. Weights are random: only the
+speed means something. Without an accelerator, or with ``--small``, a scaled-down shape runs in
+float32 and the output says so. Ways: ``eager`` attention with a growing cache is the baseline;
+``sdpa`` differs in attention only; ``static`` has a cache of fixed size, whose decoding step
+transformers compiles on CUDA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+
+import torch
+import transformers
+from transformers import Dinov2Config, Dinov2Model, Phi3Config, Phi3ForCausalLM
+
+PEAKS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.039e12)}
+PEAKS |= {"L4": (121e12, 0.3e12), "3090": (71e12, 0.936e12)}
+"""Part of a GPU's name -> dense bfloat16 FLOP/s, bytes/s."""
+REAL = {"width": 3072, "layers": 32, "heads": 32, "inner": 8192, "words": 32064}
+REAL |= {"vit": 768, "vit_layers": 12, "vit_heads": 12, "side": 518, "patch": 14, "text": 31}
+SMALL = {"width": 128, "layers": 2, "heads": 4, "inner": 256, "words": 512}
+SMALL |= {"vit": 64, "vit_layers": 2, "vit_heads": 2, "side": 112, "patch": 14, "text": 16}
+WAYS = {"eager": ("eager", "dynamic"), "sdpa": ("sdpa", "dynamic"), "static": ("sdpa", "static")}
+
+
+class Shape(torch.nn.Module):
+    """Encoder, projection and decoder, called as a whole."""
+
+    def __init__(self, s: dict[str, int], attention: str) -> None:
+        super().__init__()
+        vit = Dinov2Config(
+            hidden_size=s["vit"],
+            num_hidden_layers=s["vit_layers"],
+            num_attention_heads=s["vit_heads"],
+            image_size=s["side"],
+            patch_size=s["patch"],
+        )
+        phi = Phi3Config(
+            vocab_size=s["words"],
+            hidden_size=s["width"],
+            intermediate_size=s["inner"],
+            num_hidden_layers=s["layers"],
+            num_attention_heads=s["heads"],
+            num_key_value_heads=s["heads"],
+            max_position_embeddings=4096,
+            bos_token_id=1,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        vit._attn_implementation = phi._attn_implementation = attention
+        self.vit, self.phi = Dinov2Model(vit), Phi3ForCausalLM(phi)
+        self.projection = torch.nn.Linear(s["vit"], s["width"])
+
+    def prompt(self, pictures: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Return embeddings of picture tokens, then text: (batch, tokens, width)."""
+        seen = self.projection(self.vit(pictures).last_hidden_state[:, 1:])
+        return torch.cat([seen, self.phi.get_input_embeddings()(ids)], 1)
+
+    def answer(self, pictures: torch.Tensor, ids: torch.Tensor, new: int, cache: str) -> None:
+        """Generate exactly `new` tokens."""
+        embeddings = self.prompt(pictures, ids)
+        self.phi.generate(
+            inputs_embeds=embeddings,
+            attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=ids.device),
+            do_sample=False,
+            max_new_tokens=new,
+            min_new_tokens=new,
+            cache_implementation=cache,
+        )
+
+
+def seconds(act, device: torch.device, n: int) -> float:
+    """Return the median wall time of `n` calls after one for warming up."""
+    taken = []
+    for _ in range(n + 1):
+        synchronise(device)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            act()
+        synchronise(device)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:])
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def flop(model: Shape, s: dict[str, int]) -> tuple[float, float]:
+    """Return the operations of one picture's prefill: encoder, decoder (attention included)."""
+    tokens = (s["side"] // s["patch"]) ** 2
+
+    def count(module: torch.nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters() if p.dim() == 2)
+
+    vit = 2 * count(model.vit) * tokens + 4 * tokens**2 * s["vit"] * s["vit_layers"]
+    prompt = tokens + s["text"]
+    read = count(model.phi.model.layers)
+    return vit, 2 * read * prompt + 2 * prompt**2 * s["width"] * s["layers"]
+
+
+def measure(model: Shape, s: dict[str, int], batch: int, cache: str, options) -> dict[str, float]:
+    """Return times, rates, MFU of the prefill and memory of one batch size."""
+    device, dtype = options.at, next(model.parameters()).dtype
+    pictures = torch.randn(batch, 3, s["side"], s["side"], device=device, dtype=dtype)
+    ids = torch.randint(3, s["words"], (batch, s["text"]), device=device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+    def prefill():
+        model.phi(inputs_embeds=model.prompt(pictures, ids), use_cache=True, logits_to_keep=1)
+
+    def whole():
+        model.answer(pictures, ids, options.new, cache)
+
+    first = seconds(prefill, device, options.repeat)
+    all_of_it = seconds(whole, device, options.repeat)
+    vit, phi = flop(model, s)
+    found = {
+        "prefill_ms": first * 1e3,
+        "token_ms": (all_of_it - first) / max(options.new - 1, 1) * 1e3,
+        "images_per_s": batch / all_of_it,
+        "ms_per_image": all_of_it / batch * 1e3,
+        "prefill_tflops": batch * (vit + phi) / first / 1e12,
+    }
+    peak = peaks(device)
+    if peak:
+        floor = batch * (vit + phi) / peak[0]
+        weights = sum(p.numel() * p.element_size() for p in model.phi.parameters())
+        found["prefill_mfu"] = floor / first
+        found["floor_images_per_s"] = batch / (floor + options.new * weights / peak[1])
+        found["peak_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return found
+
+
+def peaks(device: torch.device) -> tuple[float, float] | None:
+    """Return the device's published peaks where they are known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAKS.items() if part in name), None)
+
+
+def main() -> None:
+    """Measure each way and batch size and print one line of JSON for each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 8, 16, 32])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--new", type=int, default=40)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--small", action="store_true")
+    options = parser.parse_args()
+    options.at = torch.device(options.device)
+    is_small = options.small or options.at.type == "cpu"
+    s = SMALL if is_small else REAL
+    name = torch.cuda.get_device_name(options.at) if options.at.type == "cuda" else "CPU"
+    note = "scaled-down shape, float32" if is_small else "real-size shape, bfloat16"
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"# {name}, {platform.machine()}, {versions}: {note}, random weights")
+    if is_small:
+        torch.set_num_threads(1)  # several only wait for each other at this size
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float32 if is_small else torch.bfloat16)
+    for way in options.ways:
+        attention, cache = WAYS[way]
+        with options.at:
+            model = Shape(s, attention).eval()
+        for batch in options.batch:
+            try:
+                found = measure(model, s, batch, cache, options)
+            except torch.OutOfMemoryError:
+                print(json.dumps({"way": way, "batch": batch, "out_of_memory": True}))
+                break
+            rounded = {key: round(value, 5) for key, value in found.items()}
+            print(json.dumps({"way": way, "batch": batch, **rounded}), flush=True)
+        del model
+
+
+if __name__ == "__main__":
+    main()
