@@ -17,7 +17,7 @@ from worker.report.document import Document, device_uid
 from worker.report.findings import Findings, parse
 from worker.report.reading import Algorithm, Outcome
 from worker.report.renderings import render
-from worker.report.sr import build
+from worker.report.sr import build_each
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -151,8 +151,7 @@ class Pipeline:
     def _documents(self, case: Case, outcome: Outcome, order: ReportOrder) -> Iterator[Document]:
         if case.source is None or (outcome.reason is not None and not order.not_analysed):
             return
-        for sop_class in order.sop_classes:
-            yield build(case.source, outcome, self.algorithm, order, sop_class)
+        yield from build_each(case.source, outcome, self.algorithm, order, order.sop_classes)
         for kind in order.objects:
             if kind == "sr":
                 continue

@@ -23,7 +23,7 @@ from dicom_node.job import Predecessor, Reason, ReportOrder
 from worker.report import codes, document, header
 from worker.report.findings import Findings, Presence
 from worker.report.reading import storable
-from worker.report.sr import SOP_CLASSES, Algorithm, Outcome, build, device_uid
+from worker.report.sr import SOP_CLASSES, Algorithm, Outcome, build, build_each, device_uid
 
 SUMMARY, PRESENCE, QUALITY = "111017", "125605004", "111101"
 FINDING, COMMENT, GROUP = "121071", "121106", "125007"
@@ -60,6 +60,14 @@ def test_each_case_has_its_own_codes(
     assert reports.values(ds, QUALITY) == quality
     assert (ds.CompletionFlag, "CompletionFlagDescription" in ds) == (flag, flag == "PARTIAL")
     assert (ds.VerificationFlag, ds.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_reports_built_together_are_the_bytes_of_those_built_alone(case: str) -> None:
+    together = build_each(reports.source(), CASES[case], ALGORITHM, ORDER, list(SOP_CLASSES))
+    alone = [build(reports.source(), CASES[case], ALGORITHM, ORDER, name) for name in SOP_CLASSES]
+    assert list(together) == alone
+    assert len({document.sop_instance_uid for document in together}) == 3
 
 
 def test_the_text_stands_verbatim_in_the_evaluations() -> None:

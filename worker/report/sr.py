@@ -20,6 +20,7 @@ from highdicom.sr import (
 from highdicom.sr.value_types import ContentItem
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
+from pydicom.uid import UID
 
 from dicom_node.errors import ConfigurationError, NotUnderstood
 from dicom_node.identity import MANUFACTURER
@@ -44,7 +45,7 @@ from worker.report.findings import Fracture
 from worker.report.header import Evidence, put
 from worker.report.reading import Algorithm, Case, Outcome, Reading
 
-__all__ = ["SOP_CLASSES", "Algorithm", "Document", "Outcome", "build", "device_uid"]
+__all__ = ["SOP_CLASSES", "Algorithm", "Document", "Outcome", "build", "build_each", "device_uid"]
 
 SOP_CLASSES: Final = {
     "comprehensive3d": ("1.2.840.10008.5.1.4.1.1.88.34", Comprehensive3DSR),
@@ -74,7 +75,21 @@ def build(
     order: ReportOrder,
     sop_class: str = "comprehensive3d",
 ) -> Document:
-    """Return the report of one Instance; the same arguments always give the same bytes.
+    """Return the report of one Instance as one SR SOP class; see `build_each`."""
+    return build_each(source, outcome, algorithm, order, (sop_class,))[0]
+
+
+def build_each(
+    source: Dataset,
+    outcome: Outcome,
+    algorithm: Algorithm,
+    order: ReportOrder,
+    sop_classes: Sequence[str],
+) -> tuple[Document, ...]:
+    """Return the report of one Instance once per SOP class; same arguments, same bytes.
+
+    The tree uses nothing that only one of the classes has, so it is built once, and the others
+    differ from it in their UIDs alone.
 
     Parameters
     ----------
@@ -86,8 +101,8 @@ def build(
         The model.
     order : ReportOrder
         Number, time, station and predecessor, which the node fixed when it made the job.
-    sop_class : str
-        ``comprehensive3d``, ``comprehensive`` or ``enhanced``.
+    sop_classes : sequence of str
+        Of ``comprehensive3d``, ``comprehensive`` and ``enhanced``.
 
     Raises
     ------
@@ -103,17 +118,25 @@ def build(
     ----------
     DICOM PS3.3 A.35.13 (Comprehensive 3D SR IOD), PS3.16 TID 1500, IHE AIR 6.5.3.
     """
-    if sop_class not in SOP_CLASSES:
-        raise ConfigurationError(f"SR SOP class {sop_class!r} is none of {', '.join(SOP_CLASSES)}")
+    for name in sop_classes:
+        if name not in SOP_CLASSES:
+            raise ConfigurationError(f"SR SOP class {name!r} is none of {', '.join(SOP_CLASSES)}")
     evidence = header.read(source)
     said = reading.read(outcome, algorithm)
-    report = _report(evidence, said, algorithm, order, sop_class)
+    report = _report(evidence, said, algorithm, order, sop_classes[0])
     fix(report, evidence, algorithm, order)
     unname(report)
     if said.reason is not None:
         flag = f"Not analysed: {said.reason.code}"[:LONG_STRING]
         put(report, "CompletionFlagDescription", flag)
-    return written("sr", report, said.text)
+    documents = []
+    for name in sop_classes:
+        uid = UID(SOP_CLASSES[name][0])
+        report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = uid
+        own = UID(instance_uid("sr", uid, evidence, algorithm, order))
+        report.SOPInstanceUID = report.file_meta.MediaStorageSOPInstanceUID = own
+        documents.append(written("sr", report, said.text))
+    return tuple(documents)
 
 
 def _report(
