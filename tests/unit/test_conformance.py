@@ -1,0 +1,140 @@
+"""The conformance statement says what the listener does, byte for byte on the wire."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reports
+from listening import Node, listening
+from pydicom import Dataset, dcmread
+from pynetdicom import AE, sop_class
+from pynetdicom.presentation import build_context
+
+from dicom_node.dimse import contexts, scp
+from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
+from dicom_node.operate.conformance import STATUSES, as_markdown, statement
+from dicom_node.settings import Settings
+from worker.report import sr
+
+KNOWN = sorted({str(v) for v in vars(sop_class).values() if str(v).startswith("1.2.840.10008.")})
+"""SOP classes of every service that pynetdicom knows."""
+
+OTHERS = ("1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.112", "1.2.840.10008.1.2.6.1")
+"""Transfer syntaxes of films and text, which nobody should accept for a radiograph."""
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with listening(tmp_path_factory.mktemp("node")) as running:
+        yield running
+
+
+def accepted(node: Node, wanted: list[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return which (SOP class, transfer syntax) pairs the listener accepts."""
+    found = set()
+    for start in range(0, len(wanted), 120):
+        ae = AE("MODALITY")
+        proposed = [build_context(uid, [syntax]) for uid, syntax in wanted[start : start + 120]]
+        assoc = ae.associate("127.0.0.1", node.port, contexts=proposed, ae_title="CHEXFRACT")
+        found |= {
+            (str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in assoc.accepted_contexts
+        }
+        if assoc.is_established:
+            assoc.release()
+    return found
+
+
+def stated(rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(row["uid"], syntax["uid"]) for row in rows for syntax in row["transfer_syntaxes"]}
+
+
+def test_the_listener_accepts_what_is_stated_and_nothing_else(node: Node) -> None:
+    told = stated(statement(node.settings)["accepted"])
+    syntaxes = (*TRANSFER_SYNTAXES, *OTHERS)
+    likely = [(uid, syntax) for uid, _ in sorted(told) for syntax in syntaxes]
+    every = [(uid, contexts.EXPLICIT_LITTLE) for uid in KNOWN]
+    asked = sorted({*likely, *every})
+    assert len(every) > 150
+    assert accepted(node, asked) == told
+
+
+def test_every_rejection_of_the_listener_is_stated() -> None:
+    told = {(r["result"], r["source"], r["reason"]) for r in statement(Settings())["rejections"]}
+    used = {
+        (one.result, one.source, one.diagnostic)
+        for one in vars(scp).values()
+        if isinstance(one, scp.Rejection)
+    }
+    assert told == used
+    assert len(told) >= 4
+
+
+def test_every_status_of_the_listener_is_stated() -> None:
+    used = {
+        value
+        for name, value in vars(scp).items()
+        if name.isupper() and isinstance(value, int) and not isinstance(value, bool)
+    }
+    assert {code for code, _, _ in STATUSES} == used
+
+
+@pytest.mark.parametrize("case", reports.CASES)
+def test_the_reports_hold_only_what_is_stated(case: str) -> None:
+    told = statement(Settings())["reports"]
+
+    def items(ds: Dataset) -> Iterator[Dataset]:
+        for item in ds.get("ContentSequence") or []:
+            yield item
+            yield from items(item)
+
+    def codes(ds: Dataset) -> Iterator[Dataset]:
+        for element in ds.iterall():
+            if element.VR == "SQ" and element.keyword.endswith("CodeSequence"):
+                yield from element.value
+
+    made = sr.build(reports.source(), reports.CASES[case], reports.ALGORITHM, reports.ORDER)
+    report = dcmread(io.BytesIO(made.content))
+    content = list(items(report))
+    assert {item.ValueType for item in content} <= set(told["value_types"])
+    assert {item.RelationshipType for item in content} <= set(told["relationships"])
+    schemes = {code.CodingSchemeDesignator for item in content for code in codes(item)}
+    assert schemes <= set(told["coding_schemes"])
+    assert report.SpecificCharacterSet == told["character_set"]
+    assert report.SOPClassUID in {one["uid"] for one in told["sop_classes"]}
+
+
+def test_the_statement_names_the_configured_ae() -> None:
+    text = as_markdown(statement(Settings(node={"ae_title": "BONES", "port": 4104})))
+    assert "| AE title | BONES |" in text
+    assert "| Port | 4104 |" in text
+
+
+@pytest.mark.parametrize(
+    "heading", ["1 Overview", "4 Networking", "5 Media", "6 Support of", "7 Security", "8 Annexes"]
+)
+def test_the_statement_has_the_chapters_of_the_standard(heading: str) -> None:
+    assert f"\n## {heading}" in as_markdown(statement(Settings()))
+
+
+def test_the_tables_of_the_statement_are_whole() -> None:
+    widths: list[int] = []
+    for line in as_markdown(statement(Settings())).splitlines():
+        if line.startswith("|"):
+            widths.append(line.count("|"))
+            assert widths[-1] == widths[0], line
+        else:
+            widths = []
+
+
+def test_a_statement_is_printed_without_any_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dicom_node.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["conformance", "--format", "json"]) == 0
+    assert '"class_uid": "2.25.' in capsys.readouterr().out
