@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dicom_node.errors import ConfigurationError, OutOfResources
+from dicom_node.errors import ConfigurationError, ModelFault, OutOfResources
+from worker.models import BrokenAccelerator, open_model
 from worker.models import generation as gen
-from worker.models import open_model
 
 BUILTIN = Path(importlib.util.find_spec("worker.phantom").origin).parent / "model"
 
@@ -106,6 +106,24 @@ def test_full_memory_is_transient(model, monkeypatch):
         model.describe([seen(PICTURES[0])])
 
 
+def test_a_lost_accelerator_blames_no_picture(model, monkeypatch):
+    def lost(**_):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(model.model, "generate", lost)
+    with pytest.raises(BrokenAccelerator, match="lost to this process"):
+        model.describe([seen(PICTURES[0])])
+
+
+def test_what_fails_in_the_models_own_code_is_the_pictures_fault(model, monkeypatch):
+    def fail(**_):
+        raise IndexError("index 9 is out of range")
+
+    monkeypatch.setattr(model.model, "generate", fail)
+    with pytest.raises(ModelFault, match="IndexError: index 9"):
+        model.describe([seen(PICTURES[0])])
+
+
 def test_a_model_starts_in_a_read_only_home_without_network(folder, tmp_path):
     home = tmp_path / "home"
     home.mkdir(mode=0o500)
@@ -113,7 +131,7 @@ def test_a_model_starts_in_a_read_only_home_without_network(folder, tmp_path):
         "import socket, sys\n"
         "def refuse(*a, **k): sys.exit('network used')\n"
         "socket.socket.connect = refuse\n"
-        "from worker.models import open_model\n"
+        "from worker.models import BrokenAccelerator, open_model\n"
         f"m = open_model('p', {{'engine': 'chexfract', 'path': {str(folder)!r}}}, 'cpu')\n"
         "m.load(); m.warm_up(); m.close()\n"
     )

@@ -333,8 +333,9 @@ def test_a_child_ends_when_its_parent_lets_go(child):
     process = child._process
     child.close()
     assert process.poll() is not None
-    with pytest.raises(ModelFault, match="not loaded"):
-        child.warm_up()
+    for act in (child.warm_up, lambda: child.describe([seen(TALL)])):
+        with pytest.raises(ModelFault, match="not loaded"):
+            act()
 
 
 @pytest.mark.parametrize("python", ["/no/such/python", "/bin/false", "/bin/cat"])

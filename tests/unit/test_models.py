@@ -177,3 +177,4 @@ def test_accepting_shows_the_terms_and_the_table_to_paste(capsys):
     shown = tomllib.loads(capsys.readouterr().out)["models"]["chexagent-2-3b"]
     assert shown["licence_accepted_by"] == 'A. "B" Reader'
     assert shown["engine"] == "chexagent"
+    assert shown["python"].endswith("/bin/python")

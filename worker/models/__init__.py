@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, OutOfResources
 
 if TYPE_CHECKING:
     from worker.pixels import Radiograph
@@ -24,6 +24,10 @@ ENGINES = {
 
 Progress = Callable[[], None]
 """Called whenever work has moved on, for example after each generated token."""
+
+
+class BrokenAccelerator(OutOfResources):
+    """The accelerator fails whatever it is asked: only a new process can use it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,8 @@ class Model(Protocol):
         ------
         OutOfResources
             The accelerator's memory is full; fewer at a time may pass.
+        BrokenAccelerator
+            The accelerator is lost to this process, which should end.
         ModelFault
             This input cannot be described by this model.
         """

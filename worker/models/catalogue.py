@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 
+CURRENT = ">=4.48.3,<6"
+"""Releases of transformers that the worker's own environment may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What is known of one model."""
@@ -27,7 +31,7 @@ class Entry:
     licence: str
     repository: str = ""
     """Name on the hub; empty: not to be fetched."""
-    transformers: str = ">=4.48.3,<6"
+    transformers: str = CURRENT
     """Releases with which it works."""
     packages: tuple[str, ...] = ()
     """What its environment needs beside torch, transformers, numpy and pillow."""
@@ -240,6 +244,9 @@ def _table(known: Entry, name: str, by: str, path: str = "", revision: str = "")
     else:
         where = "builtin:phantom" if known.name == "phantom" else path or f"/models/{name}"
         lines.append(f"path = {json.dumps(where)}")
+    if known.transformers not in ("", CURRENT):
+        needs = ", ".join([f"transformers{known.transformers}", *known.packages])
+        lines.append(f'python = "/venvs/{name}/bin/python"  # with torch, numpy, pillow, {needs}')
     if revision:
         lines.append(f"revision = {json.dumps(revision)}")
     lines.append(f"licence_accepted_by = {json.dumps(by)}")

@@ -53,6 +53,7 @@ class ChildModel(LocalModel):
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.Queue[tuple[dict[str, Any], bytes] | None] = queue.Queue()
         self._environment: dict[str, str] = {}
+        self._is_wanted = False
 
     def load(self) -> None:
         """Start the interpreter and let it load the model.
@@ -63,6 +64,7 @@ class ChildModel(LocalModel):
             The interpreter does not start, or the model is not acceptable there.
         """
         self.check_files()
+        self._is_wanted = True
         try:
             self._start()
         except BaseException:
@@ -125,6 +127,8 @@ class ChildModel(LocalModel):
         request = {"do": "describe", "shapes": [list(pixels.shape) for pixels in pictures]}
         content = b"".join(pixels.tobytes() for pixels in pictures)
         with self._lock:
+            if not self._is_wanted:
+                raise ModelFault(f"{self.name} is not loaded")
             if self._process is None or self._process.poll() is not None:
                 logger.warning("model %s: its process is started again", self.name)
                 self.load()
@@ -156,6 +160,8 @@ class ChildModel(LocalModel):
                 if progress is not None:
                     progress()
             elif answer["kind"] == "failed":
+                if answer["error"] == "BrokenAccelerator":
+                    self._end()  # the next call starts a process that can use it again
                 raise _error(answer)
             else:
                 return answer
@@ -179,6 +185,7 @@ class ChildModel(LocalModel):
 
     def close(self) -> None:
         """End the process, which gives all of its memory back."""
+        self._is_wanted = False
         self._end()
 
 
@@ -222,6 +229,7 @@ def _error(answer: dict[str, Any]) -> Exception:
         kind.__name__: kind
         for kind in (Unacceptable, ModelFault, ConfigurationError, OutOfResources)
     }
+    known["BrokenAccelerator"] = OutOfResources
     return known.get(answer["error"], ModelFault)(str(answer["text"]))
 
 

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.errors import ModelFault, OutOfResources
-from worker.models import Description, ModelInfo, Progress, checkpoint, licences, remote_code
+from worker.models import (
+    BrokenAccelerator,
+    Description,
+    ModelInfo,
+    Progress,
+    checkpoint,
+    licences,
+    remote_code,
+)
 from worker.models import generation as gen
 from worker.models.checkpoint import Unacceptable
 
@@ -262,6 +270,8 @@ def memory(device: Any) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as exc:
+        if remote_code.is_broken(exc):
+            raise BrokenAccelerator(f"{device} is lost to this process: {one_line(exc)}") from exc
         if not remote_code.is_out_of_memory(exc):
             raise
         text = one_line(exc)
@@ -284,7 +294,7 @@ def as_fault(name: str) -> Iterator[None]:
     except (ModelFault, OutOfResources):
         raise
     except Exception as exc:
-        if remote_code.is_out_of_memory(exc):
+        if remote_code.is_out_of_memory(exc) or remote_code.is_broken(exc):
             raise
         raise ModelFault(f"{name} fails on this picture: {one_line(exc)}") from exc
 
@@ -297,7 +307,7 @@ def as_unacceptable(name: str, staged: Path, folder: Path) -> Iterator[None]:
     except (Unacceptable, OutOfResources):
         raise
     except Exception as exc:
-        if remote_code.is_out_of_memory(exc):
+        if remote_code.is_out_of_memory(exc) or remote_code.is_broken(exc):
             raise
         what = one_line(exc).replace(str(staged), str(folder))
         raise Unacceptable(f"models.{name}.path: {folder}: cannot be loaded: {what}") from exc

@@ -157,6 +157,16 @@ def _without_longest(cache: Any) -> Iterator[None]:
         cache.__dict__.pop("get_max_length", None)
 
 
+def is_broken(exc: BaseException) -> bool:
+    """Whether `exc` says that the accelerator is lost to this process.
+
+    After an illegal access or a device-side assertion every later call fails in the same way: no
+    picture is to blame.
+    """
+    is_cuda = "CUDA error" in str(exc) or type(exc).__name__ == "AcceleratorError"
+    return is_cuda and not is_out_of_memory(exc)
+
+
 def is_out_of_memory(exc: BaseException) -> bool:
     """Whether `exc` says that the accelerator's or the machine's memory is full."""
     if isinstance(exc, MemoryError) or type(exc).__name__ == "OutOfMemoryError":
