@@ -27,7 +27,11 @@ OBJECTS = {
 
 ADVICE = (
     ("calling AE title", "ask whoever runs {name} to register {ae} (this machine, port {port})"),
-    ("is not called", "correct peers.{name}.ae_title: ask {name} for its AE title"),
+    (
+        "is not called",
+        "correct peers.{name}.ae_title, or ask whoever runs {name} to register {ae}: some archives "
+        "say this to callers whom they do not know",
+    ),
     ("host name cannot be resolved", "correct peers.{name}.host"),
     ("certificate is not trusted", "set peers.{name}.tls.ca to the authority of {name}"),
     ("TLS", "does {name} want TLS, and this certificate? See peers.{name}.tls"),
