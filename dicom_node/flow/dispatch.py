@@ -107,8 +107,11 @@ class Dispatcher:
     def _hand_out_some(self, model: str, priority: int, room: int, now: float) -> int:
         until = now + self._limits.queued_for
         tickets = self._ledger.hand_out(model, room, until, now, priority)
-        size = max(1, min(self._limits.batch, len(tickets) // SHARES))
-        parts = list(_parts(tickets, size))
+        tried = self._ledger.tried(tickets)
+        fresh = [ticket for ticket in tickets if ticket.job not in tried]
+        size = max(1, min(self._limits.batch, len(fresh) // SHARES))
+        # what may have killed a worker goes last and alone: it must not spoil its neighbours again
+        parts = [*_parts(fresh, size), *((t,) for t in tickets if t.job in tried)]
         for i, part in enumerate(parts):
             handout = Handout(node=self._node, model=model, tickets=part)
             try:

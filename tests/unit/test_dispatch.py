@@ -206,3 +206,26 @@ def test_the_loop_outlives_a_ledger_that_is_away(ledger: Ledger) -> None:
     stop.set()
     thread.join(10)
     assert len(broker.got) == 1
+
+
+def test_what_kills_workers_takes_no_neighbour_with_it(ledger: Ledger) -> None:
+    broker = Broker()
+    receive(ledger, 80)
+    work = dispatcher(ledger, broker, window=8, batch=2, attempts=5)
+    deadly = told(ledger, 3)[0]["job"]
+    for now in (NOW + 60 * minute for minute in range(1, 24)):
+        work.step(now)
+        for handout, _ in broker.got:
+            held = [t for t in handout.tickets if ledger.claim(t.job, t.token, "w", 30, now)]
+            if deadly not in {ticket.job for ticket in held}:
+                for ticket in held:
+                    post(ledger, ticket, result(ticket), now)
+        broker.got.clear()
+    states = {row["job"]: row["state"] for n in range(80) for row in told(ledger, n)}
+    assert [job for job, state in states.items() if state != "reported"] == [deadly]
+    assert states[deadly] == "failed"
+
+
+def told(ledger: Ledger, n: int) -> list[dict[str, Any]]:
+    jobs: list[dict[str, Any]] = ledger.trace(f"1.2.3.{n}")["jobs"]
+    return jobs

@@ -112,6 +112,18 @@ class Jobs(Database):
             append(connection, told)
         return tickets
 
+    def tried(self, tickets: Sequence[Ticket]) -> set[str]:
+        """Return which of these jobs were worked on before, without a result."""
+        if not tickets:
+            return set()
+        ids = [ticket.job for ticket in tickets]
+        with self.reading() as connection:
+            return set(
+                connection.scalars(
+                    sa.select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.attempts > 0)
+                )
+            )
+
     def unpublish(self, tickets: Sequence[Ticket]) -> None:
         """Take back tickets that the broker did not get; this counts as no attempt."""
         with self.writing() as connection:
@@ -192,7 +204,7 @@ class Jobs(Database):
                     reason = f"no result after {row.attempts} attempts; the last worker fell silent"
                     failed += self._fail(connection, row, reason, now)
                 else:
-                    running += self._requeue(connection, row, now, _pause(row.attempts))
+                    running += self._requeue(connection, row, now, _pause(row.id, row.attempts))
         return Expired(queued, running, failed)
 
     def claim(
@@ -438,9 +450,13 @@ def _due(now: float) -> sa.ColumnElement[bool]:
     return (jobs.c.next_at <= now) | (jobs.c.next_at > now + FAR)
 
 
-def _pause(attempts: int) -> float:
-    """Return the wait after a worker fell silent: an Instance that kills workers may not rule."""
-    return 0.0 if attempts < 2 else min(2.0 ** (attempts - 1), 60.0)
+def _pause(job: str, attempts: int) -> float:
+    """Return the wait after a worker fell silent: an Instance that kills workers may not rule.
+
+    Jobs that fell together get waits apart, so that they do not meet in one worker again.
+    """
+    apart = 0.5 + int(job[:4], 16) / 0x10000
+    return 0.0 if attempts < 2 else min(2.0 ** (attempts - 1), 60.0) * apart
 
 
 def _stages(row: Row[Any], result: Result, now: float) -> list[dict[str, Any]]:
