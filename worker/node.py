@@ -61,8 +61,12 @@ class Node:
         self._http.close()
 
     def claim(self, ticket: Ticket, worker: str) -> Claim:
-        """Redeem a ticket: from here on the job is leased to this worker."""
-        answer = self._post(ticket, "claim", ClaimRequest(token=ticket.token, worker=worker))
+        """Redeem a ticket: from here on the job is leased to this worker.
+
+        A node that restarts is waited for: a ticket that is dropped lies until its time is over.
+        """
+        body = ClaimRequest(token=ticket.token, worker=worker)
+        answer = _patiently(lambda: self._post(ticket, "claim", body), 4, time.sleep)
         try:
             return Claim.model_validate_json(answer)
         except ValueError as exc:
@@ -122,15 +126,7 @@ class Node:
             (item.part, (f"{item.part}.dcm", content, "application/dicom"))
             for item, content in zip(result.objects, contents, strict=True)
         ]
-        for attempt in range(tries):
-            try:
-                self._send(ticket, "result", files=files)
-            except Unreachable:
-                if attempt + 1 == tries:
-                    raise
-                wait(0.5 * 2**attempt)
-            else:
-                return
+        _patiently(lambda: self._send(ticket, "result", files=files), tries, wait)
 
     def _post(self, ticket: Ticket, act: str, body: Any) -> bytes:
         return self._send(ticket, act, content=body.model_dump_json().encode())
@@ -150,3 +146,13 @@ class Node:
             kind, what = _PERMANENT[status]
             raise kind(f"{self.url} {what} (job {ticket.job[:12]}, HTTP {status})")
         raise Unreachable(f"{self.url} answers HTTP {status} (job {ticket.job[:12]})")
+
+
+def _patiently(ask: Callable[[], bytes], tries: int, wait: Callable[[float], None]) -> bytes:
+    """Ask again, after 0.5 s and twice as long each time, while there is no answer."""
+    for attempt in range(tries - 1):
+        try:
+            return ask()
+        except Unreachable:
+            wait(0.5 * 2**attempt)
+    return ask()

@@ -115,9 +115,10 @@ class Pipeline:
         pictures = [case.radiograph for case in cases if case.radiograph is not None]
         try:
             return [*self._model.describe(pictures, progress)]
-        except OutOfResources as exc:
+        except (OutOfResources, MemoryError) as exc:
             if len(cases) == 1:
-                return [exc]
+                full = OutOfResources("this worker's memory is full")
+                return [exc if isinstance(exc, OutOfResources) else full]
         except ChexFractError as exc:
             if len(cases) == 1:
                 return [Reason(code="model-failed", text=f"The model failed: {exc}"[:1024])]

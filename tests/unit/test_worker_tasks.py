@@ -148,7 +148,10 @@ def test_a_stale_ticket_is_passed_over_and_its_neighbour_done(station: Station) 
     assert sorted((station.state("1.2.3.1"), station.state("1.2.3.2"))) == ["queued", "reported"]
 
 
-def test_an_image_that_breaks_the_model_fails_alone(station: Station) -> None:
+@pytest.mark.parametrize(
+    "fault", [OutOfResources("no memory"), MemoryError()], ids=["accelerator", "host"]
+)
+def test_an_image_that_breaks_the_model_fails_alone(station: Station, fault: Exception) -> None:
     for i in range(4):
         station.receive(f"1.2.3.{i}")
     handout = station.hand_out()
@@ -158,7 +161,7 @@ def test_an_image_that_breaks_the_model_fails_alone(station: Station) -> None:
         # The first picture of the first hand-out is the poison, in whatever batch it is.
         poison.setdefault("id", id(radiographs[0].pixels))
         if any(id(one.pixels) == poison["id"] for one in radiographs):
-            raise OutOfResources("no memory")
+            raise fault
 
     station.model.act = act
     station.desk.work(handout)
@@ -257,6 +260,26 @@ def test_a_result_is_posted_again_until_the_node_is_back(station: Station) -> No
         client.post(handout.tickets[0], result, [], tries=4, wait=waits.append)
     assert waits == [0.5, 1.0, 2.0]
     client.close()
+
+
+def test_a_hand_out_waits_for_a_node_that_restarts(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station.receive("1.2.3")
+    handout = station.hand_out()
+    asked: list[str] = []
+    send = NodeClient._send
+
+    def sometimes(self: NodeClient, ticket: Ticket, act: str, **body: object) -> bytes:
+        asked.append(act)
+        if len(asked) < 3:
+            raise Unreachable("the node gives no answer")
+        return send(self, ticket, act, **body)
+
+    monkeypatch.setattr(NodeClient, "_send", sometimes)
+    station.desk.work(handout)
+    assert asked == ["claim", "claim", "claim", "result"]
+    assert station.state("1.2.3") == "reported"
 
 
 def test_a_wrong_secret_is_told_as_such(station: Station) -> None:
