@@ -211,7 +211,9 @@ def _wait(lines: list[Line], ledger: Ledger, way: Way) -> None:
             end = time.monotonic() + REPORT_S
             waiting = [line for line in waiting if line not in done]
     for line in waiting:
-        line.problem = f"still {line.state} after {REPORT_S:.0f} s; is a worker running?"
+        is_made = line.state.startswith(("retrying", "reported"))
+        advice = "see doctor" if is_made else "is a worker of its model running?"
+        line.problem = f"{line.state} for {REPORT_S:.0f} s; {advice}"
 
 
 def _look(line: Line, ledger: Ledger, way: Way) -> None:
