@@ -9,7 +9,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/chexfract-node demo
 
 test: $(INSTALLED)
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .

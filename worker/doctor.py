@@ -16,7 +16,7 @@ from dicom_node.verdict import Check, failed, passed, show, warned
 from worker.settings import Settings, load
 
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "highdicom", "numpy", "pillow")
-DECODING = ("imagecodecs", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls")
+DECODING = ("imagecodecs",)
 HASHED_AT_ONCE = 1_000_000_000
 """Bytes of weights that are read for their sums without being asked to."""
 

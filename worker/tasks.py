@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from dicom_node.errors import ChexFractError, OutOfResources, Stale, Transient
 from dicom_node.flow import broker
 from dicom_node.job import TASK, Claim, Handout, Ticket, queue
+from worker.models import BrokenAccelerator
 from worker.node import Node
 from worker.pipeline import Case, Pipeline
 from worker.settings import Settings
@@ -206,6 +207,11 @@ class Desk:
             yield
         except Stale as exc:
             logger.warning("result dropped: %s", exc)
+        except BrokenAccelerator as exc:
+            # Nothing but a new process brings a lost device back.
+            logger.critical("the accelerator is lost: %s", exc)
+            self._release(node, tickets, str(exc), counts=False)
+            _exit_hard()
         except (OutOfResources, MemoryError) as exc:
             self._release(node, tickets, f"out of memory: {exc}", counts=True, delay_s=10.0)
         except Transient as exc:

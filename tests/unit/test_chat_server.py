@@ -131,7 +131,7 @@ def test_a_slow_server_is_given_up_in_time(server):
     started = time.monotonic()
     with pytest.raises(Unreachable, match="in time"):
         model.describe([seen(PICTURES[0])])
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 10
     model.close()
 
 

@@ -210,7 +210,7 @@ def test_a_port_that_speaks_no_dicom_is_named(tmp_path: Path, taken: int) -> Non
     check = only(neighbours.peer(settings, "archive"))
     assert check.verdict == "fail"
     assert "no answer within 3 s" in check.what
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 20
 
 
 def test_a_peer_that_only_sends_needs_no_port(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_checks_that_hang_or_break_do_not_hide_the_others() -> None:
     looks = [("slow", hangs), ("broken", breaks), ("fine", lambda: [passed("fine", "all right")])]
     slow, broken, fine = together(looks, limit_s=0.5)
     release.set()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert (slow.verdict, broken.verdict, fine.verdict) == ("fail", "fail", "pass")
     assert "ZeroDivisionError" in broken.what
 
