@@ -198,10 +198,12 @@ def run_role(name: str, settings: Settings) -> None:
 def _listener(settings: Settings, ends: threading.Event, beat: Callable[[bytes], None]) -> None:
     from dicom_node.dimse.scp import Listener
     from dicom_node.flow.intake import Intake
+    from dicom_node.store.catalogue import Catalogue
 
     spool, ledger = _stores(settings)
     spool.sweep(older_than_s=3600)
-    listener = Listener(settings, Intake(settings, spool, ledger), spool.has_room)
+    catalogue = Catalogue(ledger, spool, settings.node.ae_title)
+    listener = Listener(settings, Intake(settings, spool, ledger), spool.has_room, catalogue)
     listener.start()
     logger.info("%s listens on port %d", settings.node.ae_title, listener.port)
     beat(b"R")

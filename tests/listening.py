@@ -15,6 +15,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from dicom_node.dimse.scp import Listener
 from dicom_node.flow.intake import Intake
 from dicom_node.settings import Settings
+from dicom_node.store.catalogue import Catalogue
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 
@@ -58,7 +59,8 @@ def listening(folder: Path, **node: Any) -> Iterator[Node]:
     spool = Spool(folder / "spool")
     Ledger.upgrade(settings.ledger_url)
     ledger = Ledger.open(settings.ledger_url)
-    listener = Listener(settings, Intake(settings, spool, ledger), spool.has_room)
+    catalogue = Catalogue(ledger, spool, settings.node.ae_title)
+    listener = Listener(settings, Intake(settings, spool, ledger), spool.has_room, catalogue)
     listener.start()
     try:
         yield Node(settings, spool, ledger, listener)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Collection
 from contextlib import suppress
+from typing import Any
 
 from pynetdicom import AE, _config
+from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.transport import AssociationSocket
 
@@ -40,6 +43,16 @@ REPORTS = {
     "1.2.840.10008.5.1.4.1.1.104.1": "Encapsulated PDF Storage",
 }
 """SOP classes sent as SCU."""
+
+QUERIES = {
+    "1.2.840.10008.5.1.4.1.2.1.1": "Patient Root Query/Retrieve - FIND",
+    "1.2.840.10008.5.1.4.1.2.1.2": "Patient Root Query/Retrieve - MOVE",
+    "1.2.840.10008.5.1.4.1.2.1.3": "Patient Root Query/Retrieve - GET",
+    "1.2.840.10008.5.1.4.1.2.2.1": "Study Root Query/Retrieve - FIND",
+    "1.2.840.10008.5.1.4.1.2.2.2": "Study Root Query/Retrieve - MOVE",
+    "1.2.840.10008.5.1.4.1.2.2.3": "Study Root Query/Retrieve - GET",
+}
+"""SOP classes of the Query/Retrieve SCP, whose objects are this node's reports."""
 
 TRANSFER_SYNTAXES = {
     EXPLICIT_LITTLE: "Explicit VR Little Endian",
@@ -86,9 +99,33 @@ def _close(stream: AssociationSocket) -> None:
 AssociationSocket._shutdown_socket = _close  # type: ignore[assignment, method-assign]
 
 
+class _Closed(AssociationSocket):
+    """The socket of an association that came to nothing."""
+
+    def __init__(self) -> None:
+        self.socket = None
+
+    def close(self) -> None:
+        """Do nothing more."""
+
+
+class _Entity(AE):
+    """An AE whose C-MOVE survives a destination that rejects it.
+
+    pynetdicom closes that association's socket a second time, when it is None.
+    """
+
+    def associate(self, *args: Any, **kwargs: Any) -> Association:
+        """Associate; a socket is there to be closed whatever came of it."""
+        assoc = super().associate(*args, **kwargs)
+        if assoc.dul.socket is None and not assoc.is_established:
+            assoc.dul.socket = _Closed()
+        return assoc
+
+
 def entity(ae_title: str, max_pdu: int) -> AE:
     """Return an application entity that bears this software's own implementation identity."""
-    ae = AE(ae_title)
+    ae = _Entity(ae_title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.maximum_pdu_size = max_pdu
@@ -97,5 +134,20 @@ def entity(ae_title: str, max_pdu: int) -> AE:
 
 def accepted() -> list[PresentationContext]:
     """Return the presentation contexts that the listener supports."""
-    verification = build_context(VERIFICATION, [EXPLICIT_LITTLE, IMPLICIT_LITTLE])
-    return [verification, *(build_context(uid, list(TRANSFER_SYNTAXES)) for uid in IMAGES)]
+    little = [EXPLICIT_LITTLE, IMPLICIT_LITTLE]
+    return [
+        build_context(VERIFICATION, little),
+        *(build_context(uid, list(TRANSFER_SYNTAXES)) for uid in IMAGES),
+        *(build_context(uid, little) for uid in QUERIES),
+    ]
+
+
+def sent_back(sop_classes: Collection[str]) -> list[PresentationContext]:
+    """Return contexts for the reports that a C-GET brings to a requestor that is their SCP."""
+    contexts = []
+    for uid in REPORTS.keys() & sop_classes:
+        syntaxes = list(TRANSFER_SYNTAXES) if uid in IMAGES else [EXPLICIT_LITTLE, IMPLICIT_LITTLE]
+        context = build_context(uid, syntaxes)
+        context.scu_role, context.scp_role = uid in IMAGES, True
+        contexts.append(context)
+    return contexts

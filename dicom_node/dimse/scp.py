@@ -1,6 +1,7 @@
 """Verification and Storage SCP: who may associate, what is taken, and what each failure is called.
 
-DICOM PS3.4 A (Verification), B (Storage); PS3.8 9.3.4 (A-ASSOCIATE-RJ).
+DICOM PS3.4 A (Verification), B (Storage); PS3.8 9.3.4 (A-ASSOCIATE-RJ). Query/Retrieve stands in
+`dimse.retrieve`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 
 from dicom_node.dimse import Accepted, Sender
-from dicom_node.dimse.contexts import IMAGES, accepted, entity
+from dicom_node.dimse.contexts import IMAGES, QUERIES, accepted, entity, sent_back
+from dicom_node.dimse.retrieve import Retrieval
 from dicom_node.dimse.security import acceptor
 from dicom_node.dimse.stream import DataSet, Incoming, Reception, Server, guard, host
 from dicom_node.errors import ConfigurationError, NotUnderstood, Permanent, Transient
 from dicom_node.settings import Peer, Settings, is_loopback
+from dicom_node.store.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
 
@@ -80,14 +83,24 @@ class Listener:
         Takes each Instance; C-STORE is answered 0x0000 after its ``finish`` has returned.
     has_room : callable
         Whether Instances can be kept now; if not, associations for storage are rejected.
+    catalogue : Catalogue, optional
+        Reports that peers may query and retrieve; without it no Query/Retrieve is offered.
     """
 
     def __init__(
-        self, settings: Settings, intake: Intake, has_room: Callable[[], bool] = lambda: True
+        self,
+        settings: Settings,
+        intake: Intake,
+        has_room: Callable[[], bool] = lambda: True,
+        catalogue: Catalogue | None = None,
     ) -> None:
         self._settings = settings
         self._intake = intake
         self._has_room = has_room
+        self._retrieval = Retrieval(settings, catalogue) if catalogue else None
+        self._contexts = [
+            context for context in accepted() if catalogue or context.abstract_syntax not in QUERIES
+        ]
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -140,7 +153,7 @@ class Listener:
         ae.dimse_timeout = ae.network_timeout = node.idle_timeout
         server = ae.make_server(
             (node.host, node.port),
-            contexts=accepted(),
+            contexts=self._contexts,
             ssl_context=tls,
             evt_handlers=self._handlers(),
             server_class=Server,
@@ -177,7 +190,15 @@ class Listener:
                 assoc.dul.socket.close()
 
     def _handlers(self) -> list[Any]:
+        retrieval: list[Any] = []
+        if self._retrieval:
+            retrieval = [
+                (evt.EVT_C_FIND, self._retrieval.on_find),
+                (evt.EVT_C_GET, self._retrieval.on_get),
+                (evt.EVT_C_MOVE, self._retrieval.on_move),
+            ]
         return [
+            *retrieval,
             (evt.EVT_CONN_OPEN, self._on_open),
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_CONN_CLOSE, self._on_close),
@@ -206,6 +227,19 @@ class Listener:
             logger.warning("rejected the association of %s: %s", _name(assoc), refusal.reason)
             assoc.acse.send_reject(refusal.result, refusal.source, refusal.diagnostic)
             assoc.kill()
+        elif self._retrieval:
+            self._offer_reports(assoc)
+
+    def _offer_reports(self, assoc: Association) -> None:
+        """Offer the reports' SOP classes to one that will store what it gets by C-GET.
+
+        Others see them rejected: an archive that found them accepted would send its own here.
+        """
+        roles = assoc.requestor.role_selection
+        taken = sent_back([str(uid) for uid, role in roles.items() if role.scp_role])
+        known = {context.abstract_syntax for context in taken}
+        others = [one for one in self._contexts if one.abstract_syntax not in known]
+        assoc.acceptor.supported_contexts = [*others, *taken]
 
     def _refusal(self, assoc: Association) -> Rejection | None:
         node = self._settings.node

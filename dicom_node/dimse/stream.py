@@ -41,6 +41,8 @@ MAX_OTHER_PDU = 1 << 18
 """Largest PDU that carries no data set: 128 contexts with 45 transfer syntaxes fit."""
 MAX_COMMAND = 1 << 16
 """Largest command set; the largest of PS3.7 that is in use has a few hundred bytes."""
+MAX_IDENTIFIER = 1 << 20
+"""Largest data set of a request that is no C-STORE: it is held in memory."""
 
 _A_ASSOCIATE_RQ = 0x01
 _LOOK_EVERY_S = 1.0
@@ -371,8 +373,11 @@ class Reception(DIMSEServiceProvider):
             self._abort("its command set does not end")
         held = message.data_set
         size = held.size if isinstance(held, DataSet) else cast("BytesIO", held).tell()
-        if size > self._max_instance:
-            self._abort(f"its data set is larger than {self._max_instance} bytes")
+        largest = self._max_instance
+        if not isinstance(message, C_STORE_RQ):
+            largest = min(largest, MAX_IDENTIFIER)
+        if size > largest:
+            self._abort(f"its data set is larger than {largest} bytes")
 
     def _abort(self, reason: str) -> None:
         logger.warning("aborting %s: %s", host((self.assoc.requestor.address,)), reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +24,28 @@ from dicom_node.store.schema import (
 
 _UNSENT = ("pending", "retrying")
 _SENT = ("sent", "committed")
+
+_OF_OBJECTS = {
+    "study_instance_uid": instances.c.study_instance_uid,
+    "series_instance_uid": objects.c.series_instance_uid,
+    "sop_instance_uid": objects.c.sop_instance_uid,
+    "patient_id": instances.c.patient_id,
+    "patient_name": instances.c.patient_name,
+    "accession_number": instances.c.accession_number,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which objects of results are looked for; an empty one: all.
+
+    ``exact`` has the possible values of a column, ``like`` a text in which ``*`` and ``?`` are
+    wildcards and the case does not count, ``study_dates`` the first and the last day, YYYYMMDD.
+    """
+
+    exact: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    like: Mapping[str, str] = field(default_factory=dict)
+    study_dates: tuple[str, str] | None = None
 
 
 class History(Database):
@@ -162,6 +185,80 @@ class History(Database):
         with self.reading() as connection:
             rows = connection.execute(query).all()
         return [_report(row._mapping) for row in rows]
+
+    def report_studies(self, wanted: Wanted) -> list[tuple[str, str]]:
+        """Return Study Instance UID and patient id of studies with objects, newest first."""
+        study, patient = instances.c.study_instance_uid, instances.c.patient_id
+        query = (
+            sa.select(study, sa.func.min(patient))
+            .select_from(_SHOWN)
+            .where(_IS_SHOWN, *_conditions(wanted))
+            .group_by(study)
+            .order_by(sa.func.max(jobs.c.ended_at).desc(), study)
+        )
+        with self.reading() as connection:
+            return [(str(row[0]), str(row[1])) for row in connection.execute(query)]
+
+    def report_objects(self, studies: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the objects of studies that others may see, newest first.
+
+        Of the variants of one SR only those that a destination took are among them, or, where
+        none did yet, the one that is tried first.
+        """
+        query = (
+            sa.select(
+                objects, instances.c.study_instance_uid, deliveries.c.sop_instance_uid.label("took")
+            )
+            .select_from(
+                _SHOWN.outerjoin(
+                    deliveries,
+                    (deliveries.c.job == objects.c.job)
+                    & (deliveries.c.sop_instance_uid == objects.c.sop_instance_uid)
+                    & deliveries.c.state.in_(_SENT),
+                )
+            )
+            .where(_IS_SHOWN, instances.c.study_instance_uid.in_(studies))
+            .order_by(jobs.c.ended_at.desc(), objects.c.job, objects.c.part)
+        )
+        with self.reading() as connection:
+            rows = connection.execute(query).all()
+        taken = {row.job for row in rows if row.took and row.kind == "sr"}
+        first: dict[str, str] = {}
+        for row in rows:
+            if row.kind == "sr":
+                first.setdefault(row.job, row.part)
+        told = {
+            (row.job, row.part): dict(row._mapping)
+            for row in rows
+            if row.kind != "sr" or (row.took if row.job in taken else row.part == first[row.job])
+        }
+        return list(told.values())
+
+
+_SHOWN = objects.join(jobs, jobs.c.id == objects.c.job).join(
+    instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid
+)
+# What a shadow rule or a demonstration model made is for nobody outside.
+_IS_SHOWN = (
+    (objects.c.file != "")
+    & (jobs.c.mode == "live")
+    & (~jobs.c.demonstration | jobs.c.allow_demonstration)
+)
+
+
+def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = [
+        _OF_OBJECTS[name].in_(texts) for name, texts in wanted.exact.items()
+    ]
+    for name, text in wanted.like.items():
+        plain = text.replace("/", "//").replace("%", "/%").replace("_", "/_")
+        pattern = plain.replace("*", "%").replace("?", "_")
+        # A name may have more component groups than are asked for.
+        around = f"%{pattern.rstrip('^=')}%" if name == "patient_name" else pattern
+        found.append(_OF_OBJECTS[name].ilike(around, escape="/"))
+    if wanted.study_dates:
+        found.append(instances.c.study_date.between(*wanted.study_dates))
+    return found
 
 
 def find_instances(connection: Connection, ident: str) -> list[str]:

@@ -1,0 +1,208 @@
+"""Query/Retrieve SCP over this node's reports: C-FIND, C-GET and C-MOVE (DICOM PS3.4 C)."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from typing import Any, cast
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import build_context
+
+from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, VERIFICATION
+from dicom_node.dimse.security import requestor
+from dicom_node.errors import ChexFractError, Transient
+from dicom_node.settings import Peer, Settings
+from dicom_node.store import matching
+from dicom_node.store.catalogue import LEVELS, UNIQUE, Catalogue, Level, Stored, answer
+
+logger = logging.getLogger(__name__)
+
+PENDING = 0xFF00
+CANCEL = 0xFE00
+OUT_OF_RESOURCES = 0xA700
+CANNOT_COUNT = 0xA701
+IDENTIFIER_DOES_NOT_MATCH = 0xA900
+UNABLE_TO_PROCESS = 0xC000
+
+MAX_OBJECTS = 65535
+"""Sub-operations are counted in 16 bits (PS3.7 C-GET, C-MOVE)."""
+
+PATIENT_ROOT = "1.2.840.10008.5.1.4.1.2.1."
+
+Answer = tuple[int | Dataset, Dataset | None]
+
+
+class Retrieval:
+    """Answers queries and retrievals; the handlers are pynetdicom's generators.
+
+    Parameters
+    ----------
+    settings : Settings
+        C-MOVE goes to its peers only.
+    catalogue : Catalogue
+    """
+
+    def __init__(self, settings: Settings, catalogue: Catalogue) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+
+    def on_find(self, event: evt.Event) -> Iterator[Answer]:
+        """Answer C-FIND: one pending response per match (PS3.4 C.4.1)."""
+        count = 0
+        try:
+            level, keys = _identifier(event)
+            for found in self._catalogue.find(level, keys):
+                if event.is_cancelled:
+                    yield CANCEL, None
+                    return
+                count += 1
+                yield PENDING, answer(keys, level, found)
+        except Exception as exc:  # noqa: BLE001 - pynetdicom would answer 0xC311 with a traceback
+            yield _failure(event, exc), None
+            return
+        logger.info("%s found %d at level %s", _caller(event.assoc), count, level)
+
+    def on_get(self, event: evt.Event) -> Iterator[Any]:
+        """Answer C-GET: send what is named on the same association (PS3.4 C.4.3)."""
+        found, failure = self._named(event)
+        yield max(len(found), int(failure is not None))
+        yield from _sub_operations(event, found, failure)
+
+    def on_move(self, event: evt.Event) -> Iterator[Any]:
+        """Answer C-MOVE: send what is named to a peer (PS3.4 C.4.2)."""
+        found, failure = self._named(event)
+        title = str(event.move_destination or "").strip()
+        peer = self._peer(title)
+        if peer is None or not _answers(peer):
+            why = "it gives no answer" if peer else "no such peer"
+            name = _caller(event.assoc)
+            logger.warning("%s moves to %s: %s", name, ascii(title)[1:-1], why)
+            yield None, None
+            return
+        # A failure goes out after an association, too; Verification is what any peer accepts.
+        classes = [one.sop_class_uid for one in found] or [VERIFICATION]
+        tls = requestor(peer.tls)
+        more = {
+            "contexts": [
+                build_context(uid, [EXPLICIT_LITTLE, IMPLICIT_LITTLE])
+                for uid in dict.fromkeys(classes)
+            ],
+            "ae_title": peer.ae_title,
+            "max_pdu": peer.max_pdu,
+            "evt_handlers": [(evt.EVT_CONN_OPEN, _on_open)],
+            "tls_args": (tls, peer.host) if tls else None,
+        }
+        yield peer.host, peer.port, more
+        yield max(len(found), int(failure is not None))
+        yield from _sub_operations(event, found, failure)
+
+    def _peer(self, title: str) -> Peer | None:
+        peers = self._settings.peers.values()
+        return next((peer for peer in peers if peer.ae_title.strip() == title), None)
+
+    def _named(self, event: evt.Event) -> tuple[list[Stored], Dataset | None]:
+        """Return the objects that the identifier names, and the status of a failure."""
+        try:
+            found = self._found(event)
+        except Exception as exc:  # noqa: BLE001 - pynetdicom would answer 0xC411 with a traceback
+            return [], _failure(event, exc)
+        logger.info("%s retrieves %d objects", _caller(event.assoc), len(found))
+        return found, None
+
+    def _found(self, event: evt.Event) -> list[Stored]:
+        level, keys = _identifier(event)
+        unique = UNIQUE[level]
+        if unique not in keys or matching.is_universal(keys[unique]):
+            raise _Mismatch(f"no {unique}")
+        found = self._catalogue.objects(level, keys)
+        if len(found) > MAX_OBJECTS:
+            raise _TooMany(f"{len(found)} objects")
+        return found
+
+
+class _Mismatch(Exception):
+    """The identifier is none of this information model."""
+
+
+class _TooMany(Exception):
+    """More objects than sub-operations can be counted."""
+
+
+def _identifier(event: evt.Event) -> tuple[Level, Dataset]:
+    """Return level and keys of a request."""
+    keys = event.identifier
+    keys.walk(lambda _ds, _element: None)  # decode all of it here, where a failure has a status
+    level = str(keys.get("QueryRetrieveLevel") or "").strip()
+    model = str(event.context.abstract_syntax)
+    lowest = 0 if model.startswith(PATIENT_ROOT) else 1
+    for known in LEVELS[lowest:]:
+        if level == known:
+            return known, keys
+    raise _Mismatch(f"level {level[:16]!r}")
+
+
+def _sub_operations(
+    event: evt.Event, found: list[Stored], failure: Dataset | None
+) -> Iterator[Answer]:
+    if failure is not None:
+        yield failure, None
+    for stored in found:
+        if event.is_cancelled:
+            yield CANCEL, None
+            return
+        try:
+            content: Dataset = dcmread(stored.path)
+        except OSError:
+            logger.warning("%s is no longer in the spool", stored.sop_instance_uid)
+            content = _gone(stored)
+        yield PENDING, content
+
+
+def _gone(stored: Stored) -> Dataset:
+    """Return what makes a sub-operation fail under its UID."""
+    gone = Dataset()
+    gone.SOPInstanceUID = stored.sop_instance_uid
+    return gone
+
+
+def _failure(event: evt.Event, exc: Exception) -> Dataset:
+    """Return the status of a request that cannot be answered (PS3.4 Tables C.4-1 to C.4-3)."""
+    status, comment = UNABLE_TO_PROCESS, "unable to process"
+    if isinstance(exc, _Mismatch):
+        status, comment = IDENTIFIER_DOES_NOT_MATCH, f"identifier: {exc}"
+    elif isinstance(exc, _TooMany):
+        status, comment = CANNOT_COUNT, str(exc)
+    elif isinstance(exc, Transient):
+        status, comment = OUT_OF_RESOURCES, "out of resources; ask later"
+    elif not isinstance(exc, ChexFractError):
+        comment = "the identifier cannot be understood"
+    reason = ascii(comment) if isinstance(exc, _Mismatch) else f"{comment} ({type(exc).__name__})"
+    logger.warning("refused a request of %s with 0x%04X: %s", _caller(event.assoc), status, reason)
+    told = Dataset()
+    told.Status = status
+    told.ErrorComment = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in comment)[:64]
+    return told
+
+
+def _answers(peer: Peer) -> bool:
+    """Knock: pynetdicom has no answer of its own for a destination that is switched off."""
+    try:
+        socket.create_connection((peer.host, peer.port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _on_open(event: evt.Event) -> None:
+    connection = cast("Any", event.assoc.dul.socket).socket
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _caller(assoc: Association) -> str:
+    request = cast("Any", assoc.requestor.primitive)
+    return ascii(request.calling_ae_title.strip())[1:-1] if request else "?"

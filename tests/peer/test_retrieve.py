@@ -1,0 +1,371 @@
+"""DCMTK finds, gets and moves the reports of this node, and nothing else."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from listening import Node, listening
+from peers import need
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+from pynetdicom import AE, build_role
+from results import add_result
+from stations import free_ports
+
+from dicom_node.settings import Peer
+from dicom_node.store import catalogue
+from worker.report.sr import Document
+
+pytestmark = pytest.mark.peer
+
+FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+GET = "1.2.840.10008.5.1.4.1.2.2.3"
+
+
+@pytest.fixture(scope="module")
+def archive_port() -> int:
+    return free_ports(1)[0]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, archive_port: int) -> Iterator[Node]:
+    with listening(tmp_path_factory.mktemp("node")) as running:
+        archive = Peer(ae_title="ARCHIVE", host="127.0.0.1", port=archive_port)
+        peers = running.settings.peers | {"archive": archive}
+        running.listener._retrieval._settings = running.settings.model_copy(update={"peers": peers})
+        yield running
+
+
+@pytest.fixture(scope="module")
+def made(node: Node) -> dict[str, tuple[Document, ...]]:
+    """One study with two reported images, one of another patient, and two for nobody."""
+
+    def add(study: str, **more: object) -> tuple[Document, ...]:
+        return add_result(node.ledger, node.spool, StudyInstanceUID=study, **more)
+
+    other = {"PatientName": "Doe^Jane", "PatientID": "P-2", "AccessionNumber": "B2"}
+    return {
+        "first": add("1.2.3"),
+        "second": add("1.2.3", case="none"),
+        "other": add("1.2.4", StudyDate="20200101", **other),
+        "shadow": add("1.2.5", mode="shadow"),
+        "forbidden": add("1.2.6", allow=False),
+    }
+
+
+def scu(program: str, node: Node, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [need(program), "-aet", "MODALITY", "-aec", "CHEXFRACT", "-v"]
+        + [str(argument) for argument in (*arguments, "127.0.0.1", node.port)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def find(node: Node, folder: Path, level: str, *keys: str, root: str = "-S") -> list[Dataset]:
+    options = [part for key in (f"QueryRetrieveLevel={level}", *keys) for part in ("-k", key)]
+    done = scu("findscu", node, root, "-X", "-od", folder, *options)
+    assert done.returncode == 0, done.stderr
+    return [dcmread(path) for path in sorted(folder.glob("rsp*.dcm"))]
+
+
+@contextmanager
+def storescp(folder: Path, port: int, *options: str) -> Iterator[Path]:
+    folder.mkdir()
+    command = [need("storescp"), "-aet", "ARCHIVE", "-od", str(folder), *options, str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield folder
+    finally:
+        process.kill()
+        process.wait()
+
+
+def uids(folder: Path) -> set[str]:
+    return {str(dcmread(path).SOPInstanceUID) for path in folder.iterdir()}
+
+
+# C-FIND
+
+
+def test_a_study_is_found_with_what_it_holds(
+    node: Node, made: dict[str, tuple[Document, ...]], tmp_path: Path
+) -> None:
+    asked = ["StudyInstanceUID=1.2.3", "PatientName", "ModalitiesInStudy", "StudyDate"]
+    asked += ["NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "AccessionNumber"]
+    (found,) = find(node, tmp_path, "STUDY", *asked)
+    assert found.SpecificCharacterSet == "ISO_IR 192"
+    assert found.PatientName == "Иванова^Анна"
+    assert found.ModalitiesInStudy == "SR"
+    assert found.NumberOfStudyRelatedInstances == 4
+    assert (found.StudyDate, found.AccessionNumber) == ("20260303", "A100")
+    assert found.RetrieveAETitle == "CHEXFRACT"
+    asked_for = {key.partition("=")[0] for key in asked}
+    added = {"SpecificCharacterSet", "QueryRetrieveLevel", "RetrieveAETitle"}
+    assert {element.keyword for element in found} == asked_for | added
+
+
+@pytest.mark.parametrize(
+    ("keys", "studies"),
+    [
+        ([], {"1.2.3", "1.2.4"}),
+        (["PatientName=doe*"], {"1.2.4"}),
+        (["PatientID=P-?"], {"1.2.4"}),
+        (["StudyDate=20200101-20201231"], {"1.2.4"}),
+        (["StudyDate=20260303-"], {"1.2.3"}),
+        (["AccessionNumber=A100"], {"1.2.3"}),
+        (["ModalitiesInStudy=SR"], {"1.2.3", "1.2.4"}),
+        (["ModalitiesInStudy=CT"], set()),
+        (["StudyInstanceUID=1.2.4\\1.2.5\\1.2.6\\9.9"], {"1.2.4"}),
+        (["PatientID=p-2"], set()),
+        (["NumberOfStudyRelatedInstances=2"], {"1.2.4"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_studies_are_found_by_their_keys(
+    node: Node, made: object, tmp_path: Path, keys: list[str], studies: set[str]
+) -> None:
+    names = {key.partition("=")[0] for key in keys}
+    more = [] if "StudyInstanceUID" in names else ["StudyInstanceUID"]
+    found = find(node, tmp_path, "STUDY", *keys, *more)
+    assert {str(ds.StudyInstanceUID) for ds in found} == studies
+
+
+def test_series_and_instances_are_found_below_their_study(
+    node: Node, made: dict[str, tuple[Document, ...]], tmp_path: Path
+) -> None:
+    (tmp_path / "series").mkdir()
+    (tmp_path / "images").mkdir()
+    asked = ["StudyInstanceUID=1.2.4", "SeriesInstanceUID", "Modality", "SeriesNumber"]
+    series = find(node, tmp_path / "series", "SERIES", *asked, "NumberOfSeriesRelatedInstances")
+    sr, basic = made["other"][0], made["other"][3]
+    assert {str(ds.SeriesInstanceUID) for ds in series} == {
+        sr.series_instance_uid,
+        basic.series_instance_uid,
+    }
+    assert sum(ds.NumberOfSeriesRelatedInstances for ds in series) >= 2
+    asked = ["StudyInstanceUID=1.2.4", f"SeriesInstanceUID={sr.series_instance_uid}"]
+    asked += ["SOPInstanceUID", "SOPClassUID", "CompletionFlag"]
+    images = find(node, tmp_path / "images", "IMAGE", *asked)
+    found = {str(ds.SOPInstanceUID): ds for ds in images}
+    assert sr.sop_instance_uid in found
+    assert found[sr.sop_instance_uid].SOPClassUID == sr.sop_class_uid
+    assert found[sr.sop_instance_uid].CompletionFlag == "COMPLETE"
+    assert made["other"][1].sop_instance_uid not in found  # a variant that nobody was sent
+
+
+def test_the_variant_that_a_destination_took_is_shown(tmp_path: Path) -> None:
+    with listening(tmp_path / "node") as node:
+        documents = add_result(node.ledger, node.spool)
+        delivery = next(d for d in node.ledger.due_deliveries(time.time()) if d.kind == "sr")
+        taken = documents[2].sop_instance_uid
+        node.ledger.choose(delivery.id, taken)
+        node.ledger.delivered(delivery.id, 0, time.time())
+        found = find(node, tmp_path, "IMAGE", "SOPInstanceUID")
+        assert taken in {str(ds.SOPInstanceUID) for ds in found}
+        assert documents[0].sop_instance_uid not in {str(ds.SOPInstanceUID) for ds in found}
+
+
+def test_patients_are_found_at_the_patient_root(node: Node, made: object, tmp_path: Path) -> None:
+    asked = ["PatientID", "PatientName=*", "NumberOfPatientRelatedStudies"]
+    found = find(node, tmp_path, "PATIENT", *asked, root="-P")
+    assert {str(ds.PatientID): ds.NumberOfPatientRelatedStudies for ds in found} == {
+        "4711": 1,
+        "P-2": 1,
+    }
+    assert all("StudyInstanceUID" not in ds for ds in found)
+
+
+def responses(node: Node, keys: Dataset, model: str = FIND) -> list[tuple[int, Dataset | None]]:
+    ae = AE("MODALITY")
+    ae.add_requested_context(model)
+    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
+    try:
+        return [(status.Status, found) for status, found in assoc.send_c_find(keys, model)]
+    finally:
+        assoc.release()
+
+
+@pytest.mark.parametrize("level", ["PATIENT", "", "NONSENSE"])
+def test_a_level_that_the_model_does_not_have_is_0xa900(node: Node, level: str) -> None:
+    keys = Dataset()
+    keys.QueryRetrieveLevel = level
+    assert responses(node, keys) == [(0xA900, None)]
+
+
+def test_a_query_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = catalogue.read_head
+
+    def slowly(path: Path) -> Dataset:
+        time.sleep(0.1)
+        return at_once(path)
+
+    monkeypatch.setattr(catalogue, "read_head", slowly)
+    with listening(tmp_path) as node:
+        for number in range(8):
+            add_result(node.ledger, node.spool, StudyInstanceUID=f"1.2.{number}", seconds=())
+        ae = AE("MODALITY")
+        ae.add_requested_context(FIND)
+        assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
+        keys = Dataset()
+        keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", ""
+        statuses = []
+        for status, _ in assoc.send_c_find(keys, FIND, msg_id=7):
+            if not statuses:
+                assoc.send_c_cancel(7, None, FIND)
+            statuses.append(status.Status)
+        assoc.release()
+        assert statuses[-1] == 0xFE00
+        assert len(statuses) < 8
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_endless_identifier_is_aborted(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    ae = AE("MODALITY")
+    ae.add_requested_context(FIND)
+    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
+    keys = Dataset()
+    keys.QueryRetrieveLevel, keys.TextValue = "STUDY", "x" * 3_000_000
+    list(assoc.send_c_find(keys, FIND))
+    assoc.abort()
+    assert "its data set is larger than" in caplog.text
+    assert scu("echoscu", node).returncode == 0
+
+
+def test_strangers_find_nothing(node: Node, made: object) -> None:
+    as_stranger = [need("findscu"), "-S", "-aet", "STRANGER", "-aec", "CHEXFRACT"]
+    done = subprocess.run(
+        [*as_stranger, "127.0.0.1", str(node.port), "-k", "QueryRetrieveLevel=STUDY"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "Calling AE Title Not Recognized" in done.stderr
+
+
+# C-GET
+
+
+def test_a_study_is_got(node: Node, made: dict[str, tuple[Document, ...]], tmp_path: Path) -> None:
+    done = scu("getscu", node, "-S", "-od", tmp_path, "-k", "QueryRetrieveLevel=STUDY")
+    assert "0xa900" in done.stderr.lower() or "DoesNotMatch" in done.stderr
+    asked = ["-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID=1.2.3"]
+    done = scu("getscu", node, "-S", "-od", tmp_path, *asked)
+    assert done.returncode == 0, done.stderr
+    shown = [made[name][i].sop_instance_uid for name in ("first", "second") for i in (0, 3)]
+    assert uids(tmp_path) == set(shown)
+    (path,) = (p for p in tmp_path.iterdir() if dcmread(p).SOPInstanceUID == shown[0])
+    original = next(d for d in made["first"] if d.sop_instance_uid == shown[0])
+    (tmp_path / "original.dcm").write_bytes(original.content)
+    assert dcmread(path) == dcmread(tmp_path / "original.dcm")
+
+
+def test_what_is_for_nobody_is_not_got(
+    node: Node, made: dict[str, tuple[Document, ...]], tmp_path: Path
+) -> None:
+    for name in ("shadow", "forbidden"):
+        uid = made[name][0].sop_instance_uid
+        scu(
+            "getscu", node, "-S", "-od", tmp_path, "-k", "QueryRetrieveLevel=IMAGE",
+            "-k", f"SOPInstanceUID={uid}",
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_report_classes_are_accepted_for_c_get_only(node: Node) -> None:
+    sr = "1.2.840.10008.5.1.4.1.1.88.34"
+    for roles, expected in (([], False), ([build_role(sr, scp_role=True)], True)):
+        ae = AE("MODALITY")
+        ae.add_requested_context(GET)
+        ae.add_requested_context(sr)
+        assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT", ext_neg=roles)
+        accepted = {context.abstract_syntax for context in assoc.accepted_contexts}
+        assoc.release()
+        assert (sr in accepted) is expected
+
+
+# C-MOVE
+
+
+def move(node: Node, to: str, *keys: str) -> subprocess.CompletedProcess[str]:
+    options = [part for key in keys for part in ("-k", key)]
+    return scu("movescu", node, "-S", "-aem", to, *options)
+
+
+def test_a_study_is_moved_to_a_peer(
+    node: Node, made: dict[str, tuple[Document, ...]], tmp_path: Path, archive_port: int
+) -> None:
+    with storescp(tmp_path / "archive", archive_port) as folder:
+        done = move(node, "ARCHIVE", "QueryRetrieveLevel=STUDY", "StudyInstanceUID=1.2.4")
+        assert done.returncode == 0, done.stderr
+        assert uids(folder) == {made["other"][i].sop_instance_uid for i in (0, 3)}
+
+
+def moved(node: Node, to: str, **keys: str) -> list[Dataset]:
+    ae = AE("MODALITY")
+    ae.add_requested_context(MOVE)
+    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
+    asked = Dataset()
+    for keyword, value in keys.items():
+        setattr(asked, keyword, value)
+    try:
+        return [status for status, _ in assoc.send_c_move(asked, to, MOVE)]
+    finally:
+        assoc.release()
+
+
+STUDY = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3"}
+
+
+def test_sub_operations_are_counted(
+    node: Node, made: object, tmp_path: Path, archive_port: int
+) -> None:
+    with storescp(tmp_path / "archive", archive_port):
+        statuses = moved(node, "ARCHIVE", **STUDY)
+    assert [status.Status for status in statuses] == [0xFF00] * 4 + [0x0000]
+    assert [s.NumberOfCompletedSuboperations for s in statuses] == [1, 2, 3, 4, 4]
+    assert [s.NumberOfRemainingSuboperations for s in statuses[:4]] == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("to", ["NOBODY", "ARCHIVE"], ids=["unknown", "switched off"])
+def test_an_unknown_destination_is_0xa801(
+    node: Node, made: object, caplog: pytest.LogCaptureFixture, to: str
+) -> None:
+    done = move(node, to, "QueryRetrieveLevel=STUDY", "StudyInstanceUID=1.2.3")
+    assert "0xa801" in done.stderr.lower() or "MoveDestinationUnknown" in done.stderr
+    assert f"moves to {to}" in caplog.text
+
+
+def test_a_destination_that_rejects_gets_nothing_and_stops_nobody(
+    node: Node, made: object, tmp_path: Path, archive_port: int
+) -> None:
+    with storescp(tmp_path / "archive", archive_port, "--refuse"):
+        statuses = moved(node, "ARCHIVE", **STUDY)
+    assert [status.Status for status in statuses] == [0xA801]
+    assert scu("echoscu", node).returncode == 0
+
+
+def test_a_move_without_its_key_is_0xa900(
+    node: Node, made: object, tmp_path: Path, archive_port: int
+) -> None:
+    with storescp(tmp_path / "archive", archive_port) as folder:
+        statuses = moved(node, "ARCHIVE", QueryRetrieveLevel="STUDY", StudyInstanceUID="")
+        assert [status.Status for status in statuses] == [0xA900]
+        statuses = moved(
+            node, "ARCHIVE", QueryRetrieveLevel="STUDY", StudyInstanceUID=generate_uid()
+        )
+        assert [status.Status for status in statuses] == [0x0000]
+        assert list(folder.iterdir()) == []

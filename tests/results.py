@@ -1,0 +1,83 @@
+"""Results in a ledger and a spool, as a worker's posts leave them there, without the worker."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import reports
+from pydicom.uid import generate_uid
+
+from dicom_node.job import ReportObject, ReportOrder, Result
+from dicom_node.store.ledger import Instance, Ledger, Route
+from dicom_node.store.spool import Spool
+from worker.report.renderings import render
+from worker.report.sr import Document, build_each
+
+VARIANTS = ("comprehensive3d", "comprehensive", "enhanced")
+
+
+def add_result(
+    ledger: Ledger,
+    spool: Spool,
+    *,
+    case: str = "fracture",
+    mode: Any = "live",
+    allow: bool = True,
+    seconds: tuple[str, ...] = ("basic-text",),
+    **elements: Any,
+) -> tuple[Document, ...]:
+    """Receive a drawn header and report on it; return its objects, the three SR variants first."""
+    unique = {"SOPInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+    ds = reports.source(**unique | elements)
+    with spool.writing() as incoming:
+        incoming.write(reports.as_bytes(ds))
+        kept = incoming.keep(ds.SOPInstanceUID)
+    instance = Instance(
+        *(str(ds[name].value) for name in ("SOPInstanceUID", "SOPClassUID")),
+        "1.2.840.10008.1.2.1",
+        *(str(ds[name].value) for name in ("StudyInstanceUID", "SeriesInstanceUID")),
+        *(kept.sha256, kept.size, kept.name),
+        patient_id=str(ds.PatientID),
+        patient_name=str(ds.PatientName),
+        accession_number=str(ds.AccessionNumber),
+        study_date=str(ds.StudyDate),
+        modality=str(ds.Modality),
+    )
+    order = ReportOrder(content_datetime=reports.WHEN, station_name="CHEXFRACT")
+    route = Route("all", "phantom", mode, ("modality",), {}, None, allow, order)
+    ledger.receive(instance, [route])
+    (ticket,) = ledger.hand_out("phantom", 1, time.time() + 60)
+    claimed = ledger.claim(ticket.job, ticket.token, "test", 60)
+    outcome = reports.CASES[case]
+    documents = build_each(ds, outcome, reports.ALGORITHM, claimed.order, VARIANTS)
+    for kind in seconds:
+        document = render(kind, ds, None, outcome, reports.ALGORITHM, claimed.order)
+        assert document is not None
+        documents += (document,)
+    parts = {f"object{i}": document for i, document in enumerate(documents)}
+    names = {
+        part: spool.write_report(ticket.job, ticket.token, part, document.content)
+        for part, document in parts.items()
+    }
+    result = Result(
+        token=ticket.token,
+        outcome="rejected" if outcome.reason else "reported",
+        model="phantom",
+        model_version="1",
+        device_uid="1.2.3",
+        demonstration=True,
+        text=outcome.text,
+        objects=tuple(
+            ReportObject(
+                kind=document.kind,
+                part=part,
+                sop_class_uid=document.sop_class_uid,
+                sop_instance_uid=document.sop_instance_uid,
+                series_instance_uid=document.series_instance_uid,
+            )
+            for part, document in parts.items()
+        ),
+    )
+    assert ledger.report(ticket.job, ticket.token, result, names)
+    return documents
