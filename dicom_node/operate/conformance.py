@@ -90,7 +90,7 @@ def statement(settings: Settings) -> dict[str, Any]:
             {"status": f"{code:04X}", "meaning": meaning, "when": when}
             for code, meaning, when in STATUSES
         ],
-        "store_scu": _store_scu(),
+        "store_scu": _store_scu(settings),
         "reports": REPORT_CONTENT | {"sop_classes": [_named(uid) for uid in SR_CLASSES.values()]},
         "security": {
             "tls": "1.2 and 1.3, mutual where a CA is named (PS3.15 B.12, BCP 195)",
@@ -121,13 +121,13 @@ def _named(uid: object) -> dict[str, str]:
     return {"uid": str(uid), "name": UID(str(uid)).name}
 
 
-def _store_scu() -> dict[str, Any]:
-    pace = Pace()
+def _store_scu(settings: Settings) -> dict[str, Any]:
+    waits = settings.delivery
     return {
         "delivered": [f"{status:04X}" for status in sorted(TAKEN)],
-        "wait_after_refusal_s": pace.refused,
-        "wait_after_silence_s": pace.silent,
-        "association_kept_idle_s": pace.idle,
+        "wait_after_refusal_s": (waits.refused_first, waits.refused_longest),
+        "wait_after_silence_s": (waits.silent_first, waits.silent_longest),
+        "association_kept_idle_s": Pace().idle,
     }
 
 

@@ -37,7 +37,8 @@ def doctor(config: Path, *, worker_config: Path | None = None, as_json: bool = F
         settings = load(config)
         checks = [_config(config, settings), *together(_looks(settings))]
     except ConfigurationError as exc:
-        fault = failed("config", str(exc), f"correct {config}", exc.exit_code)
+        advice = f"correct {config}" if config.exists() else "chexfract-node init writes one"
+        fault = failed("config", str(exc), advice, exc.exit_code)
         checks = [fault, *machine.python()]
     checks += surroundings.worker(settings, worker, asked)
     return show(checks, as_json=as_json, config=str(config))

@@ -138,3 +138,10 @@ def test_a_statement_is_printed_without_any_configuration(
     monkeypatch.chdir(tmp_path)
     assert main(["conformance", "--format", "json"]) == 0
     assert '"class_uid": "2.25.' in capsys.readouterr().out
+
+
+def test_the_statement_tells_the_waits_of_this_site() -> None:
+    waits = {"refused_first": 7, "silent_longest": "5m"}
+    text = as_markdown(statement(Settings(delivery=waits)))
+    assert "after 7 s, doubling up to every 3600 s" in text
+    assert "after 1 s, doubling up to every 300 s" in text
