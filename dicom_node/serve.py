@@ -38,6 +38,12 @@ HEART = "CHEXFRACT_HEART"
 HUNG_AFTER_S = 30.0
 """Silence after which a role counts as hung and is started anew."""
 
+WORKED_S = 10.0
+"""Life after which a process that tells nothing counts as one that worked."""
+
+LONGEST_PAUSE_S = 10.0
+"""Longest wait before a process that cannot start is tried again."""
+
 STOP_S = 2.5
 """Time that processes get to end by themselves."""
 
@@ -108,8 +114,10 @@ class Supervisor:
             self._ends, self._exit = True, status
             return
         _forget(child)
-        child.failures = 0 if now - child.started > 60 else child.failures + 1
-        delay = min(30.0, 0.25 * 2 ** min(child.failures, 8))
+        # What worked and was killed is back at once; what cannot start is tried ever more slowly.
+        has_worked = child.ready or now - child.started > WORKED_S
+        child.failures = 0 if has_worked else child.failures + 1
+        delay = min(LONGEST_PAUSE_S, 0.25 * 2 ** min(child.failures, 8))
         child.next_start = now + delay
         logger.warning(
             "%s ended with %s: started again in %.2f s",

@@ -68,6 +68,18 @@ def test_a_hung_role_is_killed_and_started_again(
     assert first.poll() == -signal.SIGKILL
 
 
+def test_a_role_that_worked_is_back_at_once_however_often_it_is_killed(ended: list[Child]) -> None:
+    role = child(BEATING)
+    ended.append(role)
+    supervisor = Supervisor([role])
+    for _ in range(5):
+        rounds_until(supervisor, lambda: role.process is not None and role.ready)
+        assert role.process is not None
+        role.process.kill()
+        rounds_until(supervisor, lambda: role.process is None)
+        assert role.next_start - time.monotonic() < 0.5
+
+
 def test_a_role_that_keeps_dying_is_restarted_ever_more_slowly(ended: list[Child]) -> None:
     role = child("raise SystemExit(1)", beats=False)
     ended.append(role)
