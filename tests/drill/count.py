@@ -70,15 +70,10 @@ class Archived:
     refusals: int
 
 
-def open_work(ledger: Path) -> int:
-    """Return how many jobs and deliveries of the ledger are not settled."""
+def open_work(ledger: Path) -> set[str]:
+    """Return the Instances with a job or a delivery that is not settled."""
     with closing(_ledger(ledger)) as db:
-        return int(
-            db.execute(
-                "SELECT (SELECT count(*) FROM jobs WHERE state IN ('received','queued','running'))"
-                " + (SELECT count(*) FROM deliveries WHERE state IN ('pending','retrying'))"
-            ).fetchone()[0]
-        )
+        return {row[0] for row in db.execute(_OPEN)}
 
 
 def archived(log: Path) -> Archived:
@@ -180,6 +175,13 @@ SELECT i.sop_instance_uid, j.state, j.reason, j.attempts,
        coalesce((SELECT d.reason FROM deliveries d WHERE d.job = j.id AND d.reason != ''), '')
        AS waits
 FROM instances i JOIN jobs j USING (sop_instance_uid)
+"""
+
+_OPEN = """
+SELECT sop_instance_uid FROM jobs WHERE state IN ('received', 'queued', 'running')
+UNION
+SELECT j.sop_instance_uid FROM deliveries d JOIN jobs j ON j.id = d.job
+WHERE d.state IN ('pending', 'retrying')
 """
 
 _REBUILD = """

@@ -53,7 +53,7 @@ def _worker_stopped(world: World, rng: Random) -> Struck:
     worker = rng.choice(world.workers)
     if not worker.signal(signal.SIGSTOP):
         return None
-    return LEASE_S + rng.uniform(1.5, 3), lambda: worker.signal(signal.SIGCONT)
+    return LEASE_S + rng.uniform(1.5, 2.5), lambda: worker.signal(signal.SIGCONT)
 
 
 def _broker_killed(world: World, rng: Random) -> Struck:
