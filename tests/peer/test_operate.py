@@ -68,6 +68,7 @@ def checks_of(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any
     return told
 
 
+@pytest.mark.timeout(400)
 def test_a_new_node_is_written_examined_tested_and_tells_its_results(tmp_path: Path) -> None:
     """The whole way of an operator, with DCMTK's storescp as the archive."""
     port, web_port, archive_port = free_ports(3)
@@ -106,8 +107,9 @@ def test_a_new_node_is_written_examined_tested_and_tells_its_results(tmp_path: P
     assert {ds.Modality for ds in received} == {"SR"}
 
 
+@pytest.mark.timeout(400)
 def test_selftest_without_a_peer_brings_its_own_hospital_and_takes_it_away(tmp_path: Path) -> None:
-    done = node("selftest", "--config", str(tmp_path / "none.toml"), timeout=170)
+    done = node("selftest", "--config", str(tmp_path / "none.toml"), timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("✓ PASS") == len(TRANSFER_SYNTAXES)
     assert "which are gone again" in done.stdout
