@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     _network_commands(commands)
     _config_commands(commands)
     _rules_commands(commands)
+    _user_commands(commands)
     _set_up_commands(commands)
     return top
 
@@ -148,6 +149,22 @@ def _rules_commands(commands: Any) -> None:
     acts = rules.add_subparsers(dest="rules_act", required=True, metavar="ACT")
     test = _add(acts, "test", "Say which rule a file matches and why.", _rules_test)
     test.add_argument("path", type=Path, metavar="FILE")
+
+
+def _user_commands(commands: Any) -> None:
+    users = commands.add_parser("user", help="Say who may sign in on the pages.")
+    acts = users.add_subparsers(dest="user_act", required=True, metavar="ACT")
+    add = _add(acts, "add", "Add a user, or change role and password of one.", _user_add)
+    add.add_argument("name", metavar="NAME")
+    add.add_argument(
+        "--role", choices=("viewer", "operator", "admin"), default="viewer", help="what they may do"
+    )
+    add.add_argument(
+        "--password-file", type=Path, metavar="F", help="read the password there, not from you"
+    )
+    remove = _add(acts, "remove", "Remove a user; their sessions end.", _user_remove)
+    remove.add_argument("name", metavar="NAME")
+    _add(acts, "list", "List users and roles.", _user_list)
 
 
 def _set_up_commands(commands: Any) -> None:
@@ -384,6 +401,45 @@ def _init(options: argparse.Namespace) -> int:
     code = doctor(node, worker_config=worker, as_json=options.json)
     print(f"next: chexfract-node serve --config {node} --with-worker {worker}", file=sys.stderr)
     return code
+
+
+def _user_add(options: argparse.Namespace) -> int:
+    from getpass import getpass
+
+    from dicom_node.operate import show
+    from dicom_node.web.users import add_user, users_file
+
+    settings = _settings(options)
+    if options.password_file:
+        password = options.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+    else:
+        password = getpass(f"Password of {options.name}: ")
+    add_user(users_file(settings), options.name, options.role, password)
+    show.acted("kept", 1, as_json=options.json)
+    return OK
+
+
+def _user_remove(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+    from dicom_node.web.users import remove_user, users_file
+
+    remove_user(users_file(_settings(options)), options.name)
+    show.acted("removed", 1, as_json=options.json)
+    return OK
+
+
+def _user_list(options: argparse.Namespace) -> int:
+    import json
+
+    from dicom_node.web.users import read_users, users_file
+
+    users = read_users(users_file(_settings(options))).values()
+    if options.json:
+        print(json.dumps([{"name": user.name, "role": user.role} for user in users]))
+    else:
+        for user in users:
+            print(f"{user.name}  {user.role}")
+    return OK
 
 
 def _doctor(options: argparse.Namespace) -> int:

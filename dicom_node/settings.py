@@ -111,6 +111,10 @@ class Node(Section):
     tls: Tls = Tls()
 
 
+Role = Literal["viewer", "operator", "admin"]
+"""A viewer looks and judges; an operator retries, resends, replays, too; an admin sees all."""
+
+
 class Web(Section):
     """``[web]``: job API and pages."""
 
@@ -121,11 +125,29 @@ class Web(Section):
     secret: SecretStr | None = None
     """The job API's secret itself; meant for the environment (``CHEXFRACT_WEB__SECRET``)."""
     sign_in: bool = True
+    users_file: str = ""
+    """Who may sign in (``chexfract-node user add``); ``users`` in data_dir when empty."""
+    session: Annotated[Duration, Field(gt=0)] = 43200.0
+    """Time after which a person signs in again."""
+    proxy_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
+    """Header in which a proxy names who signed in there, such as ``X-Remote-User``."""
+    proxy_addresses: tuple[str, ...] = ()
+    """Addresses or networks of proxies whose header is believed."""
+    proxy_role: Role = "viewer"
+    """Role of those whom the proxy names and the users file does not."""
 
     @model_validator(mode="after")
     def _open_pages_are_local(self) -> Self:
         if not self.sign_in and not is_loopback(self.host):
             raise ValueError("sign_in = false is accepted on a loopback host only")
+        return self
+
+    @model_validator(mode="after")
+    def _proxies_are_named(self) -> Self:
+        for address in self.proxy_addresses:
+            ip_network(address, strict=False)
+        if self.proxy_header and not self.proxy_addresses:
+            raise ValueError("proxy_header needs proxy_addresses: anyone can send a header")
         return self
 
 
@@ -292,6 +314,14 @@ class Settings(BaseSettings):
         if self.node.ledger == "sqlite":
             return f"sqlite:///{self.node.data_dir / 'ledger.sqlite'}"
         return self.node.ledger
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """Return every key with the value in force; secrets and passwords are starred."""
+    content: dict[str, Any] = settings.model_dump(mode="json")
+    for table, key in (("broker", "url"), ("node", "ledger")):
+        content[table][key] = re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", content[table][key])
+    return content
 
 
 def is_loopback(host: str) -> bool:

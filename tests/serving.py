@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,13 +65,14 @@ class Api:
 
 
 @contextmanager
-def serving(folder: Path, **web: Any) -> Iterator[Api]:
+def serving(folder: Path, rules: Sequence[Any] = (), **web: Any) -> Iterator[Api]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = Settings(
         node={"data_dir": folder},
         web={"port": port, **web},
+        rules=rules,
         peers={"modality": {"ae_title": "MODALITY", "host": "127.0.0.1", "port": 1}},
     )
     Ledger.upgrade(settings.ledger_url)

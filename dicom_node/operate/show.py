@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from dicom_node.errors import NotUnderstood
 from dicom_node.flow import routing
 from dicom_node.flow.header import read_header
 from dicom_node.schema import document
-from dicom_node.settings import Peer, Settings
+from dicom_node.settings import Peer, Settings, shown
 from dicom_node.store.ledger import Ledger
 
 
@@ -187,18 +186,12 @@ def _hints(settings: Settings) -> Iterable[str]:
 
 def configuration(settings: Settings, *, as_json: bool) -> None:
     """Print every key with the value in force; secrets and passwords are starred."""
-    content = json.loads(settings.model_dump_json())
-    content["broker"]["url"] = _without_password(content["broker"]["url"])
-    content["node"]["ledger"] = _without_password(content["node"]["ledger"])
+    content = shown(settings)
     if as_json:
         _json(content)
         return
     for line in _flat("", content):
         print(line)
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", url)
 
 
 def _flat(prefix: str, value: Any) -> Iterable[str]:

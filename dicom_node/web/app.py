@@ -7,13 +7,13 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from dicom_node import __version__
@@ -23,6 +23,9 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web import health, jobs, pages
 from dicom_node.web.guard import Guard
+from dicom_node.web.render import templates
+from dicom_node.web.rules import TESTED
+from dicom_node.web.sign_in import Note
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +37,22 @@ HEAD_S = 10.0
 """Time that a client has for the head of a request; uvicorn would wait for ever."""
 
 
-def create_app(settings: Settings, ledger: Ledger, spool: Spool, secret: str) -> FastAPI:
+def create_app(
+    settings: Settings,
+    ledger: Ledger,
+    spool: Spool,
+    secret: str,
+    note: Note = lambda name, address, is_right: None,
+) -> FastAPI:
     """Return the application.
 
     Parameters
     ----------
     secret : str
-        What workers show as bearer token, and the password of user ``admin`` on the pages.
+        What workers show as bearer token, and the password of user ``admin`` on the pages while
+        there are no other users.
+    note : callable
+        Takes name, address and success of each sign-in.
     """
     app = FastAPI(
         title="chexfract-node",
@@ -52,10 +64,11 @@ def create_app(settings: Settings, ledger: Ledger, spool: Spool, secret: str) ->
     )
     app.include_router(health.routes(settings, ledger, spool))
     app.include_router(jobs.routes(settings, ledger, spool))
-    app.include_router(pages.routes(settings, ledger, secret))
+    app.include_router(pages.routes(settings, ledger, spool, secret, note))
     app.add_exception_handler(ChexFractError, _failed)
     app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_middleware(Guard, secret=secret)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_middleware(Guard, secret=secret, larger={TESTED: settings.node.max_instance})
     return app
 
 
@@ -149,7 +162,28 @@ def _failed(request: Request, exc: Exception) -> Response:
         status = 503
         logger.warning("%s: %s", request.url.path, exc)
     headers = {"Retry-After": "5"} if status == 503 else None
-    return JSONResponse({"detail": str(exc)}, status, headers)
+    return _said(request, status, str(exc), headers)
+
+
+def _refused(request: Request, exc: Exception) -> Response:
+    """Answer what a page or the server itself refused."""
+    if not isinstance(exc, HTTPException):
+        raise HTTPException(500)
+    return _said(request, exc.status_code, str(exc.detail), exc.headers)
+
+
+def _said(
+    request: Request, status: int, what: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Say what went wrong as the one who asked reads it: in place, as a page, or as JSON."""
+    if request.headers.get("hx-request"):
+        text = templates.get_template("said.html").render(said=what, is_good=False)
+        return HTMLResponse(text, status, headers)
+    if "text/html" in request.headers.get("accept", ""):
+        return HTMLResponse(
+            templates.get_template("error.html").render(said=what, status=status), status, headers
+        )
+    return JSONResponse({"detail": what}, status, headers)
 
 
 def _malformed(request: Request, exc: Exception) -> Response:

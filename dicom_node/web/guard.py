@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -20,11 +21,12 @@ _HEADERS = (
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cache-control", b"no-store"),
+    (b"cross-origin-opener-policy", b"same-origin"),
     (
         b"content-security-policy",
-        b"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-        b"base-uri 'none'; frame-ancestors 'none'",
+        # data: is how the style sheet draws the arrows of its fields
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        b"connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     ),
 )
 
@@ -38,10 +40,13 @@ class Guard:
     ----------
     secret : str
         The bearer token of the job API.
+    larger : mapping of str to int
+        Paths whose body may have more bytes.
     """
 
-    def __init__(self, app: ASGIApp, secret: str) -> None:
+    def __init__(self, app: ASGIApp, secret: str, larger: Mapping[str, int] | None = None) -> None:
         self._app = app
+        self._larger = larger or {}
         self._bearer = f"Bearer {secret}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +57,10 @@ class Guard:
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                headers = list(message.get("headers", ()))
+                if not any(name.lower() == b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                message["headers"] = [*headers, *_HEADERS]
             await send(message)
 
         path = scope["path"]
@@ -64,7 +72,7 @@ class Guard:
             )
             await answer(scope, receive, sending)
             return
-        largest = MAX_RESULT if path.endswith("/result") else MAX_BODY
+        largest = MAX_RESULT if path.endswith("/result") else self._larger.get(path, MAX_BODY)
         await self._app(scope, _limited(receive, largest), sending)
 
     def _is_known(self, scope: Scope) -> bool:

@@ -1,110 +1,48 @@
-"""The worklist for people: what was received, how far it came, and why."""
+"""The pages for people, put together, and the files that they load."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
-from datetime import UTC, datetime
+import hashlib
 from importlib.resources import files
-from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import HTMLResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from fastapi import APIRouter
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from dicom_node import __version__
-from dicom_node.settings import Settings, is_loopback
+from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+from dicom_node.web import about, peers, rules, sign_in, study, worklist
+from dicom_node.web.door import Door
+from dicom_node.web.render import Pages
 
-USER = "admin"
-"""The one user until accounts exist; the password is the content of the secret file."""
-
-PAGE = 50
-STATES = (
-    "received",
-    "queued",
-    "running",
-    "reported",
-    "delivered",
-    "undelivered",
-    "rejected",
-    "failed",
-    "ignored",
-)
-
-_templates = Environment(
-    loader=PackageLoader("dicom_node.web"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_templates.filters["when"] = lambda at: (
-    datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-)
+_TYPES = {"css": "text/css", "js": "text/javascript", "txt": "text/plain", "svg": "image/svg+xml"}
 
 
-def routes(settings: Settings, ledger: Ledger, secret: str) -> APIRouter:
-    """Return the pages; each asks for the sign-in that [web] wants."""
-    expected = f"{USER}:{secret}".encode()
+def routes(
+    settings: Settings, ledger: Ledger, spool: Spool, secret: str, note: sign_in.Note
+) -> APIRouter:
+    """Return all pages; each asks for the sign-in that [web] wants."""
+    door, pages = Door(settings, secret), Pages(settings)
+    router = APIRouter()
+    seals = worklist.Seals(secret)
+    router.include_router(worklist.routes(settings, ledger, spool, door, pages, seals))
+    router.include_router(study.routes(ledger, spool, door, pages))
+    router.include_router(peers.routes(settings, ledger, door, pages))
+    router.include_router(rules.routes(settings, door, pages))
+    router.include_router(about.routes(settings, ledger, door, pages))
+    router.include_router(sign_in.routes(door, pages, note))
+    folder = files("dicom_node.web").joinpath("static")
+    known = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    marks = {name: hashlib.sha256(content).hexdigest()[:16] for name, content in known.items()}
 
-    def signed_in(request: Request) -> None:
-        """Let in who signed in; without sign-in, who is at this machine's own address."""
-        if not settings.web.sign_in:
-            # A page elsewhere could point its own name at 127.0.0.1 and read patients' names.
-            if not is_loopback(request.url.hostname or ""):
-                raise HTTPException(403, "without sign-in the pages answer on localhost only")
-            return
-        if not hmac.compare_digest(_basic(request), expected):
-            raise HTTPException(
-                401,
-                f"sign in as {USER} with the content of the node's secret file as password",
-                {"WWW-Authenticate": 'Basic realm="ChexFract Node", charset="UTF-8"'},
-            )
-
-    router = APIRouter(dependencies=[Depends(signed_in)])
-
-    @router.get("/", response_class=HTMLResponse)
-    def worklist(
-        q: Annotated[str, Query(max_length=128)] = "",
-        state: Annotated[str, Query(max_length=32)] = "",
-        page: Annotated[int, Query(ge=1, le=100_000)] = 1,
-    ) -> str:
-        """Show the last Instances."""
-        known = state if state in STATES else ""
-        rows = ledger.recent(PAGE + 1, q.strip(), known, (page - 1) * PAGE)
-        return _render(
-            "worklist.html",
-            node=settings.node,
-            version=__version__,
-            rows=rows[:PAGE],
-            has_more=len(rows) > PAGE,
-            page=page,
-            q=q,
-            state=known,
-            states=STATES,
-        )
-
-    @router.get("/static/style.css")
-    def style() -> Response:
-        """Return the one stylesheet."""
-        content = files("dicom_node.web").joinpath("static/style.css").read_bytes()
-        return Response(content, media_type="text/css")
+    @router.get("/static/{name}")
+    def static(name: str) -> Response:
+        """Return a file that pages load; nothing in it is secret."""
+        if name not in known:
+            raise HTTPException(404, "no such file")
+        headers = {"Cache-Control": "public, max-age=300", "ETag": f'"{marks[name]}"'}
+        kind = _TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+        return Response(known[name], media_type=kind, headers=headers)
 
     return router
-
-
-def _render(name: str, **values: Any) -> str:
-    return _templates.get_template(name).render(**values)
-
-
-def _basic(request: Request) -> bytes:
-    kind, _, coded = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "basic":
-        return b""
-    try:
-        return base64.b64decode(coded, validate=True)
-    except (binascii.Error, ValueError):
-        return b""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
@@ -118,6 +118,31 @@ class Acts(Instances):
                     raise Busy(f"job {row.id} is {row.state}; wait for its result")
                 _require_file(row)
             return tuple(self._next_generation(connection, row, now) for row in newest.values())
+
+    def judge(
+        self,
+        job: str,
+        verdict: Literal["agree", "disagree"],
+        by: str,
+        comment: str = "",
+        at: float | None = None,
+    ) -> None:
+        """Keep what a reader thinks of a result, as an event of the job.
+
+        Raises
+        ------
+        NotFound
+            There is no such job, or it has no result.
+        """
+        with self.writing() as connection:
+            row = connection.execute(
+                sa.select(jobs.c.sop_instance_uid, jobs.c.result).where(jobs.c.id == job)
+            ).first()
+            if row is None or not row.result:
+                raise NotFound("there is no result to judge")
+            detail = f"{by}: {comment}" if comment else by
+            told = event(row.sop_instance_uid, verdict, moment(at), job, detail, ms=0.0)
+            append(connection, [told])
 
     def _jobs_of(
         self, connection: Connection, ident: str, whole_instance: bool = False

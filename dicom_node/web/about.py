@@ -1,0 +1,65 @@
+"""Models and configuration: what this node runs with."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import HTMLResponse
+
+from dicom_node.settings import DEMONSTRATION_MODELS, Settings, shown
+from dicom_node.store.ledger import Ledger
+from dicom_node.web.door import Door, Person
+from dicom_node.web.render import Pages
+
+
+def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIRouter:
+    """Return both pages."""
+    router = APIRouter()
+    viewer, admin = Depends(door.needs("viewer")), Depends(door.needs("admin"))
+
+    @router.get("/models")
+    def models(person: Person = viewer) -> HTMLResponse:
+        """Show the models that rules name or that have worked here."""
+        return pages.page("models.html", person, models=_models(settings, ledger))
+
+    @router.get("/configuration")
+    def configuration(person: Person = admin) -> HTMLResponse:
+        """Show every key with the value in force; secrets are starred."""
+        tables = {name: list(_flat("", table)) for name, table in shown(settings).items()}
+        return pages.page("configuration.html", person, tables=tables)
+
+    return router
+
+
+def _models(settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:
+    counts = ledger.status()["models"]
+    versions = ledger.versions(time.time() - 30 * 86400)
+    rules: dict[str, list[Any]] = {}
+    for rule in settings.rules:
+        rules.setdefault(rule.model, []).append(rule)
+    return [
+        {
+            "name": name,
+            "is_demonstration": name in DEMONSTRATION_MODELS
+            or any(version["demonstration"] for version in versions.get(name, [])),
+            "rules": rules.get(name, []),
+            "counts": counts.get(name, {}),
+            "versions": versions.get(name, []),
+        }
+        for name in sorted({*rules, *counts})
+    ]
+
+
+def _flat(prefix: str, value: Any) -> Any:
+    """Yield key and value of each leaf of a table."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else key, inner)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for number, inner in enumerate(value):
+            yield from _flat(f"{prefix}.{number}" if prefix else str(number), inner)
+    else:
+        yield prefix, json.dumps(value, ensure_ascii=False)

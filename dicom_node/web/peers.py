@@ -1,0 +1,108 @@
+"""Peers: how deliveries to them do, whether they answer, and what to type in at their side."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from dicom_node.dimse.contexts import REPORTS
+from dicom_node.dimse.scu import Destination
+from dicom_node.errors import ChexFractError, NotFound
+from dicom_node.settings import Peer, Settings, is_loopback
+from dicom_node.store.ledger import Ledger
+from dicom_node.web.door import Door, Person, Posted
+from dicom_node.web.render import Pages
+from dicom_node.web.worklist import peer_states
+
+ANSWER_S = 10.0
+"""Longest wait of a person for an echo."""
+
+Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a peer said when it was asked."""
+
+    ms: float | None = None
+    takes: tuple[str, ...] = ()
+    refuses: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def ask(ae_title: str, peer: Peer) -> Answer:
+    """Ask a peer for a C-ECHO and for which report objects it accepts; nothing is sent."""
+    answer = Answer()
+    try:
+        with Destination(ae_title, peer) as destination:
+            destination.connect(tuple(REPORTS))
+            taken = {uid for uid in REPORTS if destination.accepts(uid)}
+            answer = replace(
+                answer,
+                takes=tuple(REPORTS[uid] for uid in REPORTS if uid in taken),
+                refuses=tuple(REPORTS[uid] for uid in REPORTS if uid not in taken),
+            )
+            return replace(answer, ms=destination.echo())
+    except ChexFractError as exc:
+        return replace(answer, problem=str(exc))
+
+
+def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIRouter:
+    """Return the page of the peers and the echo."""
+    router = APIRouter(prefix="/peers")
+    viewer = Depends(door.needs("viewer"))
+    operates = Depends(door.posts("operator"))
+
+    def shown(person: Person, request: Request, asked: str = "") -> HTMLResponse:
+        states = peer_states(settings, ledger.status()["destinations"], time.time())
+        answer = _asked(settings, asked) if asked else None
+        return pages.page(
+            "peers.html",
+            person,
+            states=states,
+            asked=asked,
+            answer=answer,
+            address=_address(settings, request),
+            is_local=is_loopback(settings.node.host),
+        )
+
+    @router.get("")
+    def peers(request: Request, person: Person = viewer) -> HTMLResponse:
+        """Show the peers."""
+        return shown(person, request)
+
+    @router.post("/{name}/echo")
+    def echo(request: Request, name: Name, posted: Posted = operates) -> Response:
+        """Ask a peer whether it answers and what it takes."""
+        if name not in settings.peers:
+            raise NotFound(f"no peer is named {name!r}")
+        if not request.headers.get("hx-request"):
+            return shown(posted.person, request, name)
+        answer = _asked(settings, name)
+        return pages.page("answer.html", posted.person, answer=answer)
+
+    @router.get("/{name}/echo")
+    def back(name: Name) -> Response:
+        """Lead who reloads an answer to the list."""
+        return RedirectResponse("/peers", 303)
+
+    return router
+
+
+def _asked(settings: Settings, name: str) -> Answer:
+    peer = settings.peers[name]
+    hurried = peer.model_copy(update={"timeout": min(peer.timeout, ANSWER_S)})
+    return ask(settings.node.ae_title, hurried)
+
+
+def _address(settings: Settings, request: Request) -> str:
+    """Return what others probably reach this node by."""
+    if settings.node.host not in ("0.0.0.0", "::"):  # noqa: S104 - asked, not bound
+        return settings.node.host
+    used = request.url.hostname or ""
+    return socket.gethostname() if is_loopback(used) or not used else used

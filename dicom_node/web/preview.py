@@ -1,0 +1,179 @@
+"""A picture of an Instance, drawn in a process of its own: what is in the file is not trusted.
+
+``python -m dicom_node.web.preview FILE WINDOW`` writes a PNG to standard output. It needs NumPy and
+Pillow, which come with the worker; a node without them shows no picture.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dicom_node.errors import Busy, NotFound
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from pydicom import Dataset
+
+WINDOWS = {
+    "sent": "As sent",
+    "bone": "Bone",
+    "lung": "Lung",
+    "whole": "Whole range",
+    "inverted": "Inverted",
+}
+"""Presets and their names. Radiographs have no absolute scale, so parts of the range are shown."""
+
+_SHARES = {"bone": (45.0, 99.9), "lung": (0.5, 65.0), "whole": (0.0, 100.0)}
+"""Percentiles of the grey values, dark to bright, between which a preset spreads its contrast."""
+
+LARGEST = 1024
+"""Pixels of the longer side."""
+
+TIME_S = 20
+MEMORY = 4 << 30
+_KEPT = 48
+
+
+class Previews:
+    """Draws pictures, two at a time, and keeps the last ones."""
+
+    def __init__(self) -> None:
+        self._drawing = threading.BoundedSemaphore(2)
+        self._kept: OrderedDict[tuple[Path, str], bytes] = OrderedDict()
+
+    def why_not(self) -> str:
+        """Return why there are no pictures here, empty where there are."""
+        missing = [name for name in ("numpy", "PIL") if find_spec(name) is None]
+        return "not installed" if missing else ""
+
+    def png(self, path: Path, window: str) -> bytes:
+        """Return the picture.
+
+        Raises
+        ------
+        NotFound
+            The file cannot be drawn.
+        Busy
+            Too many pictures are being drawn.
+        """
+        key = (path, window)
+        if (kept := self._kept.get(key)) is not None:
+            return kept
+        if not self._drawing.acquire(timeout=TIME_S):
+            raise Busy("too many pictures are being drawn")
+        try:
+            picture = _drawn(path, window)
+        finally:
+            self._drawing.release()
+        self._kept[key] = picture
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return picture
+
+
+def _drawn(path: Path, window: str) -> bytes:
+    command = [sys.executable, "-m", __name__, str(path), window]
+    # Whoever takes the process over by an image finds no secret in it.
+    safe = {k: v for k, v in os.environ.items() if not k.startswith("CHEXFRACT")}
+    environment = {**safe, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, check=False, timeout=TIME_S, env=environment
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise NotFound("the image takes too long to draw") from exc
+    if done.returncode or not done.stdout.startswith(b"\x89PNG"):
+        raise NotFound("the image cannot be drawn")
+    return done.stdout
+
+
+def draw(path: Path, window: str) -> bytes:
+    """Return a PNG of the first frame.
+
+    Parameters
+    ----------
+    path : Path
+        A Part 10 file.
+    window : str
+        A key of `WINDOWS`.
+    """
+    import numpy as np
+    from PIL import Image
+    from pydicom import dcmread
+    from pydicom.pixels.utils import pixel_array
+
+    dataset = dcmread(path)
+    pixels = pixel_array(dataset, index=0)
+    if dataset.get("SamplesPerPixel", 1) == 1:
+        pixels = _shown(pixels, dataset, window) * 255
+    picture = Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
+    picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _shown(pixels: NDArray[Any], dataset: Dataset, window: str) -> NDArray[np.float32]:
+    """Return grey values as a viewer shows them: 0 black, 1 white (DICOM PS3.4 N.2)."""
+    import numpy as np
+    from pydicom.pixels.processing import apply_modality_lut
+
+    values = np.asarray(apply_modality_lut(pixels, dataset), np.float32)
+    is_inverse = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+    if window in _SHARES:
+        bright = -values if is_inverse else values
+        low, high = np.percentile(bright, _SHARES[window])
+        return _between(bright, float(low), float(high))
+    shown = _as_sent(values, dataset)
+    return 1 - shown if is_inverse != (window == "inverted") else shown
+
+
+def _as_sent(values: NDArray[np.float32], dataset: Dataset) -> NDArray[np.float32]:
+    """Return values under the window or VOI LUT of the file, else over nearly all of them."""
+    import numpy as np
+    from pydicom.pixels.processing import apply_voi
+
+    if dataset.get("WindowWidth") not in (None, "") and dataset.get("WindowCenter") is not None:
+        center, width = (_first(dataset[name].value) for name in ("WindowCenter", "WindowWidth"))
+        # Linear (PS3.3 C.11.2.1.2.1); other functions differ too little to see.
+        return _between(values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
+    if dataset.get("VOILUTSequence"):
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        looked_up = apply_voi(values.astype(np.int32), dataset)
+        return _between(looked_up.astype(np.float32), 0.0, float(2**bits - 1))
+    low, high = np.percentile(values, (0.1, 99.9))
+    return _between(values, float(low), float(high))
+
+
+def _between(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+    import numpy as np
+
+    return np.asarray(np.clip((values - low) / max(high - low, 1e-6), 0, 1), np.float32)
+
+
+def _first(value: Any) -> float:
+    return float(
+        value[0] if isinstance(value, (list, tuple)) or hasattr(value, "append") else value
+    )
+
+
+def _limit() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CPU, (TIME_S, TIME_S))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+if __name__ == "__main__":
+    _limit()
+    sys.stdout.buffer.write(draw(Path(sys.argv[1]), sys.argv[2]))

@@ -1,0 +1,95 @@
+"""Rules: what is looked at, and which of them a file would meet and why."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Any, BinaryIO
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import HTMLResponse
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from dicom_node.errors import NotUnderstood
+from dicom_node.flow import routing
+from dicom_node.flow.header import read_header
+from dicom_node.settings import Settings
+from dicom_node.web.door import Door, Person, Posted
+from dicom_node.web.render import Pages
+
+_HEAD = 1 << 16
+
+TESTED = "/rules/test"
+"""Where a file goes; `web.guard` lets it be as large as an Instance."""
+
+
+def routes(settings: Settings, door: Door, pages: Pages) -> APIRouter:
+    """Return the page of the rules and their test."""
+    router = APIRouter()
+    viewer = Depends(door.needs("viewer"))
+    tests = Depends(door.posts("viewer", max_files=1, max_fields=8))
+
+    def shown(person: Person, **values: Any) -> HTMLResponse:
+        empty: dict[str, Any] = {
+            "file": None,
+            "verdicts": None,
+            "facts": {},
+            "met": None,
+            "problem": "",
+        }
+        return pages.page(
+            "rules.html", person, rules=settings.rules, keys=routing.KEYS, **(empty | values)
+        )
+
+    @router.get("/rules")
+    def rules(person: Person = viewer) -> HTMLResponse:
+        """Show the rules in their order."""
+        return shown(person)
+
+    @router.get(TESTED)
+    def again(person: Person = viewer) -> HTMLResponse:
+        """Show the rules to who reloads a test."""
+        return shown(person)
+
+    @router.post(TESTED)
+    def test(posted: Posted = tests) -> HTMLResponse:
+        """Say which rule a file meets; nothing of it is kept."""
+        file = posted.form.get("file")
+        if not isinstance(file, UploadFile) or not file.size:
+            raise HTTPException(422, "choose a DICOM file first")
+        known = {"file": (file.filename or "file")[:128]}
+        try:
+            facts = _facts(settings, file, posted.text("calling_ae", 16))
+        except NotUnderstood as exc:
+            return shown(posted.person, problem=str(exc), **known)
+        return shown(
+            posted.person,
+            facts={key: facts[key] for key in routing.KEYS},
+            verdicts=routing.why(settings.rules, facts),
+            met=routing.decide(settings.rules, facts),
+            **known,
+        )
+
+    return router
+
+
+def _transfer_syntax(file: BinaryIO) -> str:
+    """Return what the File Meta Information says; nothing behind it is read (PS3.10 7.1)."""
+    head = file.read(144)
+    length = int.from_bytes(head[140:144], "little") if head[132:136] == b"\2\0\0\0" else _HEAD
+    meta = dcmread(io.BytesIO(head + file.read(min(length, _HEAD)))).file_meta
+    return str(meta.get("TransferSyntaxUID", ""))
+
+
+def _facts(settings: Settings, file: UploadFile, calling_ae: str) -> dict[str, str]:
+    """Return what rules look at; who would send it is not in the file."""
+    try:
+        header = read_header(file.file, _transfer_syntax(file.file))
+    except (InvalidDicomError, EOFError, ValueError, AttributeError, KeyError, struct.error) as exc:
+        raise NotUnderstood("this is no DICOM file (Part 10)") from exc
+    known = {**header, "sop_class": header["sop_class_uid"], "called_ae": settings.node.ae_title}
+    known["calling_ae"] = calling_ae
+    return {key: known.get(key, "") for key in routing.KEYS}

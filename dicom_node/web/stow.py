@@ -1,0 +1,257 @@
+"""STOW-RS: images in a multipart/related body, each to the spool as it arrives (PS3.18 10.5)."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import AsyncIterator
+from email.message import Message
+from io import BytesIO
+
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from dicom_node.dimse.contexts import IMAGES, TRANSFER_SYNTAXES
+from dicom_node.errors import ChexFractError, NotUnderstood, Transient
+from dicom_node.flow.header import read_header
+from dicom_node.flow.intake import Accepted, Intake, Sender
+from dicom_node.store.spool import Incoming
+
+logger = logging.getLogger(__name__)
+
+CANNOT_UNDERSTAND = 0xC000
+OUT_OF_RESOURCES = 0xA700
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
+OTHER_STUDY = 0xC409
+
+MAX_META = 1 << 16
+MAX_PARTS = 10_000
+_CHUNK = 1 << 20
+"""Bytes that go to another thread at once: the event loop must not wait for the disk."""
+
+
+class _Failed(Exception):
+    """One Instance is not taken."""
+
+    def __init__(self, reason: int) -> None:
+        super().__init__(f"0x{reason:04X}")
+        self.reason = reason
+
+
+def boundary(content_type: str) -> str:
+    """Return the boundary of a multipart/related body of DICOM files.
+
+    Raises
+    ------
+    HTTPException
+        415: another media type.
+    """
+    parsed = Message()
+    parsed["Content-Type"] = content_type[:1024]
+    kind = str(parsed.get_param("type", "application/dicom")).lower()
+    mark = parsed.get_param("boundary")
+    if parsed.get_content_type() != "multipart/related" or kind != "application/dicom" or not mark:
+        raise HTTPException(415, 'images come as multipart/related;type="application/dicom"')
+    return str(mark)
+
+
+class Storing:
+    """Takes the Instances of one request.
+
+    Parameters
+    ----------
+    intake : Intake
+    sender : Sender
+    study : str
+        Study Instance UID that each must have; empty: any.
+    max_instance : int
+        Bytes of the largest Instance.
+    """
+
+    def __init__(self, intake: Intake, sender: Sender, study: str, max_instance: int) -> None:
+        self._intake = intake
+        self._sender = sender
+        self._study = study
+        self._max_instance = max_instance
+        self._taken: list[Accepted] = []
+        self._failed: list[tuple[Accepted | None, int]] = []
+        self._is_whole = False
+        self._next()
+
+    async def take(self, body: AsyncIterator[bytes], mark: str) -> tuple[int, Dataset]:
+        """Return the status and the Store Instances Response (PS3.18 Table I.2-1).
+
+        Raises
+        ------
+        HTTPException
+            400: the body is not what its Content-Type says.
+        """
+        try:
+            parser = self._parser(mark)
+            chunks = bytearray()
+            async for chunk in body:
+                chunks += chunk
+                if len(chunks) >= _CHUNK:
+                    await run_in_threadpool(parser.write, bytes(chunks))
+                    chunks.clear()
+            await run_in_threadpool(parser.write, bytes(chunks))
+        except FormParserError as exc:
+            raise HTTPException(400, "the body is not multipart/related") from exc
+        finally:
+            self._discard()
+        if not self._is_whole or not (self._taken or self._failed):
+            raise HTTPException(400, "the body has no end or no part")
+        return self._status(), self._answer()
+
+    def _parser(self, mark: str) -> MultipartParser:
+        return MultipartParser(
+            mark,
+            {
+                "on_part_begin": self._begin,
+                "on_part_data": self._data,
+                "on_part_end": self._end,
+                "on_end": self._finish,
+            },
+        )
+
+    def _next(self) -> None:
+        self._head = bytearray()
+        self._accepted: Accepted | None = None
+        self._incoming: Incoming | None = None
+        self._fault: int | None = None
+        self._size = 0
+
+    def _begin(self) -> None:
+        if len(self._taken) + len(self._failed) >= MAX_PARTS:
+            raise FormParserError("too many parts")
+        self._next()
+
+    def _finish(self) -> None:
+        self._is_whole = True
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        self._size += end - start
+        if self._fault is not None:
+            return
+        try:
+            if self._size > self._max_instance + MAX_META:
+                raise _Failed(CANNOT_UNDERSTAND)
+            if self._incoming is not None:
+                self._incoming.write(memoryview(data)[start:end])
+            else:
+                self._head += data[start:end]
+                self._open()
+        except (_Failed, ChexFractError) as exc:
+            self._fail(exc)
+
+    def _open(self) -> None:
+        """Begin to write as soon as the File Meta Information is there (PS3.10 7.1)."""
+        head = self._head
+        if len(head) < 144:
+            return
+        if head[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
+            raise _Failed(CANNOT_UNDERSTAND)
+        size = 144 + int(struct.unpack("<L", head[140:144])[0])
+        if size > MAX_META:
+            raise _Failed(CANNOT_UNDERSTAND)
+        if len(head) < size:
+            return
+        self._accepted = _accepted(bytes(head[:size]))
+        if self._accepted.sop_class_uid not in IMAGES:
+            raise _Failed(SOP_CLASS_NOT_SUPPORTED)
+        if self._accepted.transfer_syntax_uid not in TRANSFER_SYNTAXES:
+            raise _Failed(TRANSFER_SYNTAX_NOT_SUPPORTED)
+        self._incoming = self._intake.begin(self._accepted)
+        self._incoming.write(bytes(head[size:]))
+        self._head = bytearray()
+
+    def _end(self) -> None:
+        try:
+            if self._fault is None:
+                self._keep()
+        except (_Failed, ChexFractError) as exc:
+            self._fail(exc)
+        except Exception:
+            # Nothing is known to be wrong with the Instance: its sender shall keep it.
+            logger.exception("STOW-RS of %s", self._sender.calling_ae)
+            self._fault = OUT_OF_RESOURCES
+        if self._fault is not None:
+            self._discard()
+            self._failed.append((self._accepted, self._fault))
+        self._incoming = None
+
+    def _keep(self) -> None:
+        if self._incoming is None or self._accepted is None:
+            raise _Failed(CANNOT_UNDERSTAND)
+        if self._study:
+            with self._incoming.reader() as file:
+                header = read_header(file, self._accepted.transfer_syntax_uid)
+            if header["study_instance_uid"] != self._study:
+                raise _Failed(OTHER_STUDY)
+        self._intake.finish(self._incoming, self._accepted, self._sender)
+        self._taken.append(self._accepted)
+
+    def _fail(self, exc: Exception) -> None:
+        if isinstance(exc, _Failed):
+            self._fault = exc.reason
+        elif isinstance(exc, Transient):
+            self._fault = OUT_OF_RESOURCES
+        else:
+            self._fault = int(getattr(exc, "status", CANNOT_UNDERSTAND))
+        name = f"{self._sender.calling_ae}@{self._sender.calling_host}"
+        logger.warning("refused an Instance of %s with 0x%04X: %s", name, self._fault, exc)
+        self._discard()
+
+    def _discard(self) -> None:
+        if self._incoming is not None:
+            self._incoming.discard()
+            self._incoming = None
+
+    def _status(self) -> int:
+        """Return 200, 202 when some failed, 409 when all did, 503 when later may be better."""
+        if not self._failed:
+            return 200
+        if self._taken:
+            return 202
+        is_full = all(reason == OUT_OF_RESOURCES for _, reason in self._failed)
+        return 503 if is_full else 409
+
+    def _answer(self) -> Dataset:
+        answer, failed, unnamed = Dataset(), [], []
+        for accepted, reason in self._failed:
+            item = _reference(accepted)
+            item.FailureReason = reason
+            (failed if accepted else unnamed).append(item)
+        if self._taken:
+            answer.ReferencedSOPSequence = [_reference(one) for one in self._taken]
+        if failed:
+            answer.FailedSOPSequence = failed
+        if unnamed:
+            answer.OtherFailuresSequence = unnamed
+        return answer
+
+
+def _reference(accepted: Accepted | None) -> Dataset:
+    item = Dataset()
+    if accepted:
+        item.ReferencedSOPClassUID = accepted.sop_class_uid
+        item.ReferencedSOPInstanceUID = accepted.sop_instance_uid
+    return item
+
+
+def _accepted(head: bytes) -> Accepted:
+    try:
+        meta = read_file_meta_info(BytesIO(head))
+        return Accepted(
+            str(meta.MediaStorageSOPClassUID),
+            str(meta.MediaStorageSOPInstanceUID),
+            str(meta.TransferSyntaxUID),
+        )
+    except (InvalidDicomError, AttributeError, ValueError, EOFError, struct.error) as exc:
+        raise NotUnderstood("the File Meta Information cannot be read") from exc

@@ -1,0 +1,115 @@
+"""One Instance: its picture beside the words, what became of them, and what to do next."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import HTMLResponse, Response
+
+from dicom_node.dimse.scu import meaning
+from dicom_node.errors import NotFound
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+from dicom_node.web.door import Door, Person, Posted
+from dicom_node.web.preview import WINDOWS, Previews
+from dicom_node.web.render import Pages, told
+
+OPEN = ("received", "queued", "running", "reported", "pending", "retrying")
+"""States in which something will still happen by itself."""
+
+JUDGED = ("agree", "disagree")
+COMMENT = 1000
+
+Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
+
+
+def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages) -> APIRouter:
+    """Return the page of an Instance, its preview and its acts."""
+    router = APIRouter(prefix="/images/{uid}")
+    previews = Previews()
+    viewer = Depends(door.needs("viewer"))
+    judges = Depends(door.posts("viewer"))
+    operates = Depends(door.posts("operator"))
+
+    @router.get("")
+    def image(uid: Uid, window: str = "", person: Person = viewer) -> HTMLResponse:
+        """Show all that is known of an Instance."""
+        known = _told(ledger.trace(uid))
+        preview = previews.why_not() or ("" if known["instance"]["file"] else "purged")
+        chosen = window if window in WINDOWS else next(iter(WINDOWS))
+        return pages.page(
+            "image.html",
+            person,
+            trace=known,
+            windows=WINDOWS,
+            window=chosen,
+            no_preview=preview,
+            comment_length=COMMENT,
+        )
+
+    @router.get("/preview.png")
+    def preview(
+        uid: Uid, window: Annotated[str, Query(max_length=16)] = "", _person: Person = viewer
+    ) -> Response:
+        """Draw the Instance."""
+        file = ledger.trace(uid)["instance"]["file"]
+        if not file:
+            raise NotFound("retention has removed the image")
+        picture = previews.png(spool.path(file), window if window in WINDOWS else "sent")
+        return Response(picture, media_type="image/png")
+
+    @router.post("/retry")
+    def retry(request: Request, uid: Uid, posted: Posted = operates) -> Response:
+        """Let what failed or waits try again now."""
+        count = ledger.retry(uid)
+        what = f"{count} will be tried again now" if count else "nothing had failed or was waiting"
+        return told(request, what, f"/images/{uid}")
+
+    @router.post("/resend")
+    def resend(request: Request, uid: Uid, posted: Posted = operates) -> Response:
+        """Send the report once more."""
+        count = ledger.resend(uid)
+        what = f"{count} will be sent again" if count else "nothing was ever sent"
+        return told(request, what, f"/images/{uid}")
+
+    @router.post("/replay")
+    def replay(request: Request, uid: Uid, posted: Posted = operates) -> Response:
+        """Analyse the image again."""
+        count = len(ledger.replay(uid))
+        what = f"{count} new analysis begins" if count == 1 else f"{count} new analyses begin"
+        return told(request, what, f"/images/{uid}")
+
+    @router.post("/judge")
+    def judge(request: Request, uid: Uid, posted: Posted = judges) -> Response:
+        """Keep what a reader thinks of a report."""
+        verdict, comment = posted.text("verdict"), posted.text("comment", COMMENT)
+        job = posted.text("job")
+        if verdict not in JUDGED or job not in {one["job"] for one in ledger.trace(uid)["jobs"]}:
+            raise NotFound("there is no such report to judge")
+        by = posted.person.name or "a reader"
+        ledger.judge(job, cast('Literal["agree", "disagree"]', verdict), by, comment)
+        return told(request, f"kept: {verdict}", f"/images/{uid}")
+
+    return router
+
+
+def _told(trace: dict[str, Any]) -> dict[str, Any]:
+    """Return a trace with what the page shows beside it: newest job first, statuses as words."""
+    sent: dict[str, list[dict[str, Any]]] = {}
+    for delivery in trace["deliveries"]:
+        status = delivery["status"]
+        delivery["meaning"] = "" if status is None else meaning(status) or "success"
+        sent.setdefault(delivery["job"], []).append(delivery)
+    judged: dict[str, list[dict[str, Any]]] = {}
+    for stage in trace["stages"]:
+        if stage["stage"] in JUDGED:
+            judged.setdefault(stage["job"], []).append(stage)
+    for job in trace["jobs"]:
+        job["deliveries"] = sent.get(job["job"], [])
+        job["judged"] = judged.get(job["job"], [])
+    trace["jobs"].reverse()
+    states = {trace["state"], *(d["state"] for d in trace["deliveries"])}
+    states |= {job["state"] for job in trace["jobs"]}
+    trace["is_open"] = bool(states & {s for s in OPEN if s != "reported"})
+    return trace

@@ -1,0 +1,237 @@
+"""The worklist: what was received, how far it came, and how the node does, live."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import math
+import shutil
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
+
+from cryptography.fernet import Fernet, InvalidToken
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from dicom_node.errors import ChexFractError
+from dicom_node.settings import Settings
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+from dicom_node.web.door import Door, Person, Posted
+from dicom_node.web.render import PILLS, Pages
+
+PAGE = 50
+STATES = (
+    "received",
+    "queued",
+    "running",
+    "reported",
+    "delivered",
+    "retrying",
+    "rejected",
+    "failed",
+    "ignored",
+)
+LOOK_S = 0.5
+"""How often a live page looks whether the ledger has changed."""
+TELL_S = 5.0
+"""How often it is told anew all the same: waits grow while nothing happens."""
+STREAM_S = 600.0
+"""Longest stream: the next one asks again who is there."""
+STREAMS = 64
+_FRESH_S = 2.0
+_HOUR = 3600.0
+
+
+class Board:
+    """The tiles above the list; asked once however many people look.
+
+    Parameters
+    ----------
+    settings : Settings
+    ledger : Ledger
+    spool : Spool
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._spool = spool
+        self._lock = threading.Lock()
+        self._told: dict[str, Any] = {}
+        self._at = -math.inf
+
+    def tiles(self) -> dict[str, Any]:
+        """Return the figures, at most two seconds old."""
+        with self._lock:
+            if time.monotonic() - self._at > _FRESH_S:
+                self._told = self._ask()
+                self._at = time.monotonic()
+            return self._told
+
+    def _ask(self) -> dict[str, Any]:
+        now = time.time()
+        status, waiting = self._ledger.status(), self._ledger.waiting()
+        pulse = self._ledger.pulse(now - _HOUR, now - 24 * _HOUR)
+        due = [line.oldest for line in waiting.values() if line.oldest]
+        return {
+            "waiting": sum(line.due + line.queued for line in waiting.values()),
+            "running": sum(line.running for line in waiting.values()),
+            "oldest": max(0.0, now - min(due)) if due else 0.0,
+            "workers": pulse["workers"],
+            "ended": pulse["ended"],
+            "median": quantile(pulse["seconds"], 0.5),
+            "p95": quantile(pulse["seconds"], 0.95),
+            "peers": peer_states(self._settings, status["destinations"], now),
+            "free": shutil.disk_usage(self._spool.root).free,
+            "min_free": self._settings.retention.min_free,
+            "has_room": self._spool.has_room(),
+            "conflicts": status["conflicts"],
+        }
+
+
+def peer_states(
+    settings: Settings, lines: Sequence[dict[str, Any]], now: float
+) -> list[dict[str, Any]]:
+    """Return each peer and each destination with how its deliveries do."""
+    known = {line["name"]: line for line in lines}
+    told = []
+    for name in sorted({*settings.peers, *known}):
+        line = known.get(name, {})
+        is_down = line.get("held_until", 0.0) > now or bool(line.get("failures"))
+        told.append(
+            {
+                "name": name,
+                "peer": settings.peers.get(name),
+                "is_down": is_down,
+                "waiting": line.get("waiting", 0),
+                "oldest_s": line.get("oldest_s", 0.0),
+                "reason": line.get("reason", ""),
+            }
+        )
+    return told
+
+
+def quantile(ascending: Sequence[float], share: float) -> float | None:
+    """Return the smallest value that this share of all does not exceed."""
+    if not ascending:
+        return None
+    return ascending[max(0, math.ceil(share * len(ascending)) - 1)]
+
+
+class Seals:
+    """Turns a search into what may stand in an address, and back.
+
+    A patient's name in an address would stay in histories and in the logs of proxies.
+    """
+
+    def __init__(self, secret: str) -> None:
+        key = hashlib.sha256(b"search " + secret.encode()).digest()
+        self._fernet = Fernet(base64.urlsafe_b64encode(key))
+
+    def seal(self, text: str) -> str:
+        """Return `text` encrypted, empty for empty."""
+        return self._fernet.encrypt(text.encode()).decode() if text else ""
+
+    def open(self, sealed: str) -> str:
+        """Return the text, empty for what this node did not seal."""
+        try:
+            return self._fernet.decrypt(sealed.encode()).decode() if sealed else ""
+        except (InvalidToken, ValueError):
+            return ""
+
+
+Find = Annotated[str, Query(max_length=1024)]
+State = Annotated[str, Query(max_length=32)]
+Page = Annotated[int, Query(ge=1, le=100_000)]
+
+
+def routes(
+    settings: Settings, ledger: Ledger, spool: Spool, door: Door, pages: Pages, seals: Seals
+) -> APIRouter:
+    """Return the worklist, its live stream and its search."""
+    router = APIRouter()
+    board = Board(settings, ledger, spool)
+    viewer = Depends(door.needs("viewer"))
+    searches = Depends(door.posts("viewer"))
+    streams = asyncio.Semaphore(STREAMS)
+
+    def values(find: str, state: str, page: int) -> dict[str, Any]:
+        known = state if state in STATES else ""
+        q = seals.open(find)
+        rows = ledger.recent(PAGE + 1, q, known, (page - 1) * PAGE)
+        return {
+            "tiles": board.tiles(),
+            "rows": rows[:PAGE],
+            "has_more": len(rows) > PAGE,
+            "page": page,
+            "q": q,
+            "find": find if q else "",
+            "state": known,
+        }
+
+    @router.get("/")
+    def worklist(
+        find: Find = "", state: State = "", page: Page = 1, person: Person = viewer
+    ) -> HTMLResponse:
+        """Show the last Instances."""
+        states = [(name, PILLS[name]) for name in STATES]
+        return pages.page("worklist.html", person, states=states, **values(find, state, page))
+
+    @router.post("/find")
+    async def find(posted: Posted = searches) -> Response:
+        """Go to what was searched for."""
+        sealed, state = seals.seal(posted.text("q", 128)), posted.text("state", 32)
+        known = state if state in STATES else ""
+        asked = [f"{k}={v}" for k, v in (("find", sealed), ("state", known)) if v]
+        return RedirectResponse("/" + ("?" + "&".join(asked) if asked else ""), 303)
+
+    @router.get("/live")
+    async def live(
+        find: Find = "", state: State = "", page: Page = 1, person: Person = viewer
+    ) -> Response:
+        """Tell the whole state first, then again whenever something has changed."""
+        if streams.locked():
+            raise HTTPException(503, "too many pages are open", {"Retry-After": "30"})
+
+        def rendered() -> str:
+            return pages.text("live.html", person, **values(find, state, page))
+
+        async def stream() -> AsyncIterator[str]:
+            async with streams:
+                async for text in _changes(ledger, rendered):
+                    yield text
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    return router
+
+
+async def _changes(ledger: Ledger, rendered: Any) -> AsyncIterator[str]:
+    watch, last, told_at = ledger.watch(), "", -math.inf
+    ends = time.monotonic() + STREAM_S
+    least = LOOK_S if ledger.is_sqlite else _FRESH_S
+    try:
+        while time.monotonic() < ends:
+            has_changed = await run_in_threadpool(watch.changed)
+            if has_changed or time.monotonic() - told_at > TELL_S:
+                try:
+                    text = await run_in_threadpool(rendered)
+                except ChexFractError:
+                    text = ""  # the ledger is away for now: what is shown stays
+                told_at = time.monotonic()
+                # A comment finds out whether anybody still listens.
+                yield _message(text) if text and text != last else ": \n\n"
+                last = text or last
+            await asyncio.sleep(least)
+    finally:
+        watch.close()
+
+
+def _message(text: str) -> str:
+    return "".join(f"data: {line}\n" for line in text.splitlines() if line.strip()) + "\n"

@@ -1,0 +1,330 @@
+"""Only people who may see, see; only forms of our own pages change something."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pages
+import pytest
+from pydantic import ValidationError
+from serving import SECRET, Api, serving
+
+from dicom_node.cli import main
+from dicom_node.errors import ConfigurationError, NotFound
+from dicom_node.settings import Settings
+from dicom_node.web import door
+from dicom_node.web.users import add_user, read_users, remove_user, verified
+
+PASSWORD = "correct horse battery"
+PATHS = ("/", "/live", "/peers", "/rules", "/models", "/configuration", "/images/1.2.3",
+         "/images/1.2.3/preview.png")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    folder = tmp_path_factory.mktemp("node")
+    for role in ("viewer", "operator", "admin"):
+        add_user(folder / "users", role, role, PASSWORD)
+    with serving(folder) as running:
+        pages.keep(running, b"\0" * 128 + b"DICM", pages.route())
+        pages.reported(running, pages.claimed(running))
+        yield running
+
+
+@pytest.fixture
+def http(api: Api) -> Iterator[httpx2.Client]:
+    with client(api) as one:
+        yield one
+
+
+def client(api: Api, **options: Any) -> httpx2.Client:
+    return httpx2.Client(base_url=api.url, trust_env=False, timeout=20, **options)
+
+
+def sign_in(http: httpx2.Client, name: str, password: str = PASSWORD, **more: Any) -> Any:
+    return http.post("/sign-in", data={"name": name, "password": password, **more})
+
+
+def token(http: httpx2.Client) -> str:
+    found = re.search(r'name="csrf" value="([^"]+)"', http.get("/rules").text)
+    assert found
+    return found[1]
+
+
+# Strangers
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_strangers_see_no_page(http: httpx2.Client, path: str) -> None:
+    assert http.get(path).status_code == 401
+    led = http.get(path, headers={"Accept": "text/html"})
+    assert (led.status_code, led.headers["location"][:9]) == (303, "/sign-in?")
+    asked = http.get(path, headers={"HX-Request": "true"})
+    assert (asked.status_code, asked.headers["hx-redirect"]) == (401, "/sign-in")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/find", "/images/1.2.77.1/retry", "/images/1.2.77.1/judge", "/peers/modality/echo",
+     "/rules/test", "/sign-out"],
+)  # fmt: skip
+def test_strangers_change_nothing(http: httpx2.Client, path: str) -> None:
+    assert http.post(path, data={"csrf": "x"}).status_code == 401
+
+
+def test_machines_need_no_sign_in_for_what_holds_no_patient_data(http: httpx2.Client) -> None:
+    for path in ("/healthz", "/readyz", "/metrics", "/sign-in", "/static/style.css"):
+        assert http.get(path).status_code == 200
+
+
+# Signing in
+
+
+def test_a_user_signs_in_and_out(http: httpx2.Client) -> None:
+    answer = sign_in(http, "viewer", to="/peers")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/peers")
+    cookie = answer.headers["set-cookie"]
+    for word in ("HttpOnly", "SameSite=strict", "Path=/", "Max-Age=43200"):
+        assert word in cookie
+    assert http.get("/").status_code == 200
+    assert http.get("/sign-in").status_code == 303
+    assert http.post("/sign-out", data={"csrf": token(http)}).status_code == 303
+    assert http.get("/").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [("viewer", "wrong password"), ("nobody", PASSWORD), ("viewer", ""), ("admin", SECRET)],
+)
+def test_a_wrong_name_or_password_gives_no_session(
+    api: Api, name: str, password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "FAILURES", 99)
+    with client(api) as http:
+        answer = sign_in(http, name, password)
+        assert answer.status_code == 403
+        assert "Name or password is wrong" in answer.text
+        assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("to", ["https://evil.example", "//evil.example", "/\\evil.example", "x"])
+def test_a_sign_in_leads_to_our_own_pages_only(http: httpx2.Client, to: str) -> None:
+    assert sign_in(http, "viewer", to=to).headers["location"] == "/"
+
+
+def test_many_wrong_passwords_must_wait(tmp_path: Path) -> None:
+    with serving(tmp_path) as api, client(api) as http:
+        codes = [sign_in(http, "admin", "guess").status_code for _ in range(door.FAILURES + 1)]
+        assert codes == [403] * door.FAILURES + [429]
+        assert sign_in(http, "admin", SECRET).status_code == 429
+
+
+def test_the_first_user_is_admin_with_the_secret_until_there_are_others(tmp_path: Path) -> None:
+    with serving(tmp_path) as api, client(api) as http:
+        assert sign_in(http, "admin", SECRET).status_code == 303
+        assert http.get("/configuration").status_code == 200
+        add_user(tmp_path / "users", "jane", "viewer", PASSWORD)
+        assert http.get("/").status_code == 401
+        assert sign_in(http, "admin", SECRET).status_code == 403
+
+
+def test_a_cookie_that_was_changed_or_is_old_is_no_session(
+    api: Api, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in(http, "viewer")
+    cookie = http.cookies[door.COOKIE]
+    body, _, signature = cookie.partition(".")
+    for wrong in (body, f"{body}.", f"A{body[1:]}.{signature}", f"{body}.A{signature[1:]}", ".x"):
+        with client(api, cookies={door.COOKIE: wrong}) as other:
+            assert other.get("/").status_code == 401
+    later = door.time.time() + 43201
+    monkeypatch.setattr(door.time, "time", lambda: later)
+    assert http.get("/").status_code == 401
+
+
+def test_a_new_password_ends_the_sessions_of_before(tmp_path: Path) -> None:
+    add_user(tmp_path / "users", "jane", "viewer", PASSWORD)
+    with serving(tmp_path) as api, client(api) as http:
+        sign_in(http, "jane")
+        assert http.get("/").status_code == 200
+        add_user(tmp_path / "users", "jane", "viewer", PASSWORD + "!")
+        assert http.get("/").status_code == 401
+
+
+def test_cookies_are_for_encrypted_connections_where_there_is_encryption(tmp_path: Path) -> None:
+    with serving(tmp_path, url="https://node.example") as api, client(api) as http:
+        assert "Secure" in sign_in(http, "admin", SECRET).headers["set-cookie"]
+
+
+# Roles
+
+
+def test_roles_bound_what_people_may_do(api: Api) -> None:
+    for name, echo, configuration in (
+        ("viewer", 403, 403),
+        ("operator", 200, 403),
+        ("admin", 200, 200),
+    ):
+        with client(api) as http:
+            sign_in(http, name)
+            form = {"csrf": token(http)}
+            assert http.post("/peers/modality/echo", data=form).status_code == echo
+            assert http.get("/configuration").status_code == configuration
+            resent = http.post("/images/1.2.77.1/resend", data=form)
+            assert resent.status_code == (303 if echo == 200 else 403)
+            assert http.post("/find", data=form).status_code == 303
+
+
+def test_a_judgement_bears_the_name_of_who_signed_in(api: Api, http: httpx2.Client) -> None:
+    sign_in(http, "viewer")
+    job = api.ledger.trace("1.2.77.1")["jobs"][0]["job"]
+    form = {"csrf": token(http), "job": job, "verdict": "agree", "by": "somebody else"}
+    assert http.post("/images/1.2.77.1/judge", data=form).status_code == 303
+    assert api.ledger.trace("1.2.77.1")["stages"][-1]["detail"] == "viewer"
+
+
+# Forged requests
+
+
+def test_a_form_without_our_token_changes_nothing(api: Api, http: httpx2.Client) -> None:
+    sign_in(http, "admin")
+    with client(api) as other:
+        sign_in(other, "operator")
+        stolen = token(other)
+    for shown in ({}, {"csrf": ""}, {"csrf": "x" * 43}, {"csrf": stolen}):
+        assert http.post("/images/1.2.77.1/replay", data=shown).status_code == 403
+    assert len(api.ledger.trace("1.2.77.1")["jobs"]) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
+     {"Origin": "https://evil.example"}, {"Origin": "null"}],
+)  # fmt: skip
+def test_what_another_site_sends_is_refused(
+    api: Api, http: httpx2.Client, headers: dict[str, str]
+) -> None:
+    sign_in(http, "admin")
+    form = {"csrf": token(http)}
+    assert http.post("/images/1.2.77.1/replay", data=form, headers=headers).status_code == 403
+    with client(api, headers=headers) as other:
+        assert sign_in(other, "admin").status_code == 403
+
+
+def test_without_sign_in_a_form_needs_our_token_too(tmp_path: Path) -> None:
+    with serving(tmp_path, sign_in=False) as api, client(api) as http:
+        assert http.post("/find", data={"q": "x"}).status_code == 403
+        assert http.post("/find", data={"q": "x", "csrf": token(http)}).status_code == 303
+
+
+def test_without_sign_in_only_this_machines_own_names_are_answered(tmp_path: Path) -> None:
+    """A foreign page whose name points at 127.0.0.1 may not read the worklist."""
+    with serving(tmp_path, sign_in=False) as api, client(api) as http:
+        assert http.get("/").status_code == 200
+        named = {"Host": f"localhost:{api.settings.web.port}"}
+        assert http.get("/", headers=named).status_code == 200
+        rebound = {"Host": f"evil.example:{api.settings.web.port}"}
+        assert http.get("/", headers=rebound).status_code == 403
+        assert http.get("/live", headers=rebound).status_code == 403
+        assert http.post("/jobs/x/claim", json={}).status_code == 401
+
+
+# Proxies
+
+PROXY = {"proxy_header": "X-Remote-User", "proxy_addresses": ["127.0.0.0/8"]}
+
+
+def test_a_listed_proxy_names_who_signed_in_there(tmp_path: Path) -> None:
+    add_user(tmp_path / "users", "boss", "admin", PASSWORD)
+    with serving(tmp_path, **PROXY) as api:
+        with client(api, headers={"X-Remote-User": "jane"}) as http:
+            assert http.get("/").status_code == 200
+            assert http.get("/configuration").status_code == 403
+        with client(api, headers={"X-Remote-User": "boss"}) as http:
+            assert http.get("/configuration").status_code == 200
+        with client(api) as http:
+            assert http.get("/").status_code == 401
+
+
+def test_the_header_of_others_is_not_believed(tmp_path: Path) -> None:
+    elsewhere = PROXY | {"proxy_addresses": ["10.0.0.5"]}
+    with (
+        serving(tmp_path, **elsewhere) as api,
+        client(api, headers={"X-Remote-User": "admin"}) as http,
+    ):
+        assert http.get("/").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "web",
+    [{"proxy_header": "X-User"}, {"proxy_addresses": ["nowhere"]}, {"proxy_role": "king"},
+     {"proxy_header": "X User", "proxy_addresses": ["10.0.0.5"]}],
+)  # fmt: skip
+def test_a_proxy_that_anybody_could_be_is_refused(web: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(web=web)
+
+
+# The users file
+
+
+def test_the_users_file_is_for_its_owner_and_holds_no_password(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "users"
+    add_user(path, "jane", "operator", PASSWORD)
+    add_user(path, "john", "viewer", PASSWORD)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    text = path.read_text()
+    assert PASSWORD not in text
+    assert text.startswith("jane:operator:$argon2id$")
+    users = read_users(path)
+    assert verified(users, "jane", PASSWORD) == users["jane"]
+    assert verified(users, "john", PASSWORD + "x") is None
+    assert verified(users, "nobody", PASSWORD) is None
+    remove_user(path, "john")
+    assert list(read_users(path)) == ["jane"]
+    with pytest.raises(NotFound):
+        remove_user(path, "john")
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [("", PASSWORD), ("a:b", PASSWORD), ("a\nb", PASSWORD), ("x" * 65, PASSWORD), ("a", "short")],
+)
+def test_users_with_bad_names_or_short_passwords_are_refused(
+    tmp_path: Path, name: str, password: str
+) -> None:
+    with pytest.raises(ConfigurationError):
+        add_user(tmp_path / "users", name, "viewer", password)
+    assert not (tmp_path / "users").exists()
+
+
+def test_a_broken_line_is_named_and_lets_nobody_in(tmp_path: Path) -> None:
+    (tmp_path / "users").write_text("# people\n\njane:king:$argon2id$x\n")
+    with pytest.raises(ConfigurationError, match="users:3"):
+        read_users(tmp_path / "users")
+    with serving(tmp_path) as api, client(api) as http:
+        assert http.get("/").status_code == 401
+        assert sign_in(http, "admin", SECRET).status_code == 400
+
+
+def test_the_command_line_makes_lists_and_removes_users(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, word = tmp_path / "node.toml", tmp_path / "word"
+    config.write_text(f'[node]\ndata_dir = "{tmp_path}"\n')
+    word.write_text(PASSWORD + "\n")
+    at = ["--config", str(config)]
+    made = ["user", "add", "jane", "--role", "operator", "--password-file", str(word), *at]
+    assert main(made) == 0
+    assert verified(read_users(tmp_path / "users"), "jane", PASSWORD)
+    assert main(["user", "list", "--json", *at]) == 0
+    assert '"operator"' in capsys.readouterr().out
+    assert main(["user", "remove", "jane", *at]) == 0
+    assert main(["user", "remove", "jane", *at]) == 1
+    word.write_text("short\n")
+    assert main(made) == 78
