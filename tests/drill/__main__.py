@@ -41,6 +41,8 @@ SHORT = (
 
 RECOVERY_S = 60.0
 GIVE_UP_S = 240.0
+QUIET_S = 2.0
+"""Nothing was open for so long: it is over."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -161,19 +163,19 @@ def _recover(
     while not sender.is_over:
         time.sleep(0.05)
     since, poison = time.monotonic(), {one.uid for one in pictures if one.kind in counting.POISON}
-    healthy = 0.0
+    healthy = whole = 0.0
     while time.monotonic() - since < GIVE_UP_S:
         time.sleep(0.1)
         try:
             waiting = counting.open_work(world.ledger)
         except sqlite3.Error:
             continue  # the node starts just now
-        if not waiting - poison and not healthy:
-            healthy = time.monotonic() - since
-        if not waiting:
+        now = time.monotonic() - since
+        healthy = (healthy or now) if not waiting - poison else 0.0
+        whole = (whole or now) if not waiting else 0.0
+        if whole and now - whole > QUIET_S:
             break
-    whole = time.monotonic() - since
-    return healthy or whole, whole
+    return healthy or GIVE_UP_S, whole or GIVE_UP_S
 
 
 def _pictures(number: int, rng: Random, poison: int) -> list[Picture]:

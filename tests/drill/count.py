@@ -76,6 +76,16 @@ def open_work(ledger: Path) -> set[str]:
         return {row[0] for row in db.execute(_OPEN)}
 
 
+def busy_workers(ledger: Path) -> set[int]:
+    """Return the process ids of workers that hold a job."""
+    try:
+        with closing(_ledger(ledger)) as db:
+            rows = db.execute("SELECT worker FROM jobs WHERE state = 'running'").fetchall()
+    except sqlite3.Error:
+        return set()
+    return {int(row["worker"].rpartition(":")[2] or 0) for row in rows}
+
+
 def archived(log: Path) -> Archived:
     """Read the archive's log."""
     kept: dict[str, list[dict[str, Any]]] = defaultdict(list)

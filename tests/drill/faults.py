@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from . import processes
+from .count import busy_workers
 from .world import LEASE_S, World
 
 Struck = tuple[float, Callable[[], Any]] | None
@@ -50,10 +51,13 @@ def _worker_killed(world: World, rng: Random) -> Struck:
 
 
 def _worker_stopped(world: World, rng: Random) -> Struck:
-    worker = rng.choice(world.workers)
-    if not worker.signal(signal.SIGSTOP):
+    """Stop one that holds a job, and let it go on when somebody else has done it."""
+    busy = busy_workers(world.ledger)
+    held = [worker for worker in world.workers if worker.pid in busy]
+    worker = rng.choice(held) if held else None
+    if worker is None or not worker.signal(signal.SIGSTOP):
         return None
-    return LEASE_S + rng.uniform(1.5, 2.5), lambda: worker.signal(signal.SIGCONT)
+    return LEASE_S + rng.uniform(3, 4.5), lambda: worker.signal(signal.SIGCONT)
 
 
 def _broker_killed(world: World, rng: Random) -> Struck:

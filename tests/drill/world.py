@@ -17,7 +17,7 @@ from .processes import MARK, ROOT, Station, Supervisor, answers, free_port, pyth
 
 SABOTAGE = Path(__file__).parent / "sabotage"
 SECRET = "a secret of the drill's job API"
-LEASE_S, QUEUED_S, STUCK_S, ATTEMPTS = 5.0, 8.0, 10.0, 5
+LEASE_S, QUEUED_S, STUCK_S, ATTEMPTS = 5.0, 8.0, 12.0, 5
 WORKERS = ("worker-1", "worker-2")
 
 NODE = """

@@ -85,7 +85,7 @@ def publish_before_commit(instances: ModuleType) -> None:
     def receive(self: Any, instance: Any, *rest: Any, **more: Any) -> Any:
         if self.known(instance.sop_instance_uid) is not None:
             return commit(self, instance, *rest, **more)
-        threading.Timer(2.0, commit, (self, instance, *rest), more).start()
+        threading.Timer(1.0, commit, (self, instance, *rest), more).start()
         return instances.Receipt("new", (), instance.file)
 
     instances.Instances.receive = receive
