@@ -21,7 +21,8 @@ from dicom_node.errors import ChexFractError, ConfigurationError, NotFound, Stal
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
-from dicom_node.web import health, jobs, pages
+from dicom_node.web import dicomweb, health, jobs, pages
+from dicom_node.web.door import Door
 from dicom_node.web.guard import Guard
 from dicom_node.web.render import templates
 from dicom_node.web.rules import TESTED
@@ -64,6 +65,8 @@ def create_app(
     )
     app.include_router(health.routes(settings, ledger, spool))
     app.include_router(jobs.routes(settings, ledger, spool))
+    door = Door(settings, secret)
+    app.include_router(dicomweb.routes(settings, ledger, spool, door, secret))
     app.include_router(pages.routes(settings, ledger, spool, secret, note))
     app.add_exception_handler(ChexFractError, _failed)
     app.add_exception_handler(RequestValidationError, _malformed)

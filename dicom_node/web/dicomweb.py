@@ -1,4 +1,4 @@
-"""DICOMweb over this node's reports: QIDO-RS and WADO-RS; images come in by STOW-RS.
+"""DICOMweb over the reports: QIDO-RS and WADO-RS; images come in by STOW-RS.
 
 DICOM PS3.18 10. Queries and objects are those of Query/Retrieve (`store.catalogue`).
 """
@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -57,12 +57,12 @@ _ALWAYS = {
 }
 """What a match says unasked (PS3.18 Tables 10.6.3-3 to 10.6.3-5)."""
 
+_ORDER: tuple[Level, ...] = ("STUDY", "SERIES", "IMAGE")
+
 Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 
 
-def routes(
-    settings: Settings, ledger: Ledger, spool: Spool, door: Door, secret: str
-) -> APIRouter:
+def routes(settings: Settings, ledger: Ledger, spool: Spool, door: Door, secret: str) -> APIRouter:
     """Return the services; each needs the job API's secret as bearer token, or a sign-in."""
     client = _clients(door, secret)
     router = APIRouter(prefix=ROOT)
@@ -158,13 +158,11 @@ class Asked:
         self.keys = Dataset()
         self.limit, self.offset = MOST, 0
         self._fuzzy = self._all = False
-        levels: tuple[Level, ...] = ("STUDY", "SERIES", "IMAGE")
-        # What a search is not confined to by its path is told, too.
-        above = levels[levels.index(level) + 1 - max(1, levels.index(level) + 1 - len(uids)) :]
-        names = " ".join(_ALWAYS[one] for one in above[: levels.index(level) + 1])
-        if level == "STUDY":
-            names = _ALWAYS["STUDY"]
-        self._fields = {_tag(name) for name in names.split()}
+        # What the path does not fix is told, too.
+        fixed = {"StudyInstanceUID": "STUDY", "SeriesInstanceUID": "SERIES"}
+        known = [one for name, one in fixed.items() if name in uids]
+        told = [one for one in _ORDER[: _ORDER.index(level) + 1] if one not in known]
+        self._fields = {_tag(name) for one in told for name in _ALWAYS[one].split()}
         for name, value in request.query_params.multi_items():
             self._take(name, value[:4096])
         for keyword, uid in uids.items():
@@ -191,7 +189,7 @@ class Asked:
         for part in path[:-1]:
             tag = _tag(part)
             if dictionary_VR(tag) != "SQ":
-                raise HTTPException(400, f"{ascii(part[:64])} is not a sequence")
+                raise HTTPException(400, f"{part[:64]!a} is not a sequence")
             if tag not in keys:
                 keys[tag] = DataElement(tag, "SQ", Items([Dataset()]))
             keys = keys[tag].value[0]
@@ -228,7 +226,7 @@ class Asked:
 def _tag(name: str) -> int:
     tag = int(name, 16) if re.fullmatch(r"[0-9A-Fa-f]{8}", name) else tag_for_keyword(name)
     if tag is None or not keyword_for_tag(tag):
-        raise HTTPException(400, f"{ascii(name[:64])} is no attribute")
+        raise HTTPException(400, f"{name[:64]!a} is no attribute")
     return tag
 
 
@@ -248,26 +246,24 @@ def _key(name: str, value: str) -> DataElement:
 def _add_retrieval(
     router: APIRouter, catalogue: Catalogue, settings: Settings, client: Client
 ) -> None:
-    def named(study: Uid, series: str = "", instance: str = "") -> list[Stored]:
-        keys, level = Dataset(), "STUDY"
-        keys.StudyInstanceUID = study
-        if series:
-            keys.SeriesInstanceUID, level = series, "SERIES"
-        if instance:
-            keys.SOPInstanceUID, level = instance, "IMAGE"
-        found = catalogue.objects(_LEVELS[level], keys)
+    def named(level: Level, **uids: str) -> list[Stored]:
+        keys = Dataset()
+        for keyword, uid in uids.items():
+            keys[_tag(keyword)] = _key(keyword, uid)
+        found = catalogue.objects(level, keys)
         if not found:
             raise NotFound("no report has this UID")
         return found
 
+    def of_study(study: Uid) -> list[Stored]:
+        return named("STUDY", StudyInstanceUID=study)
+
     def of_series(study: Uid, series: Uid) -> list[Stored]:
-        return named(study, series)
+        return named("SERIES", StudyInstanceUID=study, SeriesInstanceUID=series)
 
     def of_instance(study: Uid, series: Uid, instance: Uid) -> list[Stored]:
-        return named(study, series, instance)
-
-    def of_study(study: Uid) -> list[Stored]:
-        return named(study)
+        uids = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": instance}
+        return named("IMAGE", **uids)
 
     for path, find in (
         ("/studies/{study}", of_study),
@@ -277,21 +273,13 @@ def _add_retrieval(
         _add_representations(router, path, find, settings.web.url, client)
 
 
-_LEVELS: dict[str, Literal["STUDY", "SERIES", "IMAGE"]] = {
-    "STUDY": "STUDY",
-    "SERIES": "SERIES",
-    "IMAGE": "IMAGE",
-}
-
-
 def _add_representations(
     router: APIRouter, path: str, find: Callable[..., list[Stored]], base: str, client: Client
 ) -> None:
-    guarded = [Depends(client)]
-    Found = Annotated[list[Stored], Depends(find)]
+    guarded, wanted = [Depends(client)], Depends(find)
 
     @router.get(path, dependencies=guarded)
-    def objects(request: Request, found: Found) -> Response:
+    def objects(request: Request, found: list[Stored] = wanted) -> Response:
         """Send Part 10 files."""
         kind = _acceptable(request, f"multipart/related;type={_DICOM}", _DICOM)
         if kind == _DICOM and len(found) == 1:
@@ -299,13 +287,13 @@ def _add_representations(
         return _related(_DICOM, ((_part_type(one), _file(one)) for one in found))
 
     @router.get(f"{path}/metadata", dependencies=guarded)
-    def metadata(request: Request, found: Found) -> Response:
+    def metadata(request: Request, found: list[Stored] = wanted) -> Response:
         """Send all attributes but bulk data."""
         _acceptable(request, _JSON, "application/json")
         return StreamingResponse(_json(found, base), media_type=_JSON)
 
     @router.get(f"{path}/rendered", dependencies=guarded)
-    def rendered(request: Request, found: Found) -> Response:
+    def rendered(request: Request, found: list[Stored] = wanted) -> Response:
         """Send structured reports as text."""
         kind = _acceptable(request, "text/html", "text/plain")
         reports = [one for one in found if one.sop_class_uid.startswith(tree.SR_CLASSES)]
@@ -319,7 +307,7 @@ def _add_representations(
     if path.endswith("{instance}"):
 
         @router.get(path + "/bulkdata/{tag}", dependencies=guarded)
-        def bulk(found: Found, tag: str) -> Response:
+        def bulk(tag: str, found: list[Stored] = wanted) -> Response:
             """Send the value of one binary element."""
             content = dcmread(found[0].path)
             element = content.get(Tag(tag)) if re.fullmatch(r"[0-9A-F]{8}", tag) else None
@@ -416,14 +404,14 @@ def _add_storage(router: APIRouter, intake: Intake, settings: Settings, client: 
         status, answer = await storing.take(request.stream(), mark)
         return JSONResponse(answer.to_json_dict(), status, media_type=_JSON)
 
-    Name = Annotated[str, Depends(client)]
+    caller = Depends(client)
 
     @router.post("/studies")
-    async def store(request: Request, name: Name) -> Response:
+    async def store(request: Request, name: str = caller) -> Response:
         """Take images of any study."""
         return await stored(request, name, "")
 
     @router.post("/studies/{study}")
-    async def store_study(request: Request, name: Name, study: Uid) -> Response:
+    async def store_study(request: Request, study: Uid, name: str = caller) -> Response:
         """Take images of one study."""
         return await stored(request, name, study)

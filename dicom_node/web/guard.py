@@ -13,6 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_BODY = 1 << 20
 MAX_RESULT = 256 << 20
 """Largest result: a Secondary Capture of a whole radiograph fits many times."""
+MAX_STORED = 16 << 30
+"""Most bytes of the images of one STOW-RS request, each of which has its own limit."""
+STORE = "/dicom-web/studies"
 BODY_S = 30.0
 """Longest silence in a body; behind its end a handler may wait as long as it likes."""
 
@@ -73,6 +76,8 @@ class Guard:
             await answer(scope, receive, sending)
             return
         largest = MAX_RESULT if path.endswith("/result") else self._larger.get(path, MAX_BODY)
+        if path.startswith(STORE):
+            largest = MAX_STORED
         await self._app(scope, _limited(receive, largest), sending)
 
     def _is_known(self, scope: Scope) -> bool:

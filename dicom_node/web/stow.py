@@ -9,8 +9,7 @@ from email.message import Message
 from io import BytesIO
 
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_dataset
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 from starlette.concurrency import run_in_threadpool
@@ -140,15 +139,18 @@ class Storing:
         if self._fault is not None:
             return
         try:
-            if self._size > self._max_instance + MAX_META:
-                raise _Failed(CANNOT_UNDERSTAND)
-            if self._incoming is not None:
-                self._incoming.write(memoryview(data)[start:end])
-            else:
-                self._head += data[start:end]
-                self._open()
+            self._write(data[start:end])
         except (_Failed, ChexFractError) as exc:
             self._fail(exc)
+
+    def _write(self, content: bytes) -> None:
+        if self._size > self._max_instance + MAX_META:
+            raise _Failed(CANNOT_UNDERSTAND)
+        if self._incoming is not None:
+            self._incoming.write(content)
+        else:
+            self._head += content
+            self._open()
 
     def _open(self) -> None:
         """Begin to write as soon as the File Meta Information is there (PS3.10 7.1)."""
@@ -223,7 +225,9 @@ class Storing:
         return 503 if is_full else 409
 
     def _answer(self) -> Dataset:
-        answer, failed, unnamed = Dataset(), [], []
+        answer = Dataset()
+        failed: list[Dataset] = []
+        unnamed: list[Dataset] = []
         for accepted, reason in self._failed:
             item = _reference(accepted)
             item.FailureReason = reason
@@ -247,11 +251,11 @@ def _reference(accepted: Accepted | None) -> Dataset:
 
 def _accepted(head: bytes) -> Accepted:
     try:
-        meta = read_file_meta_info(BytesIO(head))
+        meta = read_dataset(BytesIO(head[132:]), is_implicit_VR=False, is_little_endian=True)
         return Accepted(
             str(meta.MediaStorageSOPClassUID),
             str(meta.MediaStorageSOPInstanceUID),
             str(meta.TransferSyntaxUID),
         )
-    except (InvalidDicomError, AttributeError, ValueError, EOFError, struct.error) as exc:
+    except (AttributeError, ValueError, EOFError, NotImplementedError, struct.error) as exc:
         raise NotUnderstood("the File Meta Information cannot be read") from exc
