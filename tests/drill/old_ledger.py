@@ -1,0 +1,70 @@
+"""``python -m tests.drill.old_ledger > tests/drill/ledgers/NNNN.sql``: work in every state.
+
+Run once for each schema version, by the software that has it; the file then stays as it is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from dicom_node.job import Ticket
+from dicom_node.store.ledger import Ledger
+
+from ..ledgers import NOW, instance, post, result, route
+
+FINISHED, FAILED = range(4, 9), 9
+"""Numbers of the Instances that had a result, and of the one whose attempts were used up."""
+
+
+def fill(ledger: Ledger) -> None:
+    """Put one Instance into the ledger for each state that a node can be stopped in."""
+    for n in range(1, 10):
+        ledger.receive(instance(n), [route()], at=NOW + n)
+    ledger.receive(instance(10), [], "no rule matched", at=NOW + 10)
+    ledger.receive(instance(11), [route(mode="shadow")], at=NOW + 11)
+    ledger.receive(instance(1, sha256="f" * 64, file="conflicts/ff/1.dcm"), [route()], at=NOW + 12)
+    tickets = ledger.hand_out("phantom", 9, NOW + 80, NOW + 20)
+    ledger.unpublish([tickets[0]])  # 1: received; 2: queued
+    held = [_claim(ledger, ticket) for ticket in tickets[2:]]  # 3: running
+    for n, ticket in zip(FINISHED, held[1:], strict=False):
+        made = result(ticket, n, outcome="rejected", reason=_WHY) if n == 8 else result(ticket, n)
+        post(ledger, ticket, made, NOW + 30)  # 4: pending
+    ledger.release(held[-1].job, held[-1].token, "out of memory", max_attempts=1, at=NOW + 30)
+    (shadow,) = ledger.hand_out("phantom", 1, NOW + 80, NOW + 40)
+    if shadow.job != tickets[0].job:
+        raise RuntimeError("the first received is handed out first")
+    ledger.unpublish([shadow])
+    by_source = {d.sop_instance_uid: d.id for d in ledger.due_deliveries(NOW + 50)}
+    refused = "archive answered 0xA700"
+    ledger.postpone(by_source["1.2.3.5"], refused, NOW + 90, status=0xA700, at=NOW + 50)
+    ledger.delivered(by_source["1.2.3.6"], 0x0000, NOW + 50)
+    ledger.choose(by_source["1.2.3.7"], "2.25.7")
+    ledger.hold("archive", "archive gives no answer", NOW + 95, NOW + 51)
+
+
+def _claim(ledger: Ledger, ticket: Ticket) -> Ticket:
+    ledger.claim(ticket.job, ticket.token, "old-worker:1", 60, NOW + 21)
+    return ticket
+
+
+_WHY = {"code": "lateral-view", "text": "A lateral view."}
+
+
+def main() -> None:
+    """Print the ledger as SQL."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "ledger.sqlite"
+        Ledger.upgrade(f"sqlite:///{file}")
+        ledger = Ledger.open(f"sqlite:///{file}")
+        fill(ledger)
+        ledger.close()
+        with closing(sqlite3.connect(file)) as db:
+            sys.stdout.writelines(f"{line}\n" for line in db.iterdump())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""A node that was stopped in the middle of its work by an older version: this one finishes it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from ledgers import NOW, post, result
+
+from dicom_node.flow.deliver import Deliverer
+from dicom_node.flow.dispatch import Dispatcher
+from dicom_node.job import Handout, Ticket
+from dicom_node.settings import Peer, Settings
+from dicom_node.store import schema
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+
+OLD = Path(__file__).resolve().parents[1] / "drill" / "ledgers"
+LATER = NOW + 200
+
+
+class Taker:
+    """A destination that takes everything, once."""
+
+    def __init__(self) -> None:
+        self.got: list[str] = []
+
+    def connect(self, sop_classes: object) -> None: ...
+
+    def accepts(self, sop_class_uid: str) -> bool:
+        return True
+
+    def store(self, path: Path) -> int:
+        self.got.append(path.name)
+        return 0x0000
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture(params=schema.VERSIONS)
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    """The ledger that a version left behind with work in every state, upgraded."""
+    text = (OLD / f"{request.param}.sql").read_text(encoding="utf-8")
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as db:
+        db.executescript(text)
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    Ledger.upgrade(url)
+    ledger = Ledger.open(url)
+    yield ledger
+    ledger.close()
+
+
+def finish(ledger: Ledger, folder: Path) -> list[str]:
+    """Do all work that is left and return what was delivered."""
+    handed: list[Handout] = []
+    peer = Peer(ae_title="ARCHIVE", host="127.0.0.1", port=104)
+    settings = Settings(peers={"archive": peer})
+    work = Dispatcher(settings, ledger, lambda handout, priority, expires: handed.append(handout))
+    for minute in range(5):
+        work.step(LATER + 60 * minute)
+    taker = Taker()
+    for ticket in {ticket.job: ticket for handout in handed for ticket in handout.tickets}.values():
+        ledger.claim(ticket.job, ticket.token, "new-worker:1", 60, LATER + 300)
+        post(ledger, ticket, result(ticket, int(ticket.job[:6], 16)), LATER + 310)
+    deliverer = Deliverer(settings, Spool(folder / "spool"), ledger, lambda _: taker)
+    deliverer.step(LATER + 400)
+    return taker.got
+
+
+def test_work_in_every_state_is_finished_once(ledger: Ledger, tmp_path: Path) -> None:
+    delivered = finish(ledger, tmp_path)
+    status = ledger.status(LATER + 500)
+    assert status["jobs"] == {"reported": 8, "rejected": 1, "failed": 1}
+    assert status["deliveries"] == {"sent": 8, "withheld": 1}
+    assert status["instances"]["ignored"] == 1
+    assert status["conflicts"] == 1
+    # what an older version had sent is not sent again
+    assert len(delivered) == len(set(delivered)) == 7
+
+
+def test_a_worker_of_the_older_version_may_still_post_its_result(ledger: Ledger) -> None:
+    (running,) = (row for row in ledger.trace("1.2.3.3")["jobs"] if row["state"] == "running")
+    with closing(sqlite3.connect(ledger.url.removeprefix("sqlite:///"))) as db:
+        query = "SELECT token FROM jobs WHERE id = ?"
+        (token,) = db.execute(query, (running["job"],)).fetchone()
+    ticket = Ticket(job=running["job"], token=token)
+    assert post(ledger, ticket, result(ticket, 3), NOW + 60)
+    assert ledger.trace("1.2.3.3")["jobs"][0]["state"] == "reported"
+
+
+def test_what_was_settled_before_the_first_attempt_stays_settled(ledger: Ledger) -> None:
+    due = {d.sop_instance_uid: d for d in ledger.due_deliveries(LATER)}
+    assert due["1.2.3.7"].chosen == "2.25.7"
+    assert due["1.2.3.5"].attempts == 1
