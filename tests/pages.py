@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from peers import need
@@ -112,17 +111,21 @@ def browser(**options: Any) -> Iterator[Any]:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:
-            page = chromium.new_context(**options).new_page()
-            page.faults = []
-            page.on("pageerror", lambda error: page.faults.append(str(error)))
-            page.on("dialog", lambda dialog: (page.faults.append("dialog"), dialog.dismiss()))
-            page.on("console", lambda said: said.type == "error" and page.faults.append(said.text))
-            yield page
+            yield watched(chromium.new_context(**options).new_page())
         finally:
             chromium.close()
 
 
-def picture(folder: Path) -> bytes:
+def watched(page: Any) -> Any:
+    """Return the page, which now collects errors and dialogs in ``faults``."""
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("dialog", lambda dialog: (page.faults.append("dialog"), dialog.dismiss()))
+    page.on("console", lambda said: said.type == "error" and page.faults.append(said.text))
+    return page
+
+
+def picture() -> bytes:
     """Return a Part 10 file with a drawn radiograph of grey values 0 to 4095."""
     import io
 

@@ -211,7 +211,7 @@ def test_an_act_asked_by_htmx_answers_in_place(api: Api, http: httpx2.Client) ->
 
 
 def test_a_preview_is_drawn_in_each_window(api: Api, http: httpx2.Client, tmp_path: Path) -> None:
-    uid = pages.keep(api, pages.picture(tmp_path))
+    uid = pages.keep(api, pages.picture())
     drawn = {http.get(f"/images/{uid}/preview.png?window={w}").content for w in preview.WINDOWS}
     assert len(drawn) == len(preview.WINDOWS)
     assert all(png.startswith(b"\x89PNG") for png in drawn)
@@ -224,7 +224,7 @@ def test_the_preview_shows_bright_what_the_radiograph_shows_bright(tmp_path: Pat
     from pydicom import dcmread, dcmwrite
 
     plain = tmp_path / "plain.dcm"
-    plain.write_bytes(pages.picture(tmp_path))
+    plain.write_bytes(pages.picture())
     inverse = dcmread(plain)
     inverse.PhotometricInterpretation = "MONOCHROME1"
     dcmwrite(tmp_path / "inverse.dcm", inverse)
@@ -281,7 +281,7 @@ def test_a_file_is_tried_against_the_rules(tmp_path: Path) -> None:
         serving(tmp_path, sign_in=False, rules=rules) as api,
         httpx2.Client(base_url=api.url, trust_env=False) as http,
     ):
-        text = html.unescape(tried(http, pages.picture(tmp_path)).text)
+        text = html.unescape(tried(http, pages.picture()).text)
         assert "“chests”: model phantom" in text
         assert "“knees” is not met: body_part is “”" in text
 
