@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
@@ -20,6 +23,9 @@ from dicom_node.errors import ChexFractError
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
+
+BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Upper bounds of the buckets of durations, in seconds."""
 
 
 def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
@@ -55,6 +61,7 @@ class Counts(Collector):
     def __init__(self, ledger: Ledger, spool: Spool) -> None:
         self._ledger = ledger
         self._spool = spool
+        self._stages = Stages()
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: registering must not ask the ledger."""
@@ -63,12 +70,11 @@ class Counts(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the gauges; a ledger that does not answer leaves only ``chexfract_up`` 0."""
         up = GaugeMetricFamily("chexfract_up", "Whether the ledger answers.")
-        disk = GaugeMetricFamily("chexfract_spool_free_bytes", "Free space below the spool.")
-        with suppress(OSError):
-            disk.add_metric([], shutil.disk_usage(self._spool.root).free)
-        yield disk
+        yield from self._disk()
         try:
             status, waiting = self._ledger.status(), self._ledger.waiting()
+            workers = len(self._ledger.pulse(time.time() - 3600, time.time() - 86400)["workers"])
+            self._stages.read(self._ledger)
         except ChexFractError:
             up.add_metric([], 0)
             yield up
@@ -78,6 +84,60 @@ class Counts(Collector):
         yield from _of_states(status)
         yield from _of_models(status, waiting)
         yield from _of_destinations(status)
+        yield from self._stages.collect()
+        seen = GaugeMetricFamily("chexfract_workers", "Workers that took work in the last hour.")
+        seen.add_metric([], workers)
+        yield seen
+
+    def _disk(self) -> Iterable[Metric]:
+        free = GaugeMetricFamily("chexfract_spool_free_bytes", "Free space below the spool.")
+        total = GaugeMetricFamily("chexfract_spool_total_bytes", "Size of the spool's disk.")
+        room = GaugeMetricFamily("chexfract_spool_has_room", "Whether images are taken.")
+        with suppress(OSError):
+            usage = shutil.disk_usage(self._spool.root)
+            free.add_metric([], usage.free)
+            total.add_metric([], usage.total)
+            room.add_metric([], self._spool.has_room())
+        yield from (free, total, room)
+
+
+class Stages:
+    """Durations by stage since this process started, each event of the ledger counted once.
+
+    On PostgreSQL an event that is committed after one with a higher number may be missed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: int | None = None
+        self._counts: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+
+    def read(self, ledger: Ledger) -> None:
+        """Add what has happened since the last call; the first one only marks the place."""
+        with self._lock:
+            newest = ledger.newest_event()
+            if self._last is not None and newest > self._last:
+                for stage, ms in ledger.stage_times(self._last, newest):
+                    self._add(stage, ms / 1000)
+            self._last = newest
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the histogram."""
+        family = HistogramMetricFamily(
+            "chexfract_stage_seconds", "Time that stages took.", labels=["stage"]
+        )
+        with self._lock:
+            for stage, counts in sorted(self._counts.items()):
+                bounds = [*(str(bound) for bound in BOUNDS), "+Inf"]
+                buckets = list(zip(bounds, accumulate(counts), strict=True))
+                family.add_metric([stage], buckets, self._sums[stage])
+        yield family
+
+    def _add(self, stage: str, seconds: float) -> None:
+        counts = self._counts.setdefault(stage, [0] * (len(BOUNDS) + 1))
+        counts[bisect_left(BOUNDS, seconds)] += 1
+        self._sums[stage] = self._sums.get(stage, 0.0) + seconds
 
 
 def _of_states(status: dict[str, Any]) -> Iterable[Metric]:

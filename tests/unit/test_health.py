@@ -1,6 +1,8 @@
 """Health and metrics say how the node is; what is silent or busy does no harm."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+import pages
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serving import SECRET, Api, serving
 
 from dicom_node.errors import ConfigurationError, Unreachable
+from dicom_node.operate import dashboard
 from dicom_node.web import app, guard
 from dicom_node.web.app import serve_web
 
@@ -82,6 +86,51 @@ def test_metrics_and_health_hold_no_patient_data(api: Api, http: httpx2.Client) 
     for path in ("/metrics", "/healthz", "/readyz"):
         text = http.get(path).text
         assert not any(word in text for word in ("Secret", "0815", "ACC-1", "1.2.3."))
+
+
+def test_stages_are_counted_once_with_their_durations(api: Api, http: httpx2.Client) -> None:
+    metrics(http)
+    pages.keep(api, b"\0" * 128 + b"DICM stage", pages.route())
+    pages.reported(api, pages.claimed(api), stages_ms={"decode": 80.5, "model": 640.0})
+    before = metrics(http)
+    assert before["chexfract_stage_seconds_count", "model"] == 1
+    assert before["chexfract_stage_seconds_sum", "model"] == pytest.approx(0.64)
+    bucket = "chexfract_stage_seconds_bucket"
+    assert [before[bucket, at, "decode"] for at in ("0.05", "0.1", "+Inf")] == [0, 1, 1]
+    assert [before[bucket, at, "model"] for at in ("0.5", "1.0", "+Inf")] == [0, 1, 1]
+    assert metrics(http)["chexfract_stage_seconds_count", "model"] == 1
+
+
+def test_metrics_show_deliveries_destinations_workers_and_disk(
+    api: Api, http: httpx2.Client
+) -> None:
+    pages.keep(api, b"\0" * 128 + b"DICM held", pages.route())
+    pages.reported(api, pages.claimed(api))
+    pages.deliver(api, None)
+    shown = metrics(http)
+    assert shown["chexfract_destination_held", "modality"] == 1
+    assert shown["chexfract_destination_waiting", "modality"] >= 1
+    assert shown["chexfract_workers",] == 1
+    assert 0 < shown["chexfract_spool_free_bytes",] <= shown["chexfract_spool_total_bytes",]
+    assert shown["chexfract_spool_has_room",] == 1
+
+
+def test_each_panel_of_the_dashboard_asks_for_a_metric_that_exists(
+    api: Api, http: httpx2.Client
+) -> None:
+    file = Path(__file__).parent.parent.parent / "configs" / "grafana" / "chexfract.json"
+    assert file.read_text(encoding="utf-8") == dashboard.text()
+    metrics(http)
+    pages.keep(api, b"\0" * 128 + b"DICM panel", pages.route())
+    pages.reported(api, pages.claimed(api))
+    pages.deliver(api, None)
+    names = {name for name, *_ in metrics(http)}
+    panels = json.loads(file.read_text(encoding="utf-8"))["panels"]
+    assert len(panels) > 10
+    for panel in panels:
+        asked = set(re.findall(r"chexfract_\w+", panel["targets"][0]["expr"]))
+        assert asked, panel["title"]
+        assert asked <= names, panel["title"]
 
 
 def test_metrics_of_a_ledger_that_is_away_say_so(
