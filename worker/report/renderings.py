@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import numpy as np
 from highdicom.ko import KeyObjectSelectionDocument
 from highdicom.sr import ContainerContentItem, ContentSequence
 from highdicom.sr.sop import _SR
@@ -32,7 +33,17 @@ from worker.report.document import (
     written,
 )
 from worker.report.header import Evidence, put, text
-from worker.report.page import CAUTION, HEADLINES, Labels, Mark, pages, visual
+from worker.report.page import (
+    CAUTION,
+    HEADLINES,
+    HEIGHT,
+    MARGIN,
+    Labels,
+    Mark,
+    Text,
+    pages,
+    visual,
+)
 from worker.report.paint import as_pdf, as_pixels
 from worker.report.reading import Algorithm, Case, Outcome, Reading
 from worker.report.sr import container, document_arguments, head, image, observer, unname, words
@@ -50,6 +61,11 @@ SHORT_TEXT = 1024
 """Bytes of an ST value: the Standard counts characters (PS3.5 6.2), validators count bytes."""
 
 ELLIPSIS = "\u2026"
+
+LONGEST_FRAME = 8
+"""Pages of a Secondary Capture; only a text of almost nothing but line feeds has more."""
+
+CONTINUES_ELSEWHERE = "(continues in the structured report)"
 
 
 class Job:
@@ -225,7 +241,7 @@ def _plain(job: Job, kind: ObjectKind, prefix: str, sop_class_uid: str, label: s
 
 
 def secondary_capture(job: Job, pixels: NDArray[Any] | None) -> Dataset:
-    """Return a Secondary Capture whose one frame shows picture, text, model and caution."""
+    """Return a Secondary Capture whose frame shows picture, text, model and caution."""
     ds = _plain(job, "sc", "sc", SECONDARY_CAPTURE, "Page: ")
     when = moment(job.evidence, job.order)
     put(ds, "Modality", "OT")
@@ -239,7 +255,7 @@ def secondary_capture(job: Job, pixels: NDArray[Any] | None) -> Dataset:
     put(ds, "DerivationDescription", "Page with the description of fractures by AI")
     if job.evidence.is_image:
         put(ds, "SourceImageSequence", [_source_image(job.evidence)])
-    frame = as_pixels(_pages(job, pixels, identity="")[0], pixels)
+    frame = _frame(job, pixels)
     rows, columns = frame.shape
     put(ds, "SamplesPerPixel", 1)
     put(ds, "PhotometricInterpretation", "MONOCHROME2")
@@ -251,6 +267,20 @@ def secondary_capture(job: Job, pixels: NDArray[Any] | None) -> Dataset:
     put(ds, "PixelRepresentation", 0)
     ds.add_new("PixelData", "OB", frame.tobytes())
     return ds
+
+
+def _frame(job: Job, pixels: NDArray[Any] | None) -> NDArray[np.uint8]:
+    """Return the pages one below the other: a long text makes a long frame, and is not cut."""
+    every = _pages(job, pixels, identity="")
+    shown = every[:LONGEST_FRAME]
+    if len(every) > LONGEST_FRAME:
+        shown[-1].append(Text(MARGIN, HEIGHT - 16, CONTINUES_ELSEWHERE, 15))
+    frame = np.vstack([as_pixels(marks, pixels) for marks in shown])
+    if len(shown) == 1:
+        return frame
+    # A last page of two lines must not halve the size at which viewers fit the frame.
+    unused = HEIGHT - MARGIN // 2 - round(max(mark.y for mark in shown[-1]))
+    return frame[: len(frame) - max(unused, 0)]
 
 
 def _source_image(evidence: Evidence) -> Dataset:
