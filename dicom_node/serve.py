@@ -227,6 +227,8 @@ def _courier(settings: Settings, ends: threading.Event, beat: Callable[[bytes], 
     from dicom_node.flow import broker
     from dicom_node.flow.deliver import Deliverer, Pace
     from dicom_node.flow.dispatch import Dispatcher
+    from dicom_node.operate.audit import Auditor
+    from dicom_node.operate.notify import Notifier
     from dicom_node.settings import Peer
     from dicom_node.store.retention import Retention
 
@@ -244,6 +246,8 @@ def _courier(settings: Settings, ends: threading.Event, beat: Callable[[bytes], 
         Dispatcher(settings, ledger, broker.publisher(settings.broker.url)),
         Deliverer(settings, spool, ledger, connect, pace),
         Retention(settings, spool, ledger),
+        Notifier(settings, ledger, spool),
+        Auditor(settings, ledger),
     )
     threads = [
         threading.Thread(target=task.run, args=(ends,), name=type(task).__name__, daemon=True)
@@ -262,10 +266,17 @@ def _courier(settings: Settings, ends: threading.Event, beat: Callable[[bytes], 
 
 
 def _web(settings: Settings, ends: threading.Event, beat: Callable[[bytes], None]) -> None:
+    from dicom_node.operate.audit import Trail
     from dicom_node.web.app import create_app, serve_web
 
     spool, ledger = _stores(settings)
-    app = create_app(settings, ledger, spool, read_secret(settings))
+    trail = Trail(settings)
+
+    def note(name: str, address: str, is_right: bool) -> None:
+        if trail.is_kept:
+            trail.signed_in(name, address, is_right, time.time())
+
+    app = create_app(settings, ledger, spool, read_secret(settings), note)
 
     def beating() -> None:
         while not ends.wait(1):

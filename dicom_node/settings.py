@@ -256,6 +256,45 @@ class Retention(Section):
     """Free space below which associations are rejected and C-STORE is answered 0xA700."""
 
 
+class Notify(Section):
+    """``[notify]``: whom the node tells of trouble; neither key set: nobody."""
+
+    webhook: SecretStr | None = None
+    """URL that takes a JSON object by POST; often a secret itself."""
+    mail_to: tuple[str, ...] = ()
+    mail_from: str = ""
+    smtp_host: str = "localhost"
+    smtp_port: Port = 25
+    smtp_tls: Literal["none", "starttls", "tls"] = "none"
+    smtp_user: str = ""
+    smtp_password: SecretStr | None = None
+    destination_down_for: Duration = 900.0
+    """Time that a destination gives no answer before somebody is told."""
+    remind_after: Annotated[Duration, Field(gt=0)] = 86400.0
+    """Time after which trouble that lasts is told again."""
+    with_identifiers: bool = False
+    """Whether accession numbers and UIDs of failed images are told, too; names never are."""
+
+    @model_validator(mode="after")
+    def _mail_has_a_sender(self) -> Self:
+        if self.mail_to and not self.mail_from:
+            raise ValueError("mail_to needs mail_from")
+        if self.smtp_user and self.smtp_tls == "none" and not is_loopback(self.smtp_host):
+            raise ValueError("smtp_user needs smtp_tls: a password would cross the network openly")
+        return self
+
+
+class Audit(Section):
+    """``[audit]``: the audit trail (DICOM PS3.15 A.5); neither key set: none."""
+
+    file: str = ""
+    """One XML message per line."""
+    syslog: Annotated[str, Field(pattern=r"^(|(udp|tcp)://[^:/]+:\d{1,5})$")] = ""
+    """``udp://host:514`` or ``tcp://host:601`` of an audit record repository (RFC 5424)."""
+    source: str = Field(default="", max_length=64)
+    """Name of this site or system in the messages; the AE title when empty."""
+
+
 class Settings(BaseSettings):
     """The whole of node.toml."""
 
@@ -275,6 +314,8 @@ class Settings(BaseSettings):
     rules: tuple[Rule, ...] = ()
     report: Report = Report()
     retention: Retention = Retention()
+    notify: Notify = Notify()
+    audit: Audit = Audit()
 
     @classmethod
     def settings_customise_sources(

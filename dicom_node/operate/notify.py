@@ -1,0 +1,201 @@
+"""Tells people of trouble by webhook and mail, once, and again when it lasts.
+
+What is told holds counts and names of peers; patient data never, identifiers only where the site
+asked for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.message import EmailMessage
+from typing import Any
+
+from dicom_node.errors import ChexFractError, Unreachable
+from dicom_node.settings import Notify, Settings
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 15.0
+"""How often trouble is looked for."""
+
+ANSWER_S = 15.0
+LISTED = 20
+"""Failed images whose identifiers are told in one message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that somebody has to look at."""
+
+    key: str
+    """What it is, without figures: the same trouble is told once."""
+    text: str
+
+
+Tell = Callable[[str, list[str]], None]
+"""Takes a subject and lines."""
+
+
+class Notifier:
+    """Looks at the ledger and the disk, and tells what is new.
+
+    Parameters
+    ----------
+    settings : Settings
+    ledger : Ledger
+    spool : Spool
+    tells : sequence of callable, optional
+        Ways to tell; those of ``[notify]`` when left out.
+    """
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, spool: Spool, tells: list[Tell] | None = None
+    ) -> None:
+        self._settings = settings
+        self._notify = settings.notify
+        self._ledger = ledger
+        self._spool = spool
+        self._tells = ways(settings.notify) if tells is None else tells
+        self._told: dict[str, float] = {}
+        self._down: dict[str, float] = {}
+        self._event: int | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Look every few seconds until `stop` is set."""
+        if not self._tells:
+            stop.wait()
+        while not stop.wait(LOOK_S):
+            try:
+                self.step(time.time())
+            except ChexFractError as exc:
+                logger.warning("nothing could be looked at: %s", exc)
+
+    def step(self, now: float) -> None:
+        """Look once; tell what is new, what lasts too long, and what is over."""
+        found = {trouble.key: trouble for trouble in self._lasting(now)}
+        over = [key for key in self._told if key not in found]
+        due = self._notify.remind_after
+        new = [t for key, t in found.items() if now - self._told.get(key, 0.0) >= due]
+        failures, newest = self._failures()
+        lines = [trouble.text for trouble in new] + failures + [f"over: {key}" for key in over]
+        if lines:
+            name = self._settings.node.ae_title
+            is_good = not (new or failures)
+            subject = f"{name}: {'over' if is_good else 'trouble'}: {lines[0]}"[:120]
+            if not self._tell(subject, lines):
+                return  # the same will be found again in the next round
+        self._event = newest
+        self._told = {key: self._told[key] for key in found if key in self._told}
+        self._told |= dict.fromkeys((trouble.key for trouble in new), now)
+
+    def _lasting(self, now: float) -> Iterator[Trouble]:
+        """Yield trouble that lasts until somebody ends it."""
+        if not self._spool.has_room():
+            limit = self._settings.retention.min_free
+            yield Trouble("disk full", f"disk full: less than {limit} bytes free, images refused")
+        status = self._ledger.status(now)
+        silent = {d["name"]: d for d in status["destinations"] if d["failures"] and d["waiting"]}
+        self._down = {name: self._down.get(name, now) for name in silent}
+        for name, since in self._down.items():
+            if now - since >= self._notify.destination_down_for:
+                waiting = silent[name]["waiting"]
+                what = f"destination {name} gives no answer"
+                yield Trouble(what, f"{what} since {_minutes(now - since)}; {waiting} waiting")
+
+    def _failures(self) -> tuple[list[str], int]:
+        """Return one line for jobs that failed since the last look, and the last event."""
+        newest = self._ledger.newest_event()
+        if self._event is None:
+            return [], newest
+        failed = self._ledger.events_after(self._event, 1000, stages=("failed",))
+        if not failed:
+            return [], newest
+        lines = [f"{len(failed)} image(s) failed; see the worklist, state Failed"]
+        if self._notify.with_identifiers:
+            lines += [f"failed: {event['sop_instance_uid']}" for event in failed[:LISTED]]
+        return lines, newest
+
+    def _tell(self, subject: str, lines: list[str]) -> bool:
+        """Tell by every way; return whether one of them worked."""
+        worked = False
+        for tell in self._tells:
+            try:
+                tell(subject, lines)
+                worked = True
+            except Unreachable as exc:
+                logger.warning("nobody could be told: %s", exc)
+        return worked
+
+
+def ways(notify: Notify) -> list[Tell]:
+    """Return the ways that ``[notify]`` names."""
+    found: list[Tell] = []
+    if notify.webhook is not None:
+        url = notify.webhook.get_secret_value()
+        found.append(lambda subject, lines: post(url, subject, lines))
+    if notify.mail_to:
+        found.append(lambda subject, lines: mail(notify, subject, lines))
+    return found
+
+
+def post(url: str, subject: str, lines: list[str]) -> None:
+    """Post a JSON object with ``text`` (what chats show), ``subject`` and ``lines``.
+
+    Raises
+    ------
+    Unreachable
+        There is no answer, or one that is no success.
+    """
+    import httpx2
+
+    content: dict[str, Any] = {"text": "\n".join([subject, *lines]), "subject": subject,
+                               "lines": lines}  # fmt: skip
+    try:
+        answer = httpx2.post(url, json=content, timeout=ANSWER_S, follow_redirects=False)
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as exc:
+        # The URL is often a secret and stands in some messages.
+        raise Unreachable(f"the webhook gives no answer ({type(exc).__name__})") from None
+    if not answer.is_success:
+        raise Unreachable(f"the webhook answers {answer.status_code}")
+
+
+def mail(notify: Notify, subject: str, lines: list[str]) -> None:
+    """Send a mail.
+
+    Raises
+    ------
+    Unreachable
+        The mail server gives no answer or refuses.
+    """
+    message = EmailMessage()
+    message["Subject"] = " ".join(subject.split())
+    message["From"] = notify.mail_from
+    message["To"] = ", ".join(notify.mail_to)
+    message.set_content("\n".join(lines) + "\n")
+    where = (notify.smtp_host, notify.smtp_port)
+    context = ssl.create_default_context()
+    try:
+        with (
+            smtplib.SMTP_SSL(*where, timeout=ANSWER_S, context=context)
+            if notify.smtp_tls == "tls"
+            else smtplib.SMTP(*where, timeout=ANSWER_S) as server
+        ):
+            if notify.smtp_tls == "starttls":
+                server.starttls(context=context)
+            if notify.smtp_user and notify.smtp_password is not None:
+                server.login(notify.smtp_user, notify.smtp_password.get_secret_value())
+            server.send_message(message)
+    except (OSError, smtplib.SMTPException) as exc:
+        raise Unreachable(f"mail by {where[0]}:{where[1]}: {type(exc).__name__}") from exc
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

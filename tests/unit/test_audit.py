@@ -1,0 +1,212 @@
+"""The audit trail has each transfer once, in the form of DICOM PS3.15 A.5, without names."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pages
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from serving import Api, serving
+
+from dicom_node.errors import Unreachable
+from dicom_node.operate.audit import (
+    ACTIVITY,
+    SUCCESS,
+    Auditor,
+    Participant,
+    Trail,
+    message,
+)
+from dicom_node.settings import Audit, Settings
+
+NAME = "Secret^Name"
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    with serving(tmp_path, sign_in=False) as running:
+        yield running
+
+
+def audited(api: Api, **keys: str) -> Settings:
+    return api.settings.model_copy(update={"audit": Audit(**keys)})
+
+
+def lines(path: Path) -> list[ET.Element]:
+    return [ET.fromstring(line) for line in path.read_text().splitlines()]
+
+
+def codes(root: ET.Element) -> tuple[str | None, str | None]:
+    event, kind = root.find("*/EventID"), root.find("*/EventTypeCode")
+    assert event is not None
+    return event.get("csd-code"), None if kind is None else kind.get("csd-code")
+
+
+def transferred(api: Api) -> str:
+    uid = pages.keep(
+        api, b"\0" * 128 + b"DICM" + bytes([api.count]), pages.route(), patient_name=NAME,
+        patient_id="PID-1",
+    )  # fmt: skip
+    pages.reported(api, pages.claimed(api))
+    pages.deliver(api, 0)
+    return uid
+
+
+def test_what_was_received_and_sent_is_noted_once(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "audit.xml"
+    auditor = Auditor(audited(api, file=str(file)), api.ledger)
+    assert auditor.step() == 0
+    transferred(api)
+    assert auditor.step() == 2
+    assert auditor.step() == 0
+    received, sent = lines(file)
+    assert codes(received) == codes(sent) == ("110104", None)
+    assert received.find("EventIdentification").get("EventActionCode") == "C"  # type: ignore[union-attr]
+    assert sent.find("EventIdentification").get("EventActionCode") == "R"  # type: ignore[union-attr]
+    for root, ae_titles in ((received, ["XRAY1", "CHEXFRACT"]), (sent, ["CHEXFRACT", "MODALITY"])):
+        people = root.findall("ActiveParticipant")
+        assert [p.get("AlternativeUserID") for p in people] == [f"AETITLES={a}" for a in ae_titles]
+        roles = [p.find("RoleIDCode").get("csd-code") for p in people]  # type: ignore[union-attr]
+        assert roles == ["110153", "110152"]
+        things = [
+            t.get("ParticipantObjectID") for t in root.iter("ParticipantObjectIdentification")
+        ]
+        assert things == ["1.2.7", "PID-1"]
+    assert NAME not in file.read_text()
+    assert "Possible fracture" not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_restart_goes_on_where_the_trail_stopped(api: Api, tmp_path: Path) -> None:
+    chosen = audited(api, file=str(tmp_path / "audit.xml"))
+    Auditor(chosen, api.ledger).step()
+    transferred(api)
+    assert Auditor(chosen, api.ledger).step() == 2
+    transferred(api)
+    assert Auditor(chosen, api.ledger).step() == 2
+    assert len(lines(tmp_path / "audit.xml")) == 4
+
+
+def test_a_trail_that_cannot_be_written_loses_nothing(api: Api, tmp_path: Path) -> None:
+    folder = tmp_path / "away"
+    chosen = audited(api, file=str(folder / "audit.xml"))
+    auditor = Auditor(chosen, api.ledger)
+    auditor.step()
+    transferred(api)
+    with pytest.raises(Unreachable):
+        auditor.step()
+    folder.mkdir()
+    assert auditor.step() == 2
+
+
+def test_start_and_stop_are_noted(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "audit.xml"
+    stop = threading.Event()
+    stop.set()
+    Auditor(audited(api, file=str(file)), api.ledger).run(stop)
+    assert [codes(root) for root in lines(file)] == [("110100", "110120"), ("110100", "110121")]
+
+
+def test_sign_ins_are_noted_with_their_outcome(tmp_path: Path) -> None:
+    import httpx2
+    from serving import SECRET
+
+    from dicom_node.web.app import create_app
+
+    with serving(tmp_path) as api:
+        file = tmp_path / "audit.xml"
+        trail = Trail(audited(api, file=str(file)))
+
+        def note(name: str, address: str, is_right: bool) -> None:
+            trail.signed_in(name, address, is_right, time.time())
+
+        app = create_app(api.settings, api.ledger, api.spool, SECRET, note)
+        import anyio
+
+        async def attempts() -> None:
+            way = httpx2.ASGITransport(app=app, client=("192.0.2.7", 5))
+            async with httpx2.AsyncClient(transport=way, base_url="http://node") as http:
+                for word in ("wrong", SECRET):
+                    await http.post("/sign-in", data={"name": "admin", "password": word})
+
+        anyio.run(attempts)
+        wrong, right = lines(file)
+    assert codes(wrong) == codes(right) == ("110114", "110122")
+    outcomes = [r.find("EventIdentification").get("EventOutcomeIndicator") for r in (wrong, right)]  # type: ignore[union-attr]
+    assert outcomes == ["4", "0"]
+    who = right.find("ActiveParticipant")
+    assert who is not None
+    assert (who.get("UserID"), who.get("NetworkAccessPointID")) == ("admin", "192.0.2.7")
+    assert SECRET not in (tmp_path / "audit.xml").read_text()
+
+
+@pytest.mark.parametrize("kind", ["udp", "tcp"])
+def test_syslog_gets_messages_of_rfc_5424(api: Api, kind: str) -> None:
+    of = socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET, of) as repository:
+        repository.bind(("127.0.0.1", 0))
+        repository.settimeout(5)
+        if kind == "tcp":
+            repository.listen()
+        port = repository.getsockname()[1]
+        trail = Trail(audited(api, syslog=f"{kind}://127.0.0.1:{port}"))
+        trail.activity(1e9, starts=True)
+        if kind == "udp":
+            content = repository.recv(65536)
+        else:
+            line, _ = repository.accept()
+            with line, line.makefile("rb") as file:
+                length, content = file.read().split(b" ", 1)
+            assert int(length) == len(content)
+    head, xml = content.split(b"\xef\xbb\xbf")
+    assert head.startswith(b"<85>1 ")
+    assert head.endswith(b" DICOM+RFC3881 - ")
+    assert codes(ET.fromstring(xml)) == ("110100", "110120")
+
+
+def test_a_repository_that_is_away_is_said_to_be(api: Api, free_port: int) -> None:
+    trail = Trail(audited(api, syslog=f"tcp://127.0.0.1:{free_port}"))
+    with pytest.raises(Unreachable):
+        trail.activity(1e9, starts=True)
+    trail.signed_in("admin", "127.0.0.1", True, 1e9)
+
+
+@given(text=st.text(max_size=80))
+@settings(deadline=None)
+def test_any_text_makes_one_line_of_xml(text: str) -> None:
+    made = message(text, ACTIVITY, "E", SUCCESS, [Participant(text, None, text, text)], at=1e9)
+    assert len(made.splitlines()) == 1
+    root = ET.fromstring(made.encode("utf-8", "surrogatepass"))
+    assert [child.tag for child in root] == [
+        "EventIdentification",
+        "ActiveParticipant",
+        "AuditSourceIdentification",
+    ]
+
+
+@pytest.mark.parametrize("syslog", ["host:514", "http://host:514", "udp://host", "udp://:514"])
+def test_an_address_that_is_none_is_refused(syslog: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(audit={"syslog": syslog})
+
+
+def test_without_a_place_nothing_is_followed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Auditor, "step", fail)
+    stop = threading.Event()
+    stop.set()
+    assert not Trail(api.settings).is_kept
+    Auditor(api.settings, api.ledger).run(stop)
+    assert not (api.settings.node.data_dir / "audit.place").exists()

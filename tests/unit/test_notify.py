@@ -1,0 +1,238 @@
+"""Trouble is told once, again when it lasts, and when it is over; never with patient data."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pages
+import pytest
+from pydantic import ValidationError
+from serving import Api, serving
+
+from dicom_node.errors import Unreachable
+from dicom_node.operate.notify import Notifier, mail, post, ways
+from dicom_node.settings import Notify, Settings
+
+NAME = "Secret^Name"
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    with serving(tmp_path, sign_in=False) as running:
+        yield running
+
+
+def notifier(api: Api, **keys: Any) -> tuple[Notifier, list[tuple[str, list[str]]]]:
+    told: list[tuple[str, list[str]]] = []
+    settings = api.settings.model_copy(update={"notify": Notify(**keys)})
+    made = Notifier(settings, api.ledger, api.spool, [lambda s, lines: told.append((s, lines))])
+    return made, told
+
+
+def failed(api: Api) -> str:
+    content = b"\0" * 128 + b"DICM" + bytes([api.count])
+    uid = pages.keep(api, content, pages.route(), patient_name=NAME, accession_number="ACC-7")
+    pages.fail(api, pages.claimed(api))
+    return uid
+
+
+def held(api: Api) -> None:
+    pages.keep(api, b"\0" * 128 + b"DICM held", pages.route(), patient_name=NAME)
+    pages.reported(api, pages.claimed(api))
+    pages.deliver(api, None)
+
+
+def test_nothing_is_told_while_all_is_well(api: Api) -> None:
+    looks, told = notifier(api)
+    for now in (1e9, 1e9 + 60):
+        looks.step(now)
+    assert told == []
+
+
+def test_failures_since_the_last_look_are_told_once_and_without_names(api: Api) -> None:
+    failed(api)
+    looks, told = notifier(api)
+    looks.step(1e9)
+    assert told == []  # from before the start
+    failed(api)
+    failed(api)
+    looks.step(1e9 + 15)
+    looks.step(1e9 + 30)
+    ((subject, lines),) = told
+    assert subject.startswith("CHEXFRACT: trouble")
+    assert lines == ["2 image(s) failed; see the worklist, state Failed"]
+
+
+def test_identifiers_are_told_where_the_site_asks_for_them_and_names_never(api: Api) -> None:
+    looks, told = notifier(api, with_identifiers=True)
+    looks.step(1e9)
+    uid = failed(api)
+    looks.step(1e9 + 15)
+    assert f"failed: {uid}" in told[0][1]
+    assert NAME not in str(told)
+
+
+def test_a_silent_destination_is_told_after_a_while_reminded_and_told_to_be_back(
+    api: Api,
+) -> None:
+    looks, told = notifier(api, destination_down_for="10m", remind_after="1h")
+    held(api)
+    start = 2e9
+    for now in (0, 500):
+        looks.step(start + now)
+    assert told == []
+    looks.step(start + 600)
+    looks.step(start + 700)
+    assert len(told) == 1
+    assert "modality gives no answer since 10 min; 1 waiting" in told[0][1][0]
+    looks.step(start + 4300)
+    assert len(told) == 2
+    for delivery in api.ledger.due_deliveries(start, destination="modality"):
+        api.ledger.delivered(delivery.id, 0)
+    looks.step(start + 4400)
+    assert told[2][1] == ["over: destination modality gives no answer"]
+    looks.step(start + 4500)
+    assert len(told) == 3
+
+
+def test_a_full_disk_is_told(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, told = notifier(api)
+    monkeypatch.setattr(api.spool, "has_room", lambda size=0: False)
+    looks.step(1e9)
+    assert "disk full" in told[0][0]
+
+
+def test_what_nobody_could_be_told_is_told_again(api: Api) -> None:
+    looks, _ = notifier(api)
+    answers: list[bool] = [False, True]
+    told: list[list[str]] = []
+
+    def tell(subject: str, lines: list[str]) -> None:
+        if not answers.pop(0):
+            raise Unreachable("away")
+        told.append(lines)
+
+    looks._tells = [tell]
+    looks.step(1e9)
+    failed(api)
+    looks.step(1e9 + 15)
+    assert told == []
+    looks.step(1e9 + 30)
+    assert "1 image(s) failed" in told[0][0]
+
+
+# The ways
+
+
+@contextmanager
+def webhook(status: int) -> Iterator[tuple[str, list[Any]]]:
+    got: list[Any] = []
+
+    class Takes(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Takes) as server:
+        serving_it = threading.Thread(target=server.serve_forever, args=(0.05,))
+        serving_it.start()
+        yield f"http://127.0.0.1:{server.server_port}/hooks/token-of-the-chat", got
+        server.shutdown()
+        serving_it.join()
+
+
+def test_a_webhook_gets_json() -> None:
+    with webhook(204) as (url, got):
+        post(url, "subject", ["one", "two"])
+    assert got == [{"text": "subject\none\ntwo", "subject": "subject", "lines": ["one", "two"]}]
+
+
+def test_a_webhook_that_fails_is_named_without_its_address(free_port: int) -> None:
+    with webhook(500) as (url, _), pytest.raises(Unreachable, match="answers 500") as caught:
+        post(url, "s", [])
+    assert "token" not in str(caught.value)
+    for wrong in (f"http://127.0.0.1:{free_port}/token", "no url with token"):
+        with pytest.raises(Unreachable) as caught:
+            post(wrong, "s", [])
+        assert "token" not in str(caught.value)
+
+
+class Mailbox(socketserver.StreamRequestHandler):
+    """As much SMTP (RFC 5321) as one mail needs."""
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 test\r\n")
+        while line := self.rfile.readline():
+            word = line[:4].upper()
+            if word == b"DATA":
+                self.wfile.write(b"354 go on\r\n")
+                while (line := self.rfile.readline()) != b".\r\n":
+                    self.server.got.append(line.decode().rstrip())  # type: ignore[attr-defined]
+            elif word == b"QUIT":
+                self.wfile.write(b"221 bye\r\n")
+                return
+            self.wfile.write(b"250 ok\r\n")
+
+
+def test_a_mail_is_sent_and_a_name_cannot_add_headers() -> None:
+    with socketserver.TCPServer(("127.0.0.1", 0), Mailbox) as server:
+        server.got = []  # type: ignore[attr-defined]
+        taking = threading.Thread(target=server.handle_request)
+        taking.start()
+        keys = {"mail_to": ["a@h.example", "b@h.example"], "mail_from": "node@h.example"}
+        where = {"smtp_host": "127.0.0.1", "smtp_port": server.server_address[1]}
+        mail(Notify(**keys, **where), "trouble\r\nBcc: evil@x.example", ["one", "zwei ü"])
+        taking.join(10)
+        text = "\n".join(server.got)  # type: ignore[attr-defined]
+    assert "To: a@h.example, b@h.example" in text
+    assert "Subject: trouble Bcc: evil@x.example" in text
+    assert not any(line.startswith("Bcc") for line in text.splitlines())
+    assert "one" in text
+
+
+def test_a_mail_server_that_is_away_is_said_to_be(free_port: int) -> None:
+    keys = {"mail_to": ["a@h.example"], "mail_from": "n@h.example", "smtp_host": "127.0.0.1"}
+    with pytest.raises(Unreachable, match=f"127.0.0.1:{free_port}"):
+        mail(Notify(**keys, smtp_port=free_port), "s", ["x"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "count"),
+    [({}, 0), ({"webhook": "http://x"}, 1), ({"mail_to": ["a@b"], "mail_from": "c@d"}, 1)],
+)
+def test_each_key_is_a_way(keys: dict[str, Any], count: int) -> None:
+    assert len(ways(Notify(**keys))) == count
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"mail_to": ["a@b"]}, {"smtp_user": "u", "smtp_host": "mail.example"}, {"mail": "a@b"}],
+)
+def test_keys_that_cannot_work_or_give_a_password_away_are_refused(keys: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(notify=keys)
+
+
+def test_without_a_way_the_loop_only_waits(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Notifier, "step", fail)
+    idle = Notifier(api.settings, api.ledger, api.spool)
+    stop, runs = threading.Event(), []
+    run: Callable[[], None] = lambda: runs.append(idle.run(stop))  # noqa: E731
+    thread = threading.Thread(target=run)
+    thread.start()
+    stop.set()
+    thread.join(5)
+    assert runs == [None]
