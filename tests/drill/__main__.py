@@ -71,7 +71,13 @@ def drill(options: argparse.Namespace) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="drill-", dir=options.folder))
     disk_mb = 128 + options.instances // 20
     choice = Choice(
-        folder / "world", options.broker, options.model, options.broken, options.seconds, disk_mb
+        folder / "world",
+        options.broker,
+        options.model,
+        options.broken,
+        options.seconds,
+        disk_mb,
+        12.0 if options.poison else 60.0,
     )
     world = World(choice)
     kinds = [kind for kind in FAULTS if not options.only or kind.name in options.only]

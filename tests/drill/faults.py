@@ -57,7 +57,8 @@ def _worker_stopped(world: World, rng: Random) -> Struck:
     worker = rng.choice(held) if held else None
     if worker is None or not worker.signal(signal.SIGSTOP):
         return None
-    return LEASE_S + rng.uniform(3, 4.5), lambda: worker.signal(signal.SIGCONT)
+    longest = min(9.0, world.choice.stuck_s - LEASE_S - 2.5)
+    return LEASE_S + longest * rng.uniform(0.7, 1), lambda: worker.signal(signal.SIGCONT)
 
 
 def _broker_killed(world: World, rng: Random) -> Struck:

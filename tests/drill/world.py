@@ -17,7 +17,7 @@ from .processes import MARK, ROOT, Station, Supervisor, answers, free_port, pyth
 
 SABOTAGE = Path(__file__).parent / "sabotage"
 SECRET = "a secret of the drill's job API"
-LEASE_S, QUEUED_S, STUCK_S, ATTEMPTS = 5.0, 8.0, 12.0, 5
+LEASE_S, QUEUED_S, ATTEMPTS = 5.0, 8.0, 5
 WORKERS = ("worker-1", "worker-2")
 
 NODE = """
@@ -89,6 +89,8 @@ class Choice:
     broken: str = ""
     seconds: float = 0.02
     disk_mb: int = 256
+    stuck_s: float = 12.0
+    """When a worker without progress ends itself; a zombie has to wake before."""
 
 
 class World:
@@ -97,7 +99,7 @@ class World:
     def __init__(self, choice: Choice) -> None:
         self.choice = choice
         self.folder = choice.folder
-        self.mark = choice.folder.name
+        self.mark = choice.folder.parent.name
         self.data = self.folder / "data"
         self.log = self.folder / "archive.jsonl"
         self.control = self.folder / "archive.mode"
@@ -193,7 +195,7 @@ class World:
             model=model,
         )
         (self.folder / "node.toml").write_text(node)
-        worker = WORKER.format(broker=broker, model=model, stuck=STUCK_S)
+        worker = WORKER.format(broker=broker, model=model, stuck=self.choice.stuck_s)
         (self.folder / "worker.toml").write_text(worker)
 
     @property
