@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ class Api:
     ledger: Ledger
     spool: Spool
     count: int = 0
+    end: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
@@ -81,11 +82,16 @@ def serving(folder: Path, rules: Sequence[Any] = (), **web: Any) -> Iterator[Api
     stop, ready = threading.Event(), threading.Event()
     role = threading.Thread(target=serve_web, args=(settings, app, stop, ready.set))
     role.start()
+
+    def end() -> None:
+        stop.set()
+        role.join(5)
+
+    api.end = end
     try:
         assert ready.wait(10)
         yield api
     finally:
-        stop.set()
-        role.join(5)
+        api.end()
         api.ledger.close()
         assert not role.is_alive()

@@ -139,6 +139,18 @@ def test_a_stream_ends_when_its_time_is_over(
     assert http.get("/live").text.startswith("data: ")
 
 
+def test_an_open_stream_does_not_hold_the_node_up(tmp_path: Path) -> None:
+    with (
+        httpx2.Client(trust_env=False, timeout=20) as http,
+        serving(tmp_path, sign_in=False) as api,
+        http.stream("GET", api.url + "/live") as answer,
+    ):
+        assert next(answer.iter_lines()).startswith("data: ")
+        started = time.monotonic()
+        api.end()
+        assert time.monotonic() - started < 2.5
+
+
 # One image
 
 
