@@ -170,7 +170,11 @@ def pixelmed(path: Path) -> Verdict:
         return Verdict(str(path), "pixelmed", None)
     name = "com.pixelmed.validate.DicomSRValidator"
     _, lines = _run(["java", *JAVA_OPTIONS, "-cp", str(PIXELMED), name, str(path)])
-    # The exit status is 0 whatever happens: the words decide.
+    return pixelmed_says(path, lines)
+
+
+def pixelmed_says(path: Path, lines: Sequence[str]) -> Verdict:
+    """Return the verdict in PixelMed's words: its exit status is 0 whatever happens."""
     errors = [line for line in lines if line.startswith("Error")]
     for needed in ("IOD validation complete", "Found Root Template"):
         if not any(needed in line for line in lines):
