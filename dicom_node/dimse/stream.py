@@ -307,6 +307,7 @@ class Reception(DIMSEServiceProvider):
         self._max_instance = max_instance
         self._lock = threading.Lock()
         self._open: set[DataSet] = set()
+        self._is_closed = False
         self._serving = 0
 
     @property
@@ -341,6 +342,7 @@ class Reception(DIMSEServiceProvider):
         """Leave nothing of data sets that nobody will answer for."""
         with self._lock:
             unfinished, self._open = self._open, set()
+            self._is_closed = True
         for data_set in unfinished:
             data_set.discard()
 
@@ -353,7 +355,11 @@ class Reception(DIMSEServiceProvider):
         except OSError as exc:
             data_set = DataSet(None, OutOfResources(f"the spool is closed: {exc.strerror or exc}"))
         with self._lock:
-            self._open.add(data_set)
+            if not self._is_closed:
+                self._open.add(data_set)
+                return data_set
+        # The connection was lost while what came before was still being read.
+        data_set.discard()
         return data_set
 
     def _direct(self) -> None:
