@@ -1,0 +1,207 @@
+"""Measure durable reception beside DCMTK and Orthanc, all in one run.
+
+    python tests/bench/receive.py [--n 1 4 8] [--repeat 3] [--big 10] [--small 100] [--untuned]
+
+storescu sends drawn images of 10 MB, and of 0.5 MB, over N associations at once. ``node`` is this
+project's listener with its ledger: each image is on disk and in the ledger before it is answered.
+storescp never syncs. ``tuned``: TCP_NODELAY=1, PDUs of 128 KiB, ``--fork``; Orthanc without
+SyncStorageArea; ``default``: as installed. With ``--untuned`` the sender keeps its defaults, too,
+as most modalities do. Receivers take turns, each trial on an empty folder; what arrived is
+counted. Ratios are of the median MB/s to tuned storescp; CPU is that of the receiver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from listening import listening, radiograph, written
+from peers import need
+from pydicom.uid import generate_uid
+
+SIZES = {"10 MB": (2500, 2000), "0.5 MB": (500, 500)}
+RECEIVERS = ("storescp tuned", "storescp default", "Orthanc tuned", "Orthanc default", "node")
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Trial:
+    """One trial: MB/s, CPU seconds per GB, whether all arrived."""
+
+    mb_s: float
+    cpu_s_gb: float
+    is_whole: bool
+
+
+def listen(folder: Path, port: int) -> None:
+    """Be the node's listener until standard input ends."""
+    logging.basicConfig(level=logging.INFO)
+    with listening(folder, port=port):
+        sys.stdin.read()
+
+
+def command(name: str, folder: Path, port: int) -> list[str]:
+    if name == "node":
+        return [sys.executable, __file__, "--listen", str(folder), "--port", str(port)]
+    if name.startswith("storescp"):
+        tuned = ["--fork", "-pdu", "131072"] if name.endswith("tuned") else []
+        return [need("storescp"), "-ll", "fatal", *tuned, "-od", str(folder), str(port)]
+    content = {"StorageDirectory": str(folder), "IndexDirectory": str(folder), "DicomPort": port}
+    content |= {"DicomAlwaysAllowStore": True, "HttpServerEnabled": False, "Plugins": []}
+    if name.endswith("tuned"):
+        content |= {"SyncStorageArea": False, "MaximumPduLength": 131072}
+    config = folder.with_suffix(".json")
+    config.write_text(json.dumps(content))
+    return [need("Orthanc"), str(config)]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process and of its children."""
+    total = 0.0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            after = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(folder.name) == pid:
+            total += sum(map(int, after[11:15]))
+        elif int(after[1]) == pid:
+            total += sum(map(int, after[11:13]))
+    return total / TICK
+
+
+@contextmanager
+def receiver(name: str, folder: Path, is_tuned: bool) -> Iterator[tuple[int, int]]:
+    """Run a receiver; yield its process id and port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    folder.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key != "TCP_NODELAY"}
+    environment |= {"TCP_NODELAY": "1"} if is_tuned else {}
+    with folder.with_suffix(".log").open("wb") as log:
+        process = subprocess.Popen(
+            command(name, folder, port),
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        time.sleep(0.5)
+        yield process.pid, port
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def trial(name: str, folders: list[Path], work: Path, is_tuned: bool) -> Trial:
+    """Send each folder over its own association, all at once."""
+    files = [path for folder in folders for path in folder.iterdir()]
+    size, smallest = sum(f.stat().st_size for f in files), min(f.stat().st_size for f in files)
+    out = Path(tempfile.mkdtemp(dir=work)) / "in"
+    options = ["-ll", "fatal", "-R", "+sd", "-aet", "MODALITY", "-aec", "CHEXFRACT"]
+    environment = {key: value for key, value in os.environ.items() if key != "TCP_NODELAY"}
+    if is_tuned:
+        options += ["--max-send-pdu", "131072"]
+        environment["TCP_NODELAY"] = "1"
+    with receiver(name, out, is_tuned and not name.endswith("default")) as (pid, port):
+        before = cpu_seconds(pid)
+        started = time.perf_counter()
+        senders = [
+            subprocess.Popen(
+                [need("storescu"), *options, "127.0.0.1", str(port), str(folder)],
+                env=environment,
+            )
+            for folder in folders
+        ]
+        failed = sum(sender.wait() != 0 for sender in senders)
+        took = time.perf_counter() - started
+        cpu = cpu_seconds(pid) - before
+    kept = [path for path in out.rglob("*") if path.is_file()]
+    kept = [
+        path for path in kept if path.stat().st_size > 0.9 * smallest and "sqlite" not in path.name
+    ]
+    is_whole = not failed and len([p for p in kept if not p.name.startswith("index")]) == len(files)
+    shutil.rmtree(out.parent)
+    return Trial(size / 1e6 / took, cpu / (size / 1e9), is_whole)
+
+
+def drawn(folder: Path, count: int, shape: tuple[int, int]) -> None:
+    """Write images that differ in their UIDs."""
+    folder.mkdir(parents=True)
+    ds = radiograph(rows=shape[0], columns=shape[1])
+    for number in range(count):
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        written(folder, ds, f"{number}.dcm")
+
+
+def compare(size: str, folders: list[Path], options: argparse.Namespace, work: Path) -> None:
+    """Let the receivers take turns and print a line for each."""
+    found: dict[str, list[Trial]] = {name: [] for name in options.receivers}
+    for turn in range(options.repeat):
+        for name in options.receivers[:: 1 if turn % 2 == 0 else -1]:
+            found[name].append(trial(name, folders, work, not options.untuned))
+    first = statistics.median(one.mb_s for one in found[options.receivers[0]])
+    for name, trials in found.items():
+        rate = statistics.median(one.mb_s for one in trials)
+        cpu = statistics.median(one.cpu_s_gb for one in trials)
+        lost = "" if all(one.is_whole for one in trials) else "  NOT WHOLE"
+        print(
+            f"{size:>6} x {len(folders)}  {name:16} {rate:6.0f} MB/s  x{rate / first:5.2f}  "
+            f"CPU {cpu:5.2f} s/GB{lost}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--big", type=int, default=10, help="images of 10 MB per association")
+    parser.add_argument("--small", type=int, default=100, help="images of 0.5 MB per association")
+    parser.add_argument("--receivers", nargs="+", default=list(RECEIVERS), choices=RECEIVERS)
+    parser.add_argument("--untuned", action="store_true", help="the sender keeps its defaults")
+    parser.add_argument("--work", type=Path, help="where the files go")
+    parser.add_argument("--listen", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.listen:
+        listen(options.listen, options.port)
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory(dir=options.work) as work:
+        for size, count in (("10 MB", options.big), ("0.5 MB", options.small)):
+            folders = [Path(work) / size / str(i) for i in range(max(options.n))]
+            for folder in folders if count else ():
+                drawn(folder, count, SIZES[size])
+            for n in options.n if count else ():
+                compare(size, folders[:n], options, Path(work))
+
+
+if __name__ == "__main__":
+    main()
