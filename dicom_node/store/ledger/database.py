@@ -155,10 +155,12 @@ class Database:
     ) -> bool:
         """Insert a row unless its key is taken; return whether it was inserted."""
         dialect = sqlite if self.is_sqlite else postgresql
-        statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+        # Values as parameters: as part of the statement they would be compared each time to find
+        # it among the compiled ones, which took longer than the INSERT itself.
+        statement = dialect.insert(table).on_conflict_do_nothing()
         # not by rowcount, which PostgreSQL's driver does not keep for an INSERT
         key = next(iter(table.primary_key.columns))
-        return connection.execute(statement.returning(key)).first() is not None
+        return connection.execute(statement.returning(key), dict(values)).first() is not None
 
     def watch(self) -> Watch:
         """Return a cheap way to learn that somebody else has changed the ledger."""

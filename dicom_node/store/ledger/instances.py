@@ -213,7 +213,7 @@ class Instances(Database):
             "state": "received",
             "received_at": now,
         }
-        connection.execute(jobs.insert().values(**values))
+        connection.execute(jobs.insert(), values)
         told = f"rule {route.rule!r}: {route.model}, {route.mode}"
         append(connection, [event(instance.sop_instance_uid, "routed", now, job, told)])
         return job
