@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset as Item
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 from reports import ALGORITHM, CASES, ORDER
+from texts import HOSTILE, generated
 
 from dicom_node.errors import ChexFractError
 from worker.report import codes, header, validate
@@ -177,7 +178,7 @@ def put_raw(ds: Dataset, keyword: str, value: str) -> None:
     ds[tag] = RawDataElement(tag, dictionary_VR(tag), len(raw), raw, 0, False, True)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_the_reports_of_an_odd_image_pass(seed: int, tmp_path: Path) -> None:
     """Each element is present, absent or unusual by chance; the image itself may be illegal."""
     chance = random.Random(seed)
@@ -196,38 +197,24 @@ def test_the_reports_of_an_odd_image_pass(seed: int, tmp_path: Path) -> None:
         assert faults(keep(tmp_path / f"{i}.dcm", document.content), image) == ()
 
 
-BONES = ["rib", "clavicle", "scapula", "humerus", "sternum", "T8 vertebra", "acromion", "glenoid"]
-PATTERNS = [
-    "Acute fracture of the {side} {number} {bone}.",
-    "No evidence of {bone} fracture.",
-    "Fractures of {side} ribs 3 to {n}. Old {bone} fracture.",
-    "Possible {side} {bone} fracture, cannot be excluded.",
-    "{bone} " * 40,
-    "Перелом {n} ребра. {side}",
-    "左侧第{n}肋骨骨折 {bone}\x00\x1b[0m",
-    "<b>{side}</b> & {bone}\r\n\r\n\ttab \U0001f9b4 \ud83d",
-    "",
-]
-
-
-def generated(count: int) -> list[str]:
-    """Return texts as models write them, and as they should not."""
-    chance = random.Random(7)
-    texts = []
-    for _ in range(count):
-        n = chance.randint(1, 12)
-        words = {"side": chance.choice(["left", "right", "bilateral"]), "n": n, "number": f"{n}th"}
-        texts.append(chance.choice(PATTERNS).format(bone=chance.choice(BONES), **words))
-    return texts
-
-
 @pytest.mark.parametrize("sop_class", list(SOP_CLASSES))
 def test_the_reports_of_generated_texts_pass(sop_class: str, image: Path, tmp_path: Path) -> None:
     source = dcmread(image)
-    for text in generated(75)[list(SOP_CLASSES).index(sop_class) :: 3]:
+    for text in generated(48)[list(SOP_CLASSES).index(sop_class) :: 3]:
         outcome = Outcome(text=text, findings=parse(text))
         made = build(source, outcome, ALGORITHM, ORDER, sop_class)
         assert faults(keep(tmp_path / "report.dcm", made.content), image) == (), repr(text)
+
+
+@pytest.mark.parametrize("kind", list(BUILDERS))
+@pytest.mark.parametrize("what", list(HOSTILE))
+def test_a_hostile_text_gives_a_valid_object(
+    what: str, kind: str, image: Path, tmp_path: Path
+) -> None:
+    outcome = Outcome(text=HOSTILE[what], findings=parse(HOSTILE[what]))
+    made = render(kind, dcmread(image), None, outcome, ALGORITHM, ORDER)  # type: ignore[arg-type]
+    if made is not None:
+        assert faults(keep(tmp_path / "object.dcm", made.content), image) == ()
 
 
 # The mutations of a valid report, each caught by at least one validator.
@@ -351,9 +338,7 @@ def pixelmed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, validate.Ver
     source, names = reports.source(), {}
     made = {
         "fracture": build(source, CASES["fracture"], ALGORITHM, ORDER),
-        "rejected enhanced": build(source, CASES["rejected"], ALGORITHM, ORDER, "enhanced"),
         "text": render("basic-text", source, None, CASES["unclear"], ALGORITHM, ORDER),
-        "key object": render("ko", source, None, CASES["fracture"], ALGORITHM, ORDER),
     }
     for name, document in made.items():
         assert document is not None
@@ -373,9 +358,9 @@ def pixelmed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, validate.Ver
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["fracture", "rejected enhanced", "text", "key object"])
+@pytest.mark.parametrize("name", ["fracture", "text"])
 def test_pixelmed_finds_no_error(name: str, pixelmed: dict[str, validate.Verdict]) -> None:
-    """The criterion of the IHE Connectathon for AI Results."""
+    """The criterion of the IHE Connectathon for AI Results; ``tests.sweep`` asks it of all."""
     assert (pixelmed[name].passed, pixelmed[name].errors) == (True, ())
 
 
