@@ -176,17 +176,23 @@ def read_secret(settings: Settings) -> str:
     named = settings.web.secret_file
     path = Path(named) if named else settings.node.data_dir / "secret"
     if not named and not path.exists():
-        # Complete before it is visible: a role that starts now must not read half of it.
-        temporary = path.with_name(f".secret.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-        temporary.replace(path)
+        _make_secret(path)
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except OSError as exc:
         raise ConfigurationError(f"web.secret_file: {path}: {exc.strerror}") from exc
     return _long_enough(secret, f"web.secret_file: {path}")
+
+
+def _make_secret(path: Path) -> None:
+    """Write a fresh secret, complete before it is visible; one that came first stays."""
+    temporary = path.with_name(f".secret.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(32) + "\n")
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(temporary)
+    temporary.unlink()
 
 
 def _long_enough(secret: str, where: str) -> str:

@@ -278,7 +278,7 @@ def test_a_hand_out_waits_for_a_node_that_restarts(
 
     monkeypatch.setattr(NodeClient, "_send", sometimes)
     station.desk.work(handout)
-    assert asked == ["claim", "claim", "claim", "result"]
+    assert [act for act in asked if act != "lease"] == ["claim", "claim", "claim", "result"]
     assert station.state("1.2.3") == "reported"
 
 
