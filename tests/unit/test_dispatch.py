@@ -229,3 +229,13 @@ def test_what_kills_workers_takes_no_neighbour_with_it(ledger: Ledger) -> None:
 def told(ledger: Ledger, n: int) -> list[dict[str, Any]]:
     jobs: list[dict[str, Any]] = ledger.trace(f"1.2.3.{n}")["jobs"]
     return jobs
+
+
+def test_a_clock_that_was_an_hour_ahead_holds_nothing_up(ledger: Ledger) -> None:
+    receive(ledger, 1)
+    (ticket,) = ledger.hand_out("phantom", 1, NOW + 60, NOW)
+    ledger.claim(ticket.job, ticket.token, "w", 60, NOW)
+    ledger.release(ticket.job, ticket.token, "the node restarts", delay_s=10, at=NOW + 3600)
+    broker = Broker()
+    dispatcher(ledger, broker).step(NOW + 5)
+    assert broker.sizes == [1]

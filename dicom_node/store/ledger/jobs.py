@@ -20,7 +20,10 @@ OPEN = ("received", "queued", "running")
 FINAL = ("reported", "rejected", "failed")
 
 FAR = 2 * 3600.0
-"""No wait of a job is longer: a time further ahead was written before the clock was set back."""
+"""No lease is longer: a time further ahead was written before the clock was set back."""
+
+LONGEST_WAIT_S = 120.0
+"""No wait of a job is longer; beyond it the same holds."""
 
 _TOLD = 3
 """Hand-outs of one job that are told in its history; a node without workers repeats them."""
@@ -356,7 +359,7 @@ class Jobs(Database):
                 worker="",
                 until=0,
                 attempts=row.attempts if counts else row.attempts - 1,
-                next_at=now + min(delay_s, FAR / 2),
+                next_at=now + min(delay_s, LONGEST_WAIT_S),
                 reason=reason,
             )
             if counts or reason != row.reason:
@@ -447,7 +450,7 @@ def _held(job: str, token: str, state: str) -> sa.ColumnElement[bool]:
 
 
 def _due(now: float) -> sa.ColumnElement[bool]:
-    return (jobs.c.next_at <= now) | (jobs.c.next_at > now + FAR)
+    return (jobs.c.next_at <= now) | (jobs.c.next_at > now + LONGEST_WAIT_S)
 
 
 def _pause(job: str, attempts: int) -> float:
