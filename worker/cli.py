@@ -96,7 +96,7 @@ def _validate_command(commands: Any) -> None:
     command = _add(
         commands, "validate", "Check report files with every validator at hand.", _validate
     )
-    command.add_argument("paths", nargs="+", type=Path, metavar="FILES")
+    command.add_argument("paths", nargs="+", type=Path, metavar="FILES|FOLDER")
     command.add_argument("--source", type=Path, help="the image that a report is about")
     command.add_argument("--json", action="store_true")
 

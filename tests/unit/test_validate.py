@@ -11,6 +11,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from reports import ALGORITHM, CASES, ORDER
 
+from dicom_node.errors import ConfigurationError
 from worker.report import validate
 from worker.report.renderings import BUILDERS, render
 from worker.report.sr import build
@@ -101,3 +102,34 @@ def test_a_report_of_another_study_is_not_compared(report: Path, tmp_path: Path)
     other.write_bytes(reports.as_bytes(reports.source(StudyInstanceUID="1.2.99")))
     verdict = validate.dcentvfy(report, other)
     assert (verdict.passed, verdict.errors) == (False, ("it is in another Study than the image",))
+
+
+def test_a_source_that_is_missing_or_no_image_is_one_clear_line(
+    report: Path, tmp_path: Path, no_programs: None
+) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        validate.main([report], tmp_path / "nowhere.dcm")
+    (tmp_path / "words.txt").write_text("no image")
+    with pytest.raises(ConfigurationError, match="no DICOM image"):
+        validate.main([report], tmp_path / "words.txt")
+
+
+def test_a_folder_stands_for_the_reports_in_it(
+    report: Path, tmp_path: Path, no_programs: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert validate.main([report.parent]) == 0
+    assert str(report) in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigurationError, match=r"no \*\.dcm"):
+        validate.main([tmp_path / "empty"])
+
+
+def test_a_file_that_is_no_dicom_fails_and_the_others_are_judged(
+    report: Path, tmp_path: Path, no_programs: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "words.txt").write_text("no report")
+    assert validate.main([tmp_path / "words.txt", tmp_path / "nowhere.dcm", report]) == 1
+    said = capsys.readouterr().out
+    assert "no DICOM Part 10 file" in said
+    assert "No such file" in said
+    assert "pass   codes" in said

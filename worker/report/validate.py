@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.errors import NotUnderstood
+from dicom_node.errors import ConfigurationError, NotUnderstood
 from worker.report import codes, header
 
 PIXELMED = Path("/usr/share/java/pixelmed.jar")
@@ -75,7 +75,13 @@ def validate(paths: Sequence[Path], source: Path | None = None) -> list[Verdict]
 def _verdicts(path: Path, source: Path | None) -> Iterator[Verdict]:
     try:
         ds = dcmread(path, stop_before_pixels=True)
-    except (OSError, InvalidDicomError, ValueError, EOFError) as exc:
+    except OSError as exc:
+        yield Verdict(str(path), "read", False, (exc.strerror or str(exc),))
+        return
+    except InvalidDicomError:
+        yield Verdict(str(path), "read", False, ("it is no DICOM Part 10 file",))
+        return
+    except (ValueError, EOFError) as exc:
         yield Verdict(str(path), "read", False, (f"cannot be read as DICOM: {exc}",))
         return
     yield codes_of(path, ds)
@@ -201,13 +207,23 @@ def _run(command: list[str]) -> tuple[int, list[str]]:
 
 
 def main(paths: Sequence[Path], source: Path | None = None, as_json: bool = False) -> int:
-    """Print the verdicts and return the exit status: 0, or 1 when some file does not pass."""
-    verdicts = validate(paths, source)
+    """Print each verdict as it comes; return 0, or 1 when some file does not pass.
+
+    Raises
+    ------
+    ConfigurationError
+        The image, or a folder of reports, holds nothing to compare or to judge.
+    """
+    if source is not None:
+        _check_source(source)
+    verdicts = []
+    for path in _files(paths):
+        for verdict in _verdicts(path, source):
+            verdicts.append(verdict)
+            if not as_json:
+                _say(verdict)
     if as_json:
         print(json.dumps([asdict(verdict) for verdict in verdicts], ensure_ascii=False, indent=1))
-    else:
-        for verdict in verdicts:
-            _say(verdict)
     missing = sorted({verdict.validator for verdict in verdicts if verdict.passed is None})
     if missing:
         packages = "apt-get install dicom3tools pixelmed-apps default-jre-headless"
@@ -215,8 +231,31 @@ def main(paths: Sequence[Path], source: Path | None = None, as_json: bool = Fals
     return 1 if any(verdict.passed is False for verdict in verdicts) else 0
 
 
+def _check_source(source: Path) -> None:
+    try:
+        found = dcmread(source, stop_before_pixels=True, force=True).get("StudyInstanceUID")
+    except OSError as exc:
+        raise ConfigurationError(f"--source: {source}: {exc.strerror or exc}") from exc
+    except (InvalidDicomError, ValueError, EOFError, NotImplementedError):
+        found = None
+    if not found:
+        raise ConfigurationError(f"--source: {source} is no DICOM image of a Study")
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield the files, and those of a folder such as ``reports`` of a describe run."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        inside = sorted(path.rglob("*.dcm"))
+        if not inside:
+            raise ConfigurationError(f"{path}: no *.dcm in this folder")
+        yield from inside
+
+
 def _say(verdict: Verdict) -> None:
     word = {True: "pass", False: "FAIL", None: "absent"}[verdict.passed]
-    print(f"{word:6} {verdict.validator:9} {verdict.file}")
+    print(f"{word:6} {verdict.validator:9} {verdict.file}", flush=True)
     for line in (*verdict.errors, *verdict.warnings):
         print(f"       {line}")
