@@ -309,6 +309,7 @@ class Reception(DIMSEServiceProvider):
         self._open: set[DataSet] = set()
         self._is_closed = False
         self._serving = 0
+        assoc.dul.run = partial(self._run, assoc.dul.run)  # type: ignore[method-assign]
 
     @property
     def is_receiving(self) -> bool:
@@ -345,6 +346,16 @@ class Reception(DIMSEServiceProvider):
             self._is_closed = True
         for data_set in unfinished:
             data_set.discard()
+
+    def _run(self, run: Callable[[], None]) -> None:
+        """Run pynetdicom's reactor; when it gives up, it neither closes its socket nor says so."""
+        try:
+            run()
+        finally:
+            self.close()
+            stream = self.assoc.dul.socket
+            if stream is not None and stream.socket is not None:
+                stream.socket.close()
 
     def opened(self, request: Any, context_id: int) -> DataSet:
         """Return the way into the spool for one request; a fault is kept in it for the answer."""
