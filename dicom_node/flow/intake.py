@@ -6,10 +6,10 @@ import logging
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar
 
+from dicom_node.dimse import Accepted, Sender
 from dicom_node.errors import NotUnderstood
 from dicom_node.flow import routing
 from dicom_node.flow.header import clean, read_header
@@ -30,25 +30,6 @@ class OtherSopClass(NotUnderstood):
     """The data set is of another SOP class than the request says: 0xA900."""
 
     status: ClassVar[int] = 0xA900
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """Who sent an Instance, to whom, and Priority (0000,0700) of the request."""
-
-    calling_ae: str
-    calling_host: str
-    called_ae: str
-    priority: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What the C-STORE request and its presentation context say of the data set."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
 
 
 class Intake:
