@@ -308,8 +308,12 @@ def fuzz(folder: Path, seconds: float, seed: int, tell: bool = False) -> Finding
         ends.set()
         good.join(15)
         assert process.poll() is None, (folder / "listener.log").read_text()[-2000:]
-        end = time.monotonic() + 15
-        while state(process)[1] > threads and time.monotonic() < end:
+        # The last association may still be on its way out.
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            _, threads_now, files_now = state(process)
+            if threads_now <= threads and files_now <= files + 2 and not any(incoming.iterdir()):
+                break
             time.sleep(0.1)
         _, threads_after, files_after = state(process)
         found.threads, found.files = (threads, threads_after), (files, files_after)

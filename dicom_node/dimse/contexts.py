@@ -90,10 +90,12 @@ for _name in _TALKATIVE:
 
 def _close(stream: AssociationSocket) -> None:
     """Close a socket whether or not it was ever connected; pynetdicom leaks a refused one."""
-    if stream.socket is not None:
+    # The reactor and the thread that asked for the association may both end it.
+    connection = stream.socket
+    if connection is not None:
         with suppress(OSError):
-            stream.socket.shutdown(socket.SHUT_RDWR)
-        stream.socket.close()
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
 
 
 AssociationSocket._shutdown_socket = _close  # type: ignore[assignment, method-assign]
