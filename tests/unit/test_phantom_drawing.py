@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from peers import need
 from PIL import Image
 
 from worker.phantom import draw, lessons, truth
@@ -142,8 +142,7 @@ def test_other_findings_have_other_uids() -> None:
 
 
 def test_instances_pass_dciodvfy(tmp_path: Path) -> None:
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy is missing: install dicom3tools")
+    need("dciodvfy")
     shown = draw.exhibits(tmp_path)
     assert [row.fracture for row in shown] == [0, 1, 1, 1]
     for row in [*shown, *draw.write_set(2, tmp_path, seed=13)]:

@@ -161,11 +161,13 @@ class LocalModel:
             torch.cuda.empty_cache()
 
     def _load(self, folder: Path) -> None:
+        """Load what the engine needs from `folder`; each engine has its own."""
         raise NotImplementedError
 
     def _describe(
         self, pictures: Sequence[NDArray[np.uint8]], progress: Progress | None
     ) -> list[Description]:
+        """Describe pictures on a loaded model; each engine has its own."""
         raise NotImplementedError
 
     def _whole(self, folder: Path, auto: str, *, strict: bool = False) -> Any:
