@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node import __version__
-from dicom_node.errors import ChexFractError
+from dicom_node.command import OK, USAGE, Act, add, run
 
 if TYPE_CHECKING:
     from dicom_node.settings import Peer, Settings
     from dicom_node.store.ledger import Ledger
-
-OK, FAILED, USAGE = 0, 1, 2
 
 EPILOG = (
     "Exit codes: 0 ok, 1 some item failed, 2 usage, 69 unreachable, 75 try later, 78 configuration."
@@ -26,23 +23,7 @@ EPILOG = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    commands = parser()
-    if "_ARGCOMPLETE" in os.environ:
-        from dicom_node.completion import complete
-
-        complete(commands)
-    options = commands.parse_args(arguments)
-    try:
-        return int(options.act(options))
-    except ChexFractError as exc:
-        print(f"chexfract-node: {exc}", file=sys.stderr)
-        return exc.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader of a pipe has gone; say nothing more, also not at interpreter exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    return run(parser(), arguments)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,18 +48,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: Any,
-    name: str,
-    what: str,
-    act: Callable[[argparse.Namespace], int],
-    *,
-    config: bool = True,
+    commands: Any, name: str, what: str, act: Act, *, config: bool = True
 ) -> argparse.ArgumentParser:
-    options = {"help": what} if what else {}
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, description=what, epilog=EPILOG, **options
-    )
-    command.set_defaults(act=act)
+    command = add(commands, name, what, act, EPILOG)
     if config:
         command.add_argument(
             "--config", type=Path, default=Path("node.toml"), help="node.toml (default: here)"

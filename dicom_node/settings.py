@@ -7,7 +7,6 @@ A key may be overridden by the environment: ``CHEXFRACT_NODE__PORT=4104`` for ``
 from __future__ import annotations
 
 import re
-import tomllib
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -24,6 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dicom_node import toml
 from dicom_node.errors import ConfigurationError
 from dicom_node.job import ObjectKind
 
@@ -383,30 +383,8 @@ def load(path: Path) -> Settings:
     ConfigurationError
         The file cannot be read or a key is wrong; the message names each key's path.
     """
-    content = read_toml(path)
+    content = toml.read(path)
     try:
         return Settings(**content)
     except ValidationError as exc:
-        raise ConfigurationError(f"{path}: {explain(exc)}") from exc
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file or say in one line why not."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigurationError(f"{path}: {exc.strerror or exc}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"{path}: not TOML: {exc}") from exc
-
-
-def explain(error: ValidationError) -> str:
-    """Return every fault of a settings file as ``key.path: what is wrong``, in one line."""
-    faults = []
-    for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        where = ".".join(str(part) for part in fault["loc"])
-        what = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            what = "unknown key"
-        faults.append(f"{where}: {what}" if where else what)
-    return "; ".join(faults)
+        raise ConfigurationError(f"{path}: {toml.explain(exc)}") from exc

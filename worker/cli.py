@@ -4,41 +4,24 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.errors import ChexFractError, ConfigurationError
+from dicom_node.command import FAILED, OK, USAGE, run
+from dicom_node.command import add as _add
+from dicom_node.errors import ConfigurationError
 from worker import __version__
 
 if TYPE_CHECKING:
     from worker.settings import Settings
 
-OK, FAILED, USAGE = 0, 1, 2
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    commands = parser()
-    if "_ARGCOMPLETE" in os.environ:
-        from dicom_node.completion import complete
-
-        complete(commands)
-    options = commands.parse_args(arguments)
-    try:
-        return int(options.act(options))
-    except ChexFractError as exc:
-        print(f"chexfract-worker: {exc}", file=sys.stderr)
-        return exc.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader of a pipe has gone; say nothing more, also not at interpreter exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    return run(parser(), arguments)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,14 +40,6 @@ def parser() -> argparse.ArgumentParser:
     _model_commands(commands)
     _set_up_commands(commands)
     return top
-
-
-def _add(
-    commands: Any, name: str, what: str, act: Callable[[argparse.Namespace], int]
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=what)
-    command.set_defaults(act=act)
-    return command
 
 
 def _run_command(commands: Any) -> None:

@@ -8,13 +8,13 @@ A key may be overridden by the environment: ``CHEXFRACT_WORKER_WORKER__BROKER=re
 from __future__ import annotations
 
 import socket
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dicom_node import toml
 from dicom_node.errors import ConfigurationError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -109,24 +109,8 @@ def load(path: Path | None) -> Settings:
     ConfigurationError
         The file cannot be read or a key is wrong; the message names each key's path.
     """
-    content: dict[str, Any] = {}
-    if path is not None:
-        try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as exc:
-            raise ConfigurationError(f"{path}: {exc.strerror or exc}") from exc
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-            raise ConfigurationError(f"{path}: not TOML: {exc}") from exc
+    content = {} if path is None else toml.read(path)
     try:
         return Settings(**content)
     except ValidationError as exc:
-        faults = "; ".join(_fault(dict(fault)) for fault in exc.errors(include_input=False))
-        raise ConfigurationError(f"{path or 'environment'}: {faults}") from exc
-
-
-def _fault(fault: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
-    what = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        what = "unknown key"
-    return f"{where}: {what}" if where else what
+        raise ConfigurationError(f"{path or 'environment'}: {toml.explain(exc)}") from exc

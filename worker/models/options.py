@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dicom_node import toml
 from dicom_node.errors import ConfigurationError
 
 CHEXFRACT_PROMPT = "<|image_1|>\nDescribe bones on this chest X-ray"
@@ -150,14 +151,7 @@ def check(kind: type[AnyOptions], name: str, table: dict[str, Any]) -> AnyOption
     try:
         return kind.model_validate(table)
     except ValidationError as exc:
-        faults = "; ".join(_fault(name, dict(fault)) for fault in exc.errors(include_input=False))
-        raise ConfigurationError(faults) from exc
-
-
-def _fault(name: str, fault: dict[str, Any]) -> str:
-    where = ".".join(["models", name, *(str(part) for part in fault["loc"])])
-    what = "unknown key" if fault["type"] == "extra_forbidden" else str(fault["msg"])
-    return f"{where}: {what}"
+        raise ConfigurationError(toml.explain(exc, f"models.{name}")) from exc
 
 
 def expand(path: str) -> Path:

@@ -1,0 +1,48 @@
+"""What every command of both programs shares: how it is declared, run and ended."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dicom_node.errors import ChexFractError
+
+OK, FAILED, USAGE = 0, 1, 2
+INTERRUPTED = 130
+
+Act = Callable[[argparse.Namespace], int]
+
+
+def add(
+    commands: Any, name: str, what: str, act: Act, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """Add the command `name` that does `act`; one without `what` stays out of the list."""
+    shown = {"help": what} if what else {}
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, description=what, epilog=epilog, **shown
+    )
+    command.set_defaults(act=act)
+    return command
+
+
+def run(commands: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    """Do the command that `arguments` name and return its exit code."""
+    if "_ARGCOMPLETE" in os.environ:
+        from dicom_node.completion import complete
+
+        complete(commands)
+    options = commands.parse_args(arguments)
+    try:
+        return int(options.act(options))
+    except ChexFractError as exc:
+        print(f"{commands.prog}: {exc}", file=sys.stderr)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe has gone; say nothing more, also not at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
