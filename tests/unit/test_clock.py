@@ -1,0 +1,218 @@
+"""A clock that is set, ahead or back, loses nothing and makes nothing wait beyond its back-off."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ledgers import NOW, fresh, instance, post, reported, result, route, taken
+
+from dicom_node.flow.deliver import Deliverer, Pace
+from dicom_node.flow.dispatch import Dispatcher
+from dicom_node.job import Handout
+from dicom_node.settings import Dispatch, Peer, Settings
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+
+JUMPS = (3.0, 50.0, 110.0, 3600.0, 90_000.0)
+"""Seconds that the clock was ahead while something was written; then it was right again."""
+
+
+class Archive:
+    """A destination that answers with one status."""
+
+    def __init__(self, status: int = 0x0000) -> None:
+        self.status = status
+        self.got: list[str] = []
+
+    def __call__(self, peer: Peer) -> Archive:
+        return self
+
+    def connect(self, sop_classes: object) -> None: ...
+
+    def accepts(self, sop_class_uid: str) -> bool:
+        return True
+
+    def store(self, path: Path) -> int:
+        self.got.append(path.name)
+        return self.status
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger.open(fresh(tmp_path))
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def archive() -> Archive:
+    return Archive()
+
+
+def deliverer(
+    ledger: Ledger, archive: Archive, folder: Path, pace: Pace | None = None
+) -> Deliverer:
+    peers = {"archive": Peer(ae_title="ARCHIVE", host="127.0.0.1", port=104)}
+    return Deliverer(Settings(peers=peers), Spool(folder / "spool"), ledger, archive, pace)
+
+
+def dispatcher(ledger: Ledger, handed: list[Handout]) -> Dispatcher:
+    settings = Settings(dispatch=Dispatch(lease=60, queued_for=60))
+    return Dispatcher(settings, ledger, lambda handout, *_: handed.append(handout))
+
+
+# deliveries ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ahead", JUMPS)
+def test_a_report_that_was_made_while_the_clock_was_ahead_goes_at_once(
+    ledger: Ledger, archive: Archive, tmp_path: Path, ahead: float
+) -> None:
+    reported(ledger, at=NOW + ahead)
+    deliverer(ledger, archive, tmp_path).step(NOW)
+    assert len(archive.got) == 1
+
+
+@pytest.mark.parametrize("ahead", JUMPS)
+def test_what_was_refused_while_the_clock_was_ahead_waits_its_back_off_and_no_longer(
+    ledger: Ledger, archive: Archive, tmp_path: Path, ahead: float
+) -> None:
+    reported(ledger, at=NOW)
+    work = deliverer(ledger, archive, tmp_path)
+    archive.status = 0xA700
+    work.step(NOW + ahead)
+    archive.status = 0x0000
+    work.step(NOW)
+    assert len(archive.got) == 1
+    work.step(NOW + 31)
+    assert len(archive.got) == 2
+
+
+@pytest.mark.parametrize("ahead", JUMPS)
+def test_a_destination_that_was_held_while_the_clock_was_ahead_is_held_no_longer(
+    ledger: Ledger, archive: Archive, tmp_path: Path, ahead: float
+) -> None:
+    reported(ledger, at=NOW)
+    ledger.hold("archive", "ARCHIVE gives no answer", NOW + ahead + 30, NOW + ahead)
+    work = deliverer(ledger, archive, tmp_path)
+    work.step(NOW)
+    work.step(NOW + 31)
+    assert len(archive.got) == 1
+
+
+def test_a_back_off_of_a_day_is_a_day(ledger: Ledger, archive: Archive, tmp_path: Path) -> None:
+    reported(ledger, at=NOW)
+    archive.status = 0xA700
+    work = deliverer(ledger, archive, tmp_path, Pace(refused=(86_400.0, 86_400.0)))
+    for seconds in (0, 1, 60, 86_000):
+        work.step(NOW + seconds)
+    assert len(archive.got) == 1
+
+
+@pytest.mark.parametrize("act", ["retry", "resend"])
+def test_an_act_of_the_operator_while_the_clock_was_ahead_is_done_at_once(
+    ledger: Ledger, archive: Archive, tmp_path: Path, act: str
+) -> None:
+    reported(ledger, at=NOW)
+    if act == "resend":
+        ledger.delivered(1, 0x0000, NOW)
+    getattr(ledger, act)("1.2.3.1", NOW + 3600)
+    deliverer(ledger, archive, tmp_path).step(NOW)
+    assert len(archive.got) == 1
+
+
+# jobs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ahead", JUMPS)
+def test_a_job_that_was_given_back_while_the_clock_was_ahead_is_handed_out_at_once(
+    ledger: Ledger, ahead: float
+) -> None:
+    ledger.receive(instance(), [route()], at=NOW)
+    ticket = taken(ledger)
+    ledger.release(ticket.job, ticket.token, "the worker ends", delay_s=0, at=NOW + ahead)
+    handed: list[Handout] = []
+    dispatcher(ledger, handed).step(NOW + 1)
+    assert len(handed) == 1
+
+
+@pytest.mark.parametrize("ahead", JUMPS)
+def test_a_lease_from_a_clock_that_was_ahead_ends_in_its_time(ledger: Ledger, ahead: float) -> None:
+    ledger.receive(instance(), [route()], at=NOW)
+    taken(ledger, at=NOW + ahead)
+    handed: list[Handout] = []
+    work = dispatcher(ledger, handed)
+    work.step(NOW)
+    assert not handed, "the worker that holds it had no time at all"
+    work.step(NOW + 61)
+    assert len(handed) == 1
+
+
+@pytest.mark.parametrize("ahead", JUMPS)
+def test_an_instance_from_a_clock_that_was_ahead_does_not_wait_behind_all_others(
+    ledger: Ledger, ahead: float
+) -> None:
+    ledger.receive(instance(1), [route()], at=NOW + ahead)
+    handed: list[Handout] = []
+    work = dispatcher(ledger, handed)
+    work.step(NOW)
+    ledger.unpublish(handed.pop().tickets)
+    ledger.receive(instance(2), [route()], at=NOW + 2)
+    first, _ = ledger.hand_out("phantom", 2, NOW + 90, NOW + 3)
+    assert ledger.trace("1.2.3.1")["jobs"][0]["job"] == first.job
+
+
+class Set:
+    """A wall clock that is set by so many seconds."""
+
+    def __init__(self) -> None:
+        self.by = 0.0
+        self._right = time.time
+
+    def __call__(self) -> float:
+        return self._right() + self.by
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Set:
+    clock = Set()
+    monkeypatch.setattr(time, "time", clock)
+    return clock
+
+
+@pytest.mark.parametrize("by", [5000.0, -5000.0, 30.0])
+def test_a_worker_keeps_its_lease_when_the_clock_is_set(
+    ledger: Ledger, clock: Set, by: float
+) -> None:
+    ledger.receive(instance(), [route()])
+    handed: list[Handout] = []
+    stop = threading.Event()
+    thread = threading.Thread(target=dispatcher(ledger, handed).run, args=(stop,))
+    thread.start()
+    try:
+        _wait(lambda: bool(handed))
+        (ticket,) = handed[0].tickets
+        ledger.claim(ticket.job, ticket.token, "w", 20)
+        for _ in range(2):  # set, and set right again
+            clock.by = by - clock.by
+            time.sleep(1.5)
+        assert ledger.trace("1.2.3.1")["jobs"][0]["attempts"] == 1
+        assert post(ledger, ticket, result(ticket))
+    finally:
+        stop.set()
+        thread.join(10)
+    assert len(handed) == 1
+
+
+def _wait(holds: object) -> None:
+    assert callable(holds)
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
