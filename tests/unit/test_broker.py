@@ -67,6 +67,7 @@ def test_a_hand_out_goes_over_as_json_by_its_priority(embedded: broker.Embedded)
     message = json.loads(client.lindex(keys[0], 0))
     assert message["content-type"] == "application/json"
     assert message["headers"]["task"] == "worker.describe"
+    assert message["headers"]["expires"] is None  # by whose clock?
     body = json.loads(base64.b64decode(message["body"]))
     assert Handout.model_validate(body[0][0]) == HANDOUT
     client.close()
