@@ -39,9 +39,6 @@ UNTAKEN_LIMIT = 200
 """Hand-outs of one model that may lie in its queue: where no worker runs, the ledger hands out
 again and again, and each time leaves a void message behind."""
 
-_MESSAGE_LIFE_S = 3600.0
-"""A message that lay longer is void. Generous: a token says better, and hosts' clocks differ."""
-
 
 def app(url: str, answer_within_s: float = WORKER_TIMEOUT_S) -> Celery:
     """Return a Celery application for the broker at `url`; it is nobody's current application.
@@ -86,12 +83,6 @@ def app(url: str, answer_within_s: float = WORKER_TIMEOUT_S) -> Celery:
     return application
 
 
-def publish(application: Celery, handout: Handout, priority: int, expires_s: float) -> None:
-    """Put one hand-out into a queue over a connection of its own; see `Publisher`."""
-    with Publisher(application) as put:
-        put(handout, priority, expires_s)
-
-
 class Publisher:
     """Puts hand-outs into the queues over one connection, which it replaces when it fails.
 
@@ -109,15 +100,15 @@ class Publisher:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __call__(self, handout: Handout, priority: int, expires_s: float) -> None:
+    def __call__(self, handout: Handout, priority: int) -> None:
         """Put a hand-out into the queue of its model.
+
+        It has no expiry: whether it is void its tokens say, and clocks of hosts differ.
 
         Parameters
         ----------
         priority : int
             0 stat, 1 normal, 2 low.
-        expires_s : float
-            Seconds after which a worker need not look at it any more.
 
         Raises
         ------
@@ -137,7 +128,6 @@ class Publisher:
                 args=[handout.model_dump(mode="json")],
                 queue=name,
                 priority=PRIORITY_STEPS.get(priority, 3),
-                expires=max(expires_s, _MESSAGE_LIFE_S),
                 retry=False,
                 ignore_result=True,
                 producer=self._producer,

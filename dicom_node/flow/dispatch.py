@@ -15,7 +15,7 @@ from dicom_node.store.ledger import Ledger, Waiting
 
 logger = logging.getLogger(__name__)
 
-Publish = Callable[[Handout, int, float], None]
+Publish = Callable[[Handout, int], None]
 
 POLL_S = 0.02
 """Seconds between two looks at whether the ledger has changed; a look costs microseconds."""
@@ -33,8 +33,8 @@ class Dispatcher:
     Parameters
     ----------
     publish : callable
-        Puts a hand-out, with its priority (0 stat, 1 normal, 2 low) and the seconds it is good
-        for, into its model's queue; raises `Transient` when the broker does not take it.
+        Puts a hand-out, with its priority (0 stat, 1 normal, 2 low), into its model's queue;
+        raises `Transient` when the broker does not take it.
     """
 
     def __init__(self, settings: Settings, ledger: Ledger, publish: Publish) -> None:
@@ -115,7 +115,7 @@ class Dispatcher:
         for i, part in enumerate(parts):
             handout = Handout(node=self._node, model=model, tickets=part)
             try:
-                self._publish(handout, priority, self._limits.queued_for)
+                self._publish(handout, priority)
             except Transient as exc:
                 self._ledger.unpublish([t for late in parts[i:] for t in late])
                 raise _BrokerSilent(str(exc)) from exc

@@ -49,7 +49,7 @@ def wait_for(claim: Callable[[], object], seconds: float = 30) -> None:
 
 def is_taken(put: broker.Publisher) -> bool:
     try:
-        put(HANDOUT, 1, 60)
+        put(HANDOUT, 1)
     except Unreachable:
         return False
     return True
@@ -58,7 +58,7 @@ def is_taken(put: broker.Publisher) -> bool:
 def test_a_hand_out_goes_over_as_json_by_its_priority(embedded: broker.Embedded) -> None:
     with broker.publisher(embedded.url) as put:
         for priority in (1, 2, 0):
-            put(HANDOUT, priority, 60)
+            put(HANDOUT, priority)
     client = redis.Redis.from_url(embedded.url)
     lists = {key: client.llen(key) for key in client.scan_iter() if client.type(key) == b"list"}
     # kombu's keys of one queue by priority; a worker asks for them in this order
@@ -81,11 +81,11 @@ def test_a_queue_that_nobody_takes_from_does_not_grow_for_ever(
     client.flushall()
     with broker.publisher(embedded.url) as put:
         for priority in (0, 1, 2, 1):
-            put(HANDOUT, priority, 60)
+            put(HANDOUT, priority)
         with pytest.raises(Busy, match=r"4 hand-outs lie in queue model\.phantom"):
-            put(HANDOUT, 1, 60)
+            put(HANDOUT, 1)
         client.lpop("model.phantom")
-        put(HANDOUT, 1, 60)
+        put(HANDOUT, 1)
     client.flushall()
     client.close()
 
@@ -94,12 +94,12 @@ def test_a_frozen_broker_does_not_hold_a_publisher(
     embedded: broker.Embedded,
 ) -> None:
     with broker.publisher(embedded.url) as put:
-        put(HANDOUT, 1, 60)
+        put(HANDOUT, 1)
         assert embedded.pid is not None
         os.kill(embedded.pid, signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(Unreachable, match="gives no answer"):
-            put(HANDOUT, 1, 60)
+            put(HANDOUT, 1)
         assert time.monotonic() - began < 8
         os.kill(embedded.pid, signal.SIGCONT)
         wait_for(lambda: is_taken(put))
@@ -109,7 +109,7 @@ def test_a_broker_that_was_killed_is_back_on_the_same_port(embedded: broker.Embe
     url, pid = embedded.url, embedded.pid
     assert pid is not None
     with broker.publisher(url) as put:
-        put(HANDOUT, 1, 60)
+        put(HANDOUT, 1)
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: embedded.pid not in (None, pid))
         wait_for(lambda: is_taken(put))

@@ -27,7 +27,7 @@ class Broker:
         self.is_away = False
         self.takes = 10**9
 
-    def __call__(self, handout: Handout, priority: int, expires_s: float) -> None:
+    def __call__(self, handout: Handout, priority: int) -> None:
         if self.is_away or self.takes <= 0:
             raise Unreachable("redis://127.0.0.1:1/0 gives no answer")
         self.takes -= 1
@@ -117,7 +117,7 @@ def test_what_a_broker_does_not_take_waits_in_the_ledger(ledger: Ledger) -> None
 def test_a_model_without_workers_does_not_hold_up_another(ledger: Ledger) -> None:
     got = []
 
-    def put(handout: Handout, priority: int, expires_s: float) -> None:
+    def put(handout: Handout, priority: int) -> None:
         if handout.model == "a-model":
             raise Busy("200 hand-outs lie in queue model.a-model")
         got.append(handout.model)

@@ -58,7 +58,7 @@ def finish(ledger: Ledger, folder: Path) -> list[str]:
     handed: list[Handout] = []
     peer = Peer(ae_title="ARCHIVE", host="127.0.0.1", port=104)
     settings = Settings(peers={"archive": peer})
-    work = Dispatcher(settings, ledger, lambda handout, priority, expires: handed.append(handout))
+    work = Dispatcher(settings, ledger, lambda handout, priority: handed.append(handout))
     for minute in range(5):
         work.step(LATER + 60 * minute)
     taker = Taker()
