@@ -9,6 +9,7 @@ from itertools import islice
 
 from dicom_node.errors import Transient
 from dicom_node.settings import Settings
+from dicom_node.store.clock import Clock
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 
@@ -16,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 ORPHAN_AGE_S = 86400.0
 """Age of a file that no row names, before it counts as left over by a crash."""
+
+SETTLED_S = 600.0
+"""Time that the clock has to run evenly before anything is old by it."""
 
 _BATCH = 500
 
@@ -38,7 +42,8 @@ class Retention:
         self._spool = spool
         self._ledger = ledger
         self._every_s = every_s
-        self._swept_at = 0.0
+        self._sweep_at = 0.0
+        self._suspects: set[str] = set()
 
     def step(self, now: float | None = None) -> float:
         """Remove what is due; return in how many seconds to look again.
@@ -51,16 +56,22 @@ class Retention:
         now = time.time() if now is None else now
         self._spool.sweep(ORPHAN_AGE_S)
         removed = self.purge(now)
-        if now - self._swept_at >= ORPHAN_AGE_S or now < self._swept_at:
-            self._swept_at = now
+        if self._suspects or time.monotonic() >= self._sweep_at:
+            self._sweep_at = time.monotonic() + ORPHAN_AGE_S
             removed += self.sweep()
         if removed:
             logger.info("retention removed files=%d", removed)
         return self._every_s
 
     def run(self, stop: threading.Event) -> None:
-        """Remove what is due until `stop` is set."""
+        """Remove what is due until `stop` is set, while the clock can be believed."""
+        clock, settled_at = Clock(), time.monotonic() + SETTLED_S
         while not stop.is_set():
+            if clock.jump():
+                settled_at = time.monotonic() + SETTLED_S
+            if time.monotonic() < settled_at:
+                stop.wait(min(self._every_s, settled_at - time.monotonic()))
+                continue
             try:
                 wait = self.step()
             except Transient as exc:
@@ -69,15 +80,21 @@ class Retention:
             stop.wait(wait)
 
     def sweep(self, older_than_s: float = ORPHAN_AGE_S) -> int:
-        """Remove files that no row of the ledger names: they were never acknowledged."""
-        count = 0
+        """Remove files that no row of the ledger names: they were never acknowledged.
+
+        Not in the first sweep that finds them: where the clock is wrong, the row of a file that
+        seems to be old may be on its way.
+        """
+        found: set[str] = set()
         for folder in ("images", "reports", "conflicts"):
             names = self._spool.names(folder, older_than_s)
             while batch := list(islice(names, _BATCH)):
-                for name in self._ledger.unnamed(batch):
-                    self._spool.remove(name)
-                    count += 1
-        return count
+                found |= self._ledger.unnamed(batch)
+        left_over = found & self._suspects
+        for name in left_over:
+            self._spool.remove(name)
+        self._suspects = found - left_over
+        return len(left_over)
 
     def purge(self, now: float) -> int:
         """Remove files whose time is over and return how many."""

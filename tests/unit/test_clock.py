@@ -14,8 +14,8 @@ from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.flow.dispatch import Dispatcher
 from dicom_node.job import Handout
 from dicom_node.settings import Dispatch, Peer, Settings
+from dicom_node.store import retention
 from dicom_node.store.ledger import Ledger
-from dicom_node.store.retention import Retention
 from dicom_node.store.spool import Spool
 
 JUMPS = (3.0, 50.0, 110.0, 3600.0, 90_000.0)
@@ -222,28 +222,32 @@ def test_a_clock_that_is_set_ahead_makes_no_orphan_of_what_is_just_being_receive
         incoming.write(b"an image")
         kept = incoming.keep("1.2.3.1")
     clock.by = 90_000.0
-    Retention(Settings(), spool, ledger).step()
+    retention.Retention(Settings(), spool, ledger).step()
     ledger.receive(instance(1, file=kept.name), [route()])  # and now 0x0000 is answered
     assert spool.path(kept.name).is_file()
 
 
-def test_a_clock_that_is_set_ahead_does_not_end_the_time_that_files_are_kept(
-    ledger: Ledger, clock: Set, tmp_path: Path
+def test_a_clock_that_is_set_ahead_is_believed_only_when_it_has_run_evenly(
+    ledger: Ledger, clock: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retention, "SETTLED_S", 1.0)
     spool = Spool(tmp_path / "spool")
     with spool.writing() as incoming:
         incoming.write(b"an image")
         kept = incoming.keep("1.2.3.1")
     ledger.receive(instance(1, file=kept.name), [], "no rule matched")
-    work, stop = Retention(Settings(), spool, ledger, every_s=0.2), threading.Event()
+    work, stop = retention.Retention(Settings(), spool, ledger, every_s=0.1), threading.Event()
     thread = threading.Thread(target=work.run, args=(stop,))
     thread.start()
-    time.sleep(0.5)
-    clock.by = 90_000.0
-    time.sleep(1)
-    stop.set()
-    thread.join(10)
-    assert spool.path(kept.name).is_file()
+    try:
+        time.sleep(1.3)
+        clock.by = 90_000.0
+        time.sleep(0.7)
+        assert spool.path(kept.name).is_file()
+        _wait(lambda: not spool.path(kept.name).exists())
+    finally:
+        stop.set()
+        thread.join(10)
 
 
 def _wait(holds: object) -> None:
