@@ -181,6 +181,9 @@ class Delivery(Section):
     silent_first: Annotated[Duration, Field(gt=0)] = 1.0
     """Wait after a destination gave no answer for the first time; this costs no attempt."""
     silent_longest: Annotated[Duration, Field(gt=0)] = 30.0
+    uncommitted_first: Annotated[Duration, Field(gt=0, le=7200)] = 600.0
+    """Wait for an answer to a storage commitment request before it is asked again."""
+    uncommitted_longest: Annotated[Duration, Field(gt=0, le=7200)] = 3600.0
 
 
 class Peer(Section):
@@ -198,6 +201,8 @@ class Peer(Section):
     """SR SOP classes in order of preference; the first that the peer accepts is sent."""
     addresses: tuple[str, ...] = ()
     """Addresses or networks that this peer calls from; empty: its host, or any for a name."""
+    storage_commitment: bool = False
+    """Whether it is asked to commit to what it was sent (PS3.4 J); then its answer is taken."""
     max_pdu: int = Field(default=131072, ge=4096)
     timeout: Duration = 30.0
     tls: Tls = Tls()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -25,3 +26,26 @@ class Sender:
     calling_host: str
     called_ae: str
     priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A storage commitment request (DICOM PS3.4 J.3.2).
+
+    ``objects`` are pairs of SOP Class UID and SOP Instance UID.
+    """
+
+    transaction_uid: str
+    objects: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a peer commits to, and what not (PS3.4 J.3.3).
+
+    ``failed`` has the Failure Reason (0008,1197) by SOP Instance UID.
+    """
+
+    transaction_uid: str
+    committed: frozenset[str]
+    failed: Mapping[str, int]

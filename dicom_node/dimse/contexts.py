@@ -54,6 +54,10 @@ QUERIES = {
 }
 """SOP classes of the Query/Retrieve SCP, whose objects are this node's reports."""
 
+PUSH_MODEL = "1.2.840.10008.1.20.1"
+PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"
+"""Storage Commitment Push Model SOP Class, and its well-known SOP Instance (PS3.4 J.3.5)."""
+
 TRANSFER_SYNTAXES = {
     EXPLICIT_LITTLE: "Explicit VR Little Endian",
     IMPLICIT_LITTLE: "Implicit VR Little Endian",
@@ -142,6 +146,14 @@ def accepted() -> list[PresentationContext]:
         *(build_context(uid, list(TRANSFER_SYNTAXES)) for uid in IMAGES),
         *(build_context(uid, little) for uid in QUERIES),
     ]
+
+
+def commitment() -> PresentationContext:
+    """Return the context in which an archive, as the requestor, reports what it commits to."""
+    context = build_context(PUSH_MODEL, [EXPLICIT_LITTLE, IMPLICIT_LITTLE])
+    # We are the SCU whoever asks for the association: nobody commits anything here.
+    context.scu_role, context.scp_role = False, True
+    return context
 
 
 def sent_back(sop_classes: Collection[str]) -> list[PresentationContext]:

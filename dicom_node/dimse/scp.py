@@ -23,8 +23,10 @@ from pydicom import config
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
 
 from dicom_node.dimse import Accepted, Sender
+from dicom_node.dimse.commitment import Reports
 from dicom_node.dimse.contexts import IMAGES, QUERIES, accepted, entity, sent_back
 from dicom_node.dimse.retrieve import Retrieval
 from dicom_node.dimse.security import acceptor
@@ -85,6 +87,8 @@ class Listener:
         Whether Instances can be kept now; if not, associations for storage are rejected.
     catalogue : Catalogue, optional
         Reports that peers may query and retrieve; without it no Query/Retrieve is offered.
+    commitments : commitment.Reports, optional
+        Hears what peers commit to; without it no Storage Commitment is accepted.
     """
 
     def __init__(
@@ -93,11 +97,13 @@ class Listener:
         intake: Intake,
         has_room: Callable[[], bool] = lambda: True,
         catalogue: Catalogue | None = None,
+        commitments: Reports | None = None,
     ) -> None:
         self._settings = settings
         self._intake = intake
         self._has_room = has_room
         self._retrieval = Retrieval(settings, catalogue) if catalogue else None
+        self._commitments = commitments
         self._contexts = [
             context for context in accepted() if catalogue or context.abstract_syntax not in QUERIES
         ]
@@ -203,6 +209,8 @@ class Listener:
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_CONN_CLOSE, self._on_close),
             (evt.EVT_C_ECHO, lambda event: SUCCESS),
+        if self._commitments:
+            retrieval.append((evt.EVT_N_EVENT_REPORT, self._commitments.on_report))
             (evt.EVT_C_STORE, self._on_store),
         ]
 
@@ -227,16 +235,21 @@ class Listener:
             logger.warning("rejected the association of %s: %s", _name(assoc), refusal.reason)
             assoc.acse.send_reject(refusal.result, refusal.source, refusal.diagnostic)
             assoc.kill()
-        elif self._retrieval:
-            self._offer_reports(assoc)
+        else:
+            self._offer(assoc)
 
-    def _offer_reports(self, assoc: Association) -> None:
-        """Offer the reports' SOP classes to one that will store what it gets by C-GET.
+    def _offer(self, assoc: Association) -> None:
+        """Offer what is for this caller, beside what is for all.
 
-        Others see them rejected: an archive that found them accepted would send its own here.
+        The reports' SOP classes are for one that will store what it gets by C-GET: an archive that
+        found them accepted would send its own here. Storage Commitment is for those who are asked.
         """
-        roles = assoc.requestor.role_selection
-        taken = sent_back([str(uid) for uid, role in roles.items() if role.scp_role])
+        taken: list[PresentationContext] = []
+        if self._retrieval:
+            roles = assoc.requestor.role_selection
+            taken += sent_back([str(uid) for uid, role in roles.items() if role.scp_role])
+        if self._commitments:
+            taken += self._commitments.contexts(self._callers(assoc))
         known = {context.abstract_syntax for context in taken}
         others = [one for one in self._contexts if one.abstract_syntax not in known]
         assoc.acceptor.supported_contexts = [*others, *taken]
@@ -247,6 +260,14 @@ class Listener:
         calling = request.calling_ae_title.strip()
         address = host((assoc.requestor.address,))
         if node.called_ae_check and request.called_ae_title.strip() != node.ae_title.strip():
+    def _callers(self, assoc: Association) -> Iterator[Peer]:
+        """Return the peers that this caller may be."""
+        calling = cast("Any", assoc.requestor.primitive).calling_ae_title.strip()
+        address = host((assoc.requestor.address,))
+        for peer in self._settings.peers.values():
+            if peer.ae_title.strip() == calling and _calls_from(peer, address):
+                yield peer
+
             return CALLED_AE_UNKNOWN
         if node.known_peers_only and (unknown := _unknown(self._settings, calling, address)):
             return unknown

@@ -64,12 +64,15 @@ class Destination:
     ae_title : str
         The calling AE title.
     peer : Peer
+    handlers : sequence, optional
+        Of events of the association, as pynetdicom takes them.
     """
 
-    def __init__(self, ae_title: str, peer: Peer) -> None:
+    def __init__(self, ae_title: str, peer: Peer, handlers: Sequence[Any] = ()) -> None:
         self.name = f"{peer.ae_title.strip()}@{peer.host}:{peer.port}"
         self._ae_title = ae_title
         self._peer = peer
+        self._handlers = list(handlers)
         self._assoc: Association | None = None
         self._offered: frozenset[tuple[str, str]] = frozenset()
         self._used = 0.0
@@ -80,6 +83,13 @@ class Destination:
         """Whether the association stands and is fresh enough not to be released just now."""
         fresh = time.monotonic() - self._used < IDLE_S / 2
         return bool(self._assoc and self._assoc.is_established and fresh)
+
+    @property
+    def association(self) -> Association:
+        """The association; `Unreachable` without one."""
+        if not self._assoc or not self._assoc.is_established:
+            raise Unreachable(f"{self.name} closed the association")
+        return self._assoc
 
     def connect(self, sop_classes: Sequence[str]) -> None:
         """Associate, unless an open association has offered all of `sop_classes` already.
@@ -194,7 +204,10 @@ class Destination:
                 ae_title=peer.ae_title,
                 max_pdu=peer.max_pdu,
                 tls_args=cast("Any", (tls, peer.host) if tls else None),
-                evt_handlers=[(evt.EVT_CONN_OPEN, _on_open, [connected, peer.timeout])],
+                evt_handlers=[
+                    (evt.EVT_CONN_OPEN, _on_open, [connected, peer.timeout]),
+                    *self._handlers,
+                ],
             )
         except OSError as exc:
             raise Unreachable(f"{self.name}: the host name cannot be resolved ({exc})") from exc

@@ -13,6 +13,7 @@ from typing import Protocol
 from dicom_node.errors import ChexFractError, NotFound, NotUnderstood, Refused, Transient
 from dicom_node.flow import routing
 from dicom_node.settings import SENDER, Peer, Settings
+from dicom_node.settings import Delivery as Waits
 from dicom_node.store.ledger import Delivery, Ledger, Stored
 from dicom_node.store.spool import Spool
 
@@ -40,12 +41,25 @@ class Pace:
     """Waits in seconds: first and longest, doubling in between.
 
     ``refused`` is for an object that the destination answered with a failure, ``silent`` for a
-    destination that does not answer, ``idle`` is how long an association stays open.
+    destination that does not answer, ``uncommitted`` for a storage commitment that is not
+    answered; ``idle`` is how long an association stays open, ``gather`` how long a delivery waits
+    for others whose commitment is asked for together with its own.
     """
 
     refused: tuple[float, float] = (30.0, 3600.0)
     silent: tuple[float, float] = (1.0, 30.0)
+    uncommitted: tuple[float, float] = (600.0, 3600.0)
     idle: float = 2.0
+    gather: float = 1.0
+
+    @classmethod
+    def of(cls, waits: Waits) -> Pace:
+        """Return the waits of ``[delivery]``."""
+        return cls(
+            refused=(waits.refused_first, waits.refused_longest),
+            silent=(waits.silent_first, waits.silent_longest),
+            uncommitted=(waits.uncommitted_first, waits.uncommitted_longest),
+        )
 
     def after_refusals(self, count: int) -> float:
         """Return the wait after `count` earlier refusals of the same object."""
@@ -54,6 +68,10 @@ class Pace:
     def after_silence(self, count: int) -> float:
         """Return the wait after `count` earlier attempts without an answer."""
         return _doubled(self.silent, count)
+
+    def before_asking_again(self, count: int) -> float:
+        """Return the wait for an answer after `count` earlier questions."""
+        return _doubled(self.uncommitted, count)
 
 
 class Destination(Protocol):
@@ -233,7 +251,8 @@ class Deliverer:
             reason = f"{delivery.destination} answered 0x{status:04X}"
             self._refused(delivery, reason, status, now)
             return
-        self._ledger.delivered(delivery.id, status, now, ms)
+        ask_at = _moment(now) + self._pace.gather if peer.storage_commitment else 0.0
+        self._ledger.delivered(delivery.id, status, now, ms, ask_at)
         self._breaks.pop(delivery.id, None)
         logger.info(
             "delivered sop=%s destination=%s status=0x%04X ms=%.0f",

@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSIONS = ("0001",)
+VERSIONS = ("0001", "0002")
 """Every schema version there was; the last one is that of this software."""
 
 metadata = MetaData(
@@ -186,8 +186,21 @@ deliveries = Table(
     _time("next_at"),
     _time("created_at"),
     _time("ended_at"),
+    _count("asks"),
+    _time("ask_at"),
     UniqueConstraint("job", "destination", "part"),
     Index(None, "state", "destination", "next_at"),
+    Index(None, "ask_at"),
+)
+
+commitments = Table(
+    "commitments",
+    metadata,
+    Column("transaction_uid", String(64), primary_key=True),
+    Column("delivery", Integer, ForeignKey("deliveries.id"), primary_key=True),
+    _count("attempts"),
+    _time("asked_at"),
+    _time("ended_at"),
 )
 
 destinations = Table(

@@ -16,6 +16,9 @@ from dicom_node.store.ledger import Ledger
 
 from ..ledgers import NOW, instance, post, result, route
 
+OPEN_QUESTION = "2.25.660"
+"""Transaction UID of a storage commitment request that nobody has answered, since 0002."""
+
 FINISHED, FAILED = range(4, 9), 9
 """Numbers of the Instances that had a result, and of the one whose attempts were used up."""
 
@@ -41,7 +44,9 @@ def fill(ledger: Ledger) -> None:
     by_source = {d.sop_instance_uid: d.id for d in ledger.due_deliveries(NOW + 50)}
     refused = "archive answered 0xA700"
     ledger.postpone(by_source["1.2.3.5"], refused, NOW + 90, status=0xA700, at=NOW + 50)
-    ledger.delivered(by_source["1.2.3.6"], 0x0000, NOW + 50)
+    ledger.choose(by_source["1.2.3.6"], "2.25.6")
+    ledger.delivered(by_source["1.2.3.6"], 0x0000, NOW + 50, ask_at=NOW + 51)
+    ledger.ask(OPEN_QUESTION, ledger.due_commitments(NOW + 51)["archive"], lambda _: 600, NOW + 51)
     ledger.choose(by_source["1.2.3.7"], "2.25.7")
     ledger.hold("archive", "archive gives no answer", NOW + 95, NOW + 51)
 

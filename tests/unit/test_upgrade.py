@@ -70,6 +70,12 @@ def finish(ledger: Ledger, folder: Path) -> list[str]:
     return taker.got
 
 
+@pytest.mark.parametrize("ledger", ["0002"], indirect=True)
+def test_a_commitment_that_was_asked_for_is_still_answered(ledger: Ledger) -> None:
+    assert ledger.answer("2.25.660", {"2.25.6"}, {}, lambda _: 30, LATER)
+    assert ledger.trace("1.2.3.6")["state"] == "committed"
+
+
 def test_work_in_every_state_is_finished_once(ledger: Ledger, tmp_path: Path) -> None:
     delivered = finish(ledger, tmp_path)
     status = ledger.status(LATER + 500)

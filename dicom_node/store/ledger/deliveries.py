@@ -131,11 +131,20 @@ class Deliveries(Database):
             )
 
     def delivered(
-        self, delivery: int, status: int, at: float | None = None, ms: float | None = None
+        self,
+        delivery: int,
+        status: int,
+        at: float | None = None,
+        ms: float | None = None,
+        ask_at: float = 0.0,
     ) -> bool:
-        """Record that the destination took it, with the status of its C-STORE response."""
+        """Record that the destination took it, with the status of its C-STORE response.
+
+        From `ask_at` on, unless it is 0, the destination is asked to commit to keep it.
+        """
         now = moment(at)
         values = {"state": "sent", "status": status, "reason": "", "ended_at": now}
+        values |= {"asks": 0, "ask_at": ask_at}
         with self.writing() as connection:
             row = self._settle(connection, delivery, OPEN, values)
             if row is not None:
@@ -145,12 +154,15 @@ class Deliveries(Database):
 
     def committed(self, delivery: int, at: float | None = None) -> bool:
         """Record that the destination has committed to keep it (DICOM PS3.4 Annex J)."""
-        now = moment(at)
         with self.writing() as connection:
-            row = self._settle(connection, delivery, ("sent",), {"state": "committed"})
-            if row is not None:
-                told = f"{row.kind} by {row.destination}"
-                append(connection, [event(row.source, "committed", now, row.job, told)])
+            return self._commit(connection, delivery, moment(at))
+
+    def _commit(self, connection: Connection, delivery: int, now: float) -> bool:
+        values = {"state": "committed", "reason": "", "ask_at": 0.0}
+        row = self._settle(connection, delivery, ("sent",), values)
+        if row is not None:
+            told = f"{row.kind} by {row.destination}"
+            append(connection, [event(row.source, "committed", now, row.job, told)])
         return row is not None
 
     def postpone(

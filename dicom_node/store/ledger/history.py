@@ -101,7 +101,7 @@ class History(Database):
         search : str
             Part of a patient id, a patient name or an accession number, or a whole UID.
         state : str
-            ``ignored``, a state of a job, ``delivered`` or ``undelivered``.
+            ``ignored``, a state of a job, ``delivered``, ``committed`` or ``undelivered``.
         """
         query = (
             sa.select(
@@ -355,7 +355,9 @@ def _state(instance: str, job: str | None, sent: Sequence[str]) -> str:
         return job
     if any(state in _UNSENT for state in sent):
         return "retrying" if "retrying" in sent else job
-    return "delivered" if any(state in _SENT for state in sent) else job
+    if "sent" in sent:
+        return "delivered"
+    return "committed" if "committed" in sent else job
 
 
 def _count(connection: Connection, column: sa.ColumnElement[str]) -> dict[str, int]:
@@ -386,9 +388,15 @@ def _destinations(connection: Connection, now: float) -> list[dict[str, Any]]:
             .group_by(deliveries.c.destination)
         )
     }
+    awaited = connection.execute(
+        sa.select(deliveries.c.destination, sa.func.count())
+        .where(deliveries.c.ask_at > 0, deliveries.c.state == "sent")
+        .group_by(deliveries.c.destination)
+    )
+    uncommitted: dict[str, int] = {row[0]: row[1] for row in awaited}
     lines = {row.name: row for row in connection.execute(sa.select(destinations)).all()}
     told = []
-    for name in sorted({*waiting, *lines}):
+    for name in sorted({*waiting, *lines, *uncommitted}):
         count, oldest = waiting.get(name, (0, now))
         line = lines.get(name)
         told.append(
@@ -396,6 +404,7 @@ def _destinations(connection: Connection, now: float) -> list[dict[str, Any]]:
                 "name": name,
                 "waiting": count,
                 "oldest_s": max(0.0, now - oldest),
+                "uncommitted": uncommitted.get(name, 0),
                 "failures": line.failures if line else 0,
                 "held_until": line.held_until if line else 0.0,
                 "reason": line.reason if line else "",
@@ -423,6 +432,9 @@ def _in_state(state: str) -> sa.ColumnElement[bool]:
     sent = sa.exists().where(deliveries.c.job == jobs.c.id, deliveries.c.state.in_(_SENT))
     if state == "delivered":
         return sent & ~unsent
+    if state == "committed":
+        only = sa.exists().where(deliveries.c.job == jobs.c.id, deliveries.c.state == "sent")
+        return sent & ~unsent & ~only
     if state in ("undelivered", "retrying", "pending"):
         return unsent
     if state == "ignored":

@@ -125,7 +125,10 @@ def _report_is_free(before: float) -> sa.ColumnElement[bool]:
     ended = sa.select(sa.literal(1)).where(jobs.c.id == objects.c.job, jobs.c.ended_at < before)
     unsent = sa.select(sa.literal(1)).where(
         deliveries.c.job == objects.c.job,
-        deliveries.c.state.in_(_UNSENT) | (deliveries.c.ended_at >= before),
+        # What is not committed to may have to be sent again.
+        deliveries.c.state.in_(_UNSENT)
+        | (deliveries.c.ended_at >= before)
+        | (deliveries.c.ask_at > 0),
     )
     return sa.and_(
         objects.c.file != "",

@@ -1,0 +1,244 @@
+"""Storage Commitment SCU: asks peers to keep what they took, and hears their answer.
+
+DICOM PS3.4 Annex J. The answer (N-EVENT-REPORT) comes on the association of the question (N-ACTION)
+or on one that the peer opens to the listener, at once or days later.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
+from pynetdicom.presentation import PresentationContext
+
+from dicom_node.dimse import Answer, Question
+from dicom_node.dimse.contexts import PUSH_MODEL, PUSH_MODEL_INSTANCE, commitment
+from dicom_node.dimse.scu import Destination
+from dicom_node.errors import NotUnderstood, Refused, Transient, Unreachable
+from dicom_node.settings import Peer
+
+logger = logging.getLogger(__name__)
+
+SUCCESS = 0x0000
+PROCESSING_FAILURE = 0x0110
+NO_SUCH_EVENT_TYPE = 0x0113
+INVALID_ARGUMENT = 0x0115
+
+DUPLICATE_TRANSACTION = 0x0131
+
+FAILURES = {
+    0x0110: "processing failure",
+    0x0112: "no such object instance",
+    0x0119: "class and instance conflict",
+    0x0122: "SOP class not supported",
+    DUPLICATE_TRANSACTION: "duplicate transaction UID",
+    0x0213: "resource limitation",
+}
+"""Failure Reason (0008,1197) in words (PS3.3 C.14.1.1)."""
+
+_REQUEST = 1
+_EVENTS = (1, 2)
+
+OnAnswer = Callable[[Answer], bool]
+"""Keeps an answer durably; False for a transaction that nobody began."""
+
+
+def meaning(reason: int) -> str:
+    """Return a Failure Reason, or a status of N-ACTION, as text."""
+    return f"0x{reason:04X} {FAILURES.get(reason, 'failure')}"
+
+
+class Line:
+    """An association on which one peer is asked to commit.
+
+    Parameters
+    ----------
+    ae_title : str
+        The calling AE title.
+    peer : Peer
+    on_answer : callable
+        Takes the answer that comes on this association.
+    """
+
+    def __init__(self, ae_title: str, peer: Peer, on_answer: OnAnswer) -> None:
+        self._answered = threading.Event()
+        self._on_answer = on_answer
+        handlers = [(evt.EVT_N_EVENT_REPORT, self._on_report)]
+        self._destination = Destination(ae_title, peer, handlers)
+
+    def connect(self) -> None:
+        """Associate.
+
+        Raises
+        ------
+        Unreachable
+            There is no association.
+        Refused
+            The peer offers no storage commitment.
+        """
+        self._destination.connect([PUSH_MODEL])
+        if not self._destination.accepts(PUSH_MODEL):
+            self.close()
+            raise Refused(f"{self._destination.name} offers no Storage Commitment")
+
+    def ask(self, question: Question) -> None:
+        """Send the request; it is with the peer when this returns.
+
+        Raises
+        ------
+        Refused
+            The peer answered with a failure.
+        Unreachable
+            The association broke, or the peer fell silent.
+        """
+        assoc = self._destination.association
+        waiting = _Reports(assoc)
+        try:
+            status, _ = assoc.send_n_action(
+                _request(question), _REQUEST, PUSH_MODEL, PUSH_MODEL_INSTANCE
+            )
+        except RuntimeError as exc:
+            raise Unreachable(f"{self._destination.name} closed the association") from exc
+        finally:
+            waiting.release()
+        if "Status" not in status:
+            raise Unreachable(f"{self._destination.name} gives no answer to N-ACTION")
+        if status.Status != SUCCESS:
+            told = meaning(status.Status)
+            raise Refused(f"{self._destination.name} answers N-ACTION with {told}")
+
+    def wait(self, seconds: float, ends: Callable[[], bool] = lambda: False) -> bool:
+        """Return whether the answer came on this association within `seconds`."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self._destination.is_open and not ends():
+            if self._answered.wait(0.05):
+                return True
+        return self._answered.is_set()
+
+    def close(self) -> None:
+        """Release the association."""
+        self._destination.close()
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _on_report(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        status = heard(event, self._on_answer)
+        self._answered.set()
+        return status, None
+
+
+class _Reports:
+    """Keeps N-EVENT-REPORT requests back that come before the response to N-ACTION.
+
+    pynetdicom takes whatever comes next for the response, and aborts.
+    """
+
+    def __init__(self, assoc: Association) -> None:
+        self._dimse = assoc.dimse
+        self._get = assoc.dimse.get_msg
+        self._early: list[tuple[Any, Any]] = []
+        self._dimse.get_msg = self._response  # type: ignore[method-assign]
+
+    def release(self) -> None:
+        """Let the association serve what was kept back."""
+        self._dimse.get_msg = self._get  # type: ignore[method-assign]
+        for context_id, message in self._early:
+            self._dimse.msg_queue.put((context_id, message))
+
+    def _response(self, block: bool = False) -> tuple[Any, Any]:
+        context_id, message = self._get(block)
+        while block and isinstance(message, N_EVENT_REPORT) and message.is_valid_request:
+            self._early.append((context_id, message))
+            context_id, message = self._get(block)
+        return context_id, message
+
+
+class Reports:
+    """Hears, at the listener, the answers of peers that open an association for them.
+
+    Parameters
+    ----------
+    on_answer : callable
+    """
+
+    def __init__(self, on_answer: OnAnswer) -> None:
+        self._on_answer = on_answer
+
+    def contexts(self, peers: Iterator[Peer]) -> list[PresentationContext]:
+        """Return what is offered to a caller that may be any of `peers`."""
+        return [commitment()] if any(peer.storage_commitment for peer in peers) else []
+
+    def on_report(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        """Answer N-EVENT-REPORT."""
+        return heard(event, self._on_answer), None
+
+
+def heard(event: evt.Event, on_answer: OnAnswer) -> int:
+    """Keep what an N-EVENT-REPORT says and return the status of the response (PS3.7 C)."""
+    caller = ascii(str(event.assoc.remote.get("ae_title", "")).strip())[1:-1]
+    try:
+        if event.event_type not in _EVENTS:
+            logger.warning("%s reports an unknown event of storage commitment", caller)
+            return NO_SUCH_EVENT_TYPE
+        answer = read(event.event_information)
+        if not on_answer(answer):
+            logger.warning("%s answers a storage commitment that nobody asked for", caller)
+            return INVALID_ARGUMENT
+    except Transient as exc:
+        logger.warning("the answer of %s to storage commitment is not kept: %s", caller, exc)
+        return PROCESSING_FAILURE
+    except Exception as exc:  # noqa: BLE001 - whatever a peer sends has a status
+        logger.warning(
+            "%s answers storage commitment with what cannot be read (%s)",
+            caller,
+            type(exc).__name__,
+        )
+        return INVALID_ARGUMENT
+    logger.info(
+        "%s commits to %d objects and not to %d", caller, len(answer.committed), len(answer.failed)
+    )
+    return SUCCESS
+
+
+def read(information: Dataset) -> Answer:
+    """Return what the Event Information of an N-EVENT-REPORT says.
+
+    Raises
+    ------
+    NotUnderstood
+        It has no Transaction UID.
+    """
+    transaction = str(information.get("TransactionUID") or "").strip()
+    if not 0 < len(transaction) <= 64:
+        raise NotUnderstood("no Transaction UID")
+    failed = {
+        str(item.ReferencedSOPInstanceUID): int(item.get("FailureReason") or PROCESSING_FAILURE)
+        for item in information.get("FailedSOPSequence") or ()
+    }
+    kept = {
+        str(item.ReferencedSOPInstanceUID)
+        for item in information.get("ReferencedSOPSequence") or ()
+    }
+    return Answer(transaction, frozenset(kept - failed.keys()), failed)
+
+
+def _request(question: Question) -> Dataset:
+    asked = Dataset()
+    asked.TransactionUID = question.transaction_uid
+    asked.ReferencedSOPSequence = []
+    for sop_class, instance in question.objects:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, instance
+        asked.ReferencedSOPSequence.append(item)
+    return asked

@@ -1,0 +1,220 @@
+"""Which delivered objects a destination is asked to commit to, and what it answered.
+
+DICOM PS3.4 Annex J. The question is recorded before it is asked: its answer may come at once, to
+another process, or after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from dicom_node.store.ledger.database import append, event, moment
+from dicom_node.store.ledger.deliveries import FAR, Deliveries
+from dicom_node.store.schema import commitments, deliveries, jobs, objects
+
+
+@dataclass(frozen=True, slots=True)
+class Uncommitted:
+    """One delivered object; ``asks`` counts how often its commitment was asked for already."""
+
+    delivery: int
+    job: str
+    source: str
+    destination: str
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    asks: int
+    reason: str
+
+
+class Commitments(Deliveries):
+    """The side of storage commitment."""
+
+    def due_commitments(
+        self, now: float, limit_per_destination: int = 100
+    ) -> dict[str, list[Uncommitted]]:
+        """Return what a commitment is to be asked for now, by destination."""
+        with self.reading() as connection:
+            names = connection.scalars(
+                sa.select(deliveries.c.destination).where(_is_due(now)).distinct()
+            ).all()
+            return {name: _due(connection, name, now, limit_per_destination) for name in names}
+
+    def next_commitment(self) -> float | None:
+        """Return when the next commitment is to be asked for; None when none is."""
+        with self.reading() as connection:
+            found = connection.scalar(
+                sa.select(sa.func.min(deliveries.c.ask_at)).where(
+                    deliveries.c.ask_at > 0, deliveries.c.state == "sent"
+                )
+            )
+        return None if found is None else float(found)
+
+    def ask(
+        self,
+        transaction_uid: str,
+        wanted: Sequence[Uncommitted],
+        wait: Callable[[int], float],
+        at: float | None = None,
+    ) -> None:
+        """Record that a transaction asks for these.
+
+        Parameters
+        ----------
+        wait : callable
+            Takes how often one was asked for before; returns in how many seconds it is asked for
+            again unless there is an answer.
+        """
+        now = moment(at)
+        with self.writing() as connection:
+            told = []
+            for one in wanted:
+                asked = f"not committed yet: asked {one.asks + 1} times"
+                values = {
+                    "asks": one.asks + 1,
+                    "ask_at": now + wait(one.asks),
+                    "reason": asked if one.asks else "storage commitment asked for",
+                }
+                row = self._settle(connection, one.delivery, ("sent",), values)
+                if row is None:
+                    continue
+                connection.execute(
+                    commitments.insert().values(
+                        transaction_uid=transaction_uid,
+                        delivery=one.delivery,
+                        attempts=row.attempts,
+                        asked_at=now,
+                    )
+                )
+                if not one.asks:
+                    detail = f"storage commitment of {one.kind} by {one.destination}"
+                    told.append(event(one.source, "asked", now, one.job, detail))
+            append(connection, told)
+
+    def put_off(
+        self,
+        wanted: Sequence[Uncommitted],
+        reason: str,
+        wait: Callable[[int], float] | None,
+        at: float | None = None,
+    ) -> None:
+        """Record why these could not be asked for, and when to try again; None: never."""
+        now = moment(at)
+        with self.writing() as connection:
+            told = []
+            for one in wanted:
+                ask_at = 0.0 if wait is None else now + wait(one.asks)
+                values = {"ask_at": ask_at, "reason": reason}
+                row = self._settle(connection, one.delivery, ("sent",), values)
+                if row is not None and reason != one.reason:
+                    detail = f"{one.kind} by {one.destination}: {reason}"
+                    told.append(event(one.source, "uncommitted", now, one.job, detail))
+            append(connection, told)
+
+    def answer(
+        self,
+        transaction_uid: str,
+        committed: Collection[str],
+        failed: Mapping[str, str],
+        wait: Callable[[int], float],
+        at: float | None = None,
+    ) -> bool:
+        """Record what a destination answered; False for a transaction that nobody began.
+
+        A failed object is sent again. The same answer again changes nothing.
+
+        Parameters
+        ----------
+        committed : collection of str
+            SOP Instance UIDs.
+        failed : mapping
+            Reasons by SOP Instance UID.
+        wait : callable
+            Takes how often an object was refused before; returns in how many seconds it is sent.
+        """
+        now = moment(at)
+        with self.writing() as connection:
+            rows = connection.execute(
+                sa.select(
+                    commitments.c.ended_at.label("answered_at"),
+                    commitments.c.attempts.label("asked_after"),
+                    deliveries,
+                )
+                .join(deliveries, deliveries.c.id == commitments.c.delivery)
+                .where(commitments.c.transaction_uid == transaction_uid)
+            ).all()
+            for row in rows:
+                if row.sop_instance_uid in committed:
+                    self._commit(connection, row.id, now)
+                elif row.sop_instance_uid in failed:
+                    self._send_again(connection, row, failed[row.sop_instance_uid], wait, now)
+            connection.execute(
+                commitments.update()
+                .where(
+                    commitments.c.transaction_uid == transaction_uid, commitments.c.ended_at == 0
+                )
+                .values(ended_at=now)
+            )
+        return bool(rows)
+
+    def _send_again(
+        self,
+        connection: Connection,
+        row: Row[Any],
+        reason: str,
+        wait: Callable[[int], float],
+        now: float,
+    ) -> None:
+        # Not for an answer that came before, and not for one about an earlier attempt.
+        if row.answered_at or row.asked_after != row.attempts:
+            return
+        why = f"{row.destination} does not commit: {reason}"
+        values = {
+            "state": "retrying",
+            "reason": why,
+            "attempts": row.attempts + 1,
+            "next_at": now + wait(row.attempts),
+            "ask_at": 0.0,
+            "ended_at": 0.0,
+        }
+        settled = self._settle(connection, row.id, ("sent",), values)
+        if settled is not None:
+            told = f"{row.kind} to {row.destination}: {why}"
+            append(connection, [event(settled.source, "retrying", now, row.job, told)])
+
+
+def _is_due(now: float) -> sa.ColumnElement[bool]:
+    at = deliveries.c.ask_at
+    return (deliveries.c.state == "sent") & (at > 0) & ((at <= now) | (at > now + FAR))
+
+
+def _due(connection: Connection, name: str, now: float, limit: int) -> list[Uncommitted]:
+    rows = connection.execute(
+        sa.select(
+            deliveries.c.id,
+            deliveries.c.job,
+            jobs.c.sop_instance_uid,
+            deliveries.c.destination,
+            deliveries.c.kind,
+            objects.c.sop_class_uid,
+            objects.c.sop_instance_uid,
+            deliveries.c.asks,
+            deliveries.c.reason,
+        )
+        .join(jobs, jobs.c.id == deliveries.c.job)
+        .join(
+            objects,
+            (objects.c.job == deliveries.c.job)
+            & (objects.c.sop_instance_uid == deliveries.c.sop_instance_uid),
+        )
+        .where(deliveries.c.destination == name, _is_due(now))
+        .order_by(deliveries.c.ask_at, deliveries.c.id)
+        .limit(limit)
+    ).all()
+    return [Uncommitted(*row) for row in rows]
