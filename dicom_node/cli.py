@@ -74,6 +74,7 @@ def _serve_commands(commands: Any) -> None:
     command.add_argument(
         "--with-worker", type=Path, metavar="F", help="worker.toml to run beside it"
     )
+    _add(commands, "reload", "Let the running node take changed peers and rules.", _reload)
     role = commands.add_parser("role")  # started by serve; not for people
     role.add_argument("name", choices=("listener", "courier", "web"))
     role.add_argument("--config", type=Path, required=True)
@@ -237,11 +238,18 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _role(options: argparse.Namespace) -> int:
     from dicom_node import logs
-    from dicom_node.serve import run_role
+    from dicom_node.roles import run_role
 
     logs.start()
     logging.getLogger("dicom_node").info("%s starts", options.name)
-    run_role(options.name, _settings(options))
+    run_role(options.name, options.config)
+    return OK
+
+
+def _reload(options: argparse.Namespace) -> int:
+    from dicom_node.operate.reload import reload
+
+    reload(_settings(options), as_json=options.json)
     return OK
 
 

@@ -12,20 +12,17 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any
 
-from dicom_node.errors import ConfigurationError, Unreachable
+from dicom_node import accepted
+from dicom_node.accepted import Exchange
+from dicom_node.errors import ConfigurationError
 from dicom_node.settings import Settings
-
-if TYPE_CHECKING:
-    from dicom_node.store.ledger import Ledger
-    from dicom_node.store.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +44,9 @@ LONGEST_PAUSE_S = 10.0
 STOP_S = 2.5
 """Time that processes get to end by themselves."""
 
+RELOADED = "reloaded.json"
+"""File in data_dir that tells how the last reload ended."""
+
 _PDEATHSIG = 1
 
 
@@ -64,6 +64,8 @@ class Child:
     started: float = 0.0
     beaten: float = 0.0
     ready: bool = False
+    is_current: bool = True
+    """Whether it works with the peers and rules that were accepted last."""
     failures: int = 0
     next_start: float = 0.0
 
@@ -73,14 +75,31 @@ class Supervisor:
     """Keeps processes running: restarts with back-off, ends what hangs, stops all at the end."""
 
     children: list[Child]
+    exchange: Callable[[], Exchange] | None = None
+    """Validates node.toml anew and lets its peers and rules be accepted."""
+    tell: Callable[[dict[str, Any]], None] = lambda told: None
+    """Takes how a reload ended."""
     _ends: bool = False
     _exit: int = 0
     _told: set[str] = field(default_factory=set)
+    _is_asked: bool = False
+    _exchanged: Exchange | None = None
 
     def run(self) -> int:
-        """Run until SIGINT or SIGTERM, or until a role finds its configuration wrong."""
+        """Run until SIGINT or SIGTERM, or until a role finds its configuration wrong.
+
+        SIGHUP reloads peers and rules.
+        """
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGTERM, self._stop)
+        had_terminal = os.isatty(0)
+
+        def asked(_signal: int, _frame: FrameType | None) -> None:
+            # A terminal that was closed sends the same signal, and nobody would end us later.
+            self._ends = self._ends or (had_terminal and not os.isatty(0))
+            self._is_asked = True
+
+        signal.signal(signal.SIGHUP, asked)
         try:
             while not self._ends:
                 self._round()
@@ -101,7 +120,34 @@ class Supervisor:
         if not self._told and all(child.ready or not child.beats for child in self.children):
             self._told.add("ready")
             logger.info("ready")
+        if self._is_asked and self.exchange:
+            self._is_asked = False
+            self._reload(self.exchange)
+        if self._exchanged and all(child.is_current for child in self.children):
+            self._reloaded(self._exchanged)
+            self._exchanged = None
         _listen([child for child in self.children if child.heart is not None], 0.1)
+
+    def _reload(self, exchange: Callable[[], Exchange]) -> None:
+        """Let every role take the peers and rules of node.toml, unless it is wrong."""
+        try:
+            self._exchanged = exchange()
+        except ConfigurationError as exc:
+            logger.error("reload refused, peers and rules stay as they were: %s", exc)  # noqa: TRY400 - one line
+            self.tell({"problem": str(exc)})
+            return
+        for child in self.children:
+            if child.beats:
+                child.is_current = False
+                if child.process is not None:
+                    child.process.send_signal(signal.SIGHUP)
+
+    def _reloaded(self, exchanged: Exchange) -> None:
+        logger.info("reloaded: %d peers, %d rules", len(exchanged.peers), len(exchanged.rules))
+        if exchanged.waiting:
+            tables = ", ".join(f"[{table}]" for table in exchanged.waiting)
+            logger.warning("%s changed too: in force after the next start", tables)
+        self.tell({"problem": "", **asdict(exchanged)})
 
     def _look_at(self, child: Child, process: subprocess.Popen[bytes], now: float) -> None:
         status = process.poll()
@@ -134,7 +180,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
     Parameters
     ----------
     config : Path
-        node.toml; the roles read it again.
+        node.toml; the roles read what was accepted of it.
     settings : Settings
         What stands in it.
     worker_config : Path, optional
@@ -160,10 +206,16 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
                 url = embedded.url
             else:
                 broker.ping(url)
-            children = _roles(config, url)
+            copy = accepted.accept(config, settings)
+            children = _roles(copy, url)
             if worker_config:
                 children.append(_worker(worker_config, url, embedded is not None, secret))
-            return Supervisor(children).run()
+            told = copy.with_name(RELOADED)
+            return Supervisor(
+                children,
+                exchange=lambda: accepted.exchange(copy),
+                tell=lambda answer: _tell(told, answer),
+            ).run()
         finally:
             if embedded:
                 embedded.stop()
@@ -201,112 +253,6 @@ def _long_enough(secret: str, where: str) -> str:
     return secret
 
 
-def run_role(name: str, settings: Settings) -> None:
-    """Be one of the roles until SIGTERM."""
-    ends = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ends.set())
-    {"listener": _listener, "courier": _courier, "web": _web}[name](settings, ends, _beat)
-
-
-def _listener(settings: Settings, ends: threading.Event, beat: Callable[[bytes], None]) -> None:
-    from dicom_node.dimse.scp import Listener
-    from dicom_node.flow.intake import Intake
-    from dicom_node.store.catalogue import Catalogue
-
-    spool, ledger = _stores(settings)
-    spool.sweep(older_than_s=3600)
-    catalogue = Catalogue(ledger, spool, settings.node.ae_title)
-    listener = Listener(settings, Intake(settings, spool, ledger), spool.has_room, catalogue)
-    listener.start()
-    logger.info("%s listens on port %d", settings.node.ae_title, listener.port)
-    beat(b"R")
-    while not ends.wait(1):
-        if not listener.is_listening:
-            raise Unreachable("the listener's socket is gone")
-        beat(b".")
-    listener.stop()
-
-
-def _courier(settings: Settings, ends: threading.Event, beat: Callable[[bytes], None]) -> None:
-    from dicom_node.dimse.scu import Destination
-    from dicom_node.flow import broker
-    from dicom_node.flow.deliver import Deliverer, Pace
-    from dicom_node.flow.dispatch import Dispatcher
-    from dicom_node.operate.audit import Auditor
-    from dicom_node.operate.notify import Notifier
-    from dicom_node.settings import Peer
-    from dicom_node.store.retention import Retention
-
-    spool, ledger = _stores(settings)
-
-    def connect(peer: Peer) -> Destination:
-        return Destination(settings.node.ae_title, peer)
-
-    waits = settings.delivery
-    pace = Pace(
-        refused=(waits.refused_first, waits.refused_longest),
-        silent=(waits.silent_first, waits.silent_longest),
-    )
-    tasks = (
-        Dispatcher(settings, ledger, broker.publisher(settings.broker.url)),
-        Deliverer(settings, spool, ledger, connect, pace),
-        Retention(settings, spool, ledger),
-        Notifier(settings, ledger, spool),
-        Auditor(settings, ledger),
-    )
-    threads = [
-        threading.Thread(target=task.run, args=(ends,), name=type(task).__name__, daemon=True)
-        for task in tasks
-    ]
-    for thread in threads:
-        thread.start()
-    beat(b"R")
-    while not ends.wait(1):
-        dead = [thread.name for thread in threads if not thread.is_alive()]
-        if dead:
-            raise Unreachable(f"{', '.join(dead)} ended by itself")
-        beat(b".")
-    for thread in threads:
-        thread.join(timeout=STOP_S / 2)
-
-
-def _web(settings: Settings, ends: threading.Event, beat: Callable[[bytes], None]) -> None:
-    from dicom_node.operate.audit import Trail
-    from dicom_node.web.app import create_app, serve_web
-
-    spool, ledger = _stores(settings)
-    trail = Trail(settings)
-
-    def note(name: str, address: str, is_right: bool) -> None:
-        if trail.is_kept:
-            trail.signed_in(name, address, is_right, time.time())
-
-    app = create_app(settings, ledger, spool, read_secret(settings), note)
-
-    def beating() -> None:
-        while not ends.wait(1):
-            beat(b".")
-
-    threading.Thread(target=beating, name="heart", daemon=True).start()
-    serve_web(settings, app, ends, ready=lambda: beat(b"R"))
-
-
-def _stores(settings: Settings) -> tuple[Spool, Ledger]:
-    from dicom_node.store.ledger import Ledger
-    from dicom_node.store.spool import Spool
-
-    spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free)
-    return spool, Ledger.open(settings.ledger_url)
-
-
-def _beat(sign: bytes) -> None:
-    descriptor = os.environ.get(HEART)
-    if descriptor:
-        with contextlib.suppress(OSError):
-            os.write(int(descriptor), sign)
-
-
 def _roles(config: Path, broker_url: str) -> list[Child]:
     environment = {**os.environ, "CHEXFRACT_BROKER__URL": broker_url}
     command = [sys.executable, "-m", "dicom_node", "role"]
@@ -334,7 +280,7 @@ def _start(child: Child) -> None:
         pass_fds=[beating] if beating is not None else [],
         # A Ctrl-C goes to the supervisor alone, which then ends the others in order.
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=_as_child,
     )
     if beating is not None:
         os.close(beating)
@@ -343,7 +289,9 @@ def _start(child: Child) -> None:
     child.ready = False
 
 
-def _die_with_parent() -> None:
+def _as_child() -> None:
+    # Until a role can take it, this signal must not end it: what it is for is read at the start.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # Linux only: a supervisor that is killed must not leave a second listener behind it.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
@@ -363,6 +311,15 @@ def _listen(children: Sequence[Child], timeout_s: float) -> None:
             child.heart = None
         child.beaten = time.monotonic()
         child.ready = child.ready or b"R" in signs
+        child.is_current = child.is_current or b"R" in signs or b"T" in signs
+
+
+def _tell(path: Path, answer: dict[str, Any]) -> None:
+    """Leave word for `chexfract-node reload`, which waits for it."""
+    temporary = path.with_name(f".{path.name}")
+    with contextlib.suppress(OSError):  # a full disk: the log has the same line
+        temporary.write_text(json.dumps({"at": time.time(), **answer}), encoding="utf-8")
+        temporary.replace(path)
 
 
 def _forget(child: Child) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -60,7 +60,9 @@ def claimed(api: Api) -> Ticket:
     return ticket
 
 
-def reported(api: Api, ticket: Ticket, **changes: Any) -> None:
+def reported(
+    api: Api, ticket: Ticket, content: Callable[[str], bytes] = lambda uid: b"SR", **changes: Any
+) -> None:
     """Report a fracture, with one object of the report."""
     uid = f"2.25.{int(ticket.job[:12], 16)}"
     found = FractureFound(bone="rib", number="7", side="left", certainty="possible")
@@ -76,8 +78,12 @@ def reported(api: Api, ticket: Ticket, **changes: Any) -> None:
         "objects": (made,),
     }  # fmt: skip
     result = Result(**(values | changes))
-    files = {o.part: api.spool.write_report(ticket.job, ticket.token, o.part, b"SR")
-             for o in result.objects}  # fmt: skip
+    files = {
+        o.part: api.spool.write_report(
+            ticket.job, ticket.token, o.part, content(o.sop_instance_uid)
+        )
+        for o in result.objects
+    }
     assert api.ledger.report(ticket.job, ticket.token, result, files)
 
 

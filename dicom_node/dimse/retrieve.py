@@ -51,6 +51,10 @@ class Retrieval:
         self._settings = settings
         self._catalogue = catalogue
 
+    def take(self, settings: Settings) -> None:
+        """Move to other peers from the next request on."""
+        self._settings = settings
+
     def on_find(self, event: evt.Event) -> Iterator[Answer]:
         """Answer C-FIND: one pending response per match (PS3.4 C.4.1)."""
         count = 0

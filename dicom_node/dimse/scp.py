@@ -166,6 +166,12 @@ class Listener:
         )
         return cast("Server", server)
 
+    def take(self, settings: Settings) -> None:
+        """Know other peers from the next association on; those that are open end undisturbed."""
+        self._settings = settings
+        if self._retrieval:
+            self._retrieval.take(settings)
+
     def stop(self) -> None:
         """Stop accepting, let each C-STORE in progress end for up to 2 s, abort the rest."""
         if self._server is None:
@@ -203,14 +209,14 @@ class Listener:
                 (evt.EVT_C_GET, self._retrieval.on_get),
                 (evt.EVT_C_MOVE, self._retrieval.on_move),
             ]
+        if self._commitments:
+            retrieval.append((evt.EVT_N_EVENT_REPORT, self._commitments.on_report))
         return [
             *retrieval,
             (evt.EVT_CONN_OPEN, self._on_open),
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_CONN_CLOSE, self._on_close),
             (evt.EVT_C_ECHO, lambda event: SUCCESS),
-        if self._commitments:
-            retrieval.append((evt.EVT_N_EVENT_REPORT, self._commitments.on_report))
             (evt.EVT_C_STORE, self._on_store),
         ]
 
@@ -254,12 +260,6 @@ class Listener:
         others = [one for one in self._contexts if one.abstract_syntax not in known]
         assoc.acceptor.supported_contexts = [*others, *taken]
 
-    def _refusal(self, assoc: Association) -> Rejection | None:
-        node = self._settings.node
-        request = cast("Any", assoc.requestor.primitive)
-        calling = request.calling_ae_title.strip()
-        address = host((assoc.requestor.address,))
-        if node.called_ae_check and request.called_ae_title.strip() != node.ae_title.strip():
     def _callers(self, assoc: Association) -> Iterator[Peer]:
         """Return the peers that this caller may be."""
         calling = cast("Any", assoc.requestor.primitive).calling_ae_title.strip()
@@ -268,6 +268,12 @@ class Listener:
             if peer.ae_title.strip() == calling and _calls_from(peer, address):
                 yield peer
 
+    def _refusal(self, assoc: Association) -> Rejection | None:
+        node = self._settings.node
+        request = cast("Any", assoc.requestor.primitive)
+        calling = request.calling_ae_title.strip()
+        address = host((assoc.requestor.address,))
+        if node.called_ae_check and request.called_ae_title.strip() != node.ae_title.strip():
             return CALLED_AE_UNKNOWN
         if node.known_peers_only and (unknown := _unknown(self._settings, calling, address)):
             return unknown

@@ -115,6 +115,11 @@ class Deliverer:
         self._lines: dict[str, _Line] = {}
         self._breaks: dict[int, int] = {}
 
+    def take(self, settings: Settings) -> None:
+        """Send to other peers; an object that is under way gets there, and what waits is tried."""
+        self._peers = settings.peers
+        self._wake()
+
     def step(self, now: float | None = None) -> float:
         """Try everything that is due once; return in how many seconds there may be more."""
         for name in self._ledger.due_destinations(_moment(now)):
@@ -213,7 +218,7 @@ class Deliverer:
             reason = f"{name} is no longer in [peers]; add it again"
             self._ledger.hold(name, reason, _moment(now) + self._pace.silent[1], now)
             return False
-        line = self._lines.setdefault(name, _Line(self._connect(peer)))
+        line = self._line(name, peer)
         for delivery in due:
             try:
                 if line.ensure(_classes(peer, due)):
@@ -227,6 +232,15 @@ class Deliverer:
                 self._hold(name, line, exc, now)
                 return False
         return True
+
+    def _line(self, name: str, peer: Peer) -> _Line:
+        """Return the line to a destination, a fresh one where the peer is no longer the same."""
+        line = self._lines.get(name)
+        if line is None or line.peer != peer:
+            if line is not None:
+                line.close()
+            line = self._lines[name] = _Line(peer, self._connect(peer))
+        return line
 
     def _send(self, line: _Line, peer: Peer, delivery: Delivery, now: float | None) -> None:
         stored = self._choose(line, peer, delivery)
@@ -311,12 +325,13 @@ class Deliverer:
             logger.warning("held destination=%s: %s", name, exc)
 
     def _find_sender(self, delivery: Delivery, now: float | None) -> None:
-        name = routing.sender(self._peers, delivery.calling_ae, delivery.calling_host)
+        peers = self._peers
+        name = routing.sender(peers, delivery.calling_ae, delivery.calling_host)
         if name is not None:
-            self._ledger.redirect(delivery.job, name, self._peers[name].objects, now)
+            self._ledger.redirect(delivery.job, name, peers[name].objects, now)
             return
         reason = f"sender {delivery.calling_ae}@{delivery.calling_host} is not in [peers]; add it"
-        wait = self._pace.refused[1]  # until the next start: settings do not change before
+        wait = self._pace.refused[1]  # until other peers are known: they wake it
         self._ledger.postpone(delivery.id, reason, _moment(now) + wait, counts=False, at=now)
 
     def _wait(self, now: float) -> float:
@@ -332,7 +347,8 @@ class _Broken(Transient):
 class _Line:
     """The association to a destination and what it was asked for."""
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, peer: Peer, destination: Destination) -> None:
+        self.peer = peer
         self.destination = destination
         self._proposed: frozenset[str] = frozenset()
         self._is_open = False

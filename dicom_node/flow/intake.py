@@ -38,7 +38,7 @@ class Intake:
     Parameters
     ----------
     settings : Settings
-        Rules, peers and what reports say of this site.
+        Rules, peers and what reports say of this site; others may take their place at any time.
     spool, ledger
         Where Instances are kept and recorded.
     """
@@ -107,7 +107,8 @@ class Intake:
     def _record(
         self, header: dict[str, str], kept: Kept, accepted: Accepted, sender: Sender
     ) -> Receipt:
-        rule = routing.decide(self.settings.rules, self.facts(header, sender))
+        settings = self.settings
+        rule = routing.decide(settings.rules, self.facts(header, sender))
         instance = Instance(
             **header,
             transfer_syntax_uid=accepted.transfer_syntax_uid,
@@ -119,40 +120,9 @@ class Intake:
             size=kept.size,
             file=kept.name,
         )
-        routes = [] if rule is None else [self._route(rule, sender)]
-        reason = "" if rule else "no rule matched" if self.settings.rules else "there are no rules"
+        routes = [] if rule is None else [_route(settings, rule, sender)]
+        reason = "" if rule else "no rule matched" if settings.rules else "there are no rules"
         return self.ledger.receive(instance, routes, reason)
-
-    def _route(self, rule: Rule, sender: Sender) -> Route:
-        peers = self.settings.peers
-        names, problems = routing.destinations(rule, peers, sender.calling_ae, sender.calling_host)
-        for problem in problems:
-            logger.warning("rule=%s %s", rule.name, problem)
-        takers = [peers[name] for name in names if name in peers]
-        kinds = ["sr", *(kind for peer in takers for kind in peer.objects)]
-        classes = [sop_class for peer in takers for sop_class in peer.sop_classes]
-        if SENDER in names or not classes:
-            classes += ["comprehensive3d", "comprehensive", "enhanced"]
-        order = ReportOrder(
-            content_datetime=datetime.fromtimestamp(0, UTC),
-            series_number=self.settings.report.series_number,
-            series_description=self.settings.report.series_description,
-            station_name=self.settings.node.ae_title.strip(),
-            serial_number=self.settings.node.serial_number,
-            objects=tuple(dict.fromkeys(kinds)),
-            sop_classes=tuple(dict.fromkeys(classes)),
-            not_analysed=self.settings.report.not_analysed,
-        )
-        return Route(
-            rule=rule.name,
-            model=rule.model,
-            mode=rule.mode,
-            send_to=names,
-            objects={name: peers[name].objects for name in names if name in peers},
-            priority=PRIORITIES[rule.priority],
-            allow_demonstration=rule.allow_demonstration,
-            order=order,
-        )
 
 
 def file_head(accepted: Accepted) -> bytes:
@@ -170,6 +140,38 @@ def file_head(accepted: Accepted) -> bytes:
     length = _element(0x0000, b"UL", struct.pack("<L", len(elements)))
     # an empty preamble: what a sender puts there may make the file pass for a program
     return bytes(128) + b"DICM" + length + elements
+
+
+def _route(settings: Settings, rule: Rule, sender: Sender) -> Route:
+    peers = settings.peers
+    names, problems = routing.destinations(rule, peers, sender.calling_ae, sender.calling_host)
+    for problem in problems:
+        logger.warning("rule=%s %s", rule.name, problem)
+    takers = [peers[name] for name in names if name in peers]
+    kinds = ["sr", *(kind for peer in takers for kind in peer.objects)]
+    classes = [sop_class for peer in takers for sop_class in peer.sop_classes]
+    if SENDER in names or not classes:
+        classes += ["comprehensive3d", "comprehensive", "enhanced"]
+    order = ReportOrder(
+        content_datetime=datetime.fromtimestamp(0, UTC),
+        series_number=settings.report.series_number,
+        series_description=settings.report.series_description,
+        station_name=settings.node.ae_title.strip(),
+        serial_number=settings.node.serial_number,
+        objects=tuple(dict.fromkeys(kinds)),
+        sop_classes=tuple(dict.fromkeys(classes)),
+        not_analysed=settings.report.not_analysed,
+    )
+    return Route(
+        rule=rule.name,
+        model=rule.model,
+        mode=rule.mode,
+        send_to=names,
+        objects={name: peers[name].objects for name in names if name in peers},
+        priority=PRIORITIES[rule.priority],
+        allow_demonstration=rule.allow_demonstration,
+        order=order,
+    )
 
 
 def _check(header: Mapping[str, str], accepted: Accepted) -> None:

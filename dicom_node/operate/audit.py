@@ -268,6 +268,10 @@ class Auditor:
         self._ledger = ledger
         self._place = settings.node.data_dir / "audit.place"
 
+    def take(self, settings: Settings) -> None:
+        """Know other peers from the next message on."""
+        self._trail = Trail(settings)
+
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set."""
         if not self._trail.is_kept:

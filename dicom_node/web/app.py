@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dicom_node import __version__
 from dicom_node.errors import ChexFractError, ConfigurationError, NotFound, Stale, Transient
@@ -38,12 +39,44 @@ HEAD_S = 10.0
 """Time that a client has for the head of a request; uvicorn would wait for ever."""
 
 
+class Site:
+    """The application in force; one with other peers and rules may take its place at any time.
+
+    Requests under way end on the one that they began on. Parameters as of `create_app`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        spool: Spool,
+        secret: str,
+        note: Note = lambda name, address, is_right: None,
+    ) -> None:
+        self._of_all = (ledger, spool, secret, note)
+        self._counts = health.Counts(ledger, spool)
+        self._app = self._made(settings)
+
+    def take(self, settings: Settings) -> None:
+        """Answer with other settings from the next request on; pages that are open follow."""
+        old, self._app = self._app, self._made(settings)
+        old.state.is_over.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        await self._app(scope, receive, send)
+
+    def _made(self, settings: Settings) -> FastAPI:
+        return create_app(settings, *self._of_all, self._counts)
+
+
 def create_app(
     settings: Settings,
     ledger: Ledger,
     spool: Spool,
     secret: str,
     note: Note = lambda name, address, is_right: None,
+    counts: health.Counts | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -54,6 +87,8 @@ def create_app(
         there are no other users.
     note : callable
         Takes name, address and success of each sign-in.
+    counts : Counts, optional
+        Counts that go on from an application before this one.
     """
     app = FastAPI(
         title="chexfract-node",
@@ -63,7 +98,8 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
     )
-    app.include_router(health.routes(settings, ledger, spool))
+    app.state.is_over = threading.Event()
+    app.include_router(health.routes(ledger, spool, counts))
     app.include_router(jobs.routes(settings, ledger, spool))
     door = Door(settings, secret)
     app.include_router(dicomweb.routes(settings, ledger, spool, door, secret))
@@ -77,7 +113,7 @@ def create_app(
 
 def serve_web(
     settings: Settings,
-    app: FastAPI,
+    app: ASGIApp,
     stop: threading.Event,
     ready: Callable[[], None] = lambda: None,
 ) -> None:

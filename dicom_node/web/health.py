@@ -20,7 +20,6 @@ from prometheus_client.registry import Collector
 
 from dicom_node import __version__
 from dicom_node.errors import ChexFractError
-from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 
@@ -28,11 +27,11 @@ BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 30
 """Upper bounds of the buckets of durations, in seconds."""
 
 
-def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
+def routes(ledger: Ledger, spool: Spool, counts: Counts | None = None) -> APIRouter:
     """Return the pages for machines; they hold no patient data and need no secret."""
     router = APIRouter()
     registry = CollectorRegistry()
-    registry.register(Counts(ledger, spool))
+    registry.register(counts or Counts(ledger, spool))
 
     @router.get("/healthz")
     def healthz() -> dict[str, str]:

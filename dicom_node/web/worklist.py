@@ -9,11 +9,11 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any
 
 from cryptography.fernet import Fernet, InvalidToken
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -193,7 +193,11 @@ def routes(
 
     @router.get("/live")
     async def live(
-        find: Find = "", state: State = "", page: Page = 1, person: Person = viewer
+        request: Request,
+        find: Find = "",
+        state: State = "",
+        page: Page = 1,
+        person: Person = viewer,
     ) -> Response:
         """Tell the whole state first, then again whenever something has changed."""
         if streams.locked():
@@ -204,7 +208,7 @@ def routes(
 
         async def stream() -> AsyncIterator[str]:
             async with streams:
-                async for text in _changes(ledger, rendered):
+                async for text in _changes(ledger, rendered, request.app.state.is_over):
                     yield text
 
         return StreamingResponse(stream(), media_type="text/event-stream")
@@ -212,12 +216,15 @@ def routes(
     return router
 
 
-async def _changes(ledger: Ledger, rendered: Any) -> AsyncIterator[str]:
+async def _changes(
+    ledger: Ledger, rendered: Callable[[], str], is_over: threading.Event
+) -> AsyncIterator[str]:
+    """Yield the state as events until another application has taken this one's place."""
     watch, last, told_at = ledger.watch(), "", -math.inf
     ends = time.monotonic() + STREAM_S
     least = LOOK_S if ledger.is_sqlite else _FRESH_S
     try:
-        while time.monotonic() < ends:
+        while time.monotonic() < ends and not is_over.is_set():
             has_changed = await run_in_threadpool(watch.changed)
             if has_changed or time.monotonic() - told_at > TELL_S:
                 try:

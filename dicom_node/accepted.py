@@ -1,0 +1,131 @@
+"""What a running node has accepted of node.toml: read by every role, exchanged as a whole.
+
+The file may be edited, and be wrong, at any time. A role that starts anew must not meet it halfway,
+so all roles read a copy in data_dir, which changes only when a new one has been found right.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dicom_node import toml
+from dicom_node.dimse import security
+from dicom_node.errors import ConfigurationError
+from dicom_node.settings import Settings, load
+
+FILE = "accepted.json"
+
+EXCHANGED = ("peers", "rules")
+"""Tables that a running node takes over anew; the others wait for its next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What changed when peers and rules were taken over anew."""
+
+    peers: tuple[str, ...]
+    rules: tuple[str, ...]
+    waiting: tuple[str, ...]
+    """Tables that differ too and are not in force before the next start."""
+
+
+def accept(config: Path, settings: Settings) -> Path:
+    """Keep what `config` says as what this node runs with; return the copy.
+
+    Raises
+    ------
+    ConfigurationError
+        `config` or data_dir gives no answer.
+    """
+    copy = settings.node.data_dir / FILE
+    _write(copy, config, toml.read(config))
+    return copy
+
+
+def read(path: Path) -> Settings:
+    """Return the settings in force, from a copy or, for a role that stands alone, from node.toml.
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be read or a key is wrong.
+    """
+    return load(path) if path.name != FILE else _settings(path, _told(path)["content"])
+
+
+def exchange(copy: Path) -> Exchange:
+    """Find out whether node.toml is right, then put its peers and rules into the copy.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not right, or names TLS files that cannot be used; nothing has changed.
+    """
+    told = _told(copy)
+    config = Path(told["config"])
+    new = load(config)
+    for name, peer in new.peers.items():
+        try:
+            security.requestor(peer.tls)
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"{config}: peers.{name}.tls: {exc}") from exc
+    content, old = toml.read(config), _settings(copy, told["content"])
+    kept = {key: value for key, value in told["content"].items() if key not in EXCHANGED}
+    kept |= {key: content[key] for key in EXCHANGED if key in content}
+    _settings(config, kept)
+    _write(copy, config, kept)
+    return Exchange(tuple(new.peers), tuple(rule.name for rule in new.rules), _differing(old, new))
+
+
+def on_disk(copy: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return node.toml and the tables in which it differs from what is in force.
+
+    Raises
+    ------
+    ConfigurationError
+        node.toml is not right.
+    """
+    told = _told(copy)
+    config = Path(told["config"])
+    old, new = _settings(copy, told["content"]), load(config)
+    changed = [table for table in EXCHANGED if getattr(old, table) != getattr(new, table)]
+    return config, (*changed, *_differing(old, new))
+
+
+def _differing(old: Settings, new: Settings) -> tuple[str, ...]:
+    others = (table for table in Settings.model_fields if table not in EXCHANGED)
+    return tuple(table for table in others if getattr(old, table) != getattr(new, table))
+
+
+def _told(copy: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(copy.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"{copy}: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def _settings(where: Path, content: dict[str, Any]) -> Settings:
+    try:
+        return Settings(**content)
+    except ValidationError as exc:
+        raise ConfigurationError(f"{where}: {toml.explain(exc)}") from exc
+
+
+def _write(copy: Path, config: Path, content: dict[str, Any]) -> None:
+    """Put a copy in place as a whole; it may hold passwords."""
+    told = json.dumps({"config": str(config.absolute()), "content": content}, default=str)
+    temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
+    try:
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(told)
+        temporary.replace(copy)
+    except OSError as exc:
+        raise ConfigurationError(f"node.data_dir: {copy}: {exc.strerror}") from exc

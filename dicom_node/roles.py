@@ -1,0 +1,203 @@
+"""The roles of a node, each a process that `serve` starts: listener, courier, web."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from dicom_node import accepted
+from dicom_node.errors import Unreachable
+from dicom_node.serve import HEART, STOP_S, read_secret
+from dicom_node.settings import Settings
+
+if TYPE_CHECKING:
+    from dicom_node.store.ledger import Ledger
+    from dicom_node.store.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+
+class Life:
+    """A role's life: that it beats, what it runs with, when it takes other peers and rules.
+
+    Parameters
+    ----------
+    config : Path
+        What was accepted of node.toml, or node.toml itself.
+    """
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self._is_asked = False
+        self.ends = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.ends.set())
+        signal.signal(signal.SIGHUP, self._ask)
+        # Only now: what changes while it is read is read again.
+        self.settings = accepted.read(config)
+
+    def ready(self) -> None:
+        """Tell that the role works, with what is accepted now."""
+        _beat(b"R")
+
+    def live(
+        self, take: Callable[[Settings], None], check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Beat until the end.
+
+        Parameters
+        ----------
+        take : callable
+            Takes settings with other peers and rules, while work goes on.
+        check : callable
+            Raises when the role cannot work any more.
+        """
+        while not self.ends.wait(1):
+            check()
+            if self._is_asked:
+                self._is_asked = False
+                take(accepted.read(self._config))
+                _beat(b"T")
+            _beat(b".")
+
+    def _ask(self, _signal: int, _frame: FrameType | None) -> None:
+        self._is_asked = True
+
+
+def run_role(name: str, config: Path) -> None:
+    """Be one of the roles until SIGTERM; SIGHUP takes other peers and rules.
+
+    Raises
+    ------
+    ConfigurationError, Unreachable
+        The role cannot work; the message says what to change.
+    """
+    {"listener": _listener, "courier": _courier, "web": _web}[name](Life(config))
+
+
+def _listener(life: Life) -> None:
+    from dicom_node.dimse.commitment import Reports, meaning
+    from dicom_node.dimse.scp import Listener
+    from dicom_node.flow.commit import keeper
+    from dicom_node.flow.deliver import Pace
+    from dicom_node.flow.intake import Intake
+    from dicom_node.store.catalogue import Catalogue
+
+    settings = life.settings
+    spool, ledger = _stores(settings)
+    spool.sweep(older_than_s=3600)
+    intake = Intake(settings, spool, ledger)
+    catalogue = Catalogue(ledger, spool, settings.node.ae_title)
+    commitments = Reports(keeper(ledger, Pace.of(settings.delivery), meaning))
+    listener = Listener(settings, intake, spool.has_room, catalogue, commitments)
+
+    def take(new: Settings) -> None:
+        intake.settings = new
+        listener.take(new)
+
+    def check() -> None:
+        if not listener.is_listening:
+            raise Unreachable("the listener's socket is gone")
+
+    listener.start()
+    logger.info("%s listens on port %d", settings.node.ae_title, listener.port)
+    life.ready()
+    life.live(take, check)
+    listener.stop()
+
+
+def _courier(life: Life) -> None:
+    from dicom_node.dimse.commitment import Line, meaning
+    from dicom_node.dimse.scu import Destination
+    from dicom_node.flow import broker
+    from dicom_node.flow.commit import Committer, keeper
+    from dicom_node.flow.deliver import Deliverer, Pace
+    from dicom_node.flow.dispatch import Dispatcher
+    from dicom_node.operate.audit import Auditor
+    from dicom_node.operate.notify import Notifier
+    from dicom_node.settings import Peer
+    from dicom_node.store.retention import Retention
+
+    settings = life.settings
+    spool, ledger = _stores(settings)
+
+    def connect(peer: Peer) -> Destination:
+        return Destination(settings.node.ae_title, peer)
+
+    pace = Pace.of(settings.delivery)
+    keep = keeper(ledger, pace, meaning)
+
+    def ask(peer: Peer) -> Line:
+        return Line(settings.node.ae_title, peer, keep)
+
+    committer = Committer(settings, ledger, ask, pace)
+    deliverer = Deliverer(settings, spool, ledger, connect, pace)
+    auditor = Auditor(settings, ledger)
+    tasks = (
+        Dispatcher(settings, ledger, broker.publisher(settings.broker.url)),
+        deliverer,
+        committer,
+        Retention(settings, spool, ledger),
+        Notifier(settings, ledger, spool),
+        auditor,
+    )
+    threads = [
+        threading.Thread(target=task.run, args=(life.ends,), name=type(task).__name__, daemon=True)
+        for task in tasks
+    ]
+
+    def take(new: Settings) -> None:
+        deliverer.take(new)
+        committer.take(new)
+        auditor.take(new)
+
+    def check() -> None:
+        if dead := [thread.name for thread in threads if not thread.is_alive()]:
+            raise Unreachable(f"{', '.join(dead)} ended by itself")
+
+    for thread in threads:
+        thread.start()
+    life.ready()
+    life.live(take, check)
+    for thread in threads:
+        thread.join(timeout=STOP_S / 2)
+
+
+def _web(life: Life) -> None:
+    from dicom_node.operate.audit import Trail
+    from dicom_node.web.app import Site, serve_web
+
+    settings = life.settings
+    trail = Trail(settings)
+
+    def note(name: str, address: str, is_right: bool) -> None:
+        if trail.is_kept:
+            trail.signed_in(name, address, is_right, time.time())
+
+    spool, ledger = _stores(settings)
+    site = Site(settings, ledger, spool, read_secret(settings), note)
+    threading.Thread(target=life.live, args=(site.take,), name="heart", daemon=True).start()
+    serve_web(settings, site, life.ends, ready=life.ready)
+
+
+def _stores(settings: Settings) -> tuple[Spool, Ledger]:
+    from dicom_node.store.ledger import Ledger
+    from dicom_node.store.spool import Spool
+
+    spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free)
+    return spool, Ledger.open(settings.ledger_url)
+
+
+def _beat(sign: bytes) -> None:
+    descriptor = os.environ.get(HEART)
+    if descriptor:
+        with contextlib.suppress(OSError):
+            os.write(int(descriptor), sign)
