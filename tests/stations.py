@@ -113,6 +113,10 @@ class Orthanc:
             urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", data=body)
         )
 
+    def delete(self, path: str) -> Any:
+        url = f"http://127.0.0.1:{self.http_port}{path}"
+        return self._ask(urllib.request.Request(url, method="DELETE"))
+
     def _ask(self, request: urllib.request.Request) -> Any:
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -99,15 +100,14 @@ class Line:
             The association broke, or the peer fell silent.
         """
         assoc = self._destination.association
-        waiting = _Reports(assoc)
+        # What comes before the response is no response: pynetdicom would take it for one.
+        assoc.dimse.get_msg = partial(_response, assoc, assoc.dimse.get_msg)  # type: ignore[method-assign]
         try:
             status, _ = assoc.send_n_action(
                 _request(question), _REQUEST, PUSH_MODEL, PUSH_MODEL_INSTANCE
             )
         except RuntimeError as exc:
             raise Unreachable(f"{self._destination.name} closed the association") from exc
-        finally:
-            waiting.release()
         if "Status" not in status:
             raise Unreachable(f"{self._destination.name} gives no answer to N-ACTION")
         if status.Status != SUCCESS:
@@ -138,30 +138,15 @@ class Line:
         return status, None
 
 
-class _Reports:
-    """Keeps N-EVENT-REPORT requests back that come before the response to N-ACTION.
-
-    pynetdicom takes whatever comes next for the response, and aborts.
-    """
-
-    def __init__(self, assoc: Association) -> None:
-        self._dimse = assoc.dimse
-        self._get = assoc.dimse.get_msg
-        self._early: list[tuple[Any, Any]] = []
-        self._dimse.get_msg = self._response  # type: ignore[method-assign]
-
-    def release(self) -> None:
-        """Let the association serve what was kept back."""
-        self._dimse.get_msg = self._get  # type: ignore[method-assign]
-        for context_id, message in self._early:
-            self._dimse.msg_queue.put((context_id, message))
-
-    def _response(self, block: bool = False) -> tuple[Any, Any]:
-        context_id, message = self._get(block)
-        while block and isinstance(message, N_EVENT_REPORT) and message.is_valid_request:
-            self._early.append((context_id, message))
-            context_id, message = self._get(block)
-        return context_id, message
+def _response(
+    assoc: Association, get: Callable[[bool], tuple[Any, Any]], block: bool = False
+) -> tuple[Any, Any]:
+    """Return the next message, and answer the reports that come before one that is awaited."""
+    context_id, message = get(block)
+    while block and isinstance(message, N_EVENT_REPORT) and message.is_valid_request:
+        assoc._serve_request(message, context_id)
+        context_id, message = get(block)
+    return context_id, message
 
 
 class Reports:

@@ -87,6 +87,10 @@ class Committer:
         self._held_until: dict[str, float] = {}
         self._stop = threading.Event()
 
+    def take(self, settings: Settings) -> None:
+        """Ask other peers from the next question on."""
+        self._peers = settings.peers
+
     def step(self, now: float | None = None) -> int:
         """Ask for everything that is due once; return how many objects that was."""
         due = self._ledger.due_commitments(_moment(now))

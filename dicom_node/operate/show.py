@@ -59,6 +59,8 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
 
 def _destination(line: Mapping[str, Any]) -> str:
     text = f"{line['name']:11} {line['waiting']} waiting"
+    if line["uncommitted"]:
+        text += f", {line['uncommitted']} sent and not committed"
     return f"{text}, {line['failures']} failures: {line['reason']}" if line["reason"] else text
 
 

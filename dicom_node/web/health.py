@@ -182,11 +182,17 @@ def _of_destinations(status: dict[str, Any]) -> Iterable[Metric]:
     held = GaugeMetricFamily(
         "chexfract_destination_held", "Whether the breaker is open.", labels=["destination"]
     )
+    uncommitted = GaugeMetricFamily(
+        "chexfract_destination_uncommitted",
+        "Deliveries whose storage commitment is awaited.",
+        labels=["destination"],
+    )
     for line in status["destinations"]:
+        uncommitted.add_metric([line["name"]], line["uncommitted"])
         waiting.add_metric([line["name"]], line["waiting"])
         oldest.add_metric([line["name"]], line["oldest_s"])
         held.add_metric([line["name"]], line["held_until"] > time.time())
-    yield from (waiting, oldest, held)
+    yield from (waiting, oldest, held, uncommitted)
 
 
 def _answers(question: Callable[[], object]) -> bool:

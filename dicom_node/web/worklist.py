@@ -32,6 +32,7 @@ STATES = (
     "running",
     "reported",
     "delivered",
+    "committed",
     "retrying",
     "rejected",
     "failed",

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 from ledgers import NOW, fresh, instance, post, result, route, taken
+from serving import serving
 
 from dicom_node.dimse import Answer, Question
 from dicom_node.dimse.commitment import meaning
 from dicom_node.errors import Refused, Unreachable
 from dicom_node.flow.commit import Committer, keeper
 from dicom_node.flow.deliver import Pace
+from dicom_node.operate import show
 from dicom_node.settings import Peer, Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.database import Database
@@ -322,3 +325,37 @@ def test_a_database_that_is_away_is_waited_out(
     stop.set()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_pages_metrics_and_commands_tell_committed_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(tmp_path, sign_in=False) as api:
+        for n in (1, 2):
+            api.ledger.receive(instance(n), [route()], at=NOW)
+            ticket = taken(api.ledger)
+            post(api.ledger, ticket, result(ticket, n), NOW)
+            api.ledger.choose(n, f"2.25.{n}")
+            api.ledger.delivered(n, 0, NOW, ask_at=NOW + 1)
+        asked = api.ledger.due_commitments(NOW + 1)["archive"]
+        api.ledger.ask("2.25.77", asked, lambda _: 600, NOW + 1)
+        api.ledger.answer("2.25.77", {"2.25.1"}, {}, lambda _: 30, NOW + 2)
+
+        def page(path: str) -> str:
+            with urllib.request.urlopen(api.url + path) as answer:
+                return str(answer.read().decode())
+
+        first, second = page("/images/1.2.3.1"), page("/images/1.2.3.2")
+        assert "Committed" in first
+        assert "Committed" not in second
+        assert "storage commitment asked for" in second
+        assert "1.2.3.1" in page("/?state=committed")
+        assert "1.2.3.2" not in page("/?state=committed")
+        metrics = page("/metrics")
+        assert 'chexfract_deliveries{state="committed"} 1.0' in metrics
+        assert 'chexfract_deliveries{state="sent"} 1.0' in metrics
+        assert 'chexfract_destination_uncommitted{destination="archive"} 1.0' in metrics
+        show.status(api.ledger, limit=5, as_json=False)
+        assert "1 sent and not committed" in capsys.readouterr().out
+        show.trace(api.ledger, "1.2.3.1", as_json=False)
+        assert "1.2.3.1: committed" in capsys.readouterr().out
