@@ -35,6 +35,9 @@ POLL_S = 0.02
 LOOK_S = 0.25
 """Seconds between two looks at what became due by time alone."""
 
+REDATE_S = 5.0
+"""Seconds between two looks for times that were written by a clock which was ahead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -114,6 +117,7 @@ class Deliverer:
         self._pace = pace or Pace()
         self._lines: dict[str, _Line] = {}
         self._breaks: dict[int, int] = {}
+        self._redated_at = 0.0
 
     def take(self, settings: Settings) -> None:
         """Send to other peers; an object that is under way gets there, and what waits is tried."""
@@ -122,7 +126,7 @@ class Deliverer:
 
     def step(self, now: float | None = None) -> float:
         """Try everything that is due once; return in how many seconds there may be more."""
-        for name in self._ledger.due_destinations(_moment(now)):
+        for name in self._due(_moment(now)):
             self._drain(name, now)
         for line in self._lines.values():
             line.close()
@@ -139,7 +143,7 @@ class Deliverer:
                 stop.wait(POLL_S)
                 continue
             try:
-                for name in self._ledger.due_destinations(time.time()):
+                for name in self._due(time.time()):
                     if name not in threads or not threads[name].is_alive():
                         threads[name] = self._thread(name, stop)
                 again = time.monotonic() + self._wait(time.time())
@@ -159,6 +163,13 @@ class Deliverer:
                 self._ledger.wake(name)
         except Transient as exc:
             logger.warning("delivery waits: %s", exc)
+
+    def _due(self, now: float) -> list[str]:
+        """Return the destinations with something to send now, whatever the clock was before."""
+        if not 0 <= now - self._redated_at < REDATE_S:
+            self._ledger.redate_deliveries(now)
+            self._redated_at = now
+        return self._ledger.due_destinations(now)
 
     def _thread(self, name: str, stop: threading.Event) -> threading.Thread:
         thread = threading.Thread(

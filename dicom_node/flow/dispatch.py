@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from dicom_node.errors import Transient
 from dicom_node.job import Handout, Ticket
 from dicom_node.settings import Settings
+from dicom_node.store.clock import Clock
 from dicom_node.store.ledger import Ledger, Waiting
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,9 @@ Publish = Callable[[Handout, int], None]
 
 POLL_S = 0.02
 """Seconds between two looks at whether the ledger has changed; a look costs microseconds."""
+
+REDATE_S = 5.0
+"""Seconds between two looks for times that were written by a clock which was ahead."""
 
 SHARES = 4
 """A backlog is spread over at least this many hand-outs, so that several workers get some."""
@@ -43,6 +47,7 @@ class Dispatcher:
         self._ledger = ledger
         self._publish = publish
         self._silent: dict[str, _Silence] = {}
+        self._redated_at = 0.0
 
     def step(self, now: float | None = None) -> float:
         """Do what is due; return in how many seconds there may be more, unless something changes.
@@ -58,8 +63,10 @@ class Dispatcher:
             The ledger gives no answer.
         """
         now = time.time() if now is None else now
-        longest = 2 * max(self._limits.lease, self._limits.queued_for) + 60
-        expired = self._ledger.expire(now, self._limits.attempts, longest)
+        if not 0 <= now - self._redated_at < REDATE_S:
+            self._ledger.redate_jobs(now)
+            self._redated_at = now
+        expired = self._ledger.expire(now, self._limits.attempts)
         if expired.queued or expired.running or expired.failed:
             logger.info(
                 "taken back queued=%d running=%d failed=%d",
@@ -80,13 +87,17 @@ class Dispatcher:
 
     def run(self, stop: threading.Event) -> None:
         """Dispatch until `stop` is set; troubles of the ledger or the broker are waited out."""
-        watch = self._ledger.watch()
-        again = 0.0
+        watch, clock = self._ledger.watch(), Clock()
+        again = ahead = 0.0
         while not stop.is_set():
-            if not watch.changed() and time.monotonic() < again:
+            ahead += clock.jump()
+            if ahead == 0 and not watch.changed() and time.monotonic() < again:
                 stop.wait(POLL_S)
                 continue
             try:
+                if ahead > 0:  # workers go by their own clocks: their time is not over
+                    self._ledger.extend_leases(ahead)
+                ahead = 0.0
                 again = time.monotonic() + self.step()
             except Transient as exc:
                 logger.warning("dispatch waits: %s", exc)

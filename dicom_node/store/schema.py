@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSIONS = ("0001", "0002")
+VERSIONS = ("0001", "0002", "0003")
 """Every schema version there was; the last one is that of this software."""
 
 metadata = MetaData(
@@ -140,6 +140,7 @@ jobs = Table(
     _text("token"),
     _text("worker"),
     _time("until"),
+    _time("dated_at"),
     _count("attempts"),
     _count("handouts"),
     _time("next_at"),
@@ -184,6 +185,7 @@ deliveries = Table(
     Column("status", Integer),
     _count("attempts"),
     _time("next_at"),
+    _time("dated_at"),
     _time("created_at"),
     _time("ended_at"),
     _count("asks"),

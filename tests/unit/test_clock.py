@@ -107,6 +107,18 @@ def test_a_destination_that_was_held_while_the_clock_was_ahead_is_held_no_longer
     assert len(archive.got) == 1
 
 
+@pytest.mark.parametrize("ahead", JUMPS)
+def test_a_commitment_that_was_put_off_while_the_clock_was_ahead_is_asked_for_in_its_time(
+    ledger: Ledger, archive: Archive, tmp_path: Path, ahead: float
+) -> None:
+    reported(ledger, at=NOW)
+    ledger.choose(1, "2.25.1")
+    ledger.delivered(1, 0x0000, NOW + ahead, ask_at=NOW + ahead + 1)
+    deliverer(ledger, archive, tmp_path).step(NOW)
+    assert not ledger.due_commitments(NOW)
+    assert ledger.due_commitments(NOW + 2)
+
+
 def test_a_back_off_of_a_day_is_a_day(ledger: Ledger, archive: Archive, tmp_path: Path) -> None:
     reported(ledger, at=NOW)
     archive.status = 0xA700

@@ -237,5 +237,8 @@ def test_a_clock_that_was_an_hour_ahead_holds_nothing_up(ledger: Ledger) -> None
     ledger.claim(ticket.job, ticket.token, "w", 60, NOW)
     ledger.release(ticket.job, ticket.token, "the node restarts", delay_s=10, at=NOW + 3600)
     broker = Broker()
-    dispatcher(ledger, broker).step(NOW + 5)
+    work = dispatcher(ledger, broker)
+    work.step(NOW + 5)
+    assert broker.sizes == []
+    work.step(NOW + 16)
     assert broker.sizes == [1]

@@ -223,11 +223,17 @@ def test_a_clock_set_back_does_not_lock_a_job_away(ledger: Ledger) -> None:
     """Leases and waits written before the clock went back a day would last a day."""
     ledger.receive(instance(), [route()], at=NOW)
     ticket = taken(ledger)
-    assert ledger.expire(NOW - 86400, 5).running == 1
-    second = taken(ledger, "w2", NOW - 86400)
+    back = NOW - 86400
+    assert ledger.redate_jobs(back) == 1
+    assert ledger.expire(back + 59, 5).running == 0
+    assert ledger.expire(back + 61, 5).running == 1
+    second = taken(ledger, "w2", back + 61)
     ledger.release(second.job, second.token, "x", True, 60, 5, NOW)
-    assert len(ledger.hand_out("phantom", 1, NOW, NOW - 86400)) == 1
+    assert ledger.redate_jobs(back + 70) == 1
+    assert ledger.hand_out("phantom", 1, NOW, back + 129) == []
+    assert len(ledger.hand_out("phantom", 1, NOW, back + 131)) == 1
     assert ticket.token != second.token
+    assert ledger.redate_jobs(back + 131) == 0
 
 
 def test_attempts_run_out_with_the_reason(ledger: Ledger) -> None:

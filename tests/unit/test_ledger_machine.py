@@ -120,7 +120,8 @@ class Work(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         """Messages expire after 10 seconds, leases after 20; the clock may be set back."""
         self.now += seconds
-        self.ledger.expire(self.now, ATTEMPTS, 100)
+        self.ledger.redate_jobs(self.now)
+        self.ledger.expire(self.now, ATTEMPTS)
 
     @rule(target=claims)
     def work_falls_silent_and_gets_an_heir(self) -> object:

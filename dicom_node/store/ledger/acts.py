@@ -81,7 +81,14 @@ class Acts(Instances):
                     .where(
                         deliveries.c.job == row.id, deliveries.c.state.in_(("sent", "committed"))
                     )
-                    .values(state="pending", attempts=0, next_at=now, reason="", ended_at=0)
+                    .values(
+                        state="pending",
+                        attempts=0,
+                        next_at=now,
+                        dated_at=now,
+                        reason="",
+                        ended_at=0,
+                    )
                 ).rowcount
                 if changed:
                     told = event(row.sop_instance_uid, "resend", now, row.id, "by the operator")
@@ -168,6 +175,7 @@ class Acts(Instances):
                 attempts=0,
                 handouts=0,
                 next_at=now,
+                dated_at=now,
                 ended_at=0,
                 token="",
                 worker="",
@@ -240,7 +248,9 @@ def _require_file(row: Row[Any]) -> None:
 
 def _now(connection: Connection, row: Row[Any], now: float) -> int:
     return connection.execute(
-        jobs.update().where(jobs.c.id == row.id, jobs.c.state == "received").values(next_at=now)
+        jobs.update()
+        .where(jobs.c.id == row.id, jobs.c.state == "received")
+        .values(next_at=now, dated_at=now)
     ).rowcount
 
 
@@ -251,4 +261,6 @@ def _send_now(connection: Connection, ids: Sequence[str], now: float) -> int:
     connection.execute(
         destinations.update().where(destinations.c.name.in_(names)).values(held_until=0)
     )
-    return connection.execute(deliveries.update().where(waiting).values(next_at=now)).rowcount
+    return connection.execute(
+        deliveries.update().where(waiting).values(next_at=now, dated_at=now)
+    ).rowcount

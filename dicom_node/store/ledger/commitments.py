@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dicom_node.store.ledger.database import append, event, moment
-from dicom_node.store.ledger.deliveries import FAR, Deliveries
+from dicom_node.store.ledger.deliveries import Deliveries
 from dicom_node.store.schema import commitments, deliveries, jobs, objects
 
 
@@ -79,6 +79,7 @@ class Commitments(Deliveries):
                 values = {
                     "asks": one.asks + 1,
                     "ask_at": now + wait(one.asks),
+                    "dated_at": now,
                     "reason": asked if one.asks else "storage commitment asked for",
                 }
                 row = self._settle(connection, one.delivery, ("sent",), values)
@@ -110,7 +111,7 @@ class Commitments(Deliveries):
             told = []
             for one in wanted:
                 ask_at = 0.0 if wait is None else now + wait(one.asks)
-                values = {"ask_at": ask_at, "reason": reason}
+                values = {"ask_at": ask_at, "dated_at": now, "reason": reason}
                 row = self._settle(connection, one.delivery, ("sent",), values)
                 if row is not None and reason != one.reason:
                     detail = f"{one.kind} by {one.destination}: {reason}"
@@ -180,6 +181,7 @@ class Commitments(Deliveries):
             "reason": why,
             "attempts": row.attempts + 1,
             "next_at": now + wait(row.attempts),
+            "dated_at": now,
             "ask_at": 0.0,
             "ended_at": 0.0,
         }
@@ -191,7 +193,7 @@ class Commitments(Deliveries):
 
 def _is_due(now: float) -> sa.ColumnElement[bool]:
     at = deliveries.c.ask_at
-    return (deliveries.c.state == "sent") & (at > 0) & ((at <= now) | (at > now + FAR))
+    return (deliveries.c.state == "sent") & (at > 0) & (at <= now)
 
 
 def _due(connection: Connection, name: str, now: float, limit: int) -> list[Uncommitted]:

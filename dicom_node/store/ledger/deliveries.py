@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dicom_node.job import ReportObject, Result
+from dicom_node.store.clock import TOLERANCE_S
 from dicom_node.store.ledger.database import Database, append, event, moment
 from dicom_node.store.schema import deliveries, destinations, instances, jobs, objects
 
@@ -19,9 +20,6 @@ SENDER = "@sender"
 
 OPEN = ("pending", "retrying")
 SETTLED = ("sent", "committed", "withheld")
-
-FAR = 2 * 3600.0
-"""No back-off is longer; see `jobs.FAR`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +83,14 @@ class Deliveries(Database):
 
     def due_destinations(self, now: float) -> list[str]:
         """Return the destinations with something to send now, but for those that are held."""
-        held = sa.select(destinations.c.name).where(
-            destinations.c.held_until > now, destinations.c.held_until <= now + FAR
-        )
+        held = sa.select(destinations.c.name).where(destinations.c.held_until > now)
         with self.reading() as connection:
             return list(
                 connection.scalars(
                     sa.select(deliveries.c.destination)
                     .where(
                         deliveries.c.state.in_(OPEN),
-                        _due(now),
+                        deliveries.c.next_at <= now,
                         deliveries.c.destination.not_in(held),
                     )
                     .distinct()
@@ -115,6 +111,36 @@ class Deliveries(Database):
                 .where(deliveries.c.state.in_(OPEN))
             )
         return None if found is None else float(found)
+
+    def redate_deliveries(self, now: float) -> int:
+        """Let every wait from a clock that was ahead begin now; see `Jobs.redate_jobs`."""
+        waits = deliveries.c.state.in_(OPEN) | (deliveries.c.ask_at > 0)
+        ahead = waits & (deliveries.c.dated_at > now + TOLERANCE_S)
+        held_ahead = destinations.c.changed_at > now + TOLERANCE_S
+        with self.reading() as connection:
+            some = connection.scalar(sa.select(deliveries.c.id).where(ahead).limit(1))
+            if some is None:
+                some = connection.scalar(sa.select(destinations.c.name).where(held_ahead).limit(1))
+        if some is None:
+            return 0
+        late, held = deliveries.c.dated_at - now, destinations.c.changed_at - now
+        with self.writing() as connection:
+            connection.execute(
+                destinations.update()
+                .where(held_ahead)
+                .values(held_until=destinations.c.held_until - held, changed_at=now)
+            )
+            return connection.execute(
+                deliveries.update()
+                .where(ahead)
+                .values(
+                    next_at=deliveries.c.next_at - late,
+                    ask_at=sa.case(
+                        (deliveries.c.ask_at > 0, deliveries.c.ask_at - late), else_=0.0
+                    ),
+                    dated_at=now,
+                )
+            ).rowcount
 
     def choose(self, delivery: int, sop_instance_uid: str) -> str:
         """Settle before the first attempt which object is sent; return the one that is settled."""
@@ -144,7 +170,7 @@ class Deliveries(Database):
         """
         now = moment(at)
         values = {"state": "sent", "status": status, "reason": "", "ended_at": now}
-        values |= {"asks": 0, "ask_at": ask_at}
+        values |= {"asks": 0, "ask_at": ask_at, "dated_at": now}
         with self.writing() as connection:
             row = self._settle(connection, delivery, OPEN, values)
             if row is not None:
@@ -180,6 +206,7 @@ class Deliveries(Database):
             "state": "retrying",
             "reason": reason,
             "next_at": next_at,
+            "dated_at": now,
             "status": status,
             "attempts": deliveries.c.attempts + (1 if counts else 0),
         }
@@ -233,6 +260,7 @@ class Deliveries(Database):
 
     def wake(self, destination: str, at: float | None = None) -> int:
         """Make all that waits for a destination due now: what it needs may have changed."""
+        now = moment(at)
         with self.writing() as connection:
             connection.execute(
                 destinations.update()
@@ -246,7 +274,7 @@ class Deliveries(Database):
                     deliveries.c.state.in_(OPEN),
                     deliveries.c.attempts == 0,
                 )
-                .values(next_at=moment(at))
+                .values(next_at=now, dated_at=now)
             ).rowcount
 
     def resume(self, destination: str, at: float | None = None) -> None:
@@ -311,8 +339,8 @@ class Deliveries(Database):
                 deliveries.c.part == row.part,
             )
         )
-        values: dict[str, Any] = {"state": "pending", "reason": "", "next_at": now}
-        values["destination"] = destination
+        values: dict[str, Any] = {"state": "pending", "reason": "", "destination": destination}
+        values |= {"next_at": now, "dated_at": now}
         if taken is not None or row.kind not in kinds:
             why = "gets it already" if taken is not None else f"takes no {row.kind}"
             values = {"state": "withheld", "reason": f"{destination} {why}", "ended_at": now}
@@ -364,6 +392,7 @@ def insert_deliveries(connection: Connection, job: Row[Any], result: Result, now
                     state=state,
                     reason=reason,
                     next_at=now,
+                    dated_at=now,
                     created_at=now,
                     ended_at=now if withheld else 0,
                 )
@@ -396,10 +425,6 @@ def _withheld(job: Row[Any], result: Result) -> str:
     return ""
 
 
-def _due(now: float) -> sa.ColumnElement[bool]:
-    return (deliveries.c.next_at <= now) | (deliveries.c.next_at > now + FAR)
-
-
 def _due_of(connection: Connection, destination: str, now: float, limit: int) -> list[Delivery]:
     rows = connection.execute(
         sa.select(
@@ -410,7 +435,11 @@ def _due_of(connection: Connection, destination: str, now: float, limit: int) ->
         )
         .join(jobs, jobs.c.id == deliveries.c.job)
         .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
-        .where(deliveries.c.destination == destination, deliveries.c.state.in_(OPEN), _due(now))
+        .where(
+            deliveries.c.destination == destination,
+            deliveries.c.state.in_(OPEN),
+            deliveries.c.next_at <= now,
+        )
         .order_by(deliveries.c.next_at, deliveries.c.id)
         .limit(limit)
     ).all()

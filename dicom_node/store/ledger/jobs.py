@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from dicom_node.errors import NotFound, Stale
 from dicom_node.job import ReportOrder, Result, Ticket
+from dicom_node.store.clock import TOLERANCE_S
 from dicom_node.store.ledger.database import Database, append, event, moment
 from dicom_node.store.ledger.deliveries import insert_deliveries
 from dicom_node.store.schema import instances, jobs, objects
@@ -19,11 +20,8 @@ from dicom_node.store.schema import instances, jobs, objects
 OPEN = ("received", "queued", "running")
 FINAL = ("reported", "rejected", "failed")
 
-FAR = 2 * 3600.0
-"""No lease is longer: a time further ahead was written before the clock was set back."""
-
 LONGEST_WAIT_S = 120.0
-"""No wait of a job is longer; beyond it the same holds."""
+"""No wait of a job that was given back is longer."""
 
 _TOLD = 3
 """Hand-outs of one job that are told in its history; a node without workers repeats them."""
@@ -92,7 +90,12 @@ class Jobs(Database):
         with self.writing() as connection:
             rows = connection.execute(
                 sa.select(jobs.c.id, jobs.c.sop_instance_uid, jobs.c.handouts)
-                .where(jobs.c.state == "received", jobs.c.model == model, wanted, _due(now))
+                .where(
+                    jobs.c.state == "received",
+                    jobs.c.model == model,
+                    wanted,
+                    jobs.c.next_at <= now,
+                )
                 .order_by(jobs.c.priority, jobs.c.received_at, jobs.c.id)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
@@ -105,6 +108,7 @@ class Jobs(Database):
                     state="queued",
                     token=ticket.token,
                     until=until,
+                    dated_at=now,
                     handouts=jobs.c.handouts + 1,
                 )
             told = [
@@ -143,7 +147,7 @@ class Jobs(Database):
     def waiting(self, at: float | None = None) -> dict[str, Waiting]:
         """Return how many jobs of each model are due, handed out and being worked on."""
         now = moment(at)
-        due = sa.func.sum(sa.case((_due(now), 1), else_=0))
+        due = sa.func.sum(sa.case((jobs.c.next_at <= now, 1), else_=0))
         columns = (jobs.c.model, jobs.c.state, jobs.c.priority)
         with self.reading() as connection:
             rows = connection.execute(
@@ -176,18 +180,52 @@ class Jobs(Database):
         known = [float(t) for t in times if t is not None]
         return min(known) if known else None
 
-    def expire(self, now: float, attempts: int, longest_s: float = FAR) -> Expired:
+    def redate_jobs(self, now: float) -> int:
+        """Let every wait and lease from a clock that was ahead begin now; return how many.
+
+        A time in the future stands beside the moment at which it was written. Is that in the
+        future too, then the clock has been set back since.
+        """
+        ahead = jobs.c.state.in_(OPEN) & (
+            (jobs.c.dated_at > now + TOLERANCE_S) | (jobs.c.received_at > now + TOLERANCE_S)
+        )
+        with self.reading() as connection:
+            if connection.scalar(sa.select(jobs.c.id).where(ahead).limit(1)) is None:
+                return 0
+        late = sa.case((jobs.c.dated_at > now, jobs.c.dated_at - now), else_=0.0)
+        with self.writing() as connection:
+            return connection.execute(
+                jobs.update()
+                .where(ahead)
+                .values(
+                    next_at=jobs.c.next_at - late,
+                    until=jobs.c.until - late,
+                    dated_at=jobs.c.dated_at - late,
+                    # the order of reception is the order of work
+                    received_at=sa.case((jobs.c.received_at > now, now), else_=jobs.c.received_at),
+                )
+            ).rowcount
+
+    def extend_leases(self, by: float, at: float | None = None) -> int:
+        """Move what was dated before the clock was set ahead `by` so many seconds, just now."""
+        before = moment(at) - by / 2
+        with self.writing() as connection:
+            return connection.execute(
+                jobs.update()
+                .where(jobs.c.state.in_(("queued", "running")), jobs.c.dated_at < before)
+                .values(until=jobs.c.until + by, dated_at=jobs.c.dated_at + by)
+            ).rowcount
+
+    def expire(self, now: float, attempts: int) -> Expired:
         """Take back what nobody claimed in time and what nobody worked on any more.
 
         Parameters
         ----------
         attempts : int
             A job that was worked on so often ends as failed.
-        longest_s : float
-            No time allowed is longer; one further ahead was written before the clock went back.
         """
         queued = running = failed = 0
-        over = (jobs.c.until <= now) | (jobs.c.until > now + longest_s)
+        over = jobs.c.until <= now
         with self.reading() as connection:
             some = connection.scalar(
                 sa.select(jobs.c.id).where(jobs.c.state.in_(("queued", "running")), over).limit(1)
@@ -230,6 +268,7 @@ class Jobs(Database):
                 state="running",
                 worker=worker,
                 until=now + lease_s,
+                dated_at=now,
                 started_at=now,
                 attempts=jobs.c.attempts + 1,
             )
@@ -240,7 +279,8 @@ class Jobs(Database):
                 told = f"attempt {row.attempts} by {worker}"
                 append(connection, [event(row.sop_instance_uid, "claimed", now, job, told)])
             else:
-                self._change(connection, _held(job, token, "running"), until=now + lease_s)
+                held = _held(job, token, "running")
+                self._change(connection, held, until=now + lease_s, dated_at=now)
         order = ReportOrder.model_validate_json(row.report_order)
         return Claimed(job, row.attempts, lease_s, row.size, row.file, order)
 
@@ -266,9 +306,10 @@ class Jobs(Database):
         Stale, NotFound
             See `claim`.
         """
+        now = moment(at)
         with self.writing() as connection:
             held = _held(job, token, "running")
-            if not self._change(connection, held, until=moment(at) + lease_s):
+            if not self._change(connection, held, until=now + lease_s, dated_at=now):
                 self._row(connection, job)
                 raise _stale(job)
 
@@ -360,6 +401,7 @@ class Jobs(Database):
                 until=0,
                 attempts=row.attempts if counts else row.attempts - 1,
                 next_at=now + min(delay_s, LONGEST_WAIT_S),
+                dated_at=now,
                 reason=reason,
             )
             if counts or reason != row.reason:
@@ -396,6 +438,7 @@ class Jobs(Database):
             worker="",
             until=0,
             next_at=now + delay_s,
+            dated_at=now,
             reason=reason,
         )
         if was_running or row.handouts <= _TOLD:
@@ -447,10 +490,6 @@ def _waiting(rows: Sequence[Row[Any]]) -> Waiting:
 
 def _held(job: str, token: str, state: str) -> sa.ColumnElement[bool]:
     return (jobs.c.id == job) & (jobs.c.token == token) & (jobs.c.state == state)
-
-
-def _due(now: float) -> sa.ColumnElement[bool]:
-    return (jobs.c.next_at <= now) | (jobs.c.next_at > now + LONGEST_WAIT_S)
 
 
 def _pause(job: str, attempts: int) -> float:
