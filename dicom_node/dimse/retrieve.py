@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -15,10 +16,12 @@ from pynetdicom.presentation import build_context
 
 from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, VERIFICATION
 from dicom_node.dimse.security import requestor
+from dicom_node.dimse.stream import host
 from dicom_node.errors import ChexFractError, Transient
 from dicom_node.settings import Peer, Settings
 from dicom_node.store import matching
 from dicom_node.store.catalogue import LEVELS, UNIQUE, Catalogue, Level, Stored, answer
+from dicom_node.store.uses import Use, encoded, noting, studies_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class Retrieval:
     def __init__(self, settings: Settings, catalogue: Catalogue) -> None:
         self._settings = settings
         self._catalogue = catalogue
+        self._note = noting(settings, catalogue.ledger)
 
     def take(self, settings: Settings) -> None:
         """Move to other peers from the next request on."""
@@ -57,7 +61,7 @@ class Retrieval:
 
     def on_find(self, event: evt.Event) -> Iterator[Answer]:
         """Answer C-FIND: one pending response per match (PS3.4 C.4.1)."""
-        count = 0
+        count, is_served = 0, True
         try:
             level, keys = _identifier(event)
             for found in self._catalogue.find(level, keys):
@@ -67,15 +71,18 @@ class Retrieval:
                 count += 1
                 yield PENDING, answer(keys, level, found)
         except Exception as exc:  # noqa: BLE001 - pynetdicom would answer 0xC311 with a traceback
+            is_served = False
             yield _failure(event, exc), None
             return
+        finally:
+            self._note(replace(_use("queried", event), is_served=is_served))
         logger.info("%s found %d at level %s", _caller(event.assoc), count, level)
 
     def on_get(self, event: evt.Event) -> Iterator[Any]:
         """Answer C-GET: send what is named on the same association (PS3.4 C.4.3)."""
         found, failure = self._named(event)
         yield max(len(found), int(failure is not None))
-        yield from _sub_operations(event, found, failure)
+        yield from self._sub_operations(event, found, failure, _use("retrieved", event))
 
     def on_move(self, event: evt.Event) -> Iterator[Any]:
         """Answer C-MOVE: send what is named to a peer (PS3.4 C.4.2)."""
@@ -103,7 +110,28 @@ class Retrieval:
         }
         yield peer.host, peer.port, more
         yield max(len(found), int(failure is not None))
-        yield from _sub_operations(event, found, failure)
+        use = _use("retrieved", event)
+        use = replace(use, receiver=peer.ae_title.strip(), receiver_address=peer.host)
+        yield from self._sub_operations(event, found, failure, use)
+
+    def _sub_operations(
+        self, event: evt.Event, found: list[Stored], failure: Dataset | None, use: Use
+    ) -> Iterator[Answer]:
+        """Yield the objects, and note those that were, however the association ends."""
+        sent: list[Stored] = []
+        try:
+            if failure is not None:
+                yield failure, None
+            for stored in found:
+                if event.is_cancelled:
+                    yield CANCEL, None
+                    return
+                sent.append(stored)
+                yield PENDING, _content(stored)
+        finally:
+            if sent or failure is not None:
+                is_served = failure is None
+                self._note(replace(use, studies=studies_of(sent), is_served=is_served))
 
     def _peer(self, title: str) -> Peer | None:
         peers = self._settings.peers.values()
@@ -150,28 +178,30 @@ def _identifier(event: evt.Event) -> tuple[Level, Dataset]:
     raise _Mismatch(f"level {level[:16]!r}")
 
 
-def _sub_operations(
-    event: evt.Event, found: list[Stored], failure: Dataset | None
-) -> Iterator[Answer]:
-    if failure is not None:
-        yield failure, None
-    for stored in found:
-        if event.is_cancelled:
-            yield CANCEL, None
-            return
-        try:
-            content: Dataset = dcmread(stored.path)
-        except OSError:
-            logger.warning("%s is no longer in the spool", stored.sop_instance_uid)
-            content = _gone(stored)
-        yield PENDING, content
-
-
-def _gone(stored: Stored) -> Dataset:
-    """Return what makes a sub-operation fail under its UID."""
+def _content(stored: Stored) -> Dataset:
+    """Return an object, or what makes a sub-operation fail under its UID."""
+    try:
+        return dcmread(stored.path)
+    except OSError:
+        logger.warning("%s is no longer in the spool", stored.sop_instance_uid)
     gone = Dataset()
     gone.SOPInstanceUID = stored.sop_instance_uid
     return gone
+
+
+def _use(what: Literal["queried", "retrieved"], event: evt.Event) -> Use:
+    """Return who asks what, for the audit trail."""
+    caller = _caller(event.assoc)
+    identifier = cast("Any", event.request).Identifier
+    return Use(
+        what,
+        caller,
+        str(event.context.abstract_syntax),
+        ae_title=caller,
+        address=host((event.assoc.requestor.address,)),
+        query=encoded(identifier.getvalue() if identifier else b""),
+        transfer_syntax=str(event.context.transfer_syntax),
+    )
 
 
 def _failure(event: evt.Event, exc: Exception) -> Dataset:

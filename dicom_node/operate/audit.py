@@ -1,11 +1,13 @@
 """The audit trail: who used the node and what was transferred (DICOM PS3.15 A.5).
 
-Transfers are read from the ledger's events, so none is missed while the repository is away. A
-message bears what A.5.3 asks for: patient ids and UIDs, never names or findings.
+Transfers and queries are read from the ledger's events, so none is missed while the repository is
+away. A message bears what A.5.3 asks for: patient ids and UIDs, never findings, and a name only
+where somebody has asked for it, within the query.
 """
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import re
@@ -14,7 +16,7 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +24,16 @@ from urllib.parse import urlsplit
 
 from dicom_node.errors import ChexFractError, Unreachable
 from dicom_node.settings import Peer, Settings
+from dicom_node.store import uses
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.uses import Use
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 2.0
 ANSWER_S = 3.0
 _PAGE = 200
+_STAGES = ("received", "sent", *uses.STAGES)
 _PRIORITY = 10 * 8 + 5
 """Facility security/authorization (10), severity notice (5): PS3.15 A.6 by RFC 5424."""
 
@@ -42,6 +47,8 @@ class Code(NamedTuple):
 
 
 ACTIVITY = Code("110100", "Application Activity")
+QUERY = Code("110112", "Query")
+ACCESSED = Code("110103", "DICOM Instances Accessed")
 START = Code("110120", "Application Start")
 STOP = Code("110121", "Application Stop")
 TRANSFERRED = Code("110104", "DICOM Instances Transferred")
@@ -51,6 +58,8 @@ APPLICATION = Code("110150", "Application")
 SOURCE = Code("110153", "Source Role ID")
 DESTINATION = Code("110152", "Destination Role ID")
 STUDY = Code("110180", "Study Instance UID")
+SOP_CLASS = Code("110181", "SOP Class UID")
+URI = Code("12", "URI", "RFC-3881")
 PATIENT = Code("2", "Patient Number", "RFC-3881")
 
 SUCCESS, MINOR_FAILURE = 0, 4
@@ -69,13 +78,19 @@ class Participant:
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """What it was about: a study or a patient."""
+    """What it was about: a study, a patient or a question.
+
+    ``classes`` are the SOP classes of what was used and how many objects of each; ``query`` is
+    what was asked, in base64, and ``transfer_syntax`` how that is encoded.
+    """
 
     ident: str
     kind: Code
     type_code: int
     role: int
-    sop_class_uid: str = ""
+    classes: tuple[tuple[str, int], ...] = ()
+    query: str = ""
+    transfer_syntax: str = ""
 
 
 def message(
@@ -151,8 +166,14 @@ def _thing(root: ET.Element, thing: Thing) -> None:
     }
     element = ET.SubElement(root, "ParticipantObjectIdentification", attributes)
     _coded(element, "ParticipantObjectIDTypeCode", thing.kind)
-    if thing.sop_class_uid:
-        counted = {"UID": _clean(thing.sop_class_uid), "NumberOfInstances": "1"}
+    if thing.query:
+        ET.SubElement(element, "ParticipantObjectQuery").text = thing.query
+    if thing.transfer_syntax:
+        told = base64.b64encode(thing.transfer_syntax.encode()).decode()
+        detail = {"type": "TransferSyntax", "value": told}
+        ET.SubElement(element, "ParticipantObjectDetail", detail)
+    for uid, count in thing.classes:
+        counted = {"UID": _clean(uid), "NumberOfInstances": str(count)}
         ET.SubElement(element, "SOPClass", counted)
 
 
@@ -204,8 +225,9 @@ class Trail:
             Participant(source.user, SOURCE, source.ae_title, source.address, is_requestor=True),
             Participant(destination.user, DESTINATION, destination.ae_title, destination.address),
         ]
-        of_image = event["sop_class_uid"] if is_received else ""
-        things = [Thing(event["study_instance_uid"] or "", STUDY, 2, 3, of_image or "")]
+        is_image = is_received and event["sop_class_uid"]
+        of_image = ((event["sop_class_uid"], 1),) if is_image else ()
+        things = [Thing(event["study_instance_uid"] or "", STUDY, 2, 3, of_image)]
         things += [Thing(event["patient_id"] or "", PATIENT, 1, 1)]
         action = "C" if is_received else "R"
         self._write(
@@ -219,6 +241,24 @@ class Trail:
                 at=event["at"],
             )
         )
+
+    def used(self, use: Use, at: float) -> None:
+        """Note a query, a retrieval or a look at reports."""
+        node = self._settings.node
+        us = Participant(str(os.getpid()), None, node.ae_title, _host(node.host))
+        outcome = SUCCESS if use.is_served else MINOR_FAILURE
+        event = {"queried": QUERY, "retrieved": TRANSFERRED, "accessed": ACCESSED}[use.what]
+        action = "E" if use.what == "queried" else "R"
+        text = message(
+            self._source,
+            event,
+            action,
+            outcome,
+            _participants(use, us),
+            things=_things(use),
+            at=at,
+        )
+        self._write(text)
 
     def _write(self, text: str) -> None:
         try:
@@ -296,9 +336,12 @@ class Auditor:
             self._keep(self._ledger.newest_event())
             return 0
         noted = 0
-        while events := self._ledger.events_after(place, _PAGE, stages=("received", "sent")):
+        while events := self._ledger.events_after(place, _PAGE, stages=_STAGES):
             for event in events:
-                self._trail.transferred(event)
+                if event["stage"] in uses.STAGES:
+                    self._trail.used(Use.read(event["detail"]), event["at"])
+                else:
+                    self._trail.transferred(event)
                 place = int(event["id"])
                 self._keep(place)
                 noted += 1
@@ -333,6 +376,34 @@ def _other(event: dict[str, Any], peers: dict[str, Peer]) -> Participant:
     if peer is None:
         return Participant(name)
     return Participant(name, None, peer.ae_title, peer.host)
+
+
+def _participants(use: Use, us: Participant) -> list[Participant]:
+    """Return who gave, who got, and who asked when that is a third one (A.5.3.7, A.5.3.10)."""
+    user = Participant(use.user, None, use.ae_title, use.address, is_requestor=True)
+    if use.what == "accessed":
+        return [user, us]
+    if use.what == "queried":
+        return [_as(SOURCE, user), _as(DESTINATION, us)]
+    if not use.receiver:
+        return [_as(SOURCE, us), _as(DESTINATION, user)]
+    receiver = Participant(use.receiver, None, use.receiver, use.receiver_address)
+    return [_as(SOURCE, us), _as(DESTINATION, receiver), user]
+
+
+def _as(role: Code, one: Participant) -> Participant:
+    return replace(one, role=role)
+
+
+def _things(use: Use) -> list[Thing]:
+    """Return what was asked, or the studies and patients that were used."""
+    if use.what == "queried":
+        is_web = use.service.startswith("/")
+        kind, role = (URI, 24) if is_web else (SOP_CLASS, 3)
+        query = Thing(use.service, kind, 2, role, (), use.query, use.transfer_syntax)
+        return [query]
+    found = [Thing(study, STUDY, 2, 3, classes) for study, _, classes in use.studies]
+    return found + [Thing(patient, PATIENT, 1, 1) for patient in uses.patients_of(use.studies)]
 
 
 def _host(host: str) -> str:

@@ -97,7 +97,7 @@ class Catalogue:
     """
 
     def __init__(self, ledger: Ledger, spool: Spool, ae_title: str = "") -> None:
-        self._ledger = ledger
+        self.ledger = ledger
         self._spool = spool
         self._ae_title = ae_title.strip()
 
@@ -128,10 +128,10 @@ class Catalogue:
     def _groups(self, level: Level, keys: Dataset) -> Iterator[list[Stored]]:
         """Yield the objects of each study, or at the patient's level of each patient."""
         by_patient: dict[str, list[str]] = {}
-        for study, patient in self._ledger.report_studies(_wanted(keys)):
+        for study, patient in self.ledger.report_studies(_wanted(keys)):
             by_patient.setdefault(patient if level == "PATIENT" else study, []).append(study)
         for studies in by_patient.values():
-            if group := [s for row in self._ledger.report_objects(studies) for s in self._of(row)]:
+            if group := [s for row in self.ledger.report_objects(studies) for s in self._of(row)]:
                 yield group
 
     def _of(self, row: dict[str, Any]) -> Iterator[Stored]:

@@ -30,6 +30,7 @@ from dicom_node.settings import Settings
 from dicom_node.store.catalogue import CHARACTER_SET, Catalogue, Level, Stored
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
+from dicom_node.store.uses import Note, Use, encoded, noting, studies_of
 from dicom_node.web import tree
 from dicom_node.web.door import Door, from_our_page
 from dicom_node.web.stow import Storing, boundary
@@ -68,13 +69,38 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool, door: Door, secret:
     client = _clients(door, secret)
     router = APIRouter(prefix=ROOT)
     catalogue = Catalogue(ledger, spool, settings.node.ae_title)
-    _add_queries(router, catalogue, settings, client)
-    _add_retrieval(router, catalogue, settings, client)
+    trail = _Trail(noting(settings, ledger))
+    _add_queries(router, catalogue, settings, client, trail)
+    _add_retrieval(router, catalogue, settings, client, trail)
     _add_storage(router, Intake(settings, spool, ledger), settings, client)
     return router
 
 
 Client = Callable[[Request], str]
+
+
+class _Trail:
+    """Notes who uses what, for the audit trail."""
+
+    def __init__(self, note: Note) -> None:
+        self._note = note
+
+    def queried(self, request: Request, name: str) -> None:
+        """Note a search."""
+        self._keep("queried", request, name, query=encoded(request.url.query.encode()))
+
+    def retrieved(self, request: Request, name: str, found: Sequence[Stored]) -> None:
+        """Note that objects, or all that stands in them, were sent."""
+        self._keep("retrieved", request, name, studies=studies_of(found))
+
+    def accessed(self, request: Request, name: str, found: Sequence[Stored]) -> None:
+        """Note that reports were shown."""
+        self._keep("accessed", request, name, studies=studies_of(found))
+
+    def _keep(self, what: Any, request: Request, name: str, **told: Any) -> None:
+        address = request.client.host if request.client else ""
+        use = Use(what, name or "job API secret", request.url.path, address=address, **told)
+        self._note(use)
 
 
 def _clients(door: Door, secret: str) -> Client:
@@ -101,11 +127,12 @@ def _clients(door: Door, secret: str) -> Client:
 
 
 def _add_queries(
-    router: APIRouter, catalogue: Catalogue, settings: Settings, client: Client
+    router: APIRouter, catalogue: Catalogue, settings: Settings, client: Client, trail: _Trail
 ) -> None:
-    def search(request: Request, level: Level, **uids: str) -> Response:
+    def search(request: Request, name: str, level: Level, **uids: str) -> Response:
         _acceptable(request, _JSON, "application/json")
         asked = Asked(request, level, uids)
+        trail.queried(request, name)
         found = catalogue.find(level, asked.keys)
         # One more than is told shows that there are more.
         told = list(islice(found, asked.offset, asked.offset + asked.limit + 1))
@@ -113,37 +140,37 @@ def _add_queries(
         headers = asked.warnings(has_more=len(told) > asked.limit)
         return JSONResponse(answer, headers=headers, media_type=_JSON)
 
-    guarded = [Depends(client)]
+    caller = Depends(client)
 
-    @router.get("/studies", dependencies=guarded)
-    def studies(request: Request) -> Response:
+    @router.get("/studies")
+    def studies(request: Request, name: str = caller) -> Response:
         """Search for studies."""
-        return search(request, "STUDY")
+        return search(request, name, "STUDY")
 
-    @router.get("/series", dependencies=guarded)
-    def all_series(request: Request) -> Response:
+    @router.get("/series")
+    def all_series(request: Request, name: str = caller) -> Response:
         """Search for series of any study."""
-        return search(request, "SERIES")
+        return search(request, name, "SERIES")
 
-    @router.get("/instances", dependencies=guarded)
-    def all_instances(request: Request) -> Response:
+    @router.get("/instances")
+    def all_instances(request: Request, name: str = caller) -> Response:
         """Search for instances of any study."""
-        return search(request, "IMAGE")
+        return search(request, name, "IMAGE")
 
-    @router.get("/studies/{study}/series", dependencies=guarded)
-    def series(request: Request, study: Uid) -> Response:
+    @router.get("/studies/{study}/series")
+    def series(request: Request, study: Uid, name: str = caller) -> Response:
         """Search for series of a study."""
-        return search(request, "SERIES", StudyInstanceUID=study)
+        return search(request, name, "SERIES", StudyInstanceUID=study)
 
-    @router.get("/studies/{study}/instances", dependencies=guarded)
-    def instances_of_study(request: Request, study: Uid) -> Response:
+    @router.get("/studies/{study}/instances")
+    def instances_of_study(request: Request, study: Uid, name: str = caller) -> Response:
         """Search for instances of a study."""
-        return search(request, "IMAGE", StudyInstanceUID=study)
+        return search(request, name, "IMAGE", StudyInstanceUID=study)
 
-    @router.get("/studies/{study}/series/{series}/instances", dependencies=guarded)
-    def instances(request: Request, study: Uid, series: Uid) -> Response:
+    @router.get("/studies/{study}/series/{series}/instances")
+    def instances(request: Request, study: Uid, series: Uid, name: str = caller) -> Response:
         """Search for instances of a series."""
-        return search(request, "IMAGE", StudyInstanceUID=study, SeriesInstanceUID=series)
+        return search(request, name, "IMAGE", StudyInstanceUID=study, SeriesInstanceUID=series)
 
 
 class Asked:
@@ -245,7 +272,7 @@ def _key(name: str, value: str) -> DataElement:
 
 
 def _add_retrieval(
-    router: APIRouter, catalogue: Catalogue, settings: Settings, client: Client
+    router: APIRouter, catalogue: Catalogue, settings: Settings, client: Client, trail: _Trail
 ) -> None:
     def named(level: Level, **uids: str) -> list[Stored]:
         keys = Dataset()
@@ -271,35 +298,44 @@ def _add_retrieval(
         ("/studies/{study}/series/{series}", of_series),
         ("/studies/{study}/series/{series}/instances/{instance}", of_instance),
     ):
-        _add_representations(router, path, find, settings.web.url, client)
+        _add_representations(router, path, find, settings.web.url, client, trail)
 
 
 def _add_representations(
-    router: APIRouter, path: str, find: Callable[..., list[Stored]], base: str, client: Client
+    router: APIRouter,
+    path: str,
+    find: Callable[..., list[Stored]],
+    base: str,
+    client: Client,
+    trail: _Trail,
 ) -> None:
-    guarded, wanted = [Depends(client)], Depends(find)
+    # Who asks comes before what is found: strangers do not learn what there is.
+    guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
 
     @router.get(path, dependencies=guarded)
-    def objects(request: Request, found: list[Stored] = wanted) -> Response:
+    def objects(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
         """Send Part 10 files."""
         kind = _acceptable(request, f"multipart/related;type={_DICOM}", _DICOM)
+        trail.retrieved(request, name, found)
         if kind == _DICOM and len(found) == 1:
             return StreamingResponse(_file(found[0]), media_type=_DICOM)
         return _related(_DICOM, ((_part_type(one), _file(one)) for one in found))
 
     @router.get(f"{path}/metadata", dependencies=guarded)
-    def metadata(request: Request, found: list[Stored] = wanted) -> Response:
+    def metadata(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
         """Send all attributes but bulk data."""
         _acceptable(request, _JSON, "application/json")
+        trail.retrieved(request, name, found)
         return StreamingResponse(_json(found, base), media_type=_JSON)
 
     @router.get(f"{path}/rendered", dependencies=guarded)
-    def rendered(request: Request, found: list[Stored] = wanted) -> Response:
+    def rendered(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
         """Send structured reports as text."""
         kind = _acceptable(request, "text/html", "text/plain")
         reports = [one for one in found if one.sop_class_uid.startswith(tree.SR_CLASSES)]
         if not reports:
             raise HTTPException(406, "only structured reports are rendered here")
+        trail.accessed(request, name, reports)
         read = (dcmread(one.path) for one in reports)
         if kind == "text/plain":
             return StreamingResponse(map(tree.as_text, read), media_type="text/plain")
@@ -308,12 +344,15 @@ def _add_representations(
     if path.endswith("{instance}"):
 
         @router.get(path + "/bulkdata/{tag}", dependencies=guarded)
-        def bulk(tag: str, found: list[Stored] = wanted) -> Response:
+        def bulk(
+            request: Request, tag: str, name: str = caller, found: list[Stored] = wanted
+        ) -> Response:
             """Send the value of one binary element."""
             content = dcmread(found[0].path)
             element = content.get(Tag(tag)) if re.fullmatch(r"[0-9A-F]{8}", tag) else None
             if element is None or not isinstance(element.value, bytes):
                 raise NotFound("no bulk data here")
+            trail.retrieved(request, name, found)
             octets = "application/octet-stream"
             return _related(octets, [(octets, iter([element.value]))])
 

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.database import Database, append, event, moment
 from dicom_node.store.schema import deliveries, events, instances, jobs
 
 _PAGE = 500
@@ -104,6 +104,11 @@ class Results(Database):
             query = query.where(events.c.stage.in_(stages))
         with self.reading() as connection:
             return [dict(row._mapping) for row in connection.execute(query)]
+
+    def note(self, stage: str, detail: str, at: float | None = None) -> None:
+        """Keep an event that belongs to no Instance."""
+        with self.writing() as connection:
+            append(connection, [event("", stage, moment(at), detail=detail, ms=0.0)])
 
     def versions(self, since: float) -> dict[str, list[dict[str, Any]]]:
         """Return the versions of each model that made results since then, the last one first."""
