@@ -29,10 +29,9 @@ def keep(api: Api, content: bytes, *routes: Route, **facts: Any) -> str:
     api.count += 1
     uid = f"1.2.77.{api.count}"
     with api.spool.writing() as incoming:
-        incoming.write_head(content[:132])
-        incoming.write(content[132:])
+        incoming.write(content)
         kept = incoming.keep(uid)
-    of_file = {"sha256": kept.sha256, "size": kept.size, "file": kept.name}
+    of_file = {"sha256": "", "size": kept.size, "file": kept.name}
     known = {"calling_ae": "XRAY1", "calling_host": "127.0.0.1", **facts}
     instance = Instance(
         uid, "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.1.2.1", "1.2.7", "1.2.8",

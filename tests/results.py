@@ -37,7 +37,7 @@ def add_result(
         *(str(ds[name].value) for name in ("SOPInstanceUID", "SOPClassUID")),
         "1.2.840.10008.1.2.1",
         *(str(ds[name].value) for name in ("StudyInstanceUID", "SeriesInstanceUID")),
-        *(kept.sha256, kept.size, kept.name),
+        *("", kept.size, kept.name),
         patient_id=str(ds.PatientID),
         patient_name=str(ds.PatientName),
         accession_number=str(ds.AccessionNumber),

@@ -41,10 +41,10 @@ class Api:
         self.count += 1
         uid = f"1.2.3.{self.count}"
         with self.spool.writing() as incoming:
-            incoming.write_head(bytes(128) + b"DICM")
+            incoming.write(bytes(128) + b"DICM")
             incoming.write(f"pixels of {uid}".encode())
             kept = incoming.keep(uid)
-        of_file = {"sha256": kept.sha256, "size": kept.size, "file": kept.name}
+        of_file = {"sha256": "", "size": kept.size, "file": kept.name}
         instance = Instance(uid, DX, "1.2.840.10008.1.2.1", "1.2", "1.3", **of_file, **facts)
         self.ledger.receive(instance, routes)
         return uid
@@ -68,7 +68,9 @@ class Api:
 
 
 @contextmanager
-def serving(folder: Path, rules: Sequence[Any] = (), **web: Any) -> Iterator[Api]:
+def serving(
+    folder: Path, rules: Sequence[Any] = (), peers: Any = None, **web: Any
+) -> Iterator[Api]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -76,7 +78,7 @@ def serving(folder: Path, rules: Sequence[Any] = (), **web: Any) -> Iterator[Api
         node={"data_dir": folder},
         web={"port": port, **web},
         rules=rules,
-        peers={"modality": {"ae_title": "MODALITY", "host": "127.0.0.1", "port": 1}},
+        peers=peers or {"modality": {"ae_title": "MODALITY", "host": "127.0.0.1", "port": 1}},
     )
     Ledger.upgrade(settings.ledger_url)
     api = Api(settings, Ledger.open(settings.ledger_url), Spool(folder / "spool"))

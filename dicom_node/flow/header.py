@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import struct
 import unicodedata
 import zlib
@@ -81,18 +80,18 @@ def read_header(file: IO[bytes], transfer_syntax_uid: str) -> dict[str, str]:
         source = io.BytesIO(_inflate(file))
     values = dict(_values(source, transfer_syntax_uid))
     character_sets = _ascii(values.get(_CHARACTER_SET, b"")).split("\\")
-    facts = {
-        name: _ascii(values.get(tag, b""))
-        if name.endswith("_uid")
-        else _text(values.get(tag, b""), character_sets)
-        for tag, name in TAGS.items()
-    }
+    facts = dict.fromkeys(TAGS.values(), "")
+    for tag in values.keys() & TAGS.keys():
+        name, value = TAGS[tag], values[tag]
+        facts[name] = _ascii(value) if name.endswith("_uid") else _text(value, character_sets)
     facts["patient_name"] = facts["patient_name"].rstrip("^= ")
     return facts
 
 
 def clean(text: str) -> str:
     """Return `text` without control characters and not longer than the ledger keeps."""
+    if text.isascii() and text.isprintable():
+        return " ".join(text[: 4 * TEXT_LIMIT].split())[:TEXT_LIMIT]
     printable = "".join(
         " " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c
         for c in text[: 4 * TEXT_LIMIT]
@@ -124,9 +123,9 @@ def _values(file: IO[bytes], transfer_syntax_uid: str) -> Iterator[tuple[int, by
     file.seek(start)
     order = ">" if transfer_syntax_uid == BIG_ENDIAN else "<"
     # some senders encode otherwise than they negotiated; the first element shows it
-    explicit = bool(re.fullmatch(rb"[A-Z]{2}", first[4:6]))
-    implicit_levels = [not explicit]
-    while element := _next(file, order, implicit_levels[-1]):
+    implicit_levels = [not _is_vr(first[4:6])]
+    formats = _Formats(order)
+    while element := _next(file, formats, implicit_levels[-1]):
         tag, vr, length = element
         if tag in (_ITEM_END, _SEQUENCE_END):
             if len(implicit_levels) > 1:
@@ -145,22 +144,32 @@ def _values(file: IO[bytes], transfer_syntax_uid: str) -> Iterator[tuple[int, by
             file.seek(length, os.SEEK_CUR)
 
 
-def _next(file: IO[bytes], order: str, implicit: bool) -> tuple[int, bytes, int] | None:
+class _Formats:
+    """How the head of an element is packed in one byte order."""
+
+    def __init__(self, order: str) -> None:
+        self.implicit = struct.Struct(f"{order}HHL").unpack
+        self.explicit = struct.Struct(f"{order}HH2sH").unpack
+        self.long = struct.Struct(f"{order}L").unpack
+
+
+def _next(file: IO[bytes], formats: _Formats, implicit: bool) -> tuple[int, bytes, int] | None:
     """Return tag, VR and length of the next element; None at the end."""
     head = file.read(8)
     if len(head) < 8:
         return None
-    group, element = struct.unpack(f"{order}HH", head[:4])
+    group, element, vr, length = formats.explicit(head)
     tag = group << 16 | element
-    vr = head[4:6]
-    if implicit or group == 0xFFFE or not re.fullmatch(rb"[A-Z]{2}", vr):
-        return tag, b"", int(struct.unpack(f"{order}L", head[4:])[0])
+    if implicit or group == 0xFFFE or not _is_vr(vr):
+        return tag, b"", formats.implicit(head)[2]
     if vr not in _LONG:
-        return tag, vr, int(struct.unpack(f"{order}H", head[6:])[0])
+        return tag, vr, length
     more = file.read(4)
-    if len(more) < 4:
-        return None
-    return tag, vr, int(struct.unpack(f"{order}L", more)[0])
+    return (tag, vr, formats.long(more)[0]) if len(more) == 4 else None
+
+
+def _is_vr(vr: bytes) -> bool:
+    return vr.isalpha() and vr.isupper()
 
 
 def _ascii(value: bytes) -> str:
@@ -169,11 +178,11 @@ def _ascii(value: bytes) -> str:
 
 def _text(value: bytes, character_sets: list[str]) -> str:
     """Return clean text; what cannot be decoded is replaced, and is never a reason to refuse."""
-    from pydicom.charset import decode_bytes, python_encoding
-
     value = value.rstrip(b" \0")
     if value.isascii() and b"\x1b" not in value:
         return clean(value.decode("ascii"))
+    from pydicom.charset import decode_bytes, python_encoding
+
     codecs = [python_encoding.get(name.strip(), "latin-1") for name in character_sets]
     try:
         if len(codecs) > 1 or b"\x1b" in value:

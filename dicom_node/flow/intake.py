@@ -6,11 +6,12 @@ import logging
 import re
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
 from dicom_node.dimse import Accepted, Sender
-from dicom_node.errors import NotUnderstood
+from dicom_node.errors import NotFound, NotUnderstood
 from dicom_node.flow import routing
 from dicom_node.flow.header import clean, read_header
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -20,6 +21,9 @@ from dicom_node.store.ledger import Instance, Ledger, Receipt, Route
 from dicom_node.store.spool import Incoming, Kept, Spool
 
 logger = logging.getLogger(__name__)
+
+LOST = "lost"
+"""Stands for the digest of a file that is not where the ledger says."""
 
 PRIORITIES = {"stat": 0, "normal": 1, "low": 2, None: None}
 
@@ -58,7 +62,7 @@ class Intake:
         """
         incoming = self.spool.writing()
         try:
-            incoming.write_head(file_head(accepted))
+            incoming.write(file_head(accepted))
         except BaseException:
             incoming.discard()
             raise
@@ -116,13 +120,25 @@ class Intake:
             calling_host=clean(sender.calling_host),
             called_ae=clean(sender.called_ae),
             priority=sender.priority,
-            sha256=kept.sha256,
+            sha256="",  # not on the way to the answer: hashing costs more than receiving
             size=kept.size,
             file=kept.name,
         )
         routes = [] if rule is None else [_route(settings, rule, sender)]
         reason = "" if rule else "no rule matched" if settings.rules else "there are no rules"
-        return self.ledger.receive(instance, routes, reason)
+        receipt = self.ledger.receive(instance, routes, reason)
+        if receipt.kind != "known":
+            return receipt
+        return self.ledger.receive(self._compared(instance, receipt.file), routes, reason)
+
+    def _compared(self, instance: Instance, first: str) -> Instance:
+        """Return `instance` with its digest, when that of the file that came first is noted."""
+        try:
+            digest = self.spool.digest(first)
+        except NotFound:
+            digest = LOST  # equal to none
+        self.ledger.note_digest(instance.sop_instance_uid, digest)
+        return replace(instance, sha256=self.spool.digest(instance.file))
 
 
 def file_head(accepted: Accepted) -> bytes:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from itertools import islice
 
-from dicom_node.errors import Transient
+from dicom_node.errors import NotFound, Transient
 from dicom_node.settings import Settings
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.purge import Purgeable
 from dicom_node.store.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -104,9 +106,18 @@ class Retention:
         ):
             before = count
             for item in items:
-                if self._ledger.forget(item, self._limits.images, self._limits.reports, now):
-                    self._spool.remove(item.file)
-                    count += 1
+                count += self._purge(item, now)
             if count == before:
                 break
         return count
+
+    def _purge(self, item: Purgeable, now: float) -> bool:
+        digest = ""
+        if item.what == "image":
+            with suppress(NotFound):  # it may come again, and must be known then
+                digest = self._spool.digest(item.file)
+        limits = self._limits
+        if not self._ledger.forget(item, limits.images, limits.reports, now, digest):
+            return False
+        self._spool.remove(item.file)
+        return True

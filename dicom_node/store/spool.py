@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import os
@@ -23,17 +24,22 @@ FOLDERS = ("incoming", "images", "reports", "conflicts")
 
 _CHECK_EVERY = 8 * 2**20
 """Bytes after which a growing file asks again whether there is room."""
+_WRITE_BACK_EVERY = 2**20
+"""Bytes that are gathered before the disk is asked to write them; fsync does the rest."""
+_READ_AHEAD = 2**16
+"""Bytes of a file that are read at once: most headers are shorter."""
+
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A file that survives a power cut: its name below the spool, its hash, its bytes.
-
-    ``sha256`` is over the data set as sent, ``size`` is that of the whole Part 10 file.
-    """
+    """A file that survives a power cut: its name below the spool, its size in bytes."""
 
     name: str
-    sha256: str
     size: int
 
 
@@ -116,6 +122,22 @@ class Spool:
             raise NotFound("no such file in the spool")
         return self.root.joinpath(*parts)
 
+    def digest(self, name: str) -> str:
+        """Return the SHA-256 of the data set in the Part 10 file `name`, without its head.
+
+        Raises
+        ------
+        NotFound
+            There is no such file.
+        """
+        try:
+            with self.path(name).open("rb") as file:
+                # PS3.10 7.1: preamble, prefix and a group length that says where group 0002 ends
+                file.seek(144 + int.from_bytes(file.read(144)[140:], "little"))
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError as exc:
+            raise NotFound("no such file in the spool") from exc
+
     def remove(self, name: str) -> None:
         """Remove the file `name`; it may be gone already."""
         try:
@@ -149,19 +171,16 @@ class Spool:
 
 
 class Incoming:
-    """A temporary file that vanishes unless it is kept.
-
-    The hash covers what `write` gets, the data set; `write_head` takes preamble and File Meta
-    Information, which each receiver writes anew.
-    """
+    """A temporary file that vanishes unless it is kept."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._content = hashlib.sha256()
-        self._head = hashlib.sha256()
-        self.size = 0
+        self._mark = secrets.token_hex(16)
+        self.path = spool.root / "incoming" / f"{self._mark}.part"
         self._check_at = _CHECK_EVERY
-        self.path = spool.root / "incoming" / f"{secrets.token_hex(16)}.part"
+        self._written_back = 0
+        self.size = 0
+        self._is_kept = False
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
             self._fd = os.open(self.path, flags, 0o600)
@@ -179,90 +198,84 @@ class Incoming:
     ) -> None:
         self.discard()
 
-    @property
-    def sha256(self) -> str:
-        """Hash of the data set bytes written so far."""
-        return self._content.hexdigest()
-
-    def write_head(self, head: bytes) -> None:
-        """Append preamble and File Meta Information, which the content's hash leaves out."""
-        self._head.update(head)
-        self._append(head)
-
-    def write(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Append bytes of the data set.
+    def write(self, *chunks: bytes | bytearray | memoryview) -> None:
+        """Append bytes, all chunks by one system call where the disk takes them.
 
         Raises
         ------
         OutOfResources
             The disk is full or the watermark is reached.
         """
-        self._content.update(chunk)
-        self._append(chunk)
-
-    def _append(self, chunk: bytes | bytearray | memoryview) -> None:
-        rest = memoryview(chunk)
         try:
-            while rest:
-                written = os.write(self._fd, rest)
-                self.size += written
-                rest = rest[written:]
+            written = os.writev(self._fd, chunks)
+            self.size += written
+            if written != sum(map(len, chunks)):
+                self._write_rest(b"".join(chunks)[written:])
         except OSError as exc:
             raise _no_room(self._spool.root, exc) from exc
+        if self.size - self._written_back >= _WRITE_BACK_EVERY:
+            _write_back(self._fd, self._written_back, self.size - self._written_back)
+            self._written_back = self.size
         if self.size >= self._check_at:
             self._check_at = self.size + _CHECK_EVERY
             if not self._spool.has_room():
                 raise OutOfResources(f"{self._spool.root}: no room for the rest of the Instance")
 
+    def _write_rest(self, rest: bytes) -> None:
+        while rest:
+            written = os.write(self._fd, rest)
+            self.size += written
+            rest = rest[written:]
+
     def reader(self) -> IO[bytes]:
         """Return a new reader at the start of what was written so far."""
-        return self.path.open("rb")
+        return self.path.open("rb", buffering=_READ_AHEAD)
 
     def keep(self, sop_instance_uid: str) -> Kept:
-        """Make the file durable below ``images`` and return its name.
-
-        Other content under the same UID gets another name, the same content the same one, so
-        nothing that was kept is ever overwritten by something else.
+        """Make the file durable below ``images`` under a name that no other file has.
 
         Raises
         ------
         OutOfResources
             The file cannot be made durable.
         """
-        return self._keep("images", sop_instance_uid)
-
-    def keep_conflict(self, sop_instance_uid: str) -> Kept:
-        """Make the file durable below ``conflicts``: same UID as an Instance, other bytes."""
-        return self._keep("conflicts", sop_instance_uid)
-
-    def _keep(self, folder: str, sop_instance_uid: str) -> Kept:
         uid = _hash(sop_instance_uid)
-        whole = _hash(f"{self._head.hexdigest()} {self.sha256}")
-        name = f"{folder}/{uid[:2]}/{uid[:40]}.{whole[:16]}.dcm"
+        name = f"images/{uid[:2]}/{uid[:40]}.{self._mark[:16]}.dcm"
         self.place(name)
-        return Kept(name, self.sha256, self.size)
+        return Kept(name, self.size)
 
     def place(self, name: str) -> None:
         """Make the bytes durable first, then the name: fsync, rename, fsync of the folder."""
         target = self._spool.path(name)
+        folder = target.parent
         try:
             os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-            if not target.parent.is_dir():
-                target.parent.mkdir(exist_ok=True)
-                _sync_folder(target.parent.parent)
+            self._close()
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)
+                _sync_folder(folder.parent)
             self.path.rename(target)
-            _sync_folder(target.parent)
+            self._is_kept = True
+            _sync_folder(folder)
         except OSError as exc:
             raise _no_room(self._spool.root, exc) from exc
 
     def discard(self) -> None:
         """Remove the temporary file, unless it was kept."""
+        self._close()
+        if not self._is_kept:
+            self.path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self.path.unlink(missing_ok=True)
+
+
+def _write_back(fd: int, start: int, size: int) -> None:
+    """Let the disk begin with what is written, so that fsync waits for the rest only."""
+    if _sync_file_range is not None:
+        _sync_file_range(fd, start, size, _SYNC_FILE_RANGE_WRITE)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import threading
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from dicom_node.flow.intake import Intake, OtherSopClass
 from dicom_node.identity import IMPLEMENTATION_CLASS_UID
 from dicom_node.settings import Peer, Rule, Settings
 from dicom_node.store.ledger import Ledger, Receipt
+from dicom_node.store.retention import Retention
 from dicom_node.store.spool import Spool
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
@@ -122,6 +125,35 @@ def test_other_content_is_a_conflict_and_damages_nothing(station: Station) -> No
 def test_a_resend_in_another_transfer_syntax_is_a_conflict(station: Station) -> None:
     station.send(data_set())
     assert station.send(data_set(syntax=IMPLICIT), syntax=IMPLICIT).kind == "conflict"
+
+
+def test_contents_are_compared_only_when_a_uid_comes_again(station: Station) -> None:
+    station.send(data_set())
+    first = station.ledger.known("1.2.3")
+    assert first is not None
+    assert first.sha256 == ""
+    station.send(data_set())
+    known = station.ledger.known("1.2.3")
+    assert known is not None
+    assert known.sha256 == hashlib.sha256(data_set()).hexdigest()
+
+
+def test_a_removed_image_that_comes_again_is_told_from_another(station: Station) -> None:
+    settings = Settings(retention={"images": 0, "reports": 0})
+    station.intake.settings = Settings()
+    station.send(data_set())
+    assert Retention(settings, station.spool, station.ledger).purge(time.time() + 60) == 1
+    assert station.files == []
+    assert station.send(data_set({0x00080060: "DX"})).kind == "conflict"
+    again = station.send(data_set())
+    assert again.kind == "duplicate"
+    assert station.spool.path(again.file).read_bytes().endswith(data_set())
+
+
+def test_an_image_whose_first_file_is_lost_is_kept_apart(station: Station) -> None:
+    station.spool.remove(station.send(data_set()).file)
+    assert station.send(data_set()).kind == "conflict"
+    assert len(station.files) == 1
 
 
 def test_many_associations_with_one_instance_at_once_make_one_job(station: Station) -> None:

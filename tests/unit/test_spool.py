@@ -24,21 +24,18 @@ UID = "1.2.826.0.1.3680043.8.498.1"
 
 def kept(spool: Spool, content: bytes, uid: str = UID, head: bytes = b"head") -> str:
     with spool.writing() as incoming:
-        incoming.write_head(head)
-        incoming.write(content)
+        incoming.write(head, content)
         return incoming.keep(uid).name
 
 
-def test_a_kept_file_has_head_and_content_and_the_hash_of_the_content_alone(tmp_path: Path) -> None:
+def test_a_kept_file_has_what_was_written_in_order(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     with spool.writing() as incoming:
-        incoming.write_head(b"head")
-        incoming.write(b"con")
-        incoming.write(memoryview(b"tent"))
+        incoming.write(b"head")
+        incoming.write(b"con", memoryview(b"tent"), bytearray(b"."))
         file = incoming.keep(UID)
-    assert spool.path(file.name).read_bytes() == b"headcontent"
-    assert file.sha256 == hashlib.sha256(b"content").hexdigest()
-    assert file.size == 11
+    assert spool.path(file.name).read_bytes() == b"headcontent."
+    assert file.size == 12
     assert not list((tmp_path / "incoming").iterdir())
 
 
@@ -51,13 +48,36 @@ def test_what_is_not_kept_leaves_nothing(tmp_path: Path) -> None:
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
-def test_other_content_under_the_same_uid_gets_another_name(tmp_path: Path) -> None:
+def test_no_file_takes_the_name_of_another(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    first, again, other = kept(spool, b"one"), kept(spool, b"one"), kept(spool, b"two")
-    assert first == again
-    assert first != other
-    assert kept(spool, b"one", head=b"other head") not in (first, other)
-    assert spool.path(first).read_bytes() == b"headone"
+    names = [kept(spool, content) for content in (b"one", b"one", b"two")]
+    assert len(set(names)) == 3
+    assert [spool.path(name).read_bytes() for name in names] == [b"headone", b"headone", b"headtwo"]
+
+
+def test_the_digest_of_a_file_is_that_of_its_data_set(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    meta = bytes(range(200))
+    head = bytes(128) + b"DICM\2\0\0\0UL\4\0" + len(meta).to_bytes(4, "little") + meta
+    expected = hashlib.sha256(b"content").hexdigest()
+    assert spool.digest(kept(spool, b"content", head=head)) == expected
+    assert spool.digest(kept(spool, b"content", head=head[:140] + bytes(4))) == expected
+    with pytest.raises(NotFound):
+        spool.digest("images/aa/b.dcm")
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5, 6])
+def test_a_write_that_the_disk_takes_in_parts_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    spool = Spool(tmp_path)
+    real = os.writev
+    monkeypatch.setattr(os, "writev", lambda fd, parts: real(fd, [b"".join(parts)[:limit]]))
+    with spool.writing() as incoming:
+        incoming.write(b"ab", memoryview(b"cde"), b"f")
+        assert incoming.size == 6
+        file = incoming.keep(UID)
+    assert spool.path(file.name).read_bytes() == b"abcdef"
 
 
 @settings(
@@ -191,7 +211,7 @@ spool, ledger = Spool(root / "spool"), Ledger.open(f"sqlite:///{root}/ledger.sql
 with spool.writing() as incoming:
     incoming.write(b"content")
     kept = incoming.keep("1.2.3")
-instance = Instance("1.2.3", "1.2", "1.2.1", "1.4", "1.5", kept.sha256, kept.size, kept.name)
+instance = Instance("1.2.3", "1.2", "1.2.1", "1.4", "1.5", "", kept.size, kept.name)
 ledger.receive(instance, [Route("rule", "phantom")])
 os.write(1, b"C-STORE-RSP 0x0000")
 """

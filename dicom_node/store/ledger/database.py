@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -154,13 +155,15 @@ class Database:
         self, connection: Connection, table: sa.Table, values: Mapping[str, Any]
     ) -> bool:
         """Insert a row unless its key is taken; return whether it was inserted."""
-        dialect = sqlite if self.is_sqlite else postgresql
-        # Values as parameters: as part of the statement they would be compared each time to find
-        # it among the compiled ones, which took longer than the INSERT itself.
-        statement = dialect.insert(table).on_conflict_do_nothing()
+        return bool(self.insert_all_new(connection, table, [values]))
+
+    def insert_all_new(
+        self, connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]
+    ) -> set[Any]:
+        """Insert each row unless its key is taken; return the keys of those inserted."""
         # not by rowcount, which PostgreSQL's driver does not keep for an INSERT
-        key = next(iter(table.primary_key.columns))
-        return connection.execute(statement.returning(key), dict(values)).first() is not None
+        statement = _insert_new(table, self.is_sqlite)
+        return set(connection.scalars(statement, rows if len(rows) > 1 else rows[0]))
 
     def watch(self) -> Watch:
         """Return a cheap way to learn that somebody else has changed the ledger."""
@@ -240,6 +243,18 @@ class Watch:
             self._seen = None
 
 
+_APPEND = events.insert()
+
+
+@cache
+def _insert_new(table: sa.Table, is_sqlite: bool) -> Any:
+    # Values as parameters: as part of the statement they would be compared each time to find
+    # it among the compiled ones, which took longer than the INSERT itself.
+    key = next(iter(table.primary_key.columns))
+    insert = (sqlite if is_sqlite else postgresql).insert(table)
+    return insert.on_conflict_do_nothing().returning(key)
+
+
 def append(
     connection: Connection,
     stages: Sequence[Mapping[str, Any]],
@@ -247,7 +262,7 @@ def append(
     """Append events; every transition does so in its own transaction."""
     if stages:
         empty = {"job": "", "ms": None, "detail": ""}
-        connection.execute(events.insert(), [empty | dict(stage) for stage in stages])
+        connection.execute(_APPEND, [empty | dict(stage) for stage in stages])
 
 
 def event(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from dicom_node.job import ReportOrder
+from dicom_node.store.ledger.batch import Batch
 from dicom_node.store.ledger.database import Database, append, event, moment
 from dicom_node.store.schema import conflicts, counters, instances, jobs
 
@@ -24,7 +27,8 @@ PRIORITIES = {0: 1, 1: 0, 2: 2}
 class Instance:
     """What the header of a received Instance says, and where its file is.
 
-    ``priority`` is Priority (0000,0700) of the C-STORE request; ``size`` is in bytes.
+    ``priority`` is Priority (0000,0700) of the C-STORE request; ``size`` is in bytes. ``sha256`` is
+    over the data set, and empty until somebody has had to compare it.
     """
 
     sop_instance_uid: str
@@ -82,17 +86,34 @@ class Route:
 class Receipt:
     """What the ledger made of a received Instance.
 
-    ``file`` is the spool file that stands for the Instance: that of the first reception.
+    ``file`` is the spool file that stands for the Instance: that of the first reception. A
+    ``known`` UID waits for its contents to be compared; nothing is recorded.
     """
 
-    kind: Literal["new", "duplicate", "conflict"]
+    kind: Literal["new", "known", "duplicate", "conflict"]
     jobs: tuple[str, ...] = ()
     file: str = ""
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    instance: Instance
+    routes: Sequence[Route]
+    reason: str
+    at: float
+
+
+_FACTS = tuple(f.name for f in fields(Instance))
+_CONFLICT_FACTS = tuple(name for name in _FACTS if name in conflicts.c)
+
+
 class Instances(Database):
     """Reception."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._received = Batch(self._receive)
 
     def receive(
         self,
@@ -116,30 +137,56 @@ class Instances(Database):
         -------
         Receipt
             ``duplicate`` when the same bytes are known, ``conflict`` when the UID is known with
-            other bytes; neither makes a job.
+            other bytes; neither makes a job. ``known`` when a digest is missing that would tell:
+            `note_digest`, then ask again with ``sha256``.
 
         Raises
         ------
         Unreachable, OutOfResources
             Nothing was recorded: answer 0xA700 (DICOM PS3.4 Table B.2-1).
         """
-        now = moment(at)
-        row = asdict(instance) | {
-            "state": "routed" if routes else "ignored",
-            "reason": "" if routes else (reason or "no rule matched"),
-            "received_at": now,
-            "kept_at": now,
-        }
+        return self._received(_Arrival(instance, routes, reason, moment(at)))
+
+    def note_digest(self, sop_instance_uid: str, sha256: str) -> None:
+        """Remember the digest of an Instance that came before, unless it is remembered."""
+        ours = instances.c.sop_instance_uid == sop_instance_uid
         with self.writing() as connection:
-            if not self.insert_new(connection, instances, row):
-                return self._again(connection, instance, now)
-            told = f"from {instance.calling_ae}@{instance.calling_host}"
-            append(connection, [event(instance.sop_instance_uid, "received", now, detail=told)])
-            if not routes:
-                ignored = event(instance.sop_instance_uid, "ignored", now, detail=row["reason"])
-                append(connection, [ignored])
-            made = tuple(self._add_job(connection, instance, route, now) for route in routes)
-        return Receipt("new", made, instance.file, row["reason"])
+            connection.execute(
+                instances.update().where(ours, instances.c.sha256 == "").values(sha256=sha256)
+            )
+
+    def _receive(self, arrivals: Sequence[_Arrival]) -> list[Receipt]:
+        stages: list[Mapping[str, Any]] = []
+        with self.writing() as connection:
+            rows = [_row(arrival) for arrival in arrivals]
+            new = self.insert_all_new(connection, instances, rows)
+            receipts = []
+            for arrival in arrivals:
+                uid = arrival.instance.sop_instance_uid
+                record = self._first if uid in new else self._again
+                new.discard(uid)  # the same UID a second time in one batch came second
+                receipts.append(record(connection, arrival, stages))
+            append(connection, stages)
+        return receipts
+
+    def _first(
+        self, connection: Connection, arrival: _Arrival, stages: list[Mapping[str, Any]]
+    ) -> Receipt:
+        instance, now = arrival.instance, arrival.at
+        told = f"from {instance.calling_ae}@{instance.calling_host}"
+        stages.append(event(instance.sop_instance_uid, "received", now, detail=told))
+        reason = _why_ignored(arrival)
+        if reason:
+            stages.append(event(instance.sop_instance_uid, "ignored", now, detail=reason))
+        made = [_job(instance, route, now) for route in arrival.routes]
+        for row, route in zip(made, arrival.routes, strict=True):
+            number = self._next_number(connection, instance.study_instance_uid, route.model)
+            row["report_order"] = _order(route, number, now).model_dump_json()
+            told = f"rule {route.rule!r}: {route.model}, {route.mode}"
+            stages.append(event(instance.sop_instance_uid, "routed", now, row["id"], told))
+        if made:
+            connection.execute(_ADD_JOBS, made)
+        return Receipt("new", tuple(row["id"] for row in made), instance.file, reason)
 
     def known(self, sop_instance_uid: str) -> Instance | None:
         """Return the Instance as it was first received, if it was."""
@@ -150,17 +197,21 @@ class Instances(Database):
             ).one_or_none()
         return None if row is None else Instance(**row._mapping)
 
-    def _again(self, connection: Connection, instance: Instance, now: float) -> Receipt:
+    def _again(
+        self, connection: Connection, arrival: _Arrival, stages: list[Mapping[str, Any]]
+    ) -> Receipt:
+        instance, now = arrival.instance, arrival.at
         uid = instance.sop_instance_uid
         first = connection.execute(
             sa.select(instances).where(instances.c.sop_instance_uid == uid)
         ).one()
-        same = (first.sha256, first.transfer_syntax_uid) == (
+        if not (first.sha256 and instance.sha256):
+            return Receipt("known", file=first.file)
+        if (first.sha256, first.transfer_syntax_uid) != (
             instance.sha256,
             instance.transfer_syntax_uid,
-        )
-        if not same:
-            return self._conflict(connection, instance, now)
+        ):
+            return self._conflict(connection, arrival, stages)
         values: dict[str, Any] = {"resends": instances.c.resends + 1}
         if first.purged_at:  # retention had removed the file: this one takes its place
             values |= {"file": instance.file, "purged_at": 0, "kept_at": now}
@@ -168,14 +219,17 @@ class Instances(Database):
             instances.update().where(instances.c.sop_instance_uid == uid).values(**values)
         )
         if first.resends == 0 or first.purged_at:
-            append(connection, [event(uid, "duplicate", now, detail="same bytes again")])
+            stages.append(event(uid, "duplicate", now, detail="same bytes again"))
         return Receipt("duplicate", file=values.get("file", first.file))
 
-    def _conflict(self, connection: Connection, instance: Instance, now: float) -> Receipt:
-        row = {c.name: getattr(instance, c.name) for c in conflicts.c if hasattr(instance, c.name)}
+    def _conflict(
+        self, connection: Connection, arrival: _Arrival, stages: list[Mapping[str, Any]]
+    ) -> Receipt:
+        instance, now = arrival.instance, arrival.at
+        row = {name: getattr(instance, name) for name in _CONFLICT_FACTS} | {"received_at": now}
         reason = "same SOP Instance UID with other content; kept apart, not analysed"
-        if self.insert_new(connection, conflicts, row | {"received_at": now}):
-            append(connection, [event(instance.sop_instance_uid, "conflict", now, detail=reason)])
+        if self.insert_new(connection, conflicts, row):
+            stages.append(event(instance.sop_instance_uid, "conflict", now, detail=reason))
         kept = connection.scalar(
             sa.select(conflicts.c.file).where(
                 conflicts.c.sop_instance_uid == instance.sop_instance_uid,
@@ -185,51 +239,66 @@ class Instances(Database):
         )
         return Receipt("conflict", file=kept or "", reason=reason)
 
-    def _add_job(self, connection: Connection, instance: Instance, route: Route, now: float) -> str:
-        number = self._next_number(connection, instance.study_instance_uid, route.model)
-        order = route.order.model_copy(
-            update={
-                "instance_number": number,
-                "content_datetime": content_datetime(now),
-                "generation": 1,
-                "predecessor": None,
-            }
-        )
-        job = job_id(instance.sop_instance_uid, route.model, 1)
-        priority = PRIORITIES.get(instance.priority, 1)
-        values = {
-            "id": job,
-            "sop_instance_uid": instance.sop_instance_uid,
-            "model": route.model,
-            "generation": 1,
-            "rule": route.rule,
-            "mode": route.mode,
-            "allow_demonstration": route.allow_demonstration,
-            "priority": priority if route.priority is None else route.priority,
-            "send_to": json.dumps(
-                {name: list(route.objects.get(name, ())) for name in route.send_to}
-            ),
-            "report_order": order.model_dump_json(),
-            "state": "received",
-            "received_at": now,
-        }
-        connection.execute(jobs.insert(), values)
-        told = f"rule {route.rule!r}: {route.model}, {route.mode}"
-        append(connection, [event(instance.sop_instance_uid, "routed", now, job, told)])
-        return job
-
     def _next_number(self, connection: Connection, study: str, model: str) -> int:
         """Return an Instance Number (0020,0013) that no other report of the study has."""
-        self.insert_new(
-            connection, counters, {"study_instance_uid": study, "model": model, "last": 0}
-        )
-        number = connection.scalar(
-            counters.update()
-            .where(counters.c.study_instance_uid == study, counters.c.model == model)
-            .values(last=counters.c.last + 1)
-            .returning(counters.c.last)
-        )
-        return int(number or 1)
+        values = {"study_instance_uid": study, "model": model, "last": 1}
+        return int(connection.scalar(_count_up(self.is_sqlite), values) or 1)
+
+
+_ADD_JOBS = jobs.insert()
+
+
+@cache
+def _count_up(is_sqlite: bool) -> Any:
+    insert = (sqlite if is_sqlite else postgresql).insert(counters)
+    return insert.on_conflict_do_update(
+        index_elements=["study_instance_uid", "model"], set_={"last": counters.c.last + 1}
+    ).returning(counters.c.last)
+
+
+def _row(arrival: _Arrival) -> dict[str, Any]:
+    row = {name: getattr(arrival.instance, name) for name in _FACTS}
+    reason = _why_ignored(arrival)
+    state = "ignored" if reason else "routed"
+    return row | {
+        "state": state,
+        "reason": reason,
+        "received_at": arrival.at,
+        "kept_at": arrival.at,
+    }
+
+
+def _why_ignored(arrival: _Arrival) -> str:
+    return "" if arrival.routes else (arrival.reason or "no rule matched")
+
+
+def _job(instance: Instance, route: Route, now: float) -> dict[str, Any]:
+    priority = PRIORITIES.get(instance.priority, 1) if route.priority is None else route.priority
+    return {
+        "id": job_id(instance.sop_instance_uid, route.model, 1),
+        "sop_instance_uid": instance.sop_instance_uid,
+        "model": route.model,
+        "generation": 1,
+        "rule": route.rule,
+        "mode": route.mode,
+        "allow_demonstration": route.allow_demonstration,
+        "priority": priority,
+        "send_to": json.dumps({name: list(route.objects.get(name, ())) for name in route.send_to}),
+        "state": "received",
+        "received_at": now,
+    }
+
+
+def _order(route: Route, number: int, now: float) -> ReportOrder:
+    """Return the order of one Instance's report, the same for each rebuild."""
+    return route.order.model_copy(
+        update={
+            "instance_number": number,
+            "content_datetime": content_datetime(now),
+            "generation": 1,
+            "predecessor": None,
+        }
+    )
 
 
 def job_id(sop_instance_uid: str, model: str, generation: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -54,9 +54,16 @@ class Purge(Database):
         )
 
     def forget(
-        self, item: Purgeable, images_s: float, reports_s: float, at: float | None = None
+        self,
+        item: Purgeable,
+        images_s: float,
+        reports_s: float,
+        at: float | None = None,
+        sha256: str = "",
     ) -> bool:
         """Record that a file is about to be removed; False when something needs it again.
+
+        With an image's digest: when it comes again, that alone tells whether it is the same.
 
         The row goes first: a crash then leaves a file that nobody names, which the sweep finds,
         and never a row that names a file which is gone.
@@ -79,10 +86,12 @@ class Purge(Database):
                 & (conflicts.c.purged_at == 0),
             ),
         }[item.what]
+        values: dict[str, Any] = {"purged_at": now, "file": ""}
+        if item.what == "image":
+            is_unknown = instances.c.sha256 == ""
+            values["sha256"] = sa.case((is_unknown, sha256), else_=instances.c.sha256)
         with self.writing() as connection:
-            changed = connection.execute(
-                table.update().where(where).values(purged_at=now, file="")
-            ).rowcount
+            changed = connection.execute(table.update().where(where).values(values)).rowcount
             if changed and item.what == "image":
                 append(connection, [event(item.key[0], "purged", now, detail="image file removed")])
         return changed == 1
