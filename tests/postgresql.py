@@ -1,0 +1,96 @@
+"""A PostgreSQL of the tests' own, and new ledgers in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import sqlalchemy as sa
+from peers import need
+
+from dicom_node.store.ledger import Ledger
+
+USER = "chexfract"
+ACCOUNT = "postgres"  # the Debian package's; the server refuses to run as root
+START_S = 30.0
+
+
+class Cluster:
+    """One running server; each ledger is a database of its own, copied from one that is empty."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._numbers = count(1)
+        self._create("empty", "template1")
+        Ledger.upgrade(self._url("empty"))
+
+    def fresh(self) -> str:
+        """Return the URL of a new ledger."""
+        name = f"ledger{next(self._numbers)}"
+        self._create(name, "empty")
+        return self._url(name)
+
+    def _url(self, name: str) -> str:
+        return f"postgresql+psycopg://{USER}@127.0.0.1:{self.port}/{name}"
+
+    def _create(self, name: str, template: str) -> None:
+        engine = sa.create_engine(self._url("postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        engine.dispose()
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """Run a server on loopback until the end of the block; it keeps nothing."""
+    need("psql")
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
+    as_account = ["runuser", "-u", ACCOUNT, "--"] if os.geteuid() == 0 else []
+    folder = Path(tempfile.mkdtemp(prefix="chexfract-postgresql-"))
+    if as_account:
+        shutil.chown(folder, ACCOUNT)
+    data = str(folder / "data")
+    made = [*as_account, str(programs / "initdb"), "-D", data, "-U", USER, "-A", "trust", "-N"]
+    subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+    port = _free_port()
+    settings = [
+        f"port={port}",
+        "listen_addresses=127.0.0.1",
+        "unix_socket_directories=",
+        "fsync=off",
+    ]
+    command = [*as_account, str(programs / "postgres"), "-D", data]
+    command += [word for setting in settings for word in ("-c", setting)]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    try:
+        _wait(server, port, folder / "log")
+        yield Cluster(port)
+    finally:
+        server.terminate()
+        server.wait(START_S)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0 and "ready to accept" in log.read_text():
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"PostgreSQL did not start: {log.read_text()[-500:]}")
