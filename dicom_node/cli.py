@@ -103,7 +103,8 @@ def _act_commands(commands: Any) -> None:
 
 def _network_commands(commands: Any) -> None:
     send = _add(commands, "send", "Send files to a peer by C-STORE.", _send)
-    send.add_argument("paths", nargs="+", type=Path, metavar="FILES")
+    send.add_argument("paths", nargs="*", type=Path, metavar="FILES")
+    send.add_argument("--test", action="store_true", help="a report about nobody, not FILES")
     send.add_argument("--to", required=True, metavar="PEER", help="a name in [peers]")
     echo = _add(commands, "echo", "Ask a peer for a C-ECHO.", _echo)
     echo.add_argument("peer", metavar="PEER", help="a name in [peers]")
@@ -315,9 +316,13 @@ def _send(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     settings = _settings(options)
-    return show.send(
-        settings, _peer(settings, options.to), options.to, options.paths, as_json=options.json
-    )
+    peer = _peer(settings, options.to)
+    if options.test == bool(options.paths):
+        print("chexfract-node send: give FILES or --test", file=sys.stderr)
+        return USAGE
+    if options.test:
+        return show.send_test(settings, peer, options.to, as_json=options.json)
+    return show.send(settings, peer, options.to, options.paths, as_json=options.json)
 
 
 def _echo(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_node.command import FAILED, OK, USAGE, run
 from dicom_node.command import add as _add
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, NotUnderstood
 from worker import __version__
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _run_command(commands)
     _describe_command(commands)
+    _gate_command(commands)
     _parse_command(commands)
     _validate_command(commands)
     _evaluate_command(commands)
@@ -61,6 +62,13 @@ def _describe_command(commands: Any) -> None:
     command.add_argument("--batch", type=int, help="pictures at a time")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _gate_command(commands: Any) -> None:
+    command = _add(commands, "gate", "Say by its header whether a file would be analysed.", _gate)
+    command.add_argument("path", type=Path, metavar="FILE", help="- is standard input")
+    command.add_argument("--config", type=Path, help="worker.toml")
+    command.add_argument("--json", action="store_true")
 
 
 def _parse_command(commands: Any) -> None:
@@ -200,6 +208,29 @@ def _describe(options: argparse.Namespace) -> int:
     summary = describe(_settings(options), options.paths, options.out, show=not options.quiet)
     print(summary.as_json() if options.json else summary.as_text())
     return FAILED if summary.without_text else OK
+
+
+def _gate(options: argparse.Namespace) -> int:
+    import json
+
+    from dicom_node.errors import Rejected
+    from worker.gate import gate
+    from worker.part10 import MOST_BYTES, read
+
+    pixels = _settings(options).pixels
+    code = text = ""
+    try:
+        is_piped = str(options.path) == "-"
+        gate(read(sys.stdin.buffer.read(MOST_BYTES + 1) if is_piped else options.path), pixels)
+    except Rejected as exc:
+        code, text = exc.code, exc.text
+    except OSError as exc:
+        raise NotUnderstood(f"{options.path}: {exc.strerror}") from exc
+    if options.json:
+        print(json.dumps({"passes": not code, "code": code, "text": text}, ensure_ascii=False))
+    else:
+        print(f"refused: {text} ({code})" if code else "passes: its pixels would be looked at")
+    return FAILED if code else OK
 
 
 def _parse(_: argparse.Namespace) -> int:

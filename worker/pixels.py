@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import io
-import warnings
-import zlib
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydicom import Dataset, FileDataset, dcmread
-from pydicom.dataset import FileMetaDataset
-from pydicom.filereader import read_dataset, read_preamble
-from pydicom.tag import BaseTag
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom import Dataset
 
 from dicom_node.errors import Rejected
 from worker import grey, header
 from worker.gate import LARGEST, MOST_PIXELS, gate
+from worker.part10 import read
 from worker.screen import screen
 from worker.settings import Pixels as Options
 from worker.shutter import shutter as find_shutter
-
-# pydicom quotes odd values in its warnings, and values are patient data.
-warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
 
 __all__ = ["Decodes", "Radiograph", "gate", "preprocessing", "radiograph", "read"]
 
 VERSION = 1
 """Counts up with every change of what a picture looks like; part of a report's identity."""
 
-MOST_BYTES = 160 << 20
-"""The largest legal picture and a large header."""
-
-_MOST_READS = 30_000
-"""Elements, items and fragments; a radiograph has some hundreds."""
-
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 _SIDEWAYS, _UP_OR_DOWN = frozenset("LR"), frozenset("HF")
 _SQUARE, _LARGEST_ASPECT = 0.01, 5.0
 _MOST_BITS_HALVED = 15
@@ -69,94 +52,6 @@ class Radiograph:
 def preprocessing(options: Options) -> str:
     """Return the name of the specification that pictures follow, for example ``voi-1``."""
     return f"{options.mode}-{VERSION}"
-
-
-class _Counted(io.BytesIO):
-    """A file in memory that ends the reading of endless headers."""
-
-    _reads = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._reads += 1
-        if self._reads > _MOST_READS:
-            raise ValueError("too many elements")
-        return super().read(size)
-
-
-def read(content: bytes | Path) -> Dataset:
-    """Return the data set of a Part 10 file.
-
-    Parameters
-    ----------
-    content : bytes or Path
-        The file or where it lies. A data set without file meta information is read too.
-
-    Returns
-    -------
-    Dataset
-        With ``file_meta`` and its Transfer Syntax UID.
-
-    Raises
-    ------
-    Rejected
-        ``not-dicom``: it cannot be read, or is larger than any radiograph.
-    """
-    if isinstance(content, Path):
-        if content.stat().st_size > MOST_BYTES:
-            raise Rejected("not-dicom", f"The file is larger than {MOST_BYTES >> 20} MiB.")
-        content = content.read_bytes()
-    if len(content) > MOST_BYTES:
-        raise Rejected("not-dicom", f"The file is larger than {MOST_BYTES >> 20} MiB.")
-    try:
-        ds = _parsed(content)
-        has_class = bool(header.word(ds, "SOPClassUID"))
-    except Rejected:
-        raise
-    except Exception as exc:
-        name = type(exc).__name__
-        raise Rejected("not-dicom", f"The bytes cannot be read as DICOM ({name}).") from exc
-    if not has_class:
-        raise Rejected("not-dicom", "The bytes hold no DICOM Instance: no SOP Class UID.")
-    return ds
-
-
-def _parsed(content: bytes) -> Dataset:
-    source = _Counted(content)
-    preamble = read_preamble(source, force=True)
-    start = source.tell()
-    meta = read_dataset(source, False, True, stop_when=_is_beyond_meta)
-    if not header.word(meta, "TransferSyntaxUID"):
-        # pydicom would try this too, and inflate without a bound.
-        source.seek(start)
-        meta = read_dataset(source, True, True, stop_when=_is_beyond_meta)
-    if header.word(meta, "TransferSyntaxUID") == _DEFLATED:
-        found = _Counted(_inflated(memoryview(content)[source.tell() :]))
-        ds = read_dataset(found, False, True)
-        whole = FileDataset(found, ds, preamble, FileMetaDataset(meta), False, True)
-        whole.set_original_encoding(False, True, ds._character_set)
-        return whole
-    source.seek(0)
-    ds = dcmread(source, force=True)
-    if not header.transfer_syntax(ds):
-        implicit_vr, is_little_endian = ds.original_encoding
-        little_endian = ImplicitVRLittleEndian if implicit_vr else ExplicitVRLittleEndian
-        ds.file_meta.TransferSyntaxUID = little_endian if is_little_endian else ExplicitVRBigEndian
-    return ds
-
-
-def _is_beyond_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
-    return tag >> 16 != 2
-
-
-def _inflated(deflated: memoryview) -> bytes:
-    """Return the data set, but first see how large it gets, without keeping it."""
-    inflate, size, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, bytes(deflated)
-    while rest and not inflate.eof:
-        size += len(inflate.decompress(rest, 1 << 20))
-        rest = inflate.unconsumed_tail
-        if size > MOST_BYTES:
-            raise Rejected("not-dicom", f"The data set inflates to over {MOST_BYTES >> 20} MiB.")
-    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated)
 
 
 def radiograph(

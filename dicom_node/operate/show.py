@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from dicom_node import gate, trial
 from dicom_node.dimse import scu
 from dicom_node.errors import NotUnderstood
 from dicom_node.flow import routing
@@ -146,6 +148,18 @@ def send(settings: Settings, peer: Peer, name: str, paths: Sequence[Path], *, as
     return 1 if failed or len(rows) < len(files) else 0
 
 
+def send_test(settings: Settings, peer: Peer, name: str, *, as_json: bool) -> int:
+    """Store test reports about nobody at a peer; return 1 when one was not taken."""
+    taken = trial.send(settings.node.ae_title, peer)
+    if as_json:
+        _json({"peer": name, "patient_id": trial.PATIENT_ID, "objects": [asdict(t) for t in taken]})
+    else:
+        for one in taken:
+            print(f"{one.name}: {one.meaning or f'taken in {one.ms:.0f} ms'}")
+        print(f"at {name}: patient {trial.PATIENT_NAME}, ID {trial.PATIENT_ID}; may be deleted")
+    return 0 if trial.is_fine(taken) else 1
+
+
 def _files(paths: Sequence[Path]) -> Iterable[Path]:
     for path in paths:
         if path.is_dir():
@@ -221,14 +235,24 @@ def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:
         for name, matches, because in routing.why(settings.rules, facts)
     ]
     rule = routing.decide(settings.rules, facts)
+    with path.open("rb") as file:
+        judged = gate.ask(file)
     if as_json:
-        _json({"file": str(path), "rule": rule.name if rule else None, "rules": verdicts})
+        told = {"file": str(path), "rule": rule.name if rule else None, "rules": verdicts}
+        _json(told | {"gate": asdict(judged) if judged.is_known else None})
     else:
         for verdict in verdicts:
             sign = "✓" if verdict["matches"] else "–"
             print(f"{sign} {verdict['rule']}: {verdict['because'] or 'matches'}")
         print(f"rule: {rule.name} -> {rule.model}" if rule else "no rule: ignored")
+        print(f"gate: {_of_gate(judged)}")
     return 0 if rule else 1
+
+
+def _of_gate(judged: gate.Verdict) -> str:
+    if not judged.is_known:
+        return "the worker's program gives no answer here"
+    return "passes" if judged.passes else f"refuses: {judged.text} ({judged.code})"
 
 
 def _facts(settings: Settings, path: Path) -> dict[str, str]:

@@ -1,15 +1,18 @@
-"""Peers: how deliveries to them do, whether they answer, and what to type in at their side."""
+"""Peers: how deliveries do, whether they answer and take a test, what to type in at their side."""
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from dicom_node import trial
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.dimse.scu import Destination
 from dicom_node.errors import ChexFractError, NotFound
@@ -18,6 +21,8 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.web.door import Door, Person, Posted
 from dicom_node.web.render import Pages
 from dicom_node.web.worklist import peer_states
+
+logger = logging.getLogger(__name__)
 
 ANSWER_S = 10.0
 """Longest wait of a person for an echo."""
@@ -32,6 +37,8 @@ class Answer:
     ms: float | None = None
     takes: tuple[str, ...] = ()
     refuses: tuple[str, ...] = ()
+    tests: tuple[trial.Taken, ...] = ()
+    """Test reports that were sent."""
     problem: str = ""
 
 
@@ -52,21 +59,31 @@ def ask(ae_title: str, peer: Peer) -> Answer:
         return replace(answer, problem=str(exc))
 
 
+def test(ae_title: str, peer: Peer) -> Answer:
+    """Store test reports about nobody at a peer."""
+    try:
+        return Answer(tests=tuple(trial.send(ae_title, peer)))
+    except ChexFractError as exc:
+        return Answer(problem=str(exc))
+
+
 def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIRouter:
-    """Return the page of the peers and the echo."""
+    """Return the page of the peers, the echo and the test."""
     router = APIRouter(prefix="/peers")
     viewer = Depends(door.needs("viewer"))
     operates = Depends(door.posts("operator"))
 
-    def shown(person: Person, request: Request, asked: str = "") -> HTMLResponse:
+    def shown(
+        person: Person, request: Request, asked: str = "", answer: Answer | None = None
+    ) -> HTMLResponse:
         states = peer_states(settings, ledger.status()["destinations"], time.time())
-        answer = _asked(settings, asked) if asked else None
         return pages.page(
             "peers.html",
             person,
             states=states,
             asked=asked,
             answer=answer,
+            patient=(trial.PATIENT_NAME, trial.PATIENT_ID),
             address=_address(settings, request),
             is_local=is_loopback(settings.node.host),
         )
@@ -79,14 +96,28 @@ def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIR
     @router.post("/{name}/echo")
     def echo(request: Request, name: Name, posted: Posted = operates) -> Response:
         """Ask a peer whether it answers and what it takes."""
-        if name not in settings.peers:
-            raise NotFound(f"no peer is named {name!r}")
+        return told(request, name, posted.person, _asked(settings, name, ask))
+
+    @router.post("/{name}/test")
+    def send_test(request: Request, name: Name, posted: Posted = operates) -> Response:
+        """Store a test report at a peer."""
+        answer = _asked(settings, name, test)
+        logger.info(
+            "test sent destination=%s by=%s %s",
+            name,
+            posted.person.name,
+            " ".join(f"status=0x{one.status:04X}" for one in answer.tests) or "not taken",
+        )
+        return told(request, name, posted.person, answer)
+
+    def told(request: Request, name: str, person: Person, answer: Answer) -> Response:
         if not request.headers.get("hx-request"):
-            return shown(posted.person, request, name)
-        answer = _asked(settings, name)
-        return pages.page("answer.html", posted.person, answer=answer)
+            return shown(person, request, name, answer)
+        patient = (trial.PATIENT_NAME, trial.PATIENT_ID)
+        return pages.page("answer.html", person, answer=answer, patient=patient)
 
     @router.get("/{name}/echo")
+    @router.get("/{name}/test")
     def back(name: Name) -> Response:
         """Lead who reloads an answer to the list."""
         return RedirectResponse("/peers", 303)
@@ -94,10 +125,12 @@ def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIR
     return router
 
 
-def _asked(settings: Settings, name: str) -> Answer:
-    peer = settings.peers[name]
+def _asked(settings: Settings, name: str, act: Callable[[str, Peer], Answer]) -> Answer:
+    peer = settings.peers.get(name)
+    if peer is None:
+        raise NotFound(f"no peer is named {name!r}")
     hurried = peer.model_copy(update={"timeout": min(peer.timeout, ANSWER_S)})
-    return ask(settings.node.ae_title, hurried)
+    return act(settings.node.ae_title, hurried)
 
 
 def _address(settings: Settings, request: Request) -> str:

@@ -13,6 +13,7 @@ from pydicom.errors import InvalidDicomError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from dicom_node import gate
 from dicom_node.errors import NotUnderstood
 from dicom_node.flow import routing
 from dicom_node.flow.header import read_header
@@ -38,6 +39,7 @@ def routes(settings: Settings, door: Door, pages: Pages) -> APIRouter:
             "verdicts": None,
             "facts": {},
             "met": None,
+            "gate": None,
             "problem": "",
         }
         return pages.page(
@@ -56,7 +58,7 @@ def routes(settings: Settings, door: Door, pages: Pages) -> APIRouter:
 
     @router.post(TESTED)
     def test(posted: Posted = tests) -> HTMLResponse:
-        """Say which rule a file meets; nothing of it is kept."""
+        """Say which rule a file meets and what the gate says; nothing of it is kept."""
         file = posted.form.get("file")
         if not isinstance(file, UploadFile) or not file.size:
             raise HTTPException(422, "choose a DICOM file first")
@@ -70,6 +72,7 @@ def routes(settings: Settings, door: Door, pages: Pages) -> APIRouter:
             facts={key: facts[key] for key in routing.KEYS},
             verdicts=routing.why(settings.rules, facts),
             met=routing.decide(settings.rules, facts),
+            gate=gate.ask(file.file),
             **known,
         )
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pages
 import pytest
+from peers import need
 from serving import SECRET, Api, serving
-from stations import wait_for
+from stations import free_ports, wait_for
 
 pytestmark = [
     pytest.mark.peer,
@@ -165,8 +167,25 @@ def test_a_dropped_file_shows_its_rule(api: Api, page: Any, tmp_path: Path) -> N
 
 def test_a_peer_that_is_away_is_said_to_be(api: Api, page: Any) -> None:
     page.goto(f"{api.url}/peers")
-    page.get_by_role("button", name="Echo modality").click()
+    page.get_by_role("button", name="Echo: modality").click()
     page.get_by_text("refuses connections").wait_for(timeout=15000)
+
+
+def test_a_test_send_says_what_the_archive_said(tmp_path: Path, page: Any) -> None:
+    (port,) = free_ports(1)
+    archive = {"ae_title": "PACS", "host": "127.0.0.1", "port": port}
+    command = [need("storescp"), "-aet", "PACS", "-od", str(tmp_path), "-uf", str(port)]
+    with (
+        serving(tmp_path / "node", sign_in=False, peers={"archive": archive}) as api,
+        subprocess.Popen(command) as running,
+    ):
+        page.goto(f"{api.url}/peers")
+        page.get_by_role("button", name="Test send: archive").click()
+        page.get_by_text("Comprehensive 3D SR: taken, 0x0000").wait_for(timeout=30000)
+        assert page.get_by_text("Look there for patient TEST^CHEXFRACT").is_visible()
+        leave(page)
+        running.terminate()
+    assert len(list(tmp_path.glob("SR*"))) == 1
 
 
 def test_the_keyboard_reaches_everything_in_order(api: Api, page: Any) -> None:

@@ -273,6 +273,12 @@ def test_an_echo_that_fails_says_why(http: httpx2.Client) -> None:
     assert post(http, "/peers/nobody/echo").status_code == 404
 
 
+def test_a_test_send_that_fails_says_why(http: httpx2.Client) -> None:
+    assert "refuses connections" in post(http, "/peers/modality/test").text
+    assert post(http, "/peers/nobody/test").status_code == 404
+    assert http.get("/peers/modality/test").status_code == 303
+
+
 def test_peers_show_what_to_type_in_at_their_side(api: Api, http: httpx2.Client) -> None:
     text = http.get("/peers").text
     for word in ("MODALITY", "CHEXFRACT", "11112"):
@@ -291,11 +297,12 @@ def test_a_file_is_tried_against_the_rules(tmp_path: Path) -> None:
     ]
     with (
         serving(tmp_path, sign_in=False, rules=rules) as api,
-        httpx2.Client(base_url=api.url, trust_env=False) as http,
+        httpx2.Client(base_url=api.url, trust_env=False, timeout=30) as http,
     ):
         text = html.unescape(tried(http, pages.picture()).text)
         assert "“chests”: model phantom" in text
         assert "“knees” is not met: body_part is “”" in text
+        assert "Gate: by its header a frontal chest radiograph" in text
 
 
 @pytest.mark.parametrize("content", [b"\0" * 2000, b"no dicom", b"\0" * 128 + b"DICM\2\0"])

@@ -15,6 +15,7 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from dicom_node.errors import Rejected
+from worker import part10 as part10_files
 from worker import pixels
 from worker.decode import Decoder
 from worker.settings import Pixels
@@ -180,7 +181,7 @@ def test_a_deflated_bomb_is_refused(bomb, has_implicit_meta):
 
 
 def test_a_huge_file_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(pixels, "MOST_BYTES", 1000)
+    monkeypatch.setattr(part10_files, "MOST_BYTES", 1000)
     path = tmp_path / "huge.dcm"
     path.write_bytes(WHOLE)
     assert refusal(pixels.read, WHOLE) == "not-dicom"
