@@ -159,7 +159,9 @@ def commitment() -> PresentationContext:
 def sent_back(sop_classes: Collection[str]) -> list[PresentationContext]:
     """Return contexts for the reports that a C-GET brings to a requestor that is their SCP."""
     contexts = []
-    for uid in REPORTS.keys() & sop_classes:
+    for uid in REPORTS:
+        if uid not in sop_classes:
+            continue
         syntaxes = list(TRANSFER_SYNTAXES) if uid in IMAGES else [EXPLICIT_LITTLE, IMPLICIT_LITTLE]
         context = build_context(uid, syntaxes)
         context.scu_role, context.scp_role = uid in IMAGES, True

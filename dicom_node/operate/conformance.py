@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pydicom.datadict import keyword_for_tag
 from pydicom.uid import UID
 
 from dicom_node import __version__
-from dicom_node.dimse import contexts, scp, security, stream
+from dicom_node.dimse import commitment, contexts, retrieve, scp, security, stream
+from dicom_node.flow.commit import LINGER_S
 from dicom_node.flow.deliver import SR_CLASSES, TAKEN, Pace
 from dicom_node.identity import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
     MANUFACTURER,
 )
+from dicom_node.operate.conformance_text import as_markdown
 from dicom_node.settings import Settings
+from dicom_node.store.catalogue import ATTRIBUTES, LEVELS, UNIQUE
+from dicom_node.store.matching import WILD
 
 STATUSES = (
     (scp.SUCCESS, "Success", "the Instance is on disk and in the ledger; also for a repetition"),
@@ -35,6 +39,111 @@ STATUSES = (
 )
 """C-STORE statuses of the SCP: code, name in PS3.4 B.2.3 and PS3.7 C, when."""
 
+QUERY_STATUSES = (
+    (0x0000, "Success", "FIND GET MOVE", "all matches were told, all objects were sent"),
+    (retrieve.PENDING, "Pending", "FIND GET MOVE", "a match, or sub-operations go on"),
+    (0xB000, "Warning", "GET MOVE", "some sub-operations failed"),
+    (retrieve.CANCEL, "Cancelled", "FIND GET MOVE", "after C-CANCEL"),
+    (retrieve.OUT_OF_RESOURCES, "Refused: Out of Resources", "FIND GET MOVE", "ask later"),
+    (retrieve.CANNOT_COUNT, "Refused: Out of Resources", "GET MOVE", "more than 65535 objects"),
+    (0xA702, "Refused: Out of Resources", "GET MOVE", "no sub-operation succeeded"),
+    (0xA801, "Refused: Move Destination unknown", "MOVE", "no known peer, or it gives no answer"),
+    (
+        retrieve.IDENTIFIER_DOES_NOT_MATCH,
+        "Failed: Identifier does not match SOP Class",
+        "FIND GET MOVE",
+        "a level that the model has not, or no unique key",
+    ),
+    (retrieve.UNABLE_TO_PROCESS, "Failed: Unable to process", "FIND GET MOVE", "not understood"),
+)
+"""Statuses of the Query/Retrieve SCP (PS3.4 Tables C.4-1 to C.4-3): code, name, where, when."""
+
+REPORT_STATUSES = (
+    (commitment.SUCCESS, "Success", "the answer is in the ledger; also for a repetition"),
+    (commitment.PROCESSING_FAILURE, "Processing failure", "the ledger cannot keep it: send later"),
+    (commitment.NO_SUCH_EVENT_TYPE, "No such event type", "neither 1 nor 2"),
+    (commitment.INVALID_ARGUMENT, "Invalid argument value", "no such transaction was begun"),
+)
+"""Statuses of the response to N-EVENT-REPORT."""
+
+WEB_SERVICES = (
+    ("QIDO-RS", "GET", "/studies", "application/dicom+json"),
+    ("QIDO-RS", "GET", "/series", "application/dicom+json"),
+    ("QIDO-RS", "GET", "/instances", "application/dicom+json"),
+    ("QIDO-RS", "GET", "/studies/{study}/series", "application/dicom+json"),
+    ("QIDO-RS", "GET", "/studies/{study}/instances", "application/dicom+json"),
+    ("QIDO-RS", "GET", "/studies/{study}/series/{series}/instances", "application/dicom+json"),
+    *(
+        ("WADO-RS", "GET", f"{path}{more}", kinds)
+        for path in (
+            "/studies/{study}",
+            "/studies/{study}/series/{series}",
+            "/studies/{study}/series/{series}/instances/{instance}",
+        )
+        for more, kinds in (
+            ("", 'multipart/related; type="application/dicom", application/dicom'),
+            ("/metadata", "application/dicom+json"),
+            ("/rendered", "text/html, text/plain"),
+        )
+    ),
+    (
+        "WADO-RS",
+        "GET",
+        "/studies/{study}/series/{series}/instances/{instance}/bulkdata/{tag}",
+        'multipart/related; type="application/octet-stream"',
+    ),
+    ("STOW-RS", "POST", "/studies", 'multipart/related; type="application/dicom"'),
+    ("STOW-RS", "POST", "/studies/{study}", 'multipart/related; type="application/dicom"'),
+)
+"""DICOMweb origin server (PS3.18): service, method, path below /dicom-web, media types."""
+
+WEB_FAILURES = (
+    (0xA700, "no room, or no ledger: store later"),
+    (0x0122, "SOP Class not supported"),
+    (0xC122, "transfer syntax not supported"),
+    (0xA900, "the data set is of another SOP Class"),
+    (0xC409, "not an Instance of the study in the path"),
+    (0xC000, "not understood"),
+)
+"""Failure Reason (0008,1197) in a Store Instances Response."""
+
+AIR_TRANSACTIONS = (
+    (
+        "RAD-18",
+        "Creator Images Stored",
+        "C-STORE SCU of a Secondary Capture, where a peer takes it",
+    ),
+    ("RAD-29", "Key Image Note Stored", "C-STORE SCU of a Key Object Selection, where configured"),
+    ("RAD-43", "Evidence Documents Stored", "C-STORE SCU of the structured report"),
+    ("RAD-10", "Storage Commitment", "N-ACTION SCU, where `storage_commitment = true`"),
+    ("RAD-14", "Query Images", "not used: images are sent to the node"),
+    ("RAD-16", "Retrieve Images", "not used: images are sent to the node"),
+    ("RAD-107", "WADO-RS Retrieve", "as the responder, over the reports of this node"),
+    ("RAD-108", "Store Instances Over the Web", "as the responder, for images"),
+    ("RAD-129", "QIDO-RS Query", "as the responder, over the reports of this node"),
+    ("RAD-136", "Display Analysis Results", "not claimed: the pages are no image display"),
+)
+"""Transactions around AI Results, and what this node does of each."""
+
+AIR_CONTENT = (
+    (
+        "Qualitative findings",
+        "Comprehensive 3D SR, root template TID 1500; Comprehensive and Enhanced SR, its subsets, "
+        "where a peer takes no other",
+    ),
+    ("Measurements, locations, regions, segmentations, parametric maps", "none are made"),
+    ("Key images", "Key Object Selection Document, where a peer takes it"),
+    ("Procedure reported (121058, DCM)", "the imaging procedure, not the algorithm"),
+    (
+        "Contributing Equipment Sequence (0018,A001)",
+        "one item for the model: Processing Equipment (109102, DCM), Manufacturer, Manufacturer's "
+        "Model Name, Software Versions, Device UID; equal to the observer and the algorithm",
+    ),
+    ("Device UID", "derived from model, weights and version: another model has another one"),
+    ("Verification", "UNVERIFIED and PRELIMINARY, always"),
+)
+"""What IHE AI Results says of content, and what the reports hold."""
+
 REPORT_CONTENT = {
     "template": "TID 1500 Measurement Report",
     "value_types": ("CONTAINER", "CODE", "TEXT", "UIDREF", "IMAGE"),
@@ -46,9 +155,15 @@ REPORT_CONTENT = {
 }
 """What the SR objects hold (PS3.3 A.35, PS3.4 Annex O)."""
 
-_YES = {True: "Yes", False: "No"}
-
-NOT_CLAIMED = ("Modality Worklist", "Modality Performed Procedure Step", "Print", "Media Storage")
+NOT_CLAIMED = (
+    "Storage Commitment as SCP",
+    "User Identity Negotiation",
+    "Modality Worklist",
+    "Modality Performed Procedure Step",
+    "Unified Procedure Step (IHE AI Workflow for Imaging)",
+    "Print",
+    "Media Storage",
+)
 
 
 def conformance(settings: Settings, *, as_json: bool) -> None:
@@ -80,6 +195,8 @@ def statement(settings: Settings) -> dict[str, Any]:
             "called_ae_check": node.called_ae_check,
         },
         "accepted": [_context(context) for context in contexts.accepted()],
+        "accepted_for_get": [_context(one) for one in contexts.sent_back(contexts.REPORTS)],
+        "accepted_for_commitment": [_context(contexts.commitment())],
         "proposed": _proposed(),
         "rejections": [
             {"result": r.result, "source": r.source, "reason": r.diagnostic, "when": r.reason}
@@ -91,17 +208,77 @@ def statement(settings: Settings) -> dict[str, Any]:
             for code, meaning, when in STATUSES
         ],
         "store_scu": _store_scu(settings),
+        "query_retrieve": _query_retrieve(),
+        "storage_commitment": _commitment(settings),
+        "dicomweb": _dicomweb(),
+        "air": {
+            "actor": "Evidence Creator",
+            "transactions": [_row(("id", "name", "support"), one) for one in AIR_TRANSACTIONS],
+            "content": [_row(("subject", "support"), one) for one in AIR_CONTENT],
+        },
         "reports": REPORT_CONTENT | {"sop_classes": [_named(uid) for uid in SR_CLASSES.values()]},
         "security": {
             "tls": "1.2 and 1.3, mutual where a CA is named (PS3.15 B.12, BCP 195)",
             "ciphers": security.CIPHERS,
+            "web": "bearer secret or sign-in; TLS of a proxy in front (`proxy_addresses`)",
+            "audit": "DICOM PS3.15 A.5 messages to a file or to syslog (RFC 5424)",
         },
         "not_claimed": list(NOT_CLAIMED),
     }
 
 
+def _query_retrieve() -> dict[str, Any]:
+    return {
+        "statuses": [
+            {"status": f"{code:04X}", "meaning": name, "operations": operations, "when": when}
+            for code, name, operations, when in QUERY_STATUSES
+        ],
+        "levels": [
+            {
+                "level": level,
+                "unique": UNIQUE[level],
+                "keys": sorted(keyword_for_tag(tag) for tag in ATTRIBUTES[level]),
+            }
+            for level in LEVELS
+        ],
+        "wildcards": sorted(WILD),
+    }
+
+
+def _commitment(settings: Settings) -> dict[str, Any]:
+    waits = settings.delivery
+    return {
+        "peers": sorted(n for n, peer in settings.peers.items() if peer.storage_commitment),
+        "wait_for_answer_s": (waits.uncommitted_first, waits.uncommitted_longest),
+        "wait_on_association_s": LINGER_S,
+        "report_statuses": [
+            {"status": f"{code:04X}", "meaning": meaning, "when": when}
+            for code, meaning, when in REPORT_STATUSES
+        ],
+        "failure_reasons": [
+            {"reason": f"{code:04X}", "meaning": meaning}
+            for code, meaning in commitment.FAILURES.items()
+        ],
+    }
+
+
+def _dicomweb() -> dict[str, Any]:
+    names = ("service", "method", "path", "media_types")
+    return {
+        "root": "/dicom-web",
+        "services": [_row(names, one) for one in WEB_SERVICES],
+        "store_failures": [{"reason": f"{code:04X}", "when": when} for code, when in WEB_FAILURES],
+    }
+
+
+def _row(names: tuple[str, ...], values: tuple[str, ...]) -> dict[str, str]:
+    return dict(zip(names, values, strict=True))
+
+
 def _context(context: Any) -> dict[str, Any]:
-    roles = {"SCP": context.scp_role is not False, "SCU": bool(context.scu_role)}
+    # A context names the roles of the requestor: where that one may be the SCP, we are the SCU.
+    is_reversed = context.scp_role is True
+    roles = {"SCP": context.scu_role is not False, "SCU": is_reversed}
     return {
         **_named(context.abstract_syntax),
         "role": "/".join(role for role, is_played in roles.items() if is_played),
@@ -129,192 +306,3 @@ def _store_scu(settings: Settings) -> dict[str, Any]:
         "wait_after_silence_s": (waits.silent_first, waits.silent_longest),
         "association_kept_idle_s": Pace().idle,
     }
-
-
-def as_markdown(told: dict[str, Any]) -> str:
-    """Return the statement in the order of PS3.2 Annex A."""
-    chapters = (
-        _overview,
-        _introduction,
-        _associations,
-        _acceptance,
-        _initiation,
-        _configuration,
-        _media_to_security,
-        _annexes,
-    )
-    return "\n".join(line for chapter in chapters for line in chapter(told)) + "\n"
-
-
-def _overview(told: dict[str, Any]) -> Iterable[str]:
-    product = told["product"]
-    yield f"# DICOM Conformance Statement: {product['name']} {product['version']}\n"
-    yield f"{product['manufacturer']}. Written by `chexfract-node conformance` from its own code."
-    yield "\n## 1 Overview\n"
-    yield (
-        "The node receives chest radiographs, has them described by a model, and sends a "
-        "structured report about each to an archive, into the study of the image. Its answers are "
-        "for research and are no diagnosis.\n"
-    )
-    rows = [(name, *roles) for name, roles in _services(told).items()]
-    yield from _table(("Network service", "SCU", "SCP"), rows)
-
-
-def _introduction(_: dict[str, Any]) -> Iterable[str]:
-    yield "\n## 2 Table of contents\n"
-    yield "1 Overview, 3 Introduction, 4 Networking, 5 Media interchange,"
-    yield "6 Support of character sets, 7 Security, 8 Annexes"
-    yield "\n## 3 Introduction\n"
-    yield (
-        "Audience: those who connect this node to archives and modalities. Terms are those of the "
-        "DICOM Standard. Conformance does not by itself promise interoperability: run "
-        "`chexfract-node doctor` and `chexfract-node selftest` against each peer."
-    )
-    yield "\n## 4 Networking\n\n### 4.1 Implementation model\n"
-    yield (
-        "One application entity. Storage: an Instance is answered when it is on disk and in the "
-        "ledger; then a worker describes it; then its report is sent to each destination. "
-        "Nothing waits for a series or a study to be complete."
-    )
-
-
-def _configuration(told: dict[str, Any]) -> Iterable[str]:
-    ae = told["ae"]
-    yield "\n### 4.3 Network interfaces\n\nTCP/IP version 4 and 6 of the operating system."
-    yield "\n### 4.4 Configuration\n"
-    yield from _table(
-        ("Parameter", "Value"),
-        [
-            ("AE title", ae["title"]),
-            ("Port", ae["port"]),
-            ("Called AE title is checked", _YES[ae["called_ae_check"]]),
-            ("Only known calling AE titles and addresses", _YES[ae["known_peers_only"]]),
-            ("Largest data set, bytes", ae["max_instance_bytes"]),
-        ],
-    )
-    yield "\nPeers, rules and destinations stand in node.toml."
-
-
-def _media_to_security(told: dict[str, Any]) -> Iterable[str]:
-    yield "\n## 5 Media interchange\n\nNone."
-    yield "\n## 6 Support of character sets\n"
-    yield (
-        "Received: all of PS3.3 C.12.1.1.2; what cannot be decoded is replaced where it is shown. "
-        f"Sent: {told['reports']['character_set']}."
-    )
-    yield "\n## 7 Security\n"
-    yield f"TLS {told['security']['tls']}; suites of TLS 1.2: {told['security']['ciphers']}."
-    yield "No user identity is negotiated. AE titles are names, not proof: use TLS or addresses."
-
-
-def _services(told: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return, for each SOP class, whether it is used as SCU and offered as SCP."""
-    scu_names = {one["name"] for one in told["proposed"]}
-    scu_names |= {one["name"] for one in told["accepted"] if "SCU" in one["role"]}
-    scp_names = {one["name"] for one in told["accepted"] if "SCP" in one["role"]}
-    names = dict.fromkeys(one["name"] for one in (*told["accepted"], *told["proposed"]))
-    return {name: (_YES[name in scu_names], _YES[name in scp_names]) for name in names}
-
-
-def _associations(told: dict[str, Any]) -> Iterable[str]:
-    ae, implementation = told["ae"], told["implementation"]
-    yield "\n### 4.2 AE specification\n\n#### 4.2.1 Association policies\n"
-    yield from _table(
-        ("Parameter", "Value"),
-        [
-            ("Application context", "1.2.840.10008.3.1.1.1"),
-            ("Implementation Class UID", implementation["class_uid"]),
-            ("Implementation Version Name", implementation["version_name"]),
-            ("Maximum PDU size received", ae["max_pdu"]),
-            ("Simultaneous associations accepted", ae["max_associations"]),
-            ("… of one peer", ae["max_associations_per_peer"]),
-            ("Asynchronous operations window", ae["asynchronous_operations"]),
-            ("An A-ASSOCIATE-RQ is awaited for, s", ae["request_within_s"]),
-            ("An idle association is aborted after, s", ae["idle_timeout_s"]),
-        ],
-    )
-
-
-def _acceptance(told: dict[str, Any]) -> Iterable[str]:
-    yield "\n#### 4.2.2 Associations accepted\n\nPresentation contexts, in order of preference:\n"
-    yield from _contexts(told["accepted"])
-    yield "\nRejections (PS3.8 Table 9-21):\n"
-    yield from _table(
-        ("Result", "Source", "Reason", "When"),
-        [(r["result"], r["source"], r["reason"], r["when"]) for r in told["rejections"]],
-    )
-    yield "\nStatuses of C-STORE:\n"
-    rows = [(s["status"], s["meaning"], s["when"]) for s in told["store_scp_statuses"]]
-    yield from _table(("Status", "Meaning", "When"), rows)
-    yield (
-        "\nLevel 2 (Full): every element is kept as received. No attribute is coerced. An Instance "
-        "with a known UID and the same content is answered 0000 and not described again; with "
-        "other content it is answered 0000 and kept apart for the operator. An image that cannot "
-        "be described (lateral, not a chest, For Processing) is no failure: its report says so."
-    )
-
-
-def _initiation(told: dict[str, Any]) -> Iterable[str]:
-    sending = told["store_scu"]
-    yield "\n#### 4.2.3 Associations initiated\n"
-    yield "One per destination, used again while work comes. It proposes:\n"
-    yield from _contexts(told["proposed"])
-    names = ", ".join(one["name"] for one in told["reports"]["sop_classes"])
-    yield (
-        f"\nOf {names} the first is sent that the peer accepts, in the order of its configuration. "
-        f"A status of {', '.join(sending['delivered'])} is a delivery. After another one the "
-        f"object is sent again {_waits(sending['wait_after_refusal_s'])}, and after no answer "
-        f"{_waits(sending['wait_after_silence_s'])}. An association is released after "
-        f"{sending['association_kept_idle_s']:g} s without work. `chexfract-node send` proposes "
-        "each file's own SOP Class and transfer syntax."
-    )
-
-
-def _waits(bounds: tuple[float, float]) -> str:
-    return f"after {bounds[0]:g} s, doubling up to every {bounds[1]:g} s, without end"
-
-
-def _annexes(told: dict[str, Any]) -> Iterable[str]:
-    reports = told["reports"]
-    yield "\n## 8 Annexes\n\n### 8.1 IOD contents\n"
-    yield from _table(
-        ("Structured report", "Content"),
-        [
-            ("Root template", reports["template"]),
-            ("Value types", ", ".join(reports["value_types"])),
-            ("Relationships", ", ".join(reports["relationships"])),
-            ("Coding schemes", ", ".join(reports["coding_schemes"])),
-            ("Completion Flag", reports["completion"]),
-            ("Verification Flag", reports["verification"]),
-            ("Referenced SOP Classes", ", ".join(contexts.IMAGES.values())),
-        ],
-    )
-    yield (
-        "\nUIDs derive from the image's UID, the model's version and the options: the same work "
-        "gives the same objects. A report that replaces another names it in Predecessor Documents "
-        "Sequence (0040,A360)."
-    )
-    yield "\n### 8.2 Not claimed\n"
-    yield ", ".join(told["not_claimed"]) + "."
-
-
-def _contexts(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
-    yield from _table(
-        ("Abstract syntax", "UID", "Transfer syntaxes", "Role"),
-        [
-            (
-                one["name"],
-                one["uid"],
-                "<br>".join(f"{s['name']} ({s['uid']})" for s in one["transfer_syntaxes"]),
-                one["role"],
-            )
-            for one in rows
-        ],
-    )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'---|' * len(head)}"
-    for row in rows:
-        yield f"| {' | '.join(str(cell) for cell in row)} |"

@@ -11,11 +11,13 @@ import pytest
 import reports
 from listening import Node, listening
 from pydicom import Dataset, dcmread
-from pynetdicom import AE, sop_class
+from pynetdicom import AE, build_role, sop_class
 from pynetdicom.presentation import build_context
 
-from dicom_node.dimse import contexts, scp
+from dicom_node.dimse import commitment, contexts, retrieve, scp
+from dicom_node.dimse.commitment import Reports
 from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
+from dicom_node.operate import conformance
 from dicom_node.operate.conformance import STATUSES, as_markdown, statement
 from dicom_node.settings import Settings
 from worker.report import sr
@@ -62,6 +64,34 @@ def test_the_listener_accepts_what_is_stated_and_nothing_else(node: Node) -> Non
     assert accepted(node, asked) == told
 
 
+def accepted_of(node: Node, uids: list[str]) -> set[str]:
+    """Return which contexts of these are accepted from one who proposes to be their SCP."""
+    ae = AE("MODALITY")
+    for uid in uids:
+        ae.add_requested_context(uid, list(TRANSFER_SYNTAXES))
+    roles = [build_role(uid, scp_role=True) for uid in uids]
+    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT", ext_neg=roles)
+    found = {(str(c.abstract_syntax), c.as_scp) for c in assoc.accepted_contexts}
+    if assoc.is_established:
+        assoc.release()
+    return {uid for uid, as_scp in found if as_scp}
+
+
+def test_what_is_accepted_for_a_retrieval_and_a_commitment_is_stated(tmp_path: Path) -> None:
+    told = statement(Settings())
+    for_get = {row["uid"] for row in told["accepted_for_get"]}
+    for_commitment = {row["uid"] for row in told["accepted_for_commitment"]}
+    every = sorted(for_get | for_commitment)
+    with listening(tmp_path) as running:
+        assert accepted_of(running, every) == for_get
+        peer = running.settings.peers["modality"]
+        asked = {"modality": peer.model_copy(update={"storage_commitment": True})}
+        running.listener._settings = running.settings.model_copy(update={"peers": asked})
+        running.listener._commitments = Reports(lambda answer: True)
+        assert accepted_of(running, every) == for_get | for_commitment
+    assert all(row["role"] == "SCU" for row in told["accepted_for_commitment"])
+
+
 def test_every_rejection_of_the_listener_is_stated() -> None:
     told = {(r["result"], r["source"], r["reason"]) for r in statement(Settings())["rejections"]}
     used = {
@@ -80,6 +110,55 @@ def test_every_status_of_the_listener_is_stated() -> None:
         if name.isupper() and isinstance(value, int) and not isinstance(value, bool)
     }
     assert {code for code, _, _ in STATUSES} == used
+
+
+def codes_of(module: Any) -> set[int]:
+    return {
+        value
+        for name, value in vars(module).items()
+        if name.isupper() and not name.startswith(("MAX", "_")) and type(value) is int
+    }
+
+
+def test_every_status_of_a_query_or_retrieval_is_stated() -> None:
+    told = {int(one["status"], 16) for one in statement(Settings())["query_retrieve"]["statuses"]}
+    # beside its own: those that pynetdicom counts out of the sub-operations
+    assert told == codes_of(retrieve) | {0x0000, 0xB000, 0xA702, 0xA801}
+
+
+def test_every_status_of_a_commitment_is_stated() -> None:
+    told = statement(Settings())["storage_commitment"]
+    statuses = {int(one["status"], 16) for one in told["report_statuses"]}
+    assert statuses | {commitment.DUPLICATE_TRANSACTION} == codes_of(commitment)
+
+
+def test_every_service_of_dicomweb_is_stated(tmp_path: Path) -> None:
+    from fastapi.routing import APIRoute
+
+    from dicom_node.store.ledger import Ledger
+    from dicom_node.store.spool import Spool
+    from dicom_node.web import dicomweb, stow
+    from dicom_node.web.door import Door
+
+    settings = Settings(node={"data_dir": tmp_path})
+    Ledger.upgrade(settings.ledger_url)
+    ledger = Ledger.open(settings.ledger_url)
+    try:
+        door = Door(settings, "x" * 16)
+        router = dicomweb.routes(settings, ledger, Spool(tmp_path / "spool"), door, "x" * 16)
+    finally:
+        ledger.close()
+    served = {
+        (method, route.path.removeprefix(dicomweb.ROOT))
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods
+    }
+    told = statement(settings)["dicomweb"]
+    assert {(one["method"], one["path"]) for one in told["services"]} == served
+    assert told["root"] == dicomweb.ROOT
+    failures = codes_of(stow) | {scp.OTHER_SOP_CLASS}
+    assert {int(one["reason"], 16) for one in told["store_failures"]} == failures
 
 
 @pytest.mark.parametrize("case", reports.CASES)
@@ -138,6 +217,27 @@ def test_a_statement_is_printed_without_any_configuration(
     monkeypatch.chdir(tmp_path)
     assert main(["conformance", "--format", "json"]) == 0
     assert '"class_uid": "2.25.' in capsys.readouterr().out
+
+
+def test_the_statement_in_the_repository_is_what_the_program_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dicom_node.cli import main
+
+    kept = Path(conformance.__file__).resolve().parents[2] / "configs" / "CONFORMANCE.md"
+    monkeypatch.chdir(tmp_path)
+    assert main(["conformance"]) == 0
+    assert capsys.readouterr().out == kept.read_text(encoding="utf-8"), (
+        "chexfract-node conformance > configs/CONFORMANCE.md"
+    )
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["C-STORE", "C-MOVE", "Storage Commitment SCU", "QIDO-RS", "IHE AI Results", "TLS 1.2"],
+)
+def test_the_statement_speaks_of_each_service(subject: str) -> None:
+    assert subject in as_markdown(statement(Settings()))
 
 
 def test_the_statement_tells_the_waits_of_this_site() -> None:
