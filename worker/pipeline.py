@@ -13,8 +13,9 @@ from dicom_node.job import FractureFound, Reason, ReportObject, ReportOrder, Res
 from worker import __version__
 from worker.models import Description, Model, ModelInfo, Progress
 from worker.pixels import Radiograph, preprocessing, radiograph, read
+from worker.report.boxes import Box, in_image
 from worker.report.document import Document, device_uid
-from worker.report.findings import Findings, parse
+from worker.report.findings import Findings, Presence, parse
 from worker.report.reading import Algorithm, Outcome
 from worker.report.renderings import render
 from worker.report.sr import build_each
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
     from worker.decode import Decoder
     from worker.settings import Pixels
+
+CUT_OFF = {
+    "length": "The model's answer was cut off at its longest: what was to follow is not known.",
+    "time": "The model's answer was cut off when its time was up: what was to follow is not known.",
+}
+"""Why an answer has no end of its own -> what its report says of that."""
 
 
 @dataclass(slots=True)
@@ -82,6 +89,7 @@ class Pipeline:
         self._decoder = decoder
         self._options = options
         self.algorithm = algorithm(model.info, options)
+        self.info = model.info
 
     def prepare(self, content: bytes) -> Case:
         """Read and gate an Instance and make its picture; a refusal becomes the case's reason."""
@@ -147,7 +155,22 @@ class Pipeline:
         warnings = case.radiograph.warnings if case.radiograph else ()
         if case.reason is not None:
             return Outcome(findings=None, text=None, reason=case.reason, warnings=warnings)
-        return Outcome(findings=parse(text or ""), text=text, reason=None, warnings=warnings)
+        findings = parse(text or "")
+        if case.description is not None and case.description.finish_reason in CUT_OFF:
+            warnings += (CUT_OFF[case.description.finish_reason],)
+            if findings.presence is Presence.ABSENT:
+                findings = Findings(Presence.UNDETERMINED, ())
+        boxes = tuple(self._boxes(case)) if self._model.info.has_regions else ()
+        return Outcome(findings=findings, text=text, reason=None, warnings=warnings, boxes=boxes)
+
+    def _boxes(self, case: Case) -> Iterator[Box]:
+        """Yield the model's boxes in pixels of the image as it is stored."""
+        if case.description is None or case.radiograph is None or case.source is None:
+            return
+        rows, columns = int(case.source.Rows), int(case.source.Columns)
+        for region in case.description.regions:
+            box = Box(region.label, region.left, region.top, region.right, region.bottom)
+            yield in_image(box, case.radiograph.steps, rows, columns)
 
     def _documents(self, case: Case, outcome: Outcome, order: ReportOrder) -> Iterator[Document]:
         if case.source is None or (outcome.reason is not None and not order.not_analysed):

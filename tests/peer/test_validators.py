@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from texts import HOSTILE, generated
 
 from dicom_node.errors import ChexFractError
 from worker.report import codes, header, validate
+from worker.report.boxes import Box
 from worker.report.findings import parse
 from worker.report.renderings import BUILDERS, render
 from worker.report.sr import SOP_CLASSES, Algorithm, Outcome, build
@@ -69,6 +71,26 @@ def test_every_case_passes_in_every_sop_class(
     path = keep(tmp_path / "report.dcm", made.content)
     assert faults(path, image) == ()
     assert subprocess.run([need("dsrdump"), path], capture_output=True).returncode == 0
+
+
+BOXES = (
+    Box("left seventh rib fracture", 1100.25, 700.0, 1300.5, 900.0),
+    Box("T8 fracture", 700.0, 900.0, 1e9, 1e9),
+    Box("rib fracture", 0.0, 0.0, 30.0, 40.0),
+    Box("rib fracture", 5000.0, 5000.0, 6000.0, 6000.0),
+    Box("pleural effusion", 1.0, 2.0, 3.0, 4.0),
+)
+"""At its place, over the edge, without a place, outside, and of something else."""
+WITH_BOXES = replace(CASES["fracture"], boxes=BOXES)
+
+
+@pytest.mark.parametrize("sop_class", list(SOP_CLASSES))
+def test_regions_pass_in_every_sop_class(sop_class: str, image: Path, tmp_path: Path) -> None:
+    made = build(dcmread(image), WITH_BOXES, ALGORITHM, ORDER, sop_class)
+    path = keep(tmp_path / "report.dcm", made.content)
+    assert faults(path, image) == ()
+    dumped = subprocess.run([need("dsrdump"), path], capture_output=True, check=True).stdout
+    assert dumped.count(b"SCOORD") == 3
 
 
 @pytest.mark.parametrize("case", list(CASES))
@@ -145,10 +167,11 @@ def test_the_report_of_every_real_image_passes(shared_data: Path, tmp_path: Path
     for path in sorted(shared_data.glob("*/*.dcm")):
         try:
             source = dcmread(path, stop_before_pixels=True)
-            made = build(source, CASES["rejected"], ALGORITHM, ORDER)
+            both = [build(source, o, ALGORITHM, ORDER) for o in (CASES["rejected"], WITH_BOXES)]
         except (ChexFractError, InvalidDicomError):
             continue
-        found[path.name] = faults(keep(tmp_path / path.name, made.content), path)
+        kept = [keep(tmp_path / f"{i}-{path.name}", made.content) for i, made in enumerate(both)]
+        found[path.name] = tuple(fault for report in kept for fault in faults(report, path))
     assert {name for name, errors in found.items() if errors} == ILLEGAL_IDENTIFIERS
     assert len(found) > 40
 
@@ -338,6 +361,7 @@ def pixelmed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, validate.Ver
     source, names = reports.source(), {}
     made = {
         "fracture": build(source, CASES["fracture"], ALGORITHM, ORDER),
+        "regions": build(source, WITH_BOXES, ALGORITHM, ORDER),
         "text": render("basic-text", source, None, CASES["unclear"], ALGORITHM, ORDER),
     }
     for name, document in made.items():
@@ -358,7 +382,7 @@ def pixelmed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, validate.Ver
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["fracture", "text"])
+@pytest.mark.parametrize("name", ["fracture", "regions", "text"])
 def test_pixelmed_finds_no_error(name: str, pixelmed: dict[str, validate.Verdict]) -> None:
     """The criterion of the IHE Connectathon for AI Results; ``tests.sweep`` asks it of all."""
     assert (pixelmed[name].passed, pixelmed[name].errors) == (True, ())
@@ -366,7 +390,8 @@ def test_pixelmed_finds_no_error(name: str, pixelmed: dict[str, validate.Verdict
 
 @pytest.mark.timeout(600)
 def test_pixelmed_warns_of_comments_in_groups_only(pixelmed: dict[str, validate.Verdict]) -> None:
-    assert [line for line in pixelmed["fracture"].warnings if "121106" not in line] == []
+    for name in ("fracture", "regions"):
+        assert [line for line in pixelmed[name].warnings if "121106" not in line] == []
     assert pixelmed["text"].warnings == ()
 
 

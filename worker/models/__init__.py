@@ -45,6 +45,8 @@ class ModelInfo:
     licence_accepted_by: str = ""
     demonstration: bool = False
     device: str = "cpu"
+    has_regions: bool = False
+    """Whether reports show the boxes that this model draws around fractures."""
 
 
 @dataclass(frozen=True, slots=True)

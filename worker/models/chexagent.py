@@ -23,6 +23,8 @@ SYSTEM = "You are a helpful assistant."
 NUMBER = r"(\d+(?:\.\d+)?)"
 BOX = re.compile(rf"\(\s*{NUMBER}\s*,\s*{NUMBER}\s*\)\s*,\s*\(\s*{NUMBER}\s*,\s*{NUMBER}\s*\)")
 MARK = re.compile(r"<\|?/?(?:ref|box|object|quad)\|?>")
+BETWEEN = ("", "and", "at", "and at")
+"""What stands between two boxes of the same thing."""
 WHOLE = 100.0
 """Boxes are given in hundredths of the picture's width and height."""
 
@@ -48,6 +50,11 @@ class CheXagent(LocalModel):
             self.options.max_new_tokens,
             self.options.max_time,
         )
+
+    def _parameters(self) -> dict[str, str]:
+        options = cast("Options", self.options)
+        asked = {"boxes_prompt": options.boxes_prompt} if options.boxes else {}
+        return super()._parameters() | {"boxes": str(options.boxes).lower()} | asked
 
     def _describe(
         self, pictures: Sequence[NDArray[np.uint8]], progress: Progress | None
@@ -95,12 +102,12 @@ class CheXagent(LocalModel):
 
 
 def regions(text: str) -> Iterator[Region]:
-    """Yield the boxes of an answer, each with the words just before it."""
+    """Yield the boxes of an answer, each with the words just before it or before the last one."""
     end = 0
     label = "rib fracture"
     for match in BOX.finditer(text):
         words = plain(text[end : match.start()]).strip(" ,.;:")
-        label, end = words or label, match.end()
+        label, end = label if words in BETWEEN else words, match.end()
         left, top, right, bottom = (float(number) / WHOLE for number in match.groups())
         yield gen.region(label, left, top, right, bottom)
 

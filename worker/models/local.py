@@ -79,6 +79,7 @@ class LocalModel:
             licence_accepted_by=self.options.licence_accepted_by,
             demonstration=self.is_demonstration,
             device=str(self.device or self.wanted_device),
+            has_regions=bool(getattr(self.options, "regions", False)),
         )
 
     def _parameters(self) -> dict[str, str]:
@@ -95,6 +96,8 @@ class LocalModel:
             parameters["revision"] = self.options.revision
         if self.options.quantization != "none":
             parameters["quantization"] = self.options.quantization
+        if getattr(self.options, "regions", False):
+            parameters["regions"] = "scoord"
         return parameters
 
     def load(self) -> None:

@@ -47,6 +47,8 @@ class Maira2(LocalModel):
     def _parameters(self) -> dict[str, str]:
         options = cast("Options", self.options)
         said = {"prompt": "report", "grounding": str(options.grounding).lower()}
+        told = ("indication", "technique", "comparison")
+        said |= {key: value for key in told if (value := getattr(options, key))}
         return super()._parameters() | said
 
     def _describe(

@@ -69,6 +69,8 @@ class Maira2(Weights):
     max_new_tokens: int = Field(default=450, ge=1, le=8192)
     grounding: bool = False
     """Ask for boxes around what is described."""
+    regions: bool = False
+    """Put the boxes of fractures into the report, as regions of the image (SCOORD)."""
     indication: str = ""
     technique: str = "Frontal view of the chest."
     comparison: str = "None."
@@ -84,6 +86,8 @@ class CheXagent(Weights):
     boxes_prompt: str = (
         "Locate rib fractures and specify their positions with bounding box coordinates"
     )
+    regions: bool = False
+    """Put the boxes of fractures into the report, as regions of the image (SCOORD)."""
 
 
 class CxrLlava(Weights):

@@ -23,7 +23,7 @@ def _sct(value: str, meaning: str) -> Code:
     return _enter("SCT", value, meaning)
 
 
-# Structure: TID 1500, TID 1600, TID 1501, TID 1204 (DICOM PS3.16)
+# Structure: TID 1500, TID 1600, TID 1501, TID 1410, TID 1204 (DICOM PS3.16)
 IMAGING_MEASUREMENT_REPORT = _dcm("126000", "Imaging Measurement Report")
 IMAGING_MEASUREMENTS = _dcm("126010", "Imaging Measurements")
 MEASUREMENT_GROUP = _dcm("125007", "Measurement Group")
@@ -37,6 +37,7 @@ MODALITY = _dcm("121139", "Modality")
 FINDING = _dcm("121071", "Finding")
 COMMENT = _dcm("121106", "Comment")
 SOURCE_OF_MEASUREMENT = _dcm("121112", "Source of Measurement")
+IMAGE_REGION = _dcm("111030", "Image Region")
 TRACKING_IDENTIFIER = _dcm("112039", "Tracking Identifier")
 TRACKING_UNIQUE_IDENTIFIER = _dcm("112040", "Tracking Unique Identifier")
 FINDING_SITE = _sct("363698007", "Finding Site")

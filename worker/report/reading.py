@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dicom_node.job import Reason
+from worker.report.boxes import Box
 from worker.report.findings import Findings, Fracture, Presence
 
 LONGEST_TEXT = 10_000
@@ -55,6 +56,8 @@ class Outcome:
     findings: Findings | None = None
     reason: Reason | None = None
     warnings: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    """Where the model sees fractures, in pixels of the source; empty unless a report shows them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
 from highdicom.sr import (
     CodeContentItem,
     Comprehensive3DSR,
@@ -14,6 +16,7 @@ from highdicom.sr import (
     ContentSequence,
     EnhancedSR,
     ImageContentItem,
+    ScoordContentItem,
     TextContentItem,
     UIDRefContentItem,
 )
@@ -25,7 +28,8 @@ from pydicom.uid import UID
 from dicom_node.errors import ConfigurationError, NotUnderstood
 from dicom_node.identity import MANUFACTURER
 from dicom_node.job import Predecessor, ReportOrder
-from worker.report import codes, header, reading
+from worker.report import boxes, codes, header, reading
+from worker.report.boxes import Marked
 from worker.report.document import (
     LONG_STRING,
     Document,
@@ -122,8 +126,8 @@ def build_each(
         if name not in SOP_CLASSES:
             raise ConfigurationError(f"SR SOP class {name!r} is none of {', '.join(SOP_CLASSES)}")
     evidence = header.read(source)
-    said = reading.read(outcome, algorithm)
-    report = _report(evidence, said, algorithm, order, sop_classes[0])
+    said, found = _marked(outcome, reading.read(outcome, algorithm), evidence)
+    report = _report(evidence, said, found, algorithm, order, sop_classes[0])
     fix(report, evidence, algorithm, order)
     unname(report)
     if said.reason is not None:
@@ -139,14 +143,32 @@ def build_each(
     return tuple(documents)
 
 
+def _marked(
+    outcome: Outcome, said: Reading, evidence: Evidence
+) -> tuple[Reading, Sequence[Marked]]:
+    """Return the fractures with their regions, and the reading with notes on boxes left out."""
+    if not outcome.boxes:
+        return said, [Marked(fracture) for fracture in said.fractures]
+    kept, notes = boxes.sound(outcome.boxes, evidence.rows, evidence.columns)
+    if said.case is not Case.FRACTURE or not evidence.is_image:
+        kept, notes = (), [boxes.note(boxes.UNSURE, len(outcome.boxes))]
+    told = replace(said, warnings=(*said.warnings, *notes))
+    return told, boxes.marked(said.fractures, kept)
+
+
 def _report(
-    evidence: Evidence, said: Reading, algorithm: Algorithm, order: ReportOrder, sop_class: str
+    evidence: Evidence,
+    said: Reading,
+    found: Sequence[Marked],
+    algorithm: Algorithm,
+    order: ReportOrder,
+    sop_class: str,
 ) -> Dataset:
     sop_class_uid, make = SOP_CLASSES[sop_class]
     try:
         report: Dataset = make(
             evidence=[bare(evidence)],
-            content=_root(evidence, said, algorithm, order),
+            content=_root(evidence, said, found, algorithm, order),
             series_instance_uid=series_uid("sr", evidence, algorithm),
             series_number=order.series_number,
             series_description=series_description(algorithm, order.series_description),
@@ -191,13 +213,17 @@ def _previous(predecessor: Predecessor | None) -> list[Dataset] | None:
 
 
 def _root(
-    evidence: Evidence, said: Reading, algorithm: Algorithm, order: ReportOrder
+    evidence: Evidence,
+    said: Reading,
+    found: Sequence[Marked],
+    algorithm: Algorithm,
+    order: ReportOrder,
 ) -> ContainerContentItem:
     children = head(algorithm, order)
     if evidence.is_image:
         children.append(_library(evidence))
-    if said.fractures:
-        groups = _groups(evidence, said.fractures, algorithm)
+    if found:
+        groups = _groups(evidence, found, algorithm)
         children.append(container(codes.IMAGING_MEASUREMENTS, groups))
     children.append(container(codes.QUALITATIVE_EVALUATIONS, _evaluations(said)))
     root = ContainerContentItem(
@@ -269,22 +295,23 @@ def _library(evidence: Evidence) -> ContainerContentItem:
 
 
 def unname(item: Dataset) -> None:
-    """Remove the name that highdicom demands of an IMAGE and templates forbid (TID 1601, 2010)."""
+    """Remove the name that highdicom demands of an IMAGE and templates forbid.
+
+    These are TID 1601 (library), 2010 (key objects) and 1410 (regions).
+    """
     for child in item.get("ContentSequence") or ():
-        if child.ValueType == "IMAGE" and item.ValueType == "CONTAINER":
+        if child.ValueType == "IMAGE" and item.ValueType in ("CONTAINER", "SCOORD"):
             name = child.ConceptNameCodeSequence[0]
             if name.CodeValue == codes.SOURCE_IMAGE.value:
                 del child.ConceptNameCodeSequence
         unname(child)
 
 
-def _groups(
-    evidence: Evidence, fractures: Iterable[Fracture], algorithm: Algorithm
-) -> list[ContentItem]:
-    """Return one Measurement Group (TID 1501) per fracture."""
+def _groups(evidence: Evidence, found: Iterable[Marked], algorithm: Algorithm) -> list[ContentItem]:
+    """Return one Measurement Group per fracture: TID 1410 where it has a region, else TID 1501."""
     seen: Counter[tuple[str, str]] = Counter()
     groups: list[ContentItem] = []
-    for number, fracture in enumerate(fractures, start=1):
+    for number, (fracture, box) in enumerate(((m.fracture, m.box) for m in found), start=1):
         site = codes.site(fracture.bone, fracture.number)
         side = codes.laterality(fracture.bone, fracture.side)
         place = (site.value if site else "", side.value if side else "")
@@ -298,11 +325,22 @@ def _groups(
             *_algorithm(algorithm),
             image(codes.SOURCE_OF_MEASUREMENT, evidence),
         ]
+        if box is not None:
+            items.append(_region(box, evidence))
         sentence, _ = reading.storable(fracture.sentence)
         if sentence:
             items.append(words(codes.COMMENT, sentence))
         groups.append(container(codes.MEASUREMENT_GROUP, items))
     return groups
+
+
+def _region(box: boxes.Box, evidence: Evidence) -> ScoordContentItem:
+    """Return an Image Region: a closed polyline on the source image (PS3.3 C.18.6, TID 1410)."""
+    outline = np.array(box.outline, np.float32)
+    region = ScoordContentItem(codes.IMAGE_REGION, "POLYLINE", outline, relationship_type=CONTAINS)
+    source = image(codes.SOURCE_IMAGE, evidence, "SELECTED FROM")
+    region.ContentSequence = ContentSequence([source])
+    return region
 
 
 def _site(fracture: Fracture) -> list[ContentItem]:
