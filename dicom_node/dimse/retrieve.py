@@ -16,7 +16,6 @@ from pynetdicom.presentation import build_context
 
 from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, VERIFICATION
 from dicom_node.dimse.security import requestor
-from dicom_node.dimse.stream import host
 from dicom_node.errors import ChexFractError, Transient
 from dicom_node.settings import Peer, Settings
 from dicom_node.store import matching
@@ -198,7 +197,7 @@ def _use(what: Literal["queried", "retrieved"], event: evt.Event) -> Use:
         caller,
         str(event.context.abstract_syntax),
         ae_title=caller,
-        address=host((event.assoc.requestor.address,)),
+        address=str(event.assoc.requestor.address).removeprefix("::ffff:"),
         query=encoded(identifier.getvalue() if identifier else b""),
         transfer_syntax=str(event.context.transfer_syntax),
     )

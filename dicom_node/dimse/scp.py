@@ -258,7 +258,16 @@ class Listener:
             taken += self._commitments.contexts(self._callers(assoc))
         known = {context.abstract_syntax for context in taken}
         others = [one for one in self._contexts if one.abstract_syntax not in known]
-        assoc.acceptor.supported_contexts = [*others, *taken]
+        offered = assoc.acceptor.supported_contexts = [*others, *taken]
+        wanted = [str(one.abstract_syntax) for one in assoc.requestor.requested_contexts]
+        if not {str(one.abstract_syntax) for one in offered}.intersection(wanted):
+            first = ascii(wanted[0])[1:-1] if wanted else "none"
+            logger.warning(
+                "%s proposes %d contexts, none of them spoken here: %s …",
+                _name(assoc),
+                len(wanted),
+                first,
+            )
 
     def _callers(self, assoc: Association) -> Iterator[Peer]:
         """Return the peers that this caller may be."""

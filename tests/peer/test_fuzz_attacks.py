@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 from fuzz import Recording, echo, echo_recording, listener, pdus, state
-from listening import CR
+from listening import CR, radiograph
+from pydicom import config
+from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 
 pytestmark = pytest.mark.peer
 
@@ -87,12 +90,17 @@ def until(holds: Callable[[], bool], limit_s: float = 12) -> bool:
 
 
 def test_two_hundred_half_open_and_idle_sockets(target: Target) -> None:
+    reason = "no association request within"
+    before = target.lines(reason)
+
     def attack(stack: ExitStack) -> None:
         for number in range(200):
             line = stack.enter_context(target.connect())
             line.sendall(target.said[0][: (number % 2) * 40])
+        assert until(lambda: target.lines(reason) - before >= 200, 20)
 
     is_served_during(target, attack)
+    assert target.lines(reason) - before == 200
 
 
 def test_two_hundred_port_scans(target: Target) -> None:
@@ -198,7 +206,34 @@ def test_deflate_bombs(target: Target) -> None:
             stack.callback(assoc.abort)
             assert stored(assoc, bomb) == 0xC000
 
+    before = target.lines("refused an Instance of MODALITY@127.0.0.1 with 0xC000")
     is_served_during(target, attack)
+    assert target.lines("refused an Instance of MODALITY@127.0.0.1 with 0xC000") - before == 2
+
+
+@pytest.mark.parametrize(
+    "uid",
+    ["../../../../etc/passwd", "/etc/passwd", "1.2." + "3" * 70, "1.2.3\x00/../x", "%n%s{{7*7}}"],
+)
+def test_uids_that_are_paths_or_too_long(target: Target, uid: str) -> None:
+    """They stand in the data set; those of the command pynetdicom itself would not send."""
+    ds = radiograph(CR)
+    ds.file_meta = None
+    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        ds[keyword]._value = UID(uid, validation_mode=config.IGNORE)
+    content = encode(ds, False, True)
+    assert content is not None
+    assert uid.encode() in content
+    before = target.lines("refused an Instance of MODALITY@127.0.0.1 with 0xC000")
+
+    def attack(stack: ExitStack) -> None:
+        for _ in range(5):
+            assoc = associated(target, EXPLICIT)
+            stack.callback(assoc.abort)
+            assert stored(assoc, content) == 0xC000
+
+    is_served_during(target, attack)
+    assert target.lines("refused an Instance of MODALITY@127.0.0.1 with 0xC000") - before == 5
 
 
 def test_nested_sequences(target: Target) -> None:
@@ -209,7 +244,9 @@ def test_nested_sequences(target: Target) -> None:
         stack.callback(assoc.abort)
         assert stored(assoc, nested) == 0xC000
 
+    before = target.lines("refused an Instance of MODALITY@127.0.0.1 with 0xC000")
     is_served_during(target, attack)
+    assert target.lines("refused an Instance of MODALITY@127.0.0.1 with 0xC000") - before == 1
 
 
 def test_endless_data_sets(target: Target) -> None:
@@ -239,7 +276,10 @@ def test_as_many_contexts_as_an_association_can_have(target: Target) -> None:
             stack.callback(assoc.abort)
             assert not assoc.accepted_contexts
 
+    reason = "MODALITY@127.0.0.1 proposes 128 contexts, none of them spoken here"
+    before = target.lines(reason)
     is_served_during(target, attack)
+    assert target.lines(reason) - before == 10
 
 
 def test_context_ids_that_are_even_or_come_twice(target: Target) -> None:
