@@ -8,10 +8,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dicom_node import accepted
 from dicom_node.errors import Unreachable
@@ -23,6 +23,35 @@ if TYPE_CHECKING:
     from dicom_node.store.spool import Spool
 
 logger = logging.getLogger(__name__)
+
+HANGS_AFTER_S = 90.0
+"""Time without a turn after which a loop counts as hung: three times what a locked ledger takes."""
+
+
+class Loop(Protocol):
+    """Work that turns in a loop."""
+
+    turned_at: float
+    """When it last turned, by the monotonic clock."""
+
+
+class Turn:
+    """The turns of a loop that is not ours."""
+
+    def __init__(self) -> None:
+        self.turned_at = time.monotonic()
+
+    def __call__(self) -> None:
+        """Turn."""
+        self.turned_at = time.monotonic()
+
+
+def check_turns(loops: Iterable[Loop]) -> None:
+    """Raise `Unreachable` when one of these hangs: its role ends, and is started anew."""
+    now = time.monotonic()
+    hung = [type(loop).__name__ for loop in loops if now - loop.turned_at > HANGS_AFTER_S]
+    if hung:
+        raise Unreachable(f"{', '.join(hung)} hangs")
 
 
 class Life:
@@ -141,8 +170,9 @@ def _courier(life: Life) -> None:
     committer = Committer(settings, ledger, ask, pace)
     deliverer = Deliverer(settings, spool, ledger, connect, pace)
     auditor = Auditor(settings, ledger)
+    dispatcher = Dispatcher(settings, ledger, broker.publisher(settings.broker.url))
     tasks = (
-        Dispatcher(settings, ledger, broker.publisher(settings.broker.url)),
+        dispatcher,
         deliverer,
         committer,
         Retention(settings, spool, ledger),
@@ -162,6 +192,7 @@ def _courier(life: Life) -> None:
     def check() -> None:
         if dead := [thread.name for thread in threads if not thread.is_alive()]:
             raise Unreachable(f"{', '.join(dead)} ended by itself")
+        check_turns((dispatcher, deliverer))
 
     for thread in threads:
         thread.start()
@@ -184,8 +215,16 @@ def _web(life: Life) -> None:
 
     spool, ledger = _stores(settings)
     site = Site(settings, ledger, spool, read_secret(settings), note)
-    threading.Thread(target=life.live, args=(site.take,), name="heart", daemon=True).start()
-    serve_web(settings, site, life.ends, ready=life.ready)
+    turn = Turn()
+
+    def beat() -> None:
+        try:
+            life.live(site.take, lambda: check_turns((turn,)))
+        except Unreachable:
+            logger.exception("the event loop hangs")  # no more beats: the supervisor ends it
+
+    threading.Thread(target=beat, name="heart", daemon=True).start()
+    serve_web(settings, site, life.ends, ready=life.ready, turn=turn)
 
 
 def _stores(settings: Settings) -> tuple[Spool, Ledger]:

@@ -118,6 +118,8 @@ class Deliverer:
         self._lines: dict[str, _Line] = {}
         self._breaks: dict[int, int] = {}
         self._redated_at = 0.0
+        self.turned_at = time.monotonic()
+        """When the loop last turned; its threads wait for destinations, it does not."""
 
     def take(self, settings: Settings) -> None:
         """Send to other peers; an object that is under way gets there, and what waits is tried."""
@@ -139,6 +141,7 @@ class Deliverer:
         threads: dict[str, threading.Thread] = {}
         again = 0.0
         while not stop.is_set():
+            self.turned_at = time.monotonic()
             if not watch.changed() and time.monotonic() < again:
                 stop.wait(POLL_S)
                 continue

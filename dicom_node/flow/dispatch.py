@@ -48,6 +48,8 @@ class Dispatcher:
         self._publish = publish
         self._silent: dict[str, _Silence] = {}
         self._redated_at = 0.0
+        self.turned_at = time.monotonic()
+        """When the loop last turned: it waits for nothing longer than for the ledger's lock."""
 
     def step(self, now: float | None = None) -> float:
         """Do what is due; return in how many seconds there may be more, unless something changes.
@@ -90,6 +92,7 @@ class Dispatcher:
         watch, clock = self._ledger.watch(), Clock()
         again = ahead = 0.0
         while not stop.is_set():
+            self.turned_at = time.monotonic()
             ahead += clock.jump()
             if ahead == 0 and not watch.changed() and time.monotonic() < again:
                 stop.wait(POLL_S)
