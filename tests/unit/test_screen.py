@@ -76,7 +76,25 @@ def test_other_real_images_are_noticed(real):
     """A dog, a hip, a tibia, a panorama, an angiogram and a lateral chest."""
     others = {name: picture for name, picture in real.items() if name not in frontal(real)}
     assert len(others) == 6
-    assert all(codes(picture) for picture in others.values())
+    named = {name: codes(picture) for name, picture in others.items()}
+    assert named == {name: ["not-frontal-chest"] for name in others}
+
+
+def test_what_a_header_calls_a_chest_is_doubted_all_the_same(shared_data):
+    """A tibia labelled CHEST, a lateral view and an upside-down chest without View Position."""
+    tibia = pixels.read(shared_data / "not_chest" / "cr_tibia_mono1_fuji_rle.dcm")
+    tibia.BodyPartExamined, tibia.ViewPosition = "CHEST", ""
+    assert screen.TURNED["not-frontal-chest"] in shown(tibia).warnings
+    with pytest.raises(Rejected) as refused:
+        shown(tibia, screening="reject")
+    assert refused.value.code == "screened-out"
+    lateral = Image.open(shared_data / "chest" / "chest-lateral_cc0_1769x2453.jpg").convert("L")
+    ds = instance(np.asarray(lateral), 8, ViewPosition=None)
+    assert screen.TURNED["not-frontal-chest"] in shown(ds).warnings
+    chest = np.asarray(Image.open(shared_data / "chest" / "chest-pa_cc0.jpg").convert("L"))
+    ds = instance(np.ascontiguousarray(chest[::-1, ::-1]), 8, ViewPosition=None)
+    assert screen.TURNED["upside-down"] in shown(ds).warnings
+    assert shown(instance(chest, 8)).warnings == ()
 
 
 def test_the_mean_that_is_shipped_is_that_of_the_real_chests(real):
