@@ -255,6 +255,58 @@ def test_tls_goes_both_ways_between_our_own_ends(tmp_path: Path) -> None:
             scu.echo("MODALITY", doubtful)
 
 
+PROFILES = {"BCP 195": "+px", "non-downgrading": "+py", "extended": "+pz"}
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_reports_reach_an_archive_that_wants_mutual_tls(
+    tmp_path: Path, free_port: int, profile: str
+) -> None:
+    """DCMTK has the TLS profiles of PS3.15 B.9, B.10 and B.11."""
+    import trustme
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name, issuer in (("archive", authority), ("node", authority), ("other", trustme.CA())):
+        pem = issuer.issue_cert("127.0.0.1").private_key_and_cert_chain_pem
+        pem.write_to_path(tmp_path / f"{name}.pem")
+    both = str(tmp_path / "archive.pem")
+    options = ["+tls", both, both, "+cf", str(tmp_path / "ca.pem"), "-rc", profile]
+    with archive(tmp_path / "archive", free_port, *options):
+        trusted = Tls(certificate=tmp_path / "node.pem", ca=tmp_path / "ca.pem")
+        with Destination("NODE", peer_at(free_port, tls=trusted)) as to:
+            to.connect([SR])
+            assert to.store(report(tmp_path)) == 0
+        other = Tls(certificate=tmp_path / "other.pem", ca=tmp_path / "ca.pem")
+        with pytest.raises(Unreachable):
+            scu.echo("NODE", peer_at(free_port, tls=other))
+        with pytest.raises(Unreachable):
+            scu.echo("NODE", peer_at(free_port))
+    assert len(stored(tmp_path / "archive")) == 1
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_modalities_reach_the_listener_by_mutual_tls(tmp_path: Path, profile: str) -> None:
+    import trustme
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name in ("node", "modality"):
+        pem = authority.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem
+        pem.write_to_path(tmp_path / f"{name}.pem")
+    both = str(tmp_path / "modality.pem")
+    options = ["+tls", both, both, "+cf", str(tmp_path / "ca.pem"), "-ic", profile]
+    to = ["-aet", "MODALITY", "-aec", "CHEXFRACT", "127.0.0.1"]
+    tls = {"certificate": tmp_path / "node.pem", "ca": tmp_path / "ca.pem"}
+    with listening(tmp_path, tls=tls) as node:
+        image = str(written(tmp_path, radiograph()))
+        done = subprocess.run(
+            [need("storescu"), *options, *to, str(node.port), image], capture_output=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert len(node.kept) == 1
+
+
 def test_files_are_sent_in_their_own_transfer_syntax(tmp_path: Path, shared_data: Path) -> None:
     files = sorted((shared_data / "chest").glob("*.dcm"))
     told: list[tuple[str, int | None, str]] = []

@@ -1,0 +1,130 @@
+"""Who may associate: AE titles, addresses and networks, limits, and the code of each rejection."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from listening import Node, listening
+from pynetdicom import AE
+from pynetdicom.association import Association
+
+from dicom_node.dimse import scp
+from dicom_node.dimse.scp import CALLING_AE_UNKNOWN, CALLING_HOST_UNKNOWN
+from dicom_node.settings import Peer, Settings
+
+CR = "1.2.840.10008.5.1.4.1.1.1"
+VERIFICATION = "1.2.840.10008.1.1"
+
+
+def peer(host: str = "192.0.2.7", *addresses: str, title: str = "XRAY1") -> Peer:
+    return Peer(ae_title=title, host=host, port=104, addresses=addresses)
+
+
+@pytest.mark.parametrize(
+    ("peers", "address", "expected"),
+    [
+        ([peer()], "192.0.2.7", None),
+        ([peer()], "192.0.2.8", CALLING_HOST_UNKNOWN),
+        ([peer("192.0.2.7", "10.1.0.0/16")], "10.1.255.3", None),
+        ([peer("192.0.2.7", "10.1.0.0/16")], "10.2.0.3", CALLING_HOST_UNKNOWN),
+        ([peer("192.0.2.7", "10.1.0.0/16")], "192.0.2.7", CALLING_HOST_UNKNOWN),
+        ([peer("192.0.2.7", "10.1.2.3", "10.9.0.0/24")], "10.9.0.200", None),
+        ([peer("192.0.2.7", "2001:db8::/32")], "2001:db8::7", None),
+        ([peer("192.0.2.7", "2001:db8::/32")], "2001:db9::7", CALLING_HOST_UNKNOWN),
+        ([peer("192.0.2.7", "2001:db8::/32")], "10.1.2.3", CALLING_HOST_UNKNOWN),
+        ([peer("xray1.hospital.example")], "10.1.2.3", None),
+        ([peer("localhost")], "127.0.0.1", None),
+        ([peer("localhost")], "10.1.2.3", CALLING_HOST_UNKNOWN),
+        ([peer("192.0.2.7"), peer("192.0.2.8")], "192.0.2.8", None),
+        ([peer(title="OTHER")], "192.0.2.7", CALLING_AE_UNKNOWN),
+        ([], "192.0.2.7", CALLING_AE_UNKNOWN),
+    ],
+)
+def test_a_caller_is_known_by_title_and_address(
+    peers: list[Peer], address: str, expected: object
+) -> None:
+    settings = Settings(peers={f"peer{n}": one for n, one in enumerate(peers)})
+    assert scp._unknown(settings, "XRAY1", address) is expected
+
+
+def request(
+    node: Node, calling: str = "MODALITY", called: str = "CHEXFRACT", uid: str = VERIFICATION
+) -> Association:
+    ae = AE(calling)
+    ae.add_requested_context(uid)
+    return ae.associate("127.0.0.1", node.port, ae_title=called)
+
+
+def code(assoc: Association) -> tuple[int, int, int]:
+    assert assoc.is_rejected
+    answer: Any = assoc.acceptor.primitive
+    return answer.result, answer.result_source, answer.diagnostic
+
+
+def test_each_refusal_has_its_code_and_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening(tmp_path) as node:
+        assert code(request(node, calling="STRANGER")) == (1, 1, 3)
+        assert code(request(node, called="ANOTHER")) == (1, 1, 7)
+        node.spool.min_free = 1 << 62
+        assert code(request(node, uid=CR)) == (2, 3, 1)
+        far = {"modality": peer(title="MODALITY")}
+        node.listener.take(node.settings.model_copy(update={"peers": far}))
+        assert code(request(node)) == (1, 1, 3)
+    told = [line for line in caplog.messages if "rejected the association" in line]
+    assert told == [
+        "rejected the association of STRANGER@127.0.0.1: calling AE title not recognised",
+        "rejected the association of MODALITY@127.0.0.1: called AE title not recognised",
+        "rejected the association of MODALITY@127.0.0.1: no room for Instances",
+        "rejected the association of MODALITY@127.0.0.1: "
+        "calling AE title not known from this address",
+    ]
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_associations": 3}, {"max_associations_per_peer": 3}], ids=["all", "of a peer"]
+)
+def test_the_association_above_a_limit_is_rejected_for_now(
+    tmp_path: Path, limits: dict[str, int]
+) -> None:
+    with listening(tmp_path, **limits) as node, ExitStack() as stack:
+        for _ in range(3):
+            assoc = request(node)
+            assert assoc.is_established
+            stack.callback(assoc.abort)
+        assert code(request(node)) == (2, 3, 2)
+
+
+def test_one_peer_at_its_limit_leaves_room_for_another(tmp_path: Path) -> None:
+    with listening(tmp_path, max_associations_per_peer=2) as node, ExitStack() as stack:
+        peers = node.settings.peers | {"other": peer("127.0.0.1", title="OTHER")}
+        node.listener.take(node.settings.model_copy(update={"peers": peers}))
+        for _ in range(2):
+            stack.callback(request(node).abort)
+        assert code(request(node)) == (2, 3, 2)
+        other = request(node, calling="OTHER")
+        stack.callback(other.abort)
+        assert other.is_established
+
+
+def test_checks_can_be_switched_off(tmp_path: Path) -> None:
+    with listening(tmp_path, known_peers_only=False, called_ae_check=False) as node:
+        assoc = request(node, calling="STRANGER", called="ANOTHER")
+        assert assoc.is_established
+        assoc.release()
+
+
+def test_a_caller_whose_contexts_are_unknown_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening(tmp_path) as node:
+        request(node, uid="1.2.840.10008.5.1.4.1.1.2").abort()
+    told = [line for line in caplog.messages if "none of them spoken here" in line]
+    assert told == [
+        "MODALITY@127.0.0.1 proposes 1 contexts, none of them spoken here: "
+        "1.2.840.10008.5.1.4.1.1.2 …"
+    ]
