@@ -113,6 +113,53 @@ class ReleaseRequest(Message):
     delay_s: float = Field(default=0.0, ge=0, le=3600)
 
 
+class Measured(Message):
+    """How well a model read some set of pictures; shares from 0 to 1 by what they are of."""
+
+    on: str = Field(max_length=128)
+    count: int = Field(ge=0)
+    shares: dict[str, float] = Field(max_length=16)
+
+
+class Card(Message):
+    """What people should know of a model."""
+
+    name: str = Field(max_length=64)
+    version: str = Field(max_length=64)
+    licence: str = Field(default="", max_length=256)
+    licence_accepted_by: str = Field(default="", max_length=256)
+    demonstration: bool = False
+    language: str = Field(default="", max_length=16)
+    prompt: str = Field(default="", max_length=1024)
+    parameters: dict[str, str] = Field(default_factory=dict, max_length=64)
+    """Algorithm Parameters (111002, DCM) as its reports name them."""
+    measured: tuple[Measured, ...] = Field(default=(), max_length=16)
+
+
+class Device(Message):
+    """What a worker computes on, and how much of it is in use; 0 is not known."""
+
+    name: str = Field(max_length=128)
+    memory: int = Field(default=0, ge=0)
+    """Bytes."""
+    used: int = Field(default=0, ge=0)
+    load: float | None = Field(default=None, ge=0, le=1)
+    """Share of the time in which it computes."""
+
+
+class Presence(Message):
+    """Body of ``POST /workers``: a worker is there; told again and again, for people."""
+
+    worker: str = Field(max_length=128)
+    """As in `ClaimRequest`."""
+    card: Card
+    device: Device
+    busy: int = Field(default=0, ge=0)
+    """Jobs in work."""
+    done: int = Field(default=0, ge=0)
+    """Results since it started."""
+
+
 class Reason(Message):
     """Why an Instance was not analysed."""
 

@@ -209,7 +209,8 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
             copy = accepted.accept(config, settings)
             children = _roles(copy, url)
             if worker_config:
-                children.append(_worker(worker_config, url, embedded is not None, secret))
+                child = _worker(worker_config, url, embedded is not None, secret, settings.web.url)
+                children.append(child)
             told = copy.with_name(RELOADED)
             return Supervisor(
                 children,
@@ -262,10 +263,11 @@ def _roles(config: Path, broker_url: str) -> list[Child]:
     ]
 
 
-def _worker(config: Path, broker_url: str, is_embedded: bool, secret: str) -> Child:
+def _worker(config: Path, broker_url: str, is_embedded: bool, secret: str, url: str) -> Child:
     environment = {**os.environ, "CHEXFRACT_WORKER_WORKER__SECRET": secret}
     if is_embedded:
         environment["CHEXFRACT_WORKER_WORKER__BROKER"] = broker_url
+    environment["CHEXFRACT_WORKER_WORKER__ANNOUNCE"] = json.dumps([url])
     command = [sys.executable, "-m", "worker", "run", "--config", str(config)]
     return Child("worker", command, environment, beats=False)
 

@@ -300,6 +300,7 @@ def _train(options: argparse.Namespace) -> int:
 def _measure(options: argparse.Namespace) -> int:
     import json
 
+    from worker.models.checkpoint import find
     from worker.phantom.evaluate import FOLDER, evaluate
 
     folder = FOLDER if options.model == "builtin:phantom" else Path(options.model)
@@ -309,7 +310,8 @@ def _measure(options: argparse.Namespace) -> int:
         print(f"chexfract-worker phantom evaluate: {exc}", file=sys.stderr)
         return USAGE
     if options.json:
-        rows = [asdict(score) for score in scores]
+        weights = find("phantom", str(folder)).weights_sha256[:16]
+        rows = [{**asdict(score), "weights": weights} for score in scores]
         for row in rows:  # JSON has no word for what cannot be known
             row.update({key: None for key, value in row.items() if value != value})
         print(json.dumps(rows))

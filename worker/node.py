@@ -10,7 +10,17 @@ from typing import Any, Self
 import httpx2
 
 from dicom_node.errors import NotFound, NotUnderstood, Refused, Stale, Unreachable
-from dicom_node.job import Claim, ClaimRequest, LeaseRequest, ReleaseRequest, Result, Ticket
+from dicom_node.job import (
+    Claim,
+    ClaimRequest,
+    LeaseRequest,
+    Presence,
+    ReleaseRequest,
+    Result,
+    Ticket,
+)
+
+_JSON = {"Content-Type": "application/json"}
 
 _PERMANENT = {
     401: (Refused, "refused the secret; give this worker the node's secret_file"),
@@ -88,6 +98,17 @@ class Node:
             raise Unreachable(f"{self.url} gave no Instance: {exc or type(exc).__name__}") from exc
         return bytes(content)
 
+    def announce(self, presence: Presence) -> None:
+        """Tell that this worker is there; a node that is too old for this answers `NotFound`."""
+        body = presence.model_dump_json().encode()
+        try:
+            answer = self._http.post("/workers", content=body, headers=_JSON)
+        except httpx2.HTTPError as exc:
+            raise Unreachable(f"{self.url} gives no answer: {exc or type(exc).__name__}") from exc
+        if answer.status_code != httpx2.codes.OK:
+            kind, what = _PERMANENT.get(answer.status_code, (Unreachable, "does not take it"))
+            raise kind(f"{self.url} {what} (HTTP {answer.status_code})")
+
     def renew(self, ticket: Ticket) -> None:
         """Extend the lease: work on the job has moved on."""
         self._post(ticket, "lease", LeaseRequest(token=ticket.token))
@@ -132,7 +153,7 @@ class Node:
         return self._send(ticket, act, content=body.model_dump_json().encode())
 
     def _send(self, ticket: Ticket, act: str, **body: Any) -> bytes:
-        headers = {"Content-Type": "application/json"} if "content" in body else {}
+        headers = _JSON if "content" in body else {}
         try:
             answer = self._http.post(f"/jobs/{ticket.job}/{act}", headers=headers, **body)
         except httpx2.HTTPError as exc:

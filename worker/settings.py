@@ -40,6 +40,8 @@ class Worker(Section):
     name: str = Field(default_factory=socket.gethostname)
     nodes: tuple[str, ...] = ()
     """Base URLs of nodes that this worker trusts with the secret; empty: any it is handed."""
+    announce: tuple[str, ...] = ()
+    """Base URLs of nodes that show this worker on their pages before they have given it work."""
     secret_file: Path | None = None
     secret: SecretStr | None = None
     metrics_port: int = Field(default=0, ge=0, le=65535)

@@ -13,9 +13,10 @@ from typing import Any
 from celery import signals
 from pydantic import ValidationError
 
-from dicom_node.errors import ChexFractError, OutOfResources, Stale, Transient
+from dicom_node.errors import ChexFractError, NotFound, OutOfResources, Stale, Transient
 from dicom_node.flow import broker
-from dicom_node.job import TASK, Claim, Handout, Ticket, queue
+from dicom_node.job import TASK, Claim, Handout, Presence, Ticket, queue
+from worker import about
 from worker.models import BrokenAccelerator
 from worker.node import Node
 from worker.pipeline import Case, Pipeline
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 STUCK = 70
 """Exit status of a worker that ended itself: EX_SOFTWARE."""
+
+ANNOUNCE_S = 20.0
+"""Time between two words that this worker is there."""
 
 LAST_WORDS_S = 1.0
 """Time that jobs in work get to be posted when the worker is asked to end."""
@@ -72,6 +76,11 @@ class Pulse:
             self._jobs[ticket.job] = (node, ticket, lease_s)
             self._renewed[ticket.job] = time.monotonic()
         self.moved()
+
+    @property
+    def count(self) -> int:
+        """Jobs in work."""
+        return len(self._jobs)
 
     def drop(self, ticket: Ticket) -> None:
         """Let a job's lease be: it is done or given back."""
@@ -135,6 +144,7 @@ class Desk:
         self._model = threading.Lock()
         self._nodes: dict[str, Node] = {}
         self._nodes_lock = threading.Lock()
+        self._done = 0
         self._name = f"{settings.worker.name}:{os.getpid()}"
 
     def close(self) -> None:
@@ -143,6 +153,25 @@ class Desk:
             for node in self._nodes.values():
                 node.close()
             self._nodes.clear()
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes that gave work, or that the configuration names."""
+        worker = self._settings.worker
+        with self._nodes_lock:
+            for url in (*worker.nodes, *worker.announce):
+                self._nodes.setdefault(url, Node(url, self._secret))
+            return list(self._nodes.values())
+
+    def presence(self) -> Presence:
+        """Return what this worker tells of itself."""
+        info = self._pipeline.info
+        return Presence(
+            worker=self._name[:128],
+            card=about.card(info),
+            device=about.device(info.device),
+            busy=self._pulse.count,
+            done=self._done,
+        )
 
     def work(self, handout: Handout) -> None:
         """Do every job of a hand-out whose ticket is still good."""
@@ -192,6 +221,7 @@ class Desk:
         self._pulse.moved()
         contents = [document.content for document in conclusion.documents]
         node.post(ticket, conclusion.result, contents)
+        self._done += 1
         logger.info(
             "job %s %s in %s ms",
             ticket.job[:12],
@@ -247,6 +277,21 @@ class Desk:
             return self._nodes[url]
 
 
+def announce(desk: Desk, wait: Callable[[float], object] = time.sleep) -> None:
+    """Tell each node again and again that this worker is there; only pages depend on it."""
+    while True:
+        is_known = True
+        for node in desk.nodes():
+            try:
+                node.announce(desk.presence())
+            except ChexFractError as exc:
+                logger.debug("not announced: %s", exc)
+                is_known = isinstance(exc, NotFound)
+            except Exception:  # the rim of a thread: what only pages show must not end quietly
+                logger.exception("not announced")
+        wait(ANNOUNCE_S if is_known else ANNOUNCE_S / 10)
+
+
 def register(app: Any, desk: Desk) -> None:
     """Register the one task of the worker at `app`."""
 
@@ -271,8 +316,10 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
     broker.ping(settings.worker.broker)
     app = broker.app(settings.worker.broker)
     pulse = Pulse(settings.worker.stuck_after)
-    register(app, Desk(pipeline, settings, secret, pulse))
+    desk = Desk(pipeline, settings, secret, pulse)
+    register(app, desk)
     pulse.start()
+    threading.Thread(target=announce, args=(desk,), name="announce", daemon=True).start()
 
     def end(**_: object) -> None:
         threading.Thread(target=_end, args=(pulse,), name="end", daemon=True).start()

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse
 
+from dicom_node.job import Card
 from dicom_node.settings import DEMONSTRATION_MODELS, Settings, shown
 from dicom_node.store.ledger import Ledger
 from dicom_node.web.door import Door, Person
 from dicom_node.web.render import Pages
+from dicom_node.web.workers import Seen, Workers
 
 
-def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIRouter:
+def routes(
+    settings: Settings, ledger: Ledger, door: Door, pages: Pages, workers: Workers
+) -> APIRouter:
     """Return both pages."""
     router = APIRouter()
     viewer, admin = Depends(door.needs("viewer")), Depends(door.needs("admin"))
@@ -23,7 +28,7 @@ def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIR
     @router.get("/models")
     def models(person: Person = viewer) -> HTMLResponse:
         """Show the models that rules name or that have worked here."""
-        return pages.page("models.html", person, models=_models(settings, ledger))
+        return pages.page("models.html", person, models=_models(settings, ledger, workers.seen()))
 
     @router.get("/configuration")
     def configuration(person: Person = admin) -> HTMLResponse:
@@ -34,7 +39,10 @@ def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIR
     return router
 
 
-def _models(settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:
+def _models(settings: Settings, ledger: Ledger, seen: Sequence[Seen]) -> list[dict[str, Any]]:
+    by_model: dict[str, list[Seen]] = {}
+    for one in seen:
+        by_model.setdefault(one.presence.card.name, []).append(one)
     counts = ledger.status()["models"]
     versions = ledger.versions(time.time() - 30 * 86400)
     rules: dict[str, list[Any]] = {}
@@ -44,13 +52,21 @@ def _models(settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:
         {
             "name": name,
             "is_demonstration": name in DEMONSTRATION_MODELS
-            or any(version["demonstration"] for version in versions.get(name, [])),
+            or any(version["demonstration"] for version in versions.get(name, []))
+            or any(one.presence.card.demonstration for one in by_model.get(name, [])),
+            "workers": by_model.get(name, []),
+            "cards": _cards(by_model.get(name, [])),
             "rules": rules.get(name, []),
             "counts": counts.get(name, {}),
             "versions": versions.get(name, []),
         }
-        for name in sorted({*rules, *counts})
+        for name in sorted({*rules, *counts, *by_model})
     ]
+
+
+def _cards(seen: Sequence[Seen]) -> list[Card]:
+    """Return each card once: workers of one model may run different weights."""
+    return list({one.presence.card.version: one.presence.card for one in seen}.values())
 
 
 def _flat(prefix: str, value: Any) -> Any:

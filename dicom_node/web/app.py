@@ -23,11 +23,13 @@ from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web import dicomweb, health, jobs, pages
+from dicom_node.web import workers as of_workers
 from dicom_node.web.door import Door
 from dicom_node.web.guard import Guard
 from dicom_node.web.render import templates
 from dicom_node.web.rules import TESTED
 from dicom_node.web.sign_in import Note
+from dicom_node.web.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class Site:
     ) -> None:
         self._of_all = (ledger, spool, secret, note)
         self._counts = health.Counts(ledger, spool)
+        self._workers = Workers()
         self._app = self._made(settings)
 
     def take(self, settings: Settings) -> None:
@@ -67,7 +70,7 @@ class Site:
         await self._app(scope, receive, send)
 
     def _made(self, settings: Settings) -> FastAPI:
-        return create_app(settings, *self._of_all, self._counts)
+        return create_app(settings, *self._of_all, self._counts, self._workers)
 
 
 def create_app(
@@ -77,6 +80,7 @@ def create_app(
     secret: str,
     note: Note = lambda name, address, is_right: None,
     counts: health.Counts | None = None,
+    workers: Workers | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -89,6 +93,8 @@ def create_app(
         Takes name, address and success of each sign-in.
     counts : Counts, optional
         Counts that go on from an application before this one.
+    workers : Workers, optional
+        Workers that an application before this one was told of.
     """
     app = FastAPI(
         title="chexfract-node",
@@ -101,9 +107,11 @@ def create_app(
     app.state.is_over = threading.Event()
     app.include_router(health.routes(ledger, spool, counts))
     app.include_router(jobs.routes(settings, ledger, spool))
+    workers = workers or Workers()
+    app.include_router(of_workers.routes(workers))
     door = Door(settings, secret)
     app.include_router(dicomweb.routes(settings, ledger, spool, door, secret))
-    app.include_router(pages.routes(settings, ledger, spool, secret, note))
+    app.include_router(pages.routes(settings, ledger, spool, secret, note, workers))
     app.add_exception_handler(ChexFractError, _failed)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)

@@ -19,6 +19,9 @@ STORE = "/dicom-web/studies"
 BODY_S = 30.0
 """Longest silence in a body; behind its end a handler may wait as long as it likes."""
 
+SECRET_PATHS = ("/jobs/", "/workers")
+"""Where workers ask and tell."""
+
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -67,7 +70,7 @@ class Guard:
             await send(message)
 
         path = scope["path"]
-        if path.startswith("/jobs/") and not self._is_known(scope):
+        if path.startswith(SECRET_PATHS) and not self._is_known(scope):
             answer = JSONResponse(
                 {"detail": "the job API needs its secret as bearer token"},
                 401,

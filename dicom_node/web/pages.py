@@ -15,22 +15,28 @@ from dicom_node.store.spool import Spool
 from dicom_node.web import about, peers, rules, sign_in, study, worklist
 from dicom_node.web.door import Door
 from dicom_node.web.render import Pages
+from dicom_node.web.workers import Workers
 
 _TYPES = {"css": "text/css", "js": "text/javascript", "txt": "text/plain", "svg": "image/svg+xml"}
 
 
 def routes(
-    settings: Settings, ledger: Ledger, spool: Spool, secret: str, note: sign_in.Note
+    settings: Settings,
+    ledger: Ledger,
+    spool: Spool,
+    secret: str,
+    note: sign_in.Note,
+    workers: Workers,
 ) -> APIRouter:
     """Return all pages; each asks for the sign-in that [web] wants."""
     door, pages = Door(settings, secret), Pages(settings)
     router = APIRouter()
     seals = worklist.Seals(secret)
-    router.include_router(worklist.routes(settings, ledger, spool, door, pages, seals))
+    router.include_router(worklist.routes(settings, ledger, spool, door, pages, seals, workers))
     router.include_router(study.routes(ledger, spool, door, pages))
     router.include_router(peers.routes(settings, ledger, door, pages))
     router.include_router(rules.routes(settings, door, pages))
-    router.include_router(about.routes(settings, ledger, door, pages))
+    router.include_router(about.routes(settings, ledger, door, pages, workers))
     router.include_router(sign_in.routes(door, pages, note))
     folder = files("dicom_node.web").joinpath("static")
     known = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}

@@ -24,6 +24,7 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web.door import Door, Person, Posted
 from dicom_node.web.render import PILLS, Pages
+from dicom_node.web.workers import Seen, Workers
 
 PAGE = 50
 STATES = (
@@ -57,12 +58,14 @@ class Board:
     settings : Settings
     ledger : Ledger
     spool : Spool
+    workers : Workers
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool, workers: Workers) -> None:
         self._settings = settings
         self._ledger = ledger
         self._spool = spool
+        self._workers = workers
         self._lock = threading.Lock()
         self._told: dict[str, Any] = {}
         self._at = -math.inf
@@ -84,7 +87,7 @@ class Board:
             "waiting": sum(line.due + line.queued for line in waiting.values()),
             "running": sum(line.running for line in waiting.values()),
             "oldest": max(0.0, now - min(due)) if due else 0.0,
-            "workers": pulse["workers"],
+            "workers": _busy(pulse["workers"], self._workers.seen()),
             "ended": pulse["ended"],
             "median": quantile(pulse["seconds"], 0.5),
             "p95": quantile(pulse["seconds"], 0.95),
@@ -116,6 +119,17 @@ def peer_states(
             }
         )
     return told
+
+
+def _busy(claimed: Sequence[str], seen: Sequence[Seen]) -> dict[str, Any]:
+    """Return who is there with what device, and who took work without having told of itself."""
+    told = {one.presence.worker for one in seen}
+    here = [one.presence for one in seen if one.is_here]
+    return {
+        "here": here,
+        "gone": [one.presence.worker for one in seen if not one.is_here],
+        "silent": [name for name in claimed if name not in told],
+    }
 
 
 def quantile(ascending: Sequence[float], share: float) -> float | None:
@@ -153,11 +167,17 @@ Page = Annotated[int, Query(ge=1, le=100_000)]
 
 
 def routes(
-    settings: Settings, ledger: Ledger, spool: Spool, door: Door, pages: Pages, seals: Seals
+    settings: Settings,
+    ledger: Ledger,
+    spool: Spool,
+    door: Door,
+    pages: Pages,
+    seals: Seals,
+    workers: Workers,
 ) -> APIRouter:
     """Return the worklist, its live stream and its search."""
     router = APIRouter()
-    board = Board(settings, ledger, spool)
+    board = Board(settings, ledger, spool, workers)
     viewer = Depends(door.needs("viewer"))
     searches = Depends(door.posts("viewer"))
     streams = asyncio.Semaphore(STREAMS)
