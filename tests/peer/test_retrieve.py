@@ -297,6 +297,97 @@ def test_report_classes_are_accepted_for_c_get_only(node: Node) -> None:
         assert (sr in accepted) is expected
 
 
+def named(made: dict[str, tuple[Document, ...]], level: str, root: str) -> list[str]:
+    """Return the keys that name `made["other"]`, or its SR alone, down to `level`."""
+    sr = made["other"][0]
+    keys = {
+        "PATIENT": "PatientID=P-2",
+        "STUDY": "StudyInstanceUID=1.2.4",
+        "SERIES": f"SeriesInstanceUID={sr.series_instance_uid}",
+        "IMAGE": f"SOPInstanceUID={sr.sop_instance_uid}",
+    }
+    levels = list(keys)[0 if root == "-P" else 1 :]
+    above = levels[: levels.index(level) + 1]
+    return [
+        part
+        for key in (f"QueryRetrieveLevel={level}", *map(keys.get, above))
+        for part in ("-k", key)
+    ]
+
+
+LEVELS = [
+    ("-P", "PATIENT"),
+    *((r, lvl) for r in ("-P", "-S") for lvl in ("STUDY", "SERIES", "IMAGE")),
+]
+
+
+@pytest.mark.parametrize(("root", "level"), LEVELS)
+def test_each_level_of_each_root_is_got(
+    node: Node, made: dict[str, tuple[Document, ...]], tmp_path: Path, root: str, level: str
+) -> None:
+    done = scu("getscu", node, root, "-od", tmp_path, *named(made, level, root))
+    assert done.returncode == 0, done.stderr
+    sr, basic = (made["other"][i].sop_instance_uid for i in (0, 3))
+    assert uids(tmp_path) == ({sr, basic} if level in ("PATIENT", "STUDY") else {sr})
+
+
+@pytest.mark.parametrize(("root", "level"), LEVELS)
+def test_each_level_of_each_root_is_moved(
+    node: Node,
+    made: dict[str, tuple[Document, ...]],
+    tmp_path: Path,
+    archive_port: int,
+    root: str,
+    level: str,
+) -> None:
+    with storescp(tmp_path / "archive", archive_port) as folder:
+        done = scu("movescu", node, root, "-aem", "ARCHIVE", *named(made, level, root))
+        assert done.returncode == 0, done.stderr
+        sr, basic = (made["other"][i].sop_instance_uid for i in (0, 3))
+        assert uids(folder) == ({sr, basic} if level in ("PATIENT", "STUDY") else {sr})
+
+
+@pytest.mark.parametrize(("root", "level"), LEVELS)
+def test_each_level_of_each_root_is_found(
+    node: Node, made: dict[str, tuple[Document, ...]], tmp_path: Path, root: str, level: str
+) -> None:
+    keys = [key for key in named(made, level, root)[3::2] if not key.startswith("Query")]
+    unique = {"PATIENT": "PatientID", "STUDY": "StudyInstanceUID"}
+    unique |= {"SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
+    found = find(node, tmp_path, level, *keys[:-1], unique[level], root=root)
+    told = {str(ds[unique[level]].value) for ds in found}
+    assert keys[-1].partition("=")[2] in told
+    (tmp_path / "one").mkdir()
+    (exact,) = find(node, tmp_path / "one", level, *keys, root=root)
+    assert exact.QueryRetrieveLevel == level
+
+
+@pytest.mark.parametrize(
+    ("level", "keys", "count"),
+    [
+        ("STUDY", ["PatientName=?oe^*"], 1),
+        ("STUDY", ["PatientName=*ОВА^ан*"], 1),
+        ("STUDY", ["AccessionNumber=?2"], 1),
+        ("STUDY", ["AccessionNumber=A*\\B*"], 2),
+        ("STUDY", ["StudyDate=-20251231"], 1),
+        ("STUDY", ["StudyDate=20200101", "PatientID=P-2"], 1),
+        ("STUDY", ["StudyDate=20200101", "PatientID=4711"], 0),
+        ("STUDY", ["SOPClassesInStudy=1.2.840.10008.5.1.4.1.1.88.11"], 2),
+        ("SERIES", ["StudyInstanceUID=1.2.4", "Modality=S?"], 2),
+        ("SERIES", ["StudyInstanceUID=1.2.4", "Modality=CT"], 0),
+        ("SERIES", ["StudyInstanceUID=1.2.4", "SeriesDescription=*fracture*"], None),
+        ("IMAGE", ["StudyInstanceUID=1.2.4", "VerificationFlag=UNVERIFIED"], 2),
+        ("IMAGE", ["StudyInstanceUID=1.2.4", "InstanceNumber=999"], 0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_usual_keys_and_wildcards(
+    node: Node, made: object, tmp_path: Path, level: str, keys: list[str], count: int | None
+) -> None:
+    found = find(node, tmp_path, level, "SpecificCharacterSet=ISO_IR 192", *keys)
+    assert len(found) == count if count is not None else found
+
+
 # C-MOVE
 
 
