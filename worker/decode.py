@@ -29,7 +29,7 @@ from pydicom import Dataset
 from dicom_node.errors import OutOfResources, Rejected
 from worker import header
 from worker.codestream import Codestream, compare, frame, inspect
-from worker.decoders import ANSWER, DONE, OUT_OF_MEMORY, REQUEST, offset
+from worker.decoders import ANSWER, CLEAR, DONE, OUT_OF_MEMORY, REQUEST, offset
 
 logger = logging.getLogger(__name__)
 
@@ -117,13 +117,13 @@ class Decoder:
             The child process does not start.
         """
         content = header.value(ds, "PixelData")
-        if not isinstance(content, bytes) or not content:
+        if not isinstance(content, bytes | memoryview) or not content:
             raise Rejected("no-pixels", "The Instance has no Pixel Data.")
         syntax = header.transfer_syntax(ds)
         if syntax in UNCOMPRESSED:
             yield _uncompressed(ds, content, syntax)
             return
-        codestream = frame(content)
+        codestream = frame(bytes(content))
         found = inspect(codestream, syntax, ds)
         compare(found, ds)
         bits = header.integer(ds, "BitsStored") or 16
@@ -131,6 +131,7 @@ class Decoder:
         try:
             yield pixels.view(f"u{pixels.itemsize}")
         finally:
+            child.forget()
             self._give_back(child)
 
     def _in_child(
@@ -144,6 +145,7 @@ class Decoder:
                 # Somebody else ended the child; the image deserves another one.
                 self._give_back(child)
             except Rejected:
+                child.forget()
                 self._give_back(child)
                 raise
             except BaseException:
@@ -169,7 +171,7 @@ class Decoder:
         child.end()
 
 
-def _uncompressed(ds: Dataset, content: bytes, syntax: str) -> Pixels:
+def _uncompressed(ds: Dataset, content: bytes | memoryview, syntax: str) -> Pixels:
     rows, columns = header.integer(ds, "Rows") or 0, header.integer(ds, "Columns") or 0
     size = (header.integer(ds, "BitsAllocated") or 8) // 8
     expected = rows * columns * size
@@ -196,9 +198,16 @@ class _Child:
     def __init__(self, memory: int) -> None:
         self._shared = _shared_memory()
         self._map = mmap.mmap(-1, 1)
+        self._used, self._is_clearing = 0, False
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-        # One arena: each thread's own would count against the limit on memory.
-        environment |= {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+        # One arena: each thread's own would count against the limit on memory. And what a decoder
+        # frees is kept for the next image: fetching it anew costs some milliseconds.
+        environment |= {
+            "OPENBLAS_NUM_THREADS": "1",
+            "MALLOC_ARENA_MAX": "1",
+            "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+            "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+        }
         program = str(Path(__file__).with_name("decoders.py"))
         self._process = subprocess.Popen(
             [sys.executable, "-P", program, str(self._shared), str(memory)],
@@ -239,8 +248,11 @@ class _Child:
     ) -> npt.NDArray[Any]:
         """Return the decoded pixels, which the next ones will overwrite."""
         shape, dtype = (found.rows, found.columns), np.dtype(found.dtype)
-        start = offset(len(codestream))
-        self._grow(start + found.rows * found.columns * dtype.itemsize)
+        start, until = offset(len(codestream)), time.monotonic() + timeout
+        if self._is_clearing:
+            self._await_clearing(until)
+        self._used = start + found.rows * found.columns * dtype.itemsize
+        self._grow(self._used)
         self._map[: len(codestream)] = codestream
         request = REQUEST.pack(
             found.codec.encode(),
@@ -252,8 +264,24 @@ class _Child:
             found.dtype.encode(),
         )
         self._ask(request)
-        self._answer(time.monotonic() + timeout)
+        self._answer(until)
         return np.ndarray(shape, dtype, self._map, start)
+
+    def forget(self) -> None:
+        """Let the child clear the memory while nobody waits; no image may show the one before."""
+        if self.is_alive and not self._is_clearing:
+            with suppress(_Killed):
+                self._ask(REQUEST.pack(CLEAR, len(self._map), self._used, 0, 0, 0, 0, b""))
+                self._is_clearing = True
+
+    def _await_clearing(self, until: float) -> None:
+        try:
+            self._answer(until)
+        except Rejected as exc:
+            # It died of another image; this one deserves another child.
+            self._kill()
+            raise _Killed from exc
+        self._is_clearing = False
 
     def _grow(self, size: int) -> None:
         if size > len(self._map):

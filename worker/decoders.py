@@ -25,6 +25,8 @@ import numpy.typing as npt
 
 REQUEST = struct.Struct("<8sQQIIII8s")
 """Codec, bytes shared, bytes of codestream, rows, columns, bits stored, milliseconds, dtype."""
+CLEAR = b"clear"
+"""Instead of a codec: overwrite that many bytes, which held a patient's image."""
 ANSWER = struct.Struct("<BH")
 """Status and length of the text that follows."""
 DONE, UNDECODABLE, OUT_OF_MEMORY = range(3)
@@ -89,12 +91,13 @@ class _Work:
         codec, size, length, rows, columns, bits, milliseconds, dtype = REQUEST.unpack(request)
         _limit_time(milliseconds)
         try:
-            if len(self._memory) != size:
-                self._memory = mmap.mmap(self._shared, size)
+            self._map(size)
+            if codec.rstrip(b"\0") == CLEAR:
+                # What the next decoder leaves out must not show the patient before.
+                np.frombuffer(self._memory, np.uint8, length).fill(0)
+                return ANSWER.pack(DONE, 0)
             shape, kind = (rows, columns), dtype.rstrip(b"\0").decode()
             out: Pixels = np.ndarray(shape, kind, self._memory, offset(length))
-            # What a decoder leaves out must not show the patient before.
-            out.fill(0)
             codestream = memoryview(self._memory)[:length]
             text = self._decode(codec.rstrip(b"\0").decode(), codestream, out, bits)
             status = UNDECODABLE if text else DONE
@@ -102,6 +105,13 @@ class _Work:
             status, text = OUT_OF_MEMORY, ""
         said = text.encode()[:1000]
         return ANSWER.pack(status, len(said)) + said
+
+    def _map(self, size: int) -> None:
+        if len(self._memory) != size:
+            try:
+                self._memory = mmap.mmap(self._shared, size)
+            except OSError as exc:
+                raise MemoryError from exc
 
     def _decode(self, codec: str, codestream: memoryview, out: Pixels, bits_stored: int) -> str:
         """Write pixels to `out`; return why that failed, or nothing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -53,12 +54,17 @@ class Table:
             block = slice(start, start + _BLOCK)
             self.levels.take(source[block], out=target[block], mode="clip")
 
-        list(_lookups().map(look_up, range(0, source.size, _BLOCK)))
+        in_threads(look_up, range(0, source.size, _BLOCK))
         return shown
 
 
+def in_threads(act: Callable[[int], None], starts: range) -> None:
+    """Call `act` for each start, several at a time; numpy lets go of the interpreter meanwhile."""
+    list(_threads().map(act, starts))
+
+
 @cache
-def _lookups() -> ThreadPoolExecutor:
+def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(4, os.cpu_count() or 1), "grey")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,9 +27,10 @@ VERSION = 1
 
 _SIDEWAYS, _UP_OR_DOWN = frozenset("LR"), frozenset("HF")
 _SQUARE, _LARGEST_ASPECT = 0.01, 5.0
-_MOST_BITS_HALVED = 15
-"""Two of these values make a sum that still fits 16 bits."""
-_STRIP = 16
+_MOST_BITS_HALVED = 14
+"""Four of these values make a sum that still fits 16 bits."""
+_STRIP = 64
+_LOW = 0 if sys.byteorder == "little" else 1
 
 
 class Decodes(Protocol):
@@ -142,17 +144,16 @@ def _half(stored: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.unsignedint
     """Return averages two by two; an odd last row or column is left out."""
     rows, columns = stored.shape[0] // 2, stored.shape[1] // 2
     halved = np.empty((rows, columns), np.uint16)
-    # In strips that stay in the processor's cache.
-    for top in range(0, rows, _STRIP):
+
+    def halve(top: int) -> None:
         strip = stored[2 * top : 2 * min(top + _STRIP, rows), : 2 * columns]
         # Two neighbours lie in one word of twice the width; adding halves of words is fast.
         words = (strip[::2] + strip[1::2]).view(np.uint32)
-        sums = words & 0xFFFF
-        words >>= 16
-        sums += words
-        sums += 2
-        sums >>= 2
-        halved[top : top + _STRIP] = sums
+        words += words >> 16
+        np.right_shift(words.view(np.uint16)[:, _LOW::2], 2, out=halved[top : top + _STRIP])
+
+    # In strips that stay in the processor's cache.
+    grey.in_threads(halve, range(0, rows, _STRIP))
     return halved
 
 

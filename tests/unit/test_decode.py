@@ -38,7 +38,7 @@ from pictures import (
 from dicom_node.errors import OutOfResources, Rejected
 from worker import decoders, pixels
 from worker.codestream import frame, inspect
-from worker.decode import Decoder
+from worker.decode import Decoder, _Killed
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
@@ -241,7 +241,7 @@ from pathlib import Path
 from dicom_node.errors import Rejected
 from worker import pixels
 from worker.codestream import frame, inspect
-from worker.decode import Decoder
+from worker.decode import Decoder, _Killed
 with Decoder() as decoder:
     for path in sys.argv[1:]:
         began = time.monotonic()
@@ -298,6 +298,49 @@ def test_what_a_decoder_leaves_out_does_not_show_the_image_before(decoder, kind)
     except Rejected:
         return
     assert (found[-40:] < white.max()).all()
+
+
+def test_no_image_stays_in_the_memory_of_the_child():
+    """A child killed while it forgets costs the next image nothing."""
+    with Decoder() as decoder:
+        decoder.decode(quick())
+        assert not any(_forgetful(decoder)._map[:])
+        decoder.decode(quick())
+        os.kill(child(decoder), signal.SIGKILL)
+        assert (decoder.decode(quick()) == drawn()).all()
+
+
+def test_a_child_that_fails_to_forget_costs_no_image(monkeypatch):
+    with Decoder() as decoder:
+        decoder.decode(quick())
+        pid, asked = child(decoder), []
+
+        def answer(child, until):
+            asked.append(child)
+            if len(asked) == 1:
+                raise Rejected("undecodable", "It died of the image before.")
+
+        idle = _forgetful(decoder)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(idle), "_answer", answer)
+            with pytest.raises(_Killed):
+                idle.decode(*_request(quick()))
+        assert (decoder.decode(quick()) == drawn()).all()
+        assert child(decoder) != pid
+
+
+def _forgetful(decoder):
+    """Return the idle child, given time to clear its memory."""
+    (idle,) = decoder._idle
+    until = time.monotonic() + 5
+    while time.monotonic() < until and any(idle._map[:]):
+        time.sleep(0.01)
+    return idle
+
+
+def _request(ds):
+    codestream = frame(ds.PixelData)
+    return inspect(codestream, JPEG_LS, ds), codestream, 12, 5.0
 
 
 @pytest.mark.parametrize("kind", ENCODED)
@@ -477,7 +520,7 @@ def test_children_end_with_the_worker():
     program = """
 import os
 from worker.codestream import frame, inspect
-from worker.decode import Decoder
+from worker.decode import Decoder, _Killed
 decoder = Decoder()
 decoder.start()
 print(decoder._idle[0]._process.pid, flush=True)

@@ -86,6 +86,22 @@ def test_a_path_is_read(tmp_path):
     assert pixels.read(path).Rows == 300
 
 
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
+def test_large_pixels_are_not_copied(syntax):
+    ds = instance(drawn(1100, 1100))
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
+    content = part10(ds)
+    found = pixels.read(content).PixelData
+    assert found == ds.PixelData
+    assert np.shares_memory(np.frombuffer(found, np.uint8), np.frombuffer(content, np.uint8))
+
+
+def test_other_large_values_are_bytes_as_ever():
+    ds = instance(drawn(300, 300), ImageComments="x" * 3_000_000)
+    ds.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2")
+    assert pixels.read(part10(ds)).ImageComments == "x" * 3_000_000
+
+
 @pytest.mark.parametrize(
     "content",
     [
