@@ -53,12 +53,11 @@ class Radiograph:
 
 def preprocessing(options: Options) -> str:
     """Return the name of the specification that pictures follow, for example ``voi-1``."""
-    return f"{options.mode}-{VERSION}"
+    smaller = f"/{options.enough}" if options.enough else ""
+    return f"{options.mode}-{VERSION}{smaller}"
 
 
-def radiograph(
-    ds: Dataset, decoder: Decodes, options: Options, enough: int | None = None
-) -> Radiograph:
+def radiograph(ds: Dataset, decoder: Decodes, options: Options) -> Radiograph:
     """Return the Instance's image as a radiologist would see it.
 
     Parameters
@@ -69,14 +68,11 @@ def radiograph(
         What turns Pixel Data into pixels.
     options : Options
         ``[pixels]`` of worker.toml.
-    enough : int, optional
-        A number of rows and columns that the model makes of any picture. With it, a picture that
-        keeps twice as many may come at half its size, which costs a third of the time.
 
     Returns
     -------
     Radiograph
-        uint8, at the image's own resolution unless `enough` allows less.
+        uint8, at the image's own resolution unless ``options.enough`` allows less.
 
     Raises
     ------
@@ -92,7 +88,7 @@ def radiograph(
     """
     gate(ds, options)
     with decoder.lent(ds) as lent:
-        stored, halvings = _halved(ds, lent, enough)
+        stored, halvings = _halved(ds, lent, options.enough)
         shutter = find_shutter(ds, (stored.shape[0], stored.shape[1]))
         levels = grey.table(ds, stored, shutter.visible, options.mode)
         pixels = levels.apply(stored)

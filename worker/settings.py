@@ -55,6 +55,10 @@ class Pixels(Section):
     decode_memory: int = Field(default=1_500_000_000, ge=100_000_000)
     accept_lateral: bool = False
     screening: Literal["off", "warn", "reject"] = "warn"
+    """What a picture that does not look like an upright frontal chest gets."""
+    enough: int | None = Field(default=None, ge=128)
+    """Rows and columns that the model makes of any picture, for example 518: one that keeps twice
+    as many may then come at half its size, which is faster. Without it, pictures keep theirs."""
 
 
 class Model(BaseModel):

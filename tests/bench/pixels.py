@@ -69,7 +69,7 @@ def naive(content: bytes) -> Image.Image:
 
 def ours(content: bytes, decoder: Decoder) -> Image.Image:
     """Go the way of the worker; the resize is the processor's, with Pillow's shrink-first."""
-    found = pixels.radiograph(pixels.read(content), decoder, Pixels(), enough=SIZE[0])
+    found = pixels.radiograph(pixels.read(content), decoder, Pixels(enough=SIZE[0]))
     picture = Image.fromarray(found.pixels)
     return picture.resize(SIZE, Image.Resampling.BICUBIC, reducing_gap=2.0)
 

@@ -535,10 +535,11 @@ def test_a_picture_at_half_size_is_the_same_picture(decoder, rows, columns):
     """What a model's processor makes of it differs by a level, not by its content."""
     ds = instance(drawn(rows, columns), WindowCenter=2048, WindowWidth=5000)
     full = pixels.radiograph(ds, decoder, OPTIONS)
-    less = pixels.radiograph(ds, decoder, OPTIONS, enough=250)
+    less = pixels.radiograph(ds, decoder, Pixels(screening="off", enough=250))
     power = 2 if rows > 2000 else 1
     assert less.pixels.shape == (rows >> power, columns >> power)
     assert "size=full" in full.steps
+    assert less.steps.startswith("voi-1/250: ")
     assert f"size=1/{1 << power}" in less.steps
     first, second = (
         np.asarray(Image.fromarray(picture.pixels).resize((250, 250), Image.Resampling.BICUBIC))
@@ -562,4 +563,7 @@ def test_a_picture_at_half_size_is_the_same_picture(decoder, rows, columns):
 )
 def test_values_without_a_meaningful_average_stay_apart(decoder, elements):
     ds = instance(drawn(1100, 1100), **elements)
-    assert pixels.radiograph(ds, decoder, OPTIONS, enough=250).pixels.shape == (1100, 1100)
+    assert pixels.radiograph(ds, decoder, Pixels(screening="off", enough=250)).pixels.shape == (
+        1100,
+        1100,
+    )
