@@ -2,9 +2,10 @@
 
     python -m tests.fuzz --minutes 30 [--seed N]
 
-What storescu, echoscu and findscu say is recorded once, PDU by PDU, then said again with faults
-to a listener in a process of its own. All the while a well-behaved peer verifies it, and memory,
-threads and files of the listener are watched. A seed tells the same faults again.
+What storescu, echoscu, findscu, getscu, movescu and an archive that reports a storage commitment
+say is recorded once, PDU by PDU, then said again with faults to a listener in a process of its own.
+All the while a well-behaved peer verifies it, and memory, threads and files of the listener are
+watched. A seed tells the same faults again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import io
 import json
 import logging
+import os
 import random
 import socket
 import struct
@@ -34,12 +36,17 @@ from peers import need
 
 from dicom_node.errors import NotUnderstood
 from dicom_node.flow.header import read_header
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
 
 SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99")
 SYNTAXES += ("1.2.840.10008.1.2.2",)
 NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFF0, 0xFFFFFFFF)
 PIECES = (b"\\", b"../../etc/passwd", b"1." * 40, b"\x00", b"SQ\0\0\xff\xff\xff\xff", b"\xff" * 64)
 PIECES += (b"\xfe\xff\x00\xe0\xff\xff\xff\xff" * 300, b"GET / HTTP/1.1\r\n\r\n", b"%s%n{{7*7}}")
+
+STUDY = "1.2.3"
+"""Study Instance UID of a report that can be retrieved."""
 
 Recording = list[bytes]
 """The PDUs of a requestor, in order."""
@@ -65,6 +72,7 @@ class Findings:
 def listen(folder: Path) -> None:
     """Serve until standard input ends."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    os.environ["CHEXFRACT_PEERS__MODALITY__STORAGE_COMMITMENT"] = "true"
     with listening(folder, idle_timeout=2, max_instance=32_000_000) as node:
         print(json.dumps({"port": node.port, "incoming": str(node.spool.root / "incoming")}))
         sys.stdout.flush()
@@ -112,8 +120,8 @@ def pdus(stream: bytes) -> Recording:
     return found
 
 
-def recorded(port: int, command: Callable[[int], Sequence[str]]) -> Recording:
-    """Return what a program says to the listener, taken down by a proxy."""
+def recorded(port: int, command: Callable[[int], Sequence[str]], ends: int = 0) -> Recording:
+    """Return what a program says to the listener until it ends, taken down by a proxy."""
     heard = bytearray()
 
     def carry(source: socket.socket, target: socket.socket, note: bytearray | None) -> None:
@@ -135,7 +143,7 @@ def recorded(port: int, command: Callable[[int], Sequence[str]]) -> Recording:
             back.start()
             carry(here, there, heard)
             back.join(10)
-        assert peer.wait(20) == 0, command(0)
+        assert peer.wait(20) == ends, command(0)
     return pdus(bytes(heard))
 
 
@@ -155,13 +163,41 @@ def recordings(port: int, folder: Path) -> list[Recording]:
         return recorded(port, lambda at: [path, *to, *options, "127.0.0.1", str(at), *last])
 
     keys = ["-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyDate=20200101-"]
+    study = ["-S", "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
+    (folder / "got").mkdir()
+    me = [sys.executable, __file__, "--report"]
     return [
         echo_recording(port),
         said("storescu", last=[str(image)]),
         said("storescu", "-xi", last=[str(image)]),
         said("storescu", "-xd", last=[str(image)]),
         said("findscu", *keys, "-k", "PatientName=A*", "-k", "StudyInstanceUID"),
+        said("getscu", *study, "-od", str(folder / "got")),
+        recorded(port, lambda at: [need("movescu"), *to, *study, "127.0.0.1", str(at)], ends=69),
+        recorded(port, lambda at: [*me, str(at)]),
     ]
+
+
+def report(port: int) -> None:
+    """Report a storage commitment as an archive does, on an association of its own."""
+    from pydicom.dataset import Dataset
+    from pynetdicom import AE, build_role
+    from pynetdicom.sop_class import StorageCommitmentPushModel as Model
+    from pynetdicom.sop_class import StorageCommitmentPushModelInstance as Instance
+
+    told, kept, lost = Dataset(), Dataset(), Dataset()
+    told.TransactionUID = "2.25.1"
+    for item, uid in ((kept, "2.25.2"), (lost, "2.25.3")):
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CR, uid
+    lost.FailureReason = 0x0112
+    told.ReferencedSOPSequence, told.FailedSOPSequence = [kept], [lost]
+    ae = AE("MODALITY")
+    ae.add_requested_context(Model)
+    roles = [build_role(Model, scp_role=True)]
+    assoc = ae.associate("127.0.0.1", port, ae_title="CHEXFRACT", ext_neg=roles)
+    status, _ = assoc.send_n_event_report(told, 2, Model, Instance)
+    assert status.Status == 0x0115, "there is no such transaction"
+    assoc.release()
 
 
 # Mutations
@@ -282,9 +318,21 @@ def read_faulty(contents: Sequence[bytes], chance: random.Random) -> None:
 # The whole
 
 
+def make_report(folder: Path) -> None:
+    """Put a report into the ledger that the listener will open, for those who retrieve."""
+    from results import add_result
+
+    url = f"sqlite:///{folder}/ledger.sqlite"
+    Ledger.upgrade(url)
+    ledger = Ledger.open(url)
+    add_result(ledger, Spool(folder / "spool"), StudyInstanceUID=STUDY)
+    ledger.close()
+
+
 def fuzz(folder: Path, seconds: float, seed: int, tell: bool = False) -> Findings:
     """Fuzz a listener and return what was seen."""
     chance, found = random.Random(seed), Findings()
+    make_report(folder)
     with listener(folder) as (process, port, incoming):
         known = recordings(port, folder)
         contents = heads(folder)
@@ -350,9 +398,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--listen", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--report", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.listen:
         listen(options.listen)
+        return
+    if options.report:
+        report(options.report)
         return
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)

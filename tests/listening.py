@@ -12,7 +12,10 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
+from dicom_node.dimse.commitment import Reports, meaning
 from dicom_node.dimse.scp import Listener
+from dicom_node.flow.commit import keeper
+from dicom_node.flow.deliver import Pace
 from dicom_node.flow.intake import Intake
 from dicom_node.settings import Settings
 from dicom_node.store.catalogue import Catalogue
@@ -60,7 +63,9 @@ def listening(folder: Path, **node: Any) -> Iterator[Node]:
     Ledger.upgrade(settings.ledger_url)
     ledger = Ledger.open(settings.ledger_url)
     catalogue = Catalogue(ledger, spool, settings.node.ae_title)
-    listener = Listener(settings, Intake(settings, spool, ledger), spool.has_room, catalogue)
+    reports = Reports(keeper(ledger, Pace(), meaning))
+    intake = Intake(settings, spool, ledger)
+    listener = Listener(settings, intake, spool.has_room, catalogue, reports)
     listener.start()
     try:
         yield Node(settings, spool, ledger, listener)
