@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
-from dicom_node.dimse.contexts import EXPLICIT_LITTLE, REPORTS
+from dicom_node.dimse.contexts import EXPLICIT_LITTLE, PUSH_MODEL, REPORTS
 from dicom_node.dimse.scu import Destination
 from dicom_node.errors import ChexFractError, Refused, Unreachable
 from dicom_node.flow import routing
@@ -84,7 +84,8 @@ def _asked(settings: Settings, name: str, known: Peer, check: str) -> Iterator[C
     wanted += [OBJECTS[word] for word in known.objects if word in OBJECTS]
     brief = known.model_copy(update={"timeout": min(known.timeout, ASSOCIATION_S)})
     with Destination(settings.node.ae_title, brief) as destination:
-        destination.connect(wanted)
+        destination.connect([*wanted, *([PUSH_MODEL] if known.storage_commitment else [])])
+        commits = destination.accepts(PUSH_MODEL)
         taken = [uid for uid in wanted if destination.accepts(uid)]
         explicit = [uid for uid in taken if destination.accepts(uid, EXPLICIT_LITTLE)]
         told = f"{destination.name} {_verified(destination)}"
@@ -98,6 +99,9 @@ def _asked(settings: Settings, name: str, known: Peer, check: str) -> Iterator[C
         if uid in OBJECTS.values() and uid not in taken:
             advice = f"ask for it there, or take it out of peers.{name}.objects"
             yield warned(check, f"does not take {REPORTS[uid]}", advice)
+    if known.storage_commitment and not commits:
+        advice = f"ask for it there, or take storage_commitment out of peers.{name}"
+        yield warned(check, "offers no Storage Commitment: nothing becomes committed", advice)
     if len(explicit) < len(taken):
         what = "takes some reports in Implicit VR Little Endian only"
         yield warned(check, what, "nothing has to be done: they are sent in that")

@@ -32,6 +32,7 @@ from dicom_node.errors import Unreachable
 from dicom_node.flow.commit import Committer, keeper
 from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.flow.intake import Intake
+from dicom_node.operate import neighbours
 from dicom_node.settings import Peer, Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
@@ -311,6 +312,14 @@ def test_an_archive_that_is_away_is_asked_when_it_is_back(tmp_path: Path) -> Non
         node.settings = node.settings.model_copy(update={"peers": {"modality": here}})
         assert node.ask(linger_s=3, after_s=2) == 1
         node.becomes("committed", uid)
+
+
+@pytest.mark.parametrize("offers", [True, False])
+def test_doctor_says_whether_an_archive_offers_commitment(tmp_path: Path, offers: bool) -> None:
+    with Archive(offers=offers) as archive, running(tmp_path, archive.peer) as node:
+        checks = list(neighbours.peer(node.settings, "modality"))
+        told = [check.what for check in checks if "Storage Commitment" in check.what]
+        assert bool(told) is not offers
 
 
 # The listener
