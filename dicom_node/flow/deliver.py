@@ -154,7 +154,8 @@ class Deliverer:
                 logger.warning("delivery waits: %s", exc)
                 again = time.monotonic() + 1.0
                 stop.wait(1.0)
-            stop.wait(POLL_S)
+            # It rests as long as it worked: under load it may not take the processor from workers.
+            stop.wait(max(POLL_S, min(1.0, time.monotonic() - self.turned_at)))
         for thread in threads.values():
             thread.join(timeout=5)
         watch.close()

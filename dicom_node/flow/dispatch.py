@@ -97,6 +97,7 @@ class Dispatcher:
             if ahead == 0 and not watch.changed() and time.monotonic() < again:
                 stop.wait(POLL_S)
                 continue
+            began = time.monotonic()
             try:
                 if ahead > 0:  # workers go by their own clocks: their time is not over
                     self._ledger.extend_leases(ahead)
@@ -106,7 +107,8 @@ class Dispatcher:
                 logger.warning("dispatch waits: %s", exc)
                 again = time.monotonic() + 1.0
                 stop.wait(1.0)
-            stop.wait(POLL_S)
+            # It rests as long as it worked: under load it may not take the processor from workers.
+            stop.wait(max(POLL_S, min(1.0, time.monotonic() - began)))
         watch.close()
 
     def _hand_out(self, model: str, waiting: Waiting, now: float) -> None:
