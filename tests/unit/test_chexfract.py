@@ -162,3 +162,17 @@ def test_phantoms_are_read_through_the_engine_as_they_were_drawn(model):
     told = model.describe([seen(drawn.uint8) for drawn in DRAWN])
     right = [d.text == truth.text(p.findings) for d, p in zip(told, DRAWN, strict=True)]
     assert sum(right) >= len(DRAWN) - 1
+
+
+@pytest.mark.parametrize("how", ["8bit", "4bit"])
+@pytest.mark.filterwarnings("default")
+def test_phantoms_are_read_in_fewer_bits_as_well(folder, how):
+    pytest.importorskip("bitsandbytes")
+    table = {"engine": "chexfract", "path": str(folder), "quantization": how}
+    model = open_model("phantom", table, "cpu")
+    model.load()
+    told = model.describe([seen(drawn.uint8) for drawn in DRAWN])
+    right = [d.text == truth.text(p.findings) for d, p in zip(told, DRAWN, strict=True)]
+    assert sum(right) >= len(DRAWN) - 2
+    assert model.info.parameters["quantization"] == how
+    model.close()

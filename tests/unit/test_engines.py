@@ -8,14 +8,15 @@ import signal
 import sys
 import time
 import types
-from pathlib import Path
+import venv
 
 import numpy as np
 import pytest
 from engines import checkpoints
+from packaging.specifiers import SpecifierSet
 
 from dicom_node.errors import ConfigurationError, ModelFault, OutOfResources
-from worker.models import frames, generation, open_model
+from worker.models import catalogue, frames, generation, open_model
 from worker.models.checkpoint import Unacceptable
 from worker.models.chexagent import plain, regions
 
@@ -180,9 +181,9 @@ def test_boxes_become_regions_and_leave_the_text(answer):
 
 
 def test_boxes_stay_within_the_picture():
-    (first, second) = regions("(0,0),(101,250) and (5,5),(6,6)")
+    (first, second) = regions("<ref>clavicle</ref>(0,0),(101,250) and (5,5),(6,6)")
     assert (first.right, first.bottom) == (1.0, 1.0)
-    assert second.label == "and"
+    assert first.label == second.label == "clavicle"
 
 
 @pytest.mark.parametrize("task", ["report", "differential", "question"])
@@ -308,6 +309,7 @@ def test_a_child_says_what_the_same_model_says_here(child, quirky):
     assert len(calls) >= 12
     assert child.info.version == quirky.info.version
     assert child.info.parameters["transformers"]
+    assert quirky.info.parameters.items() <= child.info.parameters.items()
 
 
 def test_a_childs_refusal_arrives_as_such(child, tmp_path):
@@ -366,9 +368,75 @@ def test_two_releases_of_transformers_agree_side_by_side(tmp_path, quirky):
         other.close()
 
 
-def test_the_second_environment_is_there_in_ci():
-    if "CI" in os.environ and os.environ.get("ENGINES_SECOND") == "1":
-        assert Path(OTHER).is_file()
+OWN = dict(pair.split("=", 1) for pair in os.environ.get("ENGINE_PYTHONS", "").split())
+"""Engine -> interpreter of an environment with the release that the engine was made for."""
+SHAPES = {
+    "chexagent": {"model": "FileForCausalLM", "processor": "", "tokenizer": "FileTokenizer"},
+    "cxr_llava": {"model": "InsideModel", "auto": "AutoModel", "processor": ""},
+    "maira2": {"processor": "ReportProcessor"},
+}
+KEYS = {"chexagent": {"boxes": True}, "cxr_llava": {"task": "question"}, "maira2": {}}
+
+
+@pytest.mark.skipif(not OWN, reason="ENGINE_PYTHONS names no environments")
+def test_engines_run_side_by_side_each_in_the_release_it_was_made_for(tmp_path):
+    radiographs = [seen(p) for p in DIFFERENT]
+    folders = {engine: checkpoints.build(tmp_path / engine, **SHAPES[engine]) for engine in OWN}
+    here = {engine: loaded(engine, folders[engine], **KEYS[engine]) for engine in OWN}
+    there = {}
+    try:
+        for engine, python in OWN.items():
+            there[engine] = loaded(engine, folders[engine], python=python, **KEYS[engine])
+            there[engine].warm_up()
+        for engine, model in there.items():
+            told = [d.text for d in model.describe(radiographs)]
+            assert told == [d.text for d in here[engine].describe(radiographs)], engine
+            assert len(set(told)) > 1
+            found = model.info.parameters
+            assert here[engine].info.parameters.items() <= found.items()
+            (pinned,) = [e.transformers for e in catalogue.CATALOGUE if e.engine == engine]
+            assert SpecifierSet(pinned).contains(found["transformers"]), engine
+        assert len({model.info.parameters["transformers"] for model in there.values()}) > 1
+        assert all(model._process.poll() is None for model in there.values())
+    finally:
+        for model in there.values():
+            model.close()
+
+
+def environment(folder, paths=()):
+    """Return the interpreter of a new environment that finds packages at `paths`."""
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "own.pth").write_text("\n".join(map(str, paths)))
+    return str(folder / "bin" / "python")
+
+
+def test_an_environment_without_torch_is_one_line(tmp_path):
+    folder = checkpoints.build(tmp_path / "small")
+    with pytest.raises(ConfigurationError, match=r"models\.small\.python: .*'torch'") as caught:
+        loaded("chexfract", folder, python=environment(tmp_path / "bare"))
+    assert "\n" not in str(caught.value)
+
+
+def test_llm_cxr_finds_its_codebooks_package_in_its_own_environment_only(tmp_path):
+    """The environment has the package; this one has not, and could not load the model."""
+    package = tmp_path / "site" / "taming" / "models"
+    package.mkdir(parents=True)
+    (package / "vqgan.py").write_text(TAMING)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    here = [path for path in sys.path if path.endswith("site-packages")]
+    python = environment(tmp_path / "venv", [tmp_path / "site", *here])
+    folder = llm_cxr(tmp_path / "llm")
+    keys = {"vqgan_weights": "vqgan.safetensors", "max_new_tokens": 8}
+    with pytest.raises(ConfigurationError, match="taming-transformers"):
+        loaded("llm_cxr", folder, **keys)
+    model = loaded("llm_cxr", folder, **keys, python=python)
+    try:
+        told = model.describe([seen(TALL), seen(np.zeros((300, 300), np.uint8))])
+        assert all(d.tokens <= 8 for d in told)
+    finally:
+        model.close()
 
 
 @pytest.mark.parametrize(("how", "layer"), [("8bit", "Linear8bitLt"), ("4bit", "Linear4bit")])

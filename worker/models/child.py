@@ -50,6 +50,11 @@ class ChildModel(LocalModel):
 
     def __init__(self, name: str, options: Weights, device: str) -> None:
         super().__init__(name, options, device)
+        # never loaded here: it knows which of its keys change an answer
+        self._engine: LocalModel = importlib.import_module(ENGINES[options.engine]).build(
+            name, options, device
+        )
+        self._engine.files = self.files
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.Queue[tuple[dict[str, Any], bytes] | None] = queue.Queue()
         self._environment: dict[str, str] = {}
@@ -102,7 +107,8 @@ class ChildModel(LocalModel):
         self.model = self._process
 
     def _parameters(self) -> dict[str, str]:
-        return super()._parameters() | self._environment
+        self._engine.dtype = self.dtype
+        return self._engine._parameters() | self._environment
 
     def warm_up(self) -> None:
         """Let the model describe an invented picture."""
@@ -301,9 +307,15 @@ class _Served:
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         options = SimpleNamespace(**request["table"])
-        engine = importlib.import_module(ENGINES[options.engine])
-        model = engine.build(request["name"], options, request["device"])
-        model.load()
+        try:
+            engine = importlib.import_module(ENGINES[options.engine])
+            model = engine.build(request["name"], options, request["device"])
+            model.load()
+        except ImportError as exc:
+            raise ConfigurationError(
+                f"models.{request['name']}.python: {sys.executable}: {exc}; it needs torch, "
+                f"transformers, numpy, pillow and what the model's own code imports"
+            ) from exc
         self._model = model
         import torch
         import transformers

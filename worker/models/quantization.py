@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 from dicom_node.errors import ConfigurationError
@@ -32,8 +33,11 @@ def quantize(model: Any, how: str) -> Any:
         bitsandbytes = importlib.import_module("bitsandbytes")
     except ImportError as exc:
         raise ConfigurationError(
-            "quantization: needs the package bitsandbytes; install it or set it to none"
+            "quantization: needs the package bitsandbytes (the extra `quantization`); install it "
+            "or set it to none"
         ) from exc
+    # it would warn of its casts, which are meant, at each layer of each token
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     names = [
         name
         for name, module in model.named_modules()
