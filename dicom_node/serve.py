@@ -22,7 +22,7 @@ from typing import Any
 from dicom_node import accepted
 from dicom_node.accepted import Exchange
 from dicom_node.errors import ConfigurationError
-from dicom_node.settings import Settings
+from dicom_node.settings import Settings, Web
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
             copy = accepted.accept(config, settings)
             children = _roles(copy, url)
             if worker_config:
-                child = _worker(worker_config, url, embedded is not None, secret, settings.web.url)
+                child = _worker(worker_config, url, embedded is not None, secret, settings.web)
                 children.append(child)
             told = copy.with_name(RELOADED)
             return Supervisor(
@@ -263,11 +263,13 @@ def _roles(config: Path, broker_url: str) -> list[Child]:
     ]
 
 
-def _worker(config: Path, broker_url: str, is_embedded: bool, secret: str, url: str) -> Child:
+def _worker(config: Path, broker_url: str, is_embedded: bool, secret: str, web: Web) -> Child:
     environment = {**os.environ, "CHEXFRACT_WORKER_WORKER__SECRET": secret}
     if is_embedded:
         environment["CHEXFRACT_WORKER_WORKER__BROKER"] = broker_url
-    environment["CHEXFRACT_WORKER_WORKER__ANNOUNCE"] = json.dumps([url])
+    environment["CHEXFRACT_WORKER_WORKER__ANNOUNCE"] = json.dumps([web.url])
+    if web.certificate:
+        environment.setdefault("CHEXFRACT_WORKER_WORKER__CA", str(web.certificate.absolute()))
     command = [sys.executable, "-m", "worker", "run", "--config", str(config)]
     return Child("worker", command, environment, beats=False)
 

@@ -121,6 +121,10 @@ class Web(Section):
     host: str = "127.0.0.1"
     port: Port = 8080
     url: str = "http://127.0.0.1:8080"
+    certificate: Path | None = None
+    """PEM file of the certificate, and of those up to its authority: HTTPS instead of HTTP."""
+    key: Path | None = None
+    """PEM file of its key, unless that stands in the same file."""
     secret_file: str = ""
     secret: SecretStr | None = None
     """The job API's secret itself; meant for the environment (``CHEXFRACT_WEB__SECRET``)."""
@@ -140,6 +144,12 @@ class Web(Section):
     def _open_pages_are_local(self) -> Self:
         if not self.sign_in and not is_loopback(self.host):
             raise ValueError("sign_in = false is accepted on a loopback host only")
+        return self
+
+    @model_validator(mode="after")
+    def _https_is_said(self) -> Self:
+        if self.certificate and self.url.startswith("http:"):
+            raise ValueError("with a certificate, url must begin with https:")
         return self
 
     @model_validator(mode="after")

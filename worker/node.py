@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
 
-from dicom_node.errors import NotFound, NotUnderstood, Refused, Stale, Unreachable
+from dicom_node.errors import (
+    ConfigurationError,
+    NotFound,
+    NotUnderstood,
+    Refused,
+    Stale,
+    Unreachable,
+)
 from dicom_node.job import (
     Claim,
     ClaimRequest,
@@ -43,14 +52,24 @@ class Node:
         The node's bearer secret.
     timeout_s : float
         Longest silence of the node in one request.
+    ca : Path, optional
+        PEM file that the certificate of its HTTPS chains to, or is; else the system's authorities.
+
+    Raises
+    ------
+    ConfigurationError
+        The file holds no certificates.
     """
 
-    def __init__(self, url: str, secret: str, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, url: str, secret: str, timeout_s: float = 30.0, ca: Path | None = None
+    ) -> None:
         self.url = url.rstrip("/")
         self._http = httpx2.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {secret}"},
             timeout=httpx2.Timeout(timeout_s, connect=5.0),
+            verify=_trusting(ca) if self.url.startswith("https:") else False,
             # The job API is reached directly: a proxy of the environment is for the outside.
             trust_env=False,
         )
@@ -177,3 +196,15 @@ def _patiently(ask: Callable[[], bytes], tries: int, wait: Callable[[float], Non
         except Unreachable:
             wait(0.5 * 2**attempt)
     return ask()
+
+
+def _trusting(ca: Path | None) -> ssl.SSLContext:
+    """Return what verifies a node's certificate and the host name that it bears."""
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigurationError(f"worker.ca: {ca}: {exc.strerror or exc}") from exc
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A node that signed for itself is trusted by its own certificate.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context

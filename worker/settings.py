@@ -44,6 +44,8 @@ class Worker(Section):
     """Base URLs of nodes that show this worker on their pages before they have given it work."""
     secret_file: Path | None = None
     secret: SecretStr | None = None
+    ca: Path | None = None
+    """PEM file that the certificate of a node's HTTPS chains to, or is; else the system's."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
 
 

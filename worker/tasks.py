@@ -159,7 +159,7 @@ class Desk:
         worker = self._settings.worker
         with self._nodes_lock:
             for url in (*worker.nodes, *worker.announce):
-                self._nodes.setdefault(url, Node(url, self._secret))
+                self._nodes.setdefault(url, Node(url, self._secret, ca=worker.ca))
             return list(self._nodes.values())
 
     def presence(self) -> Presence:
@@ -273,7 +273,7 @@ class Desk:
             return None
         with self._nodes_lock:
             if url not in self._nodes:
-                self._nodes[url] = Node(url, self._secret)
+                self._nodes[url] = Node(url, self._secret, ca=self._settings.worker.ca)
             return self._nodes[url]
 
 

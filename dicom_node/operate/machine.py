@@ -197,13 +197,14 @@ def _long_enough(value: str, where: str) -> Check:
 
 def tls(settings: Settings) -> Iterator[Check]:
     """Look at each TLS end's files: present, fitting, and valid for another month."""
-    ends = {"tls node": settings.node.tls}
+    web = settings.web
+    ends = {"tls node": settings.node.tls, "tls web": Tls(certificate=web.certificate, key=web.key)}
     ends |= {f"tls {name}": peer.tls for name, peer in settings.peers.items()}
     for name, end in ends.items():
         if not (end.certificate or end.key or end.ca):
             continue
         try:
-            (security.acceptor if name == "tls node" else security.requestor)(end)
+            (security.acceptor if name in ("tls node", "tls web") else security.requestor)(end)
         except ConfigurationError as exc:
             advice = "are the files there, in PEM form, and does the key belong to the certificate?"
             yield failed(name, str(exc), advice, _CONFIG)

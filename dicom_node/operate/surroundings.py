@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
 import time
@@ -151,9 +152,10 @@ def web(settings: Settings) -> Iterator[Check]:
     told = urlsplit(settings.web.url)
     url = settings.web.url.rstrip("/")
     own = settings.web.port
-    if is_loopback(told.hostname or "") and own and (told.port or 80) != own:
+    port = told.port or (443 if told.scheme == "https" else 80)
+    if is_loopback(told.hostname or "") and own and port != own:
         what = f"web.url is {url}, but this node's pages are at port {own}"
-        yield failed("web", what, f'set web.url = "http://{told.hostname}:{own}"', _CONFIG)
+        yield failed("web", what, f'set web.url = "{told.scheme}://{told.hostname}:{own}"', _CONFIG)
         return
     if is_loopback(told.hostname or "") and not _is_local(settings.broker.url):
         what = f"web.url is {url}: workers on other machines cannot fetch images there"
@@ -161,19 +163,21 @@ def web(settings: Settings) -> Iterator[Check]:
     if not machine.is_running(settings):
         yield warned("node", "it is not running", "chexfract-node serve --config …")
         return
-    yield _health(url)
+    yield _health(url, settings.web.certificate)
 
 
 def _is_local(url: str) -> bool:
     return url == "embedded" or is_loopback(urlsplit(url.split(";")[0]).hostname or "")
 
 
-def _health(url: str) -> Check:
+def _health(url: str, certificate: Path | None = None) -> Check:
     advice = "web.url must lead to this node, from here and from every worker"
     try:
-        answer = httpx.get(f"{url}/healthz", timeout=3, trust_env=False)
+        trusted = ssl.create_default_context(cafile=certificate)
+        trusted.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        answer = httpx.get(f"{url}/healthz", timeout=3, trust_env=False, verify=trusted)
         version = str(answer.json().get("version", ""))
-    except (httpx.HTTPError, ValueError, AttributeError) as exc:
+    except (httpx.HTTPError, OSError, ValueError, AttributeError) as exc:
         what = f"{url}/healthz: {type(exc).__name__}"
         return failed("node", what, advice, _UNREACHABLE)
     if version != __version__:

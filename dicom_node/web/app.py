@@ -18,8 +18,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dicom_node import __version__
+from dicom_node.dimse.security import acceptor
 from dicom_node.errors import ChexFractError, ConfigurationError, NotFound, Stale, Transient
-from dicom_node.settings import Settings
+from dicom_node.settings import Settings, Tls
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web import dicomweb, health, jobs, pages
@@ -138,8 +139,10 @@ def serve_web(
     Raises
     ------
     ConfigurationError
-        The port is in use or not ours to take.
+        The port is in use or not ours to take, or a TLS file is wrong.
     """
+    web = settings.web
+    tls = acceptor(Tls(certificate=web.certificate, key=web.key))
     listening = _bind(settings.web.host, settings.web.port)
 
     async def notify() -> None:
@@ -154,6 +157,7 @@ def serve_web(
         proxy_headers=False,
         timeout_graceful_shutdown=STOP_S,
         limit_concurrency=256,
+        ssl_context_factory=(lambda _config, _default: tls) if tls else None,
         callback_notify=notify,
         timeout_notify=1,
     )
@@ -166,7 +170,8 @@ def serve_web(
     try:
         while serving.is_alive() and not server.started:
             serving.join(0.01)
-        logger.info("pages and job API at http://%s:%d/", *listening.getsockname()[:2])
+        scheme = "https" if tls else "http"
+        logger.info("pages and job API at %s://%s:%d/", scheme, *listening.getsockname()[:2])
         ready()
         silent: dict[Any, float] = {}
         while serving.is_alive() and not stop.wait(0.5):
