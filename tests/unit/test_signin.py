@@ -147,6 +147,17 @@ def test_a_cookie_that_was_changed_or_is_old_is_no_session(
     assert http.get("/").status_code == 401
 
 
+def test_a_session_from_a_clock_that_was_ahead_does_not_outlast_a_session(
+    http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = door.time.time
+    with monkeypatch.context() as wrong:
+        wrong.setattr(door.time, "time", lambda: right() + 90_000)
+        assert sign_in(http, "viewer").status_code == 303
+        assert http.get("/").status_code == 200
+    assert http.get("/").status_code == 401
+
+
 def test_a_new_password_ends_the_sessions_of_before(tmp_path: Path) -> None:
     add_user(tmp_path / "users", "jane", "viewer", PASSWORD)
     with serving(tmp_path) as api, client(api) as http:
