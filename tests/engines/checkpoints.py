@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 CODE = Path(__file__).parent / "small"
@@ -31,11 +32,16 @@ def bytes_to_letters() -> list[str]:
     return [letters[byte] for byte in range(256)]
 
 
-def write_tokenizer(folder: Path, chat: str, kind: str = "PreTrainedTokenizerFast") -> None:
+def write_tokenizer(
+    folder: Path,
+    chat: str,
+    kind: str = "PreTrainedTokenizerFast",
+    marks: Sequence[str] = MARKS,
+) -> None:
     """One token per byte and the special ones before them."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    specials = [*SPECIAL, *MARKS]
+    specials = [*SPECIAL, *marks]
     vocabulary = {token: i for i, token in enumerate([*specials, *bytes_to_letters()])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -137,3 +143,61 @@ def write_weights(
     if add:
         weights[add] = torch.zeros(2)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+PARTS = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def build_llava(folder: Path) -> Path:
+    """Write a LLaVA of some ten thousand random weights: a kind that servers know by themselves."""
+    import torch
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+
+    torch.manual_seed(0)
+    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    layers["num_attention_heads"] = 2
+    language = {"vocab_size": 264, "max_position_embeddings": 1024, "num_key_value_heads": 2}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**layers, image_size=32, patch_size=8, projection_dim=32),
+        text_config=LlamaConfig(**layers, **language, **ends),
+        image_token_index=len(SPECIAL),
+        image_seq_length=16,
+        vision_feature_layer=-1,
+        tie_word_embeddings=False,
+    )
+    model = LlavaForConditionalGeneration(config)
+    for weights in model.parameters():
+        if weights.dim() > 1:
+            torch.nn.init.normal_(weights, std=0.3)
+    model.save_pretrained(folder)
+    write_tokenizer(folder, PARTS, marks=("<image>", "</image>"))
+    (folder / "chat_template.jinja").write_text(PARTS)
+    processor = {
+        "processor_class": "LlavaProcessor",
+        "patch_size": 8,
+        "vision_feature_select_strategy": "default",
+        "image_token": "<image>",
+        "num_additional_image_tokens": 1,
+    }
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    picture = {
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "LlavaProcessor",
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.2] * 3,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(picture))
+    return folder

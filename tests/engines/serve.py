@@ -105,6 +105,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, None)
         if fault == "nothing":
             return self.send(200, {"choices": []})
+        if content["model"] != "phantom":
+            return self.send(404, {"error": {"message": "no such model"}})
         text, count, reason = self.server.served.answer(content)
         choice = {"index": 0, "finish_reason": reason}
         choice["message"] = {"role": "assistant", "content": text}

@@ -6,19 +6,23 @@ import importlib.util
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 import types
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from engines import checkpoints
 
 from dicom_node.errors import Busy, ConfigurationError, ModelFault, Unreachable
 from worker.models import generation, open_model
 
-SERVE = Path(__file__).parents[1] / "engines" / "serve.py"
+ENGINES = Path(__file__).parents[1] / "engines"
+SERVE = ENGINES / "serve.py"
 PICTURES = [generation.invented_pixels(384, 320), generation.invented_pixels(300, 400)]
 
 
@@ -175,3 +179,93 @@ def test_large_pictures_are_made_smaller():
 
     content = base64.b64decode(_png(np.zeros((3000, 1500), np.uint8), 2048))
     assert Image.open(io.BytesIO(content)).size == (1024, 2048)
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    """The folder of a small model that `transformers serve` knows without remote code."""
+    pytest.importorskip("openai", reason="transformers serve needs the package openai")
+    pytest.importorskip("transformers.cli.serve", reason="this transformers has no such server")
+    return checkpoints.build_llava(tmp_path_factory.mktemp("llava") / "small-llava")
+
+
+@pytest.fixture(scope="module")
+def transformers_serve(llava, tmp_path_factory):
+    """The address of a real `transformers serve`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {**os.environ, "HF_HOME": str(tmp_path_factory.mktemp("hf")), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(ENGINES / "serve_transformers.py"), llava, str(port)],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 120
+    while not is_up(f"{address}/health"):
+        assert process.poll() is None, "the server ended"
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.2)
+    yield address
+    process.terminate()
+    process.wait(timeout=20)
+
+
+def is_up(url):
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def said_here(folder, pixels):
+    """Return what the small model says without any server."""
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    from worker.models.options import ChatServer
+
+    model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    prompt = ChatServer.model_fields["prompt"].default
+    picture = {"type": "image", "image": generation.picture(pixels)}
+    turns = [{"role": "user", "content": [picture, {"type": "text", "text": prompt}]}]
+    inputs = processor.apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    ids = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    return processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+@pytest.mark.filterwarnings("default")
+def test_transformers_serve_says_what_its_model_says_here(transformers_serve, llava):
+    model = opened(transformers_serve, served_model=str(llava), max_new_tokens=12)
+    model.load()
+    model.warm_up()
+    told = model.describe([seen(p) for p in PICTURES * 2])
+    assert [d.text for d in told] == [said_here(llava, p).strip() for p in PICTURES * 2]
+    assert len({d.text for d in told}) == len(PICTURES)
+    assert {(d.tokens, d.finish_reason) for d in told} == {(12, "length")}
+    assert model.info.version == "served-small-llava"
+    model.close()
+
+
+def test_transformers_serve_refuses_a_model_that_it_does_not_serve(transformers_serve):
+    model = opened(transformers_serve, served_model="chexfract")
+    with pytest.raises(ConfigurationError, match="chexfract; the server has none"):
+        model.load()
+    model.close()
+
+
+def test_transformers_serve_is_given_up_in_time(transformers_serve, llava):
+    table = {"served_model": str(llava), "max_new_tokens": 900, "attempts": 1}
+    model = opened(transformers_serve, **table, max_time=30.0)
+    model.load()
+    model._client.timeout = 0.2
+    started = time.monotonic()
+    with pytest.raises(Unreachable, match="in time"):
+        model.describe([seen(PICTURES[0])])
+    assert time.monotonic() - started < 5
+    model.close()

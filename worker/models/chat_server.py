@@ -106,26 +106,44 @@ class ChatServer:
         Unreachable
             It gives no answer.
         ConfigurationError
-            It does not serve the model that the table names.
+            It does not serve the model that the table names: neither lists it nor answers for it.
         """
         licences.log_acceptance(self.name, self.options, self.options.demonstration)
         self._client = self._open()
-        answer = self._patiently(lambda: self._request("GET", "/models", None))
-        try:
-            served = {str(entry["id"]): entry for entry in answer["data"]}
-        except (KeyError, TypeError) as exc:
-            raise ConfigurationError(
-                f"models.{self.name}.url: {self.options.url} does not answer as an "
-                f"OpenAI-compatible server does"
-            ) from exc
+        served = self._listed()
         wanted = self.options.served_model or (next(iter(served)) if len(served) == 1 else "")
-        if wanted not in served:
+        # `transformers serve` lists what lies in its cache, not the folder that it serves
+        if wanted not in served and not (wanted and self._is_answered_by(wanted)):
             raise ConfigurationError(
                 f"models.{self.name}.served_model: {wanted or 'empty'}; the server has "
                 f"{', '.join(sorted(served)) or 'none'}"
             )
         self._served = wanted
-        self._root = str(served[wanted].get("root") or wanted)
+        self._root = str(served.get(wanted, {}).get("root") or wanted)
+
+    def _listed(self) -> dict[str, dict[str, Any]]:
+        """Return the server's models by name; none where it fails to list them but has a name."""
+        try:
+            answer = self._patiently(lambda: self._request("GET", "/models", None))
+            return {str(entry["id"]): entry for entry in answer["data"]}
+        except Transient:
+            if not self.options.served_model:
+                raise
+            return {}
+        except (KeyError, TypeError, ModelFault) as exc:
+            raise ConfigurationError(
+                f"models.{self.name}.url: {self.options.url} does not answer as an "
+                f"OpenAI-compatible server does"
+            ) from exc
+
+    def _is_answered_by(self, wanted: str) -> bool:
+        """Whether the server answers a question to a model that it does not list."""
+        question = self._question(gen.invented_pixels()) | {"model": wanted, "max_tokens": 1}
+        try:
+            self._patiently(lambda: self._request("POST", "/chat/completions", question))
+        except ModelFault:
+            return False
+        return True
 
     def _open(self) -> Any:
         import httpx2
