@@ -62,11 +62,11 @@ def _clock(at: float) -> str:
 def _duration(seconds: float) -> str:
     """Return a time as people say it: one number, one unit."""
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}\u00a0s"
     for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
         if seconds < limit:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86400:.0f} days"
+            return f"{seconds / size:.0f}\u00a0{unit}"
+    return f"{seconds / 86400:.0f}\u00a0days"
 
 
 def _size(count: float) -> str:

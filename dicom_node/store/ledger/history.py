@@ -459,6 +459,7 @@ def _recent(row: Row[Any], sent: Sequence[Row[Any]]) -> dict[str, Any]:
     told["reason"] = waits or row.job_reason or row.reason
     told["text"] = result["text"] if result else None
     told["presence"] = result["presence"] if result else None
+    told["because"] = "" if waits or not result else (result["reason"] or {}).get("text", "")
     told["ms"] = sum(result["stages_ms"].values()) if result else None
     told["deliveries"] = [
         {"destination": d.destination, "kind": d.kind, "state": d.state, "reason": d.reason}

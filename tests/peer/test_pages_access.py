@@ -1,0 +1,186 @@
+"""Everybody can use the pages: axe-core finds nothing, a phone and a keyboard are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import axe
+import pages
+import pytest
+from serving import SECRET, Api, serving
+from stations import wait_for
+
+from dicom_node.job import Card, Device, Measured, Presence
+from worker.node import Node
+
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1280, "height": 900}
+
+RULES = [
+    {"name": "chests", "match": {"modality": ["DX"], "body_part": ["CHEST", ""]}, "mode": "shadow"},
+    {"name": "others", "match": {"calling_ae": ["X*"]}, "mode": "shadow", "priority": "low"},
+]
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A node with something of everything that pages show."""
+    with serving(tmp_path_factory.mktemp("node"), sign_in=False, rules=RULES) as api:
+        fill(api)
+        yield api
+
+
+def fill(api: Api) -> None:
+    def kept(content: bytes, **facts: Any) -> str:
+        return pages.keep(api, content, pages.route(), modality="DX", body_part="CHEST", **facts)
+
+    def junk(mark: bytes) -> bytes:
+        return b"\0" * 128 + b"DICM" + mark
+
+    kept(
+        pages.picture(), patient_name="Doe^Jane", patient_id="P1", view="PA", study_date="20260102"
+    )
+    pages.reported(api, pages.claimed(api), warnings=("no window in the file",))
+    pages.deliver(api, 0)
+    kept(junk(b"1"), patient_name="Roe^Richard", accession_number="A77")
+    pages.fail(api, pages.claimed(api))
+    kept(junk(b"2"), patient_name="Poe^Edgar")
+    pages.rejected(api, pages.claimed(api))
+    kept(junk(b"3"))
+    pages.reported(api, pages.claimed(api), presence="absent", fractures=(), text="No fracture.")
+    pages.deliver(api, None)
+    api.receive(patient_name="Long^" + "x" * 200)
+    kept(junk(b"4"), patient_name="Waits^Still")
+    card = Card(
+        name="phantom", version="phantom-65dfb8e0", licence="that of this software",
+        demonstration=True, parameters={"decode": "greedy", "weights": "65dfb8e05d626aca"},
+        measured=(Measured(on="drawn phantoms", count=1000, shares={"exact": 0.99, "recall": 1}),),
+    )  # fmt: skip
+    device = Device(name="NVIDIA H200", memory=141 << 30, used=20 << 30, load=0.37)
+    with Node(api.url, SECRET) as node:
+        node.announce(Presence(worker="gpu-host:4711", card=card, device=device))
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
+    with pages.browser() as page:
+        yield page
+        page.goto("about:blank")
+
+
+def everywhere(api: Api) -> list[str]:
+    """Return every page that shows something, with an image in each of its states."""
+    images = [f"/images/{row['sop_instance_uid']}" for row in api.ledger.recent(10)]
+    lists = ["/", "/?state=failed", "/?state=rejected&page=3", "/peers", "/rules", "/models"]
+    return [*lists, "/configuration", "/images/9.9.9", *images]
+
+
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_any_page(
+    api: Api, page: Any, scheme: str, viewport: dict[str, int]
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size(viewport)
+    script = axe.script()
+    found = {}
+    for path in everywhere(api):
+        page.goto(api.url + path)
+        if wrong := axe.violations(page, script):
+            found[path] = wrong
+    assert found == {}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_what_acts_answer(
+    api: Api, page: Any, scheme: str, tmp_path: Path
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size(DESK)
+    script = axe.script()
+    file = tmp_path / "drop.dcm"
+    file.write_bytes(pages.picture())
+    page.goto(f"{api.url}/rules")
+    page.get_by_label("Try a DICOM file").set_input_files(file)
+    page.get_by_role("button", name="Which rule?").click()
+    page.get_by_text("“chests” is met").wait_for(timeout=30000)
+    assert axe.violations(page, script) == []
+    page.goto(f"{api.url}/peers")
+    page.get_by_role("button", name="Echo: modality").click()
+    page.get_by_text("refuses connections").wait_for(timeout=15000)
+    assert axe.violations(page, script) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_where_people_sign_in(page: Any, tmp_path: Path, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    with serving(tmp_path) as api:
+        page.goto(api.url)
+        assert axe.violations(page, axe.script()) == []
+        page.get_by_label("Name").fill("admin")
+        page.get_by_label("Password").fill("wrong")
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("alert").wait_for(timeout=15000)
+        assert axe.violations(page, axe.script()) == []
+        page.goto("about:blank")
+
+
+def test_axe_finds_what_is_wrong(page: Any) -> None:
+    page.set_content("<img src=x><button></button>")
+    assert {"image-alt", "button-name"} <= {
+        one.partition(":")[0] for one in axe.violations(page, axe.script())
+    }
+
+
+def test_no_page_scrolls_sideways_on_a_phone(api: Api, page: Any) -> None:
+    page.set_viewport_size(PHONE)
+    for path in everywhere(api):
+        page.goto(api.url + path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
+
+
+FOCUS = """() => {
+  const e = document.activeElement, s = getComputedStyle(e), r = e.getBoundingClientRect();
+  return {name: (e.innerText || e.getAttribute('aria-label') || e.name || '').trim(),
+          shown: s.outlineStyle !== 'none' || s.boxShadow !== 'none',
+          inside: r.width > 0 && r.left > -1 && r.right < innerWidth + 1};
+}"""
+
+
+def test_a_keyboard_reaches_every_control_and_shows_where_it_is(api: Api, page: Any) -> None:
+    page.set_viewport_size(DESK)
+    image = next(r["sop_instance_uid"] for r in api.ledger.recent(10, "Doe"))
+    for path in ("/", "/peers", "/rules", f"/images/{image}"):
+        page.goto(api.url + path)
+        count = page.evaluate(
+            "document.querySelectorAll('a[href], button, input:not([type=hidden]), select, '"
+            "+ 'textarea, summary, [tabindex=\"0\"]').length"
+        )
+        reached = 0
+        for _ in range(count + 5):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement === document.body"):
+                break
+            told = page.evaluate(FOCUS)
+            assert told["shown"], (path, told)
+            assert told["inside"], (path, told)
+            reached += 1
+        assert reached >= count, path
+
+
+def test_a_keyboard_alone_judges_a_report(api: Api, page: Any) -> None:
+    page.set_viewport_size(DESK)
+    uid = next(r["sop_instance_uid"] for r in api.ledger.recent(10, "Doe"))
+    page.goto(f"{api.url}/images/{uid}")
+    page.get_by_label("Your reading").focus()
+    page.keyboard.type("as I see it")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    wait_for("it is kept", lambda: api.ledger.trace(uid)["stages"][-1]["stage"] == "agree", 15)
