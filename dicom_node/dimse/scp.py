@@ -17,20 +17,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from ipaddress import ip_address, ip_network
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from pydicom import config
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AssociationSocket
 
-from dicom_node.dimse import Accepted, Sender
+from dicom_node.dimse import Accepted, Sender, stream
 from dicom_node.dimse.commitment import Reports
 from dicom_node.dimse.contexts import IMAGES, QUERIES, accepted, entity, sent_back
+from dicom_node.dimse.door import Server, host
+from dicom_node.dimse.reception import DataSet, Inlet, Reception
 from dicom_node.dimse.retrieve import Retrieval
 from dicom_node.dimse.security import acceptor
-from dicom_node.dimse.stream import DataSet, Incoming, Reception, Server, guard, host
+from dicom_node.dimse.stream import Request, Stream
 from dicom_node.errors import ConfigurationError, NotUnderstood, Permanent, Transient
 from dicom_node.settings import Peer, Settings, is_loopback
 from dicom_node.store.catalogue import Catalogue
@@ -55,6 +58,12 @@ class Intake(Protocol):
 
     def finish(self, incoming: Any, accepted: Any, sender: Any) -> object:
         """Keep and record it; when this returns, the Instance is durable."""
+
+
+class NotNegotiated(NotUnderstood):
+    """The request is of another SOP class than its presentation context: 0x0122."""
+
+    status: ClassVar[int] = SOP_CLASS_NOT_SUPPORTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,7 @@ class Listener:
         self._contexts = [
             context for context in accepted() if catalogue or context.abstract_syntax not in QUERIES
         ]
+        self._is_streamed = stream.is_known()
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -223,8 +233,11 @@ class Listener:
     def _on_open(self, event: evt.Event) -> None:
         node = self._settings.node
         assoc = event.assoc
-        guard(assoc, node.max_pdu, node.idle_timeout)
-        assoc.dimse = Reception(assoc, self._begin, node.max_instance)
+        connection = cast("AssociationSocket", assoc.dul.socket)
+        assoc.dul.socket = Inlet(connection, node.max_pdu, node.idle_timeout)
+        assoc.dimse = Reception(assoc, self._intake.begin, node.max_instance)
+        if self._is_streamed:
+            Stream(assoc, frozenset(IMAGES), self._store)
 
     def _on_close(self, event: evt.Event) -> None:
         cast("Reception", event.assoc.dimse).close()
@@ -305,21 +318,28 @@ class Listener:
             self._admitted[assoc] = peer
         return None
 
-    def _begin(self, assoc: Association, request: Any, context_id: int) -> Incoming:
-        context = assoc._accepted_cx.get(context_id)
-        if context is None:
-            raise NotUnderstood("no such presentation context")
-        sop_class = str(getattr(request, "AffectedSOPClassUID", None) or "")
-        instance = str(getattr(request, "AffectedSOPInstanceUID", None) or "")
-        syntax = str(context.transfer_syntax[0])
-        return cast("Incoming", self._intake.begin(Accepted(sop_class, instance, syntax)))
-
     def _on_store(self, event: evt.Event) -> int | Dataset:
-        """Answer a C-STORE request; PS3.4 Table B.2-1 and PS3.7 C have the statuses."""
-        request = cast("Any", event.request)
+        """Answer a C-STORE request that came the standard way."""
+        assoc, primitive = event.assoc, cast("Any", event.request)
+        accepted = Accepted(
+            str(primitive.AffectedSOPClassUID),
+            str(primitive.AffectedSOPInstanceUID),
+            str(event.context.transfer_syntax),
+        )
+        request = Request(primitive._context_id, primitive.MessageID, primitive.Priority, accepted)
+        reception = cast("Reception", assoc.dimse)
+        with _data_set(reception, primitive) as data_set:
+            if accepted.sop_class_uid not in IMAGES or (
+                accepted.sop_class_uid != event.context.abstract_syntax
+            ):
+                data_set.fault = data_set.fault or NotNegotiated("not for this context")
+            status, comment = self._store(assoc, request, data_set)
+        return _answer(status, comment) if status else status
+
+    def _store(self, assoc: Association, request: Request, data_set: DataSet) -> tuple[int, str]:
+        """Keep a data set; return Status (PS3.4 Table B.2-1, PS3.7 C) and Error Comment."""
         try:
-            status, comment = self._store(event.assoc, request, event.context)
-            reason = comment
+            self._keep(assoc, request, data_set)
         except Transient as exc:
             status, comment, reason = OUT_OF_RESOURCES, "out of resources; send later", str(exc)
         except Permanent as exc:
@@ -327,65 +347,58 @@ class Listener:
             reason = comment
         except Exception:
             # Nothing is known to be wrong with the Instance: its sender shall keep it.
-            logger.exception("C-STORE of %s", _name(event.assoc))
+            logger.exception("C-STORE of %s", _name(assoc))
             status, comment, reason = OUT_OF_RESOURCES, "internal error; send later", "see above"
-        if status == SUCCESS:
-            return SUCCESS
-        name = _name(event.assoc)
+        else:
+            return SUCCESS, ""
+        name = _name(assoc)
         logger.warning("refused an Instance of %s with 0x%04X: %s", name, status, reason)
-        return _answer(status, comment)
+        return status, _plain(comment)
 
-    def _store(self, assoc: Association, request: Any, context: Any) -> tuple[int, str]:
-        sop_class = str(request.AffectedSOPClassUID)
-        with _data_set(assoc, request) as data_set:
-            if sop_class not in IMAGES or sop_class != context.abstract_syntax:
-                return SOP_CLASS_NOT_SUPPORTED, "SOP class not negotiated for this context"
-            if data_set.fault:
-                raise data_set.fault
-            if not data_set.size:
-                return CANNOT_UNDERSTAND, "no data set"
-            uid, syntax = str(request.AffectedSOPInstanceUID), str(context.transfer_syntax)
-            accepted_as = Accepted(sop_class, uid, syntax)
-            self._intake.finish(data_set.incoming, accepted_as, _sender(assoc, request))
-        return SUCCESS, ""
+    def _keep(self, assoc: Association, request: Request, data_set: DataSet) -> None:
+        if data_set.fault:
+            raise data_set.fault
+        if not data_set.size:
+            raise NotUnderstood("no data set")
+        self._intake.finish(data_set.incoming, request.accepted, _sender(assoc, request))
 
 
 @contextmanager
-def _data_set(assoc: Association, request: Any) -> Iterator[DataSet]:
-    """Yield the request's data set on its way to the spool; discard it afterwards unless kept."""
-    reception = cast("Reception", assoc.dimse)
-    data_set = request.DataSet
+def _data_set(reception: Reception, primitive: Any) -> Iterator[DataSet]:
+    """Yield a request's data set on its way to the spool; discard it afterwards unless kept."""
+    data_set = primitive.DataSet
     if not isinstance(data_set, DataSet):
         # Command and data set came in one PDU, so nobody could step in between.
         whole = cast("BytesIO | None", data_set)
-        data_set = reception.opened(request, request._context_id)
+        data_set = reception.opened(primitive, primitive._context_id)
         data_set.write(whole.getvalue() if whole else b"")
     with reception.serving(data_set) as is_open:
-        try:
-            if not is_open:
-                raise NotUnderstood("the association closed before the Instance was kept")
-            yield data_set
-        finally:
-            data_set.discard()
+        if not is_open:
+            data_set.fault = NotUnderstood("the association closed before the Instance was kept")
+        yield data_set
 
 
-def _sender(assoc: Association, request: Any) -> Sender:
+def _sender(assoc: Association, request: Request) -> Sender:
     calling = cast("Any", assoc.requestor.primitive)
     return Sender(
         calling_ae=calling.calling_ae_title.strip(),
         calling_host=host((assoc.requestor.address,)),
         called_ae=calling.called_ae_title.strip(),
-        priority=request.Priority if request.Priority in (0, 1, 2) else 0,
+        priority=request.priority if request.priority in (0, 1, 2) else 0,
     )
 
 
 def _answer(status: int, comment: str) -> Dataset:
     answer = Dataset()
     answer.Status = status
+    answer.ErrorComment = comment
+    return answer
+
+
+def _plain(comment: str) -> str:
     # (0000,0902) is LO: 64 characters of the default repertoire, without backslash.
     plain = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in comment)
-    answer.ErrorComment = plain[:64].strip()
-    return answer
+    return plain[:64].strip()
 
 
 def _unknown(settings: Settings, calling: str, address: str) -> Rejection | None:

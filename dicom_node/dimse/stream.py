@@ -1,404 +1,339 @@
-"""From socket to spool: the one file that knows pynetdicom's inside.
+"""Data sets straight from the socket to the spool: the one file that knows how pynetdicom reads.
 
-A connection passes three doors. Its first PDU must have arrived whole before pynetdicom spends two
-threads on it; each PDU has a largest size and a latest moment; the data set of a C-STORE goes to
-its `Incoming` as it arrives instead of into memory.
+pynetdicom moves each PDU through three threads' queues and copies each byte six times. Here the
+thread that reads an association's socket takes C-STORE requests itself: their data sets go from one
+reused buffer to the spool file, and the answer goes out when the Instance is durable. What is not
+the plain case (PS3.7 9.3.1: one whole command, an image class that was accepted) is left unread
+for pynetdicom, and so is everything else: negotiation, other messages, release, abort, timers.
 """
 
 from __future__ import annotations
 
 import logging
-import select
-import socket
-import ssl
+import re
 import struct
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
-from io import BytesIO
-from socketserver import BaseServer
-from typing import Any, Protocol, cast
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
 
+import pynetdicom
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import C_STORE_RQ
-from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
 
-from dicom_node.errors import ChexFractError, OutOfResources
+from dicom_node.dimse import Accepted
+from dicom_node.dimse.reception import MAX_COMMAND, DataSet, Inlet, Reception
 
 logger = logging.getLogger(__name__)
 
-FIRST_PDU_S = 5.0
-"""Time for the TLS handshake and for the whole A-ASSOCIATE-RQ."""
-ESTABLISHED_S = 8.0
-"""Time from connecting to an established association."""
-MAX_WAITING = 512
-"""Most connections that may be silent at one time."""
-MAX_OTHER_PDU = 1 << 18
-"""Largest PDU that carries no data set: 128 contexts with 45 transfer syntaxes fit."""
-MAX_COMMAND = 1 << 16
-"""Largest command set; the largest of PS3.7 that is in use has a few hundred bytes."""
-MAX_IDENTIFIER = 1 << 20
-"""Largest data set of a request that is no C-STORE: it is held in memory."""
+KNOWN = ("3.0.4",)
+"""Versions of pynetdicom whose reading is known here."""
+NEXT_WITHIN_S = 0.02
+"""Time that the next request may take to come, before pynetdicom looks after the association."""
 
-_A_ASSOCIATE_RQ = 0x01
-_LOOK_EVERY_S = 1.0
+_P_DATA_TF = 0x04
+_COMMAND, _LAST = 0x01, 0x02
+_C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
+
+_pdu_head = struct.Struct(">BxL").unpack_from
+_pdv_head = struct.Struct(">LBB").unpack_from
+_element_head = struct.Struct("<HHL").unpack_from
+_is_uid = re.compile(rb"[0-9.]{1,64}").fullmatch
 
 
-class Incoming(Protocol):
-    """An Instance that is being received (`store.spool`)."""
-
-    def write(self, chunk: bytes | memoryview) -> object:
-        """Append bytes of the data set."""
-
-    def discard(self) -> object:
-        """Leave nothing on disk."""
+class Malformed(Exception):
+    """What a peer sent is no data set of the request that it began."""
 
 
-class Turned(Exception):
-    """A connection is closed before pynetdicom sees it; the message says why."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A C-STORE request: what the command set says, and the data set's presentation context."""
+
+    context_id: int
+    message_id: int
+    priority: int
+    accepted: Accepted
 
 
-class Server(ThreadedAssociationServer):
-    """Accepts connections, and hands on those that ask for an association.
-
-    pynetdicom would do the TLS handshake in its accept loop, where one silent caller stops all.
-    """
-
-    request_queue_size = 256
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._waiting: set[socket.socket] = set()
-        super().__init__(*args, **kwargs)
-
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Take the next connection as it is."""
-        return cast("socket.socket", self.socket).accept()
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Wait for the caller's first PDU, then let pynetdicom go on."""
-        try:
-            self.finish_request(self._admit(request), client_address)
-        except Turned as exc:
-            logger.warning("turned away %s: %s", host(client_address), exc)
-            self.shutdown_request(request)
-        except ConnectionError:
-            # A probe of a load balancer or a scan: common, harmless, and not a warning each time.
-            logger.info("%s connected and closed", host(client_address))
-            self.shutdown_request(request)
-        except Exception:
-            logger.exception("connection from %s", host(client_address))
-            self.shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say in one line that no thread could be started."""
-        logger.error("no thread to serve %s", host(client_address))
-
-    def shutdown(self) -> None:
-        """Stop accepting, and close the connections that still wait."""
-        BaseServer.shutdown(self)
-        self.server_close()
-        for waiting in list(self._waiting):
-            _close(waiting)
-
-    def _admit(self, request: socket.socket) -> socket.socket:
-        if len(self._waiting) >= MAX_WAITING:
-            raise Turned(f"{MAX_WAITING} connections are silent")
-        self._waiting.add(request)
-        try:
-            if self.ssl_context:
-                return _shake_hands(request, self.ssl_context)
-            _await_request(request)
-            return request
-        finally:
-            self._waiting.discard(request)
+Answer = Callable[[Association, Request, DataSet], tuple[int, str]]
+"""Keeps a data set that is complete; returns Status and Error Comment (PS3.7 9.3.1.2)."""
 
 
-def host(address: Any) -> str:
-    """Return the host of a socket address, IPv4 in its plain form."""
-    return str(address[0]).removeprefix("::ffff:")
+def is_known() -> bool:
+    """Return whether images can be received this way; say so where they cannot."""
+    if pynetdicom.__version__ in KNOWN:
+        return True
+    logger.warning(
+        "pynetdicom %s is not one of %s: images are received the standard way, which is slower",
+        pynetdicom.__version__,
+        ", ".join(KNOWN),
+    )
+    return False
 
 
-def _close(connection: socket.socket) -> None:
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-def _shake_hands(request: socket.socket, context: ssl.SSLContext) -> socket.socket:
-    # The timeout is the deadline of the whole handshake, so a slow drip ends too.
-    request.settimeout(FIRST_PDU_S)
-    try:
-        secure = context.wrap_socket(request, server_side=True)
-    except TimeoutError as exc:
-        raise Turned(f"no TLS handshake within {FIRST_PDU_S:g} s") from exc
-    except ssl.SSLError as exc:
-        raise Turned(f"TLS handshake failed: {exc.reason or exc}") from exc
-    except ConnectionError:
-        raise
-    except OSError as exc:
-        raise Turned(f"TLS handshake failed: {exc.strerror or exc}") from exc
-    if not secure.pending() and not _is_readable(secure, FIRST_PDU_S):
-        secure.close()
-        raise Turned(f"no association request within {FIRST_PDU_S:g} s")
-    return secure
-
-
-def _await_request(request: socket.socket) -> None:
-    """Return when a whole A-ASSOCIATE-RQ can be read; take nothing from the socket."""
-    deadline = time.monotonic() + FIRST_PDU_S
-    try:
-        head = _peek(request, 6, deadline)
-        kind, length = struct.unpack(">BxL", head)
-        if kind != _A_ASSOCIATE_RQ:
-            raise Turned(_foreign(head))
-        if length > MAX_OTHER_PDU:
-            raise Turned(f"an A-ASSOCIATE-RQ of {length} bytes")
-        # More than this may not fit the kernel's buffer; the rest has its deadline in `_receive`.
-        _peek(request, min(6 + length, 1 << 15), deadline)
-    finally:
-        request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-
-
-def _peek(request: socket.socket, count: int, deadline: float) -> bytes:
-    request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
-    if not _is_readable(request, deadline - time.monotonic()):
-        raise Turned(f"no association request within {FIRST_PDU_S:g} s")
-    content = request.recv(count, socket.MSG_PEEK)
-    if not content:
-        raise ConnectionResetError
-    if len(content) < count:
-        if content[0] != _A_ASSOCIATE_RQ:
-            raise Turned(_foreign(content))
-        raise Turned("closed in the middle of its association request")
-    return content
-
-
-def _is_readable(connection: socket.socket, within_s: float) -> bool:
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    return bool(poll.poll(max(0.0, within_s) * 1000))
-
-
-def _foreign(head: bytes) -> str:
-    if head[:2] == b"\x16\x03":
-        return "a TLS hello at a port without TLS"
-    if head.split(b" ")[0] in (b"GET", b"POST", b"HEAD", b"PUT", b"OPTIO", b"OPTIONS", b"CONNEC"):
-        return "an HTTP request at the DICOM port"
-    return f"its first byte is 0x{head[0]:02X}, not an A-ASSOCIATE-RQ"
-
-
-def guard(assoc: Association, max_pdu: int, idle_timeout: float) -> None:
-    """Give every read of `assoc` a largest size and a deadline, and its socket no delay."""
-    stream = cast("AssociationSocket", assoc.dul.socket)
-    connection = cast("socket.socket", stream.socket)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.settimeout(FIRST_PDU_S)
-    limits = (max(max_pdu, MAX_OTHER_PDU), time.monotonic() + ESTABLISHED_S, idle_timeout)
-    stream.recv = partial(_receive, assoc, connection, limits)  # type: ignore[method-assign]
-
-
-def _receive(
-    assoc: Association,
-    connection: socket.socket,
-    limits: tuple[int, float, float],
-    count: int,
-) -> bytearray:
-    """Read `count` bytes of one PDU; what is missing at the end of the stream is not made up.
-
-    Raises
-    ------
-    OSError
-        The PDU is too long or came too slowly; pynetdicom then closes the connection.
-    """
-    largest, establish_by, idle_timeout = limits
-    peer = host((assoc.requestor.address,))
-    if count > largest:
-        logger.warning("closing %s: it announces a PDU of %d bytes", peer, count)
-        raise ConnectionAbortedError
-    started = time.monotonic()
-    content = bytearray(count)
-    rest = memoryview(content)
-    while rest:
-        left = _deadline(assoc, started, establish_by, idle_timeout) - time.monotonic()
-        if left <= 0:
-            logger.warning("closing %s: it stopped in the middle of a PDU", peer)
-            raise TimeoutError
-        connection.settimeout(min(left, _LOOK_EVERY_S))
-        with suppress(TimeoutError):
-            read = connection.recv_into(rest)
-            if not read:
-                return content[: count - len(rest)]
-            rest = rest[read:]
-    connection.settimeout(FIRST_PDU_S)
-    return content
-
-
-def _deadline(
-    assoc: Association, started: float, establish_by: float, idle_timeout: float
-) -> float:
-    if assoc.is_established:
-        return started + idle_timeout
-    if assoc.is_aborted or assoc.is_released or assoc.is_rejected:
-        return started + _LOOK_EVERY_S  # what still comes is nothing that anybody waits for
-    return establish_by
-
-
-class DataSet(BytesIO):
-    """The data set of one C-STORE request, on its way to the spool.
-
-    A fault is kept for the answer; the rest of the data set is then read and dropped, because
-    DICOM has no way to stop a sender but to abort the association.
-    """
-
-    def __init__(self, incoming: Incoming | None, fault: ChexFractError | None = None) -> None:
-        super().__init__()
-        self.incoming = incoming
-        self.fault = fault
-        self.size = 0
-
-    def write(self, chunk: Any) -> int:
-        """Pass `chunk` on; never raises."""
-        self.size += len(chunk)
-        if self.incoming is not None and self.fault is None:
-            try:
-                self.incoming.write(chunk)
-            except ChexFractError as exc:
-                self._fail(exc)
-            except OSError as exc:
-                self._fail(OutOfResources(f"the spool takes no more: {exc.strerror or exc}"))
-        return len(chunk)
-
-    def _fail(self, fault: ChexFractError) -> None:
-        self.fault = fault
-        self.discard()
-
-    def discard(self) -> None:
-        """Leave nothing on disk, unless the Instance has been kept."""
-        if self.incoming is not None:
-            self.incoming.discard()
-
-
-class Reception(DIMSEServiceProvider):
-    """pynetdicom's DIMSE provider with bounds, and with a spool instead of memory.
+class Stream:
+    """Takes the C-STORE requests of one association off its socket.
 
     Parameters
     ----------
     assoc : Association
-    begin : callable
-        Takes an association, the C-STORE-RQ (command set or primitive) and its context id;
-        returns an `Incoming`.
-    max_instance : int
-        Bytes of a data set above which the association is aborted.
+        Its socket is an `Inlet`, its DIMSE provider a `Reception`.
+    sop_classes : frozenset of str
+        Those of images; what belongs to others is pynetdicom's.
+    answer : callable
+        Keeps what has come.
     """
 
-    def __init__(
-        self,
-        assoc: Association,
-        begin: Callable[[Association, Any, int], Incoming],
-        max_instance: int,
-    ) -> None:
-        super().__init__(assoc)
-        self._begin = begin
-        self._max_instance = max_instance
-        self._lock = threading.Lock()
-        self._open: set[DataSet] = set()
-        self._is_closed = False
-        self._serving = 0
-        assoc.dul.run = partial(self._run, assoc.dul.run)  # type: ignore[method-assign]
+    def __init__(self, assoc: Association, sop_classes: frozenset[str], answer: Answer) -> None:
+        self._assoc = assoc
+        self._sop_classes = sop_classes
+        self._answer = answer
+        self._inlet = cast("Inlet", assoc.dul.socket)
+        self._reception = cast("Reception", assoc.dimse)
+        self._standard = assoc.dul._read_pdu_data
+        self._fragments = Fragments(self._inlet)
+        assoc.dul._read_pdu_data = self._read  # type: ignore[method-assign]
 
-    @property
-    def is_receiving(self) -> bool:
-        """Whether a request has begun and is not yet answered."""
-        return bool(self.message or self._open or self._serving or self.msg_queue.qsize())
-
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take the next fragments; a malformed message aborts the association."""
+    def _read(self) -> None:
+        """Take the place of pynetdicom's read of one PDU, which is called when one can be read."""
+        dul = self._assoc.dul
         try:
-            if self.message is not None:
-                self._direct()
-            super().receive_primitive(primitive)
-            self._limit()
+            if self._is_ours() and self._serve():
+                return
+        except OSError:
+            dul.event_queue.put("Evt17")  # PS3.8 9.2.2: the transport connection is closed
+            return
         except Exception as exc:  # noqa: BLE001 - whatever a peer sends must not end the thread
-            self._abort(f"it sent a malformed message ({type(exc).__name__})")
+            self._reception.abort(f"it sent a malformed message ({exc or type(exc).__name__})")
+            return
+        self._standard()
+
+    def _is_ours(self) -> bool:
+        """Return whether an association is established and no other message is on its way."""
+        dul = self._assoc.dul
+        is_established = dul.state_machine.current_state == "Sta6"
+        return is_established and dul.event_queue.empty() and not self._reception.is_receiving
+
+    def _is_called(self) -> bool:
+        """Return whether this node wants to send something, an A-ABORT as a rule."""
+        return bool(self._assoc.dul.to_provider_queue.queue)
+
+    def _serve(self) -> bool:
+        """Answer the requests that follow one another; False when something else comes first."""
+        request = self._request()
+        if request is None:
+            return False
+        with self._alone():
+            while request and self._store(request) and self._is_more_to_come():
+                request = self._request()
+        return True
 
     @contextmanager
-    def serving(self, data_set: DataSet) -> Iterator[bool]:
-        """Answer for `data_set` from here on; False when the association closed before."""
-        with self._lock:
-            is_open = data_set in self._open
-            self._open.discard(data_set)
-            self._serving += 1
+    def _alone(self) -> Iterator[None]:
+        """Let the association's own thread, which else looks around each millisecond, wait."""
+        self._assoc._reactor_checkpoint.clear()
         try:
-            yield is_open
+            yield
         finally:
-            with self._lock:
-                self._serving -= 1
+            self._assoc.dul._idle_timer.restart()
+            self._assoc._reactor_checkpoint.set()
 
-    def close(self) -> None:
-        """Leave nothing of data sets that nobody will answer for."""
-        with self._lock:
-            unfinished, self._open = self._open, set()
-            self._is_closed = True
-        for data_set in unfinished:
-            data_set.discard()
+    def _is_more_to_come(self) -> bool:
+        return not self._is_called() and self._inlet.is_next_within(NEXT_WITHIN_S)
 
-    def _run(self, run: Callable[[], None]) -> None:
-        """Run pynetdicom's reactor; when it gives up, it neither closes its socket nor says so."""
+    def _request(self) -> Request | None:
+        """Take the request that begins here, if it is a plain one; else take nothing."""
+        begun = self._fragments.peek()
+        request = begun and self._understood(*begun)
+        if not (begun and request):
+            return None
+        self._fragments.begin(*begun)
+        return request
+
+    def _understood(self, context_id: int, command: bytes) -> Request | None:
+        context = self._assoc._accepted_cx.get(context_id)
+        elements = _elements(command)
+        sop_class, instance = (elements.get(n, b"").rstrip(b"\0 ") for n in (0x0002, 0x1000))
+        kind, message_id, data_set = (_number(elements, n) for n in (0x0100, 0x0110, 0x0800))
+        if context is None or not context.as_scp or kind != _C_STORE_RQ or message_id is None:
+            return None
+        if data_set in (None, _NO_DATA_SET) or not _is_uid(instance):
+            return None
+        abstract = str(context.abstract_syntax)
+        if abstract not in self._sop_classes or abstract.encode() != sop_class:
+            return None
+        accepted = Accepted(abstract, instance.decode(), str(context.transfer_syntax[0]))
+        return Request(context_id, message_id, _number(elements, 0x0700) or 0, accepted)
+
+    def _store(self, request: Request) -> bool:
+        """Receive one data set and answer; False when something else came before its end."""
+        data_set = self._reception.open(request.accepted)
+        with self._reception.serving(data_set):
+            if not self._receive(data_set):
+                return False
+            status, comment = self._answer(self._assoc, request, data_set)
+        self._inlet.answer(response(request, status, comment))
+        return True
+
+    def _receive(self, data_set: DataSet) -> bool:
+        """Pass the data set on; False when something else comes before its end."""
+        fragments = self._fragments
         try:
-            run()
-        finally:
-            self.close()
-            stream = self.assoc.dul.socket
-            if stream is not None and stream.socket is not None:
-                stream.socket.close()
+            while True:
+                data_set.add(fragments.come())
+                self._limit(data_set.size)
+                if fragments.is_whole:
+                    return True
+                if fragments.is_foreign or self._is_called():
+                    break
+                self._inlet.fill()
+        except Malformed:
+            fragments.skip_pdu()
+            raise
+        fragments.skip_pdu()
+        return False
 
-    def opened(self, request: Any, context_id: int) -> DataSet:
-        """Return the way into the spool for one request; a fault is kept in it for the answer."""
-        try:
-            data_set = DataSet(self._begin(self.assoc, request, context_id))
-        except ChexFractError as exc:
-            data_set = DataSet(None, exc)
-        except OSError as exc:
-            data_set = DataSet(None, OutOfResources(f"the spool is closed: {exc.strerror or exc}"))
-        with self._lock:
-            if not self._is_closed:
-                self._open.add(data_set)
-                return data_set
-        # The connection was lost while what came before was still being read.
-        data_set.discard()
-        return data_set
+    def _limit(self, size: int) -> None:
+        if size > self._reception.max_instance:
+            raise Malformed(f"its data set is larger than {self._reception.max_instance} bytes")
 
-    def _direct(self) -> None:
-        """Point the data set of a C-STORE request, whose command is complete, at the spool."""
-        message = self.message
-        if not isinstance(message, C_STORE_RQ) or isinstance(message.data_set, DataSet):
-            return
-        data_set = self.opened(message.command_set, cast("int", message.context_id))
-        data_set.write(cast("BytesIO", message.data_set).getvalue())
-        message.data_set = data_set
 
-    def _limit(self) -> None:
-        message = self.message
-        if message is None:
-            return
-        if message.encoded_command_set.tell() > MAX_COMMAND:
-            self._abort("its command set does not end")
-        held = message.data_set
-        size = held.size if isinstance(held, DataSet) else cast("BytesIO", held).tell()
-        largest = self._max_instance
-        if not isinstance(message, C_STORE_RQ):
-            largest = min(largest, MAX_IDENTIFIER)
-        if size > largest:
-            self._abort(f"its data set is larger than {largest} bytes")
+class Fragments:
+    """The fragments of a data set in P-DATA-TF PDUs (PS3.8 9.3.5), as they lie in an inlet.
 
-    def _abort(self, reason: str) -> None:
-        logger.warning("aborting %s: %s", host((self.assoc.requestor.address,)), reason)
-        self.close()
-        self.message = None
-        # PS3.8 9.2.2: an invalid PDU parameter ends in A-ABORT and a closed connection.
-        self.dul.event_queue.put("Evt19")
+    A PDU holds one or more PDVs: length, context id, message control header, fragment.
+    """
+
+    def __init__(self, inlet: Inlet) -> None:
+        self._inlet = inlet
+        self._context_id = 0
+        self._in_pdv = 0
+        self._after_pdv = 0
+        self._is_last = False
+        self.is_whole = False
+        self.is_foreign = False
+
+    def peek(self) -> tuple[int, bytes] | None:
+        """Return context id and command set with which a PDU begins, if they are whole."""
+        inlet = self._inlet
+        inlet.begin(0)
+        self._await(6)
+        kind, size = _pdu_head(inlet.unread)
+        if kind != _P_DATA_TF or not 6 <= size <= inlet.largest:
+            return None
+        self._await(12)
+        length, context_id, control = _pdv_head(inlet.unread, 6)
+        is_command = control & (_COMMAND | _LAST) == _COMMAND | _LAST
+        if not is_command or not 2 < length <= min(size - 4, MAX_COMMAND):
+            return None
+        self._await(10 + length)
+        return context_id, bytes(inlet.unread[12 : 10 + length])
+
+    def _await(self, count: int) -> None:
+        while len(self._inlet.unread) < count:
+            self._inlet.fill()
+
+    def begin(self, context_id: int, command: bytes) -> None:
+        """Take the command set that was peeked at; its data set is what comes next."""
+        _, size = _pdu_head(self._inlet.unread)
+        self._inlet.take(12 + len(command))
+        self._context_id = context_id
+        self._in_pdv, self._after_pdv = 0, size - 6 - len(command)
+        self._is_last = self.is_whole = self.is_foreign = False
+
+    def come(self) -> list[memoryview]:
+        """Take what has come of the data set; it is void after the inlet's next `fill`.
+
+        Raises
+        ------
+        Malformed
+            What has come is no fragment of it.
+        """
+        parts = []
+        while not self.is_whole and (self._in_pdv or self._next_pdv()):
+            part = self._inlet.take(self._in_pdv)
+            parts.append(part)
+            self._in_pdv -= len(part)
+            if self._in_pdv:
+                break
+            self.is_whole = self._is_last
+        if self.is_whole and self._after_pdv:
+            raise Malformed("more follows in the PDU that ends its data set")
+        return parts
+
+    def skip_pdu(self) -> None:
+        """Drop the rest of the PDU, so that pynetdicom finds the next one."""
+        rest, self._in_pdv, self._after_pdv = self._in_pdv + self._after_pdv, 0, 0
+        self._inlet.recv(rest)
+
+    def _next_pdv(self) -> bool:
+        if not self._after_pdv and not self._next_pdu():
+            return False
+        if self._after_pdv < 6:
+            raise Malformed("a PDU has no room for a PDV")
+        if len(self._inlet.unread) < 6:
+            return False
+        length, context_id, control = _pdv_head(self._inlet.take(6))
+        self._after_pdv -= 6
+        if not 2 <= length <= self._after_pdv + 2:
+            raise Malformed("a PDV is longer than its PDU")
+        if context_id != self._context_id or control & _COMMAND:
+            raise Malformed("another message comes before the end of its data set")
+        self._in_pdv, self._after_pdv = length - 2, self._after_pdv + 2 - length
+        self._is_last = bool(control & _LAST)
+        return True
+
+    def _next_pdu(self) -> bool:
+        if len(self._inlet.unread) < 6:
+            return False
+        kind, size = _pdu_head(self._inlet.unread)
+        self.is_foreign = kind != _P_DATA_TF
+        if self.is_foreign:
+            return False
+        self._inlet.begin(size)
+        self._inlet.take(6)
+        self._after_pdv = size
+        return True
+
+
+def response(request: Request, status: int, comment: str) -> bytes:
+    """Return the PDU that answers `request` (PS3.7 9.3.1.2, PS3.8 9.3.5)."""
+    told = {
+        0x0002: _even(request.accepted.sop_class_uid, b"\0"),
+        0x0100: struct.pack("<H", _C_STORE_RSP),
+        0x0120: struct.pack("<H", request.message_id),
+        0x0800: struct.pack("<H", _NO_DATA_SET),
+        0x0900: struct.pack("<H", status),
+        0x0902: _even(comment, b" "),
+        0x1000: _even(request.accepted.sop_instance_uid, b"\0"),
+    }
+    command = b"".join(_element(number, value) for number, value in told.items() if value)
+    command = _element(0x0000, struct.pack("<L", len(command))) + command
+    pdv = struct.pack(">LBB", len(command) + 2, request.context_id, _COMMAND | _LAST) + command
+    return struct.pack(">BxL", _P_DATA_TF, len(pdv)) + pdv
+
+
+def _element(number: int, value: bytes) -> bytes:
+    """Return an element of group 0000, which is Implicit VR Little Endian (PS3.7 6.3.1)."""
+    return struct.pack("<HHL", 0, number, len(value)) + value
+
+
+def _even(text: str, pad: bytes) -> bytes:
+    value = text.encode("ascii", "replace")
+    return value + pad * (len(value) % 2)
+
+
+def _elements(command: bytes) -> dict[int, bytes]:
+    """Return values by element number; nothing where an element does not end."""
+    elements, at = {}, 0
+    while at + 8 <= len(command):
+        group, number, length = _element_head(command, at)
+        at += 8 + length
+        if group or at > len(command):
+            return {}
+        elements[number] = command[at - length : at]
+    return elements
+
+
+def _number(elements: dict[int, bytes], number: int) -> int | None:
+    value = elements.get(number, b"")
+    return int.from_bytes(value, "little") if len(value) == 2 else None

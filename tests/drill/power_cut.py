@@ -193,7 +193,7 @@ def why_not() -> str:
 
 
 def _is_there(spool: Path, row: tuple[str, str] | None, digest: str) -> bool:
-    if row is None or row[0] != digest:
+    if row is None or row[0] not in ("", digest):  # empty until the same UID comes again
         return False
     path = spool / row[1]
     return path.is_file() and _content_hash(path.read_bytes()) == digest

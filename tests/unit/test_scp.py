@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 import trustme
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from listening import CR, DX, Node, listening, radiograph
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
-from dicom_node.dimse import stream
+from dicom_node.dimse import door, stream
 from dicom_node.dimse.scp import Listener
 from dicom_node.errors import ConfigurationError, Unreachable
 
@@ -31,9 +32,18 @@ from dicom_node.errors import ConfigurationError, Unreachable
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
 
+@pytest.fixture(autouse=True, scope="module", params=["streamed", "standard"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each test runs with both ways of a data set to the spool."""
+    known = stream.KNOWN if request.param == "streamed" else ()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "KNOWN", known)
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with listening(tmp_path_factory.mktemp("node")) as running:
+def node(way: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with listening(tmp_path_factory.mktemp(way)) as running:
         yield running
 
 
@@ -230,25 +240,44 @@ def test_command_and_data_set_in_one_pdu_are_taken(node: Node) -> None:
     assert node.ledger.known(ds.SOPInstanceUID) is not None
 
 
-@given(cuts=st.lists(st.integers(1, 6000), max_size=4), in_command=st.integers(1, 100))
-@settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+@given(
+    cuts=st.lists(st.integers(0, 6200), max_size=8),
+    ends=st.sets(st.integers(0, 10)),
+    in_command=st.none() | st.integers(1, 100),
+    segment=st.integers(1, 9000),
 )
-def test_fragments_of_any_size_make_the_same_instance(
-    node: Node, cuts: list[int], in_command: int
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@example(cuts=[0, 0, 500, 6200], ends=set(), in_command=None, segment=1)
+def test_fragments_of_any_size_in_any_pdus_make_the_same_instance(
+    node: Node, cuts: list[int], ends: set[int], in_command: int | None, segment: int
 ) -> None:
+    """A PDU ends behind the fragments named by `ends`; `segment` bytes are sent at a time."""
     ds = radiograph()
     content = encode(ds, False, True) or b""
     told = command(ds.SOPInstanceUID)
-    edges = sorted({0, *(cut for cut in cuts if cut < len(content)), len(content)})
+    fragments = [pdv(3, told)]
+    if in_command:
+        fragments = [pdv(1, told[:in_command]), pdv(3, told[in_command:])]
+    edges = sorted([0, *(cut for cut in cuts if cut < len(content)), len(content)])
+    for number, (start, end) in enumerate(pairwise(edges), 2):
+        fragments.append(pdv(2 * (number == len(edges)), content[start:end]))
+    pdus: list[list[bytes]] = [[]]
+    for number, fragment in enumerate(fragments):
+        pdus[-1].append(fragment)
+        if number in ends and number + 1 < len(fragments):
+            pdus.append([])
+    sent = b"".join(p_data(*one) for one in pdus)
     with raw(node) as peer:
-        peer.sendall(p_data(pdv(1, told[:in_command])) + p_data(pdv(3, told[in_command:])))
-        for start, end in pairwise(edges):
-            peer.sendall(p_data(pdv(2 if end == len(content) else 0, content[start:end])))
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(sent), max(segment, len(sent) // 300)):
+            peer.sendall(sent[start : start + max(segment, len(sent) // 300)])
         assert status_of(peer) == 0
     instance = node.ledger.known(ds.SOPInstanceUID)
     assert instance is not None
-    assert node.spool.path(instance.file).read_bytes().endswith(content)
+    assert node.spool.path(instance.file).read_bytes()[-len(content) :] == content
+    assert instance.size == 144 + _meta_length(node, instance.file) + len(content)
 
 
 def test_two_requests_sent_at_once_are_both_kept(node: Node) -> None:
@@ -269,6 +298,57 @@ def test_a_request_without_data_set_ends_in_no_instance(node: Node) -> None:
         assert is_closed(peer, 5)
     assert node.ledger.known("1.2.3.9") is None
     assert node.unfinished == []
+
+
+def test_plain_requests_pass_pynetdicom_by(
+    node: Node, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else does: the C-ECHO between them is pynetdicom's."""
+    messages: list[str] = []
+    receive = DIMSEServiceProvider.receive_primitive
+
+    def noted(self: Any, primitive: Any) -> None:
+        messages.append(type(self).__name__)
+        receive(self, primitive)
+
+    monkeypatch.setattr(DIMSEServiceProvider, "receive_primitive", noted)
+    with associated(node) as assoc:
+        for _ in range(2):
+            assert assoc.send_c_store(radiograph()).Status == 0
+            assert assoc.send_c_echo().Status == 0
+    taken = messages.count("Reception")
+    assert taken == 2 if way == "streamed" else taken > 4
+
+
+def test_an_unknown_pynetdicom_is_told_once_and_used_the_standard_way(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(stream, "KNOWN", ("1.0.0",))
+    with listening(tmp_path) as node, associated(node) as assoc:
+        assert assoc.send_c_store(radiograph()).Status == 0
+    assert caplog.text.count("which is slower") == 1
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        pytest.param(p_data(b"\0\0\xff\xff\1\0" + bytes(80)), id="a PDV longer than its PDU"),
+        pytest.param(p_data(pdv(1, bytes(80))), id="a command where data are due"),
+        pytest.param(p_data(b"\0\0\0\x52\3\0" + bytes(80)), id="another context"),
+        pytest.param(p_data(b"\0\0\0"), id="no room for a PDV"),
+        pytest.param(p_data(pdv(2, bytes(80)), pdv(3, command("1.2.3.8"))), id="two in one PDU"),
+    ],
+)
+def test_what_is_no_fragment_of_the_data_set_leaves_nothing(
+    node: Node, way: str, rest: bytes
+) -> None:
+    with raw(node) as peer:
+        peer.sendall(p_data(pdv(3, command("1.2.3.8"))) + p_data(pdv(0, bytes(80))) + rest)
+        if way == "streamed":  # pynetdicom is more patient with some of it
+            assert is_closed(peer, 8)
+    assert node.ledger.known("1.2.3.8") is None
+    assert _until(lambda: node.unfinished == [])
+    assert echoes(node) < 5
 
 
 # Limits
@@ -366,7 +446,7 @@ def test_other_protocols_are_turned_away_at_once(
 def test_two_hundred_silent_sockets_keep_nobody_out(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "FIRST_PDU_S", 2.5)
+    monkeypatch.setattr(door, "FIRST_PDU_S", 2.5)
     half = request_pdu()[:40]
     silent = [connect(node) for _ in range(200)]
     try:
@@ -381,7 +461,7 @@ def test_two_hundred_silent_sockets_keep_nobody_out(
 
 
 def test_a_request_that_drips_is_cut_off(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "FIRST_PDU_S", 1.0)
+    monkeypatch.setattr(door, "FIRST_PDU_S", 1.0)
     started = time.monotonic()
     with connect(node) as peer:
         try:
@@ -397,7 +477,7 @@ def test_a_silent_tls_client_stops_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Before its handshake, and after it."""
-    monkeypatch.setattr(stream, "FIRST_PDU_S", 1.0)
+    monkeypatch.setattr(door, "FIRST_PDU_S", 1.0)
     certificate = tmp_path / "node.pem"
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
@@ -433,6 +513,10 @@ def test_a_busy_port_is_one_clear_line(node: Node) -> None:
     )
     with pytest.raises(ConfigurationError, match=f"port {node.port} is in use .*stop the other"):
         Listener(busy, node.listener._intake).start()
+
+
+def _meta_length(node: Node, file: str) -> int:
+    return int.from_bytes(node.spool.path(file).read_bytes()[140:144], "little")
 
 
 def _until(holds: Any, limit_s: float = 5) -> bool:

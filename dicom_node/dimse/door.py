@@ -1,0 +1,164 @@
+"""The door to the listener: what has asked for no association yet costs one thread and no more.
+
+A connection's first PDU must have arrived whole before pynetdicom spends two threads on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import ssl
+import struct
+import time
+from contextlib import suppress
+from socketserver import BaseServer
+from typing import Any, cast
+
+from pynetdicom.transport import ThreadedAssociationServer
+
+logger = logging.getLogger(__name__)
+
+FIRST_PDU_S = 5.0
+"""Time for the TLS handshake and for the whole A-ASSOCIATE-RQ."""
+MAX_WAITING = 512
+"""Most connections that may be silent at one time."""
+MAX_OTHER_PDU = 1 << 18
+"""Largest PDU that carries no data set: 128 contexts with 45 transfer syntaxes fit."""
+
+_A_ASSOCIATE_RQ = 0x01
+
+
+class Turned(Exception):
+    """A connection is closed before pynetdicom sees it; the message says why."""
+
+
+class Server(ThreadedAssociationServer):
+    """Accepts connections, and hands on those that ask for an association.
+
+    pynetdicom would do the TLS handshake in its accept loop, where one silent caller stops all.
+    """
+
+    request_queue_size = 256
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._waiting: set[socket.socket] = set()
+        super().__init__(*args, **kwargs)
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """Take the next connection as it is."""
+        return cast("socket.socket", self.socket).accept()
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Wait for the caller's first PDU, then let pynetdicom go on."""
+        try:
+            self.finish_request(self._admit(request), client_address)
+        except Turned as exc:
+            logger.warning("turned away %s: %s", host(client_address), exc)
+            self.shutdown_request(request)
+        except ConnectionError:
+            # A probe of a load balancer or a scan: common, harmless, and not a warning each time.
+            logger.info("%s connected and closed", host(client_address))
+            self.shutdown_request(request)
+        except Exception:
+            logger.exception("connection from %s", host(client_address))
+            self.shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say in one line that no thread could be started."""
+        logger.error("no thread to serve %s", host(client_address))
+
+    def shutdown(self) -> None:
+        """Stop accepting, and close the connections that still wait."""
+        BaseServer.shutdown(self)
+        self.server_close()
+        for waiting in list(self._waiting):
+            _close(waiting)
+
+    def _admit(self, request: socket.socket) -> socket.socket:
+        if len(self._waiting) >= MAX_WAITING:
+            raise Turned(f"{MAX_WAITING} connections are silent")
+        self._waiting.add(request)
+        try:
+            if self.ssl_context:
+                return _shake_hands(request, self.ssl_context)
+            _await_request(request)
+            return request
+        finally:
+            self._waiting.discard(request)
+
+
+def host(address: Any) -> str:
+    """Return the host of a socket address, IPv4 in its plain form."""
+    return str(address[0]).removeprefix("::ffff:")
+
+
+def _close(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _shake_hands(request: socket.socket, context: ssl.SSLContext) -> socket.socket:
+    # The timeout is the deadline of the whole handshake, so a slow drip ends too.
+    request.settimeout(FIRST_PDU_S)
+    try:
+        secure = context.wrap_socket(request, server_side=True)
+    except TimeoutError as exc:
+        raise Turned(f"no TLS handshake within {FIRST_PDU_S:g} s") from exc
+    except ssl.SSLError as exc:
+        raise Turned(f"TLS handshake failed: {exc.reason or exc}") from exc
+    except ConnectionError:
+        raise
+    except OSError as exc:
+        raise Turned(f"TLS handshake failed: {exc.strerror or exc}") from exc
+    if not secure.pending() and not is_readable(secure, FIRST_PDU_S):
+        secure.close()
+        raise Turned(f"no association request within {FIRST_PDU_S:g} s")
+    return secure
+
+
+def _await_request(request: socket.socket) -> None:
+    """Return when a whole A-ASSOCIATE-RQ can be read; take nothing from the socket."""
+    deadline = time.monotonic() + FIRST_PDU_S
+    try:
+        head = _peek(request, 6, deadline)
+        kind, length = struct.unpack(">BxL", head)
+        if kind != _A_ASSOCIATE_RQ:
+            raise Turned(_foreign(head))
+        if length > MAX_OTHER_PDU:
+            raise Turned(f"an A-ASSOCIATE-RQ of {length} bytes")
+        # More than this may not fit the kernel's buffer; the rest has its deadline in the `Inlet`.
+        _peek(request, min(6 + length, 1 << 15), deadline)
+    finally:
+        request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def _peek(request: socket.socket, count: int, deadline: float) -> bytes:
+    request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+    if not is_readable(request, deadline - time.monotonic()):
+        raise Turned(f"no association request within {FIRST_PDU_S:g} s")
+    content = request.recv(count, socket.MSG_PEEK)
+    if not content:
+        raise ConnectionResetError
+    if len(content) < count:
+        if content[0] != _A_ASSOCIATE_RQ:
+            raise Turned(_foreign(content))
+        raise Turned("closed in the middle of its association request")
+    return content
+
+
+def is_readable(connection: socket.socket, within_s: float) -> bool:
+    """Return whether bytes, or the end of the stream, come within a time."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(max(0.0, within_s) * 1000))
+
+
+def _foreign(head: bytes) -> str:
+    if head[:2] == b"\x16\x03":
+        return "a TLS hello at a port without TLS"
+    if head.split(b" ")[0] in (b"GET", b"POST", b"HEAD", b"PUT", b"OPTIO", b"OPTIONS", b"CONNEC"):
+        return "an HTTP request at the DICOM port"
+    return f"its first byte is 0x{head[0]:02X}, not an A-ASSOCIATE-RQ"

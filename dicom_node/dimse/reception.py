@@ -1,0 +1,333 @@
+"""The standard way of a data set: through pynetdicom, with bounds, and to the spool as it arrives.
+
+Each PDU has a largest size and a latest moment; what a C-STORE request brings is not gathered in
+memory. `dimse.stream` is the faster way for the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from io import BytesIO
+from typing import Any, Protocol, cast
+
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import AssociationSocket
+
+from dicom_node.dimse import Accepted
+from dicom_node.dimse.door import FIRST_PDU_S, MAX_OTHER_PDU, host, is_readable
+from dicom_node.errors import ChexFractError, NotUnderstood, OutOfResources
+
+logger = logging.getLogger(__name__)
+
+ESTABLISHED_S = 8.0
+"""Time from connecting to an established association."""
+MAX_COMMAND = 1 << 16
+"""Largest command set; the largest of PS3.7 that is in use has a few hundred bytes."""
+MAX_IDENTIFIER = 1 << 20
+"""Largest data set of a request that is no C-STORE: it is held in memory."""
+
+_READ_AHEAD = 1 << 19
+_LOOK_EVERY_S = 1.0
+
+
+class Incoming(Protocol):
+    """An Instance that is being received (`store.spool`)."""
+
+    def write(self, *chunks: bytes | memoryview) -> object:
+        """Append bytes of the data set."""
+
+    def discard(self) -> object:
+        """Leave nothing on disk."""
+
+
+class Inlet(AssociationSocket):
+    """pynetdicom's socket, where each PDU has a largest size and a deadline.
+
+    What `fill` has read ahead is `unread`; pynetdicom's own reads begin with it.
+    """
+
+    def __init__(self, taken: AssociationSocket, max_pdu: int, idle_timeout: float) -> None:
+        vars(self).update(vars(taken))
+        self._connection = cast("socket.socket", taken.socket)
+        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection.settimeout(FIRST_PDU_S)
+        self.largest = max(max_pdu, MAX_OTHER_PDU)
+        self._idle_timeout = idle_timeout
+        self._establish_by = time.monotonic() + ESTABLISHED_S
+        self._begun_at = 0.0
+        self._space = memoryview(b"")
+        self.unread = self._space
+
+    @property
+    def peer(self) -> str:
+        """The host at the other end."""
+        return host((self.assoc.requestor.address,))
+
+    @property
+    def ready(self) -> bool:
+        """Whether something can be read at once."""
+        return bool(self.unread) or super().ready
+
+    def begin(self, size: int) -> None:
+        """Begin with a PDU of `size` bytes; raise `OSError` when it is too long.
+
+        pynetdicom closes the connection then.
+        """
+        if size > self.largest:
+            logger.warning("closing %s: it announces a PDU of %d bytes", self.peer, size)
+            raise ConnectionAbortedError
+        self._begun_at = time.monotonic()
+
+    def recv(self, count: int) -> bytearray:
+        """Read `count` bytes of one PDU; what is missing at the end of the stream is not made up.
+
+        Raises
+        ------
+        OSError
+            The PDU is too long or came too slowly.
+        """
+        self.begin(count)
+        content = bytearray(count)
+        ahead = self.take(count)
+        content[: len(ahead)] = ahead
+        rest = memoryview(content)[len(ahead) :]
+        while rest:
+            read = self._read_into(rest)
+            if not read:
+                return content[: count - len(rest)]
+            rest = rest[read:]
+        self._connection.settimeout(FIRST_PDU_S)
+        return content
+
+    def fill(self) -> None:
+        """Add what has come to `unread`, and wait for it; slices of the former are void.
+
+        Raises
+        ------
+        OSError
+            Nothing came in time, or nothing will come any more.
+        """
+        if not self._space:
+            self._space = memoryview(bytearray(_READ_AHEAD))
+        kept = len(self.unread)
+        self._space[:kept] = bytes(self.unread)
+        read = self._read_into(self._space[kept:])
+        if not read:
+            raise ConnectionResetError
+        self.unread = self._space[: kept + read]
+
+    def take(self, count: int) -> memoryview:
+        """Return up to `count` bytes of what is unread; they are read then."""
+        taken, self.unread = self.unread[:count], self.unread[count:]
+        return taken
+
+    def answer(self, pdu: bytes) -> None:
+        """Send a PDU at once; raise `OSError` when it cannot be sent."""
+        self._connection.settimeout(FIRST_PDU_S)
+        self._connection.sendall(pdu)
+
+    def is_next_within(self, seconds: float) -> bool:
+        """Return whether more comes soon."""
+        return self.ready or is_readable(self._connection, seconds)
+
+    def _read_into(self, space: memoryview) -> int:
+        while (left := self._deadline() - time.monotonic()) > 0:
+            self._connection.settimeout(min(left, _LOOK_EVERY_S))
+            with suppress(TimeoutError):
+                return self._connection.recv_into(space)
+        logger.warning("closing %s: it stopped in the middle of a PDU", self.peer)
+        raise TimeoutError
+
+    def _deadline(self) -> float:
+        assoc = self.assoc
+        if assoc.is_established:
+            return self._begun_at + self._idle_timeout
+        if assoc.is_aborted or assoc.is_released or assoc.is_rejected:
+            # what still comes is nothing that anybody waits for
+            return self._begun_at + _LOOK_EVERY_S
+        return self._establish_by
+
+
+class DataSet(BytesIO):
+    """The data set of one C-STORE request, on its way to the spool.
+
+    A fault is kept for the answer; the rest of the data set is then read and dropped, because
+    DICOM has no way to stop a sender but to abort the association.
+    """
+
+    def __init__(self, incoming: Incoming | None, fault: ChexFractError | None = None) -> None:
+        super().__init__()
+        self.incoming = incoming
+        self.fault = fault
+        self.size = 0
+
+    def write(self, chunk: Any) -> int:
+        """Pass `chunk` on; never raises."""
+        self.add([chunk])
+        return len(chunk)
+
+    def add(self, chunks: Sequence[bytes | memoryview]) -> None:
+        """Pass `chunks` on; never raises."""
+        self.size += sum(map(len, chunks))
+        if self.incoming is not None and self.fault is None:
+            try:
+                self.incoming.write(*chunks)
+            except ChexFractError as exc:
+                self._fail(exc)
+            except OSError as exc:
+                self._fail(OutOfResources(f"the spool takes no more: {exc.strerror or exc}"))
+
+    def _fail(self, fault: ChexFractError) -> None:
+        self.fault = fault
+        self.discard()
+
+    def discard(self) -> None:
+        """Leave nothing on disk, unless the Instance has been kept."""
+        if self.incoming is not None:
+            self.incoming.discard()
+
+
+class Reception(DIMSEServiceProvider):
+    """pynetdicom's DIMSE provider with bounds, and with a spool instead of memory.
+
+    Parameters
+    ----------
+    assoc : Association
+    begin : callable
+        Returns an `Incoming` for what a C-STORE request says of its data set.
+    max_instance : int
+        Bytes of a data set above which the association is aborted.
+    """
+
+    def __init__(
+        self,
+        assoc: Association,
+        begin: Callable[[Accepted], Incoming],
+        max_instance: int,
+    ) -> None:
+        super().__init__(assoc)
+        self._begin = begin
+        self.max_instance = max_instance
+        self._lock = threading.Lock()
+        self._open: set[DataSet] = set()
+        self._is_closed = False
+        self._serving = 0
+        assoc.dul.run = partial(self._run, assoc.dul.run)  # type: ignore[method-assign]
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a request has begun and is not yet answered."""
+        return bool(self.message or self._open or self._serving or self.msg_queue.qsize())
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take the next fragments; a malformed message aborts the association."""
+        try:
+            if self.message is not None:
+                self._direct()
+            super().receive_primitive(primitive)
+            self._limit()
+        except Exception as exc:  # noqa: BLE001 - whatever a peer sends must not end the thread
+            self.abort(f"it sent a malformed message ({type(exc).__name__})")
+
+    @contextmanager
+    def serving(self, data_set: DataSet) -> Iterator[bool]:
+        """Answer for `data_set` from here on; False when the association closed before.
+
+        Afterwards it is discarded, unless it was kept.
+        """
+        with self._lock:
+            is_open = data_set in self._open
+            self._open.discard(data_set)
+            self._serving += 1
+        try:
+            yield is_open
+        finally:
+            data_set.discard()
+            with self._lock:
+                self._serving -= 1
+
+    def close(self) -> None:
+        """Leave nothing of data sets that nobody will answer for."""
+        with self._lock:
+            unfinished, self._open = self._open, set()
+            self._is_closed = True
+        for data_set in unfinished:
+            data_set.discard()
+
+    def _run(self, run: Callable[[], None]) -> None:
+        """Run pynetdicom's reactor; when it gives up, it neither closes its socket nor says so."""
+        try:
+            run()
+        finally:
+            self.close()
+            stream = self.assoc.dul.socket
+            if stream is not None and stream.socket is not None:
+                stream.socket.close()
+
+    def opened(self, request: Any, context_id: int) -> DataSet:
+        """Return the way into the spool for one request; a fault is kept in it for the answer.
+
+        `request` is the command set or the primitive.
+        """
+        context = self.assoc._accepted_cx.get(context_id)
+        if context is None:
+            return DataSet(None, NotUnderstood("no such presentation context"))
+        sop_class = str(getattr(request, "AffectedSOPClassUID", None) or "")
+        instance = str(getattr(request, "AffectedSOPInstanceUID", None) or "")
+        return self.open(Accepted(sop_class, instance, str(context.transfer_syntax[0])))
+
+    def open(self, accepted: Accepted) -> DataSet:
+        """Return the way into the spool for what an association has said of a data set."""
+        try:
+            data_set = DataSet(self._begin(accepted))
+        except ChexFractError as exc:
+            data_set = DataSet(None, exc)
+        except OSError as exc:
+            data_set = DataSet(None, OutOfResources(f"the spool is closed: {exc.strerror or exc}"))
+        with self._lock:
+            if not self._is_closed:
+                self._open.add(data_set)
+                return data_set
+        # The connection was lost while what came before was still being read.
+        data_set.discard()
+        return data_set
+
+    def _direct(self) -> None:
+        """Point the data set of a C-STORE request, whose command is complete, at the spool."""
+        message = self.message
+        if not isinstance(message, C_STORE_RQ) or isinstance(message.data_set, DataSet):
+            return
+        data_set = self.opened(message.command_set, cast("int", message.context_id))
+        data_set.write(cast("BytesIO", message.data_set).getvalue())
+        message.data_set = data_set
+
+    def _limit(self) -> None:
+        message = self.message
+        if message is None:
+            return
+        if message.encoded_command_set.tell() > MAX_COMMAND:
+            self.abort("its command set does not end")
+        held = message.data_set
+        size = held.size if isinstance(held, DataSet) else cast("BytesIO", held).tell()
+        largest = self.max_instance
+        if not isinstance(message, C_STORE_RQ):
+            largest = min(largest, MAX_IDENTIFIER)
+        if size > largest:
+            self.abort(f"its data set is larger than {largest} bytes")
+
+    def abort(self, reason: str) -> None:
+        """End the association for a fault of its peer."""
+        logger.warning("aborting %s: %s", host((self.assoc.requestor.address,)), reason)
+        self.close()
+        self.message = None
+        # PS3.8 9.2.2: an invalid PDU parameter ends in A-ABORT and a closed connection.
+        self.dul.event_queue.put("Evt19")
