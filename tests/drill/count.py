@@ -50,7 +50,13 @@ class Count:
     @property
     def faults(self) -> dict[str, int]:
         """What must not be."""
-        names = ("lost", "second_reports", "changed_bytes", "without_reason", "wrongly_failed")
+        names: tuple[str, ...] = (
+            "lost",
+            "second_reports",
+            "changed_bytes",
+            "without_reason",
+            "wrongly_failed",
+        )
         names += ("wrong_text", "not_rebuilt", "left_running")
         return {name: getattr(self, name) for name in names}
 
@@ -76,14 +82,28 @@ def open_work(ledger: Path) -> set[str]:
         return {row[0] for row in db.execute(_OPEN)}
 
 
-def busy_workers(ledger: Path) -> set[int]:
-    """Return the process ids of workers that hold a job."""
+def held_jobs(ledger: Path) -> dict[int, list[str]]:
+    """Return the jobs that are worked on, by the process id of their worker."""
+    held: dict[int, list[str]] = defaultdict(list)
     try:
         with closing(_ledger(ledger)) as db:
-            rows = db.execute("SELECT worker FROM jobs WHERE state = 'running'").fetchall()
+            rows = db.execute("SELECT id, worker FROM jobs WHERE state = 'running'").fetchall()
     except sqlite3.Error:
-        return set()
-    return {int(row["worker"].rpartition(":")[2] or 0) for row in rows}
+        return {}
+    for row in rows:
+        held[int(row["worker"].rpartition(":")[2] or 0)].append(row["id"])
+    return held
+
+
+def are_done(ledger: Path, jobs: Sequence[str]) -> bool:
+    """Return whether all of these jobs have a result."""
+    marks = ",".join("?" * len(jobs))
+    query = f"SELECT 1 FROM jobs WHERE id IN ({marks}) AND state NOT IN ('reported', 'rejected')"
+    try:
+        with closing(_ledger(ledger)) as db:
+            return db.execute(query, jobs).fetchone() is None
+    except sqlite3.Error:
+        return False
 
 
 def archived(log: Path) -> Archived:

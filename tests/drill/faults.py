@@ -12,11 +12,14 @@ from random import Random
 from typing import Any
 
 from . import processes
-from .count import busy_workers
+from .count import are_done, held_jobs
 from .world import LEASE_S, World
 
 Struck = tuple[float, Callable[[], Any]] | None
-"""Seconds after which it is to be healed and how; None when there was nobody to strike."""
+"""Seconds after which it is to be healed and how; None when there was nobody to strike.
+
+What heals may return the seconds after which it is to be asked again: it is too early.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,21 @@ def _worker_killed(world: World, rng: Random) -> Struck:
 
 def _worker_stopped(world: World, rng: Random) -> Struck:
     """Stop one that holds a job, and let it go on when somebody else has done it."""
-    busy = busy_workers(world.ledger)
-    held = [worker for worker in world.workers if worker.pid in busy]
-    worker = rng.choice(held) if held else None
+    held = held_jobs(world.ledger)
+    busy = [worker for worker in world.workers if worker.pid in held]
+    worker = rng.choice(busy) if busy else None
     if worker is None or not worker.signal(signal.SIGSTOP):
         return None
-    longest = min(9.0, world.choice.stuck_s - LEASE_S - 2.5)
-    return LEASE_S + longest * rng.uniform(0.7, 1), lambda: worker.signal(signal.SIGCONT)
+    jobs = held[worker.pid or 0]
+    latest = time.monotonic() + min(40.0, world.choice.stuck_s - 2.5)
+
+    def goes_on() -> float | None:
+        if time.monotonic() < latest and not are_done(world.ledger, jobs):
+            return 0.2
+        worker.signal(signal.SIGCONT)
+        return None
+
+    return LEASE_S, goes_on
 
 
 def _broker_killed(world: World, rng: Random) -> Struck:
@@ -163,7 +174,7 @@ class Storm:
     record: list[dict[str, Any]] = field(default_factory=list)
     healed_at: float = 0.0
     missed: int = 0
-    _open: list[tuple[float, Callable[[], Any]]] = field(default_factory=list)
+    _open: list[tuple[float, Callable[[], Any], Fault]] = field(default_factory=list)
     _free_at: dict[str, float] = field(default_factory=dict)
 
     def strike(self, kinds: Sequence[Fault]) -> bool:
@@ -180,7 +191,7 @@ class Storm:
             self._free_at[kind.on] = now + 0.2
             return False
         seconds, heal = struck
-        self._open.append((now + seconds, heal))
+        self._open.append((now + seconds, heal, kind))
         self._free_at[kind.on] = now + seconds + kind.rest_s
         self.record.append({"at": time.time(), "fault": kind.name, "seconds": round(seconds, 2)})
         self.heal()
@@ -190,6 +201,9 @@ class Storm:
         """Heal what is due, or all."""
         now = time.monotonic()
         for due in [one for one in self._open if everything or one[0] <= now]:
-            due[1]()
+            again, kind = due[1](), due[2]
             self._open.remove(due)
+            if isinstance(again, float) and not everything:
+                self._open.append((now + again, due[1], kind))
+                self._free_at[kind.on] = now + again + kind.rest_s
             self.healed_at = time.monotonic()
