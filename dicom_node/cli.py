@@ -392,7 +392,7 @@ def _user_add(options: argparse.Namespace) -> int:
     from getpass import getpass
 
     from dicom_node.operate import show
-    from dicom_node.web.users import add_user, users_file
+    from dicom_node.users import add_user, users_file
 
     settings = _settings(options)
     if options.password_file:
@@ -406,7 +406,7 @@ def _user_add(options: argparse.Namespace) -> int:
 
 def _user_remove(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
-    from dicom_node.web.users import remove_user, users_file
+    from dicom_node.users import remove_user, users_file
 
     remove_user(users_file(_settings(options)), options.name)
     show.acted("removed", 1, as_json=options.json)
@@ -416,7 +416,7 @@ def _user_remove(options: argparse.Namespace) -> int:
 def _user_list(options: argparse.Namespace) -> int:
     import json
 
-    from dicom_node.web.users import read_users, users_file
+    from dicom_node.users import read_users, users_file
 
     users = read_users(users_file(_settings(options))).values()
     if options.json:

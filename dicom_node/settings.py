@@ -304,8 +304,11 @@ class Audit(Section):
 
     file: str = ""
     """One XML message per line."""
-    syslog: Annotated[str, Field(pattern=r"^(|(udp|tcp)://[^:/]+:\d{1,5})$")] = ""
-    """``udp://host:514`` or ``tcp://host:601`` of an audit record repository (RFC 5424)."""
+    syslog: Annotated[str, Field(pattern=r"^(|(udp|tcp|tls)://[^:/]+:\d{1,5})$")] = ""
+    """``udp://host:514``, ``tcp://host:601`` or ``tls://host:6514`` of an audit record repository
+    (RFC 5424; TLS by RFC 5425 and DICOM PS3.15 A.6)."""
+    tls: Tls = Tls()
+    """Files for ``tls://``: the repository's ``ca``, our ``certificate`` and ``key`` if it asks."""
     source: str = Field(default="", max_length=64)
     """Name of this site or system in the messages; the AE title when empty."""
 

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import socket
+import ssl
 import threading
 import time
 import xml.etree.ElementTree as ET
@@ -22,8 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from dicom_node.dimse import security
 from dicom_node.errors import ChexFractError, Unreachable
-from dicom_node.settings import Peer, Settings
+from dicom_node.settings import Audit, Peer, Settings
 from dicom_node.store import uses
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.uses import Use
@@ -285,13 +287,39 @@ class Trail:
         head = f"<{_PRIORITY}>1 {stamp} {_host('')} chexfract-node {os.getpid()} DICOM+RFC3881 - "
         content = head.encode() + b"\xef\xbb\xbf" + text.encode()
         where = (self._syslog.hostname or "", self._syslog.port or 514)
+        framed = f"{len(content)} ".encode() + content  # RFC 6587 3.4.1, RFC 5425 4.3
+        if self._syslog.scheme == "tls":
+            with secured(self._settings.audit, where) as tls:
+                tls.sendall(framed)
+                # Closed with something unread, the connection could be reset before all is there.
+                tls.unwrap()
+            return
         if self._syslog.scheme == "tcp":
             with socket.create_connection(where, ANSWER_S) as line:
-                line.sendall(f"{len(content)} ".encode() + content)  # RFC 6587 3.4.1
+                line.sendall(framed)
             return
         family, kind, protocol, _, address = socket.getaddrinfo(*where, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind, protocol) as line:
             line.sendto(content, address)
+
+
+def secured(audit: Audit, where: tuple[str, int]) -> ssl.SSLSocket:
+    """Return a TLS connection to the repository (RFC 5425).
+
+    Raises
+    ------
+    OSError
+        There is no connection, or its certificate is not trusted.
+    ConfigurationError
+        A file of ``[audit] tls`` is missing or is no certificate or key.
+    """
+    context = security.requestor(audit.tls) or ssl.create_default_context()
+    line = socket.create_connection(where, ANSWER_S)
+    try:
+        return context.wrap_socket(line, server_hostname=where[0])
+    except BaseException:
+        line.close()
+        raise
 
 
 class Auditor:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from dicom_node.errors import ChexFractError, ConfigurationError
-from dicom_node.operate import machine, neighbours, surroundings
+from dicom_node.operate import machine, neighbours, people, surroundings
 from dicom_node.settings import Settings, load
 from dicom_node.verdict import Check, failed, passed, show, warned
 
@@ -55,6 +55,9 @@ def _looks(settings: Settings) -> list[tuple[str, Look]]:
         ("ledger", lambda: surroundings.ledger(settings)),
         ("broker", lambda: surroundings.broker(settings)),
         ("web", lambda: surroundings.web(settings)),
+        ("users", lambda: people.users(settings)),
+        ("notify", lambda: people.notify(settings)),
+        ("audit", lambda: people.audit(settings)),
     ]
     looks += [(f"peer {name}", partial(neighbours.peer, settings, name)) for name in settings.peers]
     return looks

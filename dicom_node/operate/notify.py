@@ -12,6 +12,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Any
@@ -180,19 +181,32 @@ def mail(notify: Notify, subject: str, lines: list[str]) -> None:
     message["From"] = notify.mail_from
     message["To"] = ", ".join(notify.mail_to)
     message.set_content("\n".join(lines) + "\n")
+    with post_office(notify) as server:
+        server.send_message(message)
+
+
+@contextmanager
+def post_office(notify: Notify, limit_s: float = ANSWER_S) -> Iterator[smtplib.SMTP]:
+    """Yield the mail server, signed in.
+
+    Raises
+    ------
+    Unreachable
+        It gives no answer or refuses, also what is asked of it in the block.
+    """
     where = (notify.smtp_host, notify.smtp_port)
     context = ssl.create_default_context()
     try:
         with (
-            smtplib.SMTP_SSL(*where, timeout=ANSWER_S, context=context)
+            smtplib.SMTP_SSL(*where, timeout=limit_s, context=context)
             if notify.smtp_tls == "tls"
-            else smtplib.SMTP(*where, timeout=ANSWER_S) as server
+            else smtplib.SMTP(*where, timeout=limit_s) as server
         ):
             if notify.smtp_tls == "starttls":
                 server.starttls(context=context)
             if notify.smtp_user and notify.smtp_password is not None:
                 server.login(notify.smtp_user, notify.smtp_password.get_secret_value())
-            server.send_message(message)
+            yield server
     except (OSError, smtplib.SMTPException) as exc:
         raise Unreachable(f"mail by {where[0]}:{where[1]}: {type(exc).__name__}") from exc
 

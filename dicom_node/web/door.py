@@ -21,7 +21,7 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 from dicom_node.settings import Role, Settings, is_loopback
-from dicom_node.web.users import User, read_users, users_file, verified
+from dicom_node.users import User, read_users, users_file, verified
 
 COOKIE = "chexfract_session"
 

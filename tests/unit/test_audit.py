@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import stat
 import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pages
 import pytest
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -27,7 +30,7 @@ from dicom_node.operate.audit import (
     Trail,
     message,
 )
-from dicom_node.settings import Audit, Settings
+from dicom_node.settings import Audit, Settings, Tls
 
 NAME = "Secret^Name"
 
@@ -210,3 +213,49 @@ def test_without_a_place_nothing_is_followed(api: Api, monkeypatch: pytest.Monke
     assert not Trail(api.settings).is_kept
     Auditor(api.settings, api.ledger).run(stop)
     assert not (api.settings.node.data_dir / "audit.place").exists()
+
+
+@contextmanager
+def repository(certificate: trustme.LeafCert) -> Iterator[tuple[int, list[bytes]]]:
+    """Serve TLS once as an audit record repository; what it gets is in the list."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    got: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def take() -> None:
+            with suppress(OSError), server.accept()[0] as line:
+                line.settimeout(10)
+                with context.wrap_socket(line, server_side=True) as tls:
+                    got.append(tls.recv(1 << 16))
+                    tls.unwrap()
+
+        taking = threading.Thread(target=take, daemon=True)
+        taking.start()
+        yield server.getsockname()[1], got
+        taking.join(10)
+
+
+def test_syslog_over_tls_gets_framed_messages(api: Api, tmp_path: Path) -> None:
+    """RFC 5425, as PS3.15 A.6 asks for it."""
+    authority, ca = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(ca)
+    with repository(authority.issue_cert("localhost")) as (port, got):
+        audit = Audit(syslog=f"tls://localhost:{port}", tls=Tls(ca=ca))
+        trail = Trail(api.settings.model_copy(update={"audit": audit}))
+        trail.activity(1e9, starts=True)
+    length, _, content = got[0].partition(b" ")
+    assert int(length) == len(content)
+    assert codes(ET.fromstring(content.split(b"\xef\xbb\xbf")[1])) == ("110100", "110120")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"], ids=["stranger", "other name"])
+def test_a_repository_that_is_not_trusted_gets_nothing(api: Api, tmp_path: Path, host: str) -> None:
+    authority, ca = trustme.CA(), tmp_path / "ca.pem"
+    (trustme.CA() if host == "localhost" else authority).cert_pem.write_to_path(ca)
+    with repository(authority.issue_cert("localhost")) as (port, got):
+        audit = Audit(syslog=f"tls://{host}:{port}", tls=Tls(ca=ca))
+        trail = Trail(api.settings.model_copy(update={"audit": audit}))
+        with pytest.raises(Unreachable, match="audit trail"):
+            trail.activity(1e9, starts=True)
+    assert got == []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +20,11 @@ from ledgers import NOW, fresh, instance, reported, route
 from listening import listening
 
 from dicom_node import verdict
-from dicom_node.operate import machine, neighbours, surroundings
+from dicom_node.operate import machine, neighbours, people, surroundings
 from dicom_node.operate.doctor import together
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
+from dicom_node.users import add_user
 from dicom_node.verdict import Check, failed, passed, warned
 
 
@@ -273,6 +276,90 @@ def test_a_url_that_leads_workers_elsewhere_is_named(tmp_path: Path) -> None:
     check = only(surroundings.web(settings_of(tmp_path, web=web)))
     assert (check.verdict, check.exit_code) == ("fail", 78)
     assert 'web.url = "http://127.0.0.1:8090"' in check.advice
+
+
+def test_a_file_of_users_that_is_wrong_is_named(tmp_path: Path) -> None:
+    (tmp_path / "users").write_text("anna:boss:secret\n")
+    check = only(people.users(settings_of(tmp_path)))
+    assert (check.verdict, check.exit_code) == ("fail", 78)
+    assert "users:1: not name:role:hash" in check.what
+
+
+def test_users_are_counted_by_role_and_their_file_is_private(tmp_path: Path) -> None:
+    settings, path = settings_of(tmp_path), tmp_path / "users"
+    assert "only admin may sign in" in only(people.users(settings)).what
+    add_user(path, "anna", "viewer", "correct horse battery")
+    assert "nobody sees the configuration" in only(people.users(settings)).what
+    add_user(path, "otto", "admin", "correct horse battery")
+    check = only(people.users(settings))
+    assert (check.verdict, check.what) == ("pass", f"{path}: 1 admin, 1 viewer")
+    path.chmod(0o644)
+    assert worst(people.users(settings)).advice == f"chmod 600 {path}"
+
+
+def test_a_webhook_that_is_away_is_named_without_its_path(tmp_path: Path, free_port: int) -> None:
+    notify = {"webhook": f"https://127.0.0.1:{free_port}/hidden-token"}
+    check = only(people.notify(settings_of(tmp_path, notify=notify)))
+    assert (check.verdict, check.exit_code) == ("fail", 69)
+    assert f"127.0.0.1:{free_port}: Connection refused" in check.what
+    assert "hidden-token" not in str(check)
+
+
+def test_a_webhook_in_the_open_is_warned_of(tmp_path: Path, taken: int) -> None:
+    notify = {"webhook": f"http://127.0.0.1:{taken}/x"}
+    check = only(people.notify(settings_of(tmp_path, notify=notify)))
+    assert (check.verdict, "not encrypted" in check.what) == ("warn", True)
+
+
+def test_a_mail_server_that_is_away_is_named(tmp_path: Path, free_port: int) -> None:
+    notify = {"mail_to": ["a@example.org"], "mail_from": "b@example.org", "smtp_port": free_port}
+    check = only(people.notify(settings_of(tmp_path, notify=notify)))
+    assert (check.verdict, check.exit_code) == ("fail", 69)
+    assert f"localhost:{free_port}: ConnectionRefusedError" in check.what
+
+
+def test_nobody_told_and_no_trail_are_said(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    assert only(people.notify(settings)).verdict == "warn"
+    assert only(people.audit(settings)).verdict == "warn"
+
+
+def test_an_audit_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "no" / "audit.xml"
+    check = only(people.audit(settings_of(tmp_path, audit={"file": str(file)})))
+    assert (check.verdict, check.exit_code) == ("fail", 78)
+    assert "cannot be written" in check.what
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "tls"])
+def test_a_repository_that_is_away_is_named(tmp_path: Path, free_port: int, scheme: str) -> None:
+    audit = {"syslog": f"{scheme}://127.0.0.1:{free_port}"}
+    check = only(people.audit(settings_of(tmp_path, audit=audit)))
+    assert (check.verdict, check.exit_code) == ("fail", 69)
+    assert "Connection refused" in check.what
+
+
+def test_a_repository_of_unknown_authority_is_named(tmp_path: Path, authority: trustme.CA) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    ca = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(ca)
+    found = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            for _ in range(2):
+                with suppress(OSError), server.accept()[0] as line:
+                    context.wrap_socket(line, server_side=True).close()
+
+        threading.Thread(target=greet, daemon=True).start()
+        where = f"tls://localhost:{server.getsockname()[1]}"
+        for tls in ({}, {"ca": ca}):
+            settings = settings_of(tmp_path, audit={"syslog": where, "tls": tls})
+            found.append(only(people.audit(settings)))
+    assert [check.verdict for check in found] == ["fail", "pass"]
+    assert "certificate is not trusted" in found[0].what
+    assert "audit.tls.ca" in found[0].advice
 
 
 class Asked:

@@ -17,8 +17,8 @@ from serving import SECRET, Api, serving
 from dicom_node.cli import main
 from dicom_node.errors import ConfigurationError, NotFound
 from dicom_node.settings import Settings
+from dicom_node.users import add_user, read_users, remove_user, verified
 from dicom_node.web import door
-from dicom_node.web.users import add_user, read_users, remove_user, verified
 
 PASSWORD = "correct horse battery"
 PATHS = ("/", "/live", "/peers", "/rules", "/models", "/configuration", "/images/1.2.3",

@@ -1,0 +1,136 @@
+"""What `doctor` asks of the ways to people: who signs in, who is told, who keeps the trail."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dicom_node.errors import ConfigurationError, Unreachable
+from dicom_node.operate.audit import secured
+from dicom_node.operate.notify import post_office
+from dicom_node.settings import Settings
+from dicom_node.users import read_users, users_file
+from dicom_node.verdict import Check, failed, passed, warned
+
+ANSWER_S = 4.0
+
+_CONFIG, _UNREACHABLE = ConfigurationError.exit_code, Unreachable.exit_code
+
+
+def users(settings: Settings) -> Iterator[Check]:
+    """Look who may sign in on the pages."""
+    if not settings.web.sign_in:
+        yield passed("users", "pages without sign-in, on this machine only")
+        return
+    path = users_file(settings)
+    try:
+        found = read_users(path)
+    except ConfigurationError as exc:
+        advice = "correct the line, or chexfract-node user add NAME --role ROLE"
+        yield failed("users", str(exc), advice, _CONFIG)
+        return
+    if not found:
+        what = f"none in {path}: only admin may sign in, with the secret as password"
+        yield warned("users", what, "chexfract-node user add NAME --role admin")
+        return
+    if path.stat().st_mode & 0o077:
+        yield failed("users", f"{path} may be read by others", f"chmod 600 {path}")
+    roles = [user.role for user in found.values()]
+    told = ", ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(sorted(roles)))
+    if "admin" in roles:
+        yield passed("users", f"{path}: {told}")
+    else:
+        advice = "chexfract-node user add NAME --role admin"
+        yield warned("users", f"{path}: {told}; nobody sees the configuration", advice)
+
+
+def notify(settings: Settings) -> Iterator[Check]:
+    """Look whether those who are to be told of trouble can be reached; nothing is sent."""
+    told = settings.notify
+    if told.webhook is None and not told.mail_to:
+        yield warned("notify", "nobody is told of trouble", "set notify.webhook or notify.mail_to")
+    if told.webhook is not None:
+        yield _webhook(told.webhook.get_secret_value())
+    if told.mail_to:
+        where = f"{told.smtp_host}:{told.smtp_port}"
+        try:
+            with post_office(told, ANSWER_S) as server:
+                server.noop()
+        except Unreachable as exc:
+            advice = "correct notify.smtp_host, smtp_port, smtp_tls or smtp_user"
+            yield failed("notify", str(exc), advice, _UNREACHABLE)
+        else:
+            yield passed("notify", f"mail by {where} to {len(told.mail_to)}")
+
+
+def _webhook(url: str) -> Check:
+    """Knock where the webhook is; its path is often a secret and stays inside."""
+    parts = urlsplit(url)
+    is_encrypted = parts.scheme == "https"
+    where = (parts.hostname or "", parts.port or (443 if is_encrypted else 80))
+    told = f"webhook at {where[0]}:{where[1]}"
+    try:
+        with socket.create_connection(where, ANSWER_S) as line:
+            if is_encrypted:
+                context = ssl.create_default_context()
+                context.wrap_socket(line, server_hostname=where[0]).close()
+    except (OSError, ValueError) as exc:
+        what = f"{told}: {getattr(exc, 'strerror', None) or exc}"
+        return failed("notify", what, "correct notify.webhook", _UNREACHABLE)
+    if not is_encrypted:
+        return warned("notify", f"{told}, not encrypted", "use an https:// address")
+    return passed("notify", f"{told} takes connections")
+
+
+def audit(settings: Settings) -> Iterator[Check]:
+    """Look whether the audit trail can be kept."""
+    trail = settings.audit
+    if not trail.file and not trail.syslog:
+        what = "no audit trail is kept"
+        yield warned("audit", what, "set audit.file or audit.syslog where the site needs one")
+    if trail.file:
+        yield _file(Path(trail.file))
+    if trail.syslog:
+        yield _repository(settings)
+
+
+def _file(path: Path) -> Check:
+    if path.exists():
+        is_writable = path.is_file() and os.access(path, os.W_OK)
+    else:
+        is_writable = os.access(path.parent, os.W_OK)
+    if not is_writable:
+        advice = "let this user write there, or change audit.file"
+        return failed("audit", f"{path} cannot be written", advice, _CONFIG)
+    if path.exists() and path.stat().st_mode & 0o077:
+        return warned("audit", f"{path} may be read by others", f"chmod 600 {path}")
+    return passed("audit", f"{path}")
+
+
+def _repository(settings: Settings) -> Check:
+    trail = settings.audit
+    parts = urlsplit(trail.syslog)
+    where = (parts.hostname or "", parts.port or 514)
+    try:
+        if parts.scheme == "tls":
+            secured(trail, where).close()
+        elif parts.scheme == "tcp":
+            socket.create_connection(where, ANSWER_S).close()
+        else:
+            socket.getaddrinfo(*where, type=socket.SOCK_DGRAM)
+    except ConfigurationError as exc:
+        return failed("audit", str(exc), "correct audit.tls", _CONFIG)
+    except ssl.SSLCertVerificationError as exc:
+        what = f"{trail.syslog}: its certificate is not trusted: {exc.verify_message}"
+        return failed("audit", what, "set audit.tls.ca to its authority", _UNREACHABLE)
+    except OSError as exc:
+        what = f"{trail.syslog}: {exc.strerror or exc}"
+        return failed("audit", what, "start the repository, or correct audit.syslog", _UNREACHABLE)
+    if parts.scheme == "udp":
+        what = f"{trail.syslog}: UDP, nobody notices what is lost"
+        return warned("audit", what, "use tls:// where the repository offers it")
+    return passed("audit", f"{trail.syslog} takes connections")

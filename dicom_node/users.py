@@ -1,0 +1,134 @@
+"""Who may sign in: a file of names, roles and argon2 hashes, one user per line."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import cast, get_args
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from dicom_node.errors import ConfigurationError, NotFound
+from dicom_node.settings import Role, Settings
+
+SHORTEST = 10
+"""Characters of a password; length counts more than odd signs (NIST SP 800-63B 3.1.1)."""
+
+LONGEST = 256
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+_hasher = PasswordHasher()
+_one_at_a_time = threading.BoundedSemaphore(2)
+"""Each check takes 64 MiB: a flood of sign-ins must not take all memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One line of the file."""
+
+    name: str
+    role: Role
+    hashed: str
+
+
+def users_file(settings: Settings) -> Path:
+    """Return where the users stand."""
+    named = settings.web.users_file
+    return Path(named) if named else settings.node.data_dir / "users"
+
+
+def read_users(path: Path) -> Mapping[str, User]:
+    """Return the users by name; none where there is no file.
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be read, or a line is no ``name:role:hash``.
+    """
+    try:
+        state = path.stat()
+        return _read(path, state.st_mtime_ns, state.st_size, state.st_ino)
+    except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        raise ConfigurationError(f"web.users_file: {path}: {exc.strerror}") from exc
+
+
+def add_user(path: Path, name: str, role: Role, password: str) -> None:
+    """Add a user, or give one a new role and password.
+
+    Raises
+    ------
+    ConfigurationError
+        The name or the password is not acceptable, or the file cannot be written.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(f"{name[:64]!r}: a name has 1 to 64 of A-Z a-z 0-9 . _ - @")
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise ConfigurationError(f"a password has {SHORTEST} to {LONGEST} characters")
+    known = dict(read_users(path))
+    known[name] = User(name, role, _hasher.hash(password))
+    _write(path, known.values())
+
+
+def remove_user(path: Path, name: str) -> None:
+    """Remove a user; an open session ends with the next request.
+
+    Raises
+    ------
+    NotFound
+        Nobody has this name.
+    """
+    known = dict(read_users(path))
+    if known.pop(name, None) is None:
+        raise NotFound(f"no user is named {name[:64]!r}")
+    _write(path, known.values())
+
+
+def verified(users: Mapping[str, User], name: str, password: str) -> User | None:
+    """Return the user whose password this is; as slow for a name that nobody has."""
+    user = users.get(name)
+    with _one_at_a_time:
+        try:
+            _hasher.verify(user.hashed if user else _nobody(), password[: LONGEST + 1])
+        except (VerificationError, InvalidHashError):
+            return None
+    return user
+
+
+@lru_cache(maxsize=1)
+def _nobody() -> str:
+    return _hasher.hash(os.urandom(16))
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, *_changed: int) -> Mapping[str, User]:
+    users = {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, role, hashed = [*line.split(":", 2), "", ""][:3]
+        if role not in get_args(Role) or not hashed.startswith("$argon2"):
+            raise ConfigurationError(f"web.users_file: {path}:{number}: not name:role:hash")
+        users[name] = User(name, cast("Role", role), hashed.strip())
+    return users
+
+
+def _write(path: Path, users: Iterable[User]) -> None:
+    text = "".join(f"{user.name}:{user.role}:{user.hashed}\n" for user in users)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError as exc:
+        raise ConfigurationError(f"web.users_file: {path}: {exc.strerror}") from exc
