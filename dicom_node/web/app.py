@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -178,8 +179,22 @@ def serve_web(
             silent = _drop_silent(server, silent)
     finally:
         server.should_exit = True
+        end = time.monotonic() + STOP_S
+        while tls and serving.is_alive() and time.monotonic() < end:
+            serving.join(0.2)
+            _hang_up(server)
         serving.join(STOP_S + 1)
         listening.close()
+
+
+def _hang_up(server: uvicorn.Server) -> None:
+    """Close idle connections of TLS, which would wait for the good-bye of their peers."""
+    for connection in list(server.server_state.connections):
+        cycle = getattr(connection, "cycle", None)
+        transport = getattr(connection, "transport", None)
+        if transport is not None and (cycle is None or cycle.response_complete):
+            with suppress(RuntimeError):  # its loop has just ended
+                connection.loop.call_soon_threadsafe(transport.abort)
 
 
 def _drop_silent(server: uvicorn.Server, before: dict[Any, float]) -> dict[Any, float]:

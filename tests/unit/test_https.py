@@ -17,7 +17,7 @@ from serving import SECRET, Api, serving
 from dicom_node.errors import ConfigurationError, Unreachable
 from dicom_node.job import Ticket
 from dicom_node.operate import surroundings
-from dicom_node.settings import Settings
+from dicom_node.settings import Settings, Web
 from worker.node import Node
 
 STRANGE = Ticket(job="0" * 32, token="0" * 32)
@@ -92,6 +92,18 @@ def test_pages_come_by_tls_1_2_or_later_and_not_openly(api: Api, files: dict[str
         old.wrap_socket(line, server_hostname="127.0.0.1")
 
 
+def test_open_connections_do_not_hold_up_the_end(
+    api: Api, files: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    context = ssl.create_default_context(cafile=files["ca"])
+    line = socket.create_connection(("127.0.0.1", api.settings.web.port), 5)
+    with context.wrap_socket(line, server_hostname="127.0.0.1") as secure:
+        secure.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert secure.recv(100).startswith(b"HTTP/1.1 200")
+        api.end()
+    assert "graceful shutdown exceeded" not in caplog.text
+
+
 def test_doctor_reaches_the_node_by_https(api: Api) -> None:
     check = surroundings._health(api.settings.web.url, api.settings.web.certificate)
     assert check.verdict == "pass", check
@@ -106,3 +118,11 @@ def test_a_file_without_certificates_is_told_by_its_key(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     with pytest.raises(ConfigurationError, match=r"worker\.ca"):
         Node("https://node:8080", SECRET, ca=tmp_path / "ca.pem")
+
+
+def test_a_worker_beside_the_node_trusts_its_certificate(files: dict[str, Path]) -> None:
+    from dicom_node.serve import _worker
+
+    web = Web(url="https://127.0.0.1:8080", certificate=files["node"])
+    child = _worker(Path("worker.toml"), "redis://x", True, "s" * 20, web)
+    assert child.environment["CHEXFRACT_WORKER_WORKER__CA"] == str(files["node"])
