@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse
 
+from dicom_node import accepted
+from dicom_node.errors import ConfigurationError
 from dicom_node.job import Card
 from dicom_node.settings import DEMONSTRATION_MODELS, Settings, shown
 from dicom_node.store.ledger import Ledger
@@ -32,11 +35,35 @@ def routes(
 
     @router.get("/configuration")
     def configuration(person: Person = admin) -> HTMLResponse:
-        """Show every key with the value in force; secrets are starred."""
+        """Show every key in force, secrets starred, and whether the file is right now."""
         tables = {name: list(_flat("", table)) for name, table in shown(settings).items()}
-        return pages.page("configuration.html", person, tables=tables)
+        return pages.page("configuration.html", person, tables=tables, file=_file(settings))
 
     return router
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What node.toml on disk is, beside what is in force."""
+
+    problem: str = ""
+    reloads: tuple[str, ...] = ()
+    """Tables that differ and are in force after a reload."""
+    waits: tuple[str, ...] = ()
+    """Tables that differ and are in force after the next start."""
+
+
+def _file(settings: Settings) -> File | None:
+    """Look at node.toml as it is now; None where this node was not started by `serve`."""
+    copy = settings.node.data_dir / accepted.FILE
+    if not copy.is_file():
+        return None
+    try:
+        _, changed = accepted.on_disk(copy)
+    except ConfigurationError as exc:
+        return File(problem=str(exc))
+    reloads = tuple(table for table in changed if table in accepted.EXCHANGED)
+    return File("", reloads, tuple(table for table in changed if table not in reloads))
 
 
 def _models(settings: Settings, ledger: Ledger, seen: Sequence[Seen]) -> list[dict[str, Any]]:
