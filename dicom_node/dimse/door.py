@@ -23,6 +23,8 @@ FIRST_PDU_S = 5.0
 """Time for the TLS handshake and for the whole A-ASSOCIATE-RQ."""
 MAX_WAITING = 512
 """Most connections that may be silent at one time."""
+MAX_WAITING_OF_HOST = 256
+"""Most of them from one host: others still get in."""
 MAX_OTHER_PDU = 1 << 18
 """Largest PDU that carries no data set: 128 contexts with 45 transfer syntaxes fit."""
 
@@ -44,7 +46,7 @@ class Server(ThreadedAssociationServer):
     block_on_close = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._waiting: set[socket.socket] = set()
+        self._waiting: dict[socket.socket, str] = {}
         super().__init__(*args, **kwargs)
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
@@ -54,7 +56,7 @@ class Server(ThreadedAssociationServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Wait for the caller's first PDU, then let pynetdicom go on."""
         try:
-            self.finish_request(self._admit(request), client_address)
+            self.finish_request(self._admit(request, host(client_address)), client_address)
         except Turned as exc:
             logger.warning("turned away %s: %s", host(client_address), exc)
             self.shutdown_request(request)
@@ -77,17 +79,19 @@ class Server(ThreadedAssociationServer):
         for waiting in list(self._waiting):
             _close(waiting)
 
-    def _admit(self, request: socket.socket) -> socket.socket:
+    def _admit(self, request: socket.socket, caller: str) -> socket.socket:
         if len(self._waiting) >= MAX_WAITING:
             raise Turned(f"{MAX_WAITING} connections are silent")
-        self._waiting.add(request)
+        if list(self._waiting.values()).count(caller) >= MAX_WAITING_OF_HOST:
+            raise Turned(f"{MAX_WAITING_OF_HOST} connections of it are silent")
+        self._waiting[request] = caller
         try:
             if self.ssl_context:
                 return _shake_hands(request, self.ssl_context)
             _await_request(request)
             return request
         finally:
-            self._waiting.discard(request)
+            self._waiting.pop(request, None)
 
 
 def host(address: Any) -> str:

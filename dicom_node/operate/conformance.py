@@ -9,7 +9,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.uid import UID
 
 from dicom_node import __version__
-from dicom_node.dimse import commitment, contexts, retrieve, scp, security, stream
+from dicom_node.dimse import commitment, contexts, door, retrieve, scp, security
 from dicom_node.flow.commit import LINGER_S
 from dicom_node.flow.deliver import SR_CLASSES, TAKEN, Pace
 from dicom_node.identity import (
@@ -189,7 +189,7 @@ def statement(settings: Settings) -> dict[str, Any]:
             "max_associations_per_peer": node.max_associations_per_peer,
             "asynchronous_operations": 1,
             "idle_timeout_s": node.idle_timeout,
-            "request_within_s": stream.FIRST_PDU_S,
+            "request_within_s": door.FIRST_PDU_S,
             "max_instance_bytes": node.max_instance,
             "known_peers_only": node.known_peers_only,
             "called_ae_check": node.called_ae_check,
@@ -220,7 +220,8 @@ def statement(settings: Settings) -> dict[str, Any]:
         "security": {
             "tls": "1.2 and 1.3, mutual where a CA is named (PS3.15 B.12, BCP 195)",
             "ciphers": security.CIPHERS,
-            "web": "bearer secret or sign-in; TLS of a proxy in front (`proxy_addresses`)",
+            "web": "bearer secret or sign-in; HTTPS with the same suites (`web.certificate`), or a "
+            "proxy in front (`proxy_addresses`)",
             "audit": "DICOM PS3.15 A.5 messages to a file or to syslog (RFC 5424)",
         },
         "not_claimed": list(NOT_CLAIMED),

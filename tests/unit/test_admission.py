@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from listening import Node, listening
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from dicom_node.dimse import scp
+from dicom_node.dimse import door, scp
 from dicom_node.dimse.scp import CALLING_AE_UNKNOWN, CALLING_HOST_UNKNOWN
 from dicom_node.settings import Peer, Settings
 
@@ -128,3 +131,30 @@ def test_a_caller_whose_contexts_are_unknown_is_told_of_once(
         "MODALITY@127.0.0.1 proposes 1 contexts, none of them spoken here: "
         "1.2.840.10008.5.1.4.1.1.2 …"
     ]
+
+
+def test_a_host_with_silent_connections_leaves_room_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(door, "MAX_WAITING_OF_HOST", 3)
+    with listening(tmp_path) as node, ExitStack() as stack:
+
+        def silent(address: str) -> None:
+            line = socket.create_connection(("127.0.0.1", node.port), 5, (address, 0))
+            stack.enter_context(line)
+
+        for _ in range(3):
+            silent("127.0.0.2")
+        assert until(lambda: len(node.listener._server._waiting) == 3)
+        silent("127.0.0.2")
+        assert until(lambda: "turned away 127.0.0.2: 3 connections of it are silent" in caplog.text)
+        assoc = request(node)
+        assert assoc.is_established
+        assoc.release()
+
+
+def until(holds: Callable[[], bool], limit_s: float = 5) -> bool:
+    end = time.monotonic() + limit_s
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.02)
+    return holds()
