@@ -357,7 +357,10 @@ def _doctor(options: argparse.Namespace) -> int:
 def _config_check(options: argparse.Namespace) -> int:
     import json
 
+    from worker.models.options import check_all
+
     settings = _settings_of(options)
+    check_all({name: table.model_dump() for name, table in settings.models.items()})
     if options.json:
         print(json.dumps({"config": str(options.config), "model": settings.worker.model}))
     else:

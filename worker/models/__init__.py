@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dicom_node.errors import ConfigurationError, OutOfResources
+from dicom_node.errors import OutOfResources
 
 if TYPE_CHECKING:
     from worker.pixels import Radiograph
@@ -134,13 +134,10 @@ def open_model(name: str, options: dict[str, Any], device: str = "auto") -> Mode
     ConfigurationError
         The engine is unknown or one of its keys is wrong.
     """
-    engine = str(options.get("engine", ""))
-    if engine not in ENGINES:
-        known = ", ".join(sorted(ENGINES))
-        raise ConfigurationError(f"models.{name}.engine: {engine!r} is unknown; known: {known}")
-    from worker.models.options import KINDS, Weights, check
+    from worker.models.options import Weights, check, kind_of
 
-    checked = check(KINDS[engine], name, options)
+    engine = str(options.get("engine", ""))
+    checked = check(kind_of(name, engine), name, options)
     if isinstance(checked, Weights) and checked.python:
         from worker.models.child import ChildModel
 

@@ -158,6 +158,38 @@ def check(kind: type[AnyOptions], name: str, table: dict[str, Any]) -> AnyOption
         raise ConfigurationError(toml.explain(exc, f"models.{name}")) from exc
 
 
+def check_all(tables: dict[str, dict[str, Any]]) -> None:
+    """Check the keys of every table ``[models.NAME]``, without looking at any folder.
+
+    Raises
+    ------
+    ConfigurationError
+        An engine is unknown, or a key or its value is wrong; the message names all of them.
+    """
+    faults = []
+    for name, table in tables.items():
+        try:
+            check(kind_of(name, str(table.get("engine", ""))), name, table)
+        except ConfigurationError as exc:
+            faults.append(str(exc))
+    if faults:
+        raise ConfigurationError("; ".join(faults))
+
+
+def kind_of(name: str, engine: str) -> type[Options]:
+    """Return what the table of an engine may hold.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such engine.
+    """
+    if engine not in KINDS:
+        known = ", ".join(sorted(KINDS))
+        raise ConfigurationError(f"models.{name}.engine: {engine!r} is unknown; known: {known}")
+    return KINDS[engine]
+
+
 def expand(path: str) -> Path:
     """Return `path` with ``~`` replaced."""
     return Path(path).expanduser()
