@@ -203,13 +203,13 @@ def transformers_serve(llava, tmp_path_factory):
         stderr=subprocess.DEVNULL,
     )
     address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 150
     while not is_up(f"{address}/health"):
         assert process.poll() is None, "the server ended"
         assert time.monotonic() < deadline, "the server did not start"
         time.sleep(0.2)
     yield address
-    process.terminate()
+    process.kill()  # asked to end, it would first finish the answer that was given up
     process.wait(timeout=20)
 
 
