@@ -101,11 +101,13 @@ def _phantom_commands(commands: Any) -> None:
     draw.add_argument(
         "--exhibits", action="store_true", help="the few that the demonstration shows"
     )
+    draw.add_argument("--json", action="store_true")
     # One picture in each transfer syntax; for the node's selftest.
     draw.add_argument("--transfer-syntaxes", action="store_true", help=argparse.SUPPRESS)
     train = _add(acts, "train", "Train the demonstration model from nothing.", _train)
     train.add_argument("--out", type=Path, required=True)
     train.add_argument("--seed", type=int, help="of drawing, weights and order")
+    train.add_argument("--json", action="store_true")
     evaluate = _add(acts, "evaluate", "Measure a model on freshly drawn phantoms.", _measure)
     evaluate.add_argument("--model", default="builtin:phantom", help="a model folder")
     evaluate.add_argument("--count", type=int, default=1000)
@@ -260,6 +262,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _draw(options: argparse.Namespace) -> int:
+    import json
+
     from worker.phantom.draw import exhibits, write_set
 
     if options.count < 1 or options.seed < 0:
@@ -277,11 +281,16 @@ def _draw(options: argparse.Namespace) -> int:
             drawn = write_set(options.count, options.out, options.seed)
     except OSError as exc:
         raise ConfigurationError(f"--out: {exc.filename}: {exc.strerror}") from exc
-    print(f"{len(drawn)} phantoms and truth.csv in {options.out}")
+    if options.json:
+        print(json.dumps({"count": len(drawn), "out": str(options.out)}))
+    else:
+        print(f"{len(drawn)} phantoms and truth.csv in {options.out}")
     return OK
 
 
 def _train(options: argparse.Namespace) -> int:
+    import json
+
     from dicom_node import logs
     from worker.phantom.train import Options, train
 
@@ -293,7 +302,10 @@ def _train(options: argparse.Namespace) -> int:
     except ValueError as exc:
         print(f"chexfract-worker phantom train: {exc}", file=sys.stderr)
         return USAGE
-    print(f"trained in {seconds:.0f} s: {options.out}")
+    if options.json:
+        print(json.dumps({"seconds": round(seconds, 1), "out": str(options.out)}))
+    else:
+        print(f"trained in {seconds:.0f} s: {options.out}")
     return OK
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from dicom_node.dimse import scu
 from dicom_node.dimse.archive import Archive
 from dicom_node.errors import Unreachable
-from dicom_node.operate import sandbox
+from dicom_node.operate import progress, sandbox
 from dicom_node.operate.sandbox import START_S, Node, archive_in, draw, last_line, node_in
 from dicom_node.store.ledger import Ledger
 
@@ -62,7 +62,8 @@ def demo(folder: Path | None, *, count: int = 0, keep: bool = False, as_json: bo
         node_in(here, archive) as node,
     ):
         phantoms = _draw(here, count)
-        node.wait_until_ready()
+        with progress.wait("node and worker start"):
+            node.wait_until_ready()
         started = time.time()
         _send(node, phantoms)
         answers = _answers(node, archive, phantoms, started)
@@ -95,13 +96,15 @@ def _answers(
     wanted = {row["sop_instance_uid"]: row for row in phantoms}
     reports: dict[str, Dataset] = {}
     end = time.monotonic() + START_S + REPORT_S * len(phantoms)
-    while len(reports) < len(wanted):
-        if time.monotonic() > end or node.process.poll() is not None:
-            raise Unreachable(
-                f"{len(wanted) - len(reports)} report(s) did not come: {last_line(node.log)}"
-            )
-        time.sleep(0.1)
-        reports = _reports(archive.folder)
+    with progress.bar("reports", len(wanted)) as advance:
+        while len(reports) < len(wanted):
+            if time.monotonic() > end or node.process.poll() is not None:
+                raise Unreachable(
+                    f"{len(wanted) - len(reports)} report(s) did not come: {last_line(node.log)}"
+                )
+            time.sleep(0.1)
+            reports = _reports(archive.folder)
+            advance(len(reports))
     ledger = Ledger.open(node.ledger)
     try:
         return [_answer(row, reports[uid], ledger, started) for uid, row in wanted.items()]

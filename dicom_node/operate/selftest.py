@@ -21,7 +21,7 @@ from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
 from dicom_node.errors import ConfigurationError, NotFound, NotUnderstood, Unreachable
 from dicom_node.flow import routing
 from dicom_node.flow.header import read_header
-from dicom_node.operate import machine
+from dicom_node.operate import machine, progress
 from dicom_node.operate.sandbox import archive_in, draw, node_in
 from dicom_node.settings import DEMONSTRATION_MODELS, Peer, Settings, load
 from dicom_node.store.ledger import Ledger
@@ -105,7 +105,8 @@ def _own() -> Iterator[tuple[list[dict[str, str]], Way]]:
         here = Path(folder)
         with archive_in(here) as archive, node_in(here, archive) as node:
             files = draw(here / "drawn", "--transfer-syntaxes")
-            node.wait_until_ready()
+            with progress.wait("node and worker start"):
+                node.wait_until_ready()
             yield files, Way("ARCHIVE", node.peer, "archive", node.ledger, True)
 
 
@@ -202,14 +203,16 @@ def _wait(lines: list[Line], ledger: Ledger, way: Way) -> None:
     """Follow each Instance in the ledger until its report is delivered or will not be."""
     waiting = [line for line in lines if line.state == "sent"]
     end = time.monotonic() + REPORT_S
-    while waiting and time.monotonic() < end:
-        time.sleep(0.2)
-        for line in waiting:
-            _look(line, ledger, way)
-        done = [line for line in waiting if line.passed or line.problem]
-        if done:
-            end = time.monotonic() + REPORT_S
-            waiting = [line for line in waiting if line not in done]
+    with progress.bar("reports", len(lines)) as advance:
+        while waiting and time.monotonic() < end:
+            time.sleep(0.2)
+            for line in waiting:
+                _look(line, ledger, way)
+            done = [line for line in waiting if line.passed or line.problem]
+            if done:
+                end = time.monotonic() + REPORT_S
+                waiting = [line for line in waiting if line not in done]
+            advance(len(lines) - len(waiting))
     for line in waiting:
         is_made = line.state.startswith(("retrying", "reported"))
         advice = "see doctor" if is_made else "is a worker of its model running?"

@@ -14,7 +14,6 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from dicom_node import gate, trial
@@ -22,6 +21,7 @@ from dicom_node.dimse import scu
 from dicom_node.errors import NotUnderstood
 from dicom_node.flow import routing
 from dicom_node.flow.header import read_header
+from dicom_node.operate import progress
 from dicom_node.schema import document
 from dicom_node.settings import Peer, Settings, shown
 from dicom_node.store.ledger import Ledger
@@ -127,14 +127,11 @@ def send(settings: Settings, peer: Peer, name: str, paths: Sequence[Path], *, as
     """Send files and folders to a peer; return 1 when one of them was not taken."""
     files = list(_files(paths))
     rows: list[dict[str, Any]] = []
-    console = Console(stderr=True)
-    columns = TextColumn("send"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("send", total=len(files))
+    with progress.bar("send", len(files)) as advance:
 
         def note(path: Path, code: int | None, problem: str) -> None:
             rows.append({"file": str(path), "status": code, "problem": problem})
-            bar.advance(task)
+            advance(len(rows))
 
         scu.send(settings.node.ae_title, peer, files, note)
     failed = [row for row in rows if row["problem"] or row["status"] is None]
