@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
+from dicom_node.store.uses import noting
 from dicom_node.web import about, peers, rules, sign_in, study, worklist
 from dicom_node.web.door import Door
 from dicom_node.web.render import Pages
@@ -33,7 +34,7 @@ def routes(
     router = APIRouter()
     seals = worklist.Seals(secret)
     router.include_router(worklist.routes(settings, ledger, spool, door, pages, seals, workers))
-    router.include_router(study.routes(ledger, spool, door, pages))
+    router.include_router(study.routes(ledger, spool, door, pages, noting(settings, ledger)))
     router.include_router(peers.routes(settings, ledger, door, pages))
     router.include_router(rules.routes(settings, door, pages))
     router.include_router(about.routes(settings, ledger, door, pages, workers))

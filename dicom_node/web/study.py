@@ -11,6 +11,7 @@ from dicom_node.dimse.scu import meaning
 from dicom_node.errors import NotFound
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
+from dicom_node.store.uses import Note, Use
 from dicom_node.web.door import Door, Person, Posted
 from dicom_node.web.preview import WINDOWS, Previews
 from dicom_node.web.render import Pages, told
@@ -24,8 +25,8 @@ COMMENT = 1000
 Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 
 
-def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages) -> APIRouter:
-    """Return the page of an Instance, its preview and its acts."""
+def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -> APIRouter:
+    """Return the page of an Instance, its preview and its acts; `note` takes who has looked."""
     router = APIRouter(prefix="/images/{uid}")
     previews = Previews()
     viewer = Depends(door.needs("viewer"))
@@ -33,9 +34,12 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages) -> APIRouter:
     operates = Depends(door.posts("operator"))
 
     @router.get("")
-    def image(uid: Uid, window: str = "", person: Person = viewer) -> HTMLResponse:
+    def image(
+        request: Request, uid: Uid, window: str = "", person: Person = viewer
+    ) -> HTMLResponse:
         """Show all that is known of an Instance."""
         known = _told(ledger.trace(uid))
+        note(_seen(request, person, known["instance"]))
         preview = previews.why_not() or ("" if known["instance"]["file"] else "purged")
         chosen = window if window in WINDOWS else next(iter(WINDOWS))
         return pages.page(
@@ -92,6 +96,14 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages) -> APIRouter:
         return told(request, f"kept: {verdict}", f"/images/{uid}")
 
     return router
+
+
+def _seen(request: Request, person: Person, instance: dict[str, Any]) -> Use:
+    """Return who looks at what, for the audit trail."""
+    classes = ((str(instance["sop_class_uid"]), 1),)
+    study = (str(instance["study_instance_uid"]), str(instance["patient_id"]), classes)
+    address = request.client.host if request.client else ""
+    return Use("accessed", person.name, request.url.path, address=address, studies=(study,))
 
 
 def _told(trace: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import httpx2
 import pytest
 from listening import Node, listening
 from peers import need
@@ -239,6 +240,18 @@ def test_what_was_retrieved_by_web_is_noted(
     assert event(told) == (code, "R", "0")
     assert things(told) == {"1.2.3": objects, "P-1": []}
     assert "job API secret" in [one for one, _, _ in participants(told)]
+
+
+def test_who_looks_at_an_image_on_the_pages_is_noted(api: Api) -> None:
+    image = api.ledger.recent()[0]["sop_instance_uid"]
+    trail = Trail(api.settings, api.ledger)
+    with httpx2.Client(base_url=api.url, trust_env=False) as browser:
+        browser.post("/sign-in", data={"name": "admin", "password": SECRET})
+        assert browser.get(f"/images/{image}").status_code == 200
+    (told,) = trail.new(1)
+    assert event(told) == ("110103", "R", "0")
+    assert participants(told)[0] == ("admin", None, "true")
+    assert set(things(told)) == {"1.2.3", "P-1"}
 
 
 def test_a_stranger_leaves_no_retrieval(api: Api) -> None:
