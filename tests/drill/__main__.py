@@ -46,6 +46,9 @@ GIVE_UP_S = 240.0
 DRAIN_S = 30.0
 """Longest wait for the backlog before the next fault strikes all the same."""
 
+LAST = 20
+"""Faults of a storm with a pace that strike when its backlog is done: they show the recovery."""
+
 QUIET_S = 2.0
 """Nothing was open for so long: it is over."""
 
@@ -145,11 +148,18 @@ def _storm(
 ) -> None:
     """Strike evenly over the Instances: what is sent and what strikes keep pace."""
     total, per_fault = options.faults, options.instances / max(1, options.faults)
+    began, pace = time.monotonic(), options.minutes * 60 / max(1, total)
     for i in range(total):
         kinds = rounds[i * len(rounds) // total]
-        _drain(storm, options.backlog)
+        if not pace:
+            _drain(storm, options.backlog, DRAIN_S)
+        elif i == total - LAST:
+            _drain(storm, options.backlog, 1800)
         sender.allow(int((i + 2) * per_fault))
-        _behind(storm, sender, int((i + 0.5) * per_fault), 20)
+        if pace and i < total - LAST:
+            _pause(storm, began + i * pace - time.monotonic())
+        else:
+            _behind(storm, sender, int((i + 0.5) * per_fault), 20)
         end = time.monotonic() + 30
         while not storm.strike(kinds) and time.monotonic() < end:
             time.sleep(0.05)
@@ -161,9 +171,9 @@ def _storm(
         _pause(storm, 0.1)
 
 
-def _drain(storm: Storm, backlog: int) -> None:
+def _drain(storm: Storm, backlog: int, limit_s: float) -> None:
     """Let the node get on with what it has: a storm on a full queue says nothing of recovery."""
-    end = time.monotonic() + DRAIN_S
+    end = time.monotonic() + limit_s
     while time.monotonic() < end:
         try:
             if len(counting.open_work(storm.world.ledger)) <= backlog:
@@ -284,6 +294,12 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--broken", default="", metavar="VARIANT")
     options.add_argument("--poison", type=int, default=2, help="killing, hanging, hungry: each")
     options.add_argument("--seconds", type=float, default=0.02, help="the model's time a picture")
+    options.add_argument(
+        "--minutes",
+        type=float,
+        default=0.0,
+        help="strike at this pace, whatever the backlog; the last ones when it is done",
+    )
     options.add_argument("--gap", type=float, default=1.0, help="seconds between two faults")
     options.add_argument("--backlog", type=int, default=60, help="Instances open at a fault")
     options.add_argument("--folder", type=Path, help="where the drill's folder is made")

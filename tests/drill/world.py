@@ -17,7 +17,7 @@ from .processes import MARK, ROOT, Station, Supervisor, answers, free_port, pyth
 
 SABOTAGE = Path(__file__).parent / "sabotage"
 SECRET = "a secret of the drill's job API"
-LEASE_S, QUEUED_S, ATTEMPTS = 5.0, 8.0, 5
+LEASE_S, QUEUED_S, ATTEMPTS = 5.0, 20.0, 5
 WORKERS = ("worker-1", "worker-2")
 
 NODE = """
@@ -32,7 +32,7 @@ sign_in = false
 [broker]
 url = "{broker}"
 [dispatch]
-window = 32
+window = 16
 batch = 4
 queued_for = {queued}
 lease = {lease}
