@@ -74,7 +74,7 @@ def drill(options: argparse.Namespace) -> dict[str, Any]:
     """Run the storm that was asked for and return its figures."""
     rng = Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="drill-", dir=options.folder))
-    disk_mb = 128 + options.instances // 20
+    disk_mb = 128 + options.instances // 40
     choice = Choice(
         folder / "world",
         options.broker,
@@ -95,6 +95,7 @@ def drill(options: argparse.Namespace) -> dict[str, Any]:
             sender = Sender(world.ports["node"], pictures, group, rng, folder)
             sender.start()
             _storm(storm, sender, _rounds(world, options), options)
+            del pictures[sender.begun :]
             recovered, settled = _recover(world, storm, sender, pictures)
             found = counting.count(world, pictures, set(sender.sent.acknowledged))
             rebuilt = counting.rebuild(world, found, rng) if options.model == "drill" else 0
@@ -107,7 +108,7 @@ def drill(options: argparse.Namespace) -> dict[str, Any]:
             "broker": options.broker,
             "broken": options.broken,
             "small_disk": world.is_small_disk,
-            "instances": options.instances,
+            "instances": len(pictures),
             "faults": dict(Counter(one["fault"] for one in storm.record)),
             "fault_total": len(storm.record),
             "seconds_to_start": round(ready - started, 1),
@@ -149,12 +150,18 @@ def _storm(
     """Strike evenly over the Instances: what is sent and what strikes keep pace."""
     total, per_fault = options.faults, options.instances / max(1, options.faults)
     began, pace = time.monotonic(), options.minutes * 60 / max(1, total)
+    ends = began + options.until * 60 if options.until else float("inf")
     for i in range(total):
+        if time.monotonic() > ends:
+            sender.end()
+            break
         kinds = rounds[i * len(rounds) // total]
         if not pace:
             _drain(storm, options.backlog, DRAIN_S)
         elif i == total - LAST:
-            _drain(storm, options.backlog, 1800)
+            _drain(storm, options.backlog, ends - time.monotonic())
+            if time.monotonic() > ends:
+                sender.end()
         sender.allow(int((i + 2) * per_fault))
         if pace and i < total - LAST:
             _pause(storm, began + i * pace - time.monotonic())
@@ -299,6 +306,9 @@ def _options() -> argparse.ArgumentParser:
         type=float,
         default=0.0,
         help="strike at this pace, whatever the backlog; the last ones when it is done",
+    )
+    options.add_argument(
+        "--until", type=float, default=0.0, help="minutes after which no more is begun"
     )
     options.add_argument("--gap", type=float, default=1.0, help="seconds between two faults")
     options.add_argument("--backlog", type=int, default=60, help="Instances open at a fault")

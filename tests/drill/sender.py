@@ -50,6 +50,7 @@ class Sender:
         self._group = group
         self._plans = [(rng.randrange(8), rng.randrange(20), rng.random()) for _ in self._groups]
         self._next = 0
+        self._ends = False
         self._allowed = 0
         self._lock = threading.Condition()
         self._folder = folder
@@ -62,6 +63,17 @@ class Sender:
     def done(self) -> int:
         """Instances acknowledged or given up."""
         return len(self.sent.acknowledged) + len(self.sent.given_up)
+
+    @property
+    def begun(self) -> int:
+        """Instances whose group was begun with, in their order."""
+        return min(self._next, len(self._groups)) * self._group
+
+    def end(self) -> None:
+        """Let the modalities begin with nothing more."""
+        with self._lock:
+            self._ends = True
+            self._lock.notify_all()
 
     @property
     def is_over(self) -> bool:
@@ -82,11 +94,15 @@ class Sender:
     def _run(self) -> None:
         while True:
             with self._lock:
-                if self._next >= len(self._groups):
+                self._lock.wait_for(self._may_begin)
+                if self._ends or self._next >= len(self._groups):
                     return
                 number, self._next = self._next, self._next + 1
-                self._lock.wait_for(lambda n=number: n * self._group < self._allowed)
             self._send_group(number)
+
+    def _may_begin(self) -> bool:
+        at = self._next * self._group
+        return self._ends or self._next >= len(self._groups) or at < self._allowed
 
     def _send_group(self, number: int) -> None:
         group, (how, again, kind) = self._groups[number], self._plans[number]
