@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ledgers import NOW, fresh, instance, route
 
-from dicom_node.store.ledger import Ledger, Receipt
+from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.batch import Batch
 from dicom_node.store.ledger.instances import _Arrival
 
@@ -81,26 +81,33 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def test_instances_of_one_batch_have_what_each_would_have_alone(ledger: Ledger) -> None:
-    arrivals = [
-        _Arrival(instance(1), [route()], "", NOW),
-        _Arrival(instance(2), [route(), route(model="second")], "", NOW + 1),
-        _Arrival(instance(3), [], "no rule matched", NOW + 2),
-        _Arrival(instance(1), [route()], "", NOW + 3),
-        _Arrival(instance(1, sha256="f" * 64, file="images/aa/x.dcm"), [route()], "", NOW + 4),
-        _Arrival(instance(1, sha256="", file="images/aa/y.dcm"), [route()], "", NOW + 5),
-    ]
-    receipts: list[Receipt] = ledger._receive(arrivals)
-    kinds = [receipt.kind for receipt in receipts]
-    assert kinds == ["new", "new", "new", "duplicate", "conflict", "known"]
-    assert [len(receipt.jobs) for receipt in receipts] == [1, 2, 0, 0, 0, 0]
+    receipts = ledger._receive(
+        [
+            _Arrival(instance(1), [route()], "", NOW),
+            _Arrival(instance(2), [route(), route(model="second")], "", NOW + 1),
+            _Arrival(instance(3), [], "no rule matched", NOW + 2),
+            _Arrival(instance(1), [route()], "", NOW + 3),
+        ]
+    )
+    assert [receipt and len(receipt.jobs) for receipt in receipts] == [1, 2, 0, None]
     told = [ledger.trace(f"1.2.3.{n}") for n in (1, 2, 3)]
     assert [[stage["stage"] for stage in one["stages"]] for one in told] == [
-        ["received", "routed", "duplicate", "conflict"],
+        ["received", "routed"],
         ["received", "routed", "routed"],
         ["received", "ignored"],
     ]
     numbers = [job["report_order"]["instance_number"] for one in told for job in one["jobs"]]
     assert numbers == [1, 2, 1]
+
+
+def test_without_a_digest_a_known_uid_changes_nothing(ledger: Ledger) -> None:
+    ledger.receive(instance(sha256=""), [route()], at=NOW)
+    assert ledger.receive(instance(file="images/aa/y.dcm"), [route()]).kind == "known"
+    ledger.note_digest("1.2.3.1", "f" * 64)
+    ledger.note_digest("1.2.3.1", "0" * 64)
+    again = instance(sha256="f" * 64, file="images/aa/y.dcm")
+    assert ledger.receive(again, [route()]).kind == "duplicate"
+    assert len(ledger.trace("1.2.3.1")["stages"]) == 3
 
 
 def test_many_threads_lose_nothing(ledger: Ledger) -> None:

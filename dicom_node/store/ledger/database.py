@@ -6,9 +6,8 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +19,8 @@ from dicom_node.errors import ChexFractError, ConfigurationError, OutOfResources
 from dicom_node.store.schema import VERSIONS, events
 
 logger = logging.getLogger(__name__)
+
+_BEGIN_WRITING = "BEGIN IMMEDIATE"
 
 BUSY_S = 30
 """Seconds that a statement waits for another process's write."""
@@ -145,6 +146,31 @@ class Database:
             yield connection
 
     @contextmanager
+    def driving(self) -> Iterator[Any]:
+        """Like `writing`, with a cursor of the driver: for what each received Instance waits for.
+
+        SQLAlchemy's own execution takes several times as long as SQLite's; see `Prepared`.
+        """
+        with self._translated(), self._turn, closing(self._engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            try:
+                if self.is_sqlite:  # other drivers begin by themselves
+                    cursor.execute(_BEGIN_WRITING)
+                yield cursor
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+
+    def prepared(self, statement: sa.Insert, columns: Collection[str]) -> Prepared:
+        """Return an INSERT of these columns in the words of this database's driver."""
+        return Prepared(statement, columns, self._engine)
+
+    def insert(self, table: sa.Table) -> Any:
+        """Return an INSERT in this database's dialect, which knows ON CONFLICT."""
+        return (sqlite if self.is_sqlite else postgresql).insert(table)
+
+    @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One consistent view, which blocks no writer."""
         engine = self._engine.execution_options(ledger_reads=True)
@@ -155,15 +181,12 @@ class Database:
         self, connection: Connection, table: sa.Table, values: Mapping[str, Any]
     ) -> bool:
         """Insert a row unless its key is taken; return whether it was inserted."""
-        return bool(self.insert_all_new(connection, table, [values]))
-
-    def insert_all_new(
-        self, connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]
-    ) -> set[Any]:
-        """Insert each row unless its key is taken; return the keys of those inserted."""
+        # Values as parameters: as part of the statement they would be compared each time to find
+        # it among the compiled ones, which took longer than the INSERT itself.
+        statement = self.insert(table).on_conflict_do_nothing()
         # not by rowcount, which PostgreSQL's driver does not keep for an INSERT
-        statement = _insert_new(table, self.is_sqlite)
-        return set(connection.scalars(statement, rows if len(rows) > 1 else rows[0]))
+        key = next(iter(table.primary_key.columns))
+        return connection.execute(statement.returning(key), dict(values)).first() is not None
 
     def watch(self) -> Watch:
         """Return a cheap way to learn that somebody else has changed the ledger."""
@@ -186,13 +209,14 @@ class Database:
         try:
             yield
         except sa.exc.DBAPIError as exc:
+            raise self._explained(exc.orig) from exc
+        except self._engine.dialect.loaded_dbapi.Error as exc:
             raise self._explained(exc) from exc
         except sa.exc.TimeoutError as exc:
             raise Unreachable(f"{self.name}: no connection is free") from exc
 
-    def _explained(self, exc: sa.exc.DBAPIError) -> ChexFractError:
+    def _explained(self, cause: BaseException | None) -> ChexFractError:
         """Return the project's error; statement and parameters stay out of its message."""
-        cause = exc.orig
         what = f"{self.name}: {_first_line(cause)}"
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
         if (
@@ -203,6 +227,19 @@ class Database:
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             return ConfigurationError(f"{what}; restore it from a backup")
         return Unreachable(what)
+
+
+class Prepared:
+    """An INSERT that SQLAlchemy has put into words once, and the driver executes."""
+
+    def __init__(self, statement: sa.Insert, columns: Collection[str], engine: Engine) -> None:
+        compiled: Any = statement.compile(engine, column_keys=list(columns))
+        self.sql = str(compiled)
+        self._order = compiled.positiontup
+
+    def row(self, values: Mapping[str, Any]) -> Any:
+        """Return `values` as the driver takes them, by place or by name."""
+        return values if self._order is None else tuple(values[name] for name in self._order)
 
 
 class Watch:
@@ -243,18 +280,6 @@ class Watch:
             self._seen = None
 
 
-_APPEND = events.insert()
-
-
-@cache
-def _insert_new(table: sa.Table, is_sqlite: bool) -> Any:
-    # Values as parameters: as part of the statement they would be compared each time to find
-    # it among the compiled ones, which took longer than the INSERT itself.
-    key = next(iter(table.primary_key.columns))
-    insert = (sqlite if is_sqlite else postgresql).insert(table)
-    return insert.on_conflict_do_nothing().returning(key)
-
-
 def append(
     connection: Connection,
     stages: Sequence[Mapping[str, Any]],
@@ -262,7 +287,7 @@ def append(
     """Append events; every transition does so in its own transaction."""
     if stages:
         empty = {"job": "", "ms": None, "detail": ""}
-        connection.execute(_APPEND, [empty | dict(stage) for stage in stages])
+        connection.execute(events.insert(), [empty | dict(stage) for stage in stages])
 
 
 def event(
@@ -326,7 +351,7 @@ def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later fails at once when another process wrote in
     # between (SQLITE_BUSY_SNAPSHOT); one that takes the write lock first waits for it instead.
     reads = connection.get_execution_options().get("ledger_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN" if reads else _BEGIN_WRITING)
 
 
 def _first_line(exc: BaseException | None) -> str:

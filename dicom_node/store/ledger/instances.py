@@ -7,17 +7,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from dicom_node.job import ReportOrder
 from dicom_node.store.ledger.batch import Batch
 from dicom_node.store.ledger.database import Database, append, event, moment
-from dicom_node.store.schema import conflicts, counters, instances, jobs
+from dicom_node.store.schema import conflicts, counters, events, instances, jobs
 
 PRIORITIES = {0: 1, 1: 0, 2: 2}
 """C-STORE Priority (0000,0700) medium, high, low as the ledger's order: 0 goes first."""
@@ -105,7 +103,21 @@ class _Arrival:
 
 
 _FACTS = tuple(f.name for f in fields(Instance))
-_CONFLICT_FACTS = tuple(name for name in _FACTS if name in conflicts.c)
+_EVENT = ("sop_instance_uid", "job", "stage", "at", "ms", "detail")
+_JOB = (
+    "id",
+    "sop_instance_uid",
+    "model",
+    "generation",
+    "rule",
+    "mode",
+    "allow_demonstration",
+    "priority",
+    "send_to",
+    "report_order",
+    "state",
+    "received_at",
+)
 
 
 class Instances(Database):
@@ -114,6 +126,22 @@ class Instances(Database):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._received = Batch(self._receive)
+        self._numbers = (
+            self.insert(counters)
+            .on_conflict_do_update(
+                index_elements=counters.primary_key.columns,
+                set_={"last": counters.c.last + sa.literal_column("1")},
+            )
+            .returning(counters.c.last)
+        )
+        new = self.insert(instances).on_conflict_do_nothing()
+        self._add_instance = self.prepared(
+            new.returning(instances.c.sop_instance_uid),
+            (*_FACTS, "state", "reason", "received_at", "kept_at"),
+        )
+        self._count_up = self.prepared(self._numbers, _counter("", ""))
+        self._add_job = self.prepared(jobs.insert(), _JOB)
+        self._add_event = self.prepared(events.insert(), _EVENT)
 
     def receive(
         self,
@@ -145,7 +173,8 @@ class Instances(Database):
         Unreachable, OutOfResources
             Nothing was recorded: answer 0xA700 (DICOM PS3.4 Table B.2-1).
         """
-        return self._received(_Arrival(instance, routes, reason, moment(at)))
+        arrival = _Arrival(instance, routes, reason, moment(at))
+        return self._received(arrival) or self._again(arrival)
 
     def note_digest(self, sop_instance_uid: str, sha256: str) -> None:
         """Remember the digest of an Instance that came before, unless it is remembered."""
@@ -155,38 +184,40 @@ class Instances(Database):
                 instances.update().where(ours, instances.c.sha256 == "").values(sha256=sha256)
             )
 
-    def _receive(self, arrivals: Sequence[_Arrival]) -> list[Receipt]:
-        stages: list[Mapping[str, Any]] = []
-        with self.writing() as connection:
-            rows = [_row(arrival) for arrival in arrivals]
-            new = self.insert_all_new(connection, instances, rows)
-            receipts = []
-            for arrival in arrivals:
-                uid = arrival.instance.sop_instance_uid
-                record = self._first if uid in new else self._again
-                new.discard(uid)  # the same UID a second time in one batch came second
-                receipts.append(record(connection, arrival, stages))
-            append(connection, stages)
-        return receipts
+    def _receive(self, arrivals: Sequence[_Arrival]) -> list[Receipt | None]:
+        """Record in one transaction what comes for the first time; None for the others."""
+        with self.driving() as cursor:
+            return [self._first(cursor, arrival) for arrival in arrivals]
 
-    def _first(
-        self, connection: Connection, arrival: _Arrival, stages: list[Mapping[str, Any]]
-    ) -> Receipt:
-        instance, now = arrival.instance, arrival.at
-        told = f"from {instance.calling_ae}@{instance.calling_host}"
-        stages.append(event(instance.sop_instance_uid, "received", now, detail=told))
+    def _first(self, cursor: Any, arrival: _Arrival) -> Receipt | None:
+        instance, now, uid = arrival.instance, arrival.at, arrival.instance.sop_instance_uid
         reason = _why_ignored(arrival)
+        cursor.execute(self._add_instance.sql, self._add_instance.row(_row(arrival, reason)))
+        if cursor.fetchone() is None:
+            return None
+        told = f"from {instance.calling_ae}@{instance.calling_host}"
+        stages = [event(uid, "received", now, detail=told)]
         if reason:
-            stages.append(event(instance.sop_instance_uid, "ignored", now, detail=reason))
-        made = [_job(instance, route, now) for route in arrival.routes]
-        for row, route in zip(made, arrival.routes, strict=True):
-            number = self._next_number(connection, instance.study_instance_uid, route.model)
-            row["report_order"] = _order(route, number, now).model_dump_json()
+            stages.append(event(uid, "ignored", now, detail=reason))
+        made = [self._job(cursor, instance, route, now) for route in arrival.routes]
+        for job, route in zip(made, arrival.routes, strict=True):
             told = f"rule {route.rule!r}: {route.model}, {route.mode}"
-            stages.append(event(instance.sop_instance_uid, "routed", now, row["id"], told))
-        if made:
-            connection.execute(_ADD_JOBS, made)
-        return Receipt("new", tuple(row["id"] for row in made), instance.file, reason)
+            stages.append(event(uid, "routed", now, job, told))
+        cursor.executemany(self._add_event.sql, [self._add_event.row(stage) for stage in stages])
+        return Receipt("new", tuple(made), instance.file, reason)
+
+    def _job(self, cursor: Any, instance: Instance, route: Route, now: float) -> str:
+        """Add the job of one route and return its id."""
+        counter = _counter(instance.study_instance_uid, route.model)
+        cursor.execute(self._count_up.sql, self._count_up.row(counter))
+        (number,) = cursor.fetchone()
+        job = _job(instance, route, now, number)
+        cursor.execute(self._add_job.sql, self._add_job.row(job))
+        return str(job["id"])
+
+    def _next_number(self, connection: Connection, study: str, model: str) -> int:
+        """Return an Instance Number (0020,0013) that no other report of the study has."""
+        return int(connection.scalar(self._numbers, _counter(study, model)) or 1)
 
     def known(self, sop_instance_uid: str) -> Instance | None:
         """Return the Instance as it was first received, if it was."""
@@ -197,21 +228,21 @@ class Instances(Database):
             ).one_or_none()
         return None if row is None else Instance(**row._mapping)
 
-    def _again(
-        self, connection: Connection, arrival: _Arrival, stages: list[Mapping[str, Any]]
+    def _again(self, arrival: _Arrival) -> Receipt:
+        """Record what came under a known UID."""
+        ours = instances.c.sop_instance_uid == arrival.instance.sop_instance_uid
+        with self.writing() as connection:
+            first = connection.execute(sa.select(instances).where(ours)).one()
+            if not (first.sha256 and arrival.instance.sha256):
+                return Receipt("known", file=first.file)
+            if _content(first) != _content(arrival.instance):
+                return self._conflict(connection, arrival.instance, arrival.at)
+            return self._duplicate(connection, arrival.instance, arrival.at, first)
+
+    def _duplicate(
+        self, connection: Connection, instance: Instance, now: float, first: Any
     ) -> Receipt:
-        instance, now = arrival.instance, arrival.at
         uid = instance.sop_instance_uid
-        first = connection.execute(
-            sa.select(instances).where(instances.c.sop_instance_uid == uid)
-        ).one()
-        if not (first.sha256 and instance.sha256):
-            return Receipt("known", file=first.file)
-        if (first.sha256, first.transfer_syntax_uid) != (
-            instance.sha256,
-            instance.transfer_syntax_uid,
-        ):
-            return self._conflict(connection, arrival, stages)
         values: dict[str, Any] = {"resends": instances.c.resends + 1}
         if first.purged_at:  # retention had removed the file: this one takes its place
             values |= {"file": instance.file, "purged_at": 0, "kept_at": now}
@@ -219,17 +250,14 @@ class Instances(Database):
             instances.update().where(instances.c.sop_instance_uid == uid).values(**values)
         )
         if first.resends == 0 or first.purged_at:
-            stages.append(event(uid, "duplicate", now, detail="same bytes again"))
+            append(connection, [event(uid, "duplicate", now, detail="same bytes again")])
         return Receipt("duplicate", file=values.get("file", first.file))
 
-    def _conflict(
-        self, connection: Connection, arrival: _Arrival, stages: list[Mapping[str, Any]]
-    ) -> Receipt:
-        instance, now = arrival.instance, arrival.at
-        row = {name: getattr(instance, name) for name in _CONFLICT_FACTS} | {"received_at": now}
+    def _conflict(self, connection: Connection, instance: Instance, now: float) -> Receipt:
+        row = {c.name: getattr(instance, c.name) for c in conflicts.c if hasattr(instance, c.name)}
         reason = "same SOP Instance UID with other content; kept apart, not analysed"
-        if self.insert_new(connection, conflicts, row):
-            stages.append(event(instance.sop_instance_uid, "conflict", now, detail=reason))
+        if self.insert_new(connection, conflicts, row | {"received_at": now}):
+            append(connection, [event(instance.sop_instance_uid, "conflict", now, detail=reason)])
         kept = connection.scalar(
             sa.select(conflicts.c.file).where(
                 conflicts.c.sop_instance_uid == instance.sop_instance_uid,
@@ -239,40 +267,27 @@ class Instances(Database):
         )
         return Receipt("conflict", file=kept or "", reason=reason)
 
-    def _next_number(self, connection: Connection, study: str, model: str) -> int:
-        """Return an Instance Number (0020,0013) that no other report of the study has."""
-        values = {"study_instance_uid": study, "model": model, "last": 1}
-        return int(connection.scalar(_count_up(self.is_sqlite), values) or 1)
+
+def _counter(study: str, model: str) -> dict[str, Any]:
+    return {"study_instance_uid": study, "model": model, "last": 1}
 
 
-_ADD_JOBS = jobs.insert()
+def _content(one: Any) -> tuple[str, str]:
+    return one.sha256, one.transfer_syntax_uid
 
 
-@cache
-def _count_up(is_sqlite: bool) -> Any:
-    insert = (sqlite if is_sqlite else postgresql).insert(counters)
-    return insert.on_conflict_do_update(
-        index_elements=["study_instance_uid", "model"], set_={"last": counters.c.last + 1}
-    ).returning(counters.c.last)
-
-
-def _row(arrival: _Arrival) -> dict[str, Any]:
+def _row(arrival: _Arrival, reason: str) -> dict[str, Any]:
     row = {name: getattr(arrival.instance, name) for name in _FACTS}
-    reason = _why_ignored(arrival)
     state = "ignored" if reason else "routed"
-    return row | {
-        "state": state,
-        "reason": reason,
-        "received_at": arrival.at,
-        "kept_at": arrival.at,
-    }
+    at = arrival.at
+    return row | {"state": state, "reason": reason, "received_at": at, "kept_at": at}
 
 
 def _why_ignored(arrival: _Arrival) -> str:
     return "" if arrival.routes else (arrival.reason or "no rule matched")
 
 
-def _job(instance: Instance, route: Route, now: float) -> dict[str, Any]:
+def _job(instance: Instance, route: Route, now: float, number: int) -> dict[str, Any]:
     priority = PRIORITIES.get(instance.priority, 1) if route.priority is None else route.priority
     return {
         "id": job_id(instance.sop_instance_uid, route.model, 1),
@@ -284,6 +299,7 @@ def _job(instance: Instance, route: Route, now: float) -> dict[str, Any]:
         "allow_demonstration": route.allow_demonstration,
         "priority": priority,
         "send_to": json.dumps({name: list(route.objects.get(name, ())) for name in route.send_to}),
+        "report_order": _order(route, number, now).model_dump_json(),
         "state": "received",
         "received_at": now,
     }
@@ -291,14 +307,8 @@ def _job(instance: Instance, route: Route, now: float) -> dict[str, Any]:
 
 def _order(route: Route, number: int, now: float) -> ReportOrder:
     """Return the order of one Instance's report, the same for each rebuild."""
-    return route.order.model_copy(
-        update={
-            "instance_number": number,
-            "content_datetime": content_datetime(now),
-            "generation": 1,
-            "predecessor": None,
-        }
-    )
+    update = {"instance_number": number, "content_datetime": content_datetime(now)}
+    return route.order.model_copy(update=update | {"generation": 1, "predecessor": None})
 
 
 def job_id(sop_instance_uid: str, model: str, generation: int) -> str:
