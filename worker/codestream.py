@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pydicom import Dataset
@@ -18,6 +19,9 @@ _FRAME = struct.Struct(">BHHB")
 """Sample precision, lines, samples per line and components of a JPEG frame header."""
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _SOS, _DRI = 0xDA, 0xDD
+_SOT = b"\xff\x90"
+_MOST_SEGMENTS, _MOST_FRAGMENTS, _MOST_TILE_PARTS = 1_000, 30_000, 100_000
+"""Far more than any radiograph has: counting them must not take long either."""
 
 
 def frame(content: bytes) -> memoryview:
@@ -31,6 +35,8 @@ def frame(content: bytes) -> memoryview:
             raise Rejected("undecodable", "Pixel Data is not properly encapsulated.")
         fragments.append(whole[at + 8 : at + 8 + length])
         at += 8 + length
+        if len(fragments) > _MOST_FRAGMENTS:
+            raise Rejected("undecodable", "Pixel Data come in too many fragments.")
     # The first item is the offset table, empty or not.
     found = fragments[1] if len(fragments) == 2 else memoryview(b"".join(fragments[1:]))
     if bytes(found[:12]) == _JP2:
@@ -83,27 +89,48 @@ def inspect(content: memoryview, syntax: str, ds: Dataset) -> Codestream:
 
 def _inspect_jpeg(content: memoryview) -> Codestream:
     """Return the frame header (ITU-T T.81 B.2.2, T.87 C.2.2)."""
-    found, restarts, at = None, 0, 2
-    while at + 10 <= len(content) and content[at] == 0xFF:
-        marker = content[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        if marker == _SOS:
-            break
+    found, restarts = None, 0
+    for marker, segment in _segments(content):
+        if marker == _SOS and found is not None and found.codec == "ljpeg":
+            _check_predictor(segment)
         if marker == _DRI:
-            restarts = int.from_bytes(content[at + 4 : at + 6])
+            restarts = int.from_bytes(segment[:2])
         if marker in _SOF:
             if found is not None:
                 raise Rejected("undecodable", "The JPEG codestream has two frame headers.")
-            precision, rows, columns, components = _FRAME.unpack(content[at + 4 : at + 10])
+            if len(segment) < _FRAME.size:
+                raise Rejected("undecodable", "The JPEG frame header is incomplete.")
+            precision, rows, columns, components = _FRAME.unpack(segment[: _FRAME.size])
             codec = {0xF7: "jpegls", 0xC3: "ljpeg"}.get(marker, "jpeg")
             found = Codestream(codec, rows, columns, precision, components=components)
-        at += 2 + int.from_bytes(content[at + 2 : at + 4])
     if found is None:
         raise Rejected("undecodable", "The JPEG codestream has no frame header.")
     # The decoder of "ljpeg" takes restart markers for pixels.
     return replace(found, codec="ljpeg-r") if restarts and found.codec == "ljpeg" else found
+
+
+def _segments(content: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield marker and content of each segment up to the first scan, its header included."""
+    at = 2
+    for _ in range(_MOST_SEGMENTS):
+        if at + 4 > len(content) or content[at] != 0xFF:
+            return
+        marker = content[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(content[at + 2 : at + 4])
+        yield marker, content[at + 4 : end]
+        if marker == _SOS:
+            return
+        at = end
+    raise Rejected("undecodable", "The JPEG codestream has too many segments.")
+
+
+def _check_predictor(scan: memoryview) -> None:
+    """Refuse a scan of lossless JPEG whose predictor is none of seven (ITU-T T.81 H.1.2.1)."""
+    if len(scan) < 6 or not 1 <= scan[3] <= 7:
+        raise Rejected("undecodable", "The JPEG codestream has no known predictor.")
 
 
 def _inspect_jpeg_2000(content: memoryview) -> Codestream:
@@ -114,9 +141,40 @@ def _inspect_jpeg_2000(content: memoryview) -> Codestream:
     components, depth, across, down = struct.unpack(">HBBB", content[40:45])
     if (across, down) != (1, 1):
         raise Rejected("codestream-mismatch", "The JPEG 2000 codestream is subsampled.")
+    _count_tiles(content, (right, bottom, left, top))
     codec = "htj2k" if content[6] & 0x40 else "jpeg2k"
     precision, is_signed = (depth & 0x7F) + 1, bool(depth & 0x80)
     return Codestream(codec, bottom - top, right - left, precision, is_signed, components)
+
+
+def _count_tiles(content: memoryview, area: tuple[int, int, int, int]) -> None:
+    """Refuse a codestream without all of its tiles (T.800 A.4.2, B.3), which decoders fill."""
+    right, bottom, left, top = area
+    across, down, first, upper = struct.unpack(">4I", content[24:40])
+    # The first tile must meet the image, or decoders disagree about where it lies.
+    if not (first <= left < first + across and upper <= top < upper + down):
+        raise Rejected("undecodable", "The JPEG 2000 codestream has no usable tiles.")
+    expected = -(-(right - first) // across) * -(-(bottom - upper) // down)
+    if expected != len(set(_tile_parts(content))):
+        raise Rejected("undecodable", "The JPEG 2000 codestream lacks some of its tiles.")
+
+
+def _tile_parts(content: memoryview) -> Iterator[int]:
+    """Yield the tile of each tile-part."""
+    at = 2
+    for _ in range(_MOST_SEGMENTS):
+        if content[at : at + 2] == _SOT:
+            break
+        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+    for _ in range(_MOST_TILE_PARTS):
+        if content[at : at + 2] != _SOT or at + 12 > len(content):
+            return
+        yield int.from_bytes(content[at + 4 : at + 6])
+        length = int.from_bytes(content[at + 6 : at + 10])
+        if length < 14:
+            # 0: this tile-part is the last and reaches to the end of the codestream.
+            return
+        at += length
 
 
 def _inspect_rle(content: memoryview, ds: Dataset) -> Codestream:

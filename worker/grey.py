@@ -213,7 +213,11 @@ def _modality(ds: Dataset, stored: Ints) -> tuple[Floats, str]:
     if slope == 0.0 or (slope in (None, 1.0) and not intercept):
         # A slope of zero would erase the picture; it is a fault of the writer.
         return stored.astype(np.float64), "none"
-    return stored * np.float64(1.0 if slope is None else slope) + intercept, "rescale"
+    with np.errstate(over="ignore", invalid="ignore"):
+        rescaled = stored * np.float64(1.0 if slope is None else slope) + intercept
+    if not np.isfinite(rescaled).all():
+        return stored.astype(np.float64), "none"
+    return rescaled, "rescale"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -243,8 +247,10 @@ def _lut(ds: Dataset, item: Dataset, is_signed: bool) -> _Lut | None:
 
 
 def _entries(ds: Dataset, item: Dataset, count: int) -> Floats | None:
-    found = header.value(item, "LUTData")
+    # A table may say that it has millions of entries, of which only `count` matter.
+    found = header.unread(item, "LUTData")
     if isinstance(found, bytes):
+        found = found[: 2 * count]
         is_little_endian = header.transfer_syntax(ds) != "1.2.840.10008.1.2.2"
         if len(found) >= 2 * count:
             entries = np.frombuffer(found, "<u2" if is_little_endian else ">u2")

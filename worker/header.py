@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 
 
 def value(ds: Dataset, keyword: str) -> Any:
@@ -16,6 +17,12 @@ def value(ds: Dataset, keyword: str) -> Any:
     except Exception:  # noqa: BLE001 - whatever a stranger's bytes raise, they are unreadable
         return None
     return None if found is None or (isinstance(found, str) and not found.strip()) else found
+
+
+def unread(ds: Dataset, keyword: str) -> Any:
+    """Return the element's bytes where nobody has made numbers of them yet, else its value."""
+    found = ds.get_item(keyword) if keyword in ds else None
+    return found.value if isinstance(found, RawDataElement) else value(ds, keyword)
 
 
 def values(ds: Dataset, keyword: str) -> tuple[Any, ...]:

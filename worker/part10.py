@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, FileDataset
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset, read_partial, read_preamble
 from pydicom.tag import BaseTag
@@ -29,6 +30,10 @@ _MOST_READS = 30_000
 _PIXEL_DATA, _UNDEFINED = 0x7FE00010, 0xFFFFFFFF
 _COPIED = 1 << 20
 """Bytes of Pixel Data below which a copy costs nothing."""
+
+_LONGEST = 1 << 16
+"""Bytes of a text or of numbers; millions of them would take minutes to understand."""
+_LONG = frozenset({"OB", "OW", "OF", "OD", "OL", "OV", "SQ", "UN", "OB or OW"})
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -54,6 +59,8 @@ class _File(io.BytesIO):
     def mark(self, tag: BaseTag, vr: str | None, length: int) -> bool:
         """Note whether the next value is that of Pixel Data; the reading never stops here."""
         self._is_at_pixels = tag == _PIXEL_DATA and length != _UNDEFINED
+        if _LONGEST < length != _UNDEFINED and not _may_be_long(tag, vr):
+            raise ValueError("a value is too long")
         return False
 
 
@@ -116,6 +123,12 @@ def _parsed(content: bytes) -> Dataset:
         little_endian = ImplicitVRLittleEndian if implicit_vr else ExplicitVRLittleEndian
         ds.file_meta.TransferSyntaxUID = little_endian if is_little_endian else ExplicitVRBigEndian
     return ds
+
+
+def _may_be_long(tag: BaseTag, vr: str | None) -> bool:
+    # Implicit and unknown VR are what the dictionary says, once somebody asks for the value.
+    is_known = dictionary_has_tag(tag)
+    return (dictionary_VR(tag) if vr in (None, "UN") and is_known else vr or "UN") in _LONG
 
 
 def _is_beyond_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
