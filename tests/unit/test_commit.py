@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import pytest
 from ledgers import NOW, fresh, instance, post, result, route, taken
+from postgresql import Cluster, cluster
 from serving import serving
 
 from dicom_node.dimse import Answer, Question
@@ -62,8 +63,8 @@ class Archive:
 
 
 class Node:
-    def __init__(self, folder: Path) -> None:
-        self.url = fresh(folder)
+    def __init__(self, url: str) -> None:
+        self.url = url
         self.ledger = Ledger.open(self.url)
         self.archive = Archive()
         self.archive.keep = keeper(self.ledger, Pace(), meaning)
@@ -98,9 +99,19 @@ def none_kept(question: Question) -> Answer:
     return Answer(question.transaction_uid, frozenset(), {uid: GONE for _, uid in question.objects})
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path)
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[Cluster]:
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
+    if request.param == "sqlite":
+        url = fresh(tmp_path)
+    else:
+        url = str(request.getfixturevalue("postgresql").fresh())
+    node = Node(url)
     yield node
     node.ledger.close()
 
