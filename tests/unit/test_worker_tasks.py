@@ -25,7 +25,7 @@ from worker.decode import Decoder
 from worker.models import Description, ModelInfo, Progress
 from worker.node import Node as NodeClient
 from worker.phantom.draw import instance
-from worker.pipeline import Pipeline
+from worker.pipeline import Case, Pipeline
 from worker.pixels import Radiograph
 from worker.tasks import Desk, Pulse
 
@@ -169,6 +169,37 @@ def test_an_image_that_breaks_the_model_fails_alone(station: Station, fault: Exc
     states = [station.state(f"1.2.3.{i}") for i in range(4)]
     assert states.count("reported") == 3
     assert states.count("received") == 1
+
+
+def test_the_next_hand_out_is_fetched_and_decoded_while_the_model_runs(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model holds its first batch until the second hand-out's picture is ready for it."""
+    at_the_model, is_decoded, seen = threading.Event(), threading.Event(), []
+    prepare = Pipeline.prepare
+
+    def prepared(pipeline: Pipeline, content: bytes) -> Case:
+        case = prepare(pipeline, content)
+        if at_the_model.is_set():
+            is_decoded.set()
+        return case
+
+    def act(_: Sequence[Radiograph]) -> None:
+        at_the_model.set()
+        seen.append(is_decoded.wait(20))
+
+    monkeypatch.setattr(Pipeline, "prepare", prepared)
+    station.model.act = act
+    works = []
+    for uid in ("1.2.3.1", "1.2.3.2"):
+        station.receive(uid)
+        works.append(threading.Thread(target=station.desk.work, args=(station.hand_out(),)))
+        works[-1].start()
+        assert at_the_model.wait(20)
+    for work in works:
+        work.join(30)
+    assert seen == [True, True]
+    assert [station.state(uid) for uid in ("1.2.3.1", "1.2.3.2")] == ["reported", "reported"]
 
 
 def test_a_fault_of_the_model_gives_the_job_back_until_it_fails(station: Station) -> None:
