@@ -39,6 +39,9 @@ LARGEST = 1024
 """Pixels of the longer side."""
 
 TIME_S = 20
+"""Processor time."""
+WAIT_S = 60
+"""Longest wait: a machine with much to do is no fault of the image."""
 MEMORY = 4 << 30
 _KEPT = 48
 
@@ -68,7 +71,7 @@ class Previews:
         key = (path, window)
         if (kept := self._kept.get(key)) is not None:
             return kept
-        if not self._drawing.acquire(timeout=TIME_S):
+        if not self._drawing.acquire(timeout=WAIT_S):
             raise Busy("too many pictures are being drawn")
         try:
             picture = _drawn(path, window)
@@ -87,7 +90,7 @@ def _drawn(path: Path, window: str) -> bytes:
     environment = {**safe, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
-            command, capture_output=True, check=False, timeout=TIME_S, env=environment
+            command, capture_output=True, check=False, timeout=WAIT_S, env=environment
         )
     except subprocess.TimeoutExpired as exc:
         raise NotFound("the image takes too long to draw") from exc

@@ -70,7 +70,7 @@ def finished(api: Api, **facts: Any) -> str:
 
 def until(page: Any, what: str) -> None:
     """Wait for a JavaScript expression; Playwright's own wait needs `eval`, which is forbidden."""
-    wait_for(what, lambda: page.evaluate(what), 15)
+    wait_for(what, lambda: page.evaluate(what), 60)
 
 
 def test_an_image_that_arrives_appears_without_a_reload(api: Api, page: Any) -> None:
