@@ -87,9 +87,10 @@ _TALKATIVE = ("acse", "association", "dimse", "dul", "fsm", "service_class", "tr
 _config.LOG_HANDLER_LEVEL = "none"
 # A file is sent as the bytes that it has; decoding and encoding again could change them.
 _config.STORE_SEND_CHUNKED_DATASET = True
-for _name in _TALKATIVE:
-    # A peer's misbehaviour is one line of ours; here it would be a traceback for each socket.
-    logging.getLogger(f"pynetdicom.{_name}").setLevel(logging.CRITICAL)
+# A peer's misbehaviour is one line of ours, with its name; here it would be a traceback for each
+# socket, and its own text as it came.
+for _name in ("pynetdicom", *(f"pynetdicom.{one}" for one in _TALKATIVE)):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 def _close(stream: AssociationSocket) -> None:

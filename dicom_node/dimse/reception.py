@@ -267,6 +267,12 @@ class Reception(DIMSEServiceProvider):
         """Run pynetdicom's reactor; when it gives up, it neither closes its socket nor says so."""
         try:
             run()
+        except Exception as exc:  # noqa: BLE001 - a thread's rim: it would be a traceback per peer
+            # In Sta13 (PS3.8 9.2.1) the association is being closed already, and why has been told.
+            is_told = self.assoc.dul.state_machine.current_state == "Sta13"
+            peer = host((self.assoc.requestor.address,))
+            level = logging.DEBUG if is_told else logging.WARNING
+            logger.log(level, "closing %s: %s", peer, ascii(str(exc))[1:-1][:200])
         finally:
             self.close()
             stream = self.assoc.dul.socket

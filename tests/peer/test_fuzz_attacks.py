@@ -282,6 +282,36 @@ def test_as_many_contexts_as_an_association_can_have(target: Target) -> None:
     assert target.lines(reason) - before == 10
 
 
+RELEASE = b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
+
+
+def out_of_order(target: Target) -> list[bytes]:
+    """Return what makes pynetdicom's state machine or its readers give up."""
+    (command,) = pdus(target.said[1])
+    uid = command.index(b"1.2.840.10008.1.1")
+    strange = command[:uid] + b"1.2.840.10008.\xff\n1" + command[uid + 17 :]
+    return [
+        RELEASE + b"\x99" + RELEASE[1:],
+        RELEASE + RELEASE + command,
+        command + RELEASE + command + b"\x06" + RELEASE[1:],
+        command * 3 + b"\x07" + RELEASE[1:] + command,
+        strange,
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_no_peer_writes_a_traceback_or_a_line_of_its_own(target: Target, number: int) -> None:
+    before = target.lines("Traceback") + target.lines("Non-conformant")
+
+    def attack(stack: ExitStack) -> None:
+        for _ in range(30):
+            with suppress(OSError):
+                established(target, stack).sendall(out_of_order(target)[number])
+
+    is_served_during(target, attack)
+    assert target.lines("Traceback") + target.lines("Non-conformant") == before
+
+
 def test_context_ids_that_are_even_or_come_twice(target: Target) -> None:
     (request,) = pdus(target.said[0])
     at = request.index(b"\x20\x00")  # the first presentation context item
