@@ -488,7 +488,7 @@ def test_a_silent_tls_client_stops_nobody(
         with context.wrap_socket(connect(node), server_hostname="127.0.0.1") as shaken:
             assert is_closed(shaken, 4)
         assert is_closed(silent, 4)
-    assert sum("turned away" in line for line in caplog.messages) == 2
+    assert _until(lambda: sum("turned away" in line for line in caplog.messages) == 2)
 
 
 def test_an_idle_association_is_aborted(tmp_path: Path) -> None:
