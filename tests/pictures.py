@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import Any
 
 import imagecodecs
@@ -88,3 +89,37 @@ def rle(pixels: Array) -> bytes:
     starts[0] = len(segments)
     starts[1 : 1 + len(segments)] = 64 + np.cumsum([0, *map(len, segments)])[:-1]
     return starts.tobytes() + b"".join(segments)
+
+
+def restarting(pixels: Array, lines: int) -> bytes:
+    """Return JPEG Lossless (ITU-T T.81 Annex H) that starts anew after so many `lines`.
+
+    Predictor 1 and one table of codes of five bits, one for each length of a difference.
+    """
+    rows, columns = pixels.shape
+    values = pixels.astype(np.int64)
+    left = np.empty_like(values)
+    left[:, 1:] = values[:, :-1]
+    left[1:, 0] = values[:-1, 0]
+    left[::lines, 0] = 1 << 15
+    differences = (values - left + 32768) % 65536 - 32768
+    intervals = []
+    for top in range(0, rows, lines):
+        coded = []
+        for difference in differences[top : top + lines].reshape(-1).tolist():
+            size = abs(difference).bit_length()
+            bits = difference if difference > 0 else difference + (1 << size) - 1
+            coded.append(f"{size:05b}" + (f"{bits:0{size}b}" if 0 < size < 16 else ""))
+        text = "".join(coded)
+        text += "1" * (-len(text) % 8)
+        interval = int(text, 2).to_bytes(len(text) // 8)
+        intervals.append(interval.replace(b"\xff", b"\xff\0"))
+    scan = intervals[0]
+    for number, interval in enumerate(intervals[1:]):
+        scan += bytes([0xFF, 0xD0 + number % 8]) + interval
+    head = b"\xff\xd8\xff\xc3" + struct.pack(">HBHHB3B", 11, 16, rows, columns, 1, 1, 0x11, 0)
+    counts = bytes(17 if length == 5 else 0 for length in range(1, 17))
+    head += b"\xff\xc4" + struct.pack(">HB", 19 + 17, 0) + counts + bytes(range(17))
+    head += b"\xff\xdd" + struct.pack(">HH", 4, columns * lines)
+    head += b"\xff\xda" + struct.pack(">HB5B", 8, 1, 1, 0, 1, 0, 0)
+    return head + scan + b"\xff\xd9"

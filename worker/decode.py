@@ -29,7 +29,7 @@ from pydicom import Dataset
 from dicom_node.errors import OutOfResources, Rejected
 from worker import header
 from worker.codestream import Codestream, compare, frame, inspect
-from worker.decoders import ANSWER, CLEAR, DONE, OUT_OF_MEMORY, REQUEST, offset
+from worker.decoders import ANSWER, CLEAR, DONE, NO_DECODER, OUT_OF_MEMORY, REQUEST, offset
 
 logger = logging.getLogger(__name__)
 
@@ -303,6 +303,12 @@ class _Child:
         text = self._read(length, until).decode(errors="replace") if length else ""
         if status == OUT_OF_MEMORY:
             raise Rejected("decoder-limits", "Decoding the image takes more memory than allowed.")
+        if status == NO_DECODER:
+            raise Rejected(
+                "undecodable",
+                "Of JPEG Lossless with restart markers only DCMTK makes pixels, and it is not "
+                "installed on the worker (dcmdjpeg).",
+            )
         if status != DONE:
             logger.info("decoder: %s", text)
             raise Rejected("undecodable", "The decoder does not understand the codestream.")

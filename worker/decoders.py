@@ -29,7 +29,7 @@ CLEAR = b"clear"
 """Instead of a codec: overwrite that many bytes, which held a patient's image."""
 ANSWER = struct.Struct("<BH")
 """Status and length of the text that follows."""
-DONE, UNDECODABLE, OUT_OF_MEMORY = range(3)
+DONE, UNDECODABLE, OUT_OF_MEMORY, NO_DECODER = range(4)
 PAGE = 4096
 
 Pixels = npt.NDArray[Any]
@@ -101,6 +101,8 @@ class _Work:
             codestream = memoryview(self._memory)[:length]
             text = self._decode(codec.rstrip(b"\0").decode(), codestream, out, bits)
             status = UNDECODABLE if text else DONE
+        except NotImplementedError:
+            status, text = NO_DECODER, ""
         except MemoryError:
             status, text = OUT_OF_MEMORY, ""
         said = text.encode()[:1000]
@@ -119,8 +121,11 @@ class _Work:
             self._decoders[codec](codestream, out)
         except MemoryError:
             raise
-        except Exception as exc:  # noqa: BLE001 - every library has errors of its own
-            if codec in _OF_DCMTK and shutil.which("dcmdjpeg"):
+        except Exception as exc:
+            has_dcmtk = shutil.which("dcmdjpeg") is not None
+            if isinstance(exc, NotImplementedError) and not has_dcmtk:
+                raise
+            if codec in _OF_DCMTK and has_dcmtk:
                 with suppress(OSError, ValueError, subprocess.SubprocessError):
                     _by_dcmtk(_OF_DCMTK[codec], codestream, out, bits_stored)
                     return ""

@@ -32,6 +32,7 @@ from pictures import (
     drawn,
     instance,
     part10,
+    restarting,
     rle,
 )
 
@@ -189,7 +190,30 @@ def test_dcmtk_stands_in_where_a_decoder_gives_up(monkeypatch):
     assert work._decode("ljpeg-r", memoryview(codestream), found, 12) == ""
     assert (found == original).all()
     monkeypatch.setenv("PATH", "")
-    assert "install it" in work._decode("ljpeg-r", memoryview(codestream), found, 12)
+    with pytest.raises(NotImplementedError, match="install it"):
+        work._decode("ljpeg-r", memoryview(codestream), found, 12)
+
+
+@pytest.mark.parametrize("lines", [1, 7, 200])
+def test_jpeg_lossless_with_restart_markers_is_decoded_by_dcmtk(decoder, lines):
+    """imagecodecs takes the markers for pixels."""
+    need("dcmdjpeg")
+    original = drawn(bits=16)
+    codestream = restarting(original, lines)
+    ds = compressed(instance(original, 16), JPEG_LOSSLESS, codestream)
+    assert inspect(frame(ds.PixelData), JPEG_LOSSLESS, ds).codec == "ljpeg-r"
+    assert (decoder.decode(pixels.read(part10(ds))) == original).all()
+
+
+def test_without_dcmtk_restart_markers_end_in_a_clear_reason(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    original = drawn(bits=16)
+    ds = compressed(instance(original, 16), JPEG_LOSSLESS, restarting(original, 7))
+    with Decoder() as bare:
+        with pytest.raises(Rejected, match="only DCMTK") as refused:
+            bare.decode(ds)
+        assert (bare.decode(quick()) == drawn()).all()
+    assert refused.value.code == "undecodable"
 
 
 def resized(codestream, rows, columns):
