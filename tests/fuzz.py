@@ -64,6 +64,7 @@ class Findings:
     threads: tuple[int, int] = (0, 0)
     files: tuple[int, int] = (0, 0)
     unfinished: int = 0
+    tracebacks: int = 0
 
 
 # A listener in a process of its own
@@ -366,6 +367,8 @@ def fuzz(folder: Path, seconds: float, seed: int, tell: bool = False) -> Finding
         _, threads_after, files_after = state(process)
         found.threads, found.files = (threads, threads_after), (files, files_after)
         found.unfinished = len(list(incoming.iterdir()))
+        log = (folder / "listener.log").read_text(errors="replace")
+        found.tracebacks = log.count("Traceback (most recent call last)")
         found.echoes.append(echo(port, known[0]))
     return found
 
@@ -377,7 +380,7 @@ def summary(found: Findings) -> str:
         f"{len(found.echoes)} echoes, median {echoes[len(echoes) // 2] * 1000:.0f} ms, "
         f"slowest {echoes[-1] * 1000:.0f} ms, {found.silent} without answer; "
         f"{found.rss_mb:.0f} MB at most; threads {found.threads}, files {found.files}, "
-        f"{found.unfinished} unfinished"
+        f"{found.unfinished} unfinished, {found.tracebacks} tracebacks"
     )
 
 
@@ -391,6 +394,7 @@ def check(found: Findings, slowest_s: float) -> None:
     assert found.threads[1] <= found.threads[0], f"threads: {found.threads}"
     assert found.files[1] <= found.files[0] + 2, f"open files: {found.files}"
     assert not found.unfinished
+    assert not found.tracebacks, "each misbehaviour is one line, not a traceback"
 
 
 def main() -> None:
