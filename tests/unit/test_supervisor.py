@@ -1,9 +1,11 @@
 """The supervisor restarts what dies, ends what hangs, and leaves nothing running."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from dicom_node import serve
+from dicom_node.accepted import Exchange
+from dicom_node.errors import ConfigurationError
 from dicom_node.serve import Child, Supervisor
 
 
@@ -148,3 +152,67 @@ def test_two_starts_make_one_secret(tmp_path: Path) -> None:
         thread.join()
     assert secrets == {serve.read_secret(settings)}
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
+
+
+SUPERVISED = """
+import os, sys
+from dicom_node.serve import Child, Supervisor
+code = "import os, time; os.write(int(os.environ['CHEXFRACT_HEART']), b'R'); time.sleep(60)"
+role = Child("role", [sys.executable, "-c", code], dict(os.environ))
+asked = []
+print("runs", flush=True)
+ended = Supervisor([role], exchange=lambda: asked.append(1)).run()
+print(ended, role.process.poll() is not None, flush=True)
+"""
+
+
+def test_a_terminal_that_is_closed_ends_the_node() -> None:
+    """It sends the signal that otherwise reloads; nobody would be left to end the node."""
+    master, slave = os.openpty()
+
+    def own_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    with subprocess.Popen(
+        [sys.executable, "-c", SUPERVISED], stdin=slave, stdout=subprocess.PIPE,
+        preexec_fn=own_terminal,
+    ) as node:  # fmt: skip
+        os.close(slave)
+        assert node.stdout is not None
+        assert node.stdout.readline() == b"runs\n"
+        time.sleep(1)
+        os.close(master)
+        assert node.stdout.read().split() == [b"0", b"True"]
+    assert node.returncode == 0
+
+
+def test_a_reload_reaches_every_role_and_is_told_when_all_have_it(ended: list[Child]) -> None:
+    hears = "signal.signal(1, lambda *_: os.write(fd, b'T'))"
+    takes = BEATING.replace("while True", f"{hears}\nwhile True")
+    roles = [child("import signal" + takes, name) for name in ("one", "two")]
+    ended.extend(roles)
+    told: list[dict[str, object]] = []
+    exchange = Exchange(peers=("a",), rules=("r",), waiting=())
+    supervisor = Supervisor(roles, exchange=lambda: exchange, tell=told.append)
+    rounds_until(supervisor, lambda: all(role.ready for role in roles))
+    supervisor._is_asked = True
+    rounds_until(supervisor, lambda: told)
+    assert told == [{"problem": "", "peers": ("a",), "rules": ("r",), "waiting": ()}]
+    assert all(role.is_current for role in roles)
+
+
+def test_a_refused_reload_is_told_and_no_role_hears_of_it(ended: list[Child]) -> None:
+    role = child(BEATING)
+    ended.append(role)
+    told: list[dict[str, object]] = []
+
+    def refuses() -> Exchange:
+        raise ConfigurationError("peers.x: wrong")
+
+    supervisor = Supervisor([role], exchange=refuses, tell=told.append)
+    rounds_until(supervisor, lambda: role.ready)
+    supervisor._is_asked = True
+    supervisor._round()
+    assert told == [{"problem": "peers.x: wrong"}]
+    assert role.is_current
