@@ -86,6 +86,13 @@ FAULTS: dict[str, Change] = {
 }
 
 
+EXPOSURES: dict[str, Change] = {
+    "too dark (a quarter)": lambda ds, x: x // 4,
+    "saturated (x 2.5)": lambda ds, x: np.minimum(x.astype(int) * 5 // 2, top(ds)),
+}
+"""How much of these survives differs from one training to the next."""
+
+
 @pytest.mark.parametrize("change", FAITHFUL.values(), ids=FAITHFUL)
 def test_what_shows_the_same_is_read_the_same(
     ready: Pipeline, fractured: list[tuple[int, str]], change: Change
@@ -98,3 +105,10 @@ def test_a_fault_ruins_the_answer(
     ready: Pipeline, fractured: list[tuple[int, str]], change: Change
 ) -> None:
     assert exact(ready, fractured, change) <= 0.2
+
+
+@pytest.mark.parametrize("change", EXPOSURES.values(), ids=EXPOSURES)
+def test_a_wrong_exposure_is_no_improvement(
+    ready: Pipeline, fractured: list[tuple[int, str]], change: Change
+) -> None:
+    assert exact(ready, fractured, change) <= exact(ready, fractured, FAITHFUL["as drawn"])
