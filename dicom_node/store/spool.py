@@ -21,6 +21,8 @@ from dicom_node.errors import NotFound, OutOfResources
 logger = logging.getLogger(__name__)
 
 FOLDERS = ("incoming", "images", "reports", "conflicts")
+_IMAGE_FOLDERS = tuple(f"images/{digit}" for digit in "0123456789abcdef")
+"""Made beforehand and few: making and syncing a folder takes as long as keeping an image."""
 
 _CHECK_EVERY = 8 * 2**20
 """Bytes after which a growing file asks again whether there is room."""
@@ -60,9 +62,10 @@ class Spool:
         self._free = 0
         self._free_at = -1.0
         try:
-            for folder in FOLDERS:
+            for folder in (*FOLDERS, *_IMAGE_FOLDERS):
                 (root / folder).mkdir(parents=True, exist_ok=True)
             _sync_folder(root)
+            _sync_folder(root / "images")
         except OSError as exc:
             raise _no_room(root, exc) from exc
 
@@ -240,7 +243,7 @@ class Incoming:
             The file cannot be made durable.
         """
         uid = _hash(sop_instance_uid)
-        name = f"images/{uid[:2]}/{uid[:40]}.{self._mark[:16]}.dcm"
+        name = f"images/{uid[0]}/{uid[:40]}.{self._mark[:16]}.dcm"
         self.place(name)
         return Kept(name, self.size)
 

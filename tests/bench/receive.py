@@ -7,7 +7,9 @@ project's listener with its ledger: each image is on disk and in the ledger befo
 storescp never syncs. ``tuned``: TCP_NODELAY=1, PDUs of 128 KiB, ``--fork``; Orthanc without
 SyncStorageArea; ``default``: as installed. With ``--untuned`` the sender keeps its defaults, too,
 as most modalities do. Receivers take turns, each trial on an empty folder; what arrived is
-counted. Ratios are of the median MB/s to tuned storescp; CPU is that of the receiver.
+counted. Ratios are of the median MB/s to tuned storescp; CPU is that of the receiver. ``floor`` is
+no DICOM: the same bytes over TCP into a file, its fsync, rename, fsync of the folder, four bytes
+back. Long trials, many images, are fairer: each one contains the senders' start.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +40,7 @@ from pydicom.uid import generate_uid
 
 SIZES = {"10 MB": (2500, 2000), "0.5 MB": (500, 500)}
 RECEIVERS = ("storescp tuned", "storescp default", "Orthanc tuned", "Orthanc default", "node")
+RECEIVERS += ("floor",)
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -151,6 +155,64 @@ def trial(name: str, folders: list[Path], work: Path, is_tuned: bool) -> Trial:
     return Trial(size / 1e6 / took, cpu / (size / 1e9), is_whole)
 
 
+def floor(folders: list[Path], work: Path) -> Trial:
+    """Take the same files over TCP, durably, in threads of this process."""
+    out = Path(tempfile.mkdtemp(dir=work))
+    files = [list(folder.iterdir()) for folder in folders]
+    size = sum(path.stat().st_size for group in files for path in group)
+    with socket.create_server(("127.0.0.1", 0), backlog=len(folders)) as listener:
+        started, cpu = time.perf_counter(), time.process_time()
+        senders = [fork(pour, group, listener.getsockname()[1]) for group in files]
+        takers = []
+        for number in range(len(folders)):
+            connection = listener.accept()[0]
+            takers.append(threading.Thread(target=drain, args=(connection, out, number)))
+            takers[-1].start()
+        for taker in takers:
+            taker.join()
+        took, cpu = time.perf_counter() - started, time.process_time() - cpu
+    is_whole = all(os.waitpid(sender, 0)[1] == 0 for sender in senders)
+    shutil.rmtree(out)
+    return Trial(size / 1e6 / took, cpu / (size / 1e9), is_whole)
+
+
+def fork(job: Callable[..., None], *arguments: object) -> int:
+    child = os.fork()
+    if child == 0:
+        job(*arguments)
+        os._exit(0)
+    return child
+
+
+def pour(files: list[Path], port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for path in files:
+            with path.open("rb") as file:
+                connection.sendall(path.stat().st_size.to_bytes(8, "big"))
+                connection.sendfile(file)
+            connection.recv(4)
+
+
+def drain(connection: socket.socket, out: Path, number: int) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    space, count = memoryview(bytearray(1 << 19)), 0
+    folder = os.open(out, os.O_RDONLY)
+    while head := connection.recv(8, socket.MSG_WAITALL):
+        left, count = int.from_bytes(head, "big"), count + 1
+        part = out / f"{number}.part"
+        with part.open("wb", buffering=0) as file:
+            while left:
+                read = connection.recv_into(space[:left])
+                left -= file.write(space[:read])
+            os.fsync(file.fileno())
+        part.rename(out / f"{number}.{count}")
+        os.fsync(folder)
+        connection.sendall(b"done")
+    os.close(folder)
+    connection.close()
+
+
 def drawn(folder: Path, count: int, shape: tuple[int, int]) -> None:
     """Write images that differ in their UIDs."""
     folder.mkdir(parents=True)
@@ -165,7 +227,10 @@ def compare(size: str, folders: list[Path], options: argparse.Namespace, work: P
     found: dict[str, list[Trial]] = {name: [] for name in options.receivers}
     for turn in range(options.repeat):
         for name in options.receivers[:: 1 if turn % 2 == 0 else -1]:
-            found[name].append(trial(name, folders, work, not options.untuned))
+            if name == "floor":
+                found[name].append(floor(folders, work))
+            else:
+                found[name].append(trial(name, folders, work, not options.untuned))
     first = statistics.median(one.mb_s for one in found[options.receivers[0]])
     for name, trials in found.items():
         rate = statistics.median(one.mb_s for one in trials)
