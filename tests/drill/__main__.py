@@ -37,7 +37,7 @@ SHORT = (
     ("archive warns", "archive refuses associations", "archive out of resources"),
     ("disk full", "clock jumps", "serve killed"),
 )
-"""The ten rounds of the short form: what strikes in each."""
+"""The ten kinds of the short form, which take turns."""
 
 RECOVERY_S = 60.0
 GIVE_UP_S = 240.0
@@ -154,8 +154,9 @@ def _storm(
     for i in range(total):
         if time.monotonic() > ends:
             sender.end()
+            print(f"TIME IS OVER: {i} of {total} faults struck", file=sys.stderr)
             break
-        kinds = rounds[i * len(rounds) // total]
+        kinds = rounds[i % len(rounds)]
         if not pace:
             _drain(storm, options.backlog, DRAIN_S)
         elif i == total - LAST:
@@ -293,7 +294,7 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--faults", type=int, default=30)
     options.add_argument("--instances", type=int, default=200)
     options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--short", action="store_true", help="ten rounds, one kind of fault each")
+    options.add_argument("--short", action="store_true", help="ten kinds of faults in turn")
     options.add_argument("--only", action="append", default=[], metavar="FAULT")
     options.add_argument("--broker", choices=("redis", "stand-in"), default="redis")
     options.add_argument("--stand-in", dest="broker", action="store_const", const="stand-in")

@@ -142,26 +142,27 @@ def _away(station: processes.Station, seconds: float) -> tuple[float, Callable[[
     return seconds, back
 
 
+# Weights: of what restarts a process less, since on two cores a start takes two seconds of both.
 FAULTS = (
-    Fault("listener killed", "node", 3, _role("listener"), 1.5),
-    Fault("courier killed", "node", 3, _role("courier"), 1.5),
-    Fault("web killed", "node", 3, _role("web"), 1.5),
+    Fault("listener killed", "node", 2, _role("listener"), 1.5),
+    Fault("courier killed", "node", 2, _role("courier"), 1.5),
+    Fault("web killed", "node", 2, _role("web"), 1.5),
     Fault("serve killed", "node", 1, _serve_killed, 6.0),
-    Fault("worker killed", "workers", 3, _worker_killed, 2.0),
+    Fault("worker killed", "workers", 2, _worker_killed, 2.0),
     Fault("worker stopped past its lease", "workers", 2, _worker_stopped),
-    Fault("broker killed", "broker", 2, _broker_killed),
-    Fault("broker stopped", "broker", 1, _broker_stopped),
-    Fault("broker flushed", "broker", 2, _flushed, 0.2),
-    Fault("broker shut down", "broker", 1, _shut_down),
-    Fault("archive killed", "archive", 2, _archive_killed),
-    Fault("archive stopped", "archive", 1, _archive_stopped),
-    Fault("archive slow", "archive", 1, _archive_does("slow"), 0.2),
-    Fault("archive refuses associations", "archive", 1, _archive_does("refuse"), 0.2),
-    Fault("archive warns", "archive", 1, _archive_does("warn"), 0.2),
-    Fault("archive out of resources", "archive", 1, _archive_does("full"), 0.2),
-    Fault("archive does not understand", "archive", 1, _archive_does("fail"), 0.2),
-    Fault("disk full", "disk", 2, _disk_full, 1.0),
-    Fault("clock jumps", "clock", 2, _clock_jumps, 0.5),
+    Fault("broker killed", "broker", 4, _broker_killed),
+    Fault("broker stopped", "broker", 2, _broker_stopped),
+    Fault("broker flushed", "broker", 6, _flushed, 0.2),
+    Fault("broker shut down", "broker", 2, _shut_down),
+    Fault("archive killed", "archive", 4, _archive_killed),
+    Fault("archive stopped", "archive", 4, _archive_stopped),
+    Fault("archive slow", "archive", 4, _archive_does("slow"), 0.2),
+    Fault("archive refuses associations", "archive", 4, _archive_does("refuse"), 0.2),
+    Fault("archive warns", "archive", 4, _archive_does("warn"), 0.2),
+    Fault("archive out of resources", "archive", 4, _archive_does("full"), 0.2),
+    Fault("archive does not understand", "archive", 4, _archive_does("fail"), 0.2),
+    Fault("disk full", "disk", 4, _disk_full, 1.0),
+    Fault("clock jumps", "clock", 6, _clock_jumps, 0.5),
 )
 
 
