@@ -61,7 +61,7 @@ def _worker_stopped(world: World, rng: Random) -> Struck:
     if worker is None or not worker.signal(signal.SIGSTOP):
         return None
     jobs = held[worker.pid or 0]
-    latest = time.monotonic() + min(40.0, world.choice.stuck_s - 2.5)
+    latest = time.monotonic() + world.choice.stuck_s - 2.5
 
     def goes_on() -> float | None:
         if time.monotonic() < latest and not are_done(world.ledger, jobs):

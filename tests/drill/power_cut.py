@@ -103,11 +103,11 @@ class Cuts:
             stderr=subprocess.DEVNULL,
         )
         try:
-            wait_for("the listener listens", lambda: answers(self._port), 90)
+            wait_for("the listener listens", lambda: answers(self._port), 300)
             sending = threading.Thread(target=self._send, daemon=True)
             before = len(self.acknowledged)
             sending.start()
-            wait_for("an answer", lambda: len(self.acknowledged) > before, 60)
+            wait_for("an answer", lambda: len(self.acknowledged) > before, 300)
             time.sleep(self.rng.uniform(0.0, 1.5))
         finally:
             listener.send_signal(signal.SIGKILL)

@@ -142,9 +142,9 @@ class World:
         self._mount()
         try:
             self.supervisor.start()
-            wait_for("the archive listens", lambda: answers(self.ports["archive"]), 60)
-            wait_for("the node listens", lambda: answers(self.ports["node"]), 90)
-            wait_for("the workers are ready", self._workers_are_ready, 120)
+            wait_for("the archive listens", lambda: answers(self.ports["archive"]), 300)
+            wait_for("the node listens", lambda: answers(self.ports["node"]), 300)
+            wait_for("the workers are ready", self._workers_are_ready, 300)
             yield
         finally:
             self.supervisor.stop()
