@@ -33,6 +33,8 @@ _COPIED = 1 << 20
 
 _LONGEST = 1 << 16
 """Bytes of a text or of numbers; millions of them would take minutes to understand."""
+_LARGEST_TABLE = 1 << 17
+"""Bytes of 65536 entries (PS3.3 C.11.1.1)."""
 _LONG = frozenset({"OB", "OW", "OF", "OD", "OL", "OV", "SQ", "UN", "OB or OW"})
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -90,6 +92,7 @@ def read(content: bytes | Path) -> Dataset:
         raise Rejected("not-dicom", f"The file is larger than {MOST_BYTES >> 20} MiB.")
     try:
         ds = _parsed(content)
+        _check_tables(ds)
         has_class = bool(header.word(ds, "SOPClassUID"))
     except Rejected:
         raise
@@ -99,6 +102,14 @@ def read(content: bytes | Path) -> Dataset:
     if not has_class:
         raise Rejected("not-dicom", "The bytes hold no DICOM Instance: no SOP Class UID.")
     return ds
+
+
+def _check_tables(ds: Dataset) -> None:
+    for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
+        for item in header.items(ds, keyword):
+            found = header.unread(item, "LUTData")
+            if isinstance(found, bytes) and len(found) > _LARGEST_TABLE:
+                raise ValueError("a table is too long")
 
 
 def _parsed(content: bytes) -> Dataset:
