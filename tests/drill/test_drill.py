@@ -28,7 +28,7 @@ BROKEN = {
     "random-uids": (["--only", "web killed"], "not_rebuilt"),
     "publish-before-commit": (["--only", "listener killed"], "lost"),
     "no-lease-token": (
-        ["--only", "worker stopped past its lease", "--seconds", "0.2"],
+        ["--only", "worker stopped past its lease", "--seconds", "0.2", "--faults", "4"],
         "second_reports",
     ),
 }
