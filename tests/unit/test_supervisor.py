@@ -72,6 +72,31 @@ def test_a_hung_role_is_killed_and_started_again(
     assert first.poll() == -signal.SIGKILL
 
 
+def test_a_role_that_starts_slowly_is_left_to_start(
+    ended: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "HUNG_AFTER_S", 0.2)
+    role = child("import time; time.sleep(1)" + BEATING)
+    ended.append(role)
+    supervisor = Supervisor([role])
+    rounds_until(supervisor, lambda: role.process is not None)
+    first = role.process
+    rounds_until(supervisor, lambda: role.ready)
+    assert role.process is first
+
+
+def test_a_role_that_never_starts_is_started_again(
+    ended: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "STARTS_WITHIN_S", 0.5)
+    role = child("import time; time.sleep(60)")
+    ended.append(role)
+    supervisor = Supervisor([role])
+    rounds_until(supervisor, lambda: role.process is not None)
+    first = role.process
+    rounds_until(supervisor, lambda: role.process not in (None, first))
+
+
 def test_a_role_that_worked_is_back_at_once_however_often_it_is_killed(ended: list[Child]) -> None:
     role = child(BEATING)
     ended.append(role)
