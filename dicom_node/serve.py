@@ -33,7 +33,10 @@ HEART = "CHEXFRACT_HEART"
 """Environment variable with the file descriptor that a role beats on."""
 
 HUNG_AFTER_S = 30.0
-"""Silence after which a role counts as hung and is started anew."""
+"""Silence after which a role that worked counts as hung and is started anew."""
+
+STARTS_WITHIN_S = 180.0
+"""Time that a role gets for its start; a busy machine needs a minute for the imports alone."""
 
 WORKED_S = 10.0
 """Life after which a process that tells nothing counts as one that worked."""
@@ -152,7 +155,8 @@ class Supervisor:
     def _look_at(self, child: Child, process: subprocess.Popen[bytes], now: float) -> None:
         status = process.poll()
         if status is None:
-            if child.beats and now - child.beaten > HUNG_AFTER_S:
+            patience = HUNG_AFTER_S if child.ready else STARTS_WITHIN_S
+            if child.beats and now - child.beaten > patience:
                 logger.error("%s hangs: started anew", child.name, extra={"role": child.name})
                 _kill(process)
             return
