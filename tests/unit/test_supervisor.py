@@ -32,7 +32,7 @@ while True:
 """
 
 
-def rounds_until(supervisor: Supervisor, holds: "callable", limit_s: float = 10) -> None:  # type: ignore[valid-type]
+def rounds_until(supervisor: Supervisor, holds: "callable", limit_s: float = 40) -> None:  # type: ignore[valid-type]
     end = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < end, "did not happen in time"
@@ -214,7 +214,8 @@ def test_a_terminal_that_is_closed_ends_the_node() -> None:
 
 def test_a_reload_reaches_every_role_and_is_told_when_all_have_it(ended: list[Child]) -> None:
     hears = "signal.signal(1, lambda *_: os.write(fd, b'T'))"
-    takes = BEATING.replace("while True", f"{hears}\nwhile True")
+    ready = 'os.write(fd, b"R")'
+    takes = BEATING.replace(ready, f"{hears}\n{ready}")
     roles = [child("import signal" + takes, name) for name in ("one", "two")]
     ended.extend(roles)
     told: list[dict[str, object]] = []
