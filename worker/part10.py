@@ -32,10 +32,11 @@ _COPIED = 1 << 20
 """Bytes of Pixel Data below which a copy costs nothing."""
 
 _LONGEST = 1 << 16
-"""Bytes of a text or of numbers; millions of them would take minutes to understand."""
+"""Bytes of several texts or numbers; millions of them would take minutes to understand."""
 _LARGEST_TABLE = 1 << 17
 """Bytes of 65536 entries (PS3.3 C.11.1.1)."""
-_LONG = frozenset({"OB", "OW", "OF", "OD", "OL", "OV", "SQ", "UN", "OB or OW"})
+_LONG = frozenset({"OB", "OW", "OF", "OD", "OL", "OV", "SQ", "UN", "OB or OW", "ST", "LT", "UT"})
+"""VRs of one value however long, which is not taken apart (PS3.5 Table 6.2-1), and of items."""
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
