@@ -22,6 +22,7 @@ def library() -> Any:
     shut_in()
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()  # standard error holds lines, not bars
     return transformers
 
 
