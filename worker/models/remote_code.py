@@ -22,8 +22,9 @@ def library() -> Any:
     shut_in()
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()  # standard error holds lines, not bars
-    return transformers
+    package: Any = transformers
+    package.utils.logging.disable_progress_bar()  # standard error holds lines, not bars
+    return package
 
 
 def shut_in() -> None:
