@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from peers import need
 from pydicom import dcmread
-from stations import Redis, free_ports, wait_for
+from stations import Orthanc, Redis, free_ports, wait_for
 
 from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
 from dicom_node.operate import neighbours, surroundings
@@ -70,15 +71,13 @@ def checks_of(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any
 
 @pytest.mark.timeout(400)
 def test_a_new_node_is_written_examined_tested_and_tells_its_results(tmp_path: Path) -> None:
-    """The whole way of an operator, with DCMTK's storescp as the archive."""
-    port, web_port, archive_port = free_ports(3)
-    kept, config = tmp_path / "kept", tmp_path / "node.toml"
-    kept.mkdir()
-    storescp = [need("storescp"), "-aet", "PACS", "-od", str(kept), "-uf", str(archive_port)]
-    flags = ["--archive-ae", "PACS", "--archive-port", str(archive_port), "--port", str(port)]
+    """The whole way of an operator, with Orthanc as the archive."""
+    port, web_port = free_ports(2)
+    config, archive = tmp_path / "node.toml", Orthanc(tmp_path / "archive", port)
+    flags = ["--archive-ae", "ORTHANC", "--archive-port", str(archive.port), "--port", str(port)]
     with ExitStack() as running:
-        running.enter_context(process(*storescp, log=tmp_path / "storescp.log"))
-        wait_for("storescp listens", lambda: listens(archive_port), 20)
+        archive.start()
+        running.callback(archive.stop)
         written = node(
             "init", "--out", str(config), *flags, "--web-port", str(web_port), "--json", "--yes"
         )
@@ -98,12 +97,15 @@ def test_a_new_node_is_written_examined_tested_and_tells_its_results(tmp_path: P
         assert after.returncode == 0, after.stdout
         assert "served by the running node" in checks_of(after)["port node"]["what"]
         assert "last claims" in checks_of(after)["jobs"]["what"]
+        tried = node("send", "--config", str(config), "--test", "--to", "archive", "--json")
+        assert [one["status"] for one in json.loads(tried.stdout)["objects"]] == [0, 0]
+        kept = [archive.file(instance) for instance in archive.get("/instances")]
         exported = node("export", "--config", str(config), "--since", "2026-01-01", "--json")
     rows = [json.loads(line) for line in exported.stdout.splitlines()]
     assert {row["text"] for row in rows} == {"Fracture of the left 5th rib."}
     assert {row["sop_instance_uid"] for row in rows} == {line["sop_instance_uid"] for line in lines}
-    received = [dcmread(path) for path in kept.iterdir()]
-    assert len(received) == 2 * len(rows)  # each report in codes and in plain text
+    received = [dcmread(io.BytesIO(file)) for file in kept]
+    assert len(received) == 2 * len(rows) + 2  # each report in codes and in plain text, and a test
     assert {ds.Modality for ds in received} == {"SR"}
 
 
