@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from dicom_node.dimse import scu
 from dicom_node.dimse.archive import Archive
@@ -122,7 +123,8 @@ def archive_in(here: Path) -> Iterator[Archive]:
 
 @contextmanager
 def node_in(here: Path, archive: Archive) -> Iterator[Node]:
-    """Start a node with a worker whose only peer is `archive`; end both."""
+    """Start a node with a worker whose only peer is `archive`; end both, on SIGTERM too."""
+    signal.signal(signal.SIGTERM, _end)
     port, web_port = _free_ports(2)
     content = NODE_TOML.format(
         port=port,
@@ -147,6 +149,10 @@ def node_in(here: Path, archive: Archive) -> Iterator[Node]:
         )
     finally:
         _stop(process)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # what runs is ended on the way out, as after Ctrl-C
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
