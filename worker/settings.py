@@ -46,7 +46,6 @@ class Worker(Section):
     secret: SecretStr | None = None
     ca: Path | None = None
     """PEM file that the certificate of a node's HTTPS chains to, or is; else the system's."""
-    metrics_port: int = Field(default=0, ge=0, le=65535)
 
 
 class Pixels(Section):

@@ -57,11 +57,6 @@ def all_match(keys: Iterable[DataElement], found: Mapping[Any, DataElement] | Da
     return all(matches(key, found.get(key.tag)) for key in keys)
 
 
-def is_wild(text: str) -> bool:
-    """Return whether a text holds a wildcard."""
-    return "*" in text or "?" in text
-
-
 def bounds(vr: str, wanted: str) -> tuple[str, str]:
     """Return the first and the last value of a DA or TM key, in full length.
 

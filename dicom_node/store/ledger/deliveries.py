@@ -19,7 +19,6 @@ SENDER = "@sender"
 """Destination of a delivery whose sender is no known peer yet."""
 
 OPEN = ("pending", "retrying")
-SETTLED = ("sent", "committed", "withheld")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,18 +217,6 @@ class Deliveries(Database):
             if row is not None and (counts or before != reason):
                 told = f"{row.kind} to {row.destination}: {reason}"
                 append(connection, [event(row.source, "retrying", now, row.job, told)])
-        return row is not None
-
-    def withhold(self, delivery: int, reason: str, at: float | None = None) -> bool:
-        """Record that it is not to be sent, and why."""
-        now = moment(at)
-        with self.writing() as connection:
-            row = self._settle(
-                connection, delivery, OPEN, {"state": "withheld", "reason": reason, "ended_at": now}
-            )
-            if row is not None:
-                told = f"{row.kind} to {row.destination}: {reason}"
-                append(connection, [event(row.source, "withheld", now, row.job, told)])
         return row is not None
 
     def hold(self, destination: str, reason: str, next_at: float, at: float | None = None) -> None:

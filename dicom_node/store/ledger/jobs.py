@@ -18,7 +18,6 @@ from dicom_node.store.ledger.deliveries import insert_deliveries
 from dicom_node.store.schema import instances, jobs, objects
 
 OPEN = ("received", "queued", "running")
-FINAL = ("reported", "rejected", "failed")
 
 LONGEST_WAIT_S = 120.0
 """No wait of a job that was given back is longer."""
