@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dicom_node.operate import conformance
 from dicom_node.operate.conformance import STATUSES, as_markdown, statement
 from dicom_node.settings import Settings
 from worker.report import sr
+from worker.report.boxes import Box
 
 KNOWN = sorted({str(v) for v in vars(sop_class).values() if str(v).startswith("1.2.840.10008.")})
 """SOP classes of every service that pynetdicom knows."""
@@ -161,7 +163,11 @@ def test_every_service_of_dicomweb_is_stated(tmp_path: Path) -> None:
     assert {int(one["reason"], 16) for one in told["store_failures"]} == failures
 
 
-@pytest.mark.parametrize("case", reports.CASES)
+BOX = Box("left seventh rib fracture", 100.0, 200.0, 300.0, 400.0)
+HELD = {**reports.CASES, "regions": replace(reports.CASES["fracture"], boxes=(BOX,))}
+
+
+@pytest.mark.parametrize("case", HELD)
 def test_the_reports_hold_only_what_is_stated(case: str) -> None:
     told = statement(Settings())["reports"]
 
@@ -175,7 +181,7 @@ def test_the_reports_hold_only_what_is_stated(case: str) -> None:
             if element.VR == "SQ" and element.keyword.endswith("CodeSequence"):
                 yield from element.value
 
-    made = sr.build(reports.source(), reports.CASES[case], reports.ALGORITHM, reports.ORDER)
+    made = sr.build(reports.source(), HELD[case], reports.ALGORITHM, reports.ORDER)
     report = dcmread(io.BytesIO(made.content))
     content = list(items(report))
     assert {item.ValueType for item in content} <= set(told["value_types"])
@@ -234,7 +240,15 @@ def test_the_statement_in_the_repository_is_what_the_program_prints(
 
 @pytest.mark.parametrize(
     "subject",
-    ["C-STORE", "C-MOVE", "Storage Commitment SCU", "QIDO-RS", "IHE AI Results", "TLS 1.2"],
+    [
+        "C-STORE",
+        "C-MOVE",
+        "Storage Commitment SCU",
+        "QIDO-RS",
+        "IHE AI Results",
+        "TLS 1.2",
+        "TID 1410",
+    ],
 )
 def test_the_statement_speaks_of_each_service(subject: str) -> None:
     assert subject in as_markdown(statement(Settings()))
