@@ -131,7 +131,12 @@ AIR_CONTENT = (
         "Comprehensive 3D SR, root template TID 1500; Comprehensive and Enhanced SR, its subsets, "
         "where a peer takes no other",
     ),
-    ("Measurements, locations, regions, segmentations, parametric maps", "none are made"),
+    (
+        "Regions",
+        "boxes that a model drew around fractures, where the worker has `regions = true`: planar "
+        "ROI groups (TID 1410) with a closed POLYLINE (SCOORD) on the source image; off by default",
+    ),
+    ("Measurements, locations (points), segmentations, parametric maps", "none are made"),
     ("Key images", "Key Object Selection Document, where a peer takes it"),
     ("Procedure reported (121058, DCM)", "the imaging procedure, not the algorithm"),
     (
@@ -146,8 +151,15 @@ AIR_CONTENT = (
 
 REPORT_CONTENT = {
     "template": "TID 1500 Measurement Report",
-    "value_types": ("CONTAINER", "CODE", "TEXT", "UIDREF", "IMAGE"),
-    "relationships": ("CONTAINS", "HAS CONCEPT MOD", "HAS OBS CONTEXT", "HAS ACQ CONTEXT"),
+    "groups": "one for each fracture: TID 1501, or TID 1410 where the report holds its region",
+    "value_types": ("CONTAINER", "CODE", "TEXT", "UIDREF", "IMAGE", "SCOORD"),
+    "relationships": (
+        "CONTAINS",
+        "HAS CONCEPT MOD",
+        "HAS OBS CONTEXT",
+        "HAS ACQ CONTEXT",
+        "SELECTED FROM",
+    ),
     "coding_schemes": ("DCM", "SCT", "UCUM", "UMLS", "RFC5646"),
     "completion": "COMPLETE, or PARTIAL where the image was not analysed",
     "verification": "UNVERIFIED",

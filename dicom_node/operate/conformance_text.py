@@ -245,6 +245,7 @@ def _annexes(told: dict[str, Any]) -> Iterable[str]:
         ("Structured report", "Content"),
         [
             ("Root template", reports["template"]),
+            ("Measurement groups", reports["groups"]),
             ("Value types", ", ".join(reports["value_types"])),
             ("Relationships", ", ".join(reports["relationships"])),
             ("Coding schemes", ", ".join(reports["coding_schemes"])),
