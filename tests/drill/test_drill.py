@@ -1,28 +1,21 @@
 """The drill in its short form, and proof that it can fail; not among the quick tests.
 
 ``pytest tests/drill`` takes half an hour: ten kinds of faults over real Redis and the stand-in, the
-four variants of the product that are broken on purpose, power cuts, the order of system calls.
+four variants of the product that are broken on purpose, power cuts.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from peers import need
-from stations import free_ports, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-m", "tests.drill"]
-
-P_DATA = r'"\4\0'
-"""How strace shows the first bytes of a P-DATA-TF PDU (DICOM PS3.8 9.3.5)."""
 
 BROKEN = {
     "random-uids": (["--only", "web killed"], "not_rebuilt"),
@@ -78,63 +71,3 @@ def test_a_power_cut_loses_nothing_but_without_fsync(broken: str, tmp_path: Path
     told = json.loads(done.stdout)
     assert told["acknowledged"] > 0
     assert (told["lost"] > 0, done.returncode) == ((True, 1) if broken else (False, 0))
-
-
-@pytest.mark.timeout(180)
-def test_the_listener_answers_only_after_file_name_folder_and_row_are_on_disk(
-    tmp_path: Path,
-) -> None:
-    port = free_ports(1)[0]
-    config = tmp_path / "node.toml"
-    config.write_text(
-        f'[node]\nhost = "127.0.0.1"\nport = {port}\ndata_dir = "{tmp_path}/data"\n'
-        '[retention]\nmin_free = "1MB"\n'
-        '[peers.sender]\nae_title = "DRILL"\nhost = "127.0.0.1"\nport = 104\n'
-        '[[rules]]\nname = "everything"\nmodel = "drill"\n'
-    )
-    upgrade = "from dicom_node.store.ledger import Ledger; import sys; Ledger.upgrade(sys.argv[1])"
-    (tmp_path / "data").mkdir()
-    url = f"sqlite:///{tmp_path}/data/ledger.sqlite"
-    subprocess.run([sys.executable, "-c", upgrade, url], check=True, cwd=ROOT)
-    calls = trace_one_store(tmp_path, config, port)
-    answer = last(calls, len(calls), "sendto(", "TCP:", P_DATA)
-    order = [
-        last(calls, answer, "fsync(", "/spool/incoming/", ".part"),
-        last(calls, answer, "rename", "/spool/incoming/", "/spool/images/"),
-        last(calls, answer, "fsync(", "/spool/images/"),
-        last(calls, answer, "sync(", "ledger.sqlite-wal"),
-        answer,
-    ]
-    assert order == sorted(order)
-
-
-def trace_one_store(folder: Path, config: Path, port: int) -> list[str]:
-    """Return the system calls of a real listener that receives one Instance by storescu."""
-    log, image = folder / "calls", folder / "image.dcm"
-    make = "import sys; from pathlib import Path; from tests.drill import pictures as p; "
-    make += "p.write(p.picture(1, 7), Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", make, str(image)], check=True, cwd=ROOT)
-    command = [need("strace"), "-f", "-yy", "-s", "8", "-o", str(log)]
-    command += ["-e", "trace=fsync,fdatasync,rename,renameat,renameat2,sendto"]
-    command += [sys.executable, "-m", "dicom_node", "role", "listener", "--config", str(config)]
-    traced = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    send = [need("storescu"), "-xr", "-aet", "DRILL", "-aec", "CHEXFRACT", "127.0.0.1", str(port)]
-    try:
-        wait_for("the listener takes the image", lambda: _works([*send, str(image)]), 90)
-    finally:
-        # the listener is strace's child: asked to end, it lets the log be complete
-        for child in Path(f"/proc/{traced.pid}/task/{traced.pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGTERM)
-        traced.wait(30)
-    return log.read_text(errors="replace").splitlines()
-
-
-def _works(command: list[str]) -> bool:
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def last(calls: list[str], before: int, *words: str) -> int:
-    """Return where the last call with these words stands."""
-    found = [i for i, call in enumerate(calls[:before]) if all(word in call for word in words)]
-    assert found, f"no call with {words}"
-    return found[-1]
