@@ -2,7 +2,7 @@
 
 Usage: python serve.py FOLDER [PORT]. Prints the port it listens on. ``POST /faults`` takes a list
 of faults, one for each of the next questions: a status, ``"slow"``, ``"cut"``, ``"text"``,
-``"nothing"`` or ``""`` for none.
+``"packed"``, ``"nothing"``, an object that is answered as it is, or ``""`` for none.
 """
 
 from __future__ import annotations
@@ -99,6 +99,10 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"{")
             self.close_connection = True
             return None
+        if isinstance(fault, dict):
+            return self.send(200, fault)
+        if fault == "packed":
+            return self.send(200, {}, {"Content-Encoding": "gzip"})
         if fault == "slow":
             time.sleep(SLOW_S)
         if fault == "text":
@@ -113,9 +117,11 @@ class Handler(BaseHTTPRequestHandler):
         usage = {"completion_tokens": count}
         return self.send(200, {"object": "chat.completion", "choices": [choice], "usage": usage})
 
-    def send(self, status, content):
+    def send(self, status, content, headers=()):
         body = b"<html>" if content is None else json.dumps(content).encode()
         self.send_response(status)
+        for name, value in dict(headers).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -168,6 +168,123 @@ def test_a_wrong_table_is_refused(table, message):
         opened("http://127.0.0.1:1", **table)
 
 
+def choice(content, **more):
+    return {"choices": [{"message": {"content": content}, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (choice([{"type": "text", "text": "No "}, {"type": "text", "text": "fracture."}]), None),
+        (
+            choice([{"type": "reasoning", "text": "hm"}, {"type": "text", "text": "No fracture."}]),
+            None,
+        ),
+        (choice("No fracture.", finish_reason=None), None),
+        (choice("No fracture.") | {"usage": "none"}, None),
+        (choice("No fracture.") | {"usage": {"completion_tokens": "many"}}, None),
+        (choice("No fracture.\ud800"), "No fracture.\ufffd"),
+    ],
+)
+def test_an_answer_in_other_forms_is_read(model, server, answer, text):
+    tell(server, "/faults", [answer])
+    (told,) = model.describe([seen(PICTURES[0])])
+    assert told.text == (text or "No fracture.")
+    assert (told.tokens, told.finish_reason) == (0, "stop")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"choices": None},
+        {"choices": ["text"]},
+        {"choices": [None]},
+        {"choices": [{"message": "text"}]},
+        choice(None),
+        choice(7),
+        choice([{"type": "image_url"}]),
+        {"error": {"message": "x"}},
+    ],
+)
+def test_an_answer_without_text_is_the_models_fault(model, server, answer):
+    tell(server, "/faults", [answer])
+    with pytest.raises(ModelFault, match="no text"):
+        model.describe([seen(PICTURES[0])])
+
+
+@pytest.mark.parametrize("fault", [301, 401, 403, 404, 405])
+def test_a_server_that_no_longer_serves_this_model_blames_no_picture(model, server, fault):
+    tell(server, "/faults", [fault])
+    with pytest.raises(Unreachable, match=str(fault)):
+        model.describe([seen(PICTURES[0])])
+
+
+@pytest.mark.parametrize("fault", [500, "text", "packed"])
+def test_what_a_server_cannot_answer_each_time_may_be_the_pictures_fault(model, server, fault):
+    tell(server, "/faults", [fault] * 3)
+    with pytest.raises(Unreachable):
+        model.describe([seen(PICTURES[0])])
+
+
+def test_each_try_counts_as_progress(model, server):
+    tell(server, "/faults", [503, 503])
+    calls = []
+    model.describe([seen(PICTURES[0])], lambda: calls.append(1))
+    assert len(calls) == 3
+
+
+def test_pixels_for_a_server_on_this_machine_never_go_to_a_proxy(server, monkeypatch, free_port):
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    model = opened(server, attempts=1)
+    model.load()
+    assert model.describe([seen(PICTURES[0])])[0].text
+    model.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:port/v1", "http://[::1/v1", "http://127.0.0.1:99999/v1"]
+)
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(ConfigurationError, match=r"models\.served\.url"):
+        opened("", url=url)
+
+
+@pytest.mark.parametrize("key", [b"k\xff", "schlüssel".encode(), b"one\ntwo"])
+def test_a_key_that_no_header_takes_is_refused(tmp_path, key):
+    (tmp_path / "key").write_bytes(key)
+    with pytest.raises(ConfigurationError, match="api_key_file") as caught:
+        opened("http://127.0.0.1:1", api_key_file=str(tmp_path / "key"))
+    assert "schl" not in str(caught.value)
+
+
+def test_a_run_whose_server_goes_away_ends_and_goes_on_later(tmp_path, server, capsys):
+    from worker.cli import main
+    from worker.phantom.draw import write_set
+
+    config, out = tmp_path / "worker.toml", tmp_path / "out"
+    config.write_text(
+        '[worker]\nmodel = "m"\nbatch = 1\n[models.m]\nengine = "chat_server"\n'
+        f'url = "{server}/v1"\ndemonstration = true\nattempts = 1\n'
+    )
+    write_set(2, tmp_path / "images", seed=56)
+    images = [str(path) for path in sorted((tmp_path / "images").glob("*.dcm"))]
+    command = ["describe", *images, "--out", str(out), "--config", str(config), "--json"]
+    tell(server, "/faults", ["", "", *[503] * 20])
+    assert main(command) == Unreachable.exit_code
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "answered 503" in told.err
+    assert told.err.count("\n") == 1
+    assert len((out / "results.jsonl").read_text().splitlines()) == 1
+    tell(server, "/faults", [])
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["described"] == 2
+
+
 def test_large_pictures_are_made_smaller():
     import base64
     import io

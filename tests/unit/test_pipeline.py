@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dicom_node.errors import ModelFault, OutOfResources
+from dicom_node.errors import Busy, ModelFault, OutOfResources, Unreachable
 from dicom_node.job import Reason
-from worker.models import Description, ModelInfo
+from worker.models import BrokenAccelerator, Description, ModelInfo
 from worker.pipeline import Case, Pipeline
 from worker.pixels import Radiograph
 from worker.settings import Pixels
@@ -69,6 +69,18 @@ def test_a_picture_that_no_model_reads_fails_alone(place, fault, reason, trouble
     assert (str(poison.trouble) if poison.trouble else None) == trouble
     others = [case for case in waiting if case is not poison]
     assert all(case.reason is None and case.trouble is None for case in others)
+
+
+@pytest.mark.parametrize(
+    "fault", [Unreachable("away"), Busy("later"), BrokenAccelerator("lost to this process")]
+)
+def test_an_engine_that_is_away_blames_no_picture_and_is_asked_once(fault):
+    waiting = cases(0, 1, 2)
+    model = Reader(8, fault)
+    assert described(model, waiting) == [None] * 3
+    assert [case.trouble for case in waiting] == [fault] * 3
+    assert [case.reason for case in waiting] == [None] * 3
+    assert model.batches == [3]
 
 
 def test_what_was_refused_before_never_reaches_the_model():

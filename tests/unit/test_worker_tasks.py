@@ -22,7 +22,7 @@ from dicom_node.store.spool import Spool
 from dicom_node.web.app import create_app, serve_web
 from worker import settings as worker_settings
 from worker.decode import Decoder
-from worker.models import Description, ModelInfo, Progress
+from worker.models import BrokenAccelerator, Description, ModelInfo, Progress
 from worker.node import Node as NodeClient
 from worker.phantom.draw import instance
 from worker.pipeline import Case, Pipeline
@@ -169,6 +169,40 @@ def test_an_image_that_breaks_the_model_fails_alone(station: Station, fault: Exc
     states = [station.state(f"1.2.3.{i}") for i in range(4)]
     assert states.count("reported") == 3
     assert states.count("received") == 1
+
+
+def test_an_engine_that_is_away_takes_no_attempt_and_makes_no_report(station: Station) -> None:
+    station.receive("1.2.3.1")
+
+    def act(_: Sequence[Radiograph]) -> None:
+        raise Unreachable("the chat server answered 503")
+
+    station.model.act = act
+    station.desk.work(station.hand_out())
+    trace = station.ledger.trace("1.2.3.1")
+    (job,) = trace["jobs"]
+    assert (job["state"], job["attempts"]) == ("received", 0)
+    assert "503" in job["reason"]
+    assert trace["objects"] == []
+
+
+def test_an_image_that_breaks_the_accelerator_cannot_end_workers_for_ever(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[bool] = []
+    monkeypatch.setattr("worker.tasks._exit_hard", lambda: ends.append(True))
+    uids = ["1.2.3.1", "1.2.3.2"]
+    for uid in uids:
+        station.receive(uid)
+
+    def act(_: Sequence[Radiograph]) -> None:
+        raise BrokenAccelerator("CUDA error: device-side assert triggered")
+
+    station.model.act = act
+    for state in ("received", "failed"):
+        station.desk.work(station.hand_out())
+        assert [station.state(uid) for uid in uids] == [state, state], "none may wait for its lease"
+    assert ends == [True, True]
 
 
 def test_the_next_hand_out_is_fetched_and_decoded_while_the_model_runs(
