@@ -44,12 +44,13 @@ def _exceptions(clause: list[Token]) -> Iterator[list[Token]]:
 def fractures_of(tokens: Sequence[Token]) -> list[int]:
     """Return where the fractures of a clause stand, each once.
 
-    The deformity of "compression deformity consistent with fracture" is that fracture.
+    The deformity of "compression deformity consistent with fracture" is that fracture, and the
+    compression of "vertebral compression fracture" is its form.
     """
     found = [at for at, token in enumerate(tokens) if token.kind is Kind.FRACTURE]
     for one, two in list(pairwise(found)):
         is_linked = any(t.kind is Kind.LINK for t in tokens[max(one, two - 4) : two])
-        if tokens[one].value == "deformity" and is_linked:
+        if tokens[one].value == "deformity" and (is_linked or two == one + 1):
             found.remove(one)
     return found
 
@@ -84,7 +85,7 @@ def _start(tokens: Sequence[Token], before: int, at: int) -> int:
         heads = [n for n in range(before + 1, at) if tokens[n].kind in (Kind.BONE, Kind.LEVEL)]
         if len(heads) > 1:
             start = max(start, _after_numbers(tokens, heads[-2] + 1, at))
-        start = _after_late_side(tokens, start, at)
+    start = _after_late_side(tokens, start, at)
     while start < at and tokens[start].kind in LISTING:
         start += 1
     return start

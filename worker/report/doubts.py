@@ -23,6 +23,12 @@ def is_bare(tokens: Sequence[Token]) -> bool:
     return names_site(tokens) and all(t.kind in BARE for t in tokens)
 
 
+def is_label(tokens: Sequence[Token]) -> bool:
+    """Tell whether the tokens name bones and nothing else, as "Bone: left 5th rib" does."""
+    is_headed = len(tokens) > 1 and tokens[1].kind is Kind.COLON
+    return is_bare(tokens[2:] if is_headed else tokens)
+
+
 def names_site(tokens: Sequence[Token]) -> bool:
     """Tell whether a rib number, a bone or a level is named."""
     return any(t.kind in NAMED for t in tokens)

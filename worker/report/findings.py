@@ -1,5 +1,6 @@
 """Read a model's text into fractures, conservatively: when in doubt, undetermined, never absent."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -15,6 +16,7 @@ from worker.report.doubts import (
     is_foreign,
     is_garbled,
     is_known_before,
+    is_label,
     is_limited,
     is_on_bones,
     is_salad,
@@ -74,8 +76,18 @@ def parse(text: str) -> Findings:
     """
     if "\ufffd" in text or is_loop(text):
         return Findings(Presence.UNDETERMINED, ())
+    findings = _read(sentences(text))
+    if findings.presence is Presence.ABSENT and "\n" in text:
+        apart = _read(sentences(text, joins=False))
+        # Two notes, or one that a narrow page has wrapped?
+        if any(f.bone != "other" or f.side for f in apart.fractures):
+            return Findings(Presence.UNDETERMINED, ())
+    return findings
+
+
+def _read(sentences: Iterable[Sentence]) -> Findings:
     reading = _Reading()
-    for sentence in sentences(text):
+    for sentence in sentences:
         reading.read(sentence)
     return reading.conclude()
 
@@ -146,7 +158,7 @@ class _Reading:
             del self.denials[denials:]
         for denial in self.denials[denials:]:
             self.asked -= {site.bone for site in denial.sites} or self.asked
-        self.is_label = not names_fracture(tokens) and is_bare(tokens)
+        self.is_label = not names_fracture(tokens) and is_label(tokens)
         self.signs = read_sites(tokens, 0, len(tokens), unrelated(tokens, 0, len(tokens), BLAND))
 
     def _clause(self, sentence: Sentence, tokens: list[Token]) -> None:
@@ -192,7 +204,11 @@ class _Reading:
         if not named and self.signs and (self.is_label or points_back(scope)):
             named = self.signs
         self.is_void |= any(site.is_garbled for site in named)
-        self.last = [_entry(sentence, scope, site) for site in named or [implied(scope)]]
+        named = named or [implied(scope)]
+        if named[0].bone == "other" and not named[0].side and scopes.is_queried(scope):
+            self.is_doubtful = True  # "?fracture" asks, "?fracture left 5th rib" suspects
+            return
+        self.last = [_entry(sentence, scope, site) for site in named]
         self.entries += self.last
 
     def _is_anaphor(self, scope: Scope, sites: list[Site]) -> bool:

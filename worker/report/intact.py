@@ -97,7 +97,7 @@ def _bones_without(tokens: list[Token], at: int) -> list[Site] | None:
         head += 1
     low = 0 if head == low else low
     near = [t.kind for t in tokens[low:high]]
-    if Kind.SKELETON in near:
+    if Kind.SKELETON in near or tokens[at].value == "bones":
         return []
     return (
         read_sites(tokens, low, high, frozenset())

@@ -82,8 +82,8 @@ def _referred(scope: Scope) -> frozenset[int]:
 
 def _is_vertebral(scope: Scope) -> bool:
     near = scope.tokens[max(scope.low, scope.at - 4) : scope.high]
-    return scope.tokens[scope.at].value == "deformity" or any(
-        t.kind is Kind.HINT and t.value == "vertebra" for t in near
+    return any(
+        t.value == "deformity" or (t.kind is Kind.HINT and t.value == "vertebra") for t in near
     )
 
 

@@ -12,6 +12,7 @@ _STOPS = frozenset({Kind.BREAK, Kind.EXCEPT})
 _PREDICATES = frozenset({Kind.VERB, Kind.SEEN, Kind.INVOLVE})
 _SITES = frozenset({Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.HINT, Kind.SEGMENT})
 _MODIFIERS = frozenset({Kind.QUALIFIER, Kind.AGE, Kind.ARTICLE, Kind.EXTRA, Kind.NEUTRAL}) | _SITES
+_NAMING = (Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.BONE)
 _LATE_ONLY = ("prior", "previous", "past")
 _OF_THE_PATIENT = ("status post", "history of", "prior history of", "past history of",
                    "known history of", "post orif")  # fmt: skip
@@ -85,6 +86,8 @@ def _reaches(scope: Scope, negation: int) -> bool | None:
             bone_since = bone_since or (governed and _is_bare_after_joint(tokens, at, end))
         elif token.kind is Kind.PREPOSITION and noun:
             governed = True
+        elif token.kind in _NAMING and tokens[at - 1].kind is Kind.NOUN and at - 1 > negation:
+            return None  # "no pneumothorax left 5th rib fracture": two notes run together
         elif token.kind in _JOINTS and noun and (not governed or bone_since):
             noun = governed = bone_since = False
             joint = at
@@ -259,6 +262,14 @@ def is_sought(scope: Scope) -> bool:
     return False
 
 
+def is_queried(scope: Scope) -> bool:
+    """Tell whether a question mark stands before the fracture: "?fracture"."""
+    return any(
+        scope.tokens[at].kind is Kind.QUERY and _is_query(scope, at)
+        for at in range(scope.low, scope.at)
+    )
+
+
 def is_hedged(scope: Scope) -> tuple[bool, int | None]:
     """Tell whether the fracture is only possible.
 
@@ -269,9 +280,9 @@ def is_hedged(scope: Scope) -> tuple[bool, int | None]:
         later ones of a list are ("5th and possibly 6th ribs"), else None.
     """
     tokens = scope.tokens
+    if is_queried(scope):
+        return True, None
     for at in range(scope.low, scope.high):
-        if tokens[at].kind is Kind.QUERY and _is_query(scope, at):
-            return True, None
         if tokens[at].kind is not Kind.HEDGE or _is_aside(scope, at):
             continue
         if _begins_later_item(scope, at):
@@ -285,7 +296,7 @@ def is_hedged(scope: Scope) -> tuple[bool, int | None]:
 
 def _is_query(scope: Scope, at: int) -> bool:
     passed = (*_SITES, Kind.QUALIFIER, Kind.AGE, Kind.ARTICLE)
-    return at < scope.at and all(t.kind in passed for t in scope.tokens[at + 1 : scope.at])
+    return all(t.kind in passed for t in scope.tokens[at + 1 : scope.at])
 
 
 def _is_aside(scope: Scope, at: int) -> bool:
@@ -302,7 +313,10 @@ def _is_aside(scope: Scope, at: int) -> bool:
 
 def _begins_later_item(scope: Scope, at: int) -> bool:
     tokens = scope.tokens
-    if at == 0 or tokens[at - 1].kind not in (*_JOINTS, Kind.PREPOSITION):
+    joint = at - 1
+    while joint > scope.at and tokens[joint].kind is Kind.ARTICLE:
+        joint -= 1
+    if joint < 0 or tokens[joint].kind not in (*_JOINTS, Kind.PREPOSITION):
         return False
     named = (Kind.NUMBER, Kind.BONE, Kind.LEVEL)
     earlier = any(t.kind in named for t in tokens[scope.low : at])

@@ -173,6 +173,8 @@ class SiteReader:
     def _side(self, at: int, high: int) -> None:
         value = self._joint_side(at, high)
         after = self._after(at, high, (*_ADJECTIVES, Kind.SIDE))
+        if after is Kind.HINT and not self._names_more(at, high):  # "on the L hemithorax"
+            after = None
         if after in (Kind.NOUN, Kind.DEVICE, Kind.PROPERTY):
             return
         unsided = [s for s in self.sites if s.side is None and s.bone not in MIDLINE]
@@ -182,8 +184,13 @@ class SiteReader:
             for site in unsided:
                 site.side = value
             self.pending = []
-            self.side = value if after in (Kind.COLON, Kind.COMMA) else None
+            is_heading = all(s.number is None for s in unsided)
+            self.side = value if is_heading and after in (Kind.COLON, Kind.COMMA) else None
             self.late_side = value
+
+    def _names_more(self, at: int, high: int) -> bool:
+        named = (Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.FRACTURE)
+        return any(t.kind in named for t in self.tokens[at + 1 : high])
 
     def _joint_side(self, at: int, high: int) -> str:
         """Read "left and right" as both."""

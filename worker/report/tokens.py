@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, lru_cache
 
+from worker.report.shorthand import spelt_out
 from worker.report.words import (
     CARDINALS,
     FRACTURE_NOUNS,
@@ -18,24 +19,6 @@ from worker.report.words import (
     Token,
 )
 
-_ABBREVIATIONS = (
-    (re.compile(r"\bcan(?:'t|not)\b"), "can not"),
-    (re.compile(r"n't\b"), " not"),
-    (re.compile(r"\bw/o\b"), "without"),
-    (re.compile(r"\bw/"), "with "),
-    (re.compile(r"\bs/p\b"), "status post"),
-    (re.compile(r"\br/o\b"), "rule out"),
-    (re.compile(r"\bc/w\b"), "consistent with"),
-    (re.compile(r"\bh/o\b"), "history of"),
-    (re.compile(r"\by/o\b"), "year old"),
-    (re.compile(r"\band\s*/\s*or\b"), "or"),
-    (re.compile(r"&"), " and "),
-    (re.compile(r"(?<![a-z])([ivx]+)-([ivx]+)(?![a-z])"), r"\1 to \2"),
-    (re.compile(r"\(\s*\?+\s*\)|\?{2,}(?=.*\w)"), " possible mark "),
-    (re.compile(r"(?<=rib )(?:no|nr|num|number)\.?\s*(?=\d{1,2}\b)|#\s*(?=\d)"), ""),
-    (re.compile(rf"(?<=rib )number\s+(?=(?:{'|'.join(CARDINALS)})\b)"), ""),
-    (re.compile(r"\b(acute|chronic|old|new|healed)[ -](?:appearing|looking)\b"), r"\1"),
-)
 _PIECE = re.compile(
     r"""(?P<skip>\d{1,4}[/.-]\d{1,2}[/.-]\d{2,4}
         |\d+(?:[.,]\d+)?[\s-]?(?:mm|cm|%|percent|ml|years?|yrs?|yo|days?|weeks?|months?|hours?
@@ -79,7 +62,8 @@ def _rows() -> Iterator[_Phrase]:
             for phrase in phrases.split(","):
                 yield tuple(phrase.split()), kind, value
     for noun in FRACTURE_NOUNS:
-        yield ("fracture", *noun.split()), Kind.NOUN, ""
+        for fracture in ("fracture", "fx"):
+            yield (fracture, *noun.split()), Kind.NOUN, ""
     for form, names in (("cardinal", CARDINALS), ("ordinal", ORDINALS)):
         for number, word in enumerate(names, 1):
             yield (word,), Kind.NUMBER, f"{form} {number}"
@@ -101,8 +85,7 @@ def tokenize(sentence: str) -> list[Token]:
 def _pieces(sentence: str) -> Iterator[tuple[str, str]]:
     text = " ".join(unicodedata.normalize("NFKC", sentence).lower().split())
     text = re.sub(r"[\u2010-\u2015\u2212~]", "-", text).replace("\u2019", "'")
-    for pattern, plain in _ABBREVIATIONS:
-        text = pattern.sub(plain, text)
+    text = spelt_out(text)
     for match in _PIECE.finditer(text):
         kind = match.lastgroup or ""
         piece = match.group()
@@ -202,8 +185,13 @@ def _among_ribs(tokens: list[Token], at: int) -> bool:
     after = next((t for t in tokens[at + 1 : at + 24] if not _is_listed(t)), None)
     if after is not None and after.kind is Kind.BONE:
         return after.value == "rib"
-    before = next((t for t in reversed(tokens[max(0, at - 24) : at]) if not _is_listed(t)), None)
-    return before is not None and before.value == "rib"
+    low = max(0, at - 24)
+    back = next((n for n in range(at - 1, low - 1, -1) if not _is_listed(tokens[n])), None)
+    if back and tokens[back].kind is Kind.COLON:  # "rib fractures: L3, L4", "rib fractures L3, L4"
+        back -= 1
+    if back and tokens[back].kind is Kind.FRACTURE and tokens[back + 1].text != ",":
+        back -= 1
+    return back is not None and back >= 0 and tokens[back].value == "rib"
 
 
 def _is_listed(token: Token) -> bool:

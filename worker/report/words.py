@@ -27,7 +27,7 @@ class Kind(StrEnum):
     CARRIER = auto()  # nouns a negation passes through: evidence, sign
     LINK = auto()  # joins a noun to the fracture it would mean: to suggest, such as
     SKELETON = auto()
-    ABNORMALITY = auto()
+    ABNORMALITY = auto()  # value: bones, where they are part of the phrase
     NORMAL = auto()
     PROPERTY = auto()  # density, alignment: normal ones say nothing of fractures
     DEVICE = auto()
@@ -67,7 +67,7 @@ TABLE: dict[Kind, str] = {
             fracture fragment, fracture site, fracture plane, fracture lucency,
             fracture dislocation, fracture deformity, fracture subluxation, fracture nonunion,
             fracture malunion, microfracture
-        adjective: fractured, broken
+        adjective: fractured, broken, fxd, fx d
         deformity: compression deformity, compression deformities, wedge compression deformity,
             wedge compression deformities, compression type deformity, compressive deformity,
             compression fracture deformity, compression fracture deformities,
@@ -77,12 +77,12 @@ TABLE: dict[Kind, str] = {
         rib: rib, ribs, rib s, rbi, ribes, ribd, ribb, ribbs, costal, rib cage, ribcage,
             costal arch, costal arches
         clavicle: clavicle, clavicles, collarbones, clavicular, collarbone, collar bone,
-            clavical, clavicals, midclavicle, claviculae
+            clavical, clavicals, midclavicle, claviculae, clav, clavs
         scapula: scapula, scapulas, scapulae, scapular, shoulder blade, shoulder blades,
-            scapular spine, scapular body
+            scapular spine, scapular body, scap
         humerus: humerus, humeral, humeri, humerous, humoral, greater tuberosity,
             lesser tuberosity, greater tubercle, upper arm bone, humeral head, humeral neck,
-            surgical neck
+            surgical neck, surg neck, hum
         sternum: sternum, sternal, manubrium, manubrial, xiphoid, xiphoid process, breastbone,
             breast bone, manubriosternal, manubriosternal junction, sternal body, sternums
         acromion: acromion, acromial, acromion process, acromions
@@ -151,7 +151,8 @@ TABLE: dict[Kind, str] = {
             chronicity uncertain, indeterminate age and, acute on chronic, not acute, nonacute,
             age unclear, unhealed, nonhealed, non acute, not old, not healed, not healing,
             not new, not chronic, without callus, without callus formation,
-            no evidence of healing, without healing, without evidence of healing,
+            no evidence of healing, no evidence of interval healing, without healing,
+            without evidence of healing,
             no signs of healing, no interval healing, without interval healing,
             no significant healing, no significant interval healing, nonhealing,
             not acute appearing, acute or chronic, no evidence of callus,
@@ -168,7 +169,8 @@ TABLE: dict[Kind, str] = {
             could reflect, might reflect, may indicate, could indicate, might indicate,
             suggestive of, suggesting, suggests, suggest, suspected, suspect, concerning for,
             concern for, worrisome for, presumed, presumably, potential, potentially, perhaps,
-            query, equivocal, suspicion of, suspicion for, suggestion of, possibility of,
+            query, equivocal, susp, poss, prob, suspicion of, suspicion for, suggestion of,
+            possibility of,
             raises the possibility of, raise the possibility of, versus, vs, favor, favored,
             favors, felt to represent, thought to represent, appears to be, appear to be,
             seems to be, seem to be, appears to represent, may have, could have, might have,
@@ -215,7 +217,7 @@ TABLE: dict[Kind, str] = {
             not well evaluated, not well assessed, not evaluated, not assessed,
             not adequately assessed, not adequately evaluated, not optimally evaluated,
             not fully evaluated, not fully assessed, not assessable, not evaluable,
-            incompletely evaluated, uncertain, unclear, unknown, undetermined, may be missed,
+            incompletely evaluated, uncertain, unclear, unknown, undetermined, null, may be missed,
             could be missed, might be missed, may be occult, can be occult, can be missed,
             not be visible, may not be visible, may not be seen, may be obscured,
             might not be seen, might not be visible, not be apparent, may not be apparent,
@@ -332,7 +334,10 @@ TABLE: dict[Kind, str] = {
     Kind.ABNORMALITY: """
         : abnormality, abnormalities, injury, injuries, process, pathology, trauma, alteration,
             alterations, change acute, disease acute, acute finding, acute findings,
-            traumatic injury, traumatic abnormality, pathologies""",
+            traumatic injury, traumatic abnormality, pathologies, abn, abnl, traumatic lesion,
+            traumatic lesions
+        bones: traumatic bone lesion, traumatic bone lesions, traumatic bony lesion,
+            traumatic bony lesions, traumatic osseous lesion, traumatic osseous lesions""",
     Kind.NORMAL: """
         : intact, normal, unremarkable, within normal limits, wnl, preserved, unfractured,
             nonfractured, non fractured, without abnormality, without abnormalities,
@@ -413,7 +418,8 @@ TABLE: dict[Kind, str] = {
             under, over, despite, associated with, at the, onto, via, against, per,
             regarding the, resulting from, as a result of, caused by, surrounding, upon,
             about the, accompanying, accompanied by, toward, towards, extending to,
-            extending into, inside, amid, out""",
+            extending into, inside, amid, out, traversing, crossing, extending through,
+            running through, coursing through, passing through, extending along""",
     Kind.ARTICLE: """
         indefinite: a, an, any
         definite: the, this, these, that, those, its, their""",

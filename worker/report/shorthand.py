@@ -1,0 +1,53 @@
+"""Spell out the shorthand of report writers: s/p, c/w, the # of a fracture, "first six ribs"."""
+
+import re
+
+from worker.report.words import CARDINALS
+
+# British notes write # for fracture; before a bare number it means "number", as in "rib #5".
+_HASH = re.compile(
+    r"""(?<![\#\w\[{<])(?<!\#\s)\#
+        (?:(?P<many>'?s\b)
+        |(?=\s*\d{1,2}\s?(?:st|nd|rd|th)\b|\s*(?:[ltdcr]|th)-?\d)
+        |(?=(?:l|r|lt|rt|left|right|neck|of)\b|rib|clav|scap|hum|stern|vert)
+        |(?!\s*\d|[\w\#\]}>)$%@!*&^]))""",
+    re.VERBOSE,
+)
+
+
+def _broken(mark: re.Match[str]) -> str:
+    return " fractures " if mark["many"] else " fracture "
+
+
+_SEVERAL = "|".join(CARDINALS[1:])
+_SHORTHAND = (
+    (re.compile(r"(?<=al)is(?=(?:e|ed|es|ing|ation)\b)|(?<=recogn)is(?=e)"), "iz"),
+    (re.compile(r"\bcan(?:'t|not)\b"), "can not"),
+    (re.compile(r"n't\b"), " not"),
+    (re.compile(r"\bw/o\b"), "without"),
+    (re.compile(r"\bw/"), "with "),
+    (re.compile(r"\bs/p\b"), "status post"),
+    (re.compile(r"\br/o\b"), "rule out"),
+    (re.compile(r"\bc/w\b"), "consistent with"),
+    (re.compile(r"\bh/o\b"), "history of"),
+    (re.compile(r"\by/o\b"), "year old"),
+    (re.compile(r"\bb/l\b"), "bilateral"),
+    (re.compile(r"\band\s*/\s*or\b"), "or"),
+    (re.compile(r"&"), " and "),
+    (re.compile(r"(?<![a-z])([ivx]+)-([ivx]+)(?![a-z])"), r"\1 to \2"),
+    (re.compile(r"\(\s*\?+\s*\)|\?{2,}(?=.*\w)"), " possible mark "),
+    (re.compile(r"\b(rib|ribs) #\s*(?=\d)"), r"\1 "),
+    (re.compile(r"\b(image|case|exam|study|series|accession|mrn|page|id) #"), r"\1 number"),
+    (_HASH, _broken),
+    (re.compile(rf"\bfirst ({_SEVERAL})(?= (?:(?:left|right|lt|rt|l|r) )?ribs\b)"), r"first to \1"),
+    (re.compile(r"(?<=rib )(?:no|nr|num|number)\.?\s*(?=\d{1,2}\b)|#\s*(?=\d)"), ""),
+    (re.compile(rf"(?<=rib )number\s+(?=(?:{'|'.join(CARDINALS)})\b)"), ""),
+    (re.compile(r"\b(acute|chronic|old|new|healed)[ -](?:appearing|looking)\b"), r"\1"),
+)
+
+
+def spelt_out(text: str) -> str:
+    """Return the lower-case `text` with the shorthand that the table of words does not hold."""
+    for pattern, plain in _SHORTHAND:
+        text = pattern.sub(plain, text)
+    return text
