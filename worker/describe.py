@@ -18,9 +18,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, OutOfResources
 from dicom_node.job import Reason, ReportOrder
 from worker.evaluate import RESULTS
+from worker.models import is_away
 from worker.pipeline import Case, Conclusion, Pipeline
 from worker.settings import Settings
 from worker.start import pipeline
@@ -84,6 +85,8 @@ def describe(settings: Settings, paths: Sequence[Path], out: Path, *, show: bool
     ------
     ConfigurationError
         A path does not exist, or `out` holds a run of another model or other options.
+    Transient
+        The engine is away: the same call goes on later.
     """
     files = _files(paths, out)
     (out / REPORTS).mkdir(parents=True, exist_ok=True)
@@ -200,7 +203,15 @@ def _rows(
             now = [ahead.popleft() for _ in range(min(batch, len(ahead)))]
             cases = [(name, case.result()) for name, case in now]
             ready.describe([case for _, case in cases])
+            _end_if_away(case for _, case in cases)
             yield from (_row(ready, name, case, out) for name, case in cases)
+
+
+def _end_if_away(cases: Iterable[Case]) -> None:
+    """End a run whose engine is away, with the reason: it goes on when called again."""
+    for case in cases:
+        if case.trouble is not None and is_away(case.trouble):
+            raise case.trouble
 
 
 def _prepared(ready: Pipeline, path: Path) -> Case:
@@ -216,7 +227,8 @@ def _row(ready: Pipeline, name: str, case: Case, out: Path) -> dict[str, Any]:
     order = ReportOrder(content_datetime=datetime.now().astimezone().replace(microsecond=0))
     row: dict[str, Any] = {"file": name, "sop_instance_uid": case.sop_instance_uid or None}
     if case.trouble is not None:
-        case.reason = Reason(code="out-of-resources", text=str(case.trouble)[:1024])
+        code = "out-of-resources" if isinstance(case.trouble, OutOfResources) else "model-failed"
+        case.reason = Reason(code=code, text=str(case.trouble)[:1024])
     conclusion = ready.conclude(case, order)
     if case.reason is not None:
         row["reason"] = f"{case.reason.code}: {case.reason.text}"

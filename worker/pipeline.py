@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dicom_node.errors import ChexFractError, OutOfResources, Permanent, Rejected
+from dicom_node.errors import ChexFractError, OutOfResources, Permanent, Rejected, Transient
 from dicom_node.job import FractureFound, Reason, ReportObject, ReportOrder, Result
 from worker import __version__
-from worker.models import Description, Model, ModelInfo, Progress
+from worker.models import Description, Model, ModelInfo, Progress, is_away
 from worker.pixels import Radiograph, preprocessing, radiograph, read
 from worker.report.boxes import Box, in_image
 from worker.report.document import Document, device_uid
@@ -42,7 +42,7 @@ class Case:
     radiograph: Radiograph | None = None
     reason: Reason | None = None
     """Why the Instance is not analysed; None while it may be."""
-    trouble: OutOfResources | None = None
+    trouble: Transient | None = None
     """Why it was not described this time; another time it may be."""
     description: Description | None = None
     stages_ms: dict[str, float] = field(default_factory=dict)
@@ -105,7 +105,8 @@ class Pipeline:
     def describe(self, cases: Sequence[Case], progress: Progress | None = None) -> None:
         """Let the model describe those cases that have a picture, halving on lack of memory.
 
-        A single picture that still does not fit leaves its case with ``trouble``.
+        A single picture that still does not fit leaves its case with ``trouble``, and an engine
+        that is away leaves all of them so: no picture is to blame.
         """
         waiting = [case for case in cases if case.radiograph is not None and case.reason is None]
         if not waiting:
@@ -119,14 +120,16 @@ class Pipeline:
 
     def _describe(
         self, cases: Sequence[Case], progress: Progress | None
-    ) -> list[Description | Reason | OutOfResources]:
+    ) -> list[Description | Reason | Transient]:
         pictures = [case.radiograph for case in cases if case.radiograph is not None]
         try:
             return [*self._model.describe(pictures, progress)]
-        except (OutOfResources, MemoryError) as exc:
+        except MemoryError:
             if len(cases) == 1:
-                full = OutOfResources("this worker's memory is full")
-                return [exc if isinstance(exc, OutOfResources) else full]
+                return [OutOfResources("this worker's memory is full")]
+        except Transient as exc:
+            if len(cases) == 1 or is_away(exc):
+                return [exc] * len(cases)
         except ChexFractError as exc:
             if len(cases) == 1:
                 return [Reason(code="model-failed", text=f"The model failed: {exc}"[:1024])]
@@ -214,9 +217,9 @@ class Pipeline:
         )
 
 
-def _note(case: Case, said: Description | Reason | OutOfResources) -> None:
+def _note(case: Case, said: Description | Reason | Transient) -> None:
     """Write down at its case what came of a picture."""
-    if isinstance(said, OutOfResources):
+    if isinstance(said, Transient):
         case.trouble = said
     elif isinstance(said, Reason):
         case.reason = said

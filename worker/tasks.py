@@ -17,7 +17,7 @@ from dicom_node.errors import ChexFractError, NotFound, OutOfResources, Stale, T
 from dicom_node.flow import broker
 from dicom_node.job import TASK, Claim, Handout, Presence, Ticket, queue
 from worker import about
-from worker.models import BrokenAccelerator
+from worker.models import BrokenAccelerator, Unexplained
 from worker.node import Node
 from worker.pipeline import Case, Pipeline
 from worker.settings import Settings
@@ -194,8 +194,10 @@ class Desk:
                     self._pipeline.describe([case for _, _, case in jobs], self._pulse.moved)
                     self._pulse.moved()
                 for ticket, claim, case in jobs:
-                    with self._giving_back(node, ticket):
-                        self._post(node, ticket, claim, case)
+                    if not isinstance(case.trouble, BrokenAccelerator):
+                        with self._giving_back(node, ticket):
+                            self._post(node, ticket, claim, case)
+                self._end_if_broken(node, jobs)
         finally:
             for ticket in tickets:
                 self._pulse.drop(ticket)
@@ -213,6 +215,13 @@ class Desk:
         case.stages_ms = {"fetch": round(fetched, 1), **case.stages_ms}
         self._pulse.moved()
         return [(ticket, claim, case)]
+
+    def _end_if_broken(self, node: Node, jobs: Sequence[tuple[Ticket, Claim, Case]]) -> None:
+        """End this process when the accelerator is lost to it, after all others were posted."""
+        lost = [(t, c.trouble) for t, _, c in jobs if isinstance(c.trouble, BrokenAccelerator)]
+        if lost:
+            with self._giving_back(node, *(ticket for ticket, _ in lost)):
+                raise lost[0][1]
 
     def _post(self, node: Node, ticket: Ticket, claim: Claim, case: Case) -> None:
         if case.trouble is not None:
@@ -238,12 +247,15 @@ class Desk:
         except Stale as exc:
             logger.warning("result dropped: %s", exc)
         except BrokenAccelerator as exc:
-            # Nothing but a new process brings a lost device back.
+            # Nothing but a new process brings a lost device back. It counts: were a picture to
+            # blame, it would end one process after another.
             logger.critical("the accelerator is lost: %s", exc)
-            self._release(node, tickets, str(exc), counts=False)
+            self._release(node, tickets, str(exc), counts=True)
             _exit_hard()
         except (OutOfResources, MemoryError) as exc:
             self._release(node, tickets, f"out of memory: {exc}", counts=True, delay_s=10.0)
+        except Unexplained as exc:
+            self._release(node, tickets, str(exc), counts=True, delay_s=10.0)
         except Transient as exc:
             self._release(node, tickets, str(exc), counts=False, delay_s=1.0)
         except ChexFractError as exc:

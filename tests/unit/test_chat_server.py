@@ -19,7 +19,7 @@ import pytest
 from engines import checkpoints
 
 from dicom_node.errors import Busy, ConfigurationError, ModelFault, Unreachable
-from worker.models import generation, open_model
+from worker.models import Unexplained, generation, open_model
 
 ENGINES = Path(__file__).parents[1] / "engines"
 SERVE = ENGINES / "serve.py"
@@ -223,7 +223,7 @@ def test_a_server_that_no_longer_serves_this_model_blames_no_picture(model, serv
 @pytest.mark.parametrize("fault", [500, "text", "packed"])
 def test_what_a_server_cannot_answer_each_time_may_be_the_pictures_fault(model, server, fault):
     tell(server, "/faults", [fault] * 3)
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unexplained):
         model.describe([seen(PICTURES[0])])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dicom_node.errors import OutOfResources
+from dicom_node.errors import OutOfResources, Transient, Unreachable
 
 if TYPE_CHECKING:
     from worker.pixels import Radiograph
@@ -28,6 +28,16 @@ Progress = Callable[[], None]
 
 class BrokenAccelerator(OutOfResources):
     """The accelerator fails whatever it is asked: only a new process can use it again."""
+
+
+class Unexplained(Unreachable):
+    """The engine fails at these pictures each time: by them or by itself, nobody can tell."""
+
+
+def is_away(fault: Transient) -> bool:
+    """Whether an engine fails so whatever it is asked: no picture is to blame."""
+    may_be_the_pictures = isinstance(fault, OutOfResources | Unexplained)
+    return isinstance(fault, BrokenAccelerator) or not may_be_the_pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,10 @@ class Model(Protocol):
             The accelerator's memory is full; fewer at a time may pass.
         BrokenAccelerator
             The accelerator is lost to this process, which should end.
+        Unexplained
+            It fails each time; fewer at a time may pass.
+        Transient
+            The engine is away, whatever it is asked.
         ModelFault
             This input cannot be described by this model.
         """

@@ -20,11 +20,12 @@ from dicom_node.errors import (
     Busy,
     ConfigurationError,
     ModelFault,
+    NotFound,
     OutOfResources,
     Transient,
     Unreachable,
 )
-from worker.models import Description, ModelInfo, Progress, licences
+from worker.models import Description, ModelInfo, Progress, Unexplained, licences
 from worker.models import generation as gen
 
 if TYPE_CHECKING:
@@ -126,22 +127,24 @@ class ChatServer:
         try:
             answer = self._patiently(lambda: self._request("GET", "/models", None))
             return {str(entry["id"]): entry for entry in answer["data"]}
-        except Transient:
-            if not self.options.served_model:
-                raise
-            return {}
-        except (KeyError, TypeError, ModelFault) as exc:
+        except (KeyError, TypeError, ModelFault, Unexplained) as exc:
+            if self.options.served_model and isinstance(exc, Unexplained):
+                return {}
             raise ConfigurationError(
                 f"models.{self.name}.url: {self.options.url} does not answer as an "
                 f"OpenAI-compatible server does"
             ) from exc
+        except Transient:
+            if not self.options.served_model:
+                raise
+            return {}
 
     def _is_answered_by(self, wanted: str) -> bool:
         """Whether the server answers a question to a model that it does not list."""
         question = self._question(gen.invented_pixels()) | {"model": wanted, "max_tokens": 1}
         try:
             self._patiently(lambda: self._request("POST", "/chat/completions", question))
-        except ModelFault:
+        except (ModelFault, NotFound):
             return False
         return True
 
@@ -151,12 +154,19 @@ class ChatServer:
         options = self.options
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         limits = httpx2.Limits(max_connections=options.concurrent)
-        return httpx2.Client(
-            base_url=options.url.rstrip("/"),
-            headers=headers,
-            limits=limits,
-            timeout=httpx2.Timeout(options.max_time, connect=options.connect_timeout, pool=None),
-        )
+        try:
+            return httpx2.Client(
+                base_url=options.url.rstrip("/"),
+                headers=headers,
+                limits=limits,
+                timeout=httpx2.Timeout(
+                    options.max_time, connect=options.connect_timeout, pool=None
+                ),
+                # what is meant for this machine must not go to a proxy of the environment
+                trust_env=not _is_here(options.url),
+            )
+        except (ValueError, ImportError) as exc:
+            raise ConfigurationError(f"the environment's proxy: {exc}") from exc
 
     def warm_up(self) -> None:
         """Ask about an invented picture."""
@@ -170,33 +180,34 @@ class ChatServer:
         Raises
         ------
         Unreachable, Busy, OutOfResources
-            The server fails in passing, also after the table's number of attempts.
+            The server fails in passing, also after the table's number of attempts, or no longer
+            serves this model to this worker.
+        Unexplained
+            It fails at this picture each time.
         ModelFault
             The server refuses this picture, or its answer is none.
         """
         with ThreadPoolExecutor(self.options.concurrent, thread_name_prefix="chat") as pool:
-            asked = [pool.submit(self._describe, one.pixels) for one in radiographs]
+            asked = [pool.submit(self._describe, one.pixels, progress) for one in radiographs]
             for _ in as_completed(asked):
                 if progress is not None:
                     progress()
         return [future.result() for future in asked]
 
-    def _describe(self, pixels: NDArray[np.uint8]) -> Description:
+    def _describe(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> Description:
         if self._client is None:
             raise ModelFault(f"{self.name} is not loaded")
         started = time.monotonic()
         question = self._question(pixels)
-        answer = self._patiently(lambda: self._request("POST", "/chat/completions", question))
         try:
-            choice = answer["choices"][0]
-            text = choice["message"]["content"]
-            reason = REASONS.get(choice.get("finish_reason") or "stop", "length")
-            tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
-        except (KeyError, IndexError, TypeError, ValueError) as exc:
-            raise ModelFault(f"{self.name}: the server's answer holds no text") from exc
-        if not isinstance(text, str):
-            raise ModelFault(f"{self.name}: the server's answer holds no text")
-        return Description(text.strip(), tokens, reason, time.monotonic() - started)
+            answer = self._patiently(
+                lambda: self._request("POST", "/chat/completions", question), progress
+            )
+        except (ConfigurationError, NotFound) as exc:
+            # it served this model when this worker started: no picture is to blame
+            raise Unreachable(str(exc)) from exc
+        text, reason = _said(answer, self.name)
+        return Description(text, _count(answer), reason, time.monotonic() - started)
 
     def _question(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         url = f"data:image/png;base64,{_png(pixels, self.options.longest_side)}"
@@ -212,12 +223,16 @@ class ChatServer:
             "stream": False,
         }
 
-    def _patiently(self, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _patiently(
+        self, act: Callable[[], dict[str, Any]], progress: Progress | None = None
+    ) -> dict[str, Any]:
         """Call `act` again, after growing pauses, while it fails in passing."""
         wait = self.options.retry_wait
         for _ in range(self.options.attempts - 1):
             with suppress(Transient):
                 return act()
+            if progress is not None:
+                progress()
             # apart from each other, or all concurrent requests come back at once
             time.sleep(min(wait, LONGEST_WAIT_S) * random.uniform(0.5, 1.0))  # noqa: S311
             wait *= 2
@@ -233,11 +248,13 @@ class ChatServer:
             raise Unreachable(f"{where}: no answer in time ({type(exc).__name__})") from exc
         except httpx2.TransportError as exc:
             raise Unreachable(f"{where}: {type(exc).__name__}: {exc}") from exc
+        except httpx2.RequestError as exc:
+            raise Unexplained(f"{where}: {type(exc).__name__}: {exc}") from exc
         _check(answer.status_code, where, method == "POST")
         try:
             parsed = answer.json()
-        except ValueError as exc:
-            raise Unreachable(f"{where}: the answer is no JSON") from exc
+        except (ValueError, RecursionError) as exc:
+            raise Unexplained(f"{where}: the answer is no JSON") from exc
         if not isinstance(parsed, dict):
             raise ModelFault(f"{where}: the answer is no JSON object")
         return parsed
@@ -259,11 +276,39 @@ def _check(status: int, where: str, is_question: bool) -> None:
         raise Busy(f"{where}: answered 429, too many requests")
     if status == 507:
         raise OutOfResources(f"{where}: answered 507, the server's memory is full")
-    if status >= 500 or status in (408, 425):
+    if status in (408, 425, 502, 503, 504):
         raise Unreachable(f"{where}: answered {status}")
+    if status >= 500:
+        raise (Unexplained if is_question else Unreachable)(f"{where}: answered {status}")
+    if is_question and (status < 400 or status in (404, 405, 410)):
+        raise NotFound(f"{where}: answered {status}: it does not serve this model here")
     if is_question:
         raise ModelFault(f"{where}: the server refuses this picture or prompt: {status}")
     raise ConfigurationError(f"{where}: answered {status}; url must end with the server's /v1")
+
+
+def _said(answer: dict[str, Any], name: str) -> tuple[str, str]:
+    """Return the text of an answer and why it ended there."""
+    try:
+        choice = answer["choices"][0]
+        text = choice["message"]["content"]
+        reason = REASONS.get(choice.get("finish_reason") or "stop", "length")
+    except (KeyError, IndexError, TypeError, AttributeError) as exc:
+        raise ModelFault(f"{name}: the server's answer holds no text") from exc
+    if isinstance(text, list):
+        parts = [part for part in text if isinstance(part, dict) and part.get("type") == "text"]
+        text = "".join(str(part.get("text", "")) for part in parts) if parts else None
+    if not isinstance(text, str):
+        raise ModelFault(f"{name}: the server's answer holds no text")
+    # half a surrogate pair is no character, and no file could hold it
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip(), reason
+
+
+def _count(answer: dict[str, Any]) -> int:
+    """Return how many tokens the server says that it made; 0 where it says nothing of use."""
+    usage = answer.get("usage")
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return count if isinstance(count, int) else 0
 
 
 def _png(pixels: NDArray[np.uint8], longest_side: int) -> str:
@@ -289,9 +334,13 @@ def _is_here(url: str) -> bool:
 def _key(name: str, path: str) -> str:
     if not path:
         return ""
+    where = f"models.{name}.api_key_file: {path}"
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8").strip()
-    except OSError as exc:
-        raise ConfigurationError(
-            f"models.{name}.api_key_file: {path}: {exc.strerror or exc}"
-        ) from exc
+        key = Path(path).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, RuntimeError) as exc:
+        raise ConfigurationError(f"{where}: {getattr(exc, 'strerror', None) or exc}") from exc
+    except ValueError as exc:
+        raise ConfigurationError(f"{where}: not a text file") from exc
+    if not key.isascii() or not key.isprintable():
+        raise ConfigurationError(f"{where}: a key is one line of ASCII characters")
+    return key

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from dicom_node import toml
 from dicom_node.errors import ConfigurationError
@@ -109,11 +110,18 @@ class LlmCxr(Weights):
     """Names within the folder `path`, so that the list of sums covers them."""
 
 
+def _address(url: str) -> str:
+    parts = urlsplit(url)  # it and the port raise ValueError
+    if not parts.hostname or parts.port == 0:
+        raise ValueError("names no host and port")
+    return url
+
+
 class ChatServer(Options):
     """``engine = "chat_server"``: an OpenAI-compatible server, such as vLLM."""
 
     path: Literal[""] = ""
-    url: str = Field(pattern=r"^https?://[^/\s]+")
+    url: Annotated[str, AfterValidator(_address)] = Field(pattern=r"^https?://[^/\s]+")
     """The address up to ``/v1``."""
     served_model: str = ""
     """The server's name for the model; empty: the only one it serves."""
