@@ -16,7 +16,7 @@ from engines import checkpoints
 from packaging.specifiers import SpecifierSet
 
 from dicom_node.errors import ConfigurationError, ModelFault, OutOfResources
-from worker.models import catalogue, frames, generation, open_model
+from worker.models import BrokenAccelerator, catalogue, frames, generation, open_model
 from worker.models.checkpoint import Unacceptable
 from worker.models.chexagent import plain, regions
 
@@ -330,6 +330,20 @@ def test_a_child_that_died_is_an_error_that_passes(child):
     assert child.describe([seen(TALL)])[0].text == before[0].text
 
 
+def test_a_child_that_hangs_is_ended_and_started_again(child, monkeypatch):
+    before = child.describe([seen(TALL)])
+    monkeypatch.setattr("worker.models.child.ANSWER_TIMEOUT_S", 1.0)
+    for pixels in (TALL, np.ascontiguousarray(np.tile(TALL, (8, 8)))):
+        process = child._process
+        os.kill(process.pid, signal.SIGSTOP)
+        with pytest.raises(OutOfResources):
+            child.describe([seen(pixels)])
+        assert process.poll() is not None
+        monkeypatch.setattr("worker.models.child.ANSWER_TIMEOUT_S", 60.0)
+        assert child.describe([seen(TALL)])[0].text == before[0].text
+        monkeypatch.setattr("worker.models.child.ANSWER_TIMEOUT_S", 1.0)
+
+
 def test_a_child_ends_when_its_parent_lets_go(child):
     child.warm_up()
     process = child._process
@@ -340,13 +354,56 @@ def test_a_child_ends_when_its_parent_lets_go(child):
             act()
 
 
-@pytest.mark.parametrize("python", ["/no/such/python", "/bin/false", "/bin/cat"])
+@pytest.mark.parametrize(
+    "python", ["/no/such/python", "/bin/false", "/bin/cat", "~nobody-of-this-name/bin/python"]
+)
 def test_an_interpreter_that_is_none_is_named_soon(tmp_path, python):
     folder = checkpoints.build(tmp_path / "small")
     started = time.monotonic()
     with pytest.raises(ConfigurationError, match=r"models\.small\.python"):
         loaded("chexfract", folder, python=python, start_timeout=20)
     assert time.monotonic() - started < 40
+
+
+def program(path, *lines):
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["exec sleep 90"], "said nothing for 1 s"),
+        (["echo Welcome to this environment", "exec sleep 90"], "wrote something else"),
+        (["echo 'Traceback:' >&2", "echo 'no module torch' >&2", "exit 3"], "3: no module torch"),
+    ],
+    ids=["hangs", "prints", "dies"],
+)
+def test_a_program_that_is_no_interpreter_is_one_line_soon(tmp_path, capfd, lines, message):
+    folder = checkpoints.build(tmp_path / "small")
+    python = program(tmp_path / "python", *lines)
+    started = time.monotonic()
+    with pytest.raises(ConfigurationError, match=rf"models\.small\.python.*{message}") as caught:
+        loaded("chexfract", folder, python=python, start_timeout=1.0)
+    assert time.monotonic() - started < 45
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_child_that_cannot_be_started_again_blames_no_picture(tmp_path):
+    folder = checkpoints.build(tmp_path / "small")
+    python = program(tmp_path / "python", f'exec "{sys.executable}" "$@"')
+    model = loaded("chexfract", folder, python=python)
+    try:
+        program(tmp_path / "python", "exit 1")
+        os.kill(model._process.pid, signal.SIGKILL)
+        model._process.wait(10)
+        for _ in range(2):
+            with pytest.raises(BrokenAccelerator, match="cannot be started again"):
+                model.describe([seen(TALL)])
+    finally:
+        model.close()
 
 
 OTHER = os.environ.get("OTHER_PYTHON", "")
