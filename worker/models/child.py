@@ -18,14 +18,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
 from dicom_node.errors import ChexFractError, ConfigurationError, ModelFault, OutOfResources
-from worker.models import ENGINES, Description, Progress, Region, frames
+from worker.models import ENGINES, BrokenAccelerator, Description, Progress, Region, frames
 from worker.models.checkpoint import Unacceptable
 from worker.models.local import LocalModel, one_line
 
@@ -58,6 +60,8 @@ class ChildModel(LocalModel):
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.Queue[tuple[dict[str, Any], bytes] | None] = queue.Queue()
         self._environment: dict[str, str] = {}
+        self._said: deque[str] = deque(maxlen=1)
+        self._hears: threading.Thread | None = None
         self._is_wanted = False
 
     def load(self) -> None:
@@ -77,23 +81,20 @@ class ChildModel(LocalModel):
             raise
 
     def _start(self) -> None:
-        interpreter = Path(self.options.python).expanduser()
+        wanted = self.options.python
         try:
+            interpreter = Path(wanted).expanduser()
             self._process = subprocess.Popen(
                 [str(interpreter), "-I", "-u", "-c", CHILD, _lent()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env=_environment(),
             )
-        except OSError as exc:
-            raise ConfigurationError(
-                f"models.{self.name}.python: {interpreter}: {exc.strerror or exc}"
-            ) from exc
-        self._answers = queue.Queue()
-        reader = threading.Thread(
-            target=_read, args=(self._process.stdout, self._answers), daemon=True
-        )
-        reader.start()
+        except (OSError, RuntimeError, ValueError) as exc:
+            what = getattr(exc, "strerror", None) or exc
+            raise ConfigurationError(f"models.{self.name}.python: {wanted}: {what}") from exc
+        self._listen(self._process)
         table = self.options.model_dump() | {"python": ""}
         request = {"do": "load", "name": self.name, "device": self.wanted_device, "table": table}
         try:
@@ -101,10 +102,25 @@ class ChildModel(LocalModel):
         except OutOfResources as exc:
             raise Unacceptable(
                 f"models.{self.name}.python: {interpreter} cannot run the engine: {exc}"
+                f"{self._last_words()}"
             ) from exc
         self._environment = {key: str(value) for key, value in answer["environment"].items()}
         self.device, self.dtype = answer["device"], answer["dtype"]
         self.model = self._process
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        """Read both streams; each reader closes its own, as nobody else can while it waits."""
+        self._answers, self._said = queue.Queue(), deque(maxlen=1)
+        reads = threading.Thread(target=_read, args=(process.stdout, self._answers), daemon=True)
+        self._hears = threading.Thread(target=_hear, args=(process.stderr, self._said), daemon=True)
+        reads.start()
+        self._hears.start()
+
+    def _last_words(self) -> str:
+        """Return what a process that did not start said last."""
+        if self._hears is not None:
+            self._hears.join(timeout=1)
+        return f": {self._said[0]}" if self._said else ""
 
     def _parameters(self) -> dict[str, str]:
         self._engine.dtype = self.dtype
@@ -126,6 +142,8 @@ class ChildModel(LocalModel):
         ------
         OutOfResources
             Memory is full, or the child died on these.
+        BrokenAccelerator
+            The child cannot be started again.
         ModelFault
             The model's code fails on one of them.
         """
@@ -136,10 +154,20 @@ class ChildModel(LocalModel):
             if not self._is_wanted:
                 raise ModelFault(f"{self.name} is not loaded")
             if self._process is None or self._process.poll() is not None:
-                logger.warning("model %s: its process is started again", self.name)
-                self.load()
+                self._start_again()
             answer = self._ask(request, content, progress, ANSWER_TIMEOUT_S)
         return [_description(told) for told in answer["descriptions"]]
+
+    def _start_again(self) -> None:
+        logger.warning("model %s: its process is started again", self.name)
+        self._end()
+        try:
+            self.load()
+        except ChexFractError as exc:
+            self._is_wanted = True
+            raise BrokenAccelerator(
+                f"{self.name}: its process cannot be started again: {exc}"
+            ) from exc
 
     def _ask(
         self, request: dict[str, Any], content: bytes, progress: Progress | None, seconds: float
@@ -148,14 +176,15 @@ class ChildModel(LocalModel):
         if process is None or process.stdin is None:
             raise ModelFault(f"{self.name} is not loaded")
         try:
-            frames.write(process.stdin, request, content)
+            with _ended_after(seconds, process):
+                frames.write(process.stdin, request, content)
         except OSError as exc:
             raise self._died() from exc
         while True:
             try:
                 frame = self._answers.get(timeout=seconds)
             except queue.Empty as exc:
-                self._end()
+                self._end(at_once=True)
                 raise OutOfResources(
                     f"{self.name}: its process said nothing for {seconds:.0f} s"
                 ) from exc
@@ -165,6 +194,9 @@ class ChildModel(LocalModel):
             if answer["kind"] == "moved":
                 if progress is not None:
                     progress()
+            elif answer["kind"] == "broken":
+                self._end(at_once=True)
+                raise OutOfResources(f"{self.name}: its process wrote something else than answers")
             elif answer["kind"] == "failed":
                 if answer["error"] == "BrokenAccelerator":
                     self._end()  # the next call starts a process that can use it again
@@ -176,13 +208,15 @@ class ChildModel(LocalModel):
         status = self._end()
         return OutOfResources(f"{self.name}: its process ended with status {status}")
 
-    def _end(self) -> int | None:
+    def _end(self, *, at_once: bool = False) -> int | None:
+        """End the process, by closing its standard input or at once, and return its status."""
         process, self._process, self.model = self._process, None, None
         if process is None:
             return None
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                _close(stream)
+        if at_once:
+            process.kill()
+        if process.stdin is not None:
+            _close(process.stdin)
         try:
             return process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -203,12 +237,36 @@ def _close(stream: IO[bytes]) -> None:
 
 
 def _read(stream: IO[bytes], answers: queue.Queue[tuple[dict[str, Any], bytes] | None]) -> None:
-    try:
-        while (frame := frames.read(stream)) is not None:
-            answers.put(frame)
-    except (frames.BrokenFrame, OSError, ValueError) as exc:
-        logger.debug("the other interpreter's stream broke: %s", exc)
+    with stream:
+        try:
+            while (frame := frames.read(stream)) is not None:
+                answers.put(frame)
+        except frames.BrokenFrame as exc:
+            logger.debug("the other interpreter's stream broke: %s", exc)
+            answers.put(({"kind": "broken"}, b""))
+        except (OSError, ValueError) as exc:
+            logger.debug("the other interpreter's stream ended: %s", exc)
     answers.put(None)
+
+
+def _hear(stream: IO[bytes], last: deque[str]) -> None:
+    """Keep the last line that a process said; a model's code may print what it found."""
+    with stream:
+        for line in stream:
+            if text := line.decode("utf-8", "replace").strip():
+                logger.debug("from the other interpreter: %s", text)
+                last.append(text[:300])
+
+
+@contextmanager
+def _ended_after(seconds: float, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End a process that does not read what it is sent, so that nobody waits for it."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @cache
