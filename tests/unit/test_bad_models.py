@@ -102,6 +102,74 @@ def test_too_little_memory_on_the_accelerator(tmp_path, weights, capsys, monkeyp
     check(code, error, os.EX_CONFIG, "cuda has 0.0 GB free", "set quantization")
 
 
+def test_memory_that_fills_while_the_weights_are_loaded(tmp_path, weights, capsys, monkeypatch):
+    import torch
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    code, error = described(tmp_path, f'path = "{weights}"\n{ACCEPTED}', capsys)
+    check(code, error, os.EX_CONFIG, "models.m: out of memory on cpu", "quantization")
+
+
+def test_memory_that_fills_at_the_first_try(tmp_path, weights, capsys, monkeypatch):
+    from worker.models.chexfract import ChexFract
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(ChexFract, "_describe", full)
+    code, error = described(tmp_path, f'path = "{weights}"\n{ACCEPTED}', capsys)
+    check(code, error, os.EX_CONFIG, "models.m: out of memory on cpu")
+
+
+@pytest.mark.parametrize("engine", ["maira2", "chexagent"])
+def test_a_folder_of_another_engine(tmp_path, weights, capsys, engine):
+    code, error = described(tmp_path, f'path = "{weights}"\n{ACCEPTED}', capsys, engine)
+    check(code, error, os.EX_CONFIG, f"models.m.engine: {engine} fails at the first try")
+
+
+def test_a_folder_without_a_processor(tmp_path, weights, capsys):
+    (weights / "preprocessor_config.json").unlink()
+    write_sums(weights, "small")
+    code, error = described(tmp_path, f'path = "{weights}"\n{ACCEPTED}', capsys)
+    check(code, error, os.EX_CONFIG, f"{weights}", "no processor")
+
+
+def test_code_that_ends_the_program(tmp_path, weights, capsys):
+    (weights / "modeling_small.py").write_text("import sys\nsys.exit('bye')\n")
+    write_sums(weights, "small")
+    code, error = described(tmp_path, f'path = "{weights}"\n{ACCEPTED}', capsys)
+    check(code, error, os.EX_CONFIG, "cannot be loaded: SystemExit: bye")
+
+
+def test_a_list_of_sums_that_is_no_text(tmp_path, weights, capsys):
+    (weights / "SHA256SUMS").write_bytes(b"\xff\xfe\x00")
+    code, error = described(tmp_path, f'path = "{weights}"\n{ACCEPTED}', capsys)
+    check(code, error, os.EX_CONFIG, "SHA256SUMS: not a list of sums")
+
+
+@pytest.mark.parametrize("manifest", ["~nobody-of-this-name/sums", "n" * 5000])
+def test_a_manifest_that_cannot_be(tmp_path, weights, capsys, manifest):
+    table = f'path = "{weights}"\nmanifest = "{manifest}"\n{ACCEPTED}'
+    code, error = described(tmp_path, table, capsys)
+    check(code, error, os.EX_CONFIG, "models.m.manifest")
+
+
+def test_weights_that_the_disk_does_not_give(tmp_path, weights, capsys):
+    (weights / "model.safetensors").unlink()
+    (weights / "model.safetensors").symlink_to("/proc/self/mem")
+    code, error = described(tmp_path, f'path = "{weights}"\n{ACCEPTED}', capsys)
+    check(code, error, os.EX_CONFIG, "model.safetensors: Input/output error")
+
+
+def test_a_folder_that_is_no_model_gets_no_list_of_sums(tmp_path, capsys):
+    code = main(["model", "accept", str(tmp_path), "--by", "A. Reader"])
+    check(code, capsys.readouterr().err, os.EX_CONFIG, "no config.json")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_accelerator_that_is_not_there(tmp_path, weights, capsys):
     table = f'path = "{weights}"\n{ACCEPTED}'
     code, error = described(tmp_path, table, capsys, device="cuda:9")

@@ -9,6 +9,7 @@ import sys
 import time
 import types
 import venv
+import weakref
 
 import numpy as np
 import pytest
@@ -120,6 +121,11 @@ def test_a_cache_that_changes_the_answer_is_found_at_the_start(tmp_path):
     folder = checkpoints.build(tmp_path / "broken", model="BrokenCacheForCausalLM")
     with pytest.raises(Unacceptable, match="with a key-value cache"):
         loaded("chexfract", folder)
+
+
+def test_a_slow_first_token_is_no_other_answer(tmp_path):
+    folder = checkpoints.build(tmp_path / "slow", model="SlowStartForCausalLM")
+    assert loaded("chexfract", folder, max_time=0.5).takes_batches
 
 
 def test_a_model_that_cannot_be_padded_is_asked_one_at_a_time(tmp_path):
@@ -275,6 +281,9 @@ def test_llm_cxr_puts_the_pictures_words_between_the_brackets(tmp_path, taming):
     told = model.describe([seen(TALL), seen(np.zeros((300, 300), np.uint8))])
     assert told[0].tokens <= 8
     assert words != model._words(np.zeros((300, 300), np.uint8))
+    codebook = weakref.ref(model.codebook)
+    model.close()
+    assert codebook() is None, "its memory is not given back"
 
 
 def test_frames_survive_any_cut(tmp_path):

@@ -106,6 +106,58 @@ def test_a_changed_folder_is_refused_before_any_of_its_code_runs(folder, change,
         open_model("m", {**REAL, "path": str(folder)}).load()
 
 
+@pytest.fixture
+def two_layers(folder):
+    """Float32 weights: a picture encoder, an embedding, a linear layer, a norm and a head."""
+    import torch
+    from safetensors.torch import save_file
+
+    shapes = {
+        "vision.fc.weight": (64, 64),
+        "embed_tokens.weight": (64, 64),
+        "layers.0.up.weight": (64, 64),
+        "layers.0.norm.weight": (64,),
+        "lm_head.weight": (64, 64),
+    }
+    save_file({n: torch.zeros(shape) for n, shape in shapes.items()}, folder / "model.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"the same weights once more")
+    return Checkpoint("m", folder)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization", "expected"),
+    [
+        ("float32", "none", 4 * 4 * 4096 + 4 * 64),
+        ("bfloat16", "none", 2 * 4 * 4096 + 2 * 64),
+        ("bfloat16", "8bit", 2 * 3 * 4096 + 4096 + 2 * 64),
+        ("bfloat16", "4bit", 2 * 3 * 4096 + 2048 + 256 + 2 * 64),
+    ],
+)
+def test_the_memory_wanted_is_that_of_the_weights_as_they_are_loaded(
+    two_layers, dtype, quantization, expected
+):
+    from worker.models import room
+
+    assert room.needed(two_layers, dtype, quantization) == expected
+
+
+def test_fewer_bits_fit_where_the_whole_does_not(two_layers, monkeypatch):
+    import torch
+
+    from worker.models.local import LocalModel
+    from worker.models.options import ChexFract
+
+    listed(two_layers.folder)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (32_000, 32_000))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    table = {**REAL, "path": str(two_layers.folder), "memory_reserve": 1.0}
+    with pytest.raises(ConfigurationError, match="GB free"):
+        LocalModel("m", ChexFract(**table), "cuda").load()
+    with pytest.raises(ConfigurationError, match="NotImplementedError"):  # past the check
+        LocalModel("m", ChexFract(**table, quantization="8bit"), "cuda").load()
+
+
 def test_the_list_itself_can_be_pinned(folder):
     files = listed(folder)
     pin = checkpoint.sha256_of(folder / checkpoint.SUMS)

@@ -1,5 +1,7 @@
 """Small models with the calling habits of the field's real ones, old cache interface included."""
 
+import time
+
 import numpy as np
 import torch
 from PIL import Image
@@ -180,6 +182,18 @@ class NoPaddingForCausalLM(SmallForCausalLM):
         positions = torch.arange(mask.shape[1], device=mask.device)[None].expand(len(mask), -1)
         made["position_ids"] = positions[:, -made["input_ids"].shape[1] :]
         return made
+
+
+class SlowStartForCausalLM(SmallForCausalLM):
+    """Takes its time once, as a GPU does before its first token."""
+
+    was_asked = False
+
+    def forward(self, *args, **kwargs):
+        if not self.was_asked:
+            time.sleep(1.0)
+        self.was_asked = True
+        return super().forward(*args, **kwargs)
 
 
 class FileForCausalLM(SmallForCausalLM):
