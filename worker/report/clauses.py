@@ -16,10 +16,26 @@ NAMED = (Kind.NUMBER, Kind.BONE, Kind.LEVEL)
 def clauses(tokens: list[Token]) -> Iterator[list[Token]]:
     """Cut at "but", ";" and the like; what is excepted from a denial becomes an assertion."""
     start = 0
+    tokens = _without_aside(tokens)
     for at, token in enumerate([*tokens, None]):
         if token is None or token.kind is Kind.BREAK:
             yield from _exceptions(tokens[start:at])
             start = at + 1
+
+
+def _without_aside(tokens: list[Token]) -> list[Token]:
+    """Take "but not the 6th" out of "the 5th, but not the 6th, is fractured"."""
+    broken = next((n for n, t in enumerate(tokens) if t.kind is Kind.FRACTURE), 0)
+    for at in range(1, broken - 1):
+        if tokens[at].kind is Kind.BREAK and tokens[at + 1].kind is Kind.NEGATION:
+            aside = range(at, broken)
+            verb = next((n for n in aside if tokens[n].kind is Kind.VERB), None)
+            names_both = any(t.kind in NAMED for t in tokens[:at]) and any(
+                tokens[n].kind in NAMED for n in aside[: (verb or at) - at]
+            )
+            if verb and names_both and not any(t.kind is Kind.VERB for t in tokens[:at]):
+                return [*tokens[:at], *tokens[verb:]]
+    return tokens
 
 
 def _exceptions(clause: list[Token]) -> Iterator[list[Token]]:

@@ -15,6 +15,8 @@ BARE = frozenset({
 _ENGLISH_WORDS = (
     "the is are of and with there in seen at for was a an rib ribs left right has have by"
 )
+_SIGNS = ("irregularity", "lucency", "step off", "stepoff", "discontinuity", "disruption",
+          "deformity", "defect")  # fmt: skip
 _ENGLISH = frozenset(_ENGLISH_WORDS.split())
 
 
@@ -27,6 +29,17 @@ def is_label(tokens: Sequence[Token]) -> bool:
     """Tell whether the tokens name bones and nothing else, as "Bone: left 5th rib" does."""
     is_headed = len(tokens) > 1 and tokens[1].kind is Kind.COLON
     return is_bare(tokens[2:] if is_headed else tokens)
+
+
+def shows_sign(tokens: Sequence[Token]) -> bool:
+    """Tell whether something is seen in a bone that the next sentence may call a fracture."""
+    is_negated = any(t.kind is Kind.NEGATION for t in tokens)
+    return not is_negated and any(t.text in _SIGNS for t in tokens)
+
+
+def hides_fracture(token: Token) -> bool:
+    """Tell whether a word that is in no table has the fracture in it, as "fracturewith"."""
+    return token.kind is Kind.UNKNOWN and "fractur" in token.text
 
 
 def names_site(tokens: Sequence[Token]) -> bool:
@@ -63,8 +76,10 @@ def is_garbled(tokens: Sequence[Token]) -> bool:
 
 
 def is_salad(tokens: Sequence[Token]) -> bool:
-    """Tell words thrown together: no English sentence has "the of" or "of is"."""
+    """Tell words thrown together: no English sentence has "the of", "of is", or stutters twice."""
     copulas = ("is", "are", "was")
+    if sum(one.text == two.text and one.text.isalpha() for one, two in pairwise(tokens)) > 1:
+        return True
     for one, two in pairwise(tokens):
         if one.text in ("the", "a", "an") and (two.text == "of" or two.text in copulas):
             return True
@@ -82,6 +97,8 @@ def is_known_before(tokens: Sequence[Token]) -> bool:
 def dates_only(tokens: Sequence[Token]) -> bool:
     """Tell whether a sentence says of the fracture before only how old it is: "This is old"."""
     kinds = (Kind.ARTICLE, Kind.NEUTRAL, Kind.VERB, Kind.AGE, Kind.HEDGE, Kind.QUALIFIER)
+    if tokens[0].text.startswith("callus"):  # "Callus is present"
+        return all(t.kind in (Kind.AGE, Kind.VERB, Kind.SEEN, Kind.QUALIFIER) for t in tokens)
     begins = tokens[0].text in ("this", "it", "these", "they")
     return begins and all(t.kind in kinds for t in tokens)
 
@@ -91,11 +108,17 @@ def is_cut_off(body: str, tokens: Sequence[Token]) -> bool:
     if not tokens:
         return False
     word = body.split()[-1].lower()
-    if tokens[-1].text != word and any(target.startswith(word) for target in TYPO_TARGETS):
+    is_whole = tokens[-1].text == word and word != "frac"
+    if not is_whole and any(target.startswith(word) for target in TYPO_TARGETS):
         return True
     open_ended = (Kind.PREPOSITION, Kind.ARTICLE, Kind.AND, Kind.OR, Kind.NEGATION, Kind.VERB,
                   Kind.UNKNOWN, Kind.COMMA, Kind.HEDGE, Kind.SIDE, Kind.UNSURE)  # fmt: skip
     return tokens[-1].kind in open_ended and tokens[-1].text != "no"
+
+
+def ends_open(tokens: Sequence[Token]) -> bool:
+    """Tell whether the last word asks for another one, whatever full stop follows it."""
+    return bool(tokens) and tokens[-1].kind in (Kind.ARTICLE, Kind.PREPOSITION, Kind.OR)
 
 
 def points_back(scope: Scope) -> bool:

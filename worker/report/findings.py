@@ -11,6 +11,8 @@ from worker.report.clauses import bounds, clauses, fractures_of
 from worker.report.doubts import (
     BARE,
     dates_only,
+    ends_open,
+    hides_fracture,
     is_bare,
     is_cut_off,
     is_foreign,
@@ -22,9 +24,18 @@ from worker.report.doubts import (
     is_salad,
     names_site,
     points_back,
+    shows_sign,
 )
 from worker.report.intact import normal
-from worker.report.places import BLAND, implied, is_device, read_sites, sites, unrelated
+from worker.report.places import (
+    BLAND,
+    implied,
+    is_device,
+    names_device_for,
+    read_sites,
+    sites,
+    unrelated,
+)
 from worker.report.scope import Scope
 from worker.report.sentences import Sentence, has_foreign_letters, is_loop, sentences
 from worker.report.sites import Site, SiteReader
@@ -116,7 +127,7 @@ class _Reading:
     asked: set[str] = field(default_factory=set)  # bones of questions not answered since
     last: list[Entry] = field(default_factory=list)  # entries of the latest fracture
     signs: list[Site] = field(default_factory=list)  # bones of the sentence before
-    is_label: bool = False  # the sentence before was "Location: left 5th rib" or the like
+    is_label: bool = False  # it was "Location: left 5th rib" or "Irregularity of the left 5th rib"
 
     def read(self, sentence: Sentence) -> None:
         if len(sentence.body) > _LONGEST_SENTENCE:
@@ -153,18 +164,21 @@ class _Reading:
                 self._continue(sentence, clause)
             else:
                 self._clause(sentence, clause)
-        if sentence.is_last and not sentence.has_end and is_cut_off(sentence.body, tokens):
+        is_open = not sentence.has_end and is_cut_off(sentence.body, tokens)
+        if sentence.is_last and (is_open or ends_open(tokens)):
             self.is_doubtful |= len(self.denials) > denials
             del self.denials[denials:]
         for denial in self.denials[denials:]:
             self.asked -= {site.bone for site in denial.sites} or self.asked
-        self.is_label = not names_fracture(tokens) and is_label(tokens)
+        leads_on = is_label(tokens) or shows_sign(tokens)
+        self.is_label = not names_fracture(tokens) and leads_on
         self.signs = read_sites(tokens, 0, len(tokens), unrelated(tokens, 0, len(tokens), BLAND))
 
     def _clause(self, sentence: Sentence, tokens: list[Token]) -> None:
         found = fractures_of(tokens)
         if not found:
             self.is_doubtful |= any(t.kind is Kind.UNSURE for t in tokens) and is_on_bones(tokens)
+            self.is_doubtful |= any(hides_fracture(t) for t in tokens)
             self.denials += normal(tokens)
             return
         for at, (low, high) in zip(found, bounds(tokens, found), strict=True):
@@ -172,6 +186,7 @@ class _Reading:
 
     def _mention(self, sentence: Sentence, scope: Scope) -> None:
         if is_device(scope):
+            self.is_doubtful |= names_device_for(scope)
             return
         if scopes.is_sought(scope):
             return

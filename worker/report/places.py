@@ -104,6 +104,8 @@ def is_device(scope: Scope) -> bool:
     for token in tokens[at + 1 : scope.high]:
         if token.kind is Kind.DEVICE:
             return True
+        if token.text == "status post":
+            break
         if token.kind not in ahead or (
             token.kind is Kind.PREPOSITION
             and token.text not in ("of", "in", "through", "at", "within")
@@ -115,6 +117,13 @@ def is_device(scope: Scope) -> bool:
     if back >= scope.low and tokens[back].kind is Kind.DEVICE:
         return True
     return _is_broken_device(scope, back) or _is_said_of_device(scope)
+
+
+def names_device_for(scope: Scope) -> bool:
+    """Tell the "fracture plate" that holds a bone from a fractured plate."""
+    after = scope.tokens[scope.at + 1 : scope.high]
+    is_noun = scope.tokens[scope.at].value == "noun"
+    return is_noun and bool(after) and after[0].kind in (Kind.DEVICE, Kind.NOUN)
 
 
 def _is_said_of_device(scope: Scope) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from worker.report.unseen import denies_sight
 from worker.report.words import Kind, Token
 
 _NOUNS = frozenset({Kind.NOUN, Kind.UNKNOWN, Kind.ABNORMALITY, Kind.DEVICE, Kind.FRACTURE,
@@ -12,7 +13,8 @@ _STOPS = frozenset({Kind.BREAK, Kind.EXCEPT})
 _PREDICATES = frozenset({Kind.VERB, Kind.SEEN, Kind.INVOLVE})
 _SITES = frozenset({Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.HINT, Kind.SEGMENT})
 _MODIFIERS = frozenset({Kind.QUALIFIER, Kind.AGE, Kind.ARTICLE, Kind.EXTRA, Kind.NEUTRAL}) | _SITES
-_NAMING = (Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.BONE)
+_NAMED = frozenset({Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.BONE})
+_BEGINNING = _NAMED | {Kind.ARTICLE, Kind.AGE, Kind.QUALIFIER, Kind.HINT, Kind.FRACTURE}
 _LATE_ONLY = ("prior", "previous", "past")
 _OF_THE_PATIENT = ("status post", "history of", "prior history of", "past history of",
                    "known history of", "post orif")  # fmt: skip
@@ -66,8 +68,12 @@ def _reaches(scope: Scope, negation: int) -> bool | None:
     noun = governed = False
     joint: int | None = None
     bone_since = False
+    if path and tokens[path[0]].text == ",":  # "pneumothorax: no, left 5th rib fracture: yes"
+        return False if negation else None
     for at in path:
         token = tokens[at]
+        if not governed and at > negation + 1 and _runs_on(tokens, at):
+            return None
         if token.kind is Kind.VERB and token.text == "there":
             return False
         if token.kind in _PREDICATES and noun and not _leads_to_link(tokens, at, end):
@@ -84,16 +90,26 @@ def _reaches(scope: Scope, negation: int) -> bool | None:
                 bone_since = True
         elif token.kind is Kind.BONE or token.kind is Kind.SKELETON:
             bone_since = bone_since or (governed and _is_bare_after_joint(tokens, at, end))
-        elif token.kind is Kind.PREPOSITION and noun:
+        elif token.kind in (Kind.PREPOSITION, Kind.REFERENCE) and noun:
             governed = True
-        elif token.kind in _NAMING and tokens[at - 1].kind is Kind.NOUN and at - 1 > negation:
-            return None  # "no pneumothorax left 5th rib fracture": two notes run together
         elif token.kind in _JOINTS and noun and (not governed or bone_since):
             noun = governed = bone_since = False
             joint = at
     if noun and governed:
         return False
+    if end > negation + 1 and _runs_on(tokens, end):
+        return None
     return True if joint is None else _carries_on(scope, joint)
+
+
+def _runs_on(tokens: Sequence[Token], at: int) -> bool:
+    """Tell whether a note ends before `at`: "no pneumothorax left 5th rib fracture"."""
+    before = tokens[at - 1]
+    wholes = (Kind.NOUN, Kind.ABNORMALITY)
+    if before.kind is Kind.UNKNOWN and tokens[at - 2].kind not in wholes:
+        return tokens[at].kind is Kind.ARTICLE
+    is_whole = before.kind in (*wholes, Kind.UNKNOWN) or before.text == "findings"
+    return is_whole and tokens[at].kind in _BEGINNING
 
 
 def _is_noun(token: Token) -> bool:
@@ -103,6 +119,8 @@ def _is_noun(token: Token) -> bool:
 def _is_healing_itself(tokens: Sequence[Token], at: int) -> bool:
     """Tell the noun of "no healing of the fracture" from the adjective of "no healing fracture"."""
     after = tokens[at + 1]
+    if tokens[at].text in ("nonunion", "malunion"):
+        return after.kind is Kind.PREPOSITION
     is_noun = after.kind in (Kind.PREPOSITION, Kind.COMMA, Kind.AND) or after.kind in _PREDICATES
     return tokens[at].value == "healing" and (is_noun or "callus" in tokens[at].text)
 
@@ -128,7 +146,7 @@ def _carries_on(scope: Scope, joint: int) -> bool | None:
     own = tokens[joint + 1 : scope.at]
     if any(t.kind is Kind.OR for t in own):
         return True
-    rest = list(_until_predicate(tokens[scope.at + 1 :]))
+    rest = list(_until(tokens[scope.at + 1 :], (*_PREDICATES, *_STOPS)))
     if any(t.kind is Kind.OR for t in rest):
         return True
     is_specific = any(
@@ -141,11 +159,9 @@ def _carries_on(scope: Scope, joint: int) -> bool | None:
     return None if has_predicate or tokens[joint].kind is Kind.AND else True
 
 
-def _until_predicate(tokens: Sequence[Token]) -> Sequence[Token]:
-    for at, token in enumerate(tokens):
-        if token.kind in (*_PREDICATES, *_STOPS):
-            return tokens[:at]
-    return tokens
+def _until(tokens: Sequence[Token], kinds: tuple[Kind, ...]) -> Sequence[Token]:
+    end = next((at for at, token in enumerate(tokens) if token.kind in kinds), len(tokens))
+    return tokens[:end]
 
 
 def _is_denied_later(scope: Scope) -> bool | None:
@@ -163,10 +179,14 @@ def _is_denied_later(scope: Scope) -> bool | None:
             is_apart = _is_specific(scope) and any(
                 t.kind in _JOINTS for t in tokens[scope.at + 1 : at]
             )
+        if token.kind is Kind.ABSENT and _is_attribute(tokens, at):
+            return False  # "with absent callus"
         if token.kind is Kind.ABSENT or (token.text == "no" and at == len(tokens) - 1):
             return None if own_noun else _is_plain_absence(scope, at)
-        if token.kind is Kind.NEGATION and token.value == "not" and _is_unseen(tokens, at):
-            return None if own_noun else True
+        if token.kind is Kind.NEGATION and token.value == "not":
+            is_unseen = denies_sight(tokens[at + 1 : scope.high])
+            if is_unseen is not False:
+                return None if own_noun else is_unseen
         if token.kind is Kind.NEGATION and token.value == "no":
             return _is_ellipsis(tokens, at)
     return False
@@ -193,15 +213,9 @@ def _is_specific(scope: Scope) -> bool:
     return any(t.kind in named for t in scope.tokens[scope.low : scope.high])
 
 
-def _is_unseen(tokens: Sequence[Token], at: int) -> bool:
-    after = [t for t in tokens[at + 1 : at + 5] if t.kind is not Kind.VERB]
-    while after and after[0].kind in (Kind.QUALIFIER, Kind.NEUTRAL) and len(after) > 1:
-        if after[0].kind is Kind.QUALIFIER and after[0].value == "displaced":
-            return False
-        after = after[1:]
-    return bool(after) and (
-        after[0].kind is Kind.SEEN or after[0].text in ("suspected", "apparent", "definite")
-    )
+def _is_attribute(tokens: Sequence[Token], at: int) -> bool:
+    after = tokens[at + 1] if at + 1 < len(tokens) else None
+    return tokens[at].text == "absent" and after is not None and after.kind in (Kind.NOUN, Kind.AGE)
 
 
 def _is_ellipsis(tokens: Sequence[Token], at: int) -> bool:
@@ -263,9 +277,10 @@ def is_sought(scope: Scope) -> bool:
 
 
 def is_queried(scope: Scope) -> bool:
-    """Tell whether a question mark stands before the fracture: "?fracture"."""
+    """Tell whether a question mark stands before the fracture: "?fracture", "query fracture"."""
     return any(
-        scope.tokens[at].kind is Kind.QUERY and _is_query(scope, at)
+        (scope.tokens[at].kind is Kind.QUERY or scope.tokens[at].text == "query")
+        and _is_query(scope, at)
         for at in range(scope.low, scope.at)
     )
 
@@ -389,6 +404,8 @@ def _is_of_fracture(scope: Scope, at: int) -> bool:
         return tokens[at].text not in _LATE_ONLY and _dates_back(scope, at)
     for token in tokens[at + 1 : scope.at]:
         is_history = tokens[at].text in _OF_THE_PATIENT
+        if is_history and token.text == "with":
+            return False  # "status post bypass with a rib fracture"
         if token.kind in _PREDICATES or token.kind in _STOPS or token.kind is Kind.COLON:
             return False
         if token.kind in (*_NOUNS, Kind.SKELETON) and not is_history:
@@ -407,6 +424,8 @@ def _dates_back(scope: Scope, at: int) -> bool:
     if _has_other_subject(tokens[scope.at + 1 : at]):
         return False
     for token in tokens[at + 1 : scope.high]:
+        if token.text in ("completely", "fully", "entirely"):
+            continue
         if token.kind not in (Kind.SEGMENT, Kind.SIDE, Kind.QUALIFIER, Kind.AGE, Kind.HEDGE):
             is_other = token.kind in (Kind.NOUN, Kind.UNKNOWN, Kind.DEVICE, Kind.PROPERTY)
             return not (is_other or token.value == "plain") or (tokens[at].value == "healing")

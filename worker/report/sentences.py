@@ -20,8 +20,8 @@ _ECHO = re.compile(
 )
 _REQUEST = (
     r"indications?|clinical (?:history|information|indications?|details|data|question|statement)"
-    r"|history|reason for (?:the )?(?:exam|examination|study|request|visit)|technique|comparisons?"
-    r"|exam|examination|procedure|study|prompt|question|instructions?|user|human|request|query|q"
+    r"|history|reason|reason for (?:the )?(?:exam|examination|study|request|visit)|technique"
+    r"|comparisons?|exam|examination|procedure|study|prompt|question|instructions?|user|human|request|query|q"
 )
 _RESULT = (
     r"findings?|impressions?|conclusions?|report|results?|assessment|opinion|interpretation|answers?"
@@ -69,7 +69,7 @@ _QUESTION = re.compile(
 _ORDER = re.compile(
     r"\W*(?:please\s+)?(?:report|list|output|name|identify|describe|locate|find|give|provide|write|specify"
     r"|answer|tell|mark|count|analy[sz]e|generate|interpret|examine|review|determine|detect|explain)"
-    r"\s+(?!of\b)\w",
+    r"\s+[\"']?(?!of\b)\w",
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(

@@ -42,6 +42,11 @@ _SHORTHAND = (
     (re.compile(rf"\bfirst ({_SEVERAL})(?= (?:(?:left|right|lt|rt|l|r) )?ribs\b)"), r"first to \1"),
     (re.compile(r"(?<=rib )(?:no|nr|num|number)\.?\s*(?=\d{1,2}\b)|#\s*(?=\d)"), ""),
     (re.compile(rf"(?<=rib )number\s+(?=(?:{'|'.join(CARDINALS)})\b)"), ""),
+    (
+        re.compile(r"\bfracture[ -]free\b(?! (?:of|from|air|fluid|fragment|body)\b)"),
+        "free of fracture",
+    ),
+    (re.compile(r"\bold(?:er)? (?=(?:man|woman|male|female|patient|person|lady|gentleman)\b)"), ""),
     (re.compile(r"\b(acute|chronic|old|new|healed)[ -](?:appearing|looking)\b"), r"\1"),
 )
 

@@ -14,6 +14,8 @@ SEGMENTS = frozenset(_SEGMENT_WORDS.split())
 MIDLINE = frozenset({"vertebra", "sternum"})
 _ADJECTIVES = (Kind.SEGMENT, Kind.QUALIFIER, Kind.AGE, Kind.HEDGE, Kind.ARTICLE, Kind.EXTRA)
 _BONES = (Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.HINT)
+_NO_RIBS = ("intercostal", "interspace", "space", "line", "time", "places", "locations", "pieces",
+            "fragments", "parts", "segments")  # fmt: skip
 _PARTS = frozenset({"acromion", "glenoid", "coracoid"})
 
 
@@ -132,13 +134,28 @@ class SiteReader:
 
     def _is_elsewhere(self, at: int, high: int) -> bool:
         after = self.tokens[at + 1] if at + 1 < high else None
+        if self._is_third_part(at, high):
+            return True
         if after is None:
             return False
-        is_space = after.text in ("intercostal", "interspace", "space", "line", "time")
+        is_space = after.text in _NO_RIBS
         is_fraction = self.tokens[at].text == "third" and (
             after.kind is Kind.PREPOSITION or (after.kind is Kind.BONE and after.value != "rib")
         )
         return is_space or is_fraction or (after.kind is Kind.BONE and after.value == "other")
+
+    def _is_third_part(self, at: int, high: int) -> bool:
+        """Tell the fraction of "in its lateral third" from "the lateral third and fourth ribs"."""
+        if self.tokens[at].text != "third" or self.tokens[at - 1].kind is not Kind.SEGMENT:
+            return False
+        listed = (Kind.BONE, Kind.NUMBER, Kind.FRACTURE)
+        near = self.tokens[at + 1 : min(at + 3, high)]
+        return self._follows_bone(at) and not any(
+            t.kind in listed or t.text in ("to", "through") for t in near
+        )
+
+    def _follows_bone(self, at: int) -> bool:
+        return any(t.kind is Kind.BONE for t in self.tokens[self.low : at])
 
     def _level(self, at: int, _high: int) -> None:
         for level in self.tokens[at].value.split():

@@ -23,7 +23,8 @@ _PIECE = re.compile(
     r"""(?P<skip>\d{1,4}[/.-]\d{1,2}[/.-]\d{2,4}
         |\d+(?:[.,]\d+)?[\s-]?(?:mm|cm|%|percent|ml|years?|yrs?|yo|days?|weeks?|months?|hours?
             |views?|degrees?|minutes?|mg|cc)(?![a-z])(?:[\s-]old\b)?
-        |(?:image|images|series|slice|slices|grade|type|page|stage|figure|view|frame)\s\d+)
+        |(?:image|images|series|slice|slices|grade|type|page|stage|figure|view|frame)\s\d+
+        |(?:confidence|probability|score|certainty)\W{1,3}\d+(?:\.\d+)?|(?<![\d.])0?\.\d+)
     |(?P<level>(?:(?<![a-z0-9])(?:th|[ctdl])[-\s]?|(?<=thoracic\s)t?|(?<=lumbar\s)l?)\d{1,2}
         (?!\d|\s?(?:st|nd|rd|th)\b))
     |(?P<sided>(?<![a-z0-9])r\d{1,2}(?!\d|\s?(?:st|nd|rd|th)\b))
@@ -34,6 +35,7 @@ _PIECE = re.compile(
     re.VERBOSE,
 )
 _MARKS = {"?": Kind.QUERY, ";": Kind.BREAK, ":": Kind.COLON, ",": Kind.COMMA}
+_ORDINAL_END = re.compile(rf"(?:\d(?:st|nd|rd|th)|\b(?:{'|'.join(ORDINALS)}))\Z")
 _BEYOND_RIBS = re.compile(r"zeroth|\w+teenth|\w+tieth")
 _ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
 _TO = {"to", "through", "thru", "till", "until", "-"}
@@ -98,8 +100,10 @@ def _pieces(sentence: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_hyphen(text: str, at: int) -> bool:
+    """Tell the hyphen of "end-plate" from the dash of "second-fifth" and "5th-L1"."""
     before, after = text[at - 1 : at], text[at + 1 : at + 2]
-    return before.isalpha() and after.isalpha() and not text[at - 2 : at].endswith(("th", "nd"))
+    is_dash = _ORDINAL_END.search(text, max(0, at - 10), at)
+    return before.isalpha() and after.isalpha() and not is_dash
 
 
 def _matched(pieces: list[tuple[str, str]]) -> Iterator[Token]:

@@ -62,12 +62,13 @@ class Token:
 # One row per meaning, "value: phrase, phrase"; of two equally long phrases the earlier kind wins.
 TABLE: dict[Kind, str] = {
     Kind.FRACTURE: """
-        noun: fracture, fractures, fx, fxs, frx, frxs, fracture lines, fracture sites,
+        noun: fracture, fractures, fx, fxs, frx, frxs, fxr, fxrs, frac, fracs, fracturing,
+            fracture lines, fracture sites,
             fracture fragments, fracture deformities, microfractures, fracture line,
             fracture fragment, fracture site, fracture plane, fracture lucency,
             fracture dislocation, fracture deformity, fracture subluxation, fracture nonunion,
             fracture malunion, microfracture
-        adjective: fractured, broken, fxd, fx d
+        adjective: fractured, broken, cracked, fxd, fx d
         deformity: compression deformity, compression deformities, wedge compression deformity,
             wedge compression deformities, compression type deformity, compressive deformity,
             compression fracture deformity, compression fracture deformities,
@@ -75,9 +76,10 @@ TABLE: dict[Kind, str] = {
             biconcave compression deformity""",
     Kind.BONE: """
         rib: rib, ribs, rib s, rbi, ribes, ribd, ribb, ribbs, costal, rib cage, ribcage,
-            costal arch, costal arches
+            costal arch, costal arches, costa, costae
         clavicle: clavicle, clavicles, collarbones, clavicular, collarbone, collar bone,
-            clavical, clavicals, midclavicle, claviculae, clav, clavs
+            clavical, clavicals, midclavicle, claviculae, clav, clavs,
+            midclavicular shaft, midclavicular third
         scapula: scapula, scapulas, scapulae, scapular, shoulder blade, shoulder blades,
             scapular spine, scapular body, scap
         humerus: humerus, humeral, humeri, humerous, humoral, greater tuberosity,
@@ -133,7 +135,8 @@ TABLE: dict[Kind, str] = {
         lower: lower, inferior, inferiorly
         middle: mid, middle, central, midportion""",
     Kind.AGE: """
-        acute: acute, new, newly, acutely, hyperacute
+        acute: acute, new, newly, acutely, hyperacute, newly seen, newly identified, newly noted,
+            newly visible, newly apparent, newly demonstrated, newly detected
         old: old, older, healed, chronic, remote, malunited, malunion, history of, status post,
             post orif, prior, previous, longstanding, long standing, well healed, chronically,
             remotely, malunification, h o, postop, long healed, ancient, past, fully healed,
@@ -143,7 +146,9 @@ TABLE: dict[Kind, str] = {
             not yet healed, not completely healed, not fully healed, incomplete healing,
             partial healing, interval healing, evidence of healing, signs of healing,
             healing response, healing changes, sub acute, undergoing healing
-        : age indeterminate, indeterminate age, uncertain age, unknown age, unclear age,
+        : age of which can not be determined, age can not be determined,
+            acuity can not be determined, age indeterminate, indeterminate age, uncertain age,
+            unknown age, unclear age,
             indeterminate chronicity, unknown chronicity, uncertain chronicity,
             unclear chronicity, indeterminate in age, age undetermined, undetermined age,
             age uncertain, age unknown, indeterminate acuity, uncertain acuity, unknown acuity,
@@ -201,7 +206,8 @@ TABLE: dict[Kind, str] = {
         absent: absent, none, negative, ruled out, excluded, not applicable, nonexistent,
             clear of""",
     Kind.UNSURE: """
-        after: can not be excluded, can not be ruled out, not excluded, not be excluded,
+        after: hard to rule out, difficult to rule out, impossible to rule out, can not be excluded,
+            can not be ruled out, not excluded, not be excluded,
             not be ruled out, not ruled out, can not be completely excluded,
             can not be entirely excluded, can not be definitely excluded,
             can not be fully excluded, can not be reliably excluded,
@@ -231,9 +237,12 @@ TABLE: dict[Kind, str] = {
             nor excluded, neither be confirmed nor excluded, indeterminate, be difficult to see,
             difficult to detect, difficult to identify, not definitive, not specific for,
             not diagnostic, improbably, not certain, not entirely clear, not clear,
+            often occult, often radiographically occult, frequently occult, often missed,
+            frequently missed, commonly missed, easily missed, often not visible,
             not be detected, not be demonstrated, be inapparent, remain a possibility,
             remain possible, not likely
-        before: rather than, can not exclude, can not rule out, does not exclude,
+        before: rather than, no question of, no question, not possible to overlook, can not exclude,
+            can not rule out, does not exclude,
             do not exclude, not exclude, not rule out, not entirely exclude,
             not completely exclude, can not entirely exclude, can not completely exclude,
             can not definitely exclude, can not confidently exclude, can not reliably exclude,
@@ -276,7 +285,7 @@ TABLE: dict[Kind, str] = {
         : additional, other, further, else, elsewhere, otherwise, remaining, remainder, rest of,
             another, more, others, rest""",
     Kind.LIMITED: """
-        : limited, limit, limiting, limitation, limitations, suboptimal, suboptimally,
+        : limited, limit, limits of, limiting, limitation, limitations, suboptimal, suboptimally,
             poorly visualized, poorly seen, poorly evaluated, poorly assessed, obscured,
             obscures, obscure, obscuring, nondiagnostic, insensitive, not sensitive,
             low sensitivity, not included, incompletely imaged, incompletely included,
@@ -389,7 +398,11 @@ TABLE: dict[Kind, str] = {
     Kind.REFERENCE: """
         : at the level of, at level of, overlying, overlies, superimposed over, superimposed on,
             projecting over, projects over, projected over, below, above, beneath, behind,
-            between, adjacent to, next to, near, underneath, abutting""",
+            between, adjacent to, next to, near, underneath, abutting, lateral to, medial to,
+            superior to, inferior to, anterior to, posterior to, proximal to, distal to, deep to,
+            caudal to, cranial to, unlike, as opposed to, in contrast to, in contrast with,
+            in comparison with, in comparison to, compared with the intact,
+            compared to the intact, compared with the normal, compared to the normal""",
     Kind.SEEN: """
         : seen, identified, visualized, visualised, detected, demonstrated, noted, found,
             observed, appreciated, shown, present, evident, visible, apparent, recognized,
@@ -429,7 +442,11 @@ TABLE: dict[Kind, str] = {
     Kind.NEUTRAL: """
         noun: aspect, aspects, portion, portions, part, parts, arc, arcs, arch, arches, thirds,
             segment, segments, margin, margins, surface, end, region, regions, level, levels,
-            border, location, locations, group, junction
+            border, location, locations, group, junction, prior study, prior exam,
+            prior examination, prior radiograph, prior radiographs, prior film, prior films,
+            prior ct, prior chest, previous study, previous exam, previous examination,
+            previous radiograph, previous film, previous films, prior imaging, previous imaging,
+            old films, old film, old studies, priors
         : process, appearing, looking, one, as, it, they, we, i, such, only, just, now, today,
             which, who, where, well, respectively, includes, include, included, which are,
             number, no number, midaxillary, axillary, midclavicular, line, costochondral,
@@ -452,13 +469,10 @@ TABLE: dict[Kind, str] = {
             without question, not only, no change, without change, not changed,
             not significantly changed, no significant change, cm, mm, yes, image shows,
             radiograph shows, x ray, xray, xr, cxr, ap, pa, shows a, he, she, very, quite, too,
-            compared, comparison, compared with, compared to, prior study, prior exam,
-            prior examination, prior radiograph, prior radiographs, prior film, prior ct,
-            prior chest, previous study, previous exam, previous examination,
-            previous radiograph, previous film, compared to prior, since prior, since previous,
-            compared to previous, prior imaging, previous imaging, old films, old film,
-            old studies, new line, new paragraph, status post fall, status post mvc,
-            status post mva, status post trauma, status post motor vehicle, history of trauma,
+            compared, comparison, compared with, compared to, compared to prior, since prior,
+            since previous, compared to previous, new line, new paragraph, status post fall,
+            status post mvc, status post mva, status post trauma, status post motor vehicle,
+            history of trauma,
             history of fall, history of pain, history of malignancy, history of cancer,
             following fall, fell, mvc, mva, male, female, man, woman""",
     Kind.FOREIGN: """
@@ -493,7 +507,7 @@ NUMBER_TYPOS = {
 }  # fmt: skip
 FRACTURE_NOUNS = ("risk", "clinic", "probability", "score", "protocol", "assessment", "evaluation",
                   "prevention", "liaison", "precautions", "detection", "threshold", "prediction",
-                  "classification", "mechanics", "healing clinic")  # fmt: skip
+                  "classification", "mechanics", "healing clinic", "follow up")  # fmt: skip
 
 # Words whose misspellings are understood; everything else must be spelt right.
 _TYPO_TARGETS = """

@@ -1,0 +1,67 @@
+"""Tell "is not seen" from "is not seen as well", "not seen before" and "not seen in full"."""
+
+from collections.abc import Sequence
+from itertools import pairwise, takewhile
+
+from worker.report.words import Kind, Token
+
+_ENDS = frozenset({Kind.BREAK, Kind.EXCEPT, Kind.AND, Kind.OR, Kind.COMMA})
+_PLACING = frozenset({
+    Kind.PREPOSITION, Kind.ARTICLE, Kind.VERB, Kind.SEEN, Kind.SKELETON, Kind.HINT, Kind.QUALIFIER,
+    Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.SEGMENT,
+})  # fmt: skip
+_EXAMINATION_WORDS = """
+study exam examination radiograph radiographs film films image images view views time today
+projection projections current present now here chest series x ray xray cxr frontal portable ap pa
+plain single radiography visualized thorax imaging
+"""
+_THIS_EXAMINATION = frozenset(_EXAMINATION_WORDS.split())
+_COMPARING = ("as", "so", "such")
+_PARTLY_WORDS = """
+well clearly entirely fully completely optimally easily readily adequately reliably confidently
+wholly sufficiently properly perfectly sharply ideally currently
+"""
+_PARTLY = frozenset(_PARTLY_WORDS.split())
+_PAST_WORDS = """
+prior previous previously earlier before initial initially outside last older preceding former
+formerly yesterday then past recent old
+"""
+_PAST = frozenset(_PAST_WORDS.split())
+
+
+def denies_sight(after: Sequence[Token]) -> bool | None:
+    """Tell whether the words after "not" say that a fracture is not there.
+
+    Returns
+    -------
+    bool | None
+        True for "seen on this view"; False for "displaced", "as well seen" and "seen on the prior
+        study", which presuppose the fracture; None for "clearly seen" and "seen in 2019".
+    """
+    passed = (Kind.VERB, Kind.QUALIFIER, Kind.NEUTRAL)
+    before = list(takewhile(lambda token: token.kind in passed, after))
+    if len(before) > 5 or any(t.text in _COMPARING or t.value == "displaced" for t in before):
+        return False
+    if len(before) == len(after):
+        return bool(before) and before[-1].text == "definite"
+    seen = after[len(before)]
+    if seen.kind is not Kind.SEEN and seen.text not in ("suspected", "apparent"):
+        return False
+    tail = list(takewhile(lambda token: token.kind not in _ENDS, after[len(before) + 1 :]))
+    if any(token.text.split()[0] in _PAST for token in tail):
+        return False
+    is_partly = any(token.text in _PARTLY for token in before)
+    is_hearsay = seen.text in ("reported", "described")
+    return True if _is_here(tail) and not is_partly and not is_hearsay else None
+
+
+def _is_here(tail: Sequence[Token]) -> bool:
+    """Tell whether "on this view" or a bone follows "not seen", not "in 2019" or "in full"."""
+    if tail and tail[-1].kind is Kind.PREPOSITION:
+        return False  # what the preposition had was a date
+    if any(one.kind is Kind.SEGMENT and two.kind is Kind.NOUN for one, two in pairwise(tail)):
+        return False  # "on the lateral view"
+    return all(
+        token.text in _THIS_EXAMINATION or (token.kind in _PLACING and token.value != "0")
+        for token in tail
+    )
