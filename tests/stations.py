@@ -18,8 +18,9 @@ from typing import Any
 from peers import need
 
 from dicom_node.dimse import scu
-from dicom_node.errors import ChexFractError
+from dicom_node.errors import ChexFractError, NotFound
 from dicom_node.settings import Peer
+from dicom_node.store.ledger import Ledger
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -228,6 +229,19 @@ min_free = "10MB"
         """Return the trace of an Instance, empty while nothing is known of it."""
         done = self.run("trace", sop_instance_uid, "--json")
         return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+
+    def state(self, sop_instance_uid: str) -> str:
+        """Return the state of an Instance, empty while nothing is known of it.
+
+        Straight from the ledger: a command for each look would take the processor from the node.
+        """
+        ledger = Ledger.open(f"sqlite:///{self.folder}/var/ledger.sqlite")
+        try:
+            return str(ledger.trace(sop_instance_uid)["state"])
+        except NotFound:
+            return ""
+        finally:
+            ledger.close()
 
     def send(self, *paths: Path, calling: str = "XRAY1") -> list[int | None]:
         """Send files by C-STORE and return the status of each."""

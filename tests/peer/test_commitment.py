@@ -461,7 +461,7 @@ def test_a_served_node_brings_its_reports_to_commitment(tmp_path: Path) -> None:
         archive.start()
         node.start()
         assert node.send(image) == [0]
-        wait_for("commitment", lambda: node.trace(uid).get("state") == "committed", 90)
+        wait_for("commitment", lambda: node.state(uid) == "committed", 90)
         stages = [stage["stage"] for stage in node.trace(uid)["stages"]]
         assert stages.index("sent") < stages.index("asked") < stages.index("committed")
         assert "1 committed" in node.run("status").stdout

@@ -37,6 +37,9 @@ ae_title = "XRAY1"
 host = "127.0.0.1"
 port = {modality}
 
+[dispatch]
+queued_for = "15s"  # what a broker loses is handed out again then
+
 [[rules]]
 name = "radiographs"
 match.modality = ["CR", "DX"]
@@ -100,7 +103,7 @@ def text_of(report: bytes) -> str:
 
 
 def is_delivered(node: NodeProcess, sop_instance_uid: str) -> bool:
-    return node.trace(sop_instance_uid).get("state") == "delivered"
+    return node.state(sop_instance_uid) == "delivered"
 
 
 @pytest.mark.parametrize("name", CHEST or ["no real radiographs beside the project"])
@@ -191,7 +194,8 @@ def test_what_no_rule_wants_is_kept_and_ignored_with_a_reason(
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     ds.save_as(tmp_path / "ot.dcm")
     assert node.send(tmp_path / "ot.dcm") == [0x0000]
-    trace = wait_for("a trace", lambda: node.trace(ds.SOPInstanceUID))
+    wait_for("a trace", lambda: node.state(ds.SOPInstanceUID))
+    trace = node.trace(ds.SOPInstanceUID)
     assert trace["state"] == "ignored"
     assert trace["instance"]["reason"]
 
