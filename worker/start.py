@@ -12,9 +12,11 @@ from io import BytesIO
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
+from dicom_node.errors import ConfigurationError, ModelFault, OutOfResources
 from dicom_node.job import Reason, ReportOrder
 from worker.decode import Decoder
-from worker.models import open_model
+from worker.models import BrokenAccelerator, Model, open_model
+from worker.models.checkpoint import Unacceptable
 from worker.pipeline import Pipeline
 from worker.settings import Settings
 
@@ -38,8 +40,7 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
         timeout=settings.pixels.decode_timeout, memory=settings.pixels.decode_memory
     ) as decoder:
         try:
-            model.load()
-            model.warm_up()
+            _bring_up(model, f"models.{name}", str(options["engine"]))
             ready = Pipeline(model, decoder, settings.pixels)
             _rehearse(ready)
             seconds = time.perf_counter() - started
@@ -47,6 +48,19 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
             yield ready
         finally:
             model.close()
+
+
+def _bring_up(model: Model, table: str, engine: str) -> None:
+    """Load and try a model: what fails now is the configuration's fault (exit 78)."""
+    try:
+        model.load()
+        model.warm_up()
+    except (ConfigurationError, BrokenAccelerator):
+        raise
+    except OutOfResources as exc:
+        raise Unacceptable(f"{table}: {exc}; free memory or set quantization") from exc
+    except ModelFault as exc:
+        raise Unacceptable(f"{table}.engine: {engine} fails at the first try: {exc}") from exc
 
 
 def _rehearse(ready: Pipeline) -> None:

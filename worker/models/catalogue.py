@@ -214,7 +214,7 @@ def accept(name: str, by: str, *, as_json: bool = False) -> int:
     A folder that came here by other ways than ``fetch`` gets its list of sums: from then on an
     altered file is refused.
     """
-    folder = Path(name) if Path(name).is_dir() else None
+    folder = checkpoint.find(name, name).folder if Path(name).is_dir() else None
     known = None if folder else entry(name)
     content: dict[str, Any] = {"name": name, "accepted_by": by}
     if known is not None:

@@ -59,8 +59,20 @@ class Checkpoint:
 
     @cached_property
     def sums(self) -> dict[str, str]:
-        """File name -> sha256, read from disk once."""
-        return {p.relative_to(self.folder).as_posix(): sha256_of(p) for p in self.files()}
+        """File name -> sha256, read from disk once.
+
+        Raises
+        ------
+        Unacceptable
+            The disk does not give a file.
+        """
+        return {p.relative_to(self.folder).as_posix(): self._sum(p) for p in self.files()}
+
+    def _sum(self, path: Path) -> str:
+        try:
+            return sha256_of(path)
+        except OSError as exc:
+            raise self._fault(f"{path.name}: {exc.strerror or exc}") from exc
 
     @property
     def weights_sha256(self) -> str:
@@ -110,10 +122,14 @@ class Checkpoint:
                 raise self._fault(f"{name} is not on the list of sums")
 
     def _listed(self, manifest: str, manifest_sha256: str) -> dict[str, str]:
-        path = Path(manifest).expanduser() if manifest else self.folder / SUMS
-        if not path.is_file() and manifest:
-            path = self.folder / manifest
-        if not path.is_file():
+        try:
+            path = Path(manifest).expanduser() if manifest else self.folder / SUMS
+            if not path.is_file() and manifest:
+                path = self.folder / manifest
+            is_file = path.is_file()
+        except (OSError, RuntimeError, ValueError) as exc:
+            raise Unacceptable(f"models.{self.name}.manifest: not a path: {exc}"[:400]) from exc
+        if not is_file:
             raise self._fault(
                 f"no list of sums at {path}; check where the files come from, then "
                 f"`chexfract-worker model accept` writes it"
@@ -257,7 +273,11 @@ def read_listing(path: Path) -> dict[str, str]:
         A line is not a sum and a relative file name.
     """
     listed = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as exc:
+        raise Unacceptable(f"{path}: not a list of sums: {exc}") from exc
+    for number, line in enumerate(lines, 1):
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
         if match is None or ".." in Path(match[2]).parts or Path(match[2]).is_absolute():
             raise Unacceptable(f"{path}: line {number} is not a sha256 sum and a file name")

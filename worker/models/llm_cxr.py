@@ -43,6 +43,8 @@ class LlmCxr(LocalModel):
     The codebook's words follow the tokenizer's: word n has the id ``len(tokenizer) + n``.
     """
 
+    codebook: Any = None
+
     def _load(self, folder: Path) -> None:
         library = remote_code.library()
         self.codebook = self._codebook(folder)
@@ -63,6 +65,11 @@ class LlmCxr(LocalModel):
             self.options.max_new_tokens,
             self.options.max_time,
         )
+
+    def close(self) -> None:
+        """Give the memory back, that of the codebook too."""
+        self.codebook = None
+        super().close()
 
     def _codebook(self, folder: Path) -> Any:
         options = cast("Options", self.options)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.errors import ModelFault, OutOfResources
+from dicom_node.errors import ConfigurationError, ModelFault, OutOfResources
 from worker.models import (
     BrokenAccelerator,
     Description,
@@ -19,6 +19,7 @@ from worker.models import (
     checkpoint,
     licences,
     remote_code,
+    room,
 )
 from worker.models import generation as gen
 from worker.models.checkpoint import Unacceptable
@@ -116,7 +117,7 @@ class LocalModel:
         self.device = gen.device_of(self.wanted_device)
         self.dtype = gen.type_of(self.options.dtype, self.device)
         _spare_threads(self.files.size, self.device)
-        _want_memory(self.name, self.files.size, self.options.memory_reserve, self.device)
+        self._want_memory()
         staged = checkpoint.stage(self.files)
         try:
             with memory(self.device), as_unacceptable(self.name, staged, self.files.folder):
@@ -124,6 +125,22 @@ class LocalModel:
         except BaseException:
             self.close()
             raise
+
+    def _want_memory(self) -> None:
+        """Refuse a GPU whose free memory is less than the weights and a reserve."""
+        if self.device.type != "cuda":
+            return
+        import torch
+
+        options, dtype = self.options, str(self.dtype).removeprefix("torch.")
+        wanted = room.needed(self.files, dtype, options.quantization) * options.memory_reserve
+        free, _ = torch.cuda.mem_get_info(self.device.index or 0)
+        if wanted > free:
+            advice = "or set quantization" if options.quantization == "none" else "or take another"
+            raise Unacceptable(
+                f"models.{self.name}: {self.device} has {free / 1e9:.1f} GB free, the weights need "
+                f"about {wanted / 1e9:.1f} GB; free the GPU {advice}"
+            )
 
     def check_files(self) -> None:
         """Refuse altered files and leave in the log whose licence this is."""
@@ -192,6 +209,19 @@ class LocalModel:
             model = quantize(model, self.options.quantization)
         return model.to(self.device).eval().requires_grad_(requires_grad=False)
 
+    def _processor(self, folder: Path) -> Any:
+        """Return the processor of `folder`, which makes inputs of pictures and words."""
+        processor = remote_code.library().AutoProcessor.from_pretrained(
+            folder, trust_remote_code=True, local_files_only=True
+        )
+        # a folder without one gives its tokenizer
+        if not hasattr(processor, "tokenizer"):
+            raise Unacceptable(
+                f"models.{self.name}.path: {self.files.folder} holds no processor "
+                f"(preprocessor_config.json, processor_config.json and their code)"
+            )
+        return processor
+
     def _decoded(
         self, ids: list[int], tokenizer: Any, stops: list[int], seconds: float
     ) -> Description:
@@ -255,20 +285,6 @@ def _spare_threads(size: int, device: Any) -> None:
         torch.set_num_threads(1)
 
 
-def _want_memory(name: str, size: int, reserve: float, device: Any) -> None:
-    """Refuse a GPU whose free memory is less than the weights and a reserve."""
-    if device.type != "cuda":
-        return
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(device)
-    if size * reserve > free:
-        raise Unacceptable(
-            f"models.{name}: {device} has {free / 1e9:.1f} GB free, the weights need about "
-            f"{size * reserve / 1e9:.1f} GB; free the GPU or set quantization"
-        )
-
-
 @contextlib.contextmanager
 def memory(device: Any) -> Iterator[None]:
     """Turn full memory into `OutOfResources`, with the accelerator's cache given back."""
@@ -298,7 +314,7 @@ def as_fault(name: str) -> Iterator[None]:
         yield
     except (ModelFault, OutOfResources):
         raise
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         if remote_code.is_out_of_memory(exc) or remote_code.is_broken(exc):
             raise
         raise ModelFault(f"{name} fails on this picture: {one_line(exc)}") from exc
@@ -309,9 +325,9 @@ def as_unacceptable(name: str, staged: Path, folder: Path) -> Iterator[None]:
     """Turn any failure to load into one line that names the folder."""
     try:
         yield
-    except (Unacceptable, OutOfResources):
+    except (ConfigurationError, OutOfResources):
         raise
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         if remote_code.is_out_of_memory(exc) or remote_code.is_broken(exc):
             raise
         what = one_line(exc).replace(str(staged), str(folder))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from worker.models import Description, Progress, Region, remote_code
+from worker.models import Description, Progress, Region
 from worker.models import generation as gen
 from worker.models.local import LocalModel
 
@@ -32,9 +32,7 @@ class Maira2(LocalModel):
 
     def _load(self, folder: Path) -> None:
         self.model = self._whole(folder, "AutoModelForCausalLM")
-        self.processor = remote_code.library().AutoProcessor.from_pretrained(
-            folder, trust_remote_code=True, local_files_only=True
-        )
+        self.processor = self._processor(folder)
         self.stops = gen.stop_tokens(self.processor.tokenizer, self.model.generation_config)
         pad = self.processor.tokenizer.pad_token_id
         self.model.generation_config = gen.greedy(

@@ -41,7 +41,7 @@ def quantize(model: Any, how: str) -> Any:
     names = [
         name
         for name, module in model.named_modules()
-        if type(module) is torch.nn.Linear and not _is_outside(name)
+        if type(module) is torch.nn.Linear and not is_outside(name)
     ]
     for name in names:
         parent, _, last = name.rpartition(".")
@@ -50,7 +50,8 @@ def quantize(model: Any, how: str) -> Any:
     return model
 
 
-def _is_outside(name: str) -> bool:
+def is_outside(name: str) -> bool:
+    """Whether a module or weight of this name keeps all of its bits."""
     return any(part in name.lower() for part in NOT_LANGUAGE)
 
 

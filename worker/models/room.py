@@ -1,0 +1,68 @@
+"""How much memory a model's weights take once they are loaded."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+
+from worker.models.checkpoint import WEIGHTS, Checkpoint
+from worker.models.quantization import is_outside
+
+SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Bytes of a number of the dtypes in which models are loaded."""
+FLOATING = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of a number in a safetensors file that takes the dtype of the model."""
+OTHER = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
+LOOKED_UP = ("embed", "wte", "wpe")
+"""Parts of the names of tables that are no linear layers: they stay whole."""
+SHARES = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
+"""Bytes of a number in fewer bits; NF4 keeps a scale of 4 bytes for 64 numbers."""
+LONGEST_HEADER = 1 << 27
+
+
+def needed(files: Checkpoint, dtype: str, quantization: str = "none") -> int:
+    """Return the bytes that the weights take as `dtype`, the language model in fewer bits.
+
+    Files other than safetensors do not say what they hold: their size counts.
+    """
+    paths = [path for path in files.files() if path.suffix in WEIGHTS]
+    if any(path.suffix == ".safetensors" for path in paths):
+        # the same weights once more, which are not loaded
+        paths = [path for path in paths if not path.name.startswith("pytorch_model")]
+    return int(sum(_of_file(path, dtype, quantization) for path in paths))
+
+
+def _of_file(path: Path, dtype: str, quantization: str) -> float:
+    if path.suffix != ".safetensors":
+        return path.stat().st_size
+    try:
+        return sum(
+            _of_tensor(name, kind, shape, dtype, quantization)
+            for name, kind, shape in _tensors(path)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return path.stat().st_size  # whoever loads it says what is wrong with it
+
+
+def _of_tensor(name: str, kind: str, shape: list[int], dtype: str, quantization: str) -> float:
+    count = prod(shape)
+    if kind not in FLOATING:
+        return count * OTHER.get(kind, 1)
+    is_linear = len(shape) == 2 and name.endswith(".weight")
+    is_table = any(part in name.lower() for part in LOOKED_UP)
+    if quantization in SHARES and is_linear and not is_table and not is_outside(name):
+        return count * SHARES[quantization]
+    return count * SIZES.get(dtype, FLOATING[kind])
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, str, list[int]]]:
+    """Yield name, dtype and shape of each tensor from the head of a safetensors file."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        head = json.loads(file.read(min(length, LONGEST_HEADER)))
+    for name, tensor in head.items():
+        if name != "__metadata__":
+            yield name, tensor["dtype"], tensor["shape"]
