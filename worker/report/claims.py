@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from worker.report.sites import Site
+from worker.report.sites import MIDLINE, Site
 
 
 @dataclass(slots=True)
@@ -27,10 +27,13 @@ class Denial:
     sites: tuple[Site, ...]
     qualifiers: frozenset[str]
     is_extra: bool
+    side: str | None = None  # of all bones, where no sites are named
 
     def contradicts(self, entry: Entry) -> bool:
         """Tell whether this denial and that assertion cannot both be true."""
         if self.is_extra or (self.sites and not any(_same(site, entry) for site in self.sites)):
+            return False
+        if not self.sites and self._is_across(entry):
             return False
         holds = {
             "acute": entry.age == "acute",
@@ -40,6 +43,12 @@ class Denial:
             "definite": not entry.is_possible,
         }
         return all(holds.get(qualifier, False) for qualifier in self.qualifiers)
+
+    def _is_across(self, entry: Entry) -> bool:
+        """Tell whether "right: no fracture" says nothing of a bone, since that is no right one."""
+        if self.side in (None, "bilateral"):
+            return False
+        return entry.bone in MIDLINE or entry.side not in (None, "bilateral", self.side)
 
 
 def _same(site: Site, entry: Entry) -> bool:

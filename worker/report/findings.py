@@ -168,11 +168,17 @@ class _Reading:
         if sentence.is_last and (is_open or ends_open(tokens)):
             self.is_doubtful |= len(self.denials) > denials
             del self.denials[denials:]
+            self._forget_boneless(sentence)
         for denial in self.denials[denials:]:
             self.asked -= {site.bone for site in denial.sites} or self.asked
         leads_on = is_label(tokens) or shows_sign(tokens)
         self.is_label = not names_fracture(tokens) and leads_on
         self.signs = read_sites(tokens, 0, len(tokens), unrelated(tokens, 0, len(tokens), BLAND))
+
+    def _forget_boneless(self, sentence: Sentence) -> None:
+        """Drop "Fracture of the right" at the cut end of a text that has named a fracture."""
+        named = [e for e in self.entries if e.sentence != sentence.verbatim or e.bone != "other"]
+        self.entries = named or self.entries
 
     def _clause(self, sentence: Sentence, tokens: list[Token]) -> None:
         found = fractures_of(tokens)
@@ -209,7 +215,8 @@ class _Reading:
         extra |= scope.at > 0 and scope.tokens[scope.at - 1].text in ("second", "third")
         named = sites(scope)
         self.is_void |= any(site.is_garbled for site in named)
-        self.denials.append(Denial(tuple(named), _qualifiers(scope), extra))
+        side = None if named else implied(scope).side
+        self.denials.append(Denial(tuple(named), _qualifiers(scope), extra, side))
 
     def _assert(self, sentence: Sentence, scope: Scope) -> None:
         named = sites(scope)

@@ -84,14 +84,14 @@ def _reaches(scope: Scope, negation: int) -> bool | None:
             return False
         elif token.kind is Kind.CARRIER:
             noun = noun and governed
+        elif noun and (token.kind in (Kind.PREPOSITION, Kind.REFERENCE) or _relates(tokens, at)):
+            governed = True
         elif _is_noun(token) or _is_healing_itself(tokens, at):
             noun = True
             if governed:
                 bone_since = True
         elif token.kind is Kind.BONE or token.kind is Kind.SKELETON:
             bone_since = bone_since or (governed and _is_bare_after_joint(tokens, at, end))
-        elif token.kind in (Kind.PREPOSITION, Kind.REFERENCE) and noun:
-            governed = True
         elif token.kind in _JOINTS and noun and (not governed or bone_since):
             noun = governed = bone_since = False
             joint = at
@@ -100,6 +100,12 @@ def _reaches(scope: Scope, negation: int) -> bool | None:
     if end > negation + 1 and _runs_on(tokens, end):
         return None
     return True if joint is None else _carries_on(scope, joint)
+
+
+def _relates(tokens: Sequence[Token], at: int) -> bool:
+    """Tell the "complicating" of "no pneumothorax complicating the fracture"."""
+    is_open = tokens[at].kind is Kind.UNKNOWN or tokens[at].value == "plain"
+    return is_open and tokens[at].text.endswith("ing") and _is_noun(tokens[at - 1])
 
 
 def _runs_on(tokens: Sequence[Token], at: int) -> bool:
@@ -267,6 +273,8 @@ def is_sought(scope: Scope) -> bool:
         token = tokens[at]
         if token.kind is Kind.ASKING and token.value == "if":
             return True
+        if token.kind is Kind.LIMITED and tokens[at + 1].text in ("for", "to"):
+            return True  # "radiographs are not sensitive for fractures"
         if token.kind is Kind.ASKING:
             path = tokens[at + 1 : scope.at]
             return not any(
@@ -342,11 +350,14 @@ def _begins_later_item(scope: Scope, at: int) -> bool:
 
 def _hedges_forward(scope: Scope, at: int) -> bool:
     noun = False
+    is_cause = scope.tokens[at].text.endswith((" from", " to"))
+    if is_cause and scope.tokens[at + 1].value == "definite":
+        return False  # "pneumothorax, likely from the rib fracture"
     for token in scope.tokens[at + 1 : scope.at]:
         if token.kind is Kind.FRACTURE or token.kind in _STOPS:
             return False
         noun = noun or token.kind in (Kind.NOUN, Kind.DEVICE, Kind.UNKNOWN)
-        if noun and token.kind in (*_JOINTS, *_PREDICATES, Kind.PREPOSITION):
+        if noun and token.kind in (*_JOINTS, *_PREDICATES, Kind.PREPOSITION, Kind.REFERENCE):
             return False
     return True
 

@@ -15,7 +15,8 @@ _MARKUP = re.compile(
 )
 _ECHO = re.compile(
     r"describe (?:the )?(?:bones|bony structures|fractures?)\b[^.?!\n]{0,60}[.?!:\n]?"
-    r"|(?:you are|act as) an?\b[^.?!\n]{0,120}(?:[.?!\n]|$)",
+    r"|(?:(?:you are|act as) an?|you (?:will|should|must)|your (?:task|job|goal|role) is)\b"
+    r"[^.?!\n]{0,120}(?:[.?!\n]|$)",
     re.IGNORECASE,
 )
 _REQUEST = (

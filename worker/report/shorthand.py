@@ -20,10 +20,13 @@ def _broken(mark: re.Match[str]) -> str:
 
 
 _SEVERAL = "|".join(CARDINALS[1:])
+_JUDGED = "ascertained|established|verified|proven|proved|substantiated|clarified|diagnosed|judged"
 _SHORTHAND = (
+    (re.compile(r"\bhaemo"), "hemo"),
     (re.compile(r"(?<=al)is(?=(?:e|ed|es|ing|ation)\b)|(?<=recogn)is(?=e)"), "iz"),
     (re.compile(r"\bcan(?:'t|not)\b"), "can not"),
     (re.compile(r"n't\b"), " not"),
+    (re.compile(rf"\bnot be (?:[a-z]+ly )?(?:{_JUDGED})\b"), "not be determined"),
     (re.compile(r"\bw/o\b"), "without"),
     (re.compile(r"\bw/"), "with "),
     (re.compile(r"\bs/p\b"), "status post"),

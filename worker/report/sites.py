@@ -134,7 +134,7 @@ class SiteReader:
 
     def _is_elsewhere(self, at: int, high: int) -> bool:
         after = self.tokens[at + 1] if at + 1 < high else None
-        if self._is_third_part(at, high):
+        if self._is_third_part(at, high) or self._counts_fractures(at, high):
             return True
         if after is None:
             return False
@@ -153,6 +153,12 @@ class SiteReader:
         return self._follows_bone(at) and not any(
             t.kind in listed or t.text in ("to", "through") for t in near
         )
+
+    def _counts_fractures(self, at: int, high: int) -> bool:
+        """Tell "a second fracture is seen" from "a second rib fracture"."""
+        after = self._after(at, high, (Kind.QUALIFIER, Kind.AGE))
+        is_one_more = at > 0 and self.tokens[at - 1].value == "indefinite"
+        return is_one_more and after is Kind.FRACTURE
 
     def _follows_bone(self, at: int) -> bool:
         return any(t.kind is Kind.BONE for t in self.tokens[self.low : at])

@@ -24,6 +24,7 @@ _PIECE = re.compile(
         |\d+(?:[.,]\d+)?[\s-]?(?:mm|cm|%|percent|ml|years?|yrs?|yo|days?|weeks?|months?|hours?
             |views?|degrees?|minutes?|mg|cc)(?![a-z])(?:[\s-]old\b)?
         |(?:image|images|series|slice|slices|grade|type|page|stage|figure|view|frame)\s\d+
+            (?:\sof\s\d+)?
         |(?:confidence|probability|score|certainty)\W{1,3}\d+(?:\.\d+)?|(?<![\d.])0?\.\d+)
     |(?P<level>(?:(?<![a-z0-9])(?:th|[ctdl])[-\s]?|(?<=thoracic\s)t?|(?<=lumbar\s)l?)\d{1,2}
         (?!\d|\s?(?:st|nd|rd|th)\b))

@@ -432,7 +432,8 @@ TABLE: dict[Kind, str] = {
             regarding the, resulting from, as a result of, caused by, surrounding, upon,
             about the, accompanying, accompanied by, toward, towards, extending to,
             extending into, inside, amid, out, traversing, crossing, extending through,
-            running through, coursing through, passing through, extending along""",
+            complicating, adjoining, bordering, running through, coursing through,
+            passing through, extending along""",
     Kind.ARTICLE: """
         indefinite: a, an, any
         definite: the, this, these, that, those, its, their""",
