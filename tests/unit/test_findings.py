@@ -1,7 +1,9 @@
 """The parser against sentences labelled by hand, by the rules of what counts as a fracture."""
 
 import json
+import re
 import string
+import textwrap
 import time
 from collections import Counter
 from pathlib import Path
@@ -34,7 +36,9 @@ def found(text: str) -> list[tuple]:
     return [(f.bone, f.number, f.side, f.certainty, f.age) for f in parse(text).fractures]
 
 
-@pytest.mark.parametrize("name", ["develop.jsonl", "held.jsonl", "adversarial.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["develop.jsonl", "held.jsonl", "adversarial.jsonl", "fresh.jsonl"]
+)
 def test_labelled_sentences_are_read_as_labelled(name: str) -> None:
     labelled = rows(name)
     answers = [as_json(parse(row["text"])) for row in labelled]
@@ -150,6 +154,75 @@ def test_a_text_with_an_affirmed_fracture_is_never_absent(
     text = " ".join([*ended, affirmed, *after])
 
     assert parse(text).presence is not Presence.ABSENT
+
+
+ASSERTED = [
+    "left 5th rib fracture", "the left 5th rib fracture", "fracture of the left 5th rib",
+    "a left clavicle fracture", "multiple left rib fractures", "old T12 compression fracture",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "not seen in 2019", "not seen on the previous examination", "was not reported earlier",
+        "not identified on the initial radiograph", "not clearly visible on the lateral view",
+        "is not as well visualised as on the prior", "is not visualized in its entirety",
+        "not well delineated", "has not changed", "is not displaced", "with absent callus",
+        "free of displacement", "negative for pneumothorax", "; none displaced", "otherwise normal",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("fracture", ASSERTED)
+def test_what_is_denied_of_a_fracture_does_not_deny_it(fracture: str, tail: str) -> None:
+    assert parse(f"{fracture} {tail}.").presence is not Presence.ABSENT
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "No consolidation adjacent to", "No contusion beneath", "No nonunion of", "No change in",
+        "Neither pneumothorax nor effusion accompanies", "No callus bridging", "No pneumothorax",
+        "No pathological process underlying", "It is not possible to overlook", "No old films,",
+        "No acute cardiopulmonary findings", "There is no question of", "Pneumothorax - no,",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("fracture", ASSERTED)
+def test_what_is_denied_before_a_fracture_does_not_deny_it(head: str, fracture: str) -> None:
+    assert parse(f"{head} {fracture}.").presence is not Presence.ABSENT
+
+
+@pytest.mark.parametrize("width", [50, 60, 80])
+def test_a_report_means_the_same_on_a_narrow_page(width: int) -> None:
+    flat = [row for row in rows("fresh.jsonl") if "\n" not in row["text"]]
+    wrapped = [parse(textwrap.fill(row["text"], width)).presence for row in flat]
+    alike = [parse(row["text"]).presence for row in flat]
+
+    assert (Presence.PRESENT, Presence.ABSENT) not in set(zip(alike, wrapped, strict=True))
+    assert sum(a is w for a, w in zip(alike, wrapped, strict=True)) / len(flat) >= 0.98
+
+
+def test_two_notes_on_two_lines_are_not_run_together() -> None:
+    text = "Normal heart size, no pneumothorax or consolidation\nfracture of the left 5th rib"
+
+    assert parse(text).presence is not Presence.ABSENT
+
+
+MENTIONING = [row for row in rows("develop.jsonl") if re.search(r"(?<=\w )fracture\b", row["text"])]
+
+
+@pytest.mark.parametrize("row", [row for row in MENTIONING if "#" not in row["text"]][::3])
+def test_a_hash_means_fracture(row: dict) -> None:
+    text = re.sub(r"(?<=\w )fracture\b", "#", row["text"])
+
+    assert as_json(parse(text)) == as_json(parse(row["text"]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# Findings\nNo rib fracture.", "Case # 5: no rib fracture.", "MRN #: no rib fracture."],
+)
+def test_a_hash_of_a_heading_or_a_number_is_no_fracture(text: str) -> None:
+    assert parse(text).presence is Presence.ABSENT
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.sampled_from(["left", "right"]),

@@ -3,18 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from worker.report.reach import JOINTS, NOUNS, PREDICATES, STOPS, is_noun, reaches
 from worker.report.unseen import denies_sight
 from worker.report.words import Kind, Token
 
-_NOUNS = frozenset({Kind.NOUN, Kind.UNKNOWN, Kind.ABNORMALITY, Kind.DEVICE, Kind.FRACTURE,
-                    Kind.PROPERTY, Kind.NORMAL})  # fmt: skip
-_JOINTS = frozenset({Kind.AND, Kind.OR, Kind.COMMA})
-_STOPS = frozenset({Kind.BREAK, Kind.EXCEPT})
-_PREDICATES = frozenset({Kind.VERB, Kind.SEEN, Kind.INVOLVE})
 _SITES = frozenset({Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.HINT, Kind.SEGMENT})
-_MODIFIERS = frozenset({Kind.QUALIFIER, Kind.AGE, Kind.ARTICLE, Kind.EXTRA, Kind.NEUTRAL}) | _SITES
-_NAMED = frozenset({Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.BONE})
-_BEGINNING = _NAMED | {Kind.ARTICLE, Kind.AGE, Kind.QUALIFIER, Kind.HINT, Kind.FRACTURE}
 _LATE_ONLY = ("prior", "previous", "past")
 _OF_THE_PATIENT = ("status post", "history of", "prior history of", "past history of",
                    "known history of", "post orif")  # fmt: skip
@@ -33,7 +26,7 @@ class Scope:
 
 def is_denied(scope: Scope) -> bool | None:
     """Tell whether the clause says that this fracture is not there; None when it is unclear."""
-    before = [_reaches(scope, at) for at in _negations(scope.tokens, scope.at)]
+    before = [reaches(scope.tokens, at, scope.at) for at in _negations(scope.tokens, scope.at)]
     reaching = [verdict for verdict in before if verdict is not False]
     after = _is_denied_later(scope)
     if None in reaching or after is None or (reaching and after):
@@ -44,7 +37,7 @@ def is_denied(scope: Scope) -> bool | None:
 def _negations(tokens: Sequence[Token], end: int) -> list[int]:
     """Return the index of the negation before `end` that counts, in a list of none or one."""
     for at in range(end - 1, -1, -1):
-        if tokens[at].kind in _STOPS:
+        if tokens[at].kind in STOPS:
             break
         if tokens[at].kind is Kind.NEGATION and not _is_of_adjective(tokens, at):
             return [at]
@@ -61,129 +54,20 @@ def _is_of_adjective(tokens: Sequence[Token], at: int) -> bool:
     )
 
 
-def _reaches(scope: Scope, negation: int) -> bool | None:
-    """Tell whether a negation reaches over the words up to the fracture."""
-    tokens, end = scope.tokens, scope.at
-    path = range(negation + 1, end)
-    noun = governed = False
-    joint: int | None = None
-    bone_since = False
-    if path and tokens[path[0]].text == ",":  # "pneumothorax: no, left 5th rib fracture: yes"
-        return False if negation else None
-    for at in path:
-        token = tokens[at]
-        if not governed and at > negation + 1 and _runs_on(tokens, at):
-            return None
-        if token.kind is Kind.VERB and token.text == "there":
-            return False
-        if token.kind in _PREDICATES and noun and not _leads_to_link(tokens, at, end):
-            return False
-        if token.kind is Kind.LINK or token.kind is Kind.HEDGE:
-            noun = governed = False
-        elif token.kind is Kind.COLON:
-            return False
-        elif token.kind is Kind.CARRIER:
-            noun = noun and governed
-        elif noun and (token.kind in (Kind.PREPOSITION, Kind.REFERENCE) or _relates(tokens, at)):
-            governed = True
-        elif _is_noun(token) or _is_healing_itself(tokens, at):
-            noun = True
-            if governed:
-                bone_since = True
-        elif token.kind is Kind.BONE or token.kind is Kind.SKELETON:
-            bone_since = bone_since or (governed and _is_bare_after_joint(tokens, at, end))
-        elif token.kind in _JOINTS and noun and (not governed or bone_since):
-            noun = governed = bone_since = False
-            joint = at
-    if noun and governed:
-        return False
-    if end > negation + 1 and _runs_on(tokens, end):
-        return None
-    return True if joint is None else _carries_on(scope, joint)
-
-
-def _relates(tokens: Sequence[Token], at: int) -> bool:
-    """Tell the "complicating" of "no pneumothorax complicating the fracture"."""
-    is_open = tokens[at].kind is Kind.UNKNOWN or tokens[at].value == "plain"
-    return is_open and tokens[at].text.endswith("ing") and _is_noun(tokens[at - 1])
-
-
-def _runs_on(tokens: Sequence[Token], at: int) -> bool:
-    """Tell whether a note ends before `at`: "no pneumothorax left 5th rib fracture"."""
-    before = tokens[at - 1]
-    wholes = (Kind.NOUN, Kind.ABNORMALITY)
-    if before.kind is Kind.UNKNOWN and tokens[at - 2].kind not in wholes:
-        return tokens[at].kind is Kind.ARTICLE
-    is_whole = before.kind in (*wholes, Kind.UNKNOWN) or before.text == "findings"
-    return is_whole and tokens[at].kind in _BEGINNING
-
-
-def _is_noun(token: Token) -> bool:
-    return token.kind in _NOUNS or (token.kind is Kind.NEUTRAL and token.value != "")
-
-
-def _is_healing_itself(tokens: Sequence[Token], at: int) -> bool:
-    """Tell the noun of "no healing of the fracture" from the adjective of "no healing fracture"."""
-    after = tokens[at + 1]
-    if tokens[at].text in ("nonunion", "malunion"):
-        return after.kind is Kind.PREPOSITION
-    is_noun = after.kind in (Kind.PREPOSITION, Kind.COMMA, Kind.AND) or after.kind in _PREDICATES
-    return tokens[at].value == "healing" and (is_noun or "callus" in tokens[at].text)
-
-
-def _leads_to_link(tokens: Sequence[Token], at: int, end: int) -> bool:
-    """Pass "no abnormality is seen to suggest fracture"."""
-    return any(t.kind in (Kind.LINK, Kind.HEDGE) for t in tokens[at:end]) and not any(
-        t.kind in _JOINTS for t in tokens[at:end]
-    )
-
-
-def _is_bare_after_joint(tokens: Sequence[Token], at: int, end: int) -> bool:
-    """Tell "... of the ribs or fracture" from "... of the rib or clavicle fracture"."""
-    rest = tokens[at + 1 : end]
-    return bool(rest) and rest[0].kind in _JOINTS and not any(t.kind is Kind.BONE for t in rest)
-
-
-def _carries_on(scope: Scope, joint: int) -> bool | None:
-    """Tell whether a negated list that has begun before `joint` goes on to the fracture."""
-    tokens = scope.tokens
-    if tokens[joint].kind is Kind.OR or tokens[joint - 1].kind is Kind.OR:
-        return True
-    own = tokens[joint + 1 : scope.at]
-    if any(t.kind is Kind.OR for t in own):
-        return True
-    rest = list(_until(tokens[scope.at + 1 :], (*_PREDICATES, *_STOPS)))
-    if any(t.kind is Kind.OR for t in rest):
-        return True
-    is_specific = any(
-        t.kind in (Kind.SIDE, Kind.NUMBER, Kind.ARTICLE, Kind.AGE, Kind.LEVEL)
-        for t in (*own, *rest)
-    )
-    if is_specific:
-        return False
-    has_predicate = len(rest) < len(tokens) - scope.at - 1
-    return None if has_predicate or tokens[joint].kind is Kind.AND else True
-
-
-def _until(tokens: Sequence[Token], kinds: tuple[Kind, ...]) -> Sequence[Token]:
-    end = next((at for at, token in enumerate(tokens) if token.kind in kinds), len(tokens))
-    return tokens[:end]
-
-
 def _is_denied_later(scope: Scope) -> bool | None:
     """Read "is not seen", "none" and "absent" after the fracture."""
     tokens = scope.tokens
     own_noun = is_apart = False
     for at in range(scope.at + 1, scope.high):
         token = tokens[at]
-        if token.kind in _STOPS or (token.kind in (Kind.ABSENT, Kind.NEGATION) and is_apart):
+        if token.kind in STOPS or (token.kind in (Kind.ABSENT, Kind.NEGATION) and is_apart):
             return False
-        if token.kind in _JOINTS:
+        if token.kind in JOINTS:
             is_apart, own_noun = False, own_noun and token.kind is not Kind.COMMA
-        elif (_is_noun(token) or token.kind is Kind.AGE) and token.kind is not Kind.FRACTURE:
+        elif (is_noun(token) or token.kind is Kind.AGE) and token.kind is not Kind.FRACTURE:
             own_noun = True
             is_apart = _is_specific(scope) and any(
-                t.kind in _JOINTS for t in tokens[scope.at + 1 : at]
+                t.kind in JOINTS for t in tokens[scope.at + 1 : at]
             )
         if token.kind is Kind.ABSENT and _is_attribute(tokens, at):
             return False  # "with absent callus"
@@ -252,16 +136,16 @@ def is_doubted(scope: Scope) -> bool:
 
 
 def _has_own_object(scope: Scope, at: int) -> bool:
-    return any(t.kind in _NOUNS for t in scope.tokens[at + 1 : scope.high])
+    return any(t.kind in NOUNS for t in scope.tokens[at + 1 : scope.high])
 
 
 def _has_other_subject(between: Sequence[Token]) -> bool:
     """Tell whether a joint and a noun stand between: "fracture, pneumothorax not excluded"."""
     seen_joint = False
     for token in between:
-        seen_joint |= token.kind in (*_JOINTS, *_STOPS)
-        is_noun = token.kind in _NOUNS or token.value == "noun"
-        if seen_joint and is_noun and token.kind is not Kind.FRACTURE:
+        seen_joint |= token.kind in (*JOINTS, *STOPS)
+        is_noun_phrase = token.kind in NOUNS or token.value == "noun"
+        if seen_joint and is_noun_phrase and token.kind is not Kind.FRACTURE:
             return True
     return False
 
@@ -339,7 +223,7 @@ def _begins_later_item(scope: Scope, at: int) -> bool:
     joint = at - 1
     while joint > scope.at and tokens[joint].kind is Kind.ARTICLE:
         joint -= 1
-    if joint < 0 or tokens[joint].kind not in (*_JOINTS, Kind.PREPOSITION):
+    if joint < 0 or tokens[joint].kind not in (*JOINTS, Kind.PREPOSITION):
         return False
     named = (Kind.NUMBER, Kind.BONE, Kind.LEVEL)
     earlier = any(t.kind in named for t in tokens[scope.low : at])
@@ -354,10 +238,10 @@ def _hedges_forward(scope: Scope, at: int) -> bool:
     if is_cause and scope.tokens[at + 1].value == "definite":
         return False  # "pneumothorax, likely from the rib fracture"
     for token in scope.tokens[at + 1 : scope.at]:
-        if token.kind is Kind.FRACTURE or token.kind in _STOPS:
+        if token.kind is Kind.FRACTURE or token.kind in STOPS:
             return False
         noun = noun or token.kind in (Kind.NOUN, Kind.DEVICE, Kind.UNKNOWN)
-        if noun and token.kind in (*_JOINTS, *_PREDICATES, Kind.PREPOSITION, Kind.REFERENCE):
+        if noun and token.kind in (*JOINTS, *PREDICATES, Kind.PREPOSITION, Kind.REFERENCE):
             return False
     return True
 
@@ -417,9 +301,9 @@ def _is_of_fracture(scope: Scope, at: int) -> bool:
         is_history = tokens[at].text in _OF_THE_PATIENT
         if is_history and token.text == "with":
             return False  # "status post bypass with a rib fracture"
-        if token.kind in _PREDICATES or token.kind in _STOPS or token.kind is Kind.COLON:
+        if token.kind in PREDICATES or token.kind in STOPS or token.kind is Kind.COLON:
             return False
-        if token.kind in (*_NOUNS, Kind.SKELETON) and not is_history:
+        if token.kind in (*NOUNS, Kind.SKELETON) and not is_history:
             return False
         if token.kind is Kind.COMMA and (is_history or tokens[at].text in _LATE_ONLY):
             return False

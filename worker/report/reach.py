@@ -1,0 +1,144 @@
+"""Tell how far a negation reaches: over a list, but not past what it is said of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from worker.report.words import Kind, Token
+
+NOUNS = frozenset({Kind.NOUN, Kind.UNKNOWN, Kind.ABNORMALITY, Kind.DEVICE, Kind.FRACTURE,
+                   Kind.PROPERTY, Kind.NORMAL})  # fmt: skip
+JOINTS = frozenset({Kind.AND, Kind.OR, Kind.COMMA})
+STOPS = frozenset({Kind.BREAK, Kind.EXCEPT})
+PREDICATES = frozenset({Kind.VERB, Kind.SEEN, Kind.INVOLVE})
+_BEGINNING = frozenset({
+    Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.BONE, Kind.ARTICLE, Kind.AGE, Kind.QUALIFIER,
+    Kind.HINT, Kind.FRACTURE,
+})  # fmt: skip
+
+
+def reaches(tokens: Sequence[Token], negation: int, end: int) -> bool | None:
+    """Tell whether the negation reaches over the words up to `end`; None when it is unclear."""
+    if negation + 1 < end and tokens[negation + 1].text == ",":
+        return False if negation else None  # "pneumothorax: no, left 5th rib fracture: yes"
+    walk = _Walk(tokens, end)
+    for at in range(negation + 1, end):
+        if walk.stops(at):
+            return False
+        if not walk.is_governed and at > negation + 1 and _runs_on(tokens, at):
+            return None
+        walk.take(at)
+    if walk.has_noun and walk.is_governed:
+        return False
+    if end > negation + 1 and _runs_on(tokens, end):
+        return None
+    return True if walk.joint is None else _carries_on(tokens, walk.joint, end)
+
+
+@dataclass(slots=True)
+class _Walk:
+    """What has been passed on the way from a negation to a fracture."""
+
+    tokens: Sequence[Token]
+    end: int
+    has_noun: bool = False  # something is denied already
+    is_governed: bool = False  # and what follows says of what: "no displacement of"
+    has_place: bool = False  # and that is named
+    joint: int | None = None  # where the list goes on to a next noun
+
+    def stops(self, at: int) -> bool:
+        """Tell whether a verb or a colon ends what the negation is said of."""
+        token = self.tokens[at]
+        if token.kind is Kind.COLON or (token.kind is Kind.VERB and token.text == "there"):
+            return True
+        is_predicate = token.kind in PREDICATES and self.has_noun
+        return is_predicate and not _leads_to_link(self.tokens, at, self.end)
+
+    def take(self, at: int) -> None:
+        """Go past the token at `at`."""
+        tokens, kind = self.tokens, self.tokens[at].kind
+        if kind in (Kind.LINK, Kind.HEDGE):
+            self.has_noun = self.is_governed = False
+        elif kind is Kind.CARRIER:
+            self.has_noun = self.has_noun and self.is_governed
+        elif self.has_noun and _governs(tokens, at):
+            self.is_governed = True
+        elif is_noun(tokens[at]) or _is_healing_itself(tokens, at):
+            self.has_noun = True
+            self.has_place |= self.is_governed
+        elif kind in (Kind.BONE, Kind.SKELETON):
+            self.has_place |= self.is_governed and _is_bare_after_joint(tokens, at, self.end)
+        elif kind in JOINTS and self.has_noun and (not self.is_governed or self.has_place):
+            self.has_noun = self.is_governed = self.has_place = False
+            self.joint = at
+
+
+def is_noun(token: Token) -> bool:
+    """Tell whether a negation may be said of the token."""
+    return token.kind in NOUNS or (token.kind is Kind.NEUTRAL and token.value != "")
+
+
+def _governs(tokens: Sequence[Token], at: int) -> bool:
+    return tokens[at].kind in (Kind.PREPOSITION, Kind.REFERENCE) or _relates(tokens, at)
+
+
+def _relates(tokens: Sequence[Token], at: int) -> bool:
+    """Tell the "complicating" of "no pneumothorax complicating the fracture"."""
+    is_open = tokens[at].kind is Kind.UNKNOWN or tokens[at].value == "plain"
+    return is_open and tokens[at].text.endswith("ing") and is_noun(tokens[at - 1])
+
+
+def _runs_on(tokens: Sequence[Token], at: int) -> bool:
+    """Tell whether a note ends before `at`: "no pneumothorax left 5th rib fracture"."""
+    before = tokens[at - 1]
+    wholes = (Kind.NOUN, Kind.ABNORMALITY)
+    if before.kind is Kind.UNKNOWN and tokens[at - 2].kind not in wholes:
+        return tokens[at].kind is Kind.ARTICLE
+    is_whole = before.kind in (*wholes, Kind.UNKNOWN) or before.text == "findings"
+    return is_whole and tokens[at].kind in _BEGINNING
+
+
+def _is_healing_itself(tokens: Sequence[Token], at: int) -> bool:
+    """Tell the noun of "no healing of the fracture" from the adjective of "no healing fracture"."""
+    after = tokens[at + 1]
+    if tokens[at].text in ("nonunion", "malunion"):
+        return after.kind is Kind.PREPOSITION
+    is_object = after.kind in (Kind.PREPOSITION, Kind.COMMA, Kind.AND) or after.kind in PREDICATES
+    return tokens[at].value == "healing" and (is_object or "callus" in tokens[at].text)
+
+
+def _leads_to_link(tokens: Sequence[Token], at: int, end: int) -> bool:
+    """Pass "no abnormality is seen to suggest fracture"."""
+    return any(t.kind in (Kind.LINK, Kind.HEDGE) for t in tokens[at:end]) and not any(
+        t.kind in JOINTS for t in tokens[at:end]
+    )
+
+
+def _is_bare_after_joint(tokens: Sequence[Token], at: int, end: int) -> bool:
+    """Tell "... of the ribs or fracture" from "... of the rib or clavicle fracture"."""
+    rest = tokens[at + 1 : end]
+    return bool(rest) and rest[0].kind in JOINTS and not any(t.kind is Kind.BONE for t in rest)
+
+
+def _carries_on(tokens: Sequence[Token], joint: int, end: int) -> bool | None:
+    """Tell whether a negated list that has begun before `joint` goes on to the fracture."""
+    if tokens[joint].kind is Kind.OR or tokens[joint - 1].kind is Kind.OR:
+        return True
+    own = tokens[joint + 1 : end]
+    if any(t.kind is Kind.OR for t in own):
+        return True
+    rest = list(_until(tokens[end + 1 :], (*PREDICATES, *STOPS)))
+    if any(t.kind is Kind.OR for t in rest):
+        return True
+    is_specific = any(
+        t.kind in (Kind.SIDE, Kind.NUMBER, Kind.ARTICLE, Kind.AGE, Kind.LEVEL)
+        for t in (*own, *rest)
+    )
+    if is_specific:
+        return False
+    has_predicate = len(rest) < len(tokens) - end - 1
+    return None if has_predicate or tokens[joint].kind is Kind.AND else True
+
+
+def _until(tokens: Sequence[Token], kinds: tuple[Kind, ...]) -> Sequence[Token]:
+    end = next((at for at, token in enumerate(tokens) if token.kind in kinds), len(tokens))
+    return tokens[:end]
