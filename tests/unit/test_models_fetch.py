@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
+import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from dicom_node.errors import ModelFault, NotFound, Refused, Unreachable
+from dicom_node.errors import ModelFault, NotFound, NotUnderstood, Refused, Unreachable
+from worker.cli import main
 from worker.models import catalogue, checkpoint, hub
+from worker.models.checkpoint import Unacceptable
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -26,6 +30,7 @@ class Shelf:
         self.wants_token = ""
         self.elsewhere = ""
         self.altered = set()
+        self.sizes = {}
 
     def put(self, repository, files, large=("model.safetensors",)):
         self.repositories[repository] = (files, large)
@@ -35,10 +40,14 @@ class Shelf:
         siblings = []
         for name, content in files.items():
             blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            entry = {"rfilename": name, "size": len(content), "blobId": blob}
+            size = self.sizes.get(name, len(content))
+            entry = {"rfilename": name, "size": size, "blobId": blob}
             if name in large:
                 sha256 = hashlib.sha256(content).hexdigest()
-                entry["lfs"] = {"size": len(content), "sha256": sha256}
+                entry["lfs"] = {"size": size, "sha256": sha256}
+            if size is None:
+                entry.pop("lfs", None)
+                del entry["size"]
             siblings.append(entry)
         return {"sha": COMMIT, "siblings": siblings}
 
@@ -190,6 +199,99 @@ def test_a_gated_model_says_how_to_get_in_and_the_token_stays_at_the_hub(tmp_pat
     server.server_close()
     assert storage.requests
     assert all("Authorization" not in headers for _, headers in storage.requests)
+
+
+def test_the_token_never_goes_over_plain_http_to_a_hub_of_https(tmp_path, shelf, endpoint):
+    source = hub.Hub("https" + endpoint.removeprefix("http"), token="secret")
+    assert not source._is_own(endpoint + "/api")
+    assert source._is_own(source.endpoint + "/api")
+    source.close()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_that_is_longer_than_promised_is_given_up(shelf, endpoint, tmp_path, name):
+    shelf.put("org/name", FILES)
+    shelf.sizes[name] = len(FILES[name]) - 1
+    with pytest.raises(ModelFault, match=f"{name} arrived altered"):
+        bring(endpoint, tmp_path)
+    assert not (tmp_path / f"{name}.part").exists()
+
+
+def test_a_hub_that_tells_no_sizes_is_not_understood(shelf, endpoint, tmp_path):
+    shelf.put("org/name", FILES)
+    shelf.sizes["config.json"] = None
+    with pytest.raises(NotUnderstood, match="does not answer as a hub does"):
+        bring(endpoint, tmp_path)
+
+
+def test_what_the_hub_does_not_have_is_not_put_on_the_list(shelf, endpoint, tmp_path):
+    shelf.put("org/name", FILES)
+    (tmp_path / "stale.py").write_text("x = 2\n")
+    with pytest.raises(Unacceptable, match=r"stale\.py is not on the list"):
+        bring(endpoint, tmp_path)
+    (tmp_path / "stale.py").unlink()
+    assert bring(endpoint, tmp_path) == COMMIT
+
+
+@pytest.mark.parametrize("config", [b"[]", b"{", b'{"auto_map": ["x"]}', b'{"auto_map": {"A": 7}}'])
+def test_a_configuration_of_another_form_names_no_other_repository(
+    shelf, endpoint, tmp_path, config
+):
+    shelf.put("org/name", {**FILES, "config.json": config})
+    assert bring(endpoint, tmp_path) == COMMIT
+
+
+def fetched(capsys, *arguments):
+    capsys.readouterr()
+    code = main(["model", "fetch", *map(str, arguments)])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_a_fetch_is_told_as_json(shelf, endpoint, tmp_path, capsys):
+    shelf.put("microsoft/maira-2", FILES)
+    code, out, _ = fetched(
+        capsys, "maira-2", "--to", tmp_path / "m", "--endpoint", endpoint, "--json"
+    )
+    told = json.loads(out)
+    assert (code, told["revision"], told["repository"]) == (0, COMMIT, "microsoft/maira-2")
+    assert told["folder"] == str(tmp_path / "m")
+    assert tomllib.loads(told["table"])["models"]["maira-2"]["revision"] == COMMIT
+    sums = (tmp_path / "m" / checkpoint.SUMS).read_bytes()
+    assert told["manifest_sha256"] == hashlib.sha256(sums).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("variables", "address", "words"),
+    [
+        ({}, "hub.example", "endpoint"),
+        ({}, "http://[::1", "endpoint"),
+        ({}, "ftp://hub.example", "endpoint"),
+        ({}, "http://127.0.0.1:port", "endpoint"),
+        ({"HF_TOKEN": "Schlüssel"}, "http://127.0.0.1:1", "HF_TOKEN"),
+        ({"ALL_PROXY": "nonsense://x"}, "http://127.0.0.1:1", "proxy"),
+    ],
+)
+def test_a_wrong_address_token_or_proxy_is_one_line(
+    tmp_path, capsys, monkeypatch, variables, address, words
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = fetched(capsys, "maira-2", "--to", tmp_path / "m", "--endpoint", address)
+    assert (code, out) == (os.EX_CONFIG, "")
+    assert err.count("\n") == 1
+    assert words in err
+    assert "Schl" not in err
+
+
+def test_a_place_that_is_no_folder_is_one_line(shelf, endpoint, tmp_path, capsys):
+    shelf.put("microsoft/maira-2", FILES)
+    (tmp_path / "m").write_text("a file")
+    code, _, err = fetched(capsys, "maira-2", "--to", tmp_path / "m", "--endpoint", endpoint)
+    assert code == os.EX_CONFIG
+    assert err.count("\n") == 1
+    assert "--to" in err
 
 
 def test_code_of_another_repository_comes_along(shelf, endpoint, tmp_path):
