@@ -354,7 +354,11 @@ def _model_fetch(options: argparse.Namespace) -> int:
     from worker.models import catalogue
 
     return catalogue.fetch(
-        options.name, options.to, endpoint=options.endpoint, revision=options.revision
+        options.name,
+        options.to,
+        endpoint=options.endpoint,
+        revision=options.revision,
+        as_json=options.json,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.errors import ConfigurationError, NotFound
+from dicom_node.errors import ConfigurationError, NotFound, OutOfResources
 from worker.models import ENGINES, checkpoint, licences
 
 if TYPE_CHECKING:
@@ -222,7 +223,8 @@ def accept(name: str, by: str, *, as_json: bool = False) -> int:
     elif folder is not None and by.strip():
         from worker.models.hub import write_sums
 
-        content |= {"manifest": checkpoint.SUMS, "manifest_sha256": write_sums(folder, name)}
+        with _writing(name):
+            content |= {"manifest": checkpoint.SUMS, "manifest_sha256": write_sums(folder, name)}
     if as_json:
         print(json.dumps(content, indent=2))
         return 0
@@ -253,27 +255,53 @@ def _table(known: Entry, name: str, by: str, path: str = "", revision: str = "")
     return "\n".join(lines)
 
 
-def fetch(name: str, to: Path, *, endpoint: str = "", revision: str = "") -> int:
+def fetch(
+    name: str, to: Path, *, endpoint: str = "", revision: str = "", as_json: bool = False
+) -> int:
     """Download a model of the catalogue, or any ``org/name``, into the folder `to`.
 
     Raises
     ------
     NotFound
         The catalogue does not know it, or its authors offer it elsewhere only.
+    ConfigurationError
+        The address is none, or `to` cannot be written.
     """
     from worker.models.hub import Hub, fetch_model
 
     known, repository = _repository(name)
     hub = Hub(endpoint)
     try:
-        with _bar() as told:
+        with _bar() as told, _writing("--to"):
             commit = fetch_model(hub, repository, revision, to, told)
     finally:
         hub.close()
+    table = _table(known, known.name, "", str(to.resolve()), commit)
+    if as_json:
+        content = {
+            "repository": repository,
+            "revision": commit,
+            "folder": str(to.resolve()),
+            "manifest_sha256": checkpoint.sha256_of(to / checkpoint.SUMS),
+            "licence": known.licence,
+            "table": table,
+        }
+        print(json.dumps(content, indent=2))
+        return 0
     print(f"# {repository} at {commit} is in {to}, its sums in {checkpoint.SUMS}")
     print(f"# terms: {known.licence}")
-    print(_table(known, known.name, "", str(to.resolve()), commit))
+    print(table)
     return 0
+
+
+@contextmanager
+def _writing(what: str) -> Iterator[None]:
+    """Turn what a disk refuses into one line."""
+    try:
+        yield
+    except OSError as exc:
+        kind = OutOfResources if exc.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigurationError
+        raise kind(f"{what}: {exc.filename or 'the disk'}: {exc.strerror}") from exc
 
 
 def _repository(name: str) -> tuple[Entry, str]:

@@ -18,6 +18,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import httpx2 as httpx
 
 from dicom_node.errors import (
+    ConfigurationError,
     ModelFault,
     NotFound,
     NotUnderstood,
@@ -64,13 +65,24 @@ class Hub:
         For gated models; empty: the environment's ``HF_TOKEN``.
     pause_s : float
         Seconds before the second attempt; doubled before each further one.
+
+    Raises
+    ------
+    ConfigurationError
+        The address, the token or the environment's proxy is none.
     """
 
     def __init__(self, endpoint: str = "", token: str = "", pause_s: float = 1.0) -> None:
         self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT", "") or ENDPOINT).rstrip("/")
         self._token = token or os.environ.get("HF_TOKEN", "")
         self._pause_s = pause_s
-        self._client = httpx.Client(timeout=httpx.Timeout(30.0), follow_redirects=False)
+        _want_address(self.endpoint)
+        if not self._token.isascii() or not self._token.isprintable():
+            raise ConfigurationError("HF_TOKEN: a token is one line of ASCII characters")
+        try:
+            self._client = httpx.Client(timeout=httpx.Timeout(30.0), follow_redirects=False)
+        except (ValueError, ImportError) as exc:
+            raise ConfigurationError(f"the environment's proxy: {exc}") from exc
 
     def close(self) -> None:
         """Close the connections."""
@@ -109,6 +121,8 @@ class Hub:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
+        if part.exists() and part.stat().st_size > remote.size:
+            part.unlink()  # of another revision
         self._complete(remote, part, told)
         if not _is_right(part, remote):
             part.unlink()
@@ -119,11 +133,8 @@ class Hub:
         failures = 0
         while True:
             had = part.stat().st_size if part.exists() else 0
-            if had == remote.size and part.exists():
+            if part.exists() and had >= remote.size:
                 return
-            if had > remote.size:
-                part.unlink()
-                continue
             try:
                 self._append(remote, part, had, told)
             except Unreachable:
@@ -146,6 +157,8 @@ class Hub:
                     file.write(chunk)
                     size += len(chunk)
                     told(remote.name, size, remote.size)
+                    if size > remote.size:
+                        return  # its sum will say so
         if size < remote.size:
             raise Unreachable(f"{self.endpoint}: the connection ended within {remote.name}")
 
@@ -155,17 +168,23 @@ class Hub:
         asked = {"Accept-Encoding": "identity", "User-Agent": "chexfract-worker", **headers}
         try:
             for _ in range(REDIRECTS):
-                own = urlsplit(url).netloc == urlsplit(self.endpoint).netloc
-                bearer = {"Authorization": f"Bearer {self._token}"} if own and self._token else {}
+                is_own = self._token and self._is_own(url)
+                bearer = {"Authorization": f"Bearer {self._token}"} if is_own else {}
                 with self._client.stream("GET", url, headers=asked | bearer) as answer:
                     if answer.status_code not in (301, 302, 303, 307, 308):
                         self._check(answer, what)
                         yield answer
                         return
                     url = urljoin(url, answer.headers.get("location", ""))
-        except (httpx.TransportError, httpx.StreamError) as exc:
+        except (httpx.RequestError, httpx.StreamError) as exc:
             raise Unreachable(f"{self.endpoint}: {type(exc).__name__}: {exc}") from exc
+        except (httpx.InvalidURL, ValueError) as exc:
+            raise NotUnderstood(f"{self.endpoint} sends {what} nowhere: {exc}") from exc
         raise NotUnderstood(f"{self.endpoint} sends {what} in circles")
+
+    def _is_own(self, url: str) -> bool:
+        """Whether an address is at this hub, as safely spoken to: others get no token."""
+        return urlsplit(url)[:2] == urlsplit(self.endpoint)[:2]
 
     def _check(self, answer: Any, what: str) -> None:
         status = answer.status_code
@@ -192,10 +211,20 @@ def _remote(repository: str, commit: str, entry: dict[str, Any]) -> Remote:
         repository=repository,
         commit=str(commit),
         name=name,
-        size=int(large.get("size", entry.get("size", 0))),
+        size=int(large["size"] if large else entry["size"]),
         sha256=str(large.get("sha256", "")),
         git_sha1="" if large else str(entry.get("blobId", "")),
     )
+
+
+def _want_address(endpoint: str) -> None:
+    try:
+        parts = urlsplit(endpoint)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ConfigurationError(f"endpoint (or HF_ENDPOINT): {endpoint} is no http(s) address")
 
 
 def _is_right(path: Path, remote: Remote) -> bool:
@@ -215,7 +244,9 @@ def wanted(files: list[Remote]) -> list[Remote]:
     has_safetensors = any(f.name.endswith(".safetensors") for f in files)
     unwanted = NOT_WANTED + (SECOND_CHOICE if has_safetensors else ())
     return [
-        f for f in files if not f.name.endswith(unwanted) and f.name.rpartition("/")[2][0] != "."
+        f
+        for f in files
+        if not f.name.endswith(unwanted) and f.name.rpartition("/")[2][:1] not in ("", ".")
     ]
 
 
@@ -228,28 +259,40 @@ def fetch_model(hub: Hub, repository: str, revision: str, folder: Path, told: To
     ------
     OutOfResources
         The disk has too little room.
+    Unacceptable
+        The folder holds code or weights that the hub does not have.
     """
     files = wanted(hub.files(repository, revision or "main"))
     if not files:
         raise NotFound(f"{repository} has no files")
     _want_room(files, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    names = {remote.name for remote in files}
     for remote in files:
         hub.fetch(remote, folder, told)
     for elsewhere in sorted(_code_elsewhere(folder)):
         for remote in hub.files(elsewhere):
-            if remote.name.endswith(".py") and not (folder / remote.name).exists():
+            if remote.name.endswith(".py") and remote.name not in names:
                 hub.fetch(remote, folder, told)
+                names.add(remote.name)
     commit = files[0].commit
-    write_sums(folder, f"{repository}@{commit}")
+    write_sums(folder, f"{repository}@{commit}", names)
     return commit
 
 
-def write_sums(folder: Path, name: str) -> str:
-    """Write the folder's list of sums and return the list's own sum."""
-    listing = checkpoint.listing(checkpoint.Checkpoint(name, folder).sums)
+def write_sums(folder: Path, name: str, names: set[str] | None = None) -> str:
+    """Write the folder's list of sums and return the list's own sum.
+
+    Raises
+    ------
+    Unacceptable
+        The folder holds other files than `names` that count.
+    """
+    files = checkpoint.Checkpoint(name, folder)
+    listed = {n: s for n, s in files.sums.items() if names is None or n in names}
     path = folder / checkpoint.SUMS
-    path.write_text(listing, encoding="utf-8")
+    path.write_text(checkpoint.listing(listed), encoding="utf-8")
+    files.verify()
     return checkpoint.sha256_of(path)
 
 
@@ -269,9 +312,13 @@ def _code_elsewhere(folder: Path) -> set[str]:
     """Return the repositories whose code the configuration names (``org/name--file.Class``)."""
     found = set()
     for path in folder.glob("*config.json"):
-        auto_map = json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {}
-        for value in auto_map.values():
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            continue  # whoever loads it says what is wrong with it
+        auto_map = content.get("auto_map") if isinstance(content, dict) else None
+        for value in auto_map.values() if isinstance(auto_map, dict) else ():
             for reference in value if isinstance(value, list) else [value]:
-                if reference and "--" in reference:
+                if isinstance(reference, str) and "--" in reference:
                     found.add(reference.partition("--")[0])
     return found
