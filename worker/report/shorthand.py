@@ -19,6 +19,8 @@ def _broken(mark: re.Match[str]) -> str:
     return " fractures " if mark["many"] else " fracture "
 
 
+_RIB_HASH = re.compile(r"\b(ribs?) # (?=\d)")  # "rib # 3-4", unless a fracture is spelt out
+_SPELT = re.compile(r"fract|\bfx")
 _SEVERAL = "|".join(CARDINALS[1:])
 _JUDGED = "ascertained|established|verified|proven|proved|substantiated|clarified|diagnosed|judged"
 _SHORTHAND = (
@@ -26,6 +28,7 @@ _SHORTHAND = (
     (re.compile(r"(?<=al)is(?=(?:e|ed|es|ing|ation)\b)|(?<=recogn)is(?=e)"), "iz"),
     (re.compile(r"\bcan(?:'t|not)\b"), "can not"),
     (re.compile(r"n't\b"), " not"),
+    (re.compile(r"\bribs one\b"), "ribs 1"),
     (re.compile(rf"\bnot be (?:[a-z]+ly )?(?:{_JUDGED})\b"), "not be determined"),
     (re.compile(r"\bw/o\b"), "without"),
     (re.compile(r"\bw/"), "with "),
@@ -56,6 +59,8 @@ _SHORTHAND = (
 
 def spelt_out(text: str) -> str:
     """Return the lower-case `text` with the shorthand that the table of words does not hold."""
+    if not _SPELT.search(text):
+        text = _RIB_HASH.sub(r"\1 fracture ", text)
     for pattern, plain in _SHORTHAND:
         text = pattern.sub(plain, text)
     return text

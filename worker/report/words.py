@@ -137,7 +137,7 @@ TABLE: dict[Kind, str] = {
     Kind.AGE: """
         acute: acute, new, newly, acutely, hyperacute, newly seen, newly identified, newly noted,
             newly visible, newly apparent, newly demonstrated, newly detected
-        old: old, older, healed, chronic, remote, malunited, malunion, history of, status post,
+        old: old, chr, older, healed, chronic, remote, malunited, malunion, history of, status post,
             post orif, prior, previous, longstanding, long standing, well healed, chronically,
             remotely, malunification, h o, postop, long healed, ancient, past, fully healed,
             completely healed, prior history of, past history of, known history of
@@ -206,7 +206,8 @@ TABLE: dict[Kind, str] = {
         absent: absent, none, negative, ruled out, excluded, not applicable, nonexistent,
             clear of""",
     Kind.UNSURE: """
-        after: hard to rule out, difficult to rule out, impossible to rule out, can not be excluded,
+        after: suspected clinically, hard to rule out, difficult to rule out, impossible to rule
+            out, can not be excluded,
             can not be ruled out, not excluded, not be excluded,
             not be ruled out, not ruled out, can not be completely excluded,
             can not be entirely excluded, can not be definitely excluded,
@@ -259,7 +260,8 @@ TABLE: dict[Kind, str] = {
             can not diagnose, can not detect, can not see, can not identify, can not appreciate,
             can not clearly, not sure""",
     Kind.ASKING: """
-        for: rule out, evaluate, evaluate for, evaluation of, evaluation for, assess,
+        for: follow up of, follow up for, followup of, followup for, rule out, evaluate, evaluate
+            for, evaluation of, evaluation for, assess,
             assess for, assessment of, assessment for, assessed for, evaluated for, exclude,
             excluding fracture, exclusion of, detect, detection of, look for, looking for,
             check for, screen for, concern regarding, clinical concern, clinical concern for,
