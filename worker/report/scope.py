@@ -297,7 +297,10 @@ def _is_of_fracture(scope: Scope, at: int) -> bool:
         return False
     if at > scope.at:
         return tokens[at].text not in _LATE_ONLY and _dates_back(scope, at)
-    for token in tokens[at + 1 : scope.at]:
+    end = scope.at - (
+        tokens[scope.at - 1].kind is Kind.UNKNOWN
+    )  # an adjective: "old parry fracture"
+    for token in tokens[at + 1 : end]:
         is_history = tokens[at].text in _OF_THE_PATIENT
         if is_history and token.text == "with":
             return False  # "status post bypass with a rib fracture"

@@ -104,8 +104,8 @@ TABLE: dict[Kind, str] = {
             finger, hand, ankle, foot, facial, nasal, sacrum, iliac, hyoid, ilium, pubic ramus,
             costal cartilage, radial head, calvarium, phalanx, olecranons, thyroid cartilage""",
     Kind.HINT: """
-        vertebra: compression, wedge, burst, thoracic, lumbar, cervical, thoracolumbar, vcf,
-            wedge compression, dorsal
+        vertebra: compression, comp, compr, wedge, burst, thoracic, lumbar, cervical,
+            thoracolumbar, vcf, wedge compression, dorsal
         other: shoulder, shoulders, arm, chest wall, thorax, thoracic wall, hemithorax, chest,
             upper extremity, lower extremity, shoulder girdle""",
     Kind.SIDE: """
@@ -119,8 +119,8 @@ TABLE: dict[Kind, str] = {
     Kind.SEGMENT: """
         anterior: anterior, anteriorly, ant
         posterior: posterior, posteriorly
-        lateral: lateral, laterally, outer
-        medial: medial, medially, inner
+        lateral: lateral, laterally, outer, acromial end, acromial extremity
+        medial: medial, medially, inner, sternal end, sternal extremity
         proximal: proximal, proximally
         distal: distal, distally
         anterolateral: anterolateral, anterolaterally, antero lateral
