@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import types
 
 import pytest
+from bench import models
+from engines import checkpoints
 
 from dicom_node.errors import ConfigurationError, OutOfResources
 from worker.models import generation, open_model
+from worker.models.hub import write_sums
+from worker.phantom import draw, truth
 
 torch = pytest.importorskip("torch")
 
@@ -43,6 +49,59 @@ def test_auto_takes_the_gpu_in_bfloat16():
     assert model.info.device == "cuda"
     assert model.info.parameters["dtype"] == "bfloat16"
     assert model.describe([seen(PICTURES[0])])[0].text
+
+
+SHAPES = {
+    "chexfract": {},
+    "maira2": {"processor": "ReportProcessor"},
+    "chexagent": {"model": "FileForCausalLM", "processor": "", "tokenizer": "FileTokenizer"},
+    "cxr_llava": {"model": "InsideModel", "auto": "AutoModel", "processor": ""},
+}
+
+
+@pytest.mark.parametrize("engine", SHAPES)
+def test_each_engine_runs_on_the_gpu_in_bfloat16(tmp_path, engine):
+    """On the small checkpoints of the other tests: what is on another device or dtype fails."""
+    folder = checkpoints.build(tmp_path / engine, **SHAPES[engine])
+    write_sums(folder, "small")
+    table = {"engine": engine, "path": str(folder), "licence_accepted_by": "A. Reader"}
+    model = open_model("small", table | {"max_new_tokens": 8}, "auto")
+    model.load()
+    model.warm_up()
+    told = model.describe([seen(p) for p in PICTURES])
+    assert all(0 < d.tokens <= 16 for d in told)
+    assert model.info.parameters["dtype"] == "bfloat16"
+    assert next(model.model.parameters()).device.type == "cuda"
+    model.close()
+
+
+def test_a_child_on_the_gpu_says_what_this_process_says():
+    there, here = loaded("cuda", python=sys.executable), loaded("cuda")
+    try:
+        told = [d.text for d in there.describe([seen(p) for p in PICTURES])]
+        assert told == [d.text for d in here.describe([seen(p) for p in PICTURES])]
+        assert there.info.parameters["dtype"] == "bfloat16"
+    finally:
+        there.close()
+
+
+@pytest.mark.parametrize("how", ["8bit", "4bit"])
+@pytest.mark.filterwarnings("default")
+def test_fewer_bits_take_less_of_the_gpu_and_read_phantoms(how):
+    pytest.importorskip("bitsandbytes")
+    model = loaded("cuda", quantization=how)
+    drawn = [draw.phantom(970_000, index, short_side=256) for index in range(12)]
+    told = model.describe([seen(one.uint8) for one in drawn])
+    right = [d.text == truth.text(one.findings) for d, one in zip(told, drawn, strict=True)]
+    assert sum(right) >= 10
+
+
+def test_the_benchmark_runs_on_the_gpu_and_tells_its_memory(capsys):
+    ways = ["--ways", "eager", "sdpa"]
+    assert models.main(["--small", "--batch", "1", "--new", "4", "--repeat", "1", *ways]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == "{"]
+    assert [row["way"] for row in rows] == ["eager", "sdpa"]
+    assert all(row["peak_gb"] > 0 for row in rows)
 
 
 def test_full_memory_passes_when_there_is_room_again():

@@ -53,10 +53,9 @@ def test_a_gpu_is_compared_with_its_own_peaks_only(monkeypatch, name, peaks):
 
 @pytest.mark.parametrize("peaks", [None, (989e12, 4.8e12)])
 def test_memory_is_told_also_of_a_gpu_whose_peaks_are_unknown(monkeypatch, peaks):
-    monkeypatch.setattr(models, "peaks", lambda _: peaks)
     monkeypatch.setattr(models, "peak_gb", lambda _: 9.5)
     shape = models.Shape(models.SMALL, "sdpa").eval()
-    options = SimpleNamespace(at=torch.device("cpu"), new=3, repeat=1)
+    options = SimpleNamespace(at=torch.device("cpu"), new=3, repeat=1, peak=peaks)
     found = models.measure(shape, models.SMALL, 1, "dynamic", options)
     assert found["peak_gb"] == 9.5
     assert ("prefill_mfu" in found) == ("floor_images_per_s" in found) == (peaks is not None)
@@ -92,6 +91,30 @@ def test_every_way_is_measured_at_every_batch_size_the_baseline_first(run):
         assert row["images_per_s"] * row["ms_per_image"] == pytest.approx(1000, rel=0.01)
         assert row["peak_gb"] > 0
         assert "prefill_mfu" not in row
+
+
+@pytest.mark.parametrize(
+    ("peak", "rate", "share", "met"),
+    [
+        ((989e12, 4.8e12), 21.0, 0.6, True),
+        ((989e12, 4.8e12), 19.0, 0.6, False),
+        ((989e12, 4.8e12), 21.0, 0.4, False),
+        ((312e12, 2.039e12), 21.0, 0.6, None),
+        (None, 21.0, None, None),
+    ],
+)
+def test_only_a_gpu_of_the_goals_class_is_judged(capsys, peak, rate, share, met):
+    mfu = {} if share is None else {"prefill_mfu": share}
+    rows = [
+        {"way": "eager", "batch": 16, "images_per_s": 7.0} | mfu,
+        {"way": "static", "batch": 16, "images_per_s": rate} | mfu,
+        {"way": "static", "batch": 32, "out_of_memory": True},
+    ]
+    models.judge(rows, peak)
+    told = json.loads(capsys.readouterr().out)
+    assert told["fastest"] == "static"
+    assert told["times_eager"] == pytest.approx(rate / 7, abs=0.01)
+    assert told.get("met") == met
 
 
 def test_a_way_that_fails_is_told_and_spoils_no_other(monkeypatch, capsys):

@@ -206,7 +206,7 @@ class FileForCausalLM(SmallForCausalLM):
                 start, end = ids.index(IMG), ids.index(END_IMG)
                 name = bytes(i - FIRST_BYTE for i in ids[start + 1 : end]).decode()
                 picture = np.asarray(Image.open(name).resize((4, 4)), np.float32) / 255
-                seen = self.vision(torch.from_numpy(picture).mean((0, 1)).to(x.dtype))
+                seen = self.vision(torch.from_numpy(picture).mean((0, 1)).to(x))
                 x[row, start:end] = seen
         return x
 
