@@ -47,6 +47,20 @@ def test_whole_weights_whose_licence_is_accepted_pass(weights: Path) -> None:
     assert "accepted by Jane Doe" in checks["licence"].what
 
 
+@pytest.mark.parametrize(
+    ("python", "verdict"),
+    [("~/bin/python", "pass"), ("~/bin/none", "fail"), ("~nobody-of-this-name/python", "fail")],
+)
+def test_another_environments_interpreter_is_looked_for_where_it_is_started(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str, verdict: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch(mode=0o755)
+    model = {"path": str(weights), "licence_accepted_by": "Jane Doe", "python": python}
+    assert model_checks(settings_of(model=model))["model"].verdict == verdict
+
+
 def spoil(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"x" * 100)
 
