@@ -186,9 +186,16 @@ def _files(name: str, options: Any, *, full: bool) -> Iterator[Check]:
         return
     how = "as in its list of sums" if has_list else "of the package"
     yield passed("model", f"{name}: {size} of weights, {how}")
-    if options.python and not os.access(options.python, os.X_OK):
+    if options.python and not _is_program(options.python):
         what = f"models.{name}.python: {options.python} is no interpreter"
         yield failed("model", what, "make its environment", ConfigurationError.exit_code)
+
+
+def _is_program(path: str) -> bool:
+    try:
+        return os.access(Path(path).expanduser(), os.X_OK)
+    except (RuntimeError, ValueError):
+        return False
 
 
 def _is_demonstration(name: str, options: Any) -> bool:
