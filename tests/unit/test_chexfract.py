@@ -92,15 +92,23 @@ def test_the_version_names_the_weights_before_they_are_loaded(folder):
     assert model.info.demonstration
 
 
-def test_full_memory_is_transient(model, monkeypatch):
-    import torch
-
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA out of memory. Tried to allocate 20.00 MiB",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_full_memory_is_transient(model, monkeypatch, said):
     def full(**_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        raise RuntimeError(said)
 
     monkeypatch.setattr(model.model, "generate", full)
-    with pytest.raises(OutOfResources, match="out of memory"):
+    with pytest.raises(OutOfResources, match="out of memory") as caught:
         model.describe([seen(PICTURES[0])])
+    assert not isinstance(caught.value, BrokenAccelerator)
 
 
 def test_a_lost_accelerator_blames_no_picture(model, monkeypatch):

@@ -93,6 +93,11 @@ def test_a_folder_that_is_not_there_is_named() -> None:
     assert "/nowhere is not a folder" in check.what
 
 
+def test_weights_called_a_demonstration_want_their_licence_all_the_same(weights: Path) -> None:
+    model = {"path": str(weights), "demonstration": True}
+    assert model_checks(settings_of(model=model))["licence"].verdict == "fail"
+
+
 def test_a_licence_that_nobody_accepted_is_named(weights: Path) -> None:
     check = model_checks(settings_of(model={"path": str(weights)}))["licence"]
     assert check.exit_code == 78

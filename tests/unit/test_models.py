@@ -66,6 +66,17 @@ def test_real_weights_stay_shut_until_someone_is_named(folder, who):
         open_model("m", {"engine": "chexfract", "path": str(folder), "licence_accepted_by": who})
 
 
+def test_calling_real_weights_a_demonstration_opens_no_gate(folder):
+    table = {"engine": "chexfract", "path": str(folder), "demonstration": True}
+    with pytest.raises(ConfigurationError, match="licence_accepted_by"):
+        open_model("m", table)
+    model = open_model("m", {**table, **REAL})
+    assert model.info.demonstration, "reports still say so"
+    assert "MSRLA" in model.info.licence
+    with pytest.raises(Unacceptable, match="no list of sums"):
+        model.load()
+
+
 def test_the_name_and_the_licence_reach_the_report(folder):
     info = open_model("m", {**REAL, "path": str(folder)}).info
     assert info.licence_accepted_by == "A. Reader"
