@@ -202,9 +202,9 @@ def _is_demonstration(name: str, options: Any) -> bool:
     from worker.models import checkpoint
 
     try:
-        return options.demonstration or checkpoint.find(name, options.path).is_demonstration
+        return checkpoint.find(name, options.path).is_demonstration
     except ConfigurationError:
-        return bool(options.demonstration)
+        return False
 
 
 def _licence(name: str, options: Any, is_demonstration: bool) -> Check:

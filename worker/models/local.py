@@ -61,7 +61,8 @@ class LocalModel:
         self.wanted_device = device
         self.files = checkpoint.find(name, options.path)
         self.is_demonstration = options.demonstration or self.files.is_demonstration
-        licences.gate(name, options, self.is_demonstration)
+        # what the table says goes into reports; only the files themselves open the gate
+        licences.gate(name, options, self.files.is_demonstration)
         self.model: Any = None
         self.device: Any = None
         self.dtype: Any = None
@@ -76,7 +77,7 @@ class LocalModel:
             version=f"{self.name}-{revision}{self.files.weights_sha256[:8]}",
             prompt=self.options.prompt,
             parameters=self._parameters(),
-            licence="" if self.is_demonstration else licences.of(self.options),
+            licence="" if self.files.is_demonstration else licences.of(self.options),
             licence_accepted_by=self.options.licence_accepted_by,
             demonstration=self.is_demonstration,
             device=str(self.device or self.wanted_device),
@@ -145,9 +146,9 @@ class LocalModel:
     def check_files(self) -> None:
         """Refuse altered files and leave in the log whose licence this is."""
         options = self.options
-        if not self.is_demonstration or options.manifest or options.manifest_sha256:
+        if not self.files.is_demonstration or options.manifest or options.manifest_sha256:
             self.files.verify(options.manifest, options.manifest_sha256)
-        licences.log_acceptance(self.name, options, self.is_demonstration)
+        licences.log_acceptance(self.name, options, self.files.is_demonstration)
 
     def warm_up(self) -> None:
         """Describe an invented picture, so that the first job is not the slowest."""

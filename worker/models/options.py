@@ -28,7 +28,8 @@ class Options(BaseModel):
     licence: str = ""
     """The licence's name where it is another than the engine's usual one."""
     demonstration: bool = False
-    """The answers mean nothing for patients: reports say so."""
+    """The answers mean nothing for patients: reports say so. A folder of weights wants its licence
+    accepted all the same; only one that holds a file DEMONSTRATION does not."""
     prompt: str = CHEXFRACT_PROMPT
     max_new_tokens: int = Field(default=256, ge=1, le=8192)
     max_time: float = Field(default=60.0, gt=0)
