@@ -500,6 +500,22 @@ def test_the_two_codings_of_one_real_chest_look_alike(decoder, shared_data):
     assert np.abs(first - second).mean() < 1
 
 
+@pytest.mark.parametrize("grey", [0, 1000, 4095])
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 2048, "WindowWidth": 4096}])
+def test_an_image_of_one_grey_is_not_analysed(decoder, grey, window):
+    empty = instance(np.full((300, 300), grey, np.uint16), **window)
+    assert refusal(pixels.radiograph, empty, decoder, OPTIONS) == "no-contrast"
+
+
+def test_an_image_with_little_on_it_is_analysed(decoder):
+    almost_empty = np.zeros((300, 300), np.uint16)
+    almost_empty[151, 149] = 100
+    found = pixels.radiograph(
+        instance(almost_empty, WindowCenter=50, WindowWidth=100), decoder, OPTIONS
+    )
+    assert found.pixels.max() > 0
+
+
 def test_real_images_are_shown_on_a_contact_sheet(decoder, shared_data, tmp_path):
     """A person can check it in one look: stored values at the left, the picture at the right."""
     tiles = []
