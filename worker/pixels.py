@@ -77,7 +77,7 @@ def radiograph(ds: Dataset, decoder: Decodes, options: Options) -> Radiograph:
     Raises
     ------
     Rejected
-        By `gate`, by the decoder, or ``screened-out`` where the site wants that.
+        By `gate`, by the decoder, ``no-contrast``, or ``screened-out`` where the site wants that.
     OutOfResources
         The decoder cannot start.
 
@@ -95,6 +95,8 @@ def radiograph(ds: Dataset, decoder: Decodes, options: Options) -> Radiograph:
     shutter.close(pixels)
     pixels, aspect = _squared(ds, pixels)
     pixels, turn = _turned(ds, pixels)
+    if _is_even(pixels):
+        raise Rejected("no-contrast", "All pixels of the image are of the same grey.")
     size = f"size=1/{1 << halvings}" if halvings else "size=full"
     steps = ",".join((*levels.steps, *shutter.steps, f"aspect={aspect}", f"orient={turn}", size))
     notes = (*levels.warnings, *shutter.warnings)
@@ -151,6 +153,12 @@ def _half(stored: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.unsignedint
     # In strips that stay in the processor's cache.
     grey.in_threads(halve, range(0, rows, _STRIP))
     return halved
+
+
+def _is_even(pixels: npt.NDArray[np.uint8]) -> bool:
+    """Return whether all is of one grey; most images show by a few pixels that they are not."""
+    few = pixels[:: max(1, pixels.shape[0] // 16), :: max(1, pixels.shape[1] // 16)]
+    return bool(few.min() == few.max() and pixels.min() == pixels.max())
 
 
 def _squared(ds: Dataset, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], str]:

@@ -72,7 +72,7 @@ def _rehearse(ready: Pipeline) -> None:
 
 
 def _invented() -> bytes:
-    """Return an evenly grey DX Instance of nobody."""
+    """Return a DX Instance of nobody, from black to white."""
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = DigitalXRayImageStorageForPresentation, "2.25.1"
     ds.StudyInstanceUID, ds.SeriesInstanceUID = "2.25.2", "2.25.3"
@@ -80,7 +80,7 @@ def _invented() -> bytes:
     ds.Rows = ds.Columns = 256
     ds.SamplesPerPixel, ds.PixelRepresentation = 1, 0
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
-    ds.PixelData = b"\x80" * (256 * 256)
+    ds.PixelData = bytes(range(256)) * 256
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     content = BytesIO()

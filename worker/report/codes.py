@@ -100,6 +100,7 @@ QUALITY: Final = {
     "no-pixels": NO_IMAGE,
     "codestream-mismatch": NO_IMAGE,
     "undecodable": NO_IMAGE,
+    "no-contrast": NO_IMAGE,
     "decoder-limits": SOFTWARE_FAILURE,
     "no-text": SOFTWARE_FAILURE,
     "empty-output": SOFTWARE_FAILURE,
