@@ -3,6 +3,7 @@
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -339,3 +340,22 @@ def test_statuses_have_words() -> None:
     assert scu.meaning(0xA700) == "0xA700 out of resources"
     assert scu.meaning(0xC123) == "0xC123 cannot understand"
     assert scu.meaning(0x0122) == "0x0122 SOP class not supported"
+
+
+def test_an_interrupted_association_keeps_no_process_alive() -> None:
+    ask = "from dicom_node.dimse import scu; from dicom_node.settings import Peer; import sys; "
+    ask += "scu.echo('ASKS', Peer(ae_title='SILENT', host='127.0.0.1', "
+    ask += "port=int(sys.argv[1]), timeout=100))"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        command = [sys.executable, "-c", ask, str(silent.getsockname()[1])]
+        with subprocess.Popen(
+            command, stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as asking:  # fmt: skip
+            try:
+                connection = silent.accept()[0]
+                assert connection.recv(1) == b"\1"  # A-ASSOCIATE-RQ, which gets no answer
+                asking.send_signal(signal.SIGINT)
+                assert asking.wait(20) != 0
+            finally:
+                asking.kill()
