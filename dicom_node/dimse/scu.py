@@ -18,8 +18,9 @@ from typing import Any, cast
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pynetdicom import evt
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.dimse.contexts import (
@@ -211,6 +212,9 @@ class Destination:
             )
         except OSError as exc:
             raise Unreachable(f"{self.name}: the host name cannot be resolved ({exc})") from exc
+        except BaseException:
+            _forsake(ae)
+            raise
         assoc.network_timeout_response = "A-RELEASE"
         if assoc.is_established:
             return assoc
@@ -313,6 +317,16 @@ def send(
                 on_result(path, status, reason)
                 stored += not reason
     return Sent(stored, len(paths) - stored)
+
+
+def _forsake(ae: AE) -> None:
+    """End the reactor of an association that was interrupted while it was made.
+
+    It is no daemon and would keep the process alive after Ctrl-C.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, DULServiceProvider) and thread.assoc.ae is ae:
+            thread.kill_dul()
 
 
 def meaning(status: int) -> str:

@@ -353,9 +353,9 @@ def test_an_interrupted_association_keeps_no_process_alive() -> None:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         ) as asking:  # fmt: skip
             try:
-                connection = silent.accept()[0]
-                assert connection.recv(1) == b"\1"  # A-ASSOCIATE-RQ, which gets no answer
-                asking.send_signal(signal.SIGINT)
-                assert asking.wait(20) != 0
+                with silent.accept()[0] as connection:
+                    assert connection.recv(1) == b"\1"  # A-ASSOCIATE-RQ, which gets no answer
+                    asking.send_signal(signal.SIGINT)
+                    assert asking.wait(20) != 0
             finally:
                 asking.kill()
