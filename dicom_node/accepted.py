@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dicom_node import toml
+from dicom_node.base import toml
+from dicom_node.base.errors import ConfigurationError
 from dicom_node.dimse import security
-from dicom_node.errors import ConfigurationError
 from dicom_node.settings import Settings, load
 
 FILE = "accepted.json"

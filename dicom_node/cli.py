@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node import __version__
-from dicom_node.command import OK, USAGE, Act, add, run
+from dicom_node.base.command import OK, USAGE, Act, add, run
 
 if TYPE_CHECKING:
     from dicom_node.settings import Peer, Settings
@@ -230,7 +230,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from dicom_node import logs
+    from dicom_node.base import logs
     from dicom_node.serve import serve
 
     logs.start()
@@ -238,7 +238,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _role(options: argparse.Namespace) -> int:
-    from dicom_node import logs
+    from dicom_node.base import logs
     from dicom_node.roles import run_role
 
     logs.start()
@@ -270,7 +270,7 @@ def _trace(options: argparse.Namespace) -> int:
 
 
 def _retry(options: argparse.Namespace) -> int:
-    from dicom_node.errors import NotFound
+    from dicom_node.base.errors import NotFound
     from dicom_node.operate import show
 
     ledger = _ledger(_settings(options))
@@ -334,7 +334,7 @@ def _echo(options: argparse.Namespace) -> int:
 
 
 def _peer(settings: Settings, name: str) -> Peer:
-    from dicom_node.errors import ConfigurationError
+    from dicom_node.base.errors import ConfigurationError
 
     if name not in settings.peers:
         known = ", ".join(sorted(settings.peers)) or "none"
@@ -464,7 +464,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _completion(options: argparse.Namespace) -> int:
-    from dicom_node.completion import shell_code
+    from dicom_node.base.completion import shell_code
 
     print(shell_code("chexfract-node", options.shell))
     return OK

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from dicom_node import accepted
-from dicom_node.errors import Unreachable
+from dicom_node.base.errors import Unreachable
 from dicom_node.serve import HEART, STOP_S, read_secret
 from dicom_node.settings import Settings
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from dicom_node import accepted
 from dicom_node.accepted import Exchange
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 from dicom_node.settings import Settings, Web
 
 logger = logging.getLogger(__name__)

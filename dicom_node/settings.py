@@ -23,9 +23,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from dicom_node import toml
-from dicom_node.errors import ConfigurationError
-from dicom_node.job import ObjectKind
+from dicom_node.base import toml
+from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.job import ObjectKind
 
 DEMONSTRATION_MODELS = frozenset({"phantom"})
 """Models that read drawings, not patients; live only under ``allow_demonstration``."""

@@ -15,11 +15,11 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node import __version__
+from dicom_node.base.errors import Refused
+from dicom_node.base.identity import UID_NAMESPACE
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.dimse.scu import Destination, meaning
-from dicom_node.errors import Refused
 from dicom_node.flow.deliver import SR_CLASSES
-from dicom_node.identity import UID_NAMESPACE
 from dicom_node.settings import Peer
 
 PATIENT_NAME, PATIENT_ID = "TEST^CHEXFRACT", "CHEXFRACT-TEST"

@@ -14,7 +14,7 @@ from typing import cast, get_args
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from dicom_node.errors import ConfigurationError, NotFound
+from dicom_node.base.errors import ConfigurationError, NotFound
 from dicom_node.settings import Role, Settings
 
 SHORTEST = 10

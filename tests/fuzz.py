@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from listening import CR, listening, radiograph, written
 from peers import need
 
-from dicom_node.errors import NotUnderstood
+from dicom_node.base.errors import NotUnderstood
 from dicom_node.flow.header import read_header
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dicom_node.job import ReportObject, ReportOrder, Result, Ticket
+from dicom_node.base.job import ReportObject, ReportOrder, Result, Ticket
 from dicom_node.store.ledger import Instance, Ledger, Route
 
 NOW = 1_800_000_000.0

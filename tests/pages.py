@@ -11,14 +11,7 @@ from typing import Any
 from peers import need
 from serving import Api
 
-from dicom_node.job import (
-    FractureFound,
-    Reason,
-    ReportObject,
-    ReportOrder,
-    Result,
-    Ticket,
-)
+from dicom_node.base.job import FractureFound, Reason, ReportObject, ReportOrder, Result, Ticket
 from dicom_node.store.ledger import Instance, Route
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"

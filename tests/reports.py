@@ -11,7 +11,7 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
 
-from dicom_node.job import Reason, ReportOrder
+from dicom_node.base.job import Reason, ReportOrder
 from worker.report.findings import Findings, Fracture, Presence
 from worker.report.sr import Algorithm, Outcome
 

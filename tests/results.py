@@ -8,7 +8,7 @@ from typing import Any
 import reports
 from pydicom.uid import generate_uid
 
-from dicom_node.job import ReportObject, ReportOrder, Result
+from dicom_node.base.job import ReportObject, ReportOrder, Result
 from dicom_node.store.ledger import Instance, Ledger, Route
 from dicom_node.store.spool import Spool
 from worker.report.renderings import render

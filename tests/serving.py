@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dicom_node.job import ReportOrder, Ticket
+from dicom_node.base.job import ReportOrder, Ticket
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Instance, Ledger, Route
 from dicom_node.store.spool import Spool

@@ -17,8 +17,8 @@ from typing import Any
 
 from peers import need
 
+from dicom_node.base.errors import ChexFractError, NotFound
 from dicom_node.dimse import scu
-from dicom_node.errors import ChexFractError, NotFound
 from dicom_node.settings import Peer
 from dicom_node.store.ledger import Ledger
 

@@ -29,7 +29,7 @@ from pydicom import Dataset, dcmread  # noqa: E402
 from reports import ALGORITHM, CASES, ORDER  # noqa: E402
 from texts import generated  # noqa: E402
 
-from dicom_node.errors import ChexFractError  # noqa: E402
+from dicom_node.base.errors import ChexFractError  # noqa: E402
 from worker.pixels import read  # noqa: E402
 from worker.report import validate  # noqa: E402
 from worker.report.findings import parse  # noqa: E402

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dicom_node.job import Card, Device, Measured
+from dicom_node.base.job import Card, Device, Measured
 
 if TYPE_CHECKING:
     from worker.models import ModelInfo

@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.command import FAILED, OK, USAGE, run
-from dicom_node.command import add as _add
-from dicom_node.errors import ConfigurationError, NotUnderstood
+from dicom_node.base.command import FAILED, OK, USAGE, run
+from dicom_node.base.command import add as _add
+from dicom_node.base.errors import ConfigurationError, NotUnderstood
 from worker import __version__
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _set_up_commands(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from dicom_node import logs
+    from dicom_node.base import logs
 
     logs.start(logging.INFO)
     settings = _settings(options)
@@ -215,7 +215,7 @@ def _describe(options: argparse.Namespace) -> int:
 def _gate(options: argparse.Namespace) -> int:
     import json
 
-    from dicom_node.errors import Rejected
+    from dicom_node.base.errors import Rejected
     from worker.gate import gate
     from worker.part10 import MOST_BYTES, read
 
@@ -291,7 +291,7 @@ def _draw(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     import json
 
-    from dicom_node import logs
+    from dicom_node.base import logs
     from worker.phantom.train import Options, train
 
     logs.start(logging.INFO)
@@ -394,7 +394,7 @@ def _config_schema(_: argparse.Namespace) -> int:
 
 
 def _completion(options: argparse.Namespace) -> int:
-    from dicom_node.completion import shell_code
+    from dicom_node.base.completion import shell_code
 
     print(shell_code("chexfract-worker", options.shell))
     return OK

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pydicom import Dataset
 
-from dicom_node.errors import Rejected
+from dicom_node.base.errors import Rejected
 from worker import header
 
 RLE = "1.2.840.10008.1.2.5"

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
-from dicom_node.errors import OutOfResources, Rejected
+from dicom_node.base.errors import OutOfResources, Rejected
 from worker import header
 from worker.codestream import Codestream, compare, frame, inspect
 from worker.decoders import ANSWER, CLEAR, DONE, NO_DECODER, OUT_OF_MEMORY, REQUEST, offset

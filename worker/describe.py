@@ -18,8 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dicom_node.errors import ConfigurationError, OutOfResources
-from dicom_node.job import Reason, ReportOrder
+from dicom_node.base.errors import ConfigurationError, OutOfResources
+from dicom_node.base.job import Reason, ReportOrder
 from worker.evaluate import RESULTS
 from worker.models import is_away
 from worker.pipeline import Case, Conclusion, Pipeline

@@ -11,8 +11,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from dicom_node.errors import ChexFractError, ConfigurationError, Unreachable
-from dicom_node.verdict import Check, failed, passed, show, warned
+from dicom_node.base.checks import Check, failed, passed, show, warned
+from dicom_node.base.errors import ChexFractError, ConfigurationError, Unreachable
 from worker.settings import Settings, load
 
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "highdicom", "numpy", "pillow")

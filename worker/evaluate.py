@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 
 RESULTS = "results.jsonl"
 """The file of a describe run with one row per file."""

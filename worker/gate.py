@@ -7,7 +7,7 @@ import unicodedata
 
 from pydicom import Dataset
 
-from dicom_node.errors import Rejected
+from dicom_node.base.errors import Rejected
 from worker import header
 from worker.settings import Pixels as Options
 

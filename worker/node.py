@@ -1,4 +1,4 @@
-"""HTTP client of the node's job API (``dicom_node.job`` has the messages)."""
+"""HTTP client of the node's job API (``dicom_node.base.job`` has the messages)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import httpx2
 
-from dicom_node.errors import (
+from dicom_node.base.errors import (
     ConfigurationError,
     NotFound,
     NotUnderstood,
@@ -19,7 +19,7 @@ from dicom_node.errors import (
     Stale,
     Unreachable,
 )
-from dicom_node.job import (
+from dicom_node.base.job import (
     Claim,
     ClaimRequest,
     LeaseRequest,

@@ -15,7 +15,7 @@ from pydicom.filereader import read_dataset, read_partial, read_preamble
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from dicom_node.errors import Rejected
+from dicom_node.base.errors import Rejected
 from worker import header
 
 # pydicom quotes odd values in its warnings, and values are patient data.

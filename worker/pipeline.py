@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dicom_node.errors import ChexFractError, OutOfResources, Permanent, Rejected, Transient
-from dicom_node.job import FractureFound, Reason, ReportObject, ReportOrder, Result
+from dicom_node.base.errors import ChexFractError, OutOfResources, Permanent, Rejected, Transient
+from dicom_node.base.job import FractureFound, Reason, ReportObject, ReportOrder, Result
 from worker import __version__
 from worker.models import Description, Model, ModelInfo, Progress, is_away
 from worker.pixels import Radiograph, preprocessing, radiograph, read

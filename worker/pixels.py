@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydicom import Dataset
 
-from dicom_node.errors import Rejected
+from dicom_node.base.errors import Rejected
 from worker import grey, header
 from worker.gate import LARGEST, MOST_PIXELS, gate
 from worker.part10 import read

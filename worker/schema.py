@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from dicom_node.schema import document, explain
+from dicom_node.base.json_schema import document, explain
 from worker import settings
 from worker.models import options
 

@@ -12,8 +12,8 @@ from io import BytesIO
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-from dicom_node.errors import ConfigurationError, ModelFault, OutOfResources
-from dicom_node.job import Reason, ReportOrder
+from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResources
+from dicom_node.base.job import Reason, ReportOrder
 from worker.decode import Decoder
 from worker.models import BrokenAccelerator, Model, open_model
 from worker.models.checkpoint import Unacceptable

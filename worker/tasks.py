@@ -13,9 +13,9 @@ from typing import Any
 from celery import signals
 from pydantic import ValidationError
 
-from dicom_node.errors import ChexFractError, NotFound, OutOfResources, Stale, Transient
+from dicom_node.base.errors import ChexFractError, NotFound, OutOfResources, Stale, Transient
+from dicom_node.base.job import TASK, Claim, Handout, Presence, Ticket, queue
 from dicom_node.flow import broker
-from dicom_node.job import TASK, Claim, Handout, Presence, Ticket, queue
 from worker import about
 from worker.models import BrokenAccelerator, Unexplained
 from worker.node import Node

@@ -12,6 +12,7 @@ from typing import Any, cast
 from pynetdicom import evt
 from pynetdicom.transport import ThreadedAssociationServer
 
+from dicom_node.base.errors import ConfigurationError
 from dicom_node.dimse.contexts import (
     EXPLICIT_LITTLE,
     IMAGES,
@@ -21,7 +22,6 @@ from dicom_node.dimse.contexts import (
     VERIFICATION,
     entity,
 )
-from dicom_node.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext
 
+from dicom_node.base.errors import NotUnderstood, Refused, Transient, Unreachable
 from dicom_node.dimse import Answer, Question
 from dicom_node.dimse.contexts import PUSH_MODEL, PUSH_MODEL_INSTANCE, commitment
 from dicom_node.dimse.scu import Destination
-from dicom_node.errors import NotUnderstood, Refused, Transient, Unreachable
 from dicom_node.settings import Peer
 
 logger = logging.getLogger(__name__)

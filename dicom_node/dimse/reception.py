@@ -22,9 +22,9 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
+from dicom_node.base.errors import ChexFractError, NotUnderstood, OutOfResources
 from dicom_node.dimse import Accepted
 from dicom_node.dimse.door import FIRST_PDU_S, MAX_OTHER_PDU, host, is_readable
-from dicom_node.errors import ChexFractError, NotUnderstood, OutOfResources
 
 logger = logging.getLogger(__name__)
 

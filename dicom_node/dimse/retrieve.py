@@ -14,9 +14,9 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
+from dicom_node.base.errors import ChexFractError, Transient
 from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, VERIFICATION
 from dicom_node.dimse.security import requestor
-from dicom_node.errors import ChexFractError, Transient
 from dicom_node.settings import Peer, Settings
 from dicom_node.store import matching
 from dicom_node.store.catalogue import LEVELS, UNIQUE, Catalogue, Level, Stored, answer

@@ -26,6 +26,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationSocket
 
+from dicom_node.base.errors import ConfigurationError, NotUnderstood, Permanent, Transient
 from dicom_node.dimse import Accepted, Sender, stream
 from dicom_node.dimse.commitment import Reports
 from dicom_node.dimse.contexts import IMAGES, QUERIES, accepted, entity, sent_back
@@ -34,7 +35,6 @@ from dicom_node.dimse.reception import DataSet, Inlet, Reception
 from dicom_node.dimse.retrieve import Retrieval
 from dicom_node.dimse.security import acceptor
 from dicom_node.dimse.stream import Request, Stream
-from dicom_node.errors import ConfigurationError, NotUnderstood, Permanent, Transient
 from dicom_node.settings import Peer, Settings, is_loopback
 from dicom_node.store.catalogue import Catalogue
 

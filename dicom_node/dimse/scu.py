@@ -23,6 +23,7 @@ from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.presentation import PresentationContext, build_context
 
+from dicom_node.base.errors import NotUnderstood, Refused, Unreachable
 from dicom_node.dimse.contexts import (
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
@@ -31,7 +32,6 @@ from dicom_node.dimse.contexts import (
     entity,
 )
 from dicom_node.dimse.security import requestor
-from dicom_node.errors import NotUnderstood, Refused, Unreachable
 from dicom_node.settings import Peer
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 from dicom_node.settings import Tls
 
 CIPHERS = "ECDHE+AESGCM"

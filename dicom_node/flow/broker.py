@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from dicom_node.errors import Busy, Unreachable
-from dicom_node.job import TASK, Handout, queue
+from dicom_node.base.errors import Busy, Unreachable
+from dicom_node.base.job import TASK, Handout, queue
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, Self
 
+from dicom_node.base.errors import Refused, Transient
 from dicom_node.dimse import Answer, Question
-from dicom_node.errors import Refused, Transient
 from dicom_node.flow.deliver import Pace
 from dicom_node.settings import Peer, Settings
 from dicom_node.store.ledger import Ledger, Uncommitted

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dicom_node.errors import ChexFractError, NotFound, NotUnderstood, Refused, Transient
+from dicom_node.base.errors import ChexFractError, NotFound, NotUnderstood, Refused, Transient
 from dicom_node.flow import routing
 from dicom_node.settings import SENDER, Peer, Settings
 from dicom_node.settings import Delivery as Waits

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dicom_node.errors import Transient
-from dicom_node.job import Handout, Ticket
+from dicom_node.base.errors import Transient
+from dicom_node.base.job import Handout, Ticket
 from dicom_node.settings import Settings
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger import Ledger, Waiting

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO
 
-from dicom_node.errors import NotUnderstood
+from dicom_node.base.errors import NotUnderstood
 
 IMPLICIT = "1.2.840.10008.1.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"

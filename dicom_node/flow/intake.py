@@ -10,12 +10,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
+from dicom_node.base.errors import NotFound, NotUnderstood
+from dicom_node.base.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.base.job import ReportOrder
 from dicom_node.dimse import Accepted, Sender
-from dicom_node.errors import NotFound, NotUnderstood
 from dicom_node.flow import routing
 from dicom_node.flow.header import clean, read_header
-from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.job import ReportOrder
 from dicom_node.settings import SENDER, Rule, Settings
 from dicom_node.store.ledger import Instance, Ledger, Receipt, Route
 from dicom_node.store.spool import Incoming, Kept, Spool

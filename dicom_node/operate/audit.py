@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from dicom_node.base.errors import ChexFractError, Unreachable
 from dicom_node.dimse import security
-from dicom_node.errors import ChexFractError, Unreachable
 from dicom_node.settings import Audit, Peer, Settings
 from dicom_node.store import uses
 from dicom_node.store.ledger import Ledger

@@ -9,14 +9,14 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.uid import UID
 
 from dicom_node import __version__
-from dicom_node.dimse import commitment, contexts, door, retrieve, scp, security
-from dicom_node.flow.commit import LINGER_S
-from dicom_node.flow.deliver import SR_CLASSES, TAKEN, Pace
-from dicom_node.identity import (
+from dicom_node.base.identity import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
     MANUFACTURER,
 )
+from dicom_node.dimse import commitment, contexts, door, retrieve, scp, security
+from dicom_node.flow.commit import LINGER_S
+from dicom_node.flow.deliver import SR_CLASSES, TAKEN, Pace
 from dicom_node.operate.conformance_text import as_markdown
 from dicom_node.settings import Settings
 from dicom_node.store.catalogue import ATTRIBUTES, LEVELS, UNIQUE

@@ -14,9 +14,9 @@ from pydicom.dataset import Dataset
 from rich.console import Console
 from rich.table import Table
 
+from dicom_node.base.errors import Unreachable
 from dicom_node.dimse import scu
 from dicom_node.dimse.archive import Archive
-from dicom_node.errors import Unreachable
 from dicom_node.operate import progress, sandbox
 from dicom_node.operate.sandbox import START_S, Node, archive_in, draw, last_line, node_in
 from dicom_node.store.ledger import Ledger

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from dicom_node.errors import ChexFractError, ConfigurationError
+from dicom_node.base.checks import Check, failed, passed, show, warned
+from dicom_node.base.errors import ChexFractError, ConfigurationError
 from dicom_node.operate import machine, neighbours, people, surroundings
 from dicom_node.settings import Settings, load
-from dicom_node.verdict import Check, failed, passed, show, warned
 
 LIMIT_S = 9.0
 """Longest wait for all checks together; a dead peer must not hide the other faults."""

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 

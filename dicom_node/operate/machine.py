@@ -16,10 +16,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from dicom_node.base.checks import Check, failed, passed, warned
+from dicom_node.base.errors import ConfigurationError, OutOfResources
 from dicom_node.dimse import security
-from dicom_node.errors import ConfigurationError, OutOfResources
 from dicom_node.settings import Settings, Tls, is_loopback
-from dicom_node.verdict import Check, failed, passed, warned
 
 PACKAGE = "chexfract-node"
 SOONEST_EXPIRY = timedelta(days=30)

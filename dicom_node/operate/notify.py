@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Any
 
-from dicom_node.errors import ChexFractError, Unreachable
+from dicom_node.base.errors import ChexFractError, Unreachable
 from dicom_node.settings import Notify, Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool

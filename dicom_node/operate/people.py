@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dicom_node.errors import ConfigurationError, Unreachable
+from dicom_node.base.checks import Check, failed, passed, warned
+from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.operate.audit import secured
 from dicom_node.operate.notify import post_office
 from dicom_node.settings import Settings
 from dicom_node.users import read_users, users_file
-from dicom_node.verdict import Check, failed, passed, warned
 
 ANSWER_S = 4.0
 

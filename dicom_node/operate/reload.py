@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dicom_node.errors import ConfigurationError, Unreachable
+from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.operate import machine
 from dicom_node.settings import Settings
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from dicom_node.base.errors import ChexFractError, OutOfResources, Unreachable
 from dicom_node.dimse import scu
 from dicom_node.dimse.archive import Archive
-from dicom_node.errors import ChexFractError, OutOfResources, Unreachable
 from dicom_node.settings import Peer
 
 START_S = 120.0

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dicom_node.base.errors import ConfigurationError, NotFound, NotUnderstood, Unreachable
 from dicom_node.dimse import scu
 from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
-from dicom_node.errors import ConfigurationError, NotFound, NotUnderstood, Unreachable
 from dicom_node.flow import routing
 from dicom_node.flow.header import read_header
 from dicom_node.operate import machine, progress

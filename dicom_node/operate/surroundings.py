@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 
 from dicom_node import __version__
-from dicom_node.errors import ChexFractError, ConfigurationError, Unreachable
+from dicom_node.base.checks import Check, failed, passed, warned
+from dicom_node.base.errors import ChexFractError, ConfigurationError, Unreachable
 from dicom_node.flow import broker as doorbell
 from dicom_node.operate import machine
 from dicom_node.settings import Settings, is_loopback
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.schema import VERSIONS
-from dicom_node.verdict import Check, failed, passed, warned
 
 WORKER_S = 20.0
 """Longest wait for the worker's doctor, which imports numpy and starts decoders."""

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from itertools import islice
 
-from dicom_node.errors import NotFound, Transient
+from dicom_node.base.errors import NotFound, Transient
 from dicom_node.settings import Settings
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger import Ledger

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from dicom_node.errors import NotFound, OutOfResources
+from dicom_node.base.errors import NotFound, OutOfResources
 
 logger = logging.getLogger(__name__)
 

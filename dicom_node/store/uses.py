@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
-from dicom_node.errors import ChexFractError
+from dicom_node.base.errors import ChexFractError
 from dicom_node.settings import Settings
 from dicom_node.store.catalogue import Stored
 from dicom_node.store.ledger import Ledger

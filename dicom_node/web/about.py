@@ -12,8 +12,8 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse
 
 from dicom_node import accepted
-from dicom_node.errors import ConfigurationError
-from dicom_node.job import Card
+from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.job import Card
 from dicom_node.settings import DEMONSTRATION_MODELS, Settings, shown
 from dicom_node.store.ledger import Ledger
 from dicom_node.web.door import Door, Person

@@ -19,8 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dicom_node import __version__
+from dicom_node.base.errors import ChexFractError, ConfigurationError, NotFound, Stale, Transient
 from dicom_node.dimse.security import acceptor
-from dicom_node.errors import ChexFractError, ConfigurationError, NotFound, Stale, Transient
 from dicom_node.settings import Settings, Tls
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool

@@ -23,8 +23,8 @@ from pydicom.sequence import Sequence as Items
 from pydicom.tag import Tag
 from starlette.exceptions import HTTPException
 
+from dicom_node.base.errors import NotFound
 from dicom_node.dimse import Sender
-from dicom_node.errors import NotFound
 from dicom_node.flow.intake import Intake
 from dicom_node.settings import Settings
 from dicom_node.store.catalogue import CHARACTER_SET, Catalogue, Level, Stored

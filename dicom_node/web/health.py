@@ -19,7 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from dicom_node import __version__
-from dicom_node.errors import ChexFractError
+from dicom_node.base.errors import ChexFractError
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 

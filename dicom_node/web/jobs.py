@@ -1,6 +1,6 @@
 """The job API: a worker claims, fetches the Instance, renews its lease and posts its result.
 
-`dicom_node.job` has the messages. Every call carries the token; a stale one is 409 and changes
+`dicom_node.base.job` has the messages. Every call carries the token; a stale one is 409 and changes
 nothing. 200 on a result means that it is durable.
 """
 
@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from dicom_node.errors import NotFound, Stale
-from dicom_node.job import Claim, ClaimRequest, LeaseRequest, ReleaseRequest, Result
+from dicom_node.base.errors import NotFound, Stale
+from dicom_node.base.job import Claim, ClaimRequest, LeaseRequest, ReleaseRequest, Result
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool

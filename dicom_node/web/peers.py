@@ -13,9 +13,9 @@ from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from dicom_node import trial
+from dicom_node.base.errors import ChexFractError, NotFound
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.dimse.scu import Destination
-from dicom_node.errors import ChexFractError, NotFound
 from dicom_node.settings import Peer, Settings, is_loopback
 from dicom_node.store.ledger import Ledger
 from dicom_node.web.door import Door, Person, Posted

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.errors import Busy, NotFound
+from dicom_node.base.errors import Busy, NotFound
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from dicom_node import gate
-from dicom_node.errors import NotUnderstood
+from dicom_node.base.errors import NotUnderstood
 from dicom_node.flow import routing
 from dicom_node.flow.header import read_header
 from dicom_node.settings import Settings

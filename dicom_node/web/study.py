@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, cast
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
+from dicom_node.base.errors import NotFound
 from dicom_node.dimse.scu import meaning
-from dicom_node.errors import NotFound
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.store.uses import Note, Use

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter
 
-from dicom_node.job import Presence
+from dicom_node.base.job import Presence
 
 PATH = "/workers"
 

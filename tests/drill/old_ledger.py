@@ -11,7 +11,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from dicom_node.job import Ticket
+from dicom_node.base.job import Ticket
 from dicom_node.store.ledger import Ledger
 
 from ..ledgers import NOW, instance, post, result, route

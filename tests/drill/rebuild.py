@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from dicom_node.job import ReportOrder
+from dicom_node.base.job import ReportOrder
 from worker.decode import Decoder
 from worker.pipeline import Pipeline
 from worker.settings import Pixels

@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dicom_node import logs
-from dicom_node.errors import ConfigurationError
+from dicom_node.base import logs
+from dicom_node.base.errors import ConfigurationError
 from worker import settings, start, tasks
 from worker.models import Description, Model, ModelInfo, Progress
 from worker.pixels import Radiograph

@@ -10,7 +10,7 @@ import pytest
 from bench import models
 from engines import checkpoints
 
-from dicom_node.errors import ConfigurationError, OutOfResources
+from dicom_node.base.errors import ConfigurationError, OutOfResources
 from worker.models import generation, open_model
 from worker.models.hub import write_sums
 from worker.phantom import draw, truth

@@ -24,11 +24,11 @@ from pynetdicom.sop_class import (
 from results import add_result
 from stations import NodeProcess, Orthanc, free_ports, wait_for
 
+from dicom_node.base.errors import Unreachable
 from dicom_node.dimse.commitment import Line, Reports, meaning
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.dimse.scp import Listener
 from dicom_node.dimse.scu import Destination
-from dicom_node.errors import Unreachable
 from dicom_node.flow.commit import Committer, keeper
 from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.flow.intake import Intake

@@ -16,10 +16,10 @@ from peers import need
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from dicom_node.base.errors import NotUnderstood, Refused, Unreachable
 from dicom_node.dimse import scu
 from dicom_node.dimse.archive import Archive
 from dicom_node.dimse.scu import Destination
-from dicom_node.errors import NotUnderstood, Refused, Unreachable
 from dicom_node.settings import Peer, Tls
 
 pytestmark = pytest.mark.peer

@@ -12,7 +12,7 @@ import pytest
 from serving import SECRET, Api, serving
 from stations import wait_for
 
-from dicom_node.job import Card, Device, Measured, Presence
+from dicom_node.base.job import Card, Device, Measured, Presence
 from worker.node import Node
 
 pytestmark = [

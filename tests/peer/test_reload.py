@@ -27,7 +27,7 @@ from pynetdicom.association import Association
 from serving import Api
 from stations import NodeProcess, free_ports, wait_for
 
-from dicom_node.job import Ticket
+from dicom_node.base.job import Ticket
 from dicom_node.settings import Settings, load
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool

@@ -15,9 +15,9 @@ from pydicom import dcmread
 from stations import free_ports, wait_for
 
 from dicom_node import trial
+from dicom_node.base.errors import ChexFractError
 from dicom_node.cli import main
 from dicom_node.dimse import scu
-from dicom_node.errors import ChexFractError
 from dicom_node.flow.deliver import SR_CLASSES
 from dicom_node.settings import Peer
 

@@ -22,8 +22,8 @@ from results import add_result
 from serving import SECRET, Api, serving
 from stations import free_ports
 
+from dicom_node.base.errors import Unreachable
 from dicom_node.dimse.archive import Archive
-from dicom_node.errors import Unreachable
 from dicom_node.operate.audit import Auditor
 from dicom_node.settings import Peer, Settings
 from dicom_node.store.ledger import Ledger

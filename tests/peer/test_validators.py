@@ -24,7 +24,7 @@ from pydicom.tag import Tag
 from reports import ALGORITHM, CASES, ORDER
 from texts import HOSTILE, generated
 
-from dicom_node.errors import ChexFractError
+from dicom_node.base.errors import ChexFractError
 from worker.report import codes, header, validate
 from worker.report.boxes import Box
 from worker.report.findings import parse

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from serving import Api, serving
 
-from dicom_node.errors import Unreachable
+from dicom_node.base.errors import Unreachable
 from dicom_node.operate.audit import (
     ACTIVITY,
     SUCCESS,

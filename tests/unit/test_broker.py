@@ -18,9 +18,9 @@ from peers import need
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from dicom_node.errors import Busy, Unreachable
+from dicom_node.base.errors import Busy, Unreachable
+from dicom_node.base.job import Handout, Ticket
 from dicom_node.flow import broker, stand_in
-from dicom_node.job import Handout, Ticket
 
 HANDOUT = Handout(
     node="http://node:8080", model="phantom", tickets=(Ticket(job="a" * 32, token="b" * 32),)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from engines import checkpoints
 
-from dicom_node.errors import Busy, ConfigurationError, ModelFault, Unreachable
+from dicom_node.base.errors import Busy, ConfigurationError, ModelFault, Unreachable
 from worker.models import Unexplained, generation, open_model
 
 ENGINES = Path(__file__).parents[1] / "engines"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.errors import ConfigurationError, ModelFault, OutOfResources
+from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResources
 from worker.models import BrokenAccelerator, open_model
 from worker.models import generation as gen
 from worker.phantom import draw, truth

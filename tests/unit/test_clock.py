@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from ledgers import NOW, fresh, instance, post, reported, result, route, taken
 
+from dicom_node.base.job import Handout
 from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.flow.dispatch import Dispatcher
-from dicom_node.job import Handout
 from dicom_node.settings import Dispatch, Peer, Settings
 from dicom_node.store import retention
 from dicom_node.store.ledger import Ledger

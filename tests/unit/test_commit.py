@@ -14,9 +14,9 @@ from ledgers import NOW, fresh, instance, post, result, route, taken
 from postgresql import Cluster, cluster
 from serving import serving
 
+from dicom_node.base.errors import Refused, Unreachable
 from dicom_node.dimse import Answer, Question
 from dicom_node.dimse.commitment import meaning
-from dicom_node.errors import Refused, Unreachable
 from dicom_node.flow.commit import Committer, keeper
 from dicom_node.flow.deliver import Pace
 from dicom_node.operate import show

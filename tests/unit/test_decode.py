@@ -36,7 +36,7 @@ from pictures import (
     rle,
 )
 
-from dicom_node.errors import OutOfResources, Rejected
+from dicom_node.base.errors import OutOfResources, Rejected
 from worker import decoders, pixels
 from worker.codestream import frame, inspect
 from worker.decode import Decoder, _Killed

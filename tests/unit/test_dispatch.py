@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from ledgers import NOW, fresh, instance, post, result, route
 
-from dicom_node.errors import Busy, Unreachable
+from dicom_node.base.errors import Busy, Unreachable
+from dicom_node.base.job import Handout
 from dicom_node.flow.dispatch import Dispatcher
-from dicom_node.job import Handout
 from dicom_node.settings import Dispatch, Settings, Web
 from dicom_node.store.ledger import Ledger
 

@@ -19,13 +19,12 @@ import trustme
 from ledgers import NOW, fresh, instance, reported, route
 from listening import listening
 
-from dicom_node import verdict
+from dicom_node.base.checks import Check, exit_code, failed, passed, show, warned
 from dicom_node.operate import machine, neighbours, people, surroundings
 from dicom_node.operate.doctor import together
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.users import add_user
-from dicom_node.verdict import Check, failed, passed, warned
 
 
 def settings_of(folder: Path, **tables: Any) -> Settings:
@@ -422,11 +421,11 @@ def test_checks_that_hang_or_break_do_not_hide_the_others() -> None:
     ],
 )
 def test_the_exit_code_is_that_of_the_gravest_cause(checks: list[Check], code: int) -> None:
-    assert verdict.exit_code(checks) == code
+    assert exit_code(checks) == code
 
 
 def test_a_line_has_a_symbol_a_word_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    verdict.show([failed("disk", "[red]full[/red]", "make room")], as_json=False)
+    show([failed("disk", "[red]full[/red]", "make room")], as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "✗ FAIL  disk  [red]full[/red]"
     assert lines[1].strip() == "→ make room"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dicom_node.errors import Rejected
-from dicom_node.verdict import Check
+from dicom_node.base.checks import Check
+from dicom_node.base.errors import Rejected
 from worker import doctor as module
 from worker.cli import main
 from worker.decode import Decoder

@@ -16,7 +16,7 @@ import pytest
 from engines import checkpoints
 from packaging.specifiers import SpecifierSet
 
-from dicom_node.errors import ConfigurationError, ModelFault, OutOfResources
+from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResources
 from worker.models import BrokenAccelerator, catalogue, frames, generation, open_model
 from worker.models.checkpoint import Unacceptable
 from worker.models.chexagent import plain, regions

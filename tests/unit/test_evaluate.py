@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 from worker.evaluate import Counts, evaluate, wilson
 
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import NOW, fresh, instance, post, reported, result, route, taken
 
+from dicom_node.base.errors import ConfigurationError
 from dicom_node.cli import main
-from dicom_node.errors import ConfigurationError
 from dicom_node.operate.export import COLUMNS, FORMULAS, IDENTIFIERS, moment, plain_cell
 from dicom_node.store.ledger import Ledger
 

@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serving import SECRET, Api, serving
 
-from dicom_node.errors import ConfigurationError, Unreachable
+from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.operate import dashboard
 from dicom_node.web import app, guard
 from dicom_node.web.app import serve_web

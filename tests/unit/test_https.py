@@ -14,8 +14,8 @@ import trustme
 from pydantic import ValidationError
 from serving import SECRET, Api, serving
 
-from dicom_node.errors import ConfigurationError, Unreachable
-from dicom_node.job import Ticket
+from dicom_node.base.errors import ConfigurationError, Unreachable
+from dicom_node.base.job import Ticket
 from dicom_node.operate import surroundings
 from dicom_node.settings import Settings, Web
 from worker.node import Node

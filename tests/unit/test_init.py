@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dicom_node import settings as node_settings
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 from dicom_node.flow import routing
 from dicom_node.operate.init import init
 from worker import settings as worker_settings

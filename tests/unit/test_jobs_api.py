@@ -9,8 +9,8 @@ import httpx2
 import pytest
 from serving import SECRET, Api, serving
 
-from dicom_node.errors import OutOfResources, Stale
-from dicom_node.job import ReportObject, Result, Ticket
+from dicom_node.base.errors import OutOfResources, Stale
+from dicom_node.base.job import ReportObject, Result, Ticket
 from dicom_node.web import guard
 from worker.node import Node as Client
 

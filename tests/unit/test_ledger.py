@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from ledgers import NOW, SR, fresh, instance, post, reported, result, route, taken
 from postgresql import Cluster, cluster
 
-from dicom_node.errors import (
+from dicom_node.base.errors import (
     Busy,
     ConfigurationError,
     NotFound,
@@ -24,7 +24,7 @@ from dicom_node.errors import (
     Stale,
     Unreachable,
 )
-from dicom_node.job import FractureFound, Reason, ReportObject, Result, Ticket
+from dicom_node.base.job import FractureFound, Reason, ReportObject, Result, Ticket
 from dicom_node.store import schema
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger import database as database_module

@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 )
 from ledgers import NOW, fresh, instance, post, result, route
 
-from dicom_node.errors import Stale
-from dicom_node.job import Reason, Ticket
+from dicom_node.base.errors import Stale
+from dicom_node.base.job import Reason, Ticket
 from dicom_node.store.ledger import Ledger
 
 ATTEMPTS = 4

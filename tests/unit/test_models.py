@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_node.errors import ConfigurationError, NotFound
+from dicom_node.base.errors import ConfigurationError, NotFound
 from worker import settings
 from worker.models import ENGINES, catalogue, checkpoint, open_model
 from worker.models.checkpoint import Checkpoint, Unacceptable

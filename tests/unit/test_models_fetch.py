@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from dicom_node.errors import ModelFault, NotFound, NotUnderstood, Refused, Unreachable
+from dicom_node.base.errors import ModelFault, NotFound, NotUnderstood, Refused, Unreachable
 from worker.cli import main
 from worker.models import catalogue, checkpoint, hub
 from worker.models.checkpoint import Unacceptable

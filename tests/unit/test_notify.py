@@ -16,7 +16,7 @@ import pytest
 from pydantic import ValidationError
 from serving import Api, serving
 
-from dicom_node.errors import Unreachable
+from dicom_node.base.errors import Unreachable
 from dicom_node.operate.notify import Notifier, mail, post, ways
 from dicom_node.settings import Notify, Settings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dicom_node.errors import Busy, ModelFault, OutOfResources, Unreachable
-from dicom_node.job import Reason
+from dicom_node.base.errors import Busy, ModelFault, OutOfResources, Unreachable
+from dicom_node.base.job import Reason
 from worker.models import BrokenAccelerator, Description, ModelInfo
 from worker.pipeline import Case, Pipeline
 from worker.pixels import Radiograph

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from dicom_node.errors import Rejected
+from dicom_node.base.errors import Rejected
 from worker import part10 as part10_files
 from worker import pixels
 from worker.decode import Decoder

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from reports import ALGORITHM, CASES, ORDER, TEXT
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 from worker.report import codes, page
 from worker.report.findings import Findings, Presence
 from worker.report.reading import storable

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ledgers import NOW, fresh, instance, result, route, taken
 
-from dicom_node.errors import NotFound
+from dicom_node.base.errors import NotFound
 from dicom_node.settings import Retention as Limits
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger, Receipt

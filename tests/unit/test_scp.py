@@ -24,9 +24,9 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
+from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.dimse import door, stream
 from dicom_node.dimse.scp import Listener
-from dicom_node.errors import ConfigurationError, Unreachable
 
 # Malformed values in our own requests are the point; the sending side warns about them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from pictures import drawn, instance
 from PIL import Image
 
-from dicom_node.errors import Rejected
+from dicom_node.base.errors import Rejected
 from worker import gate, pixels, screen
 from worker.decode import Decoder
 from worker.phantom.draw import instance as phantom

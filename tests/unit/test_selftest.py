@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
-from dicom_node.errors import ConfigurationError, Unreachable
 from dicom_node.operate.selftest import find_way
 from dicom_node.settings import Settings, load
 from worker import selftest

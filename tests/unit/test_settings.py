@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 from dicom_node.flow.deliver import Pace
 from dicom_node.settings import Settings, load
 from worker import settings as worker_settings

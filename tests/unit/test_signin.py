@@ -14,8 +14,8 @@ import pytest
 from pydantic import ValidationError
 from serving import SECRET, Api, serving
 
+from dicom_node.base.errors import ConfigurationError, NotFound
 from dicom_node.cli import main
-from dicom_node.errors import ConfigurationError, NotFound
 from dicom_node.settings import Settings
 from dicom_node.users import add_user, read_users, remove_user, verified
 from dicom_node.web import door

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ledgers import fresh
 from peers import need
 
-from dicom_node.errors import NotFound, OutOfResources
+from dicom_node.base.errors import NotFound, OutOfResources
 from dicom_node.store.spool import Spool
 
 UID = "1.2.826.0.1.3680043.8.498.1"

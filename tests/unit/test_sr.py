@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from reports import ALGORITHM, CASES, ORDER, TEXT
 
-from dicom_node.errors import ConfigurationError, ModelFault, NotUnderstood
-from dicom_node.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.job import Predecessor, Reason, ReportOrder
+from dicom_node.base.errors import ConfigurationError, ModelFault, NotUnderstood
+from dicom_node.base.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.base.job import Predecessor, Reason, ReportOrder
 from worker.report import codes, document, header
 from worker.report.findings import Findings, Presence
 from worker.report.reading import storable

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from peers import need
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = sorted((ROOT / "configs" / "systemd").glob("*.service"))

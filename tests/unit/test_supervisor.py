@@ -14,7 +14,7 @@ import pytest
 
 from dicom_node import serve
 from dicom_node.accepted import Exchange
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 from dicom_node.serve import Child, Supervisor
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from ledgers import NOW, post, result
 
+from dicom_node.base.job import Handout, Ticket
 from dicom_node.flow.deliver import Deliverer
 from dicom_node.flow.dispatch import Dispatcher
-from dicom_node.job import Handout, Ticket
 from dicom_node.settings import Peer, Settings
 from dicom_node.store import schema
 from dicom_node.store.ledger import Ledger

@@ -11,7 +11,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from reports import ALGORITHM, CASES, ORDER
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 from worker.report import validate
 from worker.report.renderings import BUILDERS, render
 from worker.report.sr import build

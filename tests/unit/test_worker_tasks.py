@@ -12,10 +12,10 @@ import pytest
 from pydicom import dcmread, dcmwrite
 from stations import free_ports, wait_for
 
+from dicom_node.base.errors import OutOfResources, Refused, Stale, Unreachable
+from dicom_node.base.job import Handout, ReportOrder, Result, Ticket
 from dicom_node.dimse import Accepted, Sender
-from dicom_node.errors import OutOfResources, Refused, Stale, Unreachable
 from dicom_node.flow.intake import Intake
-from dicom_node.job import Handout, ReportOrder, Result, Ticket
 from dicom_node.settings import Dispatch, Node, Peer, Retention, Rule, Settings, Web
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool

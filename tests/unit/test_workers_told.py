@@ -15,8 +15,8 @@ import pages
 import pytest
 from serving import SECRET, Api, serving
 
-from dicom_node.errors import NotFound, Refused, Unreachable
-from dicom_node.job import Card, Device, Measured, Presence
+from dicom_node.base.errors import NotFound, Refused, Unreachable
+from dicom_node.base.job import Card, Device, Measured, Presence
 from dicom_node.web import workers as of_workers
 from dicom_node.web import worklist
 from dicom_node.web.workers import Workers

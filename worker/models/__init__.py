@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dicom_node.errors import OutOfResources, Transient, Unreachable
+from dicom_node.base.errors import OutOfResources, Transient, Unreachable
 
 if TYPE_CHECKING:
     from worker.pixels import Radiograph

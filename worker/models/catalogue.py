@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.errors import ConfigurationError, NotFound, OutOfResources
+from dicom_node.base.errors import ConfigurationError, NotFound, OutOfResources
 from worker.models import ENGINES, checkpoint, licences
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dicom_node.errors import (
+from dicom_node.base.errors import (
     Busy,
     ConfigurationError,
     ModelFault,

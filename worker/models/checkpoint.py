@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dicom_node.errors import ConfigurationError, ModelFault
+from dicom_node.base.errors import ConfigurationError, ModelFault
 
 BUILTIN = {"builtin:phantom": "worker.phantom"}
 """Path -> package whose folder ``model`` holds the files."""

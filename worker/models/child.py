@@ -26,7 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
-from dicom_node.errors import ChexFractError, ConfigurationError, ModelFault, OutOfResources
+from dicom_node.base.errors import ChexFractError, ConfigurationError, ModelFault, OutOfResources
 from worker.models import ENGINES, BrokenAccelerator, Description, Progress, Region, frames
 from worker.models.checkpoint import Unacceptable
 from worker.models.local import LocalModel, one_line

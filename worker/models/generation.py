@@ -192,7 +192,7 @@ def device_of(wanted: str) -> torch.device:
     """
     import torch
 
-    from dicom_node.errors import ConfigurationError
+    from dicom_node.base.errors import ConfigurationError
 
     has_cuda = torch.cuda.is_available()
     has_mps = torch.backends.mps.is_available()

@@ -17,7 +17,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import httpx2 as httpx
 
-from dicom_node.errors import (
+from dicom_node.base.errors import (
     ConfigurationError,
     ModelFault,
     NotFound,

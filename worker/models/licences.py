@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from worker.models.options import Options

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from dicom_node.errors import ConfigurationError, ModelFault
+from dicom_node.base.errors import ConfigurationError, ModelFault
 from worker.models import Description, Progress, remote_code
 from worker.models import generation as gen
 from worker.models.checkpoint import Unacceptable

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.errors import ConfigurationError, ModelFault, OutOfResources
+from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResources
 from worker.models import (
     BrokenAccelerator,
     Description,

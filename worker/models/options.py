@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from dicom_node import toml
-from dicom_node.errors import ConfigurationError
+from dicom_node.base import toml
+from dicom_node.base.errors import ConfigurationError
 
 CHEXFRACT_PROMPT = "<|image_1|>\nDescribe bones on this chest X-ray"
 """The one sentence that the ChexFract models were trained to answer."""

@@ -6,7 +6,7 @@ import importlib
 import logging
 from typing import Any
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 
 NOT_LANGUAGE = ("vision", "img", "image", "encoder", "projector", "lm_head")
 """Parts of a module's path that keep it out: picture encoders, their projection, the last layer."""

@@ -13,15 +13,15 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
-from dicom_node.errors import ModelFault, NotUnderstood
-from dicom_node.identity import (
+from dicom_node.base.errors import ModelFault, NotUnderstood
+from dicom_node.base.identity import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
     MANUFACTURER,
     MODEL_NAME,
     UID_NAMESPACE,
 )
-from dicom_node.job import ObjectKind, ReportOrder
+from dicom_node.base.job import ObjectKind, ReportOrder
 from worker.report import codes
 from worker.report.header import Evidence, put, text
 from worker.report.reading import Algorithm

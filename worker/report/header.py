@@ -16,7 +16,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID
 from pydicom.valuerep import validate_value
 
-from dicom_node.errors import NotUnderstood
+from dicom_node.base.errors import NotUnderstood
 
 # pydicom's complaints about a value print the value: patient data would reach the log.
 config.settings.reading_validation_mode = config.IGNORE

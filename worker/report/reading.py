@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from dicom_node.job import Reason
+from dicom_node.base.job import Reason
 from worker.report.boxes import Box
 from worker.report.findings import Findings, Fracture, Presence
 

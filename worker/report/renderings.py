@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.errors import ConfigurationError, NotUnderstood
-from dicom_node.identity import MANUFACTURER
-from dicom_node.job import ObjectKind, ReportOrder
+from dicom_node.base.errors import ConfigurationError, NotUnderstood
+from dicom_node.base.identity import MANUFACTURER
+from dicom_node.base.job import ObjectKind, ReportOrder
 from worker.report import codes, header, reading
 from worker.report.document import (
     Document,

@@ -25,9 +25,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
-from dicom_node.errors import ConfigurationError, NotUnderstood
-from dicom_node.identity import MANUFACTURER
-from dicom_node.job import Predecessor, ReportOrder
+from dicom_node.base.errors import ConfigurationError, NotUnderstood
+from dicom_node.base.identity import MANUFACTURER
+from dicom_node.base.job import Predecessor, ReportOrder
 from worker.report import boxes, codes, header, reading
 from worker.report.boxes import Marked
 from worker.report.document import (

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.errors import ConfigurationError, NotUnderstood
+from dicom_node.base.errors import ConfigurationError, NotUnderstood
 from worker.report import codes, header
 
 PIXELMED = Path("/usr/share/java/pixelmed.jar")

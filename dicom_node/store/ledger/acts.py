@@ -8,8 +8,8 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dicom_node.errors import Busy, NotFound
-from dicom_node.job import Predecessor, ReportOrder
+from dicom_node.base.errors import Busy, NotFound
+from dicom_node.base.job import Predecessor, ReportOrder
 from dicom_node.store.ledger.database import append, event, moment
 from dicom_node.store.ledger.history import find_instances
 from dicom_node.store.ledger.instances import Instances, content_datetime, job_id

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
-from dicom_node.errors import ChexFractError, ConfigurationError, OutOfResources, Unreachable
+from dicom_node.base.errors import ChexFractError, ConfigurationError, OutOfResources, Unreachable
 from dicom_node.store.schema import VERSIONS, events
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dicom_node.job import ReportObject, Result
+from dicom_node.base.job import ReportObject, Result
 from dicom_node.store.clock import TOLERANCE_S
 from dicom_node.store.ledger.database import Database, append, event, moment
 from dicom_node.store.schema import deliveries, destinations, instances, jobs, objects

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dicom_node.errors import NotFound
+from dicom_node.base.errors import NotFound
 from dicom_node.store.ledger.database import Database, moment
 from dicom_node.store.schema import (
     conflicts,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from dicom_node.job import ReportOrder
+from dicom_node.base.job import ReportOrder
 from dicom_node.store.ledger.batch import Batch
 from dicom_node.store.ledger.database import Database, append, event, moment
 from dicom_node.store.schema import conflicts, counters, events, instances, jobs

@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dicom_node.errors import NotFound, Stale
-from dicom_node.job import ReportOrder, Result, Ticket
+from dicom_node.base.errors import NotFound, Stale
+from dicom_node.base.job import ReportOrder, Result, Ticket
 from dicom_node.store.clock import TOLERANCE_S
 from dicom_node.store.ledger.database import Database, append, event, moment
 from dicom_node.store.ledger.deliveries import insert_deliveries

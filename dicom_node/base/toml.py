@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dicom_node.errors import ConfigurationError, Unreachable
+from dicom_node.base.errors import ConfigurationError, Unreachable
 
 SIGNS = {"pass": "✓ PASS", "warn": "! WARN", "fail": "✗ FAIL"}
 """Symbol and word: colour alone tells nothing to many people."""

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dicom_node.errors import ChexFractError
+from dicom_node.base.errors import ChexFractError
 
 OK, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 130
@@ -31,7 +31,7 @@ def add(
 def run(commands: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
     """Do the command that `arguments` name and return its exit code."""
     if "_ARGCOMPLETE" in os.environ:
-        from dicom_node.completion import complete
+        from dicom_node.base.completion import complete
 
         complete(commands)
     options = commands.parse_args(arguments)

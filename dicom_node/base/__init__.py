@@ -1,0 +1,1 @@
+"""What both programs use; imports nothing else of the project."""
