@@ -35,7 +35,7 @@ from listening import CR, listening, radiograph, written
 from peers import need
 
 from dicom_node.base.errors import NotUnderstood
-from dicom_node.flow.header import read_header
+from dicom_node.standard.header import read_header
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 

@@ -18,7 +18,7 @@ from dicom_node.base.errors import ChexFractError, Transient
 from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, VERIFICATION
 from dicom_node.dimse.security import requestor
 from dicom_node.settings import Peer, Settings
-from dicom_node.store import matching
+from dicom_node.standard import matching
 from dicom_node.store.catalogue import LEVELS, UNIQUE, Catalogue, Level, Stored, answer
 from dicom_node.store.uses import Use, encoded, noting, studies_of
 

@@ -15,8 +15,8 @@ from dicom_node.base.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VE
 from dicom_node.base.job import ReportOrder
 from dicom_node.dimse import Accepted, Sender
 from dicom_node.flow import routing
-from dicom_node.flow.header import clean, read_header
 from dicom_node.settings import SENDER, Rule, Settings
+from dicom_node.standard.header import clean, read_header
 from dicom_node.store.ledger import Instance, Ledger, Receipt, Route
 from dicom_node.store.spool import Incoming, Kept, Spool
 

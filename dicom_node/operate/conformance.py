@@ -19,8 +19,8 @@ from dicom_node.flow.commit import LINGER_S
 from dicom_node.flow.deliver import SR_CLASSES, TAKEN, Pace
 from dicom_node.operate.conformance_text import as_markdown
 from dicom_node.settings import Settings
+from dicom_node.standard.matching import WILD
 from dicom_node.store.catalogue import ATTRIBUTES, LEVELS, UNIQUE
-from dicom_node.store.matching import WILD
 
 STATUSES = (
     (scp.SUCCESS, "Success", "the Instance is on disk and in the ledger; also for a repetition"),

@@ -20,10 +20,10 @@ from dicom_node.base.errors import ConfigurationError, NotFound, NotUnderstood, 
 from dicom_node.dimse import scu
 from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
 from dicom_node.flow import routing
-from dicom_node.flow.header import read_header
 from dicom_node.operate import machine, progress
 from dicom_node.operate.sandbox import archive_in, draw, node_in
 from dicom_node.settings import DEMONSTRATION_MODELS, Peer, Settings, load
+from dicom_node.standard.header import read_header
 from dicom_node.store.ledger import Ledger
 
 REPORT_S = 60.0

@@ -21,9 +21,9 @@ from dicom_node.base.errors import NotUnderstood
 from dicom_node.base.json_schema import document
 from dicom_node.dimse import scu
 from dicom_node.flow import routing
-from dicom_node.flow.header import read_header
 from dicom_node.operate import progress
 from dicom_node.settings import Peer, Settings, shown
+from dicom_node.standard.header import read_header
 from dicom_node.store.ledger import Ledger
 
 

@@ -20,7 +20,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
-from dicom_node.store import matching
+from dicom_node.standard import matching
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.history import Wanted
 from dicom_node.store.spool import Spool

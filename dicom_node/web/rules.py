@@ -16,8 +16,8 @@ from starlette.exceptions import HTTPException
 from dicom_node import gate
 from dicom_node.base.errors import NotUnderstood
 from dicom_node.flow import routing
-from dicom_node.flow.header import read_header
 from dicom_node.settings import Settings
+from dicom_node.standard.header import read_header
 from dicom_node.web.door import Door, Person, Posted
 from dicom_node.web.render import Pages
 

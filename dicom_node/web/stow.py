@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 from dicom_node.base.errors import ChexFractError, NotUnderstood, Transient
 from dicom_node.dimse import Accepted, Sender
 from dicom_node.dimse.contexts import IMAGES, TRANSFER_SYNTAXES
-from dicom_node.flow.header import read_header
 from dicom_node.flow.intake import Intake
+from dicom_node.standard.header import read_header
 from dicom_node.store.spool import Incoming
 
 logger = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from pydicom import dcmread
 from dicom_node.base.errors import NotUnderstood, OutOfResources, Unreachable
 from dicom_node.base.identity import IMPLEMENTATION_CLASS_UID
 from dicom_node.dimse import Accepted, Sender
-from dicom_node.flow.header import DEPTH_LIMIT, INFLATE_LIMIT, clean
 from dicom_node.flow.intake import Intake, OtherSopClass
 from dicom_node.settings import Peer, Rule, Settings
+from dicom_node.standard.header import DEPTH_LIMIT, INFLATE_LIMIT, clean
 from dicom_node.store.ledger import Ledger, Receipt
 from dicom_node.store.retention import Retention
 from dicom_node.store.spool import Spool

@@ -20,7 +20,7 @@ from pydicom.multival import MultiValue
 from serving import Api, serving
 
 from dicom_node import accepted
-from dicom_node.flow.header import clean
+from dicom_node.standard.header import clean
 from dicom_node.web import preview, worklist
 
 

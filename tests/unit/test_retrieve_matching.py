@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from dicom_node.standard.matching import is_universal, matches
 from dicom_node.store.catalogue import key
-from dicom_node.store.matching import is_universal, matches
 
 # What peers write is not always valid; the listener turns these warnings off.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")

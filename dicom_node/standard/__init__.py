@@ -1,0 +1,1 @@
+"""Tables and rules of the DICOM Standard, pure: no pynetdicom, no disk."""
