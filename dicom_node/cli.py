@@ -231,7 +231,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     from dicom_node.base import logs
-    from dicom_node.serve import serve
+    from dicom_node.run.supervisor import serve
 
     logs.start()
     return serve(options.config, _settings(options), options.with_worker)
@@ -239,7 +239,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _role(options: argparse.Namespace) -> int:
     from dicom_node.base import logs
-    from dicom_node.roles import run_role
+    from dicom_node.run.roles import run_role
 
     logs.start()
     logging.getLogger("dicom_node").info("%s starts", options.name)
@@ -248,7 +248,7 @@ def _role(options: argparse.Namespace) -> int:
 
 
 def _reload(options: argparse.Namespace) -> int:
-    from dicom_node.operate.reload import reload
+    from dicom_node.run.reload import reload
 
     reload(_settings(options), as_json=options.json)
     return OK

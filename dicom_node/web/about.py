@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse
 
-from dicom_node import accepted
+from dicom_node import in_force
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.job import Card
 from dicom_node.settings import DEMONSTRATION_MODELS, Settings, shown
@@ -55,14 +55,14 @@ class File:
 
 def _file(settings: Settings) -> File | None:
     """Look at node.toml as it is now; None where this node was not started by `serve`."""
-    copy = settings.node.data_dir / accepted.FILE
+    copy = settings.node.data_dir / in_force.FILE
     if not copy.is_file():
         return None
     try:
-        _, changed = accepted.on_disk(copy)
+        _, changed = in_force.on_disk(copy)
     except ConfigurationError as exc:
         return File(problem=str(exc))
-    reloads = tuple(table for table in changed if table in accepted.EXCHANGED)
+    reloads = tuple(table for table in changed if table in in_force.EXCHANGED)
     return File("", reloads, tuple(table for table in changed if table not in reloads))
 
 

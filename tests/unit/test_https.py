@@ -121,7 +121,7 @@ def test_a_file_without_certificates_is_told_by_its_key(tmp_path: Path) -> None:
 
 
 def test_a_worker_beside_the_node_trusts_its_certificate(files: dict[str, Path]) -> None:
-    from dicom_node.serve import _worker
+    from dicom_node.run.supervisor import _worker
 
     web = Web(url="https://127.0.0.1:8080", certificate=files["node"])
     child = _worker(Path("worker.toml"), "redis://x", True, "s" * 20, web)

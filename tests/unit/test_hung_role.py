@@ -15,11 +15,11 @@ import httpx2
 import pytest
 from ledgers import fresh, instance, route
 
-from dicom_node import roles
 from dicom_node.base.errors import Unreachable
 from dicom_node.base.job import Handout
 from dicom_node.flow.deliver import Deliverer
 from dicom_node.flow.dispatch import Dispatcher
+from dicom_node.run import roles
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool

@@ -19,7 +19,7 @@ from pydicom import dcmread
 from pydicom.multival import MultiValue
 from serving import Api, serving
 
-from dicom_node import accepted
+from dicom_node import in_force
 from dicom_node.standard.header import clean
 from dicom_node.web import preview, worklist
 
@@ -362,7 +362,7 @@ def test_the_configuration_page_says_what_the_file_is_now(
     config = tmp_path / "node.toml"
     config.write_text("")
     with serving(tmp_path, sign_in=False) as api:
-        accepted.accept(config, api.settings)
+        in_force.accept(config, api.settings)
         config.write_text(content)
         text = httpx2.get(f"{api.url}/configuration", trust_env=False, timeout=20).text
     assert said in text

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node import serve
-from dicom_node.accepted import Exchange
 from dicom_node.base.errors import ConfigurationError
-from dicom_node.serve import Child, Supervisor
+from dicom_node.in_force import Exchange
+from dicom_node.run import supervisor as supervision
+from dicom_node.run.supervisor import Child, Supervisor
 
 
 def child(code: str, name: str = "child", *, beats: bool = True) -> Child:
@@ -43,7 +43,7 @@ def rounds_until(supervisor: Supervisor, holds: "callable", limit_s: float = 40)
 def ended() -> "list[Child]":
     children: list[Child] = []
     yield children  # type: ignore[misc]
-    serve.stop([one for one in children if one.process])
+    supervision.stop([one for one in children if one.process])
 
 
 def test_a_killed_role_is_started_again(ended: list[Child]) -> None:
@@ -60,7 +60,7 @@ def test_a_killed_role_is_started_again(ended: list[Child]) -> None:
 def test_a_hung_role_is_killed_and_started_again(
     ended: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "HUNG_AFTER_S", 0.5)
+    monkeypatch.setattr(supervision, "HUNG_AFTER_S", 0.5)
     role = child(BEATING)
     ended.append(role)
     supervisor = Supervisor([role])
@@ -75,7 +75,7 @@ def test_a_hung_role_is_killed_and_started_again(
 def test_a_role_that_starts_slowly_is_left_to_start(
     ended: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "HUNG_AFTER_S", 0.2)
+    monkeypatch.setattr(supervision, "HUNG_AFTER_S", 0.2)
     role = child("import time; time.sleep(1)" + BEATING)
     ended.append(role)
     supervisor = Supervisor([role])
@@ -88,7 +88,7 @@ def test_a_role_that_starts_slowly_is_left_to_start(
 def test_a_role_that_never_starts_is_started_again(
     ended: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "STARTS_WITHIN_S", 0.5)
+    monkeypatch.setattr(supervision, "STARTS_WITHIN_S", 0.5)
     role = child("import time; time.sleep(60)")
     ended.append(role)
     supervisor = Supervisor([role])
@@ -139,7 +139,7 @@ time.sleep(60)
     pid = tmp_path / "pid"
     rounds_until(supervisor, lambda: pid.exists() and pid.read_text() != "")
     started = time.monotonic()
-    serve.stop([role])
+    supervision.stop([role])
     assert time.monotonic() - started < 5
     time.sleep(0.2)
     stat = Path(f"/proc/{pid.read_text()}/stat")
@@ -148,10 +148,10 @@ time.sleep(60)
 
 def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from dicom_node import serve; "
+        "import sys, time; from pathlib import Path; from dicom_node.run import supervisor; "
         "from dicom_node.settings import Settings, Node\n"
         f"s = Settings(node=Node(data_dir=Path({str(tmp_path)!r})))\n"
-        "with serve._only_one(s):\n    print('held', flush=True); time.sleep(30)"
+        "with supervisor._only_one(s):\n    print('held', flush=True); time.sleep(30)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as first:
         assert first.stdout is not None
@@ -169,13 +169,14 @@ def test_two_starts_make_one_secret(tmp_path: Path) -> None:
     settings = Settings(node=Node(data_dir=tmp_path))
     secrets: set[str] = set()
     threads = [
-        threading.Thread(target=lambda: secrets.add(serve.read_secret(settings))) for _ in range(8)
+        threading.Thread(target=lambda: secrets.add(supervision.read_secret(settings)))
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert secrets == {serve.read_secret(settings)}
+    assert secrets == {supervision.read_secret(settings)}
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
 
 

@@ -217,7 +217,7 @@ def test_a_worker_tells_again_and_again_whatever_happens(
 
 
 def test_a_worker_beside_a_node_is_told_where_it_is() -> None:
-    from dicom_node.serve import _worker
+    from dicom_node.run.supervisor import _worker
     from dicom_node.settings import Web
 
     web = Web(url="http://127.0.0.1:8080")

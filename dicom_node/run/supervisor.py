@@ -19,9 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dicom_node import accepted
-from dicom_node.accepted import Exchange
+from dicom_node import in_force
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.in_force import Exchange
 from dicom_node.settings import Settings, Web
 
 logger = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
                 url = embedded.url
             else:
                 broker.ping(url)
-            copy = accepted.accept(config, settings)
+            copy = in_force.accept(config, settings)
             children = _roles(copy, url)
             if worker_config:
                 child = _worker(worker_config, url, embedded is not None, secret, settings.web)
@@ -218,7 +218,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
             told = copy.with_name(RELOADED)
             return Supervisor(
                 children,
-                exchange=lambda: accepted.exchange(copy),
+                exchange=lambda: in_force.exchange(copy),
                 tell=lambda answer: _tell(told, answer),
             ).run()
         finally:

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from dicom_node import accepted
+from dicom_node import in_force
 from dicom_node.base.errors import Unreachable
-from dicom_node.serve import HEART, STOP_S, read_secret
+from dicom_node.run.supervisor import HEART, STOP_S, read_secret
 from dicom_node.settings import Settings
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Life:
             signal.signal(number, lambda *_: self.ends.set())
         signal.signal(signal.SIGHUP, self._ask)
         # Only now: what changes while it is read is read again.
-        self.settings = accepted.read(config)
+        self.settings = in_force.read(config)
 
     def ready(self) -> None:
         """Tell that the role works, with what is accepted now."""
@@ -93,7 +93,7 @@ class Life:
             check()
             if self._is_asked:
                 self._is_asked = False
-                take(accepted.read(self._config))
+                take(in_force.read(self._config))
                 _beat(b"T")
             _beat(b".")
 

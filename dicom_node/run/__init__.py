@@ -1,0 +1,1 @@
+"""Runs the node: its roles as supervised processes, and their reload."""
