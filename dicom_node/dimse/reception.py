@@ -24,7 +24,7 @@ from pynetdicom.transport import AssociationSocket
 
 from dicom_node.base.errors import ChexFractError, NotUnderstood, OutOfResources
 from dicom_node.dimse import Accepted
-from dicom_node.dimse.door import FIRST_PDU_S, MAX_OTHER_PDU, host, is_readable
+from dicom_node.dimse.acceptor import FIRST_PDU_S, MAX_OTHER_PDU, host, is_readable
 
 logger = logging.getLogger(__name__)
 

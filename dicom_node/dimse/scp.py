@@ -28,9 +28,9 @@ from pynetdicom.transport import AssociationSocket
 
 from dicom_node.base.errors import ConfigurationError, NotUnderstood, Permanent, Transient
 from dicom_node.dimse import Accepted, Sender, stream
+from dicom_node.dimse.acceptor import Server, host
 from dicom_node.dimse.commitment import Reports
 from dicom_node.dimse.contexts import IMAGES, QUERIES, accepted, entity, sent_back
-from dicom_node.dimse.door import Server, host
 from dicom_node.dimse.reception import DataSet, Inlet, Reception
 from dicom_node.dimse.retrieve import Retrieval
 from dicom_node.dimse.security import acceptor

@@ -14,7 +14,7 @@ from dicom_node.base.identity import (
     IMPLEMENTATION_VERSION_NAME,
     MANUFACTURER,
 )
-from dicom_node.dimse import commitment, contexts, door, retrieve, scp, security
+from dicom_node.dimse import acceptor, commitment, contexts, retrieve, scp, security
 from dicom_node.flow.commit import LINGER_S
 from dicom_node.flow.deliver import SR_CLASSES, TAKEN, Pace
 from dicom_node.operate.conformance_text import as_markdown
@@ -201,7 +201,7 @@ def statement(settings: Settings) -> dict[str, Any]:
             "max_associations_per_peer": node.max_associations_per_peer,
             "asynchronous_operations": 1,
             "idle_timeout_s": node.idle_timeout,
-            "request_within_s": door.FIRST_PDU_S,
+            "request_within_s": acceptor.FIRST_PDU_S,
             "max_instance_bytes": node.max_instance,
             "known_peers_only": node.known_peers_only,
             "called_ae_check": node.called_ae_check,

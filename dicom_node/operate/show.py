@@ -16,11 +16,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_node import gate, trial
 from dicom_node.base.errors import NotUnderstood
 from dicom_node.base.json_schema import document
 from dicom_node.dimse import scu
-from dicom_node.flow import routing
+from dicom_node.flow import ask_gate, routing, test_report
 from dicom_node.operate import progress
 from dicom_node.settings import Peer, Settings, shown
 from dicom_node.standard.header import read_header
@@ -147,14 +146,21 @@ def send(settings: Settings, peer: Peer, name: str, paths: Sequence[Path], *, as
 
 def send_test(settings: Settings, peer: Peer, name: str, *, as_json: bool) -> int:
     """Store test reports about nobody at a peer; return 1 when one was not taken."""
-    taken = trial.send(settings.node.ae_title, peer)
+    taken = test_report.send(settings.node.ae_title, peer)
     if as_json:
-        _json({"peer": name, "patient_id": trial.PATIENT_ID, "objects": [asdict(t) for t in taken]})
+        _json(
+            {
+                "peer": name,
+                "patient_id": test_report.PATIENT_ID,
+                "objects": [asdict(t) for t in taken],
+            }
+        )
     else:
         for one in taken:
             print(f"{one.name}: {one.meaning or f'taken in {one.ms:.0f} ms'}")
-        print(f"at {name}: patient {trial.PATIENT_NAME}, ID {trial.PATIENT_ID}; may be deleted")
-    return 0 if trial.is_fine(taken) else 1
+        patient = f"patient {test_report.PATIENT_NAME}, ID {test_report.PATIENT_ID}"
+        print(f"at {name}: {patient}; may be deleted")
+    return 0 if test_report.is_fine(taken) else 1
 
 
 def _files(paths: Sequence[Path]) -> Iterable[Path]:
@@ -233,7 +239,7 @@ def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:
     ]
     rule = routing.decide(settings.rules, facts)
     with path.open("rb") as file:
-        judged = gate.ask(file)
+        judged = ask_gate.ask(file)
     if as_json:
         told = {"file": str(path), "rule": rule.name if rule else None, "rules": verdicts}
         _json(told | {"gate": asdict(judged) if judged.is_known else None})
@@ -246,7 +252,7 @@ def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:
     return 0 if rule else 1
 
 
-def _of_gate(judged: gate.Verdict) -> str:
+def _of_gate(judged: ask_gate.Verdict) -> str:
     if not judged.is_known:
         return "the worker's program gives no answer here"
     return "passes" if judged.passes else f"refuses: {judged.text} ({judged.code})"

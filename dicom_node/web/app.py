@@ -26,10 +26,10 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web import dicomweb, health, jobs, pages
 from dicom_node.web import workers as of_workers
-from dicom_node.web.door import Door
 from dicom_node.web.guard import Guard
 from dicom_node.web.render import templates
 from dicom_node.web.rules import TESTED
+from dicom_node.web.sessions import Door
 from dicom_node.web.sign_in import Note
 from dicom_node.web.workers import Workers
 

@@ -32,7 +32,7 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.store.uses import Note, Use, encoded, noting, studies_of
 from dicom_node.web import tree
-from dicom_node.web.door import Door, from_our_page
+from dicom_node.web.sessions import Door, from_our_page
 from dicom_node.web.stow import Storing, boundary
 
 ROOT = "/dicom-web"

@@ -13,9 +13,9 @@ from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.store.uses import noting
-from dicom_node.web import about, peers, rules, sign_in, study, worklist
-from dicom_node.web.door import Door
+from dicom_node.web import configuration, peers, rules, sign_in, study, worklist
 from dicom_node.web.render import Pages
+from dicom_node.web.sessions import Door
 from dicom_node.web.workers import Workers
 
 _TYPES = {"css": "text/css", "js": "text/javascript", "txt": "text/plain", "svg": "image/svg+xml"}
@@ -37,7 +37,7 @@ def routes(
     router.include_router(study.routes(ledger, spool, door, pages, noting(settings, ledger)))
     router.include_router(peers.routes(settings, ledger, door, pages))
     router.include_router(rules.routes(settings, door, pages))
-    router.include_router(about.routes(settings, ledger, door, pages, workers))
+    router.include_router(configuration.routes(settings, ledger, door, pages, workers))
     router.include_router(sign_in.routes(door, pages, note))
     folder = files("dicom_node.web").joinpath("static")
     known = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}

@@ -12,14 +12,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from dicom_node import trial
 from dicom_node.base.errors import ChexFractError, NotFound
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.dimse.scu import Destination
+from dicom_node.flow import test_report
 from dicom_node.settings import Peer, Settings, is_loopback
 from dicom_node.store.ledger import Ledger
-from dicom_node.web.door import Door, Person, Posted
 from dicom_node.web.render import Pages
+from dicom_node.web.sessions import Door, Person, Posted
 from dicom_node.web.worklist import peer_states
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Answer:
     ms: float | None = None
     takes: tuple[str, ...] = ()
     refuses: tuple[str, ...] = ()
-    tests: tuple[trial.Taken, ...] = ()
+    tests: tuple[test_report.Taken, ...] = ()
     """Test reports that were sent."""
     problem: str = ""
 
@@ -62,7 +62,7 @@ def ask(ae_title: str, peer: Peer) -> Answer:
 def test(ae_title: str, peer: Peer) -> Answer:
     """Store test reports about nobody at a peer."""
     try:
-        return Answer(tests=tuple(trial.send(ae_title, peer)))
+        return Answer(tests=tuple(test_report.send(ae_title, peer)))
     except ChexFractError as exc:
         return Answer(problem=str(exc))
 
@@ -83,7 +83,7 @@ def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIR
             states=states,
             asked=asked,
             answer=answer,
-            patient=(trial.PATIENT_NAME, trial.PATIENT_ID),
+            patient=(test_report.PATIENT_NAME, test_report.PATIENT_ID),
             address=_address(settings, request),
             is_local=is_loopback(settings.node.host),
         )
@@ -113,7 +113,7 @@ def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIR
     def told(request: Request, name: str, person: Person, answer: Answer) -> Response:
         if not request.headers.get("hx-request"):
             return shown(person, request, name, answer)
-        patient = (trial.PATIENT_NAME, trial.PATIENT_ID)
+        patient = (test_report.PATIENT_NAME, test_report.PATIENT_ID)
         return pages.page("answer.html", person, answer=answer, patient=patient)
 
     @router.get("/{name}/echo")

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dicom_node import __version__
 from dicom_node.settings import DEMONSTRATION_MODELS, Settings
-from dicom_node.web.door import Person
+from dicom_node.web.sessions import Person
 
 
 class Pill(NamedTuple):

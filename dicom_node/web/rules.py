@@ -13,13 +13,12 @@ from pydicom.errors import InvalidDicomError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from dicom_node import gate
 from dicom_node.base.errors import NotUnderstood
-from dicom_node.flow import routing
+from dicom_node.flow import ask_gate, routing
 from dicom_node.settings import Settings
 from dicom_node.standard.header import read_header
-from dicom_node.web.door import Door, Person, Posted
 from dicom_node.web.render import Pages
+from dicom_node.web.sessions import Door, Person, Posted
 
 _HEAD = 1 << 16
 
@@ -72,7 +71,7 @@ def routes(settings: Settings, door: Door, pages: Pages) -> APIRouter:
             facts={key: facts[key] for key in routing.KEYS},
             verdicts=routing.why(settings.rules, facts),
             met=routing.decide(settings.rules, facts),
-            gate=gate.ask(file.file),
+            gate=ask_gate.ask(file.file),
             **known,
         )
 

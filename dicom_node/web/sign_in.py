@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from dicom_node.settings import is_loopback
-from dicom_node.web.door import COOKIE, Door, Posted, from_our_page, inside
 from dicom_node.web.render import Pages
+from dicom_node.web.sessions import COOKIE, Door, Posted, from_our_page, inside
 
 Note = Callable[[str, str, bool], None]
 """Takes name, address and whether the sign-in was right; for the audit trail."""

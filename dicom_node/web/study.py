@@ -12,9 +12,9 @@ from dicom_node.dimse.scu import meaning
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.store.uses import Note, Use
-from dicom_node.web.door import Door, Person, Posted
 from dicom_node.web.preview import WINDOWS, Previews
 from dicom_node.web.render import Pages, told
+from dicom_node.web.sessions import Door, Person, Posted
 
 OPEN = ("received", "queued", "running", "reported", "pending", "retrying")
 """States in which something will still happen by itself."""

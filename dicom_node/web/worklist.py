@@ -22,8 +22,8 @@ from dicom_node.base.errors import ChexFractError
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
-from dicom_node.web.door import Door, Person, Posted
 from dicom_node.web.render import PILLS, Pages
+from dicom_node.web.sessions import Door, Person, Posted
 from dicom_node.web.workers import Seen, Workers
 
 PAGE = 50

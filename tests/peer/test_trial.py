@@ -14,10 +14,10 @@ from peers import need
 from pydicom import dcmread
 from stations import free_ports, wait_for
 
-from dicom_node import trial
 from dicom_node.base.errors import ChexFractError
 from dicom_node.cli import main
 from dicom_node.dimse import scu
+from dicom_node.flow import test_report
 from dicom_node.flow.deliver import SR_CLASSES
 from dicom_node.settings import Peer
 
@@ -48,22 +48,22 @@ def storescp(folder: Path, **keys: Any) -> Iterator[Peer]:
 
 def test_an_archive_gets_the_kinds_that_it_will_get_later(tmp_path: Path) -> None:
     with storescp(tmp_path, objects=["sr", "basic-text"], sop_classes=["enhanced"]) as peer:
-        taken = trial.send("CHEXFRACT", peer)
+        taken = test_report.send("CHEXFRACT", peer)
     assert [(one.name, one.status) for one in taken] == [("Enhanced SR", 0), ("Basic Text SR", 0)]
-    assert trial.is_fine(taken)
+    assert test_report.is_fine(taken)
     kept = [dcmread(path) for path in tmp_path.iterdir()]
     assert len({ds.StudyInstanceUID for ds in kept}) == 1
     assert len({ds.SeriesInstanceUID for ds in kept}) == 2
     for ds in kept:
-        assert (ds.PatientName, ds.PatientID) == (trial.PATIENT_NAME, trial.PATIENT_ID)
+        assert (ds.PatientName, ds.PatientID) == (test_report.PATIENT_NAME, test_report.PATIENT_ID)
         assert "TEST" in ds.StudyDescription
         assert "about no patient" in ds.ContentSequence[0].TextValue
 
 
-@pytest.mark.parametrize("sop_class", [*SR_CLASSES.values(), trial.BASIC_TEXT])
+@pytest.mark.parametrize("sop_class", [*SR_CLASSES.values(), test_report.BASIC_TEXT])
 def test_a_test_report_is_a_valid_object(tmp_path: Path, sop_class: str) -> None:
     path = tmp_path / "test.dcm"
-    trial.report("CHEXFRACT", sop_class).save_as(path, enforce_file_format=True)
+    test_report.report("CHEXFRACT", sop_class).save_as(path, enforce_file_format=True)
     done = subprocess.run(
         [need("dciodvfy"), str(path)], capture_output=True, text=True, check=False
     )

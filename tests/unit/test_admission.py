@@ -14,7 +14,7 @@ from listening import Node, listening
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from dicom_node.dimse import door, scp
+from dicom_node.dimse import acceptor, scp
 from dicom_node.dimse.scp import CALLING_AE_UNKNOWN, CALLING_HOST_UNKNOWN
 from dicom_node.settings import Peer, Settings
 
@@ -136,7 +136,7 @@ def test_a_caller_whose_contexts_are_unknown_is_told_of_once(
 def test_a_host_with_silent_connections_leaves_room_for_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(door, "MAX_WAITING_OF_HOST", 3)
+    monkeypatch.setattr(acceptor, "MAX_WAITING_OF_HOST", 3)
     with listening(tmp_path) as node, ExitStack() as stack:
 
         def silent(address: str) -> None:

@@ -140,7 +140,7 @@ def test_every_service_of_dicomweb_is_stated(tmp_path: Path) -> None:
     from dicom_node.store.ledger import Ledger
     from dicom_node.store.spool import Spool
     from dicom_node.web import dicomweb, stow
-    from dicom_node.web.door import Door
+    from dicom_node.web.sessions import Door
 
     settings = Settings(node={"data_dir": tmp_path})
     Ledger.upgrade(settings.ledger_url)

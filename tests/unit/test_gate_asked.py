@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from listening import radiograph, written
 
-from dicom_node import gate
+from dicom_node.flow import ask_gate
 from worker import cli
 
 WITHOUT_PICTURES = """
@@ -27,10 +27,10 @@ def test_a_chest_passes_and_a_knee_does_not(tmp_path: Path) -> None:
     chest, knee = radiograph(rows=300, columns=300), radiograph(rows=300, columns=300)
     knee.BodyPartExamined = "KNEE"
     with written(tmp_path, chest).open("rb") as file:
-        assert gate.ask(file) == gate.Verdict(True, True)
+        assert ask_gate.ask(file) == ask_gate.Verdict(True, True)
     with written(tmp_path, knee).open("rb") as file:
         file.read(100)  # wherever somebody left it
-        told = gate.ask(file)
+        told = ask_gate.ask(file)
     assert (told.passes, told.code) == (False, "not-chest")
     assert "KNEE" in told.text
 
@@ -38,7 +38,7 @@ def test_a_chest_passes_and_a_knee_does_not(tmp_path: Path) -> None:
 def test_a_file_in_memory_is_asked_about_too(tmp_path: Path) -> None:
     with tempfile.SpooledTemporaryFile(max_size=1 << 20) as file:
         file.write(written(tmp_path, radiograph(rows=20, columns=20)).read_bytes())
-        assert gate.ask(file).code == "too-small"  # type: ignore[arg-type]
+        assert ask_gate.ask(file).code == "too-small"  # type: ignore[arg-type]
 
 
 def test_the_gate_needs_no_package_of_the_worker(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_the_gate_needs_no_package_of_the_worker(tmp_path: Path) -> None:
 def test_nobody_to_ask_is_no_verdict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
     with written(tmp_path, radiograph()).open("rb") as file:
-        assert not gate.ask(file).is_known
+        assert not ask_gate.ask(file).is_known
 
 
 def test_the_command_says_why_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +76,7 @@ def test_no_secret_reaches_the_process_that_reads_a_file(
         return subprocess.CompletedProcess([], 0, stdout='{"passes": true, "code": "", "text": ""}')
 
     monkeypatch.setenv("CHEXFRACT_WEB__SECRET", "hidden")
-    monkeypatch.setattr(gate.subprocess, "run", run)
+    monkeypatch.setattr(ask_gate.subprocess, "run", run)
     with written(tmp_path, radiograph()).open("rb") as file:
-        assert gate.ask(file).passes
+        assert ask_gate.ask(file).passes
     assert "hidden" not in seen.values()

@@ -25,7 +25,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from dicom_node.base.errors import ConfigurationError, Unreachable
-from dicom_node.dimse import door, stream
+from dicom_node.dimse import acceptor, stream
 from dicom_node.dimse.scp import Listener
 
 # Malformed values in our own requests are the point; the sending side warns about them.
@@ -446,7 +446,7 @@ def test_other_protocols_are_turned_away_at_once(
 def test_two_hundred_silent_sockets_keep_nobody_out(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "FIRST_PDU_S", 2.5)
+    monkeypatch.setattr(acceptor, "FIRST_PDU_S", 2.5)
     half = request_pdu()[:40]
     silent = [connect(node) for _ in range(200)]
     try:
@@ -461,7 +461,7 @@ def test_two_hundred_silent_sockets_keep_nobody_out(
 
 
 def test_a_request_that_drips_is_cut_off(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "FIRST_PDU_S", 1.0)
+    monkeypatch.setattr(acceptor, "FIRST_PDU_S", 1.0)
     started = time.monotonic()
     with connect(node) as peer:
         try:
@@ -477,7 +477,7 @@ def test_a_silent_tls_client_stops_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Before its handshake, and after it."""
-    monkeypatch.setattr(door, "FIRST_PDU_S", 1.0)
+    monkeypatch.setattr(acceptor, "FIRST_PDU_S", 1.0)
     certificate = tmp_path / "node.pem"
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")

@@ -18,7 +18,7 @@ from dicom_node.base.errors import ConfigurationError, NotFound
 from dicom_node.cli import main
 from dicom_node.settings import Settings
 from dicom_node.users import add_user, read_users, remove_user, verified
-from dicom_node.web import door
+from dicom_node.web import sessions
 
 PASSWORD = "correct horse battery"
 PATHS = ("/", "/live", "/peers", "/rules", "/models", "/configuration", "/images/1.2.3",
@@ -104,7 +104,7 @@ def test_a_user_signs_in_and_out(http: httpx2.Client) -> None:
 def test_a_wrong_name_or_password_gives_no_session(
     api: Api, name: str, password: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "FAILURES", 99)
+    monkeypatch.setattr(sessions, "FAILURES", 99)
     with client(api) as http:
         answer = sign_in(http, name, password)
         assert answer.status_code == 403
@@ -119,8 +119,8 @@ def test_a_sign_in_leads_to_our_own_pages_only(http: httpx2.Client, to: str) -> 
 
 def test_many_wrong_passwords_must_wait(tmp_path: Path) -> None:
     with serving(tmp_path) as api, client(api) as http:
-        codes = [sign_in(http, "admin", "guess").status_code for _ in range(door.FAILURES + 1)]
-        assert codes == [403] * door.FAILURES + [429]
+        codes = [sign_in(http, "admin", "guess").status_code for _ in range(sessions.FAILURES + 1)]
+        assert codes == [403] * sessions.FAILURES + [429]
         assert sign_in(http, "admin", SECRET).status_code == 429
 
 
@@ -137,22 +137,22 @@ def test_a_cookie_that_was_changed_or_is_old_is_no_session(
     api: Api, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sign_in(http, "viewer")
-    cookie = http.cookies[door.COOKIE]
+    cookie = http.cookies[sessions.COOKIE]
     body, _, signature = cookie.partition(".")
     for wrong in (body, f"{body}.", f"A{body[1:]}.{signature}", f"{body}.A{signature[1:]}", ".x"):
-        with client(api, cookies={door.COOKIE: wrong}) as other:
+        with client(api, cookies={sessions.COOKIE: wrong}) as other:
             assert other.get("/").status_code == 401
-    later = door.time.time() + 43201
-    monkeypatch.setattr(door.time, "time", lambda: later)
+    later = sessions.time.time() + 43201
+    monkeypatch.setattr(sessions.time, "time", lambda: later)
     assert http.get("/").status_code == 401
 
 
 def test_a_session_from_a_clock_that_was_ahead_does_not_outlast_a_session(
     http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = door.time.time
+    right = sessions.time.time
     with monkeypatch.context() as wrong:
-        wrong.setattr(door.time, "time", lambda: right() + 90_000)
+        wrong.setattr(sessions.time, "time", lambda: right() + 90_000)
         assert sign_in(http, "viewer").status_code == 303
         assert http.get("/").status_code == 200
     assert http.get("/").status_code == 401

@@ -16,8 +16,8 @@ from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.job import Card
 from dicom_node.settings import DEMONSTRATION_MODELS, Settings, shown
 from dicom_node.store.ledger import Ledger
-from dicom_node.web.door import Door, Person
 from dicom_node.web.render import Pages
+from dicom_node.web.sessions import Door, Person
 from dicom_node.web.workers import Seen, Workers
 
 
