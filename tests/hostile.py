@@ -410,7 +410,7 @@ def main(paths: Sequence[str]) -> None:
     """Print code, milliseconds and MB of memory for each file, and look at a good one after it."""
     from reports import ORDER
 
-    from worker.decode import Decoder
+    from worker.image.decode import Decoder
     from worker.models import Description, ModelInfo
     from worker.pipeline import Pipeline
     from worker.settings import Pixels

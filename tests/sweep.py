@@ -30,7 +30,7 @@ from reports import ALGORITHM, CASES, ORDER  # noqa: E402
 from texts import generated  # noqa: E402
 
 from dicom_node.base.errors import ChexFractError  # noqa: E402
-from worker.pixels import read  # noqa: E402
+from worker.image.pixels import read  # noqa: E402
 from worker.report import validate  # noqa: E402
 from worker.report.findings import parse  # noqa: E402
 from worker.report.header import read as evidence_of  # noqa: E402

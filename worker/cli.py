@@ -216,8 +216,8 @@ def _gate(options: argparse.Namespace) -> int:
     import json
 
     from dicom_node.base.errors import Rejected
-    from worker.gate import gate
-    from worker.part10 import MOST_BYTES, read
+    from worker.image.gate import gate
+    from worker.image.part10 import MOST_BYTES, read
 
     pixels = _settings(options).pixels
     code = text = ""

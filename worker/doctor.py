@@ -90,8 +90,8 @@ def _decoders() -> Iterator[Check]:
     import numpy as np
     from pydicom.uid import UID
 
-    from worker.decode import Decoder
-    from worker.encode import EIGHT_BITS, encoded, syntaxes
+    from worker.image.decode import Decoder
+    from worker.image.encode import EIGHT_BITS, encoded, syntaxes
     from worker.phantom.draw import instance
 
     ds = instance(0, 1, ())

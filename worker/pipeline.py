@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from dicom_node.base.errors import ChexFractError, OutOfResources, Permanent, Rejected, Transient
 from dicom_node.base.job import FractureFound, Reason, ReportObject, ReportOrder, Result
 from worker import __version__
+from worker.image.pixels import Radiograph, preprocessing, radiograph, read
 from worker.models import Description, Model, ModelInfo, Progress, is_away
-from worker.pixels import Radiograph, preprocessing, radiograph, read
 from worker.report.boxes import Box, in_image
 from worker.report.document import Document, device_uid
 from worker.report.findings import Findings, Presence, parse
@@ -23,7 +23,7 @@ from worker.report.sr import build_each
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-    from worker.decode import Decoder
+    from worker.image.decode import Decoder
     from worker.settings import Pixels
 
 CUT_OFF = {

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pydicom.uid import UID, generate_uid
 
-from worker.encode import encoded, syntaxes
+from worker.image.encode import encoded, syntaxes
 from worker.phantom import truth
 from worker.phantom.draw import instance
 from worker.phantom.truth import Finding

@@ -14,7 +14,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 
 from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResources
 from dicom_node.base.job import Reason, ReportOrder
-from worker.decode import Decoder
+from worker.image.decode import Decoder
 from worker.models import BrokenAccelerator, Model, open_model
 from worker.models.checkpoint import Unacceptable
 from worker.pipeline import Pipeline

@@ -40,9 +40,9 @@ from pictures import (
     rle,
 )
 
-from worker import grey, pixels
-from worker.decode import Decoder
-from worker.screen import screen
+from worker.image import grey, pixels
+from worker.image.decode import Decoder
+from worker.image.screen import screen
 from worker.settings import Pixels
 
 SIZE = (518, 518)

@@ -5,7 +5,7 @@ chest is judged by a mean that leaves it out, as it is and changed at random in 
 bars, brightness and noise; so are images of other things, and chests upside down, on their side
 and inverted. Intervals are Wilson's, 95 %; those over changed pictures are too narrow, because
 pictures of one image resemble each other, so the count of images stands beside them. ``--write``
-puts the mean of all into ``worker/screen.png``.
+puts the mean of all into ``worker/image/screen.png``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from worker import gate, pixels, screen
-from worker.decode import Decoder
 from worker.evaluate import wilson
+from worker.image import gate, pixels, screen
+from worker.image.decode import Decoder
 from worker.phantom.draw import phantom
 from worker.settings import Pixels
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from dicom_node.base.job import ReportOrder
-from worker.decode import Decoder
+from worker.image.decode import Decoder
 from worker.pipeline import Pipeline
 from worker.settings import Pixels
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from dicom_node.base import logs
 from dicom_node.base.errors import ConfigurationError
 from worker import settings, start, tasks
+from worker.image.pixels import Radiograph
 from worker.models import Description, Model, ModelInfo, Progress
-from worker.pixels import Radiograph
 
 from . import pictures
 

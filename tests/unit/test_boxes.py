@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reports import ALGORITHM, CASES, ORDER
 
-from worker.decode import Decoder
+from worker.image.decode import Decoder
+from worker.image.pixels import Radiograph, radiograph, read
 from worker.models import Description, ModelInfo, Region
 from worker.pipeline import Pipeline
-from worker.pixels import Radiograph, radiograph, read
 from worker.report import boxes, codes
 from worker.report.boxes import Box
 from worker.report.findings import parse

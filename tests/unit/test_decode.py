@@ -37,9 +37,9 @@ from pictures import (
 )
 
 from dicom_node.base.errors import OutOfResources, Rejected
-from worker import decoders, pixels
-from worker.codestream import frame, inspect
-from worker.decode import Decoder, _Killed
+from worker.image import decoders, pixels
+from worker.image.codestream import frame, inspect
+from worker.image.decode import Decoder, _Killed
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
@@ -573,7 +573,7 @@ def test_an_interrupted_image_is_not_taken_for_the_next(slow, monkeypatch):
     with Decoder() as decoder:
         decoder.start()
         with monkeypatch.context() as patch:
-            patch.setattr("worker.decode._Child._answer", _interrupted)
+            patch.setattr("worker.image.decode._Child._answer", _interrupted)
             with pytest.raises(KeyboardInterrupt):
                 decoder.decode(slow)
         assert (decoder.decode(quick()) == drawn()).all()

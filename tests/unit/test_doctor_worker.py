@@ -15,7 +15,7 @@ from dicom_node.base.checks import Check
 from dicom_node.base.errors import Rejected
 from worker import doctor as module
 from worker.cli import main
-from worker.decode import Decoder
+from worker.image.decode import Decoder
 from worker.models.hub import write_sums
 from worker.settings import Settings
 

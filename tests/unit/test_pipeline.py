@@ -7,9 +7,9 @@ import pytest
 
 from dicom_node.base.errors import Busy, ModelFault, OutOfResources, Unreachable
 from dicom_node.base.job import Reason
+from worker.image.pixels import Radiograph
 from worker.models import BrokenAccelerator, Description, ModelInfo
 from worker.pipeline import Case, Pipeline
-from worker.pixels import Radiograph
 from worker.settings import Pixels
 
 

@@ -15,9 +15,9 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from dicom_node.base.errors import Rejected
-from worker import part10 as part10_files
-from worker import pixels
-from worker.decode import Decoder
+from worker.image import part10 as part10_files
+from worker.image import pixels
+from worker.image.decode import Decoder
 from worker.settings import Pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")

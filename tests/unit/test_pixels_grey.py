@@ -8,7 +8,7 @@ from pictures import drawn, instance
 from pydicom import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-from worker import grey
+from worker.image import grey
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 

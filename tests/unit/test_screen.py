@@ -9,8 +9,8 @@ from pictures import drawn, instance
 from PIL import Image
 
 from dicom_node.base.errors import Rejected
-from worker import gate, pixels, screen
-from worker.decode import Decoder
+from worker.image import gate, pixels, screen
+from worker.image.decode import Decoder
 from worker.phantom.draw import instance as phantom
 from worker.settings import Pixels
 

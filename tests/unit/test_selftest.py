@@ -16,8 +16,8 @@ from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
 from dicom_node.operate.selftest import find_way
 from dicom_node.settings import Settings, load
 from worker import selftest
-from worker.decode import Decoder
-from worker.encode import EIGHT_BITS
+from worker.image.decode import Decoder
+from worker.image.encode import EIGHT_BITS
 
 LOSSY = {"1.2.840.10008.1.2.4.51": 16, "1.2.840.10008.1.2.4.81": 3}
 LOSSY |= {"1.2.840.10008.1.2.4.91": 16, "1.2.840.10008.1.2.4.203": 16}

@@ -21,12 +21,12 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web.app import create_app, serve_web
 from worker import settings as worker_settings
-from worker.decode import Decoder
+from worker.image.decode import Decoder
+from worker.image.pixels import Radiograph
 from worker.models import BrokenAccelerator, Description, ModelInfo, Progress
 from worker.node import Node as NodeClient
 from worker.phantom.draw import instance
 from worker.pipeline import Case, Pipeline
-from worker.pixels import Radiograph
 from worker.tasks import Desk, Pulse
 
 SECRET = "a-secret-of-some-length"

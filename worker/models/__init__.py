@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dicom_node.base.errors import OutOfResources, Transient, Unreachable
 
 if TYPE_CHECKING:
-    from worker.pixels import Radiograph
+    from worker.image.pixels import Radiograph
 
 ENGINES = {
     "chexfract": "worker.models.chexfract",

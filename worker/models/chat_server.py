@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from worker.image.pixels import Radiograph
     from worker.models.options import ChatServer as Options
-    from worker.pixels import Radiograph
 
 logger = logging.getLogger(__name__)
 

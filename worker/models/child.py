@@ -32,8 +32,8 @@ from worker.models.checkpoint import Unacceptable
 from worker.models.local import LocalModel, one_line
 
 if TYPE_CHECKING:
+    from worker.image.pixels import Radiograph
     from worker.models.options import Weights
-    from worker.pixels import Radiograph
 
 logger = logging.getLogger(__name__)
 

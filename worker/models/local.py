@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from worker.image.pixels import Radiograph
     from worker.models.options import Weights
-    from worker.pixels import Radiograph
 
 logger = logging.getLogger(__name__)
 

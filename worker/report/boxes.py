@@ -66,7 +66,7 @@ def in_image(box: Box, steps: str, rows: int, columns: int) -> Box:
     box : Box
         In shares of the picture's width and height.
     steps : str
-        What was done to make the picture (`worker.pixels.Radiograph.steps`); of these only
+        What was done to make the picture (`worker.image.pixels.Radiograph.steps`); of these only
         ``orient`` moves anything: pixels made square, or averaged, keep their shares.
     rows, columns : int
         Of the stored image.

@@ -13,12 +13,12 @@ from PIL import Image
 from pydicom import Dataset
 
 from dicom_node.base.errors import Rejected
-from worker import grey, header
-from worker.gate import LARGEST, MOST_PIXELS, gate
-from worker.part10 import read
-from worker.screen import screen
+from worker.image import grey, header
+from worker.image.gate import LARGEST, MOST_PIXELS, gate
+from worker.image.part10 import read
+from worker.image.screen import screen
+from worker.image.shutter import shutter as find_shutter
 from worker.settings import Pixels as Options
-from worker.shutter import shutter as find_shutter
 
 __all__ = ["Decodes", "Radiograph", "gate", "preprocessing", "radiograph", "read"]
 
@@ -34,7 +34,7 @@ _LOW = 0 if sys.byteorder == "little" else 1
 
 
 class Decodes(Protocol):
-    """Turns Pixel Data into pixels, as `worker.decode.Decoder` does."""
+    """Turns Pixel Data into pixels, as `worker.image.decode.Decoder` does."""
 
     def lent(self, ds: Dataset) -> AbstractContextManager[npt.NDArray[np.unsignedinteger]]:
         """Lend the stored pixels as bit patterns, (rows, columns)."""

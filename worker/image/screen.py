@@ -105,7 +105,7 @@ _PHANTOMS = 0.3
 
 @cache
 def _chest() -> Floats:
-    with files("worker").joinpath("screen.png").open("rb") as file:
+    with files("worker.image").joinpath("screen.png").open("rb") as file:
         return np.asarray(Image.open(file), np.float64)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
-from worker import header
+from worker.image import header
 
 Mode = Literal["voi", "minmax", "minmax+equalize"]
 Floats = npt.NDArray[np.float64]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from pydicom import Dataset
 
-from worker import header
+from worker.image import header
 
 Mask = npt.NDArray[np.bool_]
 Frame = tuple[slice, slice]

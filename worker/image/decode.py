@@ -27,9 +27,9 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from dicom_node.base.errors import OutOfResources, Rejected
-from worker import header
-from worker.codestream import Codestream, compare, frame, inspect
-from worker.decoders import ANSWER, CLEAR, DONE, NO_DECODER, OUT_OF_MEMORY, REQUEST, offset
+from worker.image import header
+from worker.image.codestream import Codestream, compare, frame, inspect
+from worker.image.decoders import ANSWER, CLEAR, DONE, NO_DECODER, OUT_OF_MEMORY, REQUEST, offset
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.base.errors import Rejected
-from worker import header
+from worker.image import header
 
 # pydicom quotes odd values in its warnings, and values are patient data.
 warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")

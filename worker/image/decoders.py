@@ -1,6 +1,6 @@
 """The child process that decodes: it may die of what it is given, its parent may not.
 
-`worker.decode` starts this file as a program of its own. Requests come over standard input,
+`worker.image.decode` starts this file as a program of its own. Requests come over standard input,
 codestreams and pixels lie in shared memory. It imports nothing of this project, so that it starts
 fast, and ends when its parent does.
 """

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pydicom import Dataset
 
 from dicom_node.base.errors import Rejected
-from worker import header
+from worker.image import header
 
 RLE = "1.2.840.10008.1.2.5"
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"

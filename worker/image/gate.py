@@ -8,7 +8,7 @@ import unicodedata
 from pydicom import Dataset
 
 from dicom_node.base.errors import Rejected
-from worker import header
+from worker.image import header
 from worker.settings import Pixels as Options
 
 SMALLEST, LARGEST, MOST_PIXELS = 256, 10_000, 64_000_000

@@ -1,0 +1,1 @@
+"""The research door: describe files, compare the answers with labels."""

@@ -1,0 +1,1 @@
+"""The worker as a service: tasks, the node's client, heartbeat."""
