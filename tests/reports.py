@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
 
 from dicom_node.base.job import Reason, ReportOrder
-from worker.report.findings import Findings, Fracture, Presence
 from worker.report.sr import Algorithm, Outcome
+from worker.text.findings import Findings, Fracture, Presence
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 WHEN = datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC)

@@ -32,10 +32,10 @@ from texts import generated  # noqa: E402
 from dicom_node.base.errors import ChexFractError  # noqa: E402
 from worker.image.pixels import read  # noqa: E402
 from worker.report import validate  # noqa: E402
-from worker.report.findings import parse  # noqa: E402
 from worker.report.header import read as evidence_of  # noqa: E402
 from worker.report.renderings import BUILDERS, render  # noqa: E402
 from worker.report.sr import SOP_CLASSES, Document, Outcome, build  # noqa: E402
+from worker.text.findings import parse  # noqa: E402
 
 DATA = HERE.parent.parent / "shared" / "data"
 ILLEGAL = {"bad_sequence.dcm", "cr_dental_panoramic_modality-lut_mono1.dcm"}

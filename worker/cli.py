@@ -238,7 +238,7 @@ def _gate(options: argparse.Namespace) -> int:
 def _parse(_: argparse.Namespace) -> int:
     import json
 
-    from worker.report.findings import as_json, parse
+    from worker.text.findings import as_json, parse
 
     # Bytes that are no UTF-8 are somebody's text all the same: one line in, one line out.
     for line in sys.stdin.buffer:

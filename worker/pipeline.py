@@ -15,10 +15,10 @@ from worker.image.pixels import Radiograph, preprocessing, radiograph, read
 from worker.models import Description, Model, ModelInfo, Progress, is_away
 from worker.report.boxes import Box, in_image
 from worker.report.document import Document, device_uid
-from worker.report.findings import Findings, Presence, parse
 from worker.report.reading import Algorithm, Outcome
 from worker.report.renderings import render
 from worker.report.sr import build_each
+from worker.text.findings import Findings, Presence, parse
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

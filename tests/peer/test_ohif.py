@@ -18,9 +18,9 @@ from PIL import Image, ImageFilter
 from reports import ALGORITHM, ORDER
 from stations import Orthanc
 
-from worker.report.findings import parse
 from worker.report.renderings import render
 from worker.report.sr import Outcome, build
+from worker.text.findings import parse
 
 pytestmark = [pytest.mark.peer, pytest.mark.timeout(400)]
 

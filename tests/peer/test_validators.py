@@ -27,9 +27,9 @@ from texts import HOSTILE, generated
 from dicom_node.base.errors import ChexFractError
 from worker.report import codes, header, validate
 from worker.report.boxes import Box
-from worker.report.findings import parse
 from worker.report.renderings import BUILDERS, render
 from worker.report.sr import SOP_CLASSES, Algorithm, Outcome, build
+from worker.text.findings import parse
 
 pytestmark = pytest.mark.peer
 

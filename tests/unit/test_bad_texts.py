@@ -7,9 +7,9 @@ import reports
 from reports import ALGORITHM, ORDER
 from texts import HOSTILE
 
-from worker.report.findings import parse
 from worker.report.reading import LONGEST_TEXT
 from worker.report.sr import Outcome, build
+from worker.text.findings import parse
 
 ABSENT, UNDETERMINED = "272519000", "373068000"
 NOTHING_SAID = {"empty", "blank", "nothing but a zero"}

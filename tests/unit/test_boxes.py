@@ -22,9 +22,9 @@ from worker.models import Description, ModelInfo, Region
 from worker.pipeline import Pipeline
 from worker.report import boxes, codes
 from worker.report.boxes import Box
-from worker.report.findings import parse
 from worker.report.sr import build
 from worker.settings import Pixels
+from worker.text.findings import parse
 
 REGION = "111030"
 RIB = Box("left seventh rib fracture", 100.0, 200.0, 300.0, 400.5)

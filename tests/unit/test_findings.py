@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.report.findings import Findings, Fracture, Presence, as_json, parse
+from worker.text.findings import Findings, Fracture, Presence, as_json, parse
 
 LABELLED = Path(__file__).parent / "findings"
 ORDINALS = [f"{n}{'st' if n == 1 else 'nd' if n == 2 else 'rd' if n == 3 else 'th'}"

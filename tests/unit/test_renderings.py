@@ -22,10 +22,10 @@ from reports import ALGORITHM, CASES, ORDER, TEXT
 
 from dicom_node.base.errors import ConfigurationError
 from worker.report import codes, page
-from worker.report.findings import Findings, Presence
 from worker.report.reading import storable
 from worker.report.renderings import BUILDERS, render
 from worker.report.sr import Algorithm, Outcome, build
+from worker.text.findings import Findings, Presence
 
 PICTURE = np.tile(np.arange(256, dtype=np.uint8), (200, 1))
 CASE_NAMES = list(CASES)

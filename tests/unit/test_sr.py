@@ -21,9 +21,9 @@ from dicom_node.base.errors import ConfigurationError, ModelFault, NotUnderstood
 from dicom_node.base.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.base.job import Predecessor, Reason, ReportOrder
 from worker.report import codes, document, header
-from worker.report.findings import Findings, Presence
 from worker.report.reading import storable
 from worker.report.sr import SOP_CLASSES, Algorithm, Outcome, build, build_each, device_uid
+from worker.text.findings import Findings, Presence
 
 SUMMARY, PRESENCE, QUALITY = "111017", "125605004", "111101"
 FINDING, COMMENT, GROUP = "121071", "121106", "125007"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from worker.report.findings import Fracture, Presence, parse
+from worker.text.findings import Fracture, Presence, parse
 
 MOST: Final = 32
 """Regions that a report holds; a model that draws more is in a loop."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from reportlab.pdfbase.ttfonts import TTFont
 
-from worker.report.findings import Fracture
 from worker.report.reading import Case, Reading
+from worker.text.findings import Fracture
 
 WIDTH, HEIGHT = 1120, 792
 """Units of the page, A4 across: pixels of the Secondary Capture, 0.75 points of the PDF."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from dicom_node.base.job import Reason
 from worker.report.boxes import Box
-from worker.report.findings import Findings, Fracture, Presence
+from worker.text.findings import Findings, Fracture, Presence
 
 LONGEST_TEXT = 10_000
 """Bytes of UTF-8 that a report holds of one model text; what is longer is a loop."""

@@ -45,9 +45,9 @@ from worker.report.document import (
     version,
     written,
 )
-from worker.report.findings import Fracture
 from worker.report.header import Evidence, put
 from worker.report.reading import Algorithm, Case, Outcome, Reading
+from worker.text.findings import Fracture
 
 __all__ = ["SOP_CLASSES", "Algorithm", "Document", "Outcome", "build", "build_each", "device_uid"]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from worker.report.sites import MIDLINE, Site
+from worker.text.sites import MIDLINE, Site
 
 
 @dataclass(slots=True)

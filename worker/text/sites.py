@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from worker.report.tokens import is_level
-from worker.report.words import Kind, Token
+from worker.text.tokens import is_level
+from worker.text.words import Kind, Token
 
 _SEGMENT_WORDS = """
 anterior posterior lateral medial proximal distal anterolateral posterolateral posteromedial

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, lru_cache
 
-from worker.report.shorthand import spelt_out
-from worker.report.words import (
+from worker.text.shorthand import spelt_out
+from worker.text.words import (
     CARDINALS,
     FRACTURE_NOUNS,
     NUMBER_TYPOS,

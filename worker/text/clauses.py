@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from worker.report.words import Kind, Token
+from worker.text.words import Kind, Token
 
 _NOUN_PHRASE = frozenset({
     Kind.SIDE, Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.HINT, Kind.SEGMENT, Kind.QUALIFIER,

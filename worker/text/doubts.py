@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from worker.report.clauses import NAMED
-from worker.report.places import CHEST
-from worker.report.scope import Scope
-from worker.report.words import TYPO_TARGETS, Kind, Token
+from worker.text.clauses import NAMED
+from worker.text.places import CHEST
+from worker.text.scope import Scope
+from worker.text.words import TYPO_TARGETS, Kind, Token
 
 BARE = frozenset({
     Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.SEGMENT, Kind.AND, Kind.COMMA,

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worker.report.reach import JOINTS, NOUNS, PREDICATES, STOPS, is_noun, reaches
-from worker.report.unseen import denies_sight
-from worker.report.words import Kind, Token
+from worker.text.reach import JOINTS, NOUNS, PREDICATES, STOPS, is_noun, reaches
+from worker.text.unseen import denies_sight
+from worker.text.words import Kind, Token
 
 _SITES = frozenset({Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.HINT, Kind.SEGMENT})
 _LATE_ONLY = ("prior", "previous", "past")

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from worker.report import scope as scopes
-from worker.report.claims import Denial
-from worker.report.places import read_sites
-from worker.report.scope import Scope
-from worker.report.sites import Site
-from worker.report.words import Kind, Token
+from worker.text import scope as scopes
+from worker.text.claims import Denial
+from worker.text.places import read_sites
+from worker.text.scope import Scope
+from worker.text.sites import Site
+from worker.text.words import Kind, Token
 
 
 def normal(tokens: list[Token]) -> list[Denial]:

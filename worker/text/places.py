@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from worker.report.clauses import LISTING, NAMED
-from worker.report.scope import Scope
-from worker.report.sites import Site, SiteReader
-from worker.report.words import Kind, Token
+from worker.text.clauses import LISTING, NAMED
+from worker.text.scope import Scope
+from worker.text.sites import Site, SiteReader
+from worker.text.words import Kind, Token
 
 BLAND = frozenset({Kind.NORMAL})
 _ALIEN = frozenset(

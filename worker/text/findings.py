@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from worker.report import scope as scopes
-from worker.report.claims import Denial, Entry, merged
-from worker.report.clauses import bounds, clauses, fractures_of
-from worker.report.doubts import (
+from worker.text import scope as scopes
+from worker.text.claims import Denial, Entry, merged
+from worker.text.clauses import bounds, clauses, fractures_of
+from worker.text.doubts import (
     BARE,
     dates_only,
     ends_open,
@@ -26,8 +26,8 @@ from worker.report.doubts import (
     points_back,
     shows_sign,
 )
-from worker.report.intact import normal
-from worker.report.places import (
+from worker.text.intact import normal
+from worker.text.places import (
     BLAND,
     implied,
     is_device,
@@ -36,11 +36,11 @@ from worker.report.places import (
     sites,
     unrelated,
 )
-from worker.report.scope import Scope
-from worker.report.sentences import Sentence, has_foreign_letters, is_loop, sentences
-from worker.report.sites import Site, SiteReader
-from worker.report.tokens import tokenize
-from worker.report.words import Kind, Token
+from worker.text.scope import Scope
+from worker.text.sentences import Sentence, has_foreign_letters, is_loop, sentences
+from worker.text.sites import Site, SiteReader
+from worker.text.tokens import tokenize
+from worker.text.words import Kind, Token
 
 
 class Presence(StrEnum):

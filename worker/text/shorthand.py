@@ -2,7 +2,7 @@
 
 import re
 
-from worker.report.words import CARDINALS
+from worker.text.words import CARDINALS
 
 # British notes write # for fracture; before a bare number it means "number", as in "rib #5".
 _HASH = re.compile(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worker.report.words import Kind, Token
+from worker.text.words import Kind, Token
 
 NOUNS = frozenset({Kind.NOUN, Kind.UNKNOWN, Kind.ABNORMALITY, Kind.DEVICE, Kind.FRACTURE,
                    Kind.PROPERTY, Kind.NORMAL})  # fmt: skip
