@@ -169,8 +169,8 @@ def _run(options: argparse.Namespace) -> int:
     from dicom_node.flow import broker
 
     broker.ping(settings.worker.broker)
-    from worker.start import pipeline
-    from worker.tasks import run
+    from worker.service.start import pipeline
+    from worker.service.tasks import run
 
     with pipeline(settings) as ready:
         run(settings, ready, secret)

@@ -23,8 +23,8 @@ from dicom_node.base.job import Reason, ReportOrder
 from worker.evaluate import RESULTS
 from worker.models import is_away
 from worker.pipeline import Case, Conclusion, Pipeline
+from worker.service.start import pipeline
 from worker.settings import Settings
-from worker.start import pipeline
 
 MANIFEST = "manifest.json"
 REPORTS = "reports"

@@ -334,7 +334,7 @@ def _secret_file(path: Path) -> Iterator[Check]:
 
 def _described(settings: Settings) -> Iterator[Check]:
     """Load the model and let it describe pictures, as `run` does before it takes jobs."""
-    from worker.start import pipeline
+    from worker.service.start import pipeline
 
     try:
         with pipeline(settings) as ready:

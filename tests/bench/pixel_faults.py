@@ -14,7 +14,7 @@ from worker import settings
 from worker.evaluate import wilson
 from worker.phantom.draw import phantom_findings
 from worker.phantom.truth import text
-from worker.start import pipeline
+from worker.service.start import pipeline
 
 PANEL = Path(__file__).resolve().parent.parent / "unit" / "test_pixel_faults.py"
 BATCH = 20

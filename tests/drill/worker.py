@@ -12,9 +12,10 @@ from pathlib import Path
 
 from dicom_node.base import logs
 from dicom_node.base.errors import ConfigurationError
-from worker import settings, start, tasks
+from worker import settings
 from worker.image.pixels import Radiograph
 from worker.models import Description, Model, ModelInfo, Progress
+from worker.service import start, tasks
 
 from . import pictures
 

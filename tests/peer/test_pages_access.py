@@ -13,7 +13,7 @@ from serving import SECRET, Api, serving
 from stations import wait_for
 
 from dicom_node.base.job import Card, Device, Measured, Presence
-from worker.node import Node
+from worker.service.node import Node
 
 pytestmark = [
     pytest.mark.peer,

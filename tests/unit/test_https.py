@@ -18,7 +18,7 @@ from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.base.job import Ticket
 from dicom_node.operate import surroundings
 from dicom_node.settings import Settings, Web
-from worker.node import Node
+from worker.service.node import Node
 
 STRANGE = Ticket(job="0" * 32, token="0" * 32)
 

@@ -12,7 +12,7 @@ from serving import SECRET, Api, serving
 from dicom_node.base.errors import OutOfResources, Stale
 from dicom_node.base.job import ReportObject, Result, Ticket
 from dicom_node.web import guard
-from worker.node import Node as Client
+from worker.service.node import Node as Client
 
 PART10 = bytes(128) + b"DICM" + b"the report"
 

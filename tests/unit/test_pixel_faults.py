@@ -13,7 +13,7 @@ from worker import settings
 from worker.phantom.draw import instance, phantom_findings
 from worker.phantom.truth import text
 from worker.pipeline import Pipeline
-from worker.start import pipeline
+from worker.service.start import pipeline
 
 SEED, WANTED = 77_001, 12
 

@@ -24,10 +24,10 @@ from worker import settings as worker_settings
 from worker.image.decode import Decoder
 from worker.image.pixels import Radiograph
 from worker.models import BrokenAccelerator, Description, ModelInfo, Progress
-from worker.node import Node as NodeClient
 from worker.phantom.draw import instance
 from worker.pipeline import Case, Pipeline
-from worker.tasks import Desk, Pulse
+from worker.service.node import Node as NodeClient
+from worker.service.tasks import Desk, Pulse
 
 SECRET = "a-secret-of-some-length"
 
@@ -190,7 +190,7 @@ def test_an_image_that_breaks_the_accelerator_cannot_end_workers_for_ever(
     station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends: list[bool] = []
-    monkeypatch.setattr("worker.tasks._exit_hard", lambda: ends.append(True))
+    monkeypatch.setattr("worker.service.tasks._exit_hard", lambda: ends.append(True))
     uids = ["1.2.3.1", "1.2.3.2"]
     for uid in uids:
         station.receive(uid)

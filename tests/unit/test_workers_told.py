@@ -20,9 +20,9 @@ from dicom_node.base.job import Card, Device, Measured, Presence
 from dicom_node.web import workers as of_workers
 from dicom_node.web import worklist
 from dicom_node.web.workers import Workers
-from worker import about, tasks
 from worker.models import ModelInfo, open_model
-from worker.node import Node
+from worker.service import heartbeat, tasks
+from worker.service.node import Node
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
@@ -122,19 +122,19 @@ def test_the_tile_warns_where_no_worker_is(api: Api) -> None:
 
 def test_the_shipped_model_has_a_card_with_what_was_measured() -> None:
     model = open_model("phantom", {"engine": "chexfract", "path": "builtin:phantom"})
-    card = about.card(model.info)
+    card = heartbeat.card(model.info)
     assert card.demonstration
     drawn = card.measured[0]
     assert (drawn.on, drawn.count) == ("drawn phantoms, as drawn", 1000)
     assert 0.9 < drawn.shares["text letter for letter"] <= 1
-    readme = (Path(about.__file__).parent / "phantom" / "model" / "README.md").read_text()
+    readme = (Path(heartbeat.__file__).parents[1] / "phantom" / "model" / "README.md").read_text()
     (row,) = [line for line in readme.splitlines() if line.startswith("| as drawn | 1000")]
     assert f"| {drawn.shares['text letter for letter'] * 100:.1f} |" in row
 
 
 def test_other_weights_do_not_inherit_the_figures() -> None:
     info = ModelInfo("other", "other-1", "", {"weights": "0" * 16}, demonstration=True)
-    assert about.card(info).measured == ()
+    assert heartbeat.card(info).measured == ()
 
 
 def program(folder: Path, answer: str, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -149,11 +149,11 @@ def program(folder: Path, answer: str, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_card_is_told_by_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = program(tmp_path, "echo 'NVIDIA H200, 143771, 1024, 37'", monkeypatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    told = about.device("cuda:1")
+    told = heartbeat.device("cuda:1")
     assert told == Device(name="NVIDIA H200", memory=143771 << 20, used=1024 << 20, load=0.37)
     assert asked.read_text().startswith("-i 1 ")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b")
-    about.device("cuda")
+    heartbeat.device("cuda")
     assert asked.read_text().startswith("-i GPU-a ")
 
 
@@ -162,18 +162,18 @@ def test_a_driver_that_cannot_tell_leaves_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     program(tmp_path, answer, monkeypatch)
-    assert about.device("cuda:0") == Device(name="cuda:0")
+    assert heartbeat.device("cuda:0") == Device(name="cuda:0")
 
 
 def test_a_card_that_does_not_know_its_load_is_told_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program(tmp_path, "echo 'NVIDIA H200 MIG 1g.18gb, 16384, 12, [N/A]'", monkeypatch)
-    assert about.device("cuda:0").load is None
+    assert heartbeat.device("cuda:0").load is None
 
 
 def test_processors_are_told_where_there_is_no_card() -> None:
-    told = about.device("cpu")
+    told = heartbeat.device("cpu")
     assert told.name.startswith(f"{os.cpu_count()} x ")
     assert 0 < told.used < told.memory
 

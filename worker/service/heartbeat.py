@@ -17,7 +17,7 @@ from dicom_node.base.job import Card, Device, Measured
 if TYPE_CHECKING:
     from worker.models import ModelInfo
 
-MEASURED = Path(__file__).parent / "phantom" / "measured.json"
+MEASURED = Path(__file__).parents[1] / "phantom" / "measured.json"
 """What ``phantom evaluate --json`` says of the shipped model."""
 
 WORDS = {

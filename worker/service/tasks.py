@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from dicom_node.base.errors import ChexFractError, NotFound, OutOfResources, Stale, Transient
 from dicom_node.base.job import TASK, Claim, Handout, Presence, Ticket, queue
 from dicom_node.flow import broker
-from worker import about
 from worker.models import BrokenAccelerator, Unexplained
-from worker.node import Node
 from worker.pipeline import Case, Pipeline
+from worker.service import heartbeat
+from worker.service.node import Node
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -167,8 +167,8 @@ class Desk:
         info = self._pipeline.info
         return Presence(
             worker=self._name[:128],
-            card=about.card(info),
-            device=about.device(info.device),
+            card=heartbeat.card(info),
+            device=heartbeat.device(info.device),
             busy=self._pulse.count,
             done=self._done,
         )
