@@ -205,7 +205,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _describe(options: argparse.Namespace) -> int:
-    from worker.describe import describe
+    from worker.research.describe import describe
 
     summary = describe(_settings(options), options.paths, options.out, show=not options.quiet)
     print(summary.as_json() if options.json else summary.as_text())
@@ -254,7 +254,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from worker.evaluate import evaluate
+    from worker.research.evaluate import evaluate
 
     figures = evaluate(options.run, options.labels)
     print(figures.as_json() if options.json else figures.as_text())

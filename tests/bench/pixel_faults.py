@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from worker import settings
-from worker.evaluate import wilson
 from worker.phantom.draw import phantom_findings
 from worker.phantom.truth import text
+from worker.research.evaluate import wilson
 from worker.service.start import pipeline
 
 PANEL = Path(__file__).resolve().parent.parent / "unit" / "test_pixel_faults.py"

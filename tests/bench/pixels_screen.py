@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from worker.evaluate import wilson
 from worker.image import gate, pixels, screen
 from worker.image.decode import Decoder
 from worker.phantom.draw import phantom
+from worker.research.evaluate import wilson
 from worker.settings import Pixels
 
 Bytes = npt.NDArray[np.uint8]

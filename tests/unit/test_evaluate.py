@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_node.base.errors import ConfigurationError
-from worker.evaluate import Counts, evaluate, wilson
+from worker.research.evaluate import Counts, evaluate, wilson
 
 
 def run_of(folder: Path, *rows: tuple[str, str | None]) -> Path:

@@ -20,9 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dicom_node.base.errors import ConfigurationError, OutOfResources
 from dicom_node.base.job import Reason, ReportOrder
-from worker.evaluate import RESULTS
 from worker.models import is_away
 from worker.pipeline import Case, Conclusion, Pipeline
+from worker.research.evaluate import RESULTS
 from worker.service.start import pipeline
 from worker.settings import Settings
 
