@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
 # Two test processes share two cores: spinning threads would take them from each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Validators from the package index stand in the environment. Last on PATH: pynetdicom puts programs
+# there that bear the names of DCMTK's.
+os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
 
 INSTALL = re.compile(r"is not installed: apt-get install (.+)$")
 
