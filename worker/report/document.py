@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
-from uuid import uuid5
 
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
@@ -19,9 +17,9 @@ from dicom_node.base.identity import (
     IMPLEMENTATION_VERSION_NAME,
     MANUFACTURER,
     MODEL_NAME,
-    UID_NAMESPACE,
 )
 from dicom_node.base.job import ObjectKind, ReportOrder
+from dicom_node.standard.uids import derived_uid, object_series_uid, object_uid, options_digest
 from worker.report import codes
 from worker.report.header import Evidence, put, text
 from worker.report.reading import Algorithm
@@ -41,34 +39,32 @@ class Document:
     content: bytes
 
 
-def derived_uid(*parts: str) -> str:
-    """Return the UID that these parts always give (PS3.5 B.2)."""
-    return f"2.25.{uuid5(UID_NAMESPACE, chr(0x1F).join(parts)).int}"
-
-
 def device_uid(algorithm: Algorithm) -> str:
     """Return the Device UID (0018,1002): another version of the model is another device."""
     return derived_uid("device", algorithm.version)
 
 
 def instance_uid(
-    prefix: str, sop_class_uid: str, evidence: Evidence, algorithm: Algorithm, order: ReportOrder
+    kind: ObjectKind,
+    sop_class_uid: str,
+    evidence: Evidence,
+    algorithm: Algorithm,
+    order: ReportOrder,
 ) -> str:
     """Return the SOP Instance UID of a result object: one per image, model, options, generation."""
-    options = hashlib.sha256("\x1f".join(algorithm.parameters).encode()).hexdigest()
-    return derived_uid(
-        prefix,
+    return object_uid(
+        kind,
         sop_class_uid,
         evidence.sop_instance_uid,
         device_uid(algorithm),
-        options,
-        str(order.generation),
+        options_digest(algorithm.parameters),
+        order.generation,
     )
 
 
-def series_uid(prefix: str, evidence: Evidence, algorithm: Algorithm) -> str:
+def series_uid(kind: ObjectKind, evidence: Evidence, algorithm: Algorithm) -> str:
     """Return the Series Instance UID of a kind of object: one per Study and device."""
-    return derived_uid(f"{prefix}-series", evidence.study_instance_uid, device_uid(algorithm))
+    return object_series_uid(kind, evidence.study_instance_uid, device_uid(algorithm))
 
 
 def model_name(algorithm: Algorithm) -> str:

@@ -17,12 +17,12 @@ from pydicom.uid import ExplicitVRLittleEndian
 from dicom_node.base.errors import ConfigurationError, NotUnderstood
 from dicom_node.base.identity import MANUFACTURER
 from dicom_node.base.job import ObjectKind, ReportOrder
+from dicom_node.standard.uids import derived_uid
 from worker.report import codes, header, reading
 from worker.report.document import (
     Document,
     bare,
     coded,
-    derived_uid,
     fix,
     instance_uid,
     model_name,
@@ -129,7 +129,7 @@ def render(
 
 def basic_text(job: Job, _pixels: NDArray[Any] | None) -> Dataset:
     """Return a Basic Text SR (TID 2000), a series of its own: viewers show one report a series."""
-    uid = instance_uid("bt", BASIC_TEXT_SR, job.evidence, job.algorithm, job.order)
+    uid = instance_uid("basic-text", BASIC_TEXT_SR, job.evidence, job.algorithm, job.order)
     description = f"Text {job.order.instance_number}: "
     report: Dataset = _made(
         _SR,
@@ -220,15 +220,15 @@ def key_object(job: Job, _pixels: NDArray[Any] | None) -> Dataset | None:
     return selection
 
 
-def _plain(job: Job, kind: ObjectKind, prefix: str, sop_class_uid: str, label: str) -> Dataset:
+def _plain(job: Job, kind: ObjectKind, sop_class_uid: str, label: str) -> Dataset:
     """Return the attributes that an object outside highdicom shares with the others."""
-    uid = instance_uid(prefix, sop_class_uid, job.evidence, job.algorithm, job.order)
+    uid = instance_uid(kind, sop_class_uid, job.evidence, job.algorithm, job.order)
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     put(ds, "SOPClassUID", sop_class_uid)
     put(ds, "SOPInstanceUID", uid)
-    put(ds, "SeriesInstanceUID", series_uid(prefix, job.evidence, job.algorithm))
+    put(ds, "SeriesInstanceUID", series_uid(kind, job.evidence, job.algorithm))
     put(ds, "SeriesNumber", job.order.series_number + SERIES[kind])
     put(ds, "SeriesDescription", _description(job, label))
     put(ds, "InstanceNumber", job.order.instance_number)
@@ -242,7 +242,7 @@ def _plain(job: Job, kind: ObjectKind, prefix: str, sop_class_uid: str, label: s
 
 def secondary_capture(job: Job, pixels: NDArray[Any] | None) -> Dataset:
     """Return a Secondary Capture whose frame shows picture, text, model and caution."""
-    ds = _plain(job, "sc", "sc", SECONDARY_CAPTURE, "Page: ")
+    ds = _plain(job, "sc", SECONDARY_CAPTURE, "Page: ")
     when = moment(job.evidence, job.order)
     put(ds, "Modality", "OT")
     put(ds, "Laterality", "")
@@ -320,7 +320,7 @@ def _source_label(job: Job) -> str:
 
 def encapsulated_pdf(job: Job, pixels: NDArray[Any] | None) -> Dataset:
     """Return the same page as an Encapsulated PDF, with the patient's identity on it."""
-    ds = _plain(job, "pdf", "pdf", ENCAPSULATED_PDF, "PDF: ")
+    ds = _plain(job, "pdf", ENCAPSULATED_PDF, "PDF: ")
     title = HEADLINES[job.said.case].capitalize()
     content = as_pdf(_pages(job, pixels, _identity(job.evidence)), pixels, title)
     put(ds, "Modality", "DOC")
@@ -360,7 +360,7 @@ def presentation_state(job: Job, _pixels: NDArray[Any] | None) -> Dataset | None
     evidence = job.evidence
     if not evidence.is_grayscale:
         return None
-    ds = _plain(job, "gsps", "pr", GRAYSCALE_PRESENTATION_STATE, "Overlay: ")
+    ds = _plain(job, "gsps", GRAYSCALE_PRESENTATION_STATE, "Overlay: ")
     when = moment(evidence, job.order)
     put(ds, "Modality", "PR")
     put(ds, "Laterality", "")

@@ -28,13 +28,13 @@ from pydicom.uid import UID
 from dicom_node.base.errors import ConfigurationError, NotUnderstood
 from dicom_node.base.identity import MANUFACTURER
 from dicom_node.base.job import Predecessor, ReportOrder
+from dicom_node.standard.uids import derived_uid
 from worker.report import boxes, codes, header, reading
 from worker.report.boxes import Marked
 from worker.report.document import (
     LONG_STRING,
     Document,
     bare,
-    derived_uid,
     device_uid,
     fix,
     instance_uid,
