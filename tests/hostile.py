@@ -426,7 +426,7 @@ def main(paths: Sequence[str]) -> None:
         decoder.start()
         pipeline = Pipeline(Talker(), decoder, Pixels(screening="off"))  # type: ignore[arg-type]
         expected = pipeline.prepare(good).radiograph
-        pipeline.conclude(pipeline.prepare(good), ORDER)
+        pipeline.build(pipeline.prepare(good), ORDER)
         for path in paths:
             content = Path(path).read_bytes()
             before = memory()
@@ -435,7 +435,7 @@ def main(paths: Sequence[str]) -> None:
             seconds = time.perf_counter() - began
             used = memory() - before
             pipeline.describe([case])
-            pipeline.conclude(case, ORDER)
+            pipeline.build(case, ORDER)
             del content
             again = pipeline.prepare(good).radiograph
             assert again is not None

@@ -1,4 +1,4 @@
-"""Instance bytes and a model to a report Instance; pure, no network: the research door too."""
+"""Instance bytes and a model to a report Instance, in three steps: prepare, describe, build."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dicom_node.base.errors import ChexFractError, OutOfResources, Permanent, Re
 from dicom_node.base.job import FractureFound, Reason, ReportObject, ReportOrder, Result
 from worker import __version__
 from worker.image.pixels import Radiograph, preprocessing, radiograph, read
-from worker.models import Description, Model, ModelInfo, Progress, is_away
+from worker.models import Description, Model, ModelInfo, Prepared, Prepares, Progress, is_away
 from worker.report.boxes import Box, in_image
 from worker.report.document import Document, device_uid
 from worker.report.reading import Algorithm, Outcome
@@ -31,6 +31,7 @@ CUT_OFF = {
     "time": "The model's answer was cut off when its time was up: what was to follow is not known.",
 }
 """Why an answer has no end of its own -> what its report says of that."""
+MEMORY_FULL = "this worker's memory is full"
 
 
 @dataclass(slots=True)
@@ -40,12 +41,19 @@ class Case:
     source: Dataset | None = None
     """Header and pixels as read; None when the bytes are not DICOM."""
     radiograph: Radiograph | None = None
+    prepared: Prepared | None = None
+    """What the model made of the picture in advance, for models that do so."""
     reason: Reason | None = None
     """Why the Instance is not analysed; None while it may be."""
     trouble: Transient | None = None
     """Why it was not described this time; another time it may be."""
     description: Description | None = None
     stages_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the model is to describe it."""
+        return self.radiograph is not None and self.reason is None and self.trouble is None
 
     @property
     def sop_instance_uid(self) -> str:
@@ -74,6 +82,9 @@ class Conclusion:
 class Pipeline:
     """The way from bytes to report with one model.
 
+    `prepare` and `build` may run in many threads at a time, `describe` in one: the model has one
+    accelerator, and what does not need it waits for nobody.
+
     Parameters
     ----------
     model : Model
@@ -88,11 +99,15 @@ class Pipeline:
         self._model = model
         self._decoder = decoder
         self._options = options
-        self.algorithm = algorithm(model.info, options)
+        self.builder = ReportBuilder(model.info, options)
+        self.algorithm = self.builder.algorithm
         self.info = model.info
 
     def prepare(self, content: bytes) -> Case:
-        """Read and gate an Instance and make its picture; a refusal becomes the case's reason."""
+        """Read and gate an Instance, make its picture and the model's inputs of it.
+
+        A refusal becomes the case's reason.
+        """
         case = Case()
         with case.stage("decode"):
             try:
@@ -100,7 +115,20 @@ class Pipeline:
                 case.radiograph = radiograph(case.source, self._decoder, self._options)
             except Rejected as exc:
                 case.reason = Reason(code=exc.code, text=exc.text[:1024])
+        if case.radiograph is not None and isinstance(self._model, Prepares):
+            with case.stage("inputs"):
+                self._prepare_inputs(case, self._model, case.radiograph)
         return case
+
+    def _prepare_inputs(self, case: Case, model: Prepares, picture: Radiograph) -> None:
+        try:
+            case.prepared = model.prepare(picture)
+        except MemoryError:
+            case.trouble = OutOfResources(MEMORY_FULL)
+        except Transient as exc:
+            case.trouble = exc
+        except ChexFractError as exc:
+            case.reason = _model_failed(exc)
 
     def describe(self, cases: Sequence[Case], progress: Progress | None = None) -> None:
         """Let the model describe those cases that have a picture, halving on lack of memory.
@@ -108,7 +136,7 @@ class Pipeline:
         A single picture that still does not fit leaves its case with ``trouble``, and an engine
         that is away leaves all of them so: no picture is to blame.
         """
-        waiting = [case for case in cases if case.radiograph is not None and case.reason is None]
+        waiting = [case for case in cases if case.is_waiting]
         if not waiting:
             return
         started = time.perf_counter()
@@ -121,23 +149,45 @@ class Pipeline:
     def _describe(
         self, cases: Sequence[Case], progress: Progress | None
     ) -> list[Description | Reason | Transient]:
-        pictures = [case.radiograph for case in cases if case.radiograph is not None]
+        pictures = [
+            case.prepared or case.radiograph for case in cases if case.radiograph is not None
+        ]
         try:
             return [*self._model.describe(pictures, progress)]
         except MemoryError:
             if len(cases) == 1:
-                return [OutOfResources("this worker's memory is full")]
+                return [OutOfResources(MEMORY_FULL)]
         except Transient as exc:
             if len(cases) == 1 or is_away(exc):
                 return [exc] * len(cases)
         except ChexFractError as exc:
             if len(cases) == 1:
-                return [Reason(code="model-failed", text=f"The model failed: {exc}"[:1024])]
+                return [_model_failed(exc)]
         # One picture must not spoil its neighbours: each half is tried on its own.
         middle = len(cases) // 2
         return self._describe(cases[:middle], progress) + self._describe(cases[middle:], progress)
 
-    def conclude(self, case: Case, order: ReportOrder, token: str = "") -> Conclusion:
+    def build(self, case: Case, order: ReportOrder, token: str = "") -> Conclusion:
+        """Build the objects that `order` asks for, as `ReportBuilder.build` does."""
+        return self.builder.build(case, order, token)
+
+
+class ReportBuilder:
+    """The way from a described case to its report; knows the model's name and not the model.
+
+    Parameters
+    ----------
+    info : ModelInfo
+        What reports say of the model.
+    options : Pixels
+        ``[pixels]`` of worker.toml.
+    """
+
+    def __init__(self, info: ModelInfo, options: Pixels) -> None:
+        self._info = info
+        self.algorithm = algorithm(info, options)
+
+    def build(self, case: Case, order: ReportOrder, token: str = "") -> Conclusion:
         """Build the objects that `order` asks for and the result that goes with them.
 
         A source to which no report can refer (no DICOM, no Study Instance UID) gives a rejected
@@ -163,7 +213,7 @@ class Pipeline:
             warnings += (CUT_OFF[case.description.finish_reason],)
             if findings.presence is Presence.ABSENT:
                 findings = Findings(Presence.UNDETERMINED, ())
-        boxes = tuple(self._boxes(case)) if self._model.info.has_regions else ()
+        boxes = tuple(self._boxes(case)) if self._info.has_regions else ()
         return Outcome(findings=findings, text=text, reason=None, warnings=warnings, boxes=boxes)
 
     def _boxes(self, case: Case) -> Iterator[Box]:
@@ -194,10 +244,10 @@ class Pipeline:
         return Result(
             token=token,
             outcome="rejected" if outcome.reason else "reported",
-            model=self._model.info.name,
+            model=self._info.name,
             model_version=self.algorithm.version,
             device_uid=device_uid(self.algorithm),
-            demonstration=self._model.info.demonstration,
+            demonstration=self._info.demonstration,
             text=outcome.text,
             presence=found.presence.value if found else None,
             fractures=tuple(_fracture(found)) if found else (),
@@ -217,8 +267,13 @@ class Pipeline:
         )
 
 
+def _model_failed(exc: ChexFractError) -> Reason:
+    return Reason(code="model-failed", text=f"The model failed: {exc}"[:1024])
+
+
 def _note(case: Case, said: Description | Reason | Transient) -> None:
     """Write down at its case what came of a picture."""
+    case.prepared = None  # as large as the picture, and not needed again
     if isinstance(said, Transient):
         case.trouble = said
     elif isinstance(said, Reason):

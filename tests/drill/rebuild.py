@@ -25,7 +25,7 @@ def main() -> None:
             case = pipeline.prepare(Path(job["file"]).read_bytes())
             pipeline.describe([case])
             order = ReportOrder.model_validate_json(job["report_order"])
-            (document,) = pipeline.conclude(case, order).documents
+            (document,) = pipeline.build(case, order).documents
             told = {"report": document.sop_instance_uid, "sha256": _hash(document.content)}
             print(json.dumps({"source": job["sop_instance_uid"], **told}))
 

@@ -271,7 +271,7 @@ def told(decoder, model, content):
     pipeline = Pipeline(model, decoder, Pixels(screening="off"))
     case = pipeline.prepare(content)
     pipeline.describe([case])
-    conclusion = pipeline.conclude(case, ORDER)
+    conclusion = pipeline.build(case, ORDER)
     return conclusion.result, reports.read(conclusion.documents[0].content)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 import pytest
+from pydicom import dcmwrite
 
 from dicom_node.base.errors import Busy, ModelFault, OutOfResources, Unreachable
 from dicom_node.base.job import Reason
+from worker.image.decode import Decoder
 from worker.image.pixels import Radiograph
-from worker.models import BrokenAccelerator, Description, ModelInfo
+from worker.models import BrokenAccelerator, Description, ModelInfo, Prepared
+from worker.phantom.draw import instance
 from worker.pipeline import Case, Pipeline
 from worker.settings import Pixels
 
@@ -89,3 +94,63 @@ def test_what_was_refused_before_never_reaches_the_model():
     model = Reader(8)
     assert described(model, waiting) == ["1", None, "3"]
     assert model.batches == [2]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    content = BytesIO()
+    dcmwrite(content, instance(7, 0), enforce_file_format=True)
+    return content.getvalue()
+
+
+class Preparer(Reader):
+    """A reader that makes inputs in advance."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        super().__init__(8)
+        self.inputs_fault = fault
+        self.got: list[object] = []
+
+    def prepare(self, radiograph):
+        if self.inputs_fault is not None:
+            raise self.inputs_fault
+        return Prepared(radiograph.pixels, "inputs")
+
+    def describe(self, radiographs, progress=None):
+        self.got += radiographs
+        return super().describe(radiographs, progress)
+
+
+def prepared(model, content):
+    with Decoder() as decoder:
+        return Pipeline(model, decoder, Pixels(screening="off")).prepare(content)
+
+
+def test_the_models_inputs_are_made_before_the_model_is_asked(drawn):
+    model = Preparer()
+    case = prepared(model, drawn)
+    assert case.prepared is not None
+    assert "inputs" in case.stages_ms
+    assert model.batches == []
+    described(model, [case])
+    assert [one.inputs for one in model.got] == ["inputs"]
+    assert case.prepared is None, "what is as large as a picture is kept no longer than needed"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "trouble"),
+    [
+        (ModelFault("no ribs"), "model-failed", None),
+        (OutOfResources("full"), None, "full"),
+        (MemoryError(), None, "this worker's memory is full"),
+    ],
+)
+def test_a_picture_that_the_processor_does_not_take_never_reaches_the_model(
+    drawn, fault, reason, trouble
+):
+    model = Preparer(fault)
+    case = prepared(model, drawn)
+    assert described(model, [case]) == [None]
+    assert model.batches == []
+    assert (case.reason.code if case.reason else None) == reason
+    assert (str(case.trouble) if case.trouble else None) == trouble

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dicom_node.base.errors import OutOfResources, Transient, Unreachable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from worker.image.pixels import Radiograph
 
 ENGINES = {
@@ -87,6 +90,29 @@ class Description:
     """Where the model sees it, from engines that say so."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A picture and what a model's processor made of it; taken by `Model.describe` as a picture."""
+
+    pixels: NDArray[np.uint8]
+    inputs: Any
+    """The model's own affair, for example tensors on the CPU."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A model that makes its inputs in advance, while others are at the accelerator."""
+
+    def prepare(self, radiograph: Radiograph) -> Prepared:
+        """Make the model's inputs of a picture; in any thread.
+
+        Raises
+        ------
+        ModelFault
+            The model's processor fails on this picture.
+        """
+
+
 class Model(Protocol):
     """A vision-language model that describes radiographs."""
 
@@ -109,7 +135,7 @@ class Model(Protocol):
         """Run once on an invented picture, so that the first job is not the slowest."""
 
     def describe(
-        self, radiographs: Sequence[Radiograph], progress: Progress | None = None
+        self, radiographs: Sequence[Radiograph | Prepared], progress: Progress | None = None
     ) -> list[Description]:
         """Return one description per radiograph, in order.
 

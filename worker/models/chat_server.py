@@ -25,7 +25,7 @@ from dicom_node.base.errors import (
     Transient,
     Unreachable,
 )
-from worker.models import Description, ModelInfo, Progress, Unexplained, licences
+from worker.models import Description, ModelInfo, Prepared, Progress, Unexplained, licences
 from worker.models import generation as gen
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class ChatServer:
         self._describe(gen.invented_pixels())
 
     def describe(
-        self, radiographs: Sequence[Radiograph], progress: Progress | None = None
+        self, radiographs: Sequence[Radiograph | Prepared], progress: Progress | None = None
     ) -> list[Description]:
         """Return one description per radiograph, in order.
 

@@ -56,23 +56,18 @@ class ChexFract(LocalModel):
         )
         self._canary()
 
-    def _describe(
-        self, pictures: Sequence[NDArray[np.uint8]], progress: Progress | None
-    ) -> list[Description]:
+    def _describe(self, rows: Sequence[gen.Inputs], progress: Progress | None) -> list[Description]:
         """Describe pictures; those whose inputs have the same shape go together."""
         found: dict[int, Description] = {}
-        rows = [self._inputs(pixels, progress) for pixels in pictures]
         alone = [[place] for place in range(len(rows))]
         for places in gen.groups(rows) if self.takes_batches else alone:
             told = self._generate([rows[place] for place in places], progress)
             found.update(zip(places, told, strict=True))
-        return [found[place] for place in range(len(pictures))]
+        return [found[place] for place in range(len(rows))]
 
-    def _inputs(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> gen.Inputs:
+    def _inputs(self, pixels: NDArray[np.uint8]) -> gen.Inputs:
         """Call the processor for one picture: the real one takes a single prompt only."""
         made = self.processor(self.chat, gen.picture(pixels), return_tensors="pt")
-        if progress is not None:
-            progress()
         return gen.tensors(made.items())
 
     def _generate(self, rows: Sequence[gen.Inputs], progress: Progress | None) -> list[Description]:

@@ -27,7 +27,15 @@ from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ChexFractError, ConfigurationError, ModelFault, OutOfResources
-from worker.models import ENGINES, BrokenAccelerator, Description, Progress, Region, frames
+from worker.models import (
+    ENGINES,
+    BrokenAccelerator,
+    Description,
+    Prepared,
+    Progress,
+    Region,
+    frames,
+)
 from worker.models.checkpoint import Unacceptable
 from worker.models.local import LocalModel, one_line
 
@@ -131,8 +139,12 @@ class ChildModel(LocalModel):
         with self._lock:
             self._ask({"do": "warm_up"}, b"", None, self.options.start_timeout)
 
+    def prepare(self, radiograph: Radiograph | Prepared) -> Prepared:
+        """Return the picture: its inputs are made in the other interpreter."""
+        return Prepared(radiograph.pixels, None)
+
     def describe(
-        self, radiographs: Sequence[Radiograph], progress: Progress | None = None
+        self, radiographs: Sequence[Radiograph | Prepared], progress: Progress | None = None
     ) -> list[Description]:
         """Return one description per radiograph, in order.
 

@@ -15,6 +15,7 @@ from worker.models import (
     BrokenAccelerator,
     Description,
     ModelInfo,
+    Prepared,
     Progress,
     checkpoint,
     licences,
@@ -38,7 +39,7 @@ TINY = 50_000_000
 
 
 class LocalModel:
-    """A model in this process; an engine adds `_load` and `_describe`.
+    """A model in this process; an engine adds `_load`, `_describe` and, at will, `_inputs`.
 
     Parameters
     ----------
@@ -67,6 +68,8 @@ class LocalModel:
         self.device: Any = None
         self.dtype: Any = None
         self._lock = threading.Lock()
+        self._inputs_lock = threading.Lock()
+        """Tokenizers of transformers are not to be used by two threads at a time."""
 
     @property
     def info(self) -> ModelInfo:
@@ -153,10 +156,25 @@ class LocalModel:
     def warm_up(self) -> None:
         """Describe an invented picture, so that the first job is not the slowest."""
         with self._lock, memory(self.device), as_fault(self.name):
-            self._describe([gen.invented_pixels()], None)
+            self._describe([self._inputs(gen.invented_pixels())], None)
+
+    def prepare(self, radiograph: Radiograph | Prepared) -> Prepared:
+        """Make the model's inputs of a picture, while others are at the model.
+
+        Raises
+        ------
+        ModelFault
+            The model's processor fails on this picture.
+        """
+        if isinstance(radiograph, Prepared):
+            return radiograph
+        if self.model is None:
+            raise ModelFault(f"{self.name} is not loaded")
+        with self._inputs_lock, memory(None), as_fault(self.name):
+            return Prepared(radiograph.pixels, self._inputs(radiograph.pixels))
 
     def describe(
-        self, radiographs: Sequence[Radiograph], progress: Progress | None = None
+        self, radiographs: Sequence[Radiograph | Prepared], progress: Progress | None = None
     ) -> list[Description]:
         """Return one description per radiograph, in order.
 
@@ -169,8 +187,13 @@ class LocalModel:
         """
         if self.model is None:
             raise ModelFault(f"{self.name} is not loaded")
+        prepared = []
+        for radiograph in radiographs:
+            prepared.append(self.prepare(radiograph).inputs)
+            if progress is not None:
+                progress()
         with self._lock, memory(self.device), as_fault(self.name):
-            return self._describe([radiograph.pixels for radiograph in radiographs], progress)
+            return self._describe(prepared, progress)
 
     def close(self) -> None:
         """Give the memory back."""
@@ -185,10 +208,12 @@ class LocalModel:
         """Load what the engine needs from `folder`; each engine has its own."""
         raise NotImplementedError
 
-    def _describe(
-        self, pictures: Sequence[NDArray[np.uint8]], progress: Progress | None
-    ) -> list[Description]:
-        """Describe pictures on a loaded model; each engine has its own."""
+    def _inputs(self, pixels: NDArray[np.uint8]) -> Any:
+        """Return what `_describe` takes of one picture: here the picture itself."""
+        return pixels
+
+    def _describe(self, inputs: Sequence[Any], progress: Progress | None) -> list[Description]:
+        """Describe what `_inputs` returned, on a loaded model; each engine has its own."""
         raise NotImplementedError
 
     def _whole(self, folder: Path, auto: str, *, strict: bool = False) -> Any:

@@ -229,7 +229,7 @@ def _row(ready: Pipeline, name: str, case: Case, out: Path) -> dict[str, Any]:
     if case.trouble is not None:
         code = "out-of-resources" if isinstance(case.trouble, OutOfResources) else "model-failed"
         case.reason = Reason(code=code, text=str(case.trouble)[:1024])
-    conclusion = ready.conclude(case, order)
+    conclusion = ready.build(case, order)
     if case.reason is not None:
         row["reason"] = f"{case.reason.code}: {case.reason.text}"
     row |= _told(conclusion)

@@ -68,7 +68,7 @@ def _rehearse(ready: Pipeline) -> None:
     order = ReportOrder(content_datetime=datetime.now(UTC), objects=("sr", "basic-text"))
     case = ready.prepare(_invented())
     case.reason = case.reason or Reason(code="rehearsal", text="Nobody's picture.")
-    ready.conclude(case, order)
+    ready.build(case, order)
 
 
 def _invented() -> bytes:

@@ -226,7 +226,7 @@ class Desk:
     def _post(self, node: Node, ticket: Ticket, claim: Claim, case: Case) -> None:
         if case.trouble is not None:
             raise case.trouble
-        conclusion = self._pipeline.conclude(case, claim.order, ticket.token)
+        conclusion = self._pipeline.build(case, claim.order, ticket.token)
         self._pulse.moved()
         contents = [document.content for document in conclusion.documents]
         node.post(ticket, conclusion.result, contents)
