@@ -217,6 +217,22 @@ def _settings(options: argparse.Namespace) -> Settings:
     return load(options.config)
 
 
+def _settings_in_force(options: argparse.Namespace) -> Settings:
+    """Return the settings to look at a node by: while the file is wrong, those it runs with."""
+    from dicom_node import in_force
+    from dicom_node.base.errors import ConfigurationError
+
+    try:
+        return _settings(options)
+    except ConfigurationError as exc:
+        settings = in_force.beside_broken_file(options.config)
+        if settings is None:
+            raise
+        print(f"warning: {exc}", file=sys.stderr)
+        print("warning: going on with what the node accepted last", file=sys.stderr)
+        return settings
+
+
 def _ledger(settings: Settings) -> Ledger:
     from dicom_node.store.ledger import Ledger
 
@@ -250,14 +266,14 @@ def _role(options: argparse.Namespace) -> int:
 def _reload(options: argparse.Namespace) -> int:
     from dicom_node.run.reload import reload
 
-    reload(_settings(options), as_json=options.json)
+    reload(_settings_in_force(options), as_json=options.json)
     return OK
 
 
 def _status(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    settings = _settings(options)
+    settings = _settings_in_force(options)
     show.status(_ledger(settings), limit=options.limit, as_json=options.json)
     return OK
 
@@ -265,7 +281,7 @@ def _status(options: argparse.Namespace) -> int:
 def _trace(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    show.trace(_ledger(_settings(options)), options.ident, as_json=options.json)
+    show.trace(_ledger(_settings_in_force(options)), options.ident, as_json=options.json)
     return OK
 
 
@@ -273,7 +289,7 @@ def _retry(options: argparse.Namespace) -> int:
     from dicom_node.base.errors import NotFound
     from dicom_node.operate import show
 
-    ledger = _ledger(_settings(options))
+    ledger = _ledger(_settings_in_force(options))
     if options.failed == bool(options.ident):
         print("chexfract-node retry: give ID or --failed", file=sys.stderr)
         return USAGE
@@ -287,14 +303,18 @@ def _retry(options: argparse.Namespace) -> int:
 def _resend(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    show.acted("resent", _ledger(_settings(options)).resend(options.ident), as_json=options.json)
+    show.acted(
+        "resent", _ledger(_settings_in_force(options)).resend(options.ident), as_json=options.json
+    )
     return OK
 
 
 def _replay(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    show.acted("replayed", _ledger(_settings(options)).replay(options.ident), as_json=options.json)
+    show.acted(
+        "replayed", _ledger(_settings_in_force(options)).replay(options.ident), as_json=options.json
+    )
     return OK
 
 
@@ -305,7 +325,7 @@ def _purge(options: argparse.Namespace) -> int:
     from dicom_node.store.retention import Retention
     from dicom_node.store.spool import Spool
 
-    settings = _settings(options)
+    settings = _settings_in_force(options)
     spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free)
     removed = Retention(settings, spool, _ledger(settings)).purge(time.time())
     show.acted("purged", removed, as_json=options.json)
@@ -394,11 +414,13 @@ def _user_add(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
     from dicom_node.users import add_user, users_file
 
-    settings = _settings(options)
+    settings = _settings_in_force(options)
     if options.password_file:
         password = options.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-    else:
+    elif sys.stdin.isatty():
         password = getpass(f"Password of {options.name}: ")
+    else:  # a script: the first line of its standard input
+        password = sys.stdin.readline().rstrip("\r\n")
     add_user(users_file(settings), options.name, options.role, password)
     show.acted("kept", 1, as_json=options.json)
     return OK
@@ -408,7 +430,7 @@ def _user_remove(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
     from dicom_node.users import remove_user, users_file
 
-    remove_user(users_file(_settings(options)), options.name)
+    remove_user(users_file(_settings_in_force(options)), options.name)
     show.acted("removed", 1, as_json=options.json)
     return OK
 
@@ -418,7 +440,7 @@ def _user_list(options: argparse.Namespace) -> int:
 
     from dicom_node.users import read_users, users_file
 
-    users = read_users(users_file(_settings(options))).values()
+    users = read_users(users_file(_settings_in_force(options))).values()
     if options.json:
         print(json.dumps([{"name": user.name, "role": user.role} for user in users]))
     else:
@@ -452,7 +474,7 @@ def _export(options: argparse.Namespace) -> int:
     from dicom_node.operate.export import export
 
     count = export(
-        _settings(options),
+        _settings_in_force(options),
         options.since,
         options.until,
         form="jsonl" if options.json else options.format,

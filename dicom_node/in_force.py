@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from dicom_node.base import toml
 from dicom_node.base.errors import ConfigurationError
@@ -20,6 +20,8 @@ from dicom_node.dimse import security
 from dicom_node.settings import Settings, load
 
 FILE = "accepted.json"
+
+_DATA_DIR = re.compile(r"""\s*(?:node\s*\.\s*)?data_dir\s*=\s*["']([^"'\n]+)["']""")
 
 EXCHANGED = ("peers", "rules")
 """Tables that a running node takes over anew; the others wait for its next start."""
@@ -57,6 +59,41 @@ def read(path: Path) -> Settings:
         The file cannot be read or a key is wrong.
     """
     return load(path) if path.name != FILE else _settings(path, _told(path)["content"])
+
+
+def beside_broken_file(config: Path) -> Settings | None:
+    """Return what a node of `config` runs with, for a `config` that is wrong at the moment.
+
+    What looks at a node or acts on its ledger must not wait until a typing error is mended.
+
+    Returns
+    -------
+    Settings or None
+        None where no node has accepted this file, or where its data_dir cannot be told.
+    """
+    for folder in _data_dirs(config):
+        copy = folder / FILE
+        try:
+            accepted = _told(copy)
+            if Path(accepted["config"]) == config.absolute():
+                return _settings(copy, accepted["content"])
+        except (ConfigurationError, KeyError, TypeError):
+            continue
+    return None
+
+
+def _data_dirs(config: Path) -> Iterator[Path]:
+    """Yield where the data of a broken file may be: as its text says, then the default."""
+    if named := os.environ.get("CHEXFRACT_NODE__DATA_DIR"):
+        yield Path(named)
+    try:
+        text = config.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        if found := _DATA_DIR.match(line):
+            yield Path(found[1])
+    yield Settings.model_fields["node"].get_default().data_dir
 
 
 def exchange(copy: Path) -> Exchange:
@@ -111,10 +148,7 @@ def _told(copy: Path) -> dict[str, Any]:
 
 
 def _settings(where: Path, content: dict[str, Any]) -> Settings:
-    try:
-        return Settings(**content)
-    except ValidationError as exc:
-        raise ConfigurationError(f"{where}: {toml.explain(exc)}") from exc
+    return toml.settings(Settings, content, where)
 
 
 def _write(copy: Path, config: Path, content: dict[str, Any]) -> None:

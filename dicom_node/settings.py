@@ -7,6 +7,7 @@ A key may be overridden by the environment: ``CHEXFRACT_NODE__PORT=4104`` for ``
 from __future__ import annotations
 
 import re
+from collections import Counter
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,15 +18,14 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.base import toml
-from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.job import ObjectKind
+from dicom_node.base.toml import Wording
 
 DEMONSTRATION_MODELS = frozenset({"phantom"})
 """Models that read drawings, not patients; live only under ``allow_demonstration``."""
@@ -60,19 +60,32 @@ Duration = Annotated[
     BeforeValidator(_seconds),
     Field(ge=0),
     _or_text("number", r"^\d+(\.\d+)?\s*[smhd]$"),
+    Wording('a duration; write "24h", "90m", "45s" or "7d"'),
 ]
 """Seconds, or text such as ``"90s"``, ``"24h"``, ``"365d"``."""
 
 Size = Annotated[
-    int, BeforeValidator(_bytes), Field(ge=0), _or_text("integer", r"^\d+(\.\d+)?\s*[KMGT]?B$")
+    int,
+    BeforeValidator(_bytes),
+    Field(ge=0),
+    _or_text("integer", r"^\d+(\.\d+)?\s*[KMGT]?B$"),
+    Wording('a size; write "2GB", "500MB" or a number of bytes'),
 ]
 """Bytes, or text such as ``"2GB"``."""
 
-AETitle = Annotated[str, Field(pattern=r"^[ -\[\]-~]{1,16}$")]
+AETitle = Annotated[
+    str,
+    Field(pattern=r"^[ -\[\]-~]{1,16}$"),
+    Wording("an AE title; write 1 to 16 ASCII characters without a backslash"),
+]
 """1 to 16 characters of the default repertoire without backslash (DICOM PS3.5 Table 6.2-1)."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Port = Annotated[int, Field(ge=0, le=65535)]
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"),
+    Wording("a name; write 1 to 64 letters, digits, and _ . -"),
+]
+Port = Annotated[int, Field(ge=0, le=65535), Wording("a port; write a number from 1 to 65535")]
 
 
 class Section(BaseModel):
@@ -164,7 +177,13 @@ class Web(Section):
 class Broker(Section):
     """``[broker]``: where hand-outs are published."""
 
-    url: Annotated[str, Field(pattern=r"^(embedded$|rediss?://|sentinel://)")] = "embedded"
+    url: Annotated[
+        str,
+        Field(pattern=r"^(embedded$|rediss?://|sentinel://)"),
+        Wording(
+            'an address; write "embedded", "redis://host:6379/0", "rediss://…" or "sentinel://…"'
+        ),
+    ] = "embedded"
 
 
 class Dispatch(Section):
@@ -304,7 +323,11 @@ class Audit(Section):
 
     file: str = ""
     """One XML message per line."""
-    syslog: Annotated[str, Field(pattern=r"^(|(udp|tcp|tls)://[^:/]+:\d{1,5})$")] = ""
+    syslog: Annotated[
+        str,
+        Field(pattern=r"^(|(udp|tcp|tls)://[^:/]+:\d{1,5})$"),
+        Wording('an address; write "udp://host:514", "tcp://host:601" or "tls://host:6514"'),
+    ] = ""
     """``udp://host:514``, ``tcp://host:601`` or ``tls://host:6514`` of an audit record repository
     (RFC 5424; TLS by RFC 5425 and DICOM PS3.15 A.6)."""
     tls: Tls = Tls()
@@ -350,18 +373,26 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _names_do_not_dangle(self) -> Self:
         faults = [
-            f"rules.{i}.send_to: no peer is named {name!r}; add [peers.{name}] or name another"
-            for i, rule in enumerate(self.rules)
+            f"rule {rule.name!r}: send_to: no peer is named {name!r}; "
+            f"add [peers.{name}] or name another"
+            for rule in self.rules
             for name in rule.send_to
             if name != SENDER and name not in self.peers
         ]
         faults += [
-            f"rules.{i}.allow_demonstration: {rule.model!r} is a demonstration model; set "
-            'allow_demonstration = true or mode = "shadow"'
-            for i, rule in enumerate(self.rules)
+            f"rule {rule.name!r}: allow_demonstration: {rule.model!r} is a demonstration model; "
+            'set allow_demonstration = true or mode = "shadow"'
+            for rule in self.rules
             if rule.model in DEMONSTRATION_MODELS
             and rule.mode == "live"
             and not rule.allow_demonstration
+        ]
+        if self.node.port and self.node.port == self.web.port:
+            faults.append(f"node.port and web.port are both {self.web.port}; give one another port")
+        faults += [
+            f"rule {name!r} stands {count} times; give each rule a name of its own"
+            for name, count in Counter(rule.name for rule in self.rules).items()
+            if count > 1
         ]
         if faults:
             raise ValueError("; ".join(faults))
@@ -401,8 +432,4 @@ def load(path: Path) -> Settings:
     ConfigurationError
         The file cannot be read or a key is wrong; the message names each key's path.
     """
-    content = toml.read(path)
-    try:
-        return Settings(**content)
-    except ValidationError as exc:
-        raise ConfigurationError(f"{path}: {toml.explain(exc)}") from exc
+    return toml.settings(Settings, toml.read(path), path)

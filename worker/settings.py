@@ -11,13 +11,17 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.base import toml
-from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.toml import Wording
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"),
+    Wording("a name; write 1 to 64 letters, digits, and _ . -"),
+]
 
 
 class Section(BaseModel):
@@ -29,9 +33,17 @@ class Section(BaseModel):
 class Worker(Section):
     """``[worker]``: where work comes from and which model does it."""
 
-    broker: Annotated[str, Field(pattern=r"^(rediss?://|sentinel://)")] = "redis://127.0.0.1:6379/0"
+    broker: Annotated[
+        str,
+        Field(pattern=r"^(rediss?://|sentinel://)"),
+        Wording('an address; write "redis://host:6379/0", "rediss://…" or "sentinel://…"'),
+    ] = "redis://127.0.0.1:6379/0"
     model: Name = "phantom"
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[
+        str,
+        Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"),
+        Wording('a device; write "auto", "cpu", "cuda", "cuda:1" or "mps"'),
+    ] = "auto"
     batch: int = Field(default=8, ge=1)
     slots: int = Field(default=2, ge=1, le=16)
     """Hand-outs in progress: one at the model, the others being fetched, decoded, posted."""
@@ -117,7 +129,4 @@ def load(path: Path | None) -> Settings:
         The file cannot be read or a key is wrong; the message names each key's path.
     """
     content = {} if path is None else toml.read(path)
-    try:
-        return Settings(**content)
-    except ValidationError as exc:
-        raise ConfigurationError(f"{path or 'environment'}: {toml.explain(exc)}") from exc
+    return toml.settings(Settings, content, path or "environment")

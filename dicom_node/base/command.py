@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from dicom_node.base.errors import ChexFractError
@@ -42,7 +44,25 @@ def run(commands: argparse.ArgumentParser, arguments: Sequence[str] | None) -> i
         return exc.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
+    except UnicodeDecodeError as exc:
+        print(f"{commands.prog}: a file or standard input is not UTF-8: {exc}", file=sys.stderr)
+        return FAILED
     except BrokenPipeError:
         # The reader of a pipe has gone; say nothing more, also not at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as exc:
+        what = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc.strerror or exc)
+        print(f"{commands.prog}: {what}", file=sys.stderr)
+        return FAILED
+    except Exception as exc:  # the edge of the process: a defect is one line, too
+        if "CHEXFRACT_TRACEBACK" in os.environ:
+            raise
+        *_, frame = traceback.extract_tb(exc.__traceback__)
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        print(
+            f"{commands.prog}: unexpected {type(exc).__name__} at {place}: {exc}; please report "
+            "it; CHEXFRACT_TRACEBACK=1 shows where it came from",
+            file=sys.stderr,
+        )
         return FAILED

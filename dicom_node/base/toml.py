@@ -1,18 +1,37 @@
-"""Read a TOML file, and say in one line what is wrong with it."""
+"""Read a TOML file into settings, and say in one plain line what is wrong with it."""
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import SettingsError
 
 from dicom_node.base.errors import ConfigurationError
 
+SettingsModel = TypeVar("SettingsModel", bound=BaseModel)
+
+_SECRET = re.compile(r"secret|password|webhook|url|ledger|broker|syslog|key", re.IGNORECASE)
+"""Keys whose values may hold a password: no message repeats them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What a value of an annotated type is, in words that complete "… is not …"."""
+
+    words: str
+
 
 def read(path: Path) -> dict[str, Any]:
-    """Return what `path` says.
+    """Return the content of `path`.
 
     Raises
     ------
@@ -20,28 +39,240 @@ def read(path: Path) -> dict[str, Any]:
         The file cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as exc:
         raise ConfigurationError(f"{path}: {exc.strerror or exc}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"{path}: not TOML: {exc}") from exc
+    except UnicodeDecodeError as exc:
+        line = exc.object[: exc.start].count(b"\n") + 1
+        raise ConfigurationError(
+            f"{path}: line {line} is not UTF-8 text; save the file as UTF-8"
+        ) from exc
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigurationError(f"{path}: {_syntax(str(exc), text)}") from exc
 
 
-def explain(error: ValidationError, under: str = "") -> str:
-    """Return every fault as ``key.path: what is wrong``, in one line that shows no value.
+def settings(
+    model: type[SettingsModel], content: Mapping[str, Any], where: object
+) -> SettingsModel:
+    """Return `content` as settings.
+
+    Parameters
+    ----------
+    model : type
+        The settings' class.
+    content : mapping
+        What stands in the file.
+    where : object
+        What to name at the head of a message: the file.
+
+    Raises
+    ------
+    ConfigurationError
+        A key is wrong; the message names each one and what to write.
+    """
+    try:
+        return model(**content)
+    except ValidationError as exc:
+        raise ConfigurationError(f"{where}: {explain(exc, model, content)}") from exc
+    except SettingsError as exc:  # a variable of the environment that should hold a table
+        raise ConfigurationError(f"environment: {str(exc).splitlines()[0]}") from exc
+
+
+def explain(
+    error: ValidationError,
+    model: type[BaseModel],
+    content: Mapping[str, Any] | None = None,
+    under: str = "",
+) -> str:
+    """Return every fault as ``key.path: what is wrong, what to write``, in one line.
 
     Parameters
     ----------
     error : ValidationError
         What pydantic found.
+    model : type
+        The class that was validated: its keys and types are what the messages speak of.
+    content : mapping, optional
+        What was validated; a rule is then named by its name.
     under : str
         The table that was validated, where it was not the whole file.
     """
     faults = []
-    for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        where = ".".join(str(part) for part in ((under,) if under else ()) + fault["loc"])
-        what = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            what = "unknown key"
+    for fault in error.errors(include_url=False):
+        loc = tuple(part for part in fault["loc"] if part != "[key]")
+        where = _place(((under,) if under else ()) + loc, content or {})
+        what = _fault(fault, model, loc)
         faults.append(f"{where}: {what}" if where else what)
-    return "; ".join(faults)
+    return "; ".join(dict.fromkeys(faults))
+
+
+def _place(loc: Sequence[int | str], content: Mapping[str, Any]) -> str:
+    """Return the way to a key as people name it: rules by their name, not by their number."""
+    if len(loc) > 1 and loc[0] == "rules" and isinstance(loc[1], int):
+        name = _look_up(content, ("rules", loc[1], "name"))
+        called = f"rule {name!r}" if isinstance(name, str) and name else f"rule {loc[1] + 1}"
+        return ": ".join(filter(None, (called, ".".join(map(str, loc[2:])))))
+    return ".".join(str(part) for part in loc)
+
+
+def _look_up(content: Any, path: Sequence[int | str]) -> Any:
+    for part in path:
+        try:
+            content = content[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return content
+
+
+def _fault(fault: ErrorDetails, model: type[BaseModel], loc: Sequence[int | str]) -> str:
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"unknown key{_suggestion(model, loc)}"
+    if kind == "missing":
+        return "is missing"
+    if kind in ("value_error", "assertion_error"):
+        return fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    value, (kind_of, wording) = _shown(fault["input"], loc), _annotation(model, loc)
+    if fault["loc"] and fault["loc"][-1] == "[key]":
+        return f"{value} is not a name of 1 to 64 letters, digits, and _ . -"
+    if kind in ("tuple_type", "list_type", "set_type"):
+        if isinstance(fault["input"], Mapping):
+            return f"write [[{'.'.join(map(str, loc))}]], in double brackets, once for each"
+        return f'write a list: ["{fault["input"]}"]' if value else "write a list: [ … ]"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        name = ".".join(map(str, loc))
+        if isinstance(fault["input"], list):
+            return f"write [{name}.NAME], in single brackets, once for each"
+        return f"is a table: write [{name}] and its keys below"
+    if wording is not None and kind != "greater_than":
+        return f"{value or 'this'} is not {wording.words}"
+    if kind == "literal_error":
+        known = [str(one) for one in get_args(kind_of)] or [str(context.get("expected", ""))]
+        return f"{value or 'this'} is not known; write {_either(known)}"
+    return _plain(kind, value or "this", context)
+
+
+def _plain(kind: str, value: str, context: Mapping[str, Any]) -> str:
+    """Return pydantic's usual faults in the words of this project's messages."""
+    limits = {
+        "greater_than_equal": ("ge", "at least"),
+        "greater_than": ("gt", "more than"),
+        "less_than_equal": ("le", "at most"),
+        "less_than": ("lt", "less than"),
+    }
+    if kind in limits:
+        key, words = limits[kind]
+        return f"{value} is out of range; write {words} {context[key]:g}"
+    if kind == "string_too_long":
+        return f"{value} is too long; at most {context['max_length']} characters"
+    if kind == "string_too_short":
+        return "is empty; write some text"
+    forms = {
+        "int": "is not a whole number; write it without quotes",
+        "float": "is not a number; write it without quotes",
+        "bool": "is not true or false; write one of the two, without quotes",
+        "string": 'is not text; write it in quotes: "…"',
+        "path": 'is not a path; write it in quotes: "…"',
+    }
+    return f"{value} {forms.get(kind.split('_')[0], 'is not of the right form')}"
+
+
+def _either(words: Sequence[str]) -> str:
+    quoted = [f'"{word}"' for word in words]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
+def _shown(value: object, loc: Sequence[int | str]) -> str:
+    """Return a value that a message may repeat; empty for a table, a list or a secret."""
+    if any(_SECRET.search(str(part)) for part in loc[-1:]) or isinstance(value, list | Mapping):
+        return ""
+    shown = repr(value) if isinstance(value, str) else str(value)
+    if isinstance(value, bool):
+        shown = shown.lower()
+    return shown if len(shown) <= 60 else f"{shown[:57]}…"
+
+
+def _suggestion(model: type[BaseModel], loc: Sequence[int | str]) -> str:
+    """Return ``; did you mean …?`` for a key that nearly stands here, or stands elsewhere."""
+    here = _keys(_annotation(model, loc[:-1])[0])
+    key = str(loc[-1])
+    near = difflib.get_close_matches(key, here, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]}?"
+    for table in _keys(model):
+        if key in _keys(_annotation(model, (table,))[0]):
+            return f"; did you mean {key} in [{table}]?"
+    return f"; known here: {', '.join(here)}" if 0 < len(here) <= 12 else ""
+
+
+def _keys(annotation: Any) -> list[str]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return list(annotation.model_fields)
+    return []
+
+
+def _annotation(model: Any, loc: Sequence[int | str]) -> tuple[Any, Wording | None]:
+    """Follow `loc` through the fields; return the type there and its wording."""
+    annotation: Any = model
+    metadata: list[Any] = []
+    for part in loc:
+        annotation, metadata = _bare(annotation)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            field = annotation.model_fields.get(str(part))
+            if field is None:
+                return None, None
+            annotation, metadata = field.annotation, list(field.metadata)
+        else:  # an item of a tuple, a value of a dictionary
+            arguments = get_args(annotation)
+            if not arguments:
+                return None, None
+            annotation, metadata = arguments[-1 if get_origin(annotation) is dict else 0], []
+    annotation, more = _bare(annotation)
+    wordings: Iterator[Wording] = (one for one in metadata + more if isinstance(one, Wording))
+    return annotation, next(wordings, None)
+
+
+def _bare(annotation: Any) -> tuple[Any, list[Any]]:
+    """Take Annotated[…] and … | None away; return the type and what was annotated."""
+    metadata: list[Any] = []
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation, *more = get_args(annotation)
+            metadata += more
+        elif get_origin(annotation) in (Union, types.UnionType):
+            annotation = next(one for one in get_args(annotation) if one is not type(None))
+        else:
+            return annotation, metadata
+
+
+def _syntax(message: str, text: str) -> str:
+    """Return what tomllib found in plain words, with the line."""
+    found = re.search(r"\(at (?:line (\d+), column \d+|end of document)\)$", message)
+    number = int(found[1]) if found and found[1] else text.count("\n") + 1
+    lines = text.splitlines()
+    line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+    what = re.sub(r"\s*\(at [^)]*\)$", "", message)
+    key = line.split("=")[0].strip()
+    if table := re.match(r"\[\[?\s*([^\]]+?)\s*\]\]?", line):
+        if "twice" in what or "declare" in what or "overwrite" in what or "mutate" in what:
+            first = _first_table(lines, table[1], number)
+            at = f" (first in line {first})" if first else ""
+            return f"line {number}: the table [{table[1]}] stands twice{at}; put its keys together"
+    elif "overwrite" in what or "twice" in what:
+        return f"line {number}: {key} stands twice; keep one"
+    if "end of a table declaration" in what:
+        return f"line {number}: {line} is not closed; write [{line.strip('[] ')}]"
+    if "Invalid value" in what:
+        return f"line {number}: the value of {key} is not TOML; write text in quotes"
+    if "Expected '='" in what or "Invalid statement" in what:
+        return f"line {number}: not TOML; write key = value, text in quotes, or [table]"
+    return f"line {number}: not TOML: {what[:1].lower()}{what[1:]}"
+
+
+def _first_table(lines: Sequence[str], table: str, before: int) -> int | None:
+    for number, line in enumerate(lines[: before - 1], 1):
+        if re.match(rf"\s*\[\[?\s*{re.escape(table)}\s*\]", line):
+            return number
+    return None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from dicom_node import in_force
 from dicom_node.base.checks import Check, failed, passed, show, warned
 from dicom_node.base.errors import ChexFractError, ConfigurationError
 from dicom_node.operate import machine, neighbours, people, surroundings
@@ -38,8 +39,10 @@ def doctor(config: Path, *, worker_config: Path | None = None, as_json: bool = F
         checks = [_config(config, settings), *together(_looks(settings))]
     except ConfigurationError as exc:
         advice = f"correct {config}" if config.exists() else "chexfract-node init writes one"
-        fault = failed("config", str(exc), advice, exc.exit_code)
-        checks = [fault, *machine.python()]
+        checks = [failed("config", str(exc), advice, exc.exit_code)]
+        # A node that runs goes on with what it accepted: so does the look at all the rest.
+        settings = in_force.beside_broken_file(config)
+        checks += together(_looks(settings)) if settings else machine.python()
     checks += surroundings.worker(settings, worker, asked)
     return show(checks, as_json=as_json, config=str(config))
 

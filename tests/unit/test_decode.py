@@ -262,10 +262,10 @@ def test_bombs_take_little_memory():
     program = """
 import sys, time
 from pathlib import Path
-from dicom_node.errors import Rejected
-from worker import pixels
-from worker.codestream import frame, inspect
-from worker.decode import Decoder, _Killed
+from dicom_node.base.errors import Rejected
+from worker.image import pixels
+from worker.image.codestream import frame, inspect
+from worker.image.decode import Decoder, _Killed
 with Decoder() as decoder:
     for path in sys.argv[1:]:
         began = time.monotonic()
@@ -543,8 +543,8 @@ def _dying(decoder, ds):
 def test_children_end_with_the_worker():
     program = """
 import os
-from worker.codestream import frame, inspect
-from worker.decode import Decoder, _Killed
+from worker.image.codestream import frame, inspect
+from worker.image.decode import Decoder, _Killed
 decoder = Decoder()
 decoder.start()
 print(decoder._idle[0]._process.pid, flush=True)

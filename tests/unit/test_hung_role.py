@@ -104,7 +104,7 @@ async def _ask(url: str) -> None:
 ROLE = """
 import sys, threading, time
 from pathlib import Path
-from dicom_node import roles
+from dicom_node.run import roles
 from dicom_node.web import app
 roles.HANGS_AFTER_S = 1.0
 serve = app.serve_web

@@ -687,8 +687,8 @@ def test_a_watch_sees_what_others_commit(sqlite_url: str) -> None:
 
 CLAIMER = """
 import os, sys, time
-from dicom_node.errors import Stale
-from dicom_node.job import Result
+from dicom_node.base.errors import Stale
+from dicom_node.base.job import Result
 from dicom_node.store.ledger import Ledger
 ledger = Ledger.open(sys.argv[1])
 deadline = time.time() + 30

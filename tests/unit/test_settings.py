@@ -46,9 +46,27 @@ def test_an_empty_file_is_a_node_without_rules(tmp_path: Path) -> None:
         ("[peers.a]\nae_title = 'A'", "peers.a.host: "),
         ("[[rules]]\nname = 'r'\nmode = 'shadow'\nsend_to = ['b']", "no peer is named 'b'"),
         ("[[rules]]\nname = 'r'", "allow_demonstration"),
-        ("[[rules]]\nname = 'r'\nmatch.colour = ['red']", "rules.0.match.colour: unknown key"),
+        ("[[rules]]\nname = 'r'\nmatch.colour = ['red']", "rule 'r': match.colour: unknown key"),
         ("[web]\nhost = '0.0.0.0'\nsign_in = false", "loopback"),
-        ("[node", "not TOML"),
+        ("[node", "line 1: [node is not closed; write [node]"),
+        ("[node]\nport = 1\n[node]\n", "line 3: the table [node] stands twice (first in line 1)"),
+        ("[node]\nport = 1\nport = 2\n", "line 3: port stands twice"),
+        ("[node]\nae_title = CHEX", "line 2: the value of ae_title is not TOML; write text in quo"),
+        ("[node]\nprot = 1", "node.prot: unknown key; did you mean port?"),
+        ("[node]\nsecret_file = 'x'", "unknown key; did you mean secret_file in [web]?"),
+        ("[retention]\nimages = 'one day'", "'one day' is not a duration; write \"24h\""),
+        ("[retention]\nmin_free = '2 gigs'", "'2 gigs' is not a size; write \"2GB\""),
+        ("[node]\nport = 8080", "node.port and web.port are both 8080"),
+        ("[rules]\nname = 'r'", "rules: write [[rules]], in double brackets"),
+        ("[[peers]]\nae_title = 'A'", "peers: write [peers.NAME], in single brackets"),
+        ("[[rules]]\nname = 'r'\nmode = 'alive'", "mode: 'alive' is not known; write \"live\" or"),
+        ("[[rules]]\nname = 'r'\nsend_to = '@sender'", 'send_to: write a list: ["@sender"]'),
+        ("[[rules]]\nname='r'\nmode='shadow'\n" * 2, "rule 'r' stands 2 times"),
+        ("[peers.'a b']\nae_title='A'\nhost='a'\nport=1", "'a b' is not a name of 1 to 64 letters"),
+        ("[node]\nae_title = 'SEVENTEEN_LETTERS'", "is not an AE title; write 1 to 16 ASCII"),
+        ("[web]\nsecret = 5", "web.secret: this is not text"),
+        ("node = 5", "node: is a table: write [node] and its keys below"),
+        ("[delivery]\nrefused_first = 0", "0 is out of range; write more than 0"),
     ],
 )
 def test_a_wrong_file_names_the_key_in_one_line(tmp_path: Path, content: str, says: str) -> None:
@@ -113,3 +131,29 @@ def test_the_waits_of_deliveries_are_the_deliverers_own() -> None:
     waits, pace = Settings().delivery, Pace()
     assert (waits.refused_first, waits.refused_longest) == pace.refused
     assert (waits.silent_first, waits.silent_longest) == pace.silent
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("web.secret", ["a-secret-in-a-list"]), ("broker.url", "amqp://u:a-secret-word@host")],
+)
+def test_no_message_repeats_a_secret(tmp_path: Path, key: str, value: object) -> None:
+    table, name = key.split(".")
+    with pytest.raises(ConfigurationError) as caught:
+        load(written(tmp_path, f"[{table}]\n{name} = {value!r}"))
+    assert "a-secret" not in str(caught.value)
+
+
+def test_a_file_that_is_not_utf8_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_bytes(b"[report]\nseries_description = 'R\xf6ntgen'\n")
+    with pytest.raises(ConfigurationError, match="line 2 is not UTF-8 text"):
+        load(path)
+
+
+def test_a_variable_that_should_hold_a_table_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHEXFRACT_PEERS", "not json")
+    with pytest.raises(ConfigurationError, match="environment: "):
+        load(written(tmp_path, ""))

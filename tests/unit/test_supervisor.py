@@ -182,7 +182,7 @@ def test_two_starts_make_one_secret(tmp_path: Path) -> None:
 
 SUPERVISED = """
 import os, sys
-from dicom_node.serve import Child, Supervisor
+from dicom_node.run.supervisor import Child, Supervisor
 code = "import os, time; os.write(int(os.environ['CHEXFRACT_HEART']), b'R'); time.sleep(60)"
 role = Child("role", [sys.executable, "-c", code], dict(os.environ))
 asked = []

@@ -164,7 +164,7 @@ def check(kind: type[AnyOptions], name: str, table: dict[str, Any]) -> AnyOption
     try:
         return kind.model_validate(table)
     except ValidationError as exc:
-        raise ConfigurationError(toml.explain(exc, f"models.{name}")) from exc
+        raise ConfigurationError(toml.explain(exc, kind, under=f"models.{name}")) from exc
 
 
 def check_all(tables: dict[str, dict[str, Any]]) -> None:
