@@ -293,7 +293,7 @@ def _retry(options: argparse.Namespace) -> int:
     if options.failed == bool(options.ident):
         print("chexfract-node retry: give ID or --failed", file=sys.stderr)
         return USAGE
-    jobs = ledger.retry_failed() if options.failed else ledger.retry(options.ident)
+    jobs = ledger.acts.retry_failed() if options.failed else ledger.acts.retry(options.ident)
     if not jobs and not options.failed:
         raise NotFound(f"{options.ident}: no failed or rejected job")
     show.acted("retried", jobs, as_json=options.json)
@@ -304,7 +304,9 @@ def _resend(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     show.acted(
-        "resent", _ledger(_settings_in_force(options)).resend(options.ident), as_json=options.json
+        "resent",
+        _ledger(_settings_in_force(options)).acts.resend(options.ident),
+        as_json=options.json,
     )
     return OK
 
@@ -313,7 +315,9 @@ def _replay(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     show.acted(
-        "replayed", _ledger(_settings_in_force(options)).replay(options.ident), as_json=options.json
+        "replayed",
+        _ledger(_settings_in_force(options)).acts.replay(options.ident),
+        as_json=options.json,
     )
     return OK
 

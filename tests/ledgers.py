@@ -87,17 +87,17 @@ def result(ticket: Ticket, n: int = 1, **changed: Any) -> Result:
 
 def post(ledger: Ledger, ticket: Ticket, told: Result, at: float | None = None) -> bool:
     files = {o.part: f"reports/aa/{ticket.job[:8]}.{o.part}.dcm" for o in told.objects}
-    return ledger.report(ticket.job, ticket.token, told, files, at)
+    return ledger.jobs.report(ticket.job, ticket.token, told, files, at)
 
 
 def taken(ledger: Ledger, worker: str = "w", at: float = NOW) -> Ticket:
-    (ticket,) = ledger.hand_out("phantom", 1, at + 60, at)
-    ledger.claim(ticket.job, ticket.token, worker, 60, at)
+    (ticket,) = ledger.jobs.hand_out("phantom", 1, at + 60, at)
+    ledger.jobs.claim(ticket.job, ticket.token, worker, 60, at)
     return ticket
 
 
 def reported(ledger: Ledger, n: int = 1, at: float = NOW, **routed: Any) -> Ticket:
-    ledger.receive(instance(n), [route(**routed)], at=at)
+    ledger.instances.receive(instance(n), [route(**routed)], at=at)
     ticket = taken(ledger, at=at)
     post(ledger, ticket, result(ticket, n), at)
     return ticket

@@ -30,7 +30,7 @@ def keep(api: Api, content: bytes, *routes: Route, **facts: Any) -> str:
         uid, "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.1.2.1", "1.2.7", "1.2.8",
         **of_file, **known,
     )  # fmt: skip
-    api.ledger.receive(instance, routes)
+    api.ledger.instances.receive(instance, routes)
     return uid
 
 
@@ -47,8 +47,8 @@ def route(**changes: Any) -> Route:
 
 def claimed(api: Api) -> Ticket:
     """Hand the next job out and claim it."""
-    (ticket,) = api.ledger.hand_out("phantom", 1, time.time() + 60)
-    api.ledger.claim(ticket.job, ticket.token, "gpu-host:4711", 60)
+    (ticket,) = api.ledger.jobs.hand_out("phantom", 1, time.time() + 60)
+    api.ledger.jobs.claim(ticket.job, ticket.token, "gpu-host:4711", 60)
     return ticket
 
 
@@ -76,7 +76,7 @@ def reported(
         )
         for o in result.objects
     }
-    assert api.ledger.report(ticket.job, ticket.token, result, files)
+    assert api.ledger.jobs.report(ticket.job, ticket.token, result, files)
 
 
 def rejected(api: Api, ticket: Ticket, text: str = "lateral view") -> None:
@@ -88,16 +88,18 @@ def rejected(api: Api, ticket: Ticket, text: str = "lateral view") -> None:
 
 def fail(api: Api, ticket: Ticket, reason: str = "the model ran out of memory") -> None:
     """Let the last attempt fail."""
-    assert api.ledger.release(ticket.job, ticket.token, reason, True, 0, 1) == "failed"
+    assert api.ledger.jobs.release(ticket.job, ticket.token, reason, True, 0, 1) == "failed"
 
 
 def deliver(api: Api, status: int | None = 0) -> None:
     """Answer the waiting deliveries with a status, or with silence."""
-    for delivery in api.ledger.due_deliveries(time.time() + 1):
+    for delivery in api.ledger.deliveries.due(time.time() + 1):
         if status is None:
-            api.ledger.hold(delivery.destination, "gives no answer within 30 s", time.time() + 600)
+            api.ledger.deliveries.hold(
+                delivery.destination, "gives no answer within 30 s", time.time() + 600
+            )
         else:
-            api.ledger.delivered(delivery.id, status, time.time())
+            api.ledger.deliveries.delivered(delivery.id, status, time.time())
 
 
 @contextmanager

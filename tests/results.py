@@ -46,9 +46,9 @@ def add_result(
     )
     order = ReportOrder(content_datetime=reports.WHEN, station_name="CHEXFRACT")
     route = Route("all", "phantom", mode, ("modality",), {}, None, allow, order)
-    ledger.receive(instance, [route])
-    (ticket,) = ledger.hand_out("phantom", 1, time.time() + 60)
-    claimed = ledger.claim(ticket.job, ticket.token, "test", 60)
+    ledger.instances.receive(instance, [route])
+    (ticket,) = ledger.jobs.hand_out("phantom", 1, time.time() + 60)
+    claimed = ledger.jobs.claim(ticket.job, ticket.token, "test", 60)
     outcome = reports.CASES[case]
     documents = build_each(ds, outcome, reports.ALGORITHM, claimed.order, VARIANTS)
     for kind in seconds:
@@ -79,5 +79,5 @@ def add_result(
             for part, document in parts.items()
         ),
     )
-    assert ledger.report(ticket.job, ticket.token, result, names)
+    assert ledger.jobs.report(ticket.job, ticket.token, result, names)
     return documents

@@ -62,7 +62,7 @@ def _delivered(url: str, count: int) -> str:
     try:
         end = time.monotonic() + 120
         while time.monotonic() < end:
-            rows = ledger.recent(count)
+            rows = ledger.history.recent(count)
             if len(rows) == count and all(row["state"] == "delivered" for row in rows):
                 longest = max(rows, key=lambda row: len(row["text"] or ""))
                 return str(longest["sop_instance_uid"])

@@ -46,7 +46,7 @@ class Api:
             kept = incoming.keep(uid)
         of_file = {"sha256": "", "size": kept.size, "file": kept.name}
         instance = Instance(uid, DX, "1.2.840.10008.1.2.1", "1.2", "1.3", **of_file, **facts)
-        self.ledger.receive(instance, routes)
+        self.ledger.instances.receive(instance, routes)
         return uid
 
     def ticket(self, **facts: Any) -> Ticket:
@@ -54,13 +54,13 @@ class Api:
         order = ReportOrder(content_datetime=datetime.fromtimestamp(0, UTC))
         to = ("modality",)
         uid = self.receive(Route("all", "phantom", "live", to, {}, None, True, order), **facts)
-        job = self.ledger.trace(uid)["jobs"][0]["job"]
+        job = self.ledger.history.trace(uid)["jobs"][0]["job"]
         # Jobs that an earlier test left behind are handed out too: the new one is meant.
-        tickets = self.ledger.hand_out("phantom", 100, time.time() + 60)
+        tickets = self.ledger.jobs.hand_out("phantom", 100, time.time() + 60)
         return next(ticket for ticket in tickets if ticket.job == job)
 
     def state(self, ticket: Ticket) -> str:
-        return str(self.ledger.trace(ticket.job)["jobs"][0]["state"])
+        return str(self.ledger.history.trace(ticket.job)["jobs"][0]["state"])
 
     @property
     def reports(self) -> list[str]:

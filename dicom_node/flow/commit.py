@@ -56,7 +56,9 @@ def keeper(ledger: Ledger, pace: Pace, reason: Callable[[int], str]) -> Callable
 
     def keep(answer: Answer) -> bool:
         failed = {uid: reason(code) for uid, code in answer.failed.items() if code != ASK_AGAIN}
-        return ledger.answer(answer.transaction_uid, answer.committed, failed, pace.after_refusals)
+        return ledger.commitments.answer(
+            answer.transaction_uid, answer.committed, failed, pace.after_refusals
+        )
 
     return keep
 
@@ -93,7 +95,7 @@ class Committer:
 
     def step(self, now: float | None = None) -> int:
         """Ask for everything that is due once; return how many objects that was."""
-        due = self._ledger.due_commitments(_moment(now))
+        due = self._ledger.commitments.due(_moment(now))
         for name, wanted in due.items():
             self._ask(name, wanted, now)
         return sum(len(wanted) for wanted in due.values())
@@ -108,7 +110,7 @@ class Committer:
             if not watch.changed() and time.monotonic() < again:
                 continue
             try:
-                due = self._ledger.due_commitments(time.time())
+                due = self._ledger.commitments.due(time.time())
                 again = time.monotonic() + self._rest()
             except Transient as exc:
                 logger.warning("storage commitment waits: %s", exc)
@@ -121,7 +123,7 @@ class Committer:
 
     def _rest(self) -> float:
         """Return how long nothing can become due by time alone, in seconds."""
-        due = self._ledger.next_commitment()
+        due = self._ledger.commitments.next_due()
         return 5.0 if due is None else max(LOOK_S, min(5.0, due - time.time()))
 
     def _thread(self, name: str, wanted: Sequence[Uncommitted]) -> threading.Thread:
@@ -144,7 +146,7 @@ class Committer:
         peer = self._peers.get(name)
         if peer is None or not peer.storage_commitment:
             reason = f"{name} is no longer asked for storage commitment"
-            self._ledger.put_off(wanted, reason, None, now)
+            self._ledger.commitments.put_off(wanted, reason, None, now)
             return
         question = Question(
             f"2.25.{uuid.uuid4().int}",
@@ -155,18 +157,18 @@ class Committer:
                 line.connect()
                 # Recorded first: the answer may be here before the response to the question.
                 wait = self._pace.before_asking_again
-                self._ledger.ask(question.transaction_uid, wanted, wait, now)
+                self._ledger.commitments.ask(question.transaction_uid, wanted, wait, now)
                 self._silences.pop(name, None)
                 line.ask(question)
                 line.wait(self._linger_s, self._stop.is_set)
         except Refused as exc:
             logger.warning("no storage commitment of %s: %s", name, exc)
-            self._ledger.put_off(wanted, str(exc), self._pace.before_asking_again, now)
+            self._ledger.commitments.put_off(wanted, str(exc), self._pace.before_asking_again, now)
         except Transient as exc:
             wait_s = self._hold(name)
             if self._silences[name] == 1:
                 logger.warning("storage commitment of %s waits: %s", name, exc)
-            self._ledger.put_off(wanted, str(exc), partial(_after, wait_s), now)
+            self._ledger.commitments.put_off(wanted, str(exc), partial(_after, wait_s), now)
 
     def _hold(self, name: str) -> float:
         count = self._silences.get(name, 0)

@@ -14,7 +14,7 @@ from dicom_node.base.errors import ChexFractError, NotFound, NotUnderstood, Refu
 from dicom_node.flow import routing
 from dicom_node.settings import SENDER, Peer, Settings
 from dicom_node.settings import Delivery as Waits
-from dicom_node.store.ledger import Delivery, Ledger, Stored
+from dicom_node.store.ledger import DueDelivery, Ledger, ReportFile
 from dicom_node.store.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -164,16 +164,16 @@ class Deliverer:
         """Try at once what waits: the peers in the settings may be others than before."""
         try:
             for name in (SENDER, *self._peers):
-                self._ledger.wake(name)
+                self._ledger.deliveries.wake(name)
         except Transient as exc:
             logger.warning("delivery waits: %s", exc)
 
     def _due(self, now: float) -> list[str]:
         """Return the destinations with something to send now, whatever the clock was before."""
         if not 0 <= now - self._redated_at < REDATE_S:
-            self._ledger.redate_deliveries(now)
+            self._ledger.deliveries.redate(now)
             self._redated_at = now
-        return self._ledger.due_destinations(now)
+        return self._ledger.deliveries.due_destinations(now)
 
     def _thread(self, name: str, stop: threading.Event) -> threading.Thread:
         thread = threading.Thread(
@@ -210,9 +210,9 @@ class Deliverer:
         seen: set[int] = set()
         while stop is None or not stop.is_set():
             at = _moment(now)
-            if name not in self._ledger.due_destinations(at):
+            if name not in self._ledger.deliveries.due_destinations(at):
                 break
-            due = self._ledger.due_deliveries(at, destination=name)
+            due = self._ledger.deliveries.due(at, destination=name)
             due = [delivery for delivery in due if delivery.id not in seen]
             if not due:
                 break
@@ -222,7 +222,7 @@ class Deliverer:
                 break
         return count
 
-    def _send_all(self, name: str, due: Sequence[Delivery], now: float | None) -> bool:
+    def _send_all(self, name: str, due: Sequence[DueDelivery], now: float | None) -> bool:
         """Send these; return whether the destination is still there for more."""
         if name == SENDER:
             for delivery in due:
@@ -231,13 +231,13 @@ class Deliverer:
         peer = self._peers.get(name)
         if peer is None:
             reason = f"{name} is no longer in [peers]; add it again"
-            self._ledger.hold(name, reason, _moment(now) + self._pace.silent[1], now)
+            self._ledger.deliveries.hold(name, reason, _moment(now) + self._pace.silent[1], now)
             return False
         line = self._line(name, peer)
         for delivery in due:
             try:
                 if line.ensure(_classes(peer, due)):
-                    self._ledger.resume(name, now)
+                    self._ledger.deliveries.resume(name, now)
                 self._send(line, peer, delivery, now)
             except _Broken as exc:
                 self._put_behind(delivery, exc, now)
@@ -257,7 +257,7 @@ class Deliverer:
             line = self._lines[name] = _Line(peer, self._connect(peer))
         return line
 
-    def _send(self, line: _Line, peer: Peer, delivery: Delivery, now: float | None) -> None:
+    def _send(self, line: _Line, peer: Peer, delivery: DueDelivery, now: float | None) -> None:
         stored = self._choose(line, peer, delivery)
         if stored is None:
             wanted = "the SR SOP class settled on" if delivery.chosen else "no SOP class of it"
@@ -281,7 +281,7 @@ class Deliverer:
             self._refused(delivery, reason, status, now)
             return
         ask_at = _moment(now) + self._pace.gather if peer.storage_commitment else 0.0
-        self._ledger.delivered(delivery.id, status, now, ms, ask_at)
+        self._ledger.deliveries.delivered(delivery.id, status, now, ms, ask_at)
         self._breaks.pop(delivery.id, None)
         logger.info(
             "delivered sop=%s destination=%s status=0x%04X ms=%.0f",
@@ -291,7 +291,7 @@ class Deliverer:
             ms,
         )
 
-    def _choose(self, line: _Line, peer: Peer, delivery: Delivery) -> Stored | None:
+    def _choose(self, line: _Line, peer: Peer, delivery: DueDelivery) -> ReportFile | None:
         """Return what to send, settled in the ledger before the first attempt."""
         by_class = {stored.sop_class_uid: stored for stored in delivery.objects}
         wanted = [SR_CLASSES[name] for name in peer.sop_classes]
@@ -304,15 +304,15 @@ class Deliverer:
             return next((s for s in chosen if line.destination.accepts(s.sop_class_uid)), None)
         if not usable:
             return None
-        settled = self._ledger.choose(delivery.id, usable[0].sop_instance_uid)
+        settled = self._ledger.deliveries.choose(delivery.id, usable[0].sop_instance_uid)
         return next((s for s in usable if s.sop_instance_uid == settled), None)
 
     def _refused(
-        self, delivery: Delivery, reason: str, status: int | None, now: float | None
+        self, delivery: DueDelivery, reason: str, status: int | None, now: float | None
     ) -> None:
         """Put one object off: the destination is there and does not take it."""
         wait = self._pace.after_refusals(delivery.attempts)
-        self._ledger.postpone(
+        self._ledger.deliveries.postpone(
             delivery.id, reason, _moment(now) + wait, counts=True, status=status, at=now
         )
         logger.warning(
@@ -323,35 +323,39 @@ class Deliverer:
             reason,
         )
 
-    def _put_behind(self, delivery: Delivery, exc: Exception, now: float | None) -> None:
+    def _put_behind(self, delivery: DueDelivery, exc: Exception, now: float | None) -> None:
         """Let the others go first: an object that breaks each association may not hold them up."""
         count = self._breaks.get(delivery.id, 0)
         self._breaks[delivery.id] = count + 1
         wait = self._pace.after_silence(count) if count else 0.0
-        self._ledger.postpone(delivery.id, str(exc), _moment(now) + wait, counts=False, at=now)
+        self._ledger.deliveries.postpone(
+            delivery.id, str(exc), _moment(now) + wait, counts=False, at=now
+        )
 
     def _hold(self, name: str, line: _Line, exc: Exception, now: float | None) -> None:
         """Hold a whole destination: it does not answer; this costs no attempt."""
         line.close()
-        failures = self._ledger.line(name).failures
+        failures = self._ledger.deliveries.destination(name).failures
         wait = self._pace.after_silence(failures)
-        self._ledger.hold(name, str(exc), _moment(now) + wait, now)
+        self._ledger.deliveries.hold(name, str(exc), _moment(now) + wait, now)
         if failures == 0:
             logger.warning("held destination=%s: %s", name, exc)
 
-    def _find_sender(self, delivery: Delivery, now: float | None) -> None:
+    def _find_sender(self, delivery: DueDelivery, now: float | None) -> None:
         peers = self._peers
         name = routing.sender(peers, delivery.calling_ae, delivery.calling_host)
         if name is not None:
-            self._ledger.redirect(delivery.job, name, peers[name].objects, now)
+            self._ledger.deliveries.redirect(delivery.job, name, peers[name].objects, now)
             return
         reason = f"sender {delivery.calling_ae}@{delivery.calling_host} is not in [peers]; add it"
         wait = self._pace.refused[1]  # until other peers are known: they wake it
-        self._ledger.postpone(delivery.id, reason, _moment(now) + wait, counts=False, at=now)
+        self._ledger.deliveries.postpone(
+            delivery.id, reason, _moment(now) + wait, counts=False, at=now
+        )
 
     def _wait(self, now: float) -> float:
         """Return how long nothing can become due by time alone, in seconds."""
-        due = self._ledger.next_delivery(now)
+        due = self._ledger.deliveries.next_due(now)
         return 5.0 if due is None else max(LOOK_S, min(5.0, due - now))
 
 
@@ -387,7 +391,7 @@ class _Line:
                 logger.debug("closing an association: %s", exc)
 
 
-def _classes(peer: Peer, due: Sequence[Delivery]) -> list[str]:
+def _classes(peer: Peer, due: Sequence[DueDelivery]) -> list[str]:
     """Return what to propose: every SR SOP class in the peer's order, then what is due."""
     classes = [SR_CLASSES[name] for name in peer.sop_classes]
     classes += [stored.sop_class_uid for delivery in due for stored in delivery.objects]

@@ -66,9 +66,9 @@ class Dispatcher:
         """
         now = time.time() if now is None else now
         if not 0 <= now - self._redated_at < REDATE_S:
-            self._ledger.redate_jobs(now)
+            self._ledger.jobs.redate(now)
             self._redated_at = now
-        expired = self._ledger.expire(now, self._limits.attempts)
+        expired = self._ledger.jobs.expire(now, self._limits.attempts)
         if expired.queued or expired.running or expired.failed:
             logger.info(
                 "taken back queued=%d running=%d failed=%d",
@@ -76,7 +76,7 @@ class Dispatcher:
                 expired.running,
                 expired.failed,
             )
-        for model, waiting in self._ledger.waiting(now).items():
+        for model, waiting in self._ledger.jobs.waiting(now).items():
             silence = self._silent.get(model)
             if silence and now < silence.until <= now + _PAUSE_S[1]:
                 continue
@@ -100,7 +100,7 @@ class Dispatcher:
             began = time.monotonic()
             try:
                 if ahead > 0:  # workers go by their own clocks: their time is not over
-                    self._ledger.extend_leases(ahead)
+                    self._ledger.jobs.extend_leases(ahead)
                 ahead = 0.0
                 again = time.monotonic() + self.step()
             except Transient as exc:
@@ -122,8 +122,8 @@ class Dispatcher:
 
     def _hand_out_some(self, model: str, priority: int, room: int, now: float) -> int:
         until = now + self._limits.queued_for
-        tickets = self._ledger.hand_out(model, room, until, now, priority)
-        tried = self._ledger.tried(tickets)
+        tickets = self._ledger.jobs.hand_out(model, room, until, now, priority)
+        tried = self._ledger.jobs.tried(tickets)
         fresh = [ticket for ticket in tickets if ticket.job not in tried]
         size = max(1, min(self._limits.batch, len(fresh) // SHARES))
         # what may have killed a worker goes last and alone: it must not spoil its neighbours again
@@ -133,7 +133,7 @@ class Dispatcher:
             try:
                 self._publish(handout, priority)
             except Transient as exc:
-                self._ledger.unpublish([t for late in parts[i:] for t in late])
+                self._ledger.jobs.unpublish([t for late in parts[i:] for t in late])
                 raise _BrokerSilent(str(exc)) from exc
         return len(tickets)
 
@@ -147,7 +147,7 @@ class Dispatcher:
 
     def _pause(self, now: float) -> float:
         """Return how long nothing can become due by time alone, in seconds."""
-        due = self._ledger.next_due(now)
+        due = self._ledger.jobs.next_due(now)
         times = [silence.until for silence in self._silent.values()]
         times += [] if due is None else [due]
         return max(POLL_S, min(1.0, *(t - now for t in times))) if times else 1.0

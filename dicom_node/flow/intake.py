@@ -17,6 +17,7 @@ from dicom_node.dimse import Accepted, Sender
 from dicom_node.flow import routing
 from dicom_node.settings import SENDER, Rule, Settings
 from dicom_node.standard.header import clean, read_header
+from dicom_node.standard.priority import FROM_RULE
 from dicom_node.store.ledger import Instance, Ledger, Receipt, Route
 from dicom_node.store.spool import Incoming, Kept, Spool
 
@@ -24,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 LOST = "lost"
 """Stands for the digest of a file that is not where the ledger says."""
-
-PRIORITIES = {"stat": 0, "normal": 1, "low": 2, None: None}
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
@@ -126,10 +125,10 @@ class Intake:
         )
         routes = [] if rule is None else [_route(settings, rule, sender)]
         reason = "" if rule else "no rule matched" if settings.rules else "there are no rules"
-        receipt = self.ledger.receive(instance, routes, reason)
+        receipt = self.ledger.instances.receive(instance, routes, reason)
         if receipt.kind != "known":
             return receipt
-        return self.ledger.receive(self._compared(instance, receipt.file), routes, reason)
+        return self.ledger.instances.receive(self._compared(instance, receipt.file), routes, reason)
 
     def _compared(self, instance: Instance, first: str) -> Instance:
         """Return `instance` with its digest, when that of the file that came first is noted."""
@@ -137,7 +136,7 @@ class Intake:
             digest = self.spool.digest(first)
         except NotFound:
             digest = LOST  # equal to none
-        self.ledger.note_digest(instance.sop_instance_uid, digest)
+        self.ledger.instances.note_digest(instance.sop_instance_uid, digest)
         return replace(instance, sha256=self.spool.digest(instance.file))
 
 
@@ -184,7 +183,7 @@ def _route(settings: Settings, rule: Rule, sender: Sender) -> Route:
         mode=rule.mode,
         send_to=names,
         objects={name: peers[name].objects for name in names if name in peers},
-        priority=PRIORITIES[rule.priority],
+        priority=FROM_RULE[rule.priority] if rule.priority else None,
         allow_demonstration=rule.allow_demonstration,
         order=order,
     )

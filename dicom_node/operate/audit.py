@@ -361,10 +361,10 @@ class Auditor:
         """
         place = self._read()
         if place is None:
-            self._keep(self._ledger.newest_event())
+            self._keep(self._ledger.history.newest_event())
             return 0
         noted = 0
-        while events := self._ledger.events_after(place, _PAGE, stages=_STAGES):
+        while events := self._ledger.history.events_after(place, _PAGE, stages=_STAGES):
             for event in events:
                 if event["stage"] in uses.STAGES:
                     self._trail.used(Use.read(event["detail"]), event["at"])

@@ -129,7 +129,7 @@ def _reports(folder: Path) -> dict[str, Dataset]:
 
 
 def _answer(row: dict[str, str], report: Dataset, ledger: Ledger, started: float) -> Answer:
-    trace = ledger.trace(row["sop_instance_uid"])
+    trace = ledger.history.trace(row["sop_instance_uid"])
     stages = tuple(trace["stages"])
     return Answer(
         file=row["file"],

@@ -94,7 +94,7 @@ def export(
     begin, end = moment(since, "--since"), moment(until, "--until") if until else float("inf")
     ledger = Ledger.open(settings.ledger_url)
     try:
-        rows: Iterable[dict[str, Any]] = map(row_of, ledger.results(begin, end))
+        rows: Iterable[dict[str, Any]] = map(row_of, ledger.results.between(begin, end))
         if is_deidentified:
             rows = map(hashing(deid_key(settings)), rows)
         with _opened(out) as file:

@@ -102,7 +102,7 @@ class Notifier:
         if not self._spool.has_room():
             limit = self._settings.retention.min_free
             yield Trouble("disk full", f"disk full: less than {limit} bytes free, images refused")
-        status = self._ledger.status(now)
+        status = self._ledger.history.status(now)
         silent = {d["name"]: d for d in status["destinations"] if d["failures"] and d["waiting"]}
         self._down = {name: self._down.get(name, now) for name in silent}
         for name, since in self._down.items():
@@ -113,10 +113,10 @@ class Notifier:
 
     def _failures(self) -> tuple[list[str], int]:
         """Return one line for jobs that failed since the last look, and the last event."""
-        newest = self._ledger.newest_event()
+        newest = self._ledger.history.newest_event()
         if self._event is None:
             return [], newest
-        failed = self._ledger.events_after(self._event, 1000, stages=("failed",))
+        failed = self._ledger.history.events_after(self._event, 1000, stages=("failed",))
         if not failed:
             return [], newest
         lines = [f"{len(failed)} image(s) failed; see the worklist, state Failed"]

@@ -221,7 +221,7 @@ def _wait(lines: list[Line], ledger: Ledger, way: Way) -> None:
 
 def _look(line: Line, ledger: Ledger, way: Way) -> None:
     try:
-        told = ledger.trace(line.sop_instance_uid)
+        told = ledger.history.trace(line.sop_instance_uid)
     except NotFound:
         return
     line.state = str(told["state"])

@@ -28,8 +28,8 @@ from dicom_node.store.ledger import Ledger
 
 def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
     """Print counts by state, destinations and the last Instances."""
-    told = ledger.status()
-    told["recent"] = [_arrival(row) for row in ledger.recent(limit=limit)]
+    told = ledger.history.status()
+    told["recent"] = [_arrival(row) for row in ledger.history.recent(limit=limit)]
     if as_json:
         _json(told)
         return
@@ -83,7 +83,7 @@ def _arrival(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def trace(ledger: Ledger, ident: str, *, as_json: bool) -> None:
     """Print every stage of one Instance in order, each with its time."""
-    told = ledger.trace(ident)
+    told = ledger.history.trace(ident)
     told["stages"] = [
         {"stage": stage["stage"], "time": _iso(stage["at"]), **_without(stage, "stage")}
         for stage in told["stages"]

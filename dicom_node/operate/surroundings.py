@@ -47,7 +47,7 @@ def ledger(settings: Settings) -> Iterator[Check]:
             yield _revised(revision)
             return
         yield passed("ledger", f"revision {revision}")
-        ahead = book.last_event() - time.time()
+        ahead = book.history.last_event() - time.time()
         if ahead > machine.MOST_SKEW_S:
             what = f"the ledger's last event lies {ahead:.0f} s in the future"
             yield failed(
@@ -76,10 +76,10 @@ def _work(settings: Settings, book: Ledger) -> Iterator[Check]:
     now = time.time()
     late = [
         f"{waiting.due + waiting.queued} for {model!r} since {now - waiting.oldest:.0f} s"
-        for model, waiting in book.waiting().items()
+        for model, waiting in book.jobs.waiting().items()
         if waiting.oldest and now - waiting.oldest > PATIENCE_S and not waiting.running
     ]
-    claims = book.workers()
+    claims = book.results.workers()
     told = [f"{claim['worker']} {_ago(now - claim['claimed_at'])}" for claim in claims[:3]]
     if late:
         last = f"last claim: {told[0]}" if told else "no worker ever claimed one"
@@ -90,7 +90,7 @@ def _work(settings: Settings, book: Ledger) -> Iterator[Check]:
     elif machine.is_running(settings):
         advice = "send an image, or run chexfract-node selftest"
         yield warned("jobs", "no worker has claimed a job yet", advice)
-    for line in book.status()["destinations"]:
+    for line in book.history.status()["destinations"]:
         if line["failures"]:
             what = f"{line['waiting']} reports wait for {line['name']}: {line['reason']}"
             yield failed("deliveries", what, "see its line below; they go out by themselves")

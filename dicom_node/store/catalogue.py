@@ -21,8 +21,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
 from dicom_node.standard import matching
-from dicom_node.store.ledger import Ledger
-from dicom_node.store.ledger.history import Wanted
+from dicom_node.store.ledger import Ledger, Wanted
 from dicom_node.store.spool import Spool
 
 Level = Literal["PATIENT", "STUDY", "SERIES", "IMAGE"]
@@ -128,10 +127,10 @@ class Catalogue:
     def _groups(self, level: Level, keys: Dataset) -> Iterator[list[Stored]]:
         """Yield the objects of each study, or at the patient's level of each patient."""
         by_patient: dict[str, list[str]] = {}
-        for study, patient in self.ledger.report_studies(_wanted(keys)):
+        for study, patient in self.ledger.results.studies(_wanted(keys)):
             by_patient.setdefault(patient if level == "PATIENT" else study, []).append(study)
         for studies in by_patient.values():
-            if group := [s for row in self.ledger.report_objects(studies) for s in self._of(row)]:
+            if group := [s for row in self.ledger.results.objects(studies) for s in self._of(row)]:
                 yield group
 
     def _of(self, row: dict[str, Any]) -> Iterator[Stored]:

@@ -91,7 +91,7 @@ class Retention:
         for folder in ("images", "reports", "conflicts"):
             names = self._spool.names(folder, older_than_s)
             while batch := list(islice(names, _BATCH)):
-                found |= self._ledger.unnamed(batch)
+                found |= self._ledger.purge.unnamed(batch)
         left_over = found & self._suspects
         for name in left_over:
             self._spool.remove(name)
@@ -101,7 +101,7 @@ class Retention:
     def purge(self, now: float) -> int:
         """Remove files whose time is over and return how many."""
         count = 0
-        while items := self._ledger.purgeable(
+        while items := self._ledger.purge.purgeable(
             now, self._limits.images, self._limits.reports, _BATCH
         ):
             before = count
@@ -117,7 +117,7 @@ class Retention:
             with suppress(NotFound):  # it may come again, and must be known then
                 digest = self._spool.digest(item.file)
         limits = self._limits
-        if not self._ledger.forget(item, limits.images, limits.reports, now, digest):
+        if not self._ledger.purge.forget(item, limits.images, limits.reports, now, digest):
             return False
         self._spool.remove(item.file)
         return True

@@ -70,7 +70,7 @@ def noting(settings: Settings, ledger: Ledger) -> Note:
 
     def note(use: Use) -> None:
         try:
-            ledger.note(use.what, json.dumps(asdict(use)))
+            ledger.history.note(use.what, json.dumps(asdict(use)))
         except ChexFractError as exc:
             logger.warning("a use of the reports is missing in the audit trail: %s", exc)
 

@@ -70,8 +70,8 @@ def _models(settings: Settings, ledger: Ledger, seen: Sequence[Seen]) -> list[di
     by_model: dict[str, list[Seen]] = {}
     for one in seen:
         by_model.setdefault(one.presence.card.name, []).append(one)
-    counts = ledger.status()["models"]
-    versions = ledger.versions(time.time() - 30 * 86400)
+    counts = ledger.history.status()["models"]
+    versions = ledger.results.versions(time.time() - 30 * 86400)
     rules: dict[str, list[Any]] = {}
     for rule in settings.rules:
         rules.setdefault(rule.model, []).append(rule)

@@ -41,7 +41,7 @@ def routes(ledger: Ledger, spool: Spool, counts: Counts | None = None) -> APIRou
     @router.get("/readyz")
     def readyz() -> JSONResponse:
         """Answer 200 when the ledger answers and the spool has room, else 503 and what is not."""
-        checks = {"ledger": _answers(ledger.status), "spool": spool.has_room()}
+        checks = {"ledger": _answers(ledger.history.status), "spool": spool.has_room()}
         is_ready = all(checks.values())
         told = {name: "ok" if is_fine else "failed" for name, is_fine in checks.items()}
         return JSONResponse({"ready": is_ready, **told}, 200 if is_ready else 503)
@@ -71,8 +71,10 @@ class Counts(Collector):
         up = GaugeMetricFamily("chexfract_up", "Whether the ledger answers.")
         yield from self._disk()
         try:
-            status, waiting = self._ledger.status(), self._ledger.waiting()
-            workers = len(self._ledger.pulse(time.time() - 3600, time.time() - 86400)["workers"])
+            status, waiting = self._ledger.history.status(), self._ledger.jobs.waiting()
+            workers = len(
+                self._ledger.results.pulse(time.time() - 3600, time.time() - 86400)["workers"]
+            )
             self._stages.read(self._ledger)
         except ChexFractError:
             up.add_metric([], 0)
@@ -115,9 +117,9 @@ class Stages:
     def read(self, ledger: Ledger) -> None:
         """Add what has happened since the last call; the first one only marks the place."""
         with self._lock:
-            newest = ledger.newest_event()
+            newest = ledger.history.newest_event()
             if self._last is not None and newest > self._last:
-                for stage, ms in ledger.stage_times(self._last, newest):
+                for stage, ms in ledger.history.stage_times(self._last, newest):
                     self._add(stage, ms / 1000)
             self._last = newest
 

@@ -46,7 +46,7 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
     @router.post("/claim")
     def claim(job: str, body: ClaimRequest) -> Claim:
         """Begin an attempt."""
-        claimed = ledger.claim(job, body.token, body.worker[:128], lease_s)
+        claimed = ledger.jobs.claim(job, body.token, body.worker[:128], lease_s)
         return Claim(
             job=job,
             attempt=claimed.attempt,
@@ -58,7 +58,7 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
     @router.get("/instance")
     def instance(job: str, token: Token) -> FileResponse:
         """Send the Part 10 file of the job's Instance."""
-        path = spool.path(ledger.instance_file(job, token))
+        path = spool.path(ledger.jobs.instance_file(job, token))
         if not path.is_file():
             raise NotFound("the Instance is no longer in the spool")
         return FileResponse(path, media_type="application/dicom")
@@ -66,7 +66,7 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
     @router.post("/lease")
     def lease(job: str, body: LeaseRequest) -> dict[str, float]:
         """Extend the lease."""
-        ledger.renew(job, body.token, lease_s)
+        ledger.jobs.renew(job, body.token, lease_s)
         return {"lease_s": lease_s}
 
     @router.post("/result")
@@ -79,7 +79,7 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
             for part, content in contents.items()
         }
         try:
-            return {"durable": ledger.report(job, told.token, told, names)}
+            return {"durable": ledger.jobs.report(job, told.token, told, names)}
         except (Stale, NotFound):
             # Their names bear this token, so no row that counts can refer to them.
             for name in names.values():
@@ -90,7 +90,7 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
     def release(job: str, body: ReleaseRequest) -> dict[str, str]:
         """Give the job back."""
         reason = body.reason[:1024]
-        state = ledger.release(job, body.token, reason, body.counts, body.delay_s, attempts)
+        state = ledger.jobs.release(job, body.token, reason, body.counts, body.delay_s, attempts)
         return {"state": state}
 
     return router

@@ -38,7 +38,7 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -
         request: Request, uid: Uid, window: str = "", person: Person = viewer
     ) -> HTMLResponse:
         """Show all that is known of an Instance."""
-        known = _told(ledger.trace(uid))
+        known = _told(ledger.history.trace(uid))
         note(_seen(request, person, known["instance"]))
         preview = previews.why_not() or ("" if known["instance"]["file"] else "purged")
         chosen = window if window in WINDOWS else next(iter(WINDOWS))
@@ -57,7 +57,7 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -
         uid: Uid, window: Annotated[str, Query(max_length=16)] = "", _person: Person = viewer
     ) -> Response:
         """Draw the Instance."""
-        file = ledger.trace(uid)["instance"]["file"]
+        file = ledger.history.trace(uid)["instance"]["file"]
         if not file:
             raise NotFound("retention has removed the image")
         picture = previews.png(spool.path(file), window if window in WINDOWS else "sent")
@@ -66,21 +66,21 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -
     @router.post("/retry")
     def retry(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Let what failed or waits try again now."""
-        count = ledger.retry(uid)
+        count = ledger.acts.retry(uid)
         what = f"{count} will be tried again now" if count else "nothing had failed or was waiting"
         return told(request, what, f"/images/{uid}")
 
     @router.post("/resend")
     def resend(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Send the report once more."""
-        count = ledger.resend(uid)
+        count = ledger.acts.resend(uid)
         what = f"{count} will be sent again" if count else "nothing was ever sent"
         return told(request, what, f"/images/{uid}")
 
     @router.post("/replay")
     def replay(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Analyse the image again."""
-        count = len(ledger.replay(uid))
+        count = len(ledger.acts.replay(uid))
         what = f"{count} new analysis begins" if count == 1 else f"{count} new analyses begin"
         return told(request, what, f"/images/{uid}")
 
@@ -89,10 +89,12 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -
         """Keep what a reader thinks of a report."""
         verdict, comment = posted.text("verdict"), posted.text("comment", COMMENT)
         job = posted.text("job")
-        if verdict not in JUDGED or job not in {one["job"] for one in ledger.trace(uid)["jobs"]}:
+        if verdict not in JUDGED or job not in {
+            one["job"] for one in ledger.history.trace(uid)["jobs"]
+        }:
             raise NotFound("there is no such report to judge")
         by = posted.person.name or "a reader"
-        ledger.judge(job, cast('Literal["agree", "disagree"]', verdict), by, comment)
+        ledger.acts.judge(job, cast('Literal["agree", "disagree"]', verdict), by, comment)
         return told(request, f"kept: {verdict}", f"/images/{uid}")
 
     return router

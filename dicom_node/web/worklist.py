@@ -80,8 +80,8 @@ class Board:
 
     def _ask(self) -> dict[str, Any]:
         now = time.time()
-        status, waiting = self._ledger.status(), self._ledger.waiting()
-        pulse = self._ledger.pulse(now - _HOUR, now - 24 * _HOUR)
+        status, waiting = self._ledger.history.status(), self._ledger.jobs.waiting()
+        pulse = self._ledger.results.pulse(now - _HOUR, now - 24 * _HOUR)
         due = [line.oldest for line in waiting.values() if line.oldest]
         return {
             "waiting": sum(line.due + line.queued for line in waiting.values()),
@@ -185,7 +185,7 @@ def routes(
     def values(find: str, state: str, page: int) -> dict[str, Any]:
         known = state if state in STATES else ""
         q = seals.open(find)
-        rows = ledger.recent(PAGE + 1, q, known, (page - 1) * PAGE)
+        rows = ledger.history.recent(PAGE + 1, q, known, (page - 1) * PAGE)
         return {
             "tiles": board.tiles(),
             "rows": rows[:PAGE],

@@ -252,7 +252,7 @@ def test_images_are_stored(api: Api, client: DICOMwebClient) -> None:
     answer = client.store_instances(sent)
     assert len(answer.ReferencedSOPSequence) == 2
     for ds in sent:
-        kept = api.ledger.known(ds.SOPInstanceUID)
+        kept = api.ledger.instances.known(ds.SOPInstanceUID)
         assert kept is not None
         assert (kept.calling_ae, kept.calling_host) == ("STOW", "127.0.0.1")
         assert dcmread(api.spool.path(kept.file)).PixelData == ds.PixelData
@@ -271,7 +271,7 @@ def test_each_instance_has_its_own_answer(api: Api) -> None:
     answer = posted(api, as_bytes(good), as_bytes(other), b"no DICOM" * 99, as_bytes(broken))
     assert answer.status_code == 202
     assert failures(answer) == [0x0122, 0xC000, 0xC000]
-    assert api.ledger.known(good.SOPInstanceUID) is not None
+    assert api.ledger.instances.known(good.SOPInstanceUID) is not None
     assert list((api.spool.root / "incoming").iterdir()) == []
 
 
@@ -279,7 +279,7 @@ def test_only_images_of_the_named_study_are_taken(api: Api) -> None:
     ds = radiograph()
     answer = posted(api, as_bytes(ds), path="/studies/1.2.99")
     assert (answer.status_code, failures(answer)) == (409, [0xC409])
-    assert api.ledger.known(ds.SOPInstanceUID) is None
+    assert api.ledger.instances.known(ds.SOPInstanceUID) is None
     answer = posted(api, as_bytes(ds), path=f"/studies/{ds.StudyInstanceUID}")
     assert answer.status_code == 200
 

@@ -49,7 +49,9 @@ def as_modality(
 
 def kept_as(node: Node, path: Path) -> tuple[Path, str]:
     """Return the file that the node kept for the Instance in `path`, and its transfer syntax."""
-    instance = node.ledger.known(str(dcmread(path, stop_before_pixels=True).SOPInstanceUID))
+    instance = node.ledger.instances.known(
+        str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+    )
     assert instance is not None
     return node.spool.path(instance.file), instance.transfer_syntax_uid
 
@@ -87,7 +89,7 @@ def test_real_radiographs_are_kept_as_they_are(node: Node, shared_data: Path) ->
     assert as_modality("dcmsend", node, "-dn", *sent).returncode == 0
     kept = [*node.kept, *(node.spool.root / "conflicts").rglob("*.dcm")]
     assert {pixels(path) for path in sent} <= {pixels(path) for path in kept}
-    assert len(node.ledger.conflicts()) == 1
+    assert len(node.ledger.history.conflicts()) == 1
 
 
 def pixels(path: Path) -> str:
@@ -100,7 +102,7 @@ def test_the_hash_of_one_that_comes_again_is_that_of_its_data_set(
     sent = written(tmp_path, radiograph())
     for _ in range(2):
         assert as_modality("dcmsend", node, sent).returncode == 0
-    instance = node.ledger.known(dcmread(sent).SOPInstanceUID)
+    instance = node.ledger.instances.known(dcmread(sent).SOPInstanceUID)
     assert instance is not None
     content = node.spool.path(instance.file).read_bytes()
     meta = 144 + int.from_bytes(content[140:144], "little")
@@ -126,7 +128,7 @@ def test_the_same_instance_again_is_success_and_kept_once(node: Node, tmp_path: 
         assert as_modality("storescu", node, sent).returncode == 0
     assert len(node.kept) == before + 1
     uid = dcmread(sent).SOPInstanceUID
-    assert [row["resends"] for row in node.ledger.recent(search=uid)] == [1]
+    assert [row["resends"] for row in node.ledger.history.recent(search=uid)] == [1]
 
 
 def test_a_stat_image_is_ordered_before_the_others(node: Node, tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_a_stat_image_is_ordered_before_the_others(node: Node, tmp_path: Path) -
     assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
     assert assoc.send_c_store(ds, priority=1).Status == 0
     assoc.release()
-    instance = node.ledger.known(ds.SOPInstanceUID)
+    instance = node.ledger.instances.known(ds.SOPInstanceUID)
     assert instance is not None
     assert (instance.priority, instance.calling_ae) == (1, "MODALITY")
 
@@ -243,7 +245,7 @@ def test_a_stopping_listener_lets_a_store_end_and_ends_itself(tmp_path: Path) ->
         assert time.monotonic() - started < 10
         sender.wait(10)
         assert node.unfinished == []
-        assert len(node.kept) == len(node.ledger.recent())
+        assert len(node.kept) == len(node.ledger.history.recent())
 
 
 def test_uids_of_dcmtk_and_ours_are_the_same(node: Node, tmp_path: Path) -> None:
@@ -254,4 +256,4 @@ def test_uids_of_dcmtk_and_ours_are_the_same(node: Node, tmp_path: Path) -> None
     shutil.copy(written(tmp_path, radiograph()), path)
     ds.save_as(path, enforce_file_format=False)
     assert as_modality("storescu", node, path).returncode == 0
-    assert node.ledger.known("1.2.3.00045.6") is not None
+    assert node.ledger.instances.known("1.2.3.00045.6") is not None

@@ -179,9 +179,9 @@ def test_what_was_moved_is_noted_with_where_it_went(node: Node, tmp_path: Path) 
 
 def test_without_an_audit_trail_nothing_is_kept(tmp_path: Path) -> None:
     with listening(tmp_path) as node:
-        before = node.ledger.newest_event()
+        before = node.ledger.history.newest_event()
         assert scu("findscu", node, *STUDY) == 0
-        assert node.ledger.newest_event() == before
+        assert node.ledger.history.newest_event() == before
 
 
 def test_a_ledger_that_is_away_does_not_stop_the_use(
@@ -190,7 +190,7 @@ def test_a_ledger_that_is_away_does_not_stop_the_use(
     def away(*_: object) -> None:
         raise Unreachable("the ledger gives no answer")
 
-    monkeypatch.setattr(node.ledger, "note", away)
+    monkeypatch.setattr(node.ledger.history, "note", away)
     noting(node.settings, node.ledger)(Use("queried", "MODALITY", FIND))
     assert "missing in the audit trail" in caplog.text
 
@@ -243,7 +243,7 @@ def test_what_was_retrieved_by_web_is_noted(
 
 
 def test_who_looks_at_an_image_on_the_pages_is_noted(api: Api) -> None:
-    image = api.ledger.recent()[0]["sop_instance_uid"]
+    image = api.ledger.history.recent()[0]["sop_instance_uid"]
     trail = Trail(api.settings, api.ledger)
     with httpx2.Client(base_url=api.url, trust_env=False) as browser:
         browser.post("/sign-in", data={"name": "admin", "password": SECRET})

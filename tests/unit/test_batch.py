@@ -81,7 +81,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def test_instances_of_one_batch_have_what_each_would_have_alone(ledger: Ledger) -> None:
-    receipts = ledger._receive(
+    receipts = ledger.instances._receive(
         [
             _Arrival(instance(1), [route()], "", NOW),
             _Arrival(instance(2), [route(), route(model="second")], "", NOW + 1),
@@ -90,7 +90,7 @@ def test_instances_of_one_batch_have_what_each_would_have_alone(ledger: Ledger) 
         ]
     )
     assert [receipt and len(receipt.jobs) for receipt in receipts] == [1, 2, 0, None]
-    told = [ledger.trace(f"1.2.3.{n}") for n in (1, 2, 3)]
+    told = [ledger.history.trace(f"1.2.3.{n}") for n in (1, 2, 3)]
     assert [[stage["stage"] for stage in one["stages"]] for one in told] == [
         ["received", "routed"],
         ["received", "routed", "routed"],
@@ -101,19 +101,19 @@ def test_instances_of_one_batch_have_what_each_would_have_alone(ledger: Ledger) 
 
 
 def test_without_a_digest_a_known_uid_changes_nothing(ledger: Ledger) -> None:
-    ledger.receive(instance(sha256=""), [route()], at=NOW)
-    assert ledger.receive(instance(file="images/aa/y.dcm"), [route()]).kind == "known"
-    ledger.note_digest("1.2.3.1", "f" * 64)
-    ledger.note_digest("1.2.3.1", "0" * 64)
+    ledger.instances.receive(instance(sha256=""), [route()], at=NOW)
+    assert ledger.instances.receive(instance(file="images/aa/y.dcm"), [route()]).kind == "known"
+    ledger.instances.note_digest("1.2.3.1", "f" * 64)
+    ledger.instances.note_digest("1.2.3.1", "0" * 64)
     again = instance(sha256="f" * 64, file="images/aa/y.dcm")
-    assert ledger.receive(again, [route()]).kind == "duplicate"
-    assert len(ledger.trace("1.2.3.1")["stages"]) == 3
+    assert ledger.instances.receive(again, [route()]).kind == "duplicate"
+    assert len(ledger.history.trace("1.2.3.1")["stages"]) == 3
 
 
 def test_many_threads_lose_nothing(ledger: Ledger) -> None:
     def send(start: int) -> None:
         for n in range(start, start + 10):
-            assert ledger.receive(instance(n), [route()], at=NOW).kind == "new"
+            assert ledger.instances.receive(instance(n), [route()], at=NOW).kind == "new"
 
     threads = [threading.Thread(target=send, args=(10 * t,)) for t in range(8)]
     for thread in threads:
@@ -121,6 +121,7 @@ def test_many_threads_lose_nothing(ledger: Ledger) -> None:
     for thread in threads:
         thread.join(60)
     numbers = sorted(
-        ledger.trace(f"1.2.3.{n}")["jobs"][0]["report_order"]["instance_number"] for n in range(80)
+        ledger.history.trace(f"1.2.3.{n}")["jobs"][0]["report_order"]["instance_number"]
+        for n in range(80)
     )
     assert numbers == list(range(1, 81))

@@ -100,7 +100,7 @@ def test_a_destination_that_was_held_while_the_clock_was_ahead_is_held_no_longer
     ledger: Ledger, archive: Archive, tmp_path: Path, ahead: float
 ) -> None:
     reported(ledger, at=NOW)
-    ledger.hold("archive", "ARCHIVE gives no answer", NOW + ahead + 30, NOW + ahead)
+    ledger.deliveries.hold("archive", "ARCHIVE gives no answer", NOW + ahead + 30, NOW + ahead)
     work = deliverer(ledger, archive, tmp_path)
     work.step(NOW)
     work.step(NOW + 31)
@@ -112,11 +112,11 @@ def test_a_commitment_that_was_put_off_while_the_clock_was_ahead_is_asked_for_in
     ledger: Ledger, archive: Archive, tmp_path: Path, ahead: float
 ) -> None:
     reported(ledger, at=NOW)
-    ledger.choose(1, "2.25.1")
-    ledger.delivered(1, 0x0000, NOW + ahead, ask_at=NOW + ahead + 1)
+    ledger.deliveries.choose(1, "2.25.1")
+    ledger.deliveries.delivered(1, 0x0000, NOW + ahead, ask_at=NOW + ahead + 1)
     deliverer(ledger, archive, tmp_path).step(NOW)
-    assert not ledger.due_commitments(NOW)
-    assert ledger.due_commitments(NOW + 2)
+    assert not ledger.commitments.due(NOW)
+    assert ledger.commitments.due(NOW + 2)
 
 
 def test_a_back_off_of_a_day_is_a_day(ledger: Ledger, archive: Archive, tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_an_act_of_the_operator_while_the_clock_was_ahead_is_done_at_once(
 ) -> None:
     reported(ledger, at=NOW)
     if act == "resend":
-        ledger.delivered(1, 0x0000, NOW)
-    getattr(ledger, act)("1.2.3.1", NOW + 3600)
+        ledger.deliveries.delivered(1, 0x0000, NOW)
+    getattr(ledger.acts, act)("1.2.3.1", NOW + 3600)
     deliverer(ledger, archive, tmp_path).step(NOW)
     assert len(archive.got) == 1
 
@@ -147,9 +147,9 @@ def test_an_act_of_the_operator_while_the_clock_was_ahead_is_done_at_once(
 def test_a_job_that_was_given_back_while_the_clock_was_ahead_is_handed_out_at_once(
     ledger: Ledger, ahead: float
 ) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     ticket = taken(ledger)
-    ledger.release(ticket.job, ticket.token, "the worker ends", delay_s=0, at=NOW + ahead)
+    ledger.jobs.release(ticket.job, ticket.token, "the worker ends", delay_s=0, at=NOW + ahead)
     handed: list[Handout] = []
     dispatcher(ledger, handed).step(NOW + 1)
     assert len(handed) == 1
@@ -157,7 +157,7 @@ def test_a_job_that_was_given_back_while_the_clock_was_ahead_is_handed_out_at_on
 
 @pytest.mark.parametrize("ahead", JUMPS)
 def test_a_lease_from_a_clock_that_was_ahead_ends_in_its_time(ledger: Ledger, ahead: float) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     taken(ledger, at=NOW + ahead)
     handed: list[Handout] = []
     work = dispatcher(ledger, handed)
@@ -171,14 +171,14 @@ def test_a_lease_from_a_clock_that_was_ahead_ends_in_its_time(ledger: Ledger, ah
 def test_an_instance_from_a_clock_that_was_ahead_does_not_wait_behind_all_others(
     ledger: Ledger, ahead: float
 ) -> None:
-    ledger.receive(instance(1), [route()], at=NOW + ahead)
+    ledger.instances.receive(instance(1), [route()], at=NOW + ahead)
     handed: list[Handout] = []
     work = dispatcher(ledger, handed)
     work.step(NOW)
-    ledger.unpublish(handed.pop().tickets)
-    ledger.receive(instance(2), [route()], at=NOW + 2)
-    first, _ = ledger.hand_out("phantom", 2, NOW + 90, NOW + 3)
-    assert ledger.trace("1.2.3.1")["jobs"][0]["job"] == first.job
+    ledger.jobs.unpublish(handed.pop().tickets)
+    ledger.instances.receive(instance(2), [route()], at=NOW + 2)
+    first, _ = ledger.jobs.hand_out("phantom", 2, NOW + 90, NOW + 3)
+    assert ledger.history.trace("1.2.3.1")["jobs"][0]["job"] == first.job
 
 
 class Set:
@@ -203,7 +203,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Set:
 def test_a_worker_keeps_its_lease_when_the_clock_is_set(
     ledger: Ledger, clock: Set, by: float
 ) -> None:
-    ledger.receive(instance(), [route()])
+    ledger.instances.receive(instance(), [route()])
     handed: list[Handout] = []
     stop = threading.Event()
     thread = threading.Thread(target=dispatcher(ledger, handed).run, args=(stop,))
@@ -211,11 +211,11 @@ def test_a_worker_keeps_its_lease_when_the_clock_is_set(
     try:
         _wait(lambda: bool(handed))
         (ticket,) = handed[0].tickets
-        ledger.claim(ticket.job, ticket.token, "w", 20)
+        ledger.jobs.claim(ticket.job, ticket.token, "w", 20)
         for _ in range(2):  # set, and set right again
             clock.by = by - clock.by
             time.sleep(1.5)
-        assert ledger.trace("1.2.3.1")["jobs"][0]["attempts"] == 1
+        assert ledger.history.trace("1.2.3.1")["jobs"][0]["attempts"] == 1
         assert post(ledger, ticket, result(ticket))
     finally:
         stop.set()
@@ -235,7 +235,7 @@ def test_a_clock_that_is_set_ahead_makes_no_orphan_of_what_is_just_being_receive
         kept = incoming.keep("1.2.3.1")
     clock.by = 90_000.0
     retention.Retention(Settings(), spool, ledger).step()
-    ledger.receive(instance(1, file=kept.name), [route()])  # and now 0x0000 is answered
+    ledger.instances.receive(instance(1, file=kept.name), [route()])  # and now 0x0000 is answered
     assert spool.path(kept.name).is_file()
 
 
@@ -247,7 +247,7 @@ def test_a_clock_that_is_set_ahead_is_believed_only_when_it_has_run_evenly(
     with spool.writing() as incoming:
         incoming.write(b"an image")
         kept = incoming.keep("1.2.3.1")
-    ledger.receive(instance(1, file=kept.name), [], "no rule matched")
+    ledger.instances.receive(instance(1, file=kept.name), [], "no rule matched")
     work, stop = retention.Retention(Settings(), spool, ledger, every_s=0.1), threading.Event()
     thread = threading.Thread(target=work.run, args=(stop,))
     thread.start()

@@ -72,23 +72,23 @@ class Node:
 
     def deliver(self, n: int = 1, ask_at: float = NOW + 1) -> int:
         """Deliver one report and return its delivery."""
-        self.ledger.receive(instance(n), [route()], at=NOW)
+        self.ledger.instances.receive(instance(n), [route()], at=NOW)
         ticket = taken(self.ledger)
         post(self.ledger, ticket, result(ticket, n), NOW)
-        (row,) = self.ledger.trace(f"1.2.3.{n}")["deliveries"]
-        self.ledger.choose(row["id"], f"2.25.{n}")
-        self.ledger.delivered(row["id"], 0, NOW, ask_at=ask_at)
+        (row,) = self.ledger.history.trace(f"1.2.3.{n}")["deliveries"]
+        self.ledger.deliveries.choose(row["id"], f"2.25.{n}")
+        self.ledger.deliveries.delivered(row["id"], 0, NOW, ask_at=ask_at)
         return int(row["id"])
 
     def step(self, now: float = NOW + 1) -> int:
         return Committer(self.settings, self.ledger, self.archive, linger_s=0).step(now)
 
     def delivery(self, n: int = 1) -> dict[str, Any]:
-        (row,) = self.ledger.trace(f"1.2.3.{n}")["deliveries"]
+        (row,) = self.ledger.history.trace(f"1.2.3.{n}")["deliveries"]
         return dict(row)
 
     def stages(self, n: int = 1) -> list[str]:
-        return [stage["stage"] for stage in self.ledger.trace(f"1.2.3.{n}")["stages"]]
+        return [stage["stage"] for stage in self.ledger.history.trace(f"1.2.3.{n}")["stages"]]
 
 
 def all_kept(question: Question) -> Answer:
@@ -130,16 +130,18 @@ def test_what_was_delivered_is_asked_for_in_one_transaction(node: Node) -> None:
 def test_committed_is_told_apart_from_delivered(node: Node) -> None:
     node.deliver(1)
     node.deliver(2, ask_at=0)
-    assert node.ledger.trace("1.2.3.1")["state"] == "delivered"
-    assert node.ledger.status(NOW)["destinations"][0]["uncommitted"] == 1
+    assert node.ledger.history.trace("1.2.3.1")["state"] == "delivered"
+    assert node.ledger.history.status(NOW)["destinations"][0]["uncommitted"] == 1
     node.archive.reply = all_kept
     node.step()
-    assert node.ledger.trace("1.2.3.1")["state"] == "committed"
-    assert node.ledger.trace("1.2.3.2")["state"] == "delivered"
-    assert node.ledger.status(NOW)["deliveries"] == {"committed": 1, "sent": 1}
+    assert node.ledger.history.trace("1.2.3.1")["state"] == "committed"
+    assert node.ledger.history.trace("1.2.3.2")["state"] == "delivered"
+    assert node.ledger.history.status(NOW)["deliveries"] == {"committed": 1, "sent": 1}
     assert node.stages()[-2:] == ["asked", "committed"]
-    assert [row["sop_instance_uid"] for row in node.ledger.recent(state="committed")] == ["1.2.3.1"]
-    assert node.ledger.status(NOW)["destinations"] == []
+    assert [row["sop_instance_uid"] for row in node.ledger.history.recent(state="committed")] == [
+        "1.2.3.1"
+    ]
+    assert node.ledger.history.status(NOW)["destinations"] == []
 
 
 def test_what_is_not_committed_is_sent_again_and_asked_for_again(node: Node) -> None:
@@ -150,9 +152,9 @@ def test_what_is_not_committed_is_sent_again_and_asked_for_again(node: Node) -> 
     assert (row["state"], row["attempts"]) == ("retrying", 1)
     assert row["reason"] == "archive does not commit: 0x0112 no such object instance"
     assert 0 < row["next_at"] - time.time() <= 30
-    (due,) = node.ledger.due_deliveries(row["next_at"])
+    (due,) = node.ledger.deliveries.due(row["next_at"])
     assert due.chosen == "2.25.1"
-    node.ledger.delivered(delivery, 0, NOW + 40, ask_at=NOW + 41)
+    node.ledger.deliveries.delivered(delivery, 0, NOW + 40, ask_at=NOW + 41)
     node.archive.reply = all_kept
     assert node.step(NOW + 41) == 1
     assert node.delivery()["state"] == "committed"
@@ -198,7 +200,7 @@ def test_the_same_answer_again_changes_nothing(node: Node) -> None:
     delivery = node.deliver()
     node.archive.reply = none_kept
     node.step()
-    node.ledger.delivered(delivery, 0, NOW + 40)
+    node.ledger.deliveries.delivered(delivery, 0, NOW + 40)
     assert node.archive.keep(none_kept(node.archive.asked[0]))
     assert (node.delivery()["state"], node.delivery()["attempts"]) == ("sent", 1)
 
@@ -208,7 +210,7 @@ def test_a_late_failure_of_an_earlier_attempt_sends_nothing_again(node: Node) ->
     node.step(NOW + 1)
     node.archive.reply = none_kept
     node.step(NOW + 700)
-    node.ledger.delivered(delivery, 0, NOW + 740)
+    node.ledger.deliveries.delivered(delivery, 0, NOW + 740)
     assert node.archive.keep(none_kept(node.archive.asked[0]))
     assert node.delivery()["state"] == "sent"
 
@@ -276,9 +278,9 @@ def test_a_resent_object_is_asked_for_anew(node: Node) -> None:
     delivery = node.deliver()
     node.archive.reply = all_kept
     node.step()
-    assert node.ledger.resend("1.2.3.1", NOW + 5) == 1
+    assert node.ledger.acts.resend("1.2.3.1", NOW + 5) == 1
     assert node.step(NOW + 5) == 0
-    node.ledger.delivered(delivery, 0, NOW + 6, ask_at=NOW + 7)
+    node.ledger.deliveries.delivered(delivery, 0, NOW + 6, ask_at=NOW + 7)
     assert node.step(NOW + 7) == 1
     assert node.delivery()["state"] == "committed"
 
@@ -288,7 +290,7 @@ def test_a_report_that_is_not_committed_to_keeps_its_file(node: Node) -> None:
     late = NOW + 10_000
 
     def purged() -> list[str]:
-        return [one.what for one in node.ledger.purgeable(late, 1e9, 10)]
+        return [one.what for one in node.ledger.purge.purgeable(late, 1e9, 10)]
 
     assert purged() == []
     node.archive.reply = all_kept
@@ -299,7 +301,7 @@ def test_a_report_that_is_not_committed_to_keeps_its_file(node: Node) -> None:
 def test_more_than_fit_one_request_are_asked_for_in_turn(node: Node) -> None:
     for n in range(1, 6):
         node.deliver(n)
-    due = node.ledger.due_commitments(NOW + 1, limit_per_destination=2)
+    due = node.ledger.commitments.due(NOW + 1, limit_per_destination=2)
     assert [one.sop_instance_uid for one in due["archive"]] == ["2.25.1", "2.25.2"]
 
 
@@ -343,14 +345,14 @@ def test_pages_metrics_and_commands_tell_committed_apart(
 ) -> None:
     with serving(tmp_path, sign_in=False) as api:
         for n in (1, 2):
-            api.ledger.receive(instance(n), [route()], at=NOW)
+            api.ledger.instances.receive(instance(n), [route()], at=NOW)
             ticket = taken(api.ledger)
             post(api.ledger, ticket, result(ticket, n), NOW)
-            api.ledger.choose(n, f"2.25.{n}")
-            api.ledger.delivered(n, 0, NOW, ask_at=NOW + 1)
-        asked = api.ledger.due_commitments(NOW + 1)["archive"]
-        api.ledger.ask("2.25.77", asked, lambda _: 600, NOW + 1)
-        api.ledger.answer("2.25.77", {"2.25.1"}, {}, lambda _: 30, NOW + 2)
+            api.ledger.deliveries.choose(n, f"2.25.{n}")
+            api.ledger.deliveries.delivered(n, 0, NOW, ask_at=NOW + 1)
+        asked = api.ledger.commitments.due(NOW + 1)["archive"]
+        api.ledger.commitments.ask("2.25.77", asked, lambda _: 600, NOW + 1)
+        api.ledger.commitments.answer("2.25.77", {"2.25.1"}, {}, lambda _: 30, NOW + 2)
 
         def page(path: str) -> str:
             with urllib.request.urlopen(api.url + path) as answer:

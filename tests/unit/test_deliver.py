@@ -69,7 +69,7 @@ class Node:
     def report(
         self, n: int = 1, classes: Sequence[str] = ("comprehensive3d",), **routed: Any
     ) -> None:
-        self.ledger.receive(instance(n), [route(**routed)], at=NOW)
+        self.ledger.instances.receive(instance(n), [route(**routed)], at=NOW)
         ticket = taken(self.ledger)
         made = [(f"sr-{name}", "sr", SR_CLASSES[name], f"{n}-{name}".encode()) for name in classes]
         made.append(("text", "basic-text", TEXT, f"{n}-text".encode()))
@@ -88,10 +88,10 @@ class Node:
             for part, _, _, content in made
         }
         told = result(ticket, n, objects=objects)
-        self.ledger.report(ticket.job, ticket.token, told, files, NOW)
+        self.ledger.jobs.report(ticket.job, ticket.token, told, files, NOW)
 
     def deliveries(self, n: int = 1) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.ledger.trace(f"1.2.3.{n}")["deliveries"]
+        rows: list[dict[str, Any]] = self.ledger.history.trace(f"1.2.3.{n}")["deliveries"]
         return rows
 
 
@@ -138,7 +138,7 @@ def test_a_retry_never_sends_another_object(node: Node) -> None:
     node.archive.takes = set(SR_CLASSES.values())
     node.deliverer().step(NOW + 31)
     assert node.archive.got == [b"1-comprehensive", b"1-comprehensive"]
-    node.ledger.resend("1.2.3.1", NOW + 40)
+    node.ledger.acts.resend("1.2.3.1", NOW + 40)
     node.archive.takes = {SR_CLASSES["comprehensive3d"]}
     node.deliverer().step(NOW + 40)
     assert len(node.archive.got) == 2
@@ -204,7 +204,7 @@ def test_an_archive_that_is_away_costs_no_attempt_and_gets_all_when_it_is_back(n
     node.archive.is_away = False
     work.step(now)
     assert sorted(node.archive.got) == [f"{n}-comprehensive3d".encode() for n in range(5)]
-    assert node.ledger.line("archive").failures == 0
+    assert node.ledger.deliveries.destination("archive").failures == 0
 
 
 def test_one_object_that_breaks_each_association_holds_up_no_other(node: Node) -> None:
@@ -274,7 +274,7 @@ def test_the_loop_delivers_soon_and_again_after_an_outage(node: Node) -> None:
         wait_for(lambda: node.archive.closed == 1)
         node.archive.is_away = True
         node.report(2, **ONLY_SR)
-        wait_for(lambda: node.ledger.line("archive").failures >= 2)
+        wait_for(lambda: node.ledger.deliveries.destination("archive").failures >= 2)
         assert len(node.archive.got) == 1
         node.archive.is_away = False
         wait_for(lambda: len(node.archive.got) == 2)

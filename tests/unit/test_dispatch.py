@@ -53,7 +53,7 @@ def dispatcher(ledger: Ledger, broker: Broker, **limits: Any) -> Dispatcher:
 
 def receive(ledger: Ledger, count: int, first: int = 0, **changed: Any) -> None:
     for n in range(first, first + count):
-        ledger.receive(instance(n, **changed), [route()], at=NOW + n / 1000)
+        ledger.instances.receive(instance(n, **changed), [route()], at=NOW + n / 1000)
 
 
 def test_a_lone_job_goes_alone_and_names_the_node(ledger: Ledger) -> None:
@@ -75,7 +75,7 @@ def test_a_backlog_goes_in_batches_up_to_the_window(ledger: Ledger) -> None:
     assert sum(broker.sizes) == 32
     for handout, _ in broker.got[:1]:
         for ticket in handout.tickets:
-            ledger.claim(ticket.job, ticket.token, "w", 60, NOW)
+            ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW)
     work.step(NOW + 3)
     assert sum(broker.sizes) == 40
 
@@ -104,14 +104,14 @@ def test_what_a_broker_does_not_take_waits_in_the_ledger(ledger: Ledger) -> None
     work = dispatcher(ledger, broker)
     wait = work.step(NOW + 1)
     assert wait <= 0.25
-    waiting = ledger.waiting(NOW + 1)["phantom"]
+    waiting = ledger.jobs.waiting(NOW + 1)["phantom"]
     assert (waiting.queued, waiting.due) == (1, 2)
     broker.takes = 10
     work.step(NOW + 1.1)
     assert len(broker.got) == 1
     work.step(NOW + 1.3)
     assert len(broker.got) == 3
-    assert ledger.status()["jobs"] == {"queued": 3}
+    assert ledger.history.status()["jobs"] == {"queued": 3}
 
 
 def test_a_model_without_workers_does_not_hold_up_another(ledger: Ledger) -> None:
@@ -122,10 +122,10 @@ def test_a_model_without_workers_does_not_hold_up_another(ledger: Ledger) -> Non
             raise Busy("200 hand-outs lie in queue model.a-model")
         got.append(handout.model)
 
-    ledger.receive(instance(1), [route(model="a-model"), route(model="b-model")], at=NOW)
+    ledger.instances.receive(instance(1), [route(model="a-model"), route(model="b-model")], at=NOW)
     Dispatcher(Settings(), ledger, put).step(NOW + 1)
     assert got == ["b-model"]
-    assert ledger.waiting(NOW + 1)["a-model"].due == 1
+    assert ledger.jobs.waiting(NOW + 1)["a-model"].due == 1
 
 
 def test_a_hand_out_that_got_lost_is_handed_out_again(ledger: Ledger) -> None:
@@ -150,10 +150,10 @@ def test_a_job_that_kills_each_worker_ends_as_failed(ledger: Ledger) -> None:
         work.step(now)
         for handout, _ in broker.got:
             for ticket in handout.tickets:
-                ledger.claim(ticket.job, ticket.token, "w", 10, now)
+                ledger.jobs.claim(ticket.job, ticket.token, "w", 10, now)
         broker.got.clear()
         now += 6
-    told = ledger.trace("1.2.3.0")
+    told = ledger.history.trace("1.2.3.0")
     assert told["state"] == "failed"
     assert [s["stage"] for s in told["stages"]].count("claimed") == 3
 
@@ -168,14 +168,14 @@ def test_an_instance_is_published_soon_after_its_commit(ledger: Ledger) -> None:
         waits = []
         for n in range(8):
             before = len(broker.got)
-            ledger.receive(instance(n), [route()])
+            ledger.instances.receive(instance(n), [route()])
             received_at = time.monotonic()
             while len(broker.got) == before:
                 assert time.monotonic() < received_at + 20
                 time.sleep(0.001)
             waits.append(broker.at[-1] - received_at)
             ticket = broker.got[-1][0].tickets[0]
-            ledger.claim(ticket.job, ticket.token, "w", 60)
+            ledger.jobs.claim(ticket.job, ticket.token, "w", 60)
             post(ledger, ticket, result(ticket, n + 1))
             time.sleep(0.05)
     finally:
@@ -188,7 +188,7 @@ def test_an_instance_is_published_soon_after_its_commit(ledger: Ledger) -> None:
 def test_the_loop_outlives_a_ledger_that_is_away(ledger: Ledger) -> None:
     broker = Broker()
     stop = threading.Event()
-    honest, calls = ledger.waiting, []
+    honest, calls = ledger.jobs.waiting, []
 
     def away(at: float | None = None) -> Any:
         calls.append(at)
@@ -196,7 +196,7 @@ def test_the_loop_outlives_a_ledger_that_is_away(ledger: Ledger) -> None:
             raise Unreachable("ledger: database is locked")
         return honest(at)
 
-    ledger.waiting = away  # type: ignore[method-assign]
+    ledger.jobs.waiting = away  # type: ignore[method-assign]
     receive(ledger, 1)
     thread = threading.Thread(target=dispatcher(ledger, broker).run, args=(stop,))
     thread.start()
@@ -216,7 +216,7 @@ def test_what_kills_workers_takes_no_neighbour_with_it(ledger: Ledger) -> None:
     for now in (NOW + 60 * minute for minute in range(1, 24)):
         work.step(now)
         for handout, _ in broker.got:
-            held = [t for t in handout.tickets if ledger.claim(t.job, t.token, "w", 30, now)]
+            held = [t for t in handout.tickets if ledger.jobs.claim(t.job, t.token, "w", 30, now)]
             if deadly not in {ticket.job for ticket in held}:
                 for ticket in held:
                     post(ledger, ticket, result(ticket), now)
@@ -227,15 +227,15 @@ def test_what_kills_workers_takes_no_neighbour_with_it(ledger: Ledger) -> None:
 
 
 def told(ledger: Ledger, n: int) -> list[dict[str, Any]]:
-    jobs: list[dict[str, Any]] = ledger.trace(f"1.2.3.{n}")["jobs"]
+    jobs: list[dict[str, Any]] = ledger.history.trace(f"1.2.3.{n}")["jobs"]
     return jobs
 
 
 def test_a_clock_that_was_an_hour_ahead_holds_nothing_up(ledger: Ledger) -> None:
     receive(ledger, 1)
-    (ticket,) = ledger.hand_out("phantom", 1, NOW + 60, NOW)
-    ledger.claim(ticket.job, ticket.token, "w", 60, NOW)
-    ledger.release(ticket.job, ticket.token, "the node restarts", delay_s=10, at=NOW + 3600)
+    (ticket,) = ledger.jobs.hand_out("phantom", 1, NOW + 60, NOW)
+    ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW)
+    ledger.jobs.release(ticket.job, ticket.token, "the node restarts", delay_s=10, at=NOW + 3600)
     broker = Broker()
     work = dispatcher(ledger, broker)
     work.step(NOW + 5)

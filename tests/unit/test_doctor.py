@@ -242,7 +242,7 @@ def test_a_missing_broker_is_unreachable_and_keeps_its_password(
 
 def test_jobs_that_nobody_takes_are_named(tmp_path: Path) -> None:
     ledger = Ledger.open(fresh(tmp_path))
-    ledger.receive(instance(), [route()], at=time.time() - 600)
+    ledger.instances.receive(instance(), [route()], at=time.time() - 600)
     ledger.close()
     check = worst(surroundings.ledger(settings_of(tmp_path)))
     assert (check.name, check.verdict) == ("jobs", "fail")

@@ -49,7 +49,7 @@ def test_a_node_that_can_work_is_ready(http: httpx2.Client) -> None:
 def test_a_node_without_ledger_or_room_is_alive_but_not_ready(
     api: Api, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api.ledger, "status", away)
+    monkeypatch.setattr(api.ledger.history, "status", away)
     answer = http.get("/readyz")
     assert (answer.status_code, answer.json()["ledger"]) == (503, "failed")
     assert http.get("/healthz").status_code == 200
@@ -136,7 +136,7 @@ def test_each_panel_of_the_dashboard_asks_for_a_metric_that_exists(
 def test_metrics_of_a_ledger_that_is_away_say_so(
     api: Api, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api.ledger, "status", away)
+    monkeypatch.setattr(api.ledger.history, "status", away)
     assert metrics(http)["chexfract_up",] == 0
 
 

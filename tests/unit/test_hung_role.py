@@ -47,7 +47,7 @@ def test_a_dispatcher_that_never_returns_from_the_broker_is_named(
     try:
         time.sleep(1)
         roles.check_turns([work])
-        ledger.receive(instance(), [route()])
+        ledger.instances.receive(instance(), [route()])
         assert hangs.wait(20)
         time.sleep(1)
         with pytest.raises(Unreachable, match="Dispatcher hangs"):

@@ -88,7 +88,7 @@ def test_an_instance_is_kept_recorded_and_routed(station: Station, syntax: str) 
         content = deflater.compress(content) + deflater.flush()
     receipt = station.send(content, syntax=syntax)
     assert (receipt.kind, len(receipt.jobs)) == ("new", 1)
-    kept = station.ledger.known("1.2.3")
+    kept = station.ledger.instances.known("1.2.3")
     assert kept is not None
     assert (kept.patient_name, kept.modality, kept.body_part) == ("Doe^Jane", "CR", "CHEST")
     assert (kept.study_instance_uid, kept.calling_ae, kept.priority) == ("1.2.4", "MODALITY", 1)
@@ -96,7 +96,7 @@ def test_an_instance_is_kept_recorded_and_routed(station: Station, syntax: str) 
     assert ds.file_meta.TransferSyntaxUID == syntax
     assert ds.file_meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
     assert (ds.SOPInstanceUID, ds.preamble) == ("1.2.3", bytes(128))
-    (job,) = station.ledger.trace("1.2.3")["jobs"]
+    (job,) = station.ledger.history.trace("1.2.3")["jobs"]
     assert job["send_to"] == {"m": ["sr"]}
     assert job["report_order"]["sop_classes"] == ["comprehensive3d", "comprehensive", "enhanced"]
 
@@ -129,11 +129,11 @@ def test_a_resend_in_another_transfer_syntax_is_a_conflict(station: Station) -> 
 
 def test_contents_are_compared_only_when_a_uid_comes_again(station: Station) -> None:
     station.send(data_set())
-    first = station.ledger.known("1.2.3")
+    first = station.ledger.instances.known("1.2.3")
     assert first is not None
     assert first.sha256 == ""
     station.send(data_set())
-    known = station.ledger.known("1.2.3")
+    known = station.ledger.instances.known("1.2.3")
     assert known is not None
     assert known.sha256 == hashlib.sha256(data_set()).hexdigest()
 
@@ -191,7 +191,7 @@ def test_missing_malformed_or_other_uids_are_not_understood(
     with pytest.raises(NotUnderstood):
         station.send(data_set(values))
     assert station.files == []
-    assert station.ledger.status()["instances"] == {}
+    assert station.ledger.history.status()["instances"] == {}
 
 
 def test_another_sop_class_is_told_apart(station: Station) -> None:
@@ -248,7 +248,7 @@ def test_a_deflate_bomb_costs_a_bounded_amount(station: Station) -> None:
 def test_a_long_value_is_not_read(station: Station) -> None:
     name = struct.pack("<HH", 0x0010, 0x0010) + b"UT\0\0" + struct.pack("<L", 30_000_000)
     assert station.send(around(name + bytes(30_000_000))).kind == "new"
-    kept = station.ledger.known("1.2.3")
+    kept = station.ledger.instances.known("1.2.3")
     assert kept is not None
     assert len(kept.patient_name) <= 256
 
@@ -268,7 +268,7 @@ def test_names_are_decoded_by_their_character_set(
     station: Station, charset: str, raw: bytes, name: str
 ) -> None:
     station.send(data_set({0x00080005: charset, 0x00100010: raw}))
-    kept = station.ledger.known("1.2.3")
+    kept = station.ledger.instances.known("1.2.3")
     assert kept is not None
     assert kept.patient_name == name
 
@@ -291,7 +291,7 @@ def test_without_rules_an_instance_is_taken_and_ignored(tmp_path: Path) -> None:
 def test_an_unknown_sender_gets_a_job_whose_report_waits(tmp_path: Path) -> None:
     station = Station(tmp_path, peers={})
     assert len(station.send(data_set()).jobs) == 1
-    assert station.ledger.trace("1.2.3")["jobs"][0]["send_to"] == {"@sender": []}
+    assert station.ledger.history.trace("1.2.3")["jobs"][0]["send_to"] == {"@sender": []}
     station.ledger.close()
 
 
@@ -299,7 +299,7 @@ def test_when_the_ledger_is_away_nothing_is_taken(station: Station) -> None:
     def away(*_: object) -> Receipt:
         raise Unreachable("ledger: database is locked")
 
-    station.ledger.receive = away  # type: ignore[method-assign]
+    station.ledger.instances.receive = away  # type: ignore[method-assign]
     with pytest.raises(Unreachable):
         station.send(data_set())
 
@@ -343,7 +343,7 @@ def test_real_files_are_taken_with_what_pydicom_reads_in_them(
         syntax = str(ds.file_meta.TransferSyntaxUID)
         receipt = station.send(content, str(ds.SOPInstanceUID), str(ds.SOPClassUID), syntax)
         assert receipt.kind in ("new", "conflict")
-        told = station.ledger.known(str(ds.SOPInstanceUID))
+        told = station.ledger.instances.known(str(ds.SOPInstanceUID))
         assert told is not None
         assert (told.modality, told.study_instance_uid) == (ds.Modality, ds.StudyInstanceUID)
         count += 1

@@ -84,7 +84,7 @@ def test_a_worker_claims_fetches_renews_and_posts(api: Api, worker: Client) -> N
     worker.renew(ticket)
     worker.post(ticket, result_of(ticket), [PART10])
     assert api.state(ticket) == "reported"
-    trace = api.ledger.trace(ticket.job)
+    trace = api.ledger.history.trace(ticket.job)
     (kept,) = trace["objects"]
     assert api.spool.path(kept["file"]).read_bytes() == PART10
     assert [row["state"] for row in trace["deliveries"]] == ["pending"]
@@ -93,9 +93,9 @@ def test_a_worker_claims_fetches_renews_and_posts(api: Api, worker: Client) -> N
 def test_the_same_result_again_is_200_and_changes_nothing(api: Api, http: httpx2.Client) -> None:
     ticket = claimed(api, http)
     assert post(http, ticket, result_of(ticket), sr=PART10).status_code == 200
-    before = api.ledger.trace(ticket.job), api.reports
+    before = api.ledger.history.trace(ticket.job), api.reports
     assert post(http, ticket, result_of(ticket), sr=PART10).status_code == 200
-    assert (api.ledger.trace(ticket.job), api.reports) == before
+    assert (api.ledger.history.trace(ticket.job), api.reports) == before
 
 
 def test_results_posted_at_once_are_one_result(api: Api, http: httpx2.Client) -> None:
@@ -105,14 +105,14 @@ def test_results_posted_at_once_are_one_result(api: Api, http: httpx2.Client) ->
             pool.map(lambda _: post(http, ticket, result_of(ticket), sr=PART10), range(8))
         )
     assert {answer.status_code for answer in answers} == {200}
-    assert len(api.ledger.trace(ticket.job)["objects"]) == 1
+    assert len(api.ledger.history.trace(ticket.job)["objects"]) == 1
 
 
 @pytest.mark.parametrize("act", ["claim", "instance", "lease", "result", "release"])
 def test_a_stale_token_is_409_and_changes_nothing(api: Api, http: httpx2.Client, act: str) -> None:
     ticket = claimed(api, http)
     stale = Ticket(job=ticket.job, token="0" * 32)
-    before = api.ledger.trace(ticket.job), api.reports
+    before = api.ledger.history.trace(ticket.job), api.reports
     bodies = {
         "claim": {"worker": "w"},
         "lease": {},
@@ -126,13 +126,13 @@ def test_a_stale_token_is_409_and_changes_nothing(api: Api, http: httpx2.Client,
         answer = http.post(f"/jobs/{ticket.job}/{act}", json={"token": stale.token, **bodies[act]})
     assert answer.status_code == 409
     assert stale.token not in answer.text
-    assert (api.ledger.trace(ticket.job), api.reports) == before
+    assert (api.ledger.history.trace(ticket.job), api.reports) == before
 
 
 def test_the_result_of_a_lost_lease_is_dropped(api: Api, worker: Client) -> None:
     ticket = api.ticket()
     worker.claim(ticket, "zombie")
-    api.ledger.expire(time.time() + 3600, attempts=5)
+    api.ledger.jobs.expire(time.time() + 3600, attempts=5)
     with pytest.raises(Stale):
         worker.post(ticket, result_of(ticket), [PART10])
     assert api.state(ticket) == "received"
@@ -142,7 +142,7 @@ def test_a_job_given_back_waits_and_counts(api: Api, worker: Client) -> None:
     ticket = api.ticket()
     worker.claim(ticket, "w")
     worker.release(ticket, "out of memory", counts=False, delay_s=60)
-    (job,) = api.ledger.trace(ticket.job)["jobs"]
+    (job,) = api.ledger.history.trace(ticket.job)["jobs"]
     assert (job["state"], job["attempts"]) == ("received", 0)
     assert job["next_at"] > time.time() + 50
 

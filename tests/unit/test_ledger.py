@@ -56,7 +56,7 @@ def ledger(url: str) -> Iterator[Ledger]:
 
 
 def job_row(ledger: Ledger, n: int = 1) -> dict[str, Any]:
-    row: dict[str, Any] = ledger.trace(f"1.2.3.{n}")["jobs"][-1]
+    row: dict[str, Any] = ledger.history.trace(f"1.2.3.{n}")["jobs"][-1]
     return row
 
 
@@ -65,20 +65,23 @@ def job_row(ledger: Ledger, n: int = 1) -> dict[str, Any]:
 
 def test_a_new_instance_becomes_one_job_per_route(ledger: Ledger) -> None:
     routes = [route(), route(model="second", mode="shadow")]
-    receipt = ledger.receive(instance(), routes, at=NOW)
+    receipt = ledger.instances.receive(instance(), routes, at=NOW)
     assert receipt.kind == "new"
     assert len(set(receipt.jobs)) == 2
-    assert {row["model"] for row in ledger.trace("1.2.3.1")["jobs"]} == {"phantom", "second"}
-    assert ledger.known("1.2.3.1") == instance()
-    assert ledger.known("1.2.3.2") is None
+    assert {row["model"] for row in ledger.history.trace("1.2.3.1")["jobs"]} == {
+        "phantom",
+        "second",
+    }
+    assert ledger.instances.known("1.2.3.1") == instance()
+    assert ledger.instances.known("1.2.3.2") is None
 
 
 def test_the_same_bytes_again_make_no_job(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     for _ in range(3):
-        receipt = ledger.receive(instance(calling_ae="OTHER"), [route()], at=NOW + 1)
+        receipt = ledger.instances.receive(instance(calling_ae="OTHER"), [route()], at=NOW + 1)
         assert (receipt.kind, receipt.jobs) == ("duplicate", ())
-    told = ledger.trace("1.2.3.1")
+    told = ledger.history.trace("1.2.3.1")
     assert len(told["jobs"]) == 1
     assert told["instance"]["resends"] == 3
     assert [stage["stage"] for stage in told["stages"]].count("duplicate") == 1
@@ -90,45 +93,48 @@ def test_the_same_bytes_again_make_no_job(ledger: Ledger) -> None:
 def test_other_content_under_a_known_uid_is_kept_apart(
     ledger: Ledger, changed: dict[str, str]
 ) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     other = instance(file="images/aa/other.dcm", **changed)
     for _ in range(2):
-        receipt = ledger.receive(other, [route()], at=NOW + 1)
+        receipt = ledger.instances.receive(other, [route()], at=NOW + 1)
         assert (receipt.kind, receipt.jobs, receipt.file) == ("conflict", (), "images/aa/other.dcm")
-    told = ledger.trace("1.2.3.1")
+    told = ledger.history.trace("1.2.3.1")
     assert len(told["jobs"]) == len(told["conflicts"]) == 1
     assert told["instance"]["file"] == "images/aa/1.dcm"
-    assert ledger.status()["conflicts"] == 1
-    assert [row["file"] for row in ledger.conflicts()] == ["images/aa/other.dcm"]
+    assert ledger.history.status()["conflicts"] == 1
+    assert [row["file"] for row in ledger.history.conflicts()] == ["images/aa/other.dcm"]
 
 
 def test_without_a_route_an_instance_is_ignored_with_its_reason(ledger: Ledger) -> None:
-    ledger.receive(instance(), [], "no rule matched", at=NOW)
-    told = ledger.trace("1.2.3.1")
+    ledger.instances.receive(instance(), [], "no rule matched", at=NOW)
+    told = ledger.history.trace("1.2.3.1")
     assert (told["state"], told["instance"]["reason"]) == ("ignored", "no rule matched")
     assert [stage["stage"] for stage in told["stages"]] == ["received", "ignored"]
-    assert ledger.waiting() == {}
+    assert ledger.jobs.waiting() == {}
 
 
 def test_instance_numbers_count_up_in_a_study_for_each_model(ledger: Ledger) -> None:
     for n in (1, 2, 3):
-        ledger.receive(instance(n), [route(), route(model="second")], at=NOW + n)
-    ledger.receive(instance(4, study_instance_uid="1.9"), [route()], at=NOW)
+        ledger.instances.receive(instance(n), [route(), route(model="second")], at=NOW + n)
+    ledger.instances.receive(instance(4, study_instance_uid="1.9"), [route()], at=NOW)
     numbers = {
-        n: [row["report_order"]["instance_number"] for row in ledger.trace(f"1.2.3.{n}")["jobs"]]
+        n: [
+            row["report_order"]["instance_number"]
+            for row in ledger.history.trace(f"1.2.3.{n}")["jobs"]
+        ]
         for n in (1, 2, 3, 4)
     }
     assert numbers == {1: [1, 1], 2: [2, 2], 3: [3, 3], 4: [1]}
 
 
 def test_the_time_of_a_report_is_fixed_when_its_job_is_made(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW + 0.7)
+    ledger.instances.receive(instance(), [route()], at=NOW + 0.7)
     first = taken(ledger)
-    order = ledger.claim(first.job, first.token, "w", 60, NOW).order
+    order = ledger.jobs.claim(first.job, first.token, "w", 60, NOW).order
     assert order.content_datetime.timestamp() == NOW
-    ledger.expire(NOW + 61, 5)
+    ledger.jobs.expire(NOW + 61, 5)
     second = taken(ledger, "w2", NOW + 61)
-    assert ledger.claim(second.job, second.token, "w2", 60, NOW + 61).order == order
+    assert ledger.jobs.claim(second.job, second.token, "w2", 60, NOW + 61).order == order
 
 
 def test_two_associations_with_the_same_instance_at_once_make_one_job(url: str) -> None:
@@ -139,7 +145,7 @@ def test_two_associations_with_the_same_instance_at_once_make_one_job(url: str) 
     def send(i: int) -> None:
         for n in range(5):
             barrier.wait(20)
-            kinds.append(ledgers[i % 2].receive(instance(n), [route()]).kind)
+            kinds.append(ledgers[i % 2].instances.receive(instance(n), [route()]).kind)
 
     threads = [threading.Thread(target=send, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -147,7 +153,7 @@ def test_two_associations_with_the_same_instance_at_once_make_one_job(url: str) 
     for thread in threads:
         thread.join()
     assert (kinds.count("new"), kinds.count("duplicate")) == (5, 35)
-    assert ledgers[0].status()["jobs"] == {"received": 5}
+    assert ledgers[0].history.status()["jobs"] == {"received": 5}
     for ledger in ledgers:
         ledger.close()
 
@@ -157,147 +163,150 @@ def test_two_associations_with_the_same_instance_at_once_make_one_job(url: str) 
 
 def test_jobs_are_handed_out_by_priority_then_by_reception(ledger: Ledger) -> None:
     for n, priority in ((1, 0), (2, 2), (3, 1), (4, 1)):  # C-STORE: 0 medium, 1 high, 2 low
-        ledger.receive(instance(n, priority=priority), [route()], at=NOW + n)
-    ledger.receive(instance(5, priority=2), [route(priority=0)], at=NOW + 5)
+        ledger.instances.receive(instance(n, priority=priority), [route()], at=NOW + n)
+    ledger.instances.receive(instance(5, priority=2), [route(priority=0)], at=NOW + 5)
     order = [
-        ledger.trace(t.job)["sop_instance_uid"] for t in ledger.hand_out("phantom", 9, NOW + 60)
+        ledger.history.trace(t.job)["sop_instance_uid"]
+        for t in ledger.jobs.hand_out("phantom", 9, NOW + 60)
     ]
     assert order == ["1.2.3.3", "1.2.3.4", "1.2.3.5", "1.2.3.1", "1.2.3.2"]
 
 
 def test_a_job_is_handed_out_once(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
-    assert len(ledger.hand_out("phantom", 5, NOW + 60, NOW)) == 1
-    assert ledger.hand_out("phantom", 5, NOW + 60, NOW) == []
-    assert ledger.hand_out("other", 5, NOW + 60, NOW) == []
+    ledger.instances.receive(instance(), [route()], at=NOW)
+    assert len(ledger.jobs.hand_out("phantom", 5, NOW + 60, NOW)) == 1
+    assert ledger.jobs.hand_out("phantom", 5, NOW + 60, NOW) == []
+    assert ledger.jobs.hand_out("other", 5, NOW + 60, NOW) == []
 
 
 def test_what_the_broker_did_not_get_is_due_again_and_its_token_void(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
-    tickets = ledger.hand_out("phantom", 1, NOW + 60, NOW)
-    ledger.unpublish(tickets)
+    ledger.instances.receive(instance(), [route()], at=NOW)
+    tickets = ledger.jobs.hand_out("phantom", 1, NOW + 60, NOW)
+    ledger.jobs.unpublish(tickets)
     with pytest.raises(Stale):
-        ledger.claim(tickets[0].job, tickets[0].token, "w", 60, NOW)
-    assert ledger.waiting(NOW)["phantom"].due == 1
+        ledger.jobs.claim(tickets[0].job, tickets[0].token, "w", 60, NOW)
+    assert ledger.jobs.waiting(NOW)["phantom"].due == 1
     assert job_row(ledger)["attempts"] == 0
 
 
 def test_a_claim_repeated_by_its_worker_has_the_same_answer(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
-    (ticket,) = ledger.hand_out("phantom", 1, NOW + 60, NOW)
-    first = ledger.claim(ticket.job, ticket.token, "w", 60, NOW)
-    assert ledger.claim(ticket.job, ticket.token, "w", 60, NOW + 1) == first
+    ledger.instances.receive(instance(), [route()], at=NOW)
+    (ticket,) = ledger.jobs.hand_out("phantom", 1, NOW + 60, NOW)
+    first = ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW)
+    assert ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW + 1) == first
     assert (first.attempt, first.size, first.file) == (1, 101, "images/aa/1.dcm")
     with pytest.raises(Stale):
-        ledger.claim(ticket.job, ticket.token, "another", 60, NOW)
+        ledger.jobs.claim(ticket.job, ticket.token, "another", 60, NOW)
 
 
 def test_a_token_that_was_replaced_changes_nothing(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     old = taken(ledger)
-    assert ledger.expire(NOW + 61, 5).running == 1
+    assert ledger.jobs.expire(NOW + 61, 5).running == 1
     new = taken(ledger, "w2", NOW + 61)
-    before = ledger.trace("1.2.3.1")
+    before = ledger.history.trace("1.2.3.1")
     for act in (
-        lambda: ledger.claim(old.job, old.token, "w", 60),
-        lambda: ledger.renew(old.job, old.token, 60),
-        lambda: ledger.instance_file(old.job, old.token),
-        lambda: ledger.release(old.job, old.token, "x", True, 0, 5),
+        lambda: ledger.jobs.claim(old.job, old.token, "w", 60),
+        lambda: ledger.jobs.renew(old.job, old.token, 60),
+        lambda: ledger.jobs.instance_file(old.job, old.token),
+        lambda: ledger.jobs.release(old.job, old.token, "x", True, 0, 5),
         lambda: post(ledger, old, result(old)),
     ):
         with pytest.raises(Stale):
             act()
-    assert ledger.trace("1.2.3.1") == before
-    assert ledger.instance_file(new.job, new.token) == "images/aa/1.dcm"
+    assert ledger.history.trace("1.2.3.1") == before
+    assert ledger.jobs.instance_file(new.job, new.token) == "images/aa/1.dcm"
 
 
 def test_an_unknown_job_is_not_found(ledger: Ledger) -> None:
     ticket = Ticket(job="0" * 32, token="t")
     for act in (
-        lambda: ledger.claim(ticket.job, "t", "w", 60),
-        lambda: ledger.renew(ticket.job, "t", 60),
-        lambda: ledger.instance_file(ticket.job, "t"),
-        lambda: ledger.release(ticket.job, "t", "x", True, 0, 5),
+        lambda: ledger.jobs.claim(ticket.job, "t", "w", 60),
+        lambda: ledger.jobs.renew(ticket.job, "t", 60),
+        lambda: ledger.jobs.instance_file(ticket.job, "t"),
+        lambda: ledger.jobs.release(ticket.job, "t", "x", True, 0, 5),
         lambda: post(ledger, ticket, result(ticket)),
-        lambda: ledger.trace(ticket.job),
+        lambda: ledger.history.trace(ticket.job),
     ):
         with pytest.raises(NotFound):
             act()
 
 
 def test_a_renewed_lease_lasts_longer(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     ticket = taken(ledger)
-    ledger.renew(ticket.job, ticket.token, 60, NOW + 50)
-    assert ledger.expire(NOW + 70, 5).running == 0
-    assert ledger.expire(NOW + 111, 5).running == 1
+    ledger.jobs.renew(ticket.job, ticket.token, 60, NOW + 50)
+    assert ledger.jobs.expire(NOW + 70, 5).running == 0
+    assert ledger.jobs.expire(NOW + 111, 5).running == 1
 
 
 def test_a_clock_set_back_does_not_lock_a_job_away(ledger: Ledger) -> None:
     """Leases and waits written before the clock went back a day would last a day."""
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     ticket = taken(ledger)
     back = NOW - 86400
-    assert ledger.redate_jobs(back) == 1
-    assert ledger.expire(back + 59, 5).running == 0
-    assert ledger.expire(back + 61, 5).running == 1
+    assert ledger.jobs.redate(back) == 1
+    assert ledger.jobs.expire(back + 59, 5).running == 0
+    assert ledger.jobs.expire(back + 61, 5).running == 1
     second = taken(ledger, "w2", back + 61)
-    ledger.release(second.job, second.token, "x", True, 60, 5, NOW)
-    assert ledger.redate_jobs(back + 70) == 1
-    assert ledger.hand_out("phantom", 1, NOW, back + 129) == []
-    assert len(ledger.hand_out("phantom", 1, NOW, back + 131)) == 1
+    ledger.jobs.release(second.job, second.token, "x", True, 60, 5, NOW)
+    assert ledger.jobs.redate(back + 70) == 1
+    assert ledger.jobs.hand_out("phantom", 1, NOW, back + 129) == []
+    assert len(ledger.jobs.hand_out("phantom", 1, NOW, back + 131)) == 1
     assert ticket.token != second.token
-    assert ledger.redate_jobs(back + 131) == 0
+    assert ledger.jobs.redate(back + 131) == 0
 
 
 def test_attempts_run_out_with_the_reason(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     at = NOW
     for _ in range(3):
         at += 200
         taken(ledger, at=at)
-        expired = ledger.expire(at + 61, 3)
+        expired = ledger.jobs.expire(at + 61, 3)
     assert expired.failed == 1
     row = job_row(ledger)
     assert (row["state"], row["attempts"]) == ("failed", 3)
     assert "fell silent" in row["reason"]
-    assert ledger.hand_out("phantom", 5, at + 999, at + 999) == []
+    assert ledger.jobs.hand_out("phantom", 5, at + 999, at + 999) == []
 
 
 def test_time_in_the_queue_counts_as_no_attempt(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     for i in range(20):
-        assert len(ledger.hand_out("phantom", 1, NOW + i * 100 + 60, NOW + i * 100)) == 1
-        assert ledger.expire(NOW + i * 100 + 61, 3).queued == 1
+        assert len(ledger.jobs.hand_out("phantom", 1, NOW + i * 100 + 60, NOW + i * 100)) == 1
+        assert ledger.jobs.expire(NOW + i * 100 + 61, 3).queued == 1
     assert job_row(ledger)["attempts"] == 0
-    assert len(ledger.trace("1.2.3.1")["stages"]) < 12
+    assert len(ledger.history.trace("1.2.3.1")["stages"]) < 12
 
 
 def test_release_waits_and_counts_as_it_is_told(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     ticket = taken(ledger)
-    assert ledger.release(ticket.job, ticket.token, "no memory", False, 30, 1, NOW) == "received"
-    assert ledger.hand_out("phantom", 1, NOW + 90, NOW + 29) == []
+    assert (
+        ledger.jobs.release(ticket.job, ticket.token, "no memory", False, 30, 1, NOW) == "received"
+    )
+    assert ledger.jobs.hand_out("phantom", 1, NOW + 90, NOW + 29) == []
     assert job_row(ledger)["attempts"] == 0
     ticket = taken(ledger, at=NOW + 31)
-    assert ledger.release(ticket.job, ticket.token, "broken", True, 0, 1, NOW + 32) == "failed"
+    assert ledger.jobs.release(ticket.job, ticket.token, "broken", True, 0, 1, NOW + 32) == "failed"
     assert job_row(ledger)["reason"] == "after 1 attempts: broken"
 
 
 def test_waiting_tells_models_and_priorities_apart(ledger: Ledger) -> None:
     for n in range(6):
         changed = {"priority": 1} if n == 5 else {}
-        ledger.receive(instance(n, **changed), [route()], at=NOW + n)
-    ledger.receive(instance(7), [route(model="second")], at=NOW)
-    first, _ = ledger.hand_out("phantom", 2, NOW + 60, NOW + 9)
-    ledger.claim(first.job, first.token, "w", 60, NOW)
-    waiting = ledger.waiting(NOW + 9)
+        ledger.instances.receive(instance(n, **changed), [route()], at=NOW + n)
+    ledger.instances.receive(instance(7), [route(model="second")], at=NOW)
+    first, _ = ledger.jobs.hand_out("phantom", 2, NOW + 60, NOW + 9)
+    ledger.jobs.claim(first.job, first.token, "w", 60, NOW)
+    waiting = ledger.jobs.waiting(NOW + 9)
     assert (waiting["phantom"].due, waiting["phantom"].queued) == (4, 1)
     assert (waiting["phantom"].running, waiting["phantom"].oldest) == (1, NOW + 1)
     assert waiting["phantom"].due_by == (0, 4, 0)
     assert waiting["phantom"].queued_by == (0, 1, 0)
     assert waiting["second"].due == 1
-    assert ledger.next_due(NOW) == NOW + 60
+    assert ledger.jobs.next_due(NOW) == NOW + 60
 
 
 # the one result -----------------------------------------------------------------------------------
@@ -305,7 +314,7 @@ def test_waiting_tells_models_and_priorities_apart(ledger: Ledger) -> None:
 
 def test_a_result_is_recorded_with_its_objects_and_deliveries(ledger: Ledger) -> None:
     ticket = reported(ledger)
-    told = ledger.trace("1.2.3.1")
+    told = ledger.history.trace("1.2.3.1")
     assert told["state"] == "reported"
     assert [(d["destination"], d["kind"], d["state"]) for d in told["deliveries"]] == [
         ("archive", "sr", "pending")
@@ -317,36 +326,36 @@ def test_a_result_is_recorded_with_its_objects_and_deliveries(ledger: Ledger) ->
 
 def test_the_same_result_again_is_told_to_be_recorded(ledger: Ledger) -> None:
     ticket = reported(ledger)
-    before = ledger.trace("1.2.3.1")
+    before = ledger.history.trace("1.2.3.1")
     assert post(ledger, ticket, result(ticket)) is True
-    assert ledger.trace("1.2.3.1") == before
+    assert ledger.history.trace("1.2.3.1") == before
 
 
 def test_the_first_result_wins_over_a_zombie(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     zombie = taken(ledger)
-    ledger.expire(NOW + 61, 5)
+    ledger.jobs.expire(NOW + 61, 5)
     heir = taken(ledger, "w2", NOW + 61)
     assert post(ledger, heir, result(heir, 2))
     with pytest.raises(Stale):
         post(ledger, zombie, result(zombie, 3))
-    assert [o["sop_instance_uid"] for o in ledger.trace("1.2.3.1")["objects"]] == ["2.25.2"]
+    assert [o["sop_instance_uid"] for o in ledger.history.trace("1.2.3.1")["objects"]] == ["2.25.2"]
 
 
 def test_a_result_without_a_file_for_each_object_is_refused_whole(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     ticket = taken(ledger)
     with pytest.raises(NotFound, match="no file for part 'sr'"):
-        ledger.report(ticket.job, ticket.token, result(ticket), {})
+        ledger.jobs.report(ticket.job, ticket.token, result(ticket), {})
     assert job_row(ledger)["state"] == "running"
 
 
 def test_a_rejected_image_keeps_its_reason_and_sends_its_report(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     ticket = taken(ledger)
     reason = Reason(code="not-chest", text="A hip.")
     post(ledger, ticket, result(ticket, outcome="rejected", text=None, reason=reason))
-    told = ledger.trace("1.2.3.1")
+    told = ledger.history.trace("1.2.3.1")
     assert (told["state"], told["jobs"][0]["reason"]) == ("rejected", "not-chest")
     assert [d["state"] for d in told["deliveries"]] == ["pending"]
     assert told["stages"][-1]["detail"] == "not-chest: A hip."
@@ -354,8 +363,8 @@ def test_a_rejected_image_keeps_its_reason_and_sends_its_report(ledger: Ledger) 
 
 def test_the_trace_tells_each_stage_in_order_with_its_time(ledger: Ledger) -> None:
     reported(ledger)
-    ledger.delivered(1, 0, NOW + 2, 12.5)
-    told = ledger.trace("1.2.3.1")
+    ledger.deliveries.delivered(1, 0, NOW + 2, 12.5)
+    told = ledger.history.trace("1.2.3.1")
     names = ["received", "routed", "queued", "claimed", "fetch", "decode", "model", "report"]
     assert [stage["stage"] for stage in told["stages"]] == [*names, "reported", "sent"]
     times = [stage["at"] for stage in told["stages"]]
@@ -399,10 +408,10 @@ def test_each_destination_gets_one_report_and_the_kinds_that_it_takes(ledger: Le
         send_to=("archive", "viewer"),
         objects={"archive": ("sr",), "viewer": ("sr", "basic-text")},
     )
-    ledger.receive(instance(), [routed], at=NOW)
+    ledger.instances.receive(instance(), [routed], at=NOW)
     ticket = taken(ledger)
     post(ledger, ticket, two_kinds(ticket), NOW)
-    due = ledger.due_deliveries(NOW)
+    due = ledger.deliveries.due(NOW)
     assert [(d.destination, d.kind, len(d.objects)) for d in due] == [
         ("archive", "sr", 2),
         ("viewer", "sr", 2),
@@ -411,132 +420,135 @@ def test_each_destination_gets_one_report_and_the_kinds_that_it_takes(ledger: Le
 
 
 def test_the_object_settled_on_first_stays(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     ticket = taken(ledger)
     post(ledger, ticket, two_kinds(ticket), NOW)
-    assert ledger.choose(1, "2.25.12") == "2.25.12"
-    assert ledger.choose(1, "2.25.11") == "2.25.12"
-    assert ledger.due_deliveries(NOW)[0].chosen == "2.25.12"
+    assert ledger.deliveries.choose(1, "2.25.12") == "2.25.12"
+    assert ledger.deliveries.choose(1, "2.25.11") == "2.25.12"
+    assert ledger.deliveries.due(NOW)[0].chosen == "2.25.12"
 
 
 def test_a_shadow_rule_sends_nothing_and_says_so(ledger: Ledger) -> None:
     reported(ledger, mode="shadow")
-    (delivery,) = ledger.trace("1.2.3.1")["deliveries"]
+    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
     assert (delivery["state"], delivery["reason"]) == (
         "withheld",
         "rule 'frontal' is in shadow mode",
     )
-    assert ledger.due_deliveries(NOW + 9) == []
-    assert ledger.resend("1.2.3.1") == 0
+    assert ledger.deliveries.due(NOW + 9) == []
+    assert ledger.acts.resend("1.2.3.1") == 0
 
 
 def test_a_demonstration_report_is_withheld_where_the_rule_does_not_allow_it(
     ledger: Ledger,
 ) -> None:
     reported(ledger, allow_demonstration=False)
-    (delivery,) = ledger.trace("1.2.3.1")["deliveries"]
+    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
     assert delivery["state"] == "withheld"
     assert "allow_demonstration" in delivery["reason"]
 
 
 def test_a_report_for_an_unknown_sender_waits_until_the_peer_is_known(ledger: Ledger) -> None:
     ticket = reported(ledger, send_to=("@sender",))
-    (delivery,) = ledger.trace("1.2.3.1")["deliveries"]
+    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
     assert (delivery["state"], delivery["reason"]) == (
         "retrying",
         "sender MODALITY@10.0.0.9 is not in [peers]; add it",
     )
-    assert ledger.redirect(ticket.job, "archive", ("sr",), NOW + 1) == 1
-    (delivery,) = ledger.trace("1.2.3.1")["deliveries"]
+    assert ledger.deliveries.redirect(ticket.job, "archive", ("sr",), NOW + 1) == 1
+    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
     assert (delivery["destination"], delivery["state"]) == ("archive", "pending")
 
 
 def test_a_sender_that_gets_the_report_anyway_gets_it_once(ledger: Ledger) -> None:
     ticket = reported(ledger, send_to=("archive", "@sender"))
-    assert ledger.redirect(ticket.job, "archive", ("sr",), NOW + 1) == 0
-    assert [d["state"] for d in ledger.trace("1.2.3.1")["deliveries"]] == ["pending", "withheld"]
+    assert ledger.deliveries.redirect(ticket.job, "archive", ("sr",), NOW + 1) == 0
+    assert [d["state"] for d in ledger.history.trace("1.2.3.1")["deliveries"]] == [
+        "pending",
+        "withheld",
+    ]
 
 
 def test_a_failure_is_postponed_and_a_silence_is_not_counted(ledger: Ledger) -> None:
     reported(ledger)
-    ledger.postpone(1, "archive answered 0xA700", NOW + 30, status=0xA700, at=NOW)
-    ledger.hold("archive", "connection refused", NOW + 60, NOW)
-    (delivery,) = ledger.trace("1.2.3.1")["deliveries"]
+    ledger.deliveries.postpone(1, "archive answered 0xA700", NOW + 30, status=0xA700, at=NOW)
+    ledger.deliveries.hold("archive", "connection refused", NOW + 60, NOW)
+    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
     assert (delivery["state"], delivery["attempts"]) == ("retrying", 1)
     assert delivery["reason"] == "archive answered 0xA700"
-    assert ledger.due_deliveries(NOW + 31) == []
-    ledger.resume("archive")
-    assert len(ledger.due_deliveries(NOW + 31)) == 1
-    assert ledger.due_deliveries(NOW + 29) == []
+    assert ledger.deliveries.due(NOW + 31) == []
+    ledger.deliveries.resume("archive")
+    assert len(ledger.deliveries.due(NOW + 31)) == 1
+    assert ledger.deliveries.due(NOW + 29) == []
 
 
 def test_a_held_destination_gives_its_reason_to_what_waits(ledger: Ledger) -> None:
     reported(ledger)
-    ledger.hold("archive", "connection refused", NOW + 60, NOW)
-    (delivery,) = ledger.trace("1.2.3.1")["deliveries"]
+    ledger.deliveries.hold("archive", "connection refused", NOW + 60, NOW)
+    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
     assert (delivery["state"], delivery["attempts"]) == ("retrying", 0)
     assert delivery["reason"] == "connection refused"
-    (line,) = ledger.status(NOW)["destinations"]
+    (line,) = ledger.history.status(NOW)["destinations"]
     assert (line["waiting"], line["failures"], line["held_until"]) == (1, 1, NOW + 60)
-    assert ledger.due_destinations(NOW) == []
-    assert ledger.next_delivery(NOW) == NOW + 60
-    ledger.resume("archive")
-    assert ledger.due_destinations(NOW) == ["archive"]
+    assert ledger.deliveries.due_destinations(NOW) == []
+    assert ledger.deliveries.next_due(NOW) == NOW + 60
+    ledger.deliveries.resume("archive")
+    assert ledger.deliveries.due_destinations(NOW) == ["archive"]
 
 
 def test_a_settled_delivery_is_not_settled_again(ledger: Ledger) -> None:
     reported(ledger)
-    assert ledger.delivered(1, 0xB000, NOW)
-    assert not ledger.delivered(1, 0, NOW)
-    assert not ledger.postpone(1, "late", NOW + 30)
-    (delivery,) = ledger.trace("1.2.3.1")["deliveries"]
+    assert ledger.deliveries.delivered(1, 0xB000, NOW)
+    assert not ledger.deliveries.delivered(1, 0, NOW)
+    assert not ledger.deliveries.postpone(1, "late", NOW + 30)
+    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
     assert (delivery["state"], delivery["status"]) == ("sent", 0xB000)
-    assert ledger.committed(1)
-    assert not ledger.committed(1)
+    assert ledger.deliveries.committed(1)
+    assert not ledger.deliveries.committed(1)
 
 
 # operator -----------------------------------------------------------------------------------------
 
 
 def test_retry_gives_a_failed_job_all_its_attempts_again(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     ticket = taken(ledger)
-    ledger.release(ticket.job, ticket.token, "broken", True, 0, 1)
-    assert ledger.retry("1.2.3.1", NOW) == 1
+    ledger.jobs.release(ticket.job, ticket.token, "broken", True, 0, 1)
+    assert ledger.acts.retry("1.2.3.1", NOW) == 1
     assert (job_row(ledger)["state"], job_row(ledger)["attempts"]) == ("received", 0)
     ticket = taken(ledger)
-    ledger.release(ticket.job, ticket.token, "broken", True, 0, 1)
-    assert ledger.retry_failed(NOW) == 1
-    assert ledger.retry_failed(NOW) == 0
+    ledger.jobs.release(ticket.job, ticket.token, "broken", True, 0, 1)
+    assert ledger.acts.retry_failed(NOW) == 1
+    assert ledger.acts.retry_failed(NOW) == 0
 
 
 def test_retry_lets_waiting_deliveries_go_at_once(ledger: Ledger) -> None:
     reported(ledger)
-    ledger.postpone(1, "archive answered 0xA700", NOW + 3600, at=NOW)
-    ledger.hold("archive", "connection refused", NOW + 60, NOW)
-    assert ledger.retry("1.2.3.1", NOW) == 1
-    assert len(ledger.due_deliveries(NOW)) == 1
+    ledger.deliveries.postpone(1, "archive answered 0xA700", NOW + 3600, at=NOW)
+    ledger.deliveries.hold("archive", "connection refused", NOW + 60, NOW)
+    assert ledger.acts.retry("1.2.3.1", NOW) == 1
+    assert len(ledger.deliveries.due(NOW)) == 1
 
 
 def test_resend_sends_the_same_objects_again(ledger: Ledger) -> None:
     reported(ledger)
-    ledger.choose(1, "2.25.1")
-    ledger.delivered(1, 0, NOW)
-    assert ledger.due_deliveries(NOW + 1) == []
-    assert ledger.resend("1.2.3.1", NOW + 1) == 1
-    (delivery,) = ledger.due_deliveries(NOW + 1)
+    ledger.deliveries.choose(1, "2.25.1")
+    ledger.deliveries.delivered(1, 0, NOW)
+    assert ledger.deliveries.due(NOW + 1) == []
+    assert ledger.acts.resend("1.2.3.1", NOW + 1) == 1
+    (delivery,) = ledger.deliveries.due(NOW + 1)
     assert delivery.chosen == "2.25.1"
-    assert "resend" in [stage["stage"] for stage in ledger.trace("1.2.3.1")["stages"]]
+    assert "resend" in [stage["stage"] for stage in ledger.history.trace("1.2.3.1")["stages"]]
 
 
 def test_replay_makes_a_new_generation_that_names_its_predecessor(ledger: Ledger) -> None:
     first = reported(ledger)
-    (second,) = ledger.replay("1.2.3.1", NOW + 5)
+    (second,) = ledger.acts.replay("1.2.3.1", NOW + 5)
     assert second != first.job
     with pytest.raises(Busy):
-        ledger.replay("1.2.3.1", NOW + 6)
+        ledger.acts.replay("1.2.3.1", NOW + 6)
     ticket = taken(ledger, at=NOW + 6)
-    order = ledger.claim(ticket.job, ticket.token, "w", 60, NOW + 6).order
+    order = ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW + 6).order
     assert (order.generation, order.instance_number) == (2, 2)
     assert order.predecessor is not None
     assert order.predecessor.sop_instance_uid == "2.25.1"
@@ -548,14 +560,16 @@ def test_replay_makes_a_new_generation_that_names_its_predecessor(ledger: Ledger
 def test_an_instance_is_found_by_any_of_its_names(ledger: Ledger, ident: str) -> None:
     ticket = reported(ledger)
     named = ticket.job if ident == "job" else ident
-    assert ledger.trace(named)["sop_instance_uid"] == "1.2.3.1"
+    assert ledger.history.trace(named)["sop_instance_uid"] == "1.2.3.1"
 
 
 def test_recent_searches_and_filters(ledger: Ledger) -> None:
     reported(ledger, 1, NOW)
-    ledger.receive(instance(2, patient_id="100%", accession_number="B2"), [], "no rule", at=NOW + 2)
-    ledger.receive(instance(3), [route()], at=NOW + 1)
-    uids = lambda **asked: [r["sop_instance_uid"][-1] for r in ledger.recent(**asked)]  # noqa: E731
+    ledger.instances.receive(
+        instance(2, patient_id="100%", accession_number="B2"), [], "no rule", at=NOW + 2
+    )
+    ledger.instances.receive(instance(3), [route()], at=NOW + 1)
+    uids = lambda **asked: [r["sop_instance_uid"][-1] for r in ledger.history.recent(**asked)]  # noqa: E731
     assert uids() == ["2", "3", "1"]
     assert uids(limit=1, offset=1) == ["3"]
     assert uids(search="pid1") == ["3", "1"]
@@ -564,23 +578,23 @@ def test_recent_searches_and_filters(ledger: Ledger) -> None:
     assert uids(state="ignored") == ["2"]
     assert uids(state="received") == ["3"]
     assert uids(state="undelivered") == ["1"]
-    ledger.delivered(1, 0)
+    ledger.deliveries.delivered(1, 0)
     assert uids(state="delivered") == ["1"]
-    assert ledger.recent(state="delivered")[0]["text"] == "No fracture."
+    assert ledger.history.recent(state="delivered")[0]["text"] == "No fracture."
 
 
 def test_reports_are_found_for_query_and_retrieve(ledger: Ledger) -> None:
     reported(ledger)
-    (row,) = ledger.reports(study_instance_uid="1.2.4")
+    (row,) = ledger.results.reports(study_instance_uid="1.2.4")
     assert (row["sop_instance_uid"], row["source_instance_uid"]) == ("2.25.1", "1.2.3.1")
     assert row["patient_id"] == "PID1"
-    assert ledger.reports(sop_instance_uid="2.25.7") == []
+    assert ledger.results.reports(sop_instance_uid="2.25.7") == []
 
 
 def test_status_counts_what_there_is(ledger: Ledger) -> None:
     reported(ledger)
-    ledger.receive(instance(2), [route()], at=NOW)
-    told = ledger.status(NOW + 10)
+    ledger.instances.receive(instance(2), [route()], at=NOW)
+    told = ledger.history.status(NOW + 10)
     assert told["jobs"] == {"reported": 1, "received": 1}
     assert told["deliveries"] == {"pending": 1}
     assert told["models"] == {"phantom": {"reported": 1, "received": 1}}
@@ -604,9 +618,9 @@ def test_the_migrations_lead_to_the_schema(url: str) -> None:
 
 
 def test_an_upgrade_of_what_is_up_to_date_changes_nothing(url: str, ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()])
+    ledger.instances.receive(instance(), [route()])
     Ledger.upgrade(url)
-    assert ledger.known("1.2.3.1") is not None
+    assert ledger.instances.known("1.2.3.1") is not None
 
 
 def test_a_ledger_that_is_missing_newer_or_no_database_is_refused_in_one_line(
@@ -640,23 +654,23 @@ def test_a_locked_database_is_unreachable_without_patient_data(
     holder = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unreachable, match="database is locked") as caught:
-        ledger.receive(instance(), [route()])
+        ledger.instances.receive(instance(), [route()])
     assert "Jane" not in str(caught.value) + repr(caught.value.__cause__)
-    assert ledger.known("1.2.3.1") is None
+    assert ledger.instances.known("1.2.3.1") is None
     holder.execute("ROLLBACK")
     holder.close()
-    assert ledger.receive(instance(), [route()]).kind == "new"
+    assert ledger.instances.receive(instance(), [route()]).kind == "new"
     ledger.close()
 
 
 def test_a_full_disk_under_the_ledger_is_told_as_such(sqlite_url: str) -> None:
     ledger = Ledger.open(sqlite_url)
-    with ledger.writing() as connection:
+    with ledger.database.writing() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 60")
 
     def receive_many() -> None:
         for n in range(2000):
-            ledger.receive(instance(n), [route()])
+            ledger.instances.receive(instance(n), [route()])
 
     with pytest.raises(OutOfResources, match="full"):
         receive_many()
@@ -665,7 +679,7 @@ def test_a_full_disk_under_the_ledger_is_told_as_such(sqlite_url: str) -> None:
 
 def test_commits_survive_a_power_cut(sqlite_url: str) -> None:
     ledger = Ledger.open(sqlite_url)
-    with ledger.writing() as connection:
+    with ledger.database.writing() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
@@ -677,7 +691,7 @@ def test_a_watch_sees_what_others_commit(sqlite_url: str) -> None:
     watch = ledger.watch()
     assert watch.changed()
     assert not watch.changed()
-    other.receive(instance(), [route()])
+    other.instances.receive(instance(), [route()])
     assert watch.changed()
     assert not watch.changed()
     watch.close()
@@ -693,18 +707,18 @@ from dicom_node.store.ledger import Ledger
 ledger = Ledger.open(sys.argv[1])
 deadline = time.time() + 30
 while time.time() < deadline:
-    tickets = ledger.hand_out("phantom", 3, time.time() + 0.2)
+    tickets = ledger.jobs.hand_out("phantom", 3, time.time() + 0.2)
     for t in tickets:
         try:
-            ledger.claim(t.job, t.token, sys.argv[2], 0.3)
+            ledger.jobs.claim(t.job, t.token, sys.argv[2], 0.3)
             told = Result(token=t.token, outcome="reported", model="phantom", model_version="1",
                           device_uid="2.25.1")
-            ledger.report(t.job, t.token, told, {})
+            ledger.jobs.report(t.job, t.token, told, {})
             os.write(1, f"{t.job}\\n".encode())
         except Stale:
             pass
-    ledger.expire(time.time(), 1000)
-    open_jobs = ledger.waiting()
+    ledger.jobs.expire(time.time(), 1000)
+    open_jobs = ledger.jobs.waiting()
     if not tickets and not open_jobs:
         break
 """
@@ -712,7 +726,7 @@ while time.time() < deadline:
 
 def test_killed_claimers_lose_nothing_and_no_job_has_two_results(url: str, ledger: Ledger) -> None:
     for n in range(24):
-        ledger.receive(instance(n), [route()])
+        ledger.instances.receive(instance(n), [route()])
 
     def claimer(i: int) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", CLAIMER, url, f"w{i}"]
@@ -727,19 +741,19 @@ def test_killed_claimers_lose_nothing_and_no_job_has_two_results(url: str, ledge
     done = [line for child in last for line in child.communicate(timeout=60)[0].split()]
     for child in killed:
         child.communicate()
-    assert ledger.status()["jobs"] == {"reported": 24}
+    assert ledger.history.status()["jobs"] == {"reported": 24}
     assert len(done) == len(set(done))
     results = [
         stage
         for n in range(24)
-        for stage in ledger.trace(f"1.2.3.{n}")["stages"]
+        for stage in ledger.history.trace(f"1.2.3.{n}")["stages"]
         if stage["stage"] == "reported"
     ]
     assert len(results) == 24
 
 
 def test_findings_come_back_as_they_were_posted(ledger: Ledger) -> None:
-    ledger.receive(instance(), [route()], at=NOW)
+    ledger.instances.receive(instance(), [route()], at=NOW)
     ticket = taken(ledger)
     found = FractureFound(bone="rib", number="6", side="right")
     post(ledger, ticket, result(ticket, presence="present", fractures=(found,)))

@@ -54,7 +54,7 @@ class Work(RuleBasedStateMachine):
     def receive(self, n: int, other: bool) -> None:
         uid = f"1.2.3.{n}"
         sha = f"{n + 100 * other:064x}"
-        receipt = self.ledger.receive(instance(n, sha256=sha), [route()], at=self.now)
+        receipt = self.ledger.instances.receive(instance(n, sha256=sha), [route()], at=self.now)
         if uid not in self.sent:
             assert receipt.kind == "new"
             self.sent[uid] = sha
@@ -63,7 +63,7 @@ class Work(RuleBasedStateMachine):
 
     @rule(target=tickets, limit=st.integers(1, 4))
     def hand_out(self, limit: int) -> object:
-        return multiple(*self.ledger.hand_out("phantom", limit, self.now + 10, self.now))
+        return multiple(*self.ledger.jobs.hand_out("phantom", limit, self.now + 10, self.now))
 
     @rule(ticket=consumes(tickets))
     def lose_a_message(self, ticket: Ticket) -> None:
@@ -71,12 +71,12 @@ class Work(RuleBasedStateMachine):
 
     @rule(ticket=tickets)
     def refuse_a_message(self, ticket: Ticket) -> None:
-        self.ledger.unpublish([ticket])
+        self.ledger.jobs.unpublish([ticket])
 
     @rule(target=claims, ticket=tickets, worker=st.sampled_from(("a", "b")))
     def claim(self, ticket: Ticket, worker: str) -> object:
         try:
-            self.ledger.claim(ticket.job, ticket.token, worker, 20, self.now)
+            self.ledger.jobs.claim(ticket.job, ticket.token, worker, 20, self.now)
         except Stale:
             return multiple()
         return (ticket, worker)
@@ -85,7 +85,7 @@ class Work(RuleBasedStateMachine):
     def renew(self, claim: tuple[Ticket, str]) -> None:
         ticket, _ = claim
         try:
-            self.ledger.renew(ticket.job, ticket.token, 20, self.now)
+            self.ledger.jobs.renew(ticket.job, ticket.token, 20, self.now)
         except Stale:
             return
         assert self.state(ticket.job) == ("running", ticket.token)
@@ -112,7 +112,9 @@ class Work(RuleBasedStateMachine):
     def release(self, claim: tuple[Ticket, str], counts: bool, delay: int) -> None:
         ticket, _ = claim
         try:
-            self.ledger.release(ticket.job, ticket.token, "x", counts, delay, ATTEMPTS, self.now)
+            self.ledger.jobs.release(
+                ticket.job, ticket.token, "x", counts, delay, ATTEMPTS, self.now
+            )
         except Stale:
             assert self.state(ticket.job) != ("running", ticket.token)
 
@@ -120,20 +122,20 @@ class Work(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         """Messages expire after 10 seconds, leases after 20; the clock may be set back."""
         self.now += seconds
-        self.ledger.redate_jobs(self.now)
-        self.ledger.expire(self.now, ATTEMPTS)
+        self.ledger.jobs.redate(self.now)
+        self.ledger.jobs.expire(self.now, ATTEMPTS)
 
     @rule(target=claims)
     def work_falls_silent_and_gets_an_heir(self) -> object:
         self.time_passes(21)
-        tickets = self.ledger.hand_out("phantom", 4, self.now + 10, self.now)
+        tickets = self.ledger.jobs.hand_out("phantom", 4, self.now + 10, self.now)
         for ticket in tickets:
-            self.ledger.claim(ticket.job, ticket.token, "heir", 20, self.now)
+            self.ledger.jobs.claim(ticket.job, ticket.token, "heir", 20, self.now)
         return multiple(*((ticket, "heir") for ticket in tickets))
 
     @rule()
     def retry_failed(self) -> None:
-        self.ledger.retry_failed(self.now)
+        self.ledger.acts.retry_failed(self.now)
 
     @invariant()
     def nothing_is_lost_and_no_job_has_two_results(self) -> None:
@@ -141,7 +143,7 @@ class Work(RuleBasedStateMachine):
             return
         self.steps += 1
         for uid in self.sent if self.steps % 5 == 0 else ():
-            told = self.ledger.trace(uid)
+            told = self.ledger.history.trace(uid)
             assert len(told["jobs"]) == 1
             job = told["jobs"][0]
             results = [s for s in told["stages"] if s["stage"] in ("reported", "rejected")]
@@ -156,11 +158,11 @@ class Work(RuleBasedStateMachine):
                     self.final.setdefault(uid, told["objects"][0]["file"])
                     == (told["objects"][0]["file"])
                 )
-        counts = self.ledger.status(self.now)["jobs"]
+        counts = self.ledger.history.status(self.now)["jobs"]
         assert sum(counts.values()) == len(self.sent)
 
     def state(self, job: str) -> tuple[str, str]:
-        with self.ledger.reading() as connection:
+        with self.ledger.database.reading() as connection:
             row = connection.exec_driver_sql(
                 "SELECT state, token FROM jobs WHERE id = ?", (job,)
             ).one()

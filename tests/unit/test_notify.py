@@ -94,8 +94,8 @@ def test_a_silent_destination_is_told_after_a_while_reminded_and_told_to_be_back
     assert "modality gives no answer since 10 min; 1 waiting" in told[0][1][0]
     looks.step(start + 4300)
     assert len(told) == 2
-    for delivery in api.ledger.due_deliveries(start, destination="modality"):
-        api.ledger.delivered(delivery.id, 0)
+    for delivery in api.ledger.deliveries.due(start, destination="modality"):
+        api.ledger.deliveries.delivered(delivery.id, 0)
     looks.step(start + 4400)
     assert told[2][1] == ["over: destination modality gives no answer"]
     looks.step(start + 4500)

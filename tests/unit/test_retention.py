@@ -31,13 +31,15 @@ class Node:
             incoming.write(bytes(144) + b"image %d" % n)
             kept = incoming.keep(f"1.2.3.{n}")
         facts = {"file": kept.name, "sha256": self.spool.digest(kept.name), "size": kept.size}
-        return self.ledger.receive(instance(n, **facts), [route()] if is_routed else [], at=NOW)
+        return self.ledger.instances.receive(
+            instance(n, **facts), [route()] if is_routed else [], at=NOW
+        )
 
     def report(self, n: int = 1) -> None:
         self.receive(n)
         ticket = taken(self.ledger)
         name = self.spool.write_report(ticket.job, ticket.token, "sr", b"report %d" % n)
-        self.ledger.report(ticket.job, ticket.token, result(ticket, n), {"sr": name}, NOW)
+        self.ledger.jobs.report(ticket.job, ticket.token, result(ticket, n), {"sr": name}, NOW)
 
     def files(self, folder: str) -> int:
         return len(list((self.spool.root / folder).rglob("*.dcm")))
@@ -52,20 +54,20 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def test_files_go_when_their_time_after_delivery_is_over_and_rows_stay(node: Node) -> None:
     node.report()
-    node.ledger.delivered(1, 0, NOW + 100)
+    node.ledger.deliveries.delivered(1, 0, NOW + 100)
     assert node.retention.purge(NOW + HOUR + 99) == 0
     assert node.retention.purge(NOW + HOUR + 101) == 1
     assert (node.files("images"), node.files("reports")) == (0, 1)
     assert node.retention.purge(NOW + 10 * HOUR + 101) == 1
     assert node.files("reports") == 0
-    told = node.ledger.trace("1.2.3.1")
+    told = node.ledger.history.trace("1.2.3.1")
     assert told["state"] == "delivered"
     assert told["jobs"][0]["result"]["text"] == "No fracture."
 
 
 def test_what_is_not_delivered_is_never_removed(node: Node) -> None:
     node.report()
-    node.ledger.postpone(1, "archive answered 0xA700", NOW + 30, at=NOW)
+    node.ledger.deliveries.postpone(1, "archive answered 0xA700", NOW + 30, at=NOW)
     node.receive(2)
     assert node.retention.purge(NOW + 10_000 * HOUR) == 0
     assert (node.files("images"), node.files("reports")) == (2, 1)
@@ -75,7 +77,7 @@ def test_ignored_and_failed_instances_go_too(node: Node) -> None:
     node.receive(1, is_routed=False)
     node.receive(2)
     ticket = taken(node.ledger)
-    node.ledger.release(ticket.job, ticket.token, "broken", True, 0, 1, NOW + 50)
+    node.ledger.jobs.release(ticket.job, ticket.token, "broken", True, 0, 1, NOW + 50)
     assert node.retention.purge(NOW + HOUR + 49) == 1
     assert node.retention.purge(NOW + HOUR + 51) == 1
     assert node.files("images") == 0
@@ -83,13 +85,13 @@ def test_ignored_and_failed_instances_go_too(node: Node) -> None:
 
 def test_an_image_sent_again_after_it_was_removed_can_be_replayed(node: Node) -> None:
     node.report()
-    node.ledger.delivered(1, 0, NOW)
+    node.ledger.deliveries.delivered(1, 0, NOW)
     node.retention.purge(NOW + 2 * HOUR)
     with pytest.raises(NotFound, match="send it again"):
-        node.ledger.replay("1.2.3.1")
+        node.ledger.acts.replay("1.2.3.1")
     assert node.receive().kind == "duplicate"
     assert node.files("images") == 1
-    assert len(node.ledger.replay("1.2.3.1", NOW)) == 1
+    assert len(node.ledger.acts.replay("1.2.3.1", NOW)) == 1
     assert node.retention.purge(NOW + 100 * HOUR) == 1  # the report; the image waits for its job
     assert node.files("images") == 1
 

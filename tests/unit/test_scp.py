@@ -237,7 +237,7 @@ def test_command_and_data_set_in_one_pdu_are_taken(node: Node) -> None:
         content = encode(ds, False, True) or b""
         peer.sendall(p_data(pdv(3, command(ds.SOPInstanceUID)), pdv(2, content)))
         assert status_of(peer) == 0
-    assert node.ledger.known(ds.SOPInstanceUID) is not None
+    assert node.ledger.instances.known(ds.SOPInstanceUID) is not None
 
 
 @given(
@@ -274,7 +274,7 @@ def test_fragments_of_any_size_in_any_pdus_make_the_same_instance(
         for start in range(0, len(sent), max(segment, len(sent) // 300)):
             peer.sendall(sent[start : start + max(segment, len(sent) // 300)])
         assert status_of(peer) == 0
-    instance = node.ledger.known(ds.SOPInstanceUID)
+    instance = node.ledger.instances.known(ds.SOPInstanceUID)
     assert instance is not None
     assert node.spool.path(instance.file).read_bytes()[-len(content) :] == content
     assert instance.size == 144 + _meta_length(node, instance.file) + len(content)
@@ -287,8 +287,8 @@ def test_two_requests_sent_at_once_are_both_kept(node: Node) -> None:
             content = encode(ds, False, True) or b""
             peer.sendall(p_data(pdv(3, command(ds.SOPInstanceUID))) + p_data(pdv(2, content)))
         assert status_of(peer) == 0
-        assert _until(lambda: node.ledger.known(second.SOPInstanceUID) is not None)
-    assert node.ledger.known(first.SOPInstanceUID) is not None
+        assert _until(lambda: node.ledger.instances.known(second.SOPInstanceUID) is not None)
+    assert node.ledger.instances.known(first.SOPInstanceUID) is not None
 
 
 def test_a_request_without_data_set_ends_in_no_instance(node: Node) -> None:
@@ -296,7 +296,7 @@ def test_a_request_without_data_set_ends_in_no_instance(node: Node) -> None:
         peer.sendall(p_data(pdv(3, command("1.2.3.9", has_data_set=False))))
         peer.sendall(struct.pack(">BxLL", 5, 4, 0))
         assert is_closed(peer, 5)
-    assert node.ledger.known("1.2.3.9") is None
+    assert node.ledger.instances.known("1.2.3.9") is None
     assert node.unfinished == []
 
 
@@ -346,7 +346,7 @@ def test_what_is_no_fragment_of_the_data_set_leaves_nothing(
         peer.sendall(p_data(pdv(3, command("1.2.3.8"))) + p_data(pdv(0, bytes(80))) + rest)
         if way == "streamed":  # pynetdicom is more patient with some of it
             assert is_closed(peer, 8)
-    assert node.ledger.known("1.2.3.8") is None
+    assert node.ledger.instances.known("1.2.3.8") is None
     assert _until(lambda: node.unfinished == [])
     assert echoes(node) < 5
 

@@ -212,7 +212,7 @@ with spool.writing() as incoming:
     incoming.write(b"content")
     kept = incoming.keep("1.2.3")
 instance = Instance("1.2.3", "1.2", "1.2.1", "1.4", "1.5", "", kept.size, kept.name)
-ledger.receive(instance, [Route("rule", "phantom")])
+ledger.instances.receive(instance, [Route("rule", "phantom")])
 os.write(1, b"C-STORE-RSP 0x0000")
 """
 

@@ -63,7 +63,7 @@ def finish(ledger: Ledger, folder: Path) -> list[str]:
         work.step(LATER + 60 * minute)
     taker = Taker()
     for ticket in {ticket.job: ticket for handout in handed for ticket in handout.tickets}.values():
-        ledger.claim(ticket.job, ticket.token, "new-worker:1", 60, LATER + 300)
+        ledger.jobs.claim(ticket.job, ticket.token, "new-worker:1", 60, LATER + 300)
         post(ledger, ticket, result(ticket, int(ticket.job[:6], 16)), LATER + 310)
     deliverer = Deliverer(settings, Spool(folder / "spool"), ledger, lambda _: taker)
     deliverer.step(LATER + 400)
@@ -72,13 +72,13 @@ def finish(ledger: Ledger, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("ledger", ["0002"], indirect=True)
 def test_a_commitment_that_was_asked_for_is_still_answered(ledger: Ledger) -> None:
-    assert ledger.answer("2.25.660", {"2.25.6"}, {}, lambda _: 30, LATER)
-    assert ledger.trace("1.2.3.6")["state"] == "committed"
+    assert ledger.commitments.answer("2.25.660", {"2.25.6"}, {}, lambda _: 30, LATER)
+    assert ledger.history.trace("1.2.3.6")["state"] == "committed"
 
 
 def test_work_in_every_state_is_finished_once(ledger: Ledger, tmp_path: Path) -> None:
     delivered = finish(ledger, tmp_path)
-    status = ledger.status(LATER + 500)
+    status = ledger.history.status(LATER + 500)
     assert status["jobs"] == {"reported": 8, "rejected": 1, "failed": 1}
     assert status["deliveries"] == {"sent": 8, "withheld": 1}
     assert status["instances"]["ignored"] == 1
@@ -88,16 +88,18 @@ def test_work_in_every_state_is_finished_once(ledger: Ledger, tmp_path: Path) ->
 
 
 def test_a_worker_of_the_older_version_may_still_post_its_result(ledger: Ledger) -> None:
-    (running,) = (row for row in ledger.trace("1.2.3.3")["jobs"] if row["state"] == "running")
+    (running,) = (
+        row for row in ledger.history.trace("1.2.3.3")["jobs"] if row["state"] == "running"
+    )
     with closing(sqlite3.connect(ledger.url.removeprefix("sqlite:///"))) as db:
         query = "SELECT token FROM jobs WHERE id = ?"
         (token,) = db.execute(query, (running["job"],)).fetchone()
     ticket = Ticket(job=running["job"], token=token)
     assert post(ledger, ticket, result(ticket, 3), NOW + 60)
-    assert ledger.trace("1.2.3.3")["jobs"][0]["state"] == "reported"
+    assert ledger.history.trace("1.2.3.3")["jobs"][0]["state"] == "reported"
 
 
 def test_what_was_settled_before_the_first_attempt_stays_settled(ledger: Ledger) -> None:
-    due = {d.sop_instance_uid: d for d in ledger.due_deliveries(LATER)}
+    due = {d.sop_instance_uid: d for d in ledger.deliveries.due(LATER)}
     assert due["1.2.3.7"].chosen == "2.25.7"
     assert due["1.2.3.5"].attempts == 1

@@ -114,11 +114,11 @@ class Station:
         return str(self.intake.finish(incoming, accepted, sender).jobs[0])
 
     def hand_out(self, limit: int = 10) -> Handout:
-        tickets = self.ledger.hand_out("chosen", limit, time.time() + 60)
+        tickets = self.ledger.jobs.hand_out("chosen", limit, time.time() + 60)
         return Handout(node=self.settings.web.url, model="chosen", tickets=tuple(tickets))
 
     def state(self, uid: str) -> str:
-        return str(self.ledger.trace(uid)["jobs"][0]["state"])
+        return str(self.ledger.history.trace(uid)["jobs"][0]["state"])
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_hand_out_ends_as_reported_jobs_with_their_objects(station: Station) -
     station.desk.work(station.hand_out())
     assert [station.state(f"1.2.3.{i}") for i in range(3)] == ["reported"] * 3
     assert station.model.batches == [3]
-    trace = station.ledger.trace("1.2.3.0")
+    trace = station.ledger.history.trace("1.2.3.0")
     assert trace["objects"]
     assert all(station.spool.path(row["file"]).is_file() for row in trace["objects"])
     assert {"fetch", "decode", "model", "report"} <= {stage["stage"] for stage in trace["stages"]}
@@ -179,7 +179,7 @@ def test_an_engine_that_is_away_takes_no_attempt_and_makes_no_report(station: St
 
     station.model.act = act
     station.desk.work(station.hand_out())
-    trace = station.ledger.trace("1.2.3.1")
+    trace = station.ledger.history.trace("1.2.3.1")
     (job,) = trace["jobs"]
     assert (job["state"], job["attempts"]) == ("received", 0)
     assert "503" in job["reason"]
@@ -246,18 +246,18 @@ def test_a_fault_of_the_model_gives_the_job_back_until_it_fails(station: Station
     for _ in range(2):
         station.desk.work(station.hand_out())
     assert station.state("1.2.3.1") == "failed"
-    assert "RuntimeError" in station.ledger.trace("1.2.3.1")["jobs"][0]["reason"]
+    assert "RuntimeError" in station.ledger.history.trace("1.2.3.1")["jobs"][0]["reason"]
 
 
 def test_bytes_that_are_no_image_are_rejected_with_a_report(station: Station) -> None:
     station.receive("1.2.3.1")
-    job = station.ledger.trace("1.2.3.1")["instance"]["file"]
+    job = station.ledger.history.trace("1.2.3.1")["instance"]["file"]
     path = station.spool.path(job)
     ds = dcmread(path)
     ds.PixelData = ds.PixelData[:1000]
     ds.save_as(path)
     station.desk.work(station.hand_out())
-    trace = station.ledger.trace("1.2.3.1")
+    trace = station.ledger.history.trace("1.2.3.1")
     assert trace["jobs"][0]["state"] == "rejected"
     assert trace["objects"]
     assert station.model.batches == []
@@ -275,7 +275,7 @@ def test_work_that_moves_on_keeps_its_lease(station: Station) -> None:
     thread = threading.Thread(target=station.desk.work, args=(station.hand_out(),))
     thread.start()
     while thread.is_alive():
-        station.ledger.expire(time.time(), 5)
+        station.ledger.jobs.expire(time.time(), 5)
         time.sleep(0.1)
     assert station.state("1.2.3.1") == "reported"
 
@@ -289,10 +289,10 @@ def test_work_that_stands_still_loses_its_lease_and_its_late_result_is_dropped(
     thread.start()
     wait_for("running", lambda: station.state("1.2.3.1") == "running", 10)
     while thread.is_alive():
-        station.ledger.expire(time.time(), 5)
+        station.ledger.jobs.expire(time.time(), 5)
         time.sleep(0.1)
     assert station.state("1.2.3.1") == "received"
-    assert station.ledger.trace("1.2.3.1")["objects"] == []
+    assert station.ledger.history.trace("1.2.3.1")["objects"] == []
 
 
 def test_a_stuck_worker_ends_itself() -> None:

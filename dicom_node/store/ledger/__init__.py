@@ -1,40 +1,142 @@
 """The ledger: what was received, what became of it, and who holds which work.
 
 Every transition is one conditional UPDATE on (job, token, state), in one durable transaction with
-the event that tells of it. States of a job::
-
-    received -> queued -> running -> reported | rejected
-        ^---------+----------+-----> failed
-
-and of a delivery: ``pending -> sent -> committed``, ``retrying`` in between and back to from
-``sent`` when the destination does not commit, or ``withheld``.
+the event that records it. `states` has the states and the transitions between them.
 """
 
 from __future__ import annotations
 
+from typing import Self
+
+from dicom_node.base.errors import ChexFractError
+from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.acts import Acts
 from dicom_node.store.ledger.commitments import Commitments, Uncommitted
-from dicom_node.store.ledger.deliveries import Delivery, Line, Stored
+from dicom_node.store.ledger.database import Database, Watch
+from dicom_node.store.ledger.deliveries import (
+    Deliveries,
+    DestinationState,
+    DueDelivery,
+    ReportFile,
+)
 from dicom_node.store.ledger.history import History
-from dicom_node.store.ledger.instances import Instance, Receipt, Route
+from dicom_node.store.ledger.instances import Instance, Instances, Receipt, Route
 from dicom_node.store.ledger.jobs import Claimed, Expired, Jobs, Waiting
 from dicom_node.store.ledger.purge import Purge
-from dicom_node.store.ledger.results import Results
+from dicom_node.store.ledger.results import Results, Wanted
 
 __all__ = [
     "Claimed",
-    "Delivery",
+    "DestinationState",
+    "DueDelivery",
     "Expired",
     "Instance",
     "Ledger",
-    "Line",
     "Receipt",
+    "ReportFile",
     "Route",
-    "Stored",
     "Uncommitted",
     "Waiting",
+    "Wanted",
 ]
 
 
-class Ledger(Acts, Jobs, Commitments, Purge, History, Results):
-    """All that is known of every Instance; open it with `Ledger.open`."""
+class Ledger:
+    """All that is recorded of every Instance; open it with `Ledger.open`.
+
+    Attributes
+    ----------
+    instances : Instances
+        What was received.
+    jobs : Jobs
+        Hand-outs, claims, leases and results.
+    deliveries : Deliveries
+        Which report goes to which destination.
+    commitments : Commitments
+        Storage commitment of what was sent.
+    acts : Acts
+        What operators and readers do.
+    history : History
+        Traces, counts and events.
+    results : Results
+        Reports in bulk: for export, Query/Retrieve and DICOMweb.
+    purge : Purge
+        What retention may remove.
+    database : Database
+        The connection under all of them.
+    """
+
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self.database = Database(url)
+        both = (self.database, self.clock)
+        self.instances = Instances(*both)
+        self.jobs = Jobs(*both)
+        self.deliveries = Deliveries(*both)
+        self.commitments = Commitments(*both)
+        self.acts = Acts(*both, self.instances)
+        self.history = History(*both)
+        self.results = Results(*both)
+        self.purge = Purge(*both)
+
+    @classmethod
+    def open(cls, url: str, clock: Clock | None = None) -> Self:
+        """Open the ledger at `url`, whose schema is that of this software.
+
+        Raises
+        ------
+        ConfigurationError
+            There is no ledger yet, or another version wrote its schema.
+        Unreachable
+            The database gives no answer.
+        """
+        ledger = cls(url, clock)
+        try:
+            ledger.check()
+        except ChexFractError:
+            ledger.close()
+            raise
+        return ledger
+
+    @staticmethod
+    def upgrade(url: str) -> None:
+        """Create the schema or bring it to this software's version.
+
+        Raises
+        ------
+        ConfigurationError
+            A newer version wrote the schema.
+        Unreachable, OutOfResources
+            The database gives no answer or is full.
+        """
+        database = Database(url)
+        try:
+            database.migrate()
+        finally:
+            database.close()
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` unless the schema is that of this software."""
+        self.database.check()
+
+    def revision(self) -> str | None:
+        """Return the version of the schema, None where there is no ledger yet."""
+        return self.database.revision()
+
+    def watch(self) -> Watch:
+        """Return a cheap way to learn that somebody else has changed the ledger."""
+        return self.database.watch()
+
+    @property
+    def name(self) -> str:
+        """The URL without its password; for messages."""
+        return self.database.name
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a file on this host."""
+        return self.database.is_sqlite
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.database.close()

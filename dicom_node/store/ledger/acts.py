@@ -10,16 +10,21 @@ from sqlalchemy.engine import Connection, Row
 
 from dicom_node.base.errors import Busy, NotFound
 from dicom_node.base.job import Predecessor, ReportOrder
-from dicom_node.store.ledger.database import append, event, moment
+from dicom_node.store.clock import Clock
+from dicom_node.store.ledger.database import Database, append, event
 from dicom_node.store.ledger.history import find_instances
 from dicom_node.store.ledger.instances import Instances, content_datetime, job_id
+from dicom_node.store.ledger.states import FINAL, TAKEN, UNSENT, DeliveryState, JobState
 from dicom_node.store.schema import deliveries, destinations, instances, jobs, objects
 
-_FINAL = ("reported", "rejected", "failed")
 
-
-class Acts(Instances):
+class Acts:
     """Explicit acts of the operator."""
+
+    def __init__(self, database: Database, clock: Clock, instances: Instances) -> None:
+        self._database = database
+        self._clock = clock
+        self._instances = instances
 
     def retry(self, ident: str, at: float | None = None) -> int:
         """Let failed jobs and waiting deliveries of an Instance, a study or a job try again now.
@@ -34,25 +39,25 @@ class Acts(Instances):
         NotFound
             Nothing has this name, or the image file is gone and has to be sent again.
         """
-        now = moment(at)
-        with self.writing() as connection:
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
             rows = self._jobs_of(connection, ident)
             count = 0
             for row in rows:
-                if row.state == "failed":
+                if row.state == JobState.FAILED:
                     count += self._restart(connection, row, now)
-                elif row.state == "received" and row.next_at > now:
+                elif row.state == JobState.RECEIVED and row.next_at > now:
                     count += _now(connection, row, now)
             return count + _send_now(connection, [row.id for row in rows], now)
 
     def retry_failed(self, at: float | None = None) -> int:
         """Let every failed job whose image is still here try again; return how many."""
-        now = moment(at)
-        with self.writing() as connection:
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
             rows = connection.execute(
                 sa.select(jobs, instances.c.file)
                 .join(instances)
-                .where(jobs.c.state == "failed", instances.c.file != "")
+                .where(jobs.c.state == JobState.FAILED, instances.c.file != "")
             ).all()
             return sum(self._restart(connection, row, now) for row in rows)
 
@@ -66,8 +71,8 @@ class Acts(Instances):
         NotFound
             Nothing has this name, or the report's file is gone.
         """
-        now = moment(at)
-        with self.writing() as connection:
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
             count = 0
             for row in self._jobs_of(connection, ident):
                 gone = connection.scalar(
@@ -78,11 +83,9 @@ class Acts(Instances):
                 count += _send_now(connection, [row.id], now)
                 changed = connection.execute(
                     deliveries.update()
-                    .where(
-                        deliveries.c.job == row.id, deliveries.c.state.in_(("sent", "committed"))
-                    )
+                    .where(deliveries.c.job == row.id, deliveries.c.state.in_(TAKEN))
                     .values(
-                        state="pending",
+                        state=DeliveryState.PENDING,
                         attempts=0,
                         next_at=now,
                         dated_at=now,
@@ -111,8 +114,8 @@ class Acts(Instances):
         Busy
             The last job has no result yet.
         """
-        now = moment(at)
-        with self.writing() as connection:
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
             newest: dict[tuple[str, str], Row[Any]] = {}
             for row in self._jobs_of(connection, ident, whole_instance=True):
                 key = (row.sop_instance_uid, row.model)
@@ -121,7 +124,7 @@ class Acts(Instances):
             if not newest:
                 raise NotFound(f"{ident[:64]!r} has no job to replay")
             for row in newest.values():
-                if row.state not in _FINAL:
+                if row.state not in FINAL:
                     raise Busy(f"job {row.id} is {row.state}; wait for its result")
                 _require_file(row)
             return tuple(self._next_generation(connection, row, now) for row in newest.values())
@@ -141,14 +144,14 @@ class Acts(Instances):
         NotFound
             There is no such job, or it has no result.
         """
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             row = connection.execute(
                 sa.select(jobs.c.sop_instance_uid, jobs.c.result).where(jobs.c.id == job)
             ).first()
             if row is None or not row.result:
                 raise NotFound("there is no result to judge")
             detail = f"{by}: {comment}" if comment else by
-            told = event(row.sop_instance_uid, verdict, moment(at), job, detail, ms=0.0)
+            told = event(row.sop_instance_uid, verdict, self._clock.moment(at), job, detail, ms=0.0)
             append(connection, [told])
 
     def _jobs_of(
@@ -169,9 +172,9 @@ class Acts(Instances):
         _require_file(row)
         changed = connection.execute(
             jobs.update()
-            .where(jobs.c.id == row.id, jobs.c.state == "failed")
+            .where(jobs.c.id == row.id, jobs.c.state == JobState.FAILED)
             .values(
-                state="received",
+                state=JobState.RECEIVED,
                 attempts=0,
                 handouts=0,
                 next_at=now,
@@ -191,7 +194,9 @@ class Acts(Instances):
         job = job_id(row.sop_instance_uid, row.model, generation)
         order = ReportOrder.model_validate_json(row.report_order).model_copy(
             update={
-                "instance_number": self._next_number(connection, row.study_instance_uid, row.model),
+                "instance_number": self._instances.next_number(
+                    connection, row.study_instance_uid, row.model
+                ),
                 "content_datetime": content_datetime(now),
                 "generation": generation,
                 "predecessor": _predecessor(connection, row),
@@ -205,7 +210,7 @@ class Acts(Instances):
                 id=job,
                 generation=generation,
                 report_order=order.model_dump_json(),
-                state="received",
+                state=JobState.RECEIVED,
                 received_at=now,
             )
         )
@@ -249,14 +254,14 @@ def _require_file(row: Row[Any]) -> None:
 def _now(connection: Connection, row: Row[Any], now: float) -> int:
     return connection.execute(
         jobs.update()
-        .where(jobs.c.id == row.id, jobs.c.state == "received")
+        .where(jobs.c.id == row.id, jobs.c.state == JobState.RECEIVED)
         .values(next_at=now, dated_at=now)
     ).rowcount
 
 
 def _send_now(connection: Connection, ids: Sequence[str], now: float) -> int:
     """Make waiting deliveries of these jobs due, and their destinations be tried, at once."""
-    waiting = deliveries.c.job.in_(ids) & deliveries.c.state.in_(("pending", "retrying"))
+    waiting = deliveries.c.job.in_(ids) & deliveries.c.state.in_(UNSENT)
     names = list(connection.scalars(sa.select(deliveries.c.destination).where(waiting).distinct()))
     connection.execute(
         destinations.update().where(destinations.c.name.in_(names)).values(held_until=0)

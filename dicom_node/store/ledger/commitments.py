@@ -13,8 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dicom_node.store.ledger.database import append, event, moment
-from dicom_node.store.ledger.deliveries import Deliveries
+from dicom_node.store.clock import Clock
+from dicom_node.store.ledger.database import Database, append, event
+from dicom_node.store.ledger.deliveries import commit_delivery, settle_delivery
+from dicom_node.store.ledger.states import DeliveryState
 from dicom_node.store.schema import commitments, deliveries, jobs, objects
 
 
@@ -33,25 +35,27 @@ class Uncommitted:
     reason: str
 
 
-class Commitments(Deliveries):
+class Commitments:
     """The side of storage commitment."""
 
-    def due_commitments(
-        self, now: float, limit_per_destination: int = 100
-    ) -> dict[str, list[Uncommitted]]:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def due(self, now: float, limit_per_destination: int = 100) -> dict[str, list[Uncommitted]]:
         """Return what a commitment is to be asked for now, by destination."""
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             names = connection.scalars(
                 sa.select(deliveries.c.destination).where(_is_due(now)).distinct()
             ).all()
             return {name: _due(connection, name, now, limit_per_destination) for name in names}
 
-    def next_commitment(self) -> float | None:
+    def next_due(self) -> float | None:
         """Return when the next commitment is to be asked for; None when none is."""
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             found = connection.scalar(
                 sa.select(sa.func.min(deliveries.c.ask_at)).where(
-                    deliveries.c.ask_at > 0, deliveries.c.state == "sent"
+                    deliveries.c.ask_at > 0, deliveries.c.state == DeliveryState.SENT
                 )
             )
         return None if found is None else float(found)
@@ -71,8 +75,8 @@ class Commitments(Deliveries):
             Takes how often one was asked for before; returns in how many seconds it is asked for
             again unless there is an answer.
         """
-        now = moment(at)
-        with self.writing() as connection:
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
             told = []
             for one in wanted:
                 asked = f"not committed yet: asked {one.asks + 1} times"
@@ -82,7 +86,7 @@ class Commitments(Deliveries):
                     "dated_at": now,
                     "reason": asked if one.asks else "storage commitment asked for",
                 }
-                row = self._settle(connection, one.delivery, ("sent",), values)
+                row = settle_delivery(connection, one.delivery, (DeliveryState.SENT,), values)
                 if row is None:
                     continue
                 connection.execute(
@@ -106,13 +110,13 @@ class Commitments(Deliveries):
         at: float | None = None,
     ) -> None:
         """Record why these could not be asked for, and when to try again; None: never."""
-        now = moment(at)
-        with self.writing() as connection:
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
             told = []
             for one in wanted:
                 ask_at = 0.0 if wait is None else now + wait(one.asks)
                 values = {"ask_at": ask_at, "dated_at": now, "reason": reason}
-                row = self._settle(connection, one.delivery, ("sent",), values)
+                row = settle_delivery(connection, one.delivery, (DeliveryState.SENT,), values)
                 if row is not None and reason != one.reason:
                     detail = f"{one.kind} by {one.destination}: {reason}"
                     told.append(event(one.source, "uncommitted", now, one.job, detail))
@@ -139,8 +143,8 @@ class Commitments(Deliveries):
         wait : callable
             Takes how often an object was refused before; returns in how many seconds it is sent.
         """
-        now = moment(at)
-        with self.writing() as connection:
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
             rows = connection.execute(
                 sa.select(
                     commitments.c.ended_at.label("answered_at"),
@@ -152,7 +156,7 @@ class Commitments(Deliveries):
             ).all()
             for row in rows:
                 if row.sop_instance_uid in committed:
-                    self._commit(connection, row.id, now)
+                    commit_delivery(connection, row.id, now)
                 elif row.sop_instance_uid in failed:
                     self._send_again(connection, row, failed[row.sop_instance_uid], wait, now)
             connection.execute(
@@ -177,7 +181,7 @@ class Commitments(Deliveries):
             return
         why = f"{row.destination} does not commit: {reason}"
         values = {
-            "state": "retrying",
+            "state": DeliveryState.RETRYING,
             "reason": why,
             "attempts": row.attempts + 1,
             "next_at": now + wait(row.attempts),
@@ -185,7 +189,7 @@ class Commitments(Deliveries):
             "ask_at": 0.0,
             "ended_at": 0.0,
         }
-        settled = self._settle(connection, row.id, ("sent",), values)
+        settled = settle_delivery(connection, row.id, (DeliveryState.SENT,), values)
         if settled is not None:
             told = f"{row.kind} to {row.destination}: {why}"
             append(connection, [event(settled.source, "retrying", now, row.job, told)])
@@ -193,7 +197,7 @@ class Commitments(Deliveries):
 
 def _is_due(now: float) -> sa.ColumnElement[bool]:
     at = deliveries.c.ask_at
-    return (deliveries.c.state == "sent") & (at > 0) & (at <= now)
+    return (deliveries.c.state == DeliveryState.SENT) & (at > 0) & (at <= now)
 
 
 def _due(connection: Connection, name: str, now: float, limit: int) -> list[Uncommitted]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -47,45 +46,9 @@ class Database:
             threading.Lock() if self.is_sqlite else nullcontext()
         )
 
-    @classmethod
-    def open(cls, url: str) -> Self:
-        """Open the ledger at `url`, whose schema is that of this software.
-
-        Raises
-        ------
-        ConfigurationError
-            There is no ledger yet, or another version wrote its schema.
-        Unreachable
-            The database gives no answer.
-        """
-        database = cls(url)
-        try:
-            database.check()
-        except ChexFractError:
-            database.close()
-            raise
-        return database
-
-    @staticmethod
-    def upgrade(url: str) -> None:
-        """Create the schema or bring it to this software's version.
-
-        Raises
-        ------
-        ConfigurationError
-            A newer version wrote the schema.
-        Unreachable, OutOfResources
-            The database gives no answer or is full.
-        """
-        database = Database(url)
-        try:
-            database.migrate()
-        finally:
-            database.close()
-
     def check(self) -> None:
         """Raise `ConfigurationError` unless the schema is that of this software."""
-        version = self._version()
+        version = self.revision()
         if version == VERSIONS[-1]:
             return
         if version is None:
@@ -110,7 +73,7 @@ class Database:
                 Path(file).parent.mkdir(parents=True, exist_ok=True)
             except OSError as exc:
                 raise OutOfResources(f"{file}: cannot be made: {exc.strerror or exc}") from exc
-        version = self._version()
+        version = self.revision()
         if version == VERSIONS[-1]:
             return
         if version is not None and version not in VERSIONS:
@@ -192,7 +155,8 @@ class Database:
         """Return a cheap way to learn that somebody else has changed the ledger."""
         return Watch(self)
 
-    def _version(self) -> str | None:
+    def revision(self) -> str | None:
+        """Return the version of the schema, None where there is no ledger yet."""
         with self.reading() as connection:
             if not sa.inspect(connection).has_table("alembic_version"):
                 return None
@@ -307,11 +271,6 @@ def event(
         "ms": ms,
         "detail": detail,
     }
-
-
-def moment(at: float | None) -> float:
-    """Return `at`, or now, in seconds since the epoch."""
-    return time.time() if at is None else at
 
 
 def _engine(url: str) -> Engine:

@@ -11,18 +11,17 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dicom_node.base.job import ReportObject, Result
-from dicom_node.store.clock import TOLERANCE_S
-from dicom_node.store.ledger.database import Database, append, event, moment
+from dicom_node.store.clock import TOLERANCE_S, Clock
+from dicom_node.store.ledger.database import Database, append, event
+from dicom_node.store.ledger.states import UNSENT, DeliveryState
 from dicom_node.store.schema import deliveries, destinations, instances, jobs, objects
 
 SENDER = "@sender"
 """Destination of a delivery whose sender is no known peer yet."""
 
-OPEN = ("pending", "retrying")
-
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ReportFile:
     """One object of a result and its file in the spool."""
 
     kind: str
@@ -33,7 +32,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class DueDelivery:
     """One thing to send to one destination.
 
     ``objects`` holds what may be sent for it: every SR SOP class that was built, or the one object
@@ -46,7 +45,7 @@ class Delivery:
     sop_instance_uid: str
     destination: str
     kind: str
-    objects: tuple[Stored, ...]
+    objects: tuple[ReportFile, ...]
     attempts: int
     chosen: str
     calling_ae: str
@@ -54,7 +53,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DestinationState:
     """How a destination is doing: ``failures`` in a row, held until, and why."""
 
     name: str
@@ -63,19 +62,23 @@ class Line:
     reason: str = ""
 
 
-class Deliveries(Database):
+class Deliveries:
     """The deliverer's side."""
 
-    def due_deliveries(
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def due(
         self,
         now: float,
         limit_per_destination: int = 32,
         destination: str | None = None,
-    ) -> list[Delivery]:
+    ) -> list[DueDelivery]:
         """Return what may be sent now, by destination; destinations that are held have none."""
         names = self.due_destinations(now) if destination is None else [destination]
-        found: list[Delivery] = []
-        with self.reading() as connection:
+        found: list[DueDelivery] = []
+        with self._database.reading() as connection:
             for name in names:
                 found += _due_of(connection, name, now, limit_per_destination)
         return found
@@ -83,12 +86,12 @@ class Deliveries(Database):
     def due_destinations(self, now: float) -> list[str]:
         """Return the destinations with something to send now, but for those that are held."""
         held = sa.select(destinations.c.name).where(destinations.c.held_until > now)
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             return list(
                 connection.scalars(
                     sa.select(deliveries.c.destination)
                     .where(
-                        deliveries.c.state.in_(OPEN),
+                        deliveries.c.state.in_(UNSENT),
                         deliveries.c.next_at <= now,
                         deliveries.c.destination.not_in(held),
                     )
@@ -97,33 +100,33 @@ class Deliveries(Database):
                 )
             )
 
-    def next_delivery(self, now: float) -> float | None:
+    def next_due(self, now: float) -> float | None:
         """Return when something will be due to send; None when all is settled."""
         held = sa.func.coalesce(destinations.c.held_until, 0)
         # max() of two values has another name in SQLite and in PostgreSQL
         at = sa.case((held > deliveries.c.next_at, held), else_=deliveries.c.next_at)
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             found = connection.scalar(
                 sa.select(sa.func.min(at))
                 .select_from(deliveries)
                 .outerjoin(destinations, destinations.c.name == deliveries.c.destination)
-                .where(deliveries.c.state.in_(OPEN))
+                .where(deliveries.c.state.in_(UNSENT))
             )
         return None if found is None else float(found)
 
-    def redate_deliveries(self, now: float) -> int:
-        """Let every wait from a clock that was ahead begin now; see `Jobs.redate_jobs`."""
-        waits = deliveries.c.state.in_(OPEN) | (deliveries.c.ask_at > 0)
+    def redate(self, now: float) -> int:
+        """Let every wait from a clock that was ahead begin now; see `Jobs.redate`."""
+        waits = deliveries.c.state.in_(UNSENT) | (deliveries.c.ask_at > 0)
         ahead = waits & (deliveries.c.dated_at > now + TOLERANCE_S)
         held_ahead = destinations.c.changed_at > now + TOLERANCE_S
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             some = connection.scalar(sa.select(deliveries.c.id).where(ahead).limit(1))
             if some is None:
                 some = connection.scalar(sa.select(destinations.c.name).where(held_ahead).limit(1))
         if some is None:
             return 0
         late, held = deliveries.c.dated_at - now, destinations.c.changed_at - now
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 destinations.update()
                 .where(held_ahead)
@@ -143,7 +146,7 @@ class Deliveries(Database):
 
     def choose(self, delivery: int, sop_instance_uid: str) -> str:
         """Settle before the first attempt which object is sent; return the one that is settled."""
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 deliveries.update()
                 .where(deliveries.c.id == delivery, deliveries.c.sop_instance_uid == "")
@@ -167,11 +170,11 @@ class Deliveries(Database):
 
         From `ask_at` on, unless it is 0, the destination is asked to commit to keep it.
         """
-        now = moment(at)
-        values = {"state": "sent", "status": status, "reason": "", "ended_at": now}
+        now = self._clock.moment(at)
+        values = {"state": DeliveryState.SENT, "status": status, "reason": "", "ended_at": now}
         values |= {"asks": 0, "ask_at": ask_at, "dated_at": now}
-        with self.writing() as connection:
-            row = self._settle(connection, delivery, OPEN, values)
+        with self._database.writing() as connection:
+            row = settle_delivery(connection, delivery, UNSENT, values)
             if row is not None:
                 told = f"{row.kind} to {row.destination}: 0x{status:04X}"
                 append(connection, [event(row.source, "sent", now, row.job, told, ms)])
@@ -179,16 +182,8 @@ class Deliveries(Database):
 
     def committed(self, delivery: int, at: float | None = None) -> bool:
         """Record that the destination has committed to keep it (DICOM PS3.4 Annex J)."""
-        with self.writing() as connection:
-            return self._commit(connection, delivery, moment(at))
-
-    def _commit(self, connection: Connection, delivery: int, now: float) -> bool:
-        values = {"state": "committed", "reason": "", "ask_at": 0.0}
-        row = self._settle(connection, delivery, ("sent",), values)
-        if row is not None:
-            told = f"{row.kind} by {row.destination}"
-            append(connection, [event(row.source, "committed", now, row.job, told)])
-        return row is not None
+        with self._database.writing() as connection:
+            return commit_delivery(connection, delivery, self._clock.moment(at))
 
     def postpone(
         self,
@@ -200,20 +195,20 @@ class Deliveries(Database):
         at: float | None = None,
     ) -> bool:
         """Record that it could not be sent, why, and when to try again."""
-        now = moment(at)
+        now = self._clock.moment(at)
         values = {
-            "state": "retrying",
+            "state": DeliveryState.RETRYING,
             "reason": reason,
             "next_at": next_at,
             "dated_at": now,
             "status": status,
             "attempts": deliveries.c.attempts + (1 if counts else 0),
         }
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             before = connection.scalar(
                 sa.select(deliveries.c.reason).where(deliveries.c.id == delivery)
             )
-            row = self._settle(connection, delivery, OPEN, values)
+            row = settle_delivery(connection, delivery, UNSENT, values)
             if row is not None and (counts or before != reason):
                 told = f"{row.kind} to {row.destination}: {reason}"
                 append(connection, [event(row.source, "retrying", now, row.job, told)])
@@ -221,9 +216,9 @@ class Deliveries(Database):
 
     def hold(self, destination: str, reason: str, next_at: float, at: float | None = None) -> None:
         """Hold everything for a destination that gives no answer; this costs no attempt."""
-        now = moment(at)
-        with self.writing() as connection:
-            self.insert_new(connection, destinations, {"name": destination})
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
+            self._database.insert_new(connection, destinations, {"name": destination})
             connection.execute(
                 destinations.update()
                 .where(destinations.c.name == destination)
@@ -238,17 +233,20 @@ class Deliveries(Database):
                 deliveries.update()
                 .where(
                     deliveries.c.destination == destination,
-                    (deliveries.c.state == "pending")
-                    | ((deliveries.c.state == "retrying") & (deliveries.c.attempts == 0)),
+                    (deliveries.c.state == DeliveryState.PENDING)
+                    | (
+                        (deliveries.c.state == DeliveryState.RETRYING)
+                        & (deliveries.c.attempts == 0)
+                    ),
                     deliveries.c.reason != reason,
                 )
-                .values(state="retrying", reason=reason)
+                .values(state=DeliveryState.RETRYING, reason=reason)
             )
 
     def wake(self, destination: str, at: float | None = None) -> int:
         """Make all that waits for a destination due now: what it needs may have changed."""
-        now = moment(at)
-        with self.writing() as connection:
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
             connection.execute(
                 destinations.update()
                 .where(destinations.c.name == destination)
@@ -258,7 +256,7 @@ class Deliveries(Database):
                 deliveries.update()
                 .where(
                     deliveries.c.destination == destination,
-                    deliveries.c.state.in_(OPEN),
+                    deliveries.c.state.in_(UNSENT),
                     deliveries.c.attempts == 0,
                 )
                 .values(next_at=now, dated_at=now)
@@ -266,28 +264,28 @@ class Deliveries(Database):
 
     def resume(self, destination: str, at: float | None = None) -> None:
         """Release what was held: the destination answers again."""
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             held = connection.scalar(
                 sa.select(destinations.c.failures).where(destinations.c.name == destination)
             )
         if not held:
             return
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 destinations.update()
                 .where(destinations.c.name == destination)
-                .values(failures=0, held_until=0, reason="", changed_at=moment(at))
+                .values(failures=0, held_until=0, reason="", changed_at=self._clock.moment(at))
             )
 
-    def line(self, destination: str) -> Line:
+    def destination(self, destination: str) -> DestinationState:
         """Return how a destination is doing."""
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(
                 sa.select(destinations).where(destinations.c.name == destination)
             ).one_or_none()
         if row is None:
-            return Line(destination)
-        return Line(destination, row.failures, row.held_until, row.reason)
+            return DestinationState(destination)
+        return DestinationState(destination, row.failures, row.held_until, row.reason)
 
     def redirect(
         self, job: str, destination: str, kinds: Collection[str], at: float | None = None
@@ -297,14 +295,14 @@ class Deliveries(Database):
         A kind that the destination does not take, or gets anyway, is withheld with that reason.
         Returns how many deliveries will be sent.
         """
-        now = moment(at)
+        now = self._clock.moment(at)
         sent = 0
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             rows = connection.execute(
                 sa.select(deliveries).where(
                     deliveries.c.job == job,
                     deliveries.c.destination == SENDER,
-                    deliveries.c.state.in_(OPEN),
+                    deliveries.c.state.in_(UNSENT),
                 )
             ).all()
             for row in rows:
@@ -326,34 +324,52 @@ class Deliveries(Database):
                 deliveries.c.part == row.part,
             )
         )
-        values: dict[str, Any] = {"state": "pending", "reason": "", "destination": destination}
+        values: dict[str, Any] = {
+            "state": DeliveryState.PENDING,
+            "reason": "",
+            "destination": destination,
+        }
         values |= {"next_at": now, "dated_at": now}
         if taken is not None or row.kind not in kinds:
             why = "gets it already" if taken is not None else f"takes no {row.kind}"
-            values = {"state": "withheld", "reason": f"{destination} {why}", "ended_at": now}
-        changed = self._settle(connection, row.id, OPEN, values)
-        return changed is not None and values["state"] == "pending"
+            values = {
+                "state": DeliveryState.WITHHELD,
+                "reason": f"{destination} {why}",
+                "ended_at": now,
+            }
+        changed = settle_delivery(connection, row.id, UNSENT, values)
+        return changed is not None and values["state"] == DeliveryState.PENDING
 
-    def _settle(
-        self,
-        connection: Connection,
-        delivery: int,
-        states: Sequence[str],
-        values: dict[str, Any],
-    ) -> Row[Any] | None:
-        """Change a delivery that is in one of `states`; return it, or None when it is not."""
-        changed = connection.execute(
-            deliveries.update()
-            .where(deliveries.c.id == delivery, deliveries.c.state.in_(states))
-            .values(**values)
-        ).rowcount
-        if not changed:
-            return None
-        return connection.execute(
-            sa.select(deliveries, jobs.c.sop_instance_uid.label("source"))
-            .join(jobs)
-            .where(deliveries.c.id == delivery)
-        ).one()
+
+def settle_delivery(
+    connection: Connection,
+    delivery: int,
+    states: Sequence[DeliveryState],
+    values: dict[str, Any],
+) -> Row[Any] | None:
+    """Change a delivery that is in one of `states`; return it, or None when it is not."""
+    changed = connection.execute(
+        deliveries.update()
+        .where(deliveries.c.id == delivery, deliveries.c.state.in_(states))
+        .values(**values)
+    ).rowcount
+    if not changed:
+        return None
+    return connection.execute(
+        sa.select(deliveries, jobs.c.sop_instance_uid.label("source"))
+        .join(jobs)
+        .where(deliveries.c.id == delivery)
+    ).one()
+
+
+def commit_delivery(connection: Connection, delivery: int, now: float) -> bool:
+    """Record that its destination keeps it; False when it was not sent or is committed already."""
+    values = {"state": DeliveryState.COMMITTED, "reason": "", "ask_at": 0.0}
+    row = settle_delivery(connection, delivery, (DeliveryState.SENT,), values)
+    if row is not None:
+        told = f"{row.kind} by {row.destination}"
+        append(connection, [event(row.source, "committed", now, row.job, told)])
+    return row is not None
 
 
 def insert_deliveries(connection: Connection, job: Row[Any], result: Result, now: float) -> None:
@@ -365,11 +381,14 @@ def insert_deliveries(connection: Connection, job: Row[Any], result: Result, now
         for part, kind in _things(result.objects):
             if kinds and kind not in kinds:
                 continue
-            state, reason = "pending", ""
+            state, reason = DeliveryState.PENDING, ""
             if withheld:
-                state, reason = "withheld", withheld
+                state, reason = DeliveryState.WITHHELD, withheld
             elif destination == SENDER:
-                state, reason = "retrying", unknown_sender(job.calling_ae, job.calling_host)
+                state, reason = (
+                    DeliveryState.RETRYING,
+                    unknown_sender(job.calling_ae, job.calling_host),
+                )
             connection.execute(
                 deliveries.insert().values(
                     job=job.id,
@@ -412,7 +431,7 @@ def _withheld(job: Row[Any], result: Result) -> str:
     return ""
 
 
-def _due_of(connection: Connection, destination: str, now: float, limit: int) -> list[Delivery]:
+def _due_of(connection: Connection, destination: str, now: float, limit: int) -> list[DueDelivery]:
     rows = connection.execute(
         sa.select(
             deliveries,
@@ -424,7 +443,7 @@ def _due_of(connection: Connection, destination: str, now: float, limit: int) ->
         .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
         .where(
             deliveries.c.destination == destination,
-            deliveries.c.state.in_(OPEN),
+            deliveries.c.state.in_(UNSENT),
             deliveries.c.next_at <= now,
         )
         .order_by(deliveries.c.next_at, deliveries.c.id)
@@ -436,12 +455,12 @@ def _due_of(connection: Connection, destination: str, now: float, limit: int) ->
     found = []
     for row in rows:
         things = tuple(
-            Stored(o.kind, o.part, o.sop_class_uid, o.sop_instance_uid, o.file)
+            ReportFile(o.kind, o.part, o.sop_class_uid, o.sop_instance_uid, o.file)
             for o in made
             if o.job == row.job and o.kind == row.kind and (o.kind == "sr" or o.part == row.part)
         )
         found.append(
-            Delivery(
+            DueDelivery(
                 row.id,
                 row.job,
                 row.source,

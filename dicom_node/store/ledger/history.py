@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dicom_node.base.errors import NotFound
-from dicom_node.store.ledger.database import Database, moment
+from dicom_node.store.clock import Clock
+from dicom_node.store.ledger.database import Database, append, event
+from dicom_node.store.ledger.states import (
+    OPEN,
+    TAKEN,
+    UNSENT,
+)
 from dicom_node.store.schema import (
     conflicts,
     deliveries,
@@ -22,34 +27,13 @@ from dicom_node.store.schema import (
     objects,
 )
 
-_UNSENT = ("pending", "retrying")
-_SENT = ("sent", "committed")
 
-_OF_OBJECTS = {
-    "study_instance_uid": instances.c.study_instance_uid,
-    "series_instance_uid": objects.c.series_instance_uid,
-    "sop_instance_uid": objects.c.sop_instance_uid,
-    "patient_id": instances.c.patient_id,
-    "patient_name": instances.c.patient_name,
-    "accession_number": instances.c.accession_number,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which objects of results are looked for; an empty one: all.
-
-    ``exact`` has the possible values of a column, ``like`` a text in which ``*`` and ``?`` are
-    wildcards and the case does not count, ``study_dates`` the first and the last day, YYYYMMDD.
-    """
-
-    exact: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    like: Mapping[str, str] = field(default_factory=dict)
-    study_dates: tuple[str, str] | None = None
-
-
-class History(Database):
+class History:
     """The read side."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
 
     def trace(self, ident: str) -> dict[str, Any]:
         """Return all that happened to an Instance, in order.
@@ -66,19 +50,17 @@ class History(Database):
         NotFound
             Nothing has this name.
         """
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             uids = find_instances(connection, ident)
             told = _trace(connection, uids[0])
         return told | {"also": uids[1:]}
 
     def status(self, at: float | None = None) -> dict[str, Any]:
         """Return counts by state, what waits and since when, and how destinations do."""
-        now = moment(at)
-        with self.reading() as connection:
+        now = self._clock.moment(at)
+        with self._database.reading() as connection:
             oldest = connection.scalar(
-                sa.select(sa.func.min(jobs.c.received_at)).where(
-                    jobs.c.state.in_(("received", "queued", "running"))
-                )
+                sa.select(sa.func.min(jobs.c.received_at)).where(jobs.c.state.in_(OPEN))
             )
             return {
                 "at": now,
@@ -127,138 +109,67 @@ class History(Database):
             query = query.where(_matches(search))
         if state:
             query = query.where(_in_state(state))
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(query).all()
             sent = _deliveries_of(connection, [row.job for row in rows if row.job])
         return [_recent(row, sent.get(row.job, [])) for row in rows]
 
     def conflicts(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return Instances that came under a known UID with other content, newest first."""
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 sa.select(conflicts).order_by(conflicts.c.received_at.desc()).limit(limit)
             ).all()
         return [dict(row._mapping) for row in rows]
 
-    def reports(
-        self,
-        study_instance_uid: str = "",
-        series_instance_uid: str = "",
-        sop_instance_uid: str = "",
-        patient_id: str = "",
-        accession_number: str = "",
-        limit: int = 1000,
+    def events_after(
+        self, after: int, limit: int, stages: Sequence[str] = ()
     ) -> list[dict[str, Any]]:
-        """Return objects of results whose files are here, newest first; for Query/Retrieve.
+        """Return events in the order in which they were kept, with the facts of their Instance.
 
-        An empty parameter matches everything. Each row has the object's ``kind``, ``part``, UIDs,
-        ``file`` and ``made_at``, and the facts of its source Instance under their own names, the
-        source's UID as ``source_instance_uid``.
+        Parameters
+        ----------
+        after : int
+            The ``id`` of the last event that the caller knows; 0 begins at the first.
+        stages : sequence of str
+            Only these; empty: all.
         """
-        wanted = {
-            instances.c.study_instance_uid: study_instance_uid,
-            objects.c.series_instance_uid: series_instance_uid,
-            objects.c.sop_instance_uid: sop_instance_uid,
-            instances.c.patient_id: patient_id,
-            instances.c.accession_number: accession_number,
-        }
+        facts = ("patient_id", "study_instance_uid", "sop_class_uid", "calling_ae", "calling_host")
         query = (
-            sa.select(
-                instances,
-                instances.c.sop_instance_uid.label("source_instance_uid"),
-                objects.c.kind,
-                objects.c.part,
-                objects.c.job,
-                objects.c.file.label("object_file"),
-                objects.c.sop_class_uid.label("object_class_uid"),
-                objects.c.sop_instance_uid.label("object_instance_uid"),
-                objects.c.series_instance_uid.label("object_series_uid"),
-                jobs.c.ended_at.label("made_at"),
-                jobs.c.report_order,
-            )
-            .join(jobs, jobs.c.id == objects.c.job)
-            .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
-            .where(objects.c.file != "", *(c == value for c, value in wanted.items() if value))
-            .order_by(jobs.c.ended_at.desc(), objects.c.part)
+            sa.select(events, *(instances.c[name] for name in facts))
+            .outerjoin(instances, instances.c.sop_instance_uid == events.c.sop_instance_uid)
+            .where(events.c.id > after)
+            .order_by(events.c.id)
             .limit(limit)
         )
-        with self.reading() as connection:
-            rows = connection.execute(query).all()
-        return [_report(row._mapping) for row in rows]
+        if stages:
+            query = query.where(events.c.stage.in_(stages))
+        with self._database.reading() as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]
 
-    def report_studies(self, wanted: Wanted) -> list[tuple[str, str]]:
-        """Return Study Instance UID and patient id of studies with objects, newest first."""
-        study, patient = instances.c.study_instance_uid, instances.c.patient_id
-        query = (
-            sa.select(study, sa.func.min(patient))
-            .select_from(_SHOWN)
-            .where(_IS_SHOWN, *_conditions(wanted))
-            .group_by(study)
-            .order_by(sa.func.max(jobs.c.ended_at).desc(), study)
+    def note(self, stage: str, detail: str, at: float | None = None) -> None:
+        """Keep an event that belongs to no Instance."""
+        with self._database.writing() as connection:
+            append(connection, [event("", stage, self._clock.moment(at), detail=detail, ms=0.0)])
+
+    def newest_event(self) -> int:
+        """Return the ``id`` of the last event, 0 when nothing ever happened."""
+        with self._database.reading() as connection:
+            return int(connection.scalar(sa.select(sa.func.max(events.c.id))) or 0)
+
+    def stage_times(self, after: int, until: int) -> list[tuple[str, float]]:
+        """Return stage and milliseconds of the events in ``(after, until]`` that took time."""
+        query = sa.select(events.c.stage, events.c.ms).where(
+            events.c.id > after, events.c.id <= until, events.c.ms.is_not(None)
         )
-        with self.reading() as connection:
-            return [(str(row[0]), str(row[1])) for row in connection.execute(query)]
+        with self._database.reading() as connection:
+            return [(str(stage), float(ms)) for stage, ms in connection.execute(query)]
 
-    def report_objects(self, studies: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the objects of studies that others may see, newest first.
-
-        Of the variants of one SR only those that a destination took are among them, or, where
-        none did yet, the one that is tried first.
-        """
-        query = (
-            sa.select(
-                objects, instances.c.study_instance_uid, deliveries.c.sop_instance_uid.label("took")
-            )
-            .select_from(
-                _SHOWN.outerjoin(
-                    deliveries,
-                    (deliveries.c.job == objects.c.job)
-                    & (deliveries.c.sop_instance_uid == objects.c.sop_instance_uid)
-                    & deliveries.c.state.in_(_SENT),
-                )
-            )
-            .where(_IS_SHOWN, instances.c.study_instance_uid.in_(studies))
-            .order_by(jobs.c.ended_at.desc(), objects.c.job, objects.c.part)
-        )
-        with self.reading() as connection:
-            rows = connection.execute(query).all()
-        taken = {row.job for row in rows if row.took and row.kind == "sr"}
-        first: dict[str, str] = {}
-        for row in rows:
-            if row.kind == "sr":
-                first.setdefault(row.job, row.part)
-        told = {
-            (row.job, row.part): dict(row._mapping)
-            for row in rows
-            if row.kind != "sr" or (row.took if row.job in taken else row.part == first[row.job])
-        }
-        return list(told.values())
-
-
-_SHOWN = objects.join(jobs, jobs.c.id == objects.c.job).join(
-    instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid
-)
-# What a shadow rule or a demonstration model made is for nobody outside.
-_IS_SHOWN = (
-    (objects.c.file != "")
-    & (jobs.c.mode == "live")
-    & (~jobs.c.demonstration | jobs.c.allow_demonstration)
-)
-
-
-def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
-    found: list[sa.ColumnElement[bool]] = [
-        _OF_OBJECTS[name].in_(texts) for name, texts in wanted.exact.items()
-    ]
-    for name, text in wanted.like.items():
-        plain = text.replace("/", "//").replace("%", "/%").replace("_", "/_")
-        pattern = plain.replace("*", "%").replace("?", "_")
-        # A name may have more component groups than are asked for.
-        around = f"%{pattern.rstrip('^=')}%" if name == "patient_name" else pattern
-        found.append(_OF_OBJECTS[name].ilike(around, escape="/"))
-    if wanted.study_dates:
-        found.append(instances.c.study_date.between(*wanted.study_dates))
-    return found
+    def last_event(self) -> float:
+        """Return when something last happened, 0 when nothing ever did."""
+        with self._database.reading() as connection:
+            found = connection.scalar(sa.select(events.c.at).order_by(events.c.id.desc()).limit(1))
+        return float(found or 0.0)
 
 
 def find_instances(connection: Connection, ident: str) -> list[str]:
@@ -353,7 +264,7 @@ def _state(instance: str, job: str | None, sent: Sequence[str]) -> str:
         return instance
     if job not in ("reported", "rejected") or not sent:
         return job
-    if any(state in _UNSENT for state in sent):
+    if any(state in UNSENT for state in sent):
         return "retrying" if "retrying" in sent else job
     if "sent" in sent:
         return "delivered"
@@ -384,7 +295,7 @@ def _destinations(connection: Connection, now: float) -> list[dict[str, Any]]:
                 sa.func.count(),
                 sa.func.min(deliveries.c.created_at),
             )
-            .where(deliveries.c.state.in_(_UNSENT))
+            .where(deliveries.c.state.in_(UNSENT))
             .group_by(deliveries.c.destination)
         )
     }
@@ -428,8 +339,8 @@ def _matches(search: str) -> sa.ColumnElement[bool]:
 
 
 def _in_state(state: str) -> sa.ColumnElement[bool]:
-    unsent = sa.exists().where(deliveries.c.job == jobs.c.id, deliveries.c.state.in_(_UNSENT))
-    sent = sa.exists().where(deliveries.c.job == jobs.c.id, deliveries.c.state.in_(_SENT))
+    unsent = sa.exists().where(deliveries.c.job == jobs.c.id, deliveries.c.state.in_(UNSENT))
+    sent = sa.exists().where(deliveries.c.job == jobs.c.id, deliveries.c.state.in_(TAKEN))
     if state == "delivered":
         return sent & ~unsent
     if state == "committed":
@@ -454,7 +365,7 @@ def _deliveries_of(connection: Connection, ids: Sequence[str]) -> dict[str, list
 def _recent(row: Row[Any], sent: Sequence[Row[Any]]) -> dict[str, Any]:
     told = dict(row._mapping)
     result = json.loads(told.pop("result") or "null")
-    waits = next((d.reason for d in sent if d.state in _UNSENT and d.reason), "")
+    waits = next((d.reason for d in sent if d.state in UNSENT and d.reason), "")
     told["state"] = _state(row.state, row.job_state, [d.state for d in sent])
     told["reason"] = waits or row.job_reason or row.reason
     told["text"] = result["text"] if result else None
@@ -465,14 +376,4 @@ def _recent(row: Row[Any], sent: Sequence[Row[Any]]) -> dict[str, Any]:
         {"destination": d.destination, "kind": d.kind, "state": d.state, "reason": d.reason}
         for d in sent
     ]
-    return told
-
-
-def _report(row: Mapping[Any, Any]) -> dict[str, Any]:
-    told = dict(row)
-    told["file"] = told.pop("object_file")
-    told["sop_class_uid"] = told.pop("object_class_uid")
-    told["sop_instance_uid"] = told.pop("object_instance_uid")
-    told["series_instance_uid"] = told.pop("object_series_uid")
-    told["report_order"] = json.loads(told["report_order"])
     return told

@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dicom_node.base.job import ReportOrder
+from dicom_node.standard.priority import FROM_DIMSE, DimsePriority, Priority
+from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.batch import Batch
-from dicom_node.store.ledger.database import Database, append, event, moment
+from dicom_node.store.ledger.database import Database, append, event
+from dicom_node.store.ledger.states import InstanceState, JobState
 from dicom_node.store.schema import conflicts, counters, events, instances, jobs
-
-PRIORITIES = {0: 1, 1: 0, 2: 2}
-"""C-STORE Priority (0000,0700) medium, high, low as the ledger's order: 0 goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,28 +120,29 @@ _JOB = (
 )
 
 
-class Instances(Database):
+class Instances:
     """Reception."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
         self._received = Batch(self._receive)
         self._numbers = (
-            self.insert(counters)
+            self._database.insert(counters)
             .on_conflict_do_update(
                 index_elements=counters.primary_key.columns,
                 set_={"last": counters.c.last + sa.literal_column("1")},
             )
             .returning(counters.c.last)
         )
-        new = self.insert(instances).on_conflict_do_nothing()
-        self._add_instance = self.prepared(
+        new = self._database.insert(instances).on_conflict_do_nothing()
+        self._add_instance = self._database.prepared(
             new.returning(instances.c.sop_instance_uid),
             (*_FACTS, "state", "reason", "received_at", "kept_at"),
         )
-        self._count_up = self.prepared(self._numbers, _counter("", ""))
-        self._add_job = self.prepared(jobs.insert(), _JOB)
-        self._add_event = self.prepared(events.insert(), _EVENT)
+        self._count_up = self._database.prepared(self._numbers, _counter("", ""))
+        self._add_job = self._database.prepared(jobs.insert(), _JOB)
+        self._add_event = self._database.prepared(events.insert(), _EVENT)
 
     def receive(
         self,
@@ -173,20 +174,20 @@ class Instances(Database):
         Unreachable, OutOfResources
             Nothing was recorded: answer 0xA700 (DICOM PS3.4 Table B.2-1).
         """
-        arrival = _Arrival(instance, routes, reason, moment(at))
+        arrival = _Arrival(instance, routes, reason, self._clock.moment(at))
         return self._received(arrival) or self._again(arrival)
 
     def note_digest(self, sop_instance_uid: str, sha256: str) -> None:
         """Remember the digest of an Instance that came before, unless it is remembered."""
         ours = instances.c.sop_instance_uid == sop_instance_uid
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 instances.update().where(ours, instances.c.sha256 == "").values(sha256=sha256)
             )
 
     def _receive(self, arrivals: Sequence[_Arrival]) -> list[Receipt | None]:
         """Record in one transaction what comes for the first time; None for the others."""
-        with self.driving() as cursor:
+        with self._database.driving() as cursor:
             return [self._first(cursor, arrival) for arrival in arrivals]
 
     def _first(self, cursor: Any, arrival: _Arrival) -> Receipt | None:
@@ -215,14 +216,14 @@ class Instances(Database):
         cursor.execute(self._add_job.sql, self._add_job.row(job))
         return str(job["id"])
 
-    def _next_number(self, connection: Connection, study: str, model: str) -> int:
+    def next_number(self, connection: Connection, study: str, model: str) -> int:
         """Return an Instance Number (0020,0013) that no other report of the study has."""
         return int(connection.scalar(self._numbers, _counter(study, model)) or 1)
 
     def known(self, sop_instance_uid: str) -> Instance | None:
         """Return the Instance as it was first received, if it was."""
         columns = [instances.c[f.name] for f in fields(Instance)]
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(
                 sa.select(*columns).where(instances.c.sop_instance_uid == sop_instance_uid)
             ).one_or_none()
@@ -231,7 +232,7 @@ class Instances(Database):
     def _again(self, arrival: _Arrival) -> Receipt:
         """Record what came under a known UID."""
         ours = instances.c.sop_instance_uid == arrival.instance.sop_instance_uid
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             first = connection.execute(sa.select(instances).where(ours)).one()
             if not (first.sha256 and arrival.instance.sha256):
                 return Receipt("known", file=first.file)
@@ -256,7 +257,7 @@ class Instances(Database):
     def _conflict(self, connection: Connection, instance: Instance, now: float) -> Receipt:
         row = {c.name: getattr(instance, c.name) for c in conflicts.c if hasattr(instance, c.name)}
         reason = "same SOP Instance UID with other content; kept apart, not analysed"
-        if self.insert_new(connection, conflicts, row | {"received_at": now}):
+        if self._database.insert_new(connection, conflicts, row | {"received_at": now}):
             append(connection, [event(instance.sop_instance_uid, "conflict", now, detail=reason)])
         kept = connection.scalar(
             sa.select(conflicts.c.file).where(
@@ -278,7 +279,7 @@ def _content(one: Any) -> tuple[str, str]:
 
 def _row(arrival: _Arrival, reason: str) -> dict[str, Any]:
     row = {name: getattr(arrival.instance, name) for name in _FACTS}
-    state = "ignored" if reason else "routed"
+    state = InstanceState.IGNORED if reason else InstanceState.ROUTED
     at = arrival.at
     return row | {"state": state, "reason": reason, "received_at": at, "kept_at": at}
 
@@ -288,7 +289,7 @@ def _why_ignored(arrival: _Arrival) -> str:
 
 
 def _job(instance: Instance, route: Route, now: float, number: int) -> dict[str, Any]:
-    priority = PRIORITIES.get(instance.priority, 1) if route.priority is None else route.priority
+    priority = _order_of(instance.priority) if route.priority is None else route.priority
     return {
         "id": job_id(instance.sop_instance_uid, route.model, 1),
         "sop_instance_uid": instance.sop_instance_uid,
@@ -300,9 +301,15 @@ def _job(instance: Instance, route: Route, now: float, number: int) -> dict[str,
         "priority": priority,
         "send_to": json.dumps({name: list(route.objects.get(name, ())) for name in route.send_to}),
         "report_order": _order(route, number, now).model_dump_json(),
-        "state": "received",
+        "state": JobState.RECEIVED,
         "received_at": now,
     }
+
+
+def _order_of(asked: int) -> Priority:
+    """Return what Priority (0000,0700) means here; a number that the Standard has not is normal."""
+    known = {int(number): priority for number, priority in FROM_DIMSE.items()}
+    return known.get(asked, FROM_DIMSE[DimsePriority.MEDIUM])
 
 
 def _order(route: Route, number: int, now: float) -> ReportOrder:

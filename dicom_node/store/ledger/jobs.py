@@ -12,12 +12,11 @@ from sqlalchemy.engine import Connection, Row
 
 from dicom_node.base.errors import NotFound, Stale
 from dicom_node.base.job import ReportOrder, Result, Ticket
-from dicom_node.store.clock import TOLERANCE_S
-from dicom_node.store.ledger.database import Database, append, event, moment
+from dicom_node.store.clock import TOLERANCE_S, Clock
+from dicom_node.store.ledger.database import Database, append, event
 from dicom_node.store.ledger.deliveries import insert_deliveries
+from dicom_node.store.ledger.states import HELD, OPEN, WITH_RESULT, JobState
 from dicom_node.store.schema import instances, jobs, objects
-
-OPEN = ("received", "queued", "running")
 
 LONGEST_WAIT_S = 120.0
 """No wait of a job that was given back is longer."""
@@ -62,8 +61,12 @@ class Waiting:
     queued_by: tuple[int, int, int] = (0, 0, 0)
 
 
-class Jobs(Database):
+class Jobs:
     """Dispatch and the job API."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
 
     def hand_out(
         self,
@@ -84,13 +87,13 @@ class Jobs(Database):
         priority : int, optional
             Take jobs of this priority only: 0 stat, 1 normal, 2 low.
         """
-        now = moment(at)
+        now = self._clock.moment(at)
         wanted = sa.true() if priority is None else jobs.c.priority == priority
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             rows = connection.execute(
                 sa.select(jobs.c.id, jobs.c.sop_instance_uid, jobs.c.handouts)
                 .where(
-                    jobs.c.state == "received",
+                    jobs.c.state == JobState.RECEIVED,
                     jobs.c.model == model,
                     wanted,
                     jobs.c.next_at <= now,
@@ -103,8 +106,8 @@ class Jobs(Database):
             for ticket in tickets:
                 self._change(
                     connection,
-                    (jobs.c.id == ticket.job) & (jobs.c.state == "received"),
-                    state="queued",
+                    (jobs.c.id == ticket.job) & (jobs.c.state == JobState.RECEIVED),
+                    state=JobState.QUEUED,
                     token=ticket.token,
                     until=until,
                     dated_at=now,
@@ -123,7 +126,7 @@ class Jobs(Database):
         if not tickets:
             return set()
         ids = [ticket.job for ticket in tickets]
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             return set(
                 connection.scalars(
                     sa.select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.attempts > 0)
@@ -132,12 +135,12 @@ class Jobs(Database):
 
     def unpublish(self, tickets: Sequence[Ticket]) -> None:
         """Take back tickets that the broker did not get; this counts as no attempt."""
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             for ticket in tickets:
                 self._change(
                     connection,
-                    _held(ticket.job, ticket.token, "queued"),
-                    state="received",
+                    _held(ticket.job, ticket.token, JobState.QUEUED),
+                    state=JobState.RECEIVED,
                     token="",
                     until=0,
                     handouts=jobs.c.handouts - 1,
@@ -145,10 +148,10 @@ class Jobs(Database):
 
     def waiting(self, at: float | None = None) -> dict[str, Waiting]:
         """Return how many jobs of each model are due, handed out and being worked on."""
-        now = moment(at)
+        now = self._clock.moment(at)
         due = sa.func.sum(sa.case((jobs.c.next_at <= now, 1), else_=0))
         columns = (jobs.c.model, jobs.c.state, jobs.c.priority)
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 sa.select(
                     *columns,
@@ -164,22 +167,22 @@ class Jobs(Database):
 
     def next_due(self, at: float | None = None) -> float | None:
         """Return when the next job becomes due, or its time runs out; None without any."""
-        now = moment(at)
-        with self.reading() as connection:
+        now = self._clock.moment(at)
+        with self._database.reading() as connection:
             times = connection.execute(
                 sa.select(
                     sa.select(sa.func.min(jobs.c.next_at))
-                    .where(jobs.c.state == "received", jobs.c.next_at > now)
+                    .where(jobs.c.state == JobState.RECEIVED, jobs.c.next_at > now)
                     .scalar_subquery(),
                     sa.select(sa.func.min(jobs.c.until))
-                    .where(jobs.c.state.in_(("queued", "running")))
+                    .where(jobs.c.state.in_(HELD))
                     .scalar_subquery(),
                 )
             ).one()
         known = [float(t) for t in times if t is not None]
         return min(known) if known else None
 
-    def redate_jobs(self, now: float) -> int:
+    def redate(self, now: float) -> int:
         """Let every wait and lease from a clock that was ahead begin now; return how many.
 
         A time in the future stands beside the moment at which it was written. Is that in the
@@ -188,11 +191,11 @@ class Jobs(Database):
         ahead = jobs.c.state.in_(OPEN) & (
             (jobs.c.dated_at > now + TOLERANCE_S) | (jobs.c.received_at > now + TOLERANCE_S)
         )
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             if connection.scalar(sa.select(jobs.c.id).where(ahead).limit(1)) is None:
                 return 0
         late = sa.case((jobs.c.dated_at > now, jobs.c.dated_at - now), else_=0.0)
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             return connection.execute(
                 jobs.update()
                 .where(ahead)
@@ -207,11 +210,11 @@ class Jobs(Database):
 
     def extend_leases(self, by: float, at: float | None = None) -> int:
         """Move what was dated before the clock was set ahead `by` so many seconds, just now."""
-        before = moment(at) - by / 2
-        with self.writing() as connection:
+        before = self._clock.moment(at) - by / 2
+        with self._database.writing() as connection:
             return connection.execute(
                 jobs.update()
-                .where(jobs.c.state.in_(("queued", "running")), jobs.c.dated_at < before)
+                .where(jobs.c.state.in_(HELD), jobs.c.dated_at < before)
                 .values(until=jobs.c.until + by, dated_at=jobs.c.dated_at + by)
             ).rowcount
 
@@ -225,20 +228,20 @@ class Jobs(Database):
         """
         queued = running = failed = 0
         over = jobs.c.until <= now
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             some = connection.scalar(
-                sa.select(jobs.c.id).where(jobs.c.state.in_(("queued", "running")), over).limit(1)
+                sa.select(jobs.c.id).where(jobs.c.state.in_(HELD), over).limit(1)
             )
         if some is None:
             return Expired()
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             rows = connection.execute(
                 sa.select(jobs)
-                .where(jobs.c.state.in_(("queued", "running")), over)
+                .where(jobs.c.state.in_(HELD), over)
                 .with_for_update(skip_locked=True)
             ).all()
             for row in rows:
-                if row.state == "queued":
+                if row.state == JobState.QUEUED:
                     queued += self._requeue(connection, row, now)
                 elif row.attempts >= attempts:
                     reason = f"no result after {row.attempts} attempts; the last worker fell silent"
@@ -259,12 +262,12 @@ class Jobs(Database):
         NotFound
             There is no such job.
         """
-        now = moment(at)
-        with self.writing() as connection:
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
             changed = self._change(
                 connection,
-                _held(job, token, "queued"),
-                state="running",
+                _held(job, token, JobState.QUEUED),
+                state=JobState.RUNNING,
                 worker=worker,
                 until=now + lease_s,
                 dated_at=now,
@@ -272,13 +275,17 @@ class Jobs(Database):
                 attempts=jobs.c.attempts + 1,
             )
             row = self._row(connection, job)
-            if not changed and (row.state, row.token, row.worker) != ("running", token, worker):
+            if not changed and (row.state, row.token, row.worker) != (
+                JobState.RUNNING,
+                token,
+                worker,
+            ):
                 raise _stale(job)
             if changed:
                 told = f"attempt {row.attempts} by {worker}"
                 append(connection, [event(row.sop_instance_uid, "claimed", now, job, told)])
             else:
-                held = _held(job, token, "running")
+                held = _held(job, token, JobState.RUNNING)
                 self._change(connection, held, until=now + lease_s, dated_at=now)
         order = ReportOrder.model_validate_json(row.report_order)
         return Claimed(job, row.attempts, lease_s, row.size, row.file, order)
@@ -291,9 +298,9 @@ class Jobs(Database):
         Stale, NotFound
             See `claim`.
         """
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             row = self._row(connection, job)
-        if (row.state, row.token) != ("running", token):
+        if (row.state, row.token) != (JobState.RUNNING, token):
             raise _stale(job)
         return str(row.file)
 
@@ -305,9 +312,9 @@ class Jobs(Database):
         Stale, NotFound
             See `claim`.
         """
-        now = moment(at)
-        with self.writing() as connection:
-            held = _held(job, token, "running")
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
+            held = _held(job, token, JobState.RUNNING)
             if not self._change(connection, held, until=now + lease_s, dated_at=now):
                 self._row(connection, job)
                 raise _stale(job)
@@ -339,14 +346,14 @@ class Jobs(Database):
         NotFound
             There is no such job, or an object has no file.
         """
-        now = moment(at)
+        now = self._clock.moment(at)
         missing = [o.part for o in result.objects if o.part not in files]
         if missing:
             raise NotFound(f"job {job}: no file for part {missing[0]!r} of the result")
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             changed = self._change(
                 connection,
-                _held(job, token, "running"),
+                _held(job, token, JobState.RUNNING),
                 state=result.outcome,
                 until=0,
                 ended_at=now,
@@ -358,7 +365,7 @@ class Jobs(Database):
             )
             row = self._row(connection, job)
             if not changed:
-                if row.token == token and row.state in ("reported", "rejected"):
+                if row.token == token and row.state in WITH_RESULT:
                     return True
                 raise _stale(job)
             self._add_objects(connection, job, result, files)
@@ -383,18 +390,18 @@ class Jobs(Database):
         Stale, NotFound
             See `claim`.
         """
-        now = moment(at)
-        with self.writing() as connection:
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
             row = self._row(connection, job, lock=True)
-            if (row.state, row.token) != ("running", token):
+            if (row.state, row.token) != (JobState.RUNNING, token):
                 raise _stale(job)
             if counts and row.attempts >= max_attempts:
                 self._fail(connection, row, f"after {row.attempts} attempts: {reason}", now)
                 return "failed"
             self._change(
                 connection,
-                _held(job, token, "running"),
-                state="received",
+                _held(job, token, JobState.RUNNING),
+                state=JobState.RECEIVED,
                 token="",
                 worker="",
                 until=0,
@@ -427,12 +434,12 @@ class Jobs(Database):
     def _requeue(
         self, connection: Connection, row: Row[Any], now: float, delay_s: float = 0.0
     ) -> int:
-        was_running = row.state == "running"
+        was_running = row.state == JobState.RUNNING
         reason = f"{row.worker or 'the worker'} fell silent" if was_running else ""
         changed = self._change(
             connection,
             _held(row.id, row.token, row.state),
-            state="received",
+            state=JobState.RECEIVED,
             token="",
             worker="",
             until=0,
@@ -448,8 +455,8 @@ class Jobs(Database):
     def _fail(self, connection: Connection, row: Row[Any], reason: str, now: float) -> int:
         changed = self._change(
             connection,
-            _held(row.id, row.token, "running"),
-            state="failed",
+            _held(row.id, row.token, JobState.RUNNING),
+            state=JobState.FAILED,
             token="",
             until=0,
             ended_at=now,
@@ -470,10 +477,10 @@ def _waiting(rows: Sequence[Row[Any]]) -> Waiting:
     """Return the counts of one model from its rows, one per state and priority."""
     due, queued, running, oldest = [0, 0, 0], [0, 0, 0], 0, 0.0
     for row in rows:
-        if row.state == "received":
+        if row.state == JobState.RECEIVED:
             due[row.priority] = int(row.due)
             oldest = min(oldest or row.oldest, row.oldest)
-        elif row.state == "queued":
+        elif row.state == JobState.QUEUED:
             queued[row.priority] = row.number
         else:
             running += row.number

@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from dicom_node.store.ledger.database import Database, append, event, moment
+from dicom_node.store.clock import Clock
+from dicom_node.store.ledger.database import Database, append, event
+from dicom_node.store.ledger.states import OPEN, UNSENT
 from dicom_node.store.schema import conflicts, deliveries, instances, jobs, objects
-
-_UNDONE = ("received", "queued", "running")
-_UNSENT = ("pending", "retrying")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +23,18 @@ class Purgeable:
     file: str
 
 
-class Purge(Database):
+class Purge:
     """Retention's side."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
 
     def purgeable(
         self, now: float, images_s: float, reports_s: float, limit: int = 500
     ) -> list[Purgeable]:
         """Return files whose time is over and which no job or delivery waits for."""
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             image_rows = connection.execute(
                 sa.select(instances.c.sop_instance_uid, instances.c.file)
                 .where(_image_is_free(now - images_s))
@@ -68,7 +71,7 @@ class Purge(Database):
         The row goes first: a crash then leaves a file that nobody names, which the sweep finds,
         and never a row that names a file which is gone.
         """
-        now = moment(at)
+        now = self._clock.moment(at)
         table, where = {
             "image": (
                 instances,
@@ -90,7 +93,7 @@ class Purge(Database):
         if item.what == "image":
             is_unknown = instances.c.sha256 == ""
             values["sha256"] = sa.case((is_unknown, sha256), else_=instances.c.sha256)
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             changed = connection.execute(table.update().where(where).values(values)).rowcount
             if changed and item.what == "image":
                 append(connection, [event(item.key[0], "purged", now, detail="image file removed")])
@@ -99,7 +102,7 @@ class Purge(Database):
     def unnamed(self, files: Sequence[str]) -> set[str]:
         """Return those of `files` that no row names."""
         named: set[str] = set()
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             for table in (instances, objects, conflicts):
                 named |= set(
                     connection.scalars(sa.select(table.c.file).where(table.c.file.in_(files)))
@@ -110,7 +113,7 @@ class Purge(Database):
 def _image_is_free(before: float) -> sa.ColumnElement[bool]:
     of_instance = jobs.c.sop_instance_uid == instances.c.sop_instance_uid
     undone: Collection[sa.ColumnElement[bool]] = (
-        jobs.c.state.in_(_UNDONE),
+        jobs.c.state.in_(OPEN),
         jobs.c.ended_at >= before,
     )
     busy = sa.select(sa.literal(1)).where(of_instance, sa.or_(*undone))
@@ -119,7 +122,7 @@ def _image_is_free(before: float) -> sa.ColumnElement[bool]:
         .select_from(deliveries.join(jobs, deliveries.c.job == jobs.c.id))
         .where(
             of_instance,
-            deliveries.c.state.in_(_UNSENT) | (deliveries.c.ended_at >= before),
+            deliveries.c.state.in_(UNSENT) | (deliveries.c.ended_at >= before),
         )
     )
     return sa.and_(
@@ -135,7 +138,7 @@ def _report_is_free(before: float) -> sa.ColumnElement[bool]:
     unsent = sa.select(sa.literal(1)).where(
         deliveries.c.job == objects.c.job,
         # What is not committed to may have to be sent again.
-        deliveries.c.state.in_(_UNSENT)
+        deliveries.c.state.in_(UNSENT)
         | (deliveries.c.ended_at >= before)
         | (deliveries.c.ask_at > 0),
     )

@@ -4,22 +4,51 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dicom_node.store.ledger.database import Database, append, event, moment
-from dicom_node.store.schema import deliveries, events, instances, jobs
+from dicom_node.store.clock import Clock
+from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.states import TAKEN
+from dicom_node.store.schema import deliveries, instances, jobs, objects
 
 _PAGE = 500
 
+_OF_OBJECTS = {
+    "study_instance_uid": instances.c.study_instance_uid,
+    "series_instance_uid": objects.c.series_instance_uid,
+    "sop_instance_uid": objects.c.sop_instance_uid,
+    "patient_id": instances.c.patient_id,
+    "patient_name": instances.c.patient_name,
+    "accession_number": instances.c.accession_number,
+}
 
-class Results(Database):
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which objects of results are looked for; an empty one: all.
+
+    ``exact`` has the possible values of a column, ``like`` a text in which ``*`` and ``?`` are
+    wildcards and the case does not count, ``study_dates`` the first and the last day, YYYYMMDD.
+    """
+
+    exact: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    like: Mapping[str, str] = field(default_factory=dict)
+    study_dates: tuple[str, str] | None = None
+
+
+class Results:
     """The read side for export and doctor."""
 
-    def results(self, since: float, until: float) -> Iterator[dict[str, Any]]:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def between(self, since: float, until: float) -> Iterator[dict[str, Any]]:
         """Yield each job of the Instances received in this time, oldest first.
 
         Parameters
@@ -29,7 +58,7 @@ class Results(Database):
         """
         after: tuple[float, str] = (since, "")
         while True:
-            with self.reading() as connection:
+            with self._database.reading() as connection:
                 rows = connection.execute(_page(after, until)).all()
                 sent = _deliveries_of(connection, [row.job for row in rows])
             for row in rows:
@@ -37,6 +66,100 @@ class Results(Database):
             if len(rows) < _PAGE:
                 return
             after = (rows[-1].received_at, rows[-1].job)
+
+    def reports(
+        self,
+        study_instance_uid: str = "",
+        series_instance_uid: str = "",
+        sop_instance_uid: str = "",
+        patient_id: str = "",
+        accession_number: str = "",
+        limit: int = 1000,
+    ) -> list[dict[str, Any]]:
+        """Return objects of results whose files are here, newest first; for Query/Retrieve.
+
+        An empty parameter matches everything. Each row has the object's ``kind``, ``part``, UIDs,
+        ``file`` and ``made_at``, and the facts of its source Instance under their own names, the
+        source's UID as ``source_instance_uid``.
+        """
+        wanted = {
+            instances.c.study_instance_uid: study_instance_uid,
+            objects.c.series_instance_uid: series_instance_uid,
+            objects.c.sop_instance_uid: sop_instance_uid,
+            instances.c.patient_id: patient_id,
+            instances.c.accession_number: accession_number,
+        }
+        query = (
+            sa.select(
+                instances,
+                instances.c.sop_instance_uid.label("source_instance_uid"),
+                objects.c.kind,
+                objects.c.part,
+                objects.c.job,
+                objects.c.file.label("object_file"),
+                objects.c.sop_class_uid.label("object_class_uid"),
+                objects.c.sop_instance_uid.label("object_instance_uid"),
+                objects.c.series_instance_uid.label("object_series_uid"),
+                jobs.c.ended_at.label("made_at"),
+                jobs.c.report_order,
+            )
+            .join(jobs, jobs.c.id == objects.c.job)
+            .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+            .where(objects.c.file != "", *(c == value for c, value in wanted.items() if value))
+            .order_by(jobs.c.ended_at.desc(), objects.c.part)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [_report(row._mapping) for row in rows]
+
+    def studies(self, wanted: Wanted) -> list[tuple[str, str]]:
+        """Return Study Instance UID and patient id of studies with objects, newest first."""
+        study, patient = instances.c.study_instance_uid, instances.c.patient_id
+        query = (
+            sa.select(study, sa.func.min(patient))
+            .select_from(_SHOWN)
+            .where(_IS_SHOWN, *_conditions(wanted))
+            .group_by(study)
+            .order_by(sa.func.max(jobs.c.ended_at).desc(), study)
+        )
+        with self._database.reading() as connection:
+            return [(str(row[0]), str(row[1])) for row in connection.execute(query)]
+
+    def objects(self, studies: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the objects of studies that others may see, newest first.
+
+        Of the variants of one SR only those that a destination took are among them, or, where
+        none did yet, the one that is tried first.
+        """
+        query = (
+            sa.select(
+                objects, instances.c.study_instance_uid, deliveries.c.sop_instance_uid.label("took")
+            )
+            .select_from(
+                _SHOWN.outerjoin(
+                    deliveries,
+                    (deliveries.c.job == objects.c.job)
+                    & (deliveries.c.sop_instance_uid == objects.c.sop_instance_uid)
+                    & deliveries.c.state.in_(TAKEN),
+                )
+            )
+            .where(_IS_SHOWN, instances.c.study_instance_uid.in_(studies))
+            .order_by(jobs.c.ended_at.desc(), objects.c.job, objects.c.part)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        taken = {row.job for row in rows if row.took and row.kind == "sr"}
+        first: dict[str, str] = {}
+        for row in rows:
+            if row.kind == "sr":
+                first.setdefault(row.job, row.part)
+        told = {
+            (row.job, row.part): dict(row._mapping)
+            for row in rows
+            if row.kind != "sr" or (row.took if row.job in taken else row.part == first[row.job])
+        }
+        return list(told.values())
 
     def workers(self) -> list[dict[str, Any]]:
         """Return each worker that ever claimed a job with the time of its last claim."""
@@ -47,7 +170,7 @@ class Results(Database):
             .group_by(jobs.c.worker)
             .order_by(last.desc())
         )
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             return [dict(row._mapping) for row in connection.execute(query)]
 
     def pulse(self, since: float, received_since: float) -> dict[str, Any]:
@@ -69,7 +192,7 @@ class Results(Database):
         query = sa.select(
             jobs.c.state, jobs.c.received_at, jobs.c.started_at, jobs.c.ended_at, jobs.c.worker
         ).where(jobs.c.received_at >= received_since)
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(query).all()
         ended = [row for row in rows if row.ended_at >= since]
         return {
@@ -79,36 +202,6 @@ class Results(Database):
                 {row.worker for row in rows if row.worker and row.started_at >= since}
             ),
         }
-
-    def events_after(
-        self, after: int, limit: int, stages: Sequence[str] = ()
-    ) -> list[dict[str, Any]]:
-        """Return events in the order in which they were kept, with the facts of their Instance.
-
-        Parameters
-        ----------
-        after : int
-            The ``id`` of the last event that the caller knows; 0 begins at the first.
-        stages : sequence of str
-            Only these; empty: all.
-        """
-        facts = ("patient_id", "study_instance_uid", "sop_class_uid", "calling_ae", "calling_host")
-        query = (
-            sa.select(events, *(instances.c[name] for name in facts))
-            .outerjoin(instances, instances.c.sop_instance_uid == events.c.sop_instance_uid)
-            .where(events.c.id > after)
-            .order_by(events.c.id)
-            .limit(limit)
-        )
-        if stages:
-            query = query.where(events.c.stage.in_(stages))
-        with self.reading() as connection:
-            return [dict(row._mapping) for row in connection.execute(query)]
-
-    def note(self, stage: str, detail: str, at: float | None = None) -> None:
-        """Keep an event that belongs to no Instance."""
-        with self.writing() as connection:
-            append(connection, [event("", stage, moment(at), detail=detail, ms=0.0)])
 
     def versions(self, since: float) -> dict[str, list[dict[str, Any]]]:
         """Return the versions of each model that made results since then, the last one first."""
@@ -127,33 +220,36 @@ class Results(Database):
             .order_by(last.desc())
         )
         told: dict[str, list[dict[str, Any]]] = {}
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             for row in connection.execute(query):
                 told.setdefault(str(row.model), []).append(dict(row._mapping))
         return told
 
-    def newest_event(self) -> int:
-        """Return the ``id`` of the last event, 0 when nothing ever happened."""
-        with self.reading() as connection:
-            return int(connection.scalar(sa.select(sa.func.max(events.c.id))) or 0)
 
-    def stage_times(self, after: int, until: int) -> list[tuple[str, float]]:
-        """Return stage and milliseconds of the events in ``(after, until]`` that took time."""
-        query = sa.select(events.c.stage, events.c.ms).where(
-            events.c.id > after, events.c.id <= until, events.c.ms.is_not(None)
-        )
-        with self.reading() as connection:
-            return [(str(stage), float(ms)) for stage, ms in connection.execute(query)]
+_SHOWN = objects.join(jobs, jobs.c.id == objects.c.job).join(
+    instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid
+)
+# What a shadow rule or a demonstration model made is for nobody outside.
+_IS_SHOWN = (
+    (objects.c.file != "")
+    & (jobs.c.mode == "live")
+    & (~jobs.c.demonstration | jobs.c.allow_demonstration)
+)
 
-    def last_event(self) -> float:
-        """Return when something last happened, 0 when nothing ever did."""
-        with self.reading() as connection:
-            found = connection.scalar(sa.select(events.c.at).order_by(events.c.id.desc()).limit(1))
-        return float(found or 0.0)
 
-    def revision(self) -> str | None:
-        """Return the version of the schema, None where there is no ledger yet."""
-        return self._version()
+def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = [
+        _OF_OBJECTS[name].in_(texts) for name, texts in wanted.exact.items()
+    ]
+    for name, text in wanted.like.items():
+        plain = text.replace("/", "//").replace("%", "/%").replace("_", "/_")
+        pattern = plain.replace("*", "%").replace("?", "_")
+        # A name may have more component groups than are asked for.
+        around = f"%{pattern.rstrip('^=')}%" if name == "patient_name" else pattern
+        found.append(_OF_OBJECTS[name].ilike(around, escape="/"))
+    if wanted.study_dates:
+        found.append(instances.c.study_date.between(*wanted.study_dates))
+    return found
 
 
 def _page(after: tuple[float, str], until: float) -> sa.Select[Any]:
@@ -198,4 +294,14 @@ def _result(row: Row[Any], sent: Sequence[Row[Any]]) -> dict[str, Any]:
         {"destination": d.destination, "kind": d.kind, "state": d.state, "ended_at": d.ended_at}
         for d in sent
     ]
+    return told
+
+
+def _report(row: Mapping[Any, Any]) -> dict[str, Any]:
+    told = dict(row)
+    told["file"] = told.pop("object_file")
+    told["sop_class_uid"] = told.pop("object_class_uid")
+    told["sop_instance_uid"] = told.pop("object_instance_uid")
+    told["series_instance_uid"] = told.pop("object_series_uid")
+    told["report_order"] = json.loads(told["report_order"])
     return told

@@ -98,7 +98,7 @@ def no_lease_token(jobs: ModuleType) -> None:
     record = jobs.Jobs.report
 
     def report(self: Any, job: str, token: str, *rest: Any, **more: Any) -> Any:
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             for table in (deliveries, objects):
                 connection.execute(table.delete().where(table.c.job == job))
             mine = {"state": "running", "token": token}
