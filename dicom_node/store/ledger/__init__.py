@@ -133,6 +133,11 @@ class Ledger:
         return self.database.name
 
     @property
+    def url(self) -> str:
+        """Where it is, with the password."""
+        return self.database.url
+
+    @property
     def is_sqlite(self) -> bool:
         """Whether it is a file on this host."""
         return self.database.is_sqlite
