@@ -180,6 +180,9 @@ def _set_up_commands(commands: Any) -> None:
     )
     results.add_argument("--out", type=Path, metavar="F", help="a file (default: standard output)")
     results.add_argument("--json", action="store_true", help="as --format jsonl")
+    manual = _add(commands, "manual", "Read the manual.", _manual, config=False)
+    manual.add_argument("page", nargs="?", default="", metavar="PAGE", help="such as how-to/backup")
+    manual.add_argument("--json", action="store_true", help="print JSON")
     shell = _add(
         commands, "completion", "Print what a shell needs to complete.", _completion, config=False
     )
@@ -486,6 +489,13 @@ def _export(options: argparse.Namespace) -> int:
         out=options.out,
     )
     print(f"{count} results", file=sys.stderr)
+    return OK
+
+
+def _manual(options: argparse.Namespace) -> int:
+    from dicom_node.operate.read_manual import print_page
+
+    print_page(options.page, as_json=options.json)
     return OK
 
 
