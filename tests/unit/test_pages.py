@@ -353,7 +353,7 @@ def test_the_configuration_shows_no_secret(tmp_path: Path) -> None:
         ('[peers.new]\nae_title = "NEW"\nhost = "h"\nport = 1\n', "after a reload: peers."),
         ("[dispatch]\nwindow = 7\n", "after the next start: dispatch."),
         ("[node]\nprot = 7\n", "would be refused"),
-        ("[node", "not TOML"),
+        ("[node", "line 1: [node is not closed"),
     ],
 )
 def test_the_configuration_page_says_what_the_file_is_now(
