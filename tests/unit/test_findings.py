@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.text.findings import Findings, Fracture, Presence, as_json, parse
+from worker.text.findings import Absence, Findings, Fracture, Place, Presence, as_json, parse
 
 LABELLED = Path(__file__).parent / "findings"
 ORDINALS = [f"{n}{'st' if n == 1 else 'nd' if n == 2 else 'rd' if n == 3 else 'th'}"
@@ -73,7 +73,65 @@ def test_the_phantom_models_sentences_are_read_exactly() -> None:
             ),
         ),
     )  # fmt: skip
-    assert parse("No fractures are seen.") == Findings(Presence.ABSENT, ())
+    none = "No fractures are seen."
+    assert parse(none) == Findings(Presence.ABSENT, (), (Absence(sentence=none),))
+
+
+@pytest.mark.parametrize(
+    ("text", "places", "qualifiers", "is_limited"),
+    [
+        ("No fracture.", (), (), False),
+        ("The bones are intact.", (), (), False),
+        ("No definite fracture.", (), ("definite",), False),
+        ("No acute fracture.", (), ("acute",), True),
+        ("No displaced left rib fracture.", (Place("rib", None, "left"),), ("displaced",), True),
+        ("No fracture of the clavicle.", (Place("clavicle"),), (), True),
+        ("No T8 fracture.", (Place("vertebra", "T8"),), (), True),
+    ],
+)
+def test_an_absence_keeps_what_it_is_limited_to(
+    text: str, places: tuple[Place, ...], qualifiers: tuple[str, ...], is_limited: bool
+) -> None:
+    findings = parse(text)
+
+    assert findings.absences == (Absence(places, qualifiers, None, text),)
+    assert findings.is_limited is is_limited
+
+
+@pytest.mark.parametrize(
+    ("text", "bone", "part"),
+    [
+        ("Fracture of the manubrium.", "sternum", "manubrium"),
+        ("Sternal body fracture.", "sternum", "body"),
+        ("Fracture of the xiphoid process.", "sternum", "xiphoid process"),
+        ("Left scapular body fracture.", "scapula", "body"),
+        ("Fracture of the neck of the left scapula.", "scapula", "neck"),
+        ("Fracture of the distal third of the left clavicle.", "clavicle", "lateral third"),
+        ("Left midshaft clavicle fracture.", "clavicle", "middle third"),
+        ("Medial left clavicle fracture.", "clavicle", "medial third"),
+        ("Fracture of the neck of the left 5th rib.", "rib", "neck"),
+        ("Fracture of the left 5th costochondral junction.", "rib", "costochondral junction"),
+        ("Fracture of the surgical neck of the right humerus.", "humerus", "surgical neck"),
+        ("Right humeral head fracture.", "humerus", "head"),
+        ("Right greater tuberosity fracture.", "humerus", "greater tuberosity"),
+        ("Fracture of the sacrum.", "other", "sacrum"),
+    ],
+)
+def test_the_part_of_a_bone_has_one_spelling(text: str, bone: str, part: str) -> None:
+    assert [(f.bone, f.part) for f in parse(text).fractures] == [(bone, part)]
+
+
+@pytest.mark.parametrize(
+    ("text", "course"),
+    [
+        ("New left 5th rib fracture.", "new"),
+        ("Stable left 5th rib fracture.", "unchanged"),
+        ("Left 5th rib fracture, no change.", "unchanged"),
+        ("Left 5th rib fracture.", None),
+    ],
+)
+def test_the_course_of_a_fracture_is_kept(text: str, course: str | None) -> None:
+    assert [f.course for f in parse(text).fractures] == [course]
 
 
 def test_json_has_exactly_the_keys_that_parse_prints() -> None:

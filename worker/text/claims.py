@@ -18,9 +18,11 @@ class Entry:
     sentence: str
     is_displaced: bool
     is_extra: bool
+    part: str | None = None
+    course: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Denial:
     """A statement that there is no fracture, of these bones (of any, where there are none)."""
 
@@ -28,6 +30,7 @@ class Denial:
     qualifiers: frozenset[str]
     is_extra: bool
     side: str | None = None  # of all bones, where no sites are named
+    sentence: str = ""
 
     def contradicts(self, entry: Entry) -> bool:
         """Tell whether this denial and that assertion cannot both be true."""
@@ -68,6 +71,8 @@ def merged(entries: list[Entry]) -> list[Entry]:
         twin.side = twin.side or entry.side
         twin.age = twin.age or entry.age
         twin.segment = twin.segment or entry.segment
+        twin.part = twin.part or entry.part
+        twin.course = twin.course or entry.course
         twin.is_possible = twin.is_possible and entry.is_possible
         twin.is_displaced |= entry.is_displaced
     for group in [e for e in out if e.number is None]:

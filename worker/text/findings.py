@@ -1,6 +1,6 @@
 """Read a model's text into fractures, conservatively: when in doubt, undetermined, never absent."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -62,14 +62,58 @@ class Fracture:
     age: str | None
     segment: str | None
     sentence: str
+    part: str | None = None
+    """Which part of the bone (`worker.text.sites.PARTS`); of ``other`` the name of the bone."""
+    course: str | None = None
+    """Against an earlier image: ``new`` or ``unchanged``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One bone, or the bones of one kind and side, that an absence is limited to."""
+
+    bone: str
+    number: str | None = None
+    side: str | None = None
+    part: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A statement that there is no fracture, and what it is limited to.
+
+    "No displaced fracture of the left ribs" has one place and the qualifier ``displaced``; "no
+    fracture" and "the bones are intact" have neither.
+    """
+
+    places: tuple[Place, ...] = ()
+    """Empty where it is said of all bones."""
+    qualifiers: tuple[str, ...] = ()
+    """``acute``, ``old``, ``healing``, ``displaced``, ``definite`` or ``other``, sorted."""
+    side: str | None = None
+    """Of all bones, where no places are named: "right: no fracture"."""
+    sentence: str = ""
+
+    @property
+    def is_limited(self) -> bool:
+        """Tell whether some fracture is left open by this statement."""
+        return bool(self.places or self.side or set(self.qualifiers) - {"definite"})
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The presence of fractures and, where present, each fractured bone in order of mention."""
+    """The presence of fractures, each fractured bone in order of mention, and what is denied."""
 
     presence: Presence
     fractures: tuple[Fracture, ...]
+    absences: tuple[Absence, ...] = ()
+    """In order of mention; "no other fracture" is none of them."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Tell whether the text calls fractures absent only of some bones, sides or kinds."""
+        is_absent = self.presence is Presence.ABSENT
+        return is_absent and bool(self.absences) and all(a.is_limited for a in self.absences)
 
 
 def parse(text: str) -> Findings:
@@ -170,6 +214,7 @@ class _Reading:
             del self.denials[denials:]
             self._forget_boneless(sentence)
         for denial in self.denials[denials:]:
+            denial.sentence = sentence.verbatim
             self.asked -= {site.bone for site in denial.sites} or self.asked
         leads_on = is_label(tokens) or shows_sign(tokens)
         self.is_label = not names_fracture(tokens) and leads_on
@@ -252,7 +297,7 @@ class _Reading:
         self.is_void |= any(site.is_garbled for site in sites)
         self.entries += [
             Entry(s.bone, s.number, s.side, first.is_possible, first.age, s.segment,
-                   sentence.verbatim, first.is_displaced, is_extra=False)
+                   sentence.verbatim, first.is_displaced, is_extra=False, part=s.part)
             for s in sites
         ]  # fmt: skip
 
@@ -263,11 +308,25 @@ class _Reading:
         if self.is_void or (entries and is_contradictory):
             return Findings(Presence.UNDETERMINED, ())
         if entries:
-            return Findings(Presence.PRESENT, tuple(_fracture(e) for e in entries))
+            fractures = tuple(_fracture(e) for e in entries)
+            return Findings(Presence.PRESENT, fractures, self._absences())
         is_clear = any(not d.is_extra for d in self.denials)
         if is_clear and not self.is_doubtful and not self.asked:
-            return Findings(Presence.ABSENT, ())
+            return Findings(Presence.ABSENT, (), self._absences())
         return Findings(Presence.UNDETERMINED, ())
+
+    def _absences(self) -> tuple[Absence, ...]:
+        found = [
+            Absence(
+                tuple(Place(s.bone, s.number, s.side, s.part) for s in denial.sites),
+                tuple(sorted(denial.qualifiers)),
+                denial.side,
+                denial.sentence,
+            )
+            for denial in self.denials
+            if not denial.is_extra
+        ]
+        return tuple(dict.fromkeys(found))
 
 
 def _entry(sentence: Sentence, scope: Scope, site: Site) -> Entry:
@@ -284,7 +343,22 @@ def _entry(sentence: Sentence, scope: Scope, site: Site) -> Entry:
         sentence=sentence.verbatim,
         is_displaced=any(t.value == "displaced" for t in own),
         is_extra=any(t.kind is Kind.EXTRA for t in own),
+        part=site.part,
+        course=_course(own),
     )
+
+
+_UNCHANGED_WORDS = "stable unchanged again redemonstrated redemonstration persistent"
+_UNCHANGED = frozenset(_UNCHANGED_WORDS.split())
+
+
+def _course(own: Sequence[Token]) -> str | None:
+    """Return what the words of a fracture say of it against an earlier image."""
+    words = {word for token in own for word in token.text.split()}
+    if words & {"new", "newly"} and not words & {"no", "not", "or"}:
+        return "new"
+    is_same = words & _UNCHANGED or {"no", "change"} <= words or {"not", "changed"} <= words
+    return "unchanged" if is_same else None
 
 
 def _qualifiers(scope: Scope) -> frozenset[str]:
@@ -349,4 +423,6 @@ def _fracture(entry: Entry) -> Fracture:
         entry.age,
         entry.segment,
         entry.sentence,
+        entry.part,
+        entry.course,
     )

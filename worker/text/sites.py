@@ -8,7 +8,7 @@ from worker.text.words import Kind, Token
 
 _SEGMENT_WORDS = """
 anterior posterior lateral medial proximal distal anterolateral posterolateral posteromedial
-head neck angle shaft body manubrium
+head neck angle shaft body manubrium middle costochondral
 """
 SEGMENTS = frozenset(_SEGMENT_WORDS.split())
 MIDLINE = frozenset({"vertebra", "sternum"})
@@ -16,6 +16,41 @@ _ADJECTIVES = (Kind.SEGMENT, Kind.QUALIFIER, Kind.AGE, Kind.HEDGE, Kind.ARTICLE,
 _BONES = (Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.HINT)
 _NO_RIBS = ("intercostal", "interspace", "space", "line", "time", "places", "locations", "pieces",
             "fragments", "parts", "segments")  # fmt: skip
+PARTS: dict[str, dict[str | None, str]] = {
+    "rib": {
+        "head": "head", "neck": "neck", "angle": "angle", "shaft": "shaft", "body": "shaft",
+        "costochondral": "costochondral junction",
+    },
+    "clavicle": {
+        "medial": "medial third", "proximal": "medial third", "sternal": "medial third",
+        "lateral": "lateral third", "distal": "lateral third", "acromial": "lateral third",
+        "middle": "middle third", "shaft": "middle third", "body": "middle third",
+        "midclavicle": "middle third", "midclavicular": "middle third",
+    },
+    "scapula": {"body": "body", "neck": "neck", "spine": "spine", "spinal": "spine"},
+    "sternum": {
+        "manubrium": "manubrium", "manubrial": "manubrium", "body": "body", "shaft": "body",
+        "xiphoid": "xiphoid process",
+        "manubriosternal": "manubriosternal junction",
+    },
+    "humerus": {
+        "head": "head", "neck": "neck", "surgical": "surgical neck", "surg": "surgical neck",
+        "anatomical": "anatomical neck", "anatomic": "anatomical neck",
+        "greater": "greater tuberosity", "lesser": "lesser tuberosity", "shaft": "shaft",
+        "body": "shaft", "proximal": "proximal part", "distal": "distal part",
+    },
+    "vertebra": {
+        "endplate": "endplate", "endplates": "endplate", "end": "endplate",
+        "spinous": "spinous process", "transverse": "transverse process",
+        "odontoid": "odontoid process", "body": "body", "bodies": "body",
+    },
+    "glenoid": {"neck": "neck", "rim": "rim"},
+}  # fmt: skip
+"""Bone -> word that names a part of it -> the part, in one spelling."""
+_NAMES_OF_OTHERS = {
+    "femoral": "femur", "radial": "radius", "ulnar": "ulna", "pelvic": "pelvis",
+    "olecranons": "olecranon", "radial head": "radius", "hand": "hand",
+}  # fmt: skip
 _PARTS = frozenset({"acromion", "glenoid", "coracoid"})
 
 
@@ -29,6 +64,16 @@ class Site:
     segment: str | None
     at: int
     is_garbled: bool = False
+    name: str = ""  # the words that name it
+
+    @property
+    def part(self) -> str | None:
+        """The part of the bone that is named, in one spelling; of ``other`` the bone's name."""
+        if self.bone == "other":
+            return _NAMES_OF_OTHERS.get(self.name, self.name) or None
+        table = PARTS.get(self.bone, {})
+        words = (*self.name.split(), self.segment)
+        return next((table[word] for word in words if word in table), None)
 
 
 @dataclass(slots=True)
@@ -175,6 +220,7 @@ class SiteReader:
                 if site.side is None or (is_between and site.at < self.side_at):
                     site.side = self.side
                 site.segment = site.segment or self.segment
+                site.name = self.tokens[at].text
             self.pending = []
             return
         last = self.sites[-1] if self.sites else None
@@ -185,7 +231,9 @@ class SiteReader:
             self.sites.pop()
         if last and bone in _PARTS and last.bone == "scapula" and last.at == at - 1:
             self.sites.pop()
-        self._add(bone, None, at).segment = _own_segment(self.tokens[at]) or self.segment
+        site = self._add(bone, None, at)
+        site.segment = _own_segment(self.tokens[at]) or self.segment
+        site.name = self.tokens[at].text
         self.segment = None
 
     def _is_owner(self, part: int, at: int) -> bool:

@@ -76,6 +76,7 @@ TABLE: dict[Kind, str] = {
             biconcave compression deformity""",
     Kind.BONE: """
         rib: rib, ribs, rib s, rbi, ribes, ribd, ribb, ribbs, costal, rib cage, ribcage,
+            costochondral junction, costochondral junctions, costochondral,
             costal arch, costal arches, costa, costae
         clavicle: clavicle, clavicles, collarbones, clavicular, collarbone, collar bone,
             clavical, clavicals, midclavicle, claviculae, clav, clavs,
@@ -83,7 +84,8 @@ TABLE: dict[Kind, str] = {
         scapula: scapula, scapulas, scapulae, scapular, shoulder blade, shoulder blades,
             scapular spine, scapular body, scap
         humerus: humerus, humeral, humeri, humerous, humoral, greater tuberosity,
-            lesser tuberosity, greater tubercle, upper arm bone, humeral head, humeral neck,
+            lesser tuberosity, greater tubercle, lesser tubercle, anatomical neck,
+            anatomic neck, surgical neck of the humerus, upper arm bone, humeral head, humeral neck,
             surgical neck, surg neck, hum
         sternum: sternum, sternal, manubrium, manubrial, xiphoid, xiphoid process, breastbone,
             breast bone, manubriosternal, manubriosternal junction, sternal body, sternums
@@ -133,7 +135,7 @@ TABLE: dict[Kind, str] = {
         body: body, bodies
         upper: upper, superior, superiorly
         lower: lower, inferior, inferiorly
-        middle: mid, middle, central, midportion""",
+        middle: mid, middle, central, midportion, middle third, mid third""",
     Kind.AGE: """
         acute: acute, new, newly, acutely, hyperacute, newly seen, newly identified, newly noted,
             newly visible, newly apparent, newly demonstrated, newly detected
@@ -452,8 +454,8 @@ TABLE: dict[Kind, str] = {
             old films, old film, old studies, priors
         : process, appearing, looking, one, as, it, they, we, i, such, only, just, now, today,
             which, who, where, well, respectively, includes, include, included, which are,
-            number, no number, midaxillary, axillary, midclavicular, line, costochondral,
-            costovertebral, seen best, best, please note, when, not seen on prior,
+            number, no number, midaxillary, axillary, midclavicular, line, costovertebral,
+            seen best, best, please note, when, not seen on prior,
             not seen previously, not previously seen, not present previously,
             not present on prior, year old, years old, yr old, y o, yo, not visible on prior,
             not seen on the prior, previously seen, previously noted, previously described,
