@@ -418,6 +418,7 @@ def _init(options: argparse.Namespace) -> int:
 def _user_add(options: argparse.Namespace) -> int:
     from getpass import getpass
 
+    from dicom_node.credentials import close_first_admin
     from dicom_node.operate import show
     from dicom_node.users import add_user, users_file
 
@@ -429,6 +430,7 @@ def _user_add(options: argparse.Namespace) -> int:
     else:  # a script: the first line of its standard input
         password = sys.stdin.readline().rstrip("\r\n")
     add_user(users_file(settings), options.name, options.role, password)
+    close_first_admin(settings)
     show.acted("kept", 1, as_json=options.json)
     return OK
 

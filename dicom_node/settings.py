@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -24,6 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.base import toml
+from dicom_node.base.addresses import is_loopback as is_loopback
 from dicom_node.base.job import ObjectKind
 from dicom_node.base.toml import Wording
 
@@ -139,8 +141,11 @@ class Web(Section):
     key: Path | None = None
     """PEM file of its key, unless that stands in the same file."""
     secret_file: str = ""
+    """As 0.1.0 had it: use ``[jobs] secret_file``."""
     secret: SecretStr | None = None
-    """The job API's secret itself; meant for the environment (``CHEXFRACT_WEB__SECRET``)."""
+    """As 0.1.0 had it: use ``CHEXFRACT_JOBS__SECRET``."""
+    dicomweb_secret_file: str = ""
+    """Bearer token of DICOMweb clients; ``dicomweb-secret`` in data_dir when empty."""
     sign_in: bool = True
     users_file: str = ""
     """Who may sign in (``chexfract-node user add``); ``users`` in data_dir when empty."""
@@ -172,6 +177,22 @@ class Web(Section):
         if self.proxy_header and not self.proxy_addresses:
             raise ValueError("proxy_header needs proxy_addresses: anyone can send a header")
         return self
+
+
+class Jobs(Section):
+    """``[jobs]``: the job API, at which workers fetch images and post results."""
+
+    secret_file: str = ""
+    """What workers show as bearer token; ``secret`` in data_dir, made at the first start, when
+    empty."""
+    secret: SecretStr | None = None
+    """The secret itself; meant for the environment (``CHEXFRACT_JOBS__SECRET``)."""
+    port: Port | None = None
+    """A port of its own, with the certificate of ``[web]``; the web port when left out."""
+    host: str = ""
+    """Address of that port; ``web.host`` when empty."""
+    url: str = ""
+    """How workers reach it; ``web.url`` with this port when empty."""
 
 
 class Broker(Section):
@@ -348,6 +369,7 @@ class Settings(BaseSettings):
 
     node: Node = Node()
     web: Web = Web()
+    jobs: Jobs = Jobs()
     broker: Broker = Broker()
     dispatch: Dispatch = Dispatch()
     delivery: Delivery = Delivery()
@@ -399,6 +421,25 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def jobs_url(self) -> str:
+        """Where workers reach the job API: what hand-outs name."""
+        if self.jobs.url or not self.jobs.port:
+            return self.jobs.url or self.web.url
+        parts = urlsplit(self.web.url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        return f"{parts.scheme}://{host}:{self.jobs.port}"
+
+    @property
+    def superseded(self) -> list[str]:
+        """Keys of 0.1.0 that are in use, each with the one to write instead."""
+        found = []
+        if self.web.secret_file:
+            found.append("web.secret_file: write it as jobs.secret_file")
+        if self.web.secret is not None:
+            found.append("CHEXFRACT_WEB__SECRET: name it CHEXFRACT_JOBS__SECRET")
+        return found
+
+    @property
     def ledger_url(self) -> str:
         """The SQLAlchemy URL of the ledger."""
         if self.node.ledger == "sqlite":
@@ -412,16 +453,6 @@ def shown(settings: Settings) -> dict[str, Any]:
     for table, key in (("broker", "url"), ("node", "ledger")):
         content[table][key] = re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", content[table][key])
     return content
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether `host` can be reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def load(path: Path) -> Settings:

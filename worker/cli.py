@@ -161,11 +161,10 @@ def _run(options: argparse.Namespace) -> int:
 
     logs.start(logging.INFO)
     settings = _settings(options)
+    from worker.service.nodes import check_nodes
+
     secret = _secret(settings)
-    if not secret:
-        raise ConfigurationError(
-            "worker.secret_file: name the file (or set CHEXFRACT_WORKER_WORKER__SECRET)"
-        )
+    check_nodes(settings.worker, secret)
     from dicom_node.flow import broker
 
     broker.ping(settings.worker.broker)

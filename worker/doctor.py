@@ -13,7 +13,7 @@ from typing import Any
 
 from dicom_node.base.checks import Check, failed, passed, show, warned
 from dicom_node.base.errors import ChexFractError, ConfigurationError, Unreachable
-from worker.settings import Settings, load
+from worker.settings import Settings, Worker, load
 
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "highdicom", "numpy", "pillow")
 DECODING = ("imagecodecs",)
@@ -47,11 +47,11 @@ def doctor(
     from dicom_node.flow.broker import redacted
 
     worker = settings.worker
-    facts = {"model": worker.model, "broker": redacted(worker.broker), "nodes": worker.nodes}
+    facts = {"model": worker.model, "broker": redacted(worker.broker), "nodes": _urls(worker)}
     checks = [*_here(), passed("config", f"{config or 'defaults'}: model {worker.model}")]
     checks += [*_model(settings, full=full), *_device(settings)]
     if not beside_node:
-        checks += [*_broker(settings), *_secret(settings)]
+        checks += [*_broker(settings), *_secret(settings), *_nodes(settings)]
     if full:
         checks += _described(settings)
     return show(checks, as_json=as_json, **facts)
@@ -304,6 +304,31 @@ def _broker(settings: Settings) -> Iterator[Check]:
         yield failed("broker", str(exc), advice, exc.exit_code)
         return
     yield passed("broker", f"{broker.redacted(settings.worker.broker)} answers")
+
+
+def _urls(worker: Worker) -> list[str]:
+    """Return the URLs of the known nodes."""
+    entries = (*worker.nodes, *worker.announce)
+    return [entry if isinstance(entry, str) else entry.url for entry in entries]
+
+
+def _nodes(settings: Settings) -> Iterator[Check]:
+    """Look whether this worker knows a node, and whether a secret would cross a network openly."""
+    from dicom_node.base.addresses import is_loopback_url
+    from worker.service.nodes import check_nodes, shown
+
+    advice = "worker.nodes: the web.url of each node; serve --with-worker passes its own"
+    try:
+        entries = check_nodes(settings.worker, "from elsewhere")
+    except ConfigurationError as exc:
+        yield failed("nodes", str(exc), advice, exc.exit_code)
+        return
+    for entry in entries:
+        if entry.url.startswith("http:") and not is_loopback_url(entry.url):
+            what = f"{shown(entry.url)} without TLS: secret and images cross the network openly"
+            yield warned("nodes", what, "on the node: chexfract-node certificate --config …")
+        else:
+            yield passed("nodes", shown(entry.url))
 
 
 def _secret(settings: Settings) -> Iterator[Check]:

@@ -30,6 +30,15 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class KnownNode(Section):
+    """An entry of ``nodes``: a node that has a secret, or an authority, of its own."""
+
+    url: str = Field(max_length=2048)
+    secret_file: Path | None = None
+    """The job API's secret of this node; else ``[worker] secret_file``."""
+    ca: Path | None = None
+
+
 class Worker(Section):
     """``[worker]``: where work comes from and which model does it."""
 
@@ -50,10 +59,11 @@ class Worker(Section):
     stuck_after: float = Field(default=120.0, gt=0)
     """Seconds without progress after which the worker ends itself for its supervisor to restart."""
     name: str = Field(default_factory=socket.gethostname)
-    nodes: tuple[str, ...] = ()
-    """Base URLs of nodes that this worker trusts with the secret; empty: any it is handed."""
+    nodes: tuple[str | KnownNode, ...] = ()
+    """Nodes that this worker works for and trusts with the secret: the ``web.url`` of each. A
+    hand-out that names another is dropped."""
     announce: tuple[str, ...] = ()
-    """Base URLs of nodes that show this worker on their pages before they have given it work."""
+    """More of them, as 0.1.0 wrote them and ``serve --with-worker`` passes its own."""
     secret_file: Path | None = None
     secret: SecretStr | None = None
     ca: Path | None = None

@@ -18,6 +18,10 @@ ObjectKind = Literal["sr", "sc", "gsps", "ko", "pdf", "basic-text"]
 Uid = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
 
 
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=128)]
+"""An id or a token: it stands in paths, so it may hold nothing that leads elsewhere."""
+
+
 def queue(model: str) -> str:
     """Return the name of the Celery queue of `model`."""
     return f"model.{model}"
@@ -32,17 +36,17 @@ class Message(BaseModel):
 class Ticket(Message):
     """The right to work on one job, until its token is replaced."""
 
-    job: str
-    token: str
+    job: Word
+    token: Word
 
 
 class Handout(Message):
     """What the broker carries: tickets and where to redeem them."""
 
-    node: str
+    node: str = Field(max_length=2048)
     """Base URL of the node's job API."""
-    model: str
-    tickets: tuple[Ticket, ...]
+    model: str = Field(max_length=64)
+    tickets: tuple[Ticket, ...] = Field(max_length=4096)
 
 
 class ReportOrder(Message):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
+import time
 from datetime import UTC, datetime
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -52,3 +54,46 @@ def start(level: int = logging.INFO) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("alembic", "celery", "transformers", "highdicom"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class Sparse:
+    """Writes lines that strangers cause: so many a minute, then one that counts the others.
+
+    Parameters
+    ----------
+    logger : logging.Logger
+        Where they go.
+    per_minute : int
+        Most lines in one minute.
+    """
+
+    def __init__(self, logger: logging.Logger, per_minute: int = 12) -> None:
+        self._logger = logger
+        self._per_minute = per_minute
+        self._lock = threading.Lock()
+        self._began = float("-inf")
+        self._count = 0
+
+    def warning(self, message: str, *values: object, **more: object) -> None:
+        """Write a warning, unless there were enough."""
+        self._write(logging.WARNING, message, values, more)
+
+    def error(self, message: str, *values: object, **more: object) -> None:
+        """Write an error, unless there were enough."""
+        self._write(logging.ERROR, message, values, more)
+
+    def _write(
+        self, level: int, message: str, values: tuple[object, ...], more: dict[str, object]
+    ) -> None:
+        now = time.monotonic()
+        with self._lock:
+            silent = 0
+            if now - self._began >= 60:
+                silent = max(0, self._count - self._per_minute)
+                self._began, self._count = now, 0
+            self._count += 1
+            is_enough = self._count > self._per_minute
+        if silent:
+            self._logger.log(level, "%d more lines like the next one were left out", silent)
+        if not is_enough:
+            self._logger.log(level, message, *values, extra=more)

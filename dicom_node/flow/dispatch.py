@@ -42,7 +42,7 @@ class Dispatcher:
     """
 
     def __init__(self, settings: Settings, ledger: Ledger, publish: Publish) -> None:
-        self._node = settings.web.url
+        self._node = settings.jobs_url
         self._limits = settings.dispatch
         self._ledger = ledger
         self._publish = publish

@@ -92,6 +92,7 @@ model = "phantom"                 # a table [models.NAME] below
 device = "auto"                   # cpu, cuda, cuda:1, mps
 # broker = "redis://node:6379/0"           # of a worker on another machine
 # secret_file = "/run/secrets/chexfract"   # a copy of the node's secret (in its data_dir)
+# nodes = ["http://node:8080"]             # the web.url of each node that it works for
 
 # The demonstration model: reads drawings, not patients.
 [models.phantom]

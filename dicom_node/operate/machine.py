@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 
 from dicom_node.base.checks import Check, failed, passed, warned
 from dicom_node.base.errors import ConfigurationError, OutOfResources
+from dicom_node.credentials import secret_path
 from dicom_node.dimse import security
 from dicom_node.settings import Settings, Tls, is_loopback
 
@@ -169,12 +170,11 @@ def _clock(written_at: float) -> Check:
 
 def secret(settings: Settings) -> Iterable[Check]:
     """Look at the job API's secret: there, long enough, private."""
-    if settings.web.secret is not None:
-        value, where = settings.web.secret.get_secret_value(), "the environment"
-        return [_long_enough(value, where)]
-    named = settings.web.secret_file
-    path = Path(named) if named else settings.node.data_dir / "secret"
-    if not named and not path.exists():
+    for given in (settings.jobs.secret, settings.web.secret):
+        if given is not None:
+            return [_long_enough(given.get_secret_value(), "the environment")]
+    path = secret_path(settings)
+    if not (settings.jobs.secret_file or settings.web.secret_file or path.exists()):
         return [passed("secret", f"serve will make {path}")]
     try:
         mode, value = path.stat().st_mode & 0o777, path.read_text(encoding="utf-8")

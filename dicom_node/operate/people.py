@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from dicom_node.base.checks import Check, failed, passed, warned
 from dicom_node.base.errors import ConfigurationError, Unreachable
+from dicom_node.credentials import is_first_admin
 from dicom_node.operate.audit import secured
 from dicom_node.operate.notify import post_office
 from dicom_node.settings import Settings
@@ -34,8 +35,13 @@ def users(settings: Settings) -> Iterator[Check]:
         yield failed("users", str(exc), advice, _CONFIG)
         return
     if not found:
-        what = f"none in {path}: only admin may sign in, with the secret as password"
-        yield warned("users", what, "chexfract-node user add NAME --role admin")
+        add = "chexfract-node user add NAME --role admin"
+        if is_first_admin(settings):
+            password = settings.node.data_dir / "first-admin"
+            what = f"none in {path}: only admin may sign in, with the content of {password}"
+            yield warned("users", what, add)
+        else:
+            yield failed("users", f"none in {path}, though there were: nobody may sign in", add)
         return
     if path.stat().st_mode & 0o077:
         yield failed("users", f"{path} may be read by others", f"chmod 600 {path}")

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from dicom_node import in_force
 from dicom_node.base.errors import Unreachable
-from dicom_node.run.supervisor import HEART, STOP_S, read_secret
+from dicom_node.credentials import read_credentials
+from dicom_node.run.supervisor import HEART, STOP_S
 from dicom_node.settings import Settings
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def _web(life: Life) -> None:
             trail.signed_in(name, address, is_right, time.time())
 
     spool, ledger = _stores(settings)
-    site = Site(settings, ledger, spool, read_secret(settings), note)
+    site = Site(settings, ledger, spool, read_credentials(settings), note)
     turn = Turn()
 
     def beat() -> None:

@@ -7,7 +7,6 @@ import ctypes
 import json
 import logging
 import os
-import secrets
 import select
 import signal
 import subprocess
@@ -21,8 +20,9 @@ from typing import Any
 
 from dicom_node import in_force
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.credentials import read_credentials
 from dicom_node.in_force import Exchange
-from dicom_node.settings import Settings, Web
+from dicom_node.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,9 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
     _make_data_dir(settings)
     with _only_one(settings):
         Ledger.upgrade(settings.ledger_url)
-        secret = read_secret(settings)
+        for advice in settings.superseded:
+            logger.warning("works in this version only: %s", advice)
+        credentials = read_credentials(settings)
         embedded = broker.Embedded(settings.node.data_dir) if _is_embedded(settings) else None
         url = settings.broker.url
         try:
@@ -213,7 +215,9 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
             copy = in_force.accept(config, settings)
             children = _roles(copy, url)
             if worker_config:
-                child = _worker(worker_config, url, embedded is not None, secret, settings.web)
+                child = _worker(
+                    worker_config, url, embedded is not None, credentials.jobs, settings
+                )
                 children.append(child)
             told = copy.with_name(RELOADED)
             return Supervisor(
@@ -226,38 +230,6 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
                 embedded.stop()
 
 
-def read_secret(settings: Settings) -> str:
-    """Return the job API's secret; made once in data_dir when no file is named."""
-    if settings.web.secret is not None:
-        return _long_enough(settings.web.secret.get_secret_value(), "web.secret")
-    named = settings.web.secret_file
-    path = Path(named) if named else settings.node.data_dir / "secret"
-    if not named and not path.exists():
-        _make_secret(path)
-    try:
-        secret = path.read_text(encoding="utf-8").strip()
-    except OSError as exc:
-        raise ConfigurationError(f"web.secret_file: {path}: {exc.strerror}") from exc
-    return _long_enough(secret, f"web.secret_file: {path}")
-
-
-def _make_secret(path: Path) -> None:
-    """Write a fresh secret, complete before it is visible; one that came first stays."""
-    temporary = path.with_name(f".secret.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(32) + "\n")
-    with contextlib.suppress(FileExistsError):
-        path.hardlink_to(temporary)
-    temporary.unlink()
-
-
-def _long_enough(secret: str, where: str) -> str:
-    if len(secret) < 16:
-        raise ConfigurationError(f"{where}: shorter than 16 characters")
-    return secret
-
-
 def _roles(config: Path, broker_url: str) -> list[Child]:
     environment = {**os.environ, "CHEXFRACT_BROKER__URL": broker_url}
     command = [sys.executable, "-m", "dicom_node", "role"]
@@ -267,13 +239,16 @@ def _roles(config: Path, broker_url: str) -> list[Child]:
     ]
 
 
-def _worker(config: Path, broker_url: str, is_embedded: bool, secret: str, web: Web) -> Child:
+def _worker(
+    config: Path, broker_url: str, is_embedded: bool, secret: str, settings: Settings
+) -> Child:
     environment = {**os.environ, "CHEXFRACT_WORKER_WORKER__SECRET": secret}
     if is_embedded:
         environment["CHEXFRACT_WORKER_WORKER__BROKER"] = broker_url
-    environment["CHEXFRACT_WORKER_WORKER__ANNOUNCE"] = json.dumps([web.url])
-    if web.certificate:
-        environment.setdefault("CHEXFRACT_WORKER_WORKER__CA", str(web.certificate.absolute()))
+    environment["CHEXFRACT_WORKER_WORKER__ANNOUNCE"] = json.dumps([settings.jobs_url])
+    if settings.web.certificate:
+        trusted = str(settings.web.certificate.absolute())
+        environment.setdefault("CHEXFRACT_WORKER_WORKER__CA", trusted)
     command = [sys.executable, "-m", "worker", "run", "--config", str(config)]
     return Child("worker", command, environment, beats=False)
 

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dicom_node import __version__
 from dicom_node.base.errors import ChexFractError, ConfigurationError, NotFound, Stale, Transient
+from dicom_node.credentials import Credentials
 from dicom_node.dimse.security import acceptor
 from dicom_node.settings import Settings, Tls
 from dicom_node.store.ledger import Ledger
@@ -54,10 +55,10 @@ class Site:
         settings: Settings,
         ledger: Ledger,
         spool: Spool,
-        secret: str,
+        credentials: Credentials,
         note: Note = lambda name, address, is_right: None,
     ) -> None:
-        self._of_all = (ledger, spool, secret, note)
+        self._of_all = (ledger, spool, credentials, note)
         self._counts = health.Counts(ledger, spool)
         self._workers = Workers()
         self._app = self._made(settings)
@@ -79,7 +80,7 @@ def create_app(
     settings: Settings,
     ledger: Ledger,
     spool: Spool,
-    secret: str,
+    credentials: Credentials | str,
     note: Note = lambda name, address, is_right: None,
     counts: health.Counts | None = None,
     workers: Workers | None = None,
@@ -88,9 +89,9 @@ def create_app(
 
     Parameters
     ----------
-    secret : str
-        What workers show as bearer token, and the password of user ``admin`` on the pages while
-        there are no other users.
+    credentials : Credentials
+        What workers, DICOMweb clients and the first administrator show; one text for all of them
+        is what 0.1.0 had.
     note : callable
         Takes name, address and success of each sign-in.
     counts : Counts, optional
@@ -98,6 +99,8 @@ def create_app(
     workers : Workers, optional
         Workers that an application before this one was told of.
     """
+    if isinstance(credentials, str):
+        credentials = Credentials.same(credentials)
     app = FastAPI(
         title="chexfract-node",
         version=__version__,
@@ -111,13 +114,13 @@ def create_app(
     app.include_router(jobs.routes(settings, ledger, spool))
     workers = workers or Workers()
     app.include_router(of_workers.routes(workers))
-    door = Door(settings, secret)
-    app.include_router(dicomweb.routes(settings, ledger, spool, door, secret))
-    app.include_router(pages.routes(settings, ledger, spool, secret, note, workers))
+    door = Door(settings, credentials)
+    app.include_router(dicomweb.routes(settings, ledger, spool, door, credentials))
+    app.include_router(pages.routes(settings, ledger, spool, credentials, note, workers))
     app.add_exception_handler(ChexFractError, _failed)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)
-    app.add_middleware(Guard, secret=secret, larger={TESTED: settings.node.max_instance})
+    app.add_middleware(Guard, secret=credentials.jobs, larger={TESTED: settings.node.max_instance})
     return app
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,8 @@ from pydicom.tag import Tag
 from starlette.exceptions import HTTPException
 
 from dicom_node.base.errors import NotFound
+from dicom_node.base.logs import Sparse
+from dicom_node.credentials import Credentials
 from dicom_node.dimse import Sender
 from dicom_node.flow.intake import Intake
 from dicom_node.settings import Settings
@@ -36,6 +39,8 @@ from dicom_node.web.sessions import Door, from_our_page
 from dicom_node.web.stow import Storing, boundary
 
 ROOT = "/dicom-web"
+
+_old = Sparse(logging.getLogger(__name__), per_minute=1)
 
 MOST = 1000
 """Matches in one answer; the rest is asked for with ``offset``."""
@@ -64,9 +69,11 @@ _ORDER: tuple[Level, ...] = ("STUDY", "SERIES", "IMAGE")
 Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 
 
-def routes(settings: Settings, ledger: Ledger, spool: Spool, door: Door, secret: str) -> APIRouter:
-    """Return the services; each needs the job API's secret as bearer token, or a sign-in."""
-    client = _clients(door, secret)
+def routes(
+    settings: Settings, ledger: Ledger, spool: Spool, door: Door, credentials: Credentials
+) -> APIRouter:
+    """Return the services; each needs the secret of DICOMweb clients, or a sign-in."""
+    client = _clients(door, credentials)
     router = APIRouter(prefix=ROOT)
     catalogue = Catalogue(ledger, spool, settings.node.ae_title)
     trail = _Trail(noting(settings, ledger))
@@ -99,17 +106,25 @@ class _Trail:
 
     def _keep(self, what: Any, request: Request, name: str, **told: Any) -> None:
         address = request.client.host if request.client else ""
-        use = Use(what, name or "job API secret", request.url.path, address=address, **told)
+        use = Use(what, name or "DICOMweb secret", request.url.path, address=address, **told)
         self._note(use)
 
 
-def _clients(door: Door, secret: str) -> Client:
-    bearer = f"Bearer {secret}".encode()
+def _clients(door: Door, credentials: Credentials) -> Client:
+    own, of_workers = (
+        f"Bearer {secret}".encode() for secret in (credentials.dicomweb, credentials.jobs)
+    )
 
     def client(request: Request) -> str:
         """Return the name of who asks; that of a program with the secret is empty."""
-        shown = request.headers.get("authorization", "")
-        if hmac.compare_digest(shown.encode(), bearer):
+        shown = request.headers.get("authorization", "").encode()
+        if hmac.compare_digest(shown, own):
+            return ""
+        if hmac.compare_digest(shown, of_workers):
+            _old.warning(
+                "a DICOMweb client shows the secret of workers: this works in this version only; "
+                "give it the content of dicomweb-secret in data_dir"
+            )
             return ""
         person = door.person(request)
         if person is None:

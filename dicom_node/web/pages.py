@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from dicom_node.credentials import Credentials
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
@@ -25,14 +26,14 @@ def routes(
     settings: Settings,
     ledger: Ledger,
     spool: Spool,
-    secret: str,
+    credentials: Credentials,
     note: sign_in.Note,
     workers: Workers,
 ) -> APIRouter:
     """Return all pages; each asks for the sign-in that [web] wants."""
-    door, pages = Door(settings, secret), Pages(settings)
+    door, pages = Door(settings, credentials), Pages(settings)
     router = APIRouter()
-    seals = worklist.Seals(secret)
+    seals = worklist.Seals(credentials.pages)
     router.include_router(worklist.routes(settings, ledger, spool, door, pages, seals, workers))
     router.include_router(study.routes(ledger, spool, door, pages, noting(settings, ledger)))
     router.include_router(peers.routes(settings, ledger, door, pages))

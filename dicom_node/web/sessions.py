@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import logging
 import secrets
 import time
 from collections import OrderedDict
@@ -20,20 +21,28 @@ from fastapi import Request
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
+from dicom_node.base.logs import Sparse
+from dicom_node.credentials import Credentials, is_first_admin
 from dicom_node.settings import Role, Settings, is_loopback
 from dicom_node.users import User, read_users, users_file, verified
 
 COOKIE = "chexfract_session"
 
 FIRST_USER = "admin"
-"""The one user until the users file has one; the password is the content of the secret file."""
+"""The one user while there has never been another."""
 
 RANKS: dict[Role, int] = {"viewer": 0, "operator": 1, "admin": 2}
 
 FAILURES, PAUSE_S = 5, 30.0
-"""Failed sign-ins from one address after which it waits."""
+"""Failed sign-ins for one name from one address after which it waits."""
 
-_WATCHED = 4096
+FAILURES_OF_ONE = 20
+"""Failed sign-ins for one name, or from one address, after which that waits: guessing may not be
+spread. More than `FAILURES`, since others share a name's or an address's bad luck."""
+
+_WATCHED = 16384
+
+_old = Sparse(logging.getLogger(__name__), per_minute=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +77,17 @@ class Door:
     Parameters
     ----------
     settings : Settings
-    secret : str
-        The job API's secret; the keys of cookies and forms are derived from it.
+    credentials : Credentials
+        The first administrator's secret, and the key of cookies and forms.
     """
 
-    def __init__(self, settings: Settings, secret: str) -> None:
+    def __init__(self, settings: Settings, credentials: Credentials) -> None:
         self._web = settings.web
+        self._settings = settings
         self._users = users_file(settings)
-        self._secret = secret
-        self._key = hmac.digest(secret.encode(), b"pages", "sha256")
-        self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._credentials = credentials
+        self._key = hmac.digest(credentials.pages.encode(), b"pages", "sha256")
+        self._brake = Brake()
 
     def person(self, request: Request) -> Person | None:
         """Return who asks, None for a stranger.
@@ -131,21 +141,16 @@ class Door:
         Raises
         ------
         HTTPException
-            429: too many attempts from this address.
+            429: too many attempts for this name or from this address.
         """
         address = request.client.host if request.client else ""
-        count, since = self._failed.get(address, (0, 0.0))
-        now = time.monotonic()
-        if count >= FAILURES and now - since < PAUSE_S:
+        if self._brake.holds(name, address):
             raise HTTPException(429, f"too many attempts; wait {PAUSE_S:.0f} s")
         user = self._known(name, password)
         if user is None:
-            self._failed[address] = (count + 1, now)
-            self._failed.move_to_end(address)
-            while len(self._failed) > _WATCHED:
-                self._failed.popitem(last=False)
+            self._brake.note(name, address)
             return None
-        self._failed.pop(address, None)
+        self._brake.lift(name, address)
         return self._cookie(user)
 
     def is_encrypted(self, request: Request) -> bool:
@@ -164,14 +169,29 @@ class Door:
         return read_users(self._users)
 
     def _known(self, name: str, password: str) -> User | None:
-        users = self._all()
-        if users:
-            return verified(users, name, password)
-        is_first = _same(name, FIRST_USER) & _same(password, self._secret)
-        return self._first() if is_first else None
+        if not is_first_admin(self._settings):
+            return verified(self._all(), name, password)
+        if not _same(name, FIRST_USER):
+            return None
+        own = self._credentials.first_admin
+        if own and _same(password, own):
+            return self._first()
+        if _same(password, self._credentials.jobs):
+            _old.warning(
+                "admin signed in with the secret of workers: this works in this version only; "
+                "use the content of first-admin in data_dir, or chexfract-node user add"
+            )
+            return self._first()
+        return None
 
     def _first(self) -> User:
-        return User(FIRST_USER, "admin", self._secret)
+        return User(FIRST_USER, "admin", self._credentials.first_admin)
+
+    def _user(self, name: str) -> User | None:
+        """Return a user of the file, or the first administrator while there is none."""
+        if is_first_admin(self._settings):
+            return self._first()
+        return self._all().get(name)
 
     def _cookied(self, request: Request) -> Person | None:
         cookie = request.cookies.get(COOKIE, "")
@@ -179,8 +199,7 @@ class Door:
         # One that would last longer than a session is from a clock that was ahead.
         if told is None or not 0 <= told["until"] - time.time() <= self._web.session:
             return None
-        users = self._all()
-        user = users.get(told["user"]) if users else self._first()
+        user = self._user(told["user"])
         # A new password or a new role ends the sessions of before.
         if user is None or not _same(told["of"], self._mark(user)):
             return None
@@ -231,6 +250,50 @@ class Door:
         except (binascii.Error, ValueError):
             return None
         return dict(told)
+
+
+class Brake:
+    """Counts failed sign-ins: per name and address, per name, and per address.
+
+    A sign-in that succeeds forgets what failed for its own name only: somebody with an account
+    cannot lift the brake on guessing another's password.
+    """
+
+    def __init__(self) -> None:
+        self._failed: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
+
+    def holds(self, name: str, address: str) -> bool:
+        """Return whether an attempt must wait."""
+        now = time.monotonic()
+        for key, most in self._keys(name, address):
+            count, since = self._failed.get(key, (0, 0.0))
+            if count >= most and now - since < PAUSE_S:
+                return True
+        return False
+
+    def note(self, name: str, address: str) -> None:
+        """Count a failure."""
+        now = time.monotonic()
+        for key, most in self._keys(name, address):
+            count, since = self._failed.get(key, (0, 0.0))
+            # What is long over does not add up: people mistype once a day.
+            count = 0 if now - since > PAUSE_S * 10 else min(count, most)
+            self._failed[key] = (count + 1, now)
+            self._failed.move_to_end(key)
+        while len(self._failed) > _WATCHED:
+            self._failed.popitem(last=False)
+
+    def lift(self, name: str, address: str) -> None:
+        """Forget the failures of a name, from one address."""
+        self._failed.pop((name, address), None)
+
+    @staticmethod
+    def _keys(name: str, address: str) -> tuple[tuple[tuple[str, str], int], ...]:
+        return (
+            ((name, address), FAILURES),
+            ((name, "any address"), FAILURES_OF_ONE),
+            (("any name", address), FAILURES_OF_ONE),
+        )
 
 
 def from_our_page(request: Request) -> None:

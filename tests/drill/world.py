@@ -69,6 +69,7 @@ model = "{model}"
 device = "cpu"
 batch = 4
 stuck_after = {stuck}
+nodes = ["http://127.0.0.1:{web}"]
 [pixels]
 screening = "off"
 [models.{model}]
@@ -195,7 +196,9 @@ class World:
             model=model,
         )
         (self.folder / "node.toml").write_text(node)
-        worker = WORKER.format(broker=broker, model=model, stuck=self.choice.stuck_s)
+        worker = WORKER.format(
+            broker=broker, model=model, stuck=self.choice.stuck_s, web=self.ports["web"]
+        )
         (self.folder / "worker.toml").write_text(worker)
 
     @property
@@ -225,7 +228,7 @@ class World:
         return self._station(
             "serve",
             command,
-            CHEXFRACT_WEB__SECRET=SECRET,
+            CHEXFRACT_JOBS__SECRET=SECRET,
             CHEXFRACT_DRILL_CLOCK=str(self.clock),
         )
 

@@ -124,5 +124,5 @@ def test_a_worker_beside_the_node_trusts_its_certificate(files: dict[str, Path])
     from dicom_node.run.supervisor import _worker
 
     web = Web(url="https://127.0.0.1:8080", certificate=files["node"])
-    child = _worker(Path("worker.toml"), "redis://x", True, "s" * 20, web)
+    child = _worker(Path("worker.toml"), "redis://x", True, "s" * 20, Settings(web=web))
     assert child.environment["CHEXFRACT_WORKER_WORKER__CA"] == str(files["node"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node import credentials
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.in_force import Exchange
 from dicom_node.run import supervisor as supervision
@@ -169,14 +170,14 @@ def test_two_starts_make_one_secret(tmp_path: Path) -> None:
     settings = Settings(node=Node(data_dir=tmp_path))
     secrets: set[str] = set()
     threads = [
-        threading.Thread(target=lambda: secrets.add(supervision.read_secret(settings)))
+        threading.Thread(target=lambda: secrets.add(credentials.read_secret(settings)))
         for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert secrets == {supervision.read_secret(settings)}
+    assert secrets == {credentials.read_secret(settings)}
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from pydicom import dcmread, dcmwrite
 from stations import free_ports, wait_for
 
@@ -87,7 +89,7 @@ class Station:
         assert ready.wait(10)
         self.model = Model()
         self.decoder = Decoder()
-        options = worker_settings.Settings()
+        options = worker_settings.Settings(worker={"nodes": [self.settings.web.url]})
         self.pulse = Pulse(stuck_after=60)
         self.pulse.start()
         pipeline = Pipeline(self.model, self.decoder, options.pixels)
@@ -369,3 +371,44 @@ def test_a_node_that_is_not_trusted_gets_no_secret(station: Station) -> None:
     desk = Desk(pipeline, options, SECRET, station.pulse)
     desk.work(station.hand_out())
     assert station.state("1.2.3.1") == "queued"
+
+
+def test_a_forged_hand_out_causes_no_request_elsewhere(
+    station: Station, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever writes to Redis may name any address; the secret stays with the nodes we know."""
+    ticket = Ticket(job="c" * 32, token="d" * 32)
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        stranger.settimeout(0.2)
+        port = stranger.getsockname()[1]
+        for url in (
+            f"http://127.0.0.1:{port}",
+            f"{station.settings.web.url}@127.0.0.1:{port}",
+            f"http://127.0.0.1:{port}/?{station.settings.web.url}",
+            "http://[::1",
+            "file:///etc/passwd",
+            "",
+        ):
+            station.desk.work(Handout(node=url, model="chosen", tickets=(ticket,)))
+        with pytest.raises(TimeoutError):
+            stranger.accept()
+    told = [node.url for node in station.desk.nodes()]
+    assert told == [station.settings.web.url]
+    lines = [line.getMessage() for line in caplog.records if "dropped a hand-out" in line.message]
+    assert len(lines) == 6
+
+
+def test_two_spellings_of_a_known_node_are_one(station: Station) -> None:
+    station.receive("1.2.3.1")
+    handout = station.hand_out()
+    spelt = handout.node.replace("http://", "HTTP://") + "/"
+    station.desk.work(handout.model_copy(update={"node": spelt}))
+    assert station.state("1.2.3.1") == "reported"
+
+
+@pytest.mark.parametrize("job", ["../../workers?", "a/b", "", "a" * 129, "c%2f..", "c\n"])
+def test_a_ticket_that_would_lead_to_another_path_is_not_a_hand_out(job: str) -> None:
+    with pytest.raises(ValidationError):
+        Handout.model_validate(
+            {"node": "http://n", "model": "m", "tickets": [{"job": job, "token": "t"}]}
+        )

@@ -15,14 +15,18 @@ from pydantic import ValidationError
 
 from dicom_node.base.errors import ChexFractError, NotFound, OutOfResources, Stale, Transient
 from dicom_node.base.job import TASK, Claim, Handout, Presence, Ticket, queue
+from dicom_node.base.logs import Sparse
 from dicom_node.flow import broker
 from worker.models import BrokenAccelerator, Unexplained
 from worker.pipeline import Case, Pipeline
 from worker.service import heartbeat
 from worker.service.node import Node
+from worker.service.nodes import Nodes, shown
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
+dropped = Sparse(logger)
+"""Of messages from the broker, which anybody may have written."""
 
 STUCK = 70
 """Exit status of a worker that ended itself: EX_SOFTWARE."""
@@ -131,7 +135,7 @@ class Desk:
     settings : Settings
         worker.toml.
     secret : str
-        The secret of the nodes' job API.
+        The secret of the nodes' job API, where a node has none of its own.
     pulse : Pulse
         Keeps the leases.
     """
@@ -139,28 +143,19 @@ class Desk:
     def __init__(self, pipeline: Pipeline, settings: Settings, secret: str, pulse: Pulse) -> None:
         self._pipeline = pipeline
         self._settings = settings
-        self._secret = secret
         self._pulse = pulse
         self._model = threading.Lock()
-        self._nodes: dict[str, Node] = {}
-        self._nodes_lock = threading.Lock()
+        self._nodes = Nodes(settings.worker, secret)
         self._done = 0
         self._name = f"{settings.worker.name}:{os.getpid()}"
 
     def close(self) -> None:
         """Close the connections to the nodes."""
-        with self._nodes_lock:
-            for node in self._nodes.values():
-                node.close()
-            self._nodes.clear()
+        self._nodes.close()
 
     def nodes(self) -> list[Node]:
-        """Return the nodes that gave work, or that the configuration names."""
-        worker = self._settings.worker
-        with self._nodes_lock:
-            for url in (*worker.nodes, *worker.announce):
-                self._nodes.setdefault(url, Node(url, self._secret, ca=worker.ca))
-            return list(self._nodes.values())
+        """Return the nodes that this worker was told of."""
+        return self._nodes.all()
 
     def presence(self) -> Presence:
         """Return what this worker tells of itself."""
@@ -175,9 +170,11 @@ class Desk:
 
     def work(self, handout: Handout) -> None:
         """Do every job of a hand-out whose ticket is still good."""
-        node = self._node(handout.node)
+        node = self._nodes.find(handout.node)
         if node is None:
-            logger.error("hand-out of a node that is not in [worker] nodes: dropped")
+            dropped.error(
+                "dropped a hand-out of %s, which is not in worker.nodes", shown(handout.node)
+            )
             return
         for start in range(0, len(handout.tickets), self._settings.worker.batch):
             self._batch(node, handout.tickets[start : start + self._settings.worker.batch])
@@ -279,15 +276,6 @@ class Desk:
             with suppress(ChexFractError):
                 node.release(ticket, reason, counts=counts, delay_s=delay_s)
 
-    def _node(self, url: str) -> Node | None:
-        trusted = [known.rstrip("/") for known in self._settings.worker.nodes]
-        if trusted and url.rstrip("/") not in trusted:
-            return None
-        with self._nodes_lock:
-            if url not in self._nodes:
-                self._nodes[url] = Node(url, self._secret, ca=self._settings.worker.ca)
-            return self._nodes[url]
-
 
 def announce(desk: Desk, wait: Callable[[float], object] = time.sleep) -> None:
     """Tell each node again and again that this worker is there; only pages depend on it."""
@@ -312,7 +300,7 @@ def register(app: Any, desk: Desk) -> None:
         try:
             message = Handout.model_validate(handout)
         except ValidationError:
-            logger.error("a message that is no hand-out was dropped")  # noqa: TRY400 - no input in logs
+            dropped.error("dropped a message that is not a hand-out")
             return
         desk.work(message)
 

@@ -1,0 +1,126 @@
+"""The nodes that a worker was told of, each with its secret: it talks to no other.
+
+A hand-out only chooses among them. Whoever can write to Redis can put any address into one, and
+a worker that believed it would send the secret there.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dicom_node.base.errors import ConfigurationError
+from worker.service.node import Node
+from worker.settings import KnownNode, Worker
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SHOWN = 80
+"""Characters of a foreign URL that a log line shows."""
+
+
+class Nodes:
+    """Clients of every known node.
+
+    Parameters
+    ----------
+    worker : Worker
+        ``[worker]``: ``nodes`` and, beside them, ``announce``.
+    secret : str
+        Secret of the nodes that have none of their own.
+
+    Raises
+    ------
+    ConfigurationError
+        No node is known, a URL is none, or a node has no secret.
+    """
+
+    def __init__(self, worker: Worker, secret: str) -> None:
+        self._clients: dict[str, Node] = {}
+        for entry in check_nodes(worker, secret):
+            key = _key(entry.url)
+            if key not in self._clients:
+                own = _read(entry.secret_file) if entry.secret_file else secret
+                ca = entry.ca or worker.ca
+                self._clients[key] = Node(entry.url, own, ca=ca)
+
+    def find(self, url: str) -> Node | None:
+        """Return the client of the node at `url`, None where that is not a known one."""
+        try:
+            return self._clients.get(_key(url))
+        except ValueError:
+            return None
+
+    def all(self) -> list[Node]:
+        """Return the clients of all known nodes."""
+        return list(self._clients.values())
+
+    def close(self) -> None:
+        """Close the connections to the nodes."""
+        for client in self._clients.values():
+            client.close()
+
+
+def check_nodes(worker: Worker, secret: str) -> list[KnownNode]:
+    """Return the known nodes.
+
+    Raises
+    ------
+    ConfigurationError
+        See `Nodes`.
+    """
+    entries = [
+        KnownNode(url=entry) if isinstance(entry, str) else entry
+        for entry in (*worker.nodes, *worker.announce)
+    ]
+    if not entries:
+        raise ConfigurationError(
+            "worker.nodes: no node is known; name the web.url of each, such as "
+            'nodes = ["http://node:8080"] (serve --with-worker passes its own)'
+        )
+    for entry in entries:
+        try:
+            _key(entry.url)
+        except ValueError as exc:
+            raise ConfigurationError(f"worker.nodes: {shown(entry.url)}: {exc}") from exc
+    if lacking := [entry for entry in entries if not (entry.secret_file or secret)]:
+        raise ConfigurationError(
+            f"worker.secret_file: no secret for {shown(lacking[0].url)}; name the file "
+            "(or set CHEXFRACT_WORKER_WORKER__SECRET)"
+        )
+    return entries
+
+
+def shown(url: str) -> str:
+    """Return a URL for a log line: short, plain, without user and password."""
+    plain = re.sub(r"[^!-~]", "?", url[: 2 * _SHOWN])
+    scheme, mark, rest = plain.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"[:_SHOWN]
+
+
+def _key(url: str) -> str:
+    """Return what two spellings of one address share.
+
+    Raises
+    ------
+    ValueError
+        It is not the URL of a node.
+    """
+    parts = urlsplit(url.strip())
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise ValueError("not an http:// or https:// URL")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("a node's URL has neither user nor query")
+    port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    return f"{parts.scheme}://{parts.hostname}:{port}{parts.path.rstrip('/')}"
+
+
+def _read(path: Path) -> str:
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        raise ConfigurationError(f"worker.nodes: secret_file {path}: {exc.strerror}") from exc
+    if not secret:
+        raise ConfigurationError(f"worker.nodes: secret_file {path} is empty")
+    return secret
