@@ -77,7 +77,8 @@ def test_a_missing_redis_ends_with_69(tmp_path: Path, free_port: int) -> None:
 
 def test_a_worker_without_redis_ends_with_69(tmp_path: Path, free_port: int) -> None:
     path = tmp_path / "worker.toml"
-    path.write_text(f"[worker]\nbroker = 'redis://127.0.0.1:{free_port}/0'")
+    known = "nodes = ['http://127.0.0.1:8080']"
+    path.write_text(f"[worker]\nbroker = 'redis://127.0.0.1:{free_port}/0'\n{known}")
     os.environ["CHEXFRACT_WORKER_WORKER__SECRET"] = "s" * 20
     try:
         done = run("worker", "run", "--config", str(path))
