@@ -239,7 +239,7 @@ def test_what_was_retrieved_by_web_is_noted(
     (told,) = trail.new(1)
     assert event(told) == (code, "R", "0")
     assert things(told) == {"1.2.3": objects, "P-1": []}
-    assert "job API secret" in [one for one, _, _ in participants(told)]
+    assert "DICOMweb secret" in [one for one, _, _ in participants(told)]
 
 
 def test_who_looks_at_an_image_on_the_pages_is_noted(api: Api) -> None:
