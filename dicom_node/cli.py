@@ -86,6 +86,13 @@ def _look_commands(commands: Any) -> None:
     status.add_argument("--limit", type=int, default=10, help="recent Instances to list")
     trace = _add(commands, "trace", "Show every stage of one Instance with its time.", _trace)
     trace.add_argument("ident", metavar="ID", help="SOP Instance UID, accession number or job")
+    lines = _add(commands, "logs", "Show what the node's processes logged.", _logs)
+    lines.add_argument("ident", nargs="?", default="", metavar="ID", help="a UID, job or peer")
+    lines.add_argument("--follow", "-f", action="store_true", help="go on with what comes")
+    lines.add_argument("--limit", type=int, default=100, metavar="N", help="lines of the past")
+    lines.add_argument(
+        "--level", choices=("debug", "info", "warning", "error"), default="info", help="at least"
+    )
 
 
 def _act_commands(commands: Any) -> None:
@@ -285,6 +292,21 @@ def _trace(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     show.trace(_ledger(_settings_in_force(options)), options.ident, as_json=options.json)
+    return OK
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from dicom_node.operate.read_logs import print_logs
+    from dicom_node.run.supervisor import LOG_FOLDER
+
+    print_logs(
+        _settings_in_force(options).node.data_dir / LOG_FOLDER,
+        options.ident,
+        limit=options.limit,
+        level=options.level,
+        follow=options.follow,
+        as_json=options.json,
+    )
     return OK
 
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 import time
 from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+FILE_VARIABLE = "CHEXFRACT_LOG_FILE"
+"""Environment variable with the file that a process keeps its lines in, too; `serve` sets it."""
+
+FILE_BYTES, FILES = 10_000_000, 5
+"""Size at which a file is put aside, and how many are kept beside it."""
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -41,12 +50,30 @@ class Lines(logging.Formatter):
         return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
 
 
+class LogFile(RotatingFileHandler):
+    """JSON lines on disk for `chexfract-node logs`; a full disk costs lines, never work."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=FILE_BYTES, backupCount=FILES, delay=True, encoding="utf-8")
+        self.setFormatter(JsonLines())
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Let the line go: standard error has it as well."""
+
+
+def keep(path: Path) -> None:
+    """Keep the lines of this process in `path`, too."""
+    logging.getLogger().addHandler(LogFile(path))
+
+
 def start(level: int = logging.INFO) -> None:
-    """Send every log line of this process to standard error."""
+    """Send every log line of this process to standard error, and to the file it was given."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines() if sys.stderr.isatty() else JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    if named := os.environ.get(FILE_VARIABLE):
+        keep(Path(named))
     root.setLevel(level)
     # These say per request or per element what our own lines say once per stage; pydicom and
     # pynetdicom would also print values of elements, which are a patient's.

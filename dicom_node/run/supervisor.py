@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from dicom_node import in_force
+from dicom_node.base import logs
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.credentials import read_credentials
 from dicom_node.in_force import Exchange
@@ -46,6 +47,9 @@ LONGEST_PAUSE_S = 10.0
 
 STOP_S = 2.5
 """Time that processes get to end by themselves."""
+
+LOG_FOLDER = "log"
+"""Folder in data_dir with a file of JSON lines for each process."""
 
 RELOADED = "reloaded.json"
 """File in data_dir that tells how the last reload ended."""
@@ -200,6 +204,8 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
 
     _make_data_dir(settings)
     with _only_one(settings):
+        folder = _log_folder(settings)
+        logs.keep(folder / "serve.jsonl")
         Ledger.upgrade(settings.ledger_url)
         for advice in settings.superseded:
             logger.warning("works in this version only: %s", advice)
@@ -219,6 +225,8 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
                     worker_config, url, embedded is not None, credentials.jobs, settings
                 )
                 children.append(child)
+            for child in children:
+                child.environment[logs.FILE_VARIABLE] = str(folder / f"{child.name}.jsonl")
             told = copy.with_name(RELOADED)
             return Supervisor(
                 children,
@@ -341,6 +349,16 @@ def _make_data_dir(settings: Settings) -> None:
         settings.node.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ConfigurationError(f"node.data_dir: {exc.filename}: {exc.strerror}") from exc
+
+
+def _log_folder(settings: Settings) -> Path:
+    """Return where each process keeps its last lines, for `chexfract-node logs`."""
+    folder = settings.node.data_dir.absolute() / LOG_FOLDER
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as exc:
+        raise ConfigurationError(f"node.data_dir: {exc.filename}: {exc.strerror}") from exc
+    return folder
 
 
 @contextlib.contextmanager
