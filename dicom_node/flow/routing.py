@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from dicom_node.settings import SENDER, Match, Peer, Rule
+from dicom_node.standard.matching import wild
 
 KEYS = tuple(Match.model_fields)
 """Names of the facts that a rule may ask for, in the order in which they are looked at."""
@@ -96,9 +94,5 @@ def _meets(patterns: Sequence[str], value: str) -> bool:
     if not bare:
         # an empty pattern is the one way to say "absent"; "*" asks for a value
         return any(not pattern.strip() for pattern in patterns)
-    return any(_pattern(pattern).match(bare) is not None for pattern in patterns if pattern.strip())
-
-
-@lru_cache(maxsize=1024)
-def _pattern(pattern: str) -> re.Pattern[str]:
-    return re.compile(fnmatch.translate(pattern.strip().casefold()))
+    asked = (pattern.strip().casefold() for pattern in patterns)
+    return any(wild(pattern, has_sets=True).matches(bare) for pattern in asked if pattern)

@@ -2,6 +2,8 @@
 
 import fnmatch
 import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from dicom_node.standard.matching import is_universal, matches
+from dicom_node.standard.matching import EMPTY, How, Wild, all_match, is_universal, matches
 from dicom_node.store.catalogue import key
 
 # What peers write is not always valid; the listener turns these warnings off.
@@ -83,6 +85,123 @@ def test_one_uid_of_a_list_is_enough() -> None:
     wanted = element("StudyInstanceUID", ["1.2", "1.3"])
     assert matches(wanted, element("StudyInstanceUID", "1.3"))
     assert not matches(wanted, element("StudyInstanceUID", "1.30"))
+
+
+@given(pattern=st.text(st.sampled_from("ab?*[]!-"), max_size=10), text=st.text("ab[]-", max_size=9))
+def test_wildcards_of_rules_match_as_in_file_names(pattern: str, text: str) -> None:
+    expected = bool(re.fullmatch(fnmatch.translate(pattern), text))
+    assert Wild(pattern, has_sets=True).matches(text) == expected
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        lambda n: "*?" * 500 + "Z",
+        lambda n: "*" + "a?" * 500 + "b",
+        lambda n: "*a" * 1000 + "b",
+        lambda n: "*" * n + "b",
+        lambda n: "*?" * (n // 2) + "Z",
+        lambda n: "?" * n,
+        lambda n: "a" * n + "*",
+    ],
+)
+def test_four_times_the_text_costs_at_most_eight_times_the_time(
+    pattern: Callable[[int], str],
+) -> None:
+    def seconds(size: int) -> float:
+        text, key = "a" * size, pattern(size)
+
+        def once() -> float:
+            began = time.perf_counter()
+            Wild(key).matches(text)
+            return time.perf_counter() - began
+
+        return min(once() for _ in range(5))
+
+    assert seconds(10_000) <= max(8 * seconds(2_500), 0.002)
+
+
+@pytest.mark.parametrize("keyword", ["StudyDate", "StudyTime", "StudyInstanceUID", "PatientAge"])
+def test_a_star_alone_asks_for_anything_in_every_representation(keyword: str) -> None:
+    assert is_universal(element(keyword, "*"))
+    assert matches(element(keyword, "*"), None)
+
+
+def item(**elements: str) -> Dataset:
+    ds = Dataset()
+    for keyword, value in elements.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def test_a_sequence_of_universal_keys_is_universal() -> None:
+    inner = element("ProcedureCodeSequence", [item(CodeValue="", CodeMeaning="*")])
+    assert matches(inner, None)
+    outer = item(RequestedProcedureID="")
+    outer.add(inner)
+    assert matches(element("RequestAttributesSequence", [outer]), None)
+    assert not matches(element("ProcedureCodeSequence", [item(CodeValue="1")]), None)
+
+
+def test_an_empty_value_is_asked_for_by_two_quotation_marks() -> None:
+    key_, how = element("AccessionNumber", EMPTY), How(empty_values=True)
+    assert matches(key_, None, how)
+    assert matches(key_, element("AccessionNumber", " "), how)
+    assert not matches(key_, element("AccessionNumber", "A1"), how)
+    assert not matches(key_, None)
+
+
+def test_several_values_are_one_of_or_all_of() -> None:
+    found = element("ModalitiesInStudy", ["CT", "MR", "SR"])
+    some, both = (
+        element("ModalitiesInStudy", ["SR", "CR"]),
+        element("ModalitiesInStudy", ["SR", "CT"]),
+    )
+    assert matches(some, found)
+    assert not matches(some, found, How(several_values=True))
+    assert matches(both, found, How(several_values=True))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("anna", True),
+        ("muller anna", True),
+        ("MÜLL*", True),
+        ("Anna^Müller", True),
+        ("nna", False),
+        ("muller peter", False),
+        ("миллер", True),
+        ("^", False),
+    ],
+)
+def test_a_fuzzy_name_matches_by_the_beginnings_of_its_words(wanted: str, expected: bool) -> None:
+    found = element("PatientName", "Müller^Anna=Миллер^Анна")
+    assert matches(element("PatientName", wanted), found, How(fuzzy=True)) is expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("20260102", True),
+        ("20260101-20260103", True),
+        ("20260102101500-20260102101559", True),
+        ("20260102102000-", False),
+    ],
+)
+def test_date_times_match_in_ranges(wanted: str, expected: bool) -> None:
+    found = element("AcquisitionDateTime", "20260102101530.5")
+    assert matches(element("AcquisitionDateTime", wanted), found) is expected
+
+
+def test_the_choice_holds_within_sequences() -> None:
+    key_ = item(PatientName="anna")
+    found = item(PatientName="Miller^Anna")
+    outer = [element("OtherPatientIDsSequence", [key_])]
+    there = Dataset()
+    there.OtherPatientIDsSequence = [found]
+    assert all_match(outer, there, How(fuzzy=True))
+    assert not all_match(outer, there)
 
 
 def test_a_star_in_a_uid_is_no_wildcard() -> None:
