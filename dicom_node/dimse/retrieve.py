@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from dicom_node.base.errors import ChexFractError, Transient
-from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, VERIFICATION
+from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, REPORTS, VERIFICATION
 from dicom_node.dimse.security import requestor
 from dicom_node.settings import Peer, Settings
 from dicom_node.standard import matching
+from dicom_node.standard.sr_classes import SR_CLASSES, is_exchangeable, recast
 from dicom_node.store.catalogue import LEVELS, UNIQUE, Catalogue, Level, Stored, answer
 from dicom_node.store.uses import Use, encoded, noting, studies_of
 
@@ -35,6 +38,9 @@ MAX_OBJECTS = 65535
 """Sub-operations are counted in 16 bits (PS3.7 C-GET, C-MOVE)."""
 
 PATIENT_ROOT = "1.2.840.10008.5.1.4.1.2.1."
+
+INSTANCE_LEVEL = "INSTANCE"
+"""What some products call the level IMAGE."""
 
 Answer = tuple[int | Dataset, Dataset | None]
 
@@ -81,7 +87,11 @@ class Retrieval:
         """Answer C-GET: send what is named on the same association (PS3.4 C.4.3)."""
         found, failure = self._named(event)
         yield max(len(found), int(failure is not None))
-        yield from self._sub_operations(event, found, failure, _use("retrieved", event))
+        contexts = (one for one in event.assoc.accepted_contexts if one.as_scu)
+        accepted = {str(one.abstract_syntax) for one in contexts}
+        taken = [uid for uid in REPORTS if uid in accepted]
+        use = _use("retrieved", event)
+        yield from self._sub_operations(event, found, failure, use, lambda: taken)
 
     def on_move(self, event: evt.Event) -> Iterator[Any]:
         """Answer C-MOVE: send what is named to a peer (PS3.4 C.4.2)."""
@@ -94,29 +104,44 @@ class Retrieval:
             logger.warning("%s moves to %s: %s", name, ascii(title)[1:-1], why)
             yield None, None
             return
-        # A failure goes out after an association, too; Verification is what any peer accepts.
-        classes = [one.sop_class_uid for one in found] or [VERIFICATION]
+        accepted: set[str] = set()
+
+        def on_accepted(event: evt.Event) -> None:
+            accepted.update(str(one.abstract_syntax) for one in event.assoc.accepted_contexts)
+
         tls = requestor(peer.tls)
+        proposed = _proposed(found, [SR_CLASSES[name] for name in peer.sop_classes])
         more = {
             "contexts": [
-                build_context(uid, [EXPLICIT_LITTLE, IMPLICIT_LITTLE])
-                for uid in dict.fromkeys(classes)
+                build_context(uid, [EXPLICIT_LITTLE, IMPLICIT_LITTLE]) for uid in proposed
             ],
             "ae_title": peer.ae_title,
             "max_pdu": peer.max_pdu,
-            "evt_handlers": [(evt.EVT_CONN_OPEN, _on_open)],
+            "evt_handlers": [(evt.EVT_CONN_OPEN, _on_open), (evt.EVT_ACCEPTED, on_accepted)],
             "tls_args": (tls, peer.host) if tls else None,
         }
         yield peer.host, peer.port, more
         yield max(len(found), int(failure is not None))
         use = _use("retrieved", event)
         use = replace(use, receiver=peer.ae_title.strip(), receiver_address=peer.host)
-        yield from self._sub_operations(event, found, failure, use)
+
+        def taken() -> list[str]:
+            return [uid for uid in proposed if uid in accepted]
+
+        yield from self._sub_operations(event, found, failure, use, taken)
 
     def _sub_operations(
-        self, event: evt.Event, found: list[Stored], failure: Dataset | None, use: Use
+        self,
+        event: evt.Event,
+        found: list[Stored],
+        failure: Dataset | None,
+        use: Use,
+        taken: Callable[[], Sequence[str]],
     ) -> Iterator[Answer]:
-        """Yield the objects, and note those that were, however the association ends."""
+        """Yield the objects, and note those that were, however the association ends.
+
+        ``taken`` returns the SOP classes that the receiver accepted, the preferred one first.
+        """
         sent: list[Stored] = []
         try:
             if failure is not None:
@@ -125,12 +150,36 @@ class Retrieval:
                 if event.is_cancelled:
                     yield CANCEL, None
                     return
-                sent.append(stored)
-                yield PENDING, _content(stored)
+                content = self._content(stored, taken(), use.receiver or use.user)
+                if "SOPClassUID" in content:
+                    sent.append(stored)
+                yield PENDING, content
         finally:
             if sent or failure is not None:
                 is_served = failure is None
                 self._note(replace(use, studies=studies_of(sent), is_served=is_served))
+
+    def _content(self, stored: Stored, taken: Sequence[str], receiver: str) -> Dataset:
+        """Return an object as the receiver takes it, or what makes a sub-operation fail."""
+        try:
+            if stored.sop_class_uid in taken:
+                return dcmread(stored.path)
+            others = [uid for uid in taken if is_exchangeable(uid)]
+            if is_exchangeable(stored.sop_class_uid) and others:
+                files = self._catalogue.variants(stored)
+                made = next((files[uid] for uid in others if uid in files), None)
+                return dcmread(made) if made else recast(dcmread(stored.path), others[0])
+        except (OSError, InvalidDicomError):
+            logger.warning("%s is no longer in the spool", stored.sop_instance_uid)
+        else:
+            kind = "SR class" if is_exchangeable(stored.sop_class_uid) else stored.sop_class_uid
+            logger.warning(
+                "%s was not sent: %s takes no %s", stored.sop_instance_uid, receiver, kind
+            )
+        # pynetdicom counts what has no SOP class as a failure, under this UID.
+        gone = Dataset()
+        gone.SOPInstanceUID = stored.sop_instance_uid
+        return gone
 
     def _peer(self, title: str) -> Peer | None:
         peers = self._settings.peers.values()
@@ -167,8 +216,10 @@ class _TooMany(Exception):
 def _identifier(event: evt.Event) -> tuple[Level, Dataset]:
     """Return level and keys of a request."""
     keys = event.identifier
+    _open_stars(keys)
     keys.walk(lambda _ds, _element: None)  # decode all of it here, where a failure has a status
     level = str(keys.get("QueryRetrieveLevel") or "").strip()
+    level = "IMAGE" if level == INSTANCE_LEVEL else level
     model = str(event.context.abstract_syntax)
     lowest = 0 if model.startswith(PATIENT_ROOT) else 1
     for known in LEVELS[lowest:]:
@@ -177,15 +228,22 @@ def _identifier(event: evt.Event) -> tuple[Level, Dataset]:
     raise _Mismatch(f"level {level[:16]!r}")
 
 
-def _content(stored: Stored) -> Dataset:
-    """Return an object, or what makes a sub-operation fail under its UID."""
-    try:
-        return dcmread(stored.path)
-    except OSError:
-        logger.warning("%s is no longer in the spool", stored.sop_instance_uid)
-    gone = Dataset()
-    gone.SOPInstanceUID = stored.sop_instance_uid
-    return gone
+def _open_stars(keys: Dataset) -> None:
+    """Empty the keys of numbers that are ``*``: as values they could not be decoded."""
+    for tag, element in list(keys.items()):
+        if isinstance(element, RawDataElement) and element.value and not element.value.strip(b"* "):
+            keys[tag] = element._replace(value=b"", length=0)
+
+
+def _proposed(found: Sequence[Stored], sr_classes: Sequence[str]) -> list[str]:
+    """Return the SOP classes to propose for some objects, `sr_classes` for each report.
+
+    Verification is what any peer accepts: a failure goes out after an association, too.
+    """
+    classes = [VERIFICATION]
+    for stored in found:
+        classes += sr_classes if is_exchangeable(stored.sop_class_uid) else [stored.sop_class_uid]
+    return list(dict.fromkeys(classes))
 
 
 def _use(what: Literal["queried", "retrieved"], event: evt.Event) -> Use:

@@ -14,16 +14,11 @@ from dicom_node.base.errors import ChexFractError, NotFound, NotUnderstood, Refu
 from dicom_node.flow import routing
 from dicom_node.settings import SENDER, Peer, Settings
 from dicom_node.settings import Delivery as Waits
+from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.store.ledger import DueDelivery, Ledger, ReportFile
 from dicom_node.store.spool import Spool
 
 logger = logging.getLogger(__name__)
-
-SR_CLASSES = {
-    "comprehensive3d": "1.2.840.10008.5.1.4.1.1.88.34",
-    "comprehensive": "1.2.840.10008.5.1.4.1.1.88.33",
-    "enhanced": "1.2.840.10008.5.1.4.1.1.88.22",
-}
 
 TAKEN = frozenset((0x0000, 0xB000, 0xB006, 0xB007, 0x0107, 0x0116))
 """C-STORE statuses of an object that the destination has: Success and the warnings (DICOM PS3.4

@@ -19,8 +19,8 @@ from dicom_node.base.errors import Refused
 from dicom_node.base.identity import UID_NAMESPACE
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.dimse.scu import Destination, meaning
-from dicom_node.flow.deliver import SR_CLASSES
 from dicom_node.settings import Peer
+from dicom_node.standard.sr_classes import SR_CLASSES
 
 PATIENT_NAME, PATIENT_ID = "TEST^CHEXFRACT", "CHEXFRACT-TEST"
 

@@ -16,10 +16,11 @@ from dicom_node.base.identity import (
 )
 from dicom_node.dimse import acceptor, commitment, contexts, retrieve, scp, security
 from dicom_node.flow.commit import LINGER_S
-from dicom_node.flow.deliver import SR_CLASSES, TAKEN, Pace
+from dicom_node.flow.deliver import TAKEN, Pace
 from dicom_node.operate.conformance_text import as_markdown
 from dicom_node.settings import Settings
 from dicom_node.standard.matching import WILD
+from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.store.catalogue import ATTRIBUTES, LEVELS, UNIQUE
 
 STATUSES = (

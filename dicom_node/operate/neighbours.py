@@ -10,8 +10,8 @@ from dicom_node.base.errors import ChexFractError, Refused, Unreachable
 from dicom_node.dimse.contexts import EXPLICIT_LITTLE, PUSH_MODEL, REPORTS
 from dicom_node.dimse.scu import Destination
 from dicom_node.flow import routing
-from dicom_node.flow.deliver import SR_CLASSES
 from dicom_node.settings import SENDER, Match, Peer, Rule, Settings
+from dicom_node.standard.sr_classes import SR_CLASSES
 
 TCP_S, ASSOCIATION_S = 2.5, 3.0
 """A neighbour in a hospital's network answers within milliseconds."""

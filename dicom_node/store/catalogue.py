@@ -21,6 +21,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
 from dicom_node.standard import matching
+from dicom_node.standard.matching import PLAIN, How
 from dicom_node.store.ledger import Ledger, Wanted
 from dicom_node.store.spool import Spool
 
@@ -67,6 +68,14 @@ ATTRIBUTES: dict[Level, frozenset[int]] = {
 }
 """Which attributes belong to which level; what is nowhere else belongs to the Instance."""
 
+ORDERS = {
+    "StudyDate": "study_date",
+    "PatientName": "patient_name",
+    "PatientID": "patient_id",
+    "AccessionNumber": "accession_number",
+}
+"""Attributes by which a search can be ordered, with their columns in the ledger."""
+
 _ANY_LEVEL = _tags("SpecificCharacterSet TimezoneOffsetFromUTC InstanceAvailability")
 _ABOUT_THE_QUERY = _tags("SpecificCharacterSet QueryRetrieveLevel RetrieveAETitle")
 _CONTENT = 0x0040A730
@@ -100,17 +109,27 @@ class Catalogue:
         self._spool = spool
         self._ae_title = ae_title.strip()
 
-    def find(self, level: Level, keys: Dataset) -> Iterator[Dataset]:
+    def find(
+        self, level: Level, keys: Dataset, how: How = PLAIN, order: Sequence[str] = ()
+    ) -> Iterator[Dataset]:
         """Yield the attributes of every patient, study, series or instance that matches.
 
-        Newest first. Each holds what its level and those above have, and the counts.
-        Keys of levels below `level` are not looked at (PS3.4 C.4.1.2.2).
+        Each holds what its level and those above have, and the counts. Keys of levels below
+        `level` are not looked at (PS3.4 C.4.1.2.2).
+
+        Parameters
+        ----------
+        how : How
+            Choices of the query about how its keys are compared.
+        order : sequence of str
+            Keywords of `ORDERS`, one that comes from high to low with a minus; those that are
+            equal, and all where there is no order, come newest first.
         """
         wanted = [key for key in keys if _is_asked(level, key.tag)]
-        for group in self._groups(level, keys):
+        for group in self._groups(level, _wanted(keys, how, order)):
             for entity in _entities(level, group):
                 entity.RetrieveAETitle = self._ae_title
-                if matching.all_match(wanted, entity):
+                if matching.all_match(wanted, entity, how):
                     yield entity
 
     def objects(self, level: Level, keys: Dataset) -> list[Stored]:
@@ -119,15 +138,20 @@ class Catalogue:
         wanted = [keys[name] for name in names if name in keys]
         return [
             stored
-            for group in self._groups(level, keys)
+            for group in self._groups(level, _wanted(keys))
             for stored in group
             if matching.all_match(wanted, stored.header)
         ]
 
-    def _groups(self, level: Level, keys: Dataset) -> Iterator[list[Stored]]:
+    def variants(self, stored: Stored) -> dict[str, Path]:
+        """Return the files of a report by SOP class: those that were made beside `stored`."""
+        files = self.ledger.results.variants(stored.sop_instance_uid)
+        return {uid: self._spool.path(name) for uid, name in files.items()}
+
+    def _groups(self, level: Level, wanted: Wanted) -> Iterator[list[Stored]]:
         """Yield the objects of each study, or at the patient's level of each patient."""
         by_patient: dict[str, list[str]] = {}
-        for study, patient in self.ledger.results.studies(_wanted(keys)):
+        for study, patient in self.ledger.results.studies(wanted):
             by_patient.setdefault(patient if level == "PATIENT" else study, []).append(study)
         for studies in by_patient.values():
             if group := [s for row in self.ledger.results.objects(studies) for s in self._of(row)]:
@@ -178,7 +202,7 @@ def _is_asked(level: Level, tag: BaseTag) -> bool:
     return tag in _ANY_LEVEL or LEVELS.index(at) <= LEVELS.index(level)
 
 
-def _wanted(keys: Dataset) -> Wanted:
+def _wanted(keys: Dataset, how: How = PLAIN, order: Sequence[str] = ()) -> Wanted:
     """Return what the ledger can look up by itself: at least all that matches."""
     exact, like = {}, {}
     uids = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
@@ -192,16 +216,32 @@ def _wanted(keys: Dataset) -> Wanted:
         ("patient_name", "PatientName"),
     ):
         texts = _texts(keys, keyword)
+        if (column == "patient_name" and how.fuzzy) or texts == [matching.EMPTY]:
+            continue
         # The ledger folds ASCII only, and joins blanks: anything else is matched in the file.
         if len(texts) == 1 and texts[0].isascii() and " " not in texts[0]:
             like[column] = texts[0]
     dates = _texts(keys, "StudyDate")
-    span = matching.bounds("DA", dates[0]) if len(dates) == 1 else None
-    return Wanted(exact, like, span)
+    is_span = len(dates) == 1 and dates != [matching.EMPTY]
+    span = matching.bounds("DA", dates[0]) if is_span else None
+    return Wanted(exact, like, span, tuple(order_column(one) for one in order))
+
+
+def order_column(name: str) -> tuple[str, bool]:
+    """Return the column that ``StudyDate`` or ``-StudyDate`` means, and whether high comes first.
+
+    Raises
+    ------
+    KeyError
+        Nothing is ordered by this attribute.
+    """
+    return ORDERS[name.removeprefix("-")], name.startswith("-")
 
 
 def _texts(keys: Dataset, keyword: str) -> list[str]:
-    return matching.values(keys[keyword]) if keyword in keys else []
+    if keyword not in keys or matching.is_universal(keys[keyword]):
+        return []
+    return matching.values(keys[keyword])
 
 
 def _entities(level: Level, group: Sequence[Stored]) -> Iterator[Dataset]:

@@ -8,16 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import reports
 from listening import Node, listening
 from peers import need
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
-from pynetdicom import AE, build_role
+from pynetdicom import AE, build_role, evt
 from results import add_result
 from stations import free_ports
 
 from dicom_node.settings import Peer
+from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.store import catalogue
 from worker.report.sr import Document
 
@@ -388,7 +390,128 @@ def test_usual_keys_and_wildcards(
     assert len(found) == count if count is not None else found
 
 
+@pytest.mark.parametrize(
+    ("level", "keys"),
+    [
+        ("STUDY", ["StudyDate=*"]),
+        ("STUDY", ["StudyTime=*", "PatientID"]),
+        ("STUDY", ["ProcedureCodeSequence"]),
+        ("STUDY", ["ProcedureCodeSequence[0].CodeValue"]),
+        ("STUDY", ["OtherPatientIDsSequence[0].PatientID"]),
+        ("STUDY", ["ModalitiesInStudy=CT\\SR"]),
+        ("STUDY", ["NumberOfStudyRelatedInstances=*"]),
+        ("SERIES", ["RequestAttributesSequence[0].ScheduledProcedureStepID"]),
+        ("INSTANCE", ["SOPInstanceUID", "InstanceNumber=*"]),
+    ],
+)
+def test_keys_as_other_products_send_them_match(
+    node: Node, made: object, tmp_path: Path, level: str, keys: list[str]
+) -> None:
+    study = "StudyInstanceUID=1.2.4"
+    assert find(node, tmp_path, level, study, *keys)
+
+
+def got_as(node: Node, *sop_classes: str) -> tuple[int, list[Dataset]]:
+    """Return the last status of a C-GET of study 1.2.4, and what an SCP of these classes got."""
+    ae, kept = AE("MODALITY"), []
+    ae.add_requested_context(GET)
+    for uid in sop_classes:
+        ae.add_requested_context(uid)
+
+    def on_store(event: evt.Event) -> int:
+        kept.append(event.dataset)
+        return 0
+
+    roles = [build_role(uid, scp_role=True) for uid in sop_classes]
+    handlers = [(evt.EVT_C_STORE, on_store)]
+    assoc = ae.associate(
+        "127.0.0.1", node.port, ae_title="CHEXFRACT", ext_neg=roles, evt_handlers=handlers
+    )
+    keys = Dataset()
+    keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", "1.2.4"
+    try:
+        statuses = [status.Status for status, _ in assoc.send_c_get(keys, GET)]
+    finally:
+        assoc.release()
+    return statuses[-1], kept
+
+
+@pytest.mark.parametrize("name", ["comprehensive", "enhanced"])
+def test_the_sr_class_that_the_requestor_takes_is_got(
+    node: Node, made: dict[str, tuple[Document, ...]], name: str
+) -> None:
+    status, (report,) = got_as(node, SR_CLASSES[name])
+    assert status == 0xB000  # the Basic Text SR was not taken
+    assert report.SOPClassUID == SR_CLASSES[name]
+    made_as = {d.sop_class_uid: d.sop_instance_uid for d in made["other"]}
+    assert report.SOPInstanceUID == made_as[SR_CLASSES[name]]
+
+
+def test_a_requestor_that_takes_no_sr_class_is_told_so(
+    node: Node, made: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    status, kept = got_as(node, "1.2.840.10008.5.1.4.1.1.104.1")
+    assert (status, kept) == (0xA702, [])
+    assert "MODALITY takes no SR class" in caplog.text
+
+
 # C-MOVE
+
+
+@contextmanager
+def strict_archive(port: int, *sop_classes: str) -> Iterator[list[Dataset]]:
+    """Run an SCP of these SOP classes; yield what it was sent."""
+    ae, kept = AE("ARCHIVE"), []
+    for uid in (*sop_classes, "1.2.840.10008.1.1"):
+        ae.add_supported_context(uid)
+
+    def on_store(event: evt.Event) -> int:
+        kept.append(event.dataset)
+        return 0
+
+    handlers = [(evt.EVT_C_STORE, on_store)]
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    try:
+        yield kept
+    finally:
+        server.shutdown()
+
+
+@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "written anew"])
+def test_the_sr_class_that_the_destination_takes_is_moved(
+    node: Node,
+    made: dict[str, tuple[Document, ...]],
+    archive_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    is_stored: bool,
+) -> None:
+    wanted, report = SR_CLASSES["comprehensive"], made["other"][0]
+    if not is_stored:
+        monkeypatch.setattr(catalogue.Catalogue, "variants", lambda self, stored: {})
+    asked = {"QueryRetrieveLevel": "INSTANCE", "SOPInstanceUID": report.sop_instance_uid}
+    with strict_archive(archive_port, wanted) as kept:
+        statuses = [moved(node, "ARCHIVE", **asked)[-1].Status for _ in range(2)]
+    assert statuses == [0x0000, 0x0000]
+    assert {ds.SOPClassUID for ds in kept} == {wanted}
+    (uid,) = {ds.SOPInstanceUID for ds in kept}
+    assert (uid == made["other"][1].sop_instance_uid) is is_stored
+    expected = reports.read(report.content)
+    expected.SOPClassUID, expected.SOPInstanceUID = wanted, uid
+    assert kept[0] == expected
+
+
+def test_a_destination_that_takes_no_sr_class_is_0xa702(
+    node: Node, made: object, archive_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = {
+        "QueryRetrieveLevel": "SERIES",
+        "SeriesInstanceUID": made["other"][0].series_instance_uid,
+    }
+    with strict_archive(archive_port, "1.2.840.10008.5.1.4.1.1.104.1") as kept:
+        statuses = moved(node, "ARCHIVE", **asked)
+    assert statuses[-1].Status == 0xA702
+    assert "ARCHIVE takes no SR class" in caplog.text
+    assert kept == []
 
 
 def move(node: Node, to: str, *keys: str) -> subprocess.CompletedProcess[str]:

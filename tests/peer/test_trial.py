@@ -18,8 +18,8 @@ from dicom_node.base.errors import ChexFractError
 from dicom_node.cli import main
 from dicom_node.dimse import scu
 from dicom_node.flow import test_report
-from dicom_node.flow.deliver import SR_CLASSES
 from dicom_node.settings import Peer
+from dicom_node.standard.sr_classes import SR_CLASSES
 
 pytestmark = pytest.mark.peer
 

@@ -13,8 +13,9 @@ from ledgers import NOW, fresh, instance, result, route, taken
 
 from dicom_node.base.errors import Unreachable
 from dicom_node.base.job import ReportObject
-from dicom_node.flow.deliver import SR_CLASSES, Deliverer, Pace
+from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.settings import Peer, Settings
+from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 

@@ -25,6 +25,7 @@ _OF_OBJECTS = {
     "patient_id": instances.c.patient_id,
     "patient_name": instances.c.patient_name,
     "accession_number": instances.c.accession_number,
+    "study_date": instances.c.study_date,
 }
 
 
@@ -34,11 +35,13 @@ class Wanted:
 
     ``exact`` has the possible values of a column, ``like`` a text in which ``*`` and ``?`` are
     wildcards and the case does not count, ``study_dates`` the first and the last day, YYYYMMDD.
+    ``order`` has columns by which studies come, each with whether the highest comes first.
     """
 
     exact: Mapping[str, Sequence[str]] = field(default_factory=dict)
     like: Mapping[str, str] = field(default_factory=dict)
     study_dates: tuple[str, str] | None = None
+    order: tuple[tuple[str, bool], ...] = ()
 
 
 class Results:
@@ -116,15 +119,28 @@ class Results:
     def studies(self, wanted: Wanted) -> list[tuple[str, str]]:
         """Return Study Instance UID and patient id of studies with objects, newest first."""
         study, patient = instances.c.study_instance_uid, instances.c.patient_id
+        columns = [(sa.func.min(_OF_OBJECTS[name]), is_down) for name, is_down in wanted.order]
         query = (
             sa.select(study, sa.func.min(patient))
             .select_from(_SHOWN)
             .where(_IS_SHOWN, *_conditions(wanted))
             .group_by(study)
+            .order_by(*(column.desc() if is_down else column for column, is_down in columns))
             .order_by(sa.func.max(jobs.c.ended_at).desc(), study)
         )
         with self._database.reading() as connection:
             return [(str(row[0]), str(row[1])) for row in connection.execute(query)]
+
+    def variants(self, sop_instance_uid: str) -> dict[str, str]:
+        """Return the files of one report by SOP class, whichever of its Instances is named."""
+        named = sa.select(objects.c.job).where(
+            objects.c.sop_instance_uid == sop_instance_uid, objects.c.kind == "sr"
+        )
+        query = sa.select(objects.c.sop_class_uid, objects.c.file).where(
+            objects.c.job.in_(named), objects.c.kind == "sr", objects.c.purged_at == 0
+        )
+        with self._database.reading() as connection:
+            return {str(row.sop_class_uid): str(row.file) for row in connection.execute(query)}
 
     def objects(self, studies: Sequence[str]) -> list[dict[str, Any]]:
         """Return the objects of studies that others may see, newest first.
