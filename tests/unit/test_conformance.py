@@ -137,6 +137,7 @@ def test_every_status_of_a_commitment_is_stated() -> None:
 def test_every_service_of_dicomweb_is_stated(tmp_path: Path) -> None:
     from fastapi.routing import APIRoute
 
+    from dicom_node.credentials import Credentials
     from dicom_node.store.ledger import Ledger
     from dicom_node.store.spool import Spool
     from dicom_node.web import dicomweb, stow
@@ -146,8 +147,10 @@ def test_every_service_of_dicomweb_is_stated(tmp_path: Path) -> None:
     Ledger.upgrade(settings.ledger_url)
     ledger = Ledger.open(settings.ledger_url)
     try:
-        door = Door(settings, "x" * 16)
-        router = dicomweb.routes(settings, ledger, Spool(tmp_path / "spool"), door, "x" * 16)
+        credentials = Credentials.same("x" * 16)
+        door = Door(settings, credentials)
+        spool = Spool(tmp_path / "spool")
+        router = dicomweb.routes(settings, ledger, spool, door, credentials)
     finally:
         ledger.close()
     served = {
