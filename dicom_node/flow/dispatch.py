@@ -117,15 +117,20 @@ class Dispatcher:
         for priority, due in enumerate(waiting.due_by):
             taken = waiting.queued_by[0] if priority == 0 else queued
             room = min(window - taken, due)
+            # Under a backlog room comes ticket by ticket, as workers claim them: hand-outs of one
+            # would make a GPU's batches one. So it is saved up, while workers have some to take.
+            if 0 < room < min(self._limits.batch, window) and room < due and taken > 0:
+                continue
             if room > 0:
-                queued += self._hand_out_some(model, priority, room, now)
+                share = (due + taken) // SHARES
+                queued += self._hand_out_some(model, priority, room, share, now)
 
-    def _hand_out_some(self, model: str, priority: int, room: int, now: float) -> int:
+    def _hand_out_some(self, model: str, priority: int, room: int, share: int, now: float) -> int:
         until = now + self._limits.queued_for
         tickets = self._ledger.jobs.hand_out(model, room, until, now, priority)
         tried = self._ledger.jobs.tried(tickets)
         fresh = [ticket for ticket in tickets if ticket.job not in tried]
-        size = max(1, min(self._limits.batch, len(fresh) // SHARES))
+        size = max(1, min(self._limits.batch, share))
         # what may have killed a worker goes last and alone: it must not spoil its neighbours again
         parts = [*_parts(fresh, size), *((t,) for t in tickets if t.job in tried)]
         for i, part in enumerate(parts):

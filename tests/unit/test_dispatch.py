@@ -13,7 +13,7 @@ from ledgers import NOW, fresh, instance, post, result, route
 
 from dicom_node.base.errors import Busy, Unreachable
 from dicom_node.base.job import Handout
-from dicom_node.flow.dispatch import Dispatcher
+from dicom_node.flow.dispatch import SHARES, Dispatcher
 from dicom_node.settings import Dispatch, Settings, Web
 from dicom_node.store.ledger import Ledger
 
@@ -78,6 +78,53 @@ def test_a_backlog_goes_in_batches_up_to_the_window(ledger: Ledger) -> None:
             ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW)
     work.step(NOW + 3)
     assert sum(broker.sizes) == 40
+
+
+@pytest.mark.parametrize(("window", "batch"), [(32, 8), (32, 5), (4, 8), (8, 8), (100, 16)])
+def test_a_window_is_refilled_in_whole_batches_while_there_is_a_backlog(
+    ledger: Ledger, window: int, batch: int
+) -> None:
+    """A worker claims its hand-out ticket by ticket, and the dispatcher looks after each."""
+    broker = Broker()
+    receive(ledger, 4 * window)
+    work = dispatcher(ledger, broker, window=window, batch=batch)
+    work.step(NOW + 1)
+    claimed = 0
+    for handout, _ in broker.got:  # what refills it is claimed in turn
+        for ticket in handout.tickets:
+            ledger.claim(ticket.job, ticket.token, "w", 60, NOW + 1)
+            claimed += 1
+            work.step(NOW + 1.1)
+            assert claimed == 4 * window or ledger.status()["jobs"]["queued"] > 0, "workers wait"
+    assert sum(broker.sizes) == claimed == 4 * window
+    whole = min(batch, window)
+    under_backlog = broker.sizes[: -2 * SHARES]
+    assert under_backlog.count(whole) >= 0.9 * len(under_backlog)
+
+
+def test_the_last_of_a_backlog_do_not_wait_for_a_batch_that_never_comes(ledger: Ledger) -> None:
+    broker = Broker()
+    receive(ledger, 35)
+    work = dispatcher(ledger, broker, window=32, batch=8)
+    work.step(NOW + 1)
+    (ticket, *_) = broker.got[0][0].tickets
+    ledger.claim(ticket.job, ticket.token, "w", 60, NOW + 1)
+    work.step(NOW + 1.1)
+    assert sum(broker.sizes) == 32, "room for one of three: more room is on its way"
+    for ticket in broker.got[0][0].tickets[1:3]:
+        ledger.claim(ticket.job, ticket.token, "w", 60, NOW + 1)
+    work.step(NOW + 1.2)
+    assert broker.sizes[4:] == [3], "room for all that wait"
+
+
+def test_stat_never_waits_for_a_batch(ledger: Ledger) -> None:
+    broker = Broker()
+    receive(ledger, 40)
+    work = dispatcher(ledger, broker, window=32, batch=8)
+    work.step(NOW + 1)
+    receive(ledger, 1, first=50, priority=1)
+    work.step(NOW + 1.1)
+    assert [(len(h.tickets), p) for h, p in broker.got[4:]] == [(1, 0)]
 
 
 def test_a_small_backlog_is_shared_by_several_workers(ledger: Ledger) -> None:
