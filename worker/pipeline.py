@@ -102,6 +102,8 @@ class Pipeline:
         self.builder = ReportBuilder(model.info, options)
         self.algorithm = self.builder.algorithm
         self.info = model.info
+        self.most_at_once = 1 << 20
+        """Pictures that fit into the model's memory at a time, as far as is known."""
 
     def prepare(self, content: bytes) -> Case:
         """Read and gate an Instance, make its picture and the model's inputs of it.

@@ -55,7 +55,7 @@ class Worker(Section):
     ] = "auto"
     batch: int = Field(default=8, ge=1)
     slots: int = Field(default=2, ge=1, le=16)
-    """Hand-outs in progress: one at the model, the others being fetched, decoded, posted."""
+    """Batches in work: one at the model, the others being fetched, decoded and made inputs of."""
     stuck_after: float = Field(default=120.0, gt=0)
     """Seconds without progress after which the worker ends itself for its supervisor to restart."""
     name: str = Field(default_factory=socket.gethostname)

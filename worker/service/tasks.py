@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
+import select
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from celery import signals
+from celery import bootsteps, signals
 from pydantic import ValidationError
 
-from dicom_node.base.errors import ChexFractError, NotFound, OutOfResources, Stale, Transient
+from dicom_node.base.errors import (
+    ChexFractError,
+    NotFound,
+    OutOfResources,
+    Stale,
+    Transient,
+    Unreachable,
+)
 from dicom_node.base.job import TASK, Claim, Handout, Presence, Ticket, queue
 from dicom_node.base.logs import Sparse
 from dicom_node.flow import broker
 from worker.models import BrokenAccelerator, Unexplained
 from worker.pipeline import Case, Pipeline
 from worker.service import heartbeat
+from worker.service.batches import BatchFormer
 from worker.service.node import Node
 from worker.service.nodes import Nodes, shown
 from worker.settings import Settings
@@ -125,8 +136,25 @@ class Pulse:
                 node.renew(ticket)
 
 
+class Job:
+    """One claimed job on its way through the worker."""
+
+    __slots__ = ("case", "claim", "done", "node", "ticket")
+
+    def __init__(self, node: Node, ticket: Ticket, claim: Claim, case: Case) -> None:
+        self.node = node
+        self.ticket = ticket
+        self.claim = claim
+        self.case = case
+        self.done: Future[None] = Future()
+        """Set when the job was posted or given back."""
+
+
 class Desk:
-    """What a worker does with a hand-out.
+    """What a worker does with hand-outs.
+
+    Preparing slots claim, fetch and decode ahead of the model; one model thread takes what is
+    ready in batches; reports are built and posted behind it.
 
     Parameters
     ----------
@@ -138,20 +166,59 @@ class Desk:
         The secret of the nodes' job API, where a node has none of its own.
     pulse : Pulse
         Keeps the leases.
+    on_room : callable, optional
+        Called, in any thread, when there may be room for a hand-out again.
     """
 
-    def __init__(self, pipeline: Pipeline, settings: Settings, secret: str, pulse: Pulse) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        secret: str,
+        pulse: Pulse,
+        on_room: Callable[[], None] = lambda: None,
+    ) -> None:
         self._pipeline = pipeline
         self._settings = settings
         self._pulse = pulse
-        self._model = threading.Lock()
+        self._on_room = on_room
         self._nodes = Nodes(settings.worker, secret)
         self._done = 0
+        self._held = 0
+        self._count_lock = threading.Lock()
         self._name = f"{settings.worker.name}:{os.getpid()}"
+        self.batches: BatchFormer[Job] = BatchFormer(
+            self._describe, lambda: min(settings.worker.batch, pipeline.most_at_once), on_room
+        )
+        processors = os.cpu_count() or 1
+        self._preparing = ThreadPoolExecutor(
+            min(settings.worker.batch, max(2, processors)), thread_name_prefix="prepare"
+        )
+        self._building = ThreadPoolExecutor(
+            min(4, max(2, processors // 2)), thread_name_prefix="build"
+        )
 
     def close(self) -> None:
-        """Close the connections to the nodes."""
+        """Finish what is in work, then close the connections to the nodes."""
+        self._preparing.shutdown(cancel_futures=True)
+        self.batches.close()
+        self._building.shutdown()
         self._nodes.close()
+
+    @property
+    def held(self) -> int:
+        """Tickets in this worker: those that wait for a slot as well."""
+        return self._held
+
+    def has_room(self) -> bool:
+        """Whether another hand-out may be taken.
+
+        So much is taken that a batch is ready when the model has done its last one, and no more:
+        the next worker may be idle.
+        """
+        worker = self._settings.worker
+        behind = self._held < (worker.slots + 2) * worker.batch
+        return behind and self.batches.ahead < max(1, (worker.slots - 1) * worker.batch)
 
     def nodes(self) -> list[Node]:
         """Return the nodes that this worker was told of."""
@@ -168,42 +235,68 @@ class Desk:
             done=self._done,
         )
 
-    def work(self, handout: Handout) -> None:
-        """Do every job of a hand-out whose ticket is still good."""
+    def work(self, handout: Handout, *, urgent: bool = False) -> None:
+        """Do every job of a hand-out whose ticket is still good; return when all are done."""
+        wait(self.take(handout, urgent=urgent))
+
+    def take(self, handout: Handout, *, urgent: bool = False) -> list[Future[None]]:
+        """Begin every job of a hand-out and return at once.
+
+        Parameters
+        ----------
+        urgent : bool
+            Its jobs go to the model before those that are not.
+
+        Returns
+        -------
+        list of Future
+            One per ticket, set when its job was posted, given back or passed over.
+        """
         node = self._nodes.find(handout.node)
         if node is None:
             dropped.error(
                 "dropped a hand-out of %s, which is not in worker.nodes", shown(handout.node)
             )
+            return []
+        with self._count_lock:
+            self._held += len(handout.tickets)
+        self.batches.expect(len(handout.tickets))
+        done = []
+        for ticket in handout.tickets:
+            ends: Future[None] = Future()
+            ends.add_done_callback(self._let_go)
+            done.append(ends)
+            self._preparing.submit(self._prepare, node, ticket, ends, urgent=urgent)
+        return done
+
+    def _let_go(self, _: Future[None]) -> None:
+        with self._count_lock:
+            self._held -= 1
+        self._on_room()
+
+    def _prepare(self, node: Node, ticket: Ticket, done: Future[None], *, urgent: bool) -> None:
+        """Claim a job, fetch its Instance and make its picture, then bring it to the model."""
+        job = None
+        with self._giving_back(node, ticket):
+            job = self._fetch(node, ticket)
+        if job is None:
+            self.batches.miss()
+            self._pulse.drop(ticket)
+            done.set_result(None)
             return
-        for start in range(0, len(handout.tickets), self._settings.worker.batch):
-            self._batch(node, handout.tickets[start : start + self._settings.worker.batch])
+        job.done = done
+        if job.case.is_waiting:
+            # it was given back before, or an earlier worker died of it: its neighbours are spared
+            self.batches.put(job, urgent=urgent, alone=job.claim.attempt > 1)
+        else:
+            self.batches.miss()
+            self._building.submit(self._finish, job)
 
-    def _batch(self, node: Node, tickets: Sequence[Ticket]) -> None:
-        jobs: list[tuple[Ticket, Claim, Case]] = []
-        try:
-            for ticket in tickets:
-                with self._giving_back(node, ticket):
-                    jobs += self._fetch(node, ticket)
-            with self._giving_back(node, *(ticket for ticket, _, _ in jobs)):
-                with self._model:
-                    self._pulse.moved()
-                    self._pipeline.describe([case for _, _, case in jobs], self._pulse.moved)
-                    self._pulse.moved()
-                for ticket, claim, case in jobs:
-                    if not isinstance(case.trouble, BrokenAccelerator):
-                        with self._giving_back(node, ticket):
-                            self._post(node, ticket, claim, case)
-                self._end_if_broken(node, jobs)
-        finally:
-            for ticket in tickets:
-                self._pulse.drop(ticket)
-
-    def _fetch(self, node: Node, ticket: Ticket) -> list[tuple[Ticket, Claim, Case]]:
+    def _fetch(self, node: Node, ticket: Ticket) -> Job | None:
         try:
             claim = node.claim(ticket, self._name)
         except Stale:
-            return []  # handed out again meanwhile: someone else has it
+            return None  # handed out again meanwhile: someone else has it
         self._pulse.hold(node, ticket, claim.lease_s)
         started = time.perf_counter()
         content = node.instance(ticket, self._pulse.moved)
@@ -211,70 +304,100 @@ class Desk:
         case = self._pipeline.prepare(content)
         case.stages_ms = {"fetch": round(fetched, 1), **case.stages_ms}
         self._pulse.moved()
-        return [(ticket, claim, case)]
+        return Job(node, ticket, claim, case)
 
-    def _end_if_broken(self, node: Node, jobs: Sequence[tuple[Ticket, Claim, Case]]) -> None:
+    def _describe(self, jobs: Sequence[Job]) -> None:
+        """Let the model describe a batch, and hand it on to be built and posted."""
+        self._pulse.moved()
+        try:
+            self._pipeline.describe([job.case for job in jobs], self._pulse.moved)
+        except Exception as exc:  # noqa: BLE001 - the rim of the model: each job is given back
+            for job in jobs:
+                self._building.submit(self._give_up, job, exc)
+            return
+        self._pulse.moved()
+        for job in jobs:
+            if not isinstance(job.case.trouble, BrokenAccelerator):
+                self._building.submit(self._finish, job)
+        self._end_if_broken(jobs)
+
+    def _finish(self, job: Job) -> None:
+        try:
+            with self._giving_back(job.node, job.ticket):
+                self._post(job)
+        finally:
+            self._pulse.drop(job.ticket)
+            job.done.set_result(None)
+
+    def _give_up(self, job: Job, fault: Exception) -> None:
+        try:
+            with self._giving_back(job.node, job.ticket):
+                raise fault
+        finally:
+            self._pulse.drop(job.ticket)
+            job.done.set_result(None)
+
+    def _end_if_broken(self, jobs: Sequence[Job]) -> None:
         """End this process when the accelerator is lost to it, after all others were posted."""
-        lost = [(t, c.trouble) for t, _, c in jobs if isinstance(c.trouble, BrokenAccelerator)]
-        if lost:
-            with self._giving_back(node, *(ticket for ticket, _ in lost)):
-                raise lost[0][1]
+        lost = [job for job in jobs if isinstance(job.case.trouble, BrokenAccelerator)]
+        if not lost:
+            return
+        wait([job.done for job in jobs if job not in lost], LAST_WORDS_S)
+        # Nothing but a new process brings a lost device back. It counts: were a picture to
+        # blame, it would end one process after another.
+        reason = str(lost[0].case.trouble)
+        logger.critical("the accelerator is lost: %s", reason)
+        for job in lost:
+            self._release(job.node, job.ticket, reason, counts=True)
+            self._pulse.drop(job.ticket)
+        self._pulse.give_back()
+        _exit_hard()
+        for job in lost:
+            job.done.set_result(None)
 
-    def _post(self, node: Node, ticket: Ticket, claim: Claim, case: Case) -> None:
-        if case.trouble is not None:
-            raise case.trouble
-        conclusion = self._pipeline.build(case, claim.order, ticket.token)
+    def _post(self, job: Job) -> None:
+        if job.case.trouble is not None:
+            raise job.case.trouble
+        conclusion = self._pipeline.build(job.case, job.claim.order, job.ticket.token)
         self._pulse.moved()
         contents = [document.content for document in conclusion.documents]
-        node.post(ticket, conclusion.result, contents)
-        self._done += 1
+        job.node.post(job.ticket, conclusion.result, contents)
+        with self._count_lock:
+            self._done += 1
         logger.info(
             "job %s %s in %s ms",
-            ticket.job[:12],
+            job.ticket.job[:12],
             conclusion.result.outcome,
-            round(sum(case.stages_ms.values())),
-            extra={"job": ticket.job, "stages_ms": dict(case.stages_ms)},
+            round(sum(job.case.stages_ms.values())),
+            extra={"job": job.ticket.job, "stages_ms": dict(job.case.stages_ms)},
         )
 
     @contextmanager
-    def _giving_back(self, node: Node, *tickets: Ticket) -> Iterator[None]:
-        """Give the jobs back, with the reason, when a block fails: none may wait for its lease."""
+    def _giving_back(self, node: Node, ticket: Ticket) -> Iterator[None]:
+        """Give the job back, with the reason, when a block fails: none may wait for its lease."""
         try:
             yield
         except Stale as exc:
             logger.warning("result dropped: %s", exc)
-        except BrokenAccelerator as exc:
-            # Nothing but a new process brings a lost device back. It counts: were a picture to
-            # blame, it would end one process after another.
-            logger.critical("the accelerator is lost: %s", exc)
-            self._release(node, tickets, str(exc), counts=True)
-            _exit_hard()
         except (OutOfResources, MemoryError) as exc:
-            self._release(node, tickets, f"out of memory: {exc}", counts=True, delay_s=10.0)
+            self._release(node, ticket, f"out of memory: {exc}", counts=True, delay_s=10.0)
         except Unexplained as exc:
-            self._release(node, tickets, str(exc), counts=True, delay_s=10.0)
+            self._release(node, ticket, str(exc), counts=True, delay_s=10.0)
         except Transient as exc:
-            self._release(node, tickets, str(exc), counts=False, delay_s=1.0)
+            self._release(node, ticket, str(exc), counts=False, delay_s=1.0)
         except ChexFractError as exc:
-            self._release(node, tickets, str(exc), counts=True)
+            self._release(node, ticket, str(exc), counts=True)
         except Exception as exc:  # the rim of a job: any fault must reach the ledger
             logger.exception("job failed")
-            self._release(node, tickets, f"{type(exc).__name__} in the worker", counts=True)
+            self._release(node, ticket, f"{type(exc).__name__} in the worker", counts=True)
 
     def _release(
-        self,
-        node: Node,
-        tickets: Sequence[Ticket],
-        reason: str,
-        *,
-        counts: bool,
-        delay_s: float = 0.0,
+        self, node: Node, ticket: Ticket, reason: str, *, counts: bool, delay_s: float = 0.0
     ) -> None:
-        logger.warning("%d job(s) given back: %s", len(tickets), reason)
-        for ticket in tickets:
-            # A node that is away takes the job back itself when the lease ends.
-            with suppress(ChexFractError):
-                node.release(ticket, reason, counts=counts, delay_s=delay_s)
+        logger.warning("job %s given back: %s", ticket.job[:12], reason)
+        # A node that is away takes the job back itself when the lease ends.
+        with suppress(ChexFractError):
+            node.release(ticket, reason, counts=counts, delay_s=delay_s)
 
 
 def announce(desk: Desk, wait: Callable[[float], object] = time.sleep) -> None:
@@ -293,16 +416,57 @@ def announce(desk: Desk, wait: Callable[[float], object] = time.sleep) -> None:
 
 
 def register(app: Any, desk: Desk) -> None:
-    """Register the one task of the worker at `app`."""
+    """Register the one task of the worker at `app`; it returns once its jobs are begun."""
 
-    @app.task(name=TASK, ignore_result=True)  # type: ignore[untyped-decorator, unused-ignore]
-    def describe(handout: dict[str, Any]) -> None:
+    @app.task(name=TASK, ignore_result=True, bind=True)  # type: ignore[untyped-decorator, unused-ignore]
+    def describe(task: Any, handout: dict[str, Any]) -> None:
         try:
             message = Handout.model_validate(handout)
         except ValidationError:
             dropped.error("dropped a message that is not a hand-out")
             return
-        desk.work(message)
+        told = task.request.delivery_info or {}
+        desk.take(message, urgent=told.get("priority") == broker.PRIORITY_STEPS[0])
+
+
+class Doorbell:
+    """Wakes whoever waits for a file descriptor: the broker's event loop, the thread that ends."""
+
+    def __init__(self) -> None:
+        self.waiting, self._ringing = os.pipe()
+        os.set_blocking(self.waiting, False)
+        os.set_blocking(self._ringing, False)
+
+    def ring(self, *_: object, **__: object) -> None:
+        """Wake the waiter; safe in a signal handler."""
+        with suppress(BlockingIOError):  # it rings already
+            os.write(self._ringing, b"!")
+
+    def hush(self, *_: object) -> None:
+        """Take note of all rings so far."""
+        with suppress(BlockingIOError):
+            os.read(self.waiting, 4096)
+
+
+def take_while_there_is_room(app: Any, desk: Desk, room: Doorbell) -> None:
+    """Let `app` take a message from the broker only while the desk has room for a hand-out.
+
+    What is taken is out of every other worker's reach. The event loop sleeps up to a second, so
+    the doorbell wakes it when the model has taken a batch.
+    """
+
+    class RoomStep(bootsteps.StartStopStep):  # type: ignore[misc, unused-ignore]
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, consumer: Any) -> None:
+            limits = consumer.task_consumer.channel.qos  # a new one with each connection
+            usual = limits.can_consume
+            limits.can_consume = lambda: desk.has_room() and usual()
+
+        def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+            hub.add_reader(room.waiting, room.hush)
+
+    app.steps["consumer"].add(RoomStep)
 
 
 def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
@@ -311,28 +475,26 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
     Raises
     ------
     Unreachable
-        The broker gives no answer at the start; later it is waited for.
+        The broker gives no answer at the start, or Celery gives it up; otherwise it is waited for.
     """
     broker.ping(settings.worker.broker)
     app = broker.app(settings.worker.broker)
     pulse = Pulse(settings.worker.stuck_after)
-    desk = Desk(pipeline, settings, secret, pulse)
+    room = Doorbell()
+    desk = Desk(pipeline, settings, secret, pulse, room.ring)
     register(app, desk)
+    take_while_there_is_room(app, desk, room)
     pulse.start()
     threading.Thread(target=announce, args=(desk,), name="announce", daemon=True).start()
-
-    def end(**_: object) -> None:
-        threading.Thread(target=_end, args=(pulse,), name="end", daemon=True).start()
-
-    signals.worker_shutting_down.connect(end, weak=False)
+    end_on_signals(desk, pulse)
     model = settings.worker.model
     logger.info("ready: %s on queue %s", pipeline.algorithm.version, queue(model))
-    # One process: CUDA does not survive a fork, and two slots share one model.
+    # One process: CUDA does not survive a fork. A task only begins its jobs, so one thread does.
     app.worker_main(
         [
             "worker",
             "--pool=threads",
-            f"--concurrency={settings.worker.slots}",
+            "--concurrency=1",
             f"--queues={queue(model)}",
             f"--hostname={model}.{os.getpid()}@{settings.worker.name}",
             "--without-gossip",
@@ -340,11 +502,39 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
             "--loglevel=WARNING",
         ]
     )
+    # Whoever asked this process to end was answered by `_end`: this is the broker's doing.
+    pulse.give_back()
+    raise Unreachable(f"{broker.redacted(settings.worker.broker)}: Celery has given it up")
 
 
-def _end(pulse: Pulse) -> None:
+def end_on_signals(desk: Desk, pulse: Pulse) -> None:
+    """End the process at SIGINT and SIGTERM, whatever Celery does with them.
+
+    Celery's warm shutdown waits for its pool, its connections and at times for ever.
+    """
+    bell = Doorbell()
+
+    def end() -> None:
+        select.select([bell.waiting], [], [])
+        _end(desk, pulse)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
+
+    def install(**_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, bell.ring)
+
+    install()
+    # Celery puts its own in the same place when it starts
+    signals.worker_ready.connect(install, weak=False)
+    signals.worker_shutting_down.connect(bell.ring, weak=False)
+
+
+def _end(desk: Desk, pulse: Pulse) -> None:
     """Let what is nearly done be posted, give the rest back, and be gone before we are killed."""
-    time.sleep(LAST_WORDS_S)
+    until = time.monotonic() + LAST_WORDS_S
+    while desk.held and time.monotonic() < until:
+        time.sleep(0.01)
     pulse.give_back()
     os._exit(0)
 

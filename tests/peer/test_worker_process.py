@@ -1,0 +1,87 @@
+"""A worker as its own process at a real Redis: it starts, is fed, and ends when it is asked to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stations import free_ports, wait_for
+
+from dicom_node.flow import broker
+
+pytestmark = pytest.mark.peer
+
+END_S = 1.0
+"""An idle worker is gone so soon after it was asked; the machine may be busy beside."""
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[str]:
+    port = free_ports(1)[0]
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--save", "", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+    )
+    url = f"redis://127.0.0.1:{port}/0"
+    try:
+        wait_for("redis", lambda: _answers(url), 20)
+        yield url
+    finally:
+        server.kill()
+        server.wait(10)
+
+
+def _answers(url: str) -> bool:
+    try:
+        broker.ping(url, 0.5)
+    except broker.Unreachable:
+        return False
+    return True
+
+
+def _started(folder: Path, url: str) -> subprocess.Popen[bytes]:
+    config = folder / "worker.toml"
+    config.write_text(f'[worker]\nbroker = "{url}"\nmodel = "phantom"\ndevice = "cpu"\n')
+    environment = os.environ | {"CHEXFRACT_WORKER_WORKER__SECRET": "a-secret-of-some-length"}
+    with (folder / "worker.log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "worker", "run", "--config", str(config)],
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+    listens = lambda: broker.facts(url).get("listening") == 1  # noqa: E731
+    try:
+        wait_for(
+            "the worker waits for hand-outs", lambda: worker.poll() is not None or listens(), 60
+        )
+        assert worker.poll() is None, (folder / "worker.log").read_text()
+    except BaseException:
+        worker.kill()
+        worker.wait(10)
+        raise
+    return worker
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_worker_ends_within_a_second(
+    tmp_path: Path, redis: str, number: signal.Signals
+) -> None:
+    worker = _started(tmp_path, redis)
+    try:
+        asked = time.monotonic()
+        worker.send_signal(number)
+        assert worker.wait(20) == 0
+        assert time.monotonic() - asked < END_S
+    finally:
+        worker.kill()
+        worker.wait(10)
+    assert "Traceback" not in (tmp_path / "worker.log").read_text()
