@@ -92,10 +92,12 @@ def test_a_window_is_refilled_in_whole_batches_while_there_is_a_backlog(
     claimed = 0
     for handout, _ in broker.got:  # what refills it is claimed in turn
         for ticket in handout.tickets:
-            ledger.claim(ticket.job, ticket.token, "w", 60, NOW + 1)
+            ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW + 1)
             claimed += 1
             work.step(NOW + 1.1)
-            assert claimed == 4 * window or ledger.status()["jobs"]["queued"] > 0, "workers wait"
+            assert claimed == 4 * window or ledger.history.status()["jobs"]["queued"] > 0, (
+                "workers wait"
+            )
     assert sum(broker.sizes) == claimed == 4 * window
     whole = min(batch, window)
     under_backlog = broker.sizes[: -2 * SHARES]
@@ -108,11 +110,11 @@ def test_the_last_of_a_backlog_do_not_wait_for_a_batch_that_never_comes(ledger: 
     work = dispatcher(ledger, broker, window=32, batch=8)
     work.step(NOW + 1)
     (ticket, *_) = broker.got[0][0].tickets
-    ledger.claim(ticket.job, ticket.token, "w", 60, NOW + 1)
+    ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW + 1)
     work.step(NOW + 1.1)
     assert sum(broker.sizes) == 32, "room for one of three: more room is on its way"
     for ticket in broker.got[0][0].tickets[1:3]:
-        ledger.claim(ticket.job, ticket.token, "w", 60, NOW + 1)
+        ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW + 1)
     work.step(NOW + 1.2)
     assert broker.sizes[4:] == [3], "room for all that wait"
 
