@@ -49,7 +49,9 @@ def _answers(url: str) -> bool:
 
 def _started(folder: Path, url: str) -> subprocess.Popen[bytes]:
     config = folder / "worker.toml"
-    config.write_text(f'[worker]\nbroker = "{url}"\nmodel = "phantom"\ndevice = "cpu"\n')
+    config.write_text(
+        f'[worker]\nbroker = "{url}"\nmodel = "phantom"\ndevice = "cpu"\nnodes = ["http://127.0.0.1:9"]\n'
+    )
     environment = os.environ | {"CHEXFRACT_WORKER_WORKER__SECRET": "a-secret-of-some-length"}
     with (folder / "worker.log").open("wb") as log:
         worker = subprocess.Popen(
