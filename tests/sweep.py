@@ -27,7 +27,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import reports  # noqa: E402 - the tests' own modules stand beside this file
 from pydicom import Dataset, dcmread  # noqa: E402
 from reports import ALGORITHM, CASES, ORDER  # noqa: E402
-from texts import generated  # noqa: E402
+from strange_texts import generated  # noqa: E402
 
 from dicom_node.base.errors import ChexFractError  # noqa: E402
 from worker.image.pixels import read  # noqa: E402

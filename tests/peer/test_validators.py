@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset as Item
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 from reports import ALGORITHM, CASES, ORDER
-from texts import HOSTILE, generated
+from strange_texts import HOSTILE, generated
 
 from dicom_node.base.errors import ChexFractError
 from worker.report import codes, header, validate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import reports
 from reports import ALGORITHM, ORDER
-from texts import HOSTILE
+from strange_texts import HOSTILE
 
 from worker.report.reading import LONGEST_TEXT
 from worker.report.sr import Outcome, build

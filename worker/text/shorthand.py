@@ -2,7 +2,10 @@
 
 import re
 
-from worker.text.words import CARDINALS
+_CARDINALS = "one two three four five six seven eight nine ten eleven twelve"
+CARDINALS = tuple(_CARDINALS.split())
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
+ORDINALS = tuple(_ORDINALS.split())
 
 # British notes write # for fracture; before a bare number it means "number", as in "rib #5".
 _HASH = re.compile(

@@ -4,20 +4,9 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache, lru_cache
 
-from worker.text.shorthand import spelt_out
-from worker.text.words import (
-    CARDINALS,
-    FRACTURE_NOUNS,
-    NUMBER_TYPOS,
-    ORDINALS,
-    PLAIN,
-    TABLE,
-    TYPO_TARGETS,
-    Kind,
-    Token,
-)
+from worker.text.lexicon import Kind, Lexicon, LexiconRow, Token, english
+from worker.text.shorthand import ORDINALS, spelt_out
 
 _PIECE = re.compile(
     r"""(?P<skip>\d{1,4}[/.-]\d{1,2}[/.-]\d{2,4}
@@ -44,48 +33,15 @@ _REGIONS = {"thoracic": "T", "dorsal": "T", "lumbar": "L", "cervical": "C"}
 _COLUMN = tuple(f"{region}{n}" for region, top in (("C", 7), ("T", 12), ("L", 5))
                 for n in range(1, top + 1))  # fmt: skip
 
-_Phrase = tuple[tuple[str, ...], Kind, str]
 
-
-@cache
-def _phrases() -> dict[tuple[str, str], list[_Phrase]]:
-    """Index the table by the first two words, longest phrase first, earlier kind first."""
-    index: dict[tuple[str, str], list[_Phrase]] = {}
-    for words, kind, value in _rows():
-        index.setdefault((words[0], words[1] if words[1:] else ""), []).append((words, kind, value))
-    for phrases in index.values():
-        phrases.sort(key=lambda row: len(row[0]), reverse=True)
-    return index
-
-
-def _rows() -> Iterator[_Phrase]:
-    for kind, table in TABLE.items():
-        rows = re.split(r"(?m)^\s*([a-z]*):", table)[1:]
-        for value, phrases in zip(rows[::2], rows[1::2], strict=True):
-            for phrase in phrases.split(","):
-                yield tuple(phrase.split()), kind, value
-    for noun in FRACTURE_NOUNS:
-        for fracture in ("fracture", "fx"):
-            yield (fracture, *noun.split()), Kind.NOUN, ""
-    for form, names in (("cardinal", CARDINALS), ("ordinal", ORDINALS)):
-        for number, word in enumerate(names, 1):
-            yield (word,), Kind.NUMBER, f"{form} {number}"
-    for word, number in NUMBER_TYPOS.items():
-        yield (word,), Kind.NUMBER, f"ordinal {number}"
-
-
-@cache
-def _vocabulary() -> frozenset[str]:
-    return frozenset({word for words, _, _ in _rows() for word in words} | PLAIN)
-
-
-def tokenize(sentence: str) -> list[Token]:
+def tokenize(sentence: str, lexicon: Lexicon | None = None) -> list[Token]:
     """Return the tokens of one sentence, numbers and levels expanded, in reading order."""
-    tokens = list(_matched(list(_pieces(sentence))))
+    lexicon = lexicon or english()
+    tokens = list(_matched(list(_pieces(sentence, lexicon)), lexicon))
     return _ranges(_vertebrae(_rib_names(tokens)))
 
 
-def _pieces(sentence: str) -> Iterator[tuple[str, str]]:
+def _pieces(sentence: str, lexicon: Lexicon) -> Iterator[tuple[str, str]]:
     text = " ".join(unicodedata.normalize("NFKC", sentence).lower().split())
     text = re.sub(r"[\u2010-\u2015\u2212~]", "-", text).replace("\u2019", "'")
     text = spelt_out(text)
@@ -93,7 +49,7 @@ def _pieces(sentence: str) -> Iterator[tuple[str, str]]:
         kind = match.lastgroup or ""
         piece = match.group()
         if kind == "word":
-            yield kind, spelt(piece)
+            yield kind, lexicon.spelling.correct(piece)
         elif kind == "mark" and piece == "-" and _is_hyphen(text, match.start()):
             continue
         elif kind != "skip":
@@ -107,7 +63,7 @@ def _is_hyphen(text: str, at: int) -> bool:
     return before.isalpha() and after.isalpha() and not is_dash
 
 
-def _matched(pieces: list[tuple[str, str]]) -> Iterator[Token]:
+def _matched(pieces: list[tuple[str, str]], lexicon: Lexicon) -> Iterator[Token]:
     at = 0
     while at < len(pieces):
         kind, piece = pieces[at]
@@ -115,19 +71,21 @@ def _matched(pieces: list[tuple[str, str]]) -> Iterator[Token]:
             yield from _number_or_mark(kind, piece)
             at += 1
             continue
-        phrase = _longest(pieces, at)
-        yield _word(phrase[1], phrase[2], " ".join(phrase[0])) if phrase else _single(piece)
+        phrase = _longest(pieces, at, lexicon)
+        yield (
+            _word(phrase[1], phrase[2], " ".join(phrase[0])) if phrase else _single(piece, lexicon)
+        )
         at += len(phrase[0]) if phrase else 1
 
 
-def _longest(pieces: list[tuple[str, str]], at: int) -> _Phrase | None:
+def _longest(pieces: list[tuple[str, str]], at: int, lexicon: Lexicon) -> LexiconRow | None:
     """Return the longest phrase of the table that begins at `at`."""
     word = pieces[at][1]
     after = pieces[at + 1][1] if at + 1 < len(pieces) else ""
-    for phrase in _phrases().get((word, after), ()):
+    for phrase in lexicon.index.get((word, after), ()):
         if tuple(p[1] for p in pieces[at : at + len(phrase[0])]) == phrase[0]:
             return phrase
-    return next(iter(_phrases().get((word, ""), ())), None)
+    return next(iter(lexicon.index.get((word, ""), ())), None)
 
 
 def _word(kind: Kind, value: str, text: str) -> Token:
@@ -137,14 +95,14 @@ def _word(kind: Kind, value: str, text: str) -> Token:
     return Token(kind, value, text)
 
 
-def _single(piece: str) -> Token:
+def _single(piece: str, lexicon: Lexicon) -> Token:
     if piece in {"l", "r"}:
         return Token(Kind.SIDE, "left" if piece == "l" else "right", piece)
     if _BEYOND_RIBS.fullmatch(piece):
         return Token(Kind.NUMBER, "99", piece, "ordinal")
     if not piece.isascii():
         return Token(Kind.FOREIGN, "", piece)
-    known = piece in PLAIN or piece in {"s", "t", "d", "c"}
+    known = piece in lexicon.ordinary or piece in {"s", "t", "d", "c"}
     return Token(Kind.NEUTRAL if known else Kind.UNKNOWN, "plain" if known else "", piece)
 
 
@@ -282,62 +240,3 @@ def _between(first: Token, last: Token) -> str:
 def is_level(value: str) -> bool:
     """Tell whether `value` names a vertebra that exists, C1 to L5."""
     return value in _COLUMN
-
-
-@cache
-def _typo_index() -> dict[str, list[str]]:
-    index: dict[str, list[str]] = {}
-    for target in TYPO_TARGETS:
-        for form in _deletions(target):
-            index.setdefault(form, []).append(target)
-    return index
-
-
-def _deletions(word: str) -> set[str]:
-    """Return `word` and all forms of it with one letter less, or two for a long word."""
-    found = {word}
-    for _ in range(2 if len(word) >= 8 else 1):
-        found |= {w[:i] + w[i + 1 :] for w in found for i in range(len(w))}
-    return found
-
-
-@lru_cache(maxsize=4096)
-def spelt(word: str) -> str:
-    """Return the keyword that `word` misspells, or `word` itself."""
-    if not 5 <= len(word) <= 15 or word in _vocabulary() or not word.isascii():
-        return word
-    if not _resembles(word):
-        return word
-    index = _typo_index()
-    near = {target for form in _deletions(word) for target in index.get(form, ())}
-    ranked = sorted((_distance(word, target), target) for target in near)
-    if ranked and ranked[0][0] <= (2 if len(ranked[0][1]) >= 8 else 1):
-        return ranked[0][1]
-    return word
-
-
-@cache
-def _shared_parts() -> frozenset[str]:
-    return frozenset(t[i : i + 3] for t in TYPO_TARGETS for i in range(len(t) - 2)) | frozenset(
-        t[:2] for t in TYPO_TARGETS if len(t) <= 7
-    )
-
-
-def _resembles(word: str) -> bool:
-    """Tell cheaply whether a keyword may be meant, so that garbage costs no time."""
-    parts = _shared_parts()
-    return word[:2] in parts or any(word[i : i + 3] in parts for i in range(len(word) - 2))
-
-
-def _distance(one: str, two: str) -> int:
-    """Count the insertions, deletions, substitutions and swaps between two words."""
-    rows = [list(range(len(two) + 1))]
-    for i, a in enumerate(one, 1):
-        row = [i]
-        for j, b in enumerate(two, 1):
-            cost = min(rows[i - 1][j] + 1, row[j - 1] + 1, rows[i - 1][j - 1] + (a != b))
-            if i > 1 and j > 1 and a == two[j - 2] and one[i - 2] == b:
-                cost = min(cost, rows[i - 2][j - 2] + 1)
-            row.append(cost)
-        rows.append(row)
-    return rows[-1][-1]

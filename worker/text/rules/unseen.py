@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise, takewhile
 
-from worker.text.words import Kind, Token
+from worker.text.lexicon import Kind, Token
 
 _ENDS = frozenset({Kind.BREAK, Kind.EXCEPT, Kind.AND, Kind.OR, Kind.COMMA})
 _PLACING = frozenset({

@@ -1,10 +1,11 @@
-"""Read which bones, on which side, a stretch of tokens names."""
+"""Read which bones, on which side and in which part, a phrase names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from worker.text.lexicon import Kind, Token
+from worker.text.phrase import LISTING, NAMED, Phrase
 from worker.text.tokens import is_level
-from worker.text.words import Kind, Token
 
 _SEGMENT_WORDS = """
 anterior posterior lateral medial proximal distal anterolateral posterolateral posteromedial
@@ -305,3 +306,98 @@ def _own_segment(token: Token) -> str | None:
     return words[-1] if len(words) > 1 and words[-1] in ("head", "neck", "body") and (
         token.value != "vertebra"
     ) else None  # fmt: skip
+
+
+BLAND = frozenset({Kind.NORMAL})
+_ALIEN = frozenset(
+    {Kind.NOUN, Kind.DEVICE, Kind.NORMAL, Kind.PROPERTY, Kind.ABNORMALITY, Kind.REFERENCE}
+)
+_PLACING = frozenset(
+    ("of", "in", "on", "at", "at the", "to", "through", "along", "within", "across", "into")
+)
+_CHEST_WORDS = """
+lung lungs lobe heart cardiac cardiomediastinal mediastinum mediastinal base bases apex apices
+pneumothorax effusion effusions hemothorax diaphragm hemidiaphragm pleura pleural atelectasis
+consolidation contusion pneumonia silhouette aorta trachea hila hilar apical basilar
+"""
+CHEST = frozenset(_CHEST_WORDS.split())
+
+
+def unrelated(
+    tokens: Sequence[Token], low: int, high: int, alien: frozenset[Kind], at: int = -1
+) -> frozenset[int]:
+    """Return the indices of those parts of a clause that are about something else."""
+    out: set[int] = set()
+    start = low
+    for end in range(low, high + 1):
+        is_joint = end < high and _parts(tokens[end])
+        if end < high and not is_joint:
+            continue
+        part = range(start, end)
+        if at not in part and any(_is_alien(tokens[n], alien) for n in part):
+            out.update(part)
+        start = end
+    return frozenset(out)
+
+
+def _parts(token: Token) -> bool:
+    is_aside = token.kind is Kind.PREPOSITION and token.text not in _PLACING
+    return is_aside or token.kind in (*LISTING, Kind.LINK) or token.text == "without"
+
+
+def _is_alien(token: Token, alien: frozenset[Kind]) -> bool:
+    return token.kind in alien or token.text in CHEST
+
+
+def read_sites(tokens: Sequence[Token], low: int, high: int, skip: frozenset[int]) -> list[Site]:
+    """Return the bones named from `low` up to `high`, whatever is said of them."""
+    return SiteReader(tokens, skip).read(low, high)
+
+
+def sites(scope: Phrase) -> list[Site]:
+    """Return the bones that the fracture of `scope` is in."""
+    tokens, low, high = scope.tokens, scope.low, scope.high
+    skip = unrelated(tokens, low, high, _ALIEN, scope.at) | _referred(scope)
+    reader = SiteReader(tokens, skip, scope.knows_ribs)
+    sites = reader.read(low, high)
+    if not sites:
+        skip = unrelated(tokens, low, high, BLAND, scope.at)
+        reader = SiteReader(tokens, skip, scope.knows_ribs)
+        sites = reader.read(low, high)
+    if not sites and _is_vertebral(scope):
+        return [Site("vertebra", None, None, None, scope.at)]
+    return sites
+
+
+def _referred(scope: Phrase) -> frozenset[int]:
+    """Skip the T8 of "rib fracture at the level of T8", a place and not a bone."""
+    tokens = scope.tokens
+    out: set[int] = set()
+    for at in range(scope.low, scope.high):
+        if tokens[at].kind is Kind.REFERENCE:
+            others = [n for n in range(scope.low, scope.high) if n < at or n > at + 4]
+            if any(tokens[n].kind in NAMED for n in others):
+                out.update(range(at, min(at + 5, scope.high)))
+    return frozenset(out)
+
+
+def _is_vertebral(scope: Phrase) -> bool:
+    near = scope.tokens[max(scope.low, scope.at - 4) : scope.high]
+    return any(
+        t.value == "deformity" or (t.kind is Kind.HINT and t.value == "vertebra") for t in near
+    )
+
+
+def implied(scope: Phrase) -> Site:
+    """Return the site of a fracture whose bone is not named."""
+    reader = SiteReader(
+        scope.tokens, unrelated(scope.tokens, scope.low, scope.high, _ALIEN, scope.at)
+    )
+    reader.read(scope.low, scope.high)
+    return Site("other", None, reader.side or reader.late_side, None, scope.at)
+
+
+def is_specific(phrase: Phrase) -> bool:
+    """Tell whether a side, number or level is named, as reports do with what they found."""
+    named = (Kind.NUMBER, Kind.SIDE, Kind.LEVEL)
+    return any(t.kind in named for t in phrase.tokens[phrase.low : phrase.high])

@@ -1,44 +1,32 @@
-"""Read "bones are intact" and "no osseous abnormality", which deny fractures without the word."""
+"""Bones that are called normal: "bones are intact", "no osseous abnormality"."""
 
 from collections.abc import Sequence
 
-from worker.text import scope as scopes
-from worker.text.claims import Denial
-from worker.text.places import read_sites
-from worker.text.scope import Scope
-from worker.text.sites import Site
-from worker.text.words import Kind, Token
+from worker.text.bones import Site, read_sites
+from worker.text.lexicon import Kind, Token
+from worker.text.phrase import Phrase
+from worker.text.rules.denied import denial
+from worker.text.rules.rule import Hit, Rule, Verdict
 
 
-def normal(tokens: list[Token]) -> list[Denial]:
-    """Read "bones are intact" and "no acute osseous abnormality" as denials of fracture."""
-    if any(t.kind is Kind.DEVICE for t in tokens):
-        return []
-    extra = any(t.kind in (Kind.EXTRA, Kind.EXCEPT) and t.text != "otherwise" for t in tokens)
-    out = []
-    for at, token in enumerate(tokens):
-        sites = None
-        if token.kind is Kind.NORMAL:
-            sites = _normal_bones(tokens, at)
-        elif token.kind is Kind.ABNORMALITY or token.text in ("finding", "findings"):
-            sites = _bones_without(tokens, at)
-        if sites is not None:
-            out.append(
-                Denial(tuple(sites), _near_qualifiers(tokens, at), extra or _is_otherwise(tokens))
-            )
-    return out
+def _intact(phrase: Phrase) -> Hit | None:
+    if phrase.word.kind is not Kind.NORMAL:
+        return None
+    sites = _normal_bones(phrase.tokens, phrase.at)
+    return None if sites is None else Hit((phrase.at,), sites)
 
 
-def _is_otherwise(tokens: Sequence[Token]) -> bool:
-    return any(t.text == "otherwise" for t in tokens)
+def _no_abnormality(phrase: Phrase) -> Hit | None:
+    if phrase.word.kind is not Kind.ABNORMALITY and phrase.word.text not in _FINDINGS:
+        return None
+    sites = _bones_without(phrase)
+    return None if sites is None else Hit((phrase.at,), sites)
 
 
-def _near_qualifiers(tokens: Sequence[Token], at: int) -> frozenset[str]:
-    near = tokens[max(0, at - 4) : at]
-    return frozenset(t.value or "other" for t in near if t.kind is Kind.AGE)
+_FINDINGS = ("finding", "findings")
 
 
-def _normal_bones(tokens: list[Token], at: int) -> list[Site] | None:
+def _normal_bones(tokens: Sequence[Token], at: int) -> list[Site] | None:
     """Return the bones called normal at `at`, an empty list for all bones, None for none."""
     if any(t.kind is Kind.NEGATION and t.value == "not" for t in tokens[max(0, at - 3) : at]):
         return None
@@ -58,7 +46,7 @@ def _normal_bones(tokens: list[Token], at: int) -> list[Site] | None:
     return read_sites(tokens, low, at, frozenset())
 
 
-def _bones_ahead(tokens: list[Token], at: int) -> list[Site] | None:
+def _bones_ahead(tokens: Sequence[Token], at: int) -> list[Site] | None:
     """Read "normal bones" and "normal heart, lungs and bones"."""
     listed = (Kind.SEEN, Kind.ARTICLE, Kind.SIDE, Kind.NOUN, Kind.COMMA, Kind.AND)
     end = at + 1
@@ -78,9 +66,10 @@ def _passes(token: Token, passed: set[Kind]) -> bool:
     return token.kind in passed or (token.kind is Kind.NEUTRAL and token.value != "plain")
 
 
-def _bones_without(tokens: list[Token], at: int) -> list[Site] | None:
-    """Return the bones without the abnormality at `at`, empty for all bones, None for none."""
-    if not scopes.is_denied(Scope(tokens, at, 0, len(tokens))):
+def _bones_without(phrase: Phrase) -> list[Site] | None:
+    """Return the bones without the abnormality, empty for all bones, None for none."""
+    tokens, at = phrase.tokens, phrase.at
+    if not denial(phrase):
         return None
     bones = (Kind.SKELETON, Kind.BONE, Kind.LEVEL)
     adjectives = (Kind.QUALIFIER, Kind.AGE, Kind.NEUTRAL, Kind.HEDGE, Kind.SIDE, Kind.CARRIER)
@@ -104,3 +93,17 @@ def _bones_without(tokens: list[Token], at: int) -> list[Site] | None:
         if Kind.BONE in near or Kind.LEVEL in near
         else None
     )
+
+
+RULES = (
+    Rule(
+        "bones-intact", "Bones that are called normal, intact or unremarkable have no fracture.",
+        Verdict.DENIED, _intact,
+        "The bones are intact.", "The lungs are clear.",
+    ),
+    Rule(
+        "no-abnormality", "Bones without an abnormality have no fracture.",
+        Verdict.DENIED, _no_abnormality,
+        "No acute osseous abnormality.", "No acute abnormality of the lungs.",
+    ),
+)  # fmt: skip

@@ -1,16 +1,125 @@
-"""Cut a sentence into clauses and share a clause out between its fractures."""
+"""A window over the tokens of a sentence, and how a sentence parts into clauses and windows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from worker.text.words import Kind, Token
+from worker.text.lexicon import Kind, Lexicon, Token, english
+from worker.text.sentences import Sentence
+
+NOUNS = frozenset({Kind.NOUN, Kind.UNKNOWN, Kind.ABNORMALITY, Kind.DEVICE, Kind.FRACTURE,
+                   Kind.PROPERTY, Kind.NORMAL, Kind.BREAK_SIGN})  # fmt: skip
+JOINTS = frozenset({Kind.AND, Kind.OR, Kind.COMMA})
+STOPS = frozenset({Kind.BREAK, Kind.EXCEPT})
+PREDICATES = frozenset({Kind.VERB, Kind.SEEN, Kind.INVOLVE})
+LISTING = (Kind.AND, Kind.COMMA, Kind.OR)
+NAMED = (Kind.NUMBER, Kind.BONE, Kind.LEVEL)
+BARE = frozenset({
+    Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.SEGMENT, Kind.AND, Kind.COMMA,
+    Kind.ARTICLE, Kind.PREPOSITION, Kind.NEUTRAL, Kind.HINT, Kind.COLON,
+})  # fmt: skip
+
+_EMPTY = Sentence("", "")
+
+Test = Callable[[Token], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A window over tokens: `at` is the word it is about, `low` to `high` what that may own."""
+
+    tokens: Sequence[Token]
+    at: int = 0
+    low: int = 0
+    high: int = 0
+    knows_ribs: bool = False  # ribs have been named before: "the 5th" is one
+    sentence: Sentence = _EMPTY
+    lexicon: Lexicon | None = None
+
+    @property
+    def word(self) -> Token:
+        """The token that the phrase is about."""
+        return self.tokens[self.at]
+
+    @property
+    def own(self) -> Sequence[Token]:
+        """The tokens that the word may own."""
+        return self.tokens[self.low : self.high]
+
+    @property
+    def words(self) -> Lexicon:
+        """The lexicon that the tokens come from."""
+        return self.lexicon or english()
+
+    def before(self, count: int | None = None) -> Sequence[Token]:
+        """Return the tokens before the word, the last `count` of them, whoever owns them."""
+        return self.tokens[max(0, self.at - count) if count else 0 : self.at]
+
+    def after(self, count: int | None = None) -> Sequence[Token]:
+        """Return the owned tokens after the word, the first `count` of them."""
+        end = min(self.high, self.at + 1 + count) if count else self.high
+        return self.tokens[self.at + 1 : end]
+
+    def about(self, at: int) -> "Phrase":
+        """Return the same window about another word."""
+        return replace(self, at=at)
+
+    def places(self, test: Test, low: int | None = None, high: int | None = None) -> list[int]:
+        """Return where tokens pass the test, in the window unless another one is given."""
+        low = self.low if low is None else low
+        high = self.high if high is None else high
+        return [at for at in range(low, high) if test(self.tokens[at])]
+
+    def skip(self, kinds: Iterable[Kind], at: int) -> int:
+        """Return the first place from `at` on whose kind is none of `kinds`."""
+        kinds = frozenset(kinds)
+        while at < len(self.tokens) and self.tokens[at].kind in kinds:
+            at += 1
+        return at
+
+    def skip_back(self, kinds: Iterable[Kind], at: int) -> int:
+        """Return the lowest place so that all from there up to `at` are of these kinds."""
+        kinds = frozenset(kinds)
+        while at > 0 and self.tokens[at - 1].kind in kinds:
+            at -= 1
+        return at
+
+    def until(self, kinds: Iterable[Kind], at: int) -> int:
+        """Return the first place from `at` on whose kind is one of `kinds`, or the end."""
+        kinds = frozenset(kinds)
+        while at < len(self.tokens) and self.tokens[at].kind not in kinds:
+            at += 1
+        return at
+
+    def has(self, *kinds: Kind) -> bool:
+        """Tell whether the window has a token of one of these kinds."""
+        return has(self.own, *kinds)
+
+
+def has(tokens: Iterable[Token], *kinds: Kind) -> bool:
+    """Tell whether one of the tokens is of one of these kinds."""
+    return any(token.kind in kinds for token in tokens)
+
+
+def whole(tokens: Sequence[Token], sentence: Sentence, lexicon: Lexicon | None = None) -> Phrase:
+    """Return the phrase that is all of a sentence or clause."""
+    return Phrase(tokens, 0, 0, len(tokens), sentence=sentence, lexicon=lexicon)
+
+
+def is_bare(tokens: Sequence[Token]) -> bool:
+    """Tell whether the tokens name bones and nothing else."""
+    return has(tokens, *NAMED) and all(t.kind in BARE for t in tokens)
+
+
+def is_noun(token: Token) -> bool:
+    """Tell whether a negation may be said of the token."""
+    return token.kind in NOUNS or (token.kind is Kind.NEUTRAL and token.value != "")
+
 
 _NOUN_PHRASE = frozenset({
     Kind.SIDE, Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.HINT, Kind.SEGMENT, Kind.QUALIFIER,
     Kind.AGE, Kind.HEDGE, Kind.ARTICLE, Kind.EXTRA, Kind.AND, Kind.COMMA, Kind.OR, Kind.NEGATION,
 })  # fmt: skip
-LISTING = (Kind.AND, Kind.COMMA, Kind.OR)
-NAMED = (Kind.NUMBER, Kind.BONE, Kind.LEVEL)
 
 
 def clauses(tokens: list[Token]) -> Iterator[list[Token]]:

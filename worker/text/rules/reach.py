@@ -3,13 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worker.text.words import Kind, Token
+from worker.text.lexicon import Kind, Token
+from worker.text.phrase import JOINTS, PREDICATES, STOPS, is_noun
 
-NOUNS = frozenset({Kind.NOUN, Kind.UNKNOWN, Kind.ABNORMALITY, Kind.DEVICE, Kind.FRACTURE,
-                   Kind.PROPERTY, Kind.NORMAL})  # fmt: skip
-JOINTS = frozenset({Kind.AND, Kind.OR, Kind.COMMA})
-STOPS = frozenset({Kind.BREAK, Kind.EXCEPT})
-PREDICATES = frozenset({Kind.VERB, Kind.SEEN, Kind.INVOLVE})
 _BEGINNING = frozenset({
     Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.BONE, Kind.ARTICLE, Kind.AGE, Kind.QUALIFIER,
     Kind.HINT, Kind.FRACTURE,
@@ -70,11 +66,6 @@ class _Walk:
         elif kind in JOINTS and self.has_noun and (not self.is_governed or self.has_place):
             self.has_noun = self.is_governed = self.has_place = False
             self.joint = at
-
-
-def is_noun(token: Token) -> bool:
-    """Tell whether a negation may be said of the token."""
-    return token.kind in NOUNS or (token.kind is Kind.NEUTRAL and token.value != "")
 
 
 def _governs(tokens: Sequence[Token], at: int) -> bool:

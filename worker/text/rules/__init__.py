@@ -1,0 +1,32 @@
+"""The rules that read a sentence, in the order in which they are asked.
+
+A rule is a `worker.text.rules.rule.Rule`: a name, a sentence on what it does, a function from a
+phrase to what it has seen, a text that it decides and one like it that it leaves alone. Both texts
+are its tests. To add a rule, put it into the RULES of the file whose sentence it fits, before the
+rules that it shall win against; nothing else needs to know of it.
+"""
+
+from worker.text.rules import (
+    dated,
+    denied,
+    device,
+    doubted,
+    hedged,
+    intact,
+    opened,
+    sought,
+    unreadable,
+)
+from worker.text.rules.rule import Hit, Rule, RuleSet, Verdict, first
+
+ENGLISH = RuleSet(
+    sentences=unreadable.RULES,
+    views=opened.VIEWS,
+    mentions=(*device.RULES, *sought.RULES, *doubted.RULES, *denied.RULES),
+    hedges=hedged.RULES,
+    dates=dated.RULES,
+    openings=opened.RULES,
+    absences=intact.RULES,
+)
+
+__all__ = ["ENGLISH", "Hit", "Rule", "RuleSet", "Verdict", "first"]

@@ -1,0 +1,53 @@
+"""Words that speak of the sentence before: "this is old", "these involve the 5th rib"."""
+
+from collections.abc import Sequence
+
+from worker.text.lexicon import Kind, Token
+from worker.text.phrase import BARE, NAMED, Phrase, has, is_bare
+
+_SIGNS = ("irregularity", "lucency", "step off", "stepoff", "discontinuity", "disruption",
+          "deformity", "defect")  # fmt: skip
+_POINTING = ("this", "these", "it", "which", "findings", "finding", "appearance", "that",
+             "appearances")  # fmt: skip
+
+
+def is_label(tokens: Sequence[Token]) -> bool:
+    """Tell whether the tokens name bones and nothing else, as "Bone: left 5th rib" does."""
+    is_headed = len(tokens) > 1 and tokens[1].kind is Kind.COLON
+    return is_bare(tokens[2:] if is_headed else tokens)
+
+
+def shows_sign(tokens: Sequence[Token]) -> bool:
+    """Tell whether something is seen in a bone that the next sentence may call a fracture."""
+    return not has(tokens, Kind.NEGATION) and any(t.text in _SIGNS for t in tokens)
+
+
+def points_back(phrase: Phrase) -> bool:
+    """Tell whether the fracture is what the sentence before has shown: "this may be ..."."""
+    return any(t.text in _POINTING for t in phrase.before())
+
+
+def dates_only(tokens: Sequence[Token]) -> bool:
+    """Tell whether a sentence says of the fracture before only how old it is: "This is old"."""
+    kinds = (Kind.ARTICLE, Kind.NEUTRAL, Kind.VERB, Kind.AGE, Kind.HEDGE, Kind.QUALIFIER)
+    if tokens[0].text.startswith("callus"):  # "Callus is present"
+        return all(t.kind in (Kind.AGE, Kind.VERB, Kind.SEEN, Kind.QUALIFIER) for t in tokens)
+    begins = tokens[0].text in ("this", "it", "these", "they")
+    return begins and all(t.kind in kinds for t in tokens)
+
+
+def names_more(tokens: Sequence[Token], *, is_numbered: bool) -> bool:
+    """Tell whether a sentence without the word fracture goes on naming fractured bones."""
+    if not has(tokens, *NAMED):
+        return False
+    if is_bare(tokens) and not is_numbered:
+        return True
+    begins = tokens[0].text in ("these", "this", "they", "it", "involving", "the", "affected")
+    closed = BARE | {Kind.INVOLVE, Kind.VERB, Kind.QUALIFIER, Kind.SEEN}
+    return begins and has(tokens, Kind.INVOLVE) and {t.kind for t in tokens} <= closed
+
+
+def is_anaphor(phrase: Phrase) -> bool:
+    """Tell whether "the fracture" may be one that has been described already."""
+    before = phrase.tokens[max(phrase.low, phrase.at - 4) : phrase.at]
+    return any(t.value == "definite" and t.kind is Kind.ARTICLE for t in before)

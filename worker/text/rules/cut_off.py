@@ -1,0 +1,24 @@
+"""Texts that stop in the middle."""
+
+from collections.abc import Sequence
+
+from worker.text.lexicon import Kind, Lexicon, Token
+
+_OPEN_ENDED = (Kind.PREPOSITION, Kind.ARTICLE, Kind.AND, Kind.OR, Kind.NEGATION, Kind.VERB,
+               Kind.UNKNOWN, Kind.COMMA, Kind.HEDGE, Kind.SIDE, Kind.UNSURE)  # fmt: skip
+
+
+def is_cut_off(body: str, tokens: Sequence[Token], lexicon: Lexicon) -> bool:
+    """Tell whether a text stops in mid-sentence or in mid-word."""
+    if not tokens:
+        return False
+    word = body.split()[-1].lower()
+    is_whole = tokens[-1].text == word and word != "frac"
+    if not is_whole and any(target.startswith(word) for target in lexicon.spelt):
+        return True
+    return tokens[-1].kind in _OPEN_ENDED and tokens[-1].text != "no"
+
+
+def ends_open(tokens: Sequence[Token]) -> bool:
+    """Tell whether the last word asks for another one, whatever full stop follows it."""
+    return bool(tokens) and tokens[-1].kind in (Kind.ARTICLE, Kind.PREPOSITION, Kind.OR)

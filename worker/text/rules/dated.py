@@ -1,0 +1,82 @@
+"""Ages: acute, old, healing, said of this fracture and of nothing else."""
+
+from worker.text.lexicon import Kind
+from worker.text.phrase import NOUNS, PREDICATES, STOPS, Phrase
+from worker.text.rules.joined import has_other_subject
+from worker.text.rules.rule import Hit, Rule, Verdict
+
+_LATE_ONLY = ("prior", "previous", "past")
+_OF_THE_PATIENT = ("status post", "history of", "prior history of", "past history of",
+                   "known history of", "post orif")  # fmt: skip
+
+
+def _unclear(phrase: Phrase) -> Hit | None:
+    unclear = phrase.places(lambda token: token.kind is Kind.AGE and not token.value)
+    return Hit(unclear[:1], ages=[(unclear[0], "")]) if unclear else None
+
+
+def _dated(phrase: Phrase) -> Hit | None:
+    found = _found(phrase)
+    return Hit([at for at, _ in found], ages=found) if found else None
+
+
+def _found(phrase: Phrase) -> list[tuple[int, str]]:
+    tokens = phrase.tokens
+    return [
+        (at, tokens[at].value)
+        for at in phrase.places(lambda token: token.kind is Kind.AGE and bool(token.value))
+        if _is_of_fracture(phrase, at)
+    ]
+
+
+def _is_of_fracture(phrase: Phrase, at: int) -> bool:
+    tokens = phrase.tokens
+    before = [t for t in tokens[max(0, at - 3) : at] if t.kind is not Kind.QUALIFIER]
+    if before and before[-1].value == "not":
+        return False
+    if at > phrase.at:
+        return tokens[at].text not in _LATE_ONLY and _dates_back(phrase, at)
+    end = phrase.at - (
+        tokens[phrase.at - 1].kind is Kind.UNKNOWN
+    )  # an adjective: "old parry fracture"
+    for token in tokens[at + 1 : end]:
+        is_history = tokens[at].text in _OF_THE_PATIENT
+        if is_history and token.text == "with":
+            return False  # "status post bypass with a rib fracture"
+        if token.kind in PREDICATES or token.kind in STOPS or token.kind is Kind.COLON:
+            return False
+        if token.kind in (*NOUNS, Kind.SKELETON) and not is_history:
+            return False
+        if token.kind is Kind.COMMA and (is_history or tokens[at].text in _LATE_ONLY):
+            return False
+    return True
+
+
+def _dates_back(phrase: Phrase, at: int) -> bool:
+    tokens = phrase.tokens
+    if tokens[at].value == "healing" and any(
+        t.kind is Kind.NEGATION for t in tokens[max(phrase.at, at - 4) : at]
+    ):
+        return False
+    if has_other_subject(tokens[phrase.at + 1 : at]):
+        return False
+    for token in tokens[at + 1 : phrase.high]:
+        if token.text in ("completely", "fully", "entirely"):
+            continue
+        if token.kind not in (Kind.SEGMENT, Kind.SIDE, Kind.QUALIFIER, Kind.AGE, Kind.HEDGE):
+            is_other = token.kind in (Kind.NOUN, Kind.UNKNOWN, Kind.DEVICE, Kind.PROPERTY)
+            return not (is_other or token.value == "plain") or (tokens[at].value == "healing")
+    return True
+
+
+RULES = (
+    Rule(
+        "age-unknown", "An age that is called unknown is none.", Verdict.DATED, _unclear,
+        "Age-indeterminate left 5th rib fracture.", "Old left 5th rib fracture.",
+    ),
+    Rule(
+        "age", "An adjective or a later word of age dates its own fracture only.",
+        Verdict.DATED, _dated,
+        "Old left 5th rib fracture.", "Left 5th rib fracture without acute pneumothorax.",
+    ),
+)  # fmt: skip

@@ -1,0 +1,179 @@
+"""Denials: "no fracture", "fracture is not seen", "fracture: none"."""
+
+from collections.abc import Sequence
+
+from worker.text.bones import is_specific
+from worker.text.lexicon import Kind, Token
+from worker.text.phrase import JOINTS, STOPS, Phrase, is_noun
+from worker.text.rules.reach import reaches
+from worker.text.rules.rule import Hit, Rule, Verdict
+from worker.text.rules.unseen import denies_sight
+
+
+def _doubly(phrase: Phrase) -> Hit | None:
+    """Find a denial before and one after the same fracture."""
+    before, after = negation(phrase), _is_denied_later(phrase)
+    return Hit((before[0],)) if before and before[1] and after else None
+
+
+def _unclear(phrase: Phrase) -> Hit | None:
+    """Find a negation that may or may not reach as far as the fracture."""
+    before = negation(phrase)
+    return Hit((before[0],)) if before and before[1] is None else None
+
+
+def _unclear_later(phrase: Phrase) -> Hit | None:
+    return Hit(_negating_words(phrase)) if _is_denied_later(phrase) is None else None
+
+
+def _probably(phrase: Phrase) -> Hit | None:
+    """Find the "probably no" of a denial that is not sure of itself."""
+    is_denied = _before(phrase) or _later(phrase)
+    if not is_denied:
+        return None
+    back = [n for n in range(phrase.at + 1) if phrase.tokens[n].kind is Kind.NEGATION]
+    is_hedged = back and back[-1] > 0 and phrase.tokens[back[-1] - 1].kind is Kind.HEDGE
+    return Hit((back[-1] - 1, back[-1])) if is_hedged else None
+
+
+def _before(phrase: Phrase) -> Hit | None:
+    before = negation(phrase)
+    return Hit((before[0],)) if before and before[1] else None
+
+
+def _later(phrase: Phrase) -> Hit | None:
+    return Hit(_negating_words(phrase)) if _is_denied_later(phrase) else None
+
+
+def _negating_words(phrase: Phrase) -> list[int]:
+    kinds = (Kind.NEGATION, Kind.ABSENT)
+    return phrase.places(lambda token: token.kind in kinds, phrase.at + 1)
+
+
+def denial(phrase: Phrase) -> bool:
+    """Tell whether what the phrase is about is clearly denied, once."""
+    before, after = negation(phrase), _is_denied_later(phrase)
+    if after is None or (before and before[1] is None):
+        return False
+    return bool(before) != after
+
+
+def negation(phrase: Phrase) -> tuple[int, bool | None] | None:
+    """Return the negation before the fracture and whether it reaches it, or None without one."""
+    for at in _negations(phrase.tokens, phrase.at):
+        verdict = reaches(phrase.tokens, at, phrase.at)
+        if verdict is not False:
+            return at, verdict
+    return None
+
+
+def _negations(tokens: Sequence[Token], end: int) -> list[int]:
+    """Return the index of the negation before `end` that counts, in a list of none or one."""
+    for at in range(end - 1, -1, -1):
+        if tokens[at].kind in STOPS:
+            break
+        if tokens[at].kind is Kind.NEGATION and not _is_of_adjective(tokens, at):
+            return [at]
+    return []
+
+
+def _is_of_adjective(tokens: Sequence[Token], at: int) -> bool:
+    """Tell the "not" of "not displaced" from that of "not seen"."""
+    if tokens[at].value != "not" or at + 1 >= len(tokens):
+        return False
+    after = tokens[at + 1]
+    return after.kind in (Kind.QUALIFIER, Kind.AGE, Kind.NEUTRAL) and (
+        after.kind is not Kind.QUALIFIER or after.value != "definite"
+    )
+
+
+def _is_denied_later(phrase: Phrase) -> bool | None:
+    """Read "is not seen", "none" and "absent" after the fracture."""
+    tokens = phrase.tokens
+    own_noun = is_apart = False
+    for at in range(phrase.at + 1, phrase.high):
+        token = tokens[at]
+        if token.kind in STOPS or (token.kind in (Kind.ABSENT, Kind.NEGATION) and is_apart):
+            return False
+        if token.kind in JOINTS:
+            is_apart, own_noun = False, own_noun and token.kind is not Kind.COMMA
+        elif (is_noun(token) or token.kind is Kind.AGE) and token.kind is not Kind.FRACTURE:
+            own_noun = True
+            is_apart = is_specific(phrase) and any(
+                t.kind in JOINTS for t in tokens[phrase.at + 1 : at]
+            )
+        if token.kind is Kind.ABSENT and _is_attribute(tokens, at):
+            return False  # "with absent callus"
+        if token.kind is Kind.ABSENT or (token.text == "no" and at == len(tokens) - 1):
+            return None if own_noun else _is_plain_absence(phrase, at)
+        if token.kind is Kind.NEGATION and token.value == "not":
+            is_unseen = denies_sight(tokens[at + 1 : phrase.high])
+            if is_unseen is not False:
+                return None if own_noun else is_unseen
+        if token.kind is Kind.NEGATION and token.value == "no":
+            return _is_ellipsis(tokens, at)
+    return False
+
+
+def _is_plain_absence(phrase: Phrase, at: int) -> bool | None:
+    """Tell "fracture: none" from "none displaced", "has been excluded" from "to be excluded"."""
+    tokens = phrase.tokens
+    rest = tokens[at + 1 : phrase.high]
+    if tokens[at].text == "none" and not all(
+        t.kind in (Kind.SEEN, Kind.VERB, Kind.NEUTRAL, Kind.CARRIER, Kind.COMMA) for t in rest
+    ):
+        return False
+    before = tokens[max(0, at - 3) : at]
+    if any(t.kind is Kind.NEGATION or t.text in ("to", "if", "should", "must") for t in before):
+        return None
+    is_apart = any(t.kind is Kind.COMMA for t in tokens[phrase.at : at])
+    return None if is_specific(phrase) and is_apart else True
+
+
+def _is_attribute(tokens: Sequence[Token], at: int) -> bool:
+    after = tokens[at + 1] if at + 1 < len(tokens) else None
+    return tokens[at].text == "absent" and after is not None and after.kind in (Kind.NOUN, Kind.AGE)
+
+
+def _is_ellipsis(tokens: Sequence[Token], at: int) -> bool:
+    """Read "fracture: no evidence", "fractures - none seen"."""
+    rest = tokens[at + 1 :]
+    kinds = (Kind.CARRIER, Kind.SEEN, Kind.COMMA, Kind.VERB)
+    return (
+        bool(rest)
+        and all(t.kind in kinds for t in rest)
+        and tokens[at - 1].kind in (Kind.COLON, Kind.COMMA)
+    )
+
+
+RULES = (
+    Rule(
+        "double-denial", "Two denials of one fracture leave it open.", Verdict.OPEN, _doubly,
+        "No fracture is not seen.", "No fracture is seen.",
+    ),
+    Rule(
+        "unclear-reach", "It is unclear whether a negation reaches as far as the fracture.",
+        Verdict.OPEN, _unclear,
+        "No pneumothorax and fracture.", "No pneumothorax or fracture.",
+    ),
+    Rule(
+        "unclear-denial", "It is unclear what a later denial is said of.",
+        Verdict.OPEN, _unclear_later,
+        "Rib fracture is not reported.", "Fracture is not seen.",
+    ),
+    Rule(
+        "probably-no", "A hedge before a negation leaves the fracture open.",
+        Verdict.OPEN, _probably,
+        "Probably no fracture.", "No fracture.",
+    ),
+    Rule(
+        "no-fracture", "A negation denies what follows, over a list, as far as it reaches.",
+        Verdict.DENIED, _before,
+        "No pneumothorax or rib fracture.", "No pneumothorax with the left rib fracture.",
+    ),
+    Rule(
+        "not-seen", "A denial after the fracture: not seen, none, absent, ruled out.",
+        Verdict.DENIED, _later,
+        "Rib fracture is not seen.", "Rib fracture is not displaced.",
+    ),
+)  # fmt: skip

@@ -1,0 +1,118 @@
+"""Hedges: possible, probable, versus, "?" make a fracture possible."""
+
+from worker.text.lexicon import Kind
+from worker.text.phrase import JOINTS, PREDICATES, STOPS, Phrase
+from worker.text.rules.joined import has_other_subject
+from worker.text.rules.rule import Hit, Rule, Verdict
+
+_SITES = frozenset({Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.HINT, Kind.SEGMENT})
+
+
+def queried(phrase: Phrase) -> Hit | None:
+    """Find a question mark before the fracture: "?fracture", "query fracture"."""
+    for at in range(phrase.low, phrase.at):
+        token = phrase.tokens[at]
+        if (token.kind is Kind.QUERY or token.text == "query") and _is_query(phrase, at):
+            return Hit((at,))
+    return None
+
+
+def _hedged(phrase: Phrase) -> Hit | None:
+    for at in phrase.places(lambda token: token.kind is Kind.HEDGE):
+        if _is_aside(phrase, at):
+            continue
+        if _begins_later_item(phrase, at):
+            return Hit((at,), start=at)
+        if at < phrase.at and _hedges_forward(phrase, at):
+            return Hit((at,))
+        if at > phrase.at and _hedges_back(phrase, at):
+            return Hit((at,))
+    return None
+
+
+def _is_query(phrase: Phrase, at: int) -> bool:
+    passed = (*_SITES, Kind.QUALIFIER, Kind.AGE, Kind.ARTICLE)
+    return all(t.kind in passed for t in phrase.tokens[at + 1 : phrase.at])
+
+
+def _is_aside(phrase: Phrase, at: int) -> bool:
+    """Tell a hedge on age or form ("a probably old fracture") from one on the fact."""
+    tokens = phrase.tokens
+    after = tokens[at + 1] if at + 1 < len(tokens) else None
+    if after is None or after.kind not in (Kind.AGE, Kind.QUALIFIER):
+        return False
+    if at > phrase.at:
+        return not any(t.kind in (Kind.NUMBER, Kind.BONE) for t in tokens[at + 1 : phrase.high])
+    has_article = at > 0 and tokens[at - 1].kind is Kind.ARTICLE
+    return has_article and tokens[at].text.endswith("ly")
+
+
+def _begins_later_item(phrase: Phrase, at: int) -> bool:
+    tokens = phrase.tokens
+    joint = at - 1
+    while joint > phrase.at and tokens[joint].kind is Kind.ARTICLE:
+        joint -= 1
+    if joint < 0 or tokens[joint].kind not in (*JOINTS, Kind.PREPOSITION):
+        return False
+    named = (Kind.NUMBER, Kind.BONE, Kind.LEVEL)
+    earlier = any(t.kind in named for t in tokens[phrase.low : at])
+    ahead = tokens[at + 1 : phrase.at] if at < phrase.at else tokens[at + 1 : phrase.high]
+    later = any(t.kind in named for t in ahead)
+    return earlier and later and not any(t.kind in (Kind.NOUN, Kind.DEVICE) for t in ahead)
+
+
+def _hedges_forward(phrase: Phrase, at: int) -> bool:
+    noun = False
+    is_cause = phrase.tokens[at].text.endswith((" from", " to"))
+    if is_cause and phrase.tokens[at + 1].value == "definite":
+        return False  # "pneumothorax, likely from the rib fracture"
+    for token in phrase.tokens[at + 1 : phrase.at]:
+        if token.kind is Kind.FRACTURE or token.kind in STOPS:
+            return False
+        noun = noun or token.kind in (Kind.NOUN, Kind.DEVICE, Kind.UNKNOWN)
+        if noun and token.kind in (*JOINTS, *PREDICATES, Kind.PREPOSITION, Kind.REFERENCE):
+            return False
+    return True
+
+
+def _hedges_back(phrase: Phrase, at: int) -> bool:
+    tokens = phrase.tokens
+    if tokens[at].text in ("versus", "vs"):
+        return True
+    between = tokens[phrase.at + 1 : at]
+    if has_other_subject(between):
+        return False
+    others = (Kind.NOUN, Kind.ABNORMALITY, Kind.AGE, Kind.QUALIFIER, Kind.UNKNOWN, Kind.DEVICE)
+    after = list(tokens[at + 1 : phrase.high])
+    return not any(t.kind in others or t.text == "due to" for t in after[:4])
+
+
+_MIMICS = ("artifact", "overlap", "foramen", "superimposition", "summation", "groove",
+           "overlapping")  # fmt: skip
+
+
+def _alternative(phrase: Phrase) -> Hit | None:
+    tokens = phrase.tokens
+    for at in range(phrase.at + 1, len(tokens)):
+        near = tokens[at + 1 : at + 5]
+        if tokens[at].kind is Kind.OR and any(t.text in _MIMICS for t in near):
+            return Hit((at,))
+    return None
+
+
+RULES = (
+    Rule(
+        "query", "A question mark before a named fracture suspects it.", Verdict.POSSIBLE, queried,
+        "?fracture of the left 5th rib.", "Fracture of the left 5th rib.",
+    ),
+    Rule(
+        "hedge", "A hedge on the fact makes a fracture possible; one on age or form does not.",
+        Verdict.POSSIBLE, _hedged,
+        "Possible fracture of the left 5th rib.", "Left 5th rib fracture, probably old.",
+    ),
+    Rule(
+        "or-artifact", "A fracture or what looks like one is possible.",
+        Verdict.POSSIBLE, _alternative,
+        "Left 5th rib fracture or artifact.", "Left 5th rib fracture or fractures.",
+    ),
+)  # fmt: skip

@@ -1,0 +1,31 @@
+"""What is looked for and not found: "rule out fracture", "evaluate for fracture"."""
+
+from worker.text.lexicon import Kind
+from worker.text.phrase import Phrase
+from worker.text.rules.rule import Hit, Rule, Verdict
+
+_AUXILIARIES = ("be", "been", "to", "can", "may", "should")
+
+
+def _sought(phrase: Phrase) -> Hit | None:
+    tokens = phrase.tokens
+    for at in range(phrase.at - 1, -1, -1):
+        token = tokens[at]
+        if token.kind is Kind.ASKING and token.value == "if":
+            return Hit((at,))
+        if token.kind is Kind.LIMITED and tokens[at + 1].text in ("for", "to"):
+            return Hit((at,))  # "radiographs are not sensitive for fractures"
+        if token.kind is Kind.ASKING:
+            path = tokens[at + 1 : phrase.at]
+            is_told = any(t.kind is Kind.VERB and t.text not in _AUXILIARIES for t in path)
+            return None if is_told else Hit((at,))
+    return None
+
+
+RULES = (
+    Rule(
+        "sought", "A fracture that is asked about or looked for is no finding.",
+        Verdict.ASIDE, _sought,
+        "Recommend CT to evaluate for rib fractures.", "CT is recommended; rib fractures are seen.",
+    ),
+)  # fmt: skip

@@ -1,0 +1,124 @@
+"""Sentences that are not read: foreign, garbled, unfilled, without end, or not findings."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from worker.text.lexicon import Kind, Lexicon, Token
+from worker.text.phrase import NAMED, Phrase, has
+from worker.text.rules.rule import Hit, Rule, Verdict
+from worker.text.sentences import has_foreign_letters
+
+LONGEST_SENTENCE = 600  # characters; what runs on for longer is no report sentence
+
+_WORDLESS = (Kind.COMMA, Kind.COLON, Kind.BREAK, Kind.NUMBER)
+_COPULAS = ("is", "are", "was")
+
+
+def names_fracture(tokens: Sequence[Token]) -> bool:
+    """Tell whether the word fracture, or one that means it, is among the tokens."""
+    return has(tokens, Kind.FRACTURE)
+
+
+def _too_long(phrase: Phrase) -> Hit | None:
+    return Hit() if len(phrase.sentence.body) > LONGEST_SENTENCE else None
+
+
+def _foreign(phrase: Phrase) -> Hit | None:
+    is_opaque = has_foreign_letters(phrase.sentence.body)
+    return Hit() if is_opaque or is_foreign(phrase.tokens, phrase.words) else None
+
+
+def is_foreign(tokens: Sequence[Token], lexicon: Lexicon) -> bool:
+    """Tell whether a sentence is in another language."""
+    foreign = sum(t.kind is Kind.FOREIGN for t in tokens)
+    is_own = any(t.text in lexicon.function for t in tokens if t.kind is not Kind.NEGATION)
+    return foreign > 1 or (foreign == 1 and not is_own)
+
+
+def _is_finding(phrase: Phrase) -> bool:
+    return not phrase.sentence.is_request and not phrase.sentence.is_question
+
+
+def _template(phrase: Phrase) -> Hit | None:
+    is_on_bones = has(phrase.tokens, Kind.FRACTURE, *NAMED)
+    is_unfilled = _is_finding(phrase) and phrase.sentence.has_placeholder
+    return Hit() if is_unfilled and is_on_bones else None
+
+
+def _garbled(phrase: Phrase) -> Hit | None:
+    if not _is_finding(phrase) or not names_fracture(phrase.tokens):
+        return None
+    words = [t for t in phrase.tokens if t.kind not in _WORDLESS]
+    unknown = phrase.places(lambda token: token.kind is Kind.UNKNOWN)
+    return Hit(unknown) if len(unknown) >= 3 and len(unknown) * 5 > len(words) * 2 else None
+
+
+def _salad(phrase: Phrase) -> Hit | None:
+    """Find words thrown together: no sentence has "the of", "of is", or stutters twice."""
+    if not _is_finding(phrase) or not names_fracture(phrase.tokens):
+        return None
+    pairs = list(pairwise(phrase.tokens))
+    if sum(one.text == two.text and one.text.isalpha() for one, two in pairs) > 1:
+        return Hit()
+    for at, (one, two) in enumerate(pairs):
+        if one.text in ("the", "a", "an") and (two.text == "of" or two.text in _COPULAS):
+            return Hit((at, at + 1))
+        if one.text == "of" and two.text in _COPULAS:
+            return Hit((at, at + 1))
+    return None
+
+
+def _known_before(phrase: Phrase) -> Hit | None:
+    """Find a request that names a fracture as a fact and not as a question."""
+    asking = (Kind.ASKING, Kind.HEDGE, Kind.UNSURE, Kind.QUERY, Kind.NEGATION)
+    is_known = names_fracture(phrase.tokens) and not has(phrase.tokens, *asking)
+    return Hit() if phrase.sentence.is_request and is_known else None
+
+
+def _request(phrase: Phrase) -> Hit | None:
+    return Hit() if phrase.sentence.is_request else None
+
+
+def _question(phrase: Phrase) -> Hit | None:
+    return Hit() if phrase.sentence.is_question else None
+
+
+RULES = (
+    Rule(
+        "too-long", "What runs on for more than 600 characters is not read.",
+        Verdict.OPEN, _too_long,
+        "Ribs " + ", ".join(f"{n} {n + 1}" for n in range(100)), "The lungs are clear.",
+    ),
+    Rule(
+        "foreign", "A sentence in another language is not read.", Verdict.OPEN, _foreign,
+        "Pas de fracture visible.", "No fracture is visible.",
+    ),
+    Rule(
+        "template", "A template that has not been filled in is not read.", Verdict.OPEN, _template,
+        "Fracture of the {SIDE} rib.", "Fracture of the left rib.",
+    ),
+    Rule(
+        "garbled", "A sentence with too many words that nobody knows is not read.",
+        Verdict.OPEN, _garbled,
+        "Fracture blorp zindle qwex.", "Fracture of the left rib.",
+    ),
+    Rule(
+        "salad", "Words thrown together are not read.", Verdict.OPEN, _salad,
+        "Fracture the of is rib left.", "Fracture of the left rib.",
+    ),
+    Rule(
+        "known-history", "A fracture that the request knows of leaves the text open.",
+        Verdict.OPEN, _known_before,
+        "History: left 5th rib fracture.", "History: evaluate for fracture.",
+    ),
+    Rule(
+        "request", "An indication, a prompt or a comparison is no finding.",
+        Verdict.ASIDE, _request,
+        "Indication: rule out fracture.", "Impression: rib fracture.",
+    ),
+    Rule(
+        "question", "A question asks, and the text is open until it is answered.",
+        Verdict.ASIDE, _question,
+        "Is there a rib fracture?", "There is a rib fracture.",
+    ),
+)  # fmt: skip

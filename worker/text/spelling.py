@@ -1,0 +1,73 @@
+"""Read misspelt keywords as what they are meant to be, and nothing else."""
+
+from functools import cached_property
+
+_MOST_KEPT = 4096  # corrections that are remembered
+
+
+class Spelling:
+    """Corrects words that are near one of the `targets` and not in the `vocabulary`."""
+
+    def __init__(self, vocabulary: frozenset[str], targets: tuple[str, ...]) -> None:
+        self._vocabulary = vocabulary
+        self._targets = targets
+        self._kept: dict[str, str] = {}
+
+    def correct(self, word: str) -> str:
+        """Return the keyword that `word` misspells, or `word` itself."""
+        if not 5 <= len(word) <= 15 or word in self._vocabulary or not word.isascii():
+            return word
+        if not self._resembles(word):
+            return word
+        if word not in self._kept:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[word] = self._nearest(word)
+        return self._kept[word]
+
+    def _nearest(self, word: str) -> str:
+        near = {target for form in _deletions(word) for target in self._index.get(form, ())}
+        ranked = sorted((_distance(word, target), target) for target in near)
+        if ranked and ranked[0][0] <= (2 if len(ranked[0][1]) >= 8 else 1):
+            return ranked[0][1]
+        return word
+
+    @cached_property
+    def _index(self) -> dict[str, list[str]]:
+        index: dict[str, list[str]] = {}
+        for target in self._targets:
+            for form in _deletions(target):
+                index.setdefault(form, []).append(target)
+        return index
+
+    @cached_property
+    def _shared_parts(self) -> frozenset[str]:
+        inner = {t[i : i + 3] for t in self._targets for i in range(len(t) - 2)}
+        return frozenset(inner | {t[:2] for t in self._targets if len(t) <= 7})
+
+    def _resembles(self, word: str) -> bool:
+        """Tell cheaply whether a keyword may be meant, so that garbage costs no time."""
+        parts = self._shared_parts
+        return word[:2] in parts or any(word[i : i + 3] in parts for i in range(len(word) - 2))
+
+
+def _deletions(word: str) -> set[str]:
+    """Return `word` and all forms of it with one letter less, or two for a long word."""
+    found = {word}
+    for _ in range(2 if len(word) >= 8 else 1):
+        found |= {w[:i] + w[i + 1 :] for w in found for i in range(len(w))}
+    return found
+
+
+def _distance(one: str, two: str) -> int:
+    """Count the insertions, deletions, substitutions and swaps between two words."""
+    rows = [list(range(len(two) + 1))]
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(two, 1):
+            cost = min(rows[i - 1][j] + 1, row[j - 1] + 1, rows[i - 1][j - 1] + (a != b))
+            if i > 1 and j > 1 and a == two[j - 2] and one[i - 2] == b:
+                cost = min(cost, rows[i - 2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]

@@ -1,0 +1,413 @@
+"""From verdicts to the answer: entries are merged, contradictions weighed, the rest concluded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from worker.text.bones import (
+    BLAND,
+    MIDLINE,
+    Site,
+    SiteReader,
+    implied,
+    read_sites,
+    sites,
+    unrelated,
+)
+from worker.text.lexicon import Kind, Lexicon, Token
+from worker.text.phrase import Phrase, bounds, clauses, fractures_of, has, is_bare, whole
+from worker.text.result import Absence, Findings, Fracture, Place, Presence
+from worker.text.rules import ENGLISH, Hit, Rule, RuleSet, Verdict, first
+from worker.text.rules.backward import (
+    dates_only,
+    is_anaphor,
+    is_label,
+    names_more,
+    points_back,
+    shows_sign,
+)
+from worker.text.rules.cut_off import ends_open, is_cut_off
+from worker.text.rules.hedged import queried
+from worker.text.rules.unreadable import LONGEST_SENTENCE, names_fracture
+from worker.text.sentences import Sentence
+from worker.text.tokens import tokenize
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A rule that decided something, the sentence and the words that it saw there."""
+
+    rule: str
+    verdict: str
+    sentence: str
+    words: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Entry:
+    """A fracture under construction: later sentences may add its side or age."""
+
+    bone: str
+    number: str | None
+    side: str | None
+    is_possible: bool
+    age: str | None
+    segment: str | None
+    sentence: str
+    is_displaced: bool
+    is_extra: bool
+    part: str | None = None
+    course: str | None = None
+
+
+@dataclass(slots=True)
+class Denial:
+    """A statement that there is no fracture, of these bones (of any, where there are none)."""
+
+    sites: tuple[Site, ...]
+    qualifiers: frozenset[str]
+    is_extra: bool
+    side: str | None = None  # of all bones, where no sites are named
+    sentence: str = ""
+
+    def contradicts(self, entry: Entry) -> bool:
+        """Tell whether this denial and that assertion cannot both be true."""
+        if self.is_extra or (self.sites and not any(_same(site, entry) for site in self.sites)):
+            return False
+        if not self.sites and self._is_across(entry):
+            return False
+        holds = {
+            "acute": entry.age == "acute",
+            "old": entry.age == "old",
+            "healing": entry.age == "healing",
+            "displaced": entry.is_displaced,
+            "definite": not entry.is_possible,
+        }
+        return all(holds.get(qualifier, False) for qualifier in self.qualifiers)
+
+    def _is_across(self, entry: Entry) -> bool:
+        """Tell whether "right: no fracture" says nothing of a bone, since that is no right one."""
+        if self.side in (None, "bilateral"):
+            return False
+        return entry.bone in MIDLINE or entry.side not in (None, "bilateral", self.side)
+
+
+def _same(site: Site, entry: Entry) -> bool:
+    """Tell whether a denied site covers a bone that is said to be fractured."""
+    is_side = site.side in (None, "bilateral", entry.side) or entry.side == "bilateral"
+    return site.bone == entry.bone and site.number in (None, entry.number) and is_side
+
+
+def merged(entries: list[Entry]) -> list[Entry]:
+    """Make one entry of each bone, and drop groups whose members are named."""
+    out: list[Entry] = []
+    for entry in entries:
+        twin = next((e for e in out if _is_twin(e, entry)), None)
+        if twin is None:
+            out.append(entry)
+            continue
+        twin.side = twin.side or entry.side
+        twin.age = twin.age or entry.age
+        twin.segment = twin.segment or entry.segment
+        twin.part = twin.part or entry.part
+        twin.course = twin.course or entry.course
+        twin.is_possible = twin.is_possible and entry.is_possible
+        twin.is_displaced |= entry.is_displaced
+    for group in [e for e in out if e.number is None]:
+        members = [e for e in out if e is not group and _is_member(e, group)]
+        if members and not group.is_extra:
+            for member in members:
+                member.side = member.side or _side_of(group)
+                if member.sentence == group.sentence:
+                    member.age = member.age or group.age
+            out = [e for e in out if e is not group]
+    return out
+
+
+def _side_of(group: Entry) -> str | None:
+    return group.side if group.side != "bilateral" else None
+
+
+def _is_twin(one: Entry, two: Entry) -> bool:
+    if (one.bone, one.number) != (two.bone, two.number):
+        return False
+    is_group = one.number is None and one.bone in ("rib", "vertebra")
+    if is_group and one.age and two.age and one.sentence != two.sentence:
+        return one.side == two.side and one.age == two.age
+    return one.side == two.side or None in (one.side, two.side)
+
+
+def _is_member(entry: Entry, group: Entry) -> bool:
+    """Tell whether `entry` is one of the bones that `group` speaks of together."""
+    is_side = group.side in (None, "bilateral", entry.side) or entry.side is None
+    is_age = group.age is None or entry.age in (None, group.age)
+    if group.bone == "other":
+        return group.side is None and entry.bone != "other" and is_age
+    return entry.bone == group.bone and entry.number is not None and is_side and is_age
+
+
+@dataclass(slots=True)
+class Reading:
+    """What has been understood so far of one text."""
+
+    lexicon: Lexicon
+    rules: RuleSet = ENGLISH
+    entries: list[Entry] = field(default_factory=list)
+    denials: list[Denial] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+    not_understood: dict[str, None] = field(default_factory=dict)  # in order, each once
+    is_void: bool = False  # garbled: nothing of the text is to be trusted
+    knows_ribs: bool = False
+    is_doubtful: bool = False  # not clear enough to call anything absent
+    asked: set[str] = field(default_factory=set)  # bones of questions not answered since
+    last: list[Entry] = field(default_factory=list)  # entries of the latest fracture
+    signs: list[Site] = field(default_factory=list)  # bones of the sentence before
+    is_label: bool = False  # it was "Location: left 5th rib" or "Irregularity of the left 5th rib"
+
+    def read(self, sentence: Sentence) -> None:
+        """Take in the next sentence of the text."""
+        is_long = len(sentence.body) > LONGEST_SENTENCE
+        tokens = [] if is_long else tokenize(sentence.body, self.lexicon)
+        self.not_understood |= {t.text: None for t in tokens if t.kind is Kind.UNKNOWN}
+        self.knows_ribs |= any(t.kind is Kind.BONE and t.value == "rib" for t in tokens)
+        phrase = whole(tokens, sentence, self.lexicon)
+        unread = self._ask_rules(self.rules.sentences, phrase)
+        if unread is None:
+            self._understand(sentence, tokens)
+            return
+        self.is_doubtful |= unread[0].verdict is Verdict.OPEN
+        if sentence.is_question and unread[0].verdict is Verdict.ASIDE and names_fracture(tokens):
+            sites = read_sites(tokens, 0, len(tokens), frozenset())
+            self.asked |= {site.bone for site in sites} or {""}
+
+    def _ask_rules(self, rules: Sequence[Rule], phrase: Phrase) -> tuple[Rule, Hit] | None:
+        """Return the first rule that applies, and note why."""
+        found = first(rules, phrase)
+        if found:
+            self._note(found[0].name, found[0].verdict, phrase, found[1].words)
+        return found
+
+    def _note(self, rule: str, verdict: str, phrase: Phrase, words: Sequence[int]) -> None:
+        seen = tuple(phrase.tokens[at].text for at in words)
+        self.reasons.append(Reason(rule, verdict, phrase.sentence.verbatim, seen))
+
+    def _understand(self, sentence: Sentence, tokens: list[Token]) -> None:
+        phrase = whole(tokens, sentence, self.lexicon)
+        self.is_doubtful |= self._ask_rules(self.rules.views, phrase) is not None
+        if self.last and names_more(tokens, is_numbered=any(e.number for e in self.last)):
+            self._continue(sentence, tokens)
+            return
+        if self.last and tokens and dates_only(tokens):
+            self._note("dates-back", Verdict.DATED, phrase, ())
+            self._date_last(phrase)
+            return
+        denials = len(self.denials)
+        for clause in clauses(tokens):
+            if self.last and self.last[0].sentence == sentence.verbatim and is_bare(clause):
+                self._continue(sentence, clause)
+            else:
+                self._clause(sentence, clause)
+        self._end(sentence, tokens, denials)
+        for denial in self.denials[denials:]:
+            denial.sentence = sentence.verbatim
+            self.asked -= {site.bone for site in denial.sites} or self.asked
+        leads_on = is_label(tokens) or shows_sign(tokens)
+        self.is_label = not names_fracture(tokens) and leads_on
+        self.signs = read_sites(tokens, 0, len(tokens), unrelated(tokens, 0, len(tokens), BLAND))
+
+    def _end(self, sentence: Sentence, tokens: list[Token], denials: int) -> None:
+        """Take back what the last sentence denied if it has been cut off."""
+        is_open = not sentence.has_end and is_cut_off(sentence.body, tokens, self.lexicon)
+        if not sentence.is_last or not (is_open or ends_open(tokens)):
+            return
+        self._note("cut-off", Verdict.OPEN, whole(tokens, sentence), (len(tokens) - 1,))
+        self.is_doubtful |= len(self.denials) > denials
+        del self.denials[denials:]
+        # "Fracture of the right" is dropped at the cut end of a text that has named a fracture.
+        named = [e for e in self.entries if e.sentence != sentence.verbatim or e.bone != "other"]
+        self.entries = named or self.entries
+
+    def _clause(self, sentence: Sentence, tokens: list[Token]) -> None:
+        found = fractures_of(tokens)
+        shares = bounds(tokens, found) if found else []
+        for at, (low, high) in zip(found, shares, strict=True):
+            self._mention(
+                sentence,
+                Phrase(tokens, at, low, high, self.knows_ribs, sentence, self.lexicon),
+            )
+        if found:
+            return
+        phrase = whole(tokens, sentence, self.lexicon)
+        self.is_doubtful |= self._ask_rules(self.rules.openings, phrase) is not None
+        if has(tokens, Kind.DEVICE):
+            return
+        extra = any(t.kind in (Kind.EXTRA, Kind.EXCEPT) for t in tokens)
+        for at in range(len(tokens)):
+            absence = self._ask_rules(self.rules.absences, phrase.about(at))
+            if absence:
+                near = phrase.about(at).before(4)
+                ages = frozenset(t.value or "other" for t in near if t.kind is Kind.AGE)
+                self.denials.append(Denial(tuple(absence[1].sites), ages, extra))
+
+    def _mention(self, sentence: Sentence, phrase: Phrase) -> None:
+        decided = self._ask_rules(self.rules.mentions, phrase)
+        if decided is None:
+            self._assert(sentence, phrase)
+        elif decided[0].verdict is Verdict.DENIED:
+            self._deny(phrase)
+        else:
+            self.is_doubtful |= decided[0].verdict is Verdict.OPEN
+
+    def _deny(self, phrase: Phrase) -> None:
+        extra = any(t.kind in (Kind.EXTRA, Kind.EXCEPT) for t in phrase.tokens)
+        extra |= any(t.text in ("second", "third") for t in phrase.before(1))
+        named = sites(phrase)
+        self.is_void |= any(site.is_garbled for site in named)
+        side = None if named else implied(phrase).side
+        self.denials.append(Denial(tuple(named), _qualifiers(phrase), extra, side))
+
+    def _assert(self, sentence: Sentence, phrase: Phrase) -> None:
+        named = sites(phrase)
+        if is_anaphor(phrase) and not named and self.last:
+            self._note("same-fracture", Verdict.DATED, phrase, (phrase.at,))
+            self._date_last(phrase)
+            return
+        if not named and self.signs and (self.is_label or points_back(phrase)):
+            named = self.signs
+        self.is_void |= any(site.is_garbled for site in named)
+        named = named or [implied(phrase)]
+        if named[0].bone == "other" and not named[0].side and queried(phrase):
+            self._note("asked-of-nothing", Verdict.OPEN, phrase, (phrase.at,))
+            self.is_doubtful = True  # "?fracture" asks, "?fracture left 5th rib" suspects
+            return
+        self._note("asserted", Presence.PRESENT, phrase, (phrase.at,))
+        hedge = self._ask_rules(self.rules.hedges, phrase)
+        dates = self._ask_rules(self.rules.dates, phrase)
+        self.last = [
+            _entry(sentence, phrase, site, hedge and hedge[1], dates and dates[1]) for site in named
+        ]
+        self.entries += self.last
+
+    def _date_last(self, phrase: Phrase) -> None:
+        dates = self._ask_rules(self.rules.dates, phrase)
+        for entry in self.last:
+            entry.age = entry.age or _age(phrase.at, phrase.at, dates[1].ages if dates else ())
+
+    def _continue(self, sentence: Sentence, tokens: list[Token]) -> None:
+        """Add the bones of "These involve the 5th and 6th ribs" to the fracture before."""
+        phrase = whole(tokens, sentence)
+        self._note("names-more", Presence.PRESENT, phrase, range(len(tokens)))
+        first_entry = self.last[0]
+        reader = SiteReader(tokens, knows_ribs=any(e.bone == "rib" for e in self.last))
+        sites = reader.read(0, len(tokens))
+        self.is_void |= any(site.is_garbled for site in sites)
+        self.entries += [
+            Entry(
+                s.bone, s.number, s.side, first_entry.is_possible, first_entry.age, s.segment,
+                sentence.verbatim, first_entry.is_displaced, is_extra=False, part=s.part,
+            )
+            for s in sites
+        ]  # fmt: skip
+
+    def conclude(self) -> Findings:
+        """Weigh what was asserted against what was denied."""
+        entries = merged(self.entries)
+        is_contradictory = any(d.contradicts(e) for d in self.denials for e in entries)
+        if self.is_void or (entries and is_contradictory):
+            rule = "garbled-bone" if self.is_void else "contradiction"
+            self.reasons.append(Reason(rule, Verdict.OPEN, "", ()))
+            return Findings(Presence.UNDETERMINED, ())
+        if entries:
+            fractures = tuple(_fracture(e) for e in entries)
+            return Findings(Presence.PRESENT, fractures, self._absences())
+        is_clear = any(not d.is_extra for d in self.denials)
+        if is_clear and not self.is_doubtful and not self.asked:
+            return Findings(Presence.ABSENT, (), self._absences())
+        if not self.reasons:
+            self.reasons.append(Reason("says-nothing", Verdict.OPEN, "", ()))
+        return Findings(Presence.UNDETERMINED, ())
+
+    def _absences(self) -> tuple[Absence, ...]:
+        found = [
+            Absence(
+                tuple(Place(s.bone, s.number, s.side, s.part) for s in denial.sites),
+                tuple(sorted(denial.qualifiers)),
+                denial.side,
+                denial.sentence,
+            )
+            for denial in self.denials
+            if not denial.is_extra
+        ]
+        return tuple(dict.fromkeys(found))
+
+
+def _entry(
+    sentence: Sentence, phrase: Phrase, site: Site, hedge: Hit | None, dates: Hit | None
+) -> Entry:
+    is_possible = hedge is not None and site.at > (-1 if hedge.start is None else hedge.start)
+    return Entry(
+        bone=site.bone,
+        number=site.number,
+        side=site.side,
+        is_possible=phrase.word.value == "deformity" or is_possible,
+        age=_age(site.at, phrase.at, dates.ages if dates else ()),
+        segment=site.segment,
+        sentence=sentence.verbatim,
+        is_displaced=any(t.value == "displaced" for t in phrase.own),
+        is_extra=phrase.has(Kind.EXTRA),
+        part=site.part,
+        course=_course(phrase.own),
+    )
+
+
+_UNCHANGED_WORDS = "stable unchanged again redemonstrated redemonstration persistent"
+_UNCHANGED = frozenset(_UNCHANGED_WORDS.split())
+
+
+def _course(own: Sequence[Token]) -> str | None:
+    """Return what the words of a fracture say of it against an earlier image."""
+    words = {word for token in own for word in token.text.split()}
+    if words & {"new", "newly"} and not words & {"no", "not", "or"}:
+        return "new"
+    is_same = words & _UNCHANGED or {"no", "change"} <= words or {"not", "changed"} <= words
+    return "unchanged" if is_same else None
+
+
+def _qualifiers(phrase: Phrase) -> frozenset[str]:
+    out = set()
+    for token in phrase.own:
+        if token.kind is Kind.AGE:
+            out.add(token.value or "other")
+        elif token.kind is Kind.QUALIFIER:
+            out.add(token.value)
+    return frozenset(out)
+
+
+def _age(at: int, fracture: int, dates: Sequence[tuple[int, str]]) -> str | None:
+    """Choose among the ages said of a fracture the one that is said of the bone at `at`."""
+    values = {value for _, value in dates}
+    if len(values) <= 1:
+        return next(iter(values), None) or None
+    before = [value for where, value in dates if where < max(at, fracture) and where < at]
+    if before and len({w for w, _ in dates}) > 1 and not _are_adjacent(dates):
+        return before[-1] or None
+    return None
+
+
+def _are_adjacent(dates: Sequence[tuple[int, str]]) -> bool:
+    places = [where for where, _ in dates]
+    return max(places) - min(places) <= 2
+
+
+def _fracture(entry: Entry) -> Fracture:
+    certainty = "possible" if entry.is_possible else "definite"
+    return Fracture(
+        entry.bone,
+        entry.number,
+        entry.side,
+        certainty,
+        entry.age,
+        entry.segment,
+        entry.sentence,
+        entry.part,
+        entry.course,
+    )
