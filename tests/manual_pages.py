@@ -1,0 +1,163 @@
+"""The manual's pages that are made from the code: ``python -m tests.manual_pages`` writes them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dicom_node import cli as node_cli
+from dicom_node import settings as node_settings
+from dicom_node.base.json_schema import document
+from worker import cli as worker_cli
+from worker import settings as worker_settings
+from worker.models.options import KINDS
+
+_DURATIONS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+
+REFERENCE = Path(__file__).resolve().parents[1] / "dicom_node" / "manual" / "reference"
+
+
+def pages() -> dict[str, str]:
+    """Return the text of each page by its file name."""
+    return {
+        "node-toml.md": _configuration(
+            "node.toml",
+            "Every key has a default that works. An unknown key is refused. A key may be set by "
+            "the environment, too: `CHEXFRACT_NODE__PORT=4104` for `port` in `[node]`.",
+            document(node_settings.Settings, node_settings),
+        ),
+        "worker-toml.md": _configuration(
+            "worker.toml",
+            "Every key has a default. A key may be set by the environment, too: "
+            "`CHEXFRACT_WORKER_WORKER__BROKER=redis://…` for `broker` in `[worker]`. "
+            f"Engines of `[models.NAME]`: {', '.join(f'`{name}`' for name in KINDS)}; the keys of "
+            "each stand in `configs/models.toml` and `configs/worker.schema.json`.",
+            document(worker_settings.Settings, worker_settings),
+        ),
+        "commands.md": _commands(),
+    }
+
+
+def _configuration(name: str, opening: str, schema: dict[str, Any]) -> str:
+    lines = [f"# {name}", "", opening, ""]
+    for table, content in schema["properties"].items():
+        target, heading = _target(content), f"[{table}]"
+        if content.get("type") == "object":
+            heading = f"[{table}.NAME]"
+        elif content.get("type") == "array":
+            heading = f"[[{table}]]"
+        if target:
+            lines += [*_table(heading, schema["$defs"][target], schema["$defs"]), ""]
+    return "\n".join(lines)
+
+
+def _target(content: dict[str, Any]) -> str:
+    """Return the definition that a key's value has, or each of its values."""
+    for key in ("additionalProperties", "items"):
+        if isinstance(content.get(key), dict) and "$ref" in content[key]:
+            content = content[key]
+    return str(content.get("$ref", "")).rpartition("/")[2]
+
+
+def _table(heading: str, table: dict[str, Any], definitions: dict[str, Any]) -> Iterator[str]:
+    yield f"## {heading}"
+    yield ""
+    if what := table.get("description", ""):
+        text = what.partition(": ")[2] or what
+        yield text[:1].upper() + text[1:]
+        yield ""
+    yield "| key | default | what |"
+    yield "|---|---|---|"
+    for key, content in table.get("properties", {}).items():
+        inner = _target(content)
+        if inner and "properties" in definitions[inner]:
+            what = definitions[inner].get("description", "")
+            keys = ", ".join(f"`{key}.{name}`" for name in definitions[inner]["properties"])
+            yield _row(f"`{key}.…`", "", f"{_plain(what)} Keys: {keys}.")
+        else:
+            yield _row(
+                f"`{key}`", _default(content, key in table.get("required", ())), _what(content)
+            )
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _default(content: dict[str, Any], is_required: bool) -> str:
+    if is_required:
+        return "required"
+    value = content.get("default")
+    if value is None or value == "":
+        return ""
+    forms = "".join(str(form.get("pattern", "")) for form in content.get("anyOf", ()))
+    if "[smhd]" in forms and value:
+        size, unit = next(one for one in _DURATIONS if value % one[0] == 0)
+        return f"`{value / size:g}{unit}`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _what(content: dict[str, Any]) -> str:
+    text = _plain(content.get("description", ""))
+    kinds = content.get("enum") or content.get("items", {}).get("enum")
+    if kinds:
+        text += f" One of {', '.join(f'`{kind}`' for kind in kinds)}."
+    return text.strip()
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("``", "`").split())
+
+
+def _commands() -> str:
+    lines = [
+        "# Commands",
+        "",
+        "Every listing prints JSON with `--json`. Exit codes: 0 ok, 1 some item failed, 2 usage, "
+        "69 peer or broker unreachable, 75 try later, 78 configuration.",
+        "",
+    ]
+    for parser in (node_cli.parser(), worker_cli.parser()):
+        lines += [f"## {parser.prog}", ""]
+        for command, what in _walk(parser):
+            lines += [f"### {command.prog}", "", *([f"{what}", ""] if what else [])]
+            lines += [*_options(command), ""]
+    return "\n".join(lines)
+
+
+def _walk(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, str]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            shown = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            for name, command in action.choices.items():
+                if name not in shown:
+                    continue  # started by programs, not by people
+                if any(isinstance(one, argparse._SubParsersAction) for one in command._actions):
+                    yield from _walk(command)
+                else:
+                    yield command, shown[name]
+
+
+def _options(command: argparse.ArgumentParser) -> Iterator[str]:
+    yield "```text"
+    yield " ".join(command.format_usage().removeprefix("usage: ").split())
+    yield "```"
+    rows = [
+        (", ".join(action.option_strings) or str(action.metavar or action.dest), action.help)
+        for action in command._actions
+        if action.help and action.help != argparse.SUPPRESS and action.dest != "help"
+    ]
+    if rows:
+        yield ""
+        yield "| option | what |"
+        yield "|---|---|"
+        for name, what in rows:
+            yield _row(f"`{name}`", str(what))
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (REFERENCE / name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        print(REFERENCE / name)

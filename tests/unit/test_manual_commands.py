@@ -1,0 +1,79 @@
+"""Every command and every table in README and manual is one that the programs take."""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from dicom_node import cli as node_cli
+from dicom_node.base import errors
+from dicom_node.manual import read_pages
+from dicom_node.settings import Settings
+from worker import cli as worker_cli
+from worker import settings as worker_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = {"README": (ROOT / "README.md").read_text()} | {
+    path: page.text for path, page in read_pages().items()
+}
+PARSERS = {"chexfract-node": node_cli.parser(), "chexfract-worker": worker_cli.parser()}
+
+
+def blocks(kind: str) -> Iterator[tuple[str, str]]:
+    for name, text in TEXTS.items():
+        for block in re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL):
+            yield name, block
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    for name, block in blocks("sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip() and not line.strip().startswith("#"):
+                yield name, line.strip()
+
+
+@pytest.mark.parametrize(("page", "line"), list(commands()))
+def test_every_command_is_one_that_exists(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)
+    program = Path(words[0]).name
+    if program in PARSERS:
+        PARSERS[program].parse_args(words[1:])
+    elif program == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif program == "pip":
+        extras = re.search(r"\[([a-z,]+)\]", words[-1])
+        known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        wanted = set(extras[1].split(",")) if extras else set()
+        assert wanted <= set(known["optional-dependencies"])
+    elif program in ("python", "python3") and words[1] == "-m":
+        assert words[2] == "venv" or find_spec(words[2]) is not None, line
+    elif program == "python":
+        assert (ROOT / words[1]).is_file(), line
+    else:
+        assert program in ("apt-get", "pytest", "bash"), line
+
+
+@pytest.mark.parametrize(("page", "block"), list(blocks("toml")))
+def test_every_table_is_one_that_the_programs_take(page: str, block: str) -> None:
+    content = tomllib.loads(block)
+    if {"worker", "models", "pixels"} & set(content):
+        named = content.get("worker", {}).get("model", "phantom")
+        known = {name: {"engine": "chexfract"} for name in (named, "phantom")}
+        worker_settings.Settings(**content | {"models": known | content.get("models", {})})
+    else:
+        archive = {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": 4242}
+        content["peers"] = {"archive": archive, **content.get("peers", {})}
+        for name, peer in content["peers"].items():  # a page may show some keys of a peer
+            content["peers"][name] = {**archive, **peer} if name == "archive" else peer
+        Settings(**content)
+
+
+def test_every_class_of_error_has_its_entry() -> None:
+    text = TEXTS["troubleshooting"]
+    classes = [name for name, found in vars(errors).items() if isinstance(found, type)]
+    missing = [name for name in classes if f"| {name} |" not in text and name != "ChexFractError"]
+    assert missing == []
