@@ -383,12 +383,9 @@ def _echo(options: argparse.Namespace) -> int:
 
 
 def _peer(settings: Settings, name: str) -> Peer:
-    from dicom_node.base.errors import ConfigurationError
+    from dicom_node.peers import find_peer
 
-    if name not in settings.peers:
-        known = ", ".join(sorted(settings.peers)) or "none"
-        raise ConfigurationError(f"no peer is named {name!r}; configured: {known}")
-    return settings.peers[name]
+    return find_peer(settings.peers, name)
 
 
 def _config_check(options: argparse.Namespace) -> int:

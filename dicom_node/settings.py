@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -25,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.base import toml
+from dicom_node.base.addresses import Network, parse_address, parse_network
 from dicom_node.base.addresses import is_loopback as is_loopback
 from dicom_node.base.job import ObjectKind
 from dicom_node.base.toml import Wording
@@ -75,12 +75,22 @@ Size = Annotated[
 ]
 """Bytes, or text such as ``"2GB"``."""
 
+
+def _unpadded(value: object) -> object:
+    return value.strip(" ") if isinstance(value, str) else value
+
+
 AETitle = Annotated[
     str,
-    Field(pattern=r"^[ -\[\]-~]{1,16}$"),
+    BeforeValidator(_unpadded),
+    Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"),
     Wording("an AE title; write 1 to 16 ASCII characters without a backslash"),
 ]
-"""1 to 16 characters of the default repertoire without backslash (DICOM PS3.5 Table 6.2-1)."""
+"""1 to 16 characters of the default repertoire without backslash; blanks before and behind have no
+meaning and are taken off here, so that titles compare as they are (DICOM PS3.5 Table 6.2-1)."""
+
+Right = Literal["store", "query", "retrieve", "commit"]
+"""What a peer may do here: C-STORE; C-FIND; C-GET and C-MOVE; report what it commits to."""
 
 Name = Annotated[
     str,
@@ -123,7 +133,16 @@ class Node(Section):
     """Largest data set that is received; more is aborted."""
     idle_timeout: Duration = 60.0
     serial_number: str = Field(default="", max_length=64)
+    proxies: tuple[str, ...] = ()
+    """Addresses or networks of TCP balancers: from them, and from no others, a PROXY protocol
+    header (version 1 or 2) is read, which names the true caller."""
     tls: Tls = Tls()
+
+    @model_validator(mode="after")
+    def _proxies_are_networks(self) -> Self:
+        for address in self.proxies:
+            parse_network(address)
+        return self
 
 
 Role = Literal["viewer", "operator", "admin"]
@@ -173,7 +192,7 @@ class Web(Section):
     @model_validator(mode="after")
     def _proxies_are_named(self) -> Self:
         for address in self.proxy_addresses:
-            ip_network(address, strict=False)
+            parse_network(address)
         if self.proxy_header and not self.proxy_addresses:
             raise ValueError("proxy_header needs proxy_addresses: anyone can send a header")
         return self
@@ -250,7 +269,12 @@ class Peer(Section):
     )
     """SR SOP classes in order of preference; the first that the peer accepts is sent."""
     addresses: tuple[str, ...] = ()
-    """Addresses or networks that this peer calls from; empty: its host, or any for a name."""
+    """Addresses or networks that this peer calls from; empty: its host, a name being resolved."""
+    may: tuple[Right, ...] = ("store", "query", "retrieve", "commit")
+    """What it may do here; what it is sent does not depend on it."""
+    certificate: Annotated[str, Field(max_length=512)] = ""
+    """Its client certificate, by SHA-256 or by subject (``CN=PACS,O=Hospital``); needs
+    ``node.tls.ca``."""
     storage_commitment: bool = False
     """Whether it is asked to commit to what it was sent (PS3.4 J); then its answer is taken."""
     max_pdu: int = Field(default=131072, ge=4096)
@@ -260,8 +284,14 @@ class Peer(Section):
     @model_validator(mode="after")
     def _addresses_are_networks(self) -> Self:
         for address in self.addresses:
-            ip_network(address, strict=False)
+            parse_network(address)
         return self
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """Where it calls from, as far as no name has to be resolved."""
+        own = self.addresses or ((self.host,) if parse_address(self.host) is not None else ())
+        return tuple(parse_network(text) for text in own)
 
 
 class Match(Section):
@@ -416,6 +446,12 @@ class Settings(BaseSettings):
             for name, count in Counter(rule.name for rule in self.rules).items()
             if count > 1
         ]
+        faults += _twins(self.peers)
+        faults += [
+            f"peers.{name}.certificate: needs node.tls.ca; without it callers show no certificate"
+            for name, peer in self.peers.items()
+            if peer.certificate and not self.node.tls.ca
+        ]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -453,6 +489,32 @@ def shown(settings: Settings) -> dict[str, Any]:
     for table, key in (("broker", "url"), ("node", "ledger")):
         content[table][key] = re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", content[table][key])
     return content
+
+
+def _twins(peers: dict[str, Peer]) -> list[str]:
+    """Return a fault for each two peers of one AE title that nothing tells apart."""
+    faults = []
+    items = list(peers.items())
+    for i, (name, peer) in enumerate(items):
+        for other, its in items[:i]:
+            if its.ae_title != peer.ae_title or _are_apart(peer, its):
+                continue
+            faults.append(
+                f"peers.{name}.ae_title: {peer.ae_title!r} is peers.{other}, too, and nothing "
+                "tells them apart; give them addresses that do not overlap"
+            )
+    return faults
+
+
+def _are_apart(one: Peer, other: Peer) -> bool:
+    """Return whether no caller can be both of two peers that share an AE title."""
+    if one.certificate and other.certificate and one.certificate != other.certificate:
+        return True
+    ours, theirs = one.networks, other.networks
+    if not ours or not theirs:
+        # What a name resolves to is known later: then `peers.who_calls` takes none of them.
+        return bool(ours or theirs) or one.host.casefold() != other.host.casefold()
+    return not any(a.version == b.version and a.overlaps(b) for a in ours for b in theirs)
 
 
 def load(path: Path) -> Settings:

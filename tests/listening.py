@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from dicom_node.dimse import stream
-from dicom_node.dimse.commitment import Reports, meaning
+from dicom_node.dimse.commitment import Reports
 from dicom_node.dimse.scp import Listener
 from dicom_node.flow.commit import keeper
 from dicom_node.flow.deliver import Pace
@@ -69,7 +69,7 @@ def listening(folder: Path, **node: Any) -> Iterator[Node]:
     Ledger.upgrade(settings.ledger_url)
     ledger = Ledger.open(settings.ledger_url)
     catalogue = Catalogue(ledger, spool, settings.node.ae_title)
-    reports = Reports(keeper(ledger, Pace(), meaning))
+    reports = Reports(keeper(ledger, Pace()))
     intake = Intake(settings, spool, ledger)
     listener = Listener(settings, intake, spool.has_room, catalogue, reports)
     listener.start()

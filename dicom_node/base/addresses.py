@@ -1,19 +1,71 @@
-"""Which addresses are this machine's own."""
+"""IP addresses as they compare: mapped, scoped and loopback forms of one address are equal."""
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from collections.abc import Iterable
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from urllib.parse import urlsplit
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+LOOPBACK = IPv4Address("127.0.0.1")
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+def parse_address(text: str) -> Address | None:
+    """Return the address that `text` writes in any form, or None where it is a name.
+
+    ``::ffff:10.0.0.5`` is 10.0.0.5, ``fe80::1%eth0`` is fe80::1, and ``localhost`` and ``::1`` are
+    127.0.0.1: a program may call the same machine by either.
+    """
+    if text.rstrip(".").casefold() == "localhost":
+        return LOOPBACK
+    try:
+        address = ip_address(text.strip("[]").partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped:
+            return address.ipv4_mapped
+        if address.is_loopback:
+            return LOOPBACK
+    return address
+
+
+def parse_network(text: str) -> Network:
+    """Return the network (or single address) that `text` writes.
+
+    Raises
+    ------
+    ValueError
+        It is neither an address nor a network.
+    """
+    single = parse_address(text)
+    if single is not None:
+        return ip_network(single)
+    network = ip_network(text, strict=False)
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+    return network
+
+
+def is_in(address: Address, networks: Iterable[Network]) -> bool:
+    """Return whether one of `networks` holds `address`."""
+    return any(address in network for network in networks)
 
 
 def is_loopback(host: str) -> bool:
     """Return whether `host` can be reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = parse_address(host)
+    return address is not None and address.is_loopback
 
 
 def is_loopback_url(url: str) -> bool:

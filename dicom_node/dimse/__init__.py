@@ -19,13 +19,16 @@ class Accepted:
 class Sender:
     """Who sent an Instance, and how urgent it is.
 
-    ``priority`` is (0000,0700) of the C-STORE request: 0 medium, 1 high, 2 low.
+    ``priority`` is (0000,0700) of the C-STORE request: 0 medium, 1 high, 2 low. ``association``
+    names the association in log lines and events; ``certificate`` is what the caller showed (DER).
     """
 
     calling_ae: str
     calling_host: str
     called_ae: str
     priority: int = 0
+    association: str = ""
+    certificate: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

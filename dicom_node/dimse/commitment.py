@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,36 +24,19 @@ from dicom_node.dimse import Answer, Question
 from dicom_node.dimse.contexts import PUSH_MODEL, PUSH_MODEL_INSTANCE, commitment
 from dicom_node.dimse.scu import Destination
 from dicom_node.settings import Peer
+from dicom_node.standard.status import SUCCESS, meaning
 
 logger = logging.getLogger(__name__)
 
-SUCCESS = 0x0000
 PROCESSING_FAILURE = 0x0110
 NO_SUCH_EVENT_TYPE = 0x0113
 INVALID_ARGUMENT = 0x0115
-
-DUPLICATE_TRANSACTION = 0x0131
-
-FAILURES = {
-    0x0110: "processing failure",
-    0x0112: "no such object instance",
-    0x0119: "class and instance conflict",
-    0x0122: "SOP class not supported",
-    DUPLICATE_TRANSACTION: "duplicate transaction UID",
-    0x0213: "resource limitation",
-}
-"""Failure Reason (0008,1197) in words (PS3.3 C.14.1.1)."""
 
 _REQUEST = 1
 _EVENTS = (1, 2)
 
 OnAnswer = Callable[[Answer], bool]
 """Keeps an answer durably; False for a transaction that nobody began."""
-
-
-def meaning(reason: int) -> str:
-    """Return a Failure Reason, or a status of N-ACTION, as text."""
-    return f"0x{reason:04X} {FAILURES.get(reason, 'failure')}"
 
 
 class Line:
@@ -160,9 +143,9 @@ class Reports:
     def __init__(self, on_answer: OnAnswer) -> None:
         self._on_answer = on_answer
 
-    def contexts(self, peers: Iterator[Peer]) -> list[PresentationContext]:
-        """Return what is offered to a caller that may be any of `peers`."""
-        return [commitment()] if any(peer.storage_commitment for peer in peers) else []
+    def contexts(self, peer: Peer | None) -> list[PresentationContext]:
+        """Return what is offered to a caller: it has to be a peer that is asked to commit."""
+        return [commitment()] if peer and peer.storage_commitment else []
 
     def on_report(self, event: evt.Event) -> tuple[int, Dataset | None]:
         """Answer N-EVENT-REPORT."""

@@ -14,6 +14,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.base.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.settings import Right
 
 VERIFICATION = "1.2.840.10008.1.1"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -53,6 +54,10 @@ QUERIES = {
     "1.2.840.10008.5.1.4.1.2.2.3": "Study Root Query/Retrieve - GET",
 }
 """SOP classes of the Query/Retrieve SCP, whose objects are this node's reports."""
+
+_RIGHTS: dict[str, Right] = {
+    uid: "query" if name.endswith("FIND") else "retrieve" for uid, name in QUERIES.items()
+} | dict.fromkeys(IMAGES, "store")
 
 PUSH_MODEL = "1.2.840.10008.1.20.1"
 PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"
@@ -137,6 +142,11 @@ def entity(ae_title: str, max_pdu: int) -> AE:
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.maximum_pdu_size = max_pdu
     return ae
+
+
+def right_for(sop_class_uid: str | None) -> Right | None:
+    """Return the right that a caller needs to use a SOP class here; None where it needs none."""
+    return _RIGHTS.get(str(sop_class_uid))
 
 
 def accepted() -> list[PresentationContext]:

@@ -19,6 +19,7 @@ from pynetdicom.presentation import build_context
 from dicom_node.base.errors import ChexFractError, Transient
 from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, REPORTS, VERIFICATION
 from dicom_node.dimse.security import requestor
+from dicom_node.peers import bare_title, who_calls, who_is_named
 from dicom_node.settings import Peer, Settings
 from dicom_node.standard import matching
 from dicom_node.standard.sr_classes import SR_CLASSES, is_exchangeable, recast
@@ -97,9 +98,15 @@ class Retrieval:
         """Answer C-MOVE: send what is named to a peer (PS3.4 C.4.2)."""
         found, failure = self._named(event)
         title = str(event.move_destination or "").strip()
-        peer = self._peer(title)
+        peers = self._settings.peers
+        request = cast("Any", event.assoc.requestor.primitive)
+        caller = who_calls(
+            peers, request.calling_ae_title, str(event.assoc.requestor.address), certificate=None
+        )
+        named, why = who_is_named(peers, title, caller.name)
+        peer = peers[named] if named else None
         if peer is None or not _answers(peer):
-            why = "it gives no answer" if peer else "no such peer"
+            why = why or "it gives no answer"
             name = _caller(event.assoc)
             logger.warning("%s moves to %s: %s", name, ascii(title)[1:-1], why)
             yield None, None
@@ -123,7 +130,7 @@ class Retrieval:
         yield peer.host, peer.port, more
         yield max(len(found), int(failure is not None))
         use = _use("retrieved", event)
-        use = replace(use, receiver=peer.ae_title.strip(), receiver_address=peer.host)
+        use = replace(use, receiver=peer.ae_title, receiver_address=peer.host)
 
         def taken() -> list[str]:
             return [uid for uid in proposed if uid in accepted]
@@ -180,10 +187,6 @@ class Retrieval:
         gone = Dataset()
         gone.SOPInstanceUID = stored.sop_instance_uid
         return gone
-
-    def _peer(self, title: str) -> Peer | None:
-        peers = self._settings.peers.values()
-        return next((peer for peer in peers if peer.ae_title.strip() == title), None)
 
     def _named(self, event: evt.Event) -> tuple[list[Stored], Dataset | None]:
         """Return the objects that the identifier names, and the status of a failure."""
@@ -296,4 +299,4 @@ def _on_open(event: evt.Event) -> None:
 
 def _caller(assoc: Association) -> str:
     request = cast("Any", assoc.requestor.primitive)
-    return ascii(request.calling_ae_title.strip())[1:-1] if request else "?"
+    return ascii(bare_title(request.calling_ae_title))[1:-1] if request else "?"

@@ -14,9 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
-from ipaddress import ip_address, ip_network
 from typing import Any, ClassVar, Protocol, cast
 
 from pydicom import config
@@ -30,21 +29,17 @@ from dicom_node.base.errors import ConfigurationError, NotUnderstood, Permanent,
 from dicom_node.dimse import Accepted, Sender, stream
 from dicom_node.dimse.acceptor import Server, host
 from dicom_node.dimse.commitment import Reports
-from dicom_node.dimse.contexts import IMAGES, QUERIES, accepted, entity, sent_back
+from dicom_node.dimse.contexts import IMAGES, QUERIES, accepted, entity, right_for, sent_back
 from dicom_node.dimse.reception import DataSet, Inlet, Reception
 from dicom_node.dimse.retrieve import Retrieval
 from dicom_node.dimse.security import acceptor
 from dicom_node.dimse.stream import Request, Stream
-from dicom_node.settings import Peer, Settings, is_loopback
+from dicom_node.peers import Caller, bare_title, may, who_calls
+from dicom_node.settings import Settings
+from dicom_node.standard.status import CANNOT_UNDERSTAND, NOT_SUPPORTED, OUT_OF_RESOURCES, SUCCESS
 from dicom_node.store.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
-
-SUCCESS = 0x0000
-OUT_OF_RESOURCES = 0xA700
-OTHER_SOP_CLASS = 0xA900
-CANNOT_UNDERSTAND = 0xC000
-SOP_CLASS_NOT_SUPPORTED = 0x0122
 
 STOP_S = 2.0
 """Time that a C-STORE in progress has to end when the listener stops."""
@@ -63,7 +58,7 @@ class Intake(Protocol):
 class NotNegotiated(NotUnderstood):
     """The request is of another SOP class than its presentation context: 0x0122."""
 
-    status: ClassVar[int] = SOP_CLASS_NOT_SUPPORTED
+    status: ClassVar[int] = NOT_SUPPORTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,15 +258,21 @@ class Listener:
         The reports' SOP classes are for one that will store what it gets by C-GET: an archive that
         found them accepted would send its own here. Storage Commitment is for those who are asked.
         """
+        settings = self._settings
+        caller = who_calls(settings.peers, *_calling(assoc))
+        peer = settings.peers[caller.name] if caller.name else None
         taken: list[PresentationContext] = []
-        if self._retrieval:
+        if self._retrieval and may(settings, caller, "retrieve"):
             roles = assoc.requestor.role_selection
             taken += sent_back([str(uid) for uid, role in roles.items() if role.scp_role])
-        if self._commitments:
-            taken += self._commitments.contexts(self._callers(assoc))
+        if self._commitments and peer and "commit" in peer.may:
+            taken += self._commitments.contexts(peer)
         known = {context.abstract_syntax for context in taken}
         others = [one for one in self._contexts if one.abstract_syntax not in known]
-        offered = assoc.acceptor.supported_contexts = [*others, *taken]
+        offered = assoc.acceptor.supported_contexts = [
+            *(one for one in others if may(settings, caller, right_for(one.abstract_syntax))),
+            *taken,
+        ]
         wanted = [str(one.abstract_syntax) for one in assoc.requestor.requested_contexts]
         if not {str(one.abstract_syntax) for one in offered}.intersection(wanted):
             first = ascii(wanted[0])[1:-1] if wanted else "none"
@@ -282,22 +283,14 @@ class Listener:
                 first,
             )
 
-    def _callers(self, assoc: Association) -> Iterator[Peer]:
-        """Return the peers that this caller may be."""
-        calling = cast("Any", assoc.requestor.primitive).calling_ae_title.strip()
-        address = host((assoc.requestor.address,))
-        for peer in self._settings.peers.values():
-            if peer.ae_title.strip() == calling and _calls_from(peer, address):
-                yield peer
-
     def _refusal(self, assoc: Association) -> Rejection | None:
         node = self._settings.node
         request = cast("Any", assoc.requestor.primitive)
-        calling = request.calling_ae_title.strip()
-        address = host((assoc.requestor.address,))
-        if node.called_ae_check and request.called_ae_title.strip() != node.ae_title.strip():
+        calling, address, certificate = _calling(assoc)
+        if node.called_ae_check and bare_title(request.called_ae_title) != node.ae_title:
             return CALLED_AE_UNKNOWN
-        if node.known_peers_only and (unknown := _unknown(self._settings, calling, address)):
+        caller = who_calls(self._settings.peers, calling, address, certificate)
+        if node.known_peers_only and (unknown := _unknown(caller)):
             return unknown
         wants_storage = any(
             context.abstract_syntax in IMAGES
@@ -379,11 +372,13 @@ def _data_set(reception: Reception, primitive: Any) -> Iterator[DataSet]:
 
 
 def _sender(assoc: Association, request: Request) -> Sender:
-    calling = cast("Any", assoc.requestor.primitive)
+    calling_ae, calling_host, certificate = _calling(assoc)
+    called = cast("Any", assoc.requestor.primitive).called_ae_title
     return Sender(
-        calling_ae=calling.calling_ae_title.strip(),
-        calling_host=host((assoc.requestor.address,)),
-        called_ae=calling.called_ae_title.strip(),
+        calling_ae=calling_ae,
+        calling_host=calling_host,
+        called_ae=bare_title(called),
+        certificate=certificate,
         priority=request.priority if request.priority in (0, 1, 2) else 0,
     )
 
@@ -401,31 +396,27 @@ def _plain(comment: str) -> str:
     return plain[:64].strip()
 
 
-def _unknown(settings: Settings, calling: str, address: str) -> Rejection | None:
-    named = [peer for peer in settings.peers.values() if peer.ae_title.strip() == calling]
-    if not named:
+def _calling(assoc: Association) -> tuple[str, str, bytes]:
+    """Return AE title, address and certificate of the caller."""
+    request = cast("Any", assoc.requestor.primitive)
+    connection = cast("AssociationSocket", assoc.dul.socket).socket
+    shown = connection.getpeercert(True) if isinstance(connection, ssl.SSLSocket) else None
+    address = host((assoc.requestor.address,))
+    return bare_title(request.calling_ae_title), address, shown or b""
+
+
+def _unknown(caller: Caller) -> Rejection | None:
+    if caller.name is not None:
+        return None
+    if not caller.is_title_known:
         return CALLING_AE_UNKNOWN
-    if not any(_calls_from(peer, address) for peer in named):
-        return CALLING_HOST_UNKNOWN
-    return None
-
-
-def _calls_from(peer: Peer, address: str) -> bool:
-    if peer.addresses:
-        caller = ip_address(address)
-        return any(caller in ip_network(known, strict=False) for known in peer.addresses)
-    if is_loopback(peer.host):
-        return is_loopback(address)
-    try:
-        return ip_address(peer.host) == ip_address(address)
-    except ValueError:
-        return True  # a name: what it resolves to may change, so the AE title alone decides
+    return replace(CALLING_HOST_UNKNOWN, reason=f"{CALLING_HOST_UNKNOWN.reason} ({caller.problem})")
 
 
 def _name(assoc: Association) -> str:
     """Return who calls, with what a peer wrote escaped."""
     request = cast("Any", assoc.requestor.primitive)
-    title = request.calling_ae_title.strip() if request else "?"
+    title = bare_title(request.calling_ae_title) if request else "?"
     return f"{ascii(title)[1:-1]}@{host((assoc.requestor.address,))}"
 
 

@@ -33,6 +33,7 @@ from dicom_node.dimse.contexts import (
 )
 from dicom_node.dimse.security import requestor
 from dicom_node.settings import Peer
+from dicom_node.standard.status import fault
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Destination:
     """
 
     def __init__(self, ae_title: str, peer: Peer, handlers: Sequence[Any] = ()) -> None:
-        self.name = f"{peer.ae_title.strip()}@{peer.host}:{peer.port}"
+        self.name = f"{peer.ae_title}@{peer.host}:{peer.port}"
         self._ae_title = ae_title
         self._peer = peer
         self._handlers = list(handlers)
@@ -329,22 +330,12 @@ def _forsake(ae: AE) -> None:
             thread.kill_dul()
 
 
-def meaning(status: int) -> str:
-    """Return a C-STORE status as a sentence; empty for success (DICOM PS3.4 Table B.2-1)."""
-    if status == 0 or status & 0xF000 == 0xB000:
-        return ""
-    named = {0x0122: "SOP class not supported", 0x0124: "not authorised", 0x0111: "duplicate"}
-    families = {0xA7: "out of resources", 0xA9: "data set does not match SOP class"}
-    text = named.get(status) or families.get(status >> 8)
-    return f"0x{status:04X} {text or ('cannot understand' if status >> 12 == 0xC else 'failure')}"
-
-
 def _store(destination: Destination, path: Path) -> tuple[int | None, str]:
     sop_class, syntax = _kind(path)
     if not destination.accepts(sop_class, syntax):
         return None, f"{destination.name} does not take SOP class {sop_class} in {syntax}"
     status = destination.store(path)
-    return status, meaning(status)
+    return status, fault(status)
 
 
 def _batches(

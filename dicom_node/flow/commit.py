@@ -14,6 +14,7 @@ from dicom_node.base.errors import Refused, Transient
 from dicom_node.dimse import Answer, Question
 from dicom_node.flow.deliver import Pace
 from dicom_node.settings import Peer, Settings
+from dicom_node.standard.status import DUPLICATE_TRANSACTION, meaning
 from dicom_node.store.ledger import Ledger, Uncommitted
 
 logger = logging.getLogger(__name__)
@@ -23,9 +24,6 @@ LINGER_S = 5.0
 
 LOOK_S = 0.5
 """Seconds between two looks at what is due."""
-
-ASK_AGAIN = 0x0131
-"""Failure Reason "duplicate transaction UID": the question was at fault, not the object."""
 
 
 class Line(Protocol):
@@ -45,17 +43,13 @@ class Line(Protocol):
     def __exit__(self, *exc_info: object) -> None: ...
 
 
-def keeper(ledger: Ledger, pace: Pace, reason: Callable[[int], str]) -> Callable[[Answer], bool]:
-    """Return what keeps an answer in the ledger; False for an unknown transaction.
-
-    Parameters
-    ----------
-    reason : callable
-        Puts a Failure Reason into words.
-    """
+def keeper(ledger: Ledger, pace: Pace) -> Callable[[Answer], bool]:
+    """Return what keeps an answer in the ledger; False for an unknown transaction."""
 
     def keep(answer: Answer) -> bool:
-        failed = {uid: reason(code) for uid, code in answer.failed.items() if code != ASK_AGAIN}
+        # A duplicate transaction is the question's fault, not the object's: it is asked again.
+        faults = {uid: code for uid, code in answer.failed.items() if code != DUPLICATE_TRANSACTION}
+        failed = {uid: meaning(code) for uid, code in faults.items()}
         return ledger.commitments.answer(
             answer.transaction_uid, answer.committed, failed, pace.after_refusals
         )

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Protocol
 
 from dicom_node.base.errors import ChexFractError, NotFound, NotUnderstood, Refused, Transient
-from dicom_node.flow import routing
+from dicom_node.peers import unknown_sender, who_calls
 from dicom_node.settings import SENDER, Peer, Settings
 from dicom_node.settings import Delivery as Waits
 from dicom_node.standard.sr_classes import SR_CLASSES
+from dicom_node.standard.status import is_stored, meaning
 from dicom_node.store.ledger import DueDelivery, Ledger, ReportFile
 from dicom_node.store.spool import Spool
 
 logger = logging.getLogger(__name__)
 
-TAKEN = frozenset((0x0000, 0xB000, 0xB006, 0xB007, 0x0107, 0x0116))
-"""C-STORE statuses of an object that the destination has: Success and the warnings (DICOM PS3.4
-Table B.2-1 and PS3.7 C.4). Every other one is a failure."""
 
 POLL_S = 0.02
 """Seconds between two looks at whether the ledger has changed; a look costs microseconds."""
@@ -271,8 +269,8 @@ class Deliverer:
             self._refused(delivery, f"its file cannot be read: {type(exc).__name__}", None, now)
             return
         ms = (time.monotonic() - began) * 1000
-        if status not in TAKEN:
-            reason = f"{delivery.destination} answered 0x{status:04X}"
+        if not is_stored(status):
+            reason = f"{delivery.destination} answered {meaning(status)}"
             self._refused(delivery, reason, status, now)
             return
         ask_at = _moment(now) + self._pace.gather if peer.storage_commitment else 0.0
@@ -338,11 +336,12 @@ class Deliverer:
 
     def _find_sender(self, delivery: DueDelivery, now: float | None) -> None:
         peers = self._peers
-        name = routing.sender(peers, delivery.calling_ae, delivery.calling_host)
-        if name is not None:
-            self._ledger.deliveries.redirect(delivery.job, name, peers[name].objects, now)
+        caller = who_calls(peers, delivery.calling_ae, delivery.calling_host, certificate=None)
+        if caller.name is not None:
+            kinds = peers[caller.name].objects
+            self._ledger.deliveries.redirect(delivery.job, caller.name, kinds, now)
             return
-        reason = f"sender {delivery.calling_ae}@{delivery.calling_host} is not in [peers]; add it"
+        reason = unknown_sender(delivery.calling_ae, delivery.calling_host, caller.problem)
         wait = self._pace.refused[1]  # until other peers are known: they wake it
         self._ledger.deliveries.postpone(
             delivery.id, reason, _moment(now) + wait, counts=False, at=now

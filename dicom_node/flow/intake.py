@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
 from dicom_node.base.errors import NotFound, NotUnderstood
-from dicom_node.base.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.base.job import ReportOrder
 from dicom_node.dimse import Accepted, Sender
 from dicom_node.flow import routing
+from dicom_node.peers import unknown_sender, who_calls
 from dicom_node.settings import SENDER, Rule, Settings
 from dicom_node.standard.header import clean, read_header
+from dicom_node.standard.part10 import write_head
 from dicom_node.standard.priority import FROM_RULE
+from dicom_node.standard.status import OTHER_SOP_CLASS
 from dicom_node.store.ledger import Instance, Ledger, Receipt, Route
 from dicom_node.store.spool import Incoming, Kept, Spool
 
@@ -32,7 +33,7 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 class OtherSopClass(NotUnderstood):
     """The data set is of another SOP class than the request says: 0xA900."""
 
-    status: ClassVar[int] = 0xA900
+    status: ClassVar[int] = OTHER_SOP_CLASS
 
 
 class Intake:
@@ -61,7 +62,11 @@ class Intake:
         """
         incoming = self.spool.writing()
         try:
-            incoming.write(file_head(accepted))
+            incoming.write(
+                write_head(
+                    accepted.sop_class_uid, accepted.sop_instance_uid, accepted.transfer_syntax_uid
+                )
+            )
         except BaseException:
             incoming.discard()
             raise
@@ -140,26 +145,11 @@ class Intake:
         return replace(instance, sha256=self.spool.digest(instance.file))
 
 
-def file_head(accepted: Accepted) -> bytes:
-    """Return an empty preamble, the prefix and File Meta Information (DICOM PS3.10 7.1)."""
-    elements = b"".join(
-        (
-            _element(0x0001, b"OB", b"\x00\x01"),
-            _element(0x0002, b"UI", _padded_uid(accepted.sop_class_uid)),
-            _element(0x0003, b"UI", _padded_uid(accepted.sop_instance_uid)),
-            _element(0x0010, b"UI", _padded_uid(accepted.transfer_syntax_uid)),
-            _element(0x0012, b"UI", _padded_uid(IMPLEMENTATION_CLASS_UID)),
-            _element(0x0013, b"SH", _padded(IMPLEMENTATION_VERSION_NAME, b" ")),
-        )
-    )
-    length = _element(0x0000, b"UL", struct.pack("<L", len(elements)))
-    # an empty preamble: what a sender puts there may make the file pass for a program
-    return bytes(128) + b"DICM" + length + elements
-
-
 def _route(settings: Settings, rule: Rule, sender: Sender) -> Route:
     peers = settings.peers
-    names, problems = routing.destinations(rule, peers, sender.calling_ae, sender.calling_host)
+    caller = who_calls(peers, sender.calling_ae, sender.calling_host, sender.certificate)
+    waits = unknown_sender(sender.calling_ae, sender.calling_host, caller.problem)
+    names, problems = routing.destinations(rule, peers, caller.name, waits)
     for problem in problems:
         logger.warning("rule=%s %s", rule.name, problem)
     takers = [peers[name] for name in names if name in peers]
@@ -171,7 +161,7 @@ def _route(settings: Settings, rule: Rule, sender: Sender) -> Route:
         content_datetime=datetime.fromtimestamp(0, UTC),
         series_number=settings.report.series_number,
         series_description=settings.report.series_description,
-        station_name=settings.node.ae_title.strip(),
+        station_name=settings.node.ae_title,
         serial_number=settings.node.serial_number,
         objects=tuple(dict.fromkeys(kinds)),
         sop_classes=tuple(dict.fromkeys(classes)),
@@ -205,19 +195,3 @@ def _check_uid(what: str, value: str) -> None:
         raise NotUnderstood(f"no {what}")
     if len(value) > 64 or not _UID.fullmatch(value):
         raise NotUnderstood(f"{what} is not a UID")
-
-
-def _element(element: int, vr: bytes, value: bytes) -> bytes:
-    """Return one element of group 0002, Explicit VR Little Endian."""
-    if vr == b"OB":
-        return struct.pack("<HH2sHL", 0x0002, element, vr, 0, len(value)) + value
-    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
-
-
-def _padded(text: str, pad: bytes) -> bytes:
-    value = text.encode("ascii", "replace")
-    return value + pad * (len(value) % 2)
-
-
-def _padded_uid(uid: str) -> bytes:
-    return _padded(uid, b"\0")

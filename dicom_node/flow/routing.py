@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address, ip_network
 
 from dicom_node.settings import SENDER, Match, Peer, Rule
 from dicom_node.standard.matching import wild
@@ -44,49 +43,31 @@ def why(
 
 
 def destinations(
-    rule: Rule, peers: Mapping[str, Peer], calling_ae: str, calling_host: str
+    rule: Rule, peers: Mapping[str, Peer], sender: str | None, problem: str = ""
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names in ``send_to`` with the sender resolved, and what is wrong with them.
 
-    Where the sender is no known peer, ``"@sender"`` stays among the names and the second tuple
-    says so: the report waits until the peer is added.
+    Where nobody knows which peer the sender is, ``"@sender"`` stays among the names and the second
+    tuple says so: the report waits until the peer is known.
+
+    Parameters
+    ----------
+    sender : str or None
+        The peer that sent the Instance (`peers.who_calls`).
+    problem : str
+        Why there is none.
     """
     names: list[str] = []
     problems: list[str] = []
     for name in rule.send_to:
-        resolved = name
-        if name == SENDER:
-            resolved = sender(peers, calling_ae, calling_host) or SENDER
+        resolved = (sender or SENDER) if name == SENDER else name
         if resolved == SENDER:
-            problems.append(f"sender {calling_ae}@{calling_host} is not in [peers]; add it")
+            problems.append(problem or "the sender is not in [peers]; add it")
         elif resolved not in peers:
             problems.append(f"no peer is named {resolved!r}; add [peers.{resolved}]")
         if resolved not in names:
             names.append(resolved)
     return tuple(names), tuple(problems)
-
-
-def sender(peers: Mapping[str, Peer], calling_ae: str, calling_host: str) -> str | None:
-    """Return the name of the peer that called, or None.
-
-    The AE title decides (DICOM PS3.8 9.3.2); where several peers share it, the one whose
-    addresses, or host, hold the caller's address, else the first of them.
-    """
-    titled = [name for name, peer in peers.items() if peer.ae_title.strip() == calling_ae.strip()]
-    if len(titled) > 1:
-        titled = [name for name in titled if calls_from(peers[name], calling_host)] or titled
-    return titled[0] if titled else None
-
-
-def calls_from(peer: Peer, host: str) -> bool:
-    """Return whether a call from `host` may be this peer, by ``addresses`` or else ``host``."""
-    try:
-        address = ip_address(host.removeprefix("::ffff:"))
-    except ValueError:
-        return host == peer.host
-    if peer.addresses:
-        return any(address in ip_network(known, strict=False) for known in peer.addresses)
-    return str(address) == peer.host or (peer.host == "localhost" and address.is_loopback)
 
 
 def _meets(patterns: Sequence[str], value: str) -> bool:

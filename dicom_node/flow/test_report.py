@@ -18,9 +18,10 @@ from dicom_node import __version__
 from dicom_node.base.errors import Refused
 from dicom_node.base.identity import UID_NAMESPACE
 from dicom_node.dimse.contexts import REPORTS
-from dicom_node.dimse.scu import Destination, meaning
+from dicom_node.dimse.scu import Destination
 from dicom_node.settings import Peer
 from dicom_node.standard.sr_classes import SR_CLASSES
+from dicom_node.standard.status import fault
 
 PATIENT_NAME, PATIENT_ID = "TEST^CHEXFRACT", "CHEXFRACT-TEST"
 
@@ -110,7 +111,7 @@ def _stored(destination: Destination, folder: Path, ds: Dataset) -> Taken:
     status = destination.store(path)
     ms = (time.perf_counter() - started) * 1000
     name = REPORTS.get(str(ds.SOPClassUID), str(ds.SOPClassUID)).removesuffix(" Storage")
-    return Taken(name, status, meaning(status), ms)
+    return Taken(name, status, fault(status), ms)
 
 
 def _uid(text: str) -> str:

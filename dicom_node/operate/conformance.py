@@ -16,27 +16,32 @@ from dicom_node.base.identity import (
 )
 from dicom_node.dimse import acceptor, commitment, contexts, retrieve, scp, security
 from dicom_node.flow.commit import LINGER_S
-from dicom_node.flow.deliver import TAKEN, Pace
+from dicom_node.flow.deliver import Pace
 from dicom_node.operate.conformance_text import as_markdown
 from dicom_node.settings import Settings
+from dicom_node.standard import status
 from dicom_node.standard.matching import WILD
 from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.store.catalogue import ATTRIBUTES, LEVELS, UNIQUE
 
 STATUSES = (
-    (scp.SUCCESS, "Success", "the Instance is on disk and in the ledger; also for a repetition"),
+    (status.SUCCESS, "Success", "the Instance is on disk and in the ledger; also for a repetition"),
     (
-        scp.OUT_OF_RESOURCES,
+        status.OUT_OF_RESOURCES,
         "Refused: Out of Resources",
         "disk or ledger cannot keep it: send later",
     ),
-    (scp.OTHER_SOP_CLASS, "Error: Data Set does not match SOP Class", "it says another SOP Class"),
     (
-        scp.CANNOT_UNDERSTAND,
+        status.OTHER_SOP_CLASS,
+        "Error: Data Set does not match SOP Class",
+        "it says another SOP Class",
+    ),
+    (
+        status.CANNOT_UNDERSTAND,
         "Error: Cannot understand",
         "no data set, or UIDs missing or malformed",
     ),
-    (scp.SOP_CLASS_NOT_SUPPORTED, "SOP Class not supported", "not that of the context"),
+    (status.NOT_SUPPORTED, "SOP Class not supported", "not that of the context"),
 )
 """C-STORE statuses of the SCP: code, name in PS3.4 B.2.3 and PS3.7 C, when."""
 
@@ -60,7 +65,7 @@ QUERY_STATUSES = (
 """Statuses of the Query/Retrieve SCP (PS3.4 Tables C.4-1 to C.4-3): code, name, where, when."""
 
 REPORT_STATUSES = (
-    (commitment.SUCCESS, "Success", "the answer is in the ledger; also for a repetition"),
+    (status.SUCCESS, "Success", "the answer is in the ledger; also for a repetition"),
     (commitment.PROCESSING_FAILURE, "Processing failure", "the ledger cannot keep it: send later"),
     (commitment.NO_SUCH_EVENT_TYPE, "No such event type", "neither 1 nor 2"),
     (commitment.INVALID_ARGUMENT, "Invalid argument value", "no such transaction was begun"),
@@ -195,7 +200,7 @@ def statement(settings: Settings) -> dict[str, Any]:
             "version_name": IMPLEMENTATION_VERSION_NAME,
         },
         "ae": {
-            "title": node.ae_title.strip(),
+            "title": node.ae_title,
             "port": node.port,
             "max_pdu": node.max_pdu,
             "max_associations": node.max_associations,
@@ -270,8 +275,8 @@ def _commitment(settings: Settings) -> dict[str, Any]:
             for code, meaning, when in REPORT_STATUSES
         ],
         "failure_reasons": [
-            {"reason": f"{code:04X}", "meaning": meaning}
-            for code, meaning in commitment.FAILURES.items()
+            {"reason": f"{code:04X}", "meaning": status.read_status(code).text}
+            for code in status.FAILURE_REASONS
         ],
     }
 
@@ -315,7 +320,7 @@ def _named(uid: object) -> dict[str, str]:
 def _store_scu(settings: Settings) -> dict[str, Any]:
     waits = settings.delivery
     return {
-        "delivered": [f"{status:04X}" for status in sorted(TAKEN)],
+        "delivered": list(status.STORED),
         "wait_after_refusal_s": (waits.refused_first, waits.refused_longest),
         "wait_after_silence_s": (waits.silent_first, waits.silent_longest),
         "association_kept_idle_s": Pace().idle,

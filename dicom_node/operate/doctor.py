@@ -52,6 +52,7 @@ def _looks(settings: Settings) -> list[tuple[str, Look]]:
         ("python", machine.python),
         ("ports", lambda: machine.ports(settings)),
         ("who may send", lambda: machine.openness(settings)),
+        ("who calls", lambda: machine.callers(settings)),
         ("disk", lambda: machine.disk(settings)),
         ("secret", lambda: machine.secret(settings)),
         ("tls", lambda: machine.tls(settings)),

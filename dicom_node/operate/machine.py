@@ -16,11 +16,13 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from dicom_node.base.addresses import is_loopback
 from dicom_node.base.checks import Check, failed, passed, warned
 from dicom_node.base.errors import ConfigurationError, OutOfResources
 from dicom_node.credentials import secret_path
 from dicom_node.dimse import security
-from dicom_node.settings import Settings, Tls, is_loopback
+from dicom_node.peers import doubts
+from dicom_node.settings import Settings, Tls
 
 PACKAGE = "chexfract-node"
 SOONEST_EXPIRY = timedelta(days=30)
@@ -126,6 +128,16 @@ def openness(settings: Settings) -> Iterable[Check]:
         return [passed("who may send", f"{len(settings.peers)} known peers")]
     what = f"anyone who reaches {node.host}:{node.port}: known_peers_only = false"
     return [warned("who may send", what, "set known_peers_only = true and name the peers")]
+
+
+def callers(settings: Settings) -> Iterator[Check]:
+    """Look whether each peer can be told from others when it calls."""
+    found = doubts(settings)
+    for name, doubt in found:
+        where, _, advice = doubt.partition("; ")
+        yield warned("who calls", f"peer {name} {where}", advice or "write its addresses")
+    if not found and settings.peers:
+        yield passed("who calls", f"{len(settings.peers)} peers are known by their addresses")
 
 
 def disk(settings: Settings) -> Iterator[Check]:

@@ -109,7 +109,7 @@ def _asked(settings: Settings, name: str, known: Peer, check: str) -> Iterator[C
 
 def _knock(known: Peer) -> None:
     """Open a TCP connection, which fails faster and clearer than an association."""
-    where = f"{known.ae_title.strip()}@{known.host}:{known.port}"
+    where = f"{known.ae_title}@{known.host}:{known.port}"
     try:
         socket.create_connection((known.host, known.port), TCP_S).close()
     except socket.gaierror as exc:
@@ -135,4 +135,4 @@ def _advice(message: str, settings: Settings, name: str) -> str:
     if not text:
         where = f"{known.host}:{known.port}"
         text = f"check that {{name}} runs, that {where} is right and that no firewall stops us"
-    return text.format(name=name, ae=settings.node.ae_title.strip(), port=settings.node.port)
+    return text.format(name=name, ae=settings.node.ae_title, port=settings.node.port)

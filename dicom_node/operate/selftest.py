@@ -22,6 +22,7 @@ from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
 from dicom_node.flow import routing
 from dicom_node.operate import machine, progress
 from dicom_node.operate.sandbox import archive_in, draw, node_in
+from dicom_node.peers import find_peer, who_calls
 from dicom_node.settings import DEMONSTRATION_MODELS, Peer, Settings, load
 from dicom_node.standard.header import read_header
 from dicom_node.store.ledger import Ledger
@@ -112,9 +113,7 @@ def _own() -> Iterator[tuple[list[dict[str, str]], Way]]:
 
 def find_way(settings: Settings, to: str, drawing: Path) -> Way:
     """Return under which AE title a drawing has to be sent so that its report goes to `to`."""
-    if to not in settings.peers:
-        known = ", ".join(sorted(settings.peers)) or "none"
-        raise ConfigurationError(f"no peer is named {to!r}; configured: {known}")
+    find_peer(settings.peers, to)
     if not machine.is_running(settings):
         raise Unreachable("the node does not run; start it with `chexfract-node serve`")
     if settings.node.tls.certificate:
@@ -126,7 +125,8 @@ def find_way(settings: Settings, to: str, drawing: Path) -> Way:
         if rule is None:
             refused.append(f"no rule takes a frontal chest DX from {calling_ae}")
             continue
-        names, _ = routing.destinations(rule, settings.peers, calling_ae, CALLS_FROM)
+        caller = who_calls(settings.peers, calling_ae, CALLS_FROM, certificate=None)
+        names, _ = routing.destinations(rule, settings.peers, caller.name)
         if rule.mode != "live" or to not in names:
             refused.append(f"rule {rule.name!r} sends none from {calling_ae} to {to}")
             continue
@@ -142,9 +142,10 @@ def _titles(settings: Settings, to: str) -> list[str]:
     """Return AE titles under which this machine may send, that of `to` first."""
     peers = sorted(settings.peers.items(), key=lambda item: item[0] != to)
     return [
-        peer.ae_title.strip()
-        for _, peer in peers
-        if not settings.node.known_peers_only or routing.calls_from(peer, CALLS_FROM)
+        peer.ae_title
+        for name, peer in peers
+        if not settings.node.known_peers_only
+        or who_calls(settings.peers, peer.ae_title, CALLS_FROM).name == name
     ]
 
 

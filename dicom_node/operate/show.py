@@ -21,6 +21,7 @@ from dicom_node.base.json_schema import document
 from dicom_node.dimse import scu
 from dicom_node.flow import ask_gate, routing, test_report
 from dicom_node.operate import progress
+from dicom_node.peers import doubts
 from dicom_node.settings import Peer, Settings, shown
 from dicom_node.standard.header import read_header
 from dicom_node.store.ledger import Ledger
@@ -201,6 +202,8 @@ def _hints(settings: Settings) -> Iterable[str]:
         yield "known_peers_only = false on an open address: anyone may send"
     if any(rule.allow_demonstration for rule in settings.rules):
         yield "a demonstration model is live: its text means nothing about a patient"
+    for name, doubt in doubts(settings):
+        yield f"peer {name} {doubt}"
 
 
 def configuration(settings: Settings, *, as_json: bool) -> None:

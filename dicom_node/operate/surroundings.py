@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 
 from dicom_node import __version__
+from dicom_node.base.addresses import is_loopback
 from dicom_node.base.checks import Check, failed, passed, warned
 from dicom_node.base.errors import ChexFractError, ConfigurationError, Unreachable
 from dicom_node.flow import broker as doorbell
 from dicom_node.operate import machine
-from dicom_node.settings import Settings, is_loopback
+from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.schema import VERSIONS
 

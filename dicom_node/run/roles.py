@@ -114,7 +114,7 @@ def run_role(name: str, config: Path) -> None:
 
 
 def _listener(life: Life) -> None:
-    from dicom_node.dimse.commitment import Reports, meaning
+    from dicom_node.dimse.commitment import Reports
     from dicom_node.dimse.scp import Listener
     from dicom_node.flow.commit import keeper
     from dicom_node.flow.deliver import Pace
@@ -126,7 +126,7 @@ def _listener(life: Life) -> None:
     spool.sweep(older_than_s=3600)
     intake = Intake(settings, spool, ledger)
     catalogue = Catalogue(ledger, spool, settings.node.ae_title)
-    commitments = Reports(keeper(ledger, Pace.of(settings.delivery), meaning))
+    commitments = Reports(keeper(ledger, Pace.of(settings.delivery)))
     listener = Listener(settings, intake, spool.has_room, catalogue, commitments)
 
     def take(new: Settings) -> None:
@@ -145,7 +145,7 @@ def _listener(life: Life) -> None:
 
 
 def _courier(life: Life) -> None:
-    from dicom_node.dimse.commitment import Line, meaning
+    from dicom_node.dimse.commitment import Line
     from dicom_node.dimse.scu import Destination
     from dicom_node.flow import broker
     from dicom_node.flow.commit import Committer, keeper
@@ -163,7 +163,7 @@ def _courier(life: Life) -> None:
         return Destination(settings.node.ae_title, peer)
 
     pace = Pace.of(settings.delivery)
-    keep = keeper(ledger, pace, meaning)
+    keep = keeper(ledger, pace)
 
     def ask(peer: Peer) -> Line:
         return Line(settings.node.ae_title, peer, keep)

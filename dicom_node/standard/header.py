@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from dicom_node.base.errors import NotUnderstood
+from dicom_node.standard.part10 import skip_head
 
 IMPLICIT = "1.2.840.10008.1.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -74,7 +75,7 @@ def read_header(file: IO[bytes], transfer_syntax_uid: str) -> dict[str, str]:
     NotUnderstood
         The bytes are not a data set in this transfer syntax.
     """
-    file.seek(_head_size(file))
+    skip_head(file)
     source: IO[bytes] = file
     if transfer_syntax_uid == DEFLATED:
         source = io.BytesIO(_inflate(file))
@@ -97,15 +98,6 @@ def clean(text: str) -> str:
         for c in text[: 4 * TEXT_LIMIT]
     )
     return " ".join(printable.split())[:TEXT_LIMIT]
-
-
-def _head_size(file: IO[bytes]) -> int:
-    """Return where the data set begins: behind preamble, prefix and group 0002."""
-    file.seek(0)
-    head = file.read(144)
-    if len(head) < 144 or head[128:132] != b"DICM":
-        raise NotUnderstood("the file has no File Meta Information")
-    return 144 + int(struct.unpack("<L", head[140:144])[0])
 
 
 def _inflate(file: IO[bytes]) -> bytes:

@@ -107,7 +107,7 @@ class Catalogue:
     def __init__(self, ledger: Ledger, spool: Spool, ae_title: str = "") -> None:
         self.ledger = ledger
         self._spool = spool
-        self._ae_title = ae_title.strip()
+        self._ae_title = ae_title
 
     def find(
         self, level: Level, keys: Dataset, how: How = PLAIN, order: Sequence[str] = ()

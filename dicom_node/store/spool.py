@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from dicom_node.base.errors import NotFound, OutOfResources
+from dicom_node.standard.part10 import skip_head
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +136,7 @@ class Spool:
         """
         try:
             with self.path(name).open("rb") as file:
-                # PS3.10 7.1: preamble, prefix and a group length that says where group 0002 ends
-                file.seek(144 + int.from_bytes(file.read(144)[140:], "little"))
+                skip_head(file)
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError as exc:
             raise NotFound("no such file in the spool") from exc

@@ -453,7 +453,7 @@ def _add_storage(router: APIRouter, intake: Intake, settings: Settings, client: 
         sender = Sender(
             calling_ae=f"STOW {name}".strip()[:16],
             calling_host=request.client.host if request.client else "",
-            called_ae=settings.node.ae_title.strip(),
+            called_ae=settings.node.ae_title,
         )
         storing = Storing(intake, sender, study, settings.node.max_instance)
         status, answer = await storing.take(request.stream(), mark)

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from dicom_node.base.errors import NotFound, Stale
 from dicom_node.base.job import Claim, ClaimRequest, LeaseRequest, ReleaseRequest, Result
 from dicom_node.settings import Settings
+from dicom_node.standard.part10 import is_part10
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 
@@ -131,6 +132,6 @@ def _contents(posted: FormData, result: Result) -> dict[str, bytes]:
     if set(parts) != set(files) or len(posted) != len(parts) + 1:
         raise HTTPException(422, "files and objects of the result are not the same parts")
     contents = {part: files[part].file.read() for part in parts}
-    if any(content[128:132] != b"DICM" for content in contents.values()):
+    if not all(is_part10(content) for content in contents.values()):
         raise HTTPException(422, "a file of the result is not a Part 10 file")
     return contents

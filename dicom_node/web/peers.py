@@ -12,11 +12,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from dicom_node.base.addresses import is_loopback
 from dicom_node.base.errors import ChexFractError, NotFound
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.dimse.scu import Destination
 from dicom_node.flow import test_report
-from dicom_node.settings import Peer, Settings, is_loopback
+from dicom_node.settings import Peer, Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door, Person, Posted

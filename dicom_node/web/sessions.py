@@ -21,9 +21,10 @@ from fastapi import Request
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
+from dicom_node.base.addresses import is_loopback
 from dicom_node.base.logs import Sparse
 from dicom_node.credentials import Credentials, is_first_admin
-from dicom_node.settings import Role, Settings, is_loopback
+from dicom_node.settings import Role, Settings
 from dicom_node.users import User, read_users, users_file, verified
 
 COOKIE = "chexfract_session"

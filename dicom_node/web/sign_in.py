@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from dicom_node.settings import is_loopback
+from dicom_node.base.addresses import is_loopback
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import COOKIE, Door, Posted, from_our_page, inside
 

@@ -19,13 +19,13 @@ from dicom_node.base.errors import ChexFractError, NotUnderstood, Transient
 from dicom_node.dimse import Accepted, Sender
 from dicom_node.dimse.contexts import IMAGES, TRANSFER_SYNTAXES
 from dicom_node.flow.intake import Intake
+from dicom_node.standard import part10
 from dicom_node.standard.header import read_header
+from dicom_node.standard.status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from dicom_node.store.spool import Incoming
 
 logger = logging.getLogger(__name__)
 
-CANNOT_UNDERSTAND = 0xC000
-OUT_OF_RESOURCES = 0xA700
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
 OTHER_STUDY = 0xC409
@@ -158,9 +158,9 @@ class Storing:
         head = self._head
         if len(head) < 144:
             return
-        if head[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
+        if not part10.has_length(bytes(head)):
             raise _Failed(CANNOT_UNDERSTAND)
-        size = 144 + int(struct.unpack("<L", head[140:144])[0])
+        size = part10.head_size(bytes(head))
         if size > MAX_META:
             raise _Failed(CANNOT_UNDERSTAND)
         if len(head) < size:
@@ -252,7 +252,9 @@ def _reference(accepted: Accepted | None) -> Dataset:
 
 def _accepted(head: bytes) -> Accepted:
     try:
-        meta = read_dataset(BytesIO(head[132:]), is_implicit_VR=False, is_little_endian=True)
+        meta = read_dataset(
+            BytesIO(head[part10.META_AT :]), is_implicit_VR=False, is_little_endian=True
+        )
         return Accepted(
             str(meta.MediaStorageSOPClassUID),
             str(meta.MediaStorageSOPInstanceUID),

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
 from dicom_node.base.errors import NotFound
-from dicom_node.dimse.scu import meaning
+from dicom_node.standard.status import meaning
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.store.uses import Note, Use
@@ -113,7 +113,7 @@ def _told(trace: dict[str, Any]) -> dict[str, Any]:
     sent: dict[str, list[dict[str, Any]]] = {}
     for delivery in trace["deliveries"]:
         status = delivery["status"]
-        delivery["meaning"] = "" if status is None else meaning(status) or "success"
+        delivery["meaning"] = "" if status is None else meaning(status)
         sent.setdefault(delivery["job"], []).append(delivery)
     judged: dict[str, list[dict[str, Any]]] = {}
     for stage in trace["stages"]:

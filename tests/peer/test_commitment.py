@@ -25,7 +25,7 @@ from results import add_result
 from stations import NodeProcess, Orthanc, free_ports, wait_for
 
 from dicom_node.base.errors import Unreachable
-from dicom_node.dimse.commitment import Line, Reports, meaning
+from dicom_node.dimse.commitment import Line, Reports
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.dimse.scp import Listener
 from dicom_node.dimse.scu import Destination
@@ -62,7 +62,7 @@ class Node:
         ).step()
 
     def ask(self, linger_s: float = 0.0, after_s: float = 0.0) -> int:
-        keep = keeper(self.ledger, PACE, meaning)
+        keep = keeper(self.ledger, PACE)
         name = self.settings.node.ae_title
 
         def line(peer: Peer) -> Line:
@@ -89,7 +89,7 @@ def running(folder: Path, archive: Peer, port: int = 0) -> Iterator[Node]:
     spool = Spool(folder / "spool")
     Ledger.upgrade(settings.ledger_url)
     ledger = Ledger.open(settings.ledger_url)
-    reports = Reports(keeper(ledger, PACE, meaning))
+    reports = Reports(keeper(ledger, PACE))
     listener = Listener(settings, Intake(settings, spool, ledger), commitments=reports)
     listener.start()
     try:

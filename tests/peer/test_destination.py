@@ -21,6 +21,7 @@ from dicom_node.dimse import scu
 from dicom_node.dimse.archive import Archive
 from dicom_node.dimse.scu import Destination
 from dicom_node.settings import Peer, Tls
+from dicom_node.standard import status
 
 pytestmark = pytest.mark.peer
 
@@ -336,10 +337,10 @@ def test_a_file_that_is_not_dicom_is_not_understood(tmp_path: Path) -> None:
 
 
 def test_statuses_have_words() -> None:
-    assert scu.meaning(0) == scu.meaning(0xB007) == ""
-    assert scu.meaning(0xA700) == "0xA700 out of resources"
-    assert scu.meaning(0xC123) == "0xC123 cannot understand"
-    assert scu.meaning(0x0122) == "0x0122 SOP class not supported"
+    assert status.fault(0) == status.fault(0xB007) == ""
+    assert status.fault(0xA700) == "0xA700 out of resources"
+    assert status.fault(0xC123) == "0xC123 cannot understand"
+    assert status.fault(0x0122) == "0x0122 SOP class not supported"
 
 
 def test_an_interrupted_association_keeps_no_process_alive() -> None:

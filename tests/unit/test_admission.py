@@ -14,43 +14,16 @@ from listening import Node, listening
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from dicom_node.dimse import acceptor, scp
-from dicom_node.dimse.scp import CALLING_AE_UNKNOWN, CALLING_HOST_UNKNOWN
-from dicom_node.settings import Peer, Settings
+from dicom_node.dimse import acceptor
+from dicom_node.settings import Peer
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"
+FIND, MOVE, GET = (f"1.2.840.10008.5.1.4.1.2.2.{n}" for n in (1, 2, 3))
 
 
-def peer(host: str = "192.0.2.7", *addresses: str, title: str = "XRAY1") -> Peer:
-    return Peer(ae_title=title, host=host, port=104, addresses=addresses)
-
-
-@pytest.mark.parametrize(
-    ("peers", "address", "expected"),
-    [
-        ([peer()], "192.0.2.7", None),
-        ([peer()], "192.0.2.8", CALLING_HOST_UNKNOWN),
-        ([peer("192.0.2.7", "10.1.0.0/16")], "10.1.255.3", None),
-        ([peer("192.0.2.7", "10.1.0.0/16")], "10.2.0.3", CALLING_HOST_UNKNOWN),
-        ([peer("192.0.2.7", "10.1.0.0/16")], "192.0.2.7", CALLING_HOST_UNKNOWN),
-        ([peer("192.0.2.7", "10.1.2.3", "10.9.0.0/24")], "10.9.0.200", None),
-        ([peer("192.0.2.7", "2001:db8::/32")], "2001:db8::7", None),
-        ([peer("192.0.2.7", "2001:db8::/32")], "2001:db9::7", CALLING_HOST_UNKNOWN),
-        ([peer("192.0.2.7", "2001:db8::/32")], "10.1.2.3", CALLING_HOST_UNKNOWN),
-        ([peer("xray1.hospital.example")], "10.1.2.3", None),
-        ([peer("localhost")], "127.0.0.1", None),
-        ([peer("localhost")], "10.1.2.3", CALLING_HOST_UNKNOWN),
-        ([peer("192.0.2.7"), peer("192.0.2.8")], "192.0.2.8", None),
-        ([peer(title="OTHER")], "192.0.2.7", CALLING_AE_UNKNOWN),
-        ([], "192.0.2.7", CALLING_AE_UNKNOWN),
-    ],
-)
-def test_a_caller_is_known_by_title_and_address(
-    peers: list[Peer], address: str, expected: object
-) -> None:
-    settings = Settings(peers={f"peer{n}": one for n, one in enumerate(peers)})
-    assert scp._unknown(settings, "XRAY1", address) is expected
+def peer(host: str = "192.0.2.7", title: str = "XRAY1", **more: Any) -> Peer:
+    return Peer(ae_title=title, host=host, port=104, **more)
 
 
 def request(
@@ -84,7 +57,7 @@ def test_each_refusal_has_its_code_and_one_line(
         "rejected the association of MODALITY@127.0.0.1: called AE title not recognised",
         "rejected the association of MODALITY@127.0.0.1: no room for Instances",
         "rejected the association of MODALITY@127.0.0.1: "
-        "calling AE title not known from this address",
+        "calling AE title not known from this address (peer modality calls from 192.0.2.7)",
     ]
 
 
@@ -112,6 +85,30 @@ def test_one_peer_at_its_limit_leaves_room_for_another(tmp_path: Path) -> None:
         other = request(node, calling="OTHER")
         stack.callback(other.abort)
         assert other.is_established
+
+
+@pytest.mark.parametrize(
+    ("may", "accepted"),
+    [
+        (("store", "query", "retrieve", "commit"), {VERIFICATION, CR, FIND, GET, MOVE}),
+        (("store",), {VERIFICATION, CR}),
+        (("query",), {VERIFICATION, FIND}),
+        (("retrieve",), {VERIFICATION, GET, MOVE}),
+        ((), {VERIFICATION}),
+    ],
+)
+def test_a_peer_gets_the_contexts_that_it_has_rights_for(
+    tmp_path: Path, may: tuple[str, ...], accepted: set[str]
+) -> None:
+    with listening(tmp_path) as node:
+        known = {"modality": peer("127.0.0.1", title="MODALITY", may=may)}
+        node.listener.take(node.settings.model_copy(update={"peers": known}))
+        ae = AE("MODALITY")
+        for uid in (VERIFICATION, CR, FIND, GET, MOVE):
+            ae.add_requested_context(uid)
+        assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
+        assert {str(one.abstract_syntax) for one in assoc.accepted_contexts} == accepted
+        assoc.release()
 
 
 def test_checks_can_be_switched_off(tmp_path: Path) -> None:

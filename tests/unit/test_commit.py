@@ -16,7 +16,6 @@ from serving import serving
 
 from dicom_node.base.errors import Refused, Unreachable
 from dicom_node.dimse import Answer, Question
-from dicom_node.dimse.commitment import meaning
 from dicom_node.flow.commit import Committer, keeper
 from dicom_node.flow.deliver import Pace
 from dicom_node.operate import show
@@ -67,7 +66,7 @@ class Node:
         self.url = url
         self.ledger = Ledger.open(self.url)
         self.archive = Archive()
-        self.archive.keep = keeper(self.ledger, Pace(), meaning)
+        self.archive.keep = keeper(self.ledger, Pace())
         self.settings = Settings(peers={"archive": PEER})
 
     def deliver(self, n: int = 1, ask_at: float = NOW + 1) -> int:
@@ -236,7 +235,7 @@ def test_an_open_question_outlives_a_restart(node: Node) -> None:
     node.step()
     node.ledger.close()
     node.ledger = Ledger.open(node.url)
-    assert keeper(node.ledger, Pace(), meaning)(all_kept(node.archive.asked[0]))
+    assert keeper(node.ledger, Pace())(all_kept(node.archive.asked[0]))
     assert node.delivery()["state"] == "committed"
 
 

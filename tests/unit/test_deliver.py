@@ -16,6 +16,7 @@ from dicom_node.base.job import ReportObject
 from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.settings import Peer, Settings
 from dicom_node.standard.sr_classes import SR_CLASSES
+from dicom_node.standard.status import meaning
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 
@@ -155,7 +156,7 @@ def test_what_no_one_accepts_waits_with_its_reason(node: Node) -> None:
     assert text["state"] == "sent"
 
 
-@pytest.mark.parametrize("status", [0xB000, 0xB006, 0xB007, 0x0107, 0x0116])
+@pytest.mark.parametrize("status", [0xB000, 0xB001, 0xB006, 0xB007, 0xBFFF, 0x0001, 0x0107, 0x0116])
 def test_a_warning_is_a_delivery(node: Node, status: int) -> None:
     node.archive.statuses = [status]
     node.report(**ONLY_SR)
@@ -171,7 +172,7 @@ def test_a_failure_is_retried_with_its_status_as_the_reason(node: Node, status: 
     node.deliverer().step(NOW)
     (row,) = node.deliveries()
     assert (row["state"], row["status"], row["attempts"]) == ("retrying", status, 1)
-    assert row["reason"] == f"archive answered 0x{status:04X}"
+    assert row["reason"] == f"archive answered {meaning(status)}"
 
 
 def test_refusals_back_off_from_30_seconds_to_an_hour_and_never_end(node: Node) -> None:

@@ -55,7 +55,7 @@ def data_set(values: dict[int, Any] | None = None, syntax: str = EXPLICIT) -> by
 class Station:
     def __init__(self, folder: Path, **changed: Any) -> None:
         rules = (Rule(name="chest", match={"modality": ("CR",)}, allow_demonstration=True),)
-        facts = {"peers": {"m": Peer(ae_title="MODALITY", host="h", port=1)}, "rules": rules}
+        facts = {"peers": {"m": Peer(ae_title="MODALITY", host="10.0.0.5", port=1)}, "rules": rules}
         self.spool = Spool(folder / "spool")
         self.ledger = Ledger.open(fresh(folder))
         self.intake = Intake(Settings(**(facts | changed)), self.spool, self.ledger)
