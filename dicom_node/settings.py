@@ -82,8 +82,8 @@ def _unpadded(value: object) -> object:
 
 AETitle = Annotated[
     str,
-    BeforeValidator(_unpadded),
     Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"),
+    BeforeValidator(_unpadded),
     Wording("an AE title; write 1 to 16 ASCII characters without a backslash"),
 ]
 """1 to 16 characters of the default repertoire without backslash; blanks before and behind have no
