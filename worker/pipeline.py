@@ -12,7 +12,17 @@ from dicom_node.base.errors import ChexFractError, OutOfResources, Permanent, Re
 from dicom_node.base.job import FractureFound, Reason, ReportObject, ReportOrder, Result
 from worker import __version__
 from worker.image.pixels import Radiograph, preprocessing, radiograph, read
-from worker.models import Description, Model, ModelInfo, Prepared, Prepares, Progress, is_away
+from worker.models import (
+    BrokenAccelerator,
+    Description,
+    Model,
+    ModelInfo,
+    Prepared,
+    Prepares,
+    Progress,
+    is_away,
+)
+from worker.models.fitting import BatchLimit
 from worker.report.boxes import Box, in_image
 from worker.report.document import Document, device_uid
 from worker.report.reading import Algorithm, Outcome
@@ -31,6 +41,7 @@ CUT_OFF = {
     "time": "The model's answer was cut off when its time was up: what was to follow is not known.",
 }
 """Why an answer has no end of its own -> what its report says of that."""
+UNLIMITED = 1 << 20
 MEMORY_FULL = "this worker's memory is full"
 
 
@@ -93,17 +104,24 @@ class Pipeline:
         Decodes Pixel Data in a process that may die.
     options : Pixels
         ``[pixels]`` of worker.toml.
+    limit : BatchLimit, optional
+        Pictures that the model gets at a time, as far as they fit into its memory.
     """
 
-    def __init__(self, model: Model, decoder: Decoder, options: Pixels) -> None:
+    def __init__(
+        self,
+        model: Model,
+        decoder: Decoder,
+        options: Pixels,
+        limit: BatchLimit | None = None,
+    ) -> None:
         self._model = model
         self._decoder = decoder
         self._options = options
         self.builder = ReportBuilder(model.info, options)
         self.algorithm = self.builder.algorithm
         self.info = model.info
-        self.most_at_once = 1 << 20
-        """Pictures that fit into the model's memory at a time, as far as is known."""
+        self.limit = limit or BatchLimit(UNLIMITED)
 
     def prepare(self, content: bytes) -> Case:
         """Read and gate an Instance, make its picture and the model's inputs of it.
@@ -135,18 +153,31 @@ class Pipeline:
     def describe(self, cases: Sequence[Case], progress: Progress | None = None) -> None:
         """Let the model describe those cases that have a picture, halving on lack of memory.
 
-        A single picture that still does not fit leaves its case with ``trouble``, and an engine
-        that is away leaves all of them so: no picture is to blame.
+        What fitted is learned: later batches are no larger. A single picture that still does not
+        fit leaves its case with ``trouble``, and an engine that is away leaves all of them so: no
+        picture is to blame.
         """
         waiting = [case for case in cases if case.is_waiting]
         if not waiting:
             return
         started = time.perf_counter()
-        for case, said in zip(waiting, self._describe(waiting, progress), strict=True):
+        fitted = self.limit.most
+        for case, said in zip(waiting, self._describe_parts(waiting, progress), strict=True):
+            if _is_full(said):  # alone, so the picture is to blame and not the batch's size
+                self.limit.restore(fitted)
             _note(case, said)
         spent = (time.perf_counter() - started) * 1000
         for case in waiting:
             case.stages_ms.setdefault("model", round(spent, 1))
+
+    def _describe_parts(
+        self, cases: Sequence[Case], progress: Progress | None
+    ) -> list[Description | Reason | Transient]:
+        """Describe as many at a time as fit, which may become fewer on the way."""
+        told: list[Description | Reason | Transient] = []
+        while len(told) < len(cases):
+            told += self._describe(cases[len(told) : len(told) + self.limit.most], progress)
+        return told
 
     def _describe(
         self, cases: Sequence[Case], progress: Progress | None
@@ -155,17 +186,29 @@ class Pipeline:
             case.prepared or case.radiograph for case in cases if case.radiograph is not None
         ]
         try:
-            return [*self._model.describe(pictures, progress)]
+            told = [*self._model.describe(pictures, progress)]
         except MemoryError:
-            if len(cases) == 1:
-                return [OutOfResources(MEMORY_FULL)]
+            fault: Transient = OutOfResources(MEMORY_FULL)
         except Transient as exc:
             if len(cases) == 1 or is_away(exc):
                 return [exc] * len(cases)
+            fault = exc
         except ChexFractError as exc:
             if len(cases) == 1:
                 return [_model_failed(exc)]
-        # One picture must not spoil its neighbours: each half is tried on its own.
+            # One picture must not spoil its neighbours: each half is tried on its own.
+            middle = len(cases) // 2
+            return self._describe(cases[:middle], progress) + self._describe(
+                cases[middle:], progress
+            )
+        else:
+            self.limit.passed(len(cases))
+            return [*told]
+        if len(cases) == 1:
+            return [fault]
+        if isinstance(fault, OutOfResources):
+            self.limit.filled(len(cases))
+            return self._describe_parts(cases, progress)
         middle = len(cases) // 2
         return self._describe(cases[:middle], progress) + self._describe(cases[middle:], progress)
 
@@ -267,6 +310,10 @@ class ReportBuilder:
                 for i, document in enumerate(documents)
             ),
         )
+
+
+def _is_full(said: Description | Reason | Transient) -> bool:
+    return isinstance(said, OutOfResources) and not isinstance(said, BrokenAccelerator)
 
 
 def _model_failed(exc: ChexFractError) -> Reason:

@@ -46,9 +46,7 @@ def described(model, waiting):
     return [case.description and case.description.text for case in waiting]
 
 
-@pytest.mark.parametrize(
-    ("room", "batches"), [(8, [8]), (4, [4, 4, 8]), (3, [2, 2, 2, 2, 4, 4, 8])]
-)
+@pytest.mark.parametrize(("room", "batches"), [(8, [8]), (4, [4, 4, 8]), (3, [2, 2, 2, 2, 4, 8])])
 def test_a_batch_is_halved_until_it_fits_and_stays_in_order(room, batches):
     model = Reader(room)
     assert described(model, cases(*range(1, 9))) == [str(grey) for grey in range(1, 9)]

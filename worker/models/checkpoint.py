@@ -22,6 +22,8 @@ BUILTIN = {"builtin:phantom": "worker.phantom"}
 DEMONSTRATION = "DEMONSTRATION"
 """A file of this name marks a folder whose answers mean nothing for patients."""
 SUMS = "SHA256SUMS"
+CANARY = "canary.json"
+"""A known answer (`worker.models.canary`): it can refuse a model and not change what it says."""
 HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 LOADED = (*WEIGHTS, ".py", ".json", ".jinja", ".model", ".txt", ".yaml")
@@ -54,7 +56,8 @@ class Checkpoint:
         for path in sorted(self.folder.rglob("*")):
             relative = path.relative_to(self.folder)
             is_hidden = any(part.startswith((".", "__pycache__")) for part in relative.parts)
-            if path.is_file() and path.suffix in LOADED and not is_hidden:
+            is_read = path.suffix in LOADED and path.name != CANARY
+            if path.is_file() and is_read and not is_hidden:
                 yield path
 
     @cached_property

@@ -90,7 +90,7 @@ class CheXagent(LocalModel):
         ids = made["input_ids"] if hasattr(made, "keys") else made
         ids = ids.to(self.device)
         out = self.model.generate(
-            ids, attention_mask=ids.new_ones(ids.shape), stopping_criteria=gen.watcher(progress)
+            ids, attention_mask=ids.new_ones(ids.shape), **self._watching(progress)
         )
         seconds = time.monotonic() - started
         kept, reason = gen.cut(

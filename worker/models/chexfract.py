@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from worker.models import Description, Progress
 from worker.models import generation as gen
 from worker.models.checkpoint import Unacceptable
-from worker.models.local import LocalModel
+from worker.models.local import NEAR_TIE, LocalModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +26,6 @@ CANARY_TOKENS = 4
 CANARY_PADDING = 5
 CANARY_S = 3600.0
 """Not the table's time: a slow first token would look as if the answers differed."""
-NEAR_TIE = {"float32": 1e-2, "float16": 0.25, "bfloat16": 1.0}
-"""Logits that differ less may change places by rounding alone."""
 
 
 def build(name: str, options: Options, device: str) -> ChexFract:
@@ -76,7 +74,7 @@ class ChexFract(LocalModel):
         prompt_length = batch["input_ids"].shape[1]
         ids = self.model.generate(
             **gen.moved(batch, self.device, self.dtype),
-            stopping_criteria=gen.watcher(progress),
+            **self._watching(progress),
         )
         # image positions hold negative ids, which no tokenizer can decode
         answers = ids[:, prompt_length:].tolist()
@@ -89,7 +87,7 @@ class ChexFract(LocalModel):
         row = self._inputs(gen.invented_pixels())
         padded = gen.pad_left([row, _longer(row)], self.pad)
         padded = {key: value[:1] for key, value in padded.items()}
-        tolerance = NEAR_TIE[str(self.dtype).removeprefix("torch.")]
+        tolerance = NEAR_TIE[self._dtype_name()]
         cached, plain = self._few(row, use_cache=True), self._few(row, use_cache=False)
         if not gen.same_answer(cached, plain, tolerance):
             raise Unacceptable(

@@ -34,6 +34,7 @@ from worker.models import (
     Prepared,
     Progress,
     Region,
+    Unexplained,
     frames,
 )
 from worker.models.checkpoint import Unacceptable
@@ -303,7 +304,7 @@ def _environment() -> dict[str, str]:
 def _error(answer: dict[str, Any]) -> Exception:
     known: dict[str, type[Exception]] = {
         kind.__name__: kind
-        for kind in (Unacceptable, ModelFault, ConfigurationError, OutOfResources)
+        for kind in (Unacceptable, ModelFault, ConfigurationError, OutOfResources, Unexplained)
     }
     known["BrokenAccelerator"] = OutOfResources
     return known.get(answer["error"], ModelFault)(str(answer["text"]))

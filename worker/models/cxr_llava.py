@@ -94,7 +94,7 @@ class CxrLlava(LocalModel):
             inputs=ids,
             images=made["pixel_values"].to(self.device),
             generation_config=self.decoding,
-            stopping_criteria=gen.watcher(progress),
+            **self._watching(progress),
         )
         answer = out[0, ids.shape[1] :].tolist()
         return self._decoded(answer, self.tokenizer, self.stops, time.monotonic() - started)

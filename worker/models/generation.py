@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from worker.models import Region, remote_code
 
@@ -57,18 +57,88 @@ def stop_tokens(tokenizer: Any, generation_config: Any) -> list[int]:
     return sorted(i for i in found if i is not None)
 
 
-def watcher(progress: Callable[[], None] | None) -> list[Any]:
-    """Return stopping criteria that call `progress` after each token and never stop."""
-    from transformers import StoppingCriteria, StoppingCriteriaList
+class Observer:
+    """Looks at every step's logits before anything is chosen by them.
+
+    NaN makes `argmax` take token 0, and weights of zeros make all tokens equal: both give an
+    answer, `!!!!` or none, that looks like one about the picture.
+
+    Parameters
+    ----------
+    longest : int
+        Steps after which generation is stopped; 0: never.
+    """
+
+    def __init__(self, longest: int = 0) -> None:
+        self.longest = longest
+        self.steps: list[Step] = []
+        """The first row's choices, kept where `longest` bounds them."""
+        self._any_bad: Any = None
+
+    def look(self, logits: torch.Tensor) -> None:
+        """Take in one step: (rows, vocabulary)."""
+        # kept on the device: asking it for a truth value at each token would make it wait
+        least, most = logits.aminmax(dim=-1)
+        bad = (~(most.isfinite() & (most > least))).any()
+        self._any_bad = bad if self._any_bad is None else self._any_bad | bad
+        if self.longest:
+            first = logits[0].float()
+            two = first.topk(2)
+            margin = float(two.values[0] - two.values[1])
+            self.steps.append(Step(int(two.indices[0]), round(margin, 4)))
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all logits so far were numbers of which one was the largest."""
+        return self._any_bad is None or not bool(self._any_bad)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether generation may stop."""
+        return bool(self.longest) and len(self.steps) >= self.longest
+
+
+class Step(NamedTuple):
+    """One choice of a greedy decoding."""
+
+    token: int
+    margin: float
+    """Logit of the token, less that of the next likely one."""
+
+
+def same_steps(known: Sequence[Step], found: Sequence[Step], tolerance: float) -> bool:
+    """Whether two greedy decodings agree, up to choices that rounding may reverse."""
+    for one, other in zip(known, found, strict=False):
+        if one.token != other.token:
+            return min(one.margin, other.margin) <= tolerance
+    return bool(known) and bool(found)
+
+
+def watching(progress: Callable[[], None] | None, observer: Observer) -> dict[str, Any]:
+    """Return arguments of ``generate`` that call `progress` and `observer` at each token."""
+    from transformers import (
+        LogitsProcessor,
+        LogitsProcessorList,
+        StoppingCriteria,
+        StoppingCriteriaList,
+    )
 
     class Watcher(StoppingCriteria):
         def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
             if progress is not None:
                 progress()
             # for 4.36 a truth value, for newer releases one that joins each row's
-            return False
+            return observer.is_enough
 
-    return StoppingCriteriaList([Watcher()])
+    class Eye(LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            observer.look(scores)
+            return scores
+
+    return {
+        "stopping_criteria": StoppingCriteriaList([Watcher()]),
+        "logits_processor": LogitsProcessorList([Eye()]),
+    }
 
 
 def pad_left(rows: Sequence[Inputs], pad: int) -> Inputs:

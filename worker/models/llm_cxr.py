@@ -103,7 +103,7 @@ class LlmCxr(LocalModel):
         words = self._words(pixels)
         ids = torch.tensor([self._prompt(words)], device=self.device)
         out = self.model.generate(
-            ids, attention_mask=torch.ones_like(ids), stopping_criteria=gen.watcher(progress)
+            ids, attention_mask=torch.ones_like(ids), **self._watching(progress)
         )
         answer = [i for i in out[0, ids.shape[1] :].tolist() if i < len(self.tokenizer)]
         return self._decoded(answer, self.tokenizer, self.stops, time.monotonic() - started)

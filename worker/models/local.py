@@ -17,12 +17,15 @@ from worker.models import (
     ModelInfo,
     Prepared,
     Progress,
+    Unexplained,
+    canary,
     checkpoint,
     licences,
     remote_code,
     room,
 )
 from worker.models import generation as gen
+from worker.models.canary import Canary
 from worker.models.checkpoint import Unacceptable
 
 if TYPE_CHECKING:
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CANARY_STEPS = 24
+"""Steps of the trial answer that are compared with the known one."""
+NEAR_TIE = {"float32": 1e-2, "float16": 0.25, "bfloat16": 1.0}
+"""Logits that differ less may change places by rounding alone."""
 TINY = 50_000_000
 """Bytes of weights below which a model is run in one CPU thread."""
 
@@ -70,6 +77,7 @@ class LocalModel:
         self._lock = threading.Lock()
         self._inputs_lock = threading.Lock()
         """Tokenizers of transformers are not to be used by two threads at a time."""
+        self._observer = gen.Observer()
 
     @property
     def info(self) -> ModelInfo:
@@ -126,6 +134,7 @@ class LocalModel:
         try:
             with memory(self.device), as_unacceptable(self.name, staged, self.files.folder):
                 self._load(staged)
+                self._want_trial_answered()
         except BaseException:
             self.close()
             raise
@@ -157,6 +166,32 @@ class LocalModel:
         """Describe an invented picture, so that the first job is not the slowest."""
         with self._lock, memory(self.device), as_fault(self.name):
             self._describe([self._inputs(gen.invented_pixels())], None)
+
+    def trial(self) -> Canary:
+        """Describe the invented picture, with what each step decided; for who knows the answer."""
+        self._observer = gen.Observer(CANARY_STEPS)
+        with self._lock, memory(self.device), as_fault(self.name):
+            (told,) = self._describe([self._inputs(gen.invented_pixels())], None)
+        observer, self._observer = self._observer, gen.Observer()
+        return Canary(told.text, tuple(observer.steps), observer.is_sound, self._asked())
+
+    def _asked(self) -> dict[str, str]:
+        """Return what an answer depends on beside weights and code."""
+        return {"prompt": self.options.prompt, "quantization": self.options.quantization}
+
+    def _want_trial_answered(self) -> None:
+        """Refuse a model that is dead or answers otherwise than when its folder was accepted."""
+        found = self.trial()
+        what = found.fault(canary.read(self.files.folder), NEAR_TIE[self._dtype_name()])
+        if what:
+            raise Unacceptable(f"models.{self.name}.path: {self.files.folder}: {what}")
+
+    def _dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def _watching(self, progress: Progress | None) -> dict[str, Any]:
+        """Return what each call of ``generate`` is given, so that its numbers are looked at."""
+        return gen.watching(progress, self._observer)
 
     def prepare(self, radiograph: Radiograph | Prepared) -> Prepared:
         """Make the model's inputs of a picture, while others are at the model.
@@ -192,8 +227,35 @@ class LocalModel:
             prepared.append(self.prepare(radiograph).inputs)
             if progress is not None:
                 progress()
-        with self._lock, memory(self.device), as_fault(self.name):
-            return self._describe(prepared, progress)
+        try:
+            with self._lock, memory(self.device), as_fault(self.name):
+                self._observer = gen.Observer()
+                told = self._describe(prepared, progress)
+                is_sound = self._observer.is_sound
+        except ModelFault:
+            self._want_alive(progress)
+            raise
+        if not is_sound:
+            self._want_alive(progress)
+            raise Unexplained(f"{self.name}: its numbers are not finite at these pictures")
+        return told
+
+    def _want_alive(self, progress: Progress | None) -> None:
+        """Tell a picture's fault from a dead model: that one fails at the trial picture too.
+
+        Raises
+        ------
+        BrokenAccelerator
+            It does: no picture is to blame, and a new process has to look at its weights.
+        """
+        if progress is not None:
+            progress()
+        try:
+            what = self.trial().fault(canary.read(self.files.folder), NEAR_TIE[self._dtype_name()])
+        except ModelFault as exc:
+            what = str(exc)
+        if what:
+            raise BrokenAccelerator(f"{self.name} no longer answers its trial picture: {what}")
 
     def close(self) -> None:
         """Give the memory back."""

@@ -69,7 +69,7 @@ class Maira2(LocalModel):
             get_grounding=options.grounding,
         )
         inputs = gen.moved(gen.tensors(made.items()), self.device, self.dtype)
-        ids = self.model.generate(**inputs, stopping_criteria=gen.watcher(progress))
+        ids = self.model.generate(**inputs, **self._watching(progress))
         answer = ids[0, inputs["input_ids"].shape[1] :].tolist()
         kept, reason = gen.cut(answer, self.stops, options.max_new_tokens)
         said = self.processor.decode(kept, skip_special_tokens=True).lstrip()

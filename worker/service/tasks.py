@@ -188,7 +188,7 @@ class Desk:
         self._count_lock = threading.Lock()
         self._name = f"{settings.worker.name}:{os.getpid()}"
         self.batches: BatchFormer[Job] = BatchFormer(
-            self._describe, lambda: min(settings.worker.batch, pipeline.most_at_once), on_room
+            self._describe, lambda: min(settings.worker.batch, pipeline.limit.most), on_room
         )
         processors = os.cpu_count() or 1
         self._preparing = ThreadPoolExecutor(
