@@ -346,7 +346,7 @@ def _model_verify(options: argparse.Namespace) -> int:
 def _model_accept(options: argparse.Namespace) -> int:
     from worker.models import catalogue
 
-    return catalogue.accept(options.name, options.by, as_json=options.json)
+    return catalogue.accept(options.name, options.by, _settings_of(options), as_json=options.json)
 
 
 def _model_fetch(options: argparse.Namespace) -> int:

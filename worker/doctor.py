@@ -147,6 +147,26 @@ def _model(settings: Settings, *, full: bool) -> Iterator[Check]:
         is_demonstration = _is_demonstration(name, options)
     yield _licence(name, options, is_demonstration)
     yield _offline()
+    yield from _batches(name, settings.worker.batch)
+
+
+def _batches(name: str, wanted: int) -> Iterator[Check]:
+    """Tell what fitted into memory when this worker last ran: fewer at a time is slower."""
+    from worker.models.fitting import recall, store_path
+
+    for key, fit in sorted(recall(store_path()).items()):
+        version, _, device = key.partition("|")
+        if not version.startswith(f"{name}-"):
+            continue
+        what = f"{version} on {device}: batches of {fit.most} fit into memory"
+        if fit.most >= wanted:
+            yield passed("batches", what)
+        else:
+            yield warned(
+                "batches",
+                f"{what}, {wanted} are wanted",
+                f"free the GPU, set quantization, or set worker.batch = {fit.most}",
+            )
 
 
 def _served(name: str, url: str) -> Iterator[Check]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
+from engines import checkpoints
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_node.base.errors import ConfigurationError, NotFound
-from worker import settings
-from worker.models import ENGINES, catalogue, checkpoint, open_model
+from worker import doctor, settings
+from worker.models import ENGINES, canary, catalogue, checkpoint, fitting, open_model, room
 from worker.models.checkpoint import Checkpoint, Unacceptable
 
 REAL = {"engine": "chexfract", "licence_accepted_by": "A. Reader"}
@@ -241,3 +243,45 @@ def test_accepting_shows_the_terms_and_the_table_to_paste(capsys):
     assert shown["licence_accepted_by"] == 'A. "B" Reader'
     assert shown["engine"] == "chexagent"
     assert shown["python"].endswith("/bin/python")
+
+
+PHI = {
+    "hidden_size": 3072, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 32, "intermediate_size": 8192, "vocab_size": 32064,
+    "max_position_embeddings": 131072,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [PHI, {"text_config": PHI}])
+def test_what_a_picture_takes_beside_the_weights_is_estimated_by_the_models_shape(folder, content):
+    (folder / "config.json").write_text(json.dumps(content))
+    files = checkpoint.find("small", str(folder))
+    few, many = (room.per_picture(files, "bfloat16", new) for new in (0, 1000))
+    assert (many - few) / 1000 == 393_216, "keys and values of one token of Phi-3.5"
+    assert 1e9 < few < 2e9
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "", '{"hidden_size": "x"}'])
+def test_a_shape_that_says_nothing_estimates_nothing(folder, content):
+    (folder / "config.json").write_text(content)
+    assert room.per_picture(checkpoint.find("small", str(folder)), "bfloat16", 10) == 0
+
+
+def test_accepting_a_folder_that_a_table_names_keeps_its_trial_answer(tmp_path, capsys):
+    built = checkpoints.build(tmp_path / "small")
+    table = SimpleNamespace(models={"small": settings.Model(
+        engine="chexfract", path=str(built), max_new_tokens=6)})  # fmt: skip
+    assert catalogue.accept(str(built), "A. Reader", table) == 0
+    assert "trial answer" in capsys.readouterr().out
+    assert canary.read(built).text
+
+
+def test_doctor_tells_how_many_fitted(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    fitting.remember(fitting.store_path(), "small-1234|NVIDIA L4", fitting.Fit(2, 4, 1.0))
+    (check,) = doctor._batches("small", 8)
+    assert check.verdict == "warn"
+    assert "small-1234 on NVIDIA L4: batches of 2 fit" in check.what
+    assert [one.verdict for one in doctor._batches("small", 2)] == ["pass"]
+    assert list(doctor._batches("other", 8)) == []

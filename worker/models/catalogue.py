@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ConfigurationError, NotFound, OutOfResources
-from worker.models import ENGINES, checkpoint, licences
+from worker.models import ENGINES, checkpoint, licences, open_model
 
 if TYPE_CHECKING:
     from worker.models.hub import Told
@@ -209,11 +209,12 @@ def _files(name: str, settings: Settings) -> tuple[checkpoint.Checkpoint, str, s
     raise NotFound(f"no table [models.{name}] and no folder of that name")
 
 
-def accept(name: str, by: str, *, as_json: bool = False) -> int:
+def accept(name: str, by: str, settings: Settings | None = None, *, as_json: bool = False) -> int:
     """Show a model's terms and, when someone is named, the table that says so.
 
     A folder that came here by other ways than ``fetch`` gets its list of sums: from then on an
-    altered file is refused.
+    altered file is refused. Where a table of the configuration names the folder, the model is
+    loaded and its answer to a trial picture kept: from then on one that answers otherwise is too.
     """
     folder = checkpoint.find(name, name).folder if Path(name).is_dir() else None
     known = None if folder else entry(name)
@@ -225,6 +226,7 @@ def accept(name: str, by: str, *, as_json: bool = False) -> int:
 
         with _writing(name):
             content |= {"manifest": checkpoint.SUMS, "manifest_sha256": write_sums(folder, name)}
+        content |= {"trial": _trial(folder, by, settings)}
     if as_json:
         print(json.dumps(content, indent=2))
         return 0
@@ -236,7 +238,31 @@ def accept(name: str, by: str, *, as_json: bool = False) -> int:
         print(f"# For worker.toml:\n{content['table']}")
     else:
         print(f"{folder}/{checkpoint.SUMS} written; manifest_sha256 = {content['manifest_sha256']}")
+        if content["trial"] is None:
+            print("no trial answer: no table [models.NAME] of --config names this folder")
+        else:
+            print(f"{folder}/{checkpoint.CANARY} written; its trial answer: {content['trial']!r}")
     return 0
+
+
+def _trial(folder: Path, by: str, settings: Settings | None) -> str | None:
+    """Keep what the model of `folder` says to the trial picture; None: no table names it."""
+    for name, table in (settings.models if settings is not None else {}).items():
+        if not table.path or Path(table.path).expanduser().resolve() != folder:
+            continue
+        (folder / checkpoint.CANARY).unlink(missing_ok=True)
+        model = open_model(name, table.model_dump() | {"licence_accepted_by": by}, "auto")
+        try:
+            model.load()
+            canary = getattr(model, "trial", lambda: None)()
+        finally:
+            model.close()
+        if canary is None:
+            return None
+        with _writing(str(folder)):
+            canary.write(folder)
+        return str(canary.text)
+    return None
 
 
 def _table(known: Entry, name: str, by: str, path: str = "", revision: str = "") -> str:

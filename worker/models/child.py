@@ -37,7 +37,9 @@ from worker.models import (
     Unexplained,
     frames,
 )
+from worker.models.canary import Canary
 from worker.models.checkpoint import Unacceptable
+from worker.models.generation import Step
 from worker.models.local import LocalModel, one_line
 
 if TYPE_CHECKING:
@@ -139,6 +141,13 @@ class ChildModel(LocalModel):
         """Let the model describe an invented picture."""
         with self._lock:
             self._ask({"do": "warm_up"}, b"", None, self.options.start_timeout)
+
+    def trial(self) -> Canary:
+        """Describe the invented picture in the other interpreter."""
+        with self._lock:
+            answer = self._ask({"do": "trial"}, b"", None, self.options.start_timeout)
+        steps = tuple(Step(int(token), float(margin)) for token, margin in answer["steps"])
+        return Canary(answer["text"], steps, answer["is_sound"], dict(answer["asked"]))
 
     def prepare(self, radiograph: Radiograph | Prepared) -> Prepared:
         """Return the picture: its inputs are made in the other interpreter."""
@@ -370,6 +379,8 @@ class _Served:
         if request["do"] == "warm_up":
             self._model.warm_up()
             return {"kind": "done"}
+        if request["do"] == "trial":
+            return {"kind": "done", **dataclasses.asdict(self._model.trial())}
         told = self._model.describe(_radiographs(request["shapes"], content), self._moved)
         return {"kind": "done", "descriptions": [dataclasses.asdict(one) for one in told]}
 

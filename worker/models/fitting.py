@@ -55,6 +55,8 @@ class BatchLimit:
         self._is_try = False
         self._patience = GROW_AFTER
         kept = recall(store).get(key) if store is not None else None
+        self.is_known = kept is not None
+        """Whether what fitted was remembered from an earlier run."""
         self.failed = kept.failed if kept else 0
         self.most = min(wanted, kept.most) if kept else wanted
         if self.most < wanted:

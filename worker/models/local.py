@@ -78,6 +78,7 @@ class LocalModel:
         self._inputs_lock = threading.Lock()
         """Tokenizers of transformers are not to be used by two threads at a time."""
         self._observer = gen.Observer()
+        self._room_for = 0
 
     @property
     def info(self) -> ModelInfo:
@@ -134,26 +135,36 @@ class LocalModel:
         try:
             with memory(self.device), as_unacceptable(self.name, staged, self.files.folder):
                 self._load(staged)
-                self._want_trial_answered()
+            self._want_trial_answered()
         except BaseException:
             self.close()
             raise
 
     def _want_memory(self) -> None:
-        """Refuse a GPU whose free memory is less than the weights and a reserve."""
+        """Refuse a GPU whose free memory is less than the weights, a reserve and one picture."""
         if self.device.type != "cuda":
             return
         import torch
 
-        options, dtype = self.options, str(self.dtype).removeprefix("torch.")
-        wanted = room.needed(self.files, dtype, options.quantization) * options.memory_reserve
+        options, dtype = self.options, self._dtype_name()
+        weights = room.needed(self.files, dtype, options.quantization) * options.memory_reserve
+        picture = room.per_picture(self.files, dtype, options.max_new_tokens)
         free, _ = torch.cuda.mem_get_info(self.device.index or 0)
-        if wanted > free:
+        if weights + picture > free:
             advice = "or set quantization" if options.quantization == "none" else "or take another"
+            beside = f" and each picture about {picture / 1e9:.1f} GB" if picture else ""
             raise Unacceptable(
                 f"models.{self.name}: {self.device} has {free / 1e9:.1f} GB free, the weights need "
-                f"about {wanted / 1e9:.1f} GB; free the GPU {advice}"
+                f"about {weights / 1e9:.1f} GB{beside}; free the GPU {advice}"
             )
+        self._room_for = int((free - weights) // picture) if picture else 0
+
+    def most_at_once(self, wanted: int) -> int:
+        """Return how many pictures should fit into the memory that was free at the start.
+
+        An estimate for the first batch; what fits is learned (`worker.models.fitting`).
+        """
+        return min(wanted, max(1, self._room_for)) if self._room_for else wanted
 
     def check_files(self) -> None:
         """Refuse altered files and leave in the log whose licence this is."""

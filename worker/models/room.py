@@ -1,4 +1,4 @@
-"""How much memory a model's weights take once they are loaded."""
+"""How much memory a model takes: its weights, and what each picture adds while it is described."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ LOOKED_UP = ("embed", "wte", "wpe")
 """Parts of the names of tables that are no linear layers: they stay whole."""
 SHARES = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
 """Bytes of a number in fewer bits; NF4 keeps a scale of 4 bytes for 64 numbers."""
+TEXT_PARTS = ("text_config", "llm_config", "language_config")
+PROMPT_TOKENS = 1500
+"""Image tokens and words of a prompt, where nothing says how many: 37 x 37 patches and some."""
 LONGEST_HEADER = 1 << 27
 
 
@@ -33,6 +36,34 @@ def needed(files: Checkpoint, dtype: str, quantization: str = "none") -> int:
         # the same weights once more, which are not loaded
         paths = [path for path in paths if not path.name.startswith("pytorch_model")]
     return int(sum(_of_file(path, dtype, quantization) for path in paths))
+
+
+def per_picture(files: Checkpoint, dtype: str, new_tokens: int) -> int:
+    """Return the bytes that one picture of a batch takes beside the weights; 0: not known.
+
+    The cache of keys and values, logits of every position in float32 and the largest activations,
+    attention scores among them, as eager code makes them.
+    """
+    try:
+        content = json.loads((files.folder / "config.json").read_text(encoding="utf-8"))
+        shape = next(
+            (content[key] for key in TEXT_PARTS if isinstance(content.get(key), dict)), content
+        )
+        layers, width = int(shape["num_hidden_layers"]), int(shape["hidden_size"])
+        heads = int(shape["num_attention_heads"])
+        shared = int(shape.get("num_key_value_heads") or heads)
+        head = int(shape.get("head_dim") or width // heads)
+        inner = int(shape.get("intermediate_size") or 4 * width)
+        words = int(shape.get("vocab_size") or 0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+        return 0
+    size = SIZES.get(dtype, 4)
+    longest = int(shape.get("max_position_embeddings") or 0) or PROMPT_TOKENS + new_tokens
+    prompt = min(PROMPT_TOKENS, longest)
+    cache = 2 * layers * shared * head * size * min(prompt + new_tokens, longest)
+    logits = prompt * words * (4 + size)
+    activations = prompt * (3 * inner + 8 * width) * size + 2 * heads * prompt**2 * 4
+    return cache + logits + activations
 
 
 def _of_file(path: Path, dtype: str, quantization: str) -> float:

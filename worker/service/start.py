@@ -15,9 +15,13 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResources
 from dicom_node.base.job import Reason, ReportOrder
 from worker.image.decode import Decoder
+from worker.image.pixels import Radiograph
 from worker.models import BrokenAccelerator, Model, open_model
+from worker.models import generation as gen
 from worker.models.checkpoint import Unacceptable
-from worker.pipeline import Pipeline
+from worker.models.fitting import BatchLimit, store_path
+from worker.pipeline import Case, Pipeline
+from worker.service import heartbeat
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,8 +45,9 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
     ) as decoder:
         try:
             _bring_up(model, f"models.{name}", str(options["engine"]))
-            ready = Pipeline(model, decoder, settings.pixels)
+            ready = Pipeline(model, decoder, settings.pixels, _limit(model, settings))
             _rehearse(ready)
+            _fill(ready)
             seconds = time.perf_counter() - started
             logger.info("model %s is ready after %.1f s", model.info.version, seconds)
             yield ready
@@ -61,6 +66,28 @@ def _bring_up(model: Model, table: str, engine: str) -> None:
         raise Unacceptable(f"{table}: {exc}; free memory or set quantization") from exc
     except ModelFault as exc:
         raise Unacceptable(f"{table}.engine: {engine} fails at the first try: {exc}") from exc
+
+
+def _limit(model: Model, settings: Settings) -> BatchLimit:
+    """Return the largest batch: what fitted last on this device, else what should fit."""
+    device = heartbeat.device(model.info.device).name
+    limit = BatchLimit(settings.worker.batch, f"{model.info.version}|{device}", store_path())
+    estimate = getattr(model, "most_at_once", None)
+    if estimate is not None and not limit.is_known:
+        limit.most = estimate(settings.worker.batch)
+    return limit
+
+
+def _fill(ready: Pipeline) -> None:
+    """Let an accelerator describe a whole batch once: memory that fills does so now."""
+    if ready.info.device.partition(":")[0] in ("cpu", "server") or ready.limit.most == 1:
+        return
+    picture = Radiograph(gen.invented_pixels(), "invented")
+    cases = [Case(radiograph=picture) for _ in range(ready.limit.most)]
+    ready.describe(cases)
+    for case in cases:
+        if case.trouble is not None:
+            raise case.trouble
 
 
 def _rehearse(ready: Pipeline) -> None:
