@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
 
 from dicom_node.base.job import ReportOrder, Ticket
 from dicom_node.settings import Settings
@@ -41,8 +45,7 @@ class Api:
         self.count += 1
         uid = f"1.2.3.{self.count}"
         with self.spool.writing() as incoming:
-            incoming.write(bytes(128) + b"DICM")
-            incoming.write(f"pixels of {uid}".encode())
+            incoming.write(radiograph(uid))
             kept = incoming.keep(uid)
         of_file = {"sha256": "", "size": kept.size, "file": kept.name}
         instance = Instance(uid, DX, "1.2.840.10008.1.2.1", "1.2", "1.3", **of_file, **facts)
@@ -65,6 +68,21 @@ class Api:
     @property
     def reports(self) -> list[str]:
         return list(self.spool.names("reports"))
+
+
+def radiograph(uid: str, **attributes: str) -> bytes:
+    """Return the header of a DX Instance as a Part 10 file; a job needs no more of it."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = DX
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.Modality = "1.2", "1.3", "DX"
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    content = BytesIO()
+    dcmwrite(content, ds, enforce_file_format=True)
+    return content.getvalue()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dicom_node.base.errors import ChexFractError, OutOfResources, Permanent, Rejected, Transient
 from dicom_node.base.job import FractureFound, Reason, ReportObject, ReportOrder, Result
+from dicom_node.standard.uids import options_digest
 from worker import __version__
 from worker.image.pixels import Radiograph, preprocessing, radiograph, read
 from worker.models import (
@@ -292,6 +293,7 @@ class ReportBuilder:
             model=self._info.name,
             model_version=self.algorithm.version,
             device_uid=device_uid(self.algorithm),
+            options=options_digest(self.algorithm.parameters),
             demonstration=self._info.demonstration,
             text=outcome.text,
             presence=found.presence.value if found else None,

@@ -199,6 +199,9 @@ class Result(Message):
     model: str
     model_version: str
     device_uid: Uid
+    options: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """`standard.uids.options_digest` of the model's parameters, of which UIDs are made; workers of
+    0.1.0 leave it out."""
     demonstration: bool = False
     text: str | None = None
     presence: Literal["present", "absent", "undetermined"] | None = None

@@ -8,6 +8,7 @@ where somebody has asked for it, within the query.
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import os
 import re
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 LOOK_S = 2.0
 ANSWER_S = 3.0
 _PAGE = 200
-_STAGES = ("received", "sent", *uses.STAGES)
+_STAGES = ("received", "sent", uses.RESULT_REFUSED, *uses.STAGES)
 _PRIORITY = 10 * 8 + 5
 """Facility security/authorization (10), severity notice (5): PS3.15 A.6 by RFC 5424."""
 
@@ -55,6 +56,8 @@ START = Code("110120", "Application Start")
 STOP = Code("110121", "Application Stop")
 TRANSFERRED = Code("110104", "DICOM Instances Transferred")
 AUTHENTICATION = Code("110114", "User Authentication")
+ALERT = Code("110113", "Security Alert")
+MISUSE = Code("110132", "Use of Restricted Function")
 LOGIN = Code("110122", "Login")
 APPLICATION = Code("110150", "Application")
 SOURCE = Code("110153", "Source Role ID")
@@ -64,7 +67,7 @@ SOP_CLASS = Code("110181", "SOP Class UID")
 URI = Code("12", "URI", "RFC-3881")
 PATIENT = Code("2", "Patient Number", "RFC-3881")
 
-SUCCESS, MINOR_FAILURE = 0, 4
+SUCCESS, MINOR_FAILURE, SERIOUS_FAILURE = 0, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Thing:
     classes: tuple[tuple[str, int], ...] = ()
     query: str = ""
     transfer_syntax: str = ""
+    alert: str = ""
 
 
 def message(
@@ -173,6 +177,10 @@ def _thing(root: ET.Element, thing: Thing) -> None:
     if thing.transfer_syntax:
         told = base64.b64encode(thing.transfer_syntax.encode()).decode()
         detail = {"type": "TransferSyntax", "value": told}
+        ET.SubElement(element, "ParticipantObjectDetail", detail)
+    if thing.alert:
+        told = base64.b64encode(thing.alert.encode()).decode()
+        detail = {"type": "Alert Description", "value": told}
         ET.SubElement(element, "ParticipantObjectDetail", detail)
     for uid, count in thing.classes:
         counted = {"UID": _clean(uid), "NumberOfInstances": str(count)}
@@ -258,6 +266,23 @@ class Trail:
             outcome,
             _participants(use, us),
             things=_things(use),
+            at=at,
+        )
+        self._write(text)
+
+    def refused(self, told: dict[str, str], at: float) -> None:
+        """Note that a worker posted a result about something else than its job (A.5.3.11)."""
+        us = Participant(str(os.getpid()), APPLICATION, self._settings.node.ae_title)
+        worker = Participant(f"worker {told['worker']}", is_requestor=True)
+        job = Thing(f"/jobs/{told['job']}/result", URI, 2, 13, alert=told["why"])
+        text = message(
+            self._source,
+            ALERT,
+            "E",
+            SERIOUS_FAILURE,
+            [us, worker],
+            kind=MISUSE,
+            things=[job],
             at=at,
         )
         self._write(text)
@@ -366,7 +391,9 @@ class Auditor:
         noted = 0
         while events := self._ledger.history.events_after(place, _PAGE, stages=_STAGES):
             for event in events:
-                if event["stage"] in uses.STAGES:
+                if event["stage"] == uses.RESULT_REFUSED:
+                    self._trail.refused(json.loads(event["detail"]), event["at"])
+                elif event["stage"] in uses.STAGES:
                     self._trail.used(Use.read(event["detail"]), event["at"])
                 else:
                     self._trail.transferred(event)

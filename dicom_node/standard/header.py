@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO
 
 from dicom_node.base.errors import NotUnderstood
@@ -56,7 +57,7 @@ TAGS = {
     0x0020000E: "series_instance_uid",
 }
 _CHARACTER_SET = 0x00080005
-_LAST = max(TAGS)
+_ESCAPE = re.compile(r"\x1b[\x20-\x2f]{1,4}[\x30-\x7e]")
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN")) | {
@@ -67,8 +68,10 @@ _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC"
 """Value representations with a length of 32 bits (DICOM PS3.5 7.1.2)."""
 
 
-def read_header(file: IO[bytes], transfer_syntax_uid: str) -> dict[str, str]:
-    """Return the facts of a Part 10 file by the names in `TAGS`, as decoded, clean text.
+def read_header(
+    file: IO[bytes], transfer_syntax_uid: str, tags: Mapping[int, str] = TAGS
+) -> dict[str, str]:
+    """Return the facts of a Part 10 file by the names in `tags`, as decoded, clean text.
 
     Raises
     ------
@@ -79,11 +82,11 @@ def read_header(file: IO[bytes], transfer_syntax_uid: str) -> dict[str, str]:
     source: IO[bytes] = file
     if transfer_syntax_uid == DEFLATED:
         source = io.BytesIO(_inflate(file))
-    values = dict(_values(source, transfer_syntax_uid))
+    values = dict(_values(source, transfer_syntax_uid, tags))
     character_sets = _ascii(values.get(_CHARACTER_SET, b"")).split("\\")
-    facts = dict.fromkeys(TAGS.values(), "")
-    for tag in values.keys() & TAGS.keys():
-        name, value = TAGS[tag], values[tag]
+    facts = dict.fromkeys(tags.values(), "")
+    for tag in values.keys() & tags.keys():
+        name, value = tags[tag], values[tag]
         facts[name] = _ascii(value) if name.endswith("_uid") else _text(value, character_sets)
     facts["patient_name"] = facts["patient_name"].rstrip("^= ")
     return facts
@@ -108,8 +111,11 @@ def _inflate(file: IO[bytes]) -> bytes:
         raise NotUnderstood("the deflated data set cannot be inflated") from exc
 
 
-def _values(file: IO[bytes], transfer_syntax_uid: str) -> Iterator[tuple[int, bytes]]:
+def _values(
+    file: IO[bytes], transfer_syntax_uid: str, tags: Mapping[int, str]
+) -> Iterator[tuple[int, bytes]]:
     """Yield tag and value of the top-level elements that are wanted."""
+    last = max(tags)
     start = file.tell()
     first = file.read(8)
     file.seek(start)
@@ -127,9 +133,9 @@ def _values(file: IO[bytes], transfer_syntax_uid: str) -> Iterator[tuple[int, by
                 raise NotUnderstood("sequences are nested too deeply")
             # PS3.5 6.2.2: UN of undefined length holds Implicit VR items
             implicit_levels.append(implicit_levels[-1] or vr == b"UN")
-        elif len(implicit_levels) == 1 and tag > _LAST:
+        elif len(implicit_levels) == 1 and tag > last:
             return
-        elif len(implicit_levels) == 1 and (tag in TAGS or tag == _CHARACTER_SET):
+        elif len(implicit_levels) == 1 and (tag in tags or tag == _CHARACTER_SET):
             yield tag, file.read(min(length, VALUE_LIMIT))
             file.seek(max(0, length - VALUE_LIMIT), os.SEEK_CUR)
         else:
@@ -178,7 +184,8 @@ def _text(value: bytes, character_sets: list[str]) -> str:
     codecs = [python_encoding.get(name.strip(), "latin-1") for name in character_sets]
     try:
         if len(codecs) > 1 or b"\x1b" in value:
-            return clean(decode_bytes(value, codecs, {0x5E, 0x3D}))
+            # pydicom leaves the escape sequence of ISO 2022 IR 58 in the text
+            return clean(_ESCAPE.sub("", decode_bytes(value, codecs, {0x5E, 0x3D})))
         return clean(value.decode(codecs[0], "replace"))
     except (LookupError, ValueError, Warning):
         return clean(value.decode("latin-1"))

@@ -25,6 +25,9 @@ MAX_QUERY = 1 << 14
 
 STAGES = ("queried", "retrieved", "accessed")
 
+RESULT_REFUSED = "result-refused"
+"""A worker posted a result about something else than its job."""
+
 Study = tuple[str, str, tuple[tuple[str, int], ...]]
 """Study Instance UID, patient id, and how many objects of which SOP class."""
 
@@ -73,6 +76,24 @@ def noting(settings: Settings, ledger: Ledger) -> Note:
             ledger.history.note(use.what, json.dumps(asdict(use)))
         except ChexFractError as exc:
             logger.warning("a use of the reports is missing in the audit trail: %s", exc)
+
+    return note
+
+
+def noting_refusals(settings: Settings, ledger: Ledger) -> Callable[[str, str, str], None]:
+    """Return what keeps a refused result for the audit trail: its job, its worker and the reason.
+
+    It never stops the refusal itself.
+    """
+    if not (settings.audit.file or settings.audit.syslog):
+        return lambda job, worker, why: None
+
+    def note(job: str, worker: str, why: str) -> None:
+        try:
+            told = {"job": job, "worker": worker, "why": why}
+            ledger.history.note(RESULT_REFUSED, json.dumps(told))
+        except ChexFractError as exc:
+            logger.warning("a refused result is missing in the audit trail: %s", exc)
 
     return note
 

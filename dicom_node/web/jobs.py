@@ -1,11 +1,13 @@
 """The job API: a worker claims, fetches the Instance, renews its lease and posts its result.
 
 `dicom_node.base.job` has the messages. Every call carries the token; a stale one is 409 and changes
-nothing. 200 on a result means that it is durable.
+nothing. 200 on a result means that it was compared with the Instance and is durable; one that is
+about something else is 422, and counts as an attempt.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any
@@ -16,12 +18,17 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from dicom_node.base.errors import NotFound, Stale
+from dicom_node.base.errors import NotFound, NotUnderstood, OutOfResources, Stale
 from dicom_node.base.job import Claim, ClaimRequest, LeaseRequest, ReleaseRequest, Result
+from dicom_node.base.logs import Sparse
+from dicom_node.flow.result_check import find_mismatch, read_source
 from dicom_node.settings import Settings
 from dicom_node.standard.part10 import is_part10
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Held, Ledger
 from dicom_node.store.spool import Spool
+from dicom_node.store.uses import noting_refusals
+
+_foreign = Sparse(logging.getLogger(__name__))
 
 MAX_OBJECTS = 16
 MAX_RESULT_JSON = 1 << 20
@@ -41,6 +48,7 @@ Token = Annotated[str, Header(alias="X-Job-Token", max_length=128)]
 
 def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
     """Return the job API; `web.guard` asks for the secret before these are reached."""
+    note = noting_refusals(settings, ledger)
     router = APIRouter(prefix="/jobs/{job}")
     lease_s, attempts = settings.dispatch.lease, settings.dispatch.attempts
 
@@ -72,9 +80,18 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
 
     @router.post("/result")
     def result(job: str, posted: Posted) -> dict[str, bool]:
-        """Keep a result durably: files first, then the ledger's row that names them."""
+        """Keep a result that belongs to its job durably: files first, then the ledger's row."""
         told = _result(posted)
         contents = _contents(posted, told)
+        held = ledger.jobs.held(job, told.token)
+        if held is None:
+            return {"durable": True}
+        if problem := _mismatch(spool, held, told, contents):
+            reason = f"result refused: {problem}"
+            _foreign.error("job %s, worker %s: %s", job[:12], ascii(held.worker)[1:-1], reason)
+            note(job, held.worker, problem)
+            ledger.jobs.release(job, told.token, reason, True, 0.0, attempts)
+            raise HTTPException(422, reason)
         names = {
             part: spool.write_report(job, told.token, part, content)
             for part, content in contents.items()
@@ -95,6 +112,21 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
         return {"state": state}
 
     return router
+
+
+def _mismatch(spool: Spool, held: Held, result: Result, contents: Mapping[str, bytes]) -> str:
+    """Return why a result does not belong to its job, else an empty text."""
+    if not result.objects:
+        return ""
+    try:
+        source = read_source(spool.path(held.file), held.transfer_syntax_uid, held.order)
+    except FileNotFoundError as exc:
+        raise NotFound("the Instance is no longer in the spool") from exc
+    except OSError as exc:
+        raise OutOfResources(f"the Instance cannot be read: {exc.strerror}") from exc
+    except NotUnderstood as exc:
+        return f"the Instance is not DICOM, so no object can be about it ({exc})"
+    return find_mismatch(source, result, contents)
 
 
 def faults(errors: Sequence[Mapping[str, Any]]) -> list[str]:

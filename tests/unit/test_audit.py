@@ -31,6 +31,7 @@ from dicom_node.operate.audit import (
     message,
 )
 from dicom_node.settings import Audit, Settings, Tls
+from dicom_node.store.uses import noting_refusals
 
 NAME = "Secret^Name"
 
@@ -151,6 +152,23 @@ def test_sign_ins_are_noted_with_their_outcome(tmp_path: Path) -> None:
     assert who is not None
     assert (who.get("UserID"), who.get("NetworkAccessPointID")) == ("admin", "192.0.2.7")
     assert SECRET not in (tmp_path / "audit.xml").read_text()
+
+
+def test_a_refused_result_is_a_security_alert(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "audit.xml"
+    chosen = audited(api, file=str(file))
+    auditor = Auditor(chosen, api.ledger)
+    auditor.step()
+    noting_refusals(chosen, api.ledger)("c" * 32, "gpu-host:4711", "its Patient ID is another")
+    assert auditor.step() == 1
+    (root,) = lines(file)
+    assert codes(root) == ("110113", "110132")
+    assert root.find("EventIdentification").get("EventOutcomeIndicator") == "8"  # type: ignore[union-attr]
+    users = [p.get("UserID") for p in root.findall("ActiveParticipant")]
+    assert "worker gpu-host:4711" in users
+    thing = root.find("ParticipantObjectIdentification")
+    assert thing is not None
+    assert thing.get("ParticipantObjectID") == f"/jobs/{'c' * 32}/result"
 
 
 @pytest.mark.parametrize("kind", ["udp", "tcp"])

@@ -5,16 +5,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import answers
 import httpx2
 import pytest
 from serving import SECRET, Api, serving
 
 from dicom_node.base.errors import OutOfResources, Stale
-from dicom_node.base.job import ReportObject, Result, Ticket
+from dicom_node.base.job import Result, Ticket
 from dicom_node.web import guard
 from worker.service.node import Node as Client
-
-PART10 = bytes(128) + b"DICM" + b"the report"
 
 
 @pytest.fixture(scope="module")
@@ -36,27 +35,12 @@ def worker(api: Api) -> Iterator[Client]:
         yield client
 
 
-def result_of(ticket: Ticket, **changed: Any) -> Result:
-    item = ReportObject(
-        kind="sr",
-        part="sr",
-        sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
-        sop_instance_uid=f"2.25.{int(ticket.job[:8], 16)}",
-        series_instance_uid="2.25.2",
-    )
-    values: dict[str, Any] = {
-        "token": ticket.token,
-        "outcome": "reported",
-        "model": "phantom",
-        "model_version": "0.1.0",
-        "device_uid": "2.25.3",
-        "demonstration": True,
-        "text": "No fracture.",
-        "presence": "absent",
-        "stages_ms": {"model": 5.0},
-        "objects": (item,),
-    }
-    return Result(**(values | changed))
+def result_of(api: Api, ticket: Ticket, **changed: Any) -> Result:
+    return answers.result_for(api, ticket, **changed)[0]
+
+
+def object_of(api: Api, ticket: Ticket) -> bytes:
+    return answers.result_for(api, ticket)[1]
 
 
 def post(http: httpx2.Client, ticket: Ticket, result: Result | str, **files: bytes) -> Any:
@@ -80,21 +64,21 @@ def test_a_worker_claims_fetches_renews_and_posts(api: Api, worker: Client) -> N
     assert claim == worker.claim(ticket, "test:1"), "the same claim again has the same answer"
     content = worker.instance(ticket)
     assert len(content) == claim.size
-    assert content.startswith(bytes(128) + b"DICMpixels of")
+    assert content[128:132] == b"DICM"
     worker.renew(ticket)
-    worker.post(ticket, result_of(ticket), [PART10])
+    worker.post(ticket, result_of(api, ticket), [object_of(api, ticket)])
     assert api.state(ticket) == "reported"
     trace = api.ledger.history.trace(ticket.job)
     (kept,) = trace["objects"]
-    assert api.spool.path(kept["file"]).read_bytes() == PART10
+    assert api.spool.path(kept["file"]).read_bytes() == object_of(api, ticket)
     assert [row["state"] for row in trace["deliveries"]] == ["pending"]
 
 
 def test_the_same_result_again_is_200_and_changes_nothing(api: Api, http: httpx2.Client) -> None:
     ticket = claimed(api, http)
-    assert post(http, ticket, result_of(ticket), sr=PART10).status_code == 200
+    assert post(http, ticket, result_of(api, ticket), sr=object_of(api, ticket)).status_code == 200
     before = api.ledger.history.trace(ticket.job), api.reports
-    assert post(http, ticket, result_of(ticket), sr=PART10).status_code == 200
+    assert post(http, ticket, result_of(api, ticket), sr=object_of(api, ticket)).status_code == 200
     assert (api.ledger.history.trace(ticket.job), api.reports) == before
 
 
@@ -102,7 +86,10 @@ def test_results_posted_at_once_are_one_result(api: Api, http: httpx2.Client) ->
     ticket = claimed(api, http)
     with ThreadPoolExecutor(8) as pool:
         answers = list(
-            pool.map(lambda _: post(http, ticket, result_of(ticket), sr=PART10), range(8))
+            pool.map(
+                lambda _: post(http, ticket, result_of(api, ticket), sr=object_of(api, ticket)),
+                range(8),
+            )
         )
     assert {answer.status_code for answer in answers} == {200}
     assert len(api.ledger.history.trace(ticket.job)["objects"]) == 1
@@ -121,7 +108,8 @@ def test_a_stale_token_is_409_and_changes_nothing(api: Api, http: httpx2.Client,
     if act == "instance":
         answer = http.get(f"/jobs/{ticket.job}/instance", headers={"X-Job-Token": stale.token})
     elif act == "result":
-        answer = post(http, stale, result_of(stale), sr=PART10)
+        told = result_of(api, ticket, token=stale.token)
+        answer = post(http, stale, told, sr=object_of(api, ticket))
     else:
         answer = http.post(f"/jobs/{ticket.job}/{act}", json={"token": stale.token, **bodies[act]})
     assert answer.status_code == 409
@@ -134,7 +122,7 @@ def test_the_result_of_a_lost_lease_is_dropped(api: Api, worker: Client) -> None
     worker.claim(ticket, "zombie")
     api.ledger.jobs.expire(time.time() + 3600, attempts=5)
     with pytest.raises(Stale):
-        worker.post(ticket, result_of(ticket), [PART10])
+        worker.post(ticket, result_of(api, ticket), [object_of(api, ticket)])
     assert api.state(ticket) == "received"
 
 
@@ -149,9 +137,10 @@ def test_a_job_given_back_waits_and_counts(api: Api, worker: Client) -> None:
 
 def test_a_rejected_image_needs_its_reason(api: Api, http: httpx2.Client) -> None:
     ticket = claimed(api, http)
-    bare = result_of(ticket, outcome="rejected", objects=(), text=None)
+    bare = result_of(api, ticket, outcome="rejected", objects=(), text=None)
     assert post(http, ticket, bare).status_code == 422
     told = result_of(
+        api,
         ticket,
         outcome="rejected",
         objects=(),
@@ -162,11 +151,13 @@ def test_a_rejected_image_needs_its_reason(api: Api, http: httpx2.Client) -> Non
     assert api.state(ticket) == "rejected"
 
 
-def test_an_unknown_job_is_404(http: httpx2.Client) -> None:
+def test_an_unknown_job_is_404(api: Api, http: httpx2.Client) -> None:
+    known = api.ticket()
+    told, content = answers.result_for(api, known)
     ticket = Ticket(job="f" * 32, token="0" * 32)
     body = {"token": ticket.token, "worker": "w"}
     assert http.post(f"/jobs/{ticket.job}/claim", json=body).status_code == 404
-    assert post(http, ticket, result_of(ticket), sr=PART10).status_code == 404
+    assert post(http, ticket, told, sr=content).status_code == 404
 
 
 @pytest.mark.parametrize("shown", [None, "Bearer wrong", f"Basic {SECRET}", SECRET, "Bearer é"])
@@ -195,7 +186,7 @@ def test_a_malformed_body_is_422_and_never_repeated(
 ) -> None:
     ticket = claimed(api, http)
     answers = [
-        post(http, ticket, text, sr=PART10),
+        post(http, ticket, text, sr=object_of(api, ticket)),
         http.post(
             f"/jobs/{ticket.job}/lease",
             content=text.encode(),
@@ -209,17 +200,19 @@ def test_a_malformed_body_is_422_and_never_repeated(
 
 def test_a_result_whose_files_do_not_fit_is_422(api: Api, http: httpx2.Client) -> None:
     ticket = claimed(api, http)
-    result = result_of(ticket)
-    twice = result_of(ticket, objects=result.objects * 2)
-    evil = result_of(ticket, objects=(result.objects[0].model_copy(update={"part": "../../evil"}),))
+    result = result_of(api, ticket)
+    twice = result_of(api, ticket, objects=result.objects * 2)
+    evil = result_of(
+        api, ticket, objects=(result.objects[0].model_copy(update={"part": "../../evil"}),)
+    )
     before = api.reports
     answers = [
         post(http, ticket, result),
-        post(http, ticket, result, sc=PART10),
-        post(http, ticket, result, sr=PART10, sc=PART10),
+        post(http, ticket, result, sc=object_of(api, ticket)),
+        post(http, ticket, result, sr=object_of(api, ticket), sc=object_of(api, ticket)),
         post(http, ticket, result, sr=b"<html>" * 100),
-        post(http, ticket, twice, sr=PART10),
-        post(http, ticket, evil, **{"../../evil": PART10}),
+        post(http, ticket, twice, sr=object_of(api, ticket)),
+        post(http, ticket, evil, **{"../../evil": object_of(api, ticket)}),
         http.post(f"/jobs/{ticket.job}/result", content=b"no multipart"),
     ]
     assert {answer.status_code for answer in answers} == {422}
@@ -231,8 +224,8 @@ def test_a_body_without_end_is_413(
 ) -> None:
     ticket = claimed(api, http)
     monkeypatch.setattr(guard, "MAX_RESULT", 100_000)
-    huge = PART10 + bytes(200_000)
-    assert post(http, ticket, result_of(ticket), sr=huge).status_code == 413
+    huge = object_of(api, ticket) + bytes(200_000)
+    assert post(http, ticket, result_of(api, ticket), sr=huge).status_code == 413
     long = b'{"token": "' + b"x" * (guard.MAX_BODY + 10) + b'"}'
     headers = {"Content-Type": "application/json"}
     answer = http.post(f"/jobs/{ticket.job}/lease", content=long, headers=headers)
@@ -249,10 +242,10 @@ def test_a_full_disk_is_503_and_the_worker_may_try_again(
     ticket = claimed(api, http)
     with monkeypatch.context() as patch:
         patch.setattr(api.spool, "write_report", full)
-        answer = post(http, ticket, result_of(ticket), sr=PART10)
+        answer = post(http, ticket, result_of(api, ticket), sr=object_of(api, ticket))
         assert answer.status_code == 503
         assert answer.headers["retry-after"]
-    assert post(http, ticket, result_of(ticket), sr=PART10).status_code == 200
+    assert post(http, ticket, result_of(api, ticket), sr=object_of(api, ticket)).status_code == 200
 
 
 def test_an_instance_is_served_as_nothing_but_dicom(api: Api, http: httpx2.Client) -> None:
@@ -261,3 +254,65 @@ def test_an_instance_is_served_as_nothing_but_dicom(api: Api, http: httpx2.Clien
     assert answer.headers["content-type"] == "application/dicom"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "no-store"
+
+
+OTHERS: dict[str, Any] = {
+    "patient": {"PatientID": "OTHER-1"},
+    "issuer": {"IssuerOfPatientID": "ELSEWHERE"},
+    "study": {"StudyInstanceUID": "1.2.9"},
+    "class": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1"},
+    "own uid": {"SOPInstanceUID": "1.2.3.4.5"},
+    "series": {"SeriesInstanceUID": "1.3"},
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_result_about_something_else_is_422_and_an_attempt(
+    api: Api, http: httpx2.Client, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    ticket = claimed(api, http)
+    image = api.ledger.history.trace(ticket.job)["sop_instance_uid"]
+    ds = answers.report_of(image)
+    for keyword, value in OTHERS[what].items():
+        setattr(ds, keyword, value)
+    before = api.reports
+    answer = post(http, ticket, result_of(api, ticket), sr=answers.part10(ds))
+    assert answer.status_code == 422
+    assert "result refused: sr (sr): its" in answer.text
+    assert "OTHER" not in answer.text + caplog.text
+    assert "result refused" in caplog.text
+    assert api.reports == before, "nothing of it is durable"
+    (job,) = api.ledger.history.trace(ticket.job)["jobs"]
+    assert (job["state"], job["attempts"]) == ("received", 1)
+    assert "result refused" in job["reason"]
+    with_token = post(http, ticket, result_of(api, ticket), sr=object_of(api, ticket))
+    assert with_token.status_code == 409, "the token went with the attempt"
+
+
+def test_a_job_whose_results_are_all_foreign_fails_with_the_reason(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    with (
+        serving(tmp_path_factory.mktemp("node")) as api,
+        httpx2.Client(base_url=api.url, headers=headers) as http,
+    ):
+        ticket = api.ticket()
+        for _ in range(api.settings.dispatch.attempts):
+            body = {"token": ticket.token, "worker": "compromised:1"}
+            assert http.post(f"/jobs/{ticket.job}/claim", json=body).status_code == 200
+            foreign = answers.part10(answers.report_of("9.9.9"))
+            assert post(http, ticket, result_of(api, ticket), sr=foreign).status_code == 422
+            tickets = api.ledger.jobs.hand_out("phantom", 1, time.time() + 60)
+            ticket = tickets[0] if tickets else ticket
+        assert api.state(ticket) == "failed"
+        assert api.reports == []
+
+
+def test_a_second_result_cannot_take_the_place_of_the_first(api: Api, http: httpx2.Client) -> None:
+    ticket = claimed(api, http)
+    assert post(http, ticket, result_of(api, ticket), sr=object_of(api, ticket)).is_success
+    before = api.reports
+    other = answers.part10(answers.report_of("9.9.9"))
+    assert post(http, ticket, result_of(api, ticket), sr=other).json() == {"durable": True}
+    assert api.reports == before

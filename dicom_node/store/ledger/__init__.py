@@ -21,7 +21,7 @@ from dicom_node.store.ledger.deliveries import (
 )
 from dicom_node.store.ledger.history import History
 from dicom_node.store.ledger.instances import Instance, Instances, Receipt, Route
-from dicom_node.store.ledger.jobs import Claimed, Expired, Jobs, Waiting
+from dicom_node.store.ledger.jobs import Claimed, Expired, Held, Jobs, Waiting
 from dicom_node.store.ledger.purge import Purge
 from dicom_node.store.ledger.results import Results, Wanted
 
@@ -30,6 +30,7 @@ __all__ = [
     "DestinationState",
     "DueDelivery",
     "Expired",
+    "Held",
     "Instance",
     "Ledger",
     "Receipt",

@@ -38,6 +38,16 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A running job: who works on it, from which file, and what the report shall be."""
+
+    worker: str
+    file: str
+    transfer_syntax_uid: str
+    order: ReportOrder
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
     """What `Jobs.expire` found: counts of jobs."""
 
@@ -304,6 +314,23 @@ class Jobs:
             raise _stale(job)
         return str(row.file)
 
+    def held(self, job: str, token: str) -> Held | None:
+        """Return the running job of a token; None where its result is recorded already.
+
+        Raises
+        ------
+        Stale, NotFound
+            See `claim`.
+        """
+        with self._database.reading() as connection:
+            row = self._row(connection, job)
+        if row.token != token or row.state not in (JobState.RUNNING, *WITH_RESULT):
+            raise _stale(job)
+        if row.state in WITH_RESULT:
+            return None
+        order = ReportOrder.model_validate_json(row.report_order)
+        return Held(row.worker, row.file, row.transfer_syntax_uid, order)
+
     def renew(self, job: str, token: str, lease_s: float, at: float | None = None) -> None:
         """Extend the lease: the work has made progress.
 
@@ -420,7 +447,7 @@ class Jobs:
     def _row(self, connection: Connection, job: str, lock: bool = False) -> Row[Any]:
         query = (
             sa.select(jobs, instances.c.file, instances.c.size, instances.c.calling_ae)
-            .add_columns(instances.c.calling_host)
+            .add_columns(instances.c.calling_host, instances.c.transfer_syntax_uid)
             .join(instances)
             .where(jobs.c.id == job)
         )
