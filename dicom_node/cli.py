@@ -257,16 +257,20 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     from dicom_node.base import logs
+    from dicom_node.base.confine import keep_private
     from dicom_node.run.supervisor import serve
 
+    keep_private()
     logs.start()
     return serve(options.config, _settings(options), options.with_worker)
 
 
 def _role(options: argparse.Namespace) -> int:
     from dicom_node.base import logs
+    from dicom_node.base.confine import keep_private
     from dicom_node.run.roles import run_role
 
+    keep_private()
     logs.start()
     logging.getLogger("dicom_node").info("%s starts", options.name)
     run_role(options.name, options.config)

@@ -158,7 +158,9 @@ def _set_up_commands(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from dicom_node.base import logs
+    from dicom_node.base.confine import keep_private
 
+    keep_private()
     logs.start(logging.INFO)
     settings = _settings(options)
     from worker.service.nodes import check_nodes

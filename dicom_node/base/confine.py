@@ -76,6 +76,12 @@ def child_environment(**more: str) -> dict[str, str]:
     return kept | more
 
 
+def keep_private() -> None:
+    """Make files of this process its user's alone, and hide its memory and environment."""
+    os.umask(0o077)
+    hide_process()
+
+
 def hide_process() -> None:
     """Keep others of the same user from reading this process's memory and environment."""
     with suppress(OSError, AttributeError):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
+from dicom_node.base.confine import python_command
 from dicom_node.base.errors import Busy, Unreachable
 from dicom_node.base.job import TASK, Handout, queue
 
@@ -344,7 +345,7 @@ class Embedded:
         if self._program is not None:
             command, told = [self._program, "-"], self._configuration()
         else:
-            command = [sys.executable, "-m", "dicom_node.flow.stand_in", str(self._port)]
+            command = python_command("-m", "dicom_node.flow.stand_in", str(self._port))
             told = self._password
         if sys.platform == "linux":
             before = [sys.executable, "-I", "-S", "-c", _DIES_WITH_PARENT, str(os.getpid())]

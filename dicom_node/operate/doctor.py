@@ -55,6 +55,8 @@ def _looks(settings: Settings) -> list[tuple[str, Look]]:
         ("who calls", lambda: machine.callers(settings)),
         ("disk", lambda: machine.disk(settings)),
         ("secret", lambda: machine.secret(settings)),
+        ("data_dir", lambda: machine.data_dir(settings)),
+        ("confinement", machine.confinement),
         ("tls", lambda: machine.tls(settings)),
         ("ledger", lambda: surroundings.ledger(settings)),
         ("broker", lambda: surroundings.broker(settings)),

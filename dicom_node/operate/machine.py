@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +20,7 @@ from packaging.requirements import Requirement
 
 from dicom_node.base.addresses import is_loopback
 from dicom_node.base.checks import Check, failed, passed, warned
+from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ConfigurationError, OutOfResources
 from dicom_node.credentials import secret_path
 from dicom_node.dimse import security
@@ -205,6 +208,46 @@ def _long_enough(value: str, where: str) -> Check:
         advice = "write a longer one: openssl rand -base64 32"
         return failed("secret", f"{where}: shorter than 16 characters", advice, _CONFIG)
     return passed("secret", f"{where}")
+
+
+def data_dir(settings: Settings) -> list[Check]:
+    """Look at who may read what the node keeps: images, reports and the ledger."""
+    folder = settings.node.data_dir
+    if not folder.is_dir():
+        return [passed("data_dir", f"{folder}: made at the first start, for its user alone")]
+    found = folder.stat()
+    if found.st_uid != os.geteuid() and os.geteuid() != 0:
+        what = f"{folder} belongs to user {found.st_uid}, and this is user {os.geteuid()}"
+        return [failed("data_dir", what, "run this as the user of the node")]
+    open_ones = [
+        path.name
+        for path in (folder, *folder.iterdir())
+        if path.lstat().st_mode & 0o077 and not path.is_symlink()
+    ]
+    if found.st_mode & 0o077:
+        what = f"{folder} may be read by others ({found.st_mode & 0o777:04o})"
+        return [failed("data_dir", what, f"chmod 700 {folder}; the next start does it")]
+    if open_ones:
+        what = f"{folder}: closed to others; {', '.join(sorted(open_ones)[:5])} by itself is not"
+        return [warned("data_dir", what, "the next start closes it")]
+    return [passed("data_dir", f"{folder} is its user's alone")]
+
+
+def confinement() -> list[Check]:
+    """Ask a child what keeps it in on this kernel."""
+    code = (
+        "import json; from dataclasses import asdict; from dicom_node.base import confine; "
+        "print(json.dumps(asdict(confine.confine()) | {'version': confine.landlock_version()}))"
+    )
+    done = subprocess.run(
+        python_command("-c", code), capture_output=True, text=True, check=False, timeout=20
+    )
+    held = json.loads(done.stdout) if done.returncode == 0 else {"missing": ["an answer"]}
+    if held["missing"]:
+        what = f"children that read pictures are not locked in: no {', '.join(held['missing'])}"
+        return [warned("confinement", what, "use a kernel that has it, or a container per role")]
+    what = "children that read pictures see no secret, ledger or network"
+    return [passed("confinement", f"{what} (Landlock {held['version']}, seccomp)")]
 
 
 def tls(settings: Settings) -> Iterator[Check]:

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ChexFractError, OutOfResources, Unreachable
 from dicom_node.dimse import scu
 from dicom_node.dimse.archive import Archive
@@ -135,7 +135,7 @@ def node_in(here: Path, archive: Archive) -> Iterator[Node]:
     (here / "node.toml").write_text(content, encoding="utf-8")
     (here / "worker.toml").write_text(WORKER_TOML, encoding="utf-8")
     log = here / "node.log"
-    command = [sys.executable, "-m", "dicom_node", "serve", "--config", str(here / "node.toml")]
+    command = python_command("-m", "dicom_node", "serve", "--config", str(here / "node.toml"))
     command += ["--with-worker", str(here / "worker.toml")]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
@@ -186,7 +186,7 @@ def draw(out: Path, *options: str) -> list[dict[str, str]]:
     list of dict
         The rows of truth.csv, each with the file's ``path``.
     """
-    command = [sys.executable, "-m", "worker", "phantom", "draw", "--out", str(out), *options]
+    command = python_command("-m", "worker", "phantom", "draw", "--out", str(out), *options)
     done = subprocess.run(command, capture_output=True, check=False, text=True)
     if done.returncode:
         raise OutOfResources(f"no phantoms were drawn: {done.stderr.strip().splitlines()[-1:]}")

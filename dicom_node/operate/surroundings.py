@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import httpx2 as httpx
 from dicom_node import __version__
 from dicom_node.base.addresses import is_loopback
 from dicom_node.base.checks import Check, failed, passed, warned
+from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ChexFractError, ConfigurationError, Unreachable
 from dicom_node.flow import broker as doorbell
 from dicom_node.operate import machine
@@ -189,7 +189,7 @@ def _health(url: str, certificate: Path | None = None) -> Check:
 
 def ask_worker(config: Path | None) -> subprocess.Popen[str]:
     """Start the worker's own doctor, which this program does not import."""
-    command = [sys.executable, "-m", "worker", "doctor", "--json", "--beside-node"]
+    command = python_command("-m", "worker", "doctor", "--json", "--beside-node")
     if config is not None:
         command += ["--config", str(config)]
     return subprocess.Popen(

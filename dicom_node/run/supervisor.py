@@ -9,8 +9,8 @@ import logging
 import os
 import select
 import signal
+import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +20,7 @@ from typing import Any
 
 from dicom_node import in_force
 from dicom_node.base import logs
+from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.credentials import read_credentials
 from dicom_node.in_force import Exchange
@@ -240,7 +241,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
 
 def _roles(config: Path, broker_url: str) -> list[Child]:
     environment = {**os.environ, "CHEXFRACT_BROKER__URL": broker_url}
-    command = [sys.executable, "-m", "dicom_node", "role"]
+    command = python_command("-m", "dicom_node", "role")
     return [
         Child(name, [*command, name, "--config", str(config)], environment)
         for name in reversed(ROLES)
@@ -257,7 +258,7 @@ def _worker(
     if settings.web.certificate:
         trusted = str(settings.web.certificate.absolute())
         environment.setdefault("CHEXFRACT_WORKER_WORKER__CA", trusted)
-    command = [sys.executable, "-m", "worker", "run", "--config", str(config)]
+    command = python_command("-m", "worker", "run", "--config", str(config))
     return Child("worker", command, environment, beats=False)
 
 
@@ -345,8 +346,15 @@ def _is_embedded(settings: Settings) -> bool:
 
 
 def _make_data_dir(settings: Settings) -> None:
+    """Make data_dir, and take from others what an older version let them read."""
+    folder = settings.node.data_dir
     try:
-        settings.node.data_dir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (folder, *folder.iterdir()):
+            mode = path.stat(follow_symlinks=False).st_mode
+            if mode & 0o077 and (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                with contextlib.suppress(PermissionError):  # another user's; `doctor` says so
+                    path.chmod(mode & 0o700)
     except OSError as exc:
         raise ConfigurationError(f"node.data_dir: {exc.filename}: {exc.strerror}") from exc
 

@@ -1,21 +1,21 @@
 """A picture of an Instance, drawn in a process of its own: what is in the file is not trusted.
 
-``python -m dicom_node.web.preview FILE WINDOW`` writes a PNG to standard output. It needs NumPy and
-Pillow, which come with the worker; a node without them shows no picture.
+``python -m dicom_node.web.preview WINDOW`` reads a file from standard input and writes a PNG. It
+needs NumPy and Pillow, which come with the worker; a node without them shows no picture.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 import threading
 from collections import OrderedDict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from dicom_node.base.confine import child_environment, confine, python_command
 from dicom_node.base.errors import Busy, NotFound
 
 if TYPE_CHECKING:
@@ -84,14 +84,20 @@ class Previews:
 
 
 def _drawn(path: Path, window: str) -> bytes:
-    command = [sys.executable, "-m", __name__, str(path), window]
-    # Whoever takes the process over by an image finds no secret in it.
-    safe = {k: v for k, v in os.environ.items() if not k.startswith("CHEXFRACT")}
-    environment = {**safe, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    command = python_command("-m", __name__, window)
+    environment = child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     try:
-        done = subprocess.run(
-            command, capture_output=True, check=False, timeout=WAIT_S, env=environment
-        )
+        with path.open("rb") as file:
+            done = subprocess.run(
+                command,
+                stdin=file,
+                capture_output=True,
+                check=False,
+                timeout=WAIT_S,
+                env=environment,
+            )
+    except OSError as exc:
+        raise NotFound("the image is not here any more") from exc
     except subprocess.TimeoutExpired as exc:
         raise NotFound("the image takes too long to draw") from exc
     if done.returncode or not done.stdout.startswith(b"\x89PNG"):
@@ -99,12 +105,12 @@ def _drawn(path: Path, window: str) -> bytes:
     return done.stdout
 
 
-def draw(path: Path, window: str) -> bytes:
+def draw(file: BinaryIO, window: str) -> bytes:
     """Return a PNG of the first frame.
 
     Parameters
     ----------
-    path : Path
+    file : binary file
         A Part 10 file.
     window : str
         A key of `WINDOWS`.
@@ -114,15 +120,15 @@ def draw(path: Path, window: str) -> bytes:
     from pydicom import dcmread
     from pydicom.pixels.utils import pixel_array
 
-    dataset = dcmread(path)
+    dataset = dcmread(file)
     pixels = pixel_array(dataset, index=0)
     if dataset.get("SamplesPerPixel", 1) == 1:
         pixels = _shown(pixels, dataset, window) * 255
     picture = Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
     picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
+    drawn = io.BytesIO()
+    picture.save(drawn, "PNG")
+    return drawn.getvalue()
 
 
 def _shown(pixels: NDArray[Any], dataset: Dataset, window: str) -> NDArray[np.float32]:
@@ -179,4 +185,5 @@ def _limit() -> None:
 
 if __name__ == "__main__":
     _limit()
-    sys.stdout.buffer.write(draw(Path(sys.argv[1]), sys.argv[2]))
+    confine()
+    sys.stdout.buffer.write(draw(sys.stdin.buffer, sys.argv[1]))

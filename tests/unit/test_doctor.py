@@ -20,6 +20,7 @@ from ledgers import NOW, fresh, instance, reported, route
 from listening import listening
 
 from dicom_node.base.checks import Check, exit_code, failed, passed, show, warned
+from dicom_node.base.confine import landlock_version
 from dicom_node.operate import machine, neighbours, people, surroundings
 from dicom_node.operate.doctor import together
 from dicom_node.settings import Settings
@@ -429,3 +430,22 @@ def test_a_line_has_a_symbol_a_word_and_what_to_do(capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "✗ FAIL  disk  [red]full[/red]"
     assert lines[1].strip() == "→ make room"
+
+
+def test_a_data_dir_that_others_may_read_is_a_failure(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    tmp_path.chmod(0o755)
+    assert only(machine.data_dir(settings)).verdict == "fail"
+    tmp_path.chmod(0o700)
+    (tmp_path / "ledger.sqlite").touch(0o644)
+    (tmp_path / "ledger.sqlite").chmod(0o644)
+    check = only(machine.data_dir(settings))
+    assert (check.verdict, "ledger.sqlite" in check.what) == ("warn", True)
+    (tmp_path / "ledger.sqlite").chmod(0o600)
+    assert only(machine.data_dir(settings)).verdict == "pass"
+
+
+def test_doctor_asks_a_child_what_keeps_it_in() -> None:
+    check = only(machine.confinement())
+    assert check.name == "confinement"
+    assert check.verdict == ("pass" if landlock_version() else "warn")

@@ -1,8 +1,8 @@
 """The child process that decodes: it may die of what it is given, its parent may not.
 
 `worker.image.decode` starts this file as a program of its own. Requests come over standard input,
-codestreams and pixels lie in shared memory. It imports nothing of this project, so that it starts
-fast, and ends when its parent does.
+codestreams and pixels lie in shared memory. It imports of this project only what locks it in, so
+that it starts fast, and ends when its parent does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from dicom_node.base.confine import confine
 
 REQUEST = struct.Struct("<8sQQIIII8s")
 """Codec, bytes shared, bytes of codestream, rows, columns, bits stored, milliseconds, dtype."""
@@ -145,14 +146,20 @@ def _by_dcmtk(syntax: str, codestream: memoryview, out: Pixels, bits_stored: int
     ds.PhotometricInterpretation, ds.PixelRepresentation = "MONOCHROME2", 0
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8 * out.itemsize, bits_stored, bits_stored - 1
     ds.PixelData = encapsulate([bytes(codestream)])
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "source.dcm"), Path(folder, "target.dcm")
+    # Files without a name: this process may write none, and no picture is left on a disk.
+    with (
+        os.fdopen(os.memfd_create("source"), "w+b") as source,
+        os.fdopen(os.memfd_create("target"), "w+b") as target,
+    ):
         ds.save_as(source, enforce_file_format=True)
+        source.flush()
+        names = [f"/proc/self/fd/{file.fileno()}" for file in (source, target)]
         subprocess.run(
-            ["dcmdjpeg", "--quiet", source, target],
+            ["dcmdjpeg", "--quiet", *names],
             check=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            pass_fds=[source.fileno(), target.fileno()],
         )
         found = pydicom.dcmread(target).PixelData
     out[...] = np.frombuffer(found, out.dtype)[: out.size].reshape(out.shape)
@@ -190,4 +197,5 @@ def _serve(shared: int) -> None:
 
 if __name__ == "__main__":
     _limit(int(sys.argv[2]))
+    confine()
     _serve(int(sys.argv[1]))
