@@ -13,7 +13,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-from dicom_node.dimse import stream
+from dicom_node.dimse import patches
 from dicom_node.dimse.commitment import Reports
 from dicom_node.dimse.scp import Listener
 from dicom_node.flow.commit import keeper
@@ -59,7 +59,7 @@ def settings_of(folder: Path, **node: Any) -> Settings:
 
 
 if os.environ.get("CHEXFRACT_STANDARD_WAY"):
-    stream.KNOWN = ()  # the way that is taken with a pynetdicom that the node does not know
+    patches.KNOWN = ()  # the way that is taken with a pynetdicom that the node does not know
 
 
 @contextmanager

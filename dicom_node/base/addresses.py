@@ -40,6 +40,16 @@ def parse_address(text: str) -> Address | None:
     return address
 
 
+def show_address(text: str) -> str:
+    """Return an address as people write it: IPv4 in its plain form, without a scope."""
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return text
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
+
+
 def parse_network(text: str) -> Network:
     """Return the network (or single address) that `text` writes.
 

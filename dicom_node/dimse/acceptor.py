@@ -11,11 +11,16 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from socketserver import BaseServer
 from typing import Any, cast
 
 from pynetdicom.transport import ThreadedAssociationServer
+
+from dicom_node.base.addresses import Network, is_in, parse_address, show_address
+from dicom_node.dimse.proxy import NotProxied, read_caller
+from dicom_node.dimse.refusals import Refusal, Refusals
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +52,9 @@ class Server(ThreadedAssociationServer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._waiting: dict[socket.socket, str] = {}
+        self.refusals = Refusals()
+        self.proxies: Sequence[Network] = ()
+        """From where, and from nowhere else, a PROXY header is read and believed."""
         super().__init__(*args, **kwargs)
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
@@ -56,9 +64,11 @@ class Server(ThreadedAssociationServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Wait for the caller's first PDU, then let pynetdicom go on."""
         try:
+            client_address = self._true_address(request, client_address)
             self.finish_request(self._admit(request, host(client_address)), client_address)
         except Turned as exc:
-            logger.warning("turned away %s: %s", host(client_address), exc)
+            refusal = Refusal("", host(client_address), "", str(exc))
+            self.refusals.note("turned away", refusal)
             self.shutdown_request(request)
         except ConnectionError:
             # A probe of a load balancer or a scan: common, harmless, and not a warning each time.
@@ -79,6 +89,18 @@ class Server(ThreadedAssociationServer):
         for waiting in list(self._waiting):
             _close(waiting)
 
+    def _true_address(self, request: socket.socket, address: Any) -> Any:
+        """Return who calls: behind a TCP balancer, the one whom its PROXY header names."""
+        proxy = parse_address(host(address))
+        if proxy is None or not is_in(proxy, self.proxies):
+            return address
+        try:
+            caller = read_caller(request, FIRST_PDU_S)
+        except NotProxied as exc:
+            raise Turned(str(exc)) from exc
+        request.settimeout(None)
+        return address if caller is None else (caller, 0)
+
     def _admit(self, request: socket.socket, caller: str) -> socket.socket:
         if len(self._waiting) >= MAX_WAITING:
             raise Turned(f"{MAX_WAITING} connections are silent")
@@ -96,7 +118,7 @@ class Server(ThreadedAssociationServer):
 
 def host(address: Any) -> str:
     """Return the host of a socket address, IPv4 in its plain form."""
-    return str(address[0]).removeprefix("::ffff:")
+    return show_address(str(address[0]))
 
 
 def _close(connection: socket.socket) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import socket
 import threading
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +12,7 @@ from pynetdicom import evt
 from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.dimse import patches
 from dicom_node.dimse.contexts import (
     EXPLICIT_LITTLE,
     IMAGES,
@@ -118,5 +118,4 @@ class Archive:
 
 
 def _on_open(event: evt.Event) -> None:
-    connection = cast("Any", event.assoc.dul.socket).socket
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    patches.set_no_delay(event.assoc)

@@ -10,17 +10,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 from pydicom.dataset import Dataset
 from pynetdicom import evt
-from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.base.errors import NotUnderstood, Refused, Transient, Unreachable
-from dicom_node.dimse import Answer, Question
+from dicom_node.dimse import Answer, Question, patches
 from dicom_node.dimse.contexts import PUSH_MODEL, PUSH_MODEL_INSTANCE, commitment
 from dicom_node.dimse.scu import Destination
 from dicom_node.settings import Peer
@@ -83,8 +79,7 @@ class Line:
             The association broke, or the peer fell silent.
         """
         assoc = self._destination.association
-        # What comes before the response is no response: pynetdicom would take it for one.
-        assoc.dimse.get_msg = partial(_response, assoc, assoc.dimse.get_msg)  # type: ignore[method-assign]
+        patches.answer_reports_first(assoc)
         try:
             status, _ = assoc.send_n_action(
                 _request(question), _REQUEST, PUSH_MODEL, PUSH_MODEL_INSTANCE
@@ -119,17 +114,6 @@ class Line:
         status = heard(event, self._on_answer)
         self._answered.set()
         return status, None
-
-
-def _response(
-    assoc: Association, get: Callable[[bool], tuple[Any, Any]], block: bool = False
-) -> tuple[Any, Any]:
-    """Return the next message, and answer the reports that come before one that is awaited."""
-    context_id, message = get(block)
-    while block and isinstance(message, N_EVENT_REPORT) and message.is_valid_request:
-        assoc._serve_request(message, context_id)
-        context_id, message = get(block)
-    return context_id, message
 
 
 class Reports:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import socket
 from collections.abc import Collection
-from contextlib import suppress
-from typing import Any
 
-from pynetdicom import AE, _config
-from pynetdicom.association import Association
+from pynetdicom import AE
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.transport import AssociationSocket
 
 from dicom_node.base.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.dimse import patches
 from dicom_node.settings import Right
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -86,58 +81,11 @@ TRANSFER_SYNTAXES = {
 MAX_CONTEXTS = 128
 """Presentation contexts that one association can propose (DICOM PS3.8 9.3.2.2: odd ids to 255)."""
 
-_TALKATIVE = ("acse", "association", "dimse", "dul", "fsm", "service_class", "transport")
-
-# pynetdicom's own handlers format every PDU and data set for a debug log that nobody may keep.
-_config.LOG_HANDLER_LEVEL = "none"
-# A file is sent as the bytes that it has; decoding and encoding again could change them.
-_config.STORE_SEND_CHUNKED_DATASET = True
-# A peer's misbehaviour is one line of ours, with its name; here it would be a traceback for each
-# socket, and its own text as it came.
-for _name in ("pynetdicom", *(f"pynetdicom.{one}" for one in _TALKATIVE)):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
-
-
-def _close(stream: AssociationSocket) -> None:
-    """Close a socket whether or not it was ever connected; pynetdicom leaks a refused one."""
-    # The reactor and the thread that asked for the association may both end it.
-    connection = stream.socket
-    if connection is not None:
-        with suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
-        connection.close()
-
-
-AssociationSocket._shutdown_socket = _close  # type: ignore[assignment, method-assign]
-
-
-class _Closed(AssociationSocket):
-    """The socket of an association that came to nothing."""
-
-    def __init__(self) -> None:
-        self.socket = None
-
-    def close(self) -> None:
-        """Do nothing more."""
-
-
-class _Entity(AE):
-    """An AE whose C-MOVE survives a destination that rejects it.
-
-    pynetdicom closes that association's socket a second time, when it is None.
-    """
-
-    def associate(self, *args: Any, **kwargs: Any) -> Association:
-        """Associate; a socket is there to be closed whatever came of it."""
-        assoc = super().associate(*args, **kwargs)
-        if assoc.dul.socket is None and not assoc.is_established:
-            assoc.dul.socket = _Closed()
-        return assoc
-
 
 def entity(ae_title: str, max_pdu: int) -> AE:
     """Return an application entity that bears this software's own implementation identity."""
-    ae = _Entity(ae_title)
+    patches.apply()
+    ae = patches.Entity(ae_title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.maximum_pdu_size = max_pdu

@@ -7,12 +7,12 @@ memory. `dimse.stream` is the faster way for the same.
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from io import BytesIO
 from typing import Any, Protocol, cast
 
@@ -23,8 +23,10 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.base.errors import ChexFractError, NotUnderstood, OutOfResources
-from dicom_node.dimse import Accepted
+from dicom_node.dimse import Accepted, patches
 from dicom_node.dimse.acceptor import FIRST_PDU_S, MAX_OTHER_PDU, host, is_readable
+from dicom_node.dimse.refusals import Refusal, Refusals
+from dicom_node.peers import bare_title
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,9 @@ MAX_COMMAND = 1 << 16
 """Largest command set; the largest of PS3.7 that is in use has a few hundred bytes."""
 MAX_IDENTIFIER = 1 << 20
 """Largest data set of a request that is no C-STORE: it is held in memory."""
+
+_is_uid = re.compile(rb"[0-9.]{1,64}").fullmatch
+_NO_UID = "0.0"
 
 _READ_AHEAD = 1 << 19
 _LOOK_EVERY_S = 1.0
@@ -55,8 +60,11 @@ class Inlet(AssociationSocket):
     What `fill` has read ahead is `unread`; pynetdicom's own reads begin with it.
     """
 
-    def __init__(self, taken: AssociationSocket, max_pdu: int, idle_timeout: float) -> None:
+    def __init__(
+        self, taken: AssociationSocket, max_pdu: int, idle_timeout: float, refusals: Refusals
+    ) -> None:
         vars(self).update(vars(taken))
+        self._refusals = refusals
         self._connection = cast("socket.socket", taken.socket)
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection.settimeout(FIRST_PDU_S)
@@ -66,11 +74,6 @@ class Inlet(AssociationSocket):
         self._begun_at = 0.0
         self._space = memoryview(b"")
         self.unread = self._space
-
-    @property
-    def peer(self) -> str:
-        """The host at the other end."""
-        return host((self.assoc.requestor.address,))
 
     @property
     def ready(self) -> bool:
@@ -83,7 +86,7 @@ class Inlet(AssociationSocket):
         pynetdicom closes the connection then.
         """
         if size > self.largest:
-            logger.warning("closing %s: it announces a PDU of %d bytes", self.peer, size)
+            self._refuse(f"it announces a PDU of {size} bytes")
             raise ConnectionAbortedError
         self._begun_at = time.monotonic()
 
@@ -144,8 +147,11 @@ class Inlet(AssociationSocket):
             self._connection.settimeout(min(left, _LOOK_EVERY_S))
             with suppress(TimeoutError):
                 return self._connection.recv_into(space)
-        logger.warning("closing %s: it stopped in the middle of a PDU", self.peer)
+        self._refuse("it stopped in the middle of a PDU")
         raise TimeoutError
+
+    def _refuse(self, reason: str) -> None:
+        self._refusals.note("closing", refusal(self.assoc, reason), self.assoc)
 
     def _deadline(self) -> float:
         assoc = self.assoc
@@ -155,6 +161,25 @@ class Inlet(AssociationSocket):
             # what still comes is nothing that anybody waits for
             return self._begun_at + _LOOK_EVERY_S
         return self._establish_by
+
+
+def uid_fault(value: bytes) -> str:
+    """Return what is wrong with an Affected SOP Instance UID; empty for one that may be right."""
+    if not value:
+        return "no Affected SOP Instance UID"
+    if len(value) > 64:
+        return f"the Affected SOP Instance UID has {len(value)} characters, more than 64"
+    return "" if _is_uid(value) else "the Affected SOP Instance UID is not a UID"
+
+
+def refusal(assoc: Association, reason: str) -> Refusal:
+    """Return who is refused on an association, as far as it has said so, and why."""
+    request = cast("Any", assoc.requestor.primitive)
+    calling, called = (
+        ascii(bare_title(title))[1:-1]
+        for title in ((request.calling_ae_title, request.called_ae_title) if request else ("", ""))
+    )
+    return Refusal(calling, host((assoc.requestor.address,)), called, reason)
 
 
 class DataSet(BytesIO):
@@ -206,6 +231,8 @@ class Reception(DIMSEServiceProvider):
         Returns an `Incoming` for what a C-STORE request says of its data set.
     max_instance : int
         Bytes of a data set above which the association is aborted.
+    refusals : Refusals
+        Take note of what ends an association.
     """
 
     def __init__(
@@ -213,15 +240,17 @@ class Reception(DIMSEServiceProvider):
         assoc: Association,
         begin: Callable[[Accepted], Incoming],
         max_instance: int,
+        refusals: Refusals,
     ) -> None:
         super().__init__(assoc)
         self._begin = begin
         self.max_instance = max_instance
+        self._refusals = refusals
         self._lock = threading.Lock()
         self._open: set[DataSet] = set()
         self._is_closed = False
         self._serving = 0
-        assoc.dul.run = partial(self._run, assoc.dul.run)  # type: ignore[method-assign]
+        patches.run_within(assoc, self._run)
 
     @property
     def is_receiving(self) -> bool:
@@ -264,22 +293,28 @@ class Reception(DIMSEServiceProvider):
             data_set.discard()
 
     def _run(self, run: Callable[[], None]) -> None:
-        """Run pynetdicom's reactor; when it gives up, it neither closes its socket nor says so."""
+        """Run one of pynetdicom's threads; one that gives up neither closes its socket nor says so.
+
+        The association's own thread ends first; the reactor still sends what it has left behind.
+        """
+        has_failed = False
         try:
             run()
         except Exception as exc:  # noqa: BLE001 - a thread's rim: it would be a traceback per peer
+            has_failed = True
             # In Sta13 (PS3.8 9.2.1) the association is being closed already, and why has been told.
-            is_told = self.assoc.dul.state_machine.current_state == "Sta13"
-            peer = host((self.assoc.requestor.address,))
-            level = logging.DEBUG if is_told else logging.WARNING
-            logger.log(level, "closing %s: %s", peer, ascii(str(exc))[1:-1][:200])
+            if self.assoc.dul.state_machine.current_state != "Sta13":
+                reason = ascii(str(exc))[1:-1][:200] or type(exc).__name__
+                self._refusals.note("closing", refusal(self.assoc, reason), self.assoc)
         finally:
-            self.close()
-            stream = self.assoc.dul.socket
-            if stream is not None and stream.socket is not None:
-                stream.socket.close()
+            if has_failed or threading.current_thread() is self.assoc.dul:
+                self.close()
+                self.assoc.dul.kill_dul()
+                stream = self.assoc.dul.socket
+                if stream is not None and stream.socket is not None:
+                    stream.socket.close()
 
-    def opened(self, request: Any, context_id: int) -> DataSet:
+    def opened(self, request: Any, context_id: int, fault: str = "") -> DataSet:
         """Return the way into the spool for one request; a fault is kept in it for the answer.
 
         `request` is the command set or the primitive.
@@ -289,12 +324,17 @@ class Reception(DIMSEServiceProvider):
             return DataSet(None, NotUnderstood("no such presentation context"))
         sop_class = str(getattr(request, "AffectedSOPClassUID", None) or "")
         instance = str(getattr(request, "AffectedSOPInstanceUID", None) or "")
-        return self.open(Accepted(sop_class, instance, str(context.transfer_syntax[0])))
+        return self.open(Accepted(sop_class, instance, str(context.transfer_syntax[0])), fault)
 
-    def open(self, accepted: Accepted) -> DataSet:
-        """Return the way into the spool for what an association has said of a data set."""
+    def open(self, accepted: Accepted, fault: str = "") -> DataSet:
+        """Return the way into the spool for what an association has said of a data set.
+
+        With a `fault` it leads nowhere: what comes is dropped, and the answer names the fault.
+        """
         try:
-            data_set = DataSet(self._begin(accepted))
+            data_set = (
+                DataSet(None, NotUnderstood(fault)) if fault else DataSet(self._begin(accepted))
+            )
         except ChexFractError as exc:
             data_set = DataSet(None, exc)
         except OSError as exc:
@@ -312,9 +352,26 @@ class Reception(DIMSEServiceProvider):
         message = self.message
         if not isinstance(message, C_STORE_RQ) or isinstance(message.data_set, DataSet):
             return
-        data_set = self.opened(message.command_set, cast("int", message.context_id))
+        fault = self._mend(message)
+        data_set = self.opened(message.command_set, cast("int", message.context_id), fault)
         data_set.write(cast("BytesIO", message.data_set).getvalue())
         message.data_set = data_set
+
+    def _mend(self, message: C_STORE_RQ) -> str:
+        """Return what is wrong with a request's UIDs, and put some there that are let through.
+
+        pynetdicom would leave a request without a UID unanswered, and abort one whose UID is long.
+        """
+        command = message.command_set
+        value = str(command.get("AffectedSOPInstanceUID") or "").strip(" \0")
+        fault = uid_fault(value.encode("ascii", "replace"))
+        if fault:
+            command.AffectedSOPInstanceUID = _NO_UID
+        context = self.assoc._accepted_cx.get(cast("int", message.context_id))
+        if context is not None and not command.get("AffectedSOPClassUID"):
+            command.AffectedSOPClassUID = context.abstract_syntax
+            fault = "no Affected SOP Class UID"
+        return fault
 
     def _limit(self) -> None:
         message = self.message
@@ -332,7 +389,7 @@ class Reception(DIMSEServiceProvider):
 
     def abort(self, reason: str) -> None:
         """End the association for a fault of its peer."""
-        logger.warning("aborting %s: %s", host((self.assoc.requestor.address,)), reason)
+        self._refusals.note("aborting", refusal(self.assoc, reason), self.assoc)
         self.close()
         self.message = None
         # PS3.8 9.2.2: an invalid PDU parameter ends in A-ABORT and a closed connection.

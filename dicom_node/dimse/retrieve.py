@@ -17,6 +17,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from dicom_node.base.errors import ChexFractError, Transient
+from dicom_node.dimse import patches
 from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, REPORTS, VERIFICATION
 from dicom_node.dimse.security import requestor
 from dicom_node.peers import bare_title, who_calls, who_is_named
@@ -293,8 +294,7 @@ def _answers(peer: Peer) -> bool:
 
 
 def _on_open(event: evt.Event) -> None:
-    connection = cast("Any", event.assoc.dul.socket).socket
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    patches.set_no_delay(event.assoc)
 
 
 def _caller(assoc: Association) -> str:

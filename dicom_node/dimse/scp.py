@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import secrets
 import ssl
 import threading
 import time
@@ -15,8 +16,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from typing import Any, ClassVar, Protocol, cast
+from weakref import WeakKeyDictionary
 
 from pydicom import config
 from pydicom.dataset import Dataset
@@ -25,12 +28,15 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationSocket
 
+from dicom_node.base.addresses import parse_network
 from dicom_node.base.errors import ConfigurationError, NotUnderstood, Permanent, Transient
-from dicom_node.dimse import Accepted, Sender, stream
+from dicom_node.dimse import Accepted, Sender, patches, stream
 from dicom_node.dimse.acceptor import Server, host
+from dicom_node.dimse.association_rq import Titles
 from dicom_node.dimse.commitment import Reports
 from dicom_node.dimse.contexts import IMAGES, QUERIES, accepted, entity, right_for, sent_back
-from dicom_node.dimse.reception import DataSet, Inlet, Reception
+from dicom_node.dimse.reception import DataSet, Inlet, Reception, refusal
+from dicom_node.dimse.refusals import Refusals
 from dicom_node.dimse.retrieve import Retrieval
 from dicom_node.dimse.security import acceptor
 from dicom_node.dimse.stream import Request, Stream
@@ -40,6 +46,9 @@ from dicom_node.standard.status import CANNOT_UNDERSTAND, NOT_SUPPORTED, OUT_OF_
 from dicom_node.store.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
+
+_ABORTS = frozenset(("AA-1", "AA-7", "AA-8"))
+"""Actions that send an A-ABORT (PS3.8 Table 9-9)."""
 
 STOP_S = 2.0
 """Time that a C-STORE in progress has to end when the listener stops."""
@@ -93,6 +102,8 @@ class Listener:
         Reports that peers may query and retrieve; without it no Query/Retrieve is offered.
     commitments : commitment.Reports, optional
         Hears what peers commit to; without it no Storage Commitment is accepted.
+    refusals : Refusals, optional
+        Take note of whom is refused.
     """
 
     def __init__(
@@ -102,6 +113,7 @@ class Listener:
         has_room: Callable[[], bool] = lambda: True,
         catalogue: Catalogue | None = None,
         commitments: Reports | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._settings = settings
         self._intake = intake
@@ -116,6 +128,9 @@ class Listener:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._admitted: dict[Association, tuple[str, str]] = {}
+        self._titles: WeakKeyDictionary[Association, Titles] = WeakKeyDictionary()
+        self._names: WeakKeyDictionary[Association, str] = WeakKeyDictionary()
+        self._refusals = refusals or Refusals()
 
     @property
     def port(self) -> int:
@@ -145,6 +160,9 @@ class Listener:
             self._server = self._served(tls)
         except OSError as exc:
             raise ConfigurationError(_why_no_port(node.host, node.port, exc)) from exc
+        self._server.refusals = self._refusals
+        self._server.proxies = tuple(parse_network(text) for text in node.proxies)
+        self._refusals.start()
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.2},
@@ -158,7 +176,7 @@ class Listener:
     def _served(self, tls: ssl.SSLContext | None) -> Server:
         node = self._settings.node
         ae = entity(node.ae_title, node.max_pdu)
-        # Associations are counted in `_refusal`; pynetdicom counts sockets that said nothing too.
+        # Associations are counted in `_rejection`; pynetdicom counts sockets that said nothing too.
         ae.maximum_associations = 1 << 20
         ae.acse_timeout = 5
         ae.dimse_timeout = ae.network_timeout = node.idle_timeout
@@ -186,12 +204,15 @@ class Listener:
         while (live := self._live()) and time.monotonic() < deadline:
             for assoc in live:
                 if not cast("Reception", assoc.dimse).is_receiving:
+                    self._refusals.hush(assoc)
                     assoc.abort(block=False)
             time.sleep(0.02)
         for assoc in self._live():
             logger.warning("aborting the association of %s: the node stops", _name(assoc))
+            self._refusals.hush(assoc)
             assoc.abort(block=False)
         self._settle()
+        self._refusals.stop()
 
     def _live(self) -> list[Association]:
         with self._lock:
@@ -221,6 +242,7 @@ class Listener:
             (evt.EVT_CONN_OPEN, self._on_open),
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_CONN_CLOSE, self._on_close),
+            (evt.EVT_FSM_TRANSITION, self._on_transition),
             (evt.EVT_C_ECHO, lambda event: SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
         ]
@@ -229,25 +251,47 @@ class Listener:
         node = self._settings.node
         assoc = event.assoc
         connection = cast("AssociationSocket", assoc.dul.socket)
-        assoc.dul.socket = Inlet(connection, node.max_pdu, node.idle_timeout)
-        assoc.dimse = Reception(assoc, self._intake.begin, node.max_instance)
+        inlet = Inlet(connection, node.max_pdu, node.idle_timeout, self._refusals)
+        patches.replace_socket(assoc, inlet)
+        provider = Reception(assoc, self._intake.begin, node.max_instance, self._refusals)
+        patches.replace_provider(assoc, provider)
+        self._names[assoc] = secrets.token_hex(4)
+
+        def on_fault(reason: str) -> None:
+            self._refuse("aborting the association request of", assoc, reason)
+
+        patches.read_requests(assoc, partial(self._titles.__setitem__, assoc), on_fault)
         if self._is_streamed:
             Stream(assoc, frozenset(IMAGES), self._store)
 
     def _on_close(self, event: evt.Event) -> None:
         cast("Reception", event.assoc.dimse).close()
 
+    def _on_transition(self, event: evt.Event) -> None:
+        """Take note of what ends an association inside pynetdicom (PS3.8 9.2.1)."""
+        action, assoc = cast("Any", event).action, event.assoc
+        if action == "AE-6" and cast("Any", event).next_state == "Sta13":
+            self._refuse("rejected the association of", assoc, "bit 0 of its protocol version is 0")
+        elif action in _ABORTS:
+            is_idle = cast("Any", event).fsm_event == "Evt15" and assoc.dul.idle_timer_expired()
+            silent = f"nothing came for {self._settings.node.idle_timeout:g} s"
+            reason = silent if is_idle else "it sent what does not belong here"
+            self._refuse("aborting", assoc, reason)
+
+    def _refuse(self, verb: str, assoc: Association, reason: str) -> None:
+        self._refusals.note(verb, refusal(assoc, reason), assoc)
+
     def _on_request(self, event: evt.Event) -> None:
         """Admit or reject an association before it is negotiated."""
         assoc = event.assoc
         try:
-            refusal = self._refusal(assoc)
+            rejection = self._rejection(assoc)
         except Exception:
             logger.exception("association request of %s", _name(assoc))
-            refusal = TOO_MANY
-        if refusal:
-            logger.warning("rejected the association of %s: %s", _name(assoc), refusal.reason)
-            assoc.acse.send_reject(refusal.result, refusal.source, refusal.diagnostic)
+            rejection = TOO_MANY
+        if rejection:
+            self._refuse("rejected the association of", assoc, rejection.reason)
+            assoc.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
             assoc.kill()
         else:
             self._offer(assoc)
@@ -276,17 +320,21 @@ class Listener:
         wanted = [str(one.abstract_syntax) for one in assoc.requestor.requested_contexts]
         if not {str(one.abstract_syntax) for one in offered}.intersection(wanted):
             first = ascii(wanted[0])[1:-1] if wanted else "none"
-            logger.warning(
-                "%s proposes %d contexts, none of them spoken here: %s …",
-                _name(assoc),
-                len(wanted),
-                first,
-            )
+            rights = [right_for(uid) for uid in wanted]
+            lacking = [right for right in rights if not may(settings, caller, right)]
+            told = f"it proposes {len(wanted)} contexts, none of them spoken here: {first} …"
+            if lacking and caller.name:
+                told = f"peer {caller.name} may not {lacking[0]}; peers.{caller.name}.may says so"
+            self._refusals.note("no presentation context for", refusal(assoc, told), assoc)
 
-    def _refusal(self, assoc: Association) -> Rejection | None:
+    def _rejection(self, assoc: Association) -> Rejection | None:
         node = self._settings.node
         request = cast("Any", assoc.requestor.primitive)
         calling, address, certificate = _calling(assoc)
+        titles = self._titles.get(assoc)
+        if titles and titles.fault:
+            known = CALLED_AE_UNKNOWN if "called" in titles.fault else CALLING_AE_UNKNOWN
+            return replace(known, reason=titles.fault)
         if node.called_ae_check and bare_title(request.called_ae_title) != node.ae_title:
             return CALLED_AE_UNKNOWN
         caller = who_calls(self._settings.peers, calling, address, certificate)
@@ -353,7 +401,8 @@ class Listener:
             raise data_set.fault
         if not data_set.size:
             raise NotUnderstood("no data set")
-        self._intake.finish(data_set.incoming, request.accepted, _sender(assoc, request))
+        sender = _sender(assoc, request, self._names.get(assoc, ""))
+        self._intake.finish(data_set.incoming, request.accepted, sender)
 
 
 @contextmanager
@@ -371,13 +420,14 @@ def _data_set(reception: Reception, primitive: Any) -> Iterator[DataSet]:
         yield data_set
 
 
-def _sender(assoc: Association, request: Request) -> Sender:
+def _sender(assoc: Association, request: Request, name: str) -> Sender:
     calling_ae, calling_host, certificate = _calling(assoc)
     called = cast("Any", assoc.requestor.primitive).called_ae_title
     return Sender(
         calling_ae=calling_ae,
         calling_host=calling_host,
         called_ae=bare_title(called),
+        association=name,
         certificate=certificate,
         priority=request.priority if request.priority in (0, 1, 2) else 0,
     )

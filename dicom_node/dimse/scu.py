@@ -18,12 +18,12 @@ from typing import Any, cast
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pynetdicom import AE, evt
+from pynetdicom import evt
 from pynetdicom.association import Association
-from pynetdicom.dul import DULServiceProvider
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.base.errors import NotUnderstood, Refused, Unreachable
+from dicom_node.dimse import patches
 from dicom_node.dimse.contexts import (
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
@@ -198,6 +198,7 @@ class Destination:
         tls = requestor(peer.tls)
         connected = threading.Event()
         started = time.monotonic()
+        assoc = None
         try:
             assoc = ae.associate(
                 peer.host,
@@ -213,9 +214,9 @@ class Destination:
             )
         except OSError as exc:
             raise Unreachable(f"{self.name}: the host name cannot be resolved ({exc})") from exc
-        except BaseException:
-            _forsake(ae)
-            raise
+        finally:
+            if assoc is None:  # interrupted, by Ctrl-C as a rule
+                patches.forsake(ae)
         assoc.network_timeout_response = "A-RELEASE"
         if assoc.is_established:
             return assoc
@@ -320,16 +321,6 @@ def send(
     return Sent(stored, len(paths) - stored)
 
 
-def _forsake(ae: AE) -> None:
-    """End the reactor of an association that was interrupted while it was made.
-
-    It is no daemon and would keep the process alive after Ctrl-C.
-    """
-    for thread in threading.enumerate():
-        if isinstance(thread, DULServiceProvider) and thread.assoc.ae is ae:
-            thread.kill_dul()
-
-
 def _store(destination: Destination, path: Path) -> tuple[int | None, str]:
     sop_class, syntax = _kind(path)
     if not destination.accepts(sop_class, syntax):
@@ -371,8 +362,6 @@ def _kind(path: Path) -> tuple[str, str]:
 
 
 def _on_open(event: evt.Event, connected: threading.Event, timeout: float) -> None:
-    connection = cast("Any", event.assoc.dul.socket).socket
-    # Nagle's algorithm and delayed ACK together cost 40 ms for each object.
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.settimeout(timeout)
+    patches.set_no_delay(event.assoc)
+    cast("Any", event.assoc.dul.socket).socket.settimeout(timeout)
     connected.set()

@@ -10,7 +10,6 @@ for pynetdicom, and so is everything else: negotiation, other messages, release,
 from __future__ import annotations
 
 import logging
-import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,13 +19,11 @@ from typing import cast
 import pynetdicom
 from pynetdicom.association import Association
 
-from dicom_node.dimse import Accepted
-from dicom_node.dimse.reception import MAX_COMMAND, DataSet, Inlet, Reception
+from dicom_node.dimse import Accepted, patches
+from dicom_node.dimse.reception import MAX_COMMAND, DataSet, Inlet, Reception, uid_fault
 
 logger = logging.getLogger(__name__)
 
-KNOWN = ("3.0.4",)
-"""Versions of pynetdicom whose reading is known here."""
 NEXT_WITHIN_S = 0.02
 """Time that the next request may take to come, before pynetdicom looks after the association."""
 
@@ -37,7 +34,6 @@ _C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
 _pdu_head = struct.Struct(">BxL").unpack_from
 _pdv_head = struct.Struct(">LBB").unpack_from
 _element_head = struct.Struct("<HHL").unpack_from
-_is_uid = re.compile(rb"[0-9.]{1,64}").fullmatch
 
 
 class Malformed(Exception):
@@ -52,6 +48,8 @@ class Request:
     message_id: int
     priority: int
     accepted: Accepted
+    fault: str = ""
+    """Why it cannot be taken, whatever its data set holds; it is answered nevertheless."""
 
 
 Answer = Callable[[Association, Request, DataSet], tuple[int, str]]
@@ -60,12 +58,12 @@ Answer = Callable[[Association, Request, DataSet], tuple[int, str]]
 
 def is_known() -> bool:
     """Return whether images can be received this way; say so where they cannot."""
-    if pynetdicom.__version__ in KNOWN:
+    if patches.is_known():
         return True
     logger.warning(
         "pynetdicom %s is not one of %s: images are received the standard way, which is slower",
         pynetdicom.__version__,
-        ", ".join(KNOWN),
+        ", ".join(patches.KNOWN),
     )
     return False
 
@@ -89,9 +87,8 @@ class Stream:
         self._answer = answer
         self._inlet = cast("Inlet", assoc.dul.socket)
         self._reception = cast("Reception", assoc.dimse)
-        self._standard = assoc.dul._read_pdu_data
         self._fragments = Fragments(self._inlet)
-        assoc.dul._read_pdu_data = self._read  # type: ignore[method-assign]
+        self._standard = patches.replace_read(assoc, self._read)
 
     def _read(self) -> None:
         """Take the place of pynetdicom's read of one PDU, which is called when one can be read."""
@@ -156,17 +153,22 @@ class Stream:
         kind, message_id, data_set = (_number(elements, n) for n in (0x0100, 0x0110, 0x0800))
         if context is None or not context.as_scp or kind != _C_STORE_RQ or message_id is None:
             return None
-        if data_set in (None, _NO_DATA_SET) or not _is_uid(instance):
+        if data_set in (None, _NO_DATA_SET):
             return None
         abstract = str(context.abstract_syntax)
-        if abstract not in self._sop_classes or abstract.encode() != sop_class:
+        if abstract not in self._sop_classes or sop_class not in (b"", abstract.encode()):
             return None
-        accepted = Accepted(abstract, instance.decode(), str(context.transfer_syntax[0]))
-        return Request(context_id, message_id, _number(elements, 0x0700) or 0, accepted)
+        # pynetdicom would leave a request without its UIDs unanswered, and abort one whose UID is
+        # too long: then a sender waits for a minute and does not learn why.
+        fault = "" if sop_class else "no Affected SOP Class UID"
+        fault = fault or uid_fault(instance)
+        uid = "" if fault else instance.decode()
+        accepted = Accepted(abstract, uid, str(context.transfer_syntax[0]))
+        return Request(context_id, message_id, _number(elements, 0x0700) or 0, accepted, fault)
 
     def _store(self, request: Request) -> bool:
         """Receive one data set and answer; False when something else came before its end."""
-        data_set = self._reception.open(request.accepted)
+        data_set = self._reception.open(request.accepted, request.fault)
         with self._reception.serving(data_set):
             if not self._receive(data_set):
                 return False

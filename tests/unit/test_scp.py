@@ -25,7 +25,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from dicom_node.base.errors import ConfigurationError, Unreachable
-from dicom_node.dimse import acceptor, stream
+from dicom_node.dimse import acceptor, patches
 from dicom_node.dimse.scp import Listener
 
 # Malformed values in our own requests are the point; the sending side warns about them.
@@ -35,9 +35,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 @pytest.fixture(autouse=True, scope="module", params=["streamed", "standard"])
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each test runs with both ways of a data set to the spool."""
-    known = stream.KNOWN if request.param == "streamed" else ()
+    known = patches.KNOWN if request.param == "streamed" else ()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "KNOWN", known)
+        patch.setattr(patches, "KNOWN", known)
         yield request.param
 
 
@@ -121,7 +121,7 @@ def request_pdu(called: bytes = b"CHEXFRACT", calling: bytes = b"MODALITY") -> b
     return struct.pack(">BxL", 1, len(body)) + body
 
 
-def command(uid: str, has_data_set: bool = True, sop_class: str = DX) -> bytes:
+def command(uid: str | None, has_data_set: bool = True, sop_class: str = DX) -> bytes:
     """Return the command set of a C-STORE-RQ (PS3.7 9.3.1)."""
 
     def element(number: int, value: bytes) -> bytes:
@@ -131,7 +131,7 @@ def command(uid: str, has_data_set: bool = True, sop_class: str = DX) -> bytes:
     body = element(0x0002, sop_class.encode()) + element(0x0100, b"\x01\0")
     body += element(0x0110, b"\x01\0") + element(0x0700, b"\0\0")
     body += element(0x0800, b"\0\0" if has_data_set else b"\x01\x01")
-    body += element(0x1000, uid.encode())
+    body += b"" if uid is None else element(0x1000, uid.encode())
     return element(0, struct.pack("<L", len(body))) + body
 
 
@@ -172,6 +172,36 @@ def status_of(peer: socket.socket) -> int:
 def test_a_data_set_of_another_sop_class_is_0xa900(node: Node) -> None:
     with associated(node) as assoc:
         assert store(assoc, radiograph(CR)).Status == 0xA900
+
+
+@pytest.mark.parametrize(
+    ("uid", "reason"),
+    [
+        (None, "no Affected SOP Instance UID"),
+        ("", "no Affected SOP Instance UID"),
+        ("  ", "no Affected SOP Instance UID"),
+        ("1." + "2" * 68, "has 70 characters"),
+        ("not-a-uid", "is not a UID"),
+    ],
+)
+def test_a_request_without_its_uid_is_answered_at_once(
+    node: Node, caplog: pytest.LogCaptureFixture, uid: str | None, reason: str
+) -> None:
+    kept, started = node.kept, time.monotonic()
+    with raw(node) as peer:
+        peer.sendall(p_data(pdv(3, command(uid))) + p_data(pdv(2, b"data set")))
+        assert status_of(peer) == 0xC000
+        assert time.monotonic() - started < 5
+        assert sum(reason in line for line in caplog.messages) == 1
+        peer.sendall(p_data(pdv(3, command("1.2.3"))) + p_data(pdv(2, b"data set")))
+        assert status_of(peer) == 0xC000, "the association goes on"
+        assert (node.kept, node.unfinished) == (kept, [])
+
+
+def test_a_request_without_its_sop_class_is_answered_at_once(node: Node) -> None:
+    with raw(node) as peer:
+        peer.sendall(p_data(pdv(3, command("1.2.3", sop_class=""))) + p_data(pdv(2, b"data set")))
+        assert status_of(peer) == 0xC000
 
 
 @pytest.mark.parametrize(
@@ -323,7 +353,7 @@ def test_plain_requests_pass_pynetdicom_by(
 def test_an_unknown_pynetdicom_is_told_once_and_used_the_standard_way(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(stream, "KNOWN", ("1.0.0",))
+    monkeypatch.setattr(patches, "KNOWN", ("1.0.0",))
     with listening(tmp_path) as node, associated(node) as assoc:
         assert assoc.send_c_store(radiograph()).Status == 0
     assert caplog.text.count("which is slower") == 1

@@ -1,0 +1,203 @@
+"""All that is changed inside pynetdicom, each with its why; applied by calls, never at import.
+
+Written for the versions in `KNOWN`; `tests/unit/test_patches.py` has a test for each, which fails
+when a newer pynetdicom does not need it any more or has moved what it touches.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, cast
+
+import pynetdicom
+from pynetdicom import AE, _config
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu_items import PDU_ITEM_TYPES
+from pynetdicom.transport import AssociationSocket
+
+from dicom_node.dimse import association_rq
+
+KNOWN = ("3.0.4",)
+"""Versions of pynetdicom whose inside is known here."""
+
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    NotImplementedError,
+    struct.error,
+)
+"""What pynetdicom and pydicom raise about bytes that they cannot read."""
+
+_TALKATIVE = ("acse", "association", "dimse", "dul", "fsm", "service_class", "transport")
+
+_lock = threading.Lock()
+
+
+def is_known() -> bool:
+    """Return whether this pynetdicom is one whose reading may be replaced."""
+    return pynetdicom.__version__ in KNOWN
+
+
+def apply() -> None:
+    """Change pynetdicom for this whole process; a second call changes nothing.
+
+    Its own handlers format every PDU and data set for a debug log that nobody may keep. A file is
+    sent as the bytes that it has: decoding and encoding again could change them. A peer's
+    misbehaviour is one line of ours, with its name (`dimse.refusals`); pynetdicom would log a
+    traceback for each socket, and the peer's own text as it came.
+    """
+    with _lock:
+        _config.LOG_HANDLER_LEVEL = "none"
+        _config.STORE_SEND_CHUNKED_DATASET = True
+        for name in ("pynetdicom", *(f"pynetdicom.{one}" for one in _TALKATIVE)):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        AssociationSocket._shutdown_socket = _close  # type: ignore[assignment, method-assign]
+
+
+def _close(stream: AssociationSocket) -> None:
+    """Close a socket whether or not it was ever connected; pynetdicom leaks a refused one.
+
+    Its ``_shutdown_socket`` asks for the peer's address first, and leaves a socket without one
+    open. The reactor and the thread that asked for the association may both end it.
+    """
+    connection = stream.socket
+    if connection is not None:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+
+class _Closed(AssociationSocket):
+    """The socket of an association that came to nothing."""
+
+    def __init__(self) -> None:
+        self.socket = None
+
+    def close(self) -> None:
+        """Do nothing more."""
+
+
+class Entity(AE):
+    """An AE whose C-MOVE survives a destination that rejects it.
+
+    pynetdicom's C-MOVE closes that association's socket a second time, when it is None.
+    """
+
+    def associate(self, *args: Any, **kwargs: Any) -> Association:
+        """Associate; a socket is there to be closed whatever came of it."""
+        assoc = super().associate(*args, **kwargs)
+        if assoc.dul.socket is None and not assoc.is_established:
+            assoc.dul.socket = _Closed()
+        return assoc
+
+
+def replace_socket(assoc: Association, stream: AssociationSocket) -> None:
+    """Let an association read from `stream`: pynetdicom's own reads have no deadline."""
+    assoc.dul.socket = stream
+
+
+def replace_provider(assoc: Association, provider: DIMSEServiceProvider) -> None:
+    """Let `provider` gather messages: pynetdicom's own has no bound and uses memory."""
+    assoc.dimse = provider
+
+
+def replace_read(assoc: Association, read: Callable[[], None]) -> Callable[[], None]:
+    """Let `read` take the place of reading one PDU; return pynetdicom's own.
+
+    pynetdicom moves each PDU through three threads' queues and copies each byte six times.
+    """
+    standard = assoc.dul._read_pdu_data
+    assoc.dul._read_pdu_data = read  # type: ignore[method-assign]
+    return standard
+
+
+def run_within(assoc: Association, around: Callable[[Callable[[], None]], None]) -> None:
+    """Let `around` run both threads of an association: one that gives up closes no socket."""
+    assoc.run = partial(around, assoc.run)  # type: ignore[method-assign]
+    assoc.dul.run = partial(around, assoc.dul.run)  # type: ignore[method-assign]
+
+
+def read_requests(
+    assoc: Association,
+    on_titles: Callable[[association_rq.Titles], None],
+    on_fault: Callable[[str], None],
+) -> None:
+    """Let association requests be read as PS3.8 wants, and tell of those that cannot be.
+
+    pynetdicom aborts without a word where a title is padded with NUL, an item is unknown or a
+    further bit of the protocol version is set.
+    """
+    standard = assoc.dul._decode_pdu
+
+    def decode(pdu: bytearray) -> Any:
+        if not pdu or pdu[0] != association_rq.A_ASSOCIATE_RQ:
+            return standard(pdu)
+        try:
+            plain, titles = association_rq.normalise(bytes(pdu), _can_be_read)
+            on_titles(titles)
+            return standard(bytearray(plain))
+        except association_rq.Malformed as exc:
+            on_fault(str(exc))
+            raise
+        except UNREADABLE as exc:
+            on_fault(f"it cannot be read ({type(exc).__name__})")
+            raise
+
+    assoc.dul._decode_pdu = decode  # type: ignore[method-assign, assignment]
+
+
+def _can_be_read(kind: int, item: bytes) -> bool:
+    made: Any = PDU_ITEM_TYPES[kind]()
+    try:
+        made.decode(item)
+        made.to_primitive()
+    except UNREADABLE:
+        return False
+    return True
+
+
+def answer_reports_first(assoc: Association) -> None:
+    """Let reports that come before an awaited response be answered.
+
+    pynetdicom would take an N-EVENT-REPORT that overtakes the response for the response.
+    """
+    assoc.dimse.get_msg = partial(_response, assoc, assoc.dimse.get_msg)  # type: ignore[method-assign]
+
+
+def _response(
+    assoc: Association, get: Callable[[bool], tuple[Any, Any]], block: bool = False
+) -> tuple[Any, Any]:
+    context_id, message = get(block)
+    while block and isinstance(message, N_EVENT_REPORT) and message.is_valid_request:
+        assoc._serve_request(message, context_id)
+        context_id, message = get(block)
+    return context_id, message
+
+
+def forsake(ae: AE) -> None:
+    """End the reactor of an association that was interrupted while it was made.
+
+    It is no daemon and would keep the process alive after Ctrl-C.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, DULServiceProvider) and thread.assoc.ae is ae:
+            thread.kill_dul()
+
+
+def set_no_delay(assoc: Association) -> None:
+    """Send small PDUs at once: Nagle's algorithm and delayed ACK cost 40 ms for each object."""
+    connection = cast("Any", assoc.dul.socket).socket
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

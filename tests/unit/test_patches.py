@@ -1,0 +1,110 @@
+"""What is changed inside pynetdicom: applied by a call, and still needed by this version."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pynetdicom
+import pytest
+from pynetdicom import AE, _config, association, dimse, dul, fsm
+from pynetdicom.transport import AssociationSocket
+
+from dicom_node.dimse import patches
+
+UNCHANGED = """
+import logging
+from pynetdicom import _config
+from pynetdicom.transport import AssociationSocket
+before = (_config.LOG_HANDLER_LEVEL, _config.STORE_SEND_CHUNKED_DATASET,
+          AssociationSocket._shutdown_socket, logging.getLogger("pynetdicom.dul").level)
+import dicom_node.dimse.{module}
+after = (_config.LOG_HANDLER_LEVEL, _config.STORE_SEND_CHUNKED_DATASET,
+         AssociationSocket._shutdown_socket, logging.getLogger("pynetdicom.dul").level)
+assert before == after, (before, after)
+"""
+
+
+@pytest.mark.parametrize("module", ["scp", "scu", "commitment", "archive"])
+def test_an_import_changes_nothing(module: str) -> None:
+    program = UNCHANGED.format(module=module)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_call_changes_it_once_and_for_all() -> None:
+    patches.apply()
+    patches.apply()
+    assert _config.LOG_HANDLER_LEVEL == "none"
+    assert _config.STORE_SEND_CHUNKED_DATASET
+    assert logging.getLogger("pynetdicom.dul").level == logging.CRITICAL
+    assert AssociationSocket._shutdown_socket is patches._close
+
+
+def test_the_version_is_one_that_is_known() -> None:
+    assert patches.is_known(), f"look at each patch with pynetdicom {pynetdicom.__version__}"
+
+
+def test_a_refused_connection_leaks_no_socket() -> None:
+    """ResourceWarning is an error in these tests."""
+    from dicom_node.dimse.contexts import VERIFICATION, entity
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    ae = entity("ASKS", 16384)
+    ae.add_requested_context(VERIFICATION)
+    assoc = ae.associate("127.0.0.1", port)
+    assert not assoc.is_established
+    assert isinstance(assoc.dul.socket, patches._Closed | AssociationSocket)
+    assoc.dul.socket.close()
+
+
+NEEDED = {
+    "reading has no deadline": (AssociationSocket.recv, "nr_bytes", "self.socket.recv(bufsize)"),
+    "a data set is gathered in memory": (dimse.DIMSEServiceProvider, "message.decode_msg"),
+    "one PDU is read by a method": (dul.DULServiceProvider, "def _read_pdu_data"),
+    "a request is decoded by a method": (dul.DULServiceProvider, "def _decode_pdu"),
+    "the version must be 1": (fsm.AE_6, "protocol_version != 0x0001"),
+    "the reactor's end closes nothing": (dul.DULServiceProvider.run_reactor, "_kill_thread"),
+    "any message counts as the response": (
+        association.Association,
+        "self.dimse.get_msg(block=True)",
+    ),
+}
+
+
+@pytest.mark.parametrize("place", NEEDED.values(), ids=NEEDED)
+def test_what_is_changed_is_where_it_was(place: tuple[Any, ...]) -> None:
+    source = inspect.getsource(place[0])
+    for text in place[1:]:
+        assert text in source
+
+
+def test_plain_pynetdicom_cannot_read_a_title_padded_with_nul() -> None:
+    from wire import request
+
+    made = pynetdicom.pdu.A_ASSOCIATE_RQ()
+    with pytest.raises(ValueError, match="Invalid 'Called AE Title'"):
+        made.decode(request(pad=b"\0"))
+
+
+def test_plain_pynetdicom_cannot_read_an_item_that_it_does_not_know() -> None:
+    from wire import USER, item, request
+
+    made = pynetdicom.pdu.A_ASSOCIATE_RQ()
+    with pytest.raises(KeyError):
+        made.decode(request(user=USER + item(0x5F, b"x")))
+
+
+def test_an_interrupted_association_leaves_no_thread() -> None:
+    ae = AE("ASKS")
+    assoc = association.Association(ae, "requestor")
+    assoc.dul.socket = patches._Closed()
+    assoc.dul.start()
+    patches.forsake(ae)
+    assoc.dul.join(5)
+    assert not assoc.dul.is_alive()
