@@ -17,8 +17,20 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from dicom_node.base.errors import ConfigurationError, NotFound
 from dicom_node.settings import Role, Settings
 
-SHORTEST = 10
-"""Characters of a password; length counts more than odd signs (NIST SP 800-63B 3.1.1)."""
+SHORTEST = 12
+"""Characters of a new password; length counts more than odd signs (NIST SP 800-63B 3.1.1)."""
+
+COMMON = frozenset(
+    """
+    password passwort passw administrator admin root qwertyuiop qwertzuiop qwerty qwertz asdfghjkl
+    asdfgh zxcvbnm yxcvbnm abcdefghijkl abcdef letmein welcome willkommen changeme changeit
+    iloveyou monkey dragon football baseball superman princess sunshine shadow master trustno
+    secret geheim sommer winter spring summer autumn january february hospital krankenhaus klinik
+    clinic radiology radiologie radiologist xray roentgen dicom pacs orthanc dcmchee chexfract
+    viewer operator demo test testing guest login correcthorsebatterystaple
+    """.split()  # noqa: SIM905 - a list of words to read
+)
+"""Words that a password may not be made of: what people take first, here above all."""
 
 LONGEST = 256
 
@@ -70,11 +82,34 @@ def add_user(path: Path, name: str, role: Role, password: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise ConfigurationError(f"{name[:64]!r}: a name has 1 to 64 of A-Z a-z 0-9 . _ - @")
-    if not SHORTEST <= len(password) <= LONGEST:
-        raise ConfigurationError(f"a password has {SHORTEST} to {LONGEST} characters")
+    if problem := password_problem(name, password):
+        raise ConfigurationError(problem)
     known = dict(read_users(path))
     known[name] = User(name, role, _hasher.hash(password))
     _write(path, known.values())
+
+
+def password_problem(name: str, password: str) -> str:
+    """Return why a new password is refused; empty when it may be taken.
+
+    Parameters
+    ----------
+    name : str
+        Whose it is: the name is no password.
+    """
+    if not SHORTEST <= len(password) <= LONGEST:
+        return f"a password has {SHORTEST} to {LONGEST} characters; a few words in a row are fine"
+    if len(set(password)) < 5:
+        return "a password of so few different characters is guessed at once; write a few words"
+    # Digits and signs around a common word, or the word again and again, add nothing.
+    letters = "".join(c for c in password.casefold() if c.isalpha())
+    words = {*COMMON, "".join(c for c in name.casefold() if c.isalpha())} - {""}
+    rest = letters
+    for word in sorted(words, key=len, reverse=True):
+        rest = rest.replace(word, "")
+    if len(rest) < 4:
+        return "that password is among the first that are tried; write a few words of your own"
+    return ""
 
 
 def remove_user(path: Path, name: str) -> None:

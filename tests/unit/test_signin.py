@@ -304,14 +304,23 @@ def test_the_users_file_is_for_its_owner_and_holds_no_password(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("name", "password"),
-    [("", PASSWORD), ("a:b", PASSWORD), ("a\nb", PASSWORD), ("x" * 65, PASSWORD), ("a", "short")],
-)
-def test_users_with_bad_names_or_short_passwords_are_refused(
+    [("", PASSWORD), ("a:b", PASSWORD), ("a\nb", PASSWORD), ("x" * 65, PASSWORD), ("a", "short"),
+     ("a", "elevenchars"), ("a", "aaaaaaaaaaaaaaaa"), ("a", "123412341234"), ("a", "Password2026!"),
+     ("a", "passwordpassword"), ("a", "Radiologie_2026"), ("radiographer7", "Radiographer7!"),
+     ("a", "CorrectHorseBatteryStaple")],
+)  # fmt: skip
+def test_users_with_bad_names_or_passwords_soon_guessed_are_refused(
     tmp_path: Path, name: str, password: str
 ) -> None:
     with pytest.raises(ConfigurationError):
         add_user(tmp_path / "users", name, "viewer", password)
     assert not (tmp_path / "users").exists()
+
+
+@pytest.mark.parametrize("password", ["blue lamp under water", "x7Kq-93bTzz-0p1", "ÄpfelUndBirnen"])
+def test_a_few_words_or_a_long_random_word_are_taken(tmp_path: Path, password: str) -> None:
+    add_user(tmp_path / "users", "anna", "viewer", password)
+    assert verified(read_users(tmp_path / "users"), "anna", password)
 
 
 def test_a_broken_line_is_named_and_lets_nobody_in(tmp_path: Path) -> None:
