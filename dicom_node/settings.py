@@ -165,6 +165,15 @@ class Web(Section):
     """As 0.1.0 had it: use ``CHEXFRACT_JOBS__SECRET``."""
     dicomweb_secret_file: str = ""
     """Bearer token of DICOMweb clients; ``dicomweb-secret`` in data_dir when empty."""
+    cors_origins: tuple[
+        Annotated[
+            str,
+            Field(pattern=r"^(\*|https?://[A-Za-z0-9.:\[\]-]{1,255})$"),
+            Wording('an origin; write "https://viewer.example" or "*" for any'),
+        ],
+        ...,
+    ] = ()
+    """Sites whose pages may ask the DICOMweb services with the secret of DICOMweb clients."""
     sign_in: bool = True
     users_file: str = ""
     """Who may sign in (``chexfract-node user add``); ``users`` in data_dir when empty."""

@@ -22,6 +22,7 @@ from dicom_node.settings import Settings
 from dicom_node.standard import status
 from dicom_node.standard.matching import WILD
 from dicom_node.standard.sr_classes import SR_CLASSES
+from dicom_node.standard.web_services import RESOURCES, ROOT, SEARCH_PARAMETERS, STORE_FAILURES
 from dicom_node.store.catalogue import ATTRIBUTES, LEVELS, UNIQUE
 
 STATUSES = (
@@ -71,47 +72,6 @@ REPORT_STATUSES = (
     (commitment.INVALID_ARGUMENT, "Invalid argument value", "no such transaction was begun"),
 )
 """Statuses of the response to N-EVENT-REPORT."""
-
-WEB_SERVICES = (
-    ("QIDO-RS", "GET", "/studies", "application/dicom+json"),
-    ("QIDO-RS", "GET", "/series", "application/dicom+json"),
-    ("QIDO-RS", "GET", "/instances", "application/dicom+json"),
-    ("QIDO-RS", "GET", "/studies/{study}/series", "application/dicom+json"),
-    ("QIDO-RS", "GET", "/studies/{study}/instances", "application/dicom+json"),
-    ("QIDO-RS", "GET", "/studies/{study}/series/{series}/instances", "application/dicom+json"),
-    *(
-        ("WADO-RS", "GET", f"{path}{more}", kinds)
-        for path in (
-            "/studies/{study}",
-            "/studies/{study}/series/{series}",
-            "/studies/{study}/series/{series}/instances/{instance}",
-        )
-        for more, kinds in (
-            ("", 'multipart/related; type="application/dicom", application/dicom'),
-            ("/metadata", "application/dicom+json"),
-            ("/rendered", "text/html, text/plain"),
-        )
-    ),
-    (
-        "WADO-RS",
-        "GET",
-        "/studies/{study}/series/{series}/instances/{instance}/bulkdata/{tag}",
-        'multipart/related; type="application/octet-stream"',
-    ),
-    ("STOW-RS", "POST", "/studies", 'multipart/related; type="application/dicom"'),
-    ("STOW-RS", "POST", "/studies/{study}", 'multipart/related; type="application/dicom"'),
-)
-"""DICOMweb origin server (PS3.18): service, method, path below /dicom-web, media types."""
-
-WEB_FAILURES = (
-    (0xA700, "no room, or no ledger: store later"),
-    (0x0122, "SOP Class not supported"),
-    (0xC122, "transfer syntax not supported"),
-    (0xA900, "the data set is of another SOP Class"),
-    (0xC409, "not an Instance of the study in the path"),
-    (0xC000, "not understood"),
-)
-"""Failure Reason (0008,1197) in a Store Instances Response."""
 
 AIR_TRANSACTIONS = (
     (
@@ -282,11 +242,22 @@ def _commitment(settings: Settings) -> dict[str, Any]:
 
 
 def _dicomweb() -> dict[str, Any]:
-    names = ("service", "method", "path", "media_types")
     return {
-        "root": "/dicom-web",
-        "services": [_row(names, one) for one in WEB_SERVICES],
-        "store_failures": [{"reason": f"{code:04X}", "when": when} for code, when in WEB_FAILURES],
+        "root": ROOT,
+        "services": [
+            {
+                "service": one.service,
+                "method": one.method,
+                "path": one.path,
+                "media_types": ", ".join(one.media_types),
+                "payload": ", ".join(one.payload),
+            }
+            for one in RESOURCES
+        ],
+        "search_parameters": list(SEARCH_PARAMETERS),
+        "store_failures": [
+            {"reason": f"{code:04X}", "when": when} for code, when in STORE_FAILURES
+        ],
     }
 
 

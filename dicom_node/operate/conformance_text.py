@@ -213,9 +213,11 @@ def _web(told: dict[str, Any]) -> Iterable[str]:
     rows = [(s["service"], s["method"], s["path"], s["media_types"]) for s in found["services"]]
     yield from _table(("Service", "Method", "Path", "Media types"), rows)
     yield (
-        "\nQIDO-RS knows `limit`, `offset`, `includefield` and the attributes of Query/Retrieve "
-        "as parameters; `fuzzymatching` is answered literally with a Warning. STOW-RS answers 200, "
-        "202 (some failed), 409 (all failed), 503 (no room), with a Failure Reason for each:\n"
+        "\nEvery GET is answered to HEAD, too; OPTIONS names these capabilities as WADL or JSON. "
+        f"QIDO-RS knows {', '.join(f'`{name}`' for name in found['search_parameters'])} as "
+        "parameters, the attributes being those of Query/Retrieve; others are ignored with Warning "
+        "299. STOW-RS answers 200, 202 (some failed), 409 (all failed), 415 (another media type, "
+        "or an encoding), 503 (no room), with a Failure Reason for each Instance:\n"
     )
     failures = [(one["reason"], one["when"]) for one in found["store_failures"]]
     yield from _table(("Failure Reason", "When"), failures)

@@ -125,7 +125,7 @@ class Catalogue:
             Keywords of `ORDERS`, one that comes from high to low with a minus; those that are
             equal, and all where there is no order, come newest first.
         """
-        wanted = [key for key in keys if _is_asked(level, key.tag)]
+        wanted = [key for key in keys if is_asked(level, key.tag)]
         for group in self._groups(level, _wanted(keys, how, order)):
             for entity in _entities(level, group):
                 entity.RetrieveAETitle = self._ae_title
@@ -142,6 +142,19 @@ class Catalogue:
             for stored in group
             if matching.all_match(wanted, stored.header)
         ]
+
+    def received(self, study: str, series: str, instance: str) -> Stored | None:
+        """Return an image that was received, as long as its file is kept; None for any other."""
+        known = self.ledger.instances.known(instance)
+        if known is None or not known.file:
+            return None
+        if (known.study_instance_uid, known.series_instance_uid) != (study, series):
+            return None
+        path = self._spool.path(known.file)
+        try:
+            return Stored(path, read_head(path), study, series, instance, known.sop_class_uid)
+        except (OSError, InvalidDicomError):
+            return None  # retention has just removed it
 
     def variants(self, stored: Stored) -> dict[str, Path]:
         """Return the files of a report by SOP class: those that were made beside `stored`."""
@@ -188,14 +201,15 @@ def answer(keys: Dataset, level: Level, found: Dataset) -> Dataset:
     told.QueryRetrieveLevel = level
     told.RetrieveAETitle = found.RetrieveAETitle
     for key in keys:
-        if key.tag in found and _is_asked(level, key.tag):
+        if key.tag in found and is_asked(level, key.tag):
             told[key.tag] = found[key.tag]
-        elif _is_asked(level, key.tag):
+        elif is_asked(level, key.tag):
             told.add_new(key.tag, key.VR, [] if key.VR == "SQ" else None)
     return told
 
 
-def _is_asked(level: Level, tag: BaseTag) -> bool:
+def is_asked(level: Level, tag: BaseTag) -> bool:
+    """Return whether a query at this level may ask for an attribute."""
     if tag in _ABOUT_THE_QUERY or tag.element == 0:
         return False
     at = next((one for one, tags in ATTRIBUTES.items() if tag in tags), "IMAGE")
@@ -262,7 +276,7 @@ def _attributes(
     """Return what is known at this level; `study` and `series` are what is counted."""
     found = Dataset()
     for element in stored.header:
-        if _is_asked(level, element.tag) and not element.tag.is_private:
+        if is_asked(level, element.tag) and not element.tag.is_private:
             found[element.tag] = element
     found.InstanceAvailability = "ONLINE"
     found.StudyInstanceUID = stored.study_instance_uid

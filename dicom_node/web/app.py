@@ -27,6 +27,7 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web import dicomweb, health, jobs, pages
 from dicom_node.web import workers as of_workers
+from dicom_node.web.cross_origin import CrossOrigin
 from dicom_node.web.guard import Guard
 from dicom_node.web.render import templates
 from dicom_node.web.rules import TESTED
@@ -121,6 +122,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)
     app.add_middleware(Guard, secret=credentials.jobs, larger={TESTED: settings.node.max_instance})
+    app.add_middleware(CrossOrigin, origins=settings.web.cors_origins)
     return app
 
 

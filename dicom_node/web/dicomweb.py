@@ -9,18 +9,16 @@ import hmac
 import json
 import logging
 import re
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydicom import config, dcmread
-from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import AfterValidator
+from pydicom import dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as Items
 from pydicom.tag import Tag
 from starlette.exceptions import HTTPException
 
@@ -30,43 +28,44 @@ from dicom_node.credentials import Credentials
 from dicom_node.dimse import Sender
 from dicom_node.flow.intake import Intake
 from dicom_node.settings import Settings
-from dicom_node.store.catalogue import CHARACTER_SET, Catalogue, Level, Stored
+from dicom_node.standard.web_services import (
+    INSTANCE,
+    RENDERED_PARAMETERS,
+    RESOURCES,
+    ROOT,
+    SERIES,
+    STUDY,
+)
+from dicom_node.store.catalogue import Catalogue, Level, Stored, key
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.store.uses import Note, Use, encoded, noting, studies_of
-from dicom_node.web import tree
+from dicom_node.web import capabilities, media_types, multipart, native_model, pictures, tree
+from dicom_node.web.media_types import DICOM, JSON, OCTETS, PLAIN_JSON, RELATED, XML, choose
+from dicom_node.web.search import Search, warning
 from dicom_node.web.sessions import Door, from_our_page
-from dicom_node.web.stow import Storing, boundary
-
-ROOT = "/dicom-web"
-
-_old = Sparse(logging.getLogger(__name__), per_minute=1)
-
-MOST = 1000
-"""Matches in one answer; the rest is asked for with ``offset``."""
+from dicom_node.web.stow import Storing, boundary_of
 
 _CHUNK = 1 << 18
 _BULK = 1024
 """Bytes above which a binary value is not part of the metadata."""
 
-_JSON = "application/dicom+json"
-_DICOM = "application/dicom"
-_ALWAYS = {
-    "STUDY": "StudyDate StudyTime AccessionNumber InstanceAvailability ModalitiesInStudy "
-    "ReferringPhysicianName TimezoneOffsetFromUTC PatientName PatientID PatientBirthDate "
-    "PatientSex StudyInstanceUID StudyID StudyDescription NumberOfStudyRelatedSeries "
-    "NumberOfStudyRelatedInstances",
-    "SERIES": "Modality TimezoneOffsetFromUTC SeriesDescription SeriesInstanceUID SeriesNumber "
-    "StudyInstanceUID NumberOfSeriesRelatedInstances",
-    "IMAGE": "SOPClassUID SOPInstanceUID InstanceAvailability TimezoneOffsetFromUTC InstanceNumber "
-    "Modality StudyInstanceUID SeriesInstanceUID CompletionFlag VerificationFlag ContentDate "
-    "ContentTime Rows Columns BitsAllocated",
-}
-"""What a match says unasked (PS3.18 Tables 10.6.3-3 to 10.6.3-5)."""
+_RELATED_XML = f'{RELATED};type="{XML}"'
+_PDF = "application/pdf"
+_PDF_CLASS = "1.2.840.10008.5.1.4.1.1.104.1"
+_DOCUMENT = 0x00420011
+"""Encapsulated Document."""
 
-_ORDER: tuple[Level, ...] = ("STUDY", "SERIES", "IMAGE")
+_old = Sparse(logging.getLogger(__name__), per_minute=1)
 
-Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
+
+def _is_uid(text: str) -> str:
+    if not 0 < len(text) <= 64 or text.strip("0123456789."):
+        raise HTTPException(400, "this is not a UID")
+    return text
+
+
+Uid = Annotated[str, AfterValidator(_is_uid)]
 
 
 def routes(
@@ -77,9 +76,12 @@ def routes(
     router = APIRouter(prefix=ROOT)
     catalogue = Catalogue(ledger, spool, settings.node.ae_title)
     trail = _Trail(noting(settings, ledger))
-    _add_queries(router, catalogue, settings, client, trail)
-    _add_retrieval(router, catalogue, settings, client, trail)
-    _add_storage(router, Intake(settings, spool, ledger), settings, client)
+    # Never the Host header: whoever asks could make a client go elsewhere.
+    root = settings.web.url.rstrip("/") + ROOT
+    _add_capabilities(router, settings.web.url)
+    _add_queries(router, catalogue, root, client, trail)
+    _add_retrieval(router, catalogue, root, client, trail)
+    _add_storage(router, Intake(settings, spool, ledger), settings, root, client)
     return router
 
 
@@ -138,238 +140,318 @@ def _clients(door: Door, credentials: Credentials) -> Client:
     return client
 
 
+# Capabilities
+
+
+def _add_capabilities(router: APIRouter, base: str) -> None:
+    def options(request: Request) -> Response:
+        """Say what the services can do; strangers may know it."""
+        kind = choose(request, (capabilities.WADL, PLAIN_JSON))
+        told = capabilities.as_json if kind == PLAIN_JSON else capabilities.as_wadl
+        allowed = {"Allow": "GET, HEAD, POST, OPTIONS"}
+        return Response(told(base), headers=allowed, media_type=kind)
+
+    for path in dict.fromkeys(("", "/", *(one.path for one in RESOURCES))):
+        router.add_api_route(path, options, methods=["OPTIONS"])
+
+
 # QIDO-RS
 
 
 def _add_queries(
-    router: APIRouter, catalogue: Catalogue, settings: Settings, client: Client, trail: _Trail
+    router: APIRouter, catalogue: Catalogue, root: str, client: Client, trail: _Trail
 ) -> None:
     def search(request: Request, name: str, level: Level, **uids: str) -> Response:
-        _acceptable(request, _JSON, "application/json")
-        asked = Asked(request, level, uids)
+        kind = choose(request, (JSON, PLAIN_JSON, _RELATED_XML))
+        asked = Search(request, level, uids)
         trail.queried(request, name)
-        found = catalogue.find(level, asked.keys)
-        # One more than is told shows that there are more.
-        told = list(islice(found, asked.offset, asked.offset + asked.limit + 1))
-        answer = [asked.told(one, settings.web.url) for one in told[: asked.limit]]
-        headers = asked.warnings(has_more=len(told) > asked.limit)
-        return JSONResponse(answer, headers=headers, media_type=_JSON)
+        found = catalogue.find(level, asked.keys, asked.how, asked.order)
+        # One more than is asked for shows that there are more.
+        matches = list(islice(found, asked.offset, asked.offset + asked.limit + 1))
+        shown = [asked.shown(one, root) for one in matches[: asked.limit]]
+        headers = asked.warnings(has_more=len(matches) > asked.limit)
+        return _attributes(kind, shown, lambda ds: lambda element: "", headers)
 
     caller = Depends(client)
 
-    @router.get("/studies")
+    @_get(router, "/studies")
     def studies(request: Request, name: str = caller) -> Response:
         """Search for studies."""
         return search(request, name, "STUDY")
 
-    @router.get("/series")
+    @_get(router, "/series")
     def all_series(request: Request, name: str = caller) -> Response:
         """Search for series of any study."""
         return search(request, name, "SERIES")
 
-    @router.get("/instances")
+    @_get(router, "/instances")
     def all_instances(request: Request, name: str = caller) -> Response:
         """Search for instances of any study."""
         return search(request, name, "IMAGE")
 
-    @router.get("/studies/{study}/series")
+    @_get(router, f"{STUDY}/series")
     def series(request: Request, study: Uid, name: str = caller) -> Response:
         """Search for series of a study."""
         return search(request, name, "SERIES", StudyInstanceUID=study)
 
-    @router.get("/studies/{study}/instances")
+    @_get(router, f"{STUDY}/instances")
     def instances_of_study(request: Request, study: Uid, name: str = caller) -> Response:
         """Search for instances of a study."""
         return search(request, name, "IMAGE", StudyInstanceUID=study)
 
-    @router.get("/studies/{study}/series/{series}/instances")
+    @_get(router, f"{SERIES}/instances")
     def instances(request: Request, study: Uid, series: Uid, name: str = caller) -> Response:
         """Search for instances of a series."""
         return search(request, name, "IMAGE", StudyInstanceUID=study, SeriesInstanceUID=series)
-
-
-class Asked:
-    """What a search asks for.
-
-    Raises
-    ------
-    HTTPException
-        400: a parameter is not understood.
-    """
-
-    def __init__(self, request: Request, level: Level, uids: dict[str, str]) -> None:
-        self.keys = Dataset()
-        self.limit, self.offset = MOST, 0
-        self._fuzzy = self._all = False
-        # What the path does not fix is told, too.
-        fixed = {"StudyInstanceUID": "STUDY", "SeriesInstanceUID": "SERIES"}
-        known = [one for name, one in fixed.items() if name in uids]
-        told = [one for one in _ORDER[: _ORDER.index(level) + 1] if one not in known]
-        self._fields = {_tag(name) for one in told for name in _ALWAYS[one].split()}
-        for name, value in request.query_params.multi_items():
-            self._take(name, value[:4096])
-        for keyword, uid in uids.items():
-            self.keys[_tag(keyword)] = _key(keyword, uid)
-
-    def _take(self, name: str, value: str) -> None:
-        if name in ("limit", "offset"):
-            if not re.fullmatch(r"[0-9]{1,9}", value):
-                raise HTTPException(400, f"{name} is not a number")
-            count = int(value)
-            setattr(self, name, min(count, MOST) if name == "limit" else count)
-        elif name == "fuzzymatching":
-            self._fuzzy = value == "true"
-        elif name == "includefield":
-            for field in value.split(","):
-                self._all = self._all or field == "all"
-                if field != "all":
-                    self._fields.add(_tag(field.split(".")[0]))
-        else:
-            self._add_key(name, value)
-
-    def _add_key(self, name: str, value: str) -> None:
-        keys, path = self.keys, name.split(".")
-        for part in path[:-1]:
-            tag = _tag(part)
-            if dictionary_VR(tag) != "SQ":
-                raise HTTPException(400, f"{part[:64]!a} is not a sequence")
-            if tag not in keys:
-                keys[tag] = DataElement(tag, "SQ", Items([Dataset()]))
-            keys = keys[tag].value[0]
-        element = _key(path[-1], value)
-        keys[element.tag] = element
-        self._fields.add(_tag(path[0]))
-
-    def told(self, found: Dataset, base: str) -> dict[str, Any]:
-        """Return the attributes of a match in the DICOM JSON Model (PS3.18 F)."""
-        shown = Dataset()
-        for element in found:
-            if self._all or element.tag in self._fields:
-                shown[element.tag] = element
-        shown.SpecificCharacterSet = CHARACTER_SET
-        uids = (("studies", "Study"), ("series", "Series"), ("instances", "SOP"))
-        parts = [
-            f"{name}/{found[f'{of}InstanceUID'].value}"
-            for name, of in uids
-            if f"{of}InstanceUID" in found
-        ]
-        shown.RetrieveURL = "/".join([base.rstrip("/") + ROOT, *parts])
-        return shown.to_json_dict()
-
-    def warnings(self, has_more: bool) -> dict[str, str]:
-        """Return the header that says what was not done (PS3.18 8.3.4.2, 10.6.3.2)."""
-        said = []
-        if self._fuzzy:
-            said.append('299 chexfract-node "fuzzymatching is not supported; literal matching"')
-        if has_more:
-            said.append('299 chexfract-node "there are more results; ask with offset"')
-        return {"Warning": ", ".join(said)} if said else {}
-
-
-def _tag(name: str) -> int:
-    tag = int(name, 16) if re.fullmatch(r"[0-9A-Fa-f]{8}", name) else tag_for_keyword(name)
-    if tag is None or not keyword_for_tag(tag):
-        raise HTTPException(400, f"{name[:64]!a} is no attribute")
-    return tag
-
-
-def _key(name: str, value: str) -> DataElement:
-    tag = _tag(name)
-    vr = dictionary_VR(tag)
-    values: Any = re.split(r"[,\\]", value) if vr == "UI" else value
-    try:
-        return DataElement(tag, vr, values, validation_mode=config.IGNORE)
-    except (ValueError, TypeError, OverflowError) as exc:
-        raise HTTPException(400, f"{keyword_for_tag(tag)} has a value of another kind") from exc
 
 
 # WADO-RS
 
 
 def _add_retrieval(
-    router: APIRouter, catalogue: Catalogue, settings: Settings, client: Client, trail: _Trail
+    router: APIRouter, catalogue: Catalogue, root: str, client: Client, trail: _Trail
 ) -> None:
     def named(level: Level, **uids: str) -> list[Stored]:
         keys = Dataset()
         for keyword, uid in uids.items():
-            keys[_tag(keyword)] = _key(keyword, uid)
-        found = catalogue.objects(level, keys)
+            keys.add(key(keyword, uid))
+        return catalogue.objects(level, keys)
+
+    def found_or_404(found: list[Stored]) -> list[Stored]:
         if not found:
             raise NotFound("no report has this UID")
         return found
 
     def of_study(study: Uid) -> list[Stored]:
-        return named("STUDY", StudyInstanceUID=study)
+        return found_or_404(named("STUDY", StudyInstanceUID=study))
 
     def of_series(study: Uid, series: Uid) -> list[Stored]:
-        return named("SERIES", StudyInstanceUID=study, SeriesInstanceUID=series)
+        return found_or_404(named("SERIES", StudyInstanceUID=study, SeriesInstanceUID=series))
 
     def of_instance(study: Uid, series: Uid, instance: Uid) -> list[Stored]:
         uids = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": instance}
-        return named("IMAGE", **uids)
+        received = catalogue.received(study, series, instance)
+        return found_or_404(named("IMAGE", **uids) or ([received] if received else []))
 
-    for path, find in (
-        ("/studies/{study}", of_study),
-        ("/studies/{study}/series/{series}", of_series),
-        ("/studies/{study}/series/{series}/instances/{instance}", of_instance),
-    ):
-        _add_representations(router, path, find, settings.web.url, client, trail)
+    for path, find in ((STUDY, of_study), (SERIES, of_series), (INSTANCE, of_instance)):
+        _add_objects(router, path, find, root, client, trail)
+        _add_rendered(router, path, find, client, trail)
+    _add_frames(router, of_instance, client, trail)
+    _add_bulk_data(router, of_instance, client, trail)
 
 
-def _add_representations(
-    router: APIRouter,
-    path: str,
-    find: Callable[..., list[Stored]],
-    base: str,
-    client: Client,
-    trail: _Trail,
+Find = Callable[..., list[Stored]]
+
+
+def _add_objects(
+    router: APIRouter, path: str, find: Find, root: str, client: Client, trail: _Trail
 ) -> None:
     # Who asks comes before what is found: strangers do not learn what there is.
     guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
 
-    @router.get(path, dependencies=guarded)
+    @_get(router, path, dependencies=guarded)
     def objects(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
         """Send Part 10 files."""
-        kind = _acceptable(request, f"multipart/related;type={_DICOM}", _DICOM)
+        syntaxes = {_syntax(one) for one in found}
+        of = f";transfer-syntax={syntaxes.pop()}" if len(syntaxes) == 1 else ""
+        offered = [f'{RELATED};type="{DICOM}"{of}']
+        if len(found) == 1:
+            offered.append(f"{DICOM}{of}")
+        kind = media_types.parse(choose(request, offered)).name
         trail.retrieved(request, name, found)
-        if kind == _DICOM and len(found) == 1:
-            return StreamingResponse(_file(found[0]), media_type=_DICOM)
-        return _related(_DICOM, ((_part_type(one), _file(one)) for one in found))
+        if kind == DICOM:
+            return StreamingResponse(_file(found[0]), media_type=DICOM)
+        parts = ((f"{DICOM};transfer-syntax={_syntax(one)}", _file(one)) for one in found)
+        return multipart.related(DICOM, parts)
 
-    @router.get(f"{path}/metadata", dependencies=guarded)
+    @_get(router, f"{path}/metadata", dependencies=guarded)
     def metadata(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
         """Send all attributes but bulk data."""
-        _acceptable(request, _JSON, "application/json")
+        kind = choose(request, (JSON, PLAIN_JSON, _RELATED_XML))
         trail.retrieved(request, name, found)
-        return StreamingResponse(_json(found, base), media_type=_JSON)
 
-    @router.get(f"{path}/rendered", dependencies=guarded)
+        def address(ds: Dataset) -> Callable[[DataElement], str]:
+            where = f"{root}/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}"
+            where += f"/instances/{ds.SOPInstanceUID}/bulkdata"
+            return lambda element: f"{where}/{int(element.tag):08X}"
+
+        return _attributes(kind, (dcmread(one.path) for one in found), address)
+
+
+def _add_rendered(router: APIRouter, path: str, find: Find, client: Client, trail: _Trail) -> None:
+    guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
+
+    @_get(router, f"{path}/rendered", dependencies=guarded)
     def rendered(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
-        """Send structured reports as text."""
-        kind = _acceptable(request, "text/html", "text/plain")
-        reports = [one for one in found if one.sop_class_uid.startswith(tree.SR_CLASSES)]
-        if not reports:
-            raise HTTPException(406, "only structured reports are rendered here")
-        trail.accessed(request, name, reports)
-        read = (dcmread(one.path) for one in reports)
+        """Send what a person can look at: reports as text, pages as pictures, documents as PDF."""
+        views = {one.sop_instance_uid: _views(one) for one in found}
+        offered = list(dict.fromkeys(kind for kinds in views.values() for kind in kinds))
+        if not offered:
+            raise HTTPException(406, "nothing of this can be rendered")
+        kind = choose(request, offered)
+        shown = [one for one in found if kind in views[one.sop_instance_uid]]
+        trail.accessed(request, name, shown)
+        headers = _unknown_parameters(request)
+        read = (dcmread(one.path) for one in shown)
         if kind == "text/plain":
-            return StreamingResponse(map(tree.as_text, read), media_type="text/plain")
-        return StreamingResponse(tree.page(map(tree.as_html, read)), media_type="text/html")
+            text = map(tree.as_text, read)
+            return StreamingResponse(text, media_type=kind, headers=headers)
+        if kind == "text/html":
+            page = tree.page(map(tree.as_html, read))
+            return StreamingResponse(page, media_type=kind, headers=headers)
+        largest = _viewport(request)
+        if len(shown) == 1:
+            return Response(_view(next(read), kind, largest), media_type=kind, headers=headers)
+        return multipart.related(kind, ((kind, [_view(ds, kind, largest)]) for ds in read))
 
-    if path.endswith("{instance}"):
+    @_get(router, f"{path}/thumbnail", dependencies=guarded)
+    def thumbnail(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
+        """Send a small picture of the first object that has one."""
+        return _one_picture(request, name, found, trail, pictures.THUMBNAIL)
 
-        @router.get(path + "/bulkdata/{tag}", dependencies=guarded)
-        def bulk(
-            request: Request, tag: str, name: str = caller, found: list[Stored] = wanted
-        ) -> Response:
-            """Send the value of one binary element."""
-            content = dcmread(found[0].path)
-            element = content.get(Tag(tag)) if re.fullmatch(r"[0-9A-F]{8}", tag) else None
-            if element is None or not isinstance(element.value, bytes):
-                raise NotFound("no bulk data here")
-            trail.retrieved(request, name, found)
-            octets = "application/octet-stream"
-            return _related(octets, [(octets, iter([element.value]))])
+
+def _add_frames(router: APIRouter, find: Find, client: Client, trail: _Trail) -> None:
+    guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
+    path = f"{INSTANCE}/frames/{{frames}}"
+
+    @_get(router, path, dependencies=guarded)
+    def frames(
+        request: Request, frames: str, name: str = caller, found: list[Stored] = wanted
+    ) -> Response:
+        """Send the pixels of a Secondary Capture as they are."""
+        (stored,) = found
+        _check_frames(stored, frames)
+        kind = choose(request, (f'{RELATED};type="{OCTETS}"', OCTETS))
+        trail.retrieved(request, name, found)
+        content = pictures.frame(dcmread(stored.path))
+        if kind == OCTETS:
+            return Response(content, media_type=OCTETS)
+        return multipart.related(OCTETS, [(OCTETS, [content])])
+
+    @_get(router, f"{path}/rendered", dependencies=guarded)
+    def rendered(
+        request: Request, frames: str, name: str = caller, found: list[Stored] = wanted
+    ) -> Response:
+        """Send a frame as a picture."""
+        _check_frames(found[0], frames)
+        return _one_picture(request, name, found, trail, None)
+
+    @_get(router, f"{path}/thumbnail", dependencies=guarded)
+    def thumbnail(
+        request: Request, frames: str, name: str = caller, found: list[Stored] = wanted
+    ) -> Response:
+        """Send a frame as a small picture."""
+        _check_frames(found[0], frames)
+        return _one_picture(request, name, found, trail, pictures.THUMBNAIL)
+
+
+def _add_bulk_data(router: APIRouter, find: Find, client: Client, trail: _Trail) -> None:
+    guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
+
+    @_get(router, f"{INSTANCE}/bulkdata/{{tag}}", dependencies=guarded)
+    def bulk(
+        request: Request, tag: str, name: str = caller, found: list[Stored] = wanted
+    ) -> Response:
+        """Send the value of one binary element."""
+        content = dcmread(found[0].path)
+        element = content.get(Tag(tag)) if re.fullmatch(r"[0-9A-Fa-f]{8}", tag) else None
+        if element is None or not isinstance(element.value, bytes):
+            raise NotFound("no bulk data here")
+        offered = [f'{RELATED};type="{OCTETS}"', OCTETS]
+        if element.tag == _DOCUMENT and content.get("MIMETypeOfEncapsulatedDocument") == _PDF:
+            offered.append(_PDF)
+        kind = choose(request, offered)
+        trail.retrieved(request, name, found)
+        if kind in (OCTETS, _PDF):
+            return Response(_document(content) if kind == _PDF else element.value, media_type=kind)
+        return multipart.related(OCTETS, [(OCTETS, [element.value])])
+
+
+def _get(router: APIRouter, path: str, **more: Any) -> Callable[[Any], Any]:
+    """Return what adds a resource for GET and HEAD; the server leaves the body out for HEAD."""
+    return router.api_route(path, methods=["GET", "HEAD"], **more)
+
+
+def _attributes(
+    kind: str,
+    found: Any,
+    address: Callable[[Dataset], Callable[[DataElement], str]],
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Send data sets as JSON (PS3.18 F) or as XML (PS3.19 A.1), one part each."""
+    if kind == _RELATED_XML:
+        parts = ((XML, [native_model.as_xml(ds, address(ds), _BULK)]) for ds in found)
+        response = multipart.related(XML, parts)
+        response.headers.update(headers or {})
+        return response
+
+    def content() -> Iterator[str]:
+        yield "["
+        for number, ds in enumerate(found):
+            told = ds.to_json_dict(_BULK, address(ds))
+            yield ("," if number else "") + json.dumps(told)
+        yield "]"
+
+    return StreamingResponse(content(), media_type=kind, headers=headers)
+
+
+def _views(stored: Stored) -> tuple[str, ...]:
+    """Return as what an object can be looked at, the first one where nobody has a wish."""
+    if stored.sop_class_uid.startswith(tree.SR_CLASSES):
+        return ("text/html", "text/plain")
+    if stored.sop_class_uid == _PDF_CLASS:
+        return (_PDF,)
+    return pictures.media_types() if pictures.has_picture(stored.header) else ()
+
+
+def _view(ds: Dataset, kind: str, largest: int | None) -> bytes:
+    return _document(ds) if kind == _PDF else pictures.picture(ds, kind, largest)
+
+
+def _document(ds: Dataset) -> bytes:
+    """Return the document without the byte that makes its length even."""
+    length = int(ds.get("EncapsulatedDocumentLength") or len(ds.EncapsulatedDocument))
+    return bytes(ds.EncapsulatedDocument)[:length]
+
+
+def _one_picture(
+    request: Request, name: str, found: Sequence[Stored], trail: _Trail, largest: int | None
+) -> Response:
+    shown = next((one for one in found if pictures.has_picture(one.header)), None)
+    if shown is None:
+        raise NotFound("there is no picture here")
+    kind = choose(request, pictures.media_types())
+    trail.accessed(request, name, [shown])
+    content = pictures.picture(dcmread(shown.path), kind, _viewport(request) or largest)
+    return Response(content, media_type=kind, headers=_unknown_parameters(request))
+
+
+def _check_frames(stored: Stored, frames: str) -> None:
+    """Refuse what is no list of frames, and every frame but the only one.
+
+    Raises
+    ------
+    HTTPException
+        400 for what is no list of numbers.
+    NotFound
+        There is no such frame, or none that can be shown here.
+    """
+    numbers = frames[:256].split(",")
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise HTTPException(400, "frames are numbers with commas between them")
+    if not pictures.has_picture(stored.header) or {int(number) for number in numbers} != {1}:
+        raise NotFound("there is no such frame here")
+
+
+def _viewport(request: Request) -> int | None:
+    """Return the longer side of the viewport that is asked for (PS3.18 8.3.5.1.3)."""
+    asked = request.query_params.get("viewport", "")[:64].split(",")
+    sizes = [int(one) for one in asked[:2] if one.isascii() and one.isdigit()]
+    return max(1, *sizes) if len(sizes) == 2 else None
+
+
+def _unknown_parameters(request: Request) -> dict[str, str]:
+    return warning(name for name in request.query_params if name not in RENDERED_PARAMETERS)
 
 
 def _file(stored: Stored) -> Iterator[bytes]:
@@ -378,76 +460,19 @@ def _file(stored: Stored) -> Iterator[bytes]:
             yield chunk
 
 
-def _part_type(stored: Stored) -> str:
-    syntax = getattr(stored.header, "file_meta", Dataset()).get("TransferSyntaxUID", "")
-    return f"{_DICOM};transfer-syntax={syntax}" if syntax else _DICOM
-
-
-def _related(kind: str, parts: Any) -> Response:
-    """Send a multipart/related body part by part (RFC 2387)."""
-    mark = secrets.token_hex(16)
-
-    def body() -> Iterator[bytes]:
-        for part_kind, content in parts:
-            yield f"--{mark}\r\nContent-Type: {part_kind}\r\n\r\n".encode()
-            yield from content
-            yield b"\r\n"
-        yield f"--{mark}--\r\n".encode()
-
-    return StreamingResponse(
-        body(), headers={"Content-Type": f'multipart/related;type="{kind}";boundary={mark}'}
-    )
-
-
-def _json(found: Sequence[Stored], base: str) -> Iterator[str]:
-    for number, one in enumerate(found):
-        yield "," if number else "["
-        yield json.dumps(_metadata(one, base))
-    yield "]"
-
-
-def _metadata(stored: Stored, base: str) -> dict[str, Any]:
-    where = f"{base.rstrip('/')}{ROOT}/studies/{stored.study_instance_uid}"
-    where += f"/series/{stored.series_instance_uid}/instances/{stored.sop_instance_uid}"
-
-    def uri(element: DataElement) -> str:
-        return f"{where}/bulkdata/{int(element.tag):08X}"
-
-    return dcmread(stored.path).to_json_dict(_BULK, uri)
-
-
-def _acceptable(request: Request, *offered: str) -> str:
-    """Return the first of `offered` that the client takes.
-
-    Raises
-    ------
-    HTTPException
-        406
-    """
-    accept = request.query_params.get("accept") or request.headers.get("accept") or "*/*"
-    ranges = [_media_type(one) for one in accept.split(",")]
-    for kind in offered:
-        name, of = _media_type(kind)
-        for wanted, wanted_of in ranges:
-            is_kind = wanted in ("*/*", name, f"{name.split('/')[0]}/*")
-            if is_kind and wanted_of in ("", "*/*", of):
-                return kind
-    raise HTTPException(406, f"this is available as {', '.join(offered)}")
-
-
-def _media_type(text: str) -> tuple[str, str]:
-    """Return a media type and, of multipart/related, the type of its parts."""
-    name, *parameters = (part.strip().lower() for part in text.split(";"))
-    pairs = (parameter.partition("=") for parameter in parameters)
-    return name, next((v.strip('" ') for k, _, v in pairs if k.strip() == "type"), "")
+def _syntax(stored: Stored) -> str:
+    return str(getattr(stored.header, "file_meta", Dataset()).get("TransferSyntaxUID", ""))
 
 
 # STOW-RS
 
 
-def _add_storage(router: APIRouter, intake: Intake, settings: Settings, client: Client) -> None:
+def _add_storage(
+    router: APIRouter, intake: Intake, settings: Settings, root: str, client: Client
+) -> None:
     async def stored(request: Request, name: str, study: str) -> Response:
-        mark = boundary(request.headers.get("content-type", ""))
+        kind = choose(request, (JSON, PLAIN_JSON, XML))
+        mark = boundary_of(request)
         if not intake.spool.has_room():
             raise HTTPException(503, "no room for Instances", {"Retry-After": "60"})
         sender = Sender(
@@ -455,9 +480,12 @@ def _add_storage(router: APIRouter, intake: Intake, settings: Settings, client: 
             calling_host=request.client.host if request.client else "",
             called_ae=settings.node.ae_title,
         )
-        storing = Storing(intake, sender, study, settings.node.max_instance)
+        storing = Storing(intake, sender, study, settings.node.max_instance, root)
         status, answer = await storing.take(request.stream(), mark)
-        return JSONResponse(answer.to_json_dict(), status, media_type=_JSON)
+        if kind == XML:
+            content = native_model.as_xml(answer, lambda element: "", _BULK)
+            return Response(content, status, media_type=XML)
+        return Response(json.dumps(answer.to_json_dict()), status, media_type=kind)
 
     caller = Depends(client)
 
@@ -466,7 +494,7 @@ def _add_storage(router: APIRouter, intake: Intake, settings: Settings, client: 
         """Take images of any study."""
         return await stored(request, name, "")
 
-    @router.post("/studies/{study}")
+    @router.post(STUDY)
     async def store_study(request: Request, study: Uid, name: str = caller) -> Response:
         """Take images of one study."""
         return await stored(request, name, study)

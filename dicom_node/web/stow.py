@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import AsyncIterator
-from email.message import Message
+from collections.abc import AsyncIterator, Mapping
 from io import BytesIO
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from dicom_node.base.errors import ChexFractError, NotUnderstood, Transient
 from dicom_node.dimse import Accepted, Sender
@@ -23,6 +21,8 @@ from dicom_node.standard import part10
 from dicom_node.standard.header import read_header
 from dicom_node.standard.status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from dicom_node.store.spool import Incoming
+from dicom_node.web import media_types
+from dicom_node.web.multipart import NotMultipart, PartReader, boundary
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ OTHER_STUDY = 0xC409
 
 MAX_META = 1 << 16
 MAX_PARTS = 10_000
+MAX_LINES = 10
+"""Lines of the log that one request can cause."""
 _CHUNK = 1 << 20
 """Bytes that go to another thread at once: the event loop must not wait for the disk."""
 
@@ -44,21 +46,27 @@ class _Failed(Exception):
         self.reason = reason
 
 
-def boundary(content_type: str) -> str:
-    """Return the boundary of a multipart/related body of DICOM files.
+def boundary_of(request: Request) -> str:
+    """Return the boundary of a body of DICOM files; empty where the body is one file.
 
     Raises
     ------
     HTTPException
-        415: another media type.
+        415: another media type, or an encoding.
     """
-    parsed = Message()
-    parsed["Content-Type"] = content_type[:1024]
-    kind = str(parsed.get_param("type", "application/dicom")).lower()
-    mark = parsed.get_param("boundary")
-    if parsed.get_content_type() != "multipart/related" or kind != "application/dicom" or not mark:
-        raise HTTPException(415, 'images come as multipart/related;type="application/dicom"')
-    return str(mark)
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise HTTPException(415, "the body must not be encoded", {"Accept-Encoding": "identity"})
+    content_type = request.headers.get("content-type", "")[:1024]
+    kind = media_types.parse(content_type)
+    if kind.name == media_types.DICOM:
+        return ""
+    of = kind.parameters.get("type", media_types.DICOM).lower()
+    mark = boundary(content_type)
+    if kind.name != media_types.RELATED or of != media_types.DICOM or not mark:
+        expected = f'{media_types.RELATED}; type="{media_types.DICOM}"; boundary=…'
+        raise HTTPException(415, f"images come as {expected}")
+    return mark
 
 
 class Storing:
@@ -72,53 +80,55 @@ class Storing:
         Study Instance UID that each must have; empty: any.
     max_instance : int
         Bytes of the largest Instance.
+    root : str
+        Address of the services, for Retrieve URLs.
     """
 
-    def __init__(self, intake: Intake, sender: Sender, study: str, max_instance: int) -> None:
+    def __init__(
+        self, intake: Intake, sender: Sender, study: str, max_instance: int, root: str
+    ) -> None:
         self._intake = intake
         self._sender = sender
         self._study = study
         self._max_instance = max_instance
+        self._root = root
         self._taken: list[Accepted] = []
         self._failed: list[tuple[Accepted | None, int]] = []
-        self._is_whole = False
         self._next()
 
     async def take(self, body: AsyncIterator[bytes], mark: str) -> tuple[int, Dataset]:
         """Return the status and the Store Instances Response (PS3.18 Table I.2-1).
 
+        Parameters
+        ----------
+        mark : str
+            The boundary between the parts; empty: the body is one Part 10 file.
+
         Raises
         ------
         HTTPException
-            400: the body is not what its Content-Type says.
+            400: the body is not what its Content-Type says; 413: it has too many parts.
         """
+        reader = PartReader(mark, self) if mark else None
+        take = reader.write if reader else self.data
         try:
-            parser = self._parser(mark)
+            if not mark:
+                self.begin({})
             chunks = bytearray()
             async for chunk in body:
                 chunks += chunk
                 if len(chunks) >= _CHUNK:
-                    await run_in_threadpool(parser.write, bytes(chunks))
+                    await run_in_threadpool(take, bytes(chunks))
                     chunks.clear()
-            await run_in_threadpool(parser.write, bytes(chunks))
-        except FormParserError as exc:
-            raise HTTPException(400, "the body is not multipart/related") from exc
+            await run_in_threadpool(take, bytes(chunks))
+            await run_in_threadpool(reader.finish if reader else self.end)
+        except NotMultipart as exc:
+            raise HTTPException(400, f"not multipart/related: {exc}") from exc
         finally:
             self._discard()
-        if not self._is_whole or not (self._taken or self._failed):
-            raise HTTPException(400, "the body has no end or no part")
-        return self._status(), self._answer()
-
-    def _parser(self, mark: str) -> MultipartParser:
-        return MultipartParser(
-            mark,
-            {
-                "on_part_begin": self._begin,
-                "on_part_data": self._data,
-                "on_part_end": self._end,
-                "on_end": self._finish,
-            },
-        )
+        if not (self._taken or self._failed):
+            raise HTTPException(400, "the body has no part")
+        return self._status(), await run_in_threadpool(self._answer)
 
     def _next(self) -> None:
         self._head = bytearray()
@@ -127,20 +137,23 @@ class Storing:
         self._fault: int | None = None
         self._size = 0
 
-    def _begin(self) -> None:
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Begin a part."""
         if len(self._taken) + len(self._failed) >= MAX_PARTS:
-            raise FormParserError("too many parts")
+            raise HTTPException(413, f"more than {MAX_PARTS} parts")
         self._next()
+        kind = media_types.parse(headers.get("content-type", media_types.DICOM)[:1024]).name
+        encoding = headers.get("content-transfer-encoding", "binary").lower()
+        if kind != media_types.DICOM or encoding not in ("binary", "8bit", "7bit"):
+            self._fail(_Failed(CANNOT_UNDERSTAND))
 
-    def _finish(self) -> None:
-        self._is_whole = True
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        self._size += end - start
+    def data(self, content: bytes) -> None:
+        """Take more of the part."""
+        self._size += len(content)
         if self._fault is not None:
             return
         try:
-            self._write(data[start:end])
+            self._write(content)
         except (_Failed, ChexFractError) as exc:
             self._fail(exc)
 
@@ -174,7 +187,8 @@ class Storing:
         self._incoming.write(bytes(head[size:]))
         self._head = bytearray()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End the part: keep what it holds."""
         try:
             if self._fault is None:
                 self._keep()
@@ -207,8 +221,12 @@ class Storing:
             self._fault = OUT_OF_RESOURCES
         else:
             self._fault = int(getattr(exc, "status", CANNOT_UNDERSTAND))
-        name = f"{self._sender.calling_ae}@{self._sender.calling_host}"
-        logger.warning("refused an Instance of %s with 0x%04X: %s", name, self._fault, exc)
+        if len(self._failed) < MAX_LINES:
+            name = f"{self._sender.calling_ae}@{self._sender.calling_host}"
+            more = "; further ones leave no line" if len(self._failed) == MAX_LINES - 1 else ""
+            logger.warning(
+                "refused an Instance of %s with 0x%04X: %s%s", name, self._fault, exc, more
+            )
         self._discard()
 
     def _discard(self) -> None:
@@ -234,12 +252,27 @@ class Storing:
             item.FailureReason = reason
             (failed if accepted else unnamed).append(item)
         if self._taken:
-            answer.ReferencedSOPSequence = [_reference(one) for one in self._taken]
+            self._add_taken(answer)
         if failed:
             answer.FailedSOPSequence = failed
         if unnamed:
             answer.OtherFailuresSequence = unnamed
         return answer
+
+    def _add_taken(self, answer: Dataset) -> None:
+        """Name what was stored, and where it and the reports about it can be fetched."""
+        items, studies = [], set()
+        for accepted in self._taken:
+            item = _reference(accepted)
+            if kept := self._intake.ledger.instances.known(accepted.sop_instance_uid):
+                study = f"{self._root}/studies/{kept.study_instance_uid}"
+                studies.add(study)
+                where = f"{study}/series/{kept.series_instance_uid}"
+                item.RetrieveURL = f"{where}/instances/{accepted.sop_instance_uid}"
+            items.append(item)
+        # PS3.18 Table I.2-1: there is one address only where all is of one study.
+        answer.RetrieveURL = studies.pop() if len(studies) == 1 else None
+        answer.ReferencedSOPSequence = items
 
 
 def _reference(accepted: Accepted | None) -> Dataset:

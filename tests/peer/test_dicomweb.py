@@ -1,10 +1,14 @@
 """dicomweb-client finds, retrieves and stores; strangers, forgers and nonsense do not."""
 
+import gzip
 import json
 from collections.abc import Iterator
+from email import policy
+from email.parser import BytesParser
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx2
 import pytest
@@ -12,6 +16,7 @@ import reports
 from dicomweb_client.api import DICOMwebClient
 from dicomweb_client.session_utils import create_session
 from listening import radiograph
+from PIL import Image
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from results import add_result
@@ -21,6 +26,7 @@ from worker.report.sr import Document
 
 pytestmark = pytest.mark.peer
 
+NATIVE = "{http://dicom.nema.org/PS3.19/models/NativeDICOM}"
 BEARER = {"Authorization": f"Bearer {SECRET}"}
 
 
@@ -54,7 +60,8 @@ def client(api: Api) -> DICOMwebClient:
 def get(
     api: Api, path: str, headers: dict[str, str] | None = None, **query: Any
 ) -> httpx2.Response:
-    return httpx2.get(f"{api.url}/dicom-web{path}", params=query, headers=BEARER | (headers or {}))
+    url = f"{api.url}/dicom-web{path}"
+    return httpx2.get(url, params=query or None, headers=BEARER | (headers or {}))
 
 
 def where(document: Document, study: str) -> str:
@@ -123,26 +130,155 @@ def test_fields_are_included_when_asked_for(api: Api, made: object) -> None:
     assert has("00080070", Manufacturer="*")
 
 
-def test_fuzzy_matching_is_said_to_be_literal(api: Api, made: object) -> None:
-    answer = get(api, "/studies", fuzzymatching="true", PatientName="Jane")
-    assert answer.json() == []
-    assert "fuzzymatching" in answer.headers["Warning"]
+def found(answer: httpx2.Response) -> set[str]:
+    assert answer.status_code == 200, answer.text
+    return {one["0020000D"]["Value"][0] for one in answer.json()}
+
+
+ALL = {"1.2.3", "1.2.4"}
+
+
+@pytest.mark.parametrize(
+    ("query", "studies"),
+    [
+        ("PatientName=Jane", set()),
+        ("fuzzymatching=true&PatientName=jane", {"1.2.4"}),
+        ("fuzzymatching=true&PatientName=DOE%20J", {"1.2.4"}),
+        ("fuzzymatching=false&PatientName=jane", set()),
+        ("emptyvaluematching=true&StudyDescription=%22%22", {"1.2.3"}),
+        ("emptyvaluematching=true&PatientID=%22%22", set()),
+        ("multiplevaluematching=true&PatientID=P-2,4711", ALL),
+        ("multiplevaluematching=true&ModalitiesInStudy=CR%5CSR", set()),
+        ("ModalitiesInStudy=CR,SR", ALL),
+        ("ModalitiesInStudy=CR%5CSR", ALL),
+        ("StudyDate=*", ALL),
+        ("StudyDate=", ALL),
+        ("StudyDate=-20251231", {"1.2.4"}),
+        ("00080020=20200101", {"1.2.4"}),
+        ("NumberOfStudyRelatedInstances=*", ALL),
+        ("ProcedureCodeSequence.CodeValue=", ALL),
+        ("limit=0", set()),
+        ("limit=10&offset=100000", set()),
+    ],
+)
+def test_a_search_finds_what_the_standard_says(
+    api: Api, made: object, query: str, studies: set[str]
+) -> None:
+    answer = get(api, f"/studies?{query}")
+    assert found(answer) == studies
+    assert "ignored" not in answer.headers.get("Warning", "")
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("Nonsense=1", "Nonsense"),
+        ("_=123", "_"),
+        ("includefield=NoSuchKeyword", "includefield=NoSuchKeyword"),
+        ("includefield=00091010", "includefield=00091010"),
+        ("77771021=20260101", "77771021"),
+        ("orderby=StudyTime", "orderby=StudyTime"),
+        ("SeriesDescription=nothing", "SeriesDescription"),
+        ("PatientName.CodeValue=1", "PatientName.CodeValue"),
+        ("PixelData=1", "PixelData"),
+        ("charset=latin1", "charset"),
+        ("n%22%0d%0aSet-Cookie:x=1", "n???Set-Cookie?x"),
+        ("&".join(f"unknown{n}=1" for n in range(300)), "and 290 more"),
+    ],
+)
+def test_what_a_search_does_not_know_is_ignored_with_a_warning(
+    api: Api, made: object, query: str, named: str
+) -> None:
+    answer = get(api, f"/studies?{query}")
+    assert found(answer) == ALL
+    warned = answer.headers["Warning"]
+    assert warned.startswith('299 chexfract-node "')
+    assert named in warned
+    assert len(warned) < 2000
+
+
+@pytest.mark.parametrize(
+    ("order", "first"), [("StudyDate", "1.2.4"), ("-StudyDate", "1.2.3"), ("+00080020", "1.2.4")]
+)
+def test_studies_come_in_the_order_that_is_asked_for(
+    api: Api, made: object, order: str, first: str
+) -> None:
+    answer = get(api, "/studies", orderby=order)
+    assert answer.json()[0]["0020000D"]["Value"] == [first]
+    assert "Warning" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/dicom+json", "application/dicom+json"),
+        ("application/json", "application/json"),
+        ("*/*", "application/dicom+json"),
+        ("application/*;q=0.5, text/html", "application/dicom+json"),
+        ("application/dicom+json;q=0.1, application/json", "application/json"),
+        ('multipart/related; type="application/dicom+xml"', "multipart/related"),
+        ("multipart/related;type=application/dicom+xml", "multipart/related"),
+        ("text/html", None),
+        ("application/dicom+json;q=0", None),
+        ('multipart/related; type="application/dicom"', None),
+    ],
+)
+def test_the_representation_is_the_one_that_the_client_takes(
+    api: Api, made: object, accept: str, kind: str | None
+) -> None:
+    by_header = get(api, "/studies", {"Accept": accept})
+    by_parameter = get(api, "/studies", {"Accept": "text/css"}, accept=accept)
+    for answer in (by_header, by_parameter):
+        if kind is None:
+            assert answer.status_code == 406
+        else:
+            assert answer.status_code == 200
+            assert answer.headers["Content-Type"].partition(";")[0] == kind
+
+
+def test_a_plus_sign_in_a_parameter_need_not_be_encoded(api: Api, made: object) -> None:
+    answer = get(api, "/studies?accept=application/dicom+json")
+    assert answer.headers["Content-Type"] == "application/dicom+json"
+
+
+def parts_of(answer: httpx2.Response) -> list[bytes]:
+    """Return the contents of a multipart response, read by the standard library."""
+    head = b"Content-Type: " + answer.headers["Content-Type"].encode() + b"\r\n\r\n"
+    message = BytesParser(policy=policy.HTTP).parsebytes(head + answer.content)
+    return [part.get_payload(decode=True) for part in message.iter_parts()]
+
+
+def test_matches_and_metadata_are_had_as_xml(
+    api: Api, made: dict[str, tuple[Document, ...]]
+) -> None:
+    accept = {"Accept": 'multipart/related; type="application/dicom+xml"'}
+    studies = [ElementTree.fromstring(one) for one in parts_of(get(api, "/studies", accept))]
+    names = {name.text for one in studies for name in one.iter(f"{NATIVE}FamilyName")}
+    assert names >= {"Иванова", "Doe"}
+    report = made["first"][0]
+    (content,) = parts_of(get(api, where(report, "1.2.3") + "/metadata", accept))
+    metadata = ElementTree.fromstring(content)
+    tags = [one.get("keyword") for one in metadata.findall(f"{NATIVE}DicomAttribute")]
+    assert tags == [element.keyword for element in reports.read(report.content)]
+    assert reports.TEXT in {value.text for value in metadata.iter(f"{NATIVE}Value")}
 
 
 @pytest.mark.parametrize(
     ("path", "query", "status"),
     [
-        ("/studies", {"Nonsense": "1"}, 400),
         ("/studies", {"limit": "-1"}, 400),
         ("/studies", {"limit": "many"}, 400),
-        ("/studies", {"SeriesNumber": "first"}, 400),
-        ("/studies", {"PatientName.CodeValue": "1"}, 400),
-        ("/studies", {"includefield": "FFFFFFFF"}, 400),
+        ("/series", {"SeriesNumber": "first"}, 400),
+        ("/studies", {"StudyDate": "yesterday"}, 400),
+        ("/studies", {"limit": "１"}, 400),
         ("/studies", {"accept": "text/csv"}, 406),
         ("/studies/9.9", {}, 404),
         ("/studies/1.2.5", {}, 404),
         ("/studies/..%2f..%2fetc/metadata", {}, 404),
-        ("/studies/1.2.3x", {}, 422),
+        ("/studies/1.2.3x", {}, 400),
+        ("/studies/" + "1" * 65, {}, 400),
+        ("/studies/1.2.3", {"accept": "application/dicom"}, 406),
+        ("/studies/1.2.3/thumbnail", {}, 404),
         ("/studies/1.2.3/rendered", {"accept": "image/jpeg"}, 406),
     ],
 )
@@ -166,11 +302,11 @@ def test_sequences_are_searched(api: Api, made: object) -> None:
 def test_a_study_is_retrieved(
     client: DICOMwebClient, made: dict[str, tuple[Document, ...]]
 ) -> None:
-    found = {str(ds.SOPInstanceUID): ds for ds in client.retrieve_study("1.2.3")}
+    got = {str(ds.SOPInstanceUID): ds for ds in client.retrieve_study("1.2.3")}
     shown = {made["first"][i].sop_instance_uid: made["first"][i].content for i in (0, 3)}
-    assert set(found) == set(shown)
+    assert set(got) == set(shown)
     for uid, content in shown.items():
-        assert found[uid] == reports.read(content)
+        assert got[uid] == reports.read(content)
 
 
 def test_series_instance_and_metadata_are_retrieved(
@@ -201,7 +337,14 @@ def test_bulk_data_is_apart_from_the_metadata(tmp_path: Path) -> None:
         uri = told["00420011"]["BulkDataURI"]
         path = uri.partition("/dicom-web")[2]
         answer = get(api, path)
-        assert reports.read(document.content).EncapsulatedDocument in answer.content
+        document_in_file = reports.read(document.content)
+        assert document_in_file.EncapsulatedDocument in answer.content
+        pdf = document_in_file.EncapsulatedDocument[: document_in_file.EncapsulatedDocumentLength]
+        for one in (path, where(document, "1.2.3") + "/rendered"):
+            answer = get(api, one, {"Accept": "application/pdf"})
+            assert answer.headers["Content-Type"] == "application/pdf"
+            assert answer.content == pdf
+        assert get(api, path, {"Accept": "application/octet-stream"}).content.startswith(b"%PDF-")
 
 
 def test_a_report_is_rendered_for_people(api: Api, made: dict[str, tuple[Document, ...]]) -> None:
@@ -227,7 +370,12 @@ def test_markup_in_a_report_is_only_text(tmp_path: Path) -> None:
 
 
 def posted(
-    api: Api, *contents: bytes, path: str = "/studies", kind: str = "", end: bytes = b"--\r\n"
+    api: Api,
+    *contents: bytes,
+    path: str = "/studies",
+    kind: str = "",
+    end: bytes = b"--\r\n",
+    accept: str = "application/dicom+json",
 ) -> httpx2.Response:
     body = b"".join(
         b"--mark\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n"
@@ -237,7 +385,7 @@ def posted(
     return httpx2.post(
         f"{api.url}/dicom-web{path}",
         content=body + b"--mark" + end,
-        headers=BEARER | {"Content-Type": kind},
+        headers=BEARER | {"Content-Type": kind, "Accept": accept},
     )
 
 
@@ -251,12 +399,40 @@ def test_images_are_stored(api: Api, client: DICOMwebClient) -> None:
     sent = [reports.again(ds) for ds in (radiograph(rows=600, columns=900), radiograph())]
     answer = client.store_instances(sent)
     assert len(answer.ReferencedSOPSequence) == 2
+    assert "Value" not in answer.to_json_dict()["00081190"]  # two studies have no one address
     for ds in sent:
         kept = api.ledger.instances.known(ds.SOPInstanceUID)
         assert kept is not None
         assert (kept.calling_ae, kept.calling_host) == ("STOW", "127.0.0.1")
         assert dcmread(api.spool.path(kept.file)).PixelData == ds.PixelData
     assert client.store_instances(sent[:1]).ReferencedSOPSequence  # again: known, and fine
+
+
+def test_what_was_stored_is_fetched_where_the_answer_says(api: Api, client: DICOMwebClient) -> None:
+    ds = reports.again(radiograph())
+    answer = client.store_instances([ds])
+    study = f"{api.settings.web.url}/dicom-web/studies/{ds.StudyInstanceUID}"
+    assert answer.RetrieveURL == study
+    (item,) = answer.ReferencedSOPSequence
+    where = f"{study}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+    assert item.RetrieveURL == where
+    uids = (ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID)
+    assert client.retrieve_instance(*uids) == ds
+    assert client.retrieve_instance_metadata(*uids)["00100020"]["Value"] == ["T1"]
+    rendered = get(api, where.partition("/dicom-web")[2] + "/rendered")
+    assert rendered.status_code == 406  # sixteen bits are for the pages
+    with pytest.raises(Exception, match="404"):
+        client.retrieve_instance("1.2.3", *uids[1:])
+
+
+def test_the_answer_to_a_store_is_had_as_xml(api: Api) -> None:
+    ds = radiograph()
+    answer = posted(api, as_bytes(ds), accept="application/dicom+xml")
+    assert answer.headers["Content-Type"] == "application/dicom+xml"
+    told = ElementTree.fromstring(answer.content)
+    assert str(ds.SOPInstanceUID) in {value.text for value in told.iter(f"{NATIVE}Value")}
+    refused = posted(api, as_bytes(radiograph()), accept="text/html")
+    assert refused.status_code == 406
 
 
 def failures(answer: httpx2.Response) -> list[int]:
@@ -311,10 +487,217 @@ def test_a_body_that_is_something_else_is_refused(
     assert list((api.spool.root / "incoming").iterdir()) == []
 
 
+RELATED = 'multipart/related; type="application/dicom"; boundary=abc'
+PART = b"Content-Type: application/dicom\r\n"
+
+
+def multipart(
+    content: bytes,
+    boundary: bytes = b"abc",
+    head: bytes = PART,
+    lead: bytes = b"",
+    pad: bytes = b"",
+    tail: bytes = b"\r\n",
+) -> bytes:
+    mark = b"--" + boundary
+    return lead + mark + pad + b"\r\n" + head + b"\r\n" + content + b"\r\n" + mark + b"--" + tail
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (RELATED, {}),
+        (RELATED.replace('"', ""), {}),
+        (RELATED.upper().replace("ABC", "abc"), {}),
+        (RELATED.replace("abc", "-" * 27 + "f0d9"), {"boundary": b"-" * 27 + b"f0d9"}),
+        (RELATED.replace("abc", '"gc0 pJq0M:08j"'), {"boundary": b"gc0 pJq0M:08j"}),
+        (RELATED, {"lead": b"\r\n"}),
+        (RELATED, {"lead": b"This is a message\r\n--abcd is no boundary\r\n"}),
+        (RELATED, {"pad": b" \t  "}),
+        (RELATED, {"tail": b""}),
+        (RELATED, {"tail": b" \r\nthe end\r\n--abc\r\n"}),
+        (RELATED, {"head": b""}),
+        (RELATED, {"head": PART + b"MIME-Version: 1.0\r\nContent-ID: <a@b>\r\n"}),
+        ("application/dicom", None),
+    ],
+)
+def test_bodies_are_read_as_rfc_2046_writes_them(
+    api: Api, kind: str, body: dict[str, bytes] | None
+) -> None:
+    ds = radiograph()
+    content = as_bytes(ds) if body is None else multipart(as_bytes(ds), **body)
+    headers = BEARER | {"Content-Type": kind}
+    answer = httpx2.post(f"{api.url}/dicom-web/studies", content=content, headers=headers)
+    assert answer.status_code == 200, answer.text
+    kept = api.ledger.instances.known(ds.SOPInstanceUID)
+    assert dcmread(api.spool.path(kept.file)).PixelData == ds.PixelData
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
+def test_an_encoded_body_is_415(api: Api, encoding: str) -> None:
+    headers = BEARER | {"Content-Type": RELATED, "Content-Encoding": encoding}
+    content = gzip.compress(multipart(as_bytes(radiograph())))
+    answer = httpx2.post(f"{api.url}/dicom-web/studies", content=content, headers=headers)
+    assert answer.status_code == 415
+    assert answer.headers["Accept-Encoding"] == "identity"
+
+
+def test_parts_of_other_kinds_fail_each_for_itself(api: Api) -> None:
+    good = as_bytes(radiograph())
+    body = multipart(b"hello", head=b"Content-Type: text/plain\r\n", tail=b"")[: -len(b"--abc--")]
+    headers = BEARER | {"Content-Type": RELATED}
+    answer = httpx2.post(
+        f"{api.url}/dicom-web/studies", content=body + multipart(good), headers=headers
+    )
+    assert (answer.status_code, failures(answer)) == (202, [0xC000])
+
+
+def test_many_small_parts_are_counted_and_leave_few_lines(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = BEARER | {"Content-Type": RELATED}
+    small = b"--abc\r\n\r\nx\r\n"
+    url = f"{api.url}/dicom-web/studies"
+    answer = httpx2.post(url, content=small * 2_000 + b"--abc--", headers=headers)
+    assert (answer.status_code, len(failures(answer))) == (409, 2_000)
+    assert caplog.text.count("refused an Instance") <= 10
+    answer = httpx2.post(url, content=small * 10_001 + b"--abc--", headers=headers)
+    assert answer.status_code == 413
+    assert list((api.spool.root / "incoming").iterdir()) == []
+
+
 def test_a_full_disk_is_503(tmp_path: Path) -> None:
     with serving(tmp_path) as api:
         api.spool.min_free = 1 << 62
         assert posted(api, as_bytes(radiograph())).status_code == 503
+
+
+# Pictures
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, str, Dataset]]:
+    """A Secondary Capture beside its report: the node, its path, and the object."""
+    with serving(tmp_path_factory.mktemp("page")) as api:
+        document = add_result(api.ledger, api.spool, seconds=("sc",))[3]
+        yield api, where(document, "1.2.3"), reports.read(document.content)
+
+
+def test_a_secondary_capture_is_rendered(page: tuple[Api, str, Dataset]) -> None:
+    api, path, ds = page
+    for accept, expected in (("*/*", "JPEG"), ("image/jpeg", "JPEG"), ("image/png", "PNG")):
+        for one in (path, f"{path}/frames/1"):
+            answer = get(api, f"{one}/rendered", {"Accept": accept})
+            assert answer.headers["Content-Type"] == f"image/{expected.lower()}"
+            picture = Image.open(BytesIO(answer.content))
+            assert (picture.format, picture.size) == (expected, (ds.Columns, ds.Rows))
+    exact = Image.open(BytesIO(get(api, f"{path}/rendered", {"Accept": "image/png"}).content))
+    assert exact.tobytes() == ds.PixelData[: ds.Rows * ds.Columns]
+
+
+def test_thumbnails_and_viewports_are_small(page: tuple[Api, str, Dataset]) -> None:
+    api, path, _ = page
+    for one in (path, "/studies/1.2.3", f"{path}/frames/1"):
+        picture = Image.open(BytesIO(get(api, f"{one}/thumbnail").content))
+        assert 64 <= max(picture.size) <= 128
+    answer = get(api, f"{path}/rendered?viewport=300,300&quality=3")
+    assert 150 <= max(Image.open(BytesIO(answer.content)).size) <= 300
+    assert "quality" in answer.headers["Warning"]
+
+
+def test_the_frame_of_a_secondary_capture_is_retrieved(
+    page: tuple[Api, str, Dataset],
+) -> None:
+    api, path, ds = page
+    pixels = ds.PixelData[: ds.Rows * ds.Columns]
+    assert parts_of(get(api, f"{path}/frames/1"))[0].rstrip(b"\r\n") == pixels.rstrip(b"\r\n")
+    octets = get(api, f"{path}/frames/1", {"Accept": "application/octet-stream"})
+    assert octets.content == pixels
+    uids = path.split("/")[2::2]
+    client = DICOMwebClient(f"{api.url}/dicom-web", headers=BEARER)
+    (frame,) = client.retrieve_instance_frames(*uids, frame_numbers=[1])
+    assert frame == pixels
+    assert client.retrieve_instance_rendered(*uids, media_types=("image/png",)).startswith(
+        b"\x89PNG"
+    )
+
+
+@pytest.mark.parametrize(
+    ("frames", "status"), [("2", 404), ("1,2", 404), ("0", 404), ("x", 400), ("-1", 400)]
+)
+def test_there_is_one_frame(page: tuple[Api, str, Dataset], frames: str, status: int) -> None:
+    api, path, _ = page
+    assert get(api, f"{path}/frames/{frames}").status_code == status
+
+
+def test_a_study_is_rendered_as_what_the_client_takes(page: tuple[Api, str, Dataset]) -> None:
+    api, _, _ = page
+    kinds = {"text/plain": b"Patient:", "image/jpeg": b"\xff\xd8\xff", "text/html": b"<!DOCTYPE"}
+    for kind, beginning in kinds.items():
+        answer = get(api, "/studies/1.2.3/rendered", {"Accept": kind})
+        assert answer.headers["Content-Type"].partition(";")[0] == kind
+        assert beginning in answer.content
+    pdf = get(api, "/studies/1.2.3/rendered", {"Accept": "application/pdf"})
+    assert pdf.status_code == 406
+
+
+# Methods and origins
+
+
+@pytest.mark.parametrize("path", ["", "/", "/studies", "/studies/1.2.3/metadata"])
+def test_options_names_the_capabilities(api: Api, path: str) -> None:
+    answer = httpx2.request("OPTIONS", f"{api.url}/dicom-web{path}")
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("application/vnd.sun.wadl+xml")
+    wadl = ElementTree.fromstring(answer.content)
+    (resources,) = wadl
+    assert resources.get("base") == f"{api.settings.web.url}/dicom-web"
+    assert {"GET", "POST", "HEAD"} <= set(answer.headers["Allow"].split(", "))
+    headers = {"Accept": "application/json"}
+    told = httpx2.request("OPTIONS", f"{api.url}/dicom-web{path}", headers=headers).json()
+    assert {one["path"] for one in told["resources"]} >= {"/studies", "/studies/{study}"}
+
+
+@pytest.mark.parametrize("path", ["/studies", "/studies/1.2.3", "/studies/1.2.3/metadata"])
+def test_head_is_get_without_a_body(api: Api, made: object, path: str) -> None:
+    answer = httpx2.head(f"{api.url}/dicom-web{path}", headers=BEARER)
+    assert answer.status_code == 200
+    assert answer.content == b""
+    kind = answer.headers["Content-Type"].partition(";")[0]
+    assert kind == get(api, path).headers["Content-Type"].partition(";")[0]
+    assert httpx2.head(f"{api.url}/dicom-web{path}").status_code == 401
+
+
+def test_addresses_are_those_of_the_configuration(api: Api, made: object) -> None:
+    for path in ("/studies", "/studies/1.2.3/metadata", "/"):
+        method = "OPTIONS" if path == "/" else "GET"
+        headers = BEARER | {"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
+        answer = httpx2.request(method, f"{api.url}/dicom-web{path}", headers=headers)
+        assert answer.status_code == 200
+        assert "evil" not in answer.text
+
+
+def test_pages_of_the_named_sites_may_ask(tmp_path: Path) -> None:
+    viewer = "https://viewer.example"
+    with serving(tmp_path, cors_origins=[viewer]) as api:
+        url = f"{api.url}/dicom-web/studies"
+        asks = {"Origin": viewer, "Access-Control-Request-Method": "GET"}
+        allowed = httpx2.request("OPTIONS", url, headers=asks)
+        assert (allowed.status_code, allowed.content) == (204, b"")
+        assert allowed.headers["Access-Control-Allow-Origin"] == viewer
+        assert "Authorization" in allowed.headers["Access-Control-Allow-Headers"]
+        answer = httpx2.get(url, headers=BEARER | {"Origin": viewer})
+        assert answer.headers["Access-Control-Allow-Origin"] == viewer
+        assert answer.headers["Vary"] == "Origin"
+        other = httpx2.get(url, headers=BEARER | {"Origin": "https://evil.example"})
+        refused = httpx2.request("OPTIONS", url, headers=asks | {"Origin": "https://evil.example"})
+        for one in (other, refused, httpx2.get(f"{api.url}/healthz", headers={"Origin": viewer})):
+            assert "Access-Control-Allow-Origin" not in one.headers
+
+
+def test_no_other_site_may_ask_by_default(api: Api, made: object) -> None:
+    answer = httpx2.get(f"{api.url}/dicom-web/studies", headers=BEARER | {"Origin": "https://a.b"})
+    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 
 
 # Who may

@@ -139,6 +139,7 @@ def test_every_service_of_dicomweb_is_stated(tmp_path: Path) -> None:
     from fastapi.routing import APIRoute
 
     from dicom_node.credentials import Credentials
+    from dicom_node.standard.web_services import ROOT
     from dicom_node.store.ledger import Ledger
     from dicom_node.store.spool import Spool
     from dicom_node.web import dicomweb, stow
@@ -155,14 +156,17 @@ def test_every_service_of_dicomweb_is_stated(tmp_path: Path) -> None:
     finally:
         ledger.close()
     served = {
-        (method, route.path.removeprefix(dicomweb.ROOT))
+        (method, route.path.removeprefix(ROOT))
         for route in router.routes
         if isinstance(route, APIRoute)
         for method in route.methods
     }
+    got = {path for method, path in served if method == "GET"}
+    assert {path for method, path in served if method == "HEAD"} == got
+    served = {(method, path) for method, path in served if method not in ("HEAD", "OPTIONS")}
     told = statement(settings)["dicomweb"]
     assert {(one["method"], one["path"]) for one in told["services"]} == served
-    assert told["root"] == dicomweb.ROOT
+    assert told["root"] == ROOT
     failures = codes_of(stow) | {status.OTHER_SOP_CLASS}
     assert {int(one["reason"], 16) for one in told["store_failures"]} == failures
 
