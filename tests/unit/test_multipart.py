@@ -113,13 +113,13 @@ def test_four_times_the_body_costs_at_most_eight_times_the_time(unit: bytes, pie
 
         def once() -> float:
             reader = PartReader("abc", Parts())
-            began = time.perf_counter()
+            began = time.thread_time()
             with suppress(NotMultipart):
                 for at in range(0, len(body), piece):
                     reader.write(body[at : at + piece])
-            return time.perf_counter() - began
+            return time.thread_time() - began
 
-        return min(once() for _ in range(3))
+        return min(once() for _ in range(5))
 
     assert seconds(200_000) <= max(8 * seconds(50_000), 0.02)
 

@@ -112,9 +112,9 @@ def test_four_times_the_text_costs_at_most_eight_times_the_time(
         text, key = "a" * size, pattern(size)
 
         def once() -> float:
-            began = time.perf_counter()
+            began = time.thread_time()
             Wild(key).matches(text)
-            return time.perf_counter() - began
+            return time.thread_time() - began
 
         return min(once() for _ in range(5))
 
