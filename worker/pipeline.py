@@ -42,6 +42,7 @@ CUT_OFF = {
     "time": "The model's answer was cut off when its time was up: what was to follow is not known.",
 }
 """Why an answer has no end of its own -> what its report says of that."""
+CONTRADICTED = "The model's text says that there is no fracture, and it draws a box around one."
 UNLIMITED = 1 << 20
 MEMORY_FULL = "this worker's memory is full"
 
@@ -259,6 +260,9 @@ class ReportBuilder:
             warnings += (CUT_OFF[case.description.finish_reason],)
             if findings.presence is Presence.ABSENT:
                 findings = Findings(Presence.UNDETERMINED, ())
+        if findings.presence is Presence.ABSENT and _has_fracture_box(case):
+            warnings += (CONTRADICTED,)
+            findings = Findings(Presence.UNDETERMINED, ())
         boxes = tuple(self._boxes(case)) if self._info.has_regions else ()
         return Outcome(findings=findings, text=text, reason=None, warnings=warnings, boxes=boxes)
 
@@ -312,6 +316,13 @@ class ReportBuilder:
                 for i, document in enumerate(documents)
             ),
         )
+
+
+def _has_fracture_box(case: Case) -> bool:
+    """Whether the model draws a box around a fracture, shown in the report or not."""
+    regions = case.description.regions if case.description is not None else ()
+    labels = {region.label for region in regions}
+    return any(parse(label).presence is Presence.PRESENT for label in labels)
 
 
 def _is_full(said: Description | Reason | Transient) -> bool:

@@ -284,6 +284,12 @@ def test_llm_cxr_puts_the_pictures_words_between_the_brackets(tmp_path, taming):
     codebook = weakref.ref(model.codebook)
     model.close()
     assert codebook() is None, "its memory is not given back"
+    both = loaded("llm_cxr", folder, vqgan_weights="vqgan.safetensors", max_new_tokens=8,
+                  question="Is there a fracture?")  # fmt: skip
+    (answer,) = both.describe([seen(TALL)])
+    assert answer.tokens == 16, "the longest of both: words of the codebook count as said"
+    assert answer.finish_reason == "length"
+    assert answer.text.startswith(told[0].text)
 
 
 def test_frames_survive_any_cut(tmp_path):

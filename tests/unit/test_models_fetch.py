@@ -326,3 +326,27 @@ def test_models_that_are_nowhere_are_named(shelf, endpoint, tmp_path):
         catalogue.fetch("llm-cxr", tmp_path, endpoint=endpoint)
     with pytest.raises(NotFound, match="in the catalogue"):
         catalogue.fetch("chexfrct", tmp_path, endpoint=endpoint)
+
+
+def test_encoders_that_the_code_loads_by_name_are_fetched_too(shelf, endpoint, tmp_path, caplog):
+    config = {
+        "visual": {"vision_model_name_or_path": "org/encoder"},
+        "mm_vision_tower": "org/gone",
+        "_name_or_path": "org/itself",
+        "architectures": ["A/B"],
+    }
+    code = b"x = Tower.from_pretrained('org/tower')\n"
+    shelf.put("org/name", FILES | {"config.json": json.dumps(config).encode(), "modeling.py": code})
+    shelf.put("org/encoder", FILES)
+    shelf.put("org/tower", FILES)
+    bring(endpoint, tmp_path / "m")
+    kept = {p.relative_to(tmp_path / "m").as_posix() for p in (tmp_path / "m").rglob("config.json")}
+    assert kept == {
+        "config.json",
+        "satellites/org--encoder/config.json",
+        "satellites/org--tower/config.json",
+    }
+    checkpoint.find("m", str(tmp_path / "m")).verify()
+    assert "org/gone" in caplog.text
+    asked = [path for path, _ in shelf.requests if "itself" in path or "A/B" in path]
+    assert asked == []

@@ -9,10 +9,10 @@ import pytest
 from pydicom import dcmwrite
 
 from dicom_node.base.errors import Busy, ModelFault, OutOfResources, Unreachable
-from dicom_node.base.job import Reason
+from dicom_node.base.job import Reason, ReportOrder
 from worker.image.decode import Decoder
 from worker.image.pixels import Radiograph
-from worker.models import BrokenAccelerator, Description, ModelInfo, Prepared
+from worker.models import BrokenAccelerator, Description, ModelInfo, Prepared, Region
 from worker.phantom.draw import instance
 from worker.pipeline import Case, Pipeline
 from worker.settings import Pixels
@@ -152,3 +152,33 @@ def test_a_picture_that_the_processor_does_not_take_never_reaches_the_model(
     assert model.batches == []
     assert (case.reason.code if case.reason else None) == reason
     assert (str(case.trouble) if case.trouble else None) == trouble
+
+
+@pytest.mark.parametrize("has_regions", [True, False], ids=["drawn", "left-out"])
+@pytest.mark.parametrize(
+    ("text", "label", "presence"),
+    [
+        ("No fracture.", "rib fracture", "undetermined"),
+        ("No fracture.", "No rib fracture", "absent"),
+        ("No fracture.", "pneumothorax", "absent"),
+        ("Fracture of the left 5th rib.", "rib fracture", "present"),
+    ],
+)
+def test_a_box_around_a_fracture_contradicts_a_text_without_one(
+    drawn, has_regions, text, label, presence
+):
+    class Drawer(Reader):
+        info = ModelInfo("drawer", "drawer-1", "", has_regions=has_regions)
+
+        def describe(self, radiographs, progress=None):
+            where = (Region(label, 0.1, 0.1, 0.3, 0.3),)
+            return [Description(text, 3, "stop", 0.1, where) for _ in radiographs]
+
+    with Decoder() as decoder:
+        pipeline = Pipeline(Drawer(8), decoder, Pixels(screening="off"))
+        case = pipeline.prepare(drawn)
+        pipeline.describe([case])
+        order = ReportOrder(content_datetime="2026-01-01T00:00:00Z")
+        result = pipeline.build(case, order).result
+    assert result.presence == presence
+    assert any("draws a box" in one for one in result.warnings) is (presence == "undetermined")

@@ -21,6 +21,8 @@ class Canary:
     steps: tuple[Step, ...]
     is_sound: bool = True
     """Whether all numbers behind it were finite and not all the same."""
+    is_answered: bool = True
+    """Whether there was a word before the end."""
     asked: dict[str, str] = field(default_factory=dict)
     """What was asked and how: the answer is known for this only."""
 
@@ -39,8 +41,8 @@ class Canary:
                 "its numbers are not finite, or all words are equally likely, at a trial picture: "
                 "the weights are damaged, or dtype is too narrow for them (float16; try bfloat16)"
             )
-        if not self.text.strip():
-            return "it has no answer to a trial picture"
+        if not self.is_answered:
+            return "it has no answer to a trial picture: its first word is the end"
         if known is None or known.asked != self.asked:
             return ""
         if same_steps(known.steps, self.steps, tolerance):

@@ -95,6 +95,37 @@ CATALOGUE = (
         notes=("rib fractures with boxes in 0 to 100", "wants pictures as files"),
     ),
     Entry(
+        "chexalign-chexagent",
+        "chexagent",
+        licences.USUAL["chexagent"],
+        transformers="==4.40.0",
+        packages=(
+            "torchvision==0.22.1",
+            "opencv-python-headless",
+            "albumentations",
+            "einops",
+            "sentencepiece",
+            "requests",
+        ),
+        size_gb=12.6,
+        notes=(
+            "CheXagent-2-3b after preference tuning (CheXalign): the same code, by path",
+            "no repository of its authors is known here: accept a folder of it",
+        ),
+    ),
+    Entry(
+        "chex-phi3.5v",
+        "chexfract",
+        "Apache-2.0 by its card; trained on MIMIC-CXR, whose terms see",
+        repository="HaiZhiYan/CheX-Phi35V",
+        packages=("torchvision",),
+        size_gb=8.3,
+        notes=(
+            "Phi-3.5-vision after preference tuning (CheXPO): the same code as Phi-3.5-vision",
+            "answers questions and writes whole reports: set prompt",
+        ),
+    ),
+    Entry(
         "cxr-llava-v2",
         "cxr_llava",
         "CC-BY-NC-4.0 and the Llama 2 licence: non-commercial",

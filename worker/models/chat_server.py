@@ -92,7 +92,8 @@ class ChatServer:
                 "prompt": options.prompt,
                 "decode": "greedy",
                 "max_new_tokens": str(options.max_new_tokens),
-            },
+            }
+            | ({"system": options.system} if options.system else {}),
             licence="" if options.demonstration else licences.of(options),
             licence_accepted_by=options.licence_accepted_by,
             demonstration=options.demonstration,
@@ -215,9 +216,11 @@ class ChatServer:
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": self.options.prompt},
         ]
+        system = self.options.system
+        turns: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         return {
             "model": self._served,
-            "messages": [{"role": "user", "content": content}],
+            "messages": [*turns, {"role": "user", "content": content}],
             "temperature": 0,
             "max_tokens": self.options.max_new_tokens,
             "stream": False,

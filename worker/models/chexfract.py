@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from worker.models import Description, Progress
 from worker.models import generation as gen
@@ -47,12 +47,21 @@ class ChexFract(LocalModel):
         self.model.generation_config = gen.greedy(
             self.stops, self.pad, self.options.max_new_tokens, self.options.max_time
         )
+        system = cast("Options", self.options).system
+        turns = [{"role": "system", "content": system}] if system else []
         self.chat = tokenizer.apply_chat_template(
-            [{"role": "user", "content": self.options.prompt}],
+            [*turns, {"role": "user", "content": self.options.prompt}],
             tokenize=False,
             add_generation_prompt=True,
         )
         self._canary()
+
+    def _parameters(self) -> dict[str, str]:
+        system = cast("Options", self.options).system
+        return super()._parameters() | ({"system": system} if system else {})
+
+    def _asked(self) -> dict[str, str]:
+        return super()._asked() | {"system": cast("Options", self.options).system}
 
     def _describe(self, rows: Sequence[gen.Inputs], progress: Progress | None) -> list[Description]:
         """Describe pictures; those whose inputs have the same shape go together."""

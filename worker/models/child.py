@@ -147,7 +147,8 @@ class ChildModel(LocalModel):
         with self._lock:
             answer = self._ask({"do": "trial"}, b"", None, self.options.start_timeout)
         steps = tuple(Step(int(token), float(margin)) for token, margin in answer["steps"])
-        return Canary(answer["text"], steps, answer["is_sound"], dict(answer["asked"]))
+        sound, answered = bool(answer["is_sound"]), bool(answer["is_answered"])
+        return Canary(answer["text"], steps, sound, answered, dict(answer["asked"]))
 
     def prepare(self, radiograph: Radiograph | Prepared) -> Prepared:
         """Return the picture: its inputs are made in the other interpreter."""

@@ -55,10 +55,11 @@ class CxrLlava(LocalModel):
             parameters["prompt"] = task
         return parameters
 
-    def _describe(
-        self, pictures: Sequence[NDArray[np.uint8]], progress: Progress | None
-    ) -> list[Description]:
-        return [self._one(pixels, progress) for pixels in pictures]
+    def _asked(self) -> dict[str, str]:
+        return super()._asked() | {"task": cast("Options", self.options).task}
+
+    def _describe(self, inputs: Sequence[Any], progress: Progress | None) -> list[Description]:
+        return [self._one(pixels, progress) for pixels in inputs]
 
     def _one(self, pixels: NDArray[np.uint8], progress: Progress | None) -> Description:
         options = cast("Options", self.options)

@@ -26,7 +26,7 @@ from dicom_node.base.errors import (
     Refused,
     Unreachable,
 )
-from worker.models import checkpoint
+from worker.models import checkpoint, satellites
 
 logger = logging.getLogger(__name__)
 
@@ -275,9 +275,28 @@ def fetch_model(hub: Hub, repository: str, revision: str, folder: Path, told: To
             if remote.name.endswith(".py") and remote.name not in names:
                 hub.fetch(remote, folder, told)
                 names.add(remote.name)
+    names |= _fetch_satellites(hub, folder, told)
     commit = files[0].commit
     write_sums(folder, f"{repository}@{commit}", names)
     return commit
+
+
+def _fetch_satellites(hub: Hub, folder: Path, told: Told) -> set[str]:
+    """Bring the encoders that the model's code loads by name; return their files' names."""
+    found = set()
+    for name, place in sorted(satellites.names(folder).items()):
+        try:
+            files = wanted(hub.files(name))
+        except (NotFound, Refused) as exc:
+            # perhaps a name for the record only: if not, loading says what is missing
+            logger.warning("%s names %s, which was not fetched: %s", place, name, exc)
+            continue
+        there = satellites.folder_of(folder, name)
+        _want_room(files, there)
+        for remote in files:
+            hub.fetch(remote, there, told)
+            found.add((there / remote.name).relative_to(folder).as_posix())
+    return found
 
 
 def write_sums(folder: Path, name: str, names: set[str] | None = None) -> str:

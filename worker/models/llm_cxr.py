@@ -13,6 +13,7 @@ from worker.models import Description, Progress, remote_code
 from worker.models import generation as gen
 from worker.models.checkpoint import Unacceptable
 from worker.models.local import LocalModel
+from worker.models.pickles import tensors_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,7 @@ class LlmCxr(LocalModel):
     """
 
     codebook: Any = None
+    _codebook_words = 0
 
     def _load(self, folder: Path) -> None:
         library = remote_code.library()
@@ -71,6 +73,9 @@ class LlmCxr(LocalModel):
         self.codebook = None
         super().close()
 
+    def _more_words(self) -> int:
+        return self._codebook_words
+
     def _codebook(self, folder: Path) -> Any:
         options = cast("Options", self.options)
         try:
@@ -82,6 +87,7 @@ class LlmCxr(LocalModel):
             ) from exc
         shape = yaml.safe_load((folder / options.vqgan_config).read_text(encoding="utf-8"))
         model = vqgan.VQModel(**{**shape["model"]["params"], "lossconfig": NO_LOSS})
+        self._codebook_words = int(shape["model"]["params"].get("n_embed", 0))
         weights = _weights(folder / options.vqgan_weights)
         report = model.load_state_dict(weights, strict=False)
         missing = [key for key in report.missing_keys if not key.startswith("loss.")]
@@ -91,22 +97,46 @@ class LlmCxr(LocalModel):
             )
         return model.to(self.device).eval()
 
-    def _describe(
-        self, pictures: Sequence[NDArray[np.uint8]], progress: Progress | None
-    ) -> list[Description]:
-        return [self._one(pixels, progress) for pixels in pictures]
+    def _parameters(self) -> dict[str, str]:
+        question = cast("Options", self.options).question
+        return super()._parameters() | ({"question": question} if question else {})
+
+    def _asked(self) -> dict[str, str]:
+        return super()._asked() | {"question": cast("Options", self.options).question}
+
+    def _describe(self, inputs: Sequence[Any], progress: Progress | None) -> list[Description]:
+        return [self._one(pixels, progress) for pixels in inputs]
 
     def _one(self, pixels: NDArray[np.uint8], progress: Progress | None) -> Description:
+        words, question = self._words(pixels), cast("Options", self.options).question
+        told = self._ask(self.options.prompt, words, progress)
+        if not question:
+            return told
+        answer = self._ask(question, words, progress)
+        return Description(
+            text="\n".join(text for text in (told.text, answer.text) if text),
+            tokens=told.tokens + answer.tokens,
+            finish_reason=answer.finish_reason
+            if told.finish_reason == "stop"
+            else told.finish_reason,
+            seconds=told.seconds + answer.seconds,
+        )
+
+    def _ask(self, instruction: str, words: list[int], progress: Progress | None) -> Description:
         import torch
 
         started = time.monotonic()
-        words = self._words(pixels)
-        ids = torch.tensor([self._prompt(words)], device=self.device)
+        ids = torch.tensor([self._prompt(words, instruction)], device=self.device)
         out = self.model.generate(
             ids, attention_mask=torch.ones_like(ids), **self._watching(progress)
         )
-        answer = [i for i in out[0, ids.shape[1] :].tolist() if i < len(self.tokenizer)]
-        return self._decoded(answer, self.tokenizer, self.stops, time.monotonic() - started)
+        kept, reason = gen.cut(
+            out[0, ids.shape[1] :].tolist(), self.stops, self.options.max_new_tokens
+        )
+        # words of the codebook are a picture's, which no tokenizer can decode; they count as said
+        readable = [token for token in kept if token < len(self.tokenizer)]
+        text = self.tokenizer.decode(readable, skip_special_tokens=True).strip()
+        return Description(text, len(kept), reason, time.monotonic() - started)
 
     def _words(self, pixels: NDArray[np.uint8]) -> list[int]:
         """Return the picture's 256 ids."""
@@ -116,8 +146,8 @@ class LlmCxr(LocalModel):
             _, _, (_, _, indices) = self.codebook.encode(square(pixels).to(self.device))
         return [int(index) + len(self.tokenizer) for index in indices.flatten()]
 
-    def _prompt(self, words: list[int]) -> list[int]:
-        text = FORMAT.format(instruction=self.options.prompt, place=PLACE)
+    def _prompt(self, words: list[int], instruction: str = "") -> list[int]:
+        text = FORMAT.format(instruction=instruction or self.options.prompt, place=PLACE)
         ids: list[int] = self.tokenizer(text)["input_ids"]
         place: list[int] = self.tokenizer(PLACE, add_special_tokens=False)["input_ids"]
         for start in range(len(ids) - len(place) + 1):
@@ -147,13 +177,8 @@ def square(pixels: NDArray[np.uint8]) -> Any:
 
 
 def _weights(path: Path) -> dict[str, Any]:
-    import torch
-
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
-    # weights only: a pickle could run code
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    weights: dict[str, Any] = content.get("state_dict", content)
-    return weights
+    return tensors_of(path)

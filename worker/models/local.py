@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from worker.models import (
     licences,
     remote_code,
     room,
+    satellites,
 )
 from worker.models import generation as gen
 from worker.models.canary import Canary
@@ -41,6 +43,9 @@ CANARY_STEPS = 24
 """Steps of the trial answer that are compared with the known one."""
 NEAR_TIE = {"float32": 1e-2, "float16": 0.25, "bfloat16": 1.0}
 """Logits that differ less may change places by rounding alone."""
+KINDS = ("missing_keys", "mismatched_keys", "error_msgs", "unexpected_keys")
+HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq|masked_bias|num_batches_tracked)$")
+"""Keys of weights that hold no weights: buffers that older releases saved and code makes itself."""
 TINY = 50_000_000
 """Bytes of weights below which a model is run in one CPU thread."""
 
@@ -135,6 +140,7 @@ class LocalModel:
         try:
             with memory(self.device), as_unacceptable(self.name, staged, self.files.folder):
                 self._load(staged)
+                self._want_vocabulary()
             self._want_trial_answered()
         except BaseException:
             self.close()
@@ -184,7 +190,9 @@ class LocalModel:
         with self._lock, memory(self.device), as_fault(self.name):
             (told,) = self._describe([self._inputs(gen.invented_pixels())], None)
         observer, self._observer = self._observer, gen.Observer()
-        return Canary(told.text, tuple(observer.steps), observer.is_sound, self._asked())
+        return Canary(
+            told.text, tuple(observer.steps), observer.is_sound, told.tokens > 0, self._asked()
+        )
 
     def _asked(self) -> dict[str, str]:
         """Return what an answer depends on beside weights and code."""
@@ -196,6 +204,24 @@ class LocalModel:
         what = found.fault(canary.read(self.files.folder), NEAR_TIE[self._dtype_name()])
         if what:
             raise Unacceptable(f"models.{self.name}.path: {self.files.folder}: {what}")
+
+    def _want_vocabulary(self) -> None:
+        """Refuse a tokenizer that has words which the model has no embedding for."""
+        processor = getattr(self, "processor", None)
+        tokenizer = getattr(self, "tokenizer", None) or getattr(processor, "tokenizer", None)
+        table = self.model.get_input_embeddings() if tokenizer is not None else None
+        if tokenizer is None or table is None:
+            return
+        rows, most = len(table.weight), max(tokenizer.get_vocab().values(), default=0)
+        if most + self._more_words() >= rows:
+            raise Unacceptable(
+                f"models.{self.name}.path: {self.files.folder}: the tokenizer is another model's: "
+                f"it counts {most + 1 + self._more_words()} words, the model knows {rows}"
+            )
+
+    def _more_words(self) -> int:
+        """Return how many words the model knows behind those of its tokenizer."""
+        return 0
 
     def _dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
@@ -300,7 +326,15 @@ class LocalModel:
             Refuse also weights that the code does not use.
         """
         remote_code.give_cache_its_old_names()
-        model = load_whole(self.name, folder, self.options, self.dtype, auto, strict=strict)
+        model = load_whole(
+            self.name,
+            folder,
+            self.options,
+            self.dtype,
+            auto,
+            strict=strict,
+            root=self.files.folder,
+        )
         remote_code.keep_old_contract(type(model))
         if self.options.quantization != "none":
             from worker.models.quantization import quantize
@@ -330,9 +364,21 @@ class LocalModel:
 
 
 def load_whole(
-    name: str, folder: Path, options: Weights, dtype: Any, auto: str, *, strict: bool
+    name: str,
+    folder: Path,
+    options: Weights,
+    dtype: Any,
+    auto: str,
+    *,
+    strict: bool,
+    root: Path | None = None,
 ) -> Any:
     """Return the model of `folder` on the CPU, or refuse it.
+
+    Parameters
+    ----------
+    root : Path, optional
+        The model's own folder, where `folder` is a staged one: it holds the satellites.
 
     Raises
     ------
@@ -345,21 +391,26 @@ def load_whole(
     )
     # a checkpoint's own "flash_attention_2" yields only to what the config says before loading
     config._attn_implementation = _attention(folder, config, options.attention, auto)
-    model, report = getattr(library, auto).from_pretrained(
-        folder,
-        config=config,
-        trust_remote_code=True,
-        local_files_only=True,
-        torch_dtype=dtype,
-        output_loading_info=True,
-    )
-    kinds = ["missing_keys", "mismatched_keys", "error_msgs"]
-    for kind in [*kinds, "unexpected_keys"] if strict else kinds:
-        found = sorted(str(key) for key in report.get(kind) or ())
-        if found:
+    with satellites.nested(name, folder, root or folder) as inner:
+        model, report = getattr(library, auto).from_pretrained(
+            folder,
+            config=config,
+            trust_remote_code=True,
+            local_files_only=True,
+            torch_dtype=dtype,
+            output_loading_info=True,
+        )
+    found = {kind: sorted(str(key) for key in report.get(kind) or ()) for kind in KINDS}
+    found["missing_keys"] = inner.fill(model, found["missing_keys"])
+    surplus = [key for key in found["unexpected_keys"] if HARMLESS.search(key)]
+    if surplus:
+        logger.info("model %s: %d keys without meaning, such as %s", name, len(surplus), surplus[0])
+    found["unexpected_keys"] = sorted({*found["unexpected_keys"]} - {*surplus}) if strict else []
+    for kind, keys in found.items():
+        if keys:
             raise Unacceptable(
                 f"models.{name}.path: the weights do not fit the code: "
-                f"{len(found)} {kind.replace('_', ' ')}, first {found[0]}"
+                f"{len(keys)} {kind.replace('_', ' ')}, first {keys[0]}"
             )
     return model
 

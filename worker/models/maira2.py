@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from worker.models.options import Maira2 as Options
+
+
+logger = logging.getLogger(__name__)
+
+BOX = re.compile(r"<box>\s*<x(\d{1,3})><y(\d{1,3})><x(\d{1,3})><y(\d{1,3})>\s*</box>")
+CELLS = 100
+"""A coordinate names one of a hundred cells across or down; its middle is meant."""
+
+
+def phrases(said: str) -> list[tuple[str, list[tuple[float, ...]] | None]]:
+    """Return each phrase of a grounded answer with its whole boxes; an open end is no fault.
+
+    What stands outside of the marks is text as well: nothing that was said is lost.
+    """
+    found: list[tuple[str, list[tuple[float, ...]] | None]] = []
+    for piece in said.replace("</obj>", "<obj>").split("<obj>"):
+        boxes = [
+            tuple((int(number) + 0.5) / CELLS for number in match.groups())
+            for match in BOX.finditer(piece)
+        ]
+        words = piece.partition("<box>")[0].strip()
+        behind = piece.rpartition("</box>")[2].strip() if "</box>" in piece else ""
+        text = " ".join(part for part in (words, behind.partition("<box>")[0].strip()) if part)
+        if text or boxes:
+            found.append((text, boxes or None))
+    return found
 
 
 def build(name: str, options: Options, device: str) -> Maira2:
@@ -49,14 +77,11 @@ class Maira2(LocalModel):
         said |= {key: value for key in told if (value := getattr(options, key))}
         return super()._parameters() | said
 
-    def _describe(
-        self, pictures: Sequence[NDArray[np.uint8]], progress: Progress | None
-    ) -> list[Description]:
-        return [self._one(pixels, progress) for pixels in pictures]
+    def _describe(self, inputs: Sequence[Any], progress: Progress | None) -> list[Description]:
+        return [self._one(prepared, progress) for prepared in inputs]
 
-    def _one(self, pixels: NDArray[np.uint8], progress: Progress | None) -> Description:
+    def _inputs(self, pixels: NDArray[np.uint8]) -> Any:
         options = cast("Options", self.options)
-        started = time.monotonic()
         made = self.processor.format_and_preprocess_reporting_input(
             current_frontal=gen.picture(pixels),
             current_lateral=None,
@@ -68,18 +93,36 @@ class Maira2(LocalModel):
             return_tensors="pt",
             get_grounding=options.grounding,
         )
-        inputs = gen.moved(gen.tensors(made.items()), self.device, self.dtype)
+        return gen.tensors(made.items()), pixels.shape
+
+    def _one(
+        self, prepared: tuple[gen.Inputs, tuple[int, ...]], progress: Progress | None
+    ) -> Description:
+        started = time.monotonic()
+        tensors, shape = prepared
+        inputs = gen.moved(tensors, self.device, self.dtype)
         ids = self.model.generate(**inputs, **self._watching(progress))
         answer = ids[0, inputs["input_ids"].shape[1] :].tolist()
-        kept, reason = gen.cut(answer, self.stops, options.max_new_tokens)
+        kept, reason = gen.cut(answer, self.stops, self.options.max_new_tokens)
         said = self.processor.decode(kept, skip_special_tokens=True).lstrip()
-        parts = self.processor.convert_output_to_plaintext_or_grounded_sequence(said)
+        parts = self._parts(said)
         seconds = time.monotonic() - started
         if isinstance(parts, str):
             return Description(parts.strip(), len(kept), reason, seconds)
         text = " ".join(str(sentence).strip() for sentence, _ in parts)
-        regions = tuple(self._regions(parts, pixels.shape))
+        regions = tuple(self._regions(parts, shape))
         return Description(text, len(kept), reason, seconds, regions)
+
+    def _parts(self, said: str) -> Any:
+        """Return the phrases of an answer with their boxes, by the checkpoint's own converter.
+
+        That one asserts that each mark is closed, and an answer may be cut within one.
+        """
+        try:
+            return self.processor.convert_output_to_plaintext_or_grounded_sequence(said)
+        except (AssertionError, ValueError):
+            logger.info("model %s: its marks are not closed; read as far as they go", self.name)
+            return phrases(said)
 
     def _regions(self, parts: Any, shape: tuple[int, ...]) -> Iterator[Region]:
         """Yield boxes in shares of the whole picture: the model has seen a centre crop of it."""

@@ -6,13 +6,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from dicom_node.base import toml
 from dicom_node.base.errors import ConfigurationError
 
 CHEXFRACT_PROMPT = "<|image_1|>\nDescribe bones on this chest X-ray"
 """The one sentence that the ChexFract models were trained to answer."""
+
+CHEXAGENT_PROMPT = (
+    'Please provide a detailed description of "Everything else (e.g., mediastinal contours, bones, '
+    'soft tissues, tubes, valves, and pacemakers)" in the chest X-ray'
+)
+"""Of the sections that CheXagent describes, the one with the bones."""
+GROUNDED_TOKENS = 450
 
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
@@ -64,11 +78,15 @@ class Weights(Options):
 class ChexFract(Weights):
     """``engine = "chexfract"``."""
 
+    system: str = ""
+    """What a system role says before the prompt, for checkpoints that were trained with one."""
+
 
 class Maira2(Weights):
     """``engine = "maira2"``: the findings section of a report, one picture at a time."""
 
-    max_new_tokens: int = Field(default=450, ge=1, le=8192)
+    max_new_tokens: int = Field(default=300, ge=1, le=8192)
+    """300, or 450 with ``grounding``, as its authors have it."""
     grounding: bool = False
     """Ask for boxes around what is described."""
     regions: bool = False
@@ -77,12 +95,22 @@ class Maira2(Weights):
     technique: str = "Frontal view of the chest."
     comparison: str = "None."
 
+    @model_validator(mode="before")
+    @classmethod
+    def _longer_with_boxes(cls, table: Any) -> Any:
+        if isinstance(table, dict) and table.get("grounding") is True:
+            return {"max_new_tokens": GROUNDED_TOKENS} | table
+        return table
+
 
 class CheXagent(Weights):
-    """``engine = "chexagent"``: a prompt, and rib fractures with boxes."""
+    """``engine = "chexagent"``: a prompt, and rib fractures with boxes.
+
+    Both are sentences of its public code, which it was trained to answer.
+    """
 
     max_new_tokens: int = Field(default=512, ge=1, le=8192)
-    prompt: str = "Describe the bones in this chest X-ray"
+    prompt: str = CHEXAGENT_PROMPT
     boxes: bool = True
     """Ask a second time, for rib fractures and where they are."""
     boxes_prompt: str = (
@@ -96,7 +124,7 @@ class CxrLlava(Weights):
     """``engine = "cxr_llava"``: a report, differential diagnoses or the answer to a question."""
 
     max_new_tokens: int = Field(default=512, ge=1, le=1024)
-    task: Literal["report", "differential", "question"] = "report"
+    task: Literal["report", "differential", "question"] = "question"
     prompt: str = "Describe the bones. Is there a fracture?"
     """The question, for ``task = "question"``."""
 
@@ -106,6 +134,8 @@ class LlmCxr(Weights):
 
     max_new_tokens: int = Field(default=512, ge=1, le=1024)
     prompt: str = "Generate free-text radiology reports for the entered chest X-ray images."
+    question: str = ""
+    """Asked beside the report, for example: Is there a fracture in the bones?"""
     vqgan_config: str = "vqgan.yaml"
     vqgan_weights: str = "vqgan.ckpt"
     """Names within the folder `path`, so that the list of sums covers them."""
@@ -128,6 +158,8 @@ class ChatServer(Options):
     """The server's name for the model; empty: the only one it serves."""
     api_key_file: str = ""
     prompt: str = CHEXFRACT_PROMPT.partition("\n")[2]
+    system: str = ""
+    """What a system role says before the prompt."""
     concurrent: int = Field(default=8, ge=1, le=256)
     attempts: int = Field(default=3, ge=1, le=20)
     """Tries per radiograph where the server fails in passing."""
