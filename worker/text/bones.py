@@ -330,7 +330,7 @@ def unrelated(
     out: set[int] = set()
     start = low
     for end in range(low, high + 1):
-        is_joint = end < high and _parts(tokens[end])
+        is_joint = end < high and _parts(tokens[end]) and not _lists_numbers(tokens, end)
         if end < high and not is_joint:
             continue
         part = range(start, end)
@@ -343,6 +343,13 @@ def unrelated(
 def _parts(token: Token) -> bool:
     is_aside = token.kind is Kind.PREPOSITION and token.text not in _PLACING
     return is_aside or token.kind in (*LISTING, Kind.LINK) or token.text == "without"
+
+
+def _lists_numbers(tokens: Sequence[Token], at: int) -> bool:
+    """Tell the "and" of "the 7th and 8th ribs", which no other finding comes after."""
+    counted = (Kind.NUMBER, Kind.LEVEL)
+    is_between = 0 < at < len(tokens) - 1 and tokens[at].kind in LISTING
+    return is_between and tokens[at - 1].kind in counted and tokens[at + 1].kind in counted
 
 
 def _is_alien(token: Token, alien: frozenset[Kind]) -> bool:

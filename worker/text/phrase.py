@@ -21,6 +21,8 @@ BARE = frozenset({
 
 _EMPTY = Sentence("", "")
 
+BLANK_FORM = "blank"
+"""Form of a negation that a blank word follows."""
 Test = Callable[[Token], bool]
 
 
@@ -106,6 +108,17 @@ def whole(tokens: Sequence[Token], sentence: Sentence, lexicon: Lexicon | None =
     return Phrase(tokens, 0, 0, len(tokens), sentence=sentence, lexicon=lexicon)
 
 
+def without_blanks(tokens: Sequence[Token]) -> list[Token]:
+    """Return the tokens without blank words; a negation keeps that one came after it."""
+    kept: list[Token] = []
+    for token in tokens:
+        if token.kind is not Kind.BLANK:
+            kept.append(token)
+        elif kept and kept[-1].kind is Kind.NEGATION:
+            kept[-1] = replace(kept[-1], form=BLANK_FORM)
+    return kept
+
+
 def is_bare(tokens: Sequence[Token]) -> bool:
     """Tell whether the tokens name bones and nothing else."""
     return has(tokens, *NAMED) and all(t.kind in BARE for t in tokens)
@@ -120,6 +133,9 @@ _NOUN_PHRASE = frozenset({
     Kind.SIDE, Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.HINT, Kind.SEGMENT, Kind.QUALIFIER,
     Kind.AGE, Kind.HEDGE, Kind.ARTICLE, Kind.EXTRA, Kind.AND, Kind.COMMA, Kind.OR, Kind.NEGATION,
 })  # fmt: skip
+
+
+_FRACTURES_AGAIN = ("ones", "one")
 
 
 def clauses(tokens: list[Token]) -> Iterator[list[Token]]:
@@ -148,7 +164,7 @@ def _without_aside(tokens: list[Token]) -> list[Token]:
 
 
 def _exceptions(clause: list[Token]) -> Iterator[list[Token]]:
-    at = next((n for n, t in enumerate(clause) if t.kind is Kind.EXCEPT), None)
+    at = next((n for n in range(len(clause)) if _excepts(clause, n)), None)
     if at is None:
         yield clause
         return
@@ -160,10 +176,18 @@ def _exceptions(clause: list[Token]) -> Iterator[list[Token]]:
     head, tail = clause[: at + 1], clause[at + 1 :]
     yield head
     denies = any(t.kind is Kind.FRACTURE for t in head)
-    named = any(t.kind in NAMED for t in tail)
+    named = any(t.kind in NAMED or t.text in _FRACTURES_AGAIN for t in tail)
     if denies and named and not any(t.kind is Kind.FRACTURE for t in tail):
         tail = [Token(Kind.FRACTURE, "noun", "fracture"), *tail]
     yield tail
+
+
+def _excepts(clause: list[Token], at: int) -> bool:
+    """Tell whether what comes next is excepted: "beside the old ones", "next to the old ones"."""
+    if clause[at].kind is not Kind.REFERENCE:
+        return clause[at].kind is Kind.EXCEPT
+    near = clause[at + 1 : at + 4]
+    return any(t.value == "old" for t in near) and has(clause[:at], Kind.FRACTURE, Kind.NEGATION)
 
 
 def fractures_of(tokens: Sequence[Token]) -> list[int]:

@@ -4,15 +4,36 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from worker.text.lines import FOLD, unwrap
+
 LONGEST = 10_000  # characters read of one text
+LONGEST_SENTENCE = 600  # characters; what runs on for longer is not a report sentence
 
 _MARKUP = re.compile(
     r"</?(?:s|b|i|p|u|em|br|hr|strong|ul|ol|li|span|div|html|body|h[1-6]|font|pad|unk|bos|eos|td|tr"
-    r"|table|code|pre)\s*/?>|<\|[^<>|]{0,40}\|>|[*`]{1,3}|^\s*#{2,6}\s"
-    r"|^\s*#\s(?!(?:of|the|in|is|are|at|through|seen|noted|present|involving|left|right|lt|rt|l|r|both"
-    r"|bilateral|b/l)\b|[rltdc]?\d)",
+    r"|table|code|pre)\s*/?>|<\|[^<>|]{0,40}\|>|[*`]{1,3}|^[ \t]*#{2,6}\s"
+    r"|^[ \t]*#\s(?!(?:of|the|in|is|are|at|through|seen|noted|present|involving|left|right|lt|rt"
+    r"|l|r|both|bilateral|b/l)\b|[rltdc]?\d)",
     re.IGNORECASE | re.MULTILINE,
 )
+# Boxes of grounded answers: "<|box|>(12,30),(40,60)<|/box|>", "<box><x10><y20><x30><y40></box>".
+_BOX = re.compile(
+    r"\(\s?\d{1,4}(?:\.\d{1,4})?\s?,\s?\d{1,4}(?:\.\d{1,4})?\s?\)(?:\s?,\s?(?=\())?"
+    r"|\[\s?[01]\.\d{1,4}(?:\s?,\s?[01]\.\d{1,4}){3}\s?\]|<[xy]\d{1,4}>|</?(?:obj|box)>"
+)
+_GROUNDED = re.compile(r"<\|/ref\|>|</obj>")
+# The words of one box after another: "left rib fracture left rib fracture".
+_SAME_BOXES = re.compile(
+    r"(?P<start>^|[.;:\n])(?P<gap>\s{0,4})"
+    r"(?P<words>(?!(?:no|not|without|neither|nor)\b)(?:[a-z0-9-]{1,20}\s){1,6}fractures?)"
+    r"(?:[\s,;]{1,20}(?P=words)\b){1,24}(?=[\s.,;]{0,20}(?:\n|$|[A-Z]))",
+    re.IGNORECASE,
+)
+_BONE_WORD = re.compile(r"\b(?:rib|clavic|scapul|humer|stern|vertebra|spine)", re.IGNORECASE)
+_STARRED = re.compile(r"\[\*\*[^\]\n]{0,60}\*\*\]")
+_BLANK = re.compile(r"(?<![a-z0-9])_{2,}|\b[xX]{3,}\b", re.IGNORECASE)
+BLANK_WORD = "xxxx"
+"""Stands for whatever de-identification has blanked."""
 _ECHO = re.compile(
     r"describe (?:the )?(?:bones|bony structures|fractures?)\b[^.?!\n]{0,60}[.?!:\n]?"
     r"|(?:(?:you are|act as) an?|you (?:will|should|must)|your (?:task|job|goal|role) is)\b"
@@ -57,11 +78,7 @@ _MARKER = re.compile(r"^\s*(?:[-\u2022\u25cf>]+\s*|\(?\d{1,2}[.)]\s+|[a-z]\)\s+)
 _INNER_MARKER = re.compile(
     r"(?<=[.;:,)a-z])\s+\(?\d{1,2}\)\s+|(?<=[.;:])\s+\d{1,2}\.\s+", re.IGNORECASE
 )
-_UNFINISHED = re.compile(
-    r"(?:\b(?:of|the|a|an|no|not|and|or|with|without|in|on|is|are|to|for|involving|evidence|any"
-    r"|left|right|lt|rt|l|r|there|at|by|,|-))\s*$",
-    re.IGNORECASE,
-)
+_FIRST_ITEM = re.compile(r"\s*(?:[a-z]+:\s*)?1[.)]\s", re.IGNORECASE)
 _QUESTION = re.compile(
     r"^\W*(?:is|are|does|do|did|was|were|can|could|has|have|what|which|where|how|should)\b"
     r"[^.]*\?\W*$",
@@ -74,32 +91,18 @@ _ORDER = re.compile(
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(
-    r"\[(?![^\]]*(?:\d|left|right|first|second|third|\w+th\b))[^\]]{0,40}\]"
-    r"|\{(?![^}]*[\":])[^}]{0,40}\}|<[a-z][a-z _-]{0,30}>"
-    r"|_{2,}|\bx{3,}\b|\?{3,}"
+    r"\[(?![^\]]{0,40}(?:\d|left|right|first|second|third|\w+th\b))[^\]]{0,40}\]"
+    r"|\{(?![^}]{0,40}[\":])[^}]{0,40}\}|<[a-z][a-z _-]{0,30}>"
+    r"|\?{3,}"
     r"|\b(?:left\s*/\s*right|right\s*/\s*left|l\s*/\s*r|yes\s*/\s*no|present\s*/\s*absent"
     r"|absent\s*/\s*present|none\s*/\s*present)\b|\b(?:insert|specify|placeholder|tbd|n/a)\b|%[sd]\b"
     r"|\((?:side|number|location|level|bone|rib number|region|s)\)|\b[nx]th\b|\bxx\b"
-    r"|\$\w+|\.{3,}\s+rib",
+    r"|\$\w|\.{3}\s+rib",
     re.IGNORECASE,
-)
-# Published reports have blanks for dates, names and ages: those are no slots of a template.
-_REMOVED = re.compile(
-    r"""(?:\b(?:to|since|from|dated|and|until|recently|earlier|performed|dr\.?|mr\.?|mrs\.?|ms\.?)
-        |\b(?:radiographs?|exam|exams|examinations?|study|studies|films?|ct|images?|x-?rays?|series
-          |scans?|comparison)(?:\s+(?:of|on|from|in|at|performed|dated|performed\s+on))?[,:]?
-        |(?<!fracture\s)(?<!fractures\s)\b(?:on|in|by|per))
-        \s+_{2,}(?!\s*(?:ribs?|bones?|side|clavicles?|scapulas?|vertebra|segment)\b)
-      |_{2,}[\s-]?(?:years?|yo|y/o|[mf]|man|woman)\b""",
-    re.IGNORECASE | re.VERBOSE,
 )
 _FOREIGN_LETTER = re.compile(
     r"[\u0370-\u03ff\u0400-\u04ff\u0590-\u06ff\u0900-\u0dff\u0e00-\u0eff\u1100-\u11ff"
     r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
-)
-_FOLD = "\v"  # stands for the end of a line within a sentence
-_WRAP = re.compile(
-    r"(?<=[^\n]{40})(?<![.!?])[ \t]*\r?\n(?=[ \t]*(?:[a-z](?!\))|\d{1,2}(?![.)\d])))"
 )
 _WIDE = re.compile(r"\s{4,}")
 _WORD = re.compile(r"[^\W_]+")
@@ -121,17 +124,39 @@ class Sentence:
 def sentences(text: str, *, joins: bool = True) -> list[Sentence]:
     """Return the sentences of `text`, at most `LONGEST` characters of it, in order.
 
-    A long line and one after it that begins in lower case are taken for one sentence, unless
-    `joins` is false.
+    A line that may or may not go on in the next one does, unless `joins` is false.
     """
-    text = _WIDE.sub(_narrow, text[:LONGEST])
-    text = _INNER_MARKER.sub("\n\n", _blank(_MARKUP, _blank(_ECHO, text)))
-    text = _WRAP.sub(_FOLD, text) if joins else text
+    text = plain(text)
+    text = _WIDE.sub(_narrow, text if joins else text.replace(FOLD, "\n"))
+    text = _INNER_MARKER.sub("\n\n", _blank(_MARKUP, _blank(_ECHO, _items(text))))
     pieces = [piece for part in _sections(text) for piece in _split(*part)]
     return [
         _sentence(piece, is_request, at == len(pieces) - 1)
         for at, (piece, is_request) in enumerate(pieces)
     ]
+
+
+def plain(text: str) -> str:
+    """Return the words of `text` without boxes and markup, at most `LONGEST` characters."""
+    text = _STARRED.sub(f" {BLANK_WORD} ", unwrap(text[:LONGEST]))
+    text = _BOX.sub(" ", _GROUNDED.sub(" ; ", text))
+    return _SAME_BOXES.sub(_once, _MARKUP.sub(" ", text))
+
+
+def _once(same: re.Match[str]) -> str:
+    is_of_bone = _BONE_WORD.search(same["words"])
+    return same["start"] + same["gap"] + same["words"] if is_of_bone else same.group()
+
+
+def _items(text: str) -> str:
+    """Part "1. Rib fracture 2. Clavicle fracture", which counts on from one."""
+    if not _FIRST_ITEM.match(text):
+        return text
+    start, number, parts = 0, 2, []
+    while item := re.compile(rf"(?<=[\w)])\s{number}[.)]\s+(?=[A-Z])").search(text, start):
+        parts.append(text[start : item.start()])
+        start, number = item.end(), number + 1
+    return "\n\n".join([*parts, text[start:]])
 
 
 def _narrow(gap: re.Match[str]) -> str:
@@ -161,7 +186,7 @@ def _split(part: str, is_request: bool, is_closed: bool) -> list[tuple[str, bool
     start = 0
     for boundary in [*_BOUNDARY.finditer(part), None]:
         end = boundary.end() if boundary else len(part)
-        for line in _lines(part[start:end]):
+        for line in part[start:end].split("\n"):
             if _WORD.search(line):
                 # A request without a closing heading is taken to end with its first sentence.
                 out.append((line, is_request and (is_closed or not out)))
@@ -169,21 +194,12 @@ def _split(part: str, is_request: bool, is_closed: bool) -> list[tuple[str, bool
     return out
 
 
-def _lines(piece: str) -> list[str]:
-    """Part short lines, but join those that a narrow page has wrapped."""
-    lines = [line for line in piece.split("\n") if line.strip()]
-    joined: list[str] = []
-    for line in lines:
-        if joined and (len(joined[-1].split("\n")[-1]) > 62 or _UNFINISHED.search(joined[-1])):
-            joined[-1] += "\n" + line
-        else:
-            joined.append(line)
-    return joined
-
-
 def _sentence(piece: str, is_request: bool, is_last: bool) -> Sentence:
-    verbatim = piece.strip().replace(_FOLD, "\n")
-    body = " ".join(_MARKER.sub("", verbatim).split()).rstrip("; ")
+    verbatim = piece.strip().replace(FOLD, "\n")
+    body = _BLANK.sub(f" {BLANK_WORD} ", _MARKER.sub("", verbatim))
+    body = " ".join(body.split()).rstrip("; ")
+    if len(body) > LONGEST_SENTENCE:
+        return Sentence(verbatim, body, is_request, is_last=is_last)
     heading = _HEADING.match(body)
     if heading:
         body = body[heading.end() :]
@@ -192,7 +208,7 @@ def _sentence(piece: str, is_request: bool, is_last: bool) -> Sentence:
         body=body,
         is_request=is_request or bool(_ORDER.match(body)),
         is_question=body.rstrip("\"') ").endswith("?") or bool(_QUESTION.search(body)),
-        has_placeholder=bool(_PLACEHOLDER.search(_REMOVED.sub(" ", body))),
+        has_placeholder=bool(_PLACEHOLDER.search(body)),
         is_last=is_last,
         has_end=bool(re.search(r"[.!?;:\"')\]]\s*$", piece)),
     )
@@ -205,7 +221,7 @@ def has_foreign_letters(text: str) -> bool:
 
 def is_loop(text: str) -> bool:
     """Tell whether a model went round in circles: a sentence, words or a counter over and over."""
-    text = text[:LONGEST].lower()
+    text = plain(text).lower()
     said = [" ".join(_WORD.findall(s)) for s in re.split(r"(?<!\b[lr]t)(?<!\b[lr])[.!?\n;]+", text)]
     counts = Counter(s for s in said if len(s.split()) >= 2)
     counted = Counter(re.sub(_NUMERAL, "#", s) for s in said if len(s.split()) >= 2)

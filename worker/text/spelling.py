@@ -2,6 +2,10 @@
 
 from functools import cached_property
 
+_NEGATIONS = ("without", "not", "no", "any", "n")
+_SHORT_TARGETS = frozenset(
+    ("rib", "ribs", "fx", "fxs", "frac", "left", "right", "bony", "new", "old", "any", "definite")
+)
 _MOST_KEPT = 4096  # corrections that are remembered
 
 
@@ -17,6 +21,8 @@ class Spelling:
         """Return the keyword that `word` misspells, or `word` itself."""
         if not 5 <= len(word) <= 15 or word in self._vocabulary or not word.isascii():
             return word
+        if self.is_glued(word):
+            return word  # "nofracture" must not become "fracture"
         if not self._resembles(word):
             return word
         if word not in self._kept:
@@ -24,6 +30,16 @@ class Spelling:
                 self._kept.clear()
             self._kept[word] = self._nearest(word)
         return self._kept[word]
+
+    def is_glued(self, word: str) -> bool:
+        """Tell whether a negation has run into the word after it: "nofracture", "withoutrib"."""
+        if word in self._vocabulary:
+            return False
+        for negation in _NEGATIONS:
+            rest = word.removeprefix(negation)
+            if rest != word and (rest in _SHORT_TARGETS or rest in self._targets):
+                return True
+        return False
 
     def _nearest(self, word: str) -> str:
         near = {target for form in _deletions(word) for target in self._index.get(form, ())}

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from worker.text.lexicon import Kind, Lexicon, LexiconRow, Token, english
+from worker.text.sentences import BLANK_WORD
 from worker.text.shorthand import ORDINALS, spelt_out
 
 _PIECE = re.compile(
     r"""(?P<skip>\d{1,4}[/.-]\d{1,2}[/.-]\d{2,4}
-        |\d+(?:[.,]\d+)?[\s-]?(?:mm|cm|%|percent|ml|years?|yrs?|yo|days?|weeks?|months?|hours?
-            |views?|degrees?|minutes?|mg|cc)(?![a-z])(?:[\s-]old\b)?
-        |(?:image|images|series|slice|slices|grade|type|page|stage|figure|view|frame)\s\d+
+        |\d+(?:[.,]\d+)?(?:\s?(?:to|or|and|-)\s?\d+(?:[.,]\d+)?)?[\s-]?(?:mm|cm|%|percent|ml|years?|yrs?|yo|days?|weeks?|months?|hours?
+            |views?|degrees?|minutes?|mg|cc)(?![a-z])(?:[\s-](?:old|ago|in\sage|of\sage)\b)?
+        |(?:post(?:operative)?\s)?(?:day|week|month)\s\d+(?:\s(?:to|-)\s\d+)?\b
+        |(?:image|images|series|slice|slices|grade|type|page|stage|figure|view|frame|finding|section
+            |item|impression|point|note|comment|question|answer|conclusion|key)\s(?:\#\s?)?\d+\b
             (?:\sof\s\d+)?
         |(?:confidence|probability|score|certainty)\W{1,3}\d+(?:\.\d+)?|(?<![\d.])0?\.\d+)
     |(?P<level>(?:(?<![a-z0-9])(?:th|[ctdl])[-\s]?|(?<=thoracic\s)t?|(?<=lumbar\s)l?)\d{1,2}
@@ -23,6 +26,16 @@ _PIECE = re.compile(
     |(?P<word>[^\W\d_]+)
     |(?P<mark>[,;:()/?-])""",
     re.VERBOSE,
+)
+_COUNT = r"(?:a|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|several|few|many)"
+_SOME = rf"(?:{_COUNT}|\d{{1,3}})"
+_AGED = re.compile(
+    rf"\b{_SOME}(?:\s?(?:to|or|and|-)\s?{_SOME})?[\s-]?(?:days?|weeks?|months?)"
+    r"[\s-](?:old|in\sage|of\sage)\b"
+)
+_DURATION = re.compile(
+    rf"\b(?:{_COUNT}\s){{1,2}}(?:(?:to|or|and|-)\s?{_COUNT}\s)?(?:days?|weeks?|months?|years?)"
+    r"(?:\s(?:old|ago|in\sage|of\sage)\b)?"
 )
 _MARKS = {"?": Kind.QUERY, ";": Kind.BREAK, ":": Kind.COLON, ",": Kind.COMMA}
 _ORDINAL_END = re.compile(rf"(?:\d(?:st|nd|rd|th)|\b(?:{'|'.join(ORDINALS)}))\Z")
@@ -44,7 +57,7 @@ def tokenize(sentence: str, lexicon: Lexicon | None = None) -> list[Token]:
 def _pieces(sentence: str, lexicon: Lexicon) -> Iterator[tuple[str, str]]:
     text = " ".join(unicodedata.normalize("NFKC", sentence).lower().split())
     text = re.sub(r"[\u2010-\u2015\u2212~]", "-", text).replace("\u2019", "'")
-    text = spelt_out(text)
+    text = _DURATION.sub(" ", _AGED.sub(" duration ", spelt_out(text)))
     for match in _PIECE.finditer(text):
         kind = match.lastgroup or ""
         piece = match.group()
@@ -69,6 +82,10 @@ def _matched(pieces: list[tuple[str, str]], lexicon: Lexicon) -> Iterator[Token]
         kind, piece = pieces[at]
         if kind != "word":
             yield from _number_or_mark(kind, piece)
+            at += 1
+            continue
+        if piece == BLANK_WORD:
+            yield Token(Kind.BLANK, "", piece)
             at += 1
             continue
         phrase = _longest(pieces, at, lexicon)

@@ -14,7 +14,16 @@ from worker.text.bones import (
     unrelated,
 )
 from worker.text.lexicon import Kind, Lexicon, Token
-from worker.text.phrase import Phrase, bounds, clauses, fractures_of, has, is_bare, whole
+from worker.text.phrase import (
+    Phrase,
+    bounds,
+    clauses,
+    fractures_of,
+    has,
+    is_bare,
+    whole,
+    without_blanks,
+)
 from worker.text.result import Absence, Findings, Fracture, Place, Presence
 from worker.text.rules import ENGLISH, Hit, Rule, RuleSet, Verdict, first
 from worker.text.rules.backward import (
@@ -27,8 +36,8 @@ from worker.text.rules.backward import (
 )
 from worker.text.rules.cut_off import ends_open, is_cut_off
 from worker.text.rules.hedged import queried
-from worker.text.rules.unreadable import LONGEST_SENTENCE, names_fracture
-from worker.text.sentences import Sentence
+from worker.text.rules.unreadable import names_fracture
+from worker.text.sentences import LONGEST_SENTENCE, Sentence
 from worker.text.tokens import tokenize
 
 
@@ -190,7 +199,8 @@ class Reading:
         seen = tuple(phrase.tokens[at].text for at in words)
         self.reasons.append(Reason(rule, verdict, phrase.sentence.verbatim, seen))
 
-    def _understand(self, sentence: Sentence, tokens: list[Token]) -> None:
+    def _understand(self, sentence: Sentence, everything: list[Token]) -> None:
+        tokens = without_blanks(everything)
         phrase = whole(tokens, sentence, self.lexicon)
         self.is_doubtful |= self._ask_rules(self.rules.views, phrase) is not None
         if self.last and names_more(tokens, is_numbered=any(e.number for e in self.last)):
@@ -206,7 +216,7 @@ class Reading:
                 self._continue(sentence, clause)
             else:
                 self._clause(sentence, clause)
-        self._end(sentence, tokens, denials)
+        self._end(sentence, everything, denials)
         for denial in self.denials[denials:]:
             denial.sentence = sentence.verbatim
             self.asked -= {site.bone for site in denial.sites} or self.asked
@@ -228,6 +238,8 @@ class Reading:
 
     def _clause(self, sentence: Sentence, tokens: list[Token]) -> None:
         found = fractures_of(tokens)
+        phrase = whole(tokens, sentence, self.lexicon)
+        self.is_doubtful |= self._ask_rules(self.rules.signs, phrase) is not None
         shares = bounds(tokens, found) if found else []
         for at, (low, high) in zip(found, shares, strict=True):
             self._mention(
@@ -236,7 +248,6 @@ class Reading:
             )
         if found:
             return
-        phrase = whole(tokens, sentence, self.lexicon)
         self.is_doubtful |= self._ask_rules(self.rules.openings, phrase) is not None
         if has(tokens, Kind.DEVICE):
             return
@@ -244,8 +255,7 @@ class Reading:
         for at in range(len(tokens)):
             absence = self._ask_rules(self.rules.absences, phrase.about(at))
             if absence:
-                near = phrase.about(at).before(4)
-                ages = frozenset(t.value or "other" for t in near if t.kind is Kind.AGE)
+                ages = _ages_of_absence(phrase.about(at))
                 self.denials.append(Denial(tuple(absence[1].sites), ages, extra))
 
     def _mention(self, sentence: Sentence, phrase: Phrase) -> None:
@@ -258,7 +268,7 @@ class Reading:
             self.is_doubtful |= decided[0].verdict is Verdict.OPEN
 
     def _deny(self, phrase: Phrase) -> None:
-        extra = any(t.kind in (Kind.EXTRA, Kind.EXCEPT) for t in phrase.tokens)
+        extra = any(_presupposes(phrase, at) for at in range(len(phrase.tokens)))
         extra |= any(t.text in ("second", "third") for t in phrase.before(1))
         named = sites(phrase)
         self.is_void |= any(site.is_garbled for site in named)
@@ -370,6 +380,21 @@ def _course(own: Sequence[Token]) -> str | None:
         return "new"
     is_same = words & _UNCHANGED or {"no", "change"} <= words or {"not", "changed"} <= words
     return "unchanged" if is_same else None
+
+
+def _presupposes(phrase: Phrase, at: int) -> bool:
+    """Tell "no other fracture" from "no fracture or other abnormality"."""
+    if phrase.tokens[at].kind is Kind.EXCEPT:
+        return True
+    is_joined = at > phrase.at and phrase.tokens[at - 1].kind in (Kind.OR, Kind.AND)
+    return phrase.tokens[at].kind is Kind.EXTRA and not is_joined
+
+
+def _ages_of_absence(phrase: Phrase) -> frozenset[str]:
+    """Return the ages of an abnormality that bones are said to be without."""
+    ages = {t.value or "other" for t in phrase.before(4) if t.kind is Kind.AGE}
+    own = {"acute"} & set(phrase.word.text.split())
+    return frozenset(ages | own)
 
 
 def _qualifiers(phrase: Phrase) -> frozenset[str]:

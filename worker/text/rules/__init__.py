@@ -22,9 +22,10 @@ from worker.text.rules.rule import Hit, Rule, RuleSet, Verdict, first
 ENGLISH = RuleSet(
     sentences=unreadable.RULES,
     views=opened.VIEWS,
-    mentions=(*device.RULES, *sought.RULES, *doubted.RULES, *denied.RULES),
+    mentions=(*unreadable.MENTIONS, *device.RULES, *sought.RULES, *doubted.RULES, *denied.RULES),
     hedges=hedged.RULES,
     dates=dated.RULES,
+    signs=opened.CLAUSES,
     openings=opened.RULES,
     absences=intact.RULES,
 )

@@ -29,10 +29,22 @@ def _found(phrase: Phrase) -> list[tuple[int, str]]:
     ]
 
 
+def _is_negated(phrase: Phrase, at: int) -> bool:
+    """Tell whether an age is denied: "not old", "none of which appear acute", "without acute"."""
+    passed = (Kind.QUALIFIER, Kind.VERB, Kind.NEUTRAL, Kind.ARTICLE, Kind.PREPOSITION, Kind.SEEN,
+              Kind.HEDGE)  # fmt: skip
+    low = phrase.skip_back(passed if at > phrase.at else (Kind.QUALIFIER,), at)
+    if low == 0:
+        return False
+    before = phrase.tokens[low - 1]
+    is_late = at > phrase.at and low > phrase.at
+    is_denial = before.kind is Kind.NEGATION or before.text == "none"
+    return (is_late and is_denial) or before.value == "not"
+
+
 def _is_of_fracture(phrase: Phrase, at: int) -> bool:
     tokens = phrase.tokens
-    before = [t for t in tokens[max(0, at - 3) : at] if t.kind is not Kind.QUALIFIER]
-    if before and before[-1].value == "not":
+    if _is_negated(phrase, at):
         return False
     if at > phrase.at:
         return tokens[at].text not in _LATE_ONLY and _dates_back(phrase, at)

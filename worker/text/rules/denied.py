@@ -4,10 +4,17 @@ from collections.abc import Sequence
 
 from worker.text.bones import is_specific
 from worker.text.lexicon import Kind, Token
-from worker.text.phrase import JOINTS, STOPS, Phrase, is_noun
+from worker.text.phrase import BLANK_FORM, JOINTS, STOPS, Phrase, is_noun
 from worker.text.rules.reach import reaches
 from worker.text.rules.rule import Hit, Rule, Verdict
 from worker.text.rules.unseen import denies_sight
+
+
+def _blanked(phrase: Phrase) -> Hit | None:
+    """Find a negation whose noun may have been blanked: "no XXXX left 5th rib fracture"."""
+    before = negation(phrase)
+    is_blanked = before is not None and phrase.tokens[before[0]].form == BLANK_FORM
+    return Hit((before[0],)) if before and is_blanked and is_specific(phrase) else None
 
 
 def _doubly(phrase: Phrase) -> Hit | None:
@@ -147,6 +154,11 @@ def _is_ellipsis(tokens: Sequence[Token], at: int) -> bool:
 
 
 RULES = (
+    Rule(
+        "blank-after-no", "It is unclear what a negation with a blank after it denies.",
+        Verdict.OPEN, _blanked,
+        "No XXXX left 5th rib fracture.", "No XXXX rib fracture.",
+    ),
     Rule(
         "double-denial", "Two denials of one fracture leave it open.", Verdict.OPEN, _doubly,
         "No fracture is not seen.", "No fracture is seen.",

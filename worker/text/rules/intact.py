@@ -17,13 +17,25 @@ def _intact(phrase: Phrase) -> Hit | None:
 
 
 def _no_abnormality(phrase: Phrase) -> Hit | None:
-    if phrase.word.kind is not Kind.ABNORMALITY and phrase.word.text not in _FINDINGS:
+    is_change = phrase.word.text in _CHANGES and _is_acute(phrase)
+    is_finding = phrase.word.kind is Kind.ABNORMALITY or phrase.word.text in _FINDINGS
+    if not is_finding and not is_change:
         return None
     sites = _bones_without(phrase)
     return None if sites is None else Hit((phrase.at,), sites)
 
 
 _FINDINGS = ("finding", "findings")
+_CHANGES = ("change", "changes")
+
+
+def _is_acute(phrase: Phrase) -> bool:
+    """Tell the "acute change" of bones from a degenerative one."""
+    return any(t.value == "acute" for t in phrase.before(3))
+
+
+def _is_nor(tokens: Sequence[Token], at: int) -> bool:
+    return at >= 0 and tokens[at].text in ("nor", "neither")
 
 
 def _normal_bones(tokens: Sequence[Token], at: int) -> list[Site] | None:
@@ -37,13 +49,19 @@ def _normal_bones(tokens: Sequence[Token], at: int) -> list[Site] | None:
     passed = {Kind.VERB, Kind.COLON, Kind.QUALIFIER, Kind.EXTRA, Kind.SIDE, Kind.COMMA, Kind.AND,
               Kind.NOUN, Kind.ARTICLE, Kind.PREPOSITION, Kind.SKELETON, Kind.SEEN, Kind.OR,
               Kind.BONE, Kind.NUMBER, Kind.LEVEL, Kind.HINT, Kind.SEGMENT}  # fmt: skip
-    while low > 0 and _passes(tokens[low - 1], passed):
+    while low > 0 and (_passes(tokens[low - 1], passed) or _is_coordinated(tokens, low - 1)):
         low -= 1
     if not any(t.kind in (Kind.SKELETON, Kind.BONE, Kind.LEVEL) for t in tokens[low:at]):
         return _bones_ahead(tokens, at)
     if any(t.kind is Kind.SKELETON for t in tokens[low:at]):
         return []
     return read_sites(tokens, low, at, frozenset())
+
+
+def _is_coordinated(tokens: Sequence[Token], at: int) -> bool:
+    """Tell whether an unknown word stands beside "and": "the bones and zygapophyses are normal"."""
+    near = (*tokens[max(0, at - 1) : at], *tokens[at + 1 : at + 2])
+    return tokens[at].kind is Kind.UNKNOWN and any(t.kind is Kind.AND for t in near)
 
 
 def _bones_ahead(tokens: Sequence[Token], at: int) -> list[Site] | None:
@@ -74,7 +92,10 @@ def _bones_without(phrase: Phrase) -> list[Site] | None:
     bones = (Kind.SKELETON, Kind.BONE, Kind.LEVEL)
     adjectives = (Kind.QUALIFIER, Kind.AGE, Kind.NEUTRAL, Kind.HEDGE, Kind.SIDE, Kind.CARRIER)
     low = at
-    while low > 0 and tokens[low - 1].kind in (*adjectives, *bones, Kind.AND, Kind.OR):
+    while low > 0 and (
+        tokens[low - 1].kind in (*adjectives, *bones, Kind.AND, Kind.OR)
+        or ((low > 1 and tokens[low - 2].kind in (Kind.AND, Kind.OR)) or _is_nor(tokens, low - 2))
+    ):
         low -= 1
     linking = (*adjectives, *bones, Kind.PREPOSITION, Kind.ARTICLE, Kind.VERB, Kind.SEEN,
                Kind.INVOLVE, Kind.COMMA, Kind.AND, Kind.OR, Kind.HINT)  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from worker.text.bones import CHEST
 from worker.text.lexicon import Kind, Token
 from worker.text.phrase import NAMED, Phrase, has
+from worker.text.rules.denied import denial
 from worker.text.rules.rule import Hit, Rule, Verdict
 
 
@@ -34,11 +35,60 @@ def _hidden(phrase: Phrase) -> Hit | None:
     return Hit(hidden) if hidden else None
 
 
+_ALWAYS_BROKEN = frozenset(
+    ("nonunion", "ununited", "non united", "nonunited", "pseudarthrosis", "pseudoarthrosis",
+     "pseudoarthroses", "callus", "callus formation", "bridging callus", "healing callus",
+     "malunion", "malunited", "avulsed", "avulsion", "step off", "stepoff", "step offs",
+     "cortical break", "cortical breaks", "unhealed", "nonhealed", "callous")
+)  # fmt: skip
+_CORTEX = frozenset(("cortical", "cortex", "bony", "bone", "osseous"))
+_BROKEN_CORTEX = frozenset(
+    ("disruption", "discontinuity", "buckling", "buckle", "interruption", "break", "breach",
+     "offset", "fragment", "fragments", "breaks", "disrupted", "interrupted")
+)  # fmt: skip
+_BROKEN_BODY = frozenset(
+    ("collapse", "collapsed", "burst", "impaction", "impacted", "collapses", "fragment",
+     "fragments", "fragmented", "shattered", "crushed", "crush")
+)  # fmt: skip
+_SOFT = frozenset(("lung", "lungs", "lobe", "lobar", "mucoid", "mucous", "fecal", "pulmonary",
+                   "alveolar", "airway", "stool", "segmental", "foreign", "bullet", "metallic",
+                   "atelectasis"))  # fmt: skip
+
+
+def _break_sign(phrase: Phrase) -> Hit | None:
+    """Find what means a broken bone without the word, unless it is denied."""
+    seen = [at for at in range(len(phrase.tokens)) if _is_break_sign(phrase, at)]
+    open_signs = [at for at in seen if not _is_denied(phrase.about(at))]
+    return Hit(open_signs) if open_signs else None
+
+
+def _is_denied(phrase: Phrase) -> bool:
+    return phrase.word.text.startswith(("no ", "without ")) or denial(phrase)
+
+
+def _is_break_sign(phrase: Phrase, at: int) -> bool:
+    text, tokens = phrase.tokens[at].text, phrase.tokens
+    near = tokens[max(0, at - 4) : at + 5]
+    if text in _ALWAYS_BROKEN:
+        return True
+    if text in _BROKEN_CORTEX and any(t.text in _CORTEX for t in near):
+        return True
+    is_soft = any(t.text in _SOFT or t.text in CHEST for t in near)
+    return text in _BROKEN_BODY and not is_soft and has(near, *NAMED, Kind.SKELETON, Kind.HINT)
+
+
 VIEWS = (
     Rule(
         "limited-view", "Where the view of the bones is limited, nothing is absent.",
         Verdict.OPEN, _limited,
         "Evaluation of the ribs is limited.", "Evaluation of the lung bases is limited.",
+    ),
+)  # fmt: skip
+CLAUSES = (
+    Rule(
+        "break-sign", "What means a broken bone without the word is never absent.",
+        Verdict.OPEN, _break_sign,
+        "No fracture. Cortical step-off of the left 5th rib.", "No cortical step-off or fracture.",
     ),
 )  # fmt: skip
 RULES = (

@@ -61,6 +61,8 @@ class RuleSet:
     """Of an asserted fracture: is it only possible?"""
     dates: Sequence[Rule]
     """Of an asserted fracture: how old is it?"""
+    signs: Sequence[Rule]
+    """Of any clause, whether it has a fracture word or not."""
     openings: Sequence[Rule]
     """Of a clause without a fracture word: does it leave one open?"""
     absences: Sequence[Rule]
@@ -68,8 +70,8 @@ class RuleSet:
 
     def __iter__(self) -> Iterator[Rule]:
         return chain(
-            self.sentences, self.views, self.mentions, self.hedges, self.dates, self.openings,
-            self.absences,
+            self.sentences, self.views, self.mentions, self.hedges, self.dates, self.signs,
+            self.openings, self.absences,
         )  # fmt: skip
 
 

@@ -6,9 +6,7 @@ from itertools import pairwise
 from worker.text.lexicon import Kind, Lexicon, Token
 from worker.text.phrase import NAMED, Phrase, has
 from worker.text.rules.rule import Hit, Rule, Verdict
-from worker.text.sentences import has_foreign_letters
-
-LONGEST_SENTENCE = 600  # characters; what runs on for longer is no report sentence
+from worker.text.sentences import LONGEST_SENTENCE, has_foreign_letters
 
 _WORDLESS = (Kind.COMMA, Kind.COLON, Kind.BREAK, Kind.NUMBER)
 _COPULAS = ("is", "are", "was")
@@ -68,6 +66,36 @@ def _salad(phrase: Phrase) -> Hit | None:
     return None
 
 
+_EMPTY_WORDS = (Kind.ARTICLE, Kind.PREPOSITION, Kind.AND, Kind.OR, Kind.COMMA, Kind.COLON,
+                Kind.VERB, Kind.NEUTRAL, Kind.BLANK)  # fmt: skip
+
+
+def _mostly_blank(phrase: Phrase) -> Hit | None:
+    """Find as many blanks as words that say something."""
+    blanks = phrase.places(lambda token: token.kind is Kind.BLANK)
+    words = [t for t in phrase.tokens if t.kind not in _EMPTY_WORDS]
+    is_on_bones = has(phrase.tokens, Kind.FRACTURE, Kind.SKELETON, *NAMED)
+    return Hit(blanks) if is_on_bones and blanks and len(blanks) >= len(words) else None
+
+
+def _blank_evidence(phrase: Phrase) -> Hit | None:
+    """Find the "XXXX evidence of fracture" that may have been "no evidence"."""
+    tokens = phrase.tokens
+    for at in phrase.places(lambda token: token.kind is Kind.BLANK):
+        if at + 1 < len(tokens) and tokens[at + 1].kind is Kind.CARRIER and (
+            not has(tokens[:at], Kind.NEGATION)
+        ):  # fmt: skip
+            return Hit((at, at + 1))
+    return None
+
+
+def _glued(phrase: Phrase) -> Hit | None:
+    """Find a negation that has run into the word after it: "nofracture", "noacute"."""
+    spelling = phrase.words.spelling
+    glued = [at for at in range(phrase.at) if spelling.is_glued(phrase.tokens[at].text)]
+    return Hit(glued) if glued else None
+
+
 def _known_before(phrase: Phrase) -> Hit | None:
     """Find a request that names a fracture as a fact and not as a question."""
     asking = (Kind.ASKING, Kind.HEDGE, Kind.UNSURE, Kind.QUERY, Kind.NEGATION)
@@ -98,6 +126,16 @@ RULES = (
         "Fracture of the {SIDE} rib.", "Fracture of the left rib.",
     ),
     Rule(
+        "mostly-blank", "A sentence with as many blanks as words is not read.",
+        Verdict.OPEN, _mostly_blank,
+        "XXXX fracture of the XXXX.", "Stable XXXX fracture of T9.",
+    ),
+    Rule(
+        "blank-evidence", "Evidence after a blank may have been no evidence.",
+        Verdict.OPEN, _blank_evidence,
+        "XXXX evidence of rib fracture.", "No XXXX evidence of rib fracture.",
+    ),
+    Rule(
         "garbled", "A sentence with too many words that nobody knows is not read.",
         Verdict.OPEN, _garbled,
         "Fracture blorp zindle qwex.", "Fracture of the left rib.",
@@ -120,5 +158,12 @@ RULES = (
         "question", "A question asks, and the text is open until it is answered.",
         Verdict.ASIDE, _question,
         "Is there a rib fracture?", "There is a rib fracture.",
+    ),
+)  # fmt: skip
+MENTIONS = (
+    Rule(
+        "glued-negation", "A negation that has run into the next word leaves a fracture open.",
+        Verdict.OPEN, _glued,
+        "Noacute fracture of the left rib.", "No acute fracture of the left rib.",
     ),
 )  # fmt: skip
