@@ -87,14 +87,15 @@ def radiograph(uid: str, **attributes: str) -> bytes:
 
 @contextmanager
 def serving(
-    folder: Path, rules: Sequence[Any] = (), peers: Any = None, **web: Any
+    folder: Path, rules: Sequence[Any] = (), peers: Any = None, jobs: Any = None, **web: Any
 ) -> Iterator[Api]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = Settings(
         node={"data_dir": folder},
-        web={"port": port, **web},
+        web={"port": port, "url": f"http://127.0.0.1:{port}", **web},
+        jobs=jobs or {},
         rules=rules,
         peers=peers or {"modality": {"ae_title": "MODALITY", "host": "127.0.0.1", "port": 1}},
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -27,8 +28,9 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web import dicomweb, health, jobs, pages
 from dicom_node.web import workers as of_workers
+from dicom_node.web.connections import Gate, connections_of, most_connections
 from dicom_node.web.cross_origin import CrossOrigin
-from dicom_node.web.guard import Guard
+from dicom_node.web.guard import HEALTH, SECRET_PATHS, Guard
 from dicom_node.web.render import templates
 from dicom_node.web.rules import TESTED
 from dicom_node.web.sessions import Door
@@ -39,10 +41,6 @@ logger = logging.getLogger(__name__)
 
 STOP_S = 1
 """Time that requests in progress have to end when the server stops."""
-
-
-HEAD_S = 10.0
-"""Time that a client has for the head of a request; uvicorn would wait for ever."""
 
 
 class Site:
@@ -109,6 +107,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        # A redirect would lead to whatever host the request named.
+        redirect_slashes=False,
     )
     app.state.is_over = threading.Event()
     app.include_router(health.routes(ledger, spool, counts))
@@ -147,49 +147,115 @@ def serve_web(
     ConfigurationError
         The port is in use or not ours to take, or a TLS file is wrong.
     """
-    web = settings.web
+    web, own = settings.web, settings.jobs
     tls = acceptor(Tls(certificate=web.certificate, key=web.key))
-    listening = _bind(settings.web.host, settings.web.port)
-
-    async def notify() -> None:
-        turn()
-
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=STOP_S,
-        limit_concurrency=256,
-        ssl_context_factory=(lambda _config, _default: tls) if tls else None,
-        callback_notify=notify,
-        timeout_notify=1,
-    )
-    # It would say in three more lines that it starts and ends.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server = uvicorn.Server(config)
-    # In a thread of its own uvicorn leaves this process's signals alone.
-    serving = threading.Thread(target=server.run, args=([listening],), name="web")
-    serving.start()
+    ports = [_Port(all_but_jobs(app) if own.port is not None else app, web.host, web.port, tls)]
     try:
-        while serving.is_alive() and not server.started:
-            serving.join(0.01)
-        scheme = "https" if tls else "http"
-        logger.info("pages and job API at %s://%s:%d/", scheme, *listening.getsockname()[:2])
+        if own.port is not None:
+            ports.append(_Port(only_jobs(app), own.host or web.host, own.port, tls))
+        ports[0].turn = turn
+        # It would say in three more lines that it starts and ends.
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        for port in ports:
+            port.start()
+        words = ["pages and job API"] if len(ports) == 1 else ["pages", "job API"]
+        for what, port in zip(words, ports, strict=True):
+            logger.info("%s at %s", what, port.url)
         ready()
-        silent: dict[Any, float] = {}
-        while serving.is_alive() and not stop.wait(0.5):
-            silent = _drop_silent(server, silent)
+        while all(port.is_serving for port in ports) and not stop.wait(0.5):
+            for port in ports:
+                port.sweep()
     finally:
-        server.should_exit = True
-        end = time.monotonic() + STOP_S
-        while tls and serving.is_alive() and time.monotonic() < end:
-            serving.join(0.2)
-            _hang_up(server)
-        serving.join(STOP_S + 1)
-        listening.close()
+        for port in ports:
+            port.stop()
+
+
+class _Port:
+    """One listening port, served by a thread with an event loop, and threads, of its own."""
+
+    def __init__(self, app: ASGIApp, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        self.turn: Callable[[], None] = lambda: None
+        self._tls = tls
+        self._listening = _bind(host, port)
+        self._gate = Gate(most_connections())
+        self._loop: asyncio.AbstractEventLoop | None = None
+        config = uvicorn.Config(
+            app,
+            http=connections_of(self._gate),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=STOP_S,
+            ssl_context_factory=(lambda _config, _default: tls) if tls else None,
+            callback_notify=self._notify,
+            timeout_notify=1,
+        )
+        self._server = uvicorn.Server(config)
+        # In a thread of its own uvicorn leaves this process's signals alone.
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._listening],), name="web"
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        host, port = self._listening.getsockname()[:2]
+        return f"{'https' if self._tls else 'http'}://{host}:{port}/"
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether its thread lives."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Serve, and return when it does."""
+        self._thread.start()
+        while self._thread.is_alive() and not self._server.started:
+            self._thread.join(0.01)
+
+    def sweep(self) -> None:
+        """Close connections that wait too long."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has just ended
+                self._loop.call_soon_threadsafe(self._gate.sweep)
+
+    def stop(self) -> None:
+        """End; requests in progress get a second."""
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            end = time.monotonic() + STOP_S
+            while self._tls and self._thread.is_alive() and time.monotonic() < end:
+                self._thread.join(0.2)
+                _hang_up(self._server)
+            self._thread.join(STOP_S + 1)
+        if not self._thread.is_alive():  # else its loop still closes it
+            self._listening.close()
+
+    async def _notify(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.turn()
+
+
+def only_jobs(app: ASGIApp) -> ASGIApp:
+    """Return the application of the job API's own port."""
+    return _parted(app, lambda path: path.startswith(SECRET_PATHS) or path in HEALTH)
+
+
+def all_but_jobs(app: ASGIApp) -> ASGIApp:
+    """Return the application of the web port where the job API has one of its own."""
+    return _parted(app, lambda path: not path.startswith(SECRET_PATHS))
+
+
+def _parted(app: ASGIApp, is_here: Callable[[str], bool]) -> ASGIApp:
+    async def parted(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not is_here(scope["path"]):
+            await JSONResponse({"detail": "Not Found"}, 404)(scope, receive, send)
+            return
+        await app(scope, receive, send)
+
+    return parted
 
 
 def _hang_up(server: uvicorn.Server) -> None:
@@ -202,28 +268,13 @@ def _hang_up(server: uvicorn.Server) -> None:
                 connection.loop.call_soon_threadsafe(transport.abort)
 
 
-def _drop_silent(server: uvicorn.Server, before: dict[Any, float]) -> dict[Any, float]:
-    """Close connections that sent no request head for `HEAD_S`; return those that wait."""
-    now = time.monotonic()
-    silent = {}
-    for connection in list(server.server_state.connections):
-        cycle = getattr(connection, "cycle", None)  # the last request, whose answer may be complete
-        if cycle is None or cycle.response_complete:
-            silent[connection, cycle] = before.get((connection, cycle), now)
-    for (connection, _), since in silent.items():
-        transport = getattr(connection, "transport", None)
-        if now - since > HEAD_S and transport is not None:
-            connection.loop.call_soon_threadsafe(transport.close)
-    return silent
-
-
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen(128)
+        listening.listen(1024)
     except OSError as exc:
         listening.close()
         raise ConfigurationError(_why_no_port(host, port, exc)) from exc

@@ -1,26 +1,52 @@
-"""What holds for every request before anything reads it: secret, size, headers."""
+"""What holds for every request before anything reads it: secret, size, deadline, turn, headers."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Mapping
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dicom_node.base.logs import Sparse
 
 MAX_BODY = 1 << 20
 MAX_RESULT = 256 << 20
 """Largest result: a Secondary Capture of a whole radiograph fits many times."""
 MAX_STORED = 16 << 30
 """Most bytes of the images of one STOW-RS request, each of which has its own limit."""
+MAX_SIGN_IN = 8 << 10
+"""Largest form of a stranger."""
 STORE = "/dicom-web/studies"
+SIGN_IN = "/sign-in"
 BODY_S = 30.0
 """Longest silence in a body; behind its end a handler may wait as long as it likes."""
+SIGN_IN_S = 10.0
+"""Time for a stranger's whole form."""
+SLOWEST = 16 << 10
+"""Bytes a second of a body, over its whole time after the first `BODY_S`."""
+
+PEOPLE = 24
+"""Requests of people, and of strangers, that are answered at a time. Each takes a thread, of which
+there are 40: the others are for workers and health."""
+SIGN_INS = 4
+"""Of these, sign-ins: each waits for its turn to hash a password."""
+TURN_S = 10.0
+"""Longest wait for a turn."""
 
 SECRET_PATHS = ("/jobs/", "/workers")
 """Where workers ask and tell."""
+HEALTH = ("/healthz", "/readyz")
+
+_UTF_8 = re.compile(rb'[^;]{1,200};\s{0,8}charset="?utf-8"?', re.IGNORECASE)
+_FORM = b"application/x-www-form-urlencoded"
 
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -35,6 +61,8 @@ _HEADERS = (
         b"connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     ),
 )
+
+_lines = Sparse(logging.getLogger(__name__))
 
 
 class Guard:
@@ -54,6 +82,8 @@ class Guard:
         self._app = app
         self._larger = larger or {}
         self._bearer = f"Bearer {secret}".encode()
+        self._people = asyncio.Semaphore(PEOPLE)
+        self._sign_ins = asyncio.Semaphore(SIGN_INS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -69,31 +99,134 @@ class Guard:
                 message["headers"] = [*headers, *_HEADERS]
             await send(message)
 
-        path = scope["path"]
-        if path.startswith(SECRET_PATHS) and not self._is_known(scope):
-            answer = JSONResponse(
-                {"detail": "the job API needs its secret as bearer token"},
-                401,
-                {"WWW-Authenticate": "Bearer"},
-            )
+        try:
+            await self._handle(scope, receive, sending)
+        except HTTPException as exc:
+            if exc.status_code >= 400:
+                address = (scope.get("client") or ("?",))[0]
+                _lines.warning("refused a request of %s: %s", address, exc.detail)
+            answer = JSONResponse({"detail": exc.detail}, exc.status_code, exc.headers)
             await answer(scope, receive, sending)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, headers = scope["path"], dict(scope["headers"])
+        if path.startswith(SECRET_PATHS):
+            if not hmac.compare_digest(headers.get(b"authorization", b""), self._bearer):
+                raise HTTPException(
+                    401,
+                    "the job API needs its secret as bearer token",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+            _check_charset(headers)
+            largest = MAX_RESULT if path.endswith("/result") else MAX_BODY
+            await self._app(scope, _limited(scope, receive, largest), send)
             return
-        largest = MAX_RESULT if path.endswith("/result") else self._larger.get(path, MAX_BODY)
-        if path.startswith(STORE):
-            largest = MAX_STORED
-        await self._app(scope, _limited(receive, largest), sending)
+        if path in HEALTH:
+            await self._app(scope, receive, send)
+            return
+        _check_charset(headers)
+        if path == SIGN_IN and scope["method"] == "POST":
+            receive = await _whole_form(headers, receive)
+            async with self._turn(self._sign_ins) as end_early:
+                await self._in_turn(scope, receive, send, end_early)
+            return
+        if path.startswith(STORE) and scope["method"] == "POST":
+            # It takes as long as its images; what it does in threads is short.
+            await self._app(scope, _limited(scope, receive, MAX_STORED), send)
+            return
+        largest = self._larger.get(path, MAX_BODY)
+        await self._in_turn(scope, _limited(scope, receive, largest), send)
 
-    def _is_known(self, scope: Scope) -> bool:
-        shown = dict(scope["headers"]).get(b"authorization", b"")
-        return hmac.compare_digest(shown, self._bearer)
+    async def _in_turn(
+        self, scope: Scope, receive: Receive, send: Send, also: Callable[[], None] = lambda: None
+    ) -> None:
+        """Answer a request of people when its turn comes; the turn ends where the answer begins."""
+        async with self._turn(self._people) as end_early:
+
+            async def sending(message: Message) -> None:
+                end_early()
+                also()
+                await send(message)
+
+            await self._app(scope, receive, sending)
+
+    @asynccontextmanager
+    async def _turn(self, slots: asyncio.Semaphore) -> AsyncIterator[Callable[[], None]]:
+        try:
+            async with asyncio.timeout(TURN_S):
+                await slots.acquire()
+        except TimeoutError as exc:
+            raise HTTPException(503, "too much to do; try again", {"Retry-After": "5"}) from exc
+        is_held = True
+
+        def end() -> None:
+            nonlocal is_held
+            if is_held:
+                is_held = False
+                slots.release()
+
+        try:
+            yield end
+        finally:
+            end()
 
 
-def _limited(receive: Receive, largest: int) -> Receive:
-    """Return `receive` that ends a body that is too large (413) or stops coming (408)."""
-    size, is_whole = 0, False
+def _check_charset(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse a body in another charset than UTF-8: some codecs take quadratic time."""
+    kind = headers.get(b"content-type", b"")
+    if len(kind) > 1024:
+        raise HTTPException(400, "the Content-Type is too long")
+    lowered = kind.lower()
+    if b"charset" in lowered and not (
+        lowered.count(b"charset") == 1 and _UTF_8.fullmatch(kind.strip())
+    ):
+        raise HTTPException(415, "the charset is UTF-8")
+
+
+async def _whole_form(headers: Mapping[bytes, bytes], receive: Receive) -> Receive:
+    """Read the form of a sign-in, of which nothing is known yet; return what gives it again."""
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind != _FORM:
+        raise HTTPException(415, f"a sign-in is {_FORM.decode()}")
+    length = headers.get(b"content-length", b"")
+    if not length.isdigit():
+        raise HTTPException(411, "a sign-in says its length")
+    if int(length[:20]) > MAX_SIGN_IN:
+        raise HTTPException(413, f"more than {MAX_SIGN_IN} bytes")
+    body, is_whole = bytearray(), False
+    try:
+        async with asyncio.timeout(SIGN_IN_S):
+            while not is_whole:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    break
+                body += message.get("body", b"")
+                is_whole = not message.get("more_body", False)
+                if len(body) > MAX_SIGN_IN:
+                    raise HTTPException(413, f"more than {MAX_SIGN_IN} bytes")
+    except TimeoutError as exc:
+        raise HTTPException(408, f"the form did not come within {SIGN_IN_S:g} s") from exc
+    is_given = False
+
+    async def again() -> Message:
+        nonlocal is_given
+        if is_given:
+            return await receive()
+        is_given = True
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+    return again
+
+
+def _limited(scope: Scope, receive: Receive, largest: int) -> Receive:
+    """Return `receive` that ends a body that is too large (413) or comes too slowly (408)."""
+    size, is_whole, began = 0, False, time.monotonic()
+    connection: Any = scope.get("state", {}).get("connection")
 
     async def receiving() -> Message:
         nonlocal size, is_whole
+        if connection is not None and not is_whole:
+            connection.want_body()
         try:
             async with asyncio.timeout(None if is_whole else BODY_S):
                 message = await receive()
@@ -103,6 +236,8 @@ def _limited(receive: Receive, largest: int) -> Receive:
         size += len(message.get("body", b""))
         if size > largest:
             raise HTTPException(413, f"more than {largest} bytes")
+        if not is_whole and time.monotonic() - began > BODY_S + size / SLOWEST:
+            raise HTTPException(408, "the body comes too slowly")
         return message
 
     return receiving

@@ -34,8 +34,8 @@ def routes(ledger: Ledger, spool: Spool, counts: Counts | None = None) -> APIRou
     registry.register(counts or Counts(ledger, spool))
 
     @router.get("/healthz")
-    def healthz() -> dict[str, str]:
-        """Answer while the process serves requests."""
+    async def healthz() -> dict[str, str]:
+        """Answer while the process serves requests; no thread is needed, so none is waited for."""
         return {"status": "ok", "version": __version__}
 
     @router.get("/readyz")

@@ -20,7 +20,7 @@ from serving import SECRET, Api, serving
 
 from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.operate import dashboard
-from dicom_node.web import app, guard
+from dicom_node.web import connections, guard
 from dicom_node.web.app import serve_web
 
 
@@ -155,7 +155,7 @@ def test_clients_that_never_finish_a_head_are_dropped(
     api: Api, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many as the server takes at all; then it serves again."""
-    monkeypatch.setattr(app, "HEAD_S", 0.5)
+    monkeypatch.setattr(connections, "HEAD_S", 0.5)
     port = api.settings.web.port
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
     try:

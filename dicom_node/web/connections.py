@@ -1,0 +1,259 @@
+"""What a connection costs before it is known who calls: little, for a short time, few at once.
+
+uvicorn waits for ever for the rest of a request, and counts all connections alike. Here one that
+waits (for a head, or for the rest of a body that nobody has asked for) has a deadline, and when an
+address has many of them the oldest go first: a fast request of the same address still gets in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import resource
+import time
+from collections import Counter
+from typing import Any
+
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from dicom_node.base.logs import Sparse
+
+HEAD_S = 10.0
+"""Time for the head of a request, and for a body that nobody asks for."""
+STALL_S = 60.0
+"""Time in which a client must take some of its answer."""
+FRESH_S = 1.0
+"""Age under which a connection is not closed in favour of others: its request is on the way."""
+MOST_OF_ADDRESS = 64
+"""Connections of one address that may wait."""
+MAX_HEAD = 16 << 10
+"""Bytes of the head of a request."""
+MAX_LINES = 200
+"""Lines of it: each costs some microseconds, whoever sends it."""
+MOST = 1024
+"""Connections in all, where the limit of open files allows it."""
+_OTHER_FILES = 256
+"""Files that are open beside connections: ledger, spool, standard output."""
+
+_lines = Sparse(logging.getLogger(__name__))
+
+
+class Gate:
+    """Knows every connection of a port, and closes those that wait too long or are too many.
+
+    Its methods are called in the event loop.
+
+    Parameters
+    ----------
+    most : int
+        Connections in all.
+    most_of_address : int
+        Connections of one address that may wait.
+    """
+
+    def __init__(self, most: int = MOST, most_of_address: int = MOST_OF_ADDRESS) -> None:
+        self._most = most
+        self._most_of_address = most_of_address
+        self._connections: set[Connection] = set()
+        self._waiting: dict[Connection, float] = {}
+        """Those that wait, and since when: the oldest first."""
+        self._by_address: Counter[str] = Counter()
+
+    def enter(self, connection: Connection) -> None:
+        """Take a new connection in."""
+        self._connections.add(connection)
+        self.wait(connection)
+        if self._by_address[connection.address] > self._most_of_address:
+            self._thin(connection.address)
+        if len(self._connections) > self._most:
+            self.refuse(next(iter(self._waiting)), f"{self._most} connections are open")
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self._connections.discard(connection)
+        self.work(connection)
+
+    def wait(self, connection: Connection) -> None:
+        """Note that a connection waits from now on for what its client sends."""
+        self.work(connection)
+        if connection in self._connections:
+            self._waiting[connection] = time.monotonic()
+            self._by_address[connection.address] += 1
+
+    def work(self, connection: Connection) -> None:
+        """Note that this side has something to do for a connection."""
+        if self._waiting.pop(connection, None) is not None:
+            self._by_address[connection.address] -= 1
+            if not self._by_address[connection.address]:
+                del self._by_address[connection.address]
+
+    def sweep(self) -> None:
+        """Close what has waited too long; called about twice a second."""
+        now = time.monotonic()
+        for connection, since in list(self._waiting.items()):
+            if now - since <= HEAD_S:
+                break
+            connection.end()
+        for address, count in list(self._by_address.items()):
+            if count > self._most_of_address:
+                self._thin(address)
+        for connection in [one for one in self._connections if one.is_stalled(now)]:
+            self.refuse(connection, f"it takes nothing of its answer for {STALL_S:.0f} s")
+
+    def _thin(self, address: str) -> None:
+        """Close the oldest that wait of an address that has too many."""
+        surplus = self._by_address[address] - self._most_of_address
+        fresh = time.monotonic() - FRESH_S
+        old = [one for one, since in self._waiting.items() if since < fresh]
+        for connection in [one for one in old if one.address == address][:surplus]:
+            self.refuse(connection, f"more than {self._most_of_address} connections of it wait")
+
+    def refuse(self, connection: Connection, why: str) -> None:
+        """Close a connection, and say why."""
+        _lines.warning("closed a connection of %s: %s", connection.address, why)
+        self.leave(connection)
+        connection.end()
+
+
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+
+
+def _head_lines(data: bytes) -> int:
+    """Return the lines of a head in some bytes, which may go on with a body."""
+    end = _BLANK_LINE.search(data)
+    return data.count(b"\n", 0, end.start() if end else len(data))
+
+
+class _Parser(h11.Connection):
+    """h11's parser, which leaves the chunks of a body alone until somebody wants them.
+
+    Each chunk is an event of some 30 microseconds, and a stranger chooses its size: a byte.
+    """
+
+    is_held = False
+
+    def next_event(self) -> Any:
+        """Return the next event; PAUSED while the body is not wanted."""
+        if self.is_held:
+            return h11.PAUSED
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self.is_held = any(name == b"transfer-encoding" for name, _ in event.headers)
+        return event
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection, which tells a `Gate` whether it waits."""
+
+    gate: Gate
+    conn: _Parser
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, {**app_state, "connection": self}, _loop)
+        self.conn = _Parser(h11.SERVER, MAX_HEAD)
+        self._is_over = False
+        """Whether all that still comes is the rest of a body that nobody wants."""
+        self.address = ""
+        self._lines, self._tail = 0, b""
+        """Lines of the head that is coming, and its last bytes."""
+        self._is_wanted = False
+        """Whether the application has asked for the body: it knows the sender."""
+        self._blocked_since: float | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin."""
+        super().connection_made(transport)
+        self.address = self.client[0] if self.client else ""
+        self.gate.enter(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self.gate.leave(self)
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        """Handle what has come; a request that is whole is worked on, and waits no longer."""
+        before = self.cycle
+        super().handle_events()
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return
+        if cycle is not before:
+            self._is_wanted = False
+            self._lines, self._tail = 0, b""
+        if self._is_wanted or not cycle.more_body:
+            self.gate.work(self)
+
+    def want_body(self) -> None:
+        """Note that the application reads the body, so that its deadlines hold from here on."""
+        self._is_wanted = True
+        self.gate.work(self)
+        if self.conn.is_held:
+            self.conn.is_held = False
+            self.flow.resume_reading()
+            self.loop.call_soon(self.handle_events)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come."""
+        if self._is_over:
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self._lines += _head_lines(self._tail + data) - self._tail.count(b"\n")
+            self._tail = data[-3:]
+            if self._lines > MAX_LINES:
+                self.gate.refuse(self, f"a head of more than {MAX_LINES} lines")
+                return
+        super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request; behind chunks that nobody wants there can be none."""
+        self.gate.wait(self)
+        self._is_over = self.conn.is_held
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Note that the client does not take its answer."""
+        self._blocked_since = time.monotonic()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Note that the client took some of its answer."""
+        self._blocked_since = None
+        super().resume_writing()
+
+    def is_stalled(self, now: float) -> bool:
+        """Return whether the client has taken nothing of its answer for too long."""
+        return self._blocked_since is not None and now - self._blocked_since > STALL_S
+
+    def end(self) -> None:
+        """Hang up; what is being sent is dropped."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def most_connections() -> int:
+    """Return how many connections may be open at a time; the limit of open files is raised.
+
+    At that limit nothing could be accepted any more, and no file be opened.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST + _OTHER_FILES
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(64, min(MOST, soft - _OTHER_FILES))
+
+
+def connections_of(gate: Gate) -> type[Connection]:
+    """Return the protocol of a port's connections, for uvicorn."""
+    return type("Connection", (Connection,), {"gate": gate})
