@@ -295,7 +295,8 @@ def _status(options: argparse.Namespace) -> int:
 def _trace(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    show.trace(_ledger(_settings_in_force(options)), options.ident, as_json=options.json)
+    settings = _settings_in_force(options)
+    show.trace(settings, _ledger(settings), options.ident, as_json=options.json)
     return OK
 
 

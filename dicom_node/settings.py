@@ -119,6 +119,8 @@ class Node(Section):
     """``[node]``: the application entity and where it keeps things."""
 
     ae_title: AETitle = "CHEXFRACT"
+    ae_titles: tuple[AETitle, ...] = ()
+    """Further AE titles by which it may be called; rules ask for them by ``match.called_ae``."""
     host: str = "0.0.0.0"  # noqa: S104 - modalities are other machines
     port: Port = 11112
     data_dir: Path = Path("var")

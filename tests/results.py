@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import reports
+from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from dicom_node.base.job import ReportObject, ReportOrder, Result
@@ -47,6 +48,17 @@ def add_result(
     order = ReportOrder(content_datetime=reports.WHEN, station_name="CHEXFRACT")
     route = Route("all", "phantom", mode, ("modality",), {}, None, allow, order)
     ledger.instances.receive(instance, [route])
+    return answer_job(ledger, spool, ds, case, seconds)
+
+
+def answer_job(
+    ledger: Ledger,
+    spool: Spool,
+    ds: Dataset,
+    case: str = "fracture",
+    seconds: tuple[str, ...] = (),
+) -> tuple[Document, ...]:
+    """Report on `ds`, whose job is the only one that waits."""
     (ticket,) = ledger.jobs.hand_out("phantom", 1, time.time() + 60)
     claimed = ledger.jobs.claim(ticket.job, ticket.token, "test", 60)
     outcome = reports.CASES[case]

@@ -335,7 +335,8 @@ class Listener:
         if titles and titles.fault:
             known = CALLED_AE_UNKNOWN if "called" in titles.fault else CALLING_AE_UNKNOWN
             return replace(known, reason=titles.fault)
-        if node.called_ae_check and bare_title(request.called_ae_title) != node.ae_title:
+        known_titles = (node.ae_title, *node.ae_titles)
+        if node.called_ae_check and bare_title(request.called_ae_title) not in known_titles:
             return CALLED_AE_UNKNOWN
         caller = who_calls(self._settings.peers, calling, address, certificate)
         if node.known_peers_only and (unknown := _unknown(caller)):

@@ -147,6 +147,10 @@ class Intake:
 
 def _route(settings: Settings, rule: Rule, sender: Sender) -> Route:
     peers = settings.peers
+    if sender.is_web:
+        # Nobody can send to an HTTP client: it fetches the report by WADO-RS.
+        others = tuple(name for name in rule.send_to if name != SENDER)
+        rule = rule.model_copy(update={"send_to": others})
     caller = who_calls(peers, sender.calling_ae, sender.calling_host, sender.certificate)
     waits = unknown_sender(sender.calling_ae, sender.calling_host, caller.problem)
     names, problems = routing.destinations(rule, peers, caller.name, waits)

@@ -22,8 +22,10 @@ from dicom_node.dimse import scu
 from dicom_node.flow import ask_gate, routing, test_report
 from dicom_node.operate import progress
 from dicom_node.peers import doubts
-from dicom_node.settings import Peer, Settings, shown
+from dicom_node.settings import SENDER, Peer, Rule, Settings, shown
 from dicom_node.standard.header import read_header
+from dicom_node.standard.matching import wild
+from dicom_node.standard.web_services import ROOT
 from dicom_node.store.ledger import Ledger
 
 
@@ -82,9 +84,10 @@ def _arrival(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def trace(ledger: Ledger, ident: str, *, as_json: bool) -> None:
+def trace(settings: Settings, ledger: Ledger, ident: str, *, as_json: bool) -> None:
     """Print every stage of one Instance in order, each with its time."""
     told = ledger.history.trace(ident)
+    told["fetch"] = _fetch(settings, told)
     told["stages"] = [
         {"stage": stage["stage"], "time": _iso(stage["at"]), **_without(stage, "stage")}
         for stage in told["stages"]
@@ -100,8 +103,19 @@ def trace(ledger: Ledger, ident: str, *, as_json: bool) -> None:
         reason = f": {delivery['reason']}" if delivery["reason"] else ""
         line = f"{delivery['kind']} to {delivery['destination']}: {delivery['state']}{reason}"
         console.print(escape(line))
+    if told["fetch"]:
+        console.print(escape(f"no destination: fetch it by WADO-RS at {told['fetch']}"))
     for other in told["also"]:
         console.print(f"also {other}")
+
+
+def _fetch(settings: Settings, told: dict[str, Any]) -> str:
+    """Return where a report that goes to nobody is fetched, empty for any other."""
+    is_waiting = any(job["state"] == "reported" and job["mode"] == "live" for job in told["jobs"])
+    if not is_waiting or told["deliveries"]:
+        return ""
+    study = told["instance"]["study_instance_uid"]
+    return f"{settings.web.url.rstrip('/')}{ROOT}/studies/{study}"
 
 
 def acted(what: str, done: Any, *, as_json: bool) -> None:
@@ -202,8 +216,29 @@ def _hints(settings: Settings) -> Iterable[str]:
         yield "known_peers_only = false on an open address: anyone may send"
     if any(rule.allow_demonstration for rule in settings.rules):
         yield "a demonstration model is live: its text means nothing about a patient"
+    for rule in settings.rules:
+        if rule.send_to == (SENDER,):
+            yield (
+                f"rule {rule.name!r} sends to {SENDER} alone: what comes by STOW-RS has no peer to "
+                "send to; its report is fetched by WADO-RS, or name a peer in send_to"
+            )
+        yield from _uncalled(settings, rule)
     for name, doubt in doubts(settings):
         yield f"peer {name} {doubt}"
+
+
+def _uncalled(settings: Settings, rule: Rule) -> Iterable[str]:
+    """Yield a note where nobody can call the node by the title that a rule asks for."""
+    node, patterns = settings.node, rule.match.called_ae
+    titles = (node.ae_title, *node.ae_titles)
+    asked = [wild(one.strip().casefold(), has_sets=True) for one in patterns or ()]
+    if not node.called_ae_check or patterns is None:
+        return
+    if not any(one.matches(title.casefold()) for one in asked for title in titles):
+        yield (
+            f"rule {rule.name!r} is never met: match.called_ae is none of this node's AE titles "
+            f"({', '.join(titles)}); add it to node.ae_titles"
+        )
 
 
 def configuration(settings: Settings, *, as_json: bool) -> None:

@@ -479,6 +479,7 @@ def _add_storage(
             calling_ae=f"STOW {name}".strip()[:16],
             calling_host=request.client.host if request.client else "",
             called_ae=settings.node.ae_title,
+            is_web=True,
         )
         storing = Storing(intake, sender, study, settings.node.max_instance, root)
         status, answer = await storing.take(request.stream(), mark)

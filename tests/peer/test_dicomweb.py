@@ -19,9 +19,10 @@ from listening import radiograph
 from PIL import Image
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
-from results import add_result
+from results import add_result, answer_job
 from serving import SECRET, Api, serving
 
+from dicom_node.operate import show
 from worker.report.sr import Document
 
 pytestmark = pytest.mark.peer
@@ -570,6 +571,28 @@ def test_a_full_disk_is_503(tmp_path: Path) -> None:
     with serving(tmp_path) as api:
         api.spool.min_free = 1 << 62
         assert posted(api, as_bytes(radiograph())).status_code == 503
+
+
+@pytest.mark.parametrize("others", [[], ["modality"]])
+def test_a_report_for_an_http_client_is_fetched_by_it(
+    tmp_path: Path, others: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = {"name": "all", "send_to": ["@sender", *others], "allow_demonstration": True}
+    with serving(tmp_path, rules=[rule]) as api:
+        ds = reports.again(radiograph())
+        assert posted(api, as_bytes(ds)).status_code == 200
+        report = answer_job(api.ledger, api.spool, ds)[0]
+        show.trace(api.settings, api.ledger, ds.SOPInstanceUID, as_json=True)
+        told = json.loads(capsys.readouterr().out)
+        assert [one["destination"] for one in told["deliveries"]] == others
+        study = f"/studies/{ds.StudyInstanceUID}"
+        if not others:
+            assert told["fetch"] == f"{api.settings.web.url}/dicom-web{study}"
+            show.trace(api.settings, api.ledger, ds.SOPInstanceUID, as_json=False)
+            assert "fetch it by WADO-RS" in capsys.readouterr().out
+        client = DICOMwebClient(f"{api.url}/dicom-web", headers=BEARER)
+        (fetched,) = client.retrieve_study(ds.StudyInstanceUID)
+        assert fetched == reports.read(report.content)
 
 
 # Pictures

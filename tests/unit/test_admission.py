@@ -111,6 +111,15 @@ def test_a_peer_gets_the_contexts_that_it_has_rights_for(
         assoc.release()
 
 
+def test_a_node_answers_to_each_of_its_ae_titles(tmp_path: Path) -> None:
+    with listening(tmp_path, ae_titles=["BONES", "FRACTURES"]) as node:
+        for called, is_known in (("CHEXFRACT", True), ("BONES", True), ("CHEST", False)):
+            assoc = request(node, called=called)
+            assert assoc.is_established is is_known
+            if is_known:
+                assoc.release()
+
+
 def test_checks_can_be_switched_off(tmp_path: Path) -> None:
     with listening(tmp_path, known_peers_only=False, called_ae_check=False) as node:
         assoc = request(node, calling="STRANGER", called="ANOTHER")

@@ -369,5 +369,5 @@ def test_pages_metrics_and_commands_tell_committed_apart(
         assert 'chexfract_destination_uncommitted{destination="archive"} 1.0' in metrics
         show.status(api.ledger, limit=5, as_json=False)
         assert "1 sent and not committed" in capsys.readouterr().out
-        show.trace(api.ledger, "1.2.3.1", as_json=False)
+        show.trace(api.settings, api.ledger, "1.2.3.1", as_json=False)
         assert "1.2.3.1: committed" in capsys.readouterr().out
