@@ -25,7 +25,7 @@ from worker.models import (
 )
 from worker.models.fitting import BatchLimit
 from worker.report.boxes import Box, in_image
-from worker.report.document import Document, device_uid
+from worker.report.document import LONG_STRING, Document, device_uid
 from worker.report.reading import Algorithm, Outcome
 from worker.report.renderings import render
 from worker.report.sr import build_each
@@ -348,15 +348,28 @@ def _note(case: Case, said: Description | Reason | Transient) -> None:
 
 
 def algorithm(info: ModelInfo, options: Pixels) -> Algorithm:
-    """Return how reports name a model: software and weights in one version of 64 characters.
+    """Return how reports name a model: software, weights and options in 64 characters.
 
-    IHE AIR wants the same text in Contributing Equipment and in the algorithm items.
+    IHE AIR wants the same text in Contributing Equipment and in the algorithm items. It ends with
+    a digest of all that makes the model's answers, so that no two devices share a version; where
+    there is no room, the model's name is cut and never the digest.
     """
-    parameters = {**info.parameters, "preproc": preprocessing(options), "prompt": info.prompt}
+    parameters = {
+        "weights": "unknown",
+        **info.parameters,
+        "preproc": preprocessing(options),
+        "prompt": info.prompt,
+    }
+    lines = tuple(f"{key}={value}" for key, value in sorted(parameters.items()))
+    digest = options_digest((__version__, info.name, info.version, *lines))[:8]
+    rest = f"{info.version.removeprefix(info.name)}.{digest}"
+    is_named = info.version.startswith(info.name)
+    room = LONG_STRING - len(f"{__version__}+") - len(rest)
+    name = info.name[: max(room, 0)] if is_named else ""
     return Algorithm(
         name=info.name,
-        version=f"{__version__}+{info.version}"[:64],
-        parameters=tuple(f"{key}={value}" for key, value in sorted(parameters.items())),
+        version=f"{__version__}+{name}{rest[-(LONG_STRING - len(__version__) - 1) :]}",
+        parameters=lines,
         language=info.language,
         demonstration=info.demonstration,
         licence=info.licence,

@@ -66,6 +66,12 @@ class ReportOrder(Message):
     objects: tuple[ObjectKind, ...] = ("sr",)
     sop_classes: tuple[str, ...] = ("comprehensive3d",)
     """SR SOP classes to build: comprehensive3d, comprehensive, enhanced, in order of preference."""
+    series_datetime: AwareDatetime | None = None
+    """When the first report of the Study and model was made; None where that is not known."""
+    procedure: tuple[str, str, str] | None = None
+    """Code value, scheme and meaning of Procedure Reported; None is "Imaging procedure"."""
+    text_series: Literal["study", "report"] = "study"
+    """Whether text SRs share a series of the Study; OHIF shows one SR of a series only."""
     not_analysed: bool = True
     """Whether a rejected image is answered with a "not analysed" report."""
 

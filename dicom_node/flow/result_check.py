@@ -16,6 +16,7 @@ from dicom_node.base.errors import NotUnderstood
 from dicom_node.base.job import ReportObject, ReportOrder, Result
 from dicom_node.standard import header
 from dicom_node.standard.elements import EXPLICIT, text_of, walk
+from dicom_node.standard.legal import legal_text
 from dicom_node.standard.uids import derived_uid, object_series_uid, object_uid
 
 SOP_CLASSES: Final[Mapping[str, Collection[str]]] = {
@@ -209,11 +210,12 @@ def _read(content: bytes) -> _Found:
 
 
 def _is_same(written: str, received: str) -> bool:
-    return _plain(written) == _plain(received)
+    # An identifier that is not legal stands in its report as `standard.legal` makes it.
+    return _plain(written) in (_plain(received), _plain(legal_text("LO", received)))
 
 
 def _is_same_issuer(written: str, received: str) -> bool:
-    # One that is not a legal LO is left out of a report, as is one that is empty.
+    # Workers of 0.1.0 leave one out that is not a legal LO, as is one that is empty.
     is_legal = 0 < len(received) <= 64 and "\\" not in received
     return _is_same(written, received) or (not written and not is_legal)
 

@@ -111,7 +111,8 @@ def test_the_text_report_holds_text_and_disclaimer(case: str) -> None:
     ds = shown("basic-text", case)
     words = CASES[case].text
     assert reports.values(ds, "121071") == ([words] if words else [])
-    assert "AI generated, not reviewed" in reports.values(ds, "121077")[0]
+    assert "AI generated" not in reports.values(ds, "121077")[0]
+    assert "AI generated, not reviewed" in reports.values(ds, "121075")[0]
 
 
 def test_images_of_the_text_report_stand_below_texts_only() -> None:
@@ -128,17 +129,21 @@ def test_the_text_wraps_because_its_section_is_continuous() -> None:
     assert sections["121076"].ContinuityOfContent == "SEPARATE"
 
 
-def test_each_text_report_has_a_series_of_its_own() -> None:
+@pytest.mark.parametrize(("text_series", "count"), [("study", 1), ("report", 2)])
+def test_text_reports_share_a_series_unless_the_order_says_otherwise(
+    text_series: str, count: int
+) -> None:
+    """OHIF shows one SR of a series: a site that reads there lets each have its own."""
     made = [
         shown(
             "basic-text",
             source=reports.source(SOPInstanceUID=f"1.2.3.4.{n}"),
-            order=ORDER.model_copy(update={"instance_number": n}),
+            order=ORDER.model_copy(update={"instance_number": n, "text_series": text_series}),
         )
         for n in (1, 2)
     ]
-    assert made[0].SeriesInstanceUID != made[1].SeriesInstanceUID
-    assert [ds.SeriesDescription[:7] for ds in made] == ["Text 1:", "Text 2:"]
+    assert len({ds.SeriesInstanceUID for ds in made}) == count
+    assert len({ds.SeriesDescription for ds in made}) == count
 
 
 # Key Object Selection and presentation state

@@ -24,7 +24,7 @@ from dicom_node.standard import uids
 from worker.report import codes, document, header
 from worker.report.reading import storable
 from worker.report.sr import SOP_CLASSES, Algorithm, Outcome, build, build_each, device_uid
-from worker.text.findings import Findings, Presence
+from worker.text.findings import Findings, Presence, parse
 
 SUMMARY, PRESENCE, QUALITY = "111017", "125605004", "111101"
 FINDING, COMMENT, GROUP = "121071", "121106", "125007"
@@ -46,7 +46,7 @@ def groups(ds: Dataset) -> list[Dataset]:
     [
         ("fracture", "111242", ["52101004"], [], "COMPLETE"),
         ("none", "111241", ["272519000"], [], "COMPLETE"),
-        ("unclear", "111243", ["373068000"], [], "COMPLETE"),
+        ("unclear", "111244", ["373068000"], [], "COMPLETE"),
         ("rejected", "111245", [], ["111209"], "PARTIAL"),
     ],
 )
@@ -54,13 +54,35 @@ def groups(ds: Dataset) -> list[Dataset]:
 def test_each_case_has_its_own_codes(
     case: str, summary: str, presence: list[str], quality: list[str], flag: str, sop_class: str
 ) -> None:
+    """What is unclear is never summed up as "without findings"."""
     ds = report(case, sop_class)
+    evaluations = ds.ContentSequence[-1]
     assert ds.SOPClassUID == SOP_CLASSES[sop_class][0]
-    assert reports.values(ds, SUMMARY) == [summary]
-    assert reports.values(ds, PRESENCE) == presence
+    assert reports.values(evaluations, SUMMARY) == [summary]
+    assert reports.values(evaluations, PRESENCE) == presence
     assert reports.values(ds, QUALITY) == quality
     assert (ds.CompletionFlag, "CompletionFlagDescription" in ds) == (flag, flag == "PARTIAL")
     assert (ds.VerificationFlag, ds.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
+
+
+@pytest.mark.parametrize(
+    ("case", "presence"),
+    [
+        ("fracture", "52101004"),
+        ("none", "272519000"),
+        ("unclear", "373068000"),
+        ("rejected", "373068000"),
+    ],
+)
+def test_one_group_always_speaks_of_the_whole_image(case: str, presence: str) -> None:
+    """Readers start at groups: dcmqi, highdicom and dcmjs saw nothing in a report without one."""
+    first = groups(report(case))[0]
+    assert reports.values(first, PRESENCE) == [presence]
+    assert reports.values(first, "363698007") == [codes.BONE_OF_THORAX.value]
+    assert reports.values(first, "111001") == [report(case).ManufacturerModelName]
+    assert reports.values(first, "112039") == ["Bones of the image"]
+    assert reports.values(first, FINDING) == []
+    assert [item.ValueType for item in reports.items(first)].count("IMAGE") == 1
 
 
 @pytest.mark.parametrize("case", list(CASES))
@@ -124,33 +146,152 @@ def test_parameters_are_made_storable() -> None:
 
 
 def test_a_fracture_is_coded_with_bone_side_and_segment() -> None:
-    first, second = groups(report())
+    _, first, second = groups(report())
     assert reports.values(first, "363698007") == [codes.RIBS["7"].value]
     assert reports.values(first, "272741003") == [codes.SIDES["left"].value]
     assert reports.values(first, "106233006") == [codes.SEGMENTS["posterolateral"].value]
-    assert reports.values(first, "112039") == ["Fracture 1"]
+    assert reports.values(first, "112039") == ["Left rib 7"]
+    assert reports.values(first, "408729009") == [codes.CERTAINTIES["definite"].value]
+    assert reports.values(first, "263502005") == [codes.AGES["acute"].value]
     assert reports.values(first, COMMENT) == [TEXT[:64]]
+    assert reports.values(second, "263502005") == []
     assert reports.values(second, "363698007") == [codes.VERTEBRAE["T8"].value]
     assert reports.values(second, "272741003") == []
+
+
+def said(text: str) -> Outcome:
+    return Outcome(text=text, findings=parse(text))
+
+
+def tracked(ds: Dataset) -> dict[str, str]:
+    """Return Tracking Identifier -> Tracking Unique Identifier of each group."""
+    return dict(zip(reports.values(ds, "112039"), reports.values(ds, "112040"), strict=True))
 
 
 def test_two_fractures_of_one_bone_are_tracked_apart() -> None:
     twice = (reports.fracture("rib", "7", "left"), reports.fracture("rib", "7", "left"))
     outcome = Outcome(text="Two.", findings=Findings(Presence.PRESENT, twice))
-    uids = reports.values(report(outcome=outcome), "112040")
-    assert len(set(uids)) == 2
+    found = tracked(report(outcome=outcome))
+    assert list(found) == ["Bones of the image", "Left rib 7", "Left rib 7 (2)"]
+    assert len(set(found.values())) == 3
 
 
-def test_a_positive_without_a_parsed_bone_has_no_measurements() -> None:
+def test_one_tracking_uid_has_one_name_over_all_reports_of_an_image() -> None:
+    texts = ("Fracture of the left 7th rib.", "Fractures of T8 and of the left 7th rib.", TEXT)
+    names = [tracked(report(outcome=said(text))) for text in texts]
+    pairs = {(uid, name) for found in names for name, uid in found.items()}
+    assert len({uid for uid, _ in pairs}) == len({name for _, name in pairs}) == len(pairs)
+    assert len({found["Left rib 7"] for found in names}) == 1
+
+
+def test_a_positive_without_a_parsed_bone_has_the_group_of_the_image_only() -> None:
     outcome = Outcome(text="Fracture.", findings=Findings(Presence.PRESENT, ()))
-    ds = report(outcome=outcome)
-    assert groups(ds) == []
-    assert reports.values(ds, PRESENCE) == ["52101004"]
+    (group,) = groups(report(outcome=outcome))
+    assert reports.values(group, PRESENCE) == ["52101004"]
 
 
-def test_only_a_positive_report_has_groups() -> None:
+def test_only_a_positive_report_has_groups_of_fractures() -> None:
+    """What a text without a clear answer names is not written as a finding."""
     odd = Outcome(text="?", findings=Findings(Presence.UNDETERMINED, reports.FRACTURES))
-    assert groups(report(outcome=odd)) == []
+    assert reports.values(groups(report(outcome=odd))[0], PRESENCE) == ["373068000"]
+    assert len(groups(report(outcome=odd))) == 1
+
+
+def test_a_fracture_that_is_only_suspected_is_not_present() -> None:
+    ds = report(outcome=said("Possible fracture of the left 5th rib."))
+    everywhere, fracture = groups(ds)
+    assert set(reports.values(ds, PRESENCE)) == {"373068000"}
+    assert reports.values(ds.ContentSequence[-1], SUMMARY) == ["111242"]
+    for item in (everywhere, fracture, ds.ContentSequence[-1]):
+        assert reports.values(item, "408729009") == [codes.CERTAINTIES["possible"].value]
+
+
+def test_one_fracture_that_is_sure_makes_it_present() -> None:
+    ds = report(outcome=said("Possible fracture of the left 5th rib. Fracture of T8."))
+    assert set(reports.values(ds, PRESENCE)) == {"52101004"}
+
+
+@pytest.mark.parametrize(
+    ("text", "site", "side", "presence", "course"),
+    [
+        ("No acute fracture.", "272710004", [], "272519000", ["373933003"]),
+        ("No rib fracture.", "113197003", [], "272519000", []),
+        ("No fracture of the left clavicle.", "51299004", ["7771000"], "272519000", []),
+        ("No displaced rib fracture.", "113197003", [], "373068000", []),
+    ],
+)
+def test_an_absence_keeps_what_it_is_limited_to(
+    text: str, site: str, side: list[str], presence: str, course: list[str]
+) -> None:
+    """An absence that is said of some fractures only is never written of all."""
+    ds = report(outcome=said(text))
+    everywhere, denied = groups(ds)
+    assert reports.values(ds.ContentSequence[-1], PRESENCE) == ["373068000"]
+    assert reports.values(everywhere, PRESENCE) == ["373068000"]
+    assert reports.values(denied, PRESENCE) == [presence]
+    assert reports.values(denied, "363698007") == [site]
+    assert reports.values(denied, "272741003") == side
+    assert reports.values(denied, "263502005") == course
+    assert reports.values(denied, COMMENT) == [text]
+
+
+def test_an_absence_of_any_fracture_is_absence() -> None:
+    ds = report(outcome=said("No fracture."))
+    assert set(reports.values(ds, PRESENCE)) == {"272519000"}
+    assert len(groups(ds)) == 1
+
+
+def test_each_observation_has_its_uid_and_time() -> None:
+    ds = report()
+    again = report(order=ORDER.model_copy(update={"generation": 2}))
+    uids = [group.ObservationUID for group in (*groups(ds), *groups(again))]
+    assert len(set(uids)) == len(uids)
+    assert {group.ObservationDateTime for group in groups(ds)} == {"20260304050607.000089+0000"}
+
+
+def test_the_report_says_which_device_is_its_author() -> None:
+    ds = report(source=reports.source(InstitutionName="Hospital"))
+    for item in (ds.AuthorObserverSequence[0], ds.ParticipantSequence[0]):
+        assert (item.ObserverType, item.DeviceUID) == ("DEV", device_uid(ALGORITHM))
+        assert (item.StationName, item.InstitutionName) == ("CHEXFRACT", "Hospital")
+    assert (ds.StationName, ds.InstitutionName) == ("CHEXFRACT", "Hospital")
+    assert (ds.SeriesDate, ds.SeriesTime) == (ds.ContentDate, ds.ContentTime)
+
+
+def test_a_series_has_one_date_whichever_report_of_it_is_looked_at() -> None:
+    begun = reports.WHEN - timedelta(hours=2)
+    second = ORDER.model_copy(update={"instance_number": 2})
+    assert "SeriesDate" not in report(order=second)
+    ds = report(order=second.model_copy(update={"series_datetime": begun}))
+    assert (ds.SeriesTime, ds.ContentTime) == ("030607.000089", "050607.000089")
+
+
+def test_the_library_describes_the_image() -> None:
+    source = reports.source(
+        ImageLaterality="U", PatientOrientation=["L", "F"], ImagerPixelSpacing=["0.2", "0.1"]
+    )
+    library = report("none", source=source).ContentSequence[-3]
+    assert reports.values(library, "111031") == [codes.VIEWS["PA"].value]
+    assert reports.values(library, "111044") == ["L"]
+    assert reports.values(library, "111043") == ["F"]
+    numbers = {
+        reports.name(item): str(item.MeasuredValueSequence[0].NumericValue)
+        for item in reports.items(library)
+        if item.ValueType == "NUM"
+    }
+    assert {name: float(value) for name, value in numbers.items()} == {
+        "111026": 0.1,
+        "111066": 0.2,
+        "110910": 2000,
+        "110911": 1600,
+    }
+
+
+def test_the_procedure_reported_can_be_chosen() -> None:
+    chosen = ("399208008", "SCT", "Plain chest X-ray")
+    assert reports.values(report(), "121058") == ["363679005"]
+    ds = report(order=ORDER.model_copy(update={"procedure": chosen}))
+    assert reports.values(ds, "121058") == ["399208008"]
 
 
 def test_equipment_observer_and_algorithm_bear_the_same_names() -> None:
@@ -177,8 +318,9 @@ def test_the_image_is_evidence_and_stands_in_the_library() -> None:
         reports.DX,
         "1.2.3.4.5",
     )
-    (entry,) = [item for item in reports.items(ds) if item.ValueType == "IMAGE"]
+    entry, source = [item for item in reports.items(ds) if item.ValueType == "IMAGE"]
     assert "ConceptNameCodeSequence" not in entry
+    assert reports.name(source) == "121112"
     assert reports.values(entry, "121139") == ["DX"]
 
 
@@ -215,7 +357,7 @@ def test_without_a_zone_in_the_image_the_order_decides() -> None:
     local = reports.WHEN.astimezone(timezone(timedelta(hours=9)))
     ds = report(order=ReportOrder(content_datetime=local))
     assert ds.ContentTime == "140607.000089"
-    assert "TimezoneOffsetFromUTC" not in ds
+    assert ds.TimezoneOffsetFromUTC == "+0900"
 
 
 def test_two_processes_write_the_same_bytes_at_different_times() -> None:
@@ -263,7 +405,8 @@ def test_what_makes_another_report_makes_another_uid() -> None:
     ]
     uids = {made.sop_instance_uid for made in [base, *others]}
     assert len(uids) == 5
-    assert {made.series_instance_uid for made in others} == {base.series_instance_uid}
+    assert {made.series_instance_uid for made in others[:3]} == {base.series_instance_uid}
+    assert others[3].series_instance_uid != base.series_instance_uid  # options: another device
 
 
 def test_another_model_version_is_another_device_with_another_series() -> None:
@@ -337,7 +480,8 @@ def test_a_cut_or_damaged_text_is_never_called_negative() -> None:
     negative = Findings(Presence.ABSENT, ())
     for raw in ("No fracture. " * 2000, "No fracture of the \ufffd rib.", "No fract\ud800ure."):
         ds = report(outcome=Outcome(text=raw, findings=negative))
-        assert reports.values(ds, PRESENCE) == ["373068000"]
+        assert set(reports.values(ds, PRESENCE)) == {"373068000"}
+        assert reports.values(ds, SUMMARY) == ["111244"]
 
 
 def test_a_cut_text_is_said_to_be_cut() -> None:
@@ -376,10 +520,7 @@ def test_a_report_that_does_not_read_back_is_not_sent() -> None:
     ds.SpecificCharacterSet = "ISO_IR 192"
     document.written("sr", ds)
     header.put(ds, "SpecificCharacterSet", "ISO_IR 101")  # has no Cyrillic letters
-    with (
-        pytest.warns(UserWarning, match="encod"),
-        pytest.raises(NotUnderstood, match="PatientName"),
-    ):
+    with pytest.raises(NotUnderstood, match="PatientName"):
         document.written("sr", ds)
 
 
@@ -417,7 +558,16 @@ def test_the_longest_names_still_fit() -> None:
     ds = report(
         algorithm=algorithm, order=ORDER.model_copy(update={"series_description": "d" * 64})
     )
-    assert len(ds.ManufacturerModelName) == len(ds.SeriesDescription) == 64
+    assert len(ds.ManufacturerModelName) == 64
+    assert ds.SeriesDescription == "DEMONSTRATION MODEL:\u2026"
+
+
+@pytest.mark.parametrize("label", ["", "Key image: ", "Overlay: ", "Text 12: "])
+def test_a_series_description_ends_at_a_word(label: str) -> None:
+    whole = "AI fracture description of the chest by the hospital's reading room"
+    cut = document.series_description(ALGORITHM, whole, label)
+    assert len(cut) <= 64
+    assert f"{label}{whole} ".startswith(cut.rstrip("\u2026") + " ")
 
 
 def test_a_reason_of_control_characters_still_has_words() -> None:

@@ -1,4 +1,4 @@
-"""Any image's header becomes a legal one; identifiers stay as they are."""
+"""Any image's header becomes a legal one, and what the source knows is kept."""
 
 from __future__ import annotations
 
@@ -87,11 +87,25 @@ def test_a_date_is_repaired_or_left_empty(date: str, legal: str) -> None:
     assert header.text(ds, "PatientBirthDate") == header.text(ds, "StudyDate") == legal
 
 
-def test_identifiers_are_never_altered() -> None:
+def test_an_illegal_identifier_becomes_legal_and_the_report_says_so() -> None:
+    """No source makes an invalid report: over-long and two values are legal nowhere."""
     long = "A" * 70
-    ds = common(AccessionNumber=long, PatientID="a\\b", PatientName=long, StudyID=long)
-    assert header.text(ds, "AccessionNumber") == header.text(ds, "PatientName") == long
-    assert header.text(ds, "PatientID") == "a\\b"
+    source = reports.source(AccessionNumber=long, PatientID="a\\b", PatientName=long, StudyID="S")
+    evidence = header.read(source)
+    assert header.text(evidence.common, "AccessionNumber") == "A" * 16
+    assert header.text(evidence.common, "PatientName") == "A" * 64
+    assert header.text(evidence.common, "PatientID") == "a/b"
+    assert evidence.changes == (
+        "The image's Patient's Name is not legal and was made legal.",
+        "The image's Patient ID is not legal and was made legal.",
+        "The image's Accession Number is not legal and was made legal.",
+    )
+    ds = reports.read(build(source, CASES["none"], ALGORITHM, ORDER).content)
+    assert set(evidence.changes) <= set(reports.values(ds, "121106"))
+
+
+def test_a_legal_header_is_left_as_it_is() -> None:
+    assert header.read(reports.source()).changes == ()
 
 
 @pytest.mark.parametrize("offset", ["+1500", "0100", "Z", "+01:00"])
@@ -99,8 +113,8 @@ def test_an_illegal_time_zone_is_left_out(offset: str) -> None:
     assert "TimezoneOffsetFromUTC" not in common(TimezoneOffsetFromUTC=offset)
 
 
-def test_an_illegal_optional_value_is_left_out() -> None:
-    assert "StudyDescription" not in common(StudyDescription="d" * 65)
+def test_an_illegal_optional_value_is_made_legal() -> None:
+    assert common(StudyDescription="d" * 65).StudyDescription == "d" * 64
     assert common(StudyDescription="Chest").StudyDescription == "Chest"
 
 

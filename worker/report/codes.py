@@ -1,4 +1,4 @@
-"""Every coded concept that a report may hold, in one table."""
+"""Every coded concept that a report may hold, in one table, with where each is published."""
 
 from __future__ import annotations
 
@@ -9,18 +9,48 @@ from pydicom.sr.coding import Code
 TABLE: Final[dict[tuple[str, str], str]] = {}
 """(code value, coding scheme designator) -> code meaning; nothing else is ever written."""
 
+SOURCES: Final[dict[tuple[str, str], tuple[str, ...]]] = {}
+"""(code value, coding scheme designator) -> where the code is published with this meaning."""
 
-def _enter(scheme: str, value: str, meaning: str) -> Code:
+PS3_16 = "DICOM PS3.16 (pydicom 3.0.2)"
+SNOMED_TEMPLATES = "SNOMED CT fracture template (SNOMED International)"
+TOTAL_SEGMENTATOR = "TotalSegmentator SNOMED mapping"
+MCODE = "HL7 mCODE 4.0.0 radiotherapy locations"
+EHDSI = "eHDSI Body Site 8.1.0 (SNOMED CT 2025)"
+SCREENING = "Topicus colon screening register, finding context"
+OWL = "SNOMED CT, OWL expressions"
+GRAMMAR = "SNOMED CT, examples of the compositional grammar"
+CLINICAL_COURSE = "SNOMED CT, clinical course (snomed.info)"
+RADELEMENT = "RSNA/ACR common data elements: status of a fracture"
+VMDB = "Veterinary Medical Database, fractures"
+OIDM = "Open imaging data model, finding models"
+TID_1500 = "DICOM PS3.16 TID 1500, row 12 (PixelMed)"
+UCUM = "UCUM"
+UMLS = "UMLS"
+RFC = "RFC 5646"
+LOINC = "LOINC"
+OWN = "this project: no published code is known"
+
+PRIVATE = "99CHEXFRACT"
+"""Coding Scheme Designator of the parts of bones for which no published code is known."""
+
+
+def _enter(scheme: str, value: str, meaning: str, *sources: str) -> Code:
     TABLE[value, scheme] = meaning
+    SOURCES[value, scheme] = sources
     return Code(value, scheme, meaning)
 
 
 def _dcm(value: str, meaning: str) -> Code:
-    return _enter("DCM", value, meaning)
+    return _enter("DCM", value, meaning, PS3_16)
 
 
-def _sct(value: str, meaning: str) -> Code:
-    return _enter("SCT", value, meaning)
+def _sct(value: str, meaning: str, *sources: str) -> Code:
+    return _enter("SCT", value, meaning, *sources)
+
+
+def _own(value: str, meaning: str) -> Code:
+    return _enter(PRIVATE, value, meaning, OWN)
 
 
 # Structure: TID 1500, TID 1600, TID 1501, TID 1410, TID 1204 (DICOM PS3.16)
@@ -29,9 +59,9 @@ IMAGING_MEASUREMENTS = _dcm("126010", "Imaging Measurements")
 MEASUREMENT_GROUP = _dcm("125007", "Measurement Group")
 IMAGE_LIBRARY = _dcm("111028", "Image Library")
 IMAGE_LIBRARY_GROUP = _dcm("126200", "Image Library Group")
-QUALITATIVE_EVALUATIONS = _enter("UMLS", "C0034375", "Qualitative Evaluations")
+QUALITATIVE_EVALUATIONS = _enter("UMLS", "C0034375", "Qualitative Evaluations", UMLS, TID_1500)
 PROCEDURE_REPORTED = _dcm("121058", "Procedure reported")
-IMAGING_PROCEDURE = _sct("363679005", "Imaging procedure")
+IMAGING_PROCEDURE = _sct("363679005", "Imaging procedure", PS3_16)
 LANGUAGE = _dcm("121049", "Language of Content Item and Descendants")
 MODALITY = _dcm("121139", "Modality")
 FINDING = _dcm("121071", "Finding")
@@ -40,14 +70,32 @@ SOURCE_OF_MEASUREMENT = _dcm("121112", "Source of Measurement")
 IMAGE_REGION = _dcm("111030", "Image Region")
 TRACKING_IDENTIFIER = _dcm("112039", "Tracking Identifier")
 TRACKING_UNIQUE_IDENTIFIER = _dcm("112040", "Tracking Unique Identifier")
-FINDING_SITE = _sct("363698007", "Finding Site")
-LATERALITY = _sct("272741003", "Laterality")
-TOPOGRAPHICAL_MODIFIER = _sct("106233006", "Topographical modifier")
+FINDING_SITE = _sct("363698007", "Finding Site", PS3_16, VMDB)
+LATERALITY = _sct("272741003", "Laterality", PS3_16, GRAMMAR)
+TOPOGRAPHICAL_MODIFIER = _sct("106233006", "Topographical modifier", PS3_16)
+
+IMAGE_VIEW = _dcm("111031", "Image View")
+IMAGE_LATERALITY = _dcm("111027", "Image Laterality")
+PATIENT_ORIENTATION_ROW = _dcm("111044", "Patient Orientation Row")
+PATIENT_ORIENTATION_COLUMN = _dcm("111043", "Patient Orientation Column")
+HORIZONTAL_SPACING = _dcm("111026", "Horizontal Pixel Spacing")
+VERTICAL_SPACING = _dcm("111066", "Vertical Pixel Spacing")
+PIXEL_ROWS = _dcm("110910", "Pixel Data Rows")
+PIXEL_COLUMNS = _dcm("110911", "Pixel Data Columns")
+PIXELS = _enter("UCUM", "{pixels}", "pixels", UCUM)
+MILLIMETER = _enter("UCUM", "mm", "millimeter", UCUM, PS3_16)
+VIEWS: Final = {
+    "PA": _sct("272479007", "postero-anterior", PS3_16),
+    "AP": _sct("399348003", "antero-posterior", PS3_16),
+    "LL": _sct("399173006", "left lateral", PS3_16),
+    "RL": _sct("399198007", "right lateral", PS3_16),
+}
+"""View Position (0018,5101) -> Image View (111031, DCM), CID 4010."""
 
 LANGUAGES: Final = {
-    "en": _enter("RFC5646", "en", "English"),
-    "ru": _enter("RFC5646", "ru", "Russian"),
-    "zh": _enter("RFC5646", "zh", "Chinese"),
+    "en": _enter("RFC5646", "en", "English", RFC),
+    "ru": _enter("RFC5646", "ru", "Russian", RFC),
+    "zh": _enter("RFC5646", "zh", "Chinese", RFC),
 }
 MODALITIES: Final = {
     "CR": _dcm("CR", "Computed Radiography"),
@@ -70,15 +118,36 @@ ARTIFICIAL_INTELLIGENCE = _dcm("123110", "Artificial Intelligence")
 PROCESSING_EQUIPMENT = _dcm("109102", "Processing Equipment")
 
 # Finding, presence (CID 240), summary (CID 6047)
-FRACTURE_OF_BONE = _sct("125605004", "Fracture of bone")
-PRESENT = _sct("52101004", "Present")
-ABSENT = _sct("272519000", "Absent")
-UNDETERMINED = _sct("373068000", "Undetermined")
+FRACTURE_OF_BONE = _sct("125605004", "Fracture of bone", SNOMED_TEMPLATES, VMDB)
+PRESENT = _sct("52101004", "Present", PS3_16, OIDM)
+ABSENT = _sct("272519000", "Absent", PS3_16)
+UNDETERMINED = _sct("373068000", "Undetermined", PS3_16)
 SUMMARY = _dcm("111017", "CAD Processing and Findings Summary")
 SUCCEEDED_WITHOUT_FINDINGS = _dcm("111241", "All algorithms succeeded; without findings")
 SUCCEEDED_WITH_FINDINGS = _dcm("111242", "All algorithms succeeded; with findings")
-NOT_ALL_SUCCEEDED = _dcm("111243", "Not all algorithms succeeded; without findings")
+NOT_ALL_SUCCEEDED = _dcm("111244", "Not all algorithms succeeded; with findings")
+"""Of a text that is not clear: 111243, "… without findings", would be read as a negative."""
 NONE_SUCCEEDED = _dcm("111245", "No algorithms succeeded; without findings")
+
+# Certainty (SNOMED CT finding context; values of CID 3770) and clinical course
+FINDING_CONTEXT = _sct("408729009", "Finding context", OWL, GRAMMAR)
+CERTAINTIES: Final = {
+    "definite": _sct("410515003", "Known present", OWL, GRAMMAR),
+    "possible": _sct("415684004", "Suspected", PS3_16, SCREENING),
+}
+"""How sure the text is of a fracture -> value of `FINDING_CONTEXT`."""
+
+COURSE = _sct("263502005", "Clinical course", CLINICAL_COURSE, GRAMMAR)
+AGES: Final = {
+    "acute": _sct("373933003", "Acute onset", PS3_16, CLINICAL_COURSE),
+    "healing": _sct("19939008", "Subacute", PS3_16, RADELEMENT),
+    "old": _sct("90734009", "Chronic", PS3_16, RADELEMENT),
+}
+"""Age as the parser names it -> value of `COURSE`.
+
+The common data elements of RSNA and ACR have three states of a fracture: acute; subacute, of which
+"healing" is a synonym; and remote, of which "chronic", "healed" and "old" are synonyms.
+"""
 
 # Image quality (CID 6135)
 IMAGE_QUALITY = _dcm("111101", "Image Quality")
@@ -112,93 +181,179 @@ QUALITY: Final = {
 """Reason why an Instance was not analysed -> Image Quality (111101, DCM)."""
 
 # Other result objects
-DIAGNOSTIC_IMAGING_REPORT = _enter("LN", "18748-4", "Diagnostic Imaging Report")
+DIAGNOSTIC_IMAGING_REPORT = _enter("LN", "18748-4", "Diagnostic Imaging Report", PS3_16, LOINC)
 FINDINGS = _dcm("121070", "Findings")
 CONCLUSIONS = _dcm("121076", "Conclusions")
 CONCLUSION = _dcm("121077", "Conclusion")
+RECOMMENDATIONS = _dcm("121074", "Recommendations")
+RECOMMENDATION = _dcm("121075", "Recommendation")
 SOURCE_IMAGE = _dcm("121324", "Source image")
+SOURCE_FOR_PROCESSING = _dcm("121322", "Source image for image processing operation")
+"""Of CID 7202, Purpose of Reference in Source Image Sequence (0008,2112)."""
+REJECTED = _dcm("113037", "Rejected for Patient Safety Reasons")
+"""Title of a Key Object Selection that tells an archive to hide the report that was replaced."""
 OF_INTEREST = _dcm("113000", "Of Interest")
 
 # Sites (SNOMED CT)
-RIB = _sct("113197003", "Rib")
-VERTEBRA = _sct("51282000", "Vertebra")
-SCAPULA = _sct("79601000", "Scapula")
+BONE_OF_THORAX = _sct("272710004", "Bone of thorax", PS3_16, EHDSI)
+"""Site of what is said of the image as a whole."""
+
+
+def _bone(value: str, meaning: str) -> Code:
+    return _sct(value, meaning, PS3_16, TOTAL_SEGMENTATOR)
+
+
+def _part(value: str, meaning: str) -> Code:
+    return _sct(value, meaning, PS3_16, EHDSI)
+
 
 RIBS: Final = {
-    "1": _sct("48535007", "Bone structure of first rib"),
-    "2": _sct("78247007", "Bone structure of second rib"),
-    "3": _sct("25888004", "Bone structure of third rib"),
-    "4": _sct("25523003", "Bone structure of fourth rib"),
-    "5": _sct("15339008", "Bone structure of fifth rib"),
-    "6": _sct("59558009", "Bone structure of sixth rib"),
-    "7": _sct("24915002", "Bone structure of seventh rib"),
-    "8": _sct("5953002", "Bone structure of eighth rib"),
-    "9": _sct("22565002", "Bone structure of ninth rib"),
-    "10": _sct("77644006", "Bone structure of tenth rib"),
-    "11": _sct("58830002", "Bone structure of eleventh rib"),
-    "12": _sct("43993008", "Bone structure of twelfth rib"),
+    "1": _sct("48535007", "Bone structure of first rib", TOTAL_SEGMENTATOR, MCODE),
+    "2": _sct("78247007", "Bone structure of second rib", TOTAL_SEGMENTATOR, MCODE),
+    "3": _sct("25888004", "Bone structure of third rib", TOTAL_SEGMENTATOR, MCODE),
+    "4": _sct("25523003", "Bone structure of fourth rib", TOTAL_SEGMENTATOR, MCODE),
+    "5": _sct("15339008", "Bone structure of fifth rib", TOTAL_SEGMENTATOR, MCODE),
+    "6": _sct("59558009", "Bone structure of sixth rib", TOTAL_SEGMENTATOR, MCODE),
+    "7": _sct("24915002", "Bone structure of seventh rib", TOTAL_SEGMENTATOR, MCODE),
+    "8": _sct("5953002", "Bone structure of eighth rib", TOTAL_SEGMENTATOR, MCODE),
+    "9": _sct("22565002", "Bone structure of ninth rib", TOTAL_SEGMENTATOR, MCODE),
+    "10": _sct("77644006", "Bone structure of tenth rib", TOTAL_SEGMENTATOR, MCODE),
+    "11": _sct("58830002", "Bone structure of eleventh rib", TOTAL_SEGMENTATOR, MCODE),
+    "12": _sct("43993008", "Bone structure of twelfth rib", TOTAL_SEGMENTATOR, MCODE),
 }
 VERTEBRAE: Final = {
-    "T1": _sct("64864005", "T1 vertebra"),
-    "T2": _sct("53733008", "T2 vertebra"),
-    "T3": _sct("1626008", "T3 vertebra"),
-    "T4": _sct("73071006", "T4 vertebra"),
-    "T5": _sct("56401006", "T5 vertebra"),
-    "T6": _sct("45296009", "T6 vertebra"),
-    "T7": _sct("62487009", "T7 vertebra"),
-    "T8": _sct("11068009", "T8 vertebra"),
-    "T9": _sct("82687006", "T9 vertebra"),
-    "T10": _sct("7610001", "T10 vertebra"),
-    "T11": _sct("12989004", "T11 vertebra"),
-    "T12": _sct("23215003", "T12 vertebra"),
+    "C1": _bone("14806007", "C1 vertebra"),
+    "C2": _bone("39976000", "C2 vertebra"),
+    "C3": _bone("113205007", "C3 vertebra"),
+    "C4": _bone("5329002", "C4 vertebra"),
+    "C5": _bone("36978003", "C5 vertebra"),
+    "C6": _bone("36054005", "C6 vertebra"),
+    "C7": _bone("87391001", "C7 vertebra"),
+    "T1": _bone("64864005", "T1 vertebra"),
+    "T2": _bone("53733008", "T2 vertebra"),
+    "T3": _bone("1626008", "T3 vertebra"),
+    "T4": _bone("73071006", "T4 vertebra"),
+    "T5": _bone("56401006", "T5 vertebra"),
+    "T6": _bone("45296009", "T6 vertebra"),
+    "T7": _bone("62487009", "T7 vertebra"),
+    "T8": _bone("11068009", "T8 vertebra"),
+    "T9": _bone("82687006", "T9 vertebra"),
+    "T10": _bone("7610001", "T10 vertebra"),
+    "T11": _bone("12989004", "T11 vertebra"),
+    "T12": _bone("23215003", "T12 vertebra"),
+    "L1": _bone("66794005", "L1 vertebra"),
+    "L2": _bone("14293000", "L2 vertebra"),
+    "L3": _bone("36470004", "L3 vertebra"),
+    "L4": _bone("11994002", "L4 vertebra"),
+    "L5": _bone("49668003", "L5 vertebra"),
 }
-"""Cervical and lumbar levels have no code here: they are coded as `VERTEBRA`."""
-
 BONES: Final = {
-    "rib": RIB,
-    "vertebra": VERTEBRA,
-    "clavicle": _sct("51299004", "Clavicle"),
-    "scapula": SCAPULA,
-    "acromion": SCAPULA,
-    "glenoid": SCAPULA,
-    "coracoid": SCAPULA,
-    "humerus": _sct("85050009", "Humerus"),
-    "sternum": _sct("56873002", "Sternum"),
+    "rib": _part("113197003", "Rib"),
+    "vertebra": _sct("51282000", "Vertebra", PS3_16, EHDSI),
+    "clavicle": _bone("51299004", "Clavicle"),
+    "scapula": _bone("79601000", "Scapula"),
+    "acromion": _part("31934006", "Acromion process of scapula"),
+    "glenoid": _part("46385009", "Glenoid cavity of scapula"),
+    "coracoid": _part("8931003", "Coracoid process of scapula"),
+    "humerus": _bone("85050009", "Humerus"),
+    "sternum": _bone("56873002", "Sternum"),
 }
-"""Parts of the scapula are coded as the scapula, with a topographical modifier where one exists."""
+"""Bone as the parser names it -> Finding Site, where no number says more."""
+
+OTHER_BONES: Final = {
+    "femur": _bone("71341001", "Femur"),
+    "radius": _bone("62413002", "Radius"),
+    "ulna": _bone("23416004", "Ulna"),
+    "pelvis": _part("816092008", "Pelvis"),
+    "hip": _bone("29836001", "Hip"),
+    "skull": _bone("89546000", "Skull"),
+    "mandible": _part("91609006", "Mandible"),
+    "tibia": _bone("12611008", "Tibia"),
+    "fibula": _bone("87342007", "Fibula"),
+    "patella": _bone("64234005", "Patella"),
+    "forearm": _part("14975008", "Forearm"),
+    "metacarpal": _sct("36455000", "Metacarpal bone structure", EHDSI, TOTAL_SEGMENTATOR),
+    "hand": _part("85562004", "Hand"),
+    "foot": _part("56459004", "Foot"),
+    "facial": _part("91397008", "Facial bones"),
+    "nasal": _part("74386004", "Nasal bone"),
+    "sacrum": _bone("54735007", "Sacrum"),
+    "iliac": _part("22356005", "Ilium"),
+    "ilium": _part("22356005", "Ilium"),
+    "pubic ramus": _sct("66040006", "Bone structure of pubis", EHDSI),
+    "olecranon": _sct("371504003", "Structure of olecranon", EHDSI),
+    "costal cartilage": _sct("50016007", "Structure of costal cartilage", EHDSI),
+    "calvarium": _sct("1193553009", "Bone structure of vault of skull", EHDSI),
+    "shoulder": _part("16982005", "Shoulder"),
+}
+"""Bone that the parser only knows by name -> Finding Site; a name that is not here has no code."""
 
 SIDES: Final = {
-    "left": _sct("7771000", "Left"),
-    "right": _sct("24028007", "Right"),
-    "bilateral": _sct("51440002", "Bilateral"),
+    "left": _bone("7771000", "Left"),
+    "right": _bone("24028007", "Right"),
+    "bilateral": _sct("51440002", "Bilateral", PS3_16),
 }
 UNSIDED: Final = frozenset({"vertebra", "sternum"})
 """Bones on the midline: a side would be untrue."""
 
 SEGMENTS: Final = {
-    "anterior": _sct("255549009", "Anterior"),
-    "posterior": _sct("255551008", "Posterior"),
-    "lateral": _sct("49370004", "Lateral"),
-    "medial": _sct("255561001", "Medial"),
-    "proximal": _sct("40415009", "Proximal"),
-    "distal": _sct("46053002", "Distal"),
-    "anterolateral": _sct("37197008", "Anterolateral"),
-    "posterolateral": _sct("90069004", "Posterolateral"),
+    "anterior": _sct("255549009", "Anterior", PS3_16, MCODE),
+    "posterior": _sct("255551008", "Posterior", PS3_16, MCODE),
+    "lateral": _sct("49370004", "Lateral", PS3_16),
+    "medial": _sct("255561001", "Medial", PS3_16),
+    "proximal": _sct("40415009", "Proximal", PS3_16, MCODE),
+    "distal": _sct("46053002", "Distal", PS3_16, MCODE),
+    "anterolateral": _sct("37197008", "Anterolateral", PS3_16),
+    "posterolateral": _sct("90069004", "Posterolateral", PS3_16),
+    "posteromedial": _own("posteromedial", "Posteromedial"),
 }
+"""Direction -> Topographical modifier (106233006, SCT)."""
+
 PARTS: Final = {
-    ("rib", "head"): _sct("12872006", "Head of rib"),
-    ("rib", "neck"): _sct("72184008", "Neck of rib"),
-    ("rib", "angle"): _sct("14510004", "Angle of rib"),
-    ("scapula", "acromion"): _sct("31934006", "Acromion process of scapula"),
-    ("scapula", "glenoid"): _sct("46385009", "Glenoid cavity of scapula"),
-    ("sternum", "body"): _sct("52509009", "Body of sternum"),
-    ("sternum", "manubrium"): _sct("37285002", "Manubrium of sternum"),
+    ("rib", "head"): _part("12872006", "Head of rib"),
+    ("rib", "neck"): _part("72184008", "Neck of rib"),
+    ("rib", "angle"): _part("14510004", "Angle of rib"),
+    ("rib", "shaft"): _part("41601005", "Shaft of rib"),
+    ("scapula", "spine"): _dcm("112099", "Scapular Spine"),
+    ("sternum", "body"): _part("52509009", "Body of sternum"),
+    ("sternum", "manubrium"): _part("37285002", "Manubrium of sternum"),
+    ("sternum", "xiphoid process"): _part("20298003", "Xiphoid process of sternum"),
+    ("sternum", "manubriosternal junction"): _part("44612009", "Sternal angle"),
+    ("humerus", "surgical neck"): _sct("66388000", "Surgical neck of humerus", EHDSI),
+    ("humerus", "anatomical neck"): _sct("181936006", "Anatomical neck of humerus", EHDSI),
+    ("humerus", "greater tuberosity"): _sct("58947000", "Greater tuberosity of humerus", EHDSI),
+    ("humerus", "shaft"): _part("20760004", "Shaft of Humerus"),
+    ("humerus", "proximal part"): _part("119524001", "Proximal Humerus"),
+    ("humerus", "distal part"): _part("118495001", "Distal Humerus"),
+    ("vertebra", "body"): _sct("3572006", "Structure of body of vertebra", EHDSI),
+    ("vertebra", "spinous process"): _part("55678000", "Spinous process of vertebra"),
+    ("vertebra", "transverse process"): _part("73400003", "Transverse process or vertebra"),
+    ("vertebra", "odontoid process"): _sct("1172006", "Odontoid process of axis", EHDSI, MCODE),
 }
-"""(bone, part) -> Topographical modifier that names a part of that bone only."""
+"""(bone, part) -> Finding Site that names this part of the bone."""
+
+MODIFIED: Final = {
+    ("clavicle", "medial third"): SEGMENTS["medial"],
+    ("clavicle", "lateral third"): SEGMENTS["lateral"],
+    ("clavicle", "middle third"): _enter("NCIt", "C25569", "Middle", PS3_16),
+    ("rib", "costochondral junction"): _own("costochondral", "Costochondral junction"),
+    ("scapula", "body"): _own("scapula-body", "Body of scapula"),
+    ("scapula", "neck"): _own("scapula-neck", "Neck of scapula"),
+    ("glenoid", "neck"): _own("glenoid-neck", "Neck of glenoid"),
+    ("glenoid", "rim"): _own("glenoid-rim", "Rim of glenoid"),
+    ("humerus", "head"): _own("humerus-head", "Head of humerus"),
+    ("humerus", "neck"): _own("humerus-neck", "Neck of humerus"),
+    ("humerus", "lesser tuberosity"): _own("humerus-lesser", "Lesser tuberosity of humerus"),
+    ("vertebra", "endplate"): _own("endplate", "Vertebral endplate"),
+}
+"""(bone, part) -> Topographical modifier, where the part has no published Finding Site."""
 
 
-def site(bone: str, number: str | None) -> Code | None:
-    """Return the Finding Site of a fracture, or None where no bone is named.
+def sites(bone: str, number: str | None, part: str | None = None) -> tuple[Code, ...]:
+    """Return the Finding Sites of a fracture: the bone, and the part of it that is named.
+
+    A numbered bone stands before its part ("Bone structure of fifth rib", "Angle of rib"); of other
+    bones the part alone says which bone it belongs to.
 
     Parameters
     ----------
@@ -206,9 +361,16 @@ def site(bone: str, number: str | None) -> Code | None:
         A bone as the parser names it, for example ``"rib"`` or ``"acromion"``.
     number : str or None
         Rib ``"1"`` to ``"12"`` or vertebral level, for example ``"T8"``.
+    part : str or None
+        As the parser names it, for example ``"angle"``; of ``"other"`` the name of the bone.
     """
-    numbered = {"rib": RIBS, "vertebra": VERTEBRAE}.get(bone, {})
-    return numbered.get(number or "", BONES.get(bone))
+    if bone == "other":
+        named = OTHER_BONES.get(part or "")
+        return (named,) if named else ()
+    numbered = {"rib": RIBS, "vertebra": VERTEBRAE}.get(bone, {}).get(number or "")
+    of_part = PARTS.get((bone, part or ""))
+    whole = numbered or (None if of_part else BONES.get(bone))
+    return tuple(code for code in (whole, of_part) if code is not None)
 
 
 def laterality(bone: str, side: str | None) -> Code | None:
@@ -216,12 +378,10 @@ def laterality(bone: str, side: str | None) -> Code | None:
     return None if bone in UNSIDED else SIDES.get(side or "")
 
 
-def modifier(bone: str, segment: str | None) -> Code | None:
-    """Return the Topographical modifier (106233006, SCT) of a Finding Site, if there is one."""
-    if bone in {"acromion", "glenoid"}:
-        return PARTS["scapula", bone]
-    word = (segment or "").lower()
-    return PARTS.get((bone, word), SEGMENTS.get(word))
+def modifiers(bone: str, segment: str | None, part: str | None = None) -> tuple[Code, ...]:
+    """Return the Topographical modifiers (106233006, SCT) of a Finding Site."""
+    found = (MODIFIED.get((bone, part or "")), SEGMENTS.get((segment or "").lower()))
+    return tuple(dict.fromkeys(code for code in found if code is not None))
 
 
 def quality(reason: str) -> Code:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
 
-from pydicom import dcmread, dcmwrite
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
@@ -19,8 +20,9 @@ from dicom_node.base.identity import (
     MODEL_NAME,
 )
 from dicom_node.base.job import ObjectKind, ReportOrder
+from dicom_node.standard.legal import legal_text
 from dicom_node.standard.uids import derived_uid, object_series_uid, object_uid, options_digest
-from worker.report import codes
+from worker.report import codes, encode
 from worker.report.header import Evidence, put, text
 from worker.report.reading import Algorithm
 
@@ -40,8 +42,8 @@ class Document:
 
 
 def device_uid(algorithm: Algorithm) -> str:
-    """Return the Device UID (0018,1002): another version of the model is another device."""
-    return derived_uid("device", algorithm.version)
+    """Return the Device UID (0018,1002): other weights, code or options are another device."""
+    return derived_uid("device", algorithm.version, algorithm.name, *algorithm.parameters)
 
 
 def instance_uid(
@@ -90,10 +92,14 @@ def version(algorithm: Algorithm) -> str:
 def series_description(algorithm: Algorithm, description: str, label: str = "") -> str:
     """Return a Series Description (0008,103E) that says so where the model is a demonstration.
 
-    `label` comes first, because lists cut a description after some 25 characters.
+    `label` comes first, because lists cut a description after some 25 characters. What does not
+    fit ends at a word and an ellipsis.
     """
     demonstration = "DEMONSTRATION MODEL: " if algorithm.demonstration else ""
-    return f"{label}{demonstration}{description}"[:LONG_STRING].rstrip()
+    whole = f"{label}{demonstration}{description}".rstrip()
+    if len(whole) <= LONG_STRING:
+        return whole
+    return f"{whole[: LONG_STRING - 1].rpartition(' ')[0] or whole[: LONG_STRING - 1]}\u2026"
 
 
 def moment(evidence: Evidence, order: ReportOrder) -> datetime:
@@ -133,6 +139,19 @@ def fix(ds: Dataset, evidence: Evidence, algorithm: Algorithm, order: ReportOrde
         put(ds, keyword, when.strftime("%Y%m%d"))
     for keyword in ("InstanceCreationTime", "ContentTime"):
         put(ds, keyword, when.strftime("%H%M%S.%f"))
+    begun = order.series_datetime
+    if begun is None and order.instance_number == 1:
+        begun = order.content_datetime  # later ones of the series would contradict the first
+    if begun is not None:
+        begun = begun.astimezone(when.tzinfo)
+        put(ds, "SeriesDate", begun.strftime("%Y%m%d"))
+        put(ds, "SeriesTime", begun.strftime("%H%M%S.%f"))
+    if "TimezoneOffsetFromUTC" not in ds:
+        put(ds, "TimezoneOffsetFromUTC", f"{when:%z}"[:5])
+    if order.station_name:
+        put(ds, "StationName", legal_text("SH", order.station_name))
+    if evidence.institution:
+        put(ds, "InstitutionName", evidence.institution)
     put(ds, "ContributingEquipmentSequence", [_equipment(algorithm, order, when)])
 
 
@@ -161,7 +180,14 @@ def coded(concept: Code) -> Dataset:
 
 
 def written(kind: ObjectKind, ds: Dataset, words: str = "") -> Document:
-    """Return `ds` as Part 10 bytes that read back as what was meant.
+    """Return `ds` as Part 10 bytes that read back as what was meant; see `written_each`."""
+    return written_each(kind, ds, ((str(ds.SOPClassUID), str(ds.SOPInstanceUID)),), words)[0]
+
+
+def written_each(
+    kind: ObjectKind, ds: Dataset, variants: Sequence[tuple[str, str]], words: str = ""
+) -> tuple[Document, ...]:
+    """Return `ds` as Part 10 bytes once per SOP class; the bytes differ in the UIDs alone.
 
     Parameters
     ----------
@@ -169,6 +195,8 @@ def written(kind: ObjectKind, ds: Dataset, words: str = "") -> Document:
         What a destination calls this object.
     ds : Dataset
         With its File Meta Information.
+    variants : sequence of (str, str)
+        SOP Class UID and SOP Instance UID of each.
     words : str
         The model's text, where the object holds it as a Text Value.
 
@@ -179,16 +207,18 @@ def written(kind: ObjectKind, ds: Dataset, words: str = "") -> Document:
     """
     ds.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     ds.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    buffer = BytesIO()
-    dcmwrite(buffer, ds, enforce_file_format=True)
-    content = buffer.getvalue()
-    _check(ds, content, words)
-    return Document(
-        kind=kind,
-        sop_class_uid=str(ds.SOPClassUID),
-        sop_instance_uid=str(ds.SOPInstanceUID),
-        series_instance_uid=str(ds.SeriesInstanceUID),
-        content=content,
+    contents = list(encode.part10(ds, variants))
+    if contents:
+        _check(ds, contents[0], words)  # the others are these bytes with other UIDs
+    return tuple(
+        Document(
+            kind=kind,
+            sop_class_uid=sop_class,
+            sop_instance_uid=instance,
+            series_instance_uid=str(ds.SeriesInstanceUID),
+            content=content,
+        )
+        for (sop_class, instance), content in zip(variants, contents, strict=True)
     )
 
 
@@ -198,12 +228,12 @@ def _check(meant: Dataset, content: bytes, words: str) -> None:
     for keyword in ("PatientName", "PatientID", "AccessionNumber", "StudyInstanceUID"):
         if text(again, keyword).rstrip(" \0") != text(meant, keyword).rstrip(" \0"):
             raise NotUnderstood(f"{keyword} does not read back from the report as it was meant")
-    if words and words not in set(_texts(again)):
+    if words and not _holds(content, words):
         raise NotUnderstood("the model's text does not read back from the report as it was meant")
 
 
-def _texts(item: Dataset) -> list[str]:
-    found = [str(item.TextValue)] if "TextValue" in item else []
-    for child in item.get("ContentSequence") or ():
-        found += _texts(child)
-    return found
+def _holds(content: bytes, words: str) -> bool:
+    """Tell whether a Text Value (0040,A160) of the file is `words`, byte for byte."""
+    value = words.encode()
+    value += b" " * (len(value) % 2)
+    return b"\x40\x00\x60\xa1UT\0\0" + len(value).to_bytes(4, "little") + value in content

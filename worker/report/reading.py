@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from dicom_node.base.job import Reason
 from worker.report.boxes import Box
-from worker.text.findings import Findings, Fracture, Presence
+from worker.text.findings import Absence, Findings, Fracture, Presence
 
 LONGEST_TEXT = 10_000
 """Bytes of UTF-8 that a report holds of one model text; what is longer is a loop."""
@@ -18,6 +18,7 @@ DISCLAIMER = (
     "For research use only; not a medical device; not for primary diagnosis."
 )
 ABSENCE = "The absence of an AI finding does not exclude a fracture."
+REPLACES = "This report replaces an earlier one of this image (number {} of its reports)."
 UNCLEAR = "Model output could not be interpreted automatically; text is verbatim."
 CUT = f"The model's text was longer than {LONGEST_TEXT} bytes and was cut."
 DEMONSTRATION = "DEMONSTRATION MODEL: reads drawings only; its text means nothing about a patient."
@@ -71,7 +72,19 @@ class Reading:
     """Disclaimer and what else a reader must know."""
     warnings: tuple[str, ...] = ()
     fractures: tuple[Fracture, ...] = field(default=())
+    absences: tuple[Absence, ...] = ()
+    """What a negative text calls absent, where it calls no more than that absent."""
     reason: Reason | None = None
+
+    @property
+    def is_only_possible(self) -> bool:
+        """Whether the text suspects fractures and is sure of none."""
+        return bool(self.fractures) and all(f.certainty == "possible" for f in self.fractures)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether absence is said of some bones, sides or kinds of fracture only."""
+        return bool(self.absences)
 
     @property
     def words(self) -> str:
@@ -84,8 +97,8 @@ class Reading:
         return f"Not analysed: {self.reason.text} {self.caution}" if self.reason else self.caution
 
 
-def read(outcome: Outcome, algorithm: Algorithm) -> Reading:
-    """Return what a report says of `outcome`.
+def read(outcome: Outcome, algorithm: Algorithm, generation: int = 1) -> Reading:
+    """Return what a report says of `outcome`; from the second `generation` on it replaces another.
 
     A text that holds replacement characters, is cut or has no findings is never called negative.
     """
@@ -96,12 +109,17 @@ def read(outcome: Outcome, algorithm: Algorithm) -> Reading:
     case = _case(outcome.findings, text, is_whole, reason)
     is_positive = case is Case.FRACTURE and outcome.findings is not None
     warnings = [*outcome.warnings, *([] if is_whole else [CUT])]
+    if generation > 1:
+        warnings.append(REPLACES.format(generation))
+    found = outcome.findings
+    is_limited = case is Case.NO_FRACTURE and found is not None and found.is_limited
     return Reading(
         case=case,
         text="" if reason else text,
         caution=_caution(case, algorithm),
         warnings=tuple(line for warning in warnings if (line := storable(warning)[0])),
         fractures=tuple(outcome.findings.fractures) if is_positive and outcome.findings else (),
+        absences=outcome.findings.absences if is_limited and outcome.findings else (),
         reason=reason,
     )
 

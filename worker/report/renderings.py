@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from highdicom.ko import KeyObjectSelectionDocument
 from highdicom.sr import ContainerContentItem, ContentSequence
-from highdicom.sr.sop import _SR
 from highdicom.sr.value_types import ContentItem
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.base.errors import ConfigurationError, NotUnderstood
@@ -41,12 +42,23 @@ from worker.report.page import (
     Labels,
     Mark,
     Text,
+    in_words,
     pages,
     visual,
 )
 from worker.report.paint import as_pdf, as_pixels
 from worker.report.reading import Algorithm, Case, Outcome, Reading
-from worker.report.sr import container, document_arguments, head, image, observer, unname, words
+from worker.report.sr import (
+    container,
+    document,
+    finish,
+    head,
+    image,
+    observer,
+    rooted,
+    unname,
+    words,
+)
 
 BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
 KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
@@ -65,6 +77,9 @@ ELLIPSIS = "\u2026"
 LONGEST_FRAME = 8
 """Pages of a Secondary Capture; only a text of almost nothing but line feeds has more."""
 
+MOST_PLACES = 20
+"""Fractures that a conclusion names."""
+
 CONTINUES_ELSEWHERE = "(continues in the structured report)"
 
 
@@ -76,7 +91,8 @@ class Job:
     ) -> None:
         self.source = source
         self.evidence: Evidence = header.read(source)
-        self.said: Reading = reading.read(outcome, algorithm)
+        said = reading.read(outcome, algorithm, order.generation)
+        self.said: Reading = replace(said, warnings=(*said.warnings, *self.evidence.changes))
         self.algorithm = algorithm
         self.order = order
 
@@ -128,22 +144,20 @@ def render(
 
 
 def basic_text(job: Job, _pixels: NDArray[Any] | None) -> Dataset:
-    """Return a Basic Text SR (TID 2000), a series of its own: viewers show one report a series."""
+    """Return a Basic Text SR (TID 2000); its series is that of the Study, or its own."""
+    report = document(job.evidence, job.said, job.algorithm, job.order)
+    for element in _text_root(job):
+        report[element.tag] = element
     uid = instance_uid("basic-text", BASIC_TEXT_SR, job.evidence, job.algorithm, job.order)
-    description = f"Text {job.order.instance_number}: "
-    report: Dataset = _made(
-        _SR,
-        job,
-        content=_text_root(job),
-        sop_class_uid=BASIC_TEXT_SR,
-        sop_instance_uid=uid,
-        series_instance_uid=derived_uid("bt-series", uid),
-        series_number=job.order.series_number + SERIES["basic-text"],
-        series_description=_description(job, description),
-        **document_arguments(job.evidence, job.said, job.algorithm, job.order),
-    )
-    if job.said.reason is not None:
-        put(report, "CompletionFlagDescription", f"Not analysed: {job.said.reason.code}"[:64])
+    is_own = job.order.text_series == "report"
+    label = f"Text {job.order.instance_number}: " if is_own else "Text: "
+    series = series_uid("basic-text", job.evidence, job.algorithm)
+    put(report, "SOPClassUID", BASIC_TEXT_SR)
+    put(report, "SOPInstanceUID", uid)
+    put(report, "SeriesInstanceUID", derived_uid("bt-series", uid) if is_own else series)
+    put(report, "SeriesNumber", job.order.series_number + SERIES["basic-text"])
+    put(report, "SeriesDescription", _description(job, label))
+    finish(report, job.evidence, job.said, job.algorithm, job.order)
     return report
 
 
@@ -166,10 +180,9 @@ def _description(job: Job, label: str) -> str:
 
 
 def _text_root(job: Job) -> ContainerContentItem:
+    """Return the tree: what was read, what it comes to, and, apart from it, the cautions."""
     children = head(job.algorithm, job.order)
-    conclusions: list[ContentItem] = [
-        words(codes.CONCLUSION, line) for line in (job.said.comment, *job.said.warnings)
-    ]
+    conclusion = words(codes.CONCLUSION, _conclusion(job.said))
     if job.said.text:
         finding = words(codes.FINDING, job.said.text)
         _point(finding, job.evidence)
@@ -180,13 +193,31 @@ def _text_root(job: Job) -> ContainerContentItem:
         findings.ContentSequence = ContentSequence([finding])
         children.append(findings)
     else:
-        _point(conclusions[0], job.evidence)
-    children.append(container(codes.CONCLUSIONS, conclusions))
-    root = ContainerContentItem(
-        codes.DIAGNOSTIC_IMAGING_REPORT, is_content_continuous=False, template_id="2000"
+        _point(conclusion, job.evidence)
+    children.append(container(codes.CONCLUSIONS, [conclusion]))
+    cautions = [
+        words(codes.RECOMMENDATION, line) for line in (job.said.caution, *job.said.warnings)
+    ]
+    children.append(container(codes.RECOMMENDATIONS, cautions))
+    return rooted(codes.DIAGNOSTIC_IMAGING_REPORT, "2000", children)
+
+
+def _conclusion(said: Reading) -> str:
+    """Return the case in a sentence, with the places that are coded."""
+    line = f"{HEADLINES[said.case].capitalize()} by AI."
+    if said.reason is not None:
+        return f"{line} {said.reason.text}"
+    if said.is_only_possible:
+        line = "Possible fracture described by AI."
+    if said.is_limited:
+        line += " It speaks of some bones or kinds of fracture only."
+    places = "; ".join(in_words(fracture) for fracture in said.fractures[:MOST_PLACES])
+    more = len(said.fractures) - MOST_PLACES
+    return " ".join(
+        part
+        for part in (line, f"{places}." if places else "", f"And {more} more." if more > 0 else "")
+        if part
     )
-    root.ContentSequence = ContentSequence(children)
-    return root
 
 
 def _point(item: ContentItem, evidence: Evidence) -> None:
@@ -254,7 +285,7 @@ def secondary_capture(job: Job, pixels: NDArray[Any] | None) -> Dataset:
     put(ds, "BurnedInAnnotation", "YES")
     put(ds, "DerivationDescription", "Page with the description of fractures by AI")
     if job.evidence.is_image:
-        put(ds, "SourceImageSequence", [_source_image(job.evidence)])
+        put(ds, "SourceImageSequence", [_source_image(job.evidence, codes.SOURCE_FOR_PROCESSING)])
     frame = _frame(job, pixels)
     rows, columns = frame.shape
     put(ds, "SamplesPerPixel", 1)
@@ -283,12 +314,12 @@ def _frame(job: Job, pixels: NDArray[Any] | None) -> NDArray[np.uint8]:
     return frame[: len(frame) - max(unused, 0)]
 
 
-def _source_image(evidence: Evidence) -> Dataset:
+def _source_image(evidence: Evidence, purpose: Code) -> Dataset:
     """Return an item that refers to the source (PS3.3 Table 10-3, with its purpose)."""
     item = Dataset()
     put(item, "ReferencedSOPClassUID", evidence.sop_class_uid)
     put(item, "ReferencedSOPInstanceUID", evidence.sop_instance_uid)
-    put(item, "PurposeOfReferenceCodeSequence", [coded(codes.SOURCE_IMAGE)])
+    put(item, "PurposeOfReferenceCodeSequence", [coded(purpose)])
     return item
 
 
@@ -332,7 +363,7 @@ def encapsulated_pdf(job: Job, pixels: NDArray[Any] | None) -> Dataset:
     put(ds, "ConceptNameCodeSequence", [coded(codes.DIAGNOSTIC_IMAGING_REPORT)])
     put(ds, "MIMETypeOfEncapsulatedDocument", "application/pdf")
     if job.evidence.is_image:
-        put(ds, "SourceInstanceSequence", [_source_image(job.evidence)])
+        put(ds, "SourceInstanceSequence", [_source_image(job.evidence, codes.SOURCE_IMAGE)])
     put(ds, "EncapsulatedDocumentLength", len(content))
     put(ds, "EncapsulatedDocument", content + b"\0" * (len(content) % 2))
     return ds

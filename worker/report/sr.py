@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 from highdicom.sr import (
@@ -16,25 +17,26 @@ from highdicom.sr import (
     ContentSequence,
     EnhancedSR,
     ImageContentItem,
+    NumContentItem,
     ScoordContentItem,
     TextContentItem,
     UIDRefContentItem,
 )
 from highdicom.sr.value_types import ContentItem
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 from dicom_node.base.errors import ConfigurationError, NotUnderstood
 from dicom_node.base.identity import MANUFACTURER
 from dicom_node.base.job import Predecessor, ReportOrder
-from dicom_node.standard.uids import derived_uid
+from dicom_node.standard.legal import legal_text
+from dicom_node.standard.uids import derived_uid, options_digest
 from worker.report import boxes, codes, header, reading
 from worker.report.boxes import Marked
 from worker.report.document import (
     LONG_STRING,
     Document,
-    bare,
     device_uid,
     fix,
     instance_uid,
@@ -43,11 +45,11 @@ from worker.report.document import (
     series_description,
     series_uid,
     version,
-    written,
+    written_each,
 )
 from worker.report.header import Evidence, put
 from worker.report.reading import Algorithm, Case, Outcome, Reading
-from worker.text.findings import Fracture
+from worker.text.findings import Absence, Fracture, Place
 
 __all__ = ["SOP_CLASSES", "Algorithm", "Document", "Outcome", "build", "build_each", "device_uid"]
 
@@ -62,9 +64,16 @@ SUMMARIES: Final = {
     Case.FRACTURE: (codes.SUCCEEDED_WITH_FINDINGS, codes.PRESENT),
     Case.NO_FRACTURE: (codes.SUCCEEDED_WITHOUT_FINDINGS, codes.ABSENT),
     Case.UNCLEAR: (codes.NOT_ALL_SUCCEEDED, codes.UNDETERMINED),
-    Case.NOT_ANALYSED: (codes.NONE_SUCCEEDED, None),
+    Case.NOT_ANALYSED: (codes.NONE_SUCCEEDED, codes.UNDETERMINED),
 }
 """Case -> processing summary and presence of a fracture; not analysed never claims absence."""
+
+CODED_QUALIFIERS: Final = frozenset(codes.AGES) | {"definite"}
+"""What an absence may be limited to and still be coded; "no displaced fracture" has no code."""
+
+BONE_WORDS: Final = {"other": "Bone not named"}
+WHOLE_IMAGE = "Bones of the image"
+"""Tracking Identifier of the group that speaks of the image as a whole."""
 
 CONTAINS = "CONTAINS"
 CONCEPT_MOD = "HAS CONCEPT MOD"
@@ -92,8 +101,8 @@ def build_each(
 ) -> tuple[Document, ...]:
     """Return the report of one Instance once per SOP class; same arguments, same bytes.
 
-    The tree uses nothing that only one of the classes has, so it is built once, and the others
-    differ from it in their UIDs alone.
+    The tree uses nothing that only one of the classes has, so it is built and written once, and
+    the others differ from it in their UIDs alone.
 
     Parameters
     ----------
@@ -126,139 +135,232 @@ def build_each(
         if name not in SOP_CLASSES:
             raise ConfigurationError(f"SR SOP class {name!r} is none of {', '.join(SOP_CLASSES)}")
     evidence = header.read(source)
-    said, found = _marked(outcome, reading.read(outcome, algorithm), evidence)
-    report = _report(evidence, said, found, algorithm, order, sop_classes[0])
-    fix(report, evidence, algorithm, order)
-    unname(report)
-    if said.reason is not None:
-        flag = f"Not analysed: {said.reason.code}"[:LONG_STRING]
-        put(report, "CompletionFlagDescription", flag)
-    documents = []
+    said, found = _read(outcome, algorithm, order, evidence)
+    report = document(evidence, said, algorithm, order)
+    for element in root(evidence, said, found, algorithm, order):
+        report[element.tag] = element
+    put(report, "SeriesInstanceUID", series_uid("sr", evidence, algorithm))
+    put(report, "SeriesNumber", order.series_number)
+    put(report, "SeriesDescription", series_description(algorithm, order.series_description))
+    finish(report, evidence, said, algorithm, order)
+    variants = []
     for name in sop_classes:
-        uid = UID(SOP_CLASSES[name][0])
-        report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = uid
-        own = UID(instance_uid("sr", uid, evidence, algorithm, order))
-        report.SOPInstanceUID = report.file_meta.MediaStorageSOPInstanceUID = own
-        documents.append(written("sr", report, said.text))
-    return tuple(documents)
+        uid = SOP_CLASSES[name][0]
+        variants.append((uid, instance_uid("sr", uid, evidence, algorithm, order)))
+    return written_each("sr", report, variants, said.text)
 
 
-def _marked(
-    outcome: Outcome, said: Reading, evidence: Evidence
+def finish(
+    report: Dataset, evidence: Evidence, said: Reading, algorithm: Algorithm, order: ReportOrder
+) -> None:
+    """Put what highdicom has no arguments for into an SR document (PS3.3 C.17.2)."""
+    fix(report, evidence, algorithm, order)
+    author = _device(algorithm, order, evidence)
+    put(author, "ObserverType", "DEV")
+    put(report, "AuthorObserverSequence", [author])
+    participant = _device(algorithm, order, evidence)
+    put(participant, "ParticipationType", "SOURCE")
+    put(participant, "ParticipationDateTime", stamp(evidence, order))
+    put(participant, "ObserverType", "DEV")
+    put(report, "ParticipantSequence", [participant])
+    if "ProcedureCodeSequence" in evidence.common:
+        put(report, "PerformedProcedureCodeSequence", evidence.common.ProcedureCodeSequence)
+    flag = f"Not analysed: {said.reason.code}" if said.reason is not None else ""
+    if order.predecessor is not None:
+        flag = f"{flag}; replaces an earlier report" if flag else "Replaces an earlier report"
+    if flag:
+        put(report, "CompletionFlagDescription", flag[:LONG_STRING])
+
+
+def _device(algorithm: Algorithm, order: ReportOrder, evidence: Evidence) -> Dataset:
+    """Return this software as an observer (PS3.3 Table C.17-3b)."""
+    item = Dataset()
+    put(item, "Manufacturer", MANUFACTURER)
+    put(item, "ManufacturerModelName", model_name(algorithm))
+    put(item, "StationName", legal_text("SH", order.station_name))
+    put(item, "DeviceUID", device_uid(algorithm))
+    put(item, "InstitutionName", evidence.institution)
+    put(item, "InstitutionCodeSequence", [])
+    return item
+
+
+def stamp(evidence: Evidence, order: ReportOrder) -> str:
+    """Return the time of the reading as a DT value."""
+    return f"{moment(evidence, order):%Y%m%d%H%M%S.%f%z}"
+
+
+def _read(
+    outcome: Outcome, algorithm: Algorithm, order: ReportOrder, evidence: Evidence
 ) -> tuple[Reading, Sequence[Marked]]:
-    """Return the fractures with their regions, and the reading with notes on boxes left out."""
+    """Return the fractures with their regions, and the reading with notes on what was changed."""
+    said = reading.read(outcome, algorithm, order.generation)
+    said = replace(said, warnings=(*said.warnings, *evidence.changes))
     if not outcome.boxes:
         return said, [Marked(fracture) for fracture in said.fractures]
     kept, notes = boxes.sound(outcome.boxes, evidence.rows, evidence.columns)
     if said.case is not Case.FRACTURE or not evidence.is_image:
         kept, notes = (), [boxes.note(boxes.UNSURE, len(outcome.boxes))]
-    told = replace(said, warnings=(*said.warnings, *notes))
-    return told, boxes.marked(said.fractures, kept)
+    noted = replace(said, warnings=(*said.warnings, *notes))
+    return noted, boxes.marked(said.fractures, kept)
 
 
-def _report(
-    evidence: Evidence,
-    said: Reading,
-    found: Sequence[Marked],
-    algorithm: Algorithm,
-    order: ReportOrder,
-    sop_class: str,
+def document(
+    evidence: Evidence, said: Reading, algorithm: Algorithm, order: ReportOrder
 ) -> Dataset:
-    sop_class_uid, make = SOP_CLASSES[sop_class]
-    try:
-        report: Dataset = make(
-            evidence=[bare(evidence)],
-            content=_root(evidence, said, found, algorithm, order),
-            series_instance_uid=series_uid("sr", evidence, algorithm),
-            series_number=order.series_number,
-            series_description=series_description(algorithm, order.series_description),
-            sop_instance_uid=instance_uid("sr", sop_class_uid, evidence, algorithm, order),
-            instance_number=order.instance_number,
-            **document_arguments(evidence, said, algorithm, order),
-        )
-    except KeyError as exc:
-        raise NotUnderstood(f"SOP class {evidence.sop_class_uid} is not in the Standard") from exc
+    """Return an SR document without content, series or UIDs of its own.
+
+    highdicom makes the document of a model once, of an empty tree about an image of nobody; what
+    differs from image to image is put over it.
+    """
+    if UID(evidence.sop_class_uid).name == evidence.sop_class_uid:
+        raise NotUnderstood(f"SOP class {evidence.sop_class_uid} is not in the Standard")
+    frame = _frame(model_name(algorithm), version(algorithm))
+    report = Dataset()
+    report.update(frame)
+    report.file_meta = FileMetaDataset()
+    report.file_meta.TransferSyntaxUID = frame.file_meta.TransferSyntaxUID
+    if order.serial_number:
+        put(report, "DeviceSerialNumber", order.serial_number)
+    is_complete = said.case is not Case.NOT_ANALYSED
+    put(report, "CompletionFlag", "COMPLETE" if is_complete else "PARTIAL")
+    put(report, "InstanceNumber", order.instance_number)
+    put(report, "CurrentRequestedProcedureEvidenceSequence", [_study(evidence)])
+    if evidence.requests:
+        put(report, "ReferencedRequestSequence", list(evidence.requests))
+    if order.predecessor is not None:
+        put(report, "PredecessorDocumentsSequence", [_before(order.predecessor)])
     return report
 
 
-def document_arguments(
-    evidence: Evidence, said: Reading, algorithm: Algorithm, order: ReportOrder
-) -> dict[str, Any]:
-    """Return the arguments that each of highdicom's SR classes takes from a job."""
-    when = moment(evidence, order)
-    return {
-        "manufacturer": MANUFACTURER,
-        "manufacturer_model_name": model_name(algorithm),
-        "software_versions": version(algorithm),
-        "device_serial_number": order.serial_number or None,
-        "content_date": when.date(),
-        "content_time": when.time(),
-        "is_complete": said.case is not Case.NOT_ANALYSED,
-        "is_final": False,
-        "requested_procedures": list(evidence.requests) or None,
-        "previous_versions": _previous(order.predecessor),
-        "specific_character_set": header.CHARACTER_SET,
-    }
+def _study(evidence: Evidence) -> Dataset:
+    """Return the image as evidence (PS3.3 C.17.2.3)."""
+    item = Dataset()
+    put(item, "ReferencedSOPClassUID", evidence.sop_class_uid)
+    put(item, "ReferencedSOPInstanceUID", evidence.sop_instance_uid)
+    return _in_study(evidence.study_instance_uid, evidence.series_instance_uid, item)
 
 
-def _previous(predecessor: Predecessor | None) -> list[Dataset] | None:
-    if predecessor is None:
-        return None
-    previous = Dataset()
-    put(previous, "StudyInstanceUID", predecessor.study_instance_uid)
-    put(previous, "SeriesInstanceUID", predecessor.series_instance_uid)
-    put(previous, "SOPClassUID", predecessor.sop_class_uid)
-    put(previous, "SOPInstanceUID", predecessor.sop_instance_uid)
-    return [previous]
+def _before(predecessor: Predecessor) -> Dataset:
+    """Return the report that this one replaces."""
+    item = Dataset()
+    put(item, "ReferencedSOPClassUID", predecessor.sop_class_uid)
+    put(item, "ReferencedSOPInstanceUID", predecessor.sop_instance_uid)
+    return _in_study(predecessor.study_instance_uid, predecessor.series_instance_uid, item)
 
 
-def _root(
+def _in_study(study_instance_uid: str, series_instance_uid: str, item: Dataset) -> Dataset:
+    series = Dataset()
+    put(series, "SeriesInstanceUID", series_instance_uid)
+    put(series, "ReferencedSOPSequence", [item])
+    study = Dataset()
+    put(study, "StudyInstanceUID", study_instance_uid)
+    put(study, "ReferencedSeriesSequence", [series])
+    return study
+
+
+@lru_cache(maxsize=16)
+def _frame(model: str, software: str) -> Dataset:
+    """Return the SR document that highdicom makes of an empty tree, with a model's names."""
+    empty = ContainerContentItem(
+        codes.IMAGING_MEASUREMENT_REPORT, is_content_continuous=False, template_id="1500"
+    )
+    empty.ContentSequence = ContentSequence([code(codes.OBSERVER_TYPE, codes.DEVICE, OBS_CONTEXT)])
+    nobody = Dataset()
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex"):
+        put(nobody, keyword, "")
+    for keyword in ("StudyDate", "StudyTime", "AccessionNumber", "StudyID"):
+        put(nobody, keyword, "")
+    put(nobody, "ReferringPhysicianName", "")
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        put(nobody, keyword, "2.25.1")
+    put(nobody, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.1")
+    put(nobody, "Modality", "CR")
+    frame: Dataset = Comprehensive3DSR(
+        evidence=[nobody],
+        content=empty,
+        series_instance_uid="2.25.2",
+        series_number=1,
+        sop_instance_uid="2.25.3",
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=model,
+        software_versions=software,
+        is_complete=True,
+        is_final=False,
+        specific_character_set=header.CHARACTER_SET,
+    )
+    return frame
+
+
+def root(
     evidence: Evidence,
     said: Reading,
     found: Sequence[Marked],
     algorithm: Algorithm,
     order: ReportOrder,
 ) -> ContainerContentItem:
+    """Return the content tree of a report (PS3.16 TID 1500)."""
     children = head(algorithm, order)
     if evidence.is_image:
         children.append(_library(evidence))
-    if found:
-        groups = _groups(evidence, found, algorithm)
-        children.append(container(codes.IMAGING_MEASUREMENTS, groups))
+    groups = _groups(evidence, said, found, algorithm, order)
+    children.append(container(codes.IMAGING_MEASUREMENTS, groups))
     children.append(container(codes.QUALITATIVE_EVALUATIONS, _evaluations(said)))
-    root = ContainerContentItem(
-        codes.IMAGING_MEASUREMENT_REPORT, is_content_continuous=False, template_id="1500"
-    )
-    root.ContentSequence = ContentSequence(children)
-    return root
+    return rooted(codes.IMAGING_MEASUREMENT_REPORT, "1500", children)
+
+
+def rooted(title: Code, template: str, children: Sequence[ContentItem]) -> ContainerContentItem:
+    """Return the root of a content tree."""
+    top = ContainerContentItem(title, is_content_continuous=False, template_id=template)
+    top.ContentSequence = ContentSequence(children)
+    return top
 
 
 def head(algorithm: Algorithm, order: ReportOrder) -> list[ContentItem]:
     """Return what stands first in each report: language, observer, procedure (TID 1204, 1001)."""
-    procedure = code(codes.PROCEDURE_REPORTED, codes.IMAGING_PROCEDURE, CONCEPT_MOD)
+    named = order.procedure
+    value = Code(named[0], named[1], named[2]) if named else codes.IMAGING_PROCEDURE
+    procedure = code(codes.PROCEDURE_REPORTED, value, CONCEPT_MOD)
     return [*observer(algorithm, order), procedure]
 
 
 def observer(algorithm: Algorithm, order: ReportOrder) -> list[ContentItem]:
     """Return the language and the observing device (TID 1204, 1004)."""
-    if algorithm.language not in codes.LANGUAGES:
-        raise ConfigurationError(f"model {algorithm.name}: no code for {algorithm.language!r}")
+    return list(
+        _observer(
+            algorithm.name,
+            algorithm.language,
+            device_uid(algorithm),
+            model_name(algorithm),
+            order.station_name,
+            order.serial_number,
+        )
+    )
+
+
+@lru_cache(maxsize=64)
+def _observer(
+    name: str, language: str, device: str, model: str, station: str, serial: str
+) -> tuple[ContentItem, ...]:
+    if language not in codes.LANGUAGES:
+        raise ConfigurationError(f"model {name}: no code for {language!r}")
     named = [
-        (codes.DEVICE_OBSERVER_NAME, order.station_name),
+        (codes.DEVICE_OBSERVER_NAME, station),
         (codes.DEVICE_OBSERVER_MANUFACTURER, MANUFACTURER),
-        (codes.DEVICE_OBSERVER_MODEL_NAME, model_name(algorithm)),
-        (codes.DEVICE_OBSERVER_SERIAL_NUMBER, order.serial_number),
+        (codes.DEVICE_OBSERVER_MODEL_NAME, model),
+        (codes.DEVICE_OBSERVER_SERIAL_NUMBER, serial),
     ]
-    return [
-        code(codes.LANGUAGE, codes.LANGUAGES[algorithm.language], CONCEPT_MOD),
+    return (
+        code(codes.LANGUAGE, codes.LANGUAGES[language], CONCEPT_MOD),
         code(codes.OBSERVER_TYPE, codes.DEVICE, OBS_CONTEXT),
-        UIDRefContentItem(codes.DEVICE_OBSERVER_UID, device_uid(algorithm), OBS_CONTEXT),
+        UIDRefContentItem(codes.DEVICE_OBSERVER_UID, device, OBS_CONTEXT),
         *(words(name, value, OBS_CONTEXT) for name, value in named if value),
-    ]
+    )
 
 
+@lru_cache(maxsize=512)
 def code(name: Code, value: Code, relationship: str = CONTAINS) -> CodeContentItem:
-    """Return a CODE content item (PS3.3 C.17.3)."""
+    """Return a CODE content item (PS3.3 C.17.3); it may stand in many trees and is not changed."""
     return CodeContentItem(name, value, relationship)
 
 
@@ -284,16 +386,6 @@ def image(name: Code, evidence: Evidence, relationship: str = CONTAINS) -> Image
     )
 
 
-def _library(evidence: Evidence) -> ContainerContentItem:
-    """Return the Image Library (TID 1600) of the one image."""
-    picture = image(codes.SOURCE_IMAGE, evidence)
-    if evidence.modality in codes.MODALITIES:
-        modality = code(codes.MODALITY, codes.MODALITIES[evidence.modality], ACQ_CONTEXT)
-        picture.ContentSequence = ContentSequence([modality])
-    group = container(codes.IMAGE_LIBRARY_GROUP, [picture])
-    return container(codes.IMAGE_LIBRARY, [group])
-
-
 def unname(item: Dataset) -> None:
     """Remove the name that highdicom demands of an IMAGE and templates forbid.
 
@@ -301,37 +393,152 @@ def unname(item: Dataset) -> None:
     """
     for child in item.get("ContentSequence") or ():
         if child.ValueType == "IMAGE" and item.ValueType in ("CONTAINER", "SCOORD"):
-            name = child.ConceptNameCodeSequence[0]
-            if name.CodeValue == codes.SOURCE_IMAGE.value:
-                del child.ConceptNameCodeSequence
-        unname(child)
+            child.pop("ConceptNameCodeSequence", None)
 
 
-def _groups(evidence: Evidence, found: Iterable[Marked], algorithm: Algorithm) -> list[ContentItem]:
-    """Return one Measurement Group per fracture: TID 1410 where it has a region, else TID 1501."""
-    seen: Counter[tuple[str, str]] = Counter()
-    groups: list[ContentItem] = []
-    for number, (fracture, box) in enumerate(((m.fracture, m.box) for m in found), start=1):
-        site = codes.site(fracture.bone, fracture.number)
-        side = codes.laterality(fracture.bone, fracture.side)
-        place = (site.value if site else "", side.value if side else "")
-        seen[place] += 1
-        parts = (evidence.sop_instance_uid, device_uid(algorithm), *place, str(seen[place]))
+def _library(evidence: Evidence) -> ContainerContentItem:
+    """Return the Image Library (TID 1600) of the one image, as its header describes it."""
+    picture = image(codes.SOURCE_IMAGE, evidence)
+    described = _descriptors(evidence)
+    if described:
+        picture.ContentSequence = ContentSequence(described)
+    group = container(codes.IMAGE_LIBRARY_GROUP, [picture])
+    unname(group)
+    return container(codes.IMAGE_LIBRARY, [group])
+
+
+def _descriptors(evidence: Evidence) -> list[ContentItem]:
+    """Return what is known of the image (TID 1602, TID 1603)."""
+    items: list[ContentItem] = []
+    if evidence.modality in codes.MODALITIES:
+        items.append(code(codes.MODALITY, codes.MODALITIES[evidence.modality], ACQ_CONTEXT))
+    side = {"L": "left", "R": "right", "B": "bilateral"}.get(evidence.laterality)
+    if side:
+        items.append(code(codes.IMAGE_LATERALITY, codes.SIDES[side], ACQ_CONTEXT))
+    if evidence.view in codes.VIEWS:
+        items.append(code(codes.IMAGE_VIEW, codes.VIEWS[evidence.view], ACQ_CONTEXT))
+    if len(evidence.orientation) == 2:
+        row, column = evidence.orientation
+        items += [
+            words(codes.PATIENT_ORIENTATION_ROW, row, ACQ_CONTEXT),
+            words(codes.PATIENT_ORIENTATION_COLUMN, column, ACQ_CONTEXT),
+        ]
+    numbers: list[tuple[Code, float, Code]] = []
+    if len(evidence.spacing) == 2:
+        down, across = evidence.spacing
+        numbers += [
+            (codes.HORIZONTAL_SPACING, across, codes.MILLIMETER),
+            (codes.VERTICAL_SPACING, down, codes.MILLIMETER),
+        ]
+    if evidence.rows and evidence.columns:
+        numbers += [
+            (codes.PIXEL_ROWS, evidence.rows, codes.PIXELS),
+            (codes.PIXEL_COLUMNS, evidence.columns, codes.PIXELS),
+        ]
+    items += [NumContentItem(name, value, unit, None, ACQ_CONTEXT) for name, value, unit in numbers]
+    return items
+
+
+class _Tracking:
+    """Names the groups of one report by their places, each name with one UID for ever.
+
+    Two reports of one image by one device give the same place the same name and the same UID.
+    """
+
+    def __init__(self, evidence: Evidence, algorithm: Algorithm, order: ReportOrder) -> None:
+        self._evidence, self._order = evidence, order
+        self._device = device_uid(algorithm)
+        self._options = options_digest(algorithm.parameters)
+        self._seen: Counter[str] = Counter()
+
+    def group(self, place: str, items: Sequence[ContentItem]) -> ContainerContentItem:
+        """Return a Measurement Group (TID 1501, or 1410 with a region) that is tracked."""
+        self._seen[place] += 1
+        name = place if self._seen[place] == 1 else f"{place} ({self._seen[place]})"
+        source = self._evidence.sop_instance_uid
+        uid = derived_uid("tracking", source, self._device, name)
+        group = container(
+            codes.MEASUREMENT_GROUP,
+            [
+                words(codes.TRACKING_IDENTIFIER, name, OBS_CONTEXT),
+                UIDRefContentItem(codes.TRACKING_UNIQUE_IDENTIFIER, uid, OBS_CONTEXT),
+                *items,
+            ],
+        )
+        generation = str(self._order.generation)
+        observation = derived_uid("observation", uid, self._options, generation)
+        put(group, "ObservationDateTime", stamp(self._evidence, self._order))
+        put(group, "ObservationUID", observation)
+        return group
+
+
+def _groups(
+    evidence: Evidence,
+    said: Reading,
+    found: Iterable[Marked],
+    algorithm: Algorithm,
+    order: ReportOrder,
+) -> list[ContentItem]:
+    """Return one group of the whole image, then one of each fracture or limited absence."""
+    tracking = _Tracking(evidence, algorithm, order)
+    made_by = _algorithm(algorithm)
+    source = [image(codes.SOURCE_OF_MEASUREMENT, evidence)] if evidence.is_image else []
+    everywhere = [
+        code(codes.FINDING_SITE, codes.BONE_OF_THORAX, CONCEPT_MOD),
+        *made_by,
+        *source,
+        code(codes.FRACTURE_OF_BONE, _presence(said)),
+    ]
+    if said.is_only_possible:
+        everywhere.append(code(codes.FINDING_CONTEXT, codes.CERTAINTIES["possible"]))
+    groups: list[ContentItem] = [tracking.group(WHOLE_IMAGE, everywhere)]
+    for fracture, box in ((m.fracture, m.box) for m in found):
         items = [
-            words(codes.TRACKING_IDENTIFIER, f"Fracture {number}", OBS_CONTEXT),
-            UIDRefContentItem(codes.TRACKING_UNIQUE_IDENTIFIER, derived_uid(*parts), OBS_CONTEXT),
             code(codes.FINDING, codes.FRACTURE_OF_BONE),
             *_site(fracture),
-            *_algorithm(algorithm),
-            image(codes.SOURCE_OF_MEASUREMENT, evidence),
+            *made_by,
+            *source,
+            code(codes.FINDING_CONTEXT, codes.CERTAINTIES[fracture.certainty]),
         ]
+        if fracture.age in codes.AGES:
+            items.append(code(codes.COURSE, codes.AGES[fracture.age]))
         if box is not None:
             items.append(_region(box, evidence))
-        sentence, _ = reading.storable(fracture.sentence)
-        if sentence:
-            items.append(words(codes.COMMENT, sentence))
-        groups.append(container(codes.MEASUREMENT_GROUP, items))
+        items += _sentence(fracture.sentence)
+        groups.append(tracking.group(place_words(fracture), items))
+    for absence in said.absences:
+        for place in absence.places or (Place("", side=absence.side),):
+            items = [*_absent_site(place), *made_by, *source, *_absent(absence)]
+            groups.append(tracking.group(f"{_absent_words(place)}, denied", items))
     return groups
+
+
+def _presence(said: Reading) -> Code:
+    """Return whether there is a fracture, as far as the text goes and no further.
+
+    A fracture that is only suspected, and an absence that is said of some fractures only ("no
+    displaced fracture"), leave it undetermined.
+    """
+    if said.is_only_possible or said.is_limited:
+        return codes.UNDETERMINED
+    return SUMMARIES[said.case][1]
+
+
+def _absent(absence: Absence) -> list[ContentItem]:
+    """Return what is denied: absent where all its limits have a code, else undetermined."""
+    is_coded = set(absence.qualifiers) <= CODED_QUALIFIERS
+    value = codes.ABSENT if is_coded else codes.UNDETERMINED
+    ages = [codes.AGES[age] for age in absence.qualifiers if age in codes.AGES]
+    return [
+        code(codes.FRACTURE_OF_BONE, value),
+        *(code(codes.COURSE, age) for age in ages),
+        *_sentence(absence.sentence),
+    ]
+
+
+def _sentence(raw: str) -> list[ContentItem]:
+    sentence, _ = reading.storable(raw)
+    return [words(codes.COMMENT, sentence)] if sentence else []
 
 
 def _region(box: boxes.Box, evidence: Evidence) -> ScoordContentItem:
@@ -340,45 +547,89 @@ def _region(box: boxes.Box, evidence: Evidence) -> ScoordContentItem:
     region = ScoordContentItem(codes.IMAGE_REGION, "POLYLINE", outline, relationship_type=CONTAINS)
     source = image(codes.SOURCE_IMAGE, evidence, "SELECTED FROM")
     region.ContentSequence = ContentSequence([source])
+    unname(region)
     return region
 
 
+def place_words(fracture: Fracture) -> str:
+    """Return where a fracture is, for its Tracking Identifier: "Left rib 5", "Vertebra T8"."""
+    return _words_of(fracture.bone, fracture.number, fracture.side, fracture.part)
+
+
+def _absent_words(place: Place) -> str:
+    if not place.bone:
+        return f"{place.side.capitalize()} side" if place.side else "Other bones"
+    return _words_of(place.bone, place.number, place.side, place.part)
+
+
+def _words_of(bone: str, number: str | None, side: str | None, part: str | None) -> str:
+    name = (part or BONE_WORDS["other"]) if bone == "other" else bone
+    sided = side if side and bone not in codes.UNSIDED else ""
+    joined = " ".join(word for word in (sided, name, number) if word)
+    return reading.storable(joined[:1].upper() + joined[1:])[0][:LONG_STRING]
+
+
 def _site(fracture: Fracture) -> list[ContentItem]:
-    """Return the Finding Site with its side and segment, where a bone is named."""
-    place = codes.site(fracture.bone, fracture.number)
-    if place is None:
-        return []
-    item = code(codes.FINDING_SITE, place, CONCEPT_MOD)
-    modifiers = [
-        (codes.LATERALITY, codes.laterality(fracture.bone, fracture.side)),
-        (codes.TOPOGRAPHICAL_MODIFIER, codes.modifier(fracture.bone, fracture.segment)),
-    ]
-    known = [code(name, value, CONCEPT_MOD) for name, value in modifiers if value is not None]
+    """Return the Finding Sites with side and modifiers, where a bone is named."""
+    return list(
+        _coded_site(fracture.bone, fracture.number, fracture.side, fracture.segment, fracture.part)
+    )
+
+
+def _absent_site(place: Place) -> list[ContentItem]:
+    if not place.bone:
+        side = codes.SIDES.get(place.side or "")
+        return [_placed(codes.BONE_OF_THORAX, side)]
+    return list(_coded_site(place.bone, place.number, place.side, None, place.part))
+
+
+@lru_cache(maxsize=1024)
+def _coded_site(
+    bone: str, number: str | None, side: str | None, segment: str | None, part: str | None
+) -> tuple[ContentItem, ...]:
+    modifiers = codes.modifiers(bone, segment, part)
+    sided = codes.laterality(bone, side)
+    return tuple(_placed(site, sided, modifiers) for site in codes.sites(bone, number, part))
+
+
+def _placed(site: Code, side: Code | None, modifiers: Sequence[Code] = ()) -> ContentItem:
+    item = CodeContentItem(codes.FINDING_SITE, site, CONCEPT_MOD)
+    known = [code(codes.LATERALITY, side, CONCEPT_MOD)] if side is not None else []
+    known += [code(codes.TOPOGRAPHICAL_MODIFIER, value, CONCEPT_MOD) for value in modifiers]
     if known:
         item.ContentSequence = ContentSequence(known)
-    return [item]
+    return item
 
 
-def _algorithm(algorithm: Algorithm) -> list[ContentItem]:
+def _algorithm(algorithm: Algorithm) -> tuple[ContentItem, ...]:
     """Return the algorithm's identification (TID 4019)."""
-    lines = [line for raw in algorithm.parameters if (line := reading.storable(raw)[0])]
-    return [
-        words(codes.ALGORITHM_NAME, model_name(algorithm), CONCEPT_MOD),
-        words(codes.ALGORITHM_VERSION, version(algorithm), CONCEPT_MOD),
+    return _identification(model_name(algorithm), version(algorithm), algorithm.parameters)
+
+
+@lru_cache(maxsize=16)
+def _identification(
+    name: str, software: str, parameters: tuple[str, ...]
+) -> tuple[ContentItem, ...]:
+    lines = [line for raw in parameters if (line := reading.storable(raw)[0])]
+    return (
+        words(codes.ALGORITHM_NAME, name, CONCEPT_MOD),
+        words(codes.ALGORITHM_VERSION, software, CONCEPT_MOD),
         *(words(codes.ALGORITHM_PARAMETERS, line, CONCEPT_MOD) for line in lines),
         code(codes.ALGORITHM_FAMILY, codes.ARTIFICIAL_INTELLIGENCE, CONCEPT_MOD),
-    ]
+    )
 
 
 def _evaluations(said: Reading) -> list[ContentItem]:
-    """Return the Qualitative Evaluations: summary, presence, the model's words, disclaimer."""
-    summary, presence = SUMMARIES[said.case]
-    items: list[ContentItem] = [code(codes.SUMMARY, summary)]
-    if presence is not None:
-        items.append(code(codes.FRACTURE_OF_BONE, presence))
-    if said.reason is not None:
-        items.append(code(codes.IMAGE_QUALITY, codes.quality(said.reason.code)))
+    """Return the Qualitative Evaluations: the model's words and the cautions, then the codes."""
+    items: list[ContentItem] = []
     if said.text:
         items.append(words(codes.FINDING, said.text))
     items += [words(codes.COMMENT, line) for line in (said.comment, *said.warnings)]
+    items.append(code(codes.SUMMARY, SUMMARIES[said.case][0]))
+    if said.case is not Case.NOT_ANALYSED:
+        items.append(code(codes.FRACTURE_OF_BONE, _presence(said)))
+    if said.is_only_possible:
+        items.append(code(codes.FINDING_CONTEXT, codes.CERTAINTIES["possible"]))
+    if said.reason is not None:
+        items.append(code(codes.IMAGE_QUALITY, codes.quality(said.reason.code)))
     return items

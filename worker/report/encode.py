@@ -1,0 +1,155 @@
+"""Result objects as Part 10 bytes: what pydicom would write, in a fifth of its time.
+
+A report is some seven hundred short elements of a handful of value representations. Only these are
+written here; an element of any other goes to pydicom. Text is UTF-8 or an error: nothing is ever
+replaced by a question mark.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, Final
+
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomIO
+from pydicom.filewriter import write_data_element
+from pydicom.uid import ExplicitVRLittleEndian
+
+_TEXT: Final = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM"})
+_PARAGRAPH: Final = frozenset({"LT", "ST"})
+_LONG: Final = frozenset({"UC", "UT"})
+
+_short = struct.Struct("<HH2sH").pack
+_long = struct.Struct("<HH2sHI").pack
+_ITEM = struct.Struct("<HHI").pack
+
+_AFTER_UIDS = 0x00080018
+"""SOP Instance UID: what follows it is the same in each SR class."""
+
+
+def part10(ds: Dataset, variants: Iterable[tuple[str, str]]) -> Iterator[bytes]:
+    """Yield `ds` as a Part 10 file once per SOP Class UID and SOP Instance UID.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With its File Meta Information; Explicit VR Little Endian.
+    variants : iterable of (str, str)
+        SOP Class UID and SOP Instance UID of each file.
+    """
+    tags = sorted(ds.keys())
+    before = b"".join(_element(ds, tag) for tag in tags if tag < 0x00080016)
+    after = b"".join(_element(ds, tag) for tag in tags if tag > _AFTER_UIDS)
+    between = b"".join(_element(ds, tag) for tag in tags if 0x00080016 < tag < _AFTER_UIDS)
+    for sop_class, instance in variants:
+        meta = _meta(ds.file_meta, sop_class, instance)
+        own_class, own_instance = _uid(0x0008, 0x0016, sop_class), _uid(0x0008, 0x0018, instance)
+        yield b"".join((bytes(128), b"DICM", meta, before, own_class, between, own_instance, after))
+
+
+def _meta(meta: FileMetaDataset, sop_class: str, instance: str) -> bytes:
+    """Return the File Meta Information (PS3.10 7.1) with its group length."""
+    elements = b"".join(
+        (
+            _long(2, 1, b"OB", 0, 2) + b"\0\1",
+            _uid(2, 2, sop_class),
+            _uid(2, 3, instance),
+            _uid(2, 0x10, str(meta.get("TransferSyntaxUID", ExplicitVRLittleEndian))),
+            _uid(2, 0x12, str(meta.ImplementationClassUID)),
+            _text(2, 0x13, "SH", str(meta.ImplementationVersionName)),
+        )
+    )
+    return _short(2, 0, b"UL", 4) + struct.pack("<I", len(elements)) + elements
+
+
+def dataset(ds: Dataset) -> bytes:
+    """Return the elements of a Data Set, in the order of their tags."""
+    return b"".join(_element(ds, tag) for tag in sorted(ds.keys()))
+
+
+def _element(ds: Dataset, tag: int) -> bytes:
+    element = ds.get_item(tag)
+    if isinstance(element, RawDataElement):
+        element = ds[tag]
+    vr, value = element.VR, element.value
+    group, number = tag >> 16, tag & 0xFFFF
+    if vr == "SQ":
+        return _sequence(group, number, value)
+    if vr in _TEXT:
+        return _text(group, number, vr, _joined(value))
+    if vr == "UI":
+        return _uid(group, number, _joined(value))
+    if vr in _LONG:
+        content = _padded(_joined(value).encode(), b" ")
+        return _long(group, number, vr.encode(), 0, len(content)) + content
+    if vr in _PARAGRAPH:
+        return _text(group, number, vr, str(value or ""))
+    if vr == "FL":
+        numbers = value if isinstance(value, Iterable) else [value]
+        content = b"".join(struct.pack("<f", number) for number in numbers)
+        return _short(group, number, b"FL", len(content)) + content
+    return _by_pydicom(element)
+
+
+def _joined(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) or hasattr(value, "append"):
+        return "\\".join("" if part is None else str(part) for part in value)
+    return str(value)
+
+
+def _text(group: int, number: int, vr: str, value: str) -> bytes:
+    content = _padded(value.encode(), b" ")
+    return _short(group, number, vr.encode(), len(content)) + content
+
+
+@lru_cache(maxsize=256)
+def _uid(group: int, number: int, value: str) -> bytes:
+    content = _padded(value.encode("ascii"), b"\0")
+    return _short(group, number, b"UI", len(content)) + content
+
+
+def _padded(content: bytes, pad: bytes) -> bytes:
+    return content + pad if len(content) % 2 else content
+
+
+def _sequence(group: int, number: int, items: Iterable[Dataset]) -> bytes:
+    parts = []
+    for item in items or ():
+        content = _code(item) if len(item) == 3 else None
+        if content is None:
+            content = dataset(item)
+        parts += [_ITEM(0xFFFE, 0xE000, len(content)), content]
+    whole = b"".join(parts)
+    return _long(group, number, b"SQ", 0, len(whole)) + whole
+
+
+def _code(item: Dataset) -> bytes | None:
+    """Return an item of a code sequence, of which a report repeats a few dozen."""
+    if 0x00080100 not in item or 0x00080102 not in item or 0x00080104 not in item:
+        return None
+    return _triplet(str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning))
+
+
+@lru_cache(maxsize=1024)
+def _triplet(value: str, scheme: str, meaning: str) -> bytes:
+    return (
+        _text(0x0008, 0x0100, "SH", value)
+        + _text(0x0008, 0x0102, "SH", scheme)
+        + _text(0x0008, 0x0104, "LO", meaning)
+    )
+
+
+def _by_pydicom(element: DataElement) -> bytes:
+    buffer = BytesIO()
+    target = DicomIO(buffer)
+    target.is_little_endian, target.is_implicit_VR = True, False
+    write_data_element(target, element, ["utf-8"])
+    return buffer.getvalue()
