@@ -29,8 +29,8 @@ _CODE = re.compile(r"[^A-Z0-9_ ]", re.ASCII)
 def legal_text(vr: str, value: str) -> str:
     """Return the text of a single-valued element as its value representation allows it.
 
-    A control character becomes a blank, a backslash (which would part two values) becomes a slash, and what is
-    over the length is cut. A legal value is returned as it is.
+    A control character becomes a blank, a backslash (which would part two values) a slash, and
+    what is over the length is cut. A legal value is returned as it is.
 
     Parameters
     ----------
