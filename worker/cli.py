@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"chexfract-worker {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _run_command(commands)
+    _serve_command(commands)
     _describe_command(commands)
     _gate_command(commands)
     _parse_command(commands)
@@ -46,6 +47,17 @@ def parser() -> argparse.ArgumentParser:
 def _run_command(commands: Any) -> None:
     command = _add(commands, "run", "Take jobs from the broker until stopped.", _run)
     command.add_argument("--config", type=Path, help="worker.toml")
+
+
+def _serve_command(commands: Any) -> None:
+    command = _add(
+        commands, "serve", "Answer pictures over HTTP, in OpenAI's form and a plain one.", _serve
+    )
+    command.add_argument("--config", type=Path, help="worker.toml")
+    command.add_argument("--model", help="a table [models.NAME] of the configuration")
+    command.add_argument("--host", help="127.0.0.1; beyond this machine only with --keys-file")
+    command.add_argument("--port", type=int)
+    command.add_argument("--keys-file", type=Path, help="a key in each line")
 
 
 def _describe_command(commands: Any) -> None:
@@ -175,6 +187,33 @@ def _run(options: argparse.Namespace) -> int:
 
     with pipeline(settings) as ready:
         run(settings, ready, secret)
+    return OK
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
+    from dicom_node.base import logs
+    from dicom_node.base.confine import keep_private
+    from worker.settings import Serve
+
+    keep_private()
+    logs.start(logging.INFO)
+    settings = _settings(options)
+    flags = {"host": options.host, "port": options.port, "keys_file": options.keys_file}
+    changed = {name: value for name, value in flags.items() if value is not None}
+    try:
+        table = Serve.model_validate(settings.serve.model_dump() | changed)
+    except ValidationError as exc:
+        raise ConfigurationError(f"--port: {options.port} is not a port from 1 to 65535") from exc
+    settings = settings.model_copy(update={"serve": table})
+    from worker.service.http import read_keys, serve
+
+    keys = read_keys(settings.serve)
+    from worker.service.start import pipeline
+
+    with pipeline(settings) as ready:
+        serve(settings, ready, keys)
     return OK
 
 

@@ -137,20 +137,27 @@ class Pipeline:
                 case.radiograph = radiograph(case.source, self._decoder, self._options)
             except Rejected as exc:
                 case.reason = Reason(code=exc.code, text=exc.text[:1024])
-        if case.radiograph is not None and isinstance(self._model, Prepares):
-            with case.stage("inputs"):
-                self._prepare_inputs(case, self._model, case.radiograph)
+        self._prepare_inputs(case)
         return case
 
-    def _prepare_inputs(self, case: Case, model: Prepares, picture: Radiograph) -> None:
-        try:
-            case.prepared = model.prepare(picture)
-        except MemoryError:
-            case.trouble = OutOfResources(MEMORY_FULL)
-        except Transient as exc:
-            case.trouble = exc
-        except ChexFractError as exc:
-            case.reason = _model_failed(exc)
+    def prepare_picture(self, picture: Radiograph) -> Case:
+        """Return a case of a picture that is no Instance, with the model's inputs of it."""
+        case = Case(radiograph=picture)
+        self._prepare_inputs(case)
+        return case
+
+    def _prepare_inputs(self, case: Case) -> None:
+        if case.radiograph is None or not isinstance(self._model, Prepares):
+            return
+        with case.stage("inputs"):
+            try:
+                case.prepared = self._model.prepare(case.radiograph)
+            except MemoryError:
+                case.trouble = OutOfResources(MEMORY_FULL)
+            except Transient as exc:
+                case.trouble = exc
+            except ChexFractError as exc:
+                case.reason = _model_failed(exc)
 
     def describe(self, cases: Sequence[Case], progress: Progress | None = None) -> None:
         """Let the model describe those cases that have a picture, halving on lack of memory.

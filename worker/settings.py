@@ -70,6 +70,29 @@ class Worker(Section):
     """PEM file that the certificate of a node's HTTPS chains to, or is; else the system's."""
 
 
+class Serve(Section):
+    """``[serve]``: the worker's own HTTP server (``chexfract-worker serve``)."""
+
+    host: str = "127.0.0.1"
+    """Beyond this machine only with ``keys_file``."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    keys_file: Path | None = None
+    """A file with a key in each line; whoever asks shows one as bearer token."""
+    allow_urls: tuple[str, ...] = ()
+    """Where pictures may be fetched from, such as ``https://archive.example/previews/`` or
+    ``file:///srv/pictures/``; without it, requests bring them as data URLs."""
+    any_prompt: bool = False
+    """Answer requests with another prompt too, as if they had the model's own."""
+    waiting: int = Field(default=256, ge=1)
+    """Pictures in the house; further requests are answered 429."""
+    most_bytes: int = Field(default=64_000_000, ge=1000)
+    """Longest body of a request."""
+    most_bytes_at_once: int = Field(default=1_000_000_000, ge=1000)
+    """Of all bodies in the house; further requests are answered 503."""
+    body_timeout: float = Field(default=30.0, gt=0)
+    """Seconds in which a body has to come."""
+
+
 class Pixels(Section):
     """``[pixels]``: from stored values to the picture."""
 
@@ -105,6 +128,7 @@ class Settings(BaseSettings):
     )
 
     worker: Worker = Worker()
+    serve: Serve = Serve()
     pixels: Pixels = Pixels()
     models: dict[Name, Model] = {"phantom": Model(engine="chexfract", path="builtin:phantom")}
 

@@ -1,0 +1,182 @@
+"""Pictures that a request brings: PNG, JPEG or TIFF bytes to grey values, within limits."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from dicom_node.base.errors import NotUnderstood, Refused, Rejected, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMATS = ("PNG", "JPEG", "TIFF")
+MOST_PIXELS = 100_000_000
+SMALLEST = 256
+"""Rows or columns of the short side that a picture has at least, as for an Instance."""
+FETCH_S = 10.0
+
+
+def is_dicom(content: bytes) -> bool:
+    """Whether bytes begin as a Part 10 file does."""
+    return content[128:132] == b"DICM"
+
+
+def grey_of(content: bytes) -> NDArray[np.uint8]:
+    """Return a picture's grey values, (rows, columns), 0 = black.
+
+    More than 8 bits are stretched from their least to their largest value: a file says nothing of
+    a window.
+
+    Raises
+    ------
+    NotUnderstood
+        The bytes are not a whole picture of these formats.
+    Rejected
+        It is too small, too large, or of one grey.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes and tags: the limits here are our own
+            with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+                _check_size(*picture.size)
+                picture.load()
+                upright = ImageOps.exif_transpose(picture)
+                wide = upright.mode.startswith("I") or upright.mode == "F"
+                values = np.asarray(upright if wide else upright.convert("L"))
+    except Rejected:
+        raise
+    except Exception as exc:  # the rim of a foreign file: Pillow's plugins raise anything
+        raise NotUnderstood("the picture is not a whole PNG, JPEG or TIFF file") from exc
+    least, most = float(values.min()), float(values.max())
+    if not most > least:  # NaN as well
+        raise Rejected("no-contrast", "It is of one grey.")
+    if values.dtype != np.uint8:
+        values = ((values.astype(np.float64) - least) * (255 / (most - least))).round()
+    return np.ascontiguousarray(values, dtype=np.uint8)
+
+
+def _check_size(columns: int, rows: int) -> None:
+    if columns * rows > MOST_PIXELS:
+        raise Rejected("too-large", f"It has {columns} x {rows} pixels.")
+    if min(columns, rows) < SMALLEST:
+        raise Rejected("too-small", f"It has {columns} x {rows} pixels.")
+
+
+def from_url(url: str, allowed: Sequence[str], most: int) -> bytes:
+    """Return the bytes behind a picture's URL: a data URL, or one that begins as an allowed one.
+
+    Raises
+    ------
+    NotUnderstood
+        It is not such a URL, or more than `most` bytes long.
+    Refused
+        It is not on the list.
+    Unreachable
+        Its server gives no answer.
+    """
+    if url[:5].lower() == "data:":
+        head, comma, body = url.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            raise NotUnderstood("image_url: a data URL has base64, as data:image/png;base64,...")
+        try:
+            return base64.b64decode(body, validate=True)
+        except (binascii.Error, ValueError) as exc:
+            raise NotUnderstood("image_url: its base64 is broken") from exc
+    kind = url.partition(":")[0].lower()
+    if kind not in ("http", "https", "file"):
+        raise NotUnderstood("image_url: neither a data URL nor an allowed http, https or file URL")
+    if not any(_is_under(url, start) for start in allowed):
+        raise Refused("image_url: not in serve.allow_urls; send the picture as a data URL")
+    return _from_file(url, allowed, most) if kind == "file" else _fetched(url, most)
+
+
+def _is_under(url: str, start: str) -> bool:
+    """Whether a URL is `start` or below it: of the same scheme, host and port."""
+    try:
+        one, other = urlsplit(url), urlsplit(start)
+        same = (one.scheme, one.hostname, one.port) == (other.scheme, other.hostname, other.port)
+    except ValueError:
+        return False
+    if not same or one.username is not None or one.password is not None:
+        return False
+    path, root = unquote(one.path), unquote(other.path).rstrip("/")
+    return ".." not in path.split("/") and (path == root or path.startswith(f"{root}/"))
+
+
+def _from_file(url: str, allowed: Sequence[str], most: int) -> bytes:
+    path = Path(unquote(urlsplit(url).path))
+    try:
+        real = path.resolve(strict=True)
+        roots = [Path(unquote(urlsplit(one).path)).resolve() for one in allowed if "file:" in one]
+        if not any(real == root or root in real.parents for root in roots):
+            raise Refused("image_url: leads out of what serve.allow_urls names")
+        if not real.is_file() or real.stat().st_size > most:
+            raise NotUnderstood(f"image_url: not a file of at most {most} bytes")
+        return real.read_bytes()
+    except (OSError, ValueError, RuntimeError) as exc:
+        raise NotUnderstood("image_url: no such file") from exc
+
+
+def _fetched(url: str, most: int) -> bytes:
+    import httpx2
+
+    content = bytearray()
+    try:
+        with (
+            httpx2.Client(timeout=FETCH_S, trust_env=False, follow_redirects=False) as client,
+            client.stream("GET", url) as answer,
+        ):
+            if answer.status_code != httpx2.codes.OK:
+                raise Unreachable(f"image_url: its server answered {answer.status_code}")
+            for chunk in answer.iter_bytes(1 << 16):
+                content += chunk
+                if len(content) > most:
+                    raise NotUnderstood(f"image_url: more than {most} bytes")
+    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as exc:
+        raise Unreachable(f"image_url: {type(exc).__name__}") from exc
+    return bytes(content)
+
+
+def file_part(body: bytes, content_type: str) -> bytes:
+    """Return the first file of a multipart/form-data body; linear in its length.
+
+    Raises
+    ------
+    NotUnderstood
+        It is no such body, or holds no file.
+    """
+    boundary = ""
+    for parameter in content_type[:1000].split(";")[1:]:
+        name, _, value = parameter.strip().partition("=")
+        if name.strip().lower() == "boundary":
+            boundary = value.strip().strip('"')
+    if not 0 < len(boundary) <= 70 or not boundary.isascii():
+        raise NotUnderstood("multipart/form-data without a boundary")
+    mark = b"--" + boundary.encode()
+    start = body.find(mark)
+    for _ in range(16):  # parts that are looked at
+        if start < 0:
+            break
+        begin = start + len(mark)
+        head_end = body.find(b"\r\n\r\n", begin, begin + 8192)
+        if head_end < 0:
+            break
+        end = body.find(b"\r\n" + mark, head_end + 2)
+        if end < 0:
+            break
+        if b"filename" in body[begin:head_end].lower():
+            return body[head_end + 4 : end]
+        start = end + 2
+    raise NotUnderstood("multipart/form-data without a file; send it as -F file=@image.png")
