@@ -21,7 +21,7 @@ ORDER = ReportOrder(content_datetime=WHEN, station_name="CHEXFRACT")
 ALGORITHM = Algorithm(
     name="chexfract-maira2",
     version="0.1.0+chexfract-1.0.1a2b3c4d",
-    parameters=("decode=greedy", "preproc=voi-1", "weights=1a2b3c4d"),
+    parameters=("decode=greedy", "preproc=voi-2", "weights=1a2b3c4d"),
 )
 
 

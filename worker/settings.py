@@ -102,6 +102,11 @@ class Pixels(Section):
     accept_lateral: bool = False
     screening: Literal["off", "warn", "reject"] = "warn"
     """What a picture that does not look like an upright frontal chest gets."""
+    window: tuple[str, ...] = Field(default=(), max_length=16)
+    """Words of the explanations of windows and VOI LUTs, for example "BONE", "NORMAL": one that has
+    the first comes first. Without them, the first usable one is taken."""
+    polarity: Literal["presentation", "photometric"] = "presentation"
+    """Which wins where Presentation LUT Shape and Photometric Interpretation contradict."""
     enough: int | None = Field(default=None, ge=128)
     """Rows and columns that the model makes of any picture, for example 518: one that keeps twice
     as many may then come at half its size, which is faster. Without it, pictures keep theirs."""

@@ -8,7 +8,8 @@ from pictures import drawn, instance
 from pydicom import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-from worker.image import grey
+from worker.image import grey, header
+from worker.settings import Pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
@@ -17,7 +18,7 @@ def levels(ds, pixels, mode="voi"):
     """Return the picture and the steps that led to it."""
     patterns = pixels.view(f"u{pixels.dtype.itemsize}")
     whole = (slice(0, pixels.shape[0]), slice(0, pixels.shape[1]))
-    table = grey.table(ds, patterns, whole, mode)
+    table = grey.table(header.read(ds), patterns, whole, Pixels(mode=mode))
     return table.apply(patterns), table
 
 

@@ -25,18 +25,28 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
+from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import UID
 
 from dicom_node.base.errors import OutOfResources, Rejected
 from worker.image import header
-from worker.image.codestream import Codestream, compare, frame, inspect
+from worker.image.codestream import END, ITEM, Codestream, compare, frame, inspect
 from worker.image.decoders import ANSWER, CLEAR, DONE, NO_DECODER, OUT_OF_MEMORY, REQUEST, offset
+from worker.image.header import Header
 
 logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.unsignedinteger]
 
 UNCOMPRESSED = frozenset(f"1.2.840.10008.1.2{tail}" for tail in ("", ".1", ".1.99", ".2"))
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
+LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in ("50", "51", "81", "91", "203"))
+"""Transfer syntaxes whose decoded values may overshoot what was stored."""
+
+READ = UNCOMPRESSED | {
+    "1.2.840.10008.1.2.5",
+    *(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203)),
+}
+"""Transfer syntaxes that are decoded; of others, what is a codestream of these kinds is tried."""
 
 _STARTS_WITHIN = 60.0
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TMPDIR", "DCMDICTPATH")
@@ -90,19 +100,19 @@ class Decoder:
         """
         self._give_back(self._take())
 
-    def decode(self, ds: Dataset) -> Pixels:
+    def decode(self, source: Dataset | Header) -> Pixels:
         """Return the stored pixels as bit patterns, as `lent` does, to keep."""
-        with self.lent(ds) as pixels:
+        with self.lent(source) as pixels:
             return pixels.copy()
 
     @contextmanager
-    def lent(self, ds: Dataset) -> Iterator[Pixels]:
+    def lent(self, source: Dataset | Header) -> Iterator[Pixels]:
         """Lend the stored pixels as bit patterns; when the context ends, they do.
 
         Parameters
         ----------
-        ds : Dataset
-            A single-frame grayscale image with its file meta information.
+        source : Dataset or Header
+            Of a single-frame grayscale image.
 
         Yields
         ------
@@ -116,26 +126,30 @@ class Decoder:
         OutOfResources
             The child process does not start.
         """
-        content = header.value(ds, "PixelData")
-        if not isinstance(content, bytes | memoryview) or not content:
+        head = source if isinstance(source, Header) else header.read(source)
+        if head.pixels is None:
             raise Rejected("no-pixels", "The Instance has no Pixel Data.")
-        syntax = header.transfer_syntax(ds)
-        if syntax in UNCOMPRESSED:
-            yield _uncompressed(ds, content, syntax)
+        syntax = head.transfer_syntax
+        is_bare = syntax in UNCOMPRESSED and bytes(head.pixels[:4]) != ITEM
+        if is_bare or (syntax in UNCOMPRESSED and _is_enough(head)):
+            yield _uncompressed(head, head.pixels)
             return
-        codestream = frame(bytes(content))
-        found = inspect(codestream, syntax, ds)
-        compare(found, ds)
-        bits = header.integer(ds, "BitsStored") or 16
-        child, pixels = self._in_child(found, codestream, bits)
+        with _named(syntax):
+            codestream = frame(bytes(head.pixels))
+            found = inspect(codestream, syntax, head)
+            compare(found, head)
+            codestream = codestream[: found.size]
+            if found.codec in ("jpeg2k", "htj2k") and not codestream.endswith(END):
+                codestream += END
+            child, pixels = self._in_child(found, codestream, head.stored)
         try:
-            yield pixels.view(f"u{pixels.itemsize}")
+            yield _as_header_says(pixels, found, head)
         finally:
             child.forget()
             self._give_back(child)
 
     def _in_child(
-        self, found: Codestream, codestream: memoryview, bits: int
+        self, found: Codestream, codestream: bytes, bits: int
     ) -> tuple[_Child, npt.NDArray[Any]]:
         for _ in range(2):
             child = self._take()
@@ -171,21 +185,76 @@ class Decoder:
         child.end()
 
 
-def _uncompressed(ds: Dataset, content: bytes | memoryview, syntax: str) -> Pixels:
-    rows, columns = header.integer(ds, "Rows") or 0, header.integer(ds, "Columns") or 0
-    size = (header.integer(ds, "BitsAllocated") or 8) // 8
+@contextmanager
+def _named(syntax: str) -> Iterator[None]:
+    """Name in a refusal a transfer syntax that nobody is obliged to read."""
+    try:
+        yield
+    except Rejected as exc:
+        if syntax in READ:
+            raise
+        uid = UID(syntax)
+        kind = "private" if uid.is_private else "retired" if _is_retired(uid) else "not supported"
+        name = "" if uid.name == syntax else f", {uid.name},"
+        text = f"The transfer syntax {syntax[:64]}{name} is {kind}. {exc.text}"
+        raise Rejected(exc.code, text) from exc
+
+
+def _is_retired(uid: UID) -> bool:
+    return uid in UID_dictionary and uid.is_retired
+
+
+def _is_enough(head: Header) -> bool:
+    """Whether Pixel Data that begin like an item are as long as the pixels themselves."""
+    size = head.rows * head.columns * ((head.bits_allocated or 8) // 8)
+    return head.pixels is not None and len(head.pixels) in (size, size + size % 2)
+
+
+def _uncompressed(head: Header, content: bytes | memoryview) -> Pixels:
+    rows, columns = head.rows, head.columns
+    size = (head.bits_allocated or 8) // 8
     expected = rows * columns * size
     if len(content) < expected:
         raise Rejected("undecodable", f"Pixel Data has {len(content)} of {expected} bytes.")
-    is_big_endian = syntax == BIG_ENDIAN
+    is_big_endian = head.transfer_syntax == header.BIG_ENDIAN
     if size == 2:
         pixels = np.frombuffer(content, ">u2" if is_big_endian else "<u2", rows * columns)
         return pixels.reshape(rows, columns).astype(np.uint16, copy=False)
-    if is_big_endian and ds["PixelData"].VR == "OW":
+    if is_big_endian and head.pixels_are_words:
         # Two pixels per word, so that a pair comes swapped (PS3.5 8.2).
         words = np.frombuffer(content[: len(content) // 2 * 2], ">u2").astype("<u2")
         return words.view(np.uint8)[: rows * columns].reshape(rows, columns)
     return np.frombuffer(content, np.uint8, rows * columns).reshape(rows, columns)
+
+
+def _as_header_says(pixels: npt.NDArray[Any], found: Codestream, head: Header) -> Pixels:
+    """Return decoded values as bit patterns of the header's sign.
+
+    Devices give an encoder signed pixels as if they were unsigned, or the reverse. Lossless
+    values keep their bits, and `grey` takes Bits Stored of them. Lossy ones may overshoot, so the
+    number itself must be right: with as many bits in the codestream as in the header (or more) the
+    codestream holds bit patterns, with fewer it holds the numbers. A codestream of more bits may
+    have been given patterns of Bits Stored or of its own width.
+    """
+    unsigned = f"u{pixels.itemsize}"
+    is_mixed = head.is_signed is not None and head.is_signed != found.is_signed
+    if head.transfer_syntax not in LOSSY or not is_mixed:
+        return pixels.view(unsigned)
+    precision, bits = found.precision, min(head.stored, 8 * pixels.itemsize)
+    if head.is_signed and precision >= bits:
+        if precision > bits and not int(pixels.max()) >> (precision - 1):
+            pixels, precision = np.minimum(pixels, (1 << bits) - 1), bits
+        # Move the sign bit to the end of the word and back, which repeats it on the way.
+        unused = 8 * pixels.itemsize - precision
+        shifted = np.left_shift(pixels, unused).view(f"i{pixels.itemsize}")
+        signed: Pixels = np.right_shift(shifted, unused).view(unsigned)
+        return signed
+    if not head.is_signed and precision != bits:
+        np.maximum(pixels, 0, out=pixels)
+    decoded: Pixels = pixels.view(unsigned)
+    if not head.is_signed and precision == bits:
+        np.bitwise_and(decoded, (1 << bits) - 1, out=decoded)
+    return decoded
 
 
 class _Killed(Exception):
@@ -244,7 +313,7 @@ class _Child:
             self._shared = -1
 
     def decode(
-        self, found: Codestream, codestream: memoryview, bits: int, timeout: float
+        self, found: Codestream, codestream: bytes, bits: int, timeout: float
     ) -> npt.NDArray[Any]:
         """Return the decoded pixels, which the next ones will overwrite."""
         shape, dtype = (found.rows, found.columns), np.dtype(found.dtype)
@@ -311,7 +380,9 @@ class _Child:
             )
         if status != DONE:
             logger.info("decoder: %s", text)
-            raise Rejected("undecodable", "The decoder does not understand the codestream.")
+            raise Rejected(
+                "undecodable", "The decoder does not understand the codestream of Pixel Data."
+            )
 
     def _read(self, count: int, until: float) -> bytes:
         content = b""
@@ -336,7 +407,7 @@ class _Child:
             return _Killed()
         if code == -signal.SIGXCPU:
             return Rejected("decoder-limits", "Decoding the image takes longer than allowed.")
-        return Rejected("undecodable", "The decoder crashed on the codestream.")
+        return Rejected("undecodable", "The decoder crashed on the codestream of Pixel Data.")
 
     def _kill(self) -> None:
         if self._process.returncode is None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-
 from pydicom import Dataset
 
 from dicom_node.base.errors import Rejected
-from worker.image import header
+from worker.image import header, vocabulary
+from worker.image.header import Header
 from worker.settings import Pixels as Options
 
 SMALLEST, LARGEST, MOST_PIXELS = 256, 10_000, 64_000_000
@@ -19,12 +17,6 @@ DX = "1.2.840.10008.5.1.4.1.1.1.1"
 DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
-_CHEST_WORDS = (
-    *("CHEST", "THORAX", "THORACIC", "TORAX", "TORACE", "BRUSTKORB", "POITRINE", "RIB", "RIPPE"),
-    *("COTES", "COSTA", "LUNG", "PULMO", "POUMON", "CLAVIC", "STERNUM", "MEDIASTIN", "HEART"),
-    "CARDIAC",
-)
-_NOT_CHEST_WORDS = ("SPINE", "VERTEBRA", "WIRBEL")
 _HUMAN = ("", "HUMAN", "HOMO SAPIENS", "HOMO SAPIENS (ORGANISM)")
 
 _CHEST_CODES = {
@@ -57,12 +49,6 @@ _CHEST_CODES = {
     "R-FAB54": "neck, chest, abdomen and pelvis",
 }
 """PS3.16 CID 4009: SNOMED CT codes and the SRT codes that older images bear."""
-
-_FRONTAL_VIEWS = frozenset(
-    {"PA", "AP", "LLD", "RLD", "FRONTAL", "POSTEROANTERIOR", "ANTEROPOSTERIOR"}
-)
-"""Decubitus views are frontal too: the beam is horizontal, the patient lies on a side."""
-_LATERAL_VIEWS = frozenset({"LL", "RL", "LAT", "LATERAL"})
 
 _FRONTAL_CODES = {
     "399348003": "antero-posterior",
@@ -106,60 +92,61 @@ _OTHER_VIEW_CODES = {
 """PS3.16 CID 4010, the views of a chest among them."""
 
 
-def gate(ds: Dataset, options: Options) -> None:
+def gate(source: Dataset | Header, options: Options) -> None:
     """Refuse what is no frontal chest radiograph by its header, before any pixel is decoded.
 
     Raises
     ------
     Rejected
         ``not-radiograph``, ``for-processing``, ``no-pixels``, ``not-grayscale``, ``multi-frame``,
-        ``bit-depth``, ``too-small``, ``too-large``, ``not-chest`` or ``lateral-view``.
+        ``bit-depth``, ``too-small``, ``too-large``, ``not-chest``, ``lateral-view`` or
+        ``oblique-view``.
     """
-    _gate_class(ds)
-    _gate_pixels(ds)
-    _gate_size(ds)
-    _gate_body_part(ds)
+    head = source if isinstance(source, Header) else header.read(source)
+    _gate_class(head)
+    _gate_pixels(head)
+    _gate_size(head)
+    _gate_body_part(head)
     if not options.accept_lateral:
-        _gate_view(ds)
+        _gate_view(head)
 
 
-def _gate_class(ds: Dataset) -> None:
-    sop_class, modality = header.word(ds, "SOPClassUID"), header.word(ds, "Modality")
-    intent = header.word(ds, "PresentationIntentType")
-    if sop_class == DX_FOR_PROCESSING or intent == "FOR PROCESSING":
+def _gate_class(head: Header) -> None:
+    if head.sop_class == DX_FOR_PROCESSING or head.intent == "FOR PROCESSING":
         raise Rejected("for-processing", "The image is For Processing, not For Presentation.")
-    is_capture = sop_class == SECONDARY_CAPTURE and modality in ("CR", "DX")
-    if sop_class not in (CR, DX) and not is_capture:
+    is_capture = head.sop_class == SECONDARY_CAPTURE and head.modality in ("CR", "DX")
+    if head.sop_class not in (CR, DX) and not is_capture:
         raise Rejected(
-            "not-radiograph", f"SOP Class {_shown(ds, 'SOPClassUID')} is no CR or DX image."
+            "not-radiograph", f"SOP Class {_shown(head.sop_class)} is not a CR or DX image."
         )
 
 
-def _gate_pixels(ds: Dataset) -> None:
-    if "PixelData" not in ds:
+def _gate_pixels(head: Header) -> None:
+    if not head.has_pixels and head.broken_at:
+        raise Rejected(
+            "no-pixels",
+            f"The header cannot be read from {head.broken_at} on: no Pixel Data is found.",
+        )
+    if not head.has_pixels:
         raise Rejected("no-pixels", "The Instance has no Pixel Data.")
-    photometric = header.word(ds, "PhotometricInterpretation")
-    samples = header.integer(ds, "SamplesPerPixel")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2") or samples not in (1, None):
+    if head.photometric not in ("MONOCHROME1", "MONOCHROME2") or head.samples not in (1, None):
         raise Rejected(
             "not-grayscale",
-            f"Photometric Interpretation is {_shown(ds, 'PhotometricInterpretation')}, "
-            f"Samples per Pixel {_shown(ds, 'SamplesPerPixel')}.",
+            f"Photometric Interpretation is {_shown(head.photometric)}, "
+            f"Samples per Pixel {_shown(head.samples)}.",
         )
-    if header.value(ds, "NumberOfFrames") is not None and header.integer(ds, "NumberOfFrames") != 1:
-        frames = _shown(ds, "NumberOfFrames")
-        raise Rejected("multi-frame", f"The image has {frames} frames instead of one.")
-    allocated, stored = header.integer(ds, "BitsAllocated"), header.integer(ds, "BitsStored")
+    if head.frames != 1:
+        raise Rejected("multi-frame", f"The image has {_shown(head.frames)} frames instead of one.")
+    allocated, stored = head.bits_allocated, head.bits_stored
     if allocated not in (8, 16) or stored is None or not 1 <= stored <= allocated:
         raise Rejected(
             "bit-depth",
-            f"Bits Allocated is {_shown(ds, 'BitsAllocated')}, "
-            f"Bits Stored {_shown(ds, 'BitsStored')}.",
+            f"Bits Allocated is {_shown(allocated)}, Bits Stored {_shown(stored)}.",
         )
 
 
-def _gate_size(ds: Dataset) -> None:
-    rows, columns = header.integer(ds, "Rows") or 0, header.integer(ds, "Columns") or 0
+def _gate_size(head: Header) -> None:
+    rows, columns = head.rows, head.columns
     if min(rows, columns) < SMALLEST:
         raise Rejected(
             "too-small", f"The image has {rows} x {columns} pixels; {SMALLEST} are needed."
@@ -168,46 +155,39 @@ def _gate_size(ds: Dataset) -> None:
         raise Rejected("too-large", f"The image has {rows} x {columns} pixels.")
 
 
-def _gate_body_part(ds: Dataset) -> None:
-    if header.word(ds, "PatientSpeciesDescription") not in _HUMAN:
+def _gate_body_part(head: Header) -> None:
+    if head.species not in _HUMAN:
         raise Rejected("not-chest", "The patient is not human, by Patient Species.")
-    body_part = header.word(ds, "BodyPartExamined")
-    plain = unicodedata.normalize("NFKD", body_part).encode("ascii", "ignore").decode()
-    if any(found in plain for found in _NOT_CHEST_WORDS) and "CHEST" not in plain:
-        is_chest = False
-    elif plain:
-        is_chest = any(found in plain for found in _CHEST_WORDS)
-    else:
-        codes = _codes(ds, "AnatomicRegionSequence")
-        is_chest = not codes or bool(codes & _CHEST_CODES.keys())
-    if not is_chest:
-        shown = _shown(ds, "BodyPartExamined") if plain else "another one, by Anatomic Region"
-        raise Rejected("not-chest", f"The body part is {shown}.")
+    named = [part for part in head.body_parts if not vocabulary.says_nothing(part)]
+    if named:
+        if not any(vocabulary.is_chest(part) for part in named):
+            raise Rejected("not-chest", f"The body part is {_shown(', '.join(named))}.")
+        return
+    if head.region_codes and not head.region_codes & _CHEST_CODES.keys():
+        raise Rejected("not-chest", "The body part is another one, by Anatomic Region.")
 
 
-def _gate_view(ds: Dataset) -> None:
-    view, codes = header.word(ds, "ViewPosition"), _codes(ds, "ViewCodeSequence")
-    other = [_OTHER_VIEW_CODES[code] for code in sorted(codes) if code in _OTHER_VIEW_CODES]
-    along_rows = (header.words(ds, "PatientOrientation") or ("",))[0][:1]
-    if view:
-        # "AP SUPINE" or "PA_ERECT" are no defined terms, but clear.
-        parts = {*re.findall("[A-Z]+", view), re.sub("[^A-Z]", "", view)}
-        is_frontal = bool(parts & _FRONTAL_VIEWS) and not parts & _LATERAL_VIEWS
-        shown = _shown(ds, "ViewPosition")
-    elif other or codes & _FRONTAL_CODES.keys():
-        is_frontal, shown = not other, ", ".join(other)
-    else:
-        # Rows that run from front to back are those of a lateral view.
-        is_frontal, shown = along_rows not in ("A", "P"), "lateral, by Patient Orientation"
-    if not is_frontal:
-        raise Rejected("lateral-view", f"The view is {shown}, not PA or AP.")
+def _gate_view(head: Header) -> None:
+    written = " ".join(head.views)
+    view, shown = vocabulary.view_of(written), _shown(written)
+    if not view:
+        others = [
+            _OTHER_VIEW_CODES[code] for code in sorted(head.view_codes & _OTHER_VIEW_CODES.keys())
+        ]
+        if others:
+            shown = ", ".join(others)
+            view = "oblique" if all("oblique" in name for name in others) else "lateral"
+        elif not head.view_codes & _FRONTAL_CODES.keys() and {"A", "P"} & set(head.orientation):
+            # Rows or columns that run from front to back are those of a lateral view, upright or
+            # lying on its side.
+            view, shown = "lateral", "lateral, by Patient Orientation"
+    if view not in ("", "frontal"):
+        code = "oblique-view" if view == "oblique" else "lateral-view"
+        raise Rejected(code, f"The view is {shown}, not PA or AP.")
 
 
-def _codes(ds: Dataset, keyword: str) -> frozenset[str]:
-    return frozenset(header.word(item, "CodeValue") for item in header.items(ds, keyword)) - {""}
-
-
-def _shown(ds: Dataset, keyword: str) -> str:
+def _shown(found: str | int | None) -> str:
     """Return a coded value for people: printable and short, whatever was sent."""
-    shown = "".join(letter for letter in header.word(ds, keyword) if letter.isprintable())
+    text = "" if found is None else str(found).upper()
+    shown = "".join(letter for letter in text if letter.isprintable())
     return f"'{shown[:64]}'" if shown else "absent"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -16,24 +16,46 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset
 
-from worker.image import header
+from worker.image.decode import LOSSY
+from worker.image.elements import plain
+from worker.image.header import Header, Window
+from worker.image.luts import Lut, luts
+from worker.settings import Pixels as Options
 
-Mode = Literal["voi", "minmax", "minmax+equalize"]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
-
-LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in ("50", "51", "81", "91", "203"))
-"""Transfer syntaxes whose decoded values may overshoot what was stored."""
 
 _PERCENTILES = (0.005, 0.995)
 _MOST_SATURATED = 0.5
 _BLOCK = 1 << 17
 _SAMPLE = 1 << 15
 """Pixels that are enough to see whether a window is usable."""
+_PATCH = 4
+"""Side of the patches, in pixels of the sample, that are told apart by their detail."""
+_DETAIL = 0.05
+"""Least standard deviation of a patch of the picture proper, as a share of the liveliest's."""
+_DARK, _BLANK = 0.25, 1 / 64
+"""Shares of all grey levels: a window that leaves the picture fewer has a fault, or hides it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Display:
+    """How stored values became grey: what the picture followed, whatever else its header says."""
+
+    modality: Literal["none", "rescale", "lut"]
+    slope: float
+    intercept: float
+    """Of a rescale that was applied, else 1 and 0."""
+    modality_lut: Lut | None
+    voi: Literal["window", "lut", "percentiles", "range"]
+    window: Window | None
+    """What spread the values; LINEAR_EXACT between the limits found where no window was usable."""
+    voi_lut: Lut | None
+    is_inverted: bool
+    """Whether low values are bright."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +64,8 @@ class Table:
 
     levels: Bytes
     steps: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
+    display: Display
 
     def apply(self, pixels: npt.NDArray[np.unsignedinteger]) -> Bytes:
         """Return the picture, (rows, columns)."""
@@ -69,47 +92,77 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def table(
-    ds: Dataset,
+    head: Header,
     pixels: npt.NDArray[np.unsignedinteger],
     visible: tuple[slice, slice] | Bools,
-    mode: Mode = "voi",
+    options: Options,
 ) -> Table:
     """Return the table that turns stored pixels into grey levels, 0 = black.
 
     Parameters
     ----------
-    ds : Dataset
-        The header.
+    head : Header
+        What the header says.
     pixels : ndarray of uint8 or uint16, (rows, columns)
         Stored pixels as bit patterns; sign and unused bits are dealt with here.
     visible : pair of slices, or ndarray of bool, (rows, columns)
         What lies inside the shutter.
-    mode : {"voi", "minmax", "minmax+equalize"}
-        How values become grey levels.
+    options : Options
+        ``mode`` is how values become grey levels, ``window`` and ``polarity`` choose where the
+        header says several things.
     """
-    stored, padded = _stored(ds, pixels.dtype.itemsize)
+    stored, padded = _stored(head, pixels.dtype.itemsize)
     first = int(stored.min())
     domain = np.arange(first, int(stored.max()) + 1)
-    x, modality = _modality(ds, domain)
+    values = _modality(head, domain)
     counts = _Counts(pixels, visible, padded, stored - first)
-    if mode == "voi":
-        grey, voi, warnings = _voi(ds, x, counts)
+    if options.mode == "voi":
+        shown = _voi(head, values.x, counts, options.window)
     else:
-        grey, voi, warnings = _between(x, counts.limits(x, 0.0, 1.0)), mode, ()
-    is_inverted = header.word(ds, "PhotometricInterpretation") == "MONOCHROME1" or (
-        header.word(ds, "PresentationLUTShape") == "INVERSE"
-    )
-    if is_inverted:
-        grey = 1.0 - grey
+        shown = _between(values.x, counts.limits(values.x, 0.0, 1.0), "range", ())
+    is_inverted, doubts = _polarity(head, options.polarity)
+    grey = 1.0 - shown.grey if is_inverted else shown.grey
     levels = np.rint(grey * 255.0).astype(np.uint8)
-    if mode == "minmax+equalize":
+    if options.mode == "minmax+equalize":
         levels = _equalized(levels, counts.whole)
     patterns = levels[stored - first]
     patterns[padded] = 0
-    steps = [f"modality={modality}", f"voi={voi}", f"invert={'yes' if is_inverted else 'no'}"]
+    voi = options.mode if shown.voi == "range" else shown.step
+    steps = [f"modality={values.modality}", f"voi={voi}", f"invert={_yes(is_inverted)}"]
     if padded.any():
         steps.append("padding=black")
-    return Table(patterns, tuple(steps), warnings)
+    display = Display(
+        values.modality,
+        values.slope,
+        values.intercept,
+        values.lut,
+        shown.voi,
+        shown.window,
+        shown.lut,
+        is_inverted,
+    )
+    return Table(patterns, tuple(steps), (*values.warnings, *shown.warnings, *doubts), display)
+
+
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else "no"
+
+
+def _polarity(head: Header, wins: str) -> tuple[bool, tuple[str, ...]]:
+    """Return whether low values are bright, and what the header contradicts itself about.
+
+    Presentation LUT Shape tells how a picture is to be shown (PS3.3 C.8.11.1.1.2 couples it with
+    Photometric Interpretation), and DCMTK and dcm4che follow it; many viewers do not know it.
+    """
+    is_negative = head.photometric == "MONOCHROME1"
+    by_shape = {"INVERSE": True, "IDENTITY": False}.get(head.presentation_shape)
+    if by_shape is None or by_shape == is_negative:
+        return is_negative, ()
+    doubt = (
+        f"Presentation LUT Shape {head.presentation_shape} contradicts Photometric Interpretation "
+        f"{head.photometric}; the {'former' if wins == 'presentation' else 'latter'} was followed."
+    )
+    return by_shape if wins == "presentation" else is_negative, (doubt,)
 
 
 class _Counts:
@@ -125,16 +178,29 @@ class _Counts:
         self._pixels, self._visible = pixels, visible
         self._padded, self._places = padded, places
 
-    @property
-    def sample(self) -> Ints:
-        """Count some rows and columns of a large picture."""
-        step = max(1, math.isqrt(self._pixels.size // _SAMPLE))
-        return self._count(slice(None, None, step))
+    def sample(self) -> tuple[Ints, Bools]:
+        """Return some rows and columns as places of stored values, and which of them count."""
+        step = slice(None, None, max(1, math.isqrt(self._pixels.size // _SAMPLE)))
+        if isinstance(self._visible, tuple):
+            few = self._pixels[self._visible][step, step]
+            counted = ~self._padded[few]
+        else:
+            few = self._pixels[step, step]
+            counted = self._visible[step, step] & ~self._padded[few]
+        return self._places[few], counted
 
     @property
     def whole(self) -> Ints:
         """Count every pixel."""
-        return self._count(slice(None))
+        seen = self._pixels[self._visible]
+        flat = np.ascontiguousarray(seen).reshape(-1)
+        counts = np.zeros(self._padded.size, np.int64)
+        for start in range(0, flat.size, 2 * _BLOCK):
+            counts += np.bincount(flat[start : start + 2 * _BLOCK], minlength=counts.size)
+        counts[self._padded] = 0
+        found = np.zeros(int(self._places.max()) + 1, np.int64)
+        np.add.at(found, self._places, counts)
+        return found
 
     def limits(self, x: Floats, low: float, high: float) -> tuple[float, float]:
         """Return the values below which the shares `low` and `high` of the pixels lie."""
@@ -148,54 +214,38 @@ class _Counts:
         last = min(int(last), order.size - 1)
         return float(x[order[first]]), float(x[order[last]])
 
-    def _count(self, step: slice) -> Ints:
-        if isinstance(self._visible, tuple):
-            seen = self._pixels[self._visible][step, step]
-        else:
-            seen = self._pixels[step, step][self._visible[step, step]]
-        flat = np.ascontiguousarray(seen).reshape(-1)
-        counts = np.zeros(self._padded.size, np.int64)
-        for start in range(0, flat.size, 2 * _BLOCK):
-            counts += np.bincount(flat[start : start + 2 * _BLOCK], minlength=counts.size)
-        counts[self._padded] = 0
-        found = np.zeros(int(self._places.max()) + 1, np.int64)
-        np.add.at(found, self._places, counts)
-        return found
 
-
-def _stored(ds: Dataset, itemsize: int) -> tuple[Ints, Bools]:
+def _stored(head: Header, itemsize: int) -> tuple[Ints, Bools]:
     """Return the stored value of each bit pattern and whether it is padding."""
     allocated = 8 * itemsize
-    bits = min(header.integer(ds, "BitsStored") or allocated, allocated)
-    is_signed = header.integer(ds, "PixelRepresentation") == 1
+    bits = min(head.bits_stored or allocated, allocated)
+    is_signed = bool(head.is_signed)
     patterns = np.arange(1 << allocated, dtype=np.int64)
     whole = _signed(patterns, allocated) if is_signed else patterns
-    if header.transfer_syntax(ds) in LOSSY:
+    if head.transfer_syntax in LOSSY:
         least = -(1 << (bits - 1)) if is_signed else 0
         stored = np.clip(whole, least, least + (1 << bits) - 1)
     else:
-        high_bit = header.integer(ds, "HighBit")
-        shift = 0 if high_bit is None else min(max(high_bit + 1 - bits, 0), allocated - bits)
+        high_bit = bits - 1 if head.high_bit is None else head.high_bit
+        shift = min(max(high_bit + 1 - bits, 0), allocated - bits)
         stored = (patterns >> shift) & ((1 << bits) - 1)
         if is_signed:
             stored = _signed(stored, bits)
-    return stored, _padded(ds, stored, whole, bits, is_signed)
+    return stored, _padded(head.padding, stored, whole, bits, is_signed)
 
 
 def _signed(patterns: Ints, bits: int) -> Ints:
     return np.where(patterns >> (bits - 1), patterns - (1 << bits), patterns)
 
 
-def _padded(ds: Dataset, stored: Ints, whole: Ints, bits: int, is_signed: bool) -> Bools:
+def _padded(
+    padding: tuple[int, int] | None, stored: Ints, whole: Ints, bits: int, is_signed: bool
+) -> Bools:
     """Return which bit patterns are Pixel Padding Values (PS3.3 C.7.5.1.1.2)."""
-    first = header.integer(ds, "PixelPaddingValue")
-    if first is None:
+    if padding is None:
         return np.zeros(stored.shape, np.bool_)
-    last = header.integer(ds, "PixelPaddingRangeLimit")
-    ends = [first, first if last is None else last]
-    if is_signed:
-        # A value written as US, or read so from an ambiguous VR, means the same bits.
-        ends = [end - 65536 if end > 32767 else end for end in ends]
+    # A value written as US, or read so from an ambiguous VR, means the same bits.
+    ends = [end - 65536 if is_signed and end > 32767 else end for end in padding]
     low, high = min(ends), max(ends)
     least = -(1 << (bits - 1)) if is_signed else 0
     # Some writers pad with values that only fit Bits Allocated.
@@ -203,87 +253,138 @@ def _padded(ds: Dataset, stored: Ints, whole: Ints, bits: int, is_signed: bool) 
     return (where >= low) & (where <= high)
 
 
-def _modality(ds: Dataset, stored: Ints) -> tuple[Floats, str]:
-    for item in header.items(ds, "ModalityLUTSequence")[:1]:
-        lut = _lut(ds, item, header.integer(ds, "PixelRepresentation") == 1)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Values:
+    """What stored values mean (PS3.3 C.11.1)."""
+
+    x: Floats
+    modality: Literal["none", "rescale", "lut"] = "none"
+    slope: float = 1.0
+    intercept: float = 0.0
+    lut: Lut | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def _modality(head: Header, domain: Ints) -> _Values:
+    x = domain.astype(np.float64)
+    warnings: tuple[str, ...] = ()
+    if head.modality_tables:
+        lut = luts(head.modality_tables[:1], head)[0]
         if lut is not None:
-            return lut.of(stored.astype(np.float64)), "lut"
-    slope = header.number(ds, "RescaleSlope")
-    intercept = header.number(ds, "RescaleIntercept") or 0.0
-    if slope == 0.0 or (slope in (None, 1.0) and not intercept):
+            values = lut.of(x, bool(head.is_signed))
+            return _Values(values, "lut", lut=lut, warnings=_bits_doubt(lut, "Modality LUT"))
+        warnings = ("The Modality LUT of the image is not usable.",)
+    slope = 1.0 if head.slope is None else head.slope
+    if slope == 0.0 or (slope == 1.0 and not head.intercept):
         # A slope of zero would erase the picture; it is a fault of the writer.
-        return stored.astype(np.float64), "none"
+        return _Values(x, warnings=warnings)
     with np.errstate(over="ignore", invalid="ignore"):
-        rescaled = stored * np.float64(1.0 if slope is None else slope) + intercept
+        rescaled = x * np.float64(slope) + head.intercept
     if not np.isfinite(rescaled).all():
-        return stored.astype(np.float64), "none"
-    return rescaled, "rescale"
+        return _Values(x, warnings=warnings)
+    return _Values(rescaled, "rescale", slope, head.intercept, warnings=warnings)
+
+
+def _bits_doubt(lut: Lut, name: str) -> tuple[str, ...]:
+    if not lut.is_misdeclared:
+        return ()
+    return (
+        f"The {name} of the image uses {lut.bits} bits of the {lut.declared} that it declares; "
+        "its entries were followed.",
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Lut:
-    first: int
-    bits: int
-    entries: Floats
+class _Shown:
+    """Grey from 0 to 1 for each value, and what made it so."""
 
-    def of(self, x: Floats) -> Floats:
-        index = np.rint(x - self.first).clip(0, self.entries.size - 1).astype(np.intp)
-        return self.entries[index]
-
-
-def _lut(ds: Dataset, item: Dataset, is_signed: bool) -> _Lut | None:
-    """Return the table of one item, or None when it is not usable (PS3.3 C.11.1.1)."""
-    descriptor = header.numbers(item, "LUTDescriptor")
-    if len(descriptor) != 3:
-        return None
-    count, first, bits = (int(entry) for entry in descriptor)
-    count = count % 65536 or 65536  # PS3.3 C.11.1.1: 65536 is written as 0
-    if is_signed and first > 32767:
-        first -= 65536
-    entries = _entries(ds, item, count)
-    if entries is None or not 1 <= bits <= 16:
-        return None
-    return _Lut(first, bits, entries)
-
-
-def _entries(ds: Dataset, item: Dataset, count: int) -> Floats | None:
-    # A table may say that it has millions of entries, of which only `count` matter.
-    found = header.unread(item, "LUTData")
-    if isinstance(found, bytes):
-        found = found[: 2 * count]
-        is_little_endian = header.transfer_syntax(ds) != "1.2.840.10008.1.2.2"
-        if len(found) >= 2 * count:
-            entries = np.frombuffer(found, "<u2" if is_little_endian else ">u2")
-        else:
-            # Eight bits per entry, two entries per word (PS3.3 C.11.1.1.1).
-            packed = np.frombuffer(found[: len(found) // 2 * 2], np.uint8)
-            entries = packed if is_little_endian else packed.reshape(-1, 2)[:, ::-1].reshape(-1)
-    else:
-        listed = header.numbers(item, "LUTData")
-        entries = np.asarray(listed, np.float64) % 65536
-        if count // 2 <= entries.size < count:
-            low, high = entries % 256, entries // 256
-            entries = np.column_stack([low, high]).reshape(-1)
-    return entries[:count].astype(np.float64) if entries.size >= count else None
-
-
-def _voi(ds: Dataset, x: Floats, counts: _Counts) -> tuple[Floats, str, tuple[str, ...]]:
-    """Return grey from 0 to 1 by the first usable of VOI LUT, window and percentiles."""
+    grey: Floats
+    voi: Literal["window", "lut", "percentiles", "range"]
+    window: Window | None = None
+    lut: Lut | None = None
     warnings: tuple[str, ...] = ()
-    for item in header.items(ds, "VOILUTSequence")[:1]:
-        has_modality_lut = bool(header.items(ds, "ModalityLUTSequence"))
-        lut = _lut(ds, item, not has_modality_lut and bool(x.min() < 0))
-        if lut is not None:
-            return np.minimum(lut.of(x) / ((1 << lut.bits) - 1), 1.0), "lut", warnings
-        warnings = ("The VOI LUT of the image is not usable.",)
-    centers, widths = header.numbers(ds, "WindowCenter"), header.numbers(ds, "WindowWidth")
-    if centers and widths:
-        function = header.word(ds, "VOILUTFunction") or "LINEAR"
-        grey = _windowed(x, centers[0], widths[0], function)
-        if grey is not None and _saturated(grey, counts.sample) <= _MOST_SATURATED:
-            return grey, f"window-{function.lower()}", warnings
+
+    @property
+    def step(self) -> str:
+        """The name of this step."""
+        is_window = self.voi == "window" and self.window is not None
+        return f"window-{self.window.function.lower()}" if is_window and self.window else self.voi
+
+
+def _voi(head: Header, x: Floats, counts: _Counts, preferred: Sequence[str]) -> _Shown:
+    """Return grey by the first usable of VOI LUTs, windows and percentiles.
+
+    A LUT or window whose explanation has one of the `preferred` words comes before the others.
+    """
+    tables = luts(head.voi_tables, head)
+    choices: list[Lut | Window] = [lut for lut in tables if lut is not None]
+    choices += head.windows
+    wanted = [plain(word) for word in preferred]
+    places = len(wanted)
+    choices.sort(
+        key=lambda choice: next(
+            (i for i, word in enumerate(wanted) if word in choice.explanation), places
+        )
+    )
+    is_signed = not head.modality_tables and bool(x.min() < 0)
+    warnings: tuple[str, ...] = ()
+    if None in tables:
+        warnings = ("A VOI LUT of the image is not usable.",)
+    picture = None
+    for choice in choices:
+        if isinstance(choice, Lut):
+            grey = np.minimum(choice.of(x, is_signed) / ((1 << choice.bits) - 1), 1.0)
+            warnings += _bits_doubt(choice, "VOI LUT")
+            return _Shown(grey, "lut", lut=choice, warnings=warnings)
+        windowed = _windowed(x, choice.center, choice.width, choice.function)
+        if windowed is None:
+            continue
+        picture = picture or _Proper(x, counts)
+        is_usable, doubts = picture.judge(windowed)
+        if is_usable:
+            return _Shown(windowed, "window", choice, warnings=warnings + doubts)
+    if head.windows or head.has_window:
         warnings += ("The window of the image is not usable; percentiles were taken instead.",)
-    return _between(x, counts.limits(x, *_PERCENTILES)), "percentiles", warnings
+    return _between(x, counts.limits(x, *_PERCENTILES), "percentiles", warnings)
+
+
+class _Proper:
+    """The picture proper: what is not a surround of one grey or a little noise.
+
+    A collimator, direct exposure or a border may fill more than half of an image, and a good
+    window makes them black or white. So a window is judged by what it does to the patches that
+    have detail, each by how much it has.
+    """
+
+    def __init__(self, x: Floats, counts: _Counts) -> None:
+        places, counted = counts.sample()
+        side = _PATCH if min(places.shape) >= 2 * _PATCH else 1
+        rows, columns = (length // side * side for length in places.shape)
+        shape = (rows // side, side, columns // side, side)
+        patches = places[:rows, :columns].reshape(shape).swapaxes(1, 2).reshape(-1, side * side)
+        inside = counted[:rows, :columns].reshape(shape).swapaxes(1, 2).reshape(patches.shape)
+        patches = patches[inside.all(axis=1)]
+        detail = x[patches].std(axis=1)
+        if detail.any():
+            is_proper = detail >= _DETAIL * np.percentile(detail[detail > 0], 95)
+            patches, detail = patches[is_proper], detail[is_proper]
+        else:
+            detail = np.ones(len(patches))
+        self._patches, self._detail = patches, detail
+
+    def judge(self, grey: Floats) -> tuple[bool, tuple[str, ...]]:
+        """Return whether a window shows the picture proper, and a doubt about it."""
+        if not self._patches.size:
+            return False, ()
+        shown = grey[self._patches]
+        clipped = ((shown <= 0.0) | (shown >= 1.0)).mean(axis=1)
+        low, high = np.percentile(shown, (1, 99))
+        if np.average(clipped, weights=self._detail) > _MOST_SATURATED or high - low < _BLANK:
+            return False, ()
+        if high - low < _DARK:
+            left = round((high - low) * 256)
+            return True, (f"The window of the image leaves it {left} of 256 grey levels.",)
+        return True, ()
 
 
 def _windowed(x: Floats, center: float, width: float, function: str) -> Floats | None:
@@ -301,17 +402,17 @@ def _windowed(x: Floats, center: float, width: float, function: str) -> Floats |
     return np.clip((x - center) / width + 0.5, 0.0, 1.0)
 
 
-def _saturated(grey: Floats, counts: Ints) -> float:
-    total = counts.sum()
-    at_an_end = (grey <= 0.0) | (grey >= 1.0)
-    return float(counts[at_an_end].sum() / total) if total else 1.0
-
-
-def _between(x: Floats, limits: tuple[float, float]) -> Floats:
+def _between(
+    x: Floats,
+    limits: tuple[float, float],
+    voi: Literal["percentiles", "range"],
+    warnings: tuple[str, ...],
+) -> _Shown:
     low, high = limits
+    window = Window((low + high) / 2, high - low, "LINEAR_EXACT")
     if high <= low:
-        return np.zeros_like(x)
-    return np.clip((x - low) / (high - low), 0.0, 1.0)
+        return _Shown(np.zeros_like(x), voi, None, warnings=warnings)
+    return _Shown(np.clip((x - low) / (high - low), 0.0, 1.0), voi, window, warnings=warnings)
 
 
 def _equalized(levels: Bytes, counts: Ints) -> Bytes:

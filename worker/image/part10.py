@@ -5,29 +5,31 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, FileDataset
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset, read_partial, read_preamble
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.base.errors import Rejected
-from worker.image import header
+from worker.image import elements
 
 # pydicom quotes odd values in its warnings, and values are patient data.
 warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
 
 MOST_BYTES = 160 << 20
-"""The largest legal picture and a large header."""
+"""The largest legal picture and a large elements."""
 
 _MOST_READS = 30_000
 """Elements, items and fragments; a radiograph has some hundreds."""
 
-_PIXEL_DATA, _UNDEFINED = 0x7FE00010, 0xFFFFFFFF
+_PIXEL_DATA, _ICON, _UNDEFINED = 0x7FE00010, 0x00880200, 0xFFFFFFFF
 _COPIED = 1 << 20
 """Bytes of Pixel Data below which a copy costs nothing."""
 
@@ -41,30 +43,46 @@ _LONG = frozenset({"OB", "OW", "OF", "OD", "OL", "OV", "SQ", "UN", "OB or OW", "
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
-class _File(io.BytesIO):
-    """A file in memory that ends the reading of endless headers, and does not copy pixels."""
+class _Endless(ValueError):
+    """The header has more elements, or more values, than anybody reads."""
 
-    _reads, _is_at_pixels = 0, False
+
+class _File(io.BytesIO):
+    """A file in memory that ends the reading of endless headers and stops before the pixels."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
-        self._content = memoryview(content)
+        self.content = content
+        self.pixels: tuple[str | None, int, int] | None = None
+        """Value representation, length and place of Pixel Data, once they are reached."""
+        self.last_at, self.last_tag = 0, 0
+        """Where the last element begins that was looked at."""
+        self.stops_at = -1
+        """Where the reading is to end although the header goes on."""
+        self._reads = 0
 
     def read(self, size: int | None = -1, /) -> Any:
         self._reads += 1
         if self._reads > _MOST_READS:
-            raise ValueError("too many elements")
-        if size is None or size < _COPIED or not self._is_at_pixels:
-            return super().read(size)
-        start = self.tell()
-        return self._content[start : self.seek(min(start + size, len(self._content)))]
+            raise _Endless("too many elements")
+        return super().read(size)
 
     def mark(self, tag: BaseTag, vr: str | None, length: int) -> bool:
-        """Note whether the next value is that of Pixel Data; the reading never stops here."""
-        self._is_at_pixels = tag == _PIXEL_DATA and length != _UNDEFINED
+        """Note where the reading is; return whether it ends here."""
+        if tag == _PIXEL_DATA:
+            self.pixels = (vr, length, self.tell())
+            return True
+        if tag >> 16 != 2:
+            self.last_at, self.last_tag = self.tell(), int(tag)
         if _LONGEST < length != _UNDEFINED and not _may_be_long(tag, vr):
-            raise ValueError("a value is too long")
-        return False
+            raise _Endless("a value is too long")
+        return self.tell() == self.stops_at
+
+    def again(self, stops_at: int) -> _File:
+        """Return the same file, to be read up to `stops_at`."""
+        fresh = _File(self.content)
+        fresh.stops_at = stops_at
+        return fresh
 
 
 def read(content: bytes | Path) -> Dataset:
@@ -94,7 +112,7 @@ def read(content: bytes | Path) -> Dataset:
     try:
         ds = _parsed(content)
         _check_tables(ds)
-        has_class = bool(header.word(ds, "SOPClassUID"))
+        has_class = bool(elements.word(ds, "SOPClassUID"))
     except Rejected:
         raise
     except Exception as exc:
@@ -107,8 +125,8 @@ def read(content: bytes | Path) -> Dataset:
 
 def _check_tables(ds: Dataset) -> None:
     for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
-        for item in header.items(ds, keyword):
-            found = header.unread(item, "LUTData")
+        for item in elements.items(ds, keyword):
+            found = elements.unread(item, "LUTData")
             if isinstance(found, bytes) and len(found) > _LARGEST_TABLE:
                 raise ValueError("a table is too long")
 
@@ -118,29 +136,100 @@ def _parsed(content: bytes) -> Dataset:
     preamble = read_preamble(source, force=True)
     start = source.tell()
     meta = read_dataset(source, False, True, stop_when=_is_beyond_meta)
-    if not header.word(meta, "TransferSyntaxUID"):
+    if not elements.word(meta, "TransferSyntaxUID"):
         # pydicom would try this too, and inflate without a bound.
         source.seek(start)
         meta = read_dataset(source, True, True, stop_when=_is_beyond_meta)
-    if header.word(meta, "TransferSyntaxUID") == _DEFLATED:
-        found = _File(_inflated(memoryview(content)[source.tell() :]))
-        ds = read_dataset(found, False, True, stop_when=found.mark)
-        whole = FileDataset(found, ds, preamble, FileMetaDataset(meta), False, True)
-        whole.set_original_encoding(False, True, ds._character_set)
-        return whole
-    source.seek(0)
-    ds = read_partial(source, source.mark, force=True)
-    if not header.transfer_syntax(ds):
+    if elements.word(meta, "TransferSyntaxUID") == _DEFLATED:
+        source = _File(_inflated(memoryview(content)[source.tell() :]))
+
+        def parse(file: _File) -> Dataset:
+            ds = read_dataset(file, False, True, stop_when=file.mark)
+            whole = FileDataset(file, ds, preamble, FileMetaDataset(meta), False, True)
+            whole.set_original_encoding(False, True, ds._character_set)
+            return whole
+    else:
+
+        def parse(file: _File) -> Dataset:
+            file.seek(0)
+            return read_partial(file, file.mark, force=True)
+
+    ds, source = _up_to_a_fault(parse, source)
+    _take_pixels(ds, source)
+    if not elements.transfer_syntax(ds):
         implicit_vr, is_little_endian = ds.original_encoding
         little_endian = ImplicitVRLittleEndian if implicit_vr else ExplicitVRLittleEndian
         ds.file_meta.TransferSyntaxUID = little_endian if is_little_endian else ExplicitVRBigEndian
     return ds
 
 
+def _up_to_a_fault(parse: Callable[[_File], Dataset], source: _File) -> tuple[Dataset, _File]:
+    """Return the data set, of a broken one what stands before its fault."""
+    try:
+        ds = parse(source)
+        # Where a file ends within an element, pydicom warns and gives up all that it has read.
+        is_lost = source.pixels is None and "SOPClassUID" not in ds and source.last_at > 0
+    except (RecursionError, MemoryError, _Endless):
+        raise
+    except Exception:
+        if not source.last_at:
+            raise
+        is_lost = True
+    if not is_lost:
+        return ds, source
+    shorter = source.again(source.last_at)
+    ds = parse(shorter)
+    # An attribute of Python, no element: `header.read` asks for it.
+    ds.broken_at = f"({source.last_tag >> 16:04X},{source.last_tag & 0xFFFF:04X})"
+    return ds, shorter
+
+
+def _take_pixels(ds: Dataset, source: _File) -> None:
+    """Put Pixel Data into the data set, as much as the file holds and without a copy.
+
+    pydicom wants the delimiter of encapsulated Pixel Data (PS3.5 A.4) and gives up the whole file
+    where it is missing, as in files of some devices and archives.
+    """
+    implicit_vr, is_little_endian = ds.original_encoding
+    if source.pixels is None and (ds.get_item(_ICON) or ds.__dict__.get("broken_at")):
+        _find_pixels(ds, source)
+    if source.pixels is None:
+        return
+    vr, length, start = source.pixels
+    end = len(source.content) if length == _UNDEFINED else start + length
+    value: Any = memoryview(source.content)[start:end]
+    if len(value) < _COPIED or length == _UNDEFINED:
+        value = bytes(value)
+    tag = BaseTag(_PIXEL_DATA)
+    ds[tag] = RawDataElement(
+        tag, vr, length, value, start, bool(implicit_vr), bool(is_little_endian)
+    )
+
+
+def _find_pixels(ds: Dataset, source: _File) -> None:
+    """Look for Pixel Data behind an icon that is cut short, by what their length must be."""
+    implicit_vr, is_little_endian = ds.original_encoding
+    sizes = [elements.integer(ds, name) or 0 for name in ("Rows", "Columns", "BitsAllocated")]
+    wanted = sizes[0] * sizes[1] * (sizes[2] // 8)
+    if not (wanted and is_little_endian):
+        return
+    heads = [(b"", None)] if implicit_vr else [(b"OW\0\0", "OW"), (b"OB\0\0", "OB")]
+    for vr_bytes, vr in heads:
+        for length in (wanted, wanted + wanted % 2, _UNDEFINED):
+            head = b"\xe0\x7f\x10\x00" + vr_bytes + length.to_bytes(4, "little")
+            at = source.content.rfind(head, source.last_at) + len(head)
+            fits = length == _UNDEFINED or at + length <= len(source.content)
+            if at >= len(head) and fits:
+                source.pixels = (vr, length, at)
+                return
+
+
 def _may_be_long(tag: BaseTag, vr: str | None) -> bool:
-    # Implicit and unknown VR are what the dictionary says, once somebody asks for the value.
+    # Implicit and unknown VR are what the dictionary says, once somebody asks for the value; a
+    # table of the dictionary's "US or OW" is taken as words.
     is_known = dictionary_has_tag(tag)
-    return (dictionary_VR(tag) if vr in (None, "UN") and is_known else vr or "UN") in _LONG
+    meant = dictionary_VR(tag) if vr in (None, "UN") and is_known else vr or "UN"
+    return meant in _LONG or meant.endswith("OW")
 
 
 def _is_beyond_meta(tag: BaseTag, vr: str | None, length: int) -> bool:

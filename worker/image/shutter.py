@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
-from pydicom import Dataset
 
-from worker.image import header
+from worker.image.header import Shutters
 
 Mask = npt.NDArray[np.bool_]
 Frame = tuple[slice, slice]
@@ -41,18 +40,18 @@ class Shutter:
             pixels[~self.visible] = 0
 
 
-def shutter(ds: Dataset, shape: Shape) -> Shutter:
+def shutter(written: Shutters, shape: Shape) -> Shutter:
     """Return the shutter of an image of `shape` (rows, columns)."""
     whole = (slice(0, shape[0]), slice(0, shape[1]))
-    shapes = sorted({word for word in header.words(ds, "ShutterShape") if word})
+    shapes = list(written.shapes)
     if not shapes:
         return Shutter(whole)
     if shapes == ["RECTANGULAR"]:
-        frame = _rectangle(ds, shape)
+        frame = _rectangle(written, shape)
         if frame is None:
             return Shutter(whole, (), (UNUSABLE,))
         return Shutter(frame, ("shutter=rectangular",))
-    drawn = {word: _MASKS[word](ds, shape) if word in _MASKS else None for word in shapes}
+    drawn = {word: _MASKS[word](written, shape) if word in _MASKS else None for word in shapes}
     used = {word: mask for word, mask in drawn.items() if mask is not None}
     notes = (UNUSABLE,) if len(used) < len(drawn) else ()
     if not used:
@@ -63,13 +62,10 @@ def shutter(ds: Dataset, shape: Shape) -> Shutter:
     return Shutter(visible, (f"shutter={'+'.join(used).lower()}",), notes)
 
 
-def _rectangle(ds: Dataset, shape: Shape) -> Frame | None:
-    edges = []
-    for keyword in ("UpperHorizontal", "LowerHorizontal", "LeftVertical", "RightVertical"):
-        edge = header.number(ds, f"Shutter{keyword}Edge")
-        if edge is None:
-            return None
-        edges.append(round(edge))
+def _rectangle(written: Shutters, shape: Shape) -> Frame | None:
+    edges = [round(edge) for edge in written.edges if edge is not None]
+    if len(edges) < 4:
+        return None
     # Rows and columns count from 1, and the edges themselves are visible.
     upper, left = max(edges[0] - 1, 0), max(edges[2] - 1, 0)
     lower, right = min(edges[1], shape[0]), min(edges[3], shape[1])
@@ -78,8 +74,8 @@ def _rectangle(ds: Dataset, shape: Shape) -> Frame | None:
     return slice(upper, lower), slice(left, right)
 
 
-def _rectangle_mask(ds: Dataset, shape: Shape) -> Mask | None:
-    frame = _rectangle(ds, shape)
+def _rectangle_mask(written: Shutters, shape: Shape) -> Mask | None:
+    frame = _rectangle(written, shape)
     if frame is None:
         return None
     mask = np.zeros(shape, np.bool_)
@@ -87,9 +83,8 @@ def _rectangle_mask(ds: Dataset, shape: Shape) -> Mask | None:
     return mask
 
 
-def _circle_mask(ds: Dataset, shape: Shape) -> Mask | None:
-    center = header.numbers(ds, "CenterOfCircularShutter")
-    radius = header.number(ds, "RadiusOfCircularShutter")
+def _circle_mask(written: Shutters, shape: Shape) -> Mask | None:
+    center, radius = written.center, written.radius
     if len(center) != 2 or radius is None or radius <= 0:
         return None
     rows = np.arange(1, shape[0] + 1, dtype=np.float64)[:, None] - center[0]
@@ -98,8 +93,8 @@ def _circle_mask(ds: Dataset, shape: Shape) -> Mask | None:
     return circle
 
 
-def _polygon_mask(ds: Dataset, shape: Shape) -> Mask | None:
-    vertices = header.numbers(ds, "VerticesOfThePolygonalShutter")
+def _polygon_mask(written: Shutters, shape: Shape) -> Mask | None:
+    vertices = written.vertices
     if len(vertices) < 6 or len(vertices) % 2 or max(map(abs, vertices)) > 100_000:
         return None
     # Row before column in DICOM, x before y in Pillow.
@@ -109,7 +104,7 @@ def _polygon_mask(ds: Dataset, shape: Shape) -> Mask | None:
     return np.asarray(picture).astype(np.bool_)
 
 
-_MASKS: dict[str, Callable[[Dataset, Shape], Mask | None]] = {
+_MASKS: dict[str, Callable[[Shutters, Shape], Mask | None]] = {
     "RECTANGULAR": _rectangle_mask,
     "CIRCULAR": _circle_mask,
     "POLYGONAL": _polygon_mask,

@@ -176,6 +176,7 @@ QUALITY: Final = {
     "model-failed": SOFTWARE_FAILURE,
     "not-chest": OTHER_FAILURE,
     "lateral-view": POSITIONING,
+    "oblique-view": POSITIONING,
     "screened-out": OTHER_FAILURE,
 }
 """Reason why an Instance was not analysed -> Image Quality (111101, DCM)."""
