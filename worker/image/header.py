@@ -110,7 +110,9 @@ class Header:
 
 def read(ds: Dataset) -> Header:
     """Return what a data set, as `part10.read` returns it, says of its picture."""
-    content = elements.value(ds, "PixelData")
+    # As it stands, whatever its value representation.
+    content = elements.unread(ds, "PixelData")
+    pixel_data = ds.get_item("PixelData") if "PixelData" in ds else None
     frames = elements.integer(ds, "NumberOfFrames")
     sign = elements.integer(ds, "PixelRepresentation")
     return Header(
@@ -144,9 +146,9 @@ def read(ds: Dataset) -> Header:
         region_codes=_codes(ds, "AnatomicRegionSequence"),
         view_codes=_codes(ds, "ViewCodeSequence"),
         species=elements.word(ds, "PatientSpeciesDescription"),
-        has_pixels="PixelData" in ds,
+        has_pixels=pixel_data is not None,
         pixels=content if isinstance(content, bytes | memoryview) and content else None,
-        pixels_are_words="PixelData" in ds and ds["PixelData"].VR == "OW",
+        pixels_are_words=pixel_data is not None and pixel_data.VR == "OW",
         broken_at=str(ds.__dict__.get("broken_at", "")),
         warnings=tuple(_commas(ds)),
     )
