@@ -37,7 +37,15 @@ def found(text: str) -> list[tuple]:
 
 
 @pytest.mark.parametrize(
-    "name", ["develop.jsonl", "develop_2.jsonl", "adversarial.jsonl", "fresh.jsonl"]
+    "name",
+    [
+        "develop.jsonl",
+        "develop_2.jsonl",
+        "adversarial.jsonl",
+        "fresh.jsonl",
+        "fresh_2.jsonl",
+        "fresh_3.jsonl",
+    ],
 )
 def test_labelled_sentences_are_read_as_labelled(name: str) -> None:
     labelled = rows(name)

@@ -144,7 +144,7 @@ def test_a_wrapped_line_is_told_from_a_note_by_the_words_at_its_ends_and_the_wid
 
 
 @pytest.mark.parametrize("row", KINDS[::9], ids=lambda row: row["text"][:30])
-def test_capitals_mean_the_same(row: dict) -> None:
+def test_capitals_mean_the_same(row: dict[str, str]) -> None:
     if "<" not in row["text"]:
         assert as_json(parse(row["text"].upper())) == as_json(parse(row["text"]))
 

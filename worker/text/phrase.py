@@ -22,7 +22,7 @@ BARE = frozenset({
 _EMPTY = Sentence("", "")
 
 BLANK_FORM = "blank"
-"""Form of a negation that a blank word follows."""
+"""Form of a negation with a blank word between it and the fracture, or after it."""
 Test = Callable[[Token], bool]
 
 
@@ -108,15 +108,27 @@ def whole(tokens: Sequence[Token], sentence: Sentence, lexicon: Lexicon | None =
     return Phrase(tokens, 0, 0, len(tokens), sentence=sentence, lexicon=lexicon)
 
 
-def without_blanks(tokens: Sequence[Token]) -> list[Token]:
-    """Return the tokens without blank words; a negation keeps that one came after it."""
-    kept: list[Token] = []
-    for token in tokens:
-        if token.kind is not Kind.BLANK:
-            kept.append(token)
-        elif kept and kept[-1].kind is Kind.NEGATION:
-            kept[-1] = replace(kept[-1], form=BLANK_FORM)
-    return kept
+def read_past_blanks(everything: Sequence[Token], tokens: Sequence[Token]) -> list[Token]:
+    """Return `tokens`, read as if there were no blanks; a negation keeps that one came after it.
+
+    Parameters
+    ----------
+    everything : sequence of Token
+        Of the same sentence with its blanks.
+    tokens : sequence of Token
+        Of the sentence without them: "compression XXXX deformity" is one phrase.
+    """
+    blanked: list[bool] = []  # for each negation
+    for at, token in enumerate(everything):
+        if token.kind is Kind.NEGATION:
+            rest = everything[at + 1 :]
+            end = next((n for n, t in enumerate(rest) if t.kind is Kind.FRACTURE), len(rest))
+            blanked.append(has(rest[:end], Kind.BLANK))
+    negations = iter(blanked)
+    return [
+        replace(t, form=BLANK_FORM) if t.kind is Kind.NEGATION and next(negations, True) else t
+        for t in tokens
+    ]
 
 
 def is_bare(tokens: Sequence[Token]) -> bool:
@@ -227,6 +239,9 @@ def _start(tokens: Sequence[Token], before: int, at: int) -> int:
         start = _phrase_start(tokens, before, verb) if verb < start else start
     if tokens[start].kind is Kind.NEGATION:
         return start
+    listed = _after_numbers(tokens, before + 1, at)
+    if listed > before + 1 and tokens[listed].kind in LISTING:
+        return listed + 1  # "rib fractures 2-4 and left 7th rib fracture"
     comma = next((n for n in range(at, start, -1) if tokens[n].kind is Kind.COMMA), start)
     if comma > start and not any(t.kind in NAMED for t in tokens[comma:at]):
         return comma + 1

@@ -187,7 +187,7 @@ def _vertebrae(tokens: list[Token]) -> list[Token]:
         if region and token.kind in (Kind.HINT, Kind.BONE):
             back = at - 1
             while back >= 0 and tokens[back].kind in (Kind.NUMBER, Kind.AND, Kind.COMMA):
-                if tokens[back].kind is Kind.NUMBER:
+                if tokens[back].kind is Kind.NUMBER and tokens[back].form != "cardinal":
                     out[back] = Token(Kind.LEVEL, region + tokens[back].value, tokens[back].text)
                 back -= 1
             if at + 1 < len(tokens) and tokens[at + 1].form == "digit" and token.kind is Kind.BONE:

@@ -21,8 +21,8 @@ from worker.text.phrase import (
     fractures_of,
     has,
     is_bare,
+    read_past_blanks,
     whole,
-    without_blanks,
 )
 from worker.text.result import Absence, Findings, Fracture, Place, Presence
 from worker.text.rules import ENGLISH, Hit, Rule, RuleSet, Verdict, first
@@ -30,6 +30,7 @@ from worker.text.rules.backward import (
     dates_only,
     is_anaphor,
     is_label,
+    is_no,
     names_more,
     points_back,
     shows_sign,
@@ -37,7 +38,7 @@ from worker.text.rules.backward import (
 from worker.text.rules.cut_off import ends_open, is_cut_off
 from worker.text.rules.hedged import queried
 from worker.text.rules.unreadable import names_fracture
-from worker.text.sentences import LONGEST_SENTENCE, Sentence
+from worker.text.sentences import BLANK_WORD, LONGEST_SENTENCE, Sentence
 from worker.text.tokens import tokenize
 
 
@@ -167,6 +168,7 @@ class Reading:
     is_void: bool = False  # garbled: nothing of the text is to be trusted
     knows_ribs: bool = False
     is_doubtful: bool = False  # not clear enough to call anything absent
+    is_question_before: bool = False
     asked: set[str] = field(default_factory=set)  # bones of questions not answered since
     last: list[Entry] = field(default_factory=list)  # entries of the latest fracture
     signs: list[Site] = field(default_factory=list)  # bones of the sentence before
@@ -180,6 +182,16 @@ class Reading:
         self.knows_ribs |= any(t.kind is Kind.BONE and t.value == "rib" for t in tokens)
         phrase = whole(tokens, sentence, self.lexicon)
         unread = self._ask_rules(self.rules.sentences, phrase)
+        if unread is None and self.is_question_before and is_no(tokens):
+            self._note("answer-no", Verdict.DENIED, phrase, range(len(tokens)))
+            bones = sorted(self.asked - {""})
+            named = tuple(Site(bone, None, None, None, 0) for bone in bones)
+            self.denials.append(
+                Denial(named, frozenset(), is_extra=False, sentence=sentence.verbatim)
+            )
+            self.asked = set()
+        turned = (Kind.UNSURE, Kind.ABSENT, Kind.NEGATION)  # "can a fracture be excluded? No."
+        self.is_question_before = sentence.is_question and not has(tokens, *turned)
         if unread is None:
             self._understand(sentence, tokens)
             return
@@ -200,7 +212,10 @@ class Reading:
         self.reasons.append(Reason(rule, verdict, phrase.sentence.verbatim, seen))
 
     def _understand(self, sentence: Sentence, everything: list[Token]) -> None:
-        tokens = without_blanks(everything)
+        tokens = everything
+        if has(everything, Kind.BLANK):
+            plain = tokenize(sentence.body.replace(BLANK_WORD, " "), self.lexicon)
+            tokens = read_past_blanks(everything, plain)
         phrase = whole(tokens, sentence, self.lexicon)
         self.is_doubtful |= self._ask_rules(self.rules.views, phrase) is not None
         if self.last and names_more(tokens, is_numbered=any(e.number for e in self.last)):
@@ -387,7 +402,10 @@ def _presupposes(phrase: Phrase, at: int) -> bool:
     if phrase.tokens[at].kind is Kind.EXCEPT:
         return True
     is_joined = at > phrase.at and phrase.tokens[at - 1].kind in (Kind.OR, Kind.AND)
-    return phrase.tokens[at].kind is Kind.EXTRA and not is_joined
+    is_of_normal = has(
+        phrase.tokens[at : phrase.at], Kind.NORMAL
+    )  # "otherwise intact, no fracture"
+    return phrase.tokens[at].kind is Kind.EXTRA and not is_joined and not is_of_normal
 
 
 def _ages_of_absence(phrase: Phrase) -> frozenset[str]:

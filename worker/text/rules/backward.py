@@ -51,3 +51,8 @@ def is_anaphor(phrase: Phrase) -> bool:
     """Tell whether "the fracture" may be one that has been described already."""
     before = phrase.tokens[max(phrase.low, phrase.at - 4) : phrase.at]
     return any(t.value == "definite" and t.kind is Kind.ARTICLE for t in before)
+
+
+def is_no(tokens: Sequence[Token]) -> bool:
+    """Tell whether a sentence is no more than "No." or "None.", as an answer is."""
+    return len(tokens) == 1 and tokens[0].text in ("no", "none", "negative", "absent")

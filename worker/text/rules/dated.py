@@ -48,9 +48,8 @@ def _is_of_fracture(phrase: Phrase, at: int) -> bool:
         return False
     if at > phrase.at:
         return tokens[at].text not in _LATE_ONLY and _dates_back(phrase, at)
-    end = phrase.at - (
-        tokens[phrase.at - 1].kind is Kind.UNKNOWN
-    )  # an adjective: "old parry fracture"
+    # An adjective, or "vertebral compression": "old parry fracture".
+    end = phrase.at - (tokens[phrase.at - 1].kind in (Kind.UNKNOWN, Kind.FRACTURE))
     for token in tokens[at + 1 : end]:
         is_history = tokens[at].text in _OF_THE_PATIENT
         if is_history and token.text == "with":

@@ -12,9 +12,13 @@ from worker.text.rules.unseen import denies_sight
 
 def _blanked(phrase: Phrase) -> Hit | None:
     """Find a negation whose noun may have been blanked: "no XXXX left 5th rib fracture"."""
+    if not is_specific(phrase):
+        return None
     before = negation(phrase)
-    is_blanked = before is not None and phrase.tokens[before[0]].form == BLANK_FORM
-    return Hit((before[0],)) if before and is_blanked and is_specific(phrase) else None
+    if before is not None and phrase.tokens[before[0]].form == BLANK_FORM:
+        return Hit((before[0],))
+    later = phrase.places(lambda token: token.form == BLANK_FORM, phrase.at + 1)
+    return Hit(later) if later and _is_denied_later(phrase) else None
 
 
 def _doubly(phrase: Phrase) -> Hit | None:
@@ -43,9 +47,24 @@ def _probably(phrase: Phrase) -> Hit | None:
     return Hit((back[-1] - 1, back[-1])) if is_hedged else None
 
 
+def _relative(phrase: Phrase) -> Hit | None:
+    """Find the "fracture that is not seen", which may be there."""
+    tokens = phrase.tokens
+    is_relative = phrase.at + 1 < len(tokens) and tokens[phrase.at + 1].text in ("that", "which")
+    return Hit((phrase.at + 1,)) if is_relative and _is_denied_later(phrase) else None
+
+
 def _before(phrase: Phrase) -> Hit | None:
     before = negation(phrase)
     return Hit((before[0],)) if before and before[1] else None
+
+
+def _absent_before(phrase: Phrase) -> Hit | None:
+    """Find the "absent" of "absent rib fracture"."""
+    kinds = (Kind.AGE, Kind.QUALIFIER, Kind.SIDE, Kind.NUMBER, Kind.BONE, Kind.SEGMENT, Kind.HINT)
+    low = phrase.skip_back(kinds, phrase.at)
+    is_absent = low == 1 and phrase.tokens[0].text == "absent"
+    return Hit((0,)) if is_absent else None
 
 
 def _later(phrase: Phrase) -> Hit | None:
@@ -174,6 +193,11 @@ RULES = (
         "Rib fracture is not reported.", "Fracture is not seen.",
     ),
     Rule(
+        "unseen-fracture", "A fracture that is not seen may be there.",
+        Verdict.OPEN, _relative,
+        "There may be a rib fracture that is not seen.", "A rib fracture is not seen.",
+    ),
+    Rule(
         "probably-no", "A hedge before a negation leaves the fracture open.",
         Verdict.OPEN, _probably,
         "Probably no fracture.", "No fracture.",
@@ -182,6 +206,11 @@ RULES = (
         "no-fracture", "A negation denies what follows, over a list, as far as it reaches.",
         Verdict.DENIED, _before,
         "No pneumothorax or rib fracture.", "No pneumothorax with the left rib fracture.",
+    ),
+    Rule(
+        "absent-fracture", "A sentence that begins with absent denies what comes next.",
+        Verdict.DENIED, _absent_before,
+        "Absent rib fracture.", "Left rib fracture with absent callus.",
     ),
     Rule(
         "not-seen", "A denial after the fracture: not seen, none, absent, ruled out.",

@@ -10,10 +10,15 @@ from worker.text.rules.rule import Hit, Rule, Verdict
 
 
 def _intact(phrase: Phrase) -> Hit | None:
-    if phrase.word.kind is not Kind.NORMAL:
+    if phrase.word.kind is not Kind.NORMAL and not _is_negative(phrase):
         return None
     sites = _normal_bones(phrase.tokens, phrase.at)
     return None if sites is None else Hit((phrase.at,), sites)
+
+
+def _is_negative(phrase: Phrase) -> bool:
+    """Tell the result of "bones: negative" from that of "bones negative for ..."."""
+    return phrase.word.text == "negative" and phrase.at == len(phrase.tokens) - 1
 
 
 def _no_abnormality(phrase: Phrase) -> Hit | None:
@@ -31,7 +36,7 @@ _CHANGES = ("change", "changes")
 
 def _is_acute(phrase: Phrase) -> bool:
     """Tell the "acute change" of bones from a degenerative one."""
-    return any(t.value == "acute" for t in phrase.before(3))
+    return any(t.value == "acute" or t.text == "traumatic" for t in phrase.before(3))
 
 
 def _is_nor(tokens: Sequence[Token], at: int) -> bool:

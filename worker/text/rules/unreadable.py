@@ -55,7 +55,7 @@ def _salad(phrase: Phrase) -> Hit | None:
     """Find words thrown together: no sentence has "the of", "of is", or stutters twice."""
     if not _is_finding(phrase) or not names_fracture(phrase.tokens):
         return None
-    pairs = list(pairwise(phrase.tokens))
+    pairs = list(pairwise(t for t in phrase.tokens if t.kind is not Kind.BLANK))
     if sum(one.text == two.text and one.text.isalpha() for one, two in pairs) > 1:
         return Hit()
     for at, (one, two) in enumerate(pairs):
@@ -82,9 +82,9 @@ def _blank_evidence(phrase: Phrase) -> Hit | None:
     """Find the "XXXX evidence of fracture" that may have been "no evidence"."""
     tokens = phrase.tokens
     for at in phrase.places(lambda token: token.kind is Kind.BLANK):
-        if at + 1 < len(tokens) and tokens[at + 1].kind is Kind.CARRIER and (
-            not has(tokens[:at], Kind.NEGATION)
-        ):  # fmt: skip
+        near = tokens[at + 1 : at + 4]
+        is_open = has(near[:1], Kind.CARRIER) or any(t.text == "any" for t in near)
+        if is_open and not has(tokens[:at], Kind.NEGATION):
             return Hit((at, at + 1))
     return None
 
