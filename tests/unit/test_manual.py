@@ -71,3 +71,15 @@ def test_a_page_is_printed_by_its_name(capsys: pytest.CaptureFixture[str]) -> No
     assert "index" in capsys.readouterr().out
     assert main(["manual", "indx"]) == 1
     assert "did you mean index?" in capsys.readouterr().err
+
+
+def test_every_link_of_the_readme_leads_to_a_file() -> None:
+    root = Path(__file__).resolve().parents[2]
+    links = re.findall(r"\]\(([^)#]+)\)", (root / "README.md").read_text())
+    assert links
+    assert [link for link in links if "://" not in link and not (root / link).exists()] == []
+
+
+def test_the_readme_stays_short() -> None:
+    root = Path(__file__).resolve().parents[2]
+    assert len((root / "README.md").read_text().split()) <= 900
