@@ -222,9 +222,12 @@ def _init_command(commands: Any) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
+    from dicom_node.base.local_time import set_zone
     from dicom_node.settings import load
 
-    return load(options.config)
+    settings = load(options.config)
+    set_zone(settings.node.time_zone)
+    return settings
 
 
 def _settings_in_force(options: argparse.Namespace) -> Settings:

@@ -27,6 +27,7 @@ from dicom_node.base import toml
 from dicom_node.base.addresses import Network, parse_address, parse_network
 from dicom_node.base.addresses import is_loopback as is_loopback
 from dicom_node.base.job import ObjectKind
+from dicom_node.base.local_time import find_zone
 from dicom_node.base.toml import Wording
 
 DEMONSTRATION_MODELS = frozenset({"phantom"})
@@ -135,10 +136,19 @@ class Node(Section):
     """Largest data set that is received; more is aborted."""
     idle_timeout: Duration = 60.0
     serial_number: str = Field(default="", max_length=64)
+    time_zone: str = ""
+    """IANA name of the site's time zone, such as ``Europe/Berlin``; empty: that of the host. Dates
+    and times of reports, their offset from UTC, and pages follow it."""
     proxies: tuple[str, ...] = ()
     """Addresses or networks of TCP balancers: from them, and from no others, a PROXY protocol
     header (version 1 or 2) is read, which names the true caller."""
     tls: Tls = Tls()
+
+    @model_validator(mode="after")
+    def _time_zone_is_known(self) -> Self:
+        if self.time_zone:
+            find_zone(self.time_zone)
+        return self
 
     @model_validator(mode="after")
     def _proxies_are_networks(self) -> Self:
@@ -320,6 +330,27 @@ class Match(Section):
     study_description: tuple[str, ...] | None = None
     series_description: tuple[str, ...] | None = None
     presentation_intent: tuple[str, ...] | None = None
+    quality_control: bool | None = None
+    """true: phantoms and quality-control images only; false: none of them."""
+
+
+class When(Section):
+    """``when.*`` of a rule: who gets a report beside ``send_to``, by its result."""
+
+    present: tuple[str, ...] = ()
+    """A fracture is described; and an undetermined result, unless ``undetermined`` says more."""
+    absent: tuple[str, ...] = ()
+    """None is described."""
+    undetermined: tuple[str, ...] | None = None
+    """The text does not say; without this key such a report goes where a present one goes."""
+    rejected: tuple[str, ...] = ()
+    """The image was not analysed."""
+
+    def names(self, result: str) -> tuple[str, ...]:
+        """Return who gets a report with this result."""
+        if result == "undetermined" and self.undetermined is None:
+            return self.present
+        return tuple(getattr(self, result) or ())
 
 
 class Rule(Section):
@@ -333,6 +364,32 @@ class Rule(Section):
     priority: Literal["stat", "normal", "low"] | None = None
     """Overrides the Priority (0000,0700) of the C-STORE request."""
     allow_demonstration: bool = False
+    """Whether a demonstration model's reports are sent, and phantoms are analysed."""
+    objects: tuple[ObjectKind, ...] | None = None
+    """What is sent by this rule, instead of what each peer's ``objects`` says."""
+    when: When = When()
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """Every name to which it may send, each once."""
+        results = (self.when.names(result) for result in When.model_fields)
+        return tuple(dict.fromkeys((*self.send_to, *(n for names in results for n in names))))
+
+    @property
+    def takes_quality_control(self) -> bool:
+        """Whether phantoms and quality-control images are analysed by it."""
+        return self.allow_demonstration or bool(self.match.quality_control)
+
+
+class QualityControl(Section):
+    """``[quality_control]``: how phantoms are known, beside Quality Control Image (0028,0300).
+
+    They are held: kept, and analysed by no rule but one with ``allow_demonstration = true`` or
+    ``match.quality_control = true``. Text may use ``*`` and ``?``; case does not count.
+    """
+
+    patient_name: tuple[str, ...] = ("*PHANTOM*", "QC", "QC^*", "QA", "QA^*", "*QUALITY*CONTROL*")
+    patient_id: tuple[str, ...] = ("*PHANTOM*", "QC", "QC-*", "QC_*", "QA", "QA-*", "QA_*")
 
 
 class Report(Section):
@@ -416,6 +473,7 @@ class Settings(BaseSettings):
     delivery: Delivery = Delivery()
     peers: dict[Name, Peer] = {}
     rules: tuple[Rule, ...] = ()
+    quality_control: QualityControl = QualityControl()
     report: Report = Report()
     retention: Retention = Retention()
     notify: Notify = Notify()
@@ -439,7 +497,7 @@ class Settings(BaseSettings):
             f"rule {rule.name!r}: send_to: no peer is named {name!r}; "
             f"add [peers.{name}] or name another"
             for rule in self.rules
-            for name in rule.send_to
+            for name in rule.destinations
             if name != SENDER and name not in self.peers
         ]
         faults += [

@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     _serve_command(commands)
     _describe_command(commands)
     _gate_command(commands)
+    _same_command(commands)
     _parse_command(commands)
     _validate_command(commands)
     _evaluate_command(commands)
@@ -81,6 +82,12 @@ def _gate_command(commands: Any) -> None:
     command.add_argument("path", type=Path, metavar="FILE", help="- is standard input")
     command.add_argument("--config", type=Path, help="worker.toml")
     command.add_argument("--json", action="store_true")
+
+
+def _same_command(commands: Any) -> None:
+    command = _add(commands, "same", "", _same)  # started by the node; not for people
+    command.add_argument("first", type=Path)
+    command.add_argument("second", type=Path)
 
 
 def _parse_command(commands: Any) -> None:
@@ -273,6 +280,19 @@ def _gate(options: argparse.Namespace) -> int:
     else:
         print(f"refused: {text} ({code})" if code else "passes: its pixels would be looked at")
     return FAILED if code else OK
+
+
+def _same(options: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    from worker.image.decode import Decoder
+    from worker.image.same import compare_images
+
+    with Decoder() as decoder:
+        found = compare_images(options.first, options.second, decoder)
+    print(json.dumps(asdict(found)))
+    return OK
 
 
 def _parse(_: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from dicom_node.base.logs import Sparse
 
 logger = logging.getLogger(__name__)
 
-LINES_PER_MINUTE = 60
+LINES_PER_MINUTE = 600
 """Most lines about one address."""
 ADDRESSES = 256
 """Addresses whose lines are counted apart."""

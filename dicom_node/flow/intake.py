@@ -102,23 +102,14 @@ class Intake:
         )
         return receipt
 
-    def facts(self, header: Mapping[str, str], sender: Sender) -> dict[str, str]:
-        """Return what rules look at, by the keys of ``match``."""
-        known = {
-            **header,
-            "sop_class": header["sop_class_uid"],
-            "calling_ae": sender.calling_ae,
-            "called_ae": sender.called_ae,
-        }
-        return {key: known.get(key, "") for key in routing.KEYS}
-
     def _record(
         self, header: dict[str, str], kept: Kept, accepted: Accepted, sender: Sender
     ) -> Receipt:
         settings = self.settings
-        rule = routing.decide(settings.rules, self.facts(header, sender))
+        facts = routing.facts(settings, header, sender.calling_ae, sender.called_ae)
+        rule = routing.decide(settings.rules, facts)
         instance = Instance(
-            **header,
+            **{name: text for name, text in header.items() if name != "quality_control_image"},
             transfer_syntax_uid=accepted.transfer_syntax_uid,
             calling_ae=clean(sender.calling_ae),
             calling_host=clean(sender.calling_host),
@@ -129,7 +120,7 @@ class Intake:
             file=kept.name,
         )
         routes = [] if rule is None else [_route(settings, rule, sender)]
-        reason = "" if rule else "no rule matched" if settings.rules else "there are no rules"
+        reason = "" if rule else routing.why_ignored(settings.rules, facts)
         receipt = self.ledger.instances.receive(instance, routes, reason)
         if receipt.kind != "known":
             return receipt
@@ -157,7 +148,10 @@ def _route(settings: Settings, rule: Rule, sender: Sender) -> Route:
     for problem in problems:
         logger.warning("rule=%s %s", rule.name, problem)
     takers = [peers[name] for name in names if name in peers]
-    kinds = ["sr", *(kind for peer in takers for kind in peer.objects)]
+    wanted = {name: rule.objects or peers[name].objects for name in names if name in peers}
+    if rule.objects and SENDER in names:
+        wanted[SENDER] = rule.objects
+    kinds = ["sr", *(kind for kinds in wanted.values() for kind in kinds)]
     classes = [sop_class for peer in takers for sop_class in peer.sop_classes]
     if SENDER in names or not classes:
         classes += ["comprehensive3d", "comprehensive", "enhanced"]
@@ -176,7 +170,8 @@ def _route(settings: Settings, rule: Rule, sender: Sender) -> Route:
         model=rule.model,
         mode=rule.mode,
         send_to=names,
-        objects={name: peers[name].objects for name in names if name in peers},
+        objects=wanted,
+        when=routing.conditions(rule, caller.name),
         priority=FROM_RULE[rule.priority] if rule.priority else None,
         allow_demonstration=rule.allow_demonstration,
         order=order,

@@ -4,11 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dicom_node.settings import SENDER, Match, Peer, Rule
+from dicom_node.settings import SENDER, Match, Peer, QualityControl, Rule, Settings, When
 from dicom_node.standard.matching import wild
 
 KEYS = tuple(Match.model_fields)
 """Names of the facts that a rule may ask for, in the order in which they are looked at."""
+
+TEXT_KEYS = tuple(key for key in KEYS if key != "quality_control")
+
+
+def facts(
+    settings: Settings, header: Mapping[str, str], calling_ae: str = "", called_ae: str = ""
+) -> dict[str, str]:
+    """Return what rules look at, by the keys of ``match``.
+
+    Parameters
+    ----------
+    header : mapping
+        As `standard.header.read_header` returns it.
+    called_ae : str
+        Empty: this node's own AE title.
+    """
+    known = {
+        **header,
+        "sop_class": header["sop_class_uid"],
+        "calling_ae": calling_ae,
+        "called_ae": called_ae or settings.node.ae_title,
+        "quality_control": quality_control(settings.quality_control, header),
+    }
+    return {key: known.get(key, "") for key in KEYS}
+
+
+def quality_control(known: QualityControl, header: Mapping[str, str]) -> str:
+    """Return why an image is a phantom's or for quality control; empty where it is a patient's."""
+    if header.get("quality_control_image", "").upper() in ("YES", "BOTH"):
+        return "Quality Control Image (0028,0300) says so"
+    for what, patterns in (
+        ("Patient's Name", known.patient_name),
+        ("Patient ID", known.patient_id),
+    ):
+        value = header.get(what.replace("'s", "").replace(" ", "_").lower(), "").casefold()
+        for pattern in patterns:
+            if value and wild(pattern.strip().casefold(), has_sets=True).matches(value):
+                return f"{what} is like {pattern!r}"
+    return ""
 
 
 def decide(rules: Sequence[Rule], instance_facts: Mapping[str, str]) -> Rule | None:
@@ -22,13 +61,31 @@ def decide(rules: Sequence[Rule], instance_facts: Mapping[str, str]) -> Rule | N
     return next((rule for rule in rules if failing(rule, instance_facts) is None), None)
 
 
+def why_ignored(rules: Sequence[Rule], instance_facts: Mapping[str, str]) -> str:
+    """Return why no rule takes an Instance."""
+    if not rules:
+        return "there are no rules"
+    held = instance_facts.get("quality_control", "")
+    for rule in rules if held else ():
+        if failing(rule, {**instance_facts, "quality_control": ""}) is None:
+            return (
+                f"held as a phantom or quality-control image: {held}; rule {rule.name!r} needs "
+                "match.quality_control = true or allow_demonstration = true to take it"
+            )
+    return "no rule matched"
+
+
 def failing(rule: Rule, instance_facts: Mapping[str, str]) -> str | None:
     """Return the first key of `rule` that the Instance does not meet, or None."""
-    for key in KEYS:
+    for key in TEXT_KEYS:
         patterns: tuple[str, ...] | None = getattr(rule.match, key)
         if patterns is not None and not _meets(patterns, instance_facts.get(key, "")):
             return key
-    return None
+    is_control = bool(instance_facts.get("quality_control"))
+    if rule.match.quality_control not in (None, is_control):
+        return "quality_control"
+    # A phantom's report in a patient's archive is read by people: only a rule that says so.
+    return "quality_control" if is_control and not rule.takes_quality_control else None
 
 
 def why(
@@ -45,7 +102,7 @@ def why(
 def destinations(
     rule: Rule, peers: Mapping[str, Peer], sender: str | None, problem: str = ""
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names in ``send_to`` with the sender resolved, and what is wrong with them.
+    """Return the names in ``send_to`` and ``when``, the sender resolved, and what is wrong.
 
     Where nobody knows which peer the sender is, ``"@sender"`` stays among the names and the second
     tuple says so: the report waits until the peer is known.
@@ -59,7 +116,7 @@ def destinations(
     """
     names: list[str] = []
     problems: list[str] = []
-    for name in rule.send_to:
+    for name in rule.destinations:
         resolved = (sender or SENDER) if name == SENDER else name
         if resolved == SENDER:
             problems.append(problem or "the sender is not in [peers]; add it")
@@ -77,3 +134,15 @@ def _meets(patterns: Sequence[str], value: str) -> bool:
         return any(not pattern.strip() for pattern in patterns)
     asked = (pattern.strip().casefold() for pattern in patterns)
     return any(wild(pattern, has_sets=True).matches(bare) for pattern in asked if pattern)
+
+
+def conditions(rule: Rule, sender: str | None) -> dict[str, tuple[str, ...]]:
+    """Return, by name, the results whose reports go there; all of them where a name is missing."""
+    always = {sender if name == SENDER and sender else name for name in rule.send_to}
+    found: dict[str, list[str]] = {}
+    for result in When.model_fields:
+        for name in rule.when.names(result):
+            resolved = sender if name == SENDER and sender else name
+            if resolved not in always:
+                found.setdefault(resolved, []).append(result)
+    return {name: tuple(dict.fromkeys(results)) for name, results in found.items()}

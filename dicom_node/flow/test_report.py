@@ -17,6 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from dicom_node import __version__
 from dicom_node.base.errors import Refused
 from dicom_node.base.identity import UID_NAMESPACE
+from dicom_node.base.local_time import local_time
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.dimse.scu import Destination
 from dicom_node.settings import Peer
@@ -65,7 +66,7 @@ def report(ae_title: str, sop_class_uid: str, at: datetime | None = None) -> Dat
 
     Those of one day and node stand in one study, so that one act removes them.
     """
-    now = at or datetime.now().astimezone()
+    now = at or local_time()
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.local_time import read_local
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 
@@ -106,7 +107,7 @@ def export(
 def moment(text: str, flag: str) -> float:
     """Return an ISO 8601 date or time as seconds since the epoch."""
     try:
-        return datetime.fromisoformat(text).astimezone().timestamp()
+        return read_local(text)
     except ValueError as exc:
         what = "not a date such as 2026-11-01 or 2026-11-01T08:00"
         raise ConfigurationError(f"{flag}: {text!r} is {what}") from exc

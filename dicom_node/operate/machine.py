@@ -22,6 +22,7 @@ from dicom_node.base.addresses import is_loopback
 from dicom_node.base.checks import Check, failed, passed, warned
 from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ConfigurationError, OutOfResources
+from dicom_node.base.local_time import is_zone_doubtful, local_time
 from dicom_node.credentials import secret_path
 from dicom_node.dimse import security
 from dicom_node.peers import doubts
@@ -174,12 +175,15 @@ def disk(settings: Settings) -> Iterator[Check]:
 
 def _clock(written_at: float) -> Check:
     now = time.time()
-    shown = datetime.now().astimezone().isoformat(timespec="seconds")
+    shown = local_time().isoformat(timespec="seconds")
     if now < RELEASED:
         return failed("clock", f"{shown} is before this software was made", KEEP_CLOCK)
     if abs(now - written_at) > MOST_SKEW_S:
         what = f"{shown}; the disk's clock differs by {now - written_at:.0f} s"
         return warned("clock", what, KEEP_CLOCK)
+    if is_zone_doubtful():
+        what = f"{shown}: a container without TZ; dates and times of reports are in UTC"
+        return warned("clock", what, 'write node.time_zone = "Europe/Berlin", or set TZ')
     return passed("clock", shown)
 
 

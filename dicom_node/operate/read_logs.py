@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.base.errors import NotFound
+from dicom_node.base.local_time import local_time
 
 LOOK_S = 0.3
 """Time between two looks for further lines."""
@@ -44,7 +45,7 @@ class LogLine:
 
     def readable(self) -> str:
         """Return the line as people read it; control characters cannot forge a second one."""
-        moment = datetime.fromisoformat(self.time).astimezone()
+        moment = local_time(datetime.fromisoformat(self.time).timestamp())
         more = {key: value for key, value in self.content.items() if key not in _HEAD}
         text = f"{self.content.get('message', '')}"
         text += "".join(f" {key}={value}" for key, value in more.items())

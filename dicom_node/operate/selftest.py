@@ -166,8 +166,7 @@ def _own_address(settings: Settings) -> str:
 def _facts(drawing: Path, settings: Settings) -> dict[str, str]:
     with drawing.open("rb") as file:
         header = read_header(file, "1.2.840.10008.1.2.1")
-    known = {**header, "sop_class": header["sop_class_uid"], "called_ae": settings.node.ae_title}
-    return {key: known.get(key, "") for key in routing.KEYS}
+    return routing.facts(settings, header)
 
 
 def _test(files: list[dict[str, str]], way: Way) -> list[Line]:

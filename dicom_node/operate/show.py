@@ -18,6 +18,7 @@ from rich.table import Table
 
 from dicom_node.base.errors import NotUnderstood
 from dicom_node.base.json_schema import document
+from dicom_node.base.local_time import local_time
 from dicom_node.dimse import scu
 from dicom_node.flow import ask_gate, routing, test_report
 from dicom_node.operate import progress
@@ -306,8 +307,7 @@ def _facts(settings: Settings, path: Path) -> dict[str, str]:
         raise NotUnderstood(f"{path}: {exc.strerror}") from exc
     except (InvalidDicomError, EOFError, ValueError) as exc:
         raise NotUnderstood(f"{path}: no DICOM file") from exc
-    known = {**header, "sop_class": header["sop_class_uid"], "called_ae": settings.node.ae_title}
-    return {key: known.get(key, "") for key in routing.KEYS}
+    return routing.facts(settings, header)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
@@ -329,8 +329,8 @@ def _iso(at: float) -> str:
 
 def _clock(at: float) -> str:
     """Return a moment as the wall clock shows it, with the day when that is not today."""
-    moment = datetime.fromtimestamp(at).astimezone()
-    is_today = moment.date() == datetime.now().astimezone().date()
+    moment = local_time(at)
+    is_today = moment.date() == local_time().date()
     return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}" if is_today else f"{moment:%F %T}"
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dicom_node import in_force
 from dicom_node.base.errors import Unreachable
+from dicom_node.base.local_time import set_zone
 from dicom_node.credentials import read_credentials
 from dicom_node.run.supervisor import HEART, STOP_S
 from dicom_node.settings import Settings
@@ -73,6 +74,7 @@ class Life:
         signal.signal(signal.SIGHUP, self._ask)
         # Only now: what changes while it is read is read again.
         self.settings = in_force.read(config)
+        set_zone(self.settings.node.time_zone)
 
     def ready(self) -> None:
         """Tell that the role works, with what is accepted now."""

@@ -55,6 +55,7 @@ TAGS = {
     0x00185101: "view",
     0x0020000D: "study_instance_uid",
     0x0020000E: "series_instance_uid",
+    0x00280300: "quality_control_image",
 }
 _CHARACTER_SET = 0x00080005
 _ESCAPE = re.compile(r"\x1b[\x20-\x2f]{1,4}[\x30-\x7e]")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from fastapi import Request
@@ -11,6 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dicom_node import __version__
+from dicom_node.base.local_time import local_time
 from dicom_node.settings import DEMONSTRATION_MODELS, Settings
 from dicom_node.web.sessions import Person
 
@@ -49,13 +49,13 @@ PRESENCE: Mapping[str, Pill] = {
 
 
 def _when(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return local_time(at).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _clock(at: float) -> str:
     """Return the wall clock's time, with the day when that is not today."""
-    moment = datetime.fromtimestamp(at, UTC).astimezone()
-    is_today = moment.date() == datetime.now(UTC).astimezone().date()
+    moment = local_time(at)
+    is_today = moment.date() == local_time().date()
     return f"{moment:%H:%M:%S}" if is_today else f"{moment:%Y-%m-%d %H:%M}"
 
 

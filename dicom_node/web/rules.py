@@ -17,6 +17,7 @@ from dicom_node.base.errors import NotUnderstood
 from dicom_node.flow import ask_gate, routing
 from dicom_node.settings import Settings
 from dicom_node.standard.header import read_header
+from dicom_node.standard.part10 import has_length, head_size
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door, Person, Posted
 
@@ -81,7 +82,7 @@ def routes(settings: Settings, door: Door, pages: Pages) -> APIRouter:
 def _transfer_syntax(file: BinaryIO) -> str:
     """Return what the File Meta Information says; nothing behind it is read (PS3.10 7.1)."""
     head = file.read(144)
-    length = int.from_bytes(head[140:144], "little") if head[132:136] == b"\2\0\0\0" else _HEAD
+    length = head_size(head) - len(head) if has_length(head) else _HEAD
     meta = dcmread(io.BytesIO(head + file.read(min(length, _HEAD)))).file_meta
     return str(meta.get("TransferSyntaxUID", ""))
 
@@ -92,6 +93,4 @@ def _facts(settings: Settings, file: UploadFile, calling_ae: str) -> dict[str, s
         header = read_header(file.file, _transfer_syntax(file.file))
     except (InvalidDicomError, EOFError, ValueError, AttributeError, KeyError, struct.error) as exc:
         raise NotUnderstood("this is no DICOM file (Part 10)") from exc
-    known = {**header, "sop_class": header["sop_class_uid"], "called_ae": settings.node.ae_title}
-    known["calling_ae"] = calling_ae
-    return {key: known.get(key, "") for key in routing.KEYS}
+    return routing.facts(settings, header, calling_ae)

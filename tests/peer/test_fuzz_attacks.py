@@ -276,7 +276,7 @@ def test_as_many_contexts_as_an_association_can_have(target: Target) -> None:
             stack.callback(assoc.abort)
             assert not assoc.accepted_contexts
 
-    reason = "MODALITY@127.0.0.1 proposes 128 contexts, none of them spoken here"
+    reason = "MODALITY@127.0.0.1: it proposes 128 contexts, none of them spoken here"
     before = target.lines(reason)
     is_served_during(target, attack)
     assert target.lines(reason) - before == 10

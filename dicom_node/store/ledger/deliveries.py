@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dicom_node.base.job import ReportObject, Result
+from dicom_node.base.job import Result
 from dicom_node.store.clock import TOLERANCE_S, Clock
 from dicom_node.store.ledger.database import Database, append, event
 from dicom_node.store.ledger.states import UNSENT, DeliveryState
+from dicom_node.store.ledger.wanted import Wish, load_wishes, result_word
 from dicom_node.store.schema import deliveries, destinations, instances, jobs, objects
 
 SENDER = "@sender"
@@ -374,12 +374,51 @@ def commit_delivery(connection: Connection, delivery: int, now: float) -> bool:
 
 def insert_deliveries(connection: Connection, job: Row[Any], result: Result, now: float) -> None:
     """Make one delivery for each destination and each thing of a result that it takes."""
-    withheld = _withheld(job, result)
-    wanted: dict[str, list[str]] = json.loads(job.send_to)
-    told = []
-    for destination, kinds in wanted.items():
-        for part, kind in _things(result.objects):
-            if kinds and kind not in kinds:
+    parts = [(made.part, made.kind) for made in result.objects]
+    add_deliveries(
+        connection,
+        job,
+        load_wishes(job.send_to),
+        parts,
+        result_word(result),
+        result.model if result.demonstration else "",
+        now,
+    )
+
+
+def add_deliveries(
+    connection: Connection,
+    job: Row[Any],
+    wishes: Mapping[str, Wish],
+    parts: Sequence[tuple[str, str]],
+    result: str,
+    demonstration: str,
+    now: float,
+) -> int:
+    """Make deliveries of a report that is made; return how many will be sent.
+
+    Parameters
+    ----------
+    job : Row
+        With `calling_ae` and `calling_host` of its Instance.
+    wishes : mapping
+        What each destination gets.
+    parts : sequence of (part, kind)
+        What the report consists of.
+    result : str
+        By `wanted.result_word`.
+    demonstration : str
+        The model's name, if it is a demonstration model.
+    """
+    told, sent = [], 0
+    for destination, wish in wishes.items():
+        if wish.when and result not in wish.when:
+            detail = f"nothing to {destination}: the result is {result}"
+            told.append(event(job.sop_instance_uid, DeliveryState.WITHHELD, now, job.id, detail))
+            continue
+        withheld = _withheld(job, wish, demonstration)
+        for part, kind in _things(parts):
+            if wish.kinds and kind not in wish.kinds:
                 continue
             state, reason = DeliveryState.PENDING, ""
             if withheld:
@@ -403,10 +442,12 @@ def insert_deliveries(connection: Connection, job: Row[Any], result: Result, now
                     ended_at=now if withheld else 0,
                 )
             )
+            sent += not withheld
             if reason:
                 detail = f"{kind} to {destination}: {reason}"
                 told.append(event(job.sop_instance_uid, state, now, job.id, detail))
     append(connection, told)
+    return sent
 
 
 def unknown_sender(calling_ae: str, calling_host: str) -> str:
@@ -414,18 +455,20 @@ def unknown_sender(calling_ae: str, calling_host: str) -> str:
     return f"sender {calling_ae}@{calling_host} is not in [peers]; add it"
 
 
-def _things(made: Sequence[ReportObject]) -> list[tuple[str, str]]:
+def _things(parts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return (part, kind) of what can be sent; the SOP classes of one report are one thing."""
-    report = [("sr", "sr")] if any(o.kind == "sr" for o in made) else []
-    return report + [(o.part, o.kind) for o in made if o.kind != "sr"]
+    report = [("sr", "sr")] if any(kind == "sr" for _, kind in parts) else []
+    return report + [(part, kind) for part, kind in parts if kind != "sr"]
 
 
-def _withheld(job: Row[Any], result: Result) -> str:
-    if job.mode == "shadow":
-        return f"rule {job.rule!r} is in shadow mode"
-    if result.demonstration and not job.allow_demonstration:
+def _withheld(job: Row[Any], wish: Wish, demonstration: str) -> str:
+    """Return why a destination does not get a report; the rule that named it decides."""
+    rule, mode = (wish.rule, wish.mode) if wish.rule else (job.rule, job.mode)
+    if mode == "shadow":
+        return f"rule {rule!r} is in shadow mode"
+    if demonstration and not (wish.allow_demonstration if wish.rule else job.allow_demonstration):
         return (
-            f"{result.model} is a demonstration model and rule {job.rule!r} has no "
+            f"{demonstration} is a demonstration model and rule {rule!r} has no "
             "allow_demonstration = true"
         )
     return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -13,11 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dicom_node.base.job import ReportOrder
+from dicom_node.base.local_time import local_time
 from dicom_node.standard.priority import FROM_DIMSE, DimsePriority, Priority
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.batch import Batch
 from dicom_node.store.ledger.database import Database, append, event
 from dicom_node.store.ledger.states import InstanceState, JobState
+from dicom_node.store.ledger.wanted import Wish, dump_wishes
 from dicom_node.store.schema import conflicts, counters, events, instances, jobs
 
 
@@ -65,6 +66,8 @@ class Route:
 
     ``send_to`` holds names of peers, and ``"@sender"`` where the sender is not a known peer (yet).
     ``objects`` says which kinds each of them takes; a name that is missing takes every kind.
+    ``when`` says of which results one gets the report (`wanted.result_word`); a name that is
+    missing gets every one.
     ``priority`` is 0 (stat), 1 (normal), 2 (low), or None for that of the C-STORE request.
     """
 
@@ -73,6 +76,7 @@ class Route:
     mode: Literal["live", "shadow"] = "live"
     send_to: tuple[str, ...] = ()
     objects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     priority: int | None = None
     allow_demonstration: bool = False
     order: ReportOrder = field(
@@ -299,7 +303,7 @@ def _job(instance: Instance, route: Route, now: float, number: int) -> dict[str,
         "mode": route.mode,
         "allow_demonstration": route.allow_demonstration,
         "priority": priority,
-        "send_to": json.dumps({name: list(route.objects.get(name, ())) for name in route.send_to}),
+        "send_to": dump_wishes(wishes_of(route)),
         "report_order": _order(route, number, now).model_dump_json(),
         "state": JobState.RECEIVED,
         "received_at": now,
@@ -310,6 +314,14 @@ def _order_of(asked: int) -> Priority:
     """Return what Priority (0000,0700) means here; a number that the Standard has not is normal."""
     known = {int(number): priority for number, priority in FROM_DIMSE.items()}
     return known.get(asked, FROM_DIMSE[DimsePriority.MEDIUM])
+
+
+def wishes_of(route: Route) -> dict[str, Wish]:
+    """Return what each destination of a route gets."""
+    return {
+        name: Wish(tuple(route.objects.get(name, ())), tuple(route.when.get(name, ())))
+        for name in route.send_to
+    }
 
 
 def _order(route: Route, number: int, now: float) -> ReportOrder:
@@ -326,4 +338,4 @@ def job_id(sop_instance_uid: str, model: str, generation: int) -> str:
 
 def content_datetime(at: float) -> datetime:
     """Return `at` in the node's time zone, to the second: when a report says it was made."""
-    return datetime.fromtimestamp(int(at)).astimezone()
+    return local_time(int(at))

@@ -1,0 +1,66 @@
+"""Who is to get a job's report: the one reader and writer of ``jobs.send_to``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dicom_node.base.job import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What one destination gets.
+
+    ``kinds`` are those of objects, none for every kind. ``when`` are results, none for every one.
+    ``rule`` and ``mode`` are those of the rule that added it later than the job's own.
+    """
+
+    kinds: tuple[str, ...] = ()
+    when: tuple[str, ...] = ()
+    rule: str = ""
+    mode: str = ""
+    allow_demonstration: bool = False
+
+
+def dump_wishes(wishes: Mapping[str, Wish]) -> str:
+    """Return wishes as JSON: a list of kinds where nothing else is said, as 0.1.0 wrote it."""
+    return json.dumps({name: _dumped(wish) for name, wish in wishes.items()})
+
+
+def load_wishes(text: str) -> dict[str, Wish]:
+    """Return the wishes of a job by destination."""
+    return {name: _loaded(said) for name, said in json.loads(text).items()}
+
+
+def result_word(result: Result) -> str:
+    """Return what a rule's ``when`` asks for: present, absent, undetermined or rejected."""
+    if result.outcome == "rejected":
+        return "rejected"
+    return result.presence or "undetermined"
+
+
+def _dumped(wish: Wish) -> Any:
+    kinds = list(wish.kinds)
+    more: dict[str, Any] = {}
+    if wish.when:
+        more["when"] = list(wish.when)
+    if wish.rule:
+        more |= {"rule": wish.rule, "mode": wish.mode}
+        if wish.allow_demonstration:
+            more["allow_demonstration"] = True
+    return {"kinds": kinds, **more} if more else kinds
+
+
+def _loaded(said: Any) -> Wish:
+    if isinstance(said, list):
+        return Wish(tuple(said))
+    return Wish(
+        tuple(said.get("kinds", ())),
+        tuple(said.get("when", ())),
+        said.get("rule", ""),
+        said.get("mode", ""),
+        bool(said.get("allow_demonstration", False)),
+    )
