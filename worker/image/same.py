@@ -10,7 +10,7 @@ import numpy as np
 from pydicom import Dataset
 
 from dicom_node.base.errors import Rejected
-from worker.image import header
+from worker.image import elements
 from worker.image.decode import Decoder
 from worker.image.part10 import read
 
@@ -104,7 +104,7 @@ def compare_images(first: Path, second: Path, decoder: Decoder) -> Comparison:
         pixels = [decoder.decode(ds) for ds in (one, other)]
     except Rejected as exc:
         return Comparison(False, "unreadable", f"cannot be compared: {exc.text}")
-    is_lossy = [header.word(ds, "LossyImageCompression") == "01" for ds in (one, other)]
+    is_lossy = [elements.word(ds, "LossyImageCompression") == "01" for ds in (one, other)]
     if not np.array_equal(pixels[0], pixels[1]):
         what = "is a lossy copy: other pixels" if any(is_lossy) else "has other pixels"
         return Comparison(False, "lossy-copy" if any(is_lossy) else "other-pixels", what)
@@ -115,10 +115,10 @@ def compare_images(first: Path, second: Path, decoder: Decoder) -> Comparison:
 
 def _value(ds: Dataset, keyword: str) -> Any:
     """Return a value as it compares: text without padding, items by what is in them."""
-    found = header.values(ds, keyword)
+    found = elements.values(ds, keyword)
     if any(isinstance(one, Dataset) for one in found):
         return [
-            [(str(element.tag), _plain(element.value)) for element in item]
+            [(str(part.tag), _plain(part.value)) for part in item]
             for item in found
             if isinstance(item, Dataset)
         ]
