@@ -91,7 +91,10 @@ def _same_command(commands: Any) -> None:
 
 
 def _parse_command(commands: Any) -> None:
-    _add(commands, "parse", "Read one text a line, print its findings as JSON.", _parse)
+    command = _add(commands, "parse", "Read one text a line, print its findings as JSON.", _parse)
+    command.add_argument(
+        "--why", action="store_true", help="the rules that decided, the words they saw"
+    )
 
 
 def _validate_command(commands: Any) -> None:
@@ -295,15 +298,17 @@ def _same(options: argparse.Namespace) -> int:
     return OK
 
 
-def _parse(_: argparse.Namespace) -> int:
+def _parse(options: argparse.Namespace) -> int:
     import json
 
-    from worker.text.findings import as_json, parse
+    from worker.text.findings import as_json, explain, explained
 
     # Bytes that are no UTF-8 are somebody's text all the same: one line in, one line out.
     for line in sys.stdin.buffer:
         text = line.decode("utf-8", "replace").rstrip("\r\n")
-        print(json.dumps(as_json(parse(text)), ensure_ascii=False), flush=True)
+        found = explain(text)
+        answer = explained(found) if options.why else as_json(found.findings)
+        print(json.dumps(answer, ensure_ascii=False), flush=True)
     return OK
 
 

@@ -262,7 +262,7 @@ class ReportBuilder:
         warnings = case.radiograph.warnings if case.radiograph else ()
         if case.reason is not None:
             return Outcome(findings=None, text=None, reason=case.reason, warnings=warnings)
-        findings = parse(text or "")
+        findings = parse(text or "", self._info.language)
         if case.description is not None and case.description.finish_reason in CUT_OFF:
             warnings += (CUT_OFF[case.description.finish_reason],)
             if findings.presence is Presence.ABSENT:

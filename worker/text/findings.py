@@ -1,7 +1,7 @@
 """Read a model's text into fractures, conservatively: when in doubt, undetermined, never absent."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from worker.text.weigh import Reading, Reason
 
 __all__ = [
     "Absence", "Explanation", "Findings", "Fracture", "Language", "Place", "Presence", "as_json",
-    "explain", "parse",
+    "explain", "explained", "parse",
 ]  # fmt: skip
 
 
@@ -96,4 +96,20 @@ def as_json(findings: Findings) -> dict[str, Any]:
     return {
         "presence": str(findings.presence),
         "fractures": [{key: getattr(f, key) for key in keys} for f in findings.fractures],
+    }
+
+
+def explained(explanation: Explanation) -> dict[str, Any]:
+    """Return an explanation as the object that ``chexfract-worker parse --why`` prints.
+
+    It has the keys of `as_json`, and those of `Fracture`, `Absence` and `Reason` beside them.
+    """
+    findings = explanation.findings
+    return {
+        "presence": str(findings.presence),
+        "fractures": [asdict(fracture) for fracture in findings.fractures],
+        "absences": [asdict(absence) for absence in findings.absences],
+        "is_limited": findings.is_limited,
+        "why": [asdict(reason) for reason in explanation.reasons],
+        "not_understood": list(explanation.not_understood),
     }
