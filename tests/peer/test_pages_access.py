@@ -79,7 +79,7 @@ def everywhere(api: Api) -> list[str]:
     """Return every page that shows something, with an image in each of its states."""
     images = [f"/images/{row['sop_instance_uid']}" for row in api.ledger.history.recent(10)]
     lists = ["/", "/?state=failed", "/?state=rejected&page=3", "/peers", "/rules", "/models"]
-    return [*lists, "/configuration", "/images/9.9.9", *images]
+    return [*lists, "/configuration", "/manual", "/images/9.9.9", *images]
 
 
 # Colours follow the scheme and places the viewport: two pairs see each of both.
@@ -139,6 +139,51 @@ def test_axe_finds_what_is_wrong(page: Any) -> None:
     assert {"image-alt", "button-name"} <= {
         one.partition(":")[0] for one in axe.violations(page, axe.script())
     }
+
+
+WIDTHS = (320, 360, 390, 480, 600, 720, 820, 900, 1000, 1024, 1025, 1200, 1440, 1920, 2560)
+
+OVERLAPS = """
+() => {
+  const shown = e => {
+    for (let p = e; p; p = p.parentElement) {
+      const c = getComputedStyle(p);
+      if (c.clip !== 'auto' || c.clipPath !== 'none' || c.visibility === 'hidden') return false;
+    }
+    const r = e.getBoundingClientRect();
+    return r.width > 1 && r.height > 1;
+  };
+  const name = e => `${e.tagName.toLowerCase()} ${(e.innerText || e.getAttribute('aria-label') ||
+    e.name || '').trim().slice(0, 24)}`;
+  const all = selector => [...document.querySelectorAll(selector)].filter(shown);
+  const controls = all('a[href], button, input, select, textarea, summary, [role=button]');
+  const things = [...new Set([...controls, ...all('.pill, th, h1, h2, h3, label, time, dt, p')])];
+  const found = [];
+  for (const a of controls) for (const b of things) {
+    if (a === b || a.contains(b) || b.contains(a)) continue;
+    // Each line of a link by itself: the box around a link of two lines holds other words, too.
+    const overlap = [...a.getClientRects()].some(x => [...b.getClientRects()].some(y =>
+      Math.min(x.right, y.right) - Math.max(x.left, y.left) > 2 &&
+      Math.min(x.bottom, y.bottom) - Math.max(x.top, y.top) > 3));
+    if (overlap) found.push(`${name(a)} over ${name(b)}`);
+  }
+  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  return wide > 0 ? [...found, `${wide} px too wide`] : found;
+}
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_control_lies_over_anything_at_any_width(api: Api, page: Any, scheme: str) -> None:
+    """On a tablet each row's button once lay on its verdict."""
+    page.emulate_media(color_scheme=scheme)
+    wrong = []
+    for path in [*everywhere(api), "/manual/how-to/new-rule"]:
+        page.goto(api.url + path)
+        for width in WIDTHS if scheme == "light" else WIDTHS[::4]:
+            page.set_viewport_size({"width": width, "height": 900})
+            wrong += [f"{path} at {width}: {what}" for what in page.evaluate(OVERLAPS)]
+    assert wrong == [], len(wrong)
 
 
 def test_no_page_scrolls_sideways_on_a_phone(api: Api, page: Any) -> None:
