@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     _run_command(commands)
     _serve_command(commands)
     _describe_command(commands)
+    _picture_command(commands)
     _gate_command(commands)
     _same_command(commands)
     _parse_command(commands)
@@ -68,13 +69,31 @@ def _describe_command(commands: Any) -> None:
         "Describe files or folders without node, broker or network.",
         _describe,
     )
-    command.add_argument("paths", nargs="+", type=Path, metavar="FILES|FOLDER")
+    command.add_argument("paths", nargs="+", type=Path, metavar="FILES|FOLDER|ZIP|TAR|DICOMDIR")
     command.add_argument("--out", type=Path, required=True, help="folder of results and reports")
+    command.add_argument("--identifiers", type=Path, help="CSV with file, patient_id, ... of PNGs")
+    command.add_argument(
+        "--make-studies", action="store_true", help="reports of picture files, with made-up UIDs"
+    )
     command.add_argument("--config", type=Path, help="worker.toml")
     command.add_argument("--model", help="a table [models.NAME] of the configuration")
     command.add_argument("--batch", type=int, help="pictures at a time")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _picture_command(commands: Any) -> None:
+    command = _add(
+        commands,
+        "picture",
+        "Write as PNG what the model sees of a file, or say why it would not see it.",
+        _picture,
+    )
+    command.add_argument("paths", nargs="+", type=Path, metavar="FILES|FOLDER")
+    command.add_argument("--out", type=Path, required=True, help="the PNG; a folder for several")
+    command.add_argument("--stages", action="store_true", help="each step's picture on one sheet")
+    command.add_argument("--config", type=Path, help="worker.toml")
+    command.add_argument("--json", action="store_true")
 
 
 def _gate_command(commands: Any) -> None:
@@ -257,9 +276,33 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _describe(options: argparse.Namespace) -> int:
     from worker.research.describe import describe
 
-    summary = describe(_settings(options), options.paths, options.out, show=not options.quiet)
+    summary = describe(
+        _settings(options),
+        options.paths,
+        options.out,
+        show=not options.quiet,
+        identifiers=options.identifiers,
+        make_studies=options.make_studies,
+    )
     print(summary.as_json() if options.json else summary.as_text())
     return FAILED if summary.without_text else OK
+
+
+def _picture(options: argparse.Namespace) -> int:
+    import json
+
+    from worker.research.picture import write_pictures
+
+    pixels = _settings(options).pixels
+    rows = write_pictures(options.paths, options.out, pixels, with_stages=options.stages)
+    for row in rows:
+        if options.json:
+            print(json.dumps(asdict(row), ensure_ascii=False))
+        elif row.picture is None:
+            print(f"{row.file}: refused: {row.reason}")
+        else:
+            print("\n  ".join((f"{row.file}: {row.picture}", row.steps, *row.warnings)))
+    return OK if rows and all(row.picture for row in rows) else FAILED
 
 
 def _gate(options: argparse.Namespace) -> int:

@@ -46,7 +46,7 @@ def test_each_file_has_exactly_one_row_with_a_text_or_a_reason(
     images: Path, done: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:
     rows = rows_of(done[0])
-    files = [str(path) for path in images.rglob("*") if path.is_file()]
+    files = [str(path) for path in images.rglob("*.dcm")]
     assert sorted(str(row["file"]) for row in rows) == sorted(files)
     assert all(("text" in row) != ("reason" in row) for row in rows)
     assert all("sop_instance_uid" in row and "ms" in row for row in rows)
@@ -56,7 +56,7 @@ def test_a_file_without_text_makes_the_exit_code_1(
     done: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     assert done[1].returncode == 1
-    assert "4 of 7 files described" in done[1].stdout
+    assert "4 of 5 files described" in done[1].stdout
 
 
 def test_each_described_image_has_its_report_beside_it(
@@ -89,7 +89,7 @@ def test_the_manifest_names_the_model_and_its_options(
     assert manifest["finished"] is True
     assert manifest["model"] == "phantom"
     assert manifest["pixels"]["mode"] == "voi"
-    assert manifest["files"] == 7
+    assert manifest["files"] == 5
 
 
 def test_a_second_call_goes_on_behind_a_row_that_was_half_written(
@@ -102,7 +102,7 @@ def test_a_second_call_goes_on_behind_a_row_that_was_half_written(
     again = describe(images, tmp_path, "--json", "--batch", "2")
     summary = json.loads(again.stdout)
     assert summary["resumed"] == 3
-    assert summary["files"] == 7
+    assert summary["files"] == 5
     assert sorted(str(row["file"]) for row in rows_of(tmp_path)) == sorted(
         str(row["file"]) for row in rows_of(done[0])
     )

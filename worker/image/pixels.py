@@ -104,12 +104,18 @@ def radiograph(ds: Dataset, decoder: Decodes, options: Options) -> Radiograph:
         notes += (
             "The image does not say which side is the patient's right; it was left as it is.",
         )
-    if options.screening != "off":
-        doubts = tuple(text for _, text in screen(pixels))
-        if doubts and options.screening == "reject":
-            raise Rejected("screened-out", " ".join(doubts))
-        notes += doubts
+    notes += screened(pixels, options)
     return Radiograph(pixels, f"{preprocessing(options)}: {steps}", notes, levels.display)
+
+
+def screened(pixels: npt.NDArray[np.uint8], options: Options) -> tuple[str, ...]:
+    """Return the doubts about a picture, or refuse it where the site wants that."""
+    if options.screening == "off":
+        return ()
+    doubts = tuple(text for _, text in screen(pixels))
+    if doubts and options.screening == "reject":
+        raise Rejected("screened-out", " ".join(doubts))
+    return doubts
 
 
 def _is_even(pixels: npt.NDArray[np.uint8]) -> bool:

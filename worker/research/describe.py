@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -12,24 +13,81 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from tarfile import TarError
+from typing import Any, Self
+from zipfile import BadZipFile
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dicom_node.base.errors import ConfigurationError, OutOfResources
+from dicom_node.base.errors import ConfigurationError, OutOfResources, Rejected
 from dicom_node.base.job import Reason, ReportOrder
+from worker.image import files
+from worker.image.part10 import MOST_BYTES
 from worker.models import is_away
 from worker.pipeline import Case, Conclusion, Pipeline
 from worker.research.evaluate import RESULTS
+from worker.research.sources import Source, walk
 from worker.service.start import pipeline
-from worker.settings import Settings
+from worker.settings import Pixels, Settings
 
 MANIFEST = "manifest.json"
 REPORTS = "reports"
-LARGEST = 1_000_000_000
-"""Bytes of the largest file that is read."""
+IDENTIFIERS = ("patient_id", "study_instance_uid", "sop_instance_uid", "accession_number")
+"""Columns of a table of identifiers, beside ``file``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identifiers:
+    """What a table says of picture files, which say nothing of themselves."""
+
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, table: Path | None) -> Self:
+        """Read a CSV.
+
+        Raises
+        ------
+        ConfigurationError
+            It cannot be read, or has no column ``file``.
+        """
+        if table is None:
+            return cls()
+        try:
+            with table.open(newline="", encoding="utf-8-sig") as lines:
+                rows = list(csv.DictReader(lines))
+        except (OSError, UnicodeError, csv.Error) as exc:
+            raise ConfigurationError(f"{table}: not a CSV file that can be read") from exc
+        if rows and "file" not in rows[0]:
+            raise ConfigurationError(f"{table}: needs the column file, and any of {IDENTIFIERS}")
+        return cls(
+            {
+                row["file"].strip(): {
+                    k: (row.get(k) or "").strip() for k in IDENTIFIERS if k in row
+                }
+                for row in rows
+                if row.get("file")
+            }
+        )
+
+    def of(self, name: str) -> dict[str, str]:
+        """Return the identifiers of a file, by its whole name or the last part of it."""
+        found = self.rows.get(name)
+        if found is None:
+            found = self.rows.get(PurePath(name).name) or self.rows.get(PurePath(name).stem)
+        return found or {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the caller wants of each file."""
+
+    out: Path
+    pixels: Pixels
+    identifiers: Identifiers
+    make_studies: bool
 
 
 @dataclass(slots=True)
@@ -42,6 +100,8 @@ class Summary:
     described: int = 0
     without_text: int = 0
     resumed: int = 0
+    companions: int = 0
+    """Files that lie beside images and are none, listed in the manifest."""
     reasons: dict[str, int] = field(default_factory=dict)
 
     def count(self, row: dict[str, Any]) -> None:
@@ -62,12 +122,22 @@ class Summary:
         """Return the summary as a few lines for people."""
         lines = [f"{self.described} of {self.files} files described by {self.model}: {self.out}"]
         lines += [f"  {n} x {code}" for code, n in sorted(self.reasons.items())]
+        if self.companions:
+            lines.append(f"  {self.companions} files beside them are no images: see {MANIFEST}")
         if self.resumed:
             lines.append(f"  {self.resumed} were there from an earlier run")
         return "\n".join(lines)
 
 
-def describe(settings: Settings, paths: Sequence[Path], out: Path, *, show: bool = True) -> Summary:
+def describe(
+    settings: Settings,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    show: bool = True,
+    identifiers: Path | None = None,
+    make_studies: bool = False,
+) -> Summary:
     """Describe every file below `paths`; the same call again goes on where it stopped.
 
     Parameters
@@ -75,11 +145,16 @@ def describe(settings: Settings, paths: Sequence[Path], out: Path, *, show: bool
     settings : Settings
         worker.toml or its defaults.
     paths : sequence of Path
-        Files, and folders that are searched through.
+        Files, folders that are searched through, DICOMDIR files, zip and tar archives; of DICOM,
+        PNG, JPEG, TIFF and WebP.
     out : Path
         Gets ``results.jsonl`` (one row per file), ``manifest.json`` and ``reports/``.
     show : bool
         Whether a progress bar is drawn on a terminal.
+    identifiers : Path, optional
+        CSV with ``file`` and any of `IDENTIFIERS`, for picture files.
+    make_studies : bool
+        Whether picture files get reports, about studies that are made up for them.
 
     Raises
     ------
@@ -88,44 +163,29 @@ def describe(settings: Settings, paths: Sequence[Path], out: Path, *, show: bool
     Transient
         The engine is away: the same call goes on later.
     """
-    files = _files(paths, out)
+    found = walk(paths, out)
+    asked = _Asked(out, settings.pixels, Identifiers.read(identifiers), make_studies)
     (out / REPORTS).mkdir(parents=True, exist_ok=True)
     earlier = _earlier_rows(out / RESULTS)
-    summary = Summary(out=str(out))
+    summary = Summary(out=str(out), companions=len(found.companions))
     with pipeline(settings) as ready:
         summary.model = ready.algorithm.version
         _check_manifest(out / MANIFEST, settings, ready)
         todo = []
-        for name, path in files:
-            if name in earlier:
+        for source in found.sources:
+            if source.name in earlier:
                 summary.resumed += 1
-                summary.count(earlier[name])
+                summary.count(earlier[source.name])
             else:
-                todo.append((name, path))
+                todo.append(source)
         with (out / RESULTS).open("a", encoding="utf-8") as rows, _bar(len(todo), show) as advance:
-            for row in _rows(ready, todo, out, settings.worker.batch):
+            for row in _rows(ready, todo, asked, settings.worker.batch):
                 rows.write(json.dumps(row, ensure_ascii=False) + "\n")
                 rows.flush()
                 summary.count(row)
                 advance()
-        _write_manifest(out / MANIFEST, settings, ready, summary)
+        _write_manifest(out / MANIFEST, settings, ready, summary, found.companions)
     return summary
-
-
-def _files(paths: Sequence[Path], out: Path) -> list[tuple[str, Path]]:
-    """Return each file once, named as the caller would name it, in a fixed order."""
-    found: dict[str, Path] = {}
-    inside = out.resolve()
-    for path in paths:
-        if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                if file.is_file() and inside not in file.resolve().parents:
-                    found[str(file)] = file
-        elif path.exists():
-            found[str(path)] = path
-        else:
-            raise ConfigurationError(f"{path}: no such file or folder")
-    return list(found.items())
 
 
 def _earlier_rows(results: Path) -> dict[str, dict[str, Any]]:
@@ -152,7 +212,7 @@ def _options(settings: Settings, ready: Pipeline) -> dict[str, Any]:
         "model": settings.worker.model,
         "model_version": ready.algorithm.version,
         "parameters": list(ready.algorithm.parameters),
-        "pixels": settings.pixels.model_dump(),
+        "pixels": settings.pixels.model_dump(mode="json"),
     }
 
 
@@ -172,8 +232,15 @@ def _check_manifest(manifest: Path, settings: Settings, ready: Pipeline) -> None
             )
 
 
-def _write_manifest(manifest: Path, settings: Settings, ready: Pipeline, summary: Summary) -> None:
+def _write_manifest(
+    manifest: Path,
+    settings: Settings,
+    ready: Pipeline,
+    summary: Summary,
+    companions: Sequence[str],
+) -> None:
     content = {**_options(settings, ready), **asdict(summary), "finished": True}
+    content["companions"] = list(companions)
     content.update(
         model=settings.worker.model, written=datetime.now(UTC).isoformat(timespec="seconds")
     )
@@ -188,23 +255,38 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _rows(
-    ready: Pipeline, files: Iterable[tuple[str, Path]], out: Path, batch: int
+    ready: Pipeline, sources: Iterable[Source], asked: _Asked, batch: int
 ) -> Iterator[dict[str, Any]]:
     """Yield a row per file; the next batch is read and decoded while the model is at work."""
     with ThreadPoolExecutor(2) as pool:
         ahead: deque[tuple[str, Future[Case]]] = deque()
-        waiting = iter(files)
+        waiting = iter(sources)
         while True:
-            while len(ahead) < 2 * batch and (following := next(waiting, None)) is not None:
-                name, path = following
-                ahead.append((name, pool.submit(_prepared, ready, path)))
+            while len(ahead) < 2 * batch and (source := next(waiting, None)) is not None:
+                if source.is_in_order:
+                    source = _kept(source)
+                ahead.append((source.name, pool.submit(_prepared, ready, source, asked)))
             if not ahead:
                 return
             now = [ahead.popleft() for _ in range(min(batch, len(ahead)))]
             cases = [(name, case.result()) for name, case in now]
             ready.describe([case for _, case in cases])
             _end_if_away(case for _, case in cases)
-            yield from (_row(ready, name, case, out) for name, case in cases)
+            yield from (_row(ready, name, case, asked) for name, case in cases)
+
+
+def _kept(source: Source) -> Source:
+    """Return a source that is read already, where the order of reading matters."""
+    try:
+        content = source.read()
+    except (OSError, RuntimeError) as exc:
+        failure = OSError(str(exc))
+
+        def fail() -> bytes:
+            raise failure
+
+        return Source(source.name, fail)
+    return Source(source.name, lambda: content)
 
 
 def _end_if_away(cases: Iterable[Case]) -> None:
@@ -214,18 +296,31 @@ def _end_if_away(cases: Iterable[Case]) -> None:
             raise case.trouble
 
 
-def _prepared(ready: Pipeline, path: Path) -> Case:
+def _prepared(ready: Pipeline, source: Source, asked: _Asked) -> Case:
     try:
-        if path.stat().st_size > LARGEST:
-            return Case(reason=Reason(code="too-large", text=f"The file exceeds {LARGEST} bytes."))
-        return ready.prepare(path.read_bytes())
-    except OSError as exc:
-        return Case(reason=Reason(code="unreadable", text=exc.strerror or "cannot be read"))
+        content = source.read()
+    except (OSError, RuntimeError, BadZipFile, TarError) as exc:
+        text = getattr(exc, "strerror", None) or "The file cannot be read."
+        return Case(reason=Reason(code="unreadable", text=text))
+    if len(content) > MOST_BYTES:
+        return Case(reason=Reason(code="too-large", text=f"It exceeds {MOST_BYTES} bytes."))
+    if not files.kind_of(content):
+        return ready.prepare(content)
+    try:
+        found = files.picture(content, asked.pixels)
+    except Rejected as exc:
+        return Case(reason=Reason(code=exc.code, text=exc.text[:1024]))
+    case = ready.prepare_picture(found)
+    if asked.make_studies:
+        case.source = files.instance(found, content, asked.identifiers.of(source.name))
+    return case
 
 
-def _row(ready: Pipeline, name: str, case: Case, out: Path) -> dict[str, Any]:
+def _row(ready: Pipeline, name: str, case: Case, asked: _Asked) -> dict[str, Any]:
     order = ReportOrder(content_datetime=datetime.now().astimezone().replace(microsecond=0))
-    row: dict[str, Any] = {"file": name, "sop_instance_uid": case.sop_instance_uid or None}
+    known = asked.identifiers.of(name)
+    uid = case.sop_instance_uid or known.get("sop_instance_uid")
+    row: dict[str, Any] = {"file": name, "sop_instance_uid": uid or None, **_named(known)}
     if case.trouble is not None:
         code = "out-of-resources" if isinstance(case.trouble, OutOfResources) else "model-failed"
         case.reason = Reason(code=code, text=str(case.trouble)[:1024])
@@ -233,9 +328,14 @@ def _row(ready: Pipeline, name: str, case: Case, out: Path) -> dict[str, Any]:
     if case.reason is not None:
         row["reason"] = f"{case.reason.code}: {case.reason.text}"
     row |= _told(conclusion)
-    row["report"] = _report(conclusion, name, out)
+    row["report"] = _report(conclusion, name, asked.out)
     row["ms"] = case.stages_ms
     return row
+
+
+def _named(known: dict[str, str]) -> dict[str, str]:
+    """Return the identifiers of a table that a row has no key for."""
+    return {key: value for key, value in known.items() if key != "sop_instance_uid" and value}
 
 
 def _told(conclusion: Conclusion) -> dict[str, Any]:
