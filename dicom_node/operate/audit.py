@@ -20,6 +20,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -148,6 +149,15 @@ def _coded(parent: ET.Element, name: str, code: Code) -> None:
     ET.SubElement(parent, name, attributes)
 
 
+def _is_number(address: str) -> bool:
+    """Return whether this is an IP address and not a name."""
+    try:
+        ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
 def _participant(root: ET.Element, one: Participant) -> None:
     attributes = {
         "UserID": _clean(one.user) or "unknown",
@@ -156,7 +166,7 @@ def _participant(root: ET.Element, one: Participant) -> None:
     if one.ae_title:
         attributes["AlternativeUserID"] = f"AETITLES={_clean(one.ae_title)}"
     if one.address:
-        is_number = bool(re.fullmatch(r"[0-9.]+|[0-9a-fA-F:]*:[0-9a-fA-F:.]*", one.address))
+        is_number = _is_number(one.address)
         attributes["NetworkAccessPointID"] = _clean(one.address)
         attributes["NetworkAccessPointTypeCode"] = "2" if is_number else "1"
     element = ET.SubElement(root, "ActiveParticipant", attributes)

@@ -44,7 +44,7 @@ _SHORTHAND = (
     (re.compile(r"\band\s*/\s*or\b"), "or"),
     (re.compile(r"&"), " and "),
     (re.compile(r"(?<![a-z])([ivx]+)-([ivx]+)(?![a-z])"), r"\1 to \2"),
-    (re.compile(r"\(\s*\?+\s*\)|\?{2,}(?=.*\w)"), " possible mark "),
+    (re.compile(r"\(\s*\?+\s*\)|(?<!\?)\?{2,}+(?=.{0,200}\w)"), " possible mark "),
     (re.compile(r"\b(rib|ribs) #\s*(?=\d)"), r"\1 "),
     (re.compile(r"\b(image|case|exam|study|series|accession|mrn|page|id) #"), r"\1 number"),
     (_HASH, _broken),
