@@ -76,12 +76,12 @@ class Route:
     mode: Literal["live", "shadow"] = "live"
     send_to: tuple[str, ...] = ()
     objects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     priority: int | None = None
     allow_demonstration: bool = False
     order: ReportOrder = field(
         default_factory=lambda: ReportOrder(content_datetime=datetime.fromtimestamp(0, UTC))
     )
+    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
