@@ -245,6 +245,12 @@ class Broker(Section):
             'an address; write "embedded", "redis://host:6379/0", "rediss://…" or "sentinel://…"'
         ),
     ] = "embedded"
+    ca: Path | None = None
+    """PEM file that the certificate of a ``rediss://`` broker chains to, or is; else the system's.
+    With ``sentinel://`` it turns TLS on."""
+    certificate: Path | None = None
+    """Our own certificate, for a broker that asks for one."""
+    key: Path | None = None
 
 
 class Dispatch(Section):
