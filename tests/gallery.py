@@ -31,7 +31,7 @@ import reports  # noqa: E402
 from highdicom.sr import srread  # noqa: E402
 from peers import need  # noqa: E402
 from pydicom.dataset import Dataset  # noqa: E402
-from reports import ALGORITHM, CASES, ORDER  # noqa: E402
+from reports import CASES, ORDER  # noqa: E402
 
 from dicom_node.base.job import Predecessor, Reason, ReportOrder  # noqa: E402
 from worker.report import validate  # noqa: E402
@@ -41,6 +41,12 @@ from worker.report.sr import SOP_CLASSES, Algorithm, Document, Outcome, build  #
 from worker.text.findings import parse  # noqa: E402
 
 GOLDEN = HERE / "golden"
+ALGORITHM = Algorithm(
+    name="chexfract-maira2",
+    version="0.1.0+chexfract-1.0.1a2b3c4d",
+    parameters=("decode=greedy", "preproc=voi-2", "weights=1a2b3c4d"),
+)
+"""A model that does not change with the software."""
 DCMJS = "dcmjs@0.51.1"
 DCMJS_SHA512 = (
     "6hJbygOiWvIZHtAh/uRkNU119q3SE/+76lMvq9g3bGq8wky66sHGxJMjB2g/86ewOYmVMrAaIr4Q8tcJEQlwJg=="
