@@ -145,6 +145,78 @@ def write_weights(
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+SMALL_PHI = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def build_phi(
+    folder: Path,
+    model: str = "PhiShapedForCausalLM",
+    shape: dict[str, int] = SMALL_PHI,
+    image_tokens: int = 16,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> Path:
+    """Write a checkpoint whose language model has Phi-3's key names, with random weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    build(folder, model)
+    config = json.loads((folder / "config.json").read_text())
+    extra = {"rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 4096}
+    config |= shape | extra | {"original_max_position_embeddings": 4096}
+    config["vocab_size"] = shape.get("vocab_size", 272)
+    config["auto_map"]["AutoModelForCausalLM"] = f"modeling_phi.{model}"
+    (folder / "config.json").write_text(json.dumps(config))
+    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    processor |= {"image_tokens": image_tokens, "side": max(8, int(image_tokens**0.5))}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    kind = getattr(torch, dtype)
+    random = torch.Generator().manual_seed(seed)
+    weights = {
+        name: (torch.ones(size) if "norm" in name else torch.randn(size, generator=random) * scale)
+        .to(kind)
+        .contiguous()
+        for name, size, scale in phi_shapes(config)
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def phi_shapes(config: dict) -> list[tuple[str, tuple[int, ...], float]]:
+    """Return names, shapes and deviations of the weights of `build_phi`."""
+    width, inner, words = (
+        config["hidden_size"],
+        config["intermediate_size"],
+        config["vocab_size"],
+    )
+    rows = width + 2 * width // config["num_attention_heads"] * config["num_key_value_heads"]
+    plain = width**-0.5
+    found = [
+        ("model.embed_tokens.weight", (words, width), 1.0),
+        ("model.vision_embed_tokens.img_projection.weight", (width, 3), 1.0),
+        ("model.vision_embed_tokens.img_projection.bias", (width,), 1.0),
+        ("model.norm.weight", (width,), 1.0),
+        ("lm_head.weight", (words, width), plain * 3),
+    ]
+    for i in range(config["num_hidden_layers"]):
+        at = f"model.layers.{i}"
+        found += [
+            (f"{at}.self_attn.qkv_proj.weight", (rows, width), 2 * plain),
+            (f"{at}.self_attn.o_proj.weight", (width, width), plain),
+            (f"{at}.mlp.gate_up_proj.weight", (2 * inner, width), plain),
+            (f"{at}.mlp.down_proj.weight", (width, inner), inner**-0.5),
+            (f"{at}.input_layernorm.weight", (width,), 1.0),
+            (f"{at}.post_attention_layernorm.weight", (width,), 1.0),
+        ]
+    return found
+
+
 PARTS = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{% for part in m['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"

@@ -96,8 +96,26 @@ def test_fewer_bits_take_less_of_the_gpu_and_read_phantoms(how):
     assert sum(right) >= 10
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_native_decoder_says_on_the_gpu_what_the_checkpoints_code_says(tmp_path, dtype):
+    """Its step is replayed as a CUDA graph; a second shape and the first again use another."""
+    folder = checkpoints.build_phi(tmp_path / "phi")
+    write_sums(folder, "phi")
+    table = {"engine": "chexfract", "path": str(folder), "licence_accepted_by": "A. Reader"}
+    model = open_model("phi", table | {"max_new_tokens": 24, "dtype": dtype}, "cuda")
+    model.load()
+    assert model.native is not None
+    for count in (2, 1, 2):
+        radiographs = [seen(p) for p in PICTURES[:count]]
+        told = [d.text for d in model.describe(radiographs)]
+        native, model.native = model.native, None
+        own = [d.text for d in model.describe(radiographs)]
+        model.native = native
+        assert told == own or dtype == "bfloat16"
+
+
 def test_the_benchmark_runs_on_the_gpu_and_tells_its_memory(capsys):
-    ways = ["--ways", "eager", "sdpa"]
+    ways = ["--paths", "--ways", "eager", "sdpa"]
     assert models.main(["--small", "--batch", "1", "--new", "4", "--repeat", "1", *ways]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == "{"]
     assert [row["way"] for row in rows] == ["eager", "sdpa"]

@@ -13,7 +13,7 @@ import torch
 from bench import models
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--small", "--batch", "1", "2", "--new", "3", "--repeat", "1"]
+SMALL = ["--small", "--batch", "1", "2", "--new", "3", "--repeat", "1", "--paths"]
 
 
 def test_the_real_shape_has_the_size_and_the_work_of_the_roofline():
@@ -135,3 +135,13 @@ def test_a_way_that_fails_is_told_and_spoils_no_other(monkeypatch, capsys):
         "failed": "RuntimeError: Failed to find C compiler",
     }
     assert [row["way"] for row in rows[1:]] == ["sdpa", "sdpa"]
+
+
+def test_the_products_own_path_is_measured_by_each_decoder(capsys):
+    few = ["--small", "--batch", "8", "--new", "4", "--repeat", "1", "--product-only"]
+    assert models.main(few) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == "{"]
+    assert [(row["path"], row["batch"]) for row in lines[:2]] == [("remote", 8), ("native", 8)]
+    assert all(row["images_per_s"] > 0 and row["peak_gb"] > 0 for row in lines[:2])
+    assert lines[2]["goal"] == models.DECODE_RATIO
+    assert lines[2]["decode_ratio"] > 0

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from worker.models import Description, Progress
+from worker.models import Description, Progress, remote_code
 from worker.models import generation as gen
 from worker.models.checkpoint import Unacceptable
-from worker.models.local import NEAR_TIE, LocalModel
+from worker.models.local import CANARY_STEPS, NEAR_TIE, LocalModel, one_line
+from worker.models.native import NativeDecoder, NotPhi3
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,8 @@ class ChexFract(LocalModel):
     """A vision-language model with the calling sequence of ChexFract's model card."""
 
     takes_batches = True
+    native: NativeDecoder | None = None
+    """The faster decoder, where its tokens are those of the checkpoint's own code."""
 
     def _load(self, folder: Path) -> None:
         self.model = self._whole(folder, "AutoModelForCausalLM", strict=True)
@@ -55,10 +58,12 @@ class ChexFract(LocalModel):
             add_generation_prompt=True,
         )
         self._canary()
+        self.native = self._native()
 
     def _parameters(self) -> dict[str, str]:
         system = cast("Options", self.options).system
-        return super()._parameters() | ({"system": system} if system else {})
+        decoder = {"decoder": "native"} if self.native is not None else {}
+        return super()._parameters() | decoder | ({"system": system} if system else {})
 
     def _asked(self) -> dict[str, str]:
         return super()._asked() | {"system": cast("Options", self.options).system}
@@ -80,16 +85,78 @@ class ChexFract(LocalModel):
     def _generate(self, rows: Sequence[gen.Inputs], progress: Progress | None) -> list[Description]:
         started = time.monotonic()
         batch = gen.pad_left(rows, self.pad)
-        prompt_length = batch["input_ids"].shape[1]
-        ids = self.model.generate(
-            **gen.moved(batch, self.device, self.dtype),
-            **self._watching(progress),
+        answers = self._answers(
+            self.native, gen.moved(batch, self.device, self.dtype), self._observer, progress
         )
-        # image positions hold negative ids, which no tokenizer can decode
-        answers = ids[:, prompt_length:].tolist()
         seconds = time.monotonic() - started
         tokenizer = self.processor.tokenizer
         return [self._decoded(answer, tokenizer, self.stops, seconds) for answer in answers]
+
+    def _answers(
+        self,
+        native: NativeDecoder | None,
+        batch: gen.Inputs,
+        observer: gen.Observer,
+        progress: Progress | None,
+    ) -> list[list[int]]:
+        """Return the ids that are said of each row, by the one decoder or the other."""
+        prompt, options = batch["input_ids"].shape[1], self.options
+        if native is not None and native.takes(prompt, options.max_new_tokens):
+            return native.generate(
+                batch,
+                self.stops,
+                self.pad,
+                options.max_new_tokens,
+                options.max_time,
+                observer,
+                progress,
+            )
+        ids = self.model.generate(**batch, **gen.watching(progress, observer))
+        # image positions hold negative ids, which no tokenizer can decode
+        answers: list[list[int]] = ids[:, prompt:].tolist()
+        return answers
+
+    def _native(self) -> NativeDecoder | None:
+        """Return the faster decoder if it says the same, token by token, alone and padded."""
+        options = cast("Options", self.options)
+        if options.decoder == "remote":
+            return None
+        say = logger.warning if options.decoder == "native" else logger.info
+        if options.quantization != "none":
+            say("model %s: decoder remote: its weights are quantized", self.name)
+            return None
+        try:
+            native = NativeDecoder(self.model)
+            row = self._inputs(gen.invented_pixels())
+            for rows in ([row], [row, _longer(row)], [_longer(row), row]):
+                if not self._agree(native, rows):
+                    say("model %s: decoder remote: the native one says other tokens", self.name)
+                    return None
+        except NotPhi3 as exc:
+            say("model %s: decoder remote: %s", self.name, exc)
+            return None
+        except Exception as exc:
+            if remote_code.is_out_of_memory(exc) or remote_code.is_broken(exc):
+                raise
+            # the rim of code that fits most checkpoints: the other decoder needs none of it
+            say("model %s: decoder remote: the native one fails: %s", self.name, one_line(exc))
+            return None
+        logger.info("model %s: decoder native: the same tokens as its own code", self.name)
+        return native
+
+    def _agree(self, native: NativeDecoder, rows: Sequence[gen.Inputs]) -> bool:
+        if len(rows) > 1 and not self.takes_batches:
+            return True
+        batch = gen.moved(gen.pad_left(rows, self.pad), self.device, self.dtype)
+        seen = [gen.Observer(CANARY_STEPS), gen.Observer(CANARY_STEPS)]
+        for decoder, observer in zip((None, native), seen, strict=True):
+            self._answers(decoder, batch, observer, None)
+        return gen.same_steps(seen[0].steps, seen[1].steps, NEAR_TIE[self._dtype_name()])
+
+    def close(self) -> None:
+        """Give the memory back, that of the faster decoder too."""
+        self.native = None
+        super().close()
 
     def _canary(self) -> None:
         """Refuse a model that answers otherwise with a cache than without."""

@@ -78,6 +78,9 @@ class Weights(Options):
 class ChexFract(Weights):
     """``engine = "chexfract"``."""
 
+    decoder: Literal["auto", "remote", "native"] = "auto"
+    """``native``: Phi-3 checkpoints by transformers' own Phi3 and a lean loop, where the tokens are
+    the same as by the checkpoint's own (``remote``) code; ``auto``: where that is seen."""
     system: str = ""
     """What a system role says before the prompt, for checkpoints that were trained with one."""
 

@@ -18,6 +18,7 @@ class SmallConfig(_Config):
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
+        num_key_value_heads=None,
         max_position_embeddings=512,
         **kwargs,
     ):
@@ -25,7 +26,7 @@ class SmallConfig(_Config):
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads or num_attention_heads
         self.max_position_embeddings = max_position_embeddings
         kwargs.setdefault("tie_word_embeddings", False)
         super().__init__(**kwargs)

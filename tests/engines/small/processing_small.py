@@ -16,7 +16,8 @@ class SmallImageProcessor(BaseImageProcessor):
 
     def preprocess(self, images, return_tensors=None, **unused):
         assert images.mode == "RGB", images.mode
-        pixels = np.asarray(images.resize((8, 8)), np.float32).transpose(2, 0, 1)[None] / 255
+        side = getattr(self, "side", 8)
+        pixels = np.asarray(images.resize((side, side)), np.float32).transpose(2, 0, 1)[None] / 255
         sizes = [[images.size[1], images.size[0]]]
         data = {"pixel_values": pixels, "image_sizes": sizes}
         return BatchFeature(data, tensor_type=return_tensors)
@@ -35,6 +36,7 @@ class SmallProcessor(ProcessorMixin):
             raise TypeError("takes one prompt only")
         # wide pictures take fewer tokens, so that prompts differ in length
         count = 8 if images.size[0] > images.size[1] else 16
+        count = getattr(self.image_processor, "image_tokens", 0) or count
         head, tail = MARK.split(text)
         bos = self.tokenizer.bos_token_id
         ids = [bos, *self._ids(head), *[-1] * count, bos, *self._ids(tail)]

@@ -1,0 +1,147 @@
+"""The native decoder: the tokens of the checkpoint's own code, or that code itself."""
+
+from __future__ import annotations
+
+import logging
+import types
+
+import numpy as np
+import pytest
+import torch
+from engines import checkpoints
+
+from worker.models import Unexplained, generation, native, open_model
+from worker.models.hub import write_sums
+
+TALL = types.SimpleNamespace(pixels=generation.invented_pixels(384, 320))
+WIDE = types.SimpleNamespace(pixels=generation.invented_pixels(300, 400))
+GREY = types.SimpleNamespace(pixels=(np.arange(90_000).reshape(300, 300) % 251).astype(np.uint8))
+PICTURES = [TALL, WIDE, GREY]
+EQUAL = {"num_key_value_heads": 4}
+NARROW = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2}
+
+
+def loaded(folder, **table):
+    write_sums(folder, "phi")
+    facts = {"engine": "chexfract", "path": str(folder), "licence_accepted_by": "A"}
+    model = open_model("phi", facts | {"max_new_tokens": 24} | table, "cpu")
+    model.load()
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return checkpoints.build_phi(tmp_path_factory.mktemp("phi") / "phi")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return loaded(folder)
+
+
+def by_own_code(model, pictures, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "native", None)
+        return model.describe(pictures)
+
+
+def plain(told):
+    return [(one.text, one.tokens, one.finish_reason) for one in told]
+
+
+@pytest.mark.parametrize("shape", [{}, EQUAL, NARROW], ids=["grouped", "equal", "narrow"])
+def test_the_same_is_said_as_by_the_checkpoints_own_code(tmp_path, shape, monkeypatch):
+    folder = checkpoints.build_phi(tmp_path / "phi", shape=checkpoints.SMALL_PHI | shape, seed=5)
+    model = loaded(folder)
+    assert model.native is not None
+    told = model.describe(PICTURES)
+    assert plain(told) == plain(by_own_code(model, PICTURES, monkeypatch))
+    assert model.info.parameters["decoder"] == "native"
+    assert shape == NARROW or len({one.text for one in told}) > 1, "the pictures are seen"
+
+
+def test_a_batch_says_what_single_calls_say(model):
+    together = plain(model.describe(PICTURES))
+    assert together == [plain(model.describe([one]))[0] for one in PICTURES]
+
+
+def test_rows_of_different_prompts_are_padded_and_end_by_themselves(model, monkeypatch):
+    first = plain(model.describe(PICTURES))
+    token = model.processor.tokenizer(first[0][0], add_special_tokens=False).input_ids[2]
+    monkeypatch.setattr(model, "stops", sorted({*model.stops, token}))
+    monkeypatch.setattr(model.model.generation_config, "eos_token_id", model.stops)
+    told = model.describe(PICTURES)
+    assert told[0].finish_reason == "stop"
+    assert plain(told) == plain(by_own_code(model, PICTURES, monkeypatch))
+
+
+def test_weights_are_shared_and_not_copied(model):
+    ours = dict(model.native._phi3.named_parameters())
+    theirs = dict(model.model.named_parameters())
+    for name, weight in ours.items():
+        assert weight.data_ptr() == theirs[name].data_ptr(), name
+
+
+def test_a_model_that_is_phi3_by_its_names_only_is_left_to_its_own_code(tmp_path, caplog):
+    folder = checkpoints.build_phi(tmp_path / "phi", "OtherTurnForCausalLM")
+    with caplog.at_level(logging.INFO):
+        model = loaded(folder, decoder="native")
+    assert model.native is None
+    assert "the native one says other tokens" in caplog.text
+    assert "decoder" not in model.info.parameters
+    assert model.describe([TALL])[0].text
+
+
+def test_another_language_model_is_left_to_its_own_code(tmp_path, caplog):
+    folder = checkpoints.build(tmp_path / "small")
+    with caplog.at_level(logging.INFO):
+        model = loaded(folder, decoder="native")
+    assert model.native is None
+    assert "not named as Phi-3's" in caplog.text
+
+
+def test_the_checkpoints_own_code_can_be_asked_for(folder):
+    assert loaded(folder, decoder="remote").native is None
+
+
+def test_a_prompt_beyond_one_set_of_rotations_is_left_to_its_own_code(model, monkeypatch):
+    monkeypatch.setattr(model.native, "longest", 30)
+    calls = []
+    generate = model.model.generate
+    monkeypatch.setattr(
+        model.model, "generate", lambda **options: calls.append(1) or generate(**options)
+    )
+    assert model.describe([TALL])[0].text
+    assert calls == [1]
+
+
+def test_time_and_length_end_an_answer(folder):
+    cut = loaded(folder, max_new_tokens=5)
+    (told,) = cut.describe([TALL])
+    assert (told.tokens, told.finish_reason) == (5, "length")
+    short = loaded(folder, max_time=1e-9)
+    (told,) = short.describe([TALL])
+    assert (told.tokens, told.finish_reason) == (1, "time")
+
+
+def test_each_token_is_progress_and_looked_at(model):
+    calls = []
+    (told,) = model.describe([TALL], lambda: calls.append(1))
+    assert len(calls) >= told.tokens
+    with torch.no_grad():
+        kept = model.model.lm_head.weight[5].clone()
+        model.model.lm_head.weight[5] = float("nan")
+    try:
+        with pytest.raises(Exception, match="not finite") as error:
+            model.describe([TALL])
+        assert not isinstance(error.value, Unexplained), "the trial picture has it too"
+    finally:
+        with torch.no_grad():
+            model.model.lm_head.weight[5] = kept
+
+
+def test_a_longer_answer_goes_past_one_length_of_the_cache(folder, monkeypatch):
+    monkeypatch.setattr(native, "BUCKET", 8)
+    model = loaded(folder, max_new_tokens=40)
+    told = model.describe(PICTURES)
+    assert plain(told) == plain(by_own_code(model, PICTURES, monkeypatch))
