@@ -44,9 +44,17 @@ def add_result(
         accession_number=str(ds.AccessionNumber),
         study_date=str(ds.StudyDate),
         modality=str(ds.Modality),
+        study_time=str(ds.get("StudyTime", "")),
+        study_description=str(ds.get("StudyDescription", "")),
+        study_id=str(ds.get("StudyID", "")),
+        referring_physician=str(ds.get("ReferringPhysicianName", "")),
+        patient_birth_date=str(ds.get("PatientBirthDate", "")),
+        patient_sex=str(ds.get("PatientSex", "")),
+        issuer_of_patient_id=str(ds.get("IssuerOfPatientID", "")),
     )
     order = ReportOrder(content_datetime=reports.WHEN, station_name="CHEXFRACT")
-    route = Route("all", "phantom", mode, ("modality",), {}, None, allow, order)
+    asked = {"allow_demonstration": allow, "order": order}
+    route = Route("all", "phantom", mode, ("modality",), **asked)
     ledger.instances.receive(instance, [route])
     return answer_job(ledger, spool, ds, case, seconds)
 

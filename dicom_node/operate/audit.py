@@ -30,6 +30,7 @@ from dicom_node.dimse import security
 from dicom_node.settings import Audit, Peer, Settings
 from dicom_node.store import uses
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.events import Event
 from dicom_node.store.uses import Use
 
 logger = logging.getLogger(__name__)
@@ -234,21 +235,21 @@ class Trail:
         except Unreachable as exc:
             logger.warning("a sign-in is missing in the audit trail: %s", exc)
 
-    def transferred(self, event: dict[str, Any]) -> None:
+    def transferred(self, event: Event) -> None:
         """Note an event ``received`` or ``sent`` of the ledger."""
         node = self._settings.node
         us = Participant(str(os.getpid()), None, node.ae_title, _host(node.host))
         other = _other(event, self._settings.peers)
-        is_received = event["stage"] == "received"
+        is_received = event.stage == "received"
         source, destination = (other, us) if is_received else (us, other)
         participants = [
             Participant(source.user, SOURCE, source.ae_title, source.address, is_requestor=True),
             Participant(destination.user, DESTINATION, destination.ae_title, destination.address),
         ]
-        is_image = is_received and event["sop_class_uid"]
-        of_image = ((event["sop_class_uid"], 1),) if is_image else ()
-        things = [Thing(event["study_instance_uid"] or "", STUDY, 2, 3, of_image)]
-        things += [Thing(event["patient_id"] or "", PATIENT, 1, 1)]
+        is_image = is_received and event.sop_class_uid
+        of_image = ((event.sop_class_uid, 1),) if is_image else ()
+        things = [Thing(event.study_instance_uid or "", STUDY, 2, 3, of_image)]
+        things += [Thing(event.patient_id or "", PATIENT, 1, 1)]
         action = "C" if is_received else "R"
         self._write(
             message(
@@ -258,7 +259,7 @@ class Trail:
                 SUCCESS,
                 participants,
                 things=things,
-                at=event["at"],
+                at=event.at,
             )
         )
 
@@ -401,13 +402,13 @@ class Auditor:
         noted = 0
         while events := self._ledger.history.events_after(place, _PAGE, stages=_STAGES):
             for event in events:
-                if event["stage"] == uses.RESULT_REFUSED:
-                    self._trail.refused(json.loads(event["detail"]), event["at"])
-                elif event["stage"] in uses.STAGES:
-                    self._trail.used(Use.read(event["detail"]), event["at"])
+                if event.stage == uses.RESULT_REFUSED:
+                    self._trail.refused(json.loads(event.detail), event.at)
+                elif event.stage in uses.STAGES:
+                    self._trail.used(Use.read(event.detail), event.at)
                 else:
                     self._trail.transferred(event)
-                place = int(event["id"])
+                place = int(event.id)
                 self._keep(place)
                 noted += 1
         return noted
@@ -430,13 +431,15 @@ class Auditor:
         temporary.replace(self._place)
 
 
-def _other(event: dict[str, Any], peers: dict[str, Peer]) -> Participant:
+def _other(event: Event, peers: dict[str, Peer]) -> Participant:
     """Return who sent the Instance, or to whom its report was sent."""
-    if event["stage"] == "received":
-        ae_title, host = event["calling_ae"] or "", event["calling_host"] or ""
+    if event.stage == "received":
+        ae_title, host = event.calling_ae or "", event.calling_host or ""
         return Participant(f"{ae_title}@{host}", None, ae_title, host)
-    found = re.match(r"\S+ to (\S+): 0x", event["detail"])
-    name = found[1] if found else "unknown"
+    name = event.details.destination
+    if event.is_old:  # a sentence of a version before 0.2.0, for one version more
+        found = re.match(r"\S+ to (\S+): 0x", event.detail)
+        name = found[1] if found else "unknown"
     peer = peers.get(name)
     if peer is None:
         return Participant(name)

@@ -19,7 +19,7 @@ from dicom_node.dimse import scu
 from dicom_node.dimse.archive import Archive
 from dicom_node.operate import progress, sandbox
 from dicom_node.operate.sandbox import START_S, Node, archive_in, draw, last_line, node_in
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, as_json
 
 REPORT_S = 60.0
 """Longest wait for one report after the worker is there."""
@@ -130,7 +130,7 @@ def _reports(folder: Path) -> dict[str, Dataset]:
 
 def _answer(row: dict[str, str], report: Dataset, ledger: Ledger, started: float) -> Answer:
     trace = ledger.history.trace(row["sop_instance_uid"])
-    stages = tuple(trace["stages"])
+    stages = tuple(as_json(stage) for stage in trace.stages)
     return Answer(
         file=row["file"],
         drawn=row["text"],

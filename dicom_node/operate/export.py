@@ -19,6 +19,8 @@ from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.local_time import read_local
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.states import TAKEN
+from dicom_node.store.ledger.views import ResultRow
 
 IDENTIFIERS = (
     "job",
@@ -29,6 +31,7 @@ IDENTIFIERS = (
     "accession_number",
     "calling_ae",
     "worker",
+    "judged_by",
 )
 """Columns that lead to a person, a place or a machine."""
 
@@ -57,6 +60,12 @@ COLUMNS = (
     "reason",
     "model_ms",
     "deliveries",
+    "judgement",
+    "comment",
+    "corrected_text",
+    "judged_findings",
+    "judged_at",
+    "judgements",
 )
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -113,29 +122,40 @@ def moment(text: str, flag: str) -> float:
         raise ConfigurationError(f"{flag}: {text!r} is {what}") from exc
 
 
-def row_of(told: dict[str, Any]) -> dict[str, Any]:
+def row_of(row: ResultRow) -> dict[str, Any]:
     """Return a job of the ledger by the names in `COLUMNS`."""
-    result = told["result"]
-    reason = result.get("reason") or {}
-    ended = [d["ended_at"] for d in told["deliveries"] if d["state"] in ("sent", "committed")]
-    row = {name: told.get(name) for name in COLUMNS} | {
-        "state": told["job_state"],
-        "presence": result.get("presence"),
-        "text": result.get("text"),
-        "fractures": result.get("fractures") or [],
-        "warnings": result.get("warnings") or [],
-        "reason_code": reason.get("code"),
-        "reason": reason.get("text") or told["job_reason"] or None,
-        "model_ms": result.get("stages_ms", {}).get("model"),
-        "delivered_at": max(ended, default=0.0),
+    result, reason = row.result, row.result.reason if row.result else None
+    ended = [d.ended_at for d in row.deliveries if d.state in TAKEN]
+    judged = row.judgements[-1] if row.judgements else None
+    shown = {name: getattr(row, name, None) for name in COLUMNS}
+    return shown | {
+        "received_at": _iso(row.received_at),
+        "started_at": _iso(row.started_at),
+        "ended_at": _iso(row.ended_at),
+        "delivered_at": _iso(max(ended, default=0.0)),
+        "state": row.job_state,
+        "presence": result.presence if result else None,
+        "text": result.text if result else None,
+        "fractures": [one.model_dump() for one in result.fractures] if result else [],
+        "warnings": list(result.warnings) if result else [],
+        "reason_code": reason.code if reason else None,
+        "reason": (reason.text if reason else "") or row.job_reason or None,
+        "model_ms": result.stages_ms.get("model") if result else None,
         "deliveries": [
-            {key: one[key] for key in ("destination", "kind", "state")}
-            for one in told["deliveries"]
+            {"destination": d.destination, "kind": d.kind, "state": d.state} for d in row.deliveries
         ],
+        "judgement": judged.verdict if judged else None,
+        "judged_by": judged.reader if judged else None,
+        "judged_at": _iso(judged.at) if judged else None,
+        "comment": judged.comment if judged else None,
+        "corrected_text": judged.corrected_text or None if judged else None,
+        "judged_findings": [
+            {"finding": one.finding, "verdict": one.verdict} for one in judged.findings
+        ]
+        if judged
+        else [],
+        "judgements": len(row.judgements),
     }
-    for name in ("received_at", "started_at", "ended_at", "delivered_at"):
-        row[name] = _iso(row[name])
-    return row
 
 
 def _iso(at: float | None) -> str | None:

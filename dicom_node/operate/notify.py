@@ -103,11 +103,11 @@ class Notifier:
             limit = self._settings.retention.min_free
             yield Trouble("disk full", f"disk full: less than {limit} bytes free, images refused")
         status = self._ledger.history.status(now)
-        silent = {d["name"]: d for d in status["destinations"] if d["failures"] and d["waiting"]}
+        silent = {d.name: d for d in status.destinations if d.failures and d.waiting}
         self._down = {name: self._down.get(name, now) for name in silent}
         for name, since in self._down.items():
             if now - since >= self._notify.destination_down_for:
-                waiting = silent[name]["waiting"]
+                waiting = silent[name].waiting
                 what = f"destination {name} gives no answer"
                 yield Trouble(what, f"{what} since {_minutes(now - since)}; {waiting} waiting")
 
@@ -121,7 +121,7 @@ class Notifier:
             return [], newest
         lines = [f"{len(failed)} image(s) failed; see the worklist, state Failed"]
         if self._notify.with_identifiers:
-            lines += [f"failed: {event['sop_instance_uid']}" for event in failed[:LISTED]]
+            lines += [f"failed: {event.sop_instance_uid}" for event in failed[:LISTED]]
         return lines, newest
 
     def _tell(self, subject: str, lines: list[str]) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,6 +25,8 @@ from dicom_node.peers import find_peer, who_calls
 from dicom_node.settings import DEMONSTRATION_MODELS, Peer, Settings, load
 from dicom_node.standard.header import read_header
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.states import TAKEN, DeliveryState, JobState
+from dicom_node.store.ledger.views import JobView, Trace
 
 REPORT_S = 60.0
 """Time without any news after which the rest of the reports is given up."""
@@ -224,26 +225,26 @@ def _look(line: Line, ledger: Ledger, way: Way) -> None:
         told = ledger.history.trace(line.sop_instance_uid)
     except NotFound:
         return
-    line.state = str(told["state"])
-    job = told["jobs"][-1] if told["jobs"] else None
-    if job is None or job["state"] in ("failed", "rejected"):
-        line.problem = str((job or told["instance"])["reason"]) or line.state
+    line.state = told.state
+    job = told.jobs[-1] if told.jobs else None
+    if job is None or job.state in (JobState.FAILED, JobState.REJECTED):
+        line.problem = (job or told.instance).reason or line.state
         return
-    sent = [one for one in told["deliveries"] if one["destination"] == way.destination]
-    if any(one["state"] == "withheld" for one in sent):
-        line.problem = next(str(one["reason"]) for one in sent if one["state"] == "withheld")
-    elif sent and all(one["state"] in ("sent", "committed") for one in sent):
+    sent = [one for one in told.deliveries if one.destination == way.destination]
+    if any(one.state == DeliveryState.WITHHELD for one in sent):
+        line.problem = next(one.reason for one in sent if one.state == DeliveryState.WITHHELD)
+    elif sent and all(one.state in TAKEN for one in sent):
         _judge(line, told, job, way)
     else:
-        line.state = next((f"{one['state']}: {one['reason']}" for one in sent), line.state)
+        line.state = next((f"{one.state}: {one.reason}" for one in sent), line.state)
 
 
-def _judge(line: Line, told: dict[str, Any], job: dict[str, Any], way: Way) -> None:
-    result = job["result"] or {}
-    line.text = str(result.get("text") or "")
-    line.model_ms = result.get("stages_ms", {}).get("model")
-    ended = max(one["ended_at"] for one in told["deliveries"])
-    line.seconds = round(ended - told["instance"]["received_at"], 3)
+def _judge(line: Line, told: Trace, job: JobView, way: Way) -> None:
+    if job.result is not None:
+        line.text = job.result.text or ""
+        line.model_ms = job.result.stages_ms.get("model")
+    ended = max(one.ended_at for one in told.deliveries)
+    line.seconds = round(ended - told.instance.received_at, 3)
     if way.reads_drawings and line.text != line.drawn:
         line.problem = f"drawn was: {line.drawn} The report says: {line.text}"
     line.passed = not line.problem

@@ -27,25 +27,34 @@ from dicom_node.settings import SENDER, Peer, Rule, Settings, shown
 from dicom_node.standard.header import read_header
 from dicom_node.standard.matching import wild
 from dicom_node.standard.web_services import ROOT
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, views
+from dicom_node.store.ledger.states import JobState
+from dicom_node.store.ledger.views import Arrival, DestinationState, Stage, Trace
 
 
 def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
     """Print counts by state, destinations and the last Instances."""
-    told = ledger.history.status()
-    told["recent"] = [_arrival(row) for row in ledger.history.recent(limit=limit)]
+    totals = ledger.history.status()
+    recent = [_arrival(row) for row in ledger.history.recent(limit=limit)]
+    done, old = ledger.filling.progress()
     if as_json:
-        _json(told)
+        _json({**views.as_json(totals), "filled": done, "to_fill": old, "recent": recent})
         return
     console = Console()
-    for what in ("instances", "jobs", "deliveries"):
-        counts = ", ".join(f"{n} {state}" for state, n in sorted(told[what].items())) or "none"
+    for what, by_state in (
+        ("instances", totals.instances),
+        ("jobs", totals.jobs),
+        ("deliveries", totals.deliveries),
+    ):
+        counts = ", ".join(f"{n} {state}" for state, n in sorted(by_state.items())) or "none"
         console.print(f"{what:11} {counts}")
-    if told["conflicts"]:
-        console.print(f"{'conflicts':11} {told['conflicts']}: same UID, other content; see trace")
-    if told["oldest_open_s"]:
-        console.print(f"{'oldest':11} a job has waited for {told['oldest_open_s']:.0f} s")
-    for line in told["destinations"]:
+    if done < old:
+        console.print(f"{'upgrade':11} {done} of {old} rows of an older version are filled")
+    if totals.conflicts:
+        console.print(f"{'conflicts':11} {totals.conflicts}: same UID, other content; see trace")
+    if totals.oldest_open_s:
+        console.print(f"{'oldest':11} a job has waited for {totals.oldest_open_s:.0f} s")
+    for line in totals.destinations:
         console.print(escape(_destination(line)))
     columns = ("received", "SOP Instance UID", "from", "modality", "state", "reason")
     rows = [
@@ -57,65 +66,73 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
             r["state"],
             r["reason"],
         )
-        for r in told["recent"]
+        for r in recent
     ]
     console.print(_table(columns, rows))
 
 
-def _destination(line: Mapping[str, Any]) -> str:
-    text = f"{line['name']:11} {line['waiting']} waiting"
-    if line["uncommitted"]:
-        text += f", {line['uncommitted']} sent and not committed"
-    return f"{text}, {line['failures']} failures: {line['reason']}" if line["reason"] else text
+def _destination(line: DestinationState) -> str:
+    text = f"{line.name:11} {line.waiting} waiting"
+    if line.uncommitted:
+        text += f", {line.uncommitted} sent and not committed"
+    return f"{text}, {line.failures} failures: {line.reason}" if line.reason else text
 
 
-def _arrival(row: Mapping[str, Any]) -> dict[str, Any]:
+def _arrival(row: Arrival) -> dict[str, Any]:
     return {
-        "received": _iso(row["received_at"]),
-        "received_at": row["received_at"],
-        "sop_instance_uid": row["sop_instance_uid"],
-        "study_instance_uid": row["study_instance_uid"],
-        "accession_number": row["accession_number"],
-        "modality": row["modality"],
-        "from": f"{row['calling_ae']}@{row['calling_host']}",
-        "state": row["state"],
-        "reason": row["reason"] or "",
-        "job": row["job"],
-        "deliveries": row["deliveries"],
+        "received": _iso(row.received_at),
+        "received_at": row.received_at,
+        "sop_instance_uid": row.sop_instance_uid,
+        "study_instance_uid": row.study_instance_uid,
+        "accession_number": row.accession_number,
+        "modality": row.modality,
+        "from": f"{row.calling_ae}@{row.calling_host}",
+        "state": row.state,
+        "reason": row.reason or "",
+        "job": row.job,
+        "deliveries": views.as_json(row.deliveries),
     }
 
 
 def trace(settings: Settings, ledger: Ledger, ident: str, *, as_json: bool) -> None:
     """Print every stage of one Instance in order, each with its time."""
-    told = ledger.history.trace(ident)
-    told["fetch"] = _fetch(settings, told)
-    told["stages"] = [
-        {"stage": stage["stage"], "time": _iso(stage["at"]), **_without(stage, "stage")}
-        for stage in told["stages"]
-    ]
+    trace = ledger.history.trace(ident)
+    fetch = _fetch(settings, trace)
+    stages = [(_iso(stage.at), stage) for stage in trace.stages]
     if as_json:
-        _json(told)
+        shown = [
+            {"stage": s.stage, "time": time, **_without(_plain(s), "stage")} for time, s in stages
+        ]
+        _json({**views.as_json(trace), "stages": shown, "fetch": fetch})
         return
     console = Console()
-    console.print(f"{told['sop_instance_uid']}: [bold]{told['state']}[/bold]")
-    rows = [(s["time"], s["stage"], f"{s['ms']:.0f} ms", s["detail"] or "") for s in told["stages"]]
+    console.print(f"{trace.sop_instance_uid}: [bold]{trace.state}[/bold]")
+    rows = [(time, s.stage, f"{s.ms:.0f} ms", s.detail or "") for time, s in stages]
     console.print(_table(("time", "stage", "took", "detail"), rows))
-    for delivery in told["deliveries"]:
-        reason = f": {delivery['reason']}" if delivery["reason"] else ""
-        line = f"{delivery['kind']} to {delivery['destination']}: {delivery['state']}{reason}"
+    for delivery in trace.deliveries:
+        reason = f": {delivery.reason}" if delivery.reason else ""
+        line = f"{delivery.kind} to {delivery.destination}: {delivery.state}{reason}"
         console.print(escape(line))
-    if told["fetch"]:
-        console.print(escape(f"no destination: fetch it by WADO-RS at {told['fetch']}"))
-    for other in told["also"]:
+    if fetch:
+        console.print(escape(f"no destination: fetch it by WADO-RS at {fetch}"))
+    for one in trace.judgements:
+        words = [one.reader, one.verdict, one.comment]
+        console.print(escape(f"{_iso(one.at)} {' '.join(word for word in words if word)}"))
+    for other in trace.also:
         console.print(f"also {other}")
 
 
-def _fetch(settings: Settings, told: dict[str, Any]) -> str:
+def _plain(stage: Stage) -> dict[str, Any]:
+    shown: dict[str, Any] = views.as_json(stage)
+    return shown
+
+
+def _fetch(settings: Settings, trace: Trace) -> str:
     """Return where a report that goes to nobody is fetched, empty for any other."""
-    is_waiting = any(job["state"] == "reported" and job["mode"] == "live" for job in told["jobs"])
-    if not is_waiting or told["deliveries"]:
+    is_waiting = any(one.state == JobState.REPORTED and one.mode == "live" for one in trace.jobs)
+    if not is_waiting or trace.deliveries:
         return ""
-    study = told["instance"]["study_instance_uid"]
+    study = trace.instance.study_instance_uid
     return f"{settings.web.url.rstrip('/')}{ROOT}/studies/{study}"
 
 

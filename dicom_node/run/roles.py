@@ -156,6 +156,7 @@ def _courier(life: Life) -> None:
     from dicom_node.operate.audit import Auditor
     from dicom_node.operate.notify import Notifier
     from dicom_node.settings import Peer
+    from dicom_node.store.filling import Filler
     from dicom_node.store.retention import Retention
 
     settings = life.settings
@@ -173,13 +174,13 @@ def _courier(life: Life) -> None:
     committer = Committer(settings, ledger, ask, pace)
     deliverer = Deliverer(settings, spool, ledger, connect, pace)
     auditor = Auditor(settings, ledger)
-    publisher = broker.publisher(settings.broker.url, broker.files_of(settings.broker))
-    dispatcher = Dispatcher(settings, ledger, publisher)
+    dispatcher = Dispatcher(settings, ledger, broker.publisher(settings.broker.url))
     tasks = (
         dispatcher,
         deliverer,
         committer,
         Retention(settings, spool, ledger),
+        Filler(ledger, spool),
         Notifier(settings, ledger, spool),
         auditor,
     )

@@ -218,7 +218,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
                 embedded.start()
                 url = embedded.url
             else:
-                broker.ping(url, files=broker.files_of(settings.broker))
+                broker.ping(url)
             copy = in_force.accept(config, settings)
             children = _roles(copy, url)
             if worker_config:

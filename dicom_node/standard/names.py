@@ -20,6 +20,8 @@ def groups(name: str) -> list[str]:
 
 def folded(text: str) -> str:
     """Return a text without case and accents: ``Müller`` and ``MULLER`` become one."""
+    if text.isascii():
+        return text.lower()
     letters = unicodedata.normalize("NFKD", text.casefold())
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
 

@@ -1,18 +1,23 @@
 """The reports of this node as an archive would show them: patients, studies, series, instances.
 
-DICOM PS3.4 C.6: the ledger says which objects there are, their files say what stands in them.
+DICOM PS3.4 C.6: the ledger says which objects there are, by columns that have indexes; a file is
+opened only for what no column holds, of what matches so far.
 Of one report's SR variants only that is shown which a destination took, or would get first; what
 a shadow rule or a demonstration model made for nobody is not shown.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
+from pydicom import config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
@@ -21,8 +26,11 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
 from dicom_node.standard import matching
+from dicom_node.standard.header import clean
 from dicom_node.standard.matching import PLAIN, How
+from dicom_node.standard.names import folded
 from dicom_node.store.ledger import Ledger, Wanted
+from dicom_node.store.ledger.views import ReportView
 from dicom_node.store.spool import Spool
 
 Level = Literal["PATIENT", "STUDY", "SERIES", "IMAGE"]
@@ -38,6 +46,9 @@ UNIQUE = {
 """The unique key of each level (PS3.4 C.6.1.1, C.6.2.1)."""
 
 CHARACTER_SET = "ISO_IR 192"
+
+_CHUNK = 50
+"""Studies whose objects are looked up together."""
 
 
 def _tags(text: str) -> frozenset[int]:
@@ -82,16 +93,93 @@ _CONTENT = 0x0040A730
 """Content Sequence: where the report itself begins; pixels and documents come later still."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stored:
-    """One object in the spool."""
+    """One object in the spool; its header is read when it is asked for."""
 
     path: Path
-    header: Dataset
+    given: Dataset | None
     study_instance_uid: str
     series_instance_uid: str
     sop_instance_uid: str
     sop_class_uid: str
+    row: ReportView | None = None
+
+    @property
+    def header(self) -> Dataset:
+        """What stands before the content; empty when retention has just removed the file."""
+        if self.given is not None:
+            return self.given
+        try:
+            return read_head(self.path)
+        except (OSError, InvalidDicomError):
+            return Dataset()
+
+    @property
+    def patient_id(self) -> str:
+        """The patient's id."""
+        return self.row.patient_id if self.row else str(self.header.get("PatientID") or "")
+
+
+COLUMNS: dict[str, tuple[Level, str]] = {
+    "PatientName": ("PATIENT", "patient_name"),
+    "PatientID": ("PATIENT", "patient_id"),
+    "PatientBirthDate": ("PATIENT", "patient_birth_date"),
+    "PatientSex": ("PATIENT", "patient_sex"),
+    "IssuerOfPatientID": ("PATIENT", "issuer_of_patient_id"),
+    "StudyInstanceUID": ("STUDY", "study_instance_uid"),
+    "StudyDate": ("STUDY", "study_date"),
+    "StudyTime": ("STUDY", "study_time"),
+    "AccessionNumber": ("STUDY", "accession_number"),
+    "StudyDescription": ("STUDY", "study_description"),
+    "StudyID": ("STUDY", "study_id"),
+    "ReferringPhysicianName": ("STUDY", "referring_physician"),
+    "SeriesInstanceUID": ("SERIES", "series_instance_uid"),
+    "SOPInstanceUID": ("IMAGE", "sop_instance_uid"),
+    "SOPClassUID": ("IMAGE", "sop_class_uid"),
+}
+"""Attributes that the ledger has, with their level and their name there."""
+
+_FILLED = ("issuer_of_patient_id", "study_id", "referring_physician")
+_MODALITIES = {"sr": "SR", "basic-text": "SR", "gsps": "PR", "sc": "OT", "pdf": "DOC", "ko": "KO"}
+_NOT_IN_FILES = _tags(
+    "InstanceAvailability ModalitiesInStudy SOPClassesInStudy NumberOfPatientRelatedStudies "
+    "NumberOfPatientRelatedSeries NumberOfPatientRelatedInstances NumberOfStudyRelatedSeries "
+    "NumberOfStudyRelatedInstances NumberOfSeriesRelatedInstances RetrieveAETitle"
+)
+
+
+class Found(Dataset):
+    """What matches: at first what the ledger has of it; the rest is read when it is looked at."""
+
+    def open_later(self, stored: Stored, level: Level) -> None:
+        """Let the rest come from the file of `stored`."""
+        self.__dict__["_later"] = (stored, level)
+
+    def complete(self) -> None:
+        """Read the file, unless it was read."""
+        stored, level = self.__dict__.pop("_later", (None, None))
+        if stored is None:
+            return
+        for element in stored.header:
+            if is_asked(level, element.tag) and not element.tag.is_private:
+                self.setdefault(element.tag, element)
+
+    def __contains__(self, name: Any) -> bool:
+        """Return whether the attribute is there, in the ledger or in the file."""
+        if super().__contains__(name):
+            return True
+        self.complete()
+        return super().__contains__(name)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Return an attribute, from the ledger or from the file."""
+        return super().get(key, default) if key in self else default
+
+    def __iter__(self) -> Iterator[DataElement]:
+        """Yield all attributes in the order of their tags."""
+        self.complete()
+        yield from super().__iter__()
 
 
 class Catalogue:
@@ -126,6 +214,8 @@ class Catalogue:
             equal, and all where there is no order, come newest first.
         """
         wanted = [key for key in keys if is_asked(level, key.tag)]
+        # What the ledger has is compared first: a file is opened only for what matches so far.
+        wanted.sort(key=lambda key: key.tag not in _IN_LEDGER)
         for group in self._groups(level, _wanted(keys, how, order)):
             for entity in _entities(level, group):
                 entity.RetrieveAETitle = self._ae_title
@@ -140,7 +230,7 @@ class Catalogue:
             stored
             for group in self._groups(level, _wanted(keys))
             for stored in group
-            if matching.all_match(wanted, stored.header)
+            if matching.all_match(wanted, _of_ledger("IMAGE", stored))
         ]
 
     def received(self, study: str, series: str, instance: str) -> Stored | None:
@@ -163,26 +253,36 @@ class Catalogue:
 
     def _groups(self, level: Level, wanted: Wanted) -> Iterator[list[Stored]]:
         """Yield the objects of each study, or at the patient's level of each patient."""
-        by_patient: dict[str, list[str]] = {}
-        for study, patient in self.ledger.results.studies(wanted):
-            by_patient.setdefault(patient if level == "PATIENT" else study, []).append(study)
-        for studies in by_patient.values():
-            if group := [s for row in self.ledger.results.objects(studies) for s in self._of(row)]:
-                yield group
+        found = self.ledger.results.studies(wanted)
+        if level == "PATIENT":
+            for _, studies in groupby(self._of_patients(found), itemgetter(1)):
+                rows = self.ledger.results.objects([study for study, _ in studies])
+                if rows:
+                    yield [self._of(row) for row in rows]
+            return
+        while chunk := [study for study, _ in islice(found, _CHUNK)]:
+            by_study: dict[str, list[Stored]] = {}
+            for row in self.ledger.results.objects(chunk):
+                by_study.setdefault(row.study_instance_uid, []).append(self._of(row))
+            yield from (by_study[study] for study in chunk if study in by_study)
 
-    def _of(self, row: dict[str, Any]) -> Iterator[Stored]:
-        path = self._spool.path(row["file"])
-        try:
-            header = read_head(path)
-        except (OSError, InvalidDicomError):
-            return  # retention has just removed it
-        yield Stored(
-            path,
-            header,
-            row["study_instance_uid"],
-            row["series_instance_uid"],
-            row["sop_instance_uid"],
-            row["sop_class_uid"],
+    def _of_patients(self, found: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """Yield all studies of each patient of whom one was found, patient by patient."""
+        seen: set[str] = set()
+        for _, patient in found:
+            if patient not in seen:
+                seen.add(patient)
+                yield from self.ledger.results.studies_of_patients([patient])
+
+    def _of(self, row: ReportView) -> Stored:
+        return Stored(
+            self._spool.path(row.file),
+            None,
+            row.study_instance_uid,
+            row.series_instance_uid,
+            row.sop_instance_uid,
+            row.sop_class_uid,
+            row,
         )
 
 
@@ -218,27 +318,50 @@ def is_asked(level: Level, tag: BaseTag) -> bool:
 
 def _wanted(keys: Dataset, how: How = PLAIN, order: Sequence[str] = ()) -> Wanted:
     """Return what the ledger can look up by itself: at least all that matches."""
-    exact, like = {}, {}
-    uids = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
-    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-    for column, keyword in zip(uids, keywords, strict=True):
-        if texts := _texts(keys, keyword):
-            exact[column] = tuple(texts)
-    for column, keyword in (
-        ("patient_id", "PatientID"),
-        ("accession_number", "AccessionNumber"),
-        ("patient_name", "PatientName"),
-    ):
+    exact: dict[str, tuple[str, ...]] = {}
+    like: dict[str, str] = {}
+    span: dict[str, tuple[str, str]] = {}
+    for keyword, column in _LOOKED_UP.items():
         texts = _texts(keys, keyword)
-        if (column == "patient_name" and how.fuzzy) or texts == [matching.EMPTY]:
+        if not texts or matching.EMPTY in texts:
             continue
-        # The ledger folds ASCII only, and joins blanks: anything else is matched in the file.
-        if len(texts) == 1 and texts[0].isascii() and " " not in texts[0]:
-            like[column] = texts[0]
+        if keyword.endswith("UID"):
+            exact[column] = tuple(texts)
+        elif set("".join(texts)) & set("*?"):
+            if len(texts) == 1:
+                like[column] = texts[0]
+        elif how.several_values is False or len(texts) == 1:
+            exact[column] = tuple({text: None for one in texts for text in (one, clean(one))})
     dates = _texts(keys, "StudyDate")
-    is_span = len(dates) == 1 and dates != [matching.EMPTY]
-    span = matching.bounds("DA", dates[0]) if is_span else None
-    return Wanted(exact, like, span, tuple(order_column(one) for one in order))
+    if len(dates) == 1 and dates != [matching.EMPTY]:
+        span["study_date"] = matching.bounds("DA", dates[0])
+    names = _texts(keys, "PatientName")
+    words: tuple[str, ...] = ()
+    if len(names) == 1 and names != [matching.EMPTY]:
+        words = tuple(name_words(names[0], how.fuzzy))
+    return Wanted(exact, like, span, tuple(order_column(one) for one in order), words)
+
+
+_LOOKED_UP = {
+    "StudyInstanceUID": "study_instance_uid",
+    "SeriesInstanceUID": "series_instance_uid",
+    "SOPInstanceUID": "sop_instance_uid",
+    "PatientID": "patient_id",
+    "AccessionNumber": "accession_number",
+}
+
+
+def name_words(pattern: str, is_fuzzy: bool = False) -> list[str]:
+    """Return words with which words of every matching name begin.
+
+    Behind a ``*`` or ``?`` a word may lie within one of the name, and says nothing.
+    """
+    text = folded(pattern.replace("*", " ").replace("?", " ") if is_fuzzy else pattern)
+    return [
+        found[0]
+        for found in re.finditer(r"[^\W_]+", text)
+        if is_fuzzy or found.start() == 0 or text[found.start() - 1] not in "*?"
+    ]
 
 
 def order_column(name: str) -> tuple[str, bool]:
@@ -274,25 +397,52 @@ def _attributes(
     level: Level, stored: Stored, study: Sequence[Stored], series: Sequence[Stored]
 ) -> Dataset:
     """Return what is known at this level; `study` and `series` are what is counted."""
-    found = Dataset()
-    for element in stored.header:
-        if is_asked(level, element.tag) and not element.tag.is_private:
-            found[element.tag] = element
+    found = _of_ledger(level, stored)
     found.InstanceAvailability = "ONLINE"
-    found.StudyInstanceUID = stored.study_instance_uid
     if level == "PATIENT":
-        del found.StudyInstanceUID
         found.NumberOfPatientRelatedStudies = len({one.study_instance_uid for one in study})
         found.NumberOfPatientRelatedSeries = len({one.series_instance_uid for one in study})
         found.NumberOfPatientRelatedInstances = len(study)
         return found
-    found.ModalitiesInStudy = sorted({str(one.header.get("Modality", "")) for one in study} - {""})
+    found.ModalitiesInStudy = sorted({_modality(one) for one in study} - {""})
     found.SOPClassesInStudy = sorted({one.sop_class_uid for one in study})
     found.NumberOfStudyRelatedSeries = len({one.series_instance_uid for one in study})
     found.NumberOfStudyRelatedInstances = len(study)
     if level in ("SERIES", "IMAGE"):
         found.NumberOfSeriesRelatedInstances = len(series)
     return found
+
+
+def _of_ledger(level: Level, stored: Stored) -> Found:
+    """Return what the ledger has of an object, down to `level`; the rest is read when wanted."""
+    found = Found()
+    row, depth = stored.row, LEVELS.index(level)
+    if row is not None:
+        for keyword, (at, column) in COLUMNS.items():
+            if LEVELS.index(at) <= depth and (row.is_filled or column not in _FILLED):
+                text = getattr(row, column)
+                tag, vr = _TAGS[keyword]
+                found[tag] = DataElement(tag, vr, text or None, validation_mode=config.IGNORE)
+        if level in ("SERIES", "IMAGE"):
+            found.Modality = _modality(stored)
+    found.open_later(stored, level)
+    return found
+
+
+def _modality(stored: Stored) -> str:
+    known = stored.row and (stored.row.modality or _MODALITIES.get(stored.row.kind))
+    return known or str(stored.header.get("Modality", ""))
+
+
+def _tag_of(keyword: str) -> tuple[BaseTag, str]:
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(keyword)
+    return Tag(tag), dictionary_VR(tag)
+
+
+_TAGS = {keyword: _tag_of(keyword) for keyword in COLUMNS}
+_IN_LEDGER = frozenset(tag for tag, _ in _TAGS.values()) | _NOT_IN_FILES | _tags("Modality")
 
 
 def key(keyword: str, value: Any = None) -> DataElement:

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from itertools import islice
 
-from dicom_node.base.errors import NotFound, Transient
+from dicom_node.base.errors import NotFound, NotUnderstood, Transient
 from dicom_node.settings import Settings
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger import Ledger
@@ -114,7 +114,7 @@ class Retention:
     def _purge(self, item: Purgeable, now: float) -> bool:
         digest = ""
         if item.what == "image":
-            with suppress(NotFound):  # it may come again, and must be known then
+            with suppress(NotFound, NotUnderstood):  # it may come again, and must be known then
                 digest = self._spool.digest(item.file)
         limits = self._limits
         if not self._ledger.purge.forget(item, limits.images, limits.reports, now, digest):

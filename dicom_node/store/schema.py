@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -14,9 +15,10 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
-VERSIONS = ("0001", "0002", "0003")
+VERSIONS = ("0001", "0002", "0003", "0004")
 """Every schema version there was; the last one is that of this software."""
 
 metadata = MetaData(
@@ -44,6 +46,12 @@ def _time(name: str) -> Column[float]:
 
 def _count(name: str) -> Column[int]:
     return Column(name, Integer, nullable=False, server_default="0")
+
+
+def _part(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """Return an index of those rows only that are looked for by it."""
+    condition = text(where)
+    return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
 
 
 FACTS = (
@@ -88,10 +96,23 @@ instances = Table(
     _time("received_at"),
     _time("kept_at"),
     _time("purged_at"),
+    # since 0004; a row without a number waits for `ledger.filling`
+    Column("number", Integer),
+    _text("folded_name"),
+    _text("issuer_of_patient_id"),
+    _text("study_id"),
+    _text("referring_physician"),
+    Column("is_filled", Integer, nullable=False, server_default="0"),
     Index(None, "study_instance_uid"),
     Index(None, "accession_number"),
     Index(None, "patient_id"),
     Index(None, "received_at"),
+    _part("ix_instances_number", "number", where="number IS NOT NULL", unique=True),
+    _part("ix_instances_unnumbered", "received_at", where="number IS NULL"),
+    _part("ix_instances_folded_name", "folded_name", where="folded_name <> ''"),
+    _part("ix_instances_study_date", "study_date", "number", where="study_date <> ''"),
+    _part("ix_instances_ignored", "received_at", where="state = 'ignored'"),
+    _part("ix_instances_kept", "kept_at", where="file <> ''"),
 )
 
 conflicts = Table(
@@ -108,6 +129,7 @@ conflicts = Table(
     _time("received_at"),
     _time("purged_at"),
     UniqueConstraint("sop_instance_uid", "sha256", "transfer_syntax_uid"),
+    Index("ix_conflicts_purged", "purged_at", "received_at"),
 )
 
 counters = Table(
@@ -152,9 +174,22 @@ jobs = Table(
     _uid("device_uid"),
     Column("demonstration", Boolean, nullable=False, server_default="0"),
     _text("result"),
+    # since 0004
+    _text("standing"),
+    Column("is_kept", Integer, nullable=False, server_default="1"),
+    Column("order_id", Integer),
     UniqueConstraint("sop_instance_uid", "model", "generation"),
     Index(None, "state", "model", "priority", "received_at"),
     Index(None, "received_at"),
+    _part("ix_jobs_standing", "standing", "received_at", where="standing <> ''"),
+    _part("ix_jobs_kept", "ended_at", where="is_kept = 1 AND ended_at > 0"),
+)
+
+orders = Table(
+    "orders",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("content", Text, nullable=False, unique=True),
 )
 
 objects = Table(
@@ -168,6 +203,7 @@ objects = Table(
     _uid("series_instance_uid"),
     _text("file"),
     _time("purged_at"),
+    _text("modality"),
     Index(None, "sop_instance_uid"),
 )
 
@@ -225,5 +261,54 @@ events = Table(
     Column("stage", String(32), nullable=False),
     Column("ms", Float(53)),
     _text("detail"),
+    # since 0004: an event of an Instance that has a number names it by that
+    Column("instance", Integer),
+    Column("is_typed", Integer, nullable=False, server_default="0"),
     Index(None, "sop_instance_uid", "id"),
+    _part("ix_events_instance", "instance", "id", where="instance IS NOT NULL"),
 )
+
+judgements = Table(
+    "judgements",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job", String(32), ForeignKey("jobs.id"), nullable=False),
+    Column("at", Float(53), nullable=False),
+    _text("reader"),
+    Column("verdict", String(16), nullable=False),
+    _text("comment"),
+    _text("corrected_text"),
+    _text("findings"),
+    Index("ix_judgements_job", "job"),
+)
+
+totals = Table(
+    "totals",
+    metadata,
+    Column("what", String(16), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("state", String(16), primary_key=True),
+    Column("shard", Integer, primary_key=True),
+    Column("n", BigInteger, nullable=False, server_default="0"),
+)
+"""Kept by triggers: how many Instances, jobs, deliveries and conflicts are in which state."""
+
+web_sessions = Table(
+    "web_sessions",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("user_name", Text, nullable=False),
+    Column("mark", Text, nullable=False),
+    _text("address"),
+    _time("created_at"),
+    _time("seen_at"),
+    _time("until"),
+)
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", BigInteger, nullable=False, server_default="0"),
+)
+"""How far work has come that goes on in the background."""

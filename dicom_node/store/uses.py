@@ -107,7 +107,7 @@ def studies_of(used: Iterable[Stored]) -> tuple[Study, ...]:
     """Return the studies of some objects."""
     found: dict[tuple[str, str], Counter[str]] = {}
     for one in used:
-        key = (one.study_instance_uid, str(one.header.get("PatientID") or ""))
+        key = (one.study_instance_uid, one.patient_id)
         found.setdefault(key, Counter())[one.sop_class_uid] += 1
     return tuple((*key, tuple(sorted(classes.items()))) for key, classes in found.items())
 

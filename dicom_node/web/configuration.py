@@ -70,7 +70,7 @@ def _models(settings: Settings, ledger: Ledger, seen: Sequence[Seen]) -> list[di
     by_model: dict[str, list[Seen]] = {}
     for one in seen:
         by_model.setdefault(one.presence.card.name, []).append(one)
-    counts = ledger.history.status()["models"]
+    counts = ledger.history.status().models
     versions = ledger.results.versions(time.time() - 30 * 86400)
     rules: dict[str, list[Any]] = {}
     for rule in settings.rules:
@@ -79,7 +79,7 @@ def _models(settings: Settings, ledger: Ledger, seen: Sequence[Seen]) -> list[di
         {
             "name": name,
             "is_demonstration": name in DEMONSTRATION_MODELS
-            or any(version["demonstration"] for version in versions.get(name, []))
+            or any(version.demonstration for version in versions.get(name, []))
             or any(one.presence.card.demonstration for one in by_model.get(name, [])),
             "workers": by_model.get(name, []),
             "cards": _cards(by_model.get(name, [])),

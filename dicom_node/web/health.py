@@ -6,10 +6,9 @@ import shutil
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import accumulate
-from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
@@ -20,7 +19,8 @@ from prometheus_client.registry import Collector
 
 from dicom_node import __version__
 from dicom_node.base.errors import ChexFractError
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, Waiting
+from dicom_node.store.ledger.views import Totals
 from dicom_node.store.spool import Spool
 
 BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -41,7 +41,7 @@ def routes(ledger: Ledger, spool: Spool, counts: Counts | None = None) -> APIRou
     @router.get("/readyz")
     def readyz() -> JSONResponse:
         """Answer 200 when the ledger answers and the spool has room, else 503 and what is not."""
-        checks = {"ledger": _answers(ledger.history.status), "spool": spool.has_room()}
+        checks = {"ledger": _answers(ledger.history.answers), "spool": spool.has_room()}
         is_ready = all(checks.values())
         told = {name: "ok" if is_fine else "failed" for name, is_fine in checks.items()}
         return JSONResponse({"ready": is_ready, **told}, 200 if is_ready else 503)
@@ -73,7 +73,7 @@ class Counts(Collector):
         try:
             status, waiting = self._ledger.history.status(), self._ledger.jobs.waiting()
             workers = len(
-                self._ledger.results.pulse(time.time() - 3600, time.time() - 86400)["workers"]
+                self._ledger.results.pulse(time.time() - 3600, time.time() - 86400).workers
             )
             self._stages.read(self._ledger)
         except ChexFractError:
@@ -141,20 +141,24 @@ class Stages:
         self._sums[stage] = self._sums.get(stage, 0.0) + seconds
 
 
-def _of_states(status: dict[str, Any]) -> Iterable[Metric]:
-    for what in ("instances", "jobs", "deliveries"):
+def _of_states(status: Totals) -> Iterable[Metric]:
+    for what, by_state in (
+        ("instances", status.instances),
+        ("jobs", status.jobs),
+        ("deliveries", status.deliveries),
+    ):
         gauge = GaugeMetricFamily(f"chexfract_{what}", f"Number of {what}.", labels=["state"])
-        for state, count in status[what].items():
+        for state, count in by_state.items():
             gauge.add_metric([state], count)
         yield gauge
     conflicts = GaugeMetricFamily(
         "chexfract_conflicts", "Instances that came under a known UID with other content."
     )
-    conflicts.add_metric([], status["conflicts"])
+    conflicts.add_metric([], status.conflicts)
     yield conflicts
 
 
-def _of_models(status: dict[str, Any], waiting: dict[str, Any]) -> Iterable[Metric]:
+def _of_models(status: Totals, waiting: Mapping[str, Waiting]) -> Iterable[Metric]:
     depth = GaugeMetricFamily(
         "chexfract_queue_depth", "Open jobs: due, queued, running.", labels=["model", "state"]
     )
@@ -166,13 +170,13 @@ def _of_models(status: dict[str, Any], waiting: dict[str, Any]) -> Iterable[Metr
         for state in ("due", "queued", "running"):
             depth.add_metric([model, state], getattr(line, state))
         oldest.add_metric([model], max(0.0, time.time() - line.oldest) if line.oldest else 0.0)
-    for model, states in status["models"].items():
+    for model, states in status.models.items():
         for state, count in states.items():
             jobs.add_metric([model, state], count)
     yield from (depth, oldest, jobs)
 
 
-def _of_destinations(status: dict[str, Any]) -> Iterable[Metric]:
+def _of_destinations(status: Totals) -> Iterable[Metric]:
     waiting = GaugeMetricFamily(
         "chexfract_destination_waiting", "Deliveries that wait.", labels=["destination"]
     )
@@ -189,11 +193,11 @@ def _of_destinations(status: dict[str, Any]) -> Iterable[Metric]:
         "Deliveries whose storage commitment is awaited.",
         labels=["destination"],
     )
-    for line in status["destinations"]:
-        uncommitted.add_metric([line["name"]], line["uncommitted"])
-        waiting.add_metric([line["name"]], line["waiting"])
-        oldest.add_metric([line["name"]], line["oldest_s"])
-        held.add_metric([line["name"]], line["held_until"] > time.time())
+    for line in status.destinations:
+        uncommitted.add_metric([line.name], line.uncommitted)
+        waiting.add_metric([line.name], line.waiting)
+        oldest.add_metric([line.name], line.oldest_s)
+        held.add_metric([line.name], line.held_until > time.time())
     yield from (waiting, oldest, held, uncommitted)
 
 

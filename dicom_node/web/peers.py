@@ -77,7 +77,7 @@ def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIR
     def shown(
         person: Person, request: Request, asked: str = "", answer: Answer | None = None
     ) -> HTMLResponse:
-        states = peer_states(settings, ledger.history.status()["destinations"], time.time())
+        states = peer_states(settings, ledger.history.status().destinations, time.time())
         return pages.page(
             "peers.html",
             person,

@@ -9,7 +9,8 @@ from fastapi.responses import HTMLResponse, Response
 
 from dicom_node.base.errors import NotFound
 from dicom_node.standard.status import meaning
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, as_json
+from dicom_node.store.ledger.views import InstanceView, Trace
 from dicom_node.store.spool import Spool
 from dicom_node.store.uses import Note, Use
 from dicom_node.web.preview import WINDOWS, Previews
@@ -38,8 +39,9 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -
         request: Request, uid: Uid, window: str = "", person: Person = viewer
     ) -> HTMLResponse:
         """Show all that is known of an Instance."""
-        known = _told(ledger.history.trace(uid))
-        note(_seen(request, person, known["instance"]))
+        trace = ledger.history.trace(uid)
+        known = _told(trace)
+        note(_seen(request, person, trace.instance))
         preview = previews.why_not() or ("" if known["instance"]["file"] else "purged")
         chosen = window if window in WINDOWS else next(iter(WINDOWS))
         return pages.page(
@@ -57,7 +59,7 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -
         uid: Uid, window: Annotated[str, Query(max_length=16)] = "", _person: Person = viewer
     ) -> Response:
         """Draw the Instance."""
-        file = ledger.history.trace(uid)["instance"]["file"]
+        file = ledger.history.trace(uid).instance.file
         if not file:
             raise NotFound("retention has removed the image")
         picture = previews.png(spool.path(file), window if window in WINDOWS else "sent")
@@ -66,21 +68,21 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -
     @router.post("/retry")
     def retry(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Let what failed or waits try again now."""
-        count = ledger.acts.retry(uid)
+        count = ledger.acts.retry(uid, by=posted.person.name)
         what = f"{count} will be tried again now" if count else "nothing had failed or was waiting"
         return told(request, what, f"/images/{uid}")
 
     @router.post("/resend")
     def resend(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Send the report once more."""
-        count = ledger.acts.resend(uid)
+        count = ledger.acts.resend(uid, by=posted.person.name)
         what = f"{count} will be sent again" if count else "nothing was ever sent"
         return told(request, what, f"/images/{uid}")
 
     @router.post("/replay")
     def replay(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Analyse the image again."""
-        count = len(ledger.acts.replay(uid))
+        count = len(ledger.acts.replay(uid, by=posted.person.name))
         what = f"{count} new analysis begins" if count == 1 else f"{count} new analyses begin"
         return told(request, what, f"/images/{uid}")
 
@@ -89,9 +91,7 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -
         """Keep what a reader thinks of a report."""
         verdict, comment = posted.text("verdict"), posted.text("comment", COMMENT)
         job = posted.text("job")
-        if verdict not in JUDGED or job not in {
-            one["job"] for one in ledger.history.trace(uid)["jobs"]
-        }:
+        if verdict not in JUDGED or job not in {one.job for one in ledger.history.trace(uid).jobs}:
             raise NotFound("there is no such report to judge")
         by = posted.person.name or "a reader"
         ledger.acts.judge(job, cast('Literal["agree", "disagree"]', verdict), by, comment)
@@ -100,16 +100,17 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -
     return router
 
 
-def _seen(request: Request, person: Person, instance: dict[str, Any]) -> Use:
+def _seen(request: Request, person: Person, instance: InstanceView) -> Use:
     """Return who looks at what, for the audit trail."""
-    classes = ((str(instance["sop_class_uid"]), 1),)
-    study = (str(instance["study_instance_uid"]), str(instance["patient_id"]), classes)
+    classes = ((instance.sop_class_uid, 1),)
+    study = (instance.study_instance_uid, instance.patient_id, classes)
     address = request.client.host if request.client else ""
     return Use("accessed", person.name, request.url.path, address=address, studies=(study,))
 
 
-def _told(trace: dict[str, Any]) -> dict[str, Any]:
+def _told(view: Trace) -> dict[str, Any]:
     """Return a trace with what the page shows beside it: newest job first, statuses as words."""
+    trace: dict[str, Any] = as_json(view)
     sent: dict[str, list[dict[str, Any]]] = {}
     for delivery in trace["deliveries"]:
         status = delivery["status"]

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.base.errors import ChexFractError
 from dicom_node.settings import Settings
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import DestinationState, Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web.render import PILLS, Pages
 from dicom_node.web.sessions import Door, Person, Posted
@@ -87,35 +87,34 @@ class Board:
             "waiting": sum(line.due + line.queued for line in waiting.values()),
             "running": sum(line.running for line in waiting.values()),
             "oldest": max(0.0, now - min(due)) if due else 0.0,
-            "workers": _busy(pulse["workers"], self._workers.seen()),
-            "ended": pulse["ended"],
-            "median": quantile(pulse["seconds"], 0.5),
-            "p95": quantile(pulse["seconds"], 0.95),
-            "peers": peer_states(self._settings, status["destinations"], now),
+            "workers": _busy(pulse.workers, self._workers.seen()),
+            "ended": pulse.ended,
+            "median": quantile(pulse.seconds, 0.5),
+            "p95": quantile(pulse.seconds, 0.95),
+            "peers": peer_states(self._settings, status.destinations, now),
             "free": shutil.disk_usage(self._spool.root).free,
             "min_free": self._settings.retention.min_free,
             "has_room": self._spool.has_room(),
-            "conflicts": status["conflicts"],
+            "conflicts": status.conflicts,
         }
 
 
 def peer_states(
-    settings: Settings, lines: Sequence[dict[str, Any]], now: float
+    settings: Settings, lines: Sequence[DestinationState], now: float
 ) -> list[dict[str, Any]]:
     """Return each peer and each destination with how its deliveries do."""
-    known = {line["name"]: line for line in lines}
+    known = {line.name: line for line in lines}
     told = []
     for name in sorted({*settings.peers, *known}):
-        line = known.get(name, {})
-        is_down = line.get("held_until", 0.0) > now or bool(line.get("failures"))
+        line = known.get(name, DestinationState(name))
         told.append(
             {
                 "name": name,
                 "peer": settings.peers.get(name),
-                "is_down": is_down,
-                "waiting": line.get("waiting", 0),
-                "oldest_s": line.get("oldest_s", 0.0),
-                "reason": line.get("reason", ""),
+                "is_down": line.held_until > now or bool(line.failures),
+                "waiting": line.waiting,
+                "oldest_s": line.oldest_s,
+                "reason": line.reason,
             }
         )
     return told

@@ -215,8 +215,9 @@ WHERE d.state IN ('pending', 'retrying')
 """
 
 _REBUILD = """
-SELECT j.sop_instance_uid, i.file, j.report_order, j.model_version
-FROM jobs j JOIN instances i USING (sop_instance_uid)
+SELECT j.sop_instance_uid, i.file, j.model_version,
+       json_patch(coalesce(o.content, '{}'), j.report_order) AS report_order
+FROM jobs j JOIN instances i USING (sop_instance_uid) LEFT JOIN orders o ON o.id = j.order_id
 WHERE j.state IN ('reported', 'rejected') AND i.file != ''
   AND EXISTS (SELECT 1 FROM deliveries d WHERE d.job = j.id AND d.state = 'sent')
 """

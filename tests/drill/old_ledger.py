@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -63,6 +64,26 @@ def _claim(ledger: Ledger, ticket: Ticket) -> Ticket:
 _WHY = {"code": "lateral-view", "text": "A lateral view."}
 
 
+def dumped(db: sqlite3.Connection) -> Iterator[str]:
+    """Yield the statements that make this database; what is in the full text index stays out."""
+    yield "BEGIN TRANSACTION"
+    made = db.execute(
+        "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL "
+        "AND name NOT LIKE 'words\\_%' ESCAPE '\\' ORDER BY rowid"
+    ).fetchall()
+    for kind, name, sql in made:
+        if kind == "table":
+            yield sql
+            if name != "words":
+                for row in db.execute(f'SELECT * FROM "{name}"').fetchall():
+                    values = ", ".join(
+                        db.execute("SELECT quote(?)", (v,)).fetchone()[0] for v in row
+                    )
+                    yield f'INSERT INTO "{name}" VALUES ({values})'
+    yield from (sql for kind, _, sql in made if kind != "table")  # triggers would count again
+    yield "COMMIT"
+
+
 def main() -> None:
     """Print the ledger as SQL."""
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +93,7 @@ def main() -> None:
         fill(ledger)
         ledger.close()
         with closing(sqlite3.connect(file)) as db:
-            sys.stdout.writelines(f"{line}\n" for line in db.iterdump())
+            sys.stdout.writelines(f"{line};\n" for line in dumped(db))
 
 
 if __name__ == "__main__":

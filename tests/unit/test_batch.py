@@ -96,7 +96,7 @@ def test_instances_of_one_batch_have_what_each_would_have_alone(ledger: Ledger) 
         ["received", "routed", "routed"],
         ["received", "ignored"],
     ]
-    numbers = [job["report_order"]["instance_number"] for one in told for job in one["jobs"]]
+    numbers = [job["report_order"].instance_number for one in told for job in one["jobs"]]
     assert numbers == [1, 2, 1]
 
 
@@ -121,7 +121,7 @@ def test_many_threads_lose_nothing(ledger: Ledger) -> None:
     for thread in threads:
         thread.join(60)
     numbers = sorted(
-        ledger.history.trace(f"1.2.3.{n}")["jobs"][0]["report_order"]["instance_number"]
+        ledger.history.trace(f"1.2.3.{n}")["jobs"][0]["report_order"].instance_number
         for n in range(80)
     )
     assert numbers == list(range(1, 81))

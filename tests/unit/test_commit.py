@@ -20,7 +20,7 @@ from dicom_node.flow.commit import Committer, keeper
 from dicom_node.flow.deliver import Pace
 from dicom_node.operate import show
 from dicom_node.settings import Peer, Settings
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, as_json
 from dicom_node.store.ledger.database import Database
 
 PEER = Peer(ae_title="ARCHIVE", host="h", port=1, storage_commitment=True)
@@ -84,7 +84,7 @@ class Node:
 
     def delivery(self, n: int = 1) -> dict[str, Any]:
         (row,) = self.ledger.history.trace(f"1.2.3.{n}")["deliveries"]
-        return dict(row)
+        return as_json(row)
 
     def stages(self, n: int = 1) -> list[str]:
         return [stage["stage"] for stage in self.ledger.history.trace(f"1.2.3.{n}")["stages"]]
@@ -140,7 +140,7 @@ def test_committed_is_told_apart_from_delivered(node: Node) -> None:
     assert [row["sop_instance_uid"] for row in node.ledger.history.recent(state="committed")] == [
         "1.2.3.1"
     ]
-    assert node.ledger.history.status(NOW)["destinations"] == []
+    assert node.ledger.history.status(NOW)["destinations"] == ()
 
 
 def test_what_is_not_committed_is_sent_again_and_asked_for_again(node: Node) -> None:

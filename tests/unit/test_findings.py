@@ -45,7 +45,6 @@ def found(text: str) -> list[tuple]:
         "fresh.jsonl",
         "fresh_2.jsonl",
         "fresh_3.jsonl",
-        "fresh_4.jsonl",
     ],
 )
 def test_labelled_sentences_are_read_as_labelled(name: str) -> None:

@@ -49,7 +49,7 @@ def test_a_node_that_can_work_is_ready(http: httpx2.Client) -> None:
 def test_a_node_without_ledger_or_room_is_alive_but_not_ready(
     api: Api, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api.ledger.history, "status", away)
+    monkeypatch.setattr(api.ledger.history, "answers", away)
     answer = http.get("/readyz")
     assert (answer.status_code, answer.json()["ledger"]) == (503, "failed")
     assert http.get("/healthz").status_code == 200

@@ -26,7 +26,7 @@ from dicom_node.base.errors import (
 )
 from dicom_node.base.job import FractureFound, Reason, ReportObject, Result, Ticket
 from dicom_node.store import schema
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, Wanted, as_json
 from dicom_node.store.ledger import database as database_module
 
 
@@ -119,7 +119,7 @@ def test_instance_numbers_count_up_in_a_study_for_each_model(ledger: Ledger) -> 
     ledger.instances.receive(instance(4, study_instance_uid="1.9"), [route()], at=NOW)
     numbers = {
         n: [
-            row["report_order"]["instance_number"]
+            row["report_order"].instance_number
             for row in ledger.history.trace(f"1.2.3.{n}")["jobs"]
         ]
         for n in (1, 2, 3, 4)
@@ -321,7 +321,7 @@ def test_a_result_is_recorded_with_its_objects_and_deliveries(ledger: Ledger) ->
     ]
     assert told["objects"][0]["file"] == f"reports/aa/{ticket.job[:8]}.sr.dcm"
     assert told["jobs"][0]["result"]["text"] == "No fracture."
-    assert ticket.token not in json.dumps(told)
+    assert ticket.token not in json.dumps(as_json(told))
 
 
 def test_the_same_result_again_is_told_to_be_recorded(ledger: Ledger) -> None:
@@ -573,7 +573,9 @@ def test_recent_searches_and_filters(ledger: Ledger) -> None:
     assert uids() == ["2", "3", "1"]
     assert uids(limit=1, offset=1) == ["3"]
     assert uids(search="pid1") == ["3", "1"]
-    assert uids(search="%") == ["2"]
+    assert uids(search="100") == ["2"]
+    assert uids(search="jane do") == uids(search="DOE, Jane") == ["3", "2", "1"]
+    assert uids(search="%") == []
     assert uids(search="1.2.3.1") == ["1"]
     assert uids(state="ignored") == ["2"]
     assert uids(state="received") == ["3"]
@@ -585,10 +587,16 @@ def test_recent_searches_and_filters(ledger: Ledger) -> None:
 
 def test_reports_are_found_for_query_and_retrieve(ledger: Ledger) -> None:
     reported(ledger)
-    (row,) = ledger.results.reports(study_instance_uid="1.2.4")
-    assert (row["sop_instance_uid"], row["source_instance_uid"]) == ("2.25.1", "1.2.3.1")
-    assert row["patient_id"] == "PID1"
-    assert ledger.results.reports(sop_instance_uid="2.25.7") == []
+    (row,) = ledger.results.objects(["1.2.4"])
+    assert (row.sop_instance_uid, row.source_instance_uid) == ("2.25.1", "1.2.3.1")
+    assert (row.patient_id, row.is_filled) == ("PID1", True)
+    assert list(ledger.results.studies()) == [("1.2.4", "PID1")]
+    found = lambda **wanted: list(ledger.results.studies(Wanted(**wanted)))  # noqa: E731
+    assert found(exact={"sop_instance_uid": ["2.25.7"]}) == []
+    assert found(exact={"sop_instance_uid": ["2.25.1"]}) == [("1.2.4", "PID1")]
+    assert found(like={"patient_id": "PI*"}) == [("1.2.4", "PID1")]
+    assert found(words=("jan",)) == [("1.2.4", "PID1")]
+    assert found(words=("jon",)) == []
 
 
 def test_status_counts_what_there_is(ledger: Ledger) -> None:
@@ -610,8 +618,11 @@ def test_the_migrations_lead_to_the_schema(url: str) -> None:
     from alembic.script import ScriptDirectory
 
     engine = sa.create_engine(url)
+    known = schema.metadata.tables.keys()  # all but those of the full text search
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+        options = {"include_name": lambda name, kind, _: kind != "table" or name in known}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, schema.metadata) == []
     engine.dispose()
     folder = Path(schema.__file__).parent / "migrations"
     assert ScriptDirectory(str(folder)).get_current_head() == schema.VERSIONS[-1]
@@ -703,7 +714,7 @@ CLAIMER = """
 import os, sys, time
 from dicom_node.base.errors import Stale
 from dicom_node.base.job import Result
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, Wanted, as_json
 ledger = Ledger.open(sys.argv[1])
 deadline = time.time() + 30
 while time.time() < deadline:
@@ -758,5 +769,5 @@ def test_findings_come_back_as_they_were_posted(ledger: Ledger) -> None:
     found = FractureFound(bone="rib", number="6", side="right")
     post(ledger, ticket, result(ticket, presence="present", fractures=(found,)))
     kept = job_row(ledger)["result"]
-    assert kept["fractures"][0] == found.model_dump()
-    assert "token" not in kept
+    assert kept["fractures"][0] == found
+    assert not hasattr(kept, "token")

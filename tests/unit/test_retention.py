@@ -17,6 +17,7 @@ from dicom_node.store.retention import ORPHAN_AGE_S, Retention
 from dicom_node.store.spool import Spool
 
 HOUR = 3600.0
+HEAD = bytes(128) + b"DICM\x02\x00\x00\x00UL\x04\x00" + bytes(4)
 
 
 class Node:
@@ -28,7 +29,7 @@ class Node:
 
     def receive(self, n: int = 1, is_routed: bool = True) -> Receipt:
         with self.spool.writing() as incoming:
-            incoming.write(bytes(144) + b"image %d" % n)
+            incoming.write(HEAD + b"image %d" % n)
             kept = incoming.keep(f"1.2.3.{n}")
         facts = {"file": kept.name, "sha256": self.spool.digest(kept.name), "size": kept.size}
         return self.ledger.instances.receive(

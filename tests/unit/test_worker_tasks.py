@@ -187,7 +187,7 @@ def test_an_engine_that_is_away_takes_no_attempt_and_makes_no_report(station: St
     (job,) = trace["jobs"]
     assert (job["state"], job["attempts"]) == ("received", 0)
     assert "503" in job["reason"]
-    assert trace["objects"] == []
+    assert trace["objects"] == ()
 
 
 def test_an_image_that_breaks_the_accelerator_cannot_end_workers_for_ever(
@@ -377,7 +377,7 @@ def test_work_that_stands_still_loses_its_lease_and_its_late_result_is_dropped(
         station.ledger.jobs.expire(time.time(), 5)
         time.sleep(0.1)
     assert station.state("1.2.3.1") == "received"
-    assert station.ledger.history.trace("1.2.3.1")["objects"] == []
+    assert station.ledger.history.trace("1.2.3.1")["objects"] == ()
 
 
 def test_a_stuck_worker_ends_itself() -> None:

@@ -13,17 +13,14 @@ from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.acts import Acts
 from dicom_node.store.ledger.commitments import Commitments, Uncommitted
 from dicom_node.store.ledger.database import Database, Watch
-from dicom_node.store.ledger.deliveries import (
-    Deliveries,
-    DestinationState,
-    DueDelivery,
-    ReportFile,
-)
+from dicom_node.store.ledger.deliveries import Deliveries, DueDelivery, ReportFile
+from dicom_node.store.ledger.filling import Filling
 from dicom_node.store.ledger.history import History
 from dicom_node.store.ledger.instances import Instance, Instances, Receipt, Route
 from dicom_node.store.ledger.jobs import Claimed, Expired, Held, Jobs, Waiting
 from dicom_node.store.ledger.purge import Purge
 from dicom_node.store.ledger.results import Results, Wanted
+from dicom_node.store.ledger.views import DestinationState, as_json
 
 __all__ = [
     "Claimed",
@@ -39,6 +36,7 @@ __all__ = [
     "Uncommitted",
     "Waiting",
     "Wanted",
+    "as_json",
 ]
 
 
@@ -63,6 +61,8 @@ class Ledger:
         Reports in bulk: for export, Query/Retrieve and DICOMweb.
     purge : Purge
         What retention may remove.
+    filling : Filling
+        What a migration leaves to be filled while the node runs.
     database : Database
         The connection under all of them.
     """
@@ -79,6 +79,7 @@ class Ledger:
         self.history = History(*both)
         self.results = Results(*both)
         self.purge = Purge(*both)
+        self.filling = Filling(*both)
 
     @classmethod
     def open(cls, url: str, clock: Clock | None = None) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,13 +10,24 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dicom_node.base.errors import Busy, NotFound
-from dicom_node.base.job import Predecessor, ReportOrder
+from dicom_node.base.job import Predecessor
 from dicom_node.store.clock import Clock
-from dicom_node.store.ledger.database import Database, append, event
+from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.history import find_instances
 from dicom_node.store.ledger.instances import Instances, content_datetime, job_id
+from dicom_node.store.ledger.orders import order_of, split_order
 from dicom_node.store.ledger.states import FINAL, TAKEN, UNSENT, DeliveryState, JobState
-from dicom_node.store.schema import deliveries, destinations, instances, jobs, objects
+from dicom_node.store.ledger.views import FindingJudgement
+from dicom_node.store.schema import (
+    deliveries,
+    destinations,
+    instances,
+    jobs,
+    judgements,
+    objects,
+    orders,
+)
 
 
 class Acts:
@@ -26,7 +38,7 @@ class Acts:
         self._clock = clock
         self._instances = instances
 
-    def retry(self, ident: str, at: float | None = None) -> int:
+    def retry(self, ident: str, at: float | None = None, by: str = "") -> int:
         """Let failed jobs and waiting deliveries of an Instance, a study or a job try again now.
 
         Returns
@@ -45,12 +57,12 @@ class Acts:
             count = 0
             for row in rows:
                 if row.state == JobState.FAILED:
-                    count += self._restart(connection, row, now)
+                    count += self._restart(connection, row, now, by)
                 elif row.state == JobState.RECEIVED and row.next_at > now:
                     count += _now(connection, row, now)
             return count + _send_now(connection, [row.id for row in rows], now)
 
-    def retry_failed(self, at: float | None = None) -> int:
+    def retry_failed(self, at: float | None = None, by: str = "") -> int:
         """Let every failed job whose image is still here try again; return how many."""
         now = self._clock.moment(at)
         with self._database.writing() as connection:
@@ -59,9 +71,9 @@ class Acts:
                 .join(instances)
                 .where(jobs.c.state == JobState.FAILED, instances.c.file != "")
             ).all()
-            return sum(self._restart(connection, row, now) for row in rows)
+            return sum(self._restart(connection, row, now, by) for row in rows)
 
-    def resend(self, ident: str, at: float | None = None) -> int:
+    def resend(self, ident: str, at: float | None = None, by: str = "") -> int:
         """Send what was sent already once more: the same objects with the same UIDs.
 
         What is withheld stays withheld.
@@ -94,12 +106,13 @@ class Acts:
                     )
                 ).rowcount
                 if changed:
-                    told = event(row.sop_instance_uid, "resend", now, row.id, "by the operator")
-                    append(connection, [told])
+                    told = Details(by=by)
+                    new = NewEvent(row.sop_instance_uid, Stage.RESEND, now, row.id, told)
+                    append(connection, [new])
                 count += changed
         return count
 
-    def replay(self, ident: str, at: float | None = None) -> tuple[str, ...]:
+    def replay(self, ident: str, at: float | None = None, by: str = "") -> tuple[str, ...]:
         """Analyse again: a new job, whose report names the last one as its predecessor.
 
         Returns
@@ -127,7 +140,7 @@ class Acts:
                 if row.state not in FINAL:
                     raise Busy(f"job {row.id} is {row.state}; wait for its result")
                 _require_file(row)
-            return tuple(self._next_generation(connection, row, now) for row in newest.values())
+            return tuple(self._next_generation(connection, row, now, by) for row in newest.values())
 
     def judge(
         self,
@@ -136,31 +149,52 @@ class Acts:
         by: str,
         comment: str = "",
         at: float | None = None,
+        corrected_text: str = "",
+        findings: Sequence[FindingJudgement] = (),
     ) -> None:
-        """Keep what a reader thinks of a result, as an event of the job.
+        """Keep what a reader thinks of a result, of each finding, and what it should have said.
 
         Raises
         ------
         NotFound
             There is no such job, or it has no result.
         """
+        now = self._clock.moment(at)
         with self._database.writing() as connection:
             row = connection.execute(
                 sa.select(jobs.c.sop_instance_uid, jobs.c.result).where(jobs.c.id == job)
             ).first()
             if row is None or not row.result:
                 raise NotFound("there is no result to judge")
-            detail = f"{by}: {comment}" if comment else by
-            told = event(row.sop_instance_uid, verdict, self._clock.moment(at), job, detail, ms=0.0)
-            append(connection, [told])
+            said = [{"finding": one.finding, "verdict": one.verdict} for one in findings]
+            connection.execute(
+                judgements.insert().values(
+                    job=job,
+                    at=now,
+                    reader=by,
+                    verdict=verdict,
+                    comment=comment,
+                    corrected_text=corrected_text,
+                    findings=json.dumps(said, ensure_ascii=False) if said else "",
+                )
+            )
+            told = Details(by=by, reason=comment)
+            new = NewEvent(row.sop_instance_uid, Stage(verdict), now, job, told, ms=0.0)
+            append(connection, [new])
 
     def _jobs_of(
         self, connection: Connection, ident: str, whole_instance: bool = False
     ) -> Sequence[Row[Any]]:
         uids = find_instances(connection, ident)
         query = (
-            sa.select(jobs, instances.c.file, instances.c.study_instance_uid)
-            .join(instances)
+            sa.select(
+                jobs,
+                instances.c.file,
+                instances.c.study_instance_uid,
+                orders.c.content.label("ordered"),
+            )
+            .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+            .outerjoin(orders, orders.c.id == jobs.c.order_id)
             .where(jobs.c.sop_instance_uid.in_(uids))
             .order_by(jobs.c.received_at, jobs.c.generation)
         )
@@ -168,7 +202,7 @@ class Acts:
         one = [row for row in rows if row.id == ident]
         return rows if whole_instance or not one else one
 
-    def _restart(self, connection: Connection, row: Row[Any], now: float) -> int:
+    def _restart(self, connection: Connection, row: Row[Any], now: float, by: str) -> int:
         _require_file(row)
         changed = connection.execute(
             jobs.update()
@@ -185,14 +219,14 @@ class Acts:
             )
         ).rowcount
         if changed:
-            told = event(row.sop_instance_uid, "retry", now, row.id, "by the operator")
-            append(connection, [told])
+            new = NewEvent(row.sop_instance_uid, Stage.RETRY, now, row.id, Details(by=by))
+            append(connection, [new])
         return changed
 
-    def _next_generation(self, connection: Connection, row: Row[Any], now: float) -> str:
+    def _next_generation(self, connection: Connection, row: Row[Any], now: float, by: str) -> str:
         generation = row.generation + 1
         job = job_id(row.sop_instance_uid, row.model, generation)
-        order = ReportOrder.model_validate_json(row.report_order).model_copy(
+        order = order_of(row, row.ordered).model_copy(
             update={
                 "instance_number": self._instances.next_number(
                     connection, row.study_instance_uid, row.model
@@ -202,6 +236,7 @@ class Acts:
                 "predecessor": _predecessor(connection, row),
             }
         )
+        shared, own = split_order(order)
         copied = ("sop_instance_uid", "model", "rule", "mode", "allow_demonstration", "priority")
         values = {name: getattr(row, name) for name in (*copied, "send_to")}
         connection.execute(
@@ -209,13 +244,14 @@ class Acts:
                 **values,
                 id=job,
                 generation=generation,
-                report_order=order.model_dump_json(),
+                order_id=self._instances.order_id(connection, shared),
+                report_order=own,
                 state=JobState.RECEIVED,
                 received_at=now,
             )
         )
-        told = f"generation {generation}, by the operator"
-        append(connection, [event(row.sop_instance_uid, "replay", now, job, told)])
+        told = Details(generation=generation, by=by)
+        append(connection, [NewEvent(row.sop_instance_uid, Stage.REPLAY, now, job, told)])
         return job
 
 
@@ -227,7 +263,7 @@ def _predecessor(connection: Connection, row: Row[Any]) -> Predecessor | None:
         .order_by(objects.c.part)
     ).all()
     if not made:
-        return ReportOrder.model_validate_json(row.report_order).predecessor
+        return order_of(row, row.ordered).predecessor
     chosen = set(
         connection.scalars(
             sa.select(deliveries.c.sop_instance_uid).where(

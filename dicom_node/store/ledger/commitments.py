@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dicom_node.store.clock import Clock
-from dicom_node.store.ledger.database import Database, append, event
+from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.deliveries import commit_delivery, settle_delivery
+from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.states import DeliveryState
 from dicom_node.store.schema import commitments, deliveries, jobs, objects
 
@@ -98,8 +99,8 @@ class Commitments:
                     )
                 )
                 if not one.asks:
-                    detail = f"storage commitment of {one.kind} by {one.destination}"
-                    told.append(event(one.source, "asked", now, one.job, detail))
+                    detail = Details(kind=one.kind, destination=one.destination)
+                    told.append(NewEvent(one.source, Stage.ASKED, now, one.job, detail))
             append(connection, told)
 
     def put_off(
@@ -118,8 +119,8 @@ class Commitments:
                 values = {"ask_at": ask_at, "dated_at": now, "reason": reason}
                 row = settle_delivery(connection, one.delivery, (DeliveryState.SENT,), values)
                 if row is not None and reason != one.reason:
-                    detail = f"{one.kind} by {one.destination}: {reason}"
-                    told.append(event(one.source, "uncommitted", now, one.job, detail))
+                    detail = Details(kind=one.kind, destination=one.destination, reason=reason)
+                    told.append(NewEvent(one.source, Stage.UNCOMMITTED, now, one.job, detail))
             append(connection, told)
 
     def answer(
@@ -191,8 +192,8 @@ class Commitments:
         }
         settled = settle_delivery(connection, row.id, (DeliveryState.SENT,), values)
         if settled is not None:
-            told = f"{row.kind} to {row.destination}: {why}"
-            append(connection, [event(settled.source, "retrying", now, row.job, told)])
+            told = Details(kind=row.kind, destination=row.destination, reason=why)
+            append(connection, [NewEvent(settled.source, Stage.RETRYING, now, row.job, told)])
 
 
 def _is_due(now: float) -> sa.ColumnElement[bool]:

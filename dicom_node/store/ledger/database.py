@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from dicom_node.base.errors import ChexFractError, ConfigurationError, OutOfResources, Unreachable
-from dicom_node.store.schema import VERSIONS, events
+from dicom_node.store.schema import VERSIONS
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +125,10 @@ class Database:
                 connection.rollback()
                 raise
 
-    def prepared(self, statement: sa.Insert, columns: Collection[str]) -> Prepared:
-        """Return an INSERT of these columns in the words of this database's driver."""
+    def prepared(
+        self, statement: sa.Insert | sa.TextClause, columns: Collection[str] | None = None
+    ) -> Prepared:
+        """Return an INSERT of these columns, or a statement, in the words of the driver."""
         return Prepared(statement, columns, self._engine)
 
     def insert(self, table: sa.Table) -> Any:
@@ -196,14 +198,21 @@ class Database:
 class Prepared:
     """An INSERT that SQLAlchemy has put into words once, and the driver executes."""
 
-    def __init__(self, statement: sa.Insert, columns: Collection[str], engine: Engine) -> None:
-        compiled: Any = statement.compile(engine, column_keys=list(columns))
+    def __init__(
+        self, statement: sa.Insert | sa.TextClause, columns: Collection[str] | None, engine: Engine
+    ) -> None:
+        keys = None if columns is None else list(columns)
+        compiled: Any = statement.compile(engine, column_keys=keys)
         self.sql = str(compiled)
         self._order = compiled.positiontup
+        self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
 
     def row(self, values: Mapping[str, Any]) -> Any:
         """Return `values` as the driver takes them, by place or by name."""
-        return values if self._order is None else tuple(values[name] for name in self._order)
+        fixed = self._fixed
+        if self._order is None:
+            return {**fixed, **values}
+        return tuple(values[name] if name in values else fixed[name] for name in self._order)
 
 
 class Watch:
@@ -242,35 +251,6 @@ class Watch:
             self._connection.close()
             self._connection = None
             self._seen = None
-
-
-def append(
-    connection: Connection,
-    stages: Sequence[Mapping[str, Any]],
-) -> None:
-    """Append events; every transition does so in its own transaction."""
-    if stages:
-        empty = {"job": "", "ms": None, "detail": ""}
-        connection.execute(events.insert(), [empty | dict(stage) for stage in stages])
-
-
-def event(
-    sop_instance_uid: str,
-    stage: str,
-    at: float,
-    job: str = "",
-    detail: str = "",
-    ms: float | None = None,
-) -> dict[str, Any]:
-    """Return one row of the history of an Instance."""
-    return {
-        "sop_instance_uid": sop_instance_uid,
-        "job": job,
-        "stage": stage,
-        "at": at,
-        "ms": ms,
-        "detail": detail,
-    }
 
 
 def _engine(url: str) -> Engine:

@@ -11,8 +11,10 @@ from sqlalchemy.engine import Connection, Row
 
 from dicom_node.base.job import Result
 from dicom_node.store.clock import TOLERANCE_S, Clock
-from dicom_node.store.ledger.database import Database, append, event
+from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.states import UNSENT, DeliveryState
+from dicom_node.store.ledger.views import DestinationState
 from dicom_node.store.ledger.wanted import Wish, load_wishes, result_word
 from dicom_node.store.schema import deliveries, destinations, instances, jobs, objects
 
@@ -50,16 +52,6 @@ class DueDelivery:
     chosen: str
     calling_ae: str
     calling_host: str
-
-
-@dataclass(frozen=True, slots=True)
-class DestinationState:
-    """How a destination is doing: ``failures`` in a row, held until, and why."""
-
-    name: str
-    failures: int = 0
-    held_until: float = 0.0
-    reason: str = ""
 
 
 class Deliveries:
@@ -176,8 +168,8 @@ class Deliveries:
         with self._database.writing() as connection:
             row = settle_delivery(connection, delivery, UNSENT, values)
             if row is not None:
-                told = f"{row.kind} to {row.destination}: 0x{status:04X}"
-                append(connection, [event(row.source, "sent", now, row.job, told, ms)])
+                told = Details(kind=row.kind, destination=row.destination, status=status)
+                append(connection, [NewEvent(row.source, Stage.SENT, now, row.job, told, ms)])
         return row is not None
 
     def committed(self, delivery: int, at: float | None = None) -> bool:
@@ -210,8 +202,8 @@ class Deliveries:
             )
             row = settle_delivery(connection, delivery, UNSENT, values)
             if row is not None and (counts or before != reason):
-                told = f"{row.kind} to {row.destination}: {reason}"
-                append(connection, [event(row.source, "retrying", now, row.job, told)])
+                told = Details(kind=row.kind, destination=row.destination, reason=reason)
+                append(connection, [NewEvent(row.source, Stage.RETRYING, now, row.job, told)])
         return row is not None
 
     def hold(self, destination: str, reason: str, next_at: float, at: float | None = None) -> None:
@@ -285,7 +277,12 @@ class Deliveries:
             ).one_or_none()
         if row is None:
             return DestinationState(destination)
-        return DestinationState(destination, row.failures, row.held_until, row.reason)
+        return DestinationState(
+            destination,
+            failures=row.failures,
+            held_until=row.held_until,
+            reason=row.reason,
+        )
 
     def redirect(
         self, job: str, destination: str, kinds: Collection[str], at: float | None = None
@@ -367,8 +364,8 @@ def commit_delivery(connection: Connection, delivery: int, now: float) -> bool:
     values = {"state": DeliveryState.COMMITTED, "reason": "", "ask_at": 0.0}
     row = settle_delivery(connection, delivery, (DeliveryState.SENT,), values)
     if row is not None:
-        told = f"{row.kind} by {row.destination}"
-        append(connection, [event(row.source, "committed", now, row.job, told)])
+        told = Details(kind=row.kind, destination=row.destination)
+        append(connection, [NewEvent(row.source, Stage.COMMITTED, now, row.job, told)])
     return row is not None
 
 
@@ -410,11 +407,13 @@ def add_deliveries(
     demonstration : str
         The model's name, if it is a demonstration model.
     """
-    told, sent = [], 0
+    told: list[NewEvent] = []
+    sent = 0
     for destination, wish in wishes.items():
         if wish.when and result not in wish.when:
             detail = f"nothing to {destination}: the result is {result}"
-            told.append(event(job.sop_instance_uid, DeliveryState.WITHHELD, now, job.id, detail))
+            words = Details(sentence=detail)
+            told.append(NewEvent(job.sop_instance_uid, DeliveryState.WITHHELD, now, job.id, words))
             continue
         withheld = _withheld(job, wish, demonstration)
         for part, kind in _things(parts):
@@ -444,8 +443,8 @@ def add_deliveries(
             )
             sent += not withheld
             if reason:
-                detail = f"{kind} to {destination}: {reason}"
-                told.append(event(job.sop_instance_uid, state, now, job.id, detail))
+                why = Details(kind=kind, destination=destination, reason=reason)
+                told.append(NewEvent(job.sop_instance_uid, state, now, job.id, why))
     append(connection, told)
     return sent
 

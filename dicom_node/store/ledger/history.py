@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dicom_node.base.errors import NotFound
+from dicom_node.base.job import ReportOrder
 from dicom_node.store.clock import Clock
-from dicom_node.store.ledger.database import Database, append, event
-from dicom_node.store.ledger.states import (
-    OPEN,
-    TAKEN,
-    UNSENT,
+from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.events import Details, Event, NewEvent, append
+from dicom_node.store.ledger.events import Stage as Kind
+from dicom_node.store.ledger.orders import order_of
+from dicom_node.store.ledger.search import newest_numbers, words_of
+from dicom_node.store.ledger.states import OPEN, UNSENT, DeliveryState, JobState
+from dicom_node.store.ledger.views import (
+    Arrival,
+    ConflictView,
+    DeliveryView,
+    DestinationState,
+    FindingJudgement,
+    InstanceView,
+    JobView,
+    JudgementView,
+    ObjectView,
+    ResultView,
+    Sent,
+    Stage,
+    Totals,
+    Trace,
 )
 from dicom_node.store.schema import (
     conflicts,
@@ -24,8 +44,46 @@ from dicom_node.store.schema import (
     events,
     instances,
     jobs,
+    judgements,
     objects,
+    orders,
+    totals,
 )
+
+_CHUNK = 200
+"""Rows that a filter looks at in one go."""
+
+_INSTANCE = tuple(f.name for f in fields(InstanceView))
+_JOB_COLUMNS = (
+    jobs.c.id.label("job"),
+    jobs.c.model,
+    jobs.c.generation,
+    jobs.c.rule,
+    jobs.c.mode,
+    jobs.c.state.label("job_state"),
+    jobs.c.standing,
+    jobs.c.reason.label("job_reason"),
+    jobs.c.attempts,
+    jobs.c.ended_at,
+    jobs.c.demonstration,
+    jobs.c.result,
+    jobs.c.model_version,
+    jobs.c.device_uid,
+)
+
+STANDINGS = {
+    "delivered": ("delivered", "committed"),
+    "reported": ("reported", "retrying", "delivered", "committed"),
+}
+"""What a filter by state stands for, where it is more than the word itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalPage:
+    """Rows of the worklist, and the key of the page behind them; empty at the end."""
+
+    rows: tuple[Arrival, ...]
+    older: str
 
 
 class History:
@@ -35,14 +93,14 @@ class History:
         self._database = database
         self._clock = clock
 
-    def trace(self, ident: str) -> dict[str, Any]:
+    def trace(self, ident: str) -> Trace:
         """Return all that happened to an Instance, in order.
 
         Parameters
         ----------
         ident : str
             SOP Instance UID of an Instance or of a report, Study Instance UID, accession number
-            or job id. Where it names several Instances, the last received one is told and ``also``
+            or job id. Where it names several Instances, the last received one is shown and ``also``
             lists the others.
 
         Raises
@@ -52,79 +110,86 @@ class History:
         """
         with self._database.reading() as connection:
             uids = find_instances(connection, ident)
-            told = _trace(connection, uids[0])
-        return told | {"also": uids[1:]}
+            return replace(_trace(connection, uids[0]), also=tuple(uids[1:]))
 
-    def status(self, at: float | None = None) -> dict[str, Any]:
+    def status(self, at: float | None = None) -> Totals:
         """Return counts by state, what waits and since when, and how destinations do."""
         now = self._clock.moment(at)
         with self._database.reading() as connection:
             oldest = connection.scalar(
                 sa.select(sa.func.min(jobs.c.received_at)).where(jobs.c.state.in_(OPEN))
             )
-            return {
-                "at": now,
-                "instances": _count(connection, instances.c.state),
-                "jobs": _count(connection, jobs.c.state),
-                "deliveries": _count(connection, deliveries.c.state),
-                "conflicts": connection.scalar(sa.select(sa.func.count()).select_from(conflicts)),
-                "oldest_open_s": 0.0 if oldest is None else max(0.0, now - oldest),
-                "models": _models(connection),
-                "destinations": _destinations(connection, now),
-            }
+            counted = connection.execute(_TOTALS).all()
+            by_state: dict[str, dict[str, int]] = {"instances": {}, "jobs": {}, "deliveries": {}}
+            models: dict[str, dict[str, int]] = {}
+            kept_apart = 0
+            for what, name, state, n in counted:
+                if what == "conflicts":
+                    kept_apart += int(n)
+                    continue
+                by_state[what][state] = by_state[what].get(state, 0) + int(n)
+                if what == "jobs":
+                    models.setdefault(name, {})[state] = int(n)
+            return Totals(
+                at=now,
+                instances=by_state["instances"],
+                jobs=by_state["jobs"],
+                deliveries=by_state["deliveries"],
+                conflicts=kept_apart,
+                oldest_open_s=0.0 if oldest is None else max(0.0, now - oldest),
+                models=models,
+                destinations=tuple(_destinations(connection, now)),
+            )
+
+    def answers(self) -> None:
+        """Ask the ledger something small.
+
+        Raises
+        ------
+        Unreachable
+            It gives no answer.
+        """
+        with self._database.reading() as connection:
+            connection.execute(sa.select(totals.c.n).limit(1)).all()
 
     def recent(
         self, limit: int = 50, search: str = "", state: str = "", offset: int = 0
-    ) -> list[dict[str, Any]]:
-        """Return the last received Instances, newest first, one row per job.
+    ) -> list[Arrival]:
+        """Return the last received Instances, newest first, one row per job; see `page`."""
+        with self._database.reading() as connection:
+            rows = _arrivals(connection, search, state, "", self._database.is_sqlite)
+            return list(islice(rows, offset, offset + limit))
+
+    def page(
+        self, limit: int = 50, search: str = "", state: str = "", before: str = ""
+    ) -> ArrivalPage:
+        """Return a page of Instances, newest first, one row per job.
 
         Parameters
         ----------
         search : str
-            Part of a patient id, a patient name or an accession number, or a whole UID.
+            Words of a patient's name, a patient id or an accession number, in any order, each may
+            be only the beginning, the case does not count; or a whole UID or job id.
         state : str
             ``ignored``, a state of a job, ``delivered``, ``committed`` or ``undelivered``.
+        before : str
+            The key ``older`` of the page that is newer; empty for the first.
         """
-        query = (
-            sa.select(
-                instances,
-                jobs.c.id.label("job"),
-                jobs.c.model,
-                jobs.c.generation,
-                jobs.c.rule,
-                jobs.c.mode,
-                jobs.c.state.label("job_state"),
-                jobs.c.reason.label("job_reason"),
-                jobs.c.attempts,
-                jobs.c.ended_at,
-                jobs.c.demonstration,
-                jobs.c.result,
-            )
-            .outerjoin(jobs, jobs.c.sop_instance_uid == instances.c.sop_instance_uid)
-            .order_by(instances.c.received_at.desc(), jobs.c.generation.desc(), jobs.c.model)
-            .limit(limit)
-            .offset(offset)
-        )
-        if search:
-            query = query.where(_matches(search))
-        if state:
-            query = query.where(_in_state(state))
         with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-            sent = _deliveries_of(connection, [row.job for row in rows if row.job])
-        return [_recent(row, sent.get(row.job, [])) for row in rows]
+            rows = _arrivals(connection, search, state, before, self._database.is_sqlite)
+            found = list(islice(rows, limit + 1))
+        more = len(found) > limit
+        return ArrivalPage(tuple(found[:limit]), _key(found[limit - 1]) if more else "")
 
-    def conflicts(self, limit: int = 100) -> list[dict[str, Any]]:
+    def conflicts(self, limit: int = 100) -> list[ConflictView]:
         """Return Instances that came under a known UID with other content, newest first."""
         with self._database.reading() as connection:
             rows = connection.execute(
-                sa.select(conflicts).order_by(conflicts.c.received_at.desc()).limit(limit)
+                sa.select(conflicts).order_by(conflicts.c.id.desc()).limit(limit)
             ).all()
-        return [dict(row._mapping) for row in rows]
+        return [ConflictView(**row._mapping) for row in rows]
 
-    def events_after(
-        self, after: int, limit: int, stages: Sequence[str] = ()
-    ) -> list[dict[str, Any]]:
+    def events_after(self, after: int, limit: int, stages: Sequence[str] = ()) -> list[Event]:
         """Return events in the order in which they were kept, with the facts of their Instance.
 
         Parameters
@@ -134,23 +199,23 @@ class History:
         stages : sequence of str
             Only these; empty: all.
         """
-        facts = ("patient_id", "study_instance_uid", "sop_class_uid", "calling_ae", "calling_host")
-        query = (
-            sa.select(events, *(instances.c[name] for name in facts))
-            .outerjoin(instances, instances.c.sop_instance_uid == events.c.sop_instance_uid)
-            .where(events.c.id > after)
-            .order_by(events.c.id)
-            .limit(limit)
-        )
+        own = sa.select(events).where(events.c.id > after).order_by(events.c.id).limit(limit)
         if stages:
-            query = query.where(events.c.stage.in_(stages))
+            own = own.where(events.c.stage.in_(stages))
         with self._database.reading() as connection:
-            return [dict(row._mapping) for row in connection.execute(query)]
+            rows = connection.execute(own).all()
+            by_number, by_uid = _instances_of(connection, rows)
+        found = []
+        for row in rows:
+            instance = by_uid.get(row.sop_instance_uid) or by_number.get(row.instance)
+            found.append(_event(row, instance))
+        return found
 
     def note(self, stage: str, detail: str, at: float | None = None) -> None:
         """Keep an event that belongs to no Instance."""
+        new = NewEvent("", stage, self._clock.moment(at), details=Details(sentence=detail), ms=0.0)
         with self._database.writing() as connection:
-            append(connection, [event("", stage, self._clock.moment(at), detail=detail, ms=0.0)])
+            append(connection, [new])
 
     def newest_event(self) -> int:
         """Return the ``id`` of the last event, 0 when nothing ever happened."""
@@ -159,17 +224,38 @@ class History:
 
     def stage_times(self, after: int, until: int) -> list[tuple[str, float]]:
         """Return stage and milliseconds of the events in ``(after, until]`` that took time."""
-        query = sa.select(events.c.stage, events.c.ms).where(
-            events.c.id > after, events.c.id <= until, events.c.ms.is_not(None)
+        between = (events.c.id > after) & (events.c.id <= until)
+        query = sa.select(events.c.stage, events.c.ms).where(between, events.c.ms.is_not(None))
+        made = sa.select(events.c.instance, events.c.job).where(
+            between, events.c.stage.in_((Kind.REPORTED, Kind.REJECTED)), events.c.is_typed == 1
         )
+        found = []
         with self._database.reading() as connection:
-            return [(str(stage), float(ms)) for stage, ms in connection.execute(query)]
+            found += [(str(stage), float(ms)) for stage, ms in connection.execute(query)]
+            for number, prefix in connection.execute(made).all():
+                rows = connection.execute(
+                    sa.select(jobs.c.id, jobs.c.result)
+                    .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+                    .where(instances.c.number == number)
+                ).all()
+                for job, result in rows:
+                    if job.startswith(prefix) and result:
+                        took = json.loads(result).get("stages_ms") or {}
+                        found += [(str(stage), float(ms)) for stage, ms in took.items()]
+        return found
 
     def last_event(self) -> float:
         """Return when something last happened, 0 when nothing ever did."""
         with self._database.reading() as connection:
             found = connection.scalar(sa.select(events.c.at).order_by(events.c.id.desc()).limit(1))
         return float(found or 0.0)
+
+
+_TOTALS = (
+    sa.select(totals.c.what, totals.c.name, totals.c.state, sa.func.sum(totals.c.n).label("n"))
+    .group_by(totals.c.what, totals.c.name, totals.c.state)
+    .having(sa.func.sum(totals.c.n) > 0)
+)
 
 
 def find_instances(connection: Connection, ident: str) -> list[str]:
@@ -190,103 +276,188 @@ def find_instances(connection: Connection, ident: str) -> list[str]:
     raise NotFound(f"nothing is known of {ident[:64]!r}")
 
 
-def _trace(connection: Connection, uid: str) -> dict[str, Any]:
+def instance_view(row: Any) -> InstanceView:
+    """Return a row of instances as a view."""
+    return InstanceView(**{name: getattr(row, name) for name in _INSTANCE})
+
+
+def judgement_view(row: Any) -> JudgementView:
+    """Return a row of judgements as a view."""
+    said = json.loads(row.findings) if row.findings else []
+    findings = tuple(FindingJudgement(one["finding"], one["verdict"]) for one in said)
+    words = (row.reader, row.verdict, row.comment, row.corrected_text)
+    return JudgementView(row.id, row.job, row.at, *words, findings)
+
+
+def _trace(connection: Connection, uid: str) -> Trace:
     def all_of(query: sa.Select[Any]) -> Sequence[Row[Any]]:
         return connection.execute(query).all()
 
-    instance = connection.execute(
-        sa.select(instances).where(instances.c.sop_instance_uid == uid)
-    ).one()
+    row = connection.execute(sa.select(instances).where(instances.c.sop_instance_uid == uid)).one()
+    instance = instance_view(row)
     job_rows = all_of(
-        sa.select(jobs)
+        sa.select(jobs, orders.c.content.label("ordered"))
+        .outerjoin(orders, orders.c.id == jobs.c.order_id)
         .where(jobs.c.sop_instance_uid == uid)
         .order_by(jobs.c.received_at, jobs.c.model)
     )
-    ids = [row.id for row in job_rows]
-    object_rows = all_of(sa.select(objects).where(objects.c.job.in_(ids)))
+    ids = [one.id for one in job_rows]
     delivery_rows = all_of(
         sa.select(deliveries).where(deliveries.c.job.in_(ids)).order_by(deliveries.c.id)
     )
-    event_rows = all_of(
-        sa.select(events).where(events.c.sop_instance_uid == uid).order_by(events.c.id)
-    )
-    conflict_rows = all_of(sa.select(conflicts).where(conflicts.c.sop_instance_uid == uid))
-    told = [_job(row) for row in job_rows]
-    last = told[-1] if told else None
-    return {
-        "sop_instance_uid": uid,
-        "state": _state(
+    made = tuple(_job(one) for one in job_rows)
+    last = made[-1] if made else None
+    return Trace(
+        sop_instance_uid=uid,
+        state=_state(
             instance.state,
-            last["state"] if last else None,
-            [row.state for row in delivery_rows if last and row.job == last["job"]],
+            last.state if last else None,
+            [one.state for one in delivery_rows if last and one.job == last.job],
         ),
-        "instance": dict(instance._mapping),
-        "jobs": told,
-        "objects": [dict(row._mapping) for row in object_rows],
-        "deliveries": [dict(row._mapping) for row in delivery_rows],
-        "conflicts": [dict(row._mapping) for row in conflict_rows],
-        "stages": _stages(event_rows),
-    }
+        instance=instance,
+        jobs=made,
+        objects=tuple(
+            ObjectView(**one._mapping)
+            for one in all_of(
+                sa.select(objects).where(objects.c.job.in_(ids)).order_by(objects.c.part)
+            )
+        ),
+        deliveries=tuple(DeliveryView(**one._mapping) for one in delivery_rows),
+        conflicts=tuple(
+            ConflictView(**one._mapping)
+            for one in all_of(sa.select(conflicts).where(conflicts.c.sop_instance_uid == uid))
+        ),
+        stages=tuple(_stages(_events_of(connection, instance), instance, made)),
+        judgements=tuple(
+            judgement_view(one)
+            for one in all_of(
+                sa.select(judgements).where(judgements.c.job.in_(ids)).order_by(judgements.c.id)
+            )
+        ),
+    )
 
 
-def _stages(rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
-    """Return each stage with when it ended and how long it took, in milliseconds."""
-    told: list[dict[str, Any]] = []
+def _events_of(connection: Connection, instance: InstanceView) -> list[Row[Any]]:
+    """Return the events of an Instance, those kept by its UID and those kept by its number."""
+    query = sa.select(events).order_by(events.c.id)
+    rows = list(
+        connection.execute(query.where(events.c.sop_instance_uid == instance.sop_instance_uid))
+    )
+    if instance.number is not None:
+        rows += connection.execute(query.where(events.c.instance == instance.number)).all()
+    return sorted(rows, key=lambda row: row.id)
+
+
+def _instances_of(
+    connection: Connection, rows: Sequence[Row[Any]]
+) -> tuple[dict[int, Row[Any]], dict[str, Row[Any]]]:
+    """Return the Instances that some events are about, by number and by UID."""
+    numbers = {row.instance for row in rows if row.instance is not None}
+    uids = {row.sop_instance_uid for row in rows if row.sop_instance_uid}
+    found: list[Row[Any]] = []
+    for condition in (
+        instances.c.number.in_(numbers) if numbers else None,
+        instances.c.sop_instance_uid.in_(uids) if uids else None,
+    ):
+        if condition is not None:
+            found += connection.execute(sa.select(instances).where(condition)).all()
+    return (
+        {row.number: row for row in found if row.number is not None},
+        {row.sop_instance_uid: row for row in found},
+    )
+
+
+def _event(row: Row[Any], instance: Any) -> Event:
+    facts = ("patient_id", "study_instance_uid", "sop_class_uid", "calling_ae", "calling_host")
+    return Event(
+        row.id,
+        instance.sop_instance_uid if instance is not None else row.sop_instance_uid,
+        row.job,
+        row.stage,
+        row.at,
+        row.ms,
+        Details.load(row.detail, bool(row.is_typed)),
+        not row.is_typed,
+        *(getattr(instance, name) if instance is not None else "" for name in facts),
+    )
+
+
+def _stages(
+    rows: Sequence[Row[Any]], instance: InstanceView, made: Sequence[JobView]
+) -> Iterator[Stage]:
+    """Yield each stage with when it ended and how long it took, in milliseconds.
+
+    What stands in the Instance and its jobs is not kept in events again, and comes from there.
+    """
     before = rows[0].at if rows else 0.0
     for row in rows:
+        details = Details.load(row.detail, bool(row.is_typed))
+        job = next((one for one in made if row.job and one.job.startswith(row.job)), None)
+        whole = job.job if job else row.job
+        if row.is_typed and job and row.stage == Kind.ROUTED:
+            details = replace(details, rule=job.rule, model=job.model, mode=job.mode)
+        elif row.is_typed and row.stage == Kind.RECEIVED:
+            details = replace(
+                details, calling_ae=instance.calling_ae, calling_host=instance.calling_host
+            )
+        elif row.is_typed and job and job.result and row.stage in (Kind.REPORTED, Kind.REJECTED):
+            left = sum(job.result.stages_ms.values())
+            for stage, ms in job.result.stages_ms.items():
+                left -= ms
+                before = max(job.started_at, row.at - left / 1000)
+                yield Stage.of(stage, before, ms, whole, Details())
+            reason = job.result.reason
+            details = replace(
+                details,
+                model=job.model,
+                version=job.model_version,
+                code=str(reason.code) if reason else "",
+                reason=reason.text if reason else "",
+            )
         ms = row.ms if row.ms is not None else max(0.0, (row.at - before) * 1000)
-        told.append(
-            {
-                "stage": row.stage,
-                "at": row.at,
-                "ms": round(ms, 3),
-                "job": row.job,
-                "detail": row.detail,
-            }
-        )
+        yield Stage.of(row.stage, row.at, ms, whole, details)
         before = row.at
-    return told
 
 
-def _job(row: Row[Any]) -> dict[str, Any]:
-    told = dict(row._mapping)
-    told["job"] = told.pop("id")
-    del told["token"]  # a token is the right to the job: it stays inside
-    told["send_to"] = json.loads(told["send_to"])
-    told["report_order"] = json.loads(told["report_order"])
-    told["result"] = json.loads(told["result"]) if told["result"] else None
-    return told
+def _job(row: Any) -> JobView:
+    same: tuple[str, ...] = (
+        "sop_instance_uid",
+        "model",
+        "generation",
+        "rule",
+        "mode",
+        "priority",
+        "state",
+    )
+    same += ("standing", "worker", "until", "dated_at", "attempts", "handouts", "next_at")
+    same += ("reason", "received_at", "started_at", "ended_at", "model_version", "device_uid")
+    send_to: dict[str, object] = json.loads(row.send_to)
+    order: ReportOrder = order_of(row, row.ordered)
+    return JobView(
+        **{name: getattr(row, name) for name in same},
+        job=row.id,
+        allow_demonstration=bool(row.allow_demonstration),
+        demonstration=bool(row.demonstration),
+        send_to=send_to,
+        report_order=order,
+        result=ResultView.of(row),
+    )
 
 
 def _state(instance: str, job: str | None, sent: Sequence[str]) -> str:
     """Return one word for how far an Instance has come."""
     if job is None:
         return instance
-    if job not in ("reported", "rejected") or not sent:
+    if job not in (JobState.REPORTED, JobState.REJECTED) or not sent:
         return job
     if any(state in UNSENT for state in sent):
-        return "retrying" if "retrying" in sent else job
-    if "sent" in sent:
+        return DeliveryState.RETRYING.value if DeliveryState.RETRYING in sent else job
+    if DeliveryState.SENT in sent:
         return "delivered"
-    return "committed" if "committed" in sent else job
+    return "committed" if DeliveryState.COMMITTED in sent else job
 
 
-def _count(connection: Connection, column: sa.ColumnElement[str]) -> dict[str, int]:
-    rows = connection.execute(sa.select(column, sa.func.count()).group_by(column)).all()
-    return {str(state): int(count) for state, count in rows}
-
-
-def _models(connection: Connection) -> dict[str, dict[str, int]]:
-    rows = connection.execute(
-        sa.select(jobs.c.model, jobs.c.state, sa.func.count()).group_by(jobs.c.model, jobs.c.state)
-    ).all()
-    told: dict[str, dict[str, int]] = {}
-    for model, state, count in rows:
-        told.setdefault(model, {})[state] = count
-    return told
-
-
-def _destinations(connection: Connection, now: float) -> list[dict[str, Any]]:
+def _destinations(connection: Connection, now: float) -> Iterator[DestinationState]:
     waiting: dict[str, tuple[int, float]] = {
         name: (count, oldest)
         for name, count, oldest in connection.execute(
@@ -301,79 +472,249 @@ def _destinations(connection: Connection, now: float) -> list[dict[str, Any]]:
     }
     awaited = connection.execute(
         sa.select(deliveries.c.destination, sa.func.count())
-        .where(deliveries.c.ask_at > 0, deliveries.c.state == "sent")
+        .where(deliveries.c.ask_at > 0, deliveries.c.state == DeliveryState.SENT)
         .group_by(deliveries.c.destination)
     )
     uncommitted: dict[str, int] = {row[0]: row[1] for row in awaited}
-    lines = {row.name: row for row in connection.execute(sa.select(destinations)).all()}
-    told = []
-    for name in sorted({*waiting, *lines, *uncommitted}):
+    known = {row.name: row for row in connection.execute(sa.select(destinations)).all()}
+    for name in sorted({*waiting, *known, *uncommitted}):
         count, oldest = waiting.get(name, (0, now))
-        line = lines.get(name)
-        told.append(
-            {
-                "name": name,
-                "waiting": count,
-                "oldest_s": max(0.0, now - oldest),
-                "uncommitted": uncommitted.get(name, 0),
-                "failures": line.failures if line else 0,
-                "held_until": line.held_until if line else 0.0,
-                "reason": line.reason if line else "",
-            }
+        row = known.get(name)
+        yield DestinationState(
+            name=name,
+            waiting=count,
+            oldest_s=max(0.0, now - oldest),
+            uncommitted=uncommitted.get(name, 0),
+            failures=row.failures if row else 0,
+            held_until=row.held_until if row else 0.0,
+            reason=row.reason if row else "",
         )
-    return told
 
 
-def _matches(search: str) -> sa.ColumnElement[bool]:
-    uids = (
-        instances.c.sop_instance_uid,
-        instances.c.study_instance_uid,
-        instances.c.series_instance_uid,
-        jobs.c.id,
+# the worklist -------------------------------------------------------------------------------------
+
+
+def _arrivals(
+    connection: Connection, search: str, state: str, before: str, is_sqlite: bool
+) -> Iterator[Arrival]:
+    """Yield rows of the worklist, newest first; nothing is looked at that is not needed."""
+    search = search.strip()
+    place = _place(before)
+    if search:
+        uids = _named(connection, search) if before == "" else []
+        if uids:
+            yield from _rows_of(connection, [uids], state)
+        elif words_of(search):
+            found = newest_numbers(connection, search, is_sqlite, place.number if place else None)
+            yield from _rows_of(connection, _uids_of(connection, found), state)
+        return
+    if state in ("undelivered", "pending"):
+        yield from _undelivered(connection, place)
+    elif state == "ignored":
+        where = instances.c.state == "ignored"
+        yield from _rows_of(connection, _newest(connection, where, place), state)
+    elif state:
+        standings = STANDINGS.get(state, (state,))
+        several = [_standing(connection, standing, place) for standing in standings]
+        ids = heapq.merge(*several, reverse=True)
+        yield from _rows_of_jobs(connection, (job for _, job in ids))
+    else:
+        yield from _rows_of(connection, _newest(connection, sa.true(), place), "")
+
+
+def _key(row: Arrival) -> str:
+    """Return the place of a row in the worklist: behind it the next page begins."""
+    return f"{row.received_at!r}~{row.number or 0}~{row.sop_instance_uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page begins: behind this Instance."""
+
+    received_at: float
+    number: int
+    sop_instance_uid: str
+
+
+def _place(before: str) -> Place | None:
+    try:
+        at, number, uid = before.split("~", 2)
+        return Place(float(at), int(number), uid)
+    except ValueError:
+        return None
+
+
+def _named(connection: Connection, search: str) -> list[str]:
+    """Return the Instances that a whole UID or job id names."""
+    conditions = (
+        sa.select(instances.c.sop_instance_uid, instances.c.received_at).where(
+            (instances.c.sop_instance_uid == search) | (instances.c.study_instance_uid == search)
+        ),
+        sa.select(instances.c.sop_instance_uid, instances.c.received_at)
+        .join(jobs, jobs.c.sop_instance_uid == instances.c.sop_instance_uid)
+        .where(jobs.c.id == search),
+        sa.select(instances.c.sop_instance_uid, instances.c.received_at)
+        .join(jobs, jobs.c.sop_instance_uid == instances.c.sop_instance_uid)
+        .join(objects, objects.c.job == jobs.c.id)
+        .where(objects.c.sop_instance_uid == search),
     )
-    texts = (instances.c.patient_id, instances.c.patient_name, instances.c.accession_number)
-    return sa.or_(
-        *(column == search for column in uids),
-        *(column.icontains(search, autoescape=True) for column in texts),
-    )
+    is_uid = search.replace(".", "").isdigit() and "." in search
+    is_job = len(search) == 32
+    wanted = [conditions[0], conditions[2]] if is_uid else [conditions[1]] if is_job else []
+    for query in wanted:
+        found = connection.execute(query.limit(1000)).all()
+        if found:
+            return [uid for uid, _ in sorted(found, key=lambda one: -one[1])]
+    return []
 
 
-def _in_state(state: str) -> sa.ColumnElement[bool]:
-    unsent = sa.exists().where(deliveries.c.job == jobs.c.id, deliveries.c.state.in_(UNSENT))
-    sent = sa.exists().where(deliveries.c.job == jobs.c.id, deliveries.c.state.in_(TAKEN))
-    if state == "delivered":
-        return sent & ~unsent
-    if state == "committed":
-        only = sa.exists().where(deliveries.c.job == jobs.c.id, deliveries.c.state == "sent")
-        return sent & ~unsent & ~only
-    if state in ("undelivered", "retrying", "pending"):
-        return unsent
+def _newest(
+    connection: Connection, where: sa.ColumnElement[bool], place: Place | None
+) -> Iterator[list[str]]:
+    """Yield chunks of Instances in the order of reception, the last one first."""
+    at, uid = instances.c.received_at, instances.c.sop_instance_uid
+    chunk = 64
+    while True:
+        query = sa.select(at, uid).where(where).order_by(at.desc(), uid.desc()).limit(chunk)
+        if place is not None:
+            behind = (at < place.received_at) | (uid < place.sop_instance_uid)
+            query = query.where(at <= place.received_at, behind)
+        rows = connection.execute(query).all()
+        if rows:
+            yield [row.sop_instance_uid for row in rows]
+            place = Place(rows[-1].received_at, 0, rows[-1].sop_instance_uid)
+        if len(rows) < chunk:
+            return
+        chunk = _CHUNK
+
+
+def _standing(
+    connection: Connection, standing: str, place: Place | None
+) -> Iterator[tuple[float, str]]:
+    """Yield time and id of the jobs in a standing, the last received one first."""
+    at, job = jobs.c.received_at, jobs.c.id
+    after: tuple[float, str] | None = None
+    while True:
+        query = (
+            sa.select(at, job)
+            .where(jobs.c.standing == standing, jobs.c.standing != "")
+            .order_by(at.desc(), job.desc())
+            .limit(_CHUNK)
+        )
+        if after is not None:
+            query = query.where(at <= after[0], (at < after[0]) | (job < after[1]))
+        elif place is not None:
+            query = query.where(at < place.received_at)
+        rows = connection.execute(query).all()
+        for row in rows:
+            yield row.received_at, row.id
+        if len(rows) < _CHUNK:
+            return
+        after = (rows[-1].received_at, rows[-1].id)
+
+
+def _undelivered(connection: Connection, place: Place | None) -> Iterator[Arrival]:
+    """Yield what waits to be sent; there is never much of it."""
+    query = sa.select(deliveries.c.job).where(deliveries.c.state.in_(UNSENT)).distinct()
+    rows = connection.execute(
+        sa.select(jobs.c.id).where(jobs.c.id.in_(query)).order_by(jobs.c.received_at.desc())
+    ).all()
+    for row in _rows_of_jobs(connection, (one.id for one in rows)):
+        if place is None or row.received_at < place.received_at:
+            yield row
+
+
+def _uids_of(connection: Connection, numbers: Iterable[int]) -> Iterator[list[str]]:
+    source = iter(numbers)
+    while chunk := list(islice(source, 64)):
+        rows = connection.execute(
+            sa.select(instances.c.number, instances.c.sop_instance_uid).where(
+                instances.c.number.in_(chunk)
+            )
+        ).all()
+        known = {row.number: row.sop_instance_uid for row in rows}
+        yield [known[number] for number in chunk if number in known]
+
+
+def _rows_of(
+    connection: Connection, chunks: Iterable[Sequence[str]], state: str
+) -> Iterator[Arrival]:
+    """Yield the rows of Instances, for each the last generation first, in the order given."""
+    for uids in chunks:
+        query = (
+            sa.select(instances, *_JOB_COLUMNS)
+            .outerjoin(jobs, jobs.c.sop_instance_uid == instances.c.sop_instance_uid)
+            .where(instances.c.sop_instance_uid.in_(uids))
+            .order_by(jobs.c.generation.desc(), jobs.c.model)
+        )
+        by_uid: dict[str, list[Arrival]] = {}
+        for row in _shown(connection, query):
+            by_uid.setdefault(row.sop_instance_uid, []).append(row)
+        for uid in uids:
+            yield from (row for row in by_uid.get(uid, ()) if _is_in(row, state))
+
+
+def _rows_of_jobs(connection: Connection, ids: Iterator[str]) -> Iterator[Arrival]:
+    while chunk := list(islice(ids, 64)):
+        query = (
+            sa.select(instances, *_JOB_COLUMNS)
+            .join(jobs, jobs.c.sop_instance_uid == instances.c.sop_instance_uid)
+            .where(jobs.c.id.in_(chunk))
+        )
+        known = {row.job: row for row in _shown(connection, query)}
+        yield from (known[job] for job in chunk if job in known)
+
+
+def _shown(connection: Connection, query: sa.Select[Any]) -> list[Arrival]:
+    rows = connection.execute(query).all()
+    sent = deliveries_of(connection, [row.job for row in rows if row.job])
+    return [_arrival(row, sent.get(row.job, [])) for row in rows]
+
+
+def _is_in(row: Arrival, state: str) -> bool:
+    if not state:
+        return True
+    if state in ("undelivered", "pending"):
+        return any(one.state in UNSENT for one in row.deliveries)
     if state == "ignored":
-        return instances.c.state == state
-    return jobs.c.state == state
+        return row.state == state
+    return row.state in STANDINGS.get(state, (state,))
 
 
-def _deliveries_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
+def deliveries_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
+    """Return the deliveries of some jobs, by job."""
     found: dict[str, list[Row[Any]]] = {}
-    for row in connection.execute(
-        sa.select(deliveries).where(deliveries.c.job.in_(ids)).order_by(deliveries.c.id)
-    ):
-        found.setdefault(row.job, []).append(row)
+    if ids:
+        query = sa.select(deliveries).where(deliveries.c.job.in_(ids)).order_by(deliveries.c.id)
+        for row in connection.execute(query):
+            found.setdefault(row.job, []).append(row)
     return found
 
 
-def _recent(row: Row[Any], sent: Sequence[Row[Any]]) -> dict[str, Any]:
-    told = dict(row._mapping)
-    result = json.loads(told.pop("result") or "null")
+def _arrival(row: Any, sent: Sequence[Row[Any]]) -> Arrival:
+    same: tuple[str, ...] = (
+        "job",
+        "model",
+        "generation",
+        "rule",
+        "mode",
+        "job_state",
+        "job_reason",
+        "attempts",
+    )
+    same += ("ended_at", "demonstration")
+    facts = {name: getattr(row, name) for name in _INSTANCE}
+    result = ResultView.of(row) if row.job else None
     waits = next((d.reason for d in sent if d.state in UNSENT and d.reason), "")
-    told["state"] = _state(row.state, row.job_state, [d.state for d in sent])
-    told["reason"] = waits or row.job_reason or row.reason
-    told["text"] = result["text"] if result else None
-    told["presence"] = result["presence"] if result else None
-    told["because"] = "" if waits or not result else (result["reason"] or {}).get("text", "")
-    told["ms"] = sum(result["stages_ms"].values()) if result else None
-    told["deliveries"] = [
-        {"destination": d.destination, "kind": d.kind, "state": d.state, "reason": d.reason}
-        for d in sent
-    ]
-    return told
+    why = result.reason.text if result and result.reason else ""
+    facts["state"] = _state(row.state, row.job_state, [d.state for d in sent])
+    facts["reason"] = waits or row.job_reason or row.reason
+    return Arrival(
+        **facts,
+        **{name: getattr(row, name) for name in same},
+        text=result.text if result else None,
+        presence=result.presence if result else None,
+        because="" if waits else why,
+        ms=sum(result.stages_ms.values()) if result else None,
+        deliveries=tuple(Sent(d.destination, d.kind, d.state, d.reason, d.ended_at) for d in sent),
+    )

@@ -13,13 +13,24 @@ from sqlalchemy.engine import Connection
 
 from dicom_node.base.job import ReportOrder
 from dicom_node.base.local_time import local_time
+from dicom_node.standard.names import folded
 from dicom_node.standard.priority import FROM_DIMSE, DimsePriority, Priority
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.batch import Batch
-from dicom_node.store.ledger.database import Database, append, event
+from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.events import (
+    ADD_EVENT,
+    Details,
+    NewEvent,
+    Stage,
+    append,
+    event_row,
+)
+from dicom_node.store.ledger.orders import split_order
+from dicom_node.store.ledger.search import ADD_WORDS, ADD_WORDS_POSTGRESQL, searched_text
 from dicom_node.store.ledger.states import InstanceState, JobState
 from dicom_node.store.ledger.wanted import Wish, dump_wishes
-from dicom_node.store.schema import conflicts, counters, events, instances, jobs
+from dicom_node.store.schema import conflicts, counters, instances, jobs, marks, orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,9 @@ class Instance:
     calling_host: str = ""
     called_ae: str = ""
     priority: int = 0
+    issuer_of_patient_id: str = ""
+    study_id: str = ""
+    referring_physician: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +121,6 @@ class _Arrival:
 
 
 _FACTS = tuple(f.name for f in fields(Instance))
-_EVENT = ("sop_instance_uid", "job", "stage", "at", "ms", "detail")
 _JOB = (
     "id",
     "sop_instance_uid",
@@ -118,6 +131,7 @@ _JOB = (
     "allow_demonstration",
     "priority",
     "send_to",
+    "order_id",
     "report_order",
     "state",
     "received_at",
@@ -140,13 +154,25 @@ class Instances:
             .returning(counters.c.last)
         )
         new = self._database.insert(instances).on_conflict_do_nothing()
+        if self._database.is_sqlite:
+            new = new.values(number=next_number())
         self._add_instance = self._database.prepared(
-            new.returning(instances.c.sop_instance_uid),
-            (*_FACTS, "state", "reason", "received_at", "kept_at"),
+            new.returning(instances.c.number),
+            (*_FACTS, "folded_name", "is_filled", "state", "reason", "received_at", "kept_at"),
+        )
+        adds_words = ADD_WORDS if self._database.is_sqlite else ADD_WORDS_POSTGRESQL
+        self._add_words = self._database.prepared(adds_words)
+        self._order_ids: dict[str, int] = {}
+        self._new_orders: dict[str, int] = {}
+        self._add_order = self._database.prepared(
+            self._database.insert(orders).on_conflict_do_nothing(), ("content",)
+        )
+        self._find_order = self._database.prepared(
+            sa.text("SELECT id FROM orders WHERE content = :content")
         )
         self._count_up = self._database.prepared(self._numbers, _counter("", ""))
         self._add_job = self._database.prepared(jobs.insert(), _JOB)
-        self._add_event = self._database.prepared(events.insert(), _EVENT)
+        self._add_event = self._database.prepared(ADD_EVENT)
 
     def receive(
         self,
@@ -181,6 +207,23 @@ class Instances:
         arrival = _Arrival(instance, routes, reason, self._clock.moment(at))
         return self._received(arrival) or self._again(arrival)
 
+    def _order_id(self, cursor: Any, shared: str) -> int:
+        """Return the id of what the orders of many jobs have in common."""
+        known = self._order_ids.get(shared)
+        if known is None:
+            for statement in (self._add_order, self._find_order):
+                cursor.execute(statement.sql, statement.row({"content": shared}))
+            (known,) = cursor.fetchone()
+            self._new_orders[shared] = int(known)
+        return int(known)
+
+    def order_id(self, connection: Connection, shared: str) -> int:
+        """Return the id of what orders have in common, in the transaction of the job itself."""
+        statement = self._database.insert(orders).on_conflict_do_nothing()
+        connection.execute(statement, {"content": shared})
+        found = connection.scalar(sa.select(orders.c.id).where(orders.c.content == shared))
+        return int(found or 0)
+
     def note_digest(self, sop_instance_uid: str, sha256: str) -> None:
         """Remember the digest of an Instance that came before, unless it is remembered."""
         ours = instances.c.sop_instance_uid == sop_instance_uid
@@ -192,23 +235,27 @@ class Instances:
     def _receive(self, arrivals: Sequence[_Arrival]) -> list[Receipt | None]:
         """Record in one transaction what comes for the first time; None for the others."""
         with self._database.driving() as cursor:
-            return [self._first(cursor, arrival) for arrival in arrivals]
+            self._new_orders.clear()
+            receipts = [self._first(cursor, arrival) for arrival in arrivals]
+        self._order_ids |= self._new_orders  # not before they are committed
+        return receipts
 
     def _first(self, cursor: Any, arrival: _Arrival) -> Receipt | None:
         instance, now, uid = arrival.instance, arrival.at, arrival.instance.sop_instance_uid
         reason = _why_ignored(arrival)
         cursor.execute(self._add_instance.sql, self._add_instance.row(_row(arrival, reason)))
-        if cursor.fetchone() is None:
+        added = cursor.fetchone()
+        if added is None:
             return None
-        told = f"from {instance.calling_ae}@{instance.calling_host}"
-        stages = [event(uid, "received", now, detail=told)]
+        text = searched_text(instance.patient_name, instance.patient_id, instance.accession_number)
+        cursor.execute(self._add_words.sql, self._add_words.row({"n": added[0], "t": text}))
+        stages = [NewEvent(uid, Stage.RECEIVED, now)]
         if reason:
-            stages.append(event(uid, "ignored", now, detail=reason))
+            stages.append(NewEvent(uid, Stage.IGNORED, now, details=Details(reason=reason)))
         made = [self._job(cursor, instance, route, now) for route in arrival.routes]
-        for job, route in zip(made, arrival.routes, strict=True):
-            told = f"rule {route.rule!r}: {route.model}, {route.mode}"
-            stages.append(event(uid, "routed", now, job, told))
-        cursor.executemany(self._add_event.sql, [self._add_event.row(stage) for stage in stages])
+        stages += [NewEvent(uid, Stage.ROUTED, now, job) for job in made]
+        rows = [self._add_event.row(event_row(stage)) for stage in stages]
+        cursor.executemany(self._add_event.sql, rows)
         return Receipt("new", tuple(made), instance.file, reason)
 
     def _job(self, cursor: Any, instance: Instance, route: Route, now: float) -> str:
@@ -216,7 +263,11 @@ class Instances:
         counter = _counter(instance.study_instance_uid, route.model)
         cursor.execute(self._count_up.sql, self._count_up.row(counter))
         (number,) = cursor.fetchone()
-        job = _job(instance, route, now, number)
+        shared, own = split_order(_order(route, number, now))
+        job = _job(instance, route, now) | {
+            "order_id": self._order_id(cursor, shared),
+            "report_order": own,
+        }
         cursor.execute(self._add_job.sql, self._add_job.row(job))
         return str(job["id"])
 
@@ -255,14 +306,17 @@ class Instances:
             instances.update().where(instances.c.sop_instance_uid == uid).values(**values)
         )
         if first.resends == 0 or first.purged_at:
-            append(connection, [event(uid, "duplicate", now, detail="same bytes again")])
+            told = Details(calling_ae=instance.calling_ae, calling_host=instance.calling_host)
+            append(connection, [NewEvent(uid, Stage.DUPLICATE, now, details=told)])
         return Receipt("duplicate", file=values.get("file", first.file))
 
     def _conflict(self, connection: Connection, instance: Instance, now: float) -> Receipt:
         row = {c.name: getattr(instance, c.name) for c in conflicts.c if hasattr(instance, c.name)}
         reason = "same SOP Instance UID with other content; kept apart, not analysed"
         if self._database.insert_new(connection, conflicts, row | {"received_at": now}):
-            append(connection, [event(instance.sop_instance_uid, "conflict", now, detail=reason)])
+            told = Details(reason=reason)
+            new = NewEvent(instance.sop_instance_uid, Stage.CONFLICT, now, details=told)
+            append(connection, [new])
         kept = connection.scalar(
             sa.select(conflicts.c.file).where(
                 conflicts.c.sop_instance_uid == instance.sop_instance_uid,
@@ -271,6 +325,14 @@ class Instances:
             )
         )
         return Receipt("conflict", file=kept or "", reason=reason)
+
+
+def next_number() -> sa.ScalarSelect[int]:
+    """Return the number of a new Instance in SQLite, behind all that there were before 0004."""
+    base = sa.select(marks.c.value).where(marks.c.name == "base").scalar_subquery()
+    last = sa.select(sa.func.max(instances.c.number)).where(instances.c.number.is_not(None))
+    highest = sa.func.max(sa.func.coalesce(last.scalar_subquery(), 0), base, type_=sa.Integer)
+    return sa.select(highest + sa.literal_column("1")).scalar_subquery()
 
 
 def _counter(study: str, model: str) -> dict[str, Any]:
@@ -285,14 +347,16 @@ def _row(arrival: _Arrival, reason: str) -> dict[str, Any]:
     row = {name: getattr(arrival.instance, name) for name in _FACTS}
     state = InstanceState.IGNORED if reason else InstanceState.ROUTED
     at = arrival.at
-    return row | {"state": state, "reason": reason, "received_at": at, "kept_at": at}
+    name = folded(arrival.instance.patient_name)
+    row |= {"folded_name": name, "is_filled": 1, "state": state, "reason": reason}
+    return row | {"received_at": at, "kept_at": at}
 
 
 def _why_ignored(arrival: _Arrival) -> str:
     return "" if arrival.routes else (arrival.reason or "no rule matched")
 
 
-def _job(instance: Instance, route: Route, now: float, number: int) -> dict[str, Any]:
+def _job(instance: Instance, route: Route, now: float) -> dict[str, Any]:
     priority = _order_of(instance.priority) if route.priority is None else route.priority
     return {
         "id": job_id(instance.sop_instance_uid, route.model, 1),
@@ -304,7 +368,6 @@ def _job(instance: Instance, route: Route, now: float, number: int) -> dict[str,
         "allow_demonstration": route.allow_demonstration,
         "priority": priority,
         "send_to": dump_wishes(wishes_of(route)),
-        "report_order": _order(route, number, now).model_dump_json(),
         "state": JobState.RECEIVED,
         "received_at": now,
     }

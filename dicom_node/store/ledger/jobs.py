@@ -13,13 +13,26 @@ from sqlalchemy.engine import Connection, Row
 from dicom_node.base.errors import NotFound, Stale
 from dicom_node.base.job import ReportOrder, Result, Ticket
 from dicom_node.store.clock import TOLERANCE_S, Clock
-from dicom_node.store.ledger.database import Database, append, event
+from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.deliveries import insert_deliveries
+from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.states import HELD, OPEN, WITH_RESULT, JobState
-from dicom_node.store.schema import instances, jobs, objects
+from dicom_node.store.schema import instances, jobs, objects, orders
 
 LONGEST_WAIT_S = 120.0
 """No wait of a job that was given back is longer."""
+
+_IN_COLUMNS = {
+    "token",
+    "outcome",
+    "model",
+    "model_version",
+    "device_uid",
+    "demonstration",
+    "objects",
+}
+"""What of a result has columns or rows of its own and is not kept in its JSON again."""
 
 _TOLD = 3
 """Hand-outs of one job that are told in its history; a node without workers repeats them."""
@@ -124,7 +137,7 @@ class Jobs:
                     handouts=jobs.c.handouts + 1,
                 )
             told = [
-                event(row.sop_instance_uid, "queued", now, row.id)
+                NewEvent(row.sop_instance_uid, Stage.QUEUED, now, row.id)
                 for row in rows
                 if row.handouts < _TOLD
             ]
@@ -292,13 +305,13 @@ class Jobs:
             ):
                 raise _stale(job)
             if changed:
-                told = f"attempt {row.attempts} by {worker}"
-                append(connection, [event(row.sop_instance_uid, "claimed", now, job, told)])
+                told = Details(attempt=row.attempts, worker=worker)
+                new = NewEvent(row.sop_instance_uid, Stage.CLAIMED, now, job, told)
+                append(connection, [new])
             else:
                 held = _held(job, token, JobState.RUNNING)
                 self._change(connection, held, until=now + lease_s, dated_at=now)
-        order = ReportOrder.model_validate_json(row.report_order)
-        return Claimed(job, row.attempts, lease_s, row.size, row.file, order)
+        return Claimed(job, row.attempts, lease_s, row.size, row.file, order_of(row, row.ordered))
 
     def instance_file(self, job: str, token: str) -> str:
         """Return the spool name of the Instance behind a running job.
@@ -328,7 +341,7 @@ class Jobs:
             raise _stale(job)
         if row.state in WITH_RESULT:
             return None
-        order = ReportOrder.model_validate_json(row.report_order)
+        order = order_of(row, row.ordered)
         return Held(row.worker, row.file, row.transfer_syntax_uid, order)
 
     def renew(self, job: str, token: str, lease_s: float, at: float | None = None) -> None:
@@ -388,7 +401,8 @@ class Jobs:
                 model_version=result.model_version,
                 device_uid=result.device_uid,
                 demonstration=result.demonstration,
-                result=result.model_dump_json(exclude={"token"}),
+                result=result.model_dump_json(exclude=_IN_COLUMNS, exclude_defaults=True),
+                is_kept=1 if result.objects else 0,
             )
             row = self._row(connection, job)
             if not changed:
@@ -396,7 +410,8 @@ class Jobs:
                     return True
                 raise _stale(job)
             self._add_objects(connection, job, result, files)
-            append(connection, _stages(row, result, now))
+            stage = Stage(result.outcome)
+            append(connection, [NewEvent(row.sop_instance_uid, stage, now, job)])
             insert_deliveries(connection, row, result, now)
         return True
 
@@ -438,7 +453,9 @@ class Jobs:
                 reason=reason,
             )
             if counts or reason != row.reason:
-                append(connection, [event(row.sop_instance_uid, "released", now, job, reason)])
+                told = Details(reason=reason)
+                new = NewEvent(row.sop_instance_uid, Stage.RELEASED, now, job, told)
+                append(connection, [new])
         return "received"
 
     def _change(self, connection: Connection, where: sa.ColumnElement[bool], **values: Any) -> int:
@@ -448,7 +465,9 @@ class Jobs:
         query = (
             sa.select(jobs, instances.c.file, instances.c.size, instances.c.calling_ae)
             .add_columns(instances.c.calling_host, instances.c.transfer_syntax_uid)
-            .join(instances)
+            .add_columns(orders.c.content.label("ordered"))
+            .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+            .outerjoin(orders, orders.c.id == jobs.c.order_id)
             .where(jobs.c.id == job)
         )
         if lock:
@@ -475,8 +494,8 @@ class Jobs:
             reason=reason,
         )
         if was_running or row.handouts <= _TOLD:
-            told = reason or "nobody claimed it in time"
-            append(connection, [event(row.sop_instance_uid, "expired", now, row.id, told)])
+            told = Details(worker=row.worker, attempt=row.attempts) if was_running else Details()
+            append(connection, [NewEvent(row.sop_instance_uid, Stage.EXPIRED, now, row.id, told)])
         return changed
 
     def _fail(self, connection: Connection, row: Row[Any], reason: str, now: float) -> int:
@@ -489,7 +508,8 @@ class Jobs:
             ended_at=now,
             reason=reason,
         )
-        append(connection, [event(row.sop_instance_uid, "failed", now, row.id, reason)])
+        told = Details(reason=reason)
+        append(connection, [NewEvent(row.sop_instance_uid, Stage.FAILED, now, row.id, told)])
         return changed
 
     def _add_objects(
@@ -532,30 +552,6 @@ def _pause(job: str, attempts: int) -> float:
     """
     apart = 0.5 + int(job[:4], 16) / 0x10000
     return 0.0 if attempts < 2 else min(2.0 ** (attempts - 1), 60.0) * apart
-
-
-def _stages(row: Row[Any], result: Result, now: float) -> list[dict[str, Any]]:
-    """Return the worker's stages at the times they ended, then the result."""
-    left = sum(result.stages_ms.values())
-    told = []
-    for stage, ms in result.stages_ms.items():
-        left -= ms
-        told.append(
-            event(
-                row.sop_instance_uid, stage, max(row.started_at, now - left / 1000), row.id, ms=ms
-            )
-        )
-    detail = f"{result.reason.code}: {result.reason.text}" if result.reason else ""
-    told.append(
-        event(
-            row.sop_instance_uid,
-            result.outcome,
-            now,
-            row.id,
-            detail or f"{result.model} {result.model_version}",
-        )
-    )
-    return told
 
 
 def _stale(job: str) -> Stale:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from dicom_node.store.clock import Clock
-from dicom_node.store.ledger.database import Database, append, event
+from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.states import OPEN, UNSENT
 from dicom_node.store.schema import conflicts, deliveries, instances, jobs, objects
 
@@ -42,7 +43,10 @@ class Purge:
             ).all()
             report_rows = connection.execute(
                 sa.select(objects.c.job, objects.c.part, objects.c.file)
+                .join(jobs, jobs.c.id == objects.c.job)
                 .where(_report_is_free(now - reports_s))
+                .where(jobs.c.is_kept == 1, jobs.c.ended_at > 0)
+                .where(jobs.c.ended_at < now - reports_s)
                 .limit(limit)
             ).all()
             conflict_rows = connection.execute(
@@ -95,8 +99,14 @@ class Purge:
             values["sha256"] = sa.case((is_unknown, sha256), else_=instances.c.sha256)
         with self._database.writing() as connection:
             changed = connection.execute(table.update().where(where).values(values)).rowcount
+            if changed and item.what == "report":
+                left = sa.exists().where(objects.c.job == item.key[0], objects.c.file != "")
+                connection.execute(
+                    jobs.update().where(jobs.c.id == item.key[0], ~left).values(is_kept=0)
+                )
             if changed and item.what == "image":
-                append(connection, [event(item.key[0], "purged", now, detail="image file removed")])
+                told = Details(reason="image file removed")
+                append(connection, [NewEvent(item.key[0], Stage.PURGED, now, details=told)])
         return changed == 1
 
     def unnamed(self, files: Sequence[str]) -> set[str]:

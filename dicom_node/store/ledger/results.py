@@ -1,57 +1,85 @@
-"""What operators take out of the ledger: results in bulk, and who works."""
+"""Reports in bulk: for export and doctor, and as an archive would show them."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.history import deliveries_of, judgement_view
+from dicom_node.store.ledger.search import newest_numbers
 from dicom_node.store.ledger.states import TAKEN
-from dicom_node.store.schema import deliveries, instances, jobs, objects
+from dicom_node.store.ledger.views import (
+    JudgementView,
+    ModelVersion,
+    Pulse,
+    ReportView,
+    ResultRow,
+    ResultView,
+    Sent,
+    WorkerClaim,
+)
+from dicom_node.store.schema import deliveries, instances, jobs, judgements, objects
 
 _PAGE = 500
 
-_OF_OBJECTS = {
+SELECTIVE = 5000
+"""Up to so many Instances that a condition names are gathered and put in order; where it names
+more, the newest are looked at one after another until enough match."""
+
+WORKERS_S = 30 * 86400.0
+"""How far back doctor looks for workers."""
+
+COLUMNS = {
     "study_instance_uid": instances.c.study_instance_uid,
+    "patient_id": instances.c.patient_id,
+    "accession_number": instances.c.accession_number,
+    "folded_name": instances.c.folded_name,
+    "study_date": instances.c.study_date,
     "series_instance_uid": objects.c.series_instance_uid,
     "sop_instance_uid": objects.c.sop_instance_uid,
-    "patient_id": instances.c.patient_id,
-    "patient_name": instances.c.patient_name,
-    "accession_number": instances.c.accession_number,
-    "study_date": instances.c.study_date,
 }
+"""What reports are found by."""
+
+_OF_OBJECTS = ("series_instance_uid", "sop_instance_uid")
+_INDEXED = ("study_instance_uid", "patient_id", "accession_number", "folded_name", "study_date")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which objects of results are looked for; an empty one: all.
+    """Which reports are looked for, by the columns in `COLUMNS`; an empty one: all.
 
-    ``exact`` has the possible values of a column, ``like`` a text in which ``*`` and ``?`` are
-    wildcards and the case does not count, ``study_dates`` the first and the last day, YYYYMMDD.
-    ``order`` has columns by which studies come, each with whether the highest comes first.
+    ``exact`` has the possible values of a column, ``span`` its first and its last value, ``like``
+    a text in which ``*`` and ``?`` are wildcards. ``folded_name`` is a patient's name without case
+    and accents. ``order`` has columns by which studies come, each with whether the highest comes
+    first; those that are equal come newest first. ``words`` are beginnings of words of the
+    patient's name.
     """
 
     exact: Mapping[str, Sequence[str]] = field(default_factory=dict)
     like: Mapping[str, str] = field(default_factory=dict)
-    study_dates: tuple[str, str] | None = None
+    span: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     order: tuple[tuple[str, bool], ...] = ()
+    words: tuple[str, ...] = ()
 
 
 class Results:
-    """The read side for export and doctor."""
+    """The read side for many at once."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
-    def between(self, since: float, until: float) -> Iterator[dict[str, Any]]:
+    # export ---------------------------------------------------------------------------------------
+
+    def between(self, since: float, until: float) -> Iterator[ResultRow]:
         """Yield each job of the Instances received in this time, oldest first.
 
         Parameters
@@ -59,99 +87,150 @@ class Results:
         since, until : float
             Seconds since the epoch; ``since`` is part of the time, ``until`` is not.
         """
-        after: tuple[float, str] = (since, "")
+        at, after, begin = instances.c.received_at, "", since
         while True:
-            with self._database.reading() as connection:
-                rows = connection.execute(_page(after, until)).all()
-                sent = _deliveries_of(connection, [row.job for row in rows])
-            for row in rows:
-                yield _result(row, sent.get(row.job, []))
-            if len(rows) < _PAGE:
-                return
-            after = (rows[-1].received_at, rows[-1].job)
-
-    def reports(
-        self,
-        study_instance_uid: str = "",
-        series_instance_uid: str = "",
-        sop_instance_uid: str = "",
-        patient_id: str = "",
-        accession_number: str = "",
-        limit: int = 1000,
-    ) -> list[dict[str, Any]]:
-        """Return objects of results whose files are here, newest first; for Query/Retrieve.
-
-        An empty parameter matches everything. Each row has the object's ``kind``, ``part``, UIDs,
-        ``file`` and ``made_at``, and the facts of its source Instance under their own names, the
-        source's UID as ``source_instance_uid``.
-        """
-        wanted = {
-            instances.c.study_instance_uid: study_instance_uid,
-            objects.c.series_instance_uid: series_instance_uid,
-            objects.c.sop_instance_uid: sop_instance_uid,
-            instances.c.patient_id: patient_id,
-            instances.c.accession_number: accession_number,
-        }
-        query = (
-            sa.select(
-                instances,
-                instances.c.sop_instance_uid.label("source_instance_uid"),
-                objects.c.kind,
-                objects.c.part,
-                objects.c.job,
-                objects.c.file.label("object_file"),
-                objects.c.sop_class_uid.label("object_class_uid"),
-                objects.c.sop_instance_uid.label("object_instance_uid"),
-                objects.c.series_instance_uid.label("object_series_uid"),
-                jobs.c.ended_at.label("made_at"),
-                jobs.c.report_order,
+            # Instances received at one time are told apart by their UIDs.
+            behind = (at > begin) | (instances.c.sop_instance_uid > after)
+            uids = (
+                sa.select(at, instances.c.sop_instance_uid)
+                .where(at >= begin, at < until, behind)
+                .order_by(at, instances.c.sop_instance_uid)
+                .limit(_PAGE)
             )
-            .join(jobs, jobs.c.id == objects.c.job)
-            .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
-            .where(objects.c.file != "", *(c == value for c, value in wanted.items() if value))
-            .order_by(jobs.c.ended_at.desc(), objects.c.part)
-            .limit(limit)
+            with self._database.reading() as connection:
+                page = connection.execute(uids).all()
+                rows = list(_rows_of(connection, [row.sop_instance_uid for row in page]))
+            yield from rows
+            if len(page) < _PAGE:
+                return
+            begin, after = page[-1]
+
+    def workers(self) -> list[WorkerClaim]:
+        """Return each worker that claimed a job lately with the time of its last claim."""
+        last = sa.func.max(jobs.c.started_at)
+        query = (
+            sa.select(jobs.c.worker, last.label("claimed_at"))
+            .where(jobs.c.worker != "", jobs.c.received_at >= self._clock.wall() - WORKERS_S)
+            .group_by(jobs.c.worker)
+            .order_by(last.desc())
         )
+        latest = (
+            sa.select(jobs.c.worker, jobs.c.started_at)
+            .where(jobs.c.worker != "")
+            .order_by(jobs.c.received_at.desc())
+            .limit(1)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all() or connection.execute(latest).all()
+        return [WorkerClaim(*row) for row in rows]
+
+    def pulse(self, since: float, received_since: float) -> Pulse:
+        """Return what ended since then, how long it took, and which workers took work.
+
+        Parameters
+        ----------
+        since : float
+            Seconds since the epoch.
+        received_since : float
+            Jobs that are older than this are not looked at: the whole ledger would be slow.
+        """
+        query = sa.select(
+            jobs.c.state, jobs.c.received_at, jobs.c.started_at, jobs.c.ended_at, jobs.c.worker
+        ).where(jobs.c.received_at >= received_since)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-        return [_report(row._mapping) for row in rows]
+        ended = [row for row in rows if row.ended_at >= since]
+        claimed = {row.worker for row in rows if row.worker and row.started_at >= since}
+        return Pulse(
+            ended=dict(Counter(str(row.state) for row in ended)),
+            seconds=tuple(sorted(row.ended_at - row.received_at for row in ended)),
+            workers=tuple(sorted(claimed)),
+        )
 
-    def studies(self, wanted: Wanted) -> list[tuple[str, str]]:
-        """Return Study Instance UID and patient id of studies with objects, newest first."""
-        study, patient = instances.c.study_instance_uid, instances.c.patient_id
-        columns = [(sa.func.min(_OF_OBJECTS[name]), is_down) for name, is_down in wanted.order]
+    def versions(self, since: float) -> dict[str, list[ModelVersion]]:
+        """Return the versions of each model that made results since then, the last one first."""
+        last = sa.func.max(jobs.c.ended_at)
+        named = (jobs.c.model, jobs.c.model_version, jobs.c.demonstration, jobs.c.device_uid)
         query = (
-            sa.select(study, sa.func.min(patient))
-            .select_from(_SHOWN)
-            .where(_IS_SHOWN, *_conditions(wanted))
-            .group_by(study)
-            .order_by(*(column.desc() if is_down else column for column, is_down in columns))
-            .order_by(sa.func.max(jobs.c.ended_at).desc(), study)
+            sa.select(*named, sa.func.count(), last)
+            .where(jobs.c.received_at >= since, jobs.c.model_version != "")
+            .group_by(*named)
+            .order_by(last.desc())
         )
+        found: dict[str, list[ModelVersion]] = {}
         with self._database.reading() as connection:
-            return [(str(row[0]), str(row[1])) for row in connection.execute(query)]
+            for row in connection.execute(query):
+                found.setdefault(str(row[0]), []).append(ModelVersion(*row))
+        return found
 
-    def variants(self, sop_instance_uid: str) -> dict[str, str]:
-        """Return the files of one report by SOP class, whichever of its Instances is named."""
-        named = sa.select(objects.c.job).where(
-            objects.c.sop_instance_uid == sop_instance_uid, objects.c.kind == "sr"
-        )
-        query = sa.select(objects.c.sop_class_uid, objects.c.file).where(
-            objects.c.job.in_(named), objects.c.kind == "sr", objects.c.purged_at == 0
-        )
+    # as an archive --------------------------------------------------------------------------------
+
+    def studies(self, wanted: Wanted = Wanted()) -> Iterator[tuple[str, str]]:
+        """Yield Study Instance UID and patient id of studies with reports, the newest first."""
+        seen: set[str] = set()
         with self._database.reading() as connection:
-            return {str(row.sop_class_uid): str(row.file) for row in connection.execute(query)}
+            conditions = _conditions(wanted)
+            selective = _selective(connection, wanted)
+        if selective is not None:
+            with self._database.reading() as connection:
+                found = _gathered(connection, selective, conditions, wanted.order)
+            yield from found
+            return
+        if wanted.words and not wanted.order:
+            yield from self._worded(wanted.words, conditions)
+            return
+        place: tuple[Any, Any] | None = None
+        while True:
+            with self._database.reading() as connection:
+                if wanted.order:
+                    page, place = _ordered(connection, conditions, wanted.order[0], place)
+                else:
+                    page, place = _newest(connection, conditions, place)
+            for study, patient in page:
+                if study not in seen:
+                    seen.add(study)
+                    yield study, patient
+            if place is None:
+                return
 
-    def objects(self, studies: Sequence[str]) -> list[dict[str, Any]]:
+    def _worded(
+        self, words: Sequence[str], conditions: list[sa.ColumnElement[bool]]
+    ) -> Iterator[tuple[str, str]]:
+        """Yield studies whose patient's name has words that begin so, the newest first."""
+        behind, seen = None, set[str]()
+        number = instances.c.number
+        while True:
+            with self._database.reading() as connection:
+                is_sqlite = self._database.is_sqlite
+                found = newest_numbers(connection, " ".join(words), is_sqlite, behind)
+                numbers = list(islice(found, _PAGE))
+                query = (
+                    sa.select(instances.c.study_instance_uid, instances.c.patient_id)
+                    .select_from(_SHOWN)
+                    .where(_IS_SHOWN, number.in_(numbers), *conditions)
+                    .order_by(number.desc())
+                )
+                rows = connection.execute(query).all() if numbers else []
+            for study, patient in rows:
+                if study not in seen:
+                    seen.add(study)
+                    yield str(study), str(patient)
+            if len(numbers) < _PAGE:
+                return
+            behind = numbers[-1]
+
+    def studies_of_patients(self, patient_ids: Collection[str]) -> list[tuple[str, str]]:
+        """Return Study Instance UID and patient id of all studies of some patients."""
+        return list(self.studies(Wanted(exact={"patient_id": tuple(patient_ids)})))
+
+    def objects(self, studies: Sequence[str]) -> list[ReportView]:
         """Return the objects of studies that others may see, newest first.
 
         Of the variants of one SR only those that a destination took are among them, or, where
         none did yet, the one that is tried first.
         """
         query = (
-            sa.select(
-                objects, instances.c.study_instance_uid, deliveries.c.sop_instance_uid.label("took")
-            )
+            sa.select(*_REPORT, deliveries.c.sop_instance_uid.label("took"))
             .select_from(
                 _SHOWN.outerjoin(
                     deliveries,
@@ -164,160 +243,268 @@ class Results:
             .order_by(jobs.c.ended_at.desc(), objects.c.job, objects.c.part)
         )
         with self._database.reading() as connection:
-            rows = connection.execute(query).all()
+            rows = [_report(row) for row in connection.execute(query).all()]
         taken = {row.job for row in rows if row.took and row.kind == "sr"}
         first: dict[str, str] = {}
         for row in rows:
             if row.kind == "sr":
                 first.setdefault(row.job, row.part)
-        told = {
-            (row.job, row.part): dict(row._mapping)
+        shown = {
+            (row.job, row.part): row
             for row in rows
             if row.kind != "sr" or (row.took if row.job in taken else row.part == first[row.job])
         }
-        return list(told.values())
+        return list(shown.values())
 
-    def workers(self) -> list[dict[str, Any]]:
-        """Return each worker that ever claimed a job with the time of its last claim."""
-        last = sa.func.max(jobs.c.started_at)
-        query = (
-            sa.select(jobs.c.worker, last.label("claimed_at"))
-            .where(jobs.c.worker != "")
-            .group_by(jobs.c.worker)
-            .order_by(last.desc())
+    def variants(self, sop_instance_uid: str) -> dict[str, str]:
+        """Return the files of one report by SR SOP class; `sop_instance_uid` is one of them."""
+        job = sa.select(objects.c.job).where(objects.c.sop_instance_uid == sop_instance_uid)
+        query = sa.select(objects.c.sop_class_uid, objects.c.file).where(
+            objects.c.job.in_(job), objects.c.kind == "sr", objects.c.file != ""
         )
         with self._database.reading() as connection:
-            return [dict(row._mapping) for row in connection.execute(query)]
-
-    def pulse(self, since: float, received_since: float) -> dict[str, Any]:
-        """Return what ended since then, how long it took, and which workers took work.
-
-        Parameters
-        ----------
-        since : float
-            Seconds since the epoch.
-        received_since : float
-            Jobs that are older than this are not looked at: the whole ledger would be slow.
-
-        Returns
-        -------
-        dict
-            ``ended``: jobs by state; ``seconds``: from receipt to result, ascending;
-            ``workers``: names of those that claimed a job.
-        """
-        query = sa.select(
-            jobs.c.state, jobs.c.received_at, jobs.c.started_at, jobs.c.ended_at, jobs.c.worker
-        ).where(jobs.c.received_at >= received_since)
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-        ended = [row for row in rows if row.ended_at >= since]
-        return {
-            "ended": dict(Counter(str(row.state) for row in ended)),
-            "seconds": sorted(row.ended_at - row.received_at for row in ended),
-            "workers": sorted(
-                {row.worker for row in rows if row.worker and row.started_at >= since}
-            ),
-        }
-
-    def versions(self, since: float) -> dict[str, list[dict[str, Any]]]:
-        """Return the versions of each model that made results since then, the last one first."""
-        last = sa.func.max(jobs.c.ended_at)
-        query = (
-            sa.select(
-                jobs.c.model,
-                jobs.c.model_version,
-                jobs.c.demonstration,
-                jobs.c.device_uid,
-                sa.func.count().label("results"),
-                last.label("last_at"),
-            )
-            .where(jobs.c.received_at >= since, jobs.c.model_version != "")
-            .group_by(jobs.c.model, jobs.c.model_version, jobs.c.demonstration, jobs.c.device_uid)
-            .order_by(last.desc())
-        )
-        told: dict[str, list[dict[str, Any]]] = {}
-        with self._database.reading() as connection:
-            for row in connection.execute(query):
-                told.setdefault(str(row.model), []).append(dict(row._mapping))
-        return told
+            return {str(row[0]): str(row[1]) for row in connection.execute(query)}
 
 
 _SHOWN = objects.join(jobs, jobs.c.id == objects.c.job).join(
     instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid
 )
 # What a shadow rule or a demonstration model made is for nobody outside.
-_IS_SHOWN = (
-    (objects.c.file != "")
-    & (jobs.c.mode == "live")
-    & (~jobs.c.demonstration | jobs.c.allow_demonstration)
+_IS_LIVE = (jobs.c.mode == "live") & (~jobs.c.demonstration | jobs.c.allow_demonstration)
+_IS_SHOWN = (objects.c.file != "") & _IS_LIVE
+_FACTS: tuple[str, ...] = (
+    "study_instance_uid",
+    "patient_id",
+    "patient_name",
+    "patient_birth_date",
+    "patient_sex",
 )
+_FACTS += ("accession_number", "study_date", "study_time", "study_description")
+_FACTS += ("issuer_of_patient_id", "study_id", "referring_physician")
+_REPORT = (
+    objects.c.job,
+    objects.c.part,
+    objects.c.kind,
+    objects.c.file,
+    objects.c.sop_class_uid,
+    objects.c.sop_instance_uid,
+    objects.c.series_instance_uid,
+    objects.c.modality,
+    instances.c.sop_instance_uid.label("source_instance_uid"),
+    *(instances.c[name] for name in _FACTS),
+    instances.c.is_filled,
+    jobs.c.ended_at.label("made_at"),
+)
+
+
+def _report(row: Any) -> ReportView:
+    said = dict(row._mapping)
+    return ReportView(**{**said, "is_filled": bool(said["is_filled"])})
 
 
 def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = [
-        _OF_OBJECTS[name].in_(texts) for name, texts in wanted.exact.items()
+        COLUMNS[name].in_(values) for name, values in wanted.exact.items()
     ]
+    found += [COLUMNS[name].between(*span) for name, span in wanted.span.items()]
     for name, text in wanted.like.items():
+        column, start = COLUMNS[name], _start(text)
+        if start:
+            found.append((column >= start) & (column < start + _LAST))
         plain = text.replace("/", "//").replace("%", "/%").replace("_", "/_")
         pattern = plain.replace("*", "%").replace("?", "_")
-        # A name may have more component groups than are asked for.
-        around = f"%{pattern.rstrip('^=')}%" if name == "patient_name" else pattern
-        found.append(_OF_OBJECTS[name].ilike(around, escape="/"))
-    if wanted.study_dates:
-        found.append(instances.c.study_date.between(*wanted.study_dates))
+        if text != f"{start}*":
+            found.append(column.like(pattern, escape="/"))
+    if "folded_name" in {*wanted.exact, *wanted.like, *wanted.span}:
+        found.append(instances.c.folded_name != "")  # the index has no others
+    if "study_date" in {*wanted.exact, *wanted.like, *wanted.span}:
+        found.append(instances.c.study_date != "")
     return found
 
 
-def _page(after: tuple[float, str], until: float) -> sa.Select[Any]:
-    at, job = instances.c.received_at, jobs.c.id
-    return (
-        sa.select(
-            instances,
-            jobs.c.id.label("job"),
-            jobs.c.rule,
-            jobs.c.mode,
-            jobs.c.model,
-            jobs.c.model_version,
-            jobs.c.demonstration,
-            jobs.c.generation,
-            jobs.c.state.label("job_state"),
-            jobs.c.reason.label("job_reason"),
-            jobs.c.attempts,
-            jobs.c.worker,
-            jobs.c.started_at,
-            jobs.c.ended_at,
-            jobs.c.result,
+_LAST = "\U0010ffff"
+"""Behind every character: what begins with a text lies before the text and this."""
+
+
+def _start(pattern: str) -> str:
+    """Return what all that matches begins with."""
+    ends = [at for mark in "*?" if (at := pattern.find(mark)) >= 0]
+    return pattern[: min(ends)] if ends else pattern
+
+
+def _selective(connection: Connection, wanted: Wanted) -> sa.Select[Any] | None:
+    """Return what names a few Instances by an index, or None where nothing does."""
+    for name in _OF_OBJECTS:
+        if name == "sop_instance_uid" and name in wanted.exact:
+            return (
+                sa.select(jobs.c.sop_instance_uid)
+                .join(objects, objects.c.job == jobs.c.id)
+                .where(objects.c.sop_instance_uid.in_(wanted.exact[name]))
+            )
+    for name in _INDEXED:
+        only = Wanted(
+            {k: v for k, v in wanted.exact.items() if k == name},
+            {k: v for k, v in wanted.like.items() if k == name and _start(v)},
+            {k: v for k, v in wanted.span.items() if k == name},
         )
-        .join(jobs, jobs.c.sop_instance_uid == instances.c.sop_instance_uid)
-        .where(sa.or_(at > after[0], sa.and_(at == after[0], job > after[1])), at < until)
-        .order_by(at, job)
+        conditions = _conditions(only)
+        if not conditions:
+            continue
+        named = sa.select(instances.c.sop_instance_uid).where(*conditions)
+        counted = sa.select(sa.func.count()).select_from(named.limit(SELECTIVE + 1).subquery())
+        if int(connection.scalar(counted) or 0) <= SELECTIVE:
+            return named
+    everything = sa.select(instances.c.sop_instance_uid)
+    counted = sa.select(sa.func.count()).select_from(everything.limit(SELECTIVE + 1).subquery())
+    is_small = wanted.order and int(connection.scalar(counted) or 0) <= SELECTIVE
+    return everything if is_small else None
+
+
+def _gathered(
+    connection: Connection,
+    selective: sa.Select[Any],
+    conditions: list[sa.ColumnElement[bool]],
+    order: Sequence[tuple[str, bool]],
+) -> list[tuple[str, str]]:
+    """Return the studies of a few Instances that match, in order, else the newest first."""
+    study, patient = instances.c.study_instance_uid, instances.c.patient_id
+    columns = [(sa.func.min(COLUMNS[name]), is_down) for name, is_down in order]
+    query = (
+        sa.select(study, sa.func.min(patient))
+        .select_from(_SHOWN)
+        .where(_IS_SHOWN, instances.c.sop_instance_uid.in_(selective), *conditions)
+        .group_by(study)
+        .order_by(
+            *(column.desc() if is_down else column for column, is_down in columns),
+            sa.func.max(jobs.c.ended_at).desc(),
+            study,
+        )
+    )
+    return [(str(row[0]), str(row[1])) for row in connection.execute(query)]
+
+
+def _ordered(
+    connection: Connection,
+    conditions: list[sa.ColumnElement[bool]],
+    order: tuple[str, bool],
+    place: tuple[Any, Any] | None,
+) -> tuple[list[tuple[str, str]], tuple[Any, Any] | None]:
+    """Return studies by the index of a column, and where to go on; None: at the end.
+
+    Of a ledger that is too large to be sorted; what is equal comes as it was received.
+    """
+    (name, is_down), number = order, instances.c.number
+    column = COLUMNS[name]
+    page = sa.select(column, number).where(column != "").limit(_PAGE)
+    page = page.order_by(column.desc(), number.desc()) if is_down else page.order_by(column, number)
+    if place is not None:
+        value, last = place
+        behind = (column < value) if is_down else (column > value)
+        same = (number < last) if is_down else (number > last)
+        within = (column <= value) if is_down else (column >= value)
+        page = page.where(within, behind | same)
+    rows = connection.execute(page).all()
+    if not rows:
+        return [], None
+    query = (
+        sa.select(number, instances.c.study_instance_uid, instances.c.patient_id)
+        .select_from(_SHOWN)
+        .where(_IS_SHOWN, number.in_([row[1] for row in rows]), *conditions)
+    )
+    known = {row[0]: (str(row[1]), str(row[2])) for row in connection.execute(query)}
+    found = [known[row[1]] for row in rows if row[1] in known]
+    last_row = (rows[-1][0], rows[-1][1])
+    return list(dict.fromkeys(found)), last_row if len(rows) == _PAGE else None
+
+
+def _newest(
+    connection: Connection,
+    conditions: list[sa.ColumnElement[bool]],
+    place: tuple[Any, Any] | None,
+) -> tuple[list[tuple[str, str]], tuple[Any, Any] | None]:
+    """Return studies of the next reports, newest first, and where to go on; None: at the end."""
+    at, job = jobs.c.ended_at, jobs.c.id
+    page = (
+        sa.select(at, job)
+        .where(jobs.c.is_kept == 1, at > 0)
+        .order_by(at.desc(), job.desc())
         .limit(_PAGE)
     )
+    if place is not None:
+        page = page.where(at <= place[0], (at < place[0]) | (job < place[1]))
+    ids = connection.execute(page).all()
+    if not ids:
+        return [], None
+    query = (
+        sa.select(instances.c.study_instance_uid, instances.c.patient_id)
+        .select_from(_SHOWN)
+        .where(_IS_SHOWN, job.in_([row.id for row in ids]), *conditions)
+        .order_by(at.desc(), job.desc())
+    )
+    found = [(str(row[0]), str(row[1])) for row in connection.execute(query)]
+    last = (ids[-1].ended_at, ids[-1].id)
+    return list(dict.fromkeys(found)), last if len(ids) == _PAGE else None
 
 
-def _deliveries_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
-    found: dict[str, list[Row[Any]]] = {}
-    query = sa.select(deliveries).where(deliveries.c.job.in_(ids)).order_by(deliveries.c.id)
-    for row in connection.execute(query):
-        found.setdefault(row.job, []).append(row)
-    return found
+_RESULT = (
+    instances.c.sop_instance_uid,
+    instances.c.series_instance_uid,
+    instances.c.study_instance_uid,
+    instances.c.patient_id,
+    instances.c.accession_number,
+    instances.c.calling_ae,
+    instances.c.modality,
+    instances.c.body_part,
+    instances.c.view,
+    instances.c.received_at,
+    jobs.c.id.label("job"),
+    jobs.c.worker,
+    jobs.c.started_at,
+    jobs.c.ended_at,
+    jobs.c.rule,
+    jobs.c.mode,
+    jobs.c.model,
+    jobs.c.model_version,
+    jobs.c.demonstration,
+    jobs.c.generation,
+    jobs.c.attempts,
+    jobs.c.state.label("job_state"),
+    jobs.c.reason.label("job_reason"),
+)
+_RESULT_NAMES = tuple(column.key for column in _RESULT)
 
 
-def _result(row: Row[Any], sent: Sequence[Row[Any]]) -> dict[str, Any]:
-    told = dict(row._mapping)
-    told["result"] = json.loads(told["result"]) if told["result"] else {}
-    told["deliveries"] = [
-        {"destination": d.destination, "kind": d.kind, "state": d.state, "ended_at": d.ended_at}
-        for d in sent
-    ]
-    return told
+def _rows_of(connection: Connection, uids: Sequence[str]) -> Iterator[ResultRow]:
+    query = (
+        sa.select(*_RESULT, jobs.c.result, jobs.c.device_uid, jobs.c.state)
+        .join(jobs, jobs.c.sop_instance_uid == instances.c.sop_instance_uid)
+        .where(instances.c.sop_instance_uid.in_(uids))
+        .order_by(instances.c.received_at, instances.c.sop_instance_uid, jobs.c.generation)
+    )
+    rows = connection.execute(query).all()
+    ids = [row.job for row in rows]
+    sent, judged = deliveries_of(connection, ids), _judgements_of(connection, ids)
+    for row in rows:
+        yield ResultRow(
+            **dict(zip(_RESULT_NAMES, row, strict=False)),
+            result=ResultView.of(row),
+            deliveries=tuple(
+                Sent(d.destination, d.kind, d.state, d.reason, d.ended_at)
+                for d in sent.get(row.job, ())
+            ),
+            judgements=tuple(judged.get(row.job, ())),
+        )
 
 
-def _report(row: Mapping[Any, Any]) -> dict[str, Any]:
-    told = dict(row)
-    told["file"] = told.pop("object_file")
-    told["sop_class_uid"] = told.pop("object_class_uid")
-    told["sop_instance_uid"] = told.pop("object_instance_uid")
-    told["series_instance_uid"] = told.pop("object_series_uid")
-    told["report_order"] = json.loads(told["report_order"])
-    return told
+def _judgements_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[JudgementView]]:
+    if not ids:
+        return {}
+    query = (
+        sa.select(judgements).where(judgements.c.job.in_(ids)).order_by(judgements.c.job)
+    ).order_by(judgements.c.id)
+    rows = connection.execute(query).all()
+    return {job: [judgement_view(row) for row in some] for job, some in groupby(rows, _job_of)}
+
+
+def _job_of(row: Any) -> str:
+    return str(row.job)

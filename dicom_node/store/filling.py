@@ -1,0 +1,75 @@
+"""Fills the ledger's rows of older versions in the background, while the node works."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from functools import lru_cache
+from pathlib import Path
+
+from dicom_node.base.errors import ChexFractError, Transient
+from dicom_node.standard.header import read_header
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 60.0
+"""Seconds between two looks when nothing is left to fill."""
+
+EXPLICIT = "1.2.840.10008.1.2.1"
+"""The transfer syntax in which reports are kept."""
+
+
+class Filler:
+    """Gives old rows their numbers, words and what else they are found by."""
+
+    def __init__(self, ledger: Ledger, spool: Spool) -> None:
+        self._ledger = ledger
+        self._spool = spool
+        self._shown = -1
+
+    def step(self) -> int:
+        """Fill some rows; return how many were filled.
+
+        Raises
+        ------
+        Unreachable, OutOfResources
+            The ledger gives no answer; the next step goes on.
+        """
+        rows = self._ledger.filling.next_rows()
+        if not rows:
+            return 0
+        facts = {}
+        for row in rows:
+            if row.report and (found := _facts(self._spool.root / row.report)) is not None:
+                facts[row.sop_instance_uid] = found
+        count = self._ledger.filling.fill(rows, facts)
+        done, total = self._ledger.filling.progress()
+        share = 100 * done // total if total else 100
+        if share // 10 != self._shown // 10:
+            self._shown = share
+            logger.info("ledger: %d of %d rows of an older version are filled", done, total)
+        return count
+
+    def run(self, stop: threading.Event) -> None:
+        """Fill until `stop` is set; it rests as long as it worked, so that reception goes first."""
+        while not stop.is_set():
+            began = time.monotonic()
+            try:
+                count = self.step()
+            except Transient as exc:
+                logger.warning("filling the ledger waits: %s", exc)
+                count = 0
+            stop.wait(time.monotonic() - began if count else LOOK_S)
+
+
+@lru_cache(maxsize=64)
+def _facts(path: Path) -> dict[str, str] | None:
+    """Return what stands in a report's head; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return read_header(file, EXPLICIT)
+    except (OSError, ChexFractError):
+        return None

@@ -1,0 +1,212 @@
+"""What happens to an Instance: kinds of events, their typed details, and how people read them.
+
+An event of the ledger holds its details as values; the sentence is made when somebody looks, and
+nothing is ever read back out of one. Events of versions before 0.2.0 are sentences and stay so.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from dicom_node.store.schema import events, instances
+
+
+class Stage(StrEnum):
+    """What happened; the name is what traces, metrics and the audit trail show."""
+
+    RECEIVED = "received"
+    IGNORED = "ignored"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    ROUTED = "routed"
+    QUEUED = "queued"
+    CLAIMED = "claimed"
+    RELEASED = "released"
+    EXPIRED = "expired"
+    FAILED = "failed"
+    REPORTED = "reported"
+    REJECTED = "rejected"
+    PENDING = "pending"
+    WITHHELD = "withheld"
+    RETRYING = "retrying"
+    SENT = "sent"
+    ASKED = "asked"
+    UNCOMMITTED = "uncommitted"
+    COMMITTED = "committed"
+    PURGED = "purged"
+    RETRY = "retry"
+    RESEND = "resend"
+    REPLAY = "replay"
+    AGREE = "agree"
+    DISAGREE = "disagree"
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What an event says beside its kind, time and job; only what applies is kept.
+
+    ``sentence`` is what an event of a version before 0.2.0 said, or free text of an act.
+    """
+
+    calling_ae: str = ""
+    calling_host: str = ""
+    rule: str = ""
+    model: str = ""
+    mode: str = ""
+    attempt: int = 0
+    worker: str = ""
+    kind: str = ""
+    destination: str = ""
+    status: int | None = None
+    reason: str = ""
+    code: str = ""
+    version: str = ""
+    by: str = ""
+    generation: int = 0
+    sentence: str = ""
+
+    def dump(self) -> str:
+        """Return it as JSON without what is not said; empty for nothing."""
+        said = {
+            name: value for name in _NAMES if (value := getattr(self, name)) not in ("", None, 0)
+        }
+        if self.status is not None:
+            said["status"] = self.status
+        return json.dumps(said, ensure_ascii=False, separators=(",", ":")) if said else ""
+
+    @classmethod
+    def load(cls, text: str, is_typed: bool) -> Self:
+        """Return the details of a row; an old one is its sentence."""
+        if not is_typed:
+            return cls(sentence=text)
+        said: dict[str, Any] = json.loads(text) if text else {}
+        return cls(**{name: said[name] for name in _NAMES if name in said})
+
+
+_NAMES = tuple(field.name for field in fields(Details))
+NOTHING = Details()
+
+
+def sentence(stage: str, details: Details) -> str:
+    """Return an event's details as people read them."""
+    d = details
+    if d.sentence:
+        return d.sentence
+    by = f"by {d.by}" if d.by else "by the operator"
+    match stage:
+        case Stage.RECEIVED if d.calling_ae or d.calling_host:
+            return f"from {d.calling_ae}@{d.calling_host}"
+        case Stage.DUPLICATE:
+            sender = f" from {d.calling_ae}@{d.calling_host}" if d.calling_ae else ""
+            return f"{d.reason or 'same bytes again'}{sender}"
+        case Stage.ROUTED if d.rule or d.model:
+            return f"rule {d.rule!r}: {d.model}, {d.mode}"
+        case Stage.CLAIMED:
+            return f"attempt {d.attempt} by {d.worker}"
+        case Stage.EXPIRED:
+            return (
+                f"{d.worker or 'the worker'} fell silent"
+                if d.attempt
+                else ("nobody claimed it in time")
+            )
+        case Stage.REPORTED | Stage.REJECTED:
+            return f"{d.code}: {d.reason}" if d.code else f"{d.model} {d.version}".strip()
+        case Stage.SENT:
+            return f"{d.kind} to {d.destination}: 0x{d.status or 0:04X}"
+        case Stage.COMMITTED:
+            return f"{d.kind} by {d.destination}"
+        case Stage.ASKED:
+            return f"storage commitment of {d.kind} by {d.destination}"
+        case Stage.UNCOMMITTED:
+            return f"{d.kind} by {d.destination}: {d.reason}"
+        case Stage.PENDING | Stage.RETRYING | Stage.WITHHELD:
+            return f"{d.kind} to {d.destination}: {d.reason}"
+        case Stage.RETRY | Stage.RESEND:
+            return by
+        case Stage.REPLAY:
+            return f"generation {d.generation}, {by}"
+        case Stage.AGREE | Stage.DISAGREE:
+            return f"{d.by}: {d.reason}" if d.reason else d.by
+        case _:
+            return d.reason
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that is to be kept; `job` is the whole id."""
+
+    sop_instance_uid: str
+    stage: str
+    at: float
+    job: str = ""
+    details: Details = NOTHING
+    ms: float | None = None
+
+
+JOB_PREFIX = 8
+"""Digits of a job's id that an event keeps: they tell the jobs of one Instance apart."""
+
+_named: sa.BindParameter[str] = sa.bindparam("uid")
+_number = (
+    sa.select(instances.c.number).where(instances.c.sop_instance_uid == _named).scalar_subquery()
+)
+
+ADD_EVENT = events.insert().values(
+    instance=_number,
+    sop_instance_uid=sa.case((_number.is_(None), _named), else_=sa.literal_column("''")),
+    job=sa.bindparam("job_prefix"),
+    stage=sa.bindparam("what"),
+    at=sa.bindparam("moment"),
+    ms=sa.bindparam("took"),
+    detail=sa.bindparam("said"),
+    is_typed=sa.literal_column("1"),
+)
+"""An event names its Instance by number, which is short; by UID while that has none."""
+
+
+def event_row(new: NewEvent) -> dict[str, Any]:
+    """Return the parameters of `ADD_EVENT`."""
+    return {
+        "uid": new.sop_instance_uid,
+        "job_prefix": new.job[:JOB_PREFIX],
+        "what": str(new.stage),
+        "moment": new.at,
+        "took": new.ms,
+        "said": new.details.dump(),
+    }
+
+
+def append(connection: Connection, stages: list[NewEvent]) -> None:
+    """Append events; every transition does so in its own transaction."""
+    if stages:
+        connection.execute(ADD_EVENT, [event_row(stage) for stage in stages])
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event as it was kept, with the facts of its Instance; ``is_old``: only a sentence."""
+
+    id: int
+    sop_instance_uid: str
+    job: str
+    stage: str
+    at: float
+    ms: float | None
+    details: Details
+    is_old: bool
+    patient_id: str
+    study_instance_uid: str
+    sop_class_uid: str
+    calling_ae: str
+    calling_host: str
+
+    @property
+    def detail(self) -> str:
+        """The details as people read them."""
+        return sentence(self.stage, self.details)
