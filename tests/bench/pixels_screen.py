@@ -10,6 +10,7 @@ puts the mean of all into ``worker/image/screen.png``.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from worker.settings import Pixels
 Bytes = npt.NDArray[np.uint8]
 TWICE = ("jpegls", "fake_mono1", "12bit", "fuji_rle")
 """Parts of the names of files that show what another file shows."""
-ROUNDS = 25
+ROUNDS = int(os.environ.get("ROUNDS", "25"))
 
 
 def real(folder: Path) -> dict[str, Bytes]:
@@ -144,9 +145,10 @@ def main(folder: Path, is_written: bool) -> None:
             tallies[kind].add(f"{name} {code}", found == "upright")
             continue
         if code == "upright":
-            mirrored = verdict(np.ascontiguousarray(picture[:, ::-1])) != "upright"
-            tallies["mirrored chests noticed"].add(name, mirrored)
-            tallies["upright chests doubted"].add(name, found != "upright")
+            mirrored = verdict(np.ascontiguousarray(picture[:, ::-1]))
+            tallies["mirrored chests noticed"].add(name, mirrored == screen.MIRRORED)
+            tallies["upright chests called mirrored"].add(name, found == screen.MIRRORED)
+            tallies["upright chests doubted"].add(name, found not in ("upright", screen.MIRRORED))
             upright.append(scores["upright"])
         else:
             tallies["turned chests passed"].add(f"{name} {code}", found == "upright")
@@ -162,6 +164,8 @@ def main(folder: Path, is_written: bool) -> None:
     for like in (0.35, 0.4, 0.45, 0.5):
         print(f"doubted if LIKE were {like}: {rate([score < like for score in upright])}")
     if is_written:
+        drawing = Path(screen.__file__).with_name("screen_phantom.png")
+        Image.fromarray(screen.mean(phantoms)).save(drawing)
         target = Path(screen.__file__).with_name("screen.png")
         Image.fromarray(mean).save(target)
         print(f"wrote {target}")

@@ -9,7 +9,7 @@ from pictures import drawn, instance
 from PIL import Image
 
 from dicom_node.base.errors import Rejected
-from worker.image import gate, pixels, screen
+from worker.image import gate, lungs, pixels, screen
 from worker.image.decode import Decoder
 from worker.phantom.draw import instance as phantom
 from worker.settings import Pixels
@@ -107,6 +107,33 @@ def test_phantoms_pass():
     """The demonstration must not be full of doubts."""
     for index in range(6):
         assert shown(phantom(901, index)).warnings == ()
+
+
+def test_two_judges_must_agree(real):
+    """The mean alone passes a negative of a hip and a tibia that is upside down."""
+    names = {name.split("_")[1]: picture for name, picture in real.items()}
+    for picture in (255 - names["hip"], names["tibia"][::-1, ::-1]):
+        scores = screen.likeness(picture)
+        assert max(scores, key=scores.get) == "upright"
+        assert scores["upright"] >= screen.LIKE
+        assert codes(picture) == ["not-frontal-chest"]
+
+
+def test_lungs_are_found_in_chests_and_nowhere_else(real):
+    for name, picture in real.items():
+        found = min(lungs.lungs(picture, None))
+        assert (found >= 2 * lungs.ENOUGH) == (name in frontal(real)), (name, found)
+        assert found >= 2 * lungs.ENOUGH or found <= lungs.ENOUGH / 2
+
+
+def test_a_mirrored_chest_is_told_where_the_evidence_is_clear_and_never_refused(real):
+    mirrored = [picture[:, ::-1] for picture in frontal(real).values()]
+    told = [codes(picture) for picture in mirrored]
+    assert {code for codes_ in told for code in codes_} == {screen.MIRRORED}
+    assert sum(map(bool, told)) >= 3
+    clear = np.ascontiguousarray(mirrored[[bool(found) for found in told].index(True)])
+    ds = instance(clear, 8, WindowCenter=128, WindowWidth=256)
+    assert screen.TURNED[screen.MIRRORED] in shown(ds, screening="reject").warnings
 
 
 def test_a_doubt_is_a_warning_a_reason_or_nothing():

@@ -18,7 +18,7 @@ from worker.image.grey import Display, table
 from worker.image.halving import halved
 from worker.image.header import Header
 from worker.image.part10 import read
-from worker.image.screen import screen
+from worker.image.screen import MIRRORED, screen
 from worker.image.shutter import shutter as find_shutter
 from worker.settings import Pixels as Options
 
@@ -112,8 +112,9 @@ def screened(pixels: npt.NDArray[np.uint8], options: Options) -> tuple[str, ...]
     """Return the doubts about a picture, or refuse it where the site wants that."""
     if options.screening == "off":
         return ()
-    doubts = tuple(text for _, text in screen(pixels))
-    if doubts and options.screening == "reject":
+    found = screen(pixels)
+    doubts = tuple(text for _, text in found)
+    if options.screening == "reject" and any(code != MIRRORED for code, _ in found):
         raise Rejected("screened-out", " ".join(doubts))
     return doubts
 

@@ -38,6 +38,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from worker.image.lungs import ENOUGH, is_mirrored, lungs
+
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
@@ -61,6 +63,13 @@ TURNED = {
 }
 """Code -> what a report says."""
 
+MIRRORED = "mirrored"
+TURNED[MIRRORED] = "The heart seems to be at the wrong side; left and right may be confused."
+
+DRAWN = 0.7
+"""Correlation with the mean phantom from which a picture is a drawing: the cascades have learned
+from radiographs and do not know these."""
+
 
 def screen(pixels: Bytes) -> tuple[tuple[str, str], ...]:
     """Return what seems wrong with a picture as (code, text); nothing when all is well.
@@ -73,9 +82,22 @@ def screen(pixels: Bytes) -> tuple[tuple[str, str], ...]:
     scores = likeness(pixels)
     best = max(scores, key=lambda name: scores[name])
     if best == "upright" and scores[best] >= LIKE:
-        return ()
-    code = best if best != "upright" and scores[best] >= NAMED else "not-frontal-chest"
-    return ((code, TURNED[code]),)
+        code = _second_opinion(pixels)
+    else:
+        code = best if best != "upright" and scores[best] >= NAMED else "not-frontal-chest"
+    return ((code, TURNED[code]),) if code else ()
+
+
+def _second_opinion(pixels: Bytes) -> str:
+    """Return what the lungs say of a picture that resembles a chest, nothing when all is well."""
+    if min(lungs(pixels)) >= ENOUGH:
+        return MIRRORED if is_mirrored(pixels) else ""
+    drawn = float((_ranks(_crops(_look(pixels))) @ _flat(_mean("screen_phantom.png"))).max())
+    if drawn >= DRAWN:
+        return ""
+    # The notch of the heart may hide a left lung that is a right one.
+    is_chest = min(lungs(np.ascontiguousarray(pixels[:, ::-1]))) >= ENOUGH
+    return MIRRORED if is_chest else "not-frontal-chest"
 
 
 def likeness(pixels: Bytes) -> dict[str, float]:
@@ -85,6 +107,13 @@ def likeness(pixels: Bytes) -> dict[str, float]:
     best = {name: float((looks @ _flat(view)).max()) for name, view in _views(chest)}
     best["rotated"] = max(best.pop("rotated-left"), best.pop("rotated-right"))
     return best
+
+
+def mean(drawn: Iterable[Bytes]) -> Bytes:
+    """Return the mean of pictures."""
+    ranks = _ranks([_box(_look(picture)) for picture in drawn]).mean(axis=0).reshape(_SIDE, _SIDE)
+    levels: Bytes = np.rint((ranks - ranks.min()) / np.ptp(ranks) * 255).astype(np.uint8)
+    return levels
 
 
 def learn(pictures: Iterable[Bytes], drawn: Iterable[Bytes]) -> Bytes:
@@ -103,9 +132,13 @@ _PHANTOMS = 0.3
 """What phantoms weigh: as little as lets them pass themselves."""
 
 
-@cache
 def _chest() -> Floats:
-    with files("worker.image").joinpath("screen.png").open("rb") as file:
+    return _mean("screen.png")
+
+
+@cache
+def _mean(name: str) -> Floats:
+    with files("worker.image").joinpath(name).open("rb") as file:
         return np.asarray(Image.open(file), np.float64)
 
 
