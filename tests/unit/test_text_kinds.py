@@ -123,6 +123,29 @@ def test_a_glued_negation_never_makes_a_positive(negation: str, word: str, site:
     assert parse(f"{negation}{word}{site}.").presence is not Presence.PRESENT
 
 
+# What is denied of a fracture
+
+FRACTURES = [
+    "Left 5th rib fracture", "The known sternal fracture", "Old right clavicle fracture",
+    "Multiple left rib fractures", "T8 compression fracture", "The previously seen rib fracture",
+]  # fmt: skip
+DENIED_OF_IT = [
+    "is not well seen", "is not seen on this view", "is no longer seen", "is less conspicuous",
+    "is not displaced", "has not progressed", "was not present previously", "without displacement",
+    "with no pneumothorax or effusion", "shows no callus", "shows no interval change", "not healed",
+    "without additional fractures", "with absent callus", "is not acute", "is partially excluded",
+    "with otherwise intact ribs", "; the remaining ribs are intact", ", no adjacent hematoma",
+    "cannot be well evaluated", "is obscured", "has no adjacent effusion", "free of displacement",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fracture", FRACTURES)
+def test_what_is_denied_of_a_fracture_never_makes_it_absent(fracture: str) -> None:
+    texts = [f"{fracture} {tail}." for tail in DENIED_OF_IT]
+
+    assert [text for text in texts if parse(text).presence is Presence.ABSENT] == []
+
+
 # Lines
 
 

@@ -318,7 +318,8 @@ _PLACING = frozenset(
 _CHEST_WORDS = """
 lung lungs lobe heart cardiac cardiomediastinal mediastinum mediastinal base bases apex apices
 pneumothorax effusion effusions hemothorax diaphragm hemidiaphragm pleura pleural atelectasis
-consolidation contusion pneumonia silhouette aorta trachea hila hilar apical basilar
+consolidation contusion pneumonia inspiration inspiratory effort expansion silhouette aorta trachea
+hila hilar apical basilar
 """
 CHEST = frozenset(_CHEST_WORDS.split())
 

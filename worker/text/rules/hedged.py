@@ -12,7 +12,9 @@ def queried(phrase: Phrase) -> Hit | None:
     """Find a question mark before the fracture: "?fracture", "query fracture"."""
     for at in range(phrase.low, phrase.at):
         token = phrase.tokens[at]
-        if (token.kind is Kind.QUERY or token.text == "query") and _is_query(phrase, at):
+        if (token.kind is Kind.QUERY or token.text in ("query", "question")) and _is_query(
+            phrase, at
+        ):
             return Hit((at,))
     return None
 

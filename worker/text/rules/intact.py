@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from worker.text.bones import Site, read_sites
 from worker.text.lexicon import Kind, Token
-from worker.text.phrase import Phrase
+from worker.text.phrase import BLANK_FORM, Phrase
 from worker.text.rules.denied import denial
 from worker.text.rules.rule import Hit, Rule, Verdict
 
@@ -28,6 +28,15 @@ def _no_abnormality(phrase: Phrase) -> Hit | None:
         return None
     sites = _bones_without(phrase)
     return None if sites is None else Hit((phrase.at,), sites)
+
+
+def _no_bony_blank(phrase: Phrase) -> Hit | None:
+    """Find the "no acute bony XXXX" whose noun has been blanked."""
+    is_end = phrase.at == len(phrase.tokens) - 1
+    if not is_end or phrase.word.text not in ("bony", "osseous", "skeletal"):
+        return None
+    blanked = phrase.places(lambda token: token.form == BLANK_FORM)
+    return Hit((*blanked, phrase.at)) if blanked and denial(phrase) else None
 
 
 _FINDINGS = ("finding", "findings")
@@ -108,7 +117,10 @@ def _bones_without(phrase: Phrase) -> list[Site] | None:
     while high < len(tokens) and tokens[high].kind in linking:
         high += 1
     head = 0
-    while head < low and tokens[head].kind in (*linking, Kind.COLON, Kind.NEGATION):
+    while head < low and (
+        tokens[head].kind in (*linking, Kind.COLON, Kind.NEGATION)
+        or (head > 0 and tokens[head - 1].kind is Kind.AND)
+    ):
         head += 1
     low = 0 if head == low else low
     near = [t.kind for t in tokens[low:high]]
@@ -126,6 +138,11 @@ RULES = (
         "bones-intact", "Bones that are called normal, intact or unremarkable have no fracture.",
         Verdict.DENIED, _intact,
         "The bones are intact.", "The lungs are clear.",
+    ),
+    Rule(
+        "no-bony-blank", "Bones without what has been blanked have no fracture.",
+        Verdict.DENIED, _no_bony_blank,
+        "No acute bony XXXX.", "No acute XXXX.",
     ),
     Rule(
         "no-abnormality", "Bones without an abnormality have no fracture.",

@@ -1,5 +1,6 @@
 """What is looked for and not found: "rule out fracture", "evaluate for fracture"."""
 
+from worker.text.bones import is_specific
 from worker.text.lexicon import Kind
 from worker.text.phrase import Phrase
 from worker.text.rules.rule import Hit, Rule, Verdict
@@ -15,6 +16,8 @@ def _sought(phrase: Phrase) -> Hit | None:
             return Hit((at,))
         if token.kind is Kind.LIMITED and tokens[at + 1].text in ("for", "to"):
             return Hit((at,))  # "radiographs are not sensitive for fractures"
+        if token.text == "question" and at == 0 and is_specific(phrase):
+            return None  # "question left 5th rib fracture" suspects it
         if token.kind is Kind.ASKING:
             path = tokens[at + 1 : phrase.at]
             is_told = any(t.kind is Kind.VERB and t.text not in _AUXILIARIES for t in path)
