@@ -2,7 +2,7 @@
 
 from worker.text.bones import is_specific
 from worker.text.lexicon import Kind
-from worker.text.phrase import Phrase
+from worker.text.phrase import JOINTS, Phrase, has
 from worker.text.rules.rule import Hit, Rule, Verdict
 
 _AUXILIARIES = ("be", "been", "to", "can", "may", "should")
@@ -25,7 +25,23 @@ def _sought(phrase: Phrase) -> Hit | None:
     return None
 
 
+def _clinically(phrase: Phrase) -> Hit | None:
+    """Find a concern that comes from the patient and not from the image."""
+    hedges = phrase.places(lambda token: token.kind is Kind.HEDGE, phrase.low, phrase.at)
+    for at in phrase.places(lambda token: token.text == "clinically", phrase.at + 1):
+        between = phrase.tokens[phrase.at + 1 : at]
+        is_advice = has(between, *JOINTS, Kind.ASKING) or phrase.tokens[at - 1].text == "correlate"
+        if hedges and not is_advice:
+            return Hit((hedges[0], at))
+    return None
+
+
 RULES = (
+    Rule(
+        "clinical-concern", "A concern that is called clinical is no finding.",
+        Verdict.ASIDE, _clinically,
+        "Concern for rib fracture clinically.", "Possible rib fracture, correlate clinically.",
+    ),
     Rule(
         "sought", "A fracture that is asked about or looked for is no finding.",
         Verdict.ASIDE, _sought,
