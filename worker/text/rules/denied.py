@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from worker.text.bones import is_specific
 from worker.text.lexicon import Kind, Token
-from worker.text.phrase import BLANK_FORM, JOINTS, STOPS, Phrase, is_noun
+from worker.text.phrase import BLANK_FORM, JOINTS, STOPS, Phrase, has, is_noun
+from worker.text.rules.joined import is_known
 from worker.text.rules.reach import reaches
 from worker.text.rules.rule import Hit, Rule, Verdict
 from worker.text.rules.unseen import denies_sight
@@ -52,6 +53,18 @@ def _relative(phrase: Phrase) -> Hit | None:
     tokens = phrase.tokens
     is_relative = phrase.at + 1 < len(tokens) and tokens[phrase.at + 1].text in ("that", "which")
     return Hit((phrase.at + 1,)) if is_relative and _is_denied_later(phrase) else None
+
+
+def _presupposed(phrase: Phrase) -> Hit | None:
+    """Find the "old", "healing" or numbered fracture that a view does not show."""
+    dated = [t for t in phrase.own if t.kind is Kind.AGE and t.value in ("old", "healing")]
+    several = any(t.text in ("multiple", "several", "numerous") for t in phrase.own)
+    is_definite = any(t.value == "definite" and t.text == "the" for t in phrase.before(4))
+    is_named = has(phrase.own, Kind.NUMBER, Kind.LEVEL) or bool(dated) or several or is_definite
+    is_unseen = any(t.value == "not" and t.kind is Kind.NEGATION for t in phrase.after())
+    if not is_named or not is_unseen or not _is_denied_later(phrase):
+        return None
+    return Hit(_negating_words(phrase))
 
 
 def _before(phrase: Phrase) -> Hit | None:
@@ -132,7 +145,7 @@ def _is_denied_later(phrase: Phrase) -> bool | None:
             return False  # "with absent callus"
         if token.kind is Kind.ABSENT or (token.text == "no" and at == len(tokens) - 1):
             return None if own_noun else _is_plain_absence(phrase, at)
-        if token.kind is Kind.NEGATION and token.value == "not":
+        if token.kind is Kind.NEGATION and token.value == "not" and not is_known(phrase):
             is_unseen = denies_sight(tokens[at + 1 : phrase.high])
             if is_unseen is not False:
                 return None if own_noun else is_unseen
@@ -196,6 +209,11 @@ RULES = (
         "unseen-fracture", "A fracture that is not seen may be there.",
         Verdict.OPEN, _relative,
         "There may be a rib fracture that is not seen.", "A rib fracture is not seen.",
+    ),
+    Rule(
+        "unseen-here", "A dated, numbered or definite fracture that is not seen may be there.",
+        Verdict.OPEN, _presupposed,
+        "The old left 5th rib fracture is not seen on this view.", "A rib fracture is not seen.",
     ),
     Rule(
         "probably-no", "A hedge before a negation leaves the fracture open.",

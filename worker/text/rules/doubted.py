@@ -3,10 +3,10 @@
 from worker.text.bones import is_specific
 from worker.text.lexicon import Kind
 from worker.text.phrase import NOUNS, Phrase
-from worker.text.rules.joined import has_other_subject
+from worker.text.rules.joined import has_other_subject, is_known
 from worker.text.rules.rule import Hit, Rule, Verdict
 
-_KNOWN = ("known", "ct", "again", "previously seen", "previously noted", "previously described")
+_SIGHT = (" well ", "clearly", "seen", "visualized", "identified", "demonstrated", "appreciated")
 
 
 def _doubted(phrase: Phrase) -> Hit | None:
@@ -14,7 +14,7 @@ def _doubted(phrase: Phrase) -> Hit | None:
     for at in phrase.places(lambda token: token.kind is Kind.UNSURE):
         is_later = at > phrase.at
         between = tokens[phrase.at + 1 : at] if is_later else tokens[at + 1 : phrase.at]
-        if " well " in tokens[at].text and _is_known(phrase):
+        if _is_there_unseen(phrase, at):
             continue
         if is_later and tokens[at].value == "before" and _has_own_object(phrase, at):
             continue
@@ -23,10 +23,12 @@ def _doubted(phrase: Phrase) -> Hit | None:
     return None
 
 
-def _is_known(phrase: Phrase) -> bool:
-    """Tell whether a fracture that is not well seen is one that has been found all the same."""
-    words = (token.text for token in phrase.own)
-    return is_specific(phrase) or any(word in _KNOWN for word in words)
+def _is_there_unseen(phrase: Phrase, at: int) -> bool:
+    """Tell whether only the sight of a fracture is doubted that is there all the same."""
+    doubt = phrase.tokens[at].text
+    if " well " in doubt or doubt.startswith("would be better"):
+        return is_specific(phrase) or is_known(phrase)
+    return is_known(phrase) and any(word in doubt for word in _SIGHT)
 
 
 def _has_own_object(phrase: Phrase, at: int) -> bool:

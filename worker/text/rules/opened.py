@@ -12,11 +12,19 @@ from worker.text.rules.rule import Hit, Rule, Verdict
 def _limited(phrase: Phrase) -> Hit | None:
     """Find a view of the bones, or of everything, that is said to be limited."""
     limits = phrase.places(lambda token: token.kind is Kind.LIMITED)
+    limits = [at for at in limits if not _obscures_other(phrase.tokens, at)]
     if not limits:
         return None
     on_bones = has(phrase.tokens, *NAMED, Kind.SKELETON, Kind.FRACTURE)
     is_elsewhere = any(t.text in CHEST for t in phrase.tokens)
     return Hit(limits) if on_bones or not is_elsewhere else None
+
+
+def _obscures_other(tokens: Sequence[Token], at: int) -> bool:
+    """Tell "ribs could obscure a nodule", of which the ribs are well seen."""
+    after = tokens[at + 1 :]
+    is_object = has(after, Kind.NOUN) and not has(after, *NAMED, Kind.SKELETON, Kind.FRACTURE)
+    return tokens[at].text in ("obscure", "obscures", "obscuring") and is_object
 
 
 def _unsure(phrase: Phrase) -> Hit | None:
