@@ -187,6 +187,10 @@ def _set_up_commands(commands: Any) -> None:
     )
     results.add_argument("--out", type=Path, metavar="F", help="a file (default: standard output)")
     results.add_argument("--json", action="store_true", help="as --format jsonl")
+    kept = _add(commands, "backup", "Copy ledger and spool while the node runs.", _backup)
+    kept.add_argument("dir", type=Path, metavar="DIR", help="a folder; a second call adds to it")
+    again = _add(commands, "restore", "Put a backup into an empty data_dir.", _restore)
+    again.add_argument("dir", type=Path, metavar="DIR", help="what backup has made")
     manual = _add(commands, "manual", "Read the manual.", _manual, config=False)
     manual.add_argument("page", nargs="?", default="", metavar="PAGE", help="such as how-to/backup")
     manual.add_argument("--json", action="store_true", help="print JSON")
@@ -503,6 +507,30 @@ def _conformance(options: argparse.Namespace) -> int:
 
     settings = _settings(options) if options.config else Settings()
     conformance(settings, as_json=options.json or options.format == "json")
+    return OK
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from dicom_node.store.backup import backup
+
+    settings = _settings_in_force(options)
+    return _copied(backup(settings.node.data_dir, settings.ledger_url, options.dir), options)
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from dicom_node.store.backup import restore
+
+    settings = _settings(options)
+    return _copied(restore(settings.node.data_dir, settings.ledger_url, options.dir), options)
+
+
+def _copied(done: Any, options: argparse.Namespace) -> int:
+    import json
+
+    if options.json:
+        print(json.dumps({"files": done.files, "new": done.new, "ledger_bytes": done.size}))
+    else:
+        print(f"{done.files} files, {done.new} of them new; ledger of {done.size} bytes")
     return OK
 
 

@@ -201,12 +201,14 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
         The node cannot start; the message says what to change.
     """
     from dicom_node.flow import broker
+    from dicom_node.store.backup import require_whole
     from dicom_node.store.ledger import Ledger
 
     _make_data_dir(settings)
     with _only_one(settings):
         folder = _log_folder(settings)
         logs.keep(folder / "serve.jsonl")
+        require_whole(settings.node.data_dir)
         Ledger.upgrade(settings.ledger_url)
         for advice in settings.superseded:
             logger.warning("works in this version only: %s", advice)

@@ -1,0 +1,343 @@
+"""A copy of ledger and spool while the node runs, and the way back into an empty place.
+
+A backup is what its manifest says: the manifest is replaced last, in one step, so whatever is
+interrupted leaves the backup that was there before. Files of the spool never change, so they are
+linked where that is possible; a second call takes only what is new.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node import __version__
+from dicom_node.base.errors import Busy, ConfigurationError, OutOfResources, Unreachable
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.schema import VERSIONS
+
+MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
+HALF = "restoring"
+"""Stands in data_dir while a restore is not complete: a node does not start on it."""
+
+_FOLDERS = ("images", "reports", "conflicts")
+_READ = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a backup or a restore did."""
+
+    files: int
+    """Files that belong to it."""
+    new: int
+    """Of these, how many were copied or linked now."""
+    size: int
+    """Bytes of the ledger's copy."""
+
+
+def backup(data_dir: Path, ledger_url: str, folder: Path) -> Copied:
+    """Copy ledger and spool into `folder`; what is there already is not copied again.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no ledger, or the folder cannot be used.
+    OutOfResources
+        The disk is full; the backup that was there before is whole.
+    Busy
+        Another backup writes there.
+    """
+    spool = data_dir / "spool"
+    ledger = Ledger.open(ledger_url)
+    ledger.close()
+    with _told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            for left_over in folder.rglob(".*.partial"):
+                left_over.unlink()
+            known = _sums(folder) if (folder / MANIFEST).exists() else {}
+            # First the files, then the ledger, then the files again: a row names a file that was
+            # there before it, and retention removes a file that a copied row may still name.
+            found = dict.fromkeys(_take(spool, folder))
+            name = _copy_ledger(ledger_url, folder)
+            found |= dict.fromkeys(_take(spool, folder))
+            sums: dict[str, str] = {}
+            for file in sorted(found):
+                path = folder / "spool" / file
+                sums[f"spool/{file}"] = known.get(f"spool/{file}") or _digest(path)
+            new = len(sums.keys() - known.keys())
+            sums[name] = _digest(folder / name)
+            size = (folder / name).stat().st_size
+            _finish(folder, name, sums)
+            for old in folder.glob("ledger-*"):
+                if old.name != name:
+                    old.unlink()
+            for file_name in known.keys() - sums.keys():
+                with suppress(FileNotFoundError):
+                    (folder / file_name).unlink()
+    return Copied(len(sums) - 1, new, size)
+
+
+def restore(data_dir: Path, ledger_url: str, folder: Path) -> Copied:
+    """Put a backup into an empty `data_dir`; the next `serve` finishes the work that was open.
+
+    Each file is compared with its sum on the way; one that differs ends the restore.
+
+    Raises
+    ------
+    ConfigurationError
+        This is not a whole backup, it was made by a newer version, or there is something already.
+    OutOfResources
+        The disk is full; call it again when there is room.
+    """
+    with _told(data_dir):
+        said = _manifest(folder)
+        sums = _sums(folder)
+        mark = data_dir / HALF
+        is_again = mark.exists() and mark.read_text() == said["ledger"]
+        if not is_again:
+            _require_empty(data_dir, ledger_url)
+        data_dir.mkdir(parents=True, exist_ok=True)
+        mark.write_text(said["ledger"])
+        _sync(data_dir)
+        new = 0
+        for name, digest in sums.items():
+            if name.startswith("spool/"):
+                new += _place(folder / name, data_dir / name, digest)
+        size = _restore_ledger(folder / said["ledger"], sums[said["ledger"]], ledger_url)
+        mark.unlink()
+        _sync(data_dir)
+    return Copied(len(sums) - 1, new, size)
+
+
+def require_whole(data_dir: Path) -> None:
+    """Raise `ConfigurationError` where a restore was interrupted."""
+    if (data_dir / HALF).exists():
+        raise ConfigurationError(
+            f"{data_dir}: a restore was interrupted here; run `chexfract-node restore` again"
+        )
+
+
+def _take(spool: Path, folder: Path) -> Iterator[str]:
+    """Link or copy what is in the spool and not in the backup; yield all names."""
+    for top in _FOLDERS:
+        for path in sorted((spool / top).rglob("*")):
+            if path.name.startswith(".") or not path.is_file():
+                continue
+            name = str(path.relative_to(spool))
+            target = folder / "spool" / name
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    _link(path, target)
+                except FileNotFoundError:
+                    continue  # retention has just removed it
+            yield name
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        os.link(path, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one without links
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.copyfile(path, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(target)
+
+
+def _copy_ledger(url: str, folder: Path) -> str:
+    """Copy the ledger as it is at one moment, and return the name of the copy."""
+    parsed = sa.make_url(url)
+    stamp = f"{time.time():.0f}"
+    if parsed.get_backend_name() != "sqlite":
+        name = f"ledger-{stamp}.dump"
+        partial = folder / f".{name}.partial"
+        _run("pg_dump", parsed, "--format=custom", "--file", str(partial))
+    else:
+        name = f"ledger-{stamp}.sqlite"
+        partial = folder / f".{name}.partial"
+        with (
+            closing(sqlite3.connect(f"file:{parsed.database}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(partial)) as target,
+        ):
+            source.backup(target)  # in one step: a read transaction, which blocks no writer
+            if target.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+                raise ConfigurationError(f"{parsed.database}: the ledger is damaged")
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(folder / name)
+    return name
+
+
+def _finish(folder: Path, ledger: str, sums: dict[str, str]) -> None:
+    """Make the new manifest count, in one step."""
+    text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    name = f"{SUMS}.{ledger.rpartition('.')[0].removeprefix('ledger-')}"
+    _write(folder / name, text)
+    said = {
+        "version": 1,
+        "software": __version__,
+        "schema": VERSIONS[-1],
+        "made_at": time.time(),
+        "ledger": ledger,
+        "sums": name,
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
+    _write(folder / MANIFEST, json.dumps(said, indent=1))
+    for old in folder.glob(f"{SUMS}.*"):
+        if old.name != name:
+            old.unlink()
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        said: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        text = (folder / said["sums"]).read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ConfigurationError(f"{folder}: this is not a backup, or not a whole one") from exc
+    if hashlib.sha256(text).hexdigest() != said["sha256"]:
+        raise ConfigurationError(f"{folder}/{said['sums']}: damaged; its sum is another one")
+    if said["schema"] not in VERSIONS:
+        raise ConfigurationError(f"{folder}: made by a newer version ({said['software']})")
+    return said
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    lines = (folder / _manifest(folder)["sums"]).read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _place(source: Path, target: Path, digest: str) -> bool:
+    """Copy a file whose sum is right; False when it is there already."""
+    if target.parts[-1].startswith(".") or ".." in target.parts:
+        raise ConfigurationError(f"{source}: not a name of the spool")
+    if target.exists():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    made = hashlib.sha256()
+    try:
+        with source.open("rb") as file, partial.open("wb") as copy:
+            while chunk := file.read(_READ):
+                made.update(chunk)
+                copy.write(chunk)
+            copy.flush()
+            os.fsync(copy.fileno())
+    except FileNotFoundError as exc:
+        raise ConfigurationError(f"{source}: missing in the backup") from exc
+    if made.hexdigest() != digest:
+        partial.unlink()
+        raise ConfigurationError(f"{source}: damaged; its sum is another one")
+    partial.replace(target)
+    return True
+
+
+def _require_empty(data_dir: Path, url: str) -> None:
+    spool = data_dir / "spool"
+    there = [f for top in _FOLDERS for f in (spool / top).rglob("*") if f.is_file()]
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        has_ledger = Path(str(parsed.database)).exists()
+    else:
+        ledger = Ledger(url)
+        try:
+            has_ledger = ledger.revision() is not None
+        finally:
+            ledger.close()
+    if there or has_ledger:
+        what = "a ledger" if has_ledger else f"{len(there)} files in the spool"
+        raise ConfigurationError(f"{data_dir}: there is {what} already; restore into an empty one")
+
+
+def _restore_ledger(copy: Path, digest: str, url: str) -> int:
+    parsed = sa.make_url(url)
+    is_dump = copy.suffix == ".dump"
+    if is_dump == (parsed.get_backend_name() == "sqlite"):
+        kind = "PostgreSQL" if is_dump else "SQLite"
+        raise ConfigurationError(f"{copy}: from {kind}; set node.ledger accordingly")
+    if is_dump:
+        if _digest(copy) != digest:
+            raise ConfigurationError(f"{copy}: damaged; its sum is another one")
+        _run("pg_restore", parsed, "--clean", "--if-exists", "--no-owner", "--single-transaction",
+             "--dbname", str(parsed.database), str(copy))  # fmt: skip
+    else:
+        _place(copy, Path(str(parsed.database)), digest)
+    return copy.stat().st_size
+
+
+def _run(program: str, url: sa.URL, *words: str) -> None:
+    """Run a program of PostgreSQL; the password goes by the environment."""
+    where = {"PGHOST": url.host, "PGPORT": url.port, "PGUSER": url.username}
+    given = {name: str(value) for name, value in where.items() if value}
+    environment = os.environ | given | {"PGDATABASE": str(url.database)}
+    if url.password:
+        environment["PGPASSWORD"] = str(url.password)
+    try:
+        done = subprocess.run(
+            [program, *words], env=environment, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError as exc:
+        raise ConfigurationError(f"{program} is not on PATH; install PostgreSQL's client") from exc
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+        raise Unreachable(f"{program}: {last}")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise Busy(f"{folder}: another backup writes here; try later") from exc
+        yield
+
+
+@contextmanager
+def _told(where: Path) -> Iterator[None]:
+    """Put what the disk refuses into one line."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise OutOfResources(f"{where}: {exc}") from exc
+    except OSError as exc:
+        raise OutOfResources(f"{exc.filename or where}: {exc.strerror or exc}") from exc
