@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     SecretStr,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -245,6 +246,12 @@ class Broker(Section):
             'an address; write "embedded", "redis://host:6379/0", "rediss://…" or "sentinel://…"'
         ),
     ] = "embedded"
+    ca: Path | None = None
+    """PEM file that the certificate of a ``rediss://`` broker chains to, or is; else the system's.
+    With ``sentinel://`` it turns TLS on."""
+    certificate: Path | None = None
+    """Our own certificate, for a broker that asks for one."""
+    key: Path | None = None
 
 
 class Dispatch(Section):
@@ -392,12 +399,32 @@ class QualityControl(Section):
     patient_id: tuple[str, ...] = ("*PHANTOM*", "QC", "QC-*", "QC_*", "QA", "QA-*", "QA_*")
 
 
+CodeText = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\\\x00-\x1f]+$")]
+
+
 class Report(Section):
     """``[report]``: what every report says of this site."""
 
     not_analysed: bool = True
     series_description: Annotated[str, Field(max_length=64)] = "AI fracture description (ChexFract)"
     series_number: int = Field(default=9001, ge=0, le=2**31 - 1)
+    procedure: tuple[CodeText, ...] = ()
+    """Procedure Reported as code value, coding scheme and meaning, for example
+    ``["36643-5", "LN", "XR Chest 2 Views"]``; empty is "Imaging procedure", which every validator
+    takes."""
+    text_series: Literal["study", "report"] = "study"
+    """Whether the text reports of a study share a series, or each has its own: OHIF shows one
+    report of a series only."""
+
+    @field_validator("procedure")
+    @classmethod
+    def _is_a_code(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        limits = (16, 16, 64)
+        if value and (
+            len(value) != 3 or any(len(t) > n for t, n in zip(value, limits, strict=True))
+        ):
+            raise ValueError("is not a code; write code value, coding scheme and meaning")
+        return value
 
 
 class Retention(Section):

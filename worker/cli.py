@@ -210,7 +210,7 @@ def _run(options: argparse.Namespace) -> int:
     check_nodes(settings.worker, secret)
     from dicom_node.flow import broker
 
-    broker.ping(settings.worker.broker)
+    broker.ping(settings.worker.broker, files=settings.worker.broker_files)
     from worker.service.start import pipeline
     from worker.service.tasks import run
 

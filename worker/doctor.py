@@ -318,7 +318,7 @@ def _broker(settings: Settings) -> Iterator[Check]:
     from dicom_node.flow import broker
 
     try:
-        broker.ping(settings.worker.broker)
+        broker.ping(settings.worker.broker, files=settings.worker.broker_files)
     except Unreachable as exc:
         advice = "start Redis, or correct worker.broker; serve --with-worker passes it by itself"
         yield failed("broker", str(exc), advice, exc.exit_code)

@@ -26,6 +26,7 @@ from worker.models import (
 from worker.models.fitting import BatchLimit
 from worker.report.boxes import Box, in_image
 from worker.report.document import LONG_STRING, Document, device_uid
+from worker.report.header import Grey
 from worker.report.reading import Algorithm, Outcome
 from worker.report.renderings import render
 from worker.report.sr import build_each
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from worker.image.decode import Decoder
+    from worker.image.luts import Lut
     from worker.settings import Pixels
 
 CUT_OFF = {
@@ -290,7 +292,8 @@ class ReportBuilder:
             if kind == "sr":
                 continue
             pixels = case.radiograph.pixels if case.radiograph is not None else None
-            document = render(kind, case.source, pixels, outcome, self.algorithm, order)
+            grey = _grey(case.radiograph)
+            document = render(kind, case.source, pixels, outcome, self.algorithm, order, grey)
             if document is not None:
                 yield document
 
@@ -338,6 +341,25 @@ def _is_full(said: Description | Reason | Transient) -> bool:
 
 def _model_failed(exc: ChexFractError) -> Reason:
     return Reason(code="model-failed", text=f"The model failed: {exc}"[:1024])
+
+
+def _grey(radiograph: Radiograph | None) -> Grey | None:
+    """Return how a picture's grey came about, in the words of a report."""
+    display = radiograph.display if radiograph is not None else None
+    if display is None:
+        return None
+    window, rescale = display.window, (display.slope, display.intercept)
+    return Grey(
+        is_inverted=display.is_inverted,
+        rescale=rescale if display.modality == "rescale" else None,
+        modality_lut=_table(display.modality_lut),
+        window=None if window is None else (window.center, window.width, window.function),
+        voi_lut=_table(display.voi_lut),
+    )
+
+
+def _table(lut: Lut | None) -> tuple[int, tuple[int, ...]] | None:
+    return None if lut is None else (lut.first, tuple(int(entry) for entry in lut.entries))
 
 
 def _note(case: Case, said: Description | Reason | Transient) -> None:

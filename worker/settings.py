@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from dicom_node.base import toml
 from dicom_node.base.toml import Wording
+from dicom_node.flow.broker import TlsFiles
 
 Name = Annotated[
     str,
@@ -47,6 +48,10 @@ class Worker(Section):
         Field(pattern=r"^(rediss?://|sentinel://)"),
         Wording('an address; write "redis://host:6379/0", "rediss://…" or "sentinel://…"'),
     ] = "redis://127.0.0.1:6379/0"
+    broker_ca: Path | None = None
+    """PEM file that the certificate of a ``rediss://`` broker chains to, or is."""
+    broker_certificate: Path | None = None
+    broker_key: Path | None = None
     model: Name = "phantom"
     device: Annotated[
         str,
@@ -68,6 +73,11 @@ class Worker(Section):
     secret: SecretStr | None = None
     ca: Path | None = None
     """PEM file that the certificate of a node's HTTPS chains to, or is; else the system's."""
+
+    @property
+    def broker_files(self) -> TlsFiles:
+        """The files of the broker's TLS."""
+        return TlsFiles(self.broker_ca, self.broker_certificate, self.broker_key)
 
 
 class Serve(Section):

@@ -10,18 +10,20 @@ import os
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, Protocol, Self
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from dicom_node.base.confine import python_command
-from dicom_node.base.errors import Busy, Unreachable
+from dicom_node.base.errors import Busy, ConfigurationError, Unreachable
 from dicom_node.base.job import TASK, Handout, queue
 
 if TYPE_CHECKING:
@@ -32,6 +34,34 @@ logger = logging.getLogger(__name__)
 PRIORITY_STEPS = {0: 0, 1: 3, 2: 6}
 """Order of the ledger (0 stat, 1 normal, 2 low) as priority of a message; Redis takes 0 first."""
 
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Files of a ``rediss://`` connection (PEM)."""
+
+    ca: Path | None = None
+    """What the broker's certificate chains to; the system's authorities when left out."""
+    certificate: Path | None = None
+    """Our own, for a broker that asks for it."""
+    key: Path | None = None
+
+
+class Named(Protocol):
+    """A table of settings that names the files, as ``[broker]`` does."""
+
+    @property
+    def ca(self) -> Path | None: ...  # noqa: D102 - as in TlsFiles
+    @property
+    def certificate(self) -> Path | None: ...  # noqa: D102
+    @property
+    def key(self) -> Path | None: ...  # noqa: D102
+
+
+def files_of(table: Named) -> TlsFiles:
+    """Return the files that a table of settings names."""
+    return TlsFiles(table.ca, table.certificate, table.key)
+
+
 WORKER_TIMEOUT_S = 10.0
 PUBLISHER_TIMEOUT_S = 1.0
 """The longest silence of Redis that a publisher sits out; the ledger keeps the job meanwhile."""
@@ -41,7 +71,9 @@ UNTAKEN_LIMIT = 200
 again and again, and each time leaves a void message behind."""
 
 
-def app(url: str, answer_within_s: float = WORKER_TIMEOUT_S) -> Celery:
+def app(
+    url: str, answer_within_s: float = WORKER_TIMEOUT_S, files: TlsFiles = TlsFiles()
+) -> Celery:
     """Return a Celery application for the broker at `url`; it is nobody's current application.
 
     Settings: acknowledged when taken and nothing taken in advance, so that nothing stays
@@ -52,10 +84,28 @@ def app(url: str, answer_within_s: float = WORKER_TIMEOUT_S) -> Celery:
     ----------
     answer_within_s : float
         Seconds without an answer after which a socket is given up.
+    files : TlsFiles, optional
+        For ``rediss://``, and for Sentinels whose certificates chain to ``files.ca``.
+
+    Raises
+    ------
+    ConfigurationError
+        The URL has an option that nobody knows, or a file is missing.
     """
     from celery import Celery
 
-    application = Celery("chexfract", broker=url, set_as_current=False)
+    from dicom_node.flow import redis_transport
+
+    redis_transport.install()
+    plain, options = _split(url)
+    tls = _tls(url, options, files)
+    own: dict[str, Any] = {}
+    if url.startswith("sentinel:"):
+        own["master_name"] = options.get("master_name", "mymaster")
+        own["sentinel_kwargs"] = {"ssl": True, **tls} if tls else None
+    application = Celery("chexfract", broker=plain, set_as_current=False)
+    if tls:
+        application.conf.update(broker_use_ssl=tls)
     application.conf.update(
         task_serializer="json",
         accept_content=["json"],
@@ -79,9 +129,64 @@ def app(url: str, answer_within_s: float = WORKER_TIMEOUT_S) -> Celery:
             "health_check_interval": 5,
             "priority_steps": sorted(PRIORITY_STEPS.values()),
             "queue_order_strategy": "priority",
+            **own,
         },
     )
     return application
+
+
+_OPTIONS = frozenset(
+    ("master_name", "ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+) | {"ssl_check_hostname"}
+"""What may stand behind the ``?`` of a broker's URL."""
+
+
+def _split(url: str) -> tuple[str, dict[str, str]]:
+    """Return a broker's URL without options, and the options of its first part."""
+    plain: list[str] = []
+    options: dict[str, str] = {}
+    for one in url.split(";"):
+        parts = urlsplit(one)
+        options |= {name: value for name, value in parse_qsl(parts.query) if name not in options}
+        plain.append(urlunsplit(parts._replace(query="")))
+    if unknown := sorted(options.keys() - _OPTIONS):
+        known = ", ".join(sorted(_OPTIONS))
+        raise ConfigurationError(f"broker: option {unknown[0][:40]!r} is none of {known}")
+    return ";".join(plain), options
+
+
+def is_unverified(url: str) -> bool:
+    """Return whether a URL asks for TLS and for no look at whose certificate that is."""
+    if not url.startswith(("rediss:", "sentinel:")):
+        return False
+    _, options = _split(url)
+    wanted = options.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")
+    return wanted != "required" or options.get("ssl_check_hostname", "true").lower() == "false"
+
+
+def _tls(url: str, options: dict[str, str], files: TlsFiles) -> dict[str, Any]:
+    """Return redis-py's TLS options: certificate and name are verified unless the URL says no."""
+    is_tls = url.startswith("rediss:") or (url.startswith("sentinel:") and files.ca is not None)
+    if not is_tls:
+        return {}
+    wanted = options.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")
+    named = {
+        "ssl_ca_certs": files.ca or options.get("ssl_ca_certs"),
+        "ssl_certfile": files.certificate or options.get("ssl_certfile"),
+        "ssl_keyfile": files.key or options.get("ssl_keyfile"),
+    }
+    for name, path in named.items():
+        if path is not None and not Path(path).is_file():
+            raise ConfigurationError(f"broker: {name.removeprefix('ssl_')}: no file {path}")
+    if is_unverified(url):
+        logger.warning("%s: its certificate is not verified: anybody may be it", redacted(url))
+    return {
+        "ssl_cert_reqs": wanted,
+        "ssl_check_hostname": wanted == "required"
+        and options.get("ssl_check_hostname", "true").lower() != "false",
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+        **{name: str(path) for name, path in named.items() if path is not None},
+    }
 
 
 class Publisher:
@@ -155,14 +260,14 @@ class Publisher:
                 logger.debug("closing a broken broker connection: %s", type(exc).__name__)
 
 
-def publisher(url: str) -> Publisher:
+def publisher(url: str, files: TlsFiles = TlsFiles()) -> Publisher:
     """Return a publisher with the short patience of a dispatcher."""
-    return Publisher(app(url, PUBLISHER_TIMEOUT_S))
+    return Publisher(app(url, PUBLISHER_TIMEOUT_S, files))
 
 
-def ping(url: str, timeout_s: float = 2.0) -> None:
+def ping(url: str, timeout_s: float = 2.0, files: TlsFiles = TlsFiles()) -> None:
     """Raise `Unreachable` unless the broker at `url` answers; the password is never shown."""
-    application = app(url, timeout_s)
+    application = app(url, timeout_s, files)
     try:
         connection: Any = application.connection_for_write()
         with connection:
@@ -184,7 +289,7 @@ _QUESTIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def facts(url: str, timeout_s: float = 2.0) -> dict[str, Any]:
+def facts(url: str, timeout_s: float = 2.0, files: TlsFiles = TlsFiles()) -> dict[str, Any]:
     """Return what the broker at `url` tells of itself, for people.
 
     Returns
@@ -198,7 +303,7 @@ def facts(url: str, timeout_s: float = 2.0) -> dict[str, Any]:
     Unreachable
         It gives no answer.
     """
-    application = app(url, timeout_s)
+    application = app(url, timeout_s, files)
     try:
         connection: Any = application.connection_for_write()
         with connection:

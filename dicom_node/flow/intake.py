@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from dicom_node.base.errors import NotFound, NotUnderstood
 from dicom_node.base.job import ReportOrder
@@ -164,6 +164,8 @@ def _route(settings: Settings, rule: Rule, sender: Sender) -> Route:
         objects=tuple(dict.fromkeys(kinds)),
         sop_classes=tuple(dict.fromkeys(classes)),
         not_analysed=settings.report.not_analysed,
+        procedure=cast("tuple[str, str, str] | None", settings.report.procedure or None),
+        text_series=settings.report.text_series,
     )
     return Route(
         rule=rule.name,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from dicom_node import __version__
@@ -17,6 +18,7 @@ from dicom_node.base.identity import (
 from dicom_node.dimse import acceptor, commitment, contexts, retrieve, scp, security
 from dicom_node.flow.commit import LINGER_S
 from dicom_node.flow.deliver import Pace
+from dicom_node.operate.conformance_tables import IODS, READ, REVISIONS, Row
 from dicom_node.operate.conformance_text import as_markdown
 from dicom_node.settings import Settings
 from dicom_node.standard import status
@@ -118,7 +120,7 @@ AIR_CONTENT = (
 REPORT_CONTENT = {
     "template": "TID 1500 Measurement Report",
     "groups": "one for each fracture: TID 1501, or TID 1410 where the report holds its region",
-    "value_types": ("CONTAINER", "CODE", "TEXT", "UIDREF", "IMAGE", "SCOORD"),
+    "value_types": ("CONTAINER", "CODE", "TEXT", "NUM", "UIDREF", "IMAGE", "SCOORD"),
     "relationships": (
         "CONTAINS",
         "HAS CONCEPT MOD",
@@ -161,6 +163,7 @@ def statement(settings: Settings) -> dict[str, Any]:
         },
         "ae": {
             "title": node.ae_title,
+            "titles": [node.ae_title, *node.ae_titles],
             "port": node.port,
             "max_pdu": node.max_pdu,
             "max_associations": node.max_associations,
@@ -202,8 +205,39 @@ def statement(settings: Settings) -> dict[str, Any]:
             "proxy in front (`proxy_addresses`)",
             "audit": "DICOM PS3.15 A.5 messages to a file or to syslog (RFC 5424)",
         },
+        "iods": [
+            {"kind": kind, "name": name, "attributes": [_attribute(row) for row in rows]}
+            for kind, (name, rows) in IODS.items()
+        ],
+        "read": [{**_tag_of(keyword), "use": use} for keyword, use in READ],
+        "revisions": [_row(("version", "date", "change"), one) for one in REVISIONS],
         "not_claimed": list(NOT_CLAIMED),
     }
+
+
+def _attribute(row: Row) -> dict[str, str]:
+    module, keyword, presence, source = row
+    return {"module": module, **_tag_of(keyword), "presence": presence, "source": source}
+
+
+def _tag_of(keyword: str) -> dict[str, str]:
+    tag = Tag(keyword)
+    return {
+        "tag": f"({tag.group:04X},{tag.element:04X})",
+        "keyword": keyword,
+        "vr": dictionary_VR(tag).replace(" or ", "/"),
+    }
+
+
+def _matching(vr: str) -> str:
+    """Return how a key of this value representation is compared (PS3.4 C.2.2.2)."""
+    if vr == "SQ":
+        return "sequence"
+    if vr == "UI":
+        return "list of UID"
+    if vr in ("DA", "TM", "DT"):
+        return "single value, range"
+    return "single value, wild card" if vr in WILD else "single value"
 
 
 def _query_retrieve() -> dict[str, Any]:
@@ -216,7 +250,10 @@ def _query_retrieve() -> dict[str, Any]:
             {
                 "level": level,
                 "unique": UNIQUE[level],
-                "keys": sorted(keyword_for_tag(tag) for tag in ATTRIBUTES[level]),
+                "keys": [
+                    {**key, "matching": _matching(key["vr"])}
+                    for key in map(_tag_of, map(keyword_for_tag, sorted(ATTRIBUTES[level])))
+                ],
             }
             for level in LEVELS
         ],

@@ -1,4 +1,4 @@
-"""The text of the DICOM Conformance Statement, in the order of PS3.2 Annex A."""
+"""The text of the DICOM Conformance Statement, in the order of PS3.2 Annex N."""
 
 from __future__ import annotations
 
@@ -10,28 +10,66 @@ from dicom_node.dimse import contexts
 _YES = {True: "Yes", False: "No"}
 
 
+CHAPTERS = (
+    "1 Overview",
+    "2 Table of contents",
+    "3 Introduction",
+    "4 Implementation model",
+    "5 Services",
+    "6 Network and media communication",
+    "7 Configuration",
+    "8 Character sets",
+    "9 Security",
+    "A Information object definitions",
+    "B Data dictionary of private attributes",
+    "C Coded terminology and templates",
+    "D IHE AI Results (AIR)",
+    "E Not claimed",
+)
+
+
 def as_markdown(told: dict[str, Any]) -> str:
-    """Return the statement in the order of PS3.2 Annex A."""
-    chapters = (
+    """Return the statement in the order of PS3.2 Annex N."""
+    parts = (
+        _cover,
         _overview,
+        _contents,
         _introduction,
-        _associations,
-        _acceptance,
+        _model,
+        _storage,
         _retrieval,
-        _initiation,
         _commitment,
         _web,
+        _associations,
+        _acceptance,
+        _initiation,
         _configuration,
-        _media_to_security,
-        _annexes,
+        _character_sets,
+        _security,
+        _objects,
+        _terminology,
+        _air,
+        _not_claimed,
     )
-    return "\n".join(line for chapter in chapters for line in chapter(told)) + "\n"
+    return "\n".join(line for part in parts for line in part(told)) + "\n"
+
+
+def _cover(told: dict[str, Any]) -> Iterable[str]:
+    product = told["product"]
+    yield f"# DICOM Conformance Statement: {product['name']} {product['version']}\n"
+    yield from _table(
+        ("Cover page", ""),
+        [
+            ("Company", product["manufacturer"]),
+            ("Product", product["name"]),
+            ("Version", product["version"]),
+            ("Date", next(r["date"] for r in reversed(told["revisions"]) if r["date"])),
+            ("Written by", "`chexfract-node conformance`, from its own code"),
+        ],
+    )
 
 
 def _overview(told: dict[str, Any]) -> Iterable[str]:
-    product = told["product"]
-    yield f"# DICOM Conformance Statement: {product['name']} {product['version']}\n"
-    yield f"{product['manufacturer']}. Written by `chexfract-node conformance` from its own code."
     yield "\n## 1 Overview\n"
     yield (
         "The node receives chest radiographs, has them described by a model, and sends a "
@@ -43,51 +81,93 @@ def _overview(told: dict[str, Any]) -> Iterable[str]:
     yield ""
     rows = [(name, "No", "Yes") for name in ("QIDO-RS", "WADO-RS", "STOW-RS")]
     yield from _table(("DICOMweb service", "User agent", "Origin server"), rows)
+    yield "\nMedia: none. Character set of all that is sent: ISO_IR 192."
 
 
-def _introduction(_: dict[str, Any]) -> Iterable[str]:
+def _contents(_: dict[str, Any]) -> Iterable[str]:
     yield "\n## 2 Table of contents\n"
-    yield "1 Overview, 3 Introduction, 4 Networking, 5 Media interchange,"
-    yield "6 Support of character sets, 7 Security, 8 Annexes (8.2: IHE AI Results)"
-    yield "\n## 3 Introduction\n"
+    yield from (f"- {chapter}" for chapter in CHAPTERS)
+
+
+def _introduction(told: dict[str, Any]) -> Iterable[str]:
+    yield "\n## 3 Introduction\n\n### 3.1 Revision history\n"
+    rows = [(one["version"], one["date"], one["change"]) for one in told["revisions"]]
+    yield from _table(("Version", "Date", "Change"), rows)
+    yield "\n### 3.2 Audience\n"
+    yield "Those who connect this node to archives, modalities and viewers."
+    yield "\n### 3.3 Remarks\n"
     yield (
-        "Audience: those who connect this node to archives and modalities. Terms are those of the "
-        "DICOM Standard. Conformance does not by itself promise interoperability: run "
-        "`chexfract-node doctor` and `chexfract-node selftest` against each peer."
+        "Conformance does not by itself promise interoperability: run `chexfract-node doctor` and "
+        "`chexfract-node selftest` against each peer."
     )
-    yield "\n## 4 Networking\n\n### 4.1 Implementation model\n"
+    yield "\n### 3.4 Terms, abbreviations and references\n"
     yield (
-        "One application entity. Storage: an Instance is answered when it is on disk and in the "
-        "ledger; then a worker describes it; then its report is sent to each destination. "
-        "Nothing waits for a series or a study to be complete."
+        "Terms are those of the DICOM Standard. AE: application entity. SCU, SCP: user and "
+        "provider of a service. IOD: information object definition. References: DICOM PS3.2 "
+        "Annex N, PS3.3, PS3.4, PS3.6, PS3.7, PS3.8, PS3.15, PS3.16, PS3.18."
     )
+
+
+def _model(told: dict[str, Any]) -> Iterable[str]:
+    yield "\n## 4 Implementation model\n\n### 4.1 Application data flow\n"
+    yield (
+        "One application entity, with the titles "
+        f"{', '.join(told['ae']['titles'])}. Modalities and archives send images to it (C-STORE, "
+        "STOW-RS); workers, which speak no DICOM network protocol, describe them; the reports are "
+        "sent to the configured peers (C-STORE) and can be queried (C-FIND, C-MOVE, C-GET, "
+        "QIDO-RS, WADO-RS)."
+    )
+    yield "\n### 4.2 Functional definition\n"
+    yield (
+        "Storage: an Instance is answered when it is on disk and in the ledger; then a worker "
+        "describes it; then its report is sent to each destination."
+    )
+    yield "\n### 4.3 Sequencing\n"
+    yield "Nothing waits for a series or a study to be complete."
+
+
+def _storage(told: dict[str, Any]) -> Iterable[str]:
+    yield "\n## 5 Services\n\n### 5.1 Storage SCP\n"
+    yield (
+        "Level 2 (Full): every element is kept as received. No attribute is coerced. An Instance "
+        "with a known UID and the same content is answered 0000 and not described again; with "
+        "other content it is answered 0000 and kept apart for the operator. An image that cannot "
+        "be described (lateral, not a chest, For Processing) is no failure: its report says so.\n"
+    )
+    rows = [(s["status"], s["meaning"], s["when"]) for s in told["store_scp_statuses"]]
+    yield from _table(("Status of C-STORE", "Meaning", "When"), rows)
+    yield "\nAttributes of an image that change what is done:\n"
+    read = [(one["keyword"], one["tag"], one["use"]) for one in told["read"]]
+    yield from _table(("Attribute", "Tag", "Use"), read)
 
 
 def _configuration(told: dict[str, Any]) -> Iterable[str]:
     ae = told["ae"]
-    yield "\n### 4.3 Network interfaces\n\nTCP/IP version 4 and 6 of the operating system."
-    yield "\n### 4.4 Configuration\n"
+    yield "\n## 7 Configuration\n"
     yield from _table(
         ("Parameter", "Value"),
         [
             ("AE title", ae["title"]),
+            ("Further AE titles", ", ".join(ae["titles"][1:]) or "none"),
             ("Port", ae["port"]),
             ("Called AE title is checked", _YES[ae["called_ae_check"]]),
             ("Only known calling AE titles and addresses", _YES[ae["known_peers_only"]]),
             ("Largest data set, bytes", ae["max_instance_bytes"]),
         ],
     )
-    yield "\nPeers, rules and destinations stand in node.toml."
+    yield "\nPeers, their rights, rules and destinations stand in node.toml."
 
 
-def _media_to_security(told: dict[str, Any]) -> Iterable[str]:
-    yield "\n## 5 Media interchange\n\nNone."
-    yield "\n## 6 Support of character sets\n"
+def _character_sets(told: dict[str, Any]) -> Iterable[str]:
+    yield "\n## 8 Character sets\n"
     yield (
         "Received: all of PS3.3 C.12.1.1.2; what cannot be decoded is replaced where it is shown. "
         f"Sent: {told['reports']['character_set']}."
     )
-    yield "\n## 7 Security\n"
+
+
+def _security(told: dict[str, Any]) -> Iterable[str]:
+    yield "\n## 9 Security\n"
     yield f"TLS {told['security']['tls']}; suites of TLS 1.2: {told['security']['ciphers']}."
     yield "No user identity is negotiated. AE titles are names, not proof: use TLS or addresses."
     yield f"\nWeb: {told['security']['web']}. Audit trail: {told['security']['audit']}."
@@ -104,7 +184,8 @@ def _services(told: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 def _associations(told: dict[str, Any]) -> Iterable[str]:
     ae, implementation = told["ae"], told["implementation"]
-    yield "\n### 4.2 AE specification\n\n#### 4.2.1 Association policies\n"
+    yield "\n## 6 Network and media communication\n\nTCP/IP versions 4 and 6; no media."
+    yield "\n### 6.1 Association policies\n"
     yield from _table(
         ("Parameter", "Value"),
         [
@@ -122,7 +203,7 @@ def _associations(told: dict[str, Any]) -> Iterable[str]:
 
 
 def _acceptance(told: dict[str, Any]) -> Iterable[str]:
-    yield "\n#### 4.2.2 Associations accepted\n\nPresentation contexts, in order of preference:\n"
+    yield "\n### 6.2 Associations accepted\n\nPresentation contexts, in order of preference:\n"
     yield from _contexts(told["accepted"])
     yield "\nFrom a requestor that proposes to be the SCP of what a C-GET brings:\n"
     yield from _contexts(told["accepted_for_get"])
@@ -133,20 +214,11 @@ def _acceptance(told: dict[str, Any]) -> Iterable[str]:
         ("Result", "Source", "Reason", "When"),
         [(r["result"], r["source"], r["reason"], r["when"]) for r in told["rejections"]],
     )
-    yield "\nStatuses of C-STORE:\n"
-    rows = [(s["status"], s["meaning"], s["when"]) for s in told["store_scp_statuses"]]
-    yield from _table(("Status", "Meaning", "When"), rows)
-    yield (
-        "\nLevel 2 (Full): every element is kept as received. No attribute is coerced. An Instance "
-        "with a known UID and the same content is answered 0000 and not described again; with "
-        "other content it is answered 0000 and kept apart for the operator. An image that cannot "
-        "be described (lateral, not a chest, For Processing) is no failure: its report says so."
-    )
 
 
 def _initiation(told: dict[str, Any]) -> Iterable[str]:
     sending = told["store_scu"]
-    yield "\n#### 4.2.4 Associations initiated\n"
+    yield "\n### 6.3 Associations initiated\n"
     yield "One per destination, used again while work comes. It proposes:\n"
     yield from _contexts(told["proposed"])
     names = ", ".join(one["name"] for one in told["reports"]["sop_classes"])
@@ -162,31 +234,37 @@ def _initiation(told: dict[str, Any]) -> Iterable[str]:
 
 def _retrieval(told: dict[str, Any]) -> Iterable[str]:
     found = told["query_retrieve"]
-    yield "\n#### 4.2.3 Query/Retrieve SCP\n"
+    yield "\n### 5.2 Query/Retrieve SCP\n"
     yield (
         "The objects are the reports of this node, as far as a live rule made them for a "
         "destination. Of the SOP Classes of one report that is shown which a destination took. "
         "Images are not queried. C-MOVE goes to configured peers only.\n"
     )
-    levels = [(level["level"], level["unique"], _keys(level["keys"])) for level in found["levels"]]
-    yield from _table(("Level", "Unique key", "Other keys"), levels)
+    rows = [
+        (level["level"], one["keyword"], one["tag"], one["vr"], one["matching"])
+        for level in found["levels"]
+        for one in level["keys"]
+    ]
+    yield from _table(("Level", "Attribute", "Tag", "VR", "Matching"), rows)
+    keys = ", ".join(f"{level['level']} {level['unique']}" for level in found["levels"])
     yield (
-        "\nKeys of the levels above are matched and returned, too. Matching: single value, list of "
-        "UID, range of dates and times, sequence, universal, and wild card for "
-        f"{', '.join(found['wildcards'])}; names without regard to case. No relational queries, no "
-        "fuzzy matching, no combined date and time. Responses are in ISO_IR 192.\n"
+        f"\nUnique keys: {keys}. At the level IMAGE (INSTANCE is taken for it) every other "
+        "attribute before Content Sequence (0040,A730) is a key, too. Every attribute of the table "
+        "is returned when asked for; keys of the levels above are matched and returned, too; an "
+        "empty key, and `*`, match everything, and so does a sequence whose item holds such keys "
+        "only. Several values: one is enough. Names match without regard to case, the whole or one "
+        "of their component groups. No relational queries, no fuzzy matching by C-FIND, no "
+        "combined date and time. A text with wild cards has at most 1,024 characters. Responses "
+        "are in ISO_IR 192. C-MOVE and C-GET send a report in the SR class that the receiver "
+        "accepts.\n"
     )
-    rows = [(s["status"], s["meaning"], s["operations"], s["when"]) for s in found["statuses"]]
-    yield from _table(("Status", "Meaning", "Operations", "When"), rows)
-
-
-def _keys(keywords: Sequence[str]) -> str:
-    return ", ".join(keywords) or "every attribute before Content Sequence (0040,A730)"
+    answers = [(s["status"], s["meaning"], s["operations"], s["when"]) for s in found["statuses"]]
+    yield from _table(("Status", "Meaning", "Operations", "When"), answers)
 
 
 def _commitment(told: dict[str, Any]) -> Iterable[str]:
     found = told["storage_commitment"]
-    yield "\n#### 4.2.5 Storage Commitment SCU\n"
+    yield "\n### 5.3 Storage Commitment SCU\n"
     yield (
         "Each peer with `storage_commitment = true` is asked (N-ACTION, action 1) to commit to "
         "what it has taken, on an association of its own with a new Transaction UID. Its "
@@ -205,13 +283,17 @@ def _commitment(told: dict[str, Any]) -> Iterable[str]:
 
 def _web(told: dict[str, Any]) -> Iterable[str]:
     found = told["dicomweb"]
-    yield "\n#### 4.2.6 DICOMweb origin server\n"
+    yield "\n### 5.4 DICOMweb origin server\n"
     yield (
         f"Root `{found['root']}`, over the same reports as Query/Retrieve; STOW-RS takes the "
         "images that the Storage SCP takes.\n"
     )
-    rows = [(s["service"], s["method"], s["path"], s["media_types"]) for s in found["services"]]
-    yield from _table(("Service", "Method", "Path", "Media types"), rows)
+    services = [
+        (s["service"], s["method"], s["path"], s["media_types"], s["payload"])
+        for s in found["services"]
+    ]
+    head = ("Service", "Method", "Path", "Media types of the answer", "Of the request")
+    yield from _table(head, services)
     yield (
         "\nEvery GET is answered to HEAD, too; OPTIONS names these capabilities as WADL or JSON. "
         f"QIDO-RS knows {', '.join(f'`{name}`' for name in found['search_parameters'])} as "
@@ -223,8 +305,9 @@ def _web(told: dict[str, Any]) -> Iterable[str]:
     yield from _table(("Failure Reason", "When"), failures)
 
 
-def _air(told: dict[str, Any]) -> Iterable[str]:
-    yield "\n### 8.2 IHE AI Results (AIR)\n"
+def _air(statement: dict[str, Any]) -> Iterable[str]:
+    told = statement["air"]
+    yield "\n## D IHE AI Results (AIR)\n"
     yield (
         f"The node takes the part of the {told['actor']}. This mapping is the manufacturer's own; "
         "it was not tested at a Connectathon.\n"
@@ -240,9 +323,31 @@ def _waits(bounds: tuple[float, float]) -> str:
     return f"after {bounds[0]:g} s, doubling up to every {bounds[1]:g} s, without end"
 
 
-def _annexes(told: dict[str, Any]) -> Iterable[str]:
+def _objects(told: dict[str, Any]) -> Iterable[str]:
+    yield "\n## A Information object definitions\n"
+    yield (
+        "ALWAYS: with a value. VNAP: without a value where the image has none. ANAP: left out "
+        "where there is none. IMAGE: copied from the image; CONFIG: from node.toml; AUTO: made "
+        "here."
+    )
+    for number, iod in enumerate(told["iods"], 1):
+        yield f"\n### A.{number} {iod['name']}\n"
+        rows = [
+            (one["module"], one["keyword"], one["tag"], one["vr"], one["presence"], one["source"])
+            for one in iod["attributes"]
+        ]
+        yield from _table(("Module", "Attribute", "Tag", "VR", "Presence", "Source"), rows)
+    yield (
+        "\nUIDs derive from the image's UID, the model's version and the options: the same work "
+        "gives the same objects. A report that replaces another names it in Predecessor Documents "
+        "Sequence (0040,A360)."
+    )
+    yield "\n## B Data dictionary of private attributes\n\nNone are written."
+
+
+def _terminology(told: dict[str, Any]) -> Iterable[str]:
     reports = told["reports"]
-    yield "\n## 8 Annexes\n\n### 8.1 IOD contents\n"
+    yield "\n## C Coded terminology and templates\n"
     yield from _table(
         ("Structured report", "Content"),
         [
@@ -256,13 +361,10 @@ def _annexes(told: dict[str, Any]) -> Iterable[str]:
             ("Referenced SOP Classes", ", ".join(contexts.IMAGES.values())),
         ],
     )
-    yield (
-        "\nUIDs derive from the image's UID, the model's version and the options: the same work "
-        "gives the same objects. A report that replaces another names it in Predecessor Documents "
-        "Sequence (0040,A360)."
-    )
-    yield from _air(told["air"])
-    yield "\n### 8.3 Not claimed\n"
+
+
+def _not_claimed(told: dict[str, Any]) -> Iterable[str]:
+    yield "\n## E Not claimed\n"
     yield ", ".join(told["not_claimed"]) + "."
 
 

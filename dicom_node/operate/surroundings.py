@@ -112,11 +112,18 @@ def broker(settings: Settings) -> Iterator[Check]:
         return
     where = doorbell.redacted(url)
     try:
-        told = doorbell.facts(url)
+        told = doorbell.facts(url, files=doorbell.files_of(settings.broker))
     except Unreachable as exc:
         advice = 'start Redis, correct broker.url, or take broker.url = "embedded"'
         yield failed("broker", str(exc), advice, _UNREACHABLE)
         return
+    if doorbell.is_unverified(url):
+        what = f"{where}: its certificate is not verified, so anybody may be it"
+        advice = "take ssl_cert_reqs and ssl_check_hostname out of broker.url and set broker.ca"
+        yield failed("broker tls", what, advice, _CONFIG)
+    elif url.startswith("redis:") and not _is_local(url):
+        what = f"{where}: password and hand-outs cross the network openly"
+        yield warned("broker tls", what, "let Redis take TLS, write rediss://, and set broker.ca")
     version = str(told.get("version", ""))
     listening = told.get("listening")
     more = f", {listening} connections wait for work" if listening else ""

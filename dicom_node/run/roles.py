@@ -174,7 +174,8 @@ def _courier(life: Life) -> None:
     committer = Committer(settings, ledger, ask, pace)
     deliverer = Deliverer(settings, spool, ledger, connect, pace)
     auditor = Auditor(settings, ledger)
-    dispatcher = Dispatcher(settings, ledger, broker.publisher(settings.broker.url))
+    publisher = broker.publisher(settings.broker.url, broker.files_of(settings.broker))
+    dispatcher = Dispatcher(settings, ledger, publisher)
     tasks = (
         dispatcher,
         deliverer,

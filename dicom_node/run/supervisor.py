@@ -220,7 +220,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
                 embedded.start()
                 url = embedded.url
             else:
-                broker.ping(url)
+                broker.ping(url, files=broker.files_of(settings.broker))
             copy = in_force.accept(config, settings)
             children = _roles(copy, url)
             if worker_config:

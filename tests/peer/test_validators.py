@@ -103,6 +103,26 @@ def test_every_second_object_passes(case: str, kind: str, image: Path, tmp_path:
     assert faults(keep(tmp_path / "object.dcm", made.content), image) == ()
 
 
+@pytest.mark.parametrize("is_signed", [0, 1])
+@pytest.mark.parametrize(
+    "grey",
+    [
+        header.Grey(False, rescale=(2.0, -1000.0), window=(512.123456789, 1024.5, "LINEAR_EXACT")),
+        header.Grey(True, voi_lut=(65000, tuple(range(0, 1024, 4)))),
+        header.Grey(False, modality_lut=(0, (0, 70, 300)), window=(150.0, 300.0, "SIGMOID")),
+        header.Grey(False, voi_lut=(0, (0,) * 65535 + (65535,))),
+    ],
+)
+def test_an_overlay_that_shows_what_the_model_saw_passes(
+    grey: header.Grey, is_signed: int, tmp_path: Path
+) -> None:
+    source = reports.source(PixelRepresentation=is_signed)
+    image = keep(tmp_path / "image.dcm", reports.as_bytes(source))
+    made = render("gsps", source, None, CASES["fracture"], ALGORITHM, ORDER, grey)
+    assert made is not None
+    assert faults(keep(tmp_path / "overlay.dcm", made.content), image) == ()
+
+
 def test_every_option_passes(image: Path, tmp_path: Path) -> None:
     """Demonstration, serial number, re-run and a time zone, all at once."""
     source = reports.source(

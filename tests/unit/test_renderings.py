@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from reports import ALGORITHM, CASES, ORDER, TEXT
 
 from dicom_node.base.errors import ConfigurationError
-from worker.report import codes, page
+from worker.report import codes, header, page
 from worker.report.reading import storable
 from worker.report.renderings import BUILDERS, render
 from worker.report.sr import Algorithm, Outcome, build
@@ -339,3 +339,89 @@ def test_a_name_from_right_to_left_is_drawn_in_its_order() -> None:
 
 def test_the_verbatim_text_of_the_report_is_that_of_the_text_report() -> None:
     assert reports.values(shown("basic-text"), "121071") == [TEXT]
+
+
+GREYS = {
+    "window": header.Grey(False, rescale=(2.0, -1000.0), window=(512.5, 1024.25, "LINEAR_EXACT")),
+    "table": header.Grey(True, voi_lut=(65000, tuple(range(0, 1024, 4)))),
+    "modality": header.Grey(False, modality_lut=(0, (0, 70, 300)), window=(150.0, 300.0, "LINEAR")),
+}
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("name", list(GREYS))
+def test_the_overlay_shows_what_the_model_saw(name: str, is_signed: bool) -> None:
+    """Same table, window and polarity as the picture, whatever else the image's header says."""
+    grey = GREYS[name]
+    source = reports.source(
+        WindowCenter="1", WindowWidth="1", PixelRepresentation=int(is_signed), RescaleSlope="9"
+    )
+    made = render("gsps", source, None, CASES["fracture"], ALGORITHM, ORDER, grey)
+    assert made is not None
+    ds = reports.read(made.content)
+    assert ds.PresentationLUTShape == ("INVERSE" if grey.is_inverted else "IDENTITY")
+    assert ("RescaleSlope" in ds) == (grey.rescale is not None)
+    (voi,) = ds.SoftcopyVOILUTSequence
+    if grey.window and not grey.modality_lut:
+        assert (voi.WindowCenter, voi.WindowWidth) == grey.window[:2]
+    if grey.voi_lut:
+        (table,) = voi.VOILUTSequence
+        assert list(table.LUTDescriptor) == [256, 65000 - 65536 if is_signed else 65000, 16]
+        assert len(table.LUTData) == 512
+
+
+def shown_grey(ds: Dataset, values: list[int]) -> list[float]:
+    """Return the grey, 0 to 1, of stored values by the modules of a presentation state."""
+
+    def table(item: Dataset, x: float) -> int:
+        entries = np.frombuffer(item.LUTData, "<u2")
+        return int(entries[int(min(max(x - item.LUTDescriptor[1], 0), entries.size - 1))])
+
+    found = []
+    for x in map(float, values):
+        if "ModalityLUTSequence" in ds:
+            x = table(ds.ModalityLUTSequence[0], x)
+        (voi,) = ds.SoftcopyVOILUTSequence
+        if "VOILUTSequence" in voi:
+            bits = voi.VOILUTSequence[0].LUTDescriptor[2]
+            found.append(table(voi.VOILUTSequence[0], x) / (2**bits - 1))
+        else:
+            center, width = voi.WindowCenter - 0.5, voi.WindowWidth - 1
+            found.append(min(max((x - center) / width + 0.5, 0.0), 1.0))
+    return found
+
+
+def test_tables_in_a_row_show_what_they_did_to_the_picture() -> None:
+    """Only 8 and 16 bits are legal: entries of other widths are scaled, their window with them."""
+    modality = (0, (0, 70, 300, 1000))
+    linear = header.Grey(False, modality_lut=modality, window=(500.5, 1001.0, "LINEAR"))
+    assert shown_grey(header.as_display(linear, False), [0, 1, 2, 3]) == pytest.approx(
+        [0, 0.07, 0.3, 1], abs=1e-4
+    )
+    entries = tuple(range(0, 1023, 2))
+    both = header.Grey(False, modality_lut=modality, voi_lut=(20, entries))
+    meant = [entries[min(max(value - 20, 0), 511)] / 1023 for value in modality[1]]
+    assert shown_grey(header.as_display(both, False), [0, 1, 2, 3]) == pytest.approx(
+        meant, abs=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "entries", "expected"),
+    [
+        ([4, 0, 14], [0, 100, 200, 1000], [4, 0, 16]),  # declared, and used, are other bits
+        ([4, 0, 16], [0, 100, 200, 255], [4, 0, 8]),
+        ([4, 0, 16], [0, 1, 2], None),
+        ([3, 0, 40], [0, 1, 2], None),
+        ([3, 0], [0, 1, 2], None),
+    ],
+)
+def test_no_overlay_has_a_descriptor_that_its_table_contradicts(
+    descriptor: list[int], entries: list[int], expected: list[int] | None
+) -> None:
+    table = Dataset()
+    header.put(table, "LUTDescriptor", descriptor, "US")
+    header.put(table, "LUTData", entries, "US")
+    display = header.read(reports.source(VOILUTSequence=[table])).display
+    found = display.get("SoftcopyVOILUTSequence")
+    assert (list(found[0].VOILUTSequence[0].LUTDescriptor) if found else None) == expected

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 from pydicom import config
 from pydicom.datadict import dictionary_description, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
@@ -101,6 +103,87 @@ class Evidence:
     def is_image(self) -> bool:
         """Whether an IMAGE content item may refer to this Instance."""
         return "Image Storage" in UID(self.sop_class_uid).name
+
+
+Window = tuple[float, float, str]
+"""Center, width and function."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grey:
+    """How a picture's grey came about, in numbers: what a presentation state repeats."""
+
+    is_inverted: bool
+    rescale: tuple[float, float] | None = None
+    """Slope and intercept, where they were applied."""
+    modality_lut: tuple[int, tuple[int, ...]] | None = None
+    """First value mapped, unsigned, and the entries."""
+    window: Window | None = None
+    """Center, width and function (PS3.3 C.11.2.1.2)."""
+    voi_lut: tuple[int, tuple[int, ...]] | None = None
+
+
+def as_display(grey: Grey, is_signed: bool) -> Dataset:
+    """Return the LUT modules of a GSPS that shows what the model saw (PS3.3 A.33.1).
+
+    Parameters
+    ----------
+    grey : Grey
+        What the picture followed.
+    is_signed : bool
+        Whether the image's stored values have a sign.
+    """
+    display = Dataset()
+    put(display, "PresentationLUTShape", "INVERSE" if grey.is_inverted else "IDENTITY")
+    voi_lut, window = grey.voi_lut, grey.window
+    if grey.rescale is not None:
+        slope, intercept = grey.rescale
+        put(display, "RescaleSlope", _decimal(slope))
+        put(display, "RescaleIntercept", _decimal(intercept))
+        put(display, "RescaleType", "US")
+    elif grey.modality_lut is not None and voi_lut is not None:
+        voi_lut = _composed(grey.modality_lut, voi_lut)
+    elif grey.modality_lut is not None:
+        table, factor = _as_table(*grey.modality_lut, is_signed)
+        put(table, "ModalityLUTType", "US")
+        put(display, "ModalityLUTSequence", [table])
+        window = _scaled(window, factor)
+    voi = Dataset()
+    if voi_lut is not None:
+        put(voi, "VOILUTSequence", [_as_table(*voi_lut, is_signed)[0]])
+    elif window is not None:
+        center, width, function = window
+        put(voi, "WindowCenter", _decimal(center))
+        put(voi, "WindowWidth", _decimal(width))
+        if function != "LINEAR":
+            put(voi, "VOILUTFunction", function)
+    if len(voi):
+        put(display, "SoftcopyVOILUTSequence", [voi])
+    return display
+
+
+def _composed(
+    modality: tuple[int, tuple[int, ...]], voi: tuple[int, tuple[int, ...]]
+) -> tuple[int, tuple[int, ...]]:
+    """Return the one table that two in a row are."""
+    first, entries = voi
+    last = len(entries) - 1
+    return modality[0], tuple(entries[min(max(value - first, 0), last)] for value in modality[1])
+
+
+def _scaled(window: Window | None, factor: float) -> Window | None:
+    """Return the window that does to values times `factor` what `window` does to them."""
+    if window is None or factor == 1:
+        return window
+    center, width, function = window
+    if function == "LINEAR":  # its limits are half a value off (PS3.3 C.11.2.1.2.1)
+        return (center - 0.5) * factor + 0.5, (width - 1) * factor + 1, function
+    return center * factor, width * factor, function
+
+
+def _decimal(number: float) -> str:
+    """Return a DS value, which has at most 16 characters."""
+    return next(text for digits in range(15, 0, -1) if len(text := f"{number:.{digits}g}") <= 16)
 
 
 def read(source: Dataset) -> Evidence:
@@ -388,77 +471,75 @@ def _display(source: Dataset) -> Dataset:
         or not (_number(source, "Rows") and _number(source, "Columns"))
     ):
         return display
-    put(display, "PresentationLUTShape", shape)
-    _put_optional(display, source, ("RescaleIntercept", "RescaleSlope"))
-    if "RescaleIntercept" in display and "RescaleSlope" in display:
-        put(display, "RescaleType", text(source, "RescaleType").strip() or "US")
-    else:
-        display.pop("RescaleIntercept", None)
-        display.pop("RescaleSlope", None)
-        _put_tables(display, source, "ModalityLUTSequence")
-    # As `worker.image.grey` does: a table comes before a window.
-    voi = Dataset()
-    _put_tables(voi, source, "VOILUTSequence")
-    if not len(voi):
-        _put_window(voi, source)
-    if len(voi):
-        put(display, "SoftcopyVOILUTSequence", [voi])
-    return display
+    # As `worker.image.grey` does: a rescale before a table, a table before a window.
+    rescale = tuple(
+        _decimals(source, keyword)[:1] for keyword in ("RescaleSlope", "RescaleIntercept")
+    )
+    is_rescaled = all(rescale)
+    grey = Grey(
+        is_inverted=shape == "INVERSE",
+        rescale=(rescale[0][0], rescale[1][0]) if is_rescaled else None,
+        modality_lut=None if is_rescaled else _table(source, "ModalityLUTSequence"),
+        window=_window(source),
+        voi_lut=_table(source, "VOILUTSequence"),
+    )
+    return as_display(grey, _number(source, "PixelRepresentation") == 1)
 
 
-def _put_window(window: Dataset, source: Dataset) -> None:
-    """Put the first window of the image, where it is one."""
-    for keyword in ("WindowCenter", "WindowWidth"):
-        value = text(source, keyword).split("\\")[0].strip()
-        if value and _is_legal(keyword, value):
-            put(window, keyword, value)
-    # PS3.3 C.11.2.1.2: Window Width is at least 1.
-    if "WindowCenter" in window and float(window.get("WindowWidth", 0)) >= 1:
-        _put_optional(window, source, ("VOILUTFunction",))
-        return
-    window.clear()
+def _decimals(source: Dataset, keyword: str) -> tuple[float, ...]:
+    """Return the numbers of a DS element, empty where one of them is none."""
+    try:
+        numbers = tuple(float(part) for part in text(source, keyword).split("\\"))
+    except ValueError:
+        return ()
+    return numbers if all(math.isfinite(number) for number in numbers) else ()
 
 
-def _put_tables(ds: Dataset, source: Dataset, keyword: str) -> None:
-    """Put the first look-up table of a sequence, with a descriptor that is true of its data."""
-    for item in _items(source, keyword)[:1]:
-        table = _table(item)
-        if table is None:
-            return
-        if keyword == "ModalityLUTSequence":
-            kind = legal_text("LO", text(item, "ModalityLUTType")).strip()
-            put(table, "ModalityLUTType", kind or "US")
-        put(ds, keyword, [table])
+def _window(source: Dataset) -> Window | None:
+    """Return the first window of the image, where it is one (PS3.3 C.11.2.1.2)."""
+    centers, widths = _decimals(source, "WindowCenter"), _decimals(source, "WindowWidth")
+    if not centers or not widths or widths[0] < 1:
+        return None
+    function = text(source, "VOILUTFunction").strip(" \0")
+    is_known = function in {"LINEAR_EXACT", "SIGMOID"}
+    return centers[0], widths[0], function if is_known else "LINEAR"
 
 
-def _table(item: Dataset) -> Dataset | None:
-    """Return Descriptor and Data of a look-up table, or None where they do not fit each other.
-
-    The bits of a Descriptor (PS3.3 C.11.1.1.1) are those that the entries use: vendors declare
-    others, and a picture that is made by what they declare is half dark.
-    """
-    descriptor, data = _words(item, "LUTDescriptor"), _words(item, "LUTData")
+def _table(source: Dataset, keyword: str) -> tuple[int, tuple[int, ...]] | None:
+    """Return first value and entries of a sequence's first table, or None where it is not one."""
+    items = _items(source, keyword)
+    if not items:
+        return None
+    descriptor, data = _words(items[0], "LUTDescriptor"), _words(items[0], "LUTData")
     if len(descriptor) != 3 or not data:
         return None
     entries, first, bits = descriptor
     count = entries % 2**16 or 2**16
-    if len(data) * 2 == count and max(data) > 255:  # two entries of 8 bits in each word
+    if len(data) * 2 == count:  # two entries of 8 bits in each word (PS3.3 C.11.1.1.1)
         data = [byte for word in data for byte in (word & 255, word >> 8)]
-    if len(data) != count or not 1 <= bits <= 16:
-        return None
-    used = min(max(max(data).bit_length(), 8), 16)
+    is_one = len(data) == count and 1 <= bits <= 16 and -(2**15) <= first < 2**16
+    return (first % 2**16, tuple(data)) if is_one else None
+
+
+def _as_table(first: int, entries: Sequence[int], is_signed: bool) -> tuple[Dataset, float]:
+    """Return a look-up table whose Descriptor is true of its entries, and their factor.
+
+    The Standard knows tables of 8 and of 16 bits here, and validators want the bits used: entries
+    of other widths are scaled to 16.
+    """
+    used = min(max(max(entries).bit_length(), 8), 16)
+    factor = 1.0
+    if 8 < used < 16:
+        factor = 65535 / (2**used - 1)
+        entries = [round(entry * factor) for entry in entries]
+    is_negative = is_signed and first >= 2**15
+    numbers = [len(entries) % 2**16, first, 8 if used == 8 else 16]
+    if is_negative:  # the same 16 bits, read with a sign
+        numbers = [number - 2**16 if number >= 2**15 else number for number in numbers]
     table = Dataset()
-    lowest = -(2**15) if first < 0 else 0
-    if not lowest <= first < (2**15 if first < 0 else 2**16):
-        return None
-    vr = "SS" if first < 0 else "US"
-    numbers = [entries % 2**16, first, used]
-    if first < 0 and numbers[0] >= 2**15:
-        numbers[0] -= 2**16  # the same 16 bits in the other sign
-    put(table, "LUTDescriptor", numbers, vr)
-    content = b"".join(word.to_bytes(2, "little") for word in data)
-    put(table, "LUTData", content, "OW")
-    return table
+    put(table, "LUTDescriptor", numbers, "SS" if is_negative else "US")
+    put(table, "LUTData", np.asarray(entries, "<u2").tobytes(), "OW")
+    return table, factor
 
 
 def _words(item: Dataset, keyword: str) -> list[int]:

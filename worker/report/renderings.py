@@ -33,7 +33,7 @@ from worker.report.document import (
     version,
     written,
 )
-from worker.report.header import Evidence, put, text
+from worker.report.header import Evidence, Grey, as_display, put, text
 from worker.report.page import (
     CAUTION,
     HEADLINES,
@@ -87,9 +87,15 @@ class Job:
     """What each builder below takes: one result, read once."""
 
     def __init__(
-        self, source: Dataset, outcome: Outcome, algorithm: Algorithm, order: ReportOrder
+        self,
+        source: Dataset,
+        outcome: Outcome,
+        algorithm: Algorithm,
+        order: ReportOrder,
+        grey: Grey | None = None,
     ) -> None:
         self.source = source
+        self.grey = grey
         self.evidence: Evidence = header.read(source)
         said = reading.read(outcome, algorithm, order.generation)
         self.said: Reading = replace(said, warnings=(*said.warnings, *self.evidence.changes))
@@ -104,6 +110,7 @@ def render(
     outcome: Outcome,
     algorithm: Algorithm,
     order: ReportOrder,
+    grey: Grey | None = None,
 ) -> Document | None:
     """Return one second object; the same arguments always give the same bytes.
 
@@ -117,6 +124,8 @@ def render(
         The radiograph, (rows, columns), 0 = black, for the picture on the page.
     outcome, algorithm, order
         As for `worker.report.sr.build`.
+    grey : Grey or None
+        How the picture's grey came about; without it a GSPS follows the image's own header.
 
     Returns
     -------
@@ -133,7 +142,7 @@ def render(
     """
     if kind not in BUILDERS:
         raise ConfigurationError(f"object {kind!r} is none of {', '.join(BUILDERS)}")
-    job = Job(source, outcome, algorithm, order)
+    job = Job(source, outcome, algorithm, order, grey)
     ds = BUILDERS[kind](job, pixels)
     if ds is None:
         return None
@@ -404,7 +413,10 @@ def presentation_state(job: Job, _pixels: NDArray[Any] | None) -> Dataset | None
     put(ds, "DisplayedAreaSelectionSequence", [_displayed_area(evidence)])
     put(ds, "GraphicAnnotationSequence", [_annotation(job.said)])
     put(ds, "GraphicLayerSequence", [_layer()])
-    for element in evidence.display:
+    display = evidence.display
+    if job.grey is not None:
+        display = as_display(job.grey, job.source.get("PixelRepresentation") == 1)
+    for element in display:
         ds[element.tag] = element
     return ds
 

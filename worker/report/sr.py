@@ -558,7 +558,7 @@ def place_words(fracture: Fracture) -> str:
 
 def _absent_words(place: Place) -> str:
     if not place.bone:
-        return f"{place.side.capitalize()} side" if place.side else "Other bones"
+        return f"{place.side.capitalize()} side" if place.side else "All bones"
     return _words_of(place.bone, place.number, place.side, place.part)
 
 

@@ -477,8 +477,8 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
     Unreachable
         The broker gives no answer at the start, or Celery gives it up; otherwise it is waited for.
     """
-    broker.ping(settings.worker.broker)
-    app = broker.app(settings.worker.broker)
+    broker.ping(settings.worker.broker, files=settings.worker.broker_files)
+    app = broker.app(settings.worker.broker, files=settings.worker.broker_files)
     pulse = Pulse(settings.worker.stuck_after)
     room = Doorbell()
     desk = Desk(pipeline, settings, secret, pulse, room.ring)
