@@ -127,9 +127,23 @@ def _validate_command(commands: Any) -> None:
 
 def _evaluate_command(commands: Any) -> None:
     command = _add(commands, "evaluate", "Compare a describe run with labels.", _evaluate)
-    command.add_argument("run", type=Path, metavar="RUN", help="the folder that describe wrote")
-    command.add_argument("--labels", type=Path, required=True, help="CSV with file, fracture (0/1)")
-    command.add_argument("--json", action="store_true")
+    command.add_argument("run", type=Path, nargs="?", metavar="RUN", help="what describe wrote")
+    command.add_argument("--labels", type=Path, help="CSV with file, fracture (0/1)")
+    command.add_argument(
+        "--counts", type=int, nargs=4, metavar=("TP", "FP", "FN", "TN"), help="figures of numbers"
+    )
+    command.add_argument(
+        "--by", action="append", default=[], metavar="COLUMN", help="groups by a column of labels"
+    )
+    command.add_argument(
+        "--prevalence", type=float, metavar="P", help="for PPV and NPV (default: of the labels)"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command = _add(commands, "compare", "Compare two describe runs over the same images.", _compare)
+    command.add_argument("run_a", type=Path, metavar="A", help="the folder that describe wrote")
+    command.add_argument("run_b", type=Path, metavar="B", help="another one")
+    command.add_argument("--labels", type=Path, help="CSV with file, fracture (0/1)")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _phantom_commands(commands: Any) -> None:
@@ -362,11 +376,33 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from worker.research.evaluate import evaluate
+    from worker.research.evaluate import evaluate, of_counts
 
-    figures = evaluate(options.run, options.labels)
-    print(figures.as_json() if options.json else figures.as_text())
-    return OK
+    prevalence = options.prevalence
+    if prevalence is not None and not 0 < prevalence < 1:
+        print("chexfract-worker evaluate: --prevalence is between 0 and 1", file=sys.stderr)
+        return USAGE
+    if (options.counts is None) == (options.run is None or options.labels is None):
+        print("chexfract-worker evaluate: give RUN and --labels, or --counts", file=sys.stderr)
+        return USAGE
+    if options.counts is not None:
+        if min(options.counts) < 0:
+            print("chexfract-worker evaluate: --counts are not negative", file=sys.stderr)
+            return USAGE
+        tp, fp, fn, tn = options.counts
+        found = of_counts(tp, fp, fn, tn, prevalence)
+    else:
+        found = evaluate(options.run, options.labels, by=options.by, prevalence=prevalence)
+    print(found.as_json() if options.json else found.as_text())
+    return FAILED if found.misleads else OK
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from worker.research.compare import compare
+
+    found = compare(options.run_a, options.run_b, options.labels)
+    print(found.as_json() if options.json else found.as_text())
+    return FAILED if found.misleads else OK
 
 
 def _draw(options: argparse.Namespace) -> int:

@@ -27,12 +27,11 @@ from worker.image import files
 from worker.image.part10 import MOST_BYTES
 from worker.models import is_away
 from worker.pipeline import Case, Conclusion, Pipeline
-from worker.research.evaluate import RESULTS
+from worker.research.labels import MANIFEST, RESULTS
 from worker.research.sources import Source, walk
 from worker.service.start import pipeline
 from worker.settings import Pixels, Settings
 
-MANIFEST = "manifest.json"
 REPORTS = "reports"
 IDENTIFIERS = ("patient_id", "study_instance_uid", "sop_instance_uid", "accession_number")
 """Columns of a table of identifiers, beside ``file``."""

@@ -1,106 +1,118 @@
-"""Compare a describe run with labels: how often the right images are called fractured."""
+"""Compare a describe run with labels: how often, how sure, for whom, and which were wrong."""
 
 from __future__ import annotations
 
-import csv
 import json
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dicom_node.base.errors import ConfigurationError
+from worker.research.labels import Case, Matched, count, groups, match
+from worker.research.measures import Counts, Measure, measure, wilson
 
-RESULTS = "results.jsonl"
-"""The file of a describe run with one row per file."""
+FEW = 30
+"""Cases below which a group's figures are marked: their intervals are wide."""
 
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """A confusion matrix; `undetermined` and `without_text` are beside it, never inside."""
-
-    tp: int = 0
-    fn: int = 0
-    fp: int = 0
-    tn: int = 0
-    undetermined: int = 0
-    without_text: int = 0
-
-    def figures(self) -> dict[str, float | None]:
-        """Return sensitivity, specificity, predictive values, F1 and balanced accuracy."""
-        sensitivity = _ratio(self.tp, self.tp + self.fn)
-        specificity = _ratio(self.tn, self.tn + self.fp)
-        known = sensitivity is not None and specificity is not None
-        return {
-            "sensitivity": sensitivity,
-            "specificity": specificity,
-            "ppv": _ratio(self.tp, self.tp + self.fp),
-            "npv": _ratio(self.tn, self.tn + self.fn),
-            "accuracy": _ratio(self.tp + self.tn, self.tp + self.tn + self.fp + self.fn),
-            "f1": _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn),
-            "balanced_accuracy": (sensitivity + specificity) / 2 if known else None,  # type: ignore[operator]
-        }
-
-    def intervals(self) -> dict[str, Interval | None]:
-        """Return 95 % Wilson intervals of sensitivity and specificity."""
-        return {
-            "sensitivity": wilson(self.tp, self.tp + self.fn),
-            "specificity": wilson(self.tn, self.tn + self.fp),
-        }
+CARD = "(recall + specificity) / 2, as the card of ChexFract computes its ROC-AUC; no score exists"
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """An evaluation as a whole and by group."""
+class Part:
+    """The figures of all cases, or of one group."""
+
+    name: str
+    counts: Counts
+    measures: list[Measure]
+
+    @property
+    def is_small(self) -> bool:
+        """Whether there are too few cases to say much."""
+        return self.counts.answered < FEW
+
+
+@dataclass(frozen=True, slots=True)
+class FractureScore:
+    """Fractures told beside fractures labelled, as sets of places."""
+
+    name: str
+    right: int
+    told: int
+    labelled: int
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of precision and recall."""
+        whole = self.told + self.labelled
+        return 2 * self.right / whole if whole else None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A run beside its labels, in figures."""
 
     run: str
-    labelled: int
-    unmatched: int
-    counts: Counts
-    groups: dict[str, Counts] = field(default_factory=dict)
+    whole: Part
+    parts: list[Part] = field(default_factory=list)
+    fractures: list[FractureScore] = field(default_factory=list)
+    wrong: list[dict[str, str]] = field(default_factory=list)
+    problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    prevalence: float | None = None
+
+    @property
+    def misleads(self) -> bool:
+        """Whether a figure should not be quoted as it stands."""
+        return bool(self.problems)
 
     def as_json(self) -> str:
         """Return everything as one JSON object."""
-        content: dict[str, Any] = {
-            "run": self.run,
-            "labelled": self.labelled,
-            "unmatched": self.unmatched,
-            "counts": asdict(self.counts),
-            "figures": self.counts.figures(),
-            "intervals_95": self.counts.intervals(),
-            "groups": {
-                name: {"counts": asdict(counts), "figures": counts.figures()}
-                for name, counts in self.groups.items()
+        return json.dumps(
+            {
+                "run": self.run,
+                "prevalence": self.prevalence,
+                "problems": self.problems,
+                "remarks": self.remarks,
+                **_as_json(self.whole),
+                "groups": {part.name: _as_json(part) for part in self.parts},
+                "fractures": [asdict(one) | {"f1": one.f1} for one in self.fractures],
+                "wrong": self.wrong,
             },
-        }
-        return json.dumps(content)
+            ensure_ascii=False,
+        )
 
     def as_text(self) -> str:
-        """Return the figures as lines for people."""
-        c = self.counts
-        lines = [
-            f"{self.labelled} labelled, {self.unmatched} of them not in the run",
+        """Return one line a measure: name, value, 95 % interval."""
+        c = self.whole.counts
+        lines = [f"problem: {text}" for text in self.problems]
+        lines += [f"note: {text}" for text in self.remarks]
+        lines += [
             f"TP {c.tp}  FN {c.fn}  FP {c.fp}  TN {c.tn}  undetermined {c.undetermined}  "
             f"without text {c.without_text}",
+            *_lines(self.whole, self.prevalence),
         ]
-        intervals = c.intervals()
-        for name, value in c.figures().items():
-            interval = intervals.get(name)
-            within = f"  (95 % {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-            lines.append(f"{name:18} {_shown(value)}{within}")
-        for group, counts in self.groups.items():
-            figures = counts.figures()
-            lines.append(
-                f"{group:18} sensitivity {_shown(figures['sensitivity'])}  "
-                f"specificity {_shown(figures['specificity'])}"
-            )
+        for part in self.parts:
+            small = ", few cases" if part.is_small else ""
+            lines += ["", f"{part.name}  n = {part.counts.answered}{small}"]
+            lines += [f"  {line}" for line in _lines(part, self.prevalence)]
+        if self.fractures:
+            lines += ["", "fractures as sets of places"]
+            for one in self.fractures:
+                lines.append(
+                    f"  {one.name:18} precision {_shown(_ratio(one.right, one.told))}  "
+                    f"recall {_shown(_ratio(one.right, one.labelled))}  f1 {_shown(one.f1)}  "
+                    f"n = {one.labelled}"
+                )
+        if self.wrong:
+            lines += ["", "wrong cases"]
+            lines += [f"  {one['kind']:15} {one['image']}: {one['text']}" for one in self.wrong]
         return "\n".join(lines)
 
 
-def evaluate(run: Path, labels: Path) -> Figures:
+def evaluate(
+    run: Path, labels: Path, *, by: Sequence[str] = (), prevalence: float | None = None
+) -> Evaluation:
     """Compare the rows of a run with a table of labels.
 
     Parameters
@@ -108,109 +120,123 @@ def evaluate(run: Path, labels: Path) -> Figures:
     run : Path
         The folder that ``describe`` wrote, or its ``results.jsonl``.
     labels : Path
-        CSV with ``file`` or ``sop_instance_uid``, ``fracture`` (0 or 1) and any further columns,
-        of which each with at most eight values makes groups.
+        CSV with ``file`` or ``sop_instance_uid``, ``fracture`` (0 or 1), and where known
+        ``findings``: places such as ``left rib 5; right clavicle``.
+    by : sequence of str
+        Columns of the labels that make groups.
+    prevalence : float, optional
+        Share of fractured images for which PPV and NPV hold; that of the labels when left out.
 
     Raises
     ------
     ConfigurationError
-        A file is missing or not of this form.
+        A file is missing or not of this form, a column does not exist, or nothing matches.
     """
-    rows = _results(run / RESULTS if run.is_dir() else run)
-    table = _labels(labels)
-    pairs = [(label, _found(rows, label)) for label in table]
-    return Figures(
+    matched = match(run, labels)
+    for column in by:
+        if column.lower() not in matched.columns:
+            known = ", ".join(matched.columns) or "none"
+            raise ConfigurationError(f"{labels}: no column {column!r} to group by; there: {known}")
+    parts = [
+        _part(f"{column}={value}", cases, prevalence)
+        for column in by
+        for value, cases in groups(matched.cases, column.lower()).items()
+    ]
+    return Evaluation(
         run=str(run),
-        labelled=len(table),
-        unmatched=sum(row is None for _, row in pairs),
-        counts=_count(pairs),
-        groups=_groups(pairs),
+        whole=_part("all", matched.cases, prevalence),
+        parts=parts,
+        fractures=_fractures(matched),
+        wrong=[_wrong(case) for case in matched.cases if case.cell in ("fn", "fp", "undetermined")],
+        problems=matched.problems,
+        remarks=matched.remarks,
+        prevalence=prevalence,
     )
 
 
-def wilson(hits: int, n: int, z: float = 1.96) -> Interval | None:
-    """Return the Wilson score interval of `hits` of `n`."""
-    if not n:
-        return None
-    p, q = hits / n, z * z / n
-    middle = (p + q / 2) / (1 + q)
-    half = z * math.sqrt(p * (1 - p) / n + q / (4 * n)) / (1 + q)
-    return max(0.0, middle - half), min(1.0, middle + half)
+def of_counts(tp: int, fp: int, fn: int, tn: int, prevalence: float | None = None) -> Evaluation:
+    """Return the same figures from four numbers."""
+    counts = Counts(tp=tp, fn=fn, fp=fp, tn=tn)
+    return Evaluation("", Part("all", counts, measure(counts, prevalence)), prevalence=prevalence)
 
 
-def _results(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows by file, by file name and by SOP Instance UID."""
-    rows: dict[str, dict[str, Any]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for row in (json.loads(line) for line in lines if line):
-            rows.setdefault(Path(row["file"]).name, row)
-            rows[row["file"]] = row
-            if row.get("sop_instance_uid"):
-                rows[row["sop_instance_uid"]] = row
-    except OSError as exc:
-        raise ConfigurationError(f"{path}: {exc.strerror}") from exc
-    except (ValueError, KeyError, TypeError) as exc:
-        raise ConfigurationError(f"{path}: not the results of a describe run") from exc
-    return rows
+def _part(name: str, cases: Sequence[Case], prevalence: float | None) -> Part:
+    counts = count(cases)
+    return Part(name, counts, measure(counts, prevalence))
 
 
-def _labels(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            table = [
-                {key.strip().lower(): (value or "").strip() for key, value in row.items() if key}
-                for row in csv.DictReader(lines)
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise ConfigurationError(f"{path}: {exc}") from exc
-    for number, row in enumerate(table, 2):
-        if row.get("fracture") not in ("0", "1") or not (
-            row.get("file") or row.get("sop_instance_uid")
-        ):
-            raise ConfigurationError(
-                f"{path}, line {number}: needs file or sop_instance_uid, and fracture as 0 or 1"
-            )
-    return table
-
-
-def _found(rows: dict[str, dict[str, Any]], label: dict[str, str]) -> dict[str, Any] | None:
-    for key in (label.get("sop_instance_uid"), label.get("file"), Path(label.get("file", "")).name):
-        if key and key in rows:
-            return rows[key]
-    return None
-
-
-Pair = tuple[dict[str, str], dict[str, Any] | None]
-
-
-def _count(pairs: Iterable[Pair]) -> Counts:
-    names = {("1", "present"): "tp", ("1", "absent"): "fn", ("0", "present"): "fp"}
-    names[("0", "absent")] = "tn"
-    counts = dict.fromkeys(("tp", "fn", "fp", "tn", "undetermined", "without_text"), 0)
-    for label, row in pairs:
-        if row is None or "text" not in row:
-            counts["without_text"] += 1
-            continue
-        counts[names.get((label["fracture"], row["findings"]["presence"]), "undetermined")] += 1
-    return Counts(**counts)
-
-
-def _groups(pairs: Sequence[Pair]) -> dict[str, Counts]:
-    columns = {key for label, _ in pairs for key in label} - {
-        "file",
-        "sop_instance_uid",
-        "fracture",
+def _as_json(part: Part) -> dict[str, Any]:
+    return {
+        "n": part.counts.answered,
+        "few_cases": part.is_small,
+        "counts": asdict(part.counts),
+        "measures": {
+            one.name: {
+                "value": one.value,
+                "interval_95": one.interval,
+                "wilson_95": one.wilson,
+                "bootstrap_95": one.bootstrap,
+            }
+            for one in part.measures
+        },
     }
-    groups = {}
-    for column in sorted(columns):
-        values = sorted({label.get(column, "") for label, _ in pairs} - {""})
-        if not 1 < len(values) <= 8:
-            continue
-        for value in values:
-            members = [pair for pair in pairs if pair[0].get(column) == value]
-            groups[f"{column}={value}"] = _count(members)
-    return groups
+
+
+def _lines(part: Part, prevalence: float | None) -> list[str]:
+    lines = []
+    for one in part.measures:
+        within = f"95 % {one.interval[0]:.3f} to {one.interval[1]:.3f}" if one.interval else "-"
+        note = ""
+        if one.name == "roc_auc":
+            note = f"  {CARD}"
+        elif one.name in ("ppv", "npv"):
+            share = _ratio(part.counts.positives, part.counts.answered)
+            note = f"  at a prevalence of {_shown(share if prevalence is None else prevalence)}"
+        lines.append(f"{one.name:12} {_shown(one.value)}  {within}{note}")
+    return lines
+
+
+def _wrong(case: Case) -> dict[str, str]:
+    kinds = {"fn": "missed", "fp": "false alarm", "undetermined": "undetermined"}
+    text = " ".join(str((case.row or {}).get("text", "")).split())
+    return {"kind": kinds[case.cell], "image": case.name, "text": text}
+
+
+def _fractures(matched: Matched) -> list[FractureScore]:
+    """Compare sets of places, where the labels have them: all, by bone and by side."""
+    cases = [case for case in matched.cases if "findings" in case.label and case.row is not None]
+    cases = [case for case in cases if "text" in (case.row or {})]
+    if not any(case.label["findings"] for case in cases):
+        return []
+    scores: dict[str, list[int]] = {}
+    for case in cases:
+        told = {_place(one) for one in (case.row or {})["findings"].get("fractures", ())}
+        labelled = {
+            " ".join(one.split()).lower()
+            for one in case.label["findings"].split(";")
+            if one.strip()
+        }
+        for place in told | labelled:
+            for name in ("all", *_kinds(place)):
+                score = scores.setdefault(name, [0, 0, 0])
+                score[0] += place in told and place in labelled
+                score[1] += place in told
+                score[2] += place in labelled
+    order = sorted(scores, key=lambda name: (name != "all", name))
+    return [FractureScore(name, *scores[name]) for name in order]
+
+
+def _place(fracture: dict[str, Any]) -> str:
+    """Return a fracture of a row as labels name it: ``left rib 5``."""
+    words = (fracture.get("side"), fracture.get("bone"), fracture.get("number"))
+    return " ".join(str(word) for word in words if word not in (None, "")).lower()
+
+
+def _kinds(place: str) -> list[str]:
+    words = place.split()
+    sides = [word for word in words if word in ("left", "right", "bilateral")]
+    bones = [word for word in words if word not in sides and not word.isdigit()]
+    return [*(f"side={side}" for side in sides), *(["bone=" + " ".join(bones)] if bones else [])]
 
 
 def _ratio(part: int, whole: int) -> float | None:
@@ -219,3 +245,6 @@ def _ratio(part: int, whole: int) -> float | None:
 
 def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+__all__ = ["Evaluation", "evaluate", "of_counts", "wilson"]

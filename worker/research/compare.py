@@ -1,0 +1,160 @@
+"""Compare two runs over the same images: who is better, how surely, and which cases flipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from dicom_node.base.errors import ConfigurationError
+from worker.research.labels import Row, count, match, read_rows
+from worker.research.measures import Difference, differences, kappa, mcnemar, measure
+
+ANSWERS = ("tp", "fn", "fp", "tn")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two runs side by side."""
+
+    run_a: str
+    run_b: str
+    images: int
+    """That both have a text of."""
+    agreement: float | None
+    """Share of images of which both say the same."""
+    kappa: float | None
+    flipped: list[dict[str, str]] = field(default_factory=list)
+    p: float | None = None
+    """McNemar's, where there are labels."""
+    only_a: int = 0
+    only_b: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    of_a: dict[str, float | None] = field(default_factory=dict)
+    of_b: dict[str, float | None] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def misleads(self) -> bool:
+        """Whether a figure should not be quoted as it stands."""
+        return bool(self.problems)
+
+    def as_json(self) -> str:
+        """Return everything as one JSON object."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    def as_text(self) -> str:
+        """Return one line a figure."""
+        lines = [f"problem: {text}" for text in self.problems]
+        lines += [
+            f"A {self.run_a}",
+            f"B {self.run_b}",
+            f"images {self.images}",
+            f"agreement {_shown(self.agreement)}",
+            f"kappa {_shown(self.kappa)}",
+        ]
+        if self.p is not None:
+            lines += [f"only A right {self.only_a}", f"only B right {self.only_b}"]
+            lines += [f"McNemar p = {self.p:.4g}"]
+            for one in self.differences:
+                within = (
+                    f"{one.interval[0]:+.3f} to {one.interval[1]:+.3f}" if one.interval else "-"
+                )
+                value = "-" if one.value is None else f"{one.value:+.3f}"
+                a, b = _shown(self.of_a.get(one.name)), _shown(self.of_b.get(one.name))
+                lines.append(f"bootstrap {one.name:12} A {a}  B {b}  A - B {value}  95 % {within}")
+        if self.flipped:
+            lines += ["", "flipped cases"]
+            lines += [
+                f"  {one['image']}: A {one['a']}, B {one['b']}{_label(one)}" for one in self.flipped
+            ]
+        return "\n".join(lines)
+
+
+def compare(run_a: Path, run_b: Path, labels: Path | None = None) -> Comparison:
+    """Compare two runs over the same images.
+
+    Parameters
+    ----------
+    run_a, run_b : Path
+        Folders that ``describe`` wrote.
+    labels : Path, optional
+        As for ``evaluate``; without them only agreement is told.
+
+    Raises
+    ------
+    ConfigurationError
+        A file is missing or not of this form, or the runs have no image in common.
+    """
+    a, b = (_by_image(read_rows(run)) for run in (run_a, run_b))
+    both = [image for image in a if image in b]
+    if not both:
+        raise ConfigurationError(f"{run_a} and {run_b} have no described image in common")
+    words = [(_presence(a[image]), _presence(b[image])) for image in both]
+    flipped = [
+        {"image": image, "a": one, "b": other}
+        for image, (one, other) in zip(both, words, strict=True)
+        if one != other
+    ]
+    agreement = sum(one == other for one, other in words) / len(words)
+    problems = []
+    if alone := len(a) + len(b) - 2 * len(both):
+        problems.append(f"{alone} images are described in one of the runs only")
+    found = Comparison(str(run_a), str(run_b), len(both), agreement, kappa(words), flipped)
+    if labels is None:
+        return _with(found, problems=tuple(problems))
+    return _labelled(found, (run_a, run_b), labels, problems)
+
+
+def _labelled(
+    found: Comparison, runs: tuple[Path, Path], labels: Path, problems: list[str]
+) -> Comparison:
+    of_a, of_b = (match(run, labels) for run in runs)
+    for matched in (of_a, of_b):
+        problems += [f"{matched.run}: {text}" for text in matched.problems]
+    pairs = list(zip(of_a.cases, of_b.cases, strict=True))
+    truth = {case.name: case.label["fracture"] for case in of_a.cases}
+    truth |= {c.row["file"]: c.label["fracture"] for c in of_a.cases if c.row is not None}
+    flipped = [one | {"label": truth.get(one["image"], "")} for one in found.flipped]
+    right = ("tp", "tn")
+    answered = [(x.cell, y.cell) for x, y in pairs if x.cell in ANSWERS and y.cell in ANSWERS]
+    # One that says nothing certain is not right: it counts against its run.
+    judged = [(x.cell in right, y.cell in right) for x, y in pairs if x.row and y.row]
+    only_a, only_b = judged.count((True, False)), judged.count((False, True))
+    values = []
+    for matched in (of_a, of_b):
+        values.append({one.name: one.value for one in measure(count(matched.cases))})
+    return _with(
+        found,
+        flipped=flipped,
+        p=mcnemar(only_a, only_b),
+        only_a=only_a,
+        only_b=only_b,
+        differences=list(differences(*zip(*answered, strict=True))) if answered else [],
+        of_a=values[0],
+        of_b=values[1],
+        problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+def _with(found: Comparison, **changes: object) -> Comparison:
+    from dataclasses import replace
+
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def _by_image(rows: Sequence[Row]) -> dict[str, Row]:
+    return {str(row["file"]): row for row in rows if "text" in row}
+
+
+def _presence(row: Row) -> str:
+    return str(row["findings"]["presence"])
+
+
+def _label(one: dict[str, str]) -> str:
+    return f", label {one['label']}" if one.get("label") else ""
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
