@@ -1,11 +1,13 @@
 """DCMTK finds, gets and moves the reports of this node, and nothing else."""
 
+import json
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import reports
@@ -16,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, build_role, evt
 from results import add_result
-from stations import free_ports
+from stations import Orthanc, free_ports
 
 from dicom_node.settings import Peer
 from dicom_node.standard.sr_classes import SR_CLASSES
@@ -583,3 +585,32 @@ def test_a_move_without_its_key_is_0xa900(
         )
         assert [status.Status for status in statuses] == [0x0000]
         assert list(folder.iterdir()) == []
+
+
+# Orthanc
+
+
+def test_orthanc_finds_and_fetches_the_reports(
+    node: Node, made: dict[str, tuple[Document, ...]], tmp_path: Path
+) -> None:
+    orthanc = Orthanc(tmp_path / "orthanc", node.port)
+    retrieval = node.listener._retrieval
+    before = retrieval._settings
+    peers = before.peers | {"orthanc": orthanc.peer}
+    node.listener.take(before.model_copy(update={"peers": peers}))
+    try:
+        orthanc.start()
+
+        def ask(path: str, body: Any) -> Any:
+            return orthanc.post(path, json.dumps(body).encode())
+
+        keys = {"StudyInstanceUID": "1.2.4", "ModalitiesInStudy": "", "StudyDate": ""}
+        query = ask("/modalities/chexfract/query", {"Level": "Study", "Query": keys})["ID"]
+        assert len(orthanc.get(f"/queries/{query}/answers")) == 1
+        ask(f"/queries/{query}/retrieve", {"TargetAet": "ORTHANC", "Synchronous": True})
+        kept = orthanc.get("/instances?expand")
+        uids = {one["MainDicomTags"]["SOPInstanceUID"] for one in kept}
+        assert uids == {made["other"][i].sop_instance_uid for i in (0, 3)}
+    finally:
+        orthanc.stop()
+        node.listener.take(before)
