@@ -17,6 +17,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from dicom_node.base.errors import ChexFractError, Transient
+from dicom_node.base.logs import Sparse
 from dicom_node.dimse import patches
 from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, REPORTS, VERIFICATION
 from dicom_node.dimse.security import requestor
@@ -28,6 +29,8 @@ from dicom_node.store.catalogue import LEVELS, UNIQUE, Catalogue, Level, Stored,
 from dicom_node.store.uses import Use, encoded, noting, studies_of
 
 logger = logging.getLogger(__name__)
+_refused = Sparse(logger, per_minute=60)
+"""Lines that a peer's requests cause."""
 
 PENDING = 0xFF00
 CANCEL = 0xFE00
@@ -109,7 +112,7 @@ class Retrieval:
         if peer is None or not _answers(peer):
             why = why or "it gives no answer"
             name = _caller(event.assoc)
-            logger.warning("%s moves to %s: %s", name, ascii(title)[1:-1], why)
+            _refused.warning("%s moves to %s: %s", name, ascii(title)[1:-1], why)
             yield None, None
             return
         accepted: set[str] = set()
@@ -277,7 +280,9 @@ def _failure(event: evt.Event, exc: Exception) -> Dataset:
     elif not isinstance(exc, ChexFractError):
         comment = "the identifier cannot be understood"
     reason = ascii(comment) if isinstance(exc, _Mismatch) else f"{comment} ({type(exc).__name__})"
-    logger.warning("refused a request of %s with 0x%04X: %s", _caller(event.assoc), status, reason)
+    _refused.warning(
+        "refused a request of %s with 0x%04X: %s", _caller(event.assoc), status, reason
+    )
     told = Dataset()
     told.Status = status
     told.ErrorComment = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in comment)[:64]
