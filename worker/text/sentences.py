@@ -26,9 +26,10 @@ _GROUNDED = re.compile(r"<\|/ref\|>|</obj>")
 _SAME_BOXES = re.compile(
     r"(?P<start>^|[.;:\n])(?P<gap>\s{0,4})"
     r"(?P<words>(?!(?:no|not|without|neither|nor)\b)(?:[a-z0-9-]{1,20}\s){1,6}fractures?)"
-    r"(?:[\s,;]{1,20}(?P=words)\b){1,24}(?=[\s.,;]{0,20}(?:\n|$|[A-Z]))",
+    r"(?:[\s,;]{1,20}(?P=words)\b)+(?=[\s.,;]{0,20}(?:\n|$|[A-Z]))",
     re.IGNORECASE,
 )
+_MOST_BOXES = 25  # of one name; a model that names more has lost its way
 _BONE_WORD = re.compile(r"\b(?:rib|clavic|scapul|humer|stern|vertebra|spine)", re.IGNORECASE)
 _STARRED = re.compile(r"\[\*\*[^\]\n]{0,60}\*\*\]")
 _BLANK = re.compile(r"(?<![a-z0-9])_{2,}|\b[xX]{3,}\b", re.IGNORECASE)
@@ -144,7 +145,8 @@ def plain(text: str) -> str:
 
 
 def _once(same: re.Match[str]) -> str:
-    is_of_bone = _BONE_WORD.search(same["words"])
+    is_some = same.group().lower().count("fracture") <= _MOST_BOXES
+    is_of_bone = is_some and _BONE_WORD.search(same["words"])
     return same["start"] + same["gap"] + same["words"] if is_of_bone else same.group()
 
 
@@ -202,7 +204,7 @@ def _sentence(piece: str, is_request: bool, is_last: bool) -> Sentence:
         return Sentence(verbatim, body, is_request, is_last=is_last)
     heading = _HEADING.match(body)
     if heading:
-        body = body[heading.end() :]
+        body = body[heading.end() :].strip()
     return Sentence(
         verbatim=verbatim,
         body=body,
