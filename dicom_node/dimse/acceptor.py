@@ -10,7 +10,9 @@ import select
 import socket
 import ssl
 import struct
+import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from socketserver import BaseServer
@@ -27,9 +29,9 @@ logger = logging.getLogger(__name__)
 FIRST_PDU_S = 5.0
 """Time for the TLS handshake and for the whole A-ASSOCIATE-RQ."""
 MAX_WAITING = 512
-"""Most connections that may be silent at one time."""
+"""Most connections that may be silent at one time; above, the oldest of the busiest host goes."""
 MAX_WAITING_OF_HOST = 256
-"""Most of them from one host: others still get in."""
+"""Most of them from one host; above, its oldest goes."""
 MAX_OTHER_PDU = 1 << 18
 """Largest PDU that carries no data set: 128 contexts with 45 transfer syntaxes fit."""
 
@@ -52,6 +54,8 @@ class Server(ThreadedAssociationServer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._waiting: dict[socket.socket, str] = {}
+        """Connections that are silent, and from where: the oldest first."""
+        self._lock = threading.Lock()
         self.refusals = Refusals()
         self.proxies: Sequence[Network] = ()
         """From where, and from nowhere else, a PROXY header is read and believed."""
@@ -102,10 +106,7 @@ class Server(ThreadedAssociationServer):
         return address if caller is None else (caller, 0)
 
     def _admit(self, request: socket.socket, caller: str) -> socket.socket:
-        if len(self._waiting) >= MAX_WAITING:
-            raise Turned(f"{MAX_WAITING} connections are silent")
-        if list(self._waiting.values()).count(caller) >= MAX_WAITING_OF_HOST:
-            raise Turned(f"{MAX_WAITING_OF_HOST} connections of it are silent")
+        self._make_room(caller)
         self._waiting[request] = caller
         try:
             if self.ssl_context:
@@ -114,6 +115,28 @@ class Server(ThreadedAssociationServer):
             return request
         finally:
             self._waiting.pop(request, None)
+
+    def _make_room(self, caller: str) -> None:
+        """Close the oldest silent connection where there are too many.
+
+        Not the new one: a modality's request comes at once, so the oldest is never its.
+        """
+        with self._lock:
+            of_host = Counter(self._waiting.values())
+            if of_host[caller] >= MAX_WAITING_OF_HOST:
+                self._turn_away_oldest(
+                    caller, f"{MAX_WAITING_OF_HOST} connections of it are silent"
+                )
+            elif len(self._waiting) >= MAX_WAITING:
+                ((most, _),) = of_host.most_common(1)
+                self._turn_away_oldest(most, f"{MAX_WAITING} connections are silent")
+
+    def _turn_away_oldest(self, caller: str, why: str) -> None:
+        oldest = next((one for one, of in list(self._waiting.items()) if of == caller), None)
+        if oldest is not None:
+            self._waiting.pop(oldest, "")
+            self.refusals.note("turned away", Refusal("", caller, "", why))
+            _close(oldest)
 
 
 def host(address: Any) -> str:

@@ -71,7 +71,7 @@ class Inlet(AssociationSocket):
         self.largest = max(max_pdu, MAX_OTHER_PDU)
         self._idle_timeout = idle_timeout
         self._establish_by = time.monotonic() + ESTABLISHED_S
-        self._begun_at = 0.0
+        self._begun_at = time.monotonic()
         self._space = memoryview(b"")
         self.unread = self._space
 
@@ -79,6 +79,11 @@ class Inlet(AssociationSocket):
     def ready(self) -> bool:
         """Whether something can be read at once."""
         return bool(self.unread) or super().ready
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the last PDU began."""
+        return time.monotonic() - self._begun_at
 
     def begin(self, size: int) -> None:
         """Begin with a PDU of `size` bytes; raise `OSError` when it is too long.

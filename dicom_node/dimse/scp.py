@@ -39,6 +39,7 @@ from dicom_node.dimse.reception import DataSet, Inlet, Reception, refusal
 from dicom_node.dimse.refusals import Refusals
 from dicom_node.dimse.retrieve import Retrieval
 from dicom_node.dimse.security import acceptor
+from dicom_node.dimse.slots import Holder, Slots
 from dicom_node.dimse.stream import Request, Stream
 from dicom_node.peers import Caller, bare_title, may, who_calls
 from dicom_node.settings import Settings
@@ -84,7 +85,6 @@ CALLED_AE_UNKNOWN = Rejection(1, 1, 7, "called AE title not recognised")
 CALLING_AE_UNKNOWN = Rejection(1, 1, 3, "calling AE title not recognised")
 CALLING_HOST_UNKNOWN = Rejection(1, 1, 3, "calling AE title not known from this address")
 TOO_MANY = Rejection(2, 3, 2, "too many associations")
-TOO_MANY_OF_PEER = Rejection(2, 3, 2, "too many associations of this peer")
 NO_ROOM = Rejection(2, 3, 1, "no room for Instances")
 
 
@@ -126,8 +126,11 @@ class Listener:
         self._is_streamed = stream.is_known()
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._admitted: dict[Association, tuple[str, str]] = {}
+        self._slots = Slots[Association](
+            lambda assoc: bool(assoc.is_alive()), self._silent_for, self._give_way
+        )
+        self._busy: Counter[Association] = Counter()
+        """Queries and retrievals that are being answered."""
         self._titles: WeakKeyDictionary[Association, Titles] = WeakKeyDictionary()
         self._names: WeakKeyDictionary[Association, str] = WeakKeyDictionary()
         self._refusals = refusals or Refusals()
@@ -215,8 +218,7 @@ class Listener:
         self._refusals.stop()
 
     def _live(self) -> list[Association]:
-        with self._lock:
-            return [assoc for assoc in self._admitted if assoc.is_alive()]
+        return self._slots.open()
 
     def _settle(self) -> None:
         """Give the aborts a moment to leave, then close what is still open."""
@@ -231,9 +233,9 @@ class Listener:
         retrieval: list[Any] = []
         if self._retrieval:
             retrieval = [
-                (evt.EVT_C_FIND, self._retrieval.on_find),
-                (evt.EVT_C_GET, self._retrieval.on_get),
-                (evt.EVT_C_MOVE, self._retrieval.on_move),
+                (evt.EVT_C_FIND, self._at_work(self._retrieval.on_find)),
+                (evt.EVT_C_GET, self._at_work(self._retrieval.on_get)),
+                (evt.EVT_C_MOVE, self._at_work(self._retrieval.on_move)),
             ]
         if self._commitments:
             retrieval.append((evt.EVT_N_EVENT_REPORT, self._commitments.on_report))
@@ -347,18 +349,37 @@ class Listener:
         )
         if wants_storage and not self._has_room():
             return NO_ROOM
-        return self._count(assoc, (calling, address))
+        holder = Holder(calling, address, caller.name is not None)
+        reason = self._slots.take(
+            assoc, holder, node.max_associations, node.max_associations_per_peer
+        )
+        return replace(TOO_MANY, reason=reason) if reason else None
 
-    def _count(self, assoc: Association, peer: tuple[str, str]) -> Rejection | None:
-        node = self._settings.node
-        with self._lock:
-            self._admitted = {a: p for a, p in self._admitted.items() if a.is_alive()}
-            if len(self._admitted) >= node.max_associations:
-                return TOO_MANY
-            if Counter(self._admitted.values())[peer] >= node.max_associations_per_peer:
-                return TOO_MANY_OF_PEER
-            self._admitted[assoc] = peer
-        return None
+    def _silent_for(self, assoc: Association) -> float:
+        """Return for how long nothing has come on an association and nothing is done for it."""
+        inlet, reception = assoc.dul.socket, assoc.dimse
+        if not isinstance(inlet, Inlet) or not isinstance(reception, Reception):
+            return 0.0
+        is_at_work = reception.is_receiving or self._busy[assoc] or not assoc.is_established
+        return 0.0 if is_at_work else inlet.silent_for
+
+    def _give_way(self, assoc: Association, reason: str) -> None:
+        self._refuse("aborting the association of", assoc, reason)
+        assoc.abort(block=False)
+
+    def _at_work(self, handler: Any) -> Any:
+        """Return a handler of Query/Retrieve during which the association is not idle."""
+
+        def handle(event: evt.Event) -> Iterator[Any]:
+            self._busy[event.assoc] += 1
+            try:
+                yield from handler(event)
+            finally:
+                self._busy[event.assoc] -= 1
+                if not self._busy[event.assoc]:
+                    del self._busy[event.assoc]
+
+        return handle
 
     def _on_store(self, event: evt.Event) -> int | Dataset:
         """Answer a C-STORE request that came the standard way."""

@@ -1,0 +1,129 @@
+"""Peers find an association, whoever else holds idle ones or says nothing at all."""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from listening import listening
+from pynetdicom import AE
+from pynetdicom.association import Association
+
+from dicom_node.dimse.slots import ALL_TAKEN, OF_PEER, OF_STRANGERS, Holder, Slots
+
+VERIFICATION = "1.2.840.10008.1.1"
+
+
+class Desk:
+    """Slots whose associations are numbers."""
+
+    def __init__(self) -> None:
+        self.silent: dict[int, float] = {}
+        self.ended: list[int] = []
+        self.count = 0
+        self.slots = Slots[int](
+            lambda one: one not in self.ended,
+            lambda one: self.silent.get(one, 0.0),
+            lambda one, why: self.ended.append(one),
+        )
+
+    def take(
+        self, title: str, address: str = "10.0.0.1", is_peer: bool = True, most: int = 8
+    ) -> str:
+        self.count += 1
+        return self.slots.take(self.count, Holder(title, address, is_peer), most, 4)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def test_a_quarter_is_kept_for_peers(desk: Desk) -> None:
+    told = [desk.take(f"S{n}", f"10.0.1.{n}", is_peer=False) for n in range(8)]
+    assert told == [""] * 6 + [OF_STRANGERS] * 2
+    assert [desk.take("MODALITY") for _ in range(2)] == ["", ""]
+
+
+@pytest.mark.parametrize("changing", ["title", "address"])
+def test_strangers_are_limited_by_address_and_by_title(desk: Desk, changing: str) -> None:
+    told = [
+        desk.take("S", f"10.0.1.{n}", is_peer=False, most=100)
+        if changing == "address"
+        else desk.take(f"S{n}", "10.0.1.1", is_peer=False, most=100)
+        for n in range(6)
+    ]
+    assert told == [""] * 4 + [OF_PEER] * 2
+
+
+def test_idle_strangers_give_way_to_a_peer(desk: Desk) -> None:
+    for n in range(6):
+        desk.take(f"S{n}", f"10.0.1.{n}", is_peer=False)
+    desk.silent = {1: 3.0, 2: 9.0, 3: 0.5}
+    assert [desk.take("MODALITY") for _ in range(4)] == [""] * 4
+    assert desk.ended == [2, 1], "the longest idle first"
+    assert desk.take("OTHER") == ALL_TAKEN, "nobody else is idle"
+
+
+def test_the_peer_with_the_most_idle_ones_gives_way(desk: Desk) -> None:
+    for n in range(8):
+        desk.take("GREEDY" if n < 4 else f"P{n}")
+    assert desk.take("MODALITY") == ALL_TAKEN, "it works"
+    desk.silent = dict.fromkeys(range(1, 9), 6.0)
+    assert desk.take("MODALITY") == ""
+    assert desk.ended == [1]
+
+
+def test_a_peer_does_not_take_the_only_association_of_another(desk: Desk) -> None:
+    for n in range(8):
+        desk.take(f"P{n}")
+    desk.silent = dict.fromkeys(range(1, 9), 60.0)
+    assert desk.take("P0") == ALL_TAKEN
+    assert desk.ended == []
+
+
+def test_a_peer_at_its_limit_gives_up_its_own_idle_one(desk: Desk) -> None:
+    for _ in range(4):
+        assert desk.take("MODALITY") == ""
+    assert desk.take("MODALITY") == OF_PEER
+    desk.silent = {2: 6.0}
+    assert desk.take("MODALITY") == ""
+    assert desk.ended == [2]
+
+
+def test_a_stranger_never_makes_anybody_give_way(desk: Desk) -> None:
+    for n in range(8):
+        desk.take(f"P{n}")
+    desk.silent = dict.fromkeys(range(1, 9), 60.0)
+    assert desk.take("S", "10.0.1.1", is_peer=False) == ALL_TAKEN
+    assert desk.ended == []
+
+
+def associate(port: int, calling: str) -> Association:
+    ae = AE(calling)
+    ae.add_requested_context(VERIFICATION)
+    return ae.associate("127.0.0.1", port, ae_title="CHEXFRACT")
+
+
+def test_a_peer_is_not_kept_waiting_by_silence(tmp_path: Path) -> None:
+    """400 silent connections and as many idle associations of strangers as get in."""
+    with (
+        listening(tmp_path, known_peers_only=False, max_associations=16) as node,
+        ExitStack() as stack,
+    ):
+        for _ in range(400):
+            stack.enter_context(socket.create_connection(("127.0.0.1", node.port), 5))
+        for n in range(20):
+            stack.callback(associate(node.port, f"STRANGER{n}").abort)
+        times = []
+        for _ in range(6):
+            began = time.monotonic()
+            assoc = associate(node.port, "MODALITY")
+            assert assoc.is_established
+            assert assoc.send_c_echo().Status == 0
+            times.append(time.monotonic() - began)
+            assoc.release()
+        assert max(times) < 1.0
