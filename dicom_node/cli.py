@@ -150,6 +150,7 @@ def _user_commands(commands: Any) -> None:
 
 def _set_up_commands(commands: Any) -> None:
     _init_command(commands)
+    _certificate_command(commands)
     doctor = _add(
         commands, "doctor", "Check all that the node stands on and say what to do.", _doctor
     )
@@ -198,6 +199,21 @@ def _set_up_commands(commands: Any) -> None:
         commands, "completion", "Print what a shell needs to complete.", _completion, config=False
     )
     shell.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+def _certificate_command(commands: Any) -> None:
+    command = _add(
+        commands,
+        "certificate",
+        "Make or renew the node's certificate by an authority of its own.",
+        _certificate,
+    )
+    command.add_argument(
+        "--name", action="append", default=[], help="a further host name or address of the node"
+    )
+    command.add_argument(
+        "--copy-ca", type=Path, metavar="FILE", help="where workers find the authority"
+    )
 
 
 def _init_command(commands: Any) -> None:
@@ -425,6 +441,13 @@ def _rules_test(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     return show.rules_test(_settings(options), options.path, as_json=options.json)
+
+
+def _certificate(options: argparse.Namespace) -> int:
+    from dicom_node.operate.certificate import certificate
+
+    certificate(_settings(options), options.name, options.copy_ca, as_json=options.json)
+    return OK
 
 
 def _init(options: argparse.Namespace) -> int:

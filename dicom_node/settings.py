@@ -176,6 +176,8 @@ class Web(Section):
     """As 0.1.0 had it: use ``[jobs] secret_file``."""
     secret: SecretStr | None = None
     """As 0.1.0 had it: use ``CHEXFRACT_JOBS__SECRET``."""
+    metrics: Literal["all", "loopback"] = "all"
+    """Who may read ``/metrics``, which hold counts and names of peers, models and workers."""
     dicomweb_secret_file: str = ""
     """Bearer token of DICOMweb clients; ``dicomweb-secret`` in data_dir when empty."""
     cors_origins: tuple[

@@ -8,7 +8,7 @@ COPY dicom_node dicom_node
 COPY worker worker
 RUN pip install -c constraints.txt . \
     && useradd --uid 10001 --create-home chexfract \
-    && install -d -o chexfract /var/lib/chexfract
+    && install -d -o chexfract /var/lib/chexfract /trust
 USER 10001
 WORKDIR /var/lib/chexfract
 VOLUME /var/lib/chexfract

@@ -280,13 +280,20 @@ def _validity(name: str, end: Tls) -> Iterator[Check]:
         what = f"{path} is valid until {ends:%Y-%m-%d}"
         if ends < now or begins > now:
             what = f"{path} is valid from {begins:%Y-%m-%d} to {ends:%Y-%m-%d} only"
-            yield failed(name, what, "renew it, or set the clock")
+            yield failed(name, what, f"{_renewal(path)}, or set the clock")
         elif ends - now < SOONEST_EXPIRY:
-            yield warned(name, f"{what}: {(ends - now).days} days", "renew it")
+            yield warned(name, f"{what}: {(ends - now).days} days", _renewal(path))
         else:
             yield passed(name, what)
     if end.key is not None and end.key.stat().st_mode & 0o077:
         yield warned(name, f"{end.key} may be read by others", f"chmod 600 {end.key}")
+
+
+def _renewal(path: Path) -> str:
+    """Return how to renew a certificate; one of this node's own authority by a command."""
+    if (path.parent / "ca.key").exists():
+        return "chexfract-node certificate --config … renews it; then restart serve"
+    return "renew it"
 
 
 def _dates(path: Path) -> tuple[datetime, datetime]:

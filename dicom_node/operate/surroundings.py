@@ -20,6 +20,7 @@ from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ChexFractError, ConfigurationError, Unreachable
 from dicom_node.flow import broker as doorbell
 from dicom_node.operate import machine
+from dicom_node.operate.certificate import COMMAND
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.schema import VERSIONS
@@ -168,10 +169,20 @@ def web(settings: Settings) -> Iterator[Check]:
     if is_loopback(told.hostname or "") and not _is_local(settings.broker.url):
         what = f"web.url is {url}: workers on other machines cannot fetch images there"
         yield warned("web", what, "set web.url to an address that they reach, and web.host to it")
+    yield from _open_jobs(settings)
     if not machine.is_running(settings):
         yield warned("node", "it is not running", "chexfract-node serve --config …")
         return
     yield _health(url, settings.web.certificate)
+
+
+def _open_jobs(settings: Settings) -> Iterator[Check]:
+    """Look whether the job API's secret and the images cross a network openly."""
+    host = settings.jobs.host or settings.web.host
+    if is_loopback(host) or settings.jobs_url.startswith("https:"):
+        return
+    what = f"the job API listens on {host} without TLS: its secret and images cross the network"
+    yield warned("job API tls", what, f"{COMMAND}, and write what it prints")
 
 
 def _is_local(url: str) -> bool:

@@ -111,7 +111,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.is_over = threading.Event()
-    app.include_router(health.routes(ledger, spool, counts))
+    app.include_router(health.routes(ledger, spool, counts, settings.web.metrics))
     app.include_router(jobs.routes(settings, ledger, spool))
     workers = workers or Workers()
     app.include_router(of_workers.routes(workers))
@@ -121,7 +121,12 @@ def create_app(
     app.add_exception_handler(ChexFractError, _failed)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)
-    app.add_middleware(Guard, secret=credentials.jobs, larger={TESTED: settings.node.max_instance})
+    app.add_middleware(
+        Guard,
+        secret=credentials.jobs,
+        larger={TESTED: settings.node.max_instance},
+        is_https=settings.web.url.startswith("https:"),
+    )
     app.add_middleware(CrossOrigin, origins=settings.web.cors_origins)
     return app
 

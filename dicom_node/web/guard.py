@@ -76,12 +76,21 @@ class Guard:
         The bearer token of the job API.
     larger : mapping of str to int
         Paths whose body may have more bytes.
+    is_https : bool
+        Whether people reach the pages by HTTPS, so that their browsers need never try without.
     """
 
-    def __init__(self, app: ASGIApp, secret: str, larger: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        secret: str,
+        larger: Mapping[str, int] | None = None,
+        is_https: bool = False,
+    ) -> None:
         self._app = app
         self._larger = larger or {}
         self._bearer = f"Bearer {secret}".encode()
+        self._is_https = is_https
         self._people = asyncio.Semaphore(PEOPLE)
         self._sign_ins = asyncio.Semaphore(SIGN_INS)
 
@@ -96,6 +105,8 @@ class Guard:
                 headers = list(message.get("headers", ()))
                 if not any(name.lower() == b"cache-control" for name, _ in headers):
                     headers.append((b"cache-control", b"no-store"))
+                if self._is_https or scope.get("scheme") == "https":
+                    headers.append((b"strict-transport-security", b"max-age=31536000"))
                 message["headers"] = [*headers, *_HEADERS]
             await send(message)
 

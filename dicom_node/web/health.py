@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import accumulate
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
+from starlette.exceptions import HTTPException
 
 from dicom_node import __version__
+from dicom_node.base.addresses import is_loopback
 from dicom_node.base.errors import ChexFractError
 from dicom_node.store.ledger import Ledger, Waiting
 from dicom_node.store.ledger.views import Totals
@@ -27,8 +29,17 @@ BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 30
 """Upper bounds of the buckets of durations, in seconds."""
 
 
-def routes(ledger: Ledger, spool: Spool, counts: Counts | None = None) -> APIRouter:
-    """Return the pages for machines; they hold no patient data and need no secret."""
+def routes(
+    ledger: Ledger, spool: Spool, counts: Counts | None = None, metrics_for: str = "all"
+) -> APIRouter:
+    """Return the pages for machines; they hold no patient data and need no secret.
+
+    Parameters
+    ----------
+    metrics_for : str
+        Who sees the counts: ``all``, or callers on this machine (``loopback``) that no proxy
+        stands before.
+    """
     router = APIRouter()
     registry = CollectorRegistry()
     registry.register(counts or Counts(ledger, spool))
@@ -47,8 +58,12 @@ def routes(ledger: Ledger, spool: Spool, counts: Counts | None = None) -> APIRou
         return JSONResponse({"ready": is_ready, **told}, 200 if is_ready else 503)
 
     @router.get("/metrics")
-    def metrics() -> Response:
+    def metrics(request: Request) -> Response:
         """Return the counts in Prometheus' text format."""
+        address = request.client.host if request.client else ""
+        is_here = is_loopback(address) and "x-forwarded-for" not in request.headers
+        if metrics_for == "loopback" and not is_here:
+            raise HTTPException(403, 'web.metrics = "loopback": asked from this machine only')
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return router
