@@ -27,14 +27,16 @@ WINDOWS = {
     "sent": "As sent",
     "bone": "Bone",
     "lung": "Lung",
+    "local": "Local contrast",
     "whole": "Whole range",
     "inverted": "Inverted",
 }
 """Presets and their names. Radiographs have no absolute scale, so parts of the range are shown."""
 
-_SHARES = {"bone": (45.0, 99.9), "lung": (0.5, 65.0), "whole": (0.0, 100.0)}
-"""Percentiles of the grey values, dark to bright, between which a preset spreads its contrast."""
+DATA = "data"
+"""Instead of a key of `WINDOWS`: 16 bits of all values, for a page that has a window of its own."""
 
+LARGEST_DATA = 2048
 LARGEST = 1024
 """Pixels of the longer side."""
 
@@ -113,7 +115,8 @@ def draw(file: BinaryIO, window: str) -> bytes:
     file : binary file
         A Part 10 file.
     window : str
-        A key of `WINDOWS`.
+        A key of `WINDOWS`, or `DATA`: 16 bits of grey, bright as shown, whose text chunks ``low``
+        and ``high`` name the values of black and white, ``center`` and ``width`` the window.
     """
     import numpy as np
     from PIL import Image
@@ -122,6 +125,8 @@ def draw(file: BinaryIO, window: str) -> bytes:
 
     dataset = dcmread(file)
     pixels = pixel_array(dataset, index=0)
+    if window == DATA:
+        return _data(pixels, dataset)
     if dataset.get("SamplesPerPixel", 1) == 1:
         pixels = _shown(pixels, dataset, window) * 255
     picture = Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
@@ -136,14 +141,50 @@ def _shown(pixels: NDArray[Any], dataset: Dataset, window: str) -> NDArray[np.fl
     import numpy as np
     from pydicom.pixels.processing import apply_modality_lut
 
+    from dicom_node.web import contrast
+
     values = np.asarray(apply_modality_lut(pixels, dataset), np.float32)
-    is_inverse = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
-    if window in _SHARES:
-        bright = -values if is_inverse else values
-        low, high = np.percentile(bright, _SHARES[window])
-        return _between(bright, float(low), float(high))
+    is_inverse = _is_inverse(dataset)
+    if window == "local" or window in contrast.SHARES:
+        return contrast.preset(-values if is_inverse else values, window)
     shown = _as_sent(values, dataset)
     return 1 - shown if is_inverse != (window == "inverted") else shown
+
+
+def _is_inverse(dataset: Dataset) -> bool:
+    """Whether low values are bright; Presentation LUT Shape wins, as in DCMTK and the worker."""
+    shape = dataset.get("PresentationLUTShape")
+    if shape in ("INVERSE", "IDENTITY"):
+        return bool(shape == "INVERSE")
+    return bool(dataset.get("PhotometricInterpretation") == "MONOCHROME1")
+
+
+def _data(pixels: NDArray[Any], dataset: Dataset) -> bytes:
+    """Return all values as 16 bits of grey."""
+    import numpy as np
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+    from pydicom.pixels.processing import apply_modality_lut
+
+    if pixels.ndim != 2:
+        raise ValueError("colours have no window")
+    values = np.asarray(apply_modality_lut(pixels, dataset), np.float32)
+    picture = Image.fromarray(values)
+    picture.thumbnail((LARGEST_DATA, LARGEST_DATA), Image.Resampling.BOX)
+    small = np.asarray(picture)
+    low, high = float(small.min()), float(small.max())
+    shown = _between(small, low, high)
+    if _is_inverse(dataset):
+        shown, low, high = 1 - shown, high, low
+    text = PngInfo()
+    window = {"low": low, "high": high}
+    if dataset.get("WindowWidth") not in (None, "") and dataset.get("WindowCenter") is not None:
+        window |= {"center": _first(dataset.WindowCenter), "width": _first(dataset.WindowWidth)}
+    for name, value in window.items():
+        text.add_text(name, f"{value:g}")
+    file = io.BytesIO()
+    Image.fromarray(np.rint(shown * 65535).astype(np.uint16)).save(file, "PNG", pnginfo=text)
+    return file.getvalue()
 
 
 def _as_sent(values: NDArray[np.float32], dataset: Dataset) -> NDArray[np.float32]:
@@ -156,9 +197,10 @@ def _as_sent(values: NDArray[np.float32], dataset: Dataset) -> NDArray[np.float3
         # Linear (PS3.3 C.11.2.1.2.1); other functions differ too little to see.
         return _between(values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
     if dataset.get("VOILUTSequence"):
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        looked_up = apply_voi(values.astype(np.int32), dataset)
-        return _between(looked_up.astype(np.float32), 0.0, float(2**bits - 1))
+        looked_up = np.asarray(apply_voi(values.astype(np.int32), dataset), np.float32)
+        # By the bits that its entries use: devices declare others.
+        bits = max(int(looked_up.max()).bit_length(), 1)
+        return _between(looked_up, 0.0, float(2**bits - 1))
     low, high = np.percentile(values, (0.1, 99.9))
     return _between(values, float(low), float(high))
 

@@ -13,7 +13,7 @@ from dicom_node.store.ledger import Ledger, as_json
 from dicom_node.store.ledger.views import InstanceView, Trace
 from dicom_node.store.spool import Spool
 from dicom_node.store.uses import Note, Use
-from dicom_node.web.preview import WINDOWS, Previews
+from dicom_node.web.preview import DATA, WINDOWS, Previews
 from dicom_node.web.render import Pages, told
 from dicom_node.web.sessions import Door, Person, Posted
 
@@ -62,7 +62,7 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -
         file = ledger.history.trace(uid).instance.file
         if not file:
             raise NotFound("retention has removed the image")
-        picture = previews.png(spool.path(file), window if window in WINDOWS else "sent")
+        picture = previews.png(spool.path(file), window if window in (*WINDOWS, DATA) else "sent")
         return Response(picture, media_type="image/png")
 
     @router.post("/retry")

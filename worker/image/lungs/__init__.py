@@ -23,9 +23,11 @@ Floats = npt.NDArray[np.float64]
 
 LOOK = 160
 """Pixels of the longer side that is looked at."""
-ENOUGH = 8
-"""Windows from which a lung is found: real chests have 21 and more, other things at most 3 of the
-left lung."""
+ENOUGH = 4
+"""Windows of each lung from which a chest is found: real chests have 21 and more of both, other
+things at most one of one of them."""
+_CLEAR = 8
+"""Windows that the mirror image of a mirrored chest has more, beside twice as many."""
 _SCALES = tuple(1.2**i for i in (2, 1, 3, 0, 4, 5))
 """Reductions of the picture, the usual ones first."""
 _FEW = 4
@@ -84,7 +86,7 @@ def is_mirrored(pixels: Bytes) -> bool:
     views = _views(pixels)[:_FEW]
     upright = _count("left", views, None)
     mirrored = _count("left", [np.ascontiguousarray(view[:, ::-1]) for view in views], None)
-    return mirrored >= 2 * upright + ENOUGH
+    return mirrored >= 2 * upright + _CLEAR
 
 
 def _views(pixels: Bytes) -> list[Bytes]:
