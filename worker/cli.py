@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
 def _run_command(commands: Any) -> None:
     command = _add(commands, "run", "Take jobs from the broker until stopped.", _run)
     command.add_argument("--config", type=Path, help="worker.toml")
+    command.add_argument("--devices", help="one worker on each, such as cuda:0,cuda:1")
 
 
 def _serve_command(commands: Any) -> None:
@@ -225,6 +227,14 @@ def _run(options: argparse.Namespace) -> int:
     from dicom_node.flow import broker
 
     broker.ping(settings.worker.broker, files=settings.worker.broker_files)
+    from worker.service import devices
+
+    several = devices.parse_devices(options.devices) if options.devices else []
+    several = several or list(settings.worker.devices)
+    # a child of this command has its one device from the environment
+    if several and devices.KEY not in os.environ:
+        own = ["run", *(["--config", str(options.config)] if options.config else [])]
+        return devices.run_each(devices.own_command(own), several)
     from worker.service.start import pipeline
     from worker.service.tasks import run
 

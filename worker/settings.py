@@ -18,6 +18,11 @@ from dicom_node.base import toml
 from dicom_node.base.toml import Wording
 from dicom_node.flow.broker import TlsFiles
 
+DeviceName = Annotated[
+    str,
+    Field(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?|cuda:(GPU|MIG)-[A-Za-z0-9/-]{4,128})$"),
+    Wording('a device; write "auto", "cpu", "cuda", "cuda:1", "cuda:MIG-...", "xpu" or "mps"'),
+]
 Name = Annotated[
     str,
     Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"),
@@ -53,11 +58,11 @@ class Worker(Section):
     broker_certificate: Path | None = None
     broker_key: Path | None = None
     model: Name = "phantom"
-    device: Annotated[
-        str,
-        Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"),
-        Wording('a device; write "auto", "cpu", "cuda", "cuda:1" or "mps"'),
-    ] = "auto"
+    device: DeviceName = "auto"
+    """``auto``, ``cpu``, ``cuda`` (NVIDIA and ROCm), ``cuda:1``, ``cuda:MIG-...`` or ``cuda:GPU-...``
+    as ``nvidia-smi -L`` names them, ``xpu`` (Intel), ``mps`` (Apple)."""
+    devices: tuple[DeviceName, ...] = ()
+    """Several: ``run`` then keeps one worker on each."""
     batch: int = Field(default=8, ge=1)
     slots: int = Field(default=2, ge=1, le=16)
     """Batches in work: one at the model, the others being fetched, decoded and made inputs of."""

@@ -107,7 +107,7 @@ class ChexFract(LocalModel):
                 self.stops,
                 self.pad,
                 options.max_new_tokens,
-                options.max_time,
+                self.max_time,
                 observer,
                 progress,
             )

@@ -242,6 +242,16 @@ def greedy(stops: list[int], pad: int, longest: int, seconds: float) -> Any:
     )
 
 
+def tick_layers(model: Any, tick: Callable[[], None]) -> None:
+    """Call `tick` at each layer of a model: reading a prompt on a CPU takes minutes."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) > 1:
+            for layer in module:
+                layer.register_forward_pre_hook(lambda *_: tick())
+
+
 def type_of(options_dtype: str, device: Any) -> torch.dtype:
     """Return the dtype to load in: bfloat16 on an accelerator, float32 on a CPU."""
     import torch
@@ -264,14 +274,18 @@ def device_of(wanted: str) -> torch.device:
 
     from dicom_node.base.errors import ConfigurationError
 
-    has_cuda = torch.cuda.is_available()
-    has_mps = torch.backends.mps.is_available()
+    has = {
+        "cuda": torch.cuda.is_available(),  # ROCm calls itself so too
+        "xpu": hasattr(torch, "xpu") and torch.xpu.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if wanted == "auto":
-        return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
+        return torch.device(next(kind for kind, is_there in has.items() if is_there))
     device = torch.device(wanted)
-    found = {"cpu": True, "cuda": has_cuda, "mps": has_mps}.get(device.type, False)
-    if device.type == "cuda" and has_cuda and device.index is not None:
-        found = device.index < torch.cuda.device_count()
+    found = has.get(device.type, False)
+    if found and device.index is not None and device.type in ("cuda", "xpu"):
+        found = device.index < torch.get_device_module(device).device_count()
     if not found:
         raise ConfigurationError(f"worker.device: this machine has no {wanted}")
     return device

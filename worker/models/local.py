@@ -7,6 +7,7 @@ import gc
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ NEAR_TIE = {"float32": 1e-2, "float16": 0.25, "bfloat16": 1.0}
 KINDS = ("missing_keys", "mismatched_keys", "error_msgs", "unexpected_keys")
 HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq|masked_bias|num_batches_tracked)$")
 """Keys of weights that hold no weights: buffers that older releases saved and code makes itself."""
+LONGEST_S = 3600.0
 TINY = 50_000_000
 """Bytes of weights below which a model is run in one CPU thread."""
 
@@ -84,6 +86,9 @@ class LocalModel:
         """Tokenizers of transformers are not to be used by two threads at a time."""
         self._observer = gen.Observer()
         self._room_for = 0
+        self._progress: Progress | None = None
+        self.max_time = options.max_time
+        """Seconds after which an answer is cut off."""
 
     @property
     def info(self) -> ModelInfo:
@@ -140,6 +145,7 @@ class LocalModel:
         try:
             with memory(self.device), as_unacceptable(self.name, staged, self.files.folder):
                 self._load(staged)
+                gen.tick_layers(self.model, self._tick)
                 self._want_vocabulary()
             self._want_trial_answered()
         except BaseException:
@@ -187,12 +193,37 @@ class LocalModel:
     def trial(self) -> Canary:
         """Describe the invented picture, with what each step decided; for who knows the answer."""
         self._observer = gen.Observer(CANARY_STEPS)
+        began = time.monotonic()
         with self._lock, memory(self.device), as_fault(self.name):
             (told,) = self._describe([self._inputs(gen.invented_pixels())], None)
         observer, self._observer = self._observer, gen.Observer()
+        self._allow_time(time.monotonic() - began, max(1, told.tokens))
         return Canary(
             told.text, tuple(observer.steps), observer.is_sound, told.tokens > 0, self._asked()
         )
+
+    def _allow_time(self, seconds: float, tokens: int) -> None:
+        """Give an answer the time that this processor needs, unless the table sets one.
+
+        The default is a GPU's: a CPU that reads a prompt for a minute would end each answer there.
+        """
+        if self.device.type != "cpu" or "max_time" in getattr(
+            self.options, "model_fields_set", {"max_time"}
+        ):
+            return
+        wanted = 2 * (seconds + seconds / tokens * self.options.max_new_tokens)
+        self.max_time = max(self.options.max_time, min(wanted, LONGEST_S))
+        for config in (
+            getattr(self.model, "generation_config", None),
+            getattr(self, "decoding", None),
+        ):
+            if config is not None and getattr(config, "max_time", None):
+                config.max_time = self.max_time
+
+    def _tick(self) -> None:
+        """Note that a layer was reached: a long prompt is progress too."""
+        if self._progress is not None:
+            self._progress()
 
     def _asked(self) -> dict[str, str]:
         """Return what an answer depends on beside weights and code."""
@@ -266,7 +297,7 @@ class LocalModel:
                 progress()
         try:
             with self._lock, memory(self.device), as_fault(self.name):
-                self._observer = gen.Observer()
+                self._observer, self._progress = gen.Observer(), progress
                 told = self._describe(prepared, progress)
                 is_sound = self._observer.is_sound
         except ModelFault:
@@ -298,10 +329,7 @@ class LocalModel:
         """Give the memory back."""
         self.model = None
         gc.collect()
-        if self.device is not None and self.device.type == "cuda":
-            import torch
-
-            torch.cuda.empty_cache()
+        remote_code.empty_cache(self.device)
 
     def _load(self, folder: Path) -> None:
         """Load what the engine needs from `folder`; each engine has its own."""
@@ -450,10 +478,7 @@ def memory(device: Any) -> Iterator[None]:
         return
     # outside the handler: its traceback holds the tensors that filled the memory
     gc.collect()
-    if device is not None and device.type == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()
+    remote_code.empty_cache(device)
     raise OutOfResources(f"out of memory on {device}: {text}")
 
 

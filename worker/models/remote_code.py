@@ -159,14 +159,33 @@ def _without_longest(cache: Any) -> Iterator[None]:
         cache.__dict__.pop("get_max_length", None)
 
 
+LOST = (
+    "CUDA error",
+    "HIP error",
+    "XPU error",
+    "UR_RESULT_ERROR_DEVICE_LOST",
+    "command buffer exited",
+)
+"""What NVIDIA's, AMD's, Intel's and Apple's runtimes say of a device that is lost."""
+
+
+def empty_cache(device: Any) -> None:
+    """Give back what the allocator of an accelerator keeps for later."""
+    import torch
+
+    if device is not None and device.type != "cpu":
+        torch.get_device_module(device).empty_cache()
+
+
 def is_broken(exc: BaseException) -> bool:
     """Whether `exc` says that the accelerator is lost to this process.
 
     After an illegal access or a device-side assertion every later call fails in the same way: no
     picture is to blame.
     """
-    is_cuda = "CUDA error" in str(exc) or type(exc).__name__ == "AcceleratorError"
-    return is_cuda and not is_out_of_memory(exc)
+    text = str(exc)
+    is_lost = any(mark in text for mark in LOST) or type(exc).__name__ == "AcceleratorError"
+    return is_lost and not is_out_of_memory(exc)
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
@@ -175,5 +194,9 @@ def is_out_of_memory(exc: BaseException) -> bool:
         return True
     text = str(exc)
     return isinstance(exc, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text or "_ALLOC_FAILED" in text
+        "out of memory" in text
+        or "can't allocate memory" in text
+        or "_ALLOC_FAILED" in text
+        or "OUT_OF_DEVICE_MEMORY" in text
+        or "OUT_OF_HOST_MEMORY" in text
     )

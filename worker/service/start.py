@@ -21,7 +21,7 @@ from worker.models import generation as gen
 from worker.models.checkpoint import Unacceptable
 from worker.models.fitting import BatchLimit, store_path
 from worker.pipeline import Case, Pipeline
-from worker.service import heartbeat
+from worker.service import devices, heartbeat
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
     started = time.perf_counter()
     name = settings.worker.model
     options = settings.models[name].model_dump()
-    model = open_model(name, options, settings.worker.device)
+    model = open_model(name, options, devices.choose(settings.worker.device))
     with Decoder(
         timeout=settings.pixels.decode_timeout, memory=settings.pixels.decode_memory
     ) as decoder:
