@@ -59,8 +59,8 @@ class Worker(Section):
     broker_key: Path | None = None
     model: Name = "phantom"
     device: DeviceName = "auto"
-    """``auto``, ``cpu``, ``cuda`` (NVIDIA and ROCm), ``cuda:1``, ``cuda:MIG-...`` or ``cuda:GPU-...``
-    as ``nvidia-smi -L`` names them, ``xpu`` (Intel), ``mps`` (Apple)."""
+    """``auto``, ``cpu``, ``cuda`` (NVIDIA and ROCm), ``cuda:1``, ``cuda:MIG-...`` or
+    ``cuda:GPU-...`` as ``nvidia-smi -L`` names them, ``xpu`` (Intel), ``mps`` (Apple)."""
     devices: tuple[DeviceName, ...] = ()
     """Several: ``run`` then keeps one worker on each."""
     batch: int = Field(default=8, ge=1)
