@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node import __version__
-from dicom_node.base.command import OK, USAGE, Act, add, run
+from dicom_node.base.command import FAILED, OK, USAGE, Act, add, run
 
 if TYPE_CHECKING:
     from dicom_node.settings import Peer, Settings
@@ -105,6 +105,29 @@ def _act_commands(commands: Any) -> None:
         commands, "replay", "Analyse an Instance anew: a report that replaces the last.", _replay
     )
     replay.add_argument("ident", metavar="ID")
+    release = _add(commands, "release", "Send reports that a shadow rule has withheld.", _release)
+    release.add_argument("ident", metavar="ID")
+    settle = _add(
+        commands, "settle", "End a delivery that an archive refuses again and again.", _settle
+    )
+    settle.add_argument("ident", metavar="ID")
+    settle.add_argument(
+        "--as",
+        dest="outcome",
+        required=True,
+        choices=("sent", "given-up"),
+        help="the archive has it, or shall not get it",
+    )
+    settle.add_argument(
+        "--to", dest="destination", default="", metavar="PEER", help="this destination only"
+    )
+    adopt = _add(
+        commands,
+        "adopt",
+        "Let a corrected image that came under a known UID take its place, and report again.",
+        _adopt,
+    )
+    adopt.add_argument("ident", metavar="ID")
     _add(commands, "purge", "Remove files that the retention rules no longer keep.", _purge)
 
 
@@ -356,12 +379,50 @@ def _retry(options: argparse.Namespace) -> int:
 def _resend(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    show.acted(
-        "resent",
-        _ledger(_settings_in_force(options)).acts.resend(options.ident),
-        as_json=options.json,
-    )
+    acts = _ledger(_settings_in_force(options)).acts
+    count = acts.resend(options.ident, by=_person())
+    show.acted("resent", count, as_json=options.json, left=acts.unsent(options.ident))
     return OK
+
+
+def _release(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    acts = _ledger(_settings_in_force(options)).acts
+    count, left = acts.release(options.ident, by=_person())
+    show.acted("released", count, as_json=options.json, left=left)
+    return OK if count else FAILED
+
+
+def _settle(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    acts = _ledger(_settings_in_force(options)).acts
+    count = acts.settle(options.ident, options.outcome, options.destination, by=_person())
+    show.acted("settled", count, as_json=options.json)
+    return OK if count else FAILED
+
+
+def _adopt(options: argparse.Namespace) -> int:
+    from dicom_node.flow.repeat import adopt
+    from dicom_node.operate import show
+    from dicom_node.store.spool import Spool
+
+    settings = _settings_in_force(options)
+    spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free)
+    made = adopt(settings, spool, _ledger(settings), options.ident, by=_person())
+    show.acted("adopted", made, as_json=options.json)
+    return OK
+
+
+def _person() -> str:
+    """Return who runs this command, for the history."""
+    from getpass import getuser
+
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        return ""  # a container's user need not have a name
 
 
 def _replay(options: argparse.Namespace) -> int:

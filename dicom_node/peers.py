@@ -207,6 +207,15 @@ def unknown_sender(ae_title: str, address: str, problem: str = "") -> str:
     return f"{who}: {problem}" if problem else f"{who} is not in [peers]; add it"
 
 
+def peer_table(ae_title: str, address: str) -> str:
+    """Return the table of node.toml that makes a refused caller known; empty without a title."""
+    if not ae_title:
+        return ""
+    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in ae_title.lower())
+    title = ae_title.replace("\\", "\\\\").replace('"', '\\"')
+    return f'[peers.{name}]\nae_title = "{title}"\nhost = "{address}"\nport = 104\n'
+
+
 def doubts(settings: Settings, names: HostNames = NAMES) -> list[tuple[str, str]]:
     """Return peers whose callers cannot be told for sure, each with what to do."""
     found = []

@@ -280,6 +280,9 @@ class Delivery(Section):
     silent_first: Annotated[Duration, Field(gt=0)] = 1.0
     """Wait after a destination gave no answer for the first time; this costs no attempt."""
     silent_longest: Annotated[Duration, Field(gt=0)] = 30.0
+    give_up: Duration = 0.0
+    """Age at which an object that its destination refuses again and again is given up, and
+    ``[notify]`` tells of it; 0 means never. Silence of a destination never ends a delivery."""
     uncommitted_first: Annotated[Duration, Field(gt=0, le=7200)] = 600.0
     """Wait for an answer to a storage commitment request before it is asked again."""
     uncommitted_longest: Annotated[Duration, Field(gt=0, le=7200)] = 3600.0

@@ -104,6 +104,7 @@ class Deliverer:
         pace: Pace | None = None,
     ) -> None:
         self._peers = settings.peers
+        self._give_up = settings.delivery.give_up
         self._spool = spool
         self._ledger = ledger
         self._connect = connect
@@ -269,7 +270,7 @@ class Deliverer:
             self._refused(delivery, f"its file cannot be read: {type(exc).__name__}", None, now)
             return
         ms = (time.monotonic() - began) * 1000
-        if not is_stored(status):
+        if not is_stored(status, was_sent_before=delivery.unanswered > 0):
             reason = f"{delivery.destination} answered {meaning(status)}"
             self._refused(delivery, reason, status, now)
             return
@@ -294,7 +295,7 @@ class Deliverer:
         ]
         if delivery.chosen:
             chosen = [s for s in delivery.objects if s.sop_instance_uid == delivery.chosen]
-            return next((s for s in chosen if line.destination.accepts(s.sop_class_uid)), None)
+            usable = [s for s in chosen if line.destination.accepts(s.sop_class_uid)]
         if not usable:
             return None
         settled = self._ledger.deliveries.choose(delivery.id, usable[0].sop_instance_uid)
@@ -304,6 +305,17 @@ class Deliverer:
         self, delivery: DueDelivery, reason: str, status: int | None, now: float | None
     ) -> None:
         """Put one object off: the destination is there and does not take it."""
+        age = _moment(now) - delivery.created_at
+        if self._give_up and delivery.created_at and age >= self._give_up:
+            self._ledger.deliveries.give_up(delivery.id, f"given up: {reason}", now)
+            logger.error(
+                "given up sop=%s destination=%s after %.0f s: %s",
+                delivery.sop_instance_uid,
+                delivery.destination,
+                age,
+                reason,
+            )
+            return
         wait = self._pace.after_refusals(delivery.attempts)
         self._ledger.deliveries.postpone(
             delivery.id, reason, _moment(now) + wait, counts=True, status=status, at=now

@@ -93,9 +93,10 @@ class Intake:
         if receipt.file != kept.name:
             self.spool.remove(kept.name)
         logger.info(
-            "received sop=%s calling=%s state=%s jobs=%d reason=%s",
+            "received sop=%s calling=%s association=%s state=%s jobs=%d reason=%s",
             accepted.sop_instance_uid,
             sender.calling_ae,
+            sender.association or "-",
             receipt.kind,
             len(receipt.jobs),
             receipt.reason,
@@ -105,22 +106,8 @@ class Intake:
     def _record(
         self, header: dict[str, str], kept: Kept, accepted: Accepted, sender: Sender
     ) -> Receipt:
-        settings = self.settings
-        facts = routing.facts(settings, header, sender.calling_ae, sender.called_ae)
-        rule = routing.decide(settings.rules, facts)
-        instance = Instance(
-            **{name: text for name, text in header.items() if name != "quality_control_image"},
-            transfer_syntax_uid=accepted.transfer_syntax_uid,
-            calling_ae=clean(sender.calling_ae),
-            calling_host=clean(sender.calling_host),
-            called_ae=clean(sender.called_ae),
-            priority=sender.priority,
-            sha256="",  # not on the way to the answer: hashing costs more than receiving
-            size=kept.size,
-            file=kept.name,
-        )
-        routes = [] if rule is None else [_route(settings, rule, sender)]
-        reason = "" if rule else routing.why_ignored(settings.rules, facts)
+        instance = describe(header, kept.name, kept.size, accepted.transfer_syntax_uid, sender)
+        routes, reason = find_routes(self.settings, header, sender)
         receipt = self.ledger.instances.receive(instance, routes, reason)
         if receipt.kind != "known":
             return receipt
@@ -134,6 +121,35 @@ class Intake:
             digest = LOST  # equal to none
         self.ledger.instances.note_digest(instance.sop_instance_uid, digest)
         return replace(instance, sha256=self.spool.digest(instance.file))
+
+
+def describe(
+    header: Mapping[str, str], file: str, size: int, transfer_syntax_uid: str, sender: Sender
+) -> Instance:
+    """Return what the ledger records of an Instance."""
+    return Instance(
+        **{name: text for name, text in header.items() if name != "quality_control_image"},
+        transfer_syntax_uid=transfer_syntax_uid,
+        calling_ae=clean(sender.calling_ae),
+        calling_host=clean(sender.calling_host),
+        called_ae=clean(sender.called_ae),
+        association=sender.association,
+        priority=sender.priority,
+        sha256="",  # not on the way to the answer: hashing costs more than receiving
+        size=size,
+        file=file,
+    )
+
+
+def find_routes(
+    settings: Settings, header: Mapping[str, str], sender: Sender
+) -> tuple[list[Route], str]:
+    """Return what the rules of now ask for an Instance, and why they ask for nothing."""
+    facts = routing.facts(settings, header, sender.calling_ae, sender.called_ae)
+    rule = routing.decide(settings.rules, facts)
+    if rule is None:
+        return [], routing.why_ignored(settings.rules, facts)
+    return [_route(settings, rule, sender)], ""
 
 
 def _route(settings: Settings, rule: Rule, sender: Sender) -> Route:

@@ -86,6 +86,7 @@ class Notifier:
         due = self._notify.remind_after
         new = [t for key, t in found.items() if now - self._told.get(key, 0.0) >= due]
         failures, newest = self._failures()
+        failures += self._given_up(newest)
         lines = [trouble.text for trouble in new] + failures + [f"over: {key}" for key in over]
         if lines:
             name = self._settings.node.ae_title
@@ -123,6 +124,17 @@ class Notifier:
         if self._notify.with_identifiers:
             lines += [f"failed: {event.sop_instance_uid}" for event in failed[:LISTED]]
         return lines, newest
+
+    def _given_up(self, newest: int) -> list[str]:
+        """Return one line for deliveries that `delivery.give_up` has ended since the last look."""
+        ended = self._ledger.history.events_after(self._event or 0, 1000, stages=("given up",))
+        ended = [event for event in ended if event.id <= newest]
+        if self._event is None or not ended:
+            return []
+        lines = [f"{len(ended)} report(s) given up: refused again and again; `resend` tries again"]
+        if self._notify.with_identifiers:
+            lines += [f"given up: {event.sop_instance_uid}" for event in ended[:LISTED]]
+        return lines
 
     def _tell(self, subject: str, lines: list[str]) -> bool:
         """Tell by every way; return whether one of them worked."""

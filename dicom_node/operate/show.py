@@ -22,7 +22,7 @@ from dicom_node.base.local_time import local_time
 from dicom_node.dimse import scu
 from dicom_node.flow import ask_gate, routing, test_report
 from dicom_node.operate import progress
-from dicom_node.peers import doubts
+from dicom_node.peers import doubts, peer_table
 from dicom_node.settings import SENDER, Peer, Rule, Settings, shown
 from dicom_node.standard.header import read_header
 from dicom_node.standard.matching import wild
@@ -37,8 +37,20 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
     totals = ledger.history.status()
     recent = [_arrival(row) for row in ledger.history.recent(limit=limit)]
     done, old = ledger.filling.progress()
+    refused = ledger.refused.recent()
     if as_json:
-        _json({**views.as_json(totals), "filled": done, "to_fill": old, "recent": recent})
+        _json(
+            {
+                **views.as_json(totals),
+                "filled": done,
+                "to_fill": old,
+                "recent": recent,
+                "refused_callers": [
+                    asdict(one) | {"table": peer_table(one.ae_title, one.address)}
+                    for one in refused
+                ],
+            }
+        )
         return
     console = Console()
     for what, by_state in (
@@ -52,6 +64,11 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
         console.print(f"{'upgrade':11} {done} of {old} rows of an older version are filled")
     if totals.conflicts:
         console.print(f"{'conflicts':11} {totals.conflicts}: same UID, other content; see trace")
+    if totals.comparing:
+        console.print(f"{'comparing':11} {totals.comparing}: same UID, pixels being compared")
+    for one in refused[:5]:
+        who = f"{one.ae_title}@{one.address}" if one.ae_title else one.address
+        console.print(escape(f"{'refused':11} {who}: {one.reason} ({one.count} times)"))
     if totals.oldest_open_s:
         console.print(f"{'oldest':11} a job has waited for {totals.oldest_open_s:.0f} s")
     for line in totals.destinations:
@@ -136,13 +153,15 @@ def _fetch(settings: Settings, trace: Trace) -> str:
     return f"{settings.web.url.rstrip('/')}{ROOT}/studies/{study}"
 
 
-def acted(what: str, done: Any, *, as_json: bool) -> None:
-    """Print what an act of the operator has changed."""
+def acted(what: str, done: Any, *, as_json: bool, left: Sequence[str] = ()) -> None:
+    """Print what an act of the operator has changed, and what it has left and why."""
     count = done if isinstance(done, int) else len(done)
     if as_json:
-        _json({what: done if isinstance(done, int) else list(done)})
+        _json({what: done if isinstance(done, int) else list(done), "left": list(left)})
     else:
         print(f"{count} {what}")
+        for line in left:
+            print(f"not {what}: {line}")
 
 
 def echo(settings: Settings, peer: Peer, name: str, *, as_json: bool) -> None:

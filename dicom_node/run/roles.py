@@ -117,6 +117,7 @@ def run_role(name: str, config: Path) -> None:
 
 def _listener(life: Life) -> None:
     from dicom_node.dimse.commitment import Reports
+    from dicom_node.dimse.refusals import Refusals
     from dicom_node.dimse.scp import Listener
     from dicom_node.flow.commit import keeper
     from dicom_node.flow.deliver import Pace
@@ -129,7 +130,8 @@ def _listener(life: Life) -> None:
     intake = Intake(settings, spool, ledger)
     catalogue = Catalogue(ledger, spool, settings.node.ae_title)
     commitments = Reports(keeper(ledger, Pace.of(settings.delivery)))
-    listener = Listener(settings, intake, spool.has_room, catalogue, commitments)
+    refusals = Refusals(ledger.refused.add)
+    listener = Listener(settings, intake, spool.has_room, catalogue, commitments, refusals)
 
     def take(new: Settings) -> None:
         intake.settings = new
@@ -153,6 +155,7 @@ def _courier(life: Life) -> None:
     from dicom_node.flow.commit import Committer, keeper
     from dicom_node.flow.deliver import Deliverer, Pace
     from dicom_node.flow.dispatch import Dispatcher
+    from dicom_node.flow.repeat import Comparer
     from dicom_node.operate.audit import Auditor
     from dicom_node.operate.notify import Notifier
     from dicom_node.settings import Peer
@@ -176,10 +179,12 @@ def _courier(life: Life) -> None:
     auditor = Auditor(settings, ledger)
     publisher = broker.publisher(settings.broker.url, broker.files_of(settings.broker))
     dispatcher = Dispatcher(settings, ledger, publisher)
+    comparer = Comparer(settings, spool, ledger)
     tasks = (
         dispatcher,
         deliverer,
         committer,
+        comparer,
         Retention(settings, spool, ledger),
         Filler(ledger, spool),
         Notifier(settings, ledger, spool),
@@ -193,6 +198,7 @@ def _courier(life: Life) -> None:
     def take(new: Settings) -> None:
         deliverer.take(new)
         committer.take(new)
+        comparer.take(new)
         auditor.take(new)
 
     def check() -> None:

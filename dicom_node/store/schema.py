@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-VERSIONS = ("0001", "0002", "0003", "0004")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every schema version there was; the last one is that of this software."""
 
 metadata = MetaData(
@@ -103,6 +103,7 @@ instances = Table(
     _text("study_id"),
     _text("referring_physician"),
     Column("is_filled", Integer, nullable=False, server_default="0"),
+    _text("association"),  # since 0005
     Index(None, "study_instance_uid"),
     Index(None, "accession_number"),
     Index(None, "patient_id"),
@@ -130,6 +131,60 @@ conflicts = Table(
     _time("purged_at"),
     UniqueConstraint("sop_instance_uid", "sha256", "transfer_syntax_uid"),
     Index("ix_conflicts_purged", "purged_at", "received_at"),
+)
+
+senders = Table(
+    "senders",
+    metadata,
+    Column(
+        "sop_instance_uid",
+        String(64),
+        ForeignKey("instances.sop_instance_uid"),
+        primary_key=True,
+    ),
+    Column("calling_ae", String(64), primary_key=True),
+    Column("calling_host", String(64), primary_key=True),
+    _text("called_ae"),
+    _text("association"),
+    _count("received"),
+    _time("first_at"),
+    _time("last_at"),
+)
+"""Who sent an Instance again, and how often."""
+
+likenesses = Table(
+    "likenesses",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column(
+        "sop_instance_uid", String(64), ForeignKey("instances.sop_instance_uid"), nullable=False
+    ),
+    _uid("transfer_syntax_uid"),
+    Column("sha256", String(64), nullable=False),
+    _count("size"),
+    _text("file"),
+    Column("state", String(16), nullable=False),
+    _text("calling_ae"),
+    _text("calling_host"),
+    _text("called_ae"),
+    _text("association"),
+    _count("priority"),
+    _time("received_at"),
+    UniqueConstraint("sop_instance_uid", "sha256", "transfer_syntax_uid"),
+    Index("ix_likenesses_state", "state", "received_at"),
+)
+"""What came under a known UID with other bytes, and may be the same image."""
+
+refused_callers = Table(
+    "refused_callers",
+    metadata,
+    Column("ae_title", String(64), primary_key=True),
+    Column("address", String(64), primary_key=True),
+    Column("called_ae", String(64), primary_key=True),
+    Column("reason", String(256), primary_key=True),
+    _count("count"),
+    _time("first_at"),
+    _time("last_at"),
 )
 
 counters = Table(
@@ -226,6 +281,7 @@ deliveries = Table(
     _time("ended_at"),
     _count("asks"),
     _time("ask_at"),
+    _count("unanswered"),  # since 0005: attempts whose answer is not known
     UniqueConstraint("job", "destination", "part"),
     Index(None, "state", "destination", "next_at"),
     Index(None, "ask_at"),

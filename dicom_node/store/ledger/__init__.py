@@ -19,6 +19,7 @@ from dicom_node.store.ledger.history import History
 from dicom_node.store.ledger.instances import Instance, Instances, Receipt, Route
 from dicom_node.store.ledger.jobs import Claimed, Expired, Held, Jobs, Waiting
 from dicom_node.store.ledger.purge import Purge
+from dicom_node.store.ledger.refused import Refused
 from dicom_node.store.ledger.results import Results, Wanted
 from dicom_node.store.ledger.views import DestinationState, as_json
 
@@ -47,6 +48,10 @@ class Ledger:
     ----------
     instances : Instances
         What was received.
+    repeats : Repeats
+        What came again under a known UID.
+    refused : Refused
+        Callers that were refused.
     jobs : Jobs
         Hand-outs, claims, leases and results.
     deliveries : Deliveries
@@ -72,6 +77,7 @@ class Ledger:
         self.database = Database(url)
         both = (self.database, self.clock)
         self.instances = Instances(*both)
+        self.repeats = self.instances.repeats
         self.jobs = Jobs(*both)
         self.deliveries = Deliveries(*both)
         self.commitments = Commitments(*both)
@@ -79,6 +85,7 @@ class Ledger:
         self.history = History(*both)
         self.results = Results(*both)
         self.purge = Purge(*both)
+        self.refused = Refused(*both)
         self.filling = Filling(*both)
 
     @classmethod

@@ -15,11 +15,27 @@ from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.history import find_instances
-from dicom_node.store.ledger.instances import Instances, content_datetime, job_id
+from dicom_node.store.ledger.instances import (
+    Instance,
+    Instances,
+    Route,
+    content_datetime,
+    job_id,
+)
 from dicom_node.store.ledger.orders import order_of, split_order
-from dicom_node.store.ledger.states import FINAL, TAKEN, UNSENT, DeliveryState, JobState
+from dicom_node.store.ledger.repeats import add_route, replace_content
+from dicom_node.store.ledger.states import (
+    FINAL,
+    RESENT,
+    UNSENT,
+    DeliveryState,
+    InstanceState,
+    JobState,
+)
 from dicom_node.store.ledger.views import FindingJudgement
+from dicom_node.store.ledger.wanted import wishes_of
 from dicom_node.store.schema import (
+    conflicts,
     deliveries,
     destinations,
     instances,
@@ -95,7 +111,7 @@ class Acts:
                 count += _send_now(connection, [row.id], now)
                 changed = connection.execute(
                     deliveries.update()
-                    .where(deliveries.c.job == row.id, deliveries.c.state.in_(TAKEN))
+                    .where(deliveries.c.job == row.id, deliveries.c.state.in_(RESENT))
                     .values(
                         state=DeliveryState.PENDING,
                         attempts=0,
@@ -103,6 +119,7 @@ class Acts:
                         dated_at=now,
                         reason="",
                         ended_at=0,
+                        unanswered=1,  # it went there before: "duplicate" is good news
                     )
                 ).rowcount
                 if changed:
@@ -111,6 +128,130 @@ class Acts:
                     append(connection, [new])
                 count += changed
         return count
+
+    def unsent(self, ident: str) -> list[str]:
+        """Return what `resend` leaves as it is, and why: one line for each delivery."""
+        with self._database.reading() as connection:
+            ids = [row.id for row in self._jobs_of(connection, ident)]
+            rows = connection.execute(
+                sa.select(deliveries)
+                .where(deliveries.c.job.in_(ids), deliveries.c.state == DeliveryState.WITHHELD)
+                .order_by(deliveries.c.id)
+            ).all()
+            open_jobs = [
+                f"job {row.id} is {row.state}: there is no report yet"
+                for row in self._jobs_of(connection, ident)
+                if row.state not in FINAL
+            ]
+        withheld = [f"{row.kind} to {row.destination} stays withheld: {row.reason}" for row in rows]
+        return withheld + open_jobs
+
+    def release(
+        self, ident: str, at: float | None = None, by: str = ""
+    ) -> tuple[int, tuple[str, ...]]:
+        """Send what a shadow rule has withheld; return how many, and what stays and why.
+
+        What a destination does not take, and what a demonstration model wrote, stays withheld.
+
+        Raises
+        ------
+        NotFound
+            Nothing has this name.
+        """
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
+            rows = {row.id: row for row in self._jobs_of(connection, ident)}
+            held = connection.execute(
+                sa.select(deliveries)
+                .where(
+                    deliveries.c.job.in_(list(rows)), deliveries.c.state == DeliveryState.WITHHELD
+                )
+                .order_by(deliveries.c.id)
+            ).all()
+            count, stays, released = 0, [], {}
+            for one in held:
+                job = rows[one.job]
+                if why := _why_withheld(one, job):
+                    stays.append(f"{one.kind} to {one.destination}: {why}")
+                    continue
+                count += connection.execute(
+                    deliveries.update()
+                    .where(deliveries.c.id == one.id, deliveries.c.state == DeliveryState.WITHHELD)
+                    .values(
+                        state=DeliveryState.PENDING,
+                        reason="",
+                        next_at=now,
+                        dated_at=now,
+                        created_at=now,
+                        ended_at=0,
+                    )
+                ).rowcount
+                released[job.id] = job.sop_instance_uid
+            append(
+                connection,
+                [
+                    NewEvent(uid, Stage.RELEASE, now, job_id_, Details(by=by))
+                    for job_id_, uid in released.items()
+                ],
+            )
+        return count, tuple(stays)
+
+    def settle(
+        self,
+        ident: str,
+        outcome: Literal["sent", "given-up"],
+        destination: str = "",
+        at: float | None = None,
+        by: str = "",
+    ) -> int:
+        """End deliveries that wait: the archive has them, or shall not get them; return how many.
+
+        Parameters
+        ----------
+        destination : str
+            Only those to this one; empty: all that wait.
+
+        Raises
+        ------
+        NotFound
+            Nothing has this name.
+        """
+        now = self._clock.moment(at)
+        is_sent = outcome == "sent"
+        state = DeliveryState.SETTLED if is_sent else DeliveryState.GIVEN_UP
+        who = f"by {by}" if by else "by the operator"
+        reason = f"settled as {outcome}, {who}"
+        with self._database.writing() as connection:
+            rows = {row.id: row for row in self._jobs_of(connection, ident)}
+            waiting = deliveries.c.job.in_(list(rows)) & deliveries.c.state.in_(UNSENT)
+            if destination:
+                waiting &= deliveries.c.destination == destination
+            found = connection.execute(sa.select(deliveries).where(waiting)).all()
+            connection.execute(
+                deliveries.update()
+                .where(waiting)
+                .values(state=state, reason=reason, ended_at=now, ask_at=0)
+            )
+            stage = Stage.SETTLED if is_sent else Stage.GIVEN_UP
+            append(
+                connection,
+                [
+                    NewEvent(
+                        rows[one.job].sop_instance_uid,
+                        stage,
+                        now,
+                        one.job,
+                        Details(
+                            kind=one.kind,
+                            destination=one.destination,
+                            reason=f"as {outcome}",
+                            by=by or "the operator",
+                        ),
+                    )
+                    for one in found
+                ],
+            )
+        return len(found)
 
     def replay(self, ident: str, at: float | None = None, by: str = "") -> tuple[str, ...]:
         """Analyse again: a new job, whose report names the last one as its predecessor.
@@ -141,6 +282,87 @@ class Acts:
                     raise Busy(f"job {row.id} is {row.state}; wait for its result")
                 _require_file(row)
             return tuple(self._next_generation(connection, row, now, by) for row in newest.values())
+
+    def kept_apart(self, ident: str) -> Row[Any]:
+        """Return the last conflict under a name (SOP Instance UID, study, accession number).
+
+        Raises
+        ------
+        NotFound
+            There is none.
+        """
+        with self._database.reading() as connection:
+            uids = find_instances(connection, ident)
+            row = connection.execute(
+                sa.select(conflicts)
+                .where(conflicts.c.sop_instance_uid.in_(uids))
+                .order_by(conflicts.c.received_at.desc(), conflicts.c.id.desc())
+                .limit(1)
+            ).first()
+        if row is None:
+            raise NotFound(f"{ident[:64]!r}: nothing is kept apart; there is nothing to adopt")
+        return row
+
+    def adopt(
+        self,
+        conflict: int,
+        corrected: Instance,
+        routes: Sequence[Route],
+        at: float | None = None,
+        by: str = "",
+    ) -> tuple[list[str], str]:
+        """Let what was kept apart stand for its Instance; return new jobs and the replaced file.
+
+        Each model that has reported reports again, the old report being the predecessor; an
+        Instance without a job gets those that the rules ask for.
+
+        Raises
+        ------
+        NotFound
+            It is not kept apart any more.
+        Busy
+            The last job has no result yet.
+        """
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
+            row = connection.execute(sa.select(conflicts).where(conflicts.c.id == conflict)).first()
+            if row is None:
+                raise NotFound("it is not kept apart any more")
+            uid = row.sop_instance_uid
+            newest = {one.model: one for one in self._jobs_of(connection, uid)}
+            for one in newest.values():
+                if one.state not in FINAL:
+                    raise Busy(f"job {one.id} is {one.state}; wait for its result")
+            first = connection.execute(
+                sa.select(instances).where(instances.c.sop_instance_uid == uid)
+            ).one()
+            replace_content(connection, first, row, corrected, now)
+            told = Details(reason="corrected content takes the place of the first", by=by)
+            append(connection, [NewEvent(uid, Stage.ADOPTED, now, details=told)])
+            made = [
+                self._next_generation(connection, one, now, by)
+                for one in self._jobs_of(connection, uid)
+                if newest[one.model].id == one.id
+            ]
+            by_model = {route.model: route for route in routes}
+            for model, job in zip(newest, made, strict=True):
+                if route := by_model.get(model):
+                    add_route(connection, job, wishes_of(route))
+            if not newest:
+                corrected_row = connection.execute(
+                    sa.select(instances).where(instances.c.sop_instance_uid == uid)
+                ).one()
+                made = [
+                    self._instances.add_job(connection, corrected_row, route, now)
+                    for route in routes
+                ]
+                if made:
+                    connection.execute(
+                        instances.update()
+                        .where(instances.c.sop_instance_uid == uid)
+                        .values(state=InstanceState.ROUTED, reason="")
+                    )
+        return made, str(first.file)
 
     def judge(
         self,
@@ -278,6 +500,15 @@ def _predecessor(connection: Connection, row: Row[Any]) -> Predecessor | None:
         sop_class_uid=last.sop_class_uid,
         sop_instance_uid=last.sop_instance_uid,
     )
+
+
+def _why_withheld(delivery: Row[Any], job: Row[Any]) -> str:
+    """Return why a delivery cannot be released; empty where a shadow rule alone held it."""
+    if delivery.reason.endswith("is in shadow mode"):
+        if job.demonstration and not job.allow_demonstration:
+            return "a demonstration model wrote it, which means nothing about a patient"
+        return ""
+    return str(delivery.reason)
 
 
 def _require_file(row: Row[Any]) -> None:

@@ -39,7 +39,8 @@ class DueDelivery:
 
     ``objects`` holds what may be sent for it: every SR SOP class that was built, or the one object
     of another kind. ``chosen`` is the SOP Instance UID of the one that was settled on before the
-    first attempt; a retry sends no other.
+    first attempt; a retry sends no other. ``unanswered`` counts attempts whose answer is not known:
+    the object may have arrived.
     """
 
     id: int
@@ -52,6 +53,8 @@ class DueDelivery:
     chosen: str
     calling_ae: str
     calling_host: str
+    unanswered: int = 0
+    created_at: float = 0.0
 
 
 class Deliveries:
@@ -137,12 +140,20 @@ class Deliveries:
             ).rowcount
 
     def choose(self, delivery: int, sop_instance_uid: str) -> str:
-        """Settle before the first attempt which object is sent; return the one that is settled."""
+        """Settle before an attempt which object is sent; return the one that is settled.
+
+        The attempt counts as unanswered until `delivered` or `postpone` records its status: a
+        process may end, or a line break, after the object has arrived.
+        """
         with self._database.writing() as connection:
+            chosen = deliveries.c.sop_instance_uid
             connection.execute(
                 deliveries.update()
-                .where(deliveries.c.id == delivery, deliveries.c.sop_instance_uid == "")
-                .values(sop_instance_uid=sop_instance_uid)
+                .where(deliveries.c.id == delivery)
+                .values(
+                    sop_instance_uid=sa.case((chosen == "", sop_instance_uid), else_=chosen),
+                    unanswered=deliveries.c.unanswered + 1,
+                )
             )
             return str(
                 connection.scalar(
@@ -164,7 +175,7 @@ class Deliveries:
         """
         now = self._clock.moment(at)
         values = {"state": DeliveryState.SENT, "status": status, "reason": "", "ended_at": now}
-        values |= {"asks": 0, "ask_at": ask_at, "dated_at": now}
+        values |= {"asks": 0, "ask_at": ask_at, "dated_at": now, "unanswered": 0}
         with self._database.writing() as connection:
             row = settle_delivery(connection, delivery, UNSENT, values)
             if row is not None:
@@ -196,6 +207,9 @@ class Deliveries:
             "status": status,
             "attempts": deliveries.c.attempts + (1 if counts else 0),
         }
+        if status is not None:
+            some = deliveries.c.unanswered > 0
+            values["unanswered"] = sa.case((some, deliveries.c.unanswered - 1), else_=0)
         with self._database.writing() as connection:
             before = connection.scalar(
                 sa.select(deliveries.c.reason).where(deliveries.c.id == delivery)
@@ -204,6 +218,17 @@ class Deliveries:
             if row is not None and (counts or before != reason):
                 told = Details(kind=row.kind, destination=row.destination, reason=reason)
                 append(connection, [NewEvent(row.source, Stage.RETRYING, now, row.job, told)])
+        return row is not None
+
+    def give_up(self, delivery: int, reason: str, at: float | None = None) -> bool:
+        """Record that an object which is refused again and again is tried no more."""
+        now = self._clock.moment(at)
+        values = {"state": DeliveryState.GIVEN_UP, "reason": reason, "ended_at": now}
+        with self._database.writing() as connection:
+            row = settle_delivery(connection, delivery, UNSENT, values)
+            if row is not None:
+                told = Details(kind=row.kind, destination=row.destination, reason=reason)
+                append(connection, [NewEvent(row.source, Stage.GIVEN_UP, now, row.job, told)])
         return row is not None
 
     def hold(self, destination: str, reason: str, next_at: float, at: float | None = None) -> None:
@@ -513,6 +538,8 @@ def _due_of(connection: Connection, destination: str, now: float, limit: int) ->
                 row.sop_instance_uid,
                 row.calling_ae,
                 row.calling_host,
+                row.unanswered,
+                row.created_at,
             )
         )
     return found

@@ -43,6 +43,10 @@ class Stage(StrEnum):
     RETRY = "retry"
     RESEND = "resend"
     REPLAY = "replay"
+    RELEASE = "release"
+    SETTLED = "settled"
+    GIVEN_UP = "given up"
+    ADOPTED = "adopted"
     AGREE = "agree"
     DISAGREE = "disagree"
 
@@ -56,6 +60,7 @@ class Details:
 
     calling_ae: str = ""
     calling_host: str = ""
+    association: str = ""
     rule: str = ""
     model: str = ""
     mode: str = ""
@@ -104,7 +109,10 @@ def sentence(stage: str, details: Details) -> str:
             return f"from {d.calling_ae}@{d.calling_host}"
         case Stage.DUPLICATE:
             sender = f" from {d.calling_ae}@{d.calling_host}" if d.calling_ae else ""
-            return f"{d.reason or 'same bytes again'}{sender}"
+            by_which = f", association {d.association}" if d.association else ""
+            return f"{d.reason or 'same bytes again'}{sender}{by_which}"
+        case Stage.CONFLICT if d.calling_ae:
+            return f"{d.reason}; from {d.calling_ae}@{d.calling_host}"
         case Stage.ROUTED if d.rule or d.model:
             return f"rule {d.rule!r}: {d.model}, {d.mode}"
         case Stage.CLAIMED:
@@ -125,8 +133,16 @@ def sentence(stage: str, details: Details) -> str:
             return f"storage commitment of {d.kind} by {d.destination}"
         case Stage.UNCOMMITTED:
             return f"{d.kind} by {d.destination}: {d.reason}"
-        case Stage.PENDING | Stage.RETRYING | Stage.WITHHELD:
-            return f"{d.kind} to {d.destination}: {d.reason}"
+        case Stage.ADOPTED:
+            return f"{d.reason}, {by}"
+        case Stage.RELEASE:
+            return by
+        case Stage.SETTLED:
+            return f"{d.kind} to {d.destination}: {d.reason}, {by}"
+        case Stage.GIVEN_UP if d.by:
+            return f"{d.kind} to {d.destination}: {by}"
+        case Stage.PENDING | Stage.RETRYING | Stage.WITHHELD | Stage.GIVEN_UP:
+            return f"{d.kind or 'report'} to {d.destination}: {d.reason}"
         case Stage.RETRY | Stage.RESEND:
             return by
         case Stage.REPLAY:

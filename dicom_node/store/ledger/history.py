@@ -45,6 +45,7 @@ from dicom_node.store.schema import (
     instances,
     jobs,
     judgements,
+    likenesses,
     objects,
     orders,
     totals,
@@ -69,6 +70,10 @@ _JOB_COLUMNS = (
     jobs.c.result,
     jobs.c.model_version,
     jobs.c.device_uid,
+)
+
+_COMPARING = (
+    sa.select(sa.func.count()).select_from(likenesses).where(likenesses.c.state == "waiting")
 )
 
 STANDINGS = {
@@ -136,6 +141,7 @@ class History:
                 jobs=by_state["jobs"],
                 deliveries=by_state["deliveries"],
                 conflicts=kept_apart,
+                comparing=connection.scalar(_COMPARING) or 0,
                 oldest_open_s=0.0 if oldest is None else max(0.0, now - oldest),
                 models=models,
                 destinations=tuple(_destinations(connection, now)),
@@ -452,7 +458,7 @@ def _state(instance: str, job: str | None, sent: Sequence[str]) -> str:
         return job
     if any(state in UNSENT for state in sent):
         return DeliveryState.RETRYING.value if DeliveryState.RETRYING in sent else job
-    if DeliveryState.SENT in sent:
+    if DeliveryState.SENT in sent or DeliveryState.SETTLED in sent:
         return "delivered"
     return "committed" if DeliveryState.COMMITTED in sent else job
 

@@ -23,14 +23,14 @@ from dicom_node.store.ledger.events import (
     Details,
     NewEvent,
     Stage,
-    append,
     event_row,
 )
 from dicom_node.store.ledger.orders import split_order
+from dicom_node.store.ledger.repeats import ReceiptKind, Repeats
 from dicom_node.store.ledger.search import ADD_WORDS, ADD_WORDS_POSTGRESQL, searched_text
 from dicom_node.store.ledger.states import InstanceState, JobState
-from dicom_node.store.ledger.wanted import Wish, dump_wishes
-from dicom_node.store.schema import conflicts, counters, instances, jobs, marks, orders
+from dicom_node.store.ledger.wanted import dump_wishes, wishes_of
+from dicom_node.store.schema import counters, instances, jobs, marks, orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class Instance:
     issuer_of_patient_id: str = ""
     study_id: str = ""
     referring_physician: str = ""
+    association: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +104,11 @@ class Receipt:
     """What the ledger made of a received Instance.
 
     ``file`` is the spool file that stands for the Instance: that of the first reception. A
-    ``known`` UID waits for its contents to be compared; nothing is recorded.
+    ``known`` UID waits for its bytes to be compared; nothing is recorded. What is ``comparing`` is
+    recorded, and its pixels are compared later (`repeats`).
     """
 
-    kind: Literal["new", "known", "duplicate", "conflict"]
+    kind: ReceiptKind
     jobs: tuple[str, ...] = ()
     file: str = ""
     reason: str = ""
@@ -144,6 +146,7 @@ class Instances:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self.repeats = Repeats(database, clock, self.add_job)
         self._received = Batch(self._receive)
         self._numbers = (
             self._database.insert(counters)
@@ -291,40 +294,19 @@ class Instances:
             first = connection.execute(sa.select(instances).where(ours)).one()
             if not (first.sha256 and arrival.instance.sha256):
                 return Receipt("known", file=first.file)
-            if _content(first) != _content(arrival.instance):
-                return self._conflict(connection, arrival.instance, arrival.at)
-            return self._duplicate(connection, arrival.instance, arrival.at, first)
-
-    def _duplicate(
-        self, connection: Connection, instance: Instance, now: float, first: Any
-    ) -> Receipt:
-        uid = instance.sop_instance_uid
-        values: dict[str, Any] = {"resends": instances.c.resends + 1}
-        if first.purged_at:  # retention had removed the file: this one takes its place
-            values |= {"file": instance.file, "purged_at": 0, "kept_at": now}
-        connection.execute(
-            instances.update().where(instances.c.sop_instance_uid == uid).values(**values)
-        )
-        if first.resends == 0 or first.purged_at:
-            told = Details(calling_ae=instance.calling_ae, calling_host=instance.calling_host)
-            append(connection, [NewEvent(uid, Stage.DUPLICATE, now, details=told)])
-        return Receipt("duplicate", file=values.get("file", first.file))
-
-    def _conflict(self, connection: Connection, instance: Instance, now: float) -> Receipt:
-        row = {c.name: getattr(instance, c.name) for c in conflicts.c if hasattr(instance, c.name)}
-        reason = "same SOP Instance UID with other content; kept apart, not analysed"
-        if self._database.insert_new(connection, conflicts, row | {"received_at": now}):
-            told = Details(reason=reason)
-            new = NewEvent(instance.sop_instance_uid, Stage.CONFLICT, now, details=told)
-            append(connection, [new])
-        kept = connection.scalar(
-            sa.select(conflicts.c.file).where(
-                conflicts.c.sop_instance_uid == instance.sop_instance_uid,
-                conflicts.c.sha256 == instance.sha256,
-                conflicts.c.transfer_syntax_uid == instance.transfer_syntax_uid,
+            kind, made, file, reason = self.repeats.record(
+                connection, first, arrival.instance, arrival.routes, arrival.at
             )
-        )
-        return Receipt("conflict", file=kept or "", reason=reason)
+            return Receipt(kind, made, file, reason)
+
+    def add_job(self, connection: Connection, instance: Any, route: Route, now: float) -> str:
+        """Add the first job of an Instance for a route and return its id."""
+        number = self.next_number(connection, instance.study_instance_uid, route.model)
+        shared, own = split_order(_order(route, number, now))
+        job = _job(instance, route, now)
+        job |= {"order_id": self.order_id(connection, shared), "report_order": own}
+        connection.execute(jobs.insert().values(**job))
+        return str(job["id"])
 
 
 def next_number() -> sa.ScalarSelect[int]:
@@ -337,10 +319,6 @@ def next_number() -> sa.ScalarSelect[int]:
 
 def _counter(study: str, model: str) -> dict[str, Any]:
     return {"study_instance_uid": study, "model": model, "last": 1}
-
-
-def _content(one: Any) -> tuple[str, str]:
-    return one.sha256, one.transfer_syntax_uid
 
 
 def _row(arrival: _Arrival, reason: str) -> dict[str, Any]:
@@ -377,14 +355,6 @@ def _order_of(asked: int) -> Priority:
     """Return what Priority (0000,0700) means here; a number that the Standard has not is normal."""
     known = {int(number): priority for number, priority in FROM_DIMSE.items()}
     return known.get(asked, FROM_DIMSE[DimsePriority.MEDIUM])
-
-
-def wishes_of(route: Route) -> dict[str, Wish]:
-    """Return what each destination of a route gets."""
-    return {
-        name: Wish(tuple(route.objects.get(name, ())), tuple(route.when.get(name, ())))
-        for name in route.send_to
-    }
 
 
 def _order(route: Route, number: int, now: float) -> ReportOrder:

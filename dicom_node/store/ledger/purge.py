@@ -12,7 +12,7 @@ from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.states import OPEN, UNSENT
-from dicom_node.store.schema import conflicts, deliveries, instances, jobs, objects
+from dicom_node.store.schema import conflicts, deliveries, instances, jobs, likenesses, objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Purge:
         """Return those of `files` that no row names."""
         named: set[str] = set()
         with self._database.reading() as connection:
-            for table in (instances, objects, conflicts):
+            for table in (instances, objects, conflicts, likenesses):
                 named |= set(
                     connection.scalars(sa.select(table.c.file).where(table.c.file.in_(files)))
                 )

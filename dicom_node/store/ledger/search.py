@@ -41,6 +41,17 @@ def add_words(connection: Connection, rows: Iterable[tuple[int, str]], is_sqlite
         connection.execute(ADD_WORDS if is_sqlite else ADD_WORDS_POSTGRESQL, found)
 
 
+def replace_words(connection: Connection, number: int, old: str, new: str) -> None:
+    """Let an Instance be found by other words."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(sa.text("DELETE FROM words WHERE number = :n"), {"n": number})
+    elif old:
+        # the index keeps no text: what is taken out of it has to be said again
+        taken = "INSERT INTO words (words, rowid, text) VALUES ('delete', :n, :t)"
+        connection.execute(sa.text(taken), {"n": number, "t": old})
+    add_words(connection, [(number, new)], connection.dialect.name == "sqlite")
+
+
 ADD_WORDS = sa.text("INSERT INTO words (rowid, text) VALUES (:n, :t)")
 ADD_WORDS_POSTGRESQL = sa.text(
     "INSERT INTO words (number, text) VALUES (:n, to_tsvector('simple', :t)) "

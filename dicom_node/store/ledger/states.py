@@ -45,6 +45,10 @@ class DeliveryState(StrEnum):
     """The destination answered its C-STORE with success or a warning."""
     COMMITTED = "committed"
     """The destination has committed to keep it (PS3.4 Annex J)."""
+    SETTLED = "settled"
+    """A person says that the destination has it; the reason has who."""
+    GIVEN_UP = "given up"
+    """It is tried no more: a person or ``delivery.give_up`` has ended it."""
 
 
 OPEN = (JobState.RECEIVED, JobState.QUEUED, JobState.RUNNING)
@@ -65,6 +69,9 @@ UNSENT = (DeliveryState.PENDING, DeliveryState.RETRYING)
 TAKEN = (DeliveryState.SENT, DeliveryState.COMMITTED)
 """A delivery in one of these is at its destination."""
 
+RESENT = (*TAKEN, DeliveryState.SETTLED, DeliveryState.GIVEN_UP)
+"""A delivery in one of these is sent once more by `resend`."""
+
 JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.RECEIVED: frozenset({JobState.QUEUED}),
     JobState.QUEUED: frozenset({JobState.RECEIVED, JobState.RUNNING}),
@@ -75,14 +82,18 @@ JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 }
 """Where a job can go from each state; each arrow is one conditional UPDATE."""
 
+_ENDED = (DeliveryState.SETTLED, DeliveryState.GIVEN_UP)
+
 DELIVERY_TRANSITIONS: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     DeliveryState.PENDING: frozenset(
-        {DeliveryState.RETRYING, DeliveryState.SENT, DeliveryState.WITHHELD}
+        {DeliveryState.RETRYING, DeliveryState.SENT, DeliveryState.WITHHELD, *_ENDED}
     ),
     DeliveryState.RETRYING: frozenset(
-        {DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.WITHHELD}
+        {DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.WITHHELD, *_ENDED}
     ),
-    DeliveryState.WITHHELD: frozenset(),
+    DeliveryState.WITHHELD: frozenset({DeliveryState.PENDING}),  # release
+    DeliveryState.SETTLED: frozenset({DeliveryState.PENDING}),  # resend
+    DeliveryState.GIVEN_UP: frozenset({DeliveryState.PENDING}),  # resend
     DeliveryState.SENT: frozenset(
         {DeliveryState.COMMITTED, DeliveryState.RETRYING, DeliveryState.PENDING}  # resend
     ),

@@ -95,6 +95,7 @@ class InstanceView(View):
     issuer_of_patient_id: str
     study_id: str
     referring_physician: str
+    association: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,7 @@ class DeliveryView(View):
     ended_at: float
     asks: int
     ask_at: float
+    unanswered: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +331,7 @@ class Totals(View):
     jobs: Mapping[str, int]
     deliveries: Mapping[str, int]
     conflicts: int
+    comparing: int
     oldest_open_s: float
     models: Mapping[str, Mapping[str, int]]
     destinations: tuple[DestinationState, ...]

@@ -25,6 +25,14 @@ class Wish:
     allow_demonstration: bool = False
 
 
+def wishes_of(route: Any) -> dict[str, Wish]:
+    """Return what each destination of a route gets."""
+    return {
+        name: Wish(tuple(route.objects.get(name, ())), tuple(route.when.get(name, ())))
+        for name in route.send_to
+    }
+
+
 def dump_wishes(wishes: Mapping[str, Wish]) -> str:
     """Return wishes as JSON: a list of kinds where nothing else is said, as 0.1.0 wrote it."""
     return json.dumps({name: _dumped(wish) for name, wish in wishes.items()})

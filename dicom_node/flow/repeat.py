@@ -1,0 +1,131 @@
+"""What came again with other bytes: compared off the reception path, and adopted by a person."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dicom_node.base.errors import NotFound, NotUnderstood, Transient
+from dicom_node.dimse import Sender
+from dicom_node.flow import ask_same
+from dicom_node.flow.ask_same import Likeness as Answer
+from dicom_node.flow.intake import describe, find_routes
+from dicom_node.settings import Settings
+from dicom_node.standard.header import read_header
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.repeats import Likeness
+from dicom_node.store.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+REST_S = 30.0
+"""Longest time between two looks when nothing in the ledger has changed."""
+
+
+class Comparer:
+    """Finds out whether what came again is the same image in another coding.
+
+    Parameters
+    ----------
+    compare : callable
+        Compares two files in a process of its own (`ask_same.compare`).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        ledger: Ledger,
+        compare: Callable[[Path, Path], Answer] = ask_same.compare,
+    ) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._ledger = ledger
+        self._compare = compare
+
+    def take(self, settings: Settings) -> None:
+        """Route by other rules from the next comparison on."""
+        self._settings = settings
+
+    def step(self) -> int:
+        """Compare what waits; return how much that was."""
+        found = self._ledger.repeats.waiting()
+        for likeness in found:
+            self._settle(likeness)
+        return len(found)
+
+    def run(self, stop: threading.Event) -> None:
+        """Compare until `stop` is set; every trouble is waited out."""
+        watch = self._ledger.watch()
+        again = 0.0
+        while not stop.wait(LOOK_S):
+            if not watch.changed() and time.monotonic() < again:
+                continue
+            try:
+                while self.step() and not stop.is_set():
+                    pass
+                again = time.monotonic() + REST_S
+            except Transient as exc:
+                logger.warning("comparing repetitions waits: %s", exc)
+        watch.close()
+
+    def _settle(self, likeness: Likeness) -> None:
+        uid, other = likeness.sop_instance_uid, self._spool.path(likeness.file)
+        if not likeness.first_file:
+            self._ledger.repeats.settle_other(likeness, "came after the first file had gone")
+            return
+        answer = self._compare(self._spool.path(likeness.first_file), other)
+        if not (answer.is_known and answer.is_same):
+            self._ledger.repeats.settle_other(likeness, answer.text)
+            logger.warning("conflict sop=%s: it %s", uid, answer.text)
+            return
+        sender = Sender(
+            likeness.calling_ae,
+            likeness.calling_host,
+            likeness.called_ae,
+            likeness.priority,
+            likeness.association,
+        )
+        with other.open("rb") as file:
+            header = read_header(file, likeness.transfer_syntax_uid)
+        routes, _ = find_routes(self._settings, header, sender)
+        made = self._ledger.repeats.settle_same(likeness, routes)
+        self._spool.remove(likeness.file)
+        logger.info("duplicate sop=%s: the same pixels in another coding; jobs=%d", uid, len(made))
+
+
+def adopt(settings: Settings, spool: Spool, ledger: Ledger, ident: str, by: str = "") -> list[str]:
+    """Let what came last under a known UID take the place of the first; return the new jobs.
+
+    IHE Patient Information Reconciliation: an archive sends an image again under its UID with the
+    right patient or order. Its report is made for the corrected header, with the old one as its
+    predecessor.
+
+    Raises
+    ------
+    NotFound
+        Nothing is kept apart under this name, or its file is gone.
+    Busy
+        The last job has no result yet.
+    """
+    conflict = ledger.acts.kept_apart(ident)
+    if not conflict.file:
+        raise NotFound(f"{conflict.sop_instance_uid}: retention has removed it; send it again")
+    sender = Sender(conflict.calling_ae, conflict.calling_host, "")
+    path = spool.path(conflict.file)
+    try:
+        with path.open("rb") as file:
+            header = read_header(file, conflict.transfer_syntax_uid)
+    except (OSError, NotUnderstood) as exc:
+        raise NotFound(f"{conflict.sop_instance_uid}: its file cannot be read") from exc
+    corrected = describe(header, conflict.file, conflict.size, conflict.transfer_syntax_uid, sender)
+    routes, _ = find_routes(settings, header, sender)
+    made, replaced = ledger.acts.adopt(conflict.id, corrected, routes, by=by)
+    if replaced:
+        spool.remove(replaced)
+    logger.info("adopted sop=%s jobs=%d by=%s", conflict.sop_instance_uid, len(made), by or "-")
+    return made

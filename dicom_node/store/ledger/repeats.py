@@ -1,0 +1,423 @@
+"""What comes again under a known SOP Instance UID: whose it is, and what follows from it.
+
+The same bytes, or the same pixels in another coding, are the same image: it gets its first job if
+it had none and a rule takes it now, and a further sender gets the *same* report. Other content is
+a conflict, kept apart until somebody adopts it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from dicom_node.standard.names import folded
+from dicom_node.store.clock import Clock
+from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.deliveries import SENDER, add_deliveries
+from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.search import replace_words, searched_text
+from dicom_node.store.ledger.states import WITH_RESULT, InstanceState, JobState
+from dicom_node.store.ledger.wanted import Wish, dump_wishes, load_wishes, wishes_of
+from dicom_node.store.schema import conflicts, instances, jobs, likenesses, objects, senders
+
+SAME_BYTES, SAME_PIXELS = "same bytes again", "same pixels again"
+KEPT_APART = "same SOP Instance UID with other content; kept apart, not analysed"
+
+ReceiptKind = Literal["new", "known", "duplicate", "comparing", "conflict"]
+
+MATTERS = {
+    "sop_class_uid": "SOP Class UID",
+    "study_instance_uid": "Study Instance UID",
+    "series_instance_uid": "Series Instance UID",
+    "patient_id": "Patient ID",
+    "issuer_of_patient_id": "Issuer of Patient ID",
+    "patient_name": "Patient's Name",
+    "patient_birth_date": "Patient's Birth Date",
+    "patient_sex": "Patient's Sex",
+    "accession_number": "Accession Number",
+    "modality": "Modality",
+    "body_part": "Body Part Examined",
+    "view": "View Position",
+    "presentation_intent": "Presentation Intent Type",
+}
+"""Facts of a header in which the same image does not differ, and their names."""
+
+LOSSY = frozenset(f"1.2.840.10008.1.2.4.{tail}" for tail in ("50", "51", "81", "91", "203"))
+"""Transfer syntaxes that may change pixels: a copy in one of them has a UID of its own (PS3.3
+C.7.6.1.1.5)."""
+
+MOST_SENDERS = 64
+"""Senders of one Instance that are told apart; a hospital has a few."""
+
+WAITING, SAME, REPLACED = "waiting", "same", "replaced"
+"""States of a likeness: to be compared; the same pixels; what an adopted correction replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """What came under a known UID with other bytes and has to be compared with the first file."""
+
+    id: int
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    file: str
+    first_file: str
+    calling_ae: str
+    calling_host: str
+    called_ae: str
+    association: str
+    priority: int
+    received_at: float
+
+
+class Repeats:
+    """Records what comes again.
+
+    Parameters
+    ----------
+    add_job : callable
+        Makes the first job of an Instance for a route: (connection, instance row, route, now).
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        add_job: Callable[[Connection, Any, Any, float], str],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._add_job = add_job
+
+    def record(
+        self,
+        connection: Connection,
+        first: Row[Any],
+        instance: Any,
+        routes: Sequence[Any],
+        at: float,
+    ) -> tuple[ReceiptKind, tuple[str, ...], str, str]:
+        """Record what came under the UID of `first`; return kind, new jobs, file and reason.
+
+        Both have their digests.
+        """
+        if (first.sha256, first.transfer_syntax_uid) == (
+            instance.sha256,
+            instance.transfer_syntax_uid,
+        ):
+            return self._duplicate(connection, first, instance, routes, at, SAME_BYTES)
+        known = self._known_likeness(connection, instance)
+        if known is not None and known.state == SAME:
+            return self._duplicate(connection, first, instance, routes, at, SAME_PIXELS)
+        if known is not None:
+            reason = "content that was replaced" if known.state == REPLACED else "being compared"
+            self._note_sender(connection, first, instance, at, reason)
+            return "duplicate" if known.state == REPLACED else "comparing", (), known.file, reason
+        if kept := self._kept_conflict(connection, instance):
+            return "conflict", (), kept.file, KEPT_APART
+        if reason := _difference(first, instance):
+            return "conflict", (), self._add_conflict(connection, instance, reason, at), reason
+        return "comparing", (), self._add_likeness(connection, instance, at), "being compared"
+
+    def waiting(self, limit: int = 4) -> list[Likeness]:
+        """Return what has to be compared, the first that came first."""
+        columns = (likenesses.c[name] for name in Likeness.__slots__ if name != "first_file")
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                sa.select(*columns, instances.c.file.label("first_file"))
+                .join(instances, instances.c.sop_instance_uid == likenesses.c.sop_instance_uid)
+                .where(likenesses.c.state == WAITING)
+                .order_by(likenesses.c.received_at, likenesses.c.id)
+                .limit(limit)
+            ).all()
+        return [Likeness(**row._mapping) for row in rows]
+
+    def settle_same(
+        self, likeness: Likeness, routes: Sequence[Any], at: float | None = None
+    ) -> tuple[str, ...]:
+        """Record that it is the same image; return the jobs that follow from it."""
+        now = self._clock.moment(at)
+        ours = (likenesses.c.id == likeness.id) & (likenesses.c.state == WAITING)
+        with self._database.writing() as connection:
+            changed = connection.execute(
+                likenesses.update().where(ours).values(state=SAME, file="")
+            ).rowcount
+            if not changed:
+                return ()
+            first = _first(connection, likeness.sop_instance_uid)
+            return self._duplicate(connection, first, likeness, routes, now, SAME_PIXELS)[1]
+
+    def settle_other(self, likeness: Likeness, reason: str, at: float | None = None) -> None:
+        """Record that it is another image: a conflict."""
+        now = self._clock.moment(at)
+        with self._database.writing() as connection:
+            row = connection.execute(
+                likenesses.delete()
+                .where(likenesses.c.id == likeness.id, likenesses.c.state == WAITING)
+                .returning(*likenesses.c)
+            ).first()
+            if row is not None:
+                self._add_conflict(connection, row, f"{KEPT_APART}: it {reason}", now)
+
+    def _duplicate(
+        self,
+        connection: Connection,
+        first: Row[Any],
+        instance: Any,
+        routes: Sequence[Any],
+        now: float,
+        what: str,
+    ) -> tuple[ReceiptKind, tuple[str, ...], str, str]:
+        uid = first.sop_instance_uid
+        values: dict[str, Any] = {"resends": instances.c.resends + 1}
+        if first.purged_at and what == SAME_BYTES:
+            # retention had removed the file: this one takes its place
+            values |= {"file": instance.file, "purged_at": 0, "kept_at": now}
+        connection.execute(
+            instances.update().where(instances.c.sop_instance_uid == uid).values(**values)
+        )
+        is_other = self._note_sender(connection, first, instance, now, what)
+        file = str(values.get("file", first.file))
+        made = self._follow(connection, first, instance, routes, now, is_other) if file else ()
+        return "duplicate", made, file, ""
+
+    def _note_sender(
+        self, connection: Connection, first: Row[Any], instance: Any, now: float, what: str
+    ) -> bool:
+        """Remember who sent it again, with an event; return whether it is another sender."""
+        uid, who = first.sop_instance_uid, (instance.calling_ae[:64], instance.calling_host[:64])
+        ours = senders.c.sop_instance_uid == uid
+        this = ours & (senders.c.calling_ae == who[0]) & (senders.c.calling_host == who[1])
+        association = str(getattr(instance, "association", ""))
+        changed = connection.execute(
+            senders.update()
+            .where(this)
+            .values(received=senders.c.received + 1, last_at=now, association=association)
+        ).rowcount
+        is_other = who != (first.calling_ae[:64], first.calling_host[:64])
+        if changed:
+            return is_other
+        count = connection.scalar(sa.select(sa.func.count()).select_from(senders).where(ours)) or 0
+        if count >= MOST_SENDERS:
+            return is_other
+        connection.execute(
+            senders.insert().values(
+                sop_instance_uid=uid,
+                calling_ae=who[0],
+                calling_host=who[1],
+                called_ae=instance.called_ae,
+                association=association,
+                received=1,
+                first_at=now,
+                last_at=now,
+            )
+        )
+        said = Details(calling_ae=who[0], calling_host=who[1], association=association, reason=what)
+        append(connection, [NewEvent(uid, Stage.DUPLICATE, now, details=said)])
+        return is_other
+
+    def _follow(
+        self,
+        connection: Connection,
+        first: Row[Any],
+        instance: Any,
+        routes: Sequence[Any],
+        now: float,
+        is_other: bool,
+    ) -> tuple[str, ...]:
+        """Do for a repetition what the rules of now ask for and has not been done."""
+        newest = _newest_jobs(connection, first.sop_instance_uid)
+        made = []
+        for route in routes:
+            job = newest.get(route.model)
+            if job is None and newest and not is_other:
+                # Another model for the same sender is a replay, which is asked for on purpose.
+                job = max(newest.values(), key=lambda one: (one.received_at, one.generation))
+            if job is None:
+                made.append(self._route(connection, first, instance, route, now))
+            else:
+                self._add_destinations(connection, job, route, now)
+        return tuple(made)
+
+    def _route(
+        self, connection: Connection, first: Row[Any], instance: Any, route: Any, now: float
+    ) -> str:
+        uid = first.sop_instance_uid
+        job = self._add_job(connection, first, route, now)
+        connection.execute(
+            instances.update()
+            .where(instances.c.sop_instance_uid == uid)
+            .values(state=InstanceState.ROUTED, reason="")
+        )
+        said = Details(
+            rule=route.rule,
+            model=route.model,
+            mode=route.mode,
+            calling_ae=instance.calling_ae,
+            calling_host=instance.calling_host,
+        )
+        append(connection, [NewEvent(uid, Stage.ROUTED, now, job, said)])
+        return job
+
+    def _add_destinations(
+        self, connection: Connection, job: Row[Any], route: Any, now: float
+    ) -> None:
+        """Let destinations that a job does not know yet get its report."""
+        wishes = load_wishes(job.send_to)
+        added = {
+            name: Wish(wish.kinds, wish.when, route.rule, route.mode, route.allow_demonstration)
+            for name, wish in wishes_of(route).items()
+            # A second sender that nobody knows has no place to be remembered in: it may send again.
+            if name not in wishes and name != SENDER
+        }
+        if not added:
+            return
+        values: dict[str, Any] = {"send_to": dump_wishes(wishes | added)}
+        if job.state == JobState.RECEIVED and route.priority is not None:
+            values["priority"] = min(job.priority, route.priority)
+        connection.execute(jobs.update().where(jobs.c.id == job.id).values(**values))
+        names = ", ".join(added)
+        said = Details(rule=route.rule, model=job.model, mode=f"{route.mode}, also to {names}")
+        append(connection, [NewEvent(job.sop_instance_uid, Stage.ROUTED, now, job.id, said)])
+        if job.state not in WITH_RESULT:
+            return
+        kept = json.loads(job.result or "{}")
+        is_rejected = job.state == JobState.REJECTED
+        word = "rejected" if is_rejected else kept.get("presence") or "undetermined"
+        parts = connection.execute(
+            sa.select(objects.c.part, objects.c.kind).where(objects.c.job == job.id)
+        ).all()
+        pairs = [(str(row.part), str(row.kind)) for row in parts]
+        demonstration = job.model if job.demonstration else ""
+        add_deliveries(connection, job, added, pairs, word, demonstration, now)
+
+    def _known_likeness(self, connection: Connection, instance: Any) -> Row[Any] | None:
+        return connection.execute(sa.select(likenesses).where(_is(likenesses, instance))).first()
+
+    def _kept_conflict(self, connection: Connection, instance: Any) -> Row[Any] | None:
+        return connection.execute(sa.select(conflicts).where(_is(conflicts, instance))).first()
+
+    def _add_conflict(self, connection: Connection, instance: Any, reason: str, now: float) -> str:
+        row = {c.name: getattr(instance, c.name) for c in conflicts.c if hasattr(instance, c.name)}
+        row.pop("id", None)
+        if self._database.insert_new(connection, conflicts, row | {"received_at": now}):
+            said = Details(
+                calling_ae=instance.calling_ae,
+                calling_host=instance.calling_host,
+                association=str(getattr(instance, "association", "")),
+                reason=reason,
+            )
+            new = NewEvent(instance.sop_instance_uid, Stage.CONFLICT, now, details=said)
+            append(connection, [new])
+        return str(instance.file)
+
+    def _add_likeness(self, connection: Connection, instance: Any, now: float) -> str:
+        names = [c.name for c in likenesses.c if hasattr(instance, c.name) and c.name != "id"]
+        row = {name: getattr(instance, name) for name in names}
+        connection.execute(
+            likenesses.insert().values(**row | {"state": WAITING, "received_at": now})
+        )
+        return str(instance.file)
+
+
+def replace_content(
+    connection: Connection, first: Row[Any], conflict: Row[Any], corrected: Any, now: float
+) -> None:
+    """Let a conflict's content stand for its Instance; remember what it has replaced.
+
+    When the old content comes again, it is known and no conflict.
+    """
+    uid = first.sop_instance_uid
+    facts = {c.name: getattr(corrected, c.name) for c in instances.c if hasattr(corrected, c.name)}
+    kept = ("calling_ae", "calling_host", "called_ae", "association", "priority")
+    facts = {
+        name: value for name, value in facts.items() if name not in (*kept, "sop_instance_uid")
+    }
+    facts |= {"sha256": conflict.sha256, "folded_name": folded(corrected.patient_name)}
+    connection.execute(
+        instances.update()
+        .where(instances.c.sop_instance_uid == uid)
+        .values(**facts, kept_at=now, purged_at=0)
+    )
+    if first.number is not None:
+        texts = (
+            searched_text(one.patient_name, one.patient_id, one.accession_number)
+            for one in (first, corrected)
+        )
+        replace_words(connection, first.number, *texts)
+    connection.execute(conflicts.delete().where(conflicts.c.id == conflict.id))
+    connection.execute(likenesses.delete().where(_is(likenesses, first)))
+    connection.execute(
+        likenesses.insert().values(
+            sop_instance_uid=uid,
+            transfer_syntax_uid=first.transfer_syntax_uid,
+            sha256=first.sha256,
+            size=first.size,
+            state=REPLACED,
+            calling_ae=first.calling_ae,
+            calling_host=first.calling_host,
+            called_ae=first.called_ae,
+            received_at=first.received_at,
+        )
+    )
+    connection.execute(
+        likenesses.delete().where(likenesses.c.sop_instance_uid == uid, likenesses.c.state == SAME)
+    )
+
+
+def add_route(connection: Connection, job: str, wishes: Mapping[str, Wish]) -> None:
+    """Let destinations that a new job does not know get its report, too."""
+    known = load_wishes(
+        connection.scalar(sa.select(jobs.c.send_to).where(jobs.c.id == job)) or "{}"
+    )
+    more = {name: wish for name, wish in wishes.items() if name not in known and name != SENDER}
+    if more:
+        connection.execute(
+            jobs.update().where(jobs.c.id == job).values(send_to=dump_wishes(known | more))
+        )
+
+
+def _first(connection: Connection, uid: str) -> Row[Any]:
+    return connection.execute(sa.select(instances).where(instances.c.sop_instance_uid == uid)).one()
+
+
+def _newest_jobs(connection: Connection, uid: str) -> Mapping[str, Row[Any]]:
+    """Return the last job of each model."""
+    rows = connection.execute(
+        sa.select(jobs, instances.c.calling_ae, instances.c.calling_host)
+        .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+        .where(jobs.c.sop_instance_uid == uid)
+        .order_by(jobs.c.generation)
+        .with_for_update(of=jobs)
+    ).all()
+    return {row.model: row for row in rows}
+
+
+def _difference(first: Row[Any], instance: Any) -> str:
+    """Return why what came cannot be the same image, as far as its header says; else empty."""
+    differing = [
+        name
+        for field, name in MATTERS.items()
+        if getattr(first, field, "") != getattr(instance, field, "")
+    ]
+    if differing:
+        return f"{KEPT_APART}: it differs in {', '.join(differing)}"
+    syntaxes = {first.transfer_syntax_uid, instance.transfer_syntax_uid}
+    if len(syntaxes) > 1 and syntaxes & LOSSY:
+        return f"{KEPT_APART}: it is a lossy copy"
+    if not first.file:
+        return f"{KEPT_APART}: the first file is gone, so that they cannot be compared"
+    return ""
+
+
+def _is(table: sa.Table, instance: Any) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        table.c.sop_instance_uid == instance.sop_instance_uid,
+        table.c.sha256 == instance.sha256,
+        table.c.transfer_syntax_uid == instance.transfer_syntax_uid,
+    )
