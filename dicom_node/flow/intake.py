@@ -20,12 +20,10 @@ from dicom_node.standard.part10 import write_head
 from dicom_node.standard.priority import FROM_RULE
 from dicom_node.standard.status import OTHER_SOP_CLASS
 from dicom_node.store.ledger import Instance, Ledger, Receipt, Route
+from dicom_node.store.ledger.repeats import LOST
 from dicom_node.store.spool import Incoming, Kept, Spool
 
 logger = logging.getLogger(__name__)
-
-LOST = "lost"
-"""Stands for the digest of a file that is not where the ledger says."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 

@@ -51,6 +51,9 @@ LOSSY = frozenset(f"1.2.840.10008.1.2.4.{tail}" for tail in ("50", "51", "81", "
 """Transfer syntaxes that may change pixels: a copy in one of them has a UID of its own (PS3.3
 C.7.6.1.1.5)."""
 
+LOST = "lost"
+"""Stands for the digest of a file that is not where the ledger says; equal to none."""
+
 MOST_SENDERS = 64
 """Senders of one Instance that are told apart; a hospital has a few."""
 
@@ -410,7 +413,7 @@ def _difference(first: Row[Any], instance: Any) -> str:
     syntaxes = {first.transfer_syntax_uid, instance.transfer_syntax_uid}
     if len(syntaxes) > 1 and syntaxes & LOSSY:
         return f"{KEPT_APART}: it is a lossy copy"
-    if not first.file:
+    if not first.file or first.sha256 == LOST:
         return f"{KEPT_APART}: the first file is gone, so that they cannot be compared"
     return ""
 

@@ -1,0 +1,442 @@
+"""What comes again under a known UID: duplicates × rules × senders, conflicts, corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from ledgers import NOW, fresh, instance, post, reported, result, route, taken
+from listening import radiograph
+from pydicom import dcmread
+from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+
+from dicom_node.base.errors import Busy, NotFound
+from dicom_node.dimse import Accepted, Sender
+from dicom_node.flow.ask_same import Likeness, compare
+from dicom_node.flow.intake import Intake
+from dicom_node.flow.repeat import Comparer, adopt
+from dicom_node.settings import Peer, Rule, Settings
+from dicom_node.store.ledger import Instance, Ledger
+from dicom_node.store.spool import Spool
+
+SECOND = {"calling_ae": "SECOND", "calling_host": "10.0.0.10", "association": "beef0001"}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    made = Ledger.open(fresh(tmp_path))
+    yield made
+    made.close()
+
+
+def again(ledger: Ledger, *routes: object, reason: str = "", **changed: object) -> object:
+    return ledger.instances.receive(instance(**changed), list(routes), reason, at=NOW + 1)
+
+
+def stages(ledger: Ledger) -> list[tuple[str, str]]:
+    return [(one.stage, one.detail) for one in ledger.history.trace("1.2.3.1").stages]
+
+
+def test_an_ignored_instance_gets_its_first_job_when_a_rule_takes_it(ledger: Ledger) -> None:
+    assert ledger.instances.receive(instance(), [], "no rule matched", at=NOW).jobs == ()
+    assert again(ledger, reason="no rule matched").jobs == ()
+    receipt = again(ledger, route())
+    assert (receipt.kind, len(receipt.jobs)) == ("duplicate", 1)
+    trace = ledger.history.trace("1.2.3.1")
+    assert (trace.state, trace.instance.state, trace.instance.reason) == ("received", "routed", "")
+    assert again(ledger, route()).jobs == (), "once"
+    ticket = taken(ledger, at=NOW + 2)
+    assert post(ledger, ticket, result(ticket), NOW + 3)
+
+
+def test_a_second_sender_gets_the_same_report(ledger: Ledger) -> None:
+    reported(ledger, send_to=("first",))
+    again(ledger, route(send_to=("second",)), **SECOND)
+    again(ledger, route(send_to=("second",)), **SECOND)
+    trace = ledger.history.trace("1.2.3.1")
+    assert [(d.destination, d.state) for d in trace.deliveries] == [
+        ("first", "pending"),
+        ("second", "pending"),
+    ]
+    assert len(trace.jobs) == len(trace.objects) == 1, "one report, one UID"
+    (told,) = [detail for stage, detail in stages(ledger) if stage == "duplicate"]
+    assert told == "same bytes again from SECOND@10.0.0.10, association beef0001"
+
+
+def test_a_second_sender_that_comes_before_the_report_gets_it_too(ledger: Ledger) -> None:
+    ledger.instances.receive(instance(), [route(send_to=("first",))], at=NOW)
+    again(ledger, route(send_to=("second",), objects={"second": ("sr",)}), **SECOND)
+    ticket = taken(ledger)
+    post(ledger, ticket, result(ticket), NOW + 2)
+    trace = ledger.history.trace("1.2.3.1")
+    assert {d.destination for d in trace.deliveries} == {"first", "second"}
+    assert trace.jobs[0].send_to == {"first": (), "second": ("sr",)}
+
+
+def test_the_rule_that_named_a_destination_decides_whether_it_gets_the_report(
+    ledger: Ledger,
+) -> None:
+    reported(ledger, send_to=("first",))
+    again(ledger, route(send_to=("second",), rule="trial", mode="shadow"), **SECOND)
+    (first, second) = ledger.history.trace("1.2.3.1").deliveries
+    assert (first.state, second.state) == ("pending", "withheld")
+    assert second.reason == "rule 'trial' is in shadow mode"
+
+
+def test_results_decide_for_a_second_sender_as_for_the_first(ledger: Ledger) -> None:
+    reported(ledger, send_to=("first",))
+    when = {"second": ("present",)}
+    again(ledger, route(send_to=("second",), when=when), **SECOND)
+    assert [d.destination for d in ledger.history.trace("1.2.3.1").deliveries] == ["first"]
+
+
+def test_another_model_is_for_another_sender_only(ledger: Ledger) -> None:
+    reported(ledger, send_to=("first",))
+    assert again(ledger, route(model="other", send_to=("first",))).jobs == ()
+    assert len(again(ledger, route(model="other", send_to=("second",)), **SECOND).jobs) == 1
+
+
+def test_senders_of_one_instance_are_told_apart_in_bounded_number(ledger: Ledger) -> None:
+    reported(ledger)
+    for n in range(100):
+        again(ledger, route(), calling_ae=f"S{n}", calling_host="10.0.0.10")
+    assert sum(stage == "duplicate" for stage, _ in stages(ledger)) == 64
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"patient_id": "PID2"}, "it differs in Patient ID"),
+        ({"accession_number": "A2", "study_instance_uid": "1.9"}, "it differs in Study Instance"),
+        ({"transfer_syntax_uid": "1.2.840.10008.1.2.4.50"}, "it is a lossy copy"),
+    ],
+)
+def test_what_cannot_be_the_same_image_is_a_conflict_at_once(
+    ledger: Ledger, changed: dict[str, str], reason: str
+) -> None:
+    reported(ledger)
+    receipt = again(ledger, route(), sha256="f" * 64, file="images/bb/2.dcm", **changed)
+    assert receipt.kind == "conflict"
+    assert reason in receipt.reason
+    assert ledger.history.status().conflicts == 1
+    assert again(ledger, route(), sha256="f" * 64, file="x", **changed).file == "images/bb/2.dcm"
+
+
+def test_other_bytes_wait_to_be_compared_and_are_no_conflict_meanwhile(ledger: Ledger) -> None:
+    reported(ledger, send_to=("first",))
+    other = {"sha256": "e" * 64, "transfer_syntax_uid": RLELossless, "file": "images/bb/2.dcm"}
+    receipt = again(ledger, route(send_to=("second",)), **other, **SECOND)
+    assert (receipt.kind, receipt.file) == ("comparing", "images/bb/2.dcm")
+    status = ledger.history.status()
+    assert (status.conflicts, status.comparing) == (0, 1)
+    assert ledger.purge.unnamed(["images/bb/2.dcm", "x"]) == {"x"}
+    (likeness,) = ledger.repeats.waiting()
+    ledger.repeats.settle_same(likeness, [route(send_to=("second",))], at=NOW + 2)
+    trace = ledger.history.trace("1.2.3.1")
+    assert {d.destination for d in trace.deliveries} == {"first", "second"}
+    assert again(ledger, route(), **other).kind == "duplicate", "it is known now"
+    assert ledger.history.status().comparing == 0
+
+
+def test_what_turns_out_to_be_another_image_is_a_conflict(ledger: Ledger) -> None:
+    reported(ledger)
+    again(ledger, route(), sha256="e" * 64, file="images/bb/2.dcm", **SECOND)
+    (likeness,) = ledger.repeats.waiting()
+    ledger.repeats.settle_other(likeness, "has other pixels", at=NOW + 2)
+    ledger.repeats.settle_other(likeness, "has other pixels", at=NOW + 2)
+    (conflict,) = ledger.history.trace("1.2.3.1").conflicts
+    assert conflict.file == "images/bb/2.dcm"
+    told = [detail for stage, detail in stages(ledger) if stage == "conflict"]
+    assert told == [
+        "same SOP Instance UID with other content; kept apart, not analysed: it has other pixels; "
+        "from SECOND@10.0.0.10"
+    ]
+
+
+def test_a_correction_is_adopted_with_the_old_report_as_predecessor(ledger: Ledger) -> None:
+    first = reported(ledger)
+    fixed = {"patient_id": "PID2", "patient_name": "Roe^Ann", "sha256": "f" * 64}
+    again(ledger, route(), file="images/bb/2.dcm", **fixed)
+    conflict = ledger.acts.kept_apart("1.2.3.1")
+    corrected = instance(file="images/bb/2.dcm", **fixed)
+    made, replaced = ledger.acts.adopt(conflict.id, corrected, [route()], at=NOW + 5, by="ann")
+    assert (len(made), replaced) == (1, "images/aa/1.dcm")
+    trace = ledger.history.trace("1.2.3.1")
+    assert (trace.instance.patient_id, trace.instance.file) == ("PID2", "images/bb/2.dcm")
+    assert trace.conflicts == ()
+    ticket = taken(ledger, at=NOW + 6)
+    assert ticket.job == made[0] != first.job
+    order = ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW + 6).order
+    assert order.generation == 2
+    assert order.predecessor.sop_instance_uid == "2.25.1"
+    assert [row.sop_instance_uid for row in ledger.history.recent(search="roe")]
+    assert not ledger.history.recent(search="doe")
+    old = again(ledger, route())
+    assert old.kind == "duplicate", "the old content is known and no new conflict"
+    assert ledger.history.status().conflicts == 0
+    with pytest.raises(NotFound, match="nothing to adopt"):
+        ledger.acts.kept_apart("1.2.3.1")
+
+
+def test_a_correction_waits_for_the_job_that_runs(ledger: Ledger) -> None:
+    ledger.instances.receive(instance(), [route()], at=NOW)
+    again(ledger, route(), sha256="f" * 64, patient_id="PID2")
+    conflict = ledger.acts.kept_apart("1.2.3.1")
+    with pytest.raises(Busy, match="wait for its result"):
+        ledger.acts.adopt(conflict.id, instance(patient_id="PID2"), [route()])
+
+
+def test_a_shadow_rules_reports_can_be_released_and_a_drawings_not(ledger: Ledger) -> None:
+    reported(ledger, mode="shadow", send_to=("archive",))
+    assert ledger.acts.unsent("1.2.3.1") == [
+        "sr to archive stays withheld: rule 'frontal' is in shadow mode"
+    ]
+    assert ledger.acts.release("1.2.3.1", by="ann") == (1, ())
+    assert ledger.history.trace("1.2.3.1").deliveries[0].state == "pending"
+    assert ledger.acts.release("1.2.3.1") == (0, ())
+    ledger.instances.receive(instance(2), [route(mode="shadow", allow_demonstration=False)], at=NOW)
+    ticket = taken(ledger)
+    post(ledger, ticket, result(ticket, 2))
+    count, left = ledger.acts.release("1.2.3.2")
+    assert count == 0
+    assert "a demonstration model wrote it" in left[0]
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("sent", "settled"), ("given-up", "given up")])
+def test_a_person_ends_a_delivery(ledger: Ledger, outcome: str, state: str) -> None:
+    reported(ledger, send_to=("archive", "other"))
+    for one in ledger.history.trace("1.2.3.1").deliveries:
+        ledger.deliveries.postpone(one.id, "archive answered 0xA900", NOW + 9, status=0xA900)
+    assert ledger.acts.settle("1.2.3.1", outcome, "archive", by="ann") == 1  # type: ignore[arg-type]
+    trace = ledger.history.trace("1.2.3.1")
+    assert [(d.state, d.reason) for d in trace.deliveries] == [
+        (state, f"settled as {outcome}, by ann"),
+        ("retrying", "archive answered 0xA900"),
+    ]
+    assert ledger.acts.settle("1.2.3.1", outcome) == 1  # type: ignore[arg-type]
+    assert ledger.history.trace("1.2.3.1").state == (
+        "delivered" if outcome == "sent" else "reported"
+    )
+    assert ledger.acts.resend("1.2.3.1") == 2, "it can be sent after all"
+
+
+# Real files through intake and a real comparison
+
+
+def station(folder: Path, ledger: Ledger) -> tuple[Intake, Spool]:
+    peers = {
+        "first": Peer(ae_title="FIRST", host="10.0.0.1", port=104),
+        "second": Peer(ae_title="SECOND", host="10.0.0.2", port=104),
+    }
+    rules = (Rule(name="all", allow_demonstration=True),)
+    spool = Spool(folder / "spool")
+    return Intake(Settings(peers=peers, rules=rules), spool, ledger), spool
+
+
+def send(intake: Intake, ds: object, sender: str = "FIRST") -> object:
+    from io import BytesIO
+
+    file = BytesIO()
+    ds.save_as(file, enforce_file_format=True)
+    raw = file.getvalue()
+    head = 144 + int.from_bytes(raw[140:144], "little")
+    accepted = Accepted(
+        str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(ds.file_meta.TransferSyntaxUID)
+    )
+    incoming = intake.begin(accepted)
+    incoming.write(raw[head:])
+    host = {"FIRST": "10.0.0.1", "SECOND": "10.0.0.2"}[sender]
+    return intake.finish(incoming, accepted, Sender(sender, host, "CHEXFRACT"))
+
+
+def coded(ds: object, folder: Path, syntax: str) -> object:
+    path = folder / "one.dcm"
+    ds.save_as(path, enforce_file_format=True)
+    other = dcmread(path)
+    if syntax == RLELossless:
+        other.compress(RLELossless)
+        other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    else:
+        other.file_meta.TransferSyntaxUID = syntax
+        other._is_implicit_VR, other._is_little_endian = True, True
+    return other
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, ImplicitVRLittleEndian])
+def test_the_same_picture_in_another_coding_is_a_duplicate(
+    tmp_path: Path, ledger: Ledger, syntax: str
+) -> None:
+    intake, spool = station(tmp_path, ledger)
+    ds = radiograph()
+    send(intake, ds)
+    receipt = send(intake, coded(ds, tmp_path, syntax), "SECOND")
+    assert receipt.kind == "comparing"
+    assert Comparer(intake.settings, spool, ledger).step() == 1
+    trace = ledger.history.trace(str(ds.SOPInstanceUID))
+    assert trace.conflicts == ()
+    assert set(trace.jobs[0].send_to) == {"first", "second"}
+    assert len(list(spool.root.rglob("*.dcm"))) == 1, "its file is not kept"
+    assert send(intake, coded(ds, tmp_path, syntax)).kind == "duplicate"
+
+
+def test_other_pixels_are_a_conflict_and_can_be_adopted(tmp_path: Path, ledger: Ledger) -> None:
+    intake, spool = station(tmp_path, ledger)
+    ds = radiograph()
+    send(intake, ds)
+    uid = str(ds.SOPInstanceUID)
+    ds.PixelData = bytes(len(ds.PixelData))
+    assert send(intake, ds).kind == "comparing"
+    Comparer(intake.settings, spool, ledger).step()
+    (conflict,) = ledger.history.trace(uid).conflicts
+    assert spool.path(conflict.file).is_file()
+    with pytest.raises(Busy):
+        adopt(intake.settings, spool, ledger, uid)
+
+
+def test_where_nothing_can_be_compared_it_is_kept_apart(tmp_path: Path, ledger: Ledger) -> None:
+    intake, spool = station(tmp_path, ledger)
+    ds = radiograph()
+    send(intake, ds)
+    send(intake, coded(ds, tmp_path, RLELossless))
+    nobody = Comparer(intake.settings, spool, ledger, lambda *_: Likeness(False, text="no worker"))
+    nobody.step()
+    assert ledger.history.status().conflicts == 1
+
+
+def test_a_comparison_that_does_not_end_is_given_up(tmp_path: Path) -> None:
+    assert compare(tmp_path / "a", tmp_path / "b", within_s=0.01) == Likeness(
+        False, text="cannot be compared on this host: no worker is installed here"
+    )
+
+
+# Any order of senders, rules and contents
+
+SENDERS = {"FIRST": "10.0.0.1", "SECOND": "10.0.0.2", "THIRD": "10.0.0.3"}
+CONTENTS = {
+    "first": {"sha256": "a" * 64},
+    "coded": {"sha256": "b" * 64, "transfer_syntax_uid": RLELossless},
+    "pixels": {"sha256": "c" * 64},
+    "patient": {"sha256": "d" * 64, "patient_id": "PID2"},
+}
+RULES = {
+    "none": (),
+    "sender": ("@sender",),
+    "archive": ("archive",),
+    "both": ("@sender", "archive"),
+}
+
+
+class Repetitions(RuleBasedStateMachine):
+    """Whoever sends what under whichever rules: one report, to all who are to have it."""
+
+    @initialize()
+    def begin(self) -> None:
+        import tempfile
+
+        self.folder = tempfile.TemporaryDirectory()
+        self.ledger = Ledger.open(fresh(Path(self.folder.name)))
+        self.rules = "none"
+        self.wanted: set[str] = set()
+        self.first: str | None = None
+        self.others: set[str] = set()
+        self.waiting: dict[str, tuple[str, str]] = {}
+        self.known_same: set[str] = set()
+        self.at = NOW
+
+    def teardown(self) -> None:
+        if hasattr(self, "ledger"):
+            self.ledger.close()
+            self.folder.cleanup()
+
+    def routes(self, sender: str) -> list[object]:
+        names = tuple(sender if n == "@sender" else n for n in RULES[self.rules])
+        return [route(send_to=names)] if names else []
+
+    @rule(rules=st.sampled_from(sorted(RULES)))
+    def change_rules(self, rules: str) -> None:
+        self.rules = rules
+
+    @rule(sender=st.sampled_from(sorted(SENDERS)), content=st.sampled_from(sorted(CONTENTS)))
+    def send(self, sender: str, content: str) -> None:
+        self.at += 1
+        made: Instance = instance(
+            calling_ae=sender, calling_host=SENDERS[sender], file=f"{content}.dcm"
+        )
+        made = replace(made, **CONTENTS[content])
+        routes = self.routes(sender)
+        receipt = self.ledger.instances.receive(made, routes, at=self.at)
+        if self.first is None:
+            self.first = content
+            assert receipt.kind == "new"
+        elif content == self.first or content in self.known_same:
+            assert receipt.kind == "duplicate"
+        elif content in self.others:
+            assert receipt.kind == "conflict"
+            return
+        elif content in self.waiting:
+            assert receipt.kind == "comparing"
+            return
+        elif "patient" in (content, self.first):
+            assert receipt.kind == "conflict"
+            self.others.add(content)
+            return
+        else:
+            assert receipt.kind == "comparing"
+            self.waiting[content] = (sender, self.rules)
+            return
+        self.wanted |= {name for one in routes for name in one.send_to}
+
+    @precondition(lambda self: getattr(self, "waiting", None))
+    @rule()
+    def compare(self) -> None:
+        self.at += 1
+        (likeness, *_) = self.ledger.repeats.waiting(limit=1)
+        content = likeness.file.removesuffix(".dcm")
+        self.waiting.pop(content)
+        if {content, self.first} == {"first", "coded"}:
+            routes = self.routes(likeness.calling_ae)
+            self.ledger.repeats.settle_same(likeness, routes, at=self.at)
+            self.known_same.add(content)
+            self.wanted |= {name for one in routes for name in one.send_to}
+        else:
+            self.ledger.repeats.settle_other(likeness, "has other pixels", at=self.at)
+            self.others.add(content)
+
+    @rule()
+    def report(self) -> None:
+        self.at += 1
+        for ticket in self.ledger.jobs.hand_out("phantom", 1, self.at + 60, self.at):
+            self.ledger.jobs.claim(ticket.job, ticket.token, "w", 60, self.at)
+            assert post(self.ledger, ticket, result(ticket), self.at)
+
+    @invariant()
+    def one_report_for_all_who_are_to_have_it(self) -> None:
+        if getattr(self, "first", None) is None:
+            return
+        trace = self.ledger.history.trace("1.2.3.1")
+        assert len(trace.jobs) == (1 if self.wanted else 0)
+        assert (trace.instance.state == "ignored") is (not self.wanted)
+        status = self.ledger.history.status()
+        assert status.conflicts == len(self.others)
+        assert status.comparing == len(self.waiting)
+        if not trace.jobs:
+            return
+        (job,) = trace.jobs
+        assert set(job.send_to) == self.wanted
+        sent = [d.destination for d in trace.deliveries]
+        if job.state == "reported":
+            assert sorted(sent) == sorted(self.wanted), "each once"
+
+
+TestRepetitions = Repetitions.TestCase
+TestRepetitions.settings = settings(
+    max_examples=25,
+    stateful_step_count=14,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
