@@ -35,7 +35,9 @@ def routes(
     router = APIRouter()
     seals = worklist.Seals(credentials.pages)
     router.include_router(worklist.routes(settings, ledger, spool, door, pages, seals, workers))
-    router.include_router(study.routes(ledger, spool, door, pages, noting(settings, ledger)))
+    router.include_router(
+        study.routes(settings, ledger, spool, door, pages, noting(settings, ledger))
+    )
     router.include_router(peers.routes(settings, ledger, door, pages))
     router.include_router(rules.routes(settings, door, pages))
     router.include_router(configuration.routes(settings, ledger, door, pages, workers))

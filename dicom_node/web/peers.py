@@ -17,6 +17,7 @@ from dicom_node.base.errors import ChexFractError, NotFound
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.dimse.scu import Destination
 from dicom_node.flow import test_report
+from dicom_node.peers import peer_table
 from dicom_node.settings import Peer, Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.web.render import Pages
@@ -85,6 +86,8 @@ def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIR
             asked=asked,
             answer=answer,
             patient=(test_report.PATIENT_NAME, test_report.PATIENT_ID),
+            refused=ledger.refused.recent(20),
+            table=peer_table,
             address=_address(settings, request),
             is_local=is_loopback(settings.node.host),
         )

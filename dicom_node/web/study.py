@@ -8,6 +8,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
 from dicom_node.base.errors import NotFound
+from dicom_node.flow.repeat import adopt
+from dicom_node.settings import Settings
 from dicom_node.standard.status import meaning
 from dicom_node.store.ledger import Ledger, as_json
 from dicom_node.store.ledger.views import InstanceView, Trace
@@ -26,7 +28,9 @@ COMMENT = 1000
 Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 
 
-def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -> APIRouter:
+def routes(
+    settings: Settings, ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note
+) -> APIRouter:
     """Return the page of an Instance, its preview and its acts; `note` takes who has looked."""
     router = APIRouter(prefix="/images/{uid}")
     previews = Previews()
@@ -77,7 +81,32 @@ def routes(ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note) -
         """Send the report once more."""
         count = ledger.acts.resend(uid, by=posted.person.name)
         what = f"{count} will be sent again" if count else "nothing was ever sent"
+        what = "; ".join((what, *ledger.acts.unsent(uid)))
         return told(request, what, f"/images/{uid}")
+
+    @router.post("/release")
+    def release(request: Request, uid: Uid, posted: Posted = operates) -> Response:
+        """Send what a shadow rule has withheld."""
+        count, left = ledger.acts.release(uid, by=posted.person.name)
+        what = f"{count} will be sent" if count else "nothing is withheld by a shadow rule"
+        return told(request, "; ".join((what, *left)), f"/images/{uid}")
+
+    @router.post("/settle/{outcome}")
+    def settle(
+        request: Request,
+        uid: Uid,
+        outcome: Literal["sent", "given-up"],
+        posted: Posted = operates,
+    ) -> Response:
+        """End deliveries that wait: a person knows that they arrived, or gives them up."""
+        count = ledger.acts.settle(uid, outcome, by=posted.person.name)
+        return told(request, f"{count} settled as {outcome}", f"/images/{uid}")
+
+    @router.post("/adopt")
+    def take_over(request: Request, uid: Uid, posted: Posted = operates) -> Response:
+        """Let corrected content take the place of the first, and report again."""
+        made = adopt(settings, spool, ledger, uid, by=posted.person.name)
+        return told(request, f"adopted; {len(made)} new report(s) follow", f"/images/{uid}")
 
     @router.post("/replay")
     def replay(request: Request, uid: Uid, posted: Posted = operates) -> Response:

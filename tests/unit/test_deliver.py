@@ -317,3 +317,79 @@ def wait_for(claim: Any, seconds: float = 20) -> None:
     while not claim():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def row(node: Node) -> Any:
+    return node.ledger.history.trace("1.2.3.1").deliveries[0]
+
+
+def test_a_duplicate_after_a_lost_answer_is_a_delivery(node: Node) -> None:
+    node.report(**ONLY_SR)
+    node.archive.breaks_on = b"1-comprehensive3d"
+    work = node.deliverer()
+    work.step(NOW)
+    assert (row(node).state, row(node).unanswered) == ("retrying", 1)
+    node.archive.breaks_on = b"nothing"
+    node.archive.statuses = [0x0111]
+    work.step(NOW + 60)
+    assert (row(node).state, row(node).status) == ("sent", 0x0111)
+
+
+def test_a_duplicate_after_a_kill_between_sending_and_recording_is_a_delivery(node: Node) -> None:
+    """What a killed courier leaves is an attempt whose answer nobody has recorded."""
+    node.report(**ONLY_SR)
+    (due,) = node.ledger.deliveries.due(NOW)
+    node.ledger.deliveries.choose(due.id, "2.25.10")
+    node.archive.statuses = [0x0111]
+    node.deliverer().step(NOW + 1)
+    assert row(node).state == "sent"
+
+
+def test_a_duplicate_at_the_first_attempt_is_somebody_elses_object(node: Node) -> None:
+    node.report(**ONLY_SR)
+    node.archive.statuses = [0x0111, 0xA700, 0x0111]
+    work = node.deliverer()
+    for wait in (0, 100, 1000):
+        work.step(NOW + wait)
+        assert row(node).state == "retrying"
+    assert row(node).reason == "archive answered 0x0111 duplicate SOP Instance"
+
+
+def test_a_duplicate_of_what_is_sent_again_is_a_delivery(node: Node) -> None:
+    node.report(**ONLY_SR)
+    work = node.deliverer()
+    work.step(NOW)
+    assert node.ledger.acts.resend("1.2.3.1", NOW + 1) == 1
+    node.archive.statuses = [0x0111]
+    work.step(NOW + 2)
+    assert row(node).state == "sent"
+
+
+def test_what_is_refused_for_too_long_is_given_up_and_what_is_silent_is_not(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.report(**ONLY_SR)
+    limits = Settings(peers=node.peers, delivery={"give_up": "30d"})
+    work = Deliverer(limits, node.spool, node.ledger, node.archive)
+    day = 86400.0
+    node.archive.statuses = [0xA900] * 3
+    work.step(NOW)
+    node.archive.is_away = True
+    work.step(NOW + 31 * day)
+    assert row(node).state == "retrying", "silence ends nothing"
+    node.archive.is_away = False
+    work.step(NOW + 32 * day)
+    assert row(node).state == "given up"
+    assert "0xA900" in row(node).reason
+    assert any("given up sop=1.2.3.1 destination=archive" in line for line in caplog.messages)
+    work.step(NOW + 40 * day)
+    assert len(node.archive.got) == 2
+
+
+def test_by_default_nothing_is_given_up(node: Node) -> None:
+    node.report(**ONLY_SR)
+    node.archive.statuses = [0xA900] * 2
+    work = node.deliverer()
+    work.step(NOW)
+    work.step(NOW + 400 * 86400)
+    assert row(node).state == "retrying"

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from ledgers import fresh
+from listening import listening
+from pynetdicom import AE
 
 from dicom_node.base.errors import Unreachable
 from dicom_node.dimse import refusals
 from dicom_node.dimse.refusals import Refusal, Refusals
+from dicom_node.operate import show
+from dicom_node.settings import Settings
+from dicom_node.store.ledger import Ledger
 
 
 def refusal(title: str = "A", address: str = "10.0.0.1", reason: str = "no") -> Refusal:
@@ -80,3 +90,39 @@ def test_memory_is_bounded_whatever_strangers_write() -> None:
     assert len(keeper.kept) == refusals.KEPT + 1
     assert sum(one.count for one in keeper.kept) == 2 * refusals.KEPT
     assert max(len(one.reason) for one in keeper.kept) <= refusals.REASON
+
+
+def test_refused_callers_are_kept_for_a_day_whoever_restarts(tmp_path: Path) -> None:
+    url = fresh(tmp_path)
+    for _ in range(2):
+        ledger = Ledger.open(url)
+        noted = Refusals(ledger.refused.add)
+        noted.note("rejected", refusal("STRANGER"))
+        noted.note("rejected", refusal("STRANGER"))
+        noted.stop()
+        ledger.close()
+    ledger = Ledger.open(url)
+    (one,) = ledger.refused.recent()
+    assert (one.ae_title, one.address, one.count) == ("STRANGER", "10.0.0.1", 4)
+    old = replace(refusal("OLD"), first_at=1.0, last_at=1.0)
+    ledger.refused.add([old])
+    assert [row.ae_title for row in ledger.refused.recent()] == ["STRANGER"]
+    ledger.close()
+
+
+def test_a_refused_caller_is_shown_with_the_table_to_paste(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with listening(tmp_path) as node:
+        node.listener._refusals._keep = node.ledger.refused.add
+        ae = AE('A"B C')
+        ae.add_requested_context("1.2.840.10008.1.1")
+        assert ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT").is_rejected
+        node.listener._refusals.flush()
+        show.status(node.ledger, limit=1, as_json=True)
+    (told,) = json.loads(capsys.readouterr().out)["refused_callers"]
+    assert (told["ae_title"], told["address"], told["count"]) == ('A"B C', "127.0.0.1", 1)
+    assert told["reason"] == "calling AE title not recognised"
+    peers = tomllib.loads(told["table"])["peers"]
+    assert peers == {"a_b_c": {"ae_title": 'A"B C', "host": "127.0.0.1", "port": 104}}
+    Settings(peers=peers)
