@@ -31,7 +31,9 @@ def fill(ledger: Ledger) -> None:
     ledger.instances.receive(instance(10), [], "no rule matched", at=NOW + 10)
     ledger.instances.receive(instance(11), [route(mode="shadow")], at=NOW + 11)
     ledger.instances.receive(
-        instance(1, sha256="f" * 64, file="conflicts/ff/1.dcm"), [route()], at=NOW + 12
+        instance(1, sha256="f" * 64, file="conflicts/ff/1.dcm", patient_id="PID2"),
+        [route()],
+        at=NOW + 12,
     )
     tickets = ledger.jobs.hand_out("phantom", 9, NOW + 80, NOW + 20)
     ledger.jobs.unpublish([tickets[0]])  # 1: received; 2: queued

@@ -88,7 +88,11 @@ def test_the_same_bytes_again_make_no_job(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"sha256": "f" * 64}, {"transfer_syntax_uid": "1.2.840.10008.1.2.4.70"}]
+    "changed",
+    [
+        {"sha256": "f" * 64, "patient_id": "PID2"},
+        {"transfer_syntax_uid": "1.2.840.10008.1.2.4.50"},  # a lossy copy
+    ],
 )
 def test_other_content_under_a_known_uid_is_kept_apart(
     ledger: Ledger, changed: dict[str, str]

@@ -59,7 +59,7 @@ class Work(RuleBasedStateMachine):
             assert receipt.kind == "new"
             self.sent[uid] = sha
         else:
-            assert receipt.kind == ("duplicate" if self.sent[uid] == sha else "conflict")
+            assert receipt.kind == ("duplicate" if self.sent[uid] == sha else "comparing")
 
     @rule(target=tickets, limit=st.integers(1, 4))
     def hand_out(self, limit: int) -> object:
