@@ -100,7 +100,10 @@ def test_a_blank_anywhere_never_makes_a_fracture(text: str, blank: str) -> None:
 
 # Words that mean a broken bone
 
-SIGNS = ["Cortical step-off", "Cortical break", "Avulsion", "Nonunion", "Pseudarthrosis", "Callus"]
+SIGNS = [
+    "Cortical step-off", "Cortical break", "Avulsion", "Nonunion", "Non-union", "Pseudarthrosis",
+    "Pseudo-arthrosis", "Callus", "Impaction", "Interruption of the cortex",
+]  # fmt: skip
 GENERAL = ["No fracture.", "No acute fracture.", "The bones are intact.", "No bony abnormality."]
 
 

@@ -44,7 +44,8 @@ def _hidden(phrase: Phrase) -> Hit | None:
 
 
 _ALWAYS_BROKEN = frozenset(
-    ("nonunion", "ununited", "non united", "nonunited", "pseudarthrosis", "pseudoarthrosis",
+    ("nonunion", "ununited", "non union", "pseudo arthrosis", "vertebra plana",
+     "non united", "nonunited", "pseudarthrosis", "pseudoarthrosis",
      "pseudoarthroses", "callus", "callus formation", "bridging callus", "healing callus",
      "malunion", "malunited", "avulsed", "avulsion", "step off", "stepoff", "step offs",
      "cortical break", "cortical breaks", "unhealed", "nonhealed", "callous")
@@ -76,7 +77,7 @@ def _is_denied(phrase: Phrase) -> bool:
 
 def _is_break_sign(phrase: Phrase, at: int) -> bool:
     text, tokens = phrase.tokens[at].text, phrase.tokens
-    near = tokens[max(0, at - 4) : at + 5]
+    near = tokens[max(0, at - 6) : at + 6]
     if text in _ALWAYS_BROKEN:
         return True
     if text in _BROKEN_CORTEX and any(t.text in _CORTEX for t in near):
