@@ -27,6 +27,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import reports  # noqa: E402 - the tests' own modules stand beside this file
 from pydicom import Dataset, dcmread  # noqa: E402
 from reports import ALGORITHM, CASES, ORDER  # noqa: E402
+from slow_way import slowly  # noqa: E402
 from strange_texts import generated  # noqa: E402
 
 from dicom_node.base.errors import ChexFractError  # noqa: E402
@@ -53,6 +54,8 @@ class Made:
     image: Path
     kind: str
     make: Maker
+    slowly: Callable[[], bytes] | None = None
+    """The same report as highdicom and pydicom make it."""
 
 
 def made(source: Dataset, outcome: Outcome, kind: str) -> Document | None:
@@ -60,6 +63,10 @@ def made(source: Dataset, outcome: Outcome, kind: str) -> Document | None:
     if kind in SOP_CLASSES:
         return build(source, outcome, ALGORITHM, ORDER, kind)
     return render(kind, source, None, outcome, ALGORITHM, ORDER)  # type: ignore[arg-type]
+
+
+def _slow(source: Dataset, outcome: Outcome, kind: str) -> Callable[[], bytes] | None:
+    return partial(slowly, source, outcome, ALGORITHM, ORDER, kind) if kind in SOP_CLASSES else None
 
 
 def of_images(folder: Path) -> Iterator[Made]:
@@ -73,7 +80,13 @@ def of_images(folder: Path) -> Iterator[Made]:
         for case, outcome in CASES.items():
             for kind in KINDS:
                 name = folder / f"{path.stem}.{case}.{kind}.dcm"
-                yield Made(name, path, kind, partial(made, source, outcome, kind))
+                yield Made(
+                    name,
+                    path,
+                    kind,
+                    partial(made, source, outcome, kind),
+                    _slow(source, outcome, kind),
+                )
 
 
 def of_texts(folder: Path, count: int) -> Iterator[Made]:
@@ -86,7 +99,13 @@ def of_texts(folder: Path, count: int) -> Iterator[Made]:
         outcome = Outcome(text=text, findings=parse(text))
         for kind in (next(classes), next(kinds)):
             name = folder / f"text{number:04}.{kind}.dcm"
-            yield Made(name, image, kind, partial(made, source, outcome, kind))
+            yield Made(
+                name,
+                image,
+                kind,
+                partial(made, source, outcome, kind),
+                _slow(source, outcome, kind),
+            )
 
 
 def write(objects: Iterator[Made]) -> list[Made]:
@@ -156,6 +175,10 @@ def sweep(folder: Path, texts: int, at_most: int | None) -> int:
     print("  " + ", ".join(f"{n} {kind}" for kind, n in Counter(o.kind for o in objects).items()))
     faults = [f"{name}: two builds differ" for name in differing(objects)]
     print(f"  {len(objects) - len(faults)} are the same bytes when built again")
+    slow = [one for one in objects if one.slowly is not None]
+    others = [one.path.name for one in slow if one.slowly and one.slowly() != one.path.read_bytes()]
+    print(f"  {len(slow) - len(others)} of {len(slow)} are what highdicom makes of the whole tree")
+    faults += [f"{name}: the slow way makes other bytes" for name in others]
     with ThreadPoolExecutor(2) as pool:
         verdicts = [verdict for some in pool.map(judged, objects) for verdict in some]
     reporting = [one.path for one in objects if is_report(one) and one.image.name not in ILLEGAL]

@@ -98,28 +98,79 @@ AIR_CONTENT = (
         "Qualitative findings",
         "Comprehensive 3D SR, root template TID 1500; Comprehensive and Enhanced SR, its subsets, "
         "where a peer takes no other",
+        "peer/test_validators.py::test_every_case_passes_in_every_sop_class",
+    ),
+    (
+        "A finding of the image as a whole, negative and undetermined ones included",
+        "one group of each report (TID 1501): presence (125605004, SCT) with site, algorithm "
+        "(TID 4019) and source image",
+        "peer/test_readers.py::test_a_reader_finds_the_groups_that_were_written",
+    ),
+    (
+        "Each fracture",
+        "a group with site, side, part, certainty (408729009, SCT), clinical course (263502005, "
+        "SCT) and the sentence it was read from",
+        "unit/test_codes.py::test_what_the_text_says_reads_back_from_the_codes",
+    ),
+    (
+        "Tracking",
+        "Tracking Identifier is the place, with one Tracking UID over all reports of an image",
+        "unit/test_sr.py::test_one_tracking_uid_has_one_name_over_all_reports_of_an_image",
     ),
     (
         "Regions",
         "boxes that a model drew around fractures, where the worker has `regions = true`: planar "
         "ROI groups (TID 1410) with a closed POLYLINE (SCOORD) on the source image; off by default",
+        "peer/test_validators.py::test_regions_pass_in_every_sop_class",
     ),
-    ("Measurements, locations (points), segmentations, parametric maps", "none are made"),
-    ("Key images", "Key Object Selection Document, where a peer takes it"),
-    ("Procedure reported (121058, DCM)", "the imaging procedure, not the algorithm"),
+    (
+        "Measurements, locations (points), segmentations, parametric maps",
+        "none are made",
+        "unit/test_boxes.py::test_without_boxes_the_report_has_the_bytes_it_had",
+    ),
+    (
+        "Key images",
+        "Key Object Selection Document, where a peer takes it",
+        "peer/test_validators.py::test_every_second_object_passes",
+    ),
+    (
+        "Image Library (TID 1600)",
+        "the image with modality, view, laterality, orientation, spacing, rows and columns",
+        "unit/test_sr.py::test_the_library_describes_the_image",
+    ),
+    (
+        "Procedure reported (121058, DCM)",
+        "the imaging procedure, not the algorithm; `[report] procedure` names another",
+        "unit/test_sr.py::test_the_procedure_reported_can_be_chosen",
+    ),
     (
         "Contributing Equipment Sequence (0018,A001)",
         "one item for the model: Processing Equipment (109102, DCM), Manufacturer, Manufacturer's "
         "Model Name, Software Versions, Device UID; equal to the observer and the algorithm",
+        "unit/test_sr.py::test_equipment_observer_and_algorithm_bear_the_same_names",
     ),
-    ("Device UID", "derived from model, weights and version: another model has another one"),
-    ("Verification", "UNVERIFIED and PRELIMINARY, always"),
+    (
+        "Device UID",
+        "derived from model, weights, code and options: another model has another one",
+        "unit/test_sr.py::test_another_model_version_is_another_device_with_another_series",
+    ),
+    (
+        "A later result replaces an earlier one",
+        "Predecessor Documents Sequence, and the report's comment says so",
+        "unit/test_sr.py::test_a_rerun_names_the_report_that_it_replaces",
+    ),
+    (
+        "Verification",
+        "UNVERIFIED and PRELIMINARY, always",
+        "unit/test_sr.py::test_each_case_has_its_own_codes",
+    ),
 )
 """What IHE AI Results says of content, and what the reports hold."""
 
 REPORT_CONTENT = {
     "template": "TID 1500 Measurement Report",
-    "groups": "one for each fracture: TID 1501, or TID 1410 where the report holds its region",
+    "groups": "one for the image (TID 1501), one for each fracture: TID 1501, or TID 1410 where "
+    "the report holds its region",
     "value_types": ("CONTAINER", "CODE", "TEXT", "NUM", "UIDREF", "IMAGE", "SCOORD"),
     "relationships": (
         "CONTAINS",
@@ -128,7 +179,7 @@ REPORT_CONTENT = {
         "HAS ACQ CONTEXT",
         "SELECTED FROM",
     ),
-    "coding_schemes": ("DCM", "SCT", "UCUM", "UMLS", "RFC5646"),
+    "coding_schemes": ("DCM", "SCT", "UCUM", "UMLS", "NCIt", "RFC5646", "99CHEXFRACT"),
     "completion": "COMPLETE, or PARTIAL where the image was not analysed",
     "verification": "UNVERIFIED",
     "character_set": "ISO_IR 192",
@@ -195,7 +246,7 @@ def statement(settings: Settings) -> dict[str, Any]:
         "air": {
             "actor": "Evidence Creator",
             "transactions": [_row(("id", "name", "support"), one) for one in AIR_TRANSACTIONS],
-            "content": [_row(("subject", "support"), one) for one in AIR_CONTENT],
+            "content": [_row(("subject", "support", "test"), one) for one in AIR_CONTENT],
         },
         "reports": REPORT_CONTENT | {"sop_classes": [_named(uid) for uid in SR_CLASSES.values()]},
         "security": {

@@ -315,8 +315,8 @@ def _air(statement: dict[str, Any]) -> Iterable[str]:
     rows = [(one["id"], one["name"], one["support"]) for one in told["transactions"]]
     yield from _table(("Transaction", "Name", "This node"), rows)
     yield ""
-    subjects = [(one["subject"], one["support"]) for one in told["content"]]
-    yield from _table(("Content", "This node"), subjects)
+    subjects = [(one["subject"], one["support"], f"`{one['test']}`") for one in told["content"]]
+    yield from _table(("Content", "This node", "Proved by"), subjects)
 
 
 def _waits(bounds: tuple[float, float]) -> str:

@@ -44,7 +44,7 @@ def objects(number: int, text: str) -> tuple[list[bytes], NDArray[Any]]:
     )  # fmt: skip
     content = pictures.part10(image)
     source, outcome = reports.read(content), Outcome(text=text, findings=parse(text))
-    order = ORDER.model_copy(update={"instance_number": number})
+    order = ORDER.model_copy(update={"instance_number": number, "text_series": "report"})
     made = [content, build(source, outcome, ALGORITHM, order).content]
     for kind in ("basic-text", "sc"):
         document = render(kind, source, (pixels >> 4).astype("u1"), outcome, ALGORITHM, order)  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def entry(page: Any, label: str) -> Any:
 def test_each_image_has_a_text_report_that_is_shown_whole(
     number: int, page: Any, tmp_path: Path
 ) -> None:
-    """The viewer lists one document per series, so that each report has a series of its own."""
+    """The viewer lists one document per series: its sites set ``report.text_series = "report"``."""
     text = TEXTS[number - 1]
     entry(page, f"Text {number}: AI fracture").dblclick()
     words = page.get_by_text(text.split("\n")[0]).first

@@ -327,3 +327,13 @@ def test_the_statement_tells_the_waits_of_this_site() -> None:
     text = as_markdown(statement(Settings(delivery=waits)))
     assert "after 7 s, doubling up to every 3600 s" in text
     assert "after 1 s, doubling up to every 300 s" in text
+
+
+def test_each_claim_of_content_names_a_test_that_there_is() -> None:
+    """IHE AI Results: one line for each requirement, with where it is met and what proves it."""
+    tests = Path(__file__).parents[1]
+    claims = statement(Settings())["air"]["content"]
+    assert len(claims) > 10
+    for claim in claims:
+        file, _, name = claim["test"].partition("::")
+        assert f"def {name}(" in (tests / file).read_text(encoding="utf-8"), claim["subject"]

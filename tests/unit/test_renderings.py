@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from reports import ALGORITHM, CASES, ORDER, TEXT
 
 from dicom_node.base.errors import ConfigurationError
-from worker.report import codes, header, page
+from worker.report import codes, header, page, renderings
 from worker.report.reading import storable
 from worker.report.renderings import BUILDERS, render
 from worker.report.sr import Algorithm, Outcome, build
@@ -335,6 +335,46 @@ def test_the_page_of_a_pdf_names_the_patient_and_the_capture_does_not() -> None:
 def test_a_name_from_right_to_left_is_drawn_in_its_order() -> None:
     assert page.visual("שרון") == "ןורש"
     assert page.visual("Doe Jane") == "Doe Jane"
+
+
+def test_arabic_letters_are_joined_and_run_from_right_to_left() -> None:
+    """As a shaping engine joins them: initial, medial and final forms, the last letter first."""
+    drawn = page.visual("محمد")
+    assert [f"{ord(letter):04X}" for letter in drawn] == ["FEAA", "FEE4", "FEA4", "FEE3"]
+    assert page.MISSING not in "".join(
+        page.glyph(letter, False)[1] for letter in page.visual("كسر في الضلع السابع الأيسر")
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "drawn"),
+    [
+        ("Patient: שרון (x)", "Patient: ןורש (x)"),
+        ("שרון 123", "123 ןורש"),
+        ("(שרון)", "(ןורש)"),
+        ("ID 4711, שרון", "ID 4711, ןורש"),
+        ("\u202bשרון\u202c", "ןורש"),
+    ],
+)
+def test_numbers_and_latin_letters_keep_their_way(line: str, drawn: str) -> None:
+    assert page.visual(line) == drawn
+
+
+def test_dates_are_printed_so_that_everyone_reads_them_alike() -> None:
+    job = renderings.Job(
+        reports.source(AccessionNumber="20200101"), CASES["none"], ALGORITHM, ORDER
+    )
+    line = renderings._identity(job.evidence)
+    assert "born 1960-01-02, study of 2026-03-03, accession 20200101" in line
+
+
+def test_each_page_of_a_pdf_bears_the_name() -> None:
+    long = Outcome(text="Fracture of the left rib.\n" * 300, findings=None)
+    job = renderings.Job(reports.source(PatientName="Doe^Jane"), long, ALGORITHM, ORDER)
+    sheets = renderings._pages(job, None, renderings._identity(job.evidence))
+    assert len(sheets) > 3
+    for sheet in sheets:
+        assert any("Doe" in mark.words for mark in sheet if isinstance(mark, page.Text))
 
 
 def test_the_verbatim_text_of_the_report_is_that_of_the_text_report() -> None:

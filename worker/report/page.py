@@ -11,6 +11,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
+from arabic_reshaper import reshape
 from reportlab.pdfbase.ttfonts import TTFont
 
 from worker.report.reading import Case, Reading
@@ -127,7 +128,7 @@ def width(words: str, size: float, is_bold: bool = False) -> float:
 def wrap(words: str, room: float, size: float, is_bold: bool = False) -> list[str]:
     """Break `words` into lines no wider than `room`; ideographs may end a line anywhere."""
     lines: list[str] = []
-    for paragraph in words.expandtabs(4).split("\n"):
+    for paragraph in shaped(words).expandtabs(4).split("\n"):
         line, used = "", 0.0
         for token in _tokens(paragraph, room, size, is_bold):
             needed = width(token, size, is_bold)
@@ -187,7 +188,7 @@ class _Column:
 
     def line(self, words: str, size: float, is_bold: bool = False, ink: float = 1.0) -> None:
         self.y += size * LEADING
-        self.marks.append(Text(self.x, self.y, words, size, is_bold, ink))
+        self.marks.append(Text(self.x, self.y, visual(words), size, is_bold, ink))
 
 
 def _body(column: _Column, said: Reading) -> list[str]:
@@ -235,7 +236,14 @@ def _more(rest: Sequence[str], labels: Labels) -> Iterator[list[Mark]]:
         column = _Column(MARGIN, WIDTH - 2 * MARGIN)
         for line in rest[start : start + per_page]:
             column.line(line, size)
-        yield [*_caution(labels), *column.marks]
+        yield [*_caution(labels), *column.marks, *_name(labels)]
+
+
+def _name(labels: Labels) -> Iterator[Mark]:
+    """Yield whom a further page is about, at its foot: sheets of paper part."""
+    if labels.identity:
+        line = wrap(labels.identity, WIDTH - 2 * MARGIN, 13)[0]
+        yield Text(MARGIN, HEIGHT - 18, visual(line), 13)
 
 
 def _caution(labels: Labels) -> Iterator[Mark]:
@@ -279,8 +287,44 @@ def in_words(fracture: Fracture) -> str:
     return ", ".join([words, *(detail for detail in details if detail)])
 
 
-def visual(name: str) -> str:
-    """Return a name as it is drawn from left to right: Hebrew and Arabic letters reversed."""
-    if any(unicodedata.bidirectional(character) in {"R", "AL"} for character in name):
-        return name[::-1]
-    return name
+_MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
+_CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+
+
+def shaped(words: str) -> str:
+    """Return text whose Arabic letters have the forms that they take beside their neighbours."""
+    if _RIGHT_TO_LEFT.search(words) is None:
+        return words
+    return str(reshape(_CONTROLS.sub("", words)))
+
+
+def visual(line: str) -> str:
+    """Return a line as it is drawn from left to right (UAX 9, without embeddings).
+
+    Letters of Hebrew and Arabic run from right to left; numbers and other letters among them do
+    not. The first letter decides which way the line as a whole runs.
+    """
+    if _RIGHT_TO_LEFT.search(line) is None:
+        return line
+    line = shaped(line)
+    ways = [_way(character) for character in line]
+    first = next((way for way in ways if way), "L")
+    for at, way in enumerate(ways):
+        if not way:  # a blank or sign runs as its neighbours do, where they agree
+            before = ways[at - 1] if at else first
+            after = next((other for other in ways[at:] if other), first)
+            ways[at] = before if before == after else first
+    runs = [
+        (way, "".join(letter for _, letter in group))
+        for way, group in groupby(zip(ways, line, strict=True), key=itemgetter(0))
+    ]
+    drawn = [text[::-1].translate(_MIRRORED) if way == "R" else text for way, text in runs]
+    return "".join(reversed(drawn) if first == "R" else drawn)
+
+
+def _way(character: str) -> str:
+    kind = unicodedata.bidirectional(character)
+    if kind in {"R", "AL"}:
+        return "R"
+    return "L" if kind in {"L", "EN", "AN"} else ""

@@ -44,7 +44,6 @@ from worker.report.page import (
     Text,
     in_words,
     pages,
-    visual,
 )
 from worker.report.paint import as_pdf, as_pixels
 from worker.report.reading import Algorithm, Case, Outcome, Reading
@@ -383,7 +382,7 @@ def _identity(evidence: Evidence) -> str:
     groups = text(evidence.common, "PatientName").split("=")
     names = [" ".join(part for part in group.split("^") if part) for group in groups]
     parts = [
-        " / ".join(visual(name) for name in names if name),
+        " / ".join(name for name in names if name),
         f"ID {text(evidence.common, 'PatientID') or 'unknown'}",
     ]
     dated = (
@@ -391,8 +390,18 @@ def _identity(evidence: Evidence) -> str:
         ("study of", "StudyDate"),
         ("accession", "AccessionNumber"),
     )
-    parts += [f"{name} {value}" for name, key in dated if (value := text(evidence.common, key))]
+    parts += [
+        f"{name} {_readable(value) if 'Date' in key else value}"
+        for name, key in dated
+        if (value := text(evidence.common, key).strip())
+    ]
     return "Patient: " + ", ".join(part for part in parts if part)
+
+
+def _readable(value: str) -> str:
+    """Return a DA value as people of every country read it: 1960-01-02."""
+    is_date = len(value) == 8 and value.isascii() and value.isdigit()
+    return f"{value[:4]}-{value[4:6]}-{value[6:]}" if is_date else value
 
 
 def presentation_state(job: Job, _pixels: NDArray[Any] | None) -> Dataset | None:

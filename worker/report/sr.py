@@ -185,8 +185,11 @@ def _device(algorithm: Algorithm, order: ReportOrder, evidence: Evidence) -> Dat
 
 
 def stamp(evidence: Evidence, order: ReportOrder) -> str:
-    """Return the time of the reading as a DT value."""
-    return f"{moment(evidence, order):%Y%m%d%H%M%S.%f%z}"
+    """Return the time of the reading as a DT value, in the zone of (0008,0201).
+
+    DCMTK 3.6.7 takes an offset in a DT value of a content item for a fault.
+    """
+    return f"{moment(evidence, order):%Y%m%d%H%M%S.%f}"
 
 
 def _read(
@@ -435,7 +438,10 @@ def _descriptors(evidence: Evidence) -> list[ContentItem]:
             (codes.PIXEL_ROWS, evidence.rows, codes.PIXELS),
             (codes.PIXEL_COLUMNS, evidence.columns, codes.PIXELS),
         ]
-    items += [NumContentItem(name, value, unit, None, ACQ_CONTEXT) for name, value, unit in numbers]
+    for name, value, unit in numbers:
+        item = NumContentItem(name, value, unit, None, ACQ_CONTEXT)
+        put(item.MeasuredValueSequence[0], "NumericValue", f"{value:.12g}")
+        items.append(item)
     return items
 
 
