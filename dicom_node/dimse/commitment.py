@@ -150,7 +150,7 @@ def heard(event: evt.Event, on_answer: OnAnswer) -> int:
     except Transient as exc:
         logger.warning("the answer of %s to storage commitment is not kept: %s", caller, exc)
         return PROCESSING_FAILURE
-    except Exception as exc:  # noqa: BLE001 - whatever a peer sends has a status
+    except (NotUnderstood, RecursionError, *patches.UNREADABLE) as exc:
         logger.warning(
             "%s answers storage commitment with what cannot be read (%s)",
             caller,

@@ -269,7 +269,7 @@ class Reception(DIMSEServiceProvider):
                 self._direct()
             super().receive_primitive(primitive)
             self._limit()
-        except Exception as exc:  # noqa: BLE001 - whatever a peer sends must not end the thread
+        except (RecursionError, *patches.UNREADABLE) as exc:
             self.abort(f"it sent a malformed message ({type(exc).__name__})")
 
     @contextmanager

@@ -99,7 +99,7 @@ class Stream:
         except OSError:
             dul.event_queue.put("Evt17")  # PS3.8 9.2.2: the transport connection is closed
             return
-        except Exception as exc:  # noqa: BLE001 - whatever a peer sends must not end the thread
+        except (Malformed, *patches.UNREADABLE) as exc:
             self._reception.abort(f"it sent a malformed message ({exc or type(exc).__name__})")
             return
         self._standard()

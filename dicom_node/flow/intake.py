@@ -59,15 +59,17 @@ class Intake:
             Answer 0xA700 (DICOM PS3.4 Table B.2-1).
         """
         incoming = self.spool.writing()
+        is_begun = False
         try:
             incoming.write(
                 write_head(
                     accepted.sop_class_uid, accepted.sop_instance_uid, accepted.transfer_syntax_uid
                 )
             )
-        except BaseException:
-            incoming.discard()
-            raise
+            is_begun = True
+        finally:
+            if not is_begun:
+                incoming.discard()
         return incoming
 
     def finish(self, incoming: Incoming, accepted: Accepted, sender: Sender) -> Receipt:
