@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dicom_node import __version__
+from dicom_node.base.addresses import is_in, parse_address, parse_network
 from dicom_node.base.errors import ChexFractError, ConfigurationError, NotFound, Stale, Transient
 from dicom_node.credentials import Credentials
 from dicom_node.dimse.security import acceptor
@@ -154,10 +155,17 @@ def serve_web(
     """
     web, own = settings.web, settings.jobs
     tls = acceptor(Tls(certificate=web.certificate, key=web.key))
-    ports = [_Port(all_but_jobs(app) if own.port is not None else app, web.host, web.port, tls)]
+    proxies = [parse_network(text) for text in web.proxy_addresses]
+
+    def is_proxy(address: str) -> bool:
+        caller = parse_address(address)
+        return caller is not None and is_in(caller, proxies)
+
+    pages_app = all_but_jobs(app) if own.port is not None else app
+    ports = [_Port(pages_app, web.host, web.port, tls, is_proxy)]
     try:
         if own.port is not None:
-            ports.append(_Port(only_jobs(app), own.host or web.host, own.port, tls))
+            ports.append(_Port(only_jobs(app), own.host or web.host, own.port, tls, is_proxy))
         ports[0].turn = turn
         # It would say in three more lines that it starts and ends.
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
@@ -178,11 +186,18 @@ def serve_web(
 class _Port:
     """One listening port, served by a thread with an event loop, and threads, of its own."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None,
+        is_proxy: Callable[[str], bool],
+    ) -> None:
         self.turn: Callable[[], None] = lambda: None
         self._tls = tls
         self._listening = _bind(host, port)
-        self._gate = Gate(most_connections())
+        self._gate = Gate(most_connections(), is_proxy=is_proxy)
         self._loop: asyncio.AbstractEventLoop | None = None
         config = uvicorn.Config(
             app,

@@ -13,6 +13,7 @@ import re
 import resource
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -53,10 +54,18 @@ class Gate:
         Connections in all.
     most_of_address : int
         Connections of one address that may wait.
+    is_proxy : callable
+        Whether an address is that of a proxy, which keeps connections for many people.
     """
 
-    def __init__(self, most: int = MOST, most_of_address: int = MOST_OF_ADDRESS) -> None:
+    def __init__(
+        self,
+        most: int = MOST,
+        most_of_address: int = MOST_OF_ADDRESS,
+        is_proxy: Callable[[str], bool] = lambda address: False,
+    ) -> None:
         self._most = most
+        self._is_proxy = is_proxy
         self._most_of_address = most_of_address
         self._connections: set[Connection] = set()
         self._waiting: dict[Connection, float] = {}
@@ -106,6 +115,8 @@ class Gate:
 
     def _thin(self, address: str) -> None:
         """Close the oldest that wait of an address that has too many."""
+        if self._is_proxy(address):
+            return
         surplus = self._by_address[address] - self._most_of_address
         fresh = time.monotonic() - FRESH_S
         old = [one for one, since in self._waiting.items() if since < fresh]

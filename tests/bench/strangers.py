@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,9 +23,10 @@ from pathlib import Path
 
 import httpx2
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
 
-from serving import SECRET, serving
+from serving import SECRET, serving  # noqa: E402 - its folder is on the path only now
 
 LIMIT_S = 1.0
 """An answer within this time counts."""
@@ -71,42 +72,47 @@ class Answers:
 
 @contextmanager
 def strangers(port: int, kind: str, count: int) -> Iterator[None]:
-    """Hold `count` connections of one kind, opened again whenever the node closes them."""
-    ends = threading.Event()
-
-    def hold() -> None:
-        held: list[socket.socket] = []
-        while not ends.is_set():
-            while len(held) < count and not ends.is_set():
-                with suppress(OSError):
-                    one = socket.create_connection(("127.0.0.1", port), 1)
-                    one.setblocking(False)
-                    held.append(one)
-                    one.send(FIRST[kind])
-            ends.wait(0.2)
-            for one in list(held):
-                try:
-                    if kind in DRIPS:
-                        one.send(b"a")
-                    elif kind == "unread answers":
-                        continue
-                    if not one.recv(65536):
-                        raise ConnectionError
-                except BlockingIOError:
-                    continue
-                except OSError:
-                    held.remove(one)
-                    one.close()
-        for one in held:
-            one.close()
-
-    thread = threading.Thread(target=hold, daemon=True)
-    thread.start()
+    """Let a process of its own hold `count` connections of one kind."""
+    command = [sys.executable, "-m", "tests.bench.strangers", "--hold", str(port)]
+    command += ["--kind", kind, "--count", str(count)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
     try:
+        assert process.stdout is not None
+        process.stdout.readline()  # all are there
         yield
     finally:
-        ends.set()
-        thread.join(5)
+        process.kill()
+        process.communicate()
+
+
+def hold(port: int, kind: str, count: int) -> None:
+    """Hold connections for ever; those that the node closes are opened again."""
+    held: list[socket.socket] = []
+    is_told = False
+    while True:
+        while len(held) < count:
+            with suppress(OSError):
+                one = socket.create_connection(("127.0.0.1", port), 1)
+                one.setblocking(False)
+                held.append(one)
+                one.send(FIRST[kind])
+        if not is_told:
+            print("all are there", flush=True)
+            is_told = True
+        time.sleep(0.2)
+        for one in list(held):
+            try:
+                if kind in DRIPS:
+                    one.send(b"a")
+                elif kind == "unread answers":
+                    continue
+                if not one.recv(65536):
+                    raise ConnectionError
+            except BlockingIOError:
+                continue
+            except OSError:
+                held.remove(one)
+                one.close()
 
 
 def ask(url: str, seconds: float) -> dict[str, Answers]:
@@ -143,7 +149,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--hold", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    parser.add_argument("--kind", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.hold:
+        hold(options.hold, options.kind, options.count)
     print(f"{options.count} connections of each kind, {options.seconds:g} s")
     for kind in FIRST:
         with (
