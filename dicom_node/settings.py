@@ -437,6 +437,12 @@ class Retention(Section):
 
     images: Duration = 86400.0
     reports: Duration = 365 * 86400.0
+    ignored: Duration | None = None
+    """How long the file of an image is kept that no rule took; as images, unless it is said."""
+    conflicts: Duration | None = None
+    """How long other content under a known UID is kept; as reports, unless it is said."""
+    history: Duration = 0.0
+    """Time after which the steps between reception and report are dropped; 0 keeps them."""
     min_free: Size = 2 * 10**9
     """Free space below which associations are rejected and C-STORE is answered 0xA700."""
 

@@ -25,6 +25,10 @@ SETTLED_S = 600.0
 
 _BATCH = 500
 
+_STEPS_AT_ONCE = 200
+_REST_S = 0.02
+_CONDENSE_S = 60.0
+
 
 class Retention:
     """Removes image files, report files and what a crash left over; rows stay.
@@ -58,9 +62,11 @@ class Retention:
         now = time.time() if now is None else now
         self._spool.sweep(ORPHAN_AGE_S)
         removed = self.purge(now)
+        self.condense(now)
         if self._suspects or time.monotonic() >= self._sweep_at:
             self._sweep_at = time.monotonic() + ORPHAN_AGE_S
             removed += self.sweep()
+            self._ledger.purge.keep_statistics()
         if removed:
             logger.info("retention removed files=%d", removed)
         return self._every_s
@@ -102,7 +108,12 @@ class Retention:
         """Remove files whose time is over and return how many."""
         count = 0
         while items := self._ledger.purge.purgeable(
-            now, self._limits.images, self._limits.reports, _BATCH
+            now,
+            self._limits.images,
+            self._limits.reports,
+            _BATCH,
+            self._limits.ignored,
+            self._limits.conflicts,
         ):
             before = count
             for item in items:
@@ -111,13 +122,26 @@ class Retention:
                 break
         return count
 
+    def condense(self, now: float) -> None:
+        """Drop old steps a few at a time: reception never waits for it longer than a moment."""
+        if not self._limits.history:
+            return
+        began = time.monotonic()
+        while self._ledger.purge.condense(now - self._limits.history, _STEPS_AT_ONCE):
+            self._ledger.purge.give_back_pages()
+            time.sleep(_REST_S)
+            if time.monotonic() - began > _CONDENSE_S:
+                return
+
     def _purge(self, item: Purgeable, now: float) -> bool:
         digest = ""
         if item.what == "image":
             with suppress(NotFound, NotUnderstood):  # it may come again, and must be known then
                 digest = self._spool.digest(item.file)
         limits = self._limits
-        if not self._ledger.purge.forget(item, limits.images, limits.reports, now, digest):
+        if not self._ledger.purge.forget(
+            item, limits.images, limits.reports, now, digest, limits.ignored
+        ):
             return False
         self._spool.remove(item.file)
         return True

@@ -107,6 +107,11 @@ def grow(path: Path, wanted: int) -> None:
         db.execute("PRAGMA synchronous = OFF")
         db.execute("PRAGMA cache_size = -200000")
         have = db.execute("SELECT max(number) FROM instances").fetchone()[0]
+        triggers = db.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall()
+        for name, _ in triggers:  # the clones stand as the dozen do, and are counted at the end
+            db.execute(f"DROP TRIGGER {name}")
         while have < wanted:
             end = min(have + BATCH, wanted)
             db.execute("BEGIN IMMEDIATE")
@@ -114,6 +119,16 @@ def grow(path: Path, wanted: int) -> None:
                 db.execute(statement)
             db.execute("COMMIT")
             have = end
+        db.execute("DELETE FROM totals")
+        for table, name in {
+            "instances": "''",
+            "jobs": "model",
+            "deliveries": "destination",
+        }.items():
+            counted = f"SELECT '{table}', {name}, state, 0, count(*) FROM {table} GROUP BY 2, 3"
+            db.execute(f"INSERT INTO totals (what, name, state, shard, n) {counted}")
+        for _, sql in triggers:
+            db.execute(sql)
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 

@@ -115,3 +115,17 @@ def test_what_a_crash_left_is_removed_after_a_day_and_nothing_else(node: Node) -
 
 def test_a_step_says_when_to_look_again(node: Node) -> None:
     assert node.retention.step(NOW) == 300.0
+
+
+def test_old_steps_are_dropped_and_what_came_of_them_stays(node: Node) -> None:
+    node.report()
+    node.ledger.deliveries.delivered(1, 0, NOW)
+    before = [stage.stage for stage in node.ledger.history.trace("1.2.3.1").stages]
+    assert {"queued", "claimed"} <= set(before)
+    node.retention._limits = node.retention._limits.model_copy(update={"history": HOUR})
+    node.retention.condense(NOW + HOUR / 2)
+    assert [s.stage for s in node.ledger.history.trace("1.2.3.1").stages] == before
+    node.retention.condense(NOW + 2 * HOUR)
+    left = [stage.stage for stage in node.ledger.history.trace("1.2.3.1").stages]
+    assert left == [stage for stage in before if stage not in ("queued", "claimed")]
+    assert {"received", "reported", "sent"} <= set(left)

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
-from dicom_node.store.ledger.deliveries import commit_delivery, settle_delivery
+from dicom_node.store.ledger.deliveries import IS_SENT, commit_delivery, settle_delivery
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.states import DeliveryState
 from dicom_node.store.schema import commitments, deliveries, jobs, objects
@@ -55,9 +55,7 @@ class Commitments:
         """Return when the next commitment is to be asked for; None when none is."""
         with self._database.reading() as connection:
             found = connection.scalar(
-                sa.select(sa.func.min(deliveries.c.ask_at)).where(
-                    deliveries.c.ask_at > 0, deliveries.c.state == DeliveryState.SENT
-                )
+                sa.select(sa.func.min(deliveries.c.ask_at)).where(deliveries.c.ask_at > 0, IS_SENT)
             )
         return None if found is None else float(found)
 
@@ -198,7 +196,7 @@ class Commitments:
 
 def _is_due(now: float) -> sa.ColumnElement[bool]:
     at = deliveries.c.ask_at
-    return (deliveries.c.state == DeliveryState.SENT) & (at > 0) & (at <= now)
+    return IS_SENT & (at > 0) & (at <= now)
 
 
 def _due(connection: Connection, name: str, now: float, limit: int) -> list[Uncommitted]:

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,20 @@ class Database:
             return
         if version is not None and version not in VERSIONS:
             raise self._newer(version)
+        if version is None and self.is_sqlite:
+            self._prepare_new()
         config = Config()
         config.set_main_option("script_location", "dicom_node.store:migrations")
         with self.writing() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
         logger.info("ledger schema is now %s", VERSIONS[-1])
+
+    def _prepare_new(self) -> None:
+        """Let a new file give pages back later; that is chosen before its first table."""
+        with closing(sqlite3.connect(str(self._engine.url.database))) as connection:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("VACUUM")
 
     def close(self) -> None:
         """Give the connections back."""
@@ -219,7 +227,8 @@ class Watch:
     """Tells whether the ledger was changed since the last question.
 
     SQLite answers from shared memory in microseconds and does not count this process's writes by
-    the watching connection, which makes none. PostgreSQL is not asked: there it is always True.
+    the watching connection, which makes none. PostgreSQL rings: its triggers notify whoever
+    listens when a transaction is committed (LISTEN/NOTIFY), and a look costs a system call.
     """
 
     def __init__(self, database: Database) -> None:
@@ -230,7 +239,7 @@ class Watch:
     def changed(self) -> bool:
         """Return whether anything was committed since the last call; True at first."""
         if not self._database.is_sqlite:
-            return True
+            return self._rang()
         try:
             if self._connection is None:
                 file = self._database._engine.url.database
@@ -245,12 +254,27 @@ class Watch:
         self._seen = seen
         return bool(changed)
 
+    def _rang(self) -> bool:
+        """Return whether PostgreSQL has notified since the last call; True without an answer."""
+        try:
+            if self._connection is None:
+                raw = self._database._engine.raw_connection()
+                raw.detach()  # it stays out of the pool: it listens
+                self._connection = raw
+                raw.dbapi_connection.autocommit = True  # type: ignore[union-attr]
+                raw.dbapi_connection.execute("LISTEN ledger")  # type: ignore[union-attr]
+                return True
+            return bool(list(self._connection.dbapi_connection.notifies(timeout=0)))
+        except Exception:  # noqa: BLE001 - a rim: whatever the driver says, look at the ledger
+            self.close()
+            return True
+
     def close(self) -> None:
         """Give the watching connection back."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-            self._seen = None
+        connection, self._connection, self._seen = self._connection, None, None
+        if connection is not None:
+            with suppress(Exception):
+                connection.close()
 
 
 def _engine(url: str) -> Engine:

@@ -18,13 +18,13 @@ from dicom_node.store.schema import instances, jobs, marks, objects
 _STANDING = """
 UPDATE jobs SET standing =
 CASE WHEN jobs.state NOT IN ('reported', 'rejected') THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'retrying')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'retrying')
          THEN 'retrying'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'pending')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'pending')
          THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'sent')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'sent')
          THEN 'delivered'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'committed')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'committed')
          THEN 'committed'
      ELSE jobs.state END
 WHERE sop_instance_uid IN :uids AND standing = ''

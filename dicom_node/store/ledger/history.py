@@ -16,6 +16,7 @@ from dicom_node.base.errors import NotFound
 from dicom_node.base.job import ReportOrder
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.deliveries import IS_SENT
 from dicom_node.store.ledger.events import Details, Event, NewEvent, append
 from dicom_node.store.ledger.events import Stage as Kind
 from dicom_node.store.ledger.orders import order_of
@@ -253,7 +254,8 @@ class History:
     def last_event(self) -> float:
         """Return when something last happened, 0 when nothing ever did."""
         with self._database.reading() as connection:
-            found = connection.scalar(sa.select(events.c.at).order_by(events.c.id.desc()).limit(1))
+            newest = sa.select(sa.func.max(events.c.id)).scalar_subquery()
+            found = connection.scalar(sa.select(events.c.at).where(events.c.id == newest))
         return float(found or 0.0)
 
 
@@ -478,7 +480,7 @@ def _destinations(connection: Connection, now: float) -> Iterator[DestinationSta
     }
     awaited = connection.execute(
         sa.select(deliveries.c.destination, sa.func.count())
-        .where(deliveries.c.ask_at > 0, deliveries.c.state == DeliveryState.SENT)
+        .where(deliveries.c.ask_at > 0, IS_SENT)
         .group_by(deliveries.c.destination)
     )
     uncommitted: dict[str, int] = {row[0]: row[1] for row in awaited}
@@ -551,7 +553,7 @@ def _place(before: str) -> Place | None:
 
 
 def _named(connection: Connection, search: str) -> list[str]:
-    """Return the Instances that a whole UID or job id names."""
+    """Return the Instances that a whole UID, job id, patient id or accession number names."""
     conditions = (
         sa.select(instances.c.sop_instance_uid, instances.c.received_at).where(
             (instances.c.sop_instance_uid == search) | (instances.c.study_instance_uid == search)
@@ -567,6 +569,9 @@ def _named(connection: Connection, search: str) -> list[str]:
     is_uid = search.replace(".", "").isdigit() and "." in search
     is_job = len(search) == 32
     wanted = [conditions[0], conditions[2]] if is_uid else [conditions[1]] if is_job else []
+    if " " not in search and any(c.isdigit() for c in search):
+        whole = (instances.c.patient_id == search) | (instances.c.accession_number == search)
+        wanted.append(sa.select(instances.c.sop_instance_uid, instances.c.received_at).where(whole))
     for query in wanted:
         found = connection.execute(query.limit(1000)).all()
         if found:

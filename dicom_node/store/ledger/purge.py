@@ -11,8 +11,22 @@ import sqlalchemy as sa
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
-from dicom_node.store.ledger.states import OPEN, UNSENT
-from dicom_node.store.schema import conflicts, deliveries, instances, jobs, likenesses, objects
+from dicom_node.store.ledger.states import OPEN, UNSENT, InstanceState
+from dicom_node.store.schema import (
+    conflicts,
+    deliveries,
+    events,
+    instances,
+    jobs,
+    likenesses,
+    marks,
+    objects,
+)
+
+STEPS = frozenset(
+    ("queued", "claimed", "released", "expired", "duplicate", "retrying", "asked", "uncommitted")
+) | {"fetch", "decode", "inputs", "model", "report", "queried", "retrieved", "accessed"}
+"""Stages that tell how something came about, and which nobody asks for later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +46,21 @@ class Purge:
         self._clock = clock
 
     def purgeable(
-        self, now: float, images_s: float, reports_s: float, limit: int = 500
+        self,
+        now: float,
+        images_s: float,
+        reports_s: float,
+        limit: int = 500,
+        ignored_s: float | None = None,
+        conflicts_s: float | None = None,
     ) -> list[Purgeable]:
         """Return files whose time is over and which no job or delivery waits for."""
+        ignored = now - (images_s if ignored_s is None else ignored_s)
+        apart = now - (reports_s if conflicts_s is None else conflicts_s)
         with self._database.reading() as connection:
             image_rows = connection.execute(
                 sa.select(instances.c.sop_instance_uid, instances.c.file)
-                .where(_image_is_free(now - images_s))
+                .where(_image_is_free(now - images_s, ignored))
                 .limit(limit)
             ).all()
             report_rows = connection.execute(
@@ -51,7 +73,7 @@ class Purge:
             ).all()
             conflict_rows = connection.execute(
                 sa.select(conflicts.c.id, conflicts.c.file)
-                .where(conflicts.c.purged_at == 0, conflicts.c.received_at < now - reports_s)
+                .where(conflicts.c.purged_at == 0, conflicts.c.received_at < apart)
                 .limit(limit)
             ).all()
         return (
@@ -67,6 +89,7 @@ class Purge:
         reports_s: float,
         at: float | None = None,
         sha256: str = "",
+        ignored_s: float | None = None,
     ) -> bool:
         """Record that a file is about to be removed; False when something needs it again.
 
@@ -79,7 +102,8 @@ class Purge:
         table, where = {
             "image": (
                 instances,
-                (instances.c.sop_instance_uid == item.key[0]) & _image_is_free(now - images_s),
+                (instances.c.sop_instance_uid == item.key[0])
+                & _image_is_free(now - images_s, now - (ignored_s or images_s)),
             ),
             "report": (
                 objects,
@@ -109,6 +133,42 @@ class Purge:
                 append(connection, [NewEvent(item.key[0], Stage.PURGED, now, details=told)])
         return changed == 1
 
+    def condense(self, before: float, limit: int = 500) -> int:
+        """Drop steps that were kept before this time; return how many events were looked at.
+
+        What an Instance came from, its result, failures, where its report went and who judged it
+        stays. It goes through the events by their key and remembers how far it came.
+        """
+        mark = marks.c.name == "condensed"
+        with self._database.writing() as connection:
+            done = int(connection.scalar(sa.select(marks.c.value).where(mark)) or 0)
+            rows = connection.execute(
+                sa.select(events.c.id, events.c.stage)
+                .where(events.c.id > done, events.c.at < before)
+                .order_by(events.c.id)
+                .limit(limit)
+            ).all()
+            if not rows:
+                return 0
+            steps = [row.id for row in rows if row.stage in STEPS]
+            connection.execute(events.delete().where(events.c.id.in_(steps)))
+            self._database.insert_new(connection, marks, {"name": "condensed", "value": 0})
+            connection.execute(marks.update().where(mark).values(value=rows[-1].id))
+        return len(rows)
+
+    def keep_statistics(self) -> None:
+        """Let SQLite look at samples of its tables, so that it chooses indexes by what is there."""
+        if self._database.is_sqlite:
+            with self._database.writing() as connection:
+                connection.exec_driver_sql("PRAGMA analysis_limit = 400")
+                connection.exec_driver_sql("PRAGMA optimize")
+
+    def give_back_pages(self, count: int = 200) -> None:
+        """Give some free pages of a SQLite file back to the disk, where it was made for that."""
+        if self._database.is_sqlite:
+            with self._database.writing() as connection:
+                connection.exec_driver_sql(f"PRAGMA incremental_vacuum({count:d})")
+
     def unnamed(self, files: Sequence[str]) -> set[str]:
         """Return those of `files` that no row names."""
         named: set[str] = set()
@@ -120,7 +180,7 @@ class Purge:
         return set(files) - named
 
 
-def _image_is_free(before: float) -> sa.ColumnElement[bool]:
+def _image_is_free(before: float, ignored: float) -> sa.ColumnElement[bool]:
     of_instance = jobs.c.sop_instance_uid == instances.c.sop_instance_uid
     undone: Collection[sa.ColumnElement[bool]] = (
         jobs.c.state.in_(OPEN),
@@ -137,7 +197,9 @@ def _image_is_free(before: float) -> sa.ColumnElement[bool]:
     )
     return sa.and_(
         instances.c.file != "",
-        instances.c.kept_at < before,
+        instances.c.kept_at
+        < sa.case((instances.c.state == InstanceState.IGNORED, ignored), else_=before),
+        instances.c.kept_at < max(before, ignored),
         ~sa.exists(busy.correlate(instances)),
         ~sa.exists(unsent.correlate(instances)),
     )

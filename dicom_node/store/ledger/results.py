@@ -30,7 +30,7 @@ from dicom_node.store.schema import deliveries, instances, jobs, judgements, obj
 
 _PAGE = 500
 
-SELECTIVE = 5000
+SELECTIVE = 1000
 """Up to so many Instances that a condition names are gathered and put in order; where it names
 more, the newest are looked at one after another until enough match."""
 

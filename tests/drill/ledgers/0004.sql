@@ -173,13 +173,13 @@ CREATE TABLE jobs (
 	CONSTRAINT uq_jobs_sop_instance_uid_model_generation UNIQUE (sop_instance_uid, model, generation)
 );
 INSERT INTO "jobs" VALUES ('5046773832bf9c2e34814163c2d91f72', '1.2.3.1', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"content_datetime":"2027-01-15T08:00:01Z"}', 'received', '', '', 0.0, 0, 0, 0.0, '', 1800000001.0, 0.0, 0.0, '', '', 0, '', 1800000040.0, 'received', 1, 1);
-INSERT INTO "jobs" VALUES ('f837358f2a430afb11b09ba2b16bb9a9', '1.2.3.2', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":2,"content_datetime":"2027-01-15T08:00:02Z"}', 'queued', '1fe2892075898c5c784c8b68d240254e', '', 1800000080.0, 0, 1, 0.0, '', 1800000002.0, 0.0, 0.0, '', '', 0, '', 1800000020.0, 'queued', 1, 1);
-INSERT INTO "jobs" VALUES ('7deebee8b49c47362e0e9f32385921d3', '1.2.3.3', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":3,"content_datetime":"2027-01-15T08:00:03Z"}', 'running', '8ac3511735c048c6832f499cced29a7f', 'old-worker:1', 1800000081.0, 1, 1, 0.0, '', 1800000003.0, 1800000021.0, 0.0, '', '', 0, '', 1800000021.0, 'running', 1, 1);
-INSERT INTO "jobs" VALUES ('c0059a1d1445bfd8352a8cf4338eaf17', '1.2.3.4', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":4,"content_datetime":"2027-01-15T08:00:04Z"}', 'reported', 'ee43b8cf331e7e4be6a01ab5e0aa3602', 'old-worker:1', 0.0, 1, 1, 0.0, '', 1800000004.0, 1800000021.0, 1800000030.0, '0.1.0', '2.25.1', 1, '{"text":"No fracture.","presence":"absent","stages_ms":{"fetch":1.0,"decode":2.0,"model":30.0,"report":4.0}}', 1800000021.0, 'retrying', 1, 1);
-INSERT INTO "jobs" VALUES ('c60a5b85fbcd76a5a9017a0a3b98e04f', '1.2.3.5', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":5,"content_datetime":"2027-01-15T08:00:05Z"}', 'reported', 'c7734549cd360806a0e45db44de716c1', 'old-worker:1', 0.0, 1, 1, 0.0, '', 1800000005.0, 1800000021.0, 1800000030.0, '0.1.0', '2.25.1', 1, '{"text":"No fracture.","presence":"absent","stages_ms":{"fetch":1.0,"decode":2.0,"model":30.0,"report":4.0}}', 1800000021.0, 'retrying', 1, 1);
-INSERT INTO "jobs" VALUES ('b04c06d3410dfd6628acb7124c7028fc', '1.2.3.6', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":6,"content_datetime":"2027-01-15T08:00:06Z"}', 'reported', 'ce75467e8ac8d0f732264f18c1ea7d3d', 'old-worker:1', 0.0, 1, 1, 0.0, '', 1800000006.0, 1800000021.0, 1800000030.0, '0.1.0', '2.25.1', 1, '{"text":"No fracture.","presence":"absent","stages_ms":{"fetch":1.0,"decode":2.0,"model":30.0,"report":4.0}}', 1800000021.0, 'delivered', 1, 1);
-INSERT INTO "jobs" VALUES ('765ac2aa418745e812925df5649dc378', '1.2.3.7', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":7,"content_datetime":"2027-01-15T08:00:07Z"}', 'reported', '00ebf21ffc40d23ada1e786ee251efdb', 'old-worker:1', 0.0, 1, 1, 0.0, '', 1800000007.0, 1800000021.0, 1800000030.0, '0.1.0', '2.25.1', 1, '{"text":"No fracture.","presence":"absent","stages_ms":{"fetch":1.0,"decode":2.0,"model":30.0,"report":4.0}}', 1800000021.0, 'retrying', 1, 1);
-INSERT INTO "jobs" VALUES ('6e5c3ae14bef59596cfef26cbc0078bd', '1.2.3.8', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":8,"content_datetime":"2027-01-15T08:00:08Z"}', 'rejected', '6a9f46a3bfdc360493f02a4b3fd8efa4', 'old-worker:1', 0.0, 1, 1, 0.0, 'lateral-view', 1800000008.0, 1800000021.0, 1800000030.0, '0.1.0', '2.25.1', 1, '{"text":"No fracture.","presence":"absent","reason":{"code":"lateral-view","text":"A lateral view."},"stages_ms":{"fetch":1.0,"decode":2.0,"model":30.0,"report":4.0}}', 1800000021.0, 'retrying', 1, 1);
+INSERT INTO "jobs" VALUES ('f837358f2a430afb11b09ba2b16bb9a9', '1.2.3.2', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":2,"content_datetime":"2027-01-15T08:00:02Z"}', 'queued', '90b9eb86d044a3ef63198b443e78dbaa', '', 1800000080.0, 0, 1, 0.0, '', 1800000002.0, 0.0, 0.0, '', '', 0, '', 1800000020.0, 'queued', 1, 1);
+INSERT INTO "jobs" VALUES ('7deebee8b49c47362e0e9f32385921d3', '1.2.3.3', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":3,"content_datetime":"2027-01-15T08:00:03Z"}', 'running', 'a404cc7a255d575c5f0b884d2ec90390', 'old-worker:1', 1800000081.0, 1, 1, 0.0, '', 1800000003.0, 1800000021.0, 0.0, '', '', 0, '', 1800000021.0, 'running', 1, 1);
+INSERT INTO "jobs" VALUES ('c0059a1d1445bfd8352a8cf4338eaf17', '1.2.3.4', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":4,"content_datetime":"2027-01-15T08:00:04Z"}', 'reported', '9caa718f4aa41e727a27260e55b64dc6', 'old-worker:1', 0.0, 1, 1, 0.0, '', 1800000004.0, 1800000021.0, 1800000030.0, '0.1.0', '2.25.1', 1, '{"text":"No fracture.","presence":"absent","stages_ms":{"fetch":1.0,"decode":2.0,"model":30.0,"report":4.0}}', 1800000021.0, 'retrying', 1, 1);
+INSERT INTO "jobs" VALUES ('c60a5b85fbcd76a5a9017a0a3b98e04f', '1.2.3.5', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":5,"content_datetime":"2027-01-15T08:00:05Z"}', 'reported', 'ad5094319c4f2dbd383db83ab06da7b7', 'old-worker:1', 0.0, 1, 1, 0.0, '', 1800000005.0, 1800000021.0, 1800000030.0, '0.1.0', '2.25.1', 1, '{"text":"No fracture.","presence":"absent","stages_ms":{"fetch":1.0,"decode":2.0,"model":30.0,"report":4.0}}', 1800000021.0, 'retrying', 1, 1);
+INSERT INTO "jobs" VALUES ('b04c06d3410dfd6628acb7124c7028fc', '1.2.3.6', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":6,"content_datetime":"2027-01-15T08:00:06Z"}', 'reported', '32343fed5d1716163859379bcef77881', 'old-worker:1', 0.0, 1, 1, 0.0, '', 1800000006.0, 1800000021.0, 1800000030.0, '0.1.0', '2.25.1', 1, '{"text":"No fracture.","presence":"absent","stages_ms":{"fetch":1.0,"decode":2.0,"model":30.0,"report":4.0}}', 1800000021.0, 'delivered', 1, 1);
+INSERT INTO "jobs" VALUES ('765ac2aa418745e812925df5649dc378', '1.2.3.7', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":7,"content_datetime":"2027-01-15T08:00:07Z"}', 'reported', '16c4d95568ca2f13a6c4849126e782a4', 'old-worker:1', 0.0, 1, 1, 0.0, '', 1800000007.0, 1800000021.0, 1800000030.0, '0.1.0', '2.25.1', 1, '{"text":"No fracture.","presence":"absent","stages_ms":{"fetch":1.0,"decode":2.0,"model":30.0,"report":4.0}}', 1800000021.0, 'retrying', 1, 1);
+INSERT INTO "jobs" VALUES ('6e5c3ae14bef59596cfef26cbc0078bd', '1.2.3.8', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":8,"content_datetime":"2027-01-15T08:00:08Z"}', 'rejected', 'b2c6b21520e7eda92ea1844c25abbca2', 'old-worker:1', 0.0, 1, 1, 0.0, 'lateral-view', 1800000008.0, 1800000021.0, 1800000030.0, '0.1.0', '2.25.1', 1, '{"text":"No fracture.","presence":"absent","reason":{"code":"lateral-view","text":"A lateral view."},"stages_ms":{"fetch":1.0,"decode":2.0,"model":30.0,"report":4.0}}', 1800000021.0, 'retrying', 1, 1);
 INSERT INTO "jobs" VALUES ('4b6db521f01c02d0cc98d8f744c1201f', '1.2.3.9', 'phantom', 1, 'frontal', 'live', 1, 1, '{"archive": []}', '{"instance_number":9,"content_datetime":"2027-01-15T08:00:09Z"}', 'failed', '', 'old-worker:1', 0.0, 1, 1, 0.0, 'after 1 attempts: out of memory', 1800000009.0, 1800000021.0, 1800000030.0, '', '', 0, '', 1800000021.0, 'failed', 1, 1);
 INSERT INTO "jobs" VALUES ('85f8ed8aa49d41e895774a6c21cb1d63', '1.2.3.11', 'phantom', 1, 'frontal', 'shadow', 1, 1, '{"archive": []}', '{"instance_number":10,"content_datetime":"2027-01-15T08:00:11Z"}', 'received', '', '', 0.0, 0, 0, 0.0, '', 1800000011.0, 0.0, 0.0, '', '', 0, '', 0.0, 'received', 1, 1);
 CREATE TABLE deliveries (
@@ -323,61 +323,61 @@ CREATE TRIGGER conflicts_counted AFTER INSERT ON conflicts BEGIN INSERT INTO tot
 CREATE TRIGGER conflicts_dropped AFTER DELETE ON conflicts BEGIN INSERT INTO totals (what, name, state, shard, n) VALUES ('conflicts', '', '', 0, -1) ON CONFLICT (what, name, state, shard) DO UPDATE SET n = totals.n + -1; END;
 CREATE TRIGGER jobs_standing_first AFTER INSERT ON jobs  BEGIN UPDATE jobs SET standing = 
 CASE WHEN jobs.state NOT IN ('reported', 'rejected') THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'retrying')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'retrying')
          THEN 'retrying'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'pending')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'pending')
          THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'sent')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'sent')
          THEN 'delivered'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'committed')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'committed')
          THEN 'committed'
      ELSE jobs.state END
  WHERE id = NEW.id; END;
 CREATE TRIGGER jobs_standing AFTER UPDATE OF state ON jobs WHEN OLD.state <> NEW.state BEGIN UPDATE jobs SET standing = 
 CASE WHEN jobs.state NOT IN ('reported', 'rejected') THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'retrying')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'retrying')
          THEN 'retrying'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'pending')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'pending')
          THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'sent')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'sent')
          THEN 'delivered'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'committed')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'committed')
          THEN 'committed'
      ELSE jobs.state END
  WHERE id = NEW.id; END;
 CREATE TRIGGER deliveries_standing_first AFTER INSERT ON deliveries  BEGIN UPDATE jobs SET standing = 
 CASE WHEN jobs.state NOT IN ('reported', 'rejected') THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'retrying')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'retrying')
          THEN 'retrying'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'pending')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'pending')
          THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'sent')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'sent')
          THEN 'delivered'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'committed')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'committed')
          THEN 'committed'
      ELSE jobs.state END
  WHERE id = NEW.job; END;
 CREATE TRIGGER deliveries_standing AFTER UPDATE OF state ON deliveries WHEN OLD.state <> NEW.state BEGIN UPDATE jobs SET standing = 
 CASE WHEN jobs.state NOT IN ('reported', 'rejected') THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'retrying')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'retrying')
          THEN 'retrying'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'pending')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'pending')
          THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'sent')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'sent')
          THEN 'delivered'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'committed')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'committed')
          THEN 'committed'
      ELSE jobs.state END
  WHERE id = NEW.job; END;
 CREATE TRIGGER deliveries_standing_last AFTER DELETE ON deliveries  BEGIN UPDATE jobs SET standing = 
 CASE WHEN jobs.state NOT IN ('reported', 'rejected') THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'retrying')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'retrying')
          THEN 'retrying'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'pending')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'pending')
          THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'sent')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'sent')
          THEN 'delivered'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'committed')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'committed')
          THEN 'committed'
      ELSE jobs.state END
  WHERE id = OLD.job; END;
