@@ -137,3 +137,17 @@ def test_a_scan_would_be_seen(ledger: Ledger) -> None:
             connection.execute(sa.text("SELECT count(*) FROM events WHERE detail = 'x'")).all()
 
     assert scans(plans(ledger, scan))
+
+
+def test_no_trigger_goes_through_all_deliveries_of_a_state(ledger: Ledger) -> None:
+    with ledger.database.reading() as connection:
+        query = (
+            "SELECT sql FROM sqlite_master WHERE name IN ('deliveries_standing', 'jobs_standing')"
+        )
+        made = [row[0] for row in connection.exec_driver_sql(query)]
+        for sql in made:
+            act = sql[sql.index("UPDATE jobs") : sql.rindex(";")]
+            act = act.replace("NEW.job", "'x'").replace("NEW.id", "'x'")
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {act}").all()
+            assert not [row for row in rows if "(state=" in row[3]]
+    assert len(made) == 2

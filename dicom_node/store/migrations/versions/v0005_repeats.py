@@ -12,14 +12,14 @@ depends_on = None
 
 STANDING = """
 CASE WHEN jobs.state NOT IN ('reported', 'rejected') THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'retrying')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'retrying')
          THEN 'retrying'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'pending')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'pending')
          THEN jobs.state
      WHEN EXISTS (SELECT 1 FROM deliveries d
-                  WHERE d.job = jobs.id AND d.state IN ('sent', 'settled'))
+                  WHERE d.job = jobs.id AND d.state || '' IN ('sent', 'settled'))
          THEN 'delivered'
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state = 'committed')
+     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'committed')
          THEN 'committed'
      ELSE jobs.state END
 """
