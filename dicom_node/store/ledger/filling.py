@@ -22,7 +22,8 @@ CASE WHEN jobs.state NOT IN ('reported', 'rejected') THEN jobs.state
          THEN 'retrying'
      WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'pending')
          THEN jobs.state
-     WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' IN ('sent', 'settled'))
+     WHEN EXISTS (SELECT 1 FROM deliveries d
+                  WHERE d.job = jobs.id AND d.state || '' IN ('sent', 'settled'))
          THEN 'delivered'
      WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.job = jobs.id AND d.state || '' = 'committed')
          THEN 'committed'
