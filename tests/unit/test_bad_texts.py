@@ -45,7 +45,7 @@ def test_a_text_that_says_nothing_gives_a_report_of_no_analysis(what: str) -> No
 @pytest.mark.parametrize("what", sorted(CANNOT_BE_READ))
 def test_a_text_that_cannot_be_understood_is_kept_and_undetermined(what: str) -> None:
     ds = report(what)
-    assert reports.values(ds, "125605004") == [UNDETERMINED]
+    assert set(reports.values(ds, "125605004")) == {UNDETERMINED}
     assert reports.values(ds, "121071") != []
 
 
