@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -14,7 +15,8 @@ from worker.image.decode import Decoder
 from worker.image.pixels import Radiograph
 from worker.models import BrokenAccelerator, Description, ModelInfo, Prepared, Region
 from worker.phantom.draw import instance
-from worker.pipeline import Case, Pipeline
+from worker.pipeline import Case, Pipeline, algorithm
+from worker.report.document import device_uid
 from worker.settings import Pixels
 
 
@@ -182,3 +184,21 @@ def test_a_box_around_a_fracture_contradicts_a_text_without_one(
         result = pipeline.build(case, order).result
     assert result.presence == presence
     assert any("draws a box" in one for one in result.warnings) is (presence == "undetermined")
+
+
+def test_a_version_follows_weights_code_and_options_and_keeps_its_digest() -> None:
+    """A long name is cut, never what tells two devices apart."""
+    plain = ModelInfo("m", "m-1.aaaa", "prompt", parameters={"weights": "aaaa"})
+    long = replace(plain, name="n" * 80, version="n" * 80 + "-1.aaaa")
+    changed = [
+        replace(plain, version="m-1.bbbb"),
+        replace(plain, prompt="another"),
+        replace(plain, parameters={"weights": "aaaa", "decode": "beam"}),
+        replace(long, prompt="another"),
+        long,
+    ]
+    made = [algorithm(info, Pixels()) for info in (plain, *changed)]
+    assert all(0 < len(one.version) <= 64 for one in made)
+    assert len({one.version for one in made}) == len({device_uid(one) for one in made}) == 6
+    assert "-1.aaaa." in algorithm(long, Pixels()).version
+    assert "weights=unknown" in algorithm(ModelInfo("s", "s-1", ""), Pixels()).parameters
