@@ -34,7 +34,8 @@ environment 4.36.2 '>=0.14,<0.19'
 envs=$(cd "$folder" && pwd)
 second=$envs/4.48.3/bin/python
 OTHER_PYTHON=$python "$second" -m pytest -q -p no:cacheprovider -o filterwarnings=default \
-    tests/unit/test_engines.py tests/unit/test_chexfract.py tests/unit/test_chat_server.py
+    tests/unit/test_engines.py tests/unit/test_chexfract.py tests/unit/test_chat_server.py \
+    tests/unit/test_real_shapes.py tests/unit/test_native.py tests/unit/test_dead_models.py
 OTHER_PYTHON=$second \
 ENGINE_PYTHONS="maira2=$second chexagent=$envs/4.40.0/bin/python cxr_llava=$envs/4.36.2/bin/python" \
     "$python" -m pytest -q -p no:cacheprovider tests/unit/test_engines.py -k side_by_side

@@ -466,7 +466,7 @@ def test_engines_run_side_by_side_each_in_the_release_it_was_made_for(tmp_path):
             assert len(set(told)) > 1
             found = model.info.parameters
             assert here[engine].info.parameters.items() <= found.items()
-            (pinned,) = [e.transformers for e in catalogue.CATALOGUE if e.engine == engine]
+            (pinned,) = {e.transformers for e in catalogue.CATALOGUE if e.engine == engine}
             assert SpecifierSet(pinned).contains(found["transformers"]), engine
         assert len({model.info.parameters["transformers"] for model in there.values()}) > 1
         assert all(model._process.poll() is None for model in there.values())
