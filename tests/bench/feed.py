@@ -84,7 +84,9 @@ class Site:
             web=Web(port=port, url=f"http://127.0.0.1:{port}"),
             dispatch=Dispatch(),
             peers={"archive": Peer(ae_title="ARCHIVE", host="127.0.0.1", port=1)},
-            rules=(Rule(name="all", model="simulated", send_to=("archive",)),),
+            rules=(
+                Rule(name="all", model="simulated", send_to=("archive",), allow_demonstration=True),
+            ),
             retention=Retention(min_free=0),
         )
         Ledger.upgrade(self.settings.ledger_url)

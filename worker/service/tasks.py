@@ -192,7 +192,7 @@ class Desk:
         )
         processors = os.cpu_count() or 1
         self._preparing = ThreadPoolExecutor(
-            min(settings.worker.batch, max(2, processors)), thread_name_prefix="prepare"
+            min(settings.worker.batch, max(4, 2 * processors)), thread_name_prefix="prepare"
         )
         self._building = ThreadPoolExecutor(
             min(4, max(2, processors // 2)), thread_name_prefix="build"
