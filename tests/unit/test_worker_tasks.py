@@ -73,7 +73,9 @@ class Station:
             web=Web(port=self.port, url=f"http://127.0.0.1:{self.port}"),
             dispatch=Dispatch(lease=3, attempts=2),
             peers={"archive": Peer(ae_title="ARCHIVE", host="127.0.0.1", port=1)},
-            rules=(Rule(name="all", model="chosen", send_to=("archive",)),),
+            rules=(
+                Rule(name="all", model="chosen", send_to=("archive",), allow_demonstration=True),
+            ),
             retention=Retention(min_free=0),
         )
         Ledger.upgrade(self.settings.ledger_url)
