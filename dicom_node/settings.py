@@ -162,6 +162,35 @@ Role = Literal["viewer", "operator", "admin"]
 """A viewer looks and judges; an operator retries, resends, replays, too; an admin sees all."""
 
 
+class Oidc(Section):
+    """``[web.oidc]``: sign-in by the hospital's identity provider (OpenID Connect Core 1.0)."""
+
+    issuer: str = ""
+    """URL of the provider, as its discovery document names it; empty: local users only."""
+    client_id: str = ""
+    client_secret_file: str = ""
+    """File of the client's secret; empty for a public client."""
+    name_claim: str = "preferred_username"
+    """Claim of the ID token that names the person."""
+    role_claim: str = "roles"
+    """Claim that holds one value or several; without it nobody signs in."""
+    roles: dict[str, Role] = {}
+    """Value of that claim -> role here; of several the highest counts."""
+
+    @model_validator(mode="after")
+    def _provider_is_whole(self) -> Self:
+        if not self.issuer:
+            return self
+        parts = urlsplit(self.issuer)
+        if parts.scheme != "https" and not (
+            parts.scheme == "http" and is_loopback(parts.hostname or "")
+        ):
+            raise ValueError("issuer must begin with https://")
+        if not self.client_id or not self.roles:
+            raise ValueError("issuer needs client_id and roles")
+        return self
+
+
 class Web(Section):
     """``[web]``: job API and pages."""
 
@@ -193,7 +222,10 @@ class Web(Section):
     users_file: str = ""
     """Who may sign in (``chexfract-node user add``); ``users`` in data_dir when empty."""
     session: Annotated[Duration, Field(gt=0)] = 43200.0
-    """Time after which a person signs in again."""
+    """Time after which a person signs in again, whatever they do."""
+    oidc: Oidc = Oidc()
+    idle: Annotated[Duration, Field(gt=0)] = 1800.0
+    """Time without a request after which a session ends; a live page alone keeps none open."""
     proxy_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
     """Header in which a proxy names who signed in there, such as ``X-Remote-User``."""
     proxy_addresses: tuple[str, ...] = ()

@@ -92,6 +92,8 @@ def serving(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    if web.pop("own_url", False):  # others lead people back to it
+        web["url"] = f"http://127.0.0.1:{port}"
     settings = Settings(
         node={"data_dir": folder},
         web={"port": port, "url": f"http://127.0.0.1:{port}", **web},

@@ -116,7 +116,7 @@ def create_app(
     app.include_router(jobs.routes(settings, ledger, spool))
     workers = workers or Workers()
     app.include_router(of_workers.routes(workers))
-    door = Door(settings, credentials)
+    door = Door(settings, credentials, ledger.sessions)
     app.include_router(dicomweb.routes(settings, ledger, spool, door, credentials))
     app.include_router(pages.routes(settings, ledger, spool, credentials, note, workers))
     app.add_exception_handler(ChexFractError, _failed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -114,6 +115,7 @@ class Pages:
     def __init__(self, settings: Settings) -> None:
         self._node = settings.node
         self._sign_in = settings.web.sign_in
+        self._provider = urlsplit(settings.web.oidc.issuer).hostname or ""
         self._demonstrates = any(rule.model in DEMONSTRATION_MODELS for rule in settings.rules)
 
     def text(self, template: str, person: Person | None, **values: Any) -> str:
@@ -123,6 +125,7 @@ class Pages:
             "version": __version__,
             "person": person,
             "has_sign_in": self._sign_in,
+            "provider": self._provider,
             "demonstrates": self._demonstrates,
         }
         return templates.get_template(template).render(common | values)

@@ -3,47 +3,54 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
-import json
 import logging
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from typing import Any
 from urllib.parse import quote, urlsplit
 
+import anyio
+from anyio.to_thread import run_sync
 from fastapi import Request
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from dicom_node.base.addresses import is_loopback
+from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.logs import Sparse
 from dicom_node.credentials import Credentials, is_first_admin
 from dicom_node.settings import Role, Settings
+from dicom_node.store.ledger.sessions import Sessions, WebSession
 from dicom_node.users import User, read_users, users_file, verified
+from dicom_node.web.brake import DECAY_S, Brake
 
 COOKIE = "chexfract_session"
+SECURE_COOKIE = "__Host-chexfract_session"
+"""Where the connection is encrypted: a browser takes it from this very host and path / alone."""
 
 FIRST_USER = "admin"
 """The one user while there has never been another."""
 
 RANKS: dict[Role, int] = {"viewer": 0, "operator": 1, "admin": 2}
 
-FAILURES, PAUSE_S = 5, 30.0
-"""Failed sign-ins for one name from one address after which it waits."""
+PROVIDER = "provider "
+"""Head of the mark of a session that an identity provider vouched for; the role follows."""
 
-FAILURES_OF_ONE = 20
-"""Failed sign-ins for one name, or from one address, after which that waits: guessing may not be
-spread. More than `FAILURES`, since others share a name's or an address's bad luck."""
+_TOUCH_S = 60.0
+"""Time between two notes that a person is still there: not every request writes."""
 
-_WATCHED = 16384
+_AT_ONCE = 4
+"""Passwords that are judged at one time; each takes a thread, and two of them 64 MiB."""
 
-_old = Sparse(logging.getLogger(__name__), per_minute=1)
+logger = logging.getLogger(__name__)
+_old = Sparse(logger, per_minute=1)
+_broken = Sparse(logger, per_minute=1)
+_wrong = Sparse(logger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +80,29 @@ class Posted:
 
 
 class Door:
-    """Knows people by session cookie or by what a trusted proxy says.
+    """Knows people by their session, or by what a trusted proxy says.
 
     Parameters
     ----------
     settings : Settings
     credentials : Credentials
-        The first administrator's secret, and the key of cookies and forms.
+        The first administrator's secret, and the key of forms.
+    sessions : Sessions
+        Who is signed in.
     """
 
-    def __init__(self, settings: Settings, credentials: Credentials) -> None:
+    def __init__(self, settings: Settings, credentials: Credentials, sessions: Sessions) -> None:
         self._web = settings.web
         self._settings = settings
         self._users = users_file(settings)
         self._credentials = credentials
+        self._sessions = sessions
         self._key = hmac.digest(credentials.pages.encode(), b"pages", "sha256")
         self._brake = Brake()
+        self._judging = anyio.CapacityLimiter(_AT_ONCE)
+        self._last_users: Mapping[str, User] = {}
 
-    def person(self, request: Request) -> Person | None:
+    def person(self, request: Request, *, is_act: bool = True) -> Person | None:
         """Return who asks, None for a stranger.
 
         Raises
@@ -103,13 +115,20 @@ class Door:
             if not is_loopback(request.url.hostname or ""):
                 raise HTTPException(403, "without sign-in the pages answer on localhost only")
             return Person("", "admin", self._token("local"))
-        return self._proxied(request) or self._cookied(request)
+        return self._proxied(request) or self._signed_in(request, is_act=is_act)
 
-    def needs(self, role: Role) -> Callable[[Request], Person]:
-        """Return the dependency of pages for people with this role."""
+    def stays(self, request: Request) -> bool:
+        """Return whether who opened a live page may go on looking."""
+        return self.person(request, is_act=False) is not None
+
+    def needs(self, role: Role, *, is_act: bool = True) -> Callable[[Request], Person]:
+        """Return the dependency of pages for people with this role.
+
+        A page that loads by itself is no act: it keeps no session open.
+        """
 
         def needed(request: Request) -> Person:
-            person = self.person(request)
+            person = self.person(request, is_act=is_act)
             if person is None:
                 raise _stranger(request)
             if not person.may(role):
@@ -126,7 +145,7 @@ class Door:
         needed = self.needs(role)
 
         async def posted(request: Request) -> AsyncIterator[Posted]:
-            person = needed(request)
+            person = await run_sync(needed, request)
             from_our_page(request)
             async with request.form(**(limits or {"max_files": 0, "max_fields": 20})) as form:
                 shown = request.headers.get("x-csrf-token") or form.get("csrf")
@@ -136,23 +155,67 @@ class Door:
 
         return posted
 
-    def sign_in(self, request: Request, name: str, password: str) -> str | None:
+    async def sign_in(self, request: Request, name: str, password: str) -> str | None:
         """Return the cookie of a new session, None for a wrong name or password.
 
         Raises
         ------
         HTTPException
-            429: too many attempts for this name or from this address.
+            429: too many wrong passwords for this name from this address; 503: nobody can sign
+            in, since the users file cannot be read.
         """
-        address = request.client.host if request.client else ""
+        address = self.address(request)
         if self._brake.holds(name, address):
-            raise HTTPException(429, f"too many attempts; wait {PAUSE_S:.0f} s")
-        user = self._known(name, password)
+            wait = {"Retry-After": f"{DECAY_S:.0f}"}
+            raise HTTPException(429, f"too many attempts; wait {DECAY_S:.0f} s", wait)
+        await anyio.sleep(self._brake.pause(address))
+        try:
+            user = await run_sync(self._known, name, password, limiter=self._judging)
+        except ConfigurationError as exc:
+            _broken.error("nobody can sign in: %s", exc)
+            raise HTTPException(
+                503, "nobody can sign in at the moment; an administrator finds why in the log"
+            ) from exc
         if user is None:
             self._brake.note(name, address)
+            # A name that is nobody's may be a password in the wrong field.
+            known = name if name in self._last_users else "an unknown name"
+            _wrong.warning("sign-in refused: %s from %s", known, address)
             return None
         self._brake.lift(name, address)
-        return self._cookie(user)
+        return await run_sync(self.begin, request, user.name, self._mark(user))
+
+    def begin(self, request: Request, name: str, mark: str) -> str:
+        """Begin a session and return its cookie; one that this browser had before ends."""
+        self.leave(request)
+        token = secrets.token_urlsafe(32)
+        self._sessions.begin(_hashed(token), name, mark, self.address(request), self._web.session)
+        return token
+
+    def leave(self, request: Request) -> None:
+        """End the session of this browser."""
+        for cookie in (COOKIE, SECURE_COOKIE):
+            if token := request.cookies.get(cookie, ""):
+                self._sessions.end(_hashed(token))
+
+    def keep(self, request: Request, answer: Response, cookie: str) -> None:
+        """Let the browser keep the cookie of its session."""
+        answer.set_cookie(
+            self.cookie_name(request),
+            cookie,
+            max_age=int(self._web.session),
+            httponly=True,
+            samesite="strict",
+            secure=self.is_encrypted(request),
+        )
+
+    def cookie_name(self, request: Request) -> str:
+        """Return the name of the session's cookie on this connection."""
+        return SECURE_COOKIE if self.is_encrypted(request) else COOKIE
+
+    def address(self, request: Request) -> str:
+        """Return the address of who asks; through a trusted proxy, what that says of it."""
+        return client_address(request, self._web.proxy_addresses)
 
     def is_encrypted(self, request: Request) -> bool:
         """Return whether the browser's connection is TLS, as far as a trusted proxy says."""
@@ -161,15 +224,16 @@ class Door:
         said = request.headers.get("x-forwarded-proto", "")
         return said.lower() == "https" and self._is_proxy(request)
 
-    @property
-    def seconds(self) -> int:
-        """How long a session lasts."""
-        return int(self._web.session)
-
     def _all(self) -> Mapping[str, User]:
-        return read_users(self._users)
+        """Return the users; while their file is broken, those of before, for their sessions."""
+        try:
+            self._last_users = read_users(self._users)
+        except ConfigurationError as exc:
+            _broken.error("the users of before stay: %s", exc)
+        return self._last_users
 
     def _known(self, name: str, password: str) -> User | None:
+        self._last_users = read_users(self._users)
         if not is_first_admin(self._settings):
             return verified(self._all(), name, password)
         if not _same(name, FIRST_USER):
@@ -188,23 +252,34 @@ class Door:
     def _first(self) -> User:
         return User(FIRST_USER, "admin", self._credentials.first_admin)
 
-    def _user(self, name: str) -> User | None:
-        """Return a user of the file, or the first administrator while there is none."""
-        if is_first_admin(self._settings):
+    def _user(self, session: WebSession) -> User | None:
+        """Return whose session this is, None when they are not a user any more."""
+        if session.mark.startswith(PROVIDER):
+            role = session.mark.removeprefix(PROVIDER)
+            return User(session.user_name, role, "") if role in RANKS else None
+        users = self._all()
+        if not users and session.user_name == FIRST_USER and is_first_admin(self._settings):
             return self._first()
-        return self._all().get(name)
-
-    def _cookied(self, request: Request) -> Person | None:
-        cookie = request.cookies.get(COOKIE, "")
-        told = self._read(cookie)
-        # One that would last longer than a session is from a clock that was ahead.
-        if told is None or not 0 <= told["until"] - time.time() <= self._web.session:
-            return None
-        user = self._user(told["user"])
+        user = users.get(session.user_name)
         # A new password or a new role ends the sessions of before.
-        if user is None or not _same(told["of"], self._mark(user)):
+        return user if user is not None and _same(session.mark, self._mark(user)) else None
+
+    def _signed_in(self, request: Request, *, is_act: bool) -> Person | None:
+        token = request.cookies.get(self.cookie_name(request), "")
+        session = self._sessions.find(_hashed(token)) if token else None
+        if session is None:
             return None
-        return Person(user.name, user.role, self._token(cookie))
+        now = time.time()
+        idle = now - session.seen_at
+        # One that would last longer than a session is from a clock that was ahead.
+        if not 0 <= session.until - now <= self._web.session or idle > self._web.idle:
+            return None
+        user = self._user(session)
+        if user is None:
+            return None
+        if is_act and idle > min(_TOUCH_S, self._web.idle / 4):
+            self._sessions.touch(_hashed(token))
+        return Person(user.name, user.role, self._token(token))
 
     def _proxied(self, request: Request) -> Person | None:
         header = self._web.proxy_header
@@ -216,11 +291,7 @@ class Door:
         return Person(name[:64], role, self._token(f"proxy {name}"))
 
     def _is_proxy(self, request: Request) -> bool:
-        try:
-            address = ip_address(request.client.host if request.client else "")
-        except ValueError:
-            return False
-        return any(address in ip_network(one, strict=False) for one in self._web.proxy_addresses)
+        return _is_in(request.client.host if request.client else "", self._web.proxy_addresses)
 
     def _mark(self, user: User) -> str:
         return self._signed(f"user {user.name} {user.role} {user.hashed}")[:22]
@@ -232,69 +303,36 @@ class Door:
         digest = hmac.digest(self._key, text.encode(), hashlib.sha256)
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
-    def _cookie(self, user: User) -> str:
-        told = {
-            "user": user.name,
-            "of": self._mark(user),
-            "until": int(time.time() + self._web.session),
-            "n": secrets.token_urlsafe(8),
-        }
-        body = base64.urlsafe_b64encode(json.dumps(told).encode()).decode()
-        return f"{body}.{self._signed(f'cookie {body}')}"
 
-    def _read(self, cookie: str) -> dict[str, Any] | None:
-        body, _, signature = cookie.partition(".")
-        if not _same(signature, self._signed(f"cookie {body}")):
-            return None
-        try:
-            told = json.loads(base64.urlsafe_b64decode(body))
-        except (binascii.Error, ValueError):
-            return None
-        return dict(told)
+def client_address(request: Request, proxies: Sequence[str]) -> str:
+    """Return the address of who asks.
 
+    X-Forwarded-For counts only as far as trusted proxies wrote it: read from its end, the first
+    address that is not a proxy's.
 
-class Brake:
-    """Counts failed sign-ins: per name and address, per name, and per address.
-
-    A sign-in that succeeds forgets what failed for its own name only: somebody with an account
-    cannot lift the brake on guessing another's password.
+    Parameters
+    ----------
+    proxies : sequence of str
+        Addresses and networks that are believed.
     """
+    address = request.client.host if request.client else ""
+    hops = [one.strip() for one in request.headers.get("x-forwarded-for", "").split(",")]
+    while hops and hops[-1] and _is_in(address, proxies):
+        address = hops.pop()[:64]
+    return address
 
-    def __init__(self) -> None:
-        self._failed: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
 
-    def holds(self, name: str, address: str) -> bool:
-        """Return whether an attempt must wait."""
-        now = time.monotonic()
-        for key, most in self._keys(name, address):
-            count, since = self._failed.get(key, (0, 0.0))
-            if count >= most and now - since < PAUSE_S:
-                return True
+def _is_in(address: str, networks: Sequence[str]) -> bool:
+    try:
+        found = ip_address(address)
+    except ValueError:
         return False
+    return any(found in ip_network(one, strict=False) for one in networks)
 
-    def note(self, name: str, address: str) -> None:
-        """Count a failure."""
-        now = time.monotonic()
-        for key, most in self._keys(name, address):
-            count, since = self._failed.get(key, (0, 0.0))
-            # What is long over does not add up: people mistype once a day.
-            count = 0 if now - since > PAUSE_S * 10 else min(count, most)
-            self._failed[key] = (count + 1, now)
-            self._failed.move_to_end(key)
-        while len(self._failed) > _WATCHED:
-            self._failed.popitem(last=False)
 
-    def lift(self, name: str, address: str) -> None:
-        """Forget the failures of a name, from one address."""
-        self._failed.pop((name, address), None)
-
-    @staticmethod
-    def _keys(name: str, address: str) -> tuple[tuple[tuple[str, str], int], ...]:
-        return (
-            ((name, address), FAILURES),
-            ((name, "any address"), FAILURES_OF_ONE),
-            (("any name", address), FAILURES_OF_ONE),
-        )
+def _hashed(token: str) -> str:
+    """Return what the ledger keeps of a cookie: nobody signs in with it."""
+    return hashlib.sha256(token[:128].encode()).hexdigest()
 
 
 def from_our_page(request: Request) -> None:

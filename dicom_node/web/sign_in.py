@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from dicom_node.base.addresses import is_loopback
 from dicom_node.web.render import Pages
-from dicom_node.web.sessions import COOKIE, Door, Posted, from_our_page, inside
+from dicom_node.web.sessions import Door, Posted, from_our_page, inside
 
 Note = Callable[[str, str, bool], None]
 """Takes name, address and whether the sign-in was right; for the audit trail."""
@@ -24,8 +25,7 @@ def routes(door: Door, pages: Pages, note: Note) -> APIRouter:
     leaves = Depends(door.posts("viewer"))
 
     def shown(request: Request, to: str, problem: str = "", status: int = 200) -> HTMLResponse:
-        address = request.client.host if request.client else ""
-        is_open = not (is_loopback(address) or door.is_encrypted(request))
+        is_open = not (is_loopback(door.address(request)) or door.is_encrypted(request))
         return pages.page("sign_in.html", None, status, to=to, problem=problem, is_open=is_open)
 
     @router.get("/sign-in")
@@ -36,32 +36,30 @@ def routes(door: Door, pages: Pages, note: Note) -> APIRouter:
         return shown(request, inside(to))
 
     @router.post("/sign-in")
-    def signed_in(
+    async def signed_in(
         request: Request, name: Field = "", password: Field = "", to: Field = "/"
     ) -> Response:
         """Begin a session."""
         from_our_page(request)
-        address = request.client.host if request.client else ""
-        cookie = door.sign_in(request, name.strip(), password)
-        note(name.strip()[:64], address, cookie is not None)
+        cookie = await door.sign_in(request, name.strip(), password)
+        await run_in_threadpool(note, name.strip()[:64], door.address(request), cookie is not None)
         if cookie is None:
             return shown(request, inside(to), "Name or password is wrong.", 403)
         answer = RedirectResponse(inside(to), 303)
-        answer.set_cookie(
-            COOKIE,
-            cookie,
-            max_age=door.seconds,
+        door.keep(request, answer, cookie)
+        return answer
+
+    @router.post("/sign-out")
+    def sign_out(request: Request, posted: Posted = leaves) -> Response:
+        """End the session, here and on the server."""
+        door.leave(request)
+        answer = RedirectResponse("/sign-in", 303)
+        answer.delete_cookie(
+            door.cookie_name(request),
             httponly=True,
             samesite="strict",
             secure=door.is_encrypted(request),
         )
-        return answer
-
-    @router.post("/sign-out")
-    def sign_out(posted: Posted = leaves) -> Response:
-        """End the session in this browser."""
-        answer = RedirectResponse("/sign-in", 303)
-        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return answer
 
     return router

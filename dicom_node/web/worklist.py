@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -43,6 +44,8 @@ LOOK_S = 0.5
 """How often a live page looks whether the ledger has changed."""
 TELL_S = 5.0
 """How often it is told anew all the same: waits grow while nothing happens."""
+STAYS_S = 2.0
+"""How often it is asked whether who looks is still signed in."""
 STREAM_S = 600.0
 """Longest stream: the next one asks again who is there."""
 STREAMS = 64
@@ -178,6 +181,7 @@ def routes(
     router = APIRouter()
     board = Board(settings, ledger, spool, workers)
     viewer = Depends(door.needs("viewer"))
+    looks_on = Depends(door.needs("viewer", is_act=False))
     searches = Depends(door.posts("viewer"))
     streams = asyncio.Semaphore(STREAMS)
 
@@ -217,7 +221,7 @@ def routes(
         find: Find = "",
         state: State = "",
         page: Page = 1,
-        person: Person = viewer,
+        person: Person = looks_on,
     ) -> Response:
         """Tell the whole state first, then again whenever something has changed."""
         if streams.locked():
@@ -228,7 +232,8 @@ def routes(
 
         async def stream() -> AsyncIterator[str]:
             async with streams:
-                async for text in _changes(ledger, rendered, request.app.state.is_over):
+                stays = partial(door.stays, request)
+                async for text in _changes(ledger, rendered, request.app.state.is_over, stays):
                     yield text
 
         return StreamingResponse(stream(), media_type="text/event-stream")
@@ -237,14 +242,25 @@ def routes(
 
 
 async def _changes(
-    ledger: Ledger, rendered: Callable[[], str], is_over: threading.Event
+    ledger: Ledger,
+    rendered: Callable[[], str],
+    is_over: threading.Event,
+    stays: Callable[[], bool],
 ) -> AsyncIterator[str]:
-    """Yield the state as events until another application has taken this one's place."""
+    """Yield the state as events until another application has taken this one's place.
+
+    The stream ends with the session of who looks: `stays` is asked every few seconds.
+    """
     watch, last, told_at = ledger.watch(), "", -math.inf
+    asked_at = time.monotonic()
     ends = time.monotonic() + STREAM_S
     least = LOOK_S if ledger.is_sqlite else _FRESH_S
     try:
         while time.monotonic() < ends and not is_over.is_set():
+            if time.monotonic() - asked_at > STAYS_S:
+                if not await run_in_threadpool(_still, stays):
+                    return
+                asked_at = time.monotonic()
             has_changed = await run_in_threadpool(watch.changed)
             if has_changed or time.monotonic() - told_at > TELL_S:
                 try:
@@ -258,6 +274,13 @@ async def _changes(
             await asyncio.sleep(least)
     finally:
         watch.close()
+
+
+def _still(stays: Callable[[], bool]) -> bool:
+    try:
+        return stays()
+    except ChexFractError:
+        return True  # the ledger is away for now, and nothing new is shown meanwhile
 
 
 def _message(text: str) -> str:

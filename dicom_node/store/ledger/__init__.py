@@ -21,6 +21,7 @@ from dicom_node.store.ledger.jobs import Claimed, Expired, Held, Jobs, Waiting
 from dicom_node.store.ledger.purge import Purge
 from dicom_node.store.ledger.refused import Refused
 from dicom_node.store.ledger.results import Results, Wanted
+from dicom_node.store.ledger.sessions import Sessions
 from dicom_node.store.ledger.views import DestinationState, as_json
 
 __all__ = [
@@ -68,6 +69,8 @@ class Ledger:
         What retention may remove.
     filling : Filling
         What a migration leaves to be filled while the node runs.
+    sessions : Sessions
+        Who is signed in on the pages.
     database : Database
         The connection under all of them.
     """
@@ -87,6 +90,7 @@ class Ledger:
         self.purge = Purge(*both)
         self.refused = Refused(*both)
         self.filling = Filling(*both)
+        self.sessions = Sessions(*both)
 
     @classmethod
     def open(cls, url: str, clock: Clock | None = None) -> Self:
