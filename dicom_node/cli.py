@@ -273,7 +273,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     return settings
 
 
-def _settings_in_force(options: argparse.Namespace) -> Settings:
+def _settings_in_force(options: argparse.Namespace, *, is_told: bool = True) -> Settings:
     """Return the settings to look at a node by: while the file is wrong, those it runs with."""
     from dicom_node import in_force
     from dicom_node.base.errors import ConfigurationError
@@ -284,8 +284,9 @@ def _settings_in_force(options: argparse.Namespace) -> Settings:
         settings = in_force.beside_broken_file(options.config)
         if settings is None:
             raise
-        print(f"warning: {exc}", file=sys.stderr)
-        print("warning: going on with what the node accepted last", file=sys.stderr)
+        if is_told:
+            print(f"warning: {exc}", file=sys.stderr)
+            print("warning: going on with what the node accepted last", file=sys.stderr)
         return settings
 
 
@@ -326,7 +327,8 @@ def _role(options: argparse.Namespace) -> int:
 def _reload(options: argparse.Namespace) -> int:
     from dicom_node.run.reload import reload
 
-    reload(_settings_in_force(options), as_json=options.json)
+    # The node itself answers what is wrong with the file.
+    reload(_settings_in_force(options, is_told=False), as_json=options.json)
     return OK
 
 
