@@ -156,7 +156,7 @@ def test_every_service_of_dicomweb_is_stated(tmp_path: Path) -> None:
     ledger = Ledger.open(settings.ledger_url)
     try:
         credentials = Credentials.same("x" * 16)
-        door = Door(settings, credentials)
+        door = Door(settings, credentials, ledger.sessions)
         spool = Spool(tmp_path / "spool")
         router = dicomweb.routes(settings, ledger, spool, door, credentials)
     finally:

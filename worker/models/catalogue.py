@@ -114,7 +114,7 @@ CATALOGUE = (
         ),
     ),
     Entry(
-        "chex-phi3.5v",
+        "chex-phi35v",
         "chexfract",
         "Apache-2.0 by its card; trained on MIMIC-CXR, whose terms see",
         repository="HaiZhiYan/CheX-Phi35V",
