@@ -16,6 +16,7 @@ import pytest
 from engines import checkpoints
 from packaging.specifiers import SpecifierSet
 
+from dicom_node.base.confine import landlock_version
 from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResources
 from worker.models import BrokenAccelerator, catalogue, frames, generation, open_model
 from worker.models.checkpoint import Unacceptable
@@ -327,14 +328,42 @@ def test_a_child_says_what_the_same_model_says_here(child, quirky):
     assert quirky.info.parameters.items() <= child.info.parameters.items()
 
 
-def test_a_childs_refusal_arrives_as_such(child, tmp_path):
+def test_a_childs_refusal_arrives_as_such(tmp_path):
     folder = checkpoints.build(tmp_path / "unfit")
     checkpoints.write_weights(folder, drop="wte.weight")
-    other = opened("chexfract", folder, python=sys.executable)
-    table = other.options.model_dump() | {"python": ""}
-    request = {"do": "load", "name": "small", "device": "cpu", "table": table}
     with pytest.raises(Unacceptable, match=r"missing keys, first wte\.weight"):
-        child._ask(request, b"", None, 60)
+        loaded("chexfract", folder, python=sys.executable)
+
+
+@pytest.mark.skipif(not landlock_version(), reason="this kernel offers no Landlock")
+def test_a_models_own_code_reads_no_secret_and_reaches_no_network(tmp_path):
+    """It runs in the child: what it can open there, somebody who wrote it can send away."""
+    secret = tmp_path / "secret"
+    secret.write_text("a secret")
+    folder = checkpoints.build(tmp_path / "curious")
+    code = folder / "modeling_small.py"
+    code.write_text(
+        code.read_text()
+        + f"""
+import os, socket
+for act in (
+    lambda: open({str(secret)!r}).read(),
+    lambda: open(f"/proc/{{os.getppid()}}/environ", "rb").read(),
+    lambda: socket.socket(),
+):
+    try:
+        act()
+    except PermissionError:
+        pass
+    else:
+        raise RuntimeError("the model's own code got out")
+"""
+    )
+    model = loaded("chexfract", folder, python=sys.executable)
+    try:
+        assert model.describe([seen(TALL)])[0].tokens > 0
+    finally:
+        model.close()
 
 
 def test_a_child_that_died_is_an_error_that_passes(child):

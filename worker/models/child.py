@@ -26,6 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
+from dicom_node.base.confine import child_environment, confine
 from dicom_node.base.errors import ChexFractError, ConfigurationError, ModelFault, OutOfResources
 from worker.models import (
     ENGINES,
@@ -74,6 +75,7 @@ class ChildModel(LocalModel):
         self._said: deque[str] = deque(maxlen=1)
         self._hears: threading.Thread | None = None
         self._is_wanted = False
+        self._private = ""
 
     def load(self) -> None:
         """Start the interpreter and let it load the model.
@@ -107,7 +109,15 @@ class ChildModel(LocalModel):
             raise ConfigurationError(f"models.{self.name}.python: {wanted}: {what}") from exc
         self._listen(self._process)
         table = self.options.model_dump() | {"python": ""}
-        request = {"do": "load", "name": self.name, "device": self.wanted_device, "table": table}
+        # The only folder that the child may write in: copies of the model's code, and no more.
+        self._private = self._private or tempfile.mkdtemp(prefix="chexfract-child-")
+        request = {
+            "do": "load",
+            "name": self.name,
+            "device": self.wanted_device,
+            "table": table,
+            "private": self._private,
+        }
         try:
             answer = self._ask(request, b"", None, self.options.start_timeout)
         except OutOfResources as exc:
@@ -250,6 +260,9 @@ class ChildModel(LocalModel):
         """End the process, which gives all of its memory back."""
         self._is_wanted = False
         self._end()
+        if self._private:
+            shutil.rmtree(self._private, ignore_errors=True)
+            self._private = ""
 
 
 def _close(stream: IO[bytes]) -> None:
@@ -307,8 +320,8 @@ def _lent() -> str:
 
 def _environment() -> dict[str, str]:
     """Return the environment without this interpreter's paths and this worker's secrets."""
-    hidden = ("PYTHON", "CHEXFRACT_", "VIRTUAL_ENV", "HF_")
-    return {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+    hidden = ("PYTHON", "VIRTUAL_ENV", "HF_")
+    return {key: value for key, value in child_environment().items() if not key.startswith(hidden)}
 
 
 def _error(answer: dict[str, Any]) -> Exception:
@@ -367,6 +380,16 @@ def _text(exc: Exception) -> str:
     return str(exc) if isinstance(exc, ChexFractError) else one_line(exc)
 
 
+def _files(options: SimpleNamespace) -> list[Path]:
+    """Return what an engine reads: its folder, where links in it lead, and a list of sums."""
+    found = [Path(named).expanduser() for named in (options.path, options.manifest) if named]
+    folder = found[0] if found else Path("builtin:")
+    if folder.is_dir():
+        # the cache of a hub keeps files elsewhere, and links to them
+        found += sorted({path.resolve().parent for path in folder.rglob("*") if path.is_symlink()})
+    return found
+
+
 class _Served:
     """The engine on this side."""
 
@@ -390,6 +413,14 @@ class _Served:
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         options = SimpleNamespace(**request["table"])
+        # From here on the model's own code may run: it sees its files, and no secret or network.
+        os.environ["TMPDIR"] = tempfile.tempdir = request["private"]
+        confine(
+            # what its environment imports may lie anywhere: an editable install of the model's code
+            read=[*(Path(entry) for entry in sys.path if entry), *_files(options)],
+            write=[Path(request["private"])],
+            devices=request["device"] != "cpu",
+        )
         try:
             engine = importlib.import_module(ENGINES[options.engine])
             model = engine.build(request["name"], options, request["device"])
