@@ -20,7 +20,9 @@ def main() -> None:
     with Decoder() as decoder:
         for line in sys.stdin:
             job = json.loads(line)
-            model = DrillModel(job["model_version"].rpartition("-")[2], 0.0)
+            # "0.1.0+drill-2.7b0558e2": behind the model's version stands a digest of its options
+            version = job["model_version"].rpartition("-")[2].partition(".")[0]
+            model = DrillModel(version, 0.0)
             pipeline = Pipeline(model, decoder, Pixels(screening="off"))
             case = pipeline.prepare(Path(job["file"]).read_bytes())
             pipeline.describe([case])
