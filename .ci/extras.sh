@@ -9,8 +9,8 @@ set -eu
 cd "$(dirname "$0")/.."
 folder=${1:-.venv/extras}
 
-[ -d "$folder/openai" ] || python -m pip install --quiet --disable-pip-version-check --no-deps \
-    --target "$folder" -c constraints.txt bitsandbytes 'openai==3.54.0' jiter distro sniffio
+[ -d "$folder/bitsandbytes" ] || python -m pip install --quiet --disable-pip-version-check --no-deps \
+    --target "$folder" -c constraints.txt bitsandbytes
 PYTHONPATH=$(cd "$folder" && pwd)
 export PYTHONPATH
 python -W ignore -c 'import bitsandbytes, openai; print("bitsandbytes", bitsandbytes.__version__, "openai", openai.__version__)'
