@@ -259,6 +259,9 @@ def _init_command(commands: Any) -> None:
         action="store_true",
         help="send the demonstration model's reports on every chest radiograph, too",
     )
+    command.add_argument(
+        "--certificate", metavar="HOST", help="HTTPS under this name, by a certificate of the site"
+    )
     command.add_argument("--yes", action="store_true", help="ask nothing")
     command.add_argument("--force", action="store_true", help="overwrite files that are there")
     command.add_argument("--json", action="store_true", help="print doctor's JSON")
@@ -515,7 +518,7 @@ def _certificate(options: argparse.Namespace) -> int:
 
 def _init(options: argparse.Namespace) -> int:
     from dicom_node.operate.doctor import doctor
-    from dicom_node.operate.init import init
+    from dicom_node.operate.init import init, use_certificate
 
     names = ("ae_title", "port", "archive_ae", "archive_host", "archive_port", "web_port")
     given = {name: getattr(options, name) for name in names}
@@ -526,6 +529,8 @@ def _init(options: argparse.Namespace) -> int:
         force=options.force,
         demonstration=options.demonstration,
     )
+    if options.certificate:
+        use_certificate(node, worker, options.certificate)
     print(f"wrote {node} and {worker}; now what doctor says:", file=sys.stderr)
     code = doctor(node, worker_config=worker, as_json=options.json)
     print(f"next: chexfract-node serve --config {node} --with-worker {worker}", file=sys.stderr)

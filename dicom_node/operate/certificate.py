@@ -48,8 +48,30 @@ def certificate(
     ConfigurationError
         A file cannot be read or written.
     """
-    folder = (settings.node.data_dir / "ca").absolute()
-    wanted = _names(settings, names)
+    folder, wanted = _folder(settings), _names(settings, names)
+    made = _make(folder, wanted, copy_ca)
+    _tell(folder, made, wanted, settings.web.port, as_json=as_json)
+    return folder / "node.pem"
+
+
+def issue(settings: Settings, names: Sequence[str]) -> tuple[Path, Path]:
+    """Make or renew the node's certificate; return its path and that of the authority.
+
+    Raises
+    ------
+    ConfigurationError
+        A file cannot be read or written.
+    """
+    folder = _folder(settings)
+    _make(folder, _names(settings, names), None)
+    return folder / "node.pem", folder / "ca.pem"
+
+
+def _folder(settings: Settings) -> Path:
+    return (settings.node.data_dir / "ca").absolute()
+
+
+def _make(folder: Path, wanted: list[str], copy_ca: Path | None) -> x509.Certificate:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         authority, key = _authority(folder)
@@ -60,8 +82,7 @@ def certificate(
         where = getattr(exc, "filename", None) or folder
         what = getattr(exc, "strerror", None) or "not a certificate or key of this command"
         raise ConfigurationError(f"{where}: {what}") from exc
-    _tell(folder, made, wanted, settings.web.port, as_json=as_json)
-    return folder / "node.pem"
+    return made
 
 
 def _names(settings: Settings, names: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -172,6 +173,41 @@ def init(
         raise ConfigurationError(f"{exc.filename}: {exc.strerror}") from exc
     load(out)
     return out, worker
+
+
+def use_certificate(node: Path, worker: Path, host: str) -> None:
+    """Let both files speak HTTPS under `host`, by a certificate of the site's own.
+
+    Raises
+    ------
+    ConfigurationError
+        The name is not one, or a file cannot be written.
+    """
+    from dicom_node.operate.certificate import issue
+
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?", host):
+        raise ConfigurationError(f"--certificate {host!r} is not a host name or an address")
+    settings = load(node)
+    made, ca = issue(settings, [host])
+    url = f"https://{f'[{host}]' if ':' in host else host}:{settings.web.port}"
+    text = node.read_text(encoding="utf-8")
+    for old, new in (
+        ('host = "127.0.0.1"                # pages', 'host = "0.0.0.0"                  # pages'),
+        (f'url = "http://127.0.0.1:{settings.web.port}"', f'url = "{url}"'),
+    ):
+        text = text.replace(old, new, 1)
+    text = text.replace(
+        f'url = "{url}"\n', f'url = "{url}"\ncertificate = {json.dumps(str(made))}\n', 1
+    )
+    lines = f"ca = {json.dumps(str(ca))}  # copy it to workers' machines\n"
+    lines += f"nodes = [{json.dumps(url)}]\n"
+    try:
+        node.write_text(text, encoding="utf-8")
+        written = worker.read_text(encoding="utf-8")
+        worker.write_text(written.replace("[worker]\n", f"[worker]\n{lines}", 1), encoding="utf-8")
+    except OSError as exc:
+        raise ConfigurationError(f"{exc.filename}: {exc.strerror}") from exc
+    load(node)
 
 
 def _node(out: Path, answers: Answers, *, demonstration: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from dicom_node import settings as node_settings
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.cli import main
 from dicom_node.flow import routing
 from dicom_node.operate.init import init
 from worker import settings as worker_settings
@@ -94,3 +96,19 @@ def test_on_a_terminal_it_asks_what_no_flag_said_until_it_is_right(
     assert (known.node.ae_title, known.node.port) == ("BONES", 4104)
     assert (archive.ae_title, archive.host, archive.port) == ("PACS", "127.0.0.1", 104)
     assert "archive_port: 'many'" in capsys.readouterr().err
+
+
+def test_init_offers_https_by_a_certificate_of_the_site(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "node.toml"
+    main(["init", "--out", str(out), "--yes", "--certificate", "node.example", "--json"])
+    settings = node_settings.load(out)
+    assert settings.web.url == "https://node.example:8080"
+    assert settings.web.certificate is not None
+    worker = worker_settings.load(tmp_path / "worker.toml").worker
+    assert worker.ca == tmp_path / "var" / "ca" / "ca.pem"
+    assert [getattr(node, "url", node) for node in worker.nodes] == [settings.web.url]
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["tls web"]["verdict"] == "pass"
+    assert main(["init", "--out", str(out), "--yes", "--force", "--certificate", "a b"]) == 78

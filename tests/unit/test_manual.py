@@ -83,3 +83,16 @@ def test_every_link_of_the_readme_leads_to_a_file() -> None:
 def test_the_readme_stays_short() -> None:
     root = Path(__file__).resolve().parents[2]
     assert len((root / "README.md").read_text().split()) <= 900
+
+
+def test_the_pages_that_are_made_from_the_code_are_renewed() -> None:
+    """``python -m tests.manual_pages`` renews them."""
+    import sys
+
+    root = Path(__file__).resolve().parents[2]
+    sys.path.insert(0, str(root))
+    from tests.manual_pages import pages
+
+    folder = root / "dicom_node" / "manual" / "reference"
+    for name, text in pages().items():
+        assert (folder / name).read_text().strip() == text.strip(), name
