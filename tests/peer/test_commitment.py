@@ -34,7 +34,7 @@ from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.flow.intake import Intake
 from dicom_node.operate import neighbours
 from dicom_node.settings import Peer, Settings
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, as_json
 from dicom_node.store.spool import Spool
 
 pytestmark = pytest.mark.peer
@@ -73,7 +73,7 @@ class Node:
 
     def delivery(self, uid: str) -> dict[str, Any]:
         (row,) = self.ledger.history.trace(uid)["deliveries"]
-        return dict(row)
+        return dict(as_json(row))
 
     def becomes(self, state: str, uid: str, limit_s: float = 20) -> None:
         wait_for(state, lambda: self.delivery(uid)["state"] == state, limit_s)

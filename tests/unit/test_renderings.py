@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -269,7 +271,9 @@ def test_no_line_is_wider_than_its_column(words: str, size: float) -> None:
 @given(st.text(max_size=200))
 def test_wrapping_loses_no_character(words: str) -> None:
     lines = page.wrap(words, 300, 20)
-    assert "".join("".join(lines).split()) == "".join(words.split())
+    # Arabic letters are shaped for the page: the forms of a letter are one letter.
+    drawn, written = ("".join("".join(text).split()) for text in (lines, words))
+    assert Counter(normalize("NFKC", drawn)) == Counter(normalize("NFKC", written))
 
 
 @settings(deadline=None, max_examples=25)
