@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.base import toml
-from dicom_node.base.addresses import Network, parse_address, parse_network
+from dicom_node.base.addresses import Network, hide_passwords, parse_address, parse_network
 from dicom_node.base.addresses import is_loopback as is_loopback
 from dicom_node.base.job import ObjectKind
 from dicom_node.base.local_time import find_zone
@@ -626,7 +626,7 @@ def shown(settings: Settings) -> dict[str, Any]:
     """Return every key with the value in force; secrets and passwords are starred."""
     content: dict[str, Any] = settings.model_dump(mode="json")
     for table, key in (("broker", "url"), ("node", "ledger")):
-        content[table][key] = re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", content[table][key])
+        content[table][key] = hide_passwords(content[table][key])
     return content
 
 

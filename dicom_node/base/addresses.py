@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from ipaddress import (
     IPv4Address,
@@ -13,8 +14,24 @@ from ipaddress import (
 )
 from urllib.parse import urlsplit
 
+_PASSWORDS = (
+    # bounded, so that no text is slow: user information, then what a query or a DSN names
+    re.compile(r"(://[^:/@\s]{0,256}:)[^@\s]{1,1024}(?=@)"),
+    re.compile(
+        r"([?&;\s][\w.-]{0,64}(?:password|passwd|secret|token)=)[^&;\s]{1,1024}", re.IGNORECASE
+    ),
+)
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+
+
+def hide_passwords(url: str) -> str:
+    """Return one URL or several with ``***`` for each password, before the host and behind it."""
+    for pattern in _PASSWORDS:
+        url = pattern.sub(r"\1***", url)
+    return url
+
 
 LOOPBACK = IPv4Address("127.0.0.1")
 _MAPPED = IPv6Network("::ffff:0:0/96")

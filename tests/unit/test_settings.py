@@ -6,7 +6,8 @@ import pytest
 
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.flow.deliver import Pace
-from dicom_node.settings import Settings, load
+from dicom_node.settings import Settings, load, shown
+from dicom_node.store.ledger import Ledger
 from worker import settings as worker_settings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -157,3 +158,25 @@ def test_a_variable_that_should_hold_a_table_is_one_line(
     monkeypatch.setenv("CHEXFRACT_PEERS", "not json")
     with pytest.raises(ConfigurationError, match="environment: "):
         load(written(tmp_path, ""))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:geheim@host:6379/0",
+        "redis://user:geheim@host:6379/0",
+        "redis://host:6379/0?password=geheim&db=1",
+        "sentinel://:geheim@a:26379;sentinel://:geheim@b:26379?sentinel_kwargs_password=geheim",
+        "rediss://host/0?ssl_password=geheim",
+    ],
+)
+def test_no_password_of_an_address_is_shown(tmp_path: Path, url: str) -> None:
+    table = shown(load(written(tmp_path, f"[broker]\nurl = {url!r}")))["broker"]
+    assert "geheim" not in table["url"]
+    assert "host" in table["url"] or "b:26379" in table["url"]
+
+
+def test_no_password_of_the_ledger_is_shown() -> None:
+    ledger = Ledger("postgresql+psycopg://host/name?user=u&password=geheim")
+    assert "geheim" not in ledger.name
+    assert "host/name" in ledger.name

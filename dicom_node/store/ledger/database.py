@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
+from dicom_node.base.addresses import hide_passwords
 from dicom_node.base.errors import ChexFractError, ConfigurationError, OutOfResources, Unreachable
 from dicom_node.store.schema import VERSIONS
 
@@ -103,7 +104,7 @@ class Database:
     @property
     def name(self) -> str:
         """The URL without its password; for messages."""
-        return self._engine.url.render_as_string(hide_password=True)
+        return hide_passwords(self._engine.url.render_as_string(hide_password=True))
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
