@@ -13,6 +13,7 @@ groups=(
   "dciodvfy dcentvfy|dicom3tools"
   "java /usr/share/java/pixelmed.jar|pixelmed-apps default-jre-headless"
   "strace|strace"
+  "curl|curl"
   "make|make"
   "psql /usr/lib/postgresql|postgresql"
   "systemd-analyze|systemd"
