@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -223,11 +224,7 @@ def data_dir(settings: Settings) -> list[Check]:
     if found.st_uid != os.geteuid() and os.geteuid() != 0:
         what = f"{folder} belongs to user {found.st_uid}, and this is user {os.geteuid()}"
         return [failed("data_dir", what, "run this as the user of the node")]
-    open_ones = [
-        path.name
-        for path in (folder, *folder.iterdir())
-        if path.lstat().st_mode & 0o077 and not path.is_symlink()
-    ]
+    open_ones = [path.name for path in (folder, *folder.iterdir()) if _is_open(path)]
     if found.st_mode & 0o077:
         what = f"{folder} may be read by others ({found.st_mode & 0o777:04o})"
         return [failed("data_dir", what, f"chmod 700 {folder}; the next start does it")]
@@ -235,6 +232,15 @@ def data_dir(settings: Settings) -> list[Check]:
         what = f"{folder}: closed to others; {', '.join(sorted(open_ones)[:5])} by itself is not"
         return [warned("data_dir", what, "the next start closes it")]
     return [passed("data_dir", f"{folder} is its user's alone")]
+
+
+def _is_open(path: Path) -> bool:
+    """Return whether others may read a file or folder; one that has just gone is not open."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISLNK(mode) and bool(mode & 0o077)
 
 
 def confinement() -> list[Check]:
