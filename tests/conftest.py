@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.dimse import patches
+
+# Tests play peers with pynetdicom too; unmended, such a peer leaves a socket open after an abort.
+patches.apply()
+
 # Two test processes share two cores: spinning threads would take them from each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -35,6 +35,7 @@ from listening import CR, listening, radiograph, written
 from peers import need
 
 from dicom_node.base.errors import NotUnderstood
+from dicom_node.dimse import refusals
 from dicom_node.standard.header import read_header
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
@@ -74,6 +75,8 @@ def listen(folder: Path) -> None:
     """Serve until standard input ends."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     os.environ["CHEXFRACT_PEERS__MODALITY__STORAGE_COMMITMENT"] = "true"
+    # Many attacks within one minute come from one address here, and each is looked for in the log.
+    refusals.LINES_PER_MINUTE = 1_000_000
     with listening(folder, idle_timeout=2, max_instance=32_000_000) as node:
         print(json.dumps({"port": node.port, "incoming": str(node.spool.root / "incoming")}))
         sys.stdout.flush()
