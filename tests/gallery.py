@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path[:0] = [str(HERE / "support"), str(HERE), str(HERE.parent)]
 
 import npm  # noqa: E402 - the tests' own modules stand beside this file
 import reports  # noqa: E402

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path[:0] = [str(HERE / "support"), str(HERE), str(HERE.parent)]
 
 import reports  # noqa: E402 - the tests' own modules stand beside this file
 from pydicom import Dataset, dcmread  # noqa: E402
@@ -155,7 +155,13 @@ def _in_one_machine(paths: Sequence[Path]) -> list[validate.Verdict]:
     if not paths:
         return []
     options = [option for option in validate.JAVA_OPTIONS if "TieredStop" not in option]
-    command = ["java", *options, "-cp", str(validate.PIXELMED), str(HERE / "ValidateEach.java")]
+    command = [
+        "java",
+        *options,
+        "-cp",
+        str(validate.PIXELMED),
+        str(HERE / "support" / "ValidateEach.java"),
+    ]
     names = "".join(f"{path}\n" for path in paths)
     done = subprocess.run(command, input=names.encode(), capture_output=True, check=False)
     said: dict[str, list[str]] = {}

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import dcmwrite
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from stations import free_ports
 
 from dicom_node.dimse import Accepted, Sender

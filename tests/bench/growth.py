@@ -19,7 +19,7 @@ from contextlib import closing
 from itertools import count, islice
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import reports
 from ledgers import ORDER, instance, result, route

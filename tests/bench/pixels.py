@@ -24,7 +24,7 @@ import pydicom
 from PIL import Image
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 from pictures import (
     HTJ2K_LOSSLESS,

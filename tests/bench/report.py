@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path[:0] = [str(HERE / "support"), str(HERE), str(HERE.parent)]
 
 import reports  # noqa: E402 - the tests' own modules stand beside this folder
 from slow_way import slowly  # noqa: E402

@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx2
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from serving import SECRET, serving  # noqa: E402 - its folder is on the path only now
 

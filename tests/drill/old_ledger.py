@@ -15,7 +15,7 @@ from pathlib import Path
 from dicom_node.base.job import Ticket
 from dicom_node.store.ledger import Ledger
 
-from ..ledgers import NOW, instance, post, result, route
+from ..support.ledgers import NOW, instance, post, result, route
 
 OPEN_QUESTION = "2.25.660"
 """Transaction UID of a storage commitment request that nobody has answered, since 0002."""

@@ -27,7 +27,7 @@ from random import Random
 
 import pytest
 
-from ..peers import need
+from ..support.peers import need
 from . import pictures
 from .processes import ROOT, answers, free_port, python, wait_for
 from .sender import responses

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from ..peers import need
+from ..support.peers import need
 from . import pictures
 from .pictures import Picture
 

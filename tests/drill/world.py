@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..peers import need
+from ..support.peers import need
 from .processes import MARK, ROOT, Station, Supervisor, answers, free_port, python, wait_for
 
 SABOTAGE = Path(__file__).parent / "sabotage"

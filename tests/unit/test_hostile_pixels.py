@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hostile import CASES
 
-PROGRAM = Path(__file__).resolve().parent.parent / "hostile.py"
+PROGRAM = Path(__file__).resolve().parent.parent / "support" / "hostile.py"
 MOST_SECONDS, MOST_MEGABYTES = 10, 300
 """On a machine that does other things too; alone, each takes less than a second."""
 

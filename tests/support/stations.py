@@ -22,7 +22,7 @@ from dicom_node.dimse import scu
 from dicom_node.settings import Peer
 from dicom_node.store.ledger import Ledger
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def free_ports(count: int) -> list[int]:
