@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node import __version__
-from dicom_node.base.command import FAILED, OK, USAGE, Act, add, run
+from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, Act, add, run
 
 if TYPE_CHECKING:
     from dicom_node.settings import Peer, Settings
     from dicom_node.store.ledger import Ledger
-
-EPILOG = (
-    "Exit codes: 0 ok, 1 some item failed, 2 usage, 69 unreachable, 75 try later, 78 configuration."
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="chexfract-node",
         description="Receive chest radiographs, return AI fracture reports.",
-        epilog=EPILOG,
+        epilog=EXIT_CODES,
     )
     top.add_argument("--version", action="version", version=f"chexfract-node {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -50,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 def _add(
     commands: Any, name: str, what: str, act: Act, *, config: bool = True
 ) -> argparse.ArgumentParser:
-    command = add(commands, name, what, act, EPILOG)
+    command = add(commands, name, what, act)
     if config:
         command.add_argument(
             "--config", type=Path, default=Path("node.toml"), help="node.toml (default: here)"
@@ -650,5 +646,5 @@ def _manual(options: argparse.Namespace) -> int:
 def _completion(options: argparse.Namespace) -> int:
     from dicom_node.base.completion import shell_code
 
-    print(shell_code("chexfract-node", options.shell))
+    print(shell_code(options.shell))
     return OK

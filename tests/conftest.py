@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.dimse import patches
+from dicom_node.store.ledger import Ledger
 
 # Tests play peers with pynetdicom too; unmended, such a peer leaves a socket open after an abort.
 patches.apply()
@@ -62,6 +63,16 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real test data in {SHARED.name}/ beside the project")
     return SHARED
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """An empty ledger in a file of its own."""
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    Ledger.upgrade(url)
+    opened = Ledger.open(url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.base.command import FAILED, OK, USAGE, run
+from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, run
 from dicom_node.base.command import add as _add
 from dicom_node.base.errors import ConfigurationError, NotUnderstood
 from worker import __version__
@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the whole command line."""
     top = argparse.ArgumentParser(
-        prog="chexfract-worker", description="Describe fractures on chest radiographs."
+        prog="chexfract-worker",
+        description="Describe fractures on chest radiographs.",
+        epilog=EXIT_CODES,
     )
     top.add_argument("--version", action="version", version=f"chexfract-worker {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -550,7 +552,7 @@ def _config_schema(_: argparse.Namespace) -> int:
 def _completion(options: argparse.Namespace) -> int:
     from dicom_node.base.completion import shell_code
 
-    print(shell_code("chexfract-worker", options.shell))
+    print(shell_code(options.shell))
     return OK
 
 

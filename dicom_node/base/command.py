@@ -11,21 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.base.errors import ChexFractError
+from dicom_node.base.examples import EXAMPLES
 
 OK, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 130
 
+EXIT_CODES = (
+    "Exit codes: 0 ok, 1 some item failed, 2 usage, 69 unreachable, 75 try later,\n"
+    "78 configuration."
+)
+
 Act = Callable[[argparse.Namespace], int]
 
 
-def add(
-    commands: Any, name: str, what: str, act: Act, epilog: str | None = None
-) -> argparse.ArgumentParser:
+def add(commands: Any, name: str, what: str, act: Act) -> argparse.ArgumentParser:
     """Add the command `name` that does `act`; one without `what` stays out of the list."""
     shown = {"help": what} if what else {}
     command: argparse.ArgumentParser = commands.add_parser(
-        name, description=what, epilog=epilog, **shown
+        name, description=what, formatter_class=argparse.RawDescriptionHelpFormatter, **shown
     )
+    lines = "".join(f"  {line}\n" for line in EXAMPLES.get(command.prog, ()))
+    command.epilog = f"{'Examples:' if lines else ''}\n{lines}\n{EXIT_CODES}".strip()
     command.set_defaults(act=act)
     return command
 

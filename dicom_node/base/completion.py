@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+PROGRAMS = ("chexfract-node", "chexfract-worker")
 
-def shell_code(program: str, shell: str) -> str:
-    """Return the lines that teach `shell` to complete `program`; they go into its start file."""
+
+def shell_code(shell: str) -> str:
+    """Return the lines that teach `shell` to complete both programs, for its start file."""
     from argcomplete.shell_integration import shellcode
 
-    return str(shellcode([program], shell=shell)).strip()
+    return str(shellcode(PROGRAMS, shell=shell)).strip()
 
 
 def complete(commands: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
+from rich.cells import set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -30,6 +31,9 @@ from dicom_node.standard.web_services import ROOT
 from dicom_node.store.ledger import Ledger, views
 from dicom_node.store.ledger.states import JobState
 from dicom_node.store.ledger.views import Arrival, DestinationState, Stage, Trace
+
+_COLUMNS = (19, 28, 16)
+"""Widths of time, patient and accession number in `status`."""
 
 
 def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
@@ -73,19 +77,33 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
         console.print(f"{'oldest':11} a job has waited for {totals.oldest_open_s:.0f} s")
     for line in totals.destinations:
         console.print(escape(_destination(line)))
-    columns = ("received", "SOP Instance UID", "from", "modality", "state", "reason")
-    rows = [
-        (
-            _clock(r["received_at"]),
-            r["sop_instance_uid"],
-            r["from"],
-            r["modality"],
-            r["state"],
-            r["reason"],
-        )
-        for r in recent
-    ]
-    console.print(_table(columns, rows))
+    for text in _recent(recent):
+        console.print(text, markup=False, highlight=False, overflow="fold")
+
+
+def _recent(recent: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield three lines for each Instance: whose it is, its UID, from whom and why."""
+    if recent:
+        yield _line("received", "patient", "accession", "state")
+    for row in recent:
+        name = ", ".join(part for part in row["patient_name"].split("=")[0].split("^") if part)
+        yield _line(_clock(row["received_at"]), name, row["accession_number"], row["state"])
+        yield _printable(f"  {row['sop_instance_uid']}")
+        patient = f"patient {row['patient_id']} " if row["patient_id"] else ""
+        why = f"; {row['reason']}" if row["reason"] else ""
+        yield _printable(f"  {patient}from {row['from']}{why}")
+
+
+def _line(*cells: str) -> str:
+    """Return cells side by side, those before the last cut or filled to their width."""
+    *fixed, last = (_printable(cell) for cell in cells)
+    columns = zip(fixed, _COLUMNS, strict=True)
+    return " ".join([*(set_cell_size(cell, width) for cell, width in columns), last])
+
+
+def _printable(text: str) -> str:
+    """Return a text without what moves the cursor: headers are written by strangers."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _destination(line: DestinationState) -> str:
@@ -102,6 +120,8 @@ def _arrival(row: Arrival) -> dict[str, Any]:
         "sop_instance_uid": row.sop_instance_uid,
         "study_instance_uid": row.study_instance_uid,
         "accession_number": row.accession_number,
+        "patient_name": row.patient_name,
+        "patient_id": row.patient_id,
         "modality": row.modality,
         "from": f"{row.calling_ae}@{row.calling_host}",
         "state": row.state,

@@ -83,8 +83,10 @@ def test_a_shell_is_told_what_may_follow(
     assert (tmp_path / "told").read_text().strip() == offered
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_completion_prints_code_for_each_shell(shell: str) -> None:
-    command = [sys.executable, "-m", "dicom_node", "completion", shell]
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("program", ["dicom_node", "worker"])
+def test_completion_prints_code_for_both_programs_at_once(program: str, shell: str) -> None:
+    command = [sys.executable, "-m", program, "completion", shell]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "chexfract-node" in done.stdout
+    assert "chexfract-worker" in done.stdout

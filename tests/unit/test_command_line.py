@@ -1,0 +1,68 @@
+"""Every command says what it does by example, and fits a terminal of 80 columns."""
+
+import argparse
+import shlex
+from collections.abc import Iterator
+
+import pytest
+from ledgers import instance
+from rich.cells import cell_len
+
+from dicom_node import cli as node_cli
+from dicom_node.base.command import EXIT_CODES
+from dicom_node.base.examples import EXAMPLES
+from dicom_node.operate import show
+from dicom_node.store.ledger import Ledger
+from worker import cli as worker_cli
+
+PARSERS = {"chexfract-node": node_cli.parser(), "chexfract-worker": worker_cli.parser()}
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            listed = {choice.dest for choice in action._choices_actions}
+            for name, command in action.choices.items():
+                if name in listed:
+                    yield from commands(command)
+                    if not any(isinstance(a, argparse._SubParsersAction) for a in command._actions):
+                        yield command
+
+
+ALL = {command.prog: command for parser in PARSERS.values() for command in commands(parser)}
+
+
+def test_every_command_has_examples_and_no_example_is_left_over() -> None:
+    assert set(EXAMPLES) == set(ALL)
+
+
+@pytest.mark.parametrize("prog", sorted(ALL))
+def test_help_shows_examples_that_parse_and_the_exit_codes(prog: str) -> None:
+    text = ALL[prog].format_help()
+    assert EXIT_CODES in text
+    for line in EXAMPLES[prog]:
+        assert line in text
+        assert max(len(part) for part in text.splitlines()) <= 100
+        words = shlex.split(line.rpartition("| ")[2].partition(" <")[0])
+        PARSERS[words[0]].parse_args(words[1:])
+        assert line.rpartition("| ")[2].startswith(prog)
+
+
+@pytest.mark.parametrize("name", ["Doe^Jane", "山田^太郎=やまだ", "\x1b[31mRED^" + "X" * 60])
+def test_status_fits_80_columns_and_names_patient_and_accession(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    uid = "1." + "2" * 62
+    ledger.instances.receive(
+        instance(
+            sop_instance_uid=uid, patient_name=name, patient_id="P-1", accession_number="A-2026-1"
+        ),
+        (),
+    )
+    show.status(ledger, limit=5, as_json=False)
+    out = capsys.readouterr().out
+    assert name.split("^")[0].replace("\x1b", "?") in out
+    assert "A-2026-1" in out
+    assert uid in out
+    assert "\x1b" not in out
+    assert max(cell_len(line) for line in out.splitlines()) <= 80
