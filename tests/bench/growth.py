@@ -1,311 +1,245 @@
-"""``python -m tests.bench.growth [--sizes 1000 100000 1000000]``: what a growing ledger costs.
+"""``python -m tests.bench.growth``: what a growing ledger costs, one line per operation.
 
-A dozen Instances go through the ledger as they do in life: received, handed out, reported,
-delivered. Their rows are then cloned by SQL, each with UIDs, a patient and a study of its own, one
-every 30 s back in time. One line per operation: its median at each size, and the ratio of the
-largest to the smallest. The files of the clones are those of the dozen.
+    python -m tests.bench.growth [--database sqlite postgresql] [--sizes 1000 100000 1000000]
+                                 [--times 40] [--folder DIR] [--only WORDS] [--json FILE]
+
+A ledger of each size is grown once (see `grower`; ``--folder`` keeps them) and stays warm in the
+page cache of the system. Each operation runs at all sizes in turn, so that what else the machine
+does meets all of them alike; the median, the 95th percentile and the ratio of the medians of the
+largest and the smallest are shown.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import platform
 import sqlite3
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import reports
-from ledgers import ORDER, instance, result, route
+import sqlalchemy as sa
+from grower import NAMES, grown, grown_postgresql, live_through
+from postgresql import cluster
 from pydicom import Dataset
-from results import VARIANTS
 
-from dicom_node.base.job import ReportObject, Ticket
 from dicom_node.store.catalogue import Catalogue
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web.health import Counts
-from worker.report.sr import build_each
 
-SEED = 12
-BATCH = 20_000
-NEW = count(10**7)
-
-Row = tuple[str, float]
+SMALLEST_PAUSE_S = 0.0
+EXPORTED = 1000
 
 
-def seeded(folder: Path) -> tuple[Ledger, Spool]:
-    """Return a ledger with a dozen delivered reports, and their spool."""
-    url = f"sqlite:///{folder}/ledger.sqlite"
-    Ledger.upgrade(url)
-    ledger, spool = Ledger.open(url), Spool(folder / "spool")
-    about = (reports.source(), reports.CASES["fracture"], reports.ALGORITHM, ORDER)
-    (document, *_) = build_each(*about, VARIANTS)
-    for n in range(1, SEED + 1):
-        one_way(ledger, n, spool.write_report(f"{n}", "t", "sr", document.content))
-    return ledger, spool
+@dataclass(frozen=True)
+class Grown:
+    """A grown ledger, and what is asked of it."""
+
+    size: int
+    ledger: Ledger
+    spool: Spool
+    bytes_each: float
 
 
-def one_way(ledger: Ledger, n: int, file: str) -> None:
-    """Take an Instance from reception to its delivered report."""
-    now = time.time()
-    uid = f"2.25.27968167350518808808951352200159778{n:08d}"
-    ledger.instances.receive(
-        instance(
-            n,
-            sop_instance_uid=uid,
-            study_instance_uid=f"2.25.19359446026014257573586858805735715{n:08d}",
-            series_instance_uid=f"2.25.33870703744360119282699248991724425{n:08d}",
-            file="",
-            sha256="",
-            patient_id=f"PHANTOM-{n}",
-            patient_name=f"Phantom^Chest^No {n}",
-            accession_number=f"PH{n}",
-            study_date="20260105",
-            study_time="090000",
-            institution="No hospital",
-            study_description="Drawn chest phantom",
-        ),
-        [route()],
-        at=now,
-    )
-    (ticket,) = ledger.jobs.hand_out("phantom", 1, now + 60, now)
-    ledger.jobs.claim(ticket.job, ticket.token, "host:4711", 60, now)
-    ledger.jobs.report(ticket.job, ticket.token, made(ticket, n), {"sr": file}, now)
-    (due,) = ledger.deliveries.due(now + 1)
-    ledger.deliveries.choose(due.id, due.objects[0].sop_instance_uid)
-    ledger.deliveries.delivered(due.id, 0, now + 1, 12.0)
+def sqlite_ledger(folder: Path, size: int) -> Grown:
+    """Return a SQLite ledger of this size."""
+    ledger = Ledger.open(grown(folder, size))
+    return Grown(size, ledger, Spool(folder / "spool"), used_bytes(ledger) / size)
 
 
-def made(ticket: Ticket, n: int) -> object:
-    """Return a result as the demonstration model makes one."""
-    return result(
-        ticket,
-        text="Fracture of the left 2nd rib. Fracture of the left 8th rib.",
-        presence="present",
-        objects=(
-            ReportObject(
-                kind="sr",
-                part="sr",
-                sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
-                sop_instance_uid=f"2.25.31319313070627173463507520130940485{n:08d}",
-                series_instance_uid=f"2.25.98864892376104560836385237740853252{n:08d}",
-            ),
-        ),
-    )
-
-
-def grow(path: Path, wanted: int) -> None:
-    """Clone the dozen by SQL until there are so many Instances."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA synchronous = OFF")
-        db.execute("PRAGMA cache_size = -200000")
-        have = db.execute("SELECT max(number) FROM instances").fetchone()[0]
-        triggers = db.execute(
-            "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
-        ).fetchall()
-        for name, _ in triggers:  # the clones stand as the dozen do, and are counted at the end
-            db.execute(f"DROP TRIGGER {name}")
-        while have < wanted:
-            end = min(have + BATCH, wanted)
-            db.execute("BEGIN IMMEDIATE")
-            for statement in cloning(db, have + 1, end):
-                db.execute(statement)
-            db.execute("COMMIT")
-            have = end
-        db.execute("DELETE FROM totals")
-        for table, name in {
-            "instances": "''",
-            "jobs": "model",
-            "deliveries": "destination",
-        }.items():
-            counted = f"SELECT '{table}', {name}, state, 0, count(*) FROM {table} GROUP BY 2, 3"
-            db.execute(f"INSERT INTO totals (what, name, state, shard, n) {counted}")
-        for _, sql in triggers:
-            db.execute(sql)
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def cloning(db: sqlite3.Connection, begin: int, end: int) -> Iterator[str]:
-    """Yield the statements that add the Instances with these numbers."""
-    numbers = (
-        f"WITH RECURSIVE n(i) AS (SELECT {begin} UNION ALL SELECT i + 1 FROM n WHERE i < {end}) "
-    )
-    template = f"(i % {SEED}) + 1"
-    job = "printf('%08x', i) || substr({}, 9)"
-
-    def clone(table: str, source: str, changed: dict[str, str]) -> str:
-        columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
-        if table in ("events", "deliveries"):
-            columns.remove("id")
-        shown = ", ".join(changed.get(name, f"t.{name}") for name in columns)
-        return (
-            f"INSERT INTO {table} ({', '.join(columns)}) {numbers}SELECT {shown} FROM n, {source}"
+def used_bytes(ledger: Ledger) -> int:
+    """Return the bytes that a ledger takes on the disk, without free pages."""
+    with ledger.database.reading() as connection:
+        if not ledger.is_sqlite:
+            found = connection.scalar(sa.text("SELECT pg_database_size(current_database())"))
+            return int(found or 0)
+        page, pages, free = (
+            int(connection.exec_driver_sql(f"PRAGMA {name}").scalar() or 0)
+            for name in ("page_size", "page_count", "freelist_count")
         )
-
-    def tail(column: str) -> str:
-        return f"substr(t.{column}, 1, 36) || printf('%08d', i)"
-
-    back = f"{time.time()} - 30 * i"
-    of_instance = f"instances s CROSS JOIN {{}} WHERE s.number = {template} AND "
-    yield clone(
-        "instances",
-        f"instances t WHERE t.number = {template}",
-        {
-            **{f"{x}_instance_uid": tail(f"{x}_instance_uid") for x in ("sop", "study", "series")},
-            "patient_id": "'PHANTOM-' || i",
-            "patient_name": "'Name' || (i % 5000) || '^Chest'",
-            "folded_name": "'name' || (i % 5000) || '^chest'",
-            "accession_number": "'PH' || i",
-            "number": "i",
-            "received_at": back,
-            "kept_at": back,
-            "purged_at": back,
-        },
-    )
-    yield (
-        f"INSERT INTO words (rowid, text) {numbers}"
-        "SELECT i, 'name' || (i % 5000) || ' chest phantom ' || i || ' ph' || i FROM n"
-    )
-    same = "{}.sop_instance_uid = s.sop_instance_uid"
-    yield clone(
-        "jobs",
-        of_instance.format("jobs t") + same.format("t"),
-        {
-            "id": job.format("t.id"),
-            "sop_instance_uid": tail("sop_instance_uid"),
-            "received_at": back,
-            "started_at": f"{back} + 1",
-            "ended_at": f"{back} + 2",
-        },
-    )
-    of_job = same.format("j") + " AND t.job = j.id"
-    yield clone(
-        "objects",
-        of_instance.format("jobs j CROSS JOIN objects t") + of_job,
-        {
-            "job": job.format("t.job"),
-            "sop_instance_uid": tail("sop_instance_uid"),
-            "series_instance_uid": tail("series_instance_uid"),
-        },
-    )
-    yield clone(
-        "deliveries",
-        of_instance.format("jobs j CROSS JOIN deliveries t") + of_job,
-        {
-            "job": job.format("t.job"),
-            "sop_instance_uid": tail("sop_instance_uid"),
-            "created_at": back,
-            "ended_at": f"{back} + 3",
-        },
-    )
-    yield clone(
-        "events",
-        f"events t WHERE t.instance = {template}",
-        {
-            "instance": "i",
-            "at": back,
-            "job": "CASE t.job WHEN '' THEN '' ELSE printf('%08x', i) END",
-        },
-    )
-    yield clone(
-        "counters",
-        of_instance.format("counters t") + "t.study_instance_uid = s.study_instance_uid",
-        {"study_instance_uid": tail("study_instance_uid")},
-    )
+        return page * (pages - free)
 
 
-def operations(ledger: Ledger, spool: Spool) -> dict[str, Callable[[], object]]:
+def operations(one: Grown, numbers: Iterator[int]) -> dict[str, Callable[[], object]]:
     """Return what is measured, by name."""
+    ledger, spool, size = one.ledger, one.spool, one.size
     catalogue = Catalogue(ledger, spool, "NODE")
-    file = next(iter(spool.names("reports", 0)))
-    with closing(sqlite3.connect(ledger.url.removeprefix("sqlite:///"))) as db:
-        total = db.execute("SELECT max(number) FROM instances").fetchone()[0]
-        middle = f"SELECT * FROM instances WHERE number = {max(SEED + 1, total // 2)}"
-        db.row_factory = sqlite3.Row
-        row = db.execute(middle).fetchone()
-    place = ledger.history.page(50).older
     counts = Counts(ledger, spool)
+    middle = size // 2 + 7
+    with ledger.database.reading() as connection:
+        row = connection.execute(
+            sa.text("SELECT * FROM instances WHERE number = :n"), {"n": middle}
+        ).one()
+        file = connection.scalar(sa.text("SELECT file FROM objects LIMIT 1"))
+        report = connection.scalar(
+            sa.text(
+                "SELECT o.sop_instance_uid FROM objects o JOIN jobs j ON j.id = o.job "
+                "WHERE j.sop_instance_uid = :uid"
+            ),
+            {"uid": row.sop_instance_uid},
+        )
+    place = ledger.history.page(50).older
+    name = f"name{middle % NAMES}"
 
-    def find(limit: int = 20, **keys: str) -> list[Dataset]:
+    def find(level: str = "STUDY", limit: int = 20, **keys: str) -> list[Dataset]:
         asked = Dataset()
         for keyword, value in keys.items():
             setattr(asked, keyword, value)
-        return list(islice(catalogue.find("STUDY", asked), limit))
+        return list(islice(catalogue.find(level, asked), limit))  # type: ignore[arg-type]
 
     def reported() -> None:
-        one_way(ledger, next(NEW), file)
+        live_through(ledger, next(numbers), file)
 
+    def start() -> None:
+        Ledger.open(ledger.url).close()
+
+    now = time.time()
+    files = [row.file or file, *(f"images/0/{n:040x}.{n:016x}.dcm" for n in range(9))]
     return {
         "reception to delivery": reported,
-        "claim and dispatch: nothing due": lambda: ledger.jobs.hand_out("phantom", 8, 9e9),
+        "hand-out, nothing due": lambda: ledger.jobs.hand_out("phantom", 8, 9e9),
+        "what waits": ledger.jobs.waiting,
         "due deliveries": lambda: ledger.deliveries.due(time.time()),
         "due commitments": lambda: ledger.commitments.due(time.time()),
         "times that were ahead": lambda: (
             ledger.jobs.redate(time.time()),
             ledger.deliveries.redate(time.time()),
         ),
-        "trace": lambda: ledger.history.trace(row["sop_instance_uid"]),
+        "trace by SOP Instance UID": lambda: ledger.history.trace(row.sop_instance_uid),
+        "trace by report UID": lambda: ledger.history.trace(report),
+        "trace by accession number": lambda: ledger.history.trace(row.accession_number),
         "page, newest": lambda: ledger.history.page(50),
         "page, the next": lambda: ledger.history.page(50, before=place),
+        "page, in the middle": lambda: ledger.history.page(
+            50, before=f"{row.received_at!r}~{row.number}~{row.sop_instance_uid}"
+        ),
         "page, state failed": lambda: ledger.history.page(50, state="failed"),
         "page, state delivered": lambda: ledger.history.page(50, state="delivered"),
-        "search: a patient id": lambda: ledger.history.page(50, row["patient_id"]),
-        "search: chest name7": lambda: ledger.history.page(2, "chest name7"),
-        "study by UID": lambda: find(StudyInstanceUID=row["study_instance_uid"]),
-        "studies by patient id": lambda: find(PatientID=row["patient_id"]),
-        "studies by name": lambda: find(2, PatientName="Name7*"),
-        "studies by date": lambda: find(StudyDate="20260105"),
-        "studies, the newest": find,
+        "page, state ignored": lambda: ledger.history.page(50, state="ignored"),
+        "search: a patient id": lambda: ledger.history.page(50, row.patient_id),
+        "search: one name": lambda: ledger.history.page(1, name),
+        "search: two words": lambda: ledger.history.page(1, f"chest {name}"),
+        "search: a word of all": lambda: ledger.history.page(50, "chest"),
+        "search: two words of all": lambda: ledger.history.page(50, "phantom che"),
+        "search: no such word": lambda: ledger.history.page(50, "chest nobody"),
+        "C-FIND: study by UID": lambda: find(StudyInstanceUID=row.study_instance_uid),
+        "C-FIND: studies by patient id": lambda: find(PatientID=row.patient_id),
+        "C-FIND: studies by accession": lambda: find(AccessionNumber=row.accession_number),
+        "C-FIND: studies by name": lambda: find(limit=1, PatientName=f"{name}*"),
+        "C-FIND: studies by date": lambda: find(StudyDate="20260105"),
+        "C-FIND: studies, newest": find,
+        "C-FIND: patients, newest": lambda: find("PATIENT"),
+        "C-FIND: series of a study": lambda: find(
+            "SERIES", StudyInstanceUID=row.study_instance_uid
+        ),
+        "C-FIND: a report": lambda: find("IMAGE", SOPInstanceUID=report),
         "status": ledger.history.status,
         "health": ledger.history.answers,
         "metrics": lambda: list(counts.collect()),
-        "tiles": lambda: ledger.results.pulse(time.time() - 3600, time.time() - 86400),
-        "start": lambda: Ledger.open(ledger.url).close(),
-        "purge: what is due": lambda: ledger.purge.purgeable(time.time(), 1e8, 1e8),
-        "export, a row": lambda: list(islice(ledger.results.between(0, 9e9), 1000)),
+        "tiles": lambda: ledger.results.pulse(now - 3600, now - 86400),
+        "workers": ledger.results.workers,
+        "versions": lambda: ledger.results.versions(now - 30 * 86400),
+        "start": start,
+        "purge: what is due": lambda: ledger.purge.purgeable(now, 86400, 365 * 86400),
+        "purge: left-over files": lambda: ledger.purge.unnamed(files),
+        "export, a row": lambda: list(islice(ledger.results.between(0, 9e9), EXPORTED)),
     }
 
 
-def measured(act: Callable[[], object], times: int) -> float:
-    """Return the median of some runs in milliseconds, after one that is not counted."""
-    act()
-    took = []
-    for _ in range(times):
-        began = time.perf_counter()
-        act()
-        took.append((time.perf_counter() - began) * 1e3)
-    return statistics.median(took)
+def measured(acts: dict[int, Callable[[], object]], times: int) -> dict[int, list[float]]:
+    """Return milliseconds of each run at each size; the first run of each is not counted."""
+    took: dict[int, list[float]] = {size: [] for size in acts}
+    for n in range(times + 1):
+        for size, act in acts.items():
+            began = time.perf_counter()
+            act()
+            if n:
+                took[size].append((time.perf_counter() - began) * 1e3)
+    return took
+
+
+def row_of(name: str, took: dict[int, list[float]]) -> dict[str, object]:
+    """Return one line of the table."""
+    per = EXPORTED if name.startswith("export") else 1
+    sizes = sorted(took)
+    at = {
+        str(size): {
+            "median": statistics.median(took[size]) / per,
+            "p95": sorted(took[size])[int(0.95 * (len(took[size]) - 1))] / per,
+            "n": len(took[size]),
+        }
+        for size in sizes
+    }
+    ratio = at[str(sizes[-1])]["median"] / at[str(sizes[0])]["median"]
+    return {"name": name, "unit": "ms", "at": at, "ratio": ratio}
+
+
+def shown(row: dict[str, object]) -> str:
+    """Return a line for people."""
+    at: dict[str, dict[str, float]] = row["at"]  # type: ignore[assignment]
+    cells = "".join(f"{one['median']:9.2f} {one['p95']:8.2f}" for one in at.values())
+    return f"{row['name']:32}{cells}{row['ratio']:7.2f}"
+
+
+def bench(database: str, given: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Measure one database and print its table."""
+    with ExitStack() as stack:
+        if database == "sqlite":
+            ledgers = [sqlite_ledger(folder / f"sqlite-{size}", size) for size in given.sizes]
+        else:
+            server = stack.enter_context(cluster())
+            ledgers = []
+            for size in given.sizes:
+                place = folder / f"postgresql-{size}"
+                ledger = Ledger.open(grown_postgresql(server.fresh(), place, size))
+                ledgers.append(
+                    Grown(size, ledger, Spool(place / "spool"), used_bytes(ledger) / size)
+                )
+        for one in ledgers:
+            stack.callback(one.ledger.close)
+        print(f"\n{database}, ms: median and 95th percentile of {given.times}")
+        print(f"{'':32}" + "".join(f"{size:>18,}" for size in given.sizes) + "  ratio")
+        numbers = count(10**7 + int(time.time()) % 10**6 * 10)
+        acts = {one.size: operations(one, numbers) for one in ledgers}
+        rows = []
+        for name in acts[given.sizes[0]]:
+            if given.only and not any(word in name for word in given.only):
+                continue
+            took = measured({size: found[name] for size, found in acts.items()}, given.times)
+            rows.append(row_of(name, took))
+            print(shown(rows[-1]), flush=True)
+        each = {str(one.size): one.bytes_each for one in ledgers}
+        print(f"{'bytes an Instance':32}" + "".join(f"{n:>9.0f}{'':9}" for n in each.values()))
+    return {"database": database, "rows": rows, "bytes_each": each}
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--database", nargs="+", default=["sqlite"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
-    parser.add_argument("--times", type=int, default=7)
+    parser.add_argument("--times", type=int, default=40)
+    parser.add_argument("--only", nargs="+", help="words of the operations to measure")
     parser.add_argument("--folder", type=Path, help="where the ledgers are kept")
+    parser.add_argument("--json", type=Path, help="where the figures are written")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=given.folder) as name:
-        ledger, spool = seeded(Path(name))
-        table: dict[str, list[float]] = {}
-        sizes = []
-        for size in given.sizes:
-            grow(Path(name) / "ledger.sqlite", size)
-            sizes.append((Path(name) / "ledger.sqlite").stat().st_size / size)
-            for title, act in operations(ledger, spool).items():
-                per = 1000 if title.startswith("export") else 1
-                table.setdefault(title, []).append(measured(act, given.times) / per)
-        ledger.close()
-    print(f"{'ms (median)':34}" + "".join(f"{size:>12,}" for size in given.sizes) + "   ratio")
-    for title, took in table.items():
-        print(f"{title:34}" + "".join(f"{ms:12.2f}" for ms in took) + f"{took[-1] / took[0]:8.2f}")
-    print(f"{'bytes an Instance':34}" + "".join(f"{one:12.0f}" for one in sizes))
+    with tempfile.TemporaryDirectory() as name:
+        found = [bench(one, given, given.folder or Path(name)) for one in given.database]
+    if given.json:
+        machine = {"machine": platform.machine(), "python": platform.python_version()}
+        machine["sqlite"] = sqlite3.sqlite_version
+        given.json.write_text(json.dumps({"bench": "growth", **machine, "tables": found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,347 @@
+"""Grows a ledger to any size: a dozen Instances live their life, and their rows are cloned by SQL.
+
+Each clone has UIDs, a patient, a study, a job, an object, a delivery and events of its own, one
+every 30 s. UIDs and job ids are scattered over their whole range, as hashes and the UIDs of many
+devices are: rows that come one behind the other do not stand side by side in an index.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+import reports
+import sqlalchemy as sa
+from ledgers import ORDER, instance, result, route
+from results import VARIANTS
+
+from dicom_node.base.job import ReportObject, Ticket
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+from worker.report.sr import build_each
+
+SEED = 12
+BATCH = 20_000
+EVERY_S = 30.0
+NAMES = 5000
+"""Patient names that differ; as in life, several patients share each."""
+
+SPREAD, RANGE = 2654435761, 2**32
+"""Knuth's multiplicative hash: i * SPREAD mod RANGE is another number for each i below RANGE."""
+
+PURGED = '{"reason":"image file removed"}'
+
+
+def grown(folder: Path, size: int) -> str:
+    """Return the URL of a SQLite ledger of so many Instances; it is kept for the next time.
+
+    Its spool lies beside it, with the reports of the dozen.
+    """
+    path = folder / "ledger.sqlite"
+    url = f"sqlite:///{path}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        has_tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if not has_tables:
+        path.unlink()
+        seed(url, folder)
+    Ledger.upgrade(url)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute("PRAGMA cache_size = -400000")
+        grow(Sqlite(db), size)
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return url
+
+
+def grown_postgresql(url: str, folder: Path, size: int) -> str:
+    """Grow the new, empty PostgreSQL ledger at `url`, and return the URL."""
+    import psycopg
+
+    seed(url, folder)
+    with psycopg.connect(
+        sa.make_url(url).set(drivername="postgresql").render_as_string(False)
+    ) as db:
+        db.autocommit = True
+        db.execute("SET synchronous_commit = off")
+        grow(Postgresql(db), size)
+        db.execute("ANALYZE")
+    return url
+
+
+class Sqlite:
+    """What is said otherwise in SQLite."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.execute = db.execute
+        self._db = db
+
+    def columns(self, table: str) -> list[str]:
+        return [row[1] for row in self.execute(f"PRAGMA table_info({table})")]
+
+    @contextmanager
+    def without_triggers(self) -> Iterator[None]:
+        triggers = self.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall()
+        for name, _ in triggers:
+            self.execute(f"DROP TRIGGER {name}")
+        yield
+        for _, sql in triggers:
+            self.execute(sql)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self.execute("BEGIN IMMEDIATE")
+        yield
+        self.execute("COMMIT")
+
+    def decimal(self, number: str, width: int) -> str:
+        return f"printf('%0{width}d', {number})"
+
+    def hexadecimal(self, number: str, width: int) -> str:
+        return f"printf('%0{width}x', {number})"
+
+    words = "INSERT INTO words (rowid, text) {numbers} SELECT i, {text} FROM n"
+
+    def settle(self, last: int) -> None:
+        """New Instances take the number behind the last by themselves."""
+
+
+class Postgresql:
+    """What is said otherwise in PostgreSQL."""
+
+    def __init__(self, db: Any) -> None:
+        self.execute = db.execute
+        self.transaction = db.transaction
+
+    def columns(self, table: str) -> list[str]:
+        found = "SELECT column_name FROM information_schema.columns WHERE table_name = %s"
+        return [row[0] for row in self.execute(found, (table,))]
+
+    @contextmanager
+    def without_triggers(self) -> Iterator[None]:
+        self.execute("SET session_replication_role = replica")
+        yield
+        self.execute("SET session_replication_role = origin")
+
+    def decimal(self, number: str, width: int) -> str:
+        return f"lpad(({number})::text, {width}, '0')"
+
+    def hexadecimal(self, number: str, width: int) -> str:
+        return f"lpad(to_hex({number}), {width}, '0')"
+
+    words = (
+        "INSERT INTO words (number, text) {numbers} SELECT i, to_tsvector('simple', {text}) FROM n"
+    )
+
+    def settle(self, last: int) -> None:
+        """Let the sequence of numbers go on behind the clones."""
+        self.execute(f"SELECT setval('instance_numbers', {last})")
+
+
+def grow(db: Any, size: int) -> None:
+    """Clone the dozen until there are so many Instances."""
+    have = db.execute("SELECT max(number) FROM instances").fetchone()[0]
+    begin = time.time() - EVERY_S * size
+    if have >= size:
+        return
+    with db.without_triggers():  # the clones stand as the dozen do, and are counted at the end
+        for first in range(have + 1, size + 1, BATCH):
+            last = min(first + BATCH - 1, size)
+            with db.transaction():
+                for statement in cloning(db, first, last, size, begin):
+                    db.execute(statement)
+        with db.transaction():
+            db.execute("DELETE FROM totals")
+            for table, name in {
+                "instances": "''",
+                "jobs": "model",
+                "deliveries": "destination",
+            }.items():
+                counted = f"SELECT '{table}', {name}, state, 0, count(*) FROM {table} GROUP BY 2, 3"
+                db.execute(f"INSERT INTO totals (what, name, state, shard, n) {counted}")
+            db.settle(size)
+
+
+def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator[str]:
+    """Yield the statements that add the Instances with these numbers.
+
+    Files of images older than a day are gone, as with ``retention.images = "24h"``.
+    """
+    numbers = (
+        f"WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last}) "
+    )
+    template = f"(i % {SEED}) + 1"
+    spread = f"(CAST(i AS BIGINT) * {SPREAD} % {RANGE})"
+
+    def clone(table: str, source: str, changed: dict[str, str]) -> str:
+        columns = db.columns(table)
+        if table in ("events", "deliveries"):
+            columns.remove("id")
+        shown = ", ".join(changed.get(name, f"t.{name}") for name in columns)
+        return (
+            f"INSERT INTO {table} ({', '.join(columns)}) {numbers}SELECT {shown} FROM n, {source}"
+        )
+
+    def uid(root: int) -> str:
+        scattered, own = db.decimal(spread, 10), db.decimal("i", 8)
+        return f"'2.25.{root}' || {scattered} || '9671643505188088089' || {own}"
+
+    prefix = db.hexadecimal(spread, 8)
+    at = f"{begin!r} + {EVERY_S!r} * i"
+    is_old = f"i < {size} - 86400 / {EVERY_S!r}"
+    digest = f"{db.hexadecimal(spread, 16)} || '{'5e' * 24}'"
+    of_instance = f"instances s CROSS JOIN {{}} WHERE s.number = {template} AND "
+    yield clone(
+        "instances",
+        f"instances t WHERE t.number = {template}",
+        {
+            "sop_instance_uid": uid(17),
+            "study_instance_uid": uid(19),
+            "series_instance_uid": uid(33),
+            "patient_id": "'PHANTOM-' || i",
+            "patient_name": f"'Name' || (i % {NAMES}) || '^Chest'",
+            "folded_name": f"'name' || (i % {NAMES}) || '^chest'",
+            "accession_number": "'PH' || i",
+            "number": "i",
+            "received_at": at,
+            "kept_at": at,
+            "file": f"CASE WHEN {is_old} THEN '' ELSE "
+            f"'images/' || {db.hexadecimal('i % 16', 1)} || '/' || {prefix} || "
+            f"'{'b' * 32}.' || {db.hexadecimal('i', 16)} || '.dcm' END",
+            "sha256": f"CASE WHEN {is_old} THEN {digest} ELSE '' END",
+            "purged_at": f"CASE WHEN {is_old} THEN {at} + 86500 ELSE 0 END",
+        },
+    )
+    text = f"'name' || (i % {NAMES}) || ' chest phantom ' || i || ' ph' || i"
+    yield db.words.format(numbers=numbers, text=text)
+    same = "{}.sop_instance_uid = s.sop_instance_uid"
+    yield clone(
+        "jobs",
+        of_instance.format("jobs t") + same.format("t"),
+        {
+            "id": f"{prefix} || substr(t.id, 9)",
+            "sop_instance_uid": uid(17),
+            "received_at": at,
+            "started_at": f"{at} + 1",
+            "ended_at": f"{at} + 2",
+        },
+    )
+    of_job = same.format("j") + " AND t.job = j.id"
+    yield clone(
+        "objects",
+        of_instance.format("jobs j CROSS JOIN objects t") + of_job,
+        {
+            "job": f"{prefix} || substr(t.job, 9)",
+            "sop_instance_uid": uid(31),
+            "series_instance_uid": uid(98),
+        },
+    )
+    yield clone(
+        "deliveries",
+        of_instance.format("jobs j CROSS JOIN deliveries t") + of_job,
+        {
+            "job": f"{prefix} || substr(t.job, 9)",
+            "sop_instance_uid": uid(31),
+            "created_at": at,
+            "ended_at": f"{at} + 3",
+        },
+    )
+    yield clone(
+        "events",
+        f"events t WHERE t.instance = {template}",
+        {
+            "instance": "i",
+            "at": at,
+            "job": f"CASE t.job WHEN '' THEN '' ELSE {prefix} END",
+        },
+    )
+    yield (
+        "INSERT INTO events (instance, job, at, stage, detail, is_typed) "
+        f"{numbers}SELECT i, '', {at} + 86500, 'purged', '{PURGED}', 1 FROM n WHERE {is_old}"
+    )
+    yield clone(
+        "counters",
+        of_instance.format("counters t") + "t.study_instance_uid = s.study_instance_uid",
+        {"study_instance_uid": uid(19)},
+    )
+
+
+def seed(url: str, folder: Path) -> None:
+    """Make a ledger with a dozen delivered reports, and their spool."""
+    Ledger.upgrade(url)
+    ledger, spool = Ledger.open(url), Spool(folder / "spool")
+    about = (reports.source(), reports.CASES["fracture"], reports.ALGORITHM, ORDER)
+    (document, *_) = build_each(*about, VARIANTS)
+    for n in range(1, SEED + 1):
+        live_through(ledger, n, spool.write_report(f"{n}", "t", "sr", document.content))
+    ledger.close()
+
+
+def uid_of(root: int, n: int) -> str:
+    """Return the UID that a clone with this number has: scattered, 44 characters as UUIDs give."""
+    return f"2.25.{root}{n * SPREAD % RANGE:010d}9671643505188088089{n:08d}"
+
+
+def live_through(ledger: Ledger, n: int, file: str) -> None:
+    """Take an Instance from reception to its delivered report."""
+    now = time.time()
+    ledger.instances.receive(
+        instance(
+            n,
+            sop_instance_uid=uid_of(17, n),
+            study_instance_uid=uid_of(19, n),
+            series_instance_uid=uid_of(33, n),
+            file=f"images/{n % 16:x}/{n * SPREAD % RANGE:08x}{'b' * 32}.{n:016x}.dcm",
+            sha256="",
+            size=8_000_000 + n,
+            patient_id=f"PHANTOM-{n}",
+            patient_name=f"Name{n}^Chest",
+            patient_birth_date="19700101",
+            patient_sex="F",
+            accession_number=f"PH{n}",
+            study_date="20260105",
+            study_time="090000",
+            body_part="CHEST",
+            view="PA",
+            manufacturer="No maker",
+            station_name="ROOM1",
+            institution="No hospital",
+            study_description="Drawn chest phantom",
+            called_ae="CHEXFRACT",
+        ),
+        [route()],
+        at=now,
+    )
+    (ticket,) = ledger.jobs.hand_out("phantom", 1, now + 60, now)
+    ledger.jobs.claim(ticket.job, ticket.token, "host:4711", 60, now)
+    ledger.jobs.report(ticket.job, ticket.token, made_result(ticket, n), {"sr": file}, now)
+    (due,) = ledger.deliveries.due(now + 1)
+    ledger.deliveries.choose(due.id, due.objects[0].sop_instance_uid)
+    ledger.deliveries.delivered(due.id, 0, now + 1, 12.0)
+
+
+def made_result(ticket: Ticket, n: int) -> Any:
+    """Return a result as the demonstration model makes one."""
+    return result(
+        ticket,
+        text="Fracture of the left 2nd rib. Fracture of the left 8th rib.",
+        presence="present",
+        objects=(
+            ReportObject(
+                kind="sr",
+                part="sr",
+                sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
+                sop_instance_uid=uid_of(31, n),
+                series_instance_uid=uid_of(98, n),
+            ),
+        ),
+    )
