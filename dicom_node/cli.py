@@ -314,10 +314,13 @@ def _serve(options: argparse.Namespace) -> int:
 def _role(options: argparse.Namespace) -> int:
     from dicom_node.base import logs
     from dicom_node.base.confine import keep_private
-    from dicom_node.run.roles import run_role
+    from dicom_node.base.lean import import_pydicom
 
     keep_private()
     logs.start()
+    import_pydicom()
+    from dicom_node.run.roles import run_role
+
     logging.getLogger("dicom_node").info("%s starts", options.name)
     run_role(options.name, options.config)
     return OK
@@ -452,7 +455,7 @@ def _purge(options: argparse.Namespace) -> int:
 
 
 def _send(options: argparse.Namespace) -> int:
-    from dicom_node.operate import show
+    from dicom_node.operate import send
 
     settings = _settings(options)
     peer = _peer(settings, options.to)
@@ -460,15 +463,15 @@ def _send(options: argparse.Namespace) -> int:
         print("chexfract-node send: give FILES or --test", file=sys.stderr)
         return USAGE
     if options.test:
-        return show.send_test(settings, peer, options.to, as_json=options.json)
-    return show.send(settings, peer, options.to, options.paths, as_json=options.json)
+        return send.send_test(settings, peer, options.to, as_json=options.json)
+    return send.send(settings, peer, options.to, options.paths, as_json=options.json)
 
 
 def _echo(options: argparse.Namespace) -> int:
-    from dicom_node.operate import show
+    from dicom_node.operate import send
 
     settings = _settings(options)
-    show.echo(settings, _peer(settings, options.peer), options.peer, as_json=options.json)
+    send.echo(settings, _peer(settings, options.peer), options.peer, as_json=options.json)
     return OK
 
 
@@ -500,9 +503,9 @@ def _config_schema(_: argparse.Namespace) -> int:
 
 
 def _rules_test(options: argparse.Namespace) -> int:
-    from dicom_node.operate import show
+    from dicom_node.operate.try_rules import rules_test
 
-    return show.rules_test(_settings(options), options.path, as_json=options.json)
+    return rules_test(_settings(options), options.path, as_json=options.json)
 
 
 def _certificate(options: argparse.Namespace) -> int:

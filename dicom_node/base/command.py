@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import traceback
@@ -20,6 +21,9 @@ EXIT_CODES = (
     "Exit codes: 0 ok, 1 some item failed, 2 usage, 69 unreachable, 75 try later,\n"
     "78 configuration."
 )
+
+OBJECTS = 20_000
+"""New objects after which the collector looks; with 700 it walks the imports again and again."""
 
 Act = Callable[[argparse.Namespace], int]
 
@@ -43,6 +47,7 @@ def run(commands: argparse.ArgumentParser, arguments: Sequence[str] | None) -> i
 
         complete(commands)
     options = commands.parse_args(arguments)
+    gc.set_threshold(OBJECTS)
     try:
         return int(options.act(options))
     except ChexFractError as exc:

@@ -20,8 +20,8 @@ from dicom_node.dimse.contexts import (
     REPORTS,
     TRANSFER_SYNTAXES,
     VERIFICATION,
-    entity,
 )
+from dicom_node.dimse.entity import entity
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from pynetdicom.presentation import PresentationContext
 
 from dicom_node.base.errors import NotUnderstood, Refused, Transient, Unreachable
 from dicom_node.dimse import Answer, Question, patches
-from dicom_node.dimse.contexts import PUSH_MODEL, PUSH_MODEL_INSTANCE, commitment
+from dicom_node.dimse.contexts import PUSH_MODEL, PUSH_MODEL_INSTANCE
+from dicom_node.dimse.entity import commitment
 from dicom_node.dimse.scu import Destination
 from dicom_node.settings import Peer
 from dicom_node.standard.status import SUCCESS, meaning

@@ -34,7 +34,8 @@ from dicom_node.dimse import Accepted, Sender, patches, stream
 from dicom_node.dimse.acceptor import Server, host
 from dicom_node.dimse.association_rq import Titles
 from dicom_node.dimse.commitment import Reports
-from dicom_node.dimse.contexts import IMAGES, QUERIES, accepted, entity, right_for, sent_back
+from dicom_node.dimse.contexts import IMAGES, QUERIES, right_for
+from dicom_node.dimse.entity import accepted, entity, sent_back
 from dicom_node.dimse.reception import DataSet, Inlet, Reception, refusal
 from dicom_node.dimse.refusals import Refusals
 from dicom_node.dimse.retrieve import Retrieval

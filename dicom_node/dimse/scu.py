@@ -29,8 +29,8 @@ from dicom_node.dimse.contexts import (
     IMPLICIT_LITTLE,
     MAX_CONTEXTS,
     VERIFICATION,
-    entity,
 )
+from dicom_node.dimse.entity import entity
 from dicom_node.dimse.security import requestor
 from dicom_node.settings import Peer
 from dicom_node.standard.status import fault

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
@@ -19,10 +20,12 @@ from dicom_node.base.errors import Refused
 from dicom_node.base.identity import UID_NAMESPACE
 from dicom_node.base.local_time import local_time
 from dicom_node.dimse.contexts import REPORTS
-from dicom_node.dimse.scu import Destination
 from dicom_node.settings import Peer
 from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.status import fault
+
+if TYPE_CHECKING:
+    from dicom_node.dimse.scu import Destination
 
 PATIENT_NAME, PATIENT_ID = "TEST^CHEXFRACT", "CHEXFRACT-TEST"
 
@@ -50,6 +53,9 @@ def send(ae_title: str, peer: Peer) -> list[Taken]:
     Refused
         It takes no report at all.
     """
+    # Imported when an operator asks: the pages show the test's name without pynetdicom.
+    from dicom_node.dimse.scu import Destination
+
     preferred = [SR_CLASSES[name] for name in peer.sop_classes]
     wanted = [*preferred, *([BASIC_TEXT] if "basic-text" in peer.objects else [])]
     with tempfile.TemporaryDirectory() as folder, Destination(ae_title, peer) as destination:

@@ -15,7 +15,7 @@ from dicom_node.base.identity import (
     IMPLEMENTATION_VERSION_NAME,
     MANUFACTURER,
 )
-from dicom_node.dimse import acceptor, commitment, contexts, retrieve, scp, security
+from dicom_node.dimse import acceptor, commitment, contexts, entity, retrieve, scp, security
 from dicom_node.flow.commit import LINGER_S
 from dicom_node.flow.deliver import Pace
 from dicom_node.operate.conformance_tables import IODS, READ, REVISIONS, Row
@@ -226,9 +226,9 @@ def statement(settings: Settings) -> dict[str, Any]:
             "known_peers_only": node.known_peers_only,
             "called_ae_check": node.called_ae_check,
         },
-        "accepted": [_context(context) for context in contexts.accepted()],
-        "accepted_for_get": [_context(one) for one in contexts.sent_back(contexts.REPORTS)],
-        "accepted_for_commitment": [_context(contexts.commitment())],
+        "accepted": [_context(context) for context in entity.accepted()],
+        "accepted_for_get": [_context(one) for one in entity.sent_back(contexts.REPORTS)],
+        "accepted_for_commitment": [_context(entity.commitment())],
         "proposed": _proposed(),
         "rejections": [
             {"result": r.result, "source": r.source, "reason": r.diagnostic, "when": r.reason}

@@ -1,4 +1,4 @@
-"""What the look and network commands print: tables for people, JSON for programs."""
+"""What the look commands print: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from rich.cells import set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_node.base.errors import NotUnderstood
 from dicom_node.base.json_schema import document
 from dicom_node.base.local_time import local_time
-from dicom_node.dimse import scu
-from dicom_node.flow import ask_gate, routing, test_report
-from dicom_node.operate import progress
 from dicom_node.peers import doubts, peer_table
-from dicom_node.settings import SENDER, Peer, Rule, Settings, shown
-from dicom_node.standard.header import read_header
+from dicom_node.settings import SENDER, Rule, Settings, shown
 from dicom_node.standard.matching import wild
 from dicom_node.standard.web_services import ROOT
 from dicom_node.store.ledger import Ledger, views
@@ -43,7 +36,7 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
     done, old = ledger.filling.progress()
     refused = ledger.refused.recent()
     if as_json:
-        _json(
+        print_json(
             {
                 **views.as_json(totals),
                 "filled": done,
@@ -140,7 +133,7 @@ def trace(settings: Settings, ledger: Ledger, ident: str, *, as_json: bool) -> N
         shown = [
             {"stage": s.stage, "time": time, **_without(_plain(s), "stage")} for time, s in stages
         ]
-        _json({**views.as_json(trace), "stages": shown, "fetch": fetch})
+        print_json({**views.as_json(trace), "stages": shown, "fetch": fetch})
         return
     console = Console()
     console.print(f"{trace.sop_instance_uid}: [bold]{trace.state}[/bold]")
@@ -177,70 +170,11 @@ def acted(what: str, done: Any, *, as_json: bool, left: Sequence[str] = ()) -> N
     """Print what an act of the operator has changed, and what it has left and why."""
     count = done if isinstance(done, int) else len(done)
     if as_json:
-        _json({what: done if isinstance(done, int) else list(done), "left": list(left)})
+        print_json({what: done if isinstance(done, int) else list(done), "left": list(left)})
     else:
         print(f"{count} {what}")
         for line in left:
             print(f"not {what}: {line}")
-
-
-def echo(settings: Settings, peer: Peer, name: str, *, as_json: bool) -> None:
-    """Ask a peer for a C-ECHO and print how long it took."""
-    ms = scu.echo(settings.node.ae_title, peer)
-    where = f"{peer.ae_title}@{peer.host}:{peer.port}"
-    if as_json:
-        _json({"peer": name, "where": where, "ms": round(ms, 1)})
-    else:
-        print(f"{name} ({where}) answered C-ECHO in {ms:.0f} ms")
-
-
-def send(settings: Settings, peer: Peer, name: str, paths: Sequence[Path], *, as_json: bool) -> int:
-    """Send files and folders to a peer; return 1 when one of them was not taken."""
-    files = list(_files(paths))
-    rows: list[dict[str, Any]] = []
-    with progress.bar("send", len(files)) as advance:
-
-        def note(path: Path, code: int | None, problem: str) -> None:
-            rows.append({"file": str(path), "status": code, "problem": problem})
-            advance(len(rows))
-
-        scu.send(settings.node.ae_title, peer, files, note)
-    failed = [row for row in rows if row["problem"] or row["status"] is None]
-    if as_json:
-        _json({"peer": name, "sent": len(rows) - len(failed), "files": rows})
-    else:
-        for row in failed:
-            shown = "" if row["status"] is None else f"0x{row['status']:04X} "
-            print(f"{row['file']}: {shown}{row['problem']}")
-        print(f"{len(rows) - len(failed)} of {len(files)} sent to {name}")
-    return 1 if failed or len(rows) < len(files) else 0
-
-
-def send_test(settings: Settings, peer: Peer, name: str, *, as_json: bool) -> int:
-    """Store test reports about nobody at a peer; return 1 when one was not taken."""
-    taken = test_report.send(settings.node.ae_title, peer)
-    if as_json:
-        _json(
-            {
-                "peer": name,
-                "patient_id": test_report.PATIENT_ID,
-                "objects": [asdict(t) for t in taken],
-            }
-        )
-    else:
-        for one in taken:
-            print(f"{one.name}: {one.meaning or f'taken in {one.ms:.0f} ms'}")
-        patient = f"patient {test_report.PATIENT_NAME}, ID {test_report.PATIENT_ID}"
-        print(f"at {name}: {patient}; may be deleted")
-    return 0 if test_report.is_fine(taken) else 1
-
-
-def _files(paths: Sequence[Path]) -> Iterable[Path]:
-    for path in paths:
-        if path.is_dir():
-            yield from (file for file in sorted(path.rglob("*")) if file.is_file())
-        else:
-            yield path
 
 
 def checked(path: Path, settings: Settings, *, as_json: bool) -> None:
@@ -254,7 +188,7 @@ def checked(path: Path, settings: Settings, *, as_json: bool) -> None:
         "hints": list(_hints(settings)),
     }
     if as_json:
-        _json(told)
+        print_json(told)
         return
     print(f"{path}: right. {settings.node.ae_title} on port {settings.node.port}")
     print(
@@ -302,7 +236,7 @@ def configuration(settings: Settings, *, as_json: bool) -> None:
     """Print every key with the value in force; secrets and passwords are starred."""
     content = shown(settings)
     if as_json:
-        _json(content)
+        print_json(content)
         return
     for line in _flat("", content):
         print(line)
@@ -323,47 +257,6 @@ def schema() -> None:
     """Print the JSON schema of node.toml, for editors."""
     module = sys.modules[Settings.__module__]
     print(json.dumps(document(Settings, module), indent=2, ensure_ascii=False))
-
-
-def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:
-    """Say which rule a file matches and why the others do not; 1 when none matches."""
-    facts = _facts(settings, path)
-    verdicts = [
-        {"rule": name, "matches": matches, "because": because}
-        for name, matches, because in routing.why(settings.rules, facts)
-    ]
-    rule = routing.decide(settings.rules, facts)
-    with path.open("rb") as file:
-        judged = ask_gate.ask(file)
-    if as_json:
-        told = {"file": str(path), "rule": rule.name if rule else None, "rules": verdicts}
-        _json(told | {"gate": asdict(judged) if judged.is_known else None})
-    else:
-        for verdict in verdicts:
-            sign = "✓" if verdict["matches"] else "–"
-            print(f"{sign} {verdict['rule']}: {verdict['because'] or 'matches'}")
-        print(f"rule: {rule.name} -> {rule.model}" if rule else "no rule: ignored")
-        print(f"gate: {_of_gate(judged)}")
-    return 0 if rule else 1
-
-
-def _of_gate(judged: ask_gate.Verdict) -> str:
-    if not judged.is_known:
-        return "the worker's program gives no answer here"
-    return "passes" if judged.passes else f"refuses: {judged.text} ({judged.code})"
-
-
-def _facts(settings: Settings, path: Path) -> dict[str, str]:
-    """Return what rules look at; the caller's AE title is not in a file."""
-    try:
-        syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
-        with path.open("rb") as file:
-            header = read_header(file, syntax)
-    except OSError as exc:
-        raise NotUnderstood(f"{path}: {exc.strerror}") from exc
-    except (InvalidDicomError, EOFError, ValueError) as exc:
-        raise NotUnderstood(f"{path}: no DICOM file") from exc
-    return routing.facts(settings, header)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
@@ -390,5 +283,6 @@ def _clock(at: float) -> str:
     return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}" if is_today else f"{moment:%F %T}"
 
 
-def _json(content: Any) -> None:
+def print_json(content: Any) -> None:
+    """Print JSON for programs."""
     print(json.dumps(content, ensure_ascii=False, default=str))

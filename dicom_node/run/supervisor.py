@@ -120,9 +120,12 @@ class Supervisor:
 
     def _round(self) -> None:
         now = time.monotonic()
+        are_ready = all(child.ready for child in self.children if child.beats)
         for child in self.children:
             if child.process is None and now >= child.next_start:
-                _start(child)
+                # A worker's imports and weights must not keep the node from answering.
+                if child.beats or are_ready or child.started:
+                    _start(child)
             elif child.process is not None:
                 self._look_at(child, child.process, now)
         if not self._told and all(child.ready or not child.beats for child in self.children):

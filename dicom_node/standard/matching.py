@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset
+from typing import TYPE_CHECKING, Any
 
 from dicom_node.standard import names
+
+if TYPE_CHECKING:  # the command line matches texts, and waits for no import of pydicom
+    from pydicom.dataelem import DataElement
+    from pydicom.dataset import Dataset
 
 WILD = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 """Value representations in which ``*`` and ``?`` are wildcards (PS3.4 C.2.2.2.4)."""

@@ -6,17 +6,18 @@ import posixpath
 import re
 from functools import lru_cache
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
-from mdit_py_plugins.anchors import anchors_plugin
 from starlette.exceptions import HTTPException
 
 from dicom_node.manual import SECTIONS, ManualPage, read_pages
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 _OUTSIDE = re.compile(r"[a-z]+:|#|/")
 
@@ -53,6 +54,9 @@ def routes(door: Door, pages: Pages) -> APIRouter:
 @lru_cache(maxsize=64)
 def rendered(page: ManualPage) -> str:
     """Return a page as HTML; its relative links lead to other pages of the manual."""
+    from markdown_it import MarkdownIt
+    from mdit_py_plugins.anchors import anchors_plugin
+
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     markdown.use(anchors_plugin, max_level=3)
     tokens = markdown.parse(page.text)

@@ -188,11 +188,9 @@ def _json(url: str) -> dict[str, Any]:
 
 
 def routes(settings: Settings, door: Door, pages: Pages, note: Note, key: bytes) -> APIRouter:
-    """Return the way to the provider and back; none where ``[web.oidc]`` names no issuer."""
+    """Return the way to the provider and back."""
     router = APIRouter()
     oidc = settings.web.oidc
-    if not oidc.issuer:
-        return router
     provider = Provider(oidc, settings.web.url.rstrip("/") + CALLBACK)
     sealed = Fernet(base64.urlsafe_b64encode(hashlib.sha256(key + b" oidc").digest()))
 

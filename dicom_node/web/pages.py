@@ -14,7 +14,7 @@ from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.store.uses import noting
-from dicom_node.web import configuration, manual, oidc, peers, rules, sign_in, study, worklist
+from dicom_node.web import configuration, manual, peers, rules, sign_in, study, worklist
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door
 from dicom_node.web.workers import Workers
@@ -42,7 +42,10 @@ def routes(
     router.include_router(rules.routes(settings, door, pages))
     router.include_router(configuration.routes(settings, ledger, door, pages, workers))
     router.include_router(sign_in.routes(door, pages, note))
-    router.include_router(oidc.routes(settings, door, pages, note, credentials.pages.encode()))
+    if settings.web.oidc.issuer:
+        from dicom_node.web import oidc
+
+        router.include_router(oidc.routes(settings, door, pages, note, credentials.pages.encode()))
     router.include_router(manual.routes(door, pages))
     folder = files("dicom_node.web").joinpath("static")
     known = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}

@@ -15,7 +15,6 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from dicom_node.base.addresses import is_loopback
 from dicom_node.base.errors import ChexFractError, NotFound
 from dicom_node.dimse.contexts import REPORTS
-from dicom_node.dimse.scu import Destination
 from dicom_node.flow import test_report
 from dicom_node.peers import peer_table
 from dicom_node.settings import Peer, Settings
@@ -48,6 +47,9 @@ def ask(ae_title: str, peer: Peer) -> Answer:
     """Ask a peer for a C-ECHO and for which report objects it accepts; nothing is sent."""
     answer = Answer()
     try:
+        # Imported when an operator asks: pynetdicom is 7 MB that no page needs.
+        from dicom_node.dimse.scu import Destination
+
         with Destination(ae_title, peer) as destination:
             destination.connect(tuple(REPORTS))
             taken = {uid for uid in REPORTS if destination.accepts(uid)}

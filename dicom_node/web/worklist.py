@@ -10,10 +10,9 @@ import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
-from typing import Annotated, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cryptography.fernet import Fernet, InvalidToken
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
@@ -26,6 +25,9 @@ from dicom_node.store.spool import Spool
 from dicom_node.web.render import PILLS, Pages
 from dicom_node.web.sessions import Door, Person, Posted
 from dicom_node.web.workers import Seen, Workers
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 PAGE = 50
 STATES = (
@@ -148,8 +150,14 @@ class Seals:
     """
 
     def __init__(self, secret: str) -> None:
-        key = hashlib.sha256(b"search " + secret.encode()).digest()
-        self._fernet = Fernet(base64.urlsafe_b64encode(key))
+        self._key = base64.urlsafe_b64encode(hashlib.sha256(b"search " + secret.encode()).digest())
+
+    @cached_property
+    def _fernet(self) -> Fernet:
+        # Imported with the first search: 8 MB that receiving and reporting do without.
+        from cryptography.fernet import Fernet
+
+        return Fernet(self._key)
 
     def seal(self, text: str) -> str:
         """Return `text` encrypted, empty for empty."""
@@ -157,8 +165,12 @@ class Seals:
 
     def open(self, sealed: str) -> str:
         """Return the text, empty for what this node did not seal."""
+        if not sealed:
+            return ""
+        from cryptography.fernet import InvalidToken
+
         try:
-            return self._fernet.decrypt(sealed.encode()).decode() if sealed else ""
+            return self._fernet.decrypt(sealed.encode()).decode()
         except (InvalidToken, ValueError):
             return ""
 

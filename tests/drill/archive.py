@@ -20,8 +20,8 @@ from dicom_node.dimse.contexts import (
     IMPLICIT_LITTLE,
     REPORTS,
     VERIFICATION,
-    entity,
 )
+from dicom_node.dimse.entity import entity
 
 MODES = ("ok", "slow", "refuse", "warn", "full", "fail")
 STATUSES = {"warn": 0xB000, "full": 0xA700, "fail": 0xC000}

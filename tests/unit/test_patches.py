@@ -51,7 +51,8 @@ def test_the_version_is_one_that_is_known() -> None:
 
 def test_a_refused_connection_leaks_no_socket() -> None:
     """ResourceWarning is an error in these tests."""
-    from dicom_node.dimse.contexts import VERIFICATION, entity
+    from dicom_node.dimse.contexts import VERIFICATION
+    from dicom_node.dimse.entity import entity
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

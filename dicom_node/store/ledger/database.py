@@ -68,10 +68,6 @@ class Database:
 
     def migrate(self) -> None:
         """Run the missing migrations in one transaction."""
-        from alembic import command
-        from alembic.config import Config
-
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         if self.is_sqlite and (file := self._engine.url.database):
             try:
                 Path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +80,11 @@ class Database:
             raise self._newer(version)
         if version is None and self.is_sqlite:
             self._prepare_new()
+        # Imported here: a node whose ledger is up to date starts without it.
+        from alembic import command
+        from alembic.config import Config
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         config = Config()
         config.set_main_option("script_location", "dicom_node.store:migrations")
         with self.writing() as connection:
