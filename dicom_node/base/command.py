@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dicom_node.base import logs
 from dicom_node.base.errors import ChexFractError
 from dicom_node.base.examples import EXAMPLES
 
@@ -48,6 +49,7 @@ def run(commands: argparse.ArgumentParser, arguments: Sequence[str] | None) -> i
         complete(commands)
     options = commands.parse_args(arguments)
     gc.set_threshold(OBJECTS)
+    logs.silence_values()
     try:
         return int(options.act(options))
     except ChexFractError as exc:

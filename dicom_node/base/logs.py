@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -64,6 +65,11 @@ class LogFile(RotatingFileHandler):
 def keep(path: Path) -> None:
     """Keep the lines of this process in `path`, too."""
     logging.getLogger().addHandler(LogFile(path))
+
+
+def silence_values() -> None:
+    """Let pydicom warn of nothing in this process: it quotes odd values, which are patient data."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
 
 
 def start(level: int = logging.INFO) -> None:

@@ -21,6 +21,7 @@ from typing import Any, cast
 from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_node.base.addresses import Network, is_in, parse_address, show_address
+from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse.proxy import NotProxied, read_caller
 from dicom_node.dimse.refusals import Refusal, Refusals
 
@@ -67,20 +68,23 @@ class Server(ThreadedAssociationServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Wait for the caller's first PDU, then let pynetdicom go on."""
-        try:
-            client_address = self._true_address(request, client_address)
-            self.finish_request(self._admit(request, host(client_address)), client_address)
-        except Turned as exc:
-            refusal = Refusal("", host(client_address), "", str(exc))
-            self.refusals.note("turned away", refusal)
+
+        def note(exc: Exception) -> None:
+            logger.error("connection from %s", host(client_address), exc_info=exc)
             self.shutdown_request(request)
-        except ConnectionError:
-            # A probe of a load balancer or a scan: common, harmless, and not a warning each time.
-            logger.info("%s connected and closed", host(client_address))
-            self.shutdown_request(request)
-        except Exception:
-            logger.exception("connection from %s", host(client_address))
-            self.shutdown_request(request)
+
+        with OneOfMany(note):
+            try:
+                client_address = self._true_address(request, client_address)
+                self.finish_request(self._admit(request, host(client_address)), client_address)
+            except Turned as exc:
+                refusal = Refusal("", host(client_address), "", str(exc))
+                self.refusals.note("turned away", refusal)
+                self.shutdown_request(request)
+            except ConnectionError:
+                # A probe of a load balancer or a scan: common, harmless, no warning each time.
+                logger.info("%s connected and closed", host(client_address))
+                self.shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say in one line that no thread could be started."""

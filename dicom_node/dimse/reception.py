@@ -23,6 +23,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.base.errors import ChexFractError, NotUnderstood, OutOfResources
+from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse import Accepted, patches
 from dicom_node.dimse.acceptor import FIRST_PDU_S, MAX_OTHER_PDU, host, is_readable
 from dicom_node.dimse.refusals import Refusal, Refusals
@@ -303,14 +304,18 @@ class Reception(DIMSEServiceProvider):
         The association's own thread ends first; the reactor still sends what it has left behind.
         """
         has_failed = False
-        try:
-            run()
-        except Exception as exc:  # noqa: BLE001 - a thread's rim: it would be a traceback per peer
+
+        def note(exc: Exception) -> None:
+            nonlocal has_failed
             has_failed = True
             # In Sta13 (PS3.8 9.2.1) the association is being closed already, and why has been told.
             if self.assoc.dul.state_machine.current_state != "Sta13":
                 reason = ascii(str(exc))[1:-1][:200] or type(exc).__name__
                 self._refusals.note("closing", refusal(self.assoc, reason), self.assoc)
+
+        try:
+            with OneOfMany(note):  # it would be a traceback per peer
+                run()
         finally:
             if has_failed or threading.current_thread() is self.assoc.dul:
                 self.close()

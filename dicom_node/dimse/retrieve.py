@@ -18,6 +18,7 @@ from pynetdicom.presentation import build_context
 
 from dicom_node.base.errors import ChexFractError, Transient
 from dicom_node.base.logs import Sparse
+from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse import patches
 from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, REPORTS, VERIFICATION
 from dicom_node.dimse.security import requestor
@@ -71,22 +72,22 @@ class Retrieval:
 
     def on_find(self, event: evt.Event) -> Iterator[Answer]:
         """Answer C-FIND: one pending response per match (PS3.4 C.4.1)."""
-        count, is_served = 0, True
+        count, failures = 0, list[Dataset]()
         try:
-            level, keys = _identifier(event)
-            for found in self._catalogue.find(level, keys):
-                if event.is_cancelled:
-                    yield CANCEL, None
-                    return
-                count += 1
-                yield PENDING, answer(keys, level, found)
-        except Exception as exc:  # noqa: BLE001 - pynetdicom would answer 0xC311 with a traceback
-            is_served = False
-            yield _failure(event, exc), None
-            return
+            with OneOfMany(lambda exc: failures.append(_failure(event, exc))):
+                # pynetdicom would answer 0xC311 with a traceback
+                level, keys = _identifier(event)
+                for found in self._catalogue.find(level, keys):
+                    if event.is_cancelled:
+                        yield CANCEL, None
+                        return
+                    count += 1
+                    yield PENDING, answer(keys, level, found)
+                logger.info("%s found %d at level %s", _caller(event.assoc), count, level)
+            if failures:
+                yield failures[0], None
         finally:
-            self._note(replace(_use("queried", event), is_served=is_served))
-        logger.info("%s found %d at level %s", _caller(event.assoc), count, level)
+            self._note(replace(_use("queried", event), is_served=not failures))
 
     def on_get(self, event: evt.Event) -> Iterator[Any]:
         """Answer C-GET: send what is named on the same association (PS3.4 C.4.3)."""
@@ -194,12 +195,13 @@ class Retrieval:
 
     def _named(self, event: evt.Event) -> tuple[list[Stored], Dataset | None]:
         """Return the objects that the identifier names, and the status of a failure."""
-        try:
+        failures = list[Dataset]()
+        # pynetdicom would answer 0xC411 with a traceback
+        with OneOfMany(lambda exc: failures.append(_failure(event, exc))):
             found = self._found(event)
-        except Exception as exc:  # noqa: BLE001 - pynetdicom would answer 0xC411 with a traceback
-            return [], _failure(event, exc)
-        logger.info("%s retrieves %d objects", _caller(event.assoc), len(found))
-        return found, None
+            logger.info("%s retrieves %d objects", _caller(event.assoc), len(found))
+            return found, None
+        return [], failures[0]
 
     def _found(self, event: evt.Event) -> list[Stored]:
         level, keys = _identifier(event)

@@ -30,6 +30,7 @@ from pynetdicom.transport import AssociationSocket
 
 from dicom_node.base.addresses import parse_network
 from dicom_node.base.errors import ConfigurationError, NotUnderstood, Permanent, Transient
+from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse import Accepted, Sender, patches, stream
 from dicom_node.dimse.acceptor import Server, host
 from dicom_node.dimse.association_rq import Titles
@@ -287,11 +288,9 @@ class Listener:
     def _on_request(self, event: evt.Event) -> None:
         """Admit or reject an association before it is negotiated."""
         assoc = event.assoc
-        try:
+        rejection: Rejection | None = TOO_MANY
+        with OneOfMany(lambda exc: logger.error("request of %s", _name(assoc), exc_info=exc)):
             rejection = self._rejection(assoc)
-        except Exception:
-            logger.exception("association request of %s", _name(assoc))
-            rejection = TOO_MANY
         if rejection:
             self._refuse("rejected the association of", assoc, rejection.reason)
             assoc.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
@@ -402,19 +401,18 @@ class Listener:
 
     def _store(self, assoc: Association, request: Request, data_set: DataSet) -> tuple[int, str]:
         """Keep a data set; return Status (PS3.4 Table B.2-1, PS3.7 C) and Error Comment."""
-        try:
-            self._keep(assoc, request, data_set)
-        except Transient as exc:
-            status, comment, reason = OUT_OF_RESOURCES, "out of resources; send later", str(exc)
-        except Permanent as exc:
-            status, comment = getattr(exc, "status", CANNOT_UNDERSTAND), str(exc)
-            reason = comment
-        except Exception:
-            # Nothing is known to be wrong with the Instance: its sender shall keep it.
-            logger.exception("C-STORE of %s", _name(assoc))
-            status, comment, reason = OUT_OF_RESOURCES, "internal error; send later", "see above"
-        else:
-            return SUCCESS, ""
+        # Where nothing is known to be wrong with the Instance, its sender shall keep it.
+        status, comment, reason = OUT_OF_RESOURCES, "internal error; send later", "see above"
+        with OneOfMany(lambda exc: logger.error("C-STORE of %s", _name(assoc), exc_info=exc)):
+            try:
+                self._keep(assoc, request, data_set)
+            except Transient as exc:
+                comment, reason = "out of resources; send later", str(exc)
+            except Permanent as exc:
+                status, comment = getattr(exc, "status", CANNOT_UNDERSTAND), str(exc)
+                reason = comment
+            else:
+                return SUCCESS, ""
         name = _name(assoc)
         logger.warning("refused an Instance of %s with 0x%04X: %s", name, status, reason)
         return status, _plain(comment)

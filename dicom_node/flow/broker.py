@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -25,6 +25,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 from dicom_node.base.confine import python_command
 from dicom_node.base.errors import Busy, ConfigurationError, Unreachable
 from dicom_node.base.job import TASK, Handout, queue
+from dicom_node.base.rims import OneOfMany, foreign_code
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -232,7 +233,13 @@ class Publisher:
             So many hand-outs lie in the queue that no worker seems to take them.
         """
         name = queue(handout.model)
-        try:
+
+        def dropped(exc: BaseException) -> Unreachable:
+            # what is left of the connection may be half an answer behind: never use it again
+            self.close()
+            return _silent(str(self._application.conf.broker_url), exc)
+
+        with foreign_code(dropped):  # kombu lets errors of many libraries through
             if self._producer is None:
                 self._connection = self._application.connection_for_write()
                 self._producer = self._application.amqp.Producer(self._connection)
@@ -246,12 +253,6 @@ class Publisher:
                 ignore_result=True,
                 producer=self._producer,
             )
-        except Busy:
-            raise
-        except Exception as exc:  # kombu lets errors of many libraries through
-            # what is left of the connection may be half an answer behind: never use it again
-            self.close()
-            raise _silent(str(self._application.conf.broker_url), exc) from exc
 
     def _check_that_it_is_taken_from(self, name: str) -> None:
         lying = self._connection.default_channel._size(name)
@@ -262,10 +263,9 @@ class Publisher:
         """Give the connection back."""
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None:
-            try:
+            # It is dropped anyhow, whatever kombu raises.
+            with OneOfMany(lambda exc: logger.debug("a broken broker connection: %r", type(exc))):
                 connection.release()
-            except Exception as exc:  # noqa: BLE001 - it is dropped anyhow
-                logger.debug("closing a broken broker connection: %s", type(exc).__name__)
 
 
 def publisher(url: str, files: TlsFiles = TlsFiles()) -> Publisher:
@@ -276,15 +276,11 @@ def publisher(url: str, files: TlsFiles = TlsFiles()) -> Publisher:
 def ping(url: str, timeout_s: float = 2.0, files: TlsFiles = TlsFiles()) -> None:
     """Raise `Unreachable` unless the broker at `url` answers; the password is never shown."""
     application = app(url, timeout_s, files)
-    try:
+    with closing(application), foreign_code(lambda exc: _silent(url, exc)):
         connection: Any = application.connection_for_write()
         with connection:
             connection.connect()
             connection.default_channel.client.ping()
-    except Exception as exc:  # kombu lets errors of many libraries through
-        raise _silent(url, exc) from exc
-    finally:
-        application.close()
 
 
 _QUESTIONS: dict[str, Callable[[Any], Any]] = {
@@ -311,8 +307,10 @@ def facts(url: str, timeout_s: float = 2.0, files: TlsFiles = TlsFiles()) -> dic
     Unreachable
         It gives no answer.
     """
+    from redis.exceptions import RedisError
+
     application = app(url, timeout_s, files)
-    try:
+    with closing(application), foreign_code(lambda exc: _silent(url, exc)):
         connection: Any = application.connection_for_write()
         with connection:
             connection.connect()
@@ -320,13 +318,10 @@ def facts(url: str, timeout_s: float = 2.0, files: TlsFiles = TlsFiles()) -> dic
             client.ping()
             told: dict[str, Any] = {}
             for name, ask in _QUESTIONS.items():
-                with suppress(Exception):  # some services and the stand-in keep these to themselves
+                # Some services and the stand-in keep these to themselves, or answer another way.
+                with suppress(RedisError, LookupError, TypeError, ValueError):
                     told[name] = ask(client)
             return told
-    except Exception as exc:  # kombu lets errors of many libraries through
-        raise _silent(url, exc) from exc
-    finally:
-        application.close()
 
 
 def redacted(url: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from dicom_node import in_force
 from dicom_node.base.checks import Check, failed, passed, show, warned
 from dicom_node.base.errors import ChexFractError, ConfigurationError
+from dicom_node.base.rims import OneOfMany
 from dicom_node.operate import machine, neighbours, people, surroundings
 from dicom_node.settings import Settings, load
 
@@ -90,13 +91,15 @@ def together(looks: Sequence[tuple[str, Look]], limit_s: float = LIMIT_S) -> lis
     found: dict[int, list[Check]] = {}
 
     def run(place: int, name: str, look: Look) -> None:
-        try:
-            found[place] = list(look())
-        except ChexFractError as exc:
-            found[place] = [failed(name, str(exc), "see the message", exc.exit_code)]
-        except Exception as exc:  # noqa: BLE001 - one broken look must not hide the others
+        def note(exc: Exception) -> None:
             what = f"{type(exc).__name__}: {exc}"
             found[place] = [failed(name, what, "report this as a defect of doctor")]
+
+        with OneOfMany(note):  # one broken look must not hide the others
+            try:
+                found[place] = list(look())
+            except ChexFractError as exc:
+                found[place] = [failed(name, str(exc), "see the message", exc.exit_code)]
 
     end = time.monotonic() + limit_s
     threads = [

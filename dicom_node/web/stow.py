@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from dicom_node.base.errors import ChexFractError, NotUnderstood, Transient
+from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse import Accepted, Sender
 from dicom_node.dimse.contexts import IMAGES, TRANSFER_SYNTAXES
 from dicom_node.flow.intake import Intake
@@ -189,19 +190,21 @@ class Storing:
 
     def end(self) -> None:
         """End the part: keep what it holds."""
-        try:
-            if self._fault is None:
-                self._keep()
-        except (_Failed, ChexFractError) as exc:
-            self._fail(exc)
-        except Exception:
-            # Nothing is known to be wrong with the Instance: its sender shall keep it.
-            logger.exception("STOW-RS of %s", self._sender.calling_ae)
-            self._fault = OUT_OF_RESOURCES
+        with OneOfMany(self._unexplained):
+            try:
+                if self._fault is None:
+                    self._keep()
+            except (_Failed, ChexFractError) as exc:
+                self._fail(exc)
         if self._fault is not None:
             self._discard()
             self._failed.append((self._accepted, self._fault))
         self._incoming = None
+
+    def _unexplained(self, exc: Exception) -> None:
+        # Nothing is known to be wrong with the Instance: its sender shall keep it.
+        logger.error("STOW-RS of %s", self._sender.calling_ae, exc_info=exc)
+        self._fault = OUT_OF_RESOURCES
 
     def _keep(self) -> None:
         if self._incoming is None or self._accepted is None:

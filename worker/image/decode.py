@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -153,19 +153,23 @@ class Decoder:
     ) -> tuple[_Child, npt.NDArray[Any]]:
         for _ in range(2):
             child = self._take()
-            try:
-                return child, child.decode(found, codestream, bits, self._timeout)
-            except _Killed:
-                # Somebody else ended the child; the image deserves another one.
-                self._give_back(child)
-            except Rejected:
-                child.forget()
-                self._give_back(child)
-                raise
-            except BaseException:
-                # Nobody waits for its answer any more, which must not become another image's.
-                child.end()
-                raise
+            with ExitStack() as unanswered:
+                # Nobody waits for its answer then, which must not become another image's.
+                unanswered.callback(child.end)
+                try:
+                    pixels = child.decode(found, codestream, bits, self._timeout)
+                except _Killed:
+                    # Somebody else ended the child; the image deserves another one.
+                    unanswered.pop_all()
+                    self._give_back(child)
+                except Rejected:
+                    unanswered.pop_all()
+                    child.forget()
+                    self._give_back(child)
+                    raise
+                else:
+                    unanswered.pop_all()
+                    return child, pixels
         raise Rejected("decoder-limits", "The decoder was killed twice while it decoded the image.")
 
     def _take(self) -> _Child:

@@ -1,8 +1,8 @@
 """The child process that decodes: it may die of what it is given, its parent may not.
 
 `worker.image.decode` starts this file as a program of its own. Requests come over standard input,
-codestreams and pixels lie in shared memory. It imports of this project only what locks it in, so
-that it starts fast, and ends when its parent does.
+codestreams and pixels lie in shared memory. It imports of this project only what locks it in and
+two small files of errors, so that it starts fast, and ends when its parent does.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dicom_node.base.confine import confine
+from dicom_node.base.errors import NotUnderstood
+from dicom_node.base.rims import foreign_code
 
 REQUEST = struct.Struct("<8sQQIIII8s")
 """Codec, bytes shared, bytes of codestream, rows, columns, bits stored, milliseconds, dtype."""
@@ -118,20 +120,22 @@ class _Work:
 
     def _decode(self, codec: str, codestream: memoryview, out: Pixels, bits_stored: int) -> str:
         """Write pixels to `out`; return why that failed, or nothing."""
+        has_dcmtk = shutil.which("dcmdjpeg") is not None
+        passes = (MemoryError,) if has_dcmtk else (MemoryError, NotImplementedError)
         try:
-            self._decoders[codec](codestream, out)
-        except MemoryError:
-            raise
-        except Exception as exc:
-            has_dcmtk = shutil.which("dcmdjpeg") is not None
-            if isinstance(exc, NotImplementedError) and not has_dcmtk:
-                raise
+            with foreign_code(_undecoded, passes=passes):  # codecs raise errors of their own
+                self._decoders[codec](codestream, out)
+        except NotUnderstood as exc:
             if codec in _OF_DCMTK and has_dcmtk:
                 with suppress(OSError, ValueError, subprocess.SubprocessError):
                     _by_dcmtk(_OF_DCMTK[codec], codestream, out, bits_stored)
                     return ""
-            return f"{type(exc).__name__}: {exc}"
+            return str(exc)
         return ""
+
+
+def _undecoded(exc: BaseException) -> NotUnderstood:
+    return NotUnderstood(f"{type(exc).__name__}: {exc}")
 
 
 def _by_dcmtk(syntax: str, codestream: memoryview, out: Pixels, bits_stored: int) -> None:

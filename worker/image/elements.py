@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +11,23 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.charset import decode_bytes, python_encoding
 from pydicom.dataelem import RawDataElement
+from pydicom.errors import InvalidDicomError
+
+UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What pydicom raises when it makes values of a stranger's bytes."""
 
 _MULTI_BYTE = ("iso2022", "shift", "gb", "euc", "johab")
 """Beginnings of Python's names of codecs whose bytes may look like UTF-8 by chance."""
@@ -19,7 +37,7 @@ def value(ds: Dataset, keyword: str) -> Any:
     """Return the element's value, or None when it is absent, empty or unreadable."""
     try:
         found = ds.get(keyword)
-    except Exception:  # noqa: BLE001 - whatever a stranger's bytes raise, they are unreadable
+    except UNREADABLE:
         return None
     return None if found is None or (isinstance(found, str) and not found.strip()) else found
 

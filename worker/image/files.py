@@ -15,6 +15,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
 
 from dicom_node.base.errors import Rejected
+from dicom_node.base.rims import foreign_code
 from dicom_node.standard.uids import derived_uid
 from worker.image.gate import LARGEST, MOST_PIXELS, SECONDARY_CAPTURE, SMALLEST
 from worker.image.pixels import Radiograph, preprocessing, screened
@@ -64,16 +65,11 @@ def picture(content: bytes, options: Options) -> Radiograph:
     kind = kind_of(content)
     if not kind:
         raise Rejected("not-dicom", "The file is neither DICOM nor PNG, JPEG, TIFF or WebP.")
-    try:
-        with warnings.catch_warnings():
-            # Of sizes and tags: the limits here are our own.
-            warnings.simplefilter("ignore")
-            pixels, mode, notes = _grey(content, kind)
-    except Rejected:
-        raise
-    except Exception as exc:
-        # Pillow's readers raise anything.
-        raise Rejected("undecodable", f"The file is not a whole {kind} picture.") from exc
+    broken = Rejected("undecodable", f"The file is not a whole {kind} picture.")
+    with foreign_code(lambda _: broken), warnings.catch_warnings():
+        # Of sizes and tags: the limits here are our own.
+        warnings.simplefilter("ignore")
+        pixels, mode, notes = _grey(content, kind)
     if pixels.min() == pixels.max():
         raise Rejected("no-contrast", "All pixels of the picture are of the same grey.")
     notes += (

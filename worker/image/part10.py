@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +17,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.base.errors import Rejected
+from dicom_node.base.rims import foreign_code
 from worker.image import elements
-
-# pydicom quotes odd values in its warnings, and values are patient data.
-warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
 
 MOST_BYTES = 160 << 20
 """The largest legal picture and a large elements."""
@@ -109,15 +106,15 @@ def read(content: bytes | Path) -> Dataset:
         content = content.read_bytes()
     if len(content) > MOST_BYTES:
         raise Rejected("not-dicom", f"The file is larger than {MOST_BYTES >> 20} MiB.")
-    try:
+
+    def unreadable(exc: BaseException) -> Rejected:
+        what = f"The bytes cannot be read as DICOM ({type(exc).__name__})."
+        return Rejected("not-dicom", what)
+
+    with foreign_code(unreadable):  # pydicom raises anything
         ds = _parsed(content)
         _check_tables(ds)
         has_class = bool(elements.word(ds, "SOPClassUID"))
-    except Rejected:
-        raise
-    except Exception as exc:
-        name = type(exc).__name__
-        raise Rejected("not-dicom", f"The bytes cannot be read as DICOM ({name}).") from exc
     if not has_class:
         raise Rejected("not-dicom", "The bytes hold no DICOM Instance: no SOP Class UID.")
     return ds
@@ -168,15 +165,13 @@ def _up_to_a_fault(parse: Callable[[_File], Dataset], source: _File) -> tuple[Da
     try:
         ds = parse(source)
         # Where a file ends within an element, pydicom warns and gives up all that it has read.
-        is_lost = source.pixels is None and "SOPClassUID" not in ds and source.last_at > 0
-    except (RecursionError, MemoryError, _Endless):
+        if source.pixels is not None or "SOPClassUID" in ds or not source.last_at:
+            return ds, source
+    except (RecursionError, _Endless):
         raise
-    except Exception:
+    except elements.UNREADABLE:
         if not source.last_at:
             raise
-        is_lost = True
-    if not is_lost:
-        return ds, source
     shorter = source.again(source.last_at)
     ds = parse(shorter)
     # An attribute of Python, no element: `header.read` asks for it.

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from worker.models import Description, Progress, remote_code
+from dicom_node.base.errors import ModelFault
+from worker.models import Description, Progress
 from worker.models import generation as gen
 from worker.models.checkpoint import Unacceptable
-from worker.models.local import CANARY_STEPS, NEAR_TIE, LocalModel, one_line
-from worker.models.native import NativeDecoder, NotPhi3
+from worker.models.local import CANARY_STEPS, NEAR_TIE, LocalModel, as_fault
+from worker.models.native import NativeDecoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,20 +127,16 @@ class ChexFract(LocalModel):
             say("model %s: decoder remote: its weights are quantized", self.name)
             return None
         try:
-            native = NativeDecoder(self.model)
-            row = self._inputs(gen.invented_pixels())
-            for rows in ([row], [row, _longer(row)], [_longer(row), row]):
-                if not self._agree(native, rows):
-                    say("model %s: decoder remote: the native one says other tokens", self.name)
-                    return None
-        except NotPhi3 as exc:
+            # What fits most checkpoints raises anything at others, which do well without it.
+            with as_fault("the native one"):
+                native = NativeDecoder(self.model)
+                row = self._inputs(gen.invented_pixels())
+                for rows in ([row], [row, _longer(row)], [_longer(row), row]):
+                    if not self._agree(native, rows):
+                        say("model %s: decoder remote: the native one says other tokens", self.name)
+                        return None
+        except ModelFault as exc:
             say("model %s: decoder remote: %s", self.name, exc)
-            return None
-        except Exception as exc:
-            if remote_code.is_out_of_memory(exc) or remote_code.is_broken(exc):
-                raise
-            # the rim of code that fits most checkpoints: the other decoder needs none of it
-            say("model %s: decoder remote: the native one fails: %s", self.name, one_line(exc))
             return None
         logger.info("model %s: decoder native: the same tokens as its own code", self.name)
         return native

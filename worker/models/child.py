@@ -20,7 +20,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,11 +87,10 @@ class ChildModel(LocalModel):
         """
         self.check_files()
         self._is_wanted = True
-        try:
+        with ExitStack() as unloaded:
+            unloaded.callback(self.close)
             self._start()
-        except BaseException:
-            self.close()
-            raise
+            unloaded.pop_all()
 
     def _start(self) -> None:
         wanted = self.options.python

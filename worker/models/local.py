@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResources
+from dicom_node.base.rims import foreign_code
 from worker.models import (
     BrokenAccelerator,
     Description,
@@ -142,15 +143,14 @@ class LocalModel:
         _spare_threads(self.files.size, self.device)
         self._want_memory()
         staged = checkpoint.stage(self.files)
-        try:
+        with contextlib.ExitStack() as unloaded:
+            unloaded.callback(self.close)
             with memory(self.device), as_unacceptable(self.name, staged, self.files.folder):
                 self._load(staged)
                 gen.tick_layers(self.model, self._tick)
                 self._want_vocabulary()
             self._want_trial_answered()
-        except BaseException:
-            self.close()
-            raise
+            unloaded.pop_all()
 
     def _want_memory(self) -> None:
         """Refuse a GPU whose free memory is less than the weights, a reserve and one picture."""
@@ -485,28 +485,29 @@ def memory(device: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def as_fault(name: str) -> Iterator[None]:
     """Turn any failure of the checkpoint's own code into `ModelFault`."""
-    try:
-        yield
-    except (ModelFault, OutOfResources):
-        raise
-    except (Exception, SystemExit) as exc:
+
+    def fault(exc: BaseException) -> BaseException:
         if remote_code.is_out_of_memory(exc) or remote_code.is_broken(exc):
-            raise
-        raise ModelFault(f"{name} fails on this picture: {one_line(exc)}") from exc
+            return exc
+        return ModelFault(f"{name} fails on this picture: {one_line(exc)}")
+
+    with foreign_code(fault, also=(SystemExit,), passes=(ModelFault, OutOfResources)):
+        yield
 
 
 @contextlib.contextmanager
 def as_unacceptable(name: str, staged: Path, folder: Path) -> Iterator[None]:
     """Turn any failure to load into one line that names the folder."""
-    try:
-        yield
-    except (ConfigurationError, OutOfResources):
-        raise
-    except (Exception, SystemExit) as exc:
+
+    def refusal(exc: BaseException) -> BaseException:
         if remote_code.is_out_of_memory(exc) or remote_code.is_broken(exc):
-            raise
+            return exc
         what = one_line(exc).replace(str(staged), str(folder))
-        raise Unacceptable(f"models.{name}.path: {folder}: cannot be loaded: {what}") from exc
+        return Unacceptable(f"models.{name}.path: {folder}: cannot be loaded: {what}")
+
+    passes = (ConfigurationError, OutOfResources)
+    with foreign_code(refusal, also=(SystemExit,), passes=passes):
+        yield
 
 
 def one_line(exc: BaseException) -> str:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dicom_node.base.errors import ModelFault
 from worker.models import remote_code
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ COPIED = (
 )
 
 
-class NotPhi3(Exception):
+class NotPhi3(ModelFault):
     """The language model is another one; the text says by what it is seen."""
 
 

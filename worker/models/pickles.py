@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from dicom_node.base.errors import NotUnderstood
+from dicom_node.base.rims import foreign_code
 from worker.models.checkpoint import Unacceptable
 
 ALLOWED = {
@@ -69,9 +71,11 @@ def tensors_of(path: Path) -> dict[str, Any]:
     """
     import torch
 
+    refused = NotUnderstood("not of tensors alone")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001 - torch's loader raises anything; what it is, the next one says
+        with foreign_code(lambda _: refused):  # torch's loader raises anything
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except NotUnderstood:  # why, the next one says
         content = _restricted(path)
     weights = content.get("state_dict", content) if isinstance(content, dict) else {}
     found = {
@@ -95,8 +99,10 @@ def _restricted(path: Path) -> Any:
         load=lambda file, **options: TensorUnpickler(file, **options).load(),
         __name__="tensors",
     )
-    try:
-        return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
-    except Exception as exc:  # the rim of a foreign file: pickle raises anything
+
+    def unacceptable(exc: BaseException) -> Unacceptable:
         text = f"{type(exc).__name__}: {exc}"[:200]
-        raise Unacceptable(f"{path.name}: not a checkpoint of tensors: {text}") from exc
+        return Unacceptable(f"{path.name}: not a checkpoint of tensors: {text}")
+
+    with foreign_code(unacceptable):  # pickle raises anything
+        return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.rims import foreign_code
 from worker.image.part10 import MOST_BYTES
 
 COMPANIONS = frozenset(
@@ -203,10 +204,8 @@ def _referenced(path: Path) -> Iterator[Source]:
     """Yield the images that a DICOMDIR names (PS3.3 F), each in its place below it."""
     from pydicom import dcmread
 
-    try:
+    with foreign_code(lambda _: ConfigurationError(f"{path}: the DICOMDIR cannot be read")):
         records = dcmread(path, force=True).get("DirectoryRecordSequence") or []
-    except Exception as exc:
-        raise ConfigurationError(f"{path}: the DICOMDIR cannot be read") from exc
     root = path.parent.resolve()
     for record in records:
         if str(record.get("DirectoryRecordType", "")).strip() != "IMAGE":

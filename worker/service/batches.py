@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from dicom_node.base.rims import OneOfMany
+
 logger = logging.getLogger(__name__)
 
 LINGER_S = 0.01
@@ -137,11 +139,10 @@ class BatchFormer(Generic[Item]):
             if not taken:
                 return
             began = time.perf_counter()
-            try:
+            # The next batch must find the thread alive.
+            with OneOfMany(lambda exc: logger.error("a batch failed", exc_info=exc)):
                 self._on_room()
                 self._describe(taken)
-            except Exception:  # the rim of the model thread: the next batch must find it alive
-                logger.exception("a batch failed")
             self._note(len(taken), began, waited)
 
     def _note(self, count: int, began: float, waited: float) -> None:

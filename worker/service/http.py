@@ -15,6 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from dicom_node.base.errors import (
     Transient,
 )
 from dicom_node.base.job import Reason, ReportOrder
+from dicom_node.base.rims import OneOfMany
 from worker.image.pixels import Radiograph
 from worker.models import BrokenAccelerator, Unexplained
 from worker.pipeline import Case, Pipeline
@@ -129,29 +131,28 @@ class PictureDesk:
             self.waiting -= 1
 
     async def _through(self, prepare: Callable[[], Case]) -> Case:
-        try:
+        with ExitStack() as expected:
+            expected.callback(self.batches.miss)
             loop = asyncio.get_running_loop()
             case = await loop.run_in_executor(self._slots, prepare)
-        except BaseException:
-            self.batches.miss()
-            raise
+            if case.is_waiting:
+                expected.pop_all()
         if case.is_waiting:
             asked = _Asked(case)
             self.batches.put(asked)
             await asyncio.wrap_future(asked.done)
-        else:
-            self.batches.miss()
         if case.trouble is not None:
             raise _of_trouble(case.trouble)
         return case
 
     def _describe(self, asked: Sequence[_Asked]) -> None:
-        try:
-            self.pipeline.describe([one.case for one in asked])
-        except Exception as exc:  # the rim of the model: each request gets its answer
-            logger.exception("a batch failed")
+        def note(exc: Exception) -> None:
+            logger.error("a batch failed", exc_info=exc)
             for one in asked:
                 one.case.trouble = Unexplained(f"{type(exc).__name__} in the worker")
+
+        with OneOfMany(note):  # each request gets its answer
+            self.pipeline.describe([one.case for one in asked])
         for one in asked:
             one.done.set_result(None)
         if any(isinstance(one.case.trouble, BrokenAccelerator) for one in asked):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from dicom_node.base.errors import NotUnderstood, Refused, Rejected, Unreachable
+from dicom_node.base.rims import foreign_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,19 +47,16 @@ def grey_of(content: bytes) -> NDArray[np.uint8]:
     import numpy as np
     from PIL import Image, ImageOps
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes and tags: the limits here are our own
-            with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-                _check_size(*picture.size)
-                picture.load()
-                upright = ImageOps.exif_transpose(picture)
-                wide = upright.mode.startswith("I") or upright.mode == "F"
-                values = np.asarray(upright if wide else upright.convert("L"))
-    except Rejected:
-        raise
-    except Exception as exc:  # the rim of a foreign file: Pillow's plugins raise anything
-        raise NotUnderstood("the picture is not a whole PNG, JPEG or TIFF file") from exc
+    broken = NotUnderstood("the picture is not a whole PNG, JPEG or TIFF file")
+    # Pillow's plugins raise anything.
+    with foreign_code(lambda _: broken), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes and tags: the limits here are our own
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            _check_size(*picture.size)
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+            wide = upright.mode.startswith("I") or upright.mode == "F"
+            values = np.asarray(upright if wide else upright.convert("L"))
     least, most = float(values.min()), float(values.max())
     if not most > least:  # NaN as well
         raise Rejected("no-contrast", "It is of one grey.")

@@ -26,6 +26,7 @@ from dicom_node.base.errors import (
 )
 from dicom_node.base.job import TASK, Claim, Handout, Presence, Ticket, queue
 from dicom_node.base.logs import Sparse
+from dicom_node.base.rims import OneOfMany
 from dicom_node.flow import broker
 from worker.models import BrokenAccelerator, Unexplained
 from worker.pipeline import Case, Pipeline
@@ -309,11 +310,16 @@ class Desk:
     def _describe(self, jobs: Sequence[Job]) -> None:
         """Let the model describe a batch, and hand it on to be built and posted."""
         self._pulse.moved()
-        try:
-            self._pipeline.describe([job.case for job in jobs], self._pulse.moved)
-        except Exception as exc:  # noqa: BLE001 - the rim of the model: each job is given back
+        is_described = False
+
+        def give_back(exc: Exception) -> None:
             for job in jobs:
                 self._building.submit(self._give_up, job, exc)
+
+        with OneOfMany(give_back):
+            self._pipeline.describe([job.case for job in jobs], self._pulse.moved)
+            is_described = True
+        if not is_described:
             return
         self._pulse.moved()
         for job in jobs:
@@ -375,21 +381,24 @@ class Desk:
     @contextmanager
     def _giving_back(self, node: Node, ticket: Ticket) -> Iterator[None]:
         """Give the job back, with the reason, when a block fails: none may wait for its lease."""
-        try:
-            yield
-        except Stale as exc:
-            logger.warning("result dropped: %s", exc)
-        except (OutOfResources, MemoryError) as exc:
-            self._release(node, ticket, f"out of memory: {exc}", counts=True, delay_s=10.0)
-        except Unexplained as exc:
-            self._release(node, ticket, str(exc), counts=True, delay_s=10.0)
-        except Transient as exc:
-            self._release(node, ticket, str(exc), counts=False, delay_s=1.0)
-        except ChexFractError as exc:
-            self._release(node, ticket, str(exc), counts=True)
-        except Exception as exc:  # the rim of a job: any fault must reach the ledger
-            logger.exception("job failed")
+
+        def note(exc: Exception) -> None:
+            logger.error("job failed", exc_info=exc)
             self._release(node, ticket, f"{type(exc).__name__} in the worker", counts=True)
+
+        with OneOfMany(note):  # any fault must reach the ledger
+            try:
+                yield
+            except Stale as exc:
+                logger.warning("result dropped: %s", exc)
+            except (OutOfResources, MemoryError) as exc:
+                self._release(node, ticket, f"out of memory: {exc}", counts=True, delay_s=10.0)
+            except Unexplained as exc:
+                self._release(node, ticket, str(exc), counts=True, delay_s=10.0)
+            except Transient as exc:
+                self._release(node, ticket, str(exc), counts=False, delay_s=1.0)
+            except ChexFractError as exc:
+                self._release(node, ticket, str(exc), counts=True)
 
     def _release(
         self, node: Node, ticket: Ticket, reason: str, *, counts: bool, delay_s: float = 0.0
@@ -405,13 +414,13 @@ def announce(desk: Desk, wait: Callable[[float], object] = time.sleep) -> None:
     while True:
         is_known = True
         for node in desk.nodes():
-            try:
-                node.announce(desk.presence())
-            except ChexFractError as exc:
-                logger.debug("not announced: %s", exc)
-                is_known = isinstance(exc, NotFound)
-            except Exception:  # the rim of a thread: what only pages show must not end quietly
-                logger.exception("not announced")
+            # What only pages show must not end quietly.
+            with OneOfMany(lambda exc: logger.error("not announced", exc_info=exc)):
+                try:
+                    node.announce(desk.presence())
+                except ChexFractError as exc:
+                    logger.debug("not announced: %s", exc)
+                    is_known = isinstance(exc, NotFound)
         wait(ANNOUNCE_S if is_known else ANNOUNCE_S / 10)
 
 

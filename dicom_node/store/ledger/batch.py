@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from dicom_node.base.rims import OneOfMany
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -48,14 +50,14 @@ class Batch(Generic[Item, Answer]):
         return entry.answers[0]
 
     def _settle(self, entries: list[_Entry[Item, Answer]]) -> None:
-        try:
-            answers = self._write([entry.item for entry in entries])
-        except Exception as exc:  # noqa: BLE001 - it is raised in the thread that it belongs to
+        def blame(exc: Exception) -> None:
             if len(entries) == 1:
-                entries[0].fault = exc
+                entries[0].fault = exc  # it is raised in the thread that it belongs to
                 return
             for entry in entries:  # what one of them is at fault for is not the others' fate
                 self._settle([entry])
-            return
-        for entry, answer in zip(entries, answers, strict=True):
-            entry.answers = [answer]
+
+        with OneOfMany(blame):
+            answers = self._write([entry.item for entry in entries])
+            for entry, answer in zip(entries, answers, strict=True):
+                entry.answers = [answer]

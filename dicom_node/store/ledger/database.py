@@ -6,7 +6,14 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +114,12 @@ class Database:
         """The URL without its password; for messages."""
         return hide_passwords(self._engine.url.render_as_string(hide_password=True))
 
+    @property
+    def driver_errors(self) -> tuple[type[Exception], ...]:
+        """What a connection raises beside SQLAlchemy's ways, as that of a `Watch`."""
+        of_driver: type[Exception] = self._engine.dialect.loaded_dbapi.Error
+        return (of_driver, sqlite3.Error, sa.exc.SQLAlchemyError, OSError)
+
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One durable transaction that may write; all of it happens, or nothing.
@@ -129,14 +142,13 @@ class Database:
         """
         with self._translated(), self._turn, closing(self._engine.raw_connection()) as connection:
             cursor = connection.cursor()
-            try:
+            with ExitStack() as undo:
+                undo.callback(connection.rollback)
                 if self.is_sqlite:  # other drivers begin by themselves
                     cursor.execute(_BEGIN_WRITING)
                 yield cursor
                 connection.commit()
-            except BaseException:
-                connection.rollback()
-                raise
+                undo.pop_all()
 
     def prepared(
         self, statement: sa.Insert | sa.TextClause, columns: Collection[str] | None = None
@@ -270,7 +282,7 @@ class Watch:
                 raw.dbapi_connection.execute("LISTEN ledger")  # type: ignore[union-attr]
                 return True
             return bool(list(self._connection.dbapi_connection.notifies(timeout=0)))
-        except Exception:  # noqa: BLE001 - a rim: whatever the driver says, look at the ledger
+        except self._database.driver_errors:
             self.close()
             return True
 
@@ -278,7 +290,7 @@ class Watch:
         """Give the watching connection back."""
         connection, self._connection, self._seen = self._connection, None, None
         if connection is not None:
-            with suppress(Exception):
+            with suppress(*self._database.driver_errors):
                 connection.close()
 
 
