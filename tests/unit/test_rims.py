@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from dicom_node.base.errors import ModelFault, NotUnderstood, Unreachable
 from dicom_node.base.rims import OneOfMany, foreign_code
 
