@@ -21,7 +21,7 @@ from dicom_node.base.logs import Sparse
 from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse import patches
 from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, REPORTS, VERIFICATION
-from dicom_node.dimse.security import requestor
+from dicom_node.dimse.security import requestor, shown_certificate
 from dicom_node.peers import bare_title, who_calls, who_is_named
 from dicom_node.settings import Peer, Settings
 from dicom_node.standard import matching
@@ -106,7 +106,10 @@ class Retrieval:
         peers = self._settings.peers
         request = cast("Any", event.assoc.requestor.primitive)
         caller = who_calls(
-            peers, request.calling_ae_title, str(event.assoc.requestor.address), certificate=None
+            peers,
+            request.calling_ae_title,
+            str(event.assoc.requestor.address),
+            shown_certificate(cast("Any", event.assoc.dul.socket).socket),
         )
         named, why = who_is_named(peers, title, caller.name)
         peer = peers[named] if named else None

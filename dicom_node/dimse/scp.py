@@ -40,7 +40,7 @@ from dicom_node.dimse.entity import accepted, entity, sent_back
 from dicom_node.dimse.reception import DataSet, Inlet, Reception, refusal
 from dicom_node.dimse.refusals import Refusals
 from dicom_node.dimse.retrieve import Retrieval
-from dicom_node.dimse.security import acceptor
+from dicom_node.dimse.security import acceptor, shown_certificate
 from dicom_node.dimse.slots import Holder, Slots
 from dicom_node.dimse.stream import Request, Stream
 from dicom_node.peers import Caller, bare_title, may, who_calls
@@ -471,9 +471,8 @@ def _calling(assoc: Association) -> tuple[str, str, bytes]:
     """Return AE title, address and certificate of the caller."""
     request = cast("Any", assoc.requestor.primitive)
     connection = cast("AssociationSocket", assoc.dul.socket).socket
-    shown = connection.getpeercert(True) if isinstance(connection, ssl.SSLSocket) else None
     address = host((assoc.requestor.address,))
-    return bare_title(request.calling_ae_title), address, shown or b""
+    return bare_title(request.calling_ae_title), address, shown_certificate(connection)
 
 
 def _unknown(caller: Caller) -> Rejection | None:

@@ -50,6 +50,12 @@ def requestor(tls: Tls) -> ssl.SSLContext | None:
     return context
 
 
+def shown_certificate(connection: object) -> bytes:
+    """Return the certificate (DER) that the other end of a socket showed; empty without one."""
+    shown = connection.getpeercert(True) if isinstance(connection, ssl.SSLSocket) else None
+    return shown or b""
+
+
 def _context(protocol: int, tls: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

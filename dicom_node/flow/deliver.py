@@ -348,7 +348,8 @@ class Deliverer:
 
     def _find_sender(self, delivery: DueDelivery, now: float | None) -> None:
         peers = self._peers
-        caller = who_calls(peers, delivery.calling_ae, delivery.calling_host, certificate=None)
+        # Whoever showed the certificate of a peer was known by it when the Instance came.
+        caller = who_calls(peers, delivery.calling_ae, delivery.calling_host, certificate=b"")
         if caller.name is not None:
             kinds = peers[caller.name].objects
             self._ledger.deliveries.redirect(delivery.job, caller.name, kinds, now)

@@ -2,16 +2,19 @@
 
 import hashlib
 import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from listening import CR, DX, Node, listening, radiograph, written
 from peers import need
 from pydicom import dcmread
 from pydicom.uid import UID
+from pynetdicom import AE
 
 pytestmark = pytest.mark.peer
 
@@ -226,6 +229,116 @@ def test_tls_is_mutual_and_plain_callers_are_turned_away(
         assert echo("stranger").returncode != 0
         assert as_modality("echoscu", node).returncode != 0
     assert "TLS handshake failed" in caplog.text
+
+
+class Bound:
+    """Two peers of one AE title and address, each known by its certificate alone."""
+
+    def __init__(self, folder: Path) -> None:
+        import trustme
+
+        authority, self.folder = trustme.CA(), folder
+        self.ca = folder / "ca.pem"
+        authority.cert_pem.write_to_path(self.ca)
+        for name, issuer in (
+            ("node", authority),
+            ("sends", authority),
+            ("asks", authority),
+            ("third", authority),
+            ("forged", trustme.CA()),
+        ):
+            subject = "sends" if name == "forged" else name
+            made = issuer.issue_cert("127.0.0.1", common_name=subject, organization_name="Site")
+            made.private_key_and_cert_chain_pem.write_to_path(self.pem(name))
+        text = self.pem("asks").read_text()
+        der = ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN CERT") :])
+        peer = {"ae_title": "TWIN", "host": "127.0.0.1"}
+        self.peers = {
+            "sends": peer | {"port": 1, "certificate": "CN=sends,O=Site", "may": ["store"]},
+            "asks": peer
+            | {"port": 2, "certificate": hashlib.sha256(der).hexdigest(), "may": ["query"]},
+        }
+        self.tls = {"certificate": self.pem("node"), "ca": self.ca}
+
+    def pem(self, name: str) -> Path:
+        return self.folder / f"{name}.pem"
+
+    def options(self, name: str | None) -> list[Any]:
+        # Two files of the same PEM: DCMTK wants the key apart.
+        own = ["+tls", self.pem(name), self.pem(name)] if name else ["+tla"]
+        return [*own, "+cf", self.ca, "-aet", "TWIN", "-aec", "CHEXFRACT", "127.0.0.1"]
+
+    def context(self, name: str | None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.ca))
+        if name:
+            context.load_cert_chain(self.pem(name))
+        return context
+
+
+def test_a_certificate_says_which_of_two_twins_calls_and_what_it_may(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bound = Bound(tmp_path)
+    image = written(tmp_path, radiograph())
+    with listening(tmp_path, peers=bound.peers, tls=bound.tls) as node:
+
+        def store(name: str | None) -> subprocess.CompletedProcess[str]:
+            return run("storescu", *bound.options(name), node.port, image)
+
+        assert store("sends").returncode == 0
+        assert len(node.kept) == 1
+        refused = store("asks")  # the certificate of the other peer
+        assert refused.returncode != 0
+        assert "No Acceptable Presentation Contexts" in refused.stderr
+        assert "peer asks may not store" in caplog.text
+
+        refused = store("third")  # of the same authority, but of no peer
+        assert "Calling AE Title Not Recognized" in refused.stderr
+        assert "peer sends has a certificate with the subject CN=sends" in caplog.text
+
+        for name in ("forged", None):
+            assert store(name).returncode != 0
+        assert caplog.text.count("TLS handshake failed") == 2
+        assert len(node.kept) == 1
+
+        find = ["-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID"]
+        asked = run("findscu", *find, *bound.options("asks"), node.port)
+        assert asked.returncode == 0, asked.stderr
+        refused = run("findscu", *find, *bound.options("sends"), node.port)
+        assert "No Acceptable Presentation Contexts" in refused.stderr
+        assert "peer sends may not query" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [("sends", True), ("asks", False), ("third", None), ("forged", None), (None, None)],
+)
+def test_a_pynetdicom_peer_is_held_to_its_certificate(
+    tmp_path: Path, name: str | None, takes: bool | None
+) -> None:
+    """``takes``: whether storage is accepted; None where there is no association."""
+    bound = Bound(tmp_path)
+    with listening(tmp_path, peers=bound.peers, tls=bound.tls) as node:
+        entity = AE("TWIN")
+        entity.acse_timeout = entity.network_timeout = entity.connection_timeout = 30
+        entity.add_requested_context(DX)
+        entity.add_requested_context("1.2.840.10008.1.1")
+        assoc = entity.associate(
+            "127.0.0.1",
+            node.port,
+            ae_title="CHEXFRACT",
+            tls_args=(bound.context(name), "127.0.0.1"),
+        )
+        assert assoc.is_established is (takes is not None)
+        if takes is None:
+            return
+        assert assoc.send_c_echo().Status == 0
+        accepted = {str(one.abstract_syntax) for one in assoc.accepted_contexts}
+        assert (DX in accepted) is takes
+        if takes:
+            assert assoc.send_c_store(radiograph()).Status == 0
+            assert len(node.kept) == 1
+        assoc.release()
 
 
 def test_a_stopping_listener_lets_a_store_end_and_ends_itself(tmp_path: Path) -> None:

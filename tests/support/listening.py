@@ -50,10 +50,10 @@ class Node:
         return sorted((self.spool.root / "incoming").iterdir())
 
 
-def settings_of(folder: Path, **node: Any) -> Settings:
+def settings_of(folder: Path, peers: dict[str, Any] | None = None, **node: Any) -> Settings:
     return Settings(
         node={"host": "127.0.0.1", "port": 0, "data_dir": folder, **node},
-        peers={"modality": {"ae_title": "MODALITY", "host": "127.0.0.1", "port": 1}},
+        peers=peers or {"modality": {"ae_title": "MODALITY", "host": "127.0.0.1", "port": 1}},
         rules=[{"name": "all", "model": "phantom", "allow_demonstration": True}],
     )
 
