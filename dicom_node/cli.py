@@ -15,6 +15,8 @@ from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, Act, add, run
 if TYPE_CHECKING:
     from dicom_node.settings import Peer, Settings
     from dicom_node.store.ledger import Ledger
+    from dicom_node.store.ledger.events import Actor
+    from dicom_node.store.uses import Kind
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -330,7 +332,7 @@ def _reload(options: argparse.Namespace) -> int:
     from dicom_node.run.reload import reload
 
     # The node itself answers what is wrong with the file.
-    reload(_settings_in_force(options, is_told=False), as_json=options.json)
+    reload(_settings_in_force(options, is_told=False), _actor(), as_json=options.json)
     return OK
 
 
@@ -373,7 +375,12 @@ def _retry(options: argparse.Namespace) -> int:
     if options.failed == bool(options.ident):
         print("chexfract-node retry: give ID or --failed", file=sys.stderr)
         return USAGE
-    jobs = ledger.acts.retry_failed() if options.failed else ledger.acts.retry(options.ident)
+    by = _actor()
+    jobs = (
+        ledger.acts.retry_failed(by=by)
+        if options.failed
+        else ledger.acts.retry(options.ident, by=by)
+    )
     if not jobs and not options.failed:
         raise NotFound(f"{options.ident}: no failed or rejected job")
     show.acted("retried", jobs, as_json=options.json)
@@ -384,7 +391,7 @@ def _resend(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     acts = _ledger(_settings_in_force(options)).acts
-    count = acts.resend(options.ident, by=_person())
+    count = acts.resend(options.ident, by=_actor())
     show.acted("resent", count, as_json=options.json, left=acts.unsent(options.ident))
     return OK
 
@@ -393,7 +400,7 @@ def _release(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     acts = _ledger(_settings_in_force(options)).acts
-    count, left = acts.release(options.ident, by=_person())
+    count, left = acts.release(options.ident, by=_actor())
     show.acted("released", count, as_json=options.json, left=left)
     return OK if count else FAILED
 
@@ -402,7 +409,7 @@ def _settle(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     acts = _ledger(_settings_in_force(options)).acts
-    count = acts.settle(options.ident, options.outcome, options.destination, by=_person())
+    count = acts.settle(options.ident, options.outcome, options.destination, by=_actor())
     show.acted("settled", count, as_json=options.json)
     return OK if count else FAILED
 
@@ -414,19 +421,28 @@ def _adopt(options: argparse.Namespace) -> int:
 
     settings = _settings_in_force(options)
     spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free)
-    made = adopt(settings, spool, _ledger(settings), options.ident, by=_person())
+    made = adopt(settings, spool, _ledger(settings), options.ident, by=_actor())
     show.acted("adopted", made, as_json=options.json)
     return OK
 
 
-def _person() -> str:
-    """Return who runs this command, for the history."""
-    from getpass import getuser
+def _actor() -> Actor:
+    """Return who runs this command, for the history and the audit trail."""
+    from dicom_node.store.uses import local_actor
 
-    try:
-        return getuser()
-    except (KeyError, OSError):
-        return ""  # a container's user need not have a name
+    return local_actor()
+
+
+def _note(settings: Settings, what: Kind, service: str, alert: str) -> None:
+    """Note for the audit trail what is done here beside the ledger."""
+    from dicom_node.store.uses import Use, local_actor, noting
+
+    who = local_actor()
+    is_there = (
+        settings.node.ledger != "sqlite" or (settings.node.data_dir / "ledger.sqlite").is_file()
+    )
+    ledger = _ledger(settings) if settings.audit.syslog and is_there else None
+    noting(settings, ledger)(Use(what, who.name, service, address=who.address, alert=alert))
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -434,7 +450,7 @@ def _replay(options: argparse.Namespace) -> int:
 
     show.acted(
         "replayed",
-        _ledger(_settings_in_force(options)).acts.replay(options.ident),
+        _ledger(_settings_in_force(options)).acts.replay(options.ident, by=_actor()),
         as_json=options.json,
     )
     return OK
@@ -552,6 +568,7 @@ def _user_add(options: argparse.Namespace) -> int:
         password = sys.stdin.readline().rstrip("\r\n")
     add_user(users_file(settings), options.name, options.role, password)
     close_first_admin(settings)
+    _note(settings, "users-changed", "user add", f"{options.name} is {options.role}, new password")
     show.acted("kept", 1, as_json=options.json)
     return OK
 
@@ -560,7 +577,9 @@ def _user_remove(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
     from dicom_node.users import remove_user, users_file
 
-    remove_user(users_file(_settings_in_force(options)), options.name)
+    settings = _settings_in_force(options)
+    remove_user(users_file(settings), options.name)
+    _note(settings, "users-changed", "user remove", f"{options.name} is removed")
     show.acted("removed", 1, as_json=options.json)
     return OK
 
@@ -627,14 +646,18 @@ def _copied(done: Any, options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from dicom_node.operate.export import export
 
+    settings = _settings_in_force(options)
     count = export(
-        _settings_in_force(options),
+        settings,
         options.since,
         options.until,
         form="jsonl" if options.json else options.format,
         is_deidentified=options.deid,
         out=options.out,
     )
+    span = f"{options.since} to {options.until or 'now'}"
+    kind = ", identifiers hashed" if options.deid else ""
+    _note(settings, "exported", "export", f"{count} results of {span}{kind}")
     print(f"{count} results", file=sys.stderr)
     return OK
 

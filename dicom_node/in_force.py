@@ -50,6 +50,22 @@ def accept(config: Path, settings: Settings) -> Path:
     return copy
 
 
+def kept(settings: Settings) -> Settings | None:
+    """Return what the last node in this data_dir ran with; None for the first."""
+    copy = settings.node.data_dir / FILE
+    try:
+        return _settings(copy, _told(copy)["content"])
+    except (ConfigurationError, KeyError, TypeError):
+        return None
+
+
+def differing(old: Settings, new: Settings) -> tuple[str, ...]:
+    """Return the tables in which two configurations differ."""
+    return tuple(
+        table for table in Settings.model_fields if getattr(old, table) != getattr(new, table)
+    )
+
+
 def read(path: Path) -> Settings:
     """Return the settings in force, from a copy or, for a role that stands alone, from node.toml.
 

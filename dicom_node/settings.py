@@ -508,10 +508,13 @@ class Notify(Section):
 
 
 class Audit(Section):
-    """``[audit]``: the audit trail (DICOM PS3.15 A.5); neither key set: none."""
+    """``[audit]``: who used the node and what was transferred (DICOM PS3.15 A.5)."""
 
+    enabled: bool = True
+    """Whether a trail is kept."""
     file: str = ""
-    """One XML message per line."""
+    """One XML message per line; ``audit/audit.xml`` in data_dir when empty. At 50 MB it is put
+    aside, and ten such files are kept."""
     syslog: Annotated[
         str,
         Field(pattern=r"^(|(udp|tcp|tls)://[^:/]+:\d{1,5})$"),
@@ -613,6 +616,13 @@ class Settings(BaseSettings):
         if self.web.secret is not None:
             found.append("CHEXFRACT_WEB__SECRET: name it CHEXFRACT_JOBS__SECRET")
         return found
+
+    @property
+    def audit_file(self) -> Path | None:
+        """The file of the audit trail; None where none is kept."""
+        if not self.audit.enabled:
+            return None
+        return Path(self.audit.file or self.node.data_dir / "audit" / "audit.xml")
 
     @property
     def ledger_url(self) -> str:

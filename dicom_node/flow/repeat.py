@@ -16,6 +16,7 @@ from dicom_node.flow.intake import describe, find_routes
 from dicom_node.settings import Settings
 from dicom_node.standard.header import read_header
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.events import Actor, signed
 from dicom_node.store.ledger.repeats import Likeness
 from dicom_node.store.spool import Spool
 
@@ -98,7 +99,9 @@ class Comparer:
         logger.info("duplicate sop=%s: the same pixels in another coding; jobs=%d", uid, len(made))
 
 
-def adopt(settings: Settings, spool: Spool, ledger: Ledger, ident: str, by: str = "") -> list[str]:
+def adopt(
+    settings: Settings, spool: Spool, ledger: Ledger, ident: str, by: str | Actor = ""
+) -> list[str]:
     """Let what came last under a known UID take the place of the first; return the new jobs.
 
     IHE Patient Information Reconciliation: an archive sends an image again under its UID with the
@@ -127,5 +130,10 @@ def adopt(settings: Settings, spool: Spool, ledger: Ledger, ident: str, by: str 
     made, replaced = ledger.acts.adopt(conflict.id, corrected, routes, by=by)
     if replaced:
         spool.remove(replaced)
-    logger.info("adopted sop=%s jobs=%d by=%s", conflict.sop_instance_uid, len(made), by or "-")
+    logger.info(
+        "adopted sop=%s jobs=%d by=%s",
+        conflict.sop_instance_uid,
+        len(made),
+        signed(by)["by"] or "-",
+    )
     return made

@@ -15,6 +15,7 @@ from dicom_node.credentials import is_first_admin
 from dicom_node.operate.audit import secured
 from dicom_node.operate.notify import post_office
 from dicom_node.settings import Settings
+from dicom_node.store.audit_file import AuditFile
 from dicom_node.users import read_users, users_file
 
 ANSWER_S = 4.0
@@ -95,26 +96,32 @@ def _webhook(url: str) -> Check:
 def audit(settings: Settings) -> Iterator[Check]:
     """Look whether the audit trail can be kept."""
     trail = settings.audit
-    if not trail.file and not trail.syslog:
-        what = "no audit trail is kept"
-        yield warned("audit", what, "set audit.file or audit.syslog where the site needs one")
-    if trail.file:
-        yield _file(Path(trail.file))
+    path = settings.audit_file
+    if path is None:
+        yield warned("audit", "no audit trail is kept", "set audit.enabled = true")
+        return
+    yield _file(path)
     if trail.syslog:
         yield _repository(settings)
 
 
 def _file(path: Path) -> Check:
-    if path.exists():
-        is_writable = path.is_file() and os.access(path, os.W_OK)
-    else:
-        is_writable = os.access(path.parent, os.W_OK)
+    folder = next(one for one in path.parents if one.exists())
+    is_there = path.exists()
+    is_writable = os.access(path if is_there else folder, os.W_OK) and (
+        not path.is_dir() if is_there else folder.is_dir()
+    )
     if not is_writable:
         advice = "let this user write there, or change audit.file"
         return failed("audit", f"{path} cannot be written", advice, _CONFIG)
     if path.exists() and path.stat().st_mode & 0o077:
         return warned("audit", f"{path} may be read by others", f"chmod 600 {path}")
-    return passed("audit", f"{path}")
+    if not AuditFile(path).is_safe:
+        what = f"{path}: its disk is full, no image is taken"
+        return failed("audit", what, "make room on that disk")
+    aside = len(list(path.parent.glob(f"{path.name}.*")))
+    more = f" and {aside} older beside it" if aside else ""
+    return passed("audit", f"{path}{more}; the manual's page reference/audit says how to read it")
 
 
 def _repository(settings: Settings) -> Check:

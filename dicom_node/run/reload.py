@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,14 +13,21 @@ from typing import Any
 from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.operate import machine
 from dicom_node.settings import Settings
+from dicom_node.store.ledger.events import Actor
+from dicom_node.store.uses import local_actor
 
 ANSWER_S = 20.0
 """Longest wait for every role."""
 
 ANSWER = "reloaded.json"
 
+ASKED = "reload.json"
+"""File in data_dir that tells who asks: a signal tells nobody."""
 
-def reload(settings: Settings, *, as_json: bool = False) -> None:
+ASKED_S = 30.0
+
+
+def reload(settings: Settings, by: Actor, *, as_json: bool = False) -> None:
     """Let the node of this data_dir reload, and print what it took over.
 
     Raises
@@ -33,6 +41,7 @@ def reload(settings: Settings, *, as_json: bool = False) -> None:
     if not machine.is_running(settings):
         raise Unreachable(f"no node runs on {folder}; its next start reads node.toml anyway")
     asked = time.time()
+    _sign(folder / ASKED, by)
     try:
         os.kill(_pid(folder), signal.SIGHUP)
     except (OSError, ValueError, KeyError) as exc:
@@ -42,6 +51,28 @@ def reload(settings: Settings, *, as_json: bool = False) -> None:
     if told["problem"]:
         raise ConfigurationError(f"{told['problem']}; peers and rules stay as they were")
     _show(told, as_json=as_json)
+
+
+def who_asked(folder: Path) -> Actor:
+    """Return who asked for the reload that begins, and forget it."""
+    path = folder / ASKED
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        path.unlink()
+        if 0 <= time.time() - said["at"] < ASKED_S:
+            return Actor(str(said["name"])[:64], str(said["address"])[:256])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # SIGHUP by other means
+    return Actor("unknown (SIGHUP)", local_actor().address)
+
+
+def _sign(path: Path, by: Actor) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # the node says itself that nobody is known
+        temporary.write_text(
+            json.dumps({"at": time.time(), "name": by.name, "address": by.address})
+        )
+        temporary.replace(path)
 
 
 def _pid(folder: Path) -> int:

@@ -215,18 +215,11 @@ def _courier(life: Life) -> None:
 
 
 def _web(life: Life) -> None:
-    from dicom_node.operate.audit import Trail
     from dicom_node.web.app import Site, serve_web
 
     settings = life.settings
-    trail = Trail(settings)
-
-    def note(name: str, address: str, is_right: bool) -> None:
-        if trail.is_kept:
-            trail.signed_in(name, address, is_right, time.time())
-
     spool, ledger = _stores(settings)
-    site = Site(settings, ledger, spool, read_credentials(settings), note)
+    site = Site(settings, ledger, spool, read_credentials(settings))
     turn = Turn()
 
     def beat() -> None:
@@ -240,10 +233,13 @@ def _web(life: Life) -> None:
 
 
 def _stores(settings: Settings) -> tuple[Spool, Ledger]:
+    from dicom_node.store.audit_file import AuditFile
     from dicom_node.store.ledger import Ledger
     from dicom_node.store.spool import Spool
 
-    spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free)
+    path = settings.audit_file
+    is_safe = (lambda: AuditFile(path).is_safe) if path else (lambda: True)
+    spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free, is_safe)
     return spool, Ledger.open(settings.ledger_url)
 
 

@@ -24,7 +24,9 @@ from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.credentials import read_credentials
 from dicom_node.in_force import Exchange
+from dicom_node.run.reload import who_asked
 from dicom_node.settings import Settings
+from dicom_node.store.uses import Note, Use, local_actor, noting
 
 logger = logging.getLogger(__name__)
 
@@ -204,6 +206,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
         The node cannot start; the message says what to change.
     """
     from dicom_node.flow import broker
+    from dicom_node.operate.audit import Auditor
     from dicom_node.store.backup import require_whole
     from dicom_node.store.ledger import Ledger
 
@@ -224,7 +227,10 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
                 url = embedded.url
             else:
                 broker.ping(url, files=broker.files_of(settings.broker))
-            copy = in_force.accept(config, settings)
+            note = noting(settings, None)
+            copy = _accept(config, settings, note)
+            Auditor(settings, ledger := Ledger.open(settings.ledger_url)).begin()
+            ledger.close()
             children = _roles(copy, url)
             if worker_config:
                 child = _worker(
@@ -237,7 +243,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
             return Supervisor(
                 children,
                 exchange=lambda: in_force.exchange(copy),
-                tell=lambda answer: _tell(told, answer),
+                tell=lambda answer: _tell(told, answer, note),
             ).run()
         finally:
             if embedded:
@@ -311,8 +317,35 @@ def _listen(children: Sequence[Child], timeout_s: float) -> None:
         child.is_current = child.is_current or b"R" in signs or b"T" in signs
 
 
-def _tell(path: Path, answer: dict[str, Any]) -> None:
+def _accept(config: Path, settings: Settings, note: Note) -> Path:
+    """Keep what this node runs with, and note where it is not what it ran with before."""
+    before = in_force.kept(settings)
+    copy = in_force.accept(config, settings)
+    if before is not None and (changed := in_force.differing(before, settings)):
+        who = local_actor()
+        tables = ", ".join(f"[{table}]" for table in changed)
+        alert = f"changed before this start: {tables}"
+        note(Use("configured", who.name, "serve", address=who.address, alert=alert))
+    return copy
+
+
+def _note_reload(folder: Path, answer: dict[str, Any], note: Note) -> None:
+    who = who_asked(folder)
+    problem = answer["problem"]
+    said = {key: answer.get(key, ()) for key in ("peers", "rules", "waiting")}
+    alert = (
+        f"refused: {problem}"
+        if problem
+        else "; ".join(f"{key}: {', '.join(names) or 'none'}" for key, names in said.items())
+    )
+    use = Use("configured", who.name, "reload", address=who.address, alert=alert,
+              is_served=not problem)  # fmt: skip
+    note(use)
+
+
+def _tell(path: Path, answer: dict[str, Any], note: Note) -> None:
     """Leave word for `chexfract-node reload`, which waits for it."""
+    _note_reload(path.parent, answer, note)
     temporary = path.with_name(f".{path.name}")
     with contextlib.suppress(OSError):  # a full disk: the log has the same line
         temporary.write_text(json.dumps({"at": time.time(), **answer}), encoding="utf-8")

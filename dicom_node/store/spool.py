@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -55,11 +55,16 @@ class Spool:
         Created when absent, with ``incoming``, ``images``, ``reports`` and ``conflicts`` below.
     min_free : int
         Bytes that must stay free on its file system.
+    is_safe : callable
+        Whether what must never stop has its room: an audit trail that a full disk threatens.
     """
 
-    def __init__(self, root: Path, min_free: int = 0) -> None:
+    def __init__(
+        self, root: Path, min_free: int = 0, is_safe: Callable[[], bool] = lambda: True
+    ) -> None:
         self.root = root
         self.min_free = min_free
+        self._is_safe = is_safe
         self._free = 0
         self._free_at = -1.0
         try:
@@ -75,7 +80,7 @@ class Spool:
         now = time.monotonic()
         if now - self._free_at > 1.0 or self._free_at < 0:
             try:
-                self._free = shutil.disk_usage(self.root).free
+                self._free = shutil.disk_usage(self.root).free if self._is_safe() else -1
             except OSError:
                 return False
             self._free_at = now

@@ -1,6 +1,8 @@
-"""Uses of the reports that an audit trail tells of: queries, retrievals, and what was read.
+"""Uses of the node that the audit trail tells of: made here, whatever was used and by whom.
 
-They are kept as events of the ledger, so none is missed while the audit record repository is away.
+The file of the trail gets them at once, as a process notes them. For a repository (syslog) they
+wait in the ledger, so none is missed while that is away. What the ledger knows anyway (what was
+received, sent, and done on purpose) is read from its events.
 """
 
 from __future__ import annotations
@@ -8,39 +10,49 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import socket
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from dicom_node.base.errors import ChexFractError
+from dicom_node.base.logs import Sparse
 from dicom_node.settings import Settings
-from dicom_node.store.catalogue import Stored
+from dicom_node.store import audit_message
+from dicom_node.store.audit_file import AuditFile
+from dicom_node.store.audit_message import Study
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.events import Actor
 
-logger = logging.getLogger(__name__)
+_missing = Sparse(logging.getLogger(__name__), per_minute=60)
 
 MAX_QUERY = 1 << 14
 """Bytes of a query above which it is not kept: no question that a person asks is as long."""
 
-STAGES = ("queried", "retrieved", "accessed")
+Kind = Literal[
+    "queried", "retrieved", "accessed", "exported", "signed-in", "signed-out", "configured",
+    "users-changed", "result-refused",
+]  # fmt: skip
 
-RESULT_REFUSED = "result-refused"
-"""A worker posted a result about something else than its job."""
-
-Study = tuple[str, str, tuple[tuple[str, int], ...]]
-"""Study Instance UID, patient id, and how many objects of which SOP class."""
+STAGES: tuple[Kind, ...] = (
+    "queried", "retrieved", "accessed", "exported", "signed-in", "signed-out", "configured",
+    "users-changed", "result-refused",
+)  # fmt: skip
+"""Events of the ledger that wait for a repository."""
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
     """Who used what.
 
-    ``service`` is a SOP Class UID or a path of DICOMweb, ``query`` what was asked in base64.
-    ``receiver`` is the peer that a C-MOVE went to; elsewhere it is the user.
+    ``service`` is a SOP Class UID or a path of the web side, ``query`` what was asked in base64.
+    ``receiver`` is the peer that a C-MOVE went to; elsewhere it is the user. ``alert`` says in
+    words what a change or a refusal was about.
     """
 
-    what: Literal["queried", "retrieved", "accessed"]
+    what: Kind
     user: str
     service: str
     ae_title: str = ""
@@ -51,51 +63,70 @@ class Use:
     transfer_syntax: str = ""
     studies: tuple[Study, ...] = ()
     is_served: bool = True
+    alert: str = ""
 
     @classmethod
     def read(cls, detail: str) -> Self:
-        """Return what `detail` of an event tells."""
-        told = json.loads(detail)
+        """Return the use that the detail of an event holds."""
+        said = json.loads(detail)
+        if "what" not in said:  # a refused result as versions before 0.2.0 kept it
+            path = f"/jobs/{said['job']}/result"
+            return cls("result-refused", f"worker {said['worker']}", path, alert=said["why"])
         studies = tuple(
             (study, patient, tuple((uid, count) for uid, count in classes))
-            for study, patient, classes in told.pop("studies")
+            for study, patient, classes in said.pop("studies")
         )
-        return cls(**told, studies=studies)
+        return cls(**said, studies=studies)
 
 
 Note = Callable[[Use], None]
 
 
-def noting(settings: Settings, ledger: Ledger) -> Note:
-    """Return what keeps a use, where there is an audit trail; it never stops the use itself."""
-    if not (settings.audit.file or settings.audit.syslog):
+def noting(settings: Settings, ledger: Ledger | None) -> Note:
+    """Return what keeps a use in the audit trail; it never stops the use itself.
+
+    Parameters
+    ----------
+    ledger : Ledger, optional
+        Where a use waits for the repository; without one only the file has it.
+    """
+    path = settings.audit_file
+    if path is None:
         return lambda use: None
+    file = AuditFile(path)
 
     def note(use: Use) -> None:
         try:
+            file.append(audit_message.of_use(settings, use, time.time()))
+        except OSError as exc:
+            _missing.error(
+                "%s by %s is missing in the audit trail: %s", use.what, _shown(use.user),
+                exc.strerror or exc,
+            )  # fmt: skip
+        if not settings.audit.syslog or ledger is None:
+            return
+        try:
             ledger.history.note(use.what, json.dumps(asdict(use)))
         except ChexFractError as exc:
-            logger.warning("a use of the reports is missing in the audit trail: %s", exc)
+            _missing.error(
+                "%s by %s is missing in the audit repository: %s", use.what, _shown(use.user), exc
+            )
 
     return note
 
 
-def noting_refusals(settings: Settings, ledger: Ledger) -> Callable[[str, str, str], None]:
-    """Return what keeps a refused result for the audit trail: its job, its worker and the reason.
+def _shown(user: str) -> str:
+    return ascii(user)[1:-1][:64]
 
-    It never stops the refusal itself.
-    """
-    if not (settings.audit.file or settings.audit.syslog):
-        return lambda job, worker, why: None
 
-    def note(job: str, worker: str, why: str) -> None:
-        try:
-            told = {"job": job, "worker": worker, "why": why}
-            ledger.history.note(RESULT_REFUSED, json.dumps(told))
-        except ChexFractError as exc:
-            logger.warning("a refused result is missing in the audit trail: %s", exc)
+def local_actor() -> Actor:
+    """Return who runs this process, for what is done on the command line."""
+    from getpass import getuser
 
-    return note
+    try:
+        return Actor(getuser(), socket.gethostname())
+    except (KeyError, OSError):
+        return Actor("", socket.gethostname())  # a container's user need not have a name
 
 
 def encoded(query: bytes) -> str:
@@ -103,15 +134,21 @@ def encoded(query: bytes) -> str:
     return base64.b64encode(query).decode() if len(query) <= MAX_QUERY else ""
 
 
-def studies_of(used: Iterable[Stored]) -> tuple[Study, ...]:
+class OfStudy(Protocol):
+    """What belongs to a study and a patient: an Instance, an object, a row of the worklist."""
+
+    @property
+    def study_instance_uid(self) -> str: ...  # noqa: D102
+    @property
+    def patient_id(self) -> str: ...  # noqa: D102
+    @property
+    def sop_class_uid(self) -> str: ...  # noqa: D102
+
+
+def studies_of(used: Iterable[OfStudy]) -> tuple[Study, ...]:
     """Return the studies of some objects."""
     found: dict[tuple[str, str], Counter[str]] = {}
     for one in used:
         key = (one.study_instance_uid, one.patient_id)
         found.setdefault(key, Counter())[one.sop_class_uid] += 1
     return tuple((*key, tuple(sorted(classes.items()))) for key, classes in found.items())
-
-
-def patients_of(studies: Sequence[Study]) -> list[str]:
-    """Return the patient ids of some studies, each once."""
-    return list(dict.fromkeys(patient for _, patient, _ in studies if patient))

@@ -35,7 +35,6 @@ from dicom_node.web.guard import HEALTH, SECRET_PATHS, Guard
 from dicom_node.web.render import templates
 from dicom_node.web.rules import TESTED
 from dicom_node.web.sessions import Door
-from dicom_node.web.sign_in import Note
 from dicom_node.web.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -56,9 +55,8 @@ class Site:
         ledger: Ledger,
         spool: Spool,
         credentials: Credentials,
-        note: Note = lambda name, address, is_right: None,
     ) -> None:
-        self._of_all = (ledger, spool, credentials, note)
+        self._of_all = (ledger, spool, credentials)
         self._counts = health.Counts(ledger, spool)
         self._workers = Workers()
         self._app = self._made(settings)
@@ -81,7 +79,6 @@ def create_app(
     ledger: Ledger,
     spool: Spool,
     credentials: Credentials | str,
-    note: Note = lambda name, address, is_right: None,
     counts: health.Counts | None = None,
     workers: Workers | None = None,
 ) -> FastAPI:
@@ -92,8 +89,6 @@ def create_app(
     credentials : Credentials
         What workers, DICOMweb clients and the first administrator show; one text for all of them
         is what 0.1.0 had.
-    note : callable
-        Takes name, address and success of each sign-in.
     counts : Counts, optional
         Counts that go on from an application before this one.
     workers : Workers, optional
@@ -118,7 +113,7 @@ def create_app(
     app.include_router(of_workers.routes(workers))
     door = Door(settings, credentials, ledger.sessions)
     app.include_router(dicomweb.routes(settings, ledger, spool, door, credentials))
-    app.include_router(pages.routes(settings, ledger, spool, credentials, note, workers))
+    app.include_router(pages.routes(settings, ledger, spool, credentials, workers))
     app.add_exception_handler(ChexFractError, _failed)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)

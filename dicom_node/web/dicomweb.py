@@ -39,12 +39,12 @@ from dicom_node.standard.web_services import (
 from dicom_node.store.catalogue import Catalogue, Level, Stored, key
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
-from dicom_node.store.uses import Note, Use, encoded, noting, studies_of
 from dicom_node.web import capabilities, media_types, multipart, native_model, pictures, tree
 from dicom_node.web.media_types import DICOM, JSON, OCTETS, PLAIN_JSON, RELATED, XML, choose
 from dicom_node.web.search import Search, warning
 from dicom_node.web.sessions import Door, from_our_page
 from dicom_node.web.stow import Storing, boundary_of
+from dicom_node.web.trail import WebTrail
 
 _CHUNK = 1 << 18
 _BULK = 1024
@@ -75,41 +75,17 @@ def routes(
     client = _clients(door, credentials)
     router = APIRouter(prefix=ROOT)
     catalogue = Catalogue(ledger, spool, settings.node.ae_title)
-    trail = _Trail(noting(settings, ledger))
+    trail = WebTrail(settings, ledger)
     # Never the Host header: whoever asks could make a client go elsewhere.
     root = settings.web.url.rstrip("/") + ROOT
     _add_capabilities(router, settings.web.url)
     _add_queries(router, catalogue, root, client, trail)
     _add_retrieval(router, catalogue, root, client, trail)
-    _add_storage(router, Intake(settings, spool, ledger), settings, root, client)
+    _add_storage(router, Intake(settings, spool, ledger), settings, root, client, door)
     return router
 
 
 Client = Callable[[Request], str]
-
-
-class _Trail:
-    """Notes who uses what, for the audit trail."""
-
-    def __init__(self, note: Note) -> None:
-        self._note = note
-
-    def queried(self, request: Request, name: str) -> None:
-        """Note a search."""
-        self._keep("queried", request, name, query=encoded(request.url.query.encode()))
-
-    def retrieved(self, request: Request, name: str, found: Sequence[Stored]) -> None:
-        """Note that objects, or all that stands in them, were sent."""
-        self._keep("retrieved", request, name, studies=studies_of(found))
-
-    def accessed(self, request: Request, name: str, found: Sequence[Stored]) -> None:
-        """Note that reports were shown."""
-        self._keep("accessed", request, name, studies=studies_of(found))
-
-    def _keep(self, what: Any, request: Request, name: str, **told: Any) -> None:
-        address = request.client.host if request.client else ""
-        use = Use(what, name or "DICOMweb secret", request.url.path, address=address, **told)
-        self._note(use)
 
 
 def _clients(door: Door, credentials: Credentials) -> Client:
@@ -159,7 +135,7 @@ def _add_capabilities(router: APIRouter, base: str) -> None:
 
 
 def _add_queries(
-    router: APIRouter, catalogue: Catalogue, root: str, client: Client, trail: _Trail
+    router: APIRouter, catalogue: Catalogue, root: str, client: Client, trail: WebTrail
 ) -> None:
     def search(request: Request, name: str, level: Level, **uids: str) -> Response:
         kind = choose(request, (JSON, PLAIN_JSON, _RELATED_XML))
@@ -209,7 +185,7 @@ def _add_queries(
 
 
 def _add_retrieval(
-    router: APIRouter, catalogue: Catalogue, root: str, client: Client, trail: _Trail
+    router: APIRouter, catalogue: Catalogue, root: str, client: Client, trail: WebTrail
 ) -> None:
     def named(level: Level, **uids: str) -> list[Stored]:
         keys = Dataset()
@@ -244,7 +220,7 @@ Find = Callable[..., list[Stored]]
 
 
 def _add_objects(
-    router: APIRouter, path: str, find: Find, root: str, client: Client, trail: _Trail
+    router: APIRouter, path: str, find: Find, root: str, client: Client, trail: WebTrail
 ) -> None:
     # Who asks comes before what is found: strangers do not learn what there is.
     guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
@@ -278,7 +254,9 @@ def _add_objects(
         return _attributes(kind, (dcmread(one.path) for one in found), address)
 
 
-def _add_rendered(router: APIRouter, path: str, find: Find, client: Client, trail: _Trail) -> None:
+def _add_rendered(
+    router: APIRouter, path: str, find: Find, client: Client, trail: WebTrail
+) -> None:
     guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
 
     @_get(router, f"{path}/rendered", dependencies=guarded)
@@ -310,7 +288,7 @@ def _add_rendered(router: APIRouter, path: str, find: Find, client: Client, trai
         return _one_picture(request, name, found, trail, pictures.THUMBNAIL)
 
 
-def _add_frames(router: APIRouter, find: Find, client: Client, trail: _Trail) -> None:
+def _add_frames(router: APIRouter, find: Find, client: Client, trail: WebTrail) -> None:
     guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
     path = f"{INSTANCE}/frames/{{frames}}"
 
@@ -345,7 +323,7 @@ def _add_frames(router: APIRouter, find: Find, client: Client, trail: _Trail) ->
         return _one_picture(request, name, found, trail, pictures.THUMBNAIL)
 
 
-def _add_bulk_data(router: APIRouter, find: Find, client: Client, trail: _Trail) -> None:
+def _add_bulk_data(router: APIRouter, find: Find, client: Client, trail: WebTrail) -> None:
     guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
 
     @_get(router, f"{INSTANCE}/bulkdata/{{tag}}", dependencies=guarded)
@@ -415,7 +393,7 @@ def _document(ds: Dataset) -> bytes:
 
 
 def _one_picture(
-    request: Request, name: str, found: Sequence[Stored], trail: _Trail, largest: int | None
+    request: Request, name: str, found: Sequence[Stored], trail: WebTrail, largest: int | None
 ) -> Response:
     shown = next((one for one in found if pictures.has_picture(one.header)), None)
     if shown is None:
@@ -468,7 +446,7 @@ def _syntax(stored: Stored) -> str:
 
 
 def _add_storage(
-    router: APIRouter, intake: Intake, settings: Settings, root: str, client: Client
+    router: APIRouter, intake: Intake, settings: Settings, root: str, client: Client, door: Door
 ) -> None:
     async def stored(request: Request, name: str, study: str) -> Response:
         kind = choose(request, (JSON, PLAIN_JSON, XML))
@@ -477,7 +455,7 @@ def _add_storage(
             raise HTTPException(503, "no room for Instances", {"Retry-After": "60"})
         sender = Sender(
             calling_ae=f"STOW {name}".strip()[:16],
-            calling_host=request.client.host if request.client else "",
+            calling_host=door.address(request),
             called_ae=settings.node.ae_title,
             is_web=True,
         )

@@ -26,7 +26,7 @@ from dicom_node.settings import Settings
 from dicom_node.standard.part10 import is_part10
 from dicom_node.store.ledger import Held, Ledger
 from dicom_node.store.spool import Spool
-from dicom_node.store.uses import noting_refusals
+from dicom_node.web.trail import WebTrail
 
 _foreign = Sparse(logging.getLogger(__name__))
 
@@ -48,7 +48,7 @@ Token = Annotated[str, Header(alias="X-Job-Token", max_length=128)]
 
 def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
     """Return the job API; `web.guard` asks for the secret before these are reached."""
-    note = noting_refusals(settings, ledger)
+    trail = WebTrail(settings, ledger)
     router = APIRouter(prefix="/jobs/{job}")
     lease_s, attempts = settings.dispatch.lease, settings.dispatch.attempts
 
@@ -89,7 +89,7 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
         if problem := _mismatch(spool, held, told, contents):
             reason = f"result refused: {problem}"
             _foreign.error("job %s, worker %s: %s", job[:12], ascii(held.worker)[1:-1], reason)
-            note(job, held.worker, problem)
+            trail.refused(job, held.worker, problem)
             ledger.jobs.release(job, told.token, reason, True, 0.0, attempts)
             raise HTTPException(422, reason)
         names = {

@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +24,7 @@ from dicom_node.base.logs import Sparse
 from dicom_node.settings import Oidc, Role, Settings
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import PROVIDER, RANKS, Door, inside
-from dicom_node.web.sign_in import Note
+from dicom_node.web.trail import WebTrail
 
 if TYPE_CHECKING:
     from authlib.integrations.requests_client import OAuth2Session
@@ -187,7 +188,7 @@ def _json(url: str) -> dict[str, Any]:
             return dict(json.loads(answer.raw.read(1 << 20, decode_content=True)))
 
 
-def routes(settings: Settings, door: Door, pages: Pages, note: Note, key: bytes) -> APIRouter:
+def routes(settings: Settings, door: Door, pages: Pages, trail: WebTrail, key: bytes) -> APIRouter:
     """Return the way to the provider and back."""
     router = APIRouter()
     oidc = settings.web.oidc
@@ -230,15 +231,18 @@ def routes(settings: Settings, door: Door, pages: Pages, note: Note, key: bytes)
             return refused(request, "this sign-in was not begun in this browser; begin again", 403)
         if not code or not secrets.compare_digest(state.encode(), expected.encode()):
             return refused(request, "the identity provider let nobody in", 403)
-        address = door.address(request)
+
+        def note(name: str, *, is_right: bool) -> None:
+            trail.signed_in(request, name, is_right=is_right)
+
         try:
             name, role = await run_sync(provider.person, code, nonce, verifier)
         except Refused as exc:
-            await run_sync(note, "unknown", address, False)
+            await run_sync(partial(note, "unknown", is_right=False))
             return refused(request, str(exc), 403)
         except (Unreachable, ConfigurationError) as exc:
             return refused(request, str(exc), 503)
-        await run_sync(note, name, address, True)
+        await run_sync(partial(note, name, is_right=True))
         cookie = await run_sync(door.begin, request, name, f"{PROVIDER}{role}")
         # A page of ours leads on: a redirect would still count as the provider's, and the browser
         # would keep a strict cookie back.

@@ -13,10 +13,10 @@ from dicom_node.credentials import Credentials
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
-from dicom_node.store.uses import noting
 from dicom_node.web import configuration, manual, peers, rules, sign_in, study, worklist
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door
+from dicom_node.web.trail import WebTrail
 from dicom_node.web.workers import Workers
 
 _TYPES = {"css": "text/css", "js": "text/javascript", "txt": "text/plain", "svg": "image/svg+xml"}
@@ -27,25 +27,25 @@ def routes(
     ledger: Ledger,
     spool: Spool,
     credentials: Credentials,
-    note: sign_in.Note,
     workers: Workers,
 ) -> APIRouter:
     """Return all pages; each asks for the sign-in that [web] wants."""
     door, pages = Door(settings, credentials, ledger.sessions), Pages(settings)
     router = APIRouter()
     seals = worklist.Seals(credentials.pages)
-    router.include_router(worklist.routes(settings, ledger, spool, door, pages, seals, workers))
+    trail = WebTrail(settings, ledger)
     router.include_router(
-        study.routes(settings, ledger, spool, door, pages, noting(settings, ledger))
+        worklist.routes(settings, ledger, spool, door, pages, seals, workers, trail)
     )
+    router.include_router(study.routes(settings, ledger, spool, door, pages, trail))
     router.include_router(peers.routes(settings, ledger, door, pages))
     router.include_router(rules.routes(settings, door, pages))
     router.include_router(configuration.routes(settings, ledger, door, pages, workers))
-    router.include_router(sign_in.routes(door, pages, note))
+    router.include_router(sign_in.routes(door, pages, trail))
     if settings.web.oidc.issuer:
         from dicom_node.web import oidc
 
-        router.include_router(oidc.routes(settings, door, pages, note, credentials.pages.encode()))
+        router.include_router(oidc.routes(settings, door, pages, trail, credentials.pages.encode()))
     router.include_router(manual.routes(door, pages))
     folder = files("dicom_node.web").joinpath("static")
     known = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
 
 from dicom_node.base.addresses import is_loopback
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door, Posted, from_our_page, inside
-
-Note = Callable[[str, str, bool], None]
-"""Takes name, address and whether the sign-in was right; for the audit trail."""
+from dicom_node.web.trail import WebTrail
 
 Field = Annotated[str, Form(max_length=1024)]
 
 
-def routes(door: Door, pages: Pages, note: Note) -> APIRouter:
+def routes(door: Door, pages: Pages, trail: WebTrail) -> APIRouter:
     """Return the page to sign in on, and the way out."""
     router = APIRouter()
     leaves = Depends(door.posts("viewer"))
@@ -41,8 +39,16 @@ def routes(door: Door, pages: Pages, note: Note) -> APIRouter:
     ) -> Response:
         """Begin a session."""
         from_our_page(request)
-        cookie = await door.sign_in(request, name.strip(), password)
-        await run_in_threadpool(note, name.strip()[:64], door.address(request), cookie is not None)
+
+        def note(*, is_right: bool) -> None:
+            trail.signed_in(request, name.strip(), is_right=is_right)
+
+        try:
+            cookie = await door.sign_in(request, name.strip(), password)
+        except HTTPException:
+            await run_in_threadpool(note, is_right=False)
+            raise
+        await run_in_threadpool(note, is_right=cookie is not None)
         if cookie is None:
             return shown(request, inside(to), "Name or password is wrong.", 403)
         answer = RedirectResponse(inside(to), 303)
@@ -53,6 +59,7 @@ def routes(door: Door, pages: Pages, note: Note) -> APIRouter:
     def sign_out(request: Request, posted: Posted = leaves) -> Response:
         """End the session, here and on the server."""
         door.leave(request)
+        trail.signed_out(request, posted.person.name)
         answer = RedirectResponse("/sign-in", 303)
         answer.delete_cookie(
             door.cookie_name(request),

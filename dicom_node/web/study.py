@@ -12,12 +12,12 @@ from dicom_node.flow.repeat import adopt
 from dicom_node.settings import Settings
 from dicom_node.standard.status import meaning
 from dicom_node.store.ledger import Ledger, as_json
-from dicom_node.store.ledger.views import InstanceView, Trace
+from dicom_node.store.ledger.views import Trace
 from dicom_node.store.spool import Spool
-from dicom_node.store.uses import Note, Use
 from dicom_node.web.preview import DATA, WINDOWS, Previews
 from dicom_node.web.render import Pages, told
 from dicom_node.web.sessions import Door, Person, Posted
+from dicom_node.web.trail import WebTrail
 
 OPEN = ("received", "queued", "running", "reported", "pending", "retrying")
 """States in which something will still happen by itself."""
@@ -29,9 +29,9 @@ Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 
 
 def routes(
-    settings: Settings, ledger: Ledger, spool: Spool, door: Door, pages: Pages, note: Note
+    settings: Settings, ledger: Ledger, spool: Spool, door: Door, pages: Pages, trail: WebTrail
 ) -> APIRouter:
-    """Return the page of an Instance, its preview and its acts; `note` takes who has looked."""
+    """Return the page of an Instance, its preview and its acts."""
     router = APIRouter(prefix="/images/{uid}")
     previews = Previews()
     viewer = Depends(door.needs("viewer"))
@@ -45,7 +45,7 @@ def routes(
         """Show all that is known of an Instance."""
         trace = ledger.history.trace(uid)
         known = _told(trace)
-        note(_seen(request, person, trace.instance))
+        trail.accessed(request, person.name, [trace.instance])
         preview = previews.why_not() or ("" if known["instance"]["file"] else "purged")
         chosen = window if window in WINDOWS else next(iter(WINDOWS))
         return pages.page(
@@ -60,26 +60,31 @@ def routes(
 
     @router.get("/preview.png")
     def preview(
-        uid: Uid, window: Annotated[str, Query(max_length=16)] = "", _person: Person = viewer
+        request: Request,
+        uid: Uid,
+        window: Annotated[str, Query(max_length=16)] = "",
+        person: Person = viewer,
     ) -> Response:
         """Draw the Instance."""
-        file = ledger.history.trace(uid).instance.file
-        if not file:
+        instance = ledger.history.trace(uid).instance
+        if not instance.file:
             raise NotFound("retention has removed the image")
-        picture = previews.png(spool.path(file), window if window in (*WINDOWS, DATA) else "sent")
+        chosen = window if window in (*WINDOWS, DATA) else "sent"
+        picture = previews.png(spool.path(instance.file), chosen)
+        trail.accessed(request, person.name, [instance])
         return Response(picture, media_type="image/png")
 
     @router.post("/retry")
     def retry(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Let what failed or waits try again now."""
-        count = ledger.acts.retry(uid, by=posted.person.name)
+        count = ledger.acts.retry(uid, by=trail.actor(request, posted.person.name))
         what = f"{count} will be tried again now" if count else "nothing had failed or was waiting"
         return told(request, what, f"/images/{uid}")
 
     @router.post("/resend")
     def resend(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Send the report once more."""
-        count = ledger.acts.resend(uid, by=posted.person.name)
+        count = ledger.acts.resend(uid, by=trail.actor(request, posted.person.name))
         what = f"{count} will be sent again" if count else "nothing was ever sent"
         what = "; ".join((what, *ledger.acts.unsent(uid)))
         return told(request, what, f"/images/{uid}")
@@ -87,7 +92,7 @@ def routes(
     @router.post("/release")
     def release(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Send what a shadow rule has withheld."""
-        count, left = ledger.acts.release(uid, by=posted.person.name)
+        count, left = ledger.acts.release(uid, by=trail.actor(request, posted.person.name))
         what = f"{count} will be sent" if count else "nothing is withheld by a shadow rule"
         return told(request, "; ".join((what, *left)), f"/images/{uid}")
 
@@ -99,19 +104,19 @@ def routes(
         posted: Posted = operates,
     ) -> Response:
         """End deliveries that wait: a person knows that they arrived, or gives them up."""
-        count = ledger.acts.settle(uid, outcome, by=posted.person.name)
+        count = ledger.acts.settle(uid, outcome, by=trail.actor(request, posted.person.name))
         return told(request, f"{count} settled as {outcome}", f"/images/{uid}")
 
     @router.post("/adopt")
     def take_over(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Let corrected content take the place of the first, and report again."""
-        made = adopt(settings, spool, ledger, uid, by=posted.person.name)
+        made = adopt(settings, spool, ledger, uid, by=trail.actor(request, posted.person.name))
         return told(request, f"adopted; {len(made)} new report(s) follow", f"/images/{uid}")
 
     @router.post("/replay")
     def replay(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Analyse the image again."""
-        count = len(ledger.acts.replay(uid, by=posted.person.name))
+        count = len(ledger.acts.replay(uid, by=trail.actor(request, posted.person.name)))
         what = f"{count} new analysis begins" if count == 1 else f"{count} new analyses begin"
         return told(request, what, f"/images/{uid}")
 
@@ -122,19 +127,11 @@ def routes(
         job = posted.text("job")
         if verdict not in JUDGED or job not in {one.job for one in ledger.history.trace(uid).jobs}:
             raise NotFound("there is no such report to judge")
-        by = posted.person.name or "a reader"
+        by = trail.actor(request, posted.person.name or "a reader")
         ledger.acts.judge(job, cast('Literal["agree", "disagree"]', verdict), by, comment)
         return told(request, f"kept: {verdict}", f"/images/{uid}")
 
     return router
-
-
-def _seen(request: Request, person: Person, instance: InstanceView) -> Use:
-    """Return who looks at what, for the audit trail."""
-    classes = ((instance.sop_class_uid, 1),)
-    study = (instance.study_instance_uid, instance.patient_id, classes)
-    address = request.client.host if request.client else ""
-    return Use("accessed", person.name, request.url.path, address=address, studies=(study,))
 
 
 def _told(view: Trace) -> dict[str, Any]:

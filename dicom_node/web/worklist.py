@@ -21,9 +21,11 @@ from starlette.exceptions import HTTPException
 from dicom_node.base.errors import ChexFractError
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import DestinationState, Ledger
+from dicom_node.store.ledger.views import Arrival
 from dicom_node.store.spool import Spool
 from dicom_node.web.render import PILLS, Pages
 from dicom_node.web.sessions import Door, Person, Posted
+from dicom_node.web.trail import WebTrail
 from dicom_node.web.workers import Seen, Workers
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ STAYS_S = 2.0
 """How often it is asked whether who looks is still signed in."""
 STREAM_S = 600.0
 """Longest stream: the next one asks again who is there."""
+SEEN_S = 60.0
+"""Time after which the audit trail is told what a live page has shown meanwhile."""
 STREAMS = 64
 _FRESH_S = 2.0
 _HOUR = 3600.0
@@ -188,6 +192,7 @@ def routes(
     pages: Pages,
     seals: Seals,
     workers: Workers,
+    trail: WebTrail,
 ) -> APIRouter:
     """Return the worklist, its live stream and its search."""
     router = APIRouter()
@@ -213,11 +218,17 @@ def routes(
 
     @router.get("/")
     def worklist(
-        find: Find = "", state: State = "", page: Page = 1, person: Person = viewer
+        request: Request,
+        find: Find = "",
+        state: State = "",
+        page: Page = 1,
+        person: Person = viewer,
     ) -> HTMLResponse:
         """Show the last Instances."""
         states = [(name, PILLS[name]) for name in STATES]
-        return pages.page("worklist.html", person, states=states, **values(find, state, page))
+        shown = values(find, state, page)
+        trail.listed(request, person.name, shown["rows"], shown["q"], shown["state"])
+        return pages.page("worklist.html", person, states=states, **shown)
 
     @router.post("/find")
     async def find(posted: Posted = searches) -> Response:
@@ -239,18 +250,53 @@ def routes(
         if streams.locked():
             raise HTTPException(503, "too many pages are open", {"Retry-After": "30"})
 
+        seen = _Seen(partial(trail.listed, request, person.name))
+
         def rendered() -> str:
-            return pages.text("live.html", person, **values(find, state, page))
+            shown = values(find, state, page)
+            seen.show(shown["rows"])
+            return pages.text("live.html", person, **shown)
 
         async def stream() -> AsyncIterator[str]:
             async with streams:
                 stays = partial(door.stays, request)
-                async for text in _changes(ledger, rendered, request.app.state.is_over, stays):
-                    yield text
+                try:
+                    async for text in _changes(ledger, rendered, request.app.state.is_over, stays):
+                        yield text
+                finally:
+                    seen.note()
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
     return router
+
+
+class _Seen:
+    """What a live page shows: noted once a minute, and at the end.
+
+    Parameters
+    ----------
+    note : callable
+        Takes what was shown.
+    """
+
+    def __init__(self, note: Callable[[Sequence[Arrival]], None]) -> None:
+        self._note = note
+        self._new: dict[str, Arrival] = {}
+        self._noted_at = time.monotonic()
+
+    def show(self, rows: Sequence[Arrival]) -> None:
+        """Take what is shown now."""
+        self._new |= {row.sop_instance_uid: row for row in rows}
+        if time.monotonic() - self._noted_at > SEEN_S:
+            self.note()
+
+    def note(self) -> None:
+        """Note what was shown since the last note."""
+        self._noted_at = time.monotonic()
+        new, self._new = list(self._new.values()), {}
+        if new:
+            self._note(new)
 
 
 async def _changes(

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -25,9 +26,10 @@ from stations import free_ports
 from dicom_node.base.errors import Unreachable
 from dicom_node.dimse.archive import Archive
 from dicom_node.operate.audit import Auditor
-from dicom_node.settings import Peer, Settings
+from dicom_node.settings import Audit, Peer, Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.uses import Use, noting
+from dicom_node.web.preview import Previews
 
 pytestmark = pytest.mark.peer
 
@@ -40,10 +42,11 @@ class Trail:
     """What the auditor of a node writes."""
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        self._file = Path(settings.audit.file)
+        assert settings.audit_file is not None
+        self._file = settings.audit_file
         self._auditor = Auditor(settings, ledger)
         self._auditor.step()
-        self._seen = 0
+        self._seen = len(self._file.read_text().splitlines()) if self._file.exists() else 0
 
     def new(self, count: int) -> list[ET.Element]:
         """Return what was written since the last call, which must be `count` messages."""
@@ -177,22 +180,40 @@ def test_what_was_moved_is_noted_with_where_it_went(node: Node, tmp_path: Path) 
     assert things(told)["1.2.3"] == [(TEXT, "1"), (SR, "1")]
 
 
-def test_without_an_audit_trail_nothing_is_kept(tmp_path: Path) -> None:
+def test_without_an_audit_trail_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHEXFRACT_AUDIT__ENABLED", "false")
     with listening(tmp_path) as node:
         before = node.ledger.history.newest_event()
         assert scu("findscu", node, *STUDY) == 0
         assert node.ledger.history.newest_event() == before
+    assert not list(tmp_path.rglob("audit*"))
 
 
-def test_a_ledger_that_is_away_does_not_stop_the_use(
-    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_the_ledger_keeps_a_use_for_a_repository_only(node: Node) -> None:
+    before = node.ledger.history.newest_event()
+    assert scu("findscu", node, *STUDY) == 0
+    assert node.ledger.history.newest_event() == before
+    chosen = Audit(file=node.settings.audit.file, syslog="udp://127.0.0.1:9")
+    settings = node.settings.model_copy(update={"audit": chosen})
+    noting(settings, node.ledger)(Use("queried", "MODALITY", FIND))
+    assert node.ledger.history.newest_event() == before + 1
+
+
+def test_a_trail_that_cannot_be_written_does_not_stop_the_use(
+    node: Node, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> None:
         raise Unreachable("the ledger gives no answer")
 
     monkeypatch.setattr(node.ledger.history, "note", away)
-    noting(node.settings, node.ledger)(Use("queried", "MODALITY", FIND))
+    (tmp_path / "file").touch()
+    chosen = Audit(file=str(tmp_path / "file" / "audit.xml"), syslog="udp://127.0.0.1:9")
+    settings = node.settings.model_copy(update={"audit": chosen})
+    noting(settings, node.ledger)(Use("queried", "MODALITY", FIND))
     assert "missing in the audit trail" in caplog.text
+    assert "missing in the audit repository" in caplog.text
 
 
 # DICOMweb
@@ -242,16 +263,83 @@ def test_what_was_retrieved_by_web_is_noted(
     assert "DICOMweb secret" in [one for one, _, _ in participants(told)]
 
 
-def test_who_looks_at_an_image_on_the_pages_is_noted(api: Api) -> None:
-    image = api.ledger.history.recent()[0]["sop_instance_uid"]
-    trail = Trail(api.settings, api.ledger)
+@contextmanager
+def signed_in(api: Api) -> Iterator[httpx2.Client]:
     with httpx2.Client(base_url=api.url, trust_env=False) as browser:
         browser.post("/sign-in", data={"name": "admin", "password": SECRET})
+        yield browser
+
+
+def test_who_looks_at_an_image_on_the_pages_is_noted(api: Api) -> None:
+    image = api.ledger.history.recent()[0]["sop_instance_uid"]
+    with signed_in(api) as browser:
+        trail = Trail(api.settings, api.ledger)
         assert browser.get(f"/images/{image}").status_code == 200
     (told,) = trail.new(1)
     assert event(told) == ("110103", "R", "0")
     assert participants(told)[0] == ("admin", None, "true")
     assert set(things(told)) == {"1.2.3", "P-1"}
+
+
+def test_a_picture_that_was_seen_is_noted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Previews, "png", lambda *_: b"a picture")
+    image = api.ledger.history.recent()[0]["sop_instance_uid"]
+    with signed_in(api) as browser:
+        trail = Trail(api.settings, api.ledger)
+        assert browser.get(f"/images/{image}/preview.png").content == b"a picture"
+    (told,) = trail.new(1)
+    assert event(told) == ("110103", "R", "0")
+    assert set(things(told)) == {"1.2.3", "P-1"}
+
+
+def test_the_worklist_is_noted_once_and_a_search_with_its_words(api: Api) -> None:
+    with signed_in(api) as browser:
+        trail = Trail(api.settings, api.ledger)
+        page = browser.get("/").text
+        assert browser.get("/").status_code == 200
+        (told,) = trail.new(1)
+        assert event(told) == ("110103", "R", "0")
+        assert set(things(told)) == {"1.2.3", "P-1"}
+        token = page.split('name="csrf" value="')[1].split('"')[0]
+        found = browser.post("/find", data={"q": "Doe", "csrf": token}, follow_redirects=True)
+        assert found.status_code == 200
+    (told,) = trail.new(1)
+    assert event(told) == ("110112", "E", "0")
+    assert query(told) == b"q=Doe&state="
+
+
+def test_a_live_page_is_noted_when_it_ends(api: Api) -> None:
+    """A stream alone shows names, too."""
+    with signed_in(api) as browser:
+        trail = Trail(api.settings, api.ledger)
+        with browser.stream("GET", "/live") as answer:
+            assert next(answer.iter_lines()).startswith("data:")
+    (told,) = trail.new(1)
+    assert event(told) == ("110103", "R", "0")
+    assert set(things(told)) == {"1.2.3", "P-1"}
+
+
+def test_sign_in_and_sign_out_are_noted(api: Api) -> None:
+    trail = Trail(api.settings, api.ledger)
+    with signed_in(api) as browser:
+        (told,) = trail.new(1)
+        assert event(told) == ("110114", "E", "0")
+        token = browser.get("/peers").text.split('name="csrf" value="')[1].split('"')[0]
+        browser.post("/sign-out", data={"csrf": token})
+    (told,) = trail.new(1)
+    assert of(told, "EventIdentification/EventTypeCode", "csd-code") == ["110123"]
+    assert participants(told)[0] == ("admin", None, "true")
+
+
+def test_a_true_caller_behind_a_proxy_is_named(tmp_path: Path) -> None:
+    with serving(tmp_path / "node", proxy_addresses=["127.0.0.1"]) as api:
+        trail = Trail(api.settings, api.ledger)
+        with httpx2.Client(base_url=api.url, trust_env=False) as browser:
+            browser.headers["X-Forwarded-For"] = "192.0.2.9"
+            browser.post("/sign-in", data={"name": "admin", "password": "wrong"})
+        (told,) = trail.new(1)
+        assert event(told) == ("110114", "E", "4")
+        assert of(told, "ActiveParticipant", "NetworkAccessPointID")[0] == "192.0.2.9"
 
 
 def test_a_stranger_leaves_no_retrieval(api: Api) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
 import stat
 import threading
-import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,16 +22,17 @@ from pydantic import ValidationError
 from serving import Api, serving
 
 from dicom_node.base.errors import Unreachable
-from dicom_node.operate.audit import (
+from dicom_node.operate.audit import Auditor, Repository
+from dicom_node.settings import Audit, Settings, Tls
+from dicom_node.store.audit_message import (
     ACTIVITY,
     SUCCESS,
-    Auditor,
     Participant,
-    Trail,
+    application,
     message,
 )
-from dicom_node.settings import Audit, Settings, Tls
-from dicom_node.store.uses import noting_refusals
+from dicom_node.store.ledger.events import Actor
+from dicom_node.store.uses import Use, noting
 
 NAME = "Secret^Name"
 
@@ -42,7 +43,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
         yield running
 
 
-def audited(api: Api, **keys: str) -> Settings:
+def audited(api: Api, **keys: Any) -> Settings:
     return api.settings.model_copy(update={"audit": Audit(**keys)})
 
 
@@ -106,10 +107,12 @@ def test_a_trail_that_cannot_be_written_loses_nothing(api: Api, tmp_path: Path) 
     chosen = audited(api, file=str(folder / "audit.xml"))
     auditor = Auditor(chosen, api.ledger)
     auditor.step()
+    shutil.rmtree(folder)
+    folder.write_text("a file where the folder was")
     transferred(api)
     with pytest.raises(Unreachable):
         auditor.step()
-    folder.mkdir()
+    folder.unlink()
     assert auditor.step() == 2
 
 
@@ -129,12 +132,8 @@ def test_sign_ins_are_noted_with_their_outcome(tmp_path: Path) -> None:
 
     with serving(tmp_path) as api:
         file = tmp_path / "audit.xml"
-        trail = Trail(audited(api, file=str(file)))
-
-        def note(name: str, address: str, is_right: bool) -> None:
-            trail.signed_in(name, address, is_right, time.time())
-
-        app = create_app(api.settings, api.ledger, api.spool, SECRET, note)
+        chosen = audited(api, file=str(file))
+        app = create_app(chosen, api.ledger, api.spool, SECRET)
         import anyio
 
         async def attempts() -> None:
@@ -159,8 +158,9 @@ def test_a_refused_result_is_a_security_alert(api: Api, tmp_path: Path) -> None:
     chosen = audited(api, file=str(file))
     auditor = Auditor(chosen, api.ledger)
     auditor.step()
-    noting_refusals(chosen, api.ledger)("c" * 32, "gpu-host:4711", "its Patient ID is another")
-    assert auditor.step() == 1
+    path = f"/jobs/{'c' * 32}/result"
+    why = "its Patient ID is another"
+    noting(chosen, api.ledger)(Use("result-refused", "worker gpu-host:4711", path, alert=why))
     (root,) = lines(file)
     assert codes(root) == ("110113", "110132")
     assert root.find("EventIdentification").get("EventOutcomeIndicator") == "8"  # type: ignore[union-attr]
@@ -180,8 +180,8 @@ def test_syslog_gets_messages_of_rfc_5424(api: Api, kind: str) -> None:
         if kind == "tcp":
             repository.listen()
         port = repository.getsockname()[1]
-        trail = Trail(audited(api, syslog=f"{kind}://127.0.0.1:{port}"))
-        trail.activity(1e9, starts=True)
+        chosen = audited(api, syslog=f"{kind}://127.0.0.1:{port}")
+        Repository(chosen).send(application(chosen, starts=True, at=1e9))
         if kind == "udp":
             content = repository.recv(65536)
         else:
@@ -196,10 +196,14 @@ def test_syslog_gets_messages_of_rfc_5424(api: Api, kind: str) -> None:
 
 
 def test_a_repository_that_is_away_is_said_to_be(api: Api, free_port: int) -> None:
-    trail = Trail(audited(api, syslog=f"tcp://127.0.0.1:{free_port}"))
+    chosen = audited(api, syslog=f"tcp://127.0.0.1:{free_port}")
+    auditor = Auditor(chosen, api.ledger)
+    assert auditor.step() == 0
+    transferred(api)
     with pytest.raises(Unreachable):
-        trail.activity(1e9, starts=True)
-    trail.signed_in("admin", "127.0.0.1", True, 1e9)
+        auditor.step()
+    assert chosen.audit_file is not None
+    assert len(lines(chosen.audit_file)) == 2  # the file does not wait for it
 
 
 @given(text=st.text(max_size=80))
@@ -221,16 +225,77 @@ def test_an_address_that_is_none_is_refused(syslog: str) -> None:
         Settings(audit={"syslog": syslog})
 
 
-def test_without_a_place_nothing_is_followed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trail_is_kept_unless_it_is_switched_off(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert api.settings.audit_file == api.settings.node.data_dir / "audit" / "audit.xml"
+
     def fail(*_: Any) -> None:
         raise AssertionError
 
+    chosen = audited(api, enabled=False)
+    assert chosen.audit_file is None
     monkeypatch.setattr(Auditor, "step", fail)
     stop = threading.Event()
     stop.set()
-    assert not Trail(api.settings).is_kept
-    Auditor(api.settings, api.ledger).run(stop)
+    Auditor(chosen, api.ledger).run(stop)
+    noting(chosen, api.ledger)(Use("accessed", "anna", "/"))
     assert not (api.settings.node.data_dir / "audit.place").exists()
+    assert not (api.settings.node.data_dir / "audit").exists()
+
+
+def acted(api: Api, uid: str) -> None:
+    """Do to an Instance all that a person can do."""
+    acts, who = api.ledger.acts, Actor("anna", "192.0.2.7")
+    job = api.ledger.history.trace(uid).jobs[0].job
+    acts.judge(job, "disagree", who, "Secret comment")
+    acts.resend(uid, by=who)
+    acts.retry(uid, by=who)
+    acts.settle(uid, "sent", by=who)
+    acts.replay(uid, by=who)
+
+
+def test_what_a_person_does_is_noted_with_name_and_address(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "audit.xml"
+    auditor = Auditor(audited(api, file=str(file)), api.ledger)
+    auditor.step()
+    uid = transferred(api)
+    acted(api, uid)
+    auditor.step()
+    found = [root for root in lines(file) if codes(root) != ("110104", None)]
+    kinds = [root.find("*/EventTypeCode").get("originalText") for root in found]  # type: ignore[union-attr]
+    assert kinds == ["disagree", "resend", "retry", "settled", "replay"]
+    for root in found:
+        assert root.find("EventIdentification").get("EventActionCode") == "U"  # type: ignore[union-attr]
+        who = root.find("ActiveParticipant")
+        assert who is not None
+        assert (who.get("UserID"), who.get("NetworkAccessPointID")) == ("anna", "192.0.2.7")
+        studies = [
+            t.get("ParticipantObjectID") for t in root.iter("ParticipantObjectIdentification")
+        ]
+        assert studies == ["1.2.7", "PID-1"]
+    assert "Secret" not in file.read_text()
+
+
+def test_a_node_that_kept_one_place_for_both_goes_on_there(api: Api, tmp_path: Path) -> None:
+    """0.1.0 had audit.place for the repository, too."""
+    transferred(api)
+    (api.settings.node.data_dir / "audit.place").write_text("0")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as repository:
+        repository.bind(("127.0.0.1", 0))
+        repository.settimeout(5)
+        auditor = Auditor(
+            audited(api, syslog=f"udp://127.0.0.1:{repository.getsockname()[1]}"), api.ledger
+        )
+        assert auditor.step() == 2
+        assert all(b"110104" in repository.recv(65536) for _ in range(2))
+
+
+def test_what_happens_before_the_keepers_first_look_is_noted(api: Api) -> None:
+    """The listener may receive before the courier runs: `serve` begins the trail."""
+    Auditor(api.settings, api.ledger).begin()
+    transferred(api)
+    assert Auditor(api.settings, api.ledger).step() == 2
 
 
 @contextmanager
@@ -260,8 +325,8 @@ def test_syslog_over_tls_gets_framed_messages(api: Api, tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(ca)
     with repository(authority.issue_cert("localhost")) as (port, got):
         audit = Audit(syslog=f"tls://localhost:{port}", tls=Tls(ca=ca))
-        trail = Trail(api.settings.model_copy(update={"audit": audit}))
-        trail.activity(1e9, starts=True)
+        chosen = api.settings.model_copy(update={"audit": audit})
+        Repository(chosen).send(application(chosen, starts=True, at=1e9))
     length, _, content = got[0].partition(b" ")
     assert int(length) == len(content)
     assert codes(ET.fromstring(content.split(b"\xef\xbb\xbf")[1])) == ("110100", "110120")
@@ -273,7 +338,7 @@ def test_a_repository_that_is_not_trusted_gets_nothing(api: Api, tmp_path: Path,
     (trustme.CA() if host == "localhost" else authority).cert_pem.write_to_path(ca)
     with repository(authority.issue_cert("localhost")) as (port, got):
         audit = Audit(syslog=f"tls://{host}:{port}", tls=Tls(ca=ca))
-        trail = Trail(api.settings.model_copy(update={"audit": audit}))
+        chosen = api.settings.model_copy(update={"audit": audit})
         with pytest.raises(Unreachable, match="audit trail"):
-            trail.activity(1e9, starts=True)
+            Repository(chosen).send(application(chosen, starts=True, at=1e9))
     assert got == []

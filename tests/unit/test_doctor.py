@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import threading
@@ -24,6 +25,7 @@ from dicom_node.base.confine import landlock_version
 from dicom_node.operate import machine, neighbours, people, surroundings
 from dicom_node.operate.doctor import together
 from dicom_node.settings import Settings
+from dicom_node.store.audit_file import AuditFile
 from dicom_node.store.ledger import Ledger
 from dicom_node.users import add_user
 
@@ -321,11 +323,27 @@ def test_a_mail_server_that_is_away_is_named(tmp_path: Path, free_port: int) -> 
 def test_nobody_told_and_no_trail_are_said(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     assert only(people.notify(settings)).verdict == "warn"
+    settings = settings_of(tmp_path, audit={"enabled": False})
     assert only(people.audit(settings)).verdict == "warn"
+
+
+def test_doctor_says_where_the_audit_trail_is(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    check = only(people.audit(settings))
+    assert check.verdict == "pass"
+    assert str(settings.audit_file) in check.what
+    assert settings.audit_file is not None
+    trail = AuditFile(settings.audit_file)
+    trail.refill()
+    os.truncate(trail.path.with_name(".audit.xml.reserve"), 0)
+    check = only(people.audit(settings))
+    assert check.verdict == "fail"
+    assert "full" in check.what
 
 
 def test_an_audit_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     file = tmp_path / "no" / "audit.xml"
+    file.parent.touch()
     check = only(people.audit(settings_of(tmp_path, audit={"file": str(file)})))
     assert (check.verdict, check.exit_code) == ("fail", 78)
     assert "cannot be written" in check.what
@@ -334,7 +352,7 @@ def test_an_audit_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["tcp", "tls"])
 def test_a_repository_that_is_away_is_named(tmp_path: Path, free_port: int, scheme: str) -> None:
     audit = {"syslog": f"{scheme}://127.0.0.1:{free_port}"}
-    check = only(people.audit(settings_of(tmp_path, audit=audit)))
+    _, check = people.audit(settings_of(tmp_path, audit=audit))
     assert (check.verdict, check.exit_code) == ("fail", 69)
     assert "Connection refused" in check.what
 
@@ -356,7 +374,7 @@ def test_a_repository_of_unknown_authority_is_named(tmp_path: Path, authority: t
         where = f"tls://localhost:{server.getsockname()[1]}"
         for tls in ({}, {"ca": ca}):
             settings = settings_of(tmp_path, audit={"syslog": where, "tls": tls})
-            found.append(only(people.audit(settings)))
+            found += list(people.audit(settings))[1:]
     assert [check.verdict for check in found] == ["fail", "pass"]
     assert "certificate is not trusted" in found[0].what
     assert "audit.tls.ca" in found[0].advice

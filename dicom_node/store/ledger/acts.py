@@ -13,7 +13,7 @@ from dicom_node.base.errors import Busy, NotFound
 from dicom_node.base.job import Predecessor
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
-from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.events import Actor, Details, NewEvent, Stage, append, signed
 from dicom_node.store.ledger.history import find_instances
 from dicom_node.store.ledger.instances import (
     Instance,
@@ -54,7 +54,7 @@ class Acts:
         self._clock = clock
         self._instances = instances
 
-    def retry(self, ident: str, at: float | None = None, by: str = "") -> int:
+    def retry(self, ident: str, at: float | None = None, by: str | Actor = "") -> int:
         """Let failed jobs and waiting deliveries of an Instance, a study or a job try again now.
 
         Returns
@@ -74,11 +74,18 @@ class Acts:
             for row in rows:
                 if row.state == JobState.FAILED:
                     count += self._restart(connection, row, now, by)
-                elif row.state == JobState.RECEIVED and row.next_at > now:
-                    count += _now(connection, row, now)
-            return count + _send_now(connection, [row.id for row in rows], now)
+                    continue
+                hurried = _send_now(connection, [row.id], now)
+                if row.state == JobState.RECEIVED and row.next_at > now:
+                    hurried += _now(connection, row, now)
+                if hurried:
+                    told = Details(**signed(by))
+                    new = NewEvent(row.sop_instance_uid, Stage.RETRY, now, row.id, told)
+                    append(connection, [new])
+                count += hurried
+            return count
 
-    def retry_failed(self, at: float | None = None, by: str = "") -> int:
+    def retry_failed(self, at: float | None = None, by: str | Actor = "") -> int:
         """Let every failed job whose image is still here try again; return how many."""
         now = self._clock.moment(at)
         with self._database.writing() as connection:
@@ -89,7 +96,7 @@ class Acts:
             ).all()
             return sum(self._restart(connection, row, now, by) for row in rows)
 
-    def resend(self, ident: str, at: float | None = None, by: str = "") -> int:
+    def resend(self, ident: str, at: float | None = None, by: str | Actor = "") -> int:
         """Send what was sent already once more: the same objects with the same UIDs.
 
         What is withheld stays withheld.
@@ -123,7 +130,7 @@ class Acts:
                     )
                 ).rowcount
                 if changed:
-                    told = Details(by=by)
+                    told = Details(**signed(by))
                     new = NewEvent(row.sop_instance_uid, Stage.RESEND, now, row.id, told)
                     append(connection, [new])
                 count += changed
@@ -147,7 +154,7 @@ class Acts:
         return withheld + open_jobs
 
     def release(
-        self, ident: str, at: float | None = None, by: str = ""
+        self, ident: str, at: float | None = None, by: str | Actor = ""
     ) -> tuple[int, tuple[str, ...]]:
         """Send what a shadow rule has withheld; return how many, and what stays and why.
 
@@ -190,7 +197,7 @@ class Acts:
             append(
                 connection,
                 [
-                    NewEvent(uid, Stage.RELEASE, now, job_id_, Details(by=by))
+                    NewEvent(uid, Stage.RELEASE, now, job_id_, Details(**signed(by)))
                     for job_id_, uid in released.items()
                 ],
             )
@@ -202,7 +209,7 @@ class Acts:
         outcome: Literal["sent", "given-up"],
         destination: str = "",
         at: float | None = None,
-        by: str = "",
+        by: str | Actor = "",
     ) -> int:
         """End deliveries that wait: the archive has them, or shall not get them; return how many.
 
@@ -219,8 +226,9 @@ class Acts:
         now = self._clock.moment(at)
         is_sent = outcome == "sent"
         state = DeliveryState.SETTLED if is_sent else DeliveryState.GIVEN_UP
-        who = f"by {by}" if by else "by the operator"
-        reason = f"settled as {outcome}, {who}"
+        who = signed(by)
+        who["by"] = who["by"] or "the operator"
+        reason = f"settled as {outcome}, by {who['by']}"
         with self._database.writing() as connection:
             rows = {row.id: row for row in self._jobs_of(connection, ident)}
             waiting = deliveries.c.job.in_(list(rows)) & deliveries.c.state.in_(UNSENT)
@@ -245,7 +253,7 @@ class Acts:
                             kind=one.kind,
                             destination=one.destination,
                             reason=f"as {outcome}",
-                            by=by or "the operator",
+                            **who,
                         ),
                     )
                     for one in found
@@ -253,7 +261,7 @@ class Acts:
             )
         return len(found)
 
-    def replay(self, ident: str, at: float | None = None, by: str = "") -> tuple[str, ...]:
+    def replay(self, ident: str, at: float | None = None, by: str | Actor = "") -> tuple[str, ...]:
         """Analyse again: a new job, whose report names the last one as its predecessor.
 
         Returns
@@ -309,7 +317,7 @@ class Acts:
         corrected: Instance,
         routes: Sequence[Route],
         at: float | None = None,
-        by: str = "",
+        by: str | Actor = "",
     ) -> tuple[list[str], str]:
         """Let what was kept apart stand for its Instance; return new jobs and the replaced file.
 
@@ -337,7 +345,7 @@ class Acts:
                 sa.select(instances).where(instances.c.sop_instance_uid == uid)
             ).one()
             replace_content(connection, first, row, corrected, now)
-            told = Details(reason="corrected content takes the place of the first", by=by)
+            told = Details(reason="corrected content takes the place of the first", **signed(by))
             append(connection, [NewEvent(uid, Stage.ADOPTED, now, details=told)])
             made = [
                 self._next_generation(connection, one, now, by)
@@ -368,7 +376,7 @@ class Acts:
         self,
         job: str,
         verdict: Literal["agree", "disagree"],
-        by: str,
+        by: str | Actor,
         comment: str = "",
         at: float | None = None,
         corrected_text: str = "",
@@ -393,14 +401,14 @@ class Acts:
                 judgements.insert().values(
                     job=job,
                     at=now,
-                    reader=by,
+                    reader=signed(by)["by"],
                     verdict=verdict,
                     comment=comment,
                     corrected_text=corrected_text,
                     findings=json.dumps(said, ensure_ascii=False) if said else "",
                 )
             )
-            told = Details(by=by, reason=comment)
+            told = Details(reason=comment, **signed(by))
             new = NewEvent(row.sop_instance_uid, Stage(verdict), now, job, told, ms=0.0)
             append(connection, [new])
 
@@ -424,7 +432,7 @@ class Acts:
         one = [row for row in rows if row.id == ident]
         return rows if whole_instance or not one else one
 
-    def _restart(self, connection: Connection, row: Row[Any], now: float, by: str) -> int:
+    def _restart(self, connection: Connection, row: Row[Any], now: float, by: str | Actor) -> int:
         _require_file(row)
         changed = connection.execute(
             jobs.update()
@@ -441,11 +449,13 @@ class Acts:
             )
         ).rowcount
         if changed:
-            new = NewEvent(row.sop_instance_uid, Stage.RETRY, now, row.id, Details(by=by))
+            new = NewEvent(row.sop_instance_uid, Stage.RETRY, now, row.id, Details(**signed(by)))
             append(connection, [new])
         return changed
 
-    def _next_generation(self, connection: Connection, row: Row[Any], now: float, by: str) -> str:
+    def _next_generation(
+        self, connection: Connection, row: Row[Any], now: float, by: str | Actor
+    ) -> str:
         generation = row.generation + 1
         job = job_id(row.sop_instance_uid, row.model, generation)
         order = order_of(row, row.ordered).model_copy(
@@ -472,7 +482,7 @@ class Acts:
                 received_at=now,
             )
         )
-        told = Details(generation=generation, by=by)
+        told = Details(generation=generation, **signed(by))
         append(connection, [NewEvent(row.sop_instance_uid, Stage.REPLAY, now, job, told)])
         return job
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -52,6 +52,27 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something on purpose, and the address that they do it from."""
+
+    name: str = ""
+    address: str = ""
+
+
+class Signature(TypedDict):
+    """The details of an event that say who did it."""
+
+    by: str
+    address: str
+
+
+def signed(by: str | Actor) -> Signature:
+    """Return the details of an event that say who did it."""
+    actor = by if isinstance(by, Actor) else Actor(by)
+    return {"by": actor.name, "address": actor.address}
+
+
+@dataclass(frozen=True, slots=True)
 class Details:
     """What an event says beside its kind, time and job; only what applies is kept.
 
@@ -73,6 +94,7 @@ class Details:
     code: str = ""
     version: str = ""
     by: str = ""
+    address: str = ""
     generation: int = 0
     sentence: str = ""
 
