@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -95,12 +96,11 @@ def secured(audit: Audit, where: tuple[str, int]) -> ssl.SSLSocket:
         A file of ``[audit] tls`` is missing or is no certificate or key.
     """
     context = security.requestor(audit.tls) or ssl.create_default_context()
-    line = socket.create_connection(where, ANSWER_S)
-    try:
-        return context.wrap_socket(line, server_hostname=where[0])
-    except BaseException:
-        line.close()
-        raise
+    with ExitStack() as opened:
+        line = opened.enter_context(socket.create_connection(where, ANSWER_S))
+        secure = context.wrap_socket(line, server_hostname=where[0])
+        opened.pop_all()  # it is the caller's now
+        return secure
 
 
 class Follower:
