@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +11,7 @@ from typing import Protocol, Self
 from dicom_node.base.errors import Refused, Transient
 from dicom_node.dimse import Answer, Question
 from dicom_node.flow.deliver import Pace
+from dicom_node.flow.loop import Crew, Loop
 from dicom_node.settings import Peer, Settings
 from dicom_node.standard.status import DUPLICATE_TRANSACTION, meaning
 from dicom_node.store.ledger import Ledger, Uncommitted
@@ -58,12 +57,14 @@ def keeper(ledger: Ledger, pace: Pace) -> Callable[[Answer], bool]:
 
 
 class Committer:
-    """Asks each destination to commit to what it was sent, one thread and association for each.
+    """Asks each destination to commit to what it was sent, one loop and association for each.
 
     Parameters
     ----------
     connect : callable
         Makes a `Line` for a peer; it is connected here.
+    crew : Crew, optional
+        Drives the loops of destinations; without one, `step` itself asks.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Committer:
         connect: Callable[[Peer], Line],
         pace: Pace | None = None,
         linger_s: float = LINGER_S,
+        crew: Crew | None = None,
     ) -> None:
         self._peers = settings.peers
         self._ledger = ledger
@@ -81,66 +83,52 @@ class Committer:
         self._linger_s = linger_s
         self._silences: dict[str, int] = {}
         self._held_until: dict[str, float] = {}
-        self._stop = threading.Event()
+        self._crew = crew
+        self.clock = ledger.clock
 
     def take(self, settings: Settings) -> None:
         """Ask other peers from the next question on."""
         self._peers = settings.peers
 
-    def step(self, now: float | None = None) -> int:
-        """Ask for everything that is due once; return how many objects that was."""
-        due = self._ledger.commitments.due(_moment(now))
-        for name, wanted in due.items():
-            self._ask(name, wanted, now)
-        return sum(len(wanted) for wanted in due.values())
-
-    def run(self, stop: threading.Event) -> None:
-        """Ask until `stop` is set; every trouble is waited out."""
-        self._stop = stop
-        threads: dict[str, threading.Thread] = {}
+    def loop(self) -> Loop:
+        """Return the loop that looks for what is due; it waits for no destination."""
         watch = self._ledger.watch()
-        again = 0.0
-        while not stop.wait(LOOK_S):
-            if not watch.changed() and time.monotonic() < again:
-                continue
-            try:
-                due = self._ledger.commitments.due(time.time())
-                again = time.monotonic() + self._rest()
-            except Transient as exc:
-                logger.warning("storage commitment waits: %s", exc)
-                continue
-            for name, wanted in due.items():
-                held = self._held_until.get(name, 0.0) > time.monotonic()
-                if not held and not (name in threads and threads[name].is_alive()):
-                    threads[name] = self._thread(name, wanted)
-        watch.close()
+        return Loop("storage commitment", self.step, self.clock, watch, look_s=LOOK_S)
+
+    def step(self) -> float:
+        """Ask for everything that is due; return in how many seconds there may be more."""
+        for name, wanted in self._ledger.commitments.due().items():
+            if self._crew is None:
+                self._ask(name, wanted)
+            elif not (self._is_held(name) or self._crew.has(f"commit-{name}")):
+                self._crew.add(self._loop_to(name))
+        return self._rest()
+
+    def _is_held(self, name: str) -> bool:
+        return self._held_until.get(name, 0.0) > self.clock.monotonic()
 
     def _rest(self) -> float:
         """Return how long nothing can become due by time alone, in seconds."""
         due = self._ledger.commitments.next_due()
-        return 5.0 if due is None else max(LOOK_S, min(5.0, due - time.time()))
+        return 5.0 if due is None else max(LOOK_S, min(5.0, due - self.clock.wall()))
 
-    def _thread(self, name: str, wanted: Sequence[Uncommitted]) -> threading.Thread:
-        thread = threading.Thread(
-            target=self._guarded, args=(name, wanted), name=f"commit-{name}", daemon=True
-        )
-        thread.start()
-        return thread
+    def _loop_to(self, name: str) -> Loop:
+        """Return a loop that asks one destination once; after a fault it asks again."""
 
-    def _guarded(self, name: str, wanted: Sequence[Uncommitted]) -> None:
-        try:
-            self._ask(name, wanted, None)
-        except Transient as exc:
-            logger.warning("storage commitment of %s waits: %s", name, exc)
-        except Exception:  # a thread's rim: the loop starts another one
-            logger.exception("storage commitment of %s ended; it starts again", name)
-            self._hold(name)
+        def step() -> None:
+            if wanted := self._ledger.commitments.due().get(name):
+                self._ask(name, wanted)
 
-    def _ask(self, name: str, wanted: Sequence[Uncommitted], now: float | None) -> None:
+        return Loop(f"commit-{name}", step, self.clock)
+
+    def _is_ending(self) -> bool:
+        return self._crew is not None and self._crew.is_ending()
+
+    def _ask(self, name: str, wanted: Sequence[Uncommitted]) -> None:
         peer = self._peers.get(name)
         if peer is None or not peer.storage_commitment:
             reason = f"{name} is no longer asked for storage commitment"
-            self._ledger.commitments.put_off(wanted, reason, None, now)
+            self._ledger.commitments.put_off(wanted, reason, None)
             return
         question = Question(
             f"2.25.{uuid.uuid4().int}",
@@ -151,30 +139,26 @@ class Committer:
                 line.connect()
                 # Recorded first: the answer may be here before the response to the question.
                 wait = self._pace.before_asking_again
-                self._ledger.commitments.ask(question.transaction_uid, wanted, wait, now)
+                self._ledger.commitments.ask(question.transaction_uid, wanted, wait)
                 self._silences.pop(name, None)
                 line.ask(question)
-                line.wait(self._linger_s, self._stop.is_set)
+                line.wait(self._linger_s, self._is_ending)
         except Refused as exc:
             logger.warning("no storage commitment of %s: %s", name, exc)
-            self._ledger.commitments.put_off(wanted, str(exc), self._pace.before_asking_again, now)
+            self._ledger.commitments.put_off(wanted, str(exc), self._pace.before_asking_again)
         except Transient as exc:
             wait_s = self._hold(name)
             if self._silences[name] == 1:
                 logger.warning("storage commitment of %s waits: %s", name, exc)
-            self._ledger.commitments.put_off(wanted, str(exc), partial(_after, wait_s), now)
+            self._ledger.commitments.put_off(wanted, str(exc), partial(_after, wait_s))
 
     def _hold(self, name: str) -> float:
         count = self._silences.get(name, 0)
         wait = self._pace.after_silence(count)
         self._silences[name] = count + 1
-        self._held_until[name] = time.monotonic() + wait
+        self._held_until[name] = self.clock.monotonic() + wait
         return wait
 
 
 def _after(seconds: float, _asks: int) -> float:
     return seconds
-
-
-def _moment(now: float | None) -> float:
-    return time.time() if now is None else now

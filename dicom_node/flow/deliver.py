@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from dicom_node.base.errors import ChexFractError, NotFound, NotUnderstood, Refused, Transient
+from dicom_node.flow.loop import Crew, Loop
 from dicom_node.peers import unknown_sender, who_calls
 from dicom_node.settings import SENDER, Peer, Settings
 from dicom_node.settings import Delivery as Waits
@@ -21,9 +20,6 @@ from dicom_node.store.spool import Spool
 
 logger = logging.getLogger(__name__)
 
-
-POLL_S = 0.02
-"""Seconds between two looks at whether the ledger has changed; a look costs microseconds."""
 
 LOOK_S = 0.25
 """Seconds between two looks at what became due by time alone."""
@@ -87,12 +83,14 @@ class Destination(Protocol):
 
 
 class Deliverer:
-    """Sends what is due, one thread and one association per destination.
+    """Sends what is due, one loop and one association per destination.
 
     Parameters
     ----------
     connect : callable
         Makes a `Destination` for a peer; it is connected here.
+    crew : Crew, optional
+        Drives the loops of destinations; without one, `step` itself sends what is due.
     """
 
     def __init__(
@@ -102,6 +100,7 @@ class Deliverer:
         ledger: Ledger,
         connect: Callable[[Peer], Destination],
         pace: Pace | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self._peers = settings.peers
         self._give_up = settings.delivery.give_up
@@ -112,47 +111,30 @@ class Deliverer:
         self._lines: dict[str, _Line] = {}
         self._breaks: dict[int, int] = {}
         self._redated_at = 0.0
-        self.turned_at = time.monotonic()
-        """When the loop last turned; its threads wait for destinations, it does not."""
+        self._crew = crew
+        self.clock = ledger.clock
 
     def take(self, settings: Settings) -> None:
         """Send to other peers; an object that is under way gets there, and what waits is tried."""
         self._peers = settings.peers
         self._wake()
 
-    def step(self, now: float | None = None) -> float:
-        """Try everything that is due once; return in how many seconds there may be more."""
-        for name in self._due(_moment(now)):
-            self._drain(name, now)
-        for line in self._lines.values():
-            line.close()
-        return self._wait(_moment(now))
-
-    def run(self, stop: threading.Event) -> None:
-        """Deliver until `stop` is set; every trouble is waited out."""
+    def loop(self) -> Loop:
+        """Return the loop that looks for what is due; it waits for no destination."""
         self._wake()
-        watch = self._ledger.watch()
-        threads: dict[str, threading.Thread] = {}
-        again = 0.0
-        while not stop.is_set():
-            self.turned_at = time.monotonic()
-            if not watch.changed() and time.monotonic() < again:
-                stop.wait(POLL_S)
-                continue
-            try:
-                for name in self._due(time.time()):
-                    if name not in threads or not threads[name].is_alive():
-                        threads[name] = self._thread(name, stop)
-                again = time.monotonic() + self._wait(time.time())
-            except Transient as exc:
-                logger.warning("delivery waits: %s", exc)
-                again = time.monotonic() + 1.0
-                stop.wait(1.0)
-            # It rests as long as it worked: under load it may not take the processor from workers.
-            stop.wait(max(POLL_S, min(1.0, time.monotonic() - self.turned_at)))
-        for thread in threads.values():
-            thread.join(timeout=5)
-        watch.close()
+        return Loop("delivery", self.step, self.clock, self._ledger.watch())
+
+    def step(self) -> float:
+        """Try everything that is due; return in how many seconds there may be more."""
+        for name in self._due():
+            if self._crew is None:
+                self._drain(name)
+            elif not self._crew.has(f"deliver-{name}"):
+                self._crew.add(self._loop_to(name))
+        if self._crew is None:
+            for line in self._lines.values():
+                line.close()
+        return self._wait()
 
     def _wake(self) -> None:
         """Try at once what waits: the peers in the settings may be others than before."""
@@ -162,83 +144,71 @@ class Deliverer:
         except Transient as exc:
             logger.warning("delivery waits: %s", exc)
 
-    def _due(self, now: float) -> list[str]:
+    def _due(self) -> list[str]:
         """Return the destinations with something to send now, whatever the clock was before."""
+        now = self.clock.wall()
         if not 0 <= now - self._redated_at < REDATE_S:
-            self._ledger.deliveries.redate(now)
+            self._ledger.deliveries.redate()
             self._redated_at = now
-        return self._ledger.deliveries.due_destinations(now)
+        return self._ledger.deliveries.due_destinations()
 
-    def _thread(self, name: str, stop: threading.Event) -> threading.Thread:
-        thread = threading.Thread(
-            target=self._serve, args=(name, stop), name=f"deliver-{name}", daemon=True
-        )
-        thread.start()
-        return thread
+    def _loop_to(self, name: str) -> Loop:
+        """Return a loop that sends to one destination, and ends a little after the last object."""
+        until = self.clock.monotonic() + self._pace.idle
 
-    def _serve(self, name: str, stop: threading.Event) -> None:
-        """Send to one destination while there is something to send, and a little longer."""
-        watch = self._ledger.watch()
-        until = time.monotonic() + self._pace.idle
-        try:
-            look = 0.0
-            while not stop.is_set() and time.monotonic() < until:
-                if watch.changed() or time.monotonic() > look:
-                    look = time.monotonic() + LOOK_S
-                    if self._drain(name, None, stop):
-                        until = time.monotonic() + self._pace.idle
-                stop.wait(POLL_S)
-        except Transient as exc:
-            logger.warning("delivery to %s waits: %s", name, exc)
-        except Exception:  # a thread's rim: the loop starts another one
-            logger.exception("delivery to %s ended; it starts again", name)
-            stop.wait(1.0)
-        finally:
-            watch.close()
+        def step() -> float | None:
+            nonlocal until
+            if self._drain(name):
+                until = self.clock.monotonic() + self._pace.idle
+            return LOOK_S if self.clock.monotonic() < until else None
+
+        def close() -> None:
             if line := self._lines.pop(name, None):
                 line.close()
 
-    def _drain(self, name: str, now: float | None, stop: threading.Event | None = None) -> int:
+        watch = self._ledger.watch()
+        return Loop(f"deliver-{name}", step, self.clock, watch, rests=False, on_end=close)
+
+    def _drain(self, name: str) -> int:
         """Send what is due to one destination; return how many were dealt with."""
         count = 0
         seen: set[int] = set()
-        while stop is None or not stop.is_set():
-            at = _moment(now)
-            if name not in self._ledger.deliveries.due_destinations(at):
+        while self._crew is None or not self._crew.is_ending():
+            if name not in self._ledger.deliveries.due_destinations():
                 break
-            due = self._ledger.deliveries.due(at, destination=name)
+            due = self._ledger.deliveries.due(destination=name)
             due = [delivery for delivery in due if delivery.id not in seen]
             if not due:
                 break
             seen |= {delivery.id for delivery in due}
             count += len(due)
-            if not self._send_all(name, due, now):
+            if not self._send_all(name, due):
                 break
         return count
 
-    def _send_all(self, name: str, due: Sequence[DueDelivery], now: float | None) -> bool:
+    def _send_all(self, name: str, due: Sequence[DueDelivery]) -> bool:
         """Send these; return whether the destination is still there for more."""
         if name == SENDER:
             for delivery in due:
-                self._find_sender(delivery, now)
+                self._find_sender(delivery)
             return True
         peer = self._peers.get(name)
         if peer is None:
             reason = f"{name} is no longer in [peers]; add it again"
-            self._ledger.deliveries.hold(name, reason, _moment(now) + self._pace.silent[1], now)
+            self._ledger.deliveries.hold(name, reason, self.clock.wall() + self._pace.silent[1])
             return False
         line = self._line(name, peer)
         for delivery in due:
             try:
                 if line.ensure(_classes(peer, due)):
-                    self._ledger.deliveries.resume(name, now)
-                self._send(line, peer, delivery, now)
+                    self._ledger.deliveries.resume(name)
+                self._send(line, peer, delivery)
             except _Broken as exc:
-                self._put_behind(delivery, exc, now)
-                self._hold(name, line, exc, now)
+                self._put_behind(delivery, exc)
+                self._hold(name, line, exc)
                 return False
             except (Transient, Refused) as exc:
-                self._hold(name, line, exc, now)
+                self._hold(name, line, exc)
                 return False
         return True
 
@@ -251,31 +221,31 @@ class Deliverer:
             line = self._lines[name] = _Line(peer, self._connect(peer))
         return line
 
-    def _send(self, line: _Line, peer: Peer, delivery: DueDelivery, now: float | None) -> None:
+    def _send(self, line: _Line, peer: Peer, delivery: DueDelivery) -> None:
         stored = self._choose(line, peer, delivery)
         if stored is None:
             wanted = "the SR SOP class settled on" if delivery.chosen else "no SOP class of it"
             accepted = "no longer accepts" if delivery.chosen else "accepts"
-            self._refused(delivery, f"{delivery.destination} {accepted} {wanted}", None, now)
+            self._refused(delivery, f"{delivery.destination} {accepted} {wanted}", None)
             return
         if not stored.file:
-            self._refused(delivery, "its file is gone; replay the Instance", None, now)
+            self._refused(delivery, "its file is gone; replay the Instance", None)
             return
-        began = time.monotonic()
+        began = self.clock.monotonic()
         try:
             status = line.destination.store(self._spool.path(stored.file))
         except Transient as exc:
             raise _Broken(str(exc)) from exc
         except (OSError, NotFound, NotUnderstood) as exc:
-            self._refused(delivery, f"its file cannot be read: {type(exc).__name__}", None, now)
+            self._refused(delivery, f"its file cannot be read: {type(exc).__name__}", None)
             return
-        ms = (time.monotonic() - began) * 1000
+        ms = (self.clock.monotonic() - began) * 1000
         if not is_stored(status, was_sent_before=delivery.unanswered > 0):
             reason = f"{delivery.destination} answered {meaning(status)}"
-            self._refused(delivery, reason, status, now)
+            self._refused(delivery, reason, status)
             return
-        ask_at = _moment(now) + self._pace.gather if peer.storage_commitment else 0.0
-        self._ledger.deliveries.delivered(delivery.id, status, now, ms, ask_at)
+        ask_at = self.clock.wall() + self._pace.gather if peer.storage_commitment else 0.0
+        self._ledger.deliveries.delivered(delivery.id, status, ms, ask_at)
         self._breaks.pop(delivery.id, None)
         logger.info(
             "delivered sop=%s destination=%s status=0x%04X ms=%.0f",
@@ -301,13 +271,11 @@ class Deliverer:
         settled = self._ledger.deliveries.choose(delivery.id, usable[0].sop_instance_uid)
         return next((s for s in usable if s.sop_instance_uid == settled), None)
 
-    def _refused(
-        self, delivery: DueDelivery, reason: str, status: int | None, now: float | None
-    ) -> None:
+    def _refused(self, delivery: DueDelivery, reason: str, status: int | None) -> None:
         """Put one object off: the destination is there and does not take it."""
-        age = _moment(now) - delivery.created_at
+        age = self.clock.wall() - delivery.created_at
         if self._give_up and delivery.created_at and age >= self._give_up:
-            self._ledger.deliveries.give_up(delivery.id, f"given up: {reason}", now)
+            self._ledger.deliveries.give_up(delivery.id, f"given up: {reason}")
             logger.error(
                 "given up sop=%s destination=%s after %.0f s: %s",
                 delivery.sop_instance_uid,
@@ -318,7 +286,7 @@ class Deliverer:
             return
         wait = self._pace.after_refusals(delivery.attempts)
         self._ledger.deliveries.postpone(
-            delivery.id, reason, _moment(now) + wait, counts=True, status=status, at=now
+            delivery.id, reason, self.clock.wall() + wait, counts=True, status=status
         )
         logger.warning(
             "not delivered sop=%s attempts=%d next=%.0fs: %s",
@@ -328,42 +296,42 @@ class Deliverer:
             reason,
         )
 
-    def _put_behind(self, delivery: DueDelivery, exc: Exception, now: float | None) -> None:
+    def _put_behind(self, delivery: DueDelivery, exc: Exception) -> None:
         """Let the others go first: an object that breaks each association may not hold them up."""
         count = self._breaks.get(delivery.id, 0)
         self._breaks[delivery.id] = count + 1
         wait = self._pace.after_silence(count) if count else 0.0
         self._ledger.deliveries.postpone(
-            delivery.id, str(exc), _moment(now) + wait, counts=False, at=now
+            delivery.id, str(exc), self.clock.wall() + wait, counts=False
         )
 
-    def _hold(self, name: str, line: _Line, exc: Exception, now: float | None) -> None:
+    def _hold(self, name: str, line: _Line, exc: Exception) -> None:
         """Hold a whole destination: it does not answer; this costs no attempt."""
         line.close()
         failures = self._ledger.deliveries.destination(name).failures
         wait = self._pace.after_silence(failures)
-        self._ledger.deliveries.hold(name, str(exc), _moment(now) + wait, now)
+        self._ledger.deliveries.hold(name, str(exc), self.clock.wall() + wait)
         if failures == 0:
             logger.warning("held destination=%s: %s", name, exc)
 
-    def _find_sender(self, delivery: DueDelivery, now: float | None) -> None:
+    def _find_sender(self, delivery: DueDelivery) -> None:
         peers = self._peers
         # Whoever showed the certificate of a peer was known by it when the Instance came.
         caller = who_calls(peers, delivery.calling_ae, delivery.calling_host, certificate=b"")
         if caller.name is not None:
             kinds = peers[caller.name].objects
-            self._ledger.deliveries.redirect(delivery.job, caller.name, kinds, now)
+            self._ledger.deliveries.redirect(delivery.job, caller.name, kinds)
             return
         reason = unknown_sender(delivery.calling_ae, delivery.calling_host, caller.problem)
         wait = self._pace.refused[1]  # until other peers are known: they wake it
         self._ledger.deliveries.postpone(
-            delivery.id, reason, _moment(now) + wait, counts=False, at=now
+            delivery.id, reason, self.clock.wall() + wait, counts=False
         )
 
-    def _wait(self, now: float) -> float:
+    def _wait(self) -> float:
         """Return how long nothing can become due by time alone, in seconds."""
-        due = self._ledger.deliveries.next_due(now)
-        return 5.0 if due is None else max(LOOK_S, min(5.0, due - now))
+        due = self._ledger.deliveries.next_due()
+        return 5.0 if due is None else max(LOOK_S, min(5.0, due - self.clock.wall()))
 
 
 class _Broken(Transient):
@@ -408,7 +376,3 @@ def _classes(peer: Peer, due: Sequence[DueDelivery]) -> list[str]:
 def _doubled(bounds: tuple[float, float], count: int) -> float:
     first, longest = bounds
     return float(min(first * 2.0 ** min(count, 32), longest))
-
-
-def _moment(now: float | None) -> float:
-    return time.time() if now is None else now

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dicom_node.base.errors import Transient
 from dicom_node.base.job import Handout, Ticket
+from dicom_node.flow.loop import POLL_S, Loop
 from dicom_node.settings import Settings
-from dicom_node.store.clock import Clock
 from dicom_node.store.ledger import Ledger, Waiting
 
 logger = logging.getLogger(__name__)
 
 Publish = Callable[[Handout, int], None]
-
-POLL_S = 0.02
-"""Seconds between two looks at whether the ledger has changed; a look costs microseconds."""
 
 REDATE_S = 5.0
 """Seconds between two looks for times that were written by a clock which was ahead."""
@@ -48,27 +43,28 @@ class Dispatcher:
         self._publish = publish
         self._silent: dict[str, _Silence] = {}
         self._redated_at = 0.0
-        self.turned_at = time.monotonic()
-        """When the loop last turned: it waits for nothing longer than for the ledger's lock."""
+        self.clock = ledger.clock
+        self._jumps = self.clock.jumps()
+        self._ahead = 0.0
 
-    def step(self, now: float | None = None) -> float:
+    def loop(self) -> Loop:
+        """Return the loop that dispatches: it waits for nothing longer than the ledger's lock."""
+        return Loop("dispatch", self.step, self.clock, self._ledger.watch())
+
+    def step(self) -> float:
         """Do what is due; return in how many seconds there may be more, unless something changes.
-
-        Parameters
-        ----------
-        now : float, optional
-            Seconds since the epoch.
 
         Raises
         ------
         Unreachable, OutOfResources
             The ledger gives no answer.
         """
-        now = time.time() if now is None else now
+        self._keep_leases()
+        now = self.clock.wall()
         if not 0 <= now - self._redated_at < REDATE_S:
-            self._ledger.jobs.redate(now)
+            self._ledger.jobs.redate()
             self._redated_at = now
-        expired = self._ledger.jobs.expire(now, self._limits.attempts)
+        expired = self._ledger.jobs.expire(self._limits.attempts)
         if expired.queued or expired.running or expired.failed:
             logger.info(
                 "taken back queued=%d running=%d failed=%d",
@@ -76,7 +72,7 @@ class Dispatcher:
                 expired.running,
                 expired.failed,
             )
-        for model, waiting in self._ledger.jobs.waiting(now).items():
+        for model, waiting in self._ledger.jobs.waiting().items():
             silence = self._silent.get(model)
             if silence and now < silence.until <= now + _PAUSE_S[1]:
                 continue
@@ -87,29 +83,12 @@ class Dispatcher:
                 self._back_off(model, exc, now)
         return self._pause(now)
 
-    def run(self, stop: threading.Event) -> None:
-        """Dispatch until `stop` is set; troubles of the ledger or the broker are waited out."""
-        watch, clock = self._ledger.watch(), Clock()
-        again = ahead = 0.0
-        while not stop.is_set():
-            self.turned_at = time.monotonic()
-            ahead += clock.jump()
-            if ahead == 0 and not watch.changed() and time.monotonic() < again:
-                stop.wait(POLL_S)
-                continue
-            began = time.monotonic()
-            try:
-                if ahead > 0:  # workers go by their own clocks: their time is not over
-                    self._ledger.jobs.extend_leases(ahead)
-                ahead = 0.0
-                again = time.monotonic() + self.step()
-            except Transient as exc:
-                logger.warning("dispatch waits: %s", exc)
-                again = time.monotonic() + 1.0
-                stop.wait(1.0)
-            # It rests as long as it worked: under load it may not take the processor from workers.
-            stop.wait(max(POLL_S, min(1.0, time.monotonic() - began)))
-        watch.close()
+    def _keep_leases(self) -> None:
+        """Move held jobs along when the clock was set ahead: their workers go by other clocks."""
+        self._ahead += self._jumps.since_last()
+        if self._ahead > 0:
+            self._ledger.jobs.extend_leases(self._ahead)
+        self._ahead = 0.0
 
     def _hand_out(self, model: str, waiting: Waiting, now: float) -> None:
         """Fill the window; what is stat has one of its own, so that it never waits behind."""
@@ -127,7 +106,7 @@ class Dispatcher:
 
     def _hand_out_some(self, model: str, priority: int, room: int, share: int, now: float) -> int:
         until = now + self._limits.queued_for
-        tickets = self._ledger.jobs.hand_out(model, room, until, now, priority)
+        tickets = self._ledger.jobs.hand_out(model, room, until, priority)
         tried = self._ledger.jobs.tried(tickets)
         fresh = [ticket for ticket in tickets if ticket.job not in tried]
         size = max(1, min(self._limits.batch, share))
@@ -152,7 +131,7 @@ class Dispatcher:
 
     def _pause(self, now: float) -> float:
         """Return how long nothing can become due by time alone, in seconds."""
-        due = self._ledger.jobs.next_due(now)
+        due = self._ledger.jobs.next_due()
         times = [silence.until for silence in self._silent.values()]
         times += [] if due is None else [due]
         return max(POLL_S, min(1.0, *(t - now for t in times))) if times else 1.0

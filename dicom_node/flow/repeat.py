@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dicom_node.base.errors import NotFound, NotUnderstood, Transient
+from dicom_node.base.errors import NotFound, NotUnderstood
 from dicom_node.dimse import Sender
 from dicom_node.flow import ask_same
 from dicom_node.flow.ask_same import Likeness as Answer
 from dicom_node.flow.intake import describe, find_routes
+from dicom_node.flow.loop import Loop
 from dicom_node.settings import Settings
 from dicom_node.standard.header import read_header
 from dicom_node.store.ledger import Ledger
@@ -52,27 +51,17 @@ class Comparer:
         """Route by other rules from the next comparison on."""
         self._settings = settings
 
-    def step(self) -> int:
-        """Compare what waits; return how much that was."""
+    def loop(self) -> Loop:
+        """Return the loop that compares."""
+        watch = self._ledger.watch()
+        return Loop("comparing repetitions", self.step, self._ledger.clock, watch, look_s=LOOK_S)
+
+    def step(self) -> float:
+        """Compare some of what waits; return in how many seconds there may be more."""
         found = self._ledger.repeats.waiting()
         for likeness in found:
             self._settle(likeness)
-        return len(found)
-
-    def run(self, stop: threading.Event) -> None:
-        """Compare until `stop` is set; every trouble is waited out."""
-        watch = self._ledger.watch()
-        again = 0.0
-        while not stop.wait(LOOK_S):
-            if not watch.changed() and time.monotonic() < again:
-                continue
-            try:
-                while self.step() and not stop.is_set():
-                    pass
-                again = time.monotonic() + REST_S
-            except Transient as exc:
-                logger.warning("comparing repetitions waits: %s", exc)
-        watch.close()
+        return 0.0 if found else REST_S
 
     def _settle(self, likeness: Likeness) -> None:
         uid, other = likeness.sop_instance_uid, self._spool.path(likeness.file)

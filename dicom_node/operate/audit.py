@@ -10,8 +10,6 @@ import logging
 import os
 import socket
 import ssl
-import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -20,6 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from dicom_node.base.errors import ChexFractError, Unreachable
 from dicom_node.dimse import security
+from dicom_node.flow.loop import Loop
 from dicom_node.settings import Audit, Settings
 from dicom_node.store import audit_message, uses
 from dicom_node.store.audit_file import AuditFile
@@ -181,6 +180,8 @@ class Auditor:
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self._settings = settings
+        self._clock = ledger.clock
+        self._is_begun = False
         folder = settings.node.data_dir
         path = settings.audit_file
         self._file = AuditFile(path) if path else None
@@ -201,18 +202,32 @@ class Auditor:
                 self._to_repository.begin(self._to_file.reached())
             self._to_file.begin()
 
-    def run(self, stop: threading.Event) -> None:
-        """Follow until `stop` is set."""
-        if self._file is None:
-            stop.wait()
-            return
-        self._note_activity(starts=True)
-        while not stop.wait(LOOK_S):
-            self._guarded(self.step)
-        self._guarded(self.step)
-        self._note_activity(starts=False)
+    def loop(self) -> Loop:
+        """Return the loop that follows the ledger, from the node's start to its end."""
+        return Loop("the audit trail", self.step, self._clock, on_end=self._end)
 
-    def step(self) -> int:
+    def step(self) -> float:
+        """Note what happened since the last step, and at first that the node started.
+
+        Raises
+        ------
+        Unreachable
+            File or repository cannot be written; the same events are noted in the next step.
+        """
+        if self._file is not None:
+            if not self._is_begun:
+                self._is_begun = True
+                self._note_activity(starts=True)
+            self.follow()
+        return LOOK_S
+
+    def _end(self) -> None:
+        """Note what is left, and that the node ends."""
+        if self._is_begun:
+            self._guarded(self.follow)
+            self._note_activity(starts=False)
+
+    def follow(self) -> int:
         """Note what happened since the last step; return how many messages the file got.
 
         Raises
@@ -241,7 +256,7 @@ class Auditor:
             self._repository.send(line)
 
     def _note_activity(self, *, starts: bool) -> None:
-        line = audit_message.application(self._settings, starts=starts, at=time.time())
+        line = audit_message.application(self._settings, starts=starts, at=self._clock.wall())
         self._guarded(lambda: self._append([line]))
         if self._repository:
             self._guarded(lambda: self._send([line]))

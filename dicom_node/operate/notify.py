@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 import smtplib
 import ssl
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Any
 
-from dicom_node.base.errors import ChexFractError, Unreachable
+from dicom_node.base.errors import Unreachable
+from dicom_node.flow.loop import Loop
 from dicom_node.settings import Notify, Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
@@ -68,19 +67,19 @@ class Notifier:
         self._told: dict[str, float] = {}
         self._down: dict[str, float] = {}
         self._event: int | None = None
+        self.clock = ledger.clock
 
-    def run(self, stop: threading.Event) -> None:
-        """Look every few seconds until `stop` is set."""
-        if not self._tells:
-            stop.wait()
-        while not stop.wait(LOOK_S):
-            try:
-                self.step(time.time())
-            except ChexFractError as exc:
-                logger.warning("nothing could be looked at: %s", exc)
+    def loop(self) -> Loop:
+        """Return the loop that looks every few seconds."""
+        return Loop("notification", self.step, self.clock)
 
-    def step(self, now: float) -> None:
+    def step(self) -> float:
         """Look once; tell what is new, what lasts too long, and what is over."""
+        if self._tells:
+            self._look(self.clock.wall())
+        return LOOK_S
+
+    def _look(self, now: float) -> None:
         found = {trouble.key: trouble for trouble in self._lasting(now)}
         over = [key for key in self._told if key not in found]
         due = self._notify.remind_after
@@ -103,7 +102,7 @@ class Notifier:
         if not self._spool.has_room():
             limit = self._settings.retention.min_free
             yield Trouble("disk full", f"disk full: less than {limit} bytes free, images refused")
-        status = self._ledger.history.status(now)
+        status = self._ledger.history.status()
         silent = {d.name: d for d in status.destinations if d.failures and d.waiting}
         self._down = {name: self._down.get(name, now) for name in silent}
         for name, since in self._down.items():

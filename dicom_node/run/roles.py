@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
@@ -29,31 +29,43 @@ logger = logging.getLogger(__name__)
 HANGS_AFTER_S = 90.0
 """Time without a turn after which a loop counts as hung: three times what a locked ledger takes."""
 
+MOST_FAULTS = 5
+"""After so many faults in a row a loop is not trusted to recover: a new process begins afresh."""
 
-class Loop(Protocol):
-    """Work that turns in a loop."""
 
+class Turning(Protocol):
+    """Work that turns again and again; `flow.loop.Loop` is one."""
+
+    name: str
     turned_at: float
     """When it last turned, by the monotonic clock."""
+    faults: int
+    """Unforeseen faults in a row."""
 
 
-class Turn:
-    """The turns of a loop that is not ours."""
+class WebLoop:
+    """The turns of the web server's event loop, which is not ours."""
+
+    name = "web"
+    faults = 0
 
     def __init__(self) -> None:
         self.turned_at = time.monotonic()
 
     def __call__(self) -> None:
-        """Turn."""
+        """Note that it turns."""
         self.turned_at = time.monotonic()
 
 
-def check_turns(loops: Iterable[Loop]) -> None:
-    """Raise `Unreachable` when one of these hangs: its role ends, and is started anew."""
+def check_turns(loops: Sequence[Turning]) -> None:
+    """Raise `Unreachable` when one of these hangs or fails: its role is started again."""
     now = time.monotonic()
-    hung = [type(loop).__name__ for loop in loops if now - loop.turned_at > HANGS_AFTER_S]
+    hung = [loop.name for loop in loops if now - loop.turned_at > HANGS_AFTER_S]
     if hung:
         raise Unreachable(f"{', '.join(hung)} hangs")
+    failing = [loop.name for loop in loops if loop.faults >= MOST_FAULTS]
+    if failing:
+        raise Unreachable(f"{', '.join(failing)} fails again and again")
 
 
 class Life:
@@ -155,6 +167,7 @@ def _courier(life: Life) -> None:
     from dicom_node.flow.commit import Committer, keeper
     from dicom_node.flow.deliver import Deliverer, Pace
     from dicom_node.flow.dispatch import Dispatcher
+    from dicom_node.flow.loop import Loop, Threads
     from dicom_node.flow.repeat import Comparer
     from dicom_node.operate.audit import Auditor
     from dicom_node.operate.notify import Notifier
@@ -174,26 +187,25 @@ def _courier(life: Life) -> None:
     def ask(peer: Peer) -> Line:
         return Line(settings.node.ae_title, peer, keep)
 
-    committer = Committer(settings, ledger, ask, pace)
-    deliverer = Deliverer(settings, spool, ledger, connect, pace)
+    crew = Threads(life.ends)
+    committer = Committer(settings, ledger, ask, pace, crew=crew)
+    deliverer = Deliverer(settings, spool, ledger, connect, pace, crew)
     auditor = Auditor(settings, ledger)
     publisher = broker.publisher(settings.broker.url, broker.files_of(settings.broker))
-    dispatcher = Dispatcher(settings, ledger, publisher)
     comparer = Comparer(settings, spool, ledger)
-    tasks = (
-        dispatcher,
-        deliverer,
-        committer,
-        comparer,
-        Retention(settings, spool, ledger),
-        Filler(ledger, spool),
-        Notifier(settings, ledger, spool),
-        auditor,
+    dispatching = Dispatcher(settings, ledger, publisher).loop()
+    delivering = deliverer.loop()
+    loops = (
+        dispatching,
+        delivering,
+        committer.loop(),
+        comparer.loop(),
+        Loop("retention", Retention(settings, spool, ledger).step, ledger.clock),
+        Loop("filling the ledger", Filler(ledger, spool).step, ledger.clock),
+        Notifier(settings, ledger, spool).loop(),
+        auditor.loop(),
     )
-    threads = [
-        threading.Thread(target=task.run, args=(life.ends,), name=type(task).__name__, daemon=True)
-        for task in tasks
-    ]
+    roles = Threads(life.ends)
 
     def take(new: Settings) -> None:
         deliverer.take(new)
@@ -202,16 +214,17 @@ def _courier(life: Life) -> None:
         auditor.take(new)
 
     def check() -> None:
-        if dead := [thread.name for thread in threads if not thread.is_alive()]:
+        if dead := roles.dead():
             raise Unreachable(f"{', '.join(dead)} ended by itself")
-        check_turns((dispatcher, deliverer))
+        # the others may wait for a disk or a mail server as long as it takes
+        check_turns((dispatching, delivering))
 
-    for thread in threads:
-        thread.start()
+    for loop in loops:
+        roles.add(loop)
     life.ready()
     life.live(take, check)
-    for thread in threads:
-        thread.join(timeout=STOP_S / 2)
+    roles.join(STOP_S / 2)
+    crew.join(STOP_S / 4)
 
 
 def _web(life: Life) -> None:
@@ -220,7 +233,7 @@ def _web(life: Life) -> None:
     settings = life.settings
     spool, ledger = _stores(settings)
     site = Site(settings, ledger, spool, read_credentials(settings))
-    turn = Turn()
+    turn = WebLoop()
 
     def beat() -> None:
         try:

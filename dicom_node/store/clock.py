@@ -9,13 +9,10 @@ TOLERANCE_S = 1.0
 
 
 class Clock:
-    """The wall clock, compared with the one that nobody can set; a test injects its own.
+    """The wall clock and the one that nobody can set; a test injects its own.
 
-    `jump` remembers its last call, so each loop that asks for jumps has a clock of its own.
+    It is given where the ledger is opened, and everybody who works with that ledger asks it.
     """
-
-    def __init__(self) -> None:
-        self._difference = self.wall() - self.monotonic()
 
     def wall(self) -> float:
         """Return seconds since the epoch, as the host believes."""
@@ -25,13 +22,21 @@ class Clock:
         """Return seconds that only grow, from an arbitrary start."""
         return time.monotonic()
 
-    def moment(self, at: float | None) -> float:
-        """Return `at`, or now where it is left out, in seconds since the epoch."""
-        return self.wall() if at is None else at
+    def jumps(self) -> Jumps:
+        """Return what tells from now on when the wall clock is set."""
+        return Jumps(self)
 
-    def jump(self) -> float:
+
+class Jumps:
+    """Tells by how much the wall clock is set; whoever asks has one of its own."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._difference = clock.wall() - clock.monotonic()
+
+    def since_last(self) -> float:
         """Return by how many seconds the wall clock was set since the last call, else 0."""
-        difference = self.wall() - self.monotonic()
+        difference = self._clock.wall() - self._clock.monotonic()
         by = difference - self._difference
         self._difference = difference
         return by if abs(by) > TOLERANCE_S else 0.0

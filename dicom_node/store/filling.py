@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from functools import lru_cache
 from pathlib import Path
 
-from dicom_node.base.errors import ChexFractError, Transient
+from dicom_node.base.errors import ChexFractError
 from dicom_node.standard.header import read_header
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
@@ -30,8 +28,8 @@ class Filler:
         self._spool = spool
         self._shown = -1
 
-    def step(self) -> int:
-        """Fill some rows; return how many were filled.
+    def step(self) -> float:
+        """Fill some rows; return in how many seconds there may be more.
 
         Raises
         ------
@@ -40,29 +38,18 @@ class Filler:
         """
         rows = self._ledger.filling.next_rows()
         if not rows:
-            return 0
+            return LOOK_S
         facts = {}
         for row in rows:
             if row.report and (found := _facts(self._spool.root / row.report)) is not None:
                 facts[row.sop_instance_uid] = found
-        count = self._ledger.filling.fill(rows, facts)
+        self._ledger.filling.fill(rows, facts)
         done, total = self._ledger.filling.progress()
         share = 100 * done // total if total else 100
         if share // 10 != self._shown // 10:
             self._shown = share
             logger.info("ledger: %d of %d rows of an older version are filled", done, total)
-        return count
-
-    def run(self, stop: threading.Event) -> None:
-        """Fill until `stop` is set; it rests as long as it worked, so that reception goes first."""
-        while not stop.is_set():
-            began = time.monotonic()
-            try:
-                count = self.step()
-            except Transient as exc:
-                logger.warning("filling the ledger waits: %s", exc)
-                count = 0
-            stop.wait(time.monotonic() - began if count else LOOK_S)
+        return 0.0
 
 
 @lru_cache(maxsize=64)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from contextlib import suppress
 from itertools import islice
 
-from dicom_node.base.errors import NotFound, NotUnderstood, Transient
+from dicom_node.base.errors import NotFound, NotUnderstood
 from dicom_node.settings import Settings
-from dicom_node.store.clock import Clock
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.purge import Purgeable
 from dicom_node.store.spool import Spool
@@ -49,43 +47,38 @@ class Retention:
         self._ledger = ledger
         self._every_s = every_s
         self._sweep_at = 0.0
+        self.clock = ledger.clock
+        self._jumps = self.clock.jumps()
+        self._settled_at = self.clock.monotonic() + SETTLED_S
         self._suspects: set[str] = set()
 
-    def step(self, now: float | None = None) -> float:
-        """Remove what is due; return in how many seconds to look again.
+    def step(self) -> float:
+        """Remove what is due, once the clock can be believed; return when to look again.
 
         Raises
         ------
         Unreachable, OutOfResources
             The ledger or the disk gives no answer; nothing that is needed was removed.
         """
-        now = time.time() if now is None else now
+        now = self.clock.monotonic()
+        if self._jumps.since_last():
+            self._settled_at = now + SETTLED_S
+        if now < self._settled_at:
+            return min(self._every_s, self._settled_at - now)
+        self.remove()
+        return self._every_s
+
+    def remove(self) -> None:
+        """Remove what is due by the clock of now."""
         self._spool.sweep(ORPHAN_AGE_S)
-        removed = self.purge(now)
-        self.condense(now)
-        if self._suspects or time.monotonic() >= self._sweep_at:
-            self._sweep_at = time.monotonic() + ORPHAN_AGE_S
+        removed = self.purge()
+        self.condense()
+        if self._suspects or self.clock.monotonic() >= self._sweep_at:
+            self._sweep_at = self.clock.monotonic() + ORPHAN_AGE_S
             removed += self.sweep()
             self._ledger.purge.keep_statistics()
         if removed:
             logger.info("retention removed files=%d", removed)
-        return self._every_s
-
-    def run(self, stop: threading.Event) -> None:
-        """Remove what is due until `stop` is set, while the clock can be believed."""
-        clock, settled_at = Clock(), time.monotonic() + SETTLED_S
-        while not stop.is_set():
-            if clock.jump():
-                settled_at = time.monotonic() + SETTLED_S
-            if time.monotonic() < settled_at:
-                stop.wait(min(self._every_s, settled_at - time.monotonic()))
-                continue
-            try:
-                wait = self.step()
-            except Transient as exc:
-                logger.warning("retention waits: %s", exc)
-                wait = 30.0
-            stop.wait(wait)
 
     def sweep(self, older_than_s: float = ORPHAN_AGE_S) -> int:
         """Remove files that no row of the ledger names: they were never acknowledged.
@@ -104,11 +97,10 @@ class Retention:
         self._suspects = found - left_over
         return len(left_over)
 
-    def purge(self, now: float) -> int:
+    def purge(self) -> int:
         """Remove files whose time is over and return how many."""
         count = 0
         while items := self._ledger.purge.purgeable(
-            now,
             self._limits.images,
             self._limits.reports,
             _BATCH,
@@ -117,30 +109,31 @@ class Retention:
         ):
             before = count
             for item in items:
-                count += self._purge(item, now)
+                count += self._purge(item)
             if count == before:
                 break
         return count
 
-    def condense(self, now: float) -> None:
+    def condense(self) -> None:
         """Drop old steps a few at a time: reception never waits for it longer than a moment."""
         if not self._limits.history:
             return
-        began = time.monotonic()
-        while self._ledger.purge.condense(now - self._limits.history, _STEPS_AT_ONCE):
+        before = self.clock.wall() - self._limits.history
+        began = self.clock.monotonic()
+        while self._ledger.purge.condense(before, _STEPS_AT_ONCE):
             self._ledger.purge.give_back_pages()
             time.sleep(_REST_S)
-            if time.monotonic() - began > _CONDENSE_S:
+            if self.clock.monotonic() - began > _CONDENSE_S:
                 return
 
-    def _purge(self, item: Purgeable, now: float) -> bool:
+    def _purge(self, item: Purgeable) -> bool:
         digest = ""
         if item.what == "image":
             with suppress(NotFound, NotUnderstood):  # it may come again, and must be known then
                 digest = self._spool.digest(item.file)
         limits = self._limits
         if not self._ledger.purge.forget(
-            item, limits.images, limits.reports, now, digest, limits.ignored
+            item, limits.images, limits.reports, digest, limits.ignored
         ):
             return False
         self._spool.remove(item.file)

@@ -101,7 +101,8 @@ class Site:
         self.threads = [
             threading.Thread(target=serve_web, args=(self.settings, app, self.stop, ready.set)),
             threading.Thread(
-                target=Dispatcher(self.settings, self.ledger, self.publish).run, args=(self.stop,)
+                target=Dispatcher(self.settings, self.ledger, self.publish).loop().run,
+                args=(self.stop,),
             ),
         ]
         self.threads[0].start()

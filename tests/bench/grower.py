@@ -319,14 +319,13 @@ def live_through(ledger: Ledger, n: int, file: str) -> None:
             called_ae="CHEXFRACT",
         ),
         [route()],
-        at=now,
     )
-    (ticket,) = ledger.jobs.hand_out("phantom", 1, now + 60, now)
-    ledger.jobs.claim(ticket.job, ticket.token, "host:4711", 60, now)
-    ledger.jobs.report(ticket.job, ticket.token, made_result(ticket, n), {"sr": file}, now)
-    (due,) = ledger.deliveries.due(now + 1)
+    (ticket,) = ledger.jobs.hand_out("phantom", 1, now + 60)
+    ledger.jobs.claim(ticket.job, ticket.token, "host:4711", 60)
+    ledger.jobs.report(ticket.job, ticket.token, made_result(ticket, n), {"sr": file})
+    (due,) = ledger.deliveries.due()
     ledger.deliveries.choose(due.id, due.objects[0].sop_instance_uid)
-    ledger.deliveries.delivered(due.id, 0, now + 1, 12.0)
+    ledger.deliveries.delivered(due.id, 0, 12.0)
 
 
 def made_result(ticket: Ticket, n: int) -> Any:

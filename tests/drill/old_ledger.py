@@ -15,7 +15,7 @@ from pathlib import Path
 from dicom_node.base.job import Ticket
 from dicom_node.store.ledger import Ledger
 
-from ..support.ledgers import NOW, instance, post, result, route
+from ..support.ledgers import NOW, instance, on, post, result, route
 
 OPEN_QUESTION = "2.25.660"
 """Transaction UID of a storage commitment request that nobody has answered, since 0002."""
@@ -27,39 +27,37 @@ FINISHED, FAILED = range(4, 9), 9
 def fill(ledger: Ledger) -> None:
     """Put one Instance into the ledger for each state that a node can be stopped in."""
     for n in range(1, 10):
-        ledger.instances.receive(instance(n), [route()], at=NOW + n)
-    ledger.instances.receive(instance(10), [], "no rule matched", at=NOW + 10)
-    ledger.instances.receive(instance(11), [route(mode="shadow")], at=NOW + 11)
-    ledger.instances.receive(
-        instance(1, sha256="f" * 64, file="conflicts/ff/1.dcm", patient_id="PID2"),
-        [route()],
-        at=NOW + 12,
+        on(ledger, NOW + n).instances.receive(instance(n), [route()])
+    on(ledger, NOW + 10).instances.receive(instance(10), [], "no rule matched")
+    on(ledger, NOW + 11).instances.receive(instance(11), [route(mode="shadow")])
+    on(ledger, NOW + 12).instances.receive(
+        instance(1, sha256="f" * 64, file="conflicts/ff/1.dcm", patient_id="PID2"), [route()]
     )
-    tickets = ledger.jobs.hand_out("phantom", 9, NOW + 80, NOW + 20)
+    tickets = on(ledger, NOW + 20).jobs.hand_out("phantom", 9, NOW + 80)
     ledger.jobs.unpublish([tickets[0]])  # 1: received; 2: queued
     held = [_claim(ledger, ticket) for ticket in tickets[2:]]  # 3: running
     for n, ticket in zip(FINISHED, held[1:], strict=False):
         made = result(ticket, n, outcome="rejected", reason=_WHY) if n == 8 else result(ticket, n)
         post(ledger, ticket, made, NOW + 30)  # 4: pending
-    ledger.jobs.release(held[-1].job, held[-1].token, "out of memory", max_attempts=1, at=NOW + 30)
-    (shadow,) = ledger.jobs.hand_out("phantom", 1, NOW + 80, NOW + 40)
+    on(ledger, NOW + 30).jobs.release(held[-1].job, held[-1].token, "out of memory", max_attempts=1)
+    (shadow,) = on(ledger, NOW + 40).jobs.hand_out("phantom", 1, NOW + 80)
     if shadow.job != tickets[0].job:
         raise RuntimeError("the first received is handed out first")
     ledger.jobs.unpublish([shadow])
-    by_source = {d.sop_instance_uid: d.id for d in ledger.deliveries.due(NOW + 50)}
+    by_source = {d.sop_instance_uid: d.id for d in on(ledger, NOW + 50).deliveries.due()}
     refused = "archive answered 0xA700"
-    ledger.deliveries.postpone(by_source["1.2.3.5"], refused, NOW + 90, status=0xA700, at=NOW + 50)
+    on(ledger, NOW + 50).deliveries.postpone(by_source["1.2.3.5"], refused, NOW + 90, status=0xA700)
     ledger.deliveries.choose(by_source["1.2.3.6"], "2.25.6")
-    ledger.deliveries.delivered(by_source["1.2.3.6"], 0x0000, NOW + 50, ask_at=NOW + 51)
-    ledger.commitments.ask(
-        OPEN_QUESTION, ledger.commitments.due(NOW + 51)["archive"], lambda _: 600, NOW + 51
+    on(ledger, NOW + 50).deliveries.delivered(by_source["1.2.3.6"], 0x0000, ask_at=NOW + 51)
+    on(ledger, NOW + 51).commitments.ask(
+        OPEN_QUESTION, on(ledger, NOW + 51).commitments.due()["archive"], lambda _: 600
     )
     ledger.deliveries.choose(by_source["1.2.3.7"], "2.25.7")
-    ledger.deliveries.hold("archive", "archive gives no answer", NOW + 95, NOW + 51)
+    on(ledger, NOW + 51).deliveries.hold("archive", "archive gives no answer", NOW + 95)
 
 
 def _claim(ledger: Ledger, ticket: Ticket) -> Ticket:
-    ledger.jobs.claim(ticket.job, ticket.token, "old-worker:1", 60, NOW + 21)
+    on(ledger, NOW + 21).jobs.claim(ticket.job, ticket.token, "old-worker:1", 60)
     return ticket
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ledgers import on
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, build_role, evt
@@ -69,7 +70,10 @@ class Node:
             return Line(name, peer, keep)
 
         work = Committer(self.settings, self.ledger, line, PACE, linger_s)
-        return work.step(time.time() + after_s)
+        late = on(work, time.time() + after_s)
+        count = sum(map(len, on(self.ledger, time.time() + after_s).commitments.due().values()))
+        late.step()
+        return count
 
     def delivery(self, uid: str) -> dict[str, Any]:
         (row,) = self.ledger.history.trace(uid)["deliveries"]

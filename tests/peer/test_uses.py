@@ -45,7 +45,7 @@ class Trail:
         assert settings.audit_file is not None
         self._file = settings.audit_file
         self._auditor = Auditor(settings, ledger)
-        self._auditor.step()
+        self._auditor.follow()
         self._seen = len(self._file.read_text().splitlines()) if self._file.exists() else 0
 
     def new(self, count: int) -> list[ET.Element]:
@@ -53,7 +53,7 @@ class Trail:
         end = time.monotonic() + 10
         found: list[ET.Element] = []
         while True:
-            self._auditor.step()
+            self._auditor.follow()
             text = self._file.read_text() if self._file.exists() else ""
             found = [ET.fromstring(line) for line in text.splitlines()[self._seen :]]
             if len(found) >= count or time.monotonic() > end:

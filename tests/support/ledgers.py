@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.base.job import ReportObject, ReportOrder, Result, Ticket
+from dicom_node.store.clock import Clock
 from dicom_node.store.ledger import Instance, Ledger, Route
 
 NOW = 1_800_000_000.0
@@ -28,6 +29,37 @@ def fresh(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "ledger.sqlite").write_bytes(_empty())
     return f"sqlite:///{folder}/ledger.sqlite"
+
+
+def on(thing: Any, moment: float) -> Any:
+    """Return `thing` (a ledger, or what has its clock): calls of it happen at this moment."""
+    return _At(thing, thing.clock, moment)
+
+
+class _At:
+    """Sets a clock for as long as a call takes; both sides of it, so that no jump is seen."""
+
+    def __init__(self, thing: Any, clock: Clock, moment: float) -> None:
+        self._thing, self._clock, self._moment = thing, clock, moment
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._thing, name)
+        return self._called(found) if callable(found) else _At(found, self._clock, self._moment)
+
+    def _called(self, call: Any) -> Any:
+        clock, moment = self._clock, self._moment
+
+        def called(*given: Any, **named: Any) -> Any:
+            before = dict(vars(clock))
+            since = moment - clock.wall() + clock.monotonic()
+            vars(clock).update(wall=lambda: moment, monotonic=lambda: since)
+            try:
+                return call(*given, **named)
+            finally:
+                vars(clock).clear()
+                vars(clock).update(before)
+
+        return called
 
 
 def instance(n: int = 1, **changed: Any) -> Instance:
@@ -87,17 +119,18 @@ def result(ticket: Ticket, n: int = 1, **changed: Any) -> Result:
 
 def post(ledger: Ledger, ticket: Ticket, told: Result, at: float | None = None) -> bool:
     files = {o.part: f"reports/aa/{ticket.job[:8]}.{o.part}.dcm" for o in told.objects}
-    return ledger.jobs.report(ticket.job, ticket.token, told, files, at)
+    book = ledger if at is None else on(ledger, at)
+    return book.jobs.report(ticket.job, ticket.token, told, files)
 
 
 def taken(ledger: Ledger, worker: str = "w", at: float = NOW) -> Ticket:
-    (ticket,) = ledger.jobs.hand_out("phantom", 1, at + 60, at)
-    ledger.jobs.claim(ticket.job, ticket.token, worker, 60, at)
+    (ticket,) = on(ledger, at).jobs.hand_out("phantom", 1, at + 60)
+    on(ledger, at).jobs.claim(ticket.job, ticket.token, worker, 60)
     return ticket
 
 
 def reported(ledger: Ledger, n: int = 1, at: float = NOW, **routed: Any) -> Ticket:
-    ledger.instances.receive(instance(n), [route(**routed)], at=at)
+    on(ledger, at).instances.receive(instance(n), [route(**routed)])
     ticket = taken(ledger, at=at)
     post(ledger, ticket, result(ticket, n), at)
     return ticket

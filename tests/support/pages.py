@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from ledgers import on
 from peers import need
 from serving import Api
 
@@ -93,13 +94,13 @@ def fail(api: Api, ticket: Ticket, reason: str = "the model ran out of memory") 
 
 def deliver(api: Api, status: int | None = 0) -> None:
     """Answer the waiting deliveries with a status, or with silence."""
-    for delivery in api.ledger.deliveries.due(time.time() + 1):
+    for delivery in on(api.ledger, time.time() + 1).deliveries.due():
         if status is None:
             api.ledger.deliveries.hold(
                 delivery.destination, "gives no answer within 30 s", time.time() + 600
             )
         else:
-            api.ledger.deliveries.delivered(delivery.id, status, time.time())
+            api.ledger.deliveries.delivered(delivery.id, status)
 
 
 @contextmanager

@@ -70,10 +70,10 @@ def transferred(api: Api) -> str:
 def test_what_was_received_and_sent_is_noted_once(api: Api, tmp_path: Path) -> None:
     file = tmp_path / "audit.xml"
     auditor = Auditor(audited(api, file=str(file)), api.ledger)
-    assert auditor.step() == 0
+    assert auditor.follow() == 0
     transferred(api)
-    assert auditor.step() == 2
-    assert auditor.step() == 0
+    assert auditor.follow() == 2
+    assert auditor.follow() == 0
     received, sent = lines(file)
     assert codes(received) == codes(sent) == ("110104", None)
     assert received.find("EventIdentification").get("EventActionCode") == "C"  # type: ignore[union-attr]
@@ -94,11 +94,11 @@ def test_what_was_received_and_sent_is_noted_once(api: Api, tmp_path: Path) -> N
 
 def test_a_restart_goes_on_where_the_trail_stopped(api: Api, tmp_path: Path) -> None:
     chosen = audited(api, file=str(tmp_path / "audit.xml"))
-    Auditor(chosen, api.ledger).step()
+    Auditor(chosen, api.ledger).follow()
     transferred(api)
-    assert Auditor(chosen, api.ledger).step() == 2
+    assert Auditor(chosen, api.ledger).follow() == 2
     transferred(api)
-    assert Auditor(chosen, api.ledger).step() == 2
+    assert Auditor(chosen, api.ledger).follow() == 2
     assert len(lines(tmp_path / "audit.xml")) == 4
 
 
@@ -106,21 +106,21 @@ def test_a_trail_that_cannot_be_written_loses_nothing(api: Api, tmp_path: Path) 
     folder = tmp_path / "away"
     chosen = audited(api, file=str(folder / "audit.xml"))
     auditor = Auditor(chosen, api.ledger)
-    auditor.step()
+    auditor.follow()
     shutil.rmtree(folder)
     folder.write_text("a file where the folder was")
     transferred(api)
     with pytest.raises(Unreachable):
-        auditor.step()
+        auditor.follow()
     folder.unlink()
-    assert auditor.step() == 2
+    assert auditor.follow() == 2
 
 
 def test_start_and_stop_are_noted(api: Api, tmp_path: Path) -> None:
     file = tmp_path / "audit.xml"
-    stop = threading.Event()
-    stop.set()
-    Auditor(audited(api, file=str(file)), api.ledger).run(stop)
+    loop = Auditor(audited(api, file=str(file)), api.ledger).loop()
+    loop.turn()
+    loop.close()
     assert [codes(root) for root in lines(file)] == [("110100", "110120"), ("110100", "110121")]
 
 
@@ -157,7 +157,7 @@ def test_a_refused_result_is_a_security_alert(api: Api, tmp_path: Path) -> None:
     file = tmp_path / "audit.xml"
     chosen = audited(api, file=str(file))
     auditor = Auditor(chosen, api.ledger)
-    auditor.step()
+    auditor.follow()
     path = f"/jobs/{'c' * 32}/result"
     why = "its Patient ID is another"
     noting(chosen, api.ledger)(Use("result-refused", "worker gpu-host:4711", path, alert=why))
@@ -198,10 +198,10 @@ def test_syslog_gets_messages_of_rfc_5424(api: Api, kind: str) -> None:
 def test_a_repository_that_is_away_is_said_to_be(api: Api, free_port: int) -> None:
     chosen = audited(api, syslog=f"tcp://127.0.0.1:{free_port}")
     auditor = Auditor(chosen, api.ledger)
-    assert auditor.step() == 0
+    assert auditor.follow() == 0
     transferred(api)
     with pytest.raises(Unreachable):
-        auditor.step()
+        auditor.follow()
     assert chosen.audit_file is not None
     assert len(lines(chosen.audit_file)) == 2  # the file does not wait for it
 
@@ -235,10 +235,10 @@ def test_a_trail_is_kept_unless_it_is_switched_off(
 
     chosen = audited(api, enabled=False)
     assert chosen.audit_file is None
-    monkeypatch.setattr(Auditor, "step", fail)
-    stop = threading.Event()
-    stop.set()
-    Auditor(chosen, api.ledger).run(stop)
+    monkeypatch.setattr(Auditor, "follow", fail)
+    loop = Auditor(chosen, api.ledger).loop()
+    loop.turn()
+    loop.close()
     noting(chosen, api.ledger)(Use("accessed", "anna", "/"))
     assert not (api.settings.node.data_dir / "audit.place").exists()
     assert not (api.settings.node.data_dir / "audit").exists()
@@ -258,10 +258,10 @@ def acted(api: Api, uid: str) -> None:
 def test_what_a_person_does_is_noted_with_name_and_address(api: Api, tmp_path: Path) -> None:
     file = tmp_path / "audit.xml"
     auditor = Auditor(audited(api, file=str(file)), api.ledger)
-    auditor.step()
+    auditor.follow()
     uid = transferred(api)
     acted(api, uid)
-    auditor.step()
+    auditor.follow()
     found = [root for root in lines(file) if codes(root) != ("110104", None)]
     kinds = [root.find("*/EventTypeCode").get("originalText") for root in found]  # type: ignore[union-attr]
     assert kinds == ["disagree", "resend", "retry", "settled", "replay"]
@@ -287,7 +287,7 @@ def test_a_node_that_kept_one_place_for_both_goes_on_there(api: Api, tmp_path: P
         auditor = Auditor(
             audited(api, syslog=f"udp://127.0.0.1:{repository.getsockname()[1]}"), api.ledger
         )
-        assert auditor.step() == 2
+        assert auditor.follow() == 2
         assert all(b"110104" in repository.recv(65536) for _ in range(2))
 
 
@@ -295,7 +295,7 @@ def test_what_happens_before_the_keepers_first_look_is_noted(api: Api) -> None:
     """The listener may receive before the courier runs: `serve` begins the trail."""
     Auditor(api.settings, api.ledger).begin()
     transferred(api)
-    assert Auditor(api.settings, api.ledger).step() == 2
+    assert Auditor(api.settings, api.ledger).follow() == 2
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledgers import NOW, fresh, instance, post, reported, result, route, taken
+from ledgers import NOW, fresh, instance, on, post, reported, result, route, taken
 
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.store.backup import HALF, backup, require_whole, restore
@@ -33,7 +33,7 @@ class Site:
         with self.spool.writing() as incoming:
             incoming.write(b"image %d" % n * 100)
             kept = incoming.keep(f"1.2.3.{n}")
-        self.ledger.instances.receive(instance(n, file=kept.name), [route()], at=NOW + n)
+        on(self.ledger, NOW + n).instances.receive(instance(n, file=kept.name), [route()])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ledgers import NOW, fresh, instance, route
+from ledgers import NOW, fresh, instance, on, route
 
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.batch import Batch
@@ -101,7 +101,7 @@ def test_instances_of_one_batch_have_what_each_would_have_alone(ledger: Ledger) 
 
 
 def test_without_a_digest_a_known_uid_changes_nothing(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(sha256=""), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(sha256=""), [route()])
     assert ledger.instances.receive(instance(file="images/aa/y.dcm"), [route()]).kind == "known"
     ledger.instances.note_digest("1.2.3.1", "f" * 64)
     ledger.instances.note_digest("1.2.3.1", "0" * 64)
@@ -113,7 +113,7 @@ def test_without_a_digest_a_known_uid_changes_nothing(ledger: Ledger) -> None:
 def test_many_threads_lose_nothing(ledger: Ledger) -> None:
     def send(start: int) -> None:
         for n in range(start, start + 10):
-            assert ledger.instances.receive(instance(n), [route()], at=NOW).kind == "new"
+            assert on(ledger, NOW).instances.receive(instance(n), [route()]).kind == "new"
 
     threads = [threading.Thread(target=send, args=(10 * t,)) for t in range(8)]
     for thread in threads:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledgers import NOW, fresh, instance, post, reported, result, route, taken
+from ledgers import NOW, fresh, instance, on, post, reported, result, route, taken
 
 from dicom_node.base.job import Handout
 from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.flow.dispatch import Dispatcher
+from dicom_node.flow.loop import Loop
 from dicom_node.settings import Dispatch, Peer, Settings
 from dicom_node.store import retention
 from dicom_node.store.ledger import Ledger
@@ -76,7 +77,7 @@ def test_a_report_that_was_made_while_the_clock_was_ahead_goes_at_once(
     ledger: Ledger, archive: Archive, tmp_path: Path, ahead: float
 ) -> None:
     reported(ledger, at=NOW + ahead)
-    deliverer(ledger, archive, tmp_path).step(NOW)
+    on(deliverer(ledger, archive, tmp_path), NOW).step()
     assert len(archive.got) == 1
 
 
@@ -87,11 +88,11 @@ def test_what_was_refused_while_the_clock_was_ahead_waits_its_back_off_and_no_lo
     reported(ledger, at=NOW)
     work = deliverer(ledger, archive, tmp_path)
     archive.status = 0xA700
-    work.step(NOW + ahead)
+    on(work, NOW + ahead).step()
     archive.status = 0x0000
-    work.step(NOW)
+    on(work, NOW).step()
     assert len(archive.got) == 1
-    work.step(NOW + 31)
+    on(work, NOW + 31).step()
     assert len(archive.got) == 2
 
 
@@ -100,10 +101,10 @@ def test_a_destination_that_was_held_while_the_clock_was_ahead_is_held_no_longer
     ledger: Ledger, archive: Archive, tmp_path: Path, ahead: float
 ) -> None:
     reported(ledger, at=NOW)
-    ledger.deliveries.hold("archive", "ARCHIVE gives no answer", NOW + ahead + 30, NOW + ahead)
+    on(ledger, NOW + ahead).deliveries.hold("archive", "ARCHIVE gives no answer", NOW + ahead + 30)
     work = deliverer(ledger, archive, tmp_path)
-    work.step(NOW)
-    work.step(NOW + 31)
+    on(work, NOW).step()
+    on(work, NOW + 31).step()
     assert len(archive.got) == 1
 
 
@@ -113,10 +114,10 @@ def test_a_commitment_that_was_put_off_while_the_clock_was_ahead_is_asked_for_in
 ) -> None:
     reported(ledger, at=NOW)
     ledger.deliveries.choose(1, "2.25.1")
-    ledger.deliveries.delivered(1, 0x0000, NOW + ahead, ask_at=NOW + ahead + 1)
-    deliverer(ledger, archive, tmp_path).step(NOW)
-    assert not ledger.commitments.due(NOW)
-    assert ledger.commitments.due(NOW + 2)
+    on(ledger, NOW + ahead).deliveries.delivered(1, 0x0000, ask_at=NOW + ahead + 1)
+    on(deliverer(ledger, archive, tmp_path), NOW).step()
+    assert not on(ledger, NOW).commitments.due()
+    assert on(ledger, NOW + 2).commitments.due()
 
 
 def test_a_back_off_of_a_day_is_a_day(ledger: Ledger, archive: Archive, tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_back_off_of_a_day_is_a_day(ledger: Ledger, archive: Archive, tmp_path
     archive.status = 0xA700
     work = deliverer(ledger, archive, tmp_path, Pace(refused=(86_400.0, 86_400.0)))
     for seconds in (0, 1, 60, 86_000):
-        work.step(NOW + seconds)
+        on(work, NOW + seconds).step()
     assert len(archive.got) == 1
 
 
@@ -134,9 +135,9 @@ def test_an_act_of_the_operator_while_the_clock_was_ahead_is_done_at_once(
 ) -> None:
     reported(ledger, at=NOW)
     if act == "resend":
-        ledger.deliveries.delivered(1, 0x0000, NOW)
+        on(ledger, NOW).deliveries.delivered(1, 0x0000)
     getattr(ledger.acts, act)("1.2.3.1", NOW + 3600)
-    deliverer(ledger, archive, tmp_path).step(NOW)
+    on(deliverer(ledger, archive, tmp_path), NOW).step()
     assert len(archive.got) == 1
 
 
@@ -147,23 +148,23 @@ def test_an_act_of_the_operator_while_the_clock_was_ahead_is_done_at_once(
 def test_a_job_that_was_given_back_while_the_clock_was_ahead_is_handed_out_at_once(
     ledger: Ledger, ahead: float
 ) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     ticket = taken(ledger)
-    ledger.jobs.release(ticket.job, ticket.token, "the worker ends", delay_s=0, at=NOW + ahead)
+    on(ledger, NOW + ahead).jobs.release(ticket.job, ticket.token, "the worker ends", delay_s=0)
     handed: list[Handout] = []
-    dispatcher(ledger, handed).step(NOW + 1)
+    on(dispatcher(ledger, handed), NOW + 1).step()
     assert len(handed) == 1
 
 
 @pytest.mark.parametrize("ahead", JUMPS)
 def test_a_lease_from_a_clock_that_was_ahead_ends_in_its_time(ledger: Ledger, ahead: float) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     taken(ledger, at=NOW + ahead)
     handed: list[Handout] = []
     work = dispatcher(ledger, handed)
-    work.step(NOW)
+    on(work, NOW).step()
     assert not handed, "the worker that holds it had no time at all"
-    work.step(NOW + 61)
+    on(work, NOW + 61).step()
     assert len(handed) == 1
 
 
@@ -171,13 +172,13 @@ def test_a_lease_from_a_clock_that_was_ahead_ends_in_its_time(ledger: Ledger, ah
 def test_an_instance_from_a_clock_that_was_ahead_does_not_wait_behind_all_others(
     ledger: Ledger, ahead: float
 ) -> None:
-    ledger.instances.receive(instance(1), [route()], at=NOW + ahead)
+    on(ledger, NOW + ahead).instances.receive(instance(1), [route()])
     handed: list[Handout] = []
     work = dispatcher(ledger, handed)
-    work.step(NOW)
+    on(work, NOW).step()
     ledger.jobs.unpublish(handed.pop().tickets)
-    ledger.instances.receive(instance(2), [route()], at=NOW + 2)
-    first, _ = ledger.jobs.hand_out("phantom", 2, NOW + 90, NOW + 3)
+    on(ledger, NOW + 2).instances.receive(instance(2), [route()])
+    first, _ = on(ledger, NOW + 3).jobs.hand_out("phantom", 2, NOW + 90)
     assert ledger.history.trace("1.2.3.1")["jobs"][0]["job"] == first.job
 
 
@@ -206,7 +207,7 @@ def test_a_worker_keeps_its_lease_when_the_clock_is_set(
     ledger.instances.receive(instance(), [route()])
     handed: list[Handout] = []
     stop = threading.Event()
-    thread = threading.Thread(target=dispatcher(ledger, handed).run, args=(stop,))
+    thread = threading.Thread(target=dispatcher(ledger, handed).loop().run, args=(stop,))
     thread.start()
     try:
         _wait(lambda: bool(handed))
@@ -234,7 +235,7 @@ def test_a_clock_that_is_set_ahead_makes_no_orphan_of_what_is_just_being_receive
         incoming.write(b"an image")
         kept = incoming.keep("1.2.3.1")
     clock.by = 90_000.0
-    retention.Retention(Settings(), spool, ledger).step()
+    retention.Retention(Settings(), spool, ledger).remove()
     ledger.instances.receive(instance(1, file=kept.name), [route()])  # and now 0x0000 is answered
     assert spool.path(kept.name).is_file()
 
@@ -249,7 +250,8 @@ def test_a_clock_that_is_set_ahead_is_believed_only_when_it_has_run_evenly(
         kept = incoming.keep("1.2.3.1")
     ledger.instances.receive(instance(1, file=kept.name), [], "no rule matched")
     work, stop = retention.Retention(Settings(), spool, ledger, every_s=0.1), threading.Event()
-    thread = threading.Thread(target=work.run, args=(stop,))
+    loop = Loop("retention", work.step, ledger.clock)
+    thread = threading.Thread(target=loop.run, args=(stop,))
     thread.start()
     try:
         time.sleep(1.3)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from ledgers import NOW, fresh, instance, post, result, route, taken
+from ledgers import NOW, fresh, instance, on, post, result, route, taken
 from postgresql import Cluster, cluster
 from serving import serving
 
@@ -71,16 +71,19 @@ class Node:
 
     def deliver(self, n: int = 1, ask_at: float = NOW + 1) -> int:
         """Deliver one report and return its delivery."""
-        self.ledger.instances.receive(instance(n), [route()], at=NOW)
+        on(self.ledger, NOW).instances.receive(instance(n), [route()])
         ticket = taken(self.ledger)
         post(self.ledger, ticket, result(ticket, n), NOW)
         (row,) = self.ledger.history.trace(f"1.2.3.{n}")["deliveries"]
         self.ledger.deliveries.choose(row["id"], f"2.25.{n}")
-        self.ledger.deliveries.delivered(row["id"], 0, NOW, ask_at=ask_at)
+        on(self.ledger, NOW).deliveries.delivered(row["id"], 0, ask_at=ask_at)
         return int(row["id"])
 
     def step(self, now: float = NOW + 1) -> int:
-        return Committer(self.settings, self.ledger, self.archive, linger_s=0).step(now)
+        """Ask for what is due; return for how many objects that was."""
+        before = len(self.archive.asked)
+        on(Committer(self.settings, self.ledger, self.archive, linger_s=0), now).step()
+        return sum(len(question.objects) for question in self.archive.asked[before:])
 
     def delivery(self, n: int = 1) -> dict[str, Any]:
         (row,) = self.ledger.history.trace(f"1.2.3.{n}")["deliveries"]
@@ -130,17 +133,17 @@ def test_committed_is_told_apart_from_delivered(node: Node) -> None:
     node.deliver(1)
     node.deliver(2, ask_at=0)
     assert node.ledger.history.trace("1.2.3.1")["state"] == "delivered"
-    assert node.ledger.history.status(NOW)["destinations"][0]["uncommitted"] == 1
+    assert on(node.ledger, NOW).history.status()["destinations"][0]["uncommitted"] == 1
     node.archive.reply = all_kept
     node.step()
     assert node.ledger.history.trace("1.2.3.1")["state"] == "committed"
     assert node.ledger.history.trace("1.2.3.2")["state"] == "delivered"
-    assert node.ledger.history.status(NOW)["deliveries"] == {"committed": 1, "sent": 1}
+    assert on(node.ledger, NOW).history.status()["deliveries"] == {"committed": 1, "sent": 1}
     assert node.stages()[-2:] == ["asked", "committed"]
     assert [row["sop_instance_uid"] for row in node.ledger.history.recent(state="committed")] == [
         "1.2.3.1"
     ]
-    assert node.ledger.history.status(NOW)["destinations"] == ()
+    assert on(node.ledger, NOW).history.status()["destinations"] == ()
 
 
 def test_what_is_not_committed_is_sent_again_and_asked_for_again(node: Node) -> None:
@@ -150,10 +153,10 @@ def test_what_is_not_committed_is_sent_again_and_asked_for_again(node: Node) -> 
     row = node.delivery()
     assert (row["state"], row["attempts"]) == ("retrying", 1)
     assert row["reason"] == "archive does not commit: 0x0112 no such object instance"
-    assert 0 < row["next_at"] - time.time() <= 30
-    (due,) = node.ledger.deliveries.due(row["next_at"])
+    assert 0 < row["next_at"] - (NOW + 1) <= 30
+    (due,) = on(node.ledger, row["next_at"]).deliveries.due()
     assert due.chosen == "2.25.1"
-    node.ledger.deliveries.delivered(delivery, 0, NOW + 40, ask_at=NOW + 41)
+    on(node.ledger, NOW + 40).deliveries.delivered(delivery, 0, ask_at=NOW + 41)
     node.archive.reply = all_kept
     assert node.step(NOW + 41) == 1
     assert node.delivery()["state"] == "committed"
@@ -199,7 +202,7 @@ def test_the_same_answer_again_changes_nothing(node: Node) -> None:
     delivery = node.deliver()
     node.archive.reply = none_kept
     node.step()
-    node.ledger.deliveries.delivered(delivery, 0, NOW + 40)
+    on(node.ledger, NOW + 40).deliveries.delivered(delivery, 0)
     assert node.archive.keep(none_kept(node.archive.asked[0]))
     assert (node.delivery()["state"], node.delivery()["attempts"]) == ("sent", 1)
 
@@ -209,7 +212,7 @@ def test_a_late_failure_of_an_earlier_attempt_sends_nothing_again(node: Node) ->
     node.step(NOW + 1)
     node.archive.reply = none_kept
     node.step(NOW + 700)
-    node.ledger.deliveries.delivered(delivery, 0, NOW + 740)
+    on(node.ledger, NOW + 740).deliveries.delivered(delivery, 0)
     assert node.archive.keep(none_kept(node.archive.asked[0]))
     assert node.delivery()["state"] == "sent"
 
@@ -277,9 +280,9 @@ def test_a_resent_object_is_asked_for_anew(node: Node) -> None:
     delivery = node.deliver()
     node.archive.reply = all_kept
     node.step()
-    assert node.ledger.acts.resend("1.2.3.1", NOW + 5) == 1
+    assert on(node.ledger, NOW + 5).acts.resend("1.2.3.1") == 1
     assert node.step(NOW + 5) == 0
-    node.ledger.deliveries.delivered(delivery, 0, NOW + 6, ask_at=NOW + 7)
+    on(node.ledger, NOW + 6).deliveries.delivered(delivery, 0, ask_at=NOW + 7)
     assert node.step(NOW + 7) == 1
     assert node.delivery()["state"] == "committed"
 
@@ -289,7 +292,7 @@ def test_a_report_that_is_not_committed_to_keeps_its_file(node: Node) -> None:
     late = NOW + 10_000
 
     def purged() -> list[str]:
-        return [one.what for one in node.ledger.purge.purgeable(late, 1e9, 10)]
+        return [one.what for one in on(node.ledger, late).purge.purgeable(1e9, 10)]
 
     assert purged() == []
     node.archive.reply = all_kept
@@ -300,7 +303,7 @@ def test_a_report_that_is_not_committed_to_keeps_its_file(node: Node) -> None:
 def test_more_than_fit_one_request_are_asked_for_in_turn(node: Node) -> None:
     for n in range(1, 6):
         node.deliver(n)
-    due = node.ledger.commitments.due(NOW + 1, limit_per_destination=2)
+    due = on(node.ledger, NOW + 1).commitments.due(limit_per_destination=2)
     assert [one.sop_instance_uid for one in due["archive"]] == ["2.25.1", "2.25.2"]
 
 
@@ -309,7 +312,7 @@ def test_the_committer_runs_until_it_is_stopped(node: Node) -> None:
     node.archive.reply = all_kept
     stop = threading.Event()
     work = Committer(node.settings, node.ledger, node.archive)
-    thread = threading.Thread(target=work.run, args=(stop,))
+    thread = threading.Thread(target=work.loop().run, args=(stop,))
     thread.start()
     end = time.monotonic() + 10
     while node.delivery()["state"] != "committed" and time.monotonic() < end:
@@ -329,7 +332,7 @@ def test_a_database_that_is_away_is_waited_out(
     monkeypatch.setattr(Database, "reading", away)
     stop = threading.Event()
     work = Committer(node.settings, node.ledger, node.archive)
-    thread = threading.Thread(target=work.run, args=(stop,))
+    thread = threading.Thread(target=work.loop().run, args=(stop,))
     thread.start()
     end = threading.Event()
     while "storage commitment waits" not in caplog.text and not end.wait(0.05):
@@ -344,14 +347,14 @@ def test_pages_metrics_and_commands_tell_committed_apart(
 ) -> None:
     with serving(tmp_path, sign_in=False) as api:
         for n in (1, 2):
-            api.ledger.instances.receive(instance(n), [route()], at=NOW)
+            on(api.ledger, NOW).instances.receive(instance(n), [route()])
             ticket = taken(api.ledger)
             post(api.ledger, ticket, result(ticket, n), NOW)
             api.ledger.deliveries.choose(n, f"2.25.{n}")
-            api.ledger.deliveries.delivered(n, 0, NOW, ask_at=NOW + 1)
-        asked = api.ledger.commitments.due(NOW + 1)["archive"]
-        api.ledger.commitments.ask("2.25.77", asked, lambda _: 600, NOW + 1)
-        api.ledger.commitments.answer("2.25.77", {"2.25.1"}, {}, lambda _: 30, NOW + 2)
+            on(api.ledger, NOW).deliveries.delivered(n, 0, ask_at=NOW + 1)
+        asked = on(api.ledger, NOW + 1).commitments.due()["archive"]
+        on(api.ledger, NOW + 1).commitments.ask("2.25.77", asked, lambda _: 600)
+        on(api.ledger, NOW + 2).commitments.answer("2.25.77", {"2.25.1"}, {}, lambda _: 30)
 
         def page(path: str) -> str:
             with urllib.request.urlopen(api.url + path) as answer:

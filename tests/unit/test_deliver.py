@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledgers import NOW, fresh, instance, result, route, taken
+from ledgers import NOW, fresh, instance, on, result, route, taken
 
 from dicom_node.base.errors import Unreachable
 from dicom_node.base.job import ReportObject
 from dicom_node.flow.deliver import Deliverer, Pace
+from dicom_node.flow.loop import Threads
 from dicom_node.settings import Peer, Settings
 from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.status import meaning
@@ -68,10 +69,20 @@ class Node:
     def deliverer(self, pace: Pace | None = None) -> Deliverer:
         return Deliverer(Settings(peers=self.peers), self.spool, self.ledger, self.archive, pace)
 
+    def running(self, stop: threading.Event, pace: Pace | None = None) -> Any:
+        crew, settings = Threads(stop), Settings(peers=self.peers)
+        work = Deliverer(settings, self.spool, self.ledger, self.archive, pace, crew)
+
+        def run(stop: threading.Event) -> None:
+            work.loop().run(stop)
+            crew.join(10)
+
+        return run
+
     def report(
         self, n: int = 1, classes: Sequence[str] = ("comprehensive3d",), **routed: Any
     ) -> None:
-        self.ledger.instances.receive(instance(n), [route(**routed)], at=NOW)
+        on(self.ledger, NOW).instances.receive(instance(n), [route(**routed)])
         ticket = taken(self.ledger)
         made = [(f"sr-{name}", "sr", SR_CLASSES[name], f"{n}-{name}".encode()) for name in classes]
         made.append(("text", "basic-text", TEXT, f"{n}-text".encode()))
@@ -90,7 +101,7 @@ class Node:
             for part, _, _, content in made
         }
         told = result(ticket, n, objects=objects)
-        self.ledger.jobs.report(ticket.job, ticket.token, told, files, NOW)
+        on(self.ledger, NOW).jobs.report(ticket.job, ticket.token, told, files)
 
     def deliveries(self, n: int = 1) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.ledger.history.trace(f"1.2.3.{n}")["deliveries"]
@@ -110,8 +121,8 @@ def node(tmp_path: Path) -> Iterator[Node]:
 def test_a_report_is_stored_once_and_the_status_kept(node: Node) -> None:
     node.report(**ONLY_SR)
     work = node.deliverer()
-    work.step(NOW)
-    work.step(NOW + 1)
+    on(work, NOW).step()
+    on(work, NOW + 1).step()
     assert node.archive.got == [b"1-comprehensive3d"]
     (row,) = node.deliveries()
     assert (row["state"], row["status"], row["sop_instance_uid"]) == ("sent", 0, "2.25.10")
@@ -120,7 +131,7 @@ def test_a_report_is_stored_once_and_the_status_kept(node: Node) -> None:
 
 def test_the_report_goes_before_the_other_objects_in_one_association(node: Node) -> None:
     node.report()
-    node.deliverer().step(NOW)
+    on(node.deliverer(), NOW).step()
     assert node.archive.got == [b"1-comprehensive3d", b"1-text"]
     assert node.archive.associations == 1
 
@@ -128,7 +139,7 @@ def test_the_report_goes_before_the_other_objects_in_one_association(node: Node)
 def test_the_first_sop_class_in_the_peers_order_that_it_accepts_is_sent(node: Node) -> None:
     node.archive.takes = {SR_CLASSES["enhanced"], SR_CLASSES["comprehensive"]}
     node.report(classes=("enhanced", "comprehensive3d", "comprehensive"), **ONLY_SR)
-    node.deliverer().step(NOW)
+    on(node.deliverer(), NOW).step()
     assert node.archive.got == [b"1-comprehensive"]
 
 
@@ -136,13 +147,13 @@ def test_a_retry_never_sends_another_object(node: Node) -> None:
     node.archive.takes = {SR_CLASSES["comprehensive"]}
     node.archive.statuses = [0xA700]
     node.report(classes=("comprehensive3d", "comprehensive"), **ONLY_SR)
-    node.deliverer().step(NOW)
+    on(node.deliverer(), NOW).step()
     node.archive.takes = set(SR_CLASSES.values())
-    node.deliverer().step(NOW + 31)
+    on(node.deliverer(), NOW + 31).step()
     assert node.archive.got == [b"1-comprehensive", b"1-comprehensive"]
-    node.ledger.acts.resend("1.2.3.1", NOW + 40)
+    on(node.ledger, NOW + 40).acts.resend("1.2.3.1")
     node.archive.takes = {SR_CLASSES["comprehensive3d"]}
-    node.deliverer().step(NOW + 40)
+    on(node.deliverer(), NOW + 40).step()
     assert len(node.archive.got) == 2
     assert "no longer accepts" in node.deliveries()[0]["reason"]
 
@@ -150,7 +161,7 @@ def test_a_retry_never_sends_another_object(node: Node) -> None:
 def test_what_no_one_accepts_waits_with_its_reason(node: Node) -> None:
     node.archive.takes = {TEXT}
     node.report()
-    node.deliverer().step(NOW)
+    on(node.deliverer(), NOW).step()
     sr, text = node.deliveries()
     assert (sr["state"], sr["reason"]) == ("retrying", "archive accepts no SOP class of it")
     assert text["state"] == "sent"
@@ -160,7 +171,7 @@ def test_what_no_one_accepts_waits_with_its_reason(node: Node) -> None:
 def test_a_warning_is_a_delivery(node: Node, status: int) -> None:
     node.archive.statuses = [status]
     node.report(**ONLY_SR)
-    node.deliverer().step(NOW)
+    on(node.deliverer(), NOW).step()
     (row,) = node.deliveries()
     assert (row["state"], row["status"]) == ("sent", status)
 
@@ -169,7 +180,7 @@ def test_a_warning_is_a_delivery(node: Node, status: int) -> None:
 def test_a_failure_is_retried_with_its_status_as_the_reason(node: Node, status: int) -> None:
     node.archive.statuses = [status]
     node.report(**ONLY_SR)
-    node.deliverer().step(NOW)
+    on(node.deliverer(), NOW).step()
     (row,) = node.deliveries()
     assert (row["state"], row["status"], row["attempts"]) == ("retrying", status, 1)
     assert row["reason"] == f"archive answered {meaning(status)}"
@@ -180,13 +191,13 @@ def test_refusals_back_off_from_30_seconds_to_an_hour_and_never_end(node: Node) 
     node.archive.statuses = [0xA700] * 10
     work, now, waits = node.deliverer(), NOW, []
     for _ in range(10):
-        work.step(now)
+        on(work, now).step()
         due = node.deliveries()[0]["next_at"]
         waits.append(due - now)
-        work.step(due - 1)
+        on(work, due - 1).step()
         now = due
     assert waits == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
-    work.step(now)
+    on(work, now).step()
     assert node.deliveries()[0]["state"] == "sent"
     assert len(node.archive.got) == 11
 
@@ -197,14 +208,14 @@ def test_an_archive_that_is_away_costs_no_attempt_and_gets_all_when_it_is_back(n
     node.archive.is_away = True
     work, now, waits = node.deliverer(), NOW, []
     for _ in range(8):
-        waits.append(work.step(now))
+        waits.append(on(work, now).step())
         now += 40
     rows = [row for n in range(5) for row in node.deliveries(n)]
     assert {row["attempts"] for row in rows} == {0}
     assert {row["reason"] for row in rows} == {"ARCHIVE@127.0.0.1:1 refused the connection"}
     assert max(waits) <= 30
     node.archive.is_away = False
-    work.step(now)
+    on(work, now).step()
     assert sorted(node.archive.got) == [f"{n}-comprehensive3d".encode() for n in range(5)]
     assert node.ledger.deliveries.destination("archive").failures == 0
 
@@ -215,23 +226,23 @@ def test_one_object_that_breaks_each_association_holds_up_no_other(node: Node) -
     node.archive.breaks_on = b"0-comprehensive3d"
     work, now = node.deliverer(), NOW
     for _ in range(12):
-        work.step(now)
+        on(work, now).step()
         now += 2
     assert sorted(node.archive.got) == [f"{n}-comprehensive3d".encode() for n in (1, 2, 3)]
     (row,) = node.deliveries(0)
     assert (row["state"], row["attempts"]) == ("retrying", 0)
     node.archive.breaks_on = b"nothing"
-    work.step(now + 100)
+    on(work, now + 100).step()
     assert node.deliveries(0)[0]["state"] == "sent"
 
 
 def test_an_unknown_sender_gets_its_report_when_the_settings_know_it(node: Node) -> None:
     node.report(send_to=("@sender",))
-    node.deliverer().step(NOW)
+    on(node.deliverer(), NOW).step()
     assert node.archive.got == []
     node.peers["room1"] = Peer(ae_title="MODALITY", host="10.0.0.9", port=1)
     stop = threading.Event()
-    thread = threading.Thread(target=node.deliverer().run, args=(stop,))
+    thread = threading.Thread(target=node.running(stop), args=(stop,))
     thread.start()
     wait_for(lambda: node.archive.got)
     stop.set()
@@ -245,7 +256,7 @@ def test_an_unknown_sender_gets_its_report_when_the_settings_know_it(node: Node)
 def test_a_peer_that_was_removed_leaves_its_reports_waiting(node: Node) -> None:
     node.report(**ONLY_SR)
     node.peers.clear()
-    node.deliverer().step(NOW)
+    on(node.deliverer(), NOW).step()
     (row,) = node.deliveries()
     assert (row["state"], row["reason"]) == (
         "retrying",
@@ -257,7 +268,7 @@ def test_a_lost_report_file_is_told(node: Node) -> None:
     node.report(**ONLY_SR)
     for path in (node.spool.root / "reports").rglob("*.dcm"):
         path.unlink()
-    node.deliverer().step(NOW)
+    on(node.deliverer(), NOW).step()
     (row,) = node.deliveries()
     assert (row["state"], row["reason"]) == (
         "retrying",
@@ -268,7 +279,7 @@ def test_a_lost_report_file_is_told(node: Node) -> None:
 def test_the_loop_delivers_soon_and_again_after_an_outage(node: Node) -> None:
     stop = threading.Event()
     pace = Pace(silent=(0.1, 0.3), idle=0.3)
-    thread = threading.Thread(target=node.deliverer(pace).run, args=(stop,))
+    thread = threading.Thread(target=node.running(stop, pace), args=(stop,))
     thread.start()
     try:
         node.report(1, **ONLY_SR)
@@ -301,7 +312,7 @@ def test_a_slow_archive_does_not_hold_up_another(tmp_path: Path) -> None:
     node.archive = connect  # type: ignore[assignment]
     node.report(send_to=("archive", "viewer"), objects={"archive": ("sr",), "viewer": ("sr",)})
     stop = threading.Event()
-    thread = threading.Thread(target=node.deliverer().run, args=(stop,))
+    thread = threading.Thread(target=node.running(stop), args=(stop,))
     thread.start()
     wait_for(lambda: quick.got)
     assert slow.got == []
@@ -327,21 +338,21 @@ def test_a_duplicate_after_a_lost_answer_is_a_delivery(node: Node) -> None:
     node.report(**ONLY_SR)
     node.archive.breaks_on = b"1-comprehensive3d"
     work = node.deliverer()
-    work.step(NOW)
+    on(work, NOW).step()
     assert (row(node).state, row(node).unanswered) == ("retrying", 1)
     node.archive.breaks_on = b"nothing"
     node.archive.statuses = [0x0111]
-    work.step(NOW + 60)
+    on(work, NOW + 60).step()
     assert (row(node).state, row(node).status) == ("sent", 0x0111)
 
 
 def test_a_duplicate_after_a_kill_between_sending_and_recording_is_a_delivery(node: Node) -> None:
     """What a killed courier leaves is an attempt whose answer nobody has recorded."""
     node.report(**ONLY_SR)
-    (due,) = node.ledger.deliveries.due(NOW)
+    (due,) = on(node.ledger, NOW).deliveries.due()
     node.ledger.deliveries.choose(due.id, "2.25.10")
     node.archive.statuses = [0x0111]
-    node.deliverer().step(NOW + 1)
+    on(node.deliverer(), NOW + 1).step()
     assert row(node).state == "sent"
 
 
@@ -350,7 +361,7 @@ def test_a_duplicate_at_the_first_attempt_is_somebody_elses_object(node: Node) -
     node.archive.statuses = [0x0111, 0xA700, 0x0111]
     work = node.deliverer()
     for wait in (0, 100, 1000):
-        work.step(NOW + wait)
+        on(work, NOW + wait).step()
         assert row(node).state == "retrying"
     assert row(node).reason == "archive answered 0x0111 duplicate SOP Instance"
 
@@ -358,10 +369,10 @@ def test_a_duplicate_at_the_first_attempt_is_somebody_elses_object(node: Node) -
 def test_a_duplicate_of_what_is_sent_again_is_a_delivery(node: Node) -> None:
     node.report(**ONLY_SR)
     work = node.deliverer()
-    work.step(NOW)
-    assert node.ledger.acts.resend("1.2.3.1", NOW + 1) == 1
+    on(work, NOW).step()
+    assert on(node.ledger, NOW + 1).acts.resend("1.2.3.1") == 1
     node.archive.statuses = [0x0111]
-    work.step(NOW + 2)
+    on(work, NOW + 2).step()
     assert row(node).state == "sent"
 
 
@@ -373,16 +384,16 @@ def test_what_is_refused_for_too_long_is_given_up_and_what_is_silent_is_not(
     work = Deliverer(limits, node.spool, node.ledger, node.archive)
     day = 86400.0
     node.archive.statuses = [0xA900] * 3
-    work.step(NOW)
+    on(work, NOW).step()
     node.archive.is_away = True
-    work.step(NOW + 31 * day)
+    on(work, NOW + 31 * day).step()
     assert row(node).state == "retrying", "silence ends nothing"
     node.archive.is_away = False
-    work.step(NOW + 32 * day)
+    on(work, NOW + 32 * day).step()
     assert row(node).state == "given up"
     assert "0xA900" in row(node).reason
     assert any("given up sop=1.2.3.1 destination=archive" in line for line in caplog.messages)
-    work.step(NOW + 40 * day)
+    on(work, NOW + 40 * day).step()
     assert len(node.archive.got) == 2
 
 
@@ -390,6 +401,6 @@ def test_by_default_nothing_is_given_up(node: Node) -> None:
     node.report(**ONLY_SR)
     node.archive.statuses = [0xA900] * 2
     work = node.deliverer()
-    work.step(NOW)
-    work.step(NOW + 400 * 86400)
+    on(work, NOW).step()
+    on(work, NOW + 400 * 86400).step()
     assert row(node).state == "retrying"

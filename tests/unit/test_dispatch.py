@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledgers import NOW, fresh, instance, post, result, route
+from ledgers import NOW, fresh, instance, on, post, result, route
 
 from dicom_node.base.errors import Busy, Unreachable
 from dicom_node.base.job import Handout
@@ -53,13 +53,13 @@ def dispatcher(ledger: Ledger, broker: Broker, **limits: Any) -> Dispatcher:
 
 def receive(ledger: Ledger, count: int, first: int = 0, **changed: Any) -> None:
     for n in range(first, first + count):
-        ledger.instances.receive(instance(n, **changed), [route()], at=NOW + n / 1000)
+        on(ledger, NOW + n / 1000).instances.receive(instance(n, **changed), [route()])
 
 
 def test_a_lone_job_goes_alone_and_names_the_node(ledger: Ledger) -> None:
     broker = Broker()
     receive(ledger, 1)
-    dispatcher(ledger, broker).step(NOW + 1)
+    on(dispatcher(ledger, broker), NOW + 1).step()
     ((handout, priority),) = broker.got
     assert (handout.node, handout.model, priority) == ("http://node:8080", "phantom", 1)
     assert len(handout.tickets) == 1
@@ -69,14 +69,14 @@ def test_a_backlog_goes_in_batches_up_to_the_window(ledger: Ledger) -> None:
     broker = Broker()
     receive(ledger, 45)
     work = dispatcher(ledger, broker, window=32, batch=8)
-    work.step(NOW + 1)
+    on(work, NOW + 1).step()
     assert broker.sizes == [8, 8, 8, 8]
-    work.step(NOW + 2)
+    on(work, NOW + 2).step()
     assert sum(broker.sizes) == 32
     for handout, _ in broker.got[:1]:
         for ticket in handout.tickets:
-            ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW)
-    work.step(NOW + 3)
+            on(ledger, NOW).jobs.claim(ticket.job, ticket.token, "w", 60)
+    on(work, NOW + 3).step()
     assert sum(broker.sizes) == 40
 
 
@@ -88,13 +88,13 @@ def test_a_window_is_refilled_in_whole_batches_while_there_is_a_backlog(
     broker = Broker()
     receive(ledger, 4 * window)
     work = dispatcher(ledger, broker, window=window, batch=batch)
-    work.step(NOW + 1)
+    on(work, NOW + 1).step()
     claimed = 0
     for handout, _ in broker.got:  # what refills it is claimed in turn
         for ticket in handout.tickets:
-            ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW + 1)
+            on(ledger, NOW + 1).jobs.claim(ticket.job, ticket.token, "w", 60)
             claimed += 1
-            work.step(NOW + 1.1)
+            on(work, NOW + 1.1).step()
             assert claimed == 4 * window or ledger.history.status()["jobs"]["queued"] > 0, (
                 "workers wait"
             )
@@ -108,14 +108,14 @@ def test_the_last_of_a_backlog_do_not_wait_for_a_batch_that_never_comes(ledger: 
     broker = Broker()
     receive(ledger, 35)
     work = dispatcher(ledger, broker, window=32, batch=8)
-    work.step(NOW + 1)
+    on(work, NOW + 1).step()
     (ticket, *_) = broker.got[0][0].tickets
-    ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW + 1)
-    work.step(NOW + 1.1)
+    on(ledger, NOW + 1).jobs.claim(ticket.job, ticket.token, "w", 60)
+    on(work, NOW + 1.1).step()
     assert sum(broker.sizes) == 32, "room for one of three: more room is on its way"
     for ticket in broker.got[0][0].tickets[1:3]:
-        ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW + 1)
-    work.step(NOW + 1.2)
+        on(ledger, NOW + 1).jobs.claim(ticket.job, ticket.token, "w", 60)
+    on(work, NOW + 1.2).step()
     assert broker.sizes[4:] == [3], "room for all that wait"
 
 
@@ -123,16 +123,16 @@ def test_stat_never_waits_for_a_batch(ledger: Ledger) -> None:
     broker = Broker()
     receive(ledger, 40)
     work = dispatcher(ledger, broker, window=32, batch=8)
-    work.step(NOW + 1)
+    on(work, NOW + 1).step()
     receive(ledger, 1, first=50, priority=1)
-    work.step(NOW + 1.1)
+    on(work, NOW + 1.1).step()
     assert [(len(h.tickets), p) for h, p in broker.got[4:]] == [(1, 0)]
 
 
 def test_a_small_backlog_is_shared_by_several_workers(ledger: Ledger) -> None:
     broker = Broker()
     receive(ledger, 5)
-    dispatcher(ledger, broker, batch=8).step(NOW + 1)
+    on(dispatcher(ledger, broker, batch=8), NOW + 1).step()
     assert broker.sizes == [1] * 5
 
 
@@ -140,9 +140,9 @@ def test_stat_is_not_held_up_by_a_full_window(ledger: Ledger) -> None:
     broker = Broker()
     receive(ledger, 6)
     work = dispatcher(ledger, broker, window=4, batch=1)
-    work.step(NOW + 1)
+    on(work, NOW + 1).step()
     receive(ledger, 1, first=50, priority=1)
-    work.step(NOW + 2)
+    on(work, NOW + 2).step()
     assert [priority for _, priority in broker.got] == [1, 1, 1, 1, 0]
 
 
@@ -151,14 +151,14 @@ def test_what_a_broker_does_not_take_waits_in_the_ledger(ledger: Ledger) -> None
     receive(ledger, 3)
     broker.takes = 1
     work = dispatcher(ledger, broker)
-    wait = work.step(NOW + 1)
+    wait = on(work, NOW + 1).step()
     assert wait <= 0.25
-    waiting = ledger.jobs.waiting(NOW + 1)["phantom"]
+    waiting = on(ledger, NOW + 1).jobs.waiting()["phantom"]
     assert (waiting.queued, waiting.due) == (1, 2)
     broker.takes = 10
-    work.step(NOW + 1.1)
+    on(work, NOW + 1.1).step()
     assert len(broker.got) == 1
-    work.step(NOW + 1.3)
+    on(work, NOW + 1.3).step()
     assert len(broker.got) == 3
     assert ledger.history.status()["jobs"] == {"queued": 3}
 
@@ -171,20 +171,20 @@ def test_a_model_without_workers_does_not_hold_up_another(ledger: Ledger) -> Non
             raise Busy("200 hand-outs lie in queue model.a-model")
         got.append(handout.model)
 
-    ledger.instances.receive(instance(1), [route(model="a-model"), route(model="b-model")], at=NOW)
-    Dispatcher(Settings(), ledger, put).step(NOW + 1)
+    on(ledger, NOW).instances.receive(instance(1), [route(model="a-model"), route(model="b-model")])
+    on(Dispatcher(Settings(), ledger, put), NOW + 1).step()
     assert got == ["b-model"]
-    assert ledger.jobs.waiting(NOW + 1)["a-model"].due == 1
+    assert on(ledger, NOW + 1).jobs.waiting()["a-model"].due == 1
 
 
 def test_a_hand_out_that_got_lost_is_handed_out_again(ledger: Ledger) -> None:
     broker = Broker()
     receive(ledger, 2)
     work = dispatcher(ledger, broker, queued_for=60, lease=60)
-    work.step(NOW + 1)
-    work.step(NOW + 60)
+    on(work, NOW + 1).step()
+    on(work, NOW + 60).step()
     assert len(broker.got) == 2
-    work.step(NOW + 62)
+    on(work, NOW + 62).step()
     assert len(broker.got) == 4
     tokens = {t.token for handout, _ in broker.got for t in handout.tickets}
     assert len(tokens) == 4
@@ -196,10 +196,10 @@ def test_a_job_that_kills_each_worker_ends_as_failed(ledger: Ledger) -> None:
     work = dispatcher(ledger, broker, lease=10, attempts=3)
     now = NOW + 1
     for _ in range(40):
-        work.step(now)
+        on(work, now).step()
         for handout, _ in broker.got:
             for ticket in handout.tickets:
-                ledger.jobs.claim(ticket.job, ticket.token, "w", 10, now)
+                on(ledger, now).jobs.claim(ticket.job, ticket.token, "w", 10)
         broker.got.clear()
         now += 6
     told = ledger.history.trace("1.2.3.0")
@@ -210,7 +210,7 @@ def test_a_job_that_kills_each_worker_ends_as_failed(ledger: Ledger) -> None:
 def test_an_instance_is_published_soon_after_its_commit(ledger: Ledger) -> None:
     broker = Broker()
     stop = threading.Event()
-    thread = threading.Thread(target=dispatcher(ledger, broker).run, args=(stop,))
+    thread = threading.Thread(target=dispatcher(ledger, broker).loop().run, args=(stop,))
     thread.start()
     try:
         time.sleep(0.3)
@@ -239,15 +239,15 @@ def test_the_loop_outlives_a_ledger_that_is_away(ledger: Ledger) -> None:
     stop = threading.Event()
     honest, calls = ledger.jobs.waiting, []
 
-    def away(at: float | None = None) -> Any:
-        calls.append(at)
+    def away() -> Any:
+        calls.append(1)
         if len(calls) < 2:
             raise Unreachable("ledger: database is locked")
-        return honest(at)
+        return honest()
 
     ledger.jobs.waiting = away  # type: ignore[method-assign]
     receive(ledger, 1)
-    thread = threading.Thread(target=dispatcher(ledger, broker).run, args=(stop,))
+    thread = threading.Thread(target=dispatcher(ledger, broker).loop().run, args=(stop,))
     thread.start()
     deadline = time.monotonic() + 20
     while not broker.got and time.monotonic() < deadline:
@@ -263,9 +263,11 @@ def test_what_kills_workers_takes_no_neighbour_with_it(ledger: Ledger) -> None:
     work = dispatcher(ledger, broker, window=8, batch=2, attempts=5)
     deadly = told(ledger, 3)[0]["job"]
     for now in (NOW + 60 * minute for minute in range(1, 24)):
-        work.step(now)
+        on(work, now).step()
         for handout, _ in broker.got:
-            held = [t for t in handout.tickets if ledger.jobs.claim(t.job, t.token, "w", 30, now)]
+            held = [
+                t for t in handout.tickets if on(ledger, now).jobs.claim(t.job, t.token, "w", 30)
+            ]
             if deadly not in {ticket.job for ticket in held}:
                 for ticket in held:
                     post(ledger, ticket, result(ticket), now)
@@ -282,12 +284,12 @@ def told(ledger: Ledger, n: int) -> list[dict[str, Any]]:
 
 def test_a_clock_that_was_an_hour_ahead_holds_nothing_up(ledger: Ledger) -> None:
     receive(ledger, 1)
-    (ticket,) = ledger.jobs.hand_out("phantom", 1, NOW + 60, NOW)
-    ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW)
-    ledger.jobs.release(ticket.job, ticket.token, "the node restarts", delay_s=10, at=NOW + 3600)
+    (ticket,) = on(ledger, NOW).jobs.hand_out("phantom", 1, NOW + 60)
+    on(ledger, NOW).jobs.claim(ticket.job, ticket.token, "w", 60)
+    on(ledger, NOW + 3600).jobs.release(ticket.job, ticket.token, "the node restarts", delay_s=10)
     broker = Broker()
     work = dispatcher(ledger, broker)
-    work.step(NOW + 5)
+    on(work, NOW + 5).step()
     assert broker.sizes == []
-    work.step(NOW + 16)
+    on(work, NOW + 16).step()
     assert broker.sizes == [1]

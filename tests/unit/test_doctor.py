@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import trustme
-from ledgers import NOW, fresh, instance, reported, route
+from ledgers import NOW, fresh, instance, on, reported, route
 from listening import listening
 
 from dicom_node.base.checks import Check, exit_code, failed, passed, show, warned
@@ -245,7 +245,7 @@ def test_a_missing_broker_is_unreachable_and_keeps_its_password(
 
 def test_jobs_that_nobody_takes_are_named(tmp_path: Path) -> None:
     ledger = Ledger.open(fresh(tmp_path))
-    ledger.instances.receive(instance(), [route()], at=time.time() - 600)
+    on(ledger, time.time() - 600).instances.receive(instance(), [route()])
     ledger.close()
     check = worst(surroundings.ledger(settings_of(tmp_path)))
     assert (check.name, check.verdict) == ("jobs", "fail")

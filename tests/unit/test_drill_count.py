@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledgers import NOW, fresh, instance, post, result, route, taken
+from ledgers import NOW, fresh, instance, on, post, result, route, taken
 
 from dicom_node.store.ledger import Ledger
 
@@ -35,7 +35,7 @@ class Story:
         self.world: Any = World(folder / "archive.jsonl", folder / "ledger.sqlite")
 
     def receive(self, n: int) -> None:
-        self.ledger.instances.receive(instance(n), [route()], at=NOW + n)
+        on(self.ledger, NOW + n).instances.receive(instance(n), [route()])
 
     def report(self, n: int) -> None:
         self.receive(n)
@@ -81,8 +81,8 @@ def test_an_acknowledged_image_that_nobody_knows_is_lost(story: Story) -> None:
 
 def test_a_report_that_only_the_node_calls_sent_is_lost(story: Story) -> None:
     story.report(1)
-    (delivery,) = story.ledger.deliveries.due(NOW + 5)
-    story.ledger.deliveries.delivered(delivery.id, 0, NOW + 5)
+    (delivery,) = on(story.ledger, NOW + 5).deliveries.due()
+    on(story.ledger, NOW + 5).deliveries.delivered(delivery.id, 0)
     assert faults(story.count(1)) == {"lost": 1, "without_reason": 1}
 
 
@@ -119,5 +119,5 @@ def test_only_a_picture_that_harms_workers_may_fail(
 ) -> None:
     story.receive(1)
     ticket = taken(story.ledger, at=NOW + 1)
-    story.ledger.jobs.release(ticket.job, ticket.token, "fell silent", max_attempts=1, at=NOW + 2)
+    on(story.ledger, NOW + 2).jobs.release(ticket.job, ticket.token, "fell silent", max_attempts=1)
     assert faults(story.count(1, kind=kind)) == seen

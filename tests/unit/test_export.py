@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import NOW, fresh, instance, post, reported, result, route, taken
+from ledgers import NOW, fresh, instance, on, post, reported, result, route, taken
 
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.cli import main
@@ -41,7 +41,7 @@ def test_a_result_is_one_line_with_text_findings_and_times(
     config: tuple[Path, Ledger], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, ledger = config
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     ticket = taken(ledger, at=NOW + 1)
     found = ({"bone": "rib", "number": "5", "side": "left"},)
     told = result(ticket, text="Fracture.", presence="present", fractures=found)
@@ -86,7 +86,7 @@ def test_more_results_than_a_page_are_exported_once_each(
     monkeypatch.setattr("dicom_node.store.ledger.results._PAGE", 2)
     path, ledger = config
     for n in range(7):
-        ledger.instances.receive(instance(n), [route()], at=NOW)  # all in the same moment
+        on(ledger, NOW).instances.receive(instance(n), [route()])  # all in the same moment
     lines = exported(path, "--json", capsys=capsys).splitlines()
     assert sorted(json.loads(line)["sop_instance_uid"] for line in lines) == [
         f"1.2.3.{n}" for n in range(7)

@@ -40,7 +40,7 @@ def test_a_dispatcher_that_never_returns_from_the_broker_is_named(
         hangs.set()
         stop.wait()
 
-    work = Dispatcher(Settings(), ledger, publish)
+    work = Dispatcher(Settings(), ledger, publish).loop()
     monkeypatch.setattr(roles, "HANGS_AFTER_S", 0.5)
     thread = threading.Thread(target=work.run, args=(stop,))
     thread.start()
@@ -50,7 +50,7 @@ def test_a_dispatcher_that_never_returns_from_the_broker_is_named(
         ledger.instances.receive(instance(), [route()])
         assert hangs.wait(20)
         time.sleep(1)
-        with pytest.raises(Unreachable, match="Dispatcher hangs"):
+        with pytest.raises(Unreachable, match="dispatch hangs"):
             roles.check_turns([work])
     finally:
         stop.set()
@@ -60,10 +60,11 @@ def test_a_dispatcher_that_never_returns_from_the_broker_is_named(
 def test_a_deliverer_turns_while_it_has_nothing_to_do(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = Deliverer(Settings(), Spool(tmp_path / "spool"), ledger, lambda _: None)  # type: ignore[arg-type, return-value]
+    settings, spool = Settings(), Spool(tmp_path / "spool")
+    work = Deliverer(settings, spool, ledger, lambda _: None).loop()  # type: ignore[arg-type, return-value]
     monkeypatch.setattr(roles, "HANGS_AFTER_S", 0.5)
     time.sleep(1)
-    with pytest.raises(Unreachable, match="Deliverer hangs"):
+    with pytest.raises(Unreachable, match="delivery hangs"):
         roles.check_turns([work])
     stop = threading.Event()
     thread = threading.Thread(target=work.run, args=(stop,))

@@ -8,6 +8,7 @@ from typing import Any
 import answers
 import httpx2
 import pytest
+from ledgers import on
 from serving import SECRET, Api, serving
 
 from dicom_node.base.errors import OutOfResources, Stale
@@ -120,7 +121,7 @@ def test_a_stale_token_is_409_and_changes_nothing(api: Api, http: httpx2.Client,
 def test_the_result_of_a_lost_lease_is_dropped(api: Api, worker: Client) -> None:
     ticket = api.ticket()
     worker.claim(ticket, "zombie")
-    api.ledger.jobs.expire(time.time() + 3600, attempts=5)
+    on(api.ledger, time.time() + 3600).jobs.expire(attempts=5)
     with pytest.raises(Stale):
         worker.post(ticket, result_of(api, ticket), [object_of(api, ticket)])
     assert api.state(ticket) == "received"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from ledgers import NOW, SR, fresh, instance, post, reported, result, route, taken
+from ledgers import NOW, SR, fresh, instance, on, post, reported, result, route, taken
 from postgresql import Cluster, cluster
 
 from dicom_node.base.errors import (
@@ -66,7 +66,7 @@ def job_row(ledger: Ledger, n: int = 1) -> dict[str, Any]:
 
 def test_a_new_instance_becomes_one_job_per_route(ledger: Ledger) -> None:
     routes = [route(), route(model="second", mode="shadow")]
-    receipt = ledger.instances.receive(instance(), routes, at=NOW)
+    receipt = on(ledger, NOW).instances.receive(instance(), routes)
     assert receipt.kind == "new"
     assert len(set(receipt.jobs)) == 2
     assert {row["model"] for row in ledger.history.trace("1.2.3.1")["jobs"]} == {
@@ -78,9 +78,9 @@ def test_a_new_instance_becomes_one_job_per_route(ledger: Ledger) -> None:
 
 
 def test_the_same_bytes_again_make_no_job(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     for _ in range(3):
-        receipt = ledger.instances.receive(instance(calling_ae="OTHER"), [route()], at=NOW + 1)
+        receipt = on(ledger, NOW + 1).instances.receive(instance(calling_ae="OTHER"), [route()])
         assert (receipt.kind, receipt.jobs) == ("duplicate", ())
     told = ledger.history.trace("1.2.3.1")
     assert len(told["jobs"]) == 1
@@ -98,10 +98,10 @@ def test_the_same_bytes_again_make_no_job(ledger: Ledger) -> None:
 def test_other_content_under_a_known_uid_is_kept_apart(
     ledger: Ledger, changed: dict[str, str]
 ) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     other = instance(file="images/aa/other.dcm", **changed)
     for _ in range(2):
-        receipt = ledger.instances.receive(other, [route()], at=NOW + 1)
+        receipt = on(ledger, NOW + 1).instances.receive(other, [route()])
         assert (receipt.kind, receipt.jobs, receipt.file) == ("conflict", (), "images/aa/other.dcm")
     told = ledger.history.trace("1.2.3.1")
     assert len(told["jobs"]) == len(told["conflicts"]) == 1
@@ -111,7 +111,7 @@ def test_other_content_under_a_known_uid_is_kept_apart(
 
 
 def test_without_a_route_an_instance_is_ignored_with_its_reason(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [], "no rule matched", at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [], "no rule matched")
     told = ledger.history.trace("1.2.3.1")
     assert (told["state"], told["instance"]["reason"]) == ("ignored", "no rule matched")
     assert [stage["stage"] for stage in told["stages"]] == ["received", "ignored"]
@@ -120,8 +120,8 @@ def test_without_a_route_an_instance_is_ignored_with_its_reason(ledger: Ledger) 
 
 def test_instance_numbers_count_up_in_a_study_for_each_model(ledger: Ledger) -> None:
     for n in (1, 2, 3):
-        ledger.instances.receive(instance(n), [route(), route(model="second")], at=NOW + n)
-    ledger.instances.receive(instance(4, study_instance_uid="1.9"), [route()], at=NOW)
+        on(ledger, NOW + n).instances.receive(instance(n), [route(), route(model="second")])
+    on(ledger, NOW).instances.receive(instance(4, study_instance_uid="1.9"), [route()])
     numbers = {
         n: [
             row["report_order"].instance_number
@@ -133,13 +133,13 @@ def test_instance_numbers_count_up_in_a_study_for_each_model(ledger: Ledger) -> 
 
 
 def test_the_time_of_a_report_is_fixed_when_its_job_is_made(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW + 0.7)
+    on(ledger, NOW + 0.7).instances.receive(instance(), [route()])
     first = taken(ledger)
-    order = ledger.jobs.claim(first.job, first.token, "w", 60, NOW).order
+    order = on(ledger, NOW).jobs.claim(first.job, first.token, "w", 60).order
     assert order.content_datetime.timestamp() == NOW
-    ledger.jobs.expire(NOW + 61, 5)
+    on(ledger, NOW + 61).jobs.expire(5)
     second = taken(ledger, "w2", NOW + 61)
-    assert ledger.jobs.claim(second.job, second.token, "w2", 60, NOW + 61).order == order
+    assert on(ledger, NOW + 61).jobs.claim(second.job, second.token, "w2", 60).order == order
 
 
 def test_two_associations_with_the_same_instance_at_once_make_one_job(url: str) -> None:
@@ -168,8 +168,8 @@ def test_two_associations_with_the_same_instance_at_once_make_one_job(url: str) 
 
 def test_jobs_are_handed_out_by_priority_then_by_reception(ledger: Ledger) -> None:
     for n, priority in ((1, 0), (2, 2), (3, 1), (4, 1)):  # C-STORE: 0 medium, 1 high, 2 low
-        ledger.instances.receive(instance(n, priority=priority), [route()], at=NOW + n)
-    ledger.instances.receive(instance(5, priority=2), [route(priority=0)], at=NOW + 5)
+        on(ledger, NOW + n).instances.receive(instance(n, priority=priority), [route()])
+    on(ledger, NOW + 5).instances.receive(instance(5, priority=2), [route(priority=0)])
     order = [
         ledger.history.trace(t.job)["sop_instance_uid"]
         for t in ledger.jobs.hand_out("phantom", 9, NOW + 60)
@@ -178,36 +178,36 @@ def test_jobs_are_handed_out_by_priority_then_by_reception(ledger: Ledger) -> No
 
 
 def test_a_job_is_handed_out_once(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
-    assert len(ledger.jobs.hand_out("phantom", 5, NOW + 60, NOW)) == 1
-    assert ledger.jobs.hand_out("phantom", 5, NOW + 60, NOW) == []
-    assert ledger.jobs.hand_out("other", 5, NOW + 60, NOW) == []
+    on(ledger, NOW).instances.receive(instance(), [route()])
+    assert len(on(ledger, NOW).jobs.hand_out("phantom", 5, NOW + 60)) == 1
+    assert on(ledger, NOW).jobs.hand_out("phantom", 5, NOW + 60) == []
+    assert on(ledger, NOW).jobs.hand_out("other", 5, NOW + 60) == []
 
 
 def test_what_the_broker_did_not_get_is_due_again_and_its_token_void(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
-    tickets = ledger.jobs.hand_out("phantom", 1, NOW + 60, NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
+    tickets = on(ledger, NOW).jobs.hand_out("phantom", 1, NOW + 60)
     ledger.jobs.unpublish(tickets)
     with pytest.raises(Stale):
-        ledger.jobs.claim(tickets[0].job, tickets[0].token, "w", 60, NOW)
-    assert ledger.jobs.waiting(NOW)["phantom"].due == 1
+        on(ledger, NOW).jobs.claim(tickets[0].job, tickets[0].token, "w", 60)
+    assert on(ledger, NOW).jobs.waiting()["phantom"].due == 1
     assert job_row(ledger)["attempts"] == 0
 
 
 def test_a_claim_repeated_by_its_worker_has_the_same_answer(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
-    (ticket,) = ledger.jobs.hand_out("phantom", 1, NOW + 60, NOW)
-    first = ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW)
-    assert ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW + 1) == first
+    on(ledger, NOW).instances.receive(instance(), [route()])
+    (ticket,) = on(ledger, NOW).jobs.hand_out("phantom", 1, NOW + 60)
+    first = on(ledger, NOW).jobs.claim(ticket.job, ticket.token, "w", 60)
+    assert on(ledger, NOW + 1).jobs.claim(ticket.job, ticket.token, "w", 60) == first
     assert (first.attempt, first.size, first.file) == (1, 101, "images/aa/1.dcm")
     with pytest.raises(Stale):
-        ledger.jobs.claim(ticket.job, ticket.token, "another", 60, NOW)
+        on(ledger, NOW).jobs.claim(ticket.job, ticket.token, "another", 60)
 
 
 def test_a_token_that_was_replaced_changes_nothing(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     old = taken(ledger)
-    assert ledger.jobs.expire(NOW + 61, 5).running == 1
+    assert on(ledger, NOW + 61).jobs.expire(5).running == 1
     new = taken(ledger, "w2", NOW + 61)
     before = ledger.history.trace("1.2.3.1")
     for act in (
@@ -238,80 +238,84 @@ def test_an_unknown_job_is_not_found(ledger: Ledger) -> None:
 
 
 def test_a_renewed_lease_lasts_longer(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     ticket = taken(ledger)
-    ledger.jobs.renew(ticket.job, ticket.token, 60, NOW + 50)
-    assert ledger.jobs.expire(NOW + 70, 5).running == 0
-    assert ledger.jobs.expire(NOW + 111, 5).running == 1
+    on(ledger, NOW + 50).jobs.renew(ticket.job, ticket.token, 60)
+    assert on(ledger, NOW + 70).jobs.expire(5).running == 0
+    assert on(ledger, NOW + 111).jobs.expire(5).running == 1
 
 
 def test_a_clock_set_back_does_not_lock_a_job_away(ledger: Ledger) -> None:
     """Leases and waits written before the clock went back a day would last a day."""
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     ticket = taken(ledger)
     back = NOW - 86400
-    assert ledger.jobs.redate(back) == 1
-    assert ledger.jobs.expire(back + 59, 5).running == 0
-    assert ledger.jobs.expire(back + 61, 5).running == 1
+    assert on(ledger, back).jobs.redate() == 1
+    assert on(ledger, back + 59).jobs.expire(5).running == 0
+    assert on(ledger, back + 61).jobs.expire(5).running == 1
     second = taken(ledger, "w2", back + 61)
-    ledger.jobs.release(second.job, second.token, "x", True, 60, 5, NOW)
-    assert ledger.jobs.redate(back + 70) == 1
-    assert ledger.jobs.hand_out("phantom", 1, NOW, back + 129) == []
-    assert len(ledger.jobs.hand_out("phantom", 1, NOW, back + 131)) == 1
+    on(ledger, NOW).jobs.release(second.job, second.token, "x", True, 60, 5)
+    assert on(ledger, back + 70).jobs.redate() == 1
+    assert on(ledger, back + 129).jobs.hand_out("phantom", 1, NOW) == []
+    assert len(on(ledger, back + 131).jobs.hand_out("phantom", 1, NOW)) == 1
     assert ticket.token != second.token
-    assert ledger.jobs.redate(back + 131) == 0
+    assert on(ledger, back + 131).jobs.redate() == 0
 
 
 def test_attempts_run_out_with_the_reason(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     at = NOW
     for _ in range(3):
         at += 200
         taken(ledger, at=at)
-        expired = ledger.jobs.expire(at + 61, 3)
+        expired = on(ledger, at + 61).jobs.expire(3)
     assert expired.failed == 1
     row = job_row(ledger)
     assert (row["state"], row["attempts"]) == ("failed", 3)
     assert "fell silent" in row["reason"]
-    assert ledger.jobs.hand_out("phantom", 5, at + 999, at + 999) == []
+    assert on(ledger, at + 999).jobs.hand_out("phantom", 5, at + 999) == []
 
 
 def test_time_in_the_queue_counts_as_no_attempt(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     for i in range(20):
-        assert len(ledger.jobs.hand_out("phantom", 1, NOW + i * 100 + 60, NOW + i * 100)) == 1
-        assert ledger.jobs.expire(NOW + i * 100 + 61, 3).queued == 1
+        assert len(on(ledger, NOW + i * 100).jobs.hand_out("phantom", 1, NOW + i * 100 + 60)) == 1
+        assert on(ledger, NOW + i * 100 + 61).jobs.expire(3).queued == 1
     assert job_row(ledger)["attempts"] == 0
     assert len(ledger.history.trace("1.2.3.1")["stages"]) < 12
 
 
 def test_release_waits_and_counts_as_it_is_told(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     ticket = taken(ledger)
     assert (
-        ledger.jobs.release(ticket.job, ticket.token, "no memory", False, 30, 1, NOW) == "received"
+        on(ledger, NOW).jobs.release(ticket.job, ticket.token, "no memory", False, 30, 1)
+        == "received"
     )
-    assert ledger.jobs.hand_out("phantom", 1, NOW + 90, NOW + 29) == []
+    assert on(ledger, NOW + 29).jobs.hand_out("phantom", 1, NOW + 90) == []
     assert job_row(ledger)["attempts"] == 0
     ticket = taken(ledger, at=NOW + 31)
-    assert ledger.jobs.release(ticket.job, ticket.token, "broken", True, 0, 1, NOW + 32) == "failed"
+    assert (
+        on(ledger, NOW + 32).jobs.release(ticket.job, ticket.token, "broken", True, 0, 1)
+        == "failed"
+    )
     assert job_row(ledger)["reason"] == "after 1 attempts: broken"
 
 
 def test_waiting_tells_models_and_priorities_apart(ledger: Ledger) -> None:
     for n in range(6):
         changed = {"priority": 1} if n == 5 else {}
-        ledger.instances.receive(instance(n, **changed), [route()], at=NOW + n)
-    ledger.instances.receive(instance(7), [route(model="second")], at=NOW)
-    first, _ = ledger.jobs.hand_out("phantom", 2, NOW + 60, NOW + 9)
-    ledger.jobs.claim(first.job, first.token, "w", 60, NOW)
-    waiting = ledger.jobs.waiting(NOW + 9)
+        on(ledger, NOW + n).instances.receive(instance(n, **changed), [route()])
+    on(ledger, NOW).instances.receive(instance(7), [route(model="second")])
+    first, _ = on(ledger, NOW + 9).jobs.hand_out("phantom", 2, NOW + 60)
+    on(ledger, NOW).jobs.claim(first.job, first.token, "w", 60)
+    waiting = on(ledger, NOW + 9).jobs.waiting()
     assert (waiting["phantom"].due, waiting["phantom"].queued) == (4, 1)
     assert (waiting["phantom"].running, waiting["phantom"].oldest) == (1, NOW + 1)
     assert waiting["phantom"].due_by == (0, 4, 0)
     assert waiting["phantom"].queued_by == (0, 1, 0)
     assert waiting["second"].due == 1
-    assert ledger.jobs.next_due(NOW) == NOW + 60
+    assert on(ledger, NOW).jobs.next_due() == NOW + 60
 
 
 # the one result -----------------------------------------------------------------------------------
@@ -337,9 +341,9 @@ def test_the_same_result_again_is_told_to_be_recorded(ledger: Ledger) -> None:
 
 
 def test_the_first_result_wins_over_a_zombie(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     zombie = taken(ledger)
-    ledger.jobs.expire(NOW + 61, 5)
+    on(ledger, NOW + 61).jobs.expire(5)
     heir = taken(ledger, "w2", NOW + 61)
     assert post(ledger, heir, result(heir, 2))
     with pytest.raises(Stale):
@@ -348,7 +352,7 @@ def test_the_first_result_wins_over_a_zombie(ledger: Ledger) -> None:
 
 
 def test_a_result_without_a_file_for_each_object_is_refused_whole(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     ticket = taken(ledger)
     with pytest.raises(NotFound, match="no file for part 'sr'"):
         ledger.jobs.report(ticket.job, ticket.token, result(ticket), {})
@@ -356,7 +360,7 @@ def test_a_result_without_a_file_for_each_object_is_refused_whole(ledger: Ledger
 
 
 def test_a_rejected_image_keeps_its_reason_and_sends_its_report(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     ticket = taken(ledger)
     reason = Reason(code="not-chest", text="A hip.")
     post(ledger, ticket, result(ticket, outcome="rejected", text=None, reason=reason))
@@ -368,7 +372,7 @@ def test_a_rejected_image_keeps_its_reason_and_sends_its_report(ledger: Ledger) 
 
 def test_the_trace_tells_each_stage_in_order_with_its_time(ledger: Ledger) -> None:
     reported(ledger)
-    ledger.deliveries.delivered(1, 0, NOW + 2, 12.5)
+    on(ledger, NOW + 2).deliveries.delivered(1, 0, 12.5)
     told = ledger.history.trace("1.2.3.1")
     names = ["received", "routed", "queued", "claimed", "fetch", "decode", "model", "report"]
     assert [stage["stage"] for stage in told["stages"]] == [*names, "reported", "sent"]
@@ -413,10 +417,10 @@ def test_each_destination_gets_one_report_and_the_kinds_that_it_takes(ledger: Le
         send_to=("archive", "viewer"),
         objects={"archive": ("sr",), "viewer": ("sr", "basic-text")},
     )
-    ledger.instances.receive(instance(), [routed], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [routed])
     ticket = taken(ledger)
     post(ledger, ticket, two_kinds(ticket), NOW)
-    due = ledger.deliveries.due(NOW)
+    due = on(ledger, NOW).deliveries.due()
     assert [(d.destination, d.kind, len(d.objects)) for d in due] == [
         ("archive", "sr", 2),
         ("viewer", "sr", 2),
@@ -425,12 +429,12 @@ def test_each_destination_gets_one_report_and_the_kinds_that_it_takes(ledger: Le
 
 
 def test_the_object_settled_on_first_stays(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     ticket = taken(ledger)
     post(ledger, ticket, two_kinds(ticket), NOW)
     assert ledger.deliveries.choose(1, "2.25.12") == "2.25.12"
     assert ledger.deliveries.choose(1, "2.25.11") == "2.25.12"
-    assert ledger.deliveries.due(NOW)[0].chosen == "2.25.12"
+    assert on(ledger, NOW).deliveries.due()[0].chosen == "2.25.12"
 
 
 def test_a_shadow_rule_sends_nothing_and_says_so(ledger: Ledger) -> None:
@@ -440,7 +444,7 @@ def test_a_shadow_rule_sends_nothing_and_says_so(ledger: Ledger) -> None:
         "withheld",
         "rule 'frontal' is in shadow mode",
     )
-    assert ledger.deliveries.due(NOW + 9) == []
+    assert on(ledger, NOW + 9).deliveries.due() == []
     assert ledger.acts.resend("1.2.3.1") == 0
 
 
@@ -460,14 +464,14 @@ def test_a_report_for_an_unknown_sender_waits_until_the_peer_is_known(ledger: Le
         "retrying",
         "sender MODALITY@10.0.0.9 is not in [peers]; add it",
     )
-    assert ledger.deliveries.redirect(ticket.job, "archive", ("sr",), NOW + 1) == 1
+    assert on(ledger, NOW + 1).deliveries.redirect(ticket.job, "archive", ("sr",)) == 1
     (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
     assert (delivery["destination"], delivery["state"]) == ("archive", "pending")
 
 
 def test_a_sender_that_gets_the_report_anyway_gets_it_once(ledger: Ledger) -> None:
     ticket = reported(ledger, send_to=("archive", "@sender"))
-    assert ledger.deliveries.redirect(ticket.job, "archive", ("sr",), NOW + 1) == 0
+    assert on(ledger, NOW + 1).deliveries.redirect(ticket.job, "archive", ("sr",)) == 0
     assert [d["state"] for d in ledger.history.trace("1.2.3.1")["deliveries"]] == [
         "pending",
         "withheld",
@@ -476,35 +480,35 @@ def test_a_sender_that_gets_the_report_anyway_gets_it_once(ledger: Ledger) -> No
 
 def test_a_failure_is_postponed_and_a_silence_is_not_counted(ledger: Ledger) -> None:
     reported(ledger)
-    ledger.deliveries.postpone(1, "archive answered 0xA700", NOW + 30, status=0xA700, at=NOW)
-    ledger.deliveries.hold("archive", "connection refused", NOW + 60, NOW)
+    on(ledger, NOW).deliveries.postpone(1, "archive answered 0xA700", NOW + 30, status=0xA700)
+    on(ledger, NOW).deliveries.hold("archive", "connection refused", NOW + 60)
     (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
     assert (delivery["state"], delivery["attempts"]) == ("retrying", 1)
     assert delivery["reason"] == "archive answered 0xA700"
-    assert ledger.deliveries.due(NOW + 31) == []
+    assert on(ledger, NOW + 31).deliveries.due() == []
     ledger.deliveries.resume("archive")
-    assert len(ledger.deliveries.due(NOW + 31)) == 1
-    assert ledger.deliveries.due(NOW + 29) == []
+    assert len(on(ledger, NOW + 31).deliveries.due()) == 1
+    assert on(ledger, NOW + 29).deliveries.due() == []
 
 
 def test_a_held_destination_gives_its_reason_to_what_waits(ledger: Ledger) -> None:
     reported(ledger)
-    ledger.deliveries.hold("archive", "connection refused", NOW + 60, NOW)
+    on(ledger, NOW).deliveries.hold("archive", "connection refused", NOW + 60)
     (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
     assert (delivery["state"], delivery["attempts"]) == ("retrying", 0)
     assert delivery["reason"] == "connection refused"
-    (line,) = ledger.history.status(NOW)["destinations"]
+    (line,) = on(ledger, NOW).history.status()["destinations"]
     assert (line["waiting"], line["failures"], line["held_until"]) == (1, 1, NOW + 60)
-    assert ledger.deliveries.due_destinations(NOW) == []
-    assert ledger.deliveries.next_due(NOW) == NOW + 60
+    assert on(ledger, NOW).deliveries.due_destinations() == []
+    assert on(ledger, NOW).deliveries.next_due() == NOW + 60
     ledger.deliveries.resume("archive")
-    assert ledger.deliveries.due_destinations(NOW) == ["archive"]
+    assert on(ledger, NOW).deliveries.due_destinations() == ["archive"]
 
 
 def test_a_settled_delivery_is_not_settled_again(ledger: Ledger) -> None:
     reported(ledger)
-    assert ledger.deliveries.delivered(1, 0xB000, NOW)
-    assert not ledger.deliveries.delivered(1, 0, NOW)
+    assert on(ledger, NOW).deliveries.delivered(1, 0xB000)
+    assert not on(ledger, NOW).deliveries.delivered(1, 0)
     assert not ledger.deliveries.postpone(1, "late", NOW + 30)
     (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
     assert (delivery["state"], delivery["status"]) == ("sent", 0xB000)
@@ -516,44 +520,44 @@ def test_a_settled_delivery_is_not_settled_again(ledger: Ledger) -> None:
 
 
 def test_retry_gives_a_failed_job_all_its_attempts_again(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     ticket = taken(ledger)
     ledger.jobs.release(ticket.job, ticket.token, "broken", True, 0, 1)
-    assert ledger.acts.retry("1.2.3.1", NOW) == 1
+    assert on(ledger, NOW).acts.retry("1.2.3.1") == 1
     assert (job_row(ledger)["state"], job_row(ledger)["attempts"]) == ("received", 0)
     ticket = taken(ledger)
     ledger.jobs.release(ticket.job, ticket.token, "broken", True, 0, 1)
-    assert ledger.acts.retry_failed(NOW) == 1
-    assert ledger.acts.retry_failed(NOW) == 0
+    assert on(ledger, NOW).acts.retry_failed() == 1
+    assert on(ledger, NOW).acts.retry_failed() == 0
 
 
 def test_retry_lets_waiting_deliveries_go_at_once(ledger: Ledger) -> None:
     reported(ledger)
-    ledger.deliveries.postpone(1, "archive answered 0xA700", NOW + 3600, at=NOW)
-    ledger.deliveries.hold("archive", "connection refused", NOW + 60, NOW)
-    assert ledger.acts.retry("1.2.3.1", NOW) == 1
-    assert len(ledger.deliveries.due(NOW)) == 1
+    on(ledger, NOW).deliveries.postpone(1, "archive answered 0xA700", NOW + 3600)
+    on(ledger, NOW).deliveries.hold("archive", "connection refused", NOW + 60)
+    assert on(ledger, NOW).acts.retry("1.2.3.1") == 1
+    assert len(on(ledger, NOW).deliveries.due()) == 1
 
 
 def test_resend_sends_the_same_objects_again(ledger: Ledger) -> None:
     reported(ledger)
     ledger.deliveries.choose(1, "2.25.1")
-    ledger.deliveries.delivered(1, 0, NOW)
-    assert ledger.deliveries.due(NOW + 1) == []
-    assert ledger.acts.resend("1.2.3.1", NOW + 1) == 1
-    (delivery,) = ledger.deliveries.due(NOW + 1)
+    on(ledger, NOW).deliveries.delivered(1, 0)
+    assert on(ledger, NOW + 1).deliveries.due() == []
+    assert on(ledger, NOW + 1).acts.resend("1.2.3.1") == 1
+    (delivery,) = on(ledger, NOW + 1).deliveries.due()
     assert delivery.chosen == "2.25.1"
     assert "resend" in [stage["stage"] for stage in ledger.history.trace("1.2.3.1")["stages"]]
 
 
 def test_replay_makes_a_new_generation_that_names_its_predecessor(ledger: Ledger) -> None:
     first = reported(ledger)
-    (second,) = ledger.acts.replay("1.2.3.1", NOW + 5)
+    (second,) = on(ledger, NOW + 5).acts.replay("1.2.3.1")
     assert second != first.job
     with pytest.raises(Busy):
-        ledger.acts.replay("1.2.3.1", NOW + 6)
+        on(ledger, NOW + 6).acts.replay("1.2.3.1")
     ticket = taken(ledger, at=NOW + 6)
-    order = ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW + 6).order
+    order = on(ledger, NOW + 6).jobs.claim(ticket.job, ticket.token, "w", 60).order
     assert (order.generation, order.instance_number) == (2, 2)
     assert order.predecessor is not None
     assert order.predecessor.sop_instance_uid == "2.25.1"
@@ -570,10 +574,10 @@ def test_an_instance_is_found_by_any_of_its_names(ledger: Ledger, ident: str) ->
 
 def test_recent_searches_and_filters(ledger: Ledger) -> None:
     reported(ledger, 1, NOW)
-    ledger.instances.receive(
-        instance(2, patient_id="100%", accession_number="B2"), [], "no rule", at=NOW + 2
+    on(ledger, NOW + 2).instances.receive(
+        instance(2, patient_id="100%", accession_number="B2"), [], "no rule"
     )
-    ledger.instances.receive(instance(3), [route()], at=NOW + 1)
+    on(ledger, NOW + 1).instances.receive(instance(3), [route()])
     uids = lambda **asked: [r["sop_instance_uid"][-1] for r in ledger.history.recent(**asked)]  # noqa: E731
     assert uids() == ["2", "3", "1"]
     assert uids(limit=1, offset=1) == ["3"]
@@ -606,8 +610,8 @@ def test_reports_are_found_for_query_and_retrieve(ledger: Ledger) -> None:
 
 def test_status_counts_what_there_is(ledger: Ledger) -> None:
     reported(ledger)
-    ledger.instances.receive(instance(2), [route()], at=NOW)
-    told = ledger.history.status(NOW + 10)
+    on(ledger, NOW).instances.receive(instance(2), [route()])
+    told = on(ledger, NOW + 10).history.status()
     assert told["jobs"] == {"reported": 1, "received": 1}
     assert told["deliveries"] == {"pending": 1}
     assert told["models"] == {"phantom": {"reported": 1, "received": 1}}
@@ -735,7 +739,7 @@ while time.time() < deadline:
             os.write(1, f"{t.job}\\n".encode())
         except Stale:
             pass
-    ledger.jobs.expire(time.time(), 1000)
+    ledger.jobs.expire(1000)
     open_jobs = ledger.jobs.waiting()
     if not tickets and not open_jobs:
         break
@@ -771,7 +775,7 @@ def test_killed_claimers_lose_nothing_and_no_job_has_two_results(url: str, ledge
 
 
 def test_findings_come_back_as_they_were_posted(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     ticket = taken(ledger)
     found = FractureFound(bone="rib", number="6", side="right")
     post(ledger, ticket, result(ticket, presence="present", fractures=(found,)))

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     multiple,
     rule,
 )
-from ledgers import NOW, fresh, instance, post, result, route
+from ledgers import NOW, fresh, instance, on, post, result, route
 
 from dicom_node.base.errors import Stale
 from dicom_node.base.job import Reason, Ticket
@@ -54,7 +54,7 @@ class Work(RuleBasedStateMachine):
     def receive(self, n: int, other: bool) -> None:
         uid = f"1.2.3.{n}"
         sha = f"{n + 100 * other:064x}"
-        receipt = self.ledger.instances.receive(instance(n, sha256=sha), [route()], at=self.now)
+        receipt = on(self.ledger, self.now).instances.receive(instance(n, sha256=sha), [route()])
         if uid not in self.sent:
             assert receipt.kind == "new"
             self.sent[uid] = sha
@@ -63,7 +63,7 @@ class Work(RuleBasedStateMachine):
 
     @rule(target=tickets, limit=st.integers(1, 4))
     def hand_out(self, limit: int) -> object:
-        return multiple(*self.ledger.jobs.hand_out("phantom", limit, self.now + 10, self.now))
+        return multiple(*on(self.ledger, self.now).jobs.hand_out("phantom", limit, self.now + 10))
 
     @rule(ticket=consumes(tickets))
     def lose_a_message(self, ticket: Ticket) -> None:
@@ -76,7 +76,7 @@ class Work(RuleBasedStateMachine):
     @rule(target=claims, ticket=tickets, worker=st.sampled_from(("a", "b")))
     def claim(self, ticket: Ticket, worker: str) -> object:
         try:
-            self.ledger.jobs.claim(ticket.job, ticket.token, worker, 20, self.now)
+            on(self.ledger, self.now).jobs.claim(ticket.job, ticket.token, worker, 20)
         except Stale:
             return multiple()
         return (ticket, worker)
@@ -85,7 +85,7 @@ class Work(RuleBasedStateMachine):
     def renew(self, claim: tuple[Ticket, str]) -> None:
         ticket, _ = claim
         try:
-            self.ledger.jobs.renew(ticket.job, ticket.token, 20, self.now)
+            on(self.ledger, self.now).jobs.renew(ticket.job, ticket.token, 20)
         except Stale:
             return
         assert self.state(ticket.job) == ("running", ticket.token)
@@ -112,8 +112,8 @@ class Work(RuleBasedStateMachine):
     def release(self, claim: tuple[Ticket, str], counts: bool, delay: int) -> None:
         ticket, _ = claim
         try:
-            self.ledger.jobs.release(
-                ticket.job, ticket.token, "x", counts, delay, ATTEMPTS, self.now
+            on(self.ledger, self.now).jobs.release(
+                ticket.job, ticket.token, "x", counts, delay, ATTEMPTS
             )
         except Stale:
             assert self.state(ticket.job) != ("running", ticket.token)
@@ -122,20 +122,20 @@ class Work(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         """Messages expire after 10 seconds, leases after 20; the clock may be set back."""
         self.now += seconds
-        self.ledger.jobs.redate(self.now)
-        self.ledger.jobs.expire(self.now, ATTEMPTS)
+        on(self.ledger, self.now).jobs.redate()
+        on(self.ledger, self.now).jobs.expire(ATTEMPTS)
 
     @rule(target=claims)
     def work_falls_silent_and_gets_an_heir(self) -> object:
         self.time_passes(21)
-        tickets = self.ledger.jobs.hand_out("phantom", 4, self.now + 10, self.now)
+        tickets = on(self.ledger, self.now).jobs.hand_out("phantom", 4, self.now + 10)
         for ticket in tickets:
-            self.ledger.jobs.claim(ticket.job, ticket.token, "heir", 20, self.now)
+            on(self.ledger, self.now).jobs.claim(ticket.job, ticket.token, "heir", 20)
         return multiple(*((ticket, "heir") for ticket in tickets))
 
     @rule()
     def retry_failed(self) -> None:
-        self.ledger.acts.retry_failed(self.now)
+        on(self.ledger, self.now).acts.retry_failed()
 
     @invariant()
     def nothing_is_lost_and_no_job_has_two_results(self) -> None:
@@ -158,7 +158,7 @@ class Work(RuleBasedStateMachine):
                     self.final.setdefault(uid, told["objects"][0]["file"])
                     == (told["objects"][0]["file"])
                 )
-        counts = self.ledger.history.status(self.now)["jobs"]
+        counts = on(self.ledger, self.now).history.status()["jobs"]
         assert sum(counts.values()) == len(self.sent)
 
     def state(self, job: str) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from ledgers import NOW, fresh, instance, reported, route
+from ledgers import NOW, fresh, instance, on, reported, route
 from pydicom import Dataset
 
 from dicom_node.store.catalogue import Catalogue
@@ -27,22 +26,24 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     ledger = Ledger.open(fresh(tmp_path_factory.mktemp("plans")))
     reported(ledger)
     for n in range(2, 30):
-        ledger.instances.receive(instance(n), [route()] if n % 2 else [], at=NOW + n)
+        on(ledger, NOW + n).instances.receive(instance(n), [route()] if n % 2 else [])
     yield ledger
     ledger.close()
 
 
 HOT: dict[str, Callable[[Ledger], object]] = {
-    "a hand-out": lambda ledger: ledger.jobs.hand_out("phantom", 2, NOW + 90, NOW + 30, 1),
-    "expiry": lambda ledger: ledger.jobs.expire(NOW + 31, 5),
-    "what waits": lambda ledger: ledger.jobs.waiting(NOW + 31),
-    "when a job is due": lambda ledger: ledger.jobs.next_due(NOW),
-    "a clock that was ahead": lambda ledger: ledger.jobs.redate(NOW + 31),
-    "deliveries from a clock that was ahead": lambda ledger: ledger.deliveries.redate(NOW + 31),
-    "due destinations": lambda ledger: ledger.deliveries.due_destinations(NOW + 31),
-    "due deliveries": lambda ledger: ledger.deliveries.due(NOW + 31),
-    "when a delivery is due": lambda ledger: ledger.deliveries.next_due(NOW),
-    "due commitments": lambda ledger: ledger.commitments.due(NOW + 31),
+    "a hand-out": lambda ledger: on(ledger, NOW + 30).jobs.hand_out("phantom", 2, NOW + 90, 1),
+    "expiry": lambda ledger: on(ledger, NOW + 31).jobs.expire(5),
+    "what waits": lambda ledger: on(ledger, NOW + 31).jobs.waiting(),
+    "when a job is due": lambda ledger: on(ledger, NOW).jobs.next_due(),
+    "a clock that was ahead": lambda ledger: on(ledger, NOW + 31).jobs.redate(),
+    "deliveries from a clock that was ahead": lambda ledger: on(
+        ledger, NOW + 31
+    ).deliveries.redate(),
+    "due destinations": lambda ledger: on(ledger, NOW + 31).deliveries.due_destinations(),
+    "due deliveries": lambda ledger: on(ledger, NOW + 31).deliveries.due(),
+    "when a delivery is due": lambda ledger: on(ledger, NOW).deliveries.next_due(),
+    "due commitments": lambda ledger: on(ledger, NOW + 31).commitments.due(),
     "when a commitment is due": lambda ledger: ledger.commitments.next_due(),
     "a trace": lambda ledger: ledger.history.trace("1.2.3.1"),
     "status": lambda ledger: ledger.history.status(),
@@ -60,7 +61,7 @@ HOT: dict[str, Callable[[Ledger], object]] = {
     "a search by UID": lambda ledger: ledger.history.page(5, "1.2.3.1"),
     "tiles": lambda ledger: ledger.results.pulse(NOW, NOW - 9),
     "export": lambda ledger: list(ledger.results.between(NOW, NOW + 99)),
-    "purge": lambda ledger: ledger.purge.purgeable(time.time(), 1, 1),
+    "purge": lambda ledger: ledger.purge.purgeable(1, 1),
     "filling": lambda ledger: ledger.filling.next_rows(),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socketserver
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import pages
 import pytest
+from ledgers import on
 from pydantic import ValidationError
 from serving import Api, serving
 
@@ -52,19 +53,19 @@ def held(api: Api) -> None:
 def test_nothing_is_told_while_all_is_well(api: Api) -> None:
     looks, told = notifier(api)
     for now in (1e9, 1e9 + 60):
-        looks.step(now)
+        on(looks, now).step()
     assert told == []
 
 
 def test_failures_since_the_last_look_are_told_once_and_without_names(api: Api) -> None:
     failed(api)
     looks, told = notifier(api)
-    looks.step(1e9)
+    on(looks, 1e9).step()
     assert told == []  # from before the start
     failed(api)
     failed(api)
-    looks.step(1e9 + 15)
-    looks.step(1e9 + 30)
+    on(looks, 1e9 + 15).step()
+    on(looks, 1e9 + 30).step()
     ((subject, lines),) = told
     assert subject.startswith("CHEXFRACT: trouble")
     assert lines == ["2 image(s) failed; see the worklist, state Failed"]
@@ -72,9 +73,9 @@ def test_failures_since_the_last_look_are_told_once_and_without_names(api: Api) 
 
 def test_identifiers_are_told_where_the_site_asks_for_them_and_names_never(api: Api) -> None:
     looks, told = notifier(api, with_identifiers=True)
-    looks.step(1e9)
+    on(looks, 1e9).step()
     uid = failed(api)
-    looks.step(1e9 + 15)
+    on(looks, 1e9 + 15).step()
     assert f"failed: {uid}" in told[0][1]
     assert NAME not in str(told)
 
@@ -86,26 +87,26 @@ def test_a_silent_destination_is_told_after_a_while_reminded_and_told_to_be_back
     held(api)
     start = 2e9
     for now in (0, 500):
-        looks.step(start + now)
+        on(looks, start + now).step()
     assert told == []
-    looks.step(start + 600)
-    looks.step(start + 700)
+    on(looks, start + 600).step()
+    on(looks, start + 700).step()
     assert len(told) == 1
     assert "modality gives no answer since 10 min; 1 waiting" in told[0][1][0]
-    looks.step(start + 4300)
+    on(looks, start + 4300).step()
     assert len(told) == 2
-    for delivery in api.ledger.deliveries.due(start, destination="modality"):
+    for delivery in on(api.ledger, start).deliveries.due(destination="modality"):
         api.ledger.deliveries.delivered(delivery.id, 0)
-    looks.step(start + 4400)
+    on(looks, start + 4400).step()
     assert told[2][1] == ["over: destination modality gives no answer"]
-    looks.step(start + 4500)
+    on(looks, start + 4500).step()
     assert len(told) == 3
 
 
 def test_a_full_disk_is_told(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     looks, told = notifier(api)
     monkeypatch.setattr(api.spool, "has_room", lambda size=0: False)
-    looks.step(1e9)
+    on(looks, 1e9).step()
     assert "disk full" in told[0][0]
 
 
@@ -120,11 +121,11 @@ def test_what_nobody_could_be_told_is_told_again(api: Api) -> None:
         told.append(lines)
 
     looks._tells = [tell]
-    looks.step(1e9)
+    on(looks, 1e9).step()
     failed(api)
-    looks.step(1e9 + 15)
+    on(looks, 1e9 + 15).step()
     assert told == []
-    looks.step(1e9 + 30)
+    on(looks, 1e9 + 30).step()
     assert "1 image(s) failed" in told[0][0]
 
 
@@ -223,16 +224,11 @@ def test_keys_that_cannot_work_or_give_a_password_away_are_refused(keys: dict[st
         Settings(notify=keys)
 
 
-def test_without_a_way_the_loop_only_waits(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_way_the_loop_looks_at_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(Notifier, "step", fail)
-    idle = Notifier(api.settings, api.ledger, api.spool)
-    stop, runs = threading.Event(), []
-    run: Callable[[], None] = lambda: runs.append(idle.run(stop))  # noqa: E731
-    thread = threading.Thread(target=run)
-    thread.start()
-    stop.set()
-    thread.join(5)
-    assert runs == [None]
+    monkeypatch.setattr(Notifier, "_look", fail)
+    waits = Notifier(api.settings, api.ledger, api.spool).loop().turn()
+    assert waits is not None
+    assert waits >= 15

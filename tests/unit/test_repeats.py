@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from ledgers import NOW, fresh, instance, post, reported, result, route, taken
+from ledgers import NOW, fresh, instance, on, post, reported, result, route, taken
 from listening import radiograph
 from pydicom import dcmread
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
@@ -35,7 +35,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def again(ledger: Ledger, *routes: object, reason: str = "", **changed: object) -> object:
-    return ledger.instances.receive(instance(**changed), list(routes), reason, at=NOW + 1)
+    return on(ledger, NOW + 1).instances.receive(instance(**changed), list(routes), reason)
 
 
 def stages(ledger: Ledger) -> list[tuple[str, str]]:
@@ -43,7 +43,7 @@ def stages(ledger: Ledger) -> list[tuple[str, str]]:
 
 
 def test_an_ignored_instance_gets_its_first_job_when_a_rule_takes_it(ledger: Ledger) -> None:
-    assert ledger.instances.receive(instance(), [], "no rule matched", at=NOW).jobs == ()
+    assert on(ledger, NOW).instances.receive(instance(), [], "no rule matched").jobs == ()
     assert again(ledger, reason="no rule matched").jobs == ()
     receipt = again(ledger, route())
     assert (receipt.kind, len(receipt.jobs)) == ("duplicate", 1)
@@ -69,7 +69,7 @@ def test_a_second_sender_gets_the_same_report(ledger: Ledger) -> None:
 
 
 def test_a_second_sender_that_comes_before_the_report_gets_it_too(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route(send_to=("first",))], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route(send_to=("first",))])
     again(ledger, route(send_to=("second",), objects={"second": ("sr",)}), **SECOND)
     ticket = taken(ledger)
     post(ledger, ticket, result(ticket), NOW + 2)
@@ -137,7 +137,7 @@ def test_other_bytes_wait_to_be_compared_and_are_no_conflict_meanwhile(ledger: L
     assert (status.conflicts, status.comparing) == (0, 1)
     assert ledger.purge.unnamed(["images/bb/2.dcm", "x"]) == {"x"}
     (likeness,) = ledger.repeats.waiting()
-    ledger.repeats.settle_same(likeness, [route(send_to=("second",))], at=NOW + 2)
+    on(ledger, NOW + 2).repeats.settle_same(likeness, [route(send_to=("second",))])
     trace = ledger.history.trace("1.2.3.1")
     assert {d.destination for d in trace.deliveries} == {"first", "second"}
     assert again(ledger, route(), **other).kind == "duplicate", "it is known now"
@@ -148,8 +148,8 @@ def test_what_turns_out_to_be_another_image_is_a_conflict(ledger: Ledger) -> Non
     reported(ledger)
     again(ledger, route(), sha256="e" * 64, file="images/bb/2.dcm", **SECOND)
     (likeness,) = ledger.repeats.waiting()
-    ledger.repeats.settle_other(likeness, "has other pixels", at=NOW + 2)
-    ledger.repeats.settle_other(likeness, "has other pixels", at=NOW + 2)
+    on(ledger, NOW + 2).repeats.settle_other(likeness, "has other pixels")
+    on(ledger, NOW + 2).repeats.settle_other(likeness, "has other pixels")
     (conflict,) = ledger.history.trace("1.2.3.1").conflicts
     assert conflict.file == "images/bb/2.dcm"
     told = [detail for stage, detail in stages(ledger) if stage == "conflict"]
@@ -165,14 +165,14 @@ def test_a_correction_is_adopted_with_the_old_report_as_predecessor(ledger: Ledg
     again(ledger, route(), file="images/bb/2.dcm", **fixed)
     conflict = ledger.acts.kept_apart("1.2.3.1")
     corrected = instance(file="images/bb/2.dcm", **fixed)
-    made, replaced = ledger.acts.adopt(conflict.id, corrected, [route()], at=NOW + 5, by="ann")
+    made, replaced = on(ledger, NOW + 5).acts.adopt(conflict.id, corrected, [route()], by="ann")
     assert (len(made), replaced) == (1, "images/aa/1.dcm")
     trace = ledger.history.trace("1.2.3.1")
     assert (trace.instance.patient_id, trace.instance.file) == ("PID2", "images/bb/2.dcm")
     assert trace.conflicts == ()
     ticket = taken(ledger, at=NOW + 6)
     assert ticket.job == made[0] != first.job
-    order = ledger.jobs.claim(ticket.job, ticket.token, "w", 60, NOW + 6).order
+    order = on(ledger, NOW + 6).jobs.claim(ticket.job, ticket.token, "w", 60).order
     assert order.generation == 2
     assert order.predecessor.sop_instance_uid == "2.25.1"
     assert [row.sop_instance_uid for row in ledger.history.recent(search="roe")]
@@ -185,7 +185,7 @@ def test_a_correction_is_adopted_with_the_old_report_as_predecessor(ledger: Ledg
 
 
 def test_a_correction_waits_for_the_job_that_runs(ledger: Ledger) -> None:
-    ledger.instances.receive(instance(), [route()], at=NOW)
+    on(ledger, NOW).instances.receive(instance(), [route()])
     again(ledger, route(), sha256="f" * 64, patient_id="PID2")
     conflict = ledger.acts.kept_apart("1.2.3.1")
     with pytest.raises(Busy, match="wait for its result"):
@@ -200,7 +200,9 @@ def test_a_shadow_rules_reports_can_be_released_and_a_drawings_not(ledger: Ledge
     assert ledger.acts.release("1.2.3.1", by="ann") == (1, ())
     assert ledger.history.trace("1.2.3.1").deliveries[0].state == "pending"
     assert ledger.acts.release("1.2.3.1") == (0, ())
-    ledger.instances.receive(instance(2), [route(mode="shadow", allow_demonstration=False)], at=NOW)
+    on(ledger, NOW).instances.receive(
+        instance(2), [route(mode="shadow", allow_demonstration=False)]
+    )
     ticket = taken(ledger)
     post(ledger, ticket, result(ticket, 2))
     count, left = ledger.acts.release("1.2.3.2")
@@ -277,7 +279,7 @@ def test_the_same_picture_in_another_coding_is_a_duplicate(
     send(intake, ds)
     receipt = send(intake, coded(ds, tmp_path, syntax), "SECOND")
     assert receipt.kind == "comparing"
-    assert Comparer(intake.settings, spool, ledger).step() == 1
+    assert Comparer(intake.settings, spool, ledger).step() == 0.0
     trace = ledger.history.trace(str(ds.SOPInstanceUID))
     assert trace.conflicts == ()
     assert set(trace.jobs[0].send_to) == {"first", "second"}
@@ -370,7 +372,7 @@ class Repetitions(RuleBasedStateMachine):
         )
         made = replace(made, **CONTENTS[content])
         routes = self.routes(sender)
-        receipt = self.ledger.instances.receive(made, routes, at=self.at)
+        receipt = on(self.ledger, self.at).instances.receive(made, routes)
         if self.first is None:
             self.first = content
             assert receipt.kind == "new"
@@ -401,18 +403,18 @@ class Repetitions(RuleBasedStateMachine):
         self.waiting.pop(content)
         if {content, self.first} == {"first", "coded"}:
             routes = self.routes(likeness.calling_ae)
-            self.ledger.repeats.settle_same(likeness, routes, at=self.at)
+            on(self.ledger, self.at).repeats.settle_same(likeness, routes)
             self.known_same.add(content)
             self.wanted |= {name for one in routes for name in one.send_to}
         else:
-            self.ledger.repeats.settle_other(likeness, "has other pixels", at=self.at)
+            on(self.ledger, self.at).repeats.settle_other(likeness, "has other pixels")
             self.others.add(content)
 
     @rule()
     def report(self) -> None:
         self.at += 1
-        for ticket in self.ledger.jobs.hand_out("phantom", 1, self.at + 60, self.at):
-            self.ledger.jobs.claim(ticket.job, ticket.token, "w", 60, self.at)
+        for ticket in on(self.ledger, self.at).jobs.hand_out("phantom", 1, self.at + 60):
+            on(self.ledger, self.at).jobs.claim(ticket.job, ticket.token, "w", 60)
             assert post(self.ledger, ticket, result(ticket), self.at)
 
     @invariant()

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from ledgers import NOW, post, result
+from ledgers import NOW, on, post, result
 
 from dicom_node.base.job import Handout, Ticket
 from dicom_node.flow.deliver import Deliverer
@@ -60,25 +60,25 @@ def finish(ledger: Ledger, folder: Path) -> list[str]:
     settings = Settings(peers={"archive": peer})
     work = Dispatcher(settings, ledger, lambda handout, priority: handed.append(handout))
     for minute in range(5):
-        work.step(LATER + 60 * minute)
+        on(work, LATER + 60 * minute).step()
     taker = Taker()
     for ticket in {ticket.job: ticket for handout in handed for ticket in handout.tickets}.values():
-        ledger.jobs.claim(ticket.job, ticket.token, "new-worker:1", 60, LATER + 300)
+        on(ledger, LATER + 300).jobs.claim(ticket.job, ticket.token, "new-worker:1", 60)
         post(ledger, ticket, result(ticket, int(ticket.job[:6], 16)), LATER + 310)
     deliverer = Deliverer(settings, Spool(folder / "spool"), ledger, lambda _: taker)
-    deliverer.step(LATER + 400)
+    on(deliverer, LATER + 400).step()
     return taker.got
 
 
 @pytest.mark.parametrize("ledger", ["0002"], indirect=True)
 def test_a_commitment_that_was_asked_for_is_still_answered(ledger: Ledger) -> None:
-    assert ledger.commitments.answer("2.25.660", {"2.25.6"}, {}, lambda _: 30, LATER)
+    assert on(ledger, LATER).commitments.answer("2.25.660", {"2.25.6"}, {}, lambda _: 30)
     assert ledger.history.trace("1.2.3.6")["state"] == "committed"
 
 
 def test_work_in_every_state_is_finished_once(ledger: Ledger, tmp_path: Path) -> None:
     delivered = finish(ledger, tmp_path)
-    status = ledger.history.status(LATER + 500)
+    status = on(ledger, LATER + 500).history.status()
     assert status["jobs"] == {"reported": 8, "rejected": 1, "failed": 1}
     assert status["deliveries"] == {"sent": 8, "withheld": 1}
     assert status["instances"]["ignored"] == 1
@@ -100,6 +100,6 @@ def test_a_worker_of_the_older_version_may_still_post_its_result(ledger: Ledger)
 
 
 def test_what_was_settled_before_the_first_attempt_stays_settled(ledger: Ledger) -> None:
-    due = {d.sop_instance_uid: d for d in ledger.deliveries.due(LATER)}
+    due = {d.sop_instance_uid: d for d in on(ledger, LATER).deliveries.due()}
     assert due["1.2.3.7"].chosen == "2.25.7"
     assert due["1.2.3.5"].attempts == 1

@@ -362,7 +362,7 @@ def test_work_that_moves_on_keeps_its_lease(station: Station) -> None:
     thread = threading.Thread(target=station.desk.work, args=(station.hand_out(),))
     thread.start()
     while thread.is_alive():
-        station.ledger.jobs.expire(time.time(), 5)
+        station.ledger.jobs.expire(5)
         time.sleep(0.1)
     assert station.state("1.2.3.1") == "reported"
 
@@ -376,7 +376,7 @@ def test_work_that_stands_still_loses_its_lease_and_its_late_result_is_dropped(
     thread.start()
     wait_for("running", lambda: station.state("1.2.3.1") == "running", 10)
     while thread.is_alive():
-        station.ledger.jobs.expire(time.time(), 5)
+        station.ledger.jobs.expire(5)
         time.sleep(0.1)
     assert station.state("1.2.3.1") == "received"
     assert station.ledger.history.trace("1.2.3.1")["objects"] == ()

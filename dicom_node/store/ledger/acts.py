@@ -54,7 +54,7 @@ class Acts:
         self._clock = clock
         self._instances = instances
 
-    def retry(self, ident: str, at: float | None = None, by: str | Actor = "") -> int:
+    def retry(self, ident: str, by: str | Actor = "") -> int:
         """Let failed jobs and waiting deliveries of an Instance, a study or a job try again now.
 
         Returns
@@ -67,7 +67,7 @@ class Acts:
         NotFound
             Nothing has this name, or the image file is gone and has to be sent again.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             rows = self._jobs_of(connection, ident)
             count = 0
@@ -85,9 +85,9 @@ class Acts:
                 count += hurried
             return count
 
-    def retry_failed(self, at: float | None = None, by: str | Actor = "") -> int:
+    def retry_failed(self, by: str | Actor = "") -> int:
         """Let every failed job whose image is still here try again; return how many."""
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             rows = connection.execute(
                 sa.select(jobs, instances.c.file)
@@ -96,7 +96,7 @@ class Acts:
             ).all()
             return sum(self._restart(connection, row, now, by) for row in rows)
 
-    def resend(self, ident: str, at: float | None = None, by: str | Actor = "") -> int:
+    def resend(self, ident: str, by: str | Actor = "") -> int:
         """Send what was sent already once more: the same objects with the same UIDs.
 
         What is withheld stays withheld.
@@ -106,7 +106,7 @@ class Acts:
         NotFound
             Nothing has this name, or the report's file is gone.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             count = 0
             for row in self._jobs_of(connection, ident):
@@ -153,9 +153,7 @@ class Acts:
         withheld = [f"{row.kind} to {row.destination} stays withheld: {row.reason}" for row in rows]
         return withheld + open_jobs
 
-    def release(
-        self, ident: str, at: float | None = None, by: str | Actor = ""
-    ) -> tuple[int, tuple[str, ...]]:
+    def release(self, ident: str, by: str | Actor = "") -> tuple[int, tuple[str, ...]]:
         """Send what a shadow rule has withheld; return how many, and what stays and why.
 
         What a destination does not take, and what a demonstration model wrote, stays withheld.
@@ -165,7 +163,7 @@ class Acts:
         NotFound
             Nothing has this name.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             rows = {row.id: row for row in self._jobs_of(connection, ident)}
             held = connection.execute(
@@ -208,7 +206,6 @@ class Acts:
         ident: str,
         outcome: Literal["sent", "given-up"],
         destination: str = "",
-        at: float | None = None,
         by: str | Actor = "",
     ) -> int:
         """End deliveries that wait: the archive has them, or shall not get them; return how many.
@@ -223,7 +220,7 @@ class Acts:
         NotFound
             Nothing has this name.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         is_sent = outcome == "sent"
         state = DeliveryState.SETTLED if is_sent else DeliveryState.GIVEN_UP
         who = signed(by)
@@ -261,7 +258,7 @@ class Acts:
             )
         return len(found)
 
-    def replay(self, ident: str, at: float | None = None, by: str | Actor = "") -> tuple[str, ...]:
+    def replay(self, ident: str, by: str | Actor = "") -> tuple[str, ...]:
         """Analyse again: a new job, whose report names the last one as its predecessor.
 
         Returns
@@ -276,7 +273,7 @@ class Acts:
         Busy
             The last job has no result yet.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             newest: dict[tuple[str, str], Row[Any]] = {}
             for row in self._jobs_of(connection, ident, whole_instance=True):
@@ -316,7 +313,6 @@ class Acts:
         conflict: int,
         corrected: Instance,
         routes: Sequence[Route],
-        at: float | None = None,
         by: str | Actor = "",
     ) -> tuple[list[str], str]:
         """Let what was kept apart stand for its Instance; return new jobs and the replaced file.
@@ -331,7 +327,7 @@ class Acts:
         Busy
             The last job has no result yet.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             row = connection.execute(sa.select(conflicts).where(conflicts.c.id == conflict)).first()
             if row is None:
@@ -378,7 +374,6 @@ class Acts:
         verdict: Literal["agree", "disagree"],
         by: str | Actor,
         comment: str = "",
-        at: float | None = None,
         corrected_text: str = "",
         findings: Sequence[FindingJudgement] = (),
     ) -> None:
@@ -389,7 +384,7 @@ class Acts:
         NotFound
             There is no such job, or it has no result.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             row = connection.execute(
                 sa.select(jobs.c.sop_instance_uid, jobs.c.result).where(jobs.c.id == job)

@@ -43,8 +43,9 @@ class Commitments:
         self._database = database
         self._clock = clock
 
-    def due(self, now: float, limit_per_destination: int = 100) -> dict[str, list[Uncommitted]]:
+    def due(self, limit_per_destination: int = 100) -> dict[str, list[Uncommitted]]:
         """Return what a commitment is to be asked for now, by destination."""
+        now = self._clock.wall()
         with self._database.reading() as connection:
             names = connection.scalars(
                 sa.select(deliveries.c.destination).where(_is_due(now)).distinct()
@@ -64,7 +65,6 @@ class Commitments:
         transaction_uid: str,
         wanted: Sequence[Uncommitted],
         wait: Callable[[int], float],
-        at: float | None = None,
     ) -> None:
         """Record that a transaction asks for these.
 
@@ -74,7 +74,7 @@ class Commitments:
             Takes how often one was asked for before; returns in how many seconds it is asked for
             again unless there is an answer.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             told = []
             for one in wanted:
@@ -106,10 +106,9 @@ class Commitments:
         wanted: Sequence[Uncommitted],
         reason: str,
         wait: Callable[[int], float] | None,
-        at: float | None = None,
     ) -> None:
         """Record why these could not be asked for, and when to try again; None: never."""
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             told = []
             for one in wanted:
@@ -127,7 +126,6 @@ class Commitments:
         committed: Collection[str],
         failed: Mapping[str, str],
         wait: Callable[[int], float],
-        at: float | None = None,
     ) -> bool:
         """Record what a destination answered; False for a transaction that nobody began.
 
@@ -142,7 +140,7 @@ class Commitments:
         wait : callable
             Takes how often an object was refused before; returns in how many seconds it is sent.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             rows = connection.execute(
                 sa.select(

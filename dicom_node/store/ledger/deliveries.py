@@ -69,21 +69,20 @@ class Deliveries:
         self._clock = clock
 
     def due(
-        self,
-        now: float,
-        limit_per_destination: int = 32,
-        destination: str | None = None,
+        self, limit_per_destination: int = 32, destination: str | None = None
     ) -> list[DueDelivery]:
         """Return what may be sent now, by destination; destinations that are held have none."""
-        names = self.due_destinations(now) if destination is None else [destination]
+        now = self._clock.wall()
+        names = self.due_destinations() if destination is None else [destination]
         found: list[DueDelivery] = []
         with self._database.reading() as connection:
             for name in names:
                 found += _due_of(connection, name, now, limit_per_destination)
         return found
 
-    def due_destinations(self, now: float) -> list[str]:
+    def due_destinations(self) -> list[str]:
         """Return the destinations with something to send now, but for those that are held."""
+        now = self._clock.wall()
         held = sa.select(destinations.c.name).where(destinations.c.held_until > now)
         with self._database.reading() as connection:
             return list(
@@ -99,7 +98,7 @@ class Deliveries:
                 )
             )
 
-    def next_due(self, now: float) -> float | None:
+    def next_due(self) -> float | None:
         """Return when something will be due to send; None when all is settled."""
         held = sa.func.coalesce(destinations.c.held_until, 0)
         # max() of two values has another name in SQLite and in PostgreSQL
@@ -113,8 +112,9 @@ class Deliveries:
             )
         return None if found is None else float(found)
 
-    def redate(self, now: float) -> int:
+    def redate(self) -> int:
         """Let every wait from a clock that was ahead begin now; see `Jobs.redate`."""
+        now = self._clock.wall()
         waits = deliveries.c.state.in_(UNSENT) | (deliveries.c.ask_at > 0)
         ahead = waits & (deliveries.c.dated_at > now + TOLERANCE_S)
         held_ahead = destinations.c.changed_at > now + TOLERANCE_S
@@ -169,7 +169,6 @@ class Deliveries:
         self,
         delivery: int,
         status: int,
-        at: float | None = None,
         ms: float | None = None,
         ask_at: float = 0.0,
     ) -> bool:
@@ -177,7 +176,7 @@ class Deliveries:
 
         From `ask_at` on, unless it is 0, the destination is asked to commit to keep it.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         values = {"state": DeliveryState.SENT, "status": status, "reason": "", "ended_at": now}
         values |= {"asks": 0, "ask_at": ask_at, "dated_at": now, "unanswered": 0}
         with self._database.writing() as connection:
@@ -187,10 +186,10 @@ class Deliveries:
                 append(connection, [NewEvent(row.source, Stage.SENT, now, row.job, told, ms)])
         return row is not None
 
-    def committed(self, delivery: int, at: float | None = None) -> bool:
+    def committed(self, delivery: int) -> bool:
         """Record that the destination has committed to keep it (DICOM PS3.4 Annex J)."""
         with self._database.writing() as connection:
-            return commit_delivery(connection, delivery, self._clock.moment(at))
+            return commit_delivery(connection, delivery, self._clock.wall())
 
     def postpone(
         self,
@@ -199,10 +198,9 @@ class Deliveries:
         next_at: float,
         counts: bool = True,
         status: int | None = None,
-        at: float | None = None,
     ) -> bool:
         """Record that it could not be sent, why, and when to try again."""
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         values = {
             "state": DeliveryState.RETRYING,
             "reason": reason,
@@ -224,9 +222,9 @@ class Deliveries:
                 append(connection, [NewEvent(row.source, Stage.RETRYING, now, row.job, told)])
         return row is not None
 
-    def give_up(self, delivery: int, reason: str, at: float | None = None) -> bool:
+    def give_up(self, delivery: int, reason: str) -> bool:
         """Record that an object which is refused again and again is tried no more."""
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         values = {"state": DeliveryState.GIVEN_UP, "reason": reason, "ended_at": now}
         with self._database.writing() as connection:
             row = settle_delivery(connection, delivery, UNSENT, values)
@@ -235,9 +233,9 @@ class Deliveries:
                 append(connection, [NewEvent(row.source, Stage.GIVEN_UP, now, row.job, told)])
         return row is not None
 
-    def hold(self, destination: str, reason: str, next_at: float, at: float | None = None) -> None:
+    def hold(self, destination: str, reason: str, next_at: float) -> None:
         """Hold everything for a destination that gives no answer; this costs no attempt."""
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             self._database.insert_new(connection, destinations, {"name": destination})
             connection.execute(
@@ -264,9 +262,9 @@ class Deliveries:
                 .values(state=DeliveryState.RETRYING, reason=reason)
             )
 
-    def wake(self, destination: str, at: float | None = None) -> int:
+    def wake(self, destination: str) -> int:
         """Make all that waits for a destination due now: what it needs may have changed."""
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             connection.execute(
                 destinations.update()
@@ -283,7 +281,7 @@ class Deliveries:
                 .values(next_at=now, dated_at=now)
             ).rowcount
 
-    def resume(self, destination: str, at: float | None = None) -> None:
+    def resume(self, destination: str) -> None:
         """Release what was held: the destination answers again."""
         with self._database.reading() as connection:
             held = connection.scalar(
@@ -295,7 +293,7 @@ class Deliveries:
             connection.execute(
                 destinations.update()
                 .where(destinations.c.name == destination)
-                .values(failures=0, held_until=0, reason="", changed_at=self._clock.moment(at))
+                .values(failures=0, held_until=0, reason="", changed_at=self._clock.wall())
             )
 
     def destination(self, destination: str) -> DestinationState:
@@ -313,15 +311,13 @@ class Deliveries:
             reason=row.reason,
         )
 
-    def redirect(
-        self, job: str, destination: str, kinds: Collection[str], at: float | None = None
-    ) -> int:
+    def redirect(self, job: str, destination: str, kinds: Collection[str]) -> int:
         """Send to `destination` what waits for the sender of this job, now that it is known.
 
         A kind that the destination does not take, or gets anyway, is withheld with that reason.
         Returns how many deliveries will be sent.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         sent = 0
         with self._database.writing() as connection:
             rows = connection.execute(

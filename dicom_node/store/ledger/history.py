@@ -118,9 +118,9 @@ class History:
             uids = find_instances(connection, ident)
             return replace(_trace(connection, uids[0]), also=tuple(uids[1:]))
 
-    def status(self, at: float | None = None) -> Totals:
+    def status(self) -> Totals:
         """Return counts by state, what waits and since when, and how destinations do."""
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.reading() as connection:
             oldest = connection.scalar(
                 sa.select(sa.func.min(jobs.c.received_at)).where(jobs.c.state.in_(OPEN))
@@ -218,9 +218,9 @@ class History:
             found.append(_event(row, instance))
         return found
 
-    def note(self, stage: str, detail: str, at: float | None = None) -> None:
+    def note(self, stage: str, detail: str) -> None:
         """Keep an event that belongs to no Instance."""
-        new = NewEvent("", stage, self._clock.moment(at), details=Details(sentence=detail), ms=0.0)
+        new = NewEvent("", stage, self._clock.wall(), details=Details(sentence=detail), ms=0.0)
         with self._database.writing() as connection:
             append(connection, [new])
 

@@ -182,7 +182,6 @@ class Instances:
         instance: Instance,
         routes: Sequence[Route],
         reason: str = "",
-        at: float | None = None,
     ) -> Receipt:
         """Record an Instance whose file is durable, and the jobs that follow from it.
 
@@ -192,8 +191,6 @@ class Instances:
             Its ``file`` was kept by the spool.
         routes : sequence of Route
             One job each; none leaves the Instance ``ignored`` for `reason`.
-        at : float, optional
-            Time of reception, seconds since the epoch.
 
         Returns
         -------
@@ -207,7 +204,7 @@ class Instances:
         Unreachable, OutOfResources
             Nothing was recorded: answer 0xA700 (DICOM PS3.4 Table B.2-1).
         """
-        arrival = _Arrival(instance, routes, reason, self._clock.moment(at))
+        arrival = _Arrival(instance, routes, reason, self._clock.wall())
         return self._received(arrival) or self._again(arrival)
 
     def _order_id(self, cursor: Any, shared: str) -> int:

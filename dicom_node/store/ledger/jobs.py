@@ -96,7 +96,6 @@ class Jobs:
         model: str,
         limit: int,
         until: float,
-        at: float | None = None,
         priority: int | None = None,
     ) -> list[Ticket]:
         """Give fresh tokens to the next jobs of `model` that are due: received to queued.
@@ -110,7 +109,7 @@ class Jobs:
         priority : int, optional
             Take jobs of this priority only: 0 stat, 1 normal, 2 low.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         wanted = sa.true() if priority is None else jobs.c.priority == priority
         with self._database.writing() as connection:
             rows = connection.execute(
@@ -169,9 +168,9 @@ class Jobs:
                     handouts=jobs.c.handouts - 1,
                 )
 
-    def waiting(self, at: float | None = None) -> dict[str, Waiting]:
+    def waiting(self) -> dict[str, Waiting]:
         """Return how many jobs of each model are due, handed out and being worked on."""
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         due = sa.func.sum(sa.case((jobs.c.next_at <= now, 1), else_=0))
         columns = (jobs.c.model, jobs.c.state, jobs.c.priority)
         with self._database.reading() as connection:
@@ -188,9 +187,9 @@ class Jobs:
         models = {row.model for row in rows}
         return {model: _waiting([row for row in rows if row.model == model]) for model in models}
 
-    def next_due(self, at: float | None = None) -> float | None:
+    def next_due(self) -> float | None:
         """Return when the next job becomes due, or its time runs out; None without any."""
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.reading() as connection:
             times = connection.execute(
                 sa.select(
@@ -205,12 +204,13 @@ class Jobs:
         known = [float(t) for t in times if t is not None]
         return min(known) if known else None
 
-    def redate(self, now: float) -> int:
+    def redate(self) -> int:
         """Let every wait and lease from a clock that was ahead begin now; return how many.
 
         A time in the future stands beside the moment at which it was written. Is that in the
         future too, then the clock has been set back since.
         """
+        now = self._clock.wall()
         ahead = jobs.c.state.in_(OPEN) & (
             (jobs.c.dated_at > now + TOLERANCE_S) | (jobs.c.received_at > now + TOLERANCE_S)
         )
@@ -231,9 +231,9 @@ class Jobs:
                 )
             ).rowcount
 
-    def extend_leases(self, by: float, at: float | None = None) -> int:
+    def extend_leases(self, by: float) -> int:
         """Move what was dated before the clock was set ahead `by` so many seconds, just now."""
-        before = self._clock.moment(at) - by / 2
+        before = self._clock.wall() - by / 2
         with self._database.writing() as connection:
             return connection.execute(
                 jobs.update()
@@ -241,7 +241,7 @@ class Jobs:
                 .values(until=jobs.c.until + by, dated_at=jobs.c.dated_at + by)
             ).rowcount
 
-    def expire(self, now: float, attempts: int) -> Expired:
+    def expire(self, attempts: int) -> Expired:
         """Take back what nobody claimed in time and what nobody worked on any more.
 
         Parameters
@@ -249,6 +249,7 @@ class Jobs:
         attempts : int
             A job that was worked on so often ends as failed.
         """
+        now = self._clock.wall()
         queued = running = failed = 0
         over = jobs.c.until <= now
         with self._database.reading() as connection:
@@ -273,9 +274,7 @@ class Jobs:
                     running += self._requeue(connection, row, now, _pause(row.id, row.attempts))
         return Expired(queued, running, failed)
 
-    def claim(
-        self, job: str, token: str, worker: str, lease_s: float, at: float | None = None
-    ) -> Claimed:
+    def claim(self, job: str, token: str, worker: str, lease_s: float) -> Claimed:
         """Begin an attempt: queued to running. The same claim again has the same answer.
 
         Raises
@@ -285,7 +284,7 @@ class Jobs:
         NotFound
             There is no such job.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             changed = self._change(
                 connection,
@@ -344,7 +343,7 @@ class Jobs:
         order = order_of(row, row.ordered)
         return Held(row.worker, row.file, row.transfer_syntax_uid, order)
 
-    def renew(self, job: str, token: str, lease_s: float, at: float | None = None) -> None:
+    def renew(self, job: str, token: str, lease_s: float) -> None:
         """Extend the lease: the work has made progress.
 
         Raises
@@ -352,7 +351,7 @@ class Jobs:
         Stale, NotFound
             See `claim`.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             held = _held(job, token, JobState.RUNNING)
             if not self._change(connection, held, until=now + lease_s, dated_at=now):
@@ -365,7 +364,6 @@ class Jobs:
         token: str,
         result: Result,
         files: Mapping[str, str],
-        at: float | None = None,
     ) -> bool:
         """Record the one result of a job, its objects and their deliveries.
 
@@ -386,7 +384,7 @@ class Jobs:
         NotFound
             There is no such job, or an object has no file.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         missing = [o.part for o in result.objects if o.part not in files]
         if missing:
             raise NotFound(f"job {job}: no file for part {missing[0]!r} of the result")
@@ -423,7 +421,6 @@ class Jobs:
         counts: bool = True,
         delay_s: float = 0.0,
         max_attempts: int = 5,
-        at: float | None = None,
     ) -> str:
         """Give a job back without a result and return its new state: received or failed.
 
@@ -432,7 +429,7 @@ class Jobs:
         Stale, NotFound
             See `claim`.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             row = self._row(connection, job, lock=True)
             if (row.state, row.token) != (JobState.RUNNING, token):

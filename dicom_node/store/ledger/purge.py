@@ -47,7 +47,6 @@ class Purge:
 
     def purgeable(
         self,
-        now: float,
         images_s: float,
         reports_s: float,
         limit: int = 500,
@@ -55,6 +54,7 @@ class Purge:
         conflicts_s: float | None = None,
     ) -> list[Purgeable]:
         """Return files whose time is over and which no job or delivery waits for."""
+        now = self._clock.wall()
         ignored = now - (images_s if ignored_s is None else ignored_s)
         apart = now - (reports_s if conflicts_s is None else conflicts_s)
         with self._database.reading() as connection:
@@ -87,7 +87,6 @@ class Purge:
         item: Purgeable,
         images_s: float,
         reports_s: float,
-        at: float | None = None,
         sha256: str = "",
         ignored_s: float | None = None,
     ) -> bool:
@@ -98,7 +97,7 @@ class Purge:
         The row goes first: a crash then leaves a file that nobody names, which the sweep finds,
         and never a row that names a file which is gone.
         """
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         table, where = {
             "image": (
                 instances,

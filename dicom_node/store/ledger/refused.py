@@ -39,7 +39,7 @@ class Refused:
 
     def add(self, counts: Sequence[Any]) -> None:
         """Add counts (`dimse.refusals.Refusal`), and forget what is older than a day."""
-        now = self._clock.moment(None)
+        now = self._clock.wall()
         new = self._database.insert(refused_callers)
         keys = list(refused_callers.primary_key.columns)
         statement = new.on_conflict_do_update(
@@ -60,7 +60,7 @@ class Refused:
 
     def recent(self, limit: int = 50) -> list[RefusedCaller]:
         """Return who was refused within the last day, the last one first."""
-        since = self._clock.moment(None) - KEPT_S
+        since = self._clock.wall() - KEPT_S
         with self._database.reading() as connection:
             rows = connection.execute(
                 sa.select(refused_callers)

@@ -140,11 +140,9 @@ class Repeats:
             ).all()
         return [Likeness(**row._mapping) for row in rows]
 
-    def settle_same(
-        self, likeness: Likeness, routes: Sequence[Any], at: float | None = None
-    ) -> tuple[str, ...]:
+    def settle_same(self, likeness: Likeness, routes: Sequence[Any]) -> tuple[str, ...]:
         """Record that it is the same image; return the jobs that follow from it."""
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         ours = (likenesses.c.id == likeness.id) & (likenesses.c.state == WAITING)
         with self._database.writing() as connection:
             changed = connection.execute(
@@ -155,9 +153,9 @@ class Repeats:
             first = _first(connection, likeness.sop_instance_uid)
             return self._duplicate(connection, first, likeness, routes, now, SAME_PIXELS)[1]
 
-    def settle_other(self, likeness: Likeness, reason: str, at: float | None = None) -> None:
+    def settle_other(self, likeness: Likeness, reason: str) -> None:
         """Record that it is another image: a conflict."""
-        now = self._clock.moment(at)
+        now = self._clock.wall()
         with self._database.writing() as connection:
             row = connection.execute(
                 likenesses.delete()
