@@ -1,9 +1,9 @@
-# The two commands of the README; both make their own virtual environment first.
+# The commands of the README; each makes its own virtual environment first.
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check manual clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/chexfract-node demo
@@ -22,5 +22,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,test]'
 	touch $@
 
+# The manual as a site that needs no network: build/manual/index.html
+manual: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet -f configs/mkdocs.yml
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build

@@ -15,6 +15,7 @@ groups=(
   "strace|strace"
   "curl|curl"
   "make|make"
+  "ip|iproute2"
   "psql /usr/lib/postgresql|postgresql"
   "systemd-analyze|systemd"
   "chromium|chromium"

@@ -80,9 +80,15 @@ class Redis:
 class Orthanc:
     """An archive that routes radiographs to the node by the shipped configuration."""
 
-    def __init__(self, folder: Path, node_port: int, node_ae: str = "CHEXFRACT") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        node_port: int,
+        node_ae: str = "CHEXFRACT",
+        ports: tuple[int, int] | None = None,
+    ) -> None:
         self.folder = folder
-        self.port, self.http_port = free_ports(2)
+        self.port, self.http_port = ports or free_ports(2)
         self.peer = Peer(ae_title="ORTHANC", host="127.0.0.1", port=self.port)
         content = json.loads((CONFIGS / "orthanc" / "orthanc.json").read_text())
         content["DicomPort"], content["HttpPort"] = self.port, self.http_port
