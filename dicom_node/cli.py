@@ -448,11 +448,10 @@ def _note(settings: Settings, what: Kind, service: str, alert: str) -> None:
 def _replay(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    show.acted(
-        "replayed",
-        _ledger(_settings_in_force(options)).acts.replay(options.ident, by=_actor()),
-        as_json=options.json,
-    )
+    settings = _settings_in_force(options)
+    rejects = settings.report.reject_replaced
+    made = _ledger(settings).acts.replay(options.ident, by=_actor(), rejects=rejects)
+    show.acted("replayed", made, as_json=options.json)
     return OK
 
 

@@ -449,9 +449,14 @@ class Report(Section):
     """Procedure Reported as code value, coding scheme and meaning, for example
     ``["36643-5", "LN", "XR Chest 2 Views"]``; empty is "Imaging procedure", which every validator
     takes."""
-    text_series: Literal["study", "report"] = "study"
-    """Whether the text reports of a study share a series, or each has its own: OHIF shows one
-    report of a series only."""
+    text_series: Literal["study", "report"] = "report"
+    """Whether each text report has a series of its own, or those of a study share one: OHIF shows
+    one report of a series only, the oldest, and hides what replaced it."""
+    send_judgements: bool = False
+    """Whether a reader's judgement of a report is sent as a report that replaces it."""
+    reject_replaced: bool = False
+    """Whether archives are asked, by a Key Object Selection Document, to hide what a new report
+    replaces."""
 
     @field_validator("procedure")
     @classmethod

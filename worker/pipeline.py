@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dicom_node.base.errors import ChexFractError, OutOfResources, Permanent, Rejected, Transient
-from dicom_node.base.job import FractureFound, Reason, ReportObject, ReportOrder, Result
+from dicom_node.base.job import (
+    FractureFound,
+    JudgedReport,
+    Reason,
+    ReportObject,
+    ReportOrder,
+    Result,
+)
 from dicom_node.standard.uids import options_digest
 from worker import __version__
 from worker.image.pixels import Radiograph, preprocessing, radiograph, read
@@ -25,10 +33,10 @@ from worker.models import (
 )
 from worker.models.fitting import BatchLimit
 from worker.report.boxes import Box, in_image
-from worker.report.document import LONG_STRING, Document, device_uid
+from worker.report.document import LONG_STRING, Document, device_uid, options_of
 from worker.report.header import Grey
 from worker.report.reading import Algorithm, Outcome
-from worker.report.renderings import render
+from worker.report.renderings import rejection_notes, render
 from worker.report.sr import build_each
 from worker.text.findings import Findings, Presence, parse
 
@@ -38,6 +46,8 @@ if TYPE_CHECKING:
     from worker.image.decode import Decoder
     from worker.image.luts import Lut
     from worker.settings import Pixels
+
+logger = logging.getLogger(__name__)
 
 CUT_OFF = {
     "length": "The model's answer was cut off at its longest: what was to follow is not known.",
@@ -63,12 +73,15 @@ class Case:
     trouble: Transient | None = None
     """Why it was not described this time; another time it may be."""
     description: Description | None = None
+    judged: JudgedReport | None = None
+    """The report whose judgement is to be told: no model reads the image again."""
     stages_ms: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_waiting(self) -> bool:
         """Whether the model is to describe it."""
-        return self.radiograph is not None and self.reason is None and self.trouble is None
+        is_open = self.reason is None and self.trouble is None and self.judged is None
+        return self.radiograph is not None and is_open
 
     @property
     def sop_instance_uid(self) -> str:
@@ -140,6 +153,17 @@ class Pipeline:
             except Rejected as exc:
                 case.reason = Reason(code=exc.code, text=exc.text[:1024])
         self._prepare_inputs(case)
+        return case
+
+    def prepare_judged(self, content: bytes, judged: JudgedReport) -> Case:
+        """Read an Instance whose report was judged, and make its picture; the words are known."""
+        case = Case(judged=judged)
+        with case.stage("decode"):
+            try:
+                case.source = read(content)
+                case.radiograph = radiograph(case.source, self._decoder, self._options)
+            except Rejected as exc:  # as it was when the report was made: it has no picture
+                logger.info("a judged report has no picture: %s", exc.code)
         return case
 
     def prepare_picture(self, picture: Radiograph) -> Case:
@@ -249,17 +273,22 @@ class ReportBuilder:
         A source to which no report can refer (no DICOM, no Study Instance UID) gives a rejected
         result without objects.
         """
+        made_by = self.algorithm
+        if case.judged is not None:
+            made_by = algorithm_of(case.judged, self.algorithm)
         with case.stage("report"):
             outcome = self._outcome(case)
             documents: tuple[Document, ...] = ()
             try:
-                documents = tuple(self._documents(case, outcome, order))
+                documents = tuple(self._documents(case, outcome, made_by, order))
             except Permanent as exc:
                 case.reason = case.reason or Reason(code="no-report", text=str(exc)[:1024])
                 outcome = self._outcome(case)
-        return Conclusion(self._result(case, outcome, documents, token), documents)
+        return Conclusion(self._result(case, outcome, made_by, documents, token), documents)
 
     def _outcome(self, case: Case) -> Outcome:
+        if case.judged is not None:
+            return self._judged_outcome(case, case.judged)
         text = case.description.text if case.description else None
         warnings = case.radiograph.warnings if case.radiograph else ()
         if case.reason is not None:
@@ -275,6 +304,16 @@ class ReportBuilder:
         boxes = tuple(self._boxes(case)) if self._info.has_regions else ()
         return Outcome(findings=findings, text=text, reason=None, warnings=warnings, boxes=boxes)
 
+    def _judged_outcome(self, case: Case, judged: JudgedReport) -> Outcome:
+        """Return what a judged report said; never more than the node has kept of it."""
+        reason, text = case.reason or judged.reason, judged.text
+        if reason is not None or text is None:
+            return Outcome(text=None, reason=reason, warnings=judged.warnings)
+        findings = parse(text, self._info.language)
+        if str(findings.presence) != judged.presence:  # its text was cut off, or is read otherwise
+            findings = Findings(Presence.UNDETERMINED, ())
+        return Outcome(text=text, findings=findings, warnings=judged.warnings)
+
     def _boxes(self, case: Case) -> Iterator[Box]:
         """Yield the model's boxes in pixels of the image as it is stored."""
         if case.description is None or case.radiograph is None or case.source is None:
@@ -284,31 +323,39 @@ class ReportBuilder:
             box = Box(region.label, region.left, region.top, region.right, region.bottom)
             yield in_image(box, case.radiograph.steps, rows, columns)
 
-    def _documents(self, case: Case, outcome: Outcome, order: ReportOrder) -> Iterator[Document]:
+    def _documents(
+        self, case: Case, outcome: Outcome, made_by: Algorithm, order: ReportOrder
+    ) -> Iterator[Document]:
         if case.source is None or (outcome.reason is not None and not order.not_analysed):
             return
-        yield from build_each(case.source, outcome, self.algorithm, order, order.sop_classes)
+        yield from build_each(case.source, outcome, made_by, order, order.sop_classes)
         for kind in order.objects:
             if kind == "sr":
                 continue
             pixels = case.radiograph.pixels if case.radiograph is not None else None
             grey = _grey(case.radiograph)
-            document = render(kind, case.source, pixels, outcome, self.algorithm, order, grey)
+            document = render(kind, case.source, pixels, outcome, made_by, order, grey)
             if document is not None:
                 yield document
+        yield from rejection_notes(case.source, outcome, made_by, order)
 
     def _result(
-        self, case: Case, outcome: Outcome, documents: Sequence[Document], token: str
+        self,
+        case: Case,
+        outcome: Outcome,
+        made_by: Algorithm,
+        documents: Sequence[Document],
+        token: str,
     ) -> Result:
         found = outcome.findings
         return Result(
             token=token,
             outcome="rejected" if outcome.reason else "reported",
             model=self._info.name,
-            model_version=self.algorithm.version,
-            device_uid=device_uid(self.algorithm),
-            options=options_digest(self.algorithm.parameters),
-            demonstration=self._info.demonstration,
+            model_version=made_by.version,
+            device_uid=device_uid(made_by),
+            options=options_of(made_by),
+            demonstration=made_by.demonstration,
             text=outcome.text,
             presence=found.presence.value if found else None,
             fractures=tuple(_fracture(found)) if found else (),
@@ -374,6 +421,19 @@ def _note(case: Case, said: Description | Reason | Transient) -> None:
         case.stages_ms["model"] = round(said.seconds * 1000, 1)
         if not said.text.strip():
             case.reason = Reason(code="empty-output", text="The model gave an empty text.")
+
+
+def algorithm_of(judged: JudgedReport, today: Algorithm) -> Algorithm:
+    """Return who made a judged report; its parameters are known where it is the model of today."""
+    is_same = judged.device_uid == device_uid(today)
+    return replace(
+        today,
+        version=judged.model_version,
+        demonstration=judged.demonstration,
+        parameters=today.parameters if is_same else (),
+        device=judged.device_uid,
+        options=judged.options,
+    )
 
 
 def algorithm(info: ModelInfo, options: Pixels) -> Algorithm:

@@ -5,7 +5,9 @@ A hand-out holds ids and tokens only; patient data travels in the job API alone.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Literal, Protocol
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -14,6 +16,9 @@ TASK = "worker.describe"
 
 ObjectKind = Literal["sr", "sc", "gsps", "ko", "pdf", "basic-text"]
 """What a destination may ask for; ``sr`` is the report itself."""
+
+MadeKind = Literal[ObjectKind, "rejection-note"]
+"""What a result may hold: a rejection note goes with a report that replaces another."""
 
 Uid = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
 
@@ -74,10 +79,17 @@ class ReportOrder(Message):
     """Whether text SRs share a series of the Study; OHIF shows one SR of a series only."""
     not_analysed: bool = True
     """Whether a rejected image is answered with a "not analysed" report."""
+    judgement: Judgement | None = None
+    """What a reader thinks of the report that this one replaces; then no model reads the image."""
+    rejection_notes: tuple[RejectionNote, ...] = ()
+    """What archives are asked to hide when the new report is there."""
 
 
 class Predecessor(Message):
-    """The report that a re-run replaces (DICOM PS3.3 C.17.2, Predecessor Documents Sequence)."""
+    """An object that was sent: the report that a re-run replaces, or what went with it.
+
+    DICOM PS3.3 C.17.2, Predecessor Documents Sequence.
+    """
 
     study_instance_uid: Uid
     series_instance_uid: Uid
@@ -85,7 +97,43 @@ class Predecessor(Message):
     sop_instance_uid: Uid
 
 
-ReportOrder.model_rebuild()
+class RejectionNote(Message):
+    """Objects that some destinations have and shall hide (IHE RAD, Imaging Object Change)."""
+
+    destinations: tuple[str, ...] = Field(max_length=256)
+    objects: tuple[Predecessor, ...] = Field(min_length=1, max_length=64)
+
+
+class JudgedFinding(Message):
+    """What a reader thinks of one fracture of a report."""
+
+    finding: str = Field(max_length=256)
+    """One of `finding_names`."""
+    verdict: Literal["agree", "disagree"]
+
+
+class JudgedReport(Message):
+    """What a model's report said and who made it: a judgement is about that, and repeats it."""
+
+    text: str | None = None
+    presence: Literal["present", "absent", "undetermined"] | None = None
+    warnings: tuple[str, ...] = ()
+    reason: Reason | None = None
+    model_version: str
+    device_uid: Uid
+    options: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    demonstration: bool = False
+
+
+class Judgement(Message):
+    """What a reader thinks of a model's report."""
+
+    reader: str = Field(max_length=256)
+    verdict: Literal["agree", "disagree"]
+    comment: str = ""
+    corrected_text: str = ""
+    findings: tuple[JudgedFinding, ...] = Field(default=(), max_length=256)
+    report: JudgedReport
 
 
 class ClaimRequest(Message):
@@ -187,10 +235,44 @@ class FractureFound(Message):
     age: str | None = None
 
 
+class Placed(Protocol):
+    """A fracture at a place."""
+
+    @property
+    def bone(self) -> str:
+        """The bone, for example ``rib``; ``other`` where it has no word of its own."""
+
+    @property
+    def number(self) -> str | None:
+        """Number of a rib, or level of a vertebra."""
+
+    @property
+    def side(self) -> str | None:
+        """``left``, ``right``, ``bilateral`` or None."""
+
+
+def finding_names(fractures: Sequence[Placed]) -> tuple[str, ...]:
+    """Return how readers and judgements name each fracture: ``left rib 7``, ``left rib 7 (2)``.
+
+    The names differ from one another and are in the order of the fractures.
+    """
+    seen: Counter[str] = Counter()
+    names = []
+    for fracture in fractures:
+        bone = "bone not named" if fracture.bone == "other" else fracture.bone
+        place = " ".join(part for part in (fracture.side, bone, fracture.number) if part)
+        seen[place] += 1
+        names.append(place if seen[place] == 1 else f"{place} ({seen[place]})")
+    return tuple(names)
+
+
+ReportOrder.model_rebuild()
+
+
 class ReportObject(Message):
     """One DICOM object of a result; its bytes are the multipart file named `part`."""
 
-    kind: ObjectKind
+    kind: MadeKind
     part: str
     sop_class_uid: Uid
     sop_instance_uid: Uid

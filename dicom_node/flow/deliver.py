@@ -16,6 +16,8 @@ from dicom_node.settings import Delivery as Waits
 from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.status import is_stored, meaning
 from dicom_node.store.ledger import DueDelivery, Ledger, ReportFile
+from dicom_node.store.ledger.replaced import NOTE
+from dicom_node.store.ledger.states import TAKEN, UNSENT, DeliveryState
 from dicom_node.store.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -222,6 +224,8 @@ class Deliverer:
         return line
 
     def _send(self, line: _Line, peer: Peer, delivery: DueDelivery) -> None:
+        if delivery.kind == NOTE and not self._may_hide(line, delivery):
+            return
         stored = self._choose(line, peer, delivery)
         if stored is None:
             wanted = "the SR SOP class settled on" if delivery.chosen else "no SOP class of it"
@@ -254,6 +258,23 @@ class Deliverer:
             status,
             ms,
         )
+
+    def _may_hide(self, line: _Line, delivery: DueDelivery) -> bool:
+        """Return whether the old report may be hidden now: the new one is there before it goes."""
+        name, ledger = delivery.destination, self._ledger.deliveries
+        state = ledger.report_state(delivery.job, name)
+        if state in UNSENT:
+            reason = f"{name} has no report yet that replaces the old one"
+            next_at = self.clock.wall() + self._pace.refused[0]
+            ledger.postpone(delivery.id, reason, next_at, counts=False)
+        elif state not in (*TAKEN, DeliveryState.SETTLED):
+            ledger.withhold(delivery.id, f"{name} did not get the report that replaces it")
+        elif not any(line.destination.accepts(one.sop_class_uid) for one in delivery.objects):
+            reason = f"{name} takes no Key Object Selection Documents; the old report stays visible"
+            ledger.withhold(delivery.id, reason)
+        else:
+            return True
+        return False
 
     def _choose(self, line: _Line, peer: Peer, delivery: DueDelivery) -> ReportFile | None:
         """Return what to send, settled in the ledger before the first attempt."""

@@ -116,7 +116,8 @@ def adopt(
         raise NotFound(f"{conflict.sop_instance_uid}: its file cannot be read") from exc
     corrected = describe(header, conflict.file, conflict.size, conflict.transfer_syntax_uid, sender)
     routes, _ = find_routes(settings, header, sender)
-    made, replaced = ledger.acts.adopt(conflict.id, corrected, routes, by=by)
+    rejects = settings.report.reject_replaced
+    made, replaced = ledger.acts.adopt(conflict.id, corrected, routes, by=by, rejects=rejects)
     if replaced:
         spool.remove(replaced)
     logger.info(

@@ -17,7 +17,12 @@ from dicom_node.base.job import ReportObject, ReportOrder, Result
 from dicom_node.standard import header
 from dicom_node.standard.elements import EXPLICIT, text_of, walk
 from dicom_node.standard.legal import legal_text
-from dicom_node.standard.uids import derived_uid, object_series_uid, object_uid
+from dicom_node.standard.uids import (
+    derived_uid,
+    object_series_uid,
+    object_uid,
+    rejection_note_uid,
+)
 
 SOP_CLASSES: Final[Mapping[str, Collection[str]]] = {
     "sr": (
@@ -30,6 +35,7 @@ SOP_CLASSES: Final[Mapping[str, Collection[str]]] = {
     "gsps": ("1.2.840.10008.5.1.4.1.1.11.1",),
     "ko": ("1.2.840.10008.5.1.4.1.1.88.59",),
     "pdf": ("1.2.840.10008.5.1.4.1.1.104.1",),
+    "rejection-note": ("1.2.840.10008.5.1.4.1.1.88.59",),
 }
 """Kind of an object -> the SOP classes that it may be of."""
 
@@ -111,6 +117,9 @@ def find_mismatch(source: Source, result: Result, contents: Mapping[str, bytes])
     allowed = {source.sop_instance_uid, *(item.sop_instance_uid for item in result.objects)}
     if len(allowed) != len(result.objects) + 1:
         return "two objects have one SOP Instance UID"
+    judgement = source.order.judgement
+    if judgement is not None and result.device_uid != judgement.report.device_uid:
+        return "a judgement's report names another device than the report that was judged"
     for item in result.objects:
         if problem := _mismatch(source, result, item, contents[item.part], allowed):
             return f"{item.part} ({item.kind}): {problem}"
@@ -120,7 +129,10 @@ def find_mismatch(source: Source, result: Result, contents: Mapping[str, bytes])
 def _mismatch(
     source: Source, result: Result, item: ReportObject, content: bytes, allowed: set[str]
 ) -> str:
-    if item.kind != "sr" and item.kind not in source.order.objects:
+    if item.kind == "rejection-note":
+        if item.sop_instance_uid not in _notes(source):
+            return "this rejection note was not ordered"
+    elif item.kind != "sr" and item.kind not in source.order.objects:
         return "this kind was not ordered"
     if item.sop_class_uid not in SOP_CLASSES[item.kind]:
         return "its SOP class is not one of this kind"
@@ -150,7 +162,18 @@ def _mismatch(
     return _references(source, item, found, allowed)
 
 
+def _notes(source: Source) -> dict[str, set[str]]:
+    """Return what each rejection note of the job hides, by the note's SOP Instance UID."""
+    hidden = [{o.sop_instance_uid for o in note.objects} for note in source.order.rejection_notes]
+    generation = source.order.generation
+    return {rejection_note_uid(source.sop_instance_uid, generation, uids): uids for uids in hidden}
+
+
 def _references(source: Source, item: ReportObject, found: _Found, allowed: set[str]) -> str:
+    if item.kind == "rejection-note":
+        is_whole = found.references == _notes(source)[item.sop_instance_uid]
+        is_here = found.studies <= {source.study_instance_uid}
+        return "" if is_whole and is_here else "it does not hide what the job's note names"
     before = source.order.predecessor
     if found.predecessors - ({before.sop_instance_uid} if before else set()):
         return "it names a predecessor that is not the job's"
@@ -165,7 +188,9 @@ def _references(source: Source, item: ReportObject, found: _Found, allowed: set[
 
 def _own_uids(source: Source, result: Result, item: ReportObject) -> str:
     """Return what is wrong with the UIDs of an object itself."""
-    if result.options:
+    if item.kind == "rejection-note":
+        pass  # its UID was looked up among the job's notes
+    elif result.options:
         derived = object_uid(
             item.kind,
             item.sop_class_uid,

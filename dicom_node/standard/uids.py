@@ -16,6 +16,7 @@ PREFIXES: Final = {
     "gsps": "pr",
     "ko": "ko",
     "pdf": "pdf",
+    "rejection-note": "rn",
 }
 """Kind of a result object -> first part of its UIDs; changing one gives it a second identity."""
 
@@ -68,3 +69,20 @@ def object_uid(
 def object_series_uid(kind: str, study_uid: str, device_uid: str) -> str:
     """Return the Series Instance UID of a kind of object: one per Study and device."""
     return derived_uid(f"{PREFIXES[kind]}-series", study_uid, device_uid)
+
+
+def rejection_note_uid(source_uid: str, generation: int, rejected: Iterable[str]) -> str:
+    """Return the SOP Instance UID of the note that rejects these objects for a new report.
+
+    Parameters
+    ----------
+    source_uid : str
+        SOP Instance UID of the image.
+    generation : int
+        Of the report that replaces the objects.
+    rejected : iterable of str
+        SOP Instance UIDs of the objects, in any order.
+    """
+    return derived_uid(
+        PREFIXES["rejection-note"], source_uid, str(generation), *sorted(set(rejected))
+    )

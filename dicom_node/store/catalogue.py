@@ -142,6 +142,7 @@ COLUMNS: dict[str, tuple[Level, str]] = {
 
 _FILLED = ("issuer_of_patient_id", "study_id", "referring_physician")
 _MODALITIES = {"sr": "SR", "basic-text": "SR", "gsps": "PR", "sc": "OT", "pdf": "DOC", "ko": "KO"}
+_MODALITIES["rejection-note"] = "KO"
 _NOT_IN_FILES = _tags(
     "InstanceAvailability ModalitiesInStudy SOPClassesInStudy NumberOfPatientRelatedStudies "
     "NumberOfPatientRelatedSeries NumberOfPatientRelatedInstances NumberOfStudyRelatedSeries "

@@ -52,7 +52,8 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
     router = APIRouter(prefix="/jobs/{job}")
     lease_s, attempts = settings.dispatch.lease, settings.dispatch.attempts
 
-    @router.post("/claim")
+    # what an order does not ask for stays away: an older worker knows no field of it
+    @router.post("/claim", response_model_exclude_defaults=True)
     def claim(job: str, body: ClaimRequest) -> Claim:
         """Begin an attempt."""
         claimed = ledger.jobs.claim(job, body.token, body.worker[:128], lease_s)

@@ -116,7 +116,8 @@ def routes(
     @router.post("/replay")
     def replay(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Analyse the image again."""
-        count = len(ledger.acts.replay(uid, by=trail.actor(request, posted.person.name)))
+        rejects, by = settings.report.reject_replaced, trail.actor(request, posted.person.name)
+        count = len(ledger.acts.replay(uid, by=by, rejects=rejects))
         what = f"{count} new analysis begins" if count == 1 else f"{count} new analyses begin"
         return told(request, what, f"/images/{uid}")
 
@@ -128,8 +129,18 @@ def routes(
         if verdict not in JUDGED or job not in {one.job for one in ledger.history.trace(uid).jobs}:
             raise NotFound("there is no such report to judge")
         by = trail.actor(request, posted.person.name or "a reader")
-        ledger.acts.judge(job, cast('Literal["agree", "disagree"]', verdict), by, comment)
-        return told(request, f"kept: {verdict}", f"/images/{uid}")
+        report = settings.report
+        judged = ledger.acts.judge(
+            job,
+            cast('Literal["agree", "disagree"]', verdict),
+            by,
+            comment,
+            sends=report.send_judgements,
+            rejects=report.reject_replaced,
+        )
+        follows = "; a report that says so follows" if judged.job else ""
+        follows = f"; not sent: {judged.why}" if judged.why else follows
+        return told(request, f"kept: {verdict}{follows}", f"/images/{uid}")
 
     return router
 

@@ -22,6 +22,7 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 
 TEXT = "1.2.840.10008.5.1.4.1.1.88.11"
+KO = "1.2.840.10008.5.1.4.1.1.88.59"
 
 
 class Archive:
@@ -404,3 +405,59 @@ def test_by_default_nothing_is_given_up(node: Node) -> None:
     on(work, NOW).step()
     on(work, NOW + 400 * 86400).step()
     assert row(node).state == "retrying"
+
+
+def with_note(node: Node) -> None:
+    """Replace a report that was sent, and report again with the note."""
+    node.report(objects={"archive": ("sr",)})
+    on(node.deliverer(), NOW).step()
+    on(node.ledger, NOW + 1).acts.replay("1.2.3.1", rejects=True)
+    ticket = taken(node.ledger, at=NOW + 2)
+    made = [
+        ("new", "sr", SR_CLASSES["comprehensive3d"], b"new"),
+        ("note", "rejection-note", KO, b"note"),
+    ]
+    objects = tuple(
+        ReportObject(
+            kind=kind, part=part, sop_class_uid=uid,  # type: ignore[arg-type]
+            sop_instance_uid=f"2.25.7{i}", series_instance_uid="2.25.9",
+        )
+        for i, (part, kind, uid, _) in enumerate(made)
+    )  # fmt: skip
+    files = {
+        part: node.spool.write_report(ticket.job, ticket.token, part, content)
+        for part, _, _, content in made
+    }
+    told = result(ticket, 7, objects=objects)
+    on(node.ledger, NOW + 2).jobs.report(ticket.job, ticket.token, told, files)
+
+
+def states(node: Node) -> dict[str, tuple[str, str]]:
+    """Return state and reason of the last delivery of each kind."""
+    rows = node.ledger.history.trace("1.2.3.1").deliveries
+    return {row.kind: (row.state, row.reason) for row in rows}
+
+
+def test_the_old_report_is_hidden_after_the_new_one_arrived(node: Node) -> None:
+    node.archive.takes.add(KO)
+    with_note(node)
+    node.archive.statuses = [0xC000]
+    work = node.deliverer()
+    on(work, NOW + 3).step()
+    assert node.archive.got == [b"1-comprehensive3d", b"new"], "refused: nothing is hidden"
+    assert (
+        states(node)["rejection-note"][1] == "archive has no report yet that replaces the old one"
+    )
+    on(work, NOW + 9000).step()
+    on(work, NOW + 9100).step()
+    assert node.archive.got[2:] == [b"new", b"note"]
+    assert states(node)["rejection-note"][0] == "sent"
+
+
+def test_an_archive_without_key_objects_gets_no_note(node: Node) -> None:
+    with_note(node)
+    on(node.deliverer(), NOW + 3).step()
+    state, reason = states(node)["rejection-note"]
+    assert state == "withheld"
+    assert "takes no Key Object Selection Documents" in reason
+    assert node.archive.got == [b"1-comprehensive3d", b"new"]

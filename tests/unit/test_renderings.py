@@ -62,7 +62,7 @@ def test_two_processes_write_the_same_bytes_at_different_times() -> None:
     time.sleep(1.1)
     script = "import sys, test_renderings as t; sys.stdout.buffer.write(t.bytes_of_all())"
     unit = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{unit}{os.pathsep}{unit.parent}"}
+    environment = {**os.environ, "PYTHONPATH": f"{unit}{os.pathsep}{unit.parent / 'support'}"}
     again = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, check=True, env=environment
     )

@@ -102,7 +102,9 @@ MODALITIES: Final = {
     "DX": _dcm("DX", "Digital Radiography"),
 }
 
-# Observer, algorithm, equipment: TID 1004, TID 4019 (PS3.16)
+# Observer, algorithm, equipment: TID 1003, TID 1004, TID 4019 (PS3.16)
+PERSON = _dcm("121006", "Person")
+PERSON_OBSERVER_NAME = _dcm("121008", "Person Observer Name")
 OBSERVER_TYPE = _dcm("121005", "Observer Type")
 DEVICE = _dcm("121007", "Device")
 DEVICE_OBSERVER_UID = _dcm("121012", "Device Observer UID")
@@ -149,6 +151,14 @@ The common data elements of RSNA and ACR have three states of a fracture: acute;
 "healing" is a synonym; and remote, of which "chronic", "healed" and "old" are synonyms.
 """
 
+# What a reader thinks of a report (values of CID 3217)
+ASSESSMENT = _dcm("111005", "Assessment Category")
+ASSESSMENTS: Final = {
+    "agree": _dcm("122775", "Agreement with prior findings"),
+    "disagree": _dcm("122776", "Disagreement with prior findings"),
+}
+"""A reader's verdict -> value of `ASSESSMENT`: the prior findings are those of the model."""
+
 # Image quality (CID 6135)
 IMAGE_QUALITY = _dcm("111101", "Image Quality")
 POSITIONING = _dcm("111209", "Positioning")
@@ -194,6 +204,7 @@ SOURCE_FOR_PROCESSING = _dcm("121322", "Source image for image processing operat
 REJECTED = _dcm("113037", "Rejected for Patient Safety Reasons")
 """Title of a Key Object Selection that tells an archive to hide the report that was replaced."""
 OF_INTEREST = _dcm("113000", "Of Interest")
+KEY_OBJECT_DESCRIPTION = _dcm("113012", "Key Object Description")
 
 # Sites (SNOMED CT)
 BONE_OF_THORAX = _sct("272710004", "Bone of thorax", PS3_16, EHDSI)

@@ -19,7 +19,7 @@ from dicom_node.base.identity import (
     MANUFACTURER,
     MODEL_NAME,
 )
-from dicom_node.base.job import ObjectKind, ReportOrder
+from dicom_node.base.job import MadeKind, ObjectKind, ReportOrder
 from dicom_node.standard.legal import legal_text
 from dicom_node.standard.uids import derived_uid, object_series_uid, object_uid, options_digest
 from worker.report import codes, encode
@@ -34,7 +34,7 @@ LONG_STRING = 64
 class Document:
     """One DICOM object of a result, as Part 10 bytes."""
 
-    kind: ObjectKind
+    kind: MadeKind
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
@@ -43,7 +43,15 @@ class Document:
 
 def device_uid(algorithm: Algorithm) -> str:
     """Return the Device UID (0018,1002): other weights, code or options are another device."""
-    return derived_uid("device", algorithm.version, algorithm.name, *algorithm.parameters)
+    derived = derived_uid("device", algorithm.version, algorithm.name, *algorithm.parameters)
+    return algorithm.device or derived
+
+
+def options_of(algorithm: Algorithm) -> str:
+    """Return the digest of a model's parameters that stands in its objects' UIDs."""
+    if algorithm.options is not None:
+        return algorithm.options
+    return options_digest(algorithm.parameters)
 
 
 def instance_uid(
@@ -59,12 +67,12 @@ def instance_uid(
         sop_class_uid,
         evidence.sop_instance_uid,
         device_uid(algorithm),
-        options_digest(algorithm.parameters),
+        options_of(algorithm),
         order.generation,
     )
 
 
-def series_uid(kind: ObjectKind, evidence: Evidence, algorithm: Algorithm) -> str:
+def series_uid(kind: MadeKind, evidence: Evidence, algorithm: Algorithm) -> str:
     """Return the Series Instance UID of a kind of object: one per Study and device."""
     return object_series_uid(kind, evidence.study_instance_uid, device_uid(algorithm))
 
@@ -179,13 +187,13 @@ def coded(concept: Code) -> Dataset:
     return item
 
 
-def written(kind: ObjectKind, ds: Dataset, words: str = "") -> Document:
+def written(kind: MadeKind, ds: Dataset, words: str = "") -> Document:
     """Return `ds` as Part 10 bytes that read back as what was meant; see `written_each`."""
     return written_each(kind, ds, ((str(ds.SOPClassUID), str(ds.SOPInstanceUID)),), words)[0]
 
 
 def written_each(
-    kind: ObjectKind, ds: Dataset, variants: Sequence[tuple[str, str]], words: str = ""
+    kind: MadeKind, ds: Dataset, variants: Sequence[tuple[str, str]], words: str = ""
 ) -> tuple[Document, ...]:
     """Return `ds` as Part 10 bytes once per SOP class; the bytes differ in the UIDs alone.
 

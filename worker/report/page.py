@@ -22,6 +22,7 @@ WIDTH, HEIGHT = 1120, 792
 
 CAUTION = "NOT FOR PRIMARY DIAGNOSIS"
 UNREVIEWED = "AI description, not reviewed by a physician"
+JUDGED = "AI description, judged by a reader"
 CONTINUES = "(continues on the next page)"
 MISSING = "\u25a1"
 """Stands for a character that no font has."""
@@ -149,6 +150,12 @@ def _tokens(paragraph: str, room: float, size: float, is_bold: bool) -> Iterator
             yield from token
 
 
+def headline(said: Reading) -> str:
+    """Return the case, and whether a reader agrees, in capitals."""
+    line = HEADLINES[said.case]
+    return line if said.judgement is None else f"{line}: READER {said.judgement.verdict.upper()}S"
+
+
 def pages(said: Reading, labels: Labels, picture: tuple[int, int] | None) -> list[list[Mark]]:
     """Return the marks of each page; only a very long text has more than one.
 
@@ -167,8 +174,8 @@ def pages(said: Reading, labels: Labels, picture: tuple[int, int] | None) -> lis
         first += _picture(picture, labels.source)
         left += PICTURE_WIDTH + GAP
     column = _Column(left, WIDTH - MARGIN - left)
-    column.write(UNREVIEWED, 17, ink=0.7)
-    column.write(HEADLINES[said.case], 34, is_bold=True)
+    column.write(UNREVIEWED if said.judgement is None else JUDGED, 17, ink=0.7)
+    column.write(headline(said), 34 if said.judgement is None else 28, is_bold=True)
     if picture is None:
         column.write(labels.source, 16, ink=0.7)
     rest = _body(column, said)
@@ -193,7 +200,10 @@ class _Column:
 
 def _body(column: _Column, said: Reading) -> list[str]:
     """Set the words, the codes and the warnings; return the lines that found no room."""
-    coded = [*map(in_words, said.fractures[:LISTED_FRACTURES])]
+    coded = [
+        f"{in_words(fracture)} (reader {verdict}s)" if verdict else in_words(fracture)
+        for fracture, verdict in zip(said.fractures, said.verdicts, strict=True)
+    ][:LISTED_FRACTURES]
     if len(said.fractures) > LISTED_FRACTURES:
         coded.append(f"and {len(said.fractures) - LISTED_FRACTURES} more")
     notes = [

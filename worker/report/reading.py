@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from dicom_node.base.job import Reason
+from dicom_node.base.job import Judgement, Reason, ReportOrder, finding_names
 from worker.report.boxes import Box
-from worker.text.findings import Absence, Findings, Fracture, Presence
+from worker.text.findings import Absence, Findings, Fracture, Place, Presence
 
 LONGEST_TEXT = 10_000
 """Bytes of UTF-8 that a report holds of one model text; what is longer is a loop."""
@@ -17,11 +18,20 @@ DISCLAIMER = (
     "AI generated, not reviewed by a physician. "
     "For research use only; not a medical device; not for primary diagnosis."
 )
+JUDGED = (
+    "AI generated. A reader has judged it, which does not make it a verified report. "
+    "For research use only; not a medical device; not for primary diagnosis."
+)
 ABSENCE = "The absence of an AI finding does not exclude a fracture."
 REPLACES = "This report replaces an earlier one of this image (number {} of its reports)."
 UNCLEAR = "Model output could not be interpreted automatically; text is verbatim."
 CUT = f"The model's text was longer than {LONGEST_TEXT} bytes and was cut."
 DEMONSTRATION = "DEMONSTRATION MODEL: reads drawings only; its text means nothing about a patient."
+AGES = frozenset(("acute", "healing", "old"))
+CODED_QUALIFIERS = AGES | {"definite"}
+"""What an absence may be limited to and still be coded; "no displaced fracture" has no code."""
+WHOLE_BONES = {"acromion": "scapula", "coracoid": "scapula", "glenoid": "scapula"}
+"""Parts of bones that have names of their own -> the bone."""
 NO_TEXT = Reason(code="no-text", text="The model gave no text.")
 
 
@@ -47,6 +57,9 @@ class Algorithm:
     language: str = "en"
     demonstration: bool = False
     licence: str = ""
+    device: str = ""
+    """Its Device UID and the digest of its options, where they are known and not to be derived."""
+    options: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +87,43 @@ class Reading:
     fractures: tuple[Fracture, ...] = field(default=())
     absences: tuple[Absence, ...] = ()
     """What a negative text calls absent, where it calls no more than that absent."""
+    beside: tuple[Absence, ...] = ()
+    """What a positive text calls absent elsewhere than where it sees fractures."""
     reason: Reason | None = None
+    judgement: Judgement | None = None
+    """What a reader thinks of it."""
 
     @property
     def is_only_possible(self) -> bool:
         """Whether the text suspects fractures and is sure of none."""
-        return bool(self.fractures) and all(f.certainty == "possible" for f in self.fractures)
+        left = self.undisputed
+        return bool(left) and all(f.certainty == "possible" for f in left)
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """What a reader thinks of each fracture: ``agree``, ``disagree``, or nothing."""
+        if self.judgement is None:
+            return ("",) * len(self.fractures)
+        said = {one.finding.casefold(): one.verdict for one in self.judgement.findings}
+        return tuple(said.get(name.casefold(), "") for name in finding_names(self.fractures))
+
+    @property
+    def undisputed(self) -> tuple[Fracture, ...]:
+        """The fractures that no reader has denied."""
+        return tuple(
+            fracture
+            for fracture, verdict in zip(self.fractures, self.verdicts, strict=True)
+            if verdict != "disagree"
+        )
+
+    @property
+    def is_disputed(self) -> bool:
+        """Whether a reader disagrees, and has confirmed no fracture by itself."""
+        if self.judgement is None:
+            return False
+        if "agree" in self.verdicts:
+            return False
+        return self.judgement.verdict == "disagree" or bool(self.fractures and not self.undisputed)
 
     @property
     def is_limited(self) -> bool:
@@ -88,8 +132,32 @@ class Reading:
 
     @property
     def words(self) -> str:
-        """What there is to read: the model's text, or the reason why there is none."""
-        return self.reason.text if self.reason else self.text
+        """What there is to read: a reader's words, then the model's or why there are none."""
+        own = self.reason.text if self.reason else self.text
+        if self.judgement is None:
+            return own
+        corrected = [f"The reader's text: {self.corrected_text}"] if self.corrected_text else []
+        return "\n".join([*self.judgement_lines, *corrected, f"The AI's text: {own}"])
+
+    @property
+    def corrected_text(self) -> str:
+        """What the report should have said, in the words of the reader who judged it."""
+        return storable(self.judgement.corrected_text)[0] if self.judgement is not None else ""
+
+    @property
+    def judgement_lines(self) -> tuple[str, ...]:
+        """Who thinks what of the report, line by line; none where nobody has judged it."""
+        return tuple(line for raw in self._judgement_lines() if (line := storable(raw)[0]))
+
+    def _judgement_lines(self) -> Iterator[str]:
+        judged = self.judgement
+        if judged is None:
+            return
+        yield f"{judged.reader or 'A reader'} {judged.verdict}s with this description by AI."
+        for one in judged.findings:
+            yield f"On {one.finding}: {one.verdict}s."
+        if judged.comment.strip():
+            yield f"The reader's comment: {judged.comment.strip()}"
 
     @property
     def comment(self) -> str:
@@ -97,8 +165,8 @@ class Reading:
         return f"Not analysed: {self.reason.text} {self.caution}" if self.reason else self.caution
 
 
-def read(outcome: Outcome, algorithm: Algorithm, generation: int = 1) -> Reading:
-    """Return what a report says of `outcome`; from the second `generation` on it replaces another.
+def read(outcome: Outcome, algorithm: Algorithm, order: ReportOrder | None = None) -> Reading:
+    """Return what a report says of `outcome`; from the second generation on it replaces another.
 
     A text that holds replacement characters, is cut or has no findings is never called negative.
     """
@@ -109,19 +177,56 @@ def read(outcome: Outcome, algorithm: Algorithm, generation: int = 1) -> Reading
     case = _case(outcome.findings, text, is_whole, reason)
     is_positive = case is Case.FRACTURE and outcome.findings is not None
     warnings = [*outcome.warnings, *([] if is_whole else [CUT])]
-    if generation > 1:
-        warnings.append(REPLACES.format(generation))
+    if order is not None and order.generation > 1:
+        warnings.append(REPLACES.format(order.generation))
+    judgement = order.judgement if order is not None else None
     found = outcome.findings
     is_limited = case is Case.NO_FRACTURE and found is not None and found.is_limited
     return Reading(
         case=case,
         text="" if reason else text,
-        caution=_caution(case, algorithm),
+        caution=_caution(case, algorithm, is_judged=judgement is not None),
         warnings=tuple(line for warning in warnings if (line := storable(warning)[0])),
         fractures=tuple(outcome.findings.fractures) if is_positive and outcome.findings else (),
         absences=outcome.findings.absences if is_limited and outcome.findings else (),
+        beside=_beside(outcome.findings) if is_positive and outcome.findings else (),
         reason=reason,
+        judgement=judgement,
     )
+
+
+def _beside(findings: Findings) -> tuple[Absence, ...]:
+    """Return what a positive text denies of places that are apart from each of its fractures.
+
+    "Left rib fracture. No right rib fracture." has one. What may be about the place of a fracture,
+    as "no displaced fracture" may, is left to the text.
+    """
+    found = []
+    for absence in findings.absences:
+        every = absence.places or (Place("", side=absence.side),)
+        places = tuple(
+            place
+            for place in every
+            if all(_is_apart(place, absence.qualifiers, f) for f in findings.fractures)
+        )
+        if places and absence.is_limited and set(absence.qualifiers) <= CODED_QUALIFIERS:
+            found.append(replace(absence, places=places if absence.places else ()))
+    return tuple(found)
+
+
+def _is_apart(place: Place, qualifiers: tuple[str, ...], fracture: Fracture) -> bool:
+    """Whether what is said to be absent at a place cannot be this fracture, or part of it."""
+    ages = set(qualifiers) & AGES
+    if ages and fracture.age in AGES - ages:
+        return True
+    if {place.side, fracture.side} == {"left", "right"}:
+        return True
+    bones = [WHOLE_BONES.get(bone, bone) for bone in (place.bone, fracture.bone)]
+    if not place.bone or "other" in bones:
+        return False
+    if bones[0] != bones[1]:
+        return True
+    return bool(place.number and fracture.number and place.number != fracture.number)
 
 
 def storable(raw: str) -> tuple[str, bool]:
@@ -151,11 +256,11 @@ def _case(findings: Findings | None, text: str, is_whole: bool, reason: Reason |
     }.get(findings.presence, Case.UNCLEAR)
 
 
-def _caution(case: Case, algorithm: Algorithm) -> str:
+def _caution(case: Case, algorithm: Algorithm, is_judged: bool) -> str:
     sentences = [DEMONSTRATION] if algorithm.demonstration else []
     if case is Case.UNCLEAR:
         sentences.append(UNCLEAR)
-    sentences.append(DISCLAIMER)
+    sentences.append(JUDGED if is_judged else DISCLAIMER)
     if case is Case.NO_FRACTURE:
         sentences.append(ABSENCE)
     if algorithm.licence:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from highdicom.ko import KeyObjectSelectionDocument
-from highdicom.sr import ContainerContentItem, ContentSequence
+from highdicom.sr import (
+    CompositeContentItem,
+    ContainerContentItem,
+    ContentSequence,
+    ImageContentItem,
+)
 from highdicom.sr.value_types import ContentItem
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.coding import Code
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicom_node.base.errors import ConfigurationError, NotUnderstood
 from dicom_node.base.identity import MANUFACTURER
-from dicom_node.base.job import ObjectKind, ReportOrder
-from dicom_node.standard.uids import derived_uid
+from dicom_node.base.job import ObjectKind, RejectionNote, ReportOrder
+from dicom_node.standard.uids import derived_uid, rejection_note_uid
 from worker.report import codes, header, reading
 from worker.report.document import (
     Document,
@@ -42,6 +47,7 @@ from worker.report.page import (
     Labels,
     Mark,
     Text,
+    headline,
     in_words,
     pages,
 )
@@ -65,7 +71,7 @@ GRAYSCALE_PRESENTATION_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
 
-SERIES: Final = {"sc": 1, "gsps": 2, "ko": 3, "pdf": 4, "basic-text": 5}
+SERIES: Final = {"sc": 1, "gsps": 2, "ko": 3, "pdf": 4, "basic-text": 5, "rejection-note": 6}
 """Kind -> Series Number after that of the report."""
 
 SHORT_TEXT = 1024
@@ -78,6 +84,14 @@ LONGEST_FRAME = 8
 
 MOST_PLACES = 20
 """Fractures that a conclusion names."""
+
+REPLACED = "Replaced by a later report of the same image (number {} of its reports)."
+
+SNAKE_CASE: Final = {
+    "SeriesInstanceUID": "series_instance_uid",
+    "SOPClassUID": "sop_class_uid",
+    "SOPInstanceUID": "sop_instance_uid",
+}
 
 CONTINUES_ELSEWHERE = "(continues in the structured report)"
 
@@ -96,7 +110,7 @@ class Job:
         self.source = source
         self.grey = grey
         self.evidence: Evidence = header.read(source)
-        said = reading.read(outcome, algorithm, order.generation)
+        said = reading.read(outcome, algorithm, order)
         self.said: Reading = replace(said, warnings=(*said.warnings, *self.evidence.changes))
         self.algorithm = algorithm
         self.order = order
@@ -211,12 +225,14 @@ def _text_root(job: Job) -> ContainerContentItem:
 
 
 def _conclusion(said: Reading) -> str:
-    """Return the case in a sentence, with the places that are coded."""
+    """Return what a reader thinks, then the case in a sentence, with the places that are coded."""
     line = f"{HEADLINES[said.case].capitalize()} by AI."
-    if said.reason is not None:
-        return f"{line} {said.reason.text}"
     if said.is_only_possible:
         line = "Possible fracture described by AI."
+    corrected = [f"The reader's text: {said.corrected_text}"] if said.corrected_text else []
+    line = " ".join((*said.judgement_lines, *corrected, line))
+    if said.reason is not None:
+        return f"{line} {said.reason.text}"
     if said.is_limited:
         line += " It speaks of some bones or kinds of fracture only."
     places = "; ".join(in_words(fracture) for fracture in said.fractures[:MOST_PLACES])
@@ -237,7 +253,8 @@ def _point(item: ContentItem, evidence: Evidence) -> None:
 
 def key_object(job: Job, _pixels: NDArray[Any] | None) -> Dataset | None:
     """Return a Key Object Selection (TID 2010) that flags a positive, else None."""
-    if job.said.case is not Case.FRACTURE or not job.evidence.is_image:
+    said = job.said
+    if said.case is not Case.FRACTURE or said.is_disputed or not job.evidence.is_image:
         return None
     root = ContainerContentItem(codes.OF_INTEREST, is_content_continuous=False, template_id="2010")
     picture = image(codes.SOURCE_IMAGE, job.evidence)
@@ -256,6 +273,67 @@ def key_object(job: Job, _pixels: NDArray[Any] | None) -> Dataset | None:
         specific_character_set=header.CHARACTER_SET,
     )
     unname(selection)
+    return selection
+
+
+def rejection_notes(
+    source: Dataset, outcome: Outcome, algorithm: Algorithm, order: ReportOrder
+) -> Iterator[Document]:
+    """Yield the notes that ask archives to hide what a new report replaces (TID 2010).
+
+    An image that could not be analysed this time replaces nothing that was read in it before.
+
+    References
+    ----------
+    IHE RAD TF-3 Imaging Object Change Management: Rejection Note. PS3.3 A.35.4.
+    """
+    job = Job(source, outcome, algorithm, order)
+    if job.said.reason is not None and order.judgement is None:
+        return
+    for note in order.rejection_notes:
+        ds = _rejection_note(job, note)
+        fix(ds, job.evidence, algorithm, order)
+        yield written("rejection-note", ds)
+
+
+def _rejection_note(job: Job, note: RejectionNote) -> Dataset:
+    root = ContainerContentItem(codes.REJECTED, is_content_continuous=False, template_id="2010")
+    hidden, items = [], []
+    for one in note.objects:
+        old = bare(job.evidence)
+        for keyword in ("SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"):
+            put(old, keyword, getattr(one, SNAKE_CASE[keyword]))
+        hidden.append(old)
+        is_image = "Image Storage" in UID(one.sop_class_uid).name
+        make = ImageContentItem if is_image else CompositeContentItem
+        items.append(
+            make(
+                codes.SOURCE_IMAGE,
+                one.sop_class_uid,
+                one.sop_instance_uid,
+                relationship_type="CONTAINS",
+            )
+        )
+    why = words(codes.KEY_OBJECT_DESCRIPTION, REPLACED.format(job.order.generation))
+    root.ContentSequence = ContentSequence([*observer(job.algorithm, job.order), why, *items])
+    uids = [one.sop_instance_uid for one in note.objects]
+    source, generation = job.evidence.sop_instance_uid, job.order.generation
+    make_document: Callable[..., Dataset] = KeyObjectSelectionDocument
+    selection = make_document(
+        evidence=hidden,
+        content=ContentSequence([root], is_root=True),
+        instance_number=job.order.instance_number,
+        sop_instance_uid=rejection_note_uid(source, generation, uids),
+        series_instance_uid=series_uid("rejection-note", job.evidence, job.algorithm),
+        series_number=job.order.series_number + SERIES["rejection-note"],
+        series_description=_description(job, "Replaced: "),
+        manufacturer=MANUFACTURER,
+        requested_procedures=list(job.evidence.requests) or None,
+        specific_character_set=header.CHARACTER_SET,
+    )
+    for item in selection.ContentSequence:  # TID 2010 has no purpose of reference
+        if item.ValueType in ("IMAGE", "COMPOSITE"):
+            item.pop("ConceptNameCodeSequence", None)
     return selection
 
 
@@ -360,7 +438,7 @@ def _source_label(job: Job) -> str:
 def encapsulated_pdf(job: Job, pixels: NDArray[Any] | None) -> Dataset:
     """Return the same page as an Encapsulated PDF, with the patient's identity on it."""
     ds = _plain(job, "pdf", ENCAPSULATED_PDF, "PDF: ")
-    title = HEADLINES[job.said.case].capitalize()
+    title = headline(job.said).capitalize()
     content = as_pdf(_pages(job, pixels, _identity(job.evidence)), pixels, title)
     put(ds, "Modality", "DOC")
     put(ds, "ConversionType", "WSD")
@@ -464,7 +542,7 @@ def _annotation(said: Reading) -> Dataset:
 
 def _overlay(said: Reading) -> str:
     """Return headline, words and caution within the length of an ST value."""
-    head_line = f"{HEADLINES[said.case]}\r\n"
+    head_line = f"{headline(said)}\r\n"
     tail = f"\r\n{said.caution} {CAUTION}"
     content = said.words.replace("\n", "\r\n")
     room = SHORT_TEXT - len((head_line + tail).encode())

@@ -18,6 +18,7 @@ from highdicom.sr import (
     EnhancedSR,
     ImageContentItem,
     NumContentItem,
+    PnameContentItem,
     ScoordContentItem,
     TextContentItem,
     UIDRefContentItem,
@@ -29,9 +30,9 @@ from pydicom.uid import UID
 
 from dicom_node.base.errors import ConfigurationError, NotUnderstood
 from dicom_node.base.identity import MANUFACTURER
-from dicom_node.base.job import Predecessor, ReportOrder
+from dicom_node.base.job import Judgement, Predecessor, ReportOrder
 from dicom_node.standard.legal import legal_text
-from dicom_node.standard.uids import derived_uid, options_digest
+from dicom_node.standard.uids import derived_uid
 from worker.report import boxes, codes, header, reading
 from worker.report.boxes import Marked
 from worker.report.document import (
@@ -42,6 +43,7 @@ from worker.report.document import (
     instance_uid,
     model_name,
     moment,
+    options_of,
     series_description,
     series_uid,
     version,
@@ -67,9 +69,6 @@ SUMMARIES: Final = {
     Case.NOT_ANALYSED: (codes.NONE_SUCCEEDED, codes.UNDETERMINED),
 }
 """Case -> processing summary and presence of a fracture; not analysed never claims absence."""
-
-CODED_QUALIFIERS: Final = frozenset(codes.AGES) | {"definite"}
-"""What an absence may be limited to and still be coded; "no displaced fracture" has no code."""
 
 BONE_WORDS: Final = {"other": "Bone not named"}
 WHOLE_IMAGE = "Bones of the image"
@@ -157,7 +156,8 @@ def finish(
     fix(report, evidence, algorithm, order)
     author = _device(algorithm, order, evidence)
     put(author, "ObserverType", "DEV")
-    put(report, "AuthorObserverSequence", [author])
+    reader = [_person(said.judgement)] if said.judgement is not None else []
+    put(report, "AuthorObserverSequence", [*reader, author])
     participant = _device(algorithm, order, evidence)
     put(participant, "ParticipationType", "SOURCE")
     put(participant, "ParticipationDateTime", stamp(evidence, order))
@@ -165,11 +165,34 @@ def finish(
     put(report, "ParticipantSequence", [participant])
     if "ProcedureCodeSequence" in evidence.common:
         put(report, "PerformedProcedureCodeSequence", evidence.common.ProcedureCodeSequence)
-    flag = f"Not analysed: {said.reason.code}" if said.reason is not None else ""
+    flags = [f"Not analysed: {said.reason.code}"] if said.reason is not None else []
+    if said.judgement is not None:
+        flags.append(f"reader {said.judgement.verdict}s")
     if order.predecessor is not None:
-        flag = f"{flag}; replaces an earlier report" if flag else "Replaces an earlier report"
-    if flag:
-        put(report, "CompletionFlagDescription", flag[:LONG_STRING])
+        flags.append("replaces an earlier report")
+    if flags:
+        flag = "; ".join(flags)
+        put(report, "CompletionFlagDescription", f"{flag[:1].upper()}{flag[1:]}"[:LONG_STRING])
+
+
+def _person(judgement: Judgement) -> Dataset:
+    """Return a reader as an observer (PS3.3 Table C.17-3b)."""
+    item = Dataset()
+    put(item, "PersonName", _reader(judgement))
+    put(item, "PersonIdentificationCodeSequence", [])
+    put(item, "InstitutionName", "")
+    put(item, "InstitutionCodeSequence", [])
+    put(item, "ObserverType", "PSN")
+    return item
+
+
+def _reader(judgement: Judgement) -> str:
+    """Return a reader's name as a PN value: the name by which one signs in, as a family name.
+
+    With the caret nobody takes it for a name of before 1993, which had blanks between its parts.
+    """
+    name = legal_text("PN", judgement.reader.replace("=", " ").replace("^", " ")).strip()
+    return f"{name[: LONG_STRING - 1] or 'A reader'}^"
 
 
 def _device(algorithm: Algorithm, order: ReportOrder, evidence: Evidence) -> Dataset:
@@ -196,7 +219,7 @@ def _read(
     outcome: Outcome, algorithm: Algorithm, order: ReportOrder, evidence: Evidence
 ) -> tuple[Reading, Sequence[Marked]]:
     """Return the fractures with their regions, and the reading with notes on what was changed."""
-    said = reading.read(outcome, algorithm, order.generation)
+    said = reading.read(outcome, algorithm, order)
     said = replace(said, warnings=(*said.warnings, *evidence.changes))
     if not outcome.boxes:
         return said, [Marked(fracture) for fracture in said.fractures]
@@ -324,7 +347,13 @@ def head(algorithm: Algorithm, order: ReportOrder) -> list[ContentItem]:
     named = order.procedure
     value = Code(named[0], named[1], named[2]) if named else codes.IMAGING_PROCEDURE
     procedure = code(codes.PROCEDURE_REPORTED, value, CONCEPT_MOD)
-    return [*observer(algorithm, order), procedure]
+    reader: list[ContentItem] = []
+    if order.judgement is not None:
+        reader = [
+            code(codes.OBSERVER_TYPE, codes.PERSON, OBS_CONTEXT),
+            PnameContentItem(codes.PERSON_OBSERVER_NAME, _reader(order.judgement), OBS_CONTEXT),
+        ]
+    return [*observer(algorithm, order), *reader, procedure]
 
 
 def observer(algorithm: Algorithm, order: ReportOrder) -> list[ContentItem]:
@@ -454,7 +483,7 @@ class _Tracking:
     def __init__(self, evidence: Evidence, algorithm: Algorithm, order: ReportOrder) -> None:
         self._evidence, self._order = evidence, order
         self._device = device_uid(algorithm)
-        self._options = options_digest(algorithm.parameters)
+        self._options = options_of(algorithm)
         self._seen: Counter[str] = Counter()
 
     def group(self, place: str, items: Sequence[ContentItem]) -> ContainerContentItem:
@@ -494,17 +523,32 @@ def _groups(
         *made_by,
         *source,
         code(codes.FRACTURE_OF_BONE, _presence(said)),
+        *_assessed(said.judgement.verdict if said.judgement is not None else ""),
     ]
     if said.is_only_possible:
         everywhere.append(code(codes.FINDING_CONTEXT, codes.CERTAINTIES["possible"]))
     groups: list[ContentItem] = [tracking.group(WHOLE_IMAGE, everywhere)]
-    for fracture, box in ((m.fracture, m.box) for m in found):
+    judged = (*said.verdicts, *("" for _ in found))  # of fractures that only a box shows: none
+    for mark, verdict in zip(found, judged, strict=False):
+        fracture, box = mark.fracture, mark.box
+        if verdict == "disagree":
+            denied = [
+                *_site(fracture),
+                *made_by,
+                *source,
+                code(codes.FRACTURE_OF_BONE, codes.UNDETERMINED),
+                *_assessed(verdict),
+                *_sentence(fracture.sentence),
+            ]
+            groups.append(tracking.group(place_words(fracture), denied))
+            continue
         items = [
             code(codes.FINDING, codes.FRACTURE_OF_BONE),
             *_site(fracture),
             *made_by,
             *source,
             code(codes.FINDING_CONTEXT, codes.CERTAINTIES[fracture.certainty]),
+            *_assessed(verdict),
         ]
         if fracture.age in codes.AGES:
             items.append(code(codes.COURSE, codes.AGES[fracture.age]))
@@ -512,9 +556,9 @@ def _groups(
             items.append(_region(box, evidence))
         items += _sentence(fracture.sentence)
         groups.append(tracking.group(place_words(fracture), items))
-    for absence in said.absences:
+    for absence in (*said.absences, *said.beside):
         for place in absence.places or (Place("", side=absence.side),):
-            items = [*_absent_site(place), *made_by, *source, *_absent(absence)]
+            items = [*_absent_site(place), *made_by, *source, *_absent(absence, said)]
             groups.append(tracking.group(f"{_absent_words(place)}, denied", items))
     return groups
 
@@ -523,16 +567,27 @@ def _presence(said: Reading) -> Code:
     """Return whether there is a fracture, as far as the text goes and no further.
 
     A fracture that is only suspected, and an absence that is said of some fractures only ("no
-    displaced fracture"), leave it undetermined.
+    displaced fracture"), leave it undetermined, as does a reader who disagrees.
     """
-    if said.is_only_possible or said.is_limited:
+    if said.is_only_possible or said.is_limited or said.is_disputed:
         return codes.UNDETERMINED
     return SUMMARIES[said.case][1]
 
 
-def _absent(absence: Absence) -> list[ContentItem]:
+def _summary(said: Reading) -> Code:
+    """Return the summary code; what a reader disputes is never summed up as found or not found."""
+    is_open = said.is_disputed and said.case is not Case.NOT_ANALYSED
+    return codes.NOT_ALL_SUCCEEDED if is_open else SUMMARIES[said.case][0]
+
+
+def _assessed(verdict: str) -> list[ContentItem]:
+    """Return what a reader thinks of what was found, where one has said so."""
+    return [code(codes.ASSESSMENT, codes.ASSESSMENTS[verdict])] if verdict else []
+
+
+def _absent(absence: Absence, said: Reading) -> list[ContentItem]:
     """Return what is denied: absent where all its limits have a code, else undetermined."""
-    is_coded = set(absence.qualifiers) <= CODED_QUALIFIERS
+    is_coded = set(absence.qualifiers) <= reading.CODED_QUALIFIERS and not said.is_disputed
     value = codes.ABSENT if is_coded else codes.UNDETERMINED
     ages = [codes.AGES[age] for age in absence.qualifiers if age in codes.AGES]
     return [
@@ -628,10 +683,14 @@ def _identification(
 def _evaluations(said: Reading) -> list[ContentItem]:
     """Return the Qualitative Evaluations: the model's words and the cautions, then the codes."""
     items: list[ContentItem] = []
+    if said.judgement is not None:
+        items += [words(codes.COMMENT, line) for line in said.judgement_lines]
+        items += [words(codes.CONCLUSION, said.corrected_text)] if said.corrected_text else []
+        items += _assessed(said.judgement.verdict)
     if said.text:
         items.append(words(codes.FINDING, said.text))
     items += [words(codes.COMMENT, line) for line in (said.comment, *said.warnings)]
-    items.append(code(codes.SUMMARY, SUMMARIES[said.case][0]))
+    items.append(code(codes.SUMMARY, _summary(said)))
     if said.case is not Case.NOT_ANALYSED:
         items.append(code(codes.FRACTURE_OF_BONE, _presence(said)))
     if said.is_only_possible:

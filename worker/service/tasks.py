@@ -302,7 +302,11 @@ class Desk:
         started = time.perf_counter()
         content = node.instance(ticket, self._pulse.moved)
         fetched = (time.perf_counter() - started) * 1000
-        case = self._pipeline.prepare(content)
+        judgement = claim.order.judgement
+        if judgement is None:
+            case = self._pipeline.prepare(content)
+        else:
+            case = self._pipeline.prepare_judged(content, judgement.report)
         case.stages_ms = {"fetch": round(fetched, 1), **case.stages_ms}
         self._pulse.moved()
         return Job(node, ticket, claim, case)

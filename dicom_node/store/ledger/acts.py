@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dicom_node.base.errors import Busy, NotFound
-from dicom_node.base.job import Predecessor
+from dicom_node.base.job import JudgedFinding, JudgedReport, Judgement, Predecessor
+from dicom_node.standard.uids import object_uid
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.events import Actor, Details, NewEvent, Stage, append, signed
@@ -24,8 +26,10 @@ from dicom_node.store.ledger.instances import (
 )
 from dicom_node.store.ledger.orders import order_of, split_order
 from dicom_node.store.ledger.repeats import add_route, replace_content
+from dicom_node.store.ledger.replaced import find_rejection_notes
 from dicom_node.store.ledger.states import (
     FINAL,
+    OPEN,
     RESENT,
     UNSENT,
     DeliveryState,
@@ -44,6 +48,15 @@ from dicom_node.store.schema import (
     objects,
     orders,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What follows from a reader's judgement: the job of the report that tells of it, or none."""
+
+    job: str = ""
+    why: str = ""
+    """Why no report follows, where one was asked for."""
 
 
 class Acts:
@@ -258,8 +271,13 @@ class Acts:
             )
         return len(found)
 
-    def replay(self, ident: str, by: str | Actor = "") -> tuple[str, ...]:
+    def replay(self, ident: str, by: str | Actor = "", rejects: bool = False) -> tuple[str, ...]:
         """Analyse again: a new job, whose report names the last one as its predecessor.
+
+        Parameters
+        ----------
+        rejects : bool
+            Archives are asked to hide what the new report replaces.
 
         Returns
         -------
@@ -286,7 +304,10 @@ class Acts:
                 if row.state not in FINAL:
                     raise Busy(f"job {row.id} is {row.state}; wait for its result")
                 _require_file(row)
-            return tuple(self._next_generation(connection, row, now, by) for row in newest.values())
+            return tuple(
+                self._next_generation(connection, row, now, by, rejects=rejects)
+                for row in newest.values()
+            )
 
     def kept_apart(self, ident: str) -> Row[Any]:
         """Return the last conflict under a name (SOP Instance UID, study, accession number).
@@ -314,11 +335,13 @@ class Acts:
         corrected: Instance,
         routes: Sequence[Route],
         by: str | Actor = "",
+        rejects: bool = False,
     ) -> tuple[list[str], str]:
         """Let what was kept apart stand for its Instance; return new jobs and the replaced file.
 
         Each model that has reported reports again, the old report being the predecessor; an
-        Instance without a job gets those that the rules ask for.
+        Instance without a job gets those that the rules ask for. With `rejects` archives are asked
+        to hide what the new reports replace.
 
         Raises
         ------
@@ -344,7 +367,9 @@ class Acts:
             told = Details(reason="corrected content takes the place of the first", **signed(by))
             append(connection, [NewEvent(uid, Stage.ADOPTED, now, details=told)])
             made = [
-                self._next_generation(connection, one, now, by)
+                self._next_generation(
+                    connection, one, now, by, first.study_instance_uid, rejects=rejects
+                )
                 for one in self._jobs_of(connection, uid)
                 if newest[one.model].id == one.id
             ]
@@ -376,8 +401,19 @@ class Acts:
         comment: str = "",
         corrected_text: str = "",
         findings: Sequence[FindingJudgement] = (),
-    ) -> None:
+        sends: bool = False,
+        rejects: bool = False,
+    ) -> Judged:
         """Keep what a reader thinks of a result, of each finding, and what it should have said.
+
+        Parameters
+        ----------
+        findings : sequence of FindingJudgement
+            Each names a fracture as `dicom_node.base.job.finding_names` does.
+        sends : bool
+            A report that tells of the judgement follows the judged one to its destinations.
+        rejects : bool
+            Archives are then asked to hide what that report replaces.
 
         Raises
         ------
@@ -406,6 +442,55 @@ class Acts:
             told = Details(reason=comment, **signed(by))
             new = NewEvent(row.sop_instance_uid, Stage(verdict), now, job, told, ms=0.0)
             append(connection, [new])
+            if not sends:
+                return Judged()
+            judged = tuple(
+                JudgedFinding(finding=one.finding[:256], verdict=_verdict(one.verdict))
+                for one in findings
+            )
+            words: dict[str, Any] = {
+                "comment": comment,
+                "corrected_text": corrected_text,
+                "findings": judged,
+            }
+            words |= {"reader": signed(by)["by"][:256], "verdict": verdict}
+            return self._follow(connection, job, now, by, words, rejects)
+
+    def _follow(
+        self,
+        connection: Connection,
+        job: str,
+        now: float,
+        by: str | Actor,
+        words: dict[str, Any],
+        rejects: bool,
+    ) -> Judged:
+        """Let a report that tells of a judgement follow the one that was judged."""
+        uid = sa.select(jobs.c.sop_instance_uid).where(jobs.c.id == job).scalar_subquery()
+        # two judgements at one time make one generation after the other
+        connection.execute(
+            sa.select(instances.c.number)
+            .where(instances.c.sop_instance_uid == uid)
+            .with_for_update()
+        )
+        every = self._jobs_of(connection, job, whole_instance=True)
+        judged = next(row for row in every if row.id == job)
+        rows = [row for row in every if row.model == judged.model]
+        newest = max(rows, key=lambda row: int(row.generation))
+        before = order_of(judged, judged.ordered).judgement
+        report = before.report if before is not None else _judged_report(judged)
+        later = (row for row in rows if row.generation > judged.generation)
+        if any(order_of(row, row.ordered).judgement is None for row in later):
+            return Judged(why="a later analysis of the image has taken the report's place")
+        if not judged.file:
+            return Judged(why="retention has removed the image; its report stays as it is")
+        if not _is_out(connection, judged):
+            return Judged(why="the report itself was not sent")
+        judgement = Judgement(**words, report=report)
+        made = self._next_generation(
+            connection, newest, now, by, rejects=rejects, judgement=judgement
+        )
+        return Judged(made)
 
     def _jobs_of(
         self, connection: Connection, ident: str, whole_instance: bool = False
@@ -449,18 +534,31 @@ class Acts:
         return changed
 
     def _next_generation(
-        self, connection: Connection, row: Row[Any], now: float, by: str | Actor
+        self,
+        connection: Connection,
+        row: Row[Any],
+        now: float,
+        by: str | Actor,
+        study_before: str = "",
+        *,
+        rejects: bool = False,
+        judgement: Judgement | None = None,
     ) -> str:
+        """Add the job that follows `row`, whose report was of the study `study_before`."""
         generation = row.generation + 1
         job = job_id(row.sop_instance_uid, row.model, generation)
+        study, model = row.study_instance_uid, row.model
+        # A note is of one study: what an image has left behind elsewhere is not hidden.
+        is_rejecting = rejects and study_before in ("", study)
         order = order_of(row, row.ordered).model_copy(
             update={
-                "instance_number": self._instances.next_number(
-                    connection, row.study_instance_uid, row.model
-                ),
+                "instance_number": self._instances.next_number(connection, study, model),
                 "content_datetime": content_datetime(now),
                 "generation": generation,
-                "predecessor": _predecessor(connection, row),
+                "predecessor": _predecessor(connection, row, study_before or study),
+                "series_datetime": self._instances.series_datetime(connection, study, model),
+                "judgement": judgement,
+                "rejection_notes": find_rejection_notes(connection, row) if is_rejecting else (),
             }
         )
         shared, own = split_order(order)
@@ -477,12 +575,57 @@ class Acts:
                 received_at=now,
             )
         )
-        told = Details(generation=generation, **signed(by))
+        why = "with a reader's judgement" if judgement is not None else ""
+        told = Details(generation=generation, reason=why, **signed(by))
         append(connection, [NewEvent(row.sop_instance_uid, Stage.REPLAY, now, job, told)])
         return job
 
 
-def _predecessor(connection: Connection, row: Row[Any]) -> Predecessor | None:
+def _verdict(word: str) -> Literal["agree", "disagree"]:
+    return "agree" if word == "agree" else "disagree"
+
+
+def _judged_report(row: Row[Any]) -> JudgedReport:
+    """Return what a job's result said, for a report that repeats it."""
+    kept = json.loads(row.result or "{}")
+    return JudgedReport.model_validate(
+        {
+            name: kept[name]
+            for name in ("text", "presence", "warnings", "reason", "options")
+            if name in kept
+        }
+        | {
+            "model_version": row.model_version,
+            "device_uid": row.device_uid,
+            "demonstration": bool(row.demonstration),
+        }
+    )
+
+
+def _is_out(connection: Connection, row: Row[Any]) -> bool:
+    """Return whether others have a report, or may see it, or will."""
+    if row.mode == "live" and (not row.demonstration or row.allow_demonstration):
+        return True
+    some = sa.select(deliveries.c.id).where(
+        deliveries.c.job == row.id, deliveries.c.state != DeliveryState.WITHHELD
+    )
+    return connection.scalar(some.limit(1)) is not None
+
+
+def _expected(row: Row[Any], study: str) -> Predecessor | None:
+    """Return the report that an open job with a judgement will make, else None."""
+    order = order_of(row, row.ordered)
+    if order.judgement is None or row.state not in OPEN or order.predecessor is None:
+        return None
+    report, sop_class = order.judgement.report, order.predecessor.sop_class_uid
+    source, generation = row.sop_instance_uid, order.generation
+    uid = object_uid("sr", sop_class, source, report.device_uid, report.options, generation)
+    return order.predecessor.model_copy(
+        update={"study_instance_uid": study, "sop_instance_uid": uid}
+    )
+
+
+def _predecessor(connection: Connection, row: Row[Any], study: str) -> Predecessor | None:
     """Return the report that the archives have: the one that was chosen, else the preferred."""
     made = connection.execute(
         sa.select(objects)
@@ -490,7 +633,7 @@ def _predecessor(connection: Connection, row: Row[Any]) -> Predecessor | None:
         .order_by(objects.c.part)
     ).all()
     if not made:
-        return order_of(row, row.ordered).predecessor
+        return _expected(row, study) or order_of(row, row.ordered).predecessor
     chosen = set(
         connection.scalars(
             sa.select(deliveries.c.sop_instance_uid).where(
@@ -500,7 +643,7 @@ def _predecessor(connection: Connection, row: Row[Any]) -> Predecessor | None:
     )
     last = next((o for o in made if o.sop_instance_uid in chosen), made[0])
     return Predecessor(
-        study_instance_uid=row.study_instance_uid,
+        study_instance_uid=study,
         series_instance_uid=last.series_instance_uid,
         sop_class_uid=last.sop_class_uid,
         sop_instance_uid=last.sop_instance_uid,

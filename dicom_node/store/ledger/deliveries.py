@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dicom_node.base.job import Result
+from dicom_node.base.job import RejectionNote, Result
 from dicom_node.store.clock import TOLERANCE_S, Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.orders import order_of
+from dicom_node.store.ledger.replaced import NOTE
 from dicom_node.store.ledger.states import UNSENT, DeliveryState
 from dicom_node.store.ledger.views import DestinationState
 from dicom_node.store.ledger.wanted import Wish, load_wishes, result_word
@@ -222,6 +224,29 @@ class Deliveries:
                 append(connection, [NewEvent(row.source, Stage.RETRYING, now, row.job, told)])
         return row is not None
 
+    def withhold(self, delivery: int, reason: str) -> bool:
+        """Record that its destination does not get it, and why."""
+        now = self._clock.wall()
+        values = {"state": DeliveryState.WITHHELD, "reason": reason, "ended_at": now}
+        with self._database.writing() as connection:
+            row = settle_delivery(connection, delivery, UNSENT, values)
+            if row is not None:
+                told = Details(kind=row.kind, destination=row.destination, reason=reason)
+                append(connection, [NewEvent(row.source, Stage.WITHHELD, now, row.job, told)])
+        return row is not None
+
+    def report_state(self, job: str, destination: str) -> str:
+        """Return the state of a job's report at a destination; empty where it does not go there."""
+        with self._database.reading() as connection:
+            found = connection.scalar(
+                sa.select(deliveries.c.state).where(
+                    deliveries.c.job == job,
+                    deliveries.c.destination == destination,
+                    deliveries.c.kind == "sr",
+                )
+            )
+        return str(found or "")
+
     def give_up(self, delivery: int, reason: str) -> bool:
         """Record that an object which is refused again and again is tried no more."""
         now = self._clock.wall()
@@ -352,7 +377,7 @@ class Deliveries:
             "destination": destination,
         }
         values |= {"next_at": now, "dated_at": now}
-        if taken is not None or row.kind not in kinds:
+        if taken is not None or row.kind not in (*kinds, NOTE):
             why = "gets it already" if taken is not None else f"takes no {row.kind}"
             values = {
                 "state": DeliveryState.WITHHELD,
@@ -396,16 +421,26 @@ def commit_delivery(connection: Connection, delivery: int, now: float) -> bool:
 
 def insert_deliveries(connection: Connection, job: Row[Any], result: Result, now: float) -> None:
     """Make one delivery for each destination and each thing of a result that it takes."""
-    parts = [(made.part, made.kind) for made in result.objects]
-    add_deliveries(
-        connection,
-        job,
-        load_wishes(job.send_to),
-        parts,
-        result_word(result),
-        result.model if result.demonstration else "",
-        now,
-    )
+    parts = [(made.part, str(made.kind)) for made in result.objects if made.kind != NOTE]
+    demonstration = result.model if result.demonstration else ""
+    wishes, word = load_wishes(job.send_to), result_word(result)
+    add_deliveries(connection, job, wishes, parts, word, demonstration, now)
+    notes = [made.part for made in result.objects if made.kind == NOTE]
+    for part, note in zip(notes, order_of(job, job.ordered).rejection_notes, strict=False):
+        having = _having(note, wishes, word)
+        add_deliveries(connection, job, having, [(part, NOTE)], word, demonstration, now)
+
+
+def _having(note: RejectionNote, wishes: Mapping[str, Wish], word: str) -> dict[str, Wish]:
+    """Return who has what a note hides and gets the new report; others would refuse the note."""
+    # a destination that no rule names: the sender, which is known by now
+    has_sender = bool(set(note.destinations) - set(wishes))
+    return {
+        name: replace(wish, kinds=())
+        for name, wish in wishes.items()
+        if (name in note.destinations or (name == SENDER and has_sender))
+        and (not wish.when or word in wish.when)
+    }
 
 
 def add_deliveries(

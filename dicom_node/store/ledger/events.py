@@ -168,7 +168,8 @@ def sentence(stage: str, details: Details) -> str:
         case Stage.RETRY | Stage.RESEND:
             return by
         case Stage.REPLAY:
-            return f"generation {d.generation}, {by}"
+            why = f"{d.reason}, " if d.reason else ""
+            return f"generation {d.generation}, {why}{by}"
         case Stage.AGREE | Stage.DISAGREE:
             return f"{d.by}: {d.reason}" if d.reason else d.by
         case _:

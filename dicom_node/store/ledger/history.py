@@ -448,6 +448,7 @@ def _job(row: Any) -> JobView:
         demonstration=bool(row.demonstration),
         send_to=send_to,
         report_order=order,
+        is_judgement=order.judgement is not None,
         result=ResultView.of(row),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -122,6 +123,16 @@ class _Arrival:
     at: float
 
 
+REMEMBERED = 4096
+"""Studies whose first report's time a process remembers: their images come close together."""
+
+_ANY_ORDER = sa.text(
+    "SELECT jobs.report_order FROM instances "
+    "JOIN jobs ON jobs.sop_instance_uid = instances.sop_instance_uid "
+    "WHERE instances.study_instance_uid = :study AND jobs.model = :for_model LIMIT 1"
+)
+"""Any report of a study and model: each tells when the first of them was made."""
+
 _FACTS = tuple(f.name for f in fields(Instance))
 _JOB = (
     "id",
@@ -174,6 +185,9 @@ class Instances:
             sa.text("SELECT id FROM orders WHERE content = :content")
         )
         self._count_up = self._database.prepared(self._numbers, _counter("", ""))
+        self._any_order = self._database.prepared(_ANY_ORDER)
+        self._begun_at: dict[tuple[str, str], datetime | None] = {}
+        self._new_begun: dict[tuple[str, str], datetime | None] = {}
         self._add_job = self._database.prepared(jobs.insert(), _JOB)
         self._add_event = self._database.prepared(ADD_EVENT)
 
@@ -236,8 +250,12 @@ class Instances:
         """Record in one transaction what comes for the first time; None for the others."""
         with self._database.driving() as cursor:
             self._new_orders.clear()
+            self._new_begun.clear()
             receipts = [self._first(cursor, arrival) for arrival in arrivals]
         self._order_ids |= self._new_orders  # not before they are committed
+        if len(self._begun_at) > REMEMBERED:
+            self._begun_at.clear()
+        self._begun_at |= self._new_begun
         return receipts
 
     def _first(self, cursor: Any, arrival: _Arrival) -> Receipt | None:
@@ -263,13 +281,33 @@ class Instances:
         counter = _counter(instance.study_instance_uid, route.model)
         cursor.execute(self._count_up.sql, self._count_up.row(counter))
         (number,) = cursor.fetchone()
-        shared, own = split_order(_order(route, number, now))
+        order = _order(route, number, now)
+        if number > 1:
+            order = order.model_copy(update={"series_datetime": self._begun(cursor, counter)})
+        shared, own = split_order(order)
         job = _job(instance, route, now) | {
             "order_id": self._order_id(cursor, shared),
             "report_order": own,
         }
         cursor.execute(self._add_job.sql, self._add_job.row(job))
         return str(job["id"])
+
+    def _begun(self, cursor: Any, counter: dict[str, Any]) -> datetime | None:
+        """Return when the first report of a study and model was made, None where none tells."""
+        key = (str(counter["study_instance_uid"]), str(counter["model"]))
+        for known in (self._begun_at, self._new_begun):
+            if key in known:
+                return known[key]
+        asked = {"study": key[0], "for_model": key[1]}
+        cursor.execute(self._any_order.sql, self._any_order.row(asked))
+        found = cursor.fetchone()
+        self._new_begun[key] = _series_datetime(found[0]) if found else None
+        return self._new_begun[key]
+
+    def series_datetime(self, connection: Connection, study: str, model: str) -> datetime | None:
+        """Return when the first report of a study and model was made, None where none tells."""
+        found = connection.scalar(_ANY_ORDER, {"study": study, "for_model": model})
+        return _series_datetime(found) if found else None
 
     def next_number(self, connection: Connection, study: str, model: str) -> int:
         """Return an Instance Number (0020,0013) that no other report of the study has."""
@@ -298,8 +336,10 @@ class Instances:
 
     def add_job(self, connection: Connection, instance: Any, route: Route, now: float) -> str:
         """Add the first job of an Instance for a route and return its id."""
-        number = self.next_number(connection, instance.study_instance_uid, route.model)
-        shared, own = split_order(_order(route, number, now))
+        study, model = instance.study_instance_uid, route.model
+        order = _order(route, self.next_number(connection, study, model), now)
+        begun = self.series_datetime(connection, study, model)
+        shared, own = split_order(order.model_copy(update={"series_datetime": begun}))
         job = _job(instance, route, now)
         job |= {"order_id": self.order_id(connection, shared), "report_order": own}
         connection.execute(jobs.insert().values(**job))
@@ -358,6 +398,15 @@ def _order(route: Route, number: int, now: float) -> ReportOrder:
     """Return the order of one Instance's report, the same for each rebuild."""
     update = {"instance_number": number, "content_datetime": content_datetime(now)}
     return route.order.model_copy(update=update | {"generation": 1, "predecessor": None})
+
+
+def _series_datetime(report_order: str) -> datetime | None:
+    """Return when the first report of its series was made, as one of the reports tells."""
+    own = json.loads(report_order)
+    told = own.get("series_datetime")
+    if told is None and own.get("instance_number", 1) == 1:
+        told = own.get("content_datetime")
+    return datetime.fromisoformat(told) if told else None
 
 
 def job_id(sop_instance_uid: str, model: str, generation: int) -> str:

@@ -32,3 +32,14 @@ def order_of(row: Any, shared: str | None) -> ReportOrder:
     if row.order_id is None or not shared:
         return ReportOrder.model_validate_json(row.report_order)
     return ReportOrder.model_validate(json.loads(shared) | json.loads(row.report_order))
+
+
+def has_judgement(own: str) -> bool:
+    """Tell whether a job repeats another one's text with what a reader thinks of it.
+
+    Parameters
+    ----------
+    own : str
+        The job's ``report_order``.
+    """
+    return '"judgement"' in own and json.loads(own).get("judgement") is not None

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.history import deliveries_of, judgement_view
+from dicom_node.store.ledger.orders import has_judgement
 from dicom_node.store.ledger.search import newest_numbers
 from dicom_node.store.ledger.states import TAKEN
 from dicom_node.store.ledger.views import (
@@ -476,7 +477,7 @@ _RESULT_NAMES = tuple(column.key for column in _RESULT)
 
 def _rows_of(connection: Connection, uids: Sequence[str]) -> Iterator[ResultRow]:
     query = (
-        sa.select(*_RESULT, jobs.c.result, jobs.c.device_uid, jobs.c.state)
+        sa.select(*_RESULT, jobs.c.result, jobs.c.device_uid, jobs.c.state, jobs.c.report_order)
         .join(jobs, jobs.c.sop_instance_uid == instances.c.sop_instance_uid)
         .where(instances.c.sop_instance_uid.in_(uids))
         .order_by(instances.c.received_at, instances.c.sop_instance_uid, jobs.c.generation)
@@ -493,6 +494,7 @@ def _rows_of(connection: Connection, uids: Sequence[str]) -> Iterator[ResultRow]
                 for d in sent.get(row.job, ())
             ),
             judgements=tuple(judged.get(row.job, ())),
+            is_judgement=has_judgement(row.report_order),
         )
 
 

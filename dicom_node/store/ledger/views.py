@@ -165,6 +165,8 @@ class JobView(View):
     device_uid: str
     demonstration: bool
     result: ResultView | None
+    is_judgement: bool = False
+    """Whether its report tells what a reader thinks of an earlier one, whose text it repeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -396,6 +398,8 @@ class ResultRow(View):
     result: ResultView | None
     deliveries: tuple[Sent, ...]
     judgements: tuple[JudgementView, ...]
+    is_judgement: bool = False
+    """Whether its report repeats an earlier one's text with what a reader thinks of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
