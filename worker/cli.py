@@ -17,6 +17,7 @@ from dicom_node.base.errors import ConfigurationError, NotUnderstood
 from worker import __version__
 
 if TYPE_CHECKING:
+    from worker.research.privacy import Privacy
     from worker.settings import Settings
 
 
@@ -73,8 +74,12 @@ def _describe_command(commands: Any) -> None:
         "Describe files or folders without node, broker or network.",
         _describe,
     )
-    command.add_argument("paths", nargs="+", type=Path, metavar="FILES|FOLDER|ZIP|TAR|DICOMDIR")
+    command.add_argument(
+        "paths", nargs="+", metavar="FILES|FOLDER|ZIP|TAR|DICOMDIR|http://HOST/dicom-web"
+    )
     command.add_argument("--out", type=Path, required=True, help="folder of results and reports")
+    _archive_options(command)
+    _privacy_options(command)
     command.add_argument("--identifiers", type=Path, help="CSV with file, patient_id, ... of PNGs")
     command.add_argument(
         "--make-studies", action="store_true", help="reports of picture files, with made-up UIDs"
@@ -84,6 +89,41 @@ def _describe_command(commands: Any) -> None:
     command.add_argument("--batch", type=int, help="pictures at a time")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _archive_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--query", default="", help="of QIDO-RS, such as StudyDate=20260101-20260131"
+    )
+    command.add_argument(
+        "--accessions", type=Path, metavar="FILE", help="accession numbers, one a line"
+    )
+    command.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="bearer token, or user:password"
+    )
+    command.add_argument("--ca", type=Path, metavar="PEM", help="authority of its certificate")
+
+
+def _privacy_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--deidentify", action="store_true", help="pseudonyms in rows, reports and images"
+    )
+    command.add_argument(
+        "--key", type=Path, metavar="FILE", help="of the pseudonyms (default: this user's own)"
+    )
+    command.add_argument("--uids", choices=("replace", "keep"), default="replace")
+    command.add_argument("--dates", choices=("shift", "remove", "keep"), default="shift")
+    command.add_argument("--descriptors", choices=("remove", "clean"), default="remove")
+    command.add_argument(
+        "--keep-private",
+        action="append",
+        default=[],
+        metavar="GROUP,CREATOR,ELEMENT",
+        help="a private element that stays",
+    )
+    command.add_argument(
+        "--images", action="store_true", help="with --deidentify: also the images, as Instances"
+    )
 
 
 def _picture_command(commands: Any) -> None:
@@ -132,7 +172,7 @@ def _validate_command(commands: Any) -> None:
 def _evaluate_command(commands: Any) -> None:
     command = _add(commands, "evaluate", "Compare a describe run with labels.", _evaluate)
     command.add_argument("run", type=Path, nargs="?", metavar="RUN", help="what describe wrote")
-    command.add_argument("--labels", type=Path, help="CSV with file, fracture (0/1)")
+    _labels_option(command)
     command.add_argument(
         "--counts", type=int, nargs=4, metavar=("TP", "FP", "FN", "TN"), help="figures of numbers"
     )
@@ -146,8 +186,23 @@ def _evaluate_command(commands: Any) -> None:
     command = _add(commands, "compare", "Compare two describe runs over the same images.", _compare)
     command.add_argument("run_a", type=Path, metavar="A", help="the folder that describe wrote")
     command.add_argument("run_b", type=Path, metavar="B", help="another one")
-    command.add_argument("--labels", type=Path, help="CSV with file, fracture (0/1)")
+    _labels_option(command)
     command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _labels_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--labels", type=Path, help="CSV with file, fracture (0/1), or an export of a node"
+    )
+    command.add_argument(
+        "--key", type=Path, metavar="FILE", help="of a de-identified run (default: this user's own)"
+    )
+    command.add_argument("--html", type=Path, metavar="FILE", help="also write a page to show")
+    command.add_argument(
+        "--pictures",
+        action="store_true",
+        help="on that page, also pictures of a de-identified run: you have looked at them",
+    )
 
 
 def _phantom_commands(commands: Any) -> None:
@@ -300,18 +355,52 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _describe(options: argparse.Namespace) -> int:
-    from worker.research.describe import describe
+    from worker.research.describe import Choices, describe
+    from worker.research.dicomweb import read_accessions
 
-    summary = describe(
-        _settings(options),
-        options.paths,
-        options.out,
+    if options.images and not options.deidentify:
+        print("chexfract-worker describe: --images goes with --deidentify", file=sys.stderr)
+        return USAGE
+    choices = Choices(
         show=not options.quiet,
         identifiers=options.identifiers,
         make_studies=options.make_studies,
+        privacy=_privacy(options) if options.deidentify else None,
+        keep_images=options.images,
+        query=options.query,
+        accessions=tuple(read_accessions(options.accessions)) if options.accessions else (),
+        token=_token(options.token_file),
+        ca=options.ca,
     )
+    summary = describe(_settings(options), options.paths, options.out, choices)
     print(summary.as_json() if options.json else summary.as_text())
     return FAILED if summary.without_text else OK
+
+
+def _privacy(options: argparse.Namespace) -> Privacy:
+    from dicom_node.standard.deidentify import Profile, check_private
+    from worker.research.privacy import Privacy
+
+    try:
+        check_private(options.keep_private)
+    except ValueError as exc:
+        raise ConfigurationError(f"--keep-private: {exc}") from exc
+    profile = Profile(
+        uids=options.uids,
+        dates=options.dates,
+        descriptors=options.descriptors,
+        keep_private=tuple(options.keep_private),
+    )
+    return Privacy.of_file(options.key, profile)
+
+
+def _token(file: Path | None) -> str:
+    if file is None:
+        return ""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        raise ConfigurationError(f"--token-file: {file}: {exc.strerror}") from exc
 
 
 def _picture(options: argparse.Namespace) -> int:
@@ -404,15 +493,27 @@ def _evaluate(options: argparse.Namespace) -> int:
         tp, fp, fn, tn = options.counts
         found = of_counts(tp, fp, fn, tn, prevalence)
     else:
-        found = evaluate(options.run, options.labels, by=options.by, prevalence=prevalence)
+        found = evaluate(
+            options.run,
+            options.labels,
+            by=options.by,
+            prevalence=prevalence,
+            privacy=_privacy_of_run(options),
+        )
     print(found.as_json() if options.json else found.as_text())
     return FAILED if found.misleads else OK
+
+
+def _privacy_of_run(options: argparse.Namespace) -> Privacy | None:
+    from worker.research.privacy import Privacy
+
+    return Privacy.of_file(options.key) if options.key is not None else None
 
 
 def _compare(options: argparse.Namespace) -> int:
     from worker.research.compare import compare
 
-    found = compare(options.run_a, options.run_b, options.labels)
+    found = compare(options.run_a, options.run_b, options.labels, _privacy_of_run(options))
     print(found.as_json() if options.json else found.as_text())
     return FAILED if found.misleads else OK
 

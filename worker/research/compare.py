@@ -6,10 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dicom_node.base.errors import ConfigurationError
 from worker.research.labels import Row, count, match, read_rows
 from worker.research.measures import Difference, differences, kappa, mcnemar, measure
+
+if TYPE_CHECKING:
+    from worker.research.privacy import Privacy
 
 ANSWERS = ("tp", "fn", "fp", "tn")
 
@@ -72,7 +76,9 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(run_a: Path, run_b: Path, labels: Path | None = None) -> Comparison:
+def compare(
+    run_a: Path, run_b: Path, labels: Path | None = None, privacy: Privacy | None = None
+) -> Comparison:
     """Compare two runs over the same images.
 
     Parameters
@@ -81,6 +87,8 @@ def compare(run_a: Path, run_b: Path, labels: Path | None = None) -> Comparison:
         Folders that ``describe`` wrote.
     labels : Path, optional
         As for ``evaluate``; without them only agreement is told.
+    privacy : Privacy, optional
+        Whose pseudonyms de-identified runs have.
 
     Raises
     ------
@@ -104,16 +112,22 @@ def compare(run_a: Path, run_b: Path, labels: Path | None = None) -> Comparison:
     found = Comparison(str(run_a), str(run_b), len(both), agreement, kappa(words), flipped)
     if labels is None:
         return _with(found, problems=tuple(problems))
-    return _labelled(found, (run_a, run_b), labels, problems)
+    return _labelled(found, (run_a, run_b), labels, problems, privacy)
 
 
 def _labelled(
-    found: Comparison, runs: tuple[Path, Path], labels: Path, problems: list[str]
+    found: Comparison,
+    runs: tuple[Path, Path],
+    labels: Path,
+    problems: list[str],
+    privacy: Privacy | None,
 ) -> Comparison:
-    of_a, of_b = (match(run, labels) for run in runs)
+    of_a, of_b = (match(run, labels, privacy) for run in runs)
     for matched in (of_a, of_b):
         problems += [f"{matched.run}: {text}" for text in matched.problems]
-    pairs = list(zip(of_a.cases, of_b.cases, strict=True))
+    # One run may lack what two labels name; the labels in both are what is compared.
+    others = {case.name: case for case in of_b.cases}
+    pairs = [(case, others[case.name]) for case in of_a.cases if case.name in others]
     truth = {case.name: case.label["fracture"] for case in of_a.cases}
     truth |= {c.row["file"]: c.label["fracture"] for c in of_a.cases if c.row is not None}
     flipped = [one | {"label": truth.get(one["image"], "")} for one in found.flipped]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,24 +16,43 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from tarfile import TarError
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from zipfile import BadZipFile
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from dicom_node.base.errors import ConfigurationError, OutOfResources, Rejected
 from dicom_node.base.job import Reason, ReportOrder
+from dicom_node.standard.deidentify import content_of
 from worker.image import files
 from worker.image.part10 import MOST_BYTES
 from worker.models import is_away
 from worker.pipeline import Case, Conclusion, Pipeline
+from worker.research import dicomweb
 from worker.research.labels import MANIFEST, RESULTS
-from worker.research.sources import Source, walk
+from worker.research.privacy import Privacy
+from worker.research.sources import Found, Source, walk
 from worker.service.start import pipeline
 from worker.settings import Pixels, Settings
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+EVERY_S = 30.0
+"""Between two lines of progress in a log."""
 REPORTS = "reports"
+IMAGES = "images"
+"""Folder of de-identified Instances, where they are asked for."""
 IDENTIFIERS = ("patient_id", "study_instance_uid", "sop_instance_uid", "accession_number")
 """Columns of a table of identifiers, beside ``file``."""
 
@@ -87,6 +107,34 @@ class _Asked:
     pixels: Pixels
     identifiers: Identifiers
     make_studies: bool
+    privacy: Privacy | None
+    keep_images: bool
+
+    def name_of(self, source: Source) -> str:
+        """Return the name by which a row names a source."""
+        return self.privacy.path(source.name) if self.privacy else source.name
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a describe run may be asked for beside its sources."""
+
+    show: bool = True
+    """Whether progress is shown on standard error."""
+    identifiers: Path | None = None
+    """CSV with ``file`` and any of `IDENTIFIERS`, for picture files."""
+    make_studies: bool = False
+    """Whether picture files get reports, about studies that are made up for them."""
+    privacy: Privacy | None = None
+    """De-identifies rows and reports."""
+    keep_images: bool = False
+    """Whether de-identified Instances are written beside the reports."""
+    query: str = ""
+    """Of QIDO-RS, for archives."""
+    accessions: tuple[str, ...] = ()
+    token: str = ""
+    """What an archive wants to see."""
+    ca: Path | None = None
 
 
 @dataclass(slots=True)
@@ -102,6 +150,8 @@ class Summary:
     companions: int = 0
     """Files that lie beside images and are none, listed in the manifest."""
     reasons: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    """Of this call, behind the loading of the model."""
 
     def count(self, row: dict[str, Any]) -> None:
         """Add one row."""
@@ -125,66 +175,107 @@ class Summary:
             lines.append(f"  {self.companions} files beside them are no images: see {MANIFEST}")
         if self.resumed:
             lines.append(f"  {self.resumed} were there from an earlier run")
+        if (now := self.files - self.resumed) and self.seconds:
+            lines.append(f"  {now} in {self.seconds:.0f} s, {now / self.seconds:.1f} a second")
         return "\n".join(lines)
 
 
 def describe(
-    settings: Settings,
-    paths: Sequence[Path],
-    out: Path,
-    *,
-    show: bool = True,
-    identifiers: Path | None = None,
-    make_studies: bool = False,
+    settings: Settings, sources: Sequence[str | Path], out: Path, choices: Choices = Choices()
 ) -> Summary:
-    """Describe every file below `paths`; the same call again goes on where it stopped.
+    """Describe every image of `sources`; the same call again goes on where it stopped.
 
     Parameters
     ----------
     settings : Settings
         worker.toml or its defaults.
-    paths : sequence of Path
+    sources : sequence of str or Path
         Files, folders that are searched through, DICOMDIR files, zip and tar archives; of DICOM,
-        PNG, JPEG, TIFF and WebP.
+        PNG, JPEG, TIFF and WebP. An archive by the address of its DICOMweb root.
     out : Path
         Gets ``results.jsonl`` (one row per file), ``manifest.json`` and ``reports/``.
-    show : bool
-        Whether a progress bar is drawn on a terminal.
-    identifiers : Path, optional
-        CSV with ``file`` and any of `IDENTIFIERS`, for picture files.
-    make_studies : bool
-        Whether picture files get reports, about studies that are made up for them.
+    choices : Choices
 
     Raises
     ------
     ConfigurationError
-        A path does not exist, or `out` holds a run of another model or other options.
+        A source does not exist or holds no image, or `out` holds a run of another model or other
+        options.
     Transient
         The engine is away: the same call goes on later.
     """
-    found = walk(paths, out)
-    asked = _Asked(out, settings.pixels, Identifiers.read(identifiers), make_studies)
-    (out / REPORTS).mkdir(parents=True, exist_ok=True)
+    found = _found(sources, out, choices)
+    asked = _Asked(
+        out,
+        settings.pixels,
+        Identifiers.read(choices.identifiers),
+        choices.make_studies,
+        choices.privacy,
+        choices.keep_images,
+    )
+    for folder in (REPORTS, IMAGES) if choices.keep_images else (REPORTS,):
+        (out / folder).mkdir(parents=True, exist_ok=True)
     earlier = _earlier_rows(out / RESULTS)
     summary = Summary(out=str(out), companions=len(found.companions))
     with pipeline(settings) as ready:
         summary.model = ready.algorithm.version
-        _check_manifest(out / MANIFEST, settings, ready)
+        options = _options(settings, ready, choices.privacy)
+        _check_manifest(out / MANIFEST, options)
         todo = []
         for source in found.sources:
-            if source.name in earlier:
+            if (row := earlier.get(asked.name_of(source))) is not None:
                 summary.resumed += 1
-                summary.count(earlier[source.name])
+                summary.count(row)
             else:
                 todo.append(source)
-        with (out / RESULTS).open("a", encoding="utf-8") as rows, _bar(len(todo), show) as advance:
+        started = time.perf_counter()
+        with (
+            (out / RESULTS).open("a", encoding="utf-8") as rows,
+            _bar(len(todo), choices.show) as advance,
+            _interruptible(summary),
+        ):
             for row in _rows(ready, todo, asked, settings.worker.batch):
                 rows.write(json.dumps(row, ensure_ascii=False) + "\n")
                 rows.flush()
                 summary.count(row)
                 advance()
-        _write_manifest(out / MANIFEST, settings, ready, summary, found.companions)
+        summary.seconds = round(time.perf_counter() - started, 1)
+        beside = found.companions
+        if choices.privacy is not None:
+            beside = [choices.privacy.path(name) for name in beside]
+        _write_manifest(out / MANIFEST, options, settings.worker.model, summary, beside)
     return summary
+
+
+def _found(sources: Sequence[str | Path], out: Path, choices: Choices) -> Found:
+    """Return the images of all sources, in order."""
+    addresses = [str(one) for one in sources if dicomweb.is_address(str(one))]
+    paths = [Path(one) for one in sources if not dicomweb.is_address(str(one))]
+    if (choices.query or choices.accessions) and not addresses:
+        raise ConfigurationError("--query and --accessions are for the address of an archive")
+    found = walk(paths, out) if paths else Found()
+    for address in addresses:
+        archive = dicomweb.Archive(address, choices.token, choices.ca)
+        there = dicomweb.find(archive, choices.query, choices.accessions)
+        found.sources += there.sources
+        found.companions += there.companions
+    if not found.sources:
+        raise ConfigurationError(f"{', '.join(addresses)}: no CR or DX image fits the query")
+    return found
+
+
+@contextmanager
+def _interruptible(summary: Summary) -> Iterator[None]:
+    """Say what is kept when a person ends a run by Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(
+            f"interrupted: {summary.files} rows are kept in {summary.out}; "
+            "the same command goes on behind them",
+            file=sys.stderr,
+        )
+        raise
 
 
 def _earlier_rows(results: Path) -> dict[str, dict[str, Any]]:
@@ -206,43 +297,43 @@ def _earlier_rows(results: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _options(settings: Settings, ready: Pipeline) -> dict[str, Any]:
+def _options(settings: Settings, ready: Pipeline, privacy: Privacy | None) -> dict[str, Any]:
     return {
         "model": settings.worker.model,
         "model_version": ready.algorithm.version,
         "parameters": list(ready.algorithm.parameters),
         "pixels": settings.pixels.model_dump(mode="json"),
+        "deidentified": privacy.as_json() if privacy else None,
     }
 
 
-def _check_manifest(manifest: Path, settings: Settings, ready: Pipeline) -> None:
+def _check_manifest(manifest: Path, options: dict[str, Any]) -> None:
     if not manifest.exists():
-        _write(manifest, {**_options(settings, ready), "finished": False})
+        _write(manifest, {**options, "finished": False})
         return
     try:
         earlier = json.loads(manifest.read_text(encoding="utf-8"))
     except ValueError as exc:
         raise ConfigurationError(f"{manifest}: not JSON; choose another --out") from exc
-    for key, value in _options(settings, ready).items():
+    for key, value in options.items():
         if earlier.get(key) != value:
             raise ConfigurationError(
                 f"{manifest}: holds a run with another {key} ({earlier.get(key)}); "
                 "choose another --out"
             )
+    _write(manifest, {**earlier, **options, "finished": False})
 
 
 def _write_manifest(
     manifest: Path,
-    settings: Settings,
-    ready: Pipeline,
+    options: dict[str, Any],
+    model: str,
     summary: Summary,
     companions: Sequence[str],
 ) -> None:
-    content = {**_options(settings, ready), **asdict(summary), "finished": True}
+    content = {**options, **asdict(summary), "finished": True}
     content["companions"] = list(companions)
-    content.update(
-        model=settings.worker.model, written=datetime.now(UTC).isoformat(timespec="seconds")
-    )
+    content.update(model=model, written=datetime.now(UTC).isoformat(timespec="seconds"))
     content.pop("out")
     _write(manifest, content)
 
@@ -258,20 +349,21 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row per file; the next batch is read and decoded while the model is at work."""
     with ThreadPoolExecutor(2) as pool:
-        ahead: deque[tuple[str, Future[Case]]] = deque()
+        ahead: deque[tuple[str, Future[tuple[Case, dict[str, str]]]]] = deque()
         waiting = iter(sources)
         while True:
             while len(ahead) < 2 * batch and (source := next(waiting, None)) is not None:
                 if source.is_in_order:
                     source = _kept(source)
-                ahead.append((source.name, pool.submit(_prepared, ready, source, asked)))
+                name = asked.name_of(source)
+                ahead.append((name, pool.submit(_prepared, ready, source, asked)))
             if not ahead:
                 return
             now = [ahead.popleft() for _ in range(min(batch, len(ahead)))]
-            cases = [(name, case.result()) for name, case in now]
-            ready.describe([case for _, case in cases])
-            _end_if_away(case for _, case in cases)
-            yield from (_row(ready, name, case, asked) for name, case in cases)
+            cases = [(name, *prepared.result()) for name, prepared in now]
+            ready.describe([case for _, case, _ in cases])
+            _end_if_away(case for _, case, _ in cases)
+            yield from (_row(ready, name, case, known, asked) for name, case, known in cases)
 
 
 def _kept(source: Source) -> Source:
@@ -295,7 +387,18 @@ def _end_if_away(cases: Iterable[Case]) -> None:
             raise case.trouble
 
 
-def _prepared(ready: Pipeline, source: Source, asked: _Asked) -> Case:
+def _prepared(ready: Pipeline, source: Source, asked: _Asked) -> tuple[Case, dict[str, str]]:
+    """Return a case ready for the model, and what a table says of its file."""
+    known = asked.identifiers.of(source.name)
+    if asked.privacy is not None:
+        known = asked.privacy.identifiers(known)
+    case = _read(ready, source, asked, known)
+    if asked.privacy is not None:
+        asked.privacy.hide(case)
+    return case, known
+
+
+def _read(ready: Pipeline, source: Source, asked: _Asked, known: dict[str, str]) -> Case:
     try:
         content = source.read()
     except (OSError, RuntimeError, BadZipFile, TarError) as exc:
@@ -311,13 +414,14 @@ def _prepared(ready: Pipeline, source: Source, asked: _Asked) -> Case:
         return Case(reason=Reason(code=exc.code, text=exc.text[:1024]))
     case = ready.prepare_picture(found)
     if asked.make_studies:
-        case.source = files.instance(found, content, asked.identifiers.of(source.name))
+        case.source = files.instance(found, content, known)
     return case
 
 
-def _row(ready: Pipeline, name: str, case: Case, asked: _Asked) -> dict[str, Any]:
+def _row(
+    ready: Pipeline, name: str, case: Case, known: dict[str, str], asked: _Asked
+) -> dict[str, Any]:
     order = ReportOrder(content_datetime=datetime.now().astimezone().replace(microsecond=0))
-    known = asked.identifiers.of(name)
     uid = case.sop_instance_uid or known.get("sop_instance_uid")
     row: dict[str, Any] = {"file": name, "sop_instance_uid": uid or None, **_named(known)}
     if case.trouble is not None:
@@ -328,6 +432,8 @@ def _row(ready: Pipeline, name: str, case: Case, asked: _Asked) -> dict[str, Any
         row["reason"] = f"{case.reason.code}: {case.reason.text}"
     row |= _told(conclusion)
     row["report"] = _report(conclusion, name, asked.out)
+    if asked.keep_images and case.source is not None and case.sop_instance_uid:
+        row["image"] = _image(case.source, name, asked.out)
     row["ms"] = case.stages_ms
     return row
 
@@ -352,18 +458,65 @@ def _told(conclusion: Conclusion) -> dict[str, Any]:
 def _report(conclusion: Conclusion, name: str, out: Path) -> str | None:
     if not conclusion.documents:
         return None
-    # Files of two folders may share a name: the path's hash keeps their reports apart.
-    mark = hashlib.sha256(name.encode()).hexdigest()[:10]
-    report = Path(REPORTS) / f"{Path(name).stem[:80]}.{mark}.sr.dcm"
+    report = Path(REPORTS) / f"{_stem(name)}.sr.dcm"
     (out / report).write_bytes(conclusion.documents[0].content)
     return str(report)
 
 
+def _image(source: Dataset, name: str, out: Path) -> str:
+    image = Path(IMAGES) / f"{_stem(name)}.dcm"
+    (out / image).write_bytes(content_of(source))
+    return str(image)
+
+
+def _stem(name: str) -> str:
+    """Return a file name's beginning; files of two folders may share theirs, hence the hash."""
+    mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10]
+    return f"{Path(name).stem[:80]}.{mark}"
+
+
 @contextmanager
 def _bar(total: int, show: bool) -> Iterator[Callable[[], None]]:
-    """Draw a progress bar on a terminal, nothing elsewhere; yield what moves it on."""
+    """Draw a progress bar on a terminal, write a line now and then elsewhere."""
     console = Console(file=sys.stderr)
-    columns = TextColumn("describe"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not (show and console.is_terminal)) as bar:
+    if not show:
+        yield lambda: None
+        return
+    if not console.is_terminal:
+        yield _Lines(total).advance
+        return
+    columns = TextColumn("describe"), BarColumn(), MofNCompleteColumn(), _Rate()
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("describe", total=total)
         yield lambda: bar.advance(task)
+
+
+class _Rate(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+
+@dataclass(slots=True)
+class _Lines:
+    """Progress for a log file: a line every half minute."""
+
+    total: int
+    done: int = 0
+    started: float = field(default_factory=time.monotonic)
+    spoken: float = field(default_factory=time.monotonic)
+
+    def advance(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if now - self.spoken < EVERY_S:
+            return
+        self.spoken = now
+        rate = self.done / (now - self.started)
+        left = (self.total - self.done) / rate / 60
+        print(
+            f"describe: {self.done} of {self.total}, {rate:.1f} a second, {left:.0f} min left",
+            file=sys.stderr,
+            flush=True,
+        )

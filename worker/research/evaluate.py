@@ -6,11 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ConfigurationError
-from worker.research.labels import Case, Matched, count, groups, match
-from worker.research.measures import Counts, Measure, measure, wilson
+from worker.research import texts
+from worker.research.labels import Case, count, groups, match
+from worker.research.measures import Counts, Interval, Measure, measure, wilson
+from worker.research.places import FractureScore, score
+from worker.research.texts import measure_texts
+
+if TYPE_CHECKING:
+    from worker.research.privacy import Privacy
 
 FEW = 30
 """Cases below which a group's figures are marked: their intervals are wide."""
@@ -33,19 +39,17 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class FractureScore:
-    """Fractures told beside fractures labelled, as sets of places."""
+class Certainty:
+    """Images of which a run says a fracture in the same words of certainty."""
 
-    name: str
+    word: str
     right: int
     told: int
-    labelled: int
 
     @property
-    def f1(self) -> float | None:
-        """Harmonic mean of precision and recall."""
-        whole = self.told + self.labelled
-        return 2 * self.right / whole if whole else None
+    def interval(self) -> Interval | None:
+        """Wilson's."""
+        return wilson(self.right, self.told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Evaluation:
     whole: Part
     parts: list[Part] = field(default_factory=list)
     fractures: list[FractureScore] = field(default_factory=list)
+    texts: list[Measure] = field(default_factory=list)
+    certainties: list[Certainty] = field(default_factory=list)
     wrong: list[dict[str, str]] = field(default_factory=list)
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -76,7 +82,14 @@ class Evaluation:
                 "remarks": self.remarks,
                 **_as_json(self.whole),
                 "groups": {part.name: _as_json(part) for part in self.parts},
-                "fractures": [asdict(one) | {"f1": one.f1} for one in self.fractures],
+                "fractures": [
+                    asdict(one) | {"precision": one.precision, "recall": one.recall, "f1": one.f1}
+                    for one in self.fractures
+                ],
+                "texts": {one.name: _measure_json(one) for one in self.texts},
+                "certainty": [
+                    asdict(one) | {"interval_95": one.interval} for one in self.certainties
+                ],
                 "wrong": self.wrong,
             },
             ensure_ascii=False,
@@ -100,10 +113,18 @@ class Evaluation:
             lines += ["", "fractures as sets of places"]
             for one in self.fractures:
                 lines.append(
-                    f"  {one.name:18} precision {_shown(_ratio(one.right, one.told))}  "
-                    f"recall {_shown(_ratio(one.right, one.labelled))}  f1 {_shown(one.f1)}  "
+                    f"  {one.name:18} precision {_shown(one.precision)}  "
+                    f"recall {_shown(one.recall)}  f1 {_shown(one.f1)}  "
                     f"n = {one.labelled}"
                 )
+        if self.texts:
+            lines += ["", "texts beside reference texts"]
+            lines += [f"  {_line(one)}" for one in self.texts]
+        if self.certainties:
+            lines += ["", "certainty: share of images with a fracture"]
+            for sure in self.certainties:
+                rate = Measure(sure.word, _ratio(sure.right, sure.told), sure.interval, None)
+                lines.append(f"  {_line(rate)}  n = {sure.told}")
         if self.wrong:
             lines += ["", "wrong cases"]
             lines += [f"  {one['kind']:15} {one['image']}: {one['text']}" for one in self.wrong]
@@ -111,7 +132,12 @@ class Evaluation:
 
 
 def evaluate(
-    run: Path, labels: Path, *, by: Sequence[str] = (), prevalence: float | None = None
+    run: Path,
+    labels: Path,
+    *,
+    by: Sequence[str] = (),
+    prevalence: float | None = None,
+    privacy: Privacy | None = None,
 ) -> Evaluation:
     """Compare the rows of a run with a table of labels.
 
@@ -126,13 +152,15 @@ def evaluate(
         Columns of the labels that make groups.
     prevalence : float, optional
         Share of fractured images for which PPV and NPV hold; that of the labels when left out.
+    privacy : Privacy, optional
+        Whose pseudonyms a de-identified run has.
 
     Raises
     ------
     ConfigurationError
         A file is missing or not of this form, a column does not exist, or nothing matches.
     """
-    matched = match(run, labels)
+    matched = match(run, labels, privacy)
     for column in by:
         if column.lower() not in matched.columns:
             known = ", ".join(matched.columns) or "none"
@@ -146,10 +174,12 @@ def evaluate(
         run=str(run),
         whole=_part("all", matched.cases, prevalence),
         parts=parts,
-        fractures=_fractures(matched),
+        fractures=score(matched.cases),
+        texts=measure_texts(matched.cases) if texts.is_ready() else [],
+        certainties=_certainties(matched.cases),
         wrong=[_wrong(case) for case in matched.cases if case.cell in ("fn", "fp", "undetermined")],
         problems=matched.problems,
-        remarks=matched.remarks,
+        remarks=matched.remarks + _missing(matched.cases),
         prevalence=prevalence,
     )
 
@@ -170,29 +200,34 @@ def _as_json(part: Part) -> dict[str, Any]:
         "n": part.counts.answered,
         "few_cases": part.is_small,
         "counts": asdict(part.counts),
-        "measures": {
-            one.name: {
-                "value": one.value,
-                "interval_95": one.interval,
-                "wilson_95": one.wilson,
-                "bootstrap_95": one.bootstrap,
-            }
-            for one in part.measures
-        },
+        "measures": {one.name: _measure_json(one) for one in part.measures},
     }
+
+
+def _measure_json(one: Measure) -> dict[str, Any]:
+    return {
+        "value": one.value,
+        "interval_95": one.interval,
+        "wilson_95": one.wilson,
+        "bootstrap_95": one.bootstrap,
+    }
+
+
+def _line(one: Measure) -> str:
+    within = f"95 % {one.interval[0]:.3f} to {one.interval[1]:.3f}" if one.interval else "-"
+    return f"{one.name:12} {_shown(one.value)}  {within}"
 
 
 def _lines(part: Part, prevalence: float | None) -> list[str]:
     lines = []
     for one in part.measures:
-        within = f"95 % {one.interval[0]:.3f} to {one.interval[1]:.3f}" if one.interval else "-"
         note = ""
         if one.name == "roc_auc":
             note = f"  {CARD}"
         elif one.name in ("ppv", "npv"):
             share = _ratio(part.counts.positives, part.counts.answered)
             note = f"  at a prevalence of {_shown(share if prevalence is None else prevalence)}"
-        lines.append(f"{one.name:12} {_shown(one.value)}  {within}{note}")
+        lines.append(f"{_line(one)}{note}")
     return lines
 
 
@@ -202,41 +237,28 @@ def _wrong(case: Case) -> dict[str, str]:
     return {"kind": kinds[case.cell], "image": case.name, "text": text}
 
 
-def _fractures(matched: Matched) -> list[FractureScore]:
-    """Compare sets of places, where the labels have them: all, by bone and by side."""
-    cases = [case for case in matched.cases if "findings" in case.label and case.row is not None]
-    cases = [case for case in cases if "text" in (case.row or {})]
-    if not any(case.label["findings"] for case in cases):
-        return []
-    scores: dict[str, list[int]] = {}
+def _certainties(cases: Sequence[Case]) -> list[Certainty]:
+    """Return how often each degree of certainty was right: definite, possible, undetermined."""
+    found: dict[str, list[int]] = {}
     for case in cases:
-        told = {_place(one) for one in (case.row or {})["findings"].get("fractures", ())}
-        labelled = {
-            " ".join(one.split()).lower()
-            for one in case.label["findings"].split(";")
-            if one.strip()
-        }
-        for place in told | labelled:
-            for name in ("all", *_kinds(place)):
-                score = scores.setdefault(name, [0, 0, 0])
-                score[0] += place in told and place in labelled
-                score[1] += place in told
-                score[2] += place in labelled
-    order = sorted(scores, key=lambda name: (name != "all", name))
-    return [FractureScore(name, *scores[name]) for name in order]
+        row = case.row or {}
+        if "text" not in row:
+            continue
+        word = str(row["findings"]["presence"])
+        if word == "present":
+            sure = {str(one.get("certainty")) for one in row["findings"].get("fractures", ())}
+            word = "possible" if sure == {"possible"} else "definite"
+        counted = found.setdefault(word, [0, 0])
+        counted[0] += case.label["fracture"] == "1"
+        counted[1] += 1
+    order = ("definite", "possible", "undetermined", "absent")
+    return [Certainty(word, *found[word]) for word in order if word in found]
 
 
-def _place(fracture: dict[str, Any]) -> str:
-    """Return a fracture of a row as labels name it: ``left rib 5``."""
-    words = (fracture.get("side"), fracture.get("bone"), fracture.get("number"))
-    return " ".join(str(word) for word in words if word not in (None, "")).lower()
-
-
-def _kinds(place: str) -> list[str]:
-    words = place.split()
-    sides = [word for word in words if word in ("left", "right", "bilateral")]
-    bones = [word for word in words if word not in sides and not word.isdigit()]
-    return [*(f"side={side}" for side in sides), *(["bone=" + " ".join(bones)] if bones else [])]
+def _missing(cases: Sequence[Case]) -> tuple[str, ...]:
+    if texts.is_ready() or not any(case.label.get("text") for case in cases):
+        return ()
+    return ("reference texts are not compared: pip install 'chexfract-node[research]'",)
 
 
 def _ratio(part: int, whole: int) -> float | None:

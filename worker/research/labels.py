@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ConfigurationError
+from worker.research.judgements import judged
 from worker.research.measures import Counts
+from worker.research.tables import read_table
+
+if TYPE_CHECKING:
+    from worker.research.privacy import Privacy
 
 RESULTS = "results.jsonl"
 """The file of a describe run with one row per file."""
@@ -87,37 +91,48 @@ def read_rows(run: Path) -> list[Row]:
     return rows
 
 
+def manifest_of(run: Path) -> dict[str, Any]:
+    """Return the manifest of a run; empty where it has none that can be read."""
+    folder = run if run.is_dir() else run.parent
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def is_finished(run: Path) -> bool:
     """Return whether a run has come to its end; a file by itself says nothing of that."""
-    manifest = run / MANIFEST
-    if not run.is_dir() or not manifest.exists():
+    if not run.is_dir() or not (run / MANIFEST).exists():
         return True
-    try:
-        return bool(json.loads(manifest.read_text(encoding="utf-8")).get("finished"))
-    except (OSError, ValueError):
-        return False
+    return bool(manifest_of(run).get("finished"))
 
 
 def read_labels(path: Path) -> list[Label]:
-    """Return the rows of a CSV with ``file`` or ``sop_instance_uid`` and ``fracture`` (0 or 1).
+    """Return the rows of a table of labels, with its columns by the names in `KEYS`.
+
+    A CSV with ``file`` or ``sop_instance_uid`` and ``fracture`` (0 or 1), as programs and Excel
+    write it; or an export of a node (CSV or JSON lines), whose readers' judgements are the labels.
 
     Raises
     ------
     ConfigurationError
         It cannot be read, a column is missing, or one image has two different labels.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            table = [
-                {key.strip().lower(): (value or "").strip() for key, value in row.items() if key}
-                for row in csv.DictReader(lines)
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise ConfigurationError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
+    table = read_table(path)
+    if not table:
+        raise ConfigurationError(f"{path}: no label in it")
+    if "judgement" in table[0] and "fracture" not in table[0]:
+        table = judged(table)
+        if not table:
+            raise ConfigurationError(f"{path}: an export in which no reader has judged a result")
     seen: dict[str, str] = {}
     for number, row in enumerate(table, 2):
         name = row.get("sop_instance_uid") or row.get("file")
-        if row.get("fracture") not in ("0", "1") or not name:
+        row["fracture"] = {"0.0": "0", "1.0": "1"}.get(
+            row.get("fracture", ""), row.get("fracture", "")
+        )
+        if row["fracture"] not in ("0", "1") or not name:
             raise ConfigurationError(
                 f"{path}, line {number}: needs file or sop_instance_uid, and fracture as 0 or 1"
             )
@@ -126,8 +141,14 @@ def read_labels(path: Path) -> list[Label]:
     return table
 
 
-def match(run: Path, labels: Path) -> Matched:
+def match(run: Path, labels: Path, privacy: Privacy | None = None) -> Matched:
     """Put each label beside its row.
+
+    Parameters
+    ----------
+    run, labels : Path
+    privacy : Privacy, optional
+        Whose pseudonyms stand in a de-identified run; that of this user when left out.
 
     Raises
     ------
@@ -135,13 +156,10 @@ def match(run: Path, labels: Path) -> Matched:
         See `read_rows` and `read_labels`, or no label is of any image of the run.
     """
     rows, table = read_rows(run), read_labels(labels)
+    if (hidden := manifest_of(run).get("deidentified")) is not None:
+        table = _by_pseudonym(table, rows, hidden, privacy)
     places = _places(rows)
-    names = Counter(label.get("sop_instance_uid") or label.get("file") for label in table)
-    double = sum(count - 1 for count in names.values())
-    unique = list(
-        {label.get("sop_instance_uid") or label.get("file"): label for label in table}.values()
-    )
-    cases = tuple(Case(label, _found(places, label)) for label in unique)
+    cases, twice = _once([Case(label, _found(places, label)) for label in table], labels)
     unmatched = sum(case.row is None for case in cases)
     if unmatched == len(cases):
         raise ConfigurationError(f"{labels}: no label is of an image of {run}; see file and UIDs")
@@ -154,14 +172,47 @@ def match(run: Path, labels: Path) -> Matched:
         problems.append(f"{unmatched} of {len(cases)} labels are of no image of the run")
     if unanswered:
         problems.append(f"{unanswered} of {len(cases)} labelled images have no text")
-    if double:
-        remarks.append(f"{double} labels stand twice and count once")
+    if twice:
+        remarks.append(f"{twice} labels stand twice and count once")
     if undetermined:
         remarks.append(f"{undetermined} texts are undetermined and stand beside the matrix")
+    if len({case.label["fracture"] for case in cases}) == 1:
+        word = "a" if cases[0].label["fracture"] == "1" else "no"
+        remarks.append(f"all labels say {word} fracture: half of the measures have no value")
     if (more := len({row["file"] for row in rows}) - len(cases) + unmatched) > 0:
         remarks.append(f"{more} images of the run have no label")
     columns = sorted({key for label in table for key in label} - set(KEYS))
-    return Matched(str(run), cases, tuple(problems), tuple(remarks), tuple(columns))
+    return Matched(str(run), tuple(cases), tuple(problems), tuple(remarks), tuple(columns))
+
+
+def _once(cases: Sequence[Case], labels: Path) -> tuple[list[Case], int]:
+    """Return each image once, by whatever column it is named, and how many stood twice."""
+    kept: dict[object, Case] = {}
+    for case in cases:
+        key: object = id(case.row) if case.row is not None else case.name
+        known = kept.setdefault(key, case)
+        if known.label["fracture"] != case.label["fracture"]:
+            raise ConfigurationError(
+                f"{labels}: {case.name} and {known.name} are one image with two different labels"
+            )
+    return list(kept.values()), len(cases) - len(kept)
+
+
+def _by_pseudonym(
+    table: list[Label], rows: Sequence[Row], hidden: dict[str, Any], privacy: Privacy | None
+) -> list[Label]:
+    """Return labels by the names of a de-identified run, unless they have these already."""
+    from worker.research.privacy import Privacy, hashed_labels
+
+    places = _places(rows)
+    if any(_found(places, label) is not None for label in table):
+        return table
+    privacy = privacy or Privacy.of_file(None)
+    if privacy.as_json()["key"] != hidden.get("key"):
+        raise ConfigurationError("the run was de-identified with another key: name it by --key")
+    return hashed_labels(
+        table, Privacy(privacy.names, replace(privacy.profile, uids=hidden["uids"]))
+    )
 
 
 def count(cases: Sequence[Case]) -> Counts:
@@ -178,12 +229,14 @@ def groups(cases: Sequence[Case], column: str) -> dict[str, list[Case]]:
 
 
 def _places(rows: Sequence[Row]) -> dict[str, Row]:
-    """Return rows by file, by file name where only one has it, and by SOP Instance UID."""
-    names = Counter(Path(row["file"]).name for row in rows)
-    places: dict[str, Row] = {}
+    """Return rows by SOP Instance UID, file, and what of a file's name only one of them has."""
+    parts: dict[str, list[Row]] = {}
     for row in rows:
-        if names[Path(row["file"]).name] == 1:
-            places.setdefault(Path(row["file"]).name, row)
+        path = PurePosixPath(str(row["file"]).replace("\\", "/"))
+        for part in dict.fromkeys((path.name, path.stem, path.name.casefold())):
+            parts.setdefault(part, []).append(row)
+    places = {part: found[0] for part, found in parts.items() if len(found) == 1}
+    for row in rows:
         places[row["file"]] = row
         if row.get("sop_instance_uid"):
             places[row["sop_instance_uid"]] = row
@@ -192,7 +245,8 @@ def _places(rows: Sequence[Row]) -> dict[str, Row]:
 
 def _found(places: dict[str, Row], label: Label) -> Row | None:
     file = label.get("file", "")
-    for key in (label.get("sop_instance_uid"), file, Path(file).name):
+    name = PurePosixPath(file.replace("\\", "/")).name
+    for key in (label.get("sop_instance_uid"), file, name, name.casefold()):
         if key and key in places:
             return places[key]
     return None

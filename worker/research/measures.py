@@ -84,7 +84,7 @@ def measure(counts: Counts, prevalence: float | None = None) -> list[Measure]:
     values = _values((counts.tp, counts.fn, counts.fp, counts.tn), prevalence)
     spread = _bootstrap(counts, prevalence)
     return [
-        Measure(name, _number(values[name]), _wilson_of(counts, name), _between(spread[name]))
+        Measure(name, _number(values[name]), _wilson_of(counts, name), between(spread[name]))
         for name in MEASURES
     ]
 
@@ -165,7 +165,7 @@ def differences(cells_a: Sequence[str], cells_b: Sequence[str]) -> Iterator[Diff
     now_b = _values(np.bincount(b, minlength=4), None)
     for name in MEASURES[:7]:
         value = _number(now_a[name] - now_b[name])
-        yield Difference(name, value, _between(of_a[name] - of_b[name]))
+        yield Difference(name, value, between(of_a[name] - of_b[name]))
 
 
 def _bootstrap(counts: Counts, prevalence: float | None) -> dict[str, Array]:
@@ -207,7 +207,8 @@ def _wilson_of(counts: Counts, name: str) -> Interval | None:
     return wilson(hits, whole)
 
 
-def _between(values: Array) -> Interval | None:
+def between(values: Array) -> Interval | None:
+    """Return the middle 95 % of resampled values; None where none is finite."""
     found = values[np.isfinite(values)]
     if not len(found):
         return None

@@ -36,6 +36,26 @@ _NAMES = frozenset(
         "sha256sums",
     )
 )
+_IMAGE_ENDINGS = frozenset(
+    f".{ending}"
+    for ending in (
+        "dcm",
+        "dic",
+        "dicom",
+        "ima",
+        "img",
+        "png",
+        "jpg",
+        "jpeg",
+        "jpe",
+        "tif",
+        "tiff",
+        "webp",
+    )
+)
+"""Endings of files that claim to be images: what is wrong with them is told of each."""
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II", b"MM", b"RIFF", b"\x08\0", b"\x02\0")
+"""How pictures begin, and data sets without a Part 10 head."""
 _MOST_MEMBERS = 1_000_000
 _HEAD = 132
 
@@ -72,20 +92,25 @@ def walk(paths: Sequence[Path], leaving_out: Path | None = None) -> Found:
     Raises
     ------
     ConfigurationError
-        A path does not exist, or an archive or a DICOMDIR cannot be read.
+        A path does not exist, an archive or a DICOMDIR cannot be read, or there is no image.
     """
     found: dict[str, Source] = {}
     companions: dict[str, None] = {}
     for path in paths:
         if not path.exists():
             raise ConfigurationError(f"{path}: no such file or folder")
+        is_named = not path.is_dir() and not _is_archive(path)
         for source in _below(path, leaving_out) if path.is_dir() else _in_file(path, companions):
             if source.name in found:
                 continue
-            if _is_companion(source):
+            if _is_companion(source) or (not is_named and _is_unknown(source)):
                 companions.setdefault(source.name)
             else:
                 found[source.name] = source
+    if not found:
+        shown = ", ".join(str(path) for path in paths)
+        beside = f"; {len(companions)} other files are there" if companions else ""
+        raise ConfigurationError(f"{shown}: no image in it{beside}")
     return Found(list(found.values()), list(companions))
 
 
@@ -128,6 +153,21 @@ def _is_companion(source: Source) -> bool:
         return source.read()[128:_HEAD] != b"DICM"
     except (OSError, RuntimeError, zipfile.BadZipFile):
         return True
+
+
+def _is_unknown(source: Source) -> bool:
+    """Return whether a file that nobody named has a strange ending and does not begin as images do.
+
+    Names without an ending, or with one of digits, are those of DICOM media: they stay.
+    """
+    ending = PurePosixPath(source.name.replace("\\", "/")).suffix.lower()
+    if ending in _IMAGE_ENDINGS or not ending[1:2].isalpha() or source.is_in_order:
+        return False
+    try:
+        head = source.read()[:_HEAD]
+    except (OSError, RuntimeError, zipfile.BadZipFile):
+        return False
+    return head[128:_HEAD] != b"DICM" and not head.startswith(_MAGIC)
 
 
 def _is_archive(path: Path) -> bool:
