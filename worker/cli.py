@@ -222,6 +222,11 @@ def _phantom_commands(commands: Any) -> None:
     train.add_argument("--out", type=Path, required=True)
     train.add_argument("--seed", type=int, help="of drawing, weights and order")
     train.add_argument("--json", action="store_true")
+    weak = _add(acts, "weaken", "Write a copy of the demonstration model that is worse.", _weaken)
+    weak.add_argument("--out", type=Path, required=True, help="a new folder")
+    weak.add_argument("--noise", type=float, default=0.2, help="share of each matrix's spread")
+    weak.add_argument("--seed", type=int, default=1)
+    weak.add_argument("--json", action="store_true")
     evaluate = _add(acts, "evaluate", "Measure a model on freshly drawn phantoms.", _measure)
     evaluate.add_argument("--model", default="builtin:phantom", help="a model folder")
     evaluate.add_argument("--count", type=int, default=1000)
@@ -500,6 +505,10 @@ def _evaluate(options: argparse.Namespace) -> int:
             prevalence=prevalence,
             privacy=_privacy_of_run(options),
         )
+    if options.html is not None:
+        from worker.research.pages import write_evaluation
+
+        write_evaluation(found, options.html, with_pictures=options.pictures)
     print(found.as_json() if options.json else found.as_text())
     return FAILED if found.misleads else OK
 
@@ -514,6 +523,10 @@ def _compare(options: argparse.Namespace) -> int:
     from worker.research.compare import compare
 
     found = compare(options.run_a, options.run_b, options.labels, _privacy_of_run(options))
+    if options.html is not None:
+        from worker.research.pages import write_comparison
+
+        write_comparison(found, options.html)
     print(found.as_json() if options.json else found.as_text())
     return FAILED if found.misleads else OK
 
@@ -563,6 +576,23 @@ def _train(options: argparse.Namespace) -> int:
         print(json.dumps({"seconds": round(seconds, 1), "out": str(options.out)}))
     else:
         print(f"trained in {seconds:.0f} s: {options.out}")
+    return OK
+
+
+def _weaken(options: argparse.Namespace) -> int:
+    import json
+
+    from worker.phantom.weaken import weaken
+
+    try:
+        changed = weaken(options.out, options.noise, options.seed)
+    except ValueError as exc:
+        print(f"chexfract-worker phantom weaken: {exc}", file=sys.stderr)
+        return USAGE
+    if options.json:
+        print(json.dumps({"changed": changed, "out": str(options.out)}))
+    else:
+        print(f"{changed} matrices changed: {options.out}")
     return OK
 
 

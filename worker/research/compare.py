@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dicom_node.base.errors import ConfigurationError
 from worker.research.labels import Row, count, match, read_rows
-from worker.research.measures import Difference, differences, kappa, mcnemar, measure
+from worker.research.measures import Difference, Interval, differences, kappa, mcnemar, measure
 
 if TYPE_CHECKING:
     from worker.research.privacy import Privacy
@@ -37,6 +37,8 @@ class Comparison:
     differences: list[Difference] = field(default_factory=list)
     of_a: dict[str, float | None] = field(default_factory=dict)
     of_b: dict[str, float | None] = field(default_factory=dict)
+    intervals_a: dict[str, Interval | None] = field(default_factory=dict)
+    intervals_b: dict[str, Interval | None] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     @property
@@ -136,9 +138,9 @@ def _labelled(
     # One that says nothing certain is not right: it counts against its run.
     judged = [(x.cell in right, y.cell in right) for x, y in pairs if x.row and y.row]
     only_a, only_b = judged.count((True, False)), judged.count((False, True))
-    values = []
-    for matched in (of_a, of_b):
-        values.append({one.name: one.value for one in measure(count(matched.cases))})
+    figures = [measure(count(matched.cases)) for matched in (of_a, of_b)]
+    values = [{one.name: one.value for one in measures} for measures in figures]
+    within = [{one.name: one.interval for one in measures} for measures in figures]
     return _with(
         found,
         flipped=flipped,
@@ -148,6 +150,8 @@ def _labelled(
         differences=list(differences(*zip(*answered, strict=True))) if answered else [],
         of_a=values[0],
         of_b=values[1],
+        intervals_a=within[0],
+        intervals_b=within[1],
         problems=tuple(dict.fromkeys(problems)),
     )
 

@@ -303,6 +303,7 @@ def _options(settings: Settings, ready: Pipeline, privacy: Privacy | None) -> di
         "model_version": ready.algorithm.version,
         "parameters": list(ready.algorithm.parameters),
         "pixels": settings.pixels.model_dump(mode="json"),
+        "demonstration": ready.algorithm.demonstration,
         "deidentified": privacy.as_json() if privacy else None,
     }
 
@@ -316,7 +317,8 @@ def _check_manifest(manifest: Path, options: dict[str, Any]) -> None:
     except ValueError as exc:
         raise ConfigurationError(f"{manifest}: not JSON; choose another --out") from exc
     for key, value in options.items():
-        if earlier.get(key) != value:
+        # A run of an older version does not say what came later; that was not de-identified.
+        if (key in earlier or key == "deidentified") and earlier.get(key) != value:
             raise ConfigurationError(
                 f"{manifest}: holds a run with another {key} ({earlier.get(key)}); "
                 "choose another --out"

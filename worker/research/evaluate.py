@@ -12,7 +12,7 @@ from dicom_node.base.errors import ConfigurationError
 from worker.research import texts
 from worker.research.labels import Case, count, groups, match
 from worker.research.measures import Counts, Interval, Measure, measure, wilson
-from worker.research.places import FractureScore, score
+from worker.research.places import FractureScore, differs, score
 from worker.research.texts import measure_texts
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ class Evaluation:
     fractures: list[FractureScore] = field(default_factory=list)
     texts: list[Measure] = field(default_factory=list)
     certainties: list[Certainty] = field(default_factory=list)
-    wrong: list[dict[str, str]] = field(default_factory=list)
+    wrong: list[dict[str, Any]] = field(default_factory=list)
+    """Kind, image and text of each, with the run's row."""
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     prevalence: float | None = None
@@ -90,7 +91,10 @@ class Evaluation:
                 "certainty": [
                     asdict(one) | {"interval_95": one.interval} for one in self.certainties
                 ],
-                "wrong": self.wrong,
+                "wrong": [
+                    {key: one[key] for key in ("kind", "image", "text", "labelled")}
+                    for one in self.wrong
+                ],
             },
             ensure_ascii=False,
         )
@@ -127,7 +131,7 @@ class Evaluation:
                 lines.append(f"  {_line(rate)}  n = {sure.told}")
         if self.wrong:
             lines += ["", "wrong cases"]
-            lines += [f"  {one['kind']:15} {one['image']}: {one['text']}" for one in self.wrong]
+            lines += [f"  {_wrong_line(one)}" for one in self.wrong]
         return "\n".join(lines)
 
 
@@ -177,7 +181,7 @@ def evaluate(
         fractures=score(matched.cases),
         texts=measure_texts(matched.cases) if texts.is_ready() else [],
         certainties=_certainties(matched.cases),
-        wrong=[_wrong(case) for case in matched.cases if case.cell in ("fn", "fp", "undetermined")],
+        wrong=_wrong_cases(matched.cases),
         problems=matched.problems,
         remarks=matched.remarks + _missing(matched.cases),
         prevalence=prevalence,
@@ -231,10 +235,29 @@ def _lines(part: Part, prevalence: float | None) -> list[str]:
     return lines
 
 
-def _wrong(case: Case) -> dict[str, str]:
+def _wrong_line(one: dict[str, Any]) -> str:
+    truth = f"  [{one['labelled']}]" if one["labelled"] else ""
+    return f"{one['kind']:15} {one['image']}: {one['text']}{truth}"
+
+
+def _wrong_cases(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Return what went wrong, the worst first: missed, false alarm, undetermined, elsewhere."""
+    order = ("fn", "fp", "undetermined", "tp")
+    wrong = [case for case in cases if case.cell in order[:3] or differs(case)]
+    return [_wrong(case) for case in sorted(wrong, key=lambda case: order.index(case.cell))]
+
+
+def _wrong(case: Case) -> dict[str, Any]:
     kinds = {"fn": "missed", "fp": "false alarm", "undetermined": "undetermined"}
+    kinds |= {"tp": "other places"}
     text = " ".join(str((case.row or {}).get("text", "")).split())
-    return {"kind": kinds[case.cell], "image": case.name, "text": text}
+    return {
+        "kind": kinds[case.cell],
+        "image": case.name,
+        "text": text,
+        "labelled": case.label.get("findings", ""),
+        "row": case.row,
+    }
 
 
 def _certainties(cases: Sequence[Case]) -> list[Certainty]:

@@ -107,6 +107,13 @@ def score(cases: Sequence[Case]) -> list[FractureScore]:
     return [scores[name] for name in sorted(scores, key=_order)]
 
 
+def differs(case: Case) -> bool:
+    """Return whether an image has fractures that are told elsewhere than labelled."""
+    if case.row is None or "text" not in case.row or not case.label.get("findings"):
+        return False
+    return set(_told(case.row).ages) != set(labelled(case.label["findings"]).ages)
+
+
 def labelled(written: str) -> _Fractures:
     """Return the places of a label such as ``left rib 5; old right clavicle; T9``."""
     found = _Fractures()

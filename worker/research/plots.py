@@ -62,6 +62,8 @@ def roc(points: Sequence[OperatingPoint]) -> str:
                 fmt="o", color=colour, markersize=4 if one.is_small else 8,
                 elinewidth=0.8 if one.is_small else 1.6, alpha=0.6 if one.is_small else 1,
             )  # fmt: skip
+            if one.is_small:
+                continue  # the forest plot names the groups; here their names would cover them
             axes.annotate(
                 one.name, (1 - alarms, recall), xytext=(7, -11), textcoords="offset points",
                 fontsize=8, color=_INK,
@@ -73,7 +75,13 @@ def roc(points: Sequence[OperatingPoint]) -> str:
     return written[0]
 
 
-def forest(panels: Sequence[tuple[str, Sequence[Point]]], kind: str, zero: bool = False) -> str:
+def forest(
+    panels: Sequence[tuple[str, Sequence[Point]]],
+    kind: str,
+    *,
+    zero: bool = False,
+    width: float = _WIDTH,
+) -> str:
     """Return panels side by side of one line for each name: value, interval and n.
 
     Parameters
@@ -84,9 +92,11 @@ def forest(panels: Sequence[tuple[str, Sequence[Point]]], kind: str, zero: bool 
         Makes the marks of two drawings in one page differ.
     zero : bool
         Whether differences are shown: around 0 instead of from 0 to 1.
+    width : float
+        Inches: what is shown small is drawn small, so that its text stays legible.
     """
     rows = len(panels[0][1])
-    with _figure(_WIDTH, 0.75 + 0.27 * rows, kind) as (figure, written):
+    with _figure(width, 0.75 + 0.27 * rows, kind) as (figure, written):
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (title, points) in zip(grid, panels, strict=True):
             for row, one in enumerate(points):
@@ -104,6 +114,8 @@ def forest(panels: Sequence[tuple[str, Sequence[Point]]], kind: str, zero: bool 
             else:
                 axes.set_xlim(-0.03, 1.03)
             _plain(axes, "x")
+        for axes in grid[1:]:
+            axes.tick_params(axis="y", length=0)
         first = panels[0][1]
         names = [f"{one.name}  (n = {one.n})" if one.n else one.name for one in first]
         grid[0].set_yticks(range(rows), names, fontsize=8)
