@@ -90,7 +90,10 @@ def planted(is_small: bool = True) -> Dataset:
         setattr(ds, keyword, [item])
     put(ds, 0x00090010, "LO", "QPRIVATE CREATOR")
     put(ds, 0x00091001, "LT", "QPRIVATE TEXT")
-    for tag, vr, value in ((0x00280030, "DS", b"QNUMBER\\QNUMBER "), (0x00200013, "IS", b"QNUMBER ")):
+    for tag, vr, value in (
+        (0x00280030, "DS", b"QNUMBER\\QNUMBER "),
+        (0x00200013, "IS", b"QNUMBER "),
+    ):
         ds[tag] = RawDataElement(Tag(tag), vr, len(value), value, 0, False, True)
     ds.file_meta.SourceApplicationEntityTitle = "QSOURCEAE"
     ds.preamble = b"QPREAMBLE".ljust(128, b"\0")
@@ -170,9 +173,7 @@ def test_dates_of_a_patient_move_together_and_their_distances_stay() -> None:
         return deidentify(ds, NAMES)
 
     first, second = dated("1.2.3", "20260101", "2330"), dated("1.2.4", "20260103", "001500.25")
-    moments = [
-        datetime.fromisoformat(f"{ds.StudyDate}T{ds.StudyTime}") for ds in (first, second)
-    ]
+    moments = [datetime.fromisoformat(f"{ds.StudyDate}T{ds.StudyTime}") for ds in (first, second)]
     assert (moments[1] - moments[0]).total_seconds() == 24 * 3600 + 45 * 60
     assert first.StudyDate < "20260101"
     assert first.LongitudinalTemporalInformationModified == "MODIFIED"
