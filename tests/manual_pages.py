@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import ast
+import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import grimp
 
 from dicom_node import cli as node_cli
 from dicom_node import settings as node_settings
@@ -16,7 +20,8 @@ from worker.models.options import KINDS
 
 _DURATIONS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
-REFERENCE = Path(__file__).resolve().parents[1] / "dicom_node" / "manual" / "reference"
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "dicom_node" / "manual" / "reference"
 
 
 def pages() -> dict[str, str]:
@@ -37,6 +42,7 @@ def pages() -> dict[str, str]:
             document(worker_settings.Settings, worker_settings),
         ),
         "commands.md": _commands(),
+        "house.md": _house(),
     }
 
 
@@ -125,6 +131,58 @@ def _commands() -> str:
             lines += [f"### {command.prog}", "", *([f"{what}", ""] if what else [])]
             lines += [*_options(command), ""]
     return "\n".join(lines)
+
+
+def _house() -> str:
+    """Return the rooms of both programs from top to bottom, and what each really imports."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = {
+        contract["containers"][0]: [layer.split(" | ") for layer in contract["layers"]]
+        for contract in contracts["contracts"]
+        if contract.get("containers") in (["dicom_node"], ["worker"])
+    }
+    graph = grimp.build_graph("dicom_node", "worker", cache_dir=None)
+    lines = [
+        "# The house",
+        "",
+        "The rooms of both programs. A room may import what stands below it and nothing else; "
+        "`make check` holds that. Pictures and tables are made from the contracts and the imports.",
+    ]
+    for program, floors in layers.items():
+        rooms = [room for floor in floors for room in floor if room != "__main__"]
+        lines += ["", f"## {program}", "", "```text", *_picture(floors), "```", ""]
+        lines += ["| room | what it is | imports |", "|---|---|---|"]
+        for room in rooms:
+            module = f"{program}.{room}"
+            lower = [name for name in rooms if name != room]
+            used = [name for name in lower if _imports(graph, module, f"{program}.{name}")]
+            if program == "worker":
+                node = [f"dicom_node.{name}" for name in ("flow", "standard", "base")]
+                used += [name for name in node if _imports(graph, module, name)]
+            lines.append(_row(f"`{room}`", _sentence(module), ", ".join(used)))
+    return "\n".join(lines)
+
+
+def _imports(graph: grimp.ImportGraph, importer: str, imported: str) -> bool:
+    return graph.direct_import_exists(importer=importer, imported=imported, as_packages=True)
+
+
+def _picture(floors: Sequence[Sequence[str]]) -> Iterator[str]:
+    width = max(len("   ".join(floor)) for floor in floors) + 4
+    yield f"┌{'─' * width}┐"
+    for number, floor in enumerate(floor for floor in floors if floor != ["__main__"]):
+        if number:
+            yield f"├{'─' * width}┤"
+        yield f"│{'   '.join(floor):^{width}}│"
+    yield f"└{'─' * width}┘"
+
+
+def _sentence(module: str) -> str:
+    """Return the sentence that a room or file opens with."""
+    path = ROOT / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    text = ast.get_docstring(ast.parse(file.read_text())) or ""
+    return _plain(text.partition("\n\n")[0])
 
 
 def _walk(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, str]]:
