@@ -21,10 +21,10 @@ from dicom_node.dimse.contexts import (
 )
 
 
-def entity(ae_title: str, max_pdu: int) -> AE:
+def entity(ae_title: str, max_pdu: int, *, moves: bool = False) -> AE:
     """Return an application entity that bears this software's own implementation identity."""
     patches.apply()
-    ae = patches.Entity(ae_title)
+    ae = patches.Entity(ae_title) if moves else AE(ae_title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.maximum_pdu_size = max_pdu

@@ -90,16 +90,34 @@ class _Closed(AssociationSocket):
         """Do nothing more."""
 
 
-class Entity(AE):
-    """An AE whose C-MOVE survives a destination that rejects it.
+class _NothingAccepted:
+    """An association whose other end took none of the contexts, so that nothing can be sent."""
 
-    pynetdicom's C-MOVE closes that association's socket a second time, when it is None.
+    is_established = True
+
+    def send_c_store(self, *args: Any, **kwargs: Any) -> None:
+        """Fail, as each sub-operation does."""
+        raise ValueError("no presentation context was accepted")
+
+    def release(self) -> None:
+        """Do nothing: it was aborted at once, as PS3.8 has no other end for it."""
+
+
+class Entity(AE):
+    """An AE whose C-MOVE survives a destination that rejects it or takes nothing of it.
+
+    pynetdicom's C-MOVE closes a rejected association's socket a second time, when it is None, and
+    answers 0xA801 (destination unknown) where the destination is there and accepted no context.
     """
 
     def associate(self, *args: Any, **kwargs: Any) -> Association:
         """Associate; a socket is there to be closed whatever came of it."""
         assoc = super().associate(*args, **kwargs)
-        if assoc.dul.socket is None and not assoc.is_established:
+        if assoc.is_established:
+            return assoc
+        if assoc.rejected_contexts and not assoc.accepted_contexts:
+            return cast("Association", _NothingAccepted())
+        if assoc.dul.socket is None:
             assoc.dul.socket = _Closed()
         return assoc
 

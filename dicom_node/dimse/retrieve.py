@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -158,6 +159,8 @@ class Retrieval:
         ``taken`` returns the SOP classes that the receiver accepted, the preferred one first.
         """
         sent: list[Stored] = []
+        untaken: Counter[str] = Counter()
+        receiver = use.receiver or use.user
         try:
             if failure is not None:
                 yield failure, None
@@ -165,17 +168,23 @@ class Retrieval:
                 if event.is_cancelled:
                     yield CANCEL, None
                     return
-                content = self._content(stored, taken(), use.receiver or use.user)
-                if "SOPClassUID" in content:
+                content = self._content(stored, taken())
+                if content is None:
+                    is_report = is_exchangeable(stored.sop_class_uid)
+                    untaken["SR class" if is_report else stored.sop_class_uid] += 1
+                elif "SOPClassUID" in content:
                     sent.append(stored)
-                yield PENDING, content
+                yield PENDING, _gone(stored) if content is None else content
         finally:
+            if untaken:
+                count, kinds = untaken.total(), ", no ".join(untaken)
+                _refused.warning("%d objects not sent: %s takes no %s", count, receiver, kinds)
             if sent or failure is not None:
                 is_served = failure is None
                 self._note(replace(use, studies=studies_of(sent), is_served=is_served))
 
-    def _content(self, stored: Stored, taken: Sequence[str], receiver: str) -> Dataset:
-        """Return an object as the receiver takes it, or what makes a sub-operation fail."""
+    def _content(self, stored: Stored, taken: Sequence[str]) -> Dataset | None:
+        """Return an object as the receiver takes it, None where it takes it in no way."""
         try:
             if stored.sop_class_uid in taken:
                 return dcmread(stored.path)
@@ -186,15 +195,8 @@ class Retrieval:
                 return dcmread(made) if made else recast(dcmread(stored.path), others[0])
         except (OSError, InvalidDicomError):
             logger.warning("%s is no longer in the spool", stored.sop_instance_uid)
-        else:
-            kind = "SR class" if is_exchangeable(stored.sop_class_uid) else stored.sop_class_uid
-            logger.warning(
-                "%s was not sent: %s takes no %s", stored.sop_instance_uid, receiver, kind
-            )
-        # pynetdicom counts what has no SOP class as a failure, under this UID.
-        gone = Dataset()
-        gone.SOPInstanceUID = stored.sop_instance_uid
-        return gone
+            return _gone(stored)
+        return None
 
     def _named(self, event: evt.Event) -> tuple[list[Stored], Dataset | None]:
         """Return the objects that the identifier names, and the status of a failure."""
@@ -215,6 +217,13 @@ class Retrieval:
         if len(found) > MAX_OBJECTS:
             raise _TooMany(f"{len(found)} objects")
         return found
+
+
+def _gone(stored: Stored) -> Dataset:
+    """Return what pynetdicom counts as a failure under this UID: it has no SOP class."""
+    gone = Dataset()
+    gone.SOPInstanceUID = stored.sop_instance_uid
+    return gone
 
 
 class _Mismatch(Exception):

@@ -180,7 +180,7 @@ class Listener:
 
     def _served(self, tls: ssl.SSLContext | None) -> Server:
         node = self._settings.node
-        ae = entity(node.ae_title, node.max_pdu)
+        ae = entity(node.ae_title, node.max_pdu, moves=True)
         # Associations are counted in `_rejection`; pynetdicom counts sockets that said nothing too.
         ae.maximum_associations = 1 << 20
         ae.acse_timeout = 5

@@ -516,6 +516,38 @@ def test_a_destination_that_takes_no_sr_class_is_0xa702(
     assert kept == []
 
 
+def test_a_destination_that_takes_no_context_at_all_is_0xa702(
+    node: Node, made: object, archive_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    ae = AE("ARCHIVE")
+    ae.add_supported_context("1.2.840.10008.5.1.4.1.1.104.1")
+    server = ae.start_server(("127.0.0.1", archive_port), block=False)
+    try:
+        statuses = moved(node, "ARCHIVE", **STUDY)
+    finally:
+        server.shutdown()
+    assert [status.Status for status in statuses] == [0xFF00] * 4 + [0xA702]
+    assert statuses[-1].NumberOfFailedSuboperations == 4
+    (line,) = (line for line in caplog.messages if "ARCHIVE takes no" in line)
+    assert line.startswith("4 objects not sent: ARCHIVE takes no SR class, no 1.2.840.10008.5.1.4.")
+    assert scu("echoscu", node).returncode == 0
+
+
+def test_a_requestor_that_is_no_storage_scp_gets_0xa702(
+    node: Node, made: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    get = "1.2.840.10008.5.1.4.1.2.2.3"
+    ae = AE("MODALITY")
+    ae.add_requested_context(get)
+    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
+    asked = Dataset()
+    asked.QueryRetrieveLevel, asked.StudyInstanceUID = "STUDY", "1.2.3"
+    statuses = [status.Status for status, _ in assoc.send_c_get(asked, get)]
+    assoc.release()
+    assert statuses[-1] == 0xA702
+    assert caplog.text.count("MODALITY takes no SR class") == 1
+
+
 def move(node: Node, to: str, *keys: str) -> subprocess.CompletedProcess[str]:
     options = [part for key in keys for part in ("-k", key)]
     return scu("movescu", node, "-S", "-aem", to, *options)
