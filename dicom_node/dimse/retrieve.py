@@ -27,7 +27,7 @@ from dicom_node.peers import bare_title, who_calls, who_is_named
 from dicom_node.settings import Peer, Settings
 from dicom_node.standard import matching
 from dicom_node.standard.sr_classes import SR_CLASSES, is_exchangeable, recast
-from dicom_node.store.catalogue import LEVELS, UNIQUE, Catalogue, Level, Stored, answer
+from dicom_node.store.catalogue import LEVELS, UNIQUE, Catalogue, Level, Stored, answer, uncompared
 from dicom_node.store.uses import Use, encoded, noting, studies_of
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ _refused = Sparse(logger, per_minute=60)
 """Lines that a peer's requests cause."""
 
 PENDING = 0xFF00
+NOT_ALL_KEYS = 0xFF01
 CANCEL = 0xFE00
 OUT_OF_RESOURCES = 0xA700
 CANNOT_COUNT = 0xA701
@@ -78,12 +79,14 @@ class Retrieval:
             with OneOfMany(lambda exc: failures.append(_failure(event, exc))):
                 # pynetdicom would answer 0xC311 with a traceback
                 level, keys = _identifier(event)
+                left_out = uncompared(level, keys)
+                pending = NOT_ALL_KEYS if left_out else PENDING
                 for found in self._catalogue.find(level, keys):
                     if event.is_cancelled:
                         yield CANCEL, None
                         return
                     count += 1
-                    yield PENDING, answer(keys, level, found)
+                    yield pending, answer(keys, level, found)
                 logger.info("%s found %d at level %s", _caller(event.assoc), count, level)
             if failures:
                 yield failures[0], None

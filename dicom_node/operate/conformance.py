@@ -51,6 +51,7 @@ STATUSES = (
 QUERY_STATUSES = (
     (0x0000, "Success", "FIND GET MOVE", "all matches were told, all objects were sent"),
     (retrieve.PENDING, "Pending", "FIND GET MOVE", "a match, or sub-operations go on"),
+    (retrieve.NOT_ALL_KEYS, "Pending", "FIND", "a match; a key without a column was not compared"),
     (0xB000, "Warning", "GET MOVE", "some sub-operations failed"),
     (retrieve.CANCEL, "Cancelled", "FIND GET MOVE", "after C-CANCEL"),
     (retrieve.OUT_OF_RESOURCES, "Refused: Out of Resources", "FIND GET MOVE", "ask later"),

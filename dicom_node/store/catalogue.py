@@ -204,7 +204,7 @@ class Catalogue:
         """Yield the attributes of every patient, study, series or instance that matches.
 
         Each holds what its level and those above have, and the counts. Keys of levels below
-        `level` are not looked at (PS3.4 C.4.1.2.2).
+        `level` are not looked at (PS3.4 C.4.1.2.2), nor those that `uncompared` names.
 
         Parameters
         ----------
@@ -214,7 +214,14 @@ class Catalogue:
             Keywords of `ORDERS`, one that comes from high to low with a minus; those that are
             equal, and all where there is no order, come newest first.
         """
-        wanted = [key for key in keys if is_asked(level, key.tag)]
+        left_out = uncompared(level, keys)
+        wanted = [
+            key
+            for key in keys
+            if is_asked(level, key.tag)
+            and key.tag not in left_out
+            and (key.tag in _IN_LEDGER or not matching.is_universal(key))
+        ]
         # What the ledger has is compared first: a file is opened only for what matches so far.
         wanted.sort(key=lambda key: key.tag not in _IN_LEDGER)
         for group in self._groups(level, _wanted(keys, how, order)):
@@ -309,6 +316,25 @@ def answer(keys: Dataset, level: Level, found: Dataset) -> Dataset:
     return told
 
 
+def uncompared(level: Level, keys: Dataset) -> list[BaseTag]:
+    """Return the keys that are not compared, because no column of the ledger holds them.
+
+    Comparing them means to open files, and does happen where a query names its study, series or
+    instances. Any other query would open the file of every report; such a key is optional there
+    and counts as one without a value (PS3.4 C.4.1.3.1.1, PS3.18 8.3.4).
+    """
+    exact = _wanted(keys).exact
+    if any(exact.get(column) for column in _NAMED_BY):
+        return []
+    return [
+        key.tag
+        for key in keys
+        if is_asked(level, key.tag)
+        and key.tag not in _IN_LEDGER
+        and not matching.is_universal(key)
+    ]
+
+
 def is_asked(level: Level, tag: BaseTag) -> bool:
     """Return whether a query at this level may ask for an attribute."""
     if tag in _ABOUT_THE_QUERY or tag.element == 0:
@@ -342,6 +368,9 @@ def _wanted(keys: Dataset, how: How = PLAIN, order: Sequence[str] = ()) -> Wante
         words = tuple(name_words(names[0], how.fuzzy))
     return Wanted(exact, like, span, tuple(order_column(one) for one in order), words)
 
+
+_NAMED_BY = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
+"""Columns that leave a handful of objects."""
 
 _LOOKED_UP = {
     "StudyInstanceUID": "study_instance_uid",

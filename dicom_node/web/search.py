@@ -16,7 +16,7 @@ from pydicom.tag import Tag
 from starlette.exceptions import HTTPException
 
 from dicom_node.standard.matching import SEVERAL, How
-from dicom_node.store.catalogue import CHARACTER_SET, ORDERS, Level, is_asked
+from dicom_node.store.catalogue import CHARACTER_SET, ORDERS, Level, is_asked, uncompared
 
 MOST = 1000
 """Matches in one answer; the rest is asked for with ``offset``."""
@@ -109,6 +109,8 @@ class Search:
         for keyword, uid in uids.items():
             key = _key(_tag(keyword), uid, has_lists=False)
             self.keys[key.tag] = key
+        for tag in uncompared(level, self.keys):
+            self._unknown[keyword_for_tag(tag)] = None
 
     def _take(self, name: str, value: str) -> None:
         if name in ("limit", "offset"):
