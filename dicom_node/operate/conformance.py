@@ -6,6 +6,9 @@ import json
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
@@ -25,7 +28,7 @@ from dicom_node.standard import status
 from dicom_node.standard.matching import WILD
 from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.web_services import RESOURCES, ROOT, SEARCH_PARAMETERS, STORE_FAILURES
-from dicom_node.store.catalogue import ATTRIBUTES, LEVELS, UNIQUE
+from dicom_node.store.catalogue import ATTRIBUTES, LEVELS, UNIQUE, Level, uncompared
 
 STATUSES = (
     (status.SUCCESS, "Success", "the Instance is on disk and in the ledger; also for a repetition"),
@@ -292,6 +295,16 @@ def _matching(vr: str) -> str:
     return "single value, wild card" if vr in WILD else "single value"
 
 
+def _within(level: Level, keyword: str) -> str:
+    """Return where alone a key is compared, if not everywhere."""
+    item, keys = Dataset(), Dataset()
+    item.CodeValue = "1"
+    tag = Tag(keyword)
+    vr = dictionary_VR(tag)
+    keys[tag] = DataElement(tag, vr, Sequence([item]) if vr == "SQ" else "1")
+    return " with a UID" if uncompared(level, keys) else ""
+
+
 def _query_retrieve() -> dict[str, Any]:
     return {
         "statuses": [
@@ -303,7 +316,7 @@ def _query_retrieve() -> dict[str, Any]:
                 "level": level,
                 "unique": UNIQUE[level],
                 "keys": [
-                    {**key, "matching": _matching(key["vr"])}
+                    {**key, "matching": _matching(key["vr"]) + _within(level, key["keyword"])}
                     for key in map(_tag_of, map(keyword_for_tag, sorted(ATTRIBUTES[level])))
                 ],
             }

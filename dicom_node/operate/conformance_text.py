@@ -255,7 +255,8 @@ def _retrieval(told: dict[str, Any]) -> Iterable[str]:
         "only. Several values: one is enough. Names match without regard to case, the whole or one "
         "of their component groups. No relational queries, no fuzzy matching by C-FIND, no "
         "combined date and time. An attribute that no column of the ledger holds is matched where "
-        "a UID of study, series or instance is a key, and counts as empty elsewhere (0xFF01). A text with wild cards has at most 1,024 characters. Responses "
+        "a UID of study, series or instance is a key, and counts as empty elsewhere (0xFF01). A "
+        "text with wild cards has at most 1,024 characters. Responses "
         "are in ISO_IR 192. C-MOVE and C-GET send a report in the SR class that the receiver "
         "accepts.\n"
     )

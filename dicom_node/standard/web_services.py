@@ -33,7 +33,7 @@ SEARCH_PARAMETERS: Final = (
     "offset",
     "orderby",
 )
-RENDERED_PARAMETERS: Final = ("accept", "charset", "viewport")
+RENDERED_PARAMETERS: Final = ("accept", "charset", "viewport", "window")
 
 
 @dataclass(frozen=True, slots=True)

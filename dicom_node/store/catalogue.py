@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -226,7 +226,7 @@ class Catalogue:
         wanted.sort(key=lambda key: key.tag not in _IN_LEDGER)
         for group in self._groups(level, _wanted(keys, how, order)):
             for entity in _entities(level, group):
-                entity.RetrieveAETitle = self._ae_title
+                _put(entity, "RetrieveAETitle", self._ae_title)
                 if matching.all_match(wanted, entity, how):
                     yield entity
 
@@ -329,9 +329,7 @@ def uncompared(level: Level, keys: Dataset) -> list[BaseTag]:
     return [
         key.tag
         for key in keys
-        if is_asked(level, key.tag)
-        and key.tag not in _IN_LEDGER
-        and not matching.is_universal(key)
+        if is_asked(level, key.tag) and key.tag not in _IN_LEDGER and not matching.is_universal(key)
     ]
 
 
@@ -428,18 +426,18 @@ def _attributes(
 ) -> Dataset:
     """Return what is known at this level; `study` and `series` are what is counted."""
     found = _of_ledger(level, stored)
-    found.InstanceAvailability = "ONLINE"
+    _put(found, "InstanceAvailability", "ONLINE")
     if level == "PATIENT":
-        found.NumberOfPatientRelatedStudies = len({one.study_instance_uid for one in study})
-        found.NumberOfPatientRelatedSeries = len({one.series_instance_uid for one in study})
-        found.NumberOfPatientRelatedInstances = len(study)
+        _put(found, "NumberOfPatientRelatedStudies", len({one.study_instance_uid for one in study}))
+        _put(found, "NumberOfPatientRelatedSeries", len({one.series_instance_uid for one in study}))
+        _put(found, "NumberOfPatientRelatedInstances", len(study))
         return found
-    found.ModalitiesInStudy = sorted({_modality(one) for one in study} - {""})
-    found.SOPClassesInStudy = sorted({one.sop_class_uid for one in study})
-    found.NumberOfStudyRelatedSeries = len({one.series_instance_uid for one in study})
-    found.NumberOfStudyRelatedInstances = len(study)
+    _put(found, "ModalitiesInStudy", sorted({_modality(one) for one in study} - {""}))
+    _put(found, "SOPClassesInStudy", sorted({one.sop_class_uid for one in study}))
+    _put(found, "NumberOfStudyRelatedSeries", len({one.series_instance_uid for one in study}))
+    _put(found, "NumberOfStudyRelatedInstances", len(study))
     if level in ("SERIES", "IMAGE"):
-        found.NumberOfSeriesRelatedInstances = len(series)
+        _put(found, "NumberOfSeriesRelatedInstances", len(series))
     return found
 
 
@@ -454,9 +452,15 @@ def _of_ledger(level: Level, stored: Stored) -> Found:
                 tag, vr = _TAGS[keyword]
                 found[tag] = DataElement(tag, vr, text or None, validation_mode=config.IGNORE)
         if level in ("SERIES", "IMAGE"):
-            found.Modality = _modality(stored)
+            _put(found, "Modality", _modality(stored))
     found.open_later(stored, level)
     return found
+
+
+def _put(found: Dataset, keyword: str, value: Any) -> None:
+    """Set an attribute; by its name pydicom would ask whether it is there, and open the file."""
+    tag, vr = _tag_of(keyword)
+    found[tag] = DataElement(tag, vr, value)
 
 
 def _modality(stored: Stored) -> str:
@@ -464,6 +468,7 @@ def _modality(stored: Stored) -> str:
     return known or str(stored.header.get("Modality", ""))
 
 
+@cache
 def _tag_of(keyword: str) -> tuple[BaseTag, str]:
     tag = tag_for_keyword(keyword)
     if tag is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -39,8 +40,17 @@ from dicom_node.standard.web_services import (
 from dicom_node.store.catalogue import Catalogue, Level, Stored, key
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
-from dicom_node.web import capabilities, media_types, multipart, native_model, pictures, tree
+from dicom_node.web import (
+    capabilities,
+    media_types,
+    multipart,
+    native_model,
+    pictures,
+    preview,
+    tree,
+)
 from dicom_node.web.media_types import DICOM, JSON, OCTETS, PLAIN_JSON, RELATED, XML, choose
+from dicom_node.web.pictures import Viewer
 from dicom_node.web.search import Search, warning
 from dicom_node.web.sessions import Door, from_our_page
 from dicom_node.web.stow import Storing, boundary_of
@@ -209,10 +219,11 @@ def _add_retrieval(
         received = catalogue.received(study, series, instance)
         return found_or_404(named("IMAGE", **uids) or ([received] if received else []))
 
+    viewer = pictures.Viewer()
     for path, find in ((STUDY, of_study), (SERIES, of_series), (INSTANCE, of_instance)):
         _add_objects(router, path, find, root, client, trail)
-        _add_rendered(router, path, find, client, trail)
-    _add_frames(router, of_instance, client, trail)
+        _add_rendered(router, path, find, client, trail, viewer)
+    _add_frames(router, of_instance, client, trail, viewer)
     _add_bulk_data(router, of_instance, client, trail)
 
 
@@ -255,18 +266,19 @@ def _add_objects(
 
 
 def _add_rendered(
-    router: APIRouter, path: str, find: Find, client: Client, trail: WebTrail
+    router: APIRouter, path: str, find: Find, client: Client, trail: WebTrail, viewer: Viewer
 ) -> None:
     guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
 
     @_get(router, f"{path}/rendered", dependencies=guarded)
     def rendered(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
-        """Send what a person can look at: reports as text, pages as pictures, documents as PDF."""
-        views = {one.sop_instance_uid: _views(one) for one in found}
+        """Send what a person can look at: reports as text, images, documents as PDF."""
+        views = {one.sop_instance_uid: _views(one, viewer) for one in found}
         offered = list(dict.fromkeys(kind for kinds in views.values() for kind in kinds))
         if not offered:
             raise HTTPException(406, "nothing of this can be rendered")
         kind = choose(request, offered)
+        window = _window(request)
         shown = [one for one in found if kind in views[one.sop_instance_uid]]
         trail.accessed(request, name, shown)
         headers = _unknown_parameters(request)
@@ -278,17 +290,25 @@ def _add_rendered(
             page = tree.page(map(tree.as_html, read))
             return StreamingResponse(page, media_type=kind, headers=headers)
         largest = _viewport(request)
+
+        def view(stored: Stored) -> bytes:
+            if kind == _PDF:
+                return _document(dcmread(stored.path))
+            return viewer.picture(stored, kind, largest, window)
+
         if len(shown) == 1:
-            return Response(_view(next(read), kind, largest), media_type=kind, headers=headers)
-        return multipart.related(kind, ((kind, [_view(ds, kind, largest)]) for ds in read))
+            return Response(view(shown[0]), media_type=kind, headers=headers)
+        return multipart.related(kind, ((kind, [view(one)]) for one in shown))
 
     @_get(router, f"{path}/thumbnail", dependencies=guarded)
     def thumbnail(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
         """Send a small picture of the first object that has one."""
-        return _one_picture(request, name, found, trail, pictures.THUMBNAIL)
+        return _one_picture(request, name, found, trail, viewer, pictures.THUMBNAIL)
 
 
-def _add_frames(router: APIRouter, find: Find, client: Client, trail: WebTrail) -> None:
+def _add_frames(
+    router: APIRouter, find: Find, client: Client, trail: WebTrail, viewer: Viewer
+) -> None:
     guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
     path = f"{INSTANCE}/frames/{{frames}}"
 
@@ -298,7 +318,7 @@ def _add_frames(router: APIRouter, find: Find, client: Client, trail: WebTrail) 
     ) -> Response:
         """Send the pixels of a Secondary Capture as they are."""
         (stored,) = found
-        _check_frames(stored, frames)
+        _check_frames(frames, has_picture=pictures.has_picture(stored.header))
         kind = choose(request, (f'{RELATED};type="{OCTETS}"', OCTETS))
         trail.retrieved(request, name, found)
         content = pictures.frame(dcmread(stored.path))
@@ -311,16 +331,16 @@ def _add_frames(router: APIRouter, find: Find, client: Client, trail: WebTrail) 
         request: Request, frames: str, name: str = caller, found: list[Stored] = wanted
     ) -> Response:
         """Send a frame as a picture."""
-        _check_frames(found[0], frames)
-        return _one_picture(request, name, found, trail, None)
+        _check_frames(frames, has_picture=bool(viewer.media_types(found[0])))
+        return _one_picture(request, name, found, trail, viewer, None)
 
     @_get(router, f"{path}/thumbnail", dependencies=guarded)
     def thumbnail(
         request: Request, frames: str, name: str = caller, found: list[Stored] = wanted
     ) -> Response:
         """Send a frame as a small picture."""
-        _check_frames(found[0], frames)
-        return _one_picture(request, name, found, trail, pictures.THUMBNAIL)
+        _check_frames(frames, has_picture=bool(viewer.media_types(found[0])))
+        return _one_picture(request, name, found, trail, viewer, pictures.THUMBNAIL)
 
 
 def _add_bulk_data(router: APIRouter, find: Find, client: Client, trail: WebTrail) -> None:
@@ -373,17 +393,13 @@ def _attributes(
     return StreamingResponse(content(), media_type=kind, headers=headers)
 
 
-def _views(stored: Stored) -> tuple[str, ...]:
+def _views(stored: Stored, viewer: Viewer) -> tuple[str, ...]:
     """Return as what an object can be looked at, the first one where nobody has a wish."""
     if stored.sop_class_uid.startswith(tree.SR_CLASSES):
         return ("text/html", "text/plain")
     if stored.sop_class_uid == _PDF_CLASS:
         return (_PDF,)
-    return pictures.media_types() if pictures.has_picture(stored.header) else ()
-
-
-def _view(ds: Dataset, kind: str, largest: int | None) -> bytes:
-    return _document(ds) if kind == _PDF else pictures.picture(ds, kind, largest)
+    return viewer.media_types(stored)
 
 
 def _document(ds: Dataset) -> bytes:
@@ -393,18 +409,24 @@ def _document(ds: Dataset) -> bytes:
 
 
 def _one_picture(
-    request: Request, name: str, found: Sequence[Stored], trail: WebTrail, largest: int | None
+    request: Request,
+    name: str,
+    found: Sequence[Stored],
+    trail: WebTrail,
+    viewer: Viewer,
+    largest: int | None,
 ) -> Response:
-    shown = next((one for one in found if pictures.has_picture(one.header)), None)
+    shown = next((one for one in found if viewer.media_types(one)), None)
     if shown is None:
         raise NotFound("there is no picture here")
-    kind = choose(request, pictures.media_types())
+    kind = choose(request, viewer.media_types(shown))
+    window = _window(request)
     trail.accessed(request, name, [shown])
-    content = pictures.picture(dcmread(shown.path), kind, _viewport(request) or largest)
+    content = viewer.picture(shown, kind, _viewport(request) or largest, window)
     return Response(content, media_type=kind, headers=_unknown_parameters(request))
 
 
-def _check_frames(stored: Stored, frames: str) -> None:
+def _check_frames(frames: str, *, has_picture: bool) -> None:
     """Refuse what is no list of frames, and every frame but the only one.
 
     Raises
@@ -417,8 +439,33 @@ def _check_frames(stored: Stored, frames: str) -> None:
     numbers = frames[:256].split(",")
     if not all(number.isascii() and number.isdigit() for number in numbers):
         raise HTTPException(400, "frames are numbers with commas between them")
-    if not pictures.has_picture(stored.header) or {int(number) for number in numbers} != {1}:
+    if not has_picture or {int(number) for number in numbers} != {1}:
         raise NotFound("there is no such frame here")
+
+
+def _window(request: Request) -> str:
+    """Return the window that is asked for (PS3.18 8.3.5.1.4), empty without one.
+
+    Raises
+    ------
+    HTTPException
+        400: it is not a center, a width and a function.
+    """
+    asked = request.query_params.get("window")
+    if asked is None:
+        return ""
+    parts = [part.strip().lower() for part in asked[:128].split(",")]
+    function = parts.pop() if len(parts) == 3 else "linear"
+    try:
+        center, width = (float(part) for part in parts)
+    except ValueError:
+        center = width = math.nan
+    least = 1 if function == "linear" else math.ulp(0)
+    is_number = math.isfinite(center) and math.isfinite(width) and width >= least
+    if not is_number or function not in preview.FUNCTIONS:
+        functions = ", ".join(preview.FUNCTIONS)
+        raise HTTPException(400, f"window is center,width,function; functions are {functions}")
+    return f"{center!r},{width!r},{function}"
 
 
 def _viewport(request: Request) -> int | None:

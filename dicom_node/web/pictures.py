@@ -1,7 +1,8 @@
-"""The pixels of this node's own Secondary Captures: frames, pictures and thumbnails (PS3.18 10.4).
+"""Frames, pictures and thumbnails (PS3.18 10.4) of own Secondary Captures and received images.
 
-The pages are grey or RGB, eight bits, not compressed. PNG is written here; JPEG needs Pillow, which
-comes with the worker, and is left out without it.
+The own pages are grey or RGB, eight bits, not compressed. Their PNG is written here; JPEG needs
+Pillow, which comes with the worker, and is left out without it. Received images are drawn by
+`dicom_node.web.preview`, in a process of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,12 @@ import struct
 import zlib
 from importlib.util import find_spec
 
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+
+from dicom_node.dimse.contexts import IMAGES
+from dicom_node.store.catalogue import Stored
+from dicom_node.web import preview
 
 JPEG = "image/jpeg"
 PNG = "image/png"
@@ -26,6 +32,45 @@ _UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.
 _SHOWN = ("MONOCHROME1", "MONOCHROME2", "RGB")
 _COLOURS = {1: 0, 3: 2}
 """Samples per pixel -> colour type of PNG."""
+
+
+class Viewer:
+    """Makes pictures of what has any."""
+
+    def __init__(self) -> None:
+        self._previews = preview.Previews()
+
+    def media_types(self, stored: Stored) -> tuple[str, ...]:
+        """Return as what an object can be seen, the Standard's default first; maybe nothing."""
+        if stored.sop_class_uid in IMAGES:
+            return () if self._previews.why_not() else (JPEG, PNG)
+        return media_types() if has_picture(stored.header) else ()
+
+    def picture(
+        self, stored: Stored, kind: str, largest: int | None = None, window: str = ""
+    ) -> bytes:
+        """Return an object as a picture.
+
+        Parameters
+        ----------
+        kind : str
+            One of its `media_types`.
+        largest : int, optional
+            Most pixels of the longer side.
+        window : str, optional
+            Center, width and function, for received images; the pages have none.
+
+        Raises
+        ------
+        NotFound
+            It cannot be drawn.
+        Busy
+            Too many pictures are being drawn.
+        """
+        if stored.sop_class_uid in IMAGES:
+            name = "JPEG" if kind == JPEG else "PNG"
+            return self._previews.picture(stored.path, window or "sent", name, largest or 0)
+        return picture(dcmread(stored.path), kind, largest)
 
 
 def media_types() -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """A picture of an Instance, drawn in a process of its own: what is in the file is not trusted.
 
-``python -m dicom_node.web.preview WINDOW`` reads a file from standard input and writes a PNG. It
-needs NumPy and Pillow, which come with the worker; a node without them shows no picture.
+``python -m dicom_node.web.preview WINDOW KIND LARGEST`` reads a file from standard input and writes
+a PNG or JPEG. It needs NumPy and Pillow, which come with the worker; a node without them shows no
+picture.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ WINDOWS = {
 DATA = "data"
 """Instead of a key of `WINDOWS`: 16 bits of all values, for a page that has a window of its own."""
 
+FUNCTIONS = ("linear", "linear-exact", "sigmoid")
+"""How a window becomes grey (PS3.3 C.11.2.1.2, C.11.2.1.3; PS3.18 8.3.5.1.4 names them so)."""
+
 LARGEST_DATA = 2048
 LARGEST = 1024
 """Pixels of the longer side."""
@@ -46,6 +50,7 @@ WAIT_S = 60
 """Longest wait: a machine with much to do is no fault of the image."""
 MEMORY = 4 << 30
 _KEPT = 48
+_LARGEST_KEPT = 1 << 22
 
 
 class Previews:
@@ -53,7 +58,7 @@ class Previews:
 
     def __init__(self) -> None:
         self._drawing = threading.BoundedSemaphore(2)
-        self._kept: OrderedDict[tuple[Path, str], bytes] = OrderedDict()
+        self._kept: OrderedDict[tuple[Path, str, str, int], bytes] = OrderedDict()
 
     def why_not(self) -> str:
         """Return why there are no pictures here, empty where there are."""
@@ -61,7 +66,20 @@ class Previews:
         return "not installed" if missing else ""
 
     def png(self, path: Path, window: str) -> bytes:
+        """Return the picture as the pages show it; raises as `picture`."""
+        return self.picture(path, window)
+
+    def picture(self, path: Path, window: str, kind: str = "PNG", largest: int = LARGEST) -> bytes:
         """Return the picture.
+
+        Parameters
+        ----------
+        window : str
+            As `draw` takes it.
+        kind : str
+            ``PNG`` or ``JPEG``.
+        largest : int
+            Most pixels of the longer side; 0 for all there are.
 
         Raises
         ------
@@ -70,23 +88,24 @@ class Previews:
         Busy
             Too many pictures are being drawn.
         """
-        key = (path, window)
+        key = (path, window, kind, largest)
         if (kept := self._kept.get(key)) is not None:
             return kept
         if not self._drawing.acquire(timeout=WAIT_S):
             raise Busy("too many pictures are being drawn")
         try:
-            picture = _drawn(path, window)
+            picture = _drawn(path, window, kind, largest)
         finally:
             self._drawing.release()
-        self._kept[key] = picture
+        if len(picture) < _LARGEST_KEPT:
+            self._kept[key] = picture
         while len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
         return picture
 
 
-def _drawn(path: Path, window: str) -> bytes:
-    command = python_command("-m", __name__, window)
+def _drawn(path: Path, window: str, kind: str, largest: int) -> bytes:
+    command = python_command("-m", __name__, window, kind, str(largest))
     environment = child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     try:
         with path.open("rb") as file:
@@ -102,21 +121,26 @@ def _drawn(path: Path, window: str) -> bytes:
         raise NotFound("the image is not here any more") from exc
     except subprocess.TimeoutExpired as exc:
         raise NotFound("the image takes too long to draw") from exc
-    if done.returncode or not done.stdout.startswith(b"\x89PNG"):
+    if done.returncode or not done.stdout.startswith((b"\x89PNG", b"\xff\xd8")):
         raise NotFound("the image cannot be drawn")
     return done.stdout
 
 
-def draw(file: BinaryIO, window: str) -> bytes:
-    """Return a PNG of the first frame.
+def draw(file: BinaryIO, window: str, kind: str = "PNG", largest: int = LARGEST) -> bytes:
+    """Return a picture of the first frame.
 
     Parameters
     ----------
     file : binary file
         A Part 10 file.
     window : str
-        A key of `WINDOWS`, or `DATA`: 16 bits of grey, bright as shown, whose text chunks ``low``
-        and ``high`` name the values of black and white, ``center`` and ``width`` the window.
+        A key of `WINDOWS`; center, width and one of `FUNCTIONS` with commas between them; or
+        `DATA`: 16 bits of grey, bright as shown, whose text chunks ``low`` and ``high`` name the
+        values of black and white, ``center`` and ``width`` the window.
+    kind : str
+        ``PNG`` or ``JPEG``, of eight bits.
+    largest : int
+        Most pixels of the longer side; 0 for all there are.
     """
     import numpy as np
     from PIL import Image
@@ -128,11 +152,12 @@ def draw(file: BinaryIO, window: str) -> bytes:
     if window == DATA:
         return _data(pixels, dataset)
     if dataset.get("SamplesPerPixel", 1) == 1:
-        pixels = _shown(pixels, dataset, window) * 255
+        pixels = np.rint(_shown(pixels, dataset, window) * 255)
     picture = Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
-    picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    if largest:
+        picture.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     drawn = io.BytesIO()
-    picture.save(drawn, "PNG")
+    picture.save(drawn, kind, quality=90)
     return drawn.getvalue()
 
 
@@ -147,7 +172,11 @@ def _shown(pixels: NDArray[Any], dataset: Dataset, window: str) -> NDArray[np.fl
     is_inverse = _is_inverse(dataset)
     if window == "local" or window in contrast.SHARES:
         return contrast.preset(-values if is_inverse else values, window)
-    shown = _as_sent(values, dataset)
+    if "," in window:
+        center, width, function = window.split(",")
+        shown = _windowed(values, float(center), float(width), function)
+    else:
+        shown = _as_sent(values, dataset)
     return 1 - shown if is_inverse != (window == "inverted") else shown
 
 
@@ -194,8 +223,8 @@ def _as_sent(values: NDArray[np.float32], dataset: Dataset) -> NDArray[np.float3
 
     if dataset.get("WindowWidth") not in (None, "") and dataset.get("WindowCenter") is not None:
         center, width = (_first(dataset[name].value) for name in ("WindowCenter", "WindowWidth"))
-        # Linear (PS3.3 C.11.2.1.2.1); other functions differ too little to see.
-        return _between(values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
+        function = str(dataset.get("VOILUTFunction") or "").lower().replace("_", "-")
+        return _windowed(values, center, width, function)
     if dataset.get("VOILUTSequence"):
         looked_up = np.asarray(apply_voi(values.astype(np.int32), dataset), np.float32)
         # By the bits that its entries use: devices declare others.
@@ -203,6 +232,20 @@ def _as_sent(values: NDArray[np.float32], dataset: Dataset) -> NDArray[np.float3
         return _between(looked_up, 0.0, float(2**bits - 1))
     low, high = np.percentile(values, (0.1, 99.9))
     return _between(values, float(low), float(high))
+
+
+def _windowed(
+    values: NDArray[np.float32], center: float, width: float, function: str
+) -> NDArray[np.float32]:
+    """Return values under a window; what is no known function is linear (PS3.3 C.11.2.1.2)."""
+    import numpy as np
+
+    if function == "sigmoid":
+        steps = np.clip(-4 * (values - center) / max(width, 1e-6), -80, 80)
+        return np.asarray(1 / (1 + np.exp(steps)), np.float32)
+    if function == "linear-exact":
+        return _between(values, center - width / 2, center + width / 2)
+    return _between(values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
 
 
 def _between(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
@@ -228,4 +271,4 @@ def _limit() -> None:
 if __name__ == "__main__":
     _limit()
     confine()
-    sys.stdout.buffer.write(draw(sys.stdin.buffer, sys.argv[1]))
+    sys.stdout.buffer.write(draw(sys.stdin.buffer, sys.argv[1], sys.argv[2], int(sys.argv[3])))

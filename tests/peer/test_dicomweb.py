@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import subprocess
 from collections.abc import Iterator
 from email import policy
 from email.parser import BytesParser
@@ -11,18 +12,23 @@ from typing import Any
 from xml.etree import ElementTree
 
 import httpx2
+import numpy as np
 import pytest
 import reports
 from dicomweb_client.api import DICOMwebClient
 from dicomweb_client.session_utils import create_session
 from listening import radiograph
+from peers import need
 from PIL import Image
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
+from pydicom.uid import RLELossless
 from results import add_result, answer_job
 from serving import SECRET, Api, serving
 
 from dicom_node.operate import show
+from dicom_node.store import catalogue
+from dicom_node.web import preview
 from worker.report.sr import Document
 
 pytestmark = pytest.mark.peer
@@ -62,7 +68,7 @@ def get(
     api: Api, path: str, headers: dict[str, str] | None = None, **query: Any
 ) -> httpx2.Response:
     url = f"{api.url}/dicom-web{path}"
-    return httpx2.get(url, params=query or None, headers=BEARER | (headers or {}))
+    return httpx2.get(url, params=query or None, headers=BEARER | (headers or {}), timeout=60)
 
 
 def where(document: Document, study: str) -> str:
@@ -293,8 +299,25 @@ def test_sequences_are_searched(api: Api, made: object) -> None:
     name = "ConceptNameCodeSequence"
     code = get(api, "/instances", includefield=name).json()[0]["0040A043"]["Value"][0]
     value = code["00080100"]["Value"][0]
-    assert get(api, "/instances", **{f"{name}.CodeValue": value}).json()
-    assert not get(api, "/instances", **{f"{name}.CodeValue": "none"}).json()
+    asked = "/studies/1.2.3/instances"
+    assert get(api, asked, **{f"{name}.CodeValue": value}).json()
+    assert not get(api, asked, **{f"{name}.CodeValue": "none"}).json()
+
+
+def test_what_no_column_holds_is_not_searched_in_every_file(
+    api: Api, made: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    read = catalogue.read_head
+    monkeypatch.setattr(catalogue, "read_head", lambda path: opened.append(path) or read(path))
+    for asked in ({"PatientComments": "none"}, {"Manufacturer": "none", "limit": "1"}):
+        opened.clear()
+        answer = get(api, "/series", **asked)
+        assert answer.status_code == 200
+        assert f"ignored, as not supported here: {next(iter(asked))}" in answer.headers["Warning"]
+        assert len(opened) <= len(answer.json()), "at most one file a match"
+        assert answer.json()
+    assert get(api, "/studies/1.2.3/series", Manufacturer="none").json() == []
 
 
 # WADO-RS
@@ -387,6 +410,7 @@ def posted(
         f"{api.url}/dicom-web{path}",
         content=body + b"--mark" + end,
         headers=BEARER | {"Content-Type": kind, "Accept": accept},
+        timeout=60,
     )
 
 
@@ -420,8 +444,6 @@ def test_what_was_stored_is_fetched_where_the_answer_says(api: Api, client: DICO
     uids = (ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID)
     assert client.retrieve_instance(*uids) == ds
     assert client.retrieve_instance_metadata(*uids)["00100020"]["Value"] == ["T1"]
-    rendered = get(api, where.partition("/dicom-web")[2] + "/rendered")
-    assert rendered.status_code == 406  # sixteen bits are for the pages
     with pytest.raises(Exception, match="404"):
         client.retrieve_instance("1.2.3", *uids[1:])
 
@@ -616,6 +638,100 @@ def test_a_secondary_capture_is_rendered(page: tuple[Api, str, Dataset]) -> None
             assert (picture.format, picture.size) == (expected, (ds.Columns, ds.Rows))
     exact = Image.open(BytesIO(get(api, f"{path}/rendered", {"Accept": "image/png"}).content))
     assert exact.tobytes() == ds.PixelData[: ds.Rows * ds.Columns]
+
+
+@pytest.fixture(scope="module")
+def radiographs(api: Api, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+    """Files of images that were stored, and where they are: of 12 bits, inverse, and signed."""
+    folder, made = tmp_path_factory.mktemp("images"), {}
+    for name in ("plain", "inverse", "rescaled", "compressed"):
+        ds = reports.again(radiograph(rows=96, columns=80))
+        grey = np.arange(96 * 80).reshape(96, 80) * 4095 // (96 * 80 - 1)
+        if name == "inverse":
+            ds.PhotometricInterpretation = "MONOCHROME1"
+        if name == "rescaled":
+            ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 15, 1
+            ds.RescaleSlope, ds.RescaleIntercept, grey = "0.5", "1000", grey - 2000
+        ds.PixelData = grey.astype("<i2").tobytes()
+        ds.WindowCenter, ds.WindowWidth = "1500", "1200"
+        uid = ds.SOPInstanceUID
+        if name == "compressed":
+            ds.compress(RLELossless)
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid
+        path = folder / f"{name}.dcm"
+        ds.save_as(path, enforce_file_format=True)
+        answer = posted(api, path.read_bytes())
+        assert answer.status_code == 200, answer.text
+        study = f"/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}"
+        made[name] = path, f"{study}/instances/{ds.SOPInstanceUID}"
+    return made
+
+
+def grey_levels(path: Path, center: float, width: float, function: str) -> np.ndarray:
+    """Return what PS3.3 C.11.2.1.2 and C.11.2.1.3 say, in double precision and by loops."""
+    ds = dcmread(path)
+    slope, intercept = float(ds.get("RescaleSlope", 1)), float(ds.get("RescaleIntercept", 0))
+    x = ds.pixel_array.astype(float) * slope + intercept
+    if function == "linear":
+        y = (x - (center - 0.5)) / (width - 1) + 0.5
+    elif function == "linear-exact":
+        y = (x - center) / width + 0.5
+    else:
+        y = 1 / (1 + np.exp(-4 * (x - center) / width))
+    y = np.clip(y, 0, 1) * 255
+    return 255 - y if ds.PhotometricInterpretation == "MONOCHROME1" else y
+
+
+@pytest.mark.parametrize("name", ["plain", "inverse", "rescaled", "compressed"])
+def test_a_received_image_is_rendered_by_the_window_that_is_asked_for(
+    api: Api, radiographs: dict[str, tuple[Path, str]], name: str
+) -> None:
+    path, where = radiographs[name]
+    query, window = {
+        "plain": ("?window=1800,900.5,linear-exact", (1800.0, 900.5, "linear-exact")),
+        "inverse": ("?window=1800,900", (1800.0, 900.0, "linear")),
+        "rescaled": ("?window=1800,900,SIGMOID", (1800.0, 900.0, "sigmoid")),
+        "compressed": ("", (1500.0, 1200.0, "linear")),
+    }[name]
+    answer = get(api, f"{where}/frames/1/rendered{query}", {"Accept": "image/png"})
+    assert answer.headers["Content-Type"] == "image/png"
+    assert "Warning" not in answer.headers
+    picture = Image.open(BytesIO(answer.content))
+    assert (picture.mode, picture.size) == ("L", (80, 96))
+    shown, exact = np.asarray(picture, float), grey_levels(path, *window)
+    assert np.abs(shown - exact).max() <= 0.51  # the nearest level
+    assert len(np.unique(shown)) > 100
+
+
+def test_dcmtk_renders_a_received_image_alike(
+    radiographs: dict[str, tuple[Path, str]], tmp_path: Path
+) -> None:
+    for name in ("plain", "inverse", "rescaled"):
+        path, _ = radiographs[name]
+        command = [need("dcm2pnm"), "+Ww", "1800", "900", "+opb", str(path), str(tmp_path / "x")]
+        subprocess.run(command, check=True, timeout=60)
+        theirs = np.asarray(Image.open(tmp_path / "x"), float)
+        drawn = preview.draw(BytesIO(path.read_bytes()), "1800,900,linear", "PNG", 0)
+        ours = np.asarray(Image.open(BytesIO(drawn)), float)
+        assert np.abs(ours - theirs).max() <= 1
+
+
+def test_a_received_image_is_had_small_and_as_jpeg(
+    api: Api, radiographs: dict[str, tuple[Path, str]]
+) -> None:
+    _, where = radiographs["plain"]
+    picture = Image.open(BytesIO(get(api, f"{where}/rendered?viewport=40,40").content))
+    assert (picture.format, max(picture.size)) == ("JPEG", 40)
+    assert get(api, f"{where}/rendered", {"Accept": "text/html"}).status_code == 406
+    for wrong in (
+        "1800",
+        "1800,0,linear",
+        "a,b,linear",
+        "1,2,3,4",
+        "1800,900,cubic",
+        "nan,5,linear",
+    ):
+        assert get(api, f"{where}/rendered?window={wrong}").status_code == 400, wrong
 
 
 def test_thumbnails_and_viewports_are_small(page: tuple[Api, str, Dataset]) -> None:

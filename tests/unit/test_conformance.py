@@ -244,9 +244,12 @@ def stated_attributes(kind: str) -> list[dict[str, str]]:
 def test_every_key_is_matched_as_it_is_stated(tmp_path: Path) -> None:
     with listening(tmp_path) as node:
         add_result(node.ledger, node.spool, seconds=())
+        (study,) = (row.study_instance_uid for row in node.ledger.history.recent())
         for level in statement(Settings())["query_retrieve"]["levels"]:
             for one in level["keys"]:
                 keys = Dataset()
+                if one["matching"].endswith(" with a UID"):
+                    keys.StudyInstanceUID = study
                 setattr(keys, one["keyword"], None if one["vr"] != "SQ" else [])
                 find = node.listener._retrieval._catalogue.find
                 (found, *_) = find(level["level"], keys)
