@@ -31,6 +31,7 @@ from pydicom.uid import UID
 
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.standard.legal import legal_date, legal_time
+from dicom_node.standard.unreadable import UNREADABLE
 
 # pydicom's complaints about a value print the value: patient data would reach the log.
 config.settings.reading_validation_mode = config.IGNORE
@@ -308,7 +309,7 @@ def texts_of(ds: Dataset) -> Iterator[str]:
             if element.VR not in _TEXTS:
                 continue
             values = element.value if isinstance(element.value, MultiValue) else [element.value]
-        except Exception:  # noqa: BLE001, S112 - bytes that are no value of their VR hold no text
+        except UNREADABLE:  # bytes that are no value of their VR hold no text
             continue
         for value in values:
             text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
@@ -498,7 +499,7 @@ def _element(ds: Dataset, keyword: str) -> DataElement | None:
     try:
         tag = tag_for_keyword(keyword)
         return ds[tag] if tag is not None and tag in ds else None
-    except Exception:  # noqa: BLE001 - bytes that are no value of their VR: pydicom raises anything
+    except UNREADABLE:
         return None
 
 

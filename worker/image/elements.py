@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -11,23 +10,8 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.charset import decode_bytes, python_encoding
 from pydicom.dataelem import RawDataElement
-from pydicom.errors import InvalidDicomError
 
-UNREADABLE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-"""What pydicom raises when it makes values of a stranger's bytes."""
+from dicom_node.standard.unreadable import UNREADABLE
 
 _MULTI_BYTE = ("iso2022", "shift", "gb", "euc", "johab")
 """Beginnings of Python's names of codecs whose bytes may look like UTF-8 by chance."""

@@ -18,6 +18,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from dicom_node.base.errors import Rejected
 from dicom_node.base.rims import foreign_code
+from dicom_node.standard.unreadable import UNREADABLE
 from worker.image import elements
 
 MOST_BYTES = 160 << 20
@@ -169,7 +170,7 @@ def _up_to_a_fault(parse: Callable[[_File], Dataset], source: _File) -> tuple[Da
             return ds, source
     except (RecursionError, _Endless):
         raise
-    except elements.UNREADABLE:
+    except UNREADABLE:
         if not source.last_at:
             raise
     shorter = source.again(source.last_at)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from dicom_node.base.errors import ConfigurationError, Unreachable
+from dicom_node.base.errors import ChexFractError, ConfigurationError, Unreachable
+from dicom_node.base.rims import foreign_code
 from worker.research.sources import Found, Source
 
 MODALITIES = ("CR", "DX")
@@ -168,16 +169,16 @@ class _Reader:
     def _fetch(self, study: str, series: str, uid: str) -> bytes:
         import io
 
+        broken = OSError(0, "The archive's answer is not a DICOM object.")
         try:
-            # In whatever transfer syntax it is kept: nothing is to be compressed anew.
-            ds = self._client.retrieve_instance(
-                study, series, uid, media_types=(("application/dicom", "*"),)
-            )
+            # The client parses whatever the archive sends.
+            with foreign_code(lambda _: broken, passes=(ChexFractError, self._failures)):
+                # In whatever transfer syntax it is kept: nothing is to be compressed anew.
+                ds = self._client.retrieve_instance(
+                    study, series, uid, media_types=(("application/dicom", "*"),)
+                )
         except self._failures as exc:
             raise OSError(0, f"The archive does not give it: {self._why(exc)}") from exc
-        except Exception as exc:
-            # The client parses whatever the archive sends.
-            raise OSError(0, "The archive's answer is not a DICOM object.") from exc
         file = io.BytesIO()
         ds.save_as(file, enforce_file_format=True)
         return file.getvalue()

@@ -1,0 +1,23 @@
+"""What pydicom raises when it makes values of bytes that nobody vouches for."""
+
+from __future__ import annotations
+
+import struct
+
+from pydicom.errors import InvalidDicomError
+
+UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What pydicom raises when it makes values of a stranger's bytes."""
