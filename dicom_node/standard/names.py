@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import unicodedata
+from unicodedata import category
 
 MAX_WORDS = 16
 """Words of a fuzzy search that are compared; no name has as many."""
+
+_PLAIN = str.maketrans(
+    {
+        "ø": "o",
+        "ł": "l",
+        "đ": "d",
+        "ð": "d",
+        "ħ": "h",
+        "ŧ": "t",
+        "ı": "i",  # Turkish: devices write ILGAZ for Ilgaz and for its dotless namesake
+        "æ": "ae",
+        "œ": "oe",
+        "þ": "th",
+        "ـ": None,  # Arabic tatweel only stretches a word
+        "ى": "ي",
+        "ی": "ي",
+        "ک": "ك",
+        "ة": "ه",
+    }
+)
+"""Letters that Unicode does not take apart and people write in several ways."""
 
 _SEPARATORS = str.maketrans(dict.fromkeys("^=,;.'’`´-", " "))
 
@@ -22,8 +44,18 @@ def folded(text: str) -> str:
     """Return a text without case and accents: ``Müller`` and ``MULLER`` become one."""
     if text.isascii():
         return text.lower()
-    letters = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+    # Twice: some letters are taken apart into capitals, and some small ones into marks.
+    letters = unicodedata.normalize("NFKD", text.casefold()).casefold()
+    bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return bare.translate(_PLAIN)
+
+
+def spaced(text: str) -> str:
+    """Return a folded text with a blank for each character that is of no word, but * and ?.
+
+    A vowel sign of Hindi or Thai is a mark and no letter, and yet in the middle of a word.
+    """
+    return "".join(c if c.isalnum() or c in "*?" or category(c)[0] == "M" else " " for c in text)
 
 
 def words(name: str) -> list[str]:

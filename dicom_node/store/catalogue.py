@@ -28,7 +28,7 @@ from pydicom.tag import BaseTag, Tag
 from dicom_node.standard import matching
 from dicom_node.standard.header import clean
 from dicom_node.standard.matching import PLAIN, How
-from dicom_node.standard.names import folded
+from dicom_node.standard.names import folded, spaced
 from dicom_node.store.ledger import Ledger, Wanted
 from dicom_node.store.ledger.views import ReportView
 from dicom_node.store.spool import Spool
@@ -384,10 +384,11 @@ def name_words(pattern: str, is_fuzzy: bool = False) -> list[str]:
 
     Behind a ``*`` or ``?`` a word may lie within one of the name, and says nothing.
     """
-    text = folded(pattern.replace("*", " ").replace("?", " ") if is_fuzzy else pattern)
+    plain = pattern.replace("*", " ").replace("?", " ") if is_fuzzy else pattern
+    text = spaced(folded(plain))
     return [
         found[0]
-        for found in re.finditer(r"[^\W_]+", text)
+        for found in re.finditer(r"[^\s*?]+", text)
         if is_fuzzy or found.start() == 0 or text[found.start() - 1] not in "*?"
     ]
 

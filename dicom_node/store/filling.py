@@ -36,6 +36,9 @@ class Filler:
         Unreachable, OutOfResources
             The ledger gives no answer; the next step goes on.
         """
+        if piece := self._ledger.upgrading.step():
+            logger.info("ledger: %s", piece)
+            return 1
         rows = self._ledger.filling.next_rows()
         if not rows:
             return LOOK_S

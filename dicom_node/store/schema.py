@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-VERSIONS = ("0001", "0002", "0003", "0004", "0005")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every schema version there was; the last one is that of this software."""
 
 metadata = MetaData(
@@ -53,6 +53,21 @@ def _part(name: str, *columns: str, where: str, unique: bool = False) -> Index:
     condition = text(where)
     return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
 
+
+_UNFINISHED = "state IN ('received', 'queued', 'running', 'failed')"
+_UNSENT = "state IN ('pending', 'retrying')"
+
+SUPERSEDED = (
+    "ix_instances_folded_name",
+    "ix_jobs_state_model_priority_received_at",
+    "ix_jobs_received_at",
+    "ix_jobs_kept",
+    "ix_deliveries_state_destination_next_at",
+    "ix_deliveries_ask_at",
+    "ix_events_sop_instance_uid_id",
+    "ix_events_instance",
+)
+"""Indexes of earlier schemas; they go when those that replace them are built."""
 
 FACTS = (
     "patient_id",
@@ -98,7 +113,7 @@ instances = Table(
     _time("purged_at"),
     # since 0004; a row without a number waits for `ledger.filling`
     Column("number", Integer),
-    _text("folded_name"),
+    _text("folded_name"),  # not written since 0006: the words are searched
     _text("issuer_of_patient_id"),
     _text("study_id"),
     _text("referring_physician"),
@@ -110,7 +125,6 @@ instances = Table(
     Index(None, "received_at"),
     _part("ix_instances_number", "number", where="number IS NOT NULL", unique=True),
     _part("ix_instances_unnumbered", "received_at", where="number IS NULL"),
-    _part("ix_instances_folded_name", "folded_name", where="folded_name <> ''"),
     _part("ix_instances_study_date", "study_date", "number", where="study_date <> ''"),
     _part("ix_instances_ignored", "received_at", where="state = 'ignored'"),
     _part("ix_instances_kept", "kept_at", where="file <> ''"),
@@ -194,6 +208,39 @@ counters = Table(
     Column("model", String(64), primary_key=True),
     Column("last", Integer, nullable=False),
 )
+"""The last Instance Number of studies of before 0006; `study_numbers` goes on behind it."""
+
+study_numbers = Table(
+    "study_numbers",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("model", String(64), primary_key=True),
+    Column("last", Integer, nullable=False),
+    sqlite_with_rowid=False,  # half the size: the key is the row
+)
+"""The last Instance Number (0020,0013) given out for a model's reports in a study."""
+
+makers = Table(
+    "makers",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("model", String(64), nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("device_uid", String(64), nullable=False),
+    Column("demonstration", Boolean, nullable=False),
+    Column("options", Text, nullable=False),
+    _time("last_at"),
+    UniqueConstraint("model", "model_version", "device_uid", "demonstration", "options"),
+)
+"""Who made results, each kept once; ``last_at`` is at most a minute old, `totals` has how many."""
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _time("claimed_at"),
+)
+"""When each worker last claimed a job, to the minute."""
 
 jobs = Table(
     "jobs",
@@ -233,12 +280,16 @@ jobs = Table(
     _text("standing"),
     Column("is_kept", Integer, nullable=False, server_default="1"),
     Column("order_id", Integer),
+    Column("maker_id", Integer),  # since 0006; a row without has its maker in its own columns
     UniqueConstraint("sop_instance_uid", "model", "generation"),
-    Index(None, "state", "model", "priority", "received_at"),
-    Index(None, "received_at"),
+    _part("ix_jobs_unfinished", "state", "model", "priority", "received_at", where=_UNFINISHED),
     _part("ix_jobs_standing", "standing", "received_at", where="standing <> ''"),
-    _part("ix_jobs_kept", "ended_at", where="is_kept = 1 AND ended_at > 0"),
+    _part("ix_jobs_ended", "is_kept", "ended_at", where="ended_at > 0"),
 )
+
+IS_UNFINISHED = text(f"jobs.{_UNFINISHED}")
+"""To be said by every statement that looks for jobs by their state, which alone finds its index:
+finished jobs are all but a few."""
 
 orders = Table(
     "orders",
@@ -283,9 +334,12 @@ deliveries = Table(
     _time("ask_at"),
     _count("unanswered"),  # since 0005: attempts whose answer is not known
     UniqueConstraint("job", "destination", "part"),
-    Index(None, "state", "destination", "next_at"),
-    Index(None, "ask_at"),
+    _part("ix_deliveries_unsent", "state", "destination", "next_at", where=_UNSENT),
+    _part("ix_deliveries_asked", "ask_at", where="ask_at > 0"),
 )
+
+IS_UNSENT = text(f"deliveries.{_UNSENT}")
+"""As `IS_UNFINISHED`, of deliveries."""
 
 commitments = Table(
     "commitments",
@@ -320,8 +374,8 @@ events = Table(
     # since 0004: an event of an Instance that has a number names it by that
     Column("instance", Integer),
     Column("is_typed", Integer, nullable=False, server_default="0"),
-    Index(None, "sop_instance_uid", "id"),
-    _part("ix_events_instance", "instance", "id", where="instance IS NOT NULL"),
+    _part("ix_events_uid", "sop_instance_uid", where="sop_instance_uid <> ''"),
+    _part("ix_events_of_instance", "instance", where="instance IS NOT NULL"),
 )
 
 judgements = Table(
@@ -347,7 +401,8 @@ totals = Table(
     Column("shard", Integer, primary_key=True),
     Column("n", BigInteger, nullable=False, server_default="0"),
 )
-"""Kept by triggers: how many Instances, jobs, deliveries and conflicts are in which state."""
+"""Kept by triggers: how many Instances, jobs, deliveries and conflicts are in which state, and
+``results`` by the number of their maker."""
 
 web_sessions = Table(
     "web_sessions",

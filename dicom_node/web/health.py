@@ -87,9 +87,7 @@ class Counts(Collector):
         yield from self._disk()
         try:
             status, waiting = self._ledger.history.status(), self._ledger.jobs.waiting()
-            workers = len(
-                self._ledger.results.pulse(time.time() - 3600, time.time() - 86400).workers
-            )
+            workers = len(self._ledger.results.pulse(time.time() - 3600).workers)
             self._stages.read(self._ledger)
         except ChexFractError:
             up.add_metric([], 0)

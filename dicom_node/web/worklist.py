@@ -90,7 +90,7 @@ class Board:
     def _ask(self) -> dict[str, Any]:
         now = time.time()
         status, waiting = self._ledger.history.status(), self._ledger.jobs.waiting()
-        pulse = self._ledger.results.pulse(now - _HOUR, now - 24 * _HOUR)
+        pulse = self._ledger.results.pulse(now - _HOUR)
         due = [line.oldest for line in waiting.values() if line.oldest]
         return {
             "waiting": sum(line.due + line.queued for line in waiting.values()),

@@ -168,6 +168,10 @@ def grow(db: Any, size: int) -> None:
             }.items():
                 counted = f"SELECT '{table}', {name}, state, 0, count(*) FROM {table} GROUP BY 2, 3"
                 db.execute(f"INSERT INTO totals (what, name, state, shard, n) {counted}")
+            counted = (
+                "SELECT 'results', CAST(maker_id AS TEXT), '', 0, count(*) FROM jobs GROUP BY 2"
+            )
+            db.execute(f"INSERT INTO totals (what, name, state, shard, n) {counted}")
             db.settle(size)
 
 
@@ -269,8 +273,8 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator
         f"{numbers}SELECT i, '', {at} + 86500, 'purged', '{PURGED}', 1 FROM n WHERE {is_old}"
     )
     yield clone(
-        "counters",
-        of_instance.format("counters t") + "t.study_instance_uid = s.study_instance_uid",
+        "study_numbers",
+        of_instance.format("study_numbers t") + "t.study_instance_uid = s.study_instance_uid",
         {"study_instance_uid": uid(19)},
     )
 
@@ -332,6 +336,9 @@ def made_result(ticket: Ticket, n: int) -> Any:
     """Return a result as the demonstration model makes one."""
     return result(
         ticket,
+        model_version="0.1.0+phantom-65dfb8e0.dc907454",
+        device_uid="2.25.249858307960418913127460968628224361122",
+        options="0c384e0aa1f2429bdb86b8ec487c8dc1c62cbd5e3e0c35c7a23bcef0e7a62f4d",
         text="Fracture of the left 2nd rib. Fracture of the left 8th rib.",
         presence="present",
         objects=(

@@ -147,7 +147,7 @@ def operations(one: Grown, numbers: Iterator[int]) -> dict[str, Callable[[], obj
         "status": ledger.history.status,
         "health": ledger.history.answers,
         "metrics": lambda: list(counts.collect()),
-        "tiles": lambda: ledger.results.pulse(now - 3600, now - 86400),
+        "tiles": lambda: ledger.results.pulse(now - 3600),
         "workers": ledger.results.workers,
         "versions": lambda: ledger.results.versions(now - 30 * 86400),
         "start": start,

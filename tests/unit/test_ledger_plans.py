@@ -59,7 +59,7 @@ HOT: dict[str, Callable[[Ledger], object]] = {
     ],
     "a search": lambda ledger: ledger.history.page(5, "doe jane"),
     "a search by UID": lambda ledger: ledger.history.page(5, "1.2.3.1"),
-    "tiles": lambda ledger: ledger.results.pulse(NOW, NOW - 9),
+    "tiles": lambda ledger: ledger.results.pulse(NOW),
     "export": lambda ledger: list(ledger.results.between(NOW, NOW + 99)),
     "purge": lambda ledger: ledger.purge.purgeable(1, 1),
     "filling": lambda ledger: ledger.filling.next_rows(),

@@ -22,6 +22,7 @@ from dicom_node.store.ledger.purge import Purge
 from dicom_node.store.ledger.refused import Refused
 from dicom_node.store.ledger.results import Results, Wanted
 from dicom_node.store.ledger.sessions import Sessions
+from dicom_node.store.ledger.upgrading import Upgrading
 from dicom_node.store.ledger.views import DestinationState, as_json
 
 __all__ = [
@@ -69,6 +70,8 @@ class Ledger:
         What retention may remove.
     filling : Filling
         What a migration leaves to be filled while the node runs.
+    upgrading : Upgrading
+        Indexes and counts that an upgrade leaves to be made.
     sessions : Sessions
         Who is signed in on the pages.
     database : Database
@@ -90,6 +93,7 @@ class Ledger:
         self.purge = Purge(*both)
         self.refused = Refused(*both)
         self.filling = Filling(*both)
+        self.upgrading = Upgrading(self.database)
         self.sessions = Sessions(*both)
 
     @classmethod
@@ -125,6 +129,7 @@ class Ledger:
         database = Database(url)
         try:
             database.migrate()
+            Upgrading(database).at_start()
         finally:
             database.close()
 

@@ -39,6 +39,7 @@ from dicom_node.store.ledger.states import (
 from dicom_node.store.ledger.views import FindingJudgement
 from dicom_node.store.ledger.wanted import wishes_of
 from dicom_node.store.schema import (
+    IS_UNFINISHED,
     conflicts,
     deliveries,
     destinations,
@@ -105,7 +106,7 @@ class Acts:
             rows = connection.execute(
                 sa.select(jobs, instances.c.file)
                 .join(instances)
-                .where(jobs.c.state == JobState.FAILED, instances.c.file != "")
+                .where(IS_UNFINISHED, jobs.c.state == JobState.FAILED, instances.c.file != "")
             ).all()
             return sum(self._restart(connection, row, now, by) for row in rows)
 

@@ -167,6 +167,17 @@ class Database:
         with self._translated(), engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """Give a connection of which each statement is a transaction of its own (PostgreSQL)."""
+        with self._translated(), self._engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @property
+    def dialect(self) -> Any:
+        """How this database's SQL is written."""
+        return self._engine.dialect
+
     def insert_new(
         self, connection: Connection, table: sa.Table, values: Mapping[str, Any]
     ) -> bool:

@@ -18,7 +18,7 @@ from dicom_node.store.ledger.replaced import NOTE
 from dicom_node.store.ledger.states import UNSENT, DeliveryState
 from dicom_node.store.ledger.views import DestinationState
 from dicom_node.store.ledger.wanted import Wish, load_wishes, result_word
-from dicom_node.store.schema import deliveries, destinations, instances, jobs, objects
+from dicom_node.store.schema import IS_UNSENT, deliveries, destinations, instances, jobs, objects
 
 SENDER = "@sender"
 """Destination of a delivery whose sender is no known peer yet."""
@@ -91,7 +91,7 @@ class Deliveries:
                 connection.scalars(
                     sa.select(deliveries.c.destination)
                     .where(
-                        deliveries.c.state.in_(UNSENT),
+                        IS_UNSENT,
                         deliveries.c.next_at <= now,
                         deliveries.c.destination.not_in(held),
                     )
@@ -110,15 +110,16 @@ class Deliveries:
                 sa.select(sa.func.min(at))
                 .select_from(deliveries)
                 .outerjoin(destinations, destinations.c.name == deliveries.c.destination)
-                .where(deliveries.c.state.in_(UNSENT))
+                .where(IS_UNSENT)
             )
         return None if found is None else float(found)
 
     def redate(self) -> int:
         """Let every wait from a clock that was ahead begin now; see `Jobs.redate`."""
         now = self._clock.wall()
-        waits = deliveries.c.state.in_(UNSENT) | (deliveries.c.ask_at > 0)
-        ahead = waits & (deliveries.c.dated_at > now + TOLERANCE_S)
+        ahead = sa.or_(IS_UNSENT, deliveries.c.ask_at > 0) & (
+            deliveries.c.dated_at > now + TOLERANCE_S
+        )
         held_ahead = destinations.c.changed_at > now + TOLERANCE_S
         with self._database.reading() as connection:
             some = connection.scalar(sa.select(deliveries.c.id).where(ahead).limit(1))
@@ -277,6 +278,7 @@ class Deliveries:
                 deliveries.update()
                 .where(
                     deliveries.c.destination == destination,
+                    IS_UNSENT,
                     (deliveries.c.state == DeliveryState.PENDING)
                     | (
                         (deliveries.c.state == DeliveryState.RETRYING)
@@ -300,7 +302,7 @@ class Deliveries:
                 deliveries.update()
                 .where(
                     deliveries.c.destination == destination,
-                    deliveries.c.state.in_(UNSENT),
+                    IS_UNSENT,
                     deliveries.c.attempts == 0,
                 )
                 .values(next_at=now, dated_at=now)
@@ -545,7 +547,7 @@ def _due_of(connection: Connection, destination: str, now: float, limit: int) ->
         .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
         .where(
             deliveries.c.destination == destination,
-            deliveries.c.state.in_(UNSENT),
+            IS_UNSENT,
             deliveries.c.next_at <= now,
         )
         .order_by(deliveries.c.next_at, deliveries.c.id)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from dicom_node.standard.names import folded
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.instances import next_number
@@ -30,6 +29,14 @@ CASE WHEN jobs.state NOT IN ('reported', 'rejected') THEN jobs.state
      ELSE jobs.state END
 WHERE sop_instance_uid IN :uids AND standing = ''
 """
+
+_JUDGEMENTS = sa.text("""
+INSERT INTO judgements (job, at, verdict, comment)
+SELECT e.job, e.at, e.stage, e.detail FROM events e JOIN jobs j ON j.id = e.job
+WHERE e.sop_instance_uid IN :uids AND e.sop_instance_uid <> '' AND e.is_typed = 0
+AND e.stage IN ('agree', 'disagree')
+""")
+"""What readers of older versions said, as it stands: a sentence with the reader's name in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,6 @@ class Filling:
                     {
                         "uid": row.sop_instance_uid,
                         "new_number": number,
-                        "name": folded(row.patient_name),
                         **{f"new_{k}": v for k, v in _facts(facts, row).items()},
                     }
                 )
@@ -128,6 +134,8 @@ class Filling:
             if ours:
                 standing = sa.text(_STANDING).bindparams(sa.bindparam("uids", expanding=True))
                 connection.execute(standing, {"uids": sorted(ours)})
+                carried = _JUDGEMENTS.bindparams(sa.bindparam("uids", expanding=True))
+                connection.execute(carried, {"uids": sorted(ours)})
                 connection.execute(
                     marks.update().where(marks.c.name == "filled").values(value=last)
                 )
@@ -146,7 +154,6 @@ _FILL = (
     .where(instances.c.sop_instance_uid == sa.bindparam("uid"))
     .values(
         number=sa.bindparam("new_number"),
-        folded_name=sa.bindparam("name"),
         is_filled=sa.bindparam("new_is_filled"),
         **{name: sa.bindparam(f"new_{name}") for name in _NEW},
     )

@@ -19,6 +19,7 @@ from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.deliveries import IS_SENT
 from dicom_node.store.ledger.events import Details, Event, NewEvent, append
 from dicom_node.store.ledger.events import Stage as Kind
+from dicom_node.store.ledger.makers import DEVICE_UID, JOB_COLUMNS, MODEL_VERSION
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.search import newest_numbers, words_of
 from dicom_node.store.ledger.states import OPEN, UNSENT, DeliveryState, JobState
@@ -39,6 +40,8 @@ from dicom_node.store.ledger.views import (
     Trace,
 )
 from dicom_node.store.schema import (
+    IS_UNFINISHED,
+    IS_UNSENT,
     conflicts,
     deliveries,
     destinations,
@@ -69,8 +72,8 @@ _JOB_COLUMNS = (
     jobs.c.ended_at,
     jobs.c.demonstration,
     jobs.c.result,
-    jobs.c.model_version,
-    jobs.c.device_uid,
+    MODEL_VERSION,
+    DEVICE_UID,
 )
 
 _COMPARING = (
@@ -123,13 +126,17 @@ class History:
         now = self._clock.wall()
         with self._database.reading() as connection:
             oldest = connection.scalar(
-                sa.select(sa.func.min(jobs.c.received_at)).where(jobs.c.state.in_(OPEN))
+                sa.select(sa.func.min(jobs.c.received_at)).where(
+                    IS_UNFINISHED, jobs.c.state.in_(OPEN)
+                )
             )
             counted = connection.execute(_TOTALS).all()
             by_state: dict[str, dict[str, int]] = {"instances": {}, "jobs": {}, "deliveries": {}}
             models: dict[str, dict[str, int]] = {}
             kept_apart = 0
             for what, name, state, n in counted:
+                if what == "results":
+                    continue
                 if what == "conflicts":
                     kept_apart += int(n)
                     continue
@@ -304,7 +311,7 @@ def _trace(connection: Connection, uid: str) -> Trace:
     row = connection.execute(sa.select(instances).where(instances.c.sop_instance_uid == uid)).one()
     instance = instance_view(row)
     job_rows = all_of(
-        sa.select(jobs, orders.c.content.label("ordered"))
+        sa.select(*JOB_COLUMNS, orders.c.content.label("ordered"))
         .outerjoin(orders, orders.c.id == jobs.c.order_id)
         .where(jobs.c.sop_instance_uid == uid)
         .order_by(jobs.c.received_at, jobs.c.model)
@@ -349,7 +356,12 @@ def _events_of(connection: Connection, instance: InstanceView) -> list[Row[Any]]
     """Return the events of an Instance, those kept by its UID and those kept by its number."""
     query = sa.select(events).order_by(events.c.id)
     rows = list(
-        connection.execute(query.where(events.c.sop_instance_uid == instance.sop_instance_uid))
+        connection.execute(
+            query.where(
+                events.c.sop_instance_uid == instance.sop_instance_uid,
+                events.c.sop_instance_uid != "",
+            )
+        )
     )
     if instance.number is not None:
         rows += connection.execute(query.where(events.c.instance == instance.number)).all()
@@ -475,7 +487,7 @@ def _destinations(connection: Connection, now: float) -> Iterator[DestinationSta
                 sa.func.count(),
                 sa.func.min(deliveries.c.created_at),
             )
-            .where(deliveries.c.state.in_(UNSENT))
+            .where(IS_UNSENT)
             .group_by(deliveries.c.destination)
         )
     }
@@ -627,7 +639,7 @@ def _standing(
 
 def _undelivered(connection: Connection, place: Place | None) -> Iterator[Arrival]:
     """Yield what waits to be sent; there is never much of it."""
-    query = sa.select(deliveries.c.job).where(deliveries.c.state.in_(UNSENT)).distinct()
+    query = sa.select(deliveries.c.job).where(IS_UNSENT).distinct()
     rows = connection.execute(
         sa.select(jobs.c.id).where(jobs.c.id.in_(query)).order_by(jobs.c.received_at.desc())
     ).all()

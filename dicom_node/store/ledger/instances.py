@@ -14,7 +14,6 @@ from sqlalchemy.engine import Connection
 
 from dicom_node.base.job import ReportOrder
 from dicom_node.base.local_time import local_time
-from dicom_node.standard.names import folded
 from dicom_node.standard.priority import FROM_DIMSE, DimsePriority, Priority
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.batch import Batch
@@ -31,7 +30,7 @@ from dicom_node.store.ledger.repeats import ReceiptKind, Repeats
 from dicom_node.store.ledger.search import ADD_WORDS, ADD_WORDS_POSTGRESQL, searched_text
 from dicom_node.store.ledger.states import InstanceState, JobState
 from dicom_node.store.ledger.wanted import dump_wishes, wishes_of
-from dicom_node.store.schema import counters, instances, jobs, marks, orders
+from dicom_node.store.schema import counters, instances, jobs, marks, orders, study_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,20 +158,33 @@ class Instances:
         self._clock = clock
         self.repeats = Repeats(database, clock, self.add_job)
         self._received = Batch(self._receive)
+        study, model = (
+            sa.bindparam("study", type_=sa.Text),
+            sa.bindparam("model_name", type_=sa.Text),
+        )
+        before = sa.select(counters.c.last).where(
+            counters.c.study_instance_uid == study, counters.c.model == model
+        )
         self._numbers = (
-            self._database.insert(counters)
-            .on_conflict_do_update(
-                index_elements=counters.primary_key.columns,
-                set_={"last": counters.c.last + sa.literal_column("1")},
+            self._database.insert(study_numbers)
+            .values(
+                study_instance_uid=study,
+                model=model,
+                last=sa.func.coalesce(before.scalar_subquery(), sa.literal_column("0"))
+                + sa.literal_column("1"),
             )
-            .returning(counters.c.last)
+            .on_conflict_do_update(
+                index_elements=study_numbers.primary_key.columns,
+                set_={"last": study_numbers.c.last + sa.literal_column("1")},
+            )
+            .returning(study_numbers.c.last)
         )
         new = self._database.insert(instances).on_conflict_do_nothing()
         if self._database.is_sqlite:
             new = new.values(number=next_number())
         self._add_instance = self._database.prepared(
             new.returning(instances.c.number),
-            (*_FACTS, "folded_name", "is_filled", "state", "reason", "received_at", "kept_at"),
+            (*_FACTS, "is_filled", "state", "reason", "received_at", "kept_at"),
         )
         adds_words = ADD_WORDS if self._database.is_sqlite else ADD_WORDS_POSTGRESQL
         self._add_words = self._database.prepared(adds_words)
@@ -184,7 +196,7 @@ class Instances:
         self._find_order = self._database.prepared(
             sa.text("SELECT id FROM orders WHERE content = :content")
         )
-        self._count_up = self._database.prepared(self._numbers, _counter("", ""))
+        self._count_up = self._database.prepared(self._numbers)
         self._any_order = self._database.prepared(_ANY_ORDER)
         self._begun_at: dict[tuple[str, str], datetime | None] = {}
         self._new_begun: dict[tuple[str, str], datetime | None] = {}
@@ -355,15 +367,14 @@ def next_number() -> sa.ScalarSelect[int]:
 
 
 def _counter(study: str, model: str) -> dict[str, Any]:
-    return {"study_instance_uid": study, "model": model, "last": 1}
+    return {"study": study, "model_name": model}
 
 
 def _row(arrival: _Arrival, reason: str) -> dict[str, Any]:
     row = {name: getattr(arrival.instance, name) for name in _FACTS}
     state = InstanceState.IGNORED if reason else InstanceState.ROUTED
     at = arrival.at
-    name = folded(arrival.instance.patient_name)
-    row |= {"folded_name": name, "is_filled": 1, "state": state, "reason": reason}
+    row |= {"is_filled": 1, "state": state, "reason": reason}
     return row | {"received_at": at, "kept_at": at}
 
 

@@ -16,9 +16,10 @@ from dicom_node.store.clock import TOLERANCE_S, Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.deliveries import insert_deliveries
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.makers import Makers
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.states import HELD, OPEN, WITH_RESULT, JobState
-from dicom_node.store.schema import instances, jobs, objects, orders
+from dicom_node.store.schema import IS_UNFINISHED, instances, jobs, objects, orders
 
 LONGEST_WAIT_S = 120.0
 """No wait of a job that was given back is longer."""
@@ -29,6 +30,7 @@ _IN_COLUMNS = {
     "model",
     "model_version",
     "device_uid",
+    "options",
     "demonstration",
     "objects",
 }
@@ -90,6 +92,7 @@ class Jobs:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._makers = Makers(database)
 
     def hand_out(
         self,
@@ -115,6 +118,7 @@ class Jobs:
             rows = connection.execute(
                 sa.select(jobs.c.id, jobs.c.sop_instance_uid, jobs.c.handouts)
                 .where(
+                    IS_UNFINISHED,
                     jobs.c.state == JobState.RECEIVED,
                     jobs.c.model == model,
                     wanted,
@@ -181,7 +185,7 @@ class Jobs:
                     due.label("due"),
                     sa.func.min(jobs.c.received_at).label("oldest"),
                 )
-                .where(jobs.c.state.in_(OPEN))
+                .where(IS_UNFINISHED, jobs.c.state.in_(OPEN))
                 .group_by(*columns)
             ).all()
         models = {row.model for row in rows}
@@ -194,10 +198,10 @@ class Jobs:
             times = connection.execute(
                 sa.select(
                     sa.select(sa.func.min(jobs.c.next_at))
-                    .where(jobs.c.state == JobState.RECEIVED, jobs.c.next_at > now)
+                    .where(IS_UNFINISHED, jobs.c.state == JobState.RECEIVED, jobs.c.next_at > now)
                     .scalar_subquery(),
                     sa.select(sa.func.min(jobs.c.until))
-                    .where(jobs.c.state.in_(HELD))
+                    .where(IS_UNFINISHED, jobs.c.state.in_(HELD))
                     .scalar_subquery(),
                 )
             ).one()
@@ -211,7 +215,7 @@ class Jobs:
         future too, then the clock has been set back since.
         """
         now = self._clock.wall()
-        ahead = jobs.c.state.in_(OPEN) & (
+        ahead = sa.and_(IS_UNFINISHED, jobs.c.state.in_(OPEN)) & (
             (jobs.c.dated_at > now + TOLERANCE_S) | (jobs.c.received_at > now + TOLERANCE_S)
         )
         with self._database.reading() as connection:
@@ -237,7 +241,7 @@ class Jobs:
         with self._database.writing() as connection:
             return connection.execute(
                 jobs.update()
-                .where(jobs.c.state.in_(HELD), jobs.c.dated_at < before)
+                .where(IS_UNFINISHED, jobs.c.state.in_(HELD), jobs.c.dated_at < before)
                 .values(until=jobs.c.until + by, dated_at=jobs.c.dated_at + by)
             ).rowcount
 
@@ -254,14 +258,14 @@ class Jobs:
         over = jobs.c.until <= now
         with self._database.reading() as connection:
             some = connection.scalar(
-                sa.select(jobs.c.id).where(jobs.c.state.in_(HELD), over).limit(1)
+                sa.select(jobs.c.id).where(IS_UNFINISHED, jobs.c.state.in_(HELD), over).limit(1)
             )
         if some is None:
             return Expired()
         with self._database.writing() as connection:
             rows = connection.execute(
                 sa.select(jobs)
-                .where(jobs.c.state.in_(HELD), over)
+                .where(IS_UNFINISHED, jobs.c.state.in_(HELD), over)
                 .with_for_update(skip_locked=True)
             ).all()
             for row in rows:
@@ -307,6 +311,7 @@ class Jobs:
                 told = Details(attempt=row.attempts, worker=worker)
                 new = NewEvent(row.sop_instance_uid, Stage.CLAIMED, now, job, told)
                 append(connection, [new])
+                self._makers.note_claim(connection, worker, now)
             else:
                 held = _held(job, token, JobState.RUNNING)
                 self._change(connection, held, until=now + lease_s, dated_at=now)
@@ -396,8 +401,7 @@ class Jobs:
                 until=0,
                 ended_at=now,
                 reason=str(result.reason.code) if result.reason else "",
-                model_version=result.model_version,
-                device_uid=result.device_uid,
+                maker_id=self._makers.number(connection, result, now),
                 demonstration=result.demonstration,
                 result=result.model_dump_json(exclude=_IN_COLUMNS, exclude_defaults=True),
                 is_kept=1 if result.objects else 0,
@@ -501,6 +505,7 @@ class Jobs:
             _held(row.id, row.token, JobState.RUNNING),
             state=JobState.FAILED,
             token="",
+            is_kept=0,
             until=0,
             ended_at=now,
             reason=reason,

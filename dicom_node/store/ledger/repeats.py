@@ -15,7 +15,6 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dicom_node.standard.names import folded
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.deliveries import SENDER, add_deliveries
@@ -339,7 +338,7 @@ def replace_content(
     facts = {
         name: value for name, value in facts.items() if name not in (*kept, "sop_instance_uid")
     }
-    facts |= {"sha256": conflict.sha256, "folded_name": folded(corrected.patient_name)}
+    facts |= {"sha256": conflict.sha256}
     connection.execute(
         instances.update()
         .where(instances.c.sop_instance_uid == uid)

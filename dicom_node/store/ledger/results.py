@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.history import deliveries_of, judgement_view
+from dicom_node.store.ledger.makers import DEVICE_UID, MODEL_VERSION
 from dicom_node.store.ledger.orders import has_judgement
 from dicom_node.store.ledger.search import newest_numbers
 from dicom_node.store.ledger.states import TAKEN
@@ -27,7 +28,16 @@ from dicom_node.store.ledger.views import (
     Sent,
     WorkerClaim,
 )
-from dicom_node.store.schema import deliveries, instances, jobs, judgements, objects
+from dicom_node.store.schema import (
+    deliveries,
+    instances,
+    jobs,
+    judgements,
+    makers,
+    objects,
+    totals,
+    workers,
+)
 
 _PAGE = 500
 
@@ -35,14 +45,12 @@ SELECTIVE = 1000
 """Up to so many Instances that a condition names are gathered and put in order; where it names
 more, the newest are looked at one after another until enough match."""
 
-WORKERS_S = 30 * 86400.0
-"""How far back doctor looks for workers."""
+_MOST_WORKERS = 1000
 
 COLUMNS = {
     "study_instance_uid": instances.c.study_instance_uid,
     "patient_id": instances.c.patient_id,
     "accession_number": instances.c.accession_number,
-    "folded_name": instances.c.folded_name,
     "study_date": instances.c.study_date,
     "series_instance_uid": objects.c.series_instance_uid,
     "sop_instance_uid": objects.c.sop_instance_uid,
@@ -50,7 +58,7 @@ COLUMNS = {
 """What reports are found by."""
 
 _OF_OBJECTS = ("series_instance_uid", "sop_instance_uid")
-_INDEXED = ("study_instance_uid", "patient_id", "accession_number", "folded_name", "study_date")
+_INDEXED = ("study_instance_uid", "patient_id", "accession_number", "study_date")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +66,9 @@ class Wanted:
     """Which reports are looked for, by the columns in `COLUMNS`; an empty one: all.
 
     ``exact`` has the possible values of a column, ``span`` its first and its last value, ``like``
-    a text in which ``*`` and ``?`` are wildcards. ``folded_name`` is a patient's name without case
-    and accents. ``order`` has columns by which studies come, each with whether the highest comes
-    first; those that are equal come newest first. ``words`` are beginnings of words of the
-    patient's name.
+    a text in which ``*`` and ``?`` are wildcards. ``order`` has columns by which studies come, each
+    with whether the highest comes first; those that are equal come newest first. ``words`` are
+    beginnings of words of the patient's name.
     """
 
     exact: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -108,53 +115,45 @@ class Results:
 
     def workers(self) -> list[WorkerClaim]:
         """Return each worker that claimed a job lately with the time of its last claim."""
-        last = sa.func.max(jobs.c.started_at)
-        query = (
-            sa.select(jobs.c.worker, last.label("claimed_at"))
-            .where(jobs.c.worker != "", jobs.c.received_at >= self._clock.wall() - WORKERS_S)
-            .group_by(jobs.c.worker)
-            .order_by(last.desc())
-        )
-        latest = (
-            sa.select(jobs.c.worker, jobs.c.started_at)
-            .where(jobs.c.worker != "")
-            .order_by(jobs.c.received_at.desc())
-            .limit(1)
+        query = sa.select(workers.c.name, workers.c.claimed_at).order_by(
+            workers.c.claimed_at.desc()
         )
         with self._database.reading() as connection:
-            rows = connection.execute(query).all() or connection.execute(latest).all()
-        return [WorkerClaim(*row) for row in rows]
+            return [WorkerClaim(*row) for row in connection.execute(query.limit(_MOST_WORKERS))]
 
-    def pulse(self, since: float, received_since: float) -> Pulse:
-        """Return what ended since then, how long it took, and which workers took work.
-
-        Parameters
-        ----------
-        since : float
-            Seconds since the epoch.
-        received_since : float
-            Jobs that are older than this are not looked at: the whole ledger would be slow.
-        """
-        query = sa.select(
-            jobs.c.state, jobs.c.received_at, jobs.c.started_at, jobs.c.ended_at, jobs.c.worker
-        ).where(jobs.c.received_at >= received_since)
+    def pulse(self, since: float) -> Pulse:
+        """Return what ended since then, how long it took, and which workers took work."""
+        at = jobs.c.ended_at
+        query = sa.select(jobs.c.state, jobs.c.received_at, at).where(
+            jobs.c.is_kept.in_((0, 1)), at >= since, at > 0
+        )
+        claimed = sa.select(workers.c.name).where(workers.c.claimed_at >= since)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-        ended = [row for row in rows if row.ended_at >= since]
-        claimed = {row.worker for row in rows if row.worker and row.started_at >= since}
+            names = tuple(connection.scalars(claimed.order_by(workers.c.name)))
         return Pulse(
-            ended=dict(Counter(str(row.state) for row in ended)),
-            seconds=tuple(sorted(row.ended_at - row.received_at for row in ended)),
-            workers=tuple(sorted(claimed)),
+            ended=dict(Counter(str(row.state) for row in rows)),
+            seconds=tuple(sorted(row.ended_at - row.received_at for row in rows)),
+            workers=names,
         )
 
     def versions(self, since: float) -> dict[str, list[ModelVersion]]:
-        """Return the versions of each model that made results since then, the last one first."""
-        last = sa.func.max(jobs.c.ended_at)
-        named = (jobs.c.model, jobs.c.model_version, jobs.c.demonstration, jobs.c.device_uid)
+        """Return the versions of each model that made results since then, the last one first.
+
+        How many results of each there are is over all time.
+        """
+        named = (
+            makers.c.model,
+            makers.c.model_version,
+            makers.c.demonstration,
+            makers.c.device_uid,
+        )
+        made, last = sa.func.coalesce(sa.func.sum(totals.c.n), 0), sa.func.max(makers.c.last_at)
+        is_counted = (totals.c.what == "results") & (totals.c.name == sa.cast(makers.c.id, sa.Text))
         query = (
-            sa.select(*named, sa.func.count(), last)
-            .where(jobs.c.received_at >= since, jobs.c.model_version != "")
+            sa.select(*named, made, last)
+            .outerjoin(totals, is_counted)
+            .where(makers.c.last_at >= since)
             .group_by(*named)
             .order_by(last.desc())
         )
@@ -316,8 +315,6 @@ def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
         pattern = plain.replace("*", "%").replace("?", "_")
         if text != f"{start}*":
             found.append(column.like(pattern, escape="/"))
-    if "folded_name" in {*wanted.exact, *wanted.like, *wanted.span}:
-        found.append(instances.c.folded_name != "")  # the index has no others
     if "study_date" in {*wanted.exact, *wanted.like, *wanted.span}:
         found.append(instances.c.study_date != "")
     return found
@@ -465,7 +462,7 @@ _RESULT = (
     jobs.c.rule,
     jobs.c.mode,
     jobs.c.model,
-    jobs.c.model_version,
+    MODEL_VERSION,
     jobs.c.demonstration,
     jobs.c.generation,
     jobs.c.attempts,
@@ -477,7 +474,7 @@ _RESULT_NAMES = tuple(column.key for column in _RESULT)
 
 def _rows_of(connection: Connection, uids: Sequence[str]) -> Iterator[ResultRow]:
     query = (
-        sa.select(*_RESULT, jobs.c.result, jobs.c.device_uid, jobs.c.state, jobs.c.report_order)
+        sa.select(*_RESULT, jobs.c.result, DEVICE_UID, jobs.c.state, jobs.c.report_order)
         .join(jobs, jobs.c.sop_instance_uid == instances.c.sop_instance_uid)
         .where(instances.c.sop_instance_uid.in_(uids))
         .order_by(instances.c.received_at, instances.c.sop_instance_uid, jobs.c.generation)

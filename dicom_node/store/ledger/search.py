@@ -8,22 +8,41 @@ from collections.abc import Iterable, Iterator
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from dicom_node.standard.names import folded
+from dicom_node.standard.names import folded, spaced
+from dicom_node.store.schema import marks
 
 MOST_WORDS = 12
 """Words of a search that are looked for; people type two."""
 
-_WORD = re.compile(r"[^\W_]+")
+MOST_TEXT = 1000
+"""Characters of a name, an id and an accession number that are indexed; people have fewer."""
+
+_LONGEST = 64
+"""Characters of a word that are indexed and compared."""
+
+_APOSTROPHES = re.compile(r"(?<=\w)['’ʼ`´‘](?=\w)")
 
 
 def words_of(text: str) -> list[str]:
-    """Return the folded words of `text`, each once, in order."""
-    return list(dict.fromkeys(_WORD.findall(folded(text))))
+    """Return the folded words of `text`, each once, in order; an apostrophe parts no word."""
+    return list(dict.fromkeys(_parts(_APOSTROPHES.sub("", text))))
 
 
 def searched_text(patient_name: str, patient_id: str, accession_number: str) -> str:
-    """Return the words by which an Instance is found."""
-    return " ".join(words_of(f"{patient_name} {patient_id} {accession_number}"))
+    """Return the words by which an Instance is found, a blank between each two.
+
+    Both forms of a name with an apostrophe: ``O'Brien`` is found by obrien and by brien.
+    """
+    text = f"{patient_name[:MOST_TEXT]} {patient_id[:MOST_TEXT]} {accession_number[:MOST_TEXT]}"
+    found = words_of(text)
+    if _APOSTROPHES.search(text):
+        found = list(dict.fromkeys([*found, *_parts(text)]))
+    return " ".join(found)
+
+
+def _parts(text: str) -> list[str]:
+    plain = folded(text).replace("*", " ").replace("?", " ")
+    return [word[:_LONGEST] for word in spaced(plain).split()]
 
 
 def query_of(text: str, is_sqlite: bool) -> str:
@@ -35,7 +54,7 @@ def query_of(text: str, is_sqlite: bool) -> str:
 
 
 def add_words(connection: Connection, rows: Iterable[tuple[int, str]], is_sqlite: bool) -> None:
-    """Add the searched texts of Instances by their numbers."""
+    """Add the searched words of Instances by their numbers."""
     found = [{"n": number, "t": text} for number, text in rows if text]
     if found:
         connection.execute(ADD_WORDS if is_sqlite else ADD_WORDS_POSTGRESQL, found)
@@ -43,6 +62,8 @@ def add_words(connection: Connection, rows: Iterable[tuple[int, str]], is_sqlite
 
 def replace_words(connection: Connection, number: int, old: str, new: str) -> None:
     """Let an Instance be found by other words."""
+    if number <= old_words_left(connection):
+        return  # it gets those of now when it moves to the new index
     if connection.dialect.name != "sqlite":
         connection.execute(sa.text("DELETE FROM words WHERE number = :n"), {"n": number})
     elif old:
@@ -52,9 +73,19 @@ def replace_words(connection: Connection, number: int, old: str, new: str) -> No
     add_words(connection, [(number, new)], connection.dialect.name == "sqlite")
 
 
+OLD_WORDS = "old words"
+"""The mark with the last number that is in the index of before 0006 and not yet in the new one."""
+
+
+def old_words_left(connection: Connection) -> int:
+    """Return up to which number words are found in the old index only; 0 in most ledgers."""
+    return int(connection.scalar(sa.select(marks.c.value).where(marks.c.name == OLD_WORDS)) or 0)
+
+
 ADD_WORDS = sa.text("INSERT INTO words (rowid, text) VALUES (:n, :t)")
 ADD_WORDS_POSTGRESQL = sa.text(
-    "INSERT INTO words (number, text) VALUES (:n, to_tsvector('simple', :t)) "
+    # without its parser, which would make one word of an address and two of a number
+    "INSERT INTO words (number, text) VALUES (:n, array_to_tsvector(string_to_array(:t, ' '))) "
     "ON CONFLICT (number) DO NOTHING"
 )
 
@@ -80,20 +111,27 @@ def newest_numbers(
         return
     last = 2**31 - 1 if behind is None else behind
     statement = _NEWEST if is_sqlite else _NEWEST_POSTGRESQL
-    while True:
-        values = {"query": query, "last": last, "limit": _CHUNK}
-        found = [int(row[0]) for row in connection.execute(statement, values)]
-        yield from found
-        if len(found) < _CHUNK:
-            return
-        last = found[-1]
+    left = old_words_left(connection)
+    for table, lowest in (("words", left), ("old_words", 0)):
+        if table == "old_words":
+            if not left:
+                return
+            last = min(last, left + 1)
+        asked = sa.text(statement.replace("words", table))
+        while True:
+            values = {"query": query, "last": last, "lowest": lowest, "limit": _CHUNK}
+            found = [int(row[0]) for row in connection.execute(asked, values)]
+            yield from found
+            if len(found) < _CHUNK:
+                break
+            last = found[-1]
 
 
-_NEWEST = sa.text(
-    "SELECT rowid FROM words WHERE words MATCH :query AND rowid < :last "
+_NEWEST = (
+    "SELECT rowid FROM words WHERE words MATCH :query AND rowid < :last AND rowid > :lowest "
     "ORDER BY rowid DESC LIMIT :limit"
 )
-_NEWEST_POSTGRESQL = sa.text(
-    "SELECT number FROM words WHERE text @@ to_tsquery('simple', :query) AND number < :last "
-    "ORDER BY number DESC LIMIT :limit"
+_NEWEST_POSTGRESQL = (
+    "SELECT number FROM words WHERE text @@ CAST(:query AS tsquery) AND number < :last "
+    "AND number > :lowest ORDER BY number DESC LIMIT :limit"
 )

@@ -1,6 +1,7 @@
 """Columns and indexes to search by, kept totals, typed events, judgements of readers.
 
-Nothing is rewritten here: what old rows lack is filled by `store.ledger.filling` while the node
+Nothing here takes longer the more rows there are: what old rows lack is filled by
+`store.ledger.filling`, indexes and counts are made by `store.ledger.upgrading`, both while the node
 runs. Totals and the standing of a job are kept by triggers, whoever writes.
 """
 
@@ -37,19 +38,6 @@ CASE WHEN jobs.state NOT IN ('reported', 'rejected') THEN jobs.state
 """
 """One word for how far a job's report has come; `history` shows it. The state is written so that
 SQLite does not take the index on it: most deliveries of a ledger are sent."""
-
-INDEXES = """
-CREATE UNIQUE INDEX ix_instances_number ON instances (number) WHERE number IS NOT NULL;
-CREATE INDEX ix_instances_unnumbered ON instances (received_at) WHERE number IS NULL;
-CREATE INDEX ix_instances_folded_name ON instances (folded_name) WHERE folded_name <> '';
-CREATE INDEX ix_instances_study_date ON instances (study_date, number) WHERE study_date <> '';
-CREATE INDEX ix_instances_ignored ON instances (received_at) WHERE state = 'ignored';
-CREATE INDEX ix_instances_kept ON instances (kept_at) WHERE file <> '';
-CREATE INDEX ix_jobs_standing ON jobs (standing, received_at) WHERE standing <> '';
-CREATE INDEX ix_jobs_kept ON jobs (ended_at) WHERE is_kept = 1 AND ended_at > 0;
-CREATE INDEX ix_events_instance ON events (instance, id) WHERE instance IS NOT NULL;
-CREATE INDEX ix_conflicts_purged ON conflicts (purged_at, received_at);
-"""
 
 
 def upgrade() -> None:
@@ -115,28 +103,10 @@ def upgrade() -> None:
         sa.Column("seen_at", sa.Float(precision=53), server_default="0", nullable=False),
         sa.Column("until", sa.Float(precision=53), server_default="0", nullable=False),
     )
-    for statement in INDEXES.strip().split(";"):
-        if statement.strip():
-            op.execute(statement)
     op.execute("INSERT INTO marks (name, value) VALUES ('filled', 0), ('base', 0)")
     op.execute("UPDATE marks SET value = (SELECT count(*) FROM instances) WHERE name = 'base'")
-    for table in TABLES:
-        name, state = (text.replace("{row}", table) for text in COUNTED[table])
-        op.execute(
-            "INSERT INTO totals (what, name, state, shard, n) "  # noqa: S608 - names from above
-            f"SELECT '{table}', {name}, {state}, 0, count(*) FROM {table} GROUP BY 2, 3"
-        )
-    _judgements_of_events()
+    op.execute("INSERT INTO marks (name, value) VALUES ('uncounted', 1)")
     (_sqlite if op.get_bind().dialect.name == "sqlite" else _postgresql)()
-
-
-def _judgements_of_events() -> None:
-    """Carry what readers said so far as it stands: a sentence with the reader's name in it."""
-    op.execute(
-        "INSERT INTO judgements (job, at, verdict, comment) "
-        "SELECT e.job, e.at, e.stage, e.detail FROM events e JOIN jobs j ON j.id = e.job "
-        "WHERE e.stage IN ('agree', 'disagree')"
-    )
 
 
 def _sqlite() -> None:

@@ -1,0 +1,81 @@
+"""Who made results: model, version, device and options, each kept once and named by its number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from dicom_node.base.job import Result
+from dicom_node.store.ledger.database import Database
+from dicom_node.store.schema import jobs, makers, workers
+
+EVERY_S = 60.0
+"""Seconds between two notes of the last result of a maker, or of the last claim of a worker."""
+
+
+def _made_by(name: str) -> sa.Label[str]:
+    """Return a column of a job's maker; a job of before 0006 has its own."""
+    found = sa.select(makers.c[name]).where(makers.c.id == jobs.c.maker_id).scalar_subquery()
+    return sa.func.coalesce(found, jobs.c[name]).label(name)
+
+
+MODEL_VERSION = _made_by("model_version")
+DEVICE_UID = _made_by("device_uid")
+
+JOB_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
+    *(column for column in jobs.c if column.name not in ("model_version", "device_uid")),
+    MODEL_VERSION,
+    DEVICE_UID,
+)
+"""All of a job, with what its maker says; what `views.ResultView.of` wants is among them."""
+
+
+class Makers:
+    """Finds the number of a maker, and notes when makers and workers were last active."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[tuple[Any, ...], int] = {}
+        self._noted: dict[int | str, float] = {}
+
+    def number(self, connection: Connection, result: Result, now: float) -> int:
+        """Return the number of who made `result`, in the transaction that records it."""
+        key = {name: getattr(result, name) for name in _KEY}
+        number = self._known.get(tuple(key.values()))
+        if number is None:
+            same = sa.and_(*(makers.c[name] == value for name, value in key.items()))
+            query = sa.select(makers.c.id).where(same)
+            number = connection.scalar(query)
+            if number is None:
+                # Not remembered: this transaction may fail, and its row with it.
+                insert = self._database.insert(makers).on_conflict_do_nothing()
+                connection.execute(insert, key | {"last_at": now})
+                return int(connection.scalar(query) or 0)
+            self._known[tuple(key.values())] = number
+        if self._is_due(number, now):
+            last = makers.update().where(makers.c.id == number, makers.c.last_at < now)
+            connection.execute(last.values(last_at=now))
+        return number
+
+    def note_claim(self, connection: Connection, worker: str, now: float) -> None:
+        """Note that a worker has claimed a job."""
+        if self._is_due(worker, now):
+            new = self._database.insert(workers)
+            later = new.on_conflict_do_update(
+                index_elements=[workers.c.name], set_={"claimed_at": new.excluded.claimed_at}
+            )
+            connection.execute(later, {"name": worker, "claimed_at": now})
+
+    def _is_due(self, who: int | str, now: float) -> bool:
+        if abs(now - self._noted.get(who, 0.0)) < EVERY_S:
+            return False
+        if len(self._noted) > _MOST_NOTED:
+            self._noted.clear()
+        self._noted[who] = now
+        return True
+
+
+_KEY = ("model", "model_version", "device_uid", "demonstration", "options")
+_MOST_NOTED = 1000
