@@ -50,6 +50,8 @@ CHARACTER_SET = "ISO_IR 192"
 _CHUNK = 50
 """Studies whose objects are looked up together."""
 
+_FIRST_CHUNK = 12
+
 
 def _tags(text: str) -> frozenset[int]:
     found = [tag_for_keyword(keyword) for keyword in text.split()]
@@ -268,7 +270,9 @@ class Catalogue:
                 if rows:
                     yield [self._of(row) for row in rows]
             return
-        while chunk := [study for study, _ in islice(found, _CHUNK)]:
+        for size in _growing():
+            if not (chunk := [study for study, _ in islice(found, size)]):
+                return
             by_study: dict[str, list[Stored]] = {}
             for row in self.ledger.results.objects(chunk):
                 by_study.setdefault(row.study_instance_uid, []).append(self._of(row))
@@ -277,10 +281,16 @@ class Catalogue:
     def _of_patients(self, found: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         """Yield all studies of each patient of whom one was found, patient by patient."""
         seen: set[str] = set()
-        for _, patient in found:
-            if patient not in seen:
-                seen.add(patient)
-                yield from self.ledger.results.studies_of_patients([patient])
+        for size in _growing():
+            if not (chunk := list(islice(found, size))):
+                return
+            new = [one for one in dict.fromkeys(patient for _, patient in chunk) if one not in seen]
+            seen.update(new)
+            of_patient: dict[str, list[tuple[str, str]]] = {}
+            for study, patient in self.ledger.results.studies_of_patients(new) if new else ():
+                of_patient.setdefault(patient, []).append((study, patient))
+            for patient in new:
+                yield from of_patient.get(patient, ())
 
     def _of(self, row: ReportView) -> Stored:
         return Stored(
@@ -292,6 +302,14 @@ class Catalogue:
             row.sop_class_uid,
             row,
         )
+
+
+def _growing() -> Iterator[int]:
+    """Yield how many studies are looked up together: few at first, as few may be wanted."""
+    size = _FIRST_CHUNK
+    while True:
+        yield size
+        size = min(2 * size, _CHUNK)
 
 
 @lru_cache(maxsize=256)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from array import array
+from bisect import bisect_left
 from contextlib import suppress
 from itertools import islice
 
@@ -86,16 +88,21 @@ class Retention:
         Not in the first sweep that finds them: where the clock is wrong, the row of a file that
         seems to be old may be on its way.
         """
-        found: set[str] = set()
-        for folder in ("images", "reports", "conflicts"):
-            names = self._spool.names(folder, older_than_s)
-            while batch := list(islice(names, _BATCH)):
-                found |= self._ledger.purge.unnamed(batch)
-        left_over = found & self._suspects
-        for name in left_over:
-            self._spool.remove(name)
-        self._suspects = found - left_over
-        return len(left_over)
+        named = array("q", sorted(hash(file) for file in self._ledger.purge.named_files()))
+        found = {
+            name
+            for folder in ("images", "reports", "conflicts")
+            for name in self._spool.names(folder, older_than_s)
+            if not _is_among(hash(name), named)
+        }
+        count = 0
+        suspects = iter(found & self._suspects)
+        while batch := list(islice(suspects, _BATCH)):
+            for name in self._ledger.purge.unnamed(batch):
+                self._spool.remove(name)
+                count += 1
+        self._suspects = found - self._suspects
+        return count
 
     def purge(self) -> int:
         """Remove files whose time is over and return how many."""
@@ -138,3 +145,8 @@ class Retention:
             return False
         self._spool.remove(item.file)
         return True
+
+
+def _is_among(number: int, ordered: array[int]) -> bool:
+    place = bisect_left(ordered, number)
+    return place < len(ordered) and ordered[place] == number

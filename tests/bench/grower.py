@@ -169,7 +169,8 @@ def grow(db: Any, size: int) -> None:
                 counted = f"SELECT '{table}', {name}, state, 0, count(*) FROM {table} GROUP BY 2, 3"
                 db.execute(f"INSERT INTO totals (what, name, state, shard, n) {counted}")
             counted = (
-                "SELECT 'results', CAST(maker_id AS TEXT), '', 0, count(*) FROM jobs GROUP BY 2"
+                "SELECT 'results', CAST(maker_id AS TEXT), '', 0, count(*) FROM jobs "
+                "WHERE maker_id IS NOT NULL GROUP BY 2"
             )
             db.execute(f"INSERT INTO totals (what, name, state, shard, n) {counted}")
             db.settle(size)
@@ -213,7 +214,6 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator
             "series_instance_uid": uid(33),
             "patient_id": "'PHANTOM-' || i",
             "patient_name": f"'Name' || (i % {NAMES}) || '^Chest'",
-            "folded_name": f"'name' || (i % {NAMES}) || '^chest'",
             "accession_number": "'PH' || i",
             "number": "i",
             "received_at": at,
@@ -296,8 +296,7 @@ def uid_of(root: int, n: int) -> str:
 
 
 def live_through(ledger: Ledger, n: int, file: str) -> None:
-    """Take an Instance from reception to its delivered report."""
-    now = time.time()
+    """Take an Instance from reception to its delivered report, one after another."""
     ledger.instances.receive(
         instance(
             n,
@@ -324,7 +323,7 @@ def live_through(ledger: Ledger, n: int, file: str) -> None:
         ),
         [route()],
     )
-    (ticket,) = ledger.jobs.hand_out("phantom", 1, now + 60)
+    (ticket,) = ledger.jobs.hand_out("phantom", 1, time.time() + 60)
     ledger.jobs.claim(ticket.job, ticket.token, "host:4711", 60)
     ledger.jobs.report(ticket.job, ticket.token, made_result(ticket, n), {"sr": file})
     (due,) = ledger.deliveries.due()

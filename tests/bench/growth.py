@@ -24,6 +24,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -38,7 +39,6 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web.health import Counts
 
-SMALLEST_PAUSE_S = 0.0
 EXPORTED = 1000
 
 
@@ -105,7 +105,6 @@ def operations(one: Grown, numbers: Iterator[int]) -> dict[str, Callable[[], obj
         Ledger.open(ledger.url).close()
 
     now = time.time()
-    files = [row.file or file, *(f"images/0/{n:040x}.{n:016x}.dcm" for n in range(9))]
     return {
         "reception to delivery": reported,
         "hand-out, nothing due": lambda: ledger.jobs.hand_out("phantom", 8, 9e9),
@@ -152,47 +151,54 @@ def operations(one: Grown, numbers: Iterator[int]) -> dict[str, Callable[[], obj
         "versions": lambda: ledger.results.versions(now - 30 * 86400),
         "start": start,
         "purge: what is due": lambda: ledger.purge.purgeable(86400, 365 * 86400),
-        "purge: left-over files": lambda: ledger.purge.unnamed(files),
+        "purge: left-over files, a row": lambda: list(islice(ledger.purge.named_files(), EXPORTED)),
         "export, a row": lambda: list(islice(ledger.results.between(0, 9e9), EXPORTED)),
     }
 
 
-def measured(acts: dict[int, Callable[[], object]], times: int) -> dict[int, list[float]]:
-    """Return milliseconds of each run at each size; the first run of each is not counted."""
-    took: dict[int, list[float]] = {size: [] for size in acts}
+def measured(
+    acts: dict[int, Callable[[], object]], times: int
+) -> dict[int, tuple[list[float], list[float]]]:
+    """Return milliseconds of each run at each size, and those of the processor alone.
+
+    The first run of each is not counted.
+    """
+    took: dict[int, tuple[list[float], list[float]]] = {size: ([], []) for size in acts}
     for n in range(times + 1):
         for size, act in acts.items():
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.thread_time()
             act()
             if n:
-                took[size].append((time.perf_counter() - began) * 1e3)
+                took[size][0].append((time.perf_counter() - began) * 1e3)
+                took[size][1].append((time.thread_time() - worked) * 1e3)
     return took
 
 
-def row_of(name: str, took: dict[int, list[float]]) -> dict[str, object]:
+def row_of(name: str, took: dict[int, tuple[list[float], list[float]]]) -> dict[str, Any]:
     """Return one line of the table."""
-    per = EXPORTED if name.startswith("export") else 1
+    per = EXPORTED if name.endswith("a row") else 1
     sizes = sorted(took)
     at = {
-        str(size): {
-            "median": statistics.median(took[size]) / per,
-            "p95": sorted(took[size])[int(0.95 * (len(took[size]) - 1))] / per,
-            "n": len(took[size]),
+        size: {
+            "median": statistics.median(wall) / per,
+            "p95": sorted(wall)[int(0.95 * (len(wall) - 1))] / per,
+            "processor": statistics.median(worked) / per,
+            "n": len(wall),
         }
-        for size in sizes
+        for size, (wall, worked) in sorted(took.items())
     }
-    ratio = at[str(sizes[-1])]["median"] / at[str(sizes[0])]["median"]
-    return {"name": name, "unit": "ms", "at": at, "ratio": ratio}
+    first, last = at[sizes[0]], at[sizes[-1]]
+    ratio, processor = (last[key] / first[key] for key in ("median", "processor"))
+    return {"name": name, "unit": "ms", "at": at, "ratio": ratio, "processor_ratio": processor}
 
 
-def shown(row: dict[str, object]) -> str:
+def shown(row: dict[str, Any]) -> str:
     """Return a line for people."""
-    at: dict[str, dict[str, float]] = row["at"]  # type: ignore[assignment]
-    cells = "".join(f"{one['median']:9.2f} {one['p95']:8.2f}" for one in at.values())
-    return f"{row['name']:32}{cells}{row['ratio']:7.2f}"
+    cells = "".join(f"{one['median']:9.2f} {one['p95']:8.2f}" for one in row["at"].values())
+    return f"{row['name']:32}{cells}{row['ratio']:7.2f}{row['processor_ratio']:7.2f}"
 
 
-def bench(database: str, given: argparse.Namespace, folder: Path) -> dict[str, object]:
+def bench(database: str, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Measure one database and print its table."""
     with ExitStack() as stack:
         if database == "sqlite":
@@ -209,7 +215,7 @@ def bench(database: str, given: argparse.Namespace, folder: Path) -> dict[str, o
         for one in ledgers:
             stack.callback(one.ledger.close)
         print(f"\n{database}, ms: median and 95th percentile of {given.times}")
-        print(f"{'':32}" + "".join(f"{size:>18,}" for size in given.sizes) + "  ratio")
+        print(f"{'':32}" + "".join(f"{size:>18,}" for size in given.sizes) + "  ratio    cpu")
         numbers = count(10**7 + int(time.time()) % 10**6 * 10)
         acts = {one.size: operations(one, numbers) for one in ledgers}
         rows = []

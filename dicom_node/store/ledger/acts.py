@@ -24,6 +24,7 @@ from dicom_node.store.ledger.instances import (
     content_datetime,
     job_id,
 )
+from dicom_node.store.ledger.makers import JOB_COLUMNS, OPTIONS
 from dicom_node.store.ledger.orders import order_of, split_order
 from dicom_node.store.ledger.repeats import add_route, replace_content
 from dicom_node.store.ledger.replaced import find_rejection_notes
@@ -497,9 +498,10 @@ class Acts:
         self, connection: Connection, ident: str, whole_instance: bool = False
     ) -> Sequence[Row[Any]]:
         uids = find_instances(connection, ident)
-        query = (
+        query: sa.Select[Any] = (
             sa.select(
-                jobs,
+                *JOB_COLUMNS,
+                OPTIONS,
                 instances.c.file,
                 instances.c.study_instance_uid,
                 orders.c.content.label("ordered"),
@@ -595,6 +597,7 @@ def _judged_report(row: Row[Any]) -> JudgedReport:
             for name in ("text", "presence", "warnings", "reason", "options")
             if name in kept
         }
+        | ({"options": row.options} if row.options else {})
         | {
             "model_version": row.model_version,
             "device_uid": row.device_uid,

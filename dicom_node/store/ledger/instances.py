@@ -306,7 +306,7 @@ class Instances:
 
     def _begun(self, cursor: Any, counter: dict[str, Any]) -> datetime | None:
         """Return when the first report of a study and model was made, None where none tells."""
-        key = (str(counter["study_instance_uid"]), str(counter["model"]))
+        key = (str(counter["study"]), str(counter["model_name"]))
         for known in (self._begun_at, self._new_begun):
             if key in known:
                 return known[key]

@@ -24,6 +24,11 @@ def _made_by(name: str) -> sa.Label[str]:
 MODEL_VERSION = _made_by("model_version")
 DEVICE_UID = _made_by("device_uid")
 
+OPTIONS = (
+    sa.select(makers.c.options).where(makers.c.id == jobs.c.maker_id).scalar_subquery()
+).label("options")
+"""None for a job of before 0006: its result has them."""
+
 JOB_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
     *(column for column in jobs.c if column.name not in ("model_version", "device_uid")),
     MODEL_VERSION,

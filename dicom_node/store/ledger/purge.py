@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
-from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.events import NewEvent, Stage, append
 from dicom_node.store.ledger.states import OPEN, UNSENT, InstanceState
 from dicom_node.store.schema import (
     conflicts,
@@ -128,8 +128,7 @@ class Purge:
                     jobs.update().where(jobs.c.id == item.key[0], ~left).values(is_kept=0)
                 )
             if changed and item.what == "image":
-                told = Details(reason="image file removed")
-                append(connection, [NewEvent(item.key[0], Stage.PURGED, now, details=told)])
+                append(connection, [NewEvent(item.key[0], Stage.PURGED, now)])
         return changed == 1
 
     def condense(self, before: float, limit: int = 500) -> int:
@@ -168,8 +167,27 @@ class Purge:
             with self._database.writing() as connection:
                 connection.exec_driver_sql(f"PRAGMA incremental_vacuum({count:d})")
 
+    def named_files(self) -> Iterator[str]:
+        """Yield the file of every row that has one, some rows a transaction.
+
+        No index is kept for a question that is asked once a day: this walks through the rows.
+        """
+        for table in (instances, objects, conflicts, likenesses):
+            key = sa.tuple_(*table.primary_key.columns)
+            query = sa.select(*table.primary_key.columns, table.c.file).limit(_FILES_AT_ONCE)
+            query = query.order_by(*table.primary_key.columns)
+            behind: tuple[Any, ...] | None = None
+            while True:
+                page = query if behind is None else query.where(key > sa.tuple_(*behind))
+                with self._database.reading() as connection:
+                    rows = connection.execute(page).all()
+                yield from (row.file for row in rows if row.file)
+                if len(rows) < _FILES_AT_ONCE:
+                    break
+                behind = tuple(rows[-1][:-1])
+
     def unnamed(self, files: Sequence[str]) -> set[str]:
-        """Return those of `files` that no row names."""
+        """Return those of `files` that no row names; for a few: it looks at every row."""
         named: set[str] = set()
         with self._database.reading() as connection:
             for table in (instances, objects, conflicts, likenesses):
@@ -177,6 +195,9 @@ class Purge:
                     connection.scalars(sa.select(table.c.file).where(table.c.file.in_(files)))
                 )
         return set(files) - named
+
+
+_FILES_AT_ONCE = 2000
 
 
 def _image_is_free(before: float, ignored: float) -> sa.ColumnElement[bool]:

@@ -41,6 +41,9 @@ from dicom_node.store.schema import (
 
 _PAGE = 500
 
+_FIRST_PAGE = 50
+"""Rows that are looked at first where only a few may be wanted; each page has twice as many."""
+
 SELECTIVE = 1000
 """Up to so many Instances that a condition names are gathered and put in order; where it names
 more, the newest are looked at one after another until enough match."""
@@ -180,12 +183,14 @@ class Results:
             yield from self._worded(wanted.words, conditions)
             return
         place: tuple[Any, Any] | None = None
+        size = _FIRST_PAGE
         while True:
             with self._database.reading() as connection:
                 if wanted.order:
-                    page, place = _ordered(connection, conditions, wanted.order[0], place)
+                    page, place = _ordered(connection, conditions, wanted.order[0], place, size)
                 else:
-                    page, place = _newest(connection, conditions, place)
+                    page, place = _newest(connection, conditions, place, size)
+            size = min(2 * size, _PAGE)
             for study, patient in page:
                 if study not in seen:
                     seen.add(study)
@@ -197,13 +202,13 @@ class Results:
         self, words: Sequence[str], conditions: list[sa.ColumnElement[bool]]
     ) -> Iterator[tuple[str, str]]:
         """Yield studies whose patient's name has words that begin so, the newest first."""
-        behind, seen = None, set[str]()
+        behind, seen, size = None, set[str](), _FIRST_PAGE
         number = instances.c.number
         while True:
             with self._database.reading() as connection:
                 is_sqlite = self._database.is_sqlite
                 found = newest_numbers(connection, " ".join(words), is_sqlite, behind)
-                numbers = list(islice(found, _PAGE))
+                numbers = list(islice(found, size))
                 query = (
                     sa.select(instances.c.study_instance_uid, instances.c.patient_id)
                     .select_from(_SHOWN)
@@ -215,9 +220,9 @@ class Results:
                 if study not in seen:
                     seen.add(study)
                     yield str(study), str(patient)
-            if len(numbers) < _PAGE:
+            if len(numbers) < size:
                 return
-            behind = numbers[-1]
+            behind, size = numbers[-1], min(2 * size, _PAGE)
 
     def studies_of_patients(self, patient_ids: Collection[str]) -> list[tuple[str, str]]:
         """Return Study Instance UID and patient id of all studies of some patients."""
@@ -349,8 +354,9 @@ def _selective(connection: Connection, wanted: Wanted) -> sa.Select[Any] | None:
         if not conditions:
             continue
         named = sa.select(instances.c.sop_instance_uid).where(*conditions)
-        counted = sa.select(sa.func.count()).select_from(named.limit(SELECTIVE + 1).subquery())
-        if int(connection.scalar(counted) or 0) <= SELECTIVE:
+        most = SELECTIVE * max(1, len(only.exact.get(name, ())))
+        counted = sa.select(sa.func.count()).select_from(named.limit(most + 1).subquery())
+        if int(connection.scalar(counted) or 0) <= most:
             return named
     everything = sa.select(instances.c.sop_instance_uid)
     counted = sa.select(sa.func.count()).select_from(everything.limit(SELECTIVE + 1).subquery())
@@ -386,6 +392,7 @@ def _ordered(
     conditions: list[sa.ColumnElement[bool]],
     order: tuple[str, bool],
     place: tuple[Any, Any] | None,
+    size: int,
 ) -> tuple[list[tuple[str, str]], tuple[Any, Any] | None]:
     """Return studies by the index of a column, and where to go on; None: at the end.
 
@@ -393,7 +400,7 @@ def _ordered(
     """
     (name, is_down), number = order, instances.c.number
     column = COLUMNS[name]
-    page = sa.select(column, number).where(column != "").limit(_PAGE)
+    page = sa.select(column, number).where(column != "").limit(size)
     page = page.order_by(column.desc(), number.desc()) if is_down else page.order_by(column, number)
     if place is not None:
         value, last = place
@@ -412,13 +419,14 @@ def _ordered(
     known = {row[0]: (str(row[1]), str(row[2])) for row in connection.execute(query)}
     found = [known[row[1]] for row in rows if row[1] in known]
     last_row = (rows[-1][0], rows[-1][1])
-    return list(dict.fromkeys(found)), last_row if len(rows) == _PAGE else None
+    return list(dict.fromkeys(found)), last_row if len(rows) == size else None
 
 
 def _newest(
     connection: Connection,
     conditions: list[sa.ColumnElement[bool]],
     place: tuple[Any, Any] | None,
+    size: int,
 ) -> tuple[list[tuple[str, str]], tuple[Any, Any] | None]:
     """Return studies of the next reports, newest first, and where to go on; None: at the end."""
     at, job = jobs.c.ended_at, jobs.c.id
@@ -426,7 +434,7 @@ def _newest(
         sa.select(at, job)
         .where(jobs.c.is_kept == 1, at > 0)
         .order_by(at.desc(), job.desc())
-        .limit(_PAGE)
+        .limit(size)
     )
     if place is not None:
         page = page.where(at <= place[0], (at < place[0]) | (job < place[1]))
@@ -441,7 +449,7 @@ def _newest(
     )
     found = [(str(row[0]), str(row[1])) for row in connection.execute(query)]
     last = (ids[-1].ended_at, ids[-1].id)
-    return list(dict.fromkeys(found)), last if len(ids) == _PAGE else None
+    return list(dict.fromkeys(found)), last if len(ids) == size else None
 
 
 _RESULT = (
