@@ -76,7 +76,7 @@ class Node:
         return count
 
     def delivery(self, uid: str) -> dict[str, Any]:
-        (row,) = self.ledger.history.trace(uid)["deliveries"]
+        (row,) = self.ledger.history.trace(uid).deliveries
         return dict(as_json(row))
 
     def becomes(self, state: str, uid: str, limit_s: float = 20) -> None:
@@ -218,7 +218,7 @@ def test_a_report_is_committed_however_the_answer_comes(tmp_path: Path, answers:
         assert node.delivery(uid)["state"] == "sent"
         assert node.ask(linger_s=3 if answers == "same" else 0) == 1
         node.becomes("committed", uid)
-        assert node.ledger.history.trace(uid)["state"] == "committed"
+        assert node.ledger.history.trace(uid).state == "committed"
         (asked,) = archive.asked
         assert [item.ReferencedSOPInstanceUID for item in asked.ReferencedSOPSequence] == [uid]
         if answers != "new":
@@ -429,7 +429,7 @@ def test_what_orthanc_no_longer_has_is_sent_again_and_committed(
         node.ask()
         node.becomes("committed", uid)
         assert archive.post("/tools/lookup", uid.encode())
-        stages = [stage["stage"] for stage in node.ledger.history.trace(uid)["stages"]]
+        stages = [stage.stage for stage in node.ledger.history.trace(uid).stages]
         assert stages[-5:] == ["asked", "retrying", "sent", "asked", "committed"]
 
 

@@ -132,7 +132,7 @@ def test_the_same_instance_again_is_success_and_kept_once(node: Node, tmp_path: 
         assert as_modality("storescu", node, sent).returncode == 0
     assert len(node.kept) == before + 1
     uid = dcmread(sent).SOPInstanceUID
-    assert [row["resends"] for row in node.ledger.history.recent(search=uid)] == [1]
+    assert [row.resends for row in node.ledger.history.recent(search=uid)] == [1]
 
 
 def test_a_stat_image_is_ordered_before_the_others(node: Node, tmp_path: Path) -> None:

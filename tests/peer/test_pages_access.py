@@ -77,7 +77,7 @@ def page() -> Iterator[Any]:
 
 def everywhere(api: Api) -> list[str]:
     """Return every page that shows something, with an image in each of its states."""
-    images = [f"/images/{row['sop_instance_uid']}" for row in api.ledger.history.recent(10)]
+    images = [f"/images/{row.sop_instance_uid}" for row in api.ledger.history.recent(10)]
     lists = ["/", "/?state=failed", "/?state=rejected&page=3", "/peers", "/rules", "/models"]
     return [*lists, "/configuration", "/manual", "/images/9.9.9", *images]
 
@@ -203,7 +203,7 @@ FOCUS = """() => {
 
 def test_a_keyboard_reaches_every_control_and_shows_where_it_is(api: Api, page: Any) -> None:
     page.set_viewport_size(DESK)
-    image = next(r["sop_instance_uid"] for r in api.ledger.history.recent(10, "Doe"))
+    image = next(r.sop_instance_uid for r in api.ledger.history.recent(10, "Doe"))
     for path in ("/", "/peers", "/rules", f"/images/{image}"):
         page.goto(api.url + path)
         count = page.evaluate(
@@ -224,12 +224,10 @@ def test_a_keyboard_reaches_every_control_and_shows_where_it_is(api: Api, page: 
 
 def test_a_keyboard_alone_judges_a_report(api: Api, page: Any) -> None:
     page.set_viewport_size(DESK)
-    uid = next(r["sop_instance_uid"] for r in api.ledger.history.recent(10, "Doe"))
+    uid = next(r.sop_instance_uid for r in api.ledger.history.recent(10, "Doe"))
     page.goto(f"{api.url}/images/{uid}")
     page.get_by_label("Your reading").focus()
     page.keyboard.type("as I see it")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    wait_for(
-        "it is kept", lambda: api.ledger.history.trace(uid)["stages"][-1]["stage"] == "agree", 15
-    )
+    wait_for("it is kept", lambda: api.ledger.history.trace(uid).stages[-1].stage == "agree", 15)

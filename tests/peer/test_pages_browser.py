@@ -116,7 +116,7 @@ def test_a_failed_job_is_retried_from_the_list(api: Api, page: Any) -> None:
     page.get_by_role("status").get_by_text("will be tried again").wait_for(timeout=15000)
     row = page.locator("tr", has_text="Try, Again")
     row.get_by_text("Waiting").wait_for(timeout=15000)
-    assert api.ledger.history.trace(uid)["jobs"][0]["state"] == "received"
+    assert api.ledger.history.trace(uid).jobs[0].state == "received"
     pages.rejected(api, pages.claimed(api))
 
 
@@ -142,7 +142,7 @@ def test_a_reader_disagrees_with_a_comment(api: Api, page: Any) -> None:
     page.get_by_label("Your reading").fill("I see <b>none</b>")
     page.get_by_role("button", name="Disagree").click()
     page.get_by_role("status").get_by_text("kept: disagree").wait_for(timeout=15000)
-    assert api.ledger.history.trace(uid)["stages"][-1]["detail"].endswith("I see <b>none</b>")
+    assert api.ledger.history.trace(uid).stages[-1].detail.endswith("I see <b>none</b>")
     page.reload()
     assert page.get_by_text("I see <b>none</b>").first.is_visible()
 

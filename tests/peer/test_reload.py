@@ -235,11 +235,11 @@ def test_a_report_that_waits_for_an_unknown_peer_goes_out_when_it_is_known(
     api = Api(settings, ledger, Spool(settings.node.data_dir / "spool"))
     route = pages.route(send_to=("@sender",), objects={})
     uid = pages.keep(api, bytes(128) + b"DICM", route, calling_ae="LATE")
-    job = ledger.history.trace(uid)["jobs"][0]["job"]
+    job = ledger.history.trace(uid).jobs[0].job
     ticket = wait_for("its job is handed out", lambda: handed_out(settings, job), 20)
     ledger.jobs.claim(ticket.job, ticket.token, "here", 60)
     pages.reported(api, ticket, content=report)
-    reason = wait_for("it waits", lambda: ledger.history.trace(uid)["deliveries"][0]["reason"], 20)
+    reason = wait_for("it waits", lambda: ledger.history.trace(uid).deliveries[0].reason, 20)
     assert "is not in [peers]" in reason
     kept, (port,) = tmp_path / "kept", free_ports(1)
     kept.mkdir()
@@ -247,7 +247,7 @@ def test_a_report_that_waits_for_an_unknown_peer_goes_out_when_it_is_known(
     try:
         assert reloaded(node, PEER.format(name="late", ae="LATE", port=port)).returncode == 0
         wait_for("the report is there", lambda: list(kept.iterdir()), 20)
-        wait_for("it is told", lambda: ledger.history.trace(uid)["state"] == "delivered", 20)
+        wait_for("it is told", lambda: ledger.history.trace(uid).state == "delivered", 20)
     finally:
         archive.terminate()
         archive.wait(10)

@@ -271,7 +271,7 @@ def signed_in(api: Api) -> Iterator[httpx2.Client]:
 
 
 def test_who_looks_at_an_image_on_the_pages_is_noted(api: Api) -> None:
-    image = api.ledger.history.recent()[0]["sop_instance_uid"]
+    image = api.ledger.history.recent()[0].sop_instance_uid
     with signed_in(api) as browser:
         trail = Trail(api.settings, api.ledger)
         assert browser.get(f"/images/{image}").status_code == 200
@@ -283,7 +283,7 @@ def test_who_looks_at_an_image_on_the_pages_is_noted(api: Api) -> None:
 
 def test_a_picture_that_was_seen_is_noted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Previews, "png", lambda *_: b"a picture")
-    image = api.ledger.history.recent()[0]["sop_instance_uid"]
+    image = api.ledger.history.recent()[0].sop_instance_uid
     with signed_in(api) as browser:
         trail = Trail(api.settings, api.ledger)
         assert browser.get(f"/images/{image}/preview.png").content == b"a picture"

@@ -47,7 +47,7 @@ def report_of(image: str, study: str = "1.2", series: str = "1.3", patient: str 
 
 def result_for(api: Api, ticket: Ticket, **changed: Any) -> tuple[Result, bytes]:
     """Return the result of a job and the bytes of its one object, part ``sr``."""
-    image = str(api.ledger.history.trace(ticket.job)["sop_instance_uid"])
+    image = str(api.ledger.history.trace(ticket.job).sop_instance_uid)
     ds = report_of(image)
     item = ReportObject(
         kind="sr",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from dicom_node.base.job import ReportObject, ReportOrder, Result, Ticket
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger import Instance, Ledger, Route
+
+Thing = TypeVar("Thing")
 
 NOW = 1_800_000_000.0
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -31,9 +33,9 @@ def fresh(folder: Path) -> str:
     return f"sqlite:///{folder}/ledger.sqlite"
 
 
-def on(thing: Any, moment: float) -> Any:
+def on(thing: Thing, moment: float) -> Thing:
     """Return `thing` (a ledger, or what has its clock): calls of it happen at this moment."""
-    return _At(thing, thing.clock, moment)
+    return cast(Thing, _At(thing, cast(Any, thing).clock, moment))
 
 
 class _At:

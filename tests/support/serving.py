@@ -57,13 +57,13 @@ class Api:
         order = ReportOrder(content_datetime=datetime.fromtimestamp(0, UTC))
         to = ("modality",)
         uid = self.receive(Route("all", "phantom", "live", to, {}, None, True, order), **facts)
-        job = self.ledger.history.trace(uid)["jobs"][0]["job"]
+        job = self.ledger.history.trace(uid).jobs[0].job
         # Jobs that an earlier test left behind are handed out too: the new one is meant.
         tickets = self.ledger.jobs.hand_out("phantom", 100, time.time() + 60)
         return next(ticket for ticket in tickets if ticket.job == job)
 
     def state(self, ticket: Ticket) -> str:
-        return str(self.ledger.history.trace(ticket.job)["jobs"][0]["state"])
+        return str(self.ledger.history.trace(ticket.job).jobs[0].state)
 
     @property
     def reports(self) -> list[str]:

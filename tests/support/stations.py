@@ -243,7 +243,7 @@ min_free = "10MB"
         """
         ledger = Ledger.open(f"sqlite:///{self.folder}/var/ledger.sqlite")
         try:
-            return str(ledger.history.trace(sop_instance_uid)["state"])
+            return str(ledger.history.trace(sop_instance_uid).state)
         except NotFound:
             return ""
         finally:

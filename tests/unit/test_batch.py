@@ -91,12 +91,12 @@ def test_instances_of_one_batch_have_what_each_would_have_alone(ledger: Ledger) 
     )
     assert [receipt and len(receipt.jobs) for receipt in receipts] == [1, 2, 0, None]
     told = [ledger.history.trace(f"1.2.3.{n}") for n in (1, 2, 3)]
-    assert [[stage["stage"] for stage in one["stages"]] for one in told] == [
+    assert [[stage.stage for stage in one.stages] for one in told] == [
         ["received", "routed"],
         ["received", "routed", "routed"],
         ["received", "ignored"],
     ]
-    numbers = [job["report_order"].instance_number for one in told for job in one["jobs"]]
+    numbers = [job.report_order.instance_number for one in told for job in one.jobs]
     assert numbers == [1, 2, 1]
 
 
@@ -107,7 +107,7 @@ def test_without_a_digest_a_known_uid_changes_nothing(ledger: Ledger) -> None:
     ledger.instances.note_digest("1.2.3.1", "0" * 64)
     again = instance(sha256="f" * 64, file="images/aa/y.dcm")
     assert ledger.instances.receive(again, [route()]).kind == "duplicate"
-    assert len(ledger.history.trace("1.2.3.1")["stages"]) == 3
+    assert len(ledger.history.trace("1.2.3.1").stages) == 3
 
 
 def test_many_threads_lose_nothing(ledger: Ledger) -> None:
@@ -121,7 +121,6 @@ def test_many_threads_lose_nothing(ledger: Ledger) -> None:
     for thread in threads:
         thread.join(60)
     numbers = sorted(
-        ledger.history.trace(f"1.2.3.{n}")["jobs"][0]["report_order"].instance_number
-        for n in range(80)
+        ledger.history.trace(f"1.2.3.{n}").jobs[0].report_order.instance_number for n in range(80)
     )
     assert numbers == list(range(1, 81))

@@ -179,7 +179,7 @@ def test_an_instance_from_a_clock_that_was_ahead_does_not_wait_behind_all_others
     ledger.jobs.unpublish(handed.pop().tickets)
     on(ledger, NOW + 2).instances.receive(instance(2), [route()])
     first, _ = on(ledger, NOW + 3).jobs.hand_out("phantom", 2, NOW + 90)
-    assert ledger.history.trace("1.2.3.1")["jobs"][0]["job"] == first.job
+    assert ledger.history.trace("1.2.3.1").jobs[0].job == first.job
 
 
 class Set:
@@ -216,7 +216,7 @@ def test_a_worker_keeps_its_lease_when_the_clock_is_set(
         for _ in range(2):  # set, and set right again
             clock.by = by - clock.by
             time.sleep(1.5)
-        assert ledger.history.trace("1.2.3.1")["jobs"][0]["attempts"] == 1
+        assert ledger.history.trace("1.2.3.1").jobs[0].attempts == 1
         assert post(ledger, ticket, result(ticket))
     finally:
         stop.set()

@@ -74,10 +74,10 @@ class Node:
         on(self.ledger, NOW).instances.receive(instance(n), [route()])
         ticket = taken(self.ledger)
         post(self.ledger, ticket, result(ticket, n), NOW)
-        (row,) = self.ledger.history.trace(f"1.2.3.{n}")["deliveries"]
-        self.ledger.deliveries.choose(row["id"], f"2.25.{n}")
-        on(self.ledger, NOW).deliveries.delivered(row["id"], 0, ask_at=ask_at)
-        return int(row["id"])
+        (row,) = self.ledger.history.trace(f"1.2.3.{n}").deliveries
+        self.ledger.deliveries.choose(row.id, f"2.25.{n}")
+        on(self.ledger, NOW).deliveries.delivered(row.id, 0, ask_at=ask_at)
+        return int(row.id)
 
     def step(self, now: float = NOW + 1) -> int:
         """Ask for what is due; return for how many objects that was."""
@@ -86,11 +86,11 @@ class Node:
         return sum(len(question.objects) for question in self.archive.asked[before:])
 
     def delivery(self, n: int = 1) -> dict[str, Any]:
-        (row,) = self.ledger.history.trace(f"1.2.3.{n}")["deliveries"]
+        (row,) = self.ledger.history.trace(f"1.2.3.{n}").deliveries
         return as_json(row)
 
     def stages(self, n: int = 1) -> list[str]:
-        return [stage["stage"] for stage in self.ledger.history.trace(f"1.2.3.{n}")["stages"]]
+        return [stage.stage for stage in self.ledger.history.trace(f"1.2.3.{n}").stages]
 
 
 def all_kept(question: Question) -> Answer:
@@ -132,18 +132,18 @@ def test_what_was_delivered_is_asked_for_in_one_transaction(node: Node) -> None:
 def test_committed_is_told_apart_from_delivered(node: Node) -> None:
     node.deliver(1)
     node.deliver(2, ask_at=0)
-    assert node.ledger.history.trace("1.2.3.1")["state"] == "delivered"
-    assert on(node.ledger, NOW).history.status()["destinations"][0]["uncommitted"] == 1
+    assert node.ledger.history.trace("1.2.3.1").state == "delivered"
+    assert on(node.ledger, NOW).history.status().destinations[0].uncommitted == 1
     node.archive.reply = all_kept
     node.step()
-    assert node.ledger.history.trace("1.2.3.1")["state"] == "committed"
-    assert node.ledger.history.trace("1.2.3.2")["state"] == "delivered"
-    assert on(node.ledger, NOW).history.status()["deliveries"] == {"committed": 1, "sent": 1}
+    assert node.ledger.history.trace("1.2.3.1").state == "committed"
+    assert node.ledger.history.trace("1.2.3.2").state == "delivered"
+    assert on(node.ledger, NOW).history.status().deliveries == {"committed": 1, "sent": 1}
     assert node.stages()[-2:] == ["asked", "committed"]
-    assert [row["sop_instance_uid"] for row in node.ledger.history.recent(state="committed")] == [
+    assert [row.sop_instance_uid for row in node.ledger.history.recent(state="committed")] == [
         "1.2.3.1"
     ]
-    assert on(node.ledger, NOW).history.status()["destinations"] == ()
+    assert on(node.ledger, NOW).history.status().destinations == ()
 
 
 def test_what_is_not_committed_is_sent_again_and_asked_for_again(node: Node) -> None:

@@ -19,6 +19,7 @@ from dicom_node.settings import Peer, Settings
 from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.status import meaning
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.views import DeliveryView
 from dicom_node.store.spool import Spool
 
 TEXT = "1.2.840.10008.5.1.4.1.1.88.11"
@@ -104,9 +105,8 @@ class Node:
         told = result(ticket, n, objects=objects)
         on(self.ledger, NOW).jobs.report(ticket.job, ticket.token, told, files)
 
-    def deliveries(self, n: int = 1) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.ledger.history.trace(f"1.2.3.{n}")["deliveries"]
-        return rows
+    def deliveries(self, n: int = 1) -> tuple[DeliveryView, ...]:
+        return self.ledger.history.trace(f"1.2.3.{n}").deliveries
 
 
 ONLY_SR = {"objects": {"archive": ("sr",)}}
@@ -126,7 +126,7 @@ def test_a_report_is_stored_once_and_the_status_kept(node: Node) -> None:
     on(work, NOW + 1).step()
     assert node.archive.got == [b"1-comprehensive3d"]
     (row,) = node.deliveries()
-    assert (row["state"], row["status"], row["sop_instance_uid"]) == ("sent", 0, "2.25.10")
+    assert (row.state, row.status, row.sop_instance_uid) == ("sent", 0, "2.25.10")
     assert node.archive.closed == 1
 
 
@@ -156,7 +156,7 @@ def test_a_retry_never_sends_another_object(node: Node) -> None:
     node.archive.takes = {SR_CLASSES["comprehensive3d"]}
     on(node.deliverer(), NOW + 40).step()
     assert len(node.archive.got) == 2
-    assert "no longer accepts" in node.deliveries()[0]["reason"]
+    assert "no longer accepts" in node.deliveries()[0].reason
 
 
 def test_what_no_one_accepts_waits_with_its_reason(node: Node) -> None:
@@ -164,8 +164,8 @@ def test_what_no_one_accepts_waits_with_its_reason(node: Node) -> None:
     node.report()
     on(node.deliverer(), NOW).step()
     sr, text = node.deliveries()
-    assert (sr["state"], sr["reason"]) == ("retrying", "archive accepts no SOP class of it")
-    assert text["state"] == "sent"
+    assert (sr.state, sr.reason) == ("retrying", "archive accepts no SOP class of it")
+    assert text.state == "sent"
 
 
 @pytest.mark.parametrize("status", [0xB000, 0xB001, 0xB006, 0xB007, 0xBFFF, 0x0001, 0x0107, 0x0116])
@@ -174,7 +174,7 @@ def test_a_warning_is_a_delivery(node: Node, status: int) -> None:
     node.report(**ONLY_SR)
     on(node.deliverer(), NOW).step()
     (row,) = node.deliveries()
-    assert (row["state"], row["status"]) == ("sent", status)
+    assert (row.state, row.status) == ("sent", status)
 
 
 @pytest.mark.parametrize("status", [0xA700, 0xA900, 0xC000, 0x0122, 0x0124, 0x0111, 0xFE00])
@@ -183,8 +183,8 @@ def test_a_failure_is_retried_with_its_status_as_the_reason(node: Node, status: 
     node.report(**ONLY_SR)
     on(node.deliverer(), NOW).step()
     (row,) = node.deliveries()
-    assert (row["state"], row["status"], row["attempts"]) == ("retrying", status, 1)
-    assert row["reason"] == f"archive answered {meaning(status)}"
+    assert (row.state, row.status, row.attempts) == ("retrying", status, 1)
+    assert row.reason == f"archive answered {meaning(status)}"
 
 
 def test_refusals_back_off_from_30_seconds_to_an_hour_and_never_end(node: Node) -> None:
@@ -193,13 +193,13 @@ def test_refusals_back_off_from_30_seconds_to_an_hour_and_never_end(node: Node) 
     work, now, waits = node.deliverer(), NOW, []
     for _ in range(10):
         on(work, now).step()
-        due = node.deliveries()[0]["next_at"]
+        due = node.deliveries()[0].next_at
         waits.append(due - now)
         on(work, due - 1).step()
         now = due
     assert waits == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
     on(work, now).step()
-    assert node.deliveries()[0]["state"] == "sent"
+    assert node.deliveries()[0].state == "sent"
     assert len(node.archive.got) == 11
 
 
@@ -212,8 +212,8 @@ def test_an_archive_that_is_away_costs_no_attempt_and_gets_all_when_it_is_back(n
         waits.append(on(work, now).step())
         now += 40
     rows = [row for n in range(5) for row in node.deliveries(n)]
-    assert {row["attempts"] for row in rows} == {0}
-    assert {row["reason"] for row in rows} == {"ARCHIVE@127.0.0.1:1 refused the connection"}
+    assert {row.attempts for row in rows} == {0}
+    assert {row.reason for row in rows} == {"ARCHIVE@127.0.0.1:1 refused the connection"}
     assert max(waits) <= 30
     node.archive.is_away = False
     on(work, now).step()
@@ -231,10 +231,10 @@ def test_one_object_that_breaks_each_association_holds_up_no_other(node: Node) -
         now += 2
     assert sorted(node.archive.got) == [f"{n}-comprehensive3d".encode() for n in (1, 2, 3)]
     (row,) = node.deliveries(0)
-    assert (row["state"], row["attempts"]) == ("retrying", 0)
+    assert (row.state, row.attempts) == ("retrying", 0)
     node.archive.breaks_on = b"nothing"
     on(work, now + 100).step()
-    assert node.deliveries(0)[0]["state"] == "sent"
+    assert node.deliveries(0)[0].state == "sent"
 
 
 def test_an_unknown_sender_gets_its_report_when_the_settings_know_it(node: Node) -> None:
@@ -250,8 +250,8 @@ def test_an_unknown_sender_gets_its_report_when_the_settings_know_it(node: Node)
     thread.join(10)
     assert node.archive.got == [b"1-comprehensive3d"]
     sr, text = node.deliveries()
-    assert (sr["destination"], sr["state"]) == ("room1", "sent")
-    assert (text["state"], text["reason"]) == ("withheld", "room1 takes no basic-text")
+    assert (sr.destination, sr.state) == ("room1", "sent")
+    assert (text.state, text.reason) == ("withheld", "room1 takes no basic-text")
 
 
 def test_a_peer_that_was_removed_leaves_its_reports_waiting(node: Node) -> None:
@@ -259,7 +259,7 @@ def test_a_peer_that_was_removed_leaves_its_reports_waiting(node: Node) -> None:
     node.peers.clear()
     on(node.deliverer(), NOW).step()
     (row,) = node.deliveries()
-    assert (row["state"], row["reason"]) == (
+    assert (row.state, row.reason) == (
         "retrying",
         "archive is no longer in [peers]; add it again",
     )
@@ -271,7 +271,7 @@ def test_a_lost_report_file_is_told(node: Node) -> None:
         path.unlink()
     on(node.deliverer(), NOW).step()
     (row,) = node.deliveries()
-    assert (row["state"], row["reason"]) == (
+    assert (row.state, row.reason) == (
         "retrying",
         "its file cannot be read: FileNotFoundError",
     )
@@ -296,7 +296,7 @@ def test_the_loop_delivers_soon_and_again_after_an_outage(node: Node) -> None:
         stop.set()
         thread.join(10)
     assert not thread.is_alive()
-    assert node.deliveries(2)[0]["attempts"] == 0
+    assert node.deliveries(2)[0].attempts == 0
 
 
 def test_a_slow_archive_does_not_hold_up_another(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dicom_node.base.job import Handout
 from dicom_node.flow.dispatch import SHARES, Dispatcher
 from dicom_node.settings import Dispatch, Settings, Web
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.views import JobView
 
 
 class Broker:
@@ -95,7 +96,7 @@ def test_a_window_is_refilled_in_whole_batches_while_there_is_a_backlog(
             on(ledger, NOW + 1).jobs.claim(ticket.job, ticket.token, "w", 60)
             claimed += 1
             on(work, NOW + 1.1).step()
-            assert claimed == 4 * window or ledger.history.status()["jobs"]["queued"] > 0, (
+            assert claimed == 4 * window or ledger.history.status().jobs["queued"] > 0, (
                 "workers wait"
             )
     assert sum(broker.sizes) == claimed == 4 * window
@@ -160,7 +161,7 @@ def test_what_a_broker_does_not_take_waits_in_the_ledger(ledger: Ledger) -> None
     assert len(broker.got) == 1
     on(work, NOW + 1.3).step()
     assert len(broker.got) == 3
-    assert ledger.history.status()["jobs"] == {"queued": 3}
+    assert ledger.history.status().jobs == {"queued": 3}
 
 
 def test_a_model_without_workers_does_not_hold_up_another(ledger: Ledger) -> None:
@@ -203,8 +204,8 @@ def test_a_job_that_kills_each_worker_ends_as_failed(ledger: Ledger) -> None:
         broker.got.clear()
         now += 6
     told = ledger.history.trace("1.2.3.0")
-    assert told["state"] == "failed"
-    assert [s["stage"] for s in told["stages"]].count("claimed") == 3
+    assert told.state == "failed"
+    assert [s.stage for s in told.stages].count("claimed") == 3
 
 
 def test_an_instance_is_published_soon_after_its_commit(ledger: Ledger) -> None:
@@ -261,7 +262,7 @@ def test_what_kills_workers_takes_no_neighbour_with_it(ledger: Ledger) -> None:
     broker = Broker()
     receive(ledger, 80)
     work = dispatcher(ledger, broker, window=8, batch=2, attempts=5)
-    deadly = told(ledger, 3)[0]["job"]
+    deadly = told(ledger, 3)[0].job
     for now in (NOW + 60 * minute for minute in range(1, 24)):
         on(work, now).step()
         for handout, _ in broker.got:
@@ -272,14 +273,13 @@ def test_what_kills_workers_takes_no_neighbour_with_it(ledger: Ledger) -> None:
                 for ticket in held:
                     post(ledger, ticket, result(ticket), now)
         broker.got.clear()
-    states = {row["job"]: row["state"] for n in range(80) for row in told(ledger, n)}
+    states = {row.job: row.state for n in range(80) for row in told(ledger, n)}
     assert [job for job, state in states.items() if state != "reported"] == [deadly]
     assert states[deadly] == "failed"
 
 
-def told(ledger: Ledger, n: int) -> list[dict[str, Any]]:
-    jobs: list[dict[str, Any]] = ledger.history.trace(f"1.2.3.{n}")["jobs"]
-    return jobs
+def told(ledger: Ledger, n: int) -> tuple[JobView, ...]:
+    return ledger.history.trace(f"1.2.3.{n}").jobs
 
 
 def test_a_clock_that_was_an_hour_ahead_holds_nothing_up(ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from ledgers import fresh
+from ledgers import fresh, on
 from pydicom import dcmread
 
 from dicom_node.base.errors import NotUnderstood, OutOfResources, Unreachable
@@ -96,9 +96,9 @@ def test_an_instance_is_kept_recorded_and_routed(station: Station, syntax: str) 
     assert ds.file_meta.TransferSyntaxUID == syntax
     assert ds.file_meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
     assert (ds.SOPInstanceUID, ds.preamble) == ("1.2.3", bytes(128))
-    (job,) = station.ledger.history.trace("1.2.3")["jobs"]
-    assert job["send_to"] == {"m": ["sr"]}
-    assert job["report_order"].sop_classes == ("comprehensive3d", "comprehensive", "enhanced")
+    (job,) = station.ledger.history.trace("1.2.3").jobs
+    assert job.send_to == {"m": ["sr"]}
+    assert job.report_order.sop_classes == ("comprehensive3d", "comprehensive", "enhanced")
 
 
 def test_the_bytes_are_kept_as_they_were_sent(station: Station) -> None:
@@ -149,7 +149,8 @@ def test_a_removed_image_that_comes_again_is_told_from_another(station: Station)
     settings = Settings(retention={"images": 0, "reports": 0})
     station.intake.settings = Settings()
     station.send(data_set())
-    assert Retention(settings, station.spool, station.ledger).purge(time.time() + 60) == 1
+    retention = Retention(settings, station.spool, station.ledger)
+    assert on(retention, time.time() + 60).purge() == 1
     assert station.files == []
     assert station.send(data_set({0x00080060: "DX"})).kind == "conflict"
     again = station.send(data_set())
@@ -198,7 +199,7 @@ def test_missing_malformed_or_other_uids_are_not_understood(
     with pytest.raises(NotUnderstood):
         station.send(data_set(values))
     assert station.files == []
-    assert station.ledger.history.status()["instances"] == {}
+    assert station.ledger.history.status().instances == {}
 
 
 def test_another_sop_class_is_told_apart(station: Station) -> None:
@@ -298,7 +299,7 @@ def test_without_rules_an_instance_is_taken_and_ignored(tmp_path: Path) -> None:
 def test_an_unknown_sender_gets_a_job_whose_report_waits(tmp_path: Path) -> None:
     station = Station(tmp_path, peers={})
     assert len(station.send(data_set()).jobs) == 1
-    assert station.ledger.history.trace("1.2.3")["jobs"][0]["send_to"] == {"@sender": []}
+    assert station.ledger.history.trace("1.2.3").jobs[0].send_to == {"@sender": []}
     station.ledger.close()
 
 

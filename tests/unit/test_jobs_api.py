@@ -70,9 +70,9 @@ def test_a_worker_claims_fetches_renews_and_posts(api: Api, worker: Client) -> N
     worker.post(ticket, result_of(api, ticket), [object_of(api, ticket)])
     assert api.state(ticket) == "reported"
     trace = api.ledger.history.trace(ticket.job)
-    (kept,) = trace["objects"]
-    assert api.spool.path(kept["file"]).read_bytes() == object_of(api, ticket)
-    assert [row["state"] for row in trace["deliveries"]] == ["pending"]
+    (kept,) = trace.objects
+    assert api.spool.path(kept.file).read_bytes() == object_of(api, ticket)
+    assert [row.state for row in trace.deliveries] == ["pending"]
 
 
 def test_the_same_result_again_is_200_and_changes_nothing(api: Api, http: httpx2.Client) -> None:
@@ -93,7 +93,7 @@ def test_results_posted_at_once_are_one_result(api: Api, http: httpx2.Client) ->
             )
         )
     assert {answer.status_code for answer in answers} == {200}
-    assert len(api.ledger.history.trace(ticket.job)["objects"]) == 1
+    assert len(api.ledger.history.trace(ticket.job).objects) == 1
 
 
 @pytest.mark.parametrize("act", ["claim", "instance", "lease", "result", "release"])
@@ -131,9 +131,9 @@ def test_a_job_given_back_waits_and_counts(api: Api, worker: Client) -> None:
     ticket = api.ticket()
     worker.claim(ticket, "w")
     worker.release(ticket, "out of memory", counts=False, delay_s=60)
-    (job,) = api.ledger.history.trace(ticket.job)["jobs"]
-    assert (job["state"], job["attempts"]) == ("received", 0)
-    assert job["next_at"] > time.time() + 50
+    (job,) = api.ledger.history.trace(ticket.job).jobs
+    assert (job.state, job.attempts) == ("received", 0)
+    assert job.next_at > time.time() + 50
 
 
 def test_a_rejected_image_needs_its_reason(api: Api, http: httpx2.Client) -> None:
@@ -272,7 +272,7 @@ def test_a_result_about_something_else_is_422_and_an_attempt(
     api: Api, http: httpx2.Client, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     ticket = claimed(api, http)
-    image = api.ledger.history.trace(ticket.job)["sop_instance_uid"]
+    image = api.ledger.history.trace(ticket.job).sop_instance_uid
     ds = answers.report_of(image)
     for keyword, value in OTHERS[what].items():
         setattr(ds, keyword, value)
@@ -283,9 +283,9 @@ def test_a_result_about_something_else_is_422_and_an_attempt(
     assert "OTHER" not in answer.text + caplog.text
     assert "result refused" in caplog.text
     assert api.reports == before, "nothing of it is durable"
-    (job,) = api.ledger.history.trace(ticket.job)["jobs"]
-    assert (job["state"], job["attempts"]) == ("received", 1)
-    assert "result refused" in job["reason"]
+    (job,) = api.ledger.history.trace(ticket.job).jobs
+    assert (job.state, job.attempts) == ("received", 1)
+    assert "result refused" in job.reason
     with_token = post(http, ticket, result_of(api, ticket), sr=object_of(api, ticket))
     assert with_token.status_code == 409, "the token went with the attempt"
 

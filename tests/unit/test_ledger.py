@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -29,6 +28,7 @@ from dicom_node.base.job import FractureFound, Reason, ReportObject, Result, Tic
 from dicom_node.store import schema
 from dicom_node.store.ledger import Ledger, Wanted, as_json
 from dicom_node.store.ledger import database as database_module
+from dicom_node.store.ledger.views import JobView
 
 
 @pytest.fixture
@@ -56,9 +56,8 @@ def ledger(url: str) -> Iterator[Ledger]:
     ledger.close()
 
 
-def job_row(ledger: Ledger, n: int = 1) -> dict[str, Any]:
-    row: dict[str, Any] = ledger.history.trace(f"1.2.3.{n}")["jobs"][-1]
-    return row
+def job_row(ledger: Ledger, n: int = 1) -> JobView:
+    return ledger.history.trace(f"1.2.3.{n}").jobs[-1]
 
 
 # reception ---------------------------------------------------------------------------------------
@@ -69,7 +68,7 @@ def test_a_new_instance_becomes_one_job_per_route(ledger: Ledger) -> None:
     receipt = on(ledger, NOW).instances.receive(instance(), routes)
     assert receipt.kind == "new"
     assert len(set(receipt.jobs)) == 2
-    assert {row["model"] for row in ledger.history.trace("1.2.3.1")["jobs"]} == {
+    assert {row.model for row in ledger.history.trace("1.2.3.1").jobs} == {
         "phantom",
         "second",
     }
@@ -83,9 +82,9 @@ def test_the_same_bytes_again_make_no_job(ledger: Ledger) -> None:
         receipt = on(ledger, NOW + 1).instances.receive(instance(calling_ae="OTHER"), [route()])
         assert (receipt.kind, receipt.jobs) == ("duplicate", ())
     told = ledger.history.trace("1.2.3.1")
-    assert len(told["jobs"]) == 1
-    assert told["instance"]["resends"] == 3
-    assert [stage["stage"] for stage in told["stages"]].count("duplicate") == 1
+    assert len(told.jobs) == 1
+    assert told.instance.resends == 3
+    assert [stage.stage for stage in told.stages].count("duplicate") == 1
 
 
 @pytest.mark.parametrize(
@@ -104,17 +103,17 @@ def test_other_content_under_a_known_uid_is_kept_apart(
         receipt = on(ledger, NOW + 1).instances.receive(other, [route()])
         assert (receipt.kind, receipt.jobs, receipt.file) == ("conflict", (), "images/aa/other.dcm")
     told = ledger.history.trace("1.2.3.1")
-    assert len(told["jobs"]) == len(told["conflicts"]) == 1
-    assert told["instance"]["file"] == "images/aa/1.dcm"
-    assert ledger.history.status()["conflicts"] == 1
-    assert [row["file"] for row in ledger.history.conflicts()] == ["images/aa/other.dcm"]
+    assert len(told.jobs) == len(told.conflicts) == 1
+    assert told.instance.file == "images/aa/1.dcm"
+    assert ledger.history.status().conflicts == 1
+    assert [row.file for row in ledger.history.conflicts()] == ["images/aa/other.dcm"]
 
 
 def test_without_a_route_an_instance_is_ignored_with_its_reason(ledger: Ledger) -> None:
     on(ledger, NOW).instances.receive(instance(), [], "no rule matched")
     told = ledger.history.trace("1.2.3.1")
-    assert (told["state"], told["instance"]["reason"]) == ("ignored", "no rule matched")
-    assert [stage["stage"] for stage in told["stages"]] == ["received", "ignored"]
+    assert (told.state, told.instance.reason) == ("ignored", "no rule matched")
+    assert [stage.stage for stage in told.stages] == ["received", "ignored"]
     assert ledger.jobs.waiting() == {}
 
 
@@ -123,10 +122,7 @@ def test_instance_numbers_count_up_in_a_study_for_each_model(ledger: Ledger) -> 
         on(ledger, NOW + n).instances.receive(instance(n), [route(), route(model="second")])
     on(ledger, NOW).instances.receive(instance(4, study_instance_uid="1.9"), [route()])
     numbers = {
-        n: [
-            row["report_order"].instance_number
-            for row in ledger.history.trace(f"1.2.3.{n}")["jobs"]
-        ]
+        n: [row.report_order.instance_number for row in ledger.history.trace(f"1.2.3.{n}").jobs]
         for n in (1, 2, 3, 4)
     }
     assert numbers == {1: [1, 1], 2: [2, 2], 3: [3, 3], 4: [1]}
@@ -158,7 +154,7 @@ def test_two_associations_with_the_same_instance_at_once_make_one_job(url: str) 
     for thread in threads:
         thread.join()
     assert (kinds.count("new"), kinds.count("duplicate")) == (5, 35)
-    assert ledgers[0].history.status()["jobs"] == {"received": 5}
+    assert ledgers[0].history.status().jobs == {"received": 5}
     for ledger in ledgers:
         ledger.close()
 
@@ -171,7 +167,7 @@ def test_jobs_are_handed_out_by_priority_then_by_reception(ledger: Ledger) -> No
         on(ledger, NOW + n).instances.receive(instance(n, priority=priority), [route()])
     on(ledger, NOW + 5).instances.receive(instance(5, priority=2), [route(priority=0)])
     order = [
-        ledger.history.trace(t.job)["sop_instance_uid"]
+        ledger.history.trace(t.job).sop_instance_uid
         for t in ledger.jobs.hand_out("phantom", 9, NOW + 60)
     ]
     assert order == ["1.2.3.3", "1.2.3.4", "1.2.3.5", "1.2.3.1", "1.2.3.2"]
@@ -191,7 +187,7 @@ def test_what_the_broker_did_not_get_is_due_again_and_its_token_void(ledger: Led
     with pytest.raises(Stale):
         on(ledger, NOW).jobs.claim(tickets[0].job, tickets[0].token, "w", 60)
     assert on(ledger, NOW).jobs.waiting()["phantom"].due == 1
-    assert job_row(ledger)["attempts"] == 0
+    assert job_row(ledger).attempts == 0
 
 
 def test_a_claim_repeated_by_its_worker_has_the_same_answer(ledger: Ledger) -> None:
@@ -271,8 +267,8 @@ def test_attempts_run_out_with_the_reason(ledger: Ledger) -> None:
         expired = on(ledger, at + 61).jobs.expire(3)
     assert expired.failed == 1
     row = job_row(ledger)
-    assert (row["state"], row["attempts"]) == ("failed", 3)
-    assert "fell silent" in row["reason"]
+    assert (row.state, row.attempts) == ("failed", 3)
+    assert "fell silent" in row.reason
     assert on(ledger, at + 999).jobs.hand_out("phantom", 5, at + 999) == []
 
 
@@ -281,8 +277,8 @@ def test_time_in_the_queue_counts_as_no_attempt(ledger: Ledger) -> None:
     for i in range(20):
         assert len(on(ledger, NOW + i * 100).jobs.hand_out("phantom", 1, NOW + i * 100 + 60)) == 1
         assert on(ledger, NOW + i * 100 + 61).jobs.expire(3).queued == 1
-    assert job_row(ledger)["attempts"] == 0
-    assert len(ledger.history.trace("1.2.3.1")["stages"]) < 12
+    assert job_row(ledger).attempts == 0
+    assert len(ledger.history.trace("1.2.3.1").stages) < 12
 
 
 def test_release_waits_and_counts_as_it_is_told(ledger: Ledger) -> None:
@@ -293,13 +289,13 @@ def test_release_waits_and_counts_as_it_is_told(ledger: Ledger) -> None:
         == "received"
     )
     assert on(ledger, NOW + 29).jobs.hand_out("phantom", 1, NOW + 90) == []
-    assert job_row(ledger)["attempts"] == 0
+    assert job_row(ledger).attempts == 0
     ticket = taken(ledger, at=NOW + 31)
     assert (
         on(ledger, NOW + 32).jobs.release(ticket.job, ticket.token, "broken", True, 0, 1)
         == "failed"
     )
-    assert job_row(ledger)["reason"] == "after 1 attempts: broken"
+    assert job_row(ledger).reason == "after 1 attempts: broken"
 
 
 def test_waiting_tells_models_and_priorities_apart(ledger: Ledger) -> None:
@@ -324,12 +320,12 @@ def test_waiting_tells_models_and_priorities_apart(ledger: Ledger) -> None:
 def test_a_result_is_recorded_with_its_objects_and_deliveries(ledger: Ledger) -> None:
     ticket = reported(ledger)
     told = ledger.history.trace("1.2.3.1")
-    assert told["state"] == "reported"
-    assert [(d["destination"], d["kind"], d["state"]) for d in told["deliveries"]] == [
+    assert told.state == "reported"
+    assert [(d.destination, d.kind, d.state) for d in told.deliveries] == [
         ("archive", "sr", "pending")
     ]
-    assert told["objects"][0]["file"] == f"reports/aa/{ticket.job[:8]}.sr.dcm"
-    assert told["jobs"][0]["result"]["text"] == "No fracture."
+    assert told.objects[0].file == f"reports/aa/{ticket.job[:8]}.sr.dcm"
+    assert told.jobs[0].result.text == "No fracture."
     assert ticket.token not in json.dumps(as_json(told))
 
 
@@ -348,7 +344,7 @@ def test_the_first_result_wins_over_a_zombie(ledger: Ledger) -> None:
     assert post(ledger, heir, result(heir, 2))
     with pytest.raises(Stale):
         post(ledger, zombie, result(zombie, 3))
-    assert [o["sop_instance_uid"] for o in ledger.history.trace("1.2.3.1")["objects"]] == ["2.25.2"]
+    assert [o.sop_instance_uid for o in ledger.history.trace("1.2.3.1").objects] == ["2.25.2"]
 
 
 def test_a_result_without_a_file_for_each_object_is_refused_whole(ledger: Ledger) -> None:
@@ -356,7 +352,7 @@ def test_a_result_without_a_file_for_each_object_is_refused_whole(ledger: Ledger
     ticket = taken(ledger)
     with pytest.raises(NotFound, match="no file for part 'sr'"):
         ledger.jobs.report(ticket.job, ticket.token, result(ticket), {})
-    assert job_row(ledger)["state"] == "running"
+    assert job_row(ledger).state == "running"
 
 
 def test_a_rejected_image_keeps_its_reason_and_sends_its_report(ledger: Ledger) -> None:
@@ -365,9 +361,9 @@ def test_a_rejected_image_keeps_its_reason_and_sends_its_report(ledger: Ledger) 
     reason = Reason(code="not-chest", text="A hip.")
     post(ledger, ticket, result(ticket, outcome="rejected", text=None, reason=reason))
     told = ledger.history.trace("1.2.3.1")
-    assert (told["state"], told["jobs"][0]["reason"]) == ("rejected", "not-chest")
-    assert [d["state"] for d in told["deliveries"]] == ["pending"]
-    assert told["stages"][-1]["detail"] == "not-chest: A hip."
+    assert (told.state, told.jobs[0].reason) == ("rejected", "not-chest")
+    assert [d.state for d in told.deliveries] == ["pending"]
+    assert told.stages[-1].detail == "not-chest: A hip."
 
 
 def test_the_trace_tells_each_stage_in_order_with_its_time(ledger: Ledger) -> None:
@@ -375,12 +371,12 @@ def test_the_trace_tells_each_stage_in_order_with_its_time(ledger: Ledger) -> No
     on(ledger, NOW + 2).deliveries.delivered(1, 0, 12.5)
     told = ledger.history.trace("1.2.3.1")
     names = ["received", "routed", "queued", "claimed", "fetch", "decode", "model", "report"]
-    assert [stage["stage"] for stage in told["stages"]] == [*names, "reported", "sent"]
-    times = [stage["at"] for stage in told["stages"]]
+    assert [stage.stage for stage in told.stages] == [*names, "reported", "sent"]
+    times = [stage.at for stage in told.stages]
     assert times == sorted(times)
-    ms = {stage["stage"]: stage["ms"] for stage in told["stages"]}
+    ms = {stage.stage: stage.ms for stage in told.stages}
     assert (ms["model"], ms["sent"]) == (30.0, 12.5)
-    assert told["state"] == "delivered"
+    assert told.state == "delivered"
 
 
 # deliveries ---------------------------------------------------------------------------------------
@@ -439,8 +435,8 @@ def test_the_object_settled_on_first_stays(ledger: Ledger) -> None:
 
 def test_a_shadow_rule_sends_nothing_and_says_so(ledger: Ledger) -> None:
     reported(ledger, mode="shadow")
-    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
-    assert (delivery["state"], delivery["reason"]) == (
+    (delivery,) = ledger.history.trace("1.2.3.1").deliveries
+    assert (delivery.state, delivery.reason) == (
         "withheld",
         "rule 'frontal' is in shadow mode",
     )
@@ -452,27 +448,27 @@ def test_a_demonstration_report_is_withheld_where_the_rule_does_not_allow_it(
     ledger: Ledger,
 ) -> None:
     reported(ledger, allow_demonstration=False)
-    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
-    assert delivery["state"] == "withheld"
-    assert "allow_demonstration" in delivery["reason"]
+    (delivery,) = ledger.history.trace("1.2.3.1").deliveries
+    assert delivery.state == "withheld"
+    assert "allow_demonstration" in delivery.reason
 
 
 def test_a_report_for_an_unknown_sender_waits_until_the_peer_is_known(ledger: Ledger) -> None:
     ticket = reported(ledger, send_to=("@sender",))
-    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
-    assert (delivery["state"], delivery["reason"]) == (
+    (delivery,) = ledger.history.trace("1.2.3.1").deliveries
+    assert (delivery.state, delivery.reason) == (
         "retrying",
         "sender MODALITY@10.0.0.9 is not in [peers]; add it",
     )
     assert on(ledger, NOW + 1).deliveries.redirect(ticket.job, "archive", ("sr",)) == 1
-    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
-    assert (delivery["destination"], delivery["state"]) == ("archive", "pending")
+    (delivery,) = ledger.history.trace("1.2.3.1").deliveries
+    assert (delivery.destination, delivery.state) == ("archive", "pending")
 
 
 def test_a_sender_that_gets_the_report_anyway_gets_it_once(ledger: Ledger) -> None:
     ticket = reported(ledger, send_to=("archive", "@sender"))
     assert on(ledger, NOW + 1).deliveries.redirect(ticket.job, "archive", ("sr",)) == 0
-    assert [d["state"] for d in ledger.history.trace("1.2.3.1")["deliveries"]] == [
+    assert [d.state for d in ledger.history.trace("1.2.3.1").deliveries] == [
         "pending",
         "withheld",
     ]
@@ -482,9 +478,9 @@ def test_a_failure_is_postponed_and_a_silence_is_not_counted(ledger: Ledger) -> 
     reported(ledger)
     on(ledger, NOW).deliveries.postpone(1, "archive answered 0xA700", NOW + 30, status=0xA700)
     on(ledger, NOW).deliveries.hold("archive", "connection refused", NOW + 60)
-    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
-    assert (delivery["state"], delivery["attempts"]) == ("retrying", 1)
-    assert delivery["reason"] == "archive answered 0xA700"
+    (delivery,) = ledger.history.trace("1.2.3.1").deliveries
+    assert (delivery.state, delivery.attempts) == ("retrying", 1)
+    assert delivery.reason == "archive answered 0xA700"
     assert on(ledger, NOW + 31).deliveries.due() == []
     ledger.deliveries.resume("archive")
     assert len(on(ledger, NOW + 31).deliveries.due()) == 1
@@ -494,11 +490,11 @@ def test_a_failure_is_postponed_and_a_silence_is_not_counted(ledger: Ledger) -> 
 def test_a_held_destination_gives_its_reason_to_what_waits(ledger: Ledger) -> None:
     reported(ledger)
     on(ledger, NOW).deliveries.hold("archive", "connection refused", NOW + 60)
-    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
-    assert (delivery["state"], delivery["attempts"]) == ("retrying", 0)
-    assert delivery["reason"] == "connection refused"
-    (line,) = on(ledger, NOW).history.status()["destinations"]
-    assert (line["waiting"], line["failures"], line["held_until"]) == (1, 1, NOW + 60)
+    (delivery,) = ledger.history.trace("1.2.3.1").deliveries
+    assert (delivery.state, delivery.attempts) == ("retrying", 0)
+    assert delivery.reason == "connection refused"
+    (line,) = on(ledger, NOW).history.status().destinations
+    assert (line.waiting, line.failures, line.held_until) == (1, 1, NOW + 60)
     assert on(ledger, NOW).deliveries.due_destinations() == []
     assert on(ledger, NOW).deliveries.next_due() == NOW + 60
     ledger.deliveries.resume("archive")
@@ -510,8 +506,8 @@ def test_a_settled_delivery_is_not_settled_again(ledger: Ledger) -> None:
     assert on(ledger, NOW).deliveries.delivered(1, 0xB000)
     assert not on(ledger, NOW).deliveries.delivered(1, 0)
     assert not ledger.deliveries.postpone(1, "late", NOW + 30)
-    (delivery,) = ledger.history.trace("1.2.3.1")["deliveries"]
-    assert (delivery["state"], delivery["status"]) == ("sent", 0xB000)
+    (delivery,) = ledger.history.trace("1.2.3.1").deliveries
+    assert (delivery.state, delivery.status) == ("sent", 0xB000)
     assert ledger.deliveries.committed(1)
     assert not ledger.deliveries.committed(1)
 
@@ -524,7 +520,7 @@ def test_retry_gives_a_failed_job_all_its_attempts_again(ledger: Ledger) -> None
     ticket = taken(ledger)
     ledger.jobs.release(ticket.job, ticket.token, "broken", True, 0, 1)
     assert on(ledger, NOW).acts.retry("1.2.3.1") == 1
-    assert (job_row(ledger)["state"], job_row(ledger)["attempts"]) == ("received", 0)
+    assert (job_row(ledger).state, job_row(ledger).attempts) == ("received", 0)
     ticket = taken(ledger)
     ledger.jobs.release(ticket.job, ticket.token, "broken", True, 0, 1)
     assert on(ledger, NOW).acts.retry_failed() == 1
@@ -547,7 +543,7 @@ def test_resend_sends_the_same_objects_again(ledger: Ledger) -> None:
     assert on(ledger, NOW + 1).acts.resend("1.2.3.1") == 1
     (delivery,) = on(ledger, NOW + 1).deliveries.due()
     assert delivery.chosen == "2.25.1"
-    assert "resend" in [stage["stage"] for stage in ledger.history.trace("1.2.3.1")["stages"]]
+    assert "resend" in [stage.stage for stage in ledger.history.trace("1.2.3.1").stages]
 
 
 def test_replay_makes_a_new_generation_that_names_its_predecessor(ledger: Ledger) -> None:
@@ -569,7 +565,7 @@ def test_replay_makes_a_new_generation_that_names_its_predecessor(ledger: Ledger
 def test_an_instance_is_found_by_any_of_its_names(ledger: Ledger, ident: str) -> None:
     ticket = reported(ledger)
     named = ticket.job if ident == "job" else ident
-    assert ledger.history.trace(named)["sop_instance_uid"] == "1.2.3.1"
+    assert ledger.history.trace(named).sop_instance_uid == "1.2.3.1"
 
 
 def test_recent_searches_and_filters(ledger: Ledger) -> None:
@@ -578,7 +574,7 @@ def test_recent_searches_and_filters(ledger: Ledger) -> None:
         instance(2, patient_id="100%", accession_number="B2"), [], "no rule"
     )
     on(ledger, NOW + 1).instances.receive(instance(3), [route()])
-    uids = lambda **asked: [r["sop_instance_uid"][-1] for r in ledger.history.recent(**asked)]  # noqa: E731
+    uids = lambda **asked: [r.sop_instance_uid[-1] for r in ledger.history.recent(**asked)]  # noqa: E731
     assert uids() == ["2", "3", "1"]
     assert uids(limit=1, offset=1) == ["3"]
     assert uids(search="pid1") == ["3", "1"]
@@ -591,7 +587,7 @@ def test_recent_searches_and_filters(ledger: Ledger) -> None:
     assert uids(state="undelivered") == ["1"]
     ledger.deliveries.delivered(1, 0)
     assert uids(state="delivered") == ["1"]
-    assert ledger.history.recent(state="delivered")[0]["text"] == "No fracture."
+    assert ledger.history.recent(state="delivered")[0].text == "No fracture."
 
 
 def test_reports_are_found_for_query_and_retrieve(ledger: Ledger) -> None:
@@ -612,10 +608,10 @@ def test_status_counts_what_there_is(ledger: Ledger) -> None:
     reported(ledger)
     on(ledger, NOW).instances.receive(instance(2), [route()])
     told = on(ledger, NOW + 10).history.status()
-    assert told["jobs"] == {"reported": 1, "received": 1}
-    assert told["deliveries"] == {"pending": 1}
-    assert told["models"] == {"phantom": {"reported": 1, "received": 1}}
-    assert told["oldest_open_s"] == 10
+    assert told.jobs == {"reported": 1, "received": 1}
+    assert told.deliveries == {"pending": 1}
+    assert told.models == {"phantom": {"reported": 1, "received": 1}}
+    assert told.oldest_open_s == 10
 
 
 # the database -------------------------------------------------------------------------------------
@@ -763,13 +759,13 @@ def test_killed_claimers_lose_nothing_and_no_job_has_two_results(url: str, ledge
     done = [line for child in last for line in child.communicate(timeout=60)[0].split()]
     for child in killed:
         child.communicate()
-    assert ledger.history.status()["jobs"] == {"reported": 24}
+    assert ledger.history.status().jobs == {"reported": 24}
     assert len(done) == len(set(done))
     results = [
         stage
         for n in range(24)
-        for stage in ledger.history.trace(f"1.2.3.{n}")["stages"]
-        if stage["stage"] == "reported"
+        for stage in ledger.history.trace(f"1.2.3.{n}").stages
+        if stage.stage == "reported"
     ]
     assert len(results) == 24
 
@@ -779,6 +775,6 @@ def test_findings_come_back_as_they_were_posted(ledger: Ledger) -> None:
     ticket = taken(ledger)
     found = FractureFound(bone="rib", number="6", side="right")
     post(ledger, ticket, result(ticket, presence="present", fractures=(found,)))
-    kept = job_row(ledger)["result"]
-    assert kept["fractures"][0] == found
+    kept = job_row(ledger).result
+    assert kept.fractures[0] == found
     assert not hasattr(kept, "token")

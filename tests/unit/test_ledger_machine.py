@@ -144,21 +144,18 @@ class Work(RuleBasedStateMachine):
         self.steps += 1
         for uid in self.sent if self.steps % 5 == 0 else ():
             told = self.ledger.history.trace(uid)
-            assert len(told["jobs"]) == 1
-            job = told["jobs"][0]
-            results = [s for s in told["stages"] if s["stage"] in ("reported", "rejected")]
-            has_result = job["state"] in ("reported", "rejected")
-            assert len(results) == len(told["objects"]) == len(told["deliveries"]) == has_result
-            assert has_result == (job["job"] in self.accepted)
-            assert job["attempts"] <= ATTEMPTS
-            if job["state"] == "failed":
-                assert job["reason"]
+            assert len(told.jobs) == 1
+            job = told.jobs[0]
+            results = [s for s in told.stages if s.stage in ("reported", "rejected")]
+            has_result = job.state in ("reported", "rejected")
+            assert len(results) == len(told.objects) == len(told.deliveries) == has_result
+            assert has_result == (job.job in self.accepted)
+            assert job.attempts <= ATTEMPTS
+            if job.state == "failed":
+                assert job.reason
             if has_result:
-                assert (
-                    self.final.setdefault(uid, told["objects"][0]["file"])
-                    == (told["objects"][0]["file"])
-                )
-        counts = on(self.ledger, self.now).history.status()["jobs"]
+                assert self.final.setdefault(uid, told.objects[0].file) == (told.objects[0].file)
+        counts = on(self.ledger, self.now).history.status().jobs
         assert sum(counts.values()) == len(self.sent)
 
     def state(self, job: str) -> tuple[str, str]:

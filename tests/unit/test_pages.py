@@ -179,25 +179,25 @@ def test_acts_do_what_they_say(api: Api, http: httpx2.Client) -> None:
     uid = finished(api)
     pages.deliver(api, 0)
     assert post(http, f"/images/{uid}/resend").status_code == 303
-    assert api.ledger.history.trace(uid)["deliveries"][0]["state"] == "pending"
+    assert api.ledger.history.trace(uid).deliveries[0].state == "pending"
     assert post(http, f"/images/{uid}/replay").status_code == 303
-    again = api.ledger.history.trace(uid)["jobs"][-1]
-    assert (again["generation"], again["state"]) == (2, "received")
+    again = api.ledger.history.trace(uid).jobs[-1]
+    assert (again.generation, again.state) == (2, "received")
     pages.fail(api, pages.claimed(api))
     assert post(http, f"/images/{uid}/retry").status_code == 303
-    assert api.ledger.history.trace(uid)["jobs"][-1]["state"] == "received"
+    assert api.ledger.history.trace(uid).jobs[-1].state == "received"
     pages.rejected(api, pages.claimed(api))
 
 
 def test_a_judgement_is_kept_as_an_event_and_shown(api: Api, http: httpx2.Client) -> None:
     uid = finished(api)
-    job = api.ledger.history.trace(uid)["jobs"][0]["job"]
+    job = api.ledger.history.trace(uid).jobs[0].job
     comment = "the eighth <b>rib</b>, not the seventh"
     answer = post(http, f"/images/{uid}/judge", job=job, verdict="disagree", comment=comment)
     assert answer.status_code == 303
-    last = api.ledger.history.trace(uid)["stages"][-1]
-    assert (last["stage"], last["job"]) == ("disagree", job)
-    assert last["detail"].endswith(comment)
+    last = api.ledger.history.trace(uid).stages[-1]
+    assert (last.stage, last.job) == ("disagree", job)
+    assert last.detail.endswith(comment)
     text = http.get(f"/images/{uid}").text
     assert html.escape(comment) in text
     assert comment not in text
@@ -208,10 +208,10 @@ def test_a_judgement_of_nothing_is_refused(
     api: Api, http: httpx2.Client, fields: dict[str, str]
 ) -> None:
     uid = finished(api)
-    job = api.ledger.history.trace(uid)["jobs"][0]["job"]
+    job = api.ledger.history.trace(uid).jobs[0].job
     answer = post(http, f"/images/{uid}/judge", **({"job": job, "verdict": "agree"} | fields))
     assert answer.status_code == 404
-    assert api.ledger.history.trace(uid)["stages"][-1]["stage"] == "reported"
+    assert api.ledger.history.trace(uid).stages[-1].stage == "reported"
 
 
 def test_an_act_asked_by_htmx_answers_in_place(api: Api, http: httpx2.Client) -> None:

@@ -313,10 +313,10 @@ def test_roles_bound_what_people_may_do(api: Api) -> None:
 
 def test_a_judgement_bears_the_name_of_who_signed_in(api: Api, http: httpx2.Client) -> None:
     sign_in(http, "viewer")
-    job = api.ledger.history.trace("1.2.77.1")["jobs"][0]["job"]
+    job = api.ledger.history.trace("1.2.77.1").jobs[0].job
     form = {"csrf": token(http), "job": job, "verdict": "agree", "by": "somebody else"}
     assert http.post("/images/1.2.77.1/judge", data=form).status_code == 303
-    assert api.ledger.history.trace("1.2.77.1")["stages"][-1]["detail"] == "viewer"
+    assert api.ledger.history.trace("1.2.77.1").stages[-1].detail == "viewer"
 
 
 # Forged requests
@@ -329,7 +329,7 @@ def test_a_form_without_our_token_changes_nothing(api: Api, http: httpx2.Client)
         stolen = token(other)
     for shown in ({}, {"csrf": ""}, {"csrf": "x" * 43}, {"csrf": stolen}):
         assert http.post("/images/1.2.77.1/replay", data=shown).status_code == 403
-    assert len(api.ledger.history.trace("1.2.77.1")["jobs"]) == 1
+    assert len(api.ledger.history.trace("1.2.77.1").jobs) == 1
 
 
 @pytest.mark.parametrize(

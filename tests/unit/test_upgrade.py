@@ -73,30 +73,28 @@ def finish(ledger: Ledger, folder: Path) -> list[str]:
 @pytest.mark.parametrize("ledger", ["0002"], indirect=True)
 def test_a_commitment_that_was_asked_for_is_still_answered(ledger: Ledger) -> None:
     assert on(ledger, LATER).commitments.answer("2.25.660", {"2.25.6"}, {}, lambda _: 30)
-    assert ledger.history.trace("1.2.3.6")["state"] == "committed"
+    assert ledger.history.trace("1.2.3.6").state == "committed"
 
 
 def test_work_in_every_state_is_finished_once(ledger: Ledger, tmp_path: Path) -> None:
     delivered = finish(ledger, tmp_path)
     status = on(ledger, LATER + 500).history.status()
-    assert status["jobs"] == {"reported": 8, "rejected": 1, "failed": 1}
-    assert status["deliveries"] == {"sent": 8, "withheld": 1}
-    assert status["instances"]["ignored"] == 1
-    assert status["conflicts"] == 1
+    assert status.jobs == {"reported": 8, "rejected": 1, "failed": 1}
+    assert status.deliveries == {"sent": 8, "withheld": 1}
+    assert status.instances["ignored"] == 1
+    assert status.conflicts == 1
     # what an older version had sent is not sent again
     assert len(delivered) == len(set(delivered)) == 7
 
 
 def test_a_worker_of_the_older_version_may_still_post_its_result(ledger: Ledger) -> None:
-    (running,) = (
-        row for row in ledger.history.trace("1.2.3.3")["jobs"] if row["state"] == "running"
-    )
+    (running,) = (row for row in ledger.history.trace("1.2.3.3").jobs if row.state == "running")
     with closing(sqlite3.connect(ledger.url.removeprefix("sqlite:///"))) as db:
         query = "SELECT token FROM jobs WHERE id = ?"
-        (token,) = db.execute(query, (running["job"],)).fetchone()
-    ticket = Ticket(job=running["job"], token=token)
+        (token,) = db.execute(query, (running.job,)).fetchone()
+    ticket = Ticket(job=running.job, token=token)
     assert post(ledger, ticket, result(ticket, 3), NOW + 60)
-    assert ledger.history.trace("1.2.3.3")["jobs"][0]["state"] == "reported"
+    assert ledger.history.trace("1.2.3.3").jobs[0].state == "reported"
 
 
 def test_what_was_settled_before_the_first_attempt_stays_settled(ledger: Ledger) -> None:

@@ -124,7 +124,7 @@ class Station:
         return Handout(node=self.settings.web.url, model="chosen", tickets=tuple(tickets))
 
     def state(self, uid: str) -> str:
-        return str(self.ledger.history.trace(uid)["jobs"][0]["state"])
+        return str(self.ledger.history.trace(uid).jobs[0].state)
 
 
 @pytest.fixture
@@ -141,9 +141,9 @@ def test_a_hand_out_ends_as_reported_jobs_with_their_objects(station: Station) -
     assert [station.state(f"1.2.3.{i}") for i in range(3)] == ["reported"] * 3
     assert station.model.batches == [3]
     trace = station.ledger.history.trace("1.2.3.0")
-    assert trace["objects"]
-    assert all(station.spool.path(row["file"]).is_file() for row in trace["objects"])
-    assert {"fetch", "decode", "model", "report"} <= {stage["stage"] for stage in trace["stages"]}
+    assert trace.objects
+    assert all(station.spool.path(row.file).is_file() for row in trace.objects)
+    assert {"fetch", "decode", "model", "report"} <= {stage.stage for stage in trace.stages}
 
 
 def test_a_stale_ticket_is_passed_over_and_its_neighbour_done(station: Station) -> None:
@@ -186,10 +186,10 @@ def test_an_engine_that_is_away_takes_no_attempt_and_makes_no_report(station: St
     station.model.act = act
     station.desk.work(station.hand_out())
     trace = station.ledger.history.trace("1.2.3.1")
-    (job,) = trace["jobs"]
-    assert (job["state"], job["attempts"]) == ("received", 0)
-    assert "503" in job["reason"]
-    assert trace["objects"] == ()
+    (job,) = trace.jobs
+    assert (job.state, job.attempts) == ("received", 0)
+    assert "503" in job.reason
+    assert trace.objects == ()
 
 
 def test_an_image_that_breaks_the_accelerator_cannot_end_workers_for_ever(
@@ -333,20 +333,20 @@ def test_a_fault_of_the_model_gives_the_job_back_until_it_fails(station: Station
     for _ in range(2):
         station.desk.work(station.hand_out())
     assert station.state("1.2.3.1") == "failed"
-    assert "RuntimeError" in station.ledger.history.trace("1.2.3.1")["jobs"][0]["reason"]
+    assert "RuntimeError" in station.ledger.history.trace("1.2.3.1").jobs[0].reason
 
 
 def test_bytes_that_are_no_image_are_rejected_with_a_report(station: Station) -> None:
     station.receive("1.2.3.1")
-    job = station.ledger.history.trace("1.2.3.1")["instance"]["file"]
+    job = station.ledger.history.trace("1.2.3.1").instance.file
     path = station.spool.path(job)
     ds = dcmread(path)
     ds.PixelData = ds.PixelData[:1000]
     ds.save_as(path)
     station.desk.work(station.hand_out())
     trace = station.ledger.history.trace("1.2.3.1")
-    assert trace["jobs"][0]["state"] == "rejected"
-    assert trace["objects"]
+    assert trace.jobs[0].state == "rejected"
+    assert trace.objects
     assert station.model.batches == []
 
 
@@ -379,7 +379,7 @@ def test_work_that_stands_still_loses_its_lease_and_its_late_result_is_dropped(
         station.ledger.jobs.expire(5)
         time.sleep(0.1)
     assert station.state("1.2.3.1") == "received"
-    assert station.ledger.history.trace("1.2.3.1")["objects"] == ()
+    assert station.ledger.history.trace("1.2.3.1").objects == ()
 
 
 def test_a_stuck_worker_ends_itself() -> None:

@@ -37,7 +37,7 @@ from dicom_node.store.ledger.states import (
     InstanceState,
     JobState,
 )
-from dicom_node.store.ledger.views import FindingJudgement
+from dicom_node.store.ledger.views import ConflictView, FindingJudgement
 from dicom_node.store.ledger.wanted import wishes_of
 from dicom_node.store.schema import (
     IS_UNFINISHED,
@@ -311,7 +311,7 @@ class Acts:
                 for row in newest.values()
             )
 
-    def kept_apart(self, ident: str) -> Row[Any]:
+    def kept_apart(self, ident: str) -> ConflictView:
         """Return the last conflict under a name (SOP Instance UID, study, accession number).
 
         Raises
@@ -329,7 +329,7 @@ class Acts:
             ).first()
         if row is None:
             raise NotFound(f"{ident[:64]!r}: nothing is kept apart; there is nothing to adopt")
-        return row
+        return ConflictView(**row._mapping)
 
     def adopt(
         self,

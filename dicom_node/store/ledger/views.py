@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -19,20 +19,6 @@ class View:
     """A frozen picture of rows; its attributes are typed, `as_json` prints it."""
 
     __slots__ = ()
-
-    if not TYPE_CHECKING:  # the type checker guards the attributes; older tests index by name
-
-        def __getitem__(self, name: str) -> Any:
-            try:
-                return getattr(self, name)
-            except AttributeError:
-                raise KeyError(name) from None
-
-        def __contains__(self, name: object) -> bool:
-            return isinstance(name, str) and hasattr(self, name)
-
-        def get(self, name: str, default: Any = None) -> Any:  # noqa: D102
-            return getattr(self, name, default)
 
 
 @cache
