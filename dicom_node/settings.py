@@ -112,7 +112,9 @@ class Tls(Section):
     """Files of a TLS end; empty means no TLS (DICOM PS3.15 B.12, BCP 195)."""
 
     certificate: Path | None = None
+    """PEM file of our certificate, and of those up to its authority."""
     key: Path | None = None
+    """PEM file of its private key."""
     ca: Path | None = None
     """Certificates that the other side must chain to."""
 
@@ -121,22 +123,33 @@ class Node(Section):
     """``[node]``: the application entity and where it keeps things."""
 
     ae_title: AETitle = "CHEXFRACT"
+    """How others call this node: 1 to 16 characters."""
     ae_titles: tuple[AETitle, ...] = ()
     """Further AE titles by which it may be called; rules ask for them by ``match.called_ae``."""
     host: str = "0.0.0.0"  # noqa: S104 - modalities are other machines
+    """Address on which associations are accepted; ``0.0.0.0`` is every one of this machine."""
     port: Port = 11112
+    """DICOM port."""
     data_dir: Path = Path("var")
+    """Folder of ledger, spool, secrets and logs; for the user of the node alone."""
     ledger: str = "sqlite"
     """``sqlite`` (a file in data_dir) or a ``postgresql+psycopg://`` URL."""
     known_peers_only: bool = True
+    """Whether callers that are not one of ``[peers]`` are rejected."""
     called_ae_check: bool = True
+    """Whether callers that name another AE title than ours are rejected."""
     max_associations: int = Field(default=100, ge=1)
+    """Most associations at one time."""
     max_associations_per_peer: int = Field(default=50, ge=1)
+    """Most associations of one caller at one time."""
     max_pdu: int = Field(default=131072, ge=4096)
+    """Largest PDU in bytes that is received (PS3.8 D.1)."""
     max_instance: Size = 512_000_000
     """Largest data set that is received; more is aborted."""
     idle_timeout: Duration = 60.0
+    """Time without a byte after which an association is aborted."""
     serial_number: str = Field(default="", max_length=64)
+    """Device Serial Number (0018,1000) of this installation in reports."""
     time_zone: str = ""
     """IANA name of the site's time zone, such as ``Europe/Berlin``; empty: that of the host. Dates
     and times of reports, their offset from UTC, and pages follow it."""
@@ -168,6 +181,7 @@ class Oidc(Section):
     issuer: str = ""
     """URL of the provider, as its discovery document names it; empty: local users only."""
     client_id: str = ""
+    """What the provider knows this node by."""
     client_secret_file: str = ""
     """File of the client's secret; empty for a public client."""
     name_claim: str = "preferred_username"
@@ -195,8 +209,11 @@ class Web(Section):
     """``[web]``: job API and pages."""
 
     host: str = "127.0.0.1"
+    """Address of the pages and of the job API."""
     port: Port = 8080
+    """Its port."""
     url: str = "http://127.0.0.1:8080"
+    """How people and workers reach the pages: links and hand-outs are made with it."""
     certificate: Path | None = None
     """PEM file of the certificate, and of those up to its authority: HTTPS instead of HTTP."""
     key: Path | None = None
@@ -219,6 +236,7 @@ class Web(Section):
     ] = ()
     """Sites whose pages may ask the DICOMweb services with the secret of DICOMweb clients."""
     sign_in: bool = True
+    """Whether people sign in; without it everybody who reaches the pages sees them."""
     users_file: str = ""
     """Who may sign in (``chexfract-node user add``); ``users`` in data_dir when empty."""
     session: Annotated[Duration, Field(gt=0)] = 43200.0
@@ -280,12 +298,15 @@ class Broker(Section):
             'an address; write "embedded", "redis://host:6379/0", "rediss://…" or "sentinel://…"'
         ),
     ] = "embedded"
+    """``embedded`` (redis-server on PATH, else a stand-in), ``redis://``, ``rediss://`` or
+    ``sentinel://``."""
     ca: Path | None = None
     """PEM file that the certificate of a ``rediss://`` broker chains to, or is; else the system's.
     With ``sentinel://`` it turns TLS on."""
     certificate: Path | None = None
     """Our own certificate, for a broker that asks for one."""
     key: Path | None = None
+    """PEM file of its private key."""
 
 
 class Dispatch(Section):
@@ -309,24 +330,31 @@ class Delivery(Section):
     refused_first: Annotated[Duration, Field(gt=0)] = 30.0
     """Wait after a destination answered an object with a failure for the first time."""
     refused_longest: Annotated[Duration, Field(gt=0)] = 3600.0
+    """Longest wait between two attempts at a destination that refuses."""
     silent_first: Annotated[Duration, Field(gt=0)] = 1.0
     """Wait after a destination gave no answer for the first time; this costs no attempt."""
     silent_longest: Annotated[Duration, Field(gt=0)] = 30.0
+    """Longest wait between two attempts at a destination that gives no answer."""
     give_up: Duration = 0.0
     """Age at which an object that its destination refuses again and again is given up, and
     ``[notify]`` tells of it; 0 means never. Silence of a destination never ends a delivery."""
     uncommitted_first: Annotated[Duration, Field(gt=0, le=7200)] = 600.0
     """Wait for an answer to a storage commitment request before it is asked again."""
     uncommitted_longest: Annotated[Duration, Field(gt=0, le=7200)] = 3600.0
+    """Longest wait between two storage commitment requests."""
 
 
 class Peer(Section):
     """``[peers.NAME]``: another application entity."""
 
     ae_title: AETitle
+    """Its AE title."""
     host: str
+    """Its host name or address."""
     port: Port
+    """Its DICOM port; 0 for one that only sends."""
     objects: tuple[ObjectKind, ...] = ("sr",)
+    """What it is sent: the kinds of objects, in this order."""
     sop_classes: tuple[Literal["comprehensive3d", "comprehensive", "enhanced"], ...] = (
         "comprehensive3d",
         "comprehensive",
@@ -343,7 +371,9 @@ class Peer(Section):
     storage_commitment: bool = False
     """Whether it is asked to commit to what it was sent (PS3.4 J); then its answer is taken."""
     max_pdu: int = Field(default=131072, ge=4096)
+    """Largest PDU in bytes that is sent to it."""
     timeout: Duration = 30.0
+    """Time that it may take for an answer."""
     tls: Tls = Tls()
 
     @model_validator(mode="after")
@@ -363,17 +393,29 @@ class Match(Section):
     """``match.*`` of a rule: each key that is given must hold; text may use ``*`` and ``?``."""
 
     modality: tuple[str, ...] | None = None
+    """Modality (0008,0060)."""
     body_part: tuple[str, ...] | None = None
+    """Body Part Examined (0018,0015); ``""`` is an image that does not say."""
     view: tuple[str, ...] | None = None
+    """View Position (0018,5101), or what the view code says."""
     sop_class: tuple[str, ...] | None = None
+    """SOP Class UID."""
     calling_ae: tuple[str, ...] | None = None
+    """AE title of the sender."""
     called_ae: tuple[str, ...] | None = None
+    """AE title by which the sender called."""
     manufacturer: tuple[str, ...] | None = None
+    """Manufacturer (0008,0070)."""
     station_name: tuple[str, ...] | None = None
+    """Station Name (0008,1010)."""
     institution: tuple[str, ...] | None = None
+    """Institution Name (0008,0080)."""
     study_description: tuple[str, ...] | None = None
+    """Study Description (0008,1030)."""
     series_description: tuple[str, ...] | None = None
+    """Series Description (0008,103E)."""
     presentation_intent: tuple[str, ...] | None = None
+    """Presentation Intent Type (0008,0068)."""
     quality_control: bool | None = None
     """true: phantoms and quality-control images only; false: none of them."""
 
@@ -401,10 +443,15 @@ class Rule(Section):
     """``[[rules]]``: what happens to a matching Instance; the first match wins."""
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
+    """What trace, pages and reports call it."""
     match: Match = Match()
+    """What an Instance must be like."""
     model: Name = "phantom"
+    """Table ``[models.NAME]`` of the workers that shall read it."""
     mode: Literal["live", "shadow"] = "live"
+    """``live`` sends its reports; ``shadow`` keeps them here."""
     send_to: tuple[str, ...] = (SENDER,)
+    """Peers that get its reports; ``@sender`` is who sent the image."""
     priority: Literal["stat", "normal", "low"] | None = None
     """Overrides the Priority (0000,0700) of the C-STORE request."""
     allow_demonstration: bool = False
@@ -433,7 +480,9 @@ class QualityControl(Section):
     """
 
     patient_name: tuple[str, ...] = ("*PHANTOM*", "QC", "QC^*", "QA", "QA^*", "*QUALITY*CONTROL*")
+    """Patterns of a phantom's Patient's Name."""
     patient_id: tuple[str, ...] = ("*PHANTOM*", "QC", "QC-*", "QC_*", "QA", "QA-*", "QA_*")
+    """Patterns of a phantom's Patient ID."""
 
 
 CodeText = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\\\x00-\x1f]+$")]
@@ -443,8 +492,11 @@ class Report(Section):
     """``[report]``: what every report says of this site."""
 
     not_analysed: bool = True
+    """Whether an image that is not analysed gets a report that says why."""
     series_description: Annotated[str, Field(max_length=64)] = "AI fracture description (ChexFract)"
+    """Series Description (0008,103E) of the reports."""
     series_number: int = Field(default=9001, ge=0, le=2**31 - 1)
+    """Series Number (0020,0011) of the first of their series."""
     procedure: tuple[CodeText, ...] = ()
     """Procedure Reported as code value, coding scheme and meaning, for example
     ``["36643-5", "LN", "XR Chest 2 Views"]``; empty is "Imaging procedure", which every validator
@@ -473,7 +525,9 @@ class Retention(Section):
     """``[retention]``: when files go; what is not delivered never does."""
 
     images: Duration = 86400.0
+    """How long an image is kept after its report was delivered."""
     reports: Duration = 365 * 86400.0
+    """How long a report is kept after it was delivered."""
     ignored: Duration | None = None
     """How long the file of an image is kept that no rule took; as images, unless it is said."""
     conflicts: Duration | None = None
@@ -490,12 +544,19 @@ class Notify(Section):
     webhook: SecretStr | None = None
     """URL that takes a JSON object by POST; often a secret itself."""
     mail_to: tuple[str, ...] = ()
+    """Addresses that get mail."""
     mail_from: str = ""
+    """Sender of the mail."""
     smtp_host: str = "localhost"
+    """Mail server."""
     smtp_port: Port = 25
+    """Port of the mail server."""
     smtp_tls: Literal["none", "starttls", "tls"] = "none"
+    """How the connection to the mail server is encrypted."""
     smtp_user: str = ""
+    """Name to sign in at the mail server; empty: none."""
     smtp_password: SecretStr | None = None
+    """Its password; meant for the environment (``CHEXFRACT_NOTIFY__SMTP_PASSWORD``)."""
     destination_down_for: Duration = 900.0
     """Time that a destination gives no answer before somebody is told."""
     remind_after: Annotated[Duration, Field(gt=0)] = 86400.0

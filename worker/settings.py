@@ -40,9 +40,11 @@ class KnownNode(Section):
     """An entry of ``nodes``: a node that has a secret, or an authority, of its own."""
 
     url: str = Field(max_length=2048)
+    """The ``web.url`` of the node, or its ``jobs.url``."""
     secret_file: Path | None = None
     """The job API's secret of this node; else ``[worker] secret_file``."""
     ca: Path | None = None
+    """PEM file that this node's certificate chains to, or is."""
 
 
 class Worker(Section):
@@ -53,29 +55,37 @@ class Worker(Section):
         Field(pattern=r"^(rediss?://|sentinel://)"),
         Wording('an address; write "redis://host:6379/0", "rediss://…" or "sentinel://…"'),
     ] = "redis://127.0.0.1:6379/0"
+    """The broker of the nodes."""
     broker_ca: Path | None = None
     """PEM file that the certificate of a ``rediss://`` broker chains to, or is."""
     broker_certificate: Path | None = None
+    """PEM file of our certificate, for a broker that asks for one."""
     broker_key: Path | None = None
+    """PEM file of its private key."""
     model: Name = "phantom"
+    """Table ``[models.NAME]`` that this worker reads with."""
     device: DeviceName = "auto"
     """``auto``, ``cpu``, ``cuda`` (NVIDIA and ROCm), ``cuda:1``, ``cuda:MIG-...`` or
     ``cuda:GPU-...`` as ``nvidia-smi -L`` names them, ``xpu`` (Intel), ``mps`` (Apple)."""
     devices: tuple[DeviceName, ...] = ()
     """Several: ``run`` then keeps one worker on each."""
     batch: int = Field(default=8, ge=1)
+    """Most pictures that the model sees at one time."""
     slots: int = Field(default=2, ge=1, le=16)
     """Batches in work: one at the model, the others being fetched, decoded and made inputs of."""
     stuck_after: float = Field(default=120.0, gt=0)
     """Seconds without progress after which the worker ends itself for its supervisor to restart."""
     name: str = Field(default_factory=socket.gethostname)
+    """What nodes call this worker."""
     nodes: tuple[str | KnownNode, ...] = ()
     """Nodes that this worker works for and trusts with the secret: the ``web.url`` of each. A
     hand-out that names another is dropped."""
     announce: tuple[str, ...] = ()
     """More of them, as 0.1.0 wrote them and ``serve --with-worker`` passes its own."""
     secret_file: Path | None = None
+    """File of the job API's secret."""
     secret: SecretStr | None = None
+    """The secret itself; meant for the environment (``CHEXFRACT_WORKER_WORKER__SECRET``)."""
     ca: Path | None = None
     """PEM file that the certificate of a node's HTTPS chains to, or is; else the system's."""
 
@@ -91,6 +101,7 @@ class Serve(Section):
     host: str = "127.0.0.1"
     """Beyond this machine only with ``keys_file``."""
     port: int = Field(default=8000, ge=1, le=65535)
+    """Port of the HTTP server."""
     keys_file: Path | None = None
     """A file with a key in each line; whoever asks shows one as bearer token."""
     allow_urls: tuple[str, ...] = ()
@@ -112,9 +123,14 @@ class Pixels(Section):
     """``[pixels]``: from stored values to the picture."""
 
     mode: Literal["voi", "minmax", "minmax+equalize"] = "voi"
+    """How stored values become grey levels; each model's table in configs/models.toml names its
+    own."""
     decode_timeout: float = Field(default=30.0, gt=0)
+    """Seconds that the decoding of one Instance may take."""
     decode_memory: int = Field(default=1_500_000_000, ge=100_000_000)
+    """Bytes of memory that the decoding of one Instance may take."""
     accept_lateral: bool = False
+    """Whether lateral views are analysed."""
     screening: Literal["off", "warn", "reject"] = "warn"
     """What a picture that does not look like an upright frontal chest gets."""
     window: tuple[str, ...] = Field(default=(), max_length=16)

@@ -90,3 +90,15 @@ def test_completion_prints_code_for_both_programs_at_once(program: str, shell: s
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "chexfract-node" in done.stdout
     assert "chexfract-worker" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["node", "worker"])
+def test_every_key_says_what_it_is(name: str) -> None:
+    schema = json.loads((CONFIGS / f"{name}.schema.json").read_text())
+    silent = [
+        f"{table}.{key}"
+        for table, content in schema["$defs"].items()
+        for key, value in content.get("properties", {}).items()
+        if not {"description", "$ref", "const"} & set(value)
+    ]
+    assert silent == []

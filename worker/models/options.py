@@ -37,6 +37,7 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
     engine: str
+    """Which engine reads: chexfract, maira2, chexagent, cxr_llava, llm_cxr, chat_server."""
     licence_accepted_by: str = ""
     """Who accepted the model's licence; without it only demonstration models are loaded."""
     licence: str = ""
@@ -45,7 +46,9 @@ class Options(BaseModel):
     """The answers mean nothing for patients: reports say so. A folder of weights wants its licence
     accepted all the same; only one that holds a file DEMONSTRATION does not."""
     prompt: str = CHEXFRACT_PROMPT
+    """What the model is asked."""
     max_new_tokens: int = Field(default=256, ge=1, le=8192)
+    """Most tokens of an answer."""
     max_time: float = Field(default=60.0, gt=0)
     """Seconds after which an answer is cut off."""
 
@@ -95,8 +98,11 @@ class Maira2(Weights):
     regions: bool = False
     """Put the boxes of fractures into the report, as regions of the image (SCOORD)."""
     indication: str = ""
+    """Why the image was made, as the prompt says it."""
     technique: str = "Frontal view of the chest."
+    """How the image was made, as the prompt says it."""
     comparison: str = "None."
+    """Earlier images, as the prompt says it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -113,12 +119,15 @@ class CheXagent(Weights):
     """
 
     max_new_tokens: int = Field(default=512, ge=1, le=8192)
+    """Most tokens of an answer."""
     prompt: str = CHEXAGENT_PROMPT
+    """What the model is asked."""
     boxes: bool = True
     """Ask a second time, for rib fractures and where they are."""
     boxes_prompt: str = (
         "Locate rib fractures and specify their positions with bounding box coordinates"
     )
+    """What it is asked for boxes."""
     regions: bool = False
     """Put the boxes of fractures into the report, as regions of the image (SCOORD)."""
 
@@ -127,7 +136,9 @@ class CxrLlava(Weights):
     """``engine = "cxr_llava"``: a report, differential diagnoses or the answer to a question."""
 
     max_new_tokens: int = Field(default=512, ge=1, le=1024)
+    """Most tokens of an answer."""
     task: Literal["report", "differential", "question"] = "question"
+    """Whether it writes a report, a differential diagnosis, or answers the prompt."""
     prompt: str = "Describe the bones. Is there a fracture?"
     """The question, for ``task = "question"``."""
 
@@ -136,10 +147,13 @@ class LlmCxr(Weights):
     """``engine = "llm_cxr"``: a language model that reads pictures as words of a codebook."""
 
     max_new_tokens: int = Field(default=512, ge=1, le=1024)
+    """Most tokens of an answer."""
     prompt: str = "Generate free-text radiology reports for the entered chest X-ray images."
+    """What the model is asked."""
     question: str = ""
     """Asked beside the report, for example: Is there a fracture in the bones?"""
     vqgan_config: str = "vqgan.yaml"
+    """File of the image tokenizer's shape in the folder."""
     vqgan_weights: str = "vqgan.ckpt"
     """Names within the folder `path`, so that the list of sums covers them."""
 
@@ -155,19 +169,25 @@ class ChatServer(Options):
     """``engine = "chat_server"``: an OpenAI-compatible server, such as vLLM."""
 
     path: Literal[""] = ""
+    """Not used: the server has the weights."""
     url: Annotated[str, AfterValidator(_address)] = Field(pattern=r"^https?://[^/\s]+")
     """The address up to ``/v1``."""
     served_model: str = ""
     """The server's name for the model; empty: the only one it serves."""
     api_key_file: str = ""
+    """File of the key that the server asks for; empty: none."""
     prompt: str = CHEXFRACT_PROMPT.partition("\n")[2]
+    """What the model is asked."""
     system: str = ""
     """What a system role says before the prompt."""
     concurrent: int = Field(default=8, ge=1, le=256)
+    """Most requests at one time."""
     attempts: int = Field(default=3, ge=1, le=20)
     """Tries per radiograph where the server fails in passing."""
     retry_wait: float = Field(default=0.5, gt=0)
+    """Seconds before the second attempt; each further wait is twice as long."""
     connect_timeout: float = Field(default=5.0, gt=0)
+    """Seconds that the connection may take."""
     longest_side: int = Field(default=2048, ge=64)
     """Larger pictures are made smaller before they are sent."""
     allow_remote: bool = False
