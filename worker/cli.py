@@ -251,7 +251,18 @@ def _model_commands(commands: Any) -> None:
             command.add_argument("name", metavar="NAME")
         if name == "accept":
             command.add_argument("--by", default="", help="who accepts")
+        if name in ("fetch", "verify"):
+            command.add_argument(
+                "--manifest", default="", metavar="FILE", help="a list of sums from elsewhere"
+            )
         if name == "fetch":
+            command.add_argument(
+                "--pin",
+                action="append",
+                default=[],
+                metavar="ORG/NAME=COMMIT",
+                help="of a repository whose code or encoder the model names",
+            )
             command.add_argument("--to", type=Path, required=True, metavar="DIR")
             command.add_argument("--endpoint", default="", help="a mirror of the hub")
             command.add_argument(
@@ -628,7 +639,9 @@ def _model_list(options: argparse.Namespace) -> int:
 def _model_verify(options: argparse.Namespace) -> int:
     from worker.models import catalogue
 
-    return catalogue.verify(options.name, _settings_of(options), as_json=options.json)
+    return catalogue.verify(
+        options.name, _settings_of(options), manifest=options.manifest, as_json=options.json
+    )
 
 
 def _model_accept(options: argparse.Namespace) -> int:
@@ -645,6 +658,8 @@ def _model_fetch(options: argparse.Namespace) -> int:
         options.to,
         endpoint=options.endpoint,
         revision=options.revision,
+        pins=options.pin,
+        manifest=options.manifest,
         as_json=options.json,
     )
 

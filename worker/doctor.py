@@ -191,10 +191,11 @@ def _files(name: str, options: Any, *, full: bool) -> Iterator[Check]:
 
     try:
         files = checkpoint.find(name, options.path)
+        named = (options.manifest, options.manifest_sha256)
         has_list = bool(options.manifest) or (files.folder / checkpoint.SUMS).is_file()
         is_checked = full or files.size <= HASHED_AT_ONCE
         if is_checked and (has_list or not files.is_demonstration):
-            files.verify(options.manifest, options.manifest_sha256)
+            files.verify(*named)
     except ConfigurationError as exc:
         advice = f"get the files again: chexfract-worker model fetch {name} --to DIR"
         yield failed("model", str(exc), advice, exc.exit_code)
@@ -204,8 +205,7 @@ def _files(name: str, options: Any, *, full: bool) -> Iterator[Check]:
         advice = f"chexfract-worker model verify {name}, or doctor --full"
         yield warned("model", f"{name}: {size} of weights, not read for their sums", advice)
         return
-    how = "as in its list of sums" if has_list else "of the package"
-    yield passed("model", f"{name}: {size} of weights, {how}")
+    yield passed("model", f"{name}: {size} of weights, {files.trust(*named)}")
     if options.python and not _is_program(options.python):
         what = f"models.{name}.python: {options.python} is no interpreter"
         yield failed("model", what, "make its environment", ConfigurationError.exit_code)

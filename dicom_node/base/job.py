@@ -191,6 +191,8 @@ class Card(Message):
     prompt: str = Field(default="", max_length=1024)
     parameters: dict[str, str] = Field(default_factory=dict, max_length=64)
     """Algorithm Parameters (111002, DCM) as its reports name them."""
+    files: str = Field(default="", max_length=256)
+    """What the sums of its files were compared with."""
     measured: tuple[Measured, ...] = Field(default=(), max_length=16)
 
 

@@ -285,3 +285,59 @@ def test_doctor_tells_how_many_fitted(tmp_path, monkeypatch):
     assert "small-1234 on NVIDIA L4: batches of 2 fit" in check.what
     assert [one.verdict for one in doctor._batches("small", 2)] == ["pass"]
     assert list(doctor._batches("other", 8)) == []
+
+
+def test_a_file_changed_between_look_and_load_is_refused(folder):
+    """What is loaded is a copy whose sum is the one that was verified."""
+    files = listed(folder)
+    assert files.sums
+    (folder / "modeling.py").write_text("import os\n")
+    with pytest.raises(Unacceptable, match=r"modeling\.py was changed while"):
+        checkpoint.stage(files)
+
+
+def test_what_is_staged_is_a_copy_and_nothing_unlisted(folder):
+    (folder / "unlisted.so").write_bytes(b"code")
+    (folder / "vocab.bpe").write_bytes(b"a b")
+    (folder / "satellites" / "org--tower").mkdir(parents=True)
+    (folder / "satellites" / "org--tower" / "config.json").write_text("{}")
+    files = Checkpoint("m", folder)
+    sums = {"vocab.bpe": checkpoint.sha256_of(folder / "vocab.bpe")}
+    staged = checkpoint.stage(files, sums)
+    names = {p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file()}
+    assert names == {*files.sums, "vocab.bpe"}
+    assert "satellites/org--tower/config.json" in names
+    (folder / "modeling.py").write_text("import os\n")
+    assert "import os" not in (staged / "modeling.py").read_text()
+
+
+@pytest.mark.parametrize("is_moved", [False, True], ids=["written", "replaced"])
+def test_weights_that_change_while_they_are_loaded_are_refused(folder, tmp_path, is_moved):
+    files = listed(folder)
+    path = folder / "model.safetensors"
+    content, before = path.read_bytes(), path.stat()
+    assert files.sums
+    if is_moved:
+        (tmp_path / "other").write_bytes(content)
+        (tmp_path / "other").replace(path)
+    else:
+        path.write_bytes(content)
+    # The same bytes, and the same time of modification: only the time of change tells.
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(Unacceptable, match=r"model\.safetensors was changed while"):
+        files.check_unchanged("model.safetensors")
+
+
+def test_a_list_beside_the_files_is_told_apart_from_one_of_elsewhere(folder, tmp_path):
+    files = Checkpoint("m", folder)
+    assert "not compared" in files.trust()
+    listed(folder)
+    assert "same folder" in files.trust()
+    outside = tmp_path / "given" / "sums"
+    outside.parent.mkdir()
+    outside.write_bytes((folder / checkpoint.SUMS).read_bytes())
+    assert "outside" in files.trust(str(outside))
+    assert "same folder" in files.trust(str(folder / checkpoint.SUMS))
+    assert "pins" in files.trust("", "0" * 64)
+    files.verify(str(outside))
+    assert open_model("m", {**REAL, "path": str(folder)}).info.files == files.trust()

@@ -31,6 +31,7 @@ class Shelf:
         self.elsewhere = ""
         self.altered = set()
         self.sizes = {}
+        self.commits = {}
 
     def put(self, repository, files, large=("model.safetensors",)):
         self.repositories[repository] = (files, large)
@@ -49,7 +50,7 @@ class Shelf:
                 entry.pop("lfs", None)
                 del entry["size"]
             siblings.append(entry)
-        return {"sha": COMMIT, "siblings": siblings}
+        return {"sha": self.commits.get(repository, COMMIT), "siblings": siblings}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -68,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         for repository, (files, _) in shelf.repositories.items():
             if self.path.startswith(f"/api/models/{repository}/revision/"):
                 return self.answer(200, json.dumps(shelf.listing(repository)).encode())
-            prefix = f"/{repository}/resolve/{COMMIT}/"
+            prefix = f"/{repository}/resolve/{shelf.commits.get(repository, COMMIT)}/"
             if self.path.startswith(prefix):
                 if shelf.elsewhere:
                     return self.answer(302, b"", {"Location": shelf.elsewhere + self.path})
@@ -129,17 +130,19 @@ FILES = {
 }
 
 
-def bring(endpoint, folder, repository="org/name", **kwargs):
+def bring(endpoint, folder, repository="org/name", revision="", pins=None, manifest="", **kwargs):
     source = hub.Hub(endpoint, pause_s=0.01, **kwargs)
     try:
-        return hub.fetch_model(source, repository, "", folder, lambda *_: None)
+        return hub.fetch_model(
+            source, repository, revision, folder, lambda *_: None, pins, manifest
+        )
     finally:
         source.close()
 
 
 def test_a_fetched_model_is_pinned_listed_and_verifies(shelf, endpoint, tmp_path):
     shelf.put("org/name", FILES)
-    assert bring(endpoint, tmp_path / "m") == COMMIT
+    assert bring(endpoint, tmp_path / "m") == {"org/name": COMMIT}
     kept = {p.relative_to(tmp_path / "m").as_posix() for p in (tmp_path / "m").rglob("*.*")}
     assert kept == {"config.json", "modeling.py", "model.safetensors", "sub/vocab.txt"}
     checkpoint.find("m", str(tmp_path / "m")).verify()
@@ -231,7 +234,7 @@ def test_what_the_hub_does_not_have_is_not_put_on_the_list(shelf, endpoint, tmp_
     with pytest.raises(Unacceptable, match=r"stale\.py is not on the list"):
         bring(endpoint, tmp_path)
     (tmp_path / "stale.py").unlink()
-    assert bring(endpoint, tmp_path) == COMMIT
+    assert bring(endpoint, tmp_path) == {"org/name": COMMIT}
 
 
 @pytest.mark.parametrize("config", [b"[]", b"{", b'{"auto_map": ["x"]}', b'{"auto_map": {"A": 7}}'])
@@ -239,7 +242,7 @@ def test_a_configuration_of_another_form_names_no_other_repository(
     shelf, endpoint, tmp_path, config
 ):
     shelf.put("org/name", {**FILES, "config.json": config})
-    assert bring(endpoint, tmp_path) == COMMIT
+    assert bring(endpoint, tmp_path) == {"org/name": COMMIT}
 
 
 def fetched(capsys, *arguments):
@@ -350,3 +353,79 @@ def test_encoders_that_the_code_loads_by_name_are_fetched_too(shelf, endpoint, t
     assert "org/gone" in caplog.text
     asked = [path for path, _ in shelf.requests if "itself" in path or "A/B" in path]
     assert asked == []
+
+
+OTHER, THIRD = "1" * 40, "2" * 40
+
+
+@pytest.fixture
+def three(shelf):
+    """A model whose code is another repository's and whose encoder is a third one's."""
+    config = {"auto_map": {"AutoConfig": "other/code--conf.C"}, "vision_tower": "org/encoder"}
+    shelf.put("org/name", {**FILES, "config.json": json.dumps(config).encode()})
+    shelf.put("other/code", {"conf.py": b"class C: pass\n"})
+    shelf.put("org/encoder", FILES)
+    shelf.commits |= {"other/code": OTHER, "org/encoder": THIRD}
+    return {"org/name": COMMIT, "other/code": OTHER, "org/encoder": THIRD}
+
+
+def asked_of(shelf):
+    return {path.split("/revision/")[1].split("?")[0] for path, _ in shelf.requests
+            if "/revision/" in path}  # fmt: skip
+
+
+def test_every_repository_whose_code_runs_is_pinned(shelf, endpoint, tmp_path, three):
+    assert bring(endpoint, tmp_path) == three
+    lines = (tmp_path / hub.REVISIONS).read_text().splitlines()
+    assert {line.split("  ")[1]: line.split("  ")[0] for line in lines} == three
+    shelf.requests.clear()
+    assert bring(endpoint, tmp_path) == three
+    assert asked_of(shelf) == {COMMIT, OTHER, THIRD}
+
+
+def test_a_pin_wins_and_a_hub_that_gives_another_commit_is_refused(
+    shelf, endpoint, tmp_path, three
+):
+    pins = {"other/code": OTHER}
+    bring(endpoint, tmp_path, pins=pins)
+    assert asked_of(shelf) == {"main", OTHER}
+    shelf.commits["other/code"] = "3" * 40
+    with pytest.raises(ModelFault, match="gives another"):
+        bring(endpoint, tmp_path / "m", pins=pins)
+
+
+def test_a_hub_that_names_no_commit_is_not_understood(shelf, endpoint, tmp_path):
+    shelf.put("org/name", FILES)
+    shelf.commits["org/name"] = "main"
+    with pytest.raises(NotUnderstood, match="no commit"):
+        bring(endpoint, tmp_path)
+
+
+@pytest.mark.parametrize("address", ["http://hub.example", "http://192.0.2.7:8080"])
+def test_code_is_taken_over_https_only(tmp_path, capsys, address):
+    code, _, err = fetched(capsys, "maira-2", "--to", tmp_path / "m", "--endpoint", address)
+    assert code == os.EX_CONFIG
+    assert "not HTTPS" in err
+
+
+def test_a_redirect_to_plain_http_elsewhere_is_refused(shelf, endpoint, tmp_path):
+    shelf.put("org/name", FILES)
+    shelf.elsewhere = "http://hub.example"
+    with pytest.raises(Refused, match="not HTTPS"):
+        bring(endpoint, tmp_path)
+
+
+def test_a_list_from_elsewhere_is_compared_with_what_came(shelf, endpoint, tmp_path, capsys):
+    shelf.put("microsoft/maira-2", FILES)
+    to, sums = tmp_path / "m", tmp_path / "sums"
+    given = ("maira-2", "--to", to, "--endpoint", endpoint)
+    assert fetched(capsys, *given)[0] == 0
+    sums.write_bytes((to / checkpoint.SUMS).read_bytes())
+    assert fetched(capsys, *given, "--manifest", sums)[0] == 0
+    sums.write_text(sums.read_text().replace("modeling.py", "modelling.py"))
+    code, _, err = fetched(capsys, *given, "--manifest", sums)
+    assert code == os.EX_CONFIG
+    assert "modelling.py" in err
+    code, _, err = fetched(capsys, *given, "--pin", "other/code=main")
+    assert code == os.EX_CONFIG
+    assert "--pin" in err

@@ -60,6 +60,8 @@ class ModelInfo:
     device: str = "cpu"
     has_regions: bool = False
     """Whether reports show the boxes that this model draws around fractures."""
+    files: str = ""
+    """What the sums of its files were compared with, in words; empty where it has none here."""
 
 
 @dataclass(frozen=True, slots=True)

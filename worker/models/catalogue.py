@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -196,7 +197,7 @@ def list_models(settings: Settings, *, as_json: bool = False) -> int:
     return 0
 
 
-def verify(name: str, settings: Settings, *, as_json: bool = False) -> int:
+def verify(name: str, settings: Settings, *, manifest: str = "", as_json: bool = False) -> int:
     """Compare a configured model's files, or those in a folder, with their list of sums.
 
     Raises
@@ -206,7 +207,8 @@ def verify(name: str, settings: Settings, *, as_json: bool = False) -> int:
     NotFound
         There is no such table and no such folder.
     """
-    files, manifest, pin = _files(name, settings)
+    files, configured, pin = _files(name, settings)
+    manifest, pin = (manifest, "") if manifest else (configured, pin)
     has_list = bool(manifest) or (files.folder / checkpoint.SUMS).is_file()
     if has_list or not files.is_demonstration:
         files.verify(manifest, pin)
@@ -214,6 +216,7 @@ def verify(name: str, settings: Settings, *, as_json: bool = False) -> int:
         "name": name,
         "folder": str(files.folder),
         "verified": has_list,
+        "against": files.trust(manifest, pin),
         "weights_sha256": files.weights_sha256,
         "files": files.sums,
     }
@@ -222,7 +225,7 @@ def verify(name: str, settings: Settings, *, as_json: bool = False) -> int:
         return 0
     for file, digest in files.sums.items():
         print(f"{digest}  {file}")
-    how = "as listed" if has_list else "no list: a demonstration model needs none"
+    how = files.trust(manifest, pin) if has_list else "no list: a demonstration model needs none"
     print(f"{name}: {len(files.sums)} files, {how}", file=sys.stderr)
     return 0
 
@@ -313,9 +316,23 @@ def _table(known: Entry, name: str, by: str, path: str = "", revision: str = "")
 
 
 def fetch(
-    name: str, to: Path, *, endpoint: str = "", revision: str = "", as_json: bool = False
+    name: str,
+    to: Path,
+    *,
+    endpoint: str = "",
+    revision: str = "",
+    pins: Sequence[str] = (),
+    manifest: str = "",
+    as_json: bool = False,
 ) -> int:
     """Download a model of the catalogue, or any ``org/name``, into the folder `to`.
+
+    Parameters
+    ----------
+    pins : sequence of str
+        ``ORG/NAME=COMMIT`` of repositories whose code or encoders the model names.
+    manifest : str
+        A list of sums from elsewhere, which the files must match.
 
     Raises
     ------
@@ -330,14 +347,16 @@ def fetch(
     hub = Hub(endpoint)
     try:
         with _bar() as told, _writing("--to"):
-            commit = fetch_model(hub, repository, revision, to, told)
+            commits = fetch_model(hub, repository, revision, to, told, _pins(pins), manifest)
     finally:
         hub.close()
+    commit = commits[repository]
     table = _table(known, known.name, "", str(to.resolve()), commit)
     if as_json:
         content = {
             "repository": repository,
             "revision": commit,
+            "revisions": commits,
             "folder": str(to.resolve()),
             "manifest_sha256": checkpoint.sha256_of(to / checkpoint.SUMS),
             "licence": known.licence,
@@ -346,9 +365,22 @@ def fetch(
         print(json.dumps(content, indent=2))
         return 0
     print(f"# {repository} at {commit} is in {to}, its sums in {checkpoint.SUMS}")
+    for other, its in sorted(commits.items()):
+        if other != repository:
+            print(f"# with {other} at {its}")
     print(f"# terms: {known.licence}")
     print(table)
     return 0
+
+
+def _pins(texts: Sequence[str]) -> dict[str, str]:
+    pins = {}
+    for text in texts:
+        name, _, commit = text.partition("=")
+        if not checkpoint.HUB_NAME.match(name) or not re.fullmatch(r"[0-9a-f]{40}", commit):
+            raise ConfigurationError(f"--pin {text[:120]}: write ORG/NAME=COMMIT, 40 digits of it")
+        pins[name] = commit
+    return pins
 
 
 @contextmanager

@@ -6,11 +6,12 @@ import atexit
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,13 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 LOADED = (*WEIGHTS, ".py", ".json", ".jinja", ".model", ".txt", ".yaml")
 """Endings of files that can change what a model says, or run code."""
 
+INERT = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".pdf", ".sh", ".part")
+"""Endings of files that no loader reads."""
+NOT_LISTED = (SUMS, CANARY, DEMONSTRATION, "REVISIONS", "LICENSE", "NOTICE")
+
 Progress = Callable[[], None]
+State = tuple[int, int, int, int, int]
+"""Device, inode, size and both times of a file: a change leaves none of them as they were."""
 
 
 class Unacceptable(ModelFault, ConfigurationError):
@@ -45,6 +52,7 @@ class Checkpoint:
     name: str
     folder: Path
     builtin: bool = False
+    _states: dict[str, State] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def is_demonstration(self) -> bool:
@@ -53,11 +61,21 @@ class Checkpoint:
 
     def files(self) -> Iterator[Path]:
         """Yield each file that can change an answer, in the order of its name."""
+        for path in self._seen():
+            if path.suffix in LOADED and path.name != CANARY:
+                yield path
+
+    def others(self) -> Iterator[Path]:
+        """Yield files of other endings that a loader may read all the same, such as vocab.bpe."""
+        for path in self._seen():
+            is_quiet = path.suffix.lower() in INERT or path.name in NOT_LISTED
+            if path.suffix not in LOADED and not is_quiet:
+                yield path
+
+    def _seen(self) -> Iterator[Path]:
         for path in sorted(self.folder.rglob("*")):
-            relative = path.relative_to(self.folder)
-            is_hidden = any(part.startswith((".", "__pycache__")) for part in relative.parts)
-            is_read = path.suffix in LOADED and path.name != CANARY
-            if path.is_file() and is_read and not is_hidden:
+            parts = path.relative_to(self.folder).parts
+            if path.is_file() and not any(p.startswith((".", "__pycache__")) for p in parts):
                 yield path
 
     @cached_property
@@ -72,10 +90,33 @@ class Checkpoint:
         return {p.relative_to(self.folder).as_posix(): self._sum(p) for p in self.files()}
 
     def _sum(self, path: Path) -> str:
+        name = path.relative_to(self.folder).as_posix()
         try:
-            return sha256_of(path)
+            with path.open("rb") as file:
+                self._states[name] = _state(file.fileno())
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as exc:
-            raise self._fault(f"{path.name}: {exc.strerror or exc}") from exc
+            raise self.fault(f"{path.name}: {exc.strerror or exc}") from exc
+        self.check_unchanged(name)
+        return digest
+
+    def check_unchanged(self, name: str) -> None:
+        """Refuse a file that is not the one whose sum was taken, or that was written to since.
+
+        Weights are too large for a copy: what was read between two looks that agree is what the
+        sum is of. Its owner can set a file's time of modification, and not that of its change.
+
+        Raises
+        ------
+        Unacceptable
+            The file was changed, or another one has taken its place.
+        """
+        try:
+            is_same = _state(self.folder / name) == self._states[name]
+        except OSError as exc:
+            raise self.fault(f"{name}: {exc.strerror or exc}") from exc
+        if not is_same:
+            raise self.fault(f"{name} was changed while it was read; nothing of it is used")
 
     @property
     def weights_sha256(self) -> str:
@@ -96,8 +137,30 @@ class Checkpoint:
         """Bytes of all weight files."""
         return sum(p.stat().st_size for p in self.files() if p.suffix in WEIGHTS)
 
-    def verify(self, manifest: str = "", manifest_sha256: str = "") -> None:
-        """Compare every file with the list of sums.
+    def trust(self, manifest: str = "", manifest_sha256: str = "") -> str:
+        """Return in words what the sums prove: a list beside the files is changed with them."""
+        if self.builtin:
+            return "of this software's own package"
+        if manifest_sha256:
+            return f"as in {manifest or SUMS}, which the configuration pins by manifest_sha256"
+        if manifest and self._is_outside(manifest):
+            return f"as in {manifest}, a list from outside their folder"
+        if (self.folder / (manifest or SUMS)).is_file():
+            return (
+                f"as in {manifest or SUMS} of the same folder: damage is found, not who changes "
+                "both; pin the list by manifest_sha256"
+            )
+        return "not compared with any list"
+
+    def _is_outside(self, manifest: str) -> bool:
+        try:
+            path = Path(manifest).expanduser()
+            return path.is_file() and not path.resolve().is_relative_to(self.folder.resolve())
+        except (OSError, RuntimeError, ValueError):
+            return False  # `verify` says what is wrong with it
+
+    def verify(self, manifest: str = "", manifest_sha256: str = "") -> dict[str, str]:
+        """Compare every file with the list of sums; return the list.
 
         Parameters
         ----------
@@ -115,14 +178,15 @@ class Checkpoint:
         for name, expected in sorted(listed.items()):
             found = self.sums.get(name) or _sum_of_other(self.folder / name)
             if found is None:
-                raise self._fault(f"{name} is on the list of sums but not in the folder")
+                raise self.fault(f"{name} is on the list of sums but not in the folder")
             if found != expected:
-                raise self._fault(
+                raise self.fault(
                     f"{name} was altered: sha256 {found[:16]}…, promised {expected[:16]}…"
                 )
         for name in self.sums:
             if name not in listed:
-                raise self._fault(f"{name} is not on the list of sums")
+                raise self.fault(f"{name} is not on the list of sums")
+        return listed
 
     def _listed(self, manifest: str, manifest_sha256: str) -> dict[str, str]:
         try:
@@ -133,15 +197,16 @@ class Checkpoint:
         except (OSError, RuntimeError, ValueError) as exc:
             raise Unacceptable(f"models.{self.name}.manifest: not a path: {exc}"[:400]) from exc
         if not is_file:
-            raise self._fault(
+            raise self.fault(
                 f"no list of sums at {path}; check where the files come from, then "
                 f"`chexfract-worker model accept` writes it"
             )
         if manifest_sha256 and sha256_of(path) != manifest_sha256:
-            raise self._fault(f"{path.name} is not the one that manifest_sha256 pins")
+            raise self.fault(f"{path.name} is not the one that manifest_sha256 pins")
         return read_listing(path)
 
-    def _fault(self, what: str) -> Unacceptable:
+    def fault(self, what: str) -> Unacceptable:
+        """Return the error that says what is wrong with the files."""
         return Unacceptable(f"models.{self.name}.path: {self.folder}: {what}")
 
 
@@ -188,8 +253,12 @@ def _advice(path: str, folder: Path) -> str:
     return f"{path} is not a folder"
 
 
-def stage(checkpoint: Checkpoint) -> Path:
-    """Return a private folder of links to the files, in which all code is local.
+def stage(checkpoint: Checkpoint, listed: Mapping[str, str] | None = None) -> Path:
+    """Return a private folder of what is loaded: copies of the files, and links to the weights.
+
+    Each copy is compared with the sum that was verified, so nobody changes a file between the look
+    and the load. Links are to weights alone (`Checkpoint.check_unchanged` looks at them after the
+    load); files that are on no list are left out.
 
     A fine-tuned checkpoint may say that its code is that of another model on a hub
     (``"auto_map": {"AutoModel": "org/name--file.Class"}``). Where the file is in the folder, the
@@ -199,7 +268,7 @@ def stage(checkpoint: Checkpoint) -> Path:
     Raises
     ------
     Unacceptable
-        The code that the configuration names is not in the folder.
+        The code that the configuration names is not in the folder, or a file was changed.
     """
     root = Path(tempfile.mkdtemp(prefix="chexfract-model-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
@@ -207,23 +276,39 @@ def stage(checkpoint: Checkpoint) -> Path:
     sums = checkpoint.weights_sha256[:8] + checkpoint.code_sha256[:8]
     staged = root / f"{safe}_{sums}"
     staged.mkdir()
-    for path in checkpoint.folder.iterdir():
-        if path.name.startswith((".", "__pycache__")):
+    for name, expected in {**checkpoint.sums, **(listed or {})}.items():
+        path, target = checkpoint.folder / name, staged / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in WEIGHTS:
+            target.symlink_to(path.resolve())
             continue
-        local = _localised(checkpoint, path) if path.suffix == ".json" else None
-        if local is None:
-            (staged / path.name).symlink_to(path)
-        else:
-            (staged / path.name).write_text(json.dumps(local), encoding="utf-8")
+        content = _read(checkpoint, path, expected)
+        local = _localised(checkpoint, path, content) if target.parent == staged else None
+        target.write_bytes(content if local is None else json.dumps(local).encode())
     return staged
 
 
-def _localised(checkpoint: Checkpoint, path: Path) -> dict[str, Any] | None:
+def _read(checkpoint: Checkpoint, path: Path, expected: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise checkpoint.fault(f"{path.name}: {exc.strerror or exc}") from exc
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise checkpoint.fault(f"{path.name} was changed while it was read; nothing of it is used")
+    return content
+
+
+def _state(of: int | Path) -> State:
+    found = os.fstat(of) if isinstance(of, int) else of.stat()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _localised(checkpoint: Checkpoint, path: Path, read: bytes) -> dict[str, Any] | None:
     """Return the configuration with local code, or None where nothing is to be changed."""
     if not path.name.endswith("config.json"):
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read)
     except ValueError as exc:
         raise Unacceptable(f"models.{checkpoint.name}.path: {path} is not JSON") from exc
     auto_map = content.get("auto_map") if isinstance(content, dict) else None

@@ -6,9 +6,10 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import httpx2 as httpx
 
+from dicom_node.base.addresses import is_loopback
 from dicom_node.base.errors import (
     ConfigurationError,
     ModelFault,
@@ -31,6 +33,7 @@ from worker.models import checkpoint, satellites
 logger = logging.getLogger(__name__)
 
 ENDPOINT = "https://huggingface.co"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 ATTEMPTS = 5
 REDIRECTS = 5
 NOT_WANTED = (".msgpack", ".h5", ".onnx", ".gguf", ".tflite", ".ot", ".png", ".jpg", ".gif")
@@ -77,6 +80,7 @@ class Hub:
         self._token = token or os.environ.get("HF_TOKEN", "")
         self._pause_s = pause_s
         _want_address(self.endpoint)
+        self._is_local = is_loopback(urlsplit(self.endpoint).hostname or "")
         if not self._token.isascii() or not self._token.isprintable():
             raise ConfigurationError("HF_TOKEN: a token is one line of ASCII characters")
         try:
@@ -176,11 +180,26 @@ class Hub:
                         yield answer
                         return
                     url = urljoin(url, answer.headers.get("location", ""))
+                    self._want_encrypted(url)
         except (httpx.RequestError, httpx.StreamError) as exc:
             raise Unreachable(f"{self.endpoint}: {type(exc).__name__}: {exc}") from exc
         except (httpx.InvalidURL, ValueError) as exc:
             raise NotUnderstood(f"{self.endpoint} sends {what} nowhere: {exc}") from exc
         raise NotUnderstood(f"{self.endpoint} sends {what} in circles")
+
+    def _want_encrypted(self, url: str) -> None:
+        """Refuse an address at which anyone on the way could change code.
+
+        Raises
+        ------
+        Refused
+            It is not HTTPS, and not on this machine.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "https" and not (
+            self._is_local and parts.scheme == "http" and is_loopback(parts.hostname or "")
+        ):
+            raise Refused(f"{self.endpoint} leads to {parts.scheme}://{parts.hostname}: not HTTPS")
 
     def _is_own(self, url: str) -> bool:
         """Whether an address is at this hub, as safely spoken to: others get no token."""
@@ -225,6 +244,11 @@ def _want_address(endpoint: str) -> None:
         is_address = False
     if not is_address:
         raise ConfigurationError(f"endpoint (or HF_ENDPOINT): {endpoint} is no http(s) address")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ConfigurationError(
+            f"endpoint (or HF_ENDPOINT): {endpoint} is not HTTPS: whoever is on the way could "
+            "change the code that runs here; write https://, or reach it by a loopback address"
+        )
 
 
 def _is_right(path: Path, remote: Remote) -> bool:
@@ -250,10 +274,75 @@ def wanted(files: list[Remote]) -> list[Remote]:
     ]
 
 
-def fetch_model(hub: Hub, repository: str, revision: str, folder: Path, told: Told) -> str:
-    """Bring a model into `folder`, with its list of sums; return the commit.
+REVISIONS = "REVISIONS"
+"""File in a model's folder: the commit of each repository that anything in it came from."""
+
+
+class Pins:
+    """The commit of each repository: as it was asked for, as the folder says, or as it is now.
+
+    Parameters
+    ----------
+    hub : Hub
+    folder : Path
+        Its ``REVISIONS`` of an earlier fetch go on to hold.
+    wanted : mapping
+        Repository -> revision, where somebody named one.
+    """
+
+    def __init__(self, hub: Hub, folder: Path, wanted: Mapping[str, str]) -> None:
+        self._hub = hub
+        self._folder = folder
+        self._wanted = _read_revisions(folder) | {k: v for k, v in wanted.items() if v}
+        self.commits: dict[str, str] = {}
+
+    def files(self, repository: str) -> list[Remote]:
+        """Return the repository's files at its commit, which is kept from now on."""
+        revision = self._wanted.get(repository, "main")
+        files = self._hub.files(repository, revision)
+        for remote in files:
+            if not COMMIT.fullmatch(remote.commit):
+                raise NotUnderstood(f"{self._hub.endpoint} names no commit of {repository}")
+            if COMMIT.fullmatch(revision) and remote.commit != revision:
+                raise ModelFault(f"{repository}: {revision} is wanted, and the hub gives another")
+        if files:
+            self.commits[repository] = files[0].commit
+        return files
+
+    def keep(self) -> None:
+        """Write down the commits, for the next fetch and for the record."""
+        lines = (f"{commit}  {name}\n" for name, commit in sorted(self.commits.items()))
+        (self._folder / REVISIONS).write_text("".join(lines), encoding="utf-8")
+
+
+def _read_revisions(folder: Path) -> dict[str, str]:
+    try:
+        lines = (folder / REVISIONS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return {}
+    pairs = (line.split(maxsplit=1) for line in lines)
+    return {pair[1]: pair[0] for pair in pairs if len(pair) == 2 and COMMIT.fullmatch(pair[0])}
+
+
+def fetch_model(
+    hub: Hub,
+    repository: str,
+    revision: str,
+    folder: Path,
+    told: Told,
+    pins: Mapping[str, str] | None = None,
+    manifest: str = "",
+) -> dict[str, str]:
+    """Bring a model into `folder`, with its list of sums; return the commit of each repository.
 
     A second call goes on where the first ended and checks what is there.
+
+    Parameters
+    ----------
+    pins : mapping, optional
+        Repository -> commit, for those whose code or encoders the model names.
+    manifest : str
+        A list of sums from elsewhere, which the files must match.
 
     Raises
     ------
@@ -262,7 +351,8 @@ def fetch_model(hub: Hub, repository: str, revision: str, folder: Path, told: To
     Unacceptable
         The folder holds code or weights that the hub does not have.
     """
-    files = wanted(hub.files(repository, revision or "main"))
+    pinned = Pins(hub, folder, {**(pins or {}), repository: revision})
+    files = wanted(pinned.files(repository))
     if not files:
         raise NotFound(f"{repository} has no files")
     _want_room(files, folder)
@@ -271,22 +361,25 @@ def fetch_model(hub: Hub, repository: str, revision: str, folder: Path, told: To
     for remote in files:
         hub.fetch(remote, folder, told)
     for elsewhere in sorted(_code_elsewhere(folder)):
-        for remote in hub.files(elsewhere):
+        for remote in pinned.files(elsewhere):
             if remote.name.endswith(".py") and remote.name not in names:
                 hub.fetch(remote, folder, told)
                 names.add(remote.name)
-    names |= _fetch_satellites(hub, folder, told)
-    commit = files[0].commit
-    write_sums(folder, f"{repository}@{commit}", names)
-    return commit
+    names |= _fetch_satellites(hub, folder, told, pinned)
+    name = f"{repository}@{files[0].commit}"
+    if manifest:
+        checkpoint.Checkpoint(name, folder.resolve()).verify(manifest)
+    write_sums(folder, name, names)
+    pinned.keep()
+    return pinned.commits
 
 
-def _fetch_satellites(hub: Hub, folder: Path, told: Told) -> set[str]:
+def _fetch_satellites(hub: Hub, folder: Path, told: Told, pinned: Pins) -> set[str]:
     """Bring the encoders that the model's code loads by name; return their files' names."""
     found = set()
     for name, place in sorted(satellites.names(folder).items()):
         try:
-            files = wanted(hub.files(name))
+            files = wanted(pinned.files(name))
         except (NotFound, Refused) as exc:
             # perhaps a name for the record only: if not, loading says what is missing
             logger.warning("%s names %s, which was not fetched: %s", place, name, exc)
@@ -308,7 +401,9 @@ def write_sums(folder: Path, name: str, names: set[str] | None = None) -> str:
         The folder holds other files than `names` that count.
     """
     files = checkpoint.Checkpoint(name, folder)
-    listed = {n: s for n, s in files.sums.items() if names is None or n in names}
+    more = {p.relative_to(folder).as_posix(): checkpoint.sha256_of(p) for p in files.others()}
+    found = files.sums | more
+    listed = {n: s for n, s in found.items() if names is None or n in names}
     path = folder / checkpoint.SUMS
     path.write_text(checkpoint.listing(listed), encoding="utf-8")
     files.verify()

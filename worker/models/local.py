@@ -105,6 +105,7 @@ class LocalModel:
             demonstration=self.is_demonstration,
             device=str(self.device or self.wanted_device),
             has_regions=bool(getattr(self.options, "regions", False)),
+            files=self._trust(),
         )
 
     def _parameters(self) -> dict[str, str]:
@@ -136,17 +137,20 @@ class LocalModel:
         ConfigurationError
             The device is not there or too small.
         """
-        self.check_files()
+        listed = self.check_files()
         remote_code.shut_in()
         self.device = gen.device_of(self.wanted_device)
         self.dtype = gen.type_of(self.options.dtype, self.device)
         _spare_threads(self.files.size, self.device)
         self._want_memory()
-        staged = checkpoint.stage(self.files)
+        staged = checkpoint.stage(self.files, listed)
         with contextlib.ExitStack() as unloaded:
             unloaded.callback(self.close)
             with memory(self.device), as_unacceptable(self.name, staged, self.files.folder):
                 self._load(staged)
+                for name in self.files.sums:
+                    if name.endswith(checkpoint.WEIGHTS):
+                        self.files.check_unchanged(name)
                 gen.tick_layers(self.model, self._tick)
                 self._want_vocabulary()
             self._want_trial_answered()
@@ -178,12 +182,17 @@ class LocalModel:
         """
         return min(wanted, max(1, self._room_for)) if self._room_for else wanted
 
-    def check_files(self) -> None:
-        """Refuse altered files and leave in the log whose licence this is."""
-        options = self.options
+    def check_files(self) -> dict[str, str]:
+        """Refuse altered files and leave in the log whose licence this is; return their list."""
+        options, listed = self.options, {}
         if not self.files.is_demonstration or options.manifest or options.manifest_sha256:
-            self.files.verify(options.manifest, options.manifest_sha256)
+            listed = self.files.verify(options.manifest, options.manifest_sha256)
+        logger.info("model %s: files %s", self.name, self._trust())
         licences.log_acceptance(self.name, options, self.files.is_demonstration)
+        return listed
+
+    def _trust(self) -> str:
+        return self.files.trust(self.options.manifest, self.options.manifest_sha256)
 
     def warm_up(self) -> None:
         """Describe an invented picture, so that the first job is not the slowest."""
@@ -361,7 +370,6 @@ class LocalModel:
             self.dtype,
             auto,
             strict=strict,
-            root=self.files.folder,
         )
         remote_code.keep_old_contract(type(model))
         if self.options.quantization != "none":
@@ -399,14 +407,8 @@ def load_whole(
     auto: str,
     *,
     strict: bool,
-    root: Path | None = None,
 ) -> Any:
     """Return the model of `folder` on the CPU, or refuse it.
-
-    Parameters
-    ----------
-    root : Path, optional
-        The model's own folder, where `folder` is a staged one: it holds the satellites.
 
     Raises
     ------
@@ -419,7 +421,7 @@ def load_whole(
     )
     # a checkpoint's own "flash_attention_2" yields only to what the config says before loading
     config._attn_implementation = _attention(folder, config, options.attention, auto)
-    with satellites.nested(name, folder, root or folder) as inner:
+    with satellites.nested(name, folder, folder) as inner:
         model, report = getattr(library, auto).from_pretrained(
             folder,
             config=config,

@@ -157,8 +157,13 @@ def _resolved(name: str, wanted: str, root: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     path = Path(wanted)
-    if path.is_dir():
-        return path
+    # Never a folder below the working directory: whoever writes there would give it code.
+    if path.is_absolute() and path.is_dir() and (path / "config.json").is_file():
+        if path.is_relative_to(root):
+            return path
+        if not any(path.rglob("*.py")):
+            logger.warning("models.%s: %s is on no list of sums", name, path)
+            return path
     place = names(root).get(wanted, "its code")
     raise Unacceptable(
         f"models.{name}.path: {place} loads {wanted}, and nothing is loaded from a hub; get it "

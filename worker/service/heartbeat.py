@@ -40,6 +40,7 @@ def card(info: ModelInfo) -> Card:
         licence_accepted_by=info.licence_accepted_by[:256],
         demonstration=info.demonstration,
         language=info.language[:16],
+        files=info.files[:256],
         prompt=info.prompt[:1024],
         parameters=dict(list(info.parameters.items())[:64]),
         measured=_measured(info),
