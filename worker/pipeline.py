@@ -18,6 +18,7 @@ from dicom_node.base.job import (
     ReportOrder,
     Result,
 )
+from dicom_node.base.logs import Sparse
 from dicom_node.standard.uids import options_digest
 from worker import __version__
 from worker.image.pixels import Radiograph, preprocessing, radiograph, read
@@ -55,6 +56,8 @@ CUT_OFF = {
 }
 """Why an answer has no end of its own -> what its report says of that."""
 CONTRADICTED = "The model's text says that there is no fracture, and it draws a box around one."
+_shown = Sparse(logging.getLogger(__name__), per_minute=12)
+
 UNLIMITED = 1 << 20
 MEMORY_FULL = "this worker's memory is full"
 
@@ -152,6 +155,7 @@ class Pipeline:
                 case.radiograph = radiograph(case.source, self._decoder, self._options)
             except Rejected as exc:
                 case.reason = Reason(code=exc.code, text=exc.text[:1024])
+        self._look_before_it_leaves(case)
         self._prepare_inputs(case)
         return case
 
@@ -169,8 +173,31 @@ class Pipeline:
     def prepare_picture(self, picture: Radiograph) -> Case:
         """Return a case of a picture that is no Instance, with the model's inputs of it."""
         case = Case(radiograph=picture)
+        self._look_before_it_leaves(case)
         self._prepare_inputs(case)
         return case
+
+    def _look_before_it_leaves(self, case: Case) -> None:
+        """Refuse a picture that may name the patient to a server, or leave a warning with it."""
+        if case.radiograph is None or case.reason is not None or not self.info.outside:
+            return
+        from worker.image import leaving
+
+        with case.stage("decode"):
+            why = leaving.find_text_in(case.source, case.radiograph.pixels)
+        if not why:
+            return
+        if self.info.outside == "refuse":
+            text = f"{why}, and pictures with text are not sent to the server of this model"
+            case.reason = Reason(code=leaving.CODE, text=text)
+            return
+        warning = f"{why}; the picture was sent to a server all the same"
+        case.radiograph = replace(
+            case.radiograph,
+            warnings=(*case.radiograph.warnings, f"{warning[:1].upper()}{warning[1:]}."),
+        )
+        # Without a UID: which picture it was stands in its report.
+        _shown.warning("model %s: %s", self.info.name, warning)
 
     def _prepare_inputs(self, case: Case) -> None:
         if case.radiograph is None or not isinstance(self._model, Prepares):

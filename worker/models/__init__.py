@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from dicom_node.base.errors import OutOfResources, Transient, Unreachable
 
@@ -60,6 +60,8 @@ class ModelInfo:
     device: str = "cpu"
     has_regions: bool = False
     """Whether reports show the boxes that this model draws around fractures."""
+    outside: Literal["", "warn", "refuse"] = ""
+    """Where pictures leave this process for a server: what becomes of those with text in them."""
     files: str = ""
     """What the sums of its files were compared with, in words; empty where it has none here."""
 

@@ -98,6 +98,7 @@ class ChatServer:
             licence_accepted_by=options.licence_accepted_by,
             demonstration=options.demonstration,
             device="server",
+            outside=options.outside,
         )
 
     def load(self) -> None:

@@ -192,6 +192,9 @@ class ChatServer(Options):
     """Larger pictures are made smaller before they are sent."""
     allow_remote: bool = False
     """Allow a server that is not on this machine: pixels then leave it."""
+    outside: Literal["warn", "refuse"] = "warn"
+    """What becomes of a picture that may name the patient (Burned In Annotation is YES, or letters
+    are found in it): it is sent and the report says so, or it is not sent."""
 
 
 KINDS: dict[str, type[Options]] = {

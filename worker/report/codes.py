@@ -188,6 +188,7 @@ QUALITY: Final = {
     "lateral-view": POSITIONING,
     "oblique-view": POSITIONING,
     "screened-out": OTHER_FAILURE,
+    "text-in-picture": OTHER_FAILURE,
 }
 """Reason why an Instance was not analysed -> Image Quality (111101, DCM)."""
 
