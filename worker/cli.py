@@ -445,8 +445,12 @@ def _gate(options: argparse.Namespace) -> int:
 
     pixels = _settings(options).pixels
     code = text = ""
+    is_piped = str(options.path) == "-"
+    if is_piped:  # by the node, for a stranger's file
+        from dicom_node.base.confine import confine
+
+        confine()
     try:
-        is_piped = str(options.path) == "-"
         gate(read(sys.stdin.buffer.read(MOST_BYTES + 1) if is_piped else options.path), pixels)
     except Rejected as exc:
         code, text = exc.code, exc.text
@@ -463,9 +467,11 @@ def _same(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
+    from dicom_node.base.confine import confine
     from worker.image.decode import Decoder
     from worker.image.same import compare_images
 
+    confine(read=[options.first, options.second])
     with Decoder() as decoder:
         found = compare_images(options.first, options.second, decoder)
     print(json.dumps(asdict(found)))

@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 
 from dicom_node.base.addresses import is_loopback
 from dicom_node.base.checks import Check, failed, passed, warned
+from dicom_node.base.children import CHILDREN
 from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ConfigurationError, OutOfResources
 from dicom_node.base.local_time import is_zone_doubtful, local_time
@@ -256,8 +257,12 @@ def confinement() -> list[Check]:
     if held["missing"]:
         what = f"children that read pictures are not locked in: no {', '.join(held['missing'])}"
         return [warned("confinement", what, "use a kernel that has it, or a container per role")]
-    what = "children that read pictures see no secret, ledger or network"
-    return [passed("confinement", f"{what} (Landlock {held['version']}, seccomp)")]
+    what = "children that read images or run a model's code see no secret, ledger or network"
+    how = f"Landlock {held['version']}, seccomp"
+    locked = ", ".join(child.name for child in CHILDREN if child.is_locked)
+    others = ", ".join(child.name for child in CHILDREN if not child.is_locked)
+    told = f"{what} ({how}): {locked}; not locked in: {others}, engines in the worker's own process"
+    return [passed("confinement", told)]
 
 
 def tls(settings: Settings) -> Iterator[Check]:

@@ -3,13 +3,17 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from reports import as_bytes
 
 from dicom_node.base import confine
+from dicom_node.base.children import CHILDREN
+from worker.phantom.draw import instance
 
 TRIES = """
 import json, os, socket, sys, threading
@@ -131,3 +135,68 @@ def test_the_lists_of_calls_have_the_same_length() -> None:
     for _, numbers in confine._ARCHITECTURES.values():
         assert len(numbers) == len(confine._REFUSED)
         assert len(set(numbers)) == len(numbers)
+
+
+def starts_processes(path: Path) -> bool:
+    return bool(re.search(r"subprocess\.(Popen|run|call|check_\w+)\(|os\.(fork|posix_spawn|system)",
+                          path.read_text()))  # fmt: skip
+
+
+def test_every_process_that_is_started_is_on_the_list() -> None:
+    root = Path(confine.__file__).parents[2]
+    found = {
+        path.relative_to(root).as_posix()
+        for package in ("dicom_node", "worker")
+        for path in (root / package).rglob("*.py")
+        if starts_processes(path)
+    }
+    assert found == {child.file for child in CHILDREN}
+
+
+SPY = """
+import os, sys
+
+def spy(*arguments, **options):
+    lines = open("/proc/self/status")
+    held = [line for line in lines if line.startswith(("Seccomp:", "NoNewPrivs:"))]
+    try:
+        open({secret!r}).close()
+        opened = True
+    except OSError:
+        opened = False
+    print(opened, *(line.split()[1] for line in held), file=sys.stderr)
+    raise SystemExit(7)
+import {module} as module
+module.{function} = spy
+from worker.cli import main
+main({arguments!r})
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "arguments"),
+    [
+        ("worker.image.same", "compare_images", ["same", "{file}", "{file}"]),
+        ("worker.image.gate", "gate", ["gate", "-"]),
+    ],
+)
+def test_headers_of_strangers_are_read_by_a_child_that_is_locked_in(
+    tmp_path: Path, module: str, function: str, arguments: list[str]
+) -> None:
+    if not confine.landlock_version() or platform.machine() not in confine._ARCHITECTURES:
+        pytest.skip("this kernel has no Landlock")
+    secret, file = tmp_path / "secret", tmp_path / "image.dcm"
+    secret.write_text("the ledger's password")
+    ds = instance(0, 1, ())
+    with file.open("wb") as out:
+        out.write(as_bytes(ds))
+    given = [word.format(file=file) for word in arguments]
+    code = SPY.format(secret=str(secret), module=module, function=function, arguments=given)
+    with file.open("rb") as piped:
+        done = subprocess.run(
+            confine.python_command("-c", code), stdin=piped, capture_output=True, text=True,
+            check=False, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 7, done.stderr
+    opened, no_new, seccomp = done.stderr.split()[-3:]
+    assert (opened, no_new, seccomp) == ("False", "1", "2")
