@@ -471,7 +471,7 @@ def _same(options: argparse.Namespace) -> int:
     from worker.image.decode import Decoder
     from worker.image.same import compare_images
 
-    confine(read=[options.first, options.second])
+    confine(read=[options.first, options.second], starts_python=True)
     with Decoder() as decoder:
         found = compare_images(options.first, options.second, decoder)
     print(json.dumps(asdict(found)))

@@ -89,7 +89,11 @@ def hide_process() -> None:
 
 
 def confine(
-    *, read: Iterable[Path] = (), write: Iterable[Path] = (), devices: bool = False
+    *,
+    read: Iterable[Path] = (),
+    write: Iterable[Path] = (),
+    devices: bool = False,
+    starts_python: bool = False,
 ) -> Confinement:
     """Lock this process in, for good and with all that it starts.
 
@@ -101,6 +105,9 @@ def confine(
         Folders that it may write in.
     devices : bool
         Whether it needs an accelerator: ``/dev`` and ``/sys`` then stay open.
+    starts_python : bool
+        Whether it starts interpreters that import this project: in a checkout they look through
+        the names in its folder, which holds a data_dir at times, and read nothing else there.
 
     Returns
     -------
@@ -119,7 +126,8 @@ def confine(
         readable += [Path("/sys"), Path("/proc/driver")]
         writable += [Path("/dev")]
     missing = []
-    if not (files := _restrict_files(libc, readable, writable)):
+    listed = [Path(__file__).resolve().parents[2]] if starts_python else []
+    if not (files := _restrict_files(libc, readable, writable, listed)):
         missing.append("Landlock (Linux 5.13, CONFIG_SECURITY_LANDLOCK)")
     if not (network := _filter_calls(libc)):
         missing.append(f"a seccomp filter on {platform.machine()}")
@@ -150,7 +158,9 @@ def _of_python() -> list[Path]:
     return [Path(one) for one in sorted(found)] + roots
 
 
-def _restrict_files(libc: ctypes.CDLL, readable: list[Path], writable: list[Path]) -> bool:
+def _restrict_files(
+    libc: ctypes.CDLL, readable: list[Path], writable: list[Path], listed: list[Path]
+) -> bool:
     version = landlock_version()
     if version == 0:
         return False
@@ -164,6 +174,8 @@ def _restrict_files(libc: ctypes.CDLL, readable: list[Path], writable: list[Path
     try:
         for path in readable:
             _allow(libc, ruleset, path, handled & (_READ | (_IOCTL if _is_device(path) else 0)))
+        for path in listed:
+            _allow(libc, ruleset, path, handled & _READ_DIR)
         for path in writable:
             _allow(libc, ruleset, path, handled & ~_EXECUTE | handled & _REFER)
         return int(libc.syscall(_RESTRICT_SELF, ruleset, 0)) == 0

@@ -21,6 +21,8 @@ class test: ``except Transient``.
 from __future__ import annotations
 
 import os
+import re
+from functools import cache
 from typing import ClassVar
 
 
@@ -98,3 +100,33 @@ class NotFound(Permanent):
 
 class ModelFault(Permanent):
     """A model's files, licence or output are not acceptable."""
+
+
+def for_strangers(exc: BaseException) -> str:
+    """Return what an error says to who asked over the network: what and why, and no path of ours.
+
+    What is full or away here is not theirs to mend, and stands in the log.
+    """
+    if isinstance(exc, OutOfResources):
+        return "out of resources; try later"
+    if isinstance(exc, Unreachable):
+        return "something that this needs gives no answer; try later"
+    if isinstance(exc, ConfigurationError):
+        return "this node's configuration is not right; its log says what"
+    return hide_paths(str(exc))
+
+
+def hide_paths(text: str) -> str:
+    """Return a text without paths of this machine's file system."""
+    return _paths().sub("…", text)
+
+
+@cache
+def _paths() -> re.Pattern[str]:
+    # A path of the web side, such as /sign-in, begins with no folder of this machine.
+    try:
+        tops = [re.escape(entry.name) for entry in os.scandir("/") if entry.is_dir()]
+    except OSError:
+        tops = ["etc", "home", "opt", "root", "srv", "tmp", "usr", "var"]
+    of_machine = "|".join(sorted(tops, key=len, reverse=True)) or "tmp"
+    return re.compile(rf"(?<![\w.:/-])/(?:{of_machine})(?=/)[^\s'\"<>|,;:()\[\]]*")

@@ -29,7 +29,13 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.base.addresses import parse_network
-from dicom_node.base.errors import ConfigurationError, NotUnderstood, Permanent, Transient
+from dicom_node.base.errors import (
+    ConfigurationError,
+    NotUnderstood,
+    Permanent,
+    Transient,
+    for_strangers,
+)
 from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse import Accepted, Sender, patches, stream
 from dicom_node.dimse.acceptor import Server, host
@@ -409,8 +415,8 @@ class Listener:
             except Transient as exc:
                 comment, reason = "out of resources; send later", str(exc)
             except Permanent as exc:
-                status, comment = getattr(exc, "status", CANNOT_UNDERSTAND), str(exc)
-                reason = comment
+                status, comment = getattr(exc, "status", CANNOT_UNDERSTAND), for_strangers(exc)
+                reason = str(exc)
             else:
                 return SUCCESS, ""
         name = _name(assoc)

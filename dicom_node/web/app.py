@@ -21,7 +21,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dicom_node import __version__
 from dicom_node.base.addresses import is_in, parse_address, parse_network
-from dicom_node.base.errors import ChexFractError, ConfigurationError, NotFound, Stale, Transient
+from dicom_node.base.errors import (
+    ChexFractError,
+    ConfigurationError,
+    NotFound,
+    Stale,
+    Transient,
+    for_strangers,
+    hide_paths,
+)
 from dicom_node.credentials import Credentials
 from dicom_node.dimse.security import acceptor
 from dicom_node.settings import Settings, Tls
@@ -314,14 +322,14 @@ def _failed(request: Request, exc: Exception) -> Response:
         status = 503
         logger.warning("%s: %s", request.url.path, exc)
     headers = {"Retry-After": "5"} if status == 503 else None
-    return _said(request, status, str(exc), headers)
+    return _said(request, status, for_strangers(exc), headers)
 
 
 def _refused(request: Request, exc: Exception) -> Response:
     """Answer what a page or the server itself refused."""
     if not isinstance(exc, HTTPException):
         raise HTTPException(500)
-    return _said(request, exc.status_code, str(exc.detail), exc.headers)
+    return _said(request, exc.status_code, hide_paths(str(exc.detail)), exc.headers)
 
 
 def _said(

@@ -43,7 +43,7 @@ def test_whole_weights_whose_licence_is_accepted_pass(weights: Path) -> None:
     model = {"path": str(weights), "licence_accepted_by": "Jane Doe"}
     checks = model_checks(settings_of(model=model))
     assert {check.verdict for check in checks.values()} == {"pass"}
-    assert "as in its list of sums" in checks["model"].what
+    assert "as in SHA256SUMS of the same folder" in checks["model"].what
     assert "accepted by Jane Doe" in checks["licence"].what
 
 

@@ -11,7 +11,7 @@ import pytest
 from ledgers import on
 from serving import SECRET, Api, serving
 
-from dicom_node.base.errors import OutOfResources, Stale
+from dicom_node.base.errors import OutOfResources, Stale, Unreachable
 from dicom_node.base.job import Result, Ticket
 from dicom_node.web import guard
 from worker.service.node import Node as Client
@@ -63,7 +63,7 @@ def test_a_worker_claims_fetches_renews_and_posts(api: Api, worker: Client) -> N
     claim = worker.claim(ticket, "test:1")
     assert (claim.job, claim.attempt, claim.order.series_number) == (ticket.job, 1, 9001)
     assert claim == worker.claim(ticket, "test:1"), "the same claim again has the same answer"
-    content = worker.instance(ticket)
+    content = worker.instance(ticket, claim.size)
     assert len(content) == claim.size
     assert content[128:132] == b"DICM"
     worker.renew(ticket)
@@ -73,6 +73,13 @@ def test_a_worker_claims_fetches_renews_and_posts(api: Api, worker: Client) -> N
     (kept,) = trace.objects
     assert api.spool.path(kept.file).read_bytes() == object_of(api, ticket)
     assert [row.state for row in trace.deliveries] == ["pending"]
+
+
+def test_an_instance_larger_than_its_claim_is_not_read(api: Api, worker: Client) -> None:
+    ticket = api.ticket()
+    claim = worker.claim(ticket, "test:1")
+    with pytest.raises(Unreachable, match="promised"):
+        worker.instance(ticket, claim.size - 1)
 
 
 def test_the_same_result_again_is_200_and_changes_nothing(api: Api, http: httpx2.Client) -> None:

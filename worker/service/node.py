@@ -101,8 +101,21 @@ class Node:
         except ValueError as exc:
             raise NotUnderstood(f"{self.url} answered a claim with something else") from exc
 
-    def instance(self, ticket: Ticket, progress: Callable[[], None] | None = None) -> bytes:
-        """Return the Part 10 bytes of the job's Instance."""
+    def instance(
+        self, ticket: Ticket, size: int, progress: Callable[[], None] | None = None
+    ) -> bytes:
+        """Return the Part 10 bytes of the job's Instance.
+
+        Parameters
+        ----------
+        size : int
+            Bytes that the claim promised: more are not read.
+
+        Raises
+        ------
+        Unreachable
+            The connection failed, or the node sends more than it promised.
+        """
         content = bytearray()
         url = f"/jobs/{ticket.job}/instance"
         try:
@@ -111,6 +124,10 @@ class Node:
                     self._refuse(answer.status_code, ticket)
                 for chunk in answer.iter_bytes(1 << 20):
                     content += chunk
+                    if len(content) > size:
+                        raise Unreachable(
+                            f"{self.url} sends more than the {size} bytes that it promised"
+                        )
                     if progress:
                         progress()
         except httpx2.HTTPError as exc:

@@ -300,7 +300,7 @@ class Desk:
             return None  # handed out again meanwhile: someone else has it
         self._pulse.hold(node, ticket, claim.lease_s)
         started = time.perf_counter()
-        content = node.instance(ticket, self._pulse.moved)
+        content = node.instance(ticket, claim.size, self._pulse.moved)
         fetched = (time.perf_counter() - started) * 1000
         judgement = claim.order.judgement
         if judgement is None:
