@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -87,6 +88,7 @@ def add_user(path: Path, name: str, role: Role, password: str) -> None:
     known = dict(read_users(path))
     known[name] = User(name, role, _hasher.hash(password))
     _write(path, known.values())
+    note_password(path, name, "")
 
 
 def password_problem(name: str, password: str) -> str:
@@ -110,6 +112,35 @@ def password_problem(name: str, password: str) -> str:
     if len(rest) < 4:
         return "that password is among the first that are tried; write a few words of your own"
     return ""
+
+
+def weak_file(path: Path) -> Path:
+    """Return the file beside the users that names whose old password no rule of today takes."""
+    return path.with_name(f"{path.name}.weak")
+
+
+def weak_users(path: Path) -> list[str]:
+    """Return who signed in with a password that is too short or too common today."""
+    try:
+        lines = weak_file(path).read_text(encoding="utf-8").split()
+        known = read_users(path)
+    except (OSError, ValueError, ConfigurationError):
+        return []
+    return sorted({name for name in lines if name in known})
+
+
+def note_password(path: Path, name: str, problem: str) -> None:
+    """Keep whether somebody's password, seen at a sign-in, is one that the rule of today takes."""
+    weak = weak_users(path)
+    if bool(problem) == (name in weak):
+        return
+    kept = [*weak, name] if problem else [one for one in weak if one != name]
+    with suppress(OSError):  # a folder of somebody else's: the log has the line
+        target = weak_file(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        temporary.write_text("".join(f"{one}\n" for one in kept), encoding="utf-8")
+        temporary.chmod(0o600)
+        temporary.replace(target)
 
 
 def remove_user(path: Path, name: str) -> None:

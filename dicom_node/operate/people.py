@@ -16,7 +16,7 @@ from dicom_node.operate.audit import secured
 from dicom_node.operate.notify import post_office
 from dicom_node.settings import Settings
 from dicom_node.store.audit_file import AuditFile
-from dicom_node.users import read_users, users_file
+from dicom_node.users import read_users, users_file, weak_users
 
 ANSWER_S = 4.0
 
@@ -46,6 +46,9 @@ def users(settings: Settings) -> Iterator[Check]:
         return
     if path.stat().st_mode & 0o077:
         yield failed("users", f"{path} may be read by others", f"chmod 600 {path}")
+    if weak := weak_users(path):
+        what = f"passwords too short or too common for today's rule: {', '.join(weak)[:200]}"
+        yield warned("users", what, "chexfract-node user add NAME --role ROLE, with a new one")
     roles = [user.role for user in found.values()]
     told = ", ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(sorted(roles)))
     if "admin" in roles:

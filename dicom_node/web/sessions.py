@@ -26,7 +26,15 @@ from dicom_node.base.logs import Sparse
 from dicom_node.credentials import Credentials, is_first_admin
 from dicom_node.settings import Role, Settings
 from dicom_node.store.ledger.sessions import Sessions, WebSession
-from dicom_node.users import User, read_users, users_file, verified
+from dicom_node.users import (
+    User,
+    note_password,
+    password_problem,
+    read_users,
+    users_file,
+    verified,
+    weak_users,
+)
 from dicom_node.web.brake import DECAY_S, Brake
 
 COOKIE = "chexfract_session"
@@ -51,6 +59,7 @@ logger = logging.getLogger(__name__)
 _old = Sparse(logger, per_minute=1)
 _broken = Sparse(logger, per_minute=1)
 _wrong = Sparse(logger)
+_weak = Sparse(logger, per_minute=6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +192,21 @@ class Door:
             _wrong.warning("sign-in refused: %s from %s", known, address)
             return None
         self._brake.lift(name, address)
+        await run_sync(self._look_at_password, user.name, password)
         return await run_sync(self.begin, request, user.name, self._mark(user))
+
+    def _look_at_password(self, name: str, password: str) -> None:
+        """Note a password of before today's rule: it goes on working, and its user is told."""
+        if name not in self._last_users:
+            return  # the first administrator's is made here
+        problem = password_problem(name, password)
+        note_password(self._users, name, problem)
+        if problem:
+            _weak.warning("the password of %s is too short or too common: give it a new one", name)
+
+    def has_weak_password(self, name: str) -> bool:
+        """Return whether somebody signed in with a password that would not be taken today."""
+        return name in weak_users(self._users)
 
     def begin(self, request: Request, name: str, mark: str) -> str:
         """Begin a session and return its cookie; one that this browser had before ends."""

@@ -51,7 +51,9 @@ def routes(door: Door, pages: Pages, trail: WebTrail) -> APIRouter:
         await run_in_threadpool(note, is_right=cookie is not None)
         if cookie is None:
             return shown(request, inside(to), "Name or password is wrong.", 403)
-        answer = RedirectResponse(inside(to), 303)
+        answer: Response = RedirectResponse(inside(to), 303)
+        if await run_in_threadpool(door.has_weak_password, name.strip()):
+            answer = pages.page("signed_in.html", None, to=inside(to), is_weak=True)
         door.keep(request, answer, cookie)
         return answer
 

@@ -18,6 +18,7 @@ from serving import SECRET, Api, serving
 from dicom_node import users
 from dicom_node.base.errors import ConfigurationError, NotFound
 from dicom_node.cli import main
+from dicom_node.operate import people
 from dicom_node.settings import Settings
 from dicom_node.users import add_user, read_users, remove_user, verified
 from dicom_node.web import brake, sessions, worklist
@@ -468,3 +469,27 @@ def test_the_command_line_makes_lists_and_removes_users(
     assert main(["user", "remove", "jane", *at]) == 1
     word.write_text("short\n")
     assert main(made) == 78
+
+
+def test_who_signs_in_with_an_old_short_password_is_told_until_it_is_a_new_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file of 0.1.0 may hold passwords of eight characters: they go on working."""
+    hashed = users._hasher.hash("sunshine")
+    file = tmp_path / "users"
+    file.write_text(f"anna:admin:{hashed}\n")
+    file.chmod(0o600)
+    with serving(tmp_path) as api:
+        with client(api) as http:
+            answer = sign_in(http, "anna", "sunshine")
+            assert answer.status_code == 200
+            assert "shorter or more common" in answer.text
+            assert http.get("/").status_code == 200
+        assert "the password of anna is too short" in caplog.text
+        assert users.weak_users(file) == ["anna"]
+        assert any("anna" in check.what for check in people.users(api.settings))
+        assert stat.S_IMODE(users.weak_file(file).stat().st_mode) == 0o600
+        add_user(file, "anna", "admin", PASSWORD)
+        assert users.weak_users(file) == []
+        with client(api) as http:
+            assert sign_in(http, "anna").status_code == 303
