@@ -1,0 +1,326 @@
+"""Whatever acts meet, no state changes but as its table says, and of two writers one wins."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import transitions
+from clocks import FakeClock
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule
+from ledgers import NOW, fresh, instance, post, reported, result, route
+from postgresql import Cluster, cluster
+
+from dicom_node.base.errors import Busy, NotFound, Stale
+from dicom_node.base.job import Reason, Ticket
+from dicom_node.store.ledger import DueDelivery, Ledger, Uncommitted
+from dicom_node.store.ledger.states import DELIVERY_TRANSITIONS, JOB_TRANSITIONS
+
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+FOR_IMAGES = st.integers(0, 2).map(lambda n: f"1.2.3.{n}")
+WRITERS = st.sampled_from((0, 1))
+DELIVERING = ("sent", "sent", "refused", "given up", "held", "sender known")
+WALKED: set[tuple[str, str, str]] = set()
+"""Which transitions were met, over all examples."""
+
+
+class Acts(RuleBasedStateMachine):
+    """Every act and step, by two processes that know nothing of each other."""
+
+    tickets: Bundle[Ticket] = Bundle("tickets")
+    due: Bundle[DueDelivery] = Bundle("due")
+    wanted: Bundle[tuple[str, Uncommitted]] = Bundle("wanted")
+    server: ClassVar[Cluster | None] = None
+
+    @initialize()
+    def open(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(dir=MEMORY)
+        self.clock = FakeClock(NOW)
+        url = self.server.fresh() if self.server else fresh(Path(self._folder.name))
+        self.writers = [Ledger.open(url, self.clock) for _ in range(2)]
+        transitions.write_down(self.writers[0])
+        self._questions = 0
+        ledger = self.writers[0]
+        reported(ledger, 0, send_to=("archive", "@sender"))
+        reported(ledger, 1, mode="shadow", send_to=("archive", "second"))
+
+    def teardown(self) -> None:
+        try:
+            found = transitions.written(self.writers[0])
+            assert [one for one in found if not transitions.is_known(one)] == []
+            WALKED.update((one.what, one.old, one.new) for one in found)
+        finally:
+            for writer in self.writers:
+                writer.close()
+            self._folder.cleanup()
+
+    @rule(
+        by=WRITERS,
+        n=st.integers(0, 2),
+        content=st.sampled_from("aab"),
+        sender=st.sampled_from(("MODALITY", "MODALITY", "SECOND")),
+        mode=st.sampled_from(("live", "live", "shadow")),
+        to=st.sampled_from((("archive",), ("archive", "@sender"))),
+    )
+    def receive(self, by: int, n: int, content: str, sender: str, mode: Any, to: Any) -> None:
+        changed = {"sha256": content * 64, "calling_ae": sender}
+        changed |= {"patient_id": "PID2"} if content == "b" else {}
+        routes = [route(mode=mode, send_to=(*to, *(("second",) if sender == "SECOND" else ())))]
+        self.writers[by].instances.receive(instance(n, **changed), routes)
+
+    @rule(target=tickets, by=WRITERS)
+    def hand_out_and_claim(self, by: int) -> Any:
+        jobs = self.writers[by].jobs
+        tickets = jobs.hand_out("phantom", 2, self.clock.wall() + 60)
+        for ticket in tickets[:1]:
+            jobs.claim(ticket.job, ticket.token, "w", 60)
+        return multiple(*tickets)
+
+    @rule(by=WRITERS, ticket=tickets, act=st.sampled_from(("unpublish", "claim", "renew")))
+    def touch(self, by: int, ticket: Ticket, act: str) -> None:
+        jobs = self.writers[by].jobs
+        with suppress(Stale):
+            if act == "unpublish":
+                jobs.unpublish([ticket])
+            elif act == "claim":
+                jobs.claim(ticket.job, ticket.token, f"w{by}", 60)
+            else:
+                jobs.renew(ticket.job, ticket.token, 60)
+
+    @rule(by=WRITERS, ticket=tickets, is_good=st.booleans())
+    def report(self, by: int, ticket: Ticket, is_good: bool) -> None:
+        ledger = self.writers[by]
+        reason = None if is_good else Reason(code="not-chest", text="A hip.")
+        outcome = "reported" if is_good else "rejected"
+        with suppress(Stale):
+            post(
+                ledger,
+                ticket,
+                result(ticket, int(ticket.job[:6], 16), outcome=outcome, reason=reason),
+            )
+
+    @rule(by=WRITERS, ticket=tickets, most=st.integers(1, 3), counts=st.booleans())
+    def give_back(self, by: int, ticket: Ticket, most: int, counts: bool) -> None:
+        with suppress(Stale):
+            self.writers[by].jobs.release(ticket.job, ticket.token, "x", counts, 5, most)
+
+    @rule(by=WRITERS, seconds=st.sampled_from((1, 61, 700, -5000)), attempts=st.integers(1, 3))
+    def time_passes(self, by: int, seconds: int, attempts: int) -> None:
+        if seconds < 0:
+            self.clock.set_by(seconds)
+        else:
+            self.clock.pass_by(seconds)
+        ledger = self.writers[by]
+        ledger.jobs.redate()
+        ledger.deliveries.redate()
+        ledger.jobs.expire(attempts)
+
+    @rule(
+        by=WRITERS,
+        uid=FOR_IMAGES,
+        act=st.sampled_from(("retry", "resend", "release", "replay", "adopt", "judge")),
+    )
+    def operate(self, by: int, uid: str, act: str) -> None:
+        ledger = self.writers[by]
+        try:
+            if act == "adopt":
+                conflict = ledger.acts.kept_apart(uid)
+                corrected = instance(int(uid[-1]), sha256="b" * 64, patient_id="PID2")
+                ledger.acts.adopt(conflict.id, corrected, [route()])
+            elif act == "judge":
+                ledger.acts.judge(
+                    ledger.history.trace(uid).jobs[-1].job, "disagree", "r", sends=True
+                )
+            else:
+                getattr(ledger.acts, act)(uid)
+        except (NotFound, Busy, IndexError):
+            pass
+
+    @rule(by=WRITERS, uid=FOR_IMAGES, outcome=st.sampled_from(("sent", "given-up")))
+    def settle(self, by: int, uid: str, outcome: Any) -> None:
+        with suppress(NotFound):
+            self.writers[by].acts.settle(uid, outcome)
+
+    @rule(by=WRITERS)
+    def retry_failed(self, by: int) -> None:
+        self.writers[by].acts.retry_failed()
+
+    @rule(target=due, by=WRITERS)
+    def look_what_is_due(self, by: int) -> Any:
+        return multiple(*self.writers[by].deliveries.due()[:3])
+
+    @rule(by=WRITERS, act=st.sampled_from(DELIVERING))
+    def deliver_what_is_due(self, by: int, act: str) -> None:
+        for one in self.writers[by].deliveries.due():
+            self.deliver(by, one, act)
+
+    @rule(by=WRITERS, one=due, act=st.sampled_from(DELIVERING))
+    def deliver_late(self, by: int, one: DueDelivery, act: str) -> None:
+        self.deliver(by, one, act)
+
+    def deliver(self, by: int, one: DueDelivery, act: str) -> None:
+        deliveries, now = self.writers[by].deliveries, self.clock.wall()
+        if one.objects:
+            deliveries.choose(one.id, one.objects[0].sop_instance_uid)
+        if act == "sent":
+            deliveries.delivered(one.id, 0, ask_at=now + 1)
+        elif act == "refused":
+            deliveries.postpone(one.id, "refused", now + 30, status=0xA700)
+        elif act == "given up":
+            deliveries.give_up(one.id, "given up")
+        elif act == "held":
+            deliveries.hold(one.destination, "away", now + 10)
+            deliveries.wake(one.destination)
+            deliveries.resume(one.destination)
+        else:
+            deliveries.redirect(one.job, "archive", ("sr",))
+
+    @rule(target=wanted, by=WRITERS)
+    def ask(self, by: int) -> Any:
+        ledger, asked = self.writers[by], []
+        for name, found in ledger.commitments.due().items():
+            self._questions += 1
+            question = f"2.25.{self._questions}"
+            ledger.commitments.ask(question, found, lambda _: 600)
+            asked += [(question, one) for one in found]
+            ledger.commitments.put_off(found[1:], f"{name} is away", lambda _: 1)
+        return multiple(*asked)
+
+    @rule(by=WRITERS, asked=wanted, is_kept=st.booleans())
+    def answer(self, by: int, asked: tuple[str, Uncommitted], is_kept: bool) -> None:
+        question, one = asked
+        kept = {one.sop_instance_uid} if is_kept else set()
+        lost = {} if is_kept else {one.sop_instance_uid: "lost"}
+        self.writers[by].commitments.answer(question, kept, lost, lambda _: 30)
+
+
+def examples(count: int, steps: int) -> Any:
+    return settings(
+        max_examples=count,
+        stateful_step_count=steps,
+        phases=(Phase.reuse, Phase.generate),
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+class TestActs(Acts.TestCase):  # type: ignore[misc, name-defined]
+    settings = examples(12, 50)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    with cluster() as running:
+        yield running
+
+
+def test_the_same_on_postgresql(server: Cluster) -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    class OnPostgresql(Acts):
+        server = None
+
+    OnPostgresql.server = server
+    run_state_machine_as_test(OnPostgresql, settings=examples(4, 40))
+
+
+def test_most_arrows_of_the_tables_were_walked() -> None:
+    """A machine that goes nowhere would let a fault pass."""
+    arrows = {("jobs", old, new) for old, news in JOB_TRANSITIONS.items() for new in news}
+    arrows |= {
+        ("deliveries", old, new) for old, news in DELIVERY_TRANSITIONS.items() for new in news
+    }
+    if not WALKED:
+        pytest.skip("the machine did not run in this process")
+    assert len(arrows & WALKED) >= 0.5 * len(arrows), sorted(arrows - WALKED)
+
+
+# two writers at one time -------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Ledger]]:
+    url = fresh(tmp_path)
+    if request.param == "postgresql":
+        url = request.getfixturevalue("server").fresh()
+    writers = [Ledger.open(url, FakeClock(NOW)) for _ in range(2)]
+    yield writers
+    for writer in writers:
+        writer.close()
+
+
+def at_once(*acts: Callable[[], Any]) -> list[Any]:
+    """Do these acts in threads at one moment; return what each returned or raised."""
+    gate, outcomes = threading.Barrier(len(acts)), [None] * len(acts)
+
+    def do(i: int, act: Callable[[], Any]) -> None:
+        gate.wait(60)
+        try:
+            outcomes[i] = act()
+        except Stale as exc:
+            outcomes[i] = exc  # type: ignore[call-overload]
+
+    threads = [threading.Thread(target=do, args=pair) for pair in enumerate(acts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return outcomes
+
+
+def is_won(outcome: Any) -> bool:
+    return bool(outcome) and not isinstance(outcome, Stale)
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_one_of_two_writers_wins_each_transition(both: list[Ledger], turn: int) -> None:
+    one, other = both
+    transitions.write_down(one)
+    one.instances.receive(instance(), [route()])
+    handed = at_once(*(lambda w=w: w.jobs.hand_out("phantom", 1, NOW + 60) for w in both))
+    (ticket,) = [ticket for tickets in handed for ticket in tickets]
+    claims = at_once(
+        lambda: one.jobs.claim(ticket.job, ticket.token, "a", 60),
+        lambda: other.jobs.claim(ticket.job, ticket.token, "b", 60),
+    )
+    assert sum(map(is_won, claims)) == 1
+    told = result(ticket)
+    ends = at_once(
+        lambda: post(one, ticket, told),
+        lambda: other.jobs.release(ticket.job, ticket.token, "x", True, 0, 1),
+    )
+    assert sum(map(is_won, ends)) == 1
+    if isinstance(ends[0], Stale):
+        return  # it has failed: there is nothing to deliver
+    (due,) = one.deliveries.due()
+    sent = at_once(
+        lambda: one.deliveries.delivered(due.id, 0, ask_at=NOW),
+        lambda: other.deliveries.give_up(due.id, "given up"),
+    )
+    assert sorted(sent) == [False, True]
+    changes = [(t.old, t.new) for t in transitions.written(one) if t.what == "deliveries"]
+    assert len(changes) == 1
+
+
+def test_one_of_two_commitments_wins_over_a_resend(both: list[Ledger]) -> None:
+    one, other = both
+    transitions.write_down(one)
+    reported(one)
+    (due,) = one.deliveries.due()
+    one.deliveries.delivered(due.id, 0, ask_at=NOW)
+    at_once(
+        lambda: one.deliveries.committed(due.id),
+        lambda: other.acts.resend("1.2.3.1"),
+        lambda: other.deliveries.committed(due.id),
+    )
+    assert transitions.unknown(one) == []
+    (last,) = [view.state for view in one.history.trace("1.2.3.1").deliveries]
+    assert last == "pending", "what an operator asks for is not undone by a late answer"
