@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sqlite3
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 
 from . import count as counting
 from . import processes
@@ -36,8 +36,9 @@ SHORT = (
     ("archive killed", "archive stopped", "archive slow"),
     ("archive warns", "archive refuses associations", "archive out of resources"),
     ("disk full", "clock jumps", "serve killed"),
+    ("database killed", "database stopped"),
 )
-"""The ten kinds of the short form, which take turns."""
+"""The kinds of the short form, which take turns; the last only where the ledger has a server."""
 
 RECOVERY_S = 60.0
 GIVE_UP_S = 240.0
@@ -83,6 +84,7 @@ def drill(options: argparse.Namespace) -> dict[str, Any]:
         options.seconds,
         disk_mb,
         12.0 if options.poison else 60.0,
+        options.database,
     )
     world = World(choice)
     pictures = _pictures(options.instances, rng, options.poison)
@@ -106,6 +108,7 @@ def drill(options: argparse.Namespace) -> dict[str, Any]:
             "passed": passed,
             "seed": options.seed,
             "broker": options.broker,
+            "database": options.database,
             "broken": options.broken,
             "small_disk": world.is_small_disk,
             "instances": len(pictures),
@@ -136,6 +139,8 @@ def _rounds(world: World, options: argparse.Namespace) -> list[list[Fault]]:
     if not world.is_small_disk:
         print("LEFT OUT: disk full; it needs root, to mount a small tmpfs", file=sys.stderr)
         kinds = [kind for kind in kinds if kind.on != "disk"]
+    if options.database == "sqlite":
+        kinds = [kind for kind in kinds if kind.on != "database"]
     if not kinds:
         pytest.skip("none of these faults is possible here")
     if not options.short:
@@ -186,7 +191,7 @@ def _drain(storm: Storm, backlog: int, limit_s: float) -> None:
         try:
             if len(counting.open_work(storm.world.ledger)) <= backlog:
                 return
-        except sqlite3.Error:
+        except SQLAlchemyError:
             pass  # the node starts just now
         _pause(storm, 0.2)
 
@@ -221,7 +226,7 @@ def _recover(
         time.sleep(0.2)
         try:
             waiting = counting.open_work(world.ledger)
-        except sqlite3.Error:
+        except SQLAlchemyError:
             continue  # the node starts just now
         left = (waiting - poison if left is None else left) & waiting
         recovered = recovered if left else (recovered or now - since)
@@ -298,6 +303,7 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--only", action="append", default=[], metavar="FAULT")
     options.add_argument("--broker", choices=("redis", "stand-in"), default="redis")
     options.add_argument("--stand-in", dest="broker", action="store_const", const="stand-in")
+    options.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     options.add_argument("--model", choices=("drill", "phantom"), default="drill")
     options.add_argument("--broken", default="", metavar="VARIANT")
     options.add_argument("--poison", type=int, default=2, help="killing, hanging, hungry: each")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import subprocess
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import sqlalchemy as sa
 
 from .pictures import Picture
 from .processes import ROOT, python
@@ -76,33 +77,32 @@ class Archived:
     refusals: int
 
 
-def open_work(ledger: Path) -> set[str]:
+def open_work(ledger: str) -> set[str]:
     """Return the Instances with a job or a delivery that is not settled."""
-    with closing(_ledger(ledger)) as db:
-        return {row[0] for row in db.execute(_OPEN)}
+    with _rows(ledger) as rows:
+        return {row["sop_instance_uid"] for row in rows(_OPEN)}
 
 
-def held_jobs(ledger: Path) -> dict[int, list[str]]:
+def held_jobs(ledger: str) -> dict[int, list[str]]:
     """Return the jobs that are worked on, by the process id of their worker."""
     held: dict[int, list[str]] = defaultdict(list)
     try:
-        with closing(_ledger(ledger)) as db:
-            rows = db.execute("SELECT id, worker FROM jobs WHERE state = 'running'").fetchall()
-    except sqlite3.Error:
+        with _rows(ledger) as rows:
+            running = rows("SELECT id, worker FROM jobs WHERE state = 'running'")
+    except sa.exc.SQLAlchemyError:
         return {}
-    for row in rows:
+    for row in running:
         held[int(row["worker"].rpartition(":")[2] or 0)].append(row["id"])
     return held
 
 
-def are_done(ledger: Path, jobs: Sequence[str]) -> bool:
+def are_done(ledger: str, jobs: Sequence[str]) -> bool:
     """Return whether all of these jobs have a result."""
-    marks = ",".join("?" * len(jobs))
-    query = f"SELECT 1 FROM jobs WHERE id IN ({marks}) AND state NOT IN ('reported', 'rejected')"
+    query = "SELECT id FROM jobs WHERE state NOT IN ('reported', 'rejected')"
     try:
-        with closing(_ledger(ledger)) as db:
-            return db.execute(query, jobs).fetchone() is None
-    except sqlite3.Error:
+        with _rows(ledger) as rows:
+            return not {row["id"] for row in rows(query)} & set(jobs)
+    except sa.exc.SQLAlchemyError:
         return False
 
 
@@ -127,9 +127,9 @@ def archived(log: Path) -> Archived:
 def count(world: World, pictures: Sequence[Picture], acknowledged: set[str]) -> Count:
     """Compare what the modalities were told with what the archive has and the ledger says."""
     found, archive = Count(), archived(world.log)
-    with closing(_ledger(world.ledger)) as db:
-        jobs = {row["sop_instance_uid"]: dict(row) for row in db.execute(_JOBS)}
-        found.conflicts = db.execute("SELECT count(*) FROM conflicts").fetchone()[0]
+    with _rows(world.ledger) as rows:
+        jobs = {row["sop_instance_uid"]: row for row in rows(_JOBS)}
+        found.conflicts = rows("SELECT count(*) AS n FROM conflicts")[0]["n"]
     found.refusals = archive.refusals
     for report, hashes in archive.bytes_of.items():
         if len(hashes) > 1:
@@ -177,14 +177,15 @@ def _count_one(
 def rebuild(world: World, found: Count, rng: Random) -> int:
     """Build a sample of the reports again and compare; return how many."""
     kept = archived(world.log).kept
-    with closing(_ledger(world.ledger)) as db:
-        rows = [dict(row) for row in db.execute(_REBUILD)]
-    rows = rng.sample(rows, min(SAMPLE, len(rows)))
-    for row in rows:
+    with _rows(world.ledger) as rows:
+        made = rows(_REBUILD)
+    sample = rng.sample(made, min(SAMPLE, len(made)))
+    for row in sample:
         row["file"] = str(world.data / "spool" / row["file"])
+        row["report_order"] = json.dumps(_merged(_read(row.pop("shared")), _read(row.pop("own"))))
     done = subprocess.run(
         python("-m", "tests.drill.rebuild"),
-        input="".join(json.dumps(row) + "\n" for row in rows),
+        input="".join(json.dumps(row) + "\n" for row in sample),
         capture_output=True,
         text=True,
         check=True,
@@ -197,7 +198,7 @@ def rebuild(world: World, found: Count, rng: Random) -> int:
         for line in kept[again["source"]]:
             if (line["report"], line["sha256"]) != (again["report"], again["sha256"]):
                 found.add("not_rebuilt", again["source"])
-    return len(rows)
+    return len(sample)
 
 
 _JOBS = """
@@ -215,15 +216,38 @@ WHERE d.state IN ('pending', 'retrying')
 """
 
 _REBUILD = """
-SELECT j.sop_instance_uid, i.file, j.model_version,
-       json_patch(coalesce(o.content, '{}'), j.report_order) AS report_order
+SELECT j.sop_instance_uid, i.file, o.content AS shared, j.report_order AS own,
+       coalesce((SELECT m.model_version FROM makers m WHERE m.id = j.maker_id), j.model_version)
+       AS model_version
 FROM jobs j JOIN instances i USING (sop_instance_uid) LEFT JOIN orders o ON o.id = j.order_id
 WHERE j.state IN ('reported', 'rejected') AND i.file != ''
   AND EXISTS (SELECT 1 FROM deliveries d WHERE d.job = j.id AND d.state = 'sent')
 """
 
 
-def _ledger(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
-    db.row_factory = sqlite3.Row
-    return db
+@contextmanager
+def _rows(ledger: str) -> Iterator[Any]:
+    """Yield what returns the rows of a statement as dictionaries, over one connection."""
+    engine = sa.create_engine(ledger, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        yield lambda query: [dict(row) for row in connection.execute(sa.text(query)).mappings()]
+
+
+def _read(content: Any) -> dict[str, Any]:
+    """Return a JSON column, which one database gives as text and the other as what it means."""
+    read: dict[str, Any] = json.loads(content) if isinstance(content, str) else content or {}
+    return read
+
+
+def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return an order from what jobs share and what is its own (RFC 7386)."""
+    merged = dict(shared)
+    for key, value in own.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict):
+            before = merged.get(key)
+            merged[key] = _merged(before if isinstance(before, dict) else {}, value)
+        else:
+            merged[key] = value
+    return merged

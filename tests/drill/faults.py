@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -80,6 +81,29 @@ def _broker_stopped(world: World, rng: Random) -> Struck:
     if not world.broker.signal(signal.SIGSTOP):
         return None
     return rng.uniform(2, LEASE_S + 3), lambda: world.broker.signal(signal.SIGCONT)
+
+
+def _database_killed(world: World, rng: Random) -> Struck:
+    """End the server without warning; it comes back and repairs itself from its log."""
+    return _away(world.server, rng.choice((0.0, 2.0))) if _kill(world.server) else None
+
+
+def _database_stopped(world: World, rng: Random) -> Struck:
+    """Let the server and what serves its clients stand still."""
+    pid = world.server.pid
+    if pid is None:
+        return None
+    family = [*processes.children(pid), pid]
+    for one in family:
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGSTOP)
+
+    def goes_on() -> None:
+        for one in reversed(family):
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGCONT)
+
+    return rng.uniform(1, 4), goes_on
 
 
 def _flushed(world: World, rng: Random) -> Struck:
@@ -161,6 +185,8 @@ FAULTS = (
     Fault("archive warns", "archive", 4, _archive_does("warn"), 0.2),
     Fault("archive out of resources", "archive", 4, _archive_does("full"), 0.2),
     Fault("archive does not understand", "archive", 4, _archive_does("fail"), 0.2),
+    Fault("database killed", "database", 4, _database_killed, 2.0),
+    Fault("database stopped", "database", 4, _database_stopped, 1.0),
     Fault("disk full", "disk", 4, _disk_full, 1.0),
     Fault("clock jumps", "clock", 6, _clock_jumps, 0.5),
 )

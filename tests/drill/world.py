@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ SABOTAGE = Path(__file__).parent / "sabotage"
 SECRET = "a secret of the drill's job API"
 LEASE_S, QUEUED_S, ATTEMPTS = 5.0, 20.0, 5
 WORKERS = ("worker-1", "worker-2")
+STATIONS = ("node", "web", "broker", "archive", "server")
 
 NODE = """
 [node]
 host = "127.0.0.1"
 port = {port}
 data_dir = {data}
+ledger = {ledger}
 [web]
 port = {web}
 url = "http://127.0.0.1:{web}"
@@ -92,6 +95,8 @@ class Choice:
     disk_mb: int = 256
     stuck_s: float = 12.0
     """When a worker without progress ends itself; a zombie has to wake before."""
+    database: str = "sqlite"
+    """``sqlite`` or ``postgresql``, whose server is a station then."""
 
 
 class World:
@@ -105,7 +110,7 @@ class World:
         self.log = self.folder / "archive.jsonl"
         self.control = self.folder / "archive.mode"
         self.clock = self.folder / "clock"
-        self.ports = {name: free_port() for name in ("node", "web", "broker", "archive")}
+        self.ports = {name: free_port() for name in STATIONS}
         self.is_small_disk = False
         self.data.mkdir(parents=True)
         self.archive_does("ok")
@@ -113,11 +118,22 @@ class World:
         self._configure()
         self.broker, self.archive, self.serve = self._broker(), self._archive(), self._serve()
         self.workers = [self._worker(i) for i in range(len(WORKERS))]
-        self.supervisor = Supervisor([self.broker, self.archive, self.serve, *self.workers])
+        self.server = self._server()
+        stations = [self.broker, self.archive, self.serve, *self.workers]
+        if self.choice.database == "postgresql":
+            stations.insert(0, self.server)
+        self.supervisor = Supervisor(stations)
 
     @property
-    def ledger(self) -> Path:
-        return self.data / "ledger.sqlite"
+    def ledger(self) -> str:
+        """Where the count reads: the file, unchanged by that, or the server."""
+        if self.choice.database == "postgresql":
+            return self._server_url
+        return f"sqlite:///file:{self.data / 'ledger.sqlite'}?mode=ro&uri=true&timeout=30"
+
+    @property
+    def _server_url(self) -> str:
+        return f"postgresql+psycopg://chexfract@127.0.0.1:{self.ports['server']}/postgres"
 
     def archive_does(self, mode: str) -> None:
         """Tell the archive how to behave."""
@@ -143,6 +159,8 @@ class World:
         self._mount()
         try:
             self.supervisor.start()
+            if self.choice.database == "postgresql":
+                wait_for("the database listens", lambda: answers(self.ports["server"]), 60)
             wait_for("the archive listens", lambda: answers(self.ports["archive"]), 300)
             wait_for("the node listens", lambda: answers(self.ports["node"]), 300)
             wait_for("the workers are ready", self._workers_are_ready, 300)
@@ -155,6 +173,7 @@ class World:
         if self.is_small_disk:
             subprocess.run(["umount", "-l", str(self.data)], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self._server_folder, ignore_errors=True)
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the environment of the processes."""
@@ -183,13 +202,14 @@ class World:
 
     def _configure(self) -> None:
         broker = f"redis://{self._auth}127.0.0.1:{self.ports['broker']}/0"
-        model = self.choice.model
+        model, is_served = self.choice.model, self.choice.database == "postgresql"
         node = NODE.format(
             port=self.ports["node"],
             web=self.ports["web"],
             archive=self.ports["archive"],
             broker=broker,
             data=json.dumps(str(self.data)),
+            ledger=json.dumps(self._server_url if is_served else "sqlite"),
             queued=QUEUED_S,
             lease=LEASE_S,
             attempts=ATTEMPTS,
@@ -217,6 +237,33 @@ class World:
         command = [need("redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", ""]
         command += ["--appendonly", "no", "--dir", str(self.folder)]
         return self._station("broker", command)
+
+    @property
+    def _server_folder(self) -> Path:
+        """The server refuses to run as root and may not enter root's folders."""
+        return Path(tempfile.gettempdir()) / f"{self.mark}-postgresql"
+
+    def _server(self) -> Station:
+        if self.choice.database != "postgresql":
+            return Station("server", (), {}, self.folder / "server.log", wanted=False)
+        need("psql")
+        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
+        folder, account = self._server_folder, []
+        folder.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres")
+            account = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
+        data = str(folder / "data")
+        made = [*account, str(programs / "initdb"), "-D", data, "-U", "chexfract", "-A", "trust"]
+        subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+        command = [*account, str(programs / "postgres"), "-D", data]
+        for setting in (
+            f"port={self.ports['server']}",
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+        ):
+            command += ["-c", setting]
+        return self._station("server", command)
 
     def _archive(self) -> Station:
         command = python("-m", "tests.drill.archive", "--port", str(self.ports["archive"]))

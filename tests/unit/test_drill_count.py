@@ -24,7 +24,7 @@ class World:
     """Where a drill's archive and ledger are."""
 
     log: Path
-    ledger: Path
+    ledger: str
 
 
 class Story:
@@ -32,7 +32,7 @@ class Story:
 
     def __init__(self, folder: Path) -> None:
         self.ledger = Ledger.open(fresh(folder))
-        self.world: Any = World(folder / "archive.jsonl", folder / "ledger.sqlite")
+        self.world: Any = World(folder / "archive.jsonl", f"sqlite:///{folder / 'ledger.sqlite'}")
 
     def receive(self, n: int) -> None:
         on(self.ledger, NOW + n).instances.receive(instance(n), [route()])
