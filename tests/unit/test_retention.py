@@ -21,10 +21,10 @@ HEAD = bytes(128) + b"DICM\x02\x00\x00\x00UL\x04\x00" + bytes(4)
 
 
 class Node:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **limits: float) -> None:
         self.spool = Spool(folder / "spool")
         self.ledger = Ledger.open(fresh(folder))
-        settings = Settings(retention=Limits(images=HOUR, reports=10 * HOUR))
+        settings = Settings(retention=Limits(images=HOUR, reports=10 * HOUR, **limits))
         self.retention = Retention(settings, self.spool, self.ledger)
 
     def receive(self, n: int = 1, is_routed: bool = True) -> Receipt:
@@ -35,6 +35,15 @@ class Node:
         return on(self.ledger, NOW).instances.receive(
             instance(n, **facts), [route()] if is_routed else []
         )
+
+    def conflict(self, n: int = 1) -> Receipt:
+        """Receive other content for the patient of an Instance that is known."""
+        with self.spool.writing() as incoming:
+            incoming.write(HEAD + b"other image %d" % n)
+            kept = incoming.keep(f"1.2.3.{n}")
+        facts = {"file": kept.name, "sha256": self.spool.digest(kept.name), "size": kept.size}
+        other = instance(n, patient_name="Roe^Jane", **facts)
+        return on(self.ledger, NOW).instances.receive(other, [route()])
 
     def report(self, n: int = 1) -> None:
         self.receive(n)
@@ -130,3 +139,82 @@ def test_old_steps_are_dropped_and_what_came_of_them_stays(node: Node) -> None:
     left = [stage.stage for stage in node.ledger.history.trace("1.2.3.1").stages]
     assert left == [stage for stage in before if stage not in ("queued", "claimed")]
     assert {"received", "reported", "sent"} <= set(left)
+
+
+@pytest.mark.parametrize(
+    ("ignored", "gone"), [(0.0, 1), (HOUR / 2, HOUR / 2), (3 * HOUR, 3 * HOUR)]
+)
+def test_an_image_that_no_rule_took_is_kept_for_its_own_time(
+    tmp_path: Path, ignored: float, gone: float
+) -> None:
+    node = Node(tmp_path, ignored=ignored)
+    node.receive(1, is_routed=False)
+    node.report(2)
+    on(node.ledger, NOW).deliveries.delivered(1, 0)
+    times = sorted({gone + 1, HOUR + 1})
+    left = [(on(node.retention, NOW + at).purge(), node.files("images")) for at in times]
+    assert left == [(1, 1), (1, 0)]
+    assert on(node.retention, NOW + 9 * HOUR).purge() == 0
+    assert node.ledger.history.trace("1.2.3.1").state == "ignored"
+    node.ledger.close()
+
+
+def test_an_ignored_image_stays_as_long_as_it_is_to(tmp_path: Path) -> None:
+    node = Node(tmp_path, ignored=5 * HOUR)
+    node.receive(1, is_routed=False)
+    assert on(node.retention, NOW + 5 * HOUR - 1).purge() == 0
+    assert node.files("images") == 1
+    node.ledger.close()
+
+
+@pytest.mark.parametrize(("limits", "gone"), [({}, 10 * HOUR), ({"conflicts": 2 * HOUR}, 2 * HOUR)])
+def test_other_content_of_a_known_uid_is_kept_for_its_own_time(
+    tmp_path: Path, limits: dict[str, float], gone: float
+) -> None:
+    node = Node(tmp_path, **limits)
+    node.report()
+    on(node.ledger, NOW).deliveries.delivered(1, 0)
+    receipt = node.conflict()
+    assert receipt.kind == "conflict"
+    on(node.retention, NOW + gone - 1).purge()
+    assert node.spool.path(receipt.file).exists()
+    on(node.retention, NOW + gone + 1).purge()
+    assert not node.spool.path(receipt.file).exists()
+    (kept,) = node.ledger.history.conflicts()
+    assert (kept.file, kept.purged_at) == ("", NOW + gone + 1)
+    assert node.ledger.history.status().conflicts == 1
+    node.ledger.close()
+
+
+def test_a_sweep_asks_for_each_row_once_and_spares_what_has_one(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.store.ledger.purge._FILES_AT_ONCE", 2)
+    for n in range(1, 6):
+        node.receive(n)
+    node.report(6)
+    node.conflict(1)
+    kept = {*node.spool.names("images"), *node.spool.names("reports")}
+    assert sorted(node.ledger.purge.named_files()) == sorted(kept)
+    for path in node.spool.root.rglob("*.dcm"):
+        os.utime(path, (NOW - 2 * ORPHAN_AGE_S, 1))
+    assert [node.retention.sweep() for _ in range(3)] == [0, 0, 0]
+    assert {*node.spool.names("images"), *node.spool.names("reports")} == kept
+
+
+def test_old_steps_go_a_few_at_a_time_and_a_stop_in_between_loses_nothing(node: Node) -> None:
+    for n in range(1, 6):
+        node.report(n)
+    late = on(node.ledger, NOW + 2 * HOUR)
+    looked_at = []
+    while count := late.purge.condense(NOW + HOUR, 7):
+        looked_at.append(count)
+        if len(looked_at) == 2:
+            node.ledger.close()  # as after a kill: another process goes on
+            node.ledger = Ledger.open(node.ledger.url)
+            late = on(node.ledger, NOW + 2 * HOUR)
+    assert max(looked_at) <= 7
+    for n in range(1, 6):
+        left = {stage.stage for stage in node.ledger.history.trace(f"1.2.3.{n}").stages}
+        assert not left & {"queued", "claimed"}
+        assert {"received", "routed", "reported"} <= left

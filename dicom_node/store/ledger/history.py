@@ -519,7 +519,7 @@ def _arrivals(
     connection: Connection, search: str, state: str, before: str, is_sqlite: bool
 ) -> Iterator[Arrival]:
     """Yield rows of the worklist, newest first; nothing is looked at that is not needed."""
-    search = search.strip()
+    search = search.replace("\0", " ").strip()  # PostgreSQL takes no NUL
     place = _place(before)
     if search:
         uids = _named(connection, search) if before == "" else []

@@ -102,7 +102,7 @@ class Purge:
             "image": (
                 instances,
                 (instances.c.sop_instance_uid == item.key[0])
-                & _image_is_free(now - images_s, now - (ignored_s or images_s)),
+                & _image_is_free(now - images_s, now - (images_s if ignored_s is None else ignored_s)),
             ),
             "report": (
                 objects,
