@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import reports
 import sqlalchemy as sa
 from grower import NAMES, grown, grown_postgresql, live_through
+from ledgers import ORDER
 from postgresql import cluster
 from pydicom import Dataset
 
@@ -38,6 +39,7 @@ from dicom_node.store.catalogue import Catalogue
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web.health import Counts
+from worker.report.sr import build_each
 
 EXPORTED = 1000
 
@@ -52,9 +54,16 @@ class Grown:
     bytes_each: float
 
 
+def drawn_report() -> bytes:
+    """Return the bytes of a real report."""
+    about = (reports.source(), reports.CASES["fracture"], reports.ALGORITHM, ORDER)
+    (document, *_) = build_each(*about, ("comprehensive3d",))
+    return document.content
+
+
 def sqlite_ledger(folder: Path, size: int) -> Grown:
     """Return a SQLite ledger of this size."""
-    ledger = Ledger.open(grown(folder, size))
+    ledger = Ledger.open(grown(folder, size, drawn_report()))
     return Grown(size, ledger, Spool(folder / "spool"), used_bytes(ledger) / size)
 
 
@@ -208,7 +217,7 @@ def bench(database: str, given: argparse.Namespace, folder: Path) -> dict[str, A
             ledgers = []
             for size in given.sizes:
                 place = folder / f"postgresql-{size}"
-                ledger = Ledger.open(grown_postgresql(server.fresh(), place, size))
+                ledger = Ledger.open(grown_postgresql(server.fresh(), place, size, drawn_report()))
                 ledgers.append(
                     Grown(size, ledger, Spool(place / "spool"), used_bytes(ledger) / size)
                 )

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from grower import grown
+from hot import HOT
 from ledgers import NOW, fresh, instance, on, reported, route
 from pydicom import Dataset
 
@@ -19,6 +21,7 @@ from dicom_node.store.spool import Spool
 from dicom_node.web.health import Counts
 
 GROWING = "instances|jobs|objects|deliveries|events|judgements|counters|conflicts|commitments"
+GROWING += "|study_numbers|senders|likenesses"
 
 
 @pytest.fixture(scope="module")
@@ -29,41 +32,6 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
         on(ledger, NOW + n).instances.receive(instance(n), [route()] if n % 2 else [])
     yield ledger
     ledger.close()
-
-
-HOT: dict[str, Callable[[Ledger], object]] = {
-    "a hand-out": lambda ledger: on(ledger, NOW + 30).jobs.hand_out("phantom", 2, NOW + 90, 1),
-    "expiry": lambda ledger: on(ledger, NOW + 31).jobs.expire(5),
-    "what waits": lambda ledger: on(ledger, NOW + 31).jobs.waiting(),
-    "when a job is due": lambda ledger: on(ledger, NOW).jobs.next_due(),
-    "a clock that was ahead": lambda ledger: on(ledger, NOW + 31).jobs.redate(),
-    "deliveries from a clock that was ahead": lambda ledger: on(
-        ledger, NOW + 31
-    ).deliveries.redate(),
-    "due destinations": lambda ledger: on(ledger, NOW + 31).deliveries.due_destinations(),
-    "due deliveries": lambda ledger: on(ledger, NOW + 31).deliveries.due(),
-    "when a delivery is due": lambda ledger: on(ledger, NOW).deliveries.next_due(),
-    "due commitments": lambda ledger: on(ledger, NOW + 31).commitments.due(),
-    "when a commitment is due": lambda ledger: ledger.commitments.next_due(),
-    "a trace": lambda ledger: ledger.history.trace("1.2.3.1"),
-    "status": lambda ledger: ledger.history.status(),
-    "health": lambda ledger: ledger.history.answers(),
-    "events": lambda ledger: ledger.history.events_after(3, 10, ("received",)),
-    "stage times": lambda ledger: ledger.history.stage_times(0, 50),
-    "the newest event": lambda ledger: (ledger.history.newest_event(), ledger.history.last_event()),
-    "a page": lambda ledger: ledger.history.page(5),
-    "the next page": lambda ledger: ledger.history.page(5, before=ledger.history.page(5).older),
-    "a page by state": lambda ledger: [
-        ledger.history.page(5, state=state)
-        for state in ("failed", "delivered", "reported", "ignored", "undelivered")
-    ],
-    "a search": lambda ledger: ledger.history.page(5, "doe jane"),
-    "a search by UID": lambda ledger: ledger.history.page(5, "1.2.3.1"),
-    "tiles": lambda ledger: ledger.results.pulse(NOW),
-    "export": lambda ledger: list(ledger.results.between(NOW, NOW + 99)),
-    "purge": lambda ledger: ledger.purge.purgeable(1, 1),
-    "filling": lambda ledger: ledger.filling.next_rows(),
-}
 
 
 def plans(ledger: Ledger, act: Callable[[], object]) -> list[str]:
@@ -130,6 +98,53 @@ def test_the_metrics_scan_nothing_that_grows(ledger: Ledger, tmp_path: Path) -> 
     counts = Counts(ledger, Spool(tmp_path))
     list(counts.collect())
     assert not scans(plans(ledger, lambda: list(counts.collect())))
+
+
+@pytest.fixture(scope="module")
+def two_sizes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, Ledger]]:
+    """A ledger of 2,200 Instances and one of 8,800."""
+    folder = tmp_path_factory.mktemp("sizes")
+    both = tuple(Ledger.open(grown(folder / str(size), size)) for size in (2200, 8800))
+    yield both[0], both[1]
+    for ledger in both:
+        ledger.close()
+
+
+def work(ledger: Ledger, act: Callable[[], object]) -> int:
+    """Return how many instructions of SQLite's machine `act` takes, in units of 20."""
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    def listen(connection: Any, *_: object) -> None:
+        connection.set_progress_handler(tick, 20)
+
+    act()
+    sa.event.listen(ledger.database._engine, "checkout", listen)
+    try:
+        act()
+    finally:
+        sa.event.remove(ledger.database._engine, "checkout", listen)
+    return count
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_what_is_hot_takes_as_much_work_in_a_larger_ledger(
+    two_sizes: tuple[Ledger, Ledger], name: str
+) -> None:
+    """No time is measured: the same instructions on any machine, however busy."""
+    small, large = (work(ledger, lambda one=ledger: HOT[name](one)) for ledger in two_sizes)
+    assert large <= 1.5 * small + 5
+
+
+def test_work_that_grows_would_be_seen(two_sizes: tuple[Ledger, Ledger]) -> None:
+    def look(ledger: Ledger) -> int:
+        return work(ledger, lambda: ledger.purge.unnamed(["x"]))
+
+    assert look(two_sizes[1]) > 3 * look(two_sizes[0])
 
 
 def test_a_scan_would_be_seen(ledger: Ledger) -> None:

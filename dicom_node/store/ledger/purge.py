@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -102,7 +103,9 @@ class Purge:
             "image": (
                 instances,
                 (instances.c.sop_instance_uid == item.key[0])
-                & _image_is_free(now - images_s, now - (images_s if ignored_s is None else ignored_s)),
+                & _image_is_free(
+                    now - images_s, now - (images_s if ignored_s is None else ignored_s)
+                ),
             ),
             "report": (
                 objects,
@@ -138,14 +141,20 @@ class Purge:
         stays. It goes through the events by their key and remembers how far it came.
         """
         mark = marks.c.name == "condensed"
+        done = sa.select(marks.c.value).where(mark).scalar_subquery()
+        query = (
+            sa.select(events.c.id, events.c.stage, events.c.at)
+            .where(events.c.id > sa.func.coalesce(done, 0))
+            .order_by(events.c.id)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            first = connection.execute(query.limit(1)).first()
+        if first is None or first.at >= before:
+            return 0
         with self._database.writing() as connection:
-            done = int(connection.scalar(sa.select(marks.c.value).where(mark)) or 0)
-            rows = connection.execute(
-                sa.select(events.c.id, events.c.stage)
-                .where(events.c.id > done, events.c.at < before)
-                .order_by(events.c.id)
-                .limit(limit)
-            ).all()
+            # up to the first young one: what lies behind is young, and there is much of it
+            rows = list(takewhile(lambda row: row.at < before, connection.execute(query)))
             if not rows:
                 return 0
             steps = [row.id for row in rows if row.stage in STEPS]

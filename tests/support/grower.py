@@ -8,24 +8,18 @@ devices are: rows that come one behind the other do not stand side by side in an
 from __future__ import annotations
 
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-
-import reports
 import sqlalchemy as sa
-from ledgers import ORDER, instance, result, route
-from results import VARIANTS
+from ledgers import instance, result, route
 
 from dicom_node.base.job import ReportObject, Ticket
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
-from worker.report.sr import build_each
 
 SEED = 12
 BATCH = 20_000
@@ -36,13 +30,11 @@ NAMES = 5000
 SPREAD, RANGE = 2654435761, 2**32
 """Knuth's multiplicative hash: i * SPREAD mod RANGE is another number for each i below RANGE."""
 
-PURGED = '{"reason":"image file removed"}'
 
-
-def grown(folder: Path, size: int) -> str:
+def grown(folder: Path, size: int, report: bytes = b"a report") -> str:
     """Return the URL of a SQLite ledger of so many Instances; it is kept for the next time.
 
-    Its spool lies beside it, with the reports of the dozen.
+    Its spool lies beside it, with the reports of the dozen, all of these bytes.
     """
     path = folder / "ledger.sqlite"
     url = f"sqlite:///{path}"
@@ -51,7 +43,7 @@ def grown(folder: Path, size: int) -> str:
         has_tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if not has_tables:
         path.unlink()
-        seed(url, folder)
+        seed(url, folder, report)
     Ledger.upgrade(url)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous = OFF")
@@ -61,11 +53,11 @@ def grown(folder: Path, size: int) -> str:
     return url
 
 
-def grown_postgresql(url: str, folder: Path, size: int) -> str:
+def grown_postgresql(url: str, folder: Path, size: int, report: bytes = b"a report") -> str:
     """Grow the new, empty PostgreSQL ledger at `url`, and return the URL."""
     import psycopg
 
-    seed(url, folder)
+    seed(url, folder, report)
     with psycopg.connect(
         sa.make_url(url).set(drivername="postgresql").render_as_string(False)
     ) as db:
@@ -270,7 +262,7 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator
     )
     yield (
         "INSERT INTO events (instance, job, at, stage, detail, is_typed) "
-        f"{numbers}SELECT i, '', {at} + 86500, 'purged', '{PURGED}', 1 FROM n WHERE {is_old}"
+        f"{numbers}SELECT i, '', {at} + 86500, 'purged', '', 1 FROM n WHERE {is_old}"
     )
     yield clone(
         "study_numbers",
@@ -279,14 +271,12 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator
     )
 
 
-def seed(url: str, folder: Path) -> None:
+def seed(url: str, folder: Path, report: bytes) -> None:
     """Make a ledger with a dozen delivered reports, and their spool."""
     Ledger.upgrade(url)
     ledger, spool = Ledger.open(url), Spool(folder / "spool")
-    about = (reports.source(), reports.CASES["fracture"], reports.ALGORITHM, ORDER)
-    (document, *_) = build_each(*about, VARIANTS)
     for n in range(1, SEED + 1):
-        live_through(ledger, n, spool.write_report(f"{n}", "t", "sr", document.content))
+        live_through(ledger, n, spool.write_report(f"{n}", "t", "sr", report))
     ledger.close()
 
 
