@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from hot import HOT
 from ledgers import NOW, SR, fresh, instance, on, post, reported, result, route, taken
 from postgresql import Cluster, cluster
 
@@ -778,3 +780,32 @@ def test_findings_come_back_as_they_were_posted(ledger: Ledger) -> None:
     kept = job_row(ledger).result
     assert kept.fractures[0] == found
     assert not hasattr(kept, "token")
+
+
+def test_each_hot_statement_has_an_index_in_postgresql(postgresql: Cluster) -> None:
+    """Its planner prefers to scan small tables; without that choice it shows what it has."""
+    ledger = Ledger.open(postgresql.fresh())
+    reported(ledger)
+    ledger.instances.receive(instance(2), [], "no rule matched")
+    asked: dict[str, tuple[str, Any]] = {}
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, many: bool) -> None:
+        if statement[:6] in ("SELECT", "UPDATE", "DELETE"):
+            asked[statement] = (name, parameters[0] if many else parameters)
+
+    sa.event.listen(ledger.database._engine, "before_cursor_execute", note)
+    for name, act in HOT.items():  # noqa: B007 - note reads it
+        act(ledger)
+    sa.event.remove(ledger.database._engine, "before_cursor_execute", note)
+    scans = {}
+    with ledger.database.reading() as connection:
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        for statement, (name, parameters) in asked.items():
+            plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars()
+            for line in plan:
+                if found := re.search(r"Seq Scan on (\w+)", line):
+                    scans.setdefault(found[1], set()).add(name)
+    ledger.close()
+    few = {"totals", "destinations", "makers", "workers", "marks", "orders", "likenesses"}
+    assert len(asked) > 60
+    assert {table: names for table, names in scans.items() if table not in few} == {}
