@@ -6,6 +6,7 @@ A key may be overridden by the environment: ``CHEXFRACT_NODE__PORT=4104`` for ``
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -142,6 +143,12 @@ class Node(Section):
     """Most associations at one time."""
     max_associations_per_peer: int = Field(default=50, ge=1)
     """Most associations of one caller at one time."""
+    listeners: Annotated[
+        int | Literal["auto"],
+        Field(union_mode="left_to_right"),
+        Wording('a number of processes; write "auto" or 1 to 64'),
+    ] = "auto"
+    """Processes that take associations on the port; ``auto``: half the processors, up to four."""
     max_pdu: int = Field(default=131072, ge=4096)
     """Largest PDU in bytes that is received (PS3.8 D.1)."""
     max_instance: Size = 512_000_000
@@ -157,6 +164,21 @@ class Node(Section):
     """Addresses or networks of TCP balancers: from them, and from no others, a PROXY protocol
     header (version 1 or 2) is read, which names the true caller."""
     tls: Tls = Tls()
+
+    @property
+    def listener_count(self) -> int:
+        """How many processes take associations."""
+        if self.listeners != "auto":
+            return self.listeners
+        is_linux = hasattr(os, "sched_getaffinity")
+        processors = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
+        return min(4, max(1, processors // 2))
+
+    @model_validator(mode="after")
+    def _listeners_are_few(self) -> Self:
+        if self.listeners != "auto" and not 1 <= self.listeners <= 64:
+            raise ValueError('is not a number of processes; write "auto" or 1 to 64')
+        return self
 
     @model_validator(mode="after")
     def _time_zone_is_known(self) -> Self:

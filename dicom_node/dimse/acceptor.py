@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from socketserver import BaseServer
 from typing import Any, cast
@@ -44,16 +44,23 @@ class Turned(Exception):
 
 
 class Server(ThreadedAssociationServer):
-    """Accepts connections, and hands on those that ask for an association.
+    """Accepts connections at an open port, and hands on those that ask for an association.
 
     pynetdicom would do the TLS handshake in its accept loop, where one silent caller stops all.
     """
 
-    request_queue_size = 256
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        opened: socket.socket,
+        look: Callable[[], None] = lambda: None,
+        **kwargs: Any,
+    ) -> None:
+        self._opened = opened
+        self._look = look
         self._waiting: dict[socket.socket, str] = {}
         """Connections that are silent, and from where: the oldest first."""
         self._lock = threading.Lock()
@@ -62,9 +69,31 @@ class Server(ThreadedAssociationServer):
         """From where, and from nowhere else, a PROXY header is read and believed."""
         super().__init__(*args, **kwargs)
 
+    def server_bind(self) -> None:
+        """Use the port that is open already."""
+        cast("socket.socket", self.socket).close()
+        self.socket = self._opened
+        self.server_address = self._opened.getsockname()
+
+    def server_activate(self) -> None:
+        """Do nothing: the socket listens already."""
+
+    def server_close(self) -> None:
+        """Close this listener's end; a shutdown would end it for those that share it, too."""
+        self._opened.close()
+
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """Take the next connection as it is."""
-        return cast("socket.socket", self.socket).accept()
+        request, address = self._opened.accept()
+        request.setblocking(True)
+        return request, address
+
+    def service_actions(self) -> None:
+        """Look around, as in each turn of the accept loop.
+
+        pynetdicom collects garbage here, for 0.1 s; Python's own collector finds what ended.
+        """
+        self._look()
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Wait for the caller's first PDU, then let pynetdicom go on."""

@@ -6,7 +6,6 @@ DICOM PS3.4 A (Verification), B (Storage); PS3.8 9.3.4 (A-ASSOCIATE-RJ). Query/R
 
 from __future__ import annotations
 
-import errno
 import logging
 import secrets
 import ssl
@@ -29,13 +28,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.base.addresses import parse_network
-from dicom_node.base.errors import (
-    ConfigurationError,
-    NotUnderstood,
-    Permanent,
-    Transient,
-    for_strangers,
-)
+from dicom_node.base.errors import NotUnderstood, Permanent, Transient, for_strangers
 from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse import Accepted, Sender, patches, stream
 from dicom_node.dimse.acceptor import Server, host
@@ -43,6 +36,7 @@ from dicom_node.dimse.association_rq import Titles
 from dicom_node.dimse.commitment import Reports
 from dicom_node.dimse.contexts import IMAGES, QUERIES, right_for
 from dicom_node.dimse.entity import accepted, entity, sent_back
+from dicom_node.dimse.port import Port, open_port
 from dicom_node.dimse.reception import DataSet, Inlet, Reception, refusal
 from dicom_node.dimse.refusals import Refusals
 from dicom_node.dimse.retrieve import Retrieval
@@ -112,6 +106,8 @@ class Listener:
         Hears what peers commit to; without it no Storage Commitment is accepted.
     refusals : Refusals, optional
         Take note of whom is refused.
+    port : Port, optional
+        One that is open already; else it is opened at the start.
     """
 
     def __init__(
@@ -122,6 +118,7 @@ class Listener:
         catalogue: Catalogue | None = None,
         commitments: Reports | None = None,
         refusals: Refusals | None = None,
+        port: Port | None = None,
     ) -> None:
         self._settings = settings
         self._intake = intake
@@ -135,8 +132,12 @@ class Listener:
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
         self._slots = Slots[Association](
-            lambda assoc: bool(assoc.is_alive()), self._silent_for, self._give_way
+            lambda assoc: bool(assoc.is_alive()),
+            self._silent_for,
+            self._give_way,
+            port.table if port else None,
         )
+        self._port = port
         self._busy: Counter[Association] = Counter()
         """Queries and retrievals that are being answered."""
         self._titles: WeakKeyDictionary[Association, Titles] = WeakKeyDictionary()
@@ -167,10 +168,8 @@ class Listener:
         config.settings.reading_validation_mode = config.IGNORE
         node = self._settings.node
         tls = acceptor(node.tls)
-        try:
-            self._server = self._served(tls)
-        except OSError as exc:
-            raise ConfigurationError(_why_no_port(node.host, node.port, exc)) from exc
+        port = self._port or Port(open_port(node.host, node.port))
+        self._server = self._served(tls, port)
         self._server.refusals = self._refusals
         self._server.proxies = tuple(parse_network(text) for text in node.proxies)
         self._refusals.start()
@@ -184,7 +183,7 @@ class Listener:
         secured = " with TLS" if tls else ""
         logger.debug("%s at %s port %d%s", node.ae_title, node.host, self.port, secured)
 
-    def _served(self, tls: ssl.SSLContext | None) -> Server:
+    def _served(self, tls: ssl.SSLContext | None, port: Port) -> Server:
         node = self._settings.node
         ae = entity(node.ae_title, node.max_pdu, moves=True)
         # Associations are counted in `_rejection`; pynetdicom counts sockets that said nothing too.
@@ -197,6 +196,8 @@ class Listener:
             ssl_context=tls,
             evt_handlers=self._handlers(),
             server_class=Server,
+            opened=port.socket,
+            look=self._slots.exchange,
         )
         return cast("Server", server)
 
@@ -494,12 +495,3 @@ def _name(assoc: Association) -> str:
     request = cast("Any", assoc.requestor.primitive)
     title = bare_title(request.calling_ae_title) if request else "?"
     return f"{ascii(title)[1:-1]}@{host((assoc.requestor.address,))}"
-
-
-def _why_no_port(address: str, port: int, exc: OSError) -> str:
-    if exc.errno == errno.EADDRINUSE:
-        advice = "stop the other program or change [node] port"
-        return f"port {port} is in use ({address}): {advice}"
-    if exc.errno == errno.EACCES:
-        return f"port {port} may not be taken by this user: choose one above 1023 as [node] port"
-    return f"cannot listen on {address} port {port}: {exc.strerror or exc}; check [node] host"

@@ -7,11 +7,16 @@ gives way to a peer.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from threading import Lock
 from typing import Generic, TypeVar
+
+from dicom_node.dimse.slot_table import HeldRow, SlotTable
 
 Held = TypeVar("Held", bound=Hashable)
 
@@ -45,6 +50,8 @@ class Slots(Generic[Held]):
         Seconds for which nothing has come on it and nothing is done for it.
     end : callable
         Ends one that gives way.
+    table : SlotTable, optional
+        Associations of further listeners on the same port, which count, too.
     """
 
     def __init__(
@@ -52,11 +59,16 @@ class Slots(Generic[Held]):
         is_alive: Callable[[Held], bool],
         silent_for: Callable[[Held], float],
         end: Callable[[Held, str], None],
+        table: SlotTable | None = None,
     ) -> None:
         self._is_alive = is_alive
         self._silent_for = silent_for
         self._end = end
+        self._table = table
         self._held: dict[Held, Holder] = {}
+        self._numbers: dict[Held, int] = {}
+        """How the table calls an association of this listener."""
+        self._next = count()
         self._lock = Lock()
 
     def open(self) -> list[Held]:
@@ -72,15 +84,69 @@ class Slots(Generic[Held]):
         most, most_of_one : int
             Associations in all, and of one peer.
         """
-        with self._lock:
-            self._held = {one: of for one, of in self._held.items() if self._is_alive(one)}
-            reason = self._refusal(holder, most, most_of_one)
+        with self._lock, self._shared() as others:
+            self._forget_closed()
+            everywhere = self._held | others
+            reason = self._refusal(everywhere, holder, most, most_of_one)
             if not reason:
                 self._held[association] = holder
+                self._numbers[association] = next(self._next)
+                self._publish()
         return reason
 
-    def _refusal(self, holder: Holder, most: int, most_of_one: int) -> str:
-        holders = list(self._held.values())
+    def exchange(self) -> None:
+        """Tell the other listeners what is held and how idle it is; end what they ask for.
+
+        To be called a few times a second: what another listener knows of idleness is as old.
+        """
+        if self._table is None:
+            return
+        with self._lock, self._table.locked():
+            self._forget_closed()
+            called = {number: one for one, number in self._numbers.items()}
+            for number, reason in self._table.asked():
+                one = called.get(number)
+                # Asked for on a look a moment old: what has begun to work since then stays.
+                if one is not None and self._silent_for(one) >= IDLE_STRANGER_S:
+                    self._held.pop(one, None)
+                    self._numbers.pop(one, None)
+                    self._end(one, reason)
+            self._publish()
+
+    @contextmanager
+    def _shared(self) -> Iterator[dict[HeldRow, Holder]]:
+        """Yield what other listeners hold, while none of them changes it."""
+        if self._table is None:
+            yield {}
+            return
+        with self._table.locked():
+            yield {
+                row: Holder(row.ae_title, row.address, row.is_peer) for row in self._table.others()
+            }
+
+    def _publish(self) -> None:
+        if self._table is None:
+            return
+        now = time.monotonic()
+        rows = []
+        for one, of in self._held.items():
+            silent = self._silent_for(one)
+            since = now - silent if silent else None
+            rows.append((self._numbers[one], of.ae_title, of.address, of.is_peer, since))
+        self._table.publish(rows)
+
+    def _forget_closed(self) -> None:
+        self._held = {one: of for one, of in self._held.items() if self._is_alive(one)}
+        self._numbers = {one: number for one, number in self._numbers.items() if one in self._held}
+
+    def _refusal(
+        self,
+        everywhere: dict[Held | HeldRow, Holder],
+        holder: Holder,
+        most: int,
+        most_of_one: int,
+    ) -> str:
+        holders = list(everywhere.values())
         if not holder.is_peer:
             strangers = [one for one in holders if not one.is_peer]
             # A quarter is for peers; of a node that takes three at a time, none can be spared.
@@ -91,32 +157,41 @@ class Slots(Generic[Held]):
                 for by in ("address", "ae_title")
             ):
                 return OF_PEER
-        if holders.count(holder) >= most_of_one and not self._free(
-            one for one, of in self._held.items() if of == holder
-        ):
-            return OF_PEER
-        if len(self._held) < most:
+        if holders.count(holder) >= most_of_one:
+            if not self._free(one for one, of in everywhere.items() if of == holder):
+                return OF_PEER
+            return "" if len(holders) - 1 < most else ALL_TAKEN
+        if len(holders) < most:
             return ""
-        return "" if holder.is_peer and self._make_room(holder) else ALL_TAKEN
+        return "" if holder.is_peer and self._make_room(everywhere, holder) else ALL_TAKEN
 
-    def _make_room(self, holder: Holder) -> bool:
+    def _make_room(self, everywhere: dict[Held | HeldRow, Holder], holder: Holder) -> bool:
         """End what has been idle: of a stranger, or of the peer that has the most."""
         if self._free(
-            (one for one, of in self._held.items() if not of.is_peer), longer_than=IDLE_STRANGER_S
+            (one for one, of in everywhere.items() if not of.is_peer), longer_than=IDLE_STRANGER_S
         ):
             return True
-        counts = Counter(self._held.values())
+        counts = Counter(everywhere.values())
         most = max((of for of in counts if of != holder), key=counts.__getitem__, default=holder)
         if counts[most] <= counts[holder] + 1:
             return False
-        return self._free(one for one, of in self._held.items() if of == most)
+        return self._free(one for one, of in everywhere.items() if of == most)
 
-    def _free(self, candidates: Iterable[Held], longer_than: float = IDLE_S) -> bool:
+    def _free(self, candidates: Iterable[Held | HeldRow], longer_than: float = IDLE_S) -> bool:
         """End the one that has been silent for the longest time; return whether there is one."""
-        silent = {one: self._silent_for(one) for one in candidates}
+        silent = {
+            one: one.silent_for if isinstance(one, HeldRow) else self._silent_for(one)
+            for one in candidates
+        }
         oldest = max(silent, key=silent.__getitem__, default=None)
         if oldest is None or silent[oldest] < longer_than:
             return False
-        del self._held[oldest]
-        self._end(oldest, f"idle for {silent[oldest]:.0f} s, and others wait for an association")
+        reason = f"idle for {silent[oldest]:.0f} s, and others wait for an association"
+        if isinstance(oldest, HeldRow):
+            if self._table is not None:
+                self._table.ask(oldest, reason)
+        else:
+            self._held.pop(oldest)
+            self._numbers.pop(oldest, None)
+            self._end(oldest, reason)
         return True

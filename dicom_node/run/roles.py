@@ -129,6 +129,7 @@ def run_role(name: str, config: Path) -> None:
 
 def _listener(life: Life) -> None:
     from dicom_node.dimse.commitment import Reports
+    from dicom_node.dimse.port import Port
     from dicom_node.dimse.refusals import Refusals
     from dicom_node.dimse.scp import Listener
     from dicom_node.flow.commit import keeper
@@ -143,7 +144,8 @@ def _listener(life: Life) -> None:
     catalogue = Catalogue(ledger, spool, settings.node.ae_title)
     commitments = Reports(keeper(ledger, Pace.of(settings.delivery)))
     refusals = Refusals(ledger.refused.add)
-    listener = Listener(settings, intake, spool.has_room, catalogue, commitments, refusals)
+    port = Port.of(settings.node.host, settings.node.port)
+    listener = Listener(settings, intake, spool.has_room, catalogue, commitments, refusals, port)
 
     def take(new: Settings) -> None:
         intake.settings = new

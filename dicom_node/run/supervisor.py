@@ -23,6 +23,7 @@ from dicom_node.base import logs
 from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.credentials import read_credentials
+from dicom_node.dimse.port import Ports
 from dicom_node.in_force import Exchange
 from dicom_node.run.reload import who_asked
 from dicom_node.settings import Settings
@@ -67,6 +68,8 @@ class Child:
     name: str
     command: list[str]
     environment: dict[str, str]
+    inherits: tuple[int, ...] = ()
+    """File descriptors that it shares with others."""
     beats: bool = True
     """Whether it tells that it lives; a worker watches itself."""
     process: subprocess.Popen[bytes] | None = None
@@ -89,6 +92,8 @@ class Supervisor:
     """Validates node.toml anew and lets its peers and rules be accepted."""
     tell: Callable[[dict[str, Any]], None] = lambda told: None
     """Takes how a reload ended."""
+    close: Callable[[], None] = lambda: None
+    """Takes no more callers; called before the children end."""
     _ends: bool = False
     _exit: int = 0
     _told: set[str] = field(default_factory=set)
@@ -114,6 +119,7 @@ class Supervisor:
             while not self._ends:
                 self._round()
         finally:
+            self.close()
             stop([child for child in self.children if child.process])
         return self._exit
 
@@ -220,18 +226,20 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
             logger.warning("works in this version only: %s", advice)
         credentials = read_credentials(settings)
         embedded = broker.Embedded(settings.node.data_dir) if _is_embedded(settings) else None
-        url = settings.broker.url
+        url, ports = settings.broker.url, None
         try:
             if embedded:
                 embedded.start()
                 url = embedded.url
             else:
                 broker.ping(url, files=broker.files_of(settings.broker))
+            node = settings.node
+            ports = Ports(node.host, node.port, node.listener_count, node.data_dir)
             note = noting(settings, None)
             copy = _accept(config, settings, note)
             Auditor(settings, ledger := Ledger.open(settings.ledger_url)).begin()
             ledger.close()
-            children = _roles(copy, url)
+            children = _roles(copy, url, ports)
             if worker_config:
                 child = _worker(
                     worker_config, url, embedded is not None, credentials.jobs, settings
@@ -244,19 +252,32 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
                 children,
                 exchange=lambda: in_force.exchange(copy),
                 tell=lambda answer: _tell(told, answer, note),
+                close=ports.close,
             ).run()
         finally:
+            if ports:
+                ports.close()
             if embedded:
                 embedded.stop()
 
 
-def _roles(config: Path, broker_url: str) -> list[Child]:
+def _roles(config: Path, broker_url: str, ports: Ports) -> list[Child]:
     environment = {**os.environ, "CHEXFRACT_BROKER__URL": broker_url}
     command = python_command("-m", "dicom_node", "role")
-    return [
+    children = [
         Child(name, [*command, name, "--config", str(config)], environment)
         for name in reversed(ROLES)
+        if name != "listener"
     ]
+    for number in range(ports.count):
+        child = Child(
+            f"listener-{number + 1}" if number else "listener",
+            [*command, "listener", "--config", str(config)],
+            environment | ports.environment(number),
+            ports.descriptors,
+        )
+        children.append(child)
+    return children
 
 
 def _worker(
@@ -280,7 +301,7 @@ def _start(child: Child) -> None:
         child.command,
         env=environment,
         stdin=subprocess.DEVNULL,
-        pass_fds=[beating] if beating is not None else [],
+        pass_fds=[*child.inherits, *([beating] if beating is not None else [])],
         # A Ctrl-C goes to the supervisor alone, which then ends the others in order.
         start_new_session=True,
         preexec_fn=_as_child,
