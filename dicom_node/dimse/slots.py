@@ -94,6 +94,14 @@ class Slots(Generic[Held]):
                 self._publish()
         return reason
 
+    def release(self, association: Held) -> None:
+        """Count an association no longer, whose connection is closed."""
+        with self._lock:
+            if self._held.pop(association, None) is not None and self._table is not None:
+                with self._table.locked():
+                    self._publish()
+            self._numbers.pop(association, None)
+
     def exchange(self) -> None:
         """Tell the other listeners what is held and how idle it is; end what they ask for.
 

@@ -25,6 +25,7 @@ STATIONS = ("node", "web", "broker", "archive", "server")
 NODE = """
 [node]
 host = "127.0.0.1"
+listeners = 2
 port = {port}
 data_dir = {data}
 ledger = {ledger}

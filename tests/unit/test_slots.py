@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from listening import listening
 from pynetdicom import AE
 from pynetdicom.association import Association
 
+from dicom_node.dimse.slot_table import SlotTable
 from dicom_node.dimse.slots import ALL_TAKEN, OF_PEER, OF_STRANGERS, Holder, Slots
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -100,6 +103,74 @@ def test_a_stranger_never_makes_anybody_give_way(desk: Desk) -> None:
     desk.silent = dict.fromkeys(range(1, 9), 60.0)
     assert desk.take("S", "10.0.1.1", is_peer=False) == ALL_TAKEN
     assert desk.ended == []
+
+
+@pytest.fixture
+def shared() -> Iterator[int]:
+    """The descriptor of a file that listeners share."""
+    with tempfile.TemporaryFile() as file:
+        yield file.fileno()
+
+
+def desks(shared: int, count: int = 2) -> list[Desk]:
+    """Return the slots of several listeners."""
+    found = []
+    for number in range(count):
+        desk = Desk()
+        desk.count = 100 * number
+        desk.slots = Slots[int](
+            lambda one, ended=desk.ended: one not in ended,
+            lambda one, silent=desk.silent: silent.get(one, 0.0),
+            lambda one, why, ended=desk.ended: ended.append(one),
+            SlotTable(shared, number, count),
+        )
+        found.append(desk)
+    return found
+
+
+def test_one_peer_is_counted_across_listeners(shared: int) -> None:
+    first, second = desks(shared)
+    assert [desk.take("MODALITY") for desk in (first, second, first, second)] == [""] * 4
+    assert [desk.take("MODALITY") for desk in (first, second)] == [OF_PEER] * 2
+    assert first.take("OTHER") == ""
+    first.ended.append(1)
+    assert second.take("MODALITY") == OF_PEER, "nobody has said yet that it ended"
+    first.slots.exchange()
+    assert second.take("MODALITY") == ""
+
+
+def test_an_idle_association_of_another_listener_gives_way(shared: int) -> None:
+    first, second = desks(shared)
+    for desk in (first, second, first, second):
+        assert desk.take("MODALITY") == ""
+    first.silent[1] = 9.0
+    first.slots.exchange()
+    assert second.take("MODALITY") == ""
+    assert first.ended == [], "its owner ends it"
+    assert second.take("MODALITY") == OF_PEER, "it gives way once"
+    first.slots.exchange()
+    assert first.ended == [1]
+
+
+def test_an_association_that_works_again_does_not_give_way(shared: int) -> None:
+    first, second = desks(shared)
+    for desk in (first, second, first, second):
+        assert desk.take("MODALITY") == ""
+    first.silent[1] = 9.0
+    first.slots.exchange()
+    assert second.take("MODALITY") == ""
+    first.silent[1] = 0.0
+    first.slots.exchange()
+    assert first.ended == []
+    assert second.take("MODALITY") == OF_PEER
+
+
+def test_a_listener_that_starts_again_holds_nothing(shared: int) -> None:
+    tables = [SlotTable(shared, number, 2) for number in range(2)]
+    tables[0].publish([(1, "MODALITY", "10.0.0.1", True, None)])
+    assert [row.ae_title for row in tables[1].others()] == ["MODALITY"]
+    SlotTable(shared, 0, 2)
+    assert tables[1].others() == []
 
 
 def associate(port: int, calling: str) -> Association:
