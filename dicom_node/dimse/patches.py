@@ -24,7 +24,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_items import PDU_ITEM_TYPES
 from pynetdicom.transport import AssociationSocket
 
-from dicom_node.dimse import association_rq
+from dicom_node.dimse import association_rq, news
 
 KNOWN = ("3.0.4",)
 """Versions of pynetdicom whose inside is known here."""
@@ -65,6 +65,8 @@ def apply() -> None:
         for name in ("pynetdicom", *(f"pynetdicom.{one}" for one in _TALKATIVE)):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         AssociationSocket._shutdown_socket = _close  # type: ignore[assignment, method-assign]
+        if is_known():
+            news.use_news()
 
 
 def _close(stream: AssociationSocket) -> None:
@@ -130,6 +132,8 @@ def replace_socket(assoc: Association, stream: AssociationSocket) -> None:
 def replace_provider(assoc: Association, provider: DIMSEServiceProvider) -> None:
     """Let `provider` gather messages: pynetdicom's own has no bound and uses memory."""
     assoc.dimse = provider
+    if wakes := getattr(assoc, "_news", None):
+        wakes.follow(provider.msg_queue)
 
 
 def replace_read(assoc: Association, read: Callable[[], None]) -> Callable[[], None]:

@@ -7,6 +7,8 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pynetdicom
@@ -71,6 +73,20 @@ NEEDED = {
     "a request is decoded by a method": (dul.DULServiceProvider, "def _decode_pdu"),
     "the version must be 1": (fsm.AE_6, "protocol_version != 0x0001"),
     "the reactor's end closes nothing": (dul.DULServiceProvider.run_reactor, "_kill_thread"),
+    "an association's thread looks around": (
+        association.Association._run_reactor,
+        "time.sleep(0.001)",
+        "self._reactor_checkpoint.wait()",
+    ),
+    "others wait until it has stopped": (
+        association.Association.release,
+        "while not self._is_paused:",
+        "time.sleep(0.0001)",
+    ),
+    "the provider looks around": (
+        dul.DULServiceProvider.run_reactor,
+        "time.sleep(self._run_loop_delay)",
+    ),
     "any message counts as the response": (
         association.Association,
         "self.dimse.get_msg(block=True)",
@@ -99,6 +115,59 @@ def test_plain_pynetdicom_cannot_read_an_item_that_it_does_not_know() -> None:
     made = pynetdicom.pdu.A_ASSOCIATE_RQ()
     with pytest.raises(KeyError):
         made.decode(request(user=USER + item(0x5F, b"x")))
+
+
+@pytest.fixture
+def echoing() -> Iterator[association.Association]:
+    """An association to a server of this process, with the patches."""
+    from dicom_node.dimse.contexts import VERIFICATION
+    from dicom_node.dimse.entity import entity
+
+    ae = entity("ECHOES", 16384)
+    ae.add_supported_context(VERIFICATION)
+    ae.add_requested_context(VERIFICATION)
+    server = ae.start_server(("127.0.0.1", 0), block=False)
+    assoc = ae.associate("127.0.0.1", server.server_address[1])
+    assert assoc.is_established
+    yield assoc
+    assoc.release()
+    server.shutdown()
+
+
+def test_an_idle_association_wakes_a_few_times_a_second(
+    echoing: association.Association, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[float] = []
+    sleep = echoing.dul._sleep
+    monkeypatch.setattr(echoing.dul, "_sleep", lambda s: (woken.append(s), sleep(s)))
+    threading.Event().wait(1)
+    assert len(woken) <= 10, "pynetdicom's own would be a thousand"
+
+
+def test_echoes_that_follow_one_another_are_all_answered(
+    echoing: association.Association,
+) -> None:
+    assert [echoing.send_c_echo().Status for _ in range(300)] == [0] * 300
+
+
+def test_an_association_releases_itself_after_its_time_out(
+    echoing: association.Association,
+) -> None:
+    echoing.network_timeout_response = "A-RELEASE"
+    echoing.network_timeout = 0.2
+    echoing.dul._idle_timer.restart()
+    echoing.join(60)
+    assert echoing.is_released
+
+
+def test_descriptors_of_ended_associations_are_given_back(
+    echoing: association.Association,
+) -> None:
+    news = echoing._news
+    echoing.release()
+    echoing.dul.join(60)
+    news.wake_provider()
+    assert news._for_provider == -1
 
 
 def test_an_interrupted_association_leaves_no_thread() -> None:
