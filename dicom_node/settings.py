@@ -26,7 +26,13 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.base import toml
-from dicom_node.base.addresses import Network, hide_passwords, parse_address, parse_network
+from dicom_node.base.addresses import (
+    Network,
+    add_password,
+    hide_passwords,
+    parse_address,
+    parse_network,
+)
 from dicom_node.base.addresses import is_loopback as is_loopback
 from dicom_node.base.job import ObjectKind
 from dicom_node.base.local_time import find_zone
@@ -329,6 +335,15 @@ class Broker(Section):
     """Our own certificate, for a broker that asks for one."""
     key: Path | None = None
     """PEM file of its private key."""
+    password_file: Path | None = None
+    """File of the broker's password, which then need not stand in the address."""
+
+    @model_validator(mode="after")
+    def _password_is_read(self) -> Self:
+        if self.password_file and self.url != "embedded":
+            # frozen for everybody else; this is still its making
+            object.__setattr__(self, "url", add_password(self.url, self.password_file))
+        return self
 
 
 class Dispatch(Section):

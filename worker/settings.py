@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.base import toml
+from dicom_node.base.addresses import add_password
 from dicom_node.base.toml import Wording
 from dicom_node.flow.broker import TlsFiles
 
@@ -62,6 +63,8 @@ class Worker(Section):
     """PEM file of our certificate, for a broker that asks for one."""
     broker_key: Path | None = None
     """PEM file of its private key."""
+    broker_password_file: Path | None = None
+    """File of the broker's password, which then need not stand in the address."""
     model: Name = "phantom"
     """Table ``[models.NAME]`` that this worker reads with."""
     device: DeviceName = "auto"
@@ -88,6 +91,13 @@ class Worker(Section):
     """The secret itself; meant for the environment (``CHEXFRACT_WORKER_WORKER__SECRET``)."""
     ca: Path | None = None
     """PEM file that the certificate of a node's HTTPS chains to, or is; else the system's."""
+
+    @model_validator(mode="after")
+    def _password_is_read(self) -> Self:
+        if self.broker_password_file:
+            # frozen for everybody else; this is still its making
+            object.__setattr__(self, "broker", add_password(self.broker, self.broker_password_file))
+        return self
 
     @property
     def broker_files(self) -> TlsFiles:

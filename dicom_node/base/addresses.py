@@ -12,7 +12,8 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 _PASSWORDS = (
     # bounded, so that no text is slow: user information, then what a query or a DSN names
@@ -31,6 +32,27 @@ def hide_passwords(url: str) -> str:
     for pattern in _PASSWORDS:
         url = pattern.sub(r"\1***", url)
     return url
+
+
+def add_password(url: str, file: Path) -> str:
+    """Return a broker's address with the password that a file holds, unless it has one already.
+
+    Raises
+    ------
+    ValueError
+        The file cannot be read or is empty.
+    """
+    scheme, _, rest = url.partition("://")
+    if "@" in rest.partition("/")[0]:
+        return url
+    try:
+        password = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as exc:
+        why = getattr(exc, "strerror", None) or "not text"
+        raise ValueError(f"password_file: {file}: {why}") from exc
+    if not password:
+        raise ValueError(f"password_file: {file} is empty")
+    return f"{scheme}://:{quote(password, safe='')}@{rest}"
 
 
 LOOPBACK = IPv4Address("127.0.0.1")

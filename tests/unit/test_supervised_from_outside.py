@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from peers import need
+from pydantic import ValidationError
 
-from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.addresses import add_password
+from dicom_node.base.errors import ChexFractError, ConfigurationError, Unreachable
+from dicom_node.flow import broker
+from dicom_node.settings import Settings, shown
+from worker.settings import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = sorted((ROOT / "configs" / "systemd").glob("*.service"))
@@ -78,10 +89,92 @@ def test_a_unit_takes_away_what_its_program_does_not_need(unit: Path) -> None:
     assert done.returncode == 0, done.stdout[-300:] + done.stderr
 
 
-def test_compose_starts_every_service_again() -> None:
-    text = (ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8")
-    services = re.split(r"^  (?=\w+:$)", text.split("\nvolumes:")[0], flags=re.M)[1:]
-    once = [one for one in services if one.startswith("certificate:")]
-    assert (len(services), len(once)) == (5, 1)
-    assert "service_completed_successfully" in text
-    assert [one for one in services if one not in once and "    restart: always\n" not in one] == []
+@pytest.fixture(scope="module")
+def composition(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The composition as docker-compose reads it, with secrets of its own."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "docker", folder / "docker", ignore=shutil.ignore_patterns("secrets"))
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    subprocess.run([folder / "docker" / "secrets.sh"], check=True, capture_output=True, timeout=20)
+    done = subprocess.run(
+        [need("docker-compose"), "-f", str(folder / "docker" / "compose.yaml"), "config"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    content: dict[str, Any] = yaml.safe_load(done.stdout)
+    return content | {"folder": folder}
+
+
+def test_compose_starts_every_service_again(composition: dict[str, Any]) -> None:
+    services = composition["services"]
+    once = services.pop("certificate")
+    assert once["restart"] in ("no", False)
+    assert len(services) == 4
+    assert {service["restart"] for service in services.values()} == {"always"}
+    waits = services["node"]["depends_on"]["certificate"]
+    assert waits == {"condition": "service_completed_successfully"}
+
+
+def test_every_container_is_locked(composition: dict[str, Any]) -> None:
+    for name, service in composition["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["read_only"] is (name != "orthanc"), name
+        assert service["pids_limit"] == 256
+        assert service["mem_limit"]
+        assert any(one.startswith("/tmp:") for one in service["tmpfs"])
+
+
+def test_no_password_stands_in_arguments_or_environment(composition: dict[str, Any]) -> None:
+    folder = composition["folder"] / "docker" / "secrets"
+    words = [(folder / name).read_text().strip() for name in ("redis-password", "jobs-secret")]
+    users = json.loads((folder / "orthanc-users.json").read_text())["RegisteredUsers"]
+    for word in [*words, *users.values()]:
+        assert len(word) >= 20
+        assert word not in json.dumps(composition["services"])
+    assert json.loads((ROOT / "docker" / "orthanc.json").read_text())["AuthenticationEnabled"]
+    kept = [path.read_bytes() for path in sorted(folder.iterdir())]
+    subprocess.run([folder.parent / "secrets.sh"], check=True, capture_output=True, timeout=20)
+    assert [path.read_bytes() for path in sorted(folder.iterdir())] == kept
+
+
+def test_the_brokers_password_comes_by_standard_input(
+    composition: dict[str, Any], tmp_path: Path, free_port: int
+) -> None:
+    """The very line of the composition, with its file elsewhere and a free port."""
+    file = tmp_path / "password"
+    file.write_text("broker-word-" + "x" * 20)
+    (line,) = composition["services"]["redis"]["command"]
+    line = line.replace("$$", "$").replace("/run/secrets/redis_password", str(file))
+    need("redis-server")
+    line = line.replace("redis-server - ", f"redis-server - --port {free_port} ")
+    process = subprocess.Popen(["sh", "-c", line], stdout=subprocess.DEVNULL, cwd=tmp_path)
+    try:
+        url = add_password(f"redis://127.0.0.1:{free_port}/0", file)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with suppress(Unreachable):
+                broker.ping(url)
+                break
+        with pytest.raises(ChexFractError):
+            broker.ping(f"redis://:wrong@127.0.0.1:{free_port}/0")
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                assert b"broker-word-" not in entry.read_bytes()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_brokers_password_is_read_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("p@ss/word\n")
+    settings = Settings(broker={"url": "redis://redis:6379/0", "password_file": file})
+    assert settings.broker.url == "redis://:p%40ss%2Fword@redis:6379/0"
+    assert "p%40" not in json.dumps(shown(settings))
+    named = Settings(broker={"url": "redis://:other@redis:6379/0", "password_file": file})
+    assert named.broker.url == "redis://:other@redis:6379/0"
+    worker = Worker(broker="redis://redis:6379/0", broker_password_file=file)
+    assert worker.broker == settings.broker.url
+    for broken in (tmp_path / "none", tmp_path):
+        with pytest.raises(ValidationError, match="password_file"):
+            Settings(broker={"url": "redis://redis:6379/0", "password_file": broken})
