@@ -331,11 +331,17 @@ RULES = {
     "sender": ("@sender",),
     "archive": ("archive",),
     "both": ("@sender", "archive"),
+    "trial": ("reading",),
 }
+"""Destinations by rule; that of the trial is in shadow mode."""
 
 
 class Repetitions(RuleBasedStateMachine):
-    """Whoever sends what under whichever rules: one report, to all who are to have it."""
+    """Whoever sends what under whichever rules: one report, to all who are to have it.
+
+    The ledger against a model of it that is a few sets. Contents are the first image, the same in
+    another syntax, other pixels, and a corrected patient.
+    """
 
     @initialize()
     def begin(self) -> None:
@@ -349,6 +355,8 @@ class Repetitions(RuleBasedStateMachine):
         self.others: set[str] = set()
         self.waiting: dict[str, tuple[str, str]] = {}
         self.known_same: set[str] = set()
+        self.adopted = 0
+        self.got: dict[str, dict[str, int]] = {}
         self.at = NOW
 
     def teardown(self) -> None:
@@ -358,7 +366,8 @@ class Repetitions(RuleBasedStateMachine):
 
     def routes(self, sender: str) -> list[object]:
         names = tuple(sender if n == "@sender" else n for n in RULES[self.rules])
-        return [route(send_to=names)] if names else []
+        mode = "shadow" if self.rules == "trial" else "live"
+        return [route(send_to=names, rule=self.rules, mode=mode)] if names else []
 
     @rule(rules=st.sampled_from(sorted(RULES)))
     def change_rules(self, rules: str) -> None:
@@ -415,25 +424,81 @@ class Repetitions(RuleBasedStateMachine):
         self.at += 1
         for ticket in on(self.ledger, self.at).jobs.hand_out("phantom", 1, self.at + 60):
             on(self.ledger, self.at).jobs.claim(ticket.job, ticket.token, "w", 60)
-            assert post(self.ledger, ticket, result(ticket), self.at)
+            generation = len(self.ledger.history.trace("1.2.3.1").jobs)
+            assert post(self.ledger, ticket, result(ticket, generation), self.at)
+
+    @precondition(lambda self: getattr(self, "others", None))
+    @rule(sender=st.sampled_from(sorted(SENDERS)))
+    def adopt(self, sender: str) -> None:
+        """Somebody lets what came last stand for the Instance."""
+        self.at += 1
+        conflict = self.ledger.acts.kept_apart("1.2.3.1")
+        content = conflict.file.removesuffix(".dcm")
+        assert content in self.others
+        corrected = replace(
+            instance(calling_ae=sender, calling_host=SENDERS[sender], file=conflict.file),
+            **CONTENTS[content],
+        )
+        routes = self.routes(sender)
+        before = self.ledger.history.trace("1.2.3.1").jobs
+        if any(job.state != "reported" for job in before):
+            with pytest.raises(Busy):
+                on(self.ledger, self.at).acts.adopt(conflict.id, corrected, routes)
+            return
+        made, replaced = on(self.ledger, self.at).acts.adopt(conflict.id, corrected, routes)
+        assert replaced == f"{self.first}.dcm"
+        assert len(made) == bool(before or routes)
+        self.adopted += bool(before)
+        self.others.remove(content)
+        self.known_same.add(str(self.first))
+        self.first = content
+        self.wanted |= {name for one in routes for name in one.send_to}
+
+    @rule()
+    def release(self) -> None:
+        """Somebody lets go what the shadow rule withholds."""
+        self.at += 1
+        if getattr(self, "first", None) is None:
+            return
+        held = [d for d in self.ledger.history.trace("1.2.3.1").deliveries if d.state == "withheld"]
+        assert on(self.ledger, self.at).acts.release("1.2.3.1") == (len(held), ())
+
+    @rule()
+    def deliver(self) -> None:
+        """All destinations take what is due."""
+        self.at += 1
+        for due in on(self.ledger, self.at).deliveries.due():
+            assert due.destination in self.wanted
+            got = self.got.setdefault(due.job, {})
+            got[due.destination] = got.get(due.destination, 0) + 1
+            on(self.ledger, self.at).deliveries.delivered(due.id, 0)
 
     @invariant()
     def one_report_for_all_who_are_to_have_it(self) -> None:
         if getattr(self, "first", None) is None:
             return
         trace = self.ledger.history.trace("1.2.3.1")
-        assert len(trace.jobs) == (1 if self.wanted else 0)
+        assert len(trace.jobs) == (1 + self.adopted if self.wanted else 0)
+        assert trace.instance.file == f"{self.first}.dcm"
         assert (trace.instance.state == "ignored") is (not self.wanted)
         status = self.ledger.history.status()
         assert status.conflicts == len(self.others)
         assert status.comparing == len(self.waiting)
         if not trace.jobs:
             return
-        (job,) = trace.jobs
-        assert set(job.send_to) == self.wanted
-        sent = [d.destination for d in trace.deliveries]
+        job = max(trace.jobs, key=lambda one: one.generation)
+        assert set(job.send_to) == self.wanted, "nobody is lost by a correction"
+        sent = [d.destination for d in trace.deliveries if d.job == job.job]
         if job.state == "reported":
             assert sorted(sent) == sorted(self.wanted), "each once"
+        uids = {(one.job, one.sop_instance_uid) for one in trace.objects}
+        assert len(uids) == len({uid for _, uid in uids}), "one UID for each report"
+        assert len(uids) == sum(one.state == "reported" for one in trace.jobs)
+        assert all(count == 1 for got in self.got.values() for count in got.values())
+        for one in trace.deliveries:
+            assert one.destination in self.wanted
+            if one.state == "withheld":
+                assert one.destination == "reading"
 
 
 TestRepetitions = Repetitions.TestCase
