@@ -124,6 +124,31 @@ class Entity(AE):
         return assoc
 
 
+def serve_in_full(assoc: Association, on_unexpected: Callable[[str], None]) -> None:
+    """Let an association be released when what was asked before is answered, and not meanwhile.
+
+    pynetdicom takes the request to release off its queue between two matches of a query, answers
+    the query with success and no more matches, and the request never: the peer waits, and holds its
+    place until the association is idle for too long. Answers may go out meanwhile (PS3.8 9.2.3,
+    Sta8). A message that is no whole request it drops without a word: ``on_unexpected`` is given
+    its kind.
+    """
+    inside, service = cast("Any", assoc), cast("Any", assoc.acse)
+    serve, is_asked = inside._serve_request, service.is_release_requested
+
+    def serve_whole(message: Any, context_id: int) -> None:
+        if not message.is_valid_request:
+            on_unexpected(str(message.msg_type))
+            return
+        service.is_release_requested = lambda: False
+        try:
+            serve(message, context_id)
+        finally:
+            service.is_release_requested = is_asked
+
+    inside._serve_request = serve_whole
+
+
 def replace_socket(assoc: Association, stream: AssociationSocket) -> None:
     """Let an association read from `stream`: pynetdicom's own reads have no deadline."""
     assoc.dul.socket = stream

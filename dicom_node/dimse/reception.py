@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_messages import C_FIND_RQ, C_GET_RQ, C_MOVE_RQ, C_STORE_RQ
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
@@ -169,6 +169,10 @@ class Inlet(AssociationSocket):
         return self._establish_by
 
 
+_NO_TITLE = "NO DESTINATION"
+"""In place of a Move Destination that is missing: nobody's title."""
+
+
 def uid_fault(value: bytes) -> str:
     """Return what is wrong with an Affected SOP Instance UID; empty for one that may be right."""
     if not value:
@@ -266,10 +270,14 @@ class Reception(DIMSEServiceProvider):
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the next fragments; a malformed message aborts the association."""
         try:
-            if self.message is not None:
-                self._direct()
-            super().receive_primitive(primitive)
-            self._limit()
+            # One by one: the command set is looked at before its data set, also within one PDU.
+            for value in primitive.presentation_data_value_list:
+                one = P_DATA()
+                one._presentation_data_value_list = [value]  # of views, too
+                if self.message is not None:
+                    self._direct()
+                super().receive_primitive(one)
+                self._limit()
         except (RecursionError, *patches.UNREADABLE) as exc:
             self.abort(f"it sent a malformed message ({type(exc).__name__})")
 
@@ -360,6 +368,8 @@ class Reception(DIMSEServiceProvider):
     def _direct(self) -> None:
         """Point the data set of a C-STORE request, whose command is complete, at the spool."""
         message = self.message
+        if isinstance(message, (C_FIND_RQ, C_GET_RQ, C_MOVE_RQ)):
+            self._mend_query(message)
         if not isinstance(message, C_STORE_RQ) or isinstance(message.data_set, DataSet):
             return
         fault = self._mend(message)
@@ -382,6 +392,21 @@ class Reception(DIMSEServiceProvider):
             command.AffectedSOPClassUID = context.abstract_syntax
             fault = "no Affected SOP Class UID"
         return fault
+
+    def _mend_query(self, message: C_FIND_RQ | C_GET_RQ | C_MOVE_RQ) -> None:
+        """Put right what pynetdicom would abort for, or leave without an answer."""
+        command = message.command_set
+        if not command:
+            return  # it has not come yet
+        if command.get("Priority") not in (0, 1, 2):
+            command.Priority = 0
+        context = self.assoc._accepted_cx.get(cast("int", message.context_id))
+        if context is not None and not command.get("AffectedSOPClassUID"):
+            command.AffectedSOPClassUID = context.abstract_syntax
+        if isinstance(message, C_MOVE_RQ):
+            # Padded with NUL, as some write AE titles; without one there is nobody to move to.
+            title = bare_title(str(command.get("MoveDestination") or ""))
+            command.MoveDestination = title[:16] or _NO_TITLE
 
     def _limit(self) -> None:
         message = self.message

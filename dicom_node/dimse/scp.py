@@ -266,6 +266,9 @@ class Listener:
         patches.replace_socket(assoc, inlet)
         provider = Reception(assoc, self._intake.begin, node.max_instance, self._refusals)
         patches.replace_provider(assoc, provider)
+        patches.serve_in_full(
+            assoc, lambda kind: self._refuse("ignored", assoc, f"a {kind} that is no whole request")
+        )
         self._names[assoc] = secrets.token_hex(4)
 
         def on_fault(reason: str) -> None:

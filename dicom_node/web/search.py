@@ -62,6 +62,8 @@ _LISTS = frozenset(("UI", "CS", "AE"))
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN", "AT"))
 """Value representations that a text in a parameter cannot stand for."""
 _TRUE = ("true", "1", "yes")
+_DAYS = re.compile(r"\s*([0-9.]{4,10})?\s*(-\s*([0-9.]{4,10})?)?\s*")
+"""A day, or a range of days; ISO 8601 with its hyphens would be read as a range."""
 _WHEN = re.compile(r"[0-9.:+ \\-]{1,64}")
 
 
@@ -114,6 +116,8 @@ class Search:
 
     def _take(self, name: str, value: str) -> None:
         if name in ("limit", "offset"):
+            if not value.strip():
+                return  # a form's empty field
             if not (value.isascii() and value.isdigit() and len(value) < 10):
                 raise HTTPException(400, f"{name} is not a number")
             count = int(value)
@@ -257,7 +261,8 @@ def _key(tag: int, value: str, *, has_lists: bool) -> DataElement:
         values = values.replace(",", "\\")
     if set(values) <= {"*"}:
         values = ""  # as a number or a date it would not be understood
-    if vr in ("DA", "TM", "DT") and values.strip('"') and not _WHEN.fullmatch(values):
+    is_day = vr != "DA" or all(_DAYS.fullmatch(one) for one in values.strip('"').split("\\"))
+    if vr in ("DA", "TM", "DT") and values.strip('"') and not (_WHEN.fullmatch(values) and is_day):
         raise HTTPException(400, f"{keyword_for_tag(tag)} has a value of another kind")
     if vr == "SQ":
         return DataElement(tag, vr, Items([]))

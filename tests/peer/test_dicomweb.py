@@ -165,6 +165,8 @@ ALL = {"1.2.3", "1.2.4"}
         ("NumberOfStudyRelatedInstances=*", ALL),
         ("ProcedureCodeSequence.CodeValue=", ALL),
         ("limit=0", set()),
+        ("limit=&offset=", ALL),
+        ("StudyDate=2026.03.03", {"1.2.3"}),
         ("limit=10&offset=100000", set()),
     ],
 )
@@ -275,6 +277,7 @@ def test_matches_and_metadata_are_had_as_xml(
     [
         ("/studies", {"limit": "-1"}, 400),
         ("/studies", {"limit": "many"}, 400),
+        ("/studies", {"StudyDate": "2026-03-03"}, 400),  # not the range from 2026 to 03-03
         ("/series", {"SeriesNumber": "first"}, 400),
         ("/studies", {"StudyDate": "yesterday"}, 400),
         ("/studies", {"limit": "１"}, 400),
@@ -431,6 +434,13 @@ def test_images_are_stored(api: Api, client: DICOMwebClient) -> None:
         assert (kept.calling_ae, kept.calling_host) == ("STOW", "127.0.0.1")
         assert dcmread(api.spool.path(kept.file)).PixelData == ds.PixelData
     assert client.store_instances(sent[:1]).ReferencedSOPSequence  # again: known, and fine
+
+
+@pytest.mark.parametrize("more", ["; charset=utf-8", '; start="<a>"; charset="UTF-8"; x=y'])
+def test_a_client_may_say_that_its_body_is_utf_8(api: Api, more: str) -> None:
+    kind = f'multipart/related; type="application/dicom"; boundary=mark{more}'
+    assert posted(api, as_bytes(reports.again(radiograph())), kind=kind).status_code == 200
+    assert posted(api, b"", kind=kind.replace("utf", "utf-7; utf")).status_code == 415
 
 
 def test_what_was_stored_is_fetched_where_the_answer_says(api: Api, client: DICOMwebClient) -> None:

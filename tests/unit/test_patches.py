@@ -14,6 +14,7 @@ from typing import Any
 import pynetdicom
 import pytest
 from pynetdicom import AE, _config, association, dimse, dul, fsm
+from pynetdicom.service_class import ServiceClass
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.dimse import patches
@@ -21,6 +22,7 @@ from dicom_node.dimse import patches
 UNCHANGED = """
 import logging
 from pynetdicom import _config
+from pynetdicom.service_class import ServiceClass
 from pynetdicom.transport import AssociationSocket
 before = (_config.LOG_HANDLER_LEVEL, _config.STORE_SEND_CHUNKED_DATASET,
           AssociationSocket._shutdown_socket, logging.getLogger("pynetdicom.dul").level)
@@ -67,6 +69,10 @@ def test_a_refused_connection_leaks_no_socket() -> None:
 
 
 NEEDED = {
+    "a release is forgotten": (
+        ServiceClass._wrap_handler,
+        "self.assoc.acse.is_release_requested()",
+    ),
     "reading has no deadline": (AssociationSocket.recv, "nr_bytes", "self.socket.recv(bufsize)"),
     "a data set is gathered in memory": (dimse.DIMSEServiceProvider, "message.decode_msg"),
     "one PDU is read by a method": (dul.DULServiceProvider, "def _read_pdu_data"),

@@ -355,6 +355,7 @@ class Repetitions(RuleBasedStateMachine):
         self.others: set[str] = set()
         self.waiting: dict[str, tuple[str, str]] = {}
         self.known_same: set[str] = set()
+        self.replaced: set[str] = set()
         self.adopted = 0
         self.got: dict[str, dict[str, int]] = {}
         self.at = NOW
@@ -387,6 +388,10 @@ class Repetitions(RuleBasedStateMachine):
             assert receipt.kind == "new"
         elif content == self.first or content in self.known_same:
             assert receipt.kind == "duplicate"
+        elif content in self.replaced:
+            # Nobody who sends what was corrected gets the report of the correction.
+            assert receipt.kind == "duplicate"
+            return
         elif content in self.others:
             assert receipt.kind == "conflict"
             return
@@ -450,7 +455,8 @@ class Repetitions(RuleBasedStateMachine):
         assert len(made) == bool(before or routes)
         self.adopted += bool(before)
         self.others.remove(content)
-        self.known_same.add(str(self.first))
+        self.replaced |= {str(self.first), *self.known_same}
+        self.known_same.clear()
         self.first = content
         self.wanted |= {name for one in routes for name in one.send_to}
 

@@ -352,6 +352,12 @@ def replace_content(
         replace_words(connection, first.number, *texts)
     connection.execute(conflicts.delete().where(conflicts.c.id == conflict.id))
     connection.execute(likenesses.delete().where(_is(likenesses, first)))
+    # What had the pixels of the old content has its patient and order, too.
+    connection.execute(
+        likenesses.update()
+        .where(likenesses.c.sop_instance_uid == uid, likenesses.c.state == SAME)
+        .values(state=REPLACED)
+    )
     connection.execute(
         likenesses.insert().values(
             sop_instance_uid=uid,

@@ -1,0 +1,144 @@
+"""Requests that no library would send: each has its answer, or a line and a count."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+import wire
+from listening import Node, listening
+from results import add_result
+
+ROOT = b"1.2.840.10008.5.1.4.1.2.2."
+FIND, MOVE = ROOT + b"1", ROOT + b"2"
+RELEASE = struct.pack(">BxL", 5, 4) + bytes(4)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with listening(tmp_path_factory.mktemp("node")) as running:
+        add_result(running.ledger, running.spool, seconds=(), StudyInstanceUID="1.2.3")
+        yield running
+
+
+def element(group: int, number: int, value: bytes) -> bytes:
+    value += b"\0" * (len(value) % 2)
+    return struct.pack("<HHL", group, number, len(value)) + value
+
+
+def number(value: int) -> bytes:
+    return struct.pack("<H", value)
+
+
+def command(*elements: bytes) -> bytes:
+    body = b"".join(elements)
+    return element(0, 0, struct.pack("<L", len(body))) + body
+
+
+def asked(sop_class: bytes, priority: int = 0, *more: bytes, message: bytes | None = None) -> bytes:
+    """Return the command set of C-FIND or C-MOVE; an empty SOP class is left out."""
+    return command(
+        *([element(0, 2, sop_class)] if sop_class else []),
+        element(0, 0x100, number(0x21 if sop_class == MOVE else 0x20)),
+        element(0, 0x110, number(1)) if message is None else message,
+        *more,
+        element(0, 0x700, number(priority)),
+        element(0, 0x800, number(1)),
+    )
+
+
+STUDY = element(8, 0x52, b"STUDY ") + element(0x20, 0xD, b"1.2.3")
+
+
+def pdv(flags: int, content: bytes) -> bytes:
+    return struct.pack(">LBB", len(content) + 2, 1, flags) + content
+
+
+def pdata(*values: bytes) -> bytes:
+    return struct.pack(">BxL", 4, len(b"".join(values))) + b"".join(values)
+
+
+def whole(line: socket.socket) -> tuple[int, bytes]:
+    head = line.recv(6, socket.MSG_WAITALL)
+    if len(head) < 6:
+        return 0, b""
+    return head[0], line.recv(struct.unpack(">L", head[2:])[0], socket.MSG_WAITALL)
+
+
+def answers(node: Node, sop_class: bytes, *sent: bytes) -> list[str]:
+    """Send on an association and ask for its release at once; return what comes."""
+    syntaxes = wire.item(0x30, sop_class) + wire.item(0x40, wire.IMPLICIT)
+    context = wire.item(0x20, struct.pack(">Bxxx", 1) + syntaxes)
+    found = []
+    with socket.create_connection(("127.0.0.1", node.port), timeout=60) as line:
+        line.sendall(wire.request(contexts=context))
+        assert whole(line)[0] == 2
+        line.sendall(b"".join(sent) + RELEASE)
+        while True:
+            kind, body = whole(line)
+            if kind == 4 and body[5] & 1:
+                at = body.index(struct.pack("<HHL", 0, 0x900, 2)) + 8
+                found.append(f"{int.from_bytes(body[at : at + 2], 'little'):04X}")
+            elif kind != 4:
+                return [*found, {6: "released", 7: "aborted"}.get(kind, str(kind))]
+
+
+def either(content: bytes, identifier: bytes) -> tuple[bytes, bytes]:
+    """Return command and identifier in two PDUs, and in one."""
+    return (
+        pdata(pdv(3, content)) + pdata(pdv(2, identifier)),
+        pdata(pdv(3, content), pdv(2, identifier)),
+    )
+
+
+def test_a_release_that_comes_too_early_waits_for_the_matches(node: Node) -> None:
+    for sent in either(asked(FIND), STUDY):
+        assert answers(node, FIND, sent) == ["FF00", "0000", "released"]
+
+
+@pytest.mark.parametrize("content", [asked(FIND, 7), asked(b"")], ids=["priority 7", "no class"])
+def test_a_query_with_a_faulty_command_is_answered(node: Node, content: bytes) -> None:
+    for sent in either(content, STUDY):
+        assert answers(node, FIND, sent) == ["FF00", "0000", "released"]
+
+
+@pytest.mark.parametrize(
+    ("title", "shown"),
+    [
+        (None, "NO DESTINATION: no peer"),
+        (b"  ", "NO DESTINATION: no peer"),
+        (b"NOBODY\0\0", "NOBODY: no peer"),
+        (b"MODALITY\0\0", "MODALITY: it gives no answer"),
+        (b"M" * 20, f"{'M' * 16}: no peer"),
+    ],
+    ids=["missing", "blank", "nobody, NUL", "a peer, NUL", "too long"],
+)
+def test_a_move_to_an_odd_title_is_answered(
+    node: Node, caplog: pytest.LogCaptureFixture, title: bytes | None, shown: str
+) -> None:
+    more = () if title is None else (element(0, 0x600, title),)
+    for sent in either(asked(MOVE, 0, *more), STUDY):
+        assert answers(node, MOVE, sent) == ["A801", "released"]
+    assert caplog.text.count(f"moves to {shown}") == 2
+
+
+def test_what_is_no_whole_request_leaves_a_line(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    (sent, _) = either(asked(FIND, message=b""), STUDY)
+    assert answers(node, FIND, sent) == ["released"]
+    echo = command(
+        element(0, 2, wire.VERIFICATION),
+        element(0, 0x100, number(0x8030)),
+        element(0, 0x120, number(1)),
+        element(0, 0x800, number(0x101)),
+        element(0, 0x900, number(0)),
+    )
+    assert answers(node, wire.VERIFICATION, pdata(pdv(3, echo))) == ["released"]
+    lines = [line for line in caplog.messages if "no whole request" in line]
+    assert [line.split(": ")[-1] for line in lines] == [
+        "a C-FIND that is no whole request",
+        "a C-ECHO that is no whole request",
+    ]
