@@ -177,7 +177,8 @@ def bounds(vr: str, wanted: str) -> tuple[str, str]:
 
     A single value stands for all that it leaves open: ``1015`` for that whole minute.
     """
-    first, is_range, last = wanted.replace(":", "").partition("-")
+    plain = wanted.replace(".", "") if vr == "DA" else wanted.replace(":", "")
+    first, is_range, last = plain.partition("-")
     first, last = first.strip(), (last if is_range else first).strip()
     return first + _FIRST[vr][len(first) :], last + _LAST[vr][len(last) :]
 
