@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +17,9 @@ logger = logging.getLogger(__name__)
 LOOK_S = 60.0
 """Seconds between two looks when nothing is left to fill."""
 
+LOG_EVERY_S = 10.0
+"""Seconds between two lines about pieces of one kind: there may be thousands."""
+
 EXPLICIT = "1.2.840.10008.1.2.1"
 """The transfer syntax in which reports are kept."""
 
@@ -27,6 +31,8 @@ class Filler:
         self._ledger = ledger
         self._spool = spool
         self._shown = -1
+        self._last_kind = ""
+        self._logged_at = 0.0
 
     def step(self) -> float:
         """Fill some rows; return in how many seconds there may be more.
@@ -37,8 +43,11 @@ class Filler:
             The ledger gives no answer; the next step goes on.
         """
         if piece := self._ledger.upgrading.step():
-            logger.info("ledger: %s", piece)
-            return 1
+            kind, now = piece.split()[0], time.monotonic()
+            if kind != self._last_kind or now - self._logged_at > LOG_EVERY_S:
+                logger.info("ledger: %s", piece)
+                self._last_kind, self._logged_at = kind, now
+            return 0.0
         rows = self._ledger.filling.next_rows()
         if not rows:
             return LOOK_S

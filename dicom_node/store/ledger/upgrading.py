@@ -20,8 +20,8 @@ SMALL = 2000
 WORDS_AT_ONCE = 300
 """Instances whose words move in one transaction: about 20 ms."""
 
-_URGENT = ("ix_instances_number", "ix_instances_unnumbered", "ix_events_uid")
-"""Reception takes its next number from the first, filling finds its rows by the others."""
+_URGENT = ("ix_instances_number", "ix_instances_unnumbered")
+"""Reception takes its next number from the first, filling finds its rows by the second."""
 
 _BEFORE_COUNTS = "ix_instances_ignored"
 
