@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import IO, Self
 
 from dicom_node.base.errors import NotFound, OutOfResources
 from dicom_node.standard.part10 import skip_head
+from dicom_node.store.clock import Clock
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +57,23 @@ class Spool:
         Bytes that must stay free on its file system.
     is_safe : callable
         Whether what must never stop has its room: an audit trail that a full disk threatens.
+    clock : Clock, optional
+        Tells how old files are.
     """
 
     def __init__(
-        self, root: Path, min_free: int = 0, is_safe: Callable[[], bool] = lambda: True
+        self,
+        root: Path,
+        min_free: int = 0,
+        is_safe: Callable[[], bool] = lambda: True,
+        clock: Clock | None = None,
     ) -> None:
         self.root = root
         self.min_free = min_free
         self._is_safe = is_safe
         self._free = 0
         self._free_at = -1.0
+        self._clock = clock or Clock()
         try:
             for folder in (*FOLDERS, *_IMAGE_FOLDERS):
                 (root / folder).mkdir(parents=True, exist_ok=True)
@@ -77,7 +84,7 @@ class Spool:
 
     def has_room(self, size: int = 0) -> bool:
         """Return whether `size` more bytes leave the watermark untouched; asks once a second."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now - self._free_at > 1.0 or self._free_at < 0:
             try:
                 self._free = shutil.disk_usage(self.root).free if self._is_safe() else -1
@@ -155,7 +162,7 @@ class Spool:
 
     def sweep(self, older_than_s: float) -> int:
         """Remove temporary files that a killed process left, and return how many."""
-        before = time.time() - older_than_s
+        before = self._clock.wall() - older_than_s
         count = 0
         for path in (self.root / "incoming").iterdir():
             try:
@@ -168,7 +175,7 @@ class Spool:
 
     def names(self, folder: str, older_than_s: float = 0.0) -> Iterator[str]:
         """Yield the names of the files below `folder` that nobody wrote for `older_than_s`."""
-        before = time.time() - older_than_s
+        before = self._clock.wall() - older_than_s
         for path in (self.root / folder).rglob("*.dcm"):
             try:
                 old = path.stat().st_mtime <= before

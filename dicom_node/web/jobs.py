@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request
@@ -46,17 +47,30 @@ Posted = Annotated[FormData, Depends(_posted)]
 Token = Annotated[str, Header(alias="X-Job-Token", max_length=128)]
 
 
-def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
-    """Return the job API; `web.guard` asks for the secret before these are reached."""
-    trail = WebTrail(settings, ledger)
-    router = APIRouter(prefix="/jobs/{job}")
-    lease_s, attempts = settings.dispatch.lease, settings.dispatch.attempts
+class JobDesk:
+    """What the node does when a worker asks, apart from HTTP.
 
-    # what an order does not ask for stays away: an older worker knows no field of it
-    @router.post("/claim", response_model_exclude_defaults=True)
-    def claim(job: str, body: ClaimRequest) -> Claim:
+    Parameters
+    ----------
+    note_refused : callable
+        Takes job, worker and why its result was refused.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        spool: Spool,
+        note_refused: Callable[[str, str, str], object],
+    ) -> None:
+        self._ledger = ledger
+        self._spool = spool
+        self._note_refused = note_refused
+        self._lease_s, self._attempts = settings.dispatch.lease, settings.dispatch.attempts
+
+    def claim(self, job: str, body: ClaimRequest) -> Claim:
         """Begin an attempt."""
-        claimed = ledger.jobs.claim(job, body.token, body.worker[:128], lease_s)
+        claimed = self._ledger.jobs.claim(job, body.token, body.worker[:128], self._lease_s)
         return Claim(
             job=job,
             attempt=claimed.attempt,
@@ -65,52 +79,92 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
             order=claimed.order,
         )
 
+    def instance(self, job: str, token: str) -> Path:
+        """Return the Part 10 file of the job's Instance."""
+        path = self._spool.path(self._ledger.jobs.instance_file(job, token))
+        if not path.is_file():
+            raise NotFound("the Instance is no longer in the spool")
+        return path
+
+    def renew(self, job: str, body: LeaseRequest) -> float:
+        """Extend the lease; return by how many seconds."""
+        self._ledger.jobs.renew(job, body.token, self._lease_s)
+        return self._lease_s
+
+    def keep(self, job: str, result: Result, contents: Mapping[str, bytes]) -> bool:
+        """Keep a result that belongs to its job durably: files first, then the ledger's row.
+
+        Raises
+        ------
+        ForeignResult
+            It is about something else.
+        """
+        held = self._ledger.jobs.held(job, result.token)
+        if held is None:
+            return True
+        if problem := _mismatch(self._spool, held, result, contents):
+            reason = f"result refused: {problem}"
+            _foreign.error("job %s, worker %s: %s", job[:12], ascii(held.worker)[1:-1], reason)
+            self._note_refused(job, held.worker, problem)
+            self._ledger.jobs.release(job, result.token, reason, True, 0.0, self._attempts)
+            raise ForeignResult(reason)
+        names = {
+            part: self._spool.write_report(job, result.token, part, content)
+            for part, content in contents.items()
+        }
+        try:
+            return self._ledger.jobs.report(job, result.token, result, names)
+        except (Stale, NotFound):
+            # Their names bear this token, so no row that counts can refer to them.
+            for name in names.values():
+                self._spool.remove(name)
+            raise
+
+    def release(self, job: str, body: ReleaseRequest) -> str:
+        """Give the job back; return its state."""
+        return self._ledger.jobs.release(
+            job, body.token, body.reason[:1024], body.counts, body.delay_s, self._attempts
+        )
+
+
+class ForeignResult(NotUnderstood):
+    """A result is not about the Instance of its job: 422."""
+
+
+def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
+    """Return the job API; `web.guard` asks for the secret before these are reached."""
+    desk = JobDesk(settings, ledger, spool, WebTrail(settings, ledger).refused)
+    router = APIRouter(prefix="/jobs/{job}")
+
+    # what an order does not ask for stays away: an older worker knows no field of it
+    @router.post("/claim", response_model_exclude_defaults=True)
+    def claim(job: str, body: ClaimRequest) -> Claim:
+        """Begin an attempt."""
+        return desk.claim(job, body)
+
     @router.get("/instance")
     def instance(job: str, token: Token) -> FileResponse:
         """Send the Part 10 file of the job's Instance."""
-        path = spool.path(ledger.jobs.instance_file(job, token))
-        if not path.is_file():
-            raise NotFound("the Instance is no longer in the spool")
-        return FileResponse(path, media_type="application/dicom")
+        return FileResponse(desk.instance(job, token), media_type="application/dicom")
 
     @router.post("/lease")
     def lease(job: str, body: LeaseRequest) -> dict[str, float]:
         """Extend the lease."""
-        ledger.jobs.renew(job, body.token, lease_s)
-        return {"lease_s": lease_s}
+        return {"lease_s": desk.renew(job, body)}
 
     @router.post("/result")
     def result(job: str, posted: Posted) -> dict[str, bool]:
-        """Keep a result that belongs to its job durably: files first, then the ledger's row."""
+        """Keep a result that belongs to its job durably."""
         told = _result(posted)
-        contents = _contents(posted, told)
-        held = ledger.jobs.held(job, told.token)
-        if held is None:
-            return {"durable": True}
-        if problem := _mismatch(spool, held, told, contents):
-            reason = f"result refused: {problem}"
-            _foreign.error("job %s, worker %s: %s", job[:12], ascii(held.worker)[1:-1], reason)
-            trail.refused(job, held.worker, problem)
-            ledger.jobs.release(job, told.token, reason, True, 0.0, attempts)
-            raise HTTPException(422, reason)
-        names = {
-            part: spool.write_report(job, told.token, part, content)
-            for part, content in contents.items()
-        }
         try:
-            return {"durable": ledger.jobs.report(job, told.token, told, names)}
-        except (Stale, NotFound):
-            # Their names bear this token, so no row that counts can refer to them.
-            for name in names.values():
-                spool.remove(name)
-            raise
+            return {"durable": desk.keep(job, told, _contents(posted, told))}
+        except ForeignResult as exc:
+            raise HTTPException(422, str(exc)) from exc
 
     @router.post("/release")
     def release(job: str, body: ReleaseRequest) -> dict[str, str]:
         """Give the job back."""
-        reason = body.reason[:1024]
-        state = ledger.jobs.release(job, body.token, reason, body.counts, body.delay_s, attempts)
-        return {"state": state}
+        return {"state": desk.release(job, body)}
 
     return router
 

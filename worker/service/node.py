@@ -54,6 +54,10 @@ class Node:
         Longest silence of the node in one request.
     ca : Path, optional
         PEM file that the certificate of its HTTPS chains to, or is; else the system's authorities.
+    transport : BaseTransport, optional
+        Carries the requests instead of the network.
+    wait : callable
+        Waits so many seconds between two tries.
 
     Raises
     ------
@@ -62,9 +66,16 @@ class Node:
     """
 
     def __init__(
-        self, url: str, secret: str, timeout_s: float = 30.0, ca: Path | None = None
+        self,
+        url: str,
+        secret: str,
+        timeout_s: float = 30.0,
+        ca: Path | None = None,
+        transport: httpx2.BaseTransport | None = None,
+        wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url.rstrip("/")
+        self._wait = wait
         self._http = httpx2.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {secret}"},
@@ -72,6 +83,7 @@ class Node:
             verify=_trusting(ca) if self.url.startswith("https:") else False,
             # The job API is reached directly: a proxy of the environment is for the outside.
             trust_env=False,
+            transport=transport,
         )
 
     def __enter__(self) -> Self:
@@ -95,7 +107,7 @@ class Node:
         A node that restarts is waited for: a ticket that is dropped lies until its time is over.
         """
         body = ClaimRequest(token=ticket.token, worker=worker)
-        answer = _patiently(lambda: self._post(ticket, "claim", body), 4, time.sleep)
+        answer = _patiently(lambda: self._post(ticket, "claim", body), 4, self._wait)
         try:
             return Claim.model_validate_json(answer)
         except ValueError as exc:
@@ -165,7 +177,7 @@ class Node:
         contents: Sequence[bytes],
         *,
         tries: int = 6,
-        wait: Callable[[float], None] = time.sleep,
+        wait: Callable[[float], None] | None = None,
     ) -> None:
         """Post a result until the node has it durably; a node that restarts is waited for.
 
@@ -183,7 +195,7 @@ class Node:
             (item.part, (f"{item.part}.dcm", content, "application/dicom"))
             for item, content in zip(result.objects, contents, strict=True)
         ]
-        _patiently(lambda: self._send(ticket, "result", files=files), tries, wait)
+        _patiently(lambda: self._send(ticket, "result", files=files), tries, wait or self._wait)
 
     def _post(self, ticket: Ticket, act: str, body: Any) -> bytes:
         return self._send(ticket, act, content=body.model_dump_json().encode())

@@ -7,6 +7,7 @@ a worker that believed it would send the secret there.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,6 +29,8 @@ class Nodes:
         ``[worker]``: ``nodes`` and, beside them, ``announce``.
     secret : str
         Secret of the nodes that have none of their own.
+    connect : callable
+        Makes the client of a node.
 
     Raises
     ------
@@ -35,14 +38,14 @@ class Nodes:
         No node is known, a URL is none, or a node has no secret.
     """
 
-    def __init__(self, worker: Worker, secret: str) -> None:
+    def __init__(self, worker: Worker, secret: str, connect: Callable[..., Node] = Node) -> None:
         self._clients: dict[str, Node] = {}
         for entry in check_nodes(worker, secret):
             key = _key(entry.url)
             if key not in self._clients:
                 own = _read(entry.secret_file) if entry.secret_file else secret
                 ca = entry.ca or worker.ca
-                self._clients[key] = Node(entry.url, own, ca=ca)
+                self._clients[key] = connect(entry.url, own, ca=ca)
 
     def find(self, url: str) -> Node | None:
         """Return the client of the node at `url`, None where that is not a known one."""

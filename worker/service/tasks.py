@@ -9,8 +9,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from celery import bootsteps, signals
@@ -62,14 +63,22 @@ class Pulse:
         Seconds without movement after which `give_up` is called.
     give_up : callable
         Ends the process; an argument for tests.
+    monotonic : callable
+        The clock.
     """
 
-    def __init__(self, stuck_after: float, give_up: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        stuck_after: float,
+        give_up: Callable[[], None] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._monotonic = monotonic
         self._stuck_after = stuck_after
         self._give_up = give_up or _exit_hard
         self._jobs: dict[str, tuple[Node, Ticket, float]] = {}
         self._renewed: dict[str, float] = {}
-        self._moved = time.monotonic()
+        self._moved = self._monotonic()
         self._lock = threading.Lock()
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
@@ -84,13 +93,13 @@ class Pulse:
 
     def moved(self) -> None:
         """Note that work has moved on."""
-        self._moved = time.monotonic()
+        self._moved = self._monotonic()
 
     def hold(self, node: Node, ticket: Ticket, lease_s: float) -> None:
         """Keep the lease of a claimed job."""
         with self._lock:
             self._jobs[ticket.job] = (node, ticket, lease_s)
-            self._renewed[ticket.job] = time.monotonic()
+            self._renewed[ticket.job] = self._monotonic()
         self.moved()
 
     @property
@@ -113,20 +122,25 @@ class Pulse:
                 node.release(ticket, "the worker was stopped", counts=False)
 
     def _run(self) -> None:
-        while not self._ends.wait(0.25):
-            if not self._jobs:
-                self.moved()
-                continue
-            if time.monotonic() - self._moved > self._stuck_after:
-                logger.critical("no progress for %.0f s: this worker ends", self._stuck_after)
-                self._give_up()
-                return
-            self._renew()
+        while not self._ends.wait(0.25) and self.beat():
+            pass
+
+    def beat(self) -> bool:
+        """Renew the leases of what has moved on; return whether this worker is not stuck."""
+        if not self._jobs:
+            self.moved()
+            return True
+        if self._monotonic() - self._moved > self._stuck_after:
+            logger.critical("no progress for %.0f s: this worker ends", self._stuck_after)
+            self._give_up()
+            return False
+        self._renew()
+        return True
 
     def _renew(self) -> None:
         with self._lock:
             held = list(self._jobs.values())
-        now = time.monotonic()
+        now = self._monotonic()
         for node, ticket, lease_s in held:
             since = self._renewed.get(ticket.job, now)
             if now - since < lease_s / 3 or self._moved <= since:
@@ -151,6 +165,26 @@ class Job:
         """Set when the job was posted or given back."""
 
 
+@dataclass(frozen=True)
+class Hands:
+    """Who does a desk's work: threads here; a simulation has its own."""
+
+    preparing: Executor
+    building: Executor
+    former: Callable[..., BatchFormer[Job]] = BatchFormer
+    connect: Callable[..., Node] = Node
+
+    @classmethod
+    def of(cls, settings: Settings) -> Hands:
+        """Return threads: twice as many that prepare as there are processors."""
+        processors = os.cpu_count() or 1
+        preparing = min(settings.worker.batch, max(4, 2 * processors))
+        return cls(
+            ThreadPoolExecutor(preparing, thread_name_prefix="prepare"),
+            ThreadPoolExecutor(min(4, max(2, processors // 2)), thread_name_prefix="build"),
+        )
+
+
 class Desk:
     """What a worker does with hand-outs.
 
@@ -169,6 +203,8 @@ class Desk:
         Keeps the leases.
     on_room : callable, optional
         Called, in any thread, when there may be room for a hand-out again.
+    hands : Hands, optional
+        Do the work; threads, when left out.
     """
 
     def __init__(
@@ -178,26 +214,22 @@ class Desk:
         secret: str,
         pulse: Pulse,
         on_room: Callable[[], None] = lambda: None,
+        hands: Hands | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._settings = settings
         self._pulse = pulse
         self._on_room = on_room
-        self._nodes = Nodes(settings.worker, secret)
+        hands = hands or Hands.of(settings)
+        self._nodes = Nodes(settings.worker, secret, hands.connect)
         self._done = 0
         self._held = 0
         self._count_lock = threading.Lock()
         self._name = f"{settings.worker.name}:{os.getpid()}"
-        self.batches: BatchFormer[Job] = BatchFormer(
+        self.batches = hands.former(
             self._describe, lambda: min(settings.worker.batch, pipeline.limit.most), on_room
         )
-        processors = os.cpu_count() or 1
-        self._preparing = ThreadPoolExecutor(
-            min(settings.worker.batch, max(4, 2 * processors)), thread_name_prefix="prepare"
-        )
-        self._building = ThreadPoolExecutor(
-            min(4, max(2, processors // 2)), thread_name_prefix="build"
-        )
+        self._preparing, self._building = hands.preparing, hands.building
 
     def close(self) -> None:
         """Finish what is in work, then close the connections to the nodes."""

@@ -78,9 +78,11 @@ class Ledger:
         The connection under all of them.
     """
 
-    def __init__(self, url: str, clock: Clock | None = None) -> None:
+    def __init__(
+        self, url: str, clock: Clock | None = None, database: Database | None = None
+    ) -> None:
         self.clock = clock or Clock()
-        self.database = Database(url)
+        self.database = database or Database(url)
         both = (self.database, self.clock)
         self.instances = Instances(*both)
         self.repeats = self.instances.repeats
