@@ -139,6 +139,17 @@ def dcentvfy(path: Path, source: Path) -> Verdict:
         return _dicom3tools(path, ["dcentvfy", str(legal), str(path)])
 
 
+def are_of_one_study(paths: Sequence[Path], source: Path) -> bool:
+    """Return whether dcentvfy finds all objects of one image in order; False may mean it cannot.
+
+    A program that is started once for many files takes a fraction of the time; `dcentvfy` says
+    which of them is at fault.
+    """
+    every = [str(source), *map(str, paths)]
+    is_comparable = all(_same_study(path, source) for path in paths)
+    return is_comparable and bool(_dicom3tools(source, ["dcentvfy", *every]).passed)
+
+
 def _same_study(path: Path, source: Path) -> bool:
     """Return whether both files can be compared at all: dcentvfy passes strangers."""
     files = (dcmread(file, stop_before_pixels=True, force=True) for file in (path, source))
