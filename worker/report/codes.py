@@ -17,6 +17,10 @@ SNOMED_TEMPLATES = "SNOMED CT fracture template (SNOMED International)"
 TOTAL_SEGMENTATOR = "TotalSegmentator SNOMED mapping"
 MCODE = "HL7 mCODE 4.0.0 radiotherapy locations"
 EHDSI = "eHDSI Body Site 8.1.0 (SNOMED CT 2025)"
+FHIR_R4 = "HL7 FHIR R4 value sets of SNOMED CT"
+BE_TOPOGRAPHY = "eHealth Belgium, body topography and body sites (SNOMED CT)"
+CH_RAD_ORDER = "HL7 Switzerland, radiology order: qualifier values"
+MII_LABORATORY = "Medizininformatik-Initiative, laboratory: qualitative results"
 SCREENING = "Topicus colon screening register, finding context"
 OWL = "SNOMED CT, OWL expressions"
 GRAMMAR = "SNOMED CT, examples of the compositional grammar"
@@ -61,7 +65,7 @@ IMAGE_LIBRARY = _dcm("111028", "Image Library")
 IMAGE_LIBRARY_GROUP = _dcm("126200", "Image Library Group")
 QUALITATIVE_EVALUATIONS = _enter("UMLS", "C0034375", "Qualitative Evaluations", UMLS, TID_1500)
 PROCEDURE_REPORTED = _dcm("121058", "Procedure reported")
-IMAGING_PROCEDURE = _sct("363679005", "Imaging procedure", PS3_16)
+IMAGING_PROCEDURE = _sct("363679005", "Imaging procedure", PS3_16, FHIR_R4)
 LANGUAGE = _dcm("121049", "Language of Content Item and Descendants")
 MODALITY = _dcm("121139", "Modality")
 FINDING = _dcm("121071", "Finding")
@@ -72,7 +76,7 @@ TRACKING_IDENTIFIER = _dcm("112039", "Tracking Identifier")
 TRACKING_UNIQUE_IDENTIFIER = _dcm("112040", "Tracking Unique Identifier")
 FINDING_SITE = _sct("363698007", "Finding Site", PS3_16, VMDB)
 LATERALITY = _sct("272741003", "Laterality", PS3_16, GRAMMAR)
-TOPOGRAPHICAL_MODIFIER = _sct("106233006", "Topographical modifier", PS3_16)
+TOPOGRAPHICAL_MODIFIER = _sct("106233006", "Topographical modifier", PS3_16, BE_TOPOGRAPHY)
 
 IMAGE_VIEW = _dcm("111031", "Image View")
 IMAGE_LATERALITY = _dcm("111027", "Image Laterality")
@@ -85,10 +89,10 @@ PIXEL_COLUMNS = _dcm("110911", "Pixel Data Columns")
 PIXELS = _enter("UCUM", "{pixels}", "pixels", UCUM)
 MILLIMETER = _enter("UCUM", "mm", "millimeter", UCUM, PS3_16)
 VIEWS: Final = {
-    "PA": _sct("272479007", "postero-anterior", PS3_16),
-    "AP": _sct("399348003", "antero-posterior", PS3_16),
-    "LL": _sct("399173006", "left lateral", PS3_16),
-    "RL": _sct("399198007", "right lateral", PS3_16),
+    "PA": _sct("272479007", "postero-anterior", PS3_16, FHIR_R4),
+    "AP": _sct("399348003", "antero-posterior", PS3_16, FHIR_R4),
+    "LL": _sct("399173006", "left lateral", PS3_16, FHIR_R4),
+    "RL": _sct("399198007", "right lateral", PS3_16, FHIR_R4),
 }
 """View Position (0018,5101) -> Image View (111031, DCM), CID 4010."""
 
@@ -122,8 +126,8 @@ PROCESSING_EQUIPMENT = _dcm("109102", "Processing Equipment")
 # Finding, presence (CID 240), summary (CID 6047)
 FRACTURE_OF_BONE = _sct("125605004", "Fracture of bone", SNOMED_TEMPLATES, VMDB)
 PRESENT = _sct("52101004", "Present", PS3_16, OIDM)
-ABSENT = _sct("272519000", "Absent", PS3_16)
-UNDETERMINED = _sct("373068000", "Undetermined", PS3_16)
+ABSENT = _sct("272519000", "Absent", PS3_16, MII_LABORATORY)
+UNDETERMINED = _sct("373068000", "Undetermined", PS3_16, CH_RAD_ORDER)
 SUMMARY = _dcm("111017", "CAD Processing and Findings Summary")
 SUCCEEDED_WITHOUT_FINDINGS = _dcm("111241", "All algorithms succeeded; without findings")
 SUCCEEDED_WITH_FINDINGS = _dcm("111242", "All algorithms succeeded; with findings")
@@ -293,7 +297,7 @@ OTHER_BONES: Final = {
     "sacrum": _bone("54735007", "Sacrum"),
     "iliac": _part("22356005", "Ilium"),
     "ilium": _part("22356005", "Ilium"),
-    "pubic ramus": _sct("66040006", "Bone structure of pubis", EHDSI),
+    "pubic ramus": _sct("66040006", "Bone structure of pubis", EHDSI, BE_TOPOGRAPHY),
     "olecranon": _sct("371504003", "Structure of olecranon", EHDSI),
     "costal cartilage": _sct("50016007", "Structure of costal cartilage", EHDSI),
     "calvarium": _sct("1193553009", "Bone structure of vault of skull", EHDSI),
@@ -304,7 +308,7 @@ OTHER_BONES: Final = {
 SIDES: Final = {
     "left": _bone("7771000", "Left"),
     "right": _bone("24028007", "Right"),
-    "bilateral": _sct("51440002", "Bilateral", PS3_16),
+    "bilateral": _sct("51440002", "Bilateral", PS3_16, FHIR_R4, EHDSI),
 }
 UNSIDED: Final = frozenset({"vertebra", "sternum"})
 """Bones on the midline: a side would be untrue."""
@@ -312,12 +316,12 @@ UNSIDED: Final = frozenset({"vertebra", "sternum"})
 SEGMENTS: Final = {
     "anterior": _sct("255549009", "Anterior", PS3_16, MCODE),
     "posterior": _sct("255551008", "Posterior", PS3_16, MCODE),
-    "lateral": _sct("49370004", "Lateral", PS3_16),
-    "medial": _sct("255561001", "Medial", PS3_16),
+    "lateral": _sct("49370004", "Lateral", PS3_16, FHIR_R4, BE_TOPOGRAPHY),
+    "medial": _sct("255561001", "Medial", PS3_16, FHIR_R4, BE_TOPOGRAPHY),
     "proximal": _sct("40415009", "Proximal", PS3_16, MCODE),
     "distal": _sct("46053002", "Distal", PS3_16, MCODE),
-    "anterolateral": _sct("37197008", "Anterolateral", PS3_16),
-    "posterolateral": _sct("90069004", "Posterolateral", PS3_16),
+    "anterolateral": _sct("37197008", "Anterolateral", PS3_16, BE_TOPOGRAPHY),
+    "posterolateral": _sct("90069004", "Posterolateral", PS3_16, BE_TOPOGRAPHY),
     "posteromedial": _own("posteromedial", "Posteromedial"),
 }
 """Direction -> Topographical modifier (106233006, SCT)."""
@@ -335,10 +339,11 @@ PARTS: Final = {
     ("humerus", "surgical neck"): _sct("66388000", "Surgical neck of humerus", EHDSI),
     ("humerus", "anatomical neck"): _sct("181936006", "Anatomical neck of humerus", EHDSI),
     ("humerus", "greater tuberosity"): _sct("58947000", "Greater tuberosity of humerus", EHDSI),
+    ("humerus", "lesser tuberosity"): _sct("4621004", "Lesser tuberosity of humerus", FHIR_R4),
     ("humerus", "shaft"): _part("20760004", "Shaft of Humerus"),
     ("humerus", "proximal part"): _part("119524001", "Proximal Humerus"),
     ("humerus", "distal part"): _part("118495001", "Distal Humerus"),
-    ("vertebra", "body"): _sct("3572006", "Structure of body of vertebra", EHDSI),
+    ("vertebra", "body"): _sct("3572006", "Structure of body of vertebra", EHDSI, FHIR_R4),
     ("vertebra", "spinous process"): _part("55678000", "Spinous process of vertebra"),
     ("vertebra", "transverse process"): _part("73400003", "Transverse process or vertebra"),
     ("vertebra", "odontoid process"): _sct("1172006", "Odontoid process of axis", EHDSI, MCODE),
@@ -356,7 +361,6 @@ MODIFIED: Final = {
     ("glenoid", "rim"): _own("glenoid-rim", "Rim of glenoid"),
     ("humerus", "head"): _own("humerus-head", "Head of humerus"),
     ("humerus", "neck"): _own("humerus-neck", "Neck of humerus"),
-    ("humerus", "lesser tuberosity"): _own("humerus-lesser", "Lesser tuberosity of humerus"),
     ("vertebra", "endplate"): _own("endplate", "Vertebral endplate"),
 }
 """(bone, part) -> Topographical modifier, where the part has no published Finding Site."""
