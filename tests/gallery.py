@@ -33,10 +33,18 @@ from peers import need  # noqa: E402
 from pydicom.dataset import Dataset  # noqa: E402
 from reports import CASES, ORDER  # noqa: E402
 
-from dicom_node.base.job import Predecessor, Reason, ReportOrder  # noqa: E402
+from dicom_node.base.job import (  # noqa: E402
+    JudgedFinding,
+    JudgedReport,
+    Judgement,
+    Predecessor,
+    Reason,
+    RejectionNote,
+    ReportOrder,
+)
 from worker.report import validate  # noqa: E402
 from worker.report.boxes import Box  # noqa: E402
-from worker.report.renderings import render  # noqa: E402
+from worker.report.renderings import rejection_notes, render  # noqa: E402
 from worker.report.sr import SOP_CLASSES, Algorithm, Document, Outcome, build  # noqa: E402
 from worker.text.findings import parse  # noqa: E402
 
@@ -73,7 +81,10 @@ class Picture:
         source = reports.source(**self.source)
         if self.kind in SOP_CLASSES:
             return source, build(source, self.outcome, self.algorithm, self.order, self.kind)
-        made = render(self.kind, source, None, self.outcome, self.algorithm, self.order)  # type: ignore[arg-type]
+        arguments = (self.outcome, self.algorithm, self.order)
+        if self.kind == "rejection-note":
+            return source, next(rejection_notes(source, *arguments))
+        made = render(self.kind, source, None, *arguments)  # type: ignore[arg-type]
         assert made is not None
         return source, made
 
@@ -90,6 +101,35 @@ BEFORE = Predecessor(
     sop_instance_uid="2.25.18",
 )
 RIB = "Acute displaced fracture of the left seventh rib."
+TWO = "Acute fracture of the left seventh rib. Old fracture of T8. No right rib fracture."
+JUDGED = Judgement(
+    reader="anna",
+    verdict="disagree",
+    comment="Overlying vessel.",
+    corrected_text="No acute fracture. Old T8 fracture.",
+    findings=(
+        JudgedFinding(finding="left rib 7", verdict="disagree"),
+        JudgedFinding(finding="vertebra T8", verdict="agree"),
+    ),
+    report=JudgedReport(
+        text=TWO, presence="present", model_version=ALGORITHM.version, device_uid="2.25.4"
+    ),
+)
+DISPUTED = JUDGED.model_copy(update={"findings": (), "comment": "", "corrected_text": ""})
+PAGE = BEFORE.model_copy(
+    update={
+        "series_instance_uid": "2.25.19",
+        "sop_class_uid": "1.2.840.10008.5.1.4.1.1.104.1",
+        "sop_instance_uid": "2.25.20",
+    }
+)
+
+
+def replacing(**more: Any) -> ReportOrder:
+    """Return the order of a report that replaces another."""
+    return ORDER.model_copy(update={"generation": 2, "predecessor": BEFORE, **more})
+
+
 GALLERY = {
     "fracture": Picture("two fractures, one acute", CASES["fracture"]),
     "negative": Picture("no fracture at all", said("No fracture.")),
@@ -127,6 +167,35 @@ GALLERY = {
         order=ORDER.model_copy(
             update={"generation": 2, "predecessor": BEFORE, "serial_number": "SITE-1"}
         ),
+    ),
+    "beside": Picture(
+        "a fracture, and what is denied elsewhere",
+        said("Fracture of the left 5th rib. No right rib fracture. No displaced rib fracture."),
+    ),
+    "judged": Picture(
+        "a reader denies one of two fractures",
+        said(TWO),
+        algorithm=replace(ALGORITHM, device="2.25.4"),
+        order=replacing(judgement=JUDGED),
+    ),
+    "disputed": Picture(
+        "a reader disagrees with a negative report and says no more",
+        said("No fracture."),
+        order=replacing(judgement=DISPUTED),
+    ),
+    "judged-text": Picture(
+        "the same judgement for viewers without TID 1500",
+        said(TWO),
+        order=replacing(judgement=JUDGED),
+        kind="basic-text",
+    ),
+    "rejection-note": Picture(
+        "what asks an archive to hide a report and its PDF",
+        said(RIB),
+        order=replacing(
+            rejection_notes=(RejectionNote(destinations=("archive",), objects=(BEFORE, PAGE)),)
+        ),
+        kind="rejection-note",
     ),
     "cyrillic": Picture(
         "a Russian text and name",
@@ -215,11 +284,11 @@ def _value(item: Dataset) -> str:
     if item.ValueType == "NUM":
         measured = item.MeasuredValueSequence[0]
         return f"= {measured.NumericValue} {measured.MeasurementUnitsCodeSequence[0].CodeValue}"
-    if item.ValueType == "IMAGE":
+    if item.ValueType in ("IMAGE", "COMPOSITE"):
         return f"-> {item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID}"
     if item.ValueType == "SCOORD":
         return f"{item.GraphicType} {[float(x) for x in item.GraphicData]}"
-    value = item.get("TextValue", item.get("UID", ""))
+    value = item.get("TextValue", item.get("UID", item.get("PersonName", "")))
     return f"= {_plain(value)}" if value else ""
 
 
@@ -376,9 +445,10 @@ def kept(name: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--renew", action="store_true", help="write the dumps again")
+    options.add_argument("--only", nargs="*", default=list(GALLERY), metavar="NAME")
     chosen = options.parse_args(arguments)
     differing = 0
-    for name in GALLERY:
+    for name in chosen.only:
         now = f"{entry(name)}\n{verdicts(name)}"
         path = GOLDEN / f"{name}.txt"
         if chosen.renew:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import gallery
 import pictures
 import pytest
 import reports
@@ -15,14 +16,15 @@ from pydicom import Dataset, dcmread
 from reports import ALGORITHM, CASES, ORDER
 from stations import Orthanc
 
+from dicom_node.base.job import Predecessor, RejectionNote
 from dicom_node.dimse.scu import Destination
-from worker.report.renderings import BUILDERS, render
+from worker.report.renderings import BUILDERS, rejection_notes, render
 from worker.report.sr import SOP_CLASSES, build_each
 
 pytestmark = pytest.mark.peer
 
 STUDY = "1.2.3.8"
-KINDS = [*SOP_CLASSES, *BUILDERS]
+KINDS = [*SOP_CLASSES, *BUILDERS, "judged", "rejection-note"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,26 @@ def objects_of_one_image() -> dict[str, bytes]:
         document = render(kind, source, (pixels >> 4).astype("u1"), outcome, ALGORITHM, ORDER)  # type: ignore[arg-type]
         assert document is not None
         made[kind] = document.content
-    return made
+    return made | replacing(source, made["comprehensive3d"])
+
+
+def replacing(source: Dataset, before: bytes) -> dict[str, bytes]:
+    """Return a judged report in the place of another, and the note that hides that one."""
+    old = reports.read(before)
+    first = Predecessor(
+        study_instance_uid=STUDY,
+        series_instance_uid=old.SeriesInstanceUID,
+        sop_class_uid=old.SOPClassUID,
+        sop_instance_uid=old.SOPInstanceUID,
+    )
+    order = gallery.replacing(
+        predecessor=first,
+        judgement=gallery.JUDGED,
+        rejection_notes=(RejectionNote(destinations=("archive",), objects=(first,)),),
+    )
+    (judged,) = build_each(source, CASES["fracture"], ALGORITHM, order, ["comprehensive3d"])
+    (note,) = rejection_notes(source, CASES["fracture"], ALGORITHM, order)
+    return {"judged": judged.content, "rejection-note": note.content}
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +146,20 @@ def test_the_same_objects_sent_again_make_no_new_ones(stored: Stored, tmp_path: 
         stored.archive.post("/instances", again[kind])
     assert again == stored.sent
     assert stored.archive.get("/statistics")["CountInstances"] == before
+
+
+def test_a_note_that_comes_twice_is_one_object_that_names_the_old_report(stored: Stored) -> None:
+    sent = stored.sent
+    again = replacing(reports.read(sent["image"]), sent["comprehensive3d"])
+    assert again == {kind: sent[kind] for kind in ("judged", "rejection-note")}
+    note = reports.read(stored.fetch("rejection-note", "file"))
+    (hidden,) = [
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for item in note.ContentSequence
+        if item.ValueType == "COMPOSITE"
+    ]
+    assert hidden == reports.read(sent["comprehensive3d"]).SOPInstanceUID
+    judged = reports.read(stored.fetch("judged", "file"))
+    (study,) = judged.PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == hidden

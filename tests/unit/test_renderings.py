@@ -23,11 +23,11 @@ from pydicom.dataset import Dataset
 from reports import ALGORITHM, CASES, ORDER, TEXT
 
 from dicom_node.base.errors import ConfigurationError
-from worker.report import codes, header, page, renderings
+from worker.report import codes, header, page, reading, renderings
 from worker.report.reading import storable
 from worker.report.renderings import BUILDERS, render
 from worker.report.sr import Algorithm, Outcome, build
-from worker.text.findings import Findings, Presence
+from worker.text.findings import Findings, Presence, parse
 
 PICTURE = np.tile(np.arange(256, dtype=np.uint8), (200, 1))
 CASE_NAMES = list(CASES)
@@ -469,3 +469,20 @@ def test_no_overlay_has_a_descriptor_that_its_table_contradicts(
     display = header.read(reports.source(VOILUTSequence=[table])).display
     found = display.get("SoftcopyVOILUTSequence")
     assert (list(found[0].VOILUTSequence[0].LUTDescriptor) if found else None) == expected
+
+
+def test_a_page_says_what_its_text_leaves_open() -> None:
+    """A headline alone is what people read."""
+    for text, headline, is_limited in (
+        ("No acute rib fracture.", "NO FRACTURE DESCRIBED", True),
+        ("No fracture.", "NO FRACTURE DESCRIBED", False),
+        ("Possible fracture of the left 5th rib.", "POSSIBLE FRACTURE DESCRIBED", False),
+    ):
+        said = reading.read(Outcome(text=text, findings=parse(text)), ALGORITHM)
+        marks = [
+            mark.words
+            for mark in page.pages(said, page.Labels("", ""), None)[0]
+            if isinstance(mark, page.Text)
+        ]
+        assert headline in marks
+        assert any("some bones or kinds" in line for line in marks) == is_limited

@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from reports import ALGORITHM, CASES, ORDER, TEXT
+from strange_texts import generated
 
 from dicom_node.base.errors import ConfigurationError, ModelFault, NotUnderstood
 from dicom_node.base.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.base.job import Predecessor, Reason, ReportOrder
 from dicom_node.standard import uids
-from worker.report import codes, document, header
+from worker.report import codes, document, header, reading
 from worker.report.reading import storable
 from worker.report.sr import SOP_CLASSES, Algorithm, Outcome, build, build_each, device_uid
 from worker.text.findings import Findings, Presence, parse
@@ -573,3 +574,43 @@ def test_a_series_description_ends_at_a_word(label: str) -> None:
 def test_a_reason_of_control_characters_still_has_words() -> None:
     outcome = Outcome(reason=Reason(code="odd", text="\x00"))
     assert "Not analysed: odd" in reports.values(report(outcome=outcome), COMMENT)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "denied"),
+    [
+        ("Fracture of the left 5th rib. No right rib fracture.", {"Right rib, denied"}),
+        ("Fracture of the left 5th rib. No clavicle fracture.", {"Clavicle, denied"}),
+        ("Old fracture of the left 5th rib. No acute rib fracture.", {"Rib, denied"}),
+        ("Fracture of the left 5th rib. No displaced rib fracture.", set()),
+        ("Fracture of the left 5th rib. No other rib fracture.", set()),
+        ("Acromion fracture on the left. No acute scapula fracture.", set()),
+    ],
+)
+def test_what_is_denied_beside_a_fracture_is_coded_where_it_is_apart(
+    text: str, denied: set[str]
+) -> None:
+    """A code that a reader might take for a denial of the fracture itself is not written."""
+    made = build(reports.source(), Outcome(text=text, findings=parse(text)), ALGORITHM, ORDER)
+    found = {
+        reports.values(group, "112039")[0]
+        for group in reports.items(reports.read(made.content))
+        if reports.name(group) == "125007"
+        and reports.values(group, "125605004") == [codes.ABSENT.value]
+    }
+    assert found == denied
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_no_report_denies_what_it_finds(seed: int) -> None:
+    """Of no text a place, or what holds it, is both fractured and without fracture."""
+    for text in generated(60, seed):
+        found = parse(text)
+        for absence in reading.read(Outcome(text=text, findings=found), ALGORITHM).beside:
+            for place in absence.places:
+                for fracture in found.fractures:
+                    same = place.bone == fracture.bone
+                    side = place.side in (None, "bilateral", fracture.side)
+                    number = place.number in (None, fracture.number)
+                    ages = set(absence.qualifiers) & set(codes.AGES)
+                    assert not (same and side and number and not (ages - {fracture.age}))

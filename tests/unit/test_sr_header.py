@@ -96,9 +96,9 @@ def test_an_illegal_identifier_becomes_legal_and_the_report_says_so() -> None:
     assert header.text(evidence.common, "PatientName") == "A" * 64
     assert header.text(evidence.common, "PatientID") == "a/b"
     assert evidence.changes == (
-        "The image's Patient's Name is not legal and was made legal.",
-        "The image's Patient ID is not legal and was made legal.",
-        "The image's Accession Number is not legal and was made legal.",
+        "The image's Patient's Name breaks a rule of DICOM and was changed.",
+        "The image's Patient ID breaks a rule of DICOM and was changed.",
+        "The image's Accession Number breaks a rule of DICOM and was changed.",
     )
     ds = reports.read(build(source, CASES["none"], ALGORITHM, ORDER).content)
     assert set(evidence.changes) <= set(reports.values(ds, "121106"))

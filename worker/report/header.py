@@ -282,8 +282,8 @@ def _legal(source: Dataset, keyword: str, changes: dict[str, None]) -> str:
     legal = {"DA": legal_date, "TM": legal_time}.get(vr, lambda raw: legal_text(vr, raw))(value)
     if legal.strip() != value.strip(" \0"):
         name = dictionary_description(keyword)
-        made = "made legal" if legal.strip() else "left out"
-        changes[f"The image's {name} is not legal and was {made}."] = None
+        made = "changed" if legal.strip() else "left out"
+        changes[f"The image's {name} breaks a rule of DICOM and was {made}."] = None
     return legal
 
 
@@ -296,7 +296,7 @@ def _common(source: Dataset, changes: dict[str, None]) -> Dataset:
     sex = text(source, "PatientSex").strip(" \0")
     put(common, "PatientSex", sex if sex in {"M", "F", "O"} else "")
     if sex and not text(common, "PatientSex"):
-        changes["The image's Patient's Sex is not legal and was left out."] = None
+        changes["The image's Patient's Sex breaks a rule of DICOM and was left out."] = None
     for keyword in OPTIONAL:
         _put_legal(common, source, keyword, changes)
     offset = text(source, "TimezoneOffsetFromUTC").strip(" \0")

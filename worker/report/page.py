@@ -22,6 +22,7 @@ WIDTH, HEIGHT = 1120, 792
 
 CAUTION = "NOT FOR PRIMARY DIAGNOSIS"
 UNREVIEWED = "AI description, not reviewed by a physician"
+LIMITED = "The text speaks of some bones or kinds of fracture only."
 JUDGED = "AI description, judged by a reader"
 CONTINUES = "(continues on the next page)"
 MISSING = "\u25a1"
@@ -152,7 +153,7 @@ def _tokens(paragraph: str, room: float, size: float, is_bold: bool) -> Iterator
 
 def headline(said: Reading) -> str:
     """Return the case, and whether a reader agrees, in capitals."""
-    line = HEADLINES[said.case]
+    line = f"POSSIBLE {HEADLINES[said.case]}" if said.is_only_possible else HEADLINES[said.case]
     return line if said.judgement is None else f"{line}: READER {said.judgement.verdict.upper()}S"
 
 
@@ -200,15 +201,13 @@ class _Column:
 
 def _body(column: _Column, said: Reading) -> list[str]:
     """Set the words, the codes and the warnings; return the lines that found no room."""
-    coded = [
-        f"{in_words(fracture)} (reader {verdict}s)" if verdict else in_words(fracture)
-        for fracture, verdict in zip(said.fractures, said.verdicts, strict=True)
-    ][:LISTED_FRACTURES]
+    coded = coded_in_words(said)[:LISTED_FRACTURES]
     if len(said.fractures) > LISTED_FRACTURES:
         coded.append(f"and {len(said.fractures) - LISTED_FRACTURES} more")
     notes = [
         *(("Coded:", 0.7) for _ in coded[:1]),
         *((f"\u2022 {line}", 1.0) for line in coded),
+        *((f"Note: {LIMITED}", 1.0) for _ in range(said.is_limited)),
         *((f"Note: {line}", 0.85) for line in said.warnings),
     ]
     note_lines = [(line, ink) for note, ink in notes for line in wrap(note, column.room, 17)]
@@ -285,14 +284,24 @@ def _picture(shape: tuple[int, int], caption: str) -> Iterator[Mark]:
     yield from column.marks
 
 
+def coded_in_words(said: Reading) -> list[str]:
+    """Return each coded fracture in plain words, with what a reader thinks of it."""
+    return [
+        f"{in_words(fracture)} (reader {verdict}s)" if verdict else in_words(fracture)
+        for fracture, verdict in zip(said.fractures, said.verdicts, strict=True)
+    ]
+
+
 def in_words(fracture: Fracture) -> str:
     """Return one coded fracture in plain words, its side first."""
     side = fracture.side or ""
-    bone = "bone not named" if fracture.bone == "other" else fracture.bone
+    is_other = fracture.bone == "other"
+    bone = (fracture.part or "bone not named") if is_other else fracture.bone
     words = " ".join(part for part in (side, bone, fracture.number or "") if part)
     if fracture.bone == "vertebra" and fracture.number:
         words = f"vertebra {fracture.number}"
-    details = [fracture.segment, fracture.age]
+    part = None if is_other or fracture.part == fracture.segment else fracture.part
+    details = [part, fracture.segment, fracture.age]
     details.append("possible" if fracture.certainty == "possible" else None)
     return ", ".join([words, *(detail for detail in details if detail)])
 

@@ -136,8 +136,14 @@ class Reading:
         own = self.reason.text if self.reason else self.text
         if self.judgement is None:
             return own
-        corrected = [f"The reader's text: {self.corrected_text}"] if self.corrected_text else []
-        return "\n".join([*self.judgement_lines, *corrected, f"The AI's text: {own}"])
+        return "\n".join([*self.judgement_lines, *self.reader_lines, f"The AI's text: {own}"])
+
+    @property
+    def reader_lines(self) -> tuple[str, ...]:
+        """What the reader who judged it has written: the right text, and a comment."""
+        comment = storable(self.judgement.comment)[0] if self.judgement is not None else ""
+        written = {"The reader's text": self.corrected_text, "The reader's comment": comment}
+        return tuple(f"{name}: {text}" for name, text in written.items() if text)
 
     @property
     def corrected_text(self) -> str:
@@ -153,11 +159,10 @@ class Reading:
         judged = self.judgement
         if judged is None:
             return
-        yield f"{judged.reader or 'A reader'} {judged.verdict}s with this description by AI."
+        who = f"Reader {judged.reader}" if judged.reader.strip() else "A reader"
+        yield f"{who} {judged.verdict}s with this description by AI."
         for one in judged.findings:
             yield f"On {one.finding}: {one.verdict}s."
-        if judged.comment.strip():
-            yield f"The reader's comment: {judged.comment.strip()}"
 
     @property
     def comment(self) -> str:

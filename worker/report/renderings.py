@@ -43,12 +43,13 @@ from worker.report.page import (
     CAUTION,
     HEADLINES,
     HEIGHT,
+    LIMITED,
     MARGIN,
     Labels,
     Mark,
     Text,
+    coded_in_words,
     headline,
-    in_words,
     pages,
 )
 from worker.report.paint import as_pdf, as_pixels
@@ -84,6 +85,8 @@ LONGEST_FRAME = 8
 
 MOST_PLACES = 20
 """Fractures that a conclusion names."""
+
+CONCLUSIONS: Final = {Case.UNCLEAR: "The AI's text could not be interpreted automatically."}
 
 REPLACED = "Replaced by a later report of the same image (number {} of its reports)."
 
@@ -226,22 +229,18 @@ def _text_root(job: Job) -> ContainerContentItem:
 
 def _conclusion(said: Reading) -> str:
     """Return what a reader thinks, then the case in a sentence, with the places that are coded."""
-    line = f"{HEADLINES[said.case].capitalize()} by AI."
+    line = CONCLUSIONS.get(said.case, f"{HEADLINES[said.case].capitalize()} by AI.")
     if said.is_only_possible:
         line = "Possible fracture described by AI."
-    corrected = [f"The reader's text: {said.corrected_text}"] if said.corrected_text else []
-    line = " ".join((*said.judgement_lines, *corrected, line))
-    if said.reason is not None:
-        return f"{line} {said.reason.text}"
     if said.is_limited:
-        line += " It speaks of some bones or kinds of fracture only."
-    places = "; ".join(in_words(fracture) for fracture in said.fractures[:MOST_PLACES])
+        line = f"{line} {LIMITED}"
+    before = [*said.judgement_lines, *said.reader_lines]
+    if said.reason is not None:
+        return " ".join([*before, line, said.reason.text])
+    places = "; ".join(coded_in_words(said)[:MOST_PLACES])
     more = len(said.fractures) - MOST_PLACES
-    return " ".join(
-        part
-        for part in (line, f"{places}." if places else "", f"And {more} more." if more > 0 else "")
-        if part
-    )
+    after = [f"Coded: {places}." if places else "", f"And {more} more." if more > 0 else ""]
+    return " ".join(part for part in (*before, line, *after) if part)
 
 
 def _point(item: ContentItem, evidence: Evidence) -> None:

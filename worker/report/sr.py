@@ -686,6 +686,8 @@ def _evaluations(said: Reading) -> list[ContentItem]:
     if said.judgement is not None:
         items += [words(codes.COMMENT, line) for line in said.judgement_lines]
         items += [words(codes.CONCLUSION, said.corrected_text)] if said.corrected_text else []
+        comment = reading.storable(said.judgement.comment)[0]
+        items += [words(codes.COMMENT, f"The reader's comment: {comment}")] if comment else []
         items += _assessed(said.judgement.verdict)
     if said.text:
         items.append(words(codes.FINDING, said.text))
