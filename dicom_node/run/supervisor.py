@@ -213,7 +213,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
     """
     from dicom_node.flow import broker
     from dicom_node.operate.audit import Auditor
-    from dicom_node.store.backup import require_whole
+    from dicom_node.store.backup import require_ledger, require_whole
     from dicom_node.store.ledger import Ledger
 
     _make_data_dir(settings)
@@ -221,6 +221,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
         folder = _log_folder(settings)
         logs.keep(folder / "serve.jsonl")
         require_whole(settings.node.data_dir)
+        require_ledger(settings.ledger_url, settings.node.data_dir / "spool")
         Ledger.upgrade(settings.ledger_url)
         for advice in settings.superseded:
             logger.warning("works in this version only: %s", advice)

@@ -131,6 +131,26 @@ def require_whole(data_dir: Path) -> None:
         )
 
 
+def require_ledger(ledger_url: str, spool: Path) -> None:
+    """Raise `ConfigurationError` where files are kept and the ledger that knew them is gone.
+
+    A new ledger would know none of them, and a sweep would remove them all after a day.
+    """
+    kept = (path for top in _FOLDERS for path in (spool / top).rglob("*.dcm"))
+    if next(kept, None) is None:
+        return
+    ledger = Ledger(ledger_url)
+    try:
+        is_gone = ledger.revision() is None
+    finally:
+        ledger.close()
+    if is_gone:
+        raise ConfigurationError(
+            f"{ledger.name}: no ledger here, and {spool} has files that it knew; restore it from a "
+            "backup, or move that folder away to begin without them"
+        )
+
+
 def _take(spool: Path, folder: Path) -> Iterator[str]:
     """Link or copy what is in the spool and not in the backup; yield all names."""
     for top in _FOLDERS:

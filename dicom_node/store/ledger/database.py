@@ -203,7 +203,8 @@ class Database:
 
     def _newer(self, version: str) -> ConfigurationError:
         return ConfigurationError(
-            f"{self.name}: schema {version} was written by a newer version of this software"
+            f"{self.name}: schema {version} was written by a newer version of this software; "
+            "install that version again, or restore a backup of before"
         )
 
     @contextmanager
@@ -228,6 +229,10 @@ class Database:
             return OutOfResources(what)
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             return ConfigurationError(f"{what}; restore it from a backup")
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+            return ConfigurationError(
+                f"{what}; let the account of the node write the file and its folder"
+            )
         return Unreachable(what)
 
 
