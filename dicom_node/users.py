@@ -34,6 +34,9 @@ COMMON = frozenset(
 """Words that a password may not be made of: what people take first, here above all."""
 
 LONGEST = 256
+"""Characters of a password that is verified: those of before go on working."""
+
+LONGEST_NEW = 128
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 _hasher = PasswordHasher()
@@ -99,8 +102,10 @@ def password_problem(name: str, password: str) -> str:
     name : str
         Whose it is: the name is no password.
     """
-    if not SHORTEST <= len(password) <= LONGEST:
-        return f"a password has {SHORTEST} to {LONGEST} characters; a few words in a row are fine"
+    if not SHORTEST <= len(password) <= LONGEST_NEW:
+        return (
+            f"a password has {SHORTEST} to {LONGEST_NEW} characters; a few words in a row are fine"
+        )
     if len(set(password)) < 5:
         return "a password of so few different characters is guessed at once; write a few words"
     # Digits and signs around a common word, or the word again and again, add nothing.

@@ -59,6 +59,7 @@ logger = logging.getLogger(__name__)
 _old = Sparse(logger, per_minute=1)
 _broken = Sparse(logger, per_minute=1)
 _wrong = Sparse(logger)
+_beyond = Sparse(logger)
 _weak = Sparse(logger, per_minute=6)
 
 
@@ -141,6 +142,11 @@ class Door:
             if person is None:
                 raise _stranger(request)
             if not person.may(role):
+                _beyond.warning(
+                    "%s (%s) from %s is refused %s %s: it needs %s",
+                    ascii(person.name)[1:-1], person.role, self.address(request), request.method,
+                    ascii(request.url.path)[1:-1][:120], role,
+                )  # fmt: skip
                 raise HTTPException(403, f"this needs the role {role}; yours is {person.role}")
             return person
 

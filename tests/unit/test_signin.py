@@ -493,3 +493,27 @@ def test_who_signs_in_with_an_old_short_password_is_told_until_it_is_a_new_one(
         assert users.weak_users(file) == []
         with client(api) as http:
             assert sign_in(http, "anna").status_code == 303
+
+
+def test_a_password_of_more_than_128_characters_is_no_new_one(tmp_path: Path) -> None:
+    """ASVS 2.1.2; one of before goes on working, whole."""
+    long = "correct horse battery " * 10
+    with pytest.raises(ConfigurationError, match="128"):
+        add_user(tmp_path / "users", "anna", "admin", long)
+    (tmp_path / "users").write_text(f"anna:admin:{users._hasher.hash(long)}\n")
+    known = read_users(tmp_path / "users")
+    assert verified(known, "anna", long) is not None
+    assert verified(known, "anna", long[:128]) is None
+
+
+def test_what_a_role_may_not_do_leaves_one_line(
+    api: Api, http: httpx2.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    sign_in(http, "viewer")
+    image = api.ledger.history.recent()[0].sop_instance_uid
+    for act in ("retry", "resend", "replay", "release", "adopt", "settle/sent", "settle/given-up"):
+        caplog.clear()
+        assert http.post(f"/images/{image}/{act}", data={"csrf": token(http)}).status_code == 403
+        (line,) = [one.getMessage() for one in caplog.records if "is refused" in one.getMessage()]
+        assert "viewer (viewer) from 127.0.0.1" in line
+        assert "operator" in line
