@@ -9,8 +9,8 @@ import httpx2
 import pytest
 from serving import SECRET, Api, serving
 
-PATHS = ("/sign-in", "/images/1.2.3", "/dicom-web/studies", "/healthz", "/static/style.css", "/none",
-         "/jobs/none/instance")  # fmt: skip
+PATHS = ("/sign-in", "/images/1.2.3", "/dicom-web/studies", "/healthz", "/static/style.css",
+         "/none", "/jobs/none/instance")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The manual's pages on security name tests that exist, and every requirement of ASVS Level 2 once."""
+"""The pages on security name tests that exist, and each requirement of ASVS Level 2 once."""
 
 from __future__ import annotations
 
