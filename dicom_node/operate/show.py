@@ -65,11 +65,11 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
         console.print(f"{'comparing':11} {totals.comparing}: same UID, pixels being compared")
     for one in refused[:5]:
         who = f"{one.ae_title}@{one.address}" if one.ae_title else one.address
-        console.print(escape(f"{'refused':11} {who}: {one.reason} ({one.count} times)"))
+        console.print(escape(_printable(f"{'refused':11} {who}: {one.reason} ({one.count} times)")))
     if totals.oldest_open_s:
         console.print(f"{'oldest':11} a job has waited for {totals.oldest_open_s:.0f} s")
     for line in totals.destinations:
-        console.print(escape(_destination(line)))
+        console.print(escape(_printable(_destination(line))))
     for text in _recent(recent):
         console.print(text, markup=False, highlight=False, overflow="fold")
 
@@ -142,12 +142,13 @@ def trace(settings: Settings, ledger: Ledger, ident: str, *, as_json: bool) -> N
     for delivery in trace.deliveries:
         reason = f": {delivery.reason}" if delivery.reason else ""
         line = f"{delivery.kind} to {delivery.destination}: {delivery.state}{reason}"
-        console.print(escape(line))
+        console.print(escape(_printable(line)))
     if fetch:
         console.print(escape(f"no destination: fetch it by WADO-RS at {fetch}"))
     for one in trace.judgements:
         words = [one.reader, one.verdict, one.comment]
-        console.print(escape(f"{_iso(one.at)} {' '.join(word for word in words if word)}"))
+        said = f"{_iso(one.at)} {' '.join(word for word in words if word)}"
+        console.print(escape(_printable(said)))
     for other in trace.also:
         console.print(f"also {other}")
 
@@ -174,7 +175,7 @@ def acted(what: str, done: Any, *, as_json: bool, left: Sequence[str] = ()) -> N
     else:
         print(f"{count} {what}")
         for line in left:
-            print(f"not {what}: {line}")
+            print(_printable(f"not {what}: {line}"))
 
 
 def checked(path: Path, settings: Settings, *, as_json: bool) -> None:
@@ -264,7 +265,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(escape(_printable(str(cell))) for cell in row))
     return table
 
 

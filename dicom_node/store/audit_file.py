@@ -133,13 +133,16 @@ class AuditFile:
     def _give_up(self, needed: int) -> bool:
         """Give some of the reserve back to the disk; return whether there was any."""
         try:
-            size = self._reserve.stat().st_size
-            if size == 0:
-                return False
-            os.truncate(self._reserve, max(0, size - max(_PIECE, needed)))
+            descriptor = self._open(self._reserve, os.O_RDWR)
+            try:
+                size = os.fstat(descriptor).st_size
+                if size:
+                    os.ftruncate(descriptor, max(0, size - max(_PIECE, needed)))
+            finally:
+                os.close(descriptor)
         except OSError:
             return False
-        return True
+        return size > 0
 
     def _put_aside(self, coming: int) -> None:
         try:

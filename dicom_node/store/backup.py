@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -29,6 +30,11 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.store.schema import VERSIONS
 
 MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
+
+_LEDGER = re.compile(r"ledger-[0-9]{1,20}\.(sqlite|dump)")
+_SUMS = re.compile(r"SHA256SUMS\.[0-9]{1,20}")
+_FILE = re.compile(rf"{_LEDGER.pattern}|spool/\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
+"""Names that a backup has: no dot begins one, so none leads upwards."""
 HALF = "restoring"
 """Stands in data_dir while a restore is not complete: a node does not start on it."""
 
@@ -246,9 +252,14 @@ def _sync(folder: Path) -> None:
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
         said: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        text = (folder / said["sums"]).read_bytes()
+        for key in ("ledger", "sums", "sha256", "schema", "software"):
+            said[key] = str(said[key])
+        is_ours = _LEDGER.fullmatch(said["ledger"]) and _SUMS.fullmatch(said["sums"])
+        text = (folder / said["sums"]).read_bytes() if is_ours else b""
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise ConfigurationError(f"{folder}: this is not a backup, or not a whole one") from exc
+    if not is_ours:
+        raise ConfigurationError(f"{folder}: its manifest names files that no backup has")
     if hashlib.sha256(text).hexdigest() != said["sha256"]:
         raise ConfigurationError(f"{folder}/{said['sums']}: damaged; its sum is another one")
     if said["schema"] not in VERSIONS:
@@ -257,8 +268,22 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    lines = (folder / _manifest(folder)["sums"]).read_text(encoding="utf-8").splitlines()
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    """Return name -> sum of a backup's files.
+
+    A backup may lie where others write: a name that leads out of the folder, or to another file of
+    data_dir than the spool's, would let them remove or replace what they cannot reach.
+    """
+    said = _manifest(folder)
+    try:
+        lines = (folder / said["sums"]).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"{folder}: this is not a backup, or not a whole one") from exc
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if bad := next((name for name in sums if not _FILE.fullmatch(name)), None):
+        raise ConfigurationError(f"{folder}: {bad[:80]!r} is not a name of a backup's file")
+    if said["ledger"] not in sums:
+        raise ConfigurationError(f"{folder}: its list of sums has no ledger")
+    return sums
 
 
 def _digest(path: Path) -> str:

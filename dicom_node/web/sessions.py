@@ -285,7 +285,10 @@ class Door:
         """Return whose session this is, None when they are not a user any more."""
         if session.mark.startswith(PROVIDER):
             role = session.mark.removeprefix(PROVIDER)
-            return User(session.user_name, role, "") if role in RANKS else None
+            # A provider that is not asked any more, or a role that none of its claims gives.
+            oidc = self._web.oidc
+            is_given = bool(oidc.issuer) and role in oidc.roles.values()
+            return User(session.user_name, role, "") if is_given and role in RANKS else None
         users = self._all()
         if not users and session.user_name == FIRST_USER and is_first_admin(self._settings):
             return self._first()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ledgers import NOW, fresh, instance, on, post, reported, result, route, taken
@@ -177,3 +180,53 @@ def test_reports_that_retention_keeps_are_in_it(site: Site, tmp_path: Path) -> N
     reported(site.ledger)
     done = backup(site.folder, site.url, tmp_path / "backup")
     assert done.size > 0
+
+
+def forged(folder: Path, names: list[str]) -> None:
+    """Let the list of a backup name other files, with the manifest's sum of it made right."""
+    said = json.loads((folder / "manifest.json").read_text())
+    path = folder / said["sums"]
+    path.write_text(path.read_text() + "".join(f"{'0' * 64}  {name}\n" for name in names))
+    said["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["{outside}", "../precious", "spool/../../precious", "users", "spool/.hidden", "spool//x"],
+)
+def test_a_list_that_names_files_elsewhere_is_refused_and_removes_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    """A backup may lie on a share where others write."""
+    data_dir, folder, precious = tmp_path / "node", tmp_path / "backup", tmp_path / "precious"
+    url = f"sqlite:///{data_dir / 'ledger.sqlite'}"
+    data_dir.mkdir()
+    Ledger.upgrade(url)
+    backup(data_dir, url, folder)
+    precious.write_text("precious")
+    forged(folder, [name.format(outside=precious)])
+    with pytest.raises(ConfigurationError, match="not a name"):
+        backup(data_dir, url, folder)
+    with pytest.raises(ConfigurationError, match="not a name"):
+        restore(tmp_path / "new", f"sqlite:///{tmp_path / 'new' / 'ledger.sqlite'}", folder)
+    assert precious.read_text() == "precious"
+    assert not (tmp_path / "new" / "users").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"ledger": "/etc/passwd"}, {"ledger": 7}, {"sums": "../x"}, {"schema": []}, {"sha256": None}],
+)
+def test_a_manifest_of_another_form_is_refused_in_one_line(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    data_dir, folder = tmp_path / "node", tmp_path / "backup"
+    url = f"sqlite:///{data_dir / 'ledger.sqlite'}"
+    data_dir.mkdir()
+    Ledger.upgrade(url)
+    backup(data_dir, url, folder)
+    said = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(said | change))
+    with pytest.raises(ConfigurationError):
+        restore(tmp_path / "new", f"sqlite:///{tmp_path / 'new' / 'ledger.sqlite'}", folder)

@@ -18,8 +18,11 @@ from serving import SECRET, Api, serving
 from dicom_node import users
 from dicom_node.base.errors import ConfigurationError, NotFound
 from dicom_node.cli import main
+from dicom_node.credentials import Credentials
 from dicom_node.operate import people
 from dicom_node.settings import Settings
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.sessions import WebSession
 from dicom_node.users import add_user, read_users, remove_user, verified
 from dicom_node.web import brake, sessions, worklist
 
@@ -517,3 +520,18 @@ def test_what_a_role_may_not_do_leaves_one_line(
         (line,) = [one.getMessage() for one in caplog.records if "is refused" in one.getMessage()]
         assert "viewer (viewer) from 127.0.0.1" in line
         assert "operator" in line
+
+
+def test_sessions_of_a_provider_end_when_it_is_not_asked_any_more(tmp_path: Path) -> None:
+    """Its sessions name a role themselves: no users file would end them."""
+    asked = {"issuer": "https://idp.example", "client_id": "node", "roles": {"radiology": "viewer"}}
+    outcomes = []
+    for oidc in (asked, {}, {**asked, "roles": {"radiology": "operator"}}):
+        settings = Settings(node={"data_dir": tmp_path}, web={"oidc": oidc})
+        Ledger.upgrade(settings.ledger_url)
+        ledger = Ledger.open(settings.ledger_url)
+        door = sessions.Door(settings, Credentials.same(SECRET), ledger.sessions)
+        session = WebSession("ida", f"{sessions.PROVIDER}viewer", "192.0.2.7", 1.0, 1.0, 2.0)
+        outcomes.append(door._user(session) is not None)
+        ledger.close()
+    assert outcomes == [True, False, False]
