@@ -56,6 +56,21 @@ class Brake:
         while len(self._wrong) > _WATCHED:
             self._wrong.popitem(last=False)
 
+    def take(self, name: str, address: str) -> bool:
+        """Count a try before it is judged, or return False where the pair must wait.
+
+        Many at the same time would all be judged if each counted only once it was found wrong.
+        """
+        if self.holds(name, address):
+            return False
+        self.note(name, address)
+        return True
+
+    def give_back(self, name: str, address: str) -> None:
+        """Take back a try that was not wrong."""
+        for key in ((name, _network(address)), ("", _network(address))):
+            self._wrong[key] = (max(0.0, self._count(key) - 1), self._monotonic())
+
     def lift(self, name: str, address: str) -> None:
         """Forget the wrong tries of a pair, after its own right one."""
         self._wrong.pop((name, _network(address)), None)

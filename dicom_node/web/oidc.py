@@ -100,8 +100,9 @@ class Provider:
                     more = session.get(metadata["userinfo_endpoint"], timeout=_ANSWER_S).json()
                     # of the same person only (Core 1.0, 5.3.2)
                     claims = more | claims if more.get("sub") == claims["sub"] else claims
-        except (requests.RequestException, ValueError) as exc:
-            raise Unreachable("the identity provider does not answer") from exc
+        except (requests.RequestException, ValueError, TypeError, AttributeError, KeyError) as exc:
+            # also JSON of another form than the specification's
+            raise Unreachable("the identity provider does not answer as one") from exc
         except AuthlibBaseError as exc:
             raise Refused(f"the identity provider refused the code: {exc.error}") from exc
         name = str(claims.get(self._oidc.name_claim) or claims["sub"])[:64]
@@ -153,7 +154,7 @@ class Provider:
                 if str(found["issuer"]).rstrip("/") != issuer:
                     raise Unreachable("the identity provider names another issuer than [web.oidc]")
                 keys = KeySet.import_key_set(cast("Any", _json(found["jwks_uri"])))
-            except (requests.RequestException, KeyError, ValueError) as exc:
+            except (requests.RequestException, KeyError, ValueError, TypeError) as exc:
                 raise Unreachable(f"the identity provider does not answer at {issuer}") from exc
             self._metadata, self._keys, self._read_at = found, keys, time.monotonic()
             return found

@@ -181,22 +181,24 @@ class Door:
         """
         address = self.address(request)
         if self._brake.holds(name, address):
-            wait = {"Retry-After": f"{DECAY_S:.0f}"}
-            raise HTTPException(429, f"too many attempts; wait {DECAY_S:.0f} s", wait)
+            raise _too_many()
         await anyio.sleep(self._brake.pause(address))
+        if not self._brake.take(name, address):
+            raise _too_many()
         try:
             user = await run_sync(self._known, name, password, limiter=self._judging)
         except ConfigurationError as exc:
+            self._brake.give_back(name, address)
             _broken.error("nobody can sign in: %s", exc)
             raise HTTPException(
                 503, "nobody can sign in at the moment; an administrator finds why in the log"
             ) from exc
         if user is None:
-            self._brake.note(name, address)
             # A name that is nobody's may be a password in the wrong field.
             known = name if name in self._last_users else "an unknown name"
             _wrong.warning("sign-in refused: %s from %s", known, address)
             return None
+        self._brake.give_back(name, address)
         self._brake.lift(name, address)
         await run_sync(self._look_at_password, user.name, password)
         return await run_sync(self.begin, request, user.name, self._mark(user))
@@ -389,6 +391,11 @@ def inside(path: str) -> str:
     """Return `path` when it leads to one of our pages, else the first page."""
     is_ours = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if is_ours else "/"
+
+
+def _too_many() -> HTTPException:
+    wait = {"Retry-After": f"{DECAY_S:.0f}"}
+    return HTTPException(429, f"too many attempts; wait {DECAY_S:.0f} s", wait)
 
 
 def _stranger(request: Request) -> HTTPException:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import stat
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -535,3 +537,20 @@ def test_sessions_of_a_provider_end_when_it_is_not_asked_any_more(tmp_path: Path
         outcomes.append(door._user(session) is not None)
         ledger.close()
     assert outcomes == [True, False, False]
+
+
+def test_guesses_at_the_same_time_are_not_all_judged(tmp_path: Path) -> None:
+    """Each is counted before it is judged: forty at once are ten, as forty in a row."""
+    add_user(tmp_path / "users", "anna", "admin", PASSWORD)
+    with serving(tmp_path) as api:
+
+        def guess(number: int) -> int:
+            with client(api) as http:
+                return int(sign_in(http, "anna", f"wrong {number}").status_code)
+
+        began = time.monotonic()
+        with ThreadPoolExecutor(40) as pool:
+            codes = list(pool.map(guess, range(40)))
+    # one more for each minute that a busy machine takes
+    assert 10 <= codes.count(403) <= 10 + (time.monotonic() - began) / brake.DECAY_S
+    assert codes.count(403) + codes.count(429) == 40
