@@ -247,7 +247,7 @@ def routes(settings: Settings, door: Door, pages: Pages, trail: WebTrail, key: b
         cookie = await run_sync(door.begin, request, name, f"{PROVIDER}{role}")
         # A page of ours leads on: a redirect would still count as the provider's, and the browser
         # would keep a strict cookie back.
-        answer = pages.page("signed_in.html", None, to=to)
+        answer = pages.page("signed_in.html", None, to=to, is_weak=False)
         door.keep(request, answer, cookie)
         answer.delete_cookie(_COOKIE, path=CALLBACK)
         return answer
