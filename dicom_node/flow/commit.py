@@ -93,7 +93,7 @@ class Committer:
     def loop(self) -> Loop:
         """Return the loop that looks for what is due; it waits for no destination."""
         watch = self._ledger.watch()
-        return Loop("storage commitment", self.step, self.clock, watch, look_s=LOOK_S)
+        return Loop("storage commitment", self.step, self.clock, watch, rest_s=LOOK_S)
 
     def step(self) -> float:
         """Ask for everything that is due; return in how many seconds there may be more."""

@@ -14,7 +14,10 @@ from dicom_node.store.clock import Clock
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.02
-"""Seconds between two looks at whether the ledger has changed; a look costs microseconds."""
+"""Seconds between two looks at whether the ledger has changed, for who cannot wait for a ring."""
+
+REST_S = 0.02
+"""Least rest after work, where nothing else is said."""
 
 TROUBLE_S = 1.0
 """Wait after a trouble that passes by itself."""
@@ -41,6 +44,9 @@ class Watch(Protocol):
     def changed(self) -> bool:
         """Return whether something has changed since the last question; True at first."""
 
+    def wait(self, seconds: float) -> None:
+        """Return when there may be a change, at the latest after so many seconds."""
+
     def close(self) -> None:
         """Give back what it holds."""
 
@@ -60,8 +66,8 @@ class Loop:
         Only its monotonic side is asked: setting the host's clock delays no turn.
     watch : Watch, optional
         Tells that there may be work before its time.
-    look_s : float
-        Seconds between two looks at `watch`.
+    rest_s : float
+        Least rest after work: changes that come together are one turn's work.
     rests : bool
         It rests as long as it worked: under load it may not take the processor from others.
     on_end : callable, optional
@@ -75,7 +81,7 @@ class Loop:
         clock: Clock,
         watch: Watch | None = None,
         *,
-        look_s: float = POLL_S,
+        rest_s: float = REST_S,
         rests: bool = True,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
@@ -83,7 +89,9 @@ class Loop:
         self._step = step
         self._clock = clock
         self._watch = watch
-        self._look_s = look_s
+        self._rest_s = rest_s
+        self._looks = False
+        """Whether the last turn found nothing to do."""
         self._rests = rests
         self._on_end = on_end
         self.due_at = clock.monotonic()
@@ -100,7 +108,9 @@ class Loop:
         has_changed = self._watch is not None and self._watch.changed()
         if not has_changed and began < self.due_at:
             left = self.due_at - began
-            return left if self._watch is None else min(self._look_s, left)
+            self._looks = True
+            return left if self._watch is None else min(POLL_S, left)
+        self._looks = False
         try:
             wait = self._step()
         except ChexFractError as exc:
@@ -118,14 +128,17 @@ class Loop:
         if wait is None:
             return None
         took = self._clock.monotonic() - began
-        rest = max(self._look_s, min(LONGEST_REST_S, took)) if self._rests else 0.0
+        rest = max(self._rest_s, min(LONGEST_REST_S, took)) if self._rests else 0.0
         return self._wait(wait, rest)
 
     def run(self, stop: threading.Event) -> None:
         """Turn until `stop` is set or the work is over."""
         try:
             while not stop.is_set() and (wait := self.turn()) is not None:
-                stop.wait(wait)
+                if self._looks and self._watch is not None:
+                    self._watch.wait(self.due_at - self._clock.monotonic())
+                else:
+                    stop.wait(wait)
         finally:
             self.close()
 

@@ -54,7 +54,7 @@ class Comparer:
     def loop(self) -> Loop:
         """Return the loop that compares."""
         watch = self._ledger.watch()
-        return Loop("comparing repetitions", self.step, self._ledger.clock, watch, look_s=LOOK_S)
+        return Loop("comparing repetitions", self.step, self._ledger.clock, watch, rest_s=LOOK_S)
 
     def step(self) -> float:
         """Compare some of what waits; return in how many seconds there may be more."""

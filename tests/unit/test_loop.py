@@ -24,6 +24,9 @@ class Bell:
         rings, self.rings = self.rings, False
         return rings
 
+    def wait(self, seconds: float) -> None:
+        assert not self.is_closed
+
     def close(self) -> None:
         self.is_closed = True
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import select
 import sqlite3
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import (
     AbstractContextManager,
@@ -23,6 +25,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from dicom_node.base.addresses import hide_passwords
 from dicom_node.base.errors import ChexFractError, ConfigurationError, OutOfResources, Unreachable
+from dicom_node.store.bell import Bell, Bells
 from dicom_node.store.schema import VERSIONS
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,16 @@ MAPPED = 2**30
 
 BUSY_S = 30
 """Seconds that a statement waits for another process's write."""
+
+
+POLL_S = 0.02
+"""Seconds between two looks where nobody rings; a look costs microseconds."""
+
+LISTEN_S = 0.5
+"""Longest wait for a ring: one that was lost, or of a version that did not ring, costs as much."""
+
+BELLS = "bells"
+"""Folder beside the file of a ledger with the sockets of who waits for changes."""
 
 
 class Database:
@@ -52,6 +65,9 @@ class Database:
         except (sa.exc.ArgumentError, ImportError) as exc:
             raise ConfigurationError(f"node.ledger: {_first_line(exc)}") from exc
         self.is_sqlite = self._engine.dialect.name == "sqlite"
+        file = self._engine.url.database
+        is_file = self.is_sqlite and file and not file.startswith((":", "file:"))
+        self.bells = Bells(Path(str(file)).with_name(BELLS)) if is_file else None
         # SQLite has one writer at a time: waiting here is fair, its own lock is polled.
         self._turn: AbstractContextManager[Any] = (
             threading.Lock() if self.is_sqlite else nullcontext()
@@ -133,6 +149,7 @@ class Database:
         """
         with self._translated(), self._turn, self._engine.begin() as connection:
             yield connection
+        self._ring()
 
     @contextmanager
     def driving(self) -> Iterator[Any]:
@@ -149,6 +166,12 @@ class Database:
                 yield cursor
                 connection.commit()
                 undo.pop_all()
+        self._ring()
+
+    def _ring(self) -> None:
+        """Wake who waits for changes; PostgreSQL does so itself."""
+        if self.bells is not None:
+            self.bells.ring()
 
     def prepared(
         self, statement: sa.Insert | sa.TextClause, columns: Collection[str] | None = None
@@ -268,6 +291,8 @@ class Watch:
         self._database = database
         self._connection: Any = None
         self._seen: int | None = None
+        self._bell: Bell | None = None
+        self._is_deaf = False
 
     def changed(self) -> bool:
         """Return whether anything was committed since the last call; True at first."""
@@ -287,6 +312,25 @@ class Watch:
         self._seen = seen
         return bool(changed)
 
+    def wait(self, seconds: float) -> None:
+        """Return when there may be a change, at the latest after so many seconds."""
+        if not self._database.is_sqlite:
+            if self._connection is None:
+                time.sleep(min(seconds, POLL_S))
+                return
+            descriptor = self._connection.dbapi_connection.fileno()
+            with suppress(OSError, ValueError):
+                select.select([descriptor], [], [], min(seconds, LISTEN_S))
+            return
+        if self._bell is None and not self._is_deaf and self._database.bells is not None:
+            self._bell = self._database.bells.listen()
+            self._is_deaf = self._bell is None
+            return  # what was written before there was a bell is looked at first
+        if self._bell is None:
+            time.sleep(min(seconds, POLL_S))
+        else:
+            self._bell.wait(min(seconds, LISTEN_S))
+
     def _rang(self) -> bool:
         """Return whether PostgreSQL has notified since the last call; True without an answer."""
         try:
@@ -303,7 +347,10 @@ class Watch:
             return True
 
     def close(self) -> None:
-        """Give the watching connection back."""
+        """Give the watching connection back, and listen no longer."""
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
         connection, self._connection, self._seen = self._connection, None, None
         if connection is not None:
             with suppress(*self._database.driver_errors):
