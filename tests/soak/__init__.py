@@ -1,0 +1,1 @@
+"""A steady load through node and worker: what grows shows as a slope."""

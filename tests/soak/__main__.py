@@ -1,0 +1,136 @@
+"""``python -m tests.soak --minutes N``: a steady load through everything, with a model of no cost.
+
+Memory, descriptors and threads of each role, and the time from C-STORE to the report in the
+archive, are fitted by a line once the house is warm. The soak fails where one of them has grown by
+more than its limit with 99.9 % confidence, where an image got no report, or where one got two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .house import House, Usage, until
+from .trend import Trend, trend
+
+SAMPLE_S = 1.0
+WARM_SHARE = 0.3
+"""Part of the time that is warm-up: caches fill, pools of threads and connections form."""
+BACKLOG = 40
+"""Images on their way above which the sender waits: then the machine sets the rate, not we."""
+
+LIMITS = {"mb": 12.0, "descriptors": 6.0, "threads": 4.0}
+"""Growth of one role that is let through, whatever the length of the run."""
+SLOWER = 1.0
+"""Growth of the latency that is let through, as a share of what it was."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one look found."""
+
+    at: float
+    delivered: int
+    roles: dict[str, Usage]
+
+
+def main() -> None:
+    """Run the soak and end with 1 where something grew or is missing."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--rate", type=float, default=5.0, help="images per second")
+    parser.add_argument("--json", type=Path, help="write the result into this file")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        found = soak(House(Path(name)), given.minutes * 60, given.rate)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    for line in found["lines"]:
+        print(line)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1))
+    for fault in found["faults"]:
+        print(f"FAULT: {fault}")
+    sys.exit(1 if found["faults"] else 0)
+
+
+def soak(house: House, seconds: float, rate: float) -> dict:
+    """Load the house for so many seconds; return what grew, and what it took per image."""
+    samples: list[Sample] = []
+    with house.running() as running:
+        began, sent, before = time.monotonic(), 0, running.count()
+        while (now := time.monotonic() - began) < seconds:
+            delivered = running.count() - before
+            if not samples or now - samples[-1].at >= SAMPLE_S:
+                samples.append(Sample(now, delivered, running.usage()))
+            due = min(int(now * rate) + 1 - sent, BACKLOG - (sent - delivered), 10)
+            if due > 0:
+                running.send(due)
+                sent += due
+            else:
+                time.sleep(0.05)
+        until(lambda: running.count() - before >= sent, 180, "the last report")
+        time.sleep(1.0)  # a second report of one image would come now
+        arrived = running.count() - before
+        latencies = running.latencies()
+    faults = [] if arrived == sent else [f"{sent} images, {arrived} reports"]
+    return judged(samples, latencies, faults) | {"sent": sent, "arrived": arrived}
+
+
+def judged(samples: list[Sample], latencies: list[tuple[float, float]], faults: list[str]) -> dict:
+    """Return the trends in words, and those that are faults."""
+    last = samples[-1]
+    warm = [one for one in samples if one.at >= WARM_SHARE * last.at]
+    images = warm[-1].delivered - warm[0].delivered
+    took = warm[-1].at - warm[0].at
+    lines = [f"{images / took:.1f} images/s delivered over {took:.0f} s"]
+    per_image: dict[str, float] = {}
+    trends: dict[str, Trend] = {}
+    for role in sorted(warm[0].roles.keys() & last.roles.keys()):
+        seen = [one for one in warm if role in one.roles]
+        spent = seen[-1].roles[role].cpu_s - seen[0].roles[role].cpu_s
+        per_image[role] = spent * 1000 / max(1, images)
+        words = [f"{role:9} {per_image[role]:6.1f} ms of processor per image"]
+        for what, limit in LIMITS.items():
+            times = [one.at for one in seen]
+            found = trend(times, [float(getattr(one.roles[role], what)) for one in seen])
+            trends[f"{role} {what}"] = found
+            words.append(f"{what} {found.start:.0f} {found.growth:+.1f}")
+            if found.at_least > limit:
+                faults.append(
+                    f"{what} of {role} grew by {found.growth:.1f} (at least {found.at_least:.1f}) "
+                    f"from {found.start:.0f} in {took:.0f} s"
+                )
+        lines.append(", ".join(words))
+    late = latencies[int(len(latencies) * WARM_SHARE) :]
+    times, waits = [at for at, _ in late], [wait for _, wait in late]
+    found = trend(times, waits)
+    middle = statistics.median(waits)
+    p95 = statistics.quantiles(waits, n=20)[18]
+    lines.append(
+        f"C-STORE to archive: median {middle * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms, "
+        f"{found.growth * 1000:+.0f} ms in {took:.0f} s"
+    )
+    # Two seconds are nothing where the machine sets the rate and each image waits for others.
+    if found.at_least > max(SLOWER * found.start, 2.0):
+        faults.append(f"latency grew by {found.growth:.2f} s from {found.start:.2f}")
+    trends["latency"] = found
+    return {
+        "lines": lines,
+        "faults": faults,
+        "per_image_ms": per_image,
+        "latency_ms": {"n": len(waits), "median": middle * 1000, "p95": p95 * 1000},
+        "rate": images / took,
+        "trends": {name: asdict(one) for name, one in trends.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()
