@@ -232,7 +232,8 @@ class House:
             with ledger.database.reading() as connection:
                 rows = connection.exec_driver_sql(
                     "SELECT i.received_at, d.ended_at "
-                    "FROM deliveries d JOIN jobs j ON j.id = d.job JOIN instances i ON i.sop_instance_uid = j.sop_instance_uid "
+                    "FROM deliveries d JOIN jobs j ON j.id = d.job "
+                    "JOIN instances i ON i.sop_instance_uid = j.sop_instance_uid "
                     "WHERE d.state = 'sent' AND d.kind = 'sr' ORDER BY i.received_at"
                 ).all()
         finally:
