@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dicom_node.base.errors import NotUnderstood
+from dicom_node.standard.part10 import META_AT, PREFIX, PREFIX_AT
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 
@@ -61,7 +62,7 @@ def walk(content: bytes) -> Iterator[Element]:
     NotUnderstood
         The bytes are not such a file, or are more than `MAX_ELEMENTS` or `MAX_DEPTH` allow.
     """
-    if content[:132] != bytes(128) + b"DICM":
+    if content[:META_AT] != bytes(PREFIX_AT) + PREFIX:
         raise NotUnderstood("not a Part 10 file with an empty preamble")
     view = memoryview(content)
     size, at, count = len(content), 132, 0

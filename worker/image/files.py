@@ -16,6 +16,7 @@ from pydicom.uid import UID
 
 from dicom_node.base.errors import Rejected
 from dicom_node.base.rims import foreign_code
+from dicom_node.standard.part10 import is_part10
 from dicom_node.standard.uids import derived_uid
 from worker.image.gate import LARGEST, MOST_PIXELS, SECONDARY_CAPTURE, SMALLEST
 from worker.image.pixels import Radiograph, preprocessing, screened
@@ -43,7 +44,7 @@ MADE_UP = "Made from a picture file, not a study of an archive"
 
 def kind_of(content: bytes) -> str:
     """Return "PNG", "JPEG", "TIFF" or "WebP"; empty for bytes of another kind."""
-    if content[128:132] == b"DICM":
+    if is_part10(content):
         # A preamble may be that of a TIFF file, so that both kinds of readers are content.
         return ""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":

@@ -12,6 +12,7 @@ from typing import IO
 
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.rims import foreign_code
+from dicom_node.standard.part10 import is_part10
 from worker.image.part10 import MOST_BYTES
 
 COMPANIONS = frozenset(
@@ -150,7 +151,7 @@ def _is_companion(source: Source) -> bool:
         return True
     # An image with a strange name is an image.
     try:
-        return source.read()[128:_HEAD] != b"DICM"
+        return not is_part10(source.read())
     except (OSError, RuntimeError, zipfile.BadZipFile):
         return True
 
@@ -167,7 +168,7 @@ def _is_unknown(source: Source) -> bool:
         head = source.read()[:_HEAD]
     except (OSError, RuntimeError, zipfile.BadZipFile):
         return False
-    return head[128:_HEAD] != b"DICM" and not head.startswith(_MAGIC)
+    return not is_part10(head) and not head.startswith(_MAGIC)
 
 
 def _is_archive(path: Path) -> bool:

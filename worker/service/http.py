@@ -34,6 +34,7 @@ from dicom_node.base.errors import (
 )
 from dicom_node.base.job import Reason, ReportOrder
 from dicom_node.base.rims import OneOfMany
+from dicom_node.standard.part10 import is_part10
 from worker.image.pixels import Radiograph
 from worker.models import BrokenAccelerator, Unexplained
 from worker.pipeline import Case, Pipeline
@@ -388,7 +389,7 @@ class Doors:
             raise Problem(502, str(exc), "server_error") from exc
 
     def _prepared(self, content: bytes) -> Case:
-        if pictures.is_dicom(content):
+        if is_part10(content):
             return self._pipeline.prepare(content)
         began = time.perf_counter()
         try:

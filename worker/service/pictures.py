@@ -26,11 +26,6 @@ SMALLEST = 256
 FETCH_S = 10.0
 
 
-def is_dicom(content: bytes) -> bool:
-    """Whether bytes begin as a Part 10 file does."""
-    return content[128:132] == b"DICM"
-
-
 def grey_of(content: bytes) -> NDArray[np.uint8]:
     """Return a picture's grey values, (rows, columns), 0 = black.
 
