@@ -34,8 +34,8 @@ NOT_HERE = {
     ".venv/bin/pip install": "the gate's part 'install' runs it with every extra",
     "python3 -m venv .venv": "the gate's part 'install'",
     ".venv/bin/chexfract-node demo": "the gate's part 'demonstration'",
-    "chexfract-worker model fetch": "needs a hub; fetched from a hub of our own in test_hub.py",
-    "chexfract-worker model verify": "needs weights that nobody may ship; see test_hub.py",
+    "chexfract-worker model fetch": "needs a hub; test_models_fetch.py has one",
+    "chexfract-worker model verify": "needs weights that nobody may ship; see test_models_fetch.py",
     "chexfract-worker run --config worker.toml": "a host beside the node's; see test_route.py",
 }
 """What does not run here, by its beginning, and where it is shown instead."""

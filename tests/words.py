@@ -20,8 +20,7 @@ SPELT = (*PLACES, "CHANGELOG.md")
 WORDS = {
     r"\btold\b": "the noun: row, answer, lines, request",
     r"\banew\b": "again",
-    r"(?<!there )\b(?:is|are|was|were) no [a-z]": "is not a …",
-    r"\b(?:utils|helper|manager)s?\b": "what it does",
+    r"(?<!there )\b(?:is|are|was|were) no (?!longer|larger|more|less)[a-z]": "is not a …",
 }
 """Patterns that are not written here, and what is written instead."""
 

@@ -483,7 +483,7 @@ def _parse(options: argparse.Namespace) -> int:
 
     from worker.text.findings import as_json, explain, explained
 
-    # Bytes that are no UTF-8 are somebody's text all the same: one line in, one line out.
+    # Bytes that are not UTF-8 are somebody's text all the same: one line in, one line out.
     for line in sys.stdin.buffer:
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         found = explain(text)

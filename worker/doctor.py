@@ -81,8 +81,10 @@ def _packages() -> Iterator[Check]:
         yield failed("packages", f"not installed: {', '.join(absent)}", advice)
         return
     python = ".".join(map(str, sys.version_info[:3]))
-    told = ", ".join(f"{name} {found[name]}" for name in ("torch", "transformers", "imagecodecs"))
-    yield passed("packages", f"Python {python}, {told}")
+    versions = ", ".join(
+        f"{name} {found[name]}" for name in ("torch", "transformers", "imagecodecs")
+    )
+    yield passed("packages", f"Python {python}, {versions}")
 
 
 def _decoders() -> Iterator[Check]:
@@ -111,7 +113,7 @@ def _decoders() -> Iterator[Check]:
             else:
                 faults.append(f"{name}: other pixels than were encoded")
     if faults:
-        advice = "install the worker's packages anew: pip install --force-reinstall imagecodecs"
+        advice = "install the worker's packages again: pip install --force-reinstall imagecodecs"
         yield failed("decoders", "; ".join(faults), advice)
     else:
         yield passed("decoders", f"{len(read)} transfer syntaxes encoded, decoded and compared")
@@ -207,7 +209,7 @@ def _files(name: str, options: Any, *, full: bool) -> Iterator[Check]:
         return
     yield passed("model", f"{name}: {size} of weights, {files.trust(*named)}")
     if options.python and not _is_program(options.python):
-        what = f"models.{name}.python: {options.python} is no interpreter"
+        what = f"models.{name}.python: {options.python} is not an interpreter"
         yield failed("model", what, "make its environment", ConfigurationError.exit_code)
 
 
@@ -306,12 +308,12 @@ def _cuda_of_torch() -> str:
     spec = util.find_spec("torch")
     if spec is None or spec.origin is None:
         return ""
-    told: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     version = Path(spec.origin).with_name("version.py")
     for line in version.read_text(encoding="utf-8").splitlines():
         if line.startswith("cuda"):
-            told["cuda"] = line.partition("=")[2].strip().strip("'\"")
-    return "" if told.get("cuda", "None") == "None" else str(told["cuda"])
+            facts["cuda"] = line.partition("=")[2].strip().strip("'\"")
+    return "" if facts.get("cuda", "None") == "None" else str(facts["cuda"])
 
 
 def _broker(settings: Settings) -> Iterator[Check]:

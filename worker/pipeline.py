@@ -77,7 +77,7 @@ class Case:
     """Why it was not described this time; another time it may be."""
     description: Description | None = None
     judged: JudgedReport | None = None
-    """The report whose judgement is to be told: no model reads the image again."""
+    """The report whose judgement is to be sent: no model reads the image again."""
     stages_ms: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -171,7 +171,7 @@ class Pipeline:
         return case
 
     def prepare_picture(self, picture: Radiograph) -> Case:
-        """Return a case of a picture that is no Instance, with the model's inputs of it."""
+        """Return a case of a picture that is not an Instance, with the model's inputs of it."""
         case = Case(radiograph=picture)
         self._look_before_it_leaves(case)
         self._prepare_inputs(case)
@@ -236,10 +236,12 @@ class Pipeline:
         self, cases: Sequence[Case], progress: Progress | None
     ) -> list[Description | Reason | Transient]:
         """Describe as many at a time as fit, which may become fewer on the way."""
-        told: list[Description | Reason | Transient] = []
-        while len(told) < len(cases):
-            told += self._describe(cases[len(told) : len(told) + self.limit.most], progress)
-        return told
+        answers: list[Description | Reason | Transient] = []
+        while len(answers) < len(cases):
+            answers += self._describe(
+                cases[len(answers) : len(answers) + self.limit.most], progress
+            )
+        return answers
 
     def _describe(
         self, cases: Sequence[Case], progress: Progress | None
@@ -248,7 +250,7 @@ class Pipeline:
             case.prepared or case.radiograph for case in cases if case.radiograph is not None
         ]
         try:
-            told = [*self._model.describe(pictures, progress)]
+            described = [*self._model.describe(pictures, progress)]
         except MemoryError:
             fault: Transient = OutOfResources(MEMORY_FULL)
         except Transient as exc:
@@ -265,7 +267,7 @@ class Pipeline:
             )
         else:
             self.limit.passed(len(cases))
-            return [*told]
+            return [*described]
         if len(cases) == 1:
             return [fault]
         if isinstance(fault, OutOfResources):

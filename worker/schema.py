@@ -13,7 +13,7 @@ from worker.models import options
 
 def schema() -> dict[str, Any]:
     """Return the schema; a ``[models.NAME]`` table is that of its ``engine``."""
-    told = document(settings.Settings, settings)
+    content = document(settings.Settings, settings)
     _, engines = models_json_schema([(kind, "validation") for kind in options.KINDS.values()])
     tables = engines["$defs"]
     explain(tables, options)
@@ -21,5 +21,5 @@ def schema() -> dict[str, Any]:
         field = {"const": engine, "title": "Engine", "type": "string"}
         tables[kind.__name__]["properties"]["engine"] = field
     choices = [{"$ref": f"#/$defs/{kind.__name__}"} for kind in options.KINDS.values()]
-    told["$defs"] |= tables | {"Model": {"title": "Model", "anyOf": choices}}
-    return told
+    content["$defs"] |= tables | {"Model": {"title": "Model", "anyOf": choices}}
+    return content

@@ -274,7 +274,7 @@ class _Child:
         self._used, self._is_clearing = 0, False
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
         # One arena: each thread's own would count against the limit on memory. And what a decoder
-        # frees is kept for the next image: fetching it anew costs some milliseconds.
+        # frees is kept for the next image: fetching it again costs some milliseconds.
         environment |= {
             "OPENBLAS_NUM_THREADS": "1",
             "MALLOC_ARENA_MAX": "1",

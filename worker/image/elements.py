@@ -89,7 +89,7 @@ def _decoded(content: bytes, ds: Dataset) -> str:
 
 
 def plain(text: str) -> str:
-    """Return text in upper case, without accents and without what is no letter or digit.
+    """Return text in upper case, without accents and without what is neither letter nor digit.
 
     >>> plain("Tórax  (P.A.)")
     'TORAX P A'

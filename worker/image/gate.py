@@ -1,4 +1,4 @@
-"""Refuses what is no frontal chest radiograph by its header, before any pixel is decoded."""
+"""Refuses what is not a frontal chest radiograph by its header, before any pixel is decoded."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ _OTHER_VIEW_CODES = {
 
 
 def gate(source: Dataset | Header, options: Options) -> None:
-    """Refuse what is no frontal chest radiograph by its header, before any pixel is decoded.
+    """Refuse what is not a frontal chest radiograph by its header, before any pixel is decoded.
 
     Raises
     ------

@@ -34,7 +34,7 @@ _BLOCK = 1 << 17
 _SAMPLE = 1 << 15
 """Pixels that are enough to see whether a window is usable."""
 _PATCH = 4
-"""Side of the patches, in pixels of the sample, that are told apart by their detail."""
+"""Side of the patches, in pixels of the sample, that are distinguished by their detail."""
 _DETAIL = 0.05
 """Least standard deviation of a patch of the picture proper, as a share of the liveliest's."""
 _DARK, _BLANK = 0.25, 1 / 64

@@ -22,7 +22,7 @@ _LEAST_VISIBLE = 0.05
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shutter:
-    """The visible part of an image: a frame, or a mask where it is no rectangle."""
+    """The visible part of an image: a frame, or a mask where it is not a rectangle."""
 
     visible: Frame | Mask
     steps: tuple[str, ...] = ()

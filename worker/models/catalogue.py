@@ -16,7 +16,7 @@ from dicom_node.base.errors import ConfigurationError, NotFound, OutOfResources
 from worker.models import ENGINES, checkpoint, licences, open_model
 
 if TYPE_CHECKING:
-    from worker.models.hub import Told
+    from worker.models.hub import ShowProgress
     from worker.settings import Settings
 
 
@@ -346,8 +346,8 @@ def fetch(
     known, repository = _repository(name)
     hub = Hub(endpoint)
     try:
-        with _bar() as told, _writing("--to"):
-            commits = fetch_model(hub, repository, revision, to, told, _pins(pins), manifest)
+        with _bar() as show, _writing("--to"):
+            commits = fetch_model(hub, repository, revision, to, show, _pins(pins), manifest)
     finally:
         hub.close()
     commit = commits[repository]
@@ -407,7 +407,7 @@ def _repository(name: str) -> tuple[Entry, str]:
 
 
 @contextmanager
-def _bar() -> Iterator[Told]:
+def _bar() -> Iterator[ShowProgress]:
     """Show each file's progress on a terminal, one line per file elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -422,11 +422,11 @@ def _bar() -> Iterator[Told]:
     tasks: dict[str, Any] = {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
-        def told(name: str, had: int, wanted: int) -> None:
+        def show(name: str, had: int, wanted: int) -> None:
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=wanted)
             progress.update(tasks[name], completed=had)
             if had == wanted and not console.is_terminal:
                 print(f"{name} {wanted} bytes", file=sys.stderr)
 
-        yield told
+        yield show

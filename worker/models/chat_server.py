@@ -258,9 +258,9 @@ class ChatServer:
         try:
             parsed = answer.json()
         except (ValueError, RecursionError) as exc:
-            raise Unexplained(f"{where}: the answer is no JSON") from exc
+            raise Unexplained(f"{where}: the answer is not JSON") from exc
         if not isinstance(parsed, dict):
-            raise ModelFault(f"{where}: the answer is no JSON object")
+            raise ModelFault(f"{where}: the answer is not a JSON object")
         return parsed
 
     def close(self) -> None:
@@ -304,7 +304,7 @@ def _said(answer: dict[str, Any], name: str) -> tuple[str, str]:
         text = "".join(str(part.get("text", "")) for part in parts) if parts else None
     if not isinstance(text, str):
         raise ModelFault(f"{name}: the server's answer holds no text")
-    # half a surrogate pair is no character, and no file could hold it
+    # half a surrogate pair is not a character, and no file could hold it
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip(), reason
 
 

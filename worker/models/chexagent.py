@@ -72,7 +72,7 @@ class CheXagent(LocalModel):
                 self._observer = gen.Observer(CANARY_TOKENS)
                 alone += self._ask([question], None)
         self._observer = gen.Observer()
-        is_same = [told.text for told in together] == [told.text for told in alone]
+        is_same = [answer.text for answer in together] == [answer.text for answer in alone]
         if not is_same:
             logger.warning("model %s answers otherwise when padded: one at a time", self.name)
         return is_same
@@ -95,17 +95,17 @@ class CheXagent(LocalModel):
             paths = [Path(folder) / f"{place}.png" for place in range(len(inputs))]
             for path, content in zip(paths, inputs, strict=True):
                 path.write_bytes(content)
-            told = self._ask([(path, prompt) for path in paths for prompt in prompts], progress)
+            answers = self._ask([(path, prompt) for path in paths for prompt in prompts], progress)
         if not options.boxes:
-            return told
-        return [_joined(*told[at : at + 2]) for at in range(0, len(told), 2)]
+            return answers
+        return [_joined(*answers[at : at + 2]) for at in range(0, len(answers), 2)]
 
     def _ask(
         self, questions: Sequence[tuple[Path, str]], progress: Progress | None
     ) -> list[Description]:
         """Ask all questions as one batch, or one by one where padding changes answers."""
         if not self.takes_batches and len(questions) > 1:
-            return [told for one in questions for told in self._ask([one], progress)]
+            return [answer for one in questions for answer in self._ask([one], progress)]
         started = time.monotonic()
         batch = gen.pad_left([self._ids(*question) for question in questions], self.pad)
         batch = {key: value.to(self.device) for key, value in batch.items()}
@@ -131,14 +131,14 @@ class CheXagent(LocalModel):
         return Description(text, len(kept), reason, seconds)
 
 
-def _joined(told: Description, where: Description) -> Description:
+def _joined(findings: Description, where: Description) -> Description:
     """Return the answers to both questions as one."""
-    reason = where.finish_reason if told.finish_reason == "stop" else told.finish_reason
+    reason = where.finish_reason if findings.finish_reason == "stop" else findings.finish_reason
     return Description(
-        text="\n".join(text for text in (plain(told.text), plain(where.text)) if text),
-        tokens=told.tokens + where.tokens,
+        text="\n".join(text for text in (plain(findings.text), plain(where.text)) if text),
+        tokens=findings.tokens + where.tokens,
         finish_reason=reason,
-        seconds=max(told.seconds, where.seconds),
+        seconds=max(findings.seconds, where.seconds),
         regions=tuple(regions(where.text)),
     )
 
@@ -158,7 +158,7 @@ def plain(text: str) -> str:
     """Return the words of an answer without its boxes and marks.
 
     A grounded answer has a phrase per box, and five fractures have five times the same one: that
-    is no loop, and it is said once.
+    is not a loop, and it is said once.
     """
     words, said = [], set()
     end = 0

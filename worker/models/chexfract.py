@@ -74,8 +74,8 @@ class ChexFract(LocalModel):
         found: dict[int, Description] = {}
         alone = [[place] for place in range(len(rows))]
         for places in gen.groups(rows) if self.takes_batches else alone:
-            told = self._generate([rows[place] for place in places], progress)
-            found.update(zip(places, told, strict=True))
+            descriptions = self._generate([rows[place] for place in places], progress)
+            found.update(zip(places, descriptions, strict=True))
         return [found[place] for place in range(len(rows))]
 
     def _inputs(self, pixels: NDArray[np.uint8]) -> gen.Inputs:

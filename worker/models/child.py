@@ -188,7 +188,7 @@ class ChildModel(LocalModel):
             if self._process is None or self._process.poll() is not None:
                 self._start_again()
             answer = self._ask(request, content, progress, ANSWER_TIMEOUT_S)
-        return [_description(told) for told in answer["descriptions"]]
+        return [_description(row) for row in answer["descriptions"]]
 
     def _start_again(self) -> None:
         logger.warning("model %s: its process is started again", self.name)
@@ -332,9 +332,9 @@ def _error(answer: dict[str, Any]) -> Exception:
     return known.get(answer["error"], ModelFault)(str(answer["text"]))
 
 
-def _description(told: dict[str, Any]) -> Description:
-    regions = tuple(Region(**region) for region in told.pop("regions"))
-    return Description(**told, regions=regions)
+def _description(row: dict[str, Any]) -> Description:
+    regions = tuple(Region(**region) for region in row.pop("regions"))
+    return Description(**row, regions=regions)
 
 
 # What follows runs in the other interpreter.
@@ -404,8 +404,8 @@ class _Served:
             return {"kind": "done"}
         if request["do"] == "trial":
             return {"kind": "done", **dataclasses.asdict(self._model.trial())}
-        told = self._model.describe(_radiographs(request["shapes"], content), self._moved)
-        return {"kind": "done", "descriptions": [dataclasses.asdict(one) for one in told]}
+        described = self._model.describe(_radiographs(request["shapes"], content), self._moved)
+        return {"kind": "done", "descriptions": [dataclasses.asdict(one) for one in described]}
 
     def _moved(self) -> None:
         frames.write(self._answers, {"kind": "moved"})

@@ -134,7 +134,7 @@ def recall(store: Path | None) -> dict[str, Fit]:
 
 
 def remember(store: Path, key: str, fit: Fit) -> None:
-    """Write one fit beside those of other models; a disk that takes nothing is no trouble."""
+    """Write one fit beside those of other models; a disk that takes nothing does no harm."""
     fits = recall(store) | {key: fit}
     newest = sorted(fits, key=lambda one: fits[one].at, reverse=True)[:MOST_KEPT]
     content = json.dumps({one: asdict(fits[one]) for one in newest}, indent=1)

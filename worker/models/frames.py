@@ -13,7 +13,7 @@ LONGEST_BYTES = 1 << 31
 
 
 class BrokenFrame(ValueError):
-    """What was read is no frame."""
+    """What was read is not a frame."""
 
 
 def write(stream: IO[bytes], message: dict[str, Any], content: bytes = b"") -> None:

@@ -40,7 +40,7 @@ NOT_WANTED = (".msgpack", ".h5", ".onnx", ".gguf", ".tflite", ".ot", ".png", ".j
 SECOND_CHOICE = (".bin", ".pt", ".pth")
 """Pickled weights, not fetched where safetensors are offered."""
 
-Told = Callable[[str, int, int], None]
+ShowProgress = Callable[[str, int, int], None]
 """Called with a file's name, the bytes had and the bytes wanted."""
 
 
@@ -109,7 +109,7 @@ class Hub:
         except (ValueError, KeyError, TypeError) as exc:
             raise NotUnderstood(f"{self.endpoint} does not answer as a hub does") from exc
 
-    def fetch(self, remote: Remote, folder: Path, told: Told) -> None:
+    def fetch(self, remote: Remote, folder: Path, show: ShowProgress) -> None:
         """Bring one file into `folder`, going on where an earlier attempt ended.
 
         Raises
@@ -121,26 +121,26 @@ class Hub:
         """
         target = folder / remote.name
         if target.is_file() and _is_right(target, remote):
-            told(remote.name, remote.size, remote.size)
+            show(remote.name, remote.size, remote.size)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
         if part.exists() and part.stat().st_size > remote.size:
             part.unlink()  # of another revision
-        self._complete(remote, part, told)
+        self._complete(remote, part, show)
         if not _is_right(part, remote):
             part.unlink()
             raise ModelFault(f"{remote.name} arrived altered: its sum is not the hub's; try again")
         part.replace(target)
 
-    def _complete(self, remote: Remote, part: Path, told: Told) -> None:
+    def _complete(self, remote: Remote, part: Path, show: ShowProgress) -> None:
         failures = 0
         while True:
             had = part.stat().st_size if part.exists() else 0
             if part.exists() and had >= remote.size:
                 return
             try:
-                self._append(remote, part, had, told)
+                self._append(remote, part, had, show)
             except Unreachable:
                 moved = part.exists() and part.stat().st_size > had
                 failures = 1 if moved else failures + 1
@@ -148,7 +148,7 @@ class Hub:
                     raise
                 time.sleep(self._pause_s * 2 ** (failures - 1))
 
-    def _append(self, remote: Remote, part: Path, had: int, told: Told) -> None:
+    def _append(self, remote: Remote, part: Path, had: int, show: ShowProgress) -> None:
         name = quote(remote.name)
         url = f"{self.endpoint}/{remote.repository}/resolve/{remote.commit}/{name}"
         asked = {"Range": f"bytes={had}-"} if had else {}
@@ -160,7 +160,7 @@ class Hub:
                 for chunk in answer.iter_raw():
                     file.write(chunk)
                     size += len(chunk)
-                    told(remote.name, size, remote.size)
+                    show(remote.name, size, remote.size)
                     if size > remote.size:
                         return  # its sum will say so
         if size < remote.size:
@@ -243,7 +243,7 @@ def _want_address(endpoint: str) -> None:
     except ValueError:
         is_address = False
     if not is_address:
-        raise ConfigurationError(f"endpoint (or HF_ENDPOINT): {endpoint} is no http(s) address")
+        raise ConfigurationError(f"endpoint (or HF_ENDPOINT): {endpoint} is not an http(s) address")
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ConfigurationError(
             f"endpoint (or HF_ENDPOINT): {endpoint} is not HTTPS: whoever is on the way could "
@@ -329,7 +329,7 @@ def fetch_model(
     repository: str,
     revision: str,
     folder: Path,
-    told: Told,
+    show: ShowProgress,
     pins: Mapping[str, str] | None = None,
     manifest: str = "",
 ) -> dict[str, str]:
@@ -359,13 +359,13 @@ def fetch_model(
     folder.mkdir(parents=True, exist_ok=True)
     names = {remote.name for remote in files}
     for remote in files:
-        hub.fetch(remote, folder, told)
+        hub.fetch(remote, folder, show)
     for elsewhere in sorted(_code_elsewhere(folder)):
         for remote in pinned.files(elsewhere):
             if remote.name.endswith(".py") and remote.name not in names:
-                hub.fetch(remote, folder, told)
+                hub.fetch(remote, folder, show)
                 names.add(remote.name)
-    names |= _fetch_satellites(hub, folder, told, pinned)
+    names |= _fetch_satellites(hub, folder, show, pinned)
     name = f"{repository}@{files[0].commit}"
     if manifest:
         checkpoint.Checkpoint(name, folder.resolve()).verify(manifest)
@@ -374,7 +374,7 @@ def fetch_model(
     return pinned.commits
 
 
-def _fetch_satellites(hub: Hub, folder: Path, told: Told, pinned: Pins) -> set[str]:
+def _fetch_satellites(hub: Hub, folder: Path, show: ShowProgress, pinned: Pins) -> set[str]:
     """Bring the encoders that the model's code loads by name; return their files' names."""
     found = set()
     for name, place in sorted(satellites.names(folder).items()):
@@ -387,7 +387,7 @@ def _fetch_satellites(hub: Hub, folder: Path, told: Told, pinned: Pins) -> set[s
         there = satellites.folder_of(folder, name)
         _want_room(files, there)
         for remote in files:
-            hub.fetch(remote, there, told)
+            hub.fetch(remote, there, show)
             found.add((there / remote.name).relative_to(folder).as_posix())
     return found
 

@@ -109,17 +109,17 @@ class LlmCxr(LocalModel):
 
     def _one(self, pixels: NDArray[np.uint8], progress: Progress | None) -> Description:
         words, question = self._words(pixels), cast("Options", self.options).question
-        told = self._ask(self.options.prompt, words, progress)
+        report = self._ask(self.options.prompt, words, progress)
         if not question:
-            return told
+            return report
         answer = self._ask(question, words, progress)
         return Description(
-            text="\n".join(text for text in (told.text, answer.text) if text),
-            tokens=told.tokens + answer.tokens,
+            text="\n".join(text for text in (report.text, answer.text) if text),
+            tokens=report.tokens + answer.tokens,
             finish_reason=answer.finish_reason
-            if told.finish_reason == "stop"
-            else told.finish_reason,
-            seconds=told.seconds + answer.seconds,
+            if report.finish_reason == "stop"
+            else report.finish_reason,
+            seconds=report.seconds + answer.seconds,
         )
 
     def _ask(self, instruction: str, words: list[int], progress: Progress | None) -> Description:

@@ -204,11 +204,11 @@ class LocalModel:
         self._observer = gen.Observer(CANARY_STEPS)
         began = time.monotonic()
         with self._lock, memory(self.device), as_fault(self.name):
-            (told,) = self._describe([self._inputs(gen.invented_pixels())], None)
+            (trial,) = self._describe([self._inputs(gen.invented_pixels())], None)
         observer, self._observer = self._observer, gen.Observer()
-        self._allow_time(time.monotonic() - began, max(1, told.tokens))
+        self._allow_time(time.monotonic() - began, max(1, trial.tokens))
         return Canary(
-            told.text, tuple(observer.steps), observer.is_sound, told.tokens > 0, self._asked()
+            trial.text, tuple(observer.steps), observer.is_sound, trial.tokens > 0, self._asked()
         )
 
     def _allow_time(self, seconds: float, tokens: int) -> None:
@@ -307,7 +307,7 @@ class LocalModel:
         try:
             with self._lock, memory(self.device), as_fault(self.name):
                 self._observer, self._progress = gen.Observer(), progress
-                told = self._describe(prepared, progress)
+                described = self._describe(prepared, progress)
                 is_sound = self._observer.is_sound
         except ModelFault:
             self._want_alive(progress)
@@ -315,7 +315,7 @@ class LocalModel:
         if not is_sound:
             self._want_alive(progress)
             raise Unexplained(f"{self.name}: its numbers are not finite at these pictures")
-        return told
+        return described
 
     def _want_alive(self, progress: Progress | None) -> None:
         """Tell a picture's fault from a dead model: that one fails at the trial picture too.

@@ -28,7 +28,7 @@ CELLS = 100
 
 
 def phrases(said: str) -> list[tuple[str, list[tuple[float, ...]] | None]]:
-    """Return each phrase of a grounded answer with its whole boxes; an open end is no fault.
+    """Return each phrase of a grounded answer with its whole boxes; an open end is not a fault.
 
     What stands outside of the marks is text as well: nothing that was said is lost.
     """
@@ -73,8 +73,8 @@ class Maira2(LocalModel):
     def _parameters(self) -> dict[str, str]:
         options = cast("Options", self.options)
         said = {"prompt": "report", "grounding": str(options.grounding).lower()}
-        told = ("indication", "technique", "comparison")
-        said |= {key: value for key in told if (value := getattr(options, key))}
+        given = ("indication", "technique", "comparison")
+        said |= {key: value for key in given if (value := getattr(options, key))}
         return super()._parameters() | said
 
     def _describe(self, inputs: Sequence[Any], progress: Progress | None) -> list[Description]:

@@ -338,10 +338,10 @@ class _Loop:
             keys, values = state["keys"][index], state["values"][index]
             keys.index_copy_(2, slot, heads[:, self._heads :])
             values.index_copy_(2, slot, made[:, at + shared :].view(rows, -1, 1, self._size))
-            told = self._attend(
+            attended = self._attend(
                 heads[:, : self._heads], keys[:, :, :seen], values[:, :, :seen], view
             )
-            x = x + f.linear(told.reshape(rows, at), out)
+            x = x + f.linear(attended.reshape(rows, at), out)
             gate, up = f.linear(self._normed(x, after), gate_up).chunk(2, -1)
             x = x + f.linear(f.silu(gate) * up, down)
         x = self._normed(x, self._phi3.model.norm.weight)

@@ -67,7 +67,7 @@ def _move_modules() -> None:
 
     if os.environ.get("HF_MODULES_CACHE", "").startswith(_private_folder()):
         return
-    # the name is not exported, and each function reads it anew
+    # the name is not exported, and each function reads it again
     setattr(dynamic, "HF_MODULES_CACHE", f"{_private_folder()}/modules")  # noqa: B010
 
 

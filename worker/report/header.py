@@ -236,7 +236,7 @@ def _value(ds: Dataset, keyword: str) -> Any:
     try:
         return ds.get(keyword)
     except (ValueError, TypeError, AttributeError, OverflowError, NotImplementedError):
-        return None  # bytes that are no value of this VR
+        return None  # bytes that are not a value of this VR
 
 
 def _uid(source: Dataset, keyword: str) -> str:
@@ -457,7 +457,7 @@ def _requests(
 
 
 def _display(source: Dataset) -> Dataset:
-    """Return the image's own LUTs; empty where it is no single grayscale frame.
+    """Return the image's own LUTs; empty where it is not a single grayscale frame.
 
     A presentation state overrides the image's polarity, so that it must repeat it (PS3.3 C.11.6).
     """

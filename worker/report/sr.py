@@ -124,7 +124,7 @@ def build_each(
         The Instance lacks a UID, is of no SOP class of the Standard, or its names and
         identifiers do not read back from the report.
     ModelFault
-        The model's version is no Software Versions value.
+        The model's version is not a Software Versions value.
 
     References
     ----------

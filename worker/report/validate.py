@@ -81,7 +81,7 @@ def _verdicts(path: Path, source: Path | None) -> Iterator[Verdict]:
         yield Verdict(str(path), "read", False, (exc.strerror or str(exc),))
         return
     except InvalidDicomError:
-        yield Verdict(str(path), "read", False, ("it is no DICOM Part 10 file",))
+        yield Verdict(str(path), "read", False, ("it is not a DICOM Part 10 file",))
         return
     except (ValueError, EOFError) as exc:
         yield Verdict(str(path), "read", False, (f"cannot be read as DICOM: {exc}",))
@@ -252,7 +252,7 @@ def _check_source(source: Path) -> None:
     except (InvalidDicomError, ValueError, EOFError, NotImplementedError):
         found = None
     if not found:
-        raise ConfigurationError(f"--source: {source} is no DICOM image of a Study")
+        raise ConfigurationError(f"--source: {source} is not a DICOM image of a Study")
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

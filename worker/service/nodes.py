@@ -1,4 +1,4 @@
-"""The nodes that a worker was told of, each with its secret: it talks to no other.
+"""The nodes that a worker knows, each with its secret: it talks to no other.
 
 A hand-out only chooses among them. Whoever can write to Redis can put any address into one, and
 a worker that believed it would send the secret there.

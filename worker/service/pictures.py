@@ -148,7 +148,7 @@ def file_part(body: bytes, content_type: str) -> bytes:
     Raises
     ------
     NotUnderstood
-        It is no such body, or holds no file.
+        It is not such a body, or holds no file.
     """
     boundary = ""
     for parameter in content_type[:1000].split(";")[1:]:

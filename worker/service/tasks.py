@@ -254,7 +254,7 @@ class Desk:
         return behind and self.batches.ahead < max(1, (worker.slots - 1) * worker.batch)
 
     def nodes(self) -> list[Node]:
-        """Return the nodes that this worker was told of."""
+        """Return the nodes that this worker knows."""
         return self._nodes.all()
 
     def presence(self) -> Presence:
@@ -470,8 +470,8 @@ def register(app: Any, desk: Desk) -> None:
         except ValidationError:
             dropped.error("dropped a message that is not a hand-out")
             return
-        told = task.request.delivery_info or {}
-        desk.take(message, urgent=told.get("priority") == broker.PRIORITY_STEPS[0])
+        info = task.request.delivery_info or {}
+        desk.take(message, urgent=info.get("priority") == broker.PRIORITY_STEPS[0])
 
 
 class Doorbell:
