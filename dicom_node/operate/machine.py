@@ -13,12 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from dicom_node import conditions
 from dicom_node.base.addresses import is_loopback
 from dicom_node.base.checks import Check, failed, passed, warned
 from dicom_node.base.children import CHILDREN
@@ -31,11 +32,6 @@ from dicom_node.peers import doubts
 from dicom_node.settings import Settings, Tls
 
 PACKAGE = "chexfract-node"
-SOONEST_EXPIRY = timedelta(days=30)
-RELEASED = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
-"""A clock before this is wrong: this software did not exist yet."""
-
-MOST_SKEW_S = 60.0
 KEEP_CLOCK = "set the clock, and let chrony or systemd-timesyncd keep it"
 
 _CONFIG = ConfigurationError.exit_code
@@ -164,10 +160,11 @@ def disk(settings: Settings) -> Iterator[Check]:
         return
     free = shutil.disk_usage(place).free
     told = f"{place.absolute()}: {free / 1e9:.1f} GB free, fsync in {took_ms:.0f} ms"
-    if free < wanted:
+    level = next((one.level for one in conditions.of_disk(free, wanted)), None)
+    if level == "stop":
         what = f"{told}; below min_free {wanted / 1e9:.1f} GB nothing is received"
         yield failed("disk", what, "make room, or lower retention.images", OutOfResources.exit_code)
-    elif free < 2 * wanted:
+    elif level == "warn":
         what = f"{told}; at {wanted / 1e9:.1f} GB nothing is received any more"
         yield warned("disk", what, "make room, or lower retention.images")
     else:
@@ -178,9 +175,9 @@ def disk(settings: Settings) -> Iterator[Check]:
 def _clock(written_at: float) -> Check:
     now = time.time()
     shown = local_time().isoformat(timespec="seconds")
-    if now < RELEASED:
+    if now < conditions.RELEASED:
         return failed("clock", f"{shown} is before this software was made", KEEP_CLOCK)
-    if abs(now - written_at) > MOST_SKEW_S:
+    if abs(now - written_at) > conditions.MOST_SKEW_S:
         what = f"{shown}; the disk's clock differs by {now - written_at:.0f} s"
         return warned("clock", what, KEEP_CLOCK)
     if is_zone_doubtful():
@@ -267,12 +264,7 @@ def confinement() -> list[Check]:
 
 def tls(settings: Settings) -> Iterator[Check]:
     """Look at each TLS end's files: present, fitting, and valid for another month."""
-    web = settings.web
-    ends = {"tls node": settings.node.tls, "tls web": Tls(certificate=web.certificate, key=web.key)}
-    ends |= {f"tls {name}": peer.tls for name, peer in settings.peers.items()}
-    for name, end in ends.items():
-        if not (end.certificate or end.key or end.ca):
-            continue
+    for name, end in conditions.tls_ends(settings).items():
         try:
             (security.acceptor if name in ("tls node", "tls web") else security.requestor)(end)
         except ConfigurationError as exc:
@@ -283,17 +275,14 @@ def tls(settings: Settings) -> Iterator[Check]:
 
 
 def _validity(name: str, end: Tls) -> Iterator[Check]:
-    now = datetime.now(UTC)
-    for path in (end.certificate, end.ca):
-        if path is None:
-            continue
-        begins, ends = _dates(path)
-        what = f"{path} is valid until {ends:%Y-%m-%d}"
-        if ends < now or begins > now:
-            what = f"{path} is valid from {begins:%Y-%m-%d} to {ends:%Y-%m-%d} only"
-            yield failed(name, what, f"{_renewal(path)}, or set the clock")
-        elif ends - now < SOONEST_EXPIRY:
-            yield warned(name, f"{what}: {(ends - now).days} days", _renewal(path))
+    for one in conditions.certificate_dates(name, end):
+        what = f"{one.path} is valid until {one.ends:%Y-%m-%d}"
+        if one.level == "stop":
+            what = f"{one.path} is valid from {one.begins:%Y-%m-%d} to {one.ends:%Y-%m-%d} only"
+            yield failed(name, what, f"{_renewal(one.path)}, or set the clock")
+        elif one.level == "warn":
+            days = (one.ends - datetime.now(UTC)).days
+            yield warned(name, f"{what}: {days} days", _renewal(one.path))
         else:
             yield passed(name, what)
     if end.key is not None and end.key.stat().st_mode & 0o077:
@@ -305,11 +294,3 @@ def _renewal(path: Path) -> str:
     if (path.parent / "ca.key").exists():
         return "chexfract-node certificate --config … renews it; then restart serve"
     return "renew it"
-
-
-def _dates(path: Path) -> tuple[datetime, datetime]:
-    """Return when the certificates of a file begin and cease to be valid together."""
-    from cryptography.x509 import load_pem_x509_certificates
-
-    found = load_pem_x509_certificates(path.read_bytes())
-    return max(c.not_valid_before_utc for c in found), min(c.not_valid_after_utc for c in found)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx2 as httpx
 
-from dicom_node import __version__
+from dicom_node import __version__, conditions
 from dicom_node.base.addresses import is_loopback
 from dicom_node.base.checks import Check, failed, passed, warned
 from dicom_node.base.confine import python_command
@@ -29,9 +29,6 @@ WORKER_S = 20.0
 """Longest wait for the worker's doctor, which imports numpy and starts decoders."""
 
 OLDEST_BROKER = (6, 2)
-PATIENCE_S = 120.0
-"""Wait of a job after which a worker should have taken it."""
-
 _CONFIG, _UNREACHABLE = ConfigurationError.exit_code, Unreachable.exit_code
 
 
@@ -49,12 +46,10 @@ def ledger(settings: Settings) -> Iterator[Check]:
             yield _revised(revision)
             return
         yield passed("ledger", f"revision {revision}")
-        ahead = book.history.last_event() - time.time()
-        if ahead > machine.MOST_SKEW_S:
-            what = f"the ledger's last event lies {ahead:.0f} s in the future"
-            yield failed(
-                "clock", what, "set the clock, and let chrony or systemd-timesyncd keep it"
-            )
+        if why := book.why_read_only():
+            yield failed("ledger", f"it cannot be written: {why}", "let the node's user write it")
+        for wrong in conditions.of_clock(book.clock.wall(), book.history.last_event()):
+            yield failed("clock", wrong.text, machine.KEEP_CLOCK)
         yield from _work(settings, book)
     except ChexFractError as exc:
         advice = "start the database, or correct node.ledger"
@@ -75,27 +70,40 @@ def _revised(revision: str | None) -> Check:
 
 def _work(settings: Settings, book: Ledger) -> Iterator[Check]:
     """Look whether somebody takes the jobs, and takes the reports."""
-    now = time.time()
-    late = [
-        f"{waiting.due + waiting.queued} for {model!r} since {now - waiting.oldest:.0f} s"
-        for model, waiting in book.jobs.waiting().items()
-        if waiting.oldest and now - waiting.oldest > PATIENCE_S and not waiting.running
-    ]
-    claims = book.results.workers()
+    now = book.clock.wall()
+    waiting, claims = book.jobs.waiting(), book.results.workers()
+    here = _models_here(settings)
+    if here is None:  # nobody who would know answers: what was claimed lately speaks
+        lately = any(now - one.claimed_at < conditions.PATIENCE_S for one in claims)
+        here = set(waiting) if lately else set()
+    late = list(conditions.of_jobs(waiting, here, now))
     told = [f"{claim.worker} {_ago(now - claim.claimed_at)}" for claim in claims[:3]]
-    if late:
+    for one in late:
         last = f"last claim: {told[0]}" if told else "no worker ever claimed one"
+        count, seconds = one.values["count"], one.values["seconds"]
+        what = f"jobs wait: {count} for {one.name!r} since {seconds} s; {last}"
         advice = "start a worker of that model: chexfract-worker run, or serve --with-worker"
-        yield failed("jobs", f"jobs wait: {'; '.join(late)}; {last}", advice)
-    elif told:
+        yield failed("jobs", what, advice if one.key == "no-worker" else one.advised)
+    if told and not late:
         yield passed("jobs", f"last claims: {', '.join(told)}")
-    elif machine.is_running(settings):
+    elif not late and machine.is_running(settings):
         advice = "send an image, or run chexfract-node selftest"
         yield warned("jobs", "no worker has claimed a job yet", advice)
     for line in book.history.status().destinations:
-        if line.failures:
+        if conditions.is_down(line):
             what = f"{line.waiting} reports wait for {line.name}: {line.reason}"
             yield failed("deliveries", what, "see its line below; they go out by themselves")
+
+
+def _models_here(settings: Settings) -> set[str] | None:
+    """Return the models whose workers the running node hears of; None where it gives no answer."""
+    if not machine.is_running(settings):
+        return None
+    try:
+        told = _get(f"{settings.web.url.rstrip('/')}/readyz", settings.web.certificate).json()
+        return {str(model) for model in told["models"]}
+    except (httpx.HTTPError, OSError, ValueError, TypeError, LookupError):
+        return None
 
 
 def _ago(seconds: float) -> str:
@@ -138,7 +146,7 @@ def broker(settings: Settings) -> Iterator[Check]:
         advice = "set maxmemory-policy noeviction: else a full broker drops hand-outs unseen"
         yield failed("broker", f"{where}: maxmemory-policy {policy}", advice)
     skew = time.time() - float(told.get("at", time.time()))
-    if abs(skew) > machine.MOST_SKEW_S:
+    if abs(skew) > conditions.MOST_SKEW_S:
         what = f"the clocks of this machine and {where} differ by {skew:.0f} s"
         yield warned("clock", what, machine.KEEP_CLOCK)
 
@@ -192,10 +200,7 @@ def _is_local(url: str) -> bool:
 def _health(url: str, certificate: Path | None = None) -> Check:
     advice = "web.url must lead to this node, from here and from every worker"
     try:
-        trusted = ssl.create_default_context(cafile=certificate)
-        trusted.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        answer = httpx.get(f"{url}/healthz", timeout=3, trust_env=False, verify=trusted)
-        version = str(answer.json().get("version", ""))
+        version = str(_get(f"{url}/healthz", certificate).json().get("version", ""))
     except (httpx.HTTPError, OSError, ValueError, AttributeError) as exc:
         what = f"{url}/healthz: {type(exc).__name__}"
         return failed("node", what, advice, _UNREACHABLE)
@@ -203,6 +208,12 @@ def _health(url: str, certificate: Path | None = None) -> Check:
         what = f"{url} runs version {version or 'unknown'}, this is {__version__}"
         return warned("node", what, "restart serve, or use its own doctor")
     return passed("node", f"running, version {version}; answers at {url}")
+
+
+def _get(url: str, certificate: Path | None) -> httpx.Response:
+    trusted = ssl.create_default_context(cafile=certificate)
+    trusted.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return httpx.get(url, timeout=3, trust_env=False, verify=trusted)
 
 
 def ask_worker(config: Path | None) -> subprocess.Popen[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import select
 import sqlite3
 import threading
@@ -224,6 +225,21 @@ class Database:
             found = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
             return None if found is None else str(found)
 
+    def why_read_only(self) -> str:
+        """Return why nothing can be written; empty where a transaction that writes can begin."""
+        try:
+            with self._turn, self._engine.begin() as connection:
+                if not self.is_sqlite:
+                    asked = sa.text("SELECT current_setting('transaction_read_only')")
+                    return "it is read-only" if connection.scalar(asked) == "on" else ""
+        except sa.exc.DBAPIError as exc:
+            code = getattr(exc.orig, "sqlite_errorcode", 0) & 0xFF
+            return _first_line(exc.orig) if code in _NOT_WRITABLE else ""
+        file = self._engine.url.database
+        if file and Path(file).exists() and os.statvfs(file).f_flag & os.ST_RDONLY:
+            return "its file system is mounted read-only"
+        return ""
+
     def _newer(self, version: str) -> ConfigurationError:
         return ConfigurationError(
             f"{self.name}: schema {version} was written by a newer version of this software; "
@@ -257,6 +273,16 @@ class Database:
                 f"{what}; let the account of the node write the file and its folder"
             )
         return Unreachable(what)
+
+
+_NOT_WRITABLE = (
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+)
+"""Primary result codes of a file that cannot be written; a locked one is not among them."""
 
 
 class Prepared:

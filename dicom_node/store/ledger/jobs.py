@@ -531,6 +531,7 @@ def _waiting(rows: Sequence[Row[Any]]) -> Waiting:
             oldest = min(oldest or row.oldest, row.oldest)
         elif row.state == JobState.QUEUED:
             queued[row.priority] = row.number
+            oldest = min(oldest or row.oldest, row.oldest)
         else:
             running += row.number
     return Waiting(

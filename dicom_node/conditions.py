@@ -1,0 +1,411 @@
+"""What is wrong with the node now, computed in one place for pages, doctor, readyz and metrics.
+
+Each condition is looked at afresh: it ends with its cause, and nothing has to be acknowledged.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from dicom_node.base.errors import ChexFractError
+from dicom_node.base.translation import mark
+from dicom_node.flow import broker
+from dicom_node.peers import HostNames, who_calls
+from dicom_node.settings import Settings, Tls
+from dicom_node.store.clock import Clock
+from dicom_node.store.ledger import DestinationState, Ledger, Waiting
+from dicom_node.store.ledger.refused import RefusedCaller
+from dicom_node.store.spool import Spool
+
+FRESH_S = 2.0
+"""Age from which the conditions are computed again when somebody asks."""
+WAIT_S = 1.5
+"""Longest wait of who asks; what was known before is told meanwhile."""
+SILENT_S = 20.0
+"""Time of one look after which the ledger counts as silent."""
+
+GRACE_S = 10.0
+"""Wait of a job that a worker may need to come for it."""
+YOUNG_S = 25.0
+"""Age of the web side up to which workers may not have told it of themselves; they do each 20 s."""
+PATIENCE_S = 120.0
+"""Wait of a job after which a worker that is there should have taken it."""
+
+MOST_SKEW_S = 60.0
+JUMP_SHOWN_S = 900.0
+"""Time for which a clock that was set is shown."""
+RELEASED = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+"""A clock before this is wrong: this software did not exist yet."""
+
+SOONEST_EXPIRY = timedelta(days=30)
+REFUSED_S = 3600.0
+"""Time for which a refused caller stands among what is wrong; the page of peers shows a day."""
+
+Level = Literal["stop", "warn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that is wrong now.
+
+    ``what`` and ``advice`` are entries of the catalogue of texts, with places for ``values``.
+    """
+
+    key: str
+    """Which kind; the same for metrics, readyz and tests."""
+    level: Level
+    """``stop``: images are not taken, not described or not delivered because of it."""
+    what: str
+    advice: str
+    values: Mapping[str, object] = field(default_factory=dict)
+    name: str = ""
+    """Which destination, model or file."""
+    page: str = ""
+    """The page on which more stands about it."""
+
+    @property
+    def text(self) -> str:
+        """What is wrong, in English."""
+        return self.what % self.values
+
+    @property
+    def advised(self) -> str:
+        """What to do about it, in English."""
+        return self.advice % self.values
+
+
+# each kind of condition ---------------------------------------------------------------------------
+
+
+def of_disk(free: int, min_free: int) -> Iterator[Condition]:
+    """Yield that the disk is full, or will be soon."""
+    values = {"free": f"{free / 1e9:.1f}", "limit": f"{min_free / 1e9:.1f}"}
+    advice = mark("Make room on that disk, or lower [retention] images in node.toml.")
+    if free < min_free:
+        what = mark("The disk is full: images are refused. %(free)s GB are free, %(limit)s GB "
+                    "must stay free.")  # fmt: skip
+        yield Condition("disk-full", "stop", what, advice, values)
+    elif free < 2 * min_free:
+        what = mark("The disk is nearly full: at %(limit)s GB free images are refused, "
+                    "%(free)s GB are free now.")  # fmt: skip
+        yield Condition("disk-low", "warn", what, advice, values)
+
+
+def of_ledger(ledger: Ledger) -> Iterator[Condition]:
+    """Yield that the ledger gives no answer or takes nothing."""
+    try:
+        ledger.history.answers()
+    except ChexFractError as exc:
+        what = mark("The ledger gives no answer: nothing is received. %(why)s")
+        advice = mark("Start the database, or correct node.ledger; the node goes on by itself.")
+        yield Condition("ledger-away", "stop", what, advice, {"why": exc})
+        return
+    if why := ledger.why_read_only():
+        what = mark("The ledger cannot be written: nothing is received. %(why)s")
+        advice = mark("Let the user of the node write it, and look at the disk that it is on.")
+        yield Condition("ledger-read-only", "stop", what, advice, {"why": why})
+
+
+def of_broker(url: str, ask: Callable[[], None]) -> Iterator[Condition]:
+    """Yield that the broker gives no answer."""
+    try:
+        ask()
+    except ChexFractError as exc:
+        what = mark("The broker is away: images are received and wait, no worker hears of them. "
+                    "%(why)s")  # fmt: skip
+        advice = mark("Start Redis, or correct broker.url; nothing is lost meanwhile.")
+        yield Condition("broker-away", "stop", what, advice, {"why": exc}, broker.redacted(url))
+
+
+def of_jobs(
+    waiting: Mapping[str, Waiting], here: Collection[str], now: float
+) -> Iterator[Condition]:
+    """Yield models whose jobs wait while nobody takes them.
+
+    Parameters
+    ----------
+    here : collection of str
+        Models of which a worker is there.
+    """
+    for model, line in sorted(waiting.items()):
+        count = line.due + line.queued
+        waited = now - line.oldest
+        if not count or line.running or not line.oldest:
+            continue
+        values = {"count": count, "model": model, "seconds": f"{max(0.0, waited):.0f}"}
+        if model not in here and waited >= GRACE_S:
+            what = mark("No worker of the model %(model)s is running: %(count)s image(s) wait, the "
+                        "first for %(seconds)s s.")  # fmt: skip
+            advice = mark("Start a worker of that model: chexfract-worker run, or "
+                          "chexfract-node serve --with-worker worker.toml")  # fmt: skip
+            yield Condition("no-worker", "stop", what, advice, values, model, "/models")
+        elif waited >= PATIENCE_S:
+            what = mark("A worker of the model %(model)s is there but takes no work: %(count)s "
+                        "image(s) wait, the first for %(seconds)s s.")  # fmt: skip
+            advice = mark("See its log: it must listen at the broker of this node.")
+            yield Condition("idle-worker", "stop", what, advice, values, model, "/models")
+
+
+def of_workers(
+    settings: Settings, waiting: Mapping[str, Waiting], here: Collection[str]
+) -> Iterator[Condition]:
+    """Yield models that rules name and no worker has, while nothing waits for them yet."""
+    for model in sorted({rule.model for rule in settings.rules} - set(here)):
+        line = waiting.get(model, Waiting())
+        if line.due or line.queued or line.running:
+            continue
+        what = mark("No worker of the model %(model)s is running: images will wait for one.")
+        advice = mark("Start a worker of that model: chexfract-worker run, or "
+                      "chexfract-node serve --with-worker worker.toml")  # fmt: skip
+        yield Condition("no-worker-yet", "warn", what, advice, {"model": model}, model, "/models")
+
+
+def is_down(line: DestinationState) -> bool:
+    """Return whether reports wait for a destination that did not answer when last asked."""
+    return bool(line.failures and line.waiting)
+
+
+def of_destinations(lines: Iterable[DestinationState]) -> Iterator[Condition]:
+    """Yield archives for which reports wait because they give no answer."""
+    for line in lines:
+        if is_down(line):
+            values = {"count": line.waiting, "name": line.name, "why": line.reason}
+            what = mark("%(name)s is away: %(count)s report(s) wait for it. %(why)s")
+            advice = mark("Test it on the page Peers; the reports go out by themselves when it "
+                          "answers.")  # fmt: skip
+            yield Condition("archive-away", "stop", what, advice, values, line.name, "/peers")
+
+
+def of_clock(now: float, last_event: float, jump: float = 0.0) -> Iterator[Condition]:
+    """Yield that the clock is wrong, was set back, or jumped.
+
+    Parameters
+    ----------
+    last_event : float
+        When, by the ledger, something last happened.
+    jump : float
+        Seconds by which the clock was set lately.
+    """
+    advice = mark("Set the clock, and let chrony or systemd-timesyncd keep it.")
+    ahead = last_event - now
+    if now < RELEASED:
+        what = mark("The clock is wrong: its time is before this software was made.")
+        yield Condition("clock", "stop", what, advice)
+    elif ahead > MOST_SKEW_S:
+        what = mark("The clock was set back: the ledger's last event lies %(seconds)s s in the "
+                    "future.")  # fmt: skip
+        yield Condition("clock", "stop", what, advice, {"seconds": f"{ahead:.0f}"})
+    elif abs(jump) > MOST_SKEW_S:
+        what = mark("The clock has jumped by %(seconds)s s.")
+        yield Condition("clock", "warn", what, advice, {"seconds": f"{jump:+.0f}"})
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateDates:
+    """When a file of certificates is valid."""
+
+    end: str
+    """Which TLS end: ``tls node``, ``tls web`` or ``tls`` and a peer."""
+    path: Path
+    begins: datetime
+    ends: datetime
+
+    @property
+    def level(self) -> Level | None:
+        """How bad that is now."""
+        now = datetime.now(UTC)
+        if self.ends < now or self.begins > now:
+            return "stop"
+        return "warn" if self.ends - now < SOONEST_EXPIRY else None
+
+
+def tls_ends(settings: Settings) -> dict[str, Tls]:
+    """Return the files of each TLS end that has any."""
+    web = settings.web
+    ends = {"tls node": settings.node.tls, "tls web": Tls(certificate=web.certificate, key=web.key)}
+    ends |= {f"tls {name}": peer.tls for name, peer in settings.peers.items()}
+    return {name: end for name, end in ends.items() if end.certificate or end.key or end.ca}
+
+
+def certificate_dates(name: str, end: Tls) -> Iterator[CertificateDates]:
+    """Yield the dates of each file of a TLS end.
+
+    Raises
+    ------
+    OSError, ValueError
+        A file cannot be read, or is not PEM.
+    """
+    from cryptography.x509 import load_pem_x509_certificates
+
+    for path in (end.certificate, end.ca):
+        if path is not None:
+            found = load_pem_x509_certificates(path.read_bytes())
+            begins = max(one.not_valid_before_utc for one in found)
+            yield CertificateDates(
+                name, path, begins, min(one.not_valid_after_utc for one in found)
+            )
+
+
+def of_certificates(settings: Settings) -> Iterator[Condition]:
+    """Yield certificates that end soon or have ended."""
+    for name, end in tls_ends(settings).items():
+        try:
+            dates = list(certificate_dates(name, end))
+        except (OSError, ValueError):
+            continue  # what cannot be read stops the start: doctor names it
+        for one in dates:
+            values = {"file": one.path, "end": f"{one.ends:%Y-%m-%d}"}
+            advice = mark("Renew it, and restart serve.")
+            if one.level == "stop":
+                what = mark("A certificate is not valid any more: %(file)s ended on %(end)s.")
+                yield Condition("certificate", "stop", what, advice, values, name)
+            elif one.level == "warn":
+                what = mark("A certificate ends soon: %(file)s on %(end)s.")
+                yield Condition("certificate", "warn", what, advice, values, name)
+
+
+def of_refused(
+    settings: Settings, refused: Iterable[RefusedCaller], now: float, names: HostNames | None = None
+) -> Iterator[Condition]:
+    """Yield callers that were refused lately and would be refused again.
+
+    A caller without an AE title is a scan of the port, not a modality of the site.
+    """
+    lately = [one for one in refused if one.ae_title and now - one.last_at < REFUSED_S]
+    seen: set[tuple[str, str]] = set()
+    for one in lately[:20]:
+        who = (one.ae_title, one.address)
+        known = who_calls(settings.peers, *who, None, *([names] if names else []))
+        if who in seen or known.name is not None:
+            continue
+        seen.add(who)
+        values = {"ae": one.ae_title, "address": one.address, "count": one.count, "why": one.reason}
+        what = mark("%(ae)s at %(address)s was refused %(count)s times: %(why)s")
+        advice = mark("The page Peers shows what lets it in.")
+        name = f"{one.ae_title}@{one.address}"
+        yield Condition("refused-caller", "warn", what, advice, values, name, "/peers#refused")
+
+
+# all of them --------------------------------------------------------------------------------------
+
+
+class Conditions:
+    """The conditions of a running node; asked for again by a thread of their own.
+
+    Parameters
+    ----------
+    settings : Settings
+    ledger : Ledger
+    spool : Spool
+    here : callable
+        Returns the models of which a worker is there.
+    born : float
+        Since when, by the monotonic clock, workers can tell that they are there.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        spool: Spool,
+        here: Callable[[], Collection[str]],
+        born: float,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._spool = spool
+        self._here = here
+        self._clock = Clock()
+        self._jumped: tuple[float, float] | None = None
+        self._lock = threading.Lock()
+        self._known: tuple[Condition, ...] = ()
+        self._at = float("-inf")
+        self._looking: threading.Event | None = None
+        self._since = 0.0
+        self._born = born
+
+    def now(self) -> tuple[Condition, ...]:
+        """Return what is wrong, what stops images first; at most a few seconds old."""
+        with self._lock:
+            if time.monotonic() - self._at < FRESH_S:
+                return self._known
+            if self._looking is None:
+                self._looking, self._since = threading.Event(), time.monotonic()
+                # A thread of its own: a locked ledger or a silent broker keeps no page waiting.
+                threading.Thread(target=self._look, args=(self._looking,), daemon=True).start()
+            looking = self._looking
+        looking.wait(WAIT_S)
+        with self._lock:
+            silent = self._looking is not None and time.monotonic() - self._since > SILENT_S
+            return (_SILENT, *self._known) if silent else self._known
+
+    def _look(self, done: threading.Event) -> None:
+        try:
+            found = tuple(sorted(self._all(), key=lambda one: one.level != "stop"))
+            with self._lock:
+                self._known = found
+        finally:
+            with self._lock:
+                self._at = time.monotonic()
+                self._looking = None
+            done.set()
+
+    def _all(self) -> Iterator[Condition]:
+        settings, ledger, now = self._settings, self._ledger, self._clock.wall()
+        url = settings.broker.url
+        yield from of_disk(self._free(), self._spool.min_free)
+        trouble = list(of_ledger(ledger))
+        yield from trouble
+        if url != "embedded":  # serve puts the address of its own in the place of this word
+            files = broker.files_of(settings.broker)
+            yield from of_broker(url, lambda: broker.ping(url, 1.0, files))
+        yield from of_certificates(settings)
+        if not any(one.key == "ledger-away" for one in trouble):
+            yield from self._of_work(now)
+
+    def _of_work(self, now: float) -> Iterator[Condition]:
+        settings, ledger = self._settings, self._ledger
+        try:
+            waiting, here = ledger.jobs.waiting(), set(self._here())
+            if time.monotonic() - self._born >= YOUNG_S:
+                yield from of_jobs(waiting, here, now)
+                yield from of_workers(settings, waiting, here)
+            yield from of_destinations(ledger.history.status().destinations)
+            yield from of_clock(now, ledger.history.last_event(), self._jump())
+            yield from of_refused(settings, ledger.refused.recent(), now)
+        except ChexFractError:
+            return  # it went away just now: the next look says so
+
+    def _jump(self) -> float:
+        if by := self._clock.jump():
+            self._jumped = (by, time.monotonic())
+        if self._jumped and time.monotonic() - self._jumped[1] < JUMP_SHOWN_S:
+            return self._jumped[0]
+        return 0.0
+
+    def _free(self) -> int:
+        try:
+            return shutil.disk_usage(self._spool.root).free
+        except OSError:
+            return -1
+
+
+_SILENT = Condition(
+    "ledger-away",
+    "stop",
+    mark("The ledger gives no answer: nothing is received. %(why)s"),
+    mark("Start the database, or correct node.ledger; the node goes on by itself."),
+    {"why": ""},
+)
+
+
+def stops(conditions: Sequence[Condition]) -> list[Condition]:
+    """Return those that stop images."""
+    return [one for one in conditions if one.level == "stop"]
