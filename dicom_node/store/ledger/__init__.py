@@ -22,6 +22,7 @@ from dicom_node.store.ledger.purge import Purge
 from dicom_node.store.ledger.refused import Refused
 from dicom_node.store.ledger.results import Results, Wanted
 from dicom_node.store.ledger.sessions import Sessions
+from dicom_node.store.ledger.studies import Studies
 from dicom_node.store.ledger.upgrading import Upgrading
 from dicom_node.store.ledger.views import DestinationState, as_json
 
@@ -64,6 +65,8 @@ class Ledger:
         What operators and readers do.
     history : History
         Traces, counts and events.
+    studies : Studies
+        The worklist by study.
     results : Results
         Reports in bulk: for export, Query/Retrieve and DICOMweb.
     purge : Purge
@@ -91,6 +94,7 @@ class Ledger:
         self.commitments = Commitments(*both)
         self.acts = Acts(*both, self.instances)
         self.history = History(*both)
+        self.studies = Studies(*both)
         self.results = Results(*both)
         self.purge = Purge(*both)
         self.refused = Refused(*both)
@@ -146,6 +150,10 @@ class Ledger:
     def watch(self) -> Watch:
         """Return a cheap way to learn that somebody else has changed the ledger."""
         return self.database.watch()
+
+    def why_read_only(self) -> str:
+        """Return why nothing can be written; empty where it can."""
+        return self.database.why_read_only()
 
     @property
     def name(self) -> str:

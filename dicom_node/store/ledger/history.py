@@ -171,7 +171,7 @@ class History:
     ) -> list[Arrival]:
         """Return the last received Instances, newest first, one row per job; see `page`."""
         with self._database.reading() as connection:
-            rows = _arrivals(connection, search, state, "", self._database.is_sqlite)
+            rows = arrivals(connection, search, state, "", self._database.is_sqlite)
             return list(islice(rows, offset, offset + limit))
 
     def page(
@@ -190,10 +190,10 @@ class History:
             The key ``older`` of the page that is newer; empty for the first.
         """
         with self._database.reading() as connection:
-            rows = _arrivals(connection, search, state, before, self._database.is_sqlite)
+            rows = arrivals(connection, search, state, before, self._database.is_sqlite)
             found = list(islice(rows, limit + 1))
         more = len(found) > limit
-        return ArrivalPage(tuple(found[:limit]), _key(found[limit - 1]) if more else "")
+        return ArrivalPage(tuple(found[:limit]), place_key(found[limit - 1]) if more else "")
 
     def conflicts(self, limit: int = 100) -> list[ConflictView]:
         """Return Instances that came under a known UID with other content, newest first."""
@@ -515,7 +515,7 @@ def _destinations(connection: Connection, now: float) -> Iterator[DestinationSta
 # the worklist -------------------------------------------------------------------------------------
 
 
-def _arrivals(
+def arrivals(
     connection: Connection, search: str, state: str, before: str, is_sqlite: bool
 ) -> Iterator[Arrival]:
     """Yield rows of the worklist, newest first; nothing is looked at that is not needed."""
@@ -524,26 +524,26 @@ def _arrivals(
     if search:
         uids = _named(connection, search) if before == "" else []
         if uids:
-            yield from _rows_of(connection, [uids], state)
+            yield from rows_of(connection, [uids], state)
         elif words_of(search):
             found = newest_numbers(connection, search, is_sqlite, place.number if place else None)
-            yield from _rows_of(connection, _uids_of(connection, found), state)
+            yield from rows_of(connection, _uids_of(connection, found), state)
         return
     if state in ("undelivered", "pending"):
         yield from _undelivered(connection, place)
     elif state == "ignored":
         where = instances.c.state == "ignored"
-        yield from _rows_of(connection, _newest(connection, where, place), state)
+        yield from rows_of(connection, _newest(connection, where, place), state)
     elif state:
         standings = STANDINGS.get(state, (state,))
         several = [_standing(connection, standing, place) for standing in standings]
         ids = heapq.merge(*several, reverse=True)
-        yield from _rows_of_jobs(connection, (job for _, job in ids))
+        yield from rows_of_jobs(connection, (job for _, job in ids))
     else:
-        yield from _rows_of(connection, _newest(connection, sa.true(), place), "")
+        yield from rows_of(connection, _newest(connection, sa.true(), place), "")
 
 
-def _key(row: Arrival) -> str:
+def place_key(row: Arrival) -> str:
     """Return the place of a row in the worklist: behind it the next page begins."""
     return f"{row.received_at!r}~{row.number or 0}~{row.sop_instance_uid}"
 
@@ -643,7 +643,7 @@ def _undelivered(connection: Connection, place: Place | None) -> Iterator[Arriva
     rows = connection.execute(
         sa.select(jobs.c.id).where(jobs.c.id.in_(query)).order_by(jobs.c.received_at.desc())
     ).all()
-    for row in _rows_of_jobs(connection, (one.id for one in rows)):
+    for row in rows_of_jobs(connection, (one.id for one in rows)):
         if place is None or row.received_at < place.received_at:
             yield row
 
@@ -660,7 +660,7 @@ def _uids_of(connection: Connection, numbers: Iterable[int]) -> Iterator[list[st
         yield [known[number] for number in chunk if number in known]
 
 
-def _rows_of(
+def rows_of(
     connection: Connection, chunks: Iterable[Sequence[str]], state: str
 ) -> Iterator[Arrival]:
     """Yield the rows of Instances, for each the last generation first, in the order given."""
@@ -675,10 +675,11 @@ def _rows_of(
         for row in _shown(connection, query):
             by_uid.setdefault(row.sop_instance_uid, []).append(row)
         for uid in uids:
-            yield from (row for row in by_uid.get(uid, ()) if _is_in(row, state))
+            yield from (row for row in by_uid.get(uid, ()) if is_in_state(row, state))
 
 
-def _rows_of_jobs(connection: Connection, ids: Iterator[str]) -> Iterator[Arrival]:
+def rows_of_jobs(connection: Connection, ids: Iterator[str]) -> Iterator[Arrival]:
+    """Yield the rows of jobs, in the order given."""
     while chunk := list(islice(ids, 64)):
         query = (
             sa.select(instances, *_JOB_COLUMNS)
@@ -695,7 +696,8 @@ def _shown(connection: Connection, query: sa.Select[Any]) -> list[Arrival]:
     return [_arrival(row, sent.get(row.job, [])) for row in rows]
 
 
-def _is_in(row: Arrival, state: str) -> bool:
+def is_in_state(row: Arrival, state: str) -> bool:
+    """Return whether a filter by state shows a row."""
     if not state:
         return True
     if state in ("undelivered", "pending"):

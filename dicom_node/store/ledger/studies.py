@@ -1,0 +1,297 @@
+"""The worklist by study: each study once, where its newest image stands, with all of its images.
+
+A page costs what it shows, however many Instances there are: it follows the worklist's own stream
+and looks up the studies that come by. No study is read beyond `MOST_IMAGES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from dicom_node.base.errors import NotFound
+from dicom_node.standard.names import folded
+from dicom_node.store.clock import Clock
+from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.history import (
+    arrivals,
+    is_in_state,
+    place_key,
+    rows_of,
+    rows_of_jobs,
+)
+from dicom_node.store.ledger.views import Arrival, View
+from dicom_node.store.schema import instances, judgements
+
+MOST_IMAGES = 200
+"""Images of one study that are looked at."""
+MOST_LOOKS = 3000
+"""Rows that a page follows to be filled; behind them it ends early, and goes on by its key."""
+MOST_SORTED = 500
+"""Studies that an order other than by arrival sorts: the newest of what is asked for."""
+
+DISAGREED = "disagreed"
+"""Filter: a reader has disagreed with a report."""
+
+SORTS = ("newest", "oldest", "name", "finding", "trouble")
+
+_TROUBLE = ("failed", "retrying", "received", "queued", "running", "rejected", "ignored")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyImage(View):
+    """An image of a study; ``rows`` are the last job of each model, or one row without a job."""
+
+    sop_instance_uid: str
+    number: int
+    """1 for the image of the study that was received first."""
+    rows: tuple[Arrival, ...]
+
+    @property
+    def row(self) -> Arrival:
+        """The facts of the image."""
+        return self.rows[0]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyView(View):
+    """A study with its images in the order of reception."""
+
+    study_instance_uid: str
+    images: tuple[StudyImage, ...]
+    is_cut: bool = False
+    """Whether it has more images than are shown."""
+    strangers: tuple[StudyImage, ...] = ()
+    """Images under the same Study Instance UID whose patient is another."""
+
+    @property
+    def newest(self) -> StudyImage:
+        """The image that was received last."""
+        return self.images[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPage:
+    """Studies of the worklist, and the key of the page behind them; empty at the end."""
+
+    studies: tuple[StudyView, ...]
+    older: str
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFilter:
+    """What of the worklist is asked for; see `History.page`."""
+
+    search: str = ""
+    state: str = ""
+    """As for `History.page`, or `DISAGREED`."""
+    since: float = 0.0
+    """Received then or later."""
+    until: float = 0.0
+    """Received before; 0 is no bound."""
+    sort: str = "newest"
+    """One of `SORTS`; all but ``newest`` sort the newest `MOST_SORTED` studies."""
+
+
+class Studies:
+    """The worklist by study."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def page(
+        self, limit: int = 50, wanted: StudyFilter = StudyFilter(), before: str = ""
+    ) -> StudyPage:
+        """Return a page of studies.
+
+        Parameters
+        ----------
+        before : str
+            The key ``older`` of the page before; empty for the first.
+        """
+        with self._database.reading() as connection:
+            stream = _Stream(connection, wanted, self._database.is_sqlite)
+            if wanted.sort in SORTS[1:] or wanted.state == DISAGREED:
+                found = list(islice(stream.studies(""), MOST_SORTED))
+                ordered = _sorted(found, wanted.sort)
+                start = _offset(before)
+                older = f"@{start + limit}" if len(ordered) > start + limit else ""
+                return StudyPage(tuple(ordered[start : start + limit]), older)
+            shown = list(islice(stream.studies(before), limit))
+            is_end = len(shown) < limit and not stream.is_cut
+            return StudyPage(tuple(shown), "" if is_end else stream.place)
+
+    def of_image(self, sop_instance_uid: str) -> StudyView:
+        """Return the study of an Instance.
+
+        Raises
+        ------
+        NotFound
+            Nothing is known of it.
+        """
+        with self._database.reading() as connection:
+            row = next(iter(rows_of(connection, [[sop_instance_uid]], "")), None)
+            if row is None:
+                raise NotFound(f"nothing is known of {sop_instance_uid[:64]!r}")
+            known = _studies_of(connection, [row])
+        others = [one for key, one in known.items() if key != _key_of(row)]
+        return replace(
+            known[_key_of(row)], strangers=tuple(o for one in others for o in one.images)
+        )
+
+
+class _Stream:
+    """Studies as the worklist's rows lead to them; remembers how far it has come."""
+
+    def __init__(self, connection: Connection, wanted: StudyFilter, is_sqlite: bool) -> None:
+        self._connection = connection
+        self._wanted = wanted
+        self._is_sqlite = is_sqlite
+        self.place = ""
+        self.is_cut = False
+
+    def studies(self, before: str) -> Iterator[StudyView]:
+        wanted = self._wanted
+        if not before and wanted.until and not wanted.search:
+            # behind every Instance that came at that moment or later
+            before = f"{wanted.until!r}~{2**31 - 1}~"
+        rows = self._rows(before)
+        seen: set[StudyKey] = set()
+        left = MOST_LOOKS
+        while chunk := list(islice(rows, 64)):
+            known = _studies_of(self._connection, [row for row in chunk if self._is_wanted(row)])
+            for row in chunk:
+                self.place = place_key(row)
+                left -= 1
+                if row.received_at < wanted.since and not (wanted.search or wanted.state):
+                    return
+                key = _key_of(row)
+                study = known.get(key)
+                if study is None or key in seen or not self._is_wanted(row):
+                    continue
+                if self._stands_here(study, row):
+                    seen.add(key)
+                    yield study
+            if left <= 0:
+                self.is_cut = True
+                return
+
+    def _rows(self, before: str) -> Iterator[Arrival]:
+        wanted = self._wanted
+        if wanted.state == DISAGREED:
+            return rows_of_jobs(self._connection, _disagreed(self._connection))
+        return arrivals(self._connection, wanted.search, wanted.state, before, self._is_sqlite)
+
+    def _is_wanted(self, row: Arrival) -> bool:
+        wanted = self._wanted
+        return wanted.since <= row.received_at and (
+            not wanted.until or row.received_at < wanted.until
+        )
+
+    def _stands_here(self, study: StudyView, row: Arrival) -> bool:
+        """Return whether the study is shown at this row: the newest of those that match."""
+        wanted = self._wanted
+        if study.is_cut or wanted.state == DISAGREED:
+            return True
+        if wanted.search:
+            newest = study.newest.row
+            # By its words a study is found at its newest image first, unless that has others.
+            is_found_there = newest.accession_number == row.accession_number and not wanted.state
+            is_by_uid = wanted.search in (row.sop_instance_uid, row.job)
+            is_newest = newest.sop_instance_uid == row.sop_instance_uid
+            return is_newest or not is_found_there or is_by_uid or not self._is_wanted(newest)
+        matching = [
+            image.sop_instance_uid
+            for image in study.images
+            if any(is_in_state(one, wanted.state) and self._is_wanted(one) for one in image.rows)
+        ]
+        return bool(matching) and matching[-1] == row.sop_instance_uid
+
+
+StudyKey = tuple[str, str, str]
+
+
+def _key_of(row: Arrival) -> StudyKey:
+    """Return what images of one study share: those of another patient are never among them."""
+    study = row.study_instance_uid or row.sop_instance_uid
+    return study, row.patient_id, folded(row.patient_name)
+
+
+def _studies_of(connection: Connection, rows: Iterable[Arrival]) -> dict[StudyKey, StudyView]:
+    """Return the studies of some rows."""
+    uids: dict[str, dict[str, None]] = {}
+    for row in rows:
+        study = row.study_instance_uid
+        if study not in uids:
+            query = (
+                sa.select(instances.c.sop_instance_uid)
+                .where(instances.c.study_instance_uid == study)
+                .limit(MOST_IMAGES + 1)
+            )
+            uids[study] = dict.fromkeys(connection.scalars(query)) if study else {}
+        uids[study][row.sop_instance_uid] = None  # of a study that is cut, or of none
+    images: dict[StudyKey, dict[str, list[Arrival]]] = {}
+    for one in rows_of(connection, [[uid for some in uids.values() for uid in some]], ""):
+        of_image = images.setdefault(_key_of(one), {}).setdefault(one.sop_instance_uid, [])
+        # rows come with the last generation first
+        if all(one.model != other.model for other in of_image):
+            of_image.append(one)
+    cut = {study for study, some in uids.items() if study and len(some) > MOST_IMAGES}
+    return {key: _study(key, some, key[0] in cut) for key, some in images.items()}
+
+
+def _study(key: StudyKey, images: dict[str, list[Arrival]], is_cut: bool) -> StudyView:
+    ordered = sorted(images.items(), key=lambda one: (one[1][0].received_at, one[0]))
+    return StudyView(
+        key[0],
+        tuple(
+            StudyImage(uid, number, tuple(rows)) for number, (uid, rows) in enumerate(ordered, 1)
+        ),
+        is_cut,
+    )
+
+
+def _disagreed(connection: Connection) -> Iterator[str]:
+    """Yield jobs with which a reader has disagreed, the last one first."""
+    query = (
+        sa.select(judgements.c.job)
+        .where(judgements.c.verdict == "disagree")
+        .order_by(judgements.c.id.desc())
+        .limit(4 * MOST_SORTED)
+    )
+    return iter(dict.fromkeys(connection.scalars(query)))
+
+
+def _sorted(studies: list[StudyView], sort: str) -> list[StudyView]:
+    if sort == "oldest":
+        return sorted(studies, key=lambda one: one.newest.row.received_at)
+    if sort == "name":
+        return sorted(studies, key=lambda one: folded(one.newest.row.patient_name))
+    if sort == "finding":
+        return sorted(studies, key=lambda one: min(_finding(row) for row in _rows(one)))
+    if sort == "trouble":
+        return sorted(studies, key=lambda one: min(_trouble(row) for row in _rows(one)))
+    return studies
+
+
+def _rows(study: StudyView) -> Iterator[Arrival]:
+    for image in study.images:
+        yield from image.rows
+
+
+def _finding(row: Arrival) -> int:
+    return {"present": 0, "undetermined": 1, "absent": 2}.get(row.presence or "", 3)
+
+
+def _trouble(row: Arrival) -> int:
+    return _TROUBLE.index(row.state) if row.state in _TROUBLE else len(_TROUBLE)
+
+
+def _offset(before: str) -> int:
+    text = before.removeprefix("@")
+    return int(text) if before.startswith("@") and text.isdecimal() and len(text) < 6 else 0
