@@ -19,7 +19,6 @@ from dicom_node.base.translation import mark
 from dicom_node.flow import broker
 from dicom_node.peers import HostNames, who_calls
 from dicom_node.settings import Settings, Tls
-from dicom_node.store.clock import Clock
 from dicom_node.store.ledger import DestinationState, Ledger, Waiting
 from dicom_node.store.ledger.refused import RefusedCaller
 from dicom_node.store.spool import Spool
@@ -103,12 +102,12 @@ def of_ledger(ledger: Ledger) -> Iterator[Condition]:
     try:
         ledger.history.answers()
     except ChexFractError as exc:
-        what = mark("The ledger gives no answer: nothing is received. %(why)s")
+        what = mark("The ledger gives no answer: nothing is received (%(why)s).")
         advice = mark("Start the database, or correct node.ledger; the node goes on by itself.")
         yield Condition("ledger-away", "stop", what, advice, {"why": exc})
         return
     if why := ledger.why_read_only():
-        what = mark("The ledger cannot be written: nothing is received. %(why)s")
+        what = mark("The ledger cannot be written: nothing is received (%(why)s).")
         advice = mark("Let the user of the node write it, and look at the disk that it is on.")
         yield Condition("ledger-read-only", "stop", what, advice, {"why": why})
 
@@ -118,8 +117,8 @@ def of_broker(url: str, ask: Callable[[], None]) -> Iterator[Condition]:
     try:
         ask()
     except ChexFractError as exc:
-        what = mark("The broker is away: images are received and wait, no worker hears of them. "
-                    "%(why)s")  # fmt: skip
+        what = mark("The broker is away: images are received and wait, no worker hears of them "
+                    "(%(why)s).")  # fmt: skip
         advice = mark("Start Redis, or correct broker.url; nothing is lost meanwhile.")
         yield Condition("broker-away", "stop", what, advice, {"why": exc}, broker.redacted(url))
 
@@ -177,7 +176,7 @@ def of_destinations(lines: Iterable[DestinationState]) -> Iterator[Condition]:
     for line in lines:
         if is_down(line):
             values = {"count": line.waiting, "name": line.name, "why": line.reason}
-            what = mark("%(name)s is away: %(count)s report(s) wait for it. %(why)s")
+            what = mark("%(name)s is away (%(why)s): %(count)s report(s) wait for it.")
             advice = mark("Test it on the page Peers; the reports go out by themselves when it "
                           "answers.")  # fmt: skip
             yield Condition("archive-away", "stop", what, advice, values, line.name, "/peers")
@@ -287,7 +286,7 @@ def of_refused(
             continue
         seen.add(who)
         values = {"ae": one.ae_title, "address": one.address, "count": one.count, "why": one.reason}
-        what = mark("%(ae)s at %(address)s was refused %(count)s times: %(why)s")
+        what = mark("%(ae)s at %(address)s was refused %(count)s times (%(why)s).")
         advice = mark("The page Peers shows what lets it in.")
         name = f"{one.ae_title}@{one.address}"
         yield Condition("refused-caller", "warn", what, advice, values, name, "/peers#refused")
@@ -322,7 +321,8 @@ class Conditions:
         self._ledger = ledger
         self._spool = spool
         self._here = here
-        self._clock = Clock()
+        self._clock = ledger.clock
+        self._jumps = ledger.clock.jumps()
         self._jumped: tuple[float, float] | None = None
         self._lock = threading.Lock()
         self._known: tuple[Condition, ...] = ()
@@ -384,9 +384,9 @@ class Conditions:
             return  # it went away just now: the next look says so
 
     def _jump(self) -> float:
-        if by := self._clock.jump():
-            self._jumped = (by, time.monotonic())
-        if self._jumped and time.monotonic() - self._jumped[1] < JUMP_SHOWN_S:
+        if by := self._jumps.since_last():
+            self._jumped = (by, self._clock.monotonic())
+        if self._jumped and self._clock.monotonic() - self._jumped[1] < JUMP_SHOWN_S:
             return self._jumped[0]
         return 0.0
 
@@ -400,9 +400,9 @@ class Conditions:
 _SILENT = Condition(
     "ledger-away",
     "stop",
-    mark("The ledger gives no answer: nothing is received. %(why)s"),
+    mark("The ledger gives no answer: nothing is received (%(why)s)."),
     mark("Start the database, or correct node.ledger; the node goes on by itself."),
-    {"why": ""},
+    {"why": mark("no answer yet")},
 )
 
 

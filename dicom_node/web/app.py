@@ -30,6 +30,7 @@ from dicom_node.base.errors import (
     for_strangers,
     hide_paths,
 )
+from dicom_node.conditions import Conditions
 from dicom_node.credentials import Credentials
 from dicom_node.dimse.security import acceptor
 from dicom_node.settings import Settings, Tls
@@ -40,6 +41,7 @@ from dicom_node.web import workers as of_workers
 from dicom_node.web.connections import Gate, connections_of, most_connections
 from dicom_node.web.cross_origin import CrossOrigin
 from dicom_node.web.guard import HEALTH, SECRET_PATHS, Guard
+from dicom_node.web.peers import Echoes
 from dicom_node.web.render import templates
 from dicom_node.web.rules import TESTED
 from dicom_node.web.sessions import Door
@@ -67,6 +69,7 @@ class Site:
         self._of_all = (ledger, spool, credentials)
         self._counts = health.Counts(ledger, spool)
         self._workers = Workers()
+        self._echoes = Echoes()
         self._app = self._made(settings)
 
     def take(self, settings: Settings) -> None:
@@ -79,7 +82,7 @@ class Site:
         await self._app(scope, receive, send)
 
     def _made(self, settings: Settings) -> FastAPI:
-        return create_app(settings, *self._of_all, self._counts, self._workers)
+        return create_app(settings, *self._of_all, self._counts, self._workers, self._echoes)
 
 
 def create_app(
@@ -89,6 +92,7 @@ def create_app(
     credentials: Credentials | str,
     counts: health.Counts | None = None,
     workers: Workers | None = None,
+    echoes: Echoes | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -101,6 +105,8 @@ def create_app(
         Counts that go on from an application before this one.
     workers : Workers, optional
         Workers that an application before this one was told of.
+    echoes : Echoes, optional
+        Echoes that an application before this one has seen.
     """
     if isinstance(credentials, str):
         credentials = Credentials.same(credentials)
@@ -115,13 +121,18 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.is_over = threading.Event()
-    app.include_router(health.routes(ledger, spool, counts, settings.web.metrics))
-    app.include_router(jobs.routes(settings, ledger, spool))
     workers = workers or Workers()
+    conditions = Conditions(settings, ledger, spool, workers.models, workers.born)
+    app.include_router(
+        health.routes(ledger, spool, counts, settings.web.metrics, conditions, workers.models)
+    )
+    app.include_router(jobs.routes(settings, ledger, spool))
     app.include_router(of_workers.routes(workers))
     door = Door(settings, credentials, ledger.sessions)
     app.include_router(dicomweb.routes(settings, ledger, spool, door, credentials))
-    app.include_router(pages.routes(settings, ledger, spool, credentials, workers))
+    app.include_router(
+        pages.routes(settings, ledger, spool, credentials, workers, conditions, echoes or Echoes())
+    )
     app.add_exception_handler(ChexFractError, _failed)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)

@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from itertools import accumulate
 
@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from dicom_node import __version__
 from dicom_node.base.addresses import is_loopback
 from dicom_node.base.errors import ChexFractError
+from dicom_node.conditions import Conditions
 from dicom_node.store.ledger import Ledger, Waiting
 from dicom_node.store.ledger.views import Totals
 from dicom_node.store.spool import Spool
@@ -30,7 +31,12 @@ BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 30
 
 
 def routes(
-    ledger: Ledger, spool: Spool, counts: Counts | None = None, metrics_for: str = "all"
+    ledger: Ledger,
+    spool: Spool,
+    counts: Counts | None = None,
+    metrics_for: str = "all",
+    conditions: Conditions | None = None,
+    models: Callable[[], Collection[str]] = tuple,
 ) -> APIRouter:
     """Return the pages for machines; they hold no patient data and need no secret.
 
@@ -39,9 +45,15 @@ def routes(
     metrics_for : str
         Who sees the counts: ``all``, or callers on this machine (``loopback``) that no proxy
         stands before.
+    conditions : Conditions, optional
+        What is wrong, for both.
+    models : callable
+        Returns the models of which a worker is there.
     """
     router = APIRouter()
     registry = CollectorRegistry()
+    if conditions is not None:
+        registry.register(ConditionGauge(conditions))
     registry.register(counts or Counts(ledger, spool))
 
     @router.get("/healthz")
@@ -51,11 +63,16 @@ def routes(
 
     @router.get("/readyz")
     def readyz() -> JSONResponse:
-        """Answer 200 when the ledger answers and the spool has room, else 503 and what is not."""
+        """Answer 200 when the ledger answers and the spool has room, else 503 and what is not.
+
+        What else is wrong is named by its kind: it keeps no image from being received.
+        """
         checks = {"ledger": _answers(ledger.history.answers), "spool": spool.has_room()}
         is_ready = all(checks.values())
         told = {name: "ok" if is_fine else "failed" for name, is_fine in checks.items()}
-        return JSONResponse({"ready": is_ready, **told}, 200 if is_ready else 503)
+        wrong = sorted({one.key for one in conditions.now()}) if conditions else []
+        answer = {"ready": is_ready, **told, "conditions": wrong, "models": sorted(models())}
+        return JSONResponse(answer, 200 if is_ready else 503)
 
     @router.get("/metrics")
     def metrics(request: Request) -> Response:
@@ -113,6 +130,29 @@ class Counts(Collector):
             total.add_metric([], usage.total)
             room.add_metric([], self._spool.has_room())
         yield from (free, total, room)
+
+
+class ConditionGauge(Collector):
+    """Shows what is wrong, as the pages and `doctor` say it."""
+
+    def __init__(self, conditions: Conditions) -> None:
+        self._conditions = conditions
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: registering must not ask the ledger."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield a gauge of 1 for each condition."""
+        gauge = GaugeMetricFamily(
+            "chexfract_condition",
+            "What is wrong now; level stop: images are not taken, described or delivered.",
+            labels=["condition", "name", "level"],
+        )
+        names = {(one.key, one.name, one.level) for one in self._conditions.now()}
+        for labels in sorted(names):
+            gauge.add_metric(labels, 1)
+        yield gauge
 
 
 class Stages:

@@ -9,11 +9,12 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from dicom_node.conditions import Conditions
 from dicom_node.credentials import Credentials
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
-from dicom_node.web import configuration, manual, peers, rules, sign_in, study, worklist
+from dicom_node.web import alerts, configuration, manual, peers, rules, sign_in, study, worklist
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door
 from dicom_node.web.trail import WebTrail
@@ -28,9 +29,11 @@ def routes(
     spool: Spool,
     credentials: Credentials,
     workers: Workers,
+    conditions: Conditions,
+    echoes: peers.Echoes,
 ) -> APIRouter:
     """Return all pages; each asks for the sign-in that [web] wants."""
-    door, pages = Door(settings, credentials, ledger.sessions), Pages(settings)
+    door, pages = Door(settings, credentials, ledger.sessions), Pages(settings, conditions.now)
     router = APIRouter()
     seals = worklist.Seals(credentials.pages)
     trail = WebTrail(settings, ledger)
@@ -38,7 +41,8 @@ def routes(
         worklist.routes(settings, ledger, spool, door, pages, seals, workers, trail)
     )
     router.include_router(study.routes(settings, ledger, spool, door, pages, trail))
-    router.include_router(peers.routes(settings, ledger, door, pages))
+    router.include_router(alerts.routes(door, pages))
+    router.include_router(peers.routes(settings, ledger, door, pages, echoes))
     router.include_router(rules.routes(settings, door, pages))
     router.include_router(configuration.routes(settings, ledger, door, pages, workers))
     router.include_router(sign_in.routes(door, pages, trail))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -16,15 +18,18 @@ from dicom_node.base.addresses import is_loopback
 from dicom_node.base.errors import ChexFractError, NotFound
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.flow import test_report
-from dicom_node.peers import peer_table
+from dicom_node.peers import peer_table, who_calls
 from dicom_node.settings import Peer, Settings
+from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.refused import RefusedCaller
+from dicom_node.web.board import peer_states
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door, Person, Posted
-from dicom_node.web.worklist import peer_states
 
 logger = logging.getLogger(__name__)
 
+_AT_ONCE = 8
 ANSWER_S = 10.0
 """Longest wait of a person for an echo."""
 
@@ -63,6 +68,33 @@ def ask(ae_title: str, peer: Peer) -> Answer:
         return replace(answer, problem=str(exc))
 
 
+class Echoes:
+    """The last echo of each peer since this process started."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, Echo] = {}
+
+    def note(self, name: str, answer: Answer) -> None:
+        """Remember what a peer said to an echo just now."""
+        with self._lock:
+            self._known[name] = Echo(time.time(), answer.ms, answer.problem)
+
+    def known(self) -> dict[str, Echo]:
+        """Return the echoes by the name of their peer."""
+        with self._lock:
+            return dict(self._known)
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """When a peer was asked, and its answer."""
+
+    at: float
+    ms: float | None
+    problem: str
+
+
 def test(ae_title: str, peer: Peer) -> Answer:
     """Store test reports about nobody at a peer."""
     try:
@@ -71,27 +103,32 @@ def test(ae_title: str, peer: Peer) -> Answer:
         return Answer(problem=str(exc))
 
 
-def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIRouter:
+def routes(
+    settings: Settings, ledger: Ledger, door: Door, pages: Pages, echoes: Echoes
+) -> APIRouter:
     """Return the page of the peers, the echo and the test."""
     router = APIRouter(prefix="/peers")
     viewer = Depends(door.needs("viewer"))
     operates = Depends(door.posts("operator"))
 
     def shown(
-        person: Person, request: Request, asked: str = "", answer: Answer | None = None
+        person: Person, request: Request, answers: Mapping[str, Answer] | None = None
     ) -> HTMLResponse:
-        states = peer_states(settings, ledger.history.status().destinations, time.time())
+        states = peer_states(settings, ledger.history.status().destinations)
+        known = echoes.known()
+        for one in states:
+            one["echo"] = known.get(str(one["name"]))
         return pages.page(
             "peers.html",
             person,
             states=states,
-            asked=asked,
-            answer=answer,
+            answers=answers or {},
             patient=(test_report.PATIENT_NAME, test_report.PATIENT_ID),
-            refused=ledger.refused.recent(20),
+            refused=[_refused(settings, one) for one in ledger.refused.recent(20)],
             table=peer_table,
             address=_address(settings, request),
             is_local=is_loopback(settings.node.host),
+            objects=_objects(settings),
         )
 
     @router.get("")
@@ -99,10 +136,23 @@ def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIR
         """Show the peers."""
         return shown(person, request)
 
+    @router.post("/all/echo-all")
+    def echo_all(request: Request, posted: Posted = operates) -> Response:
+        """Ask every peer that can be asked, at the same time."""
+        names = [name for name, peer in settings.peers.items() if peer.port]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            answers = dict(zip(names, pool.map(asked, names), strict=True))
+        return shown(posted.person, request, answers)
+
+    def asked(name: str) -> Answer:
+        answer = _asked(settings, name, ask)
+        echoes.note(name, answer)
+        return answer
+
     @router.post("/{name}/echo")
     def echo(request: Request, name: Name, posted: Posted = operates) -> Response:
         """Ask a peer whether it answers and what it takes."""
-        return told(request, name, posted.person, _asked(settings, name, ask))
+        return told(request, name, posted.person, asked(name))
 
     @router.post("/{name}/test")
     def send_test(request: Request, name: Name, posted: Posted = operates) -> Response:
@@ -118,9 +168,14 @@ def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIR
 
     def told(request: Request, name: str, person: Person, answer: Answer) -> Response:
         if not request.headers.get("hx-request"):
-            return shown(person, request, name, answer)
+            return shown(person, request, {name: answer})
         patient = (test_report.PATIENT_NAME, test_report.PATIENT_ID)
         return pages.page("answer.html", person, answer=answer, patient=patient)
+
+    @router.get("/all/echo-all")
+    def back_to_all() -> Response:
+        """Lead who reloads the answers to the list."""
+        return RedirectResponse("/peers", 303)
 
     @router.get("/{name}/echo")
     @router.get("/{name}/test")
@@ -129,6 +184,18 @@ def routes(settings: Settings, ledger: Ledger, door: Door, pages: Pages) -> APIR
         return RedirectResponse("/peers", 303)
 
     return router
+
+
+def _refused(settings: Settings, caller: RefusedCaller) -> dict[str, Any]:
+    """Return a refused caller, and whether it would be let in now."""
+    now = who_calls(settings.peers, caller.ae_title, caller.address, None)
+    return {**asdict(caller), "is_known": now.name is not None}
+
+
+def _objects(settings: Settings) -> list[str]:
+    """Return the SOP classes that this node may send, as an archive's list of them wants."""
+    wanted = {SR_CLASSES[name] for peer in settings.peers.values() for name in peer.sop_classes}
+    return [word for uid, word in REPORTS.items() if uid in wanted]
 
 
 def _asked(settings: Settings, name: str, act: Callable[[str, Peer], Answer]) -> Answer:

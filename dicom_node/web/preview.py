@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dicom_node.base.confine import child_environment, confine, python_command
 from dicom_node.base.errors import Busy, NotFound
+from dicom_node.base.translation import mark
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,17 +26,21 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 WINDOWS = {
-    "sent": "As sent",
-    "bone": "Bone",
-    "lung": "Lung",
-    "local": "Local contrast",
-    "whole": "Whole range",
-    "inverted": "Inverted",
+    "sent": mark("As sent"),
+    "bone": mark("Bone"),
+    "lung": mark("Lung"),
+    "local": mark("Local contrast"),
+    "whole": mark("Whole range"),
+    "inverted": mark("Inverted"),
 }
 """Presets and their names. Radiographs have no absolute scale, so parts of the range are shown."""
 
 DATA = "data"
 """Instead of a key of `WINDOWS`: 16 bits of all values, for a page that has a window of its own."""
+FULL = "full"
+"""As `DATA`, with every pixel of the image."""
+DEEP = (DATA, FULL, "bone-data", "local-data")
+"""What the viewer of the pages asks for; the last two are presets, 16 bits of what they show."""
 
 FUNCTIONS = ("linear", "linear-exact", "sigmoid")
 """How a window becomes grey (PS3.3 C.11.2.1.2, C.11.2.1.3; PS3.18 8.3.5.1.4 names them so)."""
@@ -49,8 +54,8 @@ TIME_S = 20
 WAIT_S = 60
 """Longest wait: a machine with much to do is no fault of the image."""
 MEMORY = 4 << 30
-_KEPT = 48
-_LARGEST_KEPT = 1 << 22
+_KEPT = 96 << 20
+"""Bytes of pictures that are kept."""
 
 
 class Previews:
@@ -97,9 +102,8 @@ class Previews:
             picture = _drawn(path, window, kind, largest)
         finally:
             self._drawing.release()
-        if len(picture) < _LARGEST_KEPT:
-            self._kept[key] = picture
-        while len(self._kept) > _KEPT:
+        self._kept[key] = picture
+        while len(self._kept) > 1 and sum(map(len, self._kept.values())) > _KEPT:
             self._kept.popitem(last=False)
         return picture
 
@@ -134,9 +138,10 @@ def draw(file: BinaryIO, window: str, kind: str = "PNG", largest: int = LARGEST)
     file : binary file
         A Part 10 file.
     window : str
-        A key of `WINDOWS`; center, width and one of `FUNCTIONS` with commas between them; or
-        `DATA`: 16 bits of grey, bright as shown, whose text chunks ``low`` and ``high`` name the
-        values of black and white, ``center`` and ``width`` the window.
+        A key of `WINDOWS`; center, width and one of `FUNCTIONS` with commas between them; or one
+        of `DEEP`: 16 bits of grey, bright as shown, whose text chunks ``low`` and ``high`` name
+        the values of black and white, ``center`` and ``width`` the window, ``lung`` and ``whole``
+        the ends of these presets, ``rows`` and ``columns`` the size of the image.
     kind : str
         ``PNG`` or ``JPEG``, of eight bits.
     largest : int
@@ -149,8 +154,8 @@ def draw(file: BinaryIO, window: str, kind: str = "PNG", largest: int = LARGEST)
 
     dataset = dcmread(file)
     pixels = pixel_array(dataset, index=0)
-    if window == DATA:
-        return _data(pixels, dataset)
+    if window in DEEP:
+        return _deep(pixels, dataset, window)
     if dataset.get("SamplesPerPixel", 1) == 1:
         pixels = np.rint(_shown(pixels, dataset, window) * 255)
     picture = Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
@@ -188,48 +193,76 @@ def _is_inverse(dataset: Dataset) -> bool:
     return bool(dataset.get("PhotometricInterpretation") == "MONOCHROME1")
 
 
-def _data(pixels: NDArray[Any], dataset: Dataset) -> bytes:
-    """Return all values as 16 bits of grey."""
+def _deep(pixels: NDArray[Any], dataset: Dataset, window: str) -> bytes:
+    """Return values, or what a preset shows of them, as 16 bits of grey."""
     import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
-    from pydicom.pixels.processing import apply_modality_lut
+
+    from dicom_node.web import contrast
 
     if pixels.ndim != 2:
         raise ValueError("colours have no window")
-    values = np.asarray(apply_modality_lut(pixels, dataset), np.float32)
-    picture = Image.fromarray(values)
-    picture.thumbnail((LARGEST_DATA, LARGEST_DATA), Image.Resampling.BOX)
-    small = np.asarray(picture)
+    is_inverse = _is_inverse(dataset)
+    values, told = _values_and_window(pixels, dataset)
+    if (preset := window.removesuffix("-data")) != window:
+        values = contrast.preset(-values if is_inverse else values, preset)
+        told, is_inverse = {"center": 0.5, "width": 1.0}, False
+    rows, columns = values.shape
+    small = values
+    if window != FULL and max(rows, columns) > LARGEST_DATA:
+        picture = Image.fromarray(values)
+        picture.thumbnail((LARGEST_DATA, LARGEST_DATA), Image.Resampling.BOX)
+        small = np.asarray(picture)
     low, high = float(small.min()), float(small.max())
     shown = _between(small, low, high)
-    if _is_inverse(dataset):
+    if is_inverse:
         shown, low, high = 1 - shown, high, low
     text = PngInfo()
-    window = {"low": low, "high": high}
-    if dataset.get("WindowWidth") not in (None, "") and dataset.get("WindowCenter") is not None:
-        window |= {"center": _first(dataset.WindowCenter), "width": _first(dataset.WindowWidth)}
-    for name, value in window.items():
+    for name, value in (told | {"low": low, "high": high}).items():
         text.add_text(name, f"{value:g}")
+    text.add_text("rows", str(rows))
+    text.add_text("columns", str(columns))
+    bright = -values if is_inverse else values
+    for name in ("lung", "whole"):
+        inside = bright[contrast.field(bright)] if name != "whole" else bright
+        ends = np.percentile(inside, contrast.SHARES[name]) * (-1 if is_inverse else 1)
+        text.add_text(name, f"{ends[0]:g} {ends[1]:g}")
     file = io.BytesIO()
-    Image.fromarray(np.rint(shown * 65535).astype(np.uint16)).save(file, "PNG", pnginfo=text)
+    deep = Image.fromarray(np.rint(shown * 65535).astype(np.uint16))
+    deep.save(file, "PNG", pnginfo=text, compress_level=2)
     return file.getvalue()
+
+
+def _values_and_window(
+    pixels: NDArray[Any], dataset: Dataset
+) -> tuple[NDArray[np.float32], dict[str, float]]:
+    """Return values and the window that shows them as sent; where a VOI LUT does, its output."""
+    import numpy as np
+    from pydicom.pixels.processing import apply_modality_lut
+
+    values = np.asarray(apply_modality_lut(pixels, dataset), np.float32)
+    if dataset.get("WindowWidth") not in (None, "") and dataset.get("WindowCenter") is not None:
+        center, width = (_first(dataset[name].value) for name in ("WindowCenter", "WindowWidth"))
+        return values, {"center": center, "width": width}
+    if dataset.get("VOILUTSequence"):
+        looked_up, most = _looked_up(values, dataset)
+        return looked_up, {"center": most / 2, "width": most}
+    low, high = np.percentile(values, (0.1, 99.9))
+    return values, {"center": float(low + high) / 2, "width": max(float(high - low), 1e-6)}
 
 
 def _as_sent(values: NDArray[np.float32], dataset: Dataset) -> NDArray[np.float32]:
     """Return values under the window or VOI LUT of the file, else over nearly all of them."""
     import numpy as np
-    from pydicom.pixels.processing import apply_voi
 
     if dataset.get("WindowWidth") not in (None, "") and dataset.get("WindowCenter") is not None:
         center, width = (_first(dataset[name].value) for name in ("WindowCenter", "WindowWidth"))
         function = str(dataset.get("VOILUTFunction") or "").lower().replace("_", "-")
         return _windowed(values, center, width, function)
     if dataset.get("VOILUTSequence"):
-        looked_up = np.asarray(apply_voi(values.astype(np.int32), dataset), np.float32)
-        # By the bits that its entries use: devices declare others.
-        bits = max(int(looked_up.max()).bit_length(), 1)
-        return _between(looked_up, 0.0, float(2**bits - 1))
+        looked_up, most = _looked_up(values, dataset)
+        return _between(looked_up, 0.0, most)
     low, high = np.percentile(values, (0.1, 99.9))
     return _between(values, float(low), float(high))
 
@@ -246,6 +279,16 @@ def _windowed(
     if function == "linear-exact":
         return _between(values, center - width / 2, center + width / 2)
     return _between(values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
+
+
+def _looked_up(values: NDArray[np.float32], dataset: Dataset) -> tuple[NDArray[np.float32], float]:
+    """Return values behind the VOI LUT of the file, and the largest that it can give."""
+    import numpy as np
+    from pydicom.pixels.processing import apply_voi
+
+    looked_up = np.asarray(apply_voi(values.astype(np.int32), dataset), np.float32)
+    # By the bits that its entries use: devices declare others.
+    return looked_up, float(2 ** max(int(looked_up.max()).bit_length(), 1) - 1)
 
 
 def _between(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:

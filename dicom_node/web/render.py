@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -12,8 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dicom_node import __version__
 from dicom_node.base.local_time import local_time
+from dicom_node.base.translation import mark
+from dicom_node.conditions import Condition
 from dicom_node.settings import DEMONSTRATION_MODELS, Settings
 from dicom_node.web.sessions import Person
+from dicom_node.web.texts import LANGUAGE, say, translations
 
 
 class Pill(NamedTuple):
@@ -25,32 +28,56 @@ class Pill(NamedTuple):
 
 
 PILLS: Mapping[str, Pill] = {
-    "received": Pill("…", "Waiting", "open"),
-    "queued": Pill("…", "Queued", "open"),
-    "running": Pill("▶", "Running", "open"),
-    "reported": Pill("✓", "Reported", "good"),
-    "delivered": Pill("✓", "Sent", "good"),
-    "sent": Pill("✓", "Sent", "good"),
-    "committed": Pill("✓", "Committed", "good"),
-    "pending": Pill("…", "To be sent", "open"),
-    "retrying": Pill("↻", "Retrying", "bad"),
-    "withheld": Pill("–", "Withheld", "none"),
-    "rejected": Pill("–", "Not analysed", "none"),
-    "failed": Pill("✕", "Failed", "bad"),
-    "ignored": Pill("–", "Ignored", "none"),
+    "received": Pill("…", mark("Waiting"), "open"),
+    "queued": Pill("…", mark("Queued"), "open"),
+    "running": Pill("▶", mark("Running"), "open"),
+    "reported": Pill("✓", mark("Reported"), "good"),
+    "delivered": Pill("✓", mark("Sent"), "good"),
+    "sent": Pill("✓", mark("Sent"), "good"),
+    "committed": Pill("✓", mark("Committed"), "good"),
+    "settled": Pill("✓", mark("Settled"), "good"),
+    "pending": Pill("…", mark("To be sent"), "open"),
+    "retrying": Pill("↻", mark("Retrying"), "bad"),
+    "withheld": Pill("–", mark("Withheld"), "none"),
+    "given up": Pill("✕", mark("Given up"), "bad"),
+    "rejected": Pill("–", mark("Not analysed"), "none"),
+    "failed": Pill("✕", mark("Failed"), "bad"),
+    "ignored": Pill("–", mark("Ignored"), "none"),
+    "disagreed": Pill("≠", mark("Disagreed"), "none"),
 }
 """Signs and words by state of an Instance, a job or a delivery."""
 
 PRESENCE: Mapping[str, Pill] = {
-    "present": Pill("●", "Fracture described", "bad"),
-    "absent": Pill("○", "No fracture described", "good"),
-    "undetermined": Pill("?", "Not determined", "none"),
+    "present": Pill("●", mark("Fracture described"), "bad"),
+    "absent": Pill("○", mark("No fracture described"), "good"),
+    "undetermined": Pill("?", mark("Not determined"), "none"),
 }
 """What a report says as a whole."""
 
+ROLES: Mapping[str, str] = {
+    "viewer": mark("viewer"),
+    "operator": mark("operator"),
+    "admin": mark("administrator"),
+}
+
+
+def zone() -> str:
+    """Return the name of the zone in which the pages tell times, with its distance from UTC."""
+    now = local_time()
+    distance = f"UTC{now:%z}"
+    shown = f"{distance[:6]}:{distance[6:8]}".removesuffix(":00").replace("UTC+00", "UTC")
+    name = now.tzname() or ""
+    return name if name in ("UTC", shown) else f"{name} ({shown})" if name.isalpha() else shown
+
 
 def _when(at: float) -> str:
-    return local_time(at).strftime("%Y-%m-%d %H:%M:%S")
+    moment = local_time(at)
+    name = moment.tzname() or ""
+    return f"{moment:%Y-%m-%d %H:%M:%S} {name if name.isalpha() else f'{moment:%z}'}"
+
+
+def _iso(at: float) -> str:
+    return local_time(at).isoformat(timespec="seconds")
 
 
 def _clock(at: float) -> str:
@@ -78,10 +105,25 @@ def _size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _name(text: str) -> str:
-    """Return a Person Name (PS3.5 6.2.1.1) as people write it: family, given."""
-    parts = [part.strip() for part in text.split("=")[0].split("^")]
-    return ", ".join(part for part in parts[:2] if part) or text
+def whole_name(text: str) -> str:
+    """Return a Person Name (PS3.5 6.2.1.1) as people write it, with all groups and components.
+
+    ``Adams^John^Robert^Rev.^B.A.`` is "Adams, Rev. John Robert, B.A.". An ideographic and a
+    phonetic form follow in parentheses.
+    """
+    alphabetic, *others = [*text.split("="), ""][:3] if "=" in text else [text]
+    family, given, middle, prefix, suffix = [*_parts(alphabetic), *[""] * 5][:5]
+    called = " ".join(part for part in (prefix, given, middle) if part)
+    first = ", ".join(part for part in (family, called, suffix) if part)
+    more = [" ".join(part for part in _parts(form) if part) for form in others]
+    beside = ", ".join(form for form in more if form)
+    if first and beside:
+        return f"{first} ({beside})"
+    return first or beside or text
+
+
+def _parts(group: str) -> list[str]:
+    return [part.strip() for part in group.split("^")]
 
 
 def _date(text: str) -> str:
@@ -95,28 +137,55 @@ templates = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    extensions=["jinja2.ext.i18n"],
 )
+templates.policies["ext.i18n.trimmed"] = True
+templates.install_gettext_translations(translations, newstyle=True)  # type: ignore[attr-defined]
+templates.globals |= {"zone": zone, "language": LANGUAGE}
 templates.filters |= {
     "when": _when,
     "clock": _clock,
     "duration": _duration,
     "size": _size,
-    "person_name": _name,
+    "person_name": whole_name,
+    "iso": _iso,
+    "role": lambda role: say(ROLES.get(role, role)),
     "date": _date,
     "hex": lambda status: f"0x{status:04X}",
-    "pill": lambda state: PILLS.get(state, Pill("?", state, "none")),
-    "presence": lambda word: PRESENCE.get(word, PRESENCE["undetermined"]),
+    "pill": lambda state: _said(PILLS.get(state, Pill("?", state, "none"))),
+    "presence": lambda word: _said(PRESENCE.get(word, PRESENCE["undetermined"])),
 }
 
 
-class Pages:
-    """Fills templates with what every page shows."""
+def _said(pill: Pill) -> Pill:
+    return pill._replace(word=say(pill.word))
 
-    def __init__(self, settings: Settings) -> None:
+
+class Pages:
+    """Fills templates with what every page shows.
+
+    Parameters
+    ----------
+    settings : Settings
+    wrong : callable, optional
+        Returns what is wrong with the node now.
+    """
+
+    def __init__(
+        self, settings: Settings, wrong: Callable[[], Sequence[Condition]] = lambda: ()
+    ) -> None:
+        self._wrong = wrong
         self._node = settings.node
         self._sign_in = settings.web.sign_in
         self._provider = urlsplit(settings.web.oidc.issuer).hostname or ""
         self._demonstrates = any(rule.model in DEMONSTRATION_MODELS for rule in settings.rules)
+
+    def _wrong_for(self, person: Person | None) -> Sequence[Condition]:
+        """Return what a person is told: who only reads has to know what stops images."""
+        if person is None:
+            return ()
+        found = self._wrong()
+        return found if person.may("operator") else [one for one in found if one.level == "stop"]
 
     def text(self, template: str, person: Person | None, **values: Any) -> str:
         """Return a page, or a part of one, as HTML."""
@@ -127,6 +196,7 @@ class Pages:
             "has_sign_in": self._sign_in,
             "provider": self._provider,
             "demonstrates": self._demonstrates,
+            "wrong": self._wrong_for(person),
         }
         return templates.get_template(template).render(common | values)
 

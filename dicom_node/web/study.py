@@ -1,29 +1,39 @@
-"""One Instance: its picture beside the words, what became of them, and what to do next."""
+"""A study: the image beside the words of all its reports, what became of them, what to do next."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+import logging
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import RedirectResponse, Response
+from pydicom import dcmread
 
 from dicom_node.base.errors import NotFound
 from dicom_node.flow.repeat import adopt
 from dicom_node.settings import Settings
 from dicom_node.standard.status import meaning
 from dicom_node.store.ledger import Ledger, as_json
+from dicom_node.store.ledger.studies import StudyImage
 from dicom_node.store.ledger.views import Trace
 from dicom_node.store.spool import Spool
-from dicom_node.web.preview import DATA, WINDOWS, Previews
+from dicom_node.web import judging
+from dicom_node.web.judging import COMMENT, CORRECTED
+from dicom_node.web.preview import DEEP, WINDOWS, Previews
+from dicom_node.web.regions import regions_of
 from dicom_node.web.render import Pages, told
 from dicom_node.web.sessions import Door, Person, Posted
+from dicom_node.web.texts import say
 from dicom_node.web.trail import WebTrail
+
+logger = logging.getLogger(__name__)
 
 OPEN = ("received", "queued", "running", "reported", "pending", "retrying")
 """States in which something will still happen by itself."""
 
-JUDGED = ("agree", "disagree")
-COMMENT = 1000
+MOST_TRACES = 24
+"""Other images of a study whose reports stand on the page."""
 
 Uid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 
@@ -35,27 +45,35 @@ def routes(
     router = APIRouter(prefix="/images/{uid}")
     previews = Previews()
     viewer = Depends(door.needs("viewer"))
-    judges = Depends(door.posts("viewer"))
+    judges = Depends(door.posts("viewer", max_files=0, max_fields=200))
     operates = Depends(door.posts("operator"))
 
     @router.get("")
-    def image(
-        request: Request, uid: Uid, window: str = "", person: Person = viewer
-    ) -> HTMLResponse:
-        """Show all that is known of an Instance."""
+    def image(request: Request, uid: Uid, window: str = "", person: Person = viewer) -> Response:
+        """Show all that is known of an Instance, among the other images of its study."""
         trace = ledger.history.trace(uid)
-        known = _told(trace)
-        trail.accessed(request, person.name, [trace.instance])
-        preview = previews.why_not() or ("" if known["instance"]["file"] else "purged")
-        chosen = window if window in WINDOWS else next(iter(WINDOWS))
+        if trace.sop_instance_uid != uid:  # a study, an accession number or a report
+            return RedirectResponse(f"/images/{trace.sop_instance_uid}", 303)
+        study = ledger.studies.of_image(uid)
+        shown = [one for one in study.images if one.sop_instance_uid == uid]
+        others = [one for one in study.images if one.sop_instance_uid != uid]
+        near = [*shown, *others[:MOST_TRACES]]  # the words of the image that is seen come first
+        traces = {one.sop_instance_uid: ledger.history.trace(one.sop_instance_uid) for one in near}
+        trail.accessed(request, person.name, [one.instance for one in traces.values()])
+        known = [_told(one, traces[one.sop_instance_uid], person) for one in near]
+        preview = previews.why_not() or ("" if trace.instance.file else "purged")
         return pages.page(
-            "image.html",
+            "study.html",
             person,
-            trace=known,
+            study=study,
+            images=known,
+            selected=next(one for one in known if one["sop_instance_uid"] == uid),
+            is_open=any(one["is_open"] for one in known),
             windows=WINDOWS,
-            window=chosen,
+            window=window if window in WINDOWS else next(iter(WINDOWS)),
             no_preview=preview,
-            comment_length=COMMENT,
+            regions=_regions(spool, trace),
+            lengths=(COMMENT, CORRECTED),
         )
 
     @router.get("/preview.png")
@@ -69,23 +87,27 @@ def routes(
         instance = ledger.history.trace(uid).instance
         if not instance.file:
             raise NotFound("retention has removed the image")
-        chosen = window if window in (*WINDOWS, DATA) else "sent"
-        picture = previews.png(spool.path(instance.file), chosen)
+        wanted = window if window in (*WINDOWS, *DEEP) else "sent"
+        picture = previews.png(spool.path(instance.file), wanted)
         trail.accessed(request, person.name, [instance])
-        return Response(picture, media_type="image/png")
+        # The browser that shows it may keep it while the page is open; nobody else.
+        headers = {"Cache-Control": "private, max-age=600"} if wanted in DEEP else None
+        return Response(picture, media_type="image/png", headers=headers)
 
     @router.post("/retry")
     def retry(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Let what failed or waits try again now."""
         count = ledger.acts.retry(uid, by=trail.actor(request, posted.person.name))
-        what = f"{count} will be tried again now" if count else "nothing had failed or was waiting"
+        what = say("%(count)s will be tried again now", count=count)
+        what = what if count else say("nothing had failed or was waiting")
         return told(request, what, f"/images/{uid}")
 
     @router.post("/resend")
     def resend(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Send the report once more."""
         count = ledger.acts.resend(uid, by=trail.actor(request, posted.person.name))
-        what = f"{count} will be sent again" if count else "nothing was ever sent"
+        what = say("%(count)s will be sent again", count=count)
+        what = what if count else say("nothing was ever sent")
         what = "; ".join((what, *ledger.acts.unsent(uid)))
         return told(request, what, f"/images/{uid}")
 
@@ -93,7 +115,8 @@ def routes(
     def release(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Send what a shadow rule has withheld."""
         count, left = ledger.acts.release(uid, by=trail.actor(request, posted.person.name))
-        what = f"{count} will be sent" if count else "nothing is withheld by a shadow rule"
+        what = say("%(count)s will be sent", count=count)
+        what = what if count else say("nothing is withheld by a shadow rule")
         return told(request, "; ".join((what, *left)), f"/images/{uid}")
 
     @router.post("/settle/{outcome}")
@@ -105,63 +128,78 @@ def routes(
     ) -> Response:
         """End deliveries that wait: a person knows that they arrived, or gives them up."""
         count = ledger.acts.settle(uid, outcome, by=trail.actor(request, posted.person.name))
-        return told(request, f"{count} settled as {outcome}", f"/images/{uid}")
+        as_sent = say("%(count)s settled as sent", count=count)
+        as_given_up = say("%(count)s settled as given up", count=count)
+        return told(request, as_sent if outcome == "sent" else as_given_up, f"/images/{uid}")
 
     @router.post("/adopt")
     def take_over(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Let corrected content take the place of the first, and report again."""
         made = adopt(settings, spool, ledger, uid, by=trail.actor(request, posted.person.name))
-        return told(request, f"adopted; {len(made)} new report(s) follow", f"/images/{uid}")
+        what = say("adopted; %(count)s new report(s) follow", count=len(made))
+        return told(request, what, f"/images/{uid}")
 
     @router.post("/replay")
     def replay(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Analyse the image again."""
         rejects, by = settings.report.reject_replaced, trail.actor(request, posted.person.name)
         count = len(ledger.acts.replay(uid, by=by, rejects=rejects))
-        what = f"{count} new analysis begins" if count == 1 else f"{count} new analyses begin"
+        what = say("new analyses that begin: %(count)s", count=count)
         return told(request, what, f"/images/{uid}")
 
     @router.post("/judge")
     def judge(request: Request, uid: Uid, posted: Posted = judges) -> Response:
         """Keep what a reader thinks of a report."""
-        verdict, comment = posted.text("verdict"), posted.text("comment", COMMENT)
-        job = posted.text("job")
-        if verdict not in JUDGED or job not in {one.job for one in ledger.history.trace(uid).jobs}:
-            raise NotFound("there is no such report to judge")
-        by = trail.actor(request, posted.person.name or "a reader")
-        report = settings.report
-        judged = ledger.acts.judge(
-            job,
-            cast('Literal["agree", "disagree"]', verdict),
-            by,
-            comment,
-            sends=report.send_judgements,
-            rejects=report.reject_replaced,
-        )
-        follows = "; a report that says so follows" if judged.job else ""
-        follows = f"; not sent: {judged.why}" if judged.why else follows
-        return told(request, f"kept: {verdict}{follows}", f"/images/{uid}")
+        by, report = trail.actor(request, judging.reader_of(posted.person)), settings.report
+        sends = {"sends": report.send_judgements, "rejects": report.reject_replaced}
+        verdict, judged = judging.keep(ledger, uid, posted, by, **sends)
+        kept = say("kept: agree") if verdict == "agree" else say("kept: disagree")
+        if judged.why:
+            kept += "; " + say("not sent: %(why)s", why=judged.why)
+        elif judged.job:
+            kept += "; " + say("a report that says so follows")
+        return told(request, kept, f"/images/{uid}")
 
     return router
 
 
-def _told(view: Trace) -> dict[str, Any]:
+def _told(image: StudyImage, view: Trace, person: Person) -> dict[str, Any]:
     """Return a trace with what the page shows beside it: newest job first, statuses as words."""
     trace: dict[str, Any] = as_json(view)
+    trace["number"] = image.number
     sent: dict[str, list[dict[str, Any]]] = {}
     for delivery in trace["deliveries"]:
         status = delivery["status"]
         delivery["meaning"] = "" if status is None else meaning(status)
         sent.setdefault(delivery["job"], []).append(delivery)
-    judged: dict[str, list[dict[str, Any]]] = {}
-    for stage in trace["stages"]:
-        if stage["stage"] in JUDGED:
-            judged.setdefault(stage["job"], []).append(stage)
-    for job in trace["jobs"]:
+    for job, typed in zip(trace["jobs"], view.jobs, strict=True):
         job["deliveries"] = sent.get(job["job"], [])
-        job["judged"] = judged.get(job["job"], [])
+        job["judging"] = judging.shown(view.judgements, typed, person)
+    newest: dict[str, int] = {}
+    for job in trace["jobs"]:
+        newest[job["model"]] = max(newest.get(job["model"], 0), job["generation"])
+    for job in trace["jobs"]:
+        job["is_replaced"] = job["generation"] < newest[job["model"]]
     trace["jobs"].reverse()
     states = {trace["state"], *(d["state"] for d in trace["deliveries"])}
     states |= {job["state"] for job in trace["jobs"]}
     trace["is_open"] = bool(states & {s for s in OPEN if s != "reported"})
+    trace["is_withheld"] = any(d["state"] == "withheld" for d in trace["deliveries"])
     return trace
+
+
+def _regions(spool: Spool, trace: Trace) -> list[dict[str, Any]]:
+    """Return the regions of the newest report that draws any on this image."""
+    for job in reversed(trace.jobs):
+        for made in trace.objects:
+            if made.job == job.job and made.kind == "sr" and made.file:
+                try:
+                    found = regions_of(dcmread(spool.path(made.file)), trace.sop_instance_uid)
+                except Exception as exc:  # noqa: BLE001 - a rim: a worker's file, whatever is in it
+                    logger.warning(
+                        "regions of %s cannot be read: %s", made.file, type(exc).__name__
+                    )
+                    found = []
+                if found:
+                    return [asdict(one) for one in found]
+    return []

@@ -38,6 +38,7 @@ class Workers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._told: dict[str, tuple[Presence, float]] = {}
+        self.born = time.monotonic()
 
     def note(self, presence: Presence) -> None:
         """Remember what a worker tells of itself."""
@@ -47,6 +48,10 @@ class Workers:
             self._told[presence.worker] = (presence, now)
             while len(self._told) > _MOST:
                 del self._told[next(iter(self._told))]
+
+    def models(self) -> set[str]:
+        """Return the models of which a worker is there."""
+        return {one.presence.card.name for one in self.seen() if one.is_here}
 
     def seen(self) -> list[Seen]:
         """Return the workers of the last hour, those that are here first."""

@@ -6,12 +6,14 @@ import asyncio
 import base64
 import hashlib
 import math
-import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
@@ -19,14 +21,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from dicom_node.base.errors import ChexFractError
+from dicom_node.base.local_time import local_time, read_local
+from dicom_node.base.translation import mark
 from dicom_node.settings import Settings
-from dicom_node.store.ledger import DestinationState, Ledger
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.studies import DISAGREED, SORTS, StudyFilter
 from dicom_node.store.ledger.views import Arrival
 from dicom_node.store.spool import Spool
-from dicom_node.web.render import PILLS, Pages
+from dicom_node.web.board import FRESH_S, Board
+from dicom_node.web.render import Pages, templates
 from dicom_node.web.sessions import Door, Person, Posted
 from dicom_node.web.trail import WebTrail
-from dicom_node.web.workers import Seen, Workers
+from dicom_node.web.workers import Workers
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
@@ -43,6 +49,7 @@ STATES = (
     "rejected",
     "failed",
     "ignored",
+    DISAGREED,
 )
 LOOK_S = 0.5
 """How often a live page looks whether the ledger has changed."""
@@ -55,96 +62,6 @@ STREAM_S = 600.0
 SEEN_S = 60.0
 """Time after which the audit trail is told what a live page has shown meanwhile."""
 STREAMS = 64
-_FRESH_S = 2.0
-_HOUR = 3600.0
-
-
-class Board:
-    """The tiles above the list; asked once however many people look.
-
-    Parameters
-    ----------
-    settings : Settings
-    ledger : Ledger
-    spool : Spool
-    workers : Workers
-    """
-
-    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool, workers: Workers) -> None:
-        self._settings = settings
-        self._ledger = ledger
-        self._spool = spool
-        self._workers = workers
-        self._lock = threading.Lock()
-        self._told: dict[str, Any] = {}
-        self._at = -math.inf
-
-    def tiles(self) -> dict[str, Any]:
-        """Return the figures, at most two seconds old."""
-        with self._lock:
-            if time.monotonic() - self._at > _FRESH_S:
-                self._told = self._ask()
-                self._at = time.monotonic()
-            return self._told
-
-    def _ask(self) -> dict[str, Any]:
-        now = time.time()
-        status, waiting = self._ledger.history.status(), self._ledger.jobs.waiting()
-        pulse = self._ledger.results.pulse(now - _HOUR)
-        due = [line.oldest for line in waiting.values() if line.oldest]
-        return {
-            "waiting": sum(line.due + line.queued for line in waiting.values()),
-            "running": sum(line.running for line in waiting.values()),
-            "oldest": max(0.0, now - min(due)) if due else 0.0,
-            "workers": _busy(pulse.workers, self._workers.seen()),
-            "ended": pulse.ended,
-            "median": quantile(pulse.seconds, 0.5),
-            "p95": quantile(pulse.seconds, 0.95),
-            "peers": peer_states(self._settings, status.destinations, now),
-            "free": shutil.disk_usage(self._spool.root).free,
-            "min_free": self._settings.retention.min_free,
-            "has_room": self._spool.has_room(),
-            "conflicts": status.conflicts,
-        }
-
-
-def peer_states(
-    settings: Settings, lines: Sequence[DestinationState], now: float
-) -> list[dict[str, Any]]:
-    """Return each peer and each destination with how its deliveries do."""
-    known = {line.name: line for line in lines}
-    told = []
-    for name in sorted({*settings.peers, *known}):
-        line = known.get(name, DestinationState(name))
-        told.append(
-            {
-                "name": name,
-                "peer": settings.peers.get(name),
-                "is_down": line.held_until > now or bool(line.failures),
-                "waiting": line.waiting,
-                "oldest_s": line.oldest_s,
-                "reason": line.reason,
-            }
-        )
-    return told
-
-
-def _busy(claimed: Sequence[str], seen: Sequence[Seen]) -> dict[str, Any]:
-    """Return who is there with what device, and who took work without having told of itself."""
-    told = {one.presence.worker for one in seen}
-    here = [one.presence for one in seen if one.is_here]
-    return {
-        "here": here,
-        "gone": [one.presence.worker for one in seen if not one.is_here],
-        "silent": [name for name in claimed if name not in told],
-    }
-
-
-def quantile(ascending: Sequence[float], share: float) -> float | None:
-    """Return the smallest value that this share of all does not exceed."""
-    if not ascending:
-        return None
-    return ascending[max(0, math.ceil(share * len(ascending)) - 1)]
 
 
 class Seals:
@@ -179,9 +96,90 @@ class Seals:
             return ""
 
 
-Find = Annotated[str, Query(max_length=1024)]
-State = Annotated[str, Query(max_length=32)]
-Page = Annotated[int, Query(ge=1, le=100_000)]
+PERIODS = {
+    "": mark("Any time"),
+    "today": mark("Today"),
+    "yesterday": mark("Yesterday"),
+    "week": mark("Last 7 days"),
+    "dates": mark("Between dates"),
+}
+"""When an image was received, for the filter."""
+
+SORT_WORDS = {
+    "newest": mark("Newest first"),
+    "oldest": mark("Oldest first"),
+    "name": mark("Patient's name"),
+    "finding": mark("Fractures first"),
+    "trouble": mark("Trouble first"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a page of the worklist shows; its fields stand in the page's address."""
+
+    find: str = ""
+    """The search, sealed."""
+    state: str = ""
+    period: str = ""
+    since: str = ""
+    until: str = ""
+    """Dates of the site's clocks, for the period ``dates``."""
+    sort: str = ""
+    before: str = ""
+    """The key of the page; see `Studies.page`."""
+
+    @property
+    def query(self) -> str:
+        """The query of an address that asks for this."""
+        return urlencode({name: value for name, value in asdict(self).items() if value})
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether not everything is shown."""
+        return bool(self.find or self.state or self.period)
+
+    def moments(self) -> tuple[float, float]:
+        """Return from when and until when images were received; 0 is no bound."""
+        today = local_time().date()
+        first, last = {
+            "today": (today, None),
+            "yesterday": (today - timedelta(days=1), today - timedelta(days=1)),
+            "week": (today - timedelta(days=6), None),
+            "dates": (_date(self.since), _date(self.until)),
+        }.get(self.period, (None, None))
+        begins = read_local(first.isoformat()) if first else 0.0
+        ends = read_local((last + timedelta(days=1)).isoformat()) if last else 0.0
+        return begins, ends
+
+
+def _date(text: str) -> date | None:
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if 1970 < found.year < 9999 else None
+
+
+def asked_for(
+    find: Annotated[str, Query(max_length=1024)] = "",
+    state: Annotated[str, Query(max_length=32)] = "",
+    period: Annotated[str, Query(max_length=16)] = "",
+    since: Annotated[str, Query(max_length=10)] = "",
+    until: Annotated[str, Query(max_length=10)] = "",
+    sort: Annotated[str, Query(max_length=16)] = "",
+    before: Annotated[str, Query(max_length=128)] = "",
+) -> Asked:
+    """Return what an address asks for; what this node does not know asks for nothing."""
+    return Asked(
+        find=find,
+        state=state if state in STATES else "",
+        period=period if period in PERIODS else "",
+        since=since if period == "dates" and _date(since) else "",
+        until=until if period == "dates" and _date(until) else "",
+        sort=sort if sort in SORTS[1:] else "",
+        before=before,
+    )
 
 
 def routes(
@@ -202,48 +200,46 @@ def routes(
     searches = Depends(door.posts("viewer"))
     streams = asyncio.Semaphore(STREAMS)
 
-    def values(find: str, state: str, page: int) -> dict[str, Any]:
-        known = state if state in STATES else ""
-        q = seals.open(find)
-        rows = ledger.history.recent(PAGE + 1, q, known, (page - 1) * PAGE)
+    def values(asked: Asked) -> dict[str, Any]:
+        q = seals.open(asked.find)
+        since, until = asked.moments()
+        wanted = StudyFilter(q, asked.state, since, until, asked.sort or "newest")
+        found = ledger.studies.page(PAGE, wanted, asked.before)
+        shown = asked if q else replace(asked, find="")
         return {
             "tiles": board.tiles(),
-            "rows": rows[:PAGE],
-            "has_more": len(rows) > PAGE,
-            "page": page,
+            "studies": found.studies,
+            "asked": shown,
+            "first": replace(shown, before=""),
+            "older": replace(shown, before=found.older) if found.older else None,
             "q": q,
-            "find": find if q else "",
-            "state": known,
         }
 
     @router.get("/")
     def worklist(
         request: Request,
-        find: Find = "",
-        state: State = "",
-        page: Page = 1,
+        asked: Annotated[Asked, Depends(asked_for)],
         person: Person = viewer,
     ) -> HTMLResponse:
-        """Show the last Instances."""
-        states = [(name, PILLS[name]) for name in STATES]
-        shown = values(find, state, page)
-        trail.listed(request, person.name, shown["rows"], shown["q"], shown["state"])
-        return pages.page("worklist.html", person, states=states, **shown)
+        """Show the last studies."""
+        states = [(name, templates.filters["pill"](name)) for name in STATES]
+        words: dict[str, Any] = {"states": states, "periods": PERIODS, "sorts": SORT_WORDS}
+        shown = values(asked)
+        trail.listed(request, person.name, _rows(shown), shown["q"], asked.state)
+        return pages.page("worklist.html", person, **words, **shown)
 
     @router.post("/find")
     async def find(posted: Posted = searches) -> Response:
         """Go to what was searched for."""
-        sealed, state = seals.seal(posted.text("q", 128)), posted.text("state", 32)
-        known = state if state in STATES else ""
-        asked = [f"{k}={v}" for k, v in (("find", sealed), ("state", known)) if v]
-        return RedirectResponse("/" + ("?" + "&".join(asked) if asked else ""), 303)
+        sealed = seals.seal(posted.text("q", 128))
+        names = ("state", "period", "since", "until", "sort")
+        query = asked_for(sealed, *(posted.text(name, 32) for name in names)).query
+        return RedirectResponse("/" + (f"?{query}" if query else ""), 303)
 
     @router.get("/live")
     async def live(
         request: Request,
-        find: Find = "",
-        state: State = "",
-        page: Page = 1,
+        asked: Annotated[Asked, Depends(asked_for)],
         person: Person = looks_on,
     ) -> Response:
         """Tell the whole state first, then again whenever something has changed."""
@@ -253,8 +249,8 @@ def routes(
         seen = _Seen(partial(trail.listed, request, person.name))
 
         def rendered() -> str:
-            shown = values(find, state, page)
-            seen.show(shown["rows"])
+            shown = values(asked)
+            seen.show(_rows(shown))
             return pages.text("live.html", person, **shown)
 
         async def stream() -> AsyncIterator[str]:
@@ -269,6 +265,11 @@ def routes(
         return StreamingResponse(stream(), media_type="text/event-stream")
 
     return router
+
+
+def _rows(shown: dict[str, Any]) -> list[Arrival]:
+    """Return the images that a page of studies shows."""
+    return [image.row for study in shown["studies"] for image in study.images]
 
 
 class _Seen:
@@ -312,7 +313,7 @@ async def _changes(
     watch, last, told_at = ledger.watch(), "", -math.inf
     asked_at = time.monotonic()
     ends = time.monotonic() + STREAM_S
-    least = LOOK_S if ledger.is_sqlite else _FRESH_S
+    least = LOOK_S if ledger.is_sqlite else FRESH_S
     try:
         while time.monotonic() < ends and not is_over.is_set():
             if time.monotonic() - asked_at > STAYS_S:

@@ -127,13 +127,24 @@ def test_image_and_words_stand_side_by_side_and_windows_change_the_picture(
     pages.reported(api, pages.claimed(api))
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto(f"{api.url}/images/{uid}")
-    picture, words = page.locator("#preview img"), page.locator("blockquote")
-    until(page, "document.querySelector('#preview img').naturalWidth > 100")
+    picture, words = page.locator("#preview canvas"), page.locator("blockquote")
+    until(page, "document.querySelector('#preview canvas').dataset.state === 'ready'")
     left, right = picture.bounding_box(), words.bounding_box()
     assert left["x"] + left["width"] <= right["x"]
-    page.get_by_role("link", name="Bone").click()
-    until(page, "document.querySelector('#preview img').src.endsWith('bone')")
-    until(page, "document.querySelector('#preview img').naturalWidth > 100")
+    page.get_by_role("button", name="Bone").click()
+    until(page, "document.querySelector('#preview canvas').dataset.preset === 'bone'")
+
+
+def test_without_scripts_a_drawn_picture_shows_each_window(api: Api, chromium: Any) -> None:
+    uid = pages.keep(api, PICTURE)
+    with chromium.context.browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"{api.url}/images/{uid}")
+        page.get_by_role("button", name="Bone").click()
+        picture = page.locator("#preview img")
+        assert picture.get_attribute("src").endswith("preview.png?window=bone")
+        assert picture.is_visible()
+        assert page.locator("#preview canvas").is_hidden()
 
 
 def test_a_reader_disagrees_with_a_comment(api: Api, page: Any) -> None:
@@ -192,7 +203,7 @@ def test_the_keyboard_reaches_everything_in_order(api: Api, page: Any) -> None:
     finished(api, patient_name="Key^Board")
     page.goto(api.url)
     reached = []
-    for _ in range(14):
+    for _ in range(26):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.innerText.trim().split('\\n')[0]"))
     assert reached[0] == "Skip to the content"

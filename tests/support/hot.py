@@ -10,8 +10,18 @@ from grower import live_through
 from ledgers import NOW, on
 
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.studies import StudyFilter
 
 _NUMBERS = count(10**7)
+
+STUDIES: tuple[dict[str, Any], ...] = (
+    {},
+    {"state": "failed"},
+    {"state": "ignored"},
+    {"state": "disagreed"},
+    {"search": "doe jane"},
+    {"since": NOW, "until": NOW + 9},
+)
 
 HOT: dict[str, Callable[[Ledger], Any]] = {
     "reception to delivery": lambda ledger: live_through(
@@ -52,6 +62,14 @@ HOT: dict[str, Callable[[Ledger], Any]] = {
     "a search for nobody": lambda ledger: ledger.history.page(5, "chest nobody"),
     "a search by patient id": lambda ledger: ledger.history.page(5, "PHANTOM-7"),
     "a search by UID": lambda ledger: ledger.history.page(5, "1.2.3.1"),
+    "a page of studies": lambda ledger: [
+        ledger.studies.page(5, StudyFilter(**wanted), before)
+        for before in ("", ledger.studies.page(5).older)
+        for wanted in STUDIES
+    ],
+    "the study of an image": lambda ledger: ledger.studies.of_image(
+        ledger.history.page(1).rows[0].sop_instance_uid
+    ),
     "tiles": lambda ledger: ledger.results.pulse(NOW),
     "workers": lambda ledger: ledger.results.workers(),
     "versions": lambda ledger: ledger.results.versions(0.0),

@@ -27,8 +27,11 @@ def keep(api: Api, content: bytes, *routes: Route, **facts: Any) -> str:
         kept = incoming.keep(uid)
     of_file = {"sha256": "", "size": kept.size, "file": kept.name}
     known = {"calling_ae": "XRAY1", "calling_host": "127.0.0.1", **facts}
+    # of nobody in particular: a study of its own, or all such images would be one study
+    own = "1.2.7" if {"patient_id", "patient_name"} & set(facts) else f"1.2.7.{api.count}"
+    study = known.pop("study_instance_uid", own)
     instance = Instance(
-        uid, "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.1.2.1", "1.2.7", "1.2.8",
+        uid, "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.1.2.1", study, "1.2.8",
         **of_file, **known,
     )  # fmt: skip
     api.ledger.instances.receive(instance, routes)

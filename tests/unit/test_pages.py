@@ -21,7 +21,7 @@ from serving import Api, serving
 
 from dicom_node import in_force
 from dicom_node.standard.header import clean
-from dicom_node.web import preview, worklist
+from dicom_node.web import board, preview, worklist
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +96,12 @@ def test_seals_of_another_secret_do_not_open() -> None:
     assert worklist.Seals("another").open(sealed) == ""
 
 
-def test_tiles_count_what_waits_and_what_ended(api: Api, http: httpx2.Client) -> None:
+def test_tiles_count_what_waits_and_what_ended(
+    api: Api, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board, "FRESH_S", 0.0)
     finished(api)
     pages.keep(api, b"\0" * 128 + b"DICM waits", pages.route())
-    time.sleep(worklist._FRESH_S + 0.1)
     text = http.get("/").text
     assert re.search(r'class="figure">[1-9]\d* <small>waiting', text)
     assert re.search(r'class="figure">[1-9]\d* <small>reported', text)
@@ -117,7 +119,7 @@ def test_tiles_count_what_waits_and_what_ended(api: Api, http: httpx2.Client) ->
 def test_a_quantile_is_a_value_that_occurred(
     values: list[float], share: float, expected: float | None
 ) -> None:
-    assert worklist.quantile(values, share) == expected
+    assert board.quantile(values, share) == expected
 
 
 def test_the_live_stream_tells_the_whole_state_first_and_then_each_change(
@@ -490,6 +492,8 @@ def test_pages_load_nothing_from_elsewhere_and_run_no_inline_script(
         assert set(re.findall(r"<script[^>]*>", answer.text)) == {
             '<script src="/static/htmx.min.js" defer>',
             '<script src="/static/hx-sse.min.js" defer>',
+            '<script src="/static/pages.js" defer>',
+            *(['<script src="/static/viewer.js" defer>'] if "/images/" in path else []),
         }
         assert not {name for name, _ in found if name[:2] == "on" or name == "style"}
         policy = answer.headers["content-security-policy"]

@@ -17,8 +17,8 @@ from serving import SECRET, Api, serving
 
 from dicom_node.base.errors import NotFound, Refused, Unreachable
 from dicom_node.base.job import Card, Device, Measured, Presence
+from dicom_node.web import board
 from dicom_node.web import workers as of_workers
-from dicom_node.web import worklist
 from dicom_node.web.workers import Workers
 from worker.models import ModelInfo, open_model
 from worker.service import heartbeat, tasks
@@ -109,11 +109,11 @@ def test_a_flood_of_names_is_bounded() -> None:
     assert len(known.seen()) == of_workers._MOST
 
 
-def test_the_tile_warns_where_no_worker_is(api: Api) -> None:
+def test_the_tile_warns_where_no_worker_is(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "FRESH_S", 0.0)
     assert "images wait until one starts" in page(api, "/")
     pages.keep(api, b"\0" * 128 + b"DICM", pages.route())
     pages.reported(api, pages.claimed(api))
-    time.sleep(worklist._FRESH_S + 0.1)
     assert "gpu-host:4711" in page(api, "/")  # an older worker, which tells nothing
 
 

@@ -34,6 +34,9 @@ MOST_LOOKS = 3000
 MOST_SORTED = 500
 """Studies that an order other than by arrival sorts: the newest of what is asked for."""
 
+MOST_JUDGED = 5000
+"""Judgements, the newest ones, among which `DISAGREED` is looked for."""
+
 DISAGREED = "disagreed"
 """Filter: a reader has disagreed with a report."""
 
@@ -257,12 +260,12 @@ def _study(key: StudyKey, images: dict[str, list[Arrival]], is_cut: bool) -> Stu
 
 
 def _disagreed(connection: Connection) -> Iterator[str]:
-    """Yield jobs with which a reader has disagreed, the last one first."""
+    """Yield jobs with which a reader has disagreed lately, the last one first."""
+    newest = connection.scalar(sa.select(sa.func.max(judgements.c.id))) or 0
     query = (
         sa.select(judgements.c.job)
-        .where(judgements.c.verdict == "disagree")
+        .where(judgements.c.id > newest - MOST_JUDGED, judgements.c.verdict == "disagree")
         .order_by(judgements.c.id.desc())
-        .limit(4 * MOST_SORTED)
     )
     return iter(dict.fromkeys(connection.scalars(query)))
 

@@ -1,0 +1,59 @@
+"""Takes pictures of the pages to look at: ``python -m tests.screens FOLDER [WIDTH | PAGE …]``."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+import pages
+import scene
+from serving import serving
+from stations import wait_for
+
+WIDTHS = (390, 820, 1440)
+
+
+def main() -> int:
+    """Take each page at each width in both themes and return 0."""
+    out = Path(sys.argv[1])
+    widths = [int(text) for text in sys.argv[2:] if text.isdecimal()] or WIDTHS
+    only = [text for text in sys.argv[2:] if not text.isdecimal()]
+    out.mkdir(parents=True, exist_ok=True)
+    peers = {
+        "archive": {"ae_title": "PACS", "host": "127.0.0.1", "port": 1},
+        "modality": {"ae_title": "MODALITY", "host": "127.0.0.1", "port": 1},
+    }
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(Path(folder), sign_in=False, rules=scene.RULES, peers=peers) as api,
+    ):
+        found = scene.fill(api)
+        scene.refuse(api)
+        paths = {"worklist": "/", "peers": "/peers", "rules": "/rules", "models": "/models"}
+        paths |= {"configuration": "/configuration", "error": "/images/9.9.9"}
+        paths |= {f"study-{name}": f"/images/{uid}" for name, uid in found.items()}
+        paths = {name: path for name, path in paths.items() if not only or name in only}
+        with pages.browser() as page:
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                for width in widths:
+                    page.set_viewport_size({"width": width, "height": 900})
+                    for name, path in paths.items():
+                        page.goto(api.url + path)
+                        page.wait_for_timeout(200)
+                        if name in ("study-two", "study-absent"):
+                            ready = "document.querySelector('canvas').dataset.state === 'ready'"
+                            wait_for(ready, lambda: page.evaluate(ready), 60)  # noqa: B023
+                        page.screenshot(
+                            path=out / f"{name}-{width}-{scheme}.png", full_page=width < 1000
+                        )
+            page.goto("about:blank")
+            print(*page.faults, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
