@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import headers
 import pytest
 import reports
 from peers import need
@@ -436,3 +437,20 @@ def test_a_wrong_template_is_noticed_by_what_pixelmed_does_not_say(
     pixelmed: dict[str, validate.Verdict],
 ) -> None:
     assert any("Found Root Template" in error for error in pixelmed["template"].errors)
+
+
+@pytest.mark.filterwarnings("ignore")  # pydicom's, of the header itself
+def test_no_header_makes_a_report_that_is_not_valid(tmp_path: Path) -> None:
+    """Control characters, many values, none, other representations; more by ``tests.headers``."""
+    assert list(headers.faults(range(41, 57), tmp_path)) == []
+
+
+@pytest.mark.parametrize(("letters", "passes"), [(64, True), (65, False)])
+def test_a_value_is_as_long_as_its_characters_are_many(
+    letters: int, passes: bool, tmp_path: Path
+) -> None:
+    """dciodvfy counts bytes, so that it takes 64 Cyrillic letters for 128."""
+    ds = reports.read(build(reports.source(), CASES["none"], ALGORITHM, ORDER).content)
+    header.put(ds, "StudyDescription", "\u0416" * letters)
+    path = keep(tmp_path / "report.dcm", reports.as_bytes(ds))
+    assert validate.dciodvfy(path).passed == passes

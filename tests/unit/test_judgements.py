@@ -284,7 +284,10 @@ def test_a_judgement_makes_the_next_report_and_the_next_one_the_next(ledger: Led
     second, third = orders[one.job], orders[two.job]
     assert (second.generation, third.generation) == (2, 3)
     assert second.judgement is not None
-    assert second.judgement.report.text == "No fracture."
+    report = second.judgement.report
+    assert (report.text, report.model_version, report.device_uid) == (
+        "No fracture.", "0.1.0", "2.25.1",
+    )  # fmt: skip
     assert second.judgement.findings == (JudgedFinding(finding="left rib 7", verdict="disagree"),)
     assert second.predecessor is not None
     assert second.predecessor.sop_instance_uid == "2.25.1"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import string
+import warnings
 
 import pytest
 import reports
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from reports import ALGORITHM, CASES, ORDER
 
 from worker.report import header
@@ -116,6 +119,35 @@ def test_an_illegal_time_zone_is_left_out(offset: str) -> None:
 def test_an_illegal_optional_value_is_made_legal() -> None:
     assert common(StudyDescription="d" * 65).StudyDescription == "d" * 64
     assert common(StudyDescription="Chest").StudyDescription == "Chest"
+
+
+def test_a_code_or_an_issuer_with_control_characters_is_left_out() -> None:
+    """pydicom's own check lets them pass; a code that is changed would be another code."""
+    code = item(CodeValue="a\tb", CodingSchemeDesignator="L", CodeMeaning="Chest")
+    issuer = item(LocalNamespaceEntityID="RIS\x01")
+    ds = common(ProcedureCodeSequence=[code], IssuerOfAccessionNumberSequence=[issuer])
+    assert "ProcedureCodeSequence" not in ds
+    assert "IssuerOfAccessionNumberSequence" not in ds
+
+
+@pytest.mark.parametrize("uid", ["0", "1", "0.0", "20261399", "1.02", "3.1.2", "1.2.", "a"])
+def test_a_request_that_names_no_study_is_one_of_this_study(uid: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source = reports.source(RequestAttributesSequence=[item(StudyInstanceUID=uid)])
+    (request,) = header.read(source).requests
+    assert request.StudyInstanceUID == "1.2.3"
+
+
+def test_a_name_that_pydicom_trips_over_is_read() -> None:
+    """Empty components in ISO 2022 IR 87 alone: an IndexError in pydicom 3.0.2."""
+    source = reports.source()
+    source.SpecificCharacterSet = ["ISO 2022 IR 87", "ISO 2022 IR 13"]
+    raw = b"Doe^Jane=^=^"
+    source._dict[Tag("PatientName")] = RawDataElement(
+        Tag("PatientName"), "PN", len(raw), raw, 0, False, True, True
+    )
+    assert header.text(header.read(source).common, "PatientName").startswith("Doe^Jane")
 
 
 def test_other_attributes_of_the_patient_are_not_copied() -> None:

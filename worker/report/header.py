@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from pydicom import config
+from pydicom import charset, config
 from pydicom.datadict import dictionary_description, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -61,6 +61,9 @@ COPIED_CODES: Final = frozenset(
 # What is left of an ISO 2022 escape sequence: pydicom 3.0.2 keeps that of ISO 2022 IR 58.
 ESCAPE = re.compile(r"\x1b[\x20-\x2f]+[\x30-\x7e]")
 OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d", re.ASCII)
+
+STUDY = re.compile(r"[0-2](?=.*[1-9])(\.(0|[1-9][0-9]*))+")
+"""A UID with a root that there is (PS3.5 9.1), for a request that may name any."""
 
 NOT_STATED = "Not stated by the source"
 
@@ -235,8 +238,22 @@ def text(ds: Dataset, keyword: str) -> str:
 def _value(ds: Dataset, keyword: str) -> Any:
     try:
         return ds.get(keyword)
+    except LookupError:
+        return _decoded(ds, keyword)
     except (ValueError, TypeError, AttributeError, OverflowError, NotImplementedError):
         return None  # bytes that are not a value of this VR
+
+
+def _decoded(ds: Dataset, keyword: str) -> str | None:
+    """Return a name that pydicom 3.0.2 trips over: one with empty components in ISO 2022 IR 87."""
+    raw = ds.get_item(keyword)
+    if raw is None or not isinstance(raw.value, bytes):
+        return None
+    try:
+        encodings = charset.convert_encodings(ds.get("SpecificCharacterSet", ""))
+        return charset.decode_bytes(raw.value, encodings, set(b"\\^="))
+    except (LookupError, ValueError):
+        return None
 
 
 def _uid(source: Dataset, keyword: str) -> str:
@@ -379,17 +396,19 @@ def put(ds: Dataset, keyword: str, value: Any, vr: str = "") -> None:
 
 def _put_optional(ds: Dataset, source: Dataset, keywords: Iterable[str]) -> None:
     for keyword in keywords:
-        value = text(source, keyword)
+        value = text(source, keyword).rstrip(" \0")
         if value and _is_legal(keyword, value):
             put(ds, keyword, value)
 
 
 def _is_legal(keyword: str, value: str) -> bool:
+    vr = dictionary_VR(keyword)
     try:
-        validate_value(dictionary_VR(keyword), value, config.RAISE)
+        validate_value(vr, value, config.RAISE)
     except ValueError:
         return False
-    return "\\" not in value
+    # pydicom lets control characters pass, which no value representation but text may hold
+    return "\\" not in value and legal_text(vr, value) == value
 
 
 def _put_issuers(common: Dataset, source: Dataset) -> None:
@@ -442,7 +461,7 @@ def _requests(
     for item in items:
         request = Dataset()
         stated = text(item, "StudyInstanceUID")
-        is_usable = bool(stated) and _is_legal("StudyInstanceUID", stated)
+        is_usable = STUDY.fullmatch(stated) and _is_legal("StudyInstanceUID", stated)
         put(request, "StudyInstanceUID", stated if is_usable else study_instance_uid)
         put(request, "ReferencedStudySequence", [])
         for keyword in REQUEST:
