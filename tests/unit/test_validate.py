@@ -110,7 +110,7 @@ def test_a_source_that_is_missing_or_no_image_is_one_clear_line(
     with pytest.raises(ConfigurationError, match="No such file"):
         validate.main([report], tmp_path / "nowhere.dcm")
     (tmp_path / "words.txt").write_text("no image")
-    with pytest.raises(ConfigurationError, match="no DICOM image"):
+    with pytest.raises(ConfigurationError, match="not a DICOM image"):
         validate.main([report], tmp_path / "words.txt")
 
 
