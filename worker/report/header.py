@@ -408,7 +408,8 @@ def _is_legal(keyword: str, value: str) -> bool:
     except ValueError:
         return False
     # pydicom lets control characters pass, which no value representation but text may hold
-    return "\\" not in value and legal_text(vr, value) == value
+    is_plain = all(character >= " " for character in value)
+    return "\\" not in value and is_plain and legal_text(vr, value) == value
 
 
 def _put_issuers(common: Dataset, source: Dataset) -> None:
