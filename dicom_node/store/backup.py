@@ -124,6 +124,11 @@ def restore(data_dir: Path, ledger_url: str, folder: Path) -> Copied:
             if name.startswith("spool/"):
                 new += _place(folder / name, data_dir / name, digest)
         size = _restore_ledger(folder / said["ledger"], sums[said["ledger"]], ledger_url)
+        ledger = Ledger(ledger_url)
+        try:
+            ledger.deliveries.doubt()
+        finally:
+            ledger.close()
         mark.unlink()
         _sync(data_dir)
     return Copied(len(sums) - 1, new, size)

@@ -18,11 +18,22 @@ from dicom_node.store.ledger.replaced import NOTE
 from dicom_node.store.ledger.states import UNSENT, DeliveryState
 from dicom_node.store.ledger.views import DestinationState
 from dicom_node.store.ledger.wanted import Wish, load_wishes, result_word
-from dicom_node.store.schema import IS_UNSENT, deliveries, destinations, instances, jobs, objects
+from dicom_node.store.schema import (
+    IS_UNSENT,
+    deliveries,
+    destinations,
+    instances,
+    jobs,
+    marks,
+    objects,
+)
 
 SENDER = "@sender"
 """Destination of a delivery whose sender is no known peer yet."""
 
+
+RESTORED = "restored"
+_IS_RESTORED = marks.c.name == RESTORED
 
 IS_SENT = sa.func.coalesce(deliveries.c.state, "") == DeliveryState.SENT
 """In words that keep SQLite from the index on the state: most deliveries are sent."""
@@ -80,7 +91,19 @@ class Deliveries:
         with self._database.reading() as connection:
             for name in names:
                 found += _due_of(connection, name, now, limit_per_destination)
+            if found and connection.scalar(sa.select(marks.c.value).where(_IS_RESTORED)):
+                found = [replace(one, unanswered=one.unanswered + 1) for one in found]
         return found
+
+    def doubt(self) -> None:
+        """Note that archives may have more than is recorded here: a backup was restored.
+
+        What was sent after the backup was taken is there under the same UIDs, and an archive that
+        answers "duplicate" to it has it.
+        """
+        with self._database.writing() as connection:
+            if sa.inspect(connection).has_table(marks.name):
+                self._database.insert_new(connection, marks, {"name": RESTORED, "value": 1})
 
     def due_destinations(self) -> list[str]:
         """Return the destinations with something to send now, but for those that are held."""

@@ -1,0 +1,196 @@
+"""Broken variants of the product: each must be found, else the simulation proves nothing."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from dicom_node import peers
+from dicom_node.base.errors import ChexFractError
+from dicom_node.flow import deliver, intake
+from dicom_node.peers import Caller, bare_title
+from dicom_node.store.ledger import Receipt
+from dicom_node.store.ledger import deliveries as ledger_deliveries
+from dicom_node.store.ledger import jobs as ledger_jobs
+from dicom_node.store.ledger.deliveries import Deliveries
+from dicom_node.store.ledger.jobs import Expired, Jobs
+from dicom_node.store.ledger.repeats import Repeats
+from dicom_node.store.schema import jobs
+from dicom_node.web import jobs as job_api
+
+from . import outside
+from .effects import Crashed
+
+
+@contextmanager
+def _patched(*patches: tuple[Any, str, Any]) -> Iterator[None]:
+    kept = [(thing, name, getattr(thing, name)) for thing, name, _ in patches]
+    for thing, name, value in patches:
+        setattr(thing, name, value)
+    try:
+        yield
+    finally:
+        for thing, name, value in kept:
+            setattr(thing, name, value)
+
+
+def answered_before_commit() -> AbstractContextManager[None]:
+    """0x0000 is answered when the file is there; the ledger's row follows, unless it cannot."""
+    honest = intake.Intake._record
+
+    def record(self: Any, header: Any, kept: Any, accepted: Any, sender: Any) -> Receipt:
+        try:
+            return honest(self, header, kept, accepted, sender)
+        except (Crashed, ChexFractError):  # the answer is out already
+            return Receipt("new", (), kept.name, "")
+
+    return _patched((intake.Intake, "_record", record))
+
+
+def no_lease_token() -> AbstractContextManager[None]:
+    """Whoever knows a job may renew, release and report it."""
+
+    def held(job: str, token: str, state: str) -> Any:
+        return (jobs.c.id == job) & (jobs.c.state == state)
+
+    def row_of(self: Any, job: str, token: str) -> Any:
+        with self._database.reading() as connection:
+            row = self._row(connection, job)
+        return ledger_jobs.Held(
+            row.worker, row.file, row.transfer_syntax_uid, ledger_jobs.order_of(row, row.ordered)
+        )
+
+    return _patched((ledger_jobs, "_held", held), (Jobs, "held", row_of))
+
+
+def random_uids() -> AbstractContextManager[None]:
+    """A report has another UID each time it is made, and nobody compares."""
+    honest = outside.SimulatedPipeline.report
+
+    def report(self: Any, facts: Any, generation: int, before: str) -> Any:
+        uid = f"2.25.{uuid.uuid4().int}"
+        return outside.images.report(
+            facts.uid, facts.study, facts.patient_id, generation, before, uid
+        )
+
+    assert honest
+    return _patched(
+        (outside.SimulatedPipeline, "report", report), (job_api, "_mismatch", lambda *_: "")
+    )
+
+
+def second_sender_dropped() -> AbstractContextManager[None]:
+    """What comes again makes no further delivery."""
+    return _patched((Repeats, "_add_destinations", lambda *_: None))
+
+
+def wrong_peer_of_one_title() -> AbstractContextManager[None]:
+    """A caller is the first peer that has its title, wherever it calls from."""
+
+    def who_calls(known: Any, ae_title: str, *_: Any, **__: Any) -> Caller:
+        title = bare_title(ae_title)
+        found = [name for name, peer in known.items() if peer.ae_title == title]
+        return Caller(found[0]) if found else Caller(None, is_title_known=False)
+
+    return _patched(
+        (peers, "who_calls", who_calls),
+        (intake, "who_calls", who_calls),
+        (deliver, "who_calls", who_calls),
+    )
+
+
+def duplicate_is_failure() -> AbstractContextManager[None]:
+    """0x0111 is a failure even of what was sent there before."""
+    honest = deliver.is_stored
+    return _patched(
+        (deliver, "is_stored", lambda code, **_: code != 0x0111 and honest(code)),
+    )
+
+
+def timer_lost_at_jump() -> AbstractContextManager[None]:
+    """Times that were written by a clock which was ahead are believed."""
+    nothing: Callable[[Any], int] = lambda self: 0  # noqa: E731
+    return _patched((Jobs, "redate", nothing), (Deliveries, "redate", nothing))
+
+
+def result_of_another_patient() -> AbstractContextManager[None]:
+    """A worker answers with the report of the image that it read before, and nobody compares."""
+    honest = outside.SimulatedPipeline.report
+    last: list[Any] = []
+
+    def report(self: Any, facts: Any, generation: int, before: str) -> Any:
+        last.append(facts)
+        return honest(self, last[-2] if len(last) > 1 else facts, generation, before)
+
+    return _patched(
+        (outside.SimulatedPipeline, "report", report), (job_api, "_mismatch", lambda *_: "")
+    )
+
+
+def lost_message_waits_for_ever() -> AbstractContextManager[None]:
+    """What nobody claimed or finished in time is not taken back."""
+    return _patched((Jobs, "expire", lambda self, attempts: Expired()))
+
+
+def shadow_is_sent() -> AbstractContextManager[None]:
+    """Reports of a shadow rule go out."""
+    return _patched((ledger_deliveries, "_withheld", lambda *_: ""))
+
+
+def ledger_before_file() -> AbstractContextManager[None]:
+    """A repeated image's file takes the place of the first, which is removed."""
+    honest = intake.Intake.finish
+
+    def finish(self: Any, incoming: Any, accepted: Any, sender: Any) -> Receipt:
+        receipt = honest(self, incoming, accepted, sender)
+        if receipt.kind == "duplicate" and receipt.file:
+            self.spool.remove(receipt.file)
+        return receipt
+
+    return _patched((intake.Intake, "finish", finish))
+
+
+def restored_knows_nothing() -> AbstractContextManager[None]:
+    """A restored ledger does not know that archives may have more than it has; found by chance."""
+    return _patched((Deliveries, "doubt", lambda self: None))
+
+
+def resent_by_nobody() -> AbstractContextManager[None]:
+    """A job that failed, or was reported, may be claimed again."""
+
+    def held(job: str, token: str, state: str) -> Any:
+        return (jobs.c.id == job) & (jobs.c.token == token)
+
+    return _patched((ledger_jobs, "_held", held))
+
+
+VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    one.__name__: one
+    for one in (
+        answered_before_commit,
+        no_lease_token,
+        random_uids,
+        second_sender_dropped,
+        wrong_peer_of_one_title,
+        duplicate_is_failure,
+        timer_lost_at_jump,
+        result_of_another_patient,
+        lost_message_waits_for_ever,
+        shadow_is_sent,
+        ledger_before_file,
+        resent_by_nobody,
+        restored_knows_nothing,
+    )
+}
+
+FOUND_BY = {
+    "answered_before_commit": 57,
+    "no_lease_token": 19,
+    "random_uids": 1,
+    "second_sender_dropped": 4,
+    "wrong_peer_of_one_title": 1,
+    "duplicate_is_failure": 26,
+}
+"""Which schedule finds each, so that a gate needs not look for them among all before."""

@@ -1,0 +1,159 @@
+"""What must hold after each schedule."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.standard.uids import object_uid
+from dicom_node.store.schema import conflicts, deliveries, instances, jobs, objects
+
+from ..support.transitions import unknown
+from . import images
+from .node import PEERS, SimulatedNode
+from .outside import said_in
+from .world import World
+
+DONE = ("sent", "committed", "settled", "given up", "withheld")
+
+
+def check(world: World) -> None:
+    """Note the first thing in `world` that must not be."""
+    for node in world.nodes.values():
+        rows = Rows(node)
+        _each_acknowledged_instance_has_an_end(world, node, rows)
+        _no_transition_is_outside_the_table(world, node)
+        _counters_equal_what_is_there(world, node, rows)
+        _files_are_there(world, node, rows)
+        _deliveries_are_what_rules_name(world, node, rows)
+    _archives_have_what_they_should(world)
+
+
+class Rows:
+    """What a ledger holds at the end."""
+
+    def __init__(self, node: SimulatedNode) -> None:
+        def all_of(connection: Any, table: sa.Table) -> list[Any]:
+            return list(connection.execute(sa.select(table)).all())
+
+        with node.database.reading() as connection:
+            self.instances = {row.sop_instance_uid: row for row in all_of(connection, instances)}
+            self.jobs = {row.id: row for row in all_of(connection, jobs)}
+            self.objects = all_of(connection, objects)
+            self.deliveries = all_of(connection, deliveries)
+            self.conflicts = all_of(connection, conflicts)
+
+
+def _each_acknowledged_instance_has_an_end(world: World, node: SimulatedNode, rows: Rows) -> None:
+    by_instance = defaultdict(list)
+    for job in rows.jobs.values():
+        by_instance[job.sop_instance_uid].append(job)
+    for (name, uid), promise in world.promises.items():
+        if name != node.name:
+            continue
+        if uid not in rows.instances:
+            world.fail("an acknowledged Instance is not in the ledger", f"{name} {uid}")
+            continue
+        instance, made = rows.instances[uid], by_instance[uid]
+        if promise.wanted and not made:
+            world.fail("an Instance that a rule takes has no job", f"{name} {uid}")
+        if not made and not (instance.state == "ignored" and instance.reason):
+            world.fail("an Instance ends without a reason", f"{name} {uid}")
+        for job in made:
+            if job.state == "failed" and not job.reason:
+                world.fail("a job failed without a reason", f"{name} {uid}")
+        reports = defaultdict(set)
+        for one in rows.objects:
+            job = rows.jobs[one.job]
+            key = (job.sop_instance_uid, job.model, job.generation)
+            reports[key].add(one.sop_instance_uid)
+            # the same again, whoever makes it: after a restore, or at another node
+            reports[key].add(
+                object_uid("sr", images.SR, key[0], images.DEVICE, images.OPTIONS, job.generation)
+            )
+        for key, uids in reports.items():
+            if len(uids) > 1:
+                world.fail("an Instance has two reports of one model", f"{name} {key}")
+
+
+def _no_transition_is_outside_the_table(world: World, node: SimulatedNode) -> None:
+    for one in unknown(node.ledger):
+        world.fail("a transition is in no table", f"{node.name} {one}")
+
+
+def _counters_equal_what_is_there(world: World, node: SimulatedNode, rows: Rows) -> None:
+    totals = node.ledger.history.status()
+    counted = {
+        "instances": _count(row.state for row in rows.instances.values()),
+        "jobs": _count(row.state for row in rows.jobs.values()),
+        "deliveries": _count(row.state for row in rows.deliveries),
+    }
+    for what, right in counted.items():
+        said = {str(k): v for k, v in getattr(totals, what).items() if v}
+        if said != right:
+            world.fail("counters are wrong", f"{node.name} {what}: {said} but {right}")
+    if totals.conflicts != len(rows.conflicts):
+        world.fail("counters are wrong", f"{node.name}: {totals.conflicts} conflicts")
+
+
+def _count(states: Any) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for state in states:
+        found[str(state)] = found.get(str(state), 0) + 1
+    return found
+
+
+def _files_are_there(world: World, node: SimulatedNode, rows: Rows) -> None:
+    names = [row.file for row in (*rows.instances.values(), *rows.objects, *rows.conflicts)]
+    for name in names:
+        if name and not node.spool.path(name).is_file():
+            world.fail("a file is gone", f"{node.name} {name}")
+
+
+def _deliveries_are_what_rules_name(world: World, node: SimulatedNode, rows: Rows) -> None:
+    ends = defaultdict(set)
+    with_result = set()
+    for job in rows.jobs.values():
+        if job.state in ("reported", "rejected"):
+            with_result.add(job.sop_instance_uid)
+    for row in rows.deliveries:
+        uid = rows.jobs[row.job].sop_instance_uid
+        promise = world.promises.get((node.name, uid)) or world._maybe.get((node.name, uid))
+        if promise is None:
+            world.fail("a delivery of nothing that was received", f"{node.name} {uid}")
+            continue
+        if row.destination in PEERS and row.destination not in promise.allowed:
+            world.fail(
+                "a delivery to whom no rule names", f"{node.name} {uid} to {row.destination}"
+            )
+        if row.state in DONE:
+            ends[uid].add(row.destination)
+    for (name, uid), promise in world.promises.items():
+        if name == node.name and uid in with_result and (missing := promise.wanted - ends[uid]):
+            what = "a destination that a rule names got nothing"
+            world.fail(what, f"{name} image {images.number_of(uid)}: {sorted(missing)}")
+
+
+def _archives_have_what_they_should(world: World) -> None:
+    reports: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for archive in world.archives.values():
+        for stored in archive.taken:
+            said = said_in(stored.content)
+            promises = [
+                promise
+                for found in (world.promises, world._maybe)
+                for (_, uid), promise in found.items()
+                if uid == said.source_uid
+            ]
+            allowed = {name for promise in promises for name in promise.allowed}
+            patients = {patient for promise in promises for patient in promise.patients}
+            if archive.name not in allowed:
+                world.fail("an archive got what no rule sends there", f"{archive.name} {said}")
+            if said.patient_id not in patients:
+                world.fail("a report of another patient", f"{archive.name} {said}")
+            reports[archive.name, stored.uid].add(stored.content.hex()[:0] + said.source_uid)
+    for (name, uid), sources in reports.items():
+        if len(sources) > 1:
+            world.fail("two reports have one UID", f"{name} {uid}")

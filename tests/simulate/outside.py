@@ -1,0 +1,519 @@
+"""What stands around the nodes: broker, network, archives, and workers with their models."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple, Self
+
+import httpx2
+from pydantic import BaseModel
+
+from dicom_node.base.errors import ChexFractError, NotFound, Stale, Transient, Unreachable
+from dicom_node.base.job import (
+    ClaimRequest,
+    Handout,
+    LeaseRequest,
+    Reason,
+    ReleaseRequest,
+    ReportObject,
+    ReportOrder,
+    Result,
+)
+from dicom_node.dimse import Answer, Question
+from dicom_node.web.jobs import ForeignResult
+from worker.service.batches import BatchFormer
+from worker.service.node import Node as NodeClient
+from worker.service.tasks import Desk, Hands, Pulse
+from worker.settings import Settings as WorkerSettings
+from worker.settings import Worker as WorkerTable
+
+from . import images
+from .effects import Crashed
+
+SILENT_S = 5.0
+
+
+class Broker:
+    """Redis as it may be: it refuses, forgets, doubles and reorders."""
+
+    def __init__(self, world: Any) -> None:
+        self.world = world
+        self.queue: list[str] = []
+        self.refuses = False
+        self.doubles = 0
+
+    def publish(self, handout: Handout, priority: int) -> None:
+        """Keep a hand-out as JSON."""
+        self.world.effects.hit()
+        if self.refuses:
+            raise Unreachable("the broker gives no answer")
+        self.queue.append(handout.model_dump_json())
+        if self.doubles:
+            self.doubles -= 1
+            self.queue.append(handout.model_dump_json())
+        self.world.effects.hit()
+
+
+@dataclass
+class Stored:
+    """An object that an archive got."""
+
+    uid: str
+    content: bytes
+
+
+class Archive:
+    """A peer that is sent reports; it remembers all that it ever acknowledged or took."""
+
+    def __init__(self, name: str, world: Any) -> None:
+        self.name = name
+        self.world = world
+        self.mode = "well"
+        self.taken: list[Stored] = []
+        self.kept: set[str] = set()
+        self.questions: deque[tuple[Any, Question]] = deque()
+
+    def store(self, content: bytes) -> int:
+        """Answer a C-STORE."""
+        uid = uid_in(content)
+        if self.mode == "refuses":
+            return 0xA700
+        if self.mode == "cannot":
+            return 0xC000
+        if self.mode == "slow":
+            self.world.clock.pass_by(25.0)
+        if self.mode == "breaks before":
+            raise Unreachable(f"{self.name} broke the association")
+        is_known = uid in self.kept
+        self.taken.append(Stored(uid, content))
+        if self.mode != "lies":
+            self.kept.add(uid)
+        if self.mode == "breaks after":
+            raise Unreachable(f"{self.name} broke the association")
+        if is_known and self.mode in ("well", "strict"):
+            return 0x0111
+        return 0xB000 if self.mode == "warns" else 0x0000
+
+
+class Association:
+    """`dimse.scu.Destination` without a network."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+
+    def connect(self, sop_classes: Sequence[str]) -> None:
+        """Associate."""
+        self.archive.world.effects.hit()
+        if self.archive.mode == "silent":
+            self.archive.world.clock.pass_by(SILENT_S)
+            raise Unreachable(f"{self.archive.name} gives no answer")
+
+    def accepts(self, sop_class_uid: str) -> bool:
+        """Return True."""
+        return True
+
+    def store(self, path: Path) -> int:
+        """Send an object."""
+        content = path.read_bytes()
+        self.archive.world.effects.hit()
+        status = self.archive.store(content)
+        self.archive.world.effects.hit()
+        return status
+
+    def close(self) -> None:
+        """Release."""
+
+
+class CommitmentAssociation:
+    """`dimse.commitment.Line` without a network: answers come later, by the scheduler."""
+
+    def __init__(self, archive: Archive, node: Any) -> None:
+        self.archive = archive
+        self.node = node
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def connect(self) -> None:
+        """Associate."""
+        Association(self.archive).connect(())
+
+    def ask(self, question: Question) -> None:
+        """Ask; the archive answers when the scheduler lets it."""
+        self.archive.world.effects.hit()
+        if self.archive.mode == "refuses":
+            raise Unreachable(f"{self.archive.name} broke the association")
+        self.archive.questions.append((self.node, question))
+
+    def wait(self, seconds: float, ends: Callable[[], bool]) -> bool:
+        """Return False."""
+        return False
+
+
+def answer(archive: Archive, node: Any, question: Question) -> str:
+    """Let a question be answered; return what was said."""
+    uids = [uid for _, uid in question.objects]
+    kept = frozenset(uid for uid in uids if uid in archive.kept)
+    failed = {uid: 0x0112 for uid in uids if uid not in kept}
+    if not node.is_up["listener"]:
+        return "nobody listens"
+    try:
+        with archive.world.effects.process(f"{node.name} listener"):
+            node.keep(Answer(question.transaction_uid, kept, failed))
+    except Crashed:
+        node.kill("listener")
+        return "killed"
+    except Transient as exc:
+        return f"not taken: {exc}"
+    return f"commits to {len(kept)}, lacks {len(failed)}"
+
+
+# workers ------------------------------------------------------------------------------------------
+
+
+class SteppedExecutor(Executor):
+    """Does nothing until the scheduler says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], Any]] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Remember a call."""
+        self.waiting.append(lambda: fn(*args, **kwargs))
+        return Future()
+
+    def step(self) -> None:
+        """Make the first call that waits."""
+        if self.waiting:
+            self.waiting.pop(0)()
+
+
+class SteppedFormer(BatchFormer[Any]):
+    """The batch former, whose model thread is the scheduler."""
+
+    def __init__(self, describe: Any, limit: Any, on_room: Any = lambda: None) -> None:
+        from threading import Condition
+
+        self._describe, self._limit, self._on_room = describe, limit, on_room
+        self._changed = Condition()
+        self._urgent, self._usual, self._coming = [], [], 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the model may be given something."""
+        return bool(self._urgent or self._usual)
+
+    def step(self) -> None:
+        """Give the model a batch."""
+        if not self.is_ready:
+            return
+        taken = self._batch(max(1, self._limit()))
+        self._on_room()
+        self._describe(taken)
+
+
+@dataclass
+class SimulatedCase:
+    """What `worker.pipeline.Case` is to the desk."""
+
+    content: bytes
+    number: int
+    is_waiting: bool = True
+    trouble: Exception | None = None
+    stages_ms: dict[str, float] = field(default_factory=dict)
+
+
+class Facts(NamedTuple):
+    """What a report takes from its image."""
+
+    uid: str
+    patient_id: str
+    study: str
+
+
+class SimulatedPipeline:
+    """A model that reads the number of an image from its bytes, and dies of one of them."""
+
+    limit = SimpleNamespace(most=3)
+
+    def prepare(self, content: bytes) -> SimulatedCase:
+        """Return a case; what is no chest goes not to the model."""
+        number = images.number_of(facts_in(content).uid)
+        return SimulatedCase(content, number, number != images.UNREADABLE)
+
+    def describe(self, cases: Sequence[SimulatedCase], progress: Any = None) -> None:
+        """Describe a batch."""
+        if any(case.number == images.POISON for case in cases):
+            raise Crashed("poison")
+
+    def build(self, case: SimulatedCase, order: ReportOrder, token: str = "") -> Any:
+        """Return a result and its documents."""
+        facts = facts_in(case.content)
+        before = order.predecessor.sop_instance_uid if order.predecessor else ""
+        uid, series, content = self.report(facts, order.generation, before)
+        is_read = case.number != images.UNREADABLE
+        result = Result(
+            token=token,
+            outcome="reported" if is_read else "rejected",
+            model="phantom",
+            model_version="1",
+            device_uid=images.DEVICE,
+            options=images.OPTIONS,
+            demonstration=True,
+            text="No fracture." if is_read else None,
+            presence="absent" if is_read else None,
+            reason=None if is_read else Reason(code="not-chest", text="A hip."),
+            stages_ms={"model": 30.0},
+            objects=(
+                ReportObject(
+                    kind="sr",
+                    part="sr",
+                    sop_class_uid=images.SR,
+                    sop_instance_uid=uid,
+                    series_instance_uid=series,
+                ),
+            ),
+        )
+        document = SimpleNamespace(content=content)
+        return SimpleNamespace(result=result, documents=(document,))
+
+    def report(self, facts: Facts, generation: int, before: str) -> tuple[str, str, bytes]:
+        """Return UID, series and bytes of a report."""
+        return images.report(facts.uid, facts.study, facts.patient_id, generation, before)
+
+
+class SimulatedWorker:
+    """A worker: its desk, its node clients and its pulse; the network between is the world's."""
+
+    def __init__(self, name: str, world: Any) -> None:
+        self.name = name
+        self.world = world
+        self.is_up = False
+        self.start()
+
+    def start(self) -> None:
+        """Start with nothing in memory."""
+        if self.is_up:
+            return
+        self.is_up = True
+        self.preparing, self.building = SteppedExecutor(), SteppedExecutor()
+        hands = Hands(self.preparing, self.building, SteppedFormer, self._connect)
+        self.pulse = Pulse(120.0, self.kill, self.world.clock.monotonic)
+        self.desk = Desk(
+            self.world.pipeline, worker_settings(self.name), "secret", self.pulse, hands=hands
+        )
+
+    def kill(self) -> None:
+        """Be gone."""
+        self.is_up = False
+        self.preparing, self.building = SteppedExecutor(), SteppedExecutor()
+
+    def _connect(self, url: str, secret: str, ca: Any = None) -> NodeClient:
+        transport = Transport(self.world, self)
+        return NodeClient(url, secret, transport=transport, wait=lambda _: None)
+
+    def ready(self) -> list[tuple[str, Callable[[], Any]]]:
+        """Return what it can do now."""
+        if not self.is_up:
+            return []
+        found: list[tuple[str, Callable[[], Any]]] = []
+        if self.world.broker.queue and self.desk.has_room():
+            found.append(("takes a message", self._take))
+        if self.preparing.waiting:
+            found.append(("claims", lambda: self.preparing.step()))
+        if self.desk.batches.is_ready:  # type: ignore[attr-defined]
+            found.append(("describes", self.desk.batches.step))  # type: ignore[attr-defined]
+        if self.building.waiting:
+            found.append(("posts", lambda: self.building.step()))
+        if self.pulse.count and self._needs_beat():
+            found.append(("beats", self.pulse.beat))
+        return found
+
+    def _needs_beat(self) -> bool:
+        now, moved = self.world.clock.monotonic(), self.pulse._moved
+        if now - moved > 120:
+            return True
+        renewed = self.pulse._renewed.values()
+        return any(now - at >= 20 and moved > at for at in renewed)
+
+    def do(self, act: Callable[[], Any]) -> str:
+        """Do one thing; return what became of it."""
+        if not self.is_up:
+            return ""
+        try:
+            with self.world.effects.process(self.name):
+                act()
+        except Crashed:
+            self.kill()
+            return "killed"
+        return ""
+
+    def _take(self) -> None:
+        if not self.world.broker.queue:
+            return
+        place = self.world.drawn.randrange(len(self.world.broker.queue))
+        message = self.world.broker.queue.pop(place if self.world.reorders else 0)
+        self.desk.take(Handout.model_validate_json(message))
+
+
+def worker_settings(name: str, _kept: dict[str, WorkerSettings] = {}) -> WorkerSettings:  # noqa: B006
+    """Return worker.toml of a worker."""
+    if name not in _kept:
+        nodes = ("http://node-a:8080", "http://node-b:8080")
+        _kept[name] = WorkerSettings(worker=WorkerTable(name=name, batch=3, slots=2, nodes=nodes))
+    return _kept[name]
+
+
+class Transport(httpx2.BaseTransport):
+    """Carries a worker's requests to the nodes: as they are, lost, doubled or late."""
+
+    def __init__(self, world: Any, worker: SimulatedWorker) -> None:
+        self.world = world
+        self.worker = worker
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Carry a request."""
+        body = request.read()
+        node = self.world.nodes[request.url.host]
+        words = request.url.path.split("/")
+        kind = request.headers.get("content-type", "")
+        call = Call(words[2], words[3], request.headers.get("x-job-token", ""), kind, body)
+        self.world.effects.hit()
+        fate = self.world.network.pop(0) if self.world.network else "well"
+        if fate != "well":
+            self.world.say(f"{self.worker.name}: {call.act} to {node.name}: {fate}")
+        if fate == "lost":
+            raise httpx2.ConnectError("lost")
+        if fate == "late":
+            self.world.late.append((node, call))
+            raise httpx2.ReadTimeout("late")
+        status, content = serve(self.world, node, call)
+        if fate == "doubled":
+            status, content = serve(self.world, node, call)
+        self.world.effects.hit()
+        if fate == "unanswered" or status == 0:
+            raise httpx2.ReadTimeout("no answer")
+        return httpx2.Response(status, content=content)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request to the job API."""
+
+    job: str
+    act: str
+    token: str
+    kind: str
+    body: bytes
+
+
+def serve(world: Any, node: Any, call: Call) -> tuple[int, bytes]:
+    """Let a node's job API answer; 0 when it is not there."""
+    if not node.is_up["web"]:
+        return 0, b""
+    holder = world.holder(node, call.job)
+    try:
+        with world.effects.process(f"{node.name} web"):
+            token, content = _serve(node.desk, call)
+    except Crashed:
+        node.kill("web")
+        return 0, b""
+    except ForeignResult as exc:
+        world.fail("a result was refused as foreign", f"{node.name} {exc}")
+        return 422, b""
+    except ChexFractError as exc:
+        kinds = ((NotFound, 404), (Stale, 409), (Transient, 503))
+        return next((status for kind, status in kinds if isinstance(exc, kind)), 400), b""
+    if holder and token != holder:
+        world.fail("a stale token was accepted", f"{node.name} {call.act}")
+    world.effects.hit()
+    return 200, content
+
+
+def _serve(desk: Any, call: Call) -> tuple[str, bytes]:
+    def said(kind: type[BaseModel]) -> Any:
+        return kind.model_validate_json(call.body)
+
+    if call.act == "claim":
+        body = said(ClaimRequest)
+        return body.token, desk.claim(call.job, body).model_dump_json().encode()
+    if call.act == "instance":
+        return call.token, desk.instance(call.job, call.token).read_bytes()
+    if call.act == "lease":
+        body = said(LeaseRequest)
+        return body.token, json.dumps(desk.renew(call.job, body)).encode()
+    if call.act == "release":
+        body = said(ReleaseRequest)
+        return body.token, desk.release(call.job, body).encode()
+    result, contents = _parts(call)
+    desk.keep(call.job, result, contents)
+    return result.token, b"{}"
+
+
+def _parts(call: Call) -> tuple[Result, dict[str, bytes]]:
+    mark = call.kind.partition("boundary=")[2].encode()
+    found: dict[str, bytes] = {}
+    for part in call.body.split(b"--" + mark)[1:-1]:
+        head, _, content = part[2:-2].partition(b"\r\n\r\n")
+        found[head.partition(b'name="')[2].partition(b'"')[0].decode()] = content
+    result = Result.model_validate_json(found.pop("result"))
+    return result, found
+
+
+# what stands in bytes -----------------------------------------------------------------------------
+
+
+def facts_in(content: bytes, _kept: dict[bytes, Facts] = {}) -> Facts:  # noqa: B006
+    """Return what identifies an image, from its Part 10 bytes."""
+    if content not in _kept:
+        from io import BytesIO
+
+        from pydicom import dcmread
+
+        ds = dcmread(BytesIO(content), stop_before_pixels=True)
+        _kept[content] = Facts(ds.SOPInstanceUID, ds.PatientID, ds.StudyInstanceUID)
+    return _kept[content]
+
+
+class Said(NamedTuple):
+    """What a report says of itself."""
+
+    uid: str
+    patient_id: str
+    source_uid: str
+
+
+def said_in(content: bytes, _kept: dict[bytes, Said] = {}) -> Said:  # noqa: B006
+    """Return what a report says."""
+    if content not in _kept:
+        from io import BytesIO
+
+        from pydicom import dcmread
+
+        ds = dcmread(BytesIO(content))
+        series = ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+        source = series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        _kept[content] = Said(ds.SOPInstanceUID, ds.PatientID, source)
+        if len(_kept) > 20_000:
+            _kept.clear()
+            return said_in(content)
+    return _kept[content]
+
+
+def uid_in(content: bytes) -> str:
+    """Return the SOP Instance UID of a report."""
+    return said_in(content).uid
+
+
+def chosen(drawn: random.Random, things: Sequence[Any]) -> Any:
+    """Return one of some things."""
+    return things[drawn.randrange(len(things))]
