@@ -32,14 +32,14 @@ def main() -> int:
     )
     parser.add_argument("--known", action="store_true", help="begin shortly before what finds it")
     parser.add_argument("--keep-on", action="store_true", help="go on after a failure")
-    parser.add_argument("--story", action="store_true", help="tell the story of the first schedule")
+    parser.add_argument("--story", action="store_true", help="tell the story of a schedule")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     from . import broken, schedule
 
     if options.broken:
         names = list(broken.VARIANTS) if options.broken == "all" else [options.broken]
-        return max([_find(name, options.known, options.seed) for name in names])
+        return max([_find(name, options.known, options.seed, options.story) for name in names])
     if options.story:
         outcome = schedule.simulate(options.seed)
         print("\n".join(outcome.story))
@@ -97,7 +97,7 @@ MOST = 300
 """Within so many schedules each broken variant must be found."""
 
 
-def _find(name: str, is_known: bool, seed: int) -> int:
+def _find(name: str, is_known: bool, seed: int, tells: bool) -> int:
     from . import broken, schedule
 
     first = max(seed, broken.FOUND_BY.get(name, seed) - 1) if is_known else seed
@@ -105,6 +105,8 @@ def _find(name: str, is_known: bool, seed: int) -> int:
         for n in range(first, seed + MOST):
             if (outcome := schedule.simulate(n)).failure:
                 print(f"{name}: found by schedule {n - seed + 1}: {outcome.failure[0]}", flush=True)
+                if tells:
+                    _tell(n, outcome.failure[0])
                 return 0
     print(f"{name}: not found within {MOST} schedules", flush=True)
     return 1

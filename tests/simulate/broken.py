@@ -186,11 +186,8 @@ VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
 }
 
 FOUND_BY = {
+    "timer_lost_at_jump": 30,
     "answered_before_commit": 57,
     "no_lease_token": 19,
-    "random_uids": 1,
-    "second_sender_dropped": 4,
-    "wrong_peer_of_one_title": 1,
-    "duplicate_is_failure": 26,
 }
 """Which schedule finds each, so that a gate needs not look for them among all before."""

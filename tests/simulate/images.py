@@ -21,7 +21,7 @@ ROOT = "1.2.826.0.1.3680043.10.9999"
 
 IMAGES = 5
 POISON, UNREADABLE = 3, 4
-"""Which image kills the worker that reads it, and which is no chest."""
+"""Which image kills the worker that reads it, and which shows a hip."""
 
 VARIANTS = ("first", "recoded", "corrected", "other")
 """The image, the same pixels in another syntax, the right patient, other pixels."""

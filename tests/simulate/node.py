@@ -32,7 +32,7 @@ STATIONS = {
     "room": ("ROOM", "10.0.0.3"),
     "stranger": ("STRANGER", "10.9.9.9"),
 }
-"""Senders: their AE titles and addresses; the last one is no peer."""
+"""Senders: their AE titles and addresses; the last one is a stranger."""
 
 PEERS = {
     "ct1": Peer(ae_title="STATION", host="10.0.0.1", port=104),

@@ -246,7 +246,7 @@ class SimulatedPipeline:
     limit = SimpleNamespace(most=3)
 
     def prepare(self, content: bytes) -> SimulatedCase:
-        """Return a case; what is no chest goes not to the model."""
+        """Return a case; a hip goes not to the model."""
         number = images.number_of(facts_in(content).uid)
         return SimulatedCase(content, number, number != images.UNREADABLE)
 

@@ -6,7 +6,6 @@ import random
 import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from dicom_node.base.errors import ChexFractError
 
 from . import images
 from .checks import check
-from .effects import Crashed, SimulatedDatabase, SimulatedLedger, chance
+from .effects import SimulatedDatabase, SimulatedLedger, chance
 from .node import RULES, STATIONS
 from .world import NODES, WORKERS, World, is_settled
 
@@ -55,8 +54,8 @@ def draw(seed: int) -> list[Event]:
         "send": 24,
         "run": 36,
         "pass": 9,
-        "set": 3,
-        "crash": 7,
+        "set": 6,
+        "crash": 8,
         "restart": 4,
         "network": 5,
         "broker": 4,
@@ -175,8 +174,7 @@ def happen(world: World, event: Event, copies: list[Any]) -> None:
             world.say(f"the disk of {node.name} is {'full' if node.is_full else 'free'}")
         case "reload":
             world.say(f"{node.name} takes rules {b % len(RULES)}")
-            with suppress(Crashed):
-                node.reload(b % len(RULES))
+            world.reload(node, b % len(RULES))
         case "act":
             _act(world, node, event)
         case "backup":
@@ -199,8 +197,8 @@ def _act(world: World, node: Any, event: Event) -> None:
         if promise:
             for station in STATIONS:
                 promise.allowed |= world.destinations(node, station)[0]
-    said = node.operate(act, uid, random.Random(d))
-    world.say(f"an operator at {node.name}: {act} image {number}: {said}")
+    answer = node.operate(act, uid, random.Random(d))
+    world.say(f"an operator at {node.name}: {act} image {number}: {answer}")
 
 
 def _restored_ends_the_same(world: World, copy: Any) -> None:

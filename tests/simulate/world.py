@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class Promise:
     allowed: set[str] = field(default_factory=set)
     """Destinations that any rule in force at a reception, or an act, may have named."""
     patients: set[str] = field(default_factory=set)
+    compared: set[str] = field(default_factory=set)
+    """Stations whose repetition is compared later, and then routed by the rules of then."""
 
 
 class Failed(Exception):
@@ -128,6 +131,16 @@ class World:
         promise.patients.add(image.patient_id)
         if receipt.kind in ("new", "duplicate") and not is_shadow:
             promise.wanted |= wanted
+        if receipt.kind == "comparing":
+            promise.compared.add(station)
+
+    def reload(self, node: SimulatedNode, rules: int) -> None:
+        """Let a node take other rules."""
+        with suppress(Crashed):
+            node.reload(rules)
+        for (name, _), promise in self.promises.items():
+            for station in promise.compared if name == node.name else ():
+                promise.allowed |= self.destinations(node, station)[0]
 
     @property
     def _maybe(self) -> dict[tuple[str, str], Promise]:
