@@ -189,5 +189,6 @@ FOUND_BY = {
     "timer_lost_at_jump": 30,
     "answered_before_commit": 57,
     "no_lease_token": 19,
+    "restored_knows_nothing": 26,
 }
 """Which schedule finds each, so that a gate needs not look for them among all before."""
