@@ -135,7 +135,7 @@ def happen(world: World, event: Event, copies: list[Any]) -> None:
             number = (0, 0, 0, 1, 2, 2, 3, 4)[b % 8]
             variant = images.VARIANTS[(0, 0, 0, 0, 1, 2, 3, 0)[c % 8]]
             station = list(STATIONS)[(0, 1, 2, 0, 2, 3, 1, 2)[d % 8]]
-            # each image is of one node: two nodes that send one report are told of in the manual
+            # each image is of one node: two that send one report stand in the manual
             home = world.nodes[NODES[number % 2]]
             world.send(home, images.image(number, variant), station, e % 3)
         case "pass":

@@ -292,9 +292,9 @@ def test_one_of_two_writers_wins_each_transition(both: list[Ledger], turn: int) 
         lambda: other.jobs.claim(ticket.job, ticket.token, "b", 60),
     )
     assert sum(map(is_won, claims)) == 1
-    told = result(ticket)
+    made = result(ticket)
     ends = at_once(
-        lambda: post(one, ticket, told),
+        lambda: post(one, ticket, made),
         lambda: other.jobs.release(ticket.job, ticket.token, "x", True, 0, 1),
     )
     assert sum(map(is_won, ends)) == 1
