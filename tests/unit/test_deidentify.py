@@ -20,6 +20,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.tag import Tag
 
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.logs import silence_values
 from dicom_node.standard.deidentify import (
     Profile,
     Pseudonyms,
@@ -52,6 +53,11 @@ MARKS = re.compile(
 def found_in(content: bytes) -> set[bytes]:
     """The marks in some bytes."""
     return set(MARKS.findall(content))
+
+
+@pytest.fixture(autouse=True)
+def _values_are_not_printed() -> None:
+    silence_values()
 
 
 @cache

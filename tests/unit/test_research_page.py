@@ -113,7 +113,7 @@ def test_a_comparison_and_numbers_have_pages_too(run: Path, tmp_path: Path) -> N
 def test_burned_in_text_is_found_and_bones_and_a_side_marker_are_not() -> None:
     from worker.phantom.draw import phantom
 
-    clean = np.clip(phantom(5, 3).grey, 0, 255).astype(np.uint8)
+    clean = (np.clip(phantom(5, 3).grey, 0, 1) * 255).astype(np.uint8)
     assert find_text(clean) == []
     glyph = np.zeros((14, 9), np.uint8)
     glyph[:, 3:5] = glyph[6:8] = 1

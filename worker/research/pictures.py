@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from pydantic import ValidationError
 
@@ -49,13 +51,17 @@ def thumbnails(run: Path, rows: Iterable[dict[str, Any]], pixels: dict[str, Any]
                     shown = radiograph(read(content), decoder, options).pixels
             except (Rejected, ChexFractError):
                 continue
-            image = Image.fromarray(shown)
-            image.thumbnail((_SIDE, _SIDE))
-            file = io.BytesIO()
-            image.save(file, "JPEG", quality=80)
-            coded = base64.b64encode(file.getvalue()).decode()
-            found[str(row["file"])] = f"data:image/jpeg;base64,{coded}"
+            found[str(row["file"])] = as_address(shown)
     return found
+
+
+def as_address(pixels: npt.NDArray[np.uint8]) -> str:
+    """Return a small picture as an address that holds it."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((_SIDE, _SIDE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _content(
