@@ -134,6 +134,17 @@ def _network_commands(commands: Any) -> None:
     send.add_argument("paths", nargs="*", type=Path, metavar="FILES")
     send.add_argument("--test", action="store_true", help="a report about nobody, not FILES")
     send.add_argument("--to", required=True, metavar="PEER", help="a name in [peers]")
+    fetched = _add(commands, "pull", "Fetch radiographs of an archive into a folder.", _pull)
+    fetched.add_argument(
+        "--from", dest="source", required=True, metavar="PEER", help="a name in [peers]"
+    )
+    fetched.add_argument(
+        "--accessions", type=Path, required=True, metavar="FILE", help="one a line, or a CSV"
+    )
+    fetched.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the files")
+    fetched.add_argument(
+        "--deidentify", action="store_true", help="write pseudonyms; see [sandbox]"
+    )
     echo = _add(commands, "echo", "Ask a peer for a C-ECHO.", _echo)
     echo.add_argument("peer", metavar="PEER", help="a name in [peers]")
 
@@ -205,8 +216,11 @@ def _set_up_commands(commands: Any) -> None:
     results.add_argument("--until", metavar="DATE", help="not part of it (default: now)")
     results.add_argument("--format", choices=("csv", "jsonl"), default="csv")
     results.add_argument(
-        "--deid", action="store_true", help="hash identifiers; times and texts stay as they are"
+        "--deidentify",
+        action="store_true",
+        help="pseudonyms, shifted times, no comments; see [sandbox]",
     )
+    results.add_argument("--deid", action="store_true", help="as 0.1.0 did it: use --deidentify")
     results.add_argument("--out", type=Path, metavar="F", help="a file (default: standard output)")
     results.add_argument("--json", action="store_true", help="as --format jsonl")
     kept = _add(commands, "backup", "Copy ledger and spool while the node runs.", _backup)
@@ -480,6 +494,21 @@ def _send(options: argparse.Namespace) -> int:
     return send.send(settings, peer, options.to, options.paths, as_json=options.json)
 
 
+def _pull(options: argparse.Namespace) -> int:
+    from dicom_node.base.accessions import read_accessions
+    from dicom_node.operate.pull import pull
+
+    settings = _settings(options)
+    return pull(
+        settings,
+        _peer(settings, options.source),
+        read_accessions(options.accessions),
+        options.out,
+        is_deidentified=options.deidentify or settings.sandbox.deidentify,
+        as_json=options.json,
+    )
+
+
 def _echo(options: argparse.Namespace) -> int:
     from dicom_node.operate import send
 
@@ -649,7 +678,8 @@ def _export(options: argparse.Namespace) -> int:
         options.since,
         options.until,
         form="jsonl" if options.json else options.format,
-        is_deidentified=options.deid,
+        is_deidentified=options.deidentify or settings.sandbox.deidentify,
+        has_hashes=options.deid,
         out=options.out,
     )
     span = f"{options.since} to {options.until or 'now'}"

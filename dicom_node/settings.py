@@ -631,6 +631,29 @@ class Audit(Section):
     """Name of this site or system in the messages; the AE title when empty."""
 
 
+class Sandbox(Section):
+    """``[sandbox]``: how images and results leave this node for research."""
+
+    deidentify: bool = False
+    """Whether ``export`` and ``pull`` always de-identify, asked or not."""
+    key_file: str = ""
+    """Key of the pseudonyms; ``deid.key`` in data_dir, made at the first use, when empty."""
+    uids: Literal["replace", "keep"] = "replace"
+    dates: Literal["shift", "remove", "keep"] = "shift"
+    """``shift`` moves all dates and times of a patient back by one span of up to ten years."""
+    descriptors: Literal["remove", "clean"] = "remove"
+    """``clean`` keeps those words of descriptions that are words of the field."""
+    keep_private: tuple[
+        Annotated[
+            str,
+            Field(pattern=r"^[0-9A-Fa-f]{3}[13579BDFbdf],[^,]{1,64},[0-9A-Fa-f]{2}$"),
+            Wording('a private element; write "group,creator,element" such as "0019,ACME 1.0,10"'),
+        ],
+        ...,
+    ] = ()
+    """Private elements that stay in images."""
+
+
 class Settings(BaseSettings):
     """The whole of node.toml."""
 
@@ -654,6 +677,7 @@ class Settings(BaseSettings):
     retention: Retention = Retention()
     notify: Notify = Notify()
     audit: Audit = Audit()
+    sandbox: Sandbox = Sandbox()
 
     @classmethod
     def settings_customise_sources(

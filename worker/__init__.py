@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from worker.version import __version__
+
 if TYPE_CHECKING:
     from os import PathLike
 
     from worker.research.reader import Reader
 
 __all__ = ["__version__", "load"]
-
-__version__ = "0.1.0"
 
 
 def load(name: str | None = None, config: str | PathLike[str] | None = None) -> Reader:

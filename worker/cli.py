@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, run
 from dicom_node.base.command import add as _add
 from dicom_node.base.errors import ConfigurationError, NotUnderstood
-from worker import __version__
+from worker.version import __version__
 
 if TYPE_CHECKING:
     from worker.research.privacy import Privacy
@@ -371,8 +371,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _describe(options: argparse.Namespace) -> int:
+    from dicom_node.base.accessions import read_accessions
     from worker.research.describe import Choices, describe
-    from worker.research.dicomweb import read_accessions
 
     if options.images and not options.deidentify:
         print("chexfract-worker describe: --images goes with --deidentify", file=sys.stderr)

@@ -20,7 +20,6 @@ from dicom_node.base.job import (
 )
 from dicom_node.base.logs import Sparse
 from dicom_node.standard.uids import options_digest
-from worker import __version__
 from worker.image.pixels import Radiograph, preprocessing, radiograph, read
 from worker.models import (
     BrokenAccelerator,
@@ -40,6 +39,7 @@ from worker.report.reading import Algorithm, Outcome
 from worker.report.renderings import rejection_notes, render
 from worker.report.sr import build_each
 from worker.text.findings import Findings, Presence, parse
+from worker.version import __version__
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

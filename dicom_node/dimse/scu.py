@@ -20,6 +20,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.base.errors import NotUnderstood, Refused, Unreachable
@@ -103,6 +104,22 @@ class Destination:
         """
         little = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
         self._connect([(uid, syntax) for uid in sop_classes for syntax in little])
+
+    def connect_as(
+        self,
+        contexts: Sequence[PresentationContext],
+        roles: Sequence[SCP_SCU_RoleSelectionNegotiation],
+    ) -> None:
+        """Associate with contexts of the caller, in some of which this node is the SCP.
+
+        Raises
+        ------
+        Unreachable
+            As `connect`.
+        """
+        self.close()
+        self._assoc = self._associate(list(contexts), list(roles))
+        self._used = time.monotonic()
 
     def accepts(self, sop_class_uid: str, transfer_syntax_uid: str | None = None) -> bool:
         """Return whether the peer accepted a presentation context for this SOP class."""
@@ -190,7 +207,11 @@ class Destination:
         self._offered = frozenset(wanted)
         self._used = time.monotonic()
 
-    def _associate(self, contexts: list[PresentationContext]) -> Association:
+    def _associate(
+        self,
+        contexts: list[PresentationContext],
+        roles: list[SCP_SCU_RoleSelectionNegotiation] | None = None,
+    ) -> Association:
         peer = self._peer
         ae = entity(self._ae_title, peer.max_pdu)
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = peer.timeout
@@ -204,6 +225,7 @@ class Destination:
                 peer.host,
                 peer.port,
                 contexts=contexts,
+                ext_neg=cast("Any", roles),
                 ae_title=peer.ae_title,
                 max_pdu=peer.max_pdu,
                 tls_args=cast("Any", (tls, peer.host) if tls else None),

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import hmac
 import json
 import os
-import secrets
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.local_time import read_local
+from dicom_node.operate.sandbox_privacy import Hidden, privacy_of
 from dicom_node.settings import Settings
+from dicom_node.standard.deidentify import Pseudonyms, published_term, without
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.states import TAKEN
 from dicom_node.store.ledger.views import ResultRow
@@ -71,7 +72,7 @@ COLUMNS = (
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Beginnings that a spreadsheet takes for a formula."""
 
-KEY_FILE = "deid.key"
+_UIDS = ("sop_instance_uid", "series_instance_uid", "study_instance_uid")
 
 
 def export(
@@ -82,6 +83,7 @@ def export(
     form: str,
     is_deidentified: bool,
     out: Path | None,
+    has_hashes: bool = False,
 ) -> int:
     """Write one line per job of the Instances received in a time; return how many.
 
@@ -92,7 +94,9 @@ def export(
     form : str
         ``csv`` or ``jsonl``.
     is_deidentified : bool
-        Replace identifiers by hashes that are the same in every export of this node.
+        Replace identifiers by keyed pseudonyms, shift times, leave out what a person has typed.
+    has_hashes : bool
+        As 0.1.0 did it: replace identifiers only, by hashes.
     out : Path, optional
         A file; standard output when left out.
 
@@ -104,9 +108,14 @@ def export(
     begin, end = moment(since, "--since"), moment(until, "--until") if until else float("inf")
     ledger = Ledger.open(settings.ledger_url)
     try:
-        rows: Iterable[dict[str, Any]] = map(row_of, ledger.results.between(begin, end))
+        found = ledger.results.between(begin, end)
+        rows: Iterable[dict[str, Any]]
         if is_deidentified:
-            rows = map(hashing(deid_key(settings)), rows)
+            rows = map(partial(_hidden_row, privacy_of(settings)), found)
+        elif has_hashes:
+            rows = map(_hashing(privacy_of(settings).names), map(row_of, found))
+        else:
+            rows = map(row_of, found)
         with _opened(out) as file:
             return (_as_csv if form == "csv" else _as_lines)(rows, file)
     finally:
@@ -162,16 +171,13 @@ def _iso(at: float | None) -> str | None:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds") if at else None
 
 
-def hashing(key: bytes) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return what replaces a row's identifiers by keyed hashes; an absent one stays absent.
-
-    A bare hash of a patient's id is guessed by trying all ids; the key stays with the node.
-    """
+def _hashing(names: Pseudonyms) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what replaces a row's identifiers by keyed hashes; an absent one stays absent."""
 
     def hidden(row: dict[str, Any]) -> dict[str, Any]:
-        named = {name: _hash(key, name, row[name]) for name in IDENTIFIERS if row.get(name)}
+        named = {name: names.digest(name, row[name]) for name in IDENTIFIERS if row.get(name)}
         deliveries = [
-            one | {"destination": _hash(key, "destination", one["destination"])}
+            one | {"destination": names.digest("destination", one["destination"])}
             for one in row["deliveries"]
         ]
         return row | named | {"deliveries": deliveries}
@@ -179,28 +185,52 @@ def hashing(key: bytes) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return hidden
 
 
-def _hash(key: bytes, name: str, value: str) -> str:
-    return hmac.new(key, f"{name}\0{value}".encode(), hashlib.sha256).hexdigest()[:32]
+def _hidden_row(privacy: Hidden, row: ResultRow) -> dict[str, Any]:
+    """Return a row under pseudonyms that images of `pull` and `describe --deidentify` share."""
+    names, shown = privacy.names, row_of(row)
+    span = names.shift(row.patient_id).total_seconds() if privacy.profile.dates == "shift" else 0.0
+    if privacy.profile.dates == "remove":
+        span = float("inf")
+    ended = [d.ended_at for d in row.deliveries if d.state in TAKEN]
+    judged = row.judgements[-1].at if row.judgements else None
+    times = {
+        "received_at": row.received_at,
+        "started_at": row.started_at,
+        "ended_at": row.ended_at,
+        "delivered_at": max(ended, default=0.0),
+        "judged_at": judged,
+    }
+    personal = [row.patient_id, row.accession_number, row.calling_ae, row.study_instance_uid]
+    personal += re.split(r"[\^=\s]+", row.patient_name)
+    machines = ("job", "calling_ae", "worker", "judged_by", "rule")
+    return shown | {
+        **{name: names.digest(name, shown[name]) for name in machines if shown.get(name)},
+        **{name: privacy.uid(shown[name]) for name in _UIDS},
+        **{name: _iso(at - span) if at and span != float("inf") else None
+           for name, at in times.items()},
+        "patient_id": names.patient(row.patient_id or row.study_instance_uid),
+        "accession_number": privacy.accession(row.accession_number),
+        "modality": published_term("Modality", row.modality),
+        "body_part": published_term("BodyPartExamined", row.body_part),
+        "view": published_term("ViewPosition", row.view),
+        "text": _without(shown["text"], personal),
+        "corrected_text": _without(shown["corrected_text"], personal),
+        "warnings": [_without(one, personal) for one in shown["warnings"]],
+        "comment": None,  # a reader types there whatever comes to mind
+        "reason": None,  # it may quote the header; its code stays
+        "judged_findings": [
+            one | {"finding": _without(one["finding"], personal)}
+            for one in shown["judged_findings"]
+        ],
+        "deliveries": [
+            one | {"destination": names.digest("destination", one["destination"])}
+            for one in shown["deliveries"]
+        ],
+    }  # fmt: skip
 
 
-def deid_key(settings: Settings) -> bytes:
-    """Return the key of this node's hashes; made once in data_dir."""
-    path = settings.node.data_dir / KEY_FILE
-    try:
-        if not path.exists():
-            temporary = path.with_name(f".{KEY_FILE}.{os.getpid()}")
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(32))
-            try:
-                os.link(temporary, path)  # never replaces a key that another export has made
-            except FileExistsError:
-                pass
-            finally:
-                temporary.unlink()
-        return path.read_bytes()
-    except OSError as exc:
-        raise ConfigurationError(f"--deid: {path}: {exc.strerror}") from exc
+def _without(text: str | None, personal: Iterable[str]) -> str | None:
+    return without(text, personal) if text else text
 
 
 def plain_cell(value: Any) -> Any:

@@ -332,6 +332,12 @@ def without(text: str, hidden: Iterable[str]) -> str:
     return re.sub(r"\d[\d.\-/]{3,}\d", REMOVED, text)
 
 
+def published_term(keyword: str, value: str) -> str:
+    """Return a value if it is a defined term of its attribute, else an empty text."""
+    value = value.strip(" \0").upper()
+    return value if value in _terms(keyword) else ""
+
+
 def _identify(made: Dataset, ds: Dataset, names: Pseudonyms, profile: Profile) -> None:
     sop_class = _text(ds, "SOPClassUID")
     if _is_published(sop_class):

@@ -109,6 +109,43 @@ def test_deidentified_lines_hold_no_identifier_and_are_the_same_each_time(
     assert (path.parent / "deid.key").stat().st_mode & 0o077 == 0
 
 
+def test_a_deidentified_export_tells_nobody_where_when_and_who(
+    config: tuple[Path, Ledger], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, ledger = config
+    ticket = reported(ledger)
+    told = "Old rib fracture; Doe, Jane (ACC1) has had it since 2019-03-04."
+    on(ledger, NOW + 5).acts.judge(ticket.job, "disagree", "dr.house", "phone Jane", told)
+    plain = json.loads(exported(path, "--json", capsys=capsys))
+    text = exported(path, "--json", "--deidentify", capsys=capsys)
+    assert exported(path, "--json", "--deidentify", capsys=capsys) == text
+    hidden = json.loads(text)
+    for name in (*IDENTIFIERS, "received_at", "judged_at"):
+        assert not plain[name] or hidden[name] != plain[name], name
+    for mark in ("dr.house", "phone", "2019-03-04", plain["patient_id"], plain["calling_ae"]):
+        assert mark not in text
+    assert hidden["corrected_text"].startswith("Old rib fracture; ")
+    assert (hidden["judgement"], hidden["presence"]) == ("disagree", plain["presence"])
+    assert hidden["body_part"] in ("", plain["body_part"])
+    span = [datetime.fromisoformat(plain[n]) - datetime.fromisoformat(hidden[n])
+            for n in ("received_at", "judged_at")]  # fmt: skip
+    assert abs((span[0] - span[1]).total_seconds()) < 1
+    assert span[0].total_seconds() > 86400
+
+
+def test_a_sandbox_always_deidentifies(
+    config: tuple[Path, Ledger], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, ledger = config
+    reported(ledger)
+    plain = json.loads(exported(path, "--json", capsys=capsys))
+    path.write_text(path.read_text() + '[sandbox]\ndeidentify = true\ndates = "remove"\n')
+    hidden = json.loads(exported(path, "--json", capsys=capsys))
+    assert hidden["patient_id"] != plain["patient_id"]
+    assert hidden["received_at"] is None
+    assert hidden["sop_instance_uid"].startswith("2.25.")
+
+
 def test_one_patient_has_one_hash_and_other_nodes_have_others(
     config: tuple[Path, Ledger], capsys: pytest.CaptureFixture[str]
 ) -> None:

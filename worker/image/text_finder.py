@@ -22,8 +22,8 @@ _STEEP = 64
 """Difference of neighbours, in grey levels, from which an edge is one that a printer makes."""
 _WIDE, _TALL = 64, 4
 """Block of a line of text: columns, and rows one below the other."""
-_EDGES = 6
-"""Steep edges that a row of a block has where three letters stand in it; a side marker has four."""
+_EDGES = 7
+"""Steep edges that a row of a block has where letters stand in it; a side marker has up to six."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -42,6 +41,7 @@ from worker.research import dicomweb
 from worker.research.labels import MANIFEST, RESULTS
 from worker.research.privacy import Privacy
 from worker.research.sources import Found, Source, walk
+from worker.research.tables import read_table
 from worker.service.start import pipeline
 from worker.settings import Pixels, Settings
 
@@ -74,18 +74,12 @@ class Identifiers:
         """
         if table is None:
             return cls()
-        try:
-            with table.open(newline="", encoding="utf-8-sig") as lines:
-                rows = list(csv.DictReader(lines))
-        except (OSError, UnicodeError, csv.Error) as exc:
-            raise ConfigurationError(f"{table}: not a CSV file that can be read") from exc
-        if rows and "file" not in rows[0]:
+        rows = read_table(table)
+        if not rows or "file" not in rows[0]:
             raise ConfigurationError(f"{table}: needs the column file, and any of {IDENTIFIERS}")
         return cls(
             {
-                row["file"].strip(): {
-                    k: (row.get(k) or "").strip() for k in IDENTIFIERS if k in row
-                }
+                row["file"]: {name: row[name] for name in IDENTIFIERS if name in row}
                 for row in rows
                 if row.get("file")
             }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,32 +32,6 @@ class Archive:
 def is_address(source: str) -> bool:
     """Return whether a source is an archive's address and not a file."""
     return source.lower().startswith(("http://", "https://"))
-
-
-def read_accessions(table: Path) -> list[str]:
-    """Return accession numbers: one a line, or the column accession_number of a CSV.
-
-    Raises
-    ------
-    ConfigurationError
-        It cannot be read or has none.
-    """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as lines:
-            rows = [row for row in csv.reader(lines) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeError, csv.Error) as exc:
-        raise ConfigurationError(f"--accessions: {table}: cannot be read as text") from exc
-    column = 0
-    if rows:
-        head = [cell.strip().lower().replace(" ", "_") for cell in rows[0]]
-        if "accession_number" in head:
-            column, rows = head.index("accession_number"), rows[1:]
-        elif len(head) > 1:
-            raise ConfigurationError(f"--accessions: {table}: no column accession_number")
-    numbers = [row[column].strip() for row in rows if len(row) > column and row[column].strip()]
-    if not numbers:
-        raise ConfigurationError(f"--accessions: {table}: no accession number in it")
-    return list(dict.fromkeys(numbers))
 
 
 def find(archive: Archive, query: str, accessions: Sequence[str]) -> Found:

@@ -457,6 +457,7 @@ _RESULT = (
     instances.c.series_instance_uid,
     instances.c.study_instance_uid,
     instances.c.patient_id,
+    instances.c.patient_name,
     instances.c.accession_number,
     instances.c.calling_ae,
     instances.c.modality,

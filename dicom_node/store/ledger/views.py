@@ -363,6 +363,7 @@ class ResultRow(View):
     series_instance_uid: str
     study_instance_uid: str
     patient_id: str
+    patient_name: str
     accession_number: str
     calling_ae: str
     worker: str
