@@ -6,7 +6,7 @@ node as a destination, and no port of ours is open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,15 +153,18 @@ class Puller:
         self.open()
         return self._destination.association
 
-    def _find(self, query: Dataset) -> Iterator[Dataset]:
+    def _find(self, query: Dataset) -> list[Dataset]:
+        """Return all matches: an association carries one request after the other."""
+        matches = []
         for status, found in self._association.send_c_find(query, FIND):
             if "Status" not in status:
                 raise Unreachable(f"{self._destination.name} gave no answer to C-FIND in time")
             if status.Status in _PENDING and found is not None:
-                yield found
+                matches.append(found)
             elif status.Status not in (0, *_PENDING):
                 why = f"0x{status.Status:04X} {meaning(status.Status)}"
                 raise Refused(f"{self._destination.name} answers C-FIND with {why}")
+        return matches
 
     def _stored(self, event: evt.Event) -> int:
         """Keep an object that comes on this association; it is one of the SOP classes above."""

@@ -66,7 +66,7 @@ def test_radiographs_are_pulled_by_accession_number_and_only_once(
     command += ["--accessions", str(table), "--out", str(out)]
     assert node(command) == 1
     first = json.loads(capsys.readouterr().out)
-    assert (first["fetched"], first["skipped_series"]) == (2, {"OT": 1})
+    assert (first["fetched"], first["skipped_series"]) == (2, {"OT": 1}), first["problems"]
     assert first["problems"] == [{"accession_number": "ACC9", "problem": "no such study"}]
     pulled = {dcmread(path).SOPInstanceUID for path in out.iterdir()}
     assert pulled == {study(1).SOPInstanceUID, study(2).SOPInstanceUID}
@@ -105,7 +105,8 @@ def test_an_archive_is_described_by_dicomweb_and_gets_its_reports(
     }  # fmt: skip
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["companions"][0].endswith(": OT")
-    stow = [sys.executable, "-m", "dicomweb_client", "--url", url, "store", "instances"]
+    program = Path(sys.executable).with_name("dicomweb_client")
+    stow = [str(program), "--url", url, "store", "instances"]
     reports = [str(run / row["report"]) for row in rows]
     subprocess.run([*stow, *reports], check=True, capture_output=True, timeout=60)
     there = orthanc.reports(str(study(1).StudyInstanceUID))

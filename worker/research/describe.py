@@ -468,7 +468,9 @@ def _image(source: Dataset, name: str, out: Path) -> str:
 def _stem(name: str) -> str:
     """Return a file name's beginning; files of two folders may share theirs, hence the hash."""
     mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10]
-    return f"{Path(name).stem[:80]}.{mark}"
+    path = Path(name)
+    stem = path.stem if path.suffix[1:2].isalpha() else path.name  # the end of a UID is no ending
+    return f"{stem[:80]}.{mark}"
 
 
 @contextmanager
