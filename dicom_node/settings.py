@@ -639,6 +639,7 @@ class Sandbox(Section):
     key_file: str = ""
     """Key of the pseudonyms; ``deid.key`` in data_dir, made at the first use, when empty."""
     uids: Literal["replace", "keep"] = "replace"
+    """Whether UIDs of images are replaced, the same way in images, rows and exports."""
     dates: Literal["shift", "remove", "keep"] = "shift"
     """``shift`` moves all dates and times of a patient back by one span of up to ten years."""
     descriptors: Literal["remove", "clean"] = "remove"
