@@ -49,6 +49,16 @@ port = 4999
 """An archive that never answers: its deliveries wait to be settled."""
 
 
+WEAKENED = """
+[worker]
+model = "weakened"
+
+[models.weakened]
+engine = "chexfract"
+path = "weakened"
+"""
+
+
 class Reader:
     """A newcomer who types what the pages say, in a folder of their own."""
 
@@ -152,8 +162,14 @@ def _without_a_node(reader: Reader) -> None:
     reader.type("chexfract-node init", typed="\n" * 20)
     reader.type("chexfract-worker phantom draw")
     drawings = sorted((reader.folder / "phantoms").glob("*.dcm"))
+    reader.type("chexfract-worker phantom weaken")
+    (reader.folder / "weakened.toml").write_text(WEAKENED)
     reader.type("chexfract-worker describe phantoms")
     reader.type("chexfract-worker evaluate run1 --labels phantoms/truth.csv")
+    reader.type("chexfract-worker compare run1")
+    _a_public_set(reader)
+    reader.type("chexfract-worker describe pictures")
+    reader.type("chexfract-worker evaluate run-pictures")
     (reader.folder / "FOLDER").mkdir()
     for path in drawings[:10]:
         shutil.copy(path, reader.folder / "FOLDER")
@@ -185,6 +201,21 @@ def _without_a_node(reader: Reader) -> None:
     reader.type(".venv/bin/chexfract-worker doctor", codes=(0, 78))
 
 
+def _a_public_set(reader: Reader) -> None:
+    """Make a folder of pictures with a table, as public sets come."""
+    subprocess.run(
+        ["chexfract-worker", "picture", "phantoms", "--out", "pictures"],
+        cwd=reader.folder,
+        env=reader.environment,
+        check=False,
+        capture_output=True,
+    )
+    rows = ["file,patient_id,fracture,sex"]
+    for number, path in enumerate(sorted((reader.folder / "pictures").glob("*.png"))):
+        rows.append(f"{path.name},{number},{number % 2},{'FM'[number % 2]}")
+    (reader.folder / "table.csv").write_text("\n".join(rows))
+
+
 def _with_a_node(reader: Reader, archive: Orthanc) -> None:
     drawings = sorted((reader.folder / "phantoms").glob("*.dcm"))[:4]
     uids = [str(pydicom.dcmread(path).SOPInstanceUID) for path in drawings]
@@ -212,6 +243,12 @@ def _with_a_node(reader: Reader, archive: Orthanc) -> None:
     reader.type("chexfract-node user add", typed="a long sentence that nobody guesses\n")
     reader.type("chexfract-node user list")
     reader.type("chexfract-node user remove")
+    reader.type("chexfract-worker describe http://127.0.0.1:8042/dicom-web")
+    reader.type("dicomweb_client")
+    accession = str(pydicom.dcmread(drawings[0]).AccessionNumber)
+    (reader.folder / "accessions.txt").write_text(accession + "\n")
+    reader.type("chexfract-node pull")
+    reader.type("chexfract-worker describe pulled")
     with reader.beside("chexfract-node logs --follow", lambda: True):
         pass
     reader.type("chexfract-node logs")

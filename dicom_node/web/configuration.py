@@ -72,6 +72,7 @@ def _models(settings: Settings, ledger: Ledger, seen: Sequence[Seen]) -> list[di
         by_model.setdefault(one.presence.card.name, []).append(one)
     counts = ledger.history.status().models
     versions = ledger.results.versions(time.time() - 30 * 86400)
+    agreement = ledger.results.agreement()
     rules: dict[str, list[Any]] = {}
     for rule in settings.rules:
         rules.setdefault(rule.model, []).append(rule)
@@ -86,6 +87,7 @@ def _models(settings: Settings, ledger: Ledger, seen: Sequence[Seen]) -> list[di
             "rules": rules.get(name, []),
             "counts": counts.get(name, {}),
             "versions": versions.get(name, []),
+            "agreement": agreement.get(name, []),
         }
         for name in sorted({*rules, *counts, *by_model})
     ]

@@ -35,9 +35,6 @@ def study(number: int, modality: str = "DX") -> Dataset:
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     need("Orthanc")
     archive = Orthanc(tmp_path_factory.mktemp("orthanc"), free_ports(1)[0])
-    file = archive.folder / "orthanc.json"
-    content = json.loads(file.read_text()) | {"DicomAlwaysAllowGet": True}
-    file.write_text(json.dumps(content))
     archive.start()
     for number, modality in ((1, "DX"), (2, "DX"), (3, "OT")):
         path = archive.folder / f"{number}.dcm"

@@ -83,3 +83,17 @@ def test_importing_the_package_is_cheap() -> None:
     code += "('torch', 'numpy', 'pydicom', 'transformers', 'pydantic')]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0"
+
+
+def test_the_notebooks_are_valid_and_keep_no_outputs() -> None:
+    import nbformat
+
+    manual = Path(__file__).resolve().parents[2] / "dicom_node" / "manual"
+    notebooks = [nbformat.read(path, as_version=4) for path in manual.rglob("*.ipynb")]
+    assert notebooks
+    for notebook in notebooks:
+        nbformat.validate(notebook)
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert not any(cell.outputs or cell.execution_count for cell in cells)
+        for cell in cells:
+            compile(cell.source, "cell", "exec")

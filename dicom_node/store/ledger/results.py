@@ -19,6 +19,7 @@ from dicom_node.store.ledger.orders import has_judgement
 from dicom_node.store.ledger.search import newest_numbers
 from dicom_node.store.ledger.states import TAKEN
 from dicom_node.store.ledger.views import (
+    Agreement,
     JudgementView,
     ModelVersion,
     Pulse,
@@ -164,6 +165,28 @@ class Results:
         with self._database.reading() as connection:
             for row in connection.execute(query):
                 found.setdefault(str(row[0]), []).append(ModelVersion(*row))
+        return found
+
+    def agreement(self) -> dict[str, list[Agreement]]:
+        """Return how far readers agree with each version of each model.
+
+        Of several judgements of a result the last one counts. People make judgements one by one:
+        there are few of them beside results.
+        """
+        later = judgements.alias("later")
+        last = sa.select(sa.func.max(later.c.id)).where(later.c.job == judgements.c.job)
+        agree = sa.func.sum(sa.case((judgements.c.verdict == "agree", 1), else_=0))
+        query = (
+            sa.select(jobs.c.model, MODEL_VERSION, agree, sa.func.count() - agree)
+            .join(jobs, jobs.c.id == judgements.c.job)
+            .where(judgements.c.id == last.scalar_subquery())
+            .group_by(jobs.c.model, MODEL_VERSION)
+            .order_by(jobs.c.model, sa.func.max(judgements.c.at).desc())
+        )
+        found: dict[str, list[Agreement]] = {}
+        with self._database.reading() as connection:
+            for row in connection.execute(query):
+                found.setdefault(str(row[0]), []).append(Agreement(*row))
         return found
 
     # as an archive --------------------------------------------------------------------------------

@@ -354,6 +354,21 @@ class ModelVersion(View):
     last_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Agreement(View):
+    """How many results of a model's version readers agree with, by their last judgement of each."""
+
+    model: str
+    model_version: str
+    agree: int
+    disagree: int
+
+    @property
+    def share(self) -> float:
+        """Share of the judged results that readers agree with."""
+        return self.agree / (self.agree + self.disagree)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultRow(View):
     """A job with its Instance, its result, deliveries and judgements: one row of an export."""
