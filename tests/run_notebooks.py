@@ -1,4 +1,4 @@
-"""Runs the notebooks of the manual: ``python -m tests.run_notebooks``; ends with 1 where one fails."""
+"""Runs the notebooks of the manual, ``python -m tests.run_notebooks``; 1 where one fails."""
 
 from __future__ import annotations
 
