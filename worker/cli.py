@@ -533,7 +533,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _privacy_of_run(options: argparse.Namespace) -> Privacy | None:
     from worker.research.privacy import Privacy
 
-    return Privacy.of_file(options.key) if options.key is not None else None
+    if options.key is None:
+        return None
+    if not options.key.is_file():
+        raise ConfigurationError(f"--key: {options.key}: no such file")
+    return Privacy.of_file(options.key)
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -113,6 +113,13 @@ def test_one_image_under_two_names_counts_once_or_is_a_contradiction(
         match(run, labels)
 
 
+def test_an_empty_run_is_said_to_be_one(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,fracture\n0.dcm,1\n")
+    with pytest.raises(ConfigurationError, match="no row in it"):
+        evaluate(run_of(tmp_path / "empty", []), labels)
+
+
 def test_one_class_alone_is_said_and_gives_no_area(tmp_path: Path, run: Path) -> None:
     labels = tmp_path / "labels.csv"
     labels.write_text("file,fracture\n0.dcm,1\n")

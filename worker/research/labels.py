@@ -88,6 +88,8 @@ def read_rows(run: Path) -> list[Row]:
         raise ConfigurationError(f"{path}: {exc.strerror}") from exc
     except (ValueError, KeyError, TypeError) as exc:
         raise ConfigurationError(f"{path}: not the results of a describe run") from exc
+    if not rows:
+        raise ConfigurationError(f"{path}: no row in it; run describe again")
     return rows
 
 
