@@ -174,6 +174,11 @@ def _evaluate_command(commands: Any) -> None:
     command.add_argument("run", type=Path, nargs="?", metavar="RUN", help="what describe wrote")
     _labels_option(command)
     command.add_argument(
+        "--pictures",
+        action="store_true",
+        help="on the page, also pictures of a de-identified run: you have looked at them",
+    )
+    command.add_argument(
         "--counts", type=int, nargs=4, metavar=("TP", "FP", "FN", "TN"), help="figures of numbers"
     )
     command.add_argument(
@@ -198,11 +203,6 @@ def _labels_option(command: argparse.ArgumentParser) -> None:
         "--key", type=Path, metavar="FILE", help="of a de-identified run (default: this user's own)"
     )
     command.add_argument("--html", type=Path, metavar="FILE", help="also write a page to show")
-    command.add_argument(
-        "--pictures",
-        action="store_true",
-        help="on that page, also pictures of a de-identified run: you have looked at them",
-    )
 
 
 def _phantom_commands(commands: Any) -> None:

@@ -309,7 +309,7 @@ def texts_of(ds: Dataset) -> Iterator[str]:
             if element.VR not in _TEXTS:
                 continue
             values = element.value if isinstance(element.value, MultiValue) else [element.value]
-        except UNREADABLE:  # bytes that are no value of their VR hold no text
+        except UNREADABLE:  # bytes that are not a value of their VR hold no text
             continue
         for value in values:
             text = value.decode("latin-1") if isinstance(value, bytes) else str(value)

@@ -83,10 +83,10 @@ def main() -> int:
     compared = say("compare", str(full), str(weak), "--labels", labels, "--html", page)
 
     lines = (full / "results.jsonl").read_text().splitlines()
-    told = Counter(json.loads(line)["file"] for line in lines)
+    counted = Counter(json.loads(line)["file"] for line in lines)
     with (images / "truth.csv").open(newline="") as table:
         drawn = {str(images / row["file"]) for row in csv.DictReader(table)}
-    missing, twice = len(drawn - told.keys()), sum(n > 1 for n in told.values())
+    missing, twice = len(drawn - counted.keys()), sum(n > 1 for n in counted.values())
     print(f"{len(lines)} rows, {resumed} of the killed run; missing {missing}, repeated {twice}")
     print("\n".join(evaluated.splitlines()[:12]))
     print("\n".join(line for line in compared.splitlines() if not line.startswith("  ")))

@@ -164,9 +164,9 @@ def test_fractures_are_compared_as_sets_of_places(tmp_path: Path) -> None:
     (run / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     labels = written(tmp_path, "file,fracture,findings\na,1,left rib 5; right clavicle\nb,0,\n")
     scores = {one.name: one for one in evaluate(run, labels).fractures}
-    assert (scores["all"].right, scores["all"].told, scores["all"].labelled) == (1, 2, 2)
+    assert (scores["all"].right, scores["all"].named, scores["all"].labelled) == (1, 2, 2)
     assert scores["bone=clavicle"].labelled == 1
-    assert scores["side=left"].told == 2
+    assert scores["side=left"].named == 2
 
 
 def test_mcnemar_is_exact_for_few_cases_and_close_for_many() -> None:

@@ -161,7 +161,7 @@ def test_places_of_labels_are_sets(written: str, places: set[tuple[str, str, str
 def test_fractures_are_scored_by_rib_side_bone_and_age() -> None:
     row = {"file": "a", **says("present", "t", rib(5, age="old"), rib(6), rib(7, "right"))}
     case = Case({"fracture": "1", "findings": "old left rib 5; acute left rib 8"}, row)
-    scores = {one.name: (one.right, one.told, one.labelled) for one in score([case])}
+    scores = {one.name: (one.right, one.named, one.labelled) for one in score([case])}
     assert scores["all"] == (1, 3, 2)
     assert scores["side=left"] == (1, 2, 2)
     assert scores["side=right"] == (0, 1, 0)
@@ -197,7 +197,7 @@ def test_readers_judgements_are_labels_and_the_last_one_counts(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     # As the package rouge-score 0.1.2 measures them.
-    ("told", "reference", "value"),
+    ("text", "reference", "value"),
     [
         ("Fracture of the left rib 5.", "Fracture of the right rib 5.", 0.8333333),
         ("old fracture left 6th rib and clavicle", "Fracture of left clavicle; 6th rib old", 4 / 7),
@@ -207,15 +207,15 @@ def test_readers_judgements_are_labels_and_the_last_one_counts(tmp_path: Path) -
     ],
 )
 def test_rouge_l_is_that_of_the_package_of_its_authors(
-    told: str, reference: str, value: float
+    text: str, reference: str, value: float
 ) -> None:
-    assert rouge_l(told, reference) == pytest.approx(value)
+    assert rouge_l(text, reference) == pytest.approx(value)
 
 
 def test_texts_are_measured_with_intervals_and_a_template_is_a_set_of_sentences() -> None:
     pairs = [("Fracture of the left 5th rib.", "fracture of the left 5th  rib"), ("No.", "Yes.")]
-    cases = [Case({"fracture": "1", "text": reference}, {"file": "a", **says("present", told)})
-             for told, reference in pairs]  # fmt: skip
+    cases = [Case({"fracture": "1", "text": reference}, {"file": "a", **says("present", text)})
+             for text, reference in pairs]  # fmt: skip
     found = {one.name: one for one in measure_texts(cases)}
     assert found["exact"].value == 0.5
     assert found["rouge_l"].value == 0.5

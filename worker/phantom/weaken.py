@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from worker.phantom.evaluate import FOLDER
-
+FOLDER = Path(__file__).parent / "model"
 WEIGHTS = "model.safetensors"
 MARK = "DEMONSTRATION"
 """As `worker.models.checkpoint` knows a folder whose answers mean nothing for patients."""

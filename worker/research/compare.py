@@ -88,7 +88,7 @@ def compare(
     run_a, run_b : Path
         Folders that ``describe`` wrote.
     labels : Path, optional
-        As for ``evaluate``; without them only agreement is told.
+        As for ``evaluate``; without them only agreement is measured.
     privacy : Privacy, optional
         Whose pseudonyms de-identified runs have.
 

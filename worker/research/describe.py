@@ -142,7 +142,7 @@ class Summary:
     without_text: int = 0
     resumed: int = 0
     companions: int = 0
-    """Files that lie beside images and are none, listed in the manifest."""
+    """Files that lie beside images, listed in the manifest."""
     reasons: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     """Of this call, behind the loading of the model."""
@@ -166,7 +166,7 @@ class Summary:
         lines = [f"{self.described} of {self.files} files described by {self.model}: {self.out}"]
         lines += [f"  {n} x {code}" for code, n in sorted(self.reasons.items())]
         if self.companions:
-            lines.append(f"  {self.companions} files beside them are no images: see {MANIFEST}")
+            lines.append(f"  {self.companions} files beside them are not images: see {MANIFEST}")
         if self.resumed:
             lines.append(f"  {self.resumed} were there from an earlier run")
         if (now := self.files - self.resumed) and self.seconds:
@@ -426,7 +426,7 @@ def _row(
     conclusion = ready.build(case, order)
     if case.reason is not None:
         row["reason"] = f"{case.reason.code}: {case.reason.text}"
-    row |= _told(conclusion)
+    row |= _answer(conclusion)
     row["report"] = _report(conclusion, name, asked.out)
     if asked.keep_images and case.source is not None and case.sop_instance_uid:
         row["image"] = _image(case.source, name, asked.out)
@@ -439,16 +439,16 @@ def _named(known: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in known.items() if key != "sop_instance_uid" and value}
 
 
-def _told(conclusion: Conclusion) -> dict[str, Any]:
+def _answer(conclusion: Conclusion) -> dict[str, Any]:
     result = conclusion.result
-    told: dict[str, Any] = {"warnings": list(result.warnings)} if result.warnings else {}
+    answer: dict[str, Any] = {"warnings": list(result.warnings)} if result.warnings else {}
     if result.text is not None and result.reason is None:
-        told["text"] = result.text
-        told["findings"] = {
+        answer["text"] = result.text
+        answer["findings"] = {
             "presence": result.presence,
             "fractures": [fracture.model_dump() for fracture in result.fractures],
         }
-    return told
+    return answer
 
 
 def _report(conclusion: Conclusion, name: str, out: Path) -> str | None:

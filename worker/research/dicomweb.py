@@ -146,7 +146,7 @@ class _Reader:
         try:
             # The client parses whatever the archive sends.
             with foreign_code(lambda _: broken, passes=(ChexFractError, self._failures)):
-                # In whatever transfer syntax it is kept: nothing is to be compressed anew.
+                # In whatever transfer syntax it is kept: nothing is to be compressed again.
                 ds = self._client.retrieve_instance(
                     study, series, uid, media_types=(("application/dicom", "*"),)
                 )

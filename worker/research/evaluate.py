@@ -44,12 +44,12 @@ class Certainty:
 
     word: str
     right: int
-    told: int
+    named: int
 
     @property
     def interval(self) -> Interval | None:
         """Wilson's."""
-        return wilson(self.right, self.told)
+        return wilson(self.right, self.named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,8 @@ class Evaluation:
         if self.certainties:
             lines += ["", "certainty: share of images with a fracture"]
             for sure in self.certainties:
-                rate = Measure(sure.word, _ratio(sure.right, sure.told), sure.interval, None)
-                lines.append(f"  {_line(rate)}  n = {sure.told}")
+                rate = Measure(sure.word, _ratio(sure.right, sure.named), sure.interval, None)
+                lines.append(f"  {_line(rate)}  n = {sure.named}")
         if self.wrong:
             lines += ["", "wrong cases"]
             lines += [f"  {_wrong_line(one)}" for one in self.wrong]

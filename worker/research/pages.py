@@ -185,7 +185,7 @@ def _group(part: Part) -> dict[str, Any]:
 
 def _certainty(found: Evaluation) -> str:
     points = [
-        Point(one.word, one.right / one.told, one.interval, one.told) for one in found.certainties
+        Point(one.word, one.right / one.named, one.interval, one.named) for one in found.certainties
     ]
     panels = [("share with a fracture", points)]
     return plots.forest(panels, "certainty", width=_SMALL) if points else ""

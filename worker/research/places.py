@@ -1,4 +1,4 @@
-"""Fractures as sets of places: what a run tells beside what labels say, by rib, side, bone, age."""
+"""Fractures as sets of places, those of a run beside those of labels: by rib, side, bone, age."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ class Place(NamedTuple):
 
 @dataclass(slots=True)
 class FractureScore:
-    """Fractures told beside fractures labelled, as sets of places."""
+    """Fractures named beside fractures labelled, as sets of places."""
 
     name: str
     right: int = 0
-    told: int = 0
+    named: int = 0
     labelled: int = 0
 
     @property
     def precision(self) -> float | None:
-        """Share of the fractures told that are labelled."""
-        return self.right / self.told if self.told else None
+        """Share of the fractures named that are labelled."""
+        return self.right / self.named if self.named else None
 
     @property
     def recall(self) -> float | None:
-        """Share of the labelled fractures that are told."""
+        """Share of the labelled fractures that are named."""
         return self.right / self.labelled if self.labelled else None
 
     @property
     def f1(self) -> float | None:
         """Harmonic mean of precision and recall."""
-        whole = self.told + self.labelled
+        whole = self.named + self.labelled
         return 2 * self.right / whole if whole else None
 
-    def add(self, told: set[Any], labelled: set[Any]) -> None:
+    def add(self, named: set[Any], labelled: set[Any]) -> None:
         """Add one image."""
-        self.right += len(told & labelled)
-        self.told += len(told)
+        self.right += len(named & labelled)
+        self.named += len(named)
         self.labelled += len(labelled)
 
 
@@ -84,7 +84,7 @@ def score(cases: Sequence[Case]) -> list[FractureScore]:
     """Compare places, where labels have ``findings``: all, by side, bone and rib, and by age."""
     answered = [case for case in cases if case.row is not None and "text" in case.row]
     pairs = [
-        (_told(case.row or {}), labelled(case.label["findings"]))
+        (_named(case.row or {}), labelled(case.label["findings"]))
         for case in answered
         if "findings" in case.label
     ]
@@ -92,26 +92,26 @@ def score(cases: Sequence[Case]) -> list[FractureScore]:
         return []
     scores: dict[str, FractureScore] = {"all": FractureScore("all")}
     has_ages = {age for _, truth in pairs for age in truth.ages.values()} - {""}
-    for told, truth in pairs:
-        scores["all"].add(set(told.ages), set(truth.ages))
-        for kind in sorted({kind for place in (*told.ages, *truth.ages) for kind in place.kinds}):
+    for named, truth in pairs:
+        scores["all"].add(set(named.ages), set(truth.ages))
+        for kind in sorted({kind for place in (*named.ages, *truth.ages) for kind in place.kinds}):
             scores.setdefault(kind, FractureScore(kind)).add(
-                {place for place in told.ages if kind in place.kinds},
+                {place for place in named.ages if kind in place.kinds},
                 {place for place in truth.ages if kind in place.kinds},
             )
         for age in sorted(has_ages):
             scores.setdefault(f"age={age}", FractureScore(f"age={age}")).add(
-                {place for place, said in told.ages.items() if said == age},
+                {place for place, said in named.ages.items() if said == age},
                 {place for place, said in truth.ages.items() if said == age},
             )
     return [scores[name] for name in sorted(scores, key=_order)]
 
 
 def differs(case: Case) -> bool:
-    """Return whether an image has fractures that are told elsewhere than labelled."""
+    """Return whether an image has fractures that are named elsewhere than labelled."""
     if case.row is None or "text" not in case.row or not case.label.get("findings"):
         return False
-    return set(_told(case.row).ages) != set(labelled(case.label["findings"]).ages)
+    return set(_named(case.row).ages) != set(labelled(case.label["findings"]).ages)
 
 
 def labelled(written: str) -> _Fractures:
@@ -142,7 +142,7 @@ def _parsed(words: Iterable[str]) -> tuple[Place, str]:
     return Place(side, named, number), age
 
 
-def _told(row: dict[str, Any]) -> _Fractures:
+def _named(row: dict[str, Any]) -> _Fractures:
     found = _Fractures()
     for one in row["findings"].get("fractures", ()):
         words = (str(one.get(key) or "").lower() for key in ("side", "bone", "number"))

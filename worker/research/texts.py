@@ -37,7 +37,7 @@ def measure_texts(cases: Sequence[Case]) -> list[Measure]:
     ]
     if not pairs:
         return []
-    same = sum(template(told) == template(reference) for told, reference in pairs)
+    same = sum(template(text) == template(reference) for text, reference in pairs)
     shares = np.array([rouge_l(*pair) for pair in pairs])
     corpus, parts = _bleu(pairs)
     random, n = np.random.default_rng(SEED), len(pairs)
@@ -60,10 +60,10 @@ def template(text: str) -> frozenset[str]:
     return frozenset(" ".join(sentence.split()) for sentence in sentences if sentence.strip())
 
 
-def rouge_l(told: str, reference: str) -> float:
+def rouge_l(text: str, reference: str) -> float:
     """Return ROUGE-L of one text: words in lower case, without stemming."""
     lcs = _need("rapidfuzz.distance.LCSseq")
-    a, b = _WORD.findall(told.lower()), _WORD.findall(reference.lower())
+    a, b = _WORD.findall(text.lower()), _WORD.findall(reference.lower())
     if not a or not b:
         return float(a == b)
     return 2 * float(lcs.similarity(a, b)) / (len(a) + len(b))
@@ -75,7 +75,7 @@ def _bleu(
     """Return what makes corpus BLEU-4 (0 to 1) of sums, and each text's part of these sums."""
     bleu = _need("sacrebleu.metrics.bleu").BLEU
     metric = bleu(lowercase=True, effective_order=True)
-    scores = [metric.sentence_score(told, [reference]) for told, reference in pairs]
+    scores = [metric.sentence_score(text, [reference]) for text, reference in pairs]
     parts = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in scores], np.int64)
 
     def corpus(sums: Any) -> float:
