@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydicom import dcmread
 
-from dicom_node.base.errors import NotFound
+from dicom_node.base.errors import NotFound, NotUnderstood
+from dicom_node.base.rims import foreign_code
 from dicom_node.flow.repeat import adopt
 from dicom_node.settings import Settings
 from dicom_node.standard.status import meaning
@@ -194,11 +195,11 @@ def _regions(spool: Spool, trace: Trace) -> list[dict[str, Any]]:
         for made in trace.objects:
             if made.job == job.job and made.kind == "sr" and made.file:
                 try:
-                    found = regions_of(dcmread(spool.path(made.file)), trace.sop_instance_uid)
-                except Exception as exc:  # noqa: BLE001 - a rim: a worker's file, whatever is in it
-                    logger.warning(
-                        "regions of %s cannot be read: %s", made.file, type(exc).__name__
-                    )
+                    # a worker's file, whatever is in it
+                    with foreign_code(lambda exc: NotUnderstood(type(exc).__name__), passes=()):
+                        found = regions_of(dcmread(spool.path(made.file)), trace.sop_instance_uid)
+                except NotUnderstood as exc:
+                    logger.warning("regions of %s cannot be read: %s", made.file, exc)
                     found = []
                 if found:
                     return [asdict(one) for one in found]
