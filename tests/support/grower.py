@@ -19,6 +19,7 @@ from ledgers import instance, result, route
 
 from dicom_node.base.job import ReportObject, Ticket
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.search import indexed_text
 from dicom_node.store.spool import Spool
 
 SEED = 12
@@ -217,7 +218,8 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator
             "purged_at": f"CASE WHEN {is_old} THEN {at} + 86500 ELSE 0 END",
         },
     )
-    text = f"'name' || (i % {NAMES}) || ' chest phantom ' || i || ' ph' || i"
+    longer = indexed_text("phantom", is_sqlite=isinstance(db, Sqlite))
+    text = f"'name' || (i % {NAMES}) || ' chest {longer} ' || i || ' ph' || i"
     yield db.words.format(numbers=numbers, text=text)
     same = "{}.sop_instance_uid = s.sop_instance_uid"
     yield clone(

@@ -649,8 +649,9 @@ def _undelivered(connection: Connection, place: Place | None) -> Iterator[Arriva
 
 
 def _uids_of(connection: Connection, numbers: Iterable[int]) -> Iterator[list[str]]:
-    source = iter(numbers)
-    while chunk := list(islice(source, 64)):
+    source, size = iter(numbers), 8  # few at first: one may be all that is wanted
+    while chunk := list(islice(source, size)):
+        size = 64
         rows = connection.execute(
             sa.select(instances.c.number, instances.c.sop_instance_uid).where(
                 instances.c.number.in_(chunk)

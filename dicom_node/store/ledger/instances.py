@@ -27,7 +27,12 @@ from dicom_node.store.ledger.events import (
 )
 from dicom_node.store.ledger.orders import split_order
 from dicom_node.store.ledger.repeats import ReceiptKind, Repeats
-from dicom_node.store.ledger.search import ADD_WORDS, ADD_WORDS_POSTGRESQL, searched_text
+from dicom_node.store.ledger.search import (
+    ADD_WORDS,
+    ADD_WORDS_POSTGRESQL,
+    indexed_text,
+    searched_text,
+)
 from dicom_node.store.ledger.states import InstanceState, JobState
 from dicom_node.store.ledger.wanted import dump_wishes, wishes_of
 from dicom_node.store.schema import counters, instances, jobs, marks, orders, study_numbers
@@ -278,7 +283,10 @@ class Instances:
         if added is None:
             return None
         text = searched_text(instance.patient_name, instance.patient_id, instance.accession_number)
-        cursor.execute(self._add_words.sql, self._add_words.row({"n": added[0], "t": text}))
+        cursor.execute(
+            self._add_words.sql,
+            self._add_words.row({"n": added[0], "t": indexed_text(text, self._database.is_sqlite)}),
+        )
         stages = [NewEvent(uid, Stage.RECEIVED, now)]
         if reason:
             stages.append(NewEvent(uid, Stage.IGNORED, now, details=Details(reason=reason)))

@@ -181,16 +181,20 @@ class Purge:
 
         No index is kept for a question that is asked once a day: this walks through the rows.
         """
-        for table in (instances, objects, conflicts, likenesses):
-            key = sa.tuple_(*table.primary_key.columns)
-            query = sa.select(*table.primary_key.columns, table.c.file).limit(_FILES_AT_ONCE)
-            query = query.order_by(*table.primary_key.columns)
+        for table, key in (
+            (instances, (instances.c.kept_at, instances.c.sop_instance_uid)),  # has an index
+            (objects, (objects.c.job, objects.c.part)),
+            (conflicts, (conflicts.c.id,)),
+            (likenesses, (likenesses.c.id,)),
+        ):
+            query = sa.select(*key, table.c.file).where(table.c.file != "")
+            query = query.order_by(*key).limit(_FILES_AT_ONCE)
             behind: tuple[Any, ...] | None = None
             while True:
-                page = query if behind is None else query.where(key > sa.tuple_(*behind))
+                page = query if behind is None else query.where(sa.tuple_(*key) > behind)
                 with self._database.reading() as connection:
                     rows = connection.execute(page).all()
-                yield from (row.file for row in rows if row.file)
+                yield from (row.file for row in rows)
                 if len(rows) < _FILES_AT_ONCE:
                     break
                 behind = tuple(rows[-1][:-1])

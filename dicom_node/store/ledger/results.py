@@ -42,7 +42,7 @@ from dicom_node.store.schema import (
 
 _PAGE = 500
 
-_FIRST_PAGE = 50
+_FIRST_PAGE = 24
 """Rows that are looked at first where only a few may be wanted; each page has twice as many."""
 
 SELECTIVE = 1000

@@ -45,17 +45,48 @@ def _parts(text: str) -> list[str]:
     return [word[:_LONGEST] for word in spaced(plain).split()]
 
 
+def indexed_text(text: str, is_sqlite: bool) -> str:
+    """Return what the full text index gets of `searched_text`.
+
+    SQLite's has an index of each beginning of up to six letters, see 0006. Names that begin alike
+    for longer, and a hospital's name before each of its numbers, stand in the index by each of
+    their longer beginnings; a mark tells those from words.
+    """
+    if not is_sqlite:
+        return text
+    words = text.split()
+    longer = [
+        f"{_MARK}{word[:length]}"
+        for word in words
+        if len(word) > _SHORT and not _has_digit(word)
+        for length in range(_SHORT + 1, min(len(word), _LONG) + 1)
+    ]
+    return " ".join([*words, *dict.fromkeys(longer)])
+
+
 def query_of(text: str, is_sqlite: bool) -> str:
     """Return the words of a search in the query language of the database; empty for none."""
-    words = words_of(text)[:MOST_WORDS]
-    if is_sqlite:
-        return " AND ".join(f'"{word}"*' for word in words)
-    return " & ".join(f"'{word}':*" for word in words)
+    words = [word if _has_digit(word) else word[:_LONG] for word in words_of(text)[:MOST_WORDS]]
+    if not is_sqlite:
+        return " & ".join(f"'{word}':*" for word in words)
+    return " AND ".join(
+        f'"{word}"*' if len(word) <= _SHORT or _has_digit(word) else f'"{_MARK}{word}"'
+        for word in words
+    )
+
+
+_SHORT, _LONG = 6, 16
+_MARK = "¦"
+_OLD_TERM = re.compile(f'"{_MARK}([^"]*)"')
+
+
+def _has_digit(word: str) -> bool:
+    return any(c.isdigit() for c in word)
 
 
 def add_words(connection: Connection, rows: Iterable[tuple[int, str]], is_sqlite: bool) -> None:
-    """Add the searched words of Instances by their numbers."""
-    found = [{"n": number, "t": text} for number, text in rows if text]
+    """Add the searched texts of Instances by their numbers."""
+    found = [{"n": number, "t": indexed_text(text, is_sqlite)} for number, text in rows if text]
     if found:
         connection.execute(ADD_WORDS if is_sqlite else ADD_WORDS_POSTGRESQL, found)
 
@@ -69,7 +100,7 @@ def replace_words(connection: Connection, number: int, old: str, new: str) -> No
     elif old:
         # the index keeps no text: what is taken out of it has to be said again
         taken = "INSERT INTO words (words, rowid, text) VALUES ('delete', :n, :t)"
-        connection.execute(sa.text(taken), {"n": number, "t": old})
+        connection.execute(sa.text(taken), {"n": number, "t": indexed_text(old, is_sqlite=True)})
     add_words(connection, [(number, new)], connection.dialect.name == "sqlite")
 
 
@@ -90,7 +121,7 @@ ADD_WORDS_POSTGRESQL = sa.text(
 )
 
 
-_CHUNK = 256
+_FIRST_CHUNK, _CHUNK = 64, 256
 
 
 def newest_numbers(
@@ -117,14 +148,16 @@ def newest_numbers(
             if not left:
                 return
             last = min(last, left + 1)
+            query = _OLD_TERM.sub(r'"\1"*', query)  # which knows no marks
         asked = sa.text(statement.replace("words", table))
+        size = _FIRST_CHUNK
         while True:
-            values = {"query": query, "last": last, "lowest": lowest, "limit": _CHUNK}
+            values = {"query": query, "last": last, "lowest": lowest, "limit": size}
             found = [int(row[0]) for row in connection.execute(asked, values)]
             yield from found
-            if len(found) < _CHUNK:
+            if len(found) < size:
                 break
-            last = found[-1]
+            last, size = found[-1], _CHUNK
 
 
 _NEWEST = (
