@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sqlite3
 import statistics
@@ -239,6 +240,24 @@ def bench(database: str, given: argparse.Namespace, folder: Path) -> dict[str, A
     return {"database": database, "rows": rows, "bytes_each": each}
 
 
+def flat(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield one row per operation and size, in the form of all benches."""
+    for row in table["rows"]:
+        first = min(row["at"])
+        for size, one in row["at"].items():
+            yield {
+                "name": f"{table['database']}: {row['name']}",
+                "unit": row["unit"],
+                "n": one["n"],
+                "median": one["median"],
+                "p95": one["p95"],
+                "ratio": one["median"] / row["at"][first]["median"],
+                "processor_ratio": one["processor"] / row["at"][first]["processor"],
+                "anchor": f"{first:,} Instances",
+                "size": size,
+            }
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -252,9 +271,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         found = [bench(one, given, given.folder or Path(name)) for one in given.database]
     if given.json:
-        machine = {"machine": platform.machine(), "python": platform.python_version()}
-        machine["sqlite"] = sqlite3.sqlite_version
-        given.json.write_text(json.dumps({"bench": "growth", **machine, "tables": found}, indent=1))
+        rows = [one for table in found for one in flat(table)]
+        machine = {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "load": round(os.getloadavg()[0], 1),
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+        }
+        content = {"bench": "growth", "machine": machine, "rows": rows}
+        given.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -649,9 +649,9 @@ def _undelivered(connection: Connection, place: Place | None) -> Iterator[Arriva
 
 
 def _uids_of(connection: Connection, numbers: Iterable[int]) -> Iterator[list[str]]:
-    source, size = iter(numbers), 8  # few at first: one may be all that is wanted
+    source, size = iter(numbers), 2  # few at first: one may be all that is wanted
     while chunk := list(islice(source, size)):
-        size = 64
+        size = min(4 * size, 64)
         rows = connection.execute(
             sa.select(instances.c.number, instances.c.sop_instance_uid).where(
                 instances.c.number.in_(chunk)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -149,12 +148,11 @@ class Purge:
             .limit(limit)
         )
         with self._database.reading() as connection:
-            first = connection.execute(query.limit(1)).first()
-        if first is None or first.at >= before:
-            return 0
+            if not any(row.at < before for row in connection.execute(query)):
+                return 0  # what lies behind is young too, and there is much of it
         with self._database.writing() as connection:
-            # up to the first young one: what lies behind is young, and there is much of it
-            rows = list(takewhile(lambda row: row.at < before, connection.execute(query)))
+            # a young one between old ones was dated by a clock that was ahead: it stays
+            rows = [row for row in connection.execute(query) if row.at < before]
             if not rows:
                 return 0
             steps = [row.id for row in rows if row.stage in STEPS]
