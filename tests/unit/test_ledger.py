@@ -810,3 +810,34 @@ def test_each_hot_statement_has_an_index_in_postgresql(postgresql: Cluster) -> N
     few = {"totals", "destinations", "makers", "workers", "marks", "orders", "likenesses"}
     assert len(asked) > 60
     assert {table: names for table, names in scans.items() if table not in few} == {}
+
+
+def test_a_lost_connection_is_one_error_and_leaves_nothing_half_done(postgresql: Cluster) -> None:
+    """The server ends every connection, idle ones and one in the middle of a transaction."""
+    url = postgresql.fresh()
+    ledger, other = Ledger.open(url), Ledger.open(url)
+
+    def cut() -> None:
+        with other.database.writing() as connection:
+            connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    ledger.instances.receive(instance(1), [route()])
+    cut()
+    assert ledger.instances.receive(instance(2), [route()]).kind == "new"
+
+    def half() -> None:
+        with ledger.database.writing() as connection:
+            connection.execute(schema.jobs.delete())
+            cut()
+            connection.execute(schema.instances.delete())
+
+    with pytest.raises(Unreachable) as caught:
+        half()
+    assert len(str(caught.value).splitlines()) == 1
+    assert ledger.instances.known("1.2.3.1") is not None
+    assert ledger.history.status().jobs == {"received": 2}
+    other.close()
+    ledger.close()
