@@ -22,6 +22,7 @@ from dicom_node import in_force
 from dicom_node.base import logs
 from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.service_manager import READY, STOPPING, Watchdog, notify
 from dicom_node.credentials import read_credentials
 from dicom_node.dimse.port import Ports
 from dicom_node.in_force import Exchange
@@ -115,10 +116,13 @@ class Supervisor:
             self._is_asked = True
 
         signal.signal(signal.SIGHUP, asked)
+        watchdog = Watchdog()
         try:
             while not self._ends:
                 self._round()
+                watchdog.pat()
         finally:
+            notify(STOPPING)
             self.close()
             stop([child for child in self.children if child.process])
         return self._exit
@@ -139,6 +143,7 @@ class Supervisor:
         if not self._told and all(child.ready or not child.beats for child in self.children):
             self._told.add("ready")
             logger.info("ready")
+            notify(READY)
         if self._is_asked and self.exchange:
             self._is_asked = False
             self._reload(self.exchange)

@@ -28,6 +28,7 @@ from dicom_node.base.errors import (
 from dicom_node.base.job import TASK, Claim, Handout, Presence, Ticket, queue
 from dicom_node.base.logs import Sparse
 from dicom_node.base.rims import OneOfMany
+from dicom_node.base.service_manager import READY, notify
 from dicom_node.flow import broker
 from worker.models import BrokenAccelerator, Unexplained
 from worker.pipeline import Case, Pipeline
@@ -534,6 +535,7 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
     end_on_signals(desk, pulse)
     model = settings.worker.model
     logger.info("ready: %s on queue %s", pipeline.algorithm.version, queue(model))
+    notify(READY)
     # One process: CUDA does not survive a fork. A task only begins its jobs, so one thread does.
     app.worker_main(
         [
