@@ -17,6 +17,12 @@ check: $(INSTALLED)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+bench: $(INSTALLED)
+	$(VENV)/bin/python -m tests.bench
+
+soak: $(INSTALLED)
+	$(VENV)/bin/python -m tests.soak
+
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,test]'

@@ -8,6 +8,7 @@ tells how fast the machine's memory is: 0.3 ms where the goals were set.
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import sys
@@ -25,6 +26,7 @@ from PIL import Image
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from pictures import (
     HTJ2K_LOSSLESS,
@@ -39,6 +41,7 @@ from pictures import (
     part10,
     rle,
 )
+from record import Row, row, write
 
 from worker.image import grey, header, pixels
 from worker.image.decode import Decoder
@@ -87,9 +90,16 @@ def lent(decoder: Decoder, ds: pydicom.Dataset) -> None:
         pass
 
 
+ROWS: list[Row] = []
+"""What was measured so far."""
+
+
 def shown(title: str, found: Times, after: str = "") -> None:
     """Print one line."""
     parts = [f"{name} {median(times):.1f} ({min(times):.1f})" for name, times in found.items()]
+    anchor, *_ = found
+    base = median(found[anchor])
+    ROWS.extend(row(f"{title}, {name}", times, "ms", anchor, base) for name, times in found.items())
     print(f"{title:16}", "   ".join(parts), after, flush=True)
 
 
@@ -189,4 +199,9 @@ SYNTAXES = (
 )
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("repeats", type=int, nargs="?", default=15)
+    parser.add_argument("--json", type=Path, help="write the figures into this file")
+    given = parser.parse_args()
+    main(given.repeats)
+    write("pixels", ROWS, given.json)

@@ -33,10 +33,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from listening import listening, radiograph, written
 from peers import need
 from pydicom.uid import generate_uid
+from record import row, write
 
 SIZES = {"10 MB": (2500, 2000), "0.5 MB": (500, 500)}
 RECEIVERS = ("storescp tuned", "storescp default", "Orthanc tuned", "Orthanc default", "node")
@@ -232,7 +234,10 @@ def compare(size: str, folders: list[Path], options: argparse.Namespace, work: P
             else:
                 found[name].append(trial(name, folders, work, not options.untuned))
     first = statistics.median(one.mb_s for one in found[options.receivers[0]])
+    anchor = options.receivers[0]
     for name, trials in found.items():
+        label = f"{size} x {len(folders)}, {name}"
+        options.rows.append(row(label, [one.mb_s for one in trials], "MB/s", anchor, first))
         rate = statistics.median(one.mb_s for one in trials)
         cpu = statistics.median(one.cpu_s_gb for one in trials)
         lost = "" if all(one.is_whole for one in trials) else "  NOT WHOLE"
@@ -254,6 +259,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where the files go")
     parser.add_argument("--listen", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, help="write the figures into this file")
+    parser.set_defaults(rows=[])
     options = parser.parse_args()
     if options.listen:
         listen(options.listen, options.port)
@@ -266,6 +273,7 @@ def main() -> None:
                 drawn(folder, count, SIZES[size])
             for n in options.n if count else ():
                 compare(size, folders[:n], options, Path(work))
+    write("receive", options.rows, options.json)
 
 
 if __name__ == "__main__":
