@@ -154,7 +154,8 @@ class Node(Section):
         Field(union_mode="left_to_right"),
         Wording('a number of processes; write "auto" or 1 to 64'),
     ] = "auto"
-    """Processes that take associations on the port; ``auto``: half the processors, up to four."""
+    """Processes that take associations on the port; ``auto``: one, and beside PostgreSQL half the
+    processors, up to four. SQLite has one writer: with small images two listeners are slower."""
     max_pdu: int = Field(default=131072, ge=4096)
     """Largest PDU in bytes that is received (PS3.8 D.1)."""
     max_instance: Size = 512_000_000
@@ -176,6 +177,8 @@ class Node(Section):
         """How many processes take associations."""
         if self.listeners != "auto":
             return self.listeners
+        if self.ledger == "sqlite":
+            return 1
         is_linux = hasattr(os, "sched_getaffinity")
         processors = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
         return min(4, max(1, processors // 2))

@@ -87,7 +87,10 @@ Bench = tuple[list[str], list[str], Callable[[Content], list[Row]]]
 BENCHES: dict[str, Bench] = {
     "receive": (
         ["--n", "1", "4", "--repeat", "5", "--big", "20", "--small", "200"],
-        ["--n", "4", "--repeat", "2", "--big", "5", "--small", "60"],
+        [
+            *("--n", "4", "--repeat", "2", "--big", "5", "--small", "60", "--receivers"),
+            *("storescp tuned", "node", "serve 2", "floor"),
+        ],
         of_rows,
     ),
     "overhead": ([], ["--images", "6", "--backlog", "20"], of_rows),

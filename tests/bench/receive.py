@@ -9,7 +9,8 @@ SyncStorageArea; ``default``: as installed. With ``--untuned`` the sender keeps 
 as most modalities do. Receivers take turns, each trial on an empty folder; what arrived is
 counted. Ratios are of the median MB/s to tuned storescp; CPU is that of the receiver. ``floor`` is
 no DICOM: the same bytes over TCP into a file, its fsync, rename, fsync of the folder, four bytes
-back. Long trials, many images, are fairer: each one contains the senders' start.
+back. ``serve N`` is the whole node with N listeners on its port. Long trials, many images, are
+fairer: each one contains the senders' start.
 """
 
 from __future__ import annotations
@@ -42,7 +43,19 @@ from record import row, write
 
 SIZES = {"10 MB": (2500, 2000), "0.5 MB": (500, 500)}
 RECEIVERS = ("storescp tuned", "storescp default", "Orthanc tuned", "Orthanc default", "node")
-RECEIVERS += ("floor",)
+RECEIVERS += ("serve 1", "serve 2", "serve 4", "floor")
+SERVED = """
+[node]
+host = "127.0.0.1"
+port = {port}
+data_dir = "{data}"
+known_peers_only = false
+listeners = {listeners}
+[web]
+port = {web}
+url = "http://127.0.0.1:{web}"
+sign_in = false
+"""
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -65,6 +78,13 @@ def listen(folder: Path, port: int) -> None:
 def command(name: str, folder: Path, port: int) -> list[str]:
     if name == "node":
         return [sys.executable, __file__, "--listen", str(folder), "--port", str(port)]
+    if name.startswith("serve"):
+        config = folder.with_suffix(".toml")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            places = {"port": port, "web": free.getsockname()[1], "data": folder}
+        config.write_text(SERVED.format(listeners=name.split()[1], **places))
+        return [sys.executable, "-m", "dicom_node", "serve", "--config", str(config)]
     if name.startswith("storescp"):
         tuned = ["--fork", "-pdu", "131072"] if name.endswith("tuned") else []
         return [need("storescp"), "-ll", "fatal", *tuned, "-od", str(folder), str(port)]
@@ -116,10 +136,18 @@ def receiver(name: str, folder: Path, is_tuned: bool) -> Iterator[tuple[int, int
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.05)
+        # The port of a node is open before its listeners are: they say when they are ready.
+        log = folder.with_suffix(".log")
+        while name.startswith("serve") and b'"ready"' not in log.read_bytes():
+            assert time.monotonic() < end + 60, log.read_text()
+            time.sleep(0.1)
         time.sleep(0.5)
         yield process.pid, port
     finally:
-        process.kill()
+        if name.startswith("serve"):
+            process.terminate()
+        else:
+            process.kill()
         process.wait()
         assert process.stdin is not None
         process.stdin.close()
@@ -150,7 +178,10 @@ def trial(name: str, folders: list[Path], work: Path, is_tuned: bool) -> Trial:
         cpu = cpu_seconds(pid) - before
     kept = [path for path in out.rglob("*") if path.is_file()]
     kept = [
-        path for path in kept if path.stat().st_size > 0.9 * smallest and "sqlite" not in path.name
+        path
+        for path in kept
+        if path.stat().st_size > 0.9 * smallest
+        and not any(word in path.name for word in ("sqlite", "audit"))
     ]
     is_whole = not failed and len([p for p in kept if not p.name.startswith("index")]) == len(files)
     shutil.rmtree(out.parent)
