@@ -39,6 +39,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "chexfract-node send --test --to archive",
         "chexfract-node send report.dcm --to archive",
     ),
+    "chexfract-node pull": (
+        "chexfract-node pull --from archive --accessions list.txt --out images --deidentify",
+    ),
     "chexfract-node echo": ("chexfract-node echo archive",),
     "chexfract-node config check": ("chexfract-node config check --config node.toml",),
     "chexfract-node config show": ("chexfract-node config show --json",),
@@ -100,8 +103,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "chexfract-worker evaluate run1 --labels labels.csv --by Sex",
         "chexfract-worker evaluate --counts 40 10 5 145",
     ),
-    "chexfract-worker compare": ("chexfract-worker compare run1 run2 --labels labels.csv",),
+    "chexfract-worker compare": (
+        "chexfract-worker compare run1 run2 --labels labels.csv --html comparison.html",
+    ),
     "chexfract-worker phantom draw": ("chexfract-worker phantom draw --count 20 --out phantoms",),
+    "chexfract-worker phantom weaken": (
+        "chexfract-worker phantom weaken --out weakened --noise 0.7",
+    ),
     "chexfract-worker phantom train": ("chexfract-worker phantom train --out model",),
     "chexfract-worker phantom evaluate": ("chexfract-worker phantom evaluate --count 200",),
     "chexfract-worker model list": ("chexfract-worker model list",),
