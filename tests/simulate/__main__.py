@@ -54,6 +54,10 @@ def main() -> int:
             if not options.keep_on:
                 break
         spent = time.perf_counter() - began
+        if done % 500 == 0:
+            print(
+                f"{done} schedules in {spent:.0f} s, {failed} failed", file=sys.stderr, flush=True
+            )
         if options.seconds and spent > options.seconds:
             break
     spent = time.perf_counter() - began

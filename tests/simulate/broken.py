@@ -186,9 +186,12 @@ VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
 }
 
 FOUND_BY = {
-    "timer_lost_at_jump": 30,
     "answered_before_commit": 57,
     "no_lease_token": 19,
+    "timer_lost_at_jump": 30,
+    "ledger_before_file": 8,
+    "resent_by_nobody": 19,
     "restored_knows_nothing": 26,
+    "shadow_is_sent": 115,
 }
 """Which schedule finds each, so that a gate needs not look for them among all before."""

@@ -64,6 +64,8 @@ def _each_acknowledged_instance_has_an_end(world: World, node: SimulatedNode, ro
         for job in made:
             if job.state == "failed" and not job.reason:
                 world.fail("a job failed without a reason", f"{name} {uid}")
+            if job.state == "failed" and images.number_of(uid) != images.POISON:
+                world.fail("an image that can be read failed", f"{name} {uid}: {job.reason}")
         reports = defaultdict(set)
         for one in rows.objects:
             job = rows.jobs[one.job]
@@ -124,7 +126,8 @@ def _deliveries_are_what_rules_name(world: World, node: SimulatedNode, rows: Row
         if promise is None:
             world.fail("a delivery of nothing that was received", f"{node.name} {uid}")
             continue
-        if row.destination in PEERS and row.destination not in promise.allowed:
+        named = promise.allowed | promise.shadowed
+        if row.destination in PEERS and row.destination not in named:
             world.fail(
                 "a delivery to whom no rule names", f"{node.name} {uid} to {row.destination}"
             )

@@ -191,12 +191,12 @@ def _act(world: World, node: Any, event: Event) -> None:
     act, number = ACTS[b % len(ACTS)], c % images.IMAGES
     number = number if d % 2 else number % 2
     node, uid = world.nodes[NODES[number % 2]], images.uid_of(number)
-    if act == "adopt":
-        key = (node.name, uid)
-        promise = world.promises.get(key) or world._maybe.get(key)
-        if promise:
-            for station in STATIONS:
-                promise.allowed |= world.destinations(node, station)[0]
+    key = (node.name, uid)
+    if promise := world.promises.get(key) or world._maybe.get(key):
+        if act == "release":
+            promise.allowed |= promise.shadowed
+        for station in STATIONS if act == "adopt" else ():
+            promise.allow(world.destinations(node, station))
     answer = node.operate(act, uid, random.Random(d))
     world.say(f"an operator at {node.name}: {act} image {number}: {answer}")
 

@@ -43,9 +43,16 @@ class Promise:
     """Destinations that its rules named, as a person would read them."""
     allowed: set[str] = field(default_factory=set)
     """Destinations that any rule in force at a reception, or an act, may have named."""
+    shadowed: set[str] = field(default_factory=set)
+    """Those that a shadow rule named: they get nothing until somebody releases it."""
     patients: set[str] = field(default_factory=set)
     compared: set[str] = field(default_factory=set)
     """Stations whose repetition is compared later, and then routed by the rules of then."""
+
+    def allow(self, destinations: tuple[set[str], bool]) -> None:
+        """Note what a rule names, and whether it is a shadow rule."""
+        names, is_shadow = destinations
+        (self.shadowed if is_shadow else self.allowed).update(names)
 
 
 class Failed(Exception):
@@ -114,21 +121,20 @@ class World:
         self.say(f"{station} sends image {image.number} ({image.variant}) to {node.name}: {kind}")
         if isinstance(receipt, str) and receipt != "killed":
             return
-        wanted, is_shadow = self.destinations(node, station)
+        named = wanted, is_shadow = self.destinations(node, station)
+        key = (node.name, image.uid)
         if isinstance(receipt, str):  # killed: nobody knows whether it was recorded
-            promise = self.promises.get((node.name, image.uid))
-            if promise is None:
-                promise = Promise()
-                self._maybe.setdefault((node.name, image.uid), promise)
-            promise.allowed |= wanted
-            promise.patients.add(image.patient_id)
-            return
-        promise = self.promises.setdefault((node.name, image.uid), Promise())
-        if maybe := self._maybe.get((node.name, image.uid)):
-            promise.allowed |= maybe.allowed
-            promise.patients |= maybe.patients
-        promise.allowed |= wanted
+            promise = self.promises.get(key) or self._maybe.setdefault(key, Promise())
+        else:
+            promise = self.promises.setdefault(key, Promise())
+            if maybe := self._maybe.get(key):
+                promise.allowed |= maybe.allowed
+                promise.shadowed |= maybe.shadowed
+                promise.patients |= maybe.patients
+        promise.allow(named)
         promise.patients.add(image.patient_id)
+        if isinstance(receipt, str):
+            return
         if receipt.kind in ("new", "duplicate") and not is_shadow:
             promise.wanted |= wanted
         if receipt.kind == "comparing":
@@ -140,7 +146,7 @@ class World:
             node.reload(rules)
         for (name, _), promise in self.promises.items():
             for station in promise.compared if name == node.name else ():
-                promise.allowed |= self.destinations(node, station)[0]
+                promise.allow(self.destinations(node, station))
 
     @property
     def _maybe(self) -> dict[tuple[str, str], Promise]:
