@@ -9,12 +9,12 @@ from worker.version import __version__
 if TYPE_CHECKING:
     from os import PathLike
 
-    from worker.research.reader import Reader
+    from worker.research.reader import LoadedModel
 
 __all__ = ["__version__", "load"]
 
 
-def load(name: str | None = None, config: str | PathLike[str] | None = None) -> Reader:
+def load(name: str | None = None, config: str | PathLike[str] | None = None) -> LoadedModel:
     """Load a model for scripts and notebooks; the heavy imports happen here.
 
     Parameters
@@ -26,7 +26,7 @@ def load(name: str | None = None, config: str | PathLike[str] | None = None) -> 
 
     Returns
     -------
-    Reader
+    LoadedModel
         Its `describe` takes a path, bytes, an array or a data set.
 
     Raises

@@ -16,11 +16,11 @@ from pydicom import Dataset, dcmread
 from dicom_node.base.errors import ConfigurationError
 from worker import load
 from worker.phantom.draw import instance, phantom
-from worker.research.reader import Reader
+from worker.research.reader import LoadedModel
 
 
 @pytest.fixture(scope="module")
-def reader() -> Iterator[Reader]:
+def reader() -> Iterator[LoadedModel]:
     with load("phantom") as loaded:
         yield loaded
 
@@ -31,7 +31,7 @@ def drawn() -> Dataset:
 
 
 def test_a_data_set_its_file_and_its_bytes_give_the_same(
-    reader: Reader, drawn: Dataset, tmp_path: Path
+    reader: LoadedModel, drawn: Dataset, tmp_path: Path
 ) -> None:
     drawn.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     content = (tmp_path / "a.dcm").read_bytes()
@@ -51,7 +51,7 @@ def test_a_data_set_its_file_and_its_bytes_give_the_same(
     assert first.text in first._repr_html_()
 
 
-def test_grey_values_of_any_type_are_described_alike(reader: Reader) -> None:
+def test_grey_values_of_any_type_are_described_alike(reader: LoadedModel) -> None:
     grey = np.clip(phantom(55, 0).grey, 0, 1) * 255
     arrays = [grey.astype(np.uint8), (grey * 257).astype(np.uint16), grey.astype(np.float64) / 255]
     texts = [reader.describe(array).text for array in arrays]
@@ -65,7 +65,7 @@ def test_grey_values_of_any_type_are_described_alike(reader: Reader) -> None:
 
 
 def test_what_cannot_be_described_has_a_reason_or_one_clear_error(
-    reader: Reader, tmp_path: Path
+    reader: LoadedModel, tmp_path: Path
 ) -> None:
     found = reader.describe(b"no image")
     assert (found.text, found.findings, found.picture) == (None, (), None)

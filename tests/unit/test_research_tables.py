@@ -15,7 +15,7 @@ from worker.research.compare import compare
 from worker.research.evaluate import evaluate
 from worker.research.labels import Case, match, read_labels
 from worker.research.measures import Counts
-from worker.research.places import Place, labelled, score
+from worker.research.places import FracturePlace, labelled, score
 from worker.research.sources import walk
 from worker.research.tables import read_table
 from worker.research.texts import measure_texts, rouge_l, template
@@ -155,7 +155,7 @@ def test_runs_of_different_images_are_compared_where_both_have_the_label(tmp_pat
     ],
 )
 def test_places_of_labels_are_sets(written: str, places: set[tuple[str, str, str]]) -> None:
-    assert set(labelled(written).ages) == {Place(*place) for place in places}
+    assert set(labelled(written).ages) == {FracturePlace(*place) for place in places}
 
 
 def test_fractures_are_scored_by_rib_side_bone_and_age() -> None:

@@ -249,7 +249,7 @@ def _found(sources: Sequence[str | Path], out: Path, choices: Choices) -> Found:
         raise ConfigurationError("--query and --accessions are for the address of an archive")
     found = walk(paths, out) if paths else Found()
     for address in addresses:
-        archive = dicomweb.Archive(address, choices.token, choices.ca)
+        archive = dicomweb.WebArchive(address, choices.token, choices.ca)
         there = dicomweb.find(archive, choices.query, choices.accessions)
         found.sources += there.sources
         found.companions += there.companions

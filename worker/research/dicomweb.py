@@ -20,7 +20,7 @@ _MOST_STUDIES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class WebArchive:
     """Where an archive is, and what is shown to it."""
 
     url: str
@@ -34,12 +34,12 @@ def is_address(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
-def find(archive: Archive, query: str, accessions: Sequence[str]) -> Found:
+def find(archive: WebArchive, query: str, accessions: Sequence[str]) -> Found:
     """Return the CR and DX Instances of the studies that fit, each read when it is needed.
 
     Parameters
     ----------
-    archive : Archive
+    archive : WebArchive
         Its address may bring a query of its own, behind a question mark.
     query : str
         Keys and values of QIDO-RS, such as ``PatientID=7&StudyDate=20260101-20260131``.
@@ -77,7 +77,7 @@ def find(archive: Archive, query: str, accessions: Sequence[str]) -> Found:
 class _Reader:
     """The client, with errors in this project's words."""
 
-    def __init__(self, root: str, archive: Archive) -> None:
+    def __init__(self, root: str, archive: WebArchive) -> None:
         try:
             import requests
             from dicomweb_client.api import DICOMwebClient

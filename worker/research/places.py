@@ -17,7 +17,7 @@ _ORDINAL = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?")
 _VERTEBRA = re.compile(r"[ctl]\d{1,2}")
 
 
-class Place(NamedTuple):
+class FracturePlace(NamedTuple):
     """Where a fracture is."""
 
     side: str
@@ -70,9 +70,9 @@ class FractureScore:
 class _Fractures:
     """The places of one image, each with the age that is said of it."""
 
-    ages: dict[Place, str] = field(default_factory=dict)
+    ages: dict[FracturePlace, str] = field(default_factory=dict)
 
-    def add(self, place: Place, age: str) -> None:
+    def add(self, place: FracturePlace, age: str) -> None:
         # One fracture of both sides is one of each: labels write it either way.
         sides = ("left", "right") if place.side == "bilateral" else (place.side,)
         for side in sides:
@@ -124,7 +124,7 @@ def labelled(written: str) -> _Fractures:
     return found
 
 
-def _parsed(words: Iterable[str]) -> tuple[Place, str]:
+def _parsed(words: Iterable[str]) -> tuple[FracturePlace, str]:
     side = number = age = ""
     bone = []
     for word in words:
@@ -139,7 +139,7 @@ def _parsed(words: Iterable[str]) -> tuple[Place, str]:
         elif word not in ("fracture", "fractures"):
             bone.append(word.removesuffix("s") if word == "ribs" else word)
     named = " ".join(bone) or ("vertebra" if _VERTEBRA.fullmatch(number) else "other")
-    return Place(side, named, number), age
+    return FracturePlace(side, named, number), age
 
 
 def _named(row: dict[str, Any]) -> _Fractures:
@@ -147,7 +147,7 @@ def _named(row: dict[str, Any]) -> _Fractures:
     for one in row["findings"].get("fractures", ()):
         words = (str(one.get(key) or "").lower() for key in ("side", "bone", "number"))
         side, bone, number = words
-        found.add(Place(side, bone.replace("_", " "), number), str(one.get("age") or ""))
+        found.add(FracturePlace(side, bone.replace("_", " "), number), str(one.get("age") or ""))
     return found
 
 

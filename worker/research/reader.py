@@ -72,7 +72,7 @@ class ReadImage:
         return f"<figure>{drawn}<figcaption>{shown}</figcaption></figure>"
 
 
-class Reader:
+class LoadedModel:
     """A model that is loaded and warm; close it, or use it in a ``with`` block.
 
     Parameters
@@ -184,7 +184,7 @@ class Reader:
         )
 
 
-def load(name: str | None = None, config: str | PathLike[str] | None = None) -> Reader:
+def load(name: str | None = None, config: str | PathLike[str] | None = None) -> LoadedModel:
     """Return a loaded model; see `worker.load`."""
     settings = load_settings(Path(config) if config is not None else None)
     name = name or settings.worker.model
@@ -192,7 +192,7 @@ def load(name: str | None = None, config: str | PathLike[str] | None = None) -> 
         known = ", ".join(sorted(settings.models))
         raise ConfigurationError(f"no model {name!r}; configured: {known}")
     worker = settings.worker.model_copy(update={"model": name})
-    return Reader(settings.model_copy(update={"worker": worker}))
+    return LoadedModel(settings.model_copy(update={"worker": worker}))
 
 
 def _is_full(trouble: Transient) -> bool:
