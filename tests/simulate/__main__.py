@@ -45,9 +45,9 @@ def main() -> int:
         print("\n".join(outcome.story))
         print(f"seed {options.seed}: {outcome.failure or 'all invariants hold'}")
         return 1 if outcome.failure else 0
-    began, done, failed, effects = time.perf_counter(), 0, 0, 0
-    for seed, failure, hits in _all(options):
-        done, effects = done + 1, effects + hits
+    began, done, failed, effects, cpu = time.perf_counter(), 0, 0, 0, 0.0
+    for seed, failure, hits, spent in _all(options):
+        done, effects, cpu = done + 1, effects + hits, cpu + spent
         if failure:
             failed += 1
             _tell(seed, failure[0])
@@ -61,7 +61,6 @@ def main() -> int:
         if options.seconds and spent > options.seconds:
             break
     spent = time.perf_counter() - began
-    cpu = time.process_time()
     print(
         f"{done} schedules from seed {options.seed}, {effects} effects, {failed} failed, "
         f"{done / spent:.1f} a second by {options.processes} process(es)"
@@ -70,7 +69,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _all(options: argparse.Namespace) -> Iterator[tuple[int, tuple[str, str] | None, int]]:
+def _all(options: argparse.Namespace) -> Iterator[tuple[int, tuple[str, str] | None, int, float]]:
     seeds = range(options.seed, options.seed + options.schedules)
     if options.processes == 1:
         yield from map(one, seeds)
@@ -79,12 +78,13 @@ def _all(options: argparse.Namespace) -> Iterator[tuple[int, tuple[str, str] | N
         yield from pool.imap_unordered(one, seeds, chunksize=20)
 
 
-def one(seed: int) -> tuple[int, tuple[str, str] | None, int]:
+def one(seed: int) -> tuple[int, tuple[str, str] | None, int, float]:
     """Play one schedule."""
     from . import schedule
 
+    began = time.process_time()
     outcome = schedule.simulate(seed)
-    return seed, outcome.failure, outcome.effects
+    return seed, outcome.failure, outcome.effects, time.process_time() - began
 
 
 def _tell(seed: int, what: str) -> None:
