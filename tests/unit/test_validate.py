@@ -130,6 +130,6 @@ def test_a_file_that_is_no_dicom_fails_and_the_others_are_judged(
     (tmp_path / "words.txt").write_text("no report")
     assert validate.main([tmp_path / "words.txt", tmp_path / "nowhere.dcm", report]) == 1
     said = capsys.readouterr().out
-    assert "no DICOM Part 10 file" in said
+    assert "it is not a DICOM Part 10 file" in said
     assert "No such file" in said
     assert "pass   codes" in said
