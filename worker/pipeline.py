@@ -20,6 +20,7 @@ from dicom_node.base.job import (
 )
 from dicom_node.base.logs import Sparse
 from dicom_node.standard.uids import options_digest
+from worker.image import files
 from worker.image.pixels import Radiograph, preprocessing, radiograph, read
 from worker.models import (
     BrokenAccelerator,
@@ -170,9 +171,17 @@ class Pipeline:
                 logger.info("a judged report has no picture: %s", exc.code)
         return case
 
-    def prepare_picture(self, picture: Radiograph) -> Case:
-        """Return a case of a picture that is not an Instance, with the model's inputs of it."""
-        case = Case(radiograph=picture)
+    def prepare_file(self, content: bytes) -> Case:
+        """Make the picture of a file that is no Instance, and the model's inputs of it.
+
+        A refusal becomes the case's reason.
+        """
+        case = Case()
+        with case.stage("decode"):
+            try:
+                case.radiograph = files.picture(content, self._options)
+            except Rejected as exc:
+                case.reason = Reason(code=exc.code, text=exc.text[:1024])
         self._look_before_it_leaves(case)
         self._prepare_inputs(case)
         return case

@@ -207,6 +207,21 @@ class Device(Message):
     """Share of the time in which it computes."""
 
 
+class Batches(Message):
+    """What a worker's model was given since the worker's start."""
+
+    limit: int = Field(ge=1)
+    """Pictures that it gets at a time now; fewer than ``worker.batch`` where memory is short."""
+    count: int = Field(default=0, ge=0)
+    pictures: int = Field(default=0, ge=0)
+    last: tuple[int, ...] = Field(default=(), max_length=16)
+    """Pictures of each of the last batches."""
+    fill: float | None = Field(default=None, ge=0, le=1)
+    """How full those batches were for which enough pictures were in the worker; None: none yet."""
+    busy: float | None = Field(default=None, ge=0, le=1)
+    """Share of the time with work in the worker in which the model computed."""
+
+
 class Presence(Message):
     """Body of ``POST /workers``: a worker is there; told again and again, for people."""
 
@@ -218,6 +233,8 @@ class Presence(Message):
     """Jobs in work."""
     done: int = Field(default=0, ge=0)
     """Results since it started."""
+    batches: Batches | None = None
+    """None: a worker that does not tell."""
 
 
 class Reason(Message):

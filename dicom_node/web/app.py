@@ -123,8 +123,11 @@ def create_app(
     app.state.is_over = threading.Event()
     workers = workers or Workers()
     conditions = Conditions(settings, ledger, spool, workers.models, workers.born)
+    batches = of_workers.BatchGauges(workers)
     app.include_router(
-        health.routes(ledger, spool, counts, settings.web.metrics, conditions, workers.models)
+        health.routes(
+            ledger, spool, counts, settings.web.metrics, conditions, workers.models, [batches]
+        )
     )
     app.include_router(jobs.routes(settings, ledger, spool))
     app.include_router(of_workers.routes(workers))

@@ -37,6 +37,7 @@ def routes(
     metrics_for: str = "all",
     conditions: Conditions | None = None,
     models: Callable[[], Collection[str]] = tuple,
+    collectors: Iterable[Collector] = (),
 ) -> APIRouter:
     """Return the pages for machines; they hold no patient data and need no secret.
 
@@ -49,12 +50,16 @@ def routes(
         What is wrong, for both.
     models : callable
         Returns the models of which a worker is there.
+    collectors : iterable of Collector
+        Yield further counts.
     """
     router = APIRouter()
     registry = CollectorRegistry()
     if conditions is not None:
         registry.register(ConditionGauge(conditions))
     registry.register(counts or Counts(ledger, spool))
+    for one in collectors:
+        registry.register(one)
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:

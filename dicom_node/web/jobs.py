@@ -131,6 +131,12 @@ class ForeignResult(NotUnderstood):
     """A result is not about the Instance of its job: 422."""
 
 
+class InstanceFile(FileResponse):
+    """Sends a file in large pieces: each piece is a turn through a thread, whatever its size."""
+
+    chunk_size = 1 << 20
+
+
 def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
     """Return the job API; `web.guard` asks for the secret before these are reached."""
     desk = JobDesk(settings, ledger, spool, WebTrail(settings, ledger).refused)
@@ -145,7 +151,7 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
     @router.get("/instance")
     def instance(job: str, token: Token) -> FileResponse:
         """Send the Part 10 file of the job's Instance."""
-        return FileResponse(desk.instance(job, token), media_type="application/dicom")
+        return InstanceFile(desk.instance(job, token), media_type="application/dicom")
 
     @router.post("/lease")
     def lease(job: str, body: LeaseRequest) -> dict[str, float]:

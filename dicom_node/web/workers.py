@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastapi import APIRouter
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from dicom_node.base.job import Presence
 
@@ -60,6 +64,52 @@ class Workers:
             told = list(self._told.values())
         found = [Seen(one, now - at) for one, at in told if now - at <= FORGET_S]
         return sorted(found, key=lambda one: (not one.is_here, one.presence.worker))
+
+
+class BatchGauges(Collector):
+    """Shows how full the batches of the workers' models are; of workers that are here."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: the families depend on no state."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield counts and shares by worker."""
+        labels = ["model", "worker"]
+        batches = CounterMetricFamily(
+            "chexfract_worker_batches", "Batches that the model was given.", labels=labels
+        )
+        pictures = CounterMetricFamily(
+            "chexfract_worker_pictures", "Pictures that the model was given.", labels=labels
+        )
+        limit = GaugeMetricFamily(
+            "chexfract_worker_batch_limit", "Pictures that a batch may have.", labels=labels
+        )
+        fill = GaugeMetricFamily(
+            "chexfract_worker_batch_fill",
+            "How full batches were for which there was enough.",
+            labels=labels,
+        )
+        busy = GaugeMetricFamily(
+            "chexfract_worker_model_busy",
+            "Share of the time with work in which the model computed.",
+            labels=labels,
+        )
+        for one in self._workers.seen():
+            told = one.presence.batches
+            if told is None or not one.is_here:
+                continue
+            which = [one.presence.card.name, one.presence.worker]
+            batches.add_metric(which, told.count)
+            pictures.add_metric(which, told.pictures)
+            limit.add_metric(which, told.limit)
+            for gauge, share in ((fill, told.fill), (busy, told.busy)):
+                if share is not None:
+                    gauge.add_metric(which, share)
+        yield from (batches, pictures, limit, fill, busy)
 
 
 def routes(workers: Workers) -> APIRouter:

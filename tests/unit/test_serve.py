@@ -25,10 +25,11 @@ from pydicom import dcmwrite
 
 from dicom_node.base.errors import ChexFractError, ConfigurationError, NotUnderstood, OutOfResources
 from worker.cli import main
+from worker.image import files
 from worker.models import BrokenAccelerator, Description, open_model
 from worker.phantom import draw, truth
 from worker.service import http, pictures, start
-from worker.settings import Serve, Settings
+from worker.settings import Pixels, Serve, Settings
 
 KEY = "a-key-of-some-length"
 PROMPT = "Describe bones on this chest X-ray"
@@ -400,14 +401,18 @@ def test_forms_are_read_in_linear_time(piece):
     assert time.perf_counter() - began < 2
 
 
-def test_sixteen_bits_are_stretched_and_turned_pictures_are_turned():
-    wide = np.linspace(1000, 3000, 300 * 400).reshape(300, 400).astype(np.uint16)
-    buffer = io.BytesIO()
-    Image.fromarray(wide).save(buffer, "PNG")
-    grey = pictures.grey_of(buffer.getvalue())
-    assert (grey.min(), grey.max(), grey.shape) == (0, 255, (300, 400))
-    turned = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(grey).save(turned, "JPEG", exif=exif)
-    assert pictures.grey_of(turned.getvalue()).shape == (400, 300)
+def test_a_picture_file_is_the_same_picture_by_every_way(server, pipeline):
+    wide = (DRAWN[0].uint8.astype(np.uint16) << 4) + 3
+    content = png(wide)
+    case = pipeline.prepare_file(content)
+    expected = files.picture(content, Pixels())
+    assert np.array_equal(case.radiograph.pixels, expected.pixels)
+    assert case.radiograph.steps == expected.steps
+    answer = server.post("/analyze-fracture", content=content).json()
+    assert set(expected.warnings) <= set(answer["warnings"])
+
+
+def test_a_picture_that_is_too_small_is_answered_with_its_reason(server):
+    answer = server.post("/analyze-fracture", content=png(DRAWN[0].uint8[:100]))
+    assert answer.status_code == 200
+    assert answer.json()["reason"]["code"] == "too-small"

@@ -16,7 +16,7 @@ import pytest
 from serving import SECRET, Api, serving
 
 from dicom_node.base.errors import NotFound, Refused, Unreachable
-from dicom_node.base.job import Card, Device, Measured, Presence
+from dicom_node.base.job import Batches, Card, Device, Measured, Presence
 from dicom_node.web import board
 from dicom_node.web import workers as of_workers
 from dicom_node.web.workers import Workers
@@ -60,6 +60,21 @@ def test_a_worker_that_tells_of_itself_is_on_the_pages(api: Api) -> None:
     tile = page(api, "/")
     for word in ("NVIDIA H200", "37 % busy", "21 GB of 151 GB in use"):
         assert word in tile
+
+
+def test_how_full_batches_are_is_on_the_page_and_in_the_metrics(api: Api) -> None:
+    told = Batches(limit=8, count=4, pictures=30, last=(8, 8, 8, 6), fill=0.938, busy=0.97)
+    tell(api, presence().model_copy(update={"batches": told}))
+    tell(api, presence("older:1"))
+    text = page(api, "/models")
+    for word in ("4 batches, 7.5 pictures each", "8, 8, 8, 6", "94 % full", "busy 97 %"):
+        assert word in text
+    counts = page(api, "/metrics")
+    which = '{model="chexfract-maira2",worker="gpu-host:4711"}'
+    for line in ("batches_total{} 4.0", "pictures_total{} 30.0", "batch_limit{} 8.0",
+                 "batch_fill{} 0.938", "model_busy{} 0.97"):  # fmt: skip
+        assert f"chexfract_worker_{line.replace('{}', which)}" in counts
+    assert "older:1" not in counts
 
 
 def test_only_who_knows_the_secret_may_tell(api: Api) -> None:

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 LINGER_S = 0.01
 """Wait for the neighbours of what is ready, while some are on their way; see `BatchFormer`."""
 LONGEST_LINGER_S = 0.25
+LAST = 16
+"""Batches whose sizes are kept."""
 
 Item = TypeVar("Item")
 
@@ -30,6 +32,12 @@ class BatchFigures:
     """Seconds in which the model had work."""
     idle_s: float = 0.0
     """Seconds in which it had none although some was in the house."""
+    pressed: int = 0
+    """Batches at whose time a whole one was in the house."""
+    pressed_fill: float = 0.0
+    """The sum of how full each of these was."""
+    last: tuple[int, ...] = ()
+    """Pictures of each of the last batches."""
 
     @property
     def mean(self) -> float:
@@ -41,6 +49,11 @@ class BatchFigures:
         """Share of the time with work in the house in which the model computed."""
         spent = self.busy_s + self.idle_s
         return self.busy_s / spent if spent else 0.0
+
+    @property
+    def fill(self) -> float | None:
+        """How full batches were on average for which there was enough; None: there never was."""
+        return self.pressed_fill / self.pressed if self.pressed else None
 
 
 @dataclass(slots=True)
@@ -77,11 +90,13 @@ class BatchFormer(Generic[Item]):
         self._limit = limit
         self._on_room = on_room
         self.linger_s = linger_s
-        self._usual_s = 0.0
+        self._usual_s = 10 * LONGEST_LINGER_S  # not known yet: a call for one picture costs most
         self._changed = threading.Condition()
         self._urgent: list[_Ready[Item]] = []
         self._usual: list[_Ready[Item]] = []
         self._coming = 0
+        self._share = 0.0
+        """How full the batch is that the model has, where it could be; 0 where it could not."""
         self._was_in_house = False
         self._figures = BatchFigures()
         self._is_open = True
@@ -158,6 +173,9 @@ class BatchFormer(Generic[Item]):
                 pictures=old.pictures + count,
                 busy_s=old.busy_s + spent,
                 idle_s=old.idle_s + idle,
+                pressed=old.pressed + bool(self._share),
+                pressed_fill=old.pressed_fill + self._share,
+                last=(*old.last, count)[-LAST:],
             )
 
     def _take(self) -> list[Item]:
@@ -177,7 +195,10 @@ class BatchFormer(Generic[Item]):
                 and (left := until - time.monotonic()) > 0
             ):
                 self._changed.wait(left)
-            return self._batch(limit)
+            in_house = self._coming + len(self._urgent) + len(self._usual)
+            taken = self._batch(limit)
+            self._share = len(taken) / limit if in_house >= limit else 0.0
+            return taken
 
     def _batch(self, limit: int) -> list[Item]:
         """Take up to `limit` from the queues, in order; what is to be alone, by itself."""

@@ -12,10 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dicom_node.base.job import Card, Device, Measured
+from dicom_node.base.job import Batches, Card, Device, Measured
 
 if TYPE_CHECKING:
     from worker.models import ModelInfo
+    from worker.service.batches import BatchFigures
 
 MEASURED = Path(__file__).parents[1] / "phantom" / "measured.json"
 """What ``phantom evaluate --json`` says of the shipped model."""
@@ -58,6 +59,18 @@ def _measured(info: ModelInfo) -> tuple[Measured, ...]:
         )
         for row in rows
         if row["count"] and row["weights"] == info.parameters.get("weights")
+    )
+
+
+def batches(figures: BatchFigures, limit: int) -> Batches:
+    """Return how full the model's batches were, and how busy it was."""
+    return Batches(
+        limit=limit,
+        count=figures.batches,
+        pictures=figures.pictures,
+        last=figures.last,
+        fill=None if figures.fill is None else min(1.0, round(figures.fill, 3)),
+        busy=round(figures.busy, 3) if figures.batches else None,
     )
 
 

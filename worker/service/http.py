@@ -29,13 +29,11 @@ from dicom_node.base.errors import (
     NotUnderstood,
     OutOfResources,
     Refused,
-    Rejected,
     Transient,
 )
 from dicom_node.base.job import Reason, ReportOrder
 from dicom_node.base.rims import OneOfMany
 from dicom_node.standard.part10 import is_part10
-from worker.image.pixels import Radiograph
 from worker.models import BrokenAccelerator, Unexplained
 from worker.pipeline import Case, Pipeline
 from worker.service import pictures
@@ -50,6 +48,8 @@ STUCK = 70
 """Exit status of a server whose accelerator is lost: EX_SOFTWARE."""
 MARKS = re.compile(r"<\|image_\d{1,3}\|>|<image>")
 LONGEST_TEXT = 20_000
+UNREADABLE = ("not-dicom", "undecodable")
+"""Codes of files that are no whole picture."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -391,15 +391,9 @@ class Doors:
     def _prepared(self, content: bytes) -> Case:
         if is_part10(content):
             return self._pipeline.prepare(content)
-        began = time.perf_counter()
-        try:
-            picture = Radiograph(pictures.grey_of(content), "picture file")
-        except Rejected as exc:
-            return Case(reason=Reason(code=exc.code, text=exc.text))
-        except NotUnderstood as exc:
-            raise Problem(415, str(exc), "unsupported_media_type") from exc
-        case = self._pipeline.prepare_picture(picture)
-        case.stages_ms["decode"] = round((time.perf_counter() - began) * 1000, 1)
+        case = self._pipeline.prepare_file(content)
+        if case.reason is not None and case.reason.code in UNREADABLE:
+            raise Problem(415, case.reason.text, "unsupported_media_type")
         return case
 
     async def analyze(self, body: bytes, content_type: str) -> dict[str, Any]:

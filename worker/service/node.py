@@ -134,7 +134,7 @@ class Node:
             with self._http.stream("GET", url, headers={"X-Job-Token": ticket.token}) as answer:
                 if answer.status_code != httpx2.codes.OK:
                     self._refuse(answer.status_code, ticket)
-                for chunk in answer.iter_bytes(1 << 20):
+                for chunk in answer.iter_bytes():
                     content += chunk
                     if len(content) > size:
                         raise Unreachable(

@@ -1,70 +1,19 @@
-"""Pictures that a request brings: PNG, JPEG or TIFF bytes to grey values, within limits."""
+"""Where a request's picture is: in a data URL, behind an allowed URL, or in a form."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import io
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from dicom_node.base.errors import NotUnderstood, Refused, Rejected, Unreachable
-from dicom_node.base.rims import foreign_code
+from dicom_node.base.errors import NotUnderstood, Refused, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-FORMATS = ("PNG", "JPEG", "TIFF")
-MOST_PIXELS = 100_000_000
-SMALLEST = 256
-"""Rows or columns of the short side that a picture has at least, as for an Instance."""
 FETCH_S = 10.0
-
-
-def grey_of(content: bytes) -> NDArray[np.uint8]:
-    """Return a picture's grey values, (rows, columns), 0 = black.
-
-    More than 8 bits are stretched from their least to their largest value: a file says nothing of
-    a window.
-
-    Raises
-    ------
-    NotUnderstood
-        The bytes are not a whole picture of these formats.
-    Rejected
-        It is too small, too large, or of one grey.
-    """
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    broken = NotUnderstood("the picture is not a whole PNG, JPEG or TIFF file")
-    # Pillow's plugins raise anything.
-    with foreign_code(lambda _: broken), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes and tags: the limits here are our own
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-            _check_size(*picture.size)
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-            wide = upright.mode.startswith("I") or upright.mode == "F"
-            values = np.asarray(upright if wide else upright.convert("L"))
-    least, most = float(values.min()), float(values.max())
-    if not most > least:  # NaN as well
-        raise Rejected("no-contrast", "It is of one grey.")
-    if values.dtype != np.uint8:
-        values = ((values.astype(np.float64) - least) * (255 / (most - least))).round()
-    return np.ascontiguousarray(values, dtype=np.uint8)
-
-
-def _check_size(columns: int, rows: int) -> None:
-    if columns * rows > MOST_PIXELS:
-        raise Rejected("too-large", f"It has {columns} x {rows} pixels.")
-    if min(columns, rows) < SMALLEST:
-        raise Rejected("too-small", f"It has {columns} x {rows} pixels.")
 
 
 def from_url(url: str, allowed: Sequence[str], most: int) -> bytes:

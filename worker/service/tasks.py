@@ -227,9 +227,7 @@ class Desk:
         self._held = 0
         self._count_lock = threading.Lock()
         self._name = f"{settings.worker.name}:{os.getpid()}"
-        self.batches = hands.former(
-            self._describe, lambda: min(settings.worker.batch, pipeline.limit.most), on_room
-        )
+        self.batches = hands.former(self._describe, self._limit, on_room)
         self._preparing, self._building = hands.preparing, hands.building
 
     def close(self) -> None:
@@ -238,6 +236,10 @@ class Desk:
         self.batches.close()
         self._building.shutdown()
         self._nodes.close()
+
+    def _limit(self) -> int:
+        """Return how many pictures the model gets at a time."""
+        return max(1, min(self._settings.worker.batch, self._pipeline.limit.most))
 
     @property
     def held(self) -> int:
@@ -267,6 +269,7 @@ class Desk:
             device=heartbeat.device(info.device),
             busy=self._pulse.count,
             done=self._done,
+            batches=heartbeat.batches(self.batches.figures, self._limit()),
         )
 
     def work(self, handout: Handout, *, urgent: bool = False) -> None:
