@@ -30,7 +30,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from dicom_node.base.errors import ConfigurationError, OutOfResources, Rejected
+from dicom_node.base.errors import ConfigurationError, OutOfResources
 from dicom_node.base.job import Reason, ReportOrder
 from dicom_node.standard.deidentify import content_of
 from worker.image import files
@@ -43,7 +43,7 @@ from worker.research.privacy import Privacy
 from worker.research.sources import Found, Source, walk
 from worker.research.tables import read_table
 from worker.service.start import pipeline
-from worker.settings import Pixels, Settings
+from worker.settings import Settings
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -98,7 +98,6 @@ class _Asked:
     """What the caller wants of each file."""
 
     out: Path
-    pixels: Pixels
     identifiers: Identifiers
     make_studies: bool
     privacy: Privacy | None
@@ -201,7 +200,6 @@ def describe(
     found = _found(sources, out, choices)
     asked = _Asked(
         out,
-        settings.pixels,
         Identifiers.read(choices.identifiers),
         choices.make_studies,
         choices.privacy,
@@ -404,13 +402,9 @@ def _read(ready: Pipeline, source: Source, asked: _Asked, known: dict[str, str])
         return Case(reason=Reason(code="too-large", text=f"It exceeds {MOST_BYTES} bytes."))
     if not files.kind_of(content):
         return ready.prepare(content)
-    try:
-        found = files.picture(content, asked.pixels)
-    except Rejected as exc:
-        return Case(reason=Reason(code=exc.code, text=exc.text[:1024]))
-    case = ready.prepare_picture(found)
-    if asked.make_studies:
-        case.source = files.instance(found, content, known)
+    case = ready.prepare_file(content)
+    if asked.make_studies and case.radiograph is not None:
+        case.source = files.instance(case.radiograph, content, known)
     return case
 
 
