@@ -19,7 +19,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
 
-from dicom_node.base.errors import ConfigurationError, OutOfResources, Rejected, Transient
+from dicom_node.base.errors import ConfigurationError, OutOfResources, Transient
 from dicom_node.base.job import FractureFound, Reason, ReportOrder
 from dicom_node.base.logs import silence_values
 from worker.image import files
@@ -149,17 +149,11 @@ class LoadedModel:
             yield self._read(case)
 
     def _case(self, content: bytes, make_study: bool) -> Case:
-        from worker.pipeline import Case
-
         if not files.kind_of(content):
             return self._pipeline.prepare(content)
-        try:
-            found = files.picture(content, self._settings.pixels)
-        except Rejected as exc:
-            return Case(reason=Reason(code=exc.code, text=exc.text[:1024]))
-        case = self._pipeline.prepare_picture(found)
-        if make_study:
-            case.source = files.instance(found, content, {})
+        case = self._pipeline.prepare_file(content)
+        if make_study and case.radiograph is not None:
+            case.source = files.instance(case.radiograph, content, {})
         return case
 
     def _read(self, case: Case) -> ReadImage:
