@@ -9,6 +9,7 @@ from typing import Any
 import axe
 import pages
 import pytest
+from overlaps import OVERLAPS
 from serving import SECRET, Api, serving
 from stations import wait_for
 
@@ -142,35 +143,6 @@ def test_axe_finds_what_is_wrong(page: Any) -> None:
 
 
 WIDTHS = (320, 360, 390, 480, 600, 720, 820, 900, 1000, 1024, 1025, 1200, 1440, 1920, 2560)
-
-OVERLAPS = """
-() => {
-  const shown = e => {
-    for (let p = e; p; p = p.parentElement) {
-      const c = getComputedStyle(p);
-      if (c.clip !== 'auto' || c.clipPath !== 'none' || c.visibility === 'hidden') return false;
-    }
-    const r = e.getBoundingClientRect();
-    return r.width > 1 && r.height > 1;
-  };
-  const name = e => `${e.tagName.toLowerCase()} ${(e.innerText || e.getAttribute('aria-label') ||
-    e.name || '').trim().slice(0, 24)}`;
-  const all = selector => [...document.querySelectorAll(selector)].filter(shown);
-  const controls = all('a[href], button, input, select, textarea, summary, [role=button]');
-  const things = [...new Set([...controls, ...all('.pill, th, h1, h2, h3, label, time, dt, p')])];
-  const found = [];
-  for (const a of controls) for (const b of things) {
-    if (a === b || a.contains(b) || b.contains(a)) continue;
-    // Each line of a link by itself: the box around a link of two lines holds other words, too.
-    const overlap = [...a.getClientRects()].some(x => [...b.getClientRects()].some(y =>
-      Math.min(x.right, y.right) - Math.max(x.left, y.left) > 2 &&
-      Math.min(x.bottom, y.bottom) - Math.max(x.top, y.top) > 3));
-    if (overlap) found.push(`${name(a)} over ${name(b)}`);
-  }
-  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-  return wide > 0 ? [...found, `${wide} px too wide`] : found;
-}
-"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

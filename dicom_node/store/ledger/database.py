@@ -228,13 +228,13 @@ class Database:
     def why_read_only(self) -> str:
         """Return why nothing can be written; empty where a transaction that writes can begin."""
         try:
+            # A change of no row: it needs the right to write, and writes nothing.
             with self._turn, self._engine.begin() as connection:
-                if not self.is_sqlite:
-                    asked = sa.text("SELECT current_setting('transaction_read_only')")
-                    return "it is read-only" if connection.scalar(asked) == "on" else ""
+                connection.execute(sa.text("UPDATE marks SET value = value WHERE 1 = 0"))
         except sa.exc.DBAPIError as exc:
             code = getattr(exc.orig, "sqlite_errorcode", 0) & 0xFF
-            return _first_line(exc.orig) if code in _NOT_WRITABLE else ""
+            is_refused = code in _NOT_WRITABLE or getattr(exc.orig, "sqlstate", "") == "25006"
+            return _first_line(exc.orig) if is_refused else ""
         file = self._engine.url.database
         if file and Path(file).exists() and os.statvfs(file).f_flag & os.ST_RDONLY:
             return "its file system is mounted read-only"

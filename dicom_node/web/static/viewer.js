@@ -261,7 +261,7 @@
     delete canvas.dataset.loading;
     preset = name;
     [view.center, view.width] = image[name] || image.sent;
-    for (const link of figure.querySelectorAll("[data-preset]")) {
+    for (const link of figure.querySelectorAll("a[data-preset]")) {
       if (link.dataset.preset === name) link.setAttribute("aria-current", "true");
       else link.removeAttribute("aria-current");
     }
@@ -339,7 +339,7 @@
   canvas.addEventListener("pointerdown", (event) => {
     if (!image || event.button > 1) return;
     fingers.set(event.pointerId, place(event));
-    canvas.setPointerCapture(event.pointerId);
+    try { canvas.setPointerCapture(event.pointerId); } catch { /* the finger has just gone */ }
     if (event.button === 1) event.preventDefault();
   });
 
@@ -367,7 +367,7 @@
   }
 
   figure.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-view], [data-preset]");
+    const button = event.target.closest("button[data-view], a[data-preset]");
     if (!button || !image) return;
     event.preventDefault();
     if (button.dataset.preset) choose(button.dataset.preset);

@@ -1,0 +1,155 @@
+"""The worklist by study: each once, with all of its images, however it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ledgers import NOW, fresh, instance, on, reported, route
+
+from dicom_node.base.errors import NotFound
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.studies import StudyFilter, StudyView
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger.open(fresh(tmp_path))
+    yield ledger
+    ledger.close()
+
+
+def receive(ledger: Ledger, n: int, study: str, *, routed: bool = False, **facts: Any) -> str:
+    one = instance(n, study_instance_uid=study, **facts)
+    on(ledger, NOW + n).instances.receive(one, [route()] if routed else [])
+    return one.sop_instance_uid
+
+
+def uids(studies: tuple[StudyView, ...]) -> list[list[str]]:
+    return [[image.sop_instance_uid.split(".")[-1] for image in one.images] for one in studies]
+
+
+def everything(ledger: Ledger, limit: int, **wanted: Any) -> list[list[str]]:
+    """Return the studies of all pages."""
+    found, before = [], ""
+    for _ in range(200):
+        page = ledger.studies.page(limit, StudyFilter(**wanted), before)
+        found += uids(page.studies)
+        before = page.older
+        if not before:
+            return found
+    raise AssertionError("no end")
+
+
+def test_a_study_stands_once_at_its_newest_image_with_all_of_them(ledger: Ledger) -> None:
+    for n, study in enumerate(("1.1", "1.2", "1.1", "1.3", "1.2"), 1):
+        receive(ledger, n, study)
+    assert uids(ledger.studies.page().studies) == [["2", "5"], ["4"], ["1", "3"]]
+    numbers = [image.number for image in ledger.studies.page().studies[0].images]
+    assert numbers == [1, 2]
+
+
+@given(studies=st.lists(st.integers(0, 6), max_size=24), limit=st.integers(1, 7))
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_pages_show_each_study_once_and_leave_none_out(
+    tmp_path_factory: pytest.TempPathFactory, studies: list[int], limit: int
+) -> None:
+    ledger = Ledger.open(fresh(tmp_path_factory.mktemp("ledger")))
+    for n, study in enumerate(studies, 1):
+        receive(ledger, n, f"1.{study}")
+    shown = everything(ledger, limit)
+    expected = {
+        study: [str(n) for n, one in enumerate(studies, 1) if one == study] for study in studies
+    }
+    assert sorted(shown) == sorted(expected.values())
+    assert shown == sorted(shown, key=lambda images: -int(images[-1]))
+    ledger.close()
+
+
+def test_images_of_another_patient_are_never_in_the_same_study(ledger: Ledger) -> None:
+    one = receive(ledger, 1, "1.1", patient_id="P1", patient_name="Doe^Jane")
+    receive(ledger, 2, "1.1", patient_id="P2", patient_name="Roe^Richard")
+    receive(ledger, 3, "1.1", patient_id="P1", patient_name="DOE^JANE")
+    assert uids(ledger.studies.page().studies) == [["1", "3"], ["2"]]
+    study = ledger.studies.of_image(one)
+    assert [image.row.patient_id for image in study.images] == ["P1", "P1"]
+    assert [image.row.patient_id for image in study.strangers] == ["P2"]
+
+
+def test_images_without_a_study_stand_by_themselves(ledger: Ledger) -> None:
+    receive(ledger, 1, "")
+    receive(ledger, 2, "")
+    assert uids(ledger.studies.page().studies) == [["2"], ["1"]]
+
+
+def test_a_state_shows_the_whole_study_of_an_image_in_it(ledger: Ledger) -> None:
+    receive(ledger, 1, "1.1", routed=True)
+    receive(ledger, 2, "1.1")
+    receive(ledger, 3, "1.2", routed=True)
+    assert everything(ledger, 1, state="ignored") == [["1", "2"]]
+    assert everything(ledger, 1, state="received") == [["3"], ["1", "2"]]
+    assert everything(ledger, 1, state="failed") == []
+
+
+def test_a_search_finds_a_study_by_words_and_by_the_uid_of_any_image(ledger: Ledger) -> None:
+    receive(ledger, 1, "1.1", patient_name="Müller^Anna", patient_id="A")
+    receive(ledger, 2, "1.1", patient_name="Müller^Anna", patient_id="A")
+    receive(ledger, 3, "1.2", patient_name="Other^One", patient_id="B")
+    assert everything(ledger, 1, search="muller an") == [["1", "2"]]
+    assert everything(ledger, 5, search="1.2.3.1") == [["1", "2"]]
+    assert everything(ledger, 5, search="nobody") == []
+
+
+def test_dates_bound_what_is_shown(ledger: Ledger) -> None:
+    for n in range(1, 9):
+        receive(ledger, n, f"1.{n}")
+    assert everything(ledger, 2, since=NOW + 3, until=NOW + 6) == [["5"], ["4"], ["3"]]
+    assert everything(ledger, 2, until=NOW + 3) == [["2"], ["1"]]
+    assert everything(ledger, 2, since=NOW + 8) == [["8"]]
+
+
+def test_an_order_sorts_the_newest_studies(ledger: Ledger) -> None:
+    for n, name in enumerate(("Émile^B", "Adam^A", "zoe^C"), 1):
+        receive(ledger, n, f"1.{n}", patient_name=name, patient_id=name)
+    assert everything(ledger, 1, sort="name") == [["2"], ["1"], ["3"]]
+    assert everything(ledger, 2, sort="oldest") == [["1"], ["2"], ["3"]]
+
+
+def test_fractures_and_trouble_come_first_where_asked(ledger: Ledger) -> None:
+    reported(ledger)
+    receive(ledger, 2, "1.2")
+    receive(ledger, 3, "1.3", routed=True)
+    assert everything(ledger, 5, sort="finding")[0] == ["1"]
+    assert everything(ledger, 5, sort="trouble")[0] == ["3"]
+
+
+def test_a_report_that_a_reader_disagrees_with_is_found(ledger: Ledger) -> None:
+    job = reported(ledger).job
+    receive(ledger, 2, "1.2")
+    assert everything(ledger, 5, state="disagreed") == []
+    ledger.acts.judge(job, "agree", "ann")
+    ledger.acts.judge(job, "disagree", "bob")
+    assert everything(ledger, 5, state="disagreed") == [["1"]]
+
+
+def test_an_image_that_nobody_knows_has_no_study(ledger: Ledger) -> None:
+    with pytest.raises(NotFound):
+        ledger.studies.of_image("9.9")
+
+
+def test_a_page_ends_early_rather_than_look_at_everything(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dicom_node.store.ledger import studies
+
+    monkeypatch.setattr(studies, "MOST_LOOKS", 10)
+    for n in range(1, 200):
+        receive(ledger, n, "1.1" if n > 2 else f"1.{n + 1}")
+    assert ledger.studies.page(5).older
+    assert [images[-1] for images in everything(ledger, 5)] == ["199", "2", "1"]
