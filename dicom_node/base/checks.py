@@ -62,8 +62,8 @@ def show(checks: Sequence[Check], *, as_json: bool, **facts: Any) -> int:
     """
     code = exit_code(checks)
     if as_json:
-        told = {**facts, "checks": [asdict(check) for check in checks], "exit_code": code}
-        print(json.dumps(told, ensure_ascii=False, default=str))
+        shown = {**facts, "checks": [asdict(check) for check in checks], "exit_code": code}
+        print(json.dumps(shown, ensure_ascii=False, default=str))
         return code
     if sys.stdout.isatty():
         _print_table(checks)

@@ -45,4 +45,4 @@ CHILDREN = (
     ChildProcess("engine's interpreter", "worker/doctor.py", "nothing", TOOL),
     ChildProcess("validators", "worker/report/validate.py", "reports that a person names", TOOL),
 )
-"""All kinds. An engine without ``python`` is no process of its own: its code runs in the worker."""
+"""All kinds. An engine without ``python`` runs in the worker itself."""

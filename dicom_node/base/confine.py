@@ -4,7 +4,7 @@ A child that meets bytes of strangers (it decodes a picture, draws a preview, ru
 code) confines itself before it reads them. Landlock keeps it from every file that it does not need,
 from TCP and from signals to others; seccomp keeps it from sockets and from the system calls around
 them. Neither needs a right that a service lacks. What this kernel does not offer is left out and
-told by `confine`; `doctor` shows it.
+returned by `confine`; `doctor` shows it.
 
 It imports the standard library alone and starts fast: a decoder is started for each worker.
 """

@@ -223,7 +223,7 @@ class Batches(Message):
 
 
 class Presence(Message):
-    """Body of ``POST /workers``: a worker is there; told again and again, for people."""
+    """Body of ``POST /workers``: a worker is there; sent again and again, for people."""
 
     worker: str = Field(max_length=128)
     """As in `ClaimRequest`."""

@@ -17,9 +17,9 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def document(model: type[BaseModel], module: ModuleType) -> dict[str, Any]:
     """Return the schema of `model`, whose tables are classes of `module`."""
-    told: dict[str, Any] = model.model_json_schema()
-    explain(told.get("$defs", {}), module)
-    return {"$schema": DIALECT, **told}
+    schema: dict[str, Any] = model.model_json_schema()
+    explain(schema.get("$defs", {}), module)
+    return {"$schema": DIALECT, **schema}
 
 
 def explain(tables: dict[str, Any], module: ModuleType) -> None:

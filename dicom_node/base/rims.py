@@ -66,7 +66,7 @@ class OneOfMany:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        """Note what is no order to end."""
+        """Note what is not an order to end."""
         if not isinstance(exc, Exception):
             return False
         self._note(exc)

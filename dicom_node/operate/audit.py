@@ -92,7 +92,7 @@ def secured(audit: Audit, where: tuple[str, int]) -> ssl.SSLSocket:
     OSError
         There is no connection, or its certificate is not trusted.
     ConfigurationError
-        A file of ``[audit] tls`` is missing or is no certificate or key.
+        A file of ``[audit] tls`` is missing or is neither certificate nor key.
     """
     context = security.requestor(audit.tls) or ssl.create_default_context()
     with ExitStack() as opened:

@@ -210,8 +210,8 @@ def _tell(
 ) -> None:
     until = f"{made.not_valid_after_utc:%Y-%m-%d}"
     if as_json:
-        told = {"certificate": str(folder / "node.pem"), "ca": str(folder / "ca.pem")}
-        print(json.dumps(told | {"names": list(names), "valid_until": until}, ensure_ascii=False))
+        files = {"certificate": str(folder / "node.pem"), "ca": str(folder / "ca.pem")}
+        print(json.dumps(files | {"names": list(names), "valid_until": until}, ensure_ascii=False))
         return
     print(f"{folder / 'node.pem'}: for {', '.join(names)}; valid until {until}")
     print("node.toml, then restart serve:")

@@ -1,4 +1,4 @@
-"""The DICOM Conformance Statement (PS3.2), told by the code that speaks DICOM."""
+"""The DICOM Conformance Statement (PS3.2), made by the code that speaks DICOM."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ STATUSES = (
 """C-STORE statuses of the SCP: code, name in PS3.4 B.2.3 and PS3.7 C, when."""
 
 QUERY_STATUSES = (
-    (0x0000, "Success", "FIND GET MOVE", "all matches were told, all objects were sent"),
+    (0x0000, "Success", "FIND GET MOVE", "all matches were sent, all objects were sent"),
     (retrieve.PENDING, "Pending", "FIND GET MOVE", "a match, or sub-operations go on"),
     (retrieve.NOT_ALL_KEYS, "Pending", "FIND", "a match; a key without a column was not compared"),
     (0xB000, "Warning", "GET MOVE", "some sub-operations failed"),
@@ -93,7 +93,7 @@ AIR_TRANSACTIONS = (
     ("RAD-107", "WADO-RS Retrieve", "as the responder, over the reports of this node"),
     ("RAD-108", "Store Instances Over the Web", "as the responder, for images"),
     ("RAD-129", "QIDO-RS Query", "as the responder, over the reports of this node"),
-    ("RAD-136", "Display Analysis Results", "not claimed: the pages are no image display"),
+    ("RAD-136", "Display Analysis Results", "not claimed: the pages are not an image display"),
 )
 """Transactions around AI Results, and what this node does of each."""
 
@@ -203,8 +203,8 @@ NOT_CLAIMED = (
 
 def conformance(settings: Settings, *, as_json: bool) -> None:
     """Print the statement as Markdown or JSON."""
-    told = statement(settings)
-    print(json.dumps(told, indent=2, ensure_ascii=False) if as_json else as_markdown(told))
+    content = statement(settings)
+    print(json.dumps(content, indent=2, ensure_ascii=False) if as_json else as_markdown(content))
 
 
 def statement(settings: Settings) -> dict[str, Any]:

@@ -28,7 +28,7 @@ CHAPTERS = (
 )
 
 
-def as_markdown(told: dict[str, Any]) -> str:
+def as_markdown(facts: dict[str, Any]) -> str:
     """Return the statement in the order of PS3.2 Annex N."""
     parts = (
         _cover,
@@ -51,11 +51,11 @@ def as_markdown(told: dict[str, Any]) -> str:
         _air,
         _not_claimed,
     )
-    return "\n".join(line for part in parts for line in part(told)) + "\n"
+    return "\n".join(line for part in parts for line in part(facts)) + "\n"
 
 
-def _cover(told: dict[str, Any]) -> Iterable[str]:
-    product = told["product"]
+def _cover(facts: dict[str, Any]) -> Iterable[str]:
+    product = facts["product"]
     yield f"# DICOM Conformance Statement: {product['name']} {product['version']}\n"
     yield from _table(
         ("Cover page", ""),
@@ -63,20 +63,20 @@ def _cover(told: dict[str, Any]) -> Iterable[str]:
             ("Company", product["manufacturer"]),
             ("Product", product["name"]),
             ("Version", product["version"]),
-            ("Date", next(r["date"] for r in reversed(told["revisions"]) if r["date"])),
+            ("Date", next(r["date"] for r in reversed(facts["revisions"]) if r["date"])),
             ("Written by", "`chexfract-node conformance`, from its own code"),
         ],
     )
 
 
-def _overview(told: dict[str, Any]) -> Iterable[str]:
+def _overview(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## 1 Overview\n"
     yield (
         "The node receives chest radiographs, has them described by a model, and sends a "
         "structured report about each to an archive, into the study of the image. Its answers are "
-        "for research and are no diagnosis.\n"
+        "for research and are not a diagnosis.\n"
     )
-    rows = [(name, *roles) for name, roles in _services(told).items()]
+    rows = [(name, *roles) for name, roles in _services(facts).items()]
     yield from _table(("Network service", "SCU", "SCP"), rows)
     yield ""
     rows = [(name, "No", "Yes") for name in ("QIDO-RS", "WADO-RS", "STOW-RS")]
@@ -89,9 +89,9 @@ def _contents(_: dict[str, Any]) -> Iterable[str]:
     yield from (f"- {chapter}" for chapter in CHAPTERS)
 
 
-def _introduction(told: dict[str, Any]) -> Iterable[str]:
+def _introduction(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## 3 Introduction\n\n### 3.1 Revision history\n"
-    rows = [(one["version"], one["date"], one["change"]) for one in told["revisions"]]
+    rows = [(one["version"], one["date"], one["change"]) for one in facts["revisions"]]
     yield from _table(("Version", "Date", "Change"), rows)
     yield "\n### 3.2 Audience\n"
     yield "Those who connect this node to archives, modalities and viewers."
@@ -108,11 +108,11 @@ def _introduction(told: dict[str, Any]) -> Iterable[str]:
     )
 
 
-def _model(told: dict[str, Any]) -> Iterable[str]:
+def _model(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## 4 Implementation model\n\n### 4.1 Application data flow\n"
     yield (
         "One application entity, with the titles "
-        f"{', '.join(told['ae']['titles'])}. Modalities and archives send images to it (C-STORE, "
+        f"{', '.join(facts['ae']['titles'])}. Modalities and archives send images to it (C-STORE, "
         "STOW-RS); workers, which speak no DICOM network protocol, describe them; the reports are "
         "sent to the configured peers (C-STORE) and can be queried (C-FIND, C-MOVE, C-GET, "
         "QIDO-RS, WADO-RS)."
@@ -126,23 +126,24 @@ def _model(told: dict[str, Any]) -> Iterable[str]:
     yield "Nothing waits for a series or a study to be complete."
 
 
-def _storage(told: dict[str, Any]) -> Iterable[str]:
+def _storage(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## 5 Services\n\n### 5.1 Storage SCP\n"
     yield (
         "Level 2 (Full): every element is kept as received. No attribute is coerced. An Instance "
         "with a known UID and the same content is answered 0000 and not described again; with "
         "other content it is answered 0000 and kept apart for the operator. An image that cannot "
-        "be described (lateral, not a chest, For Processing) is no failure: its report says so.\n"
+        "be described (lateral, not a chest, For Processing) is not a failure: its report says "
+        "so.\n"
     )
-    rows = [(s["status"], s["meaning"], s["when"]) for s in told["store_scp_statuses"]]
+    rows = [(s["status"], s["meaning"], s["when"]) for s in facts["store_scp_statuses"]]
     yield from _table(("Status of C-STORE", "Meaning", "When"), rows)
     yield "\nAttributes of an image that change what is done:\n"
-    read = [(one["keyword"], one["tag"], one["use"]) for one in told["read"]]
+    read = [(one["keyword"], one["tag"], one["use"]) for one in facts["read"]]
     yield from _table(("Attribute", "Tag", "Use"), read)
 
 
-def _configuration(told: dict[str, Any]) -> Iterable[str]:
-    ae = told["ae"]
+def _configuration(facts: dict[str, Any]) -> Iterable[str]:
+    ae = facts["ae"]
     yield "\n## 7 Configuration\n"
     yield from _table(
         ("Parameter", "Value"),
@@ -158,32 +159,32 @@ def _configuration(told: dict[str, Any]) -> Iterable[str]:
     yield "\nPeers, their rights, rules and destinations stand in node.toml."
 
 
-def _character_sets(told: dict[str, Any]) -> Iterable[str]:
+def _character_sets(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## 8 Character sets\n"
     yield (
         "Received: all of PS3.3 C.12.1.1.2; what cannot be decoded is replaced where it is shown. "
-        f"Sent: {told['reports']['character_set']}."
+        f"Sent: {facts['reports']['character_set']}."
     )
 
 
-def _security(told: dict[str, Any]) -> Iterable[str]:
+def _security(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## 9 Security\n"
-    yield f"TLS {told['security']['tls']}; suites of TLS 1.2: {told['security']['ciphers']}."
+    yield f"TLS {facts['security']['tls']}; suites of TLS 1.2: {facts['security']['ciphers']}."
     yield "No user identity is negotiated. AE titles are names, not proof: use TLS or addresses."
-    yield f"\nWeb: {told['security']['web']}. Audit trail: {told['security']['audit']}."
+    yield f"\nWeb: {facts['security']['web']}. Audit trail: {facts['security']['audit']}."
 
 
-def _services(told: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def _services(facts: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Return, for each SOP class, whether it is used as SCU and offered as SCP."""
-    ours = (*told["accepted"], *told["proposed"], *told["accepted_for_commitment"])
+    ours = (*facts["accepted"], *facts["proposed"], *facts["accepted_for_commitment"])
     scu_names = {one["name"] for one in ours if "SCU" in one["role"]}
-    scp_names = {one["name"] for one in told["accepted"] if "SCP" in one["role"]}
+    scp_names = {one["name"] for one in facts["accepted"] if "SCP" in one["role"]}
     names = dict.fromkeys(one["name"] for one in ours)
     return {name: (_YES[name in scu_names], _YES[name in scp_names]) for name in names}
 
 
-def _associations(told: dict[str, Any]) -> Iterable[str]:
-    ae, implementation = told["ae"], told["implementation"]
+def _associations(facts: dict[str, Any]) -> Iterable[str]:
+    ae, implementation = facts["ae"], facts["implementation"]
     yield "\n## 6 Network and media communication\n\nTCP/IP versions 4 and 6; no media."
     yield "\n### 6.1 Association policies\n"
     yield from _table(
@@ -202,26 +203,26 @@ def _associations(told: dict[str, Any]) -> Iterable[str]:
     )
 
 
-def _acceptance(told: dict[str, Any]) -> Iterable[str]:
+def _acceptance(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n### 6.2 Associations accepted\n\nPresentation contexts, in order of preference:\n"
-    yield from _contexts(told["accepted"])
+    yield from _contexts(facts["accepted"])
     yield "\nFrom a requestor that proposes to be the SCP of what a C-GET brings:\n"
-    yield from _contexts(told["accepted_for_get"])
+    yield from _contexts(facts["accepted_for_get"])
     yield "\nFrom a peer with `storage_commitment = true`, which reports what it commits to:\n"
-    yield from _contexts(told["accepted_for_commitment"])
+    yield from _contexts(facts["accepted_for_commitment"])
     yield "\nRejections (PS3.8 Table 9-21):\n"
     yield from _table(
         ("Result", "Source", "Reason", "When"),
-        [(r["result"], r["source"], r["reason"], r["when"]) for r in told["rejections"]],
+        [(r["result"], r["source"], r["reason"], r["when"]) for r in facts["rejections"]],
     )
 
 
-def _initiation(told: dict[str, Any]) -> Iterable[str]:
-    sending = told["store_scu"]
+def _initiation(facts: dict[str, Any]) -> Iterable[str]:
+    sending = facts["store_scu"]
     yield "\n### 6.3 Associations initiated\n"
     yield "One per destination, used again while work comes. It proposes:\n"
-    yield from _contexts(told["proposed"])
-    names = ", ".join(one["name"] for one in told["reports"]["sop_classes"])
+    yield from _contexts(facts["proposed"])
+    names = ", ".join(one["name"] for one in facts["reports"]["sop_classes"])
     yield (
         f"\nOf {names} the first is sent that the peer accepts, in the order of its configuration. "
         f"A status of {', '.join(sending['delivered'])} is a delivery. After another one the "
@@ -232,8 +233,8 @@ def _initiation(told: dict[str, Any]) -> Iterable[str]:
     )
 
 
-def _retrieval(told: dict[str, Any]) -> Iterable[str]:
-    found = told["query_retrieve"]
+def _retrieval(facts: dict[str, Any]) -> Iterable[str]:
+    found = facts["query_retrieve"]
     yield "\n### 5.2 Query/Retrieve SCP\n"
     yield (
         "The objects are the reports of this node, as far as a live rule made them for a "
@@ -264,8 +265,8 @@ def _retrieval(told: dict[str, Any]) -> Iterable[str]:
     yield from _table(("Status", "Meaning", "Operations", "When"), answers)
 
 
-def _commitment(told: dict[str, Any]) -> Iterable[str]:
-    found = told["storage_commitment"]
+def _commitment(facts: dict[str, Any]) -> Iterable[str]:
+    found = facts["storage_commitment"]
     yield "\n### 5.3 Storage Commitment SCU\n"
     yield (
         "Each peer with `storage_commitment = true` is asked (N-ACTION, action 1) to commit to "
@@ -283,8 +284,8 @@ def _commitment(told: dict[str, Any]) -> Iterable[str]:
     yield from _table(("Failure Reason", "Meaning"), reasons)
 
 
-def _web(told: dict[str, Any]) -> Iterable[str]:
-    found = told["dicomweb"]
+def _web(facts: dict[str, Any]) -> Iterable[str]:
+    found = facts["dicomweb"]
     yield "\n### 5.4 DICOMweb origin server\n"
     yield (
         f"Root `{found['root']}`, over the same reports as Query/Retrieve; STOW-RS takes the "
@@ -308,16 +309,16 @@ def _web(told: dict[str, Any]) -> Iterable[str]:
 
 
 def _air(statement: dict[str, Any]) -> Iterable[str]:
-    told = statement["air"]
+    facts = statement["air"]
     yield "\n## D IHE AI Results (AIR)\n"
     yield (
-        f"The node takes the part of the {told['actor']}. This mapping is the manufacturer's own; "
+        f"The node takes the part of the {facts['actor']}. This mapping is the manufacturer's own; "
         "it was not tested at a Connectathon.\n"
     )
-    rows = [(one["id"], one["name"], one["support"]) for one in told["transactions"]]
+    rows = [(one["id"], one["name"], one["support"]) for one in facts["transactions"]]
     yield from _table(("Transaction", "Name", "This node"), rows)
     yield ""
-    subjects = [(one["subject"], one["support"], f"`{one['test']}`") for one in told["content"]]
+    subjects = [(one["subject"], one["support"], f"`{one['test']}`") for one in facts["content"]]
     yield from _table(("Content", "This node", "Proved by"), subjects)
 
 
@@ -325,14 +326,14 @@ def _waits(bounds: tuple[float, float]) -> str:
     return f"after {bounds[0]:g} s, doubling up to every {bounds[1]:g} s, without end"
 
 
-def _objects(told: dict[str, Any]) -> Iterable[str]:
+def _objects(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## A Information object definitions\n"
     yield (
         "ALWAYS: with a value. VNAP: without a value where the image has none. ANAP: left out "
         "where there is none. IMAGE: copied from the image; CONFIG: from node.toml; AUTO: made "
         "here."
     )
-    for number, iod in enumerate(told["iods"], 1):
+    for number, iod in enumerate(facts["iods"], 1):
         yield f"\n### A.{number} {iod['name']}\n"
         rows = [
             (one["module"], one["keyword"], one["tag"], one["vr"], one["presence"], one["source"])
@@ -347,8 +348,8 @@ def _objects(told: dict[str, Any]) -> Iterable[str]:
     yield "\n## B Data dictionary of private attributes\n\nNone are written."
 
 
-def _terminology(told: dict[str, Any]) -> Iterable[str]:
-    reports = told["reports"]
+def _terminology(facts: dict[str, Any]) -> Iterable[str]:
+    reports = facts["reports"]
     yield "\n## C Coded terminology and templates\n"
     yield from _table(
         ("Structured report", "Content"),
@@ -365,9 +366,9 @@ def _terminology(told: dict[str, Any]) -> Iterable[str]:
     )
 
 
-def _not_claimed(told: dict[str, Any]) -> Iterable[str]:
+def _not_claimed(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## E Not claimed\n"
-    yield ", ".join(told["not_claimed"]) + "."
+    yield ", ".join(facts["not_claimed"]) + "."
 
 
 def _contexts(rows: Sequence[dict[str, Any]]) -> Iterable[str]:

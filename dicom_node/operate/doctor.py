@@ -71,16 +71,16 @@ def _looks(settings: Settings) -> list[tuple[str, Look]]:
 
 
 def _config(config: Path, settings: Settings) -> Check:
-    told = f"{config}: {settings.node.ae_title}, {len(settings.peers)} peers"
+    what_is_there = f"{config}: {settings.node.ae_title}, {len(settings.peers)} peers"
     if not settings.rules:
         advice = "add [[rules]], see configs/node.toml"
-        return warned("config", f"{told}, no rules: every Instance is ignored", advice)
+        return warned("config", f"{what_is_there}, no rules: every Instance is ignored", advice)
     if not settings.peers and settings.node.known_peers_only:
-        what = f"{told}: with known_peers_only every association is rejected"
+        what = f"{what_is_there}: with known_peers_only every association is rejected"
         return failed(
             "config", what, "add [peers.NAME] for each archive", ConfigurationError.exit_code
         )
-    return passed("config", f"{told}, {len(settings.rules)} rules")
+    return passed("config", f"{what_is_there}, {len(settings.rules)} rules")
 
 
 def together(looks: Sequence[tuple[str, Look]], limit_s: float = LIMIT_S) -> list[Check]:

@@ -56,8 +56,8 @@ def python() -> Iterable[Check]:
         advice = f"{sys.executable} -m pip install --upgrade {PACKAGE}"
         return [failed("python", "; ".join(faults), advice)]
     named = [one for one in found if one.split()[0] in ("pydicom", "pynetdicom", "celery", "redis")]
-    told = f"Python {here}, {', '.join(named)} and {len(found) - len(named)} more packages"
-    return [passed("python", told)]
+    state = f"Python {here}, {', '.join(named)} and {len(found) - len(named)} more packages"
+    return [passed("python", state)]
 
 
 def _requirements() -> Iterator[Requirement]:
@@ -133,7 +133,7 @@ def openness(settings: Settings) -> Iterable[Check]:
 
 
 def callers(settings: Settings) -> Iterator[Check]:
-    """Look whether each peer can be told from others when it calls."""
+    """Look whether each peer can be distinguished from others when it calls."""
     found = doubts(settings)
     for name, doubt in found:
         where, _, advice = doubt.partition("; ")
@@ -159,16 +159,16 @@ def disk(settings: Settings) -> Iterator[Check]:
         yield failed("disk", f"{place} cannot be written: {exc.strerror}", advice, _CONFIG)
         return
     free = shutil.disk_usage(place).free
-    told = f"{place.absolute()}: {free / 1e9:.1f} GB free, fsync in {took_ms:.0f} ms"
+    state = f"{place.absolute()}: {free / 1e9:.1f} GB free, fsync in {took_ms:.0f} ms"
     level = next((one.level for one in conditions.of_disk(free, wanted)), None)
     if level == "stop":
-        what = f"{told}; below min_free {wanted / 1e9:.1f} GB nothing is received"
+        what = f"{state}; below min_free {wanted / 1e9:.1f} GB nothing is received"
         yield failed("disk", what, "make room, or lower retention.images", OutOfResources.exit_code)
     elif level == "warn":
-        what = f"{told}; at {wanted / 1e9:.1f} GB nothing is received any more"
+        what = f"{state}; at {wanted / 1e9:.1f} GB nothing is received any more"
         yield warned("disk", what, "make room, or lower retention.images")
     else:
-        yield passed("disk", told)
+        yield passed("disk", state)
     yield _clock(written_at)
 
 
@@ -258,8 +258,10 @@ def confinement() -> list[Check]:
     how = f"Landlock {held['version']}, seccomp"
     locked = ", ".join(child.name for child in CHILDREN if child.is_locked)
     others = ", ".join(child.name for child in CHILDREN if not child.is_locked)
-    told = f"{what} ({how}): {locked}; not locked in: {others}, engines in the worker's own process"
-    return [passed("confinement", told)]
+    state = (
+        f"{what} ({how}): {locked}; not locked in: {others}, engines in the worker's own process"
+    )
+    return [passed("confinement", state)]
 
 
 def tls(settings: Settings) -> Iterator[Check]:

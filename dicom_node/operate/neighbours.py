@@ -88,13 +88,13 @@ def _asked(settings: Settings, name: str, known: Peer, check: str) -> Iterator[C
         commits = destination.accepts(PUSH_MODEL)
         taken = [uid for uid in wanted if destination.accepts(uid)]
         explicit = [uid for uid in taken if destination.accepts(uid, EXPLICIT_LITTLE)]
-        told = f"{destination.name} {_verified(destination)}"
+        state = f"{destination.name} {_verified(destination)}"
     names = [REPORTS[uid].removesuffix(" Storage") for uid in taken]
     if not set(taken) & set(SR_CLASSES.values()):
         advice = f"ask whoever runs {name} to accept Comprehensive SR Storage"
-        yield failed(check, f"{told}, but takes no structured report", advice)
+        yield failed(check, f"{state}, but takes no structured report", advice)
         return
-    yield passed(check, f"{told}; takes {', '.join(names)}")
+    yield passed(check, f"{state}; takes {', '.join(names)}")
     for uid in wanted:
         if uid in OBJECTS.values() and uid not in taken:
             advice = f"ask for it there, or take it out of peers.{name}.objects"

@@ -1,6 +1,6 @@
 """Tells people of trouble by webhook and mail, once, and again when it lasts.
 
-What is told holds counts and names of peers; patient data never, identifiers only where the site
+A message holds counts and names of peers; patient data never, identifiers only where the site
 asked for them.
 """
 
@@ -28,7 +28,7 @@ LOOK_S = 15.0
 
 ANSWER_S = 15.0
 LISTED = 20
-"""Failed images whose identifiers are told in one message."""
+"""Failed images whose identifiers stand in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Trouble:
     """One thing that somebody has to look at."""
 
     key: str
-    """What it is, without figures: the same trouble is told once."""
+    """What it is, without figures: the same trouble is reported once."""
     text: str
 
 
@@ -143,7 +143,7 @@ class Notifier:
                 tell(subject, lines)
                 worked = True
             except Unreachable as exc:
-                logger.warning("nobody could be told: %s", exc)
+                logger.warning("nobody could be notified: %s", exc)
         return worked
 
 
@@ -164,7 +164,7 @@ def post(url: str, subject: str, lines: list[str]) -> None:
     Raises
     ------
     Unreachable
-        There is no answer, or one that is no success.
+        There is no answer, or one that is not a success.
     """
     import httpx2
 

@@ -1,4 +1,4 @@
-"""What `doctor` asks of the ways to people: who signs in, who is told, who keeps the trail."""
+"""What `doctor` asks of the ways to people: who signs in, who is notified, who keeps the trail."""
 
 from __future__ import annotations
 
@@ -50,31 +50,31 @@ def users(settings: Settings) -> Iterator[Check]:
         what = f"passwords too short or too common for today's rule: {', '.join(weak)[:200]}"
         yield warned("users", what, "chexfract-node user add NAME --role ROLE, with a new one")
     roles = [user.role for user in found.values()]
-    told = ", ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(sorted(roles)))
+    state = ", ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(sorted(roles)))
     if "admin" in roles:
-        yield passed("users", f"{path}: {told}")
+        yield passed("users", f"{path}: {state}")
     else:
         advice = "chexfract-node user add NAME --role admin"
-        yield warned("users", f"{path}: {told}; nobody sees the configuration", advice)
+        yield warned("users", f"{path}: {state}; nobody sees the configuration", advice)
 
 
 def notify(settings: Settings) -> Iterator[Check]:
-    """Look whether those who are to be told of trouble can be reached; nothing is sent."""
-    told = settings.notify
-    if told.webhook is None and not told.mail_to:
-        yield warned("notify", "nobody is told of trouble", "set notify.webhook or notify.mail_to")
-    if told.webhook is not None:
-        yield _webhook(told.webhook.get_secret_value())
-    if told.mail_to:
-        where = f"{told.smtp_host}:{told.smtp_port}"
+    """Look whether those who are to hear of trouble can be reached; nothing is sent."""
+    notify = settings.notify
+    if notify.webhook is None and not notify.mail_to:
+        yield warned("notify", "nobody hears of trouble", "set notify.webhook or notify.mail_to")
+    if notify.webhook is not None:
+        yield _webhook(notify.webhook.get_secret_value())
+    if notify.mail_to:
+        where = f"{notify.smtp_host}:{notify.smtp_port}"
         try:
-            with post_office(told, ANSWER_S) as server:
+            with post_office(notify, ANSWER_S) as server:
                 server.noop()
         except Unreachable as exc:
             advice = "correct notify.smtp_host, smtp_port, smtp_tls or smtp_user"
             yield failed("notify", str(exc), advice, _UNREACHABLE)
         else:
-            yield passed("notify", f"mail by {where} to {len(told.mail_to)}")
+            yield passed("notify", f"mail by {where} to {len(notify.mail_to)}")
 
 
 def _webhook(url: str) -> Check:
@@ -82,18 +82,18 @@ def _webhook(url: str) -> Check:
     parts = urlsplit(url)
     is_encrypted = parts.scheme == "https"
     where = (parts.hostname or "", parts.port or (443 if is_encrypted else 80))
-    told = f"webhook at {where[0]}:{where[1]}"
+    state = f"webhook at {where[0]}:{where[1]}"
     try:
         with socket.create_connection(where, ANSWER_S) as line:
             if is_encrypted:
                 context = ssl.create_default_context()
                 context.wrap_socket(line, server_hostname=where[0]).close()
     except (OSError, ValueError) as exc:
-        what = f"{told}: {getattr(exc, 'strerror', None) or exc}"
+        what = f"{state}: {getattr(exc, 'strerror', None) or exc}"
         return failed("notify", what, "correct notify.webhook", _UNREACHABLE)
     if not is_encrypted:
-        return warned("notify", f"{told}, not encrypted", "use an https:// address")
-    return passed("notify", f"{told} takes connections")
+        return warned("notify", f"{state}, not encrypted", "use an https:// address")
+    return passed("notify", f"{state} takes connections")
 
 
 def audit(settings: Settings) -> Iterator[Check]:

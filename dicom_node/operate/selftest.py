@@ -93,8 +93,8 @@ def selftest(config: Path, *, to: str | None = None, as_json: bool = False) -> i
             lines = _test(files, way)
         where = f"the node of {config}, which sends to {to}"
     if as_json:
-        told = {"tested": where, "passed": all(line.passed for line in lines)}
-        print(json.dumps(told | {"lines": [asdict(line) for line in lines]}, ensure_ascii=False))
+        trace = {"tested": where, "passed": all(line.passed for line in lines)}
+        print(json.dumps(trace | {"lines": [asdict(line) for line in lines]}, ensure_ascii=False))
     else:
         _show(lines, where)
     return 0 if all(line.passed for line in lines) else 1
@@ -222,29 +222,29 @@ def _wait(lines: list[Line], ledger: Ledger, way: Way) -> None:
 
 def _look(line: Line, ledger: Ledger, way: Way) -> None:
     try:
-        told = ledger.history.trace(line.sop_instance_uid)
+        trace = ledger.history.trace(line.sop_instance_uid)
     except NotFound:
         return
-    line.state = told.state
-    job = told.jobs[-1] if told.jobs else None
+    line.state = trace.state
+    job = trace.jobs[-1] if trace.jobs else None
     if job is None or job.state in (JobState.FAILED, JobState.REJECTED):
-        line.problem = (job or told.instance).reason or line.state
+        line.problem = (job or trace.instance).reason or line.state
         return
-    sent = [one for one in told.deliveries if one.destination == way.destination]
+    sent = [one for one in trace.deliveries if one.destination == way.destination]
     if any(one.state == DeliveryState.WITHHELD for one in sent):
         line.problem = next(one.reason for one in sent if one.state == DeliveryState.WITHHELD)
     elif sent and all(one.state in TAKEN for one in sent):
-        _judge(line, told, job, way)
+        _judge(line, trace, job, way)
     else:
         line.state = next((f"{one.state}: {one.reason}" for one in sent), line.state)
 
 
-def _judge(line: Line, told: Trace, job: JobView, way: Way) -> None:
+def _judge(line: Line, trace: Trace, job: JobView, way: Way) -> None:
     if job.result is not None:
         line.text = job.result.text or ""
         line.model_ms = job.result.stages_ms.get("model")
-    ended = max(one.ended_at for one in told.deliveries)
-    line.seconds = round(ended - told.instance.received_at, 3)
+    ended = max(one.ended_at for one in trace.deliveries)
+    line.seconds = round(ended - trace.instance.received_at, 3)
     if way.reads_drawings and line.text != line.drawn:
         line.problem = f"drawn was: {line.drawn} The report says: {line.text}"
     line.passed = not line.problem

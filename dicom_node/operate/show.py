@@ -180,7 +180,7 @@ def acted(what: str, done: Any, *, as_json: bool, left: Sequence[str] = ()) -> N
 
 def checked(path: Path, settings: Settings, *, as_json: bool) -> None:
     """Say that a configuration is right, and what it means."""
-    told: dict[str, Any] = {
+    checked: dict[str, Any] = {
         "config": str(path),
         "ae_title": settings.node.ae_title,
         "port": settings.node.port,
@@ -189,13 +189,12 @@ def checked(path: Path, settings: Settings, *, as_json: bool) -> None:
         "hints": list(_hints(settings)),
     }
     if as_json:
-        print_json(told)
+        print_json(checked)
         return
     print(f"{path}: right. {settings.node.ae_title} on port {settings.node.port}")
-    print(
-        f"peers: {', '.join(told['peers']) or 'none'}; rules: {', '.join(told['rules']) or 'none'}"
-    )
-    for hint in told["hints"]:
+    peers, rules = (", ".join(checked[what]) or "none" for what in ("peers", "rules"))
+    print(f"peers: {peers}; rules: {rules}")
+    for hint in checked["hints"]:
         print(f"note: {hint}")
 
 

@@ -77,15 +77,15 @@ def _work(settings: Settings, book: Ledger) -> Iterator[Check]:
         lately = any(now - one.claimed_at < conditions.PATIENCE_S for one in claims)
         here = set(waiting) if lately else set()
     late = list(conditions.of_jobs(waiting, here, now))
-    told = [f"{claim.worker} {_ago(now - claim.claimed_at)}" for claim in claims[:3]]
+    claimed = [f"{claim.worker} {_ago(now - claim.claimed_at)}" for claim in claims[:3]]
     for one in late:
-        last = f"last claim: {told[0]}" if told else "no worker ever claimed one"
+        last = f"last claim: {claimed[0]}" if claimed else "no worker ever claimed one"
         count, seconds = one.values["count"], one.values["seconds"]
         what = f"jobs wait: {count} for {one.name!r} since {seconds} s; {last}"
         advice = "start a worker of that model: chexfract-worker run, or serve --with-worker"
         yield failed("jobs", what, advice if one.key == "no-worker" else one.advised)
-    if told and not late:
-        yield passed("jobs", f"last claims: {', '.join(told)}")
+    if claimed and not late:
+        yield passed("jobs", f"last claims: {', '.join(claimed)}")
     elif not late and machine.is_running(settings):
         advice = "send an image, or run chexfract-node selftest"
         yield warned("jobs", "no worker has claimed a job yet", advice)
@@ -100,8 +100,8 @@ def _models_here(settings: Settings) -> set[str] | None:
     if not machine.is_running(settings):
         return None
     try:
-        told = _get(f"{settings.web.url.rstrip('/')}/readyz", settings.web.certificate).json()
-        return {str(model) for model in told["models"]}
+        answer = _get(f"{settings.web.url.rstrip('/')}/readyz", settings.web.certificate).json()
+        return {str(model) for model in answer["models"]}
     except (httpx.HTTPError, OSError, ValueError, TypeError, LookupError):
         return None
 
@@ -121,7 +121,7 @@ def broker(settings: Settings) -> Iterator[Check]:
         return
     where = doorbell.redacted(url)
     try:
-        told = doorbell.facts(url, files=doorbell.files_of(settings.broker))
+        facts = doorbell.facts(url, files=doorbell.files_of(settings.broker))
     except Unreachable as exc:
         advice = 'start Redis, correct broker.url, or take broker.url = "embedded"'
         yield failed("broker", str(exc), advice, _UNREACHABLE)
@@ -133,19 +133,19 @@ def broker(settings: Settings) -> Iterator[Check]:
     elif url.startswith("redis:") and not _is_local(url):
         what = f"{where}: password and hand-outs cross the network openly"
         yield warned("broker tls", what, "let Redis take TLS, write rediss://, and set broker.ca")
-    version = str(told.get("version", ""))
-    listening = told.get("listening")
+    version = str(facts.get("version", ""))
+    listening = facts.get("listening")
     more = f", {listening} connections wait for work" if listening else ""
     if version and _numbers(version) < OLDEST_BROKER:
         oldest = ".".join(map(str, OLDEST_BROKER))
         yield failed("broker", f"{where} is version {version}", f"install {oldest} or newer")
     else:
-        yield passed("broker", f"{where} answers, version {version or 'not told'}{more}")
-    policy = told.get("policy", "noeviction")
+        yield passed("broker", f"{where} answers, version {version or 'unknown'}{more}")
+    policy = facts.get("policy", "noeviction")
     if policy != "noeviction":
         advice = "set maxmemory-policy noeviction: else a full broker drops hand-outs unseen"
         yield failed("broker", f"{where}: maxmemory-policy {policy}", advice)
-    skew = time.time() - float(told.get("at", time.time()))
+    skew = time.time() - float(facts.get("at", time.time()))
     if abs(skew) > conditions.MOST_SKEW_S:
         what = f"the clocks of this machine and {where} differ by {skew:.0f} s"
         yield warned("clock", what, machine.KEEP_CLOCK)
@@ -166,15 +166,17 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def web(settings: Settings) -> Iterator[Check]:
     """Look whether workers will find this node under ``web.url``."""
-    told = urlsplit(settings.web.url)
+    address = urlsplit(settings.web.url)
     url = settings.web.url.rstrip("/")
     own = settings.web.port
-    port = told.port or (443 if told.scheme == "https" else 80)
-    if is_loopback(told.hostname or "") and own and port != own:
+    port = address.port or (443 if address.scheme == "https" else 80)
+    if is_loopback(address.hostname or "") and own and port != own:
         what = f"web.url is {url}, but this node's pages are at port {own}"
-        yield failed("web", what, f'set web.url = "{told.scheme}://{told.hostname}:{own}"', _CONFIG)
+        yield failed(
+            "web", what, f'set web.url = "{address.scheme}://{address.hostname}:{own}"', _CONFIG
+        )
         return
-    if is_loopback(told.hostname or "") and not _is_local(settings.broker.url):
+    if is_loopback(address.hostname or "") and not _is_local(settings.broker.url):
         what = f"web.url is {url}: workers on other machines cannot fetch images there"
         yield warned("web", what, "set web.url to an address that they reach, and web.host to it")
     yield from _open_jobs(settings)
@@ -236,11 +238,11 @@ def worker(
     """Tell what the worker's doctor found.
 
     Without a worker.toml the worker is somewhere else, or not yet there: what is missing for it
-    here is no fault.
+    here is not a fault.
     """
     try:
         answer, _ = asked.communicate(timeout=WORKER_S)
-        told = json.loads(answer)
+        found = json.loads(answer)
     except subprocess.TimeoutExpired:
         asked.kill()
         asked.wait()
@@ -250,9 +252,9 @@ def worker(
         return [warned("worker", "none is installed here", "run its doctor where it is")]
     checks = [
         Check(**{**line, "name": f"worker {line['name']}"} | _milder(line, config))
-        for line in told["checks"]
+        for line in found["checks"]
     ]
-    return [*checks, *_fits(settings, told)] if settings and config else checks
+    return [*checks, *_fits(settings, found)] if settings and config else checks
 
 
 def _milder(line: dict[str, Any], config: Path | None) -> dict[str, Any]:
@@ -262,15 +264,15 @@ def _milder(line: dict[str, Any], config: Path | None) -> dict[str, Any]:
     return {"verdict": "warn", "advice": advice, "exit_code": 0}
 
 
-def _fits(settings: Settings, told: dict[str, Any]) -> Iterator[Check]:
+def _fits(settings: Settings, found: dict[str, Any]) -> Iterator[Check]:
     """Look whether node and worker will meet: same broker, a model that a rule asks for."""
-    theirs, ours = told.get("broker", ""), doorbell.redacted(settings.broker.url)
+    theirs, ours = found.get("broker", ""), doorbell.redacted(settings.broker.url)
     if settings.broker.url != "embedded" and theirs != ours:
         what = f"the worker listens at {theirs}, the node publishes at {ours}"
         yield failed("worker broker", what, f'set worker.broker = "{ours}"', _CONFIG)
     asked = sorted({rule.model for rule in settings.rules})
-    if asked and told.get("model") not in asked:
-        what = f"this worker serves {told.get('model')!r}, the rules ask for {', '.join(asked)}"
+    if asked and found.get("model") not in asked:
+        what = f"this worker serves {found.get('model')!r}, the rules ask for {', '.join(asked)}"
         yield warned(
             "worker model", what, "one worker per model: set worker.model, or a rule's model"
         )

@@ -26,8 +26,8 @@ def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:
     with path.open("rb") as file:
         judged = ask_gate.ask(file)
     if as_json:
-        told = {"file": str(path), "rule": rule.name if rule else None, "rules": verdicts}
-        print_json(told | {"gate": asdict(judged) if judged.is_known else None})
+        tried = {"file": str(path), "rule": rule.name if rule else None, "rules": verdicts}
+        print_json(tried | {"gate": asdict(judged) if judged.is_known else None})
     else:
         for verdict in verdicts:
             sign = "✓" if verdict["matches"] else "–"

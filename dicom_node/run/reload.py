@@ -47,10 +47,10 @@ def reload(settings: Settings, by: Actor, *, as_json: bool = False) -> None:
     except (OSError, ValueError, KeyError) as exc:
         why = getattr(exc, "strerror", None) or "its lock file tells no process"
         raise Unreachable(f"the node of {folder} cannot be asked: {why}") from exc
-    told = _answer(folder / ANSWER, asked)
-    if told["problem"]:
-        raise ConfigurationError(f"{told['problem']}; peers and rules stay as they were")
-    _show(told, as_json=as_json)
+    answer = _answer(folder / ANSWER, asked)
+    if answer["problem"]:
+        raise ConfigurationError(f"{answer['problem']}; peers and rules stay as they were")
+    _show(answer, as_json=as_json)
 
 
 def who_asked(folder: Path) -> Actor:
@@ -83,21 +83,21 @@ def _answer(path: Path, asked: float) -> dict[str, Any]:
     end = time.monotonic() + ANSWER_S
     while time.monotonic() < end:
         try:
-            told = dict(json.loads(path.read_text(encoding="utf-8")))
+            answer = dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
-            told = {"at": 0.0}
-        if told["at"] >= asked:
-            return told
+            answer = {"at": 0.0}
+        if answer["at"] >= asked:
+            return answer
         time.sleep(0.05)
     raise Unreachable(f"the node did not say within {ANSWER_S:.0f} s that it reloaded; see its log")
 
 
-def _show(told: dict[str, Any], *, as_json: bool) -> None:
+def _show(answer: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(answer, ensure_ascii=False))
         return
     for what in ("peers", "rules"):
-        print(f"{what}: {', '.join(told[what]) or 'none'}")
-    if told["waiting"]:
-        tables = ", ".join(f"[{table}]" for table in told["waiting"])
+        print(f"{what}: {', '.join(answer[what]) or 'none'}")
+    if answer["waiting"]:
+        tables = ", ".join(f"[{table}]" for table in answer["waiting"])
         print(f"note: {tables} changed too: in force after the next start")

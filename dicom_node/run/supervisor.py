@@ -39,7 +39,7 @@ HEART = "CHEXFRACT_HEART"
 """Environment variable with the file descriptor that a role beats on."""
 
 HUNG_AFTER_S = 30.0
-"""Silence after which a role that worked counts as hung and is started anew."""
+"""Silence after which a role that worked counts as hung and is started again."""
 
 STARTS_WITHIN_S = 180.0
 """Time that a role gets for its start; a busy machine needs a minute for the imports alone."""
@@ -90,8 +90,8 @@ class Supervisor:
 
     children: list[Child]
     exchange: Callable[[], Exchange] | None = None
-    """Validates node.toml anew and lets its peers and rules be accepted."""
-    tell: Callable[[dict[str, Any]], None] = lambda told: None
+    """Validates node.toml again and lets its peers and rules be accepted."""
+    tell: Callable[[dict[str, Any]], None] = lambda answer: None
     """Takes how a reload ended."""
     close: Callable[[], None] = lambda: None
     """Takes no more callers; called before the children end."""
@@ -178,7 +178,7 @@ class Supervisor:
         if status is None:
             patience = HUNG_AFTER_S if child.ready else STARTS_WITHIN_S
             if child.beats and now - child.beaten > patience:
-                logger.error("%s hangs: started anew", child.name, extra={"role": child.name})
+                logger.error("%s hangs: started again", child.name, extra={"role": child.name})
                 _kill(process)
             return
         if status == ConfigurationError.exit_code and not child.ready and child.beats:
@@ -253,11 +253,11 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
                 children.append(child)
             for child in children:
                 child.environment[logs.FILE_VARIABLE] = str(folder / f"{child.name}.jsonl")
-            told = copy.with_name(RELOADED)
+            answer_file = copy.with_name(RELOADED)
             return Supervisor(
                 children,
                 exchange=lambda: in_force.exchange(copy),
-                tell=lambda answer: _tell(told, answer, note),
+                tell=lambda answer: _tell(answer_file, answer, note),
                 close=ports.close,
             ).run()
         finally:

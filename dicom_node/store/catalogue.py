@@ -322,16 +322,16 @@ def read_head(path: Path) -> Dataset:
 
 def answer(keys: Dataset, level: Level, found: Dataset) -> Dataset:
     """Return what a C-FIND response says of `found`: the attributes that were asked for."""
-    told = Dataset()
-    told.SpecificCharacterSet = CHARACTER_SET
-    told.QueryRetrieveLevel = level
-    told.RetrieveAETitle = found.RetrieveAETitle
+    row = Dataset()
+    row.SpecificCharacterSet = CHARACTER_SET
+    row.QueryRetrieveLevel = level
+    row.RetrieveAETitle = found.RetrieveAETitle
     for key in keys:
         if key.tag in found and is_asked(level, key.tag):
-            told[key.tag] = found[key.tag]
+            row[key.tag] = found[key.tag]
         elif is_asked(level, key.tag):
-            told.add_new(key.tag, key.VR, [] if key.VR == "SQ" else None)
-    return told
+            row.add_new(key.tag, key.VR, [] if key.VR == "SQ" else None)
+    return row
 
 
 def uncompared(level: Level, keys: Dataset) -> list[BaseTag]:

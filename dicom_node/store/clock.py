@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 TOLERANCE_S = 1.0
-"""Less than this is no matter: clocks are slewed, and processes of several hosts differ."""
+"""Less than this does not matter: clocks are slewed, and processes of several hosts differ."""
 
 
 class Clock:

@@ -94,8 +94,8 @@ class Acts:
                 if row.state == JobState.RECEIVED and row.next_at > now:
                     hurried += _now(connection, row, now)
                 if hurried:
-                    told = Details(**signed(by))
-                    new = NewEvent(row.sop_instance_uid, Stage.RETRY, now, row.id, told)
+                    details = Details(**signed(by))
+                    new = NewEvent(row.sop_instance_uid, Stage.RETRY, now, row.id, details)
                     append(connection, [new])
                 count += hurried
             return count
@@ -145,8 +145,8 @@ class Acts:
                     )
                 ).rowcount
                 if changed:
-                    told = Details(**signed(by))
-                    new = NewEvent(row.sop_instance_uid, Stage.RESEND, now, row.id, told)
+                    details = Details(**signed(by))
+                    new = NewEvent(row.sop_instance_uid, Stage.RESEND, now, row.id, details)
                     append(connection, [new])
                 count += changed
         return count
@@ -366,8 +366,8 @@ class Acts:
                 sa.select(instances).where(instances.c.sop_instance_uid == uid)
             ).one()
             replace_content(connection, first, row, corrected, now)
-            told = Details(reason="corrected content takes the place of the first", **signed(by))
-            append(connection, [NewEvent(uid, Stage.ADOPTED, now, details=told)])
+            details = Details(reason="corrected content takes the place of the first", **signed(by))
+            append(connection, [NewEvent(uid, Stage.ADOPTED, now, details=details)])
             made = [
                 self._next_generation(
                     connection, one, now, by, first.study_instance_uid, rejects=rejects
@@ -441,8 +441,8 @@ class Acts:
                     findings=json.dumps(said, ensure_ascii=False) if said else "",
                 )
             )
-            told = Details(reason=comment, **signed(by))
-            new = NewEvent(row.sop_instance_uid, Stage(verdict), now, job, told, ms=0.0)
+            details = Details(reason=comment, **signed(by))
+            new = NewEvent(row.sop_instance_uid, Stage(verdict), now, job, details, ms=0.0)
             append(connection, [new])
             if not sends:
                 return Judged()
@@ -579,8 +579,8 @@ class Acts:
             )
         )
         why = "with a reader's judgement" if judgement is not None else ""
-        told = Details(generation=generation, reason=why, **signed(by))
-        append(connection, [NewEvent(row.sop_instance_uid, Stage.REPLAY, now, job, told)])
+        details = Details(generation=generation, reason=why, **signed(by))
+        append(connection, [NewEvent(row.sop_instance_uid, Stage.REPLAY, now, job, details)])
         return job
 
 

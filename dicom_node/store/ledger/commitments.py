@@ -76,7 +76,7 @@ class Commitments:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
-            told = []
+            events = []
             for one in wanted:
                 asked = f"not committed yet: asked {one.asks + 1} times"
                 values = {
@@ -98,8 +98,8 @@ class Commitments:
                 )
                 if not one.asks:
                     detail = Details(kind=one.kind, destination=one.destination)
-                    told.append(NewEvent(one.source, Stage.ASKED, now, one.job, detail))
-            append(connection, told)
+                    events.append(NewEvent(one.source, Stage.ASKED, now, one.job, detail))
+            append(connection, events)
 
     def put_off(
         self,
@@ -110,15 +110,15 @@ class Commitments:
         """Record why these could not be asked for, and when to try again; None: never."""
         now = self._clock.wall()
         with self._database.writing() as connection:
-            told = []
+            events = []
             for one in wanted:
                 ask_at = 0.0 if wait is None else now + wait(one.asks)
                 values = {"ask_at": ask_at, "dated_at": now, "reason": reason}
                 row = settle_delivery(connection, one.delivery, (DeliveryState.SENT,), values)
                 if row is not None and reason != one.reason:
                     detail = Details(kind=one.kind, destination=one.destination, reason=reason)
-                    told.append(NewEvent(one.source, Stage.UNCOMMITTED, now, one.job, detail))
-            append(connection, told)
+                    events.append(NewEvent(one.source, Stage.UNCOMMITTED, now, one.job, detail))
+            append(connection, events)
 
     def answer(
         self,
@@ -188,8 +188,8 @@ class Commitments:
         }
         settled = settle_delivery(connection, row.id, (DeliveryState.SENT,), values)
         if settled is not None:
-            told = Details(kind=row.kind, destination=row.destination, reason=why)
-            append(connection, [NewEvent(settled.source, Stage.RETRYING, now, row.job, told)])
+            details = Details(kind=row.kind, destination=row.destination, reason=why)
+            append(connection, [NewEvent(settled.source, Stage.RETRYING, now, row.job, details)])
 
 
 def _is_due(now: float) -> sa.ColumnElement[bool]:

@@ -408,7 +408,7 @@ def _engine(url: str) -> Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
     connection.isolation_level = None  # _begin_sqlite begins: the driver's own way cannot be
-    cursor = connection.cursor()  # told to take the write lock first
+    cursor = connection.cursor()  # asked for the write lock first
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")

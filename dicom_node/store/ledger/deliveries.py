@@ -29,7 +29,7 @@ from dicom_node.store.schema import (
 )
 
 SENDER = "@sender"
-"""Destination of a delivery whose sender is no known peer yet."""
+"""Destination of a delivery whose sender is not a known peer yet."""
 
 
 RESTORED = "restored"
@@ -208,8 +208,8 @@ class Deliveries:
         with self._database.writing() as connection:
             row = settle_delivery(connection, delivery, UNSENT, values)
             if row is not None:
-                told = Details(kind=row.kind, destination=row.destination, status=status)
-                append(connection, [NewEvent(row.source, Stage.SENT, now, row.job, told, ms)])
+                details = Details(kind=row.kind, destination=row.destination, status=status)
+                append(connection, [NewEvent(row.source, Stage.SENT, now, row.job, details, ms)])
         return row is not None
 
     def committed(self, delivery: int) -> bool:
@@ -244,8 +244,8 @@ class Deliveries:
             )
             row = settle_delivery(connection, delivery, UNSENT, values)
             if row is not None and (counts or before != reason):
-                told = Details(kind=row.kind, destination=row.destination, reason=reason)
-                append(connection, [NewEvent(row.source, Stage.RETRYING, now, row.job, told)])
+                details = Details(kind=row.kind, destination=row.destination, reason=reason)
+                append(connection, [NewEvent(row.source, Stage.RETRYING, now, row.job, details)])
         return row is not None
 
     def withhold(self, delivery: int, reason: str) -> bool:
@@ -255,8 +255,8 @@ class Deliveries:
         with self._database.writing() as connection:
             row = settle_delivery(connection, delivery, UNSENT, values)
             if row is not None:
-                told = Details(kind=row.kind, destination=row.destination, reason=reason)
-                append(connection, [NewEvent(row.source, Stage.WITHHELD, now, row.job, told)])
+                details = Details(kind=row.kind, destination=row.destination, reason=reason)
+                append(connection, [NewEvent(row.source, Stage.WITHHELD, now, row.job, details)])
         return row is not None
 
     def report_state(self, job: str, destination: str) -> str:
@@ -278,8 +278,8 @@ class Deliveries:
         with self._database.writing() as connection:
             row = settle_delivery(connection, delivery, UNSENT, values)
             if row is not None:
-                told = Details(kind=row.kind, destination=row.destination, reason=reason)
-                append(connection, [NewEvent(row.source, Stage.GIVEN_UP, now, row.job, told)])
+                details = Details(kind=row.kind, destination=row.destination, reason=reason)
+                append(connection, [NewEvent(row.source, Stage.GIVEN_UP, now, row.job, details)])
         return row is not None
 
     def hold(self, destination: str, reason: str, next_at: float) -> None:
@@ -439,8 +439,8 @@ def commit_delivery(connection: Connection, delivery: int, now: float) -> bool:
     values = {"state": DeliveryState.COMMITTED, "reason": "", "ask_at": 0.0}
     row = settle_delivery(connection, delivery, (DeliveryState.SENT,), values)
     if row is not None:
-        told = Details(kind=row.kind, destination=row.destination)
-        append(connection, [NewEvent(row.source, Stage.COMMITTED, now, row.job, told)])
+        details = Details(kind=row.kind, destination=row.destination)
+        append(connection, [NewEvent(row.source, Stage.COMMITTED, now, row.job, details)])
     return row is not None
 
 
@@ -492,13 +492,15 @@ def add_deliveries(
     demonstration : str
         The model's name, if it is a demonstration model.
     """
-    told: list[NewEvent] = []
+    events: list[NewEvent] = []
     sent = 0
     for destination, wish in wishes.items():
         if wish.when and result not in wish.when:
             detail = f"nothing to {destination}: the result is {result}"
             words = Details(sentence=detail)
-            told.append(NewEvent(job.sop_instance_uid, DeliveryState.WITHHELD, now, job.id, words))
+            events.append(
+                NewEvent(job.sop_instance_uid, DeliveryState.WITHHELD, now, job.id, words)
+            )
             continue
         withheld = _withheld(job, wish, demonstration)
         for part, kind in _things(parts):
@@ -529,8 +531,8 @@ def add_deliveries(
             sent += not withheld
             if reason:
                 why = Details(kind=kind, destination=destination, reason=reason)
-                told.append(NewEvent(job.sop_instance_uid, state, now, job.id, why))
-    append(connection, told)
+                events.append(NewEvent(job.sop_instance_uid, state, now, job.id, why))
+    append(connection, events)
     return sent
 
 

@@ -422,10 +422,10 @@ def _order(route: Route, number: int, now: float) -> ReportOrder:
 def _series_datetime(report_order: str) -> datetime | None:
     """Return when the first report of its series was made, as one of the reports tells."""
     own = json.loads(report_order)
-    told = own.get("series_datetime")
-    if told is None and own.get("instance_number", 1) == 1:
-        told = own.get("content_datetime")
-    return datetime.fromisoformat(told) if told else None
+    moment = own.get("series_datetime")
+    if moment is None and own.get("instance_number", 1) == 1:
+        moment = own.get("content_datetime")
+    return datetime.fromisoformat(moment) if moment else None
 
 
 def job_id(sop_instance_uid: str, model: str, generation: int) -> str:

@@ -37,7 +37,7 @@ _IN_COLUMNS = {
 """What of a result has columns or rows of its own and is not kept in its JSON again."""
 
 _TOLD = 3
-"""Hand-outs of one job that are told in its history; a node without workers repeats them."""
+"""Hand-outs of one job that stand in its history; a node without workers repeats them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +139,12 @@ class Jobs:
                     dated_at=now,
                     handouts=jobs.c.handouts + 1,
                 )
-            told = [
+            events = [
                 NewEvent(row.sop_instance_uid, Stage.QUEUED, now, row.id)
                 for row in rows
                 if row.handouts < _TOLD
             ]
-            append(connection, told)
+            append(connection, events)
         return tickets
 
     def tried(self, tickets: Sequence[Ticket]) -> set[str]:
@@ -308,8 +308,8 @@ class Jobs:
             ):
                 raise _stale(job)
             if changed:
-                told = Details(attempt=row.attempts, worker=worker)
-                new = NewEvent(row.sop_instance_uid, Stage.CLAIMED, now, job, told)
+                details = Details(attempt=row.attempts, worker=worker)
+                new = NewEvent(row.sop_instance_uid, Stage.CLAIMED, now, job, details)
                 append(connection, [new])
                 self._makers.note_claim(connection, worker, now)
             else:
@@ -454,8 +454,8 @@ class Jobs:
                 reason=reason,
             )
             if counts or reason != row.reason:
-                told = Details(reason=reason)
-                new = NewEvent(row.sop_instance_uid, Stage.RELEASED, now, job, told)
+                details = Details(reason=reason)
+                new = NewEvent(row.sop_instance_uid, Stage.RELEASED, now, job, details)
                 append(connection, [new])
         return "received"
 
@@ -495,8 +495,10 @@ class Jobs:
             reason=reason,
         )
         if was_running or row.handouts <= _TOLD:
-            told = Details(worker=row.worker, attempt=row.attempts) if was_running else Details()
-            append(connection, [NewEvent(row.sop_instance_uid, Stage.EXPIRED, now, row.id, told)])
+            details = Details(worker=row.worker, attempt=row.attempts) if was_running else Details()
+            append(
+                connection, [NewEvent(row.sop_instance_uid, Stage.EXPIRED, now, row.id, details)]
+            )
         return changed
 
     def _fail(self, connection: Connection, row: Row[Any], reason: str, now: float) -> int:
@@ -510,8 +512,8 @@ class Jobs:
             ended_at=now,
             reason=reason,
         )
-        told = Details(reason=reason)
-        append(connection, [NewEvent(row.sop_instance_uid, Stage.FAILED, now, row.id, told)])
+        details = Details(reason=reason)
+        append(connection, [NewEvent(row.sop_instance_uid, Stage.FAILED, now, row.id, details)])
         return changed
 
     def _add_objects(

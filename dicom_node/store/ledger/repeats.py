@@ -54,7 +54,7 @@ LOST = "lost"
 """Stands for the digest of a file that is not where the ledger says; equal to none."""
 
 MOST_SENDERS = 64
-"""Senders of one Instance that are told apart; a hospital has a few."""
+"""Senders of one Instance that are distinguished; a hospital has a few."""
 
 WAITING, SAME, REPLACED = "waiting", "same", "replaced"
 """States of a likeness: to be compared; the same pixels; what an adopted correction replaced."""

@@ -101,7 +101,7 @@ class Results:
         """
         at, after, begin = instances.c.received_at, "", since
         while True:
-            # Instances received at one time are told apart by their UIDs.
+            # Instances received at one time are distinguished by their UIDs.
             behind = (at > begin) | (instances.c.sop_instance_uid > after)
             uids = (
                 sa.select(at, instances.c.sop_instance_uid)

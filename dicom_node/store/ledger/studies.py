@@ -95,7 +95,7 @@ class StudyFilter:
     since: float = 0.0
     """Received then or later."""
     until: float = 0.0
-    """Received before; 0 is no bound."""
+    """Received before; 0 sets no bound."""
     sort: str = "newest"
     """One of `SORTS`; all but ``newest`` sort the newest `MOST_SORTED` studies."""
 

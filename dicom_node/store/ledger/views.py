@@ -105,19 +105,21 @@ class ResultView(View):
         """Return the result of a row of jobs; None while there is none."""
         if not row.result:
             return None
-        told = json.loads(row.result)
+        content = json.loads(row.result)
         return cls(
-            outcome=str(told.get("outcome") or row.state),
+            outcome=str(content.get("outcome") or row.state),
             model=row.model,
             model_version=row.model_version,
             device_uid=row.device_uid,
             demonstration=bool(row.demonstration),
-            text=told.get("text"),
-            presence=told.get("presence"),
-            fractures=tuple(FractureFound.model_validate(f) for f in told.get("fractures") or ()),
-            warnings=tuple(told.get("warnings") or ()),
-            reason=Reason.model_validate(told["reason"]) if told.get("reason") else None,
-            stages_ms=told.get("stages_ms") or {},
+            text=content.get("text"),
+            presence=content.get("presence"),
+            fractures=tuple(
+                FractureFound.model_validate(f) for f in content.get("fractures") or ()
+            ),
+            warnings=tuple(content.get("warnings") or ()),
+            reason=Reason.model_validate(content["reason"]) if content.get("reason") else None,
+            stages_ms=content.get("stages_ms") or {},
         )
 
 
