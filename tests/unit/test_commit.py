@@ -347,7 +347,9 @@ def test_pages_metrics_and_commands_tell_committed_apart(
 ) -> None:
     with serving(tmp_path, sign_in=False) as api:
         for n in (1, 2):
-            on(api.ledger, NOW).instances.receive(instance(n), [route()])
+            on(api.ledger, NOW).instances.receive(
+                instance(n, study_instance_uid=f"1.2.4.{n}"), [route()]
+            )
             ticket = taken(api.ledger)
             post(api.ledger, ticket, result(ticket, n), NOW)
             api.ledger.deliveries.choose(n, f"2.25.{n}")
