@@ -75,6 +75,7 @@ def routes(
             no_preview=preview,
             regions=_regions(spool, trace),
             lengths=(COMMENT, CORRECTED),
+            are_judgements_sent=settings.report.send_judgements,
         )
 
     @router.get("/preview.png")
