@@ -96,8 +96,8 @@ def listener(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        told = json.loads(process.stdout.readline())
-        yield process, told["port"], Path(told["incoming"])
+        ready = json.loads(process.stdout.readline())
+        yield process, ready["port"], Path(ready["incoming"])
     finally:
         process.stdin.close()
         process.stdout.close()
@@ -107,9 +107,9 @@ def listener(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
 def state(process: subprocess.Popen[str]) -> tuple[float, int, int]:
     """Return memory in MB, threads and open files of a process."""
     with Path(f"/proc/{process.pid}/status").open() as file:
-        told = dict(line.split(":", 1) for line in file)
+        fields = dict(line.split(":", 1) for line in file)
     files = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
-    return int(told["VmRSS"].split()[0]) / 1024, int(told["Threads"]), files
+    return int(fields["VmRSS"].split()[0]) / 1024, int(fields["Threads"]), files
 
 
 # Recording
@@ -189,17 +189,17 @@ def report(port: int) -> None:
     from pynetdicom.sop_class import StorageCommitmentPushModel as Model
     from pynetdicom.sop_class import StorageCommitmentPushModelInstance as Instance
 
-    told, kept, lost = Dataset(), Dataset(), Dataset()
-    told.TransactionUID = "2.25.1"
+    notice, kept, lost = Dataset(), Dataset(), Dataset()
+    notice.TransactionUID = "2.25.1"
     for item, uid in ((kept, "2.25.2"), (lost, "2.25.3")):
         item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CR, uid
     lost.FailureReason = 0x0112
-    told.ReferencedSOPSequence, told.FailedSOPSequence = [kept], [lost]
+    notice.ReferencedSOPSequence, notice.FailedSOPSequence = [kept], [lost]
     ae = AE("MODALITY")
     ae.add_requested_context(Model)
     roles = [build_role(Model, scp_role=True)]
     assoc = ae.associate("127.0.0.1", port, ae_title="CHEXFRACT", ext_neg=roles)
-    status, _ = assoc.send_n_event_report(told, 2, Model, Instance)
+    status, _ = assoc.send_n_event_report(notice, 2, Model, Instance)
     assert status.Status == 0x0115, "there is no such transaction"
     assoc.release()
 
@@ -346,7 +346,7 @@ def fuzz(folder: Path, seconds: float, seed: int, tell: bool = False) -> Finding
         good = threading.Thread(target=verify, args=(port, known[0], ends, found))
         good.start()
         end = time.monotonic() + seconds
-        told = time.monotonic()
+        printed = time.monotonic()
         while time.monotonic() < end and process.poll() is None:
             say(port, faulty(chance.choice(known), chance), chance)
             found.associations += 1
@@ -354,8 +354,8 @@ def fuzz(folder: Path, seconds: float, seed: int, tell: bool = False) -> Finding
                 read_faulty(contents, chance)
                 found.headers += 1
             found.rss_mb = max(found.rss_mb, state(process)[0])
-            if tell and time.monotonic() - told > 60:
-                told = time.monotonic()
+            if tell and time.monotonic() - printed > 60:
+                printed = time.monotonic()
                 print(summary(found), state(process), flush=True)
         ends.set()
         good.join(15)

@@ -102,7 +102,7 @@ def difference(one: Array | None, other: Array | None) -> float | None:
 
 
 def compare(path: Path, decoder: Decoder) -> tuple[list[str], list[tuple[str, Array]]] | None:
-    """Return a row of the table and pictures; None for what is no single grey frame."""
+    """Return a row of the table and pictures; None if the file is not a single grey frame."""
     try:
         head = header.read(read(path))
         if head.samples not in (1, None) or head.frames != 1 or head.bits_allocated not in (8, 16):

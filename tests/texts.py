@@ -132,8 +132,8 @@ def negspacy_reader() -> Reader | None:
 
 def _concluded(found: Sequence[tuple[bool, bool]]) -> Answer:
     """Return present for a target that is not denied, absent where all are, else undetermined."""
-    told = [is_negated for is_negated, is_hypothetical in found if not is_hypothetical]
-    presence = "undetermined" if not told else "absent" if all(told) else "present"
+    negations = [is_negated for is_negated, is_hypothetical in found if not is_hypothetical]
+    presence = "undetermined" if not negations else "absent" if all(negations) else "present"
     return {"presence": presence, "fractures": []}
 
 

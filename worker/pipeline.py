@@ -172,7 +172,7 @@ class Pipeline:
         return case
 
     def prepare_file(self, content: bytes) -> Case:
-        """Make the picture of a file that is no Instance, and the model's inputs of it.
+        """Make the picture of a file that is not an Instance, and the model's inputs of it.
 
         A refusal becomes the case's reason.
         """

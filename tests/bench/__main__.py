@@ -48,8 +48,8 @@ def of_feed(content: Content) -> list[Row]:
     for one in content["lines"]:
         for name in ("fill", "busy", "images_per_s"):
             if name in one:
-                told = f"{name}, {one.get('workers', 1)} workers"
-                found.append(Row(told, "", one.get("images", 1), one[name], one[name]))
+                title = f"{name}, {one.get('workers', 1)} workers"
+                found.append(Row(title, "", one.get("images", 1), one[name], one[name]))
     return found
 
 

@@ -7,8 +7,8 @@ parameters in bfloat16; 1400 tokens of prompt, 40 new ones, greedy. Weights are 
 speed means something. Without a GPU, or with ``--small``, a scaled-down shape runs in float32 and
 the output says so. Ways: ``eager`` attention with a growing cache is the baseline; ``sdpa`` differs
 in attention only; ``static`` has a cache of fixed size, whose decoding step transformers compiles
-on CUDA (that needs a C compiler; about a minute for each batch size). A way that fails is told, the
-others go on, and the exit code is 1.
+on CUDA (that needs a C compiler; about a minute for each batch size). A way that fails is named,
+the others go on, and the exit code is 1.
 
 The product's own path comes first (``--paths``): a checkpoint whose code is written as ChexFract's
 nearest relative is (eager attention, a growing cache, logits of all positions) loads through the
@@ -340,10 +340,10 @@ def judge_product(rows: list[dict], *, is_small: bool) -> None:
         both = {row["path"]: row for row in rows if row.get("batch") == batch and "token_ms" in row}
         if {*PATHS} <= {*both}:
             ratio = both["remote"]["token_ms"] / max(both["native"]["token_ms"], 1e-9)
-            told = {"batch": batch, "decode_ratio": round(ratio, 2)}
+            summary = {"batch": batch, "decode_ratio": round(ratio, 2)}
             if is_small and batch == 8:
-                told |= {"goal": DECODE_RATIO, "met": ratio >= DECODE_RATIO}
-            print(json.dumps(told))
+                summary |= {"goal": DECODE_RATIO, "met": ratio >= DECODE_RATIO}
+            print(json.dumps(summary))
 
 
 def measured(way: str, s: dict[str, int], options) -> list[dict]:
@@ -375,14 +375,14 @@ def judge(rows: list[dict], peak: tuple[float, float] | None) -> None:
     if not at_goal:
         return
     best = max(at_goal, key=lambda row: row["images_per_s"])
-    told = {"fastest": best["way"], "batch": best["batch"]}
+    summary = {"fastest": best["way"], "batch": best["batch"]}
     baseline = [row for row in at_goal if row["way"] == "eager"]
     if baseline:
-        told["times_eager"] = round(best["images_per_s"] / baseline[0]["images_per_s"], 2)
+        summary["times_eager"] = round(best["images_per_s"] / baseline[0]["images_per_s"], 2)
     if peak and peak[0] >= GOAL_PEAK:
         is_fast = best["images_per_s"] >= GOAL["images_per_s"]
-        told |= {"goal": GOAL, "met": is_fast and best["prefill_mfu"] >= GOAL["prefill_mfu"]}
-    print(json.dumps(told))
+        summary |= {"goal": GOAL, "met": is_fast and best["prefill_mfu"] >= GOAL["prefill_mfu"]}
+    print(json.dumps(summary))
 
 
 if __name__ == "__main__":

@@ -74,17 +74,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("-n", type=int, default=100)
     chosen = options.parse_args(arguments)
     machine = f"{platform.machine()}, {platform.python_version()}"
-    told = {
+    figures = {
         "machine": machine,
         "versions": {name: version(name) for name in ("highdicom", "pydicom")},
         "goal_ms": GOAL_MS,
         "rows": measured(chosen.n),
     }
     if chosen.json:
-        print(json.dumps(told, indent=1))
+        print(json.dumps(figures, indent=1))
         return 0
-    print(f"{machine}; {told['versions']}; goal {GOAL_MS:g} ms of processor for three SR classes")
-    for row in told["rows"]:  # type: ignore[union-attr, attr-defined]
+    print(
+        f"{machine}; {figures['versions']}; goal {GOAL_MS:g} ms of processor for three SR classes"
+    )
+    for row in figures["rows"]:  # type: ignore[union-attr, attr-defined]
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     return 0
 

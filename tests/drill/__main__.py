@@ -62,13 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"no such fault: {', '.join(unknown)}", file=sys.stderr)
         return 2
     try:
-        told = drill(options)
+        result = drill(options)
     except (pytest.skip.Exception, pytest.fail.Exception) as exc:
         print(f"drill: {exc}", file=sys.stderr)
         return 69
-    print(table(told), file=sys.stderr)
-    print(json.dumps(told))
-    return 0 if told["passed"] else 1
+    print(table(result), file=sys.stderr)
+    print(json.dumps(result))
+    return 0 if result["passed"] else 1
 
 
 def drill(options: argparse.Namespace) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _pictures(number: int, rng: Random, poison: int) -> list[Picture]:
     return [picture(i, rng.getrandbits(96), kind) for i, kind in enumerate(kinds)]
 
 
-def table(told: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """Return the figures for people."""
     names: tuple[str, ...] = (
         "acknowledged",
@@ -277,13 +277,15 @@ def table(told: dict[str, Any]) -> str:
         "wrongly_failed",
     )
     faults += ("wrong_text", "not_rebuilt", "left_running")
-    struck = [f"  {name:<32}{count:>6}" for name, count in sorted(told["faults"].items())]
-    lines = [f"{told['fault_total']} faults, {told['instances']} Instances, seed {told['seed']}"]
-    lines += struck + [f"{name.replace('_', ' '):<34}{told[name]:>8}" for name in names]
-    lines += [f"{name.replace('_', ' '):<34}{told[name]:>8}   (must be 0)" for name in faults]
-    for name, examples in told["told"].items():
+    struck = [f"  {name:<32}{count:>6}" for name, count in sorted(result["faults"].items())]
+    lines = [
+        f"{result['fault_total']} faults, {result['instances']} Instances, seed {result['seed']}"
+    ]
+    lines += struck + [f"{name.replace('_', ' '):<34}{result[name]:>8}" for name in names]
+    lines += [f"{name.replace('_', ' '):<34}{result[name]:>8}   (must be 0)" for name in faults]
+    for name, examples in result["examples"].items():
         lines += [f"  {name}: {example}" for example in examples]
-    return "\n".join([*lines, "PASSED" if told["passed"] else "FAILED"])
+    return "\n".join([*lines, "PASSED" if result["passed"] else "FAILED"])
 
 
 def _keep_logs(folder: Path, options: argparse.Namespace) -> None:

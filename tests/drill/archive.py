@@ -1,4 +1,4 @@
-"""An archive that writes down every C-STORE durably, and misbehaves when it is told to."""
+"""An archive that writes down every C-STORE durably, and misbehaves on command."""
 
 from __future__ import annotations
 

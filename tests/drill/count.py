@@ -45,7 +45,7 @@ class Count:
     wrong_text: int = 0
     not_rebuilt: int = 0
     left_running: int = 0
-    told: dict[str, list[str]] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
     """Up to ten examples of each fault."""
 
     @property
@@ -64,8 +64,8 @@ class Count:
     def add(self, name: str, example: str) -> None:
         """Count one more of a fault."""
         setattr(self, name, getattr(self, name) + 1)
-        if len(self.told.setdefault(name, [])) < 10:
-            self.told[name].append(example)
+        if len(self.examples.setdefault(name, [])) < 10:
+            self.examples[name].append(example)
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ def archived(log: Path) -> Archived:
 
 
 def count(world: World, pictures: Sequence[Picture], acknowledged: set[str]) -> Count:
-    """Compare what the modalities were told with what the archive has and the ledger says."""
+    """Compare the answers to the modalities with the archive's files and the ledger's rows."""
     found, archive = Count(), archived(world.log)
     with _rows(world.ledger) as rows:
         jobs = {row["sop_instance_uid"]: row for row in rows(_JOBS)}

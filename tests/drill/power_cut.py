@@ -118,7 +118,7 @@ class Cuts:
         return copy
 
     def _send(self) -> None:
-        """Send until the line breaks; note what was acknowledged as soon as it is told."""
+        """Send until the line breaks; note each acknowledgement as soon as it comes."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             files = {}
             for i in range(GROUP):
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except pytest.skip.Exception as exc:
             print(f"skipped: {exc}")
             return 0
-    told = {
+    figures = {
         "cuts": chosen.cuts,
         "seed": chosen.seed,
         "broken": chosen.broken,
@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "lost": len(cuts.lost),
         "faults": cuts.faults,
     }
-    print(json.dumps(told))
+    print(json.dumps(figures))
     return 1 if cuts.lost or cuts.faults else 0
 
 

@@ -45,7 +45,7 @@ class Station:
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path
-    told: bytes = b""
+    stdin_bytes: bytes = b""
     """What it reads from standard input."""
     wanted: bool = True
     process: subprocess.Popen[bytes] | None = None
@@ -73,7 +73,7 @@ class Station:
             )
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.write(self.told)
+                self.process.stdin.write(self.stdin_bytes)
                 self.process.stdin.close()
 
     def signal(self, number: signal.Signals) -> bool:

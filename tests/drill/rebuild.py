@@ -28,8 +28,8 @@ def main() -> None:
             pipeline.describe([case])
             order = ReportOrder.model_validate_json(job["report_order"])
             (document,) = pipeline.build(case, order).documents
-            told = {"report": document.sop_instance_uid, "sha256": _hash(document.content)}
-            print(json.dumps({"source": job["sop_instance_uid"], **told}))
+            answer = {"report": document.sop_instance_uid, "sha256": _hash(document.content)}
+            print(json.dumps({"source": job["sop_instance_uid"], **answer}))
 
 
 def _hash(content: bytes) -> str:

@@ -181,7 +181,7 @@ class Sender:
 
 
 def responses(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield each file that storescu sent with the status that it told."""
+    """Yield each file that storescu sent with the status that it printed."""
     file = ""
     for line in lines:
         match = _RESPONSE.search(line)

@@ -233,7 +233,7 @@ class World:
         port = str(self.ports["broker"])
         if self.choice.broker == "stand-in":
             stand_in = self._station("broker", python("-m", "dicom_node.flow.stand_in", port))
-            stand_in.told = b"x"
+            stand_in.stdin_bytes = b"x"
             return stand_in
         command = [need("redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", ""]
         command += ["--appendonly", "no", "--dir", str(self.folder)]

@@ -1,7 +1,7 @@
 """Start `transformers serve` for a folder, without the package that its device maps want.
 
 Usage: python serve_transformers.py FOLDER PORT. The server is the library's own, unchanged; only
-the loading of weights is told no device map, for which it would ask for accelerate even on a CPU.
+the loading of weights gets no device map, for which it would ask for accelerate even on a CPU.
 """
 
 import sys

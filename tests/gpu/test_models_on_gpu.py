@@ -68,8 +68,8 @@ def test_each_engine_runs_on_the_gpu_in_bfloat16(tmp_path, engine):
     model = open_model("small", table | {"max_new_tokens": 8}, "auto")
     model.load()
     model.warm_up()
-    told = model.describe([seen(p) for p in PICTURES])
-    assert all(0 < d.tokens <= 16 for d in told)
+    answers = model.describe([seen(p) for p in PICTURES])
+    assert all(0 < d.tokens <= 16 for d in answers)
     assert model.info.parameters["dtype"] == "bfloat16"
     assert next(model.model.parameters()).device.type == "cuda"
     model.close()
@@ -78,8 +78,8 @@ def test_each_engine_runs_on_the_gpu_in_bfloat16(tmp_path, engine):
 def test_a_child_on_the_gpu_says_what_this_process_says():
     there, here = loaded("cuda", python=sys.executable), loaded("cuda")
     try:
-        told = [d.text for d in there.describe([seen(p) for p in PICTURES])]
-        assert told == [d.text for d in here.describe([seen(p) for p in PICTURES])]
+        answers = [d.text for d in there.describe([seen(p) for p in PICTURES])]
+        assert answers == [d.text for d in here.describe([seen(p) for p in PICTURES])]
         assert there.info.parameters["dtype"] == "bfloat16"
     finally:
         there.close()
@@ -91,8 +91,8 @@ def test_fewer_bits_take_less_of_the_gpu_and_read_phantoms(how):
     pytest.importorskip("bitsandbytes")
     model = loaded("cuda", quantization=how)
     drawn = [draw.phantom(970_000, index, short_side=256) for index in range(12)]
-    told = model.describe([seen(one.uint8) for one in drawn])
-    right = [d.text == truth.text(one.findings) for d, one in zip(told, drawn, strict=True)]
+    answers = model.describe([seen(one.uint8) for one in drawn])
+    right = [d.text == truth.text(one.findings) for d, one in zip(answers, drawn, strict=True)]
     assert sum(right) >= 10
 
 
@@ -107,11 +107,11 @@ def test_the_native_decoder_says_on_the_gpu_what_the_checkpoints_code_says(tmp_p
     assert model.native is not None
     for count in (2, 1, 2):
         radiographs = [seen(p) for p in PICTURES[:count]]
-        told = [d.text for d in model.describe(radiographs)]
+        answers = [d.text for d in model.describe(radiographs)]
         native, model.native = model.native, None
         own = [d.text for d in model.describe(radiographs)]
         model.native = native
-        assert told == own or dtype == "bfloat16"
+        assert answers == own or dtype == "bfloat16"
 
 
 def test_the_benchmark_runs_on_the_gpu_and_tells_its_memory(capsys):

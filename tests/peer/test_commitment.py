@@ -155,41 +155,41 @@ class Archive:
         asked = event.action_information
         self.asked.append(asked)
         if self.status == 0:
-            told = self.answer_to(asked)
+            report = self.answer_to(asked)
             if self.answers == "early":
-                self._say(event.assoc, *told)
+                self._say(event.assoc, *report)
             elif self.answers == "same":
-                threading.Timer(0.2, self._say, (event.assoc, *told)).start()
+                threading.Timer(0.2, self._say, (event.assoc, *report)).start()
             elif self.answers == "new":
-                threading.Timer(0.2, self.call_back, told).start()
+                threading.Timer(0.2, self.call_back, report).start()
         return self.status, None
 
     def answer_to(self, asked: Dataset) -> tuple[Dataset, int]:
         """Return the Event Information, and the type of event, as things are now."""
         uids = [str(item.ReferencedSOPInstanceUID) for item in asked.ReferencedSOPSequence]
-        told = Dataset()
-        told.TransactionUID = asked.TransactionUID
+        report = Dataset()
+        report.TransactionUID = asked.TransactionUID
         lacks = [uid for uid in uids if uid not in self.has]
         if kept := [uid for uid in uids if uid in self.has]:
-            told.ReferencedSOPSequence = references(kept)
+            report.ReferencedSOPSequence = references(kept)
         if lacks:
-            told.FailedSOPSequence = references(lacks, 0x0112)
-        return told, 2 if lacks else 1
+            report.FailedSOPSequence = references(lacks, 0x0112)
+        return report, 2 if lacks else 1
 
-    def call_back(self, told: Dataset, event_type: int, *, roles: bool = True) -> int | None:
+    def call_back(self, report: Dataset, event_type: int, *, roles: bool = True) -> int | None:
         """Report on an association of its own; return the status of the node."""
         assert self.calls is not None
-        return call(self.calls, told, event_type, roles=roles)
+        return call(self.calls, report, event_type, roles=roles)
 
-    def _say(self, assoc: Any, told: Dataset, event_type: int) -> None:
+    def _say(self, assoc: Any, report: Dataset, event_type: int) -> None:
         status, _ = assoc.send_n_event_report(
-            told, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+            report, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
         )
         self.said.append(status.get("Status", -1))
 
 
 def call(
-    port: int, told: Dataset, event_type: int, *, roles: bool = True, calling: str = "ARCHIVE"
+    port: int, report: Dataset, event_type: int, *, roles: bool = True, calling: str = "ARCHIVE"
 ) -> int | None:
     """Report as the SCP that opens an association; None when the context is not accepted."""
     ae = AE(calling)
@@ -203,7 +203,7 @@ def call(
     for context in assoc.accepted_contexts:
         context._as_scp = True
     status, _ = assoc.send_n_event_report(
-        told, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+        report, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
     )
     assoc.release()
     return int(status.Status)
@@ -322,8 +322,8 @@ def test_an_archive_that_is_away_is_asked_when_it_is_back(tmp_path: Path) -> Non
 def test_doctor_says_whether_an_archive_offers_commitment(tmp_path: Path, offers: bool) -> None:
     with Archive(offers=offers) as archive, running(tmp_path, archive.peer) as node:
         checks = list(neighbours.peer(node.settings, "modality"))
-        told = [check.what for check in checks if "Storage Commitment" in check.what]
-        assert bool(told) is not offers
+        named = [check.what for check in checks if "Storage Commitment" in check.what]
+        assert bool(named) is not offers
 
 
 # The listener
@@ -336,7 +336,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield found
 
 
-def told(transaction: str = "2.25.404") -> Dataset:
+def report_of(transaction: str = "2.25.404") -> Dataset:
     answer = Dataset()
     answer.TransactionUID = transaction
     answer.ReferencedSOPSequence = references(["1.2.3"])
@@ -344,7 +344,7 @@ def told(transaction: str = "2.25.404") -> Dataset:
 
 
 def test_an_answer_that_nobody_asked_for_is_0x0115(node: Node) -> None:
-    assert call(node.listener.port, told(), 1) == 0x0115
+    assert call(node.listener.port, report_of(), 1) == 0x0115
 
 
 def test_an_answer_without_transaction_is_0x0115(node: Node) -> None:
@@ -354,7 +354,7 @@ def test_an_answer_without_transaction_is_0x0115(node: Node) -> None:
 
 
 def test_an_unknown_event_is_0x0113(node: Node) -> None:
-    assert call(node.listener.port, told(), 7) == 0x0113
+    assert call(node.listener.port, report_of(), 7) == 0x0113
 
 
 def test_an_answer_that_cannot_be_kept_is_to_be_repeated(
@@ -364,11 +364,11 @@ def test_an_answer_that_cannot_be_kept_is_to_be_repeated(
         raise Unreachable("the ledger gives no answer")
 
     monkeypatch.setattr(node.listener._commitments, "_on_answer", away)
-    assert call(node.listener.port, told(), 1) == 0x0110
+    assert call(node.listener.port, report_of(), 1) == 0x0110
 
 
 def test_only_peers_that_are_asked_may_answer(node: Node) -> None:
-    assert call(node.listener.port, told(), 1, calling="OTHER") is None
+    assert call(node.listener.port, report_of(), 1, calling="OTHER") is None
 
 
 def test_the_node_commits_to_nothing_itself(node: Node) -> None:
@@ -381,7 +381,7 @@ def test_the_node_commits_to_nothing_itself(node: Node) -> None:
     assert not context.as_scu
     context._as_scu = True
     status, _ = assoc.send_n_action(
-        told(), 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+        report_of(), 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
     )
     assert status.get("Status", 0x0110) != 0x0000
     assoc.abort()

@@ -360,8 +360,8 @@ def test_the_bytes_are_those_of_the_spool(api: Api, made: dict[str, tuple[Docume
 def test_bulk_data_is_apart_from_the_metadata(tmp_path: Path) -> None:
     with serving(tmp_path) as api:
         document = add_result(api.ledger, api.spool, seconds=("pdf",))[3]
-        told = get(api, where(document, "1.2.3") + "/metadata").json()[0]
-        uri = told["00420011"]["BulkDataURI"]
+        body = get(api, where(document, "1.2.3") + "/metadata").json()[0]
+        uri = body["00420011"]["BulkDataURI"]
         path = uri.partition("/dicom-web")[2]
         answer = get(api, path)
         document_in_file = reports.read(document.content)
@@ -462,8 +462,8 @@ def test_the_answer_to_a_store_is_had_as_xml(api: Api) -> None:
     ds = radiograph()
     answer = posted(api, as_bytes(ds), accept="application/dicom+xml")
     assert answer.headers["Content-Type"] == "application/dicom+xml"
-    told = ElementTree.fromstring(answer.content)
-    assert str(ds.SOPInstanceUID) in {value.text for value in told.iter(f"{NATIVE}Value")}
+    root = ElementTree.fromstring(answer.content)
+    assert str(ds.SOPInstanceUID) in {value.text for value in root.iter(f"{NATIVE}Value")}
     refused = posted(api, as_bytes(radiograph()), accept="text/html")
     assert refused.status_code == 406
 
@@ -545,7 +545,7 @@ def multipart(
         (RELATED.replace("abc", "-" * 27 + "f0d9"), {"boundary": b"-" * 27 + b"f0d9"}),
         (RELATED.replace("abc", '"gc0 pJq0M:08j"'), {"boundary": b"gc0 pJq0M:08j"}),
         (RELATED, {"lead": b"\r\n"}),
-        (RELATED, {"lead": b"This is a message\r\n--abcd is no boundary\r\n"}),
+        (RELATED, {"lead": b"This is a message\r\n--abcd is not a boundary\r\n"}),
         (RELATED, {"pad": b" \t  "}),
         (RELATED, {"tail": b""}),
         (RELATED, {"tail": b" \r\nthe end\r\n--abc\r\n"}),
@@ -615,11 +615,11 @@ def test_a_report_for_an_http_client_is_fetched_by_it(
         assert posted(api, as_bytes(ds)).status_code == 200
         report = answer_job(api.ledger, api.spool, ds)[0]
         show.trace(api.settings, api.ledger, ds.SOPInstanceUID, as_json=True)
-        told = json.loads(capsys.readouterr().out)
-        assert [one["destination"] for one in told["deliveries"]] == others
+        printed = json.loads(capsys.readouterr().out)
+        assert [one["destination"] for one in printed["deliveries"]] == others
         study = f"/studies/{ds.StudyInstanceUID}"
         if not others:
-            assert told["fetch"] == f"{api.settings.web.url}/dicom-web{study}"
+            assert printed["fetch"] == f"{api.settings.web.url}/dicom-web{study}"
             show.trace(api.settings, api.ledger, ds.SOPInstanceUID, as_json=False)
             assert "fetch it by WADO-RS" in capsys.readouterr().out
         client = DICOMwebClient(f"{api.url}/dicom-web", headers=BEARER)
@@ -803,8 +803,8 @@ def test_options_names_the_capabilities(api: Api, path: str) -> None:
     assert resources.get("base") == f"{api.settings.web.url}/dicom-web"
     assert {"GET", "POST", "HEAD"} <= set(answer.headers["Allow"].split(", "))
     headers = {"Accept": "application/json"}
-    told = httpx2.request("OPTIONS", f"{api.url}/dicom-web{path}", headers=headers).json()
-    assert {one["path"] for one in told["resources"]} >= {"/studies", "/studies/{study}"}
+    body = httpx2.request("OPTIONS", f"{api.url}/dicom-web{path}", headers=headers).json()
+    assert {one["path"] for one in body["resources"]} >= {"/studies", "/studies/{study}"}
 
 
 @pytest.mark.parametrize("path", ["/studies", "/studies/1.2.3", "/studies/1.2.3/metadata"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fuzz import check, fuzz, summary
 
-# What pydicom says of faulty text is no news here.
+# Warnings of pydicom about faulty text do not matter here.
 pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore::UserWarning:pydicom")]
 
 

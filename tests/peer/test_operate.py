@@ -62,11 +62,11 @@ def listens(port: int) -> bool:
 
 
 def checks_of(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
-    told: dict[str, dict[str, Any]] = {}
+    verdicts: dict[str, dict[str, Any]] = {}
     for check in json.loads(done.stdout)["checks"]:
-        if told.get(check["name"], check)["verdict"] != "fail":
-            told[check["name"]] = check
-    return told
+        if verdicts.get(check["name"], check)["verdict"] != "fail":
+            verdicts[check["name"]] = check
+    return verdicts
 
 
 @pytest.mark.timeout(400)

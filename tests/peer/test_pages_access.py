@@ -191,9 +191,9 @@ def test_a_keyboard_reaches_every_control_and_shows_where_it_is(api: Api, page: 
             page.keyboard.press("Tab")
             if page.evaluate("document.activeElement === document.body"):
                 break
-            told = page.evaluate(FOCUS)
-            assert told["shown"], (path, told)
-            assert told["inside"], (path, told)
+            focus = page.evaluate(FOCUS)
+            assert focus["shown"], (path, focus)
+            assert focus["inside"], (path, focus)
             reached += 1
         assert reached >= count, path
 

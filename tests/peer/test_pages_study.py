@@ -59,10 +59,10 @@ def page(chromium: Any) -> Iterator[Any]:
 
 def shown(page: Any) -> dict[str, Any]:
     """Return what the viewer says that it shows."""
-    told = page.evaluate("({...document.querySelector('#preview canvas').dataset})")
+    data = page.evaluate("({...document.querySelector('#preview canvas').dataset})")
     return {
         name: float(value) if name in ("zoom", "center", "width", "x", "y", "pixels") else value
-        for name, value in told.items()
+        for name, value in data.items()
         if name not in ("source", "title")
     }
 
@@ -76,14 +76,14 @@ def viewer(scenery: tuple[Api, dict[str, str]], page: Any) -> Any:
     """The page of the image with regions, its viewer ready."""
     api, found = scenery
     page.goto(f"{api.url}/images/{found['two']}")
-    until(page, "the viewer is ready", lambda told: told.get("state") == "ready")
+    until(page, "the viewer is ready", lambda data: data.get("state") == "ready")
     return page
 
 
 def grey(page: Any) -> np.ndarray[Any, Any]:
     """Return what the canvas shows; all of it has to be in sight."""
     page.set_viewport_size({"width": 1280, "height": 2000})
-    until(page, "it has its size", lambda told: True)
+    until(page, "it has its size", lambda data: True)
     page.wait_for_timeout(500)
     box = page.locator("#preview canvas").bounding_box()
     picture = Image.open(io.BytesIO(page.screenshot(clip=box))).convert("L")
@@ -95,12 +95,12 @@ def test_the_viewer_shows_the_greys_that_the_node_draws(
 ) -> None:
     api, found = scenery
     viewer.get_by_role("button", name="Regions").click()
-    until(viewer, "no regions", lambda told: True)
+    until(viewer, "no regions", lambda data: True)
     file = api.ledger.history.trace(found["two"]).instance.file
     for name in ("sent", "lung", "bone"):
         viewer.locator(f"a[data-preset={name}]").click()
         until(
-            viewer, name, lambda told, name=name: told["preset"] == name and not told.get("loading")
+            viewer, name, lambda data, name=name: data["preset"] == name and not data.get("loading")
         )
         with api.spool.path(file).open("rb") as content:
             drawn = Image.open(io.BytesIO(preview.draw(content, name))).convert("L")
@@ -123,18 +123,18 @@ def test_wheel_double_click_and_buttons_enlarge_what_is_under_them(viewer: Any) 
     fitted = shown(viewer)
     viewer.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 4)
     viewer.mouse.wheel(0, -300)
-    until(viewer, "larger", lambda told: told["zoom"] > 1.5 * fitted["zoom"])
+    until(viewer, "larger", lambda data: data["zoom"] > 1.5 * fitted["zoom"])
     assert shown(viewer)["x"] < fitted["x"]
     canvas.dblclick()
-    until(viewer, "as it was", lambda told: told["zoom"] == fitted["zoom"])
+    until(viewer, "as it was", lambda data: data["zoom"] == fitted["zoom"])
     canvas.dblclick(position={"x": 50, "y": 50})
-    until(viewer, "twice", lambda told: abs(told["zoom"] - 2 * fitted["zoom"]) < 0.01)
+    until(viewer, "twice", lambda data: abs(data["zoom"] - 2 * fitted["zoom"]) < 0.01)
     viewer.get_by_role("button", name="1:1").click()
-    until(viewer, "one to one", lambda told: told["zoom"] == 1)
+    until(viewer, "one to one", lambda data: data["zoom"] == 1)
     viewer.get_by_role("button", name="Smaller").click()
-    until(viewer, "smaller", lambda told: told["zoom"] < 1)
+    until(viewer, "smaller", lambda data: data["zoom"] < 1)
     viewer.get_by_role("button", name="Reset").click()
-    until(viewer, "all", lambda told: told["zoom"] == fitted["zoom"] and told["x"] == fitted["x"])
+    until(viewer, "all", lambda data: data["zoom"] == fitted["zoom"] and data["x"] == fitted["x"])
 
 
 def test_dragging_changes_the_window_or_moves(viewer: Any) -> None:
@@ -151,13 +151,13 @@ def test_dragging_changes_the_window_or_moves(viewer: Any) -> None:
         viewer.get_by_role("button", name="Move").click()
     before = shown(viewer)
     drag(80, 0)
-    until(viewer, "a wider window", lambda told: told["width"] > 1.1 * before["width"])
+    until(viewer, "a wider window", lambda data: data["width"] > 1.1 * before["width"])
     drag(0, 80)
-    until(viewer, "another center", lambda told: told["center"] != before["center"])
+    until(viewer, "another center", lambda data: data["center"] != before["center"])
     viewer.get_by_role("button", name="Move").click()
-    until(viewer, "moving", lambda told: told["drag"] == "pan")
+    until(viewer, "moving", lambda data: data["drag"] == "pan")
     drag(80, 40)
-    until(viewer, "moved", lambda told: told["x"] < before["x"] and told["y"] < before["y"])
+    until(viewer, "moved", lambda data: data["x"] < before["x"] and data["y"] < before["y"])
     assert viewer.get_by_role("button", name="Move").get_attribute("aria-pressed") == "true"
 
 
@@ -178,7 +178,7 @@ def test_two_fingers_enlarge(viewer: Any) -> None:
       send('pointerup', 11, -90);
       send('pointerup', 12, 90);
     }""")
-    until(viewer, "enlarged", lambda told: told["zoom"] > 1.8 * before["zoom"])
+    until(viewer, "enlarged", lambda data: data["zoom"] > 1.8 * before["zoom"])
 
 
 def test_the_keyboard_does_what_buttons_do(viewer: Any) -> None:
@@ -186,19 +186,19 @@ def test_the_keyboard_does_what_buttons_do(viewer: Any) -> None:
     viewer.keyboard.press("v")
     assert viewer.evaluate("document.activeElement.tagName") == "CANVAS"
     viewer.keyboard.press("+")
-    until(viewer, "larger", lambda told: told["zoom"] > before["zoom"])
+    until(viewer, "larger", lambda data: data["zoom"] > before["zoom"])
     viewer.keyboard.press("ArrowRight")
-    until(viewer, "moved", lambda told: told["x"] > before["x"])
+    until(viewer, "moved", lambda data: data["x"] > before["x"])
     viewer.keyboard.press("]")
-    until(viewer, "wider", lambda told: told["width"] > before["width"])
+    until(viewer, "wider", lambda data: data["width"] > before["width"])
     viewer.keyboard.press("i")
-    until(viewer, "inverted", lambda told: told["inverted"] == "true")
+    until(viewer, "inverted", lambda data: data["inverted"] == "true")
     viewer.keyboard.press("b")
-    until(viewer, "bone", lambda told: told["preset"] == "bone")
+    until(viewer, "bone", lambda data: data["preset"] == "bone")
     viewer.keyboard.press("0")
-    until(viewer, "as at first", lambda told: (
-        (told["preset"], told["inverted"], told["zoom"]) == ("sent", "false", before["zoom"])
-        and told["width"] == before["width"]
+    until(viewer, "as at first", lambda data: (
+        (data["preset"], data["inverted"], data["zoom"]) == ("sent", "false", before["zoom"])
+        and data["width"] == before["width"]
     ))  # fmt: skip
 
 
@@ -230,10 +230,10 @@ def test_every_pixel_comes_once_somebody_looks_as_close(
     dcmwrite(file, large)
     uid = pages.keep(api, file.getvalue(), patient_name="Large^Image")
     page.goto(f"{api.url}/images/{uid}")
-    until(page, "the viewer is ready", lambda told: told.get("state") == "ready")
+    until(page, "the viewer is ready", lambda data: data.get("state") == "ready")
     assert shown(page)["pixels"] < large.Columns
     page.get_by_role("button", name="1:1").click()
-    until(page, "all pixels", lambda told: told["pixels"] == large.Columns)
+    until(page, "all pixels", lambda data: data["pixels"] == large.Columns)
 
 
 def test_agree_and_disagree_are_alike_and_at_once_visible(viewer: Any) -> None:

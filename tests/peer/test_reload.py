@@ -187,8 +187,8 @@ def test_what_waits_for_another_start_is_named(node: NodeProcess) -> None:
     node.config.write_text(text.replace("[retention]", "[dispatch]\nwindow = 7\n[retention]"))
     done = node.run("reload", "--json")
     node.config.write_text(text)
-    told = json.loads(done.stdout)
-    assert (told["peers"], told["rules"], told["waiting"]) == (
+    summary = json.loads(done.stdout)
+    assert (summary["peers"], summary["rules"], summary["waiting"]) == (
         ["xray"],
         ["rule one"],
         ["dispatch"],
@@ -247,7 +247,7 @@ def test_a_report_that_waits_for_an_unknown_peer_goes_out_when_it_is_known(
     try:
         assert reloaded(node, PEER.format(name="late", ae="LATE", port=port)).returncode == 0
         wait_for("the report is there", lambda: list(kept.iterdir()), 20)
-        wait_for("it is told", lambda: ledger.history.trace(uid).state == "delivered", 20)
+        wait_for("it is delivered", lambda: ledger.history.trace(uid).state == "delivered", 20)
     finally:
         archive.terminate()
         archive.wait(10)

@@ -359,8 +359,8 @@ def test_each_level_of_each_root_is_found(
     unique = {"PATIENT": "PatientID", "STUDY": "StudyInstanceUID"}
     unique |= {"SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
     found = find(node, tmp_path, level, *keys[:-1], unique[level], root=root)
-    told = {str(ds[unique[level]].value) for ds in found}
-    assert keys[-1].partition("=")[2] in told
+    listed = {str(ds[unique[level]].value) for ds in found}
+    assert keys[-1].partition("=")[2] in listed
     (tmp_path / "one").mkdir()
     (exact,) = find(node, tmp_path / "one", level, *keys, root=root)
     assert exact.QueryRetrieveLevel == level
@@ -479,7 +479,7 @@ def strict_archive(port: int, *sop_classes: str) -> Iterator[list[Dataset]]:
         server.shutdown()
 
 
-@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "written anew"])
+@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "written again"])
 def test_the_sr_class_that_the_destination_takes_is_moved(
     node: Node,
     made: dict[str, tuple[Document, ...]],

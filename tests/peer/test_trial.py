@@ -79,7 +79,7 @@ def test_the_command_line_tests_a_peer(tmp_path: Path, capsys: pytest.CaptureFix
         )
         command = ["send", "--test", "--to", "archive", "--config", str(config), "--json"]
         assert main(command) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [one["status"] for one in told["objects"]] == [0]
+    printed = json.loads(capsys.readouterr().out)
+    assert [one["status"] for one in printed["objects"]] == [0]
     assert len(list(kept.iterdir())) == 1
     assert main(["send", "--to", "archive", "--config", str(config)]) == 2

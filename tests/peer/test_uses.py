@@ -68,9 +68,9 @@ def of(element: ET.Element, path: str, name: str) -> list[str | None]:
     return [one.get(name) for one in element.findall(path)]
 
 
-def participants(told: ET.Element) -> list[tuple[str | None, str | None, str | None]]:
+def participants(message: ET.Element) -> list[tuple[str | None, str | None, str | None]]:
     found = []
-    for one in told.findall("ActiveParticipant"):
+    for one in message.findall("ActiveParticipant"):
         role = one.find("RoleIDCode")
         name = (one.get("AlternativeUserID") or one.get("UserID") or "").removeprefix("AETITLES=")
         found.append((name, role.get("csd-code") if role is not None else None,
@@ -78,25 +78,25 @@ def participants(told: ET.Element) -> list[tuple[str | None, str | None, str | N
     return found
 
 
-def things(told: ET.Element) -> dict[str | None, list[tuple[str | None, str | None]]]:
+def things(message: ET.Element) -> dict[str | None, list[tuple[str | None, str | None]]]:
     return {
         one.get("ParticipantObjectID"): [
             (c.get("UID"), c.get("NumberOfInstances")) for c in one.findall("SOPClass")
         ]
-        for one in told.findall("ParticipantObjectIdentification")
+        for one in message.findall("ParticipantObjectIdentification")
     }
 
 
-def query(told: ET.Element) -> bytes:
-    found = told.find("*/ParticipantObjectQuery")
+def query(message: ET.Element) -> bytes:
+    found = message.find("*/ParticipantObjectQuery")
     assert found is not None
     return base64.b64decode(found.text or "")
 
 
-def event(told: ET.Element) -> tuple[str | None, str | None, str | None]:
-    identification = told.find("EventIdentification")
+def event(message: ET.Element) -> tuple[str | None, str | None, str | None]:
+    identification = message.find("EventIdentification")
     assert identification is not None
-    (code,) = of(told, "EventIdentification/EventID", "csd-code")
+    (code,) = of(message, "EventIdentification/EventID", "csd-code")
     return (
         code,
         identification.get("EventActionCode"),
@@ -127,24 +127,24 @@ STUDY = ("-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID=1.2.3")
 def test_a_query_is_noted_with_its_keys(node: Node) -> None:
     trail = Trail(node.settings, node.ledger)
     assert scu("findscu", node, *STUDY, "-k", "PatientName=Doe*") == 0
-    (told,) = trail.new(1)
-    assert event(told) == ("110112", "E", "0")
-    assert participants(told) == [
+    (message,) = trail.new(1)
+    assert event(message) == ("110112", "E", "0")
+    assert participants(message) == [
         ("MODALITY", "110153", "true"),
         ("CHEXFRACT", "110152", "false"),
     ]
-    assert list(things(told)) == [FIND]
-    (syntax,) = of(told, "*/ParticipantObjectDetail", "value")
+    assert list(things(message)) == [FIND]
+    (syntax,) = of(message, "*/ParticipantObjectDetail", "value")
     implicit = base64.b64decode(syntax or "") == b"1.2.840.10008.1.2"
-    asked = read_dataset(BytesIO(query(told)), implicit, True)
+    asked = read_dataset(BytesIO(query(message)), implicit, True)
     assert (asked.StudyInstanceUID, asked.PatientName) == ("1.2.3", "Doe*")
 
 
 def test_a_query_that_fails_is_noted_as_such(node: Node) -> None:
     trail = Trail(node.settings, node.ledger)
     scu("findscu", node, "-S", "-k", "QueryRetrieveLevel=NONSENSE")
-    (told,) = trail.new(1)
-    assert event(told) == ("110112", "E", "4")
+    (message,) = trail.new(1)
+    assert event(message) == ("110112", "E", "4")
 
 
 def test_what_was_got_is_noted_by_study_patient_and_sop_class(node: Node, tmp_path: Path) -> None:
@@ -152,13 +152,13 @@ def test_what_was_got_is_noted_by_study_patient_and_sop_class(node: Node, tmp_pa
     (tmp_path / "got").mkdir()
     assert scu("getscu", node, "-od", str(tmp_path / "got"), *STUDY) == 0
     assert len(list((tmp_path / "got").iterdir())) == 2
-    (told,) = trail.new(1)
-    assert event(told) == ("110104", "R", "0")
-    assert participants(told) == [
+    (message,) = trail.new(1)
+    assert event(message) == ("110104", "R", "0")
+    assert participants(message) == [
         ("CHEXFRACT", "110153", "false"),
         ("MODALITY", "110152", "true"),
     ]
-    assert things(told) == {"1.2.3": [(TEXT, "1"), (SR, "1")], "P-1": []}
+    assert things(message) == {"1.2.3": [(TEXT, "1"), (SR, "1")], "P-1": []}
 
 
 def test_what_was_moved_is_noted_with_where_it_went(node: Node, tmp_path: Path) -> None:
@@ -170,14 +170,14 @@ def test_what_was_moved_is_noted_with_where_it_went(node: Node, tmp_path: Path) 
         assert scu("movescu", node, "-aem", "ARCHIVE", *STUDY) == 0
         assert archive.wait_for(2, 10)
         assert {dcmread(file).StudyInstanceUID for file in archive.files} == {"1.2.3"}
-    (told,) = trail.new(1)
-    assert event(told) == ("110104", "R", "0")
-    assert participants(told) == [
+    (message,) = trail.new(1)
+    assert event(message) == ("110104", "R", "0")
+    assert participants(message) == [
         ("CHEXFRACT", "110153", "false"),
         ("ARCHIVE", "110152", "false"),
         ("MODALITY", None, "true"),
     ]
-    assert things(told)["1.2.3"] == [(TEXT, "1"), (SR, "1")]
+    assert things(message)["1.2.3"] == [(TEXT, "1"), (SR, "1")]
 
 
 def test_without_an_audit_trail_nothing_is_kept(
@@ -237,11 +237,11 @@ def ask(api: Api, path: str, accept: str = "*/*", secret: str = SECRET) -> None:
 def test_a_web_query_is_noted_with_its_parameters(api: Api) -> None:
     trail = Trail(api.settings, api.ledger)
     ask(api, "/studies?PatientID=P-1")
-    (told,) = trail.new(1)
-    assert event(told) == ("110112", "E", "0")
-    assert list(things(told)) == ["/dicom-web/studies"]
-    assert query(told) == b"PatientID=P-1"
-    assert of(told, "ActiveParticipant", "NetworkAccessPointID")[0] == "127.0.0.1"
+    (message,) = trail.new(1)
+    assert event(message) == ("110112", "E", "0")
+    assert list(things(message)) == ["/dicom-web/studies"]
+    assert query(message) == b"PatientID=P-1"
+    assert of(message, "ActiveParticipant", "NetworkAccessPointID")[0] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -257,10 +257,10 @@ def test_what_was_retrieved_by_web_is_noted(
 ) -> None:
     trail = Trail(api.settings, api.ledger)
     ask(api, path, accept)
-    (told,) = trail.new(1)
-    assert event(told) == (code, "R", "0")
-    assert things(told) == {"1.2.3": objects, "P-1": []}
-    assert "DICOMweb secret" in [one for one, _, _ in participants(told)]
+    (message,) = trail.new(1)
+    assert event(message) == (code, "R", "0")
+    assert things(message) == {"1.2.3": objects, "P-1": []}
+    assert "DICOMweb secret" in [one for one, _, _ in participants(message)]
 
 
 @contextmanager
@@ -275,10 +275,10 @@ def test_who_looks_at_an_image_on_the_pages_is_noted(api: Api) -> None:
     with signed_in(api) as browser:
         trail = Trail(api.settings, api.ledger)
         assert browser.get(f"/images/{image}").status_code == 200
-    (told,) = trail.new(1)
-    assert event(told) == ("110103", "R", "0")
-    assert participants(told)[0] == ("admin", None, "true")
-    assert set(things(told)) == {"1.2.3", "P-1"}
+    (message,) = trail.new(1)
+    assert event(message) == ("110103", "R", "0")
+    assert participants(message)[0] == ("admin", None, "true")
+    assert set(things(message)) == {"1.2.3", "P-1"}
 
 
 def test_a_picture_that_was_seen_is_noted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,9 +287,9 @@ def test_a_picture_that_was_seen_is_noted(api: Api, monkeypatch: pytest.MonkeyPa
     with signed_in(api) as browser:
         trail = Trail(api.settings, api.ledger)
         assert browser.get(f"/images/{image}/preview.png").content == b"a picture"
-    (told,) = trail.new(1)
-    assert event(told) == ("110103", "R", "0")
-    assert set(things(told)) == {"1.2.3", "P-1"}
+    (message,) = trail.new(1)
+    assert event(message) == ("110103", "R", "0")
+    assert set(things(message)) == {"1.2.3", "P-1"}
 
 
 def test_the_worklist_is_noted_once_and_a_search_with_its_words(api: Api) -> None:
@@ -297,15 +297,15 @@ def test_the_worklist_is_noted_once_and_a_search_with_its_words(api: Api) -> Non
         trail = Trail(api.settings, api.ledger)
         page = browser.get("/").text
         assert browser.get("/").status_code == 200
-        (told,) = trail.new(1)
-        assert event(told) == ("110103", "R", "0")
-        assert set(things(told)) == {"1.2.3", "P-1"}
+        (message,) = trail.new(1)
+        assert event(message) == ("110103", "R", "0")
+        assert set(things(message)) == {"1.2.3", "P-1"}
         token = page.split('name="csrf" value="')[1].split('"')[0]
         found = browser.post("/find", data={"q": "Doe", "csrf": token}, follow_redirects=True)
         assert found.status_code == 200
-    (told,) = trail.new(1)
-    assert event(told) == ("110112", "E", "0")
-    assert query(told) == b"q=Doe&state="
+    (message,) = trail.new(1)
+    assert event(message) == ("110112", "E", "0")
+    assert query(message) == b"q=Doe&state="
 
 
 def test_a_live_page_is_noted_when_it_ends(api: Api) -> None:
@@ -314,21 +314,21 @@ def test_a_live_page_is_noted_when_it_ends(api: Api) -> None:
         trail = Trail(api.settings, api.ledger)
         with browser.stream("GET", "/live") as answer:
             assert next(answer.iter_lines()).startswith("data:")
-    (told,) = trail.new(1)
-    assert event(told) == ("110103", "R", "0")
-    assert set(things(told)) == {"1.2.3", "P-1"}
+    (message,) = trail.new(1)
+    assert event(message) == ("110103", "R", "0")
+    assert set(things(message)) == {"1.2.3", "P-1"}
 
 
 def test_sign_in_and_sign_out_are_noted(api: Api) -> None:
     trail = Trail(api.settings, api.ledger)
     with signed_in(api) as browser:
-        (told,) = trail.new(1)
-        assert event(told) == ("110114", "E", "0")
+        (message,) = trail.new(1)
+        assert event(message) == ("110114", "E", "0")
         token = browser.get("/peers").text.split('name="csrf" value="')[1].split('"')[0]
         browser.post("/sign-out", data={"csrf": token})
-    (told,) = trail.new(1)
-    assert of(told, "EventIdentification/EventTypeCode", "csd-code") == ["110123"]
-    assert participants(told)[0] == ("admin", None, "true")
+    (message,) = trail.new(1)
+    assert of(message, "EventIdentification/EventTypeCode", "csd-code") == ["110123"]
+    assert participants(message)[0] == ("admin", None, "true")
 
 
 def test_a_true_caller_behind_a_proxy_is_named(tmp_path: Path) -> None:
@@ -337,9 +337,9 @@ def test_a_true_caller_behind_a_proxy_is_named(tmp_path: Path) -> None:
         with httpx2.Client(base_url=api.url, trust_env=False) as browser:
             browser.headers["X-Forwarded-For"] = "192.0.2.9"
             browser.post("/sign-in", data={"name": "admin", "password": "wrong"})
-        (told,) = trail.new(1)
-        assert event(told) == ("110114", "E", "4")
-        assert of(told, "ActiveParticipant", "NetworkAccessPointID")[0] == "192.0.2.9"
+        (message,) = trail.new(1)
+        assert event(message) == ("110114", "E", "4")
+        assert of(message, "ActiveParticipant", "NetworkAccessPointID")[0] == "192.0.2.9"
 
 
 def test_a_stranger_leaves_no_retrieval(api: Api) -> None:

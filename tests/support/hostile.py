@@ -355,7 +355,7 @@ CASES: dict[str, tuple[Callable[[], bytes], set[str]]] = {
         lambda: huge(BodyPartExamined=b"CHESTS" * (4 * MEBI)),
         {"not-dicom"},
     ),
-    "a window that is no number": (
+    "a window that is not a number": (
         lambda: plain(WindowCenter="NaN", WindowWidth="NaN"),
         {"passes"},
     ),

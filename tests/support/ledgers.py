@@ -119,10 +119,10 @@ def result(ticket: Ticket, n: int = 1, **changed: Any) -> Result:
     return Result(**(facts | changed))
 
 
-def post(ledger: Ledger, ticket: Ticket, told: Result, at: float | None = None) -> bool:
-    files = {o.part: f"reports/aa/{ticket.job[:8]}.{o.part}.dcm" for o in told.objects}
+def post(ledger: Ledger, ticket: Ticket, answer: Result, at: float | None = None) -> bool:
+    files = {o.part: f"reports/aa/{ticket.job[:8]}.{o.part}.dcm" for o in answer.objects}
     book = ledger if at is None else on(ledger, at)
-    return book.jobs.report(ticket.job, ticket.token, told, files)
+    return book.jobs.report(ticket.job, ticket.token, answer, files)
 
 
 def taken(ledger: Ledger, worker: str = "w", at: float = NOW) -> Ticket:

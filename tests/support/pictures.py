@@ -92,7 +92,7 @@ def rle(pixels: Array) -> bytes:
 
 
 def restarting(pixels: Array, lines: int) -> bytes:
-    """Return JPEG Lossless (ITU-T T.81 Annex H) that starts anew after so many `lines`.
+    """Return JPEG Lossless (ITU-T T.81 Annex H) that starts again after so many `lines`.
 
     Predictor 1 and one table of codes of five bits, one for each length of a difference.
     """

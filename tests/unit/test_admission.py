@@ -51,8 +51,8 @@ def test_each_refusal_has_its_code_and_one_line(
         far = {"modality": peer(title="MODALITY")}
         node.listener.take(node.settings.model_copy(update={"peers": far}))
         assert code(request(node)) == (1, 1, 3)
-    told = [line for line in caplog.messages if "rejected the association" in line]
-    assert told == [
+    lines = [line for line in caplog.messages if "rejected the association" in line]
+    assert lines == [
         "rejected the association of STRANGER@127.0.0.1: calling AE title not recognised",
         "rejected the association of MODALITY@127.0.0.1: called AE title not recognised",
         "rejected the association of MODALITY@127.0.0.1: no room for Instances",
@@ -132,8 +132,8 @@ def test_a_caller_whose_contexts_are_unknown_is_told_of_once(
 ) -> None:
     with listening(tmp_path) as node:
         request(node, uid="1.2.840.10008.5.1.4.1.1.2").abort()
-    told = [line for line in caplog.messages if "none of them spoken here" in line]
-    assert told == [
+    lines = [line for line in caplog.messages if "none of them spoken here" in line]
+    assert lines == [
         "no presentation context for MODALITY@127.0.0.1: it proposes 1 contexts, none of them "
         "spoken here: 1.2.840.10008.5.1.4.1.1.2 …"
     ]

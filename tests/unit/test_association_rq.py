@@ -92,8 +92,8 @@ def test_what_is_rejected_leaves_one_line(
     code: tuple[int, int, int],
     reason: str,
 ) -> None:
-    told = answer(node, pdu)
-    assert (told[0], tuple(told[7:10])) == (3, code)
+    response = answer(node, pdu)
+    assert (response[0], tuple(response[7:10])) == (3, code)
     assert until(lambda: len(refusals(caplog)) == 1)
     assert refusals(caplog)[0].startswith("rejected the association of ")
     assert refusals(caplog)[0].endswith(reason)

@@ -35,11 +35,11 @@ def described(tmp_path, table, capsys, engine="chexfract", device="cpu"):
     )
     capsys.readouterr()
     code = main(["describe", str(image), "--out", str(out), "--config", str(config)])
-    told = capsys.readouterr()
-    assert told.out == ""
+    output = capsys.readouterr()
+    assert output.out == ""
     left = [p for p in out.rglob("*") if p.is_file() and p.name != "worker.log"]
     assert left == [], "something was half made"
-    return code, told.err
+    return code, output.err
 
 
 def check(code, error, expected, *words):
@@ -219,8 +219,8 @@ def config_check(path, capsys):
 
 
 def test_the_examples_of_all_engines_are_right(capsys):
-    code, told = config_check(EXAMPLES, capsys)
-    assert (code, told.err) == (0, "")
+    code, output = config_check(EXAMPLES, capsys)
+    assert (code, output.err) == (0, "")
     tables = load(EXAMPLES).models
     assert {table.engine for table in tables.values()} == set(ENGINES)
     assert {e.name for e in CATALOGUE if e.engine != "chat_server"} <= set(tables)
@@ -241,5 +241,5 @@ def test_a_wrong_key_of_any_table_is_named(tmp_path, capsys, table):
         f'[models.phantom]\nengine = "chexfract"\npath = "builtin:phantom"\n'
         f'[models.other]\n{engine}path = "/x"\n{table}\n'
     )
-    code, told = config_check(path, capsys)
-    check(code, told.err, os.EX_CONFIG, "models.other." + table.partition(" ")[0])
+    code, output = config_check(path, capsys)
+    check(code, output.err, os.EX_CONFIG, "models.other." + table.partition(" ")[0])

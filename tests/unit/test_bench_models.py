@@ -111,10 +111,10 @@ def test_only_a_gpu_of_the_goals_class_is_judged(capsys, peak, rate, share, met)
         {"way": "static", "batch": 32, "out_of_memory": True},
     ]
     models.judge(rows, peak)
-    told = json.loads(capsys.readouterr().out)
-    assert told["fastest"] == "static"
-    assert told["times_eager"] == pytest.approx(rate / 7, abs=0.01)
-    assert told.get("met") == met
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["fastest"] == "static"
+    assert printed["times_eager"] == pytest.approx(rate / 7, abs=0.01)
+    assert printed.get("met") == met
 
 
 def test_a_way_that_fails_is_told_and_spoils_no_other(monkeypatch, capsys):

@@ -82,8 +82,8 @@ def test_highdicoms_own_reader_finds_the_regions(tmp_path: Path):
     found = srread(path).content.get_planar_roi_measurement_groups(
         graphic_type=GraphicTypeValues.POLYLINE, referenced_sop_instance_uid="1.2.3.4.5"
     )
-    told = [(g.finding_sites[0].value.meaning, g.roi.value[:3].tolist()) for g in found]
-    assert told == [
+    rows = [(g.finding_sites[0].value.meaning, g.roi.value[:3].tolist()) for g in found]
+    assert rows == [
         ("Bone structure of seventh rib", [[100, 200], [300, 200], [300, 400.5]]),
         ("T8 vertebra", [[700, 900], [760, 900], [760, 960]]),
     ]
@@ -268,7 +268,7 @@ def decoder():
         yield decoder
 
 
-def told(decoder, model, content):
+def described(decoder, model, content):
     """Return result and report of an Instance, as a worker makes them."""
     pipeline = Pipeline(model, decoder, Pixels(screening="off"))
     case = pipeline.prepare(content)
@@ -282,7 +282,7 @@ def told(decoder, model, content):
 def test_a_region_lies_where_the_image_as_stored_has_it(decoder, turn, spacing):
     elements = {"PatientOrientation": turn, "ImagerPixelSpacing": spacing}
     content = instance(**{key: value for key, value in elements.items() if value})
-    _, ds = told(decoder, Finder(), content)
+    _, ds = described(decoder, Finder(), content)
     (region,) = regions(ds)
     left, top, right, _, _, bottom = region.GraphicData[:6]
     assert (left, top, right, bottom) == pytest.approx(MARK, abs=0 if spacing is None else 2)
@@ -291,23 +291,23 @@ def test_a_region_lies_where_the_image_as_stored_has_it(decoder, turn, spacing):
 def test_boxes_stay_out_of_reports_that_do_not_ask_for_them(decoder):
     model = Finder()
     model.info = replace(model.info, has_regions=False)
-    assert regions(told(decoder, model, instance())[1]) == []
+    assert regions(described(decoder, model, instance())[1]) == []
 
 
 @pytest.mark.parametrize("reason", ["length", "time"])
 def test_an_answer_that_was_cut_off_never_excludes_a_fracture(decoder, reason):
     model = Finder(finish_reason=reason, text="No fracture of the clavicles.")
-    result, ds = told(decoder, model, instance())
+    result, ds = described(decoder, model, instance())
     assert result.presence == "undetermined"
     assert set(reports.values(ds, "125605004")) == {codes.UNDETERMINED.value}
     assert any("cut off" in text for text in reports.values(ds, "121106"))
-    whole, ds = told(decoder, Finder(text=model.facts["text"], regions=()), instance())
+    whole, ds = described(decoder, Finder(text=model.facts["text"], regions=()), instance())
     assert whole.presence == "absent"
     assert not any("cut off" in text for text in reports.values(ds, "121106"))
 
 
 def test_an_answer_that_was_cut_off_still_tells_the_fracture_it_names(decoder):
-    result, ds = told(decoder, Finder(finish_reason="length"), instance())
+    result, ds = described(decoder, Finder(finish_reason="length"), instance())
     assert result.presence == "present"
     assert any("cut off" in text for text in reports.values(ds, "121106"))
 

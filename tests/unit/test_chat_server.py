@@ -78,8 +78,8 @@ def test_the_server_says_what_the_model_says_here(model, folder):
     here = open_model("here", {"engine": "chexfract", "path": str(folder)}, "cpu")
     here.load()
     expected = here.describe([seen(p) for p in PICTURES])
-    told = model.describe([seen(p) for p in PICTURES])
-    assert [(d.text, d.tokens, d.finish_reason) for d in told] == [
+    answers = model.describe([seen(p) for p in PICTURES])
+    assert [(d.text, d.tokens, d.finish_reason) for d in answers] == [
         (d.text, d.tokens, d.finish_reason) for d in expected
     ]
     assert model.info.version == "served-phantom"
@@ -90,17 +90,17 @@ def test_a_batch_is_asked_at_the_same_time_and_stays_in_order(model, server):
     tell(server, "/faults", [])
     calls = []
     pictures = [*PICTURES * 3]
-    told = model.describe([seen(p) for p in pictures], lambda: calls.append(1))
+    answers = model.describe([seen(p) for p in pictures], lambda: calls.append(1))
     assert len(calls) == len(pictures)
     assert tell(server, "/most")["most"] > 1
-    assert [d.text for d in told] == [told[0].text, told[1].text] * 3
+    assert [d.text for d in answers] == [answers[0].text, answers[1].text] * 3
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, "cut", "text"])
 def test_a_passing_fault_is_asked_again(model, server, fault):
     tell(server, "/faults", [fault, fault])
-    (told,) = model.describe([seen(PICTURES[0])])
-    assert told.text
+    (answer,) = model.describe([seen(PICTURES[0])])
+    assert answer.text
 
 
 @pytest.mark.parametrize(
@@ -188,9 +188,9 @@ def choice(content, **more):
 )
 def test_an_answer_in_other_forms_is_read(model, server, answer, text):
     tell(server, "/faults", [answer])
-    (told,) = model.describe([seen(PICTURES[0])])
-    assert told.text == (text or "No fracture.")
-    assert (told.tokens, told.finish_reason) == (0, "stop")
+    (described,) = model.describe([seen(PICTURES[0])])
+    assert described.text == (text or "No fracture.")
+    assert (described.tokens, described.finish_reason) == (0, "stop")
 
 
 @pytest.mark.parametrize(
@@ -275,10 +275,10 @@ def test_a_run_whose_server_goes_away_ends_and_goes_on_later(tmp_path, server, c
     command = ["describe", *images, "--out", str(out), "--config", str(config), "--json"]
     tell(server, "/faults", ["", "", *[503] * 20])
     assert main(command) == Unreachable.exit_code
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "answered 503" in told.err
-    assert told.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "answered 503" in output.err
+    assert output.err.count("\n") == 1
     assert len((out / "results.jsonl").read_text().splitlines()) == 1
     tell(server, "/faults", [])
     assert main(command) == 0
@@ -361,10 +361,10 @@ def test_transformers_serve_says_what_its_model_says_here(transformers_serve, ll
     model = opened(transformers_serve, served_model=str(llava), max_new_tokens=12)
     model.load()
     model.warm_up()
-    told = model.describe([seen(p) for p in PICTURES * 2])
-    assert [d.text for d in told] == [said_here(llava, p).strip() for p in PICTURES * 2]
-    assert len({d.text for d in told}) == len(PICTURES)
-    assert {(d.tokens, d.finish_reason) for d in told} == {(12, "length")}
+    answers = model.describe([seen(p) for p in PICTURES * 2])
+    assert [d.text for d in answers] == [said_here(llava, p).strip() for p in PICTURES * 2]
+    assert len({d.text for d in answers}) == len(PICTURES)
+    assert {(d.tokens, d.finish_reason) for d in answers} == {(12, "length")}
     assert model.info.version == "served-small-llava"
     model.close()
 

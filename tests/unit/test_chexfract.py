@@ -56,18 +56,18 @@ def test_a_batch_says_what_single_calls_say(model):
 
 
 def test_an_answer_leaves_out_prompt_and_stop_token(model):
-    (told,) = model.describe([seen(PICTURES[0])])
-    assert "Describe bones" not in told.text
-    assert "<|" not in told.text
-    assert told.finish_reason == "stop"
-    assert told.tokens > 0
-    assert told.seconds > 0
+    (answer,) = model.describe([seen(PICTURES[0])])
+    assert "Describe bones" not in answer.text
+    assert "<|" not in answer.text
+    assert answer.finish_reason == "stop"
+    assert answer.tokens > 0
+    assert answer.seconds > 0
 
 
 def test_progress_is_reported_for_each_token(model):
     calls = []
-    (told,) = model.describe([seen(PICTURES[0])], lambda: calls.append(1))
-    assert len(calls) >= told.tokens
+    (answer,) = model.describe([seen(PICTURES[0])], lambda: calls.append(1))
+    assert len(calls) >= answer.tokens
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_an_answer_cut_off_says_why(folder, key, value, reason):
     table = {"engine": "chexfract", "path": str(folder), key: value}
     model = open_model("phantom", table, "cpu")
     model.load()
-    (told,) = model.describe([seen(PICTURES[0])])
-    assert reason == told.finish_reason
-    assert told.tokens <= 2
+    (answer,) = model.describe([seen(PICTURES[0])])
+    assert reason == answer.finish_reason
+    assert answer.tokens <= 2
 
 
 def test_the_version_names_the_weights_before_they_are_loaded(folder):
@@ -171,8 +171,8 @@ def test_a_device_that_is_not_there_is_named(folder):
 
 
 def test_phantoms_are_read_through_the_engine_as_they_were_drawn(model):
-    told = model.describe([seen(drawn.uint8) for drawn in DRAWN])
-    right = [d.text == truth.text(p.findings) for d, p in zip(told, DRAWN, strict=True)]
+    answers = model.describe([seen(drawn.uint8) for drawn in DRAWN])
+    right = [d.text == truth.text(p.findings) for d, p in zip(answers, DRAWN, strict=True)]
     assert sum(right) >= len(DRAWN) - 1
 
 
@@ -183,8 +183,8 @@ def test_phantoms_are_read_in_fewer_bits_as_well(folder, how):
     table = {"engine": "chexfract", "path": str(folder), "quantization": how}
     model = open_model("phantom", table, "cpu")
     model.load()
-    told = model.describe([seen(drawn.uint8) for drawn in DRAWN])
-    right = [d.text == truth.text(p.findings) for d, p in zip(told, DRAWN, strict=True)]
+    answers = model.describe([seen(drawn.uint8) for drawn in DRAWN])
+    right = [d.text == truth.text(p.findings) for d, p in zip(answers, DRAWN, strict=True)]
     assert sum(right) >= len(DRAWN) - 2
     assert model.info.parameters["quantization"] == how
     model.close()

@@ -84,9 +84,9 @@ def test_a_ledger_that_another_process_writes_is_not_read_only(tmp_path: Path) -
 def test_jobs_that_wait_without_a_worker_are_named(
     line: Waiting, here: set[str], found: list[str]
 ) -> None:
-    told = list(conditions.of_jobs({"phantom": line}, here, NOW))
-    assert [one.key for one in told] == found
-    assert all("phantom" in one.text and one.level == "stop" for one in told)
+    listed = list(conditions.of_jobs({"phantom": line}, here, NOW))
+    assert [one.key for one in listed] == found
+    assert all("phantom" in one.text and one.level == "stop" for one in listed)
 
 
 def test_the_command_that_starts_a_worker_is_told() -> None:
@@ -203,7 +203,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conditions, "WAIT_S", 60.0)
 
 
-def told(api: Api) -> dict[str, Any]:
+def overview(api: Api) -> dict[str, Any]:
     """Return what pages, readyz and metrics say."""
     with httpx2.Client(base_url=api.url, trust_env=False, timeout=60) as http:
         metrics = http.get("/metrics").text
@@ -223,7 +223,7 @@ def test_a_full_disk_is_said_everywhere_and_ends_with_its_cause(
 ) -> None:
     monkeypatch.setattr(api.spool, "min_free", 1 << 62)
     monkeypatch.setattr(api.spool, "_free_at", -1.0)
-    found = told(api)
+    found = overview(api)
     assert 'role="alert"' in found["page"]
     assert "The disk is full: images are refused." in found["page"]
     assert "disk-full" in found["ready"]["conditions"]
@@ -231,7 +231,7 @@ def test_a_full_disk_is_said_everywhere_and_ends_with_its_cause(
     assert "disk-full" in found["metrics"]
     monkeypatch.setattr(api.spool, "min_free", 0)
     monkeypatch.setattr(api.spool, "_free_at", -1.0)
-    found = told(api)
+    found = overview(api)
     assert "disk is full" not in found["page"]
     assert "disk-full" not in {*found["ready"]["conditions"], *found["metrics"]}
 
@@ -243,7 +243,7 @@ def test_a_ledger_that_is_away_is_said_by_pages_that_are_open(
         raise Unreachable("the ledger is away")
 
     monkeypatch.setattr(api.ledger.history, "answers", away)
-    found = told(api)
+    found = overview(api)
     assert "The ledger gives no answer" in found["page"]
     assert "ledger-away" in found["ready"]["conditions"]
 
@@ -252,7 +252,7 @@ def test_pages_doctor_and_metrics_agree_on_a_missing_worker(
     api: Api, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages.keep(api, b"\0" * 128 + b"DICM waits", pages.route())
-    found = told(api)
+    found = overview(api)
     assert "No worker of the model phantom is running: 1 image(s) wait" in found["page"]
     assert "chexfract-worker run" in found["page"]
     assert "no-worker" in {*found["ready"]["conditions"]} & found["metrics"]
@@ -262,7 +262,7 @@ def test_pages_doctor_and_metrics_agree_on_a_missing_worker(
     assert checks["jobs"].verdict == "fail"
     assert "chexfract-worker run" in checks["jobs"].advice
     pages.rejected(api, pages.claimed(api))
-    assert "no-worker" not in told(api)["ready"]["conditions"]
+    assert "no-worker" not in overview(api)["ready"]["conditions"]
 
 
 def test_a_look_that_hangs_keeps_no_page_waiting(

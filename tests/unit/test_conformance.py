@@ -64,13 +64,13 @@ def stated(rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
 
 
 def test_the_listener_accepts_what_is_stated_and_nothing_else(node: Node) -> None:
-    told = stated(statement(node.settings)["accepted"])
+    declared = stated(statement(node.settings)["accepted"])
     syntaxes = (*TRANSFER_SYNTAXES, *OTHERS)
-    likely = [(uid, syntax) for uid, _ in sorted(told) for syntax in syntaxes]
+    likely = [(uid, syntax) for uid, _ in sorted(declared) for syntax in syntaxes]
     every = [(uid, contexts.EXPLICIT_LITTLE) for uid in KNOWN]
     asked = sorted({*likely, *every})
     assert len(every) > 150
-    assert accepted(node, asked) == told
+    assert accepted(node, asked) == declared
 
 
 def accepted_of(node: Node, uids: list[str]) -> set[str]:
@@ -87,9 +87,9 @@ def accepted_of(node: Node, uids: list[str]) -> set[str]:
 
 
 def test_what_is_accepted_for_a_retrieval_and_a_commitment_is_stated(tmp_path: Path) -> None:
-    told = statement(Settings())
-    for_get = {row["uid"] for row in told["accepted_for_get"]}
-    for_commitment = {row["uid"] for row in told["accepted_for_commitment"]}
+    declared = statement(Settings())
+    for_get = {row["uid"] for row in declared["accepted_for_get"]}
+    for_commitment = {row["uid"] for row in declared["accepted_for_commitment"]}
     every = sorted(for_get | for_commitment)
     with listening(tmp_path) as running:
         assert accepted_of(running, every) == for_get
@@ -98,18 +98,20 @@ def test_what_is_accepted_for_a_retrieval_and_a_commitment_is_stated(tmp_path: P
         running.listener._settings = running.settings.model_copy(update={"peers": asked})
         running.listener._commitments = Reports(lambda answer: True)
         assert accepted_of(running, every) == for_get | for_commitment
-    assert all(row["role"] == "SCU" for row in told["accepted_for_commitment"])
+    assert all(row["role"] == "SCU" for row in declared["accepted_for_commitment"])
 
 
 def test_every_rejection_of_the_listener_is_stated() -> None:
-    told = {(r["result"], r["source"], r["reason"]) for r in statement(Settings())["rejections"]}
+    declared = {
+        (r["result"], r["source"], r["reason"]) for r in statement(Settings())["rejections"]
+    }
     used = {
         (one.result, one.source, one.diagnostic)
         for one in vars(scp).values()
         if isinstance(one, scp.Rejection)
     }
-    assert told == used
-    assert len(told) >= 4
+    assert declared == used
+    assert len(declared) >= 4
 
 
 def test_every_status_of_the_listener_is_stated() -> None:
@@ -130,14 +132,16 @@ def codes_of(module: Any) -> set[int]:
 
 
 def test_every_status_of_a_query_or_retrieval_is_stated() -> None:
-    told = {int(one["status"], 16) for one in statement(Settings())["query_retrieve"]["statuses"]}
+    declared = {
+        int(one["status"], 16) for one in statement(Settings())["query_retrieve"]["statuses"]
+    }
     # beside its own: those that pynetdicom counts out of the sub-operations
-    assert told == codes_of(retrieve) | {0x0000, 0xB000, 0xA702, 0xA801}
+    assert declared == codes_of(retrieve) | {0x0000, 0xB000, 0xA702, 0xA801}
 
 
 def test_every_status_of_a_commitment_is_stated() -> None:
-    told = statement(Settings())["storage_commitment"]
-    statuses = {int(one["status"], 16) for one in told["report_statuses"]}
+    declared = statement(Settings())["storage_commitment"]
+    statuses = {int(one["status"], 16) for one in declared["report_statuses"]}
     assert statuses == codes_of(commitment)
 
 
@@ -170,11 +174,11 @@ def test_every_service_of_dicomweb_is_stated(tmp_path: Path) -> None:
     got = {path for method, path in served if method == "GET"}
     assert {path for method, path in served if method == "HEAD"} == got
     served = {(method, path) for method, path in served if method not in ("HEAD", "OPTIONS")}
-    told = statement(settings)["dicomweb"]
-    assert {(one["method"], one["path"]) for one in told["services"]} == served
-    assert told["root"] == ROOT
+    declared = statement(settings)["dicomweb"]
+    assert {(one["method"], one["path"]) for one in declared["services"]} == served
+    assert declared["root"] == ROOT
     failures = codes_of(stow) | {status.OTHER_SOP_CLASS}
-    assert {int(one["reason"], 16) for one in told["store_failures"]} == failures
+    assert {int(one["reason"], 16) for one in declared["store_failures"]} == failures
 
 
 BOX = Box("left seventh rib fracture", 100.0, 200.0, 300.0, 400.0)
@@ -183,7 +187,7 @@ HELD = {**reports.CASES, "regions": replace(reports.CASES["fracture"], boxes=(BO
 
 @pytest.mark.parametrize("case", HELD)
 def test_the_reports_hold_only_what_is_stated(case: str) -> None:
-    told = statement(Settings())["reports"]
+    declared = statement(Settings())["reports"]
 
     def items(ds: Dataset) -> Iterator[Dataset]:
         for item in ds.get("ContentSequence") or []:
@@ -198,12 +202,12 @@ def test_the_reports_hold_only_what_is_stated(case: str) -> None:
     made = sr.build(reports.source(), HELD[case], reports.ALGORITHM, reports.ORDER)
     report = dcmread(io.BytesIO(made.content))
     content = list(items(report))
-    assert {item.ValueType for item in content} <= set(told["value_types"])
-    assert {item.RelationshipType for item in content} <= set(told["relationships"])
+    assert {item.ValueType for item in content} <= set(declared["value_types"])
+    assert {item.RelationshipType for item in content} <= set(declared["relationships"])
     schemes = {code.CodingSchemeDesignator for item in content for code in codes(item)}
-    assert schemes <= set(told["coding_schemes"])
-    assert report.SpecificCharacterSet == told["character_set"]
-    assert report.SOPClassUID in {one["uid"] for one in told["sop_classes"]}
+    assert schemes <= set(declared["coding_schemes"])
+    assert report.SpecificCharacterSet == declared["character_set"]
+    assert report.SOPClassUID in {one["uid"] for one in declared["sop_classes"]}
 
 
 def test_the_statement_names_the_configured_ae() -> None:

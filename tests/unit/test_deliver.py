@@ -102,8 +102,8 @@ class Node:
             part: self.spool.write_report(ticket.job, ticket.token, part, content)
             for part, _, _, content in made
         }
-        told = result(ticket, n, objects=objects)
-        on(self.ledger, NOW).jobs.report(ticket.job, ticket.token, told, files)
+        answer = result(ticket, n, objects=objects)
+        on(self.ledger, NOW).jobs.report(ticket.job, ticket.token, answer, files)
 
     def deliveries(self, n: int = 1) -> tuple[DeliveryView, ...]:
         return self.ledger.history.trace(f"1.2.3.{n}").deliveries
@@ -428,8 +428,8 @@ def with_note(node: Node) -> None:
         part: node.spool.write_report(ticket.job, ticket.token, part, content)
         for part, _, _, content in made
     }
-    told = result(ticket, 7, objects=objects)
-    on(node.ledger, NOW + 2).jobs.report(ticket.job, ticket.token, told, files)
+    answer = result(ticket, 7, objects=objects)
+    on(node.ledger, NOW + 2).jobs.report(ticket.job, ticket.token, answer, files)
 
 
 def states(node: Node) -> dict[str, tuple[str, str]]:

@@ -25,7 +25,7 @@ def rows_of(out: Path) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four phantoms with their table, a file that is no DICOM, and an empty one below."""
+    """Four phantoms with their table, a file that is not DICOM, and an empty one below."""
     folder = tmp_path_factory.mktemp("images")
     write_set(4, folder, seed=55)
     (folder / "below").mkdir()

@@ -203,9 +203,9 @@ def test_a_job_that_kills_each_worker_ends_as_failed(ledger: Ledger) -> None:
                 on(ledger, now).jobs.claim(ticket.job, ticket.token, "w", 10)
         broker.got.clear()
         now += 6
-    told = ledger.history.trace("1.2.3.0")
-    assert told.state == "failed"
-    assert [s.stage for s in told.stages].count("claimed") == 3
+    trace = ledger.history.trace("1.2.3.0")
+    assert trace.state == "failed"
+    assert [s.stage for s in trace.stages].count("claimed") == 3
 
 
 def test_an_instance_is_published_soon_after_its_commit(ledger: Ledger) -> None:
@@ -262,7 +262,7 @@ def test_what_kills_workers_takes_no_neighbour_with_it(ledger: Ledger) -> None:
     broker = Broker()
     receive(ledger, 80)
     work = dispatcher(ledger, broker, window=8, batch=2, attempts=5)
-    deadly = told(ledger, 3)[0].job
+    deadly = jobs_of(ledger, 3)[0].job
     for now in (NOW + 60 * minute for minute in range(1, 24)):
         on(work, now).step()
         for handout, _ in broker.got:
@@ -273,12 +273,12 @@ def test_what_kills_workers_takes_no_neighbour_with_it(ledger: Ledger) -> None:
                 for ticket in held:
                     post(ledger, ticket, result(ticket), now)
         broker.got.clear()
-    states = {row.job: row.state for n in range(80) for row in told(ledger, n)}
+    states = {row.job: row.state for n in range(80) for row in jobs_of(ledger, n)}
     assert [job for job, state in states.items() if state != "reported"] == [deadly]
     assert states[deadly] == "failed"
 
 
-def told(ledger: Ledger, n: int) -> tuple[JobView, ...]:
+def jobs_of(ledger: Ledger, n: int) -> tuple[JobView, ...]:
     return ledger.history.trace(f"1.2.3.{n}").jobs
 
 

@@ -383,11 +383,11 @@ def test_a_repository_of_unknown_authority_is_named(tmp_path: Path, authority: t
 class Asked:
     """A worker's doctor that has answered."""
 
-    def __init__(self, **told: Any) -> None:
-        self._told = {"checks": [], "model": "phantom", "broker": "redis://a:6379/0"} | told
+    def __init__(self, **answer: Any) -> None:
+        self._answer = {"checks": [], "model": "phantom", "broker": "redis://a:6379/0"} | answer
 
     def communicate(self, timeout: float) -> tuple[str, None]:
-        return json.dumps(self._told), None
+        return json.dumps(self._answer), None
 
 
 def test_a_worker_at_another_broker_is_named(tmp_path: Path) -> None:

@@ -198,6 +198,6 @@ def test_a_wrong_configuration_is_told_beside_the_rest(
     monkeypatch.setattr(module, "_decoders", lambda: iter(()))
     (tmp_path / "worker.toml").write_text("[worker]\nbatches = 3\n")
     assert main(["doctor", "--config", str(tmp_path / "worker.toml"), "--json"]) == 78
-    told = json.loads(capsys.readouterr().out)
-    assert [check["name"] for check in told["checks"]] == ["packages", "config"]
-    assert "worker.batches: unknown key" in told["checks"][1]["what"]
+    printed = json.loads(capsys.readouterr().out)
+    assert [check["name"] for check in printed["checks"]] == ["packages", "config"]
+    assert "worker.batches: unknown key" in printed["checks"][1]["what"]

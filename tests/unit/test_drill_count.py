@@ -49,8 +49,8 @@ class Story:
             log.write(json.dumps(line | changed) + "\n")
 
     def count(self, *numbers: int, kind: str = "healthy") -> counting.Count:
-        told = {f"1.2.3.{n}" for n in numbers}
-        return counting.count(self.world, [picture(n, kind) for n in numbers], told)
+        acknowledged = {f"1.2.3.{n}" for n in numbers}
+        return counting.count(self.world, [picture(n, kind) for n in numbers], acknowledged)
 
 
 def picture(n: int, kind: str = "healthy") -> Picture:

@@ -70,9 +70,9 @@ def test_what_is_generated_is_what_a_loop_by_hand_finds(quirky, pixels):
     assert (inputs["input_ids"] < 0).any()
     expected = by_hand(quirky, inputs, 12)
     kept, reason = generation.cut(expected, quirky.stops, 12)
-    (told,) = quirky.describe([seen(pixels)])
-    assert (told.tokens, told.finish_reason) == (len(kept), reason)
-    assert told.text == quirky.processor.decode(kept, skip_special_tokens=True).strip()
+    (answer,) = quirky.describe([seen(pixels)])
+    assert (answer.tokens, answer.finish_reason) == (len(kept), reason)
+    assert answer.text == quirky.processor.decode(kept, skip_special_tokens=True).strip()
 
 
 def test_prompts_of_different_length_are_padded_on_the_left(quirky):
@@ -148,12 +148,12 @@ def test_a_folder_that_is_no_model_is_one_line(tmp_path):
 
 def test_maira2_reports_and_its_boxes_are_shares_of_the_whole_picture(tmp_path):
     folder = checkpoints.build(tmp_path / "maira", processor="ReportProcessor")
-    told = {}
+    answers = {}
     for count in (11, 12):
         model = loaded("maira2", folder, grounding=True, max_new_tokens=count)
-        (told[count],) = model.describe([seen(WIDE)])
-        assert told[count].tokens <= count
-    grounded = [d for d in told.values() if d.regions]
+        (answers[count],) = model.describe([seen(WIDE)])
+        assert answers[count].tokens <= count
+    grounded = [d for d in answers.values() if d.regions]
     for description in grounded:
         (region,) = description.regions
         assert (region.top, region.bottom) == (0.5, 1.0)
@@ -169,8 +169,8 @@ def test_chexagent_reads_the_picture_from_a_file_that_is_gone_afterwards(tmp_pat
         tmp_path / "agent", "FileForCausalLM", processor="", tokenizer="FileTokenizer"
     )
     model = loaded("chexagent", folder, boxes=True, max_new_tokens=6)
-    told = model.describe([seen(p) for p in DIFFERENT])
-    assert len({d.text for d in told}) > 1
+    answers = model.describe([seen(p) for p in DIFFERENT])
+    assert len({d.text for d in answers}) > 1
     assert list(private.glob("*/radiograph.png")) == []
 
 
@@ -280,8 +280,8 @@ def test_llm_cxr_puts_the_pictures_words_between_the_brackets(tmp_path, taming):
     assert prompt[start : start + 256] == words
     around = model.tokenizer.decode([prompt[start - 1], prompt[start + 256]])
     assert around == "<>"
-    told = model.describe([seen(TALL), seen(np.zeros((300, 300), np.uint8))])
-    assert told[0].tokens <= 8
+    answers = model.describe([seen(TALL), seen(np.zeros((300, 300), np.uint8))])
+    assert answers[0].tokens <= 8
     assert words != model._words(np.zeros((300, 300), np.uint8))
     codebook = weakref.ref(model.codebook)
     model.close()
@@ -291,7 +291,7 @@ def test_llm_cxr_puts_the_pictures_words_between_the_brackets(tmp_path, taming):
     (answer,) = both.describe([seen(TALL)])
     assert answer.tokens == 16, "the longest of both: words of the codebook count as said"
     assert answer.finish_reason == "length"
-    assert answer.text.startswith(told[0].text)
+    assert answer.text.startswith(answers[0].text)
 
 
 def test_frames_survive_any_cut(tmp_path):
@@ -494,9 +494,9 @@ def test_engines_run_side_by_side_each_in_the_release_it_was_made_for(tmp_path, 
         # a child writes into a folder of its own.
         monkeypatch.setattr("tempfile.tempdir", tempfile.mkdtemp(prefix="chexfract-child-"))
         for engine, model in there.items():
-            told = [d.text for d in model.describe(radiographs)]
-            assert told == [d.text for d in here[engine].describe(radiographs)], engine
-            assert len(set(told)) > 1
+            answers = [d.text for d in model.describe(radiographs)]
+            assert answers == [d.text for d in here[engine].describe(radiographs)], engine
+            assert len(set(answers)) > 1
             found = model.info.parameters
             assert here[engine].info.parameters.items() <= found.items()
             (pinned,) = {e.transformers for e in catalogue.CATALOGUE if e.engine == engine}
@@ -538,8 +538,8 @@ def test_llm_cxr_finds_its_codebooks_package_in_its_own_environment_only(tmp_pat
         loaded("llm_cxr", folder, **keys)
     model = loaded("llm_cxr", folder, **keys, python=python)
     try:
-        told = model.describe([seen(TALL), seen(np.zeros((300, 300), np.uint8))])
-        assert all(d.tokens <= 8 for d in told)
+        answers = model.describe([seen(TALL), seen(np.zeros((300, 300), np.uint8))])
+        assert all(d.tokens <= 8 for d in answers)
     finally:
         model.close()
 

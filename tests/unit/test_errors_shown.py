@@ -1,4 +1,4 @@
-"""What strangers are told of an error: what and why, and nothing of this machine's files."""
+"""The errors that strangers see name what and why, and nothing of this machine's files."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_no_answer_over_http_bears_a_path(
         for method, path, more in asked:
             answer = http.request(method, path, **more)
             seen[path] = answer.status_code
-            told = answer.text + str(dict(answer.headers))
-            assert not shows_a_path(told, tmp_path), path
+            shown = answer.text + str(dict(answer.headers))
+            assert not shows_a_path(shown, tmp_path), path
     assert max(seen.values()) >= 400
 
 
@@ -124,8 +124,8 @@ def test_paths_go_and_addresses_of_the_pages_stay() -> None:
 
 @given(st.text(alphabet="avrtmpush.", min_size=1, max_size=40), st.text(max_size=40))
 def test_a_path_within_any_text_is_hidden(name: str, around: str) -> None:
-    told = hide_paths(f"{around} /tmp/{name} {around}")
-    assert f"/tmp/{name}" not in told.removeprefix(around).removesuffix(around)
+    shown = hide_paths(f"{around} /tmp/{name} {around}")
+    assert f"/tmp/{name}" not in shown.removeprefix(around).removesuffix(around)
 
 
 def test_hiding_takes_linear_time() -> None:

@@ -44,8 +44,8 @@ def test_a_result_is_one_line_with_text_findings_and_times(
     on(ledger, NOW).instances.receive(instance(), [route()])
     ticket = taken(ledger, at=NOW + 1)
     found = ({"bone": "rib", "number": "5", "side": "left"},)
-    told = result(ticket, text="Fracture.", presence="present", fractures=found)
-    post(ledger, ticket, told, NOW + 2)
+    answer = result(ticket, text="Fracture.", presence="present", fractures=found)
+    post(ledger, ticket, answer, NOW + 2)
     (line,) = exported(path, "--format", "jsonl", capsys=capsys).splitlines()
     row = json.loads(line)
     assert tuple(row) == COLUMNS
@@ -114,8 +114,8 @@ def test_a_deidentified_export_tells_nobody_where_when_and_who(
 ) -> None:
     path, ledger = config
     ticket = reported(ledger)
-    told = "Old rib fracture; Doe, Jane (ACC1) has had it since 2019-03-04."
-    on(ledger, NOW + 5).acts.judge(ticket.job, "disagree", "dr.house", "phone Jane", told)
+    comment = "Old rib fracture; Doe, Jane (ACC1) has had it since 2019-03-04."
+    on(ledger, NOW + 5).acts.judge(ticket.job, "disagree", "dr.house", "phone Jane", comment)
     plain = json.loads(exported(path, "--json", capsys=capsys))
     text = exported(path, "--json", "--deidentify", capsys=capsys)
     assert exported(path, "--json", "--deidentify", capsys=capsys) == text

@@ -30,9 +30,9 @@ def test_a_chest_passes_and_a_knee_does_not(tmp_path: Path) -> None:
         assert ask_gate.ask(file) == ask_gate.Verdict(True, True)
     with written(tmp_path, knee).open("rb") as file:
         file.read(100)  # wherever somebody left it
-        told = ask_gate.ask(file)
-    assert (told.passes, told.code) == (False, "not-chest")
-    assert "KNEE" in told.text
+        answer = ask_gate.ask(file)
+    assert (answer.passes, answer.code) == (False, "not-chest")
+    assert "KNEE" in answer.text
 
 
 def test_a_file_in_memory_is_asked_about_too(tmp_path: Path) -> None:

@@ -74,13 +74,13 @@ def test_a_shell_is_told_what_may_follow(
     environment = {
         **os.environ,
         "_ARGCOMPLETE": "1",
-        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "told"),
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "offered"),
         "COMP_LINE": typed,
         "COMP_POINT": str(len(typed)),
     }
     code = f"from {program}.cli import main; main()"
     subprocess.run([sys.executable, "-c", code], check=False, env=environment, cwd=tmp_path)
-    assert (tmp_path / "told").read_text().strip() == offered
+    assert (tmp_path / "offered").read_text().strip() == offered
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -123,7 +123,7 @@ def test_other_content_is_a_conflict_and_damages_nothing(station: Station) -> No
 
 
 def test_a_resend_in_another_transfer_syntax_is_compared_first(station: Station) -> None:
-    """The same image may come in another coding: it is no conflict before its pixels differ."""
+    """The same image may come in another coding: it is not a conflict before its pixels differ."""
     station.send(data_set())
     assert station.send(data_set(syntax=IMPLICIT), syntax=IMPLICIT).kind == "comparing"
     assert station.ledger.history.status().conflicts == 0
@@ -351,8 +351,8 @@ def test_real_files_are_taken_with_what_pydicom_reads_in_them(
         syntax = str(ds.file_meta.TransferSyntaxUID)
         receipt = station.send(content, str(ds.SOPInstanceUID), str(ds.SOPClassUID), syntax)
         assert receipt.kind in ("new", "comparing", "conflict")
-        told = station.ledger.instances.known(str(ds.SOPInstanceUID))
-        assert told is not None
-        assert (told.modality, told.study_instance_uid) == (ds.Modality, ds.StudyInstanceUID)
+        known = station.ledger.instances.known(str(ds.SOPInstanceUID))
+        assert known is not None
+        assert (known.modality, known.study_instance_uid) == (ds.Modality, ds.StudyInstanceUID)
         count += 1
     assert count >= 5

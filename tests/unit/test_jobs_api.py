@@ -116,8 +116,8 @@ def test_a_stale_token_is_409_and_changes_nothing(api: Api, http: httpx2.Client,
     if act == "instance":
         answer = http.get(f"/jobs/{ticket.job}/instance", headers={"X-Job-Token": stale.token})
     elif act == "result":
-        told = result_of(api, ticket, token=stale.token)
-        answer = post(http, stale, told, sr=object_of(api, ticket))
+        result = result_of(api, ticket, token=stale.token)
+        answer = post(http, stale, result, sr=object_of(api, ticket))
     else:
         answer = http.post(f"/jobs/{ticket.job}/{act}", json={"token": stale.token, **bodies[act]})
     assert answer.status_code == 409
@@ -147,7 +147,7 @@ def test_a_rejected_image_needs_its_reason(api: Api, http: httpx2.Client) -> Non
     ticket = claimed(api, http)
     bare = result_of(api, ticket, outcome="rejected", objects=(), text=None)
     assert post(http, ticket, bare).status_code == 422
-    told = result_of(
+    result = result_of(
         api,
         ticket,
         outcome="rejected",
@@ -155,17 +155,17 @@ def test_a_rejected_image_needs_its_reason(api: Api, http: httpx2.Client) -> Non
         text=None,
         reason={"code": "not-chest", "text": "not a chest"},
     )
-    assert post(http, ticket, told).status_code == 200
+    assert post(http, ticket, result).status_code == 200
     assert api.state(ticket) == "rejected"
 
 
 def test_an_unknown_job_is_404(api: Api, http: httpx2.Client) -> None:
     known = api.ticket()
-    told, content = answers.result_for(api, known)
+    result, content = answers.result_for(api, known)
     ticket = Ticket(job="f" * 32, token="0" * 32)
     body = {"token": ticket.token, "worker": "w"}
     assert http.post(f"/jobs/{ticket.job}/claim", json=body).status_code == 404
-    assert post(http, ticket, told, sr=content).status_code == 404
+    assert post(http, ticket, result, sr=content).status_code == 404
 
 
 @pytest.mark.parametrize("shown", [None, "Bearer wrong", f"Basic {SECRET}", SECRET, "Bearer é"])

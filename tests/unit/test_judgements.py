@@ -151,7 +151,7 @@ def test_both_texts_stand_word_for_word_and_who_wrote_which() -> None:
 
 @pytest.mark.parametrize("kind", ["basic-text", "sc", "gsps", "pdf", "ko"])
 def test_each_kind_of_object_tells_of_the_judgement(kind: Any) -> None:
-    """What is not told is not sent: a disputed report flags no image."""
+    """A kind that cannot carry the judgement is not sent: a disputed report flags no image."""
     outcome = Outcome(text=TEXT, findings=parse(TEXT))
     said = [
         render(kind, reports.source(), None, outcome, reports.ALGORITHM, order(one))
@@ -223,9 +223,13 @@ def test_a_judgement_is_built_without_the_model_and_in_the_name_of_the_one_that_
     ordered = order(judged, objects=("sr", "pdf"))
     made = pipeline.build(case, ordered, "t")
     assert [one.kind for one in made.documents] == ["sr", "pdf"]
-    told = made.result
-    assert (told.device_uid, told.model_version, told.options) == ("2.25.4", "0.1.0+m-1", OPTIONS)
-    assert (told.text, told.presence) == (TEXT, "present")
+    result = made.result
+    assert (result.device_uid, result.model_version, result.options) == (
+        "2.25.4",
+        "0.1.0+m-1",
+        OPTIONS,
+    )
+    assert (result.text, result.presence) == (TEXT, "present")
     ds = dcmread(BytesIO(made.documents[0].content))
     (equipment,) = ds.ContributingEquipmentSequence
     assert (equipment.DeviceUID, equipment.SoftwareVersions) == ("2.25.4", "0.1.0+m-1")
@@ -367,9 +371,9 @@ def test_another_process_finds_the_series_time_in_the_ledger(tmp_path: Path) -> 
     with_first, with_second = Ledger.open(url), Ledger.open(url)
     on(with_first, NOW).instances.receive(instance(1), [route()])
     on(with_second, NOW + 60).instances.receive(instance(2), [route()])
-    told = with_second.history.trace("1.2.3.2").jobs[0].report_order.series_datetime
-    assert told is not None
-    assert told.timestamp() == NOW
+    made_at = with_second.history.trace("1.2.3.2").jobs[0].report_order.series_datetime
+    assert made_at is not None
+    assert made_at.timestamp() == NOW
     with_first.close()
     with_second.close()
 
@@ -450,17 +454,17 @@ def test_a_note_that_hides_something_else_is_refused() -> None:
         kind="rejection-note", part="note", sop_class_uid=made.sop_class_uid,
         sop_instance_uid=made.sop_instance_uid, series_instance_uid=made.series_instance_uid,
     )  # fmt: skip
-    told = Result(
+    result = Result(
         token="t", outcome="reported", model="m", model_version="1",
         device_uid=device_uid(reports.ALGORITHM), objects=(item,),
     )  # fmt: skip
     uids = ("1.2.3.4.5", "1.2.3", "1.2.3.4", "4711", "")
-    assert find_mismatch(Source(*uids, ordered), told, {"note": made.content}) == ""
+    assert find_mismatch(Source(*uids, ordered), result, {"note": made.content}) == ""
     other = made.content.replace(b"2.25.19", b"2.25.44")
-    problem = find_mismatch(Source(*uids, ordered), told, {"note": other})
+    problem = find_mismatch(Source(*uids, ordered), result, {"note": other})
     assert "does not hide what the job's note names" in problem
     without = ordered.model_copy(update={"rejection_notes": ()})
-    problem = find_mismatch(Source(*uids, without), told, {"note": made.content})
+    problem = find_mismatch(Source(*uids, without), result, {"note": made.content})
     assert "this rejection note was not ordered" in problem
 
 

@@ -84,10 +84,10 @@ def test_the_same_bytes_again_make_no_job(ledger: Ledger) -> None:
     for _ in range(3):
         receipt = on(ledger, NOW + 1).instances.receive(instance(calling_ae="OTHER"), [route()])
         assert (receipt.kind, receipt.jobs) == ("duplicate", ())
-    told = ledger.history.trace("1.2.3.1")
-    assert len(told.jobs) == 1
-    assert told.instance.resends == 3
-    assert [stage.stage for stage in told.stages].count("duplicate") == 1
+    trace = ledger.history.trace("1.2.3.1")
+    assert len(trace.jobs) == 1
+    assert trace.instance.resends == 3
+    assert [stage.stage for stage in trace.stages].count("duplicate") == 1
 
 
 @pytest.mark.parametrize(
@@ -105,18 +105,18 @@ def test_other_content_under_a_known_uid_is_kept_apart(
     for _ in range(2):
         receipt = on(ledger, NOW + 1).instances.receive(other, [route()])
         assert (receipt.kind, receipt.jobs, receipt.file) == ("conflict", (), "images/aa/other.dcm")
-    told = ledger.history.trace("1.2.3.1")
-    assert len(told.jobs) == len(told.conflicts) == 1
-    assert told.instance.file == "images/aa/1.dcm"
+    trace = ledger.history.trace("1.2.3.1")
+    assert len(trace.jobs) == len(trace.conflicts) == 1
+    assert trace.instance.file == "images/aa/1.dcm"
     assert ledger.history.status().conflicts == 1
     assert [row.file for row in ledger.history.conflicts()] == ["images/aa/other.dcm"]
 
 
 def test_without_a_route_an_instance_is_ignored_with_its_reason(ledger: Ledger) -> None:
     on(ledger, NOW).instances.receive(instance(), [], "no rule matched")
-    told = ledger.history.trace("1.2.3.1")
-    assert (told.state, told.instance.reason) == ("ignored", "no rule matched")
-    assert [stage.stage for stage in told.stages] == ["received", "ignored"]
+    trace = ledger.history.trace("1.2.3.1")
+    assert (trace.state, trace.instance.reason) == ("ignored", "no rule matched")
+    assert [stage.stage for stage in trace.stages] == ["received", "ignored"]
     assert ledger.jobs.waiting() == {}
 
 
@@ -322,14 +322,14 @@ def test_waiting_tells_models_and_priorities_apart(ledger: Ledger) -> None:
 
 def test_a_result_is_recorded_with_its_objects_and_deliveries(ledger: Ledger) -> None:
     ticket = reported(ledger)
-    told = ledger.history.trace("1.2.3.1")
-    assert told.state == "reported"
-    assert [(d.destination, d.kind, d.state) for d in told.deliveries] == [
+    trace = ledger.history.trace("1.2.3.1")
+    assert trace.state == "reported"
+    assert [(d.destination, d.kind, d.state) for d in trace.deliveries] == [
         ("archive", "sr", "pending")
     ]
-    assert told.objects[0].file == f"reports/aa/{ticket.job[:8]}.sr.dcm"
-    assert told.jobs[0].result.text == "No fracture."
-    assert ticket.token not in json.dumps(as_json(told))
+    assert trace.objects[0].file == f"reports/aa/{ticket.job[:8]}.sr.dcm"
+    assert trace.jobs[0].result.text == "No fracture."
+    assert ticket.token not in json.dumps(as_json(trace))
 
 
 def test_the_same_result_again_is_told_to_be_recorded(ledger: Ledger) -> None:
@@ -363,23 +363,23 @@ def test_a_rejected_image_keeps_its_reason_and_sends_its_report(ledger: Ledger) 
     ticket = taken(ledger)
     reason = Reason(code="not-chest", text="A hip.")
     post(ledger, ticket, result(ticket, outcome="rejected", text=None, reason=reason))
-    told = ledger.history.trace("1.2.3.1")
-    assert (told.state, told.jobs[0].reason) == ("rejected", "not-chest")
-    assert [d.state for d in told.deliveries] == ["pending"]
-    assert told.stages[-1].detail == "not-chest: A hip."
+    trace = ledger.history.trace("1.2.3.1")
+    assert (trace.state, trace.jobs[0].reason) == ("rejected", "not-chest")
+    assert [d.state for d in trace.deliveries] == ["pending"]
+    assert trace.stages[-1].detail == "not-chest: A hip."
 
 
 def test_the_trace_tells_each_stage_in_order_with_its_time(ledger: Ledger) -> None:
     reported(ledger)
     on(ledger, NOW + 2).deliveries.delivered(1, 0, 12.5)
-    told = ledger.history.trace("1.2.3.1")
+    trace = ledger.history.trace("1.2.3.1")
     names = ["received", "routed", "queued", "claimed", "fetch", "decode", "model", "report"]
-    assert [stage.stage for stage in told.stages] == [*names, "reported", "sent"]
-    times = [stage.at for stage in told.stages]
+    assert [stage.stage for stage in trace.stages] == [*names, "reported", "sent"]
+    times = [stage.at for stage in trace.stages]
     assert times == sorted(times)
-    ms = {stage.stage: stage.ms for stage in told.stages}
+    ms = {stage.stage: stage.ms for stage in trace.stages}
     assert (ms["model"], ms["sent"]) == (30.0, 12.5)
-    assert told.state == "delivered"
+    assert trace.state == "delivered"
 
 
 # deliveries ---------------------------------------------------------------------------------------
@@ -610,11 +610,11 @@ def test_reports_are_found_for_query_and_retrieve(ledger: Ledger) -> None:
 def test_status_counts_what_there_is(ledger: Ledger) -> None:
     reported(ledger)
     on(ledger, NOW).instances.receive(instance(2), [route()])
-    told = on(ledger, NOW + 10).history.status()
-    assert told.jobs == {"reported": 1, "received": 1}
-    assert told.deliveries == {"pending": 1}
-    assert told.models == {"phantom": {"reported": 1, "received": 1}}
-    assert told.oldest_open_s == 10
+    status = on(ledger, NOW + 10).history.status()
+    assert status.jobs == {"reported": 1, "received": 1}
+    assert status.deliveries == {"pending": 1}
+    assert status.models == {"phantom": {"reported": 1, "received": 1}}
+    assert status.oldest_open_s == 10
 
 
 # the database -------------------------------------------------------------------------------------
@@ -653,7 +653,7 @@ def test_a_ledger_that_is_missing_newer_or_no_database_is_refused_in_one_line(
     for act in (Ledger.open, Ledger.upgrade):
         with pytest.raises(ConfigurationError, match="written by a newer version"):
             act(sqlite_url)
-    (tmp_path / "text.sqlite").write_text("this is no database" * 100)
+    (tmp_path / "text.sqlite").write_text("this is not a database" * 100)
     with pytest.raises(ConfigurationError, match="not a database"):
         Ledger.open(f"sqlite:///{tmp_path}/text.sqlite")
     with pytest.raises(ConfigurationError, match=r"node\.ledger"):
@@ -732,9 +732,9 @@ while time.time() < deadline:
     for t in tickets:
         try:
             ledger.jobs.claim(t.job, t.token, sys.argv[2], 0.3)
-            told = Result(token=t.token, outcome="reported", model="phantom", model_version="1",
+            made = Result(token=t.token, outcome="reported", model="phantom", model_version="1",
                           device_uid="2.25.1")
-            ledger.jobs.report(t.job, t.token, told, {})
+            ledger.jobs.report(t.job, t.token, made, {})
             os.write(1, f"{t.job}\\n".encode())
         except Stale:
             pass

@@ -67,7 +67,7 @@ class Work(RuleBasedStateMachine):
 
     @rule(ticket=consumes(tickets))
     def lose_a_message(self, ticket: Ticket) -> None:
-        """The broker forgets it; the ledger is not told."""
+        """The broker forgets it; the ledger does not hear of it."""
 
     @rule(ticket=tickets)
     def refuse_a_message(self, ticket: Ticket) -> None:
@@ -94,12 +94,12 @@ class Work(RuleBasedStateMachine):
     def report(self, claim: tuple[Ticket, str], is_good: bool, n: int) -> None:
         ticket, _ = claim
         state, token = self.state(ticket.job)
-        told = result(ticket, n)
+        answer = result(ticket, n)
         if not is_good:
             reason = Reason(code="not-chest", text="A hip.")
-            told = result(ticket, n, outcome="rejected", reason=reason)
+            answer = result(ticket, n, outcome="rejected", reason=reason)
         try:
-            assert post(self.ledger, ticket, told, self.now)
+            assert post(self.ledger, ticket, answer, self.now)
         except Stale:
             assert (state, token) != ("running", ticket.token)
             assert self.accepted.get(ticket.job) != ticket.token
@@ -143,18 +143,18 @@ class Work(RuleBasedStateMachine):
             return
         self.steps += 1
         for uid in self.sent if self.steps % 5 == 0 else ():
-            told = self.ledger.history.trace(uid)
-            assert len(told.jobs) == 1
-            job = told.jobs[0]
-            results = [s for s in told.stages if s.stage in ("reported", "rejected")]
+            trace = self.ledger.history.trace(uid)
+            assert len(trace.jobs) == 1
+            job = trace.jobs[0]
+            results = [s for s in trace.stages if s.stage in ("reported", "rejected")]
             has_result = job.state in ("reported", "rejected")
-            assert len(results) == len(told.objects) == len(told.deliveries) == has_result
+            assert len(results) == len(trace.objects) == len(trace.deliveries) == has_result
             assert has_result == (job.job in self.accepted)
             assert job.attempts <= ATTEMPTS
             if job.state == "failed":
                 assert job.reason
             if has_result:
-                assert self.final.setdefault(uid, told.objects[0].file) == (told.objects[0].file)
+                assert self.final.setdefault(uid, trace.objects[0].file) == (trace.objects[0].file)
         counts = on(self.ledger, self.now).history.status().jobs
         assert sum(counts.values()) == len(self.sent)
 

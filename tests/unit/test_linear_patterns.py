@@ -189,12 +189,12 @@ def test_a_pattern_takes_linear_time(source: str, method: str, is_bytes: bool) -
             whole = before + unit * (size // len(unit)) + END
             return whole.encode("latin-1", "replace") if is_bytes else whole
 
-        told = f"{method} {source!r} over {before!r} + {unit!r} * n"
+        case = f"{method} {source!r} over {before!r} + {unit!r} * n"
         # A cubic one would take minutes at full length.
-        assert seconds(pattern, method, text(500)) < 0.1, told
+        assert seconds(pattern, method, text(500)) < 0.1, case
         if seconds(pattern, method, text(SHORT)) > 0.001:
             ratios = []
             for _ in range(3):
                 long, short = (seconds(pattern, method, text(size)) for size in (LONG, SHORT))
                 ratios.append(long / max(short, 1e-9))
-            assert min(ratios) <= 8, told
+            assert min(ratios) <= 8, case

@@ -248,8 +248,8 @@ def test_a_configuration_of_another_form_names_no_other_repository(
 def fetched(capsys, *arguments):
     capsys.readouterr()
     code = main(["model", "fetch", *map(str, arguments)])
-    told = capsys.readouterr()
-    return code, told.out, told.err
+    output = capsys.readouterr()
+    return code, output.out, output.err
 
 
 def test_a_fetch_is_told_as_json(shelf, endpoint, tmp_path, capsys):
@@ -257,12 +257,12 @@ def test_a_fetch_is_told_as_json(shelf, endpoint, tmp_path, capsys):
     code, out, _ = fetched(
         capsys, "maira-2", "--to", tmp_path / "m", "--endpoint", endpoint, "--json"
     )
-    told = json.loads(out)
-    assert (code, told["revision"], told["repository"]) == (0, COMMIT, "microsoft/maira-2")
-    assert told["folder"] == str(tmp_path / "m")
-    assert tomllib.loads(told["table"])["models"]["maira-2"]["revision"] == COMMIT
+    printed = json.loads(out)
+    assert (code, printed["revision"], printed["repository"]) == (0, COMMIT, "microsoft/maira-2")
+    assert printed["folder"] == str(tmp_path / "m")
+    assert tomllib.loads(printed["table"])["models"]["maira-2"]["revision"] == COMMIT
     sums = (tmp_path / "m" / checkpoint.SUMS).read_bytes()
-    assert told["manifest_sha256"] == hashlib.sha256(sums).hexdigest()
+    assert printed["manifest_sha256"] == hashlib.sha256(sums).hexdigest()
 
 
 @pytest.mark.parametrize(

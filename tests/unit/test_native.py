@@ -45,8 +45,8 @@ def by_own_code(model, pictures, monkeypatch):
         return model.describe(pictures)
 
 
-def plain(told):
-    return [(one.text, one.tokens, one.finish_reason) for one in told]
+def plain(answers):
+    return [(one.text, one.tokens, one.finish_reason) for one in answers]
 
 
 @pytest.mark.parametrize("shape", [{}, EQUAL, NARROW], ids=["grouped", "equal", "narrow"])
@@ -54,10 +54,10 @@ def test_the_same_is_said_as_by_the_checkpoints_own_code(tmp_path, shape, monkey
     folder = checkpoints.build_phi(tmp_path / "phi", shape=checkpoints.SMALL_PHI | shape, seed=5)
     model = loaded(folder)
     assert model.native is not None
-    told = model.describe(PICTURES)
-    assert plain(told) == plain(by_own_code(model, PICTURES, monkeypatch))
+    answers = model.describe(PICTURES)
+    assert plain(answers) == plain(by_own_code(model, PICTURES, monkeypatch))
     assert model.info.parameters["decoder"] == "native"
-    assert shape == NARROW or len({one.text for one in told}) > 1, "the pictures are seen"
+    assert shape == NARROW or len({one.text for one in answers}) > 1, "the pictures are seen"
 
 
 def test_a_batch_says_what_single_calls_say(model):
@@ -70,9 +70,9 @@ def test_rows_of_different_prompts_are_padded_and_end_by_themselves(model, monke
     token = model.processor.tokenizer(first[0][0], add_special_tokens=False).input_ids[2]
     monkeypatch.setattr(model, "stops", sorted({*model.stops, token}))
     monkeypatch.setattr(model.model.generation_config, "eos_token_id", model.stops)
-    told = model.describe(PICTURES)
-    assert told[0].finish_reason == "stop"
-    assert plain(told) == plain(by_own_code(model, PICTURES, monkeypatch))
+    answers = model.describe(PICTURES)
+    assert answers[0].finish_reason == "stop"
+    assert plain(answers) == plain(by_own_code(model, PICTURES, monkeypatch))
 
 
 def test_weights_are_shared_and_not_copied(model):
@@ -117,17 +117,17 @@ def test_a_prompt_beyond_one_set_of_rotations_is_left_to_its_own_code(model, mon
 
 def test_time_and_length_end_an_answer(folder):
     cut = loaded(folder, max_new_tokens=5)
-    (told,) = cut.describe([TALL])
-    assert (told.tokens, told.finish_reason) == (5, "length")
+    (answer,) = cut.describe([TALL])
+    assert (answer.tokens, answer.finish_reason) == (5, "length")
     short = loaded(folder, max_time=1e-9)
-    (told,) = short.describe([TALL])
-    assert (told.tokens, told.finish_reason) == (1, "time")
+    (answer,) = short.describe([TALL])
+    assert (answer.tokens, answer.finish_reason) == (1, "time")
 
 
 def test_each_token_is_progress_and_looked_at(model):
     calls = []
-    (told,) = model.describe([TALL], lambda: calls.append(1))
-    assert len(calls) >= told.tokens
+    (answer,) = model.describe([TALL], lambda: calls.append(1))
+    assert len(calls) >= answer.tokens
     with torch.no_grad():
         kept = model.model.lm_head.weight[5].clone()
         model.model.lm_head.weight[5] = float("nan")
@@ -143,5 +143,5 @@ def test_each_token_is_progress_and_looked_at(model):
 def test_a_longer_answer_goes_past_one_length_of_the_cache(folder, monkeypatch):
     monkeypatch.setattr(native, "BUCKET", 8)
     model = loaded(folder, max_new_tokens=40)
-    told = model.describe(PICTURES)
-    assert plain(told) == plain(by_own_code(model, PICTURES, monkeypatch))
+    answers = model.describe(PICTURES)
+    assert plain(answers) == plain(by_own_code(model, PICTURES, monkeypatch))

@@ -1,4 +1,4 @@
-"""Trouble is told once, again when it lasts, and when it is over; never with patient data."""
+"""Trouble is reported once, again when it lasts, and when it is over; never with patient data."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 
 def notifier(api: Api, **keys: Any) -> tuple[Notifier, list[tuple[str, list[str]]]]:
-    told: list[tuple[str, list[str]]] = []
+    messages: list[tuple[str, list[str]]] = []
     settings = api.settings.model_copy(update={"notify": Notify(**keys)})
-    made = Notifier(settings, api.ledger, api.spool, [lambda s, lines: told.append((s, lines))])
-    return made, told
+    made = Notifier(settings, api.ledger, api.spool, [lambda s, lines: messages.append((s, lines))])
+    return made, messages
 
 
 def failed(api: Api) -> str:
@@ -51,82 +51,82 @@ def held(api: Api) -> None:
 
 
 def test_nothing_is_told_while_all_is_well(api: Api) -> None:
-    looks, told = notifier(api)
+    looks, messages = notifier(api)
     for now in (1e9, 1e9 + 60):
         on(looks, now).step()
-    assert told == []
+    assert messages == []
 
 
 def test_failures_since_the_last_look_are_told_once_and_without_names(api: Api) -> None:
     failed(api)
-    looks, told = notifier(api)
+    looks, messages = notifier(api)
     on(looks, 1e9).step()
-    assert told == []  # from before the start
+    assert messages == []  # from before the start
     failed(api)
     failed(api)
     on(looks, 1e9 + 15).step()
     on(looks, 1e9 + 30).step()
-    ((subject, lines),) = told
+    ((subject, lines),) = messages
     assert subject.startswith("CHEXFRACT: trouble")
     assert lines == ["2 image(s) failed; see the worklist, state Failed"]
 
 
 def test_identifiers_are_told_where_the_site_asks_for_them_and_names_never(api: Api) -> None:
-    looks, told = notifier(api, with_identifiers=True)
+    looks, messages = notifier(api, with_identifiers=True)
     on(looks, 1e9).step()
     uid = failed(api)
     on(looks, 1e9 + 15).step()
-    assert f"failed: {uid}" in told[0][1]
-    assert NAME not in str(told)
+    assert f"failed: {uid}" in messages[0][1]
+    assert NAME not in str(messages)
 
 
 def test_a_silent_destination_is_told_after_a_while_reminded_and_told_to_be_back(
     api: Api,
 ) -> None:
-    looks, told = notifier(api, destination_down_for="10m", remind_after="1h")
+    looks, messages = notifier(api, destination_down_for="10m", remind_after="1h")
     held(api)
     start = 2e9
     for now in (0, 500):
         on(looks, start + now).step()
-    assert told == []
+    assert messages == []
     on(looks, start + 600).step()
     on(looks, start + 700).step()
-    assert len(told) == 1
-    assert "modality gives no answer since 10 min; 1 waiting" in told[0][1][0]
+    assert len(messages) == 1
+    assert "modality gives no answer since 10 min; 1 waiting" in messages[0][1][0]
     on(looks, start + 4300).step()
-    assert len(told) == 2
+    assert len(messages) == 2
     for delivery in on(api.ledger, start).deliveries.due(destination="modality"):
         api.ledger.deliveries.delivered(delivery.id, 0)
     on(looks, start + 4400).step()
-    assert told[2][1] == ["over: destination modality gives no answer"]
+    assert messages[2][1] == ["over: destination modality gives no answer"]
     on(looks, start + 4500).step()
-    assert len(told) == 3
+    assert len(messages) == 3
 
 
 def test_a_full_disk_is_told(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks, told = notifier(api)
+    looks, messages = notifier(api)
     monkeypatch.setattr(api.spool, "has_room", lambda size=0: False)
     on(looks, 1e9).step()
-    assert "disk full" in told[0][0]
+    assert "disk full" in messages[0][0]
 
 
 def test_what_nobody_could_be_told_is_told_again(api: Api) -> None:
     looks, _ = notifier(api)
     answers: list[bool] = [False, True]
-    told: list[list[str]] = []
+    messages: list[list[str]] = []
 
     def tell(subject: str, lines: list[str]) -> None:
         if not answers.pop(0):
             raise Unreachable("away")
-        told.append(lines)
+        messages.append(lines)
 
     looks._tells = [tell]
     on(looks, 1e9).step()
     failed(api)
     on(looks, 1e9 + 15).step()
-    assert told == []
+    assert messages == []
     on(looks, 1e9 + 30).step()
-    assert "1 image(s) failed" in told[0][0]
+    assert "1 image(s) failed" in messages[0][0]
 
 
 # The ways

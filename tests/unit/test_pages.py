@@ -1,4 +1,4 @@
-"""The pages say what happened to whom, do what they are told, and show hostile text harmlessly."""
+"""The pages say what happened to whom, do what is asked, and show hostile text harmlessly."""
 
 from __future__ import annotations
 

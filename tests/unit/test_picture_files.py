@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF and WebP, archives and DICOMDIR are read; companions are no failures."""
+"""PNG, JPEG, TIFF and WebP, archives and DICOMDIR are read; companions are not failures."""
 
 from __future__ import annotations
 

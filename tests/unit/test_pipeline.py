@@ -67,8 +67,8 @@ def test_a_batch_is_halved_until_it_fits_and_stays_in_order(room, batches):
 def test_a_picture_that_no_model_reads_fails_alone(place, fault, reason, trouble):
     greys = [0 if i == place else i + 1 for i in range(5)]
     waiting = cases(*greys)
-    told = described(Reader(8, fault), waiting)
-    assert told == [None if grey == 0 else str(grey) for grey in greys]
+    texts = described(Reader(8, fault), waiting)
+    assert texts == [None if grey == 0 else str(grey) for grey in greys]
     poison = waiting[place]
     assert (poison.reason.code if poison.reason else None) == reason
     assert (str(poison.trouble) if poison.trouble else None) == trouble

@@ -303,7 +303,7 @@ def test_all_real_chests_pass_and_nothing_else_does(shared_data):
     assert set(outcomes("chest").values()) == {"passes"}
     assert set(outcomes("not_radiograph").values()) == {"not-radiograph"}
     assert set(outcomes("malformed").values()) <= {"not-radiograph", "not-dicom"}
-    # Header screening cannot see that a panorama without a body part is no chest.
+    # Header screening cannot see that a panorama without a body part is not a chest.
     assert outcomes("not_chest") == {
         "cr_dental_panoramic_modality-lut_mono1.dcm": "passes",
         "cr_hip_mono2_10bit_fuji_jpeg-lossless.dcm": "not-chest",

@@ -120,9 +120,9 @@ def test_a_refused_caller_is_shown_with_the_table_to_paste(
         assert ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT").is_rejected
         node.listener._refusals.flush()
         show.status(node.ledger, limit=1, as_json=True)
-    (told,) = json.loads(capsys.readouterr().out)["refused_callers"]
-    assert (told["ae_title"], told["address"], told["count"]) == ('A"B C', "127.0.0.1", 1)
-    assert told["reason"] == "calling AE title not recognised"
-    peers = tomllib.loads(told["table"])["peers"]
+    (row,) = json.loads(capsys.readouterr().out)["refused_callers"]
+    assert (row["ae_title"], row["address"], row["count"]) == ('A"B C', "127.0.0.1", 1)
+    assert row["reason"] == "calling AE title not recognised"
+    peers = tomllib.loads(row["table"])["peers"]
     assert peers == {"a_b_c": {"ae_title": 'A"B C', "host": "127.0.0.1", "port": 104}}
     Settings(peers=peers)

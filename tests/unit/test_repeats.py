@@ -64,8 +64,8 @@ def test_a_second_sender_gets_the_same_report(ledger: Ledger) -> None:
         ("second", "pending"),
     ]
     assert len(trace.jobs) == len(trace.objects) == 1, "one report, one UID"
-    (told,) = [detail for stage, detail in stages(ledger) if stage == "duplicate"]
-    assert told == "same bytes again from SECOND@10.0.0.10, association beef0001"
+    (resend,) = [detail for stage, detail in stages(ledger) if stage == "duplicate"]
+    assert resend == "same bytes again from SECOND@10.0.0.10, association beef0001"
 
 
 def test_a_second_sender_that_comes_before_the_report_gets_it_too(ledger: Ledger) -> None:
@@ -152,8 +152,8 @@ def test_what_turns_out_to_be_another_image_is_a_conflict(ledger: Ledger) -> Non
     on(ledger, NOW + 2).repeats.settle_other(likeness, "has other pixels")
     (conflict,) = ledger.history.trace("1.2.3.1").conflicts
     assert conflict.file == "images/bb/2.dcm"
-    told = [detail for stage, detail in stages(ledger) if stage == "conflict"]
-    assert told == [
+    details = [detail for stage, detail in stages(ledger) if stage == "conflict"]
+    assert details == [
         "same SOP Instance UID with other content; kept apart, not analysed: it has other pixels; "
         "from SECOND@10.0.0.10"
     ]

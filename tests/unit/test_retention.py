@@ -70,9 +70,9 @@ def test_files_go_when_their_time_after_delivery_is_over_and_rows_stay(node: Nod
     assert (node.files("images"), node.files("reports")) == (0, 1)
     assert on(node.retention, NOW + 10 * HOUR + 101).purge() == 1
     assert node.files("reports") == 0
-    told = node.ledger.history.trace("1.2.3.1")
-    assert told.state == "delivered"
-    assert told.jobs[0].result.text == "No fracture."
+    trace = node.ledger.history.trace("1.2.3.1")
+    assert trace.state == "delivered"
+    assert trace.jobs[0].result.text == "No fracture."
 
 
 def test_what_is_not_delivered_is_never_removed(node: Node) -> None:

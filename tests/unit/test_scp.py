@@ -286,10 +286,10 @@ def test_fragments_of_any_size_in_any_pdus_make_the_same_instance(
     """A PDU ends behind the fragments named by `ends`; `segment` bytes are sent at a time."""
     ds = radiograph()
     content = encode(ds, False, True) or b""
-    told = command(ds.SOPInstanceUID)
-    fragments = [pdv(3, told)]
+    request = command(ds.SOPInstanceUID)
+    fragments = [pdv(3, request)]
     if in_command:
-        fragments = [pdv(1, told[:in_command]), pdv(3, told[in_command:])]
+        fragments = [pdv(1, request[:in_command]), pdv(3, request[in_command:])]
     edges = sorted([0, *(cut for cut in cuts if cut < len(content)), len(content)])
     for number, (start, end) in enumerate(pairwise(edges), 2):
         fragments.append(pdv(2 * (number == len(edges)), content[start:end]))

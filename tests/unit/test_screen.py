@@ -60,7 +60,7 @@ TURNS = {
 
 
 def test_real_chests_pass_and_turned_ones_are_named_though_left_out_of_the_mean(real, monkeypatch):
-    """Each is judged by a mean of the others, so this is no memory of itself."""
+    """Each is judged by a mean of the others, so this is not a memory of itself."""
     chests = frontal(real)
     assert len(chests) == 9
     phantoms = [shown(phantom(900, index), screening="off").pixels for index in range(8)]
@@ -128,10 +128,10 @@ def test_lungs_are_found_in_chests_and_nowhere_else(real):
 
 def test_a_mirrored_chest_is_told_where_the_evidence_is_clear_and_never_refused(real):
     mirrored = [picture[:, ::-1] for picture in frontal(real).values()]
-    told = [codes(picture) for picture in mirrored]
-    assert {code for codes_ in told for code in codes_} == {screen.MIRRORED}
-    assert sum(map(bool, told)) >= 3
-    clear = np.ascontiguousarray(mirrored[[bool(found) for found in told].index(True)])
+    named = [codes(picture) for picture in mirrored]
+    assert {code for codes_ in named for code in codes_} == {screen.MIRRORED}
+    assert sum(map(bool, named)) >= 3
+    clear = np.ascontiguousarray(mirrored[[bool(found) for found in named].index(True)])
     ds = instance(clear, 8, WindowCenter=128, WindowWidth=256)
     assert screen.TURNED[screen.MIRRORED] in shown(ds, screening="reject").warnings
 

@@ -116,8 +116,8 @@ def test_an_openai_client_lists_the_model_and_streams(server):
     pieces = client.chat.completions.create(
         model="phantom", messages=turn(data_url(png(DRAWN[1].uint8))), stream=True
     )
-    told = "".join(piece.choices[0].delta.content or "" for piece in pieces)
-    assert told == truth.text(DRAWN[1].findings)
+    text = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+    assert text == truth.text(DRAWN[1].findings)
 
 
 def test_another_nodes_engine_is_answered_as_the_model_here(server, pipeline):
@@ -125,10 +125,10 @@ def test_another_nodes_engine_is_answered_as_the_model_here(server, pipeline):
     there = open_model("served", table)
     there.load()
     try:
-        told = there.describe([SimpleNamespace(pixels=one.uint8) for one in DRAWN])
+        answers = there.describe([SimpleNamespace(pixels=one.uint8) for one in DRAWN])
     finally:
         there.close()
-    assert [one.text for one in told] == [truth.text(one.findings) for one in DRAWN]
+    assert [one.text for one in answers] == [truth.text(one.findings) for one in DRAWN]
 
 
 def test_curl_gets_what_a_report_would_say(server, tmp_path):
@@ -161,9 +161,9 @@ def test_every_kind_of_file_is_taken_as_it_is_and_as_a_form(server, kind):
     plain = server.post("/analyze-fracture", content=content)
     form = server.post("/analyze-fracture", files={"file": ("a.bin", content)})
     assert plain.status_code == form.status_code == 200
-    told = [answer.json()["fracture_description"] for answer in (plain, form)]
-    assert told[0] == told[1]
-    assert told[0]
+    answers = [answer.json()["fracture_description"] for answer in (plain, form)]
+    assert answers[0] == answers[1]
+    assert answers[0]
     assert (plain.json()["sop_instance_uid"] is not None) is (kind == "DICOM")
 
 
@@ -190,8 +190,8 @@ def test_requests_that_come_together_are_one_batch(pipeline):
             while len(running.desk.batches._usual) < 4:
                 time.sleep(0.005)
             running.desk.batches.miss()
-            told = [future.result().json()["fracture_description"] for future in asked]
-        assert told == [truth.text(one.findings) for one in DRAWN]
+            answers = [future.result().json()["fracture_description"] for future in asked]
+        assert answers == [truth.text(one.findings) for one in DRAWN]
         assert running.desk.batches.figures.pictures == 4
         assert running.desk.batches.figures.batches == 1
         metrics = httpx2.get(f"{running.url}/metrics", trust_env=False).text

@@ -46,20 +46,20 @@ def desk() -> Desk:
 
 
 def test_a_quarter_is_kept_for_peers(desk: Desk) -> None:
-    told = [desk.take(f"S{n}", f"10.0.1.{n}", is_peer=False) for n in range(8)]
-    assert told == [""] * 6 + [OF_STRANGERS] * 2
+    answers = [desk.take(f"S{n}", f"10.0.1.{n}", is_peer=False) for n in range(8)]
+    assert answers == [""] * 6 + [OF_STRANGERS] * 2
     assert [desk.take("MODALITY") for _ in range(2)] == ["", ""]
 
 
 @pytest.mark.parametrize("changing", ["title", "address"])
 def test_strangers_are_limited_by_address_and_by_title(desk: Desk, changing: str) -> None:
-    told = [
+    answers = [
         desk.take("S", f"10.0.1.{n}", is_peer=False, most=100)
         if changing == "address"
         else desk.take(f"S{n}", "10.0.1.1", is_peer=False, most=100)
         for n in range(6)
     ]
-    assert told == [""] * 4 + [OF_PEER] * 2
+    assert answers == [""] * 4 + [OF_PEER] * 2
 
 
 def test_idle_strangers_give_way_to_a_peer(desk: Desk) -> None:

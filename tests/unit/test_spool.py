@@ -180,21 +180,21 @@ while True:
 
 
 def test_kill_9_at_any_time_leaves_whole_files_or_temporary_ones(tmp_path: Path) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     for pause in (0.05, 0.11, 0.17, 0.23):
         child = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
         )
         assert child.stdout is not None
-        told.append(child.stdout.readline())
+        lines.append(child.stdout.readline())
         time.sleep(pause)
         child.send_signal(signal.SIGKILL)
-        told += child.stdout.read().splitlines()
+        lines += child.stdout.read().splitlines()
         child.stdout.close()
         child.wait()
-    assert len(told) > 8
+    assert len(lines) > 8
     spool = Spool(tmp_path)
-    for line in told:
+    for line in lines:
         name, size, value = line.split()
         assert spool.path(name).read_bytes() == bytes([int(value)]) * int(size)
     spool.sweep(-60)

@@ -36,11 +36,11 @@ def keys(unit: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_a_unit_starts_again_for_ever_unless_the_configuration_is_wrong(unit: Path) -> None:
-    told = keys(unit)
-    assert told["Restart"] == "always"
-    assert told["StartLimitIntervalSec"] == "0"
-    assert told["RestartPreventExitStatus"] == str(ConfigurationError.exit_code)
-    assert "NoNewPrivileges" in told
+    service = keys(unit)
+    assert service["Restart"] == "always"
+    assert service["StartLimitIntervalSec"] == "0"
+    assert service["RestartPreventExitStatus"] == str(ConfigurationError.exit_code)
+    assert "NoNewPrivileges" in service
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)

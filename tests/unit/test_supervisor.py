@@ -220,27 +220,27 @@ def test_a_reload_reaches_every_role_and_is_told_when_all_have_it(ended: list[Ch
     takes = BEATING.replace(ready, f"{hears}\n{ready}")
     roles = [child("import signal" + takes, name) for name in ("one", "two")]
     ended.extend(roles)
-    told: list[dict[str, object]] = []
+    messages: list[dict[str, object]] = []
     exchange = Exchange(peers=("a",), rules=("r",), waiting=())
-    supervisor = Supervisor(roles, exchange=lambda: exchange, tell=told.append)
+    supervisor = Supervisor(roles, exchange=lambda: exchange, tell=messages.append)
     rounds_until(supervisor, lambda: all(role.ready for role in roles))
     supervisor._is_asked = True
-    rounds_until(supervisor, lambda: told)
-    assert told == [{"problem": "", "peers": ("a",), "rules": ("r",), "waiting": ()}]
+    rounds_until(supervisor, lambda: messages)
+    assert messages == [{"problem": "", "peers": ("a",), "rules": ("r",), "waiting": ()}]
     assert all(role.is_current for role in roles)
 
 
 def test_a_refused_reload_is_told_and_no_role_hears_of_it(ended: list[Child]) -> None:
     role = child(BEATING)
     ended.append(role)
-    told: list[dict[str, object]] = []
+    messages: list[dict[str, object]] = []
 
     def refuses() -> Exchange:
         raise ConfigurationError("peers.x: wrong")
 
-    supervisor = Supervisor([role], exchange=refuses, tell=told.append)
+    supervisor = Supervisor([role], exchange=refuses, tell=messages.append)
     rounds_until(supervisor, lambda: role.ready)
     supervisor._is_asked = True
     supervisor._round()
-    assert told == [{"problem": "peers.x: wrong"}]
+    assert messages == [{"problem": "peers.x: wrong"}]
     assert role.is_current

@@ -477,8 +477,8 @@ def test_a_forged_hand_out_causes_no_request_elsewhere(
             station.desk.work(Handout(node=url, model="chosen", tickets=(ticket,)))
         with pytest.raises(TimeoutError):
             stranger.accept()
-    told = [node.url for node in station.desk.nodes()]
-    assert told == [station.settings.web.url]
+    urls = [node.url for node in station.desk.nodes()]
+    assert urls == [station.settings.web.url]
     lines = [line.getMessage() for line in caplog.records if "dropped a hand-out" in line.message]
     assert len(lines) == 6
 

@@ -43,9 +43,9 @@ def api(tmp_path: Path) -> Iterator[Api]:
         yield running
 
 
-def tell(api: Api, told: Presence, secret: str = SECRET) -> None:
+def tell(api: Api, heard: Presence, secret: str = SECRET) -> None:
     with Node(api.url, secret) as node:
-        node.announce(told)
+        node.announce(heard)
 
 
 def page(api: Api, path: str) -> str:
@@ -63,8 +63,8 @@ def test_a_worker_that_tells_of_itself_is_on_the_pages(api: Api) -> None:
 
 
 def test_how_full_batches_are_is_on_the_page_and_in_the_metrics(api: Api) -> None:
-    told = Batches(limit=8, count=4, pictures=30, last=(8, 8, 8, 6), fill=0.938, busy=0.97)
-    tell(api, presence().model_copy(update={"batches": told}))
+    batches = Batches(limit=8, count=4, pictures=30, last=(8, 8, 8, 6), fill=0.938, busy=0.97)
+    tell(api, presence().model_copy(update={"batches": batches}))
     tell(api, presence("older:1"))
     text = page(api, "/models")
     for word in ("4 batches, 7.5 pictures each", "8, 8, 8, 6", "94 % full", "busy 97 %"):
@@ -92,9 +92,9 @@ def test_what_is_no_presence_is_refused(api: Api, body: bytes) -> None:
 
 def test_hostile_words_of_a_worker_stay_words(api: Api) -> None:
     fields = {"name": HOSTILE, "version": HOSTILE[:64], "licence": HOSTILE, "prompt": HOSTILE}
-    told = presence(HOSTILE, **fields, parameters={HOSTILE: HOSTILE})
-    told = told.model_copy(update={"device": Device(name=HOSTILE)})
-    tell(api, told)
+    hostile = presence(HOSTILE, **fields, parameters={HOSTILE: HOSTILE})
+    hostile = hostile.model_copy(update={"device": Device(name=HOSTILE)})
+    tell(api, hostile)
     for path in ("/", "/models"):
         text = httpx2.get(api.url + path, trust_env=False).text
         assert "<script>alert" not in text
@@ -164,8 +164,8 @@ def program(folder: Path, answer: str, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_card_is_told_by_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = program(tmp_path, "echo 'NVIDIA H200, 143771, 1024, 37'", monkeypatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    told = heartbeat.device("cuda:1")
-    assert told == Device(name="NVIDIA H200", memory=143771 << 20, used=1024 << 20, load=0.37)
+    device = heartbeat.device("cuda:1")
+    assert device == Device(name="NVIDIA H200", memory=143771 << 20, used=1024 << 20, load=0.37)
     assert asked.read_text().startswith("-i 1 ")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b")
     heartbeat.device("cuda")
@@ -188,9 +188,9 @@ def test_a_card_that_does_not_know_its_load_is_told_without(
 
 
 def test_processors_are_told_where_there_is_no_card() -> None:
-    told = heartbeat.device("cpu")
-    assert told.name.startswith(f"{os.cpu_count()} x ")
-    assert 0 < told.used < told.memory
+    device = heartbeat.device("cpu")
+    assert device.name.startswith(f"{os.cpu_count()} x ")
+    assert 0 < device.used < device.memory
 
 
 class Stops(Exception):
@@ -205,11 +205,11 @@ class Stops(Exception):
 def test_a_worker_tells_again_and_again_whatever_happens(
     fault: Exception | None, pause: float
 ) -> None:
-    told, waits = [], []
+    heard, waits = [], []
 
     class Listening:
         def announce(self, presence: Presence) -> None:
-            told.append(presence)
+            heard.append(presence)
             if fault:
                 raise fault
 
@@ -227,7 +227,7 @@ def test_a_worker_tells_again_and_again_whatever_happens(
 
     with pytest.raises(Stops):
         tasks.announce(Desk(), wait)  # type: ignore[arg-type]
-    assert told == ["here"] * 3
+    assert heard == ["here"] * 3
     assert waits == [pause] * 3
 
 
@@ -237,5 +237,5 @@ def test_a_worker_beside_a_node_is_told_where_it_is() -> None:
 
     web = Web(url="http://127.0.0.1:8080")
     child = _worker(Path("worker.toml"), "redis://x", True, "s" * 20, Settings(web=web))
-    told = child.environment["CHEXFRACT_WORKER_WORKER__ANNOUNCE"]
-    assert json.loads(told) == ["http://127.0.0.1:8080"]
+    nodes = child.environment["CHEXFRACT_WORKER_WORKER__ANNOUNCE"]
+    assert json.loads(nodes) == ["http://127.0.0.1:8080"]

@@ -119,7 +119,7 @@ def dciodvfy(path: Path) -> Verdict:
     """Judge the IOD: modules, types, value representations, evidence (dicom3tools).
 
     The program counts the bytes of a value, the Standard its characters (PS3.5 6.2): what it calls
-    too long and is not, is no error.
+    too long and is not, is not an error.
     """
     verdict = _dicom3tools(path, ["dciodvfy", str(path)])
     if not any(_TOO_LONG.search(line) for line in verdict.errors):

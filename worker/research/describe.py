@@ -463,7 +463,7 @@ def _stem(name: str) -> str:
     """Return a file name's beginning; files of two folders may share theirs, hence the hash."""
     mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10]
     path = Path(name)
-    stem = path.stem if path.suffix[1:2].isalpha() else path.name  # the end of a UID is no ending
+    stem = path.stem if path.suffix[1:2].isalpha() else path.name  # a UID's end is not an ending
     return f"{stem[:80]}.{mark}"
 
 

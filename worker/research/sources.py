@@ -54,7 +54,7 @@ _IMAGE_ENDINGS = frozenset(
         "webp",
     )
 )
-"""Endings of files that claim to be images: what is wrong with them is told of each."""
+"""Endings of files that claim to be images: a fault of each is reported."""
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II", b"MM", b"RIFF", b"\x08\0", b"\x02\0")
 """How pictures begin, and data sets without a Part 10 head."""
 _MOST_MEMBERS = 1_000_000

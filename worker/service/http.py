@@ -49,7 +49,7 @@ STUCK = 70
 MARKS = re.compile(r"<\|image_\d{1,3}\|>|<image>")
 LONGEST_TEXT = 20_000
 UNREADABLE = ("not-dicom", "undecodable")
-"""Codes of files that are no whole picture."""
+"""Codes of files that are not a whole picture."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -51,8 +51,8 @@ def follow_the_clock(file: str) -> None:
         if now - known[0] > 0.05:
             known[0] = now
             try:
-                with open(file, encoding="ascii") as told:  # noqa: PTH123 - before anything else
-                    known[1] = float(told.read() or 0)
+                with open(file, encoding="ascii") as clock:  # noqa: PTH123 - before anything else
+                    known[1] = float(clock.read() or 0)
             except (OSError, ValueError):
                 known[1] = 0.0
         return right() + known[1]
