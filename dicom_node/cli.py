@@ -132,7 +132,7 @@ def _act_commands(commands: Any) -> None:
 def _network_commands(commands: Any) -> None:
     send = _add(commands, "send", "Send files to a peer by C-STORE.", _send)
     send.add_argument("paths", nargs="*", type=Path, metavar="FILES")
-    send.add_argument("--test", action="store_true", help="a report about nobody, not FILES")
+    send.add_argument("--test", action="store_true", help="objects about nobody, not FILES")
     send.add_argument("--to", required=True, metavar="PEER", help="a name in [peers]")
     fetched = _add(commands, "pull", "Fetch radiographs of an archive into a folder.", _pull)
     fetched.add_argument(

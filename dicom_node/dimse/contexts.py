@@ -33,6 +33,15 @@ REPORTS = {
 }
 """SOP classes sent as SCU."""
 
+SECOND_OBJECTS = {
+    "basic-text": "1.2.840.10008.5.1.4.1.1.88.11",
+    "sc": "1.2.840.10008.5.1.4.1.1.7",
+    "gsps": "1.2.840.10008.5.1.4.1.1.11.1",
+    "ko": "1.2.840.10008.5.1.4.1.1.88.59",
+    "pdf": "1.2.840.10008.5.1.4.1.1.104.1",
+}
+"""SOP classes of the objects beside the report, by their words in ``objects``."""
+
 QUERIES = {
     "1.2.840.10008.5.1.4.1.2.1.1": "Patient Root Query/Retrieve - FIND",
     "1.2.840.10008.5.1.4.1.2.1.2": "Patient Root Query/Retrieve - MOVE",

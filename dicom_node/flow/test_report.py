@@ -1,128 +1,111 @@
-"""A report about nobody, to try whether an archive takes and shows what this node will send."""
+"""A test send: whether an archive takes each kind of object that this node will send to it."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
-
-from dicom_node import __version__
-from dicom_node.base.errors import Refused
-from dicom_node.base.identity import UID_NAMESPACE
+from dicom_node.base.errors import Unreachable
 from dicom_node.base.local_time import local_time
-from dicom_node.dimse.contexts import REPORTS
+from dicom_node.dimse.contexts import REPORTS, SECOND_OBJECTS
+from dicom_node.flow.test_objects import PATIENT_ID, PATIENT_NAME, build
 from dicom_node.settings import Peer
 from dicom_node.standard.sr_classes import SR_CLASSES
-from dicom_node.standard.status import fault
+from dicom_node.standard.status import StatusKind, fault, meaning, read_status
 
 if TYPE_CHECKING:
     from dicom_node.dimse.scu import Destination
 
-PATIENT_NAME, PATIENT_ID = "TEST^CHEXFRACT", "CHEXFRACT-TEST"
-
-BASIC_TEXT = "1.2.840.10008.5.1.4.1.1.88.11"
+__all__ = ["PATIENT_ID", "PATIENT_NAME", "Taken", "is_fine", "send"]
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """One object that a peer answered: its SOP class in words, the status and how long it took."""
+    """What a peer did with one kind of object."""
 
+    kind: str
+    """As in ``objects`` of node.toml."""
     name: str
-    status: int
+    """Its SOP class in words."""
+    state: Literal["taken", "taken with warning", "refused", "no context", "no answer"]
+    status: int | None
+    """Of the answer; None where there was none."""
     meaning: str
-    """Empty for success."""
+    """Why it was not taken; empty where it was."""
+    remark: str
+    """With which warning it was taken."""
     ms: float
 
 
 def send(ae_title: str, peer: Peer) -> list[Taken]:
-    """Store test reports of the kinds that `peer` is to get; each is about nobody.
+    """Store a test object of each kind in the peer's ``objects``; each is about nobody.
+
+    The report goes in the first of its ``sop_classes`` that the peer accepts, as real ones do.
 
     Raises
     ------
     Unreachable
-        The peer gives no answer.
-    Refused
-        It takes no report at all.
+        The peer accepts no association.
     """
     # Imported when an operator asks: the pages show the test's name without pynetdicom.
     from dicom_node.dimse.scu import Destination
 
-    preferred = [SR_CLASSES[name] for name in peer.sop_classes]
-    wanted = [*preferred, *([BASIC_TEXT] if "basic-text" in peer.objects else [])]
     with tempfile.TemporaryDirectory() as folder, Destination(ae_title, peer) as destination:
-        destination.connect(wanted)
-        taken = [uid for uid in preferred if destination.accepts(uid)][:1]
-        taken += [uid for uid in wanted if uid == BASIC_TEXT and destination.accepts(uid)]
-        if not taken:
-            raise Refused(f"{destination.name} takes no structured report")
-        return [_stored(destination, Path(folder), report(ae_title, uid)) for uid in taken]
+        destination.connect([uid for choice in _choices(peer).values() for uid in choice])
+        return list(_tried(destination, Path(folder), ae_title, peer, local_time()))
 
 
-def report(ae_title: str, sop_class_uid: str, at: datetime | None = None) -> Dataset:
-    """Return a structured report that says in every place where people look that it is a test.
-
-    Those of one day and node stand in one study, so that one act removes them.
-    """
-    now = at or local_time()
-    ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.SOPClassUID, ds.SOPInstanceUID = sop_class_uid, f"2.25.{uuid.uuid4().int}"
-    ds.StudyInstanceUID = _uid(f"trial {ae_title} {now:%Y%m%d}")
-    ds.SeriesInstanceUID = _uid(f"trial {ae_title} {now:%Y%m%d} {sop_class_uid}")
-    ds.PatientName, ds.PatientID = PATIENT_NAME, PATIENT_ID
-    ds.PatientBirthDate = ds.PatientSex = ds.AccessionNumber = ds.ReferringPhysicianName = ""
-    ds.StudyID, ds.StudyDescription = "TEST", "TEST of a connection, may be deleted"
-    ds.StudyDate, ds.StudyTime = f"{now:%Y%m%d}", "000000"
-    ds.Modality, ds.SeriesNumber, ds.SeriesDescription = "SR", 1, "TEST, about nobody"
-    ds.Manufacturer = ds.ManufacturerModelName = "chexfract-node"
-    ds.DeviceSerialNumber, ds.SoftwareVersions = ae_title.strip() or "0", __version__
-    ds.InstanceNumber = int(f"{now:%H%M%S}")
-    ds.ContentDate, ds.ContentTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
-    ds.ReferencedPerformedProcedureStepSequence, ds.PerformedProcedureCodeSequence = [], []
-    ds.CompletionFlag, ds.VerificationFlag = "COMPLETE", "UNVERIFIED"
-    _say(ds, f"TEST. {ae_title.strip()} tries whether this archive takes and shows its reports. "
-             "This is about no patient and no image, and may be deleted.")  # fmt: skip
-    return ds
+def _choices(peer: Peer) -> dict[str, list[str]]:
+    """Return the SOP classes in which each kind can be sent, the preferred one first."""
+    reports = [SR_CLASSES[name] for name in peer.sop_classes]
+    return {kind: reports if kind == "sr" else [SECOND_OBJECTS[kind]] for kind in peer.objects}
 
 
-def _say(ds: Dataset, what: str) -> None:
-    """Put a document of one text below the root (DICOM PS3.3 C.17.3)."""
-    ds.ValueType, ds.ContinuityOfContent = "CONTAINER", "SEPARATE"
-    ds.ConceptNameCodeSequence = [_code("18748-4", "LN", "Diagnostic imaging report")]
-    text = Dataset()
-    text.RelationshipType, text.ValueType, text.TextValue = "CONTAINS", "TEXT", what
-    text.ConceptNameCodeSequence = [_code("121106", "DCM", "Comment")]
-    ds.ContentSequence = [text]
+def _tried(
+    destination: Destination, folder: Path, ae_title: str, peer: Peer, now: datetime
+) -> Iterator[Taken]:
+    choices = _choices(peer)
+    wanted = [uid for choice in choices.values() for uid in choice]
+    for kind, classes in choices.items():
+        try:
+            destination.connect(wanted)  # again, where the last object ended the association
+        except Unreachable as exc:
+            yield Taken(kind, _named(classes), "no answer", None, str(exc), "", 0.0)
+            continue
+        accepted = [uid for uid in classes if destination.accepts(uid)][:1]
+        if accepted:
+            yield _stored(destination, folder, kind, ae_title, accepted[0], now)
+        else:
+            why = "it accepts no presentation context for this SOP class"
+            yield Taken(kind, _named(classes), "no context", None, why, "", 0.0)
 
 
-def _code(value: str, scheme: str, word: str) -> Dataset:
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, word
-    return code
-
-
-def _stored(destination: Destination, folder: Path, ds: Dataset) -> Taken:
+def _stored(
+    destination: Destination, folder: Path, kind: str, ae_title: str, uid: str, now: datetime
+) -> Taken:
     path = folder / "test.dcm"
-    ds.save_as(path, enforce_file_format=True)
-    started = time.perf_counter()
-    status = destination.store(path)
+    build(ae_title, uid, now).save_as(path, enforce_file_format=True)
+    name, started = _named([uid]), time.perf_counter()
+    try:
+        status = destination.store(path)
+    except Unreachable as exc:
+        ms = (time.perf_counter() - started) * 1000
+        return Taken(kind, name, "no answer", None, str(exc), "", ms)
     ms = (time.perf_counter() - started) * 1000
-    name = REPORTS.get(str(ds.SOPClassUID), str(ds.SOPClassUID)).removesuffix(" Storage")
-    return Taken(name, status, fault(status), ms)
+    if why := fault(status):
+        return Taken(kind, name, "refused", status, why, "", ms)
+    if read_status(status).kind is StatusKind.WARNING:
+        return Taken(kind, name, "taken with warning", status, "", meaning(status), ms)
+    return Taken(kind, name, "taken", status, "", "", ms)
 
 
-def _uid(text: str) -> str:
-    return f"2.25.{uuid.uuid5(UID_NAMESPACE, text).int}"
+def _named(classes: Sequence[str]) -> str:
+    return " or ".join(REPORTS[uid].removesuffix(" Storage") for uid in classes)
 
 
 def is_fine(taken: Sequence[Taken]) -> bool:

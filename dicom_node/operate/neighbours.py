@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from dicom_node.base.checks import Check, failed, passed, warned
 from dicom_node.base.errors import ChexFractError, Refused, Unreachable
-from dicom_node.dimse.contexts import EXPLICIT_LITTLE, PUSH_MODEL, REPORTS
+from dicom_node.dimse.contexts import EXPLICIT_LITTLE, PUSH_MODEL, REPORTS, SECOND_OBJECTS
 from dicom_node.dimse.scu import Destination
 from dicom_node.flow import routing
 from dicom_node.settings import SENDER, Match, Peer, Rule, Settings
@@ -15,15 +15,6 @@ from dicom_node.standard.sr_classes import SR_CLASSES
 
 TCP_S, ASSOCIATION_S = 2.5, 3.0
 """A neighbour in a hospital's network answers within milliseconds."""
-
-OBJECTS = {
-    "basic-text": "1.2.840.10008.5.1.4.1.1.88.11",
-    "sc": "1.2.840.10008.5.1.4.1.1.7",
-    "gsps": "1.2.840.10008.5.1.4.1.1.11.1",
-    "ko": "1.2.840.10008.5.1.4.1.1.88.59",
-    "pdf": "1.2.840.10008.5.1.4.1.1.104.1",
-}
-"""Second objects by the words of ``objects``."""
 
 ADVICE = (
     ("calling AE title", "ask whoever runs {name} to register {ae} (this machine, port {port})"),
@@ -81,7 +72,7 @@ def _may_send(rule: Rule, known: Peer) -> bool:
 def _asked(settings: Settings, name: str, known: Peer, check: str) -> Iterator[Check]:
     _knock(known)
     wanted = [SR_CLASSES[word] for word in known.sop_classes]
-    wanted += [OBJECTS[word] for word in known.objects if word in OBJECTS]
+    wanted += [SECOND_OBJECTS[word] for word in known.objects if word in SECOND_OBJECTS]
     brief = known.model_copy(update={"timeout": min(known.timeout, ASSOCIATION_S)})
     with Destination(settings.node.ae_title, brief) as destination:
         destination.connect([*wanted, *([PUSH_MODEL] if known.storage_commitment else [])])
@@ -96,7 +87,7 @@ def _asked(settings: Settings, name: str, known: Peer, check: str) -> Iterator[C
         return
     yield passed(check, f"{state}; takes {', '.join(names)}")
     for uid in wanted:
-        if uid in OBJECTS.values() and uid not in taken:
+        if uid in SECOND_OBJECTS.values() and uid not in taken:
             advice = f"ask for it there, or take it out of peers.{name}.objects"
             yield warned(check, f"does not take {REPORTS[uid]}", advice)
     if known.storage_commitment and not commits:

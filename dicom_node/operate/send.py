@@ -47,7 +47,7 @@ def send(settings: Settings, peer: Peer, name: str, paths: Sequence[Path], *, as
 
 
 def send_test(settings: Settings, peer: Peer, name: str, *, as_json: bool) -> int:
-    """Store test reports about nobody at a peer; return 1 when one was not taken."""
+    """Store test objects about nobody at a peer; return 1 when one was not taken."""
     taken = test_report.send(settings.node.ae_title, peer)
     if as_json:
         print_json(
@@ -59,7 +59,9 @@ def send_test(settings: Settings, peer: Peer, name: str, *, as_json: bool) -> in
         )
     else:
         for one in taken:
-            print(f"{one.name}: {one.meaning or f'taken in {one.ms:.0f} ms'}")
+            why = one.meaning or one.remark
+            print(f"{one.kind} ({one.name}): {one.state}{f': {why}' if why else ''}"
+                  + (f" in {one.ms:.0f} ms" if one.status is not None else ""))  # fmt: skip
         patient = f"patient {test_report.PATIENT_NAME}, ID {test_report.PATIENT_ID}"
         print(f"at {name}: {patient}; may be deleted")
     return 0 if test_report.is_fine(taken) else 1

@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from dicom_node.base.addresses import is_loopback
 from dicom_node.base.errors import ChexFractError, NotFound
-from dicom_node.dimse.contexts import REPORTS
+from dicom_node.dimse.contexts import REPORTS, SECOND_OBJECTS
 from dicom_node.flow import test_report
 from dicom_node.peers import peer_table, who_calls
 from dicom_node.settings import Peer, Settings
@@ -44,7 +44,7 @@ class Answer:
     takes: tuple[str, ...] = ()
     refuses: tuple[str, ...] = ()
     tests: tuple[test_report.Taken, ...] = ()
-    """Test reports that were sent."""
+    """What became of the test objects."""
     problem: str = ""
 
 
@@ -96,7 +96,7 @@ class Echo:
 
 
 def test(ae_title: str, peer: Peer) -> Answer:
-    """Store test reports about nobody at a peer."""
+    """Store test objects about nobody at a peer."""
     try:
         return Answer(tests=tuple(test_report.send(ae_title, peer)))
     except ChexFractError as exc:
@@ -156,13 +156,14 @@ def routes(
 
     @router.post("/{name}/test")
     def send_test(request: Request, name: Name, posted: Posted = operates) -> Response:
-        """Store a test report at a peer."""
+        """Store a test object of each kind at a peer."""
         answer = _asked(settings, name, test)
         logger.info(
             "test sent destination=%s by=%s %s",
             name,
             posted.person.name,
-            " ".join(f"status=0x{one.status:04X}" for one in answer.tests) or "not taken",
+            " ".join(f"{one.kind}={one.state.replace(' ', '-')}" for one in answer.tests)
+            or "not taken",
         )
         return told(request, name, posted.person, answer)
 
@@ -194,7 +195,9 @@ def _refused(settings: Settings, caller: RefusedCaller) -> dict[str, Any]:
 
 def _objects(settings: Settings) -> list[str]:
     """Return the SOP classes that this node may send, as an archive's list of them wants."""
-    wanted = {SR_CLASSES[name] for peer in settings.peers.values() for name in peer.sop_classes}
+    peers = settings.peers.values()
+    wanted = {SR_CLASSES[name] for peer in peers for name in peer.sop_classes}
+    wanted |= {SECOND_OBJECTS[k] for peer in peers for k in peer.objects if k in SECOND_OBJECTS}
     return [word for uid, word in REPORTS.items() if uid in wanted]
 
 

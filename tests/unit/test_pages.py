@@ -20,6 +20,7 @@ from pydicom.multival import MultiValue
 from serving import Api, serving
 
 from dicom_node import in_force
+from dicom_node.flow import test_report
 from dicom_node.standard.header import clean
 from dicom_node.web import board, preview, worklist
 
@@ -282,6 +283,28 @@ def test_a_test_send_that_fails_says_why(http: httpx2.Client) -> None:
     assert "refuses connections" in post(http, "/peers/modality/test").text
     assert post(http, "/peers/nobody/test").status_code == 404
     assert http.get("/peers/modality/test").status_code == 303
+
+
+def test_a_test_send_says_what_became_of_each_kind(
+    http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what: list[test_report.Taken] = [
+        test_report.Taken("sr", "Enhanced SR", "taken", 0, "", "", 3.0),
+        test_report.Taken("sc", "SC", "taken with warning", 0xB000, "", "0xB000 coercion", 3.0),
+        test_report.Taken("ko", "KO", "refused", 0xA700, "0xA700 out of resources", "", 3.0),
+        test_report.Taken("gsps", "GSPS", "no context", None, "it accepts none", "", 0.0),
+        test_report.Taken("pdf", "PDF", "no answer", None, "it broke the association", "", 3.0),
+    ]
+    monkeypatch.setattr(test_report, "send", lambda ae_title, peer: what)
+    answer = " ".join(post(http, "/peers/modality/test").text.split())
+    for said in (
+        "sr (Enhanced SR): taken, 0x0000 in 3 ms",
+        "sc (SC): taken with warning, 0xB000 coercion in 3 ms",
+        "ko (KO): refused, 0xA700 out of resources in 3 ms",
+        "gsps (GSPS): no context: it does not accept this SOP class",
+        "pdf (PDF): no answer: it broke the association",
+    ):
+        assert said in answer
 
 
 def test_peers_show_what_to_type_in_at_their_side(api: Api, http: httpx2.Client) -> None:
