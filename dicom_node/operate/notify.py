@@ -16,6 +16,7 @@ from email.message import EmailMessage
 from typing import Any
 
 from dicom_node.base.errors import Unreachable
+from dicom_node.conditions import is_down
 from dicom_node.flow.loop import Loop
 from dicom_node.settings import Notify, Settings
 from dicom_node.store.ledger import Ledger
@@ -103,7 +104,7 @@ class Notifier:
             limit = self._settings.retention.min_free
             yield Trouble("disk full", f"disk full: less than {limit} bytes free, images refused")
         status = self._ledger.history.status()
-        silent = {d.name: d for d in status.destinations if d.failures and d.waiting}
+        silent = {d.name: d for d in status.destinations if is_down(d)}
         self._down = {name: self._down.get(name, now) for name in silent}
         for name, since in self._down.items():
             if now - since >= self._notify.destination_down_for:
