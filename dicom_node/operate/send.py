@@ -60,7 +60,7 @@ def send_test(settings: Settings, peer: Peer, name: str, *, as_json: bool) -> in
     else:
         for one in taken:
             why = one.meaning or one.remark
-            print(f"{one.kind} ({one.name}): {one.state}{f': {why}' if why else ''}"
+            print(f"{one.kind}, {one.name}: {one.state}{f': {why}' if why else ''}"
                   + (f" in {one.ms:.0f} ms" if one.status is not None else ""))  # fmt: skip
         patient = f"patient {test_report.PATIENT_NAME}, ID {test_report.PATIENT_ID}"
         print(f"at {name}: {patient}; may be deleted")

@@ -298,11 +298,11 @@ def test_a_test_send_says_what_became_of_each_kind(
     monkeypatch.setattr(test_report, "send", lambda ae_title, peer: what)
     answer = " ".join(post(http, "/peers/modality/test").text.split())
     for said in (
-        "sr (Enhanced SR): taken, 0x0000 in 3 ms",
-        "sc (SC): taken with warning, 0xB000 coercion in 3 ms",
-        "ko (KO): refused, 0xA700 out of resources in 3 ms",
-        "gsps (GSPS): no context: it does not accept this SOP class",
-        "pdf (PDF): no answer: it broke the association",
+        "sr, Enhanced SR: taken, 0x0000 in 3 ms",
+        "sc, SC: taken with warning, 0xB000 coercion in 3 ms",
+        "ko, KO: refused, 0xA700 out of resources in 3 ms",
+        "gsps, GSPS: no context: it does not accept this SOP class",
+        "pdf, PDF: no answer: it broke the association",
     ):
         assert said in answer
 
