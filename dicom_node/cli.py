@@ -100,7 +100,7 @@ def _act_commands(commands: Any) -> None:
     resend = _add(commands, "resend", "Deliver an Instance's report once more.", _resend)
     resend.add_argument("ident", metavar="ID")
     replay = _add(
-        commands, "replay", "Analyse an Instance anew: a report that replaces the last.", _replay
+        commands, "replay", "Analyse an Instance again: a report that replaces the last.", _replay
     )
     replay.add_argument("ident", metavar="ID")
     release = _add(commands, "release", "Send reports that a shadow rule has withheld.", _release)
@@ -288,7 +288,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     return settings
 
 
-def _settings_in_force(options: argparse.Namespace, *, is_told: bool = True) -> Settings:
+def _settings_in_force(options: argparse.Namespace, *, is_warned: bool = True) -> Settings:
     """Return the settings to look at a node by: while the file is wrong, those it runs with."""
     from dicom_node import in_force
     from dicom_node.base.errors import ConfigurationError
@@ -299,7 +299,7 @@ def _settings_in_force(options: argparse.Namespace, *, is_told: bool = True) -> 
         settings = in_force.beside_broken_file(options.config)
         if settings is None:
             raise
-        if is_told:
+        if is_warned:
             print(f"warning: {exc}", file=sys.stderr)
             print("warning: going on with what the node accepted last", file=sys.stderr)
         return settings
@@ -346,7 +346,7 @@ def _reload(options: argparse.Namespace) -> int:
     from dicom_node.run.reload import reload
 
     # The node itself answers what is wrong with the file.
-    reload(_settings_in_force(options, is_told=False), _actor(), as_json=options.json)
+    reload(_settings_in_force(options, is_warned=False), _actor(), as_json=options.json)
     return OK
 
 

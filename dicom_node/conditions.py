@@ -26,14 +26,14 @@ from dicom_node.store.spool import Spool
 FRESH_S = 2.0
 """Age from which the conditions are computed again when somebody asks."""
 WAIT_S = 1.5
-"""Longest wait of who asks; what was known before is told meanwhile."""
+"""Longest wait of who asks; meanwhile the last answer stands."""
 SILENT_S = 20.0
 """Time of one look after which the ledger counts as silent."""
 
 GRACE_S = 10.0
 """Wait of a job that a worker may need to come for it."""
 YOUNG_S = 25.0
-"""Age of the web side up to which workers may not have told it of themselves; they do each 20 s."""
+"""Age of the web side up to which a worker's heartbeat may be missing; one comes each 20 s."""
 PATIENCE_S = 120.0
 """Wait of a job after which a worker that is there should have taken it."""
 

@@ -36,7 +36,7 @@ class Credentials:
     first_admin: str
     """Password of user ``admin`` while there has never been a user."""
     pages: str
-    """Key of cookies, forms and searches; nobody is told it."""
+    """Key of cookies, forms and searches; it never leaves the node."""
 
     @classmethod
     def same(cls, secret: str) -> Self:

@@ -1,7 +1,7 @@
 """What a running node has accepted of node.toml: read by every role, exchanged as a whole.
 
-The file may be edited, and be wrong, at any time. A role that starts anew must not meet it halfway,
-so all roles read a copy in data_dir, which changes only when a new one has been found right.
+The file may be edited, and be wrong, at any time. A role that starts again must not meet it
+halfway, so all roles read a copy in data_dir, which changes only when a new one is found right.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ FILE = "accepted.json"
 _DATA_DIR = re.compile(r"""\s*(?:node\s*\.\s*)?data_dir\s*=\s*["']([^"'\n]+)["']""")
 
 EXCHANGED = ("peers", "rules")
-"""Tables that a running node takes over anew; the others wait for its next start."""
+"""Tables that a running node takes over again; the others wait for its next start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What changed when peers and rules were taken over anew."""
+    """What changed when peers and rules were taken over again."""
 
     peers: tuple[str, ...]
     rules: tuple[str, ...]
@@ -54,7 +54,7 @@ def kept(settings: Settings) -> Settings | None:
     """Return what the last node in this data_dir ran with; None for the first."""
     copy = settings.node.data_dir / FILE
     try:
-        return _settings(copy, _told(copy)["content"])
+        return _settings(copy, _content(copy)["content"])
     except (ConfigurationError, KeyError, TypeError):
         return None
 
@@ -74,7 +74,7 @@ def read(path: Path) -> Settings:
     ConfigurationError
         The file cannot be read or a key is wrong.
     """
-    return load(path) if path.name != FILE else _settings(path, _told(path)["content"])
+    return load(path) if path.name != FILE else _settings(path, _content(path)["content"])
 
 
 def beside_broken_file(config: Path) -> Settings | None:
@@ -85,12 +85,12 @@ def beside_broken_file(config: Path) -> Settings | None:
     Returns
     -------
     Settings or None
-        None where no node has accepted this file, or where its data_dir cannot be told.
+        None where no node has accepted this file, or where its data_dir cannot be found.
     """
     for folder in _data_dirs(config):
         copy = folder / FILE
         try:
-            accepted = _told(copy)
+            accepted = _content(copy)
             if Path(accepted["config"]) == config.absolute():
                 return _settings(copy, accepted["content"])
         except (ConfigurationError, KeyError, TypeError):
@@ -120,16 +120,16 @@ def exchange(copy: Path) -> Exchange:
     ConfigurationError
         It is not right, or names TLS files that cannot be used; nothing has changed.
     """
-    told = _told(copy)
-    config = Path(told["config"])
+    accepted = _content(copy)
+    config = Path(accepted["config"])
     new = load(config)
     for name, peer in new.peers.items():
         try:
             security.requestor(peer.tls)
         except ConfigurationError as exc:
             raise ConfigurationError(f"{config}: peers.{name}.tls: {exc}") from exc
-    content, old = toml.read(config), _settings(copy, told["content"])
-    kept = {key: value for key, value in told["content"].items() if key not in EXCHANGED}
+    content, old = toml.read(config), _settings(copy, accepted["content"])
+    kept = {key: value for key, value in accepted["content"].items() if key not in EXCHANGED}
     kept |= {key: content[key] for key in EXCHANGED if key in content}
     _settings(config, kept)
     _write(copy, config, kept)
@@ -144,9 +144,9 @@ def on_disk(copy: Path) -> tuple[Path, tuple[str, ...]]:
     ConfigurationError
         node.toml is not right.
     """
-    told = _told(copy)
-    config = Path(told["config"])
-    old, new = _settings(copy, told["content"]), load(config)
+    accepted = _content(copy)
+    config = Path(accepted["config"])
+    old, new = _settings(copy, accepted["content"]), load(config)
     changed = [table for table in EXCHANGED if getattr(old, table) != getattr(new, table)]
     return config, (*changed, *_differing(old, new))
 
@@ -156,7 +156,7 @@ def _differing(old: Settings, new: Settings) -> tuple[str, ...]:
     return tuple(table for table in others if getattr(old, table) != getattr(new, table))
 
 
-def _told(copy: Path) -> dict[str, Any]:
+def _content(copy: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(copy.read_text(encoding="utf-8")))
     except (OSError, ValueError) as exc:
@@ -169,13 +169,13 @@ def _settings(where: Path, content: dict[str, Any]) -> Settings:
 
 def _write(copy: Path, config: Path, content: dict[str, Any]) -> None:
     """Put a copy in place as a whole; it may hold passwords."""
-    told = json.dumps({"config": str(config.absolute()), "content": content}, default=str)
+    text = json.dumps({"config": str(config.absolute()), "content": content}, default=str)
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(told)
+            file.write(text)
         temporary.replace(copy)
     except OSError as exc:
         raise ConfigurationError(f"node.data_dir: {copy}: {exc.strerror}") from exc

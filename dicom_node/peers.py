@@ -217,7 +217,7 @@ def peer_table(ae_title: str, address: str) -> str:
 
 
 def doubts(settings: Settings, names: HostNames = NAMES) -> list[tuple[str, str]]:
-    """Return peers whose callers cannot be told for sure, each with what to do."""
+    """Return peers whose callers cannot be identified for sure, each with what to do."""
     found = []
     for name, peer in settings.peers.items():
         if peer.addresses or parse_address(peer.host) is not None:

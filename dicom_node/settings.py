@@ -598,11 +598,11 @@ class Notify(Section):
     smtp_password: SecretStr | None = None
     """Its password; meant for the environment (``CHEXFRACT_NOTIFY__SMTP_PASSWORD``)."""
     destination_down_for: Duration = 900.0
-    """Time that a destination gives no answer before somebody is told."""
+    """Time that a destination gives no answer before somebody is notified."""
     remind_after: Annotated[Duration, Field(gt=0)] = 86400.0
-    """Time after which trouble that lasts is told again."""
+    """Time after which a message about trouble that lasts is repeated."""
     with_identifiers: bool = False
-    """Whether accession numbers and UIDs of failed images are told, too; names never are."""
+    """Whether accession numbers and UIDs of failed images are in messages, too; names never are."""
 
     @model_validator(mode="after")
     def _mail_has_a_sender(self) -> Self:

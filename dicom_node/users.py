@@ -100,7 +100,7 @@ def password_problem(name: str, password: str) -> str:
     Parameters
     ----------
     name : str
-        Whose it is: the name is no password.
+        Whose it is: the name is not a password.
     """
     if not SHORTEST <= len(password) <= LONGEST_NEW:
         return (

@@ -21,7 +21,7 @@ class Sender:
 
     ``priority`` is (0000,0700) of the C-STORE request: 0 medium, 1 high, 2 low. ``association``
     names the association in log lines and events; ``certificate`` is what the caller showed (DER).
-    ``is_web`` is for STOW-RS: an HTTP client is no peer that a report could be sent to.
+    ``is_web`` is for STOW-RS: an HTTP client is not a peer that a report could be sent to.
     """
 
     calling_ae: str

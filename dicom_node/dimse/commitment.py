@@ -90,8 +90,8 @@ class Line:
         if "Status" not in status:
             raise Unreachable(f"{self._destination.name} gives no answer to N-ACTION")
         if status.Status != SUCCESS:
-            told = meaning(status.Status)
-            raise Refused(f"{self._destination.name} answers N-ACTION with {told}")
+            answer = meaning(status.Status)
+            raise Refused(f"{self._destination.name} answers N-ACTION with {answer}")
 
     def wait(self, seconds: float, ends: Callable[[], bool] = lambda: False) -> bool:
         """Return whether the answer came on this association within `seconds`."""

@@ -130,7 +130,7 @@ def serve_in_full(assoc: Association, on_unexpected: Callable[[str], None]) -> N
     pynetdicom takes the request to release off its queue between two matches of a query, answers
     the query with success and no more matches, and the request never: the peer waits, and holds its
     place until the association is idle for too long. Answers may go out meanwhile (PS3.8 9.2.3,
-    Sta8). A message that is no whole request it drops without a word: ``on_unexpected`` is given
+    Sta8). A message that is not a whole request it drops without a word: ``on_unexpected`` is given
     its kind.
     """
     inside, service = cast("Any", assoc), cast("Any", assoc.acse)
@@ -237,7 +237,7 @@ def _response(
 def forsake(ae: AE) -> None:
     """End the reactor of an association that was interrupted while it was made.
 
-    It is no daemon and would keep the process alive after Ctrl-C.
+    It is not a daemon and would keep the process alive after Ctrl-C.
     """
     for thread in threading.enumerate():
         if isinstance(thread, DULServiceProvider) and thread.assoc.ae is ae:

@@ -36,7 +36,7 @@ ESTABLISHED_S = 8.0
 MAX_COMMAND = 1 << 16
 """Largest command set; the largest of PS3.7 that is in use has a few hundred bytes."""
 MAX_IDENTIFIER = 1 << 20
-"""Largest data set of a request that is no C-STORE: it is held in memory."""
+"""Largest data set of a request that is not a C-STORE: it is held in memory."""
 
 _is_uid = re.compile(rb"[0-9.]{1,64}").fullmatch
 _NO_UID = "0.0"
@@ -316,7 +316,7 @@ class Reception(DIMSEServiceProvider):
         def note(exc: Exception) -> None:
             nonlocal has_failed
             has_failed = True
-            # In Sta13 (PS3.8 9.2.1) the association is being closed already, and why has been told.
+            # In Sta13 (PS3.8 9.2.1) the association is closing, and its line is written.
             if self.assoc.dul.state_machine.current_state != "Sta13":
                 reason = ascii(str(exc))[1:-1][:200] or type(exc).__name__
                 self._refusals.note("closing", refusal(self.assoc, reason), self.assoc)

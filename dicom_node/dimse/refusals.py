@@ -58,7 +58,7 @@ class Refusals:
         self._lock = threading.Lock()
         self._lines: OrderedDict[str, Sparse] = OrderedDict()
         self._counts: dict[tuple[str, str, str, str], Refusal] = {}
-        self._told: weakref.WeakSet[object] = weakref.WeakSet()
+        self._noted: weakref.WeakSet[object] = weakref.WeakSet()
         self._stop = threading.Event()
         self._writer: threading.Thread | None = None
 
@@ -68,25 +68,25 @@ class Refusals:
         Parameters
         ----------
         of : object, optional
-            The association: what ends one is told once, however many notice.
+            The association: its end is one line, however many notice.
         """
         with self._lock:
             if of is not None:
-                if of in self._told:
+                if of in self._noted:
                     return
-                self._told.add(of)
+                self._noted.add(of)
             lines = self._lines_of(refusal.address)
             self._count(refusal)
         lines.warning("%s %s: %s", verb, refusal.who, refusal.reason)
 
     def is_told(self, of: object) -> bool:
         """Return whether a line about this association has been written."""
-        return of in self._told
+        return of in self._noted
 
     def hush(self, of: object) -> None:
         """Write no line about the end of an association: why is known, and is nobody's fault."""
         with self._lock:
-            self._told.add(of)
+            self._noted.add(of)
 
     def start(self) -> None:
         """Begin to write counts down."""

@@ -300,10 +300,11 @@ def _failure(event: evt.Event, exc: Exception) -> Dataset:
     _refused.warning(
         "refused a request of %s with 0x%04X: %s", _caller(event.assoc), status, reason
     )
-    told = Dataset()
-    told.Status = status
-    told.ErrorComment = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in comment)[:64]
-    return told
+    plain = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in comment)
+    response = Dataset()
+    response.Status = status
+    response.ErrorComment = plain[:64]
+    return response
 
 
 def _answers(peer: Peer) -> bool:

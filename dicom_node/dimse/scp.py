@@ -267,7 +267,8 @@ class Listener:
         provider = Reception(assoc, self._intake.begin, node.max_instance, self._refusals)
         patches.replace_provider(assoc, provider)
         patches.serve_in_full(
-            assoc, lambda kind: self._refuse("ignored", assoc, f"a {kind} that is no whole request")
+            assoc,
+            lambda kind: self._refuse("ignored", assoc, f"a {kind} that is not a whole request"),
         )
         self._names[assoc] = secrets.token_hex(4)
 
@@ -335,10 +336,10 @@ class Listener:
             first = ascii(wanted[0])[1:-1] if wanted else "none"
             rights = [right_for(uid) for uid in wanted]
             lacking = [right for right in rights if not may(settings, caller, right)]
-            told = f"it proposes {len(wanted)} contexts, none of them spoken here: {first} …"
+            reason = f"it proposes {len(wanted)} contexts, none of them spoken here: {first} …"
             if lacking and caller.name:
-                told = f"peer {caller.name} may not {lacking[0]}; peers.{caller.name}.may says so"
-            self._refusals.note("no presentation context for", refusal(assoc, told), assoc)
+                reason = f"peer {caller.name} may not {lacking[0]}; peers.{caller.name}.may says so"
+            self._refusals.note("no presentation context for", refusal(assoc, reason), assoc)
 
     def _rejection(self, assoc: Association) -> Rejection | None:
         node = self._settings.node

@@ -133,12 +133,12 @@ class Destination:
         """Send one Part 10 file and return the status of the answer.
 
         The bytes of its data set go out as they are where the peer accepted their transfer syntax;
-        otherwise they are encoded anew in the one that it accepted.
+        otherwise they are encoded again in the one that it accepted.
 
         Raises
         ------
         NotUnderstood
-            The file is no Part 10 file.
+            The file is not a Part 10 file.
         Refused
             The peer accepted no presentation context for it.
         Unreachable
@@ -354,7 +354,7 @@ def _store(destination: Destination, path: Path) -> tuple[int | None, str]:
 def _batches(
     paths: Sequence[Path], on_result: Callable[[Path, int | None, str], None]
 ) -> Iterator[tuple[list[Path], list[tuple[str, str]]]]:
-    """Yield files whose kinds fit one association; tell which are no DICOM files."""
+    """Yield files whose kinds fit one association; tell which are not DICOM files."""
     batch: list[Path] = []
     kinds: dict[tuple[str, str], None] = {}
     for path in paths:
@@ -380,7 +380,7 @@ def _kind(path: Path) -> tuple[str, str]:
     except OSError as exc:
         raise NotUnderstood(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except (InvalidDicomError, AttributeError, ValueError, EOFError) as exc:
-        raise NotUnderstood(f"{path} is no DICOM file") from exc
+        raise NotUnderstood(f"{path} is not a DICOM file") from exc
 
 
 def _on_open(event: evt.Event, connected: threading.Event, timeout: float) -> None:

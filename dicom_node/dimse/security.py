@@ -19,7 +19,7 @@ def acceptor(tls: Tls) -> ssl.SSLContext | None:
     Raises
     ------
     ConfigurationError
-        A file is missing or is no certificate or key.
+        A file is missing or is not a certificate or key.
     """
     if not (tls.certificate or tls.key or tls.ca):
         return None
@@ -40,7 +40,7 @@ def requestor(tls: Tls) -> ssl.SSLContext | None:
     Raises
     ------
     ConfigurationError
-        A file is missing or is no certificate or key.
+        A file is missing or is not a certificate or key.
     """
     if not (tls.certificate or tls.key or tls.ca):
         return None

@@ -37,7 +37,7 @@ _element_head = struct.Struct("<HHL").unpack_from
 
 
 class Malformed(Exception):
-    """What a peer sent is no data set of the request that it began."""
+    """What a peer sent is not a data set of the request that it began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ class Fragments:
         Raises
         ------
         Malformed
-            What has come is no fragment of it.
+            What has come is not a fragment of it.
         """
         parts = []
         while not self.is_whole and (self._in_pdv or self._next_pdv()):
@@ -299,7 +299,7 @@ class Fragments:
 
 def response(request: Request, status: int, comment: str) -> bytes:
     """Return the PDU that answers `request` (PS3.7 9.3.1.2, PS3.8 9.3.5)."""
-    told = {
+    elements = {
         0x0002: _even(request.accepted.sop_class_uid, b"\0"),
         0x0100: struct.pack("<H", _C_STORE_RSP),
         0x0120: struct.pack("<H", request.message_id),
@@ -308,7 +308,7 @@ def response(request: Request, status: int, comment: str) -> bytes:
         0x0902: _even(comment, b" "),
         0x1000: _even(request.accepted.sop_instance_uid, b"\0"),
     }
-    command = b"".join(_element(number, value) for number, value in told.items() if value)
+    command = b"".join(_element(number, value) for number, value in elements.items() if value)
     command = _element(0x0000, struct.pack("<L", len(command))) + command
     pdv = struct.pack(">LBB", len(command) + 2, request.context_id, _COMMAND | _LAST) + command
     return struct.pack(">BxL", _P_DATA_TF, len(pdv)) + pdv

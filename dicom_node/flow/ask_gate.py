@@ -45,7 +45,7 @@ def ask(file: IO[bytes]) -> Verdict:
             timeout=ANSWER_S,
             env=child_environment(),
         )
-        told = json.loads(done.stdout)
-        return Verdict(True, bool(told["passes"]), str(told["code"]), str(told["text"]))
+        answer = json.loads(done.stdout)
+        return Verdict(True, bool(answer["passes"]), str(answer["code"]), str(answer["text"]))
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError):
         return Verdict(False)

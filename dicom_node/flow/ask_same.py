@@ -31,7 +31,7 @@ def compare(first: Path, second: Path, within_s: float = ANSWER_S) -> Likeness:
         done = subprocess.run(
             command, capture_output=True, check=False, timeout=within_s, env=child_environment()
         )
-        told = json.loads(done.stdout)
-        return Likeness(True, bool(told["is_same"]), str(told["text"])[:256])
+        answer = json.loads(done.stdout)
+        return Likeness(True, bool(answer["is_same"]), str(answer["text"])[:256])
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError):
         return Likeness(False, text="cannot be compared on this host: no worker is installed here")

@@ -316,12 +316,12 @@ def facts(url: str, timeout_s: float = 2.0, files: TlsFiles = TlsFiles()) -> dic
             connection.connect()
             client = connection.default_channel.client
             client.ping()
-            told: dict[str, Any] = {}
+            facts: dict[str, Any] = {}
             for name, ask in _QUESTIONS.items():
                 # Some services and the stand-in keep these to themselves, or answer another way.
                 with suppress(RedisError, LookupError, TypeError, ValueError):
-                    told[name] = ask(client)
-            return told
+                    facts[name] = ask(client)
+            return facts
 
 
 def redacted(url: str) -> str:
@@ -446,10 +446,10 @@ class Embedded:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         if self._program is not None:
-            command, told = [self._program, "-"], self._configuration()
+            command, lines = [self._program, "-"], self._configuration()
         else:
             command = python_command("-m", "dicom_node.flow.stand_in", str(self._port))
-            told = self._password
+            lines = self._password
         if sys.platform == "linux":
             before = [sys.executable, "-I", "-S", "-c", _DIES_WITH_PARENT, str(os.getpid())]
             command = before + command
@@ -463,10 +463,10 @@ class Embedded:
         )
         if child.stdin is not None:
             try:
-                child.stdin.write(told.encode())
+                child.stdin.write(lines.encode())
                 child.stdin.close()
             except BrokenPipeError:
-                logger.warning("embedded broker ended before it was told its settings")
+                logger.warning("embedded broker ended before it had read its settings")
         return child
 
     def _configuration(self) -> str:

@@ -238,7 +238,7 @@ class _WaryChannel:
             return 0
 
     def _mend(self: Any, exc: ResponseError, *queues: str) -> None:
-        """Remove a key that bears a queue's name and is no list; else the broker is not usable.
+        """Remove a key that bears a queue's name and is not a list; else the broker is not usable.
 
         Raises
         ------

@@ -92,11 +92,11 @@ def why(
     rules: Sequence[Rule], instance_facts: Mapping[str, str]
 ) -> list[tuple[str, bool, str | None]]:
     """Return each rule's name, whether it is met, and the first key that fails."""
-    told = []
+    rows = []
     for rule in rules:
         key = failing(rule, instance_facts)
-        told.append((rule.name, key is None, key))
-    return told
+        rows.append((rule.name, key is None, key))
+    return rows
 
 
 def destinations(

@@ -21,7 +21,7 @@ def first_command(content: bytes) -> list[bytes] | None:
     Raises
     ------
     ValueError
-        This is no command.
+        This is not a command.
     """
     head = re.match(rb"\*(\d{1,3})\r\n", content)
     if not head:

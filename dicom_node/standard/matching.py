@@ -132,7 +132,7 @@ def values(element: DataElement | None) -> list[str]:
 def is_universal(key: DataElement) -> bool:
     """Return whether a key matches everything (PS3.4 C.2.2.2.3).
 
-    So does a sequence whose item holds such keys only (C.2.2.2.6). ``*`` is no wild card in
+    So does a sequence whose item holds such keys only (C.2.2.2.6). ``*`` is not a wild card in
     dates, numbers and UIDs; products send it for "any" all the same.
     """
     if key.VR == "SQ":

@@ -10,7 +10,7 @@ from dicom_node.web.sessions import Door, Person
 
 
 def routes(door: Door, pages: Pages) -> APIRouter:
-    """Return the strip by itself; to ask for it is no act that keeps a session open."""
+    """Return the strip by itself; to ask for it is not an act that keeps a session open."""
     router = APIRouter()
     looks_on = Depends(door.needs("viewer", is_act=False))
 

@@ -104,7 +104,7 @@ def create_app(
     counts : Counts, optional
         Counts that go on from an application before this one.
     workers : Workers, optional
-        Workers that an application before this one was told of.
+        Workers that sent a heartbeat to an application before this one.
     echoes : Echoes, optional
         Echoes that an application before this one has seen.
     """

@@ -37,16 +37,16 @@ class Board:
         self._spool = spool
         self._workers = workers
         self._lock = threading.Lock()
-        self._told: dict[str, Any] = {}
+        self._answer: dict[str, Any] = {}
         self._at = -math.inf
 
     def tiles(self) -> dict[str, Any]:
         """Return the figures, at most two seconds old."""
         with self._lock:
             if time.monotonic() - self._at > FRESH_S:
-                self._told = self._ask()
+                self._answer = self._ask()
                 self._at = time.monotonic()
-            return self._told
+            return self._answer
 
     def _ask(self) -> dict[str, Any]:
         now = time.time()
@@ -72,10 +72,10 @@ class Board:
 def peer_states(settings: Settings, lines: Sequence[DestinationState]) -> list[dict[str, Any]]:
     """Return each peer and each destination with how its deliveries do."""
     known = {line.name: line for line in lines}
-    told = []
+    rows = []
     for name in sorted({*settings.peers, *known}):
         line = known.get(name, DestinationState(name))
-        told.append(
+        rows.append(
             {
                 "name": name,
                 "peer": settings.peers.get(name),
@@ -86,22 +86,22 @@ def peer_states(settings: Settings, lines: Sequence[DestinationState]) -> list[d
                 "reason": line.reason,
             }
         )
-    return told
+    return rows
 
 
 def _busy(claimed: Sequence[str], seen: Sequence[Seen]) -> dict[str, Any]:
-    """Return who is there with what device, and who took work without having told of itself.
+    """Return who is there with what device, and who took work without a heartbeat.
 
     A worker that went is missed only as long as no other of its model is there.
     """
-    told = {one.presence.worker for one in seen}
+    heard = {one.presence.worker for one in seen}
     here = [one.presence for one in seen if one.is_here]
     models = {one.card.name for one in here}
     gone = [one.presence for one in seen if not one.is_here]
     return {
         "here": here,
         "gone": [one.worker for one in gone if one.card.name not in models],
-        "silent": [name for name in claimed if name not in told],
+        "silent": [name for name in claimed if name not in heard],
     }
 
 

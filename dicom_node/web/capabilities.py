@@ -38,8 +38,8 @@ def as_json(base: str) -> str:
             for one in methods
         ]
         found.append({"path": path, "methods": described})
-    told: dict[str, Any] = {"base": base.rstrip("/") + ROOT, "resources": found}
-    return json.dumps(told)
+    description: dict[str, Any] = {"base": base.rstrip("/") + ROOT, "resources": found}
+    return json.dumps(description)
 
 
 def _by_path() -> Iterable[tuple[str, list[Resource]]]:

@@ -133,9 +133,9 @@ def _add_capabilities(router: APIRouter, base: str) -> None:
     def options(request: Request) -> Response:
         """Say what the services can do; strangers may know it."""
         kind = choose(request, (capabilities.WADL, PLAIN_JSON))
-        told = capabilities.as_json if kind == PLAIN_JSON else capabilities.as_wadl
+        describe = capabilities.as_json if kind == PLAIN_JSON else capabilities.as_wadl
         allowed = {"Allow": "GET, HEAD, POST, OPTIONS"}
-        return Response(told(base), headers=allowed, media_type=kind)
+        return Response(describe(base), headers=allowed, media_type=kind)
 
     for path in dict.fromkeys(("", "/", *(one.path for one in RESOURCES))):
         router.add_api_route(path, options, methods=["OPTIONS"])
@@ -386,8 +386,8 @@ def _attributes(
     def content() -> Iterator[str]:
         yield "["
         for number, ds in enumerate(found):
-            told = ds.to_json_dict(_BULK, address(ds))
-            yield ("," if number else "") + json.dumps(told)
+            row = ds.to_json_dict(_BULK, address(ds))
+            yield ("," if number else "") + json.dumps(row)
         yield "]"
 
     return StreamingResponse(content(), media_type=kind, headers=headers)
@@ -427,12 +427,12 @@ def _one_picture(
 
 
 def _check_frames(frames: str, *, has_picture: bool) -> None:
-    """Refuse what is no list of frames, and every frame but the only one.
+    """Refuse what is not a list of frames, and every frame but the only one.
 
     Raises
     ------
     HTTPException
-        400 for what is no list of numbers.
+        400 for what is not a list of numbers.
     NotFound
         There is no such frame, or none that can be shown here.
     """

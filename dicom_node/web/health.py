@@ -74,9 +74,9 @@ def routes(
         """
         checks = {"ledger": _answers(ledger.history.answers), "spool": spool.has_room()}
         is_ready = all(checks.values())
-        told = {name: "ok" if is_fine else "failed" for name, is_fine in checks.items()}
+        results = {name: "ok" if is_fine else "failed" for name, is_fine in checks.items()}
         wrong = sorted({one.key for one in conditions.now()}) if conditions else []
-        answer = {"ready": is_ready, **told, "conditions": wrong, "models": sorted(models())}
+        answer = {"ready": is_ready, **results, "conditions": wrong, "models": sorted(models())}
         return JSONResponse(answer, 200 if is_ready else 503)
 
     @router.get("/metrics")

@@ -161,9 +161,9 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
     @router.post("/result")
     def result(job: str, posted: Posted) -> dict[str, bool]:
         """Keep a result that belongs to its job durably."""
-        told = _result(posted)
+        result = _result(posted)
         try:
-            return {"durable": desk.keep(job, told, _contents(posted, told))}
+            return {"durable": desk.keep(job, result, _contents(posted, result))}
         except ForeignResult as exc:
             raise HTTPException(422, str(exc)) from exc
 
@@ -192,14 +192,14 @@ def _mismatch(spool: Spool, held: Held, result: Result, contents: Mapping[str, b
 
 def faults(errors: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return ``where: what`` for each fault of a body, without anything that the body held."""
-    told = []
+    lines = []
     for error in errors:
         if error["type"] == "extra_forbidden":
-            told.append("unknown field")
+            lines.append("unknown field")
         else:
             where = ".".join(str(part) for part in error["loc"])
-            told.append(f"{where}: {error['type']}")
-    return told
+            lines.append(f"{where}: {error['type']}")
+    return lines
 
 
 def _result(posted: FormData) -> Result:

@@ -125,7 +125,7 @@ class Provider:
             try:
                 token = jwt.decode(id_token, self._keys, algorithms=_ALGORITHMS)
             except (JoseError, ValueError):  # it may have changed its keys since
-                self._documents(anew=True)
+                self._documents(is_renewal=True)
                 token = jwt.decode(id_token, self._keys, algorithms=_ALGORITHMS)
             rules.validate(token.claims)
         except (JoseError, ValueError) as exc:
@@ -140,13 +140,13 @@ class Provider:
             raise Refused(f"the claim {self._oidc.role_claim} names no role of [web.oidc] roles")
         return max(roles, key=RANKS.__getitem__)
 
-    def _documents(self, *, anew: bool = False) -> dict[str, Any]:
+    def _documents(self, *, is_renewal: bool = False) -> dict[str, Any]:
         """Read the discovery document and the keys, at most once an hour unless they fail."""
         import requests
         from joserfc.jwk import KeySet
 
         with self._lock:
-            if not anew and time.monotonic() - self._read_at < _FRESH_S:
+            if not is_renewal and time.monotonic() - self._read_at < _FRESH_S:
                 return self._metadata
             issuer = self._oidc.issuer.rstrip("/")
             try:

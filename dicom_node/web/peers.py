@@ -152,7 +152,7 @@ def routes(
     @router.post("/{name}/echo")
     def echo(request: Request, name: Name, posted: Posted = operates) -> Response:
         """Ask a peer whether it answers and what it takes."""
-        return told(request, name, posted.person, asked(name))
+        return answered(request, name, posted.person, asked(name))
 
     @router.post("/{name}/test")
     def send_test(request: Request, name: Name, posted: Posted = operates) -> Response:
@@ -165,9 +165,9 @@ def routes(
             " ".join(f"{one.kind}={one.state.replace(' ', '-')}" for one in answer.tests)
             or "not taken",
         )
-        return told(request, name, posted.person, answer)
+        return answered(request, name, posted.person, answer)
 
-    def told(request: Request, name: str, person: Person, answer: Answer) -> Response:
+    def answered(request: Request, name: str, person: Person, answer: Answer) -> Response:
         if not request.headers.get("hx-request"):
             return shown(person, request, {name: answer})
         patient = (test_report.PATIENT_NAME, test_report.PATIENT_ID)

@@ -52,7 +52,7 @@ LARGEST = 1024
 TIME_S = 20
 """Processor time."""
 WAIT_S = 60
-"""Longest wait: a machine with much to do is no fault of the image."""
+"""Longest wait: a machine with much to do is not a fault of the image."""
 MEMORY = 4 << 30
 _KEPT = 96 << 20
 """Bytes of pictures that are kept."""
@@ -204,10 +204,10 @@ def _deep(pixels: NDArray[Any], dataset: Dataset, window: str) -> bytes:
     if pixels.ndim != 2:
         raise ValueError("colours have no window")
     is_inverse = _is_inverse(dataset)
-    values, told = _values_and_window(pixels, dataset)
+    values, details = _values_and_window(pixels, dataset)
     if (preset := window.removesuffix("-data")) != window:
         values = contrast.preset(-values if is_inverse else values, preset)
-        told, is_inverse = {"center": 0.5, "width": 1.0}, False
+        details, is_inverse = {"center": 0.5, "width": 1.0}, False
     rows, columns = values.shape
     small = values
     if window != FULL and max(rows, columns) > LARGEST_DATA:
@@ -219,7 +219,7 @@ def _deep(pixels: NDArray[Any], dataset: Dataset, window: str) -> bytes:
     if is_inverse:
         shown, low, high = 1 - shown, high, low
     text = PngInfo()
-    for name, value in (told | {"low": low, "high": high}).items():
+    for name, value in (details | {"low": low, "high": high}).items():
         text.add_text(name, f"{value:g}")
     text.add_text("rows", str(rows))
     text.add_text("columns", str(columns))
@@ -270,7 +270,7 @@ def _as_sent(values: NDArray[np.float32], dataset: Dataset) -> NDArray[np.float3
 def _windowed(
     values: NDArray[np.float32], center: float, width: float, function: str
 ) -> NDArray[np.float32]:
-    """Return values under a window; what is no known function is linear (PS3.3 C.11.2.1.2)."""
+    """Return values under a window; a function that is not known is linear (PS3.3 C.11.2.1.2)."""
     import numpy as np
 
     if function == "sigmoid":

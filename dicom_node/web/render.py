@@ -181,7 +181,7 @@ class Pages:
         self._demonstrates = any(rule.model in DEMONSTRATION_MODELS for rule in settings.rules)
 
     def _wrong_for(self, person: Person | None) -> Sequence[Condition]:
-        """Return what a person is told: who only reads has to know what stops images."""
+        """Return the conditions that a person sees: a viewer has to know what stops images."""
         if person is None:
             return ()
         found = self._wrong()
@@ -207,7 +207,7 @@ class Pages:
         return HTMLResponse(self.text(template, person, **values), status)
 
 
-def told(request: Request, what: str, back: str) -> Response:
+def answered(request: Request, what: str, back: str) -> Response:
     """Say what an act has done: in place where htmx asked, else by going back to the page."""
     if request.headers.get("hx-request"):
         return HTMLResponse(templates.get_template("said.html").render(said=what, is_good=True))

@@ -92,5 +92,5 @@ def _facts(settings: Settings, file: UploadFile, calling_ae: str) -> dict[str, s
     try:
         header = read_header(file.file, _transfer_syntax(file.file))
     except (InvalidDicomError, EOFError, ValueError, AttributeError, KeyError, struct.error) as exc:
-        raise NotUnderstood("this is no DICOM file (Part 10)") from exc
+        raise NotUnderstood("this is not a DICOM file (Part 10)") from exc
     return routing.facts(settings, header, calling_ae)

@@ -154,7 +154,7 @@ class Search:
                 self._unknown[f"orderby={bare}"] = None
 
     def _match(self, name: str, value: str) -> None:
-        """Add a key; what is no attribute, or none of this level, is left out with a warning."""
+        """Add a key; what is not an attribute, or not of this level, is left out with a warning."""
         path = name.split(".")
         tags = [_known_tag(part) for part in path[: MAX_DEPTH + 1]]
         *outer, last = tags

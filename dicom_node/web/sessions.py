@@ -134,7 +134,7 @@ class Door:
     def needs(self, role: Role, *, is_act: bool = True) -> Callable[[Request], Person]:
         """Return the dependency of pages for people with this role.
 
-        A page that loads by itself is no act: it keeps no session open.
+        A page that loads by itself is not an act: it keeps no session open.
         """
 
         def needed(request: Request) -> Person:
@@ -204,7 +204,7 @@ class Door:
         return await run_sync(self.begin, request, user.name, self._mark(user))
 
     def _look_at_password(self, name: str, password: str) -> None:
-        """Note a password of before today's rule: it goes on working, and its user is told."""
+        """Note a password older than today's rule: it goes on working, and its user sees it."""
         if name not in self._last_users:
             return  # the first administrator's is made here
         problem = password_problem(name, password)

@@ -23,7 +23,7 @@ from dicom_node.web import judging
 from dicom_node.web.judging import COMMENT, CORRECTED
 from dicom_node.web.preview import DEEP, WINDOWS, Previews
 from dicom_node.web.regions import regions_of
-from dicom_node.web.render import Pages, told
+from dicom_node.web.render import Pages, answered
 from dicom_node.web.sessions import Door, Person, Posted
 from dicom_node.web.texts import say
 from dicom_node.web.trail import WebTrail
@@ -61,7 +61,7 @@ def routes(
         near = [*shown, *others[:MOST_TRACES]]  # the words of the image that is seen come first
         traces = {one.sop_instance_uid: ledger.history.trace(one.sop_instance_uid) for one in near}
         trail.accessed(request, person.name, [one.instance for one in traces.values()])
-        known = [_told(one, traces[one.sop_instance_uid], person) for one in near]
+        known = [_shown_trace(one, traces[one.sop_instance_uid], person) for one in near]
         preview = previews.why_not() or ("" if trace.instance.file else "purged")
         return pages.page(
             "study.html",
@@ -102,7 +102,7 @@ def routes(
         count = ledger.acts.retry(uid, by=trail.actor(request, posted.person.name))
         what = say("%(count)s will be tried again now", count=count)
         what = what if count else say("nothing had failed or was waiting")
-        return told(request, what, f"/images/{uid}")
+        return answered(request, what, f"/images/{uid}")
 
     @router.post("/resend")
     def resend(request: Request, uid: Uid, posted: Posted = operates) -> Response:
@@ -111,7 +111,7 @@ def routes(
         what = say("%(count)s will be sent again", count=count)
         what = what if count else say("nothing was ever sent")
         what = "; ".join((what, *ledger.acts.unsent(uid)))
-        return told(request, what, f"/images/{uid}")
+        return answered(request, what, f"/images/{uid}")
 
     @router.post("/release")
     def release(request: Request, uid: Uid, posted: Posted = operates) -> Response:
@@ -119,7 +119,7 @@ def routes(
         count, left = ledger.acts.release(uid, by=trail.actor(request, posted.person.name))
         what = say("%(count)s will be sent", count=count)
         what = what if count else say("nothing is withheld by a shadow rule")
-        return told(request, "; ".join((what, *left)), f"/images/{uid}")
+        return answered(request, "; ".join((what, *left)), f"/images/{uid}")
 
     @router.post("/settle/{outcome}")
     def settle(
@@ -132,14 +132,14 @@ def routes(
         count = ledger.acts.settle(uid, outcome, by=trail.actor(request, posted.person.name))
         as_sent = say("%(count)s settled as sent", count=count)
         as_given_up = say("%(count)s settled as given up", count=count)
-        return told(request, as_sent if outcome == "sent" else as_given_up, f"/images/{uid}")
+        return answered(request, as_sent if outcome == "sent" else as_given_up, f"/images/{uid}")
 
     @router.post("/adopt")
     def take_over(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Let corrected content take the place of the first, and report again."""
         made = adopt(settings, spool, ledger, uid, by=trail.actor(request, posted.person.name))
         what = say("adopted; %(count)s new report(s) follow", count=len(made))
-        return told(request, what, f"/images/{uid}")
+        return answered(request, what, f"/images/{uid}")
 
     @router.post("/replay")
     def replay(request: Request, uid: Uid, posted: Posted = operates) -> Response:
@@ -147,7 +147,7 @@ def routes(
         rejects, by = settings.report.reject_replaced, trail.actor(request, posted.person.name)
         count = len(ledger.acts.replay(uid, by=by, rejects=rejects))
         what = say("new analyses that begin: %(count)s", count=count)
-        return told(request, what, f"/images/{uid}")
+        return answered(request, what, f"/images/{uid}")
 
     @router.post("/judge")
     def judge(request: Request, uid: Uid, posted: Posted = judges) -> Response:
@@ -160,12 +160,12 @@ def routes(
             kept += "; " + say("not sent: %(why)s", why=judged.why)
         elif judged.job:
             kept += "; " + say("a report that says so follows")
-        return told(request, kept, f"/images/{uid}")
+        return answered(request, kept, f"/images/{uid}")
 
     return router
 
 
-def _told(image: StudyImage, view: Trace, person: Person) -> dict[str, Any]:
+def _shown_trace(image: StudyImage, view: Trace, person: Person) -> dict[str, Any]:
     """Return a trace with what the page shows beside it: newest job first, statuses as words."""
     trace: dict[str, Any] = as_json(view)
     trace["number"] = image.number

@@ -72,7 +72,7 @@ class WebTrail:
     ) -> None:
         """Note that a list was shown, and what was searched for to get it.
 
-        What the same person saw in a list a moment ago is not noted again: pages load anew, and
+        What the same person saw in a list a moment ago is not noted again: pages load again, and
         live ones with each image that comes.
         """
         if not self.is_kept:

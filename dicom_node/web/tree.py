@@ -23,10 +23,10 @@ def lines(report: Dataset, depth: int = 0) -> Iterator[Line]:
 
 def as_text(report: Dataset) -> str:
     """Return the report as plain text, two blanks per depth."""
-    told = [_title(report), *(f"{name}: {value}" for name, value in _about(report)), ""]
+    rows = [_title(report), *(f"{name}: {value}" for name, value in _about(report)), ""]
     for depth, name, value in lines(report):
-        told.append("  " * depth + ": ".join(part for part in (name, value) if part))
-    return "\n".join(told) + "\n"
+        rows.append("  " * depth + ": ".join(part for part in (name, value) if part))
+    return "\n".join(rows) + "\n"
 
 
 def as_html(report: Dataset) -> str:

@@ -1,4 +1,4 @@
-"""The workers that are there: what they told last of their model and device, kept in memory."""
+"""The workers that are there: their last heartbeats, kept in memory."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ _MOST = 256
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A worker and how long ago it told of itself, in seconds."""
+    """A worker and how long ago its last heartbeat came, in seconds."""
 
     presence: Presence
     ago: float
 
     @property
     def is_here(self) -> bool:
-        """Whether it would tell if it were gone."""
+        """Whether its heartbeat is young enough."""
         return self.ago <= HERE_S
 
 
 class Workers:
-    """Remembers what workers told; after a start of the node they tell it again."""
+    """Remembers the workers' heartbeats; after a start of the node they send them again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._told: dict[str, tuple[Presence, float]] = {}
+        self._heartbeats: dict[str, tuple[Presence, float]] = {}
         self.born = time.monotonic()
 
     def note(self, presence: Presence) -> None:
-        """Remember what a worker tells of itself."""
+        """Remember a worker's heartbeat."""
         now = time.monotonic()
         with self._lock:
-            self._told.pop(presence.worker, None)
-            self._told[presence.worker] = (presence, now)
-            while len(self._told) > _MOST:
-                del self._told[next(iter(self._told))]
+            self._heartbeats.pop(presence.worker, None)
+            self._heartbeats[presence.worker] = (presence, now)
+            while len(self._heartbeats) > _MOST:
+                del self._heartbeats[next(iter(self._heartbeats))]
 
     def models(self) -> set[str]:
         """Return the models of which a worker is there."""
@@ -61,8 +61,8 @@ class Workers:
         """Return the workers of the last hour, those that are here first."""
         now = time.monotonic()
         with self._lock:
-            told = list(self._told.values())
-        found = [Seen(one, now - at) for one, at in told if now - at <= FORGET_S]
+            heartbeats = list(self._heartbeats.values())
+        found = [Seen(one, now - at) for one, at in heartbeats if now - at <= FORGET_S]
         return sorted(found, key=lambda one: (not one.is_here, one.presence.worker))
 
 
@@ -99,14 +99,14 @@ class BatchGauges(Collector):
             labels=labels,
         )
         for one in self._workers.seen():
-            told = one.presence.batches
-            if told is None or not one.is_here:
+            counts = one.presence.batches
+            if counts is None or not one.is_here:
                 continue
             which = [one.presence.card.name, one.presence.worker]
-            batches.add_metric(which, told.count)
-            pictures.add_metric(which, told.pictures)
-            limit.add_metric(which, told.limit)
-            for gauge, share in ((fill, told.fill), (busy, told.busy)):
+            batches.add_metric(which, counts.count)
+            pictures.add_metric(which, counts.pictures)
+            limit.add_metric(which, counts.limit)
+            for gauge, share in ((fill, counts.fill), (busy, counts.busy)):
                 if share is not None:
                     gauge.add_metric(which, share)
         yield from (batches, pictures, limit, fill, busy)
@@ -117,7 +117,7 @@ def routes(workers: Workers) -> APIRouter:
     router = APIRouter()
 
     @router.post(PATH)
-    def told(presence: Presence) -> dict[str, bool]:
+    def heartbeat(presence: Presence) -> dict[str, bool]:
         """Remember a worker."""
         workers.note(presence)
         return {"seen": True}

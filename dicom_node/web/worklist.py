@@ -54,13 +54,13 @@ STATES = (
 LOOK_S = 0.5
 """How often a live page looks whether the ledger has changed."""
 TELL_S = 5.0
-"""How often it is told anew all the same: waits grow while nothing happens."""
+"""How often it is sent again all the same: waits grow while nothing happens."""
 STAYS_S = 2.0
 """How often it is asked whether who looks is still signed in."""
 STREAM_S = 600.0
 """Longest stream: the next one asks again who is there."""
 SEEN_S = 60.0
-"""Time after which the audit trail is told what a live page has shown meanwhile."""
+"""Time after which the audit trail gets what a live page has shown meanwhile."""
 STREAMS = 64
 
 
@@ -140,7 +140,7 @@ class Asked:
         return bool(self.find or self.state or self.period)
 
     def moments(self) -> tuple[float, float]:
-        """Return from when and until when images were received; 0 is no bound."""
+        """Return from when and until when images were received; 0 is not a bound."""
         today = local_time().date()
         first, last = {
             "today": (today, None),
@@ -310,7 +310,7 @@ async def _changes(
 
     The stream ends with the session of who looks: `stays` is asked every few seconds.
     """
-    watch, last, told_at = ledger.watch(), "", -math.inf
+    watch, last, sent_at = ledger.watch(), "", -math.inf
     asked_at = time.monotonic()
     ends = time.monotonic() + STREAM_S
     least = LOOK_S if ledger.is_sqlite else FRESH_S
@@ -321,12 +321,12 @@ async def _changes(
                     return
                 asked_at = time.monotonic()
             has_changed = await run_in_threadpool(watch.changed)
-            if has_changed or time.monotonic() - told_at > TELL_S:
+            if has_changed or time.monotonic() - sent_at > TELL_S:
                 try:
                     text = await run_in_threadpool(rendered)
                 except ChexFractError:
                     text = ""  # the ledger is away for now: what is shown stays
-                told_at = time.monotonic()
+                sent_at = time.monotonic()
                 # A comment finds out whether anybody still listens.
                 yield _message(text) if text and text != last else ": \n\n"
                 last = text or last

@@ -332,7 +332,7 @@ def test_files_are_sent_in_their_own_transfer_syntax(tmp_path: Path, shared_data
 def test_a_file_that_is_not_dicom_is_not_understood(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.dcm"
     wrong.write_bytes(b"no DICOM")
-    with pytest.raises(NotUnderstood, match="is no DICOM file"):
+    with pytest.raises(NotUnderstood, match="is not a DICOM file"):
         Destination("NODE", peer_at(4242)).store(wrong)
 
 

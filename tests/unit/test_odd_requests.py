@@ -137,8 +137,8 @@ def test_what_is_no_whole_request_leaves_a_line(
         element(0, 0x900, number(0)),
     )
     assert answers(node, wire.VERIFICATION, pdata(pdv(3, echo))) == ["released"]
-    lines = [line for line in caplog.messages if "no whole request" in line]
+    lines = [line for line in caplog.messages if "not a whole request" in line]
     assert [line.split(": ")[-1] for line in lines] == [
-        "a C-FIND that is no whole request",
-        "a C-ECHO that is no whole request",
+        "a C-FIND that is not a whole request",
+        "a C-ECHO that is not a whole request",
     ]
