@@ -88,6 +88,8 @@ CALLING_AE_UNKNOWN = Rejection(1, 1, 3, "calling AE title not recognised")
 CALLING_HOST_UNKNOWN = Rejection(1, 1, 3, "calling AE title not known from this address")
 TOO_MANY = Rejection(2, 3, 2, "too many associations")
 NO_ROOM = Rejection(2, 3, 1, "no room for Instances")
+PROTOCOL_VERSION = Rejection(1, 2, 2, "bit 0 of its protocol version is 0")
+"""Sent by pynetdicom's state machine, before an association is asked for here."""
 
 
 class Listener:
@@ -287,7 +289,7 @@ class Listener:
         """Take note of what ends an association inside pynetdicom (PS3.8 9.2.1)."""
         action, assoc = cast("Any", event).action, event.assoc
         if action == "AE-6" and cast("Any", event).next_state == "Sta13":
-            self._refuse("rejected the association of", assoc, "bit 0 of its protocol version is 0")
+            self._refuse("rejected the association of", assoc, PROTOCOL_VERSION.reason)
         elif action in _ABORTS:
             is_idle = cast("Any", event).fsm_event == "Evt15" and assoc.dul.idle_timer_expired()
             silent = f"nothing came for {self._settings.node.idle_timeout:g} s"

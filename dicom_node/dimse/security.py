@@ -7,8 +7,17 @@ import ssl
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.settings import Tls
 
-CIPHERS = "ECDHE+AESGCM"
-"""TLS 1.2 suites of the profile; TLS 1.3 brings its own."""
+VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+
+SUITES = (
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+)
+"""TLS 1.2 suites of the profile, as OpenSSL calls them; TLS 1.3 brings its own."""
+
+CIPHERS = ":".join(SUITES)
 
 
 def acceptor(tls: Tls) -> ssl.SSLContext | None:
@@ -58,7 +67,7 @@ def shown_certificate(connection: object) -> bytes:
 
 def _context(protocol: int, tls: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = VERSIONS[0]
     context.set_ciphers(CIPHERS)
     try:
         if tls.certificate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ssl import TLSVersion
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
@@ -27,7 +28,14 @@ from dicom_node.settings import Settings
 from dicom_node.standard import status
 from dicom_node.standard.matching import WILD
 from dicom_node.standard.sr_classes import SR_CLASSES
-from dicom_node.standard.web_services import RESOURCES, ROOT, SEARCH_PARAMETERS, STORE_FAILURES
+from dicom_node.standard.web_services import (
+    RENDERED_PARAMETERS,
+    RESOURCES,
+    ROOT,
+    SEARCH_PARAMETERS,
+    STORE_FAILURES,
+    STORE_STATUSES,
+)
 from dicom_node.store.catalogue import ATTRIBUTES, LEVELS, UNIQUE, Level, uncompared
 
 STATUSES = (
@@ -254,7 +262,10 @@ def statement(settings: Settings) -> dict[str, Any]:
         },
         "reports": REPORT_CONTENT | {"sop_classes": [_named(uid) for uid in SR_CLASSES.values()]},
         "security": {
-            "tls": "1.2 and 1.3, mutual where a CA is named (PS3.15 B.12, BCP 195)",
+            "tls": f"{' and '.join(_version(one) for one in security.VERSIONS)}, mutual where a CA "
+            "is named (PS3.15 B.12, BCP 195)",
+            "tls_versions": [_version(one) for one in security.VERSIONS],
+            "suites": list(security.SUITES),
             "ciphers": security.CIPHERS,
             "web": "bearer secret or sign-in; HTTPS with the same suites (`web.certificate`), or a "
             "proxy in front (`proxy_addresses`)",
@@ -268,6 +279,10 @@ def statement(settings: Settings) -> dict[str, Any]:
         "revisions": [_row(("version", "date", "change"), one) for one in REVISIONS],
         "not_claimed": list(NOT_CLAIMED),
     }
+
+
+def _version(one: TLSVersion) -> str:
+    return one.name.removeprefix("TLSv").replace("_", ".")
 
 
 def _attribute(row: Row) -> dict[str, str]:
@@ -353,10 +368,13 @@ def _dicomweb() -> dict[str, Any]:
                 "path": one.path,
                 "media_types": ", ".join(one.media_types),
                 "payload": ", ".join(one.payload),
+                "parameters": list(one.parameters),
             }
             for one in RESOURCES
         ],
         "search_parameters": list(SEARCH_PARAMETERS),
+        "rendered_parameters": list(RENDERED_PARAMETERS),
+        "store_statuses": [{"status": code, "when": when} for code, when in STORE_STATUSES],
         "store_failures": [
             {"reason": f"{code:04X}", "when": when} for code, when in STORE_FAILURES
         ],

@@ -169,7 +169,8 @@ def _character_sets(facts: dict[str, Any]) -> Iterable[str]:
 
 def _security(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## 9 Security\n"
-    yield f"TLS {facts['security']['tls']}; suites of TLS 1.2: {facts['security']['ciphers']}."
+    suites = ", ".join(facts["security"]["suites"])
+    yield f"TLS {facts['security']['tls']}; suites of TLS 1.2: {suites}."
     yield "No user identity is negotiated. AE titles are names, not proof: use TLS or addresses."
     yield f"\nWeb: {facts['security']['web']}. Audit trail: {facts['security']['audit']}."
 
@@ -297,12 +298,16 @@ def _web(facts: dict[str, Any]) -> Iterable[str]:
     ]
     head = ("Service", "Method", "Path", "Media types of the answer", "Of the request")
     yield from _table(head, services)
+    answers = ", ".join(f"{one['status']} ({one['when']})" for one in found["store_statuses"])
     yield (
         "\nEvery GET is answered to HEAD, too; OPTIONS names these capabilities as WADL or JSON. "
         f"QIDO-RS knows {', '.join(f'`{name}`' for name in found['search_parameters'])} as "
-        "parameters, the attributes being those of Query/Retrieve; others are ignored with Warning "
-        "299. STOW-RS answers 200, 202 (some failed), 409 (all failed), 415 (another media type, "
-        "or an encoding), 503 (no room), with a Failure Reason for each Instance:\n"
+        "parameters, the attributes being those of Query/Retrieve; what is rendered, and "
+        f"thumbnails, know {', '.join(f'`{name}`' for name in found['rendered_parameters'])}; "
+        "others are ignored with Warning 299. Other retrievals and STOW-RS know `accept`. One "
+        "object alone is had as `application/dicom`; what is rendered is had as what the "
+        "objects can be. A media type that is not named here is answered 406, another method 405. "
+        f"STOW-RS answers {answers}, with a Failure Reason for each Instance:\n"
     )
     failures = [(one["reason"], one["when"]) for one in found["store_failures"]]
     yield from _table(("Failure Reason", "When"), failures)

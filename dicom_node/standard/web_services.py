@@ -11,7 +11,8 @@ STUDY: Final = "/studies/{study}"
 SERIES: Final = "/studies/{study}/series/{series}"
 INSTANCE: Final = "/studies/{study}/series/{series}/instances/{instance}"
 
-DATA_SETS: Final = ("application/dicom+json", 'multipart/related; type="application/dicom+xml"')
+_JSON = ("application/dicom+json", "application/json")
+DATA_SETS: Final = (*_JSON, 'multipart/related; type="application/dicom+xml"')
 """Media types of attributes: searches and metadata."""
 
 _FILES = ('multipart/related; type="application/dicom"', "application/dicom")
@@ -19,7 +20,7 @@ _PICTURES = ("image/jpeg", "image/png")
 _RENDERED = ("text/html", "text/plain", *_PICTURES, "application/pdf")
 _RELATED_OCTETS = 'multipart/related; type="application/octet-stream"'
 _FRAMES = (_RELATED_OCTETS, "application/octet-stream")
-_ANSWERS = ("application/dicom+json", "application/dicom+xml")
+_ANSWERS = (*_JSON, "application/dicom+xml")
 
 SEARCH_PARAMETERS: Final = (
     "{attribute}",
@@ -90,6 +91,18 @@ RESOURCES: Final = (
     Resource("STOW-RS", "POST", STUDY, _ANSWERS, payload=_FILES),
 )
 """Every GET is answered to HEAD, too, and OPTIONS names the capabilities."""
+
+STORE_STATUSES: Final = (
+    (200, "all stored"),
+    (202, "some failed"),
+    (400, "the body is not what its Content-Type says"),
+    (406, "no media type of the answer is accepted"),
+    (409, "all failed"),
+    (413, "too many parts"),
+    (415, "another media type, or an encoding"),
+    (503, "no room"),
+)
+"""HTTP statuses of a store, beside 401 and 403 for who may not, and when."""
 
 STORE_FAILURES: Final = (
     (0xA700, "no room, or no ledger: store later"),
