@@ -471,12 +471,12 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _purge(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
-    from dicom_node.store.retention import Retention
+    from dicom_node.store.retention import RetentionSweep
     from dicom_node.store.spool import Spool
 
     settings = _settings_in_force(options)
     spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free)
-    removed = Retention(settings, spool, _ledger(settings)).purge()
+    removed = RetentionSweep(settings, spool, _ledger(settings)).purge()
     show.acted("purged", removed, as_json=options.json)
     return OK
 

@@ -222,7 +222,7 @@ class Batches(Message):
     """Share of the time with work in the worker in which the model computed."""
 
 
-class Presence(Message):
+class WorkerHeartbeat(Message):
     """Body of ``POST /workers``: a worker is there; sent again and again, for people."""
 
     worker: str = Field(max_length=128)

@@ -45,7 +45,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommitmentAnswer:
     """What a peer commits to, and what not (PS3.4 J.3.3).
 
     ``failed`` has the Failure Reason (0008,1197) by SOP Instance UID.

@@ -24,7 +24,7 @@ _IN_USER = frozenset(range(0x51, 0x5A))
 _UNLIMITED = struct.pack(">BxHL", _MAXIMUM_LENGTH, 4, 0)
 
 
-class Malformed(Exception):
+class MalformedRequest(Exception):
     """The bytes are not an A-ASSOCIATE-RQ; the message says why."""
 
 
@@ -52,11 +52,11 @@ def normalise(
 
     Raises
     ------
-    Malformed
+    MalformedRequest
         It ends within an item, or before its items.
     """
     if len(pdu) < _FIXED:
-        raise Malformed(f"it has {len(pdu)} bytes, less than an association request")
+        raise MalformedRequest(f"it has {len(pdu)} bytes, less than an association request")
     called, calling = _title(pdu[10:26]), _title(pdu[26:42])
     version = struct.unpack(">H", pdu[6:8])[0]
     items = bytearray()
@@ -81,9 +81,9 @@ def normalise(
 def _check_context(number: bytes, found: list[tuple[int, bytes]]) -> None:
     """Raise for a context that nobody can answer (PS3.8 9.3.2.2: an odd ID, an abstract syntax)."""
     if not number or not number[0] & 1:
-        raise Malformed("a presentation context has no odd ID")
+        raise MalformedRequest("a presentation context has no odd ID")
     if not any(k == _ABSTRACT and len(one) > 4 for k, one in found):
-        raise Malformed("a presentation context has no abstract syntax")
+        raise MalformedRequest("a presentation context has no abstract syntax")
 
 
 def _user(body: bytes, can_be_read: Callable[[int, bytes], bool]) -> bytes:
@@ -98,11 +98,11 @@ def _items(body: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at < len(body):
         if len(body) - at < 4:
-            raise Malformed("it ends within the head of an item")
+            raise MalformedRequest("it ends within the head of an item")
         kind, length = struct.unpack(">BxH", body[at : at + 4])
         end = at + 4 + length
         if end > len(body):
-            raise Malformed(f"its item of type {kind:02X}H is longer than the request")
+            raise MalformedRequest(f"its item of type {kind:02X}H is longer than the request")
         yield kind, body[at:end]
         at = end
 

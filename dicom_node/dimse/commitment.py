@@ -16,7 +16,7 @@ from pynetdicom import evt
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.base.errors import NotUnderstood, Refused, Transient, Unreachable
-from dicom_node.dimse import Answer, Question, patches
+from dicom_node.dimse import CommitmentAnswer, Question, patches
 from dicom_node.dimse.contexts import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from dicom_node.dimse.entity import commitment
 from dicom_node.dimse.scu import Destination
@@ -32,11 +32,11 @@ INVALID_ARGUMENT = 0x0115
 _REQUEST = 1
 _EVENTS = (1, 2)
 
-OnAnswer = Callable[[Answer], bool]
+OnAnswer = Callable[[CommitmentAnswer], bool]
 """Keeps an answer durably; False for a transaction that nobody began."""
 
 
-class Line:
+class CommitmentAssociation:
     """An association on which one peer is asked to commit.
 
     Parameters
@@ -105,7 +105,7 @@ class Line:
         """Release the association."""
         self._destination.close()
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> CommitmentAssociation:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -164,7 +164,7 @@ def heard(event: evt.Event, on_answer: OnAnswer) -> int:
     return SUCCESS
 
 
-def read(information: Dataset) -> Answer:
+def read(information: Dataset) -> CommitmentAnswer:
     """Return what the Event Information of an N-EVENT-REPORT says.
 
     Raises
@@ -183,7 +183,7 @@ def read(information: Dataset) -> Answer:
         str(item.ReferencedSOPInstanceUID)
         for item in information.get("ReferencedSOPSequence") or ()
     }
-    return Answer(transaction, frozenset(kept - failed.keys()), failed)
+    return CommitmentAnswer(transaction, frozenset(kept - failed.keys()), failed)
 
 
 def _request(question: Question) -> Dataset:

@@ -196,7 +196,7 @@ def read_requests(
             plain, titles = association_rq.normalise(bytes(pdu), _can_be_read)
             on_titles(titles)
             return standard(bytearray(plain))
-        except association_rq.Malformed as exc:
+        except association_rq.MalformedRequest as exc:
             on_fault(str(exc))
             raise
         except UNREADABLE as exc:

@@ -45,7 +45,7 @@ _READ_AHEAD = 1 << 19
 _LOOK_EVERY_S = 1.0
 
 
-class Incoming(Protocol):
+class IncomingInstance(Protocol):
     """An Instance that is being received (`store.spool`)."""
 
     def write(self, *chunks: bytes | memoryview) -> object:
@@ -199,7 +199,9 @@ class DataSet(BytesIO):
     DICOM has no way to stop a sender but to abort the association.
     """
 
-    def __init__(self, incoming: Incoming | None, fault: ChexFractError | None = None) -> None:
+    def __init__(
+        self, incoming: IncomingInstance | None, fault: ChexFractError | None = None
+    ) -> None:
         super().__init__()
         self.incoming = incoming
         self.fault = fault
@@ -238,7 +240,7 @@ class Reception(DIMSEServiceProvider):
     ----------
     assoc : Association
     begin : callable
-        Returns an `Incoming` for what a C-STORE request says of its data set.
+        Returns an `IncomingInstance` for what a C-STORE request says of its data set.
     max_instance : int
         Bytes of a data set above which the association is aborted.
     refusals : Refusals
@@ -248,7 +250,7 @@ class Reception(DIMSEServiceProvider):
     def __init__(
         self,
         assoc: Association,
-        begin: Callable[[Accepted], Incoming],
+        begin: Callable[[Accepted], IncomingInstance],
         max_instance: int,
         refusals: Refusals,
     ) -> None:

@@ -57,7 +57,7 @@ STOP_S = 2.0
 """Time that a C-STORE in progress has to end when the listener stops."""
 
 
-class Intake(Protocol):
+class InstanceKeeper(Protocol):
     """What keeps an Instance (`flow.intake`)."""
 
     def begin(self, accepted: Any) -> Any:
@@ -98,7 +98,7 @@ class Listener:
     Parameters
     ----------
     settings : Settings
-    intake : Intake
+    intake : InstanceKeeper
         Takes each Instance; C-STORE is answered 0x0000 after its ``finish`` has returned.
     has_room : callable
         Whether Instances can be kept now; if not, associations for storage are rejected.
@@ -115,7 +115,7 @@ class Listener:
     def __init__(
         self,
         settings: Settings,
-        intake: Intake,
+        intake: InstanceKeeper,
         has_room: Callable[[], bool] = lambda: True,
         catalogue: Catalogue | None = None,
         commitments: Reports | None = None,

@@ -306,7 +306,7 @@ def echo(ae_title: str, peer: Peer) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SendResult:
     """What became of the files of one `send`."""
 
     stored: int
@@ -318,7 +318,7 @@ def send(
     peer: Peer,
     paths: Sequence[Path],
     on_result: Callable[[Path, int | None, str], None] = lambda path, status, reason: None,
-) -> Sent:
+) -> SendResult:
     """Store files at `peer`, each in its own transfer syntax.
 
     Parameters
@@ -340,7 +340,7 @@ def send(
                 status, reason = _store(destination, path)
                 on_result(path, status, reason)
                 stored += not reason
-    return Sent(stored, len(paths) - stored)
+    return SendResult(stored, len(paths) - stored)
 
 
 def _store(destination: Destination, path: Path) -> tuple[int | None, str]:

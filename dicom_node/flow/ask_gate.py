@@ -14,7 +14,7 @@ ANSWER_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GateVerdict:
     """What the gate says of a header; `is_known` is False where nobody could be asked."""
 
     is_known: bool
@@ -23,7 +23,7 @@ class Verdict:
     text: str = ""
 
 
-def ask(file: IO[bytes]) -> Verdict:
+def ask(file: IO[bytes]) -> GateVerdict:
     """Return the gate's verdict on a Part 10 file, by the defaults of worker.toml.
 
     It is read in a process of its own: what is in the file is not trusted.
@@ -46,6 +46,6 @@ def ask(file: IO[bytes]) -> Verdict:
             env=child_environment(),
         )
         answer = json.loads(done.stdout)
-        return Verdict(True, bool(answer["passes"]), str(answer["code"]), str(answer["text"]))
+        return GateVerdict(True, bool(answer["passes"]), str(answer["code"]), str(answer["text"]))
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError):
-        return Verdict(False)
+        return GateVerdict(False)

@@ -13,7 +13,7 @@ ANSWER_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
+class LikenessAnswer:
     """What a comparison found; ``is_known`` is False where nobody could compare."""
 
     is_known: bool
@@ -21,7 +21,7 @@ class Likeness:
     text: str = ""
 
 
-def compare(first: Path, second: Path, within_s: float = ANSWER_S) -> Likeness:
+def compare(first: Path, second: Path, within_s: float = ANSWER_S) -> LikenessAnswer:
     """Return whether `second` holds the image of `first`, in whatever lossless coding.
 
     Both are read in a process of its own, which has no secret: what is in them is not trusted.
@@ -32,6 +32,8 @@ def compare(first: Path, second: Path, within_s: float = ANSWER_S) -> Likeness:
             command, capture_output=True, check=False, timeout=within_s, env=child_environment()
         )
         answer = json.loads(done.stdout)
-        return Likeness(True, bool(answer["is_same"]), str(answer["text"])[:256])
+        return LikenessAnswer(True, bool(answer["is_same"]), str(answer["text"])[:256])
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError):
-        return Likeness(False, text="cannot be compared on this host: no worker is installed here")
+        return LikenessAnswer(
+            False, text="cannot be compared on this host: no worker is installed here"
+        )

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol, Self
 
 from dicom_node.base.errors import Refused, Transient
-from dicom_node.dimse import Answer, Question
+from dicom_node.dimse import CommitmentAnswer, Question
 from dicom_node.flow.deliver import Pace
 from dicom_node.flow.loop import Crew, Loop
 from dicom_node.settings import Peer, Settings
@@ -25,8 +25,8 @@ LOOK_S = 0.5
 """Seconds between two looks at what is due."""
 
 
-class Line(Protocol):
-    """An association to ask on; `dimse.commitment.Line` is one."""
+class AskingAssociation(Protocol):
+    """An association to ask on; `dimse.commitment.CommitmentAssociation` is one."""
 
     def connect(self) -> None:
         """Associate; `Unreachable`, or `Refused` where no commitment is offered."""
@@ -42,10 +42,10 @@ class Line(Protocol):
     def __exit__(self, *exc_info: object) -> None: ...
 
 
-def keeper(ledger: Ledger, pace: Pace) -> Callable[[Answer], bool]:
+def keeper(ledger: Ledger, pace: Pace) -> Callable[[CommitmentAnswer], bool]:
     """Return what keeps an answer in the ledger; False for an unknown transaction."""
 
-    def keep(answer: Answer) -> bool:
+    def keep(answer: CommitmentAnswer) -> bool:
         # A duplicate transaction is the question's fault, not the object's: it is asked again.
         faults = {uid: code for uid, code in answer.failed.items() if code != DUPLICATE_TRANSACTION}
         failed = {uid: meaning(code) for uid, code in faults.items()}
@@ -62,7 +62,7 @@ class Committer:
     Parameters
     ----------
     connect : callable
-        Makes a `Line` for a peer; it is connected here.
+        Makes an `AskingAssociation` for a peer; it is connected here.
     crew : Crew, optional
         Drives the loops of destinations; without one, `step` itself asks.
     """
@@ -71,7 +71,7 @@ class Committer:
         self,
         settings: Settings,
         ledger: Ledger,
-        connect: Callable[[Peer], Line],
+        connect: Callable[[Peer], AskingAssociation],
         pace: Pace | None = None,
         linger_s: float = LINGER_S,
         crew: Crew | None = None,

@@ -68,7 +68,7 @@ class Pace:
         return _doubled(self.uncommitted, count)
 
 
-class Destination(Protocol):
+class SendingAssociation(Protocol):
     """An association to one peer that is used again; `dimse.scu.Destination` is one."""
 
     def connect(self, sop_classes: Sequence[str]) -> None:
@@ -90,7 +90,7 @@ class Deliverer:
     Parameters
     ----------
     connect : callable
-        Makes a `Destination` for a peer; it is connected here.
+        Makes a `SendingAssociation` for a peer; it is connected here.
     crew : Crew, optional
         Drives the loops of destinations; without one, `step` itself sends what is due.
     """
@@ -100,7 +100,7 @@ class Deliverer:
         settings: Settings,
         spool: Spool,
         ledger: Ledger,
-        connect: Callable[[Peer], Destination],
+        connect: Callable[[Peer], SendingAssociation],
         pace: Pace | None = None,
         crew: Crew | None = None,
     ) -> None:
@@ -362,7 +362,7 @@ class _Broken(Transient):
 class _Line:
     """The association to a destination and what it was asked for."""
 
-    def __init__(self, peer: Peer, destination: Destination) -> None:
+    def __init__(self, peer: Peer, destination: SendingAssociation) -> None:
         self.peer = peer
         self.destination = destination
         self._proposed: frozenset[str] = frozenset()

@@ -38,7 +38,7 @@ None ends the loop.
 """
 
 
-class Watch(Protocol):
+class ChangeWatch(Protocol):
     """A cheap way to learn that something has changed; `store.ledger.database.Watch` is one."""
 
     def changed(self) -> bool:
@@ -64,7 +64,7 @@ class Loop:
         The work, see `Step`; raises `Transient` when it has to wait.
     clock : Clock
         Only its monotonic side is asked: setting the host's clock delays no turn.
-    watch : Watch, optional
+    watch : ChangeWatch, optional
         Tells that there may be work before its time.
     rest_s : float
         Least rest after work: changes that come together are one turn's work.
@@ -79,7 +79,7 @@ class Loop:
         name: str,
         step: Step,
         clock: Clock,
-        watch: Watch | None = None,
+        watch: ChangeWatch | None = None,
         *,
         rest_s: float = REST_S,
         rests: bool = True,

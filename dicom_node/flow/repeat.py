@@ -9,7 +9,7 @@ from pathlib import Path
 from dicom_node.base.errors import NotFound, NotUnderstood
 from dicom_node.dimse import Sender
 from dicom_node.flow import ask_same
-from dicom_node.flow.ask_same import Likeness as Answer
+from dicom_node.flow.ask_same import LikenessAnswer as Answer
 from dicom_node.flow.intake import describe, find_routes
 from dicom_node.flow.loop import Loop
 from dicom_node.settings import Settings

@@ -62,7 +62,7 @@ _EVIDENCE_SEQUENCES = frozenset((0x0040A375, 0x0040A385))
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ResultSource:
     """What a result must be about."""
 
     sop_instance_uid: str
@@ -83,7 +83,7 @@ class _Found:
     predecessors: set[str] = field(default_factory=set)
 
 
-def read_source(file: Path, transfer_syntax_uid: str, order: ReportOrder) -> Source:
+def read_source(file: Path, transfer_syntax_uid: str, order: ReportOrder) -> ResultSource:
     """Return what a result must be about, from the Instance as it was received.
 
     Raises
@@ -96,7 +96,7 @@ def read_source(file: Path, transfer_syntax_uid: str, order: ReportOrder) -> Sou
     wanted = {**header.TAGS, _ISSUER: "issuer"}
     with file.open("rb") as content:
         facts = header.read_header(content, transfer_syntax_uid, wanted)
-    return Source(
+    return ResultSource(
         facts["sop_instance_uid"],
         facts["study_instance_uid"],
         facts["series_instance_uid"],
@@ -106,7 +106,7 @@ def read_source(file: Path, transfer_syntax_uid: str, order: ReportOrder) -> Sou
     )
 
 
-def find_mismatch(source: Source, result: Result, contents: Mapping[str, bytes]) -> str:
+def find_mismatch(source: ResultSource, result: Result, contents: Mapping[str, bytes]) -> str:
     """Return why a result does not belong to its job, in words without patient data; else "".
 
     Parameters
@@ -127,7 +127,7 @@ def find_mismatch(source: Source, result: Result, contents: Mapping[str, bytes])
 
 
 def _mismatch(
-    source: Source, result: Result, item: ReportObject, content: bytes, allowed: set[str]
+    source: ResultSource, result: Result, item: ReportObject, content: bytes, allowed: set[str]
 ) -> str:
     if item.kind == "rejection-note":
         if item.sop_instance_uid not in _notes(source):
@@ -162,14 +162,14 @@ def _mismatch(
     return _references(source, item, found, allowed)
 
 
-def _notes(source: Source) -> dict[str, set[str]]:
+def _notes(source: ResultSource) -> dict[str, set[str]]:
     """Return what each rejection note of the job hides, by the note's SOP Instance UID."""
     hidden = [{o.sop_instance_uid for o in note.objects} for note in source.order.rejection_notes]
     generation = source.order.generation
     return {rejection_note_uid(source.sop_instance_uid, generation, uids): uids for uids in hidden}
 
 
-def _references(source: Source, item: ReportObject, found: _Found, allowed: set[str]) -> str:
+def _references(source: ResultSource, item: ReportObject, found: _Found, allowed: set[str]) -> str:
     if item.kind == "rejection-note":
         is_whole = found.references == _notes(source)[item.sop_instance_uid]
         is_here = found.studies <= {source.study_instance_uid}
@@ -186,7 +186,7 @@ def _references(source: Source, item: ReportObject, found: _Found, allowed: set[
     return ""
 
 
-def _own_uids(source: Source, result: Result, item: ReportObject) -> str:
+def _own_uids(source: ResultSource, result: Result, item: ReportObject) -> str:
     """Return what is wrong with the UIDs of an object itself."""
     if item.kind == "rejection-note":
         pass  # its UID was looked up among the job's notes

@@ -18,7 +18,7 @@ from dicom_node.base.errors import Unreachable
 from dicom_node.dimse import scu
 from dicom_node.dimse.archive import Archive
 from dicom_node.operate import progress, sandbox
-from dicom_node.operate.sandbox import START_S, Node, archive_in, draw, last_line, node_in
+from dicom_node.operate.sandbox import START_S, SandboxNode, archive_in, draw, last_line, node_in
 from dicom_node.store.ledger import Ledger, as_json
 
 REPORT_S = 60.0
@@ -26,7 +26,7 @@ REPORT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PhantomAnswer:
     """What the archive holds about one phantom, and how long each stage took."""
 
     file: str
@@ -78,7 +78,7 @@ def _draw(here: Path, count: int) -> list[dict[str, str]]:
     return [row for i, choice in enumerate(sets) for row in draw(here / f"phantoms{i}", *choice)]
 
 
-def _send(node: Node, phantoms: list[dict[str, str]]) -> None:
+def _send(node: SandboxNode, phantoms: list[dict[str, str]]) -> None:
     failed: list[str] = []
 
     def note(path: Path, status: int | None, problem: str) -> None:
@@ -91,8 +91,8 @@ def _send(node: Node, phantoms: list[dict[str, str]]) -> None:
 
 
 def _answers(
-    node: Node, archive: Archive, phantoms: list[dict[str, str]], started: float
-) -> list[Answer]:
+    node: SandboxNode, archive: Archive, phantoms: list[dict[str, str]], started: float
+) -> list[PhantomAnswer]:
     wanted = {row["sop_instance_uid"]: row for row in phantoms}
     reports: dict[str, Dataset] = {}
     end = time.monotonic() + START_S + REPORT_S * len(phantoms)
@@ -128,10 +128,10 @@ def _reports(folder: Path) -> dict[str, Dataset]:
     return reports
 
 
-def _answer(row: dict[str, str], report: Dataset, ledger: Ledger, started: float) -> Answer:
+def _answer(row: dict[str, str], report: Dataset, ledger: Ledger, started: float) -> PhantomAnswer:
     trace = ledger.history.trace(row["sop_instance_uid"])
     stages = tuple(as_json(stage) for stage in trace.stages)
-    return Answer(
+    return PhantomAnswer(
         file=row["file"],
         drawn=row["text"],
         said=_text(report, "121071"),
@@ -165,7 +165,7 @@ def _code(report: Dataset, code: str) -> str:
     return str(item.ConceptCodeSequence[0].CodeMeaning) if item is not None else ""
 
 
-def _row(answer: Answer) -> dict[str, Any]:
+def _row(answer: PhantomAnswer) -> dict[str, Any]:
     return {
         "file": answer.file,
         "drawn": answer.drawn,
@@ -176,7 +176,7 @@ def _row(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _show(answers: list[Answer]) -> None:
+def _show(answers: list[PhantomAnswer]) -> None:
     console = Console()
     for answer in answers:
         table = Table(title=answer.file, title_justify="left", show_header=False, box=None)
@@ -197,7 +197,7 @@ def _stage(stage: dict[str, Any]) -> str:
     return f"{name} {stage['ms']:.0f} ms" if stage.get("ms") is not None else name
 
 
-def _stay(node: Node) -> None:
+def _stay(node: SandboxNode) -> None:
     print(f"The node stays up: {node.page}  (Ctrl-C ends it)", flush=True)
     try:
         node.process.wait()

@@ -66,7 +66,7 @@ device = "cpu"
 
 
 @dataclass(slots=True)
-class Node:
+class SandboxNode:
     """A node of its own: its process and where it is."""
 
     process: subprocess.Popen[bytes]
@@ -122,7 +122,7 @@ def archive_in(here: Path) -> Iterator[Archive]:
 
 
 @contextmanager
-def node_in(here: Path, archive: Archive) -> Iterator[Node]:
+def node_in(here: Path, archive: Archive) -> Iterator[SandboxNode]:
     """Start a node with a worker whose only peer is `archive`; end both, on SIGTERM too."""
     signal.signal(signal.SIGTERM, _end)
     port, web_port = _free_ports(2)
@@ -140,7 +140,7 @@ def node_in(here: Path, archive: Archive) -> Iterator[Node]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
-        yield Node(
+        yield SandboxNode(
             process=process,
             peer=Peer(ae_title="CHEXFRACT", host="127.0.0.1", port=port),
             ledger=f"sqlite:///{here / 'node' / 'ledger.sqlite'}",

@@ -35,7 +35,7 @@ CALLS_FROM = "127.0.0.1"
 
 
 @dataclass(slots=True)
-class Line:
+class SyntaxResult:
     """What became of the radiograph in one transfer syntax."""
 
     transfer_syntax: str
@@ -170,13 +170,13 @@ def _facts(drawing: Path, settings: Settings) -> dict[str, str]:
     return routing.facts(settings, header)
 
 
-def _test(files: list[dict[str, str]], way: Way) -> list[Line]:
+def _test(files: list[dict[str, str]], way: Way) -> list[SyntaxResult]:
     lines = []
     ledger = Ledger.open(way.ledger)
     try:
         for row in files:
             syntax = TRANSFER_SYNTAXES.get(row["transfer_syntax_uid"], row["transfer_syntax"])
-            line = Line(syntax, row["sop_instance_uid"], row["text"])
+            line = SyntaxResult(syntax, row["sop_instance_uid"], row["text"])
             lines.append(line)
             _send(line, Path(row["path"]), way)
         _wait(lines, ledger, way)
@@ -185,7 +185,7 @@ def _test(files: list[dict[str, str]], way: Way) -> list[Line]:
     return lines
 
 
-def _send(line: Line, path: Path, way: Way) -> None:
+def _send(line: SyntaxResult, path: Path, way: Way) -> None:
     """Send in an association of its own, so that one refusal is one line's."""
 
     def note(_path: Path, status: int | None, problem: str) -> None:
@@ -200,7 +200,7 @@ def _send(line: Line, path: Path, way: Way) -> None:
     line.send_ms = round((time.perf_counter() - started) * 1000, 1)
 
 
-def _wait(lines: list[Line], ledger: Ledger, way: Way) -> None:
+def _wait(lines: list[SyntaxResult], ledger: Ledger, way: Way) -> None:
     """Follow each Instance in the ledger until its report is delivered or will not be."""
     waiting = [line for line in lines if line.state == "sent"]
     end = time.monotonic() + REPORT_S
@@ -220,7 +220,7 @@ def _wait(lines: list[Line], ledger: Ledger, way: Way) -> None:
         line.problem = f"{line.state} for {REPORT_S:.0f} s; {advice}"
 
 
-def _look(line: Line, ledger: Ledger, way: Way) -> None:
+def _look(line: SyntaxResult, ledger: Ledger, way: Way) -> None:
     try:
         trace = ledger.history.trace(line.sop_instance_uid)
     except NotFound:
@@ -239,7 +239,7 @@ def _look(line: Line, ledger: Ledger, way: Way) -> None:
         line.state = next((f"{one.state}: {one.reason}" for one in sent), line.state)
 
 
-def _judge(line: Line, trace: Trace, job: JobView, way: Way) -> None:
+def _judge(line: SyntaxResult, trace: Trace, job: JobView, way: Way) -> None:
     if job.result is not None:
         line.text = job.result.text or ""
         line.model_ms = job.result.stages_ms.get("model")
@@ -250,7 +250,7 @@ def _judge(line: Line, trace: Trace, job: JobView, way: Way) -> None:
     line.passed = not line.problem
 
 
-def _show(lines: list[Line], where: str) -> None:
+def _show(lines: list[SyntaxResult], where: str) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("", "transfer syntax", "C-STORE", "model", "in all", "state"):
         table.add_column(column, overflow="fold")

@@ -23,7 +23,7 @@ from dicom_node.standard.matching import wild
 from dicom_node.standard.web_services import ROOT
 from dicom_node.store.ledger import Ledger, views
 from dicom_node.store.ledger.states import JobState
-from dicom_node.store.ledger.views import Arrival, DestinationState, Stage, Trace
+from dicom_node.store.ledger.views import Arrival, DestinationState, Trace, TraceStep
 
 _COLUMNS = (19, 28, 16)
 """Widths of time, patient and accession number in `status`."""
@@ -153,7 +153,7 @@ def trace(settings: Settings, ledger: Ledger, ident: str, *, as_json: bool) -> N
         console.print(f"also {other}")
 
 
-def _plain(stage: Stage) -> dict[str, Any]:
+def _plain(stage: TraceStep) -> dict[str, Any]:
     shown: dict[str, Any] = views.as_json(stage)
     return shown
 

@@ -37,7 +37,7 @@ def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:
     return 0 if rule else 1
 
 
-def _of_gate(judged: ask_gate.Verdict) -> str:
+def _of_gate(judged: ask_gate.GateVerdict) -> str:
     if not judged.is_known:
         return "the worker's program gives no answer here"
     return "passes" if judged.passes else f"refuses: {judged.text} ({judged.code})"

@@ -163,7 +163,7 @@ def _listener(life: Life) -> None:
 
 
 def _courier(life: Life) -> None:
-    from dicom_node.dimse.commitment import Line
+    from dicom_node.dimse.commitment import CommitmentAssociation
     from dicom_node.dimse.scu import Destination
     from dicom_node.flow import broker
     from dicom_node.flow.commit import Committer, keeper
@@ -175,7 +175,7 @@ def _courier(life: Life) -> None:
     from dicom_node.operate.notify import Notifier
     from dicom_node.settings import Peer
     from dicom_node.store.filling import Filler
-    from dicom_node.store.retention import Retention
+    from dicom_node.store.retention import RetentionSweep
 
     settings = life.settings
     spool, ledger = _stores(settings)
@@ -186,8 +186,8 @@ def _courier(life: Life) -> None:
     pace = Pace.of(settings.delivery)
     keep = keeper(ledger, pace)
 
-    def ask(peer: Peer) -> Line:
-        return Line(settings.node.ae_title, peer, keep)
+    def ask(peer: Peer) -> CommitmentAssociation:
+        return CommitmentAssociation(settings.node.ae_title, peer, keep)
 
     crew = Threads(life.ends)
     committer = Committer(settings, ledger, ask, pace, crew=crew)
@@ -202,7 +202,7 @@ def _courier(life: Life) -> None:
         delivering,
         committer.loop(),
         comparer.loop(),
-        Loop("retention", Retention(settings, spool, ledger).step, ledger.clock),
+        Loop("retention", RetentionSweep(settings, spool, ledger).step, ledger.clock),
         Loop("filling the ledger", Filler(ledger, spool).step, ledger.clock),
         Notifier(settings, ledger, spool).loop(),
         auditor.loop(),
@@ -230,11 +230,11 @@ def _courier(life: Life) -> None:
 
 
 def _web(life: Life) -> None:
-    from dicom_node.web.app import Site, serve_web
+    from dicom_node.web.app import WebSite, serve_web
 
     settings = life.settings
     spool, ledger = _stores(settings)
-    site = Site(settings, ledger, spool, read_credentials(settings))
+    site = WebSite(settings, ledger, spool, read_credentials(settings))
     turn = WebLoop()
 
     def beat() -> None:

@@ -30,7 +30,7 @@ _REST_S = 0.02
 _CONDENSE_S = 60.0
 
 
-class Retention:
+class RetentionSweep:
     """Removes image files, report files and what a crash left over; rows stay.
 
     Parameters

@@ -53,7 +53,7 @@ STOP_S = 1
 """Time that requests in progress have to end when the server stops."""
 
 
-class Site:
+class WebSite:
     """The application in force; one with other peers and rules may take its place at any time.
 
     Requests under way end on the one that they began on. Parameters as of `create_app`.
@@ -67,7 +67,7 @@ class Site:
         credentials: Credentials,
     ) -> None:
         self._of_all = (ledger, spool, credentials)
-        self._counts = health.Counts(ledger, spool)
+        self._counts = health.LedgerCounts(ledger, spool)
         self._workers = Workers()
         self._echoes = Echoes()
         self._app = self._made(settings)
@@ -90,7 +90,7 @@ def create_app(
     ledger: Ledger,
     spool: Spool,
     credentials: Credentials | str,
-    counts: health.Counts | None = None,
+    counts: health.LedgerCounts | None = None,
     workers: Workers | None = None,
     echoes: Echoes | None = None,
 ) -> FastAPI:

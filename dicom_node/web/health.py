@@ -33,7 +33,7 @@ BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 30
 def routes(
     ledger: Ledger,
     spool: Spool,
-    counts: Counts | None = None,
+    counts: LedgerCounts | None = None,
     metrics_for: str = "all",
     conditions: Conditions | None = None,
     models: Callable[[], Collection[str]] = tuple,
@@ -57,7 +57,7 @@ def routes(
     registry = CollectorRegistry()
     if conditions is not None:
         registry.register(ConditionGauge(conditions))
-    registry.register(counts or Counts(ledger, spool))
+    registry.register(counts or LedgerCounts(ledger, spool))
     for one in collectors:
         registry.register(one)
 
@@ -91,7 +91,7 @@ def routes(
     return router
 
 
-class Counts(Collector):
+class LedgerCounts(Collector):
     """Reads the ledger at each scrape: nothing is counted twice, nothing is lost at a restart."""
 
     def __init__(self, ledger: Ledger, spool: Spool) -> None:

@@ -37,7 +37,7 @@ Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PeerAnswer:
     """What a peer said when it was asked."""
 
     ms: float | None = None
@@ -48,9 +48,9 @@ class Answer:
     problem: str = ""
 
 
-def ask(ae_title: str, peer: Peer) -> Answer:
+def ask(ae_title: str, peer: Peer) -> PeerAnswer:
     """Ask a peer for a C-ECHO and for which report objects it accepts; nothing is sent."""
-    answer = Answer()
+    answer = PeerAnswer()
     try:
         # Imported when an operator asks: pynetdicom is 7 MB that no page needs.
         from dicom_node.dimse.scu import Destination
@@ -75,7 +75,7 @@ class Echoes:
         self._lock = threading.Lock()
         self._known: dict[str, Echo] = {}
 
-    def note(self, name: str, answer: Answer) -> None:
+    def note(self, name: str, answer: PeerAnswer) -> None:
         """Remember what a peer said to an echo just now."""
         with self._lock:
             self._known[name] = Echo(time.time(), answer.ms, answer.problem)
@@ -95,12 +95,12 @@ class Echo:
     problem: str
 
 
-def test(ae_title: str, peer: Peer) -> Answer:
+def test(ae_title: str, peer: Peer) -> PeerAnswer:
     """Store test objects about nobody at a peer."""
     try:
-        return Answer(tests=tuple(test_report.send(ae_title, peer)))
+        return PeerAnswer(tests=tuple(test_report.send(ae_title, peer)))
     except ChexFractError as exc:
-        return Answer(problem=str(exc))
+        return PeerAnswer(problem=str(exc))
 
 
 def routes(
@@ -112,7 +112,7 @@ def routes(
     operates = Depends(door.posts("operator"))
 
     def shown(
-        person: Person, request: Request, answers: Mapping[str, Answer] | None = None
+        person: Person, request: Request, answers: Mapping[str, PeerAnswer] | None = None
     ) -> HTMLResponse:
         states = peer_states(settings, ledger.history.status().destinations)
         known = echoes.known()
@@ -144,7 +144,7 @@ def routes(
             answers = dict(zip(names, pool.map(asked, names), strict=True))
         return shown(posted.person, request, answers)
 
-    def asked(name: str) -> Answer:
+    def asked(name: str) -> PeerAnswer:
         answer = _asked(settings, name, ask)
         echoes.note(name, answer)
         return answer
@@ -167,7 +167,7 @@ def routes(
         )
         return answered(request, name, posted.person, answer)
 
-    def answered(request: Request, name: str, person: Person, answer: Answer) -> Response:
+    def answered(request: Request, name: str, person: Person, answer: PeerAnswer) -> Response:
         if not request.headers.get("hx-request"):
             return shown(person, request, {name: answer})
         patient = (test_report.PATIENT_NAME, test_report.PATIENT_ID)
@@ -201,7 +201,7 @@ def _objects(settings: Settings) -> list[str]:
     return [word for uid, word in REPORTS.items() if uid in wanted]
 
 
-def _asked(settings: Settings, name: str, act: Callable[[str, Peer], Answer]) -> Answer:
+def _asked(settings: Settings, name: str, act: Callable[[str, Peer], PeerAnswer]) -> PeerAnswer:
     peer = settings.peers.get(name)
     if peer is None:
         raise NotFound(f"no peer is named {name!r}")

@@ -13,14 +13,14 @@ _MOST = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class OutlinedRegion:
     """A closed line around something, in pixels of the image: column and row from its corner."""
 
     words: str
     points: tuple[tuple[float, float], ...]
 
 
-def regions_of(report: Dataset, sop_instance_uid: str) -> list[Region]:
+def regions_of(report: Dataset, sop_instance_uid: str) -> list[OutlinedRegion]:
     """Return the regions that a report draws on an image, each with the words of its group."""
     found = []
     for region in _below(report, "", sop_instance_uid):
@@ -30,7 +30,7 @@ def regions_of(report: Dataset, sop_instance_uid: str) -> list[Region]:
     return found
 
 
-def _below(parent: Dataset, words: str, image: str) -> Iterator[Region]:
+def _below(parent: Dataset, words: str, image: str) -> Iterator[OutlinedRegion]:
     items = parent.get("ContentSequence") or ()
     for item in items:
         if _code(item) == _TRACKING:
@@ -40,7 +40,7 @@ def _below(parent: Dataset, words: str, image: str) -> Iterator[Region]:
             numbers = [float(number) for number in item.get("GraphicData") or ()]
             points = tuple(zip(numbers[::2], numbers[1::2], strict=False))
             if item.get("GraphicType") == "POLYLINE" and len(points) > 2:
-                yield Region(words, points)
+                yield OutlinedRegion(words, points)
         yield from _below(item, words, image)
 
 

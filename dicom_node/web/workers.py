@@ -12,7 +12,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from dicom_node.base.job import Presence
+from dicom_node.base.job import WorkerHeartbeat
 
 PATH = "/workers"
 
@@ -27,7 +27,7 @@ _MOST = 256
 class Seen:
     """A worker and how long ago its last heartbeat came, in seconds."""
 
-    presence: Presence
+    presence: WorkerHeartbeat
     ago: float
 
     @property
@@ -41,10 +41,10 @@ class Workers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._heartbeats: dict[str, tuple[Presence, float]] = {}
+        self._heartbeats: dict[str, tuple[WorkerHeartbeat, float]] = {}
         self.born = time.monotonic()
 
-    def note(self, presence: Presence) -> None:
+    def note(self, presence: WorkerHeartbeat) -> None:
         """Remember a worker's heartbeat."""
         now = time.monotonic()
         with self._lock:
@@ -117,7 +117,7 @@ def routes(workers: Workers) -> APIRouter:
     router = APIRouter()
 
     @router.post(PATH)
-    def heartbeat(presence: Presence) -> dict[str, bool]:
+    def heartbeat(presence: WorkerHeartbeat) -> dict[str, bool]:
         """Remember a worker."""
         workers.note(presence)
         return {"seen": True}

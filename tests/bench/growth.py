@@ -39,7 +39,7 @@ from pydicom import Dataset
 from dicom_node.store.catalogue import Catalogue
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
-from dicom_node.web.health import Counts
+from dicom_node.web.health import LedgerCounts
 from worker.report.sr import build_each
 
 EXPORTED = 1000
@@ -85,7 +85,7 @@ def operations(one: Grown, numbers: Iterator[int]) -> dict[str, Callable[[], obj
     """Return what is measured, by name."""
     ledger, spool, size = one.ledger, one.spool, one.size
     catalogue = Catalogue(ledger, spool, "NODE")
-    counts = Counts(ledger, spool)
+    counts = LedgerCounts(ledger, spool)
     middle = size // 2 + 7
     with ledger.database.reading() as connection:
         row = connection.execute(

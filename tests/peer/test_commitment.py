@@ -26,7 +26,7 @@ from results import add_result
 from stations import NodeProcess, Orthanc, free_ports, wait_for
 
 from dicom_node.base.errors import Unreachable
-from dicom_node.dimse.commitment import Line, Reports
+from dicom_node.dimse.commitment import CommitmentAssociation, Reports
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.dimse.scp import Listener
 from dicom_node.dimse.scu import Destination
@@ -66,8 +66,8 @@ class Node:
         keep = keeper(self.ledger, PACE)
         name = self.settings.node.ae_title
 
-        def line(peer: Peer) -> Line:
-            return Line(name, peer, keep)
+        def line(peer: Peer) -> CommitmentAssociation:
+            return CommitmentAssociation(name, peer, keep)
 
         work = Committer(self.settings, self.ledger, line, PACE, linger_s)
         late = on(work, time.time() + after_s)

@@ -251,7 +251,7 @@ def test_tls_goes_both_ways_between_our_own_ends(tmp_path: Path) -> None:
         peer = peer_at(node.port, tls=ours).model_copy(update={"ae_title": "CHEXFRACT"})
         assert scu.echo("MODALITY", peer) > 0
         image = written(tmp_path, radiograph())
-        assert scu.send("MODALITY", peer, [image]) == scu.Sent(1, 0)
+        assert scu.send("MODALITY", peer, [image]) == scu.SendResult(1, 0)
         doubtful = peer.model_copy(update={"tls": Tls(ca=tmp_path / "other.pem")})
         with pytest.raises(Unreachable, match="its certificate is not trusted"):
             scu.echo("MODALITY", doubtful)
@@ -322,7 +322,7 @@ def test_files_are_sent_in_their_own_transfer_syntax(tmp_path: Path, shared_data
             lambda path, status, reason: sent.append((path.name, status, reason)),
         )
         assert kept.wait_for(4, 5)
-    assert sent == scu.Sent(len(files), 1)
+    assert sent == scu.SendResult(len(files), 1)
     assert [(status, reason) for _, status, reason in sent if status == 0] == [(0, "")] * len(files)
     assert next(reason for name, _, reason in sent if name == "wrong.dcm").endswith("no DICOM file")
     syntaxes = {ds.file_meta.TransferSyntaxUID for ds in stored(tmp_path / "archive")}

@@ -13,7 +13,7 @@ from overlaps import OVERLAPS
 from serving import SECRET, Api, serving
 from stations import wait_for
 
-from dicom_node.base.job import Card, Device, Measured, Presence
+from dicom_node.base.job import Card, Device, Measured, WorkerHeartbeat
 from worker.service.node import Node
 
 pytestmark = [
@@ -66,7 +66,7 @@ def fill(api: Api) -> None:
     )  # fmt: skip
     device = Device(name="NVIDIA H200", memory=141 << 30, used=20 << 30, load=0.37)
     with Node(api.url, SECRET) as node:
-        node.announce(Presence(worker="gpu-host:4711", card=card, device=device))
+        node.announce(WorkerHeartbeat(worker="gpu-host:4711", card=card, device=device))
 
 
 @pytest.fixture(scope="module")

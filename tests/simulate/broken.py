@@ -15,7 +15,7 @@ from dicom_node.store.ledger import Receipt
 from dicom_node.store.ledger import deliveries as ledger_deliveries
 from dicom_node.store.ledger import jobs as ledger_jobs
 from dicom_node.store.ledger.deliveries import Deliveries
-from dicom_node.store.ledger.jobs import Expired, Jobs
+from dicom_node.store.ledger.jobs import Expired, JobLedger
 from dicom_node.store.ledger.repeats import Repeats
 from dicom_node.store.schema import jobs
 from dicom_node.web import jobs as job_api
@@ -62,7 +62,7 @@ def no_lease_token() -> AbstractContextManager[None]:
             row.worker, row.file, row.transfer_syntax_uid, ledger_jobs.order_of(row, row.ordered)
         )
 
-    return _patched((ledger_jobs, "_held", held), (Jobs, "held", row_of))
+    return _patched((ledger_jobs, "_held", held), (JobLedger, "held", row_of))
 
 
 def random_uids() -> AbstractContextManager[None]:
@@ -112,7 +112,7 @@ def duplicate_is_failure() -> AbstractContextManager[None]:
 def timer_lost_at_jump() -> AbstractContextManager[None]:
     """Times that were written by a clock which was ahead are believed."""
     nothing: Callable[[Any], int] = lambda self: 0  # noqa: E731
-    return _patched((Jobs, "redate", nothing), (Deliveries, "redate", nothing))
+    return _patched((JobLedger, "redate", nothing), (Deliveries, "redate", nothing))
 
 
 def result_of_another_patient() -> AbstractContextManager[None]:
@@ -131,7 +131,7 @@ def result_of_another_patient() -> AbstractContextManager[None]:
 
 def lost_message_waits_for_ever() -> AbstractContextManager[None]:
     """What nobody claimed or finished in time is not taken back."""
-    return _patched((Jobs, "expire", lambda self, attempts: Expired()))
+    return _patched((JobLedger, "expire", lambda self, attempts: Expired()))
 
 
 def shadow_is_sent() -> AbstractContextManager[None]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.base.errors import ChexFractError, NotUnderstood, Transient
-from dicom_node.dimse import Accepted, Answer, Sender
-from dicom_node.flow.ask_same import Likeness
+from dicom_node.dimse import Accepted, CommitmentAnswer, Sender
+from dicom_node.flow.ask_same import LikenessAnswer
 from dicom_node.flow.commit import Committer, keeper
 from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.flow.dispatch import Dispatcher
@@ -140,7 +140,7 @@ class SimulatedNode:
         if role == "listener":
             ledger.forget()
             self.intake = Intake(settings, self.spool, ledger)
-            self.keep: Callable[[Answer], bool] = keeper(ledger, PACE)
+            self.keep: Callable[[CommitmentAnswer], bool] = keeper(ledger, PACE)
         elif role == "web":
             self.desk = JobDesk(settings, ledger, self.spool, lambda *_: None)
         else:
@@ -235,10 +235,10 @@ class SimulatedNode:
         times = [at - now for at in due if at is not None and at > now]
         return min(times, default=0.0) + 0.01
 
-    def _compare(self, first: Path, second: Path) -> Likeness:
+    def _compare(self, first: Path, second: Path) -> LikenessAnswer:
         """Compare pixels: they are the last 32 bytes of these files."""
         same = first.read_bytes()[-32:] == second.read_bytes()[-32:]
-        return Likeness(True, same, "has the same pixels" if same else "has other pixels")
+        return LikenessAnswer(True, same, "has the same pixels" if same else "has other pixels")
 
     def operate(self, act: str, uid: str, drawn: random.Random) -> str:
         """Do what an operator does, at another process; return what it said."""

@@ -26,7 +26,7 @@ from dicom_node.base.job import (
     ReportOrder,
     Result,
 )
-from dicom_node.dimse import Answer, Question
+from dicom_node.dimse import CommitmentAnswer, Question
 from dicom_node.web.jobs import ForeignResult
 from worker.service.batches import BatchFormer
 from worker.service.node import Node as NodeClient
@@ -132,7 +132,7 @@ class Association:
 
 
 class CommitmentAssociation:
-    """`dimse.commitment.Line` without a network: answers come later, by the scheduler."""
+    """A `CommitmentAssociation` without a network: answers come later, by the scheduler."""
 
     def __init__(self, archive: Archive, node: Any) -> None:
         self.archive = archive
@@ -168,7 +168,7 @@ def answer(archive: Archive, node: Any, question: Question) -> str:
         return "nobody listens"
     try:
         with archive.world.effects.process(f"{node.name} listener"):
-            node.keep(Answer(question.transaction_uid, kept, failed))
+            node.keep(CommitmentAnswer(question.transaction_uid, kept, failed))
     except Crashed:
         node.kill("listener")
         return "killed"

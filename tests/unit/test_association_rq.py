@@ -16,7 +16,7 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 from wire import USER, context, item, request, until
 
 from dicom_node.dimse import patches
-from dicom_node.dimse.association_rq import Malformed, normalise
+from dicom_node.dimse.association_rq import MalformedRequest, normalise
 
 ACCEPTED = {
     "plain": request(),
@@ -158,7 +158,7 @@ def test_any_request_is_read_by_pynetdicom_or_malformed(
     pdu = request(called, calling, b"\0", version, USER + user)
     try:
         plain, titles = normalise(pdu, patches._can_be_read)
-    except Malformed:
+    except MalformedRequest:
         return
     made = A_ASSOCIATE_RQ()
     made.decode(plain)
@@ -173,7 +173,7 @@ def test_any_request_is_read_by_pynetdicom_or_malformed(
 def test_bytes_that_are_no_request_are_malformed_or_come_out_whole(body: bytes) -> None:
     try:
         plain, _ = normalise(struct.pack(">BxL", 1, len(body)) + body)
-    except Malformed:
+    except MalformedRequest:
         return
     assert struct.unpack(">L", plain[2:6])[0] == len(plain) - 6
 

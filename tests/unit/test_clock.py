@@ -235,7 +235,7 @@ def test_a_clock_that_is_set_ahead_makes_no_orphan_of_what_is_just_being_receive
         incoming.write(b"an image")
         kept = incoming.keep("1.2.3.1")
     clock.by = 90_000.0
-    retention.Retention(Settings(), spool, ledger).remove()
+    retention.RetentionSweep(Settings(), spool, ledger).remove()
     ledger.instances.receive(instance(1, file=kept.name), [route()])  # and now 0x0000 is answered
     assert spool.path(kept.name).is_file()
 
@@ -249,7 +249,7 @@ def test_a_clock_that_is_set_ahead_is_believed_only_when_it_has_run_evenly(
         incoming.write(b"an image")
         kept = incoming.keep("1.2.3.1")
     ledger.instances.receive(instance(1, file=kept.name), [], "no rule matched")
-    work, stop = retention.Retention(Settings(), spool, ledger, every_s=0.1), threading.Event()
+    work, stop = retention.RetentionSweep(Settings(), spool, ledger, every_s=0.1), threading.Event()
     loop = Loop("retention", work.step, ledger.clock)
     thread = threading.Thread(target=loop.run, args=(stop,))
     thread.start()

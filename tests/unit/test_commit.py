@@ -15,7 +15,7 @@ from postgresql import Cluster, cluster
 from serving import serving
 
 from dicom_node.base.errors import Refused, Unreachable
-from dicom_node.dimse import Answer, Question
+from dicom_node.dimse import CommitmentAnswer, Question
 from dicom_node.flow.commit import Committer, keeper
 from dicom_node.flow.deliver import Pace
 from dicom_node.operate import show
@@ -35,8 +35,8 @@ class Archive:
         self.asked: list[Question] = []
         self.trouble: Exception | None = None
         self.refuses: Exception | None = None
-        self.reply: Callable[[Question], Answer | None] = lambda question: None
-        self.keep: Callable[[Answer], bool] = lambda answer: False
+        self.reply: Callable[[Question], CommitmentAnswer | None] = lambda question: None
+        self.keep: Callable[[CommitmentAnswer], bool] = lambda answer: False
 
     def __call__(self, peer: Peer) -> Archive:
         return self
@@ -93,12 +93,16 @@ class Node:
         return [stage.stage for stage in self.ledger.history.trace(f"1.2.3.{n}").stages]
 
 
-def all_kept(question: Question) -> Answer:
-    return Answer(question.transaction_uid, frozenset(uid for _, uid in question.objects), {})
+def all_kept(question: Question) -> CommitmentAnswer:
+    return CommitmentAnswer(
+        question.transaction_uid, frozenset(uid for _, uid in question.objects), {}
+    )
 
 
-def none_kept(question: Question) -> Answer:
-    return Answer(question.transaction_uid, frozenset(), {uid: GONE for _, uid in question.objects})
+def none_kept(question: Question) -> CommitmentAnswer:
+    return CommitmentAnswer(
+        question.transaction_uid, frozenset(), {uid: GONE for _, uid in question.objects}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +169,7 @@ def test_what_is_not_committed_is_sent_again_and_asked_for_again(node: Node) -> 
 def test_an_answer_that_says_some_of_each_is_taken_object_by_object(node: Node) -> None:
     for n in (1, 2, 3):
         node.deliver(n)
-    node.archive.reply = lambda question: Answer(
+    node.archive.reply = lambda question: CommitmentAnswer(
         question.transaction_uid, frozenset({"2.25.1"}), {"2.25.2": GONE}
     )
     node.step()
@@ -218,14 +222,14 @@ def test_a_late_failure_of_an_earlier_attempt_sends_nothing_again(node: Node) ->
 
 
 def test_an_answer_to_nothing_is_known_as_such(node: Node) -> None:
-    assert not node.archive.keep(Answer("2.25.404", frozenset({"2.25.1"}), {}))
+    assert not node.archive.keep(CommitmentAnswer("2.25.404", frozenset({"2.25.1"}), {}))
 
 
 def test_a_duplicate_transaction_uid_is_a_question_to_repeat_not_an_object_to_resend(
     node: Node,
 ) -> None:
     node.deliver()
-    node.archive.reply = lambda question: Answer(
+    node.archive.reply = lambda question: CommitmentAnswer(
         question.transaction_uid, frozenset(), {"2.25.1": 0x0131}
     )
     node.step()

@@ -18,7 +18,7 @@ from serving import Api, serving
 
 from dicom_node import conditions
 from dicom_node.base.errors import Unreachable
-from dicom_node.base.job import Card, Device, Presence
+from dicom_node.base.job import Card, Device, WorkerHeartbeat
 from dicom_node.conditions import Condition, Conditions
 from dicom_node.operate import surroundings
 from dicom_node.settings import Settings
@@ -284,7 +284,7 @@ def test_a_look_that_hangs_keeps_no_page_waiting(
 def test_a_worker_that_went_is_missed_only_until_another_is_there() -> None:
     def seen(name: str, ago: float) -> workers.Seen:
         card = Card(name="phantom", version="1")
-        return workers.Seen(Presence(worker=name, card=card, device=Device(name="cpu")), ago)
+        return workers.Seen(WorkerHeartbeat(worker=name, card=card, device=Device(name="cpu")), ago)
 
     gone = seen("b", workers.HERE_S + 9)
     assert board._busy((), [seen("a", 1.0), gone])["gone"] == []

@@ -27,7 +27,7 @@ def test_a_chest_passes_and_a_knee_does_not(tmp_path: Path) -> None:
     chest, knee = radiograph(rows=300, columns=300), radiograph(rows=300, columns=300)
     knee.BodyPartExamined = "KNEE"
     with written(tmp_path, chest).open("rb") as file:
-        assert ask_gate.ask(file) == ask_gate.Verdict(True, True)
+        assert ask_gate.ask(file) == ask_gate.GateVerdict(True, True)
     with written(tmp_path, knee).open("rb") as file:
         file.read(100)  # wherever somebody left it
         answer = ask_gate.ask(file)

@@ -24,7 +24,7 @@ from dicom_node.flow.intake import Intake, OtherSopClass
 from dicom_node.settings import Peer, Rule, Settings
 from dicom_node.standard.header import DEPTH_LIMIT, INFLATE_LIMIT, clean
 from dicom_node.store.ledger import Ledger, Receipt
-from dicom_node.store.retention import Retention
+from dicom_node.store.retention import RetentionSweep
 from dicom_node.store.spool import Spool
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
@@ -149,7 +149,7 @@ def test_a_removed_image_that_comes_again_is_told_from_another(station: Station)
     settings = Settings(retention={"images": 0, "reports": 0})
     station.intake.settings = Settings()
     station.send(data_set())
-    retention = Retention(settings, station.spool, station.ledger)
+    retention = RetentionSweep(settings, station.spool, station.ledger)
     assert on(retention, time.time() + 60).purge() == 1
     assert station.files == []
     assert station.send(data_set({0x00080060: "DX"})).kind == "conflict"

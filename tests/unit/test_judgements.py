@@ -29,7 +29,7 @@ from dicom_node.base.job import (
     Result,
     finding_names,
 )
-from dicom_node.flow.result_check import Source, find_mismatch
+from dicom_node.flow.result_check import ResultSource, find_mismatch
 from dicom_node.standard.uids import PREFIXES, rejection_note_uid
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.views import FindingJudgement
@@ -245,7 +245,7 @@ def test_a_judgement_is_built_without_the_model_and_in_the_name_of_the_one_that_
 
 def test_a_judgement_in_another_device_s_name_is_refused() -> None:
     ordered = order(judgement())
-    source = Source("1.2.3.4.5", "1.2.3", "1.2.3.4", "4711", "", ordered)
+    source = ResultSource("1.2.3.4.5", "1.2.3", "1.2.3.4", "4711", "", ordered)
     made = build(
         reports.source(),
         Outcome(text=TEXT, findings=parse(TEXT)),
@@ -459,12 +459,12 @@ def test_a_note_that_hides_something_else_is_refused() -> None:
         device_uid=device_uid(reports.ALGORITHM), objects=(item,),
     )  # fmt: skip
     uids = ("1.2.3.4.5", "1.2.3", "1.2.3.4", "4711", "")
-    assert find_mismatch(Source(*uids, ordered), result, {"note": made.content}) == ""
+    assert find_mismatch(ResultSource(*uids, ordered), result, {"note": made.content}) == ""
     other = made.content.replace(b"2.25.19", b"2.25.44")
-    problem = find_mismatch(Source(*uids, ordered), result, {"note": other})
+    problem = find_mismatch(ResultSource(*uids, ordered), result, {"note": other})
     assert "does not hide what the job's note names" in problem
     without = ordered.model_copy(update={"rejection_notes": ()})
-    problem = find_mismatch(Source(*uids, without), result, {"note": made.content})
+    problem = find_mismatch(ResultSource(*uids, without), result, {"note": made.content})
     assert "this rejection note was not ordered" in problem
 
 

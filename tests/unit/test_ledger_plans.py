@@ -18,7 +18,7 @@ from pydicom import Dataset
 from dicom_node.store.catalogue import Catalogue
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
-from dicom_node.web.health import Counts
+from dicom_node.web.health import LedgerCounts
 
 GROWING = "instances|jobs|objects|deliveries|events|judgements|counters|conflicts|commitments"
 GROWING += "|study_numbers|senders|likenesses"
@@ -95,7 +95,7 @@ def test_no_query_scans_what_grows(
 
 
 def test_the_metrics_scan_nothing_that_grows(ledger: Ledger, tmp_path: Path) -> None:
-    counts = Counts(ledger, Spool(tmp_path))
+    counts = LedgerCounts(ledger, Spool(tmp_path))
     list(counts.collect())
     assert not scans(plans(ledger, lambda: list(counts.collect())))
 

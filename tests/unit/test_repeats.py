@@ -17,7 +17,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 from dicom_node.base.errors import Busy, NotFound
 from dicom_node.dimse import Accepted, Sender
-from dicom_node.flow.ask_same import Likeness, compare
+from dicom_node.flow.ask_same import LikenessAnswer, compare
 from dicom_node.flow.intake import Intake
 from dicom_node.flow.repeat import Comparer, adopt
 from dicom_node.settings import Peer, Rule, Settings
@@ -306,13 +306,15 @@ def test_where_nothing_can_be_compared_it_is_kept_apart(tmp_path: Path, ledger: 
     ds = radiograph()
     send(intake, ds)
     send(intake, coded(ds, tmp_path, RLELossless))
-    nobody = Comparer(intake.settings, spool, ledger, lambda *_: Likeness(False, text="no worker"))
+    nobody = Comparer(
+        intake.settings, spool, ledger, lambda *_: LikenessAnswer(False, text="no worker")
+    )
     nobody.step()
     assert ledger.history.status().conflicts == 1
 
 
 def test_a_comparison_that_does_not_end_is_given_up(tmp_path: Path) -> None:
-    assert compare(tmp_path / "a", tmp_path / "b", within_s=0.01) == Likeness(
+    assert compare(tmp_path / "a", tmp_path / "b", within_s=0.01) == LikenessAnswer(
         False, text="cannot be compared on this host: no worker is installed here"
     )
 

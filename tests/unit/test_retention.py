@@ -13,7 +13,7 @@ from dicom_node.base.errors import NotFound
 from dicom_node.settings import Retention as Limits
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger, Receipt
-from dicom_node.store.retention import ORPHAN_AGE_S, Retention
+from dicom_node.store.retention import ORPHAN_AGE_S, RetentionSweep
 from dicom_node.store.spool import Spool
 
 HOUR = 3600.0
@@ -25,7 +25,7 @@ class Node:
         self.spool = Spool(folder / "spool")
         self.ledger = Ledger.open(fresh(folder))
         settings = Settings(retention=Limits(images=HOUR, reports=10 * HOUR, **limits))
-        self.retention = Retention(settings, self.spool, self.ledger)
+        self.retention = RetentionSweep(settings, self.spool, self.ledger)
 
     def receive(self, n: int = 1, is_routed: bool = True) -> Receipt:
         with self.spool.writing() as incoming:

@@ -17,7 +17,7 @@ from pydicom import dcmread
 from serving import Api, serving
 
 from dicom_node.web import preview
-from dicom_node.web.regions import Region, regions_of
+from dicom_node.web.regions import OutlinedRegion, regions_of
 from dicom_node.web.render import whole_name
 
 
@@ -194,7 +194,7 @@ def test_names_are_whole(name: str, shown: str) -> None:
 def test_regions_are_those_of_this_image_with_the_words_of_their_group() -> None:
     drawn = (("Left rib 7", scene.box(1, 2, 3, 4)), ("Right clavicle", scene.box(5, 6, 7, 8)))
     report = dcmread(io.BytesIO(scene.report_with_region("1.2.3", *drawn)))
-    first = Region("Left rib 7", ((1, 2), (4, 2), (4, 6), (1, 6), (1, 2)))
+    first = OutlinedRegion("Left rib 7", ((1, 2), (4, 2), (4, 6), (1, 6), (1, 2)))
     found = regions_of(report, "1.2.3")
     assert found[0] == first
     assert [one.words for one in found] == ["Left rib 7", "Right clavicle"]

@@ -16,7 +16,7 @@ import pytest
 from serving import SECRET, Api, serving
 
 from dicom_node.base.errors import NotFound, Refused, Unreachable
-from dicom_node.base.job import Batches, Card, Device, Measured, Presence
+from dicom_node.base.job import Batches, Card, Device, Measured, WorkerHeartbeat
 from dicom_node.web import board
 from dicom_node.web import workers as of_workers
 from dicom_node.web.workers import Workers
@@ -27,14 +27,16 @@ from worker.service.node import Node
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
 
-def presence(worker: str = "gpu-host:4711", **card: Any) -> Presence:
+def presence(worker: str = "gpu-host:4711", **card: Any) -> WorkerHeartbeat:
     values: dict[str, Any] = {
         "name": "chexfract-maira2", "version": "maira2-1.abcd", "licence": "MSRLA",
         "licence_accepted_by": "Dr. Example", "parameters": {"decode": "greedy"},
         "measured": (Measured(on="phantoms", count=7, shares={"exact": 0.987}),),
     }  # fmt: skip
     device = Device(name="NVIDIA H200", memory=141 << 30, used=20 << 30, load=0.37)
-    return Presence(worker=worker, card=Card(**(values | card)), device=device, busy=2, done=5)
+    return WorkerHeartbeat(
+        worker=worker, card=Card(**(values | card)), device=device, busy=2, done=5
+    )
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
         yield running
 
 
-def tell(api: Api, heard: Presence, secret: str = SECRET) -> None:
+def tell(api: Api, heard: WorkerHeartbeat, secret: str = SECRET) -> None:
     with Node(api.url, secret) as node:
         node.announce(heard)
 
@@ -208,7 +210,7 @@ def test_a_worker_tells_again_and_again_whatever_happens(
     heard, waits = [], []
 
     class Listening:
-        def announce(self, presence: Presence) -> None:
+        def announce(self, presence: WorkerHeartbeat) -> None:
             heard.append(presence)
             if fault:
                 raise fault

@@ -23,10 +23,10 @@ from dicom_node.base.job import (
     Claim,
     ClaimRequest,
     LeaseRequest,
-    Presence,
     ReleaseRequest,
     Result,
     Ticket,
+    WorkerHeartbeat,
 )
 
 _JSON = {"Content-Type": "application/json"}
@@ -146,7 +146,7 @@ class Node:
             raise Unreachable(f"{self.url} gave no Instance: {exc or type(exc).__name__}") from exc
         return bytes(content)
 
-    def announce(self, presence: Presence) -> None:
+    def announce(self, presence: WorkerHeartbeat) -> None:
         """Tell that this worker is there; a node that is too old for this answers `NotFound`."""
         body = presence.model_dump_json().encode()
         try:

@@ -25,7 +25,7 @@ from dicom_node.base.errors import (
     Transient,
     Unreachable,
 )
-from dicom_node.base.job import TASK, Claim, Handout, Presence, Ticket, queue
+from dicom_node.base.job import TASK, Claim, Handout, Ticket, WorkerHeartbeat, queue
 from dicom_node.base.logs import Sparse
 from dicom_node.base.rims import OneOfMany
 from dicom_node.base.service_manager import READY, notify
@@ -260,10 +260,10 @@ class Desk:
         """Return the nodes that this worker knows."""
         return self._nodes.all()
 
-    def presence(self) -> Presence:
+    def presence(self) -> WorkerHeartbeat:
         """Return what this worker tells of itself."""
         info = self._pipeline.info
-        return Presence(
+        return WorkerHeartbeat(
             worker=self._name[:128],
             card=heartbeat.card(info),
             device=heartbeat.device(info.device),

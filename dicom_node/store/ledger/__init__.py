@@ -17,9 +17,9 @@ from dicom_node.store.ledger.deliveries import Deliveries, DueDelivery, ReportFi
 from dicom_node.store.ledger.filling import Filling
 from dicom_node.store.ledger.history import History
 from dicom_node.store.ledger.instances import Instance, Instances, Receipt, Route
-from dicom_node.store.ledger.jobs import Claimed, Expired, Held, Jobs, Waiting
+from dicom_node.store.ledger.jobs import Claimed, Expired, Held, JobLedger, Waiting
 from dicom_node.store.ledger.purge import Purge
-from dicom_node.store.ledger.refused import Refused
+from dicom_node.store.ledger.refused import RefusedCallers
 from dicom_node.store.ledger.results import Results, Wanted
 from dicom_node.store.ledger.sessions import Sessions
 from dicom_node.store.ledger.studies import Studies
@@ -53,9 +53,9 @@ class Ledger:
         What was received.
     repeats : Repeats
         What came again under a known UID.
-    refused : Refused
+    refused : RefusedCallers
         Callers that were refused.
-    jobs : Jobs
+    jobs : JobLedger
         Hand-outs, claims, leases and results.
     deliveries : Deliveries
         Which report goes to which destination.
@@ -89,7 +89,7 @@ class Ledger:
         both = (self.database, self.clock)
         self.instances = Instances(*both)
         self.repeats = self.instances.repeats
-        self.jobs = Jobs(*both)
+        self.jobs = JobLedger(*both)
         self.deliveries = Deliveries(*both)
         self.commitments = Commitments(*both)
         self.acts = Acts(*both, self.instances)
@@ -97,7 +97,7 @@ class Ledger:
         self.studies = Studies(*both)
         self.results = Results(*both)
         self.purge = Purge(*both)
-        self.refused = Refused(*both)
+        self.refused = RefusedCallers(*both)
         self.filling = Filling(*both)
         self.upgrading = Upgrading(self.database)
         self.sessions = Sessions(*both)

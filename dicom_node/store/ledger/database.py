@@ -156,7 +156,7 @@ class Database:
     def driving(self) -> Iterator[Any]:
         """Like `writing`, with a cursor of the driver: for what each received Instance waits for.
 
-        SQLAlchemy's own execution takes several times as long as SQLite's; see `Prepared`.
+        SQLAlchemy's own execution takes several times as long as SQLite's; see `PreparedInsert`.
         """
         with self._translated(), self._turn, closing(self._engine.raw_connection()) as connection:
             cursor = connection.cursor()
@@ -176,9 +176,9 @@ class Database:
 
     def prepared(
         self, statement: sa.Insert | sa.TextClause, columns: Collection[str] | None = None
-    ) -> Prepared:
+    ) -> PreparedInsert:
         """Return an INSERT of these columns, or a statement, in the words of the driver."""
-        return Prepared(statement, columns, self._engine)
+        return PreparedInsert(statement, columns, self._engine)
 
     def insert(self, table: sa.Table) -> Any:
         """Return an INSERT in this database's dialect, which knows ON CONFLICT."""
@@ -285,7 +285,7 @@ _NOT_WRITABLE = (
 """Primary result codes of a file that cannot be written; a locked one is not among them."""
 
 
-class Prepared:
+class PreparedInsert:
     """An INSERT that SQLAlchemy has put into words once, and the driver executes."""
 
     def __init__(

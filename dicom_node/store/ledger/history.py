@@ -35,9 +35,9 @@ from dicom_node.store.ledger.views import (
     ObjectView,
     ResultView,
     Sent,
-    Stage,
     Totals,
     Trace,
+    TraceStep,
 )
 from dicom_node.store.schema import (
     IS_UNFINISHED,
@@ -404,7 +404,7 @@ def _event(row: Row[Any], instance: Any) -> Event:
 
 def _stages(
     rows: Sequence[Row[Any]], instance: InstanceView, made: Sequence[JobView]
-) -> Iterator[Stage]:
+) -> Iterator[TraceStep]:
     """Yield each stage with when it ended and how long it took, in milliseconds.
 
     What stands in the Instance and its jobs is not kept in events again, and comes from there.
@@ -425,7 +425,7 @@ def _stages(
             for stage, ms in job.result.stages_ms.items():
                 left -= ms
                 before = max(job.started_at, row.at - left / 1000)
-                yield Stage.of(stage, before, ms, whole, Details())
+                yield TraceStep.of(stage, before, ms, whole, Details())
             reason = job.result.reason
             details = replace(
                 details,
@@ -435,7 +435,7 @@ def _stages(
                 reason=reason.text if reason else "",
             )
         ms = row.ms if row.ms is not None else max(0.0, (row.at - before) * 1000)
-        yield Stage.of(row.stage, row.at, ms, whole, details)
+        yield TraceStep.of(row.stage, row.at, ms, whole, details)
         before = row.at
 
 
@@ -549,7 +549,7 @@ def place_key(row: Arrival) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PageStart:
     """Where a page begins: behind this Instance."""
 
     received_at: float
@@ -557,10 +557,10 @@ class Place:
     sop_instance_uid: str
 
 
-def _place(before: str) -> Place | None:
+def _place(before: str) -> PageStart | None:
     try:
         at, number, uid = before.split("~", 2)
-        return Place(float(at), int(number), uid)
+        return PageStart(float(at), int(number), uid)
     except ValueError:
         return None
 
@@ -593,7 +593,7 @@ def _named(connection: Connection, search: str) -> list[str]:
 
 
 def _newest(
-    connection: Connection, where: sa.ColumnElement[bool], place: Place | None
+    connection: Connection, where: sa.ColumnElement[bool], place: PageStart | None
 ) -> Iterator[list[str]]:
     """Yield chunks of Instances in the order of reception, the last one first."""
     at, uid = instances.c.received_at, instances.c.sop_instance_uid
@@ -606,14 +606,14 @@ def _newest(
         rows = connection.execute(query).all()
         if rows:
             yield [row.sop_instance_uid for row in rows]
-            place = Place(rows[-1].received_at, 0, rows[-1].sop_instance_uid)
+            place = PageStart(rows[-1].received_at, 0, rows[-1].sop_instance_uid)
         if len(rows) < chunk:
             return
         chunk = _CHUNK
 
 
 def _standing(
-    connection: Connection, standing: str, place: Place | None
+    connection: Connection, standing: str, place: PageStart | None
 ) -> Iterator[tuple[float, str]]:
     """Yield time and id of the jobs in a standing, the last received one first."""
     at, job = jobs.c.received_at, jobs.c.id
@@ -637,7 +637,7 @@ def _standing(
         after = (rows[-1].received_at, rows[-1].id)
 
 
-def _undelivered(connection: Connection, place: Place | None) -> Iterator[Arrival]:
+def _undelivered(connection: Connection, place: PageStart | None) -> Iterator[Arrival]:
     """Yield what waits to be sent; there is never much of it."""
     query = sa.select(deliveries.c.job).where(IS_UNSENT).distinct()
     rows = connection.execute(

@@ -64,7 +64,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """What `Jobs.expire` found: counts of jobs."""
+    """What `JobLedger.expire` found: counts of jobs."""
 
     queued: int = 0
     running: int = 0
@@ -86,7 +86,7 @@ class Waiting:
     queued_by: tuple[int, int, int] = (0, 0, 0)
 
 
-class Jobs:
+class JobLedger:
     """Dispatch and the job API."""
 
     def __init__(self, database: Database, clock: Clock) -> None:

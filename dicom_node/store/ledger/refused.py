@@ -30,7 +30,7 @@ class RefusedCaller:
     last_at: float
 
 
-class Refused:
+class RefusedCallers:
     """Counts of refused callers."""
 
     def __init__(self, database: Database, clock: Clock) -> None:

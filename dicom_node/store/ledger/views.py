@@ -235,7 +235,7 @@ class JudgementView(View):
 
 
 @dataclass(frozen=True, slots=True)
-class Stage(View):
+class TraceStep(View):
     """A step of an Instance: when it ended, how long it took in milliseconds, what it says."""
 
     stage: str
@@ -246,7 +246,7 @@ class Stage(View):
     details: Details = field(default_factory=Details, metadata={"json": False})
 
     @classmethod
-    def of(cls, stage: str, at: float, ms: float, job: str, details: Details) -> Stage:
+    def of(cls, stage: str, at: float, ms: float, job: str, details: Details) -> TraceStep:
         """Return a stage with its details put into words."""
         return cls(str(stage), at, round(ms, 3), job, sentence(stage, details), details)
 
@@ -262,7 +262,7 @@ class Trace(View):
     objects: tuple[ObjectView, ...]
     deliveries: tuple[DeliveryView, ...]
     conflicts: tuple[ConflictView, ...]
-    stages: tuple[Stage, ...]
+    stages: tuple[TraceStep, ...]
     judgements: tuple[JudgementView, ...] = ()
     also: tuple[str, ...] = ()
 
