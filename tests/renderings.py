@@ -30,7 +30,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from dicom_node.base.errors import Rejected
 from worker.image import header
 from worker.image.decode import LOSSY, Decoder
-from worker.image.grey import Table, table
+from worker.image.grey import GreyTable, table
 from worker.image.header import Header
 from worker.image.part10 import read
 from worker.image.stages import sheet
@@ -39,7 +39,7 @@ from worker.settings import Pixels
 Array = Any
 
 
-def by_pydicom(path: Path, head: Header, ours: Table) -> Array | None:
+def by_pydicom(path: Path, head: Header, ours: GreyTable) -> Array | None:
     """Return pydicom's grey levels, of its own decoding, by the same VOI."""
     ds = pydicom.dcmread(path, force=True)
     x = apply_modality_lut(ds.pixel_array.astype(np.int64), ds)
@@ -59,7 +59,7 @@ def by_pydicom(path: Path, head: Header, ours: Table) -> Array | None:
     return 255 - levels if display.is_inverted else levels
 
 
-def by_dcmtk(path: Path, ours: Table) -> Array | None:
+def by_dcmtk(path: Path, ours: GreyTable) -> Array | None:
     """Return the picture that dcmj2pnm writes, None where it writes none."""
     choice = ["+Wl", "1"] if ours.display.voi == "lut" else ["+Wi", "1"]
     with tempfile.TemporaryDirectory() as folder:

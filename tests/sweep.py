@@ -123,7 +123,7 @@ class Judged:
 
     made: list[Made]
     faults: list[str]
-    verdicts: list[validate.Verdict]
+    verdicts: list[validate.ValidatorVerdict]
     compared: int = 0
     """Reports that were compared with the slow way."""
 
@@ -183,13 +183,13 @@ def examine(folder: Path, tasks: Sequence[Task]) -> Judged:
     return said
 
 
-def judged(paths: Sequence[Path], image: Path) -> Iterator[validate.Verdict]:
+def judged(paths: Sequence[Path], image: Path) -> Iterator[validate.ValidatorVerdict]:
     """Yield the verdicts that come at once: the codes, dciodvfy, dcentvfy of all together."""
     for path in paths:
         yield validate.codes_of(path, dcmread(path, stop_before_pixels=True))
         yield validate.dciodvfy(path)
     if validate.are_of_one_study(paths, image):
-        yield from (validate.Verdict(str(path), "dcentvfy", True) for path in paths)
+        yield from (validate.ValidatorVerdict(str(path), "dcentvfy", True) for path in paths)
     else:
         yield from (validate.dcentvfy(path, image) for path in paths)
 
@@ -199,7 +199,7 @@ def is_report(one: Made) -> bool:
     return one.kind in {*SOP_CLASSES, "basic-text", "ko", "rejection-note"}
 
 
-def pixelmed(paths: Sequence[Path]) -> list[validate.Verdict]:
+def pixelmed(paths: Sequence[Path]) -> list[validate.ValidatorVerdict]:
     """Return PixelMed's verdicts, two at a time; one Java machine for many where javac is."""
     with ThreadPoolExecutor(2) as pool:
         if shutil.which("javac") is None:
@@ -209,7 +209,7 @@ def pixelmed(paths: Sequence[Path]) -> list[validate.Verdict]:
         ]
 
 
-def _in_one_machine(paths: Sequence[Path]) -> list[validate.Verdict]:
+def _in_one_machine(paths: Sequence[Path]) -> list[validate.ValidatorVerdict]:
     if not paths:
         return []
     options = [option for option in validate.JAVA_OPTIONS if "TieredStop" not in option]

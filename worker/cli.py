@@ -583,10 +583,10 @@ def _train(options: argparse.Namespace) -> int:
     import json
 
     from dicom_node.base import logs
-    from worker.phantom.train import Options, train
+    from worker.phantom.train import TrainingOptions, train
 
     logs.start(logging.INFO)
-    defaults = Options()
+    defaults = TrainingOptions()
     seed = defaults.seed if options.seed is None else options.seed
     try:
         seconds = train(options.out, replace(defaults, seed=seed))

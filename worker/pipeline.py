@@ -25,11 +25,11 @@ from worker.image.pixels import Radiograph, preprocessing, radiograph, read
 from worker.models import (
     BrokenAccelerator,
     Description,
-    Model,
     ModelInfo,
     Prepared,
     Prepares,
     Progress,
+    VisionModel,
     is_away,
 )
 from worker.models.fitting import BatchLimit
@@ -119,7 +119,7 @@ class Pipeline:
 
     Parameters
     ----------
-    model : Model
+    model : VisionModel
         A loaded engine.
     decoder : Decoder
         Decodes Pixel Data in a process that may die.
@@ -131,7 +131,7 @@ class Pipeline:
 
     def __init__(
         self,
-        model: Model,
+        model: VisionModel,
         decoder: Decoder,
         options: Pixels,
         limit: BatchLimit | None = None,

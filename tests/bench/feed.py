@@ -54,7 +54,7 @@ from worker.image.pixels import Radiograph
 from worker.models import Description, ModelInfo
 from worker.phantom.draw import instance
 from worker.pipeline import Case, Pipeline
-from worker.service.tasks import Desk, Pulse
+from worker.service.tasks import Desk, LeaseRenewal
 
 SECRET = "a-secret-of-some-length"
 GOALS = {"fill": 0.9, "busy": 0.95, "speed_up": 7.6}
@@ -200,7 +200,7 @@ def measure(images: int, model_s: float, megabytes: float, workers: int, *, free
         site.receive(images, 0 if free else megabytes)
         models = [SimulatedModel(model_s) for _ in range(workers)]
         options = worker_settings.Settings(worker={"nodes": [site.settings.web.url]})
-        pulse = Pulse(stuck_after=600)
+        pulse = LeaseRenewal(stuck_after=600)
         pulse.start()
         kind = Free if free else Pipeline
         with Decoder() as decoder:

@@ -14,7 +14,7 @@ from dicom_node.base import logs
 from dicom_node.base.errors import ConfigurationError
 from worker import settings
 from worker.image.pixels import Radiograph
-from worker.models import Description, Model, ModelInfo, Progress
+from worker.models import Description, ModelInfo, Progress, VisionModel
 from worker.service import start, tasks
 
 from . import pictures
@@ -70,7 +70,7 @@ def main() -> None:
     configured = settings.load(chosen.config)
     if configured.worker.secret is None:
         raise ConfigurationError("CHEXFRACT_WORKER_WORKER__SECRET is not set")
-    model: Model = DrillModel(chosen.version, chosen.seconds)
+    model: VisionModel = DrillModel(chosen.version, chosen.seconds)
     start.open_model = lambda name, options, device: model
     with start.pipeline(configured) as ready:
         tasks.run(configured, ready, configured.worker.secret.get_secret_value())

@@ -14,7 +14,7 @@ from serving import SECRET, Api, serving
 from stations import wait_for
 
 from dicom_node.base.job import Card, Device, Measured, WorkerHeartbeat
-from worker.service.node import Node
+from worker.service.node import NodeClient
 
 pytestmark = [
     pytest.mark.peer,
@@ -65,7 +65,7 @@ def fill(api: Api) -> None:
         measured=(Measured(on="drawn phantoms", count=1000, shares={"exact": 0.99, "recall": 1}),),
     )  # fmt: skip
     device = Device(name="NVIDIA H200", memory=141 << 30, used=20 << 30, load=0.37)
-    with Node(api.url, SECRET) as node:
+    with NodeClient(api.url, SECRET) as node:
         node.announce(WorkerHeartbeat(worker="gpu-host:4711", card=card, device=device))
 
 

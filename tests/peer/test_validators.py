@@ -373,7 +373,7 @@ def _wrong_template(ds: Dataset) -> None:
 
 
 @pytest.fixture(scope="module")
-def pixelmed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, validate.Verdict]:
+def pixelmed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, validate.ValidatorVerdict]:
     """PixelMed's verdicts, two at a time: each takes seconds of a Java machine's start."""
     need("java")
     if not validate.PIXELMED.is_file():
@@ -404,7 +404,7 @@ def pixelmed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, validate.Ver
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["fracture", "regions", "text"])
-def test_pixelmed_finds_no_error(name: str, pixelmed: dict[str, validate.Verdict]) -> None:
+def test_pixelmed_finds_no_error(name: str, pixelmed: dict[str, validate.ValidatorVerdict]) -> None:
     """The criterion of the IHE Connectathon for AI Results; ``tests.sweep`` asks it of all."""
     assert (pixelmed[name].passed, pixelmed[name].errors) == (True, ())
 
@@ -415,7 +415,7 @@ BEYOND_TEMPLATE = ("121106", "125605004", "408729009", "263502005")
 
 @pytest.mark.timeout(600)
 def test_pixelmed_warns_of_evaluations_and_comments_in_groups_only(
-    pixelmed: dict[str, validate.Verdict],
+    pixelmed: dict[str, validate.ValidatorVerdict],
 ) -> None:
     for name in ("fracture", "regions"):
         warned = pixelmed[name].warnings
@@ -427,14 +427,14 @@ def test_pixelmed_warns_of_evaluations_and_comments_in_groups_only(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("concept", ["121005", "272741003", "121012"])
 def test_pixelmed_catches_what_the_others_miss(
-    concept: str, pixelmed: dict[str, validate.Verdict]
+    concept: str, pixelmed: dict[str, validate.ValidatorVerdict]
 ) -> None:
     assert any(concept in error for error in pixelmed["mutant"].errors)
 
 
 @pytest.mark.timeout(600)
 def test_a_wrong_template_is_noticed_by_what_pixelmed_does_not_say(
-    pixelmed: dict[str, validate.Verdict],
+    pixelmed: dict[str, validate.ValidatorVerdict],
 ) -> None:
     assert any("Found Root Template" in error for error in pixelmed["template"].errors)
 

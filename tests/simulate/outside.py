@@ -29,8 +29,8 @@ from dicom_node.base.job import (
 from dicom_node.dimse import CommitmentAnswer, Question
 from dicom_node.web.jobs import ForeignResult
 from worker.service.batches import BatchFormer
-from worker.service.node import Node as NodeClient
-from worker.service.tasks import Desk, Hands, Pulse
+from worker.service.node import NodeClient
+from worker.service.tasks import Desk, Hands, LeaseRenewal
 from worker.settings import Settings as WorkerSettings
 from worker.settings import Worker as WorkerTable
 
@@ -307,7 +307,7 @@ class SimulatedWorker:
         self.is_up = True
         self.preparing, self.building = SteppedExecutor(), SteppedExecutor()
         hands = Hands(self.preparing, self.building, SteppedFormer, self._connect)
-        self.pulse = Pulse(120.0, self.kill, self.world.clock.monotonic)
+        self.pulse = LeaseRenewal(120.0, self.kill, self.world.clock.monotonic)
         self.desk = Desk(
             self.world.pipeline, worker_settings(self.name), "secret", self.pulse, hands=hands
         )

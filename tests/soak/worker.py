@@ -11,7 +11,7 @@ from dicom_node.base import logs
 from dicom_node.base.errors import ConfigurationError
 from worker import settings
 from worker.image.pixels import Radiograph
-from worker.models import Description, Model, ModelInfo, Progress
+from worker.models import Description, ModelInfo, Progress, VisionModel
 from worker.service import start, tasks
 
 TEXT = (
@@ -50,7 +50,7 @@ def main() -> None:
     configured = settings.load(chosen.config)
     if configured.worker.secret is None:
         raise ConfigurationError("CHEXFRACT_WORKER_WORKER__SECRET is not set")
-    model: Model = FreeModel()
+    model: VisionModel = FreeModel()
     start.open_model = lambda name, options, device: model
     with start.pipeline(configured) as ready:
         tasks.run(configured, ready, configured.worker.secret.get_secret_value())

@@ -114,12 +114,12 @@ def test_memory_that_fills_while_the_weights_are_loaded(tmp_path, weights, capsy
 
 
 def test_memory_that_fills_at_the_first_try(tmp_path, weights, capsys, monkeypatch):
-    from worker.models.chexfract import ChexFract
+    from worker.models.chexfract import ChexFractModel
 
     def full(*_):
         raise MemoryError
 
-    monkeypatch.setattr(ChexFract, "_describe", full)
+    monkeypatch.setattr(ChexFractModel, "_describe", full)
     code, error = described(tmp_path, f'path = "{weights}"\n{ACCEPTED}', capsys)
     check(code, error, os.EX_CONFIG, "models.m: out of memory on cpu")
 

@@ -18,7 +18,7 @@ from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.base.job import Ticket
 from dicom_node.operate import surroundings
 from dicom_node.settings import Settings, Web
-from worker.service.node import Node
+from worker.service.node import NodeClient
 
 STRANGE = Ticket(job="0" * 32, token="0" * 32)
 
@@ -47,7 +47,7 @@ def api(tmp_path: Path, files: dict[str, Path]) -> Iterator[Api]:
 
 def claim(url: str, ca: Path | None, secret: str = SECRET) -> str:
     """Ask for a job that does not exist and return how the node said so."""
-    with Node(url, secret, timeout_s=5, ca=ca) as node:
+    with NodeClient(url, secret, timeout_s=5, ca=ca) as node:
         try:
             node.claim(STRANGE, "worker:1")
         except Exception as exc:
@@ -117,7 +117,7 @@ def test_https_without_its_url_is_refused(files: dict[str, Path]) -> None:
 def test_a_file_without_certificates_is_told_by_its_key(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     with pytest.raises(ConfigurationError, match=r"worker\.ca"):
-        Node("https://node:8080", SECRET, ca=tmp_path / "ca.pem")
+        NodeClient("https://node:8080", SECRET, ca=tmp_path / "ca.pem")
 
 
 def test_a_worker_beside_the_node_trusts_its_certificate(files: dict[str, Path]) -> None:

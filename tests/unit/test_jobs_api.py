@@ -14,7 +14,7 @@ from serving import SECRET, Api, serving
 from dicom_node.base.errors import OutOfResources, Stale, Unreachable
 from dicom_node.base.job import Result, Ticket
 from dicom_node.web import guard
-from worker.service.node import Node as Client
+from worker.service.node import NodeClient as Client
 
 
 @pytest.fixture(scope="module")

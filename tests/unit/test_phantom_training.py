@@ -16,17 +16,17 @@ from worker.phantom.seeds import RESERVED, TRAINING
 
 def test_training_refuses_reserved_seeds(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="reserved"):
-        train.train(tmp_path, train.Options(seed=RESERVED[-1]))
+        train.train(tmp_path, train.TrainingOptions(seed=RESERVED[-1]))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_seed_is_both_reserved_and_for_training() -> None:
     assert set(RESERVED).isdisjoint(TRAINING)
-    assert train.Options().seed in TRAINING
+    assert train.TrainingOptions().seed in TRAINING
 
 
 def test_a_short_training_learns_and_can_be_loaded(tmp_path: Path) -> None:
-    options = train.Options(drawings=8, looks=96, batch=8, threads=1)
+    options = train.TrainingOptions(drawings=8, looks=96, batch=8, threads=1)
     seconds = train.train(tmp_path, options)
     assert 0 < seconds < 60
     weights = load_file(tmp_path / "model.safetensors")
@@ -41,7 +41,7 @@ def test_the_loss_falls_on_one_batch() -> None:
     where = torch.nn.Linear(model.config.hidden_size, 18)
     drawings = train.draw_all(TRAINING[0], 4, 1)
     tokenizer = train._tokenizer()
-    options = train.Options(looks=4, batch=4)
+    options = train.TrainingOptions(looks=4, batch=4)
     (batch,) = train.looks(drawings, tokenizer, model.config, options)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     history = []

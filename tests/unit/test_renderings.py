@@ -279,7 +279,7 @@ def test_wrapping_loses_no_character(words: str) -> None:
 @settings(deadline=None, max_examples=25)
 @given(st.text(max_size=3000), st.booleans())
 def test_nothing_of_a_page_lies_outside(words: str, has_picture: bool) -> None:
-    said = page.Reading(page.Case.UNCLEAR, storable(words)[0] or "x", "caution " * 300)
+    said = page.Reading(page.ReportKind.UNCLEAR, storable(words)[0] or "x", "caution " * 300)
     labels = page.Labels("source", "model")
     for marks in page.pages(said, labels, (400, 300) if has_picture else None):
         for mark in marks:
@@ -288,7 +288,7 @@ def test_nothing_of_a_page_lies_outside(words: str, has_picture: bool) -> None:
 
 
 def test_a_text_too_long_for_the_page_points_to_the_report() -> None:
-    said = page.Reading(page.Case.UNCLEAR, "rib " * 2000, "comment")
+    said = page.Reading(page.ReportKind.UNCLEAR, "rib " * 2000, "comment")
     made = page.pages(said, page.Labels("source", "model"), (400, 300))
     words = [mark.words for marks in made for mark in marks if isinstance(mark, page.Text)]
     assert page.CONTINUES in words
@@ -365,7 +365,7 @@ def test_numbers_and_latin_letters_keep_their_way(line: str, drawn: str) -> None
 
 
 def test_dates_are_printed_so_that_everyone_reads_them_alike() -> None:
-    job = renderings.Job(
+    job = renderings.BuilderInput(
         reports.source(AccessionNumber="20200101"), CASES["none"], ALGORITHM, ORDER
     )
     line = renderings._identity(job.evidence)
@@ -374,7 +374,7 @@ def test_dates_are_printed_so_that_everyone_reads_them_alike() -> None:
 
 def test_each_page_of_a_pdf_bears_the_name() -> None:
     long = Outcome(text="Fracture of the left rib.\n" * 300, findings=None)
-    job = renderings.Job(reports.source(PatientName="Doe^Jane"), long, ALGORITHM, ORDER)
+    job = renderings.BuilderInput(reports.source(PatientName="Doe^Jane"), long, ALGORITHM, ORDER)
     sheets = renderings._pages(job, None, renderings._identity(job.evidence))
     assert len(sheets) > 3
     for sheet in sheets:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dicom_node.base.errors import ConfigurationError
 from worker.research.compare import compare
 from worker.research.evaluate import evaluate
-from worker.research.labels import Case, match, read_labels
+from worker.research.labels import LabelledRow, match, read_labels
 from worker.research.measures import Counts
 from worker.research.places import FracturePlace, labelled, score
 from worker.research.sources import walk
@@ -160,7 +160,7 @@ def test_places_of_labels_are_sets(written: str, places: set[tuple[str, str, str
 
 def test_fractures_are_scored_by_rib_side_bone_and_age() -> None:
     row = {"file": "a", **says("present", "t", rib(5, age="old"), rib(6), rib(7, "right"))}
-    case = Case({"fracture": "1", "findings": "old left rib 5; acute left rib 8"}, row)
+    case = LabelledRow({"fracture": "1", "findings": "old left rib 5; acute left rib 8"}, row)
     scores = {one.name: (one.right, one.named, one.labelled) for one in score([case])}
     assert scores["all"] == (1, 3, 2)
     assert scores["side=left"] == (1, 2, 2)
@@ -214,15 +214,17 @@ def test_rouge_l_is_that_of_the_package_of_its_authors(
 
 def test_texts_are_measured_with_intervals_and_a_template_is_a_set_of_sentences() -> None:
     pairs = [("Fracture of the left 5th rib.", "fracture of the left 5th  rib"), ("No.", "Yes.")]
-    cases = [Case({"fracture": "1", "text": reference}, {"file": "a", **says("present", text)})
-             for text, reference in pairs]  # fmt: skip
+    cases = [
+        LabelledRow({"fracture": "1", "text": reference}, {"file": "a", **says("present", text)})
+        for text, reference in pairs
+    ]
     found = {one.name: one for one in measure_texts(cases)}
     assert found["exact"].value == 0.5
     assert found["rouge_l"].value == 0.5
     assert 0 < (found["bleu_4"].value or 0) < 1
     assert all(one.interval for one in found.values())
     assert template("B. A.") == template("a; b")
-    assert measure_texts([Case({"fracture": "1"}, None)]) == []
+    assert measure_texts([LabelledRow({"fracture": "1"}, None)]) == []
 
 
 def test_what_lies_beside_images_is_listed_and_an_empty_source_is_an_error(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dicom_node.base.errors import NotUnderstood
 from dicom_node.manual import read_pages
 from worker.text.findings import Explanation, Language, explain, parse
 from worker.text.lexicon import read_lexicon
-from worker.text.rules import ENGLISH, Rule
+from worker.text.rules import ENGLISH, TextRule
 from worker.text.rules.__main__ import page
 
 LABELLED = Path(__file__).parent / "findings"
@@ -27,12 +27,12 @@ def names(explanation: Explanation) -> set[str]:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_a_rule_decides_its_example(rule: Rule) -> None:
+def test_a_rule_decides_its_example(rule: TextRule) -> None:
     assert rule.name in names(explain(rule.example))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_a_rule_leaves_its_counter_example_alone(rule: Rule) -> None:
+def test_a_rule_leaves_its_counter_example_alone(rule: TextRule) -> None:
     assert rule.name not in names(explain(rule.counter))
 
 

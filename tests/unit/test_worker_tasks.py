@@ -29,8 +29,8 @@ from worker.image.pixels import Radiograph
 from worker.models import BrokenAccelerator, Description, ModelInfo, Progress
 from worker.phantom.draw import instance
 from worker.pipeline import Case, Pipeline
-from worker.service.node import Node as NodeClient
-from worker.service.tasks import Desk, Pulse
+from worker.service.node import NodeClient
+from worker.service.tasks import Desk, LeaseRenewal
 
 SECRET = "a-secret-of-some-length"
 
@@ -93,7 +93,7 @@ class Station:
         self.model = Model()
         self.decoder = Decoder()
         options = worker_settings.Settings(worker={"nodes": [self.settings.web.url]})
-        self.pulse = Pulse(stuck_after=60)
+        self.pulse = LeaseRenewal(stuck_after=60)
         self.pulse.start()
         pipeline = Pipeline(self.model, self.decoder, options.pixels)
         self.desk = Desk(pipeline, options, SECRET, self.pulse)
@@ -384,7 +384,7 @@ def test_work_that_stands_still_loses_its_lease_and_its_late_result_is_dropped(
 
 def test_a_stuck_worker_ends_itself() -> None:
     ended = threading.Event()
-    pulse = Pulse(stuck_after=0.5, give_up=ended.set)
+    pulse = LeaseRenewal(stuck_after=0.5, give_up=ended.set)
     pulse.start()
     node = NodeClient("http://127.0.0.1:9", SECRET)
     pulse.hold(node, Ticket(job="j", token="t"), lease_s=1000)
@@ -394,7 +394,7 @@ def test_a_stuck_worker_ends_itself() -> None:
 
 def test_an_idle_worker_is_not_stuck() -> None:
     ended = threading.Event()
-    pulse = Pulse(stuck_after=0.3, give_up=ended.set)
+    pulse = LeaseRenewal(stuck_after=0.3, give_up=ended.set)
     pulse.start()
     assert not ended.wait(1)
     pulse.stop()

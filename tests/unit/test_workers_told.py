@@ -22,7 +22,7 @@ from dicom_node.web import workers as of_workers
 from dicom_node.web.workers import Workers
 from worker.models import ModelInfo, open_model
 from worker.service import heartbeat, tasks
-from worker.service.node import Node
+from worker.service.node import NodeClient
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
@@ -46,7 +46,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 
 def tell(api: Api, heard: WorkerHeartbeat, secret: str = SECRET) -> None:
-    with Node(api.url, secret) as node:
+    with NodeClient(api.url, secret) as node:
         node.announce(heard)
 
 

@@ -59,7 +59,7 @@ class Display:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class GreyTable:
     """What each value that a pixel can have becomes, and how that came about."""
 
     levels: Bytes
@@ -96,7 +96,7 @@ def table(
     pixels: npt.NDArray[np.unsignedinteger],
     visible: tuple[slice, slice] | Bools,
     options: Options,
-) -> Table:
+) -> GreyTable:
     """Return the table that turns stored pixels into grey levels, 0 = black.
 
     Parameters
@@ -141,7 +141,7 @@ def table(
         shown.lut,
         is_inverted,
     )
-    return Table(patterns, tuple(steps), (*values.warnings, *shown.warnings, *doubts), display)
+    return GreyTable(patterns, tuple(steps), (*values.warnings, *shown.warnings, *doubts), display)
 
 
 def _yes(is_so: bool) -> str:

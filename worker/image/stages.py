@@ -13,7 +13,7 @@ from pydicom import Dataset
 from worker.image import header
 from worker.image.gate import gate
 from worker.image.geometry import squared, turned
-from worker.image.grey import Table, table
+from worker.image.grey import GreyTable, table
 from worker.image.header import Header
 from worker.image.pixels import Decodes
 from worker.image.shutter import shutter
@@ -61,7 +61,7 @@ def _spread(stored: npt.NDArray[Any]) -> Bytes:
     return levels
 
 
-def _grey_name(head: Header, levels: Table) -> str:
+def _grey_name(head: Header, levels: GreyTable) -> str:
     window = levels.display.window
     shown = f" {window.center:g}/{window.width:g}" if window else ""
     return f"{', '.join(levels.steps[:2])}{shown}; {head.stored} bits"

@@ -96,7 +96,7 @@ class Description:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A picture and what a model's processor made of it; taken by `Model.describe` as a picture."""
+    """A picture and what a model's processor made of it; `VisionModel.describe` takes it."""
 
     pixels: NDArray[np.uint8]
     inputs: Any
@@ -117,7 +117,7 @@ class Prepares(Protocol):
         """
 
 
-class Model(Protocol):
+class VisionModel(Protocol):
     """A vision-language model that describes radiographs."""
 
     @property
@@ -161,7 +161,7 @@ class Model(Protocol):
         """Give the memory back."""
 
 
-def open_model(name: str, options: dict[str, Any], device: str = "auto") -> Model:
+def open_model(name: str, options: dict[str, Any], device: str = "auto") -> VisionModel:
     """Return the engine of ``[models.NAME]``, not yet loaded.
 
     Parameters
@@ -186,5 +186,5 @@ def open_model(name: str, options: dict[str, Any], device: str = "auto") -> Mode
         from worker.models.child import ChildModel
 
         return ChildModel(name, checked, device)
-    model: Model = importlib.import_module(ENGINES[engine]).build(name, checked, device)
+    model: VisionModel = importlib.import_module(ENGINES[engine]).build(name, checked, device)
     return model

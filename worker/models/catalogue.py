@@ -25,7 +25,7 @@ CURRENT = ">=4.48.3,<6"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ModelEntry:
     """What is known of one model."""
 
     name: str
@@ -43,13 +43,13 @@ class Entry:
 
 
 CATALOGUE = (
-    Entry(
+    ModelEntry(
         "phantom",
         "chexfract",
         "Apache-2.0; for demonstration only",
         notes=("path = builtin:phantom", "its answers mean nothing for patients"),
     ),
-    Entry(
+    ModelEntry(
         "chexfract-maira2",
         "chexfract",
         "Microsoft Research License Agreement (MSRLA) and MIT: research only, non-commercial",
@@ -58,7 +58,7 @@ CATALOGUE = (
         size_gb=8.0,
         notes=("negative ids at image positions", "one prompt per processor call"),
     ),
-    Entry(
+    ModelEntry(
         "chexfract-chexagent",
         "chexfract",
         "CC-BY-NC-4.0 and MIT: non-commercial",
@@ -67,7 +67,7 @@ CATALOGUE = (
         size_gb=8.0,
         notes=("negative ids at image positions", "one prompt per processor call"),
     ),
-    Entry(
+    ModelEntry(
         "maira-2",
         "maira2",
         licences.USUAL["maira2"],
@@ -78,7 +78,7 @@ CATALOGUE = (
         size_gb=13.8,
         notes=("whole report, not fractures only", "boxes with grounding = true"),
     ),
-    Entry(
+    ModelEntry(
         "chexagent-2-3b",
         "chexagent",
         licences.USUAL["chexagent"],
@@ -95,7 +95,7 @@ CATALOGUE = (
         size_gb=12.6,
         notes=("rib fractures with boxes in 0 to 100", "wants pictures as files"),
     ),
-    Entry(
+    ModelEntry(
         "chexalign-chexagent",
         "chexagent",
         licences.USUAL["chexagent"],
@@ -114,7 +114,7 @@ CATALOGUE = (
             "no repository of its authors is known here: accept a folder of it",
         ),
     ),
-    Entry(
+    ModelEntry(
         "chex-phi35v",
         "chexfract",
         "Apache-2.0 by its card; trained on MIMIC-CXR, whose terms see",
@@ -126,7 +126,7 @@ CATALOGUE = (
             "answers questions and writes whole reports: set prompt",
         ),
     ),
-    Entry(
+    ModelEntry(
         "cxr-llava-v2",
         "cxr_llava",
         "CC-BY-NC-4.0 and the Llama 2 licence: non-commercial",
@@ -136,7 +136,7 @@ CATALOGUE = (
         size_gb=14.0,
         notes=("its code calls .cuda(): NVIDIA only", "whole report, not fractures only"),
     ),
-    Entry(
+    ModelEntry(
         "llm-cxr",
         "llm_cxr",
         licences.USUAL["llm_cxr"],
@@ -144,7 +144,7 @@ CATALOGUE = (
         size_gb=6.0,
         notes=("its authors offer the files on their page only", "256 x 256 centre crop"),
     ),
-    Entry(
+    ModelEntry(
         "any",
         "chat_server",
         licences.USUAL["chat_server"],
@@ -154,7 +154,7 @@ CATALOGUE = (
 )
 
 
-def entry(name: str) -> Entry:
+def entry(name: str) -> ModelEntry:
     """Return the model of that catalogue name or name on the hub.
 
     Raises
@@ -299,7 +299,7 @@ def _trial(folder: Path, by: str, settings: Settings | None) -> str | None:
     return None
 
 
-def _table(known: Entry, name: str, by: str, path: str = "", revision: str = "") -> str:
+def _table(known: ModelEntry, name: str, by: str, path: str = "", revision: str = "") -> str:
     lines = [f"[models.{name}]", f"engine = {json.dumps(known.engine)}"]
     if known.engine == "chat_server":
         lines.append('url = "http://127.0.0.1:8000/v1"')
@@ -393,13 +393,13 @@ def _writing(what: str) -> Iterator[None]:
         raise kind(f"{what}: {exc.filename or 'the disk'}: {exc.strerror}") from exc
 
 
-def _repository(name: str) -> tuple[Entry, str]:
+def _repository(name: str) -> tuple[ModelEntry, str]:
     if checkpoint.HUB_NAME.match(name):
         for known in CATALOGUE:
             if known.repository == name:
                 return known, name
         terms = "see its page on the hub"
-        return Entry(name.rpartition("/")[2], "chexfract", terms, repository=name), name
+        return ModelEntry(name.rpartition("/")[2], "chexfract", terms, repository=name), name
     known = entry(name)
     if not known.repository:
         raise NotFound(f"{known.name} is on no hub: {'; '.join(known.notes)}")

@@ -41,12 +41,12 @@ REASONS = {"stop": "stop", "length": "length"}
 LONGEST_WAIT_S = 30.0
 
 
-def build(name: str, options: Options, device: str) -> ChatServer:
+def build(name: str, options: Options, device: str) -> ChatServerModel:
     """Return the model of ``[models.NAME]``; the device is the server's affair."""
-    return ChatServer(name, options)
+    return ChatServerModel(name, options)
 
 
-class ChatServer:
+class ChatServerModel:
     """A model behind ``/v1/chat/completions``; radiographs of a batch are asked at the same time.
 
     Parameters

@@ -34,12 +34,12 @@ WHOLE = 100.0
 """Boxes are given in hundredths of the picture's width and height."""
 
 
-def build(name: str, options: Options, device: str) -> CheXagent:
+def build(name: str, options: Options, device: str) -> CheXagentModel:
     """Return the model of ``[models.NAME]``, not yet loaded."""
-    return CheXagent(name, options, device)
+    return CheXagentModel(name, options, device)
 
 
-class CheXagent(LocalModel):
+class CheXagentModel(LocalModel):
     """A model without a processor: its tokenizer takes pictures by the names of their files."""
 
     takes_batches = True

@@ -30,12 +30,12 @@ CANARY_S = 3600.0
 """Not the table's time: a slow first token would look as if the answers differed."""
 
 
-def build(name: str, options: Options, device: str) -> ChexFract:
+def build(name: str, options: Options, device: str) -> ChexFractModel:
     """Return the model of ``[models.NAME]``, not yet loaded."""
-    return ChexFract(name, options, device)
+    return ChexFractModel(name, options, device)
 
 
-class ChexFract(LocalModel):
+class ChexFractModel(LocalModel):
     """A vision-language model with the calling sequence of ChexFract's model card."""
 
     takes_batches = True

@@ -23,12 +23,12 @@ LARGEST = 2048
 """Longest side handed to its processor, which makes 512 of it."""
 
 
-def build(name: str, options: Options, device: str) -> CxrLlava:
+def build(name: str, options: Options, device: str) -> CxrLlavaModel:
     """Return the model of ``[models.NAME]``, not yet loaded."""
-    return CxrLlava(name, options, device)
+    return CxrLlavaModel(name, options, device)
 
 
-class CxrLlava(LocalModel):
+class CxrLlavaModel(LocalModel):
     """A model whose tokenizer and picture processor live inside it.
 
     Its own ``generate_cxr_repsonse`` puts ids on CUDA whatever the device, samples, and gives up

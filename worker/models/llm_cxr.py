@@ -33,12 +33,12 @@ NO_LOSS = {"target": "taming.modules.losses.vqperceptual.DummyLoss"}
 """The training loss would fetch weights from the network."""
 
 
-def build(name: str, options: Options, device: str) -> LlmCxr:
+def build(name: str, options: Options, device: str) -> LlmCxrModel:
     """Return the model of ``[models.NAME]``, not yet loaded."""
-    return LlmCxr(name, options, device)
+    return LlmCxrModel(name, options, device)
 
 
-class LlmCxr(LocalModel):
+class LlmCxrModel(LocalModel):
     """A causal language model and the encoder half of a VQGAN.
 
     The codebook's words follow the tokenizer's: word n has the id ``len(tokenizer) + n``.

@@ -46,12 +46,12 @@ def phrases(said: str) -> list[tuple[str, list[tuple[float, ...]] | None]]:
     return found
 
 
-def build(name: str, options: Options, device: str) -> Maira2:
+def build(name: str, options: Options, device: str) -> Maira2Model:
     """Return the model of ``[models.NAME]``, not yet loaded."""
-    return Maira2(name, options, device)
+    return Maira2Model(name, options, device)
 
 
-class Maira2(LocalModel):
+class Maira2Model(LocalModel):
     """One frontal radiograph at a time, without priors and without the patient's history.
 
     Its processor makes the whole prompt; the table's indication, technique and comparison are

@@ -46,7 +46,7 @@ CODE = ("configuration_phantom.py", "modeling_phantom.py", "processing_phantom.p
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """How much is drawn and looked at.
 
     Attributes
@@ -70,14 +70,14 @@ class Options:
     threads: int = 2
 
 
-def train(out: Path, options: Options | None = None) -> float:
+def train(out: Path, options: TrainingOptions | None = None) -> float:
     """Draw phantoms, train, and write a folder that transformers can load.
 
     Parameters
     ----------
     out : Path
         The folder; made when absent, its model files are replaced.
-    options : Options, optional
+    options : TrainingOptions, optional
         How much is drawn and looked at.
 
     Returns
@@ -90,7 +90,7 @@ def train(out: Path, options: Options | None = None) -> float:
     ValueError
         The seed is reserved for phantoms that are shown and evaluated.
     """
-    options = options or Options()
+    options = options or TrainingOptions()
     if options.seed in RESERVED:
         raise ValueError(f"seed {options.seed} is reserved for evaluation; use {TRAINING[0]} up")
     started = time.monotonic()
@@ -116,7 +116,7 @@ def new_model() -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """What one step learns from."""
 
     pictures: torch.Tensor
@@ -126,8 +126,8 @@ class Batch:
 
 
 def looks(
-    drawings: list[Drawing], tokenizer: Tokenizer, config: Any, options: Options
-) -> Iterator[Batch]:
+    drawings: list[Drawing], tokenizer: Tokenizer, config: Any, options: TrainingOptions
+) -> Iterator[TrainingBatch]:
     """Yield every batch of the training, each drawing in a new frame each time."""
     rng = np.random.default_rng([options.seed, len(drawings), 1])
     before, after = _prompt().split("<|image_1|>")
@@ -145,7 +145,7 @@ def looks(
         pictures = ((pictures / 255 - 0.5) * contrast + 0.5 + shift).clamp(0, 1).float()
         ids, labels = _rows(prompt, [answers[i] for i in chosen])
         places = _cells([where for _, where in views], config.image_size)
-        yield Batch((pictures - MEAN) / DEVIATION, places, ids, labels)
+        yield TrainingBatch((pictures - MEAN) / DEVIATION, places, ids, labels)
 
 
 def _rows(prompt: list[int], answers: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -169,7 +169,7 @@ def _cells(views: list[list[Place]], side: int) -> torch.Tensor:
     return cells
 
 
-def fit(model: Any, batches: Iterator[Batch], options: Options) -> None:
+def fit(model: Any, batches: Iterator[TrainingBatch], options: TrainingOptions) -> None:
     """Minimise the loss of the text and of the places; the rate follows the step, not the clock."""
     where = torch.nn.Linear(model.config.hidden_size, len(truth.FINDINGS))
     torch.nn.init.constant_(where.bias, -5)
@@ -193,7 +193,7 @@ def fit(model: Any, batches: Iterator[Batch], options: Options) -> None:
             logger.info("step %d/%d text %.4f place %.4f %.0f/s", step + 1, steps, *mean, rate)
 
 
-def losses(model: Any, where: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def losses(model: Any, where: Any, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the loss of the text and that of the places."""
     with torch.autocast("cpu", torch.bfloat16):
         features = model.vision(batch.pictures)
@@ -206,7 +206,7 @@ def losses(model: Any, where: Any, batch: Batch) -> tuple[torch.Tensor, torch.Te
     return text, places / (20 * len(batch.pictures))
 
 
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _ahead(batches: Iterator[TrainingBatch]) -> Iterator[TrainingBatch]:
     """Prepare the next batch while one is learned from."""
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, batches, None)

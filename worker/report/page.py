@@ -14,7 +14,7 @@ from pathlib import Path
 from arabic_reshaper import reshape
 from reportlab.pdfbase.ttfonts import TTFont
 
-from worker.report.reading import Case, Reading
+from worker.report.reading import Reading, ReportKind
 from worker.text.findings import Fracture
 
 WIDTH, HEIGHT = 1120, 792
@@ -31,10 +31,10 @@ MISSING = "\u25a1"
 FONTS = Path(__file__).parent / "fonts"
 REGULAR, BOLD, IDEOGRAPHS = "DejaVuSans", "DejaVuSans-Bold", "DroidSansFallback"
 HEADLINES = {
-    Case.FRACTURE: "FRACTURE DESCRIBED",
-    Case.NO_FRACTURE: "NO FRACTURE DESCRIBED",
-    Case.UNCLEAR: "TEXT NOT INTERPRETABLE",
-    Case.NOT_ANALYSED: "NOT ANALYSED",
+    ReportKind.FRACTURE: "FRACTURE DESCRIBED",
+    ReportKind.NO_FRACTURE: "NO FRACTURE DESCRIBED",
+    ReportKind.UNCLEAR: "TEXT NOT INTERPRETABLE",
+    ReportKind.NOT_ANALYSED: "NOT ANALYSED",
 }
 
 # The corners stay empty: viewers lay their own text there, OHIF over the top left one; and above
@@ -74,7 +74,7 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PicturePlace:
     """Where the radiograph goes."""
 
     x: float
@@ -83,7 +83,7 @@ class Picture:
     height: float
 
 
-Mark = Text | Bar | Picture
+Mark = Text | Bar | PicturePlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +278,7 @@ def _picture(shape: tuple[int, int], caption: str) -> Iterator[Mark]:
     scale = min(PICTURE_WIDTH / columns, (FOOT - 44 - TOP) / rows)
     across, down = max(columns * scale, 1.0), max(rows * scale, 1.0)
     left = MARGIN + (PICTURE_WIDTH - across) / 2
-    yield Picture(left, TOP, across, down)
+    yield PicturePlace(left, TOP, across, down)
     column = _Column(MARGIN, PICTURE_WIDTH, TOP + down + 4)
     column.line(wrap(caption, PICTURE_WIDTH, 15)[0], 15, ink=0.7)
     yield from column.marks

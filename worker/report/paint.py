@@ -23,7 +23,7 @@ from worker.report.page import (
     WIDTH,
     Bar,
     Mark,
-    Picture,
+    PicturePlace,
     Text,
     face,
     runs,
@@ -54,7 +54,7 @@ def as_pixels(marks: list[Mark], radiograph: Pixels | None) -> Pixels:
     with _PRESS:
         image = _drawn(marks)
     for mark in marks:
-        if isinstance(mark, Picture) and radiograph is not None:
+        if isinstance(mark, PicturePlace) and radiograph is not None:
             size = (round(mark.width), round(mark.height))
             small = Image.fromarray(radiograph).resize(size, Image.Resampling.LANCZOS)
             image.paste(small, (round(mark.x), round(mark.y)))
@@ -116,7 +116,7 @@ def _printed_pages(pages: list[list[Mark]], radiograph: Pixels | None, title: st
 
 
 def _put_mark(canvas: Any, mark: Mark, radiograph: Pixels | None) -> None:
-    if isinstance(mark, Picture):
+    if isinstance(mark, PicturePlace):
         if radiograph is not None:
             picture = ImageReader(_printed(radiograph, mark))
             bottom = HEIGHT - mark.y - mark.height
@@ -133,7 +133,7 @@ def _put_mark(canvas: Any, mark: Mark, radiograph: Pixels | None) -> None:
     canvas.drawText(line)
 
 
-def _printed(radiograph: Pixels, mark: Picture) -> Image.Image:
+def _printed(radiograph: Pixels, mark: PicturePlace) -> Image.Image:
     """Return the radiograph with two pixels per unit, enough for paper."""
     size = (round(2 * mark.width), round(2 * mark.height))
     return Image.fromarray(radiograph).resize(size, Image.Resampling.LANCZOS)

@@ -35,7 +35,7 @@ WHOLE_BONES = {"acromion": "scapula", "coracoid": "scapula", "glenoid": "scapula
 NO_TEXT = Reason(code="no-text", text="The model gave no text.")
 
 
-class Case(StrEnum):
+class ReportKind(StrEnum):
     """The four kinds of report."""
 
     FRACTURE = "fracture described"
@@ -78,7 +78,7 @@ class Outcome:
 class Reading:
     """An outcome in the words of its report."""
 
-    case: Case
+    case: ReportKind
     text: str
     """The model's words; empty only where the Instance was not analysed."""
     caution: str
@@ -180,13 +180,13 @@ def read(outcome: Outcome, algorithm: Algorithm, order: ReportOrder | None = Non
     if reason is not None:
         reason = Reason(code=reason.code, text=storable(reason.text)[0] or reason.code)
     case = _case(outcome.findings, text, is_whole, reason)
-    is_positive = case is Case.FRACTURE and outcome.findings is not None
+    is_positive = case is ReportKind.FRACTURE and outcome.findings is not None
     warnings = [*outcome.warnings, *([] if is_whole else [CUT])]
     if order is not None and order.generation > 1:
         warnings.append(REPLACES.format(order.generation))
     judgement = order.judgement if order is not None else None
     found = outcome.findings
-    is_limited = case is Case.NO_FRACTURE and found is not None and found.is_limited
+    is_limited = case is ReportKind.NO_FRACTURE and found is not None and found.is_limited
     return Reading(
         case=case,
         text="" if reason else text,
@@ -250,23 +250,25 @@ def storable(raw: str) -> tuple[str, bool]:
     return (cut if cut.strip() else ""), len(encoded) <= LONGEST_TEXT
 
 
-def _case(findings: Findings | None, text: str, is_whole: bool, reason: Reason | None) -> Case:
+def _case(
+    findings: Findings | None, text: str, is_whole: bool, reason: Reason | None
+) -> ReportKind:
     if reason is not None:
-        return Case.NOT_ANALYSED
+        return ReportKind.NOT_ANALYSED
     if findings is None or not is_whole or "\ufffd" in text:
-        return Case.UNCLEAR
+        return ReportKind.UNCLEAR
     return {
-        Presence.PRESENT: Case.FRACTURE,
-        Presence.ABSENT: Case.NO_FRACTURE,
-    }.get(findings.presence, Case.UNCLEAR)
+        Presence.PRESENT: ReportKind.FRACTURE,
+        Presence.ABSENT: ReportKind.NO_FRACTURE,
+    }.get(findings.presence, ReportKind.UNCLEAR)
 
 
-def _caution(case: Case, algorithm: Algorithm, is_judged: bool) -> str:
+def _caution(case: ReportKind, algorithm: Algorithm, is_judged: bool) -> str:
     sentences = [DEMONSTRATION] if algorithm.demonstration else []
-    if case is Case.UNCLEAR:
+    if case is ReportKind.UNCLEAR:
         sentences.append(UNCLEAR)
     sentences.append(JUDGED if is_judged else DISCLAIMER)
-    if case is Case.NO_FRACTURE:
+    if case is ReportKind.NO_FRACTURE:
         sentences.append(ABSENCE)
     if algorithm.licence:
         sentences.append(f"Model licence: {algorithm.licence}.")

@@ -53,7 +53,7 @@ from worker.report.page import (
     pages,
 )
 from worker.report.paint import as_pdf, as_pixels
-from worker.report.reading import Algorithm, Case, Outcome, Reading
+from worker.report.reading import Algorithm, Outcome, Reading, ReportKind
 from worker.report.sr import (
     container,
     document,
@@ -86,7 +86,7 @@ LONGEST_FRAME = 8
 MOST_PLACES = 20
 """Fractures that a conclusion names."""
 
-CONCLUSIONS: Final = {Case.UNCLEAR: "The AI's text could not be interpreted automatically."}
+CONCLUSIONS: Final = {ReportKind.UNCLEAR: "The AI's text could not be interpreted automatically."}
 
 REPLACED = "Replaced by a later report of the same image (number {} of its reports)."
 
@@ -99,7 +99,7 @@ SNAKE_CASE: Final = {
 CONTINUES_ELSEWHERE = "(continues in the structured report)"
 
 
-class Job:
+class BuilderInput:
     """What each builder below takes: one result, read once."""
 
     def __init__(
@@ -158,7 +158,7 @@ def render(
     """
     if kind not in BUILDERS:
         raise ConfigurationError(f"object {kind!r} is none of {', '.join(BUILDERS)}")
-    job = Job(source, outcome, algorithm, order, grey)
+    job = BuilderInput(source, outcome, algorithm, order, grey)
     ds = BUILDERS[kind](job, pixels)
     if ds is None:
         return None
@@ -168,7 +168,7 @@ def render(
     return written(kind, ds, job.said.text if kind == "basic-text" else "")
 
 
-def basic_text(job: Job, _pixels: NDArray[Any] | None) -> Dataset:
+def basic_text(job: BuilderInput, _pixels: NDArray[Any] | None) -> Dataset:
     """Return a Basic Text SR (TID 2000); its series is that of the Study, or its own."""
     report = document(job.evidence, job.said, job.algorithm, job.order)
     for element in _text_root(job):
@@ -186,7 +186,7 @@ def basic_text(job: Job, _pixels: NDArray[Any] | None) -> Dataset:
     return report
 
 
-def _made(make: Callable[..., Dataset], job: Job, **arguments: Any) -> Dataset:
+def _made(make: Callable[..., Dataset], job: BuilderInput, **arguments: Any) -> Dataset:
     """Call a class of highdicom, which knows the SOP classes of the Standard only."""
     try:
         return make(
@@ -200,11 +200,11 @@ def _made(make: Callable[..., Dataset], job: Job, **arguments: Any) -> Dataset:
         ) from exc
 
 
-def _description(job: Job, label: str) -> str:
+def _description(job: BuilderInput, label: str) -> str:
     return series_description(job.algorithm, job.order.series_description, label)
 
 
-def _text_root(job: Job) -> ContainerContentItem:
+def _text_root(job: BuilderInput) -> ContainerContentItem:
     """Return the tree: what was read, what it comes to, and, apart from it, the cautions."""
     children = head(job.algorithm, job.order)
     conclusion = words(codes.CONCLUSION, _conclusion(job.said))
@@ -250,10 +250,10 @@ def _point(item: ContentItem, evidence: Evidence) -> None:
         item.ContentSequence = ContentSequence([picture])
 
 
-def key_object(job: Job, _pixels: NDArray[Any] | None) -> Dataset | None:
+def key_object(job: BuilderInput, _pixels: NDArray[Any] | None) -> Dataset | None:
     """Return a Key Object Selection (TID 2010) that flags a positive, else None."""
     said = job.said
-    if said.case is not Case.FRACTURE or said.is_disputed or not job.evidence.is_image:
+    if said.case is not ReportKind.FRACTURE or said.is_disputed or not job.evidence.is_image:
         return None
     root = ContainerContentItem(codes.OF_INTEREST, is_content_continuous=False, template_id="2010")
     picture = image(codes.SOURCE_IMAGE, job.evidence)
@@ -286,7 +286,7 @@ def rejection_notes(
     ----------
     IHE RAD TF-3 Imaging Object Change Management: Rejection Note. PS3.3 A.35.4.
     """
-    job = Job(source, outcome, algorithm, order)
+    job = BuilderInput(source, outcome, algorithm, order)
     if job.said.reason is not None and order.judgement is None:
         return
     for note in order.rejection_notes:
@@ -295,7 +295,7 @@ def rejection_notes(
         yield written("rejection-note", ds)
 
 
-def _rejection_note(job: Job, note: RejectionNote) -> Dataset:
+def _rejection_note(job: BuilderInput, note: RejectionNote) -> Dataset:
     root = ContainerContentItem(codes.REJECTED, is_content_continuous=False, template_id="2010")
     hidden, items = [], []
     for one in note.objects:
@@ -336,7 +336,7 @@ def _rejection_note(job: Job, note: RejectionNote) -> Dataset:
     return selection
 
 
-def _plain(job: Job, kind: ObjectKind, sop_class_uid: str, label: str) -> Dataset:
+def _plain(job: BuilderInput, kind: ObjectKind, sop_class_uid: str, label: str) -> Dataset:
     """Return the attributes that an object outside highdicom shares with the others."""
     uid = instance_uid(kind, sop_class_uid, job.evidence, job.algorithm, job.order)
     ds = Dataset()
@@ -356,7 +356,7 @@ def _plain(job: Job, kind: ObjectKind, sop_class_uid: str, label: str) -> Datase
     return ds
 
 
-def secondary_capture(job: Job, pixels: NDArray[Any] | None) -> Dataset:
+def secondary_capture(job: BuilderInput, pixels: NDArray[Any] | None) -> Dataset:
     """Return a Secondary Capture whose frame shows picture, text, model and caution."""
     ds = _plain(job, "sc", SECONDARY_CAPTURE, "Page: ")
     when = moment(job.evidence, job.order)
@@ -385,7 +385,7 @@ def secondary_capture(job: Job, pixels: NDArray[Any] | None) -> Dataset:
     return ds
 
 
-def _frame(job: Job, pixels: NDArray[Any] | None) -> NDArray[np.uint8]:
+def _frame(job: BuilderInput, pixels: NDArray[Any] | None) -> NDArray[np.uint8]:
     """Return the pages one below the other: a long text makes a long frame, and is not cut."""
     every = _pages(job, pixels, identity="")
     shown = every[:LONGEST_FRAME]
@@ -408,7 +408,7 @@ def _source_image(evidence: Evidence, purpose: Code) -> Dataset:
     return item
 
 
-def _pages(job: Job, pixels: NDArray[Any] | None, identity: str) -> list[list[Mark]]:
+def _pages(job: BuilderInput, pixels: NDArray[Any] | None, identity: str) -> list[list[Mark]]:
     when = moment(job.evidence, job.order)
     version_line = f"{model_name(job.algorithm)}, version {version(job.algorithm)}"
     labels = Labels(
@@ -421,7 +421,7 @@ def _pages(job: Job, pixels: NDArray[Any] | None, identity: str) -> list[list[Ma
     return pages(job.said, labels, shape)
 
 
-def _source_label(job: Job) -> str:
+def _source_label(job: BuilderInput) -> str:
     parts = [f"{job.evidence.modality or 'Image'}"]
     for keyword, name in (
         ("ViewPosition", ""),
@@ -434,7 +434,7 @@ def _source_label(job: Job) -> str:
     return "Source: " + ", ".join(parts)
 
 
-def encapsulated_pdf(job: Job, pixels: NDArray[Any] | None) -> Dataset:
+def encapsulated_pdf(job: BuilderInput, pixels: NDArray[Any] | None) -> Dataset:
     """Return the same page as an Encapsulated PDF, with the patient's identity on it."""
     ds = _plain(job, "pdf", ENCAPSULATED_PDF, "PDF: ")
     title = headline(job.said).capitalize()
@@ -481,7 +481,7 @@ def _readable(value: str) -> str:
     return f"{value[:4]}-{value[4:6]}-{value[6:]}" if is_date else value
 
 
-def presentation_state(job: Job, _pixels: NDArray[Any] | None) -> Dataset | None:
+def presentation_state(job: BuilderInput, _pixels: NDArray[Any] | None) -> Dataset | None:
     """Return a GSPS that lays the words over the lower part of a grayscale image, else None."""
     evidence = job.evidence
     if not evidence.is_grayscale:
@@ -559,7 +559,7 @@ def _layer() -> Dataset:
     return layer
 
 
-BUILDERS: Final[dict[str, Callable[[Job, NDArray[Any] | None], Dataset | None]]] = {
+BUILDERS: Final[dict[str, Callable[[BuilderInput, NDArray[Any] | None], Dataset | None]]] = {
     "basic-text": basic_text,
     "sc": secondary_capture,
     "gsps": presentation_state,

@@ -50,7 +50,7 @@ from worker.report.document import (
     written_each,
 )
 from worker.report.header import Evidence, put
-from worker.report.reading import Algorithm, Case, Outcome, Reading
+from worker.report.reading import Algorithm, Outcome, Reading, ReportKind
 from worker.text.findings import Absence, Fracture, Place
 
 __all__ = ["SOP_CLASSES", "Algorithm", "Document", "Outcome", "build", "build_each", "device_uid"]
@@ -63,12 +63,12 @@ SOP_CLASSES: Final = {
 """Name of an SR SOP class -> its UID and highdicom's class; the tree is legal in all three."""
 
 SUMMARIES: Final = {
-    Case.FRACTURE: (codes.SUCCEEDED_WITH_FINDINGS, codes.PRESENT),
-    Case.NO_FRACTURE: (codes.SUCCEEDED_WITHOUT_FINDINGS, codes.ABSENT),
-    Case.UNCLEAR: (codes.NOT_ALL_SUCCEEDED, codes.UNDETERMINED),
-    Case.NOT_ANALYSED: (codes.NONE_SUCCEEDED, codes.UNDETERMINED),
+    ReportKind.FRACTURE: (codes.SUCCEEDED_WITH_FINDINGS, codes.PRESENT),
+    ReportKind.NO_FRACTURE: (codes.SUCCEEDED_WITHOUT_FINDINGS, codes.ABSENT),
+    ReportKind.UNCLEAR: (codes.NOT_ALL_SUCCEEDED, codes.UNDETERMINED),
+    ReportKind.NOT_ANALYSED: (codes.NONE_SUCCEEDED, codes.UNDETERMINED),
 }
-"""Case -> processing summary and presence of a fracture; not analysed never claims absence."""
+"""Processing summary and presence of each kind; not analysed never claims absence."""
 
 BONE_WORDS: Final = {"other": "Bone not named"}
 WHOLE_IMAGE = "Bones of the image"
@@ -224,7 +224,7 @@ def _read(
     if not outcome.boxes:
         return said, [Marked(fracture) for fracture in said.fractures]
     kept, notes = boxes.sound(outcome.boxes, evidence.rows, evidence.columns)
-    if said.case is not Case.FRACTURE or not evidence.is_image:
+    if said.case is not ReportKind.FRACTURE or not evidence.is_image:
         kept, notes = (), [boxes.note(boxes.UNSURE, len(outcome.boxes))]
     noted = replace(said, warnings=(*said.warnings, *notes))
     return noted, boxes.marked(said.fractures, kept)
@@ -247,7 +247,7 @@ def document(
     report.file_meta.TransferSyntaxUID = frame.file_meta.TransferSyntaxUID
     if order.serial_number:
         put(report, "DeviceSerialNumber", order.serial_number)
-    is_complete = said.case is not Case.NOT_ANALYSED
+    is_complete = said.case is not ReportKind.NOT_ANALYSED
     put(report, "CompletionFlag", "COMPLETE" if is_complete else "PARTIAL")
     put(report, "InstanceNumber", order.instance_number)
     put(report, "CurrentRequestedProcedureEvidenceSequence", [_study(evidence)])
@@ -576,7 +576,7 @@ def _presence(said: Reading) -> Code:
 
 def _summary(said: Reading) -> Code:
     """Return the summary code; what a reader disputes is never summed up as found or not found."""
-    is_open = said.is_disputed and said.case is not Case.NOT_ANALYSED
+    is_open = said.is_disputed and said.case is not ReportKind.NOT_ANALYSED
     return codes.NOT_ALL_SUCCEEDED if is_open else SUMMARIES[said.case][0]
 
 
@@ -693,7 +693,7 @@ def _evaluations(said: Reading) -> list[ContentItem]:
         items.append(words(codes.FINDING, said.text))
     items += [words(codes.COMMENT, line) for line in (said.comment, *said.warnings)]
     items.append(code(codes.SUMMARY, _summary(said)))
-    if said.case is not Case.NOT_ANALYSED:
+    if said.case is not ReportKind.NOT_ANALYSED:
         items.append(code(codes.FRACTURE_OF_BONE, _presence(said)))
     if said.is_only_possible:
         items.append(code(codes.FINDING_CONTEXT, codes.CERTAINTIES["possible"]))

@@ -51,7 +51,7 @@ EXPECTED_WARNINGS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ValidatorVerdict:
     """What one validator says of one file."""
 
     file: str
@@ -62,7 +62,7 @@ class Verdict:
     warnings: tuple[str, ...] = ()
 
 
-def validate(paths: Sequence[Path], source: Path | None = None) -> list[Verdict]:
+def validate(paths: Sequence[Path], source: Path | None = None) -> list[ValidatorVerdict]:
     """Return the verdicts of each validator that applies, file by file.
 
     Parameters
@@ -75,17 +75,17 @@ def validate(paths: Sequence[Path], source: Path | None = None) -> list[Verdict]
     return [verdict for path in paths for verdict in _verdicts(path, source)]
 
 
-def _verdicts(path: Path, source: Path | None) -> Iterator[Verdict]:
+def _verdicts(path: Path, source: Path | None) -> Iterator[ValidatorVerdict]:
     try:
         ds = dcmread(path, stop_before_pixels=True)
     except OSError as exc:
-        yield Verdict(str(path), "read", False, (exc.strerror or str(exc),))
+        yield ValidatorVerdict(str(path), "read", False, (exc.strerror or str(exc),))
         return
     except InvalidDicomError:
-        yield Verdict(str(path), "read", False, ("it is not a DICOM Part 10 file",))
+        yield ValidatorVerdict(str(path), "read", False, ("it is not a DICOM Part 10 file",))
         return
     except (ValueError, EOFError) as exc:
-        yield Verdict(str(path), "read", False, (f"cannot be read as DICOM: {exc}",))
+        yield ValidatorVerdict(str(path), "read", False, (f"cannot be read as DICOM: {exc}",))
         return
     yield codes_of(path, ds)
     yield dciodvfy(path)
@@ -95,10 +95,10 @@ def _verdicts(path: Path, source: Path | None) -> Iterator[Verdict]:
         yield pixelmed(path)
 
 
-def codes_of(path: Path, ds: Dataset) -> Verdict:
+def codes_of(path: Path, ds: Dataset) -> ValidatorVerdict:
     """Return whether each code stands in `worker.report.codes.TABLE` with just that meaning."""
     errors = tuple(_wrong_codes(ds))
-    return Verdict(str(path), "codes", not errors, errors)
+    return ValidatorVerdict(str(path), "codes", not errors, errors)
 
 
 def _wrong_codes(ds: Dataset) -> Iterator[str]:
@@ -115,7 +115,7 @@ def _wrong_codes(ds: Dataset) -> Iterator[str]:
                 yield from _wrong_codes(item)
 
 
-def dciodvfy(path: Path) -> Verdict:
+def dciodvfy(path: Path) -> ValidatorVerdict:
     """Judge the IOD: modules, types, value representations, evidence (dicom3tools).
 
     The program counts the bytes of a value, the Standard its characters (PS3.5 6.2): what it calls
@@ -150,14 +150,16 @@ def _counts_bytes(line: str, ds: Dataset) -> bool:
     return bool(every) and all(len(part) <= most for part in parts)
 
 
-def dcentvfy(path: Path, source: Path) -> Verdict:
+def dcentvfy(path: Path, source: Path) -> ValidatorVerdict:
     """Judge whether Patient and Study are those of the image (dicom3tools).
 
     The program compares bytes. An image in another character set, or with illegal dates, is
     compared in the form that its report must have (`worker.report.header`).
     """
     if not _same_study(path, source):
-        return Verdict(str(path), "dcentvfy", False, ("it is in another Study than the image",))
+        return ValidatorVerdict(
+            str(path), "dcentvfy", False, ("it is in another Study than the image",)
+        )
     verdict = _dicom3tools(path, ["dcentvfy", str(source), str(path)])
     if verdict.passed is not False:
         return verdict
@@ -201,36 +203,38 @@ def _write_legal(source: Path, target: Path) -> None:
     dcmwrite(target, ds, enforce_file_format=True)
 
 
-def _dicom3tools(path: Path, command: list[str]) -> Verdict:
+def _dicom3tools(path: Path, command: list[str]) -> ValidatorVerdict:
     program = command[0]
     if shutil.which(program) is None:
-        return Verdict(str(path), program, None)
+        return ValidatorVerdict(str(path), program, None)
     status, lines = _run(command)
     errors = [line for line in lines if line.startswith("Error")]
     if status != 0 and not errors:
         errors = [f"exit status {status}", *lines[-3:]]
     warnings = (line.removeprefix("Warning - ") for line in lines if line.startswith("Warning"))
     unexpected = tuple(line for line in warnings if not line.startswith(EXPECTED_WARNINGS))
-    return Verdict(str(path), program, status == 0 and not errors, tuple(errors), unexpected)
+    return ValidatorVerdict(
+        str(path), program, status == 0 and not errors, tuple(errors), unexpected
+    )
 
 
-def pixelmed(path: Path) -> Verdict:
+def pixelmed(path: Path) -> ValidatorVerdict:
     """Judge the templates of an SR or KO (PixelMed DicomSRValidator; IHE's own criterion)."""
     if shutil.which("java") is None or not PIXELMED.is_file():
-        return Verdict(str(path), "pixelmed", None)
+        return ValidatorVerdict(str(path), "pixelmed", None)
     name = "com.pixelmed.validate.DicomSRValidator"
     _, lines = _run(["java", *JAVA_OPTIONS, "-cp", str(PIXELMED), name, str(path)])
     return pixelmed_says(path, lines)
 
 
-def pixelmed_says(path: Path, lines: Sequence[str]) -> Verdict:
+def pixelmed_says(path: Path, lines: Sequence[str]) -> ValidatorVerdict:
     """Return the verdict in PixelMed's words: its exit status is 0 whatever happens."""
     errors = [line for line in lines if line.startswith("Error")]
     for needed in ("IOD validation complete", "Found Root Template"):
         if not any(needed in line for line in lines):
             errors.append(f"the validator did not say {needed!r}")
     warnings = tuple(line for line in lines if line.startswith("Warning"))
-    return Verdict(str(path), "pixelmed", not errors, tuple(errors), warnings)
+    return ValidatorVerdict(str(path), "pixelmed", not errors, tuple(errors), warnings)
 
 
 def _run(command: list[str]) -> tuple[int, list[str]]:
@@ -298,7 +302,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         yield from inside
 
 
-def _say(verdict: Verdict) -> None:
+def _say(verdict: ValidatorVerdict) -> None:
     word = {True: "pass", False: "FAIL", None: "absent"}[verdict.passed]
     print(f"{word:6} {verdict.validator:9} {verdict.file}", flush=True)
     for line in (*verdict.errors, *verdict.warnings):

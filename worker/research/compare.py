@@ -19,7 +19,7 @@ ANSWERS = ("tp", "fn", "fp", "tn")
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class RunComparison:
     """Two runs side by side."""
 
     run_a: str
@@ -80,7 +80,7 @@ class Comparison:
 
 def compare(
     run_a: Path, run_b: Path, labels: Path | None = None, privacy: Privacy | None = None
-) -> Comparison:
+) -> RunComparison:
     """Compare two runs over the same images.
 
     Parameters
@@ -111,19 +111,19 @@ def compare(
     problems = []
     if alone := len(a) + len(b) - 2 * len(both):
         problems.append(f"{alone} images are described in one of the runs only")
-    found = Comparison(str(run_a), str(run_b), len(both), agreement, kappa(words), flipped)
+    found = RunComparison(str(run_a), str(run_b), len(both), agreement, kappa(words), flipped)
     if labels is None:
         return _with(found, problems=tuple(problems))
     return _labelled(found, (run_a, run_b), labels, problems, privacy)
 
 
 def _labelled(
-    found: Comparison,
+    found: RunComparison,
     runs: tuple[Path, Path],
     labels: Path,
     problems: list[str],
     privacy: Privacy | None,
-) -> Comparison:
+) -> RunComparison:
     of_a, of_b = (match(run, labels, privacy) for run in runs)
     for matched in (of_a, of_b):
         problems += [f"{matched.run}: {text}" for text in matched.problems]
@@ -156,7 +156,7 @@ def _labelled(
     )
 
 
-def _with(found: Comparison, **changes: object) -> Comparison:
+def _with(found: RunComparison, **changes: object) -> RunComparison:
     from dataclasses import replace
 
     return replace(found, **changes)  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ from worker.pipeline import Case, Conclusion, Pipeline
 from worker.research import dicomweb
 from worker.research.labels import MANIFEST, RESULTS
 from worker.research.privacy import Privacy
-from worker.research.sources import Found, Source, walk
+from worker.research.sources import Source, WalkResult, walk
 from worker.research.tables import read_table
 from worker.service.start import pipeline
 from worker.settings import Settings
@@ -239,13 +239,13 @@ def describe(
     return summary
 
 
-def _found(sources: Sequence[str | Path], out: Path, choices: Choices) -> Found:
+def _found(sources: Sequence[str | Path], out: Path, choices: Choices) -> WalkResult:
     """Return the images of all sources, in order."""
     addresses = [str(one) for one in sources if dicomweb.is_address(str(one))]
     paths = [Path(one) for one in sources if not dicomweb.is_address(str(one))]
     if (choices.query or choices.accessions) and not addresses:
         raise ConfigurationError("--query and --accessions are for the address of an archive")
-    found = walk(paths, out) if paths else Found()
+    found = walk(paths, out) if paths else WalkResult()
     for address in addresses:
         archive = dicomweb.WebArchive(address, choices.token, choices.ca)
         there = dicomweb.find(archive, choices.query, choices.accessions)

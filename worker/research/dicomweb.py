@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from dicom_node.base.errors import ChexFractError, ConfigurationError, Unreachable
 from dicom_node.base.rims import foreign_code
-from worker.research.sources import Found, Source
+from worker.research.sources import Source, WalkResult
 
 MODALITIES = ("CR", "DX")
 _PAGE = 200
@@ -34,7 +34,7 @@ def is_address(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
-def find(archive: WebArchive, query: str, accessions: Sequence[str]) -> Found:
+def find(archive: WebArchive, query: str, accessions: Sequence[str]) -> WalkResult:
     """Return the CR and DX Instances of the studies that fit, each read when it is needed.
 
     Parameters
@@ -62,7 +62,7 @@ def find(archive: WebArchive, query: str, accessions: Sequence[str]) -> Found:
     root = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
     reader = _Reader(root, archive)
     filters = [keys | {"AccessionNumber": number} for number in accessions] or [keys]
-    found = Found()
+    found = WalkResult()
     for one in filters:
         studies = reader.studies(one)
         if not studies:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ConfigurationError
 from worker.research import texts
-from worker.research.labels import Case, count, groups, match
+from worker.research.labels import LabelledRow, count, groups, match
 from worker.research.measures import Counts, Interval, Measure, measure, wilson
 from worker.research.places import FractureScore, differs, score
 from worker.research.texts import measure_texts
@@ -194,7 +194,7 @@ def of_counts(tp: int, fp: int, fn: int, tn: int, prevalence: float | None = Non
     return Evaluation("", Part("all", counts, measure(counts, prevalence)), prevalence=prevalence)
 
 
-def _part(name: str, cases: Sequence[Case], prevalence: float | None) -> Part:
+def _part(name: str, cases: Sequence[LabelledRow], prevalence: float | None) -> Part:
     counts = count(cases)
     return Part(name, counts, measure(counts, prevalence))
 
@@ -240,14 +240,14 @@ def _wrong_line(one: dict[str, Any]) -> str:
     return f"{one['kind']:15} {one['image']}: {one['text']}{truth}"
 
 
-def _wrong_cases(cases: Sequence[Case]) -> list[dict[str, Any]]:
+def _wrong_cases(cases: Sequence[LabelledRow]) -> list[dict[str, Any]]:
     """Return what went wrong, the worst first: missed, false alarm, undetermined, elsewhere."""
     order = ("fn", "fp", "undetermined", "tp")
     wrong = [case for case in cases if case.cell in order[:3] or differs(case)]
     return [_wrong(case) for case in sorted(wrong, key=lambda case: order.index(case.cell))]
 
 
-def _wrong(case: Case) -> dict[str, Any]:
+def _wrong(case: LabelledRow) -> dict[str, Any]:
     kinds = {"fn": "missed", "fp": "false alarm", "undetermined": "undetermined"}
     kinds |= {"tp": "other places"}
     text = " ".join(str((case.row or {}).get("text", "")).split())
@@ -260,7 +260,7 @@ def _wrong(case: Case) -> dict[str, Any]:
     }
 
 
-def _certainties(cases: Sequence[Case]) -> list[Certainty]:
+def _certainties(cases: Sequence[LabelledRow]) -> list[Certainty]:
     """Return how often each degree of certainty was right: definite, possible, undetermined."""
     found: dict[str, list[int]] = {}
     for case in cases:
@@ -278,7 +278,7 @@ def _certainties(cases: Sequence[Case]) -> list[Certainty]:
     return [Certainty(word, *found[word]) for word in order if word in found]
 
 
-def _missing(cases: Sequence[Case]) -> tuple[str, ...]:
+def _missing(cases: Sequence[LabelledRow]) -> tuple[str, ...]:
     if texts.is_ready() or not any(case.label.get("text") for case in cases):
         return ()
     return ("reference texts are not compared: pip install 'chexfract-node[research]'",)

@@ -33,7 +33,7 @@ Label = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class LabelledRow:
     """A label and the row that answers it."""
 
     label: Label
@@ -58,7 +58,7 @@ class Matched:
     """A run beside its labels."""
 
     run: str
-    cases: tuple[Case, ...]
+    cases: tuple[LabelledRow, ...]
     problems: tuple[str, ...] = ()
     """What makes the figures mislead."""
     remarks: tuple[str, ...] = ()
@@ -161,7 +161,7 @@ def match(run: Path, labels: Path, privacy: Privacy | None = None) -> Matched:
     if (hidden := manifest_of(run).get("deidentified")) is not None:
         table = _by_pseudonym(table, rows, hidden, privacy)
     places = _places(rows)
-    cases, twice = _once([Case(label, _found(places, label)) for label in table], labels)
+    cases, twice = _once([LabelledRow(label, _found(places, label)) for label in table], labels)
     unmatched = sum(case.row is None for case in cases)
     if unmatched == len(cases):
         raise ConfigurationError(f"{labels}: no label is of an image of {run}; see file and UIDs")
@@ -187,9 +187,9 @@ def match(run: Path, labels: Path, privacy: Privacy | None = None) -> Matched:
     return Matched(str(run), tuple(cases), tuple(problems), tuple(remarks), tuple(columns))
 
 
-def _once(cases: Sequence[Case], labels: Path) -> tuple[list[Case], int]:
+def _once(cases: Sequence[LabelledRow], labels: Path) -> tuple[list[LabelledRow], int]:
     """Return each image once, by whatever column it is named, and how many stood twice."""
-    kept: dict[object, Case] = {}
+    kept: dict[object, LabelledRow] = {}
     for case in cases:
         key: object = id(case.row) if case.row is not None else case.name
         known = kept.setdefault(key, case)
@@ -217,14 +217,14 @@ def _by_pseudonym(
     )
 
 
-def count(cases: Sequence[Case]) -> Counts:
+def count(cases: Sequence[LabelledRow]) -> Counts:
     """Return the confusion matrix of some cases."""
     return Counts(**Counter(case.cell for case in cases))
 
 
-def groups(cases: Sequence[Case], column: str) -> dict[str, list[Case]]:
+def groups(cases: Sequence[LabelledRow], column: str) -> dict[str, list[LabelledRow]]:
     """Return the cases by the value of a column of their labels."""
-    found: dict[str, list[Case]] = {}
+    found: dict[str, list[LabelledRow]] = {}
     for case in cases:
         found.setdefault(case.label.get(column, "") or "(empty)", []).append(case)
     return dict(sorted(found.items()))

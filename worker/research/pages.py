@@ -21,7 +21,7 @@ from worker.research.pictures import MOST, thumbnails
 from worker.research.plots import OperatingPoint, Point
 
 if TYPE_CHECKING:
-    from worker.research.compare import Comparison
+    from worker.research.compare import RunComparison
 
 _SHOWN = {"f1": "F1", "mcc": "MCC", "roc_auc": "ROC-AUC", "ppv": "PPV", "npv": "NPV"}
 _SHOWN |= {"bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "exact": "same sentences"}
@@ -87,7 +87,7 @@ def write_evaluation(found: Evaluation, file: Path, *, with_pictures: bool = Fal
     )  # fmt: skip
 
 
-def write_comparison(found: Comparison, file: Path) -> None:
+def write_comparison(found: RunComparison, file: Path) -> None:
     """Write the page of a comparison.
 
     Raises
@@ -159,7 +159,7 @@ def _operating(part: Part, whole: Part) -> OperatingPoint:
     return OperatingPoint(name, recall, specificity, is_small=part is not whole)
 
 
-def _of_run(found: Comparison, name: str) -> OperatingPoint:
+def _of_run(found: RunComparison, name: str) -> OperatingPoint:
     values = found.of_a if name == "A" else found.of_b
     within = found.intervals_a if name == "A" else found.intervals_b
     recall, specificity = (

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from worker.research.labels import Case
+from worker.research.labels import LabelledRow
 
 AGES = ("acute", "healing", "old")
 _SIDES = {"l": "left", "r": "right", "both": "bilateral"} | {
@@ -80,7 +80,7 @@ class _Fractures:
             self.ages[place._replace(side=side)] = known or age
 
 
-def score(cases: Sequence[Case]) -> list[FractureScore]:
+def score(cases: Sequence[LabelledRow]) -> list[FractureScore]:
     """Compare places, where labels have ``findings``: all, by side, bone and rib, and by age."""
     answered = [case for case in cases if case.row is not None and "text" in case.row]
     pairs = [
@@ -107,7 +107,7 @@ def score(cases: Sequence[Case]) -> list[FractureScore]:
     return [scores[name] for name in sorted(scores, key=_order)]
 
 
-def differs(case: Case) -> bool:
+def differs(case: LabelledRow) -> bool:
     """Return whether an image has fractures that are named elsewhere than labelled."""
     if case.row is None or "text" not in case.row or not case.label.get("findings"):
         return False

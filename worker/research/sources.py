@@ -73,14 +73,14 @@ class Source:
 
 
 @dataclass(slots=True)
-class Found:
+class WalkResult:
     """What a walk found."""
 
     sources: list[Source] = field(default_factory=list)
     companions: list[str] = field(default_factory=list)
 
 
-def walk(paths: Sequence[Path], leaving_out: Path | None = None) -> Found:
+def walk(paths: Sequence[Path], leaving_out: Path | None = None) -> WalkResult:
     """Return each file once, in a fixed order, and apart from them what is obviously no image.
 
     Parameters
@@ -112,7 +112,7 @@ def walk(paths: Sequence[Path], leaving_out: Path | None = None) -> Found:
         shown = ", ".join(str(path) for path in paths)
         beside = f"; {len(companions)} other files are there" if companions else ""
         raise ConfigurationError(f"{shown}: no image in it{beside}")
-    return Found(list(found.values()), list(companions))
+    return WalkResult(list(found.values()), list(companions))
 
 
 def _below(folder: Path, leaving_out: Path | None) -> Iterator[Source]:

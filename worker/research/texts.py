@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dicom_node.base.errors import ConfigurationError
-from worker.research.labels import Case
+from worker.research.labels import LabelledRow
 from worker.research.measures import RESAMPLES, SEED, Measure, between, wilson
 
 NAMES = ("exact", "bleu_4", "rouge_l")
 _WORD = re.compile(r"[a-z0-9]+")
 
 
-def measure_texts(cases: Sequence[Case]) -> list[Measure]:
+def measure_texts(cases: Sequence[LabelledRow]) -> list[Measure]:
     """Return the measures of the answered cases whose labels have a ``text``; none without any.
 
     Raises

@@ -170,7 +170,7 @@ def _of_trouble(trouble: Transient) -> Problem:
     return Problem(503, str(trouble), "server_error")
 
 
-class Guard:
+class KeyGuard:
     """Asks for the key, bounds the body, and reads it in time, before anything else is done.
 
     Parameters
@@ -504,7 +504,7 @@ async def _streamed(head: dict[str, Any], text: str, reason: str) -> AsyncIterat
     yield "data: [DONE]\n\n"
 
 
-def create_app(desk: PictureDesk, settings: Settings, keys: Sequence[str] = ()) -> Guard:
+def create_app(desk: PictureDesk, settings: Settings, keys: Sequence[str] = ()) -> KeyGuard:
     """Return the whole server as an ASGI application."""
     doors = Doors(desk, settings)
     app = FastAPI(title="chexfract-worker", docs_url=None, redoc_url=None, openapi_url=None)
@@ -544,7 +544,7 @@ def create_app(desk: PictureDesk, settings: Settings, keys: Sequence[str] = ()) 
         kind = request.headers.get("content-type", "")
         return await doors.analyze(await request.body(), kind)
 
-    return Guard(app, settings.serve, keys)
+    return KeyGuard(app, settings.serve, keys)
 
 
 def serve(settings: Settings, pipeline: Pipeline, keys: Sequence[str]) -> None:

@@ -41,7 +41,7 @@ _PERMANENT = {
 }
 
 
-class Node:
+class NodeClient:
     """One node's job API.
 
     Parameters

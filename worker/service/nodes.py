@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dicom_node.base.errors import ConfigurationError
-from worker.service.node import Node
+from worker.service.node import NodeClient
 from worker.settings import KnownNode, Worker
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -38,8 +38,10 @@ class Nodes:
         No node is known, a URL is none, or a node has no secret.
     """
 
-    def __init__(self, worker: Worker, secret: str, connect: Callable[..., Node] = Node) -> None:
-        self._clients: dict[str, Node] = {}
+    def __init__(
+        self, worker: Worker, secret: str, connect: Callable[..., NodeClient] = NodeClient
+    ) -> None:
+        self._clients: dict[str, NodeClient] = {}
         for entry in check_nodes(worker, secret):
             key = _key(entry.url)
             if key not in self._clients:
@@ -47,14 +49,14 @@ class Nodes:
                 ca = entry.ca or worker.ca
                 self._clients[key] = connect(entry.url, own, ca=ca)
 
-    def find(self, url: str) -> Node | None:
+    def find(self, url: str) -> NodeClient | None:
         """Return the client of the node at `url`, None where that is not a known one."""
         try:
             return self._clients.get(_key(url))
         except ValueError:
             return None
 
-    def all(self) -> list[Node]:
+    def all(self) -> list[NodeClient]:
         """Return the clients of all known nodes."""
         return list(self._clients.values())
 

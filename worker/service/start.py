@@ -16,7 +16,7 @@ from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResource
 from dicom_node.base.job import Reason, ReportOrder
 from worker.image.decode import Decoder
 from worker.image.pixels import Radiograph
-from worker.models import BrokenAccelerator, Model, open_model
+from worker.models import BrokenAccelerator, VisionModel, open_model
 from worker.models import generation as gen
 from worker.models.checkpoint import Unacceptable
 from worker.models.fitting import BatchLimit, store_path
@@ -55,7 +55,7 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
             model.close()
 
 
-def _bring_up(model: Model, table: str, engine: str) -> None:
+def _bring_up(model: VisionModel, table: str, engine: str) -> None:
     """Load and try a model: what fails now is the configuration's fault (exit 78)."""
     try:
         model.load()
@@ -68,7 +68,7 @@ def _bring_up(model: Model, table: str, engine: str) -> None:
         raise Unacceptable(f"{table}.engine: {engine} fails at the first try: {exc}") from exc
 
 
-def _limit(model: Model, settings: Settings) -> BatchLimit:
+def _limit(model: VisionModel, settings: Settings) -> BatchLimit:
     """Return the largest batch: what fitted last on this device, else what should fit."""
     device = heartbeat.device(model.info.device).name
     limit = BatchLimit(settings.worker.batch, f"{model.info.version}|{device}", store_path())

@@ -34,7 +34,7 @@ from worker.models import BrokenAccelerator, Unexplained
 from worker.pipeline import Case, Pipeline
 from worker.service import heartbeat
 from worker.service.batches import BatchFormer
-from worker.service.node import Node
+from worker.service.node import NodeClient
 from worker.service.nodes import Nodes, shown
 from worker.settings import Settings
 
@@ -52,7 +52,7 @@ LAST_WORDS_S = 1.0
 """Time that jobs in work get to be posted when the worker is asked to end."""
 
 
-class Pulse:
+class LeaseRenewal:
     """Renews the leases of jobs in work for as long as work moves on, and ends a stuck worker.
 
     A heartbeat that beats while the model hangs would keep a lost job for ever, so each beat
@@ -77,7 +77,7 @@ class Pulse:
         self._monotonic = monotonic
         self._stuck_after = stuck_after
         self._give_up = give_up or _exit_hard
-        self._jobs: dict[str, tuple[Node, Ticket, float]] = {}
+        self._jobs: dict[str, tuple[NodeClient, Ticket, float]] = {}
         self._renewed: dict[str, float] = {}
         self._moved = self._monotonic()
         self._lock = threading.Lock()
@@ -96,7 +96,7 @@ class Pulse:
         """Note that work has moved on."""
         self._moved = self._monotonic()
 
-    def hold(self, node: Node, ticket: Ticket, lease_s: float) -> None:
+    def hold(self, node: NodeClient, ticket: Ticket, lease_s: float) -> None:
         """Keep the lease of a claimed job."""
         with self._lock:
             self._jobs[ticket.job] = (node, ticket, lease_s)
@@ -157,7 +157,7 @@ class Job:
 
     __slots__ = ("case", "claim", "done", "node", "ticket")
 
-    def __init__(self, node: Node, ticket: Ticket, claim: Claim, case: Case) -> None:
+    def __init__(self, node: NodeClient, ticket: Ticket, claim: Claim, case: Case) -> None:
         self.node = node
         self.ticket = ticket
         self.claim = claim
@@ -173,7 +173,7 @@ class Hands:
     preparing: Executor
     building: Executor
     former: Callable[..., BatchFormer[Job]] = BatchFormer
-    connect: Callable[..., Node] = Node
+    connect: Callable[..., NodeClient] = NodeClient
 
     @classmethod
     def of(cls, settings: Settings) -> Hands:
@@ -200,7 +200,7 @@ class Desk:
         worker.toml.
     secret : str
         The secret of the nodes' job API, where a node has none of its own.
-    pulse : Pulse
+    pulse : LeaseRenewal
         Keeps the leases.
     on_room : callable, optional
         Called, in any thread, when there may be room for a hand-out again.
@@ -213,7 +213,7 @@ class Desk:
         pipeline: Pipeline,
         settings: Settings,
         secret: str,
-        pulse: Pulse,
+        pulse: LeaseRenewal,
         on_room: Callable[[], None] = lambda: None,
         hands: Hands | None = None,
     ) -> None:
@@ -256,7 +256,7 @@ class Desk:
         behind = self._held < (worker.slots + 2) * worker.batch
         return behind and self.batches.ahead < max(1, (worker.slots - 1) * worker.batch)
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[NodeClient]:
         """Return the nodes that this worker knows."""
         return self._nodes.all()
 
@@ -311,7 +311,9 @@ class Desk:
             self._held -= 1
         self._on_room()
 
-    def _prepare(self, node: Node, ticket: Ticket, done: Future[None], *, urgent: bool) -> None:
+    def _prepare(
+        self, node: NodeClient, ticket: Ticket, done: Future[None], *, urgent: bool
+    ) -> None:
         """Claim a job, fetch its Instance and make its picture, then bring it to the model."""
         job = None
         with self._giving_back(node, ticket):
@@ -329,7 +331,7 @@ class Desk:
             self.batches.miss()
             self._building.submit(self._finish, job)
 
-    def _fetch(self, node: Node, ticket: Ticket) -> Job | None:
+    def _fetch(self, node: NodeClient, ticket: Ticket) -> Job | None:
         try:
             claim = node.claim(ticket, self._name)
         except Stale:
@@ -419,7 +421,7 @@ class Desk:
         )
 
     @contextmanager
-    def _giving_back(self, node: Node, ticket: Ticket) -> Iterator[None]:
+    def _giving_back(self, node: NodeClient, ticket: Ticket) -> Iterator[None]:
         """Give the job back, with the reason, when a block fails: none may wait for its lease."""
 
         def note(exc: Exception) -> None:
@@ -441,7 +443,7 @@ class Desk:
                 self._release(node, ticket, str(exc), counts=True)
 
     def _release(
-        self, node: Node, ticket: Ticket, reason: str, *, counts: bool, delay_s: float = 0.0
+        self, node: NodeClient, ticket: Ticket, reason: str, *, counts: bool, delay_s: float = 0.0
     ) -> None:
         logger.warning("job %s given back: %s", ticket.job[:12], reason)
         # A node that is away takes the job back itself when the lease ends.
@@ -528,7 +530,7 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
     """
     broker.ping(settings.worker.broker, files=settings.worker.broker_files)
     app = broker.app(settings.worker.broker, files=settings.worker.broker_files)
-    pulse = Pulse(settings.worker.stuck_after)
+    pulse = LeaseRenewal(settings.worker.stuck_after)
     room = Doorbell()
     desk = Desk(pipeline, settings, secret, pulse, room.ring)
     register(app, desk)
@@ -557,7 +559,7 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
     raise Unreachable(f"{broker.redacted(settings.worker.broker)}: Celery has given it up")
 
 
-def end_on_signals(desk: Desk, pulse: Pulse) -> None:
+def end_on_signals(desk: Desk, pulse: LeaseRenewal) -> None:
     """End the process at SIGINT and SIGTERM, whatever Celery does with them.
 
     Celery's warm shutdown waits for its pool, its connections and at times for ever.
@@ -580,7 +582,7 @@ def end_on_signals(desk: Desk, pulse: Pulse) -> None:
     signals.worker_shutting_down.connect(bell.ring, weak=False)
 
 
-def _end(desk: Desk, pulse: Pulse) -> None:
+def _end(desk: Desk, pulse: LeaseRenewal) -> None:
     """Let what is nearly done be posted, give the rest back, and be gone before we are killed."""
     until = time.monotonic() + LAST_WORDS_S
     while desk.held and time.monotonic() < until:

@@ -9,7 +9,7 @@ from worker.text.lexicon import Lexicon, english
 from worker.text.result import Absence, Findings, Fracture, Place, Presence
 from worker.text.rules import ENGLISH, RuleSet
 from worker.text.sentences import Sentence, is_loop, sentences
-from worker.text.weigh import Reading, Reason
+from worker.text.weigh import RuleReason, TextReading
 
 __all__ = [
     "Absence", "Explanation", "Findings", "Fracture", "Language", "Place", "Presence", "as_json",
@@ -38,7 +38,7 @@ class Explanation:
     """An answer, the rules that decided it, and the words that nobody understood."""
 
     findings: Findings
-    reasons: Sequence[Reason]
+    reasons: Sequence[RuleReason]
     not_understood: Sequence[str] = ()
 
 
@@ -80,11 +80,11 @@ def explain(text: str, language: str | Language = "en") -> Explanation:
 
 
 def _unread(rule: str) -> Explanation:
-    return Explanation(Findings(Presence.UNDETERMINED, ()), [Reason(rule, "left open", "", ())])
+    return Explanation(Findings(Presence.UNDETERMINED, ()), [RuleReason(rule, "left open", "", ())])
 
 
-def _read(parts: Iterable[Sentence], language: Language) -> Reading:
-    reading = Reading(language.lexicon, language.rules)
+def _read(parts: Iterable[Sentence], language: Language) -> TextReading:
+    reading = TextReading(language.lexicon, language.rules)
     for sentence in parts:
         reading.read(sentence)
     return reading
@@ -102,7 +102,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
 def explained(explanation: Explanation) -> dict[str, Any]:
     """Return an explanation as the object that ``chexfract-worker parse --why`` prints.
 
-    It has the keys of `as_json`, and those of `Fracture`, `Absence` and `Reason` beside them.
+    It has the keys of `as_json`, and those of `Fracture`, `Absence` and `RuleReason` beside them.
     """
     findings = explanation.findings
     return {

@@ -25,7 +25,7 @@ from worker.text.phrase import (
     whole,
 )
 from worker.text.result import Absence, Findings, Fracture, Place, Presence
-from worker.text.rules import ENGLISH, Hit, Rule, RuleSet, Verdict, first
+from worker.text.rules import ENGLISH, Hit, RuleSet, RuleVerdict, TextRule, first
 from worker.text.rules.backward import (
     dates_only,
     is_anaphor,
@@ -43,7 +43,7 @@ from worker.text.tokens import tokenize
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class RuleReason:
     """A rule that decided something, the sentence and the words that it saw there."""
 
     rule: str
@@ -53,14 +53,14 @@ class Reason:
 
 
 @dataclass(slots=True)
-class Reading:
+class TextReading:
     """What has been understood so far of one text."""
 
     lexicon: Lexicon
     rules: RuleSet = ENGLISH
     entries: list[Entry] = field(default_factory=list)
     denials: list[Denial] = field(default_factory=list)
-    reasons: list[Reason] = field(default_factory=list)
+    reasons: list[RuleReason] = field(default_factory=list)
     not_understood: dict[str, None] = field(default_factory=dict)  # in order, each once
     is_void: bool = False  # garbled: nothing of the text is to be trusted
     knows_ribs: bool = False
@@ -80,7 +80,7 @@ class Reading:
         phrase = whole(tokens, sentence, self.lexicon)
         unread = self._ask_rules(self.rules.sentences, phrase)
         if unread is None and self.is_question_before and is_no(tokens):
-            self._note("answer-no", Verdict.DENIED, phrase, range(len(tokens)))
+            self._note("answer-no", RuleVerdict.DENIED, phrase, range(len(tokens)))
             bones = sorted(self.asked - {""})
             named = tuple(Site(bone, None, None, None, 0) for bone in bones)
             self.denials.append(
@@ -92,12 +92,16 @@ class Reading:
         if unread is None:
             self._understand(sentence, tokens)
             return
-        self.is_doubtful |= unread[0].verdict is Verdict.OPEN
-        if sentence.is_question and unread[0].verdict is Verdict.ASIDE and names_fracture(tokens):
+        self.is_doubtful |= unread[0].verdict is RuleVerdict.OPEN
+        if (
+            sentence.is_question
+            and unread[0].verdict is RuleVerdict.ASIDE
+            and names_fracture(tokens)
+        ):
             sites = read_sites(tokens, 0, len(tokens), frozenset())
             self.asked |= {site.bone for site in sites} or {""}
 
-    def _ask_rules(self, rules: Sequence[Rule], phrase: Phrase) -> tuple[Rule, Hit] | None:
+    def _ask_rules(self, rules: Sequence[TextRule], phrase: Phrase) -> tuple[TextRule, Hit] | None:
         """Return the first rule that applies, and note why."""
         found = first(rules, phrase)
         if found:
@@ -106,7 +110,7 @@ class Reading:
 
     def _note(self, rule: str, verdict: str, phrase: Phrase, words: Sequence[int]) -> None:
         seen = tuple(phrase.tokens[at].text for at in words)
-        self.reasons.append(Reason(rule, verdict, phrase.sentence.verbatim, seen))
+        self.reasons.append(RuleReason(rule, verdict, phrase.sentence.verbatim, seen))
 
     def _understand(self, sentence: Sentence, everything: list[Token]) -> None:
         tokens = everything
@@ -119,7 +123,7 @@ class Reading:
             self._continue(sentence, tokens)
             return
         if self.last and tokens and dates_only(tokens):
-            self._note("dates-back", Verdict.DATED, phrase, ())
+            self._note("dates-back", RuleVerdict.DATED, phrase, ())
             self._date_last(phrase)
             return
         denials = len(self.denials)
@@ -141,7 +145,7 @@ class Reading:
         is_open = not sentence.has_end and is_cut_off(sentence.body, tokens, self.lexicon)
         if not sentence.is_last or not (is_open or ends_open(tokens)):
             return
-        self._note("cut-off", Verdict.OPEN, whole(tokens, sentence), (len(tokens) - 1,))
+        self._note("cut-off", RuleVerdict.OPEN, whole(tokens, sentence), (len(tokens) - 1,))
         self.is_doubtful |= len(self.denials) > denials
         del self.denials[denials:]
         # "Fracture of the right" is dropped at the cut end of a text that has named a fracture.
@@ -174,10 +178,10 @@ class Reading:
         decided = self._ask_rules(self.rules.mentions, phrase)
         if decided is None:
             self._assert(sentence, phrase)
-        elif decided[0].verdict is Verdict.DENIED:
+        elif decided[0].verdict is RuleVerdict.DENIED:
             self._deny(phrase)
         else:
-            self.is_doubtful |= decided[0].verdict is Verdict.OPEN
+            self.is_doubtful |= decided[0].verdict is RuleVerdict.OPEN
 
     def _deny(self, phrase: Phrase) -> None:
         extra = any(_presupposes(phrase, at) for at in range(len(phrase.tokens)))
@@ -190,7 +194,7 @@ class Reading:
     def _assert(self, sentence: Sentence, phrase: Phrase) -> None:
         named = sites(phrase)
         if is_anaphor(phrase) and not named and self.last:
-            self._note("same-fracture", Verdict.DATED, phrase, (phrase.at,))
+            self._note("same-fracture", RuleVerdict.DATED, phrase, (phrase.at,))
             self._date_last(phrase)
             return
         if not named and self.signs and (self.is_label or points_back(phrase)):
@@ -198,7 +202,7 @@ class Reading:
         self.is_void |= any(site.is_garbled for site in named)
         named = named or [implied(phrase)]
         if named[0].bone == "other" and not named[0].side and queried(phrase):
-            self._note("asked-of-nothing", Verdict.OPEN, phrase, (phrase.at,))
+            self._note("asked-of-nothing", RuleVerdict.OPEN, phrase, (phrase.at,))
             self.is_doubtful = True  # "?fracture" asks, "?fracture left 5th rib" suspects
             return
         self._note("asserted", Presence.PRESENT, phrase, (phrase.at,))
@@ -236,7 +240,7 @@ class Reading:
         is_contradictory = any(d.contradicts(e) for d in self.denials for e in entries)
         if self.is_void or (entries and is_contradictory):
             rule = "garbled-bone" if self.is_void else "contradiction"
-            self.reasons.append(Reason(rule, Verdict.OPEN, "", ()))
+            self.reasons.append(RuleReason(rule, RuleVerdict.OPEN, "", ()))
             return Findings(Presence.UNDETERMINED, ())
         if entries:
             fractures = tuple(_fracture(e) for e in entries)
@@ -245,7 +249,7 @@ class Reading:
         if is_clear and not self.is_doubtful and not self.asked:
             return Findings(Presence.ABSENT, (), self._absences())
         if not self.reasons:
-            self.reasons.append(Reason("says-nothing", Verdict.OPEN, "", ()))
+            self.reasons.append(RuleReason("says-nothing", RuleVerdict.OPEN, "", ()))
         return Findings(Presence.UNDETERMINED, ())
 
     def _absences(self) -> tuple[Absence, ...]:

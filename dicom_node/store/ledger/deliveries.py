@@ -138,7 +138,7 @@ class Deliveries:
         return None if found is None else float(found)
 
     def redate(self) -> int:
-        """Let every wait from a clock that was ahead begin now; see `Jobs.redate`."""
+        """Let every wait from a clock that was ahead begin now; see `JobLedger.redate`."""
         now = self._clock.wall()
         ahead = sa.or_(IS_UNSENT, deliveries.c.ask_at > 0) & (
             deliveries.c.dated_at > now + TOLERANCE_S

@@ -95,7 +95,7 @@ def no_lease_token(jobs: ModuleType) -> None:
     """Take the result of whoever posts one, also when somebody else's is there already."""
     from dicom_node.store.schema import deliveries, objects
 
-    record = jobs.Jobs.report
+    record = jobs.JobLedger.report
 
     def report(self: Any, job: str, token: str, *rest: Any, **more: Any) -> Any:
         with self._database.writing() as connection:
@@ -105,7 +105,7 @@ def no_lease_token(jobs: ModuleType) -> None:
             connection.execute(jobs.jobs.update().where(jobs.jobs.c.id == job).values(**mine))
         return record(self, job, token, *rest, **more)
 
-    jobs.Jobs.report = report
+    jobs.JobLedger.report = report
 
 
 VARIANTS: dict[str, dict[str, Change]] = {

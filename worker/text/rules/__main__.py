@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from worker.text.rules import ENGLISH
-from worker.text.rules.rule import Rule, RuleSet
+from worker.text.rules.rule import RuleSet, TextRule
 
 HEAD = """# How texts are read
 
@@ -35,7 +35,7 @@ def _parts(rules: RuleSet) -> Iterator[Sequence[str]]:
     yield _table("Bones that are called normal", rules.absences)
 
 
-def _table(title: str, rules: Sequence[Rule]) -> list[str]:
+def _table(title: str, rules: Sequence[TextRule]) -> list[str]:
     rows = [
         f"| `{r.name}` | {r.says} | {r.verdict} | {_cell(r.example)} | {_cell(r.counter)} |"
         for r in rules

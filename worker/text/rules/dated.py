@@ -3,7 +3,7 @@
 from worker.text.lexicon import Kind
 from worker.text.phrase import NOUNS, PREDICATES, STOPS, Phrase
 from worker.text.rules.joined import has_other_subject
-from worker.text.rules.rule import Hit, Rule, Verdict
+from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
 _LATE_ONLY = ("prior", "previous", "past")
 _OF_THE_PATIENT = ("status post", "history of", "prior history of", "past history of",
@@ -81,13 +81,13 @@ def _dates_back(phrase: Phrase, at: int) -> bool:
 
 
 RULES = (
-    Rule(
-        "age-unknown", "An age that is called unknown is none.", Verdict.DATED, _unclear,
+    TextRule(
+        "age-unknown", "An age that is called unknown is none.", RuleVerdict.DATED, _unclear,
         "Age-indeterminate left 5th rib fracture.", "Old left 5th rib fracture.",
     ),
-    Rule(
+    TextRule(
         "age", "An adjective or a later word of age dates its own fracture only.",
-        Verdict.DATED, _dated,
+        RuleVerdict.DATED, _dated,
         "Old left 5th rib fracture.", "Left 5th rib fracture without acute pneumothorax.",
     ),
 )  # fmt: skip

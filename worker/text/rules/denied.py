@@ -7,7 +7,7 @@ from worker.text.lexicon import Kind, Token
 from worker.text.phrase import BLANK_FORM, JOINTS, STOPS, Phrase, has, is_noun
 from worker.text.rules.joined import is_known
 from worker.text.rules.reach import reaches
-from worker.text.rules.rule import Hit, Rule, Verdict
+from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 from worker.text.rules.unseen import denies_sight
 
 
@@ -186,53 +186,53 @@ def _is_ellipsis(tokens: Sequence[Token], at: int) -> bool:
 
 
 RULES = (
-    Rule(
+    TextRule(
         "blank-after-no", "It is unclear what a negation with a blank after it denies.",
-        Verdict.OPEN, _blanked,
+        RuleVerdict.OPEN, _blanked,
         "No XXXX left 5th rib fracture.", "No XXXX rib fracture.",
     ),
-    Rule(
-        "double-denial", "Two denials of one fracture leave it open.", Verdict.OPEN, _doubly,
+    TextRule(
+        "double-denial", "Two denials of one fracture leave it open.", RuleVerdict.OPEN, _doubly,
         "No fracture is not seen.", "No fracture is seen.",
     ),
-    Rule(
+    TextRule(
         "unclear-reach", "It is unclear whether a negation reaches as far as the fracture.",
-        Verdict.OPEN, _unclear,
+        RuleVerdict.OPEN, _unclear,
         "No pneumothorax and fracture.", "No pneumothorax or fracture.",
     ),
-    Rule(
+    TextRule(
         "unclear-denial", "It is unclear what a later denial is said of.",
-        Verdict.OPEN, _unclear_later,
+        RuleVerdict.OPEN, _unclear_later,
         "Rib fracture is not reported.", "Fracture is not seen.",
     ),
-    Rule(
+    TextRule(
         "unseen-fracture", "A fracture that is not seen may be there.",
-        Verdict.OPEN, _relative,
+        RuleVerdict.OPEN, _relative,
         "There may be a rib fracture that is not seen.", "A rib fracture is not seen.",
     ),
-    Rule(
+    TextRule(
         "unseen-here", "A dated, numbered or definite fracture that is not seen may be there.",
-        Verdict.OPEN, _presupposed,
+        RuleVerdict.OPEN, _presupposed,
         "The old left 5th rib fracture is not seen on this view.", "A rib fracture is not seen.",
     ),
-    Rule(
+    TextRule(
         "probably-no", "A hedge before a negation leaves the fracture open.",
-        Verdict.OPEN, _probably,
+        RuleVerdict.OPEN, _probably,
         "Probably no fracture.", "No fracture.",
     ),
-    Rule(
+    TextRule(
         "no-fracture", "A negation denies what follows, over a list, as far as it reaches.",
-        Verdict.DENIED, _before,
+        RuleVerdict.DENIED, _before,
         "No pneumothorax or rib fracture.", "No pneumothorax with the left rib fracture.",
     ),
-    Rule(
+    TextRule(
         "absent-fracture", "A sentence that begins with absent denies what comes next.",
-        Verdict.DENIED, _absent_before,
+        RuleVerdict.DENIED, _absent_before,
         "Absent rib fracture.", "Left rib fracture with absent callus.",
     ),
-    Rule(
+    TextRule(
         "not-seen", "A denial after the fracture: not seen, none, absent, ruled out.",
-        Verdict.DENIED, _later,
+        RuleVerdict.DENIED, _later,
         "Rib fracture is not seen.", "Rib fracture is not displaced.",
     ),
 )  # fmt: skip

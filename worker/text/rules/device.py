@@ -2,7 +2,7 @@
 
 from worker.text.lexicon import Kind
 from worker.text.phrase import NAMED, Phrase
-from worker.text.rules.rule import Hit, Rule, Verdict
+from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
 
 def _device(phrase: Phrase) -> Hit | None:
@@ -64,13 +64,13 @@ def _is_broken_device(phrase: Phrase, back: int) -> bool:
 
 
 RULES = (
-    Rule(
+    TextRule(
         "fracture-plate", "A plate or screw for a fracture leaves open how that fracture is.",
-        Verdict.OPEN, _fracture_plate,
+        RuleVerdict.OPEN, _fracture_plate,
         "Fracture plate in the left clavicle.", "Fractured plate in the left clavicle.",
     ),
-    Rule(
-        "broken-device", "What is broken is a device.", Verdict.ASIDE, _device,
+    TextRule(
+        "broken-device", "What is broken is a device.", RuleVerdict.ASIDE, _device,
         "Fractured sternal wire.", "Left 5th rib fracture; sternal wires are seen.",
     ),
 )  # fmt: skip

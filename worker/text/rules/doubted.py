@@ -4,7 +4,7 @@ from worker.text.bones import is_specific
 from worker.text.lexicon import Kind
 from worker.text.phrase import NOUNS, Phrase
 from worker.text.rules.joined import has_other_subject, is_known
-from worker.text.rules.rule import Hit, Rule, Verdict
+from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
 _SIGHT = (" well ", "clearly", "seen", "visualized", "identified", "demonstrated", "appreciated")
 
@@ -36,9 +36,9 @@ def _has_own_object(phrase: Phrase, at: int) -> bool:
 
 
 RULES = (
-    Rule(
+    TextRule(
         "not-excluded", "What cannot be excluded, confirmed or seen well is left open.",
-        Verdict.OPEN, _doubted,
+        RuleVerdict.OPEN, _doubted,
         "A rib fracture cannot be excluded.", "A rib fracture; a pneumothorax cannot be excluded.",
     ),
 )  # fmt: skip

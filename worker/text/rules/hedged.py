@@ -3,7 +3,7 @@
 from worker.text.lexicon import Kind
 from worker.text.phrase import JOINTS, PREDICATES, STOPS, Phrase
 from worker.text.rules.joined import has_other_subject
-from worker.text.rules.rule import Hit, Rule, Verdict
+from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
 _SITES = frozenset({Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.HINT, Kind.SEGMENT})
 
@@ -104,18 +104,19 @@ def _alternative(phrase: Phrase) -> Hit | None:
 
 
 RULES = (
-    Rule(
-        "query", "A question mark before a named fracture suspects it.", Verdict.POSSIBLE, queried,
+    TextRule(
+        "query", "A question mark before a named fracture suspects it.",
+        RuleVerdict.POSSIBLE, queried,
         "?fracture of the left 5th rib.", "Fracture of the left 5th rib.",
     ),
-    Rule(
+    TextRule(
         "hedge", "A hedge on the fact makes a fracture possible; one on age or form does not.",
-        Verdict.POSSIBLE, _hedged,
+        RuleVerdict.POSSIBLE, _hedged,
         "Possible fracture of the left 5th rib.", "Left 5th rib fracture, probably old.",
     ),
-    Rule(
+    TextRule(
         "or-artifact", "A fracture or what looks like one is possible.",
-        Verdict.POSSIBLE, _alternative,
+        RuleVerdict.POSSIBLE, _alternative,
         "Left 5th rib fracture or artifact.", "Left 5th rib fracture or fractures.",
     ),
 )  # fmt: skip

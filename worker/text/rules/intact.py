@@ -6,7 +6,7 @@ from worker.text.bones import Site, read_sites
 from worker.text.lexicon import Kind, Token
 from worker.text.phrase import BLANK_FORM, Phrase
 from worker.text.rules.denied import denial
-from worker.text.rules.rule import Hit, Rule, Verdict
+from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
 
 def _intact(phrase: Phrase) -> Hit | None:
@@ -134,19 +134,19 @@ def _bones_without(phrase: Phrase) -> list[Site] | None:
 
 
 RULES = (
-    Rule(
+    TextRule(
         "bones-intact", "Bones that are called normal, intact or unremarkable have no fracture.",
-        Verdict.DENIED, _intact,
+        RuleVerdict.DENIED, _intact,
         "The bones are intact.", "The lungs are clear.",
     ),
-    Rule(
+    TextRule(
         "no-bony-blank", "Bones without what has been blanked have no fracture.",
-        Verdict.DENIED, _no_bony_blank,
+        RuleVerdict.DENIED, _no_bony_blank,
         "No acute bony XXXX.", "No acute XXXX.",
     ),
-    Rule(
+    TextRule(
         "no-abnormality", "Bones without an abnormality have no fracture.",
-        Verdict.DENIED, _no_abnormality,
+        RuleVerdict.DENIED, _no_abnormality,
         "No acute osseous abnormality.", "No acute abnormality of the lungs.",
     ),
 )  # fmt: skip

@@ -6,7 +6,7 @@ from worker.text.bones import CHEST
 from worker.text.lexicon import Kind, Token
 from worker.text.phrase import NAMED, Phrase, has
 from worker.text.rules.denied import denial
-from worker.text.rules.rule import Hit, Rule, Verdict
+from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
 
 def _limited(phrase: Phrase) -> Hit | None:
@@ -87,27 +87,27 @@ def _is_break_sign(phrase: Phrase, at: int) -> bool:
 
 
 VIEWS = (
-    Rule(
+    TextRule(
         "limited-view", "Where the view of the bones is limited, nothing is absent.",
-        Verdict.OPEN, _limited,
+        RuleVerdict.OPEN, _limited,
         "Evaluation of the ribs is limited.", "Evaluation of the lung bases is limited.",
     ),
 )  # fmt: skip
 CLAUSES = (
-    Rule(
+    TextRule(
         "break-sign", "What means a broken bone without the word is never absent.",
-        Verdict.OPEN, _break_sign,
+        RuleVerdict.OPEN, _break_sign,
         "No fracture. Cortical step-off of the left 5th rib.", "No cortical step-off or fracture.",
     ),
 )  # fmt: skip
 RULES = (
-    Rule(
-        "unsure-bones", "What is not sure of bones leaves them open.", Verdict.OPEN, _unsure,
+    TextRule(
+        "unsure-bones", "What is not sure of bones leaves them open.", RuleVerdict.OPEN, _unsure,
         "The ribs cannot be assessed.", "A pneumothorax cannot be excluded.",
     ),
-    Rule(
+    TextRule(
         "hidden-word", "A word that has a fracture in it and is in no table leaves it open.",
-        Verdict.OPEN, _hidden,
+        RuleVerdict.OPEN, _hidden,
         "Fracturewith callus.", "Fracture with callus.",
     ),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from worker.text.bones import Site
 from worker.text.phrase import Phrase
 
 
-class Verdict(StrEnum):
+class RuleVerdict(StrEnum):
     """What a rule makes of the words that it is asked about."""
 
     ASIDE = "left aside"  # nothing is asserted, denied or left open
@@ -36,12 +36,12 @@ Check = Callable[[Phrase], Hit | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class TextRule:
     """One rule with the texts that show it."""
 
     name: str
     says: str
-    verdict: Verdict
+    verdict: RuleVerdict
     applies: Check = field(repr=False)
     example: str
     counter: str
@@ -51,31 +51,31 @@ class Rule:
 class RuleSet:
     """The rules of a language in the order in which they are asked; the first that applies wins."""
 
-    sentences: Sequence[Rule]
+    sentences: Sequence[TextRule]
     """Of a whole sentence, before anything of it is read."""
-    views: Sequence[Rule]
+    views: Sequence[TextRule]
     """Of a whole sentence that is read all the same."""
-    mentions: Sequence[Rule]
+    mentions: Sequence[TextRule]
     """Of one fracture word; where none applies, the fracture is asserted."""
-    hedges: Sequence[Rule]
+    hedges: Sequence[TextRule]
     """Of an asserted fracture: is it only possible?"""
-    dates: Sequence[Rule]
+    dates: Sequence[TextRule]
     """Of an asserted fracture: how old is it?"""
-    signs: Sequence[Rule]
+    signs: Sequence[TextRule]
     """Of any clause, whether it has a fracture word or not."""
-    openings: Sequence[Rule]
+    openings: Sequence[TextRule]
     """Of a clause without a fracture word: does it leave one open?"""
-    absences: Sequence[Rule]
+    absences: Sequence[TextRule]
     """Of each word of such a clause: does it call bones normal?"""
 
-    def __iter__(self) -> Iterator[Rule]:
+    def __iter__(self) -> Iterator[TextRule]:
         return chain(
             self.sentences, self.views, self.mentions, self.hedges, self.dates, self.signs,
             self.openings, self.absences,
         )  # fmt: skip
 
 
-def first(rules: Iterable[Rule], phrase: Phrase) -> tuple[Rule, Hit] | None:
+def first(rules: Iterable[TextRule], phrase: Phrase) -> tuple[TextRule, Hit] | None:
     """Return the first rule that applies to a phrase, with what it has seen."""
     for rule in rules:
         hit = rule.applies(phrase)

@@ -3,7 +3,7 @@
 from worker.text.bones import is_specific
 from worker.text.lexicon import Kind
 from worker.text.phrase import JOINTS, Phrase, has
-from worker.text.rules.rule import Hit, Rule, Verdict
+from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
 _AUXILIARIES = ("be", "been", "to", "can", "may", "should")
 
@@ -37,14 +37,14 @@ def _clinically(phrase: Phrase) -> Hit | None:
 
 
 RULES = (
-    Rule(
+    TextRule(
         "clinical-concern", "A concern that is called clinical is no finding.",
-        Verdict.ASIDE, _clinically,
+        RuleVerdict.ASIDE, _clinically,
         "Concern for rib fracture clinically.", "Possible rib fracture, correlate clinically.",
     ),
-    Rule(
+    TextRule(
         "sought", "A fracture that is asked about or looked for is no finding.",
-        Verdict.ASIDE, _sought,
+        RuleVerdict.ASIDE, _sought,
         "Recommend CT to evaluate for rib fractures.", "CT is recommended; rib fractures are seen.",
     ),
 )  # fmt: skip

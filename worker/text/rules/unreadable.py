@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from worker.text.lexicon import Kind, Lexicon, Token
 from worker.text.phrase import NAMED, Phrase, has
-from worker.text.rules.rule import Hit, Rule, Verdict
+from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 from worker.text.sentences import LONGEST_SENTENCE, has_foreign_letters
 
 _WORDLESS = (Kind.COMMA, Kind.COLON, Kind.BREAK, Kind.NUMBER)
@@ -112,58 +112,59 @@ def _question(phrase: Phrase) -> Hit | None:
 
 
 RULES = (
-    Rule(
+    TextRule(
         "too-long", "What runs on for more than 600 characters is not read.",
-        Verdict.OPEN, _too_long,
+        RuleVerdict.OPEN, _too_long,
         "Ribs " + ", ".join(f"{n} {n + 1}" for n in range(100)), "The lungs are clear.",
     ),
-    Rule(
-        "foreign", "A sentence in another language is not read.", Verdict.OPEN, _foreign,
+    TextRule(
+        "foreign", "A sentence in another language is not read.", RuleVerdict.OPEN, _foreign,
         "Pas de fracture visible.", "No fracture is visible.",
     ),
-    Rule(
-        "template", "A template that has not been filled in is not read.", Verdict.OPEN, _template,
+    TextRule(
+        "template", "A template that has not been filled in is not read.",
+        RuleVerdict.OPEN, _template,
         "Fracture of the {SIDE} rib.", "Fracture of the left rib.",
     ),
-    Rule(
+    TextRule(
         "mostly-blank", "A sentence with as many blanks as words is not read.",
-        Verdict.OPEN, _mostly_blank,
+        RuleVerdict.OPEN, _mostly_blank,
         "XXXX fracture of the XXXX.", "Stable XXXX fracture of T9.",
     ),
-    Rule(
+    TextRule(
         "blank-evidence", "Evidence after a blank may have been no evidence.",
-        Verdict.OPEN, _blank_evidence,
+        RuleVerdict.OPEN, _blank_evidence,
         "XXXX evidence of rib fracture.", "No XXXX evidence of rib fracture.",
     ),
-    Rule(
+    TextRule(
         "garbled", "A sentence with too many words that nobody knows is not read.",
-        Verdict.OPEN, _garbled,
+        RuleVerdict.OPEN, _garbled,
         "Fracture blorp zindle qwex.", "Fracture of the left rib.",
     ),
-    Rule(
-        "salad", "Words thrown together are not read.", Verdict.OPEN, _salad,
+    TextRule(
+        "salad", "Words thrown together are not read.", RuleVerdict.OPEN, _salad,
         "Fracture the of is rib left.", "Fracture of the left rib.",
     ),
-    Rule(
+    TextRule(
         "known-history", "A fracture that the request knows of leaves the text open.",
-        Verdict.OPEN, _known_before,
+        RuleVerdict.OPEN, _known_before,
         "History: left 5th rib fracture.", "History: evaluate for fracture.",
     ),
-    Rule(
+    TextRule(
         "request", "An indication, a prompt or a comparison is no finding.",
-        Verdict.ASIDE, _request,
+        RuleVerdict.ASIDE, _request,
         "Indication: rule out fracture.", "Impression: rib fracture.",
     ),
-    Rule(
+    TextRule(
         "question", "A question asks, and the text is open until it is answered.",
-        Verdict.ASIDE, _question,
+        RuleVerdict.ASIDE, _question,
         "Is there a rib fracture?", "There is a rib fracture.",
     ),
 )  # fmt: skip
 MENTIONS = (
-    Rule(
+    TextRule(
         "glued-negation", "A negation that has run into the next word leaves a fracture open.",
-        Verdict.OPEN, _glued,
+        RuleVerdict.OPEN, _glued,
         "Noacute fracture of the left rib.", "No acute fracture of the left rib.",
     ),
 )  # fmt: skip
