@@ -311,7 +311,7 @@ def test_modalities_reach_the_listener_by_mutual_tls(tmp_path: Path, profile: st
 
 def test_files_are_sent_in_their_own_transfer_syntax(tmp_path: Path, shared_data: Path) -> None:
     files = sorted((shared_data / "chest").glob("*.dcm"))
-    sent: list[tuple[str, int | None, str]] = []
+    answers: list[tuple[str, int | None, str]] = []
     with Archive("ARCHIVE", tmp_path / "archive") as kept:
         wrong = tmp_path / "wrong.dcm"
         wrong.write_bytes(b"no DICOM")
@@ -319,12 +319,15 @@ def test_files_are_sent_in_their_own_transfer_syntax(tmp_path: Path, shared_data
             "NODE",
             peer_at(kept.port),
             [*files, wrong],
-            lambda path, status, reason: sent.append((path.name, status, reason)),
+            lambda path, status, reason: answers.append((path.name, status, reason)),
         )
         assert kept.wait_for(4, 5)
     assert sent == scu.SendResult(len(files), 1)
-    assert [(status, reason) for _, status, reason in sent if status == 0] == [(0, "")] * len(files)
-    assert next(reason for name, _, reason in sent if name == "wrong.dcm").endswith("no DICOM file")
+    assert [(status, reason) for _, status, reason in answers if status == 0] == [(0, "")] * len(
+        files
+    )
+    wrong_reason = next(reason for name, _, reason in answers if name == "wrong.dcm")
+    assert wrong_reason.endswith("not a DICOM file")
     syntaxes = {ds.file_meta.TransferSyntaxUID for ds in stored(tmp_path / "archive")}
     assert syntaxes <= {dcmread(path).file_meta.TransferSyntaxUID for path in files}
 
