@@ -141,7 +141,7 @@ BUILDERS: Final[dict[str, Callable[[Dataset, str, datetime], None]]] = {
     SECOND_OBJECTS["ko"]: _key_object,
     SECOND_OBJECTS["pdf"]: _pdf,
 }
-"""What is put into objects that are no reports, by their SOP class."""
+"""What is put into objects that are not reports, by their SOP class."""
 
 
 def _picture(ae_title: str, now: datetime) -> Dataset:
