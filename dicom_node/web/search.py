@@ -62,7 +62,7 @@ _LISTS = frozenset(("UI", "CS", "AE"))
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN", "AT"))
 """Value representations that a text in a parameter cannot stand for."""
 _TRUE = ("true", "1", "yes")
-_DAYS = re.compile(r"\s*([0-9.]{4,10})?\s*(-\s*([0-9.]{4,10})?)?\s*")
+_DAYS = re.compile(r"\s*+([0-9.]{4,10})?+\s*+(-\s*+([0-9.]{4,10})?+)?+\s*+")
 """A day, or a range of days; ISO 8601 with its hyphens would be read as a range."""
 _WHEN = re.compile(r"[0-9.:+ \\-]{1,64}")
 

@@ -3,6 +3,8 @@
 OVERLAPS = """
 () => {
   const shown = e => {
+    // What stands in a closed <details> has a box, and is not drawn.
+    if (!e.checkVisibility({ contentVisibilityAuto: true })) return false;
     for (let p = e; p; p = p.parentElement) {
       const c = getComputedStyle(p);
       if (c.clip !== 'auto' || c.clipPath !== 'none' || c.visibility === 'hidden') return false;

@@ -15,6 +15,7 @@ import scene
 from PIL import Image
 from pydicom import dcmread
 from serving import Api, serving
+from stations import wait_for
 
 from dicom_node.web import preview
 from dicom_node.web.regions import OutlinedRegion, regions_of
@@ -128,6 +129,10 @@ def test_who_only_reads_is_told_what_stops_images_alone(
     api, _ = scenery
     scene.refuse(api)
     with client(api) as viewer, client(api, "otto", "operator") as operator:
+        wait_for(
+            "what is wrong is looked at again",
+            lambda: "was refused 12 times" in operator.get("/alerts").text,
+        )
         seen, shown = viewer.get("/alerts").text, operator.get("/alerts").text
     assert "modality is away" in seen
     assert "was refused" not in seen

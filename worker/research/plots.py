@@ -147,12 +147,12 @@ def _figure(width: float, height: float, kind: str) -> Iterator[tuple[Any, list[
 
 def _in_page(svg: str, kind: str) -> str:
     """Return a drawing without prolog and addresses, its names and colours those of the page."""
-    svg = re.sub(r"(?s)<metadata>.*?</metadata>", "", svg[svg.index("<svg") :])
+    head, _, rest = svg[svg.index("<svg") :].partition("<metadata>")
+    svg = head + rest.partition("</metadata>")[2]
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{kind}-", svg)
-    svg = re.sub(
-        r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|(<svg [^>]*?)height="[^"]*"', r"\1\2", svg
-    )
+    opening, end, body = svg.partition(">")
+    svg = re.sub(r'\s(?:width|height)="[^"]{0,32}"', "", opening) + end + body
     for colour, name in _VARIABLES.items():
         svg = svg.replace(colour, f"var({name})")
     return svg.replace("sans-serif", "inherit")
