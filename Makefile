@@ -16,6 +16,7 @@ check: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python -m tests.words
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python -m tests.bench

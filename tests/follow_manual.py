@@ -111,6 +111,8 @@ class Reader:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
+                # A shell in the background lets what it starts ignore Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         try:
             wait_for(f"{line} is ready", lambda: ready() or process.poll() is not None, 120)

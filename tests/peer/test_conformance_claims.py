@@ -100,10 +100,10 @@ def answered(node: Node, pdu: bytes) -> tuple[int, tuple[int, ...]]:
     """Return the type of the PDU that answers a request, and result, source and reason."""
     with socket.create_connection(("127.0.0.1", node.port), PATIENCE_S) as peer:
         peer.sendall(pdu)
-        told = b""
-        while len(told) < 10 and (more := peer.recv(10 - len(told))):
-            told += more
-        return told[0], tuple(told[7:10])
+        heard = b""
+        while len(heard) < 10 and (more := peer.recv(10 - len(heard))):
+            heard += more
+        return heard[0], tuple(heard[7:10])
 
 
 FAR = {"modality": Peer(ae_title="MODALITY", host="192.0.2.7", port=104)}
@@ -502,9 +502,9 @@ def paths(row: dict[str, Any], objects: list[dict[str, str]]) -> list[str]:
 
 def is_of(answer: httpx2.Response, kind: str) -> bool:
     """Return whether a response has a media type; that of one picture needs no multipart."""
-    told = answer.headers.get("Content-Type", "").replace(" ", "")
+    heard = answer.headers.get("Content-Type", "").replace(" ", "")
     name, _, of = kind.replace(" ", "").partition(";")
-    return told.partition(";")[0] == name and of in told
+    return heard.partition(";")[0] == name and of in heard
 
 
 def answering(web: httpx2.Client, where: list[str]) -> str:
@@ -552,9 +552,9 @@ def test_each_stated_parameter_is_known_and_no_other(
     web: httpx2.Client, objects: list[dict[str, str]], row: dict[str, Any]
 ) -> None:
     at = answering(web, paths(row, objects))
-    told = [web.get(f"{at}?{PARAMETERS[name]}") for name in row["parameters"]]
-    assert {one.status_code for one in told} == {200}
-    assert not any("ignored" in one.headers.get("Warning", "") for one in told)
+    heard = [web.get(f"{at}?{PARAMETERS[name]}") for name in row["parameters"]]
+    assert {one.status_code for one in heard} == {200}
+    assert not any("ignored" in one.headers.get("Warning", "") for one in heard)
     assert web.get(f"{at}?accept=text/csv").status_code == 406
     if row["service"] == "QIDO-RS" or row["parameters"] == WEB["rendered_parameters"]:
         other = web.get(f"{at}?quality=3")
@@ -721,6 +721,6 @@ def test_each_failure_reason_of_stow_is_answered_as_stated(
 ) -> None:
     answer = FAILED[row["reason"]](web, monkeypatch)
     assert re.fullmatch("409|503", str(answer.status_code))
-    told = Dataset.from_json(answer.json())
-    (item,) = [*told.get("FailedSOPSequence", []), *told.get("OtherFailuresSequence", [])]
+    heard = Dataset.from_json(answer.json())
+    (item,) = [*heard.get("FailedSOPSequence", []), *heard.get("OtherFailuresSequence", [])]
     assert f"{item.FailureReason:04X}" == row["reason"]
