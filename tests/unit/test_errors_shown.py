@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,7 +118,7 @@ def refused_comment(node: Node) -> str:
 def test_paths_go_and_addresses_of_the_pages_stay() -> None:
     text = "/var/lib/x: full; sign in at /sign-in, or ask http://node/manual, 1/2 of it"
     assert hide_paths(text) == "…: full; sign in at /sign-in, or ask http://node/manual, 1/2 of it"
-    assert str(os.sep + "root") not in hide_paths("('/root/.secret/key', '/tmp/a b')")
+    assert "/srv" not in hide_paths("('/srv/.secret/key', '/tmp/a b')")
 
 
 @given(st.text(alphabet="avrtmpush.", min_size=1, max_size=40), st.text(max_size=40))
