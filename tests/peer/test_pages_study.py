@@ -76,7 +76,8 @@ def viewer(scenery: tuple[Api, dict[str, str]], page: Any) -> Any:
     """The page of the image with regions, its viewer ready."""
     api, found = scenery
     page.goto(f"{api.url}/images/{found['two']}")
-    until(page, "the viewer is ready", lambda data: data.get("state") == "ready")
+    # Its size stands there with the first picture, which is drawn a moment after it is ready.
+    until(page, "the viewer is ready", lambda data: data.get("state") == "ready" and "zoom" in data)
     return page
 
 
@@ -230,7 +231,8 @@ def test_every_pixel_comes_once_somebody_looks_as_close(
     dcmwrite(file, large)
     uid = pages.keep(api, file.getvalue(), patient_name="Large^Image")
     page.goto(f"{api.url}/images/{uid}")
-    until(page, "the viewer is ready", lambda data: data.get("state") == "ready")
+    # Its size stands there with the first picture, which is drawn a moment after it is ready.
+    until(page, "the viewer is ready", lambda data: data.get("state") == "ready" and "zoom" in data)
     assert shown(page)["pixels"] < large.Columns
     page.get_by_role("button", name="1:1").click()
     until(page, "all pixels", lambda data: data["pixels"] == large.Columns)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.peer
 def study(number: int, modality: str = "DX") -> Dataset:
     """A phantom of a patient with a name, in a study with an accession number."""
     ds = instance(61, number)
-    ds.PatientName, ds.PatientID = "MILLER^JANE", "4711"
+    ds.PatientName, ds.PatientID = "MILLER^JANE", "MRN4711X"
     ds.AccessionNumber, ds.Modality = f"ACC{number}", modality
     ds.InstitutionName = "MILLERTON GENERAL"
     return ds
@@ -84,7 +84,7 @@ def test_what_is_pulled_under_pseudonyms_names_nobody(
     content = path.read_bytes() + path.name.encode() + (said.out + said.err).encode()
     uid = str(study(1).SOPInstanceUID)
     assert [
-        mark for mark in ("MILLER", "4711", "ACC1", "ACC9", uid) if mark.encode() in content
+        mark for mark in ("MILLER", "MRN4711X", "ACC1", "ACC9", uid) if mark.encode() in content
     ] == []
     assert np.array_equal(dcmread(path).pixel_array, study(1).pixel_array)
 
@@ -94,7 +94,7 @@ def test_an_archive_is_described_by_dicomweb_and_gets_its_reports(
 ) -> None:
     url = f"http://127.0.0.1:{orthanc.http_port}/dicom-web"
     run = tmp_path / "run"
-    command = ["describe", url, "--query", "PatientID=4711", "--out", str(run), "--quiet"]
+    command = ["describe", url, "--query", "PatientID=MRN4711X", "--out", str(run), "--quiet"]
     assert worker(command) == 0
     rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
     assert {row["sop_instance_uid"] for row in rows} == {
