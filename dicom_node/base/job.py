@@ -52,6 +52,9 @@ class Handout(Message):
     """Base URL of the node's job API."""
     model: str = Field(max_length=64)
     tickets: tuple[Ticket, ...] = Field(max_length=4096)
+    alone: bool = Field(default=False, exclude=True)
+    """An earlier worker may have died of it: it goes into an empty worker. A header of the message
+    carries it, which workers of 0.1.0 pass over; they refuse a field that they do not know."""
 
 
 class ReportOrder(Message):

@@ -247,6 +247,7 @@ class Publisher:
             self._application.send_task(
                 TASK,
                 args=[handout.model_dump(mode="json")],
+                headers={"alone": True} if handout.alone else None,
                 queue=name,
                 priority=PRIORITY_STEPS.get(priority, 3),
                 retry=False,

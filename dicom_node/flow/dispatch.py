@@ -113,7 +113,8 @@ class Dispatcher:
         # what may have killed a worker goes last and alone: it must not spoil its neighbours again
         parts = [*_parts(fresh, size), *((t,) for t in tickets if t.job in tried)]
         for i, part in enumerate(parts):
-            handout = Handout(node=self._node, model=model, tickets=part)
+            alone = part[0].job in tried
+            handout = Handout(node=self._node, model=model, tickets=part, alone=alone)
             try:
                 self._publish(handout, priority)
             except Transient as exc:

@@ -72,6 +72,7 @@ def opened(content: bytes, queue: str) -> dict[str, Any]:
         raise _Dropped("its argument is not a hand-out") from None
     except (ValueError, LookupError, TypeError):
         raise _Dropped("its body is not that of a task") from None
+    handout = handout.model_copy(update={"alone": headers.get("alone") is True})
     priority = properties.get("priority")
     return _message(handout, queue, priority if priority in PRIORITIES else PRIORITIES[-1])
 
@@ -90,7 +91,8 @@ def _message(handout: Handout, queue: str, priority: int) -> dict[str, Any]:
     """Return a message of Celery's protocol 2 with this one argument, to be done at once."""
     number = str(uuid.uuid4())
     chain = dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))
-    body = json.dumps([[handout.model_dump(mode="json")], {}, chain])
+    argument = handout.model_dump(mode="json") | ({"alone": True} if handout.alone else {})
+    body = json.dumps([[argument], {}, chain])
     nothing = ("eta", "expires", "group", "group_index", "parent_id", "shadow")
     return {
         "body": base64.b64encode(body.encode()).decode(),

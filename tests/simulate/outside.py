@@ -54,10 +54,11 @@ class Broker:
         self.world.effects.hit()
         if self.refuses:
             raise Unreachable("the broker gives no answer")
-        self.queue.append(handout.model_dump_json())
+        message = json.dumps(handout.model_dump(mode="json") | {"alone": handout.alone})
+        self.queue.append(message)
         if self.doubles:
             self.doubles -= 1
-            self.queue.append(handout.model_dump_json())
+            self.queue.append(message)
         self.world.effects.hit()
 
 

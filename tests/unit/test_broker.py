@@ -21,6 +21,7 @@ from redis.retry import Retry
 from dicom_node.base.errors import Busy, Unreachable
 from dicom_node.base.job import Handout, Ticket
 from dicom_node.flow import broker, stand_in
+from dicom_node.flow.redis_transport import opened
 
 HANDOUT = Handout(
     node="http://node:8080", model="phantom", tickets=(Ticket(job="a" * 32, token="b" * 32),)
@@ -70,6 +71,24 @@ def test_a_hand_out_goes_over_as_json_by_its_priority(embedded: broker.Embedded)
     assert message["headers"]["expires"] is None  # by whose clock?
     body = json.loads(base64.b64decode(message["body"]))
     assert Handout.model_validate(body[0][0]) == HANDOUT
+    client.close()
+
+
+def test_that_a_hand_out_is_to_be_alone_stands_where_older_workers_pass_it_over(
+    embedded: broker.Embedded,
+) -> None:
+    client = redis.Redis.from_url(embedded.url)
+    client.flushall()
+    with broker.publisher(embedded.url) as put:
+        put(HANDOUT.model_copy(update={"alone": True}), 1)
+    content = client.lindex("model.phantom\x06\x163", 0)
+    message = json.loads(content)
+    assert message["headers"]["alone"] is True
+    (argument,), *_ = json.loads(base64.b64decode(message["body"]))
+    assert sorted(argument) == ["model", "node", "tickets"], "0.1.0 takes no other field"
+    body = json.loads(base64.b64decode(opened(content, "model.phantom")["body"]))
+    assert Handout.model_validate(body[0][0]).alone
+    client.flushall()
     client.close()
 
 

@@ -293,3 +293,18 @@ def test_a_clock_that_was_an_hour_ahead_holds_nothing_up(ledger: Ledger) -> None
     assert broker.sizes == []
     on(work, NOW + 16).step()
     assert broker.sizes == [1]
+
+
+def test_a_job_that_was_tried_goes_as_one_to_be_alone(ledger: Ledger) -> None:
+    broker = Broker()
+    receive(ledger, 3)
+    work = dispatcher(ledger, broker, batch=8)
+    on(work, NOW + 1).step()
+    assert [handout.alone for handout, _ in broker.got] == [False] * len(broker.got)
+    tickets = [ticket for handout, _ in broker.got for ticket in handout.tickets]
+    for ticket in tickets[:2]:
+        on(ledger, NOW + 2).jobs.claim(ticket.job, ticket.token, "w", 60)
+    before = len(broker.got)
+    on(work, NOW + 63).step()  # the worker fell silent, and the third hand-out went unclaimed
+    again = {ticket.job: h.alone for h, _ in broker.got[before:] for ticket in h.tickets}
+    assert again == {ticket.job: ticket in tickets[:2] for ticket in tickets}

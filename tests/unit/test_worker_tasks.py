@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from io import BytesIO
@@ -497,3 +498,36 @@ def test_a_ticket_that_would_lead_to_another_path_is_not_a_hand_out(job: str) ->
         Handout.model_validate(
             {"node": "http://n", "model": "m", "tickets": [{"job": job, "token": "t"}]}
         )
+
+
+def test_what_may_have_killed_a_worker_is_claimed_while_nothing_else_is_in_it(
+    station: Station,
+) -> None:
+    """A claim counts an attempt: neighbours that die of one picture must not be claimed with it."""
+    uids = [f"1.2.3.{i}" for i in range(6)]
+    for uid in uids:
+        station.receive(uid)
+    (usual, *tried) = [
+        station.hand_out(1).model_copy(update={"alone": i > 0}) for i in range(len(uids))
+    ]
+    seen: list[dict[str, int]] = []
+
+    def act(_: Sequence[Radiograph]) -> None:
+        seen.append(dict(Counter(station.state(uid) for uid in uids)))
+
+    station.model.act = act
+    wait([done for handout in (usual, *tried) for done in station.desk.take(handout)], 60)
+    assert station.model.batches == [1] * 6
+    assert [counts["running"] for counts in seen] == [1] * 6
+    assert [station.state(uid) for uid in uids] == ["reported"] * 6
+
+
+def test_no_hand_out_is_taken_while_a_suspect_waits_for_an_empty_worker(station: Station) -> None:
+    for uid in ("1.2.3.1", "1.2.3.2"):
+        station.receive(uid)
+    usual, tried = station.hand_out(1), station.hand_out(1).model_copy(update={"alone": True})
+    rooms = []
+    station.model.act = lambda _: rooms.append(station.desk.has_room())
+    works = station.desk.take(usual) + station.desk.take(tried)
+    wait(works, 60)
+    assert rooms == [False, True]

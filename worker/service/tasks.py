@@ -36,6 +36,7 @@ from worker.service import heartbeat
 from worker.service.batches import BatchFormer
 from worker.service.node import NodeClient
 from worker.service.nodes import Nodes, shown
+from worker.service.turns import Turns
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -229,9 +230,11 @@ class Desk:
         self._name = f"{settings.worker.name}:{os.getpid()}"
         self.batches = hands.former(self._describe, self._limit, on_room)
         self._preparing, self._building = hands.preparing, hands.building
+        self._turns = Turns()
 
     def close(self) -> None:
         """Finish what is in work, then close the connections to the nodes."""
+        self._turns.close()
         self._preparing.shutdown(cancel_futures=True)
         self.batches.close()
         self._building.shutdown()
@@ -250,8 +253,10 @@ class Desk:
         """Whether another hand-out may be taken.
 
         So much is taken that a batch is ready when the model has done its last one, and no more:
-        the next worker may be idle.
+        the next worker may be idle. While a suspect waits for an empty worker, nothing is.
         """
+        if self._turns.is_emptying:
+            return False
         worker = self._settings.worker
         behind = self._held < (worker.slots + 2) * worker.batch
         return behind and self.batches.ahead < max(1, (worker.slots - 1) * worker.batch)
@@ -297,18 +302,23 @@ class Desk:
             return []
         with self._count_lock:
             self._held += len(handout.tickets)
-        self.batches.expect(len(handout.tickets))
-        done = []
-        for ticket in handout.tickets:
-            ends: Future[None] = Future()
+        done: list[Future[None]] = [Future() for _ in handout.tickets]
+        for ends in done:
             ends.add_done_callback(self._let_go)
-            done.append(ends)
-            self._preparing.submit(self._prepare, node, ticket, ends, urgent=urgent)
+        tickets = tuple(zip(handout.tickets, done, strict=True))
+
+        def begin() -> None:
+            self.batches.expect(len(tickets))
+            for ticket, ends in tickets:
+                self._preparing.submit(self._prepare, node, ticket, ends, urgent=urgent)
+
+        self._turns.ask(begin, len(tickets), alone=handout.alone, urgent=urgent)
         return done
 
     def _let_go(self, _: Future[None]) -> None:
         with self._count_lock:
             self._held -= 1
+        self._turns.leave()
         self._on_room()
 
     def _prepare(
