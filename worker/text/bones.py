@@ -15,6 +15,7 @@ SEGMENTS = frozenset(_SEGMENT_WORDS.split())
 MIDLINE = frozenset({"vertebra", "sternum"})
 _ADJECTIVES = (Kind.SEGMENT, Kind.QUALIFIER, Kind.AGE, Kind.HEDGE, Kind.ARTICLE, Kind.EXTRA)
 _BONES = (Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.HINT)
+_NAMED_BEFORE = (Kind.NUMBER, Kind.BONE)
 _NO_RIBS = ("intercostal", "interspace", "space", "line", "time", "places", "locations", "pieces",
             "fragments", "parts", "segments")  # fmt: skip
 PARTS: dict[str, dict[str | None, str]] = {
@@ -250,7 +251,8 @@ class SiteReader:
         if after in (Kind.NOUN, Kind.DEVICE, Kind.PROPERTY):
             return
         unsided = [s for s in self.sites if s.side is None and s.bone not in MIDLINE]
-        if after in (*_BONES, Kind.FRACTURE, Kind.UNKNOWN) or not unsided:
+        is_late = self._ends_place(at, high)
+        if (after in (*_BONES, Kind.FRACTURE, Kind.UNKNOWN) and not is_late) or not unsided:
             self.side, self.side_at = value, at
         else:
             for site in unsided:
@@ -259,6 +261,15 @@ class SiteReader:
             is_heading = all(s.number is None for s in unsided)
             self.side = value if is_heading and after in (Kind.COLON, Kind.COMMA) else None
             self.late_side = value
+
+    def _ends_place(self, at: int, high: int) -> bool:
+        """Tell whether "ribs on the left likely represent", "rib 7 R fx" end with their side."""
+        before = self.tokens[max(self.low, at - 2) : at]
+        if not before or at + 1 >= high:
+            return False
+        after = self.tokens[at + 1].kind
+        is_placed = any(t.text == "on" for t in before) and after is Kind.HEDGE
+        return is_placed or (before[-1].kind in _NAMED_BEFORE and after is Kind.FRACTURE)
 
     def _names_more(self, at: int, high: int) -> bool:
         named = (Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.FRACTURE)
@@ -382,7 +393,8 @@ def _referred(scope: Phrase) -> frozenset[int]:
     tokens = scope.tokens
     out: set[int] = set()
     for at in range(scope.low, scope.high):
-        if tokens[at].kind is Kind.REFERENCE:
+        is_of_fracture = at < scope.at <= at + 4  # "adjacent to a fractured right 3rd rib"
+        if tokens[at].kind is Kind.REFERENCE and not is_of_fracture:
             others = [n for n in range(scope.low, scope.high) if n < at or n > at + 4]
             if any(tokens[n].kind in NAMED for n in others):
                 out.update(range(at, min(at + 5, scope.high)))

@@ -156,8 +156,18 @@ def clauses(tokens: list[Token]) -> Iterator[list[Token]]:
     tokens = _without_aside(tokens)
     for at, token in enumerate([*tokens, None]):
         if token is None or token.kind is Kind.BREAK:
-            yield from _exceptions(tokens[start:at])
+            yield from _exceptions(_of_those(tokens[start:at], tokens[:start]))
             start = at + 1
+
+
+def _of_those(clause: list[Token], before: list[Token]) -> list[Token]:
+    """Read the "those on the left" of a clause as the fractures of the clause before it."""
+    begins = bool(clause) and clause[0].text in ("those", *_FRACTURES_AGAIN)
+    is_more = begins and has(clause, *NAMED) and has(before, Kind.FRACTURE)
+    others = (Kind.FRACTURE, Kind.NORMAL, Kind.NEGATION, Kind.ABSENT, Kind.UNSURE, Kind.ABNORMALITY)
+    if not is_more or has(clause, *others) or has(before, Kind.NEGATION, Kind.ABSENT):
+        return clause
+    return [Token(Kind.FRACTURE, "noun", "fractures"), *clause[1:]]
 
 
 def _without_aside(tokens: list[Token]) -> list[Token]:

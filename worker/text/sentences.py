@@ -44,7 +44,7 @@ _ECHO = re.compile(
 _REQUEST = (
     r"indications?|clinical (?:history|information|indications?|details|data|question|statement)"
     r"|history|reason|reason for (?:the )?(?:exam|examination|study|request|visit)|technique"
-    r"|comparisons?|exam|examination|procedure|study|prompt|question|instructions?|user|human|request|query|q"
+    r"|comparisons?|exam|examination|procedure|study|prompt|question|instructions?|examples?|user|human|request|query|q"
 )
 _RESULT = (
     r"findings?|impressions?|conclusions?|report|results?|assessment|opinion|interpretation|answers?"
@@ -65,6 +65,7 @@ _GOES_ON = (
 _BOUNDARY = re.compile(
     r"""(?<!\b[lL][tT])(?<!\b[rR][tT])(?<!\b[lLrR])(?<!\bvs)(?<!\bVS)(?<!\be\.g)(?<!\bi\.e)
         (?<!\bapprox)(?<!\b[dD]r)(?<!\brib\s[nN]o)(?<!^\d)(?<!\n\d)(?<!\s\d)
+        (?!(?<=\b[nN]o)[.][a-z])
         """
     rf"(?!(?i:{_SHORTENED})[.]\s+(?i:{_GOES_ON}))"
     r"""

@@ -25,6 +25,17 @@ def _broken(mark: re.Match[str]) -> str:
 _RIB_HASH = re.compile(r"\b(ribs?) # (?=\d)")  # "rib # 3-4", unless a fracture is spelt out
 _SPELT = re.compile(r"fract|\bfx")
 _SEVERAL = "|".join(CARDINALS[1:])
+_BREAK_IN = re.compile(  # "a break in the left clavicle", not one in the protocol
+    r"(?<!cortical )\bbreak(?= (?:in|of|through) (?:the |an? )?(?:left |right |lt |rt )?"
+    r"(?:\w{1,12} )?(?:clavicle|collarbone|ribs?|scapula|humerus|sternum)\b)"
+)
+_NONE_COUNTED = re.compile(
+    r"(?<![\w.-])0 (?=(?:acute |new |displaced |rib ){0,3}(?:fractures?|fxs?)\b)"
+)
+_SOME_COUNTED = re.compile(  # "three to four right rib fractures", not "ribs three to four"
+    rf"(?<!rib )(?<!ribs )(?<!left )(?<!right )\b(?:{'|'.join(CARDINALS)}) ?(?:to|or|-) ?"
+    rf"(?:{_SEVERAL})\b(?= (?:[a-z-]{{1,20}} ){{0,3}}(?:rib )?(?:fractures|fxs)\b)"
+)
 _JUDGED = "ascertained|established|verified|proven|proved|substantiated|clarified|diagnosed|judged"
 _SHORTHAND = (
     (re.compile(r"\bhaemo"), "hemo"),
@@ -34,6 +45,15 @@ _SHORTHAND = (
     (re.compile(r"\bribs one\b"), "ribs 1"),
     (re.compile(rf"\bnot be (?:[a-z]+ly )?(?:{_JUDGED})\b"), "not be determined"),
     (re.compile(r"\bw/o\b"), "without"),
+    (re.compile(r"(?<!\w)-ve\b"), "negative"),
+    (re.compile(r"(?<!\w)\+ve\b"), "positive"),
+    (re.compile(r"(?<!\w)\(\s?-\s?\)"), "no "),
+    (re.compile(r"\be/o\b"), "evidence of"),
+    (re.compile(r"\bvcf(s?)\b"), r"vertebral compression fracture\1"),
+    (re.compile(r"(?<![a-z0-9])[x\u00d7]\s?\d{1,2}\b"), ""),
+    (_BREAK_IN, "fracture"),
+    (_NONE_COUNTED, "no "),
+    (_SOME_COUNTED, "several"),
     (re.compile(r"\bw/"), "with "),
     (re.compile(r"\bs/p\b"), "status post"),
     (re.compile(r"\br/o\b"), "rule out"),

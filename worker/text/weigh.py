@@ -208,9 +208,12 @@ class TextReading:
         self._note("asserted", Presence.PRESENT, phrase, (phrase.at,))
         hedge = self._ask_rules(self.rules.hedges, phrase)
         dates = self._ask_rules(self.rules.dates, phrase)
+        ages = _ages_after(named, dates[1].ages if dates else ())
         self.last = [
             _entry(sentence, phrase, site, hedge and hedge[1], dates and dates[1]) for site in named
         ]
+        for entry, age in zip(self.last, ages, strict=False):
+            entry.age = age
         self.entries += self.last
 
     def _date_last(self, phrase: Phrase) -> None:
@@ -302,7 +305,7 @@ def _presupposes(phrase: Phrase, at: int) -> bool:
     """Tell "no other fracture" from "no fracture or other abnormality"."""
     if phrase.tokens[at].kind is Kind.EXCEPT:
         return True
-    is_joined = at > phrase.at and phrase.tokens[at - 1].kind in (Kind.OR, Kind.AND)
+    is_joined = at > 0 and phrase.tokens[at - 1].kind in (Kind.OR, Kind.AND)
     is_of_normal = has(
         phrase.tokens[at : phrase.at], Kind.NORMAL
     )  # "otherwise intact, no fracture"
@@ -335,6 +338,16 @@ def _age(at: int, fracture: int, dates: Sequence[tuple[int, str]]) -> str | None
     if before and len({w for w, _ in dates}) > 1 and not _are_adjacent(dates):
         return before[-1] or None
     return None
+
+
+def _ages_after(named: Sequence[Site], dates: Sequence[tuple[int, str]]) -> Sequence[str | None]:
+    """Read "5th (acute), 7th (old)", where each age stands behind its bone; nothing elsewhere."""
+    if len({age for _, age in dates}) < 2 or len(named) < 2 or dates[0][0] < named[0].at:
+        return ()
+    ends = [*(site.at for site in named[1:]), max(at for at, _ in dates) + 1]
+    own = [[a for at, a in dates if s.at < at < end] for s, end in zip(named, ends, strict=True)]
+    is_each = sum(len(ages) for ages in own) == len(dates) and bool(own[-1])
+    return [ages[0] or None if ages else None for ages in own] if is_each else ()
 
 
 def _are_adjacent(dates: Sequence[tuple[int, str]]) -> bool:

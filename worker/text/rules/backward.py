@@ -33,7 +33,8 @@ def dates_only(tokens: Sequence[Token]) -> bool:
     if tokens[0].text.startswith("callus"):  # "Callus is present"
         return all(t.kind in (Kind.AGE, Kind.VERB, Kind.SEEN, Kind.QUALIFIER) for t in tokens)
     begins = tokens[0].text in ("this", "it", "these", "they")
-    return begins and all(t.kind in kinds for t in tokens)
+    is_bare = has(tokens, Kind.AGE) and tokens[0].kind in (Kind.AGE, Kind.HEDGE)  # "Likely old"
+    return (begins or is_bare) and all(t.kind in kinds for t in tokens)
 
 
 def names_more(tokens: Sequence[Token], *, is_numbered: bool) -> bool:

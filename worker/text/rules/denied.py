@@ -117,9 +117,11 @@ def _negations(tokens: Sequence[Token], end: int) -> list[int]:
 
 
 def _is_of_adjective(tokens: Sequence[Token], at: int) -> bool:
-    """Tell the "not" of "not displaced" from that of "not seen"."""
+    """Tell the "not" of "not displaced" and "previously not apparent" from that of "not seen"."""
     if tokens[at].value != "not" or at + 1 >= len(tokens):
         return False
+    if at and tokens[at - 1].text in ("previously", "formerly", "hitherto", "initially"):
+        return True
     after = tokens[at + 1]
     return after.kind in (Kind.QUALIFIER, Kind.AGE, Kind.NEUTRAL) and (
         after.kind is not Kind.QUALIFIER or after.value != "definite"

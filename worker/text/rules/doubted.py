@@ -2,10 +2,11 @@
 
 from worker.text.bones import is_specific
 from worker.text.lexicon import Kind
-from worker.text.phrase import NOUNS, Phrase
+from worker.text.phrase import JOINTS, NOUNS, STOPS, Phrase
 from worker.text.rules.joined import has_other_subject, is_known
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
+_PARTLY = ("incompletely", "not fully", "not optimally", "not adequately")
 _SIGHT = (" well ", "clearly", "seen", "visualized", "identified", "demonstrated", "appreciated")
 
 
@@ -28,6 +29,8 @@ def _is_there_unseen(phrase: Phrase, at: int) -> bool:
     doubt = phrase.tokens[at].text
     if " well " in doubt or doubt.startswith("would be better"):
         return is_specific(phrase) or is_known(phrase)
+    if doubt.startswith(_PARTLY) and doubt.endswith(("evaluated", "assessed")):
+        return is_specific(phrase)  # as one that is incompletely imaged
     return is_known(phrase) and any(word in doubt for word in _SIGHT)
 
 
@@ -35,7 +38,34 @@ def _has_own_object(phrase: Phrase, at: int) -> bool:
     return any(t.kind in NOUNS for t in phrase.tokens[at + 1 : phrase.high])
 
 
+_MIMICS = frozenset(
+    ("artifact", "artefact", "artifacts", "fold", "folds", "vessel", "vessels", "groove", "overlap",
+     "superimposition", "superimposed", "summation", "foramen", "variant", "cartilage",
+     "marking", "markings", "shadow", "shadows", "bedding", "clothing")
+)  # fmt: skip
+_EQUALS = ("due to", "represents", "represent", "reflects", "reflect", "is", "are", "was",
+           "related to", "secondary to", "caused by")  # fmt: skip
+
+
+def _explained(phrase: Phrase) -> Hit | None:
+    """Find the "apparent fracture" that a predicate calls a fold, a vessel or an artifact."""
+    tokens = phrase.tokens
+    for at in range(phrase.at + 1, phrase.high):
+        if tokens[at].kind in (*STOPS, *JOINTS):
+            return None
+        if tokens[at].text in _MIMICS:
+            is_said = any(t.text in _EQUALS for t in tokens[phrase.at + 1 : at])
+            return Hit((at,)) if is_said else None
+    return None
+
+
 RULES = (
+    TextRule(
+        "explained", "What a predicate calls an artifact, a fold or a vessel is no fracture.",
+        RuleVerdict.OPEN, _explained,
+        "Apparent fracture of the left 5th rib is due to a skin fold.",
+        "Fracture of the left 5th rib beside a skin fold.",
+    ),
     TextRule(
         "not-excluded", "What cannot be excluded, confirmed or seen well is left open.",
         RuleVerdict.OPEN, _doubted,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from worker.text.bones import CHEST
 from worker.text.lexicon import Kind, Token
 from worker.text.phrase import JOINTS, PREDICATES, STOPS, is_noun
 
@@ -25,6 +26,8 @@ def reaches(tokens: Sequence[Token], negation: int, end: int) -> bool | None:
         walk.take(at)
     if walk.has_noun and walk.is_governed:
         return False
+    if walk.is_of_other:
+        return None
     if end > negation + 1 and _runs_on(tokens, end):
         return None
     return True if walk.joint is None else _carries_on(tokens, walk.joint, end)
@@ -39,6 +42,7 @@ class _Walk:
     has_noun: bool = False  # something is denied already
     is_governed: bool = False  # and what follows says of what: "no displacement of"
     has_place: bool = False  # and that is named
+    is_of_other: bool = False  # "no pneumothorax to suggest a fracture" denies the first alone
     joint: int | None = None  # where the list goes on to a next noun
 
     def stops(self, at: int) -> bool:
@@ -53,6 +57,7 @@ class _Walk:
         """Go past the token at `at`."""
         tokens, kind = self.tokens, self.tokens[at].kind
         if kind in (Kind.LINK, Kind.HEDGE):
+            self.is_of_other = self.has_noun and self._is_of_chest(at)
             self.has_noun = self.is_governed = False
         elif kind is Kind.CARRIER:
             self.has_noun = self.has_noun and self.is_governed
@@ -66,6 +71,12 @@ class _Walk:
         elif kind in JOINTS and self.has_noun and (not self.is_governed or self.has_place):
             self.has_noun = self.is_governed = self.has_place = False
             self.joint = at
+
+    def _is_of_chest(self, at: int) -> bool:
+        passed = (*PREDICATES, Kind.ARTICLE)
+        while at and self.tokens[at - 1].kind in passed:
+            at -= 1
+        return self.tokens[at - 1].text in CHEST
 
 
 def _governs(tokens: Sequence[Token], at: int) -> bool:

@@ -16,7 +16,8 @@ def _sought(phrase: Phrase) -> Hit | None:
             return Hit((at,))
         if token.kind is Kind.LIMITED and tokens[at + 1].text in ("for", "to"):
             return Hit((at,))  # "radiographs are not sensitive for fractures"
-        if token.text == "question" and at == 0 and is_specific(phrase):
+        is_apart = at == 0 or tokens[at - 1].kind is Kind.COMMA
+        if token.text == "question" and is_apart and is_specific(phrase):
             return None  # "question left 5th rib fracture" suspects it
         if token.kind is Kind.ASKING:
             path = tokens[at + 1 : phrase.at]

@@ -40,7 +40,8 @@ def _is_finding(phrase: Phrase) -> bool:
 def _template(phrase: Phrase) -> Hit | None:
     is_on_bones = has(phrase.tokens, Kind.FRACTURE, *NAMED)
     is_unfilled = _is_finding(phrase) and phrase.sentence.has_placeholder
-    return Hit() if is_unfilled and is_on_bones else None
+    is_empty = [t.kind for t in phrase.tokens] == [Kind.FRACTURE, Kind.COLON]
+    return Hit() if is_empty or (is_unfilled and is_on_bones) else None
 
 
 def _garbled(phrase: Phrase) -> Hit | None:
