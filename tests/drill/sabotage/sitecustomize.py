@@ -91,28 +91,10 @@ def publish_before_commit(instances: ModuleType) -> None:
     instances.Instances.receive = receive
 
 
-def no_lease_token(jobs: ModuleType) -> None:
-    """Take the result of whoever posts one, also when somebody else's is there already."""
-    from dicom_node.store.schema import deliveries, objects
-
-    record = jobs.JobLedger.report
-
-    def report(self: Any, job: str, token: str, *rest: Any, **more: Any) -> Any:
-        with self._database.writing() as connection:
-            for table in (deliveries, objects):
-                connection.execute(table.delete().where(table.c.job == job))
-            mine = {"state": "running", "token": token}
-            connection.execute(jobs.jobs.update().where(jobs.jobs.c.id == job).values(**mine))
-        return record(self, job, token, *rest, **more)
-
-    jobs.JobLedger.report = report
-
-
 VARIANTS: dict[str, dict[str, Change]] = {
     "no-fsync": {"dicom_node.store.ledger.database": no_fsync},
     "random-uids": {"worker.report.document": random_uids},
     "publish-before-commit": {"dicom_node.store.ledger.instances": publish_before_commit},
-    "no-lease-token": {"dicom_node.store.ledger.jobs": no_lease_token},
 }
 
 if clock := os.environ.get("CHEXFRACT_DRILL_CLOCK"):
