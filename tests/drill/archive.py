@@ -39,7 +39,7 @@ class DrillArchive:
         Holds one of `MODES`.
     """
 
-    def __init__(self, port: int, log: Path, control: Path) -> None:
+    def __init__(self, host: str, port: int, log: Path, control: Path) -> None:
         self._control = control
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class DrillArchive:
             self._ae.add_supported_context(uid, [EXPLICIT_LITTLE, IMPLICIT_LITTLE])
         self._mode = "ok"
         handlers: list[Any] = [(evt.EVT_C_ECHO, lambda _: 0), (evt.EVT_C_STORE, self._on_store)]
-        self._ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        self._ae.start_server((host, port), block=False, evt_handlers=handlers)
 
     def run(self) -> None:
         """Follow the control file until killed."""
@@ -101,12 +101,13 @@ def _text(item: Dataset) -> str:
 def main() -> None:
     """Be the archive until killed."""
     options = argparse.ArgumentParser()
+    options.add_argument("--host", default="127.0.0.1")
     options.add_argument("--port", type=int, required=True)
     options.add_argument("--log", type=Path, required=True)
     options.add_argument("--control", type=Path, required=True)
     chosen = options.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    DrillArchive(chosen.port, chosen.log, chosen.control).run()
+    DrillArchive(chosen.host, chosen.port, chosen.log, chosen.control).run()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
@@ -66,6 +66,18 @@ class Count:
         setattr(self, name, getattr(self, name) + 1)
         if len(self.examples.setdefault(name, [])) < 10:
             self.examples[name].append(example)
+
+
+class Counted(Protocol):
+    """A node with its archive, as far as a count needs them."""
+
+    @property
+    def log(self) -> Path:
+        """What the archive wrote down."""
+
+    @property
+    def ledger(self) -> str:
+        """URL of the ledger, to read."""
 
 
 @dataclass(slots=True)
@@ -124,7 +136,7 @@ def archived(log: Path) -> Archived:
     return Archived(kept, bytes_of, refusals)
 
 
-def count(world: World, pictures: Sequence[Picture], acknowledged: set[str]) -> Count:
+def count(world: Counted, pictures: Sequence[Picture], acknowledged: set[str]) -> Count:
     """Compare the answers to the modalities with the archive's files and the ledger's rows."""
     found, archive = Count(), archived(world.log)
     with _rows(world.ledger) as rows:

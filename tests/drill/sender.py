@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -42,10 +42,23 @@ class Sender:
     """
 
     def __init__(
-        self, port: int, content: Sequence[Picture], group: int, rng: Random, folder: Path
+        self,
+        port: int,
+        content: Sequence[Picture],
+        group: int,
+        rng: Random,
+        folder: Path,
+        *,
+        host: str = "127.0.0.1",
+        enter: Callable[[Sequence[str]], list[str]] = list,
+        tries: int = TRIES,
     ) -> None:
         self.sent = Sent()
         self._port = port
+        self._host = host
+        self._enter = enter
+        """Makes a command line one that runs on the modality's host."""
+        self._tries = tries
         self._groups = [content[i : i + group] for i in range(0, len(content), group)]
         self._group = group
         self._plans = [(rng.randrange(8), rng.randrange(20), rng.random()) for _ in self._groups]
@@ -112,7 +125,7 @@ class Sender:
             for i, one in enumerate(group):
                 files[str(Path(folder) / f"{i}.dcm")] = one
                 pictures.write(one, Path(folder) / f"{i}.dcm")
-            for attempt in range(TRIES):
+            for attempt in range(self._tries):
                 todo = [f for f, p in files.items() if p.uid not in self.sent.acknowledged]
                 if how == 0:
                     todo = list(files)
@@ -120,7 +133,7 @@ class Sender:
                     break
                 self._associations(program, todo, files, 2 if how == 1 else 1, folder)
                 if any(p.uid not in self.sent.acknowledged for p in group):
-                    time.sleep(1.0 + attempt)
+                    time.sleep(min(1.0 + attempt, TRIES))
             missing = {p.uid for p in group if p.uid not in self.sent.acknowledged}
             with self._lock:
                 self.sent.given_up |= missing
@@ -153,10 +166,10 @@ class Sender:
         command = [need(program), "-v", "-nh", "-aet", "DRILL", "-aec", "CHEXFRACT"]
         command += ["-ta", "5", "-td", "20", "-to", "5"]
         command += ["-xr"] if program == "storescu" else ["-dn", "+crf", str(report)]
-        command += ["127.0.0.1", str(self._port), *files]
+        command += [self._host, str(self._port), *files]
         try:
             done = subprocess.run(
-                command,
+                self._enter(command),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

@@ -70,3 +70,14 @@ def test_a_power_cut_loses_nothing_but_without_fsync(broken: str, tmp_path: Path
     result = json.loads(done.stdout)
     assert result["acknowledged"] > 0
     assert (result["lost"] > 0, done.returncode) == ((True, 1) if broken else (False, 0))
+
+
+@pytest.mark.timeout(900)
+def test_links_that_fail_between_two_nodes_and_three_workers_lose_and_double_nothing() -> None:
+    command = [sys.executable, "-m", "tests.drill.network_cuts", "--hold", "6", "--rest", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == 69:
+        pytest.skip(done.stderr)
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["passed"], result
+    assert (result["lost"], result["second_reports"]) == (0, 0)
