@@ -21,6 +21,11 @@ groups=(
   "chromium|chromium"
   "docker-compose|docker-compose"
   "npm|npm"
+  "haproxy|haproxy"
+  "redis-sentinel|redis-sentinel"
+  "mmdebstrap bwrap /usr/share/keyrings/debian-archive-keyring.gpg|mmdebstrap bubblewrap debian-archive-keyring"
+  "nsenter setpriv|util-linux"
+  "promtool|prometheus"
 )
 
 proved() {

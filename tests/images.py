@@ -1,0 +1,355 @@
+"""``python -m tests.images node``: what a Dockerfile makes, built and run without an engine.
+
+The steps are read from the Dockerfile itself. A Debian of the base image's release with its Python
+stands for the base image; each RUN step runs in that root file system by bubblewrap, and then the
+image's own entry command, as its own user, on a root file system that cannot be written, in a
+network of its own, until its own health check is content. Exit code 69 where the tools are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON_AT = "/opt/python"
+"""Where the base image's Python stands in: an environment, first on PATH."""
+
+STEP_S, READY_S, END_S = 1200, 180.0, 15.0
+NEEDED = ("mmdebstrap", "bwrap", "nsenter")
+PIP_FOLDERS = ("/opt/wheels", "/opt/pypi", "/opt/pypi-more", "/etc/xdg/pip", "/etc/ssl/certs")
+"""Where a machine may keep packages and settings of pip: RUN steps see them as their host does."""
+
+NODE_TOML = """
+[node]
+data_dir = "/var/lib/chexfract"
+[web]
+host = "0.0.0.0"
+[broker]
+url = "embedded"
+[peers.archive]
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = 104
+[[rules]]
+name = "frontal chest"
+match.modality = ["CR", "DX"]
+model = "phantom"
+allow_demonstration = true
+"""
+
+
+class NotPossible(Exception):
+    """The tools for it are not installed here."""
+
+
+@dataclass(slots=True)
+class ImageSteps:
+    """What a Dockerfile says, as far as one without stages can say it."""
+
+    base: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
+    steps: list[tuple[str, str, str]] = field(default_factory=list)
+    """COPY and RUN in their order, each with its words and the folder that it runs in."""
+    folder: str = "/"
+    user: str = "0"
+    volumes: list[str] = field(default_factory=list)
+    entry: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
+    health: list[str] = field(default_factory=list)
+    stop: str = "SIGTERM"
+
+
+def read_dockerfile(text: str) -> ImageSteps:
+    """Return the steps of a Dockerfile; an instruction that is not known here is a ValueError."""
+    image = ImageSteps()
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    for line in re.sub(r"\\\n", " ", "\n".join(lines)).splitlines():
+        if not line.strip():
+            continue
+        word, _, rest = line.strip().partition(" ")
+        rest = rest.strip()
+        match word.upper():
+            case "FROM":
+                if image.base:
+                    raise ValueError("a Dockerfile with several stages")
+                image.base = rest
+            case "ARG":
+                name, _, value = rest.partition("=")
+                image.variables.setdefault(name, os.environ.get(name, value))
+            case "ENV":
+                image.variables |= dict(one.split("=", 1) for one in shlex.split(rest))
+            case "WORKDIR":
+                image.folder = rest
+                image.steps.append(("WORKDIR", rest, rest))
+            case "COPY" | "RUN":
+                image.steps.append((word.upper(), rest, image.folder))
+            case "USER":
+                image.user = rest
+            case "VOLUME":
+                image.volumes.append(rest)
+            case "ENTRYPOINT":
+                image.entry = json.loads(rest)
+            case "CMD":
+                image.command = json.loads(rest)
+            case "HEALTHCHECK":
+                image.health = json.loads(rest.partition(" CMD ")[2])
+            case "STOPSIGNAL":
+                image.stop = rest
+            case "EXPOSE" | "LABEL":
+                pass
+            case _:
+                raise ValueError(f"an instruction that is not known here: {word}")
+    return image
+
+
+def base_system(folder: Path, cache: Path | None) -> None:
+    """Make a Debian with Python and pip in `folder`, from `cache` where that has one."""
+    kept = cache / "base.tar" if cache else None
+    if kept is None or not kept.exists():
+        made = kept.with_suffix(".new.tar") if kept else folder.with_suffix(".tar")
+        command = ["mmdebstrap", "--variant=minbase", "--quiet"]
+        command += ["--include=python3,python3-venv,ca-certificates", "bookworm", str(made)]
+        subprocess.run(command, check=True, timeout=STEP_S)
+        kept = made.rename(kept) if kept else made
+    folder.mkdir()
+    subprocess.run(["tar", "-C", str(folder), "-xf", str(kept)], check=True, timeout=STEP_S)
+    # what a container engine makes: an empty file for each that it mounts
+    for name in ("etc/resolv.conf", "etc/hosts"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).touch()
+    _enter(folder, ["python3", "-m", "venv", PYTHON_AT], {}, "/")
+
+
+def build(image: ImageSteps, folder: Path) -> None:
+    """Carry out the Dockerfile's steps in a root file system."""
+    for word, rest, inside in image.steps:
+        place = folder / inside.lstrip("/")
+        if word == "WORKDIR":
+            place.mkdir(parents=True, exist_ok=True)
+        elif word == "COPY":
+            *sources, target = rest.split()
+            for source in sources:
+                _copy(ROOT / source, place / target, target.endswith("/"))
+        else:
+            _enter(folder, ["sh", "-c", rest], image.variables, inside)
+
+
+def _copy(source: Path, target: Path, is_folder: bool) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(source, target / source.name if is_folder else target)
+
+
+def _enter(folder: Path, command: Sequence[str], variables: Mapping[str, str], inside: str) -> None:
+    """Run a build step as root in the root file system, with the machine's own way to packages."""
+    words = ["bwrap", "--bind", str(folder), "/", "--dev", "/dev", "--proc", "/proc"]
+    words += ["--tmpfs", "/tmp", "--unshare-pid", "--die-with-parent", "--chdir", inside]
+    for path in ("/etc/resolv.conf", "/etc/hosts"):
+        words += ["--ro-bind", path, path]
+    for path in PIP_FOLDERS:
+        if Path(path).exists():
+            words += ["--ro-bind", path, path]
+    pip = {k: v for k, v in os.environ.items() if k.startswith("PIP_") or k.endswith("_proxy")}
+    environment = {"PATH": _path(), "HOME": "/root", **pip, **variables}
+    done = subprocess.run(
+        [*words, *command], env=environment, check=False, timeout=STEP_S, capture_output=True
+    )
+    if done.returncode:
+        tail = (done.stdout + done.stderr)[-2000:].decode(errors="replace")
+        raise SystemExit(f"{shlex.join(command)[:200]}\n{tail}\nended with {done.returncode}")
+
+
+def _path() -> str:
+    return f"{PYTHON_AT}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Container:
+    """An image's command on a root file system that cannot be written, in a network of its own."""
+
+    def __init__(
+        self,
+        image: ImageSteps,
+        folder: Path,
+        mounts: Mapping[str, Path],
+        log: Path,
+        variables: Mapping[str, str] = {},
+        command: Sequence[str] = (),
+    ) -> None:
+        self._environment = {"PATH": _path(), **image.variables, **variables}
+        self._user = image.user
+        words = ["bwrap", "--ro-bind", str(folder), "/", "--dev", "/dev", "--proc", "/proc"]
+        words += ["--tmpfs", "/tmp", "--unshare-pid", "--unshare-net", "--unshare-ipc"]
+        words += ["--die-with-parent", "--as-pid-1", "--chdir", image.folder]
+        for inside, outside in mounts.items():
+            words += ["--bind", str(outside), inside]
+        reads, writes = os.pipe()
+        words += ["--info-fd", str(writes)]
+        account = ["setpriv", "--reuid", image.user, "--regid", image.user, "--clear-groups"]
+        account += ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--"]
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [*words, *account, *image.entry, *(command or image.command)],
+                env=self._environment,
+                stdout=out,
+                stderr=out,
+                pass_fds=[writes],
+            )
+        os.close(writes)
+        with os.fdopen(reads) as said:
+            text = said.read()
+        self.pid: int = json.loads(text)["child-pid"] if text else 0
+
+    def check(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command within the container, as its user."""
+        words = ["nsenter", "--target", str(self.pid), "--mount", "--net", "--pid", "--ipc"]
+        words += ["--setuid", self._user, "--setgid", self._user, "--"]
+        return subprocess.run(
+            [*words, *command],
+            env=self._environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    def stop(self, name: str) -> float:
+        """Send the image's stop signal; return the seconds until it ended."""
+        began = time.monotonic()
+        os.kill(self.pid, signal.Signals[name])
+        try:
+            self.process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        return time.monotonic() - began
+
+
+def run_node(image: ImageSteps, folder: Path, scratch: Path) -> dict[str, Any]:
+    """Start the node's image as it is; return what its health check and its root say."""
+    config, data, log = scratch / "node.toml", scratch / "data", scratch / "node.log"
+    config.write_text(NODE_TOML)
+    data.mkdir()
+    os.chown(data, int(image.user), int(image.user))
+    target = folder / "etc" / "chexfract"
+    target.mkdir(exist_ok=True)
+    (target / "node.toml").touch()
+    mounts = {"/etc/chexfract/node.toml": config, image.volumes[0]: data}
+    container = Container(image, folder, mounts, log)
+    try:
+        seconds = _wait_until_healthy(container, image.health, log)
+        torch = container.check(["python", "-c", "import torch"]).returncode
+        who = container.check(["python", "-c", "import os; print(os.getuid())"]).stdout.strip()
+        written = container.check(["touch", "/app/a-file"]).returncode
+        ended = container.stop(image.stop)
+    finally:
+        if container.process.poll() is None:
+            container.process.kill()
+            container.process.wait()
+    return {
+        "healthy_after_s": round(seconds, 1),
+        "without_torch": torch != 0,
+        "user": who,
+        "root_is_read_only": written != 0,
+        "ended_after_s": round(ended, 1),
+        "exit": container.process.returncode,
+        "passed": (torch != 0, who, written != 0, container.process.returncode)
+        == (True, image.user, True, 0),
+    }
+
+
+def run_worker(image: ImageSteps, folder: Path, scratch: Path) -> dict[str, Any]:
+    """Read a phantom with the worker's image: decoder, model and report in one command."""
+    data, log = scratch / "data", scratch / "worker.log"
+    data.mkdir()
+    os.chown(data, int(image.user), int(image.user))
+    mounts = {image.folder: data}
+    script = "chexfract-worker phantom draw --count 2 --out drawn --seed 1 && "
+    script += "chexfract-worker describe drawn --out out && chexfract-worker model list"
+    shell = ImageSteps(**{**_fields(image), "entry": ["sh", "-c"], "command": [script]})
+    container = Container(shell, folder, mounts, log)
+    container.process.wait(600)
+    rows = data / "out" / "results.jsonl"
+    found = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
+    read = sum(bool(row.get("text")) for row in found)
+    if not read:
+        print(log.read_text()[-2000:], file=sys.stderr)
+    return {"read": read, "exit": container.process.returncode, "passed": read == 2}
+
+
+def _fields(image: ImageSteps) -> dict[str, Any]:
+    return {name: getattr(image, name) for name in ImageSteps.__dataclass_fields__}
+
+
+def _wait_until_healthy(container: Container, health: Sequence[str], log: Path) -> float:
+    began = time.monotonic()
+    while True:
+        ended = container.process.poll() is not None
+        if not ended and container.check(health).returncode == 0:
+            return time.monotonic() - began
+        if ended or time.monotonic() - began > READY_S:
+            raise SystemExit(f"the image is not healthy:\n{log.read_text()[-2000:]}")
+        time.sleep(0.5)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build and run one image."""
+    options = argparse.ArgumentParser(prog="python -m tests.images", description=__doc__)
+    options.add_argument("image", choices=("node", "worker"))
+    options.add_argument("--cache", type=Path, help="folder that keeps the Debian of the base")
+    options.add_argument("--keep", type=Path, help="folder for the root file system, kept")
+    chosen = options.parse_args(arguments)
+    if missing := [one for one in NEEDED if shutil.which(one) is None]:
+        print(f"images: not installed: {', '.join(missing)}", file=sys.stderr)
+        return 69
+    if os.geteuid() != 0:
+        print("images: only root can make a root file system here", file=sys.stderr)
+        return 69
+    image = read_dockerfile((ROOT / "docker" / f"{chosen.image}.Dockerfile").read_text())
+    scratch = Path(tempfile.mkdtemp(prefix="image-"))
+    scratch.chmod(0o755)
+    began = time.monotonic()
+    try:
+        folder = scratch / "root"
+        base_system(folder, chosen.cache)
+        before = _size_mb(folder)
+        based = time.monotonic()
+        build(image, folder)
+        built = time.monotonic()
+        run = run_node if chosen.image == "node" else run_worker
+        result = {
+            "image": chosen.image,
+            "base_s": round(based - began, 1),
+            "build_s": round(built - based, 1),
+            "base_mb": before,
+            "own_mb": _size_mb(folder) - before,
+            **run(image, folder, scratch),
+        }
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    print(json.dumps(result))
+    return 0 if result["passed"] else 1
+
+
+def _size_mb(folder: Path) -> int:
+    done = subprocess.run(["du", "-sm", str(folder)], check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
