@@ -13,6 +13,7 @@ from dicom_node import __version__
 from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, Act, add, run
 
 if TYPE_CHECKING:
+    from dicom_node.editing import ConfigFile
     from dicom_node.settings import Peer, Settings
     from dicom_node.store.ledger import Ledger
     from dicom_node.store.ledger.events import Actor
@@ -40,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     _network_commands(commands)
     _config_commands(commands)
     _rules_commands(commands)
+    _table_commands(commands, "peer", "Change the peers of node.toml.")
+    _table_commands(commands, "rule", "Change the rules of node.toml.")
     _user_commands(commands)
     _set_up_commands(commands)
     return top
@@ -155,6 +158,42 @@ def _config_commands(commands: Any) -> None:
     _add(acts, "check", "Say whether a node.toml is right.", _config_check)
     _add(acts, "show", "Print every key with the value in force.", _config_show)
     _add(acts, "schema", "Print the JSON schema for editors.", _config_schema, config=False)
+    past = _add(acts, "history", "Show who changed peers and rules, and when.", _config_history)
+    past.add_argument("--limit", type=int, default=20, metavar="N", help="changes to list")
+    undo = _add(acts, "undo", "Undo a change of the history.", _config_undo)
+    undo.add_argument("number", type=int, metavar="NUMBER", help="as config history lists it")
+    undo.add_argument("--dry-run", action="store_true", help="show the difference only")
+
+
+def _table_commands(commands: Any, word: str, what: str) -> None:
+    """Add the commands of peers, or of rules."""
+    tables = commands.add_parser(word, help=what)
+    acts = tables.add_subparsers(dest="table_act", required=True, metavar="ACT")
+    kind = f"{word}s"
+
+    def add(act: str, what: str, do: Act) -> argparse.ArgumentParser:
+        command = _add(acts, act, what, do)
+        command.set_defaults(kind=kind)
+        if act != "list":
+            command.add_argument("name", metavar="NAME")
+            command.add_argument("--dry-run", action="store_true", help="show the difference only")
+        return command
+
+    add("list", f"List the {kind} of the file.", _table_list)
+    for act in ("add", "change"):
+        shown = f"{act.capitalize()} a {word}; a node that runs takes it at once."
+        command = add(act, shown, _table_change)
+        command.set_defaults(is_new=act == "add")
+        command.add_argument(
+            "words", nargs="*", metavar="KEY=VALUE", help="lists by commas; KEY= removes a key"
+        )
+        command.set_defaults(place=None)
+        if word == "rule":
+            command.add_argument("--place", type=int, metavar="N", help="1 for the first rule")
+    add("remove", f"Remove a {word}.", _table_remove)
+    if word == "rule":
+        move = add("move", "Put a rule at another place: the first match wins.", _rule_move)
+        move.add_argument("--to", type=int, required=True, metavar="N", help="1 for the first")
 
 
 def _rules_commands(commands: Any) -> None:
@@ -542,6 +581,65 @@ def _config_schema(_: argparse.Namespace) -> int:
 
     show.schema()
     return OK
+
+
+def _config_file(options: argparse.Namespace) -> ConfigFile:
+    from dicom_node.operate.edit_config import config_file
+
+    return config_file(options.config, _settings_in_force(options))
+
+
+def _config_history(options: argparse.Namespace) -> int:
+    from dicom_node.operate import edit_config
+
+    edit_config.history(_config_file(options), options.limit, as_json=options.json)
+    return OK
+
+
+def _config_undo(options: argparse.Namespace) -> int:
+    from dicom_node.operate import edit_config
+
+    shown = {"is_dry": options.dry_run, "as_json": options.json}
+    return edit_config.undo(_config_file(options), options.number, _actor(), **shown)
+
+
+def _table_list(options: argparse.Namespace) -> int:
+    from dicom_node.operate import edit_config
+
+    edit_config.list_tables(_config_file(options), options.kind, as_json=options.json)
+    return OK
+
+
+def _table_change(options: argparse.Namespace) -> int:
+    from dicom_node.operate import edit_config
+
+    return edit_config.change_table(
+        _config_file(options),
+        options.kind,
+        options.name,
+        options.words,
+        _actor(),
+        is_new=options.is_new,
+        place=options.place,
+        is_dry=options.dry_run,
+        as_json=options.json,
+    )
+
+
+def _table_remove(options: argparse.Namespace) -> int:
+    from dicom_node.operate import edit_config
+
+    shown = {"is_dry": options.dry_run, "as_json": options.json}
+    file = _config_file(options)
+    return edit_config.remove_table(file, options.kind, options.name, _actor(), **shown)
+
+
+def _rule_move(options: argparse.Namespace) -> int:
+    from dicom_node.operate import edit_config
+
+    shown = {"is_dry": options.dry_run, "as_json": options.json}
+    file = _config_file(options)
+    return edit_config.move_rule(file, options.name, options.to, _actor(), **shown)
 
 
 def _rules_test(options: argparse.Namespace) -> int:

@@ -123,17 +123,30 @@ def exchange(copy: Path) -> Exchange:
     accepted = _content(copy)
     config = Path(accepted["config"])
     new = load(config)
-    for name, peer in new.peers.items():
-        try:
-            security.requestor(peer.tls)
-        except ConfigurationError as exc:
-            raise ConfigurationError(f"{config}: peers.{name}.tls: {exc}") from exc
+    check_tls(new, config)
     content, old = toml.read(config), _settings(copy, accepted["content"])
     kept = {key: value for key, value in accepted["content"].items() if key not in EXCHANGED}
     kept |= {key: content[key] for key in EXCHANGED if key in content}
     _settings(config, kept)
     _write(copy, config, kept)
     return Exchange(tuple(new.peers), tuple(rule.name for rule in new.rules), _differing(old, new))
+
+
+def check_tls(settings: Settings, where: object) -> None:
+    """Raise `ConfigurationError` where the TLS files of a peer cannot be used."""
+    for name, peer in settings.peers.items():
+        try:
+            security.requestor(peer.tls)
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"{where}: peers.{name}.tls: {exc}") from exc
+
+
+def config_file(settings: Settings) -> Path | None:
+    """Return the node.toml that the node of this data_dir has accepted; None before its start."""
+    try:
+        return Path(_content(settings.node.data_dir / FILE)["config"])
+    except (ConfigurationError, KeyError, TypeError):
+        return None
 
 
 def on_disk(copy: Path) -> tuple[Path, tuple[str, ...]]:

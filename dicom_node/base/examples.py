@@ -46,6 +46,29 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "chexfract-node config check": ("chexfract-node config check --config node.toml",),
     "chexfract-node config show": ("chexfract-node config show --json",),
     "chexfract-node config schema": ("chexfract-node config schema",),
+    "chexfract-node config history": ("chexfract-node config history --limit 50",),
+    "chexfract-node config undo": (
+        "chexfract-node config undo 7 --dry-run",
+        "chexfract-node config undo 7",
+    ),
+    "chexfract-node peer list": ("chexfract-node peer list --json",),
+    "chexfract-node peer add": (
+        "chexfract-node peer add archive ae_title=PACS host=10.0.0.7 port=104",
+    ),
+    "chexfract-node peer change": (
+        "chexfract-node peer change archive objects=sr,pdf timeout=60s",
+        "chexfract-node peer change archive timeout= --dry-run",
+    ),
+    "chexfract-node peer remove": ("chexfract-node peer remove archive",),
+    "chexfract-node rule list": ("chexfract-node rule list",),
+    "chexfract-node rule add": (
+        "chexfract-node rule add chests match.modality=CR,DX model=phantom mode=shadow",
+    ),
+    "chexfract-node rule change": (
+        "chexfract-node rule change chests match.view=PA,AP send_to=archive",
+    ),
+    "chexfract-node rule remove": ("chexfract-node rule remove chests",),
+    "chexfract-node rule move": ("chexfract-node rule move chests --to 1",),
     "chexfract-node rules test": ("chexfract-node rules test chest.dcm",),
     "chexfract-node user add": (
         "chexfract-node user add jane --role operator",

@@ -29,12 +29,15 @@ def explain(tables: dict[str, Any], module: ModuleType) -> None:
         for base in inspect.getmro(model) if inspect.isclass(model) else ():
             if base.__module__ != module.__name__:
                 continue
-            for field, text in _docstrings(base):
+            for field, text in docstrings_of(base):
                 if field in table.get("properties", {}):
                     table["properties"][field].setdefault("description", text)
 
 
-def _docstrings(model: type) -> Iterator[tuple[str, str]]:
+def docstrings_of(model: type) -> Iterator[tuple[str, str]]:
+    """Yield each field of a class that has a docstring below it, with that."""
+    if model.__module__.startswith(("pydantic", "builtins")):
+        return
     (found,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     body = found.body if isinstance(found, ast.ClassDef) else []
     for field, below in pairwise(body):

@@ -47,10 +47,26 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"{path}: line {line} is not UTF-8 text; save the file as UTF-8"
         ) from exc
+    return parse(text, path)
+
+
+def parse(text: str, where: object) -> dict[str, Any]:
+    """Return the content of a TOML text.
+
+    Parameters
+    ----------
+    where : object
+        What to name at the head of a message: the file.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not TOML.
+    """
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigurationError(f"{path}: {_syntax(str(exc), text)}") from exc
+        raise ConfigurationError(f"{where}: {_syntax(str(exc), text)}") from exc
 
 
 def settings(

@@ -29,6 +29,7 @@ from dicom_node.base.local_time import is_zone_doubtful, local_time
 from dicom_node.credentials import secret_path
 from dicom_node.dimse import security
 from dicom_node.peers import doubts
+from dicom_node.running import is_running
 from dicom_node.settings import Settings, Tls
 
 PACKAGE = "chexfract-node"
@@ -67,23 +68,9 @@ def _requirements() -> Iterator[Requirement]:
             yield wanted
 
 
-def is_running(settings: Settings) -> bool:
-    """Return whether a node holds the data folder."""
-    import fcntl
-
-    try:
-        with (settings.node.data_dir / "serve.lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 def ports(settings: Settings) -> Iterator[Check]:
     """Look whether both ports are free, or served by the running node."""
-    runs = is_running(settings)
+    runs = is_running(settings.node.data_dir)
     for name, host, port in (
         ("node", settings.node.host, settings.node.port),
         ("web", settings.web.host, settings.web.port),

@@ -19,9 +19,10 @@ from dicom_node.base.errors import ConfigurationError, NotFound, NotUnderstood, 
 from dicom_node.dimse import scu
 from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
 from dicom_node.flow import routing
-from dicom_node.operate import machine, progress
+from dicom_node.operate import progress
 from dicom_node.operate.sandbox import archive_in, draw, node_in
 from dicom_node.peers import find_peer, who_calls
+from dicom_node.running import is_running
 from dicom_node.settings import DEMONSTRATION_MODELS, Peer, Settings, load
 from dicom_node.standard.header import read_header
 from dicom_node.store.ledger import Ledger
@@ -115,7 +116,7 @@ def _own() -> Iterator[tuple[list[dict[str, str]], Way]]:
 def find_way(settings: Settings, to: str, drawing: Path) -> Way:
     """Return under which AE title a drawing has to be sent so that its report goes to `to`."""
     find_peer(settings.peers, to)
-    if not machine.is_running(settings):
+    if not is_running(settings.node.data_dir):
         raise Unreachable("the node does not run; start it with `chexfract-node serve`")
     if settings.node.tls.certificate:
         raise ConfigurationError("the node wants TLS, which selftest --to does not speak")

@@ -21,6 +21,7 @@ from dicom_node.base.errors import ChexFractError, ConfigurationError, Unreachab
 from dicom_node.flow import broker as doorbell
 from dicom_node.operate import machine
 from dicom_node.operate.certificate import COMMAND
+from dicom_node.running import is_running
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.schema import VERSIONS
@@ -86,7 +87,7 @@ def _work(settings: Settings, book: Ledger) -> Iterator[Check]:
         yield failed("jobs", what, advice if one.key == "no-worker" else one.advised)
     if claimed and not late:
         yield passed("jobs", f"last claims: {', '.join(claimed)}")
-    elif not late and machine.is_running(settings):
+    elif not late and is_running(settings.node.data_dir):
         advice = "send an image, or run chexfract-node selftest"
         yield warned("jobs", "no worker has claimed a job yet", advice)
     for line in book.history.status().destinations:
@@ -97,7 +98,7 @@ def _work(settings: Settings, book: Ledger) -> Iterator[Check]:
 
 def _models_here(settings: Settings) -> set[str] | None:
     """Return the models whose workers the running node hears of; None where it gives no answer."""
-    if not machine.is_running(settings):
+    if not is_running(settings.node.data_dir):
         return None
     try:
         answer = _get(f"{settings.web.url.rstrip('/')}/readyz", settings.web.certificate).json()
@@ -180,7 +181,7 @@ def web(settings: Settings) -> Iterator[Check]:
         what = f"web.url is {url}: workers on other machines cannot fetch images there"
         yield warned("web", what, "set web.url to an address that they reach, and web.host to it")
     yield from _open_jobs(settings)
-    if not machine.is_running(settings):
+    if not is_running(settings.node.data_dir):
         yield warned("node", "it is not running", "chexfract-node serve --config …")
         return
     yield _health(url, settings.web.certificate)

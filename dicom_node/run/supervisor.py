@@ -26,7 +26,8 @@ from dicom_node.base.service_manager import READY, STOPPING, Watchdog, notify
 from dicom_node.credentials import read_credentials
 from dicom_node.dimse.port import Ports
 from dicom_node.in_force import Exchange
-from dicom_node.run.reload import who_asked
+from dicom_node.running import ANSWER as RELOADED
+from dicom_node.running import who_asked
 from dicom_node.settings import Settings
 from dicom_node.store.uses import Note, Use, local_actor, noting
 
@@ -55,9 +56,6 @@ STOP_S = 2.5
 
 LOG_FOLDER = "log"
 """Folder in data_dir with a file of JSON lines for each process."""
-
-RELOADED = "reloaded.json"
-"""File in data_dir that tells how the last reload ended."""
 
 _PDEATHSIG = 1
 

@@ -1,0 +1,621 @@
+"""Changes peers and rules of node.toml: the one way of pages, command line and API.
+
+A change is made on the text that its author has seen: where the file is another one by now, nothing
+is written. It has to pass what ``config check`` and ``reload`` ask, is written as a whole or not at
+all, and is kept in ``node.toml.history`` beside the file, from where it can be undone. The running
+node takes it at once; where it refuses, the file is what it was before.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from dicom_node import in_force, running
+from dicom_node.base import toml, toml_edit
+from dicom_node.base.errors import (
+    ConfigurationError,
+    NotFound,
+    OutOfResources,
+    Permanent,
+    Unreachable,
+)
+from dicom_node.base.toml_edit import Values
+from dicom_node.running import Reloaded
+from dicom_node.settings import Settings
+from dicom_node.store.ledger.events import Actor
+from dicom_node.store.uses import Note, Use
+
+Kind = Literal["peers", "rules"]
+Act = Literal["add", "change", "remove", "move", "undo"]
+
+WORDS: dict[str, str] = {"peers": "peer", "rules": "rule"}
+
+LARGEST = 64 << 10
+"""Characters of one table: no peer and no rule needs as many."""
+
+MOST_KEPT = 500
+"""Changes in the history; when there are more, the oldest fifth goes."""
+
+_SECRET_COMMENT = re.compile(
+    r"^([ \t]*#.*?(?:password|passwort|secret|token|webhook|bearer)\w*\s*[=:]).*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+Reload = Callable[[Actor], Reloaded]
+
+
+class FileChanged(Permanent):
+    """The file is not the one that a change was made on; nothing was written.
+
+    Parameters
+    ----------
+    why : str
+    since : sequence of PastChange
+        What was changed meanwhile by way of the node, the oldest first; empty where the file was
+        edited by other means.
+    """
+
+    def __init__(self, why: str, since: Sequence[PastChange] = ()) -> None:
+        super().__init__(why)
+        self.since = tuple(since)
+
+
+class ReadOnlyFile(Permanent):
+    """The file cannot be written from here.
+
+    Parameters
+    ----------
+    why : str
+    lines : str
+        What the table has to be; empty for one that has to go.
+    """
+
+    def __init__(self, why: str, lines: str) -> None:
+        super().__init__(why)
+        self.lines = lines
+
+
+class ReloadRefused(ConfigurationError):
+    """The node did not take the file, which is again what it was before."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableChange:
+    """One wish: what a table shall be.
+
+    ``values`` are its keys as TOML has them, None removes it. ``place`` is where a rule shall
+    stand, 0 for the first. ``is_new`` refuses a name that is taken.
+    """
+
+    kind: Kind
+    name: str
+    values: Values | None = None
+    place: int | None = None
+    is_new: bool = False
+    is_move: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """The file at one moment."""
+
+    text: str
+    mark: str
+    """Its hash: what a change was made on."""
+    content: dict[str, Any]
+
+    def table(self, kind: Kind, name: str) -> Values | None:
+        """Return the keys of a peer or a rule; None where there is none of this name."""
+        if kind == "peers":
+            found = self.content.get("peers", {}).get(name)
+        else:
+            found = next((r for r in self.content.get("rules", []) if r.get("name") == name), None)
+        return found if isinstance(found, dict) else None
+
+    def place(self, name: str) -> int | None:
+        """Return where a rule stands, 0 for the first."""
+        names = self.names("rules")
+        return names.index(name) if name in names else None
+
+    def names(self, kind: Kind) -> list[str]:
+        """Return the names of all peers or rules in the order of the file."""
+        if kind == "peers":
+            return list(self.content.get("peers", {}))
+        return [str(rule.get("name", "")) for rule in self.content.get("rules", [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A change as it would be written, found right."""
+
+    act: Act
+    kind: Kind
+    name: str
+    new_name: str
+    before: str
+    """The lines of the table; empty for a new one."""
+    after: str
+    """The lines that it would have; empty for one that is removed."""
+    old_place: int | None
+    place: int | None
+    text: str
+    base: str
+    settings: Settings
+
+    @property
+    def diff(self) -> str:
+        """The difference that people look at before it is written."""
+        return _difference(self.before, self.after, self.old_place, self.place)
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that change."""
+        one, other = _keys_of(self.before), _keys_of(self.after)
+        return [key for key in {**one, **other} if one.get(key) != other.get(key)]
+
+
+@dataclass(frozen=True, slots=True)
+class PastChange:
+    """A change as the history keeps it."""
+
+    number: int
+    at: float
+    by: str
+    address: str
+    way: str
+    """How it came: ``page``, ``command line`` or ``API``."""
+    act: Act
+    kind: Kind
+    name: str
+    new_name: str
+    before: str
+    after: str
+    old_place: int | None
+    place: int | None
+    old_mark: str
+    mark: str
+    undoes: int = 0
+    """The change that this one has undone."""
+    problem: str = ""
+    """Why it did not last: the file is what it was before."""
+
+    @property
+    def diff(self) -> str:
+        """What it changed, line by line."""
+        return _difference(self.before, self.after, self.old_place, self.place)
+
+    @property
+    def what(self) -> str:
+        """Return it in a few words."""
+        words = {"add": "added", "change": "changed", "remove": "removed", "move": "moved"}
+        which = f"{WORDS[self.kind]} {self.name!r}"
+        if self.act == "undo":
+            return f"{which}: change {self.undoes} undone"
+        return f"{which} {words[self.act]}"
+
+    @classmethod
+    def read(cls, line: str) -> Self:
+        """Return the change that a line of the history holds."""
+        return cls(**json.loads(line))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A change that was written."""
+
+    change: PastChange
+    """What the history keeps; number 0 where nothing had to be changed."""
+    reloaded: Reloaded | None
+    """What the running node took; None where none runs, or it gives no answer."""
+    remark: str = ""
+    """What a person should know beside."""
+
+
+class ConfigFile:
+    """node.toml, changed by people through this node.
+
+    Parameters
+    ----------
+    path : Path
+        The file; a link is followed.
+    note : callable
+        Keeps a change in the audit trail.
+    reload : callable, optional
+        Lets the running node take the file; None where none runs.
+    """
+
+    def __init__(self, path: Path, note: Note, reload: Reload | None = None) -> None:
+        self.path = path.resolve()
+        self._note = note
+        self._reload = reload
+
+    @classmethod
+    def of_node(cls, path: Path, data_dir: Path, note: Note) -> Self:
+        """Return the file of the node that runs on a data folder, if one does."""
+
+        def reload(by: Actor) -> Reloaded:
+            return running.ask_reload(data_dir, by)
+
+        return cls(path, note, reload if running.is_running(data_dir) else None)
+
+    def read(self) -> Revision:
+        """Return the file as it is now.
+
+        Raises
+        ------
+        ConfigurationError
+            It cannot be read, or is not TOML.
+        """
+        try:
+            text = self.path.read_bytes().decode("utf-8")
+        except OSError as exc:
+            raise ConfigurationError(f"{self.path}: {exc.strerror or exc}") from exc
+        except UnicodeDecodeError as exc:
+            raise ConfigurationError(f"{self.path}: save the file as UTF-8") from exc
+        content = toml.parse(text.lstrip("\ufeff"), self.path)
+        return Revision(text, _mark(text), content)
+
+    def why_read_only(self) -> str:
+        """Return why the file cannot be written from here; empty where it can."""
+        folder = self.path.parent
+        try:
+            known = self.path.stat()
+            if os.statvfs(folder).f_flag & os.ST_RDONLY:
+                return "its file system is mounted read-only"
+        except OSError as exc:
+            return exc.strerror or str(exc)
+        if not os.access(self.path, os.W_OK):
+            return "this user may not write it"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return f"this user may not write the folder {folder}, which a safe change needs"
+        if os.geteuid() not in (0, known.st_uid):
+            return "it belongs to another user, and would be this one's afterwards"
+        return ""
+
+    def draft(self, wanted: TableChange, base: str = "") -> Draft:
+        """Return a change as it would be written; nothing is.
+
+        Parameters
+        ----------
+        base : str
+            The mark of the revision that it was made on; empty: of whatever there is now.
+
+        Raises
+        ------
+        ConfigurationError
+            The file would be wrong; the message is that of ``config check``.
+        FileChanged
+            The file is another one by now.
+        NotFound
+            There is no such peer or rule to remove or to move.
+        """
+        revision = self.read()
+        if base and revision.mark != base:
+            since = self._since(base)
+            who = f" by {since[-1].by}" if since and since[-1].by else ""
+            raise FileChanged(f"{self.path.name} was changed{who} meanwhile", since)
+        return self._drafted(revision, wanted)
+
+    def _drafted(self, revision: Revision, wanted: TableChange) -> Draft:
+        kind, name, values = wanted.kind, wanted.name, wanted.values
+        old = revision.table(kind, name)
+        if old is None and (values is None or wanted.is_move):
+            raise NotFound(f"no {WORDS[kind]} is named {name[:64]!r}")
+        if old is not None and wanted.is_new:
+            raise ConfigurationError(f"a {WORDS[kind]} is named {name!r} already; take another")
+        act: Act = "move" if wanted.is_move else "add" if old is None else "change"
+        act = "remove" if values is None and not wanted.is_move else act
+        text, place = revision.text, wanted.place
+        if wanted.is_move:
+            text = toml_edit.move_rule(text, name, place or 0)
+        elif kind == "peers":
+            text = toml_edit.change_peer(text, name, values)
+        else:
+            text = toml_edit.change_rule(text, name, values, place)
+        new_name = name if values is None or kind == "peers" else str(values.get("name", name))
+        return self._judged(revision, act, kind, (name, new_name), text)
+
+    def _judged(
+        self, revision: Revision, act: Act, kind: Kind, names: tuple[str, str], text: str
+    ) -> Draft:
+        """Return a draft, once the whole file is found right."""
+        name, new_name = names
+        after = toml_edit.table_text(text, kind, new_name)
+        if len(after) > LARGEST:
+            raise ConfigurationError(f"{WORDS[kind]} {name!r} has more than {LARGEST} characters")
+        content = toml.parse(text.lstrip("\ufeff"), self.path)
+        settings = toml.settings(Settings, content, self.path.name)
+        in_force.check_tls(settings, self.path.name)
+        fresh = Revision(text, _mark(text), content)
+        is_rule = kind == "rules"
+        return Draft(
+            act,
+            kind,
+            name,
+            new_name,
+            toml_edit.table_text(revision.text, kind, name),
+            after,
+            revision.place(name) if is_rule else None,
+            fresh.place(new_name) if is_rule else None,
+            text,
+            revision.mark,
+            settings,
+        )
+
+    def change(self, wanted: TableChange, by: Actor, way: str, base: str = "") -> Outcome:
+        """Write a change, keep it in the history and let the running node take it.
+
+        Raises
+        ------
+        ConfigurationError, FileChanged, NotFound
+            See `draft`; nothing was written.
+        ReadOnlyFile
+            The file cannot be written; the error holds the text to copy.
+        ReloadRefused
+            The node did not take it: file and node are what they were before.
+        """
+        with self._alone():
+            return self._write(self.draft(wanted, base), by, way)
+
+    def undo(self, number: int, by: Actor, way: str) -> Outcome:
+        """Undo a change of the history; this is a change itself, and may be undone.
+
+        Raises
+        ------
+        NotFound
+            The history has no such change, or it did not last.
+        FileChanged
+            The table was changed again since.
+        ConfigurationError, ReadOnlyFile, ReloadRefused
+            See `change`.
+        """
+        with self._alone():
+            return self._write(self.undoing(number), by, way, undoes=number)
+
+    def undoing(self, number: int) -> Draft:
+        """Return the change that would undo a change of the history; see `undo`."""
+        known = {one.number: one for one in self.history()}
+        past = known.get(number)
+        if past is None:
+            raise NotFound(f"the history has no change {number}")
+        if past.problem:
+            raise NotFound(f"change {number} did not last: there is nothing to undo")
+        revision = self.read()
+        name, text = past.new_name, revision.text
+        now = toml_edit.table_text(text, past.kind, name)
+        if _hidden(now) != past.after:
+            later = [
+                one for one in known.values()
+                if one.number > number and not one.problem and one.kind == past.kind
+                and past.new_name in (one.name, one.new_name)
+            ]  # fmt: skip
+            what = f"change {later[-1].number} first" if later else "nothing here, but edit it"
+            raise FileChanged(
+                f"{WORDS[past.kind]} {name!r} was changed again since; undo {what}", later
+            )
+        if not past.before and past.after:
+            text = (
+                toml_edit.change_peer(text, name, None)
+                if past.kind == "peers"
+                else toml_edit.change_rule(text, name, None)
+            )
+        elif past.before != past.after:
+            text = toml_edit.put_back(text, past.kind, name, past.before, past.old_place)
+        elif past.old_place is not None:
+            text = toml_edit.move_rule(text, name, past.old_place)
+        return self._judged(revision, "undo", past.kind, (name, past.name), text)
+
+    def history(self) -> list[PastChange]:
+        """Return the changes that are kept, the oldest first.
+
+        Raises
+        ------
+        ConfigurationError
+            The history cannot be read.
+        """
+        try:
+            lines = self._history.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigurationError(f"{self._history}: cannot be read: {exc}") from exc
+        found: dict[int, PastChange] = {}
+        for line in lines:
+            with suppress(ValueError, TypeError):  # a line that a full disk has cut
+                one = PastChange.read(line)
+                found[one.number] = one  # a later line tells that it did not last
+        return list(found.values())
+
+    def _write(self, draft: Draft, by: Actor, way: str, undoes: int = 0) -> Outcome:
+        if why := self.why_read_only():
+            raise ReadOnlyFile(f"{self.path.name} cannot be written: {why}", draft.after)
+        old = self.read()
+        if old.mark != draft.base:
+            raise FileChanged(f"{self.path.name} was changed meanwhile", self._since(draft.base))
+        known = self.history()
+        past = PastChange(
+            number=known[-1].number + 1 if known else 1,
+            at=time.time(),
+            by=by.name,
+            address=by.address,
+            way=way,
+            act=draft.act,
+            kind=draft.kind,
+            name=draft.name,
+            new_name=draft.new_name,
+            before=_hidden(draft.before),
+            after=_hidden(draft.after),
+            old_place=draft.old_place,
+            place=draft.place,
+            old_mark=old.mark,
+            mark=_mark(draft.text),
+            undoes=undoes,
+        )
+        if draft.text == old.text:
+            return Outcome(replace(past, number=0), None, "nothing changes: it is so already")
+        # First what shall be, then the file: no change is in force that nobody can look up.
+        self._keep(past, known)
+        try:
+            self._put(draft.text)
+        except OutOfResources as exc:
+            self._failed(past, str(exc), by, way)
+            raise
+        return self._taken(past, draft, old.text, by, way)
+
+    def _taken(self, past: PastChange, draft: Draft, old: str, by: Actor, way: str) -> Outcome:
+        """Let the running node take the file, or put the old one back."""
+        reloaded, remark = None, "no node runs here; its next start reads it"
+        if self._reload is not None:
+            try:
+                reloaded, remark = self._reload(by), ""
+            except ConfigurationError as exc:
+                remark = f"the node refused it: {exc}"
+                if self.read().mark == past.mark:
+                    self._put(old)
+                    remark = f"{remark}; the file is what it was before"
+                self._failed(past, remark, by, way)
+                raise ReloadRefused(remark) from exc
+            except Unreachable as exc:
+                remark = f"written; {exc}"
+        keys = f": {', '.join(draft.keys)}" if draft.keys else ""
+        alert = f"{past.what}{keys}"
+        self._note(Use("configured", by.name, way, address=by.address, alert=alert))
+        return Outcome(past, reloaded, remark)
+
+    def _failed(self, past: PastChange, why: str, by: Actor, way: str) -> None:
+        self._append(replace(past, problem=why))
+        alert = f"{past.what}: {why}"
+        use = Use("configured", by.name, way, address=by.address, alert=alert, is_served=False)
+        self._note(use)
+
+    def _since(self, base: str) -> list[PastChange]:
+        """Return the changes that lead from a revision to that of now, as far as they are known."""
+        with suppress(ConfigurationError):
+            lasting = [one for one in self.history() if not one.problem]
+            at = [n for n, one in enumerate(lasting) if one.old_mark == base]
+            if at:
+                return lasting[at[-1] :]
+        return []
+
+    # files ----------------------------------------------------------------------------------------
+
+    @property
+    def _history(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.history")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other writers out: two browsers, or a browser and a command."""
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:
+            yield  # a folder that cannot be written: nothing will be
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _put(self, text: str) -> None:
+        """Put a text in the file's place as a whole, with the owner and the mode of before."""
+        _replace_file(self.path, text, like=self.path)
+
+    def _keep(self, past: PastChange, known: Sequence[PastChange]) -> None:
+        if len(known) >= MOST_KEPT:
+            kept = known[MOST_KEPT // 5 :]
+            text = "".join(f"{_line(one)}\n" for one in kept)
+            _replace_file(self._history, text, like=self._history)
+        self._append(past)
+
+    def _append(self, past: PastChange) -> None:
+        is_new = not self._history.exists()
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            descriptor = os.open(self._history, flags, 0o600)
+            with os.fdopen(descriptor, "ab") as file:
+                # behind a line that was cut this one begins on its own
+                file.write(f"\n{_line(past)}\n".encode())
+                file.flush()
+                os.fsync(file.fileno())
+            if is_new:
+                known = self.path.stat()
+                with suppress(PermissionError):
+                    os.chown(self._history, known.st_uid, known.st_gid)
+                _sync_folder(self.path.parent)
+        except OSError as exc:
+            raise OutOfResources(f"{self._history}: {exc.strerror or exc}") from exc
+
+
+def _replace_file(path: Path, text: str, like: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        known = like.stat()
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            shutil.copystat(like, temporary)
+            os.utime(temporary)
+            if (known.st_uid, known.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(file.fileno(), known.st_uid, known.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(known.st_mode))
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as exc:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OutOfResources(f"{path}: cannot be written: {exc.strerror or exc}") from exc
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _line(past: PastChange) -> str:
+    return json.dumps(asdict(past), ensure_ascii=False)
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _hidden(lines: str) -> str:
+    """Return the lines of a table without what a comment in them may tell of a password."""
+    return _SECRET_COMMENT.sub(r"\1 (hidden)", lines)
+
+
+def _keys_of(lines: str) -> dict[str, Any]:
+    content = toml.parse(lines, "") if lines else {}
+    for one in content.get("peers", {}).values():
+        return dict(one)
+    return dict(content["rules"][0]) if content.get("rules") else {}
+
+
+def _difference(before: str, after: str, old_place: int | None, place: int | None) -> str:
+    before, after = _hidden(before), _hidden(after)
+    lines = list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=50))
+    shown = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+    if old_place is not None and place is not None and old_place != place:
+        shown.append(f"place among the rules: {old_place + 1} -> {place + 1}")
+    return "\n".join(shown)
