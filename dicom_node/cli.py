@@ -129,6 +129,16 @@ def _act_commands(commands: Any) -> None:
         _adopt,
     )
     adopt.add_argument("ident", metavar="ID")
+    for name, what, act in (
+        ("hold", "Hold a destination, model, rule or worker back; what is theirs waits.", _hold),
+        ("let-go", "Let something go that is held; what waited goes on.", _let_go),
+    ):
+        command = _add(commands, name, what, act)
+        kinds = ("destination", "model", "rule", "worker")
+        command.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
+        command.add_argument("name", metavar="NAME", help="as status shows it")
+        if name == "hold":
+            command.add_argument("--why", default="", metavar="TEXT", help="for those who see it")
     _add(commands, "purge", "Remove files that the retention rules no longer keep.", _purge)
 
 
@@ -476,6 +486,27 @@ def _adopt(options: argparse.Namespace) -> int:
     spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free)
     made = adopt(settings, spool, _ledger(settings), options.ident, by=_actor())
     show.acted("adopted", made, as_json=options.json)
+    return OK
+
+
+def _hold(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    settings = _settings_in_force(options)
+    is_new = _ledger(settings).holds.hold(options.kind, options.name, _actor(), options.why)
+    if is_new:
+        _note(settings, "configured", "hold", f"{options.kind} {options.name} is held")
+    show.acted("held", int(is_new), as_json=options.json)
+    return OK
+
+
+def _let_go(options: argparse.Namespace) -> int:
+    from dicom_node.operate import show
+
+    settings = _settings_in_force(options)
+    _ledger(settings).holds.let_go(options.kind, options.name)
+    _note(settings, "configured", "let-go", f"{options.kind} {options.name} is let go")
+    show.acted("let-go", 1, as_json=options.json)
     return OK
 
 

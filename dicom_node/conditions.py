@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 from dicom_node.base.errors import ChexFractError
+from dicom_node.base.local_time import local_time
 from dicom_node.base.translation import mark
 from dicom_node.flow import broker
 from dicom_node.peers import HostNames, who_calls
 from dicom_node.settings import Settings, Tls
 from dicom_node.store.ledger import DestinationState, Ledger, Waiting
+from dicom_node.store.ledger.holds import Hold
 from dicom_node.store.ledger.refused import RefusedCaller
 from dicom_node.store.spool import Spool
 
@@ -168,7 +170,7 @@ def of_workers(
 
 def is_down(line: DestinationState) -> bool:
     """Return whether reports wait for a destination that did not answer when last asked."""
-    return bool(line.failures and line.waiting)
+    return bool(line.failures and line.waiting and not line.is_held)
 
 
 def of_destinations(lines: Iterable[DestinationState]) -> Iterator[Condition]:
@@ -180,6 +182,34 @@ def of_destinations(lines: Iterable[DestinationState]) -> Iterator[Condition]:
             advice = mark("Test it on the page Peers; the reports go out by themselves when it "
                           "answers.")  # fmt: skip
             yield Condition("archive-away", "stop", what, advice, values, line.name, "/peers")
+
+
+HELD_WORDS: Mapping[str, str] = {
+    "destination": mark("Destination %(name)s is held since %(since)s by %(who)s%(why)s: its "
+                        "reports wait."),
+    "model": mark("Model %(name)s is held since %(since)s by %(who)s%(why)s: its images wait."),
+    "rule": mark("Rule %(name)s is held since %(since)s by %(who)s%(why)s: its images wait."),
+    "worker": mark("Worker %(name)s is held since %(since)s by %(who)s%(why)s: it gets no image."),
+}  # fmt: skip
+"""What is held, by its kind."""
+
+HELD_PAGES = {"destination": "/peers", "rule": "/rules", "model": "/models", "worker": "/models"}
+
+
+def of_holds(held: Iterable[Hold]) -> Iterator[Condition]:
+    """Yield what people hold back: nothing is lost, and somebody has to let it go again."""
+    for one in held:
+        values = {
+            "name": one.name,
+            "since": f"{local_time(one.since):%Y-%m-%d %H:%M}",
+            "who": one.held_by or mark("somebody"),
+            "why": f" ({one.reason})" if one.reason else "",
+        }
+        advice = mark("Nothing is lost. Let it go when it may go on.")
+        page = HELD_PAGES[one.kind]
+        yield Condition(
+            "held", "warn", HELD_WORDS[one.kind], advice, values, f"{one.kind} {one.name}", page
+        )
 
 
 def of_clock(now: float, last_event: float, jump: float = 0.0) -> Iterator[Condition]:
@@ -378,6 +408,7 @@ class Conditions:
                 yield from of_jobs(waiting, here, now)
                 yield from of_workers(settings, waiting, here)
             yield from of_destinations(ledger.history.status().destinations)
+            yield from of_holds(ledger.holds.held())
             yield from of_clock(now, ledger.history.last_event(), self._jump())
             yield from of_refused(settings, ledger.refused.recent(), now)
         except ChexFractError:

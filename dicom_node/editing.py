@@ -213,7 +213,7 @@ class PastChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ChangeOutcome:
     """A change that was written."""
 
     change: PastChange
@@ -355,7 +355,7 @@ class ConfigFile:
             settings,
         )
 
-    def change(self, wanted: TableChange, by: Actor, way: str, base: str = "") -> Outcome:
+    def change(self, wanted: TableChange, by: Actor, way: str, base: str = "") -> ChangeOutcome:
         """Write a change, keep it in the history and let the running node take it.
 
         Raises
@@ -370,7 +370,7 @@ class ConfigFile:
         with self._alone():
             return self._write(self.draft(wanted, base), by, way)
 
-    def undo(self, number: int, by: Actor, way: str) -> Outcome:
+    def undo(self, number: int, by: Actor, way: str) -> ChangeOutcome:
         """Undo a change of the history; this is a change itself, and may be undone.
 
         Raises
@@ -439,7 +439,7 @@ class ConfigFile:
                 found[one.number] = one  # a later line tells that it did not last
         return list(found.values())
 
-    def _write(self, draft: Draft, by: Actor, way: str, undoes: int = 0) -> Outcome:
+    def _write(self, draft: Draft, by: Actor, way: str, undoes: int = 0) -> ChangeOutcome:
         if why := self.why_read_only():
             raise ReadOnlyFile(f"{self.path.name} cannot be written: {why}", draft.after)
         old = self.read()
@@ -465,7 +465,7 @@ class ConfigFile:
             undoes=undoes,
         )
         if draft.text == old.text:
-            return Outcome(replace(past, number=0), None, "nothing changes: it is so already")
+            return ChangeOutcome(replace(past, number=0), None, "nothing changes: it is so already")
         # First what shall be, then the file: no change is in force that nobody can look up.
         self._keep(past, known)
         try:
@@ -475,7 +475,9 @@ class ConfigFile:
             raise
         return self._taken(past, draft, old.text, by, way)
 
-    def _taken(self, past: PastChange, draft: Draft, old: str, by: Actor, way: str) -> Outcome:
+    def _taken(
+        self, past: PastChange, draft: Draft, old: str, by: Actor, way: str
+    ) -> ChangeOutcome:
         """Let the running node take the file, or put the old one back."""
         reloaded, remark = None, "no node runs here; its next start reads it"
         if self._reload is not None:
@@ -493,7 +495,7 @@ class ConfigFile:
         keys = f": {', '.join(draft.keys)}" if draft.keys else ""
         alert = f"{past.what}{keys}"
         self._note(Use("configured", by.name, way, address=by.address, alert=alert))
-        return Outcome(past, reloaded, remark)
+        return ChangeOutcome(past, reloaded, remark)
 
     def _failed(self, past: PastChange, why: str, by: Actor, way: str) -> None:
         self._append(replace(past, problem=why))

@@ -34,6 +34,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "chexfract-node settle 1.2.826.0.1.3680043.8.498.1 --as given-up --to archive",
     ),
     "chexfract-node adopt": ("chexfract-node adopt 1.2.826.0.1.3680043.8.498.1",),
+    "chexfract-node hold": (
+        "chexfract-node hold destination archive --why 'it moves tonight'",
+        "chexfract-node hold model phantom",
+    ),
+    "chexfract-node let-go": ("chexfract-node let-go destination archive",),
     "chexfract-node purge": ("chexfract-node purge",),
     "chexfract-node send": (
         "chexfract-node send --test --to archive",

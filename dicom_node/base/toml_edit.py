@@ -38,7 +38,7 @@ _IDLE_LINE = re.compile(r"[ \t]*(?:#.*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class TableBlock:
     """Where one table stands in the text."""
 
     path: tuple[str, ...]
@@ -200,7 +200,7 @@ def put_back(text: str, kind: str, name: str, lines: str, place: int | None = No
 # where tables stand -------------------------------------------------------------------------------
 
 
-def _blocks(text: str, kind: str) -> list[Block]:
+def _blocks(text: str, kind: str) -> list[TableBlock]:
     """Return the blocks of ``[peers.…]`` or ``[[rules]]`` in their order."""
     heads = list(_heads(text))
     groups: list[list[tuple[int, tuple[str, ...], bool]]] = []
@@ -222,7 +222,7 @@ def _blocks(text: str, kind: str) -> list[Block]:
             continue
         end = _end(text, group[-1][0], limit)
         inner = tuple((at, of) for at, of, _ in group)
-        blocks.append(Block(path, starts[number], end, inner))
+        blocks.append(TableBlock(path, starts[number], end, inner))
     return blocks
 
 
@@ -290,7 +290,7 @@ def _end(text: str, head: int, limit: int) -> int:
 # what is written ----------------------------------------------------------------------------------
 
 
-def _replace(text: str, block: Block, values: Values | None, path: tuple[str, ...]) -> str:
+def _replace(text: str, block: TableBlock, values: Values | None, path: tuple[str, ...]) -> str:
     if values is None:
         rest = text[block.end :]
         # of the blank lines on both sides those above stay

@@ -201,6 +201,8 @@ class Deliverer:
             return False
         line = self._line(name, peer)
         for delivery in due:
+            if self._ledger.holds.is_held("destination", name):
+                return False
             try:
                 if line.ensure(_classes(peer, due)):
                     self._ledger.deliveries.resume(name)

@@ -20,7 +20,7 @@ from dicom_node.editing import (
     Draft,
     FileChanged,
     Kind,
-    Outcome,
+    ChangeOutcome,
     ReadOnlyFile,
     TableChange,
 )
@@ -148,7 +148,7 @@ def _shown(draft: Draft, *, as_json: bool) -> int:
     return 0
 
 
-def _said(outcome: Outcome, *, as_json: bool) -> int:
+def _said(outcome: ChangeOutcome, *, as_json: bool) -> int:
     change = outcome.change
     if as_json:
         taken = asdict(outcome.reloaded) if outcome.reloaded else None

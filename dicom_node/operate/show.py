@@ -35,6 +35,7 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
     recent = [_arrival(row) for row in ledger.history.recent(limit=limit)]
     done, old = ledger.filling.progress()
     refused = ledger.refused.recent()
+    held = ledger.holds.held()
     if as_json:
         print_json(
             {
@@ -42,6 +43,7 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
                 "filled": done,
                 "to_fill": old,
                 "recent": recent,
+                "held": views.as_json(held),
                 "refused_callers": [
                     asdict(one) | {"table": peer_table(one.ae_title, one.address)}
                     for one in refused
@@ -66,6 +68,11 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
     for one in refused[:5]:
         who = f"{one.ae_title}@{one.address}" if one.ae_title else one.address
         console.print(escape(_printable(f"{'refused':11} {who}: {one.reason} ({one.count} times)")))
+    for hold in held:
+        who = f" by {hold.held_by}" if hold.held_by else ""
+        why = f": {hold.reason}" if hold.reason else ""
+        text = f"{'held':11} {hold.kind} {hold.name} since {_iso(hold.since)}{who}{why}"
+        console.print(escape(_printable(text)))
     if totals.oldest_open_s:
         console.print(f"{'oldest':11} a job has waited for {totals.oldest_open_s:.0f} s")
     for line in totals.destinations:

@@ -90,6 +90,8 @@ def _work(settings: Settings, book: Ledger) -> Iterator[Check]:
     elif not late and is_running(settings.node.data_dir):
         advice = "send an image, or run chexfract-node selftest"
         yield warned("jobs", "no worker has claimed a job yet", advice)
+    for held in conditions.of_holds(book.holds.held()):
+        yield warned("held", held.text, f"chexfract-node let-go {held.name}")
     for line in book.history.status().destinations:
         if conditions.is_down(line):
             what = f"{line.waiting} reports wait for {line.name}: {line.reason}"

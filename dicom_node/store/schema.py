@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """Every schema version there was; the last one is that of this software."""
 
 metadata = MetaData(
@@ -415,6 +415,31 @@ web_sessions = Table(
     _time("seen_at"),
     _time("until"),
 )
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    _text("reason"),
+    _text("held_by"),
+    _text("address"),
+    _time("since"),
+)
+"""What people hold back until they let it go: destinations, models, rules, workers. Since 0007."""
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("ident", String(16), nullable=False, unique=True),
+    Column("user_name", String(64), nullable=False),
+    _text("label"),
+    _text("made_by"),
+    _time("created_at"),
+    _time("used_at"),
+)
+"""Keys by which programs act for a person, hashed. Since 0007."""
 
 marks = Table(
     "marks",

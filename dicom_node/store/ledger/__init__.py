@@ -11,11 +11,13 @@ from typing import Self
 from dicom_node.base.errors import ChexFractError
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.acts import Acts
+from dicom_node.store.ledger.api_keys import ApiKeys
 from dicom_node.store.ledger.commitments import Commitments, Uncommitted
 from dicom_node.store.ledger.database import Database, Watch
 from dicom_node.store.ledger.deliveries import Deliveries, DueDelivery, ReportFile
 from dicom_node.store.ledger.filling import Filling
 from dicom_node.store.ledger.history import History
+from dicom_node.store.ledger.holds import Holds
 from dicom_node.store.ledger.instances import Instance, Instances, Receipt, Route
 from dicom_node.store.ledger.jobs import Claimed, Expired, Held, JobLedger, Waiting
 from dicom_node.store.ledger.purge import Purge
@@ -77,6 +79,10 @@ class Ledger:
         Indexes and counts that an upgrade leaves to be made.
     sessions : Sessions
         Who is signed in on the pages.
+    api_keys : ApiKeys
+        Keys by which programs act for a person.
+    holds : Holds
+        What people hold back until they let it go.
     database : Database
         The connection under all of them.
     """
@@ -101,6 +107,8 @@ class Ledger:
         self.filling = Filling(*both)
         self.upgrading = Upgrading(self.database)
         self.sessions = Sessions(*both)
+        self.api_keys = ApiKeys(*both)
+        self.holds = Holds(*both)
 
     @classmethod
     def open(cls, url: str, clock: Clock | None = None) -> Self:

@@ -17,6 +17,7 @@ from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.deliveries import IS_SENT, commit_delivery, settle_delivery
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.states import DeliveryState
 from dicom_node.store.schema import commitments, deliveries, jobs, objects
 
@@ -56,7 +57,9 @@ class Commitments:
         """Return when the next commitment is to be asked for; None when none is."""
         with self._database.reading() as connection:
             found = connection.scalar(
-                sa.select(sa.func.min(deliveries.c.ask_at)).where(deliveries.c.ask_at > 0, IS_SENT)
+                sa.select(sa.func.min(deliveries.c.ask_at)).where(
+                    deliveries.c.ask_at > 0, IS_SENT, _is_free()
+                )
             )
         return None if found is None else float(found)
 
@@ -192,9 +195,13 @@ class Commitments:
             append(connection, [NewEvent(settled.source, Stage.RETRYING, now, row.job, details)])
 
 
+def _is_free() -> sa.ColumnElement[bool]:
+    return deliveries.c.destination.not_in(names_of("destination"))
+
+
 def _is_due(now: float) -> sa.ColumnElement[bool]:
     at = deliveries.c.ask_at
-    return IS_SENT & (at > 0) & (at <= now)
+    return IS_SENT & (at > 0) & (at <= now) & _is_free()
 
 
 def _due(connection: Connection, name: str, now: float, limit: int) -> list[Uncommitted]:

@@ -13,6 +13,7 @@ from dicom_node.base.job import RejectionNote, Result
 from dicom_node.store.clock import TOLERANCE_S, Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.replaced import NOTE
 from dicom_node.store.ledger.states import UNSENT, DeliveryState
@@ -117,6 +118,7 @@ class Deliveries:
                         IS_UNSENT,
                         deliveries.c.next_at <= now,
                         deliveries.c.destination.not_in(held),
+                        deliveries.c.destination.not_in(names_of("destination")),
                     )
                     .distinct()
                     .order_by(deliveries.c.destination)
@@ -133,7 +135,7 @@ class Deliveries:
                 sa.select(sa.func.min(at))
                 .select_from(deliveries)
                 .outerjoin(destinations, destinations.c.name == deliveries.c.destination)
-                .where(IS_UNSENT)
+                .where(IS_UNSENT, deliveries.c.destination.not_in(names_of("destination")))
             )
         return None if found is None else float(found)
 

@@ -19,6 +19,7 @@ from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.deliveries import IS_SENT
 from dicom_node.store.ledger.events import Details, Event, NewEvent, append
 from dicom_node.store.ledger.events import Stage as Kind
+from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.makers import DEVICE_UID, JOB_COLUMNS, MODEL_VERSION
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.search import newest_numbers, words_of
@@ -498,6 +499,7 @@ def _destinations(connection: Connection, now: float) -> Iterator[DestinationSta
     )
     uncommitted: dict[str, int] = {row[0]: row[1] for row in awaited}
     known = {row.name: row for row in connection.execute(sa.select(destinations)).all()}
+    by_people = set(connection.scalars(names_of("destination")))
     for name in sorted({*waiting, *known, *uncommitted}):
         count, oldest = waiting.get(name, (0, now))
         row = known.get(name)
@@ -509,6 +511,7 @@ def _destinations(connection: Connection, now: float) -> Iterator[DestinationSta
             failures=row.failures if row else 0,
             held_until=row.held_until if row else 0.0,
             reason=row.reason if row else "",
+            is_held=name in by_people,
         )
 
 

@@ -16,6 +16,7 @@ from dicom_node.store.clock import TOLERANCE_S, Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.deliveries import insert_deliveries
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.holds import is_held, names_of
 from dicom_node.store.ledger.makers import Makers
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.states import HELD, OPEN, WITH_RESULT, JobState
@@ -23,6 +24,9 @@ from dicom_node.store.schema import IS_UNFINISHED, instances, jobs, objects, ord
 
 LONGEST_WAIT_S = 120.0
 """No wait of a job that was given back is longer."""
+
+TURNED_AWAY_S = 2.0
+"""Wait of a job for another worker, after one that is held has come for it."""
 
 _IN_COLUMNS = {
     "token",
@@ -123,6 +127,7 @@ class JobLedger:
                     jobs.c.model == model,
                     wanted,
                     jobs.c.next_at <= now,
+                    *_is_free(),
                 )
                 .order_by(jobs.c.priority, jobs.c.received_at, jobs.c.id)
                 .limit(limit)
@@ -175,7 +180,10 @@ class JobLedger:
     def waiting(self) -> dict[str, Waiting]:
         """Return how many jobs of each model are due, handed out and being worked on."""
         now = self._clock.wall()
-        due = sa.func.sum(sa.case((jobs.c.next_at <= now, 1), else_=0))
+        free = sa.and_(*_is_free())
+        due = sa.func.sum(sa.case((free & (jobs.c.next_at <= now), 1), else_=0))
+        counts = free | (jobs.c.state != JobState.RECEIVED)
+        oldest = sa.func.min(sa.case((counts, jobs.c.received_at)))
         columns = (jobs.c.model, jobs.c.state, jobs.c.priority)
         with self._database.reading() as connection:
             rows = connection.execute(
@@ -183,7 +191,7 @@ class JobLedger:
                     *columns,
                     sa.func.count().label("number"),
                     due.label("due"),
-                    sa.func.min(jobs.c.received_at).label("oldest"),
+                    oldest.label("oldest"),
                 )
                 .where(IS_UNFINISHED, jobs.c.state.in_(OPEN))
                 .group_by(*columns)
@@ -289,6 +297,8 @@ class JobLedger:
             There is no such job.
         """
         now = self._clock.wall()
+        if self._turns_away(job, token, worker, now):
+            raise _stale(job)
         with self._database.writing() as connection:
             changed = self._change(
                 connection,
@@ -316,6 +326,25 @@ class JobLedger:
                 held = _held(job, token, JobState.RUNNING)
                 self._change(connection, held, until=now + lease_s, dated_at=now)
         return Claimed(job, row.attempts, lease_s, row.size, row.file, order_of(row, row.ordered))
+
+    def _turns_away(self, job: str, token: str, worker: str, now: float) -> bool:
+        """Return whether a worker is held; then its ticket is void and the job soon another's."""
+        with self._database.reading() as connection:
+            if not is_held(connection, "worker", worker):
+                return False
+        with self._database.writing() as connection:
+            self._change(
+                connection,
+                _held(job, token, JobState.QUEUED),
+                state=JobState.RECEIVED,
+                token="",
+                until=0,
+                # or the held worker, which may be the only one, would take it again and again
+                next_at=now + TURNED_AWAY_S,
+                dated_at=now,
+            )
+            row = self._row(connection, job)
+        return (row.state, row.token) != (JobState.RUNNING, token)
 
     def instance_file(self, job: str, token: str) -> str:
         """Return the spool name of the Instance behind a running job.
@@ -524,13 +553,19 @@ class JobLedger:
             connection.execute(objects.insert().values(**row))
 
 
+def _is_free() -> tuple[sa.ColumnElement[bool], ...]:
+    """Return the conditions of jobs that nobody holds back."""
+    return (jobs.c.model.not_in(names_of("model")), jobs.c.rule.not_in(names_of("rule")))
+
+
 def _waiting(rows: Sequence[Row[Any]]) -> Waiting:
     """Return the counts of one model from its rows, one per state and priority."""
     due, queued, running, oldest = [0, 0, 0], [0, 0, 0], 0, 0.0
     for row in rows:
         if row.state == JobState.RECEIVED:
             due[row.priority] = int(row.due)
-            oldest = min(oldest or row.oldest, row.oldest)
+            if row.oldest is not None:
+                oldest = min(oldest or row.oldest, row.oldest)
         elif row.state == JobState.QUEUED:
             queued[row.priority] = row.number
             oldest = min(oldest or row.oldest, row.oldest)

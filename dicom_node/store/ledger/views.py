@@ -310,6 +310,8 @@ class DestinationState(View):
     failures: int = 0
     held_until: float = 0.0
     reason: str = ""
+    is_held: bool = False
+    """Whether a person holds it until they let it go."""
 
 
 @dataclass(frozen=True, slots=True)
