@@ -16,11 +16,11 @@ from dicom_node.base.local_time import local_time
 from dicom_node.base.toml_fields import changed_by_words, fields_of
 from dicom_node.editing import (
     WORDS,
+    ChangeOutcome,
     ConfigFile,
     Draft,
     FileChanged,
     Kind,
-    ChangeOutcome,
     ReadOnlyFile,
     TableChange,
 )
