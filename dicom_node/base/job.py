@@ -73,7 +73,8 @@ class ReportOrder(Message):
     predecessor: Predecessor | None = None
     objects: tuple[ObjectKind, ...] = ("sr",)
     sop_classes: tuple[str, ...] = ("comprehensive3d",)
-    """SR SOP classes to build: comprehensive3d, comprehensive, enhanced, in order of preference."""
+    """SR SOP classes to build: comprehensive3d, comprehensive, enhanced. A node asks for one and
+    makes the others of it; nodes of 0.1.0 ask for each that a destination may want."""
     series_datetime: AwareDatetime | None = None
     """When the first report of the Study and model was made; None where that is not known."""
     procedure: tuple[str, str, str] | None = None

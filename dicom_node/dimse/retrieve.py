@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -17,7 +16,7 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
-from dicom_node.base.errors import ChexFractError, Transient
+from dicom_node.base.errors import ChexFractError, NotUnderstood, Transient
 from dicom_node.base.logs import Sparse
 from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse import patches
@@ -26,7 +25,7 @@ from dicom_node.dimse.security import requestor, shown_certificate
 from dicom_node.peers import bare_title, who_calls, who_is_named
 from dicom_node.settings import Peer, Settings
 from dicom_node.standard import matching
-from dicom_node.standard.sr_classes import SR_CLASSES, is_exchangeable, recast
+from dicom_node.standard.sr_classes import SR_CLASSES, is_exchangeable
 from dicom_node.store.catalogue import LEVELS, UNIQUE, Catalogue, Level, Stored, answer, uncompared
 from dicom_node.store.uses import Use, encoded, noting, studies_of
 
@@ -189,17 +188,11 @@ class Retrieval:
     def _content(self, stored: Stored, taken: Sequence[str]) -> Dataset | None:
         """Return an object as the receiver takes it, None where it takes it in no way."""
         try:
-            if stored.sop_class_uid in taken:
-                return dcmread(stored.path)
-            others = [uid for uid in taken if is_exchangeable(uid)]
-            if is_exchangeable(stored.sop_class_uid) and others:
-                files = self._catalogue.variants(stored)
-                made = next((files[uid] for uid in others if uid in files), None)
-                return dcmread(made) if made else recast(dcmread(stored.path), others[0])
-        except (OSError, InvalidDicomError):
+            given = self._catalogue.give_out(stored, taken)
+            return None if given is None else given.read()
+        except (OSError, InvalidDicomError, NotUnderstood):
             logger.warning("%s is no longer in the spool", stored.sop_instance_uid)
             return _gone(stored)
-        return None
 
     def _named(self, event: evt.Event) -> tuple[list[Stored], Dataset | None]:
         """Return the objects that the identifier names, and the status of a failure."""

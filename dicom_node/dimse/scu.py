@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_file_meta_info, read_partial
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
@@ -129,8 +130,8 @@ class Destination:
             for context in (self._assoc.accepted_contexts if self._assoc else ())
         )
 
-    def store(self, path: Path) -> int:
-        """Send one Part 10 file and return the status of the answer.
+    def store(self, content: Path | bytes) -> int:
+        """Send one Part 10 file, or its bytes, and return the status of the answer.
 
         The bytes of its data set go out as they are where the peer accepted their transfer syntax;
         otherwise they are encoded again in the one that it accepted.
@@ -144,14 +145,16 @@ class Destination:
         Unreachable
             The association broke, or the peer fell silent.
         """
-        sop_class, syntax = _kind(path)
+        sop_class, syntax = _kind(content)
         if not self._assoc or not self._assoc.is_established:
             raise Unreachable(f"{self.name} closed the association; it will be tried again")
         if not self.accepts(sop_class):
             raise Refused(f"{self.name} takes no objects of SOP class {sop_class}")
         # A slow line is not a silent peer: a large object may take its time.
-        self._assoc.dimse_timeout = self._peer.timeout + path.stat().st_size / SLOWEST
-        answer = self._send(path if self.accepts(sop_class, syntax) else dcmread(path))
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        self._assoc.dimse_timeout = self._peer.timeout + size / SLOWEST
+        is_as_it_is = isinstance(content, Path) and self.accepts(sop_class, syntax)
+        answer = self._send(content if is_as_it_is else dcmread(_source(content)))
         self._used = time.monotonic()
         if "Status" not in answer:
             self.close()
@@ -372,15 +375,23 @@ def _batches(
         yield batch, list(kinds)
 
 
-def _kind(path: Path) -> tuple[str, str]:
+def _source(content: Path | bytes) -> Path | BytesIO:
+    return content if isinstance(content, Path) else BytesIO(content)
+
+
+def _kind(content: Path | bytes) -> tuple[str, str]:
     """Return SOP class and transfer syntax of a Part 10 file."""
+    name = content if isinstance(content, Path) else "the object"
     try:
-        meta = read_file_meta_info(path)
+        if isinstance(content, Path):
+            meta = read_file_meta_info(content)
+        else:
+            meta = read_partial(BytesIO(content), stop_when=lambda *_: True).file_meta
         return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
     except OSError as exc:
-        raise NotUnderstood(f"{path} cannot be read: {exc.strerror or exc}") from exc
+        raise NotUnderstood(f"{name} cannot be read: {exc.strerror or exc}") from exc
     except (InvalidDicomError, AttributeError, ValueError, EOFError) as exc:
-        raise NotUnderstood(f"{path} is not a DICOM file") from exc
+        raise NotUnderstood(f"{name} is not a DICOM file") from exc
 
 
 def _on_open(event: evt.Event, connected: threading.Event, timeout: float) -> None:

@@ -13,6 +13,7 @@ from dicom_node.flow.loop import Crew, Loop
 from dicom_node.peers import unknown_sender, who_calls
 from dicom_node.settings import SENDER, Peer, Settings
 from dicom_node.settings import Delivery as Waits
+from dicom_node.standard.part10 import recast
 from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.status import is_stored, meaning
 from dicom_node.store.ledger import DueDelivery, Ledger, ReportFile
@@ -77,8 +78,8 @@ class SendingAssociation(Protocol):
     def accepts(self, sop_class_uid: str) -> bool:
         """Return whether the peer accepted this SOP class."""
 
-    def store(self, path: Path) -> int:
-        """Send one object and return the status; `Unreachable` when the association breaks."""
+    def store(self, content: Path | bytes) -> int:
+        """Send one file and return the status; `Unreachable` when the association breaks."""
 
     def close(self) -> None:
         """Release the association."""
@@ -239,7 +240,7 @@ class Deliverer:
             return
         began = self.clock.monotonic()
         try:
-            status = line.destination.store(self._spool.path(stored.file))
+            status = line.destination.store(self._content(stored))
         except Transient as exc:
             raise _Broken(str(exc)) from exc
         except (OSError, NotFound, NotUnderstood) as exc:
@@ -293,6 +294,13 @@ class Deliverer:
             return None
         settled = self._ledger.deliveries.choose(delivery.id, usable[0].sop_instance_uid)
         return next((s for s in usable if s.sop_instance_uid == settled), None)
+
+    def _content(self, one: ReportFile) -> Path | bytes:
+        """Return an object's file, or the bytes of a report in another class than is kept."""
+        path = self._spool.path(one.file)
+        if not one.is_recast:
+            return path
+        return recast(path.read_bytes(), one.sop_class_uid, one.sop_instance_uid)
 
     def _refused(self, delivery: DueDelivery, reason: str, status: int | None) -> None:
         """Put one object off: the destination is there and does not take it."""

@@ -18,6 +18,7 @@ from dicom_node.settings import SENDER, Rule, Settings
 from dicom_node.standard.header import clean, read_header
 from dicom_node.standard.part10 import write_head
 from dicom_node.standard.priority import FROM_RULE
+from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.status import OTHER_SOP_CLASS
 from dicom_node.store.ledger import Instance, Ledger, Receipt, Route
 from dicom_node.store.ledger.repeats import LOST
@@ -163,14 +164,14 @@ def _route(settings: Settings, rule: Rule, sender: Sender) -> Route:
     names, problems = routing.destinations(rule, peers, caller.name, waits)
     for problem in problems:
         logger.warning("rule=%s %s", rule.name, problem)
-    takers = [peers[name] for name in names if name in peers]
     wanted = {name: rule.objects or peers[name].objects for name in names if name in peers}
     if rule.objects and SENDER in names:
         wanted[SENDER] = rule.objects
     kinds = ["sr", *(kind for kinds in wanted.values() for kind in kinds)]
-    classes = [sop_class for peer in takers for sop_class in peer.sop_classes]
-    if SENDER in names or not classes:
-        classes += ["comprehensive3d", "comprehensive", "enhanced"]
+    # One SR is made; who takes another class gets it recast from that.
+    takers = (peers[name] for name in names if name in peers)
+    classes = (sop_class for peer in takers for sop_class in peer.sop_classes)
+    sop_class = next(classes, next(iter(SR_CLASSES)))
     order = ReportOrder(
         content_datetime=datetime.fromtimestamp(0, UTC),
         series_number=settings.report.series_number,
@@ -178,7 +179,7 @@ def _route(settings: Settings, rule: Rule, sender: Sender) -> Route:
         station_name=settings.node.ae_title,
         serial_number=settings.node.serial_number,
         objects=tuple(dict.fromkeys(kinds)),
-        sop_classes=tuple(dict.fromkeys(classes)),
+        sop_classes=(sop_class,),
         not_analysed=settings.report.not_analysed,
         procedure=cast("tuple[str, str, str] | None", settings.report.procedure or None),
         text_series=settings.report.text_series,

@@ -17,6 +17,7 @@ from dicom_node.base.job import ReportObject, ReportOrder, Result
 from dicom_node.standard import header
 from dicom_node.standard.elements import EXPLICIT, text_of, walk
 from dicom_node.standard.legal import legal_text
+from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.uids import (
     derived_uid,
     object_series_uid,
@@ -25,11 +26,7 @@ from dicom_node.standard.uids import (
 )
 
 SOP_CLASSES: Final[Mapping[str, Collection[str]]] = {
-    "sr": (
-        "1.2.840.10008.5.1.4.1.1.88.34",  # Comprehensive 3D SR
-        "1.2.840.10008.5.1.4.1.1.88.33",  # Comprehensive SR
-        "1.2.840.10008.5.1.4.1.1.88.22",  # Enhanced SR
-    ),
+    "sr": tuple(SR_CLASSES.values()),
     "basic-text": ("1.2.840.10008.5.1.4.1.1.88.11",),
     "sc": ("1.2.840.10008.5.1.4.1.1.7",),
     "gsps": ("1.2.840.10008.5.1.4.1.1.11.1",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import IO
 
 from dicom_node.base.errors import NotUnderstood
@@ -15,6 +16,10 @@ META_AT = PREFIX_AT + len(PREFIX)
 """Where File Meta Information begins: with its own length, an element of 12 bytes."""
 _LENGTH_HEAD = b"\x02\x00\x00\x00UL\x04\x00"
 _UP_TO_LENGTH = META_AT + 12
+_HEAD, _HEAD_OF = struct.Struct("<HH2sH").unpack_from, struct.Struct("<HH2sH").pack
+_LENGTH = struct.Struct("<L").unpack_from
+_LONG = frozenset((b"OB", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"))
+"""Value representations with a length of 32 bits that may stand before the UIDs."""
 
 
 def write_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -68,6 +73,49 @@ def skip_head(file: IO[bytes]) -> None:
     """
     file.seek(0)
     file.seek(head_size(file.read(_UP_TO_LENGTH)))
+
+
+def recast(content: bytes, sop_class_uid: str, sop_instance_uid: str) -> bytes:
+    """Return a file in Explicit VR Little Endian as another Instance of another SOP class.
+
+    The two UIDs are all that differs, in the head and in the data set. Where they are those of
+    the file, it is returned as it is.
+
+    Raises
+    ------
+    NotUnderstood
+        As `head_size`, or the file does not hold the two UIDs where they must be.
+    """
+    data_set = head_size(content)
+    head, body = content[_UP_TO_LENGTH:data_set], content[data_set:]
+    sop_class, sop_instance = _padded(sop_class_uid, b"\0"), _padded(sop_instance_uid, b"\0")
+    head = _replaced(head, {0x00020002: sop_class, 0x00020003: sop_instance})
+    body = _replaced(body, {0x00080016: sop_class, 0x00080018: sop_instance})
+    length = _element(0x0000, b"UL", struct.pack("<L", len(head)))
+    made = b"".join((content[:META_AT], length, head, body))
+    return content if made == content else made
+
+
+def _replaced(content: bytes, values: Mapping[int, bytes]) -> bytes:
+    """Return elements with other values for some UIDs, all of which are there in this order."""
+    parts, at, kept = [], 0, 0
+    for tag, value in values.items():
+        while True:
+            if at + 12 > len(content):
+                raise NotUnderstood("the file does not say what it is")
+            group, element, vr, length = _HEAD(content, at)
+            start = at + 8
+            if vr in _LONG:
+                (length,) = _LENGTH(content, start)
+                start += 4
+            if (found := group << 16 | element) >= tag:
+                break
+            at = start + length
+        if found != tag or vr != b"UI":
+            raise NotUnderstood("the file does not say what it is")
+        parts += [content[kept:at], _HEAD_OF(group, element, vr, len(value)), value]
+        at = kept = start + length
+    return b"".join((*parts, content[kept:]))
 
 
 def _element(element: int, vr: bytes, value: bytes) -> bytes:

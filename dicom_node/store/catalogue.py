@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from io import BytesIO
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
-from pydicom import config
+from pydicom import config, dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
@@ -29,7 +30,10 @@ from dicom_node.standard import matching
 from dicom_node.standard.header import clean
 from dicom_node.standard.matching import PLAIN, How
 from dicom_node.standard.names import folded, spaced
+from dicom_node.standard.part10 import recast
+from dicom_node.standard.sr_classes import is_exchangeable
 from dicom_node.store.ledger import Ledger, Wanted
+from dicom_node.store.ledger.variants import is_recast
 from dicom_node.store.ledger.views import ReportView
 from dicom_node.store.spool import Spool
 
@@ -97,7 +101,10 @@ _CONTENT = 0x0040A730
 
 @dataclass(frozen=True)
 class Stored:
-    """One object in the spool; its header is read when it is asked for."""
+    """One object in the spool; its header is read when it is asked for.
+
+    A report that is made of another SR class is read as what it is, and not as its file has it.
+    """
 
     path: Path
     given: Dataset | None
@@ -121,6 +128,30 @@ class Stored:
     def patient_id(self) -> str:
         """The patient's id."""
         return self.row.patient_id if self.row else str(self.header.get("PatientID") or "")
+
+    def open(self) -> IO[bytes]:
+        """Return the object as a Part 10 file.
+
+        Raises
+        ------
+        OSError, NotUnderstood
+            Its file is gone, or is not what was kept.
+        """
+        if self.row is None or not is_recast(self.row.part):
+            return self.path.open("rb")
+        content = self.path.read_bytes()
+        return BytesIO(recast(content, self.sop_class_uid, self.sop_instance_uid))
+
+    def read(self) -> FileDataset:
+        """Return all of the object.
+
+        Raises
+        ------
+        OSError, NotUnderstood, InvalidDicomError
+            As `open`, or the file is not DICOM.
+        """
+        with self.open() as file:
+            return dcmread(file)
 
 
 COLUMNS: dict[str, tuple[Level, str]] = {
@@ -256,10 +287,24 @@ class Catalogue:
         except (OSError, InvalidDicomError):
             return None  # retention has just removed it
 
-    def variants(self, stored: Stored) -> dict[str, Path]:
-        """Return the files of a report by SOP class: those that were made beside `stored`."""
-        files = self.ledger.results.variants(stored.sop_instance_uid)
-        return {uid: self._spool.path(name) for uid, name in files.items()}
+    def give_out(self, stored: Stored, sop_classes: Sequence[str]) -> Stored | None:
+        """Return an object as the first of some SOP classes that it may have; None without one."""
+        if stored.sop_class_uid in sop_classes:
+            return stored
+        if stored.row is None or not is_exchangeable(stored.sop_class_uid):
+            return None
+        found = self.ledger.results.give_out(stored.row.job, sop_classes)
+        if found is None or not found.file:
+            return None
+        return self._of(
+            replace(
+                stored.row,
+                part=found.part,
+                file=found.file,
+                sop_class_uid=found.sop_class_uid,
+                sop_instance_uid=found.sop_instance_uid,
+            )
+        )
 
     def _groups(self, level: Level, wanted: Wanted) -> Iterator[list[Stored]]:
         """Yield the objects of each study, or at the patient's level of each patient."""

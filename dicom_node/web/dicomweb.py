@@ -17,7 +17,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import AfterValidator
-from pydicom import dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
@@ -262,7 +261,7 @@ def _add_objects(
             where += f"/instances/{ds.SOPInstanceUID}/bulkdata"
             return lambda element: f"{where}/{int(element.tag):08X}"
 
-        return _attributes(kind, (dcmread(one.path) for one in found), address)
+        return _attributes(kind, (one.read() for one in found), address)
 
 
 def _add_rendered(
@@ -282,7 +281,7 @@ def _add_rendered(
         shown = [one for one in found if kind in views[one.sop_instance_uid]]
         trail.accessed(request, name, shown)
         headers = _unknown_parameters(request)
-        read = (dcmread(one.path) for one in shown)
+        read = (one.read() for one in shown)
         if kind == "text/plain":
             text = map(tree.as_text, read)
             return StreamingResponse(text, media_type=kind, headers=headers)
@@ -293,7 +292,7 @@ def _add_rendered(
 
         def view(stored: Stored) -> bytes:
             if kind == _PDF:
-                return _document(dcmread(stored.path))
+                return _document(stored.read())
             return viewer.picture(stored, kind, largest, window)
 
         if len(shown) == 1:
@@ -321,7 +320,7 @@ def _add_frames(
         _check_frames(frames, has_picture=pictures.has_picture(stored.header))
         kind = choose(request, (f'{RELATED};type="{OCTETS}"', OCTETS))
         trail.retrieved(request, name, found)
-        content = pictures.frame(dcmread(stored.path))
+        content = pictures.frame(stored.read())
         if kind == OCTETS:
             return Response(content, media_type=OCTETS)
         return multipart.related(OCTETS, [(OCTETS, [content])])
@@ -351,7 +350,7 @@ def _add_bulk_data(router: APIRouter, find: Find, client: Client, trail: WebTrai
         request: Request, tag: str, name: str = caller, found: list[Stored] = wanted
     ) -> Response:
         """Send the value of one binary element."""
-        content = dcmread(found[0].path)
+        content = found[0].read()
         element = content.get(Tag(tag)) if re.fullmatch(r"[0-9A-Fa-f]{8}", tag) else None
         if element is None or not isinstance(element.value, bytes):
             raise NotFound("no bulk data here")
@@ -480,7 +479,7 @@ def _unknown_parameters(request: Request) -> dict[str, str]:
 
 
 def _file(stored: Stored) -> Iterator[bytes]:
-    with stored.path.open("rb") as file:
+    with stored.open() as file:
         while chunk := file.read(_CHUNK):
             yield chunk
 

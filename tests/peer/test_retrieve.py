@@ -17,12 +17,14 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, build_role, evt
-from results import add_result
+from results import VARIANTS, add_result
 from stations import Orthanc, free_ports
 
 from dicom_node.settings import Peer
 from dicom_node.standard.sr_classes import SR_CLASSES
+from dicom_node.standard.uids import object_uid
 from dicom_node.store import catalogue
+from worker.report.document import device_uid, options_of
 from worker.report.sr import Document
 
 pytestmark = pytest.mark.peer
@@ -479,24 +481,24 @@ def strict_archive(port: int, *sop_classes: str) -> Iterator[list[Dataset]]:
         server.shutdown()
 
 
-@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "written again"])
+@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "recast"])
 def test_the_sr_class_that_the_destination_takes_is_moved(
-    node: Node,
-    made: dict[str, tuple[Document, ...]],
-    archive_port: int,
-    monkeypatch: pytest.MonkeyPatch,
-    is_stored: bool,
+    node: Node, archive_port: int, is_stored: bool
 ) -> None:
-    wanted, report = SR_CLASSES["comprehensive"], made["other"][0]
-    if not is_stored:
-        monkeypatch.setattr(catalogue.Catalogue, "variants", lambda self, stored: {})
+    wanted, classes = SR_CLASSES["comprehensive"], ("comprehensive3d",)
+    report = add_result(node.ledger, node.spool, classes=VARIANTS if is_stored else classes)[0]
+    source = reports.read(report.content).CurrentRequestedProcedureEvidenceSequence[0]
+    source = source.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+    device, options = device_uid(reports.ALGORITHM), options_of(reports.ALGORITHM)
+    derived = object_uid("sr", wanted, source, device, options, 1)
     asked = {"QueryRetrieveLevel": "INSTANCE", "SOPInstanceUID": report.sop_instance_uid}
     with strict_archive(archive_port, wanted) as kept:
         statuses = [moved(node, "ARCHIVE", **asked)[-1].Status for _ in range(2)]
     assert statuses == [0x0000, 0x0000]
     assert {ds.SOPClassUID for ds in kept} == {wanted}
     (uid,) = {ds.SOPInstanceUID for ds in kept}
-    assert (uid == made["other"][1].sop_instance_uid) is is_stored
+    assert uid == derived
+    assert node.ledger.history.trace(uid).sop_instance_uid == source
     expected = reports.read(report.content)
     expected.SOPClassUID, expected.SOPInstanceUID = wanted, uid
     assert kept[0] == expected

@@ -120,9 +120,9 @@ class Association:
         """Return True."""
         return True
 
-    def store(self, path: Path) -> int:
+    def store(self, content: Path | bytes) -> int:
         """Send an object."""
-        content = path.read_bytes()
+        content = content.read_bytes() if isinstance(content, Path) else content
         self.archive.world.effects.hit()
         status = self.archive.store(content)
         self.archive.world.effects.hit()

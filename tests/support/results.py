@@ -12,6 +12,7 @@ from pydicom.uid import generate_uid
 from dicom_node.base.job import ReportObject, ReportOrder, Result
 from dicom_node.store.ledger import Instance, Ledger, Route
 from dicom_node.store.spool import Spool
+from worker.report.document import device_uid, options_of
 from worker.report.renderings import render
 from worker.report.sr import Document, build_each
 
@@ -26,9 +27,13 @@ def add_result(
     mode: Any = "live",
     allow: bool = True,
     seconds: tuple[str, ...] = ("basic-text",),
+    classes: tuple[str, ...] = VARIANTS,
     **elements: Any,
 ) -> tuple[Document, ...]:
-    """Receive a drawn header and report on it; return its objects, the three SR variants first."""
+    """Receive a drawn header and report on it; return its objects, the SRs first.
+
+    With more than one of `classes` it is as ledgers of before have it.
+    """
     unique = {"SOPInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
     ds = reports.source(**unique | elements)
     with spool.writing() as incoming:
@@ -56,7 +61,7 @@ def add_result(
     asked = {"allow_demonstration": allow, "order": order}
     route = Route("all", "phantom", mode, ("modality",), **asked)
     ledger.instances.receive(instance, [route])
-    return answer_job(ledger, spool, ds, case, seconds)
+    return answer_job(ledger, spool, ds, case, seconds, classes)
 
 
 def answer_job(
@@ -65,12 +70,13 @@ def answer_job(
     ds: Dataset,
     case: str = "fracture",
     seconds: tuple[str, ...] = (),
+    classes: tuple[str, ...] = VARIANTS,
 ) -> tuple[Document, ...]:
     """Report on `ds`, whose job is the only one that waits."""
     (ticket,) = ledger.jobs.hand_out("phantom", 1, time.time() + 60)
     claimed = ledger.jobs.claim(ticket.job, ticket.token, "test", 60)
     outcome = reports.CASES[case]
-    documents = build_each(ds, outcome, reports.ALGORITHM, claimed.order, VARIANTS)
+    documents = build_each(ds, outcome, reports.ALGORITHM, claimed.order, classes)
     for kind in seconds:
         document = render(kind, ds, None, outcome, reports.ALGORITHM, claimed.order)
         assert document is not None
@@ -85,7 +91,8 @@ def answer_job(
         outcome="rejected" if outcome.reason else "reported",
         model="phantom",
         model_version="1",
-        device_uid="1.2.3",
+        device_uid=device_uid(reports.ALGORITHM),
+        options=options_of(reports.ALGORITHM),
         demonstration=True,
         text=outcome.text,
         objects=tuple(

@@ -38,8 +38,9 @@ class Archive:
     def accepts(self, sop_class_uid: str) -> bool:
         return True
 
-    def store(self, path: Path) -> int:
-        self.got.append(path.name)
+    def store(self, content: Path | bytes) -> int:
+        assert isinstance(content, Path)
+        self.got.append(content.name)
         return self.status
 
     def close(self) -> None: ...

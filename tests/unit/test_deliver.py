@@ -49,8 +49,8 @@ class Archive:
     def accepts(self, sop_class_uid: str) -> bool:
         return sop_class_uid in self.takes
 
-    def store(self, path: Path) -> int:
-        content = path.read_bytes()
+    def store(self, content: Path | bytes) -> int:
+        content = content.read_bytes() if isinstance(content, Path) else content
         if content == self.breaks_on:
             raise Unreachable("ARCHIVE@127.0.0.1:1 aborted the association")
         status = self.statuses.pop(0) if self.statuses else 0

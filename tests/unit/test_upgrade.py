@@ -33,8 +33,9 @@ class Taker:
     def accepts(self, sop_class_uid: str) -> bool:
         return True
 
-    def store(self, path: Path) -> int:
-        self.got.append(path.name)
+    def store(self, content: Path | bytes) -> int:
+        assert isinstance(content, Path)
+        self.got.append(content.name)
         return 0x0000
 
     def close(self) -> None: ...

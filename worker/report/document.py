@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
@@ -10,15 +9,9 @@ from io import BytesIO
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
-from pydicom.uid import UID
 
 from dicom_node.base.errors import ModelFault, NotUnderstood
-from dicom_node.base.identity import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
-    MANUFACTURER,
-    MODEL_NAME,
-)
+from dicom_node.base.identity import MANUFACTURER, MODEL_NAME
 from dicom_node.base.job import MadeKind, ObjectKind, ReportOrder
 from dicom_node.standard.legal import legal_text
 from dicom_node.standard.uids import derived_uid, object_series_uid, object_uid, options_digest
@@ -188,23 +181,13 @@ def coded(concept: Code) -> Dataset:
 
 
 def written(kind: MadeKind, ds: Dataset, words: str = "") -> Document:
-    """Return `ds` as Part 10 bytes that read back as what was meant; see `written_each`."""
-    return written_each(kind, ds, ((str(ds.SOPClassUID), str(ds.SOPInstanceUID)),), words)[0]
-
-
-def written_each(
-    kind: MadeKind, ds: Dataset, variants: Sequence[tuple[str, str]], words: str = ""
-) -> tuple[Document, ...]:
-    """Return `ds` as Part 10 bytes once per SOP class; the bytes differ in the UIDs alone.
+    """Return `ds` as Part 10 bytes that read back as what was meant.
 
     Parameters
     ----------
     kind : str
         What a destination calls this object.
     ds : Dataset
-        With its File Meta Information.
-    variants : sequence of (str, str)
-        SOP Class UID and SOP Instance UID of each.
     words : str
         The model's text, where the object holds it as a Text Value.
 
@@ -213,20 +196,14 @@ def written_each(
     NotUnderstood
         A name, an identifier or the text reads back differently: the object must not be sent.
     """
-    ds.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    ds.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    contents = list(encode.part10(ds, variants))
-    if contents:
-        _check(ds, contents[0], words)  # the others are these bytes with other UIDs
-    return tuple(
-        Document(
-            kind=kind,
-            sop_class_uid=sop_class,
-            sop_instance_uid=instance,
-            series_instance_uid=str(ds.SeriesInstanceUID),
-            content=content,
-        )
-        for (sop_class, instance), content in zip(variants, contents, strict=True)
+    content = encode.part10(ds)
+    _check(ds, content, words)
+    return Document(
+        kind=kind,
+        sop_class_uid=str(ds.SOPClassUID),
+        sop_instance_uid=str(ds.SOPInstanceUID),
+        series_instance_uid=str(ds.SeriesInstanceUID),
+        content=content,
     )
 
 

@@ -8,16 +8,18 @@ replaced by a question mark.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, Final
 
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_data_element
-from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_node.standard.elements import EXPLICIT
+from dicom_node.standard.part10 import write_head
 
 _TEXT: Final = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM"})
 _PARAGRAPH: Final = frozenset({"LT", "ST"})
@@ -27,43 +29,10 @@ _short = struct.Struct("<HH2sH").pack
 _long = struct.Struct("<HH2sHI").pack
 _ITEM = struct.Struct("<HHI").pack
 
-_AFTER_UIDS = 0x00080018
-"""SOP Instance UID: what follows it is the same in each SR class."""
 
-
-def part10(ds: Dataset, variants: Iterable[tuple[str, str]]) -> Iterator[bytes]:
-    """Yield `ds` as a Part 10 file once per SOP Class UID and SOP Instance UID.
-
-    Parameters
-    ----------
-    ds : Dataset
-        With its File Meta Information; Explicit VR Little Endian.
-    variants : iterable of (str, str)
-        SOP Class UID and SOP Instance UID of each file.
-    """
-    tags = sorted(ds.keys())
-    before = b"".join(_element(ds, tag) for tag in tags if tag < 0x00080016)
-    after = b"".join(_element(ds, tag) for tag in tags if tag > _AFTER_UIDS)
-    between = b"".join(_element(ds, tag) for tag in tags if 0x00080016 < tag < _AFTER_UIDS)
-    for sop_class, instance in variants:
-        meta = _meta(ds.file_meta, sop_class, instance)
-        own_class, own_instance = _uid(0x0008, 0x0016, sop_class), _uid(0x0008, 0x0018, instance)
-        yield b"".join((bytes(128), b"DICM", meta, before, own_class, between, own_instance, after))
-
-
-def _meta(meta: FileMetaDataset, sop_class: str, instance: str) -> bytes:
-    """Return the File Meta Information (PS3.10 7.1) with its group length."""
-    elements = b"".join(
-        (
-            _long(2, 1, b"OB", 0, 2) + b"\0\1",
-            _uid(2, 2, sop_class),
-            _uid(2, 3, instance),
-            _uid(2, 0x10, str(meta.get("TransferSyntaxUID", ExplicitVRLittleEndian))),
-            _uid(2, 0x12, str(meta.ImplementationClassUID)),
-            _text(2, 0x13, "SH", str(meta.ImplementationVersionName)),
-        )
-    )
-    return _short(2, 0, b"UL", 4) + struct.pack("<I", len(elements)) + elements
+def part10(ds: Dataset) -> bytes:
+    """Return `ds` as a Part 10 file in Explicit VR Little Endian."""
+    return write_head(str(ds.SOPClassUID), str(ds.SOPInstanceUID), EXPLICIT) + dataset(ds)
 
 
 def dataset(ds: Dataset) -> bytes:

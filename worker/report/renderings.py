@@ -16,9 +16,9 @@ from highdicom.sr import (
 )
 from highdicom.sr.value_types import ContentItem
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID
 
 from dicom_node.base.errors import ConfigurationError, NotUnderstood
 from dicom_node.base.identity import MANUFACTURER
@@ -340,8 +340,6 @@ def _plain(job: BuilderInput, kind: ObjectKind, sop_class_uid: str, label: str) 
     """Return the attributes that an object outside highdicom shares with the others."""
     uid = instance_uid(kind, sop_class_uid, job.evidence, job.algorithm, job.order)
     ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     put(ds, "SOPClassUID", sop_class_uid)
     put(ds, "SOPInstanceUID", uid)
     put(ds, "SeriesInstanceUID", series_uid(kind, job.evidence, job.algorithm))

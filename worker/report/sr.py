@@ -24,7 +24,7 @@ from highdicom.sr import (
     UIDRefContentItem,
 )
 from highdicom.sr.value_types import ContentItem
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
@@ -32,6 +32,8 @@ from dicom_node.base.errors import ConfigurationError, NotUnderstood
 from dicom_node.base.identity import MANUFACTURER
 from dicom_node.base.job import Judgement, Predecessor, ReportOrder
 from dicom_node.standard.legal import legal_text
+from dicom_node.standard.part10 import recast
+from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.uids import derived_uid
 from worker.report import boxes, codes, header, reading
 from worker.report.boxes import Marked
@@ -47,7 +49,7 @@ from worker.report.document import (
     series_description,
     series_uid,
     version,
-    written_each,
+    written,
 )
 from worker.report.header import Evidence, put
 from worker.report.reading import Algorithm, Outcome, Reading, ReportKind
@@ -56,9 +58,9 @@ from worker.text.findings import Absence, Fracture, Place
 __all__ = ["SOP_CLASSES", "Algorithm", "Document", "Outcome", "build", "build_each", "device_uid"]
 
 SOP_CLASSES: Final = {
-    "comprehensive3d": ("1.2.840.10008.5.1.4.1.1.88.34", Comprehensive3DSR),
-    "comprehensive": ("1.2.840.10008.5.1.4.1.1.88.33", ComprehensiveSR),
-    "enhanced": ("1.2.840.10008.5.1.4.1.1.88.22", EnhancedSR),
+    "comprehensive3d": (SR_CLASSES["comprehensive3d"], Comprehensive3DSR),
+    "comprehensive": (SR_CLASSES["comprehensive"], ComprehensiveSR),
+    "enhanced": (SR_CLASSES["enhanced"], EnhancedSR),
 }
 """Name of an SR SOP class -> its UID and highdicom's class; the tree is legal in all three."""
 
@@ -101,7 +103,7 @@ def build_each(
     """Return the report of one Instance once per SOP class; same arguments, same bytes.
 
     The tree uses nothing that only one of the classes has, so it is built and written once, and
-    the others differ from it in their UIDs alone.
+    recast for the others.
 
     Parameters
     ----------
@@ -142,11 +144,21 @@ def build_each(
     put(report, "SeriesNumber", order.series_number)
     put(report, "SeriesDescription", series_description(algorithm, order.series_description))
     finish(report, evidence, said, algorithm, order)
-    variants = []
-    for name in sop_classes:
-        uid = SOP_CLASSES[name][0]
-        variants.append((uid, instance_uid("sr", uid, evidence, algorithm, order)))
-    return written_each("sr", report, variants, said.text)
+    uids = [SOP_CLASSES[name][0] for name in sop_classes]
+    variants = [(uid, instance_uid("sr", uid, evidence, algorithm, order)) for uid in uids]
+    if not variants:
+        return ()
+    report.SOPClassUID, report.SOPInstanceUID = map(UID, variants[0])
+    first = written("sr", report, said.text)
+    return tuple(
+        replace(
+            first,
+            sop_class_uid=sop_class,
+            sop_instance_uid=instance,
+            content=recast(first.content, sop_class, instance),
+        )
+        for sop_class, instance in variants
+    )
 
 
 def finish(
@@ -243,8 +255,6 @@ def document(
     frame = _frame(model_name(algorithm), version(algorithm))
     report = Dataset()
     report.update(frame)
-    report.file_meta = FileMetaDataset()
-    report.file_meta.TransferSyntaxUID = frame.file_meta.TransferSyntaxUID
     if order.serial_number:
         put(report, "DeviceSerialNumber", order.serial_number)
     is_complete = said.case is not ReportKind.NOT_ANALYSED

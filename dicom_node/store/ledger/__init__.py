@@ -14,7 +14,7 @@ from dicom_node.store.ledger.acts import Acts
 from dicom_node.store.ledger.api_keys import ApiKeys
 from dicom_node.store.ledger.commitments import Commitments, Uncommitted
 from dicom_node.store.ledger.database import Database, Watch
-from dicom_node.store.ledger.deliveries import Deliveries, DueDelivery, ReportFile
+from dicom_node.store.ledger.deliveries import Deliveries, DueDelivery
 from dicom_node.store.ledger.filling import Filling
 from dicom_node.store.ledger.history import History
 from dicom_node.store.ledger.holds import Holds
@@ -26,6 +26,7 @@ from dicom_node.store.ledger.results import Results, Wanted
 from dicom_node.store.ledger.sessions import Sessions
 from dicom_node.store.ledger.studies import Studies
 from dicom_node.store.ledger.upgrading import Upgrading
+from dicom_node.store.ledger.variants import ReportFile
 from dicom_node.store.ledger.views import DestinationState, as_json
 
 __all__ = [

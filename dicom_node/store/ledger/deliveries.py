@@ -17,6 +17,7 @@ from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.replaced import NOTE
 from dicom_node.store.ledger.states import UNSENT, DeliveryState
+from dicom_node.store.ledger.variants import ReportFile, keep_variant, variants_of
 from dicom_node.store.ledger.views import DestinationState
 from dicom_node.store.ledger.wanted import Wish, load_wishes, result_word
 from dicom_node.store.schema import (
@@ -41,21 +42,10 @@ IS_SENT = sa.func.coalesce(deliveries.c.state, "") == DeliveryState.SENT
 
 
 @dataclass(frozen=True, slots=True)
-class ReportFile:
-    """One object of a result and its file in the spool."""
-
-    kind: str
-    part: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    file: str
-
-
-@dataclass(frozen=True, slots=True)
 class DueDelivery:
     """One thing to send to one destination.
 
-    ``objects`` holds what may be sent for it: every SR SOP class that was built, or the one object
+    ``objects`` holds what may be sent for it: the report as each SR SOP class, or the one object
     of another kind. ``chosen`` is the SOP Instance UID of the one that was settled on before the
     first attempt; a retry sends no other. ``unanswered`` counts attempts whose answer is not known:
     the object may have arrived.
@@ -187,11 +177,11 @@ class Deliveries:
                     unanswered=deliveries.c.unanswered + 1,
                 )
             )
-            return str(
-                connection.scalar(
-                    sa.select(deliveries.c.sop_instance_uid).where(deliveries.c.id == delivery)
-                )
-            )
+            job, settled = connection.execute(
+                sa.select(deliveries.c.job, chosen).where(deliveries.c.id == delivery)
+            ).one()
+            keep_variant(self._database, connection, job, settled)
+            return str(settled)
 
     def delivered(
         self,
@@ -583,13 +573,16 @@ def _due_of(connection: Connection, destination: str, now: float, limit: int) ->
     made = connection.execute(
         sa.select(objects).where(objects.c.job.in_({row.job for row in rows}))
     ).all()
+    reports = variants_of(connection, list({row.job for row in rows if row.kind == "sr"}))
     found = []
     for row in rows:
         things = tuple(
             ReportFile(o.kind, o.part, o.sop_class_uid, o.sop_instance_uid, o.file)
             for o in made
-            if o.job == row.job and o.kind == row.kind and (o.kind == "sr" or o.part == row.part)
+            if o.job == row.job and o.kind == row.kind and o.part == row.part
         )
+        if row.kind == "sr":
+            things = tuple(reports.get(row.job, ()))
         found.append(
             DueDelivery(
                 row.id,

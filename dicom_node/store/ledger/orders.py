@@ -30,8 +30,11 @@ def order_of(row: Any, shared: str | None) -> ReportOrder:
         The content of the order that ``order_id`` names.
     """
     if row.order_id is None or not shared:
-        return ReportOrder.model_validate_json(row.report_order)
-    return ReportOrder.model_validate(json.loads(shared) | json.loads(row.report_order))
+        order = ReportOrder.model_validate_json(row.report_order)
+    else:
+        order = ReportOrder.model_validate(json.loads(shared) | json.loads(row.report_order))
+    # Before, an SR was made for each class; the first is made now, and recast for who wants others.
+    return order.model_copy(update={"sop_classes": order.sop_classes[:1]})
 
 
 def has_judgement(own: str) -> bool:

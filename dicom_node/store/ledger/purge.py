@@ -108,8 +108,9 @@ class Purge:
             ),
             "report": (
                 objects,
+                # a report's variants in other SR classes are made of one file
                 (objects.c.job == item.key[0])
-                & (objects.c.part == item.key[-1])
+                & (objects.c.file == item.file)
                 & _report_is_free(now - reports_s),
             ),
             "conflict": (
@@ -131,7 +132,7 @@ class Purge:
                 )
             if changed and item.what == "image":
                 append(connection, [NewEvent(item.key[0], Stage.PURGED, now)])
-        return changed == 1
+        return changed > 0
 
     def condense(self, before: float, limit: int = 500) -> int:
         """Drop steps that were kept before this time; return how many events were looked at.

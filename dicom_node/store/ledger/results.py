@@ -18,6 +18,7 @@ from dicom_node.store.ledger.makers import DEVICE_UID, MODEL_VERSION
 from dicom_node.store.ledger.orders import has_judgement
 from dicom_node.store.ledger.search import newest_numbers
 from dicom_node.store.ledger.states import TAKEN
+from dicom_node.store.ledger.variants import ReportFile, is_recast, keep_variant, variants_of
 from dicom_node.store.ledger.views import (
     Agreement,
     JudgementView,
@@ -255,7 +256,7 @@ class Results:
         """Return the objects of studies that others may see, newest first.
 
         Of the variants of one SR only those that a destination took are among them, or, where
-        none did yet, the one that is tried first.
+        none did yet, the one that was made first.
         """
         query = (
             sa.select(*_REPORT, deliveries.c.sop_instance_uid.label("took"))
@@ -275,7 +276,7 @@ class Results:
         taken = {row.job for row in rows if row.took and row.kind == "sr"}
         first: dict[str, str] = {}
         for row in rows:
-            if row.kind == "sr":
+            if row.kind == "sr" and not is_recast(row.part):
                 first.setdefault(row.job, row.part)
         shown = {
             (row.job, row.part): row
@@ -284,14 +285,19 @@ class Results:
         }
         return list(shown.values())
 
-    def variants(self, sop_instance_uid: str) -> dict[str, str]:
-        """Return the files of one report by SR SOP class; `sop_instance_uid` is one of them."""
-        job = sa.select(objects.c.job).where(objects.c.sop_instance_uid == sop_instance_uid)
-        query = sa.select(objects.c.sop_class_uid, objects.c.file).where(
-            objects.c.job.in_(job), objects.c.kind == "sr", objects.c.file != ""
-        )
+    def give_out(self, job: str, sop_classes: Sequence[str]) -> ReportFile | None:
+        """Return a job's report as the first of some SR classes that it may have, None without.
+
+        It is known by its UID from then on.
+        """
         with self._database.reading() as connection:
-            return {str(row[0]): str(row[1]) for row in connection.execute(query)}
+            made = variants_of(connection, [job]).get(job, ())
+        variants = {one.sop_class_uid: one for one in made}
+        found = next((variants[uid] for uid in sop_classes if uid in variants), None)
+        if found is not None and found.is_recast:
+            with self._database.writing() as connection:
+                keep_variant(self._database, connection, job, found.sop_instance_uid)
+        return found
 
 
 _SHOWN = objects.join(jobs, jobs.c.id == objects.c.job).join(

@@ -1,0 +1,96 @@
+"""One report as each SR class: the object that is kept, and those that are made of its file.
+
+A variant gets a row of its own when it is sent or given out. Its row names the kept object's file;
+`standard.part10.recast` makes the variant's bytes of that. Ledgers of before have an object and a
+file for each class, and these are sent as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from dicom_node.standard.sr_classes import SR_CLASSES, recast_uid
+from dicom_node.standard.uids import object_uid
+from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.makers import DEVICE_UID, OPTIONS
+from dicom_node.store.schema import jobs, objects
+
+RECAST = "sr:"
+"""How the part of a variant begins; no worker's part has a colon."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFile:
+    """One object of a result and its file in the spool."""
+
+    kind: str
+    part: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    file: str
+
+    @property
+    def is_recast(self) -> bool:
+        """Whether the file is the kept object, of which this one is made."""
+        return is_recast(self.part)
+
+
+def is_recast(part: str) -> bool:
+    """Return whether an object is made of another one's file."""
+    return part.startswith(RECAST)
+
+
+def variants_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[ReportFile]]:
+    """Return the report of each of some jobs as each SR class; none where none was made."""
+    made = connection.execute(
+        sa.select(objects).where(objects.c.job.in_(ids), objects.c.kind == "sr")
+    ).all()
+    result = sa.case((jobs.c.maker_id.is_(None), jobs.c.result), else_="").label("result")
+    about = (jobs.c.id, jobs.c.sop_instance_uid, jobs.c.generation, DEVICE_UID, OPTIONS, result)
+    rows = connection.execute(
+        sa.select(*about).where(jobs.c.id.in_({one.job for one in made}))
+    ).all()
+    return {row.id: _variants(row, [one for one in made if one.job == row.id]) for row in rows}
+
+
+def _variants(row: Any, made: Sequence[Any]) -> list[ReportFile]:
+    """Return what was made, then what can be made of it."""
+    found = [
+        ReportFile(one.kind, one.part, one.sop_class_uid, one.sop_instance_uid, one.file)
+        for one in sorted(made, key=lambda one: (is_recast(one.part), one.part))
+    ]
+    kept = found[0]
+    known = {one.sop_class_uid for one in found}
+    for name, sop_class in SR_CLASSES.items():
+        if sop_class not in known and kept.sop_class_uid in SR_CLASSES.values():
+            uid = _uid(row, kept, sop_class)
+            found.append(ReportFile(kept.kind, f"{RECAST}{name}", sop_class, uid, kept.file))
+    return found
+
+
+def _uid(row: Any, kept: ReportFile, sop_class: str) -> str:
+    """Return the UID that a worker would give the report in this class."""
+    options = row.options or json.loads(row.result or "{}").get("options", "")
+    about = (row.sop_instance_uid, row.device_uid, options, row.generation)
+    if object_uid("sr", kept.sop_class_uid, *about) == kept.sop_instance_uid:
+        return object_uid("sr", sop_class, *about)
+    return recast_uid(sop_class, kept.sop_instance_uid)
+
+
+def keep_variant(database: Database, connection: Connection, job: str, uid: str) -> None:
+    """Give the variant with this UID its row, unless it has one: others are about to know it."""
+    rows = connection.execute(sa.select(objects).where(objects.c.job == job)).all()
+    if any(one.sop_instance_uid == uid for one in rows):
+        return
+    made = variants_of(connection, [job]).get(job, [])
+    for one in made:
+        if one.sop_instance_uid == uid:
+            kept = next(row for row in rows if row.part == made[0].part)
+            own = {"part": one.part, "sop_class_uid": one.sop_class_uid, "sop_instance_uid": uid}
+            database.insert_new(connection, objects, {**kept._mapping, **own})
