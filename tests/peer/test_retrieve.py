@@ -486,7 +486,9 @@ def test_the_sr_class_that_the_destination_takes_is_moved(
     node: Node, archive_port: int, is_stored: bool
 ) -> None:
     wanted, classes = SR_CLASSES["comprehensive"], ("comprehensive3d",)
-    report = add_result(node.ledger, node.spool, classes=VARIANTS if is_stored else classes)[0]
+    made = VARIANTS if is_stored else classes
+    add = {"StudyInstanceUID": generate_uid(), "classes": made}
+    report = add_result(node.ledger, node.spool, **add)[0]
     source = reports.read(report.content).CurrentRequestedProcedureEvidenceSequence[0]
     source = source.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
     device, options = device_uid(reports.ALGORITHM), options_of(reports.ALGORITHM)

@@ -7,13 +7,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.uids import object_uid
 from dicom_node.store.schema import conflicts, deliveries, instances, jobs, objects
 
 from ..support.transitions import unknown
 from . import images
 from .node import PEERS, SimulatedNode
-from .outside import said_in
+from .outside import ENHANCED_ONLY, said_in
 from .world import World
 
 DONE = ("sent", "committed", "settled", "given up", "withheld")
@@ -70,13 +71,11 @@ def _each_acknowledged_instance_has_an_end(world: World, node: SimulatedNode, ro
         for one in rows.objects:
             job = rows.jobs[one.job]
             key = (job.sop_instance_uid, job.model, job.generation)
-            reports[key].add(one.sop_instance_uid)
             # the same again, whoever makes it: after a restore, or at another node
-            reports[key].add(
-                object_uid("sr", images.SR, key[0], images.DEVICE, images.OPTIONS, job.generation)
-            )
-        for key, uids in reports.items():
-            if len(uids) > 1:
+            about = (key[0], images.DEVICE, images.OPTIONS, job.generation)
+            reports[key].add(one.sop_instance_uid == object_uid("sr", one.sop_class_uid, *about))
+        for key, are_derived in reports.items():
+            if are_derived != {True}:
                 world.fail("an Instance has two reports of one model", f"{name} {key}")
 
 
@@ -154,6 +153,8 @@ def _archives_have_what_they_should(world: World) -> None:
             patients = {patient for promise in promises for patient in promise.patients}
             if archive.name not in allowed:
                 world.fail("an archive got what no rule sends there", f"{archive.name} {said}")
+            if archive.name in ENHANCED_ONLY and said.sop_class != SR_CLASSES["enhanced"]:
+                world.fail("an archive got a class that it does not take", f"{archive.name} {said}")
             if said.patient_id not in patients:
                 world.fail("a report of another patient", f"{archive.name} {said}")
             reports[archive.name, stored.uid].add(stored.content.hex()[:0] + said.source_uid)

@@ -27,6 +27,7 @@ from dicom_node.base.job import (
     Result,
 )
 from dicom_node.dimse import CommitmentAnswer, Question
+from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.web.jobs import ForeignResult
 from worker.service.batches import BatchFormer
 from worker.service.node import NodeClient
@@ -38,6 +39,9 @@ from . import images
 from .effects import Crashed
 
 SILENT_S = 5.0
+
+ENHANCED_ONLY = ("vault", "ct2")
+"""Archives that get each report recast."""
 
 
 class Broker:
@@ -117,8 +121,8 @@ class Association:
             raise Unreachable(f"{self.archive.name} gives no answer")
 
     def accepts(self, sop_class_uid: str) -> bool:
-        """Return True."""
-        return True
+        """Return whether the archive takes a class: one of them takes Enhanced SR alone."""
+        return self.archive.name not in ENHANCED_ONLY or sop_class_uid == SR_CLASSES["enhanced"]
 
     def store(self, content: Path | bytes) -> int:
         """Send an object."""
@@ -491,6 +495,7 @@ class Said(NamedTuple):
     uid: str
     patient_id: str
     source_uid: str
+    sop_class: str
 
 
 def said_in(content: bytes, _kept: dict[bytes, Said] = {}) -> Said:  # noqa: B006
@@ -503,7 +508,7 @@ def said_in(content: bytes, _kept: dict[bytes, Said] = {}) -> Said:  # noqa: B00
         ds = dcmread(BytesIO(content))
         series = ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
         source = series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
-        _kept[content] = Said(ds.SOPInstanceUID, ds.PatientID, source)
+        _kept[content] = Said(ds.SOPInstanceUID, ds.PatientID, source, ds.SOPClassUID)
         if len(_kept) > 20_000:
             _kept.clear()
             return said_in(content)

@@ -213,6 +213,7 @@ def _restored_ends_the_same(world: World, copy: Any) -> None:
     node.database.fill(content)
     node.database.commits += 1
     node.ledger.deliveries.doubt()  # as `restore` does
+    node.ledger.jobs._makers._known.clear()  # of the process that ended for it
     for role in list(node.is_up):
         node.kill(role)
     node.rules = rules
