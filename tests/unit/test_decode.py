@@ -383,6 +383,15 @@ def test_changed_bytes_do_no_harm(decoder, kind):
         assert found.shape == (300, 280)
 
 
+def test_a_frame_of_one_item_needs_no_offset_table(decoder):
+    """PS3.5 A.4 wants one, empty or not; some writers leave it out."""
+    original = drawn()
+    ds = compressed(instance(original), RLE, rle(original))
+    assert ds.PixelData.startswith(b"\xfe\xff\x00\xe0")
+    ds.PixelData = ds.PixelData[8 + int.from_bytes(ds.PixelData[4:8], "little") :]
+    assert (decoder.decode(ds) == original).all()
+
+
 def test_rle_segments_must_fit(decoder):
     original = drawn()
     good = rle(original)

@@ -192,6 +192,15 @@ def test_bits_may_be_stored_at_the_high_end():
     assert (levels(ds, shifted)[0] == levels(plain, RAMP)[0]).all()
 
 
+@pytest.mark.parametrize("high_bit", [12, 13, 15])
+def test_a_high_bit_above_all_pixels_is_a_fault_of_the_header(high_bit):
+    wrong = instance(RAMP, 12, HighBit=high_bit, WindowCenter=2048, WindowWidth=4096)
+    plain = instance(RAMP, 12, WindowCenter=2048, WindowWidth=4096)
+    found, table = levels(wrong, RAMP)
+    assert (found == levels(plain, RAMP)[0]).all()
+    assert [note for note in table.warnings if f"High Bit is {high_bit}" in note]
+
+
 def test_lossy_values_beyond_bits_stored_saturate():
     """A 12-bit JPEG in a header of 10 bits reaches 1024, which must not become black."""
     pixels = np.tile(np.array([0, 512, 1023, 1024, 1030], np.uint16), (4, 1))
@@ -268,6 +277,19 @@ def test_a_signed_table_may_start_below_zero():
     found, table = levels(instance(pixels, 12, VOILUTSequence=[item]), pixels)
     assert "voi=lut" in table.steps
     assert np.abs(found.reshape(-1) - np.arange(4096) / 4095 * 255).max() <= 1
+
+
+@pytest.mark.parametrize("vr", ["US", "OW"])
+def test_a_table_with_half_of_its_words_is_not_two_entries_in_each(vr):
+    words = np.arange(2048, dtype="<u2") * 2
+    item = lut(4096, 0, 12, words)
+    del item.LUTData
+    item.add_new("LUTData", vr, words.tobytes() if vr == "OW" else words.tolist())
+    ds = instance(RAMP, 12, VOILUTSequence=[item], WindowCenter=2048, WindowWidth=4096)
+    found, table = levels(ds, RAMP)
+    assert "A VOI LUT of the image is not usable." in table.warnings
+    plain = instance(RAMP, 12, WindowCenter=2048, WindowWidth=4096)
+    assert (found == levels(plain, RAMP)[0]).all()
 
 
 def test_values_outside_of_a_table_take_its_ends():

@@ -612,6 +612,7 @@ VIEWS = {
         *("PA ERECT", "APSUPINE", "LLD", "LEFT LATERAL DECUBITUS", "FRONTAL", "Face", "frente"),
         *(
             "UNKNOWN",
+            "GENERIC",
             "BEDSIDE",
             "CHEST",
             "ERECT",
@@ -640,6 +641,8 @@ VIEWS = {
             "RAO",
             "LPO",
             "RPO",
+            "LLO",
+            "RLO",
             "OBLIQUE",
             "left oblique",
             "Schräg",

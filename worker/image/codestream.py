@@ -47,7 +47,7 @@ def frame(content: bytes) -> bytes:
             raise Rejected("undecodable", "Pixel Data come in too many fragments.")
     if not fragments:
         raise Rejected("undecodable", "Pixel Data is not properly encapsulated.")
-    if not _begins_codestream(fragments[0][:12]):
+    if len(fragments) > 1 and not _begins_codestream(fragments[0][:12]):
         # The first item is the offset table, empty or not.
         del fragments[0]
     return _bare(fragments[0] if len(fragments) == 1 else b"".join(fragments))

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -111,6 +111,7 @@ def table(
         ``mode`` is how values become grey levels, ``window`` and ``polarity`` choose where the
         header says several things.
     """
+    head, high_doubts = _with_high_bit(head, pixels)
     stored, padded = _stored(head, pixels.dtype.itemsize)
     first = int(stored.min())
     domain = np.arange(first, int(stored.max()) + 1)
@@ -141,7 +142,9 @@ def table(
         shown.lut,
         is_inverted,
     )
-    return GreyTable(patterns, tuple(steps), (*values.warnings, *shown.warnings, *doubts), display)
+    return GreyTable(
+        patterns, tuple(steps), (*high_doubts, *values.warnings, *shown.warnings, *doubts), display
+    )
 
 
 def _yes(is_so: bool) -> str:
@@ -213,6 +216,20 @@ class _Counts:
         first, last = np.searchsorted(below, [low * below[-1], high * below[-1]])
         last = min(int(last), order.size - 1)
         return float(x[order[first]]), float(x[order[last]])
+
+
+def _with_high_bit(
+    head: Header, pixels: npt.NDArray[np.unsignedinteger]
+) -> tuple[Header, tuple[str, ...]]:
+    """Return the header without a High Bit above which, and above whose values, nothing stands.
+
+    Some writers leave 15 there beside 10 or 12 Bits Stored at the low end.
+    """
+    bits = head.stored
+    if head.high_bit is None or head.high_bit < bits or int(pixels.max()) >> bits:
+        return head, ()
+    doubt = f"High Bit is {head.high_bit}, yet the pixels lie in the lowest {bits} bits."
+    return replace(head, high_bit=None), (doubt,)
 
 
 def _stored(head: Header, itemsize: int) -> tuple[Ints, Bools]:

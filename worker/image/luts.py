@@ -51,6 +51,8 @@ def _lut(table: Table, is_big_endian: bool) -> Lut | None:
     if isinstance(table.content, bytes):
         if len(table.content) >= 2 * count:
             entries = np.frombuffer(table.content, ">u2" if is_big_endian else "<u2")
+        elif table.declared > 8:
+            return None  # fewer words than it says, not two entries in each
         else:
             # Eight bits per entry, two entries per word (PS3.3 C.11.1.1.1).
             even = table.content[: len(table.content) // 2 * 2]
@@ -58,7 +60,7 @@ def _lut(table: Table, is_big_endian: bool) -> Lut | None:
             entries = packed.reshape(-1, 2)[:, ::-1].reshape(-1) if is_big_endian else packed
     else:
         entries = np.asarray(table.content, np.float64) % 65536
-        if count // 2 <= entries.size < count:
+        if count // 2 <= entries.size < count and table.declared <= 8:
             low, high = entries % 256, entries // 256
             entries = np.column_stack([low, high]).reshape(-1)
     says_something = 1 <= table.declared <= 16 or entries.any()

@@ -39,7 +39,8 @@ _CHEST_ITSELF = "chest rib lung cxr"
 _EMPTY = """
     unknown other others null none nil unspecified undefined undetermined not specified
     applicable defined set given available na n a nos any blank default misc miscellaneous
-    unk tbd x xx xxx body part examined unbekannt andere anderes sonstige sonstiges keine
+    unk tbd x xx xxx generic general body part examined
+    unbekannt andere anderes sonstige sonstiges keine
     inconnu inconnue autre autres indetermine desconocido otro otros desconhecido outro
     outros sconosciuto altro altri onbekend overig nieznane nieznany inne inny okänd annan
     ukendt andet ukjent muu tuntematon egyéb ismeretlen neznámý jiné necunoscut altul
@@ -67,7 +68,7 @@ _LATERAL = """
     профиль πλάγι 侧 側 측면 جانبي צד ด้านข้าง
 """
 _OBLIQUE = """
-    lao_ rao_ lpo_ rpo_ obl oblic oblik schräg schraeg skos skrå šikm ukoś kosi_ ferde
+    lao_ rao_ lpo_ rpo_ llo_ rlo_ obl oblic oblik schräg schraeg skos skrå šikm ukoś kosi_ ferde
     viisto косая косой косые кос_ λοξ 斜 사위 경사 مائل
 """
 _FRONTAL = """
