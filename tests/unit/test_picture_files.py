@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,11 @@ def test_what_is_no_picture_of_a_chest_has_a_reason() -> None:
     assert refusal(written(Image.fromarray(EIGHT[:200]))) == "too-small"
     assert refusal(written(Image.new("L", (300, 300), 7))) == "no-contrast"
     assert refusal(written(Image.new("1", (12000, 9000)))) == "too-large"
+    small = written(Image.new("L", (300, 300)))
+    ends = small.index(b"IHDR") + 4
+    huge = small[:ends] + (60_000).to_bytes(4) * 2 + small[ends + 8 : ends + 13]
+    crc = zlib.crc32(huge[ends - 4 :]).to_bytes(4)
+    assert refusal(huge + crc + small[ends + 17 :]) == "too-large"
     pages = [Image.fromarray(EIGHT), Image.fromarray(EIGHT)]
     two = written(pages[0], "TIFF", save_all=True, append_images=pages[1:])
     assert refusal(two) == "multi-frame"

@@ -66,8 +66,13 @@ def picture(content: bytes, options: Options) -> Radiograph:
     kind = kind_of(content)
     if not kind:
         raise Rejected("not-dicom", "The file is neither DICOM nor PNG, JPEG, TIFF or WebP.")
-    broken = Rejected("undecodable", f"The file is not a whole {kind} picture.")
-    with foreign_code(lambda _: broken), warnings.catch_warnings():
+
+    def refusal(exc: BaseException) -> Rejected:
+        if isinstance(exc, Image.DecompressionBombError):  # before its size can be asked for
+            return Rejected("too-large", f"The picture has more than {MOST_PIXELS} pixels.")
+        return Rejected("undecodable", f"The file is not a whole {kind} picture.")
+
+    with foreign_code(refusal), warnings.catch_warnings():
         # Of sizes and tags: the limits here are our own.
         warnings.simplefilter("ignore")
         pixels, mode, notes = _grey(content, kind)
