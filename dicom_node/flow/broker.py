@@ -20,7 +20,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from dicom_node.base.confine import python_command
 from dicom_node.base.errors import Busy, ConfigurationError, Unreachable
@@ -103,7 +103,10 @@ def app(
     own: dict[str, Any] = {}
     if url.startswith("sentinel:"):
         own["master_name"] = options.get("master_name", "mymaster")
-        own["sentinel_kwargs"] = {"ssl": True, **tls} if tls else None
+        asked = {"ssl": True, **tls} if tls else {}
+        if options.get("sentinel_auth", "false").lower() == "true":
+            asked["password"] = unquote(urlsplit(plain.split(";")[0]).password or "")
+        own["sentinel_kwargs"] = asked or None
     application = Celery("chexfract", broker=plain, set_as_current=False)
     if tls:
         application.conf.update(broker_use_ssl=tls)
@@ -138,8 +141,9 @@ def app(
 
 _OPTIONS = frozenset(
     ("master_name", "ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-) | {"ssl_check_hostname"}
-"""What may stand behind the ``?`` of a broker's URL."""
+) | {"ssl_check_hostname", "sentinel_auth"}
+"""What may stand behind the ``?`` of a broker's URL; ``sentinel_auth=true``: Sentinels ask for the
+password of the servers, too."""
 
 
 def _split(url: str) -> tuple[str, dict[str, str]]:

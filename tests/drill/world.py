@@ -120,7 +120,7 @@ class World:
         self.broker, self.archive, self.serve = self._broker(), self._archive(), self._serve()
         self.workers = [self._worker(i) for i in range(len(WORKERS))]
         self.server = self._server()
-        stations = [self.broker, self.archive, self.serve, *self.workers]
+        stations = [self.broker, *self._further(), self.archive, self.serve, *self.workers]
         if self.choice.database == "postgresql":
             stations.insert(0, self.server)
         self.supervisor = Supervisor(stations)
@@ -135,6 +135,15 @@ class World:
     @property
     def _server_url(self) -> str:
         return f"postgresql+psycopg://chexfract@127.0.0.1:{self.ports['server']}/postgres"
+
+    @property
+    def broker_url(self) -> str:
+        """Where node and workers find the broker."""
+        return f"redis://{self._auth}127.0.0.1:{self.ports['broker']}/0"
+
+    def _further(self) -> list[Station]:
+        """Return what runs beside the broker."""
+        return []
 
     def archive_does(self, mode: str) -> None:
         """Tell the archive how to behave."""
@@ -202,7 +211,7 @@ class World:
         self.is_small_disk = subprocess.run(command, check=False, stderr=-3).returncode == 0
 
     def _configure(self) -> None:
-        broker = f"redis://{self._auth}127.0.0.1:{self.ports['broker']}/0"
+        broker = self.broker_url
         model, is_served = self.choice.model, self.choice.database == "postgresql"
         node = NODE.format(
             port=self.ports["node"],
