@@ -141,6 +141,8 @@ class Node(Section):
     """Folder of ledger, spool, secrets and logs; for the user of the node alone."""
     ledger: str = "sqlite"
     """``sqlite`` (a file in data_dir) or a ``postgresql+psycopg://`` URL."""
+    ledger_password_file: Path | None = None
+    """File of the database's password, which then need not stand in the URL."""
     known_peers_only: bool = True
     """Whether callers that are not one of ``[peers]`` are rejected."""
     called_ae_check: bool = True
@@ -182,6 +184,13 @@ class Node(Section):
         is_linux = hasattr(os, "sched_getaffinity")
         processors = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
         return min(4, max(1, processors // 2))
+
+    @model_validator(mode="after")
+    def _ledger_password_is_read(self) -> Self:
+        if self.ledger_password_file and self.ledger != "sqlite":
+            # frozen for everybody else; this is still its making
+            object.__setattr__(self, "ledger", add_password(self.ledger, self.ledger_password_file))
+        return self
 
     @model_validator(mode="after")
     def _listeners_are_few(self) -> Self:

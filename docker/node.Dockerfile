@@ -6,7 +6,7 @@ WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY dicom_node dicom_node
 COPY worker worker
-RUN pip install -c constraints.txt . \
+RUN pip install -c constraints.txt '.[oidc,postgresql]' \
     && useradd --uid 10001 --create-home chexfract \
     && install -d -o chexfract /var/lib/chexfract /trust
 USER 10001

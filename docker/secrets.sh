@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 umask 077
 mkdir -p secrets
 word() { head -c 32 /dev/urandom | base64 | tr -d '+/=\n'; }
-for name in redis-password jobs-secret; do
+for name in redis-password jobs-secret postgres-password; do
   [ -s "secrets/$name" ] || word >"secrets/$name"
 done
 if [ ! -s secrets/orthanc-users.json ]; then

@@ -35,7 +35,7 @@ def hide_passwords(url: str) -> str:
 
 
 def add_password(url: str, file: Path) -> str:
-    """Return a broker's address with the password that a file holds, unless it has one already.
+    """Return an address with the password that a file holds, unless it has one already.
 
     Raises
     ------
@@ -43,7 +43,8 @@ def add_password(url: str, file: Path) -> str:
         The file cannot be read or is empty.
     """
     scheme, _, rest = url.partition("://")
-    if "@" in rest.partition("/")[0]:
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if at and ":" in user:
         return url
     try:
         password = file.read_text(encoding="utf-8").strip()
@@ -52,7 +53,8 @@ def add_password(url: str, file: Path) -> str:
         raise ValueError(f"password_file: {file}: {why}") from exc
     if not password:
         raise ValueError(f"password_file: {file} is empty")
-    return f"{scheme}://:{quote(password, safe='')}@{rest}"
+    host = rest[len(user) + len(at) :]
+    return f"{scheme}://{user}:{quote(password, safe='')}@{host}"
 
 
 LOOPBACK = IPv4Address("127.0.0.1")

