@@ -20,9 +20,11 @@ from dicom_node.base.translation import mark
 from dicom_node.flow import broker
 from dicom_node.peers import HostNames, who_calls
 from dicom_node.settings import Settings, Tls
+from dicom_node.store.audit_file import AuditFile
 from dicom_node.store.ledger import DestinationState, Ledger, Waiting
 from dicom_node.store.ledger.holds import Hold
 from dicom_node.store.ledger.refused import RefusedCaller
+from dicom_node.store.ledger.views import WorkerClaim
 from dicom_node.store.spool import Spool
 
 FRESH_S = 2.0
@@ -85,10 +87,14 @@ class Condition:
 # each kind of condition ---------------------------------------------------------------------------
 
 
-def of_disk(free: int, min_free: int) -> Iterator[Condition]:
-    """Yield that the disk is full, or will be soon."""
-    values = {"free": f"{free / 1e9:.1f}", "limit": f"{min_free / 1e9:.1f}"}
-    advice = mark("Make room on that disk, or lower [retention] images in node.toml.")
+def of_disk(free: int, min_free: int, folder: Path) -> Iterator[Condition]:
+    """Yield that the disk of a folder is full, or will be soon."""
+    values = {
+        "free": f"{free / 1e9:.1f}",
+        "limit": f"{min_free / 1e9:.1f}",
+        "folder": folder.absolute(),
+    }
+    advice = mark("Make room on the disk of %(folder)s, or lower [retention] images in node.toml.")
     if free < min_free:
         what = mark("The disk is full: images are refused. %(free)s GB are free, %(limit)s GB "
                     "must stay free.")  # fmt: skip
@@ -97,6 +103,15 @@ def of_disk(free: int, min_free: int) -> Iterator[Condition]:
         what = mark("The disk is nearly full: at %(limit)s GB free images are refused, "
                     "%(free)s GB are free now.")  # fmt: skip
         yield Condition("disk-low", "warn", what, advice, values)
+
+
+def of_audit(settings: Settings) -> Iterator[Condition]:
+    """Yield that the audit trail has no room."""
+    path = settings.audit_file
+    if path is not None and not AuditFile(path).is_safe:
+        what = mark("The disk of the audit trail is full: images are refused.")
+        advice = mark("Make room on the disk of %(folder)s; the node goes on by itself.")
+        yield Condition("audit-full", "stop", what, advice, {"folder": path.parent.absolute()})
 
 
 def of_ledger(ledger: Ledger) -> Iterator[Condition]:
@@ -166,6 +181,17 @@ def of_workers(
         advice = mark("Start a worker of that model: chexfract-worker run, or "
                       "chexfract-node serve --with-worker worker.toml")  # fmt: skip
         yield Condition("no-worker-yet", "warn", what, advice, {"model": model}, model, "/models")
+
+
+def models_claimed(
+    waiting: Mapping[str, Waiting], claims: Iterable[WorkerClaim], now: float
+) -> set[str]:
+    """Return the models of which a worker seems to be there, for who hears no heartbeats.
+
+    What was claimed lately speaks for all models: a claim does not name its model.
+    """
+    is_any = any(now - one.claimed_at < PATIENCE_S for one in claims)
+    return set(waiting) if is_any else set()
 
 
 def is_down(line: DestinationState) -> bool:
@@ -283,21 +309,40 @@ def certificate_dates(name: str, end: Tls) -> Iterator[CertificateDates]:
 
 
 def of_certificates(settings: Settings) -> Iterator[Condition]:
-    """Yield certificates that end soon or have ended."""
+    """Yield certificates that end soon, have ended or have not begun."""
     for name, end in tls_ends(settings).items():
         try:
             dates = list(certificate_dates(name, end))
         except (OSError, ValueError):
             continue  # what cannot be read stops the start: doctor names it
         for one in dates:
-            values = {"file": one.path, "end": f"{one.ends:%Y-%m-%d}"}
-            advice = mark("Renew it, and restart serve.")
-            if one.level == "stop":
-                what = mark("A certificate is not valid any more: %(file)s ended on %(end)s.")
-                yield Condition("certificate", "stop", what, advice, values, name)
-            elif one.level == "warn":
-                what = mark("A certificate ends soon: %(file)s on %(end)s.")
-                yield Condition("certificate", "warn", what, advice, values, name)
+            yield from of_dates(one)
+
+
+def of_dates(dates: CertificateDates) -> Iterator[Condition]:
+    """Yield that a certificate ends soon, has ended or has not begun."""
+    if dates.level is None:
+        return
+    now = datetime.now(UTC)
+    values = {
+        "file": dates.path,
+        "begin": f"{dates.begins:%Y-%m-%d}",
+        "end": f"{dates.ends:%Y-%m-%d}",
+        "days": (dates.ends - now).days,
+    }
+    if dates.begins > now:
+        what = mark("A certificate is not valid yet: %(file)s begins on %(begin)s.")
+    elif dates.level == "stop":
+        what = mark("A certificate is not valid any more: %(file)s ended on %(end)s.")
+    else:
+        what = mark("A certificate ends soon: %(file)s on %(end)s, in %(days)s days.")
+    if dates.begins > now:
+        advice = mark("Set the clock, or take another certificate and restart serve.")
+    elif (dates.path.parent / "ca.key").exists():  # of this node's own authority
+        advice = mark("Renew it by chexfract-node certificate, and restart serve.")
+    else:
+        advice = mark("Renew it, and restart serve.")
+    yield Condition("certificate", dates.level, what, advice, values, dates.end)
 
 
 def of_refused(
@@ -323,6 +368,54 @@ def of_refused(
 
 
 # all of them --------------------------------------------------------------------------------------
+
+
+def all_now(
+    settings: Settings,
+    ledger: Ledger,
+    spool: Spool,
+    models_here: Callable[[Mapping[str, Waiting]], Collection[str] | None],
+    jump: Callable[[], float] = lambda: 0.0,
+) -> Iterator[Condition]:
+    """Yield all that is wrong.
+
+    Parameters
+    ----------
+    models_here : callable
+        Returns the models of which a worker is there, given what waits; None where that is not
+        known yet.
+    jump : callable
+        Returns the seconds by which the clock was set lately.
+    """
+    now, url = ledger.clock.wall(), settings.broker.url
+    yield from of_disk(_free(spool), spool.min_free, spool.root)
+    yield from of_audit(settings)
+    trouble = list(of_ledger(ledger))
+    yield from trouble
+    if url != "embedded":  # serve puts the address of its own in the place of this word
+        files = broker.files_of(settings.broker)
+        yield from of_broker(url, lambda: broker.ping(url, 1.0, files))
+    yield from of_certificates(settings)
+    if any(one.key == "ledger-away" for one in trouble):
+        return
+    try:
+        waiting = ledger.jobs.waiting()
+        if (here := models_here(waiting)) is not None:
+            yield from of_jobs(waiting, here, now)
+            yield from of_workers(settings, waiting, here)
+        yield from of_destinations(ledger.history.status().destinations)
+        yield from of_holds(ledger.holds.held())
+        yield from of_clock(now, ledger.history.last_event(), jump())
+        yield from of_refused(settings, ledger.refused.recent(), now)
+    except ChexFractError:
+        return  # it went away just now: the next look says so
+
+
+def _free(spool: Spool) -> int:
+    try:
+        return shutil.disk_usage(spool.root).free
+    except OSError:
+        return -1
 
 
 class Conditions:
@@ -388,31 +481,10 @@ class Conditions:
             done.set()
 
     def _all(self) -> Iterator[Condition]:
-        settings, ledger, now = self._settings, self._ledger, self._clock.wall()
-        url = settings.broker.url
-        yield from of_disk(self._free(), self._spool.min_free)
-        trouble = list(of_ledger(ledger))
-        yield from trouble
-        if url != "embedded":  # serve puts the address of its own in the place of this word
-            files = broker.files_of(settings.broker)
-            yield from of_broker(url, lambda: broker.ping(url, 1.0, files))
-        yield from of_certificates(settings)
-        if not any(one.key == "ledger-away" for one in trouble):
-            yield from self._of_work(now)
+        return all_now(self._settings, self._ledger, self._spool, self._models_here, self._jump)
 
-    def _of_work(self, now: float) -> Iterator[Condition]:
-        settings, ledger = self._settings, self._ledger
-        try:
-            waiting, here = ledger.jobs.waiting(), set(self._here())
-            if time.monotonic() - self._born >= YOUNG_S:
-                yield from of_jobs(waiting, here, now)
-                yield from of_workers(settings, waiting, here)
-            yield from of_destinations(ledger.history.status().destinations)
-            yield from of_holds(ledger.holds.held())
-            yield from of_clock(now, ledger.history.last_event(), self._jump())
-            yield from of_refused(settings, ledger.refused.recent(), now)
-        except ChexFractError:
-            return  # it went away just now: the next look says so
+    def _models_here(self, _: Mapping[str, Waiting]) -> Collection[str] | None:
+        return set(self._here()) if time.monotonic() - self._born >= YOUNG_S else None
 
     def _jump(self) -> float:
         if by := self._jumps.since_last():
@@ -420,12 +492,6 @@ class Conditions:
         if self._jumped and self._clock.monotonic() - self._jumped[1] < JUMP_SHOWN_S:
             return self._jumped[0]
         return 0.0
-
-    def _free(self) -> int:
-        try:
-            return shutil.disk_usage(self._spool.root).free
-        except OSError:
-            return -1
 
 
 _SILENT = Condition(

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -36,6 +35,22 @@ PACKAGE = "chexfract-node"
 KEEP_CLOCK = "set the clock, and let chrony or systemd-timesyncd keep it"
 
 _CONFIG = ConfigurationError.exit_code
+
+
+def check_of(name: str, found: conditions.Condition, more: str = "", code: int = 1) -> Check:
+    """Return a condition as a check: with the words in which the pages say it.
+
+    Parameters
+    ----------
+    more : str
+        What only a look from here knows.
+    code : int
+        Exit code of a failed check.
+    """
+    what = f"{found.text} {more}".strip()
+    if found.level == "stop":
+        return failed(name, what, found.advised, code)
+    return warned(name, what, found.advised)
 
 
 def python() -> Iterable[Check]:
@@ -147,23 +162,19 @@ def disk(settings: Settings) -> Iterator[Check]:
         return
     free = shutil.disk_usage(place).free
     state = f"{place.absolute()}: {free / 1e9:.1f} GB free, fsync in {took_ms:.0f} ms"
-    level = next((one.level for one in conditions.of_disk(free, wanted)), None)
-    if level == "stop":
-        what = f"{state}; below min_free {wanted / 1e9:.1f} GB nothing is received"
-        yield failed("disk", what, "make room, or lower retention.images", OutOfResources.exit_code)
-    elif level == "warn":
-        what = f"{state}; at {wanted / 1e9:.1f} GB nothing is received any more"
-        yield warned("disk", what, "make room, or lower retention.images")
-    else:
+    found = next(conditions.of_disk(free, wanted, place), None)
+    if found is None:
         yield passed("disk", state)
+    else:
+        yield check_of("disk", found, code=OutOfResources.exit_code)
     yield _clock(written_at)
 
 
 def _clock(written_at: float) -> Check:
     now = time.time()
     shown = local_time().isoformat(timespec="seconds")
-    if now < conditions.RELEASED:
-        return failed("clock", f"{shown} is before this software was made", KEEP_CLOCK)
+    for wrong in conditions.of_clock(now, last_event=0.0):
+        return check_of("clock", wrong, f"({shown})")
     if abs(now - written_at) > conditions.MOST_SKEW_S:
         what = f"{shown}; the disk's clock differs by {now - written_at:.0f} s"
         return warned("clock", what, KEEP_CLOCK)
@@ -265,21 +276,10 @@ def tls(settings: Settings) -> Iterator[Check]:
 
 def _validity(name: str, end: Tls) -> Iterator[Check]:
     for one in conditions.certificate_dates(name, end):
-        what = f"{one.path} is valid until {one.ends:%Y-%m-%d}"
-        if one.level == "stop":
-            what = f"{one.path} is valid from {one.begins:%Y-%m-%d} to {one.ends:%Y-%m-%d} only"
-            yield failed(name, what, f"{_renewal(one.path)}, or set the clock")
-        elif one.level == "warn":
-            days = (one.ends - datetime.now(UTC)).days
-            yield warned(name, f"{what}: {days} days", _renewal(one.path))
+        found = next(conditions.of_dates(one), None)
+        if found is None:
+            yield passed(name, f"{one.path} is valid until {one.ends:%Y-%m-%d}")
         else:
-            yield passed(name, what)
+            yield check_of(name, found)
     if end.key is not None and end.key.stat().st_mode & 0o077:
         yield warned(name, f"{end.key} may be read by others", f"chmod 600 {end.key}")
-
-
-def _renewal(path: Path) -> str:
-    """Return how to renew a certificate; one of this node's own authority by a command."""
-    if (path.parent / "ca.key").exists():
-        return "chexfract-node certificate --config … renews it; then restart serve"
-    return "renew it"

@@ -1,5 +1,6 @@
 """Tells people of trouble by webhook and mail, once, and again when it lasts.
 
+What is wrong is asked of `dicom_node.conditions`, as the pages and doctor do.
 A message holds counts and names of peers; patient data never, identifiers only where the site
 asked for them.
 """
@@ -9,17 +10,17 @@ from __future__ import annotations
 import logging
 import smtplib
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Any
 
 from dicom_node.base.errors import Unreachable
-from dicom_node.conditions import is_down
+from dicom_node.conditions import all_now, models_claimed
 from dicom_node.flow.loop import Loop
 from dicom_node.settings import Notify, Settings
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, Waiting
 from dicom_node.store.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -32,13 +33,21 @@ LISTED = 20
 """Failed images whose identifiers stand in one message."""
 
 
+SENT_LATER = ("archive-away", "no-worker", "idle-worker", "broker-away")
+"""Conditions that often pass by themselves: they are sent when they have lasted."""
+LEFT_OUT = ("no-worker-yet", "refused-caller")
+"""Conditions that stop nobody's images: the pages show them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """One thing that somebody has to look at."""
 
     key: str
     """What it is, without figures: the same trouble is reported once."""
+    what: str
     text: str
+    """``what``, and what to do about it."""
 
 
 Tell = Callable[[str, list[str]], None]
@@ -66,7 +75,8 @@ class Notifier:
         self._spool = spool
         self._tells = ways(settings.notify) if tells is None else tells
         self._told: dict[str, float] = {}
-        self._down: dict[str, float] = {}
+        self._since: dict[str, float] = {}
+        self._texts: dict[str, str] = {}
         self._event: int | None = None
         self.clock = ledger.clock
 
@@ -87,7 +97,8 @@ class Notifier:
         new = [t for key, t in found.items() if now - self._told.get(key, 0.0) >= due]
         failures, newest = self._failures()
         failures += self._given_up(newest)
-        lines = [trouble.text for trouble in new] + failures + [f"over: {key}" for key in over]
+        lines = [trouble.text for trouble in new] + failures
+        lines += [f"over: {self._texts.get(key, key)}" for key in over]
         if lines:
             name = self._settings.node.ae_title
             is_good = not (new or failures)
@@ -97,20 +108,24 @@ class Notifier:
         self._event = newest
         self._told = {key: self._told[key] for key in found if key in self._told}
         self._told |= dict.fromkeys((trouble.key for trouble in new), now)
+        self._texts = {key: trouble.what for key, trouble in found.items()}
 
     def _lasting(self, now: float) -> Iterator[Trouble]:
-        """Yield trouble that lasts until somebody ends it."""
-        if not self._spool.has_room():
-            limit = self._settings.retention.min_free
-            yield Trouble("disk full", f"disk full: less than {limit} bytes free, images refused")
-        status = self._ledger.history.status()
-        silent = {d.name: d for d in status.destinations if is_down(d)}
-        self._down = {name: self._down.get(name, now) for name in silent}
-        for name, since in self._down.items():
-            if now - since >= self._notify.destination_down_for:
-                waiting = silent[name].waiting
-                what = f"destination {name} gives no answer"
-                yield Trouble(what, f"{what} since {_minutes(now - since)}; {waiting} waiting")
+        """Yield trouble that lasts until somebody ends it, in the words of the pages."""
+
+        def here(waiting: Mapping[str, Waiting]) -> set[str]:
+            return models_claimed(waiting, self._ledger.results.workers(), now)
+
+        wrong = all_now(self._settings, self._ledger, self._spool, here)
+        found = {f"{one.key} {one.name}": one for one in wrong if one.key not in LEFT_OUT}
+        self._since = {key: self._since.get(key, now) for key in found}
+        for key, since in self._since.items():
+            one = found[key]
+            if one.key not in SENT_LATER:
+                yield Trouble(key, one.text, f"{one.text} {one.advised}")
+            elif now - since >= self._notify.destination_down_for:
+                lasts = f"This has lasted {_minutes(now - since)}."
+                yield Trouble(key, one.text, f"{one.text} {lasts} {one.advised}")
 
     def _failures(self) -> tuple[list[str], int]:
         """Return one line for jobs that failed since the last look, and the last event."""

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 from dicom_node.base.checks import Check, failed, passed, warned
 from dicom_node.base.errors import ConfigurationError, Unreachable
+from dicom_node.conditions import of_audit
 from dicom_node.credentials import is_first_admin
 from dicom_node.operate.audit import secured
 from dicom_node.operate.notify import post_office
 from dicom_node.settings import Settings
-from dicom_node.store.audit_file import AuditFile
 from dicom_node.users import read_users, users_file, weak_users
 
 ANSWER_S = 4.0
@@ -103,6 +103,9 @@ def audit(settings: Settings) -> Iterator[Check]:
     if path is None:
         yield warned("audit", "no audit trail is kept", "set audit.enabled = true")
         return
+    for wrong in of_audit(settings):
+        yield failed("audit", wrong.text, wrong.advised)
+        return
     yield _file(path)
     if trail.syslog:
         yield _repository(settings)
@@ -119,9 +122,6 @@ def _file(path: Path) -> Check:
         return failed("audit", f"{path} cannot be written", advice, _CONFIG)
     if path.exists() and path.stat().st_mode & 0o077:
         return warned("audit", f"{path} may be read by others", f"chmod 600 {path}")
-    if not AuditFile(path).is_safe:
-        what = f"{path}: its disk is full, no image is taken"
-        return failed("audit", what, "make room on that disk")
     aside = len(list(path.parent.glob(f"{path.name}.*")))
     more = f" and {aside} older beside it" if aside else ""
     return passed("audit", f"{path}{more}; the manual's page reference/audit says how to read it")

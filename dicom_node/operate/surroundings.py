@@ -47,10 +47,10 @@ def ledger(settings: Settings) -> Iterator[Check]:
             yield _revised(revision)
             return
         yield passed("ledger", f"revision {revision}")
-        if why := book.why_read_only():
-            yield failed("ledger", f"it cannot be written: {why}", "let the node's user write it")
+        for wrong in conditions.of_ledger(book):
+            yield machine.check_of("ledger", wrong)
         for wrong in conditions.of_clock(book.clock.wall(), book.history.last_event()):
-            yield failed("clock", wrong.text, machine.KEEP_CLOCK)
+            yield machine.check_of("clock", wrong)
         yield from _work(settings, book)
     except ChexFractError as exc:
         advice = "start the database, or correct node.ledger"
@@ -75,16 +75,12 @@ def _work(settings: Settings, book: Ledger) -> Iterator[Check]:
     waiting, claims = book.jobs.waiting(), book.results.workers()
     here = _models_here(settings)
     if here is None:  # nobody who would know answers: what was claimed lately speaks
-        lately = any(now - one.claimed_at < conditions.PATIENCE_S for one in claims)
-        here = set(waiting) if lately else set()
+        here = conditions.models_claimed(waiting, claims, now)
     late = list(conditions.of_jobs(waiting, here, now))
     claimed = [f"{claim.worker} {_ago(now - claim.claimed_at)}" for claim in claims[:3]]
     for one in late:
         last = f"last claim: {claimed[0]}" if claimed else "no worker ever claimed one"
-        count, seconds = one.values["count"], one.values["seconds"]
-        what = f"jobs wait: {count} for {one.name!r} since {seconds} s; {last}"
-        advice = "start a worker of that model: chexfract-worker run, or serve --with-worker"
-        yield failed("jobs", what, advice if one.key == "no-worker" else one.advised)
+        yield machine.check_of("jobs", one, f"({last})")
     if claimed and not late:
         yield passed("jobs", f"last claims: {', '.join(claimed)}")
     elif not late and is_running(settings.node.data_dir):
@@ -92,10 +88,8 @@ def _work(settings: Settings, book: Ledger) -> Iterator[Check]:
         yield warned("jobs", "no worker has claimed a job yet", advice)
     for held in conditions.of_holds(book.holds.held()):
         yield warned("held", held.text, f"chexfract-node let-go {held.name}")
-    for line in book.history.status().destinations:
-        if conditions.is_down(line):
-            what = f"{line.waiting} reports wait for {line.name}: {line.reason}"
-            yield failed("deliveries", what, "see its line below; they go out by themselves")
+    for one in conditions.of_destinations(book.history.status().destinations):
+        yield machine.check_of("deliveries", one)
 
 
 def _models_here(settings: Settings) -> set[str] | None:

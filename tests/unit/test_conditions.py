@@ -19,7 +19,7 @@ from serving import Api, serving
 from dicom_node import conditions
 from dicom_node.base.errors import Unreachable
 from dicom_node.base.job import Card, Device, WorkerHeartbeat
-from dicom_node.conditions import Condition, Conditions
+from dicom_node.conditions import CertificateDates, Condition, Conditions
 from dicom_node.operate import surroundings
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import DestinationState, Ledger, Waiting
@@ -41,7 +41,7 @@ def keys(found: Iterator[Condition]) -> list[tuple[str, str]]:
     ],
 )
 def test_a_disk_is_full_low_or_neither(free: int, found: list[tuple[str, str]]) -> None:
-    assert keys(conditions.of_disk(free, 100)) == found
+    assert keys(conditions.of_disk(free, 100, Path())) == found
 
 
 def test_a_ledger_that_cannot_be_written_is_not_one_that_is_away(tmp_path: Path) -> None:
@@ -155,6 +155,29 @@ def test_a_certificate_is_named_before_it_ends(
     issued.private_key_pem.write_to_path(key)
     settings = Settings(node={"tls": {"certificate": certificate, "key": key}})
     assert keys(conditions.of_certificates(settings)) == found
+
+
+def test_a_certificate_of_tomorrow_and_one_of_our_own_say_what_to_do(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    tomorrow, later = now + timedelta(days=1), now + timedelta(days=400)
+    (found,) = conditions.of_dates(CertificateDates("tls node", tmp_path / "a", tomorrow, later))
+    assert "is not valid yet" in found.text
+    assert "Set the clock" in found.advised
+    (tmp_path / "ca.key").touch()
+    ends = CertificateDates("tls node", tmp_path / "a", now, now + timedelta(days=9, hours=1))
+    (found,) = conditions.of_dates(ends)
+    assert "in 9 days" in found.text
+    assert "chexfract-node certificate" in found.advised
+
+
+def test_an_audit_trail_without_room_is_named_as_images_are_refused(tmp_path: Path) -> None:
+    settings = Settings(node={"data_dir": tmp_path})
+    assert keys(conditions.of_audit(settings)) == []
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / ".audit.xml.reserve").write_bytes(b"spent")
+    (found,) = conditions.of_audit(settings)
+    assert (found.key, found.level) == ("audit-full", "stop")
+    assert str(tmp_path / "audit") in found.advised
 
 
 def refused(title: str, ago: float, address: str = "10.0.0.9") -> RefusedCaller:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ from typing import Any
 
 import pages
 import pytest
+import scene
 from ledgers import on
 from pydantic import ValidationError
 from serving import Api, serving
 
 from dicom_node.base.errors import Unreachable
+from dicom_node.conditions import Condition, of_disk
 from dicom_node.operate.notify import Notifier, mail, post, ways
 from dicom_node.settings import Notify, Settings
 
@@ -52,7 +55,7 @@ def held(api: Api) -> None:
 
 def test_nothing_is_told_while_all_is_well(api: Api) -> None:
     looks, messages = notifier(api)
-    for now in (1e9, 1e9 + 60):
+    for now in (2e9, 2e9 + 60):
         on(looks, now).step()
     assert messages == []
 
@@ -60,12 +63,12 @@ def test_nothing_is_told_while_all_is_well(api: Api) -> None:
 def test_failures_since_the_last_look_are_told_once_and_without_names(api: Api) -> None:
     failed(api)
     looks, messages = notifier(api)
-    on(looks, 1e9).step()
+    on(looks, 2e9).step()
     assert messages == []  # from before the start
     failed(api)
     failed(api)
-    on(looks, 1e9 + 15).step()
-    on(looks, 1e9 + 30).step()
+    on(looks, 2e9 + 15).step()
+    on(looks, 2e9 + 30).step()
     ((subject, lines),) = messages
     assert subject.startswith("CHEXFRACT: trouble")
     assert lines == ["2 image(s) failed; see the worklist, state Failed"]
@@ -73,9 +76,9 @@ def test_failures_since_the_last_look_are_told_once_and_without_names(api: Api) 
 
 def test_identifiers_are_told_where_the_site_asks_for_them_and_names_never(api: Api) -> None:
     looks, messages = notifier(api, with_identifiers=True)
-    on(looks, 1e9).step()
+    on(looks, 2e9).step()
     uid = failed(api)
-    on(looks, 1e9 + 15).step()
+    on(looks, 2e9 + 15).step()
     assert f"failed: {uid}" in messages[0][1]
     assert NAME not in str(messages)
 
@@ -92,22 +95,50 @@ def test_a_silent_destination_is_told_after_a_while_reminded_and_told_to_be_back
     on(looks, start + 600).step()
     on(looks, start + 700).step()
     assert len(messages) == 1
-    assert "modality gives no answer since 10 min; 1 waiting" in messages[0][1][0]
+    text = messages[0][1][0]
+    assert text.startswith("modality is away (gives no answer within 30 s): 1 report(s) wait")
+    assert "This has lasted 10 min. Test it on the page Peers" in text
     on(looks, start + 4300).step()
     assert len(messages) == 2
     for delivery in on(api.ledger, start).deliveries.due(destination="modality"):
         api.ledger.deliveries.delivered(delivery.id, 0)
     on(looks, start + 4400).step()
-    assert messages[2][1] == ["over: destination modality gives no answer"]
+    assert messages[2][1] == [
+        "over: modality is away (gives no answer within 30 s): 1 report(s) wait for it."
+    ]
     on(looks, start + 4500).step()
     assert len(messages) == 3
 
 
 def test_a_full_disk_is_told(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     looks, messages = notifier(api)
-    monkeypatch.setattr(api.spool, "has_room", lambda size=0: False)
-    on(looks, 1e9).step()
-    assert "disk full" in messages[0][0]
+    monkeypatch.setattr(api.spool, "min_free", 10**18)
+    on(looks, 2e9).step()
+    assert "The disk is full: images are refused." in messages[0][0]
+    assert messages[0][1] == [f"{one.text} {one.advised}" for one in the_same(api)]
+
+
+def the_same(api: Api) -> list[Condition]:
+    """What the pages say of a full disk."""
+    return list(of_disk(shutil.disk_usage(api.spool.root).free, 10**18, api.spool.root))
+
+
+def test_jobs_without_a_worker_are_told_when_that_lasts_and_by_whom_to_start(api: Api) -> None:
+    looks, messages = notifier(api, destination_down_for="10m")
+    pages.keep(api, b"\0" * 128 + b"DICM waits", pages.route())
+    for now in (0, 599):
+        on(looks, 2e9 + now).step()
+    assert messages == []
+    on(looks, 2e9 + 600).step()
+    assert "No worker of the model phantom is running: 1 image(s) wait" in messages[0][0]
+    assert "chexfract-worker run" in messages[0][1][0]
+
+
+def test_callers_that_were_refused_are_for_the_pages(api: Api) -> None:
+    looks, messages = notifier(api)
+    scene.refuse(api)
+    on(looks, api.ledger.clock.wall()).step()
+    assert messages == []
 
 
 def test_what_nobody_could_be_told_is_told_again(api: Api) -> None:
@@ -121,11 +152,11 @@ def test_what_nobody_could_be_told_is_told_again(api: Api) -> None:
         messages.append(lines)
 
     looks._tells = [tell]
-    on(looks, 1e9).step()
+    on(looks, 2e9).step()
     failed(api)
-    on(looks, 1e9 + 15).step()
+    on(looks, 2e9 + 15).step()
     assert messages == []
-    on(looks, 1e9 + 30).step()
+    on(looks, 2e9 + 30).step()
     assert "1 image(s) failed" in messages[0][0]
 
 
