@@ -16,9 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from pydicom.dataelem import RawDataElement
+from pydicom.multival import MultiValue
+
 from dicom_node.base.confine import child_environment, confine, python_command
 from dicom_node.base.errors import Busy, NotFound
 from dicom_node.base.translation import mark
+from dicom_node.standard import pixel_shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +48,8 @@ DEEP = (DATA, FULL, "bone-data", "local-data")
 
 FUNCTIONS = ("linear", "linear-exact", "sigmoid")
 """How a window becomes grey (PS3.3 C.11.2.1.2, C.11.2.1.3; PS3.18 8.3.5.1.4 names them so)."""
+EXACT = 1
+"""Place of linear-exact among `FUNCTIONS`."""
 
 LARGEST_DATA = 2048
 LARGEST = 1024
@@ -140,8 +146,10 @@ def draw(file: BinaryIO, window: str, kind: str = "PNG", largest: int = LARGEST)
     window : str
         A key of `WINDOWS`; center, width and one of `FUNCTIONS` with commas between them; or one
         of `DEEP`: 16 bits of grey, bright as shown, whose text chunks ``low`` and ``high`` name
-        the values of black and white, ``center`` and ``width`` the window, ``lung`` and ``whole``
-        the ends of these presets, ``rows`` and ``columns`` the size of the image.
+        the values of black and white, ``center``, ``width`` and ``function`` (its place in
+        `FUNCTIONS`) the window, ``lung`` and ``whole`` the ends of these presets, ``rows`` and
+        ``columns`` the size of the image, ``across`` and ``down`` by how much columns and rows
+        are drawn larger.
     kind : str
         ``PNG`` or ``JPEG``, of eight bits.
     largest : int
@@ -152,13 +160,17 @@ def draw(file: BinaryIO, window: str, kind: str = "PNG", largest: int = LARGEST)
     from pydicom import dcmread
     from pydicom.pixels.utils import pixel_array
 
-    dataset = dcmread(file)
+    dataset = _with_points(dcmread(file))
     pixels = pixel_array(dataset, index=0)
     if window in DEEP:
         return _deep(pixels, dataset, window)
     if dataset.get("SamplesPerPixel", 1) == 1:
         pixels = np.rint(_shown(pixels, dataset, window) * 255)
     picture = Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
+    across, down = _enlarged(dataset)
+    if (across, down) != (1.0, 1.0):
+        size = (round(picture.width * across), round(picture.height * down))
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
     if largest:
         picture.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     drawn = io.BytesIO()
@@ -201,13 +213,14 @@ def _deep(pixels: NDArray[Any], dataset: Dataset, window: str) -> bytes:
 
     from dicom_node.web import contrast
 
+    across, down = _enlarged(dataset)
     if pixels.ndim != 2:
         raise ValueError("colours have no window")
     is_inverse = _is_inverse(dataset)
     values, details = _values_and_window(pixels, dataset)
     if (preset := window.removesuffix("-data")) != window:
         values = contrast.preset(-values if is_inverse else values, preset)
-        details, is_inverse = {"center": 0.5, "width": 1.0}, False
+        details, is_inverse = {"center": 0.5, "width": 1.0, "function": EXACT}, False
     rows, columns = values.shape
     small = values
     if window != FULL and max(rows, columns) > LARGEST_DATA:
@@ -219,7 +232,8 @@ def _deep(pixels: NDArray[Any], dataset: Dataset, window: str) -> bytes:
     if is_inverse:
         shown, low, high = 1 - shown, high, low
     text = PngInfo()
-    for name, value in (details | {"low": low, "high": high}).items():
+    details |= {"low": low, "high": high, "across": across, "down": down}
+    for name, value in details.items():
         text.add_text(name, f"{value:g}")
     text.add_text("rows", str(rows))
     text.add_text("columns", str(columns))
@@ -242,24 +256,32 @@ def _values_and_window(
     from pydicom.pixels.processing import apply_modality_lut
 
     values = np.asarray(apply_modality_lut(pixels, dataset), np.float32)
-    if dataset.get("WindowWidth") not in (None, "") and dataset.get("WindowCenter") is not None:
-        center, width = (_first(dataset[name].value) for name in ("WindowCenter", "WindowWidth"))
-        return values, {"center": center, "width": width}
+    if (window := _window_of(dataset)) is not None:
+        center, width, function = window
+        return values, {"center": center, "width": width, "function": FUNCTIONS.index(function)}
     if dataset.get("VOILUTSequence"):
         looked_up, most = _looked_up(values, dataset)
-        return looked_up, {"center": most / 2, "width": most}
-    low, high = np.percentile(values, (0.1, 99.9))
-    return values, {"center": float(low + high) / 2, "width": max(float(high - low), 1e-6)}
+        return looked_up, {"center": most / 2, "width": most, "function": EXACT}
+    low, high = (float(end) for end in np.percentile(values, (0.1, 99.9)))
+    width = max(high - low, 1e-6)
+    return values, {"center": (low + high) / 2, "width": width, "function": EXACT}
+
+
+def _window_of(dataset: Dataset) -> tuple[float, float, str] | None:
+    """Return center, width and function of the file's first window; None without a usable one."""
+    centers, widths = _numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth")
+    if not centers or not widths or not widths[0] > 0:
+        return None
+    named = str(dataset.get("VOILUTFunction") or "").strip().lower().replace("_", "-")
+    return centers[0], widths[0], named if named in FUNCTIONS else FUNCTIONS[0]
 
 
 def _as_sent(values: NDArray[np.float32], dataset: Dataset) -> NDArray[np.float32]:
     """Return values under the window or VOI LUT of the file, else over nearly all of them."""
     import numpy as np
 
-    if dataset.get("WindowWidth") not in (None, "") and dataset.get("WindowCenter") is not None:
-        center, width = (_first(dataset[name].value) for name in ("WindowCenter", "WindowWidth"))
-        function = str(dataset.get("VOILUTFunction") or "").lower().replace("_", "-")
-        return _windowed(values, center, width, function)
+    if (window := _window_of(dataset)) is not None:
+        return _windowed(values, *window)
     if dataset.get("VOILUTSequence"):
         looked_up, most = _looked_up(values, dataset)
         return _between(looked_up, 0.0, most)
@@ -297,10 +319,33 @@ def _between(values: NDArray[np.float32], low: float, high: float) -> NDArray[np
     return np.asarray(np.clip((values - low) / max(high - low, 1e-6), 0, 1), np.float32)
 
 
-def _first(value: Any) -> float:
-    return float(
-        value[0] if isinstance(value, (list, tuple)) or hasattr(value, "append") else value
-    )
+def _enlarged(dataset: Dataset) -> tuple[float, float]:
+    """Return by how much columns and rows are drawn larger where pixels are not square."""
+    found = (_numbers(dataset, keyword) for keyword in pixel_shape.SHAPES)
+    ratios = [height / width for height, width in (f for f in found if len(f) == 2 and min(f) > 0)]
+    return pixel_shape.enlarged(pixel_shape.shape_of(ratios) or 1.0)
+
+
+_DECIMALS = ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept")
+
+
+def _with_points(dataset: Dataset) -> Dataset:
+    """Return the header with points for the decimal commas that some devices write."""
+    for keyword in _DECIMALS + pixel_shape.SHAPES[:3]:
+        found = dataset.get_item(keyword) if keyword in dataset else None
+        if isinstance(found, RawDataElement) and b"," in (found.value or b""):
+            dataset[keyword] = found._replace(value=found.value.replace(b",", b"."))
+    return dataset
+
+
+def _numbers(dataset: Dataset, keyword: str) -> list[float]:
+    """Return the numbers of an element, none where it does not hold any."""
+    try:
+        found = dataset.get(keyword)
+        several = found if isinstance(found, (list, tuple, MultiValue)) else [found]
+        return [float(one) for one in several]
+    except (TypeError, ValueError, OverflowError):
+        return []
 
 
 def _limit() -> None:

@@ -14,6 +14,7 @@ import pytest
 import scene
 from overlaps import OVERLAPS
 from PIL import Image
+from pydicom import dcmread, dcmwrite
 from serving import Api, serving
 from stations import wait_for
 
@@ -91,6 +92,19 @@ def grey(page: Any) -> np.ndarray[Any, Any]:
     return np.asarray(picture).astype(float)
 
 
+def assert_alike(seen: np.ndarray[Any, Any], drawn: Image.Image, name: str) -> None:
+    """Check that the viewer shows what the node draws, fitted into its frame."""
+    drawn = drawn.convert("L")
+    inner = [slice(length // 4, 3 * length // 4) for length in seen.shape]
+    scale = min(seen.shape[1] / drawn.width, seen.shape[0] / drawn.height)
+    fitted = drawn.resize((round(drawn.width * scale), round(drawn.height * scale)))
+    frame = Image.new("L", (seen.shape[1], seen.shape[0]))
+    frame.paste(fitted, ((frame.width - fitted.width) // 2, (frame.height - fitted.height) // 2))
+    wanted = np.asarray(frame).astype(float)
+    assert np.abs(seen - wanted)[tuple(inner)].mean() < 4, name
+    assert np.corrcoef(seen[tuple(inner)].ravel(), wanted[tuple(inner)].ravel())[0, 1] > 0.98
+
+
 def test_the_viewer_shows_the_greys_that_the_node_draws(
     scenery: tuple[Api, dict[str, str]], viewer: Any
 ) -> None:
@@ -104,18 +118,8 @@ def test_the_viewer_shows_the_greys_that_the_node_draws(
             viewer, name, lambda data, name=name: data["preset"] == name and not data.get("loading")
         )
         with api.spool.path(file).open("rb") as content:
-            drawn = Image.open(io.BytesIO(preview.draw(content, name))).convert("L")
-        seen = grey(viewer)
-        inner = [slice(length // 4, 3 * length // 4) for length in seen.shape]
-        scale = min(seen.shape[1] / drawn.width, seen.shape[0] / drawn.height)
-        fitted = drawn.resize((round(drawn.width * scale), round(drawn.height * scale)))
-        frame = Image.new("L", (seen.shape[1], seen.shape[0]))
-        frame.paste(
-            fitted, ((frame.width - fitted.width) // 2, (frame.height - fitted.height) // 2)
-        )
-        wanted = np.asarray(frame).astype(float)
-        assert np.abs(seen - wanted)[tuple(inner)].mean() < 4, name
-        assert np.corrcoef(seen[tuple(inner)].ravel(), wanted[tuple(inner)].ravel())[0, 1] > 0.98
+            drawn = Image.open(io.BytesIO(preview.draw(content, name)))
+        assert_alike(grey(viewer), drawn, name)
 
 
 def test_wheel_double_click_and_buttons_enlarge_what_is_under_them(viewer: Any) -> None:
@@ -164,22 +168,73 @@ def test_dragging_changes_the_window_or_moves(viewer: Any) -> None:
 
 def test_two_fingers_enlarge(viewer: Any) -> None:
     before = shown(viewer)
-    viewer.evaluate("""() => {
-      const canvas = document.querySelector('#preview canvas');
-      const box = canvas.getBoundingClientRect();
-      const send = (kind, pointerId, apart) => canvas.dispatchEvent(new PointerEvent(kind, {
-        pointerId, pointerType: 'touch', bubbles: true, buttons: 1,
-        clientX: box.left + box.width / 2 + apart, clientY: box.top + box.height / 2}));
-      send('pointerdown', 11, -30);
-      send('pointerdown', 12, 30);
-      for (const apart of [45, 60, 90]) {
-        send('pointermove', 11, -apart);
-        send('pointermove', 12, apart);
-      }
-      send('pointerup', 11, -90);
-      send('pointerup', 12, 90);
-    }""")
+    touch(viewer, *[((-apart, 0), (apart, 0)) for apart in (30, 45, 60, 90)])
     until(viewer, "enlarged", lambda data: data["zoom"] > 1.8 * before["zoom"])
+    assert viewer.evaluate("visualViewport.scale") == 1
+    large = shown(viewer)
+    touch(viewer, *[((-apart, 20), (apart, -20)) for apart in (120, 80, 40)])
+    until(viewer, "smaller", lambda data: data["zoom"] < 0.6 * large["zoom"])
+
+
+@pytest.mark.parametrize("drag", ["pan", "window"])
+def test_fingers_enlarge_move_and_scroll_on_a_phone(viewer: Any, drag: str) -> None:
+    """One finger on the whole image scrolls the page, on an enlarged one it moves the image."""
+    viewer.set_viewport_size({"width": 390, "height": 844})
+    if shown(viewer)["drag"] != drag:
+        viewer.get_by_role("button", name="Move").click()
+    until(viewer, drag, lambda data: data["drag"] == drag)
+    before = shown(viewer)
+    touch(viewer, *[((0, -apart), (0, apart)) for apart in (30, 60, 90)])
+    until(viewer, "enlarged by fingers above each other", lambda data: (
+        data["zoom"] > 1.8 * before["zoom"]
+    ))  # fmt: skip
+    large = shown(viewer)
+    touch(viewer, *[((place, place),) for place in (0, 20, 40, 60)])
+    if drag == "window":
+        until(viewer, "another window", lambda data: data["center"] != large["center"])
+    else:
+        until(viewer, "moved", lambda data: data["x"] < large["x"] and data["y"] < large["y"])
+        viewer.get_by_role("button", name="Reset").click()
+        until(viewer, "whole", lambda data: data["zoom"] == before["zoom"])
+        at = viewer.evaluate("scrollY")
+        touch(viewer, *[((0, -place),) for place in (0, 40, 80, 120, 160)])
+        wait_for("the page has moved", lambda: viewer.evaluate("scrollY") > at + 50, 60)
+
+
+def touch(page: Any, *steps: tuple[tuple[int, int], ...]) -> None:
+    """Touch the image at places around its middle, move the fingers step by step, let go."""
+    page.locator("#preview canvas").scroll_into_view_if_needed()
+    box = page.locator("#preview canvas").bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    session = page.context.new_cdp_session(page)
+    kind = "touchStart"
+    for step in steps:
+        points = [
+            {"x": middle[0] + x, "y": middle[1] + y, "id": number}
+            for number, (x, y) in enumerate(step)
+        ]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        page.wait_for_timeout(30)  # a frame or two, as fingers move
+        kind = "touchMove"
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    session.detach()
+
+
+def test_oblong_pixels_and_a_sigmoid_window_look_as_the_node_draws_them(
+    scenery: tuple[Api, dict[str, str]], page: Any
+) -> None:
+    api, _ = scenery
+    odd = dcmread(io.BytesIO(pages.picture()))
+    odd.ImagerPixelSpacing = [0.2, 0.1]
+    odd.VOILUTFunction, odd.WindowCenter, odd.WindowWidth = "SIGMOID", 1500, 900
+    file = io.BytesIO()
+    dcmwrite(file, odd)
+    uid = pages.keep(api, file.getvalue(), patient_name="Oblong^Pixels")
+    page.goto(f"{api.url}/images/{uid}")
+    until(page, "the viewer is ready", lambda data: data.get("state") == "ready" and "zoom" in data)
+    assert (shown(page)["shape"], shown(page)["function"]) == ("2.000", "2")
+    drawn = Image.open(io.BytesIO(preview.draw(io.BytesIO(file.getvalue()), "sent")))
+    assert_alike(grey(page), drawn, "sigmoid")
 
 
 def test_the_keyboard_does_what_buttons_do(viewer: Any) -> None:
@@ -221,8 +276,6 @@ def test_regions_of_the_report_are_drawn_where_it_says(viewer: Any) -> None:
 def test_every_pixel_comes_once_somebody_looks_as_close(
     scenery: tuple[Api, dict[str, str]], page: Any
 ) -> None:
-    from pydicom import dcmread, dcmwrite
-
     api, _ = scenery
     large = dcmread(io.BytesIO(pages.picture()))
     pixels = np.kron(large.pixel_array, np.ones((4, 4), np.uint16))[:, ::2]

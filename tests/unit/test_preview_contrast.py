@@ -72,3 +72,58 @@ def test_any_size_and_a_flat_picture_are_drawn(name: str, shape: tuple[int, int]
         found = contrast.preset(picture, name)
         assert found.shape == shape
         assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    ("header", "size"),
+    [
+        ({"PixelSpacing": [0.2, 0.2]}, (300, 200)),
+        ({"PixelSpacing": [0.4, 0.2]}, (300, 400)),
+        ({"ImagerPixelSpacing": [0.1, 0.2]}, (600, 200)),
+        ({"NominalScannedPixelSpacing": [0.1, 0.2]}, (600, 200)),
+        ({"PixelAspectRatio": [2, 1]}, (300, 400)),
+        ({"PixelSpacing": [0.2, 0.2], "PixelAspectRatio": [2, 1]}, (300, 200)),
+        ({"PixelAspectRatio": [0, 1]}, (300, 200)),
+        ({"PixelSpacing": [90, 1]}, (300, 200)),
+    ],
+)
+def test_pixels_are_drawn_square(header: dict[str, Any], size: tuple[int, int]) -> None:
+    """A file's rows and columns stay as they are for the viewer, which enlarges them itself."""
+    content = part10(instance(drawn(200, 300), **header))
+    assert shown(content, "sent").shape == (size[1], size[0])
+    image = Image.open(io.BytesIO(preview.draw(io.BytesIO(content), preview.FULL)))
+    assert image.size == (300, 200)
+    across, down = (float(image.text[name]) for name in ("across", "down"))  # type: ignore[attr-defined]
+    assert (300 * across, 200 * down) == size
+
+
+@pytest.mark.parametrize(
+    ("function", "at_center", "at_end"),
+    [("LINEAR", 0.5, 1.0), ("LINEAR_EXACT", 0.5, 1.0), ("SIGMOID", 0.5, 0.8808), ("OTHER", 0.5, 1)],
+)
+def test_a_window_is_the_curve_that_the_file_names(
+    function: str, at_center: float, at_end: float
+) -> None:
+    """PS3.3 C.11.2.1.2, C.11.2.1.3: at the window's end a sigmoid is at 1 / (1 + exp(-2))."""
+    values = np.full((64, 64), 1000, np.uint16)
+    values[:32], values[32:] = 1000, 1200
+    window = {"WindowCenter": 1000, "WindowWidth": 400, "VOILUTFunction": function}
+    content = part10(instance(values, **window))
+    seen = shown(content, "sent") / 255
+    assert seen[0, 0] == pytest.approx(at_center, abs=0.003)
+    assert seen[-1, 0] == pytest.approx(at_end, abs=0.003)
+    image = Image.open(io.BytesIO(preview.draw(io.BytesIO(content), preview.DATA)))
+    kind = preview.FUNCTIONS[int(image.text["function"])]  # type: ignore[attr-defined]
+    assert kind == ("linear" if function == "OTHER" else function.lower().replace("_", "-"))
+
+
+def test_decimal_commas_are_read_as_points_and_a_window_of_nothing_is_left_out() -> None:
+    original = drawn()
+    content = part10(instance(original, WindowCenter="1111.5", WindowWidth="2222.5"))
+    with_commas = content.replace(b"1111.5", b"1111,5").replace(b"2222.5", b"2222,5")
+    assert with_commas != content
+    assert (shown(with_commas, "sent") == shown(content, "sent")).all()
+    without = shown(part10(instance(original)), "sent")
+    for wrong in ("0", "-5"):
+        seen = shown(part10(instance(original, WindowCenter="5", WindowWidth=wrong)), "sent")
+        assert (seen == without).all()

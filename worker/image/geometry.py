@@ -6,26 +6,25 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dicom_node.standard import pixel_shape
 from worker.image.gate import LARGEST, MOST_PIXELS
 from worker.image.header import Header
 
 Bytes = npt.NDArray[np.uint8]
 
 _SIDEWAYS, _UP_OR_DOWN = frozenset("LR"), frozenset("HF")
-_SQUARE, _LARGEST_ASPECT = 0.01, 5.0
 
 
 def squared(head: Header, pixels: Bytes) -> tuple[Bytes, str]:
     """Return the picture with square pixels, and the name of what was done."""
-    usable = [ratio for ratio in head.aspects if 1 / _LARGEST_ASPECT <= ratio <= _LARGEST_ASPECT]
-    if not usable:
+    ratio = pixel_shape.shape_of(head.aspects)
+    if ratio is None:
         return pixels, "unusable" if head.aspects else "square"
-    ratio = usable[0]
-    if abs(ratio - 1.0) < _SQUARE:
+    if ratio == 1.0:
         return pixels, "square"
     rows, columns = pixels.shape
-    # Enlarge the side with the coarser pixels, so that no detail is lost.
-    size = (columns, round(rows * ratio)) if ratio > 1 else (round(columns / ratio), rows)
+    across, down = pixel_shape.enlarged(ratio)
+    size = (round(columns * across), round(rows * down))
     shrink = min(1.0, LARGEST / max(size), (MOST_PIXELS / (size[0] * size[1])) ** 0.5)
     size = (max(int(size[0] * shrink), 1), max(int(size[1] * shrink), 1))
     resized = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pydicom import Dataset
 
+from dicom_node.standard.pixel_shape import SHAPES
 from worker.image import elements
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -206,16 +207,8 @@ def _shutters(ds: Dataset) -> Shutters:
 
 
 def _aspects(ds: Dataset) -> Iterator[float]:
-    """Yield height / width of a pixel: at the patient, at the detector, on film, by ratio alone.
-
-    PS3.3 C.7.6.3.1.7 has Pixel Aspect Ratio only where no spacing is known.
-    """
-    for keyword in (
-        "PixelSpacing",
-        "ImagerPixelSpacing",
-        "NominalScannedPixelSpacing",
-        "PixelAspectRatio",
-    ):
+    """Yield height / width of a pixel, by each attribute that says it."""
+    for keyword in SHAPES:
         found = elements.numbers(ds, keyword)
         if len(found) == 2 and min(found) > 0:
             yield found[0] / found[1]

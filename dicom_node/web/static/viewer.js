@@ -13,9 +13,10 @@
   const regions = JSON.parse(canvas.dataset.regions || "[]");
   const DEEP = { bone: "bone-data", local: "local-data" };
   const LARGEST = 16;
+  const [LINEAR, EXACT, SIGMOID] = [0, 1, 2];
 
-  // what is shown, in pixels of the whole image
-  const view = { scale: 1, x: 0, y: 0, center: 0, width: 1, inverted: false, regions: true };
+  // what is shown, in pixels of the whole image as it is drawn: square ones
+  const view = { scale: 1, x: 0, y: 0, center: 0, width: 1, function: EXACT, inverted: false, regions: true };
   let drag = matchMedia("(pointer: coarse)").matches ? "pan" : "window";
   let image = null;
   let preset = "sent";
@@ -60,12 +61,14 @@
     return {
       levels: [{ width, height, grey: unfiltered(lines, width, height) }],
       low: text.low[0], high: text.high[0],
-      sent: [text.center[0], text.width[0]], lung: ends(text.lung), whole: ends(text.whole),
-      columns: text.columns[0], rows: text.rows[0],
+      sent: [text.center[0], text.width[0], text.function[0]],
+      lung: ends(text.lung), whole: ends(text.whole),
+      columns: text.columns[0], rows: text.rows[0], across: text.across[0], down: text.down[0],
+      width: text.columns[0] * text.across[0], height: text.rows[0] * text.down[0],
     };
   }
 
-  const ends = ([low, high]) => [(low + high) / 2, Math.abs(high - low)];
+  const ends = ([low, high]) => [(low + high) / 2, Math.abs(high - low), EXACT];
 
   function unfiltered(lines, width, height) {
     const stride = 2 * width;
@@ -94,8 +97,8 @@
   }
 
   // Half, a quarter … of the picture: what is drawn small is averaged, not thinned out.
-  function level(wanted) {
-    const levels = image.levels;
+  function level(scale) {
+    const levels = image.levels, wanted = scale * Math.max(image.across, image.down);
     let place = 0;
     while (levels[place].width / image.columns / 2 >= wanted && levels[place].width > 64) {
       place += 1;
@@ -122,12 +125,16 @@
 
   function windowed(of) {
     const range = image.high - image.low || 1;
-    const middle = (view.center - image.low) / range * 65535;
-    const width = Math.max(1, view.width / Math.abs(range) * 65535);
-    const key = [middle, width, view.inverted].join();
+    // PS3.3 C.11.2.1.2: the limits of LINEAR are half a value off, SIGMOID is a curve.
+    const off = view.function === LINEAR ? 1 : 0;
+    const middle = (view.center - off / 2 - image.low) / range * 65535;
+    const width = Math.max(1, (view.width - off) / Math.abs(range) * 65535);
+    const key = [middle, width, view.function, view.inverted].join();
     if (key !== shaded) {
+      const shown = view.function === SIGMOID
+        ? (place) => 1 / (1 + Math.exp(-4 * place)) : (place) => Math.max(0, Math.min(1, place + .5));
       for (let s = 0; s < 65536; s++) {
-        let grey = Math.max(0, Math.min(255, Math.round(255 * ((s - middle) / width + .5))));
+        let grey = Math.round(255 * shown((s - middle) / width));
         if (view.inverted) grey = 255 - grey;
         shades[s] = 0xff000000 | (grey << 16) | (grey << 8) | grey;
       }
@@ -149,21 +156,21 @@
   function draw() {
     asked = 0;
     if (!image) return;
-    const { columns, rows } = image;
     const shown = level(view.scale);
     const left = canvas.width / 2 - view.x * view.scale, top = canvas.height / 2 - view.y * view.scale;
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.fillStyle = "#000";
     context.fillRect(0, 0, canvas.width, canvas.height);
-    context.imageSmoothingEnabled = view.scale * columns / shown.width < 4;
+    context.imageSmoothingEnabled = view.scale * image.width / shown.width < 4;
     context.imageSmoothingQuality = "high";
-    context.drawImage(windowed(shown), left, top, columns * view.scale, rows * view.scale);
+    context.drawImage(windowed(shown), left, top, image.width * view.scale, image.height * view.scale);
     if (view.regions) regions.forEach((one) => outline(one, left, top));
     tell(shown);
   }
 
-  function outline({ words, points }, left, top) {
+  function outline({ words, points: stored }, left, top) {
     const dense = devicePixelRatio || 1;
+    const points = stored.map(([x, y]) => [x * image.across, y * image.down]);
     context.beginPath();
     points.forEach(([x, y]) => context.lineTo(left + x * view.scale, top + y * view.scale));
     context.closePath();
@@ -189,6 +196,7 @@
     output.textContent = `W ${short(view.width)} · C ${short(view.center)} · ${Math.round(100 * view.scale)} %${size}`;
     Object.assign(canvas.dataset, {
       zoom: view.scale.toFixed(4), center: short(view.center), width: short(view.width), preset,
+      shape: (image.down / image.across).toFixed(3), function: view.function,
       inverted: view.inverted, pixels: image.levels[0].width, level: shown.width,
       x: view.x.toFixed(1), y: view.y.toFixed(1), drag, regions: JSON.stringify(regions),
     });
@@ -201,13 +209,13 @@
 
   // Size and place ----------------------------------------------------------------------------------
 
-  const fitting = () => Math.min(canvas.width / image.columns, canvas.height / image.rows);
+  const fitting = () => Math.min(canvas.width / image.width, canvas.height / image.height);
 
   function fit() {
     isFit = true;
     view.scale = fitting();
-    view.x = image.columns / 2;
-    view.y = image.rows / 2;
+    view.x = image.width / 2;
+    view.y = image.height / 2;
     redraw();
   }
 
@@ -230,15 +238,16 @@
   }
 
   function held() {
-    view.x = Math.max(0, Math.min(image.columns, view.x));
-    view.y = Math.max(0, Math.min(image.rows, view.y));
+    view.x = Math.max(0, Math.min(image.width, view.x));
+    view.y = Math.max(0, Math.min(image.height, view.y));
     redraw();
   }
 
   // Every pixel, once somebody looks as close as that.
   async function whole() {
-    if (image !== known.get("data") || view.scale <= image.levels[0].width / image.columns) return;
-    if (image.levels[0].width >= image.columns) return;
+    const { columns, across, down, levels } = image;
+    if (image !== known.get("data") || levels[0].width >= columns) return;
+    if (view.scale * Math.max(across, down) <= levels[0].width / columns) return;
     const reduced = image;
     canvas.dataset.loading = "full";
     try {
@@ -260,7 +269,7 @@
     }
     delete canvas.dataset.loading;
     preset = name;
-    [view.center, view.width] = image[name] || image.sent;
+    [view.center, view.width, view.function] = image[name] || image.sent;
     for (const link of figure.querySelectorAll("a[data-preset]")) {
       if (link.dataset.preset === name) link.setAttribute("aria-current", "true");
       else link.removeAttribute("aria-current");
