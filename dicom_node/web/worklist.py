@@ -209,6 +209,7 @@ def routes(
         return {
             "tiles": board.tiles(),
             "studies": found.studies,
+            "sorted_among": found.sorted_among,
             "asked": shown,
             "first": replace(shown, before=""),
             "older": replace(shown, before=found.older) if found.older else None,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ledgers import NOW, fresh, instance, on, reported, route
 
 from dicom_node.base.errors import NotFound
+from dicom_node.base.job import Reason, Result
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.studies import StudyFilter, StudyView
 
@@ -127,6 +128,79 @@ def test_fractures_and_trouble_come_first_where_asked(ledger: Ledger) -> None:
     receive(ledger, 3, "1.3", routed=True)
     assert everything(ledger, 5, sort="finding")[0] == ["1"]
     assert everything(ledger, 5, sort="trouble")[0] == ["3"]
+
+
+def scattered(ledger: Ledger) -> None:
+    """Receive images of some studies; then 2 and 5 have failed, 4 is rejected, 7 to 9 wait."""
+    kinds = "ignored failed ignored received rejected ignored received failed received ignored"
+    for n, kind in enumerate(kinds.split(), 1):
+        facts = {"patient_name": "ABCDEF"[n % 6], "patient_id": str(n % 6)}
+        one = instance(n, study_instance_uid=f"1.{n % 6}", **facts)
+        on(ledger, NOW + n).instances.receive(one, [] if kind == "ignored" else [route()])
+        if kind in ("failed", "rejected"):
+            (ticket,) = ledger.jobs.hand_out("phantom", 1, NOW + n + 60)
+            ledger.jobs.claim(ticket.job, ticket.token, "w", 60)
+            if kind == "failed":
+                assert ledger.jobs.release(ticket.job, ticket.token, "oom", True, 0, 1)
+            else:
+                result = Result(
+                    token=ticket.token, outcome="rejected", model="phantom", model_version="1",
+                    device_uid="2.25.1", reason=Reason(code="lateral-view", text="lateral view"),
+                )  # fmt: skip
+                assert ledger.jobs.report(ticket.job, ticket.token, result, {})
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+@pytest.mark.parametrize(
+    ("sort", "wanted"),
+    [
+        ("oldest", [["5"], ["6"], ["1", "7"], ["2", "8"], ["3", "9"], ["4", "10"]]),
+        ("trouble", [["5"], ["2", "8"], ["3", "9"], ["1", "7"], ["4", "10"], ["6"]]),
+        ("name", [["6"], ["1", "7"], ["2", "8"], ["3", "9"], ["4", "10"], ["5"]]),
+    ],
+)
+def test_each_order_leads_through_all_pages(
+    ledger: Ledger, sort: str, wanted: list[list[str]], limit: int
+) -> None:
+    scattered(ledger)
+    assert everything(ledger, limit, sort=sort) == wanted
+    inside = [one for one in wanted if set(one) & {"3", "4", "5", "6", "7"}]
+    within = everything(ledger, limit, sort=sort, since=NOW + 3, until=NOW + 8)
+    assert sorted(within) == sorted(inside)
+
+
+def test_the_oldest_of_a_state_come_first(ledger: Ledger) -> None:
+    scattered(ledger)
+    assert everything(ledger, 1, sort="oldest", state="failed") == [["2", "8"], ["5"]]
+    assert everything(ledger, 1, sort="oldest", state="ignored") == [
+        ["1", "7"], ["3", "9"], ["6"], ["4", "10"]
+    ]  # fmt: skip
+
+
+def test_an_order_that_is_made_of_the_newest_says_so(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dicom_node.store.ledger import studies
+
+    scattered(ledger)
+    assert ledger.studies.page(5, StudyFilter(sort="name")).sorted_among == 0
+    monkeypatch.setattr(studies, "MOST_SCANNED", 4)
+    page = ledger.studies.page(5, StudyFilter(sort="name"))
+    assert (page.sorted_among, len(page.studies)) == (4, 4)
+    monkeypatch.setattr(studies, "MOST_SORTED", 1)
+    assert ledger.studies.page(5, StudyFilter(sort="name", state="ignored")).sorted_among == 1
+    for sort in ("oldest", "trouble"):
+        assert ledger.studies.page(5, StudyFilter(sort=sort)).sorted_among == 0
+
+
+def test_a_place_in_an_order_holds_no_name_and_stays_when_others_come(ledger: Ledger) -> None:
+    for n, name in enumerate(("Alpha", "Gamma", "Zeta"), 1):
+        receive(ledger, n, f"1.{n}", patient_name=name, patient_id=name)
+    by_name = StudyFilter(sort="name")
+    page = ledger.studies.page(2, by_name)
+    assert "gamma" not in page.older.lower()
+    receive(ledger, 4, "1.4", patient_name="Beta", patient_id="Beta")
+    assert uids(ledger.studies.page(2, by_name, page.older).studies) == [["3"]]
 
 
 def test_a_report_that_a_reader_disagrees_with_is_found(ledger: Ledger) -> None:

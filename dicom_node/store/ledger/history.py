@@ -519,9 +519,20 @@ def _destinations(connection: Connection, now: float) -> Iterator[DestinationSta
 
 
 def arrivals(
-    connection: Connection, search: str, state: str, before: str, is_sqlite: bool
+    connection: Connection,
+    search: str,
+    state: str,
+    before: str,
+    is_sqlite: bool,
+    is_oldest: bool = False,
 ) -> Iterator[Arrival]:
-    """Yield rows of the worklist, newest first; nothing is looked at that is not needed."""
+    """Yield rows of the worklist, newest first; nothing is looked at that is not needed.
+
+    Parameters
+    ----------
+    is_oldest : bool
+        The oldest first; not behind a search.
+    """
     search = search.replace("\0", " ").strip()  # PostgreSQL takes no NUL
     place = _place(before)
     if search:
@@ -533,17 +544,17 @@ def arrivals(
             yield from rows_of(connection, _uids_of(connection, found), state)
         return
     if state in ("undelivered", "pending"):
-        yield from _undelivered(connection, place)
+        yield from _undelivered(connection, place, is_oldest)
     elif state == "ignored":
         where = instances.c.state == "ignored"
-        yield from rows_of(connection, _newest(connection, where, place), state)
+        yield from rows_of(connection, _by_arrival(connection, where, place, is_oldest), state)
     elif state:
         standings = STANDINGS.get(state, (state,))
-        several = [_standing(connection, standing, place) for standing in standings]
-        ids = heapq.merge(*several, reverse=True)
+        several = [_standing(connection, standing, place, is_oldest) for standing in standings]
+        ids = heapq.merge(*several, reverse=not is_oldest)
         yield from rows_of_jobs(connection, (job for _, job in ids))
     else:
-        yield from rows_of(connection, _newest(connection, sa.true(), place), "")
+        yield from rows_of(connection, _by_arrival(connection, sa.true(), place, is_oldest), "")
 
 
 def place_key(row: Arrival) -> str:
@@ -595,15 +606,22 @@ def _named(connection: Connection, search: str) -> list[str]:
     return []
 
 
-def _newest(
-    connection: Connection, where: sa.ColumnElement[bool], place: PageStart | None
+def _by_arrival(
+    connection: Connection,
+    where: sa.ColumnElement[bool],
+    place: PageStart | None,
+    is_oldest: bool,
 ) -> Iterator[list[str]]:
-    """Yield chunks of Instances in the order of reception, the last one first."""
+    """Yield chunks of Instances in the order of reception, the last one first or the first."""
     at, uid = instances.c.received_at, instances.c.sop_instance_uid
     chunk = 64
     while True:
-        query = sa.select(at, uid).where(where).order_by(at.desc(), uid.desc()).limit(chunk)
-        if place is not None:
+        query = sa.select(at, uid).where(where).limit(chunk)
+        query = query.order_by(at, uid) if is_oldest else query.order_by(at.desc(), uid.desc())
+        if place is not None and is_oldest:
+            behind = (at > place.received_at) | (uid > place.sop_instance_uid)
+            query = query.where(at >= place.received_at, behind)
+        elif place is not None:
             behind = (at < place.received_at) | (uid < place.sop_instance_uid)
             query = query.where(at <= place.received_at, behind)
         rows = connection.execute(query).all()
@@ -616,22 +634,25 @@ def _newest(
 
 
 def _standing(
-    connection: Connection, standing: str, place: PageStart | None
+    connection: Connection, standing: str, place: PageStart | None, is_oldest: bool
 ) -> Iterator[tuple[float, str]]:
-    """Yield time and id of the jobs in a standing, the last received one first."""
+    """Yield time and id of the jobs in a standing, the last received one first or the first."""
     at, job = jobs.c.received_at, jobs.c.id
     after: tuple[float, str] | None = None
     while True:
         query = (
             sa.select(at, job)
             .where(jobs.c.standing == standing, jobs.c.standing != "")
-            .order_by(at.desc(), job.desc())
             .limit(_CHUNK)
         )
-        if after is not None:
+        query = query.order_by(at, job) if is_oldest else query.order_by(at.desc(), job.desc())
+        if after is not None and is_oldest:
+            query = query.where(at >= after[0], (at > after[0]) | (job > after[1]))
+        elif after is not None:
             query = query.where(at <= after[0], (at < after[0]) | (job < after[1]))
         elif place is not None:
-            query = query.where(at < place.received_at)
+            is_behind = at > place.received_at if is_oldest else at < place.received_at
+            query = query.where(is_behind)
         rows = connection.execute(query).all()
         for row in rows:
             yield row.received_at, row.id
@@ -640,14 +661,20 @@ def _standing(
         after = (rows[-1].received_at, rows[-1].id)
 
 
-def _undelivered(connection: Connection, place: PageStart | None) -> Iterator[Arrival]:
+def _undelivered(
+    connection: Connection, place: PageStart | None, is_oldest: bool
+) -> Iterator[Arrival]:
     """Yield what waits to be sent; there is never much of it."""
     query = sa.select(deliveries.c.job).where(IS_UNSENT).distinct()
+    at = jobs.c.received_at
+    order = at if is_oldest else at.desc()
     rows = connection.execute(
-        sa.select(jobs.c.id).where(jobs.c.id.in_(query)).order_by(jobs.c.received_at.desc())
+        sa.select(jobs.c.id).where(jobs.c.id.in_(query)).order_by(order)
     ).all()
     for row in rows_of_jobs(connection, (one.id for one in rows)):
-        if place is None or row.received_at < place.received_at:
+        if place is not None and is_oldest and row.received_at <= place.received_at:
+            continue
+        if place is None or is_oldest or row.received_at < place.received_at:
             yield row
 
 

@@ -6,9 +6,11 @@ and looks up the studies that come by. No study is read beyond `MOST_IMAGES`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -25,14 +27,16 @@ from dicom_node.store.ledger.history import (
     rows_of_jobs,
 )
 from dicom_node.store.ledger.views import Arrival, View
-from dicom_node.store.schema import instances, judgements
+from dicom_node.store.schema import instances, jobs, judgements
 
 MOST_IMAGES = 200
 """Images of one study that are looked at."""
 MOST_LOOKS = 3000
 """Rows that a page follows to be filled; behind them it ends early, and goes on by its key."""
 MOST_SORTED = 500
-"""Studies that an order other than by arrival sorts: the newest of what is asked for."""
+"""Studies that an order sorts among what a search or a reader's judgement finds: the newest."""
+MOST_SCANNED = 5000
+"""Images among which an order by name or finding is made: the newest of what is asked for."""
 
 MOST_JUDGED = 5000
 """Judgements, the newest ones, among which `DISAGREED` is looked for."""
@@ -42,6 +46,7 @@ DISAGREED = "disagreed"
 
 SORTS = ("newest", "oldest", "name", "finding", "trouble")
 
+_NO_FINDING = 3
 _TROUBLE = ("failed", "retrying", "received", "queued", "running", "rejected", "ignored")
 
 
@@ -83,6 +88,8 @@ class StudyPage:
 
     studies: tuple[StudyView, ...]
     older: str
+    sorted_among: int = 0
+    """How many of the newest were sorted where there are more; 0: all are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,8 @@ class StudyFilter:
     until: float = 0.0
     """Received before; 0 sets no bound."""
     sort: str = "newest"
-    """One of `SORTS`; all but ``newest`` sort the newest `MOST_SORTED` studies."""
+    """One of `SORTS`. By reception and by trouble the ledger's own indexes lead through all there
+    is; by name and finding, and behind a search, the newest are sorted."""
 
 
 class Studies:
@@ -117,17 +125,38 @@ class Studies:
         before : str
             The key ``older`` of the page before; empty for the first.
         """
+        is_found = bool(wanted.search) or wanted.state == DISAGREED
         with self._database.reading() as connection:
             stream = _Stream(connection, wanted, self._database.is_sqlite)
-            if wanted.sort in SORTS[1:] or wanted.state == DISAGREED:
-                found = list(islice(stream.studies(""), MOST_SORTED))
-                ordered = _sorted(found, wanted.sort)
-                start = _offset(before)
-                older = f"@{start + limit}" if len(ordered) > start + limit else ""
-                return StudyPage(tuple(ordered[start : start + limit]), older)
+            if is_found and (wanted.sort != "newest" or wanted.state == DISAGREED):
+                return _sorted_page(stream.studies(""), wanted.sort, limit, before)
+            if wanted.sort in ("name", "finding"):
+                if wanted.state:
+                    return _sorted_page(stream.studies(""), wanted.sort, limit, before)
+                return _scanned_page(connection, wanted, limit, before)
+            if wanted.sort == "trouble" and not wanted.state:
+                return self._trouble_page(connection, wanted, limit, before)
             shown = list(islice(stream.studies(before), limit))
             is_end = len(shown) < limit and not stream.is_cut
             return StudyPage(tuple(shown), "" if is_end else stream.place)
+
+    def _trouble_page(
+        self, connection: Connection, wanted: StudyFilter, limit: int, before: str
+    ) -> StudyPage:
+        """Return a page of studies by their worst state, those in each from the newest on."""
+        first, _, place = before.partition("|")
+        shown: list[StudyView] = []
+        worst = int(first) if first.isdecimal() and len(first) < 3 else 0
+        for rank in range(worst, len(_TROUBLE) + 1):
+            state = _TROUBLE[rank] if rank < len(_TROUBLE) else ""
+            stream = _Stream(
+                connection, replace(wanted, state=state), self._database.is_sqlite, rank
+            )
+            shown += islice(stream.studies(place), limit - len(shown))
+            if len(shown) == limit or stream.is_cut:
+                return StudyPage(tuple(shown), f"{rank}|{stream.place or place}")
+            place = ""
+        return StudyPage(tuple(shown), "")
 
     def of_image(self, sop_instance_uid: str) -> StudyView:
         """Return the study of an Instance.
@@ -151,18 +180,26 @@ class Studies:
 class _Stream:
     """Studies as the worklist's rows lead to them; remembers how far it has come."""
 
-    def __init__(self, connection: Connection, wanted: StudyFilter, is_sqlite: bool) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        wanted: StudyFilter,
+        is_sqlite: bool,
+        rank: int | None = None,
+    ) -> None:
         self._connection = connection
         self._wanted = wanted
         self._is_sqlite = is_sqlite
+        self._rank = rank
+        """Only studies whose worst state has this place in `_TROUBLE`."""
+        self._is_oldest = wanted.sort == "oldest" and not wanted.search
         self.place = ""
         self.is_cut = False
 
     def studies(self, before: str) -> Iterator[StudyView]:
         wanted = self._wanted
-        if not before and wanted.until and not wanted.search:
-            # behind every Instance that came at that moment or later
-            before = f"{wanted.until!r}~{2**31 - 1}~"
+        if not before and not wanted.search:
+            before = self._bound()
         rows = self._rows(before)
         seen: set[StudyKey] = set()
         left = MOST_LOOKS
@@ -171,7 +208,7 @@ class _Stream:
             for row in chunk:
                 self.place = place_key(row)
                 left -= 1
-                if row.received_at < wanted.since and not (wanted.search or wanted.state):
+                if self._is_behind(row) and not (wanted.search or wanted.state):
                     return
                 key = _key_of(row)
                 study = known.get(key)
@@ -188,7 +225,28 @@ class _Stream:
         wanted = self._wanted
         if wanted.state == DISAGREED:
             return rows_of_jobs(self._connection, _disagreed(self._connection))
-        return arrivals(self._connection, wanted.search, wanted.state, before, self._is_sqlite)
+        return arrivals(
+            self._connection,
+            wanted.search,
+            wanted.state,
+            before,
+            self._is_sqlite,
+            is_oldest=self._is_oldest,
+        )
+
+    def _bound(self) -> str:
+        """Return the place before the first row that the dates leave; empty for the very first."""
+        wanted = self._wanted
+        if self._is_oldest:
+            return f"{math.nextafter(wanted.since, 0.0)!r}~0~" if wanted.since else ""
+        # behind every Instance that came at that moment or later
+        return f"{wanted.until!r}~{2**31 - 1}~" if wanted.until else ""
+
+    def _is_behind(self, row: Arrival) -> bool:
+        """Return whether all rows from this one on are beyond the dates."""
+        if self._is_oldest:
+            return bool(self._wanted.until) and row.received_at >= self._wanted.until
+        return row.received_at < self._wanted.since
 
     def _is_wanted(self, row: Arrival) -> bool:
         wanted = self._wanted
@@ -199,6 +257,10 @@ class _Stream:
     def _stands_here(self, study: StudyView, row: Arrival) -> bool:
         """Return whether the study is shown at this row: the newest of those that match."""
         wanted = self._wanted
+        if self._rank is not None:
+            ranks = [_trouble(one) for one in _rows(study) if self._is_wanted(one)]
+            if min(ranks, default=len(_TROUBLE)) != self._rank:
+                return False
         if study.is_cut or wanted.state == DISAGREED:
             return True
         if wanted.search:
@@ -270,6 +332,83 @@ def _disagreed(connection: Connection) -> Iterator[str]:
     return iter(dict.fromkeys(connection.scalars(query)))
 
 
+def _sorted_page(studies: Iterator[StudyView], sort: str, limit: int, before: str) -> StudyPage:
+    """Return a page of the newest of some studies, sorted."""
+    found = list(islice(studies, MOST_SORTED + 1))
+    ordered = _sorted(found[:MOST_SORTED], sort)
+    start = _behind([one.newest.sop_instance_uid for one in ordered], before)
+    shown = tuple(ordered[start : start + limit])
+    is_more = len(ordered) > start + limit
+    older = _behind_key(start + limit, shown[-1].newest.sop_instance_uid) if is_more else ""
+    return StudyPage(shown, older, MOST_SORTED if len(found) > MOST_SORTED else 0)
+
+
+def _scanned_page(
+    connection: Connection, wanted: StudyFilter, limit: int, before: str
+) -> StudyPage:
+    """Return a page by name or finding; of all but its own studies the keys alone are read."""
+    at, uid = instances.c.received_at, instances.c.sop_instance_uid
+    columns = (uid, instances.c.study_instance_uid, instances.c.patient_id)
+    query = sa.select(*columns, instances.c.patient_name).where(at >= wanted.since)
+    if wanted.until:
+        query = query.where(at < wanted.until)
+    query = query.order_by(at.desc(), uid.desc()).limit(MOST_SCANNED + 1)
+    rows = connection.execute(query).all()
+    newest: dict[StudyKey, str] = {}
+    ranks: dict[StudyKey, int] = {}
+    found = _findings_of(connection, query) if wanted.sort == "finding" else {}
+    for row in rows[:MOST_SCANNED]:
+        name = folded(row.patient_name)
+        key = (row.study_instance_uid or row.sop_instance_uid, row.patient_id, name)
+        newest.setdefault(key, row.sop_instance_uid)
+        ranks[key] = min(ranks.get(key, _NO_FINDING), found.get(row.sop_instance_uid, _NO_FINDING))
+    by_name = wanted.sort == "name"
+    ordered = sorted(newest, key=lambda key: (0, key[2]) if by_name else (ranks[key], ""))
+    start = _behind([newest[key] for key in ordered], before)
+    asked = ordered[start : start + limit]
+    known = _studies_of(connection, rows_of(connection, [[newest[key] for key in asked]], ""))
+    is_more = len(ordered) > start + limit
+    older = _behind_key(start + limit, newest[asked[-1]]) if is_more else ""
+    shown = tuple(known[key] for key in asked if key in known)
+    return StudyPage(shown, older, MOST_SCANNED if len(rows) > MOST_SCANNED else 0)
+
+
+def _findings_of(connection: Connection, scanned: sa.Select[Any]) -> dict[str, int]:
+    """Return the first place in the order of findings that an Instance's last reports have."""
+    some = scanned.subquery()
+    words = ("present", "undetermined", "absent")
+    # What Pydantic writes has no blanks, and quotes within texts are escaped.
+    rank = sa.case(
+        *((jobs.c.result.like(f'%"presence":"{word}"%'), n) for n, word in enumerate(words)),
+        else_=_NO_FINDING,
+    )
+    query = (
+        sa.select(jobs.c.sop_instance_uid, jobs.c.model, rank)
+        .join(some, some.c.sop_instance_uid == jobs.c.sop_instance_uid)
+        .order_by(jobs.c.generation.desc())
+    )
+    last: dict[tuple[str, str], int] = {}
+    for uid, model, place in connection.execute(query):
+        last.setdefault((uid, model), place)
+    found: dict[str, int] = {}
+    for (uid, _), place in last.items():
+        found[uid] = min(found.get(uid, _NO_FINDING), place)
+    return found
+
+
+def _behind_key(index: int, sop_instance_uid: str) -> str:
+    """Return the key of what stands behind a study: no name, as it stands in an address."""
+    return f"@{index}~{sop_instance_uid}"
+
+
+def _behind(uids: list[str], before: str) -> int:
+    """Return where the page behind a study begins, in an order that may have changed."""
+    index, _, uid = before.removeprefix("@").partition("~")
+    if uid in uids:
+        return uids.index(uid) + 1
+    return int(index) if before.startswith("@") and index.isdecimal() and len(index) < 6 else 0
+
+
 def _sorted(studies: list[StudyView], sort: str) -> list[StudyView]:
     if sort == "oldest":
         return sorted(studies, key=lambda one: one.newest.row.received_at)
@@ -288,13 +427,8 @@ def _rows(study: StudyView) -> Iterator[Arrival]:
 
 
 def _finding(row: Arrival) -> int:
-    return {"present": 0, "undetermined": 1, "absent": 2}.get(row.presence or "", 3)
+    return {"present": 0, "undetermined": 1, "absent": 2}.get(row.presence or "", _NO_FINDING)
 
 
 def _trouble(row: Arrival) -> int:
     return _TROUBLE.index(row.state) if row.state in _TROUBLE else len(_TROUBLE)
-
-
-def _offset(before: str) -> int:
-    text = before.removeprefix("@")
-    return int(text) if before.startswith("@") and text.isdecimal() and len(text) < 6 else 0
