@@ -19,6 +19,7 @@ from serving import Api, serving
 from stations import wait_for
 
 from dicom_node import conditions
+from dicom_node.dimse.refusals import Refusal
 from dicom_node.web import preview
 
 pytestmark = [
@@ -462,3 +463,42 @@ def test_words_stand_beside_the_image_or_above_it(viewer: Any) -> None:
             assert picture["x"] + picture["width"] <= words["x"]
         else:
             assert words["y"] + words["height"] <= picture["y"]
+            sent = viewer.locator("details.sent").first.bounding_box()
+            assert picture["y"] + picture["height"] <= sent["y"]
+
+
+def test_names_of_all_scripts_and_lengths_fit(
+    scenery: tuple[Api, dict[str, str]], page: Any
+) -> None:
+    api, _ = scenery
+    names, wrong = scene.name_all(api), []
+    for path in ("/", *(f"/images/{names[name]}" for name in ("hebrew", "unbroken"))):
+        page.goto(api.url + path)
+        for width in (320, 820, 1100, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            wrong += [f"{path} at {width}: {what}" for what in page.evaluate(OVERLAPS)]
+    assert wrong == []
+    assert page.locator(".undrawn").is_visible()
+    assert not page.locator("#preview img").is_visible()
+    left = page.evaluate("document.querySelector('h1').getBoundingClientRect().left")
+    assert left < 100
+
+
+def test_what_is_wrong_is_folded_beyond_three_and_stays_open(
+    scenery: tuple[Api, dict[str, str]], page: Any
+) -> None:
+    api, _ = scenery
+    now = api.ledger.clock.wall()
+    api.ledger.refused.add(
+        [Refusal(f"XRAY{n}", "10.0.1.9", "CHEXFRACT", "no peer", 1, now, now) for n in range(5)]
+    )
+    page.goto(f"{api.url}/peers")
+    more = page.locator(".more-alerts summary")
+    wait_for("five more", lambda: page.reload() and more.count() == 1, 60)
+    assert page.locator(".alerts").first.locator("li").count() == 3
+    ask = """document.getElementById('alerts').dispatchEvent(
+      new CustomEvent('htmx:before:request', { bubbles: true, cancelable: true }))"""
+    assert page.evaluate(ask) is True
+    more.click()
+    assert page.locator(".more-alerts li").first.is_visible()
+    assert page.evaluate(ask) is False

@@ -134,6 +134,42 @@ def fill(api: Api) -> dict[str, str]:
     return found
 
 
+LONG = "Wolfeschlegelsteinhausenbergerdorff"
+
+NAMES = {
+    "arabic": "قباني^لنزار",
+    "hebrew": "שרון^דבורה^^^",
+    "korean": "Hong^Gildong=洪^吉洞=홍^길동",
+    "chinese": "Zhang^XiaoDong=张^小东",
+    "long": f"{LONG}^Adolph Blaine Charles David Earl Frederick^Gerald Hubert^Dr.^Sr.",
+    "unbroken": LONG.upper() * 2,
+}
+"""Names as people have them, and as one who fits no column does."""
+
+
+def name_all(api: Api) -> dict[str, str]:
+    """Put one study of each of `NAMES` into a node, with facts as long as they come."""
+    found = {}
+    for number, (what, name) in enumerate(NAMES.items()):
+        content = pages.picture() if what == "arabic" else b"\0" * 128 + b"DICM" + what.encode()
+        found[what] = pages.keep(
+            api, content, pages.route(rule="chests of the emergency department, all rooms, trial"),
+            patient_name=name, patient_id=f"HOSPITAL-{number}-" + "0123456789" * 4,
+            accession_number=f"ACC{number:013d}", modality="DX", body_part="CHEST", view="PA",
+            study_instance_uid=f"1.2.71.{number}", study_date="20260102",
+            study_description="Röntgen-Thorax in zwei Ebenen, stehend, p.a. und seitlich, Notfall",
+            station_name="ROOM-OF-THE-EAST", calling_ae="MODALITY-OF-16CH",
+            institution="Universitätsklinikum der Freien und Hansestadt, Institut für Radiologie",
+        )  # fmt: skip
+        pages.reported(
+            api, pages.claimed(api), text=
+            "There is a minimally displaced fracture of the posterolateral aspect of the left "
+            "seventh rib; the eighth and ninth ribs cannot be assessed below the diaphragm. " * 3,
+        )  # fmt: skip
+        pages.deliver(api, 0)
+    return found
+
+
 def refuse(api: Api) -> None:
     """Let two callers have been refused, one of them a scan without a name."""
     from dicom_node.dimse.refusals import Refusal

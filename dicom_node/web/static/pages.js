@@ -12,6 +12,8 @@
     for (const button of document.querySelectorAll(".copy[hidden]")) button.hidden = !navigator.clipboard;
   };
   showCopies();
+  // On a phone the contents of the manual would stand before its page.
+  if (matchMedia("(max-width: 60rem)").matches) document.querySelector(".manual > nav details")?.removeAttribute("open");
 
   // A key of one letter can be switched off (WCAG 2.2, 2.1.4).
   const areOn = () => {
@@ -87,6 +89,8 @@
   }, true);
   document.addEventListener("htmx:before:request", (event) => {
     if (event.target.id === "progress" && document.querySelector("form[data-dirty]")) event.preventDefault();
+    // nor the strip, while somebody reads all of it
+    if (event.target.id === "alerts" && document.querySelector("#alerts details[open]")) event.preventDefault();
   });
   document.addEventListener("htmx:after:swap", showCopies);
 })();

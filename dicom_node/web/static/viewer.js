@@ -5,9 +5,19 @@
 
 (() => {
   const canvas = document.querySelector("#preview canvas");
-  if (!canvas || !("DecompressionStream" in window)) return;
   const figure = document.getElementById("preview");
-  const still = figure.querySelector("img");
+  const still = figure?.querySelector("img");
+
+  // A line instead of a browser's sign for a broken picture.
+  function undrawn() {
+    still.hidden = true;
+    figure.querySelector(".undrawn").hidden = false;
+    figure.querySelector(".tools").hidden = true;
+  }
+  if (still?.complete && !still.naturalWidth) undrawn();
+  else still?.addEventListener("error", undrawn);
+
+  if (!canvas || !("DecompressionStream" in window)) return;
   const output = document.getElementById("viewed");
   const context = canvas.getContext("2d", { alpha: false });
   const regions = JSON.parse(canvas.dataset.regions || "[]");
@@ -405,6 +415,7 @@
     still.hidden = true;
     for (const part of figure.querySelectorAll(".script")) part.hidden = false;
     press("pan", drag === "pan");
+    canvas.style.aspectRatio = `${image.width} / ${image.height}`;
     canvas.width = canvas.height = 0;
     resized();
     fit();
