@@ -35,8 +35,8 @@ LISTED = 20
 
 SENT_LATER = ("archive-away", "no-worker", "idle-worker", "broker-away")
 """Conditions that often pass by themselves: they are sent when they have lasted."""
-LEFT_OUT = ("no-worker-yet", "refused-caller")
-"""Conditions that stop nobody's images: the pages show them."""
+LEFT_OUT = ("no-worker-yet", "refused-caller", "held")
+"""Conditions that stop no images, or that somebody has wished: the pages show them."""
 
 
 @dataclass(frozen=True, slots=True)
