@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -18,6 +20,7 @@ import sqlalchemy as sa
 from hot import HOT
 from ledgers import NOW, SR, fresh, instance, on, post, reported, result, route, taken
 from postgresql import Cluster, cluster
+from stations import wait_for
 
 from dicom_node.base.errors import (
     Busy,
@@ -696,12 +699,84 @@ def test_a_full_disk_under_the_ledger_is_told_as_such(sqlite_url: str) -> None:
     ledger.close()
 
 
-def test_commits_survive_a_power_cut(sqlite_url: str) -> None:
+def test_commits_survive_a_power_cut(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger.open(sqlite_url)
     with ledger.database.writing() as connection:
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        # the log before it is copied and the database before the log is used again; see below
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    synced = []
+    real = os.fdatasync
+
+    def sync(descriptor: int) -> None:
+        rows = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))
+        count = rows.execute("SELECT count(*) FROM instances").fetchone()[0]
+        rows.close()
+        synced.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")).name, count))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    ledger.instances.receive(instance(), [route()])
+    log = Path(sqlite_url).name + "-wal"
+    assert synced == [(log, 1)]  # after the commit, before the answer
+    with ledger.database.writing(durable=False):
+        pass
+    assert synced == [(log, 1)]
+    ledger.close()
+
+
+def test_one_sync_serves_all_who_wrote_before_it(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger.open(sqlite_url)
+    first, go, count = threading.Event(), threading.Event(), []
+
+    def sync(descriptor: int) -> None:
+        count.append(descriptor)
+        first.set()
+        assert go.wait(60)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    writers = [
+        threading.Thread(target=ledger.instances.note_digest, args=("1", "x")) for _ in range(6)
+    ]
+    writers[0].start()
+    assert first.wait(60)
+    asked = ledger.database._disk
+    assert asked is not None
+    for writer in writers[1:]:
+        writer.start()
+    wait_for("all have written", lambda: asked._asked == 6)
+    go.set()
+    for writer in writers:
+        writer.join(60)
+    assert len(count) == 2
+    ledger.close()
+
+
+def test_a_sync_that_fails_is_said(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger.open(sqlite_url)
+
+    def sync(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with pytest.raises(OutOfResources, match="cannot be synced: Input/output error"):
+        ledger.instances.receive(instance(), [route()])
+    ledger.close()
+
+
+def test_a_writer_waits_for_that_of_another_process(sqlite_url: str) -> None:
+    ledger, other = Ledger.open(sqlite_url), Ledger.open(sqlite_url)
+    waiting = threading.Thread(target=other.instances.receive, args=(instance(), [route()]))
+    with ledger.database.writing():
+        waiting.start()
+        waiting.join(0.05)
+        assert waiting.is_alive()
+    waiting.join(60)
+    assert ledger.instances.known(instance().sop_instance_uid) is not None
+    other.close()
     ledger.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import select
@@ -18,7 +19,7 @@ from contextlib import (
     suppress,
 )
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -39,6 +40,9 @@ MAPPED = 2**30
 BUSY_S = 30
 """Seconds that a statement waits for another process's write."""
 
+_KNOCK_S = (0.0002, 0.002)
+"""First and longest pause between two tries to write: SQLite's own grow to 100 ms, in which others
+overtake, and a write holds its lock for less than a millisecond."""
 
 POLL_S = 0.02
 """Seconds between two looks where nobody rings; a look costs microseconds."""
@@ -69,6 +73,9 @@ class Database:
         file = self._engine.url.database
         is_file = self.is_sqlite and file and not file.startswith((":", "file:"))
         self.bells = Bells(Path(str(file)).with_name(BELLS)) if is_file else None
+        self._disk = _Disk(Path(f"{file}-wal")) if is_file else None
+        self._reads = self._engine.execution_options(ledger_reads=True)
+        self._relaxed = self._engine.execution_options(ledger_is_relaxed=True)
         # SQLite has one writer at a time: waiting here is fair, its own lock is polled.
         self._turn: AbstractContextManager[Any] = (
             threading.Lock() if self.is_sqlite else nullcontext()
@@ -138,8 +145,14 @@ class Database:
         return (of_driver, sqlite3.Error, sa.exc.SQLAlchemyError, OSError)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """One durable transaction that may write; all of it happens, or nothing.
+    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
+        """One transaction that may write; all of it happens, or nothing.
+
+        Parameters
+        ----------
+        durable : bool
+            It is on the disk before this returns. What a power cut may undo, because it is done
+            again or found out later, does without: a killed process loses neither.
 
         Raises
         ------
@@ -148,9 +161,12 @@ class Database:
         OutOfResources
             Its disk is full.
         """
-        with self._translated(), self._turn, self._engine.begin() as connection:
+        engine = self._engine if durable else self._relaxed
+        with self._translated(), self._turn, engine.begin() as connection:
             yield connection
         self._ring()
+        if durable:
+            self._sync()
 
     @contextmanager
     def driving(self) -> Iterator[Any]:
@@ -163,11 +179,25 @@ class Database:
             with ExitStack() as undo:
                 undo.callback(connection.rollback)
                 if self.is_sqlite:  # other drivers begin by themselves
-                    cursor.execute(_BEGIN_WRITING)
+                    _begin_writing(cursor)
                 yield cursor
                 connection.commit()
                 undo.pop_all()
         self._ring()
+        self._sync()
+
+    def _sync(self) -> None:
+        """Return when all that is committed is on the disk; PostgreSQL's COMMIT does so itself.
+
+        SQLite would sync while it holds the one write lock, so that a write of any process waited
+        for each sync of all of them. After the commit one sync serves all who have written by then.
+        """
+        if self._disk is None:
+            return
+        try:
+            self._disk.sync()
+        except OSError as exc:
+            raise OutOfResources(f"{self.name}: cannot be synced: {exc.strerror or exc}") from exc
 
     def _ring(self) -> None:
         """Wake who waits for changes; PostgreSQL does so itself."""
@@ -187,8 +217,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One consistent view, which blocks no writer."""
-        engine = self._engine.execution_options(ledger_reads=True)
-        with self._translated(), engine.begin() as connection:
+        with self._translated(), self._reads.begin() as connection:
             yield connection
 
     @contextmanager
@@ -283,6 +312,38 @@ _NOT_WRITABLE = (
     sqlite3.SQLITE_PERM,
 )
 """Primary result codes of a file that cannot be written; a locked one is not among them."""
+
+
+class _Disk:
+    """Syncs the log of a SQLite ledger; one sync serves all threads that have written before it.
+
+    Parameters
+    ----------
+    log : Path
+        The write-ahead log. What is no longer in it was synced when it was copied to the database.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._turn = threading.Lock()
+        self._written = itertools.count(1)
+        self._asked = self._synced = 0
+
+    def sync(self) -> None:
+        """Return when everything is on the disk that was committed before this call."""
+        number = self._asked = next(self._written)
+        with self._turn:
+            if self._synced >= number:
+                return
+            covered = self._asked
+            # opened each time: SQLite makes another file when its last connection was closed
+            with suppress(FileNotFoundError):
+                descriptor = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    getattr(os, "fdatasync", os.fsync)(descriptor)
+                finally:
+                    os.close(descriptor)
+            self._synced = max(self._synced, covered)
 
 
 class PreparedInsert:
@@ -396,22 +457,27 @@ def _engine(url: str) -> Engine:
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return sa.create_engine(
+    is_postgresql = parsed.get_backend_name() == "postgresql"
+    engine = sa.create_engine(
         parsed,
         hide_parameters=True,
         pool_pre_ping=True,
         pool_size=8,
         max_overflow=32,
-        connect_args={"connect_timeout": 5} if parsed.get_backend_name() == "postgresql" else {},
+        connect_args={"connect_timeout": 5} if is_postgresql else {},
     )
+    if is_postgresql:
+        sa.event.listen(engine, "begin", _begin_relaxed)
+    return engine
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
     connection.isolation_level = None  # _begin_sqlite begins: the driver's own way cannot be
     cursor = connection.cursor()  # asked for the write lock first
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
+    mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    # A log is synced by `_Disk` after the commit and by SQLite before it is copied.
+    cursor.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
     cursor.execute("PRAGMA foreign_keys = ON")
     # Read through the page cache of the system, which all processes share; without it each
     # connection copies what it reads into a cache of its own of 2 MB.
@@ -422,8 +488,36 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later fails at once when another process wrote in
     # between (SQLITE_BUSY_SNAPSHOT); one that takes the write lock first waits for it instead.
-    reads = connection.get_execution_options().get("ledger_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else _BEGIN_WRITING)
+    cursor = cast("Any", connection.connection).cursor()
+    if connection.get_execution_options().get("ledger_reads", False):
+        cursor.execute("BEGIN")
+    else:
+        _begin_writing(cursor)
+    cursor.close()
+
+
+def _begin_writing(cursor: sqlite3.Cursor) -> None:
+    """Begin a transaction of SQLite with its write lock, waiting for that of other processes."""
+    ends, pause = time.monotonic() + BUSY_S, _KNOCK_S[0]
+    cursor.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                cursor.execute(_BEGIN_WRITING)
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= ends:
+                    raise
+            else:
+                return
+            time.sleep(pause)
+            pause = min(1.5 * pause, _KNOCK_S[1])
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
+
+
+def _begin_relaxed(connection: Connection) -> None:
+    if connection.get_execution_options().get("ledger_is_relaxed", False):
+        connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
 
 
 def _first_line(exc: BaseException | None) -> str:

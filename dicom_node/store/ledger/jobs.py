@@ -118,7 +118,7 @@ class JobLedger:
         """
         now = self._clock.wall()
         wanted = sa.true() if priority is None else jobs.c.priority == priority
-        with self._database.writing() as connection:
+        with self._database.writing(durable=False) as connection:
             rows = connection.execute(
                 sa.select(jobs.c.id, jobs.c.sop_instance_uid, jobs.c.handouts)
                 .where(
@@ -166,7 +166,7 @@ class JobLedger:
 
     def unpublish(self, tickets: Sequence[Ticket]) -> None:
         """Take back tickets that the broker did not get; this counts as no attempt."""
-        with self._database.writing() as connection:
+        with self._database.writing(durable=False) as connection:
             for ticket in tickets:
                 self._change(
                     connection,
@@ -246,7 +246,7 @@ class JobLedger:
     def extend_leases(self, by: float) -> int:
         """Move what was dated before the clock was set ahead `by` so many seconds, just now."""
         before = self._clock.wall() - by / 2
-        with self._database.writing() as connection:
+        with self._database.writing(durable=False) as connection:
             return connection.execute(
                 jobs.update()
                 .where(IS_UNFINISHED, jobs.c.state.in_(HELD), jobs.c.dated_at < before)
@@ -299,7 +299,7 @@ class JobLedger:
         now = self._clock.wall()
         if self._turns_away(job, token, worker, now):
             raise _stale(job)
-        with self._database.writing() as connection:
+        with self._database.writing(durable=False) as connection:
             changed = self._change(
                 connection,
                 _held(job, token, JobState.QUEUED),
@@ -386,7 +386,7 @@ class JobLedger:
             See `claim`.
         """
         now = self._clock.wall()
-        with self._database.writing() as connection:
+        with self._database.writing(durable=False) as connection:
             held = _held(job, token, JobState.RUNNING)
             if not self._change(connection, held, until=now + lease_s, dated_at=now):
                 self._row(connection, job)

@@ -102,4 +102,4 @@ if clock := os.environ.get("CHEXFRACT_DRILL_CLOCK"):
 if variant := os.environ.get("CHEXFRACT_DRILL_BROKEN"):
     sys.meta_path.insert(0, After(VARIANTS[variant]))
     if variant == "no-fsync":
-        os.fsync = lambda _: None
+        os.fsync = os.fdatasync = lambda _: None
