@@ -121,7 +121,7 @@ def test_two_judges_must_agree(real):
 
 def test_lungs_are_found_in_chests_and_nowhere_else(real):
     for name, picture in real.items():
-        found = min(lungs.lungs(picture, None))
+        found = min(lungs.lungs(lungs.Views(picture), None))
         assert (found >= 4 * lungs.ENOUGH) == (name in frontal(real)), (name, found)
         assert found >= 4 * lungs.ENOUGH or found <= lungs.ENOUGH / 2
 

@@ -40,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from worker.image.lungs import ENOUGH, is_mirrored, lungs
+from worker.image.lungs import ENOUGH, Views, is_mirrored, lungs
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -93,12 +93,13 @@ def screen(pixels: Bytes) -> tuple[tuple[str, str], ...]:
 def _second_opinion(pixels: Bytes) -> str:
     """Return what the lungs say of a picture that resembles a chest, nothing when all is well."""
     drawing, pixels = _ranks(_crops(_look(pixels))), _without_bars(pixels)
-    if min(lungs(pixels)) >= ENOUGH:
-        return MIRRORED if is_mirrored(pixels) else ""
+    views = Views(pixels)
+    if min(lungs(views)) >= ENOUGH:
+        return MIRRORED if is_mirrored(views) else ""
     if float((drawing @ _flat(_mean("screen_phantom.png"))).max()) >= DRAWN:
         return ""
     # The notch of the heart may hide a left lung that is a right one.
-    is_chest = min(lungs(np.ascontiguousarray(pixels[:, ::-1]))) >= ENOUGH
+    is_chest = min(lungs(Views(pixels[:, ::-1]))) >= ENOUGH
     return MIRRORED if is_chest else "not-frontal-chest"
 
 

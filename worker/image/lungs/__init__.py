@@ -8,9 +8,11 @@ no longer reads cascades.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
@@ -56,95 +58,153 @@ class _Feature:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Points:
+    """Where an image is looked up for the features of a stage, and what each place weighs there."""
+
+    rows: npt.NDArray[np.intp]
+    columns: npt.NDArray[np.intp]
+    weights: Floats
+    """(places, features)."""
+
+    def values(self, image: Floats, windows: npt.NDArray[np.intp]) -> Floats:
+        """Return the features' values, (windows, features); windows as places in a flat image."""
+        places = self.rows * image.shape[1] + self.columns
+        values: Floats = image.reshape(-1)[windows[:, None] + places] @ self.weights
+        return values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stage:
+    """Stumps that a window passes together, in one product: windows are few, and calls cost."""
+
+    threshold: float
+    limits: Floats
+    below: Floats
+    above: Floats
+    upright: _Points
+    """In the integral of the picture."""
+    turned: _Points
+    """In the picture itself."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Cascade:
     width: int
     height: int
-    features: tuple[_Feature, ...]
-    stages: tuple[tuple[float, tuple[tuple[int, float, float, float], ...]], ...]
-    """Threshold, and per stump: feature, threshold, leaves below and above it."""
+    stages: tuple[_Stage, ...]
 
 
-def lungs(pixels: Bytes, enough: int | None = ENOUGH) -> Lungs:
-    """Return how many windows of a picture look like lungs in their place.
+class Views:
+    """A picture at several sizes, each made when it is first looked at.
 
     Parameters
     ----------
     pixels : ndarray of uint8, (rows, columns)
         0 = black.
+    """
+
+    def __init__(self, pixels: Bytes) -> None:
+        step = max(1, max(pixels.shape) // (4 * LOOK))
+        self._image = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
+        self._made: list[_View] = []
+
+    def __iter__(self) -> Iterator[_View]:
+        """Yield it at each size, the usual ones first."""
+        for place, scale in enumerate(_SCALES):
+            if place == len(self._made):
+                factor = LOOK / scale / max(self._image.size)
+                width, height = (max(1, round(factor * side)) for side in self._image.size)
+                small = self._image.resize((width, height), Image.Resampling.BOX)
+                self._made.append(_View(np.asarray(small)))
+            yield self._made[place]
+
+
+def lungs(views: Views, enough: int | None = ENOUGH) -> Lungs:
+    """Return how many windows of a picture look like lungs in their place.
+
+    Parameters
+    ----------
+    views : Views
+        The picture.
     enough : int, optional
         Windows of each lung at which the search may end, and fewer than which of the right lung
         make the left one not worth a search; None counts all.
     """
-    views = _views(pixels)
     right = _count("right", views, enough)
     if enough is not None and right < enough:
         return Lungs(right, 0)
     return Lungs(right, _count("left", views, enough))
 
 
-def is_mirrored(pixels: Bytes) -> bool:
+def is_mirrored(views: Views) -> bool:
     """Return whether the heart is clearly at the wrong side.
 
     The left lung has the heart's notch: its cascade finds more in a chest than in its mirror image.
     """
-    views = _views(pixels)[:_FEW]
-    upright = _count("left", views, None)
-    mirrored = _count("left", [np.ascontiguousarray(view[:, ::-1]) for view in views], None)
+    few = list(islice(views, _FEW))
+    upright = _count("left", few, None)
+    mirrored = _count("left", (view.mirrored() for view in few), None)
     return mirrored >= 2 * upright + _CLEAR
 
 
-def _views(pixels: Bytes) -> list[Bytes]:
-    step = max(1, max(pixels.shape) // (4 * LOOK))
-    image = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
-    views = []
-    for scale in _SCALES:
-        factor = LOOK / scale / max(image.size)
-        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        views.append(np.asarray(image.resize(size, Image.Resampling.BOX)))
-    return views
+class _View:
+    """A picture at one size, with what every window of it is asked for."""
+
+    def __init__(self, grey: Bytes) -> None:
+        self.grey: Floats = grey.astype(np.float64)
+        self.sums = _integral(self.grey)
+        self._squares = _integral(self.grey**2)
+        self._found: dict[str, int] = {}
+
+    def mirrored(self) -> _View:
+        """Return its mirror image."""
+        return _View(self.grey[:, ::-1].astype(np.uint8))
+
+    def count(self, side: str) -> int:
+        """Return how many windows look like the lung of that side, in its half."""
+        if side not in self._found:
+            cascade = _cascade(side)
+            centers = (self._hits(cascade) + cascade.width / 2) / self.grey.shape[1]
+            is_there = centers < 0.5 if side == "right" else centers > 0.5
+            self._found[side] = int(is_there.sum())
+        return self._found[side]
+
+    def _hits(self, cascade: _Cascade) -> Floats:
+        """Return the left edges of the windows that pass every stage."""
+        (height, width), sums = self.grey.shape, self.sums
+        down, across = height - cascade.height + 1, width - cascade.width + 1
+        if down <= 0 or across <= 0:
+            return np.zeros(0)
+        inner = (1, 1, cascade.width - 2, cascade.height - 2)
+        area = inner[2] * inner[3]
+        grid = (down, across, inner)
+        spread = area * _sums(self._squares, *grid) - _sums(sums, *grid) ** 2
+        # What OpenCV calls the norm: area times the standard deviation.
+        norm = np.sqrt(np.maximum(spread, 0.0))
+        rows, columns = np.nonzero(norm > area * _LEAST_CONTRAST)
+        norm = norm[rows, columns]
+        rows, columns = rows * _STEP, columns * _STEP
+        for stage in cascade.stages:
+            value = stage.upright.values(sums, rows * sums.shape[1] + columns)
+            if stage.turned.rows.size:
+                value += stage.turned.values(self.grey, rows * width + columns)
+            value /= norm[:, None]
+            score = np.where(value < stage.limits, stage.below, stage.above).sum(axis=1)
+            passed = score >= stage.threshold - _EPSILON
+            rows, columns, norm = rows[passed], columns[passed], norm[passed]
+            if not rows.size:
+                break
+        edges: Floats = columns.astype(np.float64)
+        return edges
 
 
-def _count(side: str, views: list[Bytes], enough: int | None) -> int:
-    cascade, found = _cascade(side), 0
+def _count(side: str, views: Iterable[_View], enough: int | None) -> int:
+    found = 0
     for view in views:
-        centers = (_hits(view, cascade) + cascade.width / 2) / view.shape[1]
-        found += int((centers < 0.5 if side == "right" else centers > 0.5).sum())
+        found += view.count(side)
         if enough is not None and found >= enough:
             break
     return found
-
-
-def _hits(view: Bytes, cascade: _Cascade) -> Floats:
-    """Return the left edges of the windows that pass every stage."""
-    height, width = view.shape
-    if height < cascade.height or width < cascade.width:
-        return np.zeros(0)
-    grey = view.astype(np.float64)
-    sums, squares = _integral(grey), _integral(grey**2)
-    rows, columns = (
-        grid.reshape(-1)
-        for grid in np.mgrid[
-            0 : height - cascade.height + 1 : _STEP, 0 : width - cascade.width + 1 : _STEP
-        ]
-    )
-    inner = (1, 1, cascade.width - 2, cascade.height - 2)
-    area = inner[2] * inner[3]
-    spread = area * _sum(squares, rows, columns, inner) - _sum(sums, rows, columns, inner) ** 2
-    # What OpenCV calls the norm: area times the standard deviation.
-    norm = np.sqrt(np.maximum(spread, 0.0))
-    alive = norm > area * _LEAST_CONTRAST
-    rows, columns, norm = rows[alive], columns[alive], norm[alive]
-    for threshold, stumps in cascade.stages:
-        score = np.zeros(rows.size)
-        for place, limit, below, above in stumps:
-            value = _value(cascade.features[place], grey, sums, rows, columns) / norm
-            score += np.where(value < limit, below, above)
-        passed = score >= threshold - _EPSILON
-        rows, columns, norm = rows[passed], columns[passed], norm[passed]
-        if not rows.size:
-            break
-    edges: Floats = columns.astype(np.float64)
-    return edges
 
 
 def _integral(values: Floats) -> Floats:
@@ -153,35 +213,12 @@ def _integral(values: Floats) -> Floats:
     return whole
 
 
-def _sum(
-    whole: Floats,
-    rows: npt.NDArray[np.intp],
-    columns: npt.NDArray[np.intp],
-    rectangle: tuple[int, int, int, int],
-) -> Floats:
+def _sums(whole: Floats, down: int, across: int, rectangle: tuple[int, int, int, int]) -> Floats:
+    """Return the sum in a rectangle of each window of a grid, from an integral."""
     left, top, width, height = rectangle
-    rows, columns = rows + top, columns + left
-    below, right = rows + height, columns + width
-    total: Floats = (
-        whole[below, right] - whole[rows, right] - whole[below, columns] + whole[rows, columns]
-    )
-    return total
-
-
-def _value(
-    feature: _Feature,
-    grey: Floats,
-    sums: Floats,
-    rows: npt.NDArray[np.intp],
-    columns: npt.NDArray[np.intp],
-) -> Floats:
-    if feature.weights.size:
-        patches = grey[rows[:, None] + feature.rows, columns[:, None] + feature.columns]
-        turned: Floats = patches @ feature.weights
-        return turned
-    total = np.zeros(rows.size)
-    for left, top, width, height, weight in feature.rectangles:
-        total += weight * _sum(sums, rows, columns, (left, top, width, height))
+    upper, lower = (whole[row : row + down : _STEP] for row in (top, top + height))
+    near, far = (slice(column, column + across, _STEP) for column in (left, left + width))
+    total: Floats = lower[:, far] - upper[:, far] - lower[:, near] + upper[:, near]
     return total
 
 
@@ -193,14 +230,47 @@ def _cascade(side: str) -> _Cascade:
         raise ValueError(f"{side}_lung_haar.xml has no cascade")
     width, height = int(_text(root, "width")), int(_text(root, "height"))
     features = tuple(_feature(item, width, height) for item in root.findall("features/_"))
-    stages = tuple(
-        (
-            float(_text(stage, "stageThreshold")),
-            tuple(_stump(stump) for stump in stage.findall("weakClassifiers/_")),
-        )
-        for stage in root.findall("stages/_")
+    stages = tuple(_stage(stage, features) for stage in root.findall("stages/_"))
+    return _Cascade(width, height, stages)
+
+
+def _stage(element: ET.Element, features: tuple[_Feature, ...]) -> _Stage:
+    stumps = [_stump(stump) for stump in element.findall("weakClassifiers/_")]
+    chosen = [features[place] for place, *_ in stumps]
+    limits, below, above = (
+        np.array(leaf) for leaf in zip(*(rest for _, *rest in stumps), strict=True)
     )
-    return _Cascade(width, height, features, stages)
+    upright = [_corners(feature) if not feature.weights.size else {} for feature in chosen]
+    turned = [
+        dict(
+            zip(zip(one.rows.tolist(), one.columns.tolist(), strict=True), one.weights, strict=True)
+        )
+        for one in chosen
+    ]
+    threshold = float(_text(element, "stageThreshold"))
+    return _Stage(threshold, limits, below, above, _points(upright), _points(turned))
+
+
+def _corners(feature: _Feature) -> dict[tuple[int, int], float]:
+    """Return what each corner in the integral weighs; corners that meet are one."""
+    found: dict[tuple[int, int], float] = {}
+    for left, top, width, height, weight in feature.rectangles:
+        for row, column, sign in (
+            (top, left, 1),
+            (top, left + width, -1),
+            (top + height, left, -1),
+            (top + height, left + width, 1),
+        ):
+            found[row, column] = found.get((row, column), 0.0) + sign * weight
+    return found
+
+
+def _points(features: list[dict[tuple[int, int], float]]) -> _Points:
+    places = sorted({place for feature in features for place in feature})
+    weights = np.array([[one.get(place, 0.0) for one in features] for place in places])
+    rows = np.array([row for row, _ in places], np.intp)
+    columns = np.array([column for _, column in places], np.intp)
+    return _Points(rows, columns, weights.reshape(len(places), len(features)))
 
 
 def _text(element: ET.Element, name: str) -> str:
