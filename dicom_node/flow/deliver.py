@@ -187,6 +187,8 @@ class Deliverer:
             count += len(due)
             if not self._send_all(name, due):
                 break
+        if count:
+            self._ledger.deliveries.make_durable()
         return count
 
     def _send_all(self, name: str, due: Sequence[DueDelivery]) -> bool:

@@ -166,7 +166,7 @@ class Database:
             yield connection
         self._ring()
         if durable:
-            self._sync()
+            self.sync()
 
     @contextmanager
     def driving(self) -> Iterator[Any]:
@@ -174,19 +174,35 @@ class Database:
 
         SQLAlchemy's own execution takes several times as long as SQLite's; see `PreparedInsert`.
         """
-        with self._translated(), self._turn, closing(self._engine.raw_connection()) as connection:
-            cursor = connection.cursor()
-            with ExitStack() as undo:
-                undo.callback(connection.rollback)
-                if self.is_sqlite:  # other drivers begin by themselves
-                    _begin_writing(cursor)
-                yield cursor
-                connection.commit()
-                undo.pop_all()
+        with (
+            self._translated(),
+            self._turn,
+            self._cursor() as (connection, cursor),
+            ExitStack() as undo,
+        ):
+            undo.callback(connection.rollback)
+            if self.is_sqlite:  # other drivers begin by themselves
+                _begin_writing(cursor)
+            yield cursor
+            connection.commit()
+            undo.pop_all()
         self._ring()
-        self._sync()
+        self.sync()
 
-    def _sync(self) -> None:
+    @contextmanager
+    def _cursor(self) -> Iterator[tuple[Any, Any]]:
+        """Give a connection of the driver and a cursor, which is closed before its connection.
+
+        A cursor of sqlite3 that ends later resets its statement, which another thread may be
+        running by then.
+        """
+        with (
+            closing(self._engine.raw_connection()) as connection,
+            closing(connection.cursor()) as cursor,
+        ):
+            yield connection, cursor
+
+    def sync(self) -> None:
         """Return when all that is committed is on the disk; PostgreSQL's COMMIT does so itself.
 
         SQLite would sync while it holds the one write lock, so that a write of any process waited
@@ -496,7 +512,7 @@ def _begin_sqlite(connection: Connection) -> None:
     cursor.close()
 
 
-def _begin_writing(cursor: sqlite3.Cursor) -> None:
+def _begin_writing(cursor: Any) -> None:
     """Begin a transaction of SQLite with its write lock, waiting for that of other processes."""
     ends, pause = time.monotonic() + BUSY_S, _KNOCK_S[0]
     cursor.execute("PRAGMA busy_timeout = 0")

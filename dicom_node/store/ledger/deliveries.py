@@ -197,12 +197,18 @@ class Deliveries:
         now = self._clock.wall()
         values = {"state": DeliveryState.SENT, "status": status, "reason": "", "ended_at": now}
         values |= {"asks": 0, "ask_at": ask_at, "dated_at": now, "unanswered": 0}
-        with self._database.writing() as connection:
+        # A power cut that undoes it lets the object be sent again, and its answer is right then:
+        # `choose` has noted on the disk that one is open.
+        with self._database.writing(durable=False) as connection:
             row = settle_delivery(connection, delivery, UNSENT, values)
             if row is not None:
                 details = Details(kind=row.kind, destination=row.destination, status=status)
                 append(connection, [NewEvent(row.source, Stage.SENT, now, row.job, details, ms)])
         return row is not None
+
+    def make_durable(self) -> None:
+        """Return when all that `delivered` has recorded is on the disk."""
+        self._database.sync()
 
     def committed(self, delivery: int) -> bool:
         """Record that the destination has committed to keep it (DICOM PS3.4 Annex J)."""
