@@ -713,7 +713,7 @@ def test_commits_survive_a_power_cut(sqlite_url: str, monkeypatch: pytest.Monkey
         rows = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))
         count = rows.execute("SELECT count(*) FROM instances").fetchone()[0]
         rows.close()
-        synced.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")).name, count))
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, count))
         real(descriptor)
 
     monkeypatch.setattr(os, "fdatasync", sync)
