@@ -30,8 +30,6 @@ PYTHON_AT = "/opt/python"
 
 STEP_S, READY_S, END_S = 1200, 180.0, 15.0
 NEEDED = ("mmdebstrap", "bwrap", "nsenter")
-PIP_FOLDERS = ("/opt/wheels", "/opt/pypi", "/opt/pypi-more", "/etc/xdg/pip", "/etc/ssl/certs")
-"""Where a machine may keep packages and settings of pip: RUN steps see them as their host does."""
 
 NODE_TOML = """
 [node]
@@ -155,15 +153,31 @@ def _copy(source: Path, target: Path, is_folder: bool) -> None:
         shutil.copy(source, target / source.name if is_folder else target)
 
 
+def pip_places() -> list[Path]:
+    """Return the files and folders of this machine that its pip is configured with.
+
+    RUN steps see them as their host does: settings, certificates, indexes and wheels on its disk.
+    """
+    pip = [sys.executable, "-m", "pip", "config"]
+    kept, listed = (
+        subprocess.run([*pip, word], check=True, capture_output=True, text=True).stdout
+        for word in ("debug", "list")
+    )
+    found = {Path(one) for one in re.findall(r"(/\S+), exists: True", kept)}
+    found |= {Path(one) for one in re.findall(r"(?<![:/\w])/[^\s'\"]+", listed)}
+    # an index names its files by ../
+    found |= {Path(one).parent for one in re.findall(r"file://(/[^\s'\"]+)", listed)}
+    return sorted(path for path in found if path.is_absolute() and path.exists())
+
+
 def _enter(folder: Path, command: Sequence[str], variables: Mapping[str, str], inside: str) -> None:
     """Run a build step as root in the root file system, with the machine's own way to packages."""
     words = ["bwrap", "--bind", str(folder), "/", "--dev", "/dev", "--proc", "/proc"]
     words += ["--tmpfs", "/tmp", "--unshare-pid", "--die-with-parent", "--chdir", inside]
     for path in ("/etc/resolv.conf", "/etc/hosts"):
         words += ["--ro-bind", path, path]
-    for path in PIP_FOLDERS:
-        if Path(path).exists():
-            words += ["--ro-bind", path, path]
+    for path in pip_places():
+        words += ["--ro-bind", str(path), str(path)]
     pip = {k: v for k, v in os.environ.items() if k.startswith("PIP_") or k.endswith("_proxy")}
     environment = {"PATH": _path(), "HOME": "/root", **pip, **variables}
     done = subprocess.run(
