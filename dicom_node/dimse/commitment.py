@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, cast
 
 from pydicom.dataset import Dataset
 from pynetdicom import evt
@@ -21,7 +22,9 @@ from dicom_node.dimse.contexts import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from dicom_node.dimse.entity import commitment
 from dicom_node.dimse.scu import Destination
 from dicom_node.settings import Peer
+from dicom_node.standard.header import check_whole
 from dicom_node.standard.status import SUCCESS, meaning
+from dicom_node.standard.unreadable import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +147,8 @@ def heard(event: evt.Event, on_answer: OnAnswer) -> int:
         if event.event_type not in _EVENTS:
             logger.warning("%s reports an unknown event of storage commitment", caller)
             return NO_SUCH_EVENT_TYPE
+        given = cast("Any", event.request).EventInformation
+        check_whole(given.getvalue() if given else b"", str(event.context.transfer_syntax))
         answer = read(event.event_information)
         if not on_answer(answer):
             logger.warning("%s answers a storage commitment that nobody asked for", caller)
@@ -151,7 +156,7 @@ def heard(event: evt.Event, on_answer: OnAnswer) -> int:
     except Transient as exc:
         logger.warning("the answer of %s to storage commitment is not kept: %s", caller, exc)
         return PROCESSING_FAILURE
-    except (NotUnderstood, RecursionError, *patches.UNREADABLE) as exc:
+    except (NotUnderstood, *UNREADABLE) as exc:
         logger.warning(
             "%s answers storage commitment with what cannot be read (%s)",
             caller,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,21 +24,10 @@ from pynetdicom.pdu_items import PDU_ITEM_TYPES
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.dimse import association_rq, news
+from dicom_node.standard.unreadable import UNREADABLE
 
 KNOWN = ("3.0.4",)
 """Versions of pynetdicom whose inside is known here."""
-
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    AssertionError,
-    NotImplementedError,
-    struct.error,
-)
-"""What pynetdicom and pydicom raise about bytes that they cannot read."""
 
 _TALKATIVE = ("acse", "association", "dimse", "dul", "fsm", "service_class", "transport")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 from pydicom import Dataset
@@ -15,7 +16,7 @@ from pydicom.uid import UID
 from pynetdicom import build_role, evt
 from pynetdicom.presentation import build_context
 
-from dicom_node.base.errors import Refused, Unreachable
+from dicom_node.base.errors import NotUnderstood, Refused, Unreachable
 from dicom_node.dimse.contexts import (
     EXPLICIT_LITTLE,
     IMAGES,
@@ -25,7 +26,9 @@ from dicom_node.dimse.contexts import (
 )
 from dicom_node.dimse.scu import Destination
 from dicom_node.settings import Peer
+from dicom_node.standard.header import read_header
 from dicom_node.standard.status import meaning
+from dicom_node.standard.unreadable import UNREADABLE
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
@@ -169,9 +172,11 @@ class Puller:
     def _stored(self, event: evt.Event) -> int:
         """Keep an object that comes on this association; it is one of the SOP classes above."""
         try:
+            content, syntax = event.encoded_dataset(), str(event.context.transfer_syntax)
+            read_header(BytesIO(content), syntax, is_new=True)
             ds = event.dataset
             meta = event.file_meta
-        except (AttributeError, ValueError, KeyError):
+        except (NotUnderstood, *UNREADABLE):
             self.problem = "an object came that cannot be read"
             return _CANNOT_READ
         if UID(str(ds.get("SOPClassUID", ""))) not in IMAGES:
@@ -179,7 +184,7 @@ class Puller:
             return _CANNOT_READ
         ds.file_meta = meta
         try:
-            self.keep(ds, event.encoded_dataset())
+            self.keep(ds, content)
         except OSError as exc:
             self.problem = f"cannot be kept: {exc.strerror or exc}"
             return _CANNOT_WRITE

@@ -28,6 +28,7 @@ from dicom_node.dimse import Accepted, patches
 from dicom_node.dimse.acceptor import FIRST_PDU_S, MAX_OTHER_PDU, host, is_readable
 from dicom_node.dimse.refusals import Refusal, Refusals
 from dicom_node.peers import bare_title
+from dicom_node.standard.unreadable import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -280,7 +281,7 @@ class Reception(DIMSEServiceProvider):
                     self._direct()
                 super().receive_primitive(one)
                 self._limit()
-        except (RecursionError, *patches.UNREADABLE) as exc:
+        except UNREADABLE as exc:
             self.abort(f"it sent a malformed message ({type(exc).__name__})")
 
     @contextmanager

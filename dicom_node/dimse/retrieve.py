@@ -25,6 +25,7 @@ from dicom_node.dimse.security import requestor, shown_certificate
 from dicom_node.peers import bare_title, who_calls, who_is_named
 from dicom_node.settings import Peer, Settings
 from dicom_node.standard import matching
+from dicom_node.standard.header import check_whole
 from dicom_node.standard.sr_classes import SR_CLASSES, is_exchangeable
 from dicom_node.store.catalogue import LEVELS, UNIQUE, Catalogue, Level, Stored, answer, uncompared
 from dicom_node.store.uses import Use, encoded, noting, studies_of
@@ -232,6 +233,8 @@ class _TooMany(Exception):
 
 def _identifier(event: evt.Event) -> tuple[Level, Dataset]:
     """Return level and keys of a request."""
+    given = cast("Any", event.request).Identifier
+    check_whole(given.getvalue() if given else b"", str(event.context.transfer_syntax))
     keys = event.identifier
     _open_stars(keys)
     keys.walk(lambda _ds, _element: None)  # decode all of it here, where a failure has a status
@@ -287,6 +290,8 @@ def _failure(event: evt.Event, exc: Exception) -> Dataset:
         status, comment = CANNOT_COUNT, str(exc)
     elif isinstance(exc, Transient):
         status, comment = OUT_OF_RESOURCES, "out of resources; ask later"
+    elif isinstance(exc, NotUnderstood):
+        comment = f"identifier: {exc}"
     elif not isinstance(exc, ChexFractError):
         comment = "the identifier cannot be understood"
     reason = ascii(comment) if isinstance(exc, _Mismatch) else f"{comment} ({type(exc).__name__})"

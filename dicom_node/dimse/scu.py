@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info, read_partial
 from pynetdicom import evt
 from pynetdicom.association import Association
@@ -36,6 +35,7 @@ from dicom_node.dimse.entity import entity
 from dicom_node.dimse.security import requestor
 from dicom_node.settings import Peer
 from dicom_node.standard.status import fault
+from dicom_node.standard.unreadable import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -390,7 +390,7 @@ def _kind(content: Path | bytes) -> tuple[str, str]:
         return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
     except OSError as exc:
         raise NotUnderstood(f"{name} cannot be read: {exc.strerror or exc}") from exc
-    except (InvalidDicomError, AttributeError, ValueError, EOFError) as exc:
+    except UNREADABLE as exc:
         raise NotUnderstood(f"{name} is not a DICOM file") from exc
 
 

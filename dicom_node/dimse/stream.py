@@ -21,6 +21,7 @@ from pynetdicom.association import Association
 
 from dicom_node.dimse import Accepted, patches
 from dicom_node.dimse.reception import MAX_COMMAND, DataSet, Inlet, Reception, uid_fault
+from dicom_node.standard.unreadable import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Stream:
         except OSError:
             dul.event_queue.put("Evt17")  # PS3.8 9.2.2: the transport connection is closed
             return
-        except (Malformed, *patches.UNREADABLE) as exc:
+        except (Malformed, *UNREADABLE) as exc:
             self._reception.abort(f"it sent a malformed message ({exc or type(exc).__name__})")
             return
         self._standard()

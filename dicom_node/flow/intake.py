@@ -87,7 +87,7 @@ class Intake:
             _check_uid("SOP Instance UID", accepted.sop_instance_uid)
             _check_uid("SOP Class UID", accepted.sop_class_uid)
             with incoming.reader() as file:
-                header = read_header(file, accepted.transfer_syntax_uid)
+                header = read_header(file, accepted.transfer_syntax_uid, is_new=True)
             _check(header, accepted)
             kept = incoming.keep(accepted.sop_instance_uid)
         receipt = self._record(header, kept, accepted, sender)

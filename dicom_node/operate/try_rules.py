@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from dicom_node.base.errors import NotUnderstood
@@ -13,6 +12,7 @@ from dicom_node.flow import ask_gate, routing
 from dicom_node.operate.show import print_json
 from dicom_node.settings import Settings
 from dicom_node.standard.header import read_header
+from dicom_node.standard.unreadable import UNREADABLE
 
 
 def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:
@@ -51,6 +51,6 @@ def _facts(settings: Settings, path: Path) -> dict[str, str]:
             header = read_header(file, syntax)
     except OSError as exc:
         raise NotUnderstood(f"{path}: {exc.strerror}") from exc
-    except (InvalidDicomError, EOFError, ValueError) as exc:
+    except UNREADABLE as exc:
         raise NotUnderstood(f"{path}: no DICOM file") from exc
     return routing.facts(settings, header)

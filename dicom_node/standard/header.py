@@ -60,8 +60,19 @@ TAGS = {
     0x00200010: "study_id",
     0x00280300: "quality_control_image",
 }
+CUT_OFF = "the data set is cut off"
+
+MAX_ELEMENTS = 500_000
+"""Elements that are looked at; a header of thousands of items has some ten thousand."""
+
+MAX_FRAGMENTS = 10_000
+"""Fragments of compressed pixels whose length is checked; one image has one, or a few dozen."""
+
 _CHARACTER_SET = 0x00080005
+_PIXELS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
+"""Float, Double Float and plain Pixel Data."""
 _ESCAPE = re.compile(r"\x1b[\x20-\x2f]{1,4}[\x30-\x7e]")
+_ITEM_TAG = b"\xfe\xff\x00\xe0"
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN")) | {
@@ -73,20 +84,30 @@ _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC"
 
 
 def read_header(
-    file: IO[bytes], transfer_syntax_uid: str, tags: Mapping[int, str] = TAGS
+    file: IO[bytes],
+    transfer_syntax_uid: str,
+    tags: Mapping[int, str] = TAGS,
+    *,
+    is_new: bool = False,
 ) -> dict[str, str]:
     """Return the facts of a Part 10 file by the names in `tags`, as decoded, clean text.
+
+    Of a new file it is checked, too, that its pixels are as long as they say.
 
     Raises
     ------
     NotUnderstood
-        The bytes are not a data set in this transfer syntax.
+        The bytes are not a data set in this transfer syntax, or a new one is cut off.
     """
     skip_head(file)
     source: IO[bytes] = file
+    is_cut = False
     if transfer_syntax_uid == DEFLATED:
-        source = io.BytesIO(_inflate(file))
-    values = dict(_values(source, transfer_syntax_uid, tags))
+        content, is_cut = _inflate(file)
+        source = io.BytesIO(content)
+    values = dict(_values(source, transfer_syntax_uid, tags, is_new=is_new))
+    if is_new and is_cut:
+        raise NotUnderstood(CUT_OFF)
     character_sets = _ascii(values.get(_CHARACTER_SET, b"")).split("\\")
     facts = dict.fromkeys(tags.values(), "")
     for tag in values.keys() & tags.keys():
@@ -94,6 +115,19 @@ def read_header(
         facts[name] = _ascii(value) if name.endswith("_uid") else _text(value, character_sets)
     facts["patient_name"] = facts["patient_name"].rstrip("^= ")
     return facts
+
+
+def check_whole(content: bytes, transfer_syntax_uid: str) -> None:
+    """Raise `NotUnderstood` for a data set that ends within an element or a sequence.
+
+    pydicom leaves out what is cut off, and says nothing: a query would lose keys.
+    """
+    if transfer_syntax_uid == DEFLATED:
+        content, is_cut = _inflate(io.BytesIO(content))
+        if is_cut:
+            raise NotUnderstood(CUT_OFF)
+    for _ in _values(io.BytesIO(content), transfer_syntax_uid, {}, is_new=True):
+        pass
 
 
 def clean(text: str) -> str:
@@ -107,43 +141,93 @@ def clean(text: str) -> str:
     return " ".join(printable.split())[:TEXT_LIMIT]
 
 
-def _inflate(file: IO[bytes]) -> bytes:
+def _inflate(file: IO[bytes]) -> tuple[bytes, bool]:
+    """Return the beginning of a deflated data set, and whether it was cut off before its end."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        return inflater.decompress(file.read(INFLATE_LIMIT), INFLATE_LIMIT)
+        content = inflater.decompress(file.read(INFLATE_LIMIT), INFLATE_LIMIT)
     except zlib.error as exc:
         raise NotUnderstood("the deflated data set cannot be inflated") from exc
+    is_over = inflater.eof or len(content) >= INFLATE_LIMIT or bool(file.read(1))
+    return content, not is_over
 
 
 def _values(
-    file: IO[bytes], transfer_syntax_uid: str, tags: Mapping[int, str]
+    file: IO[bytes], transfer_syntax_uid: str, tags: Mapping[int, str], *, is_new: bool
 ) -> Iterator[tuple[int, bytes]]:
-    """Yield tag and value of the top-level elements that are wanted."""
-    last = max(tags)
+    """Yield tag and value of the top-level elements that are wanted.
+
+    A new file is looked at up to the end of its pixels, any other up to what is wanted.
+    """
+    last = max(tags, default=0)
     start = file.tell()
+    end = file.seek(0, os.SEEK_END) if is_new else 0
+    file.seek(start)
     first = file.read(8)
     file.seek(start)
     order = ">" if transfer_syntax_uid == BIG_ENDIAN else "<"
     # some senders encode otherwise than they negotiated; the first element shows it
     implicit_levels = [not _is_vr(first[4:6])]
     formats = _Formats(order)
-    while element := _next(file, formats, implicit_levels[-1]):
-        tag, vr, length = element
+    at = start
+    for _ in range(MAX_ELEMENTS):
+        element = _next(file, formats, implicit_levels[-1])
+        if element is None:
+            if is_new and (at < end or len(implicit_levels) > 1):
+                raise NotUnderstood(CUT_OFF)
+            return
+        tag, vr, length, size = element
+        at += size
         if tag in (_ITEM_END, _SEQUENCE_END):
             if len(implicit_levels) > 1:
                 implicit_levels.pop()
-        elif length == _UNDEFINED:
+            continue
+        is_top = len(implicit_levels) == 1
+        if is_top and tag > last and not is_new:
+            return
+        if is_top and tag in _PIXELS:
+            if is_new:
+                _check_pixels(file, formats, at, length, end)
+            return
+        if length == _UNDEFINED:
             if len(implicit_levels) > DEPTH_LIMIT:
                 raise NotUnderstood("sequences are nested too deeply")
             # PS3.5 6.2.2: UN of undefined length holds Implicit VR items
             implicit_levels.append(implicit_levels[-1] or vr == b"UN")
-        elif len(implicit_levels) == 1 and tag > last:
-            return
-        elif len(implicit_levels) == 1 and (tag in tags or tag == _CHARACTER_SET):
+            continue
+        if is_new and length > end - at:
+            raise NotUnderstood(CUT_OFF)
+        if is_top and (tag in tags or tag == _CHARACTER_SET):
             yield tag, file.read(min(length, VALUE_LIMIT))
             file.seek(max(0, length - VALUE_LIMIT), os.SEEK_CUR)
         else:
             file.seek(length, os.SEEK_CUR)
+        at += length
+    raise NotUnderstood(f"more than {MAX_ELEMENTS} elements")
+
+
+def _check_pixels(file: IO[bytes], formats: _Formats, at: int, length: int, end: int) -> None:
+    """Raise where Pixel Data, or one of its fragments, reaches beyond the end of the file.
+
+    Whole archives are without the delimiter, or have NULs in its place: their pixels are there.
+    """
+    if length != _UNDEFINED:
+        if length > end - at:
+            raise NotUnderstood(CUT_OFF)
+        return
+    for _ in range(MAX_FRAGMENTS):
+        item = _next(file, formats, implicit=True)
+        if item is None:
+            file.seek(at)
+            if file.read(4).startswith(_ITEM_TAG):
+                raise NotUnderstood(CUT_OFF)
+            return
+        if item[0] != _ITEM:
+            return
+        at += 8 + item[2]
+        if at > end:
+            raise NotUnderstood(CUT_OFF)
+        file.seek(at)
 
 
 class _Formats:
@@ -155,19 +239,19 @@ class _Formats:
         self.long = struct.Struct(f"{order}L").unpack
 
 
-def _next(file: IO[bytes], formats: _Formats, implicit: bool) -> tuple[int, bytes, int] | None:
-    """Return tag, VR and length of the next element; None at the end."""
+def _next(file: IO[bytes], formats: _Formats, implicit: bool) -> tuple[int, bytes, int, int] | None:
+    """Return tag, VR and length of the next element, and of its head; None at the end."""
     head = file.read(8)
     if len(head) < 8:
         return None
     group, element, vr, length = formats.explicit(head)
     tag = group << 16 | element
     if implicit or group == 0xFFFE or not _is_vr(vr):
-        return tag, b"", formats.implicit(head)[2]
+        return tag, b"", formats.implicit(head)[2], 8
     if vr not in _LONG:
-        return tag, vr, length
+        return tag, vr, length, 8
     more = file.read(4)
-    return (tag, vr, formats.long(more)[0]) if len(more) == 4 else None
+    return (tag, vr, formats.long(more)[0], 12) if len(more) == 4 else None
 
 
 def _is_vr(vr: bytes) -> bool:

@@ -20,4 +20,4 @@ UNREADABLE = (
     ValueError,
     struct.error,
 )
-"""What pydicom raises when it makes values of a stranger's bytes."""
+"""What pydicom and pynetdicom raise when they make values of a stranger's bytes."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import struct
 from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -18,6 +16,7 @@ from dicom_node.flow import ask_gate, routing
 from dicom_node.settings import Settings
 from dicom_node.standard.header import read_header
 from dicom_node.standard.part10 import has_length, head_size
+from dicom_node.standard.unreadable import UNREADABLE
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door, Person, Posted
 
@@ -91,6 +90,6 @@ def _facts(settings: Settings, file: UploadFile, calling_ae: str) -> dict[str, s
     """Return what rules look at; who would send it is not in the file."""
     try:
         header = read_header(file.file, _transfer_syntax(file.file))
-    except (InvalidDicomError, EOFError, ValueError, AttributeError, KeyError, struct.error) as exc:
+    except UNREADABLE as exc:
         raise NotUnderstood("this is not a DICOM file (Part 10)") from exc
     return routing.facts(settings, header, calling_ae)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import AsyncIterator, Mapping
 from io import BytesIO
 
@@ -21,6 +20,7 @@ from dicom_node.flow.intake import Intake
 from dicom_node.standard import part10
 from dicom_node.standard.header import read_header
 from dicom_node.standard.status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
+from dicom_node.standard.unreadable import UNREADABLE
 from dicom_node.store.spool import Incoming
 from dicom_node.web import media_types
 from dicom_node.web.multipart import NotMultipart, PartReader, boundary
@@ -296,5 +296,5 @@ def _accepted(head: bytes) -> Accepted:
             str(meta.MediaStorageSOPInstanceUID),
             str(meta.TransferSyntaxUID),
         )
-    except (AttributeError, ValueError, EOFError, NotImplementedError, struct.error) as exc:
+    except UNREADABLE as exc:
         raise NotUnderstood("the File Meta Information cannot be read") from exc

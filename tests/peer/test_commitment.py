@@ -16,7 +16,7 @@ import pytest
 from ledgers import on
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pynetdicom import AE, build_role, evt
+from pynetdicom import AE, association, build_role, evt
 from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
@@ -351,6 +351,27 @@ def test_an_answer_without_transaction_is_0x0115(node: Node) -> None:
     empty = Dataset()
     empty.ReferencedSOPSequence = references(["1.2.3"])
     assert call(node.listener.port, empty, 1) == 0x0115
+
+
+@pytest.mark.parametrize("missing", [1, 30, 60])
+def test_an_answer_that_is_cut_off_is_0x0115(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    """What is left of it would commit to fewer objects than the archive did, or to none."""
+    whole = association.encode
+    with Archive("never") as archive, running(tmp_path, archive.peer) as node:
+        uid = node.report()
+        node.deliver()
+        node.ask()
+        (asked,) = archive.asked
+        answer, event = archive.answer_to(asked)
+        with monkeypatch.context() as patch:
+            cut = lambda *given: (whole(*given) or b"")[:-missing]  # noqa: E731
+            patch.setattr(association, "encode", cut)
+            assert call(node.listener.port, answer, event) == 0x0115
+        assert node.delivery(uid)["state"] == "sent"
+        assert call(node.listener.port, answer, event) == 0x0000
+        assert node.delivery(uid)["state"] == "committed"
 
 
 def test_an_unknown_event_is_0x0113(node: Node) -> None:

@@ -881,3 +881,23 @@ def test_answers_are_json_of_the_dicom_model(api: Api, made: object) -> None:
     answer = get(api, "/studies", {"Accept": "application/dicom+json"})
     assert answer.headers["Content-Type"] == "application/dicom+json"
     assert all(Dataset.from_json(one).StudyInstanceUID for one in json.loads(answer.content))
+
+
+@pytest.mark.parametrize("kind", ["", "application/dicom"], ids=["a part", "the body"])
+def test_an_image_that_is_cut_off_is_a_failure(api: Api, kind: str) -> None:
+    ds = reports.again(radiograph())
+    content = as_bytes(ds)
+    for cut in (len(content) - 1, len(content) // 2, 800):
+        if kind:
+            answer = httpx2.post(
+                f"{api.url}/dicom-web/studies",
+                content=content[:cut],
+                headers=BEARER | {"Content-Type": kind, "Accept": "application/dicom+json"},
+                timeout=60,
+            )
+        else:
+            answer = posted(api, content[:cut])
+        assert answer.status_code == 409
+        (item,) = Dataset.from_json(answer.json()).FailedSOPSequence
+        assert (item.ReferencedSOPInstanceUID, item.FailureReason) == (ds.SOPInstanceUID, 0xC000)
+    assert api.ledger.instances.known(ds.SOPInstanceUID) is None

@@ -22,6 +22,7 @@ from dicom_node.base.identity import IMPLEMENTATION_CLASS_UID
 from dicom_node.dimse import Accepted, Sender
 from dicom_node.flow.intake import Intake, OtherSopClass
 from dicom_node.settings import Peer, Rule, Settings
+from dicom_node.standard import header
 from dicom_node.standard.header import DEPTH_LIMIT, INFLATE_LIMIT, clean
 from dicom_node.store.ledger import Ledger, Receipt
 from dicom_node.store.retention import RetentionSweep
@@ -356,3 +357,78 @@ def test_real_files_are_taken_with_what_pydicom_reads_in_them(
         assert (known.modality, known.study_instance_uid) == (ds.Modality, ds.StudyInstanceUID)
         count += 1
     assert count >= 5
+
+
+# what is cut off
+
+
+def fragments(*parts: bytes, end: bytes = b"\xfe\xff\xdd\xe0\0\0\0\0") -> bytes:
+    """Return encapsulated Pixel Data (PS3.5 A.4): an empty offset table, then the parts."""
+    items = [b"\xfe\xff\x00\xe0" + struct.pack("<L", len(part)) + part for part in (b"", *parts)]
+    return b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff" + b"".join(items) + end
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG])
+def test_an_image_is_refused_wherever_it_is_cut_off_within_an_element(
+    station: Station, syntax: str
+) -> None:
+    values = {0x00100010: "Doe^Jane", 0x7FE00010: b"p" * 40}
+    content, ends = data_set(values, syntax), {0}
+    everything = {**UIDS, 0x00080060: "CR", 0x00180015: "CHEST", **values}
+    for tag in sorted(everything):
+        ends.add(
+            max(ends) + len(data_set({**dict.fromkeys(everything), tag: everything[tag]}, syntax))
+        )
+    assert max(ends) == len(content)
+    for cut in set(range(len(content))) - ends:
+        with pytest.raises(NotUnderstood):
+            station.send(content[:cut], syntax=syntax)
+    assert station.files == []
+    assert station.send(content, syntax=syntax).kind == "new"
+
+
+def test_an_image_that_ends_within_a_sequence_is_refused(station: Station) -> None:
+    opened = b"\x40\x00\x75\x02SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    with pytest.raises(NotUnderstood, match="cut off"):
+        station.send(data_set() + opened + element(0x00400009, b"1"))
+
+
+def test_compressed_pixels_are_refused_where_a_fragment_is_cut_off(station: Station) -> None:
+    syntax, content = "1.2.840.10008.1.2.4.70", data_set()
+    pixels = fragments(b"\xff\xd8" + b"p" * 30, b"q" * 20)
+    for cut in (25, 40, 53, 66, len(pixels) - 9):
+        with pytest.raises(NotUnderstood, match="cut off"):
+            station.send(content + pixels[:cut], syntax=syntax)
+    assert station.send(content + pixels, syntax=syntax).kind == "new"
+
+
+@pytest.mark.parametrize("end", [b"", bytes(8), bytes(3), b"\xfe\xff\xdd\xe0"])
+def test_compressed_pixels_without_their_delimiter_are_taken(station: Station, end: bytes) -> None:
+    """Hundreds of files of one archive are so, and their pixels are all there."""
+    content = data_set() + fragments(b"\xff\xd8pixels", end=end)
+    assert station.send(content, syntax="1.2.840.10008.1.2.4.70").kind == "new"
+
+
+def test_what_stands_behind_the_pixels_is_not_looked_at(station: Station) -> None:
+    padding = b"\xfc\xff\xfc\xffOB\0\0\xff\xff\x00\x00"
+    content = data_set({0x7FE00010: b"pixels"}) + padding
+    assert station.send(content).kind == "new"
+
+
+def test_a_deflated_image_is_refused_wherever_it_is_cut_off(station: Station) -> None:
+    deflater = zlib.compressobj(wbits=-15)
+    content = deflater.compress(data_set({0x7FE00010: bytes(range(256)) * 8})) + deflater.flush()
+    for cut in (1, len(content) // 2, len(content) - 1):
+        with pytest.raises(NotUnderstood):
+            station.send(content[:cut], syntax=DEFLATED)
+    assert station.send(content, syntax=DEFLATED).kind == "new"
+
+
+def test_a_data_set_of_more_elements_than_any_image_has_is_refused(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(header, "MAX_ELEMENTS", 100)
+    assert station.send(data_set()).kind == "new"
+    many = b"".join(element(0x00091000 + n, b"") for n in range(100))
+    with pytest.raises(NotUnderstood, match="more than 100 elements"):
+        station.send(data_set() + many, uid="1.2.3")

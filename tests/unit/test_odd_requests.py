@@ -12,7 +12,8 @@ from listening import Node, listening
 from results import add_result
 
 ROOT = b"1.2.840.10008.5.1.4.1.2.2."
-FIND, MOVE = ROOT + b"1", ROOT + b"2"
+FIND, MOVE, GET = ROOT + b"1", ROOT + b"2", ROOT + b"3"
+KINDS = {FIND: 0x20, MOVE: 0x21, GET: 0x10}
 RELEASE = struct.pack(">BxL", 5, 4) + bytes(4)
 
 
@@ -38,10 +39,10 @@ def command(*elements: bytes) -> bytes:
 
 
 def asked(sop_class: bytes, priority: int = 0, *more: bytes, message: bytes | None = None) -> bytes:
-    """Return the command set of C-FIND or C-MOVE; an empty SOP class is left out."""
+    """Return the command set of C-FIND, C-MOVE or C-GET; an empty SOP class is left out."""
     return command(
         *([element(0, 2, sop_class)] if sop_class else []),
-        element(0, 0x100, number(0x21 if sop_class == MOVE else 0x20)),
+        element(0, 0x100, number(KINDS.get(sop_class, 0x20))),
         element(0, 0x110, number(1)) if message is None else message,
         *more,
         element(0, 0x700, number(priority)),
@@ -49,7 +50,12 @@ def asked(sop_class: bytes, priority: int = 0, *more: bytes, message: bytes | No
     )
 
 
+OPEN_SEQUENCE = struct.pack("<HHLHHL", 0x8, 0x1110, 2**32 - 1, 0xFFFE, 0xE000, 2**32 - 1)
 STUDY = element(8, 0x52, b"STUDY ") + element(0x20, 0xD, b"1.2.3")
+
+
+CUT = [STUDY[:5], STUDY[:10], STUDY[:-1], STUDY + b"\x20\x00", STUDY[:14] + OPEN_SEQUENCE]
+"""Identifiers that end within an element, its head, or a sequence."""
 
 
 def pdv(flags: int, content: bytes) -> bytes:
@@ -142,3 +148,18 @@ def test_what_is_no_whole_request_leaves_a_line(
         "a C-FIND that is not a whole request",
         "a C-ECHO that is not a whole request",
     ]
+
+
+@pytest.mark.parametrize("sop_class", [FIND, MOVE, GET], ids=["find", "move", "get"])
+@pytest.mark.parametrize("identifier", CUT)
+def test_an_identifier_that_is_cut_off_is_a_failure_with_a_line(
+    node: Node, caplog: pytest.LogCaptureFixture, sop_class: bytes, identifier: bytes
+) -> None:
+    """pydicom leaves out what is cut off, so that a query would match more, or nothing."""
+    more = [element(0, 0x600, b"MODALITY")] if sop_class == MOVE else []
+    for sent in either(asked(sop_class, 0, *more), identifier):
+        caplog.clear()
+        # nothing can be moved to one that is away, whatever the identifier
+        assert answers(node, sop_class, sent) == ["A801" if more else "C000", "released"]
+        (line,) = [one for one in caplog.messages if "refused a request" in one]
+        assert "0xC000: identifier: the data set is cut off" in line
