@@ -142,8 +142,7 @@ class Deliverer:
     def _wake(self) -> None:
         """Try at once what waits: the peers in the settings may be others than before."""
         try:
-            for name in (SENDER, *self._peers):
-                self._ledger.deliveries.wake(name)
+            self._ledger.deliveries.wake(SENDER, *self._peers)
         except Transient as exc:
             logger.warning("delivery waits: %s", exc)
 

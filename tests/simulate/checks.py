@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, namedtuple
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,15 +37,20 @@ class Rows:
     """What a ledger holds at the end."""
 
     def __init__(self, node: SimulatedNode) -> None:
-        def all_of(connection: Any, table: sa.Table) -> list[Any]:
-            return list(connection.execute(sa.select(table)).all())
+        def all_of(table: sa.Table) -> list[Any]:
+            query, row = _all_of(table)
+            return [row._make(values) for values in node.database.look(query)]
 
-        with node.database.reading() as connection:
-            self.instances = {row.sop_instance_uid: row for row in all_of(connection, instances)}
-            self.jobs = {row.id: row for row in all_of(connection, jobs)}
-            self.objects = all_of(connection, objects)
-            self.deliveries = all_of(connection, deliveries)
-            self.conflicts = all_of(connection, conflicts)
+        self.instances = {row.sop_instance_uid: row for row in all_of(instances)}
+        self.jobs = {row.id: row for row in all_of(jobs)}
+        self.objects = all_of(objects)
+        self.deliveries = all_of(deliveries)
+        self.conflicts = all_of(conflicts)
+
+
+@cache
+def _all_of(table: sa.Table) -> tuple[sa.Select[Any], Any]:
+    return sa.select(table), namedtuple(table.name, list(table.c.keys()))
 
 
 def _each_acknowledged_instance_has_an_end(world: World, node: SimulatedNode, rows: Rows) -> None:

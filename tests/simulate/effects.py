@@ -68,6 +68,7 @@ def _memory_engine() -> Any:
         "sqlite://",
         hide_parameters=True,
         poolclass=StaticPool,
+        pool_reset_on_return=None,  # each transaction here ends by itself
         connect_args={"check_same_thread": False},
     )
     sa.event.listen(engine, "connect", _prepare_sqlite)
@@ -82,10 +83,14 @@ class SimulatedDatabase(Database):
 
     def __init__(self, file: Path | None) -> None:
         if file is None:
-            super().__init__("sqlite://" if False else "sqlite:////dev/null")
+            super().__init__("sqlite:////dev/null")
             self._engine.dispose()
             self.url = "sqlite://"
             self._engine = _memory_engine()
+            self._reads = self._engine.execution_options(ledger_reads=True)
+            self._relaxed = self._engine
+            self._disk = self.bells = None
+            self._looks, self._made = {}, {}
         else:
             super().__init__(f"sqlite:///{file}")
         self.effects = Effects()
@@ -116,10 +121,10 @@ class SimulatedDatabase(Database):
         return target
 
     @contextmanager
-    def writing(self) -> Iterator[Any]:
+    def writing(self, *, durable: bool = True) -> Iterator[Any]:
         """One transaction: a crash comes before it, at its end, or after it."""
         self._begin()
-        with super().writing() as connection:
+        with super().writing(durable=durable) as connection:
             yield connection
             self.effects.hit()
         self._committed()
@@ -171,10 +176,6 @@ class SimulatedLedger(Ledger):
     def watch(self) -> Any:
         """Return a watch."""
         return CommitWatch(self.database)
-
-    def forget(self) -> None:
-        """Be in a new process: what was remembered of rows is gone."""
-        self.instances._order_ids.clear()
 
 
 class SimulatedSpool(Spool):

@@ -111,13 +111,17 @@ class SimulatedNode:
         self.database = database
         database.empty(world.effects, lambda: self.is_full)
         self.folder = folder
-        self.ledger = SimulatedLedger(database.url, world.clock, database)
+        self.ledger = self.process()
         self.spool = SimulatedSpool(folder, world.clock, world.effects, lambda: self.is_full)
         self.is_up = dict.fromkeys(ROLES, False)
         self.crew = SteppedCrew()
         self.loops: list[Loop] = []
         for role in ROLES:
             self.start(role)
+
+    def process(self) -> SimulatedLedger:
+        """Return the ledger as one more process has it: what it remembers is its own."""
+        return SimulatedLedger(self.database.url, self.world.clock, self.database)
 
     @property
     def settings(self) -> Settings:
@@ -136,9 +140,8 @@ class SimulatedNode:
             self.is_up[role] = False
 
     def _start(self, role: str) -> None:
-        settings, ledger = self.settings, self.ledger
+        settings, ledger = self.settings, self.process()  # with nothing in its memory
         if role == "listener":
-            ledger.forget()
             self.intake = Intake(settings, self.spool, ledger)
             self.keep: Callable[[CommitmentAnswer], bool] = keeper(ledger, PACE)
         elif role == "web":

@@ -111,8 +111,8 @@ class World:
 
     def holder(self, node: SimulatedNode, job: str) -> str:
         """Return the token that holds a job, empty when none does."""
-        with node.database.reading() as connection:
-            return str(connection.scalar(sa.select(jobs.c.token).where(jobs.c.id == job)) or "")
+        found = node.database.look(_HOLDER, job=job)
+        return str(found[0][0] or "") if found else ""
 
     def send(self, node: SimulatedNode, image: images.Image, station: str, priority: int) -> None:
         """Let a station send an image."""
@@ -270,7 +270,8 @@ class World:
         self.fail("something turns for ever", ", ".join(name for name, _ in self.ready()))
 
 
-_OPEN = """
+_HOLDER = sa.select(jobs.c.token).where(jobs.c.id == sa.bindparam("job"))
+_OPEN = sa.text("""
 SELECT 'job ' || state || ' of ' || sop_instance_uid FROM jobs
 WHERE state IN ('received', 'queued', 'running')
 UNION ALL SELECT 'delivery to ' || destination || ' ' || state || ' ' || reason FROM deliveries
@@ -278,13 +279,12 @@ WHERE state IN ('pending', 'retrying') AND destination <> '@sender'
 UNION ALL SELECT 'commitment of ' || destination FROM deliveries
 WHERE state = 'sent' AND ask_at > 0
 UNION ALL SELECT 'likeness of ' || sop_instance_uid FROM likenesses WHERE state = 'waiting'
-"""
+""")
 
 
 def what_waits(node: SimulatedNode) -> list[str]:
     """Return what is not done at a node."""
-    with node.database.reading() as connection:
-        return [str(row[0]) for row in connection.exec_driver_sql(_OPEN)]
+    return [str(what) for (what,) in node.database.look(_OPEN)]
 
 
 def is_settled(node: SimulatedNode) -> bool:

@@ -330,10 +330,11 @@ def test_the_committer_runs_until_it_is_stopped(node: Node) -> None:
 def test_a_database_that_is_away_is_waited_out(
     node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def away(*_: object) -> None:
+    def away(*_: object, **__: object) -> None:
         raise Unreachable("the ledger gives no answer")
 
     monkeypatch.setattr(Database, "reading", away)
+    monkeypatch.setattr(Database, "look", away)
     stop = threading.Event()
     work = Committer(node.settings, node.ledger, node.archive)
     thread = threading.Thread(target=work.loop().run, args=(stop,))

@@ -20,7 +20,7 @@ INSIDE = ("dicom_node.store.migrations", "dicom_node.store.schema")
 RENDERED = {
     "dicom_node.store.ledger.views.as_json",  # made for json.dumps
     "dicom_node.store.ledger.events.event_row",  # parameters of a statement, within the ledger
-    "dicom_node.store.ledger.database.PreparedInsert.row",
+    "dicom_node.store.ledger.database.PreparedStatement.row",
     "dicom_node.store.ledger.database.Database.insert",
     "dicom_node.store.catalogue.Found.get",  # a pydicom data set
 }

@@ -37,6 +37,15 @@ class Uncommitted:
     reason: str
 
 
+# What is asked many times a second is built once: building took longer than asking.
+
+_IS_FREE = deliveries.c.destination.not_in(names_of("destination"))
+_IS_ASKED = IS_SENT & (deliveries.c.ask_at > 0) & _IS_FREE
+_IS_DUE = _IS_ASKED & (deliveries.c.ask_at <= sa.bindparam("now"))
+_DUE_DESTINATIONS = sa.select(deliveries.c.destination).where(_IS_DUE).distinct()
+_NEXT_DUE = sa.select(sa.func.min(deliveries.c.ask_at)).where(_IS_ASKED)
+
+
 class Commitments:
     """The side of storage commitment."""
 
@@ -47,20 +56,15 @@ class Commitments:
     def due(self, limit_per_destination: int = 100) -> dict[str, list[Uncommitted]]:
         """Return what a commitment is to be asked for now, by destination."""
         now = self._clock.wall()
+        names = [str(name) for (name,) in self._database.look(_DUE_DESTINATIONS, now=now)]
+        if not names:
+            return {}
         with self._database.reading() as connection:
-            names = connection.scalars(
-                sa.select(deliveries.c.destination).where(_is_due(now)).distinct()
-            ).all()
             return {name: _due(connection, name, now, limit_per_destination) for name in names}
 
     def next_due(self) -> float | None:
         """Return when the next commitment is to be asked for; None when none is."""
-        with self._database.reading() as connection:
-            found = connection.scalar(
-                sa.select(sa.func.min(deliveries.c.ask_at)).where(
-                    deliveries.c.ask_at > 0, IS_SENT, _is_free()
-                )
-            )
+        ((found,),) = self._database.look(_NEXT_DUE)
         return None if found is None else float(found)
 
     def ask(
@@ -195,15 +199,6 @@ class Commitments:
             append(connection, [NewEvent(settled.source, Stage.RETRYING, now, row.job, details)])
 
 
-def _is_free() -> sa.ColumnElement[bool]:
-    return deliveries.c.destination.not_in(names_of("destination"))
-
-
-def _is_due(now: float) -> sa.ColumnElement[bool]:
-    at = deliveries.c.ask_at
-    return IS_SENT & (at > 0) & (at <= now) & _is_free()
-
-
 def _due(connection: Connection, name: str, now: float, limit: int) -> list[Uncommitted]:
     rows = connection.execute(
         sa.select(
@@ -223,8 +218,9 @@ def _due(connection: Connection, name: str, now: float, limit: int) -> list[Unco
             (objects.c.job == deliveries.c.job)
             & (objects.c.sop_instance_uid == deliveries.c.sop_instance_uid),
         )
-        .where(deliveries.c.destination == name, _is_due(now))
+        .where(deliveries.c.destination == name, _IS_DUE)
         .order_by(deliveries.c.ask_at, deliveries.c.id)
-        .limit(limit)
+        .limit(limit),
+        {"now": now},
     ).all()
     return [Uncommitted(*row) for row in rows]

@@ -9,7 +9,7 @@ import select
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import (
     AbstractContextManager,
     ExitStack,
@@ -18,8 +18,9 @@ from contextlib import (
     nullcontext,
     suppress,
 )
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -31,6 +32,8 @@ from dicom_node.store.bell import Bell, Bells
 from dicom_node.store.schema import VERSIONS
 
 logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 _BEGIN_WRITING = "BEGIN IMMEDIATE"
 
@@ -76,6 +79,8 @@ class Database:
         self._disk = _Disk(Path(f"{file}-wal")) if is_file else None
         self._reads = self._engine.execution_options(ledger_reads=True)
         self._relaxed = self._engine.execution_options(ledger_is_relaxed=True)
+        self._looks: dict[Any, PreparedStatement] = {}
+        self._made: dict[Any, Any] = {}
         # SQLite has one writer at a time: waiting here is fair, its own lock is polled.
         self._turn: AbstractContextManager[Any] = (
             threading.Lock() if self.is_sqlite else nullcontext()
@@ -172,7 +177,7 @@ class Database:
     def driving(self) -> Iterator[Any]:
         """Like `writing`, with a cursor of the driver: for what each received Instance waits for.
 
-        SQLAlchemy's own execution takes several times as long as SQLite's; see `PreparedInsert`.
+        SQLAlchemy's own execution takes several times as long as SQLite's; see `PreparedStatement`.
         """
         with (
             self._translated(),
@@ -222,9 +227,16 @@ class Database:
 
     def prepared(
         self, statement: sa.Insert | sa.TextClause, columns: Collection[str] | None = None
-    ) -> PreparedInsert:
+    ) -> PreparedStatement:
         """Return an INSERT of these columns, or a statement, in the words of the driver."""
-        return PreparedInsert(statement, columns, self._engine)
+        return PreparedStatement(statement, columns, self._engine)
+
+    def once(self, kind: Callable[[Database], Made]) -> Made:
+        """Return what `kind` makes of this database; it is made once, however many ask."""
+        if kind not in self._made:
+            self._made[kind] = kind(self)
+        made: Made = self._made[kind]
+        return made
 
     def insert(self, table: sa.Table) -> Any:
         """Return an INSERT in this database's dialect, which knows ON CONFLICT."""
@@ -235,6 +247,19 @@ class Database:
         """One consistent view, which blocks no writer."""
         with self._translated(), self._reads.begin() as connection:
             yield connection
+
+    def look(self, statement: sa.Select[Any] | sa.TextClause, **values: Any) -> list[Any]:
+        """Return the rows of a query that is asked many times a second, as plain tuples.
+
+        The driver executes it: SQLAlchemy's own execution takes several times as long as SQLite's.
+        `statement` is built once, with ``bindparam`` for each of `values`.
+        """
+        query = self._looks.get(statement)
+        if query is None:
+            query = self._looks[statement] = PreparedStatement(statement, None, self._engine)
+        with self._translated(), self._cursor() as (_, cursor):
+            cursor.execute(query.sql, query.row(values))
+            return list(cursor.fetchall())
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:
@@ -276,10 +301,11 @@ class Database:
             # A change of no row: it needs the right to write, and writes nothing.
             with self._turn, self._engine.begin() as connection:
                 connection.execute(sa.text("UPDATE marks SET value = value WHERE 1 = 0"))
-        except sa.exc.DBAPIError as exc:
-            code = getattr(exc.orig, "sqlite_errorcode", 0) & 0xFF
-            is_refused = code in _NOT_WRITABLE or getattr(exc.orig, "sqlstate", "") == "25006"
-            return _first_line(exc.orig) if is_refused else ""
+        except (sa.exc.DBAPIError, self._engine.dialect.loaded_dbapi.Error) as exc:
+            cause = exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc
+            code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+            is_refused = code in _NOT_WRITABLE or getattr(cause, "sqlstate", "") == "25006"
+            return _first_line(cause) if is_refused else ""
         file = self._engine.url.database
         if file and Path(file).exists() and os.statvfs(file).f_flag & os.ST_RDONLY:
             return "its file system is mounted read-only"
@@ -362,17 +388,24 @@ class _Disk:
             self._synced = max(self._synced, covered)
 
 
-class PreparedInsert:
-    """An INSERT that SQLAlchemy has put into words once, and the driver executes."""
+class PreparedStatement:
+    """A statement that SQLAlchemy has put into words once, and the driver executes."""
 
     def __init__(
-        self, statement: sa.Insert | sa.TextClause, columns: Collection[str] | None, engine: Engine
+        self,
+        statement: sa.Insert | sa.Select[Any] | sa.TextClause,
+        columns: Collection[str] | None,
+        engine: Engine,
     ) -> None:
         keys = None if columns is None else list(columns)
         compiled: Any = statement.compile(engine, column_keys=keys)
         self.sql = str(compiled)
         self._order = compiled.positiontup
-        self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
+        self._fixed = {
+            name: str(value) if isinstance(value, StrEnum) else value
+            for name, value in compiled.params.items()
+            if value is not None
+        }
 
     def row(self, values: Mapping[str, Any]) -> Any:
         """Return `values` as the driver takes them, by place or by name."""

@@ -65,6 +65,77 @@ class DueDelivery:
     created_at: float = 0.0
 
 
+# What is asked many times a second is built once: building took longer than asking.
+
+_HELD = sa.select(destinations.c.name).where(destinations.c.held_until > sa.bindparam("now"))
+_DUE_DESTINATIONS = (
+    sa.select(deliveries.c.destination)
+    .where(
+        IS_UNSENT,
+        deliveries.c.next_at <= sa.bindparam("now"),
+        deliveries.c.destination.not_in(_HELD),
+        deliveries.c.destination.not_in(names_of("destination")),
+    )
+    .distinct()
+    .order_by(deliveries.c.destination)
+)
+_HELD_UNTIL = sa.func.coalesce(destinations.c.held_until, 0)
+# max() of two values has another name in SQLite and in PostgreSQL
+_NEXT_AT = sa.case((deliveries.c.next_at < _HELD_UNTIL, _HELD_UNTIL), else_=deliveries.c.next_at)
+_NEXT_DUE = (
+    sa.select(sa.func.min(_NEXT_AT))
+    .select_from(deliveries)
+    .outerjoin(destinations, destinations.c.name == deliveries.c.destination)
+    .where(IS_UNSENT, deliveries.c.destination.not_in(names_of("destination")))
+)
+_IS_AHEAD = sa.or_(IS_UNSENT, deliveries.c.ask_at > 0) & (
+    deliveries.c.dated_at > sa.bindparam("latest")
+)
+_FIRST_AHEAD = sa.select(deliveries.c.id).where(_IS_AHEAD).limit(1)
+_IS_HELD_AHEAD = destinations.c.changed_at > sa.bindparam("latest")
+_FIRST_HELD_AHEAD = sa.select(destinations.c.name).where(_IS_HELD_AHEAD).limit(1)
+
+
+_DUE = (
+    sa.select(
+        deliveries,
+        jobs.c.sop_instance_uid.label("source"),
+        instances.c.calling_ae,
+        instances.c.calling_host,
+    )
+    .join(jobs, jobs.c.id == deliveries.c.job)
+    .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+    .where(
+        deliveries.c.destination == sa.bindparam("destination"),
+        IS_UNSENT,
+        deliveries.c.next_at <= sa.bindparam("now"),
+    )
+    .order_by(deliveries.c.next_at, deliveries.c.id)
+    .limit(sa.bindparam("most"))
+)
+_OBJECTS = sa.select(objects).where(objects.c.job.in_(sa.bindparam("made_by", expanding=True)))
+_RESTORED_VALUE = sa.select(marks.c.value).where(_IS_RESTORED)
+_FAILURES = sa.select(destinations.c.failures).where(
+    destinations.c.name == sa.bindparam("destination")
+)
+_THIS = deliveries.c.id == sa.bindparam("delivery")
+_CHOOSE = (
+    deliveries.update()
+    .where(_THIS)
+    .values(
+        sop_instance_uid=sa.case(
+            (deliveries.c.sop_instance_uid == "", sa.bindparam("wanted")),
+            else_=deliveries.c.sop_instance_uid,
+        ),
+        unanswered=deliveries.c.unanswered + 1,
+    )
+)
+_CHOSEN = sa.select(deliveries.c.job, deliveries.c.sop_instance_uid).where(_THIS)
+_WITH_SOURCE = (
+    sa.select(deliveries, jobs.c.sop_instance_uid.label("source")).join(jobs).where(_THIS)
+)
+
+
 class Deliveries:
     """The deliverer's side."""
 
@@ -82,7 +153,7 @@ class Deliveries:
         with self._database.reading() as connection:
             for name in names:
                 found += _due_of(connection, name, now, limit_per_destination)
-            if found and connection.scalar(sa.select(marks.c.value).where(_IS_RESTORED)):
+            if found and connection.scalar(_RESTORED_VALUE):
                 found = [replace(one, unanswered=one.unanswered + 1) for one in found]
         return found
 
@@ -99,66 +170,39 @@ class Deliveries:
     def due_destinations(self) -> list[str]:
         """Return the destinations with something to send now, but for those that are held."""
         now = self._clock.wall()
-        held = sa.select(destinations.c.name).where(destinations.c.held_until > now)
-        with self._database.reading() as connection:
-            return list(
-                connection.scalars(
-                    sa.select(deliveries.c.destination)
-                    .where(
-                        IS_UNSENT,
-                        deliveries.c.next_at <= now,
-                        deliveries.c.destination.not_in(held),
-                        deliveries.c.destination.not_in(names_of("destination")),
-                    )
-                    .distinct()
-                    .order_by(deliveries.c.destination)
-                )
-            )
+        return [str(name) for (name,) in self._database.look(_DUE_DESTINATIONS, now=now)]
 
     def next_due(self) -> float | None:
         """Return when something will be due to send; None when all is settled."""
-        held = sa.func.coalesce(destinations.c.held_until, 0)
-        # max() of two values has another name in SQLite and in PostgreSQL
-        at = sa.case((held > deliveries.c.next_at, held), else_=deliveries.c.next_at)
-        with self._database.reading() as connection:
-            found = connection.scalar(
-                sa.select(sa.func.min(at))
-                .select_from(deliveries)
-                .outerjoin(destinations, destinations.c.name == deliveries.c.destination)
-                .where(IS_UNSENT, deliveries.c.destination.not_in(names_of("destination")))
-            )
+        ((found,),) = self._database.look(_NEXT_DUE)
         return None if found is None else float(found)
 
     def redate(self) -> int:
         """Let every wait from a clock that was ahead begin now; see `JobLedger.redate`."""
         now = self._clock.wall()
-        ahead = sa.or_(IS_UNSENT, deliveries.c.ask_at > 0) & (
-            deliveries.c.dated_at > now + TOLERANCE_S
-        )
-        held_ahead = destinations.c.changed_at > now + TOLERANCE_S
-        with self._database.reading() as connection:
-            some = connection.scalar(sa.select(deliveries.c.id).where(ahead).limit(1))
-            if some is None:
-                some = connection.scalar(sa.select(destinations.c.name).where(held_ahead).limit(1))
-        if some is None:
+        latest = {"latest": now + TOLERANCE_S}
+        look = self._database.look
+        if not (look(_FIRST_AHEAD, **latest) or look(_FIRST_HELD_AHEAD, **latest)):
             return 0
         late, held = deliveries.c.dated_at - now, destinations.c.changed_at - now
         with self._database.writing() as connection:
             connection.execute(
                 destinations.update()
-                .where(held_ahead)
-                .values(held_until=destinations.c.held_until - held, changed_at=now)
+                .where(_IS_HELD_AHEAD)
+                .values(held_until=destinations.c.held_until - held, changed_at=now),
+                latest,
             )
             return connection.execute(
                 deliveries.update()
-                .where(ahead)
+                .where(_IS_AHEAD)
                 .values(
                     next_at=deliveries.c.next_at - late,
                     ask_at=sa.case(
                         (deliveries.c.ask_at > 0, deliveries.c.ask_at - late), else_=0.0
                     ),
                     dated_at=now,
-                )
+                ),
+                latest,
             ).rowcount
 
     def choose(self, delivery: int, sop_instance_uid: str) -> str:
@@ -168,18 +212,8 @@ class Deliveries:
         process may end, or a line break, after the object has arrived.
         """
         with self._database.writing() as connection:
-            chosen = deliveries.c.sop_instance_uid
-            connection.execute(
-                deliveries.update()
-                .where(deliveries.c.id == delivery)
-                .values(
-                    sop_instance_uid=sa.case((chosen == "", sop_instance_uid), else_=chosen),
-                    unanswered=deliveries.c.unanswered + 1,
-                )
-            )
-            job, settled = connection.execute(
-                sa.select(deliveries.c.job, chosen).where(deliveries.c.id == delivery)
-            ).one()
+            connection.execute(_CHOOSE, {"delivery": delivery, "wanted": sop_instance_uid})
+            job, settled = connection.execute(_CHOSEN, {"delivery": delivery}).one()
             keep_variant(self._database, connection, job, settled)
             return str(settled)
 
@@ -310,19 +344,19 @@ class Deliveries:
                 .values(state=DeliveryState.RETRYING, reason=reason)
             )
 
-    def wake(self, destination: str) -> int:
-        """Make all that waits for a destination due now: what it needs may have changed."""
+    def wake(self, *names: str) -> int:
+        """Make all that waits for destinations due now: what they need may have changed."""
         now = self._clock.wall()
         with self._database.writing() as connection:
             connection.execute(
                 destinations.update()
-                .where(destinations.c.name == destination)
+                .where(destinations.c.name.in_(names))
                 .values(failures=0, held_until=0)
             )
             return connection.execute(
                 deliveries.update()
                 .where(
-                    deliveries.c.destination == destination,
+                    deliveries.c.destination.in_(names),
                     IS_UNSENT,
                     deliveries.c.attempts == 0,
                 )
@@ -331,11 +365,8 @@ class Deliveries:
 
     def resume(self, destination: str) -> None:
         """Release what was held: the destination answers again."""
-        with self._database.reading() as connection:
-            held = connection.scalar(
-                sa.select(destinations.c.failures).where(destinations.c.name == destination)
-            )
-        if not held:
+        held = self._database.look(_FAILURES, destination=destination)
+        if not held or not held[0][0]:
             return
         with self._database.writing() as connection:
             connection.execute(
@@ -425,11 +456,7 @@ def settle_delivery(
     ).rowcount
     if not changed:
         return None
-    return connection.execute(
-        sa.select(deliveries, jobs.c.sop_instance_uid.label("source"))
-        .join(jobs)
-        .where(deliveries.c.id == delivery)
-    ).one()
+    return connection.execute(_WITH_SOURCE, {"delivery": delivery}).one()
 
 
 def commit_delivery(connection: Connection, delivery: int, now: float) -> bool:
@@ -559,26 +586,9 @@ def _withheld(job: Row[Any], wish: Wish, demonstration: str) -> str:
 
 
 def _due_of(connection: Connection, destination: str, now: float, limit: int) -> list[DueDelivery]:
-    rows = connection.execute(
-        sa.select(
-            deliveries,
-            jobs.c.sop_instance_uid.label("source"),
-            instances.c.calling_ae,
-            instances.c.calling_host,
-        )
-        .join(jobs, jobs.c.id == deliveries.c.job)
-        .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
-        .where(
-            deliveries.c.destination == destination,
-            IS_UNSENT,
-            deliveries.c.next_at <= now,
-        )
-        .order_by(deliveries.c.next_at, deliveries.c.id)
-        .limit(limit)
-    ).all()
-    made = connection.execute(
-        sa.select(objects).where(objects.c.job.in_({row.job for row in rows}))
-    ).all()
+    asked = {"destination": destination, "now": now, "most": limit}
+    rows = connection.execute(_DUE, asked).all()
+    made = connection.execute(_OBJECTS, {"made_by": list({row.job for row in rows})}).all()
     reports = variants_of(connection, list({row.job for row in rows if row.kind == "sr"}))
     found = []
     for row in rows:

@@ -155,14 +155,10 @@ _JOB = (
 )
 
 
-class Instances:
-    """Reception."""
+class _Statements:
+    """What reception writes, in the words of one database."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
-        self._clock = clock
-        self.repeats = Repeats(database, clock, self.add_job)
-        self._received = Batch(self._receive)
+    def __init__(self, database: Database) -> None:
         study, model = (
             sa.bindparam("study", type_=sa.Text),
             sa.bindparam("model_name", type_=sa.Text),
@@ -170,8 +166,8 @@ class Instances:
         before = sa.select(counters.c.last).where(
             counters.c.study_instance_uid == study, counters.c.model == model
         )
-        self._numbers = (
-            self._database.insert(study_numbers)
+        self.numbers = (
+            database.insert(study_numbers)
             .values(
                 study_instance_uid=study,
                 model=model,
@@ -184,29 +180,40 @@ class Instances:
             )
             .returning(study_numbers.c.last)
         )
-        new = self._database.insert(instances).on_conflict_do_nothing()
-        if self._database.is_sqlite:
+        new = database.insert(instances).on_conflict_do_nothing()
+        if database.is_sqlite:
             new = new.values(number=next_number())
-        self._add_instance = self._database.prepared(
+        self.add_instance = database.prepared(
             new.returning(instances.c.number),
             (*_FACTS, "is_filled", "state", "reason", "received_at", "kept_at"),
         )
-        adds_words = ADD_WORDS if self._database.is_sqlite else ADD_WORDS_POSTGRESQL
-        self._add_words = self._database.prepared(adds_words)
-        self._order_ids: dict[str, int] = {}
-        self._new_orders: dict[str, int] = {}
-        self._add_order = self._database.prepared(
-            self._database.insert(orders).on_conflict_do_nothing(), ("content",)
+        adds_words = ADD_WORDS if database.is_sqlite else ADD_WORDS_POSTGRESQL
+        self.add_words = database.prepared(adds_words)
+        self.add_order = database.prepared(
+            database.insert(orders).on_conflict_do_nothing(), ("content",)
         )
-        self._find_order = self._database.prepared(
+        self.find_order = database.prepared(
             sa.text("SELECT id FROM orders WHERE content = :content")
         )
-        self._count_up = self._database.prepared(self._numbers)
-        self._any_order = self._database.prepared(_ANY_ORDER)
+        self.count_up = database.prepared(self.numbers)
+        self.any_order = database.prepared(_ANY_ORDER)
+        self.add_job = database.prepared(jobs.insert(), _JOB)
+        self.add_event = database.prepared(ADD_EVENT)
+
+
+class Instances:
+    """Reception."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self.repeats = Repeats(database, clock, self.add_job)
+        self._received = Batch(self._receive)
+        self._statements = database.once(_Statements)
+        self._order_ids: dict[str, int] = {}
+        self._new_orders: dict[str, int] = {}
         self._begun_at: dict[tuple[str, str], datetime | None] = {}
         self._new_begun: dict[tuple[str, str], datetime | None] = {}
-        self._add_job = self._database.prepared(jobs.insert(), _JOB)
-        self._add_event = self._database.prepared(ADD_EVENT)
 
     def receive(
         self,
@@ -242,7 +249,7 @@ class Instances:
         """Return the id of what the orders of many jobs have in common."""
         known = self._order_ids.get(shared)
         if known is None:
-            for statement in (self._add_order, self._find_order):
+            for statement in (self._statements.add_order, self._statements.find_order):
                 cursor.execute(statement.sql, statement.row({"content": shared}))
             (known,) = cursor.fetchone()
             self._new_orders[shared] = int(known)
@@ -278,28 +285,33 @@ class Instances:
     def _first(self, cursor: Any, arrival: _Arrival) -> Receipt | None:
         instance, now, uid = arrival.instance, arrival.at, arrival.instance.sop_instance_uid
         reason = _why_ignored(arrival)
-        cursor.execute(self._add_instance.sql, self._add_instance.row(_row(arrival, reason)))
+        cursor.execute(
+            self._statements.add_instance.sql,
+            self._statements.add_instance.row(_row(arrival, reason)),
+        )
         added = cursor.fetchone()
         if added is None:
             return None
         text = searched_text(instance.patient_name, instance.patient_id, instance.accession_number)
         cursor.execute(
-            self._add_words.sql,
-            self._add_words.row({"n": added[0], "t": indexed_text(text, self._database.is_sqlite)}),
+            self._statements.add_words.sql,
+            self._statements.add_words.row(
+                {"n": added[0], "t": indexed_text(text, self._database.is_sqlite)}
+            ),
         )
         stages = [NewEvent(uid, Stage.RECEIVED, now)]
         if reason:
             stages.append(NewEvent(uid, Stage.IGNORED, now, details=Details(reason=reason)))
         made = [self._job(cursor, instance, route, now) for route in arrival.routes]
         stages += [NewEvent(uid, Stage.ROUTED, now, job) for job in made]
-        rows = [self._add_event.row(event_row(stage)) for stage in stages]
-        cursor.executemany(self._add_event.sql, rows)
+        rows = [self._statements.add_event.row(event_row(stage)) for stage in stages]
+        cursor.executemany(self._statements.add_event.sql, rows)
         return Receipt("new", tuple(made), instance.file, reason)
 
     def _job(self, cursor: Any, instance: Instance, route: Route, now: float) -> str:
         """Add the job of one route and return its id."""
         counter = _counter(instance.study_instance_uid, route.model)
-        cursor.execute(self._count_up.sql, self._count_up.row(counter))
+        cursor.execute(self._statements.count_up.sql, self._statements.count_up.row(counter))
         (number,) = cursor.fetchone()
         order = _order(route, number, now)
         if number > 1:
@@ -309,7 +321,7 @@ class Instances:
             "order_id": self._order_id(cursor, shared),
             "report_order": own,
         }
-        cursor.execute(self._add_job.sql, self._add_job.row(job))
+        cursor.execute(self._statements.add_job.sql, self._statements.add_job.row(job))
         return str(job["id"])
 
     def _begun(self, cursor: Any, counter: dict[str, Any]) -> datetime | None:
@@ -319,7 +331,7 @@ class Instances:
             if key in known:
                 return known[key]
         asked = {"study": key[0], "for_model": key[1]}
-        cursor.execute(self._any_order.sql, self._any_order.row(asked))
+        cursor.execute(self._statements.any_order.sql, self._statements.any_order.row(asked))
         found = cursor.fetchone()
         self._new_begun[key] = _series_datetime(found[0]) if found else None
         return self._new_begun[key]
@@ -331,7 +343,7 @@ class Instances:
 
     def next_number(self, connection: Connection, study: str, model: str) -> int:
         """Return an Instance Number (0020,0013) that no other report of the study has."""
-        return int(connection.scalar(self._numbers, _counter(study, model)) or 1)
+        return int(connection.scalar(self._statements.numbers, _counter(study, model)) or 1)
 
     def known(self, sop_instance_uid: str) -> Instance | None:
         """Return the Instance as it was first received, if it was."""

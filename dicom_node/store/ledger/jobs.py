@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
@@ -90,6 +90,95 @@ class Waiting:
     queued_by: tuple[int, int, int] = (0, 0, 0)
 
 
+# What is asked many times a second is built once: building took longer than asking.
+
+
+def _is_one_of(states: Sequence[JobState]) -> sa.ColumnElement[bool]:
+    """Return the condition with the states in its words, which no call has to put there."""
+    return jobs.c.state.in_([sa.literal_column(f"'{state}'") for state in states])
+
+
+_RECEIVED = jobs.c.state == sa.literal_column(f"'{JobState.RECEIVED}'")
+_IS_FREE = jobs.c.model.not_in(names_of("model")) & jobs.c.rule.not_in(names_of("rule"))
+"""Nobody holds it back."""
+_IS_TIME = jobs.c.next_at <= sa.bindparam("now")
+_GROUP = (jobs.c.model, jobs.c.state, jobs.c.priority)
+_IS_OPEN = sa.and_(IS_UNFINISHED, _is_one_of(OPEN))
+_IS_HELD = sa.and_(IS_UNFINISHED, _is_one_of(HELD))
+_WAITING = (
+    sa.select(
+        *_GROUP,
+        sa.func.count().label("number"),
+        sa.func.sum(sa.case((_IS_FREE & _IS_TIME, 1), else_=0)).label("due"),
+        sa.func.min(sa.case((_IS_FREE | ~_RECEIVED, jobs.c.received_at))).label("oldest"),
+    )
+    .where(_IS_OPEN)
+    .group_by(*_GROUP)
+)
+_NEXT_DUE = sa.select(
+    sa.select(sa.func.min(jobs.c.next_at))
+    .where(IS_UNFINISHED, _RECEIVED, jobs.c.next_at > sa.bindparam("now"))
+    .scalar_subquery(),
+    sa.select(sa.func.min(jobs.c.until)).where(_IS_HELD).scalar_subquery(),
+)
+_IS_AHEAD = _IS_OPEN & (
+    (jobs.c.dated_at > sa.bindparam("latest")) | (jobs.c.received_at > sa.bindparam("latest"))
+)
+_FIRST_AHEAD = sa.select(jobs.c.id).where(_IS_AHEAD).limit(1)
+_IS_OVER = _IS_HELD & (jobs.c.until <= sa.bindparam("now"))
+_FIRST_OVER = sa.select(jobs.c.id).where(_IS_OVER).limit(1)
+_ROW = (
+    sa.select(jobs, instances.c.file, instances.c.size, instances.c.calling_ae)
+    .add_columns(instances.c.calling_host, instances.c.transfer_syntax_uid)
+    .add_columns(orders.c.content.label("ordered"))
+    .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+    .outerjoin(orders, orders.c.id == jobs.c.order_id)
+    .where(jobs.c.id == sa.bindparam("job"))
+)
+_LOCKED_ROW = _ROW.with_for_update(of=jobs)
+
+
+_NEXT = (
+    sa.select(jobs.c.id, jobs.c.sop_instance_uid, jobs.c.handouts)
+    .where(
+        IS_UNFINISHED,
+        _RECEIVED,
+        jobs.c.model == sa.bindparam("of"),
+        _IS_TIME,
+        _IS_FREE,
+    )
+    .order_by(jobs.c.priority, jobs.c.received_at, jobs.c.id)
+    .limit(sa.bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_NEXT_OF_PRIORITY = _NEXT.where(jobs.c.priority == sa.bindparam("only"))
+_QUEUE = (
+    jobs.update()
+    .where(jobs.c.id == sa.bindparam("job"), _RECEIVED)
+    .values(
+        state=sa.literal_column(f"'{JobState.QUEUED}'"),
+        token=sa.bindparam("given"),
+        until=sa.bindparam("until_then"),
+        dated_at=sa.bindparam("now"),
+        handouts=jobs.c.handouts + 1,
+    )
+)
+_TRIED = sa.select(jobs.c.id).where(
+    jobs.c.id.in_(sa.bindparam("ids", expanding=True)), jobs.c.attempts > 0
+)
+
+
+class _Count(NamedTuple):
+    """A row of `_WAITING`."""
+
+    model: str
+    state: str
+    priority: int
+    number: int
+    due: int
+    oldest: float | None
+
+
 class JobLedger:
     """Dispatch and the job API."""
 
@@ -117,33 +206,19 @@ class JobLedger:
             Take jobs of this priority only: 0 stat, 1 normal, 2 low.
         """
         now = self._clock.wall()
-        wanted = sa.true() if priority is None else jobs.c.priority == priority
+        wanted = {"of": model, "now": now, "most": limit}
+        query = _NEXT if priority is None else _NEXT_OF_PRIORITY
+        if priority is not None:
+            wanted["only"] = priority
         with self._database.writing(durable=False) as connection:
-            rows = connection.execute(
-                sa.select(jobs.c.id, jobs.c.sop_instance_uid, jobs.c.handouts)
-                .where(
-                    IS_UNFINISHED,
-                    jobs.c.state == JobState.RECEIVED,
-                    jobs.c.model == model,
-                    wanted,
-                    jobs.c.next_at <= now,
-                    *_is_free(),
-                )
-                .order_by(jobs.c.priority, jobs.c.received_at, jobs.c.id)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-            ).all()
+            rows = connection.execute(query, wanted).all()
             tickets = [Ticket(job=row.id, token=secrets.token_hex(16)) for row in rows]
-            for ticket in tickets:
-                self._change(
-                    connection,
-                    (jobs.c.id == ticket.job) & (jobs.c.state == JobState.RECEIVED),
-                    state=JobState.QUEUED,
-                    token=ticket.token,
-                    until=until,
-                    dated_at=now,
-                    handouts=jobs.c.handouts + 1,
-                )
+            if tickets:
+                given = [
+                    {"job": one.job, "given": one.token, "until_then": until, "now": now}
+                    for one in tickets
+                ]
+                connection.execute(_QUEUE, given)
             events = [
                 NewEvent(row.sop_instance_uid, Stage.QUEUED, now, row.id)
                 for row in rows
@@ -156,13 +231,8 @@ class JobLedger:
         """Return which of these jobs were worked on before, without a result."""
         if not tickets:
             return set()
-        ids = [ticket.job for ticket in tickets]
         with self._database.reading() as connection:
-            return set(
-                connection.scalars(
-                    sa.select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.attempts > 0)
-                )
-            )
+            return set(connection.scalars(_TRIED, {"ids": [ticket.job for ticket in tickets]}))
 
     def unpublish(self, tickets: Sequence[Ticket]) -> None:
         """Take back tickets that the broker did not get; this counts as no attempt."""
@@ -179,40 +249,14 @@ class JobLedger:
 
     def waiting(self) -> dict[str, Waiting]:
         """Return how many jobs of each model are due, handed out and being worked on."""
-        now = self._clock.wall()
-        free = sa.and_(*_is_free())
-        due = sa.func.sum(sa.case((free & (jobs.c.next_at <= now), 1), else_=0))
-        counts = free | (jobs.c.state != JobState.RECEIVED)
-        oldest = sa.func.min(sa.case((counts, jobs.c.received_at)))
-        columns = (jobs.c.model, jobs.c.state, jobs.c.priority)
-        with self._database.reading() as connection:
-            rows = connection.execute(
-                sa.select(
-                    *columns,
-                    sa.func.count().label("number"),
-                    due.label("due"),
-                    oldest.label("oldest"),
-                )
-                .where(IS_UNFINISHED, jobs.c.state.in_(OPEN))
-                .group_by(*columns)
-            ).all()
+        found = self._database.look(_WAITING, now=self._clock.wall())
+        rows = [_Count._make(row) for row in found]
         models = {row.model for row in rows}
         return {model: _waiting([row for row in rows if row.model == model]) for model in models}
 
     def next_due(self) -> float | None:
         """Return when the next job becomes due, or its time runs out; None without any."""
-        now = self._clock.wall()
-        with self._database.reading() as connection:
-            times = connection.execute(
-                sa.select(
-                    sa.select(sa.func.min(jobs.c.next_at))
-                    .where(IS_UNFINISHED, jobs.c.state == JobState.RECEIVED, jobs.c.next_at > now)
-                    .scalar_subquery(),
-                    sa.select(sa.func.min(jobs.c.until))
-                    .where(IS_UNFINISHED, jobs.c.state.in_(HELD))
-                    .scalar_subquery(),
-                )
-            ).one()
+        (times,) = self._database.look(_NEXT_DUE, now=self._clock.wall())
         known = [float(t) for t in times if t is not None]
         return min(known) if known else None
 
@@ -223,24 +267,22 @@ class JobLedger:
         future too, then the clock has been set back since.
         """
         now = self._clock.wall()
-        ahead = sa.and_(IS_UNFINISHED, jobs.c.state.in_(OPEN)) & (
-            (jobs.c.dated_at > now + TOLERANCE_S) | (jobs.c.received_at > now + TOLERANCE_S)
-        )
-        with self._database.reading() as connection:
-            if connection.scalar(sa.select(jobs.c.id).where(ahead).limit(1)) is None:
-                return 0
+        latest = {"latest": now + TOLERANCE_S}
+        if not self._database.look(_FIRST_AHEAD, **latest):
+            return 0
         late = sa.case((jobs.c.dated_at > now, jobs.c.dated_at - now), else_=0.0)
         with self._database.writing() as connection:
             return connection.execute(
                 jobs.update()
-                .where(ahead)
+                .where(_IS_AHEAD)
                 .values(
                     next_at=jobs.c.next_at - late,
                     until=jobs.c.until - late,
                     dated_at=jobs.c.dated_at - late,
                     # the order of reception is the order of work
                     received_at=sa.case((jobs.c.received_at > now, now), else_=jobs.c.received_at),
-                )
+                ),
+                latest,
             ).rowcount
 
     def extend_leases(self, by: float) -> int:
@@ -263,18 +305,11 @@ class JobLedger:
         """
         now = self._clock.wall()
         queued = running = failed = 0
-        over = jobs.c.until <= now
-        with self._database.reading() as connection:
-            some = connection.scalar(
-                sa.select(jobs.c.id).where(IS_UNFINISHED, jobs.c.state.in_(HELD), over).limit(1)
-            )
-        if some is None:
+        if not self._database.look(_FIRST_OVER, now=now):
             return Expired()
         with self._database.writing() as connection:
             rows = connection.execute(
-                sa.select(jobs)
-                .where(IS_UNFINISHED, jobs.c.state.in_(HELD), over)
-                .with_for_update(skip_locked=True)
+                sa.select(jobs).where(_IS_OVER).with_for_update(skip_locked=True), {"now": now}
             ).all()
             for row in rows:
                 if row.state == JobState.QUEUED:
@@ -492,17 +527,7 @@ class JobLedger:
         return connection.execute(jobs.update().where(where).values(**values)).rowcount
 
     def _row(self, connection: Connection, job: str, lock: bool = False) -> Row[Any]:
-        query = (
-            sa.select(jobs, instances.c.file, instances.c.size, instances.c.calling_ae)
-            .add_columns(instances.c.calling_host, instances.c.transfer_syntax_uid)
-            .add_columns(orders.c.content.label("ordered"))
-            .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
-            .outerjoin(orders, orders.c.id == jobs.c.order_id)
-            .where(jobs.c.id == job)
-        )
-        if lock:
-            query = query.with_for_update(of=jobs)
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(_LOCKED_ROW if lock else _ROW, {"job": job}).one_or_none()
         if row is None:
             raise NotFound(f"no job {job[:64]!r}")
         return row
@@ -553,24 +578,19 @@ class JobLedger:
             connection.execute(objects.insert().values(**row))
 
 
-def _is_free() -> tuple[sa.ColumnElement[bool], ...]:
-    """Return the conditions of jobs that nobody holds back."""
-    return (jobs.c.model.not_in(names_of("model")), jobs.c.rule.not_in(names_of("rule")))
-
-
-def _waiting(rows: Sequence[Row[Any]]) -> Waiting:
+def _waiting(rows: Sequence[_Count]) -> Waiting:
     """Return the counts of one model from its rows, one per state and priority."""
     due, queued, running, oldest = [0, 0, 0], [0, 0, 0], 0, 0.0
     for row in rows:
         if row.state == JobState.RECEIVED:
             due[row.priority] = int(row.due)
-            if row.oldest is not None:
-                oldest = min(oldest or row.oldest, row.oldest)
         elif row.state == JobState.QUEUED:
-            queued[row.priority] = row.number
-            oldest = min(oldest or row.oldest, row.oldest)
+            queued[row.priority] = int(row.number)
         else:
-            running += row.number
+            running += int(row.number)
+            continue
+        if row.oldest is not None:
+            oldest = min(oldest or row.oldest, row.oldest)
     return Waiting(
         sum(due),
         sum(queued),

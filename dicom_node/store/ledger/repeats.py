@@ -77,6 +77,17 @@ class Likeness:
     received_at: float
 
 
+_COMPARED = [name for name in Likeness.__slots__ if name != "first_file"]
+_TO_COMPARE = (
+    sa.select(*(likenesses.c[name] for name in _COMPARED), instances.c.file)
+    .join(instances, instances.c.sop_instance_uid == likenesses.c.sop_instance_uid)
+    .where(likenesses.c.state == WAITING)
+    .order_by(likenesses.c.received_at, likenesses.c.id)
+    .limit(sa.bindparam("number"))
+)
+"""Asked many times a second, so it is built once."""
+
+
 class Repeats:
     """Records what comes again.
 
@@ -128,16 +139,8 @@ class Repeats:
 
     def waiting(self, limit: int = 4) -> list[Likeness]:
         """Return what has to be compared, the first that came first."""
-        columns = (likenesses.c[name] for name in Likeness.__slots__ if name != "first_file")
-        with self._database.reading() as connection:
-            rows = connection.execute(
-                sa.select(*columns, instances.c.file.label("first_file"))
-                .join(instances, instances.c.sop_instance_uid == likenesses.c.sop_instance_uid)
-                .where(likenesses.c.state == WAITING)
-                .order_by(likenesses.c.received_at, likenesses.c.id)
-                .limit(limit)
-            ).all()
-        return [Likeness(**row._mapping) for row in rows]
+        rows = self._database.look(_TO_COMPARE, number=limit)
+        return [Likeness(**dict(zip((*_COMPARED, "first_file"), row, strict=True))) for row in rows]
 
     def settle_same(self, likeness: Likeness, routes: Sequence[Any]) -> tuple[str, ...]:
         """Record that it is the same image; return the jobs that follow from it."""
