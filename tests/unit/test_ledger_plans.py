@@ -36,22 +36,25 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
 
 def plans(ledger: Ledger, act: Callable[[], object]) -> list[str]:
     """Return the lines of the plans of all statements that `act` runs."""
-    asked: list[tuple[str, Any]] = []
+    asked: list[str] = []
     engine = ledger.database._engine
 
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, many: bool) -> None:
-        asked.append((statement, parameters[0] if many else parameters))
+    def listen(connection: Any, *_: Any) -> None:  # the driver tells of those without SQLAlchemy
+        connection.set_trace_callback(asked.append)
 
-    sa.event.listen(engine, "before_cursor_execute", note)
+    engine.dispose()
+    sa.event.listen(engine, "connect", listen)
     try:
         act()
     finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
+        sa.event.remove(engine, "connect", listen)
+        engine.dispose()
     lines = []
     with ledger.database.reading() as connection:
-        for statement, parameters in asked:
+        for statement in dict.fromkeys(asked):
             if statement.lstrip()[:6].upper() in ("SELECT", "UPDATE", "INSERT", "WITH N"):
-                rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+                cursor: Any = connection.connection.cursor()
+                rows = cursor.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
                 lines += [f"{row[3]}    in {statement[:200]}" for row in rows]
     return lines
 
