@@ -342,3 +342,24 @@ def test_a_deidentified_run_answers_and_matches_labels_by_the_key(
     key = ["--key", str(out.parent / "key")]
     assert main(["evaluate", str(out), "--labels", str(labels), *key]) == 0
     assert "MILLER" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("label", ["0", "1"], ids=["as a reader", "against a reader"])
+def test_no_page_of_a_deidentified_run_has_a_planted_text(
+    shared_run: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], label: str
+) -> None:
+    """Wrong cases, groups, pictures and the manifest stand in the page."""
+    pytest.importorskip("matplotlib")
+    out, _ = shared_run
+    labels, page = tmp_path / "labels.csv", tmp_path / "page.html"
+    labels.write_text(f"file,fracture,text\nMILLER_4711.dcm,{label},No fracture.\n")
+    known = ["--labels", str(labels), "--key", str(out.parent / "key"), "--html", str(page)]
+    for act in (["evaluate", str(out), "--pictures"], ["compare", str(out), str(out)]):
+        assert main([*act, *known]) == 0
+        content = page.read_bytes()
+        assert len(content) > 5_000
+        assert found_in(content) == set()
+        assert b"MILLER" not in content
+    said = capsys.readouterr()
+    assert found_in((said.out + said.err).encode()) == set()
+    assert "MILLER" not in said.out + said.err

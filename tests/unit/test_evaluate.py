@@ -116,10 +116,20 @@ def test_a_file_name_that_two_folders_have_matches_neither(tmp_path: Path) -> No
     assert evaluate(run, labels).whole.counts == Counts(tn=1, without_text=1)
 
 
-@pytest.mark.parametrize("table", ["file\na\n", "file,fracture\na,yes\n", "fracture\n1\n"])
-def test_a_table_without_its_columns_names_the_line(tmp_path: Path, table: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("file\na\n", "has the columns 'file'; needs"),
+        ("fracture\n1\n", "has the columns 'fracture'; needs"),
+        ("file,fracture\na,yes\n", "line 2"),
+        ("file,fracture\n,1\n", "line 2"),
+    ],
+)
+def test_a_table_without_its_columns_names_what_it_has(
+    tmp_path: Path, table: str, said: str
+) -> None:
     run = run_of(tmp_path / "run", ("a", "present"))
-    with pytest.raises(ConfigurationError, match="line 2"):
+    with pytest.raises(ConfigurationError, match=said):
         evaluate(run, written(tmp_path, table))
 
 

@@ -140,6 +140,8 @@ class Summary:
     described: int = 0
     without_text: int = 0
     resumed: int = 0
+    others: int = 0
+    """Rows that an earlier call left there for other files."""
     companions: int = 0
     """Files that lie beside images, listed in the manifest."""
     reasons: dict[str, int] = field(default_factory=dict)
@@ -168,6 +170,8 @@ class Summary:
             lines.append(f"  {self.companions} files beside them are not images: see {MANIFEST}")
         if self.resumed:
             lines.append(f"  {self.resumed} were there from an earlier run")
+        if self.others:
+            lines.append(f"  {self.others} more rows there are of other files, by an earlier call")
         if (now := self.files - self.resumed) and self.seconds:
             lines.append(f"  {now} in {self.seconds:.0f} s, {now / self.seconds:.1f} a second")
         return "\n".join(lines)
@@ -220,6 +224,7 @@ def describe(
                 summary.count(row)
             else:
                 todo.append(source)
+        summary.others = len(earlier) - summary.resumed
         started = time.perf_counter()
         with (
             (out / RESULTS).open("a", encoding="utf-8") as rows,

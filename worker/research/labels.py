@@ -128,6 +128,11 @@ def read_labels(path: Path) -> list[Label]:
         table = judged(table)
         if not table:
             raise ConfigurationError(f"{path}: an export in which no reader has judged a result")
+    if "fracture" not in table[0] or not {"file", "sop_instance_uid"} & set(table[0]):
+        raise ConfigurationError(
+            f"{path}: has the columns {', '.join(map(repr, table[0]))}; "
+            "needs file or sop_instance_uid, and fracture (0 or 1)"
+        )
     seen: dict[str, str] = {}
     for number, row in enumerate(table, 2):
         name = row.get("sop_instance_uid") or row.get("file")
