@@ -10,4 +10,4 @@ The route of an Instance:
    `dimse.scu`.
 """
 
-__version__ = "0.1.0"
+from dicom_node.base.version import __version__ as __version__

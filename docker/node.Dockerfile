@@ -3,10 +3,11 @@ FROM python:3.12-slim-bookworm
 
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1
 WORKDIR /app
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE docker/node.requirements.txt ./
 COPY dicom_node dicom_node
 COPY worker worker
-RUN pip install -c constraints.txt '.[oidc,postgresql]' \
+RUN pip install --require-hashes -r node.requirements.txt \
+    && pip install --no-deps . \
     && useradd --uid 10001 --create-home chexfract \
     && install -d -o chexfract /var/lib/chexfract /trust
 USER 10001

@@ -5,10 +5,11 @@ FROM python:3.11-slim-bookworm
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 HF_HUB_OFFLINE=1 HF_HOME=/models \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /app
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE docker/worker.requirements.txt ./
 COPY dicom_node dicom_node
 COPY worker worker
-RUN pip install -c constraints.txt '.[worker]' \
+RUN pip install --require-hashes -r worker.requirements.txt \
+    && pip install -c constraints.txt '.[worker]' \
     && useradd --uid 10001 --create-home chexfract \
     && install -d /models
 USER 10001

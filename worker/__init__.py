@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from worker.version import __version__
+from dicom_node.base.version import __version__
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, run
 from dicom_node.base.command import add as _add
 from dicom_node.base.errors import ConfigurationError, NotUnderstood
-from worker.version import __version__
+from dicom_node.base.version import __version__
 
 if TYPE_CHECKING:
     from worker.research.privacy import Privacy

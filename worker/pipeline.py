@@ -19,6 +19,7 @@ from dicom_node.base.job import (
     Result,
 )
 from dicom_node.base.logs import Sparse
+from dicom_node.base.version import __version__
 from dicom_node.standard.uids import options_digest
 from worker.image import files
 from worker.image.pixels import Radiograph, preprocessing, radiograph, read
@@ -40,7 +41,6 @@ from worker.report.reading import Algorithm, Outcome
 from worker.report.renderings import rejection_notes, render
 from worker.report.sr import build_each
 from worker.text.findings import Findings, Presence, parse
-from worker.version import __version__
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

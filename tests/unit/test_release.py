@@ -1,0 +1,83 @@
+"""A release has one version, exact packages with hashes, and licences that were looked at."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import dicom_node
+import worker
+from dicom_node.base import identity, version
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+WITHOUT_HASH = {"torch"}
+"""The CPU build has another index and other hashes than the CUDA build."""
+
+
+def pins(text: str) -> dict[str, str]:
+    found = re.findall(r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==([^ ;\\\n]+)", text, re.MULTILINE)
+    return {canonicalize_name(name): number for name, number in found}
+
+
+CONSTRAINTS = pins((ROOT / "constraints.txt").read_text())
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "dicom_node/base/version.py"
+    assert dicom_node.__version__ == worker.__version__ == version.__version__
+    name = identity.IMPLEMENTATION_VERSION_NAME
+    assert len(name) <= 16, "DICOM PS3.7 D.3.3.2.4"
+    assert version.__version__.startswith(name.removeprefix("CHEXFRACT_"))
+
+
+def test_the_changelog_has_one_heading_for_a_version() -> None:
+    headings = re.findall(r"^## \[(.+?)\](.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    names = [name for name, _ in headings]
+    assert len(names) == len(set(names))
+    assert headings[0] == ("Unreleased", "")
+    assert all(re.fullmatch(r" - \d{4}-\d\d-\d\d", date) for _, date in headings[1:])
+
+
+@pytest.mark.parametrize(
+    ("image", "extras"), [("node", ("oidc", "postgresql")), ("worker", ("worker",))]
+)
+def test_what_an_image_installs_has_hashes_and_the_versions_that_are_tested(
+    image: str, extras: tuple[str, ...]
+) -> None:
+    text = (ROOT / "docker" / f"{image}.requirements.txt").read_text()
+    found = pins(text)
+    for block in re.split(r"\n(?=[a-z])", text)[1:]:
+        assert "--hash=sha256:" in block, block[:60]
+    wanted = list(PROJECT["project"]["dependencies"])
+    for extra in extras:
+        wanted += PROJECT["project"]["optional-dependencies"][extra]
+    for one in map(Requirement, wanted):
+        name = canonicalize_name(one.name)
+        if name not in WITHOUT_HASH:
+            assert one.specifier.contains(found[name]), f"{name}: run .ci/lock.sh"
+    stale = {name for name, number in found.items() if CONSTRAINTS.get(name, number) != number}
+    assert stale == set(), "run .ci/lock.sh"
+
+
+def test_a_licence_that_nobody_accepted_is_named() -> None:
+    spec = importlib.util.spec_from_file_location("licences", ROOT / ".ci" / "licences.py")
+    assert spec is not None
+    assert spec.loader is not None
+    licences = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(licences)
+    kinds = {
+        "one": "Apache-2.0",
+        "two": "GNU General Public License v3 (GPLv3)",
+        "three": "UNKNOWN",
+        "psycopg": "GNU Lesser General Public License v3 (LGPLv3)",
+    }
+    packages = [{"Name": n, "Version": "1", "License": text} for n, text in kinds.items()]
+    assert [line.split()[0] for line in licences.refused(packages)] == ["two", "three"]
