@@ -483,7 +483,7 @@ def _adopt(options: argparse.Namespace) -> int:
     from dicom_node.store.spool import Spool
 
     settings = _settings_in_force(options)
-    spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free)
+    spool = Spool(settings.spool_dir, settings.retention.min_free)
     made = adopt(settings, spool, _ledger(settings), options.ident, by=_actor())
     show.acted("adopted", made, as_json=options.json)
     return OK
@@ -545,7 +545,7 @@ def _purge(options: argparse.Namespace) -> int:
     from dicom_node.store.spool import Spool
 
     settings = _settings_in_force(options)
-    spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free)
+    spool = Spool(settings.spool_dir, settings.retention.min_free)
     removed = RetentionSweep(settings, spool, _ledger(settings)).purge()
     show.acted("purged", removed, as_json=options.json)
     return OK
@@ -778,14 +778,16 @@ def _backup(options: argparse.Namespace) -> int:
     from dicom_node.store.backup import backup
 
     settings = _settings_in_force(options)
-    return _copied(backup(settings.node.data_dir, settings.ledger_url, options.dir), options)
+    done = backup(settings.node.data_dir, settings.ledger_url, options.dir, settings.spool_dir)
+    return _copied(done, options)
 
 
 def _restore(options: argparse.Namespace) -> int:
     from dicom_node.store.backup import restore
 
     settings = _settings(options)
-    return _copied(restore(settings.node.data_dir, settings.ledger_url, options.dir), options)
+    done = restore(settings.node.data_dir, settings.ledger_url, options.dir, settings.spool_dir)
+    return _copied(done, options)
 
 
 def _copied(done: Any, options: argparse.Namespace) -> int:

@@ -114,12 +114,15 @@ class Committer:
 
     def _loop_to(self, name: str) -> Loop:
         """Return a loop that asks one destination once; after a fault it asks again."""
+        turn = f"commit-{name}"
 
         def step() -> None:
+            if not self._ledger.turns.take(turn):
+                return  # another node on this ledger asks there
             if wanted := self._ledger.commitments.due().get(name):
                 self._ask(name, wanted)
 
-        return Loop(f"commit-{name}", step, self.clock)
+        return Loop(turn, step, self.clock, on_end=lambda: self._ledger.turns.give_back(turn))
 
     def _is_ending(self) -> bool:
         return self._crew is not None and self._crew.is_ending()

@@ -132,11 +132,12 @@ class Deliverer:
         for name in self._due():
             if self._crew is None:
                 self._drain(name)
-            elif not self._crew.has(f"deliver-{name}"):
+            elif not self._crew.has(_loop_name(name)) and self._ledger.turns.take(_loop_name(name)):
                 self._crew.add(self._loop_to(name))
         if self._crew is None:
-            for line in self._lines.values():
+            for name, line in self._lines.items():
                 line.close()
+                self._ledger.turns.give_back(_loop_name(name))
         return self._wait()
 
     def _wake(self) -> None:
@@ -167,14 +168,20 @@ class Deliverer:
         def close() -> None:
             if line := self._lines.pop(name, None):
                 line.close()
+            self._ledger.turns.give_back(_loop_name(name))
 
         watch = self._ledger.watch()
-        return Loop(f"deliver-{name}", step, self.clock, watch, rests=False, on_end=close)
+        return Loop(_loop_name(name), step, self.clock, watch, rests=False, on_end=close)
 
     def _drain(self, name: str) -> int:
-        """Send what is due to one destination; return how many were dealt with."""
+        """Send what is due to one destination; return how many were dealt with.
+
+        Of several nodes on one ledger one sends there at a time, or each object would go twice.
+        """
         count = 0
         seen: set[int] = set()
+        if not self._ledger.turns.take(_loop_name(name)):
+            return 0
         while self._crew is None or not self._crew.is_ending():
             if name not in self._ledger.deliveries.due_destinations():
                 break
@@ -396,6 +403,11 @@ class _Line:
                 self.destination.close()
             except (ChexFractError, OSError) as exc:
                 logger.debug("closing an association: %s", exc)
+
+
+def _loop_name(destination: str) -> str:
+    """Return the name of the loop that sends there, and of its turn."""
+    return f"deliver-{destination}"
 
 
 def _classes(peer: Peer, due: Sequence[DueDelivery]) -> list[str]:

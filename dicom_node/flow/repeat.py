@@ -22,6 +22,9 @@ from dicom_node.store.spool import Spool
 logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
+TURN = "compare"
+"""Of several nodes on one ledger one compares at a time."""
+
 REST_S = 30.0
 """Longest time between two looks when nothing in the ledger has changed."""
 
@@ -58,10 +61,14 @@ class Comparer:
 
     def step(self) -> float:
         """Compare some of what waits; return in how many seconds there may be more."""
-        found = self._ledger.repeats.waiting()
-        for likeness in found:
-            self._settle(likeness)
-        return 0.0 if found else REST_S
+        if not self._ledger.repeats.waiting() or not self._ledger.turns.take(TURN):
+            return REST_S
+        try:
+            for likeness in self._ledger.repeats.waiting():
+                self._settle(likeness)
+        finally:
+            self._ledger.turns.give_back(TURN)
+        return 0.0
 
     def _settle(self, likeness: Likeness) -> None:
         uid, other = likeness.sop_instance_uid, self._spool.path(likeness.file)

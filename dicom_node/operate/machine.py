@@ -145,8 +145,9 @@ def callers(settings: Settings) -> Iterator[Check]:
 
 
 def disk(settings: Settings) -> Iterator[Check]:
-    """Look whether data_dir can be written, has room, and agrees with the clock."""
-    folder, wanted = settings.node.data_dir, settings.retention.min_free
+    """Look whether images can be written, have room, and agree with the clock."""
+    folder = settings.spool_dir if settings.node.spool else settings.node.data_dir
+    wanted = settings.retention.min_free
     place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     try:
         with tempfile.NamedTemporaryFile(dir=place, prefix=".doctor-") as file:
@@ -157,7 +158,8 @@ def disk(settings: Settings) -> Iterator[Check]:
             took_ms = (time.perf_counter() - started) * 1000
             written_at = os.fstat(file.fileno()).st_mtime
     except OSError as exc:
-        advice = f"let this user write there: chown {os.getuid()} {place}, or change node.data_dir"
+        key = "node.spool" if settings.node.spool else "node.data_dir"
+        advice = f"let this user write there: chown {os.getuid()} {place}, or change {key}"
         yield failed("disk", f"{place} cannot be written: {exc.strerror}", advice, _CONFIG)
         return
     free = shutil.disk_usage(place).free

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 LOOK_S = 15.0
 """How often trouble is looked for."""
 
+TURN = "notify"
+
 ANSWER_S = 15.0
 LISTED = 20
 """Failed images whose identifiers stand in one message."""
@@ -82,12 +84,21 @@ class Notifier:
 
     def loop(self) -> Loop:
         """Return the loop that looks every few seconds."""
-        return Loop("notification", self.step, self.clock)
+        return Loop(
+            "notification",
+            self.step,
+            self.clock,
+            on_end=lambda: self._ledger.turns.give_back(TURN),
+        )
 
     def step(self) -> float:
         """Look once; tell what is new, what lasts too long, and what is over."""
-        if self._tells:
+        if not self._tells:
+            return LOOK_S
+        if self._ledger.turns.take(TURN):
             self._look(self.clock.wall())
+        else:  # another node on this ledger tells; when that has gone, we go on from here
+            self._event = self._ledger.history.newest_event()
         return LOOK_S
 
     def _look(self, now: float) -> None:

@@ -254,7 +254,7 @@ def _stores(settings: Settings) -> tuple[Spool, Ledger]:
 
     path = settings.audit_file
     is_safe = (lambda: AuditFile(path).is_safe) if path else (lambda: True)
-    spool = Spool(settings.node.data_dir / "spool", settings.retention.min_free, is_safe)
+    spool = Spool(settings.spool_dir, settings.retention.min_free, is_safe)
     return spool, Ledger.open(settings.ledger_url)
 
 

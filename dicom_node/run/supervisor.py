@@ -224,7 +224,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
         folder = _log_folder(settings)
         logs.keep(folder / "serve.jsonl")
         require_whole(settings.node.data_dir)
-        require_ledger(settings.ledger_url, settings.node.data_dir / "spool")
+        require_ledger(settings.ledger_url, settings.spool_dir)
         Ledger.upgrade(settings.ledger_url)
         for advice in settings.superseded:
             logger.warning("works in this version only: %s", advice)

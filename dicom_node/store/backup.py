@@ -54,8 +54,13 @@ class Copied:
     """Bytes of the ledger's copy."""
 
 
-def backup(data_dir: Path, ledger_url: str, folder: Path) -> Copied:
+def backup(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = None) -> Copied:
     """Copy ledger and spool into `folder`; what is there already is not copied again.
+
+    Parameters
+    ----------
+    spool : Path, optional
+        Where images and reports are; in `data_dir` when left out.
 
     Raises
     ------
@@ -66,7 +71,7 @@ def backup(data_dir: Path, ledger_url: str, folder: Path) -> Copied:
     Busy
         Another backup writes there.
     """
-    spool = data_dir / "spool"
+    spool = spool or data_dir / "spool"
     ledger = Ledger.open(ledger_url)
     ledger.close()
     with _told(folder):
@@ -97,10 +102,15 @@ def backup(data_dir: Path, ledger_url: str, folder: Path) -> Copied:
     return Copied(len(sums) - 1, new, size)
 
 
-def restore(data_dir: Path, ledger_url: str, folder: Path) -> Copied:
+def restore(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = None) -> Copied:
     """Put a backup into an empty `data_dir`; the next `serve` finishes the work that was open.
 
     Each file is compared with its sum on the way; one that differs ends the restore.
+
+    Parameters
+    ----------
+    spool : Path, optional
+        Where images and reports go; in `data_dir` when left out.
 
     Raises
     ------
@@ -109,20 +119,22 @@ def restore(data_dir: Path, ledger_url: str, folder: Path) -> Copied:
     OutOfResources
         The disk is full; call it again when there is room.
     """
+    spool = spool or data_dir / "spool"
     with _told(data_dir):
         said = _manifest(folder)
         sums = _sums(folder)
         mark = data_dir / HALF
         is_again = mark.exists() and mark.read_text() == said["ledger"]
         if not is_again:
-            _require_empty(data_dir, ledger_url)
+            _require_empty(spool, ledger_url)
         data_dir.mkdir(parents=True, exist_ok=True)
         mark.write_text(said["ledger"])
         _sync(data_dir)
         new = 0
         for name, digest in sums.items():
             if name.startswith("spool/"):
-                new += _place(folder / name, data_dir / name, digest)
+                place = spool / name.removeprefix("spool/")
+                new += _place(folder / name, place, digest)
         size = _restore_ledger(folder / said["ledger"], sums[said["ledger"]], ledger_url)
         ledger = Ledger(ledger_url)
         try:
@@ -321,8 +333,7 @@ def _place(source: Path, target: Path, digest: str) -> bool:
     return True
 
 
-def _require_empty(data_dir: Path, url: str) -> None:
-    spool = data_dir / "spool"
+def _require_empty(spool: Path, url: str) -> None:
     there = [f for top in _FOLDERS for f in (spool / top).rglob("*") if f.is_file()]
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
@@ -335,7 +346,9 @@ def _require_empty(data_dir: Path, url: str) -> None:
             ledger.close()
     if there or has_ledger:
         what = "a ledger" if has_ledger else f"{len(there)} files in the spool"
-        raise ConfigurationError(f"{data_dir}: there is {what} already; restore into an empty one")
+        raise ConfigurationError(
+            f"{spool.parent}: there is {what} already; restore into an empty one"
+        )
 
 
 def _restore_ledger(copy: Path, digest: str, url: str) -> int:

@@ -55,17 +55,19 @@ def grown(folder: Path, size: int, report: bytes = b"a report") -> str:
 
 
 def grown_postgresql(url: str, folder: Path, size: int, report: bytes = b"a report") -> str:
-    """Grow the new, empty PostgreSQL ledger at `url`, and return the URL."""
+    """Grow the PostgreSQL ledger at `url`, and return the URL; see `grown`."""
     import psycopg
 
-    seed(url, folder, report)
     with psycopg.connect(
         sa.make_url(url).set(drivername="postgresql").render_as_string(False)
     ) as db:
         db.autocommit = True
+        if not db.execute("SELECT EXISTS (SELECT 1 FROM instances)").fetchone()[0]:
+            seed(url, folder, report)
+        Ledger.upgrade(url)
         db.execute("SET synchronous_commit = off")
-        grow(Postgresql(db), size)
-        db.execute("ANALYZE")
+        if grow(Postgresql(db), size):
+            db.execute("VACUUM ANALYZE")
     return url
 
 
@@ -132,7 +134,8 @@ class Postgresql:
         return f"lpad(to_hex({number}), {width}, '0')"
 
     words = (
-        "INSERT INTO words (number, text) {numbers} SELECT i, to_tsvector('simple', {text}) FROM n"
+        "INSERT INTO words (number, text) {numbers} "
+        "SELECT i, array_to_tsvector(string_to_array({text}, ' ')) FROM n"
     )
 
     def settle(self, last: int) -> None:
@@ -140,12 +143,12 @@ class Postgresql:
         self.execute(f"SELECT setval('instance_numbers', {last})")
 
 
-def grow(db: Any, size: int) -> None:
-    """Clone the dozen until there are so many Instances."""
+def grow(db: Any, size: int) -> bool:
+    """Clone the dozen until there are so many Instances; return whether there were fewer."""
     have = db.execute("SELECT max(number) FROM instances").fetchone()[0]
     begin = time.time() - EVERY_S * size
     if have >= size:
-        return
+        return False
     with db.without_triggers():  # the clones stand as the dozen do, and are counted at the end
         for first in range(have + 1, size + 1, BATCH):
             last = min(first + BATCH - 1, size)
@@ -167,6 +170,7 @@ def grow(db: Any, size: int) -> None:
             )
             db.execute(f"INSERT INTO totals (what, name, state, shard, n) {counted}")
             db.settle(size)
+    return True
 
 
 def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator[str]:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -29,7 +29,8 @@ class Cluster:
     def __init__(self, port: int) -> None:
         self.port = port
         self._numbers = count(1)
-        self._create("empty", "template1")
+        if not self._has("empty"):
+            self._create("empty", "template1")
         Ledger.upgrade(self._url("empty"))
 
     def fresh(self) -> str:
@@ -37,6 +38,20 @@ class Cluster:
         name = f"ledger{next(self._numbers)}"
         self._create(name, "empty")
         return self._url(name)
+
+    def named(self, name: str) -> str:
+        """Return the URL of the ledger of this name, which is made when it is not there."""
+        if not self._has(name):
+            self._create(name, "empty")
+        return self._url(name)
+
+    def _has(self, name: str) -> bool:
+        engine = sa.create_engine(self._url("postgres"))
+        with engine.connect() as connection:
+            found = sa.text("SELECT 1 FROM pg_database WHERE datname = :name")
+            there = connection.scalar(found, {"name": name})
+        engine.dispose()
+        return there is not None
 
     def _url(self, name: str) -> str:
         return f"postgresql+psycopg://{USER}@127.0.0.1:{self.port}/{name}"
@@ -49,23 +64,35 @@ class Cluster:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
-    """Run a server on loopback until the end of the block; it keeps nothing."""
+def cluster(
+    kept: Path | None = None, settings: Sequence[str] = ("fsync=off",)
+) -> Iterator[Cluster]:
+    """Run a server on loopback until the end of the block.
+
+    Parameters
+    ----------
+    kept : Path, optional
+        A folder whose databases stay for the next time; without it nothing is kept.
+    settings : sequence of str
+        Settings of the server. A test needs no disk that survives a power cut.
+    """
     need("psql")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
     as_account = ["runuser", "-u", ACCOUNT, "--"] if os.geteuid() == 0 else []
-    folder = Path(tempfile.mkdtemp(prefix="chexfract-postgresql-"))
+    folder = kept or Path(tempfile.mkdtemp(prefix="chexfract-postgresql-"))
+    folder.mkdir(parents=True, exist_ok=True)
     if as_account:
         shutil.chown(folder, ACCOUNT)
     data = str(folder / "data")
-    made = [*as_account, str(programs / "initdb"), "-D", data, "-U", USER, "-A", "trust", "-N"]
-    subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+    if not (folder / "data").exists():
+        made = [*as_account, str(programs / "initdb"), "-D", data, "-U", USER, "-A", "trust", "-N"]
+        subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd=folder)
     port = _free_port()
     settings = [
         f"port={port}",
         "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
-        "fsync=off",
+        *settings,
     ]
     command = [*as_account, str(programs / "postgres"), "-D", data]
     command += [word for setting in settings for word in ("-c", setting)]
@@ -77,7 +104,8 @@ def cluster() -> Iterator[Cluster]:
     finally:
         server.terminate()
         server.wait(START_S)
-        shutil.rmtree(folder, ignore_errors=True)
+        if kept is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_port() -> int:

@@ -124,6 +124,8 @@ class Database:
         config = Config()
         config.set_main_option("script_location", "dicom_node.store:migrations")
         with self.writing() as connection:
+            if not self.is_sqlite:  # of two nodes that start, the second finds it done
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('migrate'))"))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
         logger.info("ledger schema is now %s", VERSIONS[-1])
@@ -167,7 +169,7 @@ class Database:
             Its disk is full.
         """
         engine = self._engine if durable else self._relaxed
-        with self._translated(), self._turn, engine.begin() as connection:
+        with self.translated(), self._turn, engine.begin() as connection:
             yield connection
         self._ring()
         if durable:
@@ -180,7 +182,7 @@ class Database:
         SQLAlchemy's own execution takes several times as long as SQLite's; see `PreparedStatement`.
         """
         with (
-            self._translated(),
+            self.translated(),
             self._turn,
             self._cursor() as (connection, cursor),
             ExitStack() as undo,
@@ -245,7 +247,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One consistent view, which blocks no writer."""
-        with self._translated(), self._reads.begin() as connection:
+        with self.translated(), self._reads.begin() as connection:
             yield connection
 
     def look(self, statement: sa.Select[Any] | sa.TextClause, **values: Any) -> list[Any]:
@@ -264,8 +266,15 @@ class Database:
     @contextmanager
     def alone(self) -> Iterator[Connection]:
         """Give a connection of which each statement is a transaction of its own (PostgreSQL)."""
-        with self._translated(), self._engine.connect() as connection:
+        with self.translated(), self._engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    def detached(self) -> Any:
+        """Return a connection of PostgreSQL's driver that stays out of the pool; close it."""
+        raw = self._engine.raw_connection()
+        raw.detach()
+        raw.dbapi_connection.autocommit = True  # type: ignore[union-attr]
+        return raw.dbapi_connection
 
     @property
     def dialect(self) -> Any:
@@ -318,7 +327,8 @@ class Database:
         )
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def translated(self) -> Iterator[None]:
+        """Raise the project's errors for those of the driver."""
         try:
             yield
         except sa.exc.DBAPIError as exc:
@@ -454,7 +464,7 @@ class Watch:
             if self._connection is None:
                 time.sleep(min(seconds, POLL_S))
                 return
-            descriptor = self._connection.dbapi_connection.fileno()
+            descriptor = self._connection.fileno()
             with suppress(OSError, ValueError):
                 select.select([descriptor], [], [], min(seconds, LISTEN_S))
             return
@@ -471,13 +481,10 @@ class Watch:
         """Return whether PostgreSQL has notified since the last call; True without an answer."""
         try:
             if self._connection is None:
-                raw = self._database._engine.raw_connection()
-                raw.detach()  # it stays out of the pool: it listens
-                self._connection = raw
-                raw.dbapi_connection.autocommit = True  # type: ignore[union-attr]
-                raw.dbapi_connection.execute("LISTEN ledger")  # type: ignore[union-attr]
+                self._connection = self._database.detached()
+                self._connection.execute("LISTEN ledger")
                 return True
-            return bool(list(self._connection.dbapi_connection.notifies(timeout=0)))
+            return bool(list(self._connection.notifies(timeout=0)))
         except self._database.driver_errors:
             self.close()
             return True

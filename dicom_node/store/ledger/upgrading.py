@@ -63,7 +63,7 @@ class Upgrading:
             return self._move_words()
         if surplus := self._surplus():
             with self._database.writing() as connection:
-                connection.execute(sa.text(f'DROP INDEX "{surplus[0]}"'))
+                connection.execute(sa.text(f'DROP INDEX IF EXISTS "{surplus[0]}"'))
             return f"index {surplus[0]} is dropped, {len(surplus) - 1} to go"
         return ""
 
@@ -108,9 +108,11 @@ class Upgrading:
         make = make.replace("INDEX", "INDEX CONCURRENTLY", 1)
         with self._database.alone() as connection:
             if connection.scalar(sa.text("SELECT pg_try_advisory_lock(hashtext('upgrading'))")):
-                connection.execute(sa.text(f'DROP INDEX CONCURRENTLY IF EXISTS "{name}"'))
-                connection.execute(sa.text(make))
-                connection.execute(sa.text("SELECT pg_advisory_unlock(hashtext('upgrading'))"))
+                try:
+                    connection.execute(sa.text(f'DROP INDEX CONCURRENTLY IF EXISTS "{name}"'))
+                    connection.execute(sa.text(make))
+                finally:  # the connection goes back to its pool, and would keep the lock
+                    connection.execute(sa.text("SELECT pg_advisory_unlock(hashtext('upgrading'))"))
                 return done
         return ""
 
@@ -127,7 +129,7 @@ class Upgrading:
         with self._database.writing() as connection:
             last = old_words_left(connection)
             if not last:
-                connection.execute(sa.text("DROP TABLE old_words"))
+                connection.execute(sa.text("DROP TABLE IF EXISTS old_words"))
                 connection.execute(marks.delete().where(marks.c.name == OLD_WORDS))
                 return "the index of words is complete"
             first = max(0, last - WORDS_AT_ONCE)
