@@ -66,13 +66,21 @@ def indexed_text(text: str, is_sqlite: bool) -> str:
 
 def query_of(text: str, is_sqlite: bool) -> str:
     """Return the words of a search in the query language of the database; empty for none."""
-    words = [word if _has_digit(word) else word[:_LONG] for word in words_of(text)[:MOST_WORDS]]
+    words = _searched(text)
     if not is_sqlite:
-        return " & ".join(f"'{word}':*" for word in words)
+        return _tsquery(words)
     return " AND ".join(
         f'"{word}"*' if len(word) <= _SHORT or _has_digit(word) else f'"{_MARK}{word}"'
         for word in words
     )
+
+
+def _searched(text: str) -> list[str]:
+    return [word if _has_digit(word) else word[:_LONG] for word in words_of(text)[:MOST_WORDS]]
+
+
+def _tsquery(words: Iterable[str]) -> str:
+    return " & ".join(f"'{word}':*" for word in words)
 
 
 _SHORT, _LONG = 6, 16
@@ -137,11 +145,14 @@ def newest_numbers(
     behind : int, optional
         The last number that the caller knows.
     """
-    query = query_of(text, is_sqlite)
+    query, common = query_of(text, is_sqlite), ""
     if not query:
         return
     last = 2**31 - 1 if behind is None else behind
     statement = _NEWEST if is_sqlite else _NEWEST_POSTGRESQL
+    if not is_sqlite and (known := _common_words(connection, text)):
+        query = _tsquery(word for word in _searched(text) if word not in known)
+        common, statement = _tsquery(known), _NEWEST_OF_RARE
     left = old_words_left(connection)
     for table, lowest in (("words", left), ("old_words", 0)):
         if table == "old_words":
@@ -153,6 +164,7 @@ def newest_numbers(
         size = _FIRST_CHUNK
         while True:
             values = {"query": query, "last": last, "lowest": lowest, "limit": size}
+            values |= {"common": common} if common else {}
             found = [int(row[0]) for row in connection.execute(asked, values)]
             yield from found
             if len(found) < size:
@@ -168,3 +180,30 @@ _NEWEST_POSTGRESQL = (
     "SELECT number FROM words WHERE text @@ CAST(:query AS tsquery) AND number < :last "
     "AND number > :lowest ORDER BY number DESC LIMIT :limit"
 )
+
+_NEWEST_OF_RARE = (
+    # the second in words that keep PostgreSQL from its index: rows are compared, which are few
+    "SELECT number FROM words WHERE text @@ CAST(:query AS tsquery) "
+    "AND (text || CAST('' AS tsvector)) @@ CAST(:common AS tsquery) AND number < :last "
+    "AND number > :lowest ORDER BY number DESC LIMIT :limit"
+)
+
+_COMMON = sa.text(
+    "SELECT word FROM unnest(CAST(:words AS text[])) word WHERE EXISTS (SELECT 1 FROM pg_stats s, "
+    "unnest(CAST(CAST(s.most_common_elems AS text) AS text[]), s.most_common_elem_freqs) "
+    "known (word, share) WHERE s.schemaname = current_schema() AND s.tablename = 'words' "
+    "AND s.attname = 'text' AND known.share > 0.01 AND starts_with(known.word, word.word))"
+)
+
+
+def _common_words(connection: Connection, text: str) -> list[str]:
+    """Return those of several words that many rows have, by PostgreSQL's statistics.
+
+    Its index gathers all rows of each word before it joins them: at 1,000,000 Instances 40 ms for
+    a word of all beside one that nobody has. Empty where all are common, or none is.
+    """
+    words = _searched(text)
+    if len(words) < 2:
+        return []
+    found = list(connection.scalars(_COMMON, {"words": words}))
+    return found if len(found) < len(words) else []
