@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from peers import need
 
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.database import Database
 
 USER = "chexfract"
 ACCOUNT = "postgres"  # the Debian package's; the server refuses to run as root
@@ -38,6 +39,39 @@ class Cluster:
         name = f"ledger{next(self._numbers)}"
         self._create(name, "empty")
         return self._url(name)
+
+    def without_tables(self) -> str:
+        """Return the URL of a database without a ledger."""
+        name = f"ledger{next(self._numbers)}"
+        self._create(name, "template1")
+        return self._url(name)
+
+    def old(self, version: str, dump: str) -> str:
+        """Return the URL of a ledger of an older version, with the rows of its dump.
+
+        The dumps are SQLite's: 0 and 1 become false and true, and keys are looked at by nobody
+        while the rows come in.
+        """
+        from alembic import command
+        from alembic.config import Config
+
+        url = self.without_tables()
+        config = Config()
+        config.set_main_option("script_location", "dicom_node.store:migrations")
+        database = Database(url)
+        with database.writing() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, version)
+        rows = [line for line in dump.splitlines() if line.startswith("INSERT INTO")]
+        with database.writing() as connection:
+            connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+            connection.exec_driver_sql("DELETE FROM alembic_version")
+            casts = "castsource = 'int4'::regtype AND casttarget = 'bool'::regtype"
+            connection.exec_driver_sql(f"UPDATE pg_cast SET castcontext = 'i' WHERE {casts}")
+            for row in rows:
+                connection.exec_driver_sql(row.rstrip(";").replace("%", "%%"))
+        database.close()
+        return url
 
     def named(self, name: str) -> str:
         """Return the URL of the ledger of this name, which is made when it is not there."""
