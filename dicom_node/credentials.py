@@ -52,7 +52,7 @@ def read_credentials(settings: Settings) -> Credentials:
     ConfigurationError
         A file cannot be read or written, or a secret is too short.
     """
-    folder = settings.node.data_dir
+    folder = settings.shared_dir
     web = settings.web
     return Credentials(
         jobs=read_secret(settings),
@@ -74,7 +74,7 @@ def read_secret(settings: Settings) -> str:
     for value, key in ((jobs.secret, "jobs.secret"), (web.secret, "web.secret")):
         if value is not None:
             return _long_enough(value.get_secret_value(), key)
-    own = settings.node.data_dir / "secret"
+    own = settings.shared_dir / "secret"
     if web.secret_file and not jobs.secret_file:
         return _of_file(own, web.secret_file, "web.")
     return _of_file(own, jobs.secret_file, "jobs.")
@@ -83,7 +83,7 @@ def read_secret(settings: Settings) -> str:
 def secret_path(settings: Settings) -> Path:
     """Return the file of the workers' secret."""
     named = settings.jobs.secret_file or settings.web.secret_file
-    return Path(named) if named else settings.node.data_dir / "secret"
+    return Path(named) if named else settings.shared_dir / "secret"
 
 
 def is_first_admin(settings: Settings) -> bool:
@@ -91,7 +91,7 @@ def is_first_admin(settings: Settings) -> bool:
 
     A users file that is lost afterwards closes the pages; it does not open them.
     """
-    if (settings.node.data_dir / CLOSED).exists():
+    if (settings.shared_dir / CLOSED).exists():
         return False
     if read_users(users_file(settings)):
         close_first_admin(settings)
@@ -101,7 +101,7 @@ def is_first_admin(settings: Settings) -> bool:
 
 def close_first_admin(settings: Settings) -> None:
     """Note that there is a user: the first administrator's way ends for good."""
-    folder = settings.node.data_dir
+    folder = settings.shared_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CLOSED).touch()

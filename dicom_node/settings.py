@@ -143,9 +143,9 @@ class Node(Section):
     """``sqlite`` (a file in data_dir) or a ``postgresql+psycopg://`` URL."""
     ledger_password_file: Path | None = None
     """File of the database's password, which then need not stand in the URL."""
-    spool: str = ""
-    """Folder of images and reports; ``spool`` in data_dir when empty. Nodes on one PostgreSQL
-    ledger share it, and have a data_dir of their own each."""
+    shared_dir: str = ""
+    """Folder of spool, secrets and users that nodes on one PostgreSQL ledger share, each beside a
+    data_dir of its own; data_dir when empty."""
     known_peers_only: bool = True
     """Whether callers that are not one of ``[peers]`` are rejected."""
     called_ae_check: bool = True
@@ -768,9 +768,14 @@ class Settings(BaseSettings):
         return Path(self.audit.file or self.node.data_dir / "audit" / "audit.xml")
 
     @property
+    def shared_dir(self) -> Path:
+        """The folder of what several nodes on one ledger have in common."""
+        return Path(self.node.shared_dir or self.node.data_dir)
+
+    @property
     def spool_dir(self) -> Path:
         """The folder of images and reports."""
-        return Path(self.node.spool or self.node.data_dir / "spool")
+        return self.shared_dir / "spool"
 
     @property
     def ledger_url(self) -> str:

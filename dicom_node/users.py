@@ -56,7 +56,7 @@ class User:
 def users_file(settings: Settings) -> Path:
     """Return where the users stand."""
     named = settings.web.users_file
-    return Path(named) if named else settings.node.data_dir / "users"
+    return Path(named) if named else settings.shared_dir / "users"
 
 
 def read_users(path: Path) -> Mapping[str, User]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from dicom_node.base.errors import ChexFractError, Unreachable
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 LOOK_S = 2.0
 ANSWER_S = 3.0
 _PAGE = 200
+_TURN = "audit"
+_AUDITED = "audited"
 _OF_LEDGER = ("received", "sent", *map(str, sorted(audit_message.ACTS)))
 _PRIORITY = 10 * 8 + 5
 """Facility security/authorization (10), severity notice (5): PS3.15 A.6 by RFC 5424."""
@@ -108,15 +111,15 @@ class Follower:
     Parameters
     ----------
     ledger : Ledger
-    place : Path
-        File that holds the id of the last event which was noted.
+    place : Place
+        Holds the id of the last event which was noted.
     stages : sequence of str
         Events that belong there.
     page : int
         How many are written at once.
     """
 
-    def __init__(self, ledger: Ledger, place: Path, stages: Sequence[str], page: int) -> None:
+    def __init__(self, ledger: Ledger, place: Place, stages: Sequence[str], page: int) -> None:
         self._page = page
         self._ledger = ledger
         self._place = place
@@ -124,8 +127,8 @@ class Follower:
 
     def begin(self, place: int | None = None) -> None:
         """Begin at `place`, or with what happens from now on, unless it has begun already."""
-        if self.reached() is None:
-            self._keep(self._ledger.history.newest_event() if place is None else place)
+        if self._place.reached() is None:
+            self._place.keep(self._ledger.history.newest_event() if place is None else place)
 
     def step(self, settings: Settings, write: Callable[[Sequence[str]], None]) -> int:
         """Note what happened since the last step; return how much that was.
@@ -135,7 +138,7 @@ class Follower:
         Unreachable, OSError
             It cannot be written; the same events are noted in the next step.
         """
-        place = self.reached()
+        place = self._place.reached()
         if place is None:
             self.begin()
             return 0
@@ -149,24 +152,59 @@ class Follower:
                     lines.append(line)
             write(lines)
             place = int(events[-1].id)
-            self._keep(place)
+            self._place.keep(place)
             noted += len(lines)
         return noted
+
+
+class Place(Protocol):
+    """Holds the id of the last event that was noted."""
+
+    def reached(self) -> int | None:
+        """Return it; None before the first."""
+
+    def keep(self, event: int) -> None:
+        """Write it down."""
+
+
+class FilePlace:
+    """A place in a file: the trail of one node."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     def reached(self) -> int | None:
         """Return the id of the last event that was noted; None before the first."""
         try:
-            return int(self._place.read_text())
+            return int(self._path.read_text())
         except (FileNotFoundError, ValueError):
             return None
 
-    def _keep(self, place: int) -> None:
+    def keep(self, event: int) -> None:
+        """Write it down."""
         # In place and of one length: a full disk has a block for it already.
-        descriptor = os.open(self._place, os.O_WRONLY | os.O_CREAT, 0o600)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            os.pwrite(descriptor, f"{place:<20}".encode(), 0)
+            os.pwrite(descriptor, f"{event:<20}".encode(), 0)
         finally:
             os.close(descriptor)
+
+
+class LedgerPlace:
+    """A place in the ledger: the repository of all nodes on it."""
+
+    def __init__(self, ledger: Ledger, before: FilePlace) -> None:
+        self._ledger = ledger
+        self._before = before
+
+    def reached(self) -> int | None:
+        """Return the id of the last event that was noted; None before the first."""
+        found = self._ledger.history.mark(_AUDITED)
+        return self._before.reached() if found is None else found
+
+    def keep(self, event: int) -> None:
+        """Write it down."""
+        self._ledger.history.set_mark(_AUDITED, event)
 
 
 class Auditor:
@@ -186,9 +224,14 @@ class Auditor:
         path = settings.audit_file
         self._file = AuditFile(path) if path else None
         self._repository = Repository(settings) if path and settings.audit.syslog else None
-        self._to_file = Follower(ledger, folder / "audit.place", _OF_LEDGER, _PAGE)
+        self._turns = ledger.turns
+        own, place = FilePlace(folder / "audit.place"), FilePlace(folder / "audit.syslog.place")
+        self._reached = own.reached
+        self._to_file = Follower(ledger, own, _OF_LEDGER, _PAGE)
         everything = (*_OF_LEDGER, *uses.STAGES)
-        self._to_repository = Follower(ledger, folder / "audit.syslog.place", everything, 1)
+        # Each node has a file of everything. What they send goes to one place, and once.
+        sent = place if ledger.is_sqlite else LedgerPlace(ledger, place)
+        self._to_repository = Follower(ledger, sent, everything, 1)
 
     def take(self, settings: Settings) -> None:
         """Know other peers from the next message on."""
@@ -199,7 +242,7 @@ class Auditor:
         if self._file:
             self._file.refill()
             if self._repository:  # where 0.1.0, which had one place for both, stopped
-                self._to_repository.begin(self._to_file.reached())
+                self._to_repository.begin(self._reached())
             self._to_file.begin()
 
     def loop(self) -> Loop:
@@ -242,8 +285,11 @@ class Auditor:
             noted = self._to_file.step(self._settings, self._append)
         except OSError as exc:
             raise Unreachable(f"the audit trail cannot be written: {exc.strerror or exc}") from exc
-        if self._repository:
-            self._to_repository.step(self._settings, self._send)
+        if self._repository and self._turns.take(_TURN):
+            try:
+                self._to_repository.step(self._settings, self._send)
+            finally:
+                self._turns.give_back(_TURN)
         return noted
 
     def _append(self, lines: Sequence[str]) -> None:

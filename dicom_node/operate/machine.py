@@ -146,8 +146,7 @@ def callers(settings: Settings) -> Iterator[Check]:
 
 def disk(settings: Settings) -> Iterator[Check]:
     """Look whether images can be written, have room, and agree with the clock."""
-    folder = settings.spool_dir if settings.node.spool else settings.node.data_dir
-    wanted = settings.retention.min_free
+    folder, wanted = settings.shared_dir, settings.retention.min_free
     place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     try:
         with tempfile.NamedTemporaryFile(dir=place, prefix=".doctor-") as file:
@@ -158,7 +157,7 @@ def disk(settings: Settings) -> Iterator[Check]:
             took_ms = (time.perf_counter() - started) * 1000
             written_at = os.fstat(file.fileno()).st_mtime
     except OSError as exc:
-        key = "node.spool" if settings.node.spool else "node.data_dir"
+        key = "node.shared_dir" if settings.node.shared_dir else "node.data_dir"
         advice = f"let this user write there: chown {os.getuid()} {place}, or change {key}"
         yield failed("disk", f"{place} cannot be written: {exc.strerror}", advice, _CONFIG)
         return

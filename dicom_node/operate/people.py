@@ -38,7 +38,7 @@ def users(settings: Settings) -> Iterator[Check]:
     if not found:
         add = "chexfract-node user add NAME --role admin"
         if is_first_admin(settings):
-            password = settings.node.data_dir / "first-admin"
+            password = settings.shared_dir / "first-admin"
             what = f"none in {path}: only admin may sign in, with the content of {password}"
             yield warned("users", what, add)
         else:

@@ -413,6 +413,7 @@ def _make_data_dir(settings: Settings) -> None:
     folder = settings.node.data_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        settings.shared_dir.mkdir(parents=True, exist_ok=True)
         for path in (folder, *folder.iterdir()):
             mode = path.stat(follow_symlinks=False).st_mode
             if mode & 0o077 and (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):

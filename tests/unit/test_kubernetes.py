@@ -103,3 +103,18 @@ def test_the_queue_that_scales_workers_is_a_metric_of_the_node() -> None:
     health = (ROOT / "dicom_node" / "web" / "health.py").read_text()
     assert "chexfract_queue_depth" in query
     assert '"chexfract_queue_depth"' in health
+
+
+def test_two_nodes_share_a_spool_and_no_data_dir() -> None:
+    """One node locks its data_dir: a second one beside it would not start."""
+    (node,) = (one for one in built("postgresql") if one["kind"] == "StatefulSet")
+    pod = node["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    data_dir = tomllib.loads((K8S / "base" / "node.toml").read_text())["node"]["data_dir"]
+    shared = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+    own = next(name for path, name in mounts.items() if data_dir.startswith(f"{path}/"))
+    assert node["spec"]["replicas"] == 2
+    assert own in {one["metadata"]["name"] for one in node["spec"]["volumeClaimTemplates"]}
+    ours = mounts[shared["CHEXFRACT_NODE__SHARED_DIR"]]
+    assert ours in {one["name"] for one in pod["volumes"] if "persistentVolumeClaim" in one}

@@ -51,6 +51,7 @@ from dicom_node.store.schema import (
     jobs,
     judgements,
     likenesses,
+    marks,
     objects,
     orders,
     totals,
@@ -94,6 +95,11 @@ class ArrivalPage:
 
     rows: tuple[Arrival, ...]
     older: str
+
+
+_IS_SETTLED: sa.ColumnElement[bool] = sa.literal_column(
+    "age(events.xmin) > age(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS xid))", sa.Boolean
+)
 
 
 class History:
@@ -214,7 +220,8 @@ class History:
         stages : sequence of str
             Only these; empty: all.
         """
-        own = sa.select(events).where(events.c.id > after).order_by(events.c.id).limit(limit)
+        own = sa.select(events).where(events.c.id > after, self._is_settled)
+        own = own.order_by(events.c.id).limit(limit)
         if stages:
             own = own.where(events.c.stage.in_(stages))
         with self._database.reading() as connection:
@@ -226,16 +233,38 @@ class History:
             found.append(_event(row, instance))
         return found
 
+    @property
+    def _is_settled(self) -> sa.ColumnElement[bool]:
+        """That no event with a lower id can come any more.
+
+        PostgreSQL gives ids out when a transaction writes and shows rows when it commits: one that
+        began earlier may end later. SQLite has one writer at a time.
+        """
+        return sa.true() if self._database.is_sqlite else _IS_SETTLED
+
     def note(self, stage: str, detail: str) -> None:
         """Keep an event that belongs to no Instance."""
         new = NewEvent("", stage, self._clock.wall(), details=Details(sentence=detail), ms=0.0)
         with self._database.writing() as connection:
             append(connection, [new])
 
-    def newest_event(self) -> int:
-        """Return the ``id`` of the last event, 0 when nothing ever happened."""
+    def mark(self, name: str) -> int | None:
+        """Return how far work of this name has come; None before its first mark."""
         with self._database.reading() as connection:
-            return int(connection.scalar(sa.select(sa.func.max(events.c.id))) or 0)
+            found = connection.scalar(sa.select(marks.c.value).where(marks.c.name == name))
+        return None if found is None else int(found)
+
+    def set_mark(self, name: str, value: int) -> None:
+        """Note how far work of this name has come."""
+        with self._database.writing() as connection:
+            self._database.insert_new(connection, marks, {"name": name, "value": value})
+            connection.execute(marks.update().where(marks.c.name == name).values(value=value))
+
+    def newest_event(self) -> int:
+        """Return the ``id`` of the last event before which none is missing; 0 for none."""
+        with self._database.reading() as connection:
+            newest = sa.select(sa.func.max(events.c.id)).where(self._is_settled)
+            return int(connection.scalar(newest) or 0)
 
     def stage_times(self, after: int, until: int) -> list[tuple[str, float]]:
         """Return stage and milliseconds of the events in ``(after, until]`` that took time."""

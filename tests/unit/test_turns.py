@@ -1,0 +1,151 @@
+"""Several nodes on one PostgreSQL ledger: what one has to do is done once, without a leader."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import killed
+import pytest
+import sqlalchemy as sa
+from ledgers import fresh, reported
+from postgresql import Cluster, cluster
+
+from dicom_node.base.errors import Unreachable
+from dicom_node.flow.deliver import Deliverer
+from dicom_node.flow.loop import Threads
+from dicom_node.settings import Peer, Settings
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.events import Details, NewEvent, append
+from dicom_node.store.schema import VERSIONS
+from dicom_node.store.spool import Spool
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def nodes(server: Cluster) -> Iterator[tuple[Ledger, Ledger]]:
+    url = server.fresh()
+    both = (Ledger.open(url), Ledger.open(url))
+    yield both
+    for ledger in both:
+        ledger.close()
+
+
+def test_one_has_the_turn_until_it_gives_it_back(nodes: tuple[Ledger, Ledger]) -> None:
+    one, other = (ledger.turns for ledger in nodes)
+    assert one.take("deliver-a")
+    assert one.take("deliver-a")
+    assert not other.take("deliver-a")
+    assert other.take("deliver-b")
+    one.give_back("deliver-a")
+    one.give_back("deliver-a")
+    assert other.take("deliver-a")
+
+
+def test_the_turns_of_a_node_that_ends_are_free(nodes: tuple[Ledger, Ledger]) -> None:
+    one, other = nodes
+    assert one.turns.take("compare")
+    one.close()
+    end = time.monotonic() + 60
+    while not other.turns.take("compare"):
+        assert time.monotonic() < end
+
+
+def test_who_loses_its_connection_has_lost_its_turn_and_finds_out(
+    nodes: tuple[Ledger, Ledger],
+) -> None:
+    one, other = nodes
+    assert one.turns.take("compare")
+    with other.database.writing() as connection:
+        held = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+        assert connection.execute(sa.text(held)).all()
+    end = time.monotonic() + 60
+    while not other.turns.take("compare"):
+        assert time.monotonic() < end
+    with pytest.raises(Unreachable):
+        one.turns.take("compare")
+    assert not one.turns.take("compare")
+    other.turns.give_back("compare")
+    assert one.turns.take("compare")
+
+
+def test_the_one_node_of_a_file_has_every_turn(tmp_path: Path) -> None:
+    ledger = Ledger.open(fresh(tmp_path))
+    assert ledger.turns.take("compare")
+    ledger.turns.give_back("compare")
+    ledger.close()
+
+
+class Archive:
+    """A destination that counts what it gets from all nodes."""
+
+    def __init__(self) -> None:
+        self.got: list[str] = []
+
+    def connect(self, sop_classes: object) -> None: ...
+
+    def accepts(self, sop_class_uid: str) -> bool:
+        return True
+
+    def store(self, path: object) -> int:
+        self.got.append(str(path))
+        return 0x0000
+
+    def close(self) -> None: ...
+
+
+def test_two_couriers_send_each_report_once(nodes: tuple[Ledger, Ledger], tmp_path: Path) -> None:
+    for n in range(24):
+        reported(nodes[0], n)
+    peer = Peer(ae_title="ARCHIVE", host="127.0.0.1", port=104)
+    archive, spool, stop = Archive(), Spool(tmp_path / "spool"), threading.Event()
+    for ledger in nodes:
+        crew = Threads(stop)
+        settings = Settings(peers={"archive": peer})
+        crew.add(Deliverer(settings, spool, ledger, lambda _: archive, crew=crew).loop())
+    end = time.monotonic() + 60
+    while nodes[0].history.status().deliveries != {"sent": 24}:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    stop.set()
+    crew.join(30)
+    assert len(archive.got) == 24
+
+
+def test_two_nodes_that_start_at_once_make_one_ledger(server: Cluster) -> None:
+    url = server.without_tables()
+    lived: list[bool] = []
+    starts = [
+        threading.Thread(target=lambda: lived.append(killed.upgrade(url, 10**9, small=2000)))
+        for _ in range(2)
+    ]
+    for start in starts:
+        start.start()
+    for start in starts:
+        start.join()
+    assert lived == [True, True]
+    ledger = Ledger.open(url)
+    assert ledger.revision() == VERSIONS[-1]
+    ledger.close()
+
+
+def test_an_event_that_is_committed_late_is_missed_by_nobody(nodes: tuple[Ledger, Ledger]) -> None:
+    """The audit trail follows the ids of events; who writes at once ends in any order."""
+    one, other = nodes
+    one.history.note("accessed", "the first")
+    start = one.history.newest_event()
+    with one.database.writing() as connection:
+        append(connection, [NewEvent("", "accessed", 1.0, details=Details(sentence="the second"))])
+        other.history.note("accessed", "the third")
+        assert other.history.events_after(start, 10) == []
+        assert other.history.newest_event() == start
+    found = [event.detail for event in other.history.events_after(start, 10)]
+    assert found == ["the second", "the third"]
+    assert other.history.newest_event() == start + 2
