@@ -111,7 +111,7 @@ class Follower:
     Parameters
     ----------
     ledger : Ledger
-    place : Place
+    place : TrailPlace
         Holds the id of the last event which was noted.
     stages : sequence of str
         Events that belong there.
@@ -119,7 +119,7 @@ class Follower:
         How many are written at once.
     """
 
-    def __init__(self, ledger: Ledger, place: Place, stages: Sequence[str], page: int) -> None:
+    def __init__(self, ledger: Ledger, place: TrailPlace, stages: Sequence[str], page: int) -> None:
         self._page = page
         self._ledger = ledger
         self._place = place
@@ -157,7 +157,7 @@ class Follower:
         return noted
 
 
-class Place(Protocol):
+class TrailPlace(Protocol):
     """Holds the id of the last event that was noted."""
 
     def reached(self) -> int | None:

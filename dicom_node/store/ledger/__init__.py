@@ -25,7 +25,7 @@ from dicom_node.store.ledger.refused import RefusedCallers
 from dicom_node.store.ledger.results import Results, Wanted
 from dicom_node.store.ledger.sessions import Sessions
 from dicom_node.store.ledger.studies import Studies
-from dicom_node.store.ledger.turns import Turns
+from dicom_node.store.ledger.turns import NodeTurns
 from dicom_node.store.ledger.upgrading import Upgrading
 from dicom_node.store.ledger.variants import ReportFile
 from dicom_node.store.ledger.views import DestinationState, as_json
@@ -85,7 +85,7 @@ class Ledger:
         Keys by which programs act for a person.
     holds : Holds
         What people hold back until they let it go.
-    turns : Turns
+    turns : NodeTurns
         Which of several nodes does a kind of work now.
     database : Database
         The connection under all of them.
@@ -113,7 +113,7 @@ class Ledger:
         self.sessions = Sessions(*both)
         self.api_keys = ApiKeys(*both)
         self.holds = Holds(*both)
-        self.turns = Turns(self.database)
+        self.turns = NodeTurns(self.database)
 
     @classmethod
     def open(cls, url: str, clock: Clock | None = None) -> Self:

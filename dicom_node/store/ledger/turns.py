@@ -16,7 +16,7 @@ _SETTINGS = ("tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5", "tcp_kee
 """A host that went away without a word is missed after 25 seconds."""
 
 
-class Turns:
+class NodeTurns:
     """The turns of this process, by name; a ledger on SQLite has one node, whose turn it always is.
 
     All are held by one connection. When that is lost, they are, too: `take` finds out.
