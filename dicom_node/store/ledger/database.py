@@ -259,7 +259,7 @@ class Database:
         query = self._looks.get(statement)
         if query is None:
             query = self._looks[statement] = PreparedStatement(statement, None, self._engine)
-        with self._translated(), self._cursor() as (_, cursor):
+        with self.translated(), self._cursor() as (_, cursor):
             cursor.execute(query.sql, query.row(values))
             return list(cursor.fetchall())
 
