@@ -64,7 +64,7 @@ _GOES_ON = (
 )
 _BOUNDARY = re.compile(
     r"""(?<!\b[lL][tT])(?<!\b[rR][tT])(?<!\b[lLrR])(?<!\bvs)(?<!\bVS)(?<!\be\.g)(?<!\bi\.e)
-        (?<!\bapprox)(?<!\b[dD]r)(?<!\brib\s[nN]o)(?<!^\d)(?<!\n\d)(?<!\s\d)
+        (?<!\bapprox)(?<!\b[dD]r)(?<!\brib\s[nN]o)(?<!\brib\s[nN]os)(?<!^\d)(?<!\n\d)(?<!\s\d)
         (?!(?<=\b[nN]o)[.][a-z])
         """
     rf"(?!(?i:{_SHORTENED})[.]\s+(?i:{_GOES_ON}))"

@@ -49,6 +49,9 @@ _SHORTHAND = (
     (re.compile(r"(?<!\w)\+ve\b"), "positive"),
     (re.compile(r"(?<!\w)\(\s?-\s?\)"), "no "),
     (re.compile(r"\be/o\b"), "evidence of"),
+    (re.compile(r"\bneg\b"), "negative"),
+    (re.compile(r"\bcompr? defs?\b"), "compression deformity"),
+    (re.compile(r"\bmid-?clavicular (?=fracture|fx)"), "mid clavicular "),
     (re.compile(r"\bvcf(s?)\b"), r"vertebral compression fracture\1"),
     (re.compile(r"(?<![a-z0-9])[x\u00d7]\s?\d{1,2}\b"), ""),
     (_BREAK_IN, "fracture"),
@@ -69,7 +72,7 @@ _SHORTHAND = (
     (re.compile(r"\b(image|case|exam|study|series|accession|mrn|page|id) #"), r"\1 number"),
     (_HASH, _broken),
     (re.compile(rf"\bfirst ({_SEVERAL})(?= (?:(?:left|right|lt|rt|l|r) )?ribs\b)"), r"first to \1"),
-    (re.compile(r"(?<=rib )(?:no|nr|num|number)\.?\s*(?=\d{1,2}\b)|#\s*(?=\d)"), ""),
+    (re.compile(r"(?<=rib )(?:nos?|nrs?|num|numbers?)\.?\s*(?=\d{1,2}\b)|#\s*(?=\d)"), ""),
     (re.compile(rf"(?<=rib )number\s+(?=(?:{'|'.join(CARDINALS)})\b)"), ""),
     (
         re.compile(r"\bfracture[ -]free\b(?! (?:of|from|air|fluid|fragment|body)\b)"),

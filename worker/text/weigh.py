@@ -186,6 +186,8 @@ class TextReading:
     def _deny(self, phrase: Phrase) -> None:
         extra = any(_presupposes(phrase, at) for at in range(len(phrase.tokens)))
         extra |= any(t.text in ("second", "third") for t in phrase.before(1))
+        is_new = any(t.kind is Kind.AGE and t.text.startswith("new") for t in phrase.own)
+        extra |= is_new and any(e.age == "acute" for e in self.entries)  # no new one beside it
         named = sites(phrase)
         self.is_void |= any(site.is_garbled for site in named)
         side = None if named else implied(phrase).side
@@ -205,6 +207,7 @@ class TextReading:
             self._note("asked-of-nothing", RuleVerdict.OPEN, phrase, (phrase.at,))
             self.is_doubtful = True  # "?fracture" asks, "?fracture left 5th rib" suspects
             return
+        self._carry_side(sentence, named)
         self._note("asserted", Presence.PRESENT, phrase, (phrase.at,))
         hedge = self._ask_rules(self.rules.hedges, phrase)
         dates = self._ask_rules(self.rules.dates, phrase)
@@ -215,6 +218,14 @@ class TextReading:
         for entry, age in zip(self.last, ages, strict=False):
             entry.age = age
         self.entries += self.last
+
+    def _carry_side(self, sentence: Sentence, named: Sequence[Site]) -> None:
+        """Give ribs the one side of those that the sentence has named before them."""
+        sides = {e.side for e in self.last if e.bone == "rib" and e.sentence == sentence.verbatim}
+        is_open = all(s.bone == "rib" and s.number and s.side is None for s in named)
+        if is_open and len(sides) == 1 and sides <= {"left", "right"}:
+            for site in named:
+                site.side = next(iter(sides))
 
     def _date_last(self, phrase: Phrase) -> None:
         dates = self._ask_rules(self.rules.dates, phrase)
