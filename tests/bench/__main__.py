@@ -46,11 +46,24 @@ def of_feed(content: Content) -> list[Row]:
     """Return how full and busy the model is kept."""
     found = []
     for one in content["lines"]:
-        for name in ("fill", "busy", "images_per_s"):
+        for name in ("fill", "busy", "images_per_s", "processor_ms", "affordable_ms"):
             if name in one:
-                title = f"{name}, {one.get('workers', 1)} workers"
+                count = one.get("workers", 1)
+                size = f" of {one['size_mb']:g} MB" if "size_mb" in one else ""
+                title = f"{name}, {count} worker{'s' if count > 1 else ''}{size}"
                 found.append(Row(title, "", one.get("images", 1), one[name], one[name]))
+        if "speed_up" in one:
+            found.append(Row("speed_up of 8 workers", "", 1, one["speed_up"], one["speed_up"]))
     return found
+
+
+def of_models(content: Content) -> list[Row]:
+    """Return how much faster the decode loop is by our own path, in the small shape."""
+    return [
+        Row(f"decode loop, native beside remote, batch {one['batch']}", "", 1, one["decode_ratio"],
+            one["decode_ratio"])
+        for one in content["lines"] if "decode_ratio" in one
+    ]  # fmt: skip
 
 
 def of_growth(content: Content) -> list[Row]:
@@ -93,6 +106,7 @@ BENCHES: dict[str, Bench] = {
         ],
         of_rows,
     ),
+    "starts": ([], ["--times", "2"], of_rows),
     "overhead": ([], ["--images", "6", "--backlog", "20"], of_rows),
     "report": (["-n", "100"], ["-n", "20"], of_report),
     "feed": ([], ["--images", "24", "--size", "0.5", "--workers", "1"], of_feed),
@@ -102,6 +116,11 @@ BENCHES: dict[str, Bench] = {
         of_growth,
     ),
     "pixels": (["61"], ["7"], of_rows),
+    "models": (
+        ["--small", "--product-only", "--device", "cpu", "--batch", "8"],
+        ["--small", "--product-only", "--device", "cpu", "--batch", "8", "--repeat", "1"],
+        of_models,
+    ),
     "soak": (["--minutes", "5"], ["--minutes", "0.7"], of_soak),
 }
 """Arguments of the long and of the short form, and how its result is read."""
@@ -145,7 +164,7 @@ def run(name: str, arguments: list[str]) -> tuple[Content, str]:
         path = Path(folder) / "result.json"
         if name == "report":
             command.append("--json")
-        elif name != "feed":
+        elif name not in ("feed", "models"):
             command += ["--json", str(path)]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
         print(done.stdout, flush=True)
@@ -153,7 +172,7 @@ def run(name: str, arguments: list[str]) -> tuple[Content, str]:
             raise subprocess.CalledProcessError(done.returncode, module)
         if name == "report":
             return json.loads(done.stdout), done.stdout
-        if name == "feed":
+        if name in ("feed", "models"):
             lines = [json.loads(one) for one in done.stdout.splitlines() if one.startswith("{")]
             return {"lines": lines}, done.stdout
         return json.loads(path.read_text()), done.stdout

@@ -11,14 +11,18 @@ of the processor meanwhile, per image. Anchor: the goals, 100 ms, 20 ms and 60 m
 from __future__ import annotations
 
 import argparse
+import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-from ..soak.house import House, until
+from ..soak.house import CALLING, House, until
+from ..support.peers import need
 from .record import Row, row, write
 
-GOALS = {"single": 100.0, "backlog": 20.0, "processor": 60.0, "idle": 1.0}
+GOALS = {"single": 100.0, "backlog": 20.0, "processor": 60.0, "idle": 1.0, "crowd": 200.0}
+OF_ROLE = {"worker": 40.0, "courier": 10.0, "web": 5.0, "listener": 5.0}
+CROWD = 20
 IDLE_S = 10.0
 
 
@@ -32,20 +36,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, House(Path(name)).running() as house:
         house.send(4)
         until(lambda: house.count() >= 5, 60, "the reports of the warm-up")
-        rows = [*single(house, given.images), *backlog(house, given.backlog), *idle(house)]
+        rows = [
+            *single(house, given.images),
+            *single(house, given.images, is_large=True),
+            *backlog(house, given.backlog),
+            *idle(house),
+            *crowded(house),
+        ]
     write("overhead", rows, given.json)
 
 
-def single(house: House, images: int) -> list[Row]:
-    """Send one image after another."""
+def single(house: House, images: int, *, is_large: bool = False) -> list[Row]:
+    """Send one image after another, of 0.5 MB or of 10 MB."""
     warm = len(house.latencies())
     for _ in range(images):
         before = house.count()
-        house.send(1)
+        house.send(1, is_large=is_large)
         until(lambda before=before: house.count() > before, 60, "a report")
         time.sleep(0.3)
     times = [seconds * 1000 for _, seconds in house.latencies()[warm:]]
-    return [row("single image, C-STORE to report", times, "ms", "the goal", GOALS["single"])]
+    size = "10 MB" if is_large else "0.5 MB"
+    name = f"single image of {size}, C-STORE to report"
+    return [row(name, times, "ms", "the goal", GOALS["single"])]
 
 
 def backlog(house: House, images: int) -> list[Row]:
@@ -72,7 +84,9 @@ def backlog(house: House, images: int) -> list[Row]:
     for role in sorted(used.keys() & after.keys()):
         ms = (after[role].cpu_s - used[role].cpu_s) * 1000 / images
         total += ms
-        found.append(Row(f"processor of {role}", "ms/image", images, ms, ms))
+        goal = OF_ROLE.get(role)
+        beside = (ms / goal, "the goal") if goal else ()
+        found.append(Row(f"processor of {role}", "ms/image", images, ms, ms, *beside))
     ratio = total / GOALS["processor"]
     found.append(Row("processor of all", "ms/image", images, total, total, ratio, "the goal"))
     return found
@@ -89,6 +103,24 @@ def idle(house: House) -> list[Row]:
     found = [Row("idle node", "% of core", 1, share, share, share / GOALS["idle"], "the goal")]
     found += [Row(f"memory of {role}", "MB", 1, after[role].mb, after[role].mb) for role in after]
     return found
+
+
+def crowded(house: House) -> list[Row]:
+    """Return what the listener holds at most while many send images of 20 MB at once."""
+    image = house.write_large(20_000_000)
+    command = [need("storescu"), "+II", "-aet", CALLING, "-aec", "CHEXFRACT"]
+    command += ["127.0.0.1", str(house.dicom), *[str(image)] * 3]
+    senders = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(CROWD)
+    ]
+    most = 0.0
+    while any(sender.poll() is None for sender in senders):
+        most = max(most, house.usage()["listener"].mb)
+        time.sleep(0.02)
+    assert not any(sender.returncode for sender in senders)
+    name = f"memory of listener, {CROWD} senders of 20 MB"
+    return [Row(name, "MB", 1, most, most, most / GOALS["crowd"], "the goal")]
 
 
 if __name__ == "__main__":

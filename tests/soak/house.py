@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 import secrets
 import signal
@@ -15,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
@@ -29,6 +32,8 @@ from ..support.peers import need
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLING = "ARCHIVE"
+LARGE = 10_000_000
+"""Bytes of a large image."""
 TICK = os.sysconf("SC_CLK_TCK")
 
 NODE = """
@@ -174,11 +179,15 @@ class House:
             return False
         return True
 
-    def send(self, count: int) -> list[str]:
-        """Send images with new UIDs over one association; return their SOP Instance UIDs."""
+    def send(self, count: int, *, is_large: bool = False) -> list[str]:
+        """Send images with new UIDs over one association; return their SOP Instance UIDs.
+
+        Large ones have 10 MB instead of 0.5 MB.
+        """
         paths, uids = [], []
         for number in range(count):
             ds = self._drawn[self._sent % len(self._drawn)]
+            ds = _enlarged(ds, LARGE) if is_large else ds
             self._sent += 1
             ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
             ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), generate_uid()
@@ -190,6 +199,14 @@ class House:
         scu.send(CALLING, self.peer, paths, lambda path, status, why: found.append(status))
         assert found == [0] * count, found
         return uids
+
+    def write_large(self, size: int) -> Path:
+        """Return the file of an image of so many bytes that no rule asks for."""
+        ds = _enlarged(self._drawn[0], size)
+        ds.Modality = "OT"
+        path = self.folder / "large.out"
+        ds.save_as(path)
+        return path
 
     def count(self) -> int:
         """Return how many reports the archive has."""
@@ -239,6 +256,16 @@ class House:
         finally:
             ledger.close()
         return [(float(came), float(went) - float(came)) for came, went in rows]
+
+
+def _enlarged(ds: Dataset, size: int) -> Dataset:
+    """Return an image of the same in so many bytes."""
+    large, times = copy.deepcopy(ds), math.isqrt(size // len(ds.PixelData)) + 1
+    pixels = np.frombuffer(ds.PixelData, "<u2").reshape(ds.Rows, ds.Columns)
+    pixels = np.kron(pixels, np.ones((times, times), "<u2"))[: size // 2 // (times * ds.Columns)]
+    large.Rows, large.Columns = pixels.shape
+    large.PixelData = np.ascontiguousarray(pixels).tobytes()
+    return large
 
 
 def _usage(pid: int) -> Usage:

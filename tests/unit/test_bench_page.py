@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import pytest
+
 from tests.bench import page
+from tests.bench.__main__ import BENCHES
 from tests.bench.record import Row, machine, row
 
 
@@ -31,3 +34,23 @@ def test_figures_stand_between_their_marks_and_nothing_else_changes() -> None:
 def test_the_manual_has_the_marks() -> None:
     text = page.PAGE.read_text(encoding="utf-8")
     assert text.index(page.BEGIN) < text.index(page.END)
+
+
+def test_a_goal_is_met_or_names_what_stands_in_the_way() -> None:
+    least = page.Goal("10 MB x 4", "receive", "10 MB x 4", 0.7, "the disk", True, "ratio")
+    most = page.Goal("idle", "receive", "idle", 0.4, "loops look once a second")
+    unknown = page.Goal("fill", "feed", "fill", 0.9, "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "GOALS", (least, most, unknown))
+        lines = list(page.goals(found()["benches"]))
+    assert lines[2:] == [
+        "| 10 MB x 4 | 0.8 | met |",
+        "| idle | 0.5 | missed: loops look once a second |",
+        "| fill | | not measured in this run |",
+    ]
+
+
+def test_each_goal_is_of_a_bench_and_says_what_stands_in_its_way() -> None:
+    for goal in page.GOALS:
+        assert goal.bench in BENCHES
+        assert goal.obstacle
