@@ -130,6 +130,20 @@ _CHOOSE = (
         unanswered=deliveries.c.unanswered + 1,
     )
 )
+_DELIVERED = (
+    deliveries.update()
+    .where(_THIS, deliveries.c.state.in_(UNSENT))
+    .values(
+        state=DeliveryState.SENT,
+        status=sa.bindparam("answer"),
+        reason="",
+        ended_at=sa.bindparam("now"),
+        asks=0,
+        ask_at=sa.bindparam("ask"),
+        dated_at=sa.bindparam("now"),
+        unanswered=0,
+    )
+)
 _CHOSEN = sa.select(deliveries.c.job, deliveries.c.sop_instance_uid).where(_THIS)
 _WITH_SOURCE = (
     sa.select(deliveries, jobs.c.sop_instance_uid.label("source")).join(jobs).where(_THIS)
@@ -229,12 +243,12 @@ class Deliveries:
         From `ask_at` on, unless it is 0, the destination is asked to commit to keep it.
         """
         now = self._clock.wall()
-        values = {"state": DeliveryState.SENT, "status": status, "reason": "", "ended_at": now}
-        values |= {"asks": 0, "ask_at": ask_at, "dated_at": now, "unanswered": 0}
+        values = {"delivery": delivery, "answer": status, "now": now, "ask": ask_at}
         # A power cut that undoes it lets the object be sent again, and its answer is right then:
         # `choose` has noted on the disk that one is open.
         with self._database.writing(durable=False) as connection:
-            row = settle_delivery(connection, delivery, UNSENT, values)
+            changed = connection.execute(_DELIVERED, values).rowcount
+            row = connection.execute(_WITH_SOURCE, values).one() if changed else None
             if row is not None:
                 details = Details(kind=row.kind, destination=row.destination, status=status)
                 append(connection, [NewEvent(row.source, Stage.SENT, now, row.job, details, ms)])
@@ -518,6 +532,7 @@ def add_deliveries(
         The model's name, if it is a demonstration model.
     """
     events: list[NewEvent] = []
+    rows: list[dict[str, Any]] = []
     sent = 0
     for destination, wish in wishes.items():
         if wish.when and result not in wish.when:
@@ -539,24 +554,26 @@ def add_deliveries(
                     DeliveryState.RETRYING,
                     unknown_sender(job.calling_ae, job.calling_host),
                 )
-            connection.execute(
-                deliveries.insert().values(
-                    job=job.id,
-                    destination=destination,
-                    part=part,
-                    kind=kind,
-                    state=state,
-                    reason=reason,
-                    next_at=now,
-                    dated_at=now,
-                    created_at=now,
-                    ended_at=now if withheld else 0,
-                )
+            rows.append(
+                {
+                    "job": job.id,
+                    "destination": destination,
+                    "part": part,
+                    "kind": kind,
+                    "state": state,
+                    "reason": reason,
+                    "next_at": now,
+                    "dated_at": now,
+                    "created_at": now,
+                    "ended_at": now if withheld else 0,
+                }
             )
             sent += not withheld
             if reason:
                 why = Details(kind=kind, destination=destination, reason=reason)
                 events.append(NewEvent(job.sop_instance_uid, state, now, job.id, why))
+    if rows:
+        connection.execute(deliveries.insert(), rows)
     append(connection, events)
     return sent
 

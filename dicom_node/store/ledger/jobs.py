@@ -16,11 +16,11 @@ from dicom_node.store.clock import TOLERANCE_S, Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.deliveries import insert_deliveries
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
-from dicom_node.store.ledger.holds import is_held, names_of
+from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.makers import Makers
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.states import HELD, OPEN, WITH_RESULT, JobState
-from dicom_node.store.schema import IS_UNFINISHED, instances, jobs, objects, orders
+from dicom_node.store.schema import IS_UNFINISHED, holds, instances, jobs, objects, orders
 
 LONGEST_WAIT_S = 120.0
 """No wait of a job that was given back is longer."""
@@ -136,6 +136,39 @@ _ROW = (
     .where(jobs.c.id == sa.bindparam("job"))
 )
 _LOCKED_ROW = _ROW.with_for_update(of=jobs)
+_HELD_WORKER = names_of("worker").where(holds.c.name == sa.bindparam("of"))
+_FILE = (
+    sa.select(jobs.c.state, jobs.c.token, instances.c.file)
+    .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+    .where(jobs.c.id == sa.bindparam("of"))
+)
+_IS_MINE = (jobs.c.id == sa.bindparam("of")) & (jobs.c.token == sa.bindparam("by"))
+_CLAIM = (
+    jobs.update()
+    .where(_IS_MINE, jobs.c.state == JobState.QUEUED)
+    .values(
+        state=JobState.RUNNING,
+        worker=sa.bindparam("who"),
+        until=sa.bindparam("end"),
+        dated_at=sa.bindparam("now"),
+        started_at=sa.bindparam("now"),
+        attempts=jobs.c.attempts + 1,
+    )
+)
+_REPORT = (
+    jobs.update()
+    .where(_IS_MINE, jobs.c.state == JobState.RUNNING)
+    .values(
+        state=sa.bindparam("outcome"),
+        until=0,
+        ended_at=sa.bindparam("now"),
+        reason=sa.bindparam("why"),
+        maker_id=sa.bindparam("maker"),
+        demonstration=sa.bindparam("is_demonstration"),
+        result=sa.bindparam("content"),
+        is_kept=sa.bindparam("keeps"),
+    )
+)
 
 
 _NEXT = (
@@ -335,16 +368,8 @@ class JobLedger:
         if self._turns_away(job, token, worker, now):
             raise _stale(job)
         with self._database.writing(durable=False) as connection:
-            changed = self._change(
-                connection,
-                _held(job, token, JobState.QUEUED),
-                state=JobState.RUNNING,
-                worker=worker,
-                until=now + lease_s,
-                dated_at=now,
-                started_at=now,
-                attempts=jobs.c.attempts + 1,
-            )
+            values = {"of": job, "by": token, "who": worker, "end": now + lease_s, "now": now}
+            changed = connection.execute(_CLAIM, values).rowcount
             row = self._row(connection, job)
             if not changed and (row.state, row.token, row.worker) != (
                 JobState.RUNNING,
@@ -364,9 +389,8 @@ class JobLedger:
 
     def _turns_away(self, job: str, token: str, worker: str, now: float) -> bool:
         """Return whether a worker is held; then its ticket is void and the job soon another's."""
-        with self._database.reading() as connection:
-            if not is_held(connection, "worker", worker):
-                return False
+        if not self._database.look(_HELD_WORKER, of=worker):
+            return False
         with self._database.writing() as connection:
             self._change(
                 connection,
@@ -389,11 +413,13 @@ class JobLedger:
         Stale, NotFound
             See `claim`.
         """
-        with self._database.reading() as connection:
-            row = self._row(connection, job)
-        if (row.state, row.token) != (JobState.RUNNING, token):
+        rows = self._database.look(_FILE, of=job)
+        if not rows:
+            raise _unknown(job)
+        ((state, holder, file),) = rows
+        if (state, holder) != (JobState.RUNNING, token):
             raise _stale(job)
-        return str(row.file)
+        return str(file)
 
     def held(self, job: str, token: str) -> Held | None:
         """Return the running job of a token; None where its result is recorded already.
@@ -458,18 +484,18 @@ class JobLedger:
         if missing:
             raise NotFound(f"job {job}: no file for part {missing[0]!r} of the result")
         with self._database.writing() as connection:
-            changed = self._change(
-                connection,
-                _held(job, token, JobState.RUNNING),
-                state=result.outcome,
-                until=0,
-                ended_at=now,
-                reason=str(result.reason.code) if result.reason else "",
-                maker_id=self._makers.number(connection, result, now),
-                demonstration=result.demonstration,
-                result=result.model_dump_json(exclude=_IN_COLUMNS, exclude_defaults=True),
-                is_kept=1 if result.objects else 0,
-            )
+            values = {
+                "of": job,
+                "by": token,
+                "outcome": result.outcome,
+                "now": now,
+                "why": str(result.reason.code) if result.reason else "",
+                "maker": self._makers.number(connection, result, now),
+                "is_demonstration": result.demonstration,
+                "content": result.model_dump_json(exclude=_IN_COLUMNS, exclude_defaults=True),
+                "keeps": 1 if result.objects else 0,
+            }
+            changed = connection.execute(_REPORT, values).rowcount
             row = self._row(connection, job)
             if not changed:
                 if row.token == token and row.state in WITH_RESULT:
@@ -529,7 +555,7 @@ class JobLedger:
     def _row(self, connection: Connection, job: str, lock: bool = False) -> Row[Any]:
         row = connection.execute(_LOCKED_ROW if lock else _ROW, {"job": job}).one_or_none()
         if row is None:
-            raise NotFound(f"no job {job[:64]!r}")
+            raise _unknown(job)
         return row
 
     def _requeue(
@@ -573,9 +599,9 @@ class JobLedger:
     def _add_objects(
         self, connection: Connection, job: str, result: Result, files: Mapping[str, str]
     ) -> None:
-        for made in result.objects:
-            row = made.model_dump() | {"job": job, "file": files[made.part]}
-            connection.execute(objects.insert().values(**row))
+        made = [one.model_dump() | {"job": job, "file": files[one.part]} for one in result.objects]
+        if made:
+            connection.execute(objects.insert(), made)
 
 
 def _waiting(rows: Sequence[_Count]) -> Waiting:
@@ -612,6 +638,10 @@ def _pause(job: str, attempts: int) -> float:
     """
     apart = 0.5 + int(job[:4], 16) / 0x10000
     return 0.0 if attempts < 2 else min(2.0 ** (attempts - 1), 60.0) * apart
+
+
+def _unknown(job: str) -> NotFound:
+    return NotFound(f"no job {job[:64]!r}")
 
 
 def _stale(job: str) -> Stale:
