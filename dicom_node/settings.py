@@ -109,6 +109,19 @@ Name = Annotated[
 Port = Annotated[int, Field(ge=0, le=65535), Wording("a port; write a number from 1 to 65535")]
 
 
+Host = Annotated[
+    str,
+    # two colons at least: an address of IPv6, and not a port behind a name
+    Field(pattern=r"^([\w.-]*|[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*:[0-9A-Fa-f.:]*(%\w+)?)$"),
+    Wording("a host; write a name or an address alone, without http:// and without the port"),
+]
+Url = Annotated[
+    str,
+    Field(pattern=r"^(|https?://.+)$"),
+    Wording('an address; write "http://host:8080" or "https://host"'),
+]
+
+
 class Section(BaseModel):
     """One table of the file."""
 
@@ -133,7 +146,7 @@ class Node(Section):
     """How others call this node: 1 to 16 characters."""
     ae_titles: tuple[AETitle, ...] = ()
     """Further AE titles by which it may be called; rules ask for them by ``match.called_ae``."""
-    host: str = "0.0.0.0"  # noqa: S104 - modalities are other machines
+    host: Host = "0.0.0.0"  # noqa: S104 - modalities are other machines
     """Address on which associations are accepted; ``0.0.0.0`` is every one of this machine."""
     port: Port = 11112
     """DICOM port."""
@@ -204,7 +217,10 @@ class Node(Section):
     @model_validator(mode="after")
     def _time_zone_is_known(self) -> Self:
         if self.time_zone:
-            find_zone(self.time_zone)
+            try:
+                find_zone(self.time_zone)
+            except ValueError as exc:
+                raise ValueError(f"time_zone: {exc}") from exc
         return self
 
     @model_validator(mode="after")
@@ -251,11 +267,11 @@ class Oidc(Section):
 class Web(Section):
     """``[web]``: job API and pages."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address of the pages and of the job API."""
     port: Port = 8080
     """Its port."""
-    url: str = "http://127.0.0.1:8080"
+    url: Url = "http://127.0.0.1:8080"
     """How people and workers reach the pages: links and hand-outs are made with it."""
     certificate: Path | None = None
     """PEM file of the certificate, and of those up to its authority: HTTPS instead of HTTP."""
@@ -325,9 +341,9 @@ class Jobs(Section):
     """The secret itself; meant for the environment (``CHEXFRACT_JOBS__SECRET``)."""
     port: Port | None = None
     """A port of its own, with the certificate of ``[web]``; the web port when left out."""
-    host: str = ""
+    host: Host = ""
     """Address of that port; ``web.host`` when empty."""
-    url: str = ""
+    url: Url = ""
     """How workers reach it; ``web.url`` with this port when empty."""
 
 
@@ -401,7 +417,7 @@ class Peer(Section):
 
     ae_title: AETitle
     """Its AE title."""
-    host: str
+    host: Host
     """Its host name or address."""
     port: Port
     """Its DICOM port; 0 for one that only sends."""
@@ -599,7 +615,7 @@ class Notify(Section):
     """Addresses that get mail."""
     mail_from: str = ""
     """Sender of the mail."""
-    smtp_host: str = "localhost"
+    smtp_host: Host = "localhost"
     """Mail server."""
     smtp_port: Port = 25
     """Port of the mail server."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 import types
@@ -40,6 +41,11 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as exc:
+        advice = "chexfract-node init writes one, --config names another"
+        raise ConfigurationError(f"{path}: No such file; {advice}") from exc
+    except IsADirectoryError as exc:
+        raise ConfigurationError(f"{path}: is a folder; name the file in it") from exc
     except OSError as exc:
         raise ConfigurationError(f"{path}: {exc.strerror or exc}") from exc
     except UnicodeDecodeError as exc:
@@ -120,6 +126,7 @@ def explain(
         loc = tuple(part for part in fault["loc"] if part != "[key]")
         where = _place(((under,) if under else ()) + loc, content or {})
         what = _fault(fault, model, loc)
+        where += _variable(model, loc)
         faults.append(f"{where}: {what}" if where else what)
     return "; ".join(dict.fromkeys(faults))
 
@@ -131,6 +138,14 @@ def _place(loc: Sequence[int | str], content: Mapping[str, Any]) -> str:
         called = f"rule {name!r}" if isinstance(name, str) and name else f"rule {loc[1] + 1}"
         return ": ".join(filter(None, (called, ".".join(map(str, loc[2:])))))
     return ".".join(str(part) for part in loc)
+
+
+def _variable(model: type[BaseModel], loc: Sequence[int | str]) -> str:
+    """Return the variable of the environment that a value comes from, empty where none is set."""
+    prefix = str(model.model_config.get("env_prefix", ""))
+    wanted = (prefix + "__".join(map(str, loc))).upper()
+    is_set = bool(prefix and loc) and any(name.upper() == wanted for name in os.environ)
+    return f" (from the environment: {wanted})" if is_set else ""
 
 
 def _look_up(content: Any, path: Sequence[int | str]) -> Any:
@@ -214,6 +229,8 @@ def _suggestion(model: type[BaseModel], loc: Sequence[int | str]) -> str:
     """Return ``; did you mean …?`` for a key that nearly stands here, or stands elsewhere."""
     here = _keys(_annotation(model, loc[:-1])[0])
     key = str(loc[-1])
+    if len(loc) > 1 and key in _keys(model):
+        return f"; did you mean the table [{key}]?"
     near = difflib.get_close_matches(key, here, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]}?"
@@ -280,11 +297,38 @@ def _syntax(message: str, text: str) -> str:
         return f"line {number}: {key} stands twice; keep one"
     if "end of a table declaration" in what:
         return f"line {number}: {line} is not closed; write [{line.strip('[] ')}]"
-    if "Invalid value" in what:
-        return f"line {number}: the value of {key} is not TOML; write text in quotes"
+    if "Invalid value" in what or "after a statement" in what:
+        return f"line {number}: the value of {key} is not TOML; {_written(line)}"
+    if "Illegal character" in what or what == 'Expected "\'"' or "nterminated" in what:
+        number = next((at for at, one in enumerate(lines, 1) if _OPEN_TEXT.match(one)), number)
+        key = lines[number - 1].split("=")[0].strip() if lines else key
+        return f"line {number}: the text in the value of {key} has no closing quote"
+    if "nescaped" in what:
+        advice = "write it in single quotes: 'C:\\data'"
+        return f"line {number}: a backslash in the value of {key}; {advice}"
     if "Expected '='" in what or "Invalid statement" in what:
         return f"line {number}: not TOML; write key = value, text in quotes, or [table]"
     return f"line {number}: not TOML: {what[:1].lower()}{what[1:]}"
+
+
+_OPEN_TEXT = re.compile(r"""[^=#'"]+=\s*+(?:'(?!'')[^']*+|"(?!"")(?:[^"\\]|\\.)*+)$""")
+
+_WORDS = {"true": "true", "yes": "true", "on": "true"}
+_WORDS |= {"false": "false", "no": "false", "off": "false", "none": '""', "null": '""'}
+
+
+def _written(line: str) -> str:
+    """Return how to write a value that is not TOML."""
+    value = line.partition("=")[2].partition("#")[0].strip()
+    if (meant := _WORDS.get(value.lower())) is not None:
+        return f"write {meant}" + (
+            ", in small letters and without quotes" if '"' not in meant else ""
+        )
+    if set(value) & set("“”„‘’"):
+        return 'write straight quotes: "…"'
+    if re.fullmatch(r"[\w.+-]+( ?[\w%]+)?", value):
+        return f'write text in quotes: "{value}"'
+    return "write text in quotes"
 
 
 def _first_table(lines: Sequence[str], table: str, before: int) -> int | None:

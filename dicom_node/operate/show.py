@@ -221,8 +221,19 @@ def _hints(settings: Settings) -> Iterable[str]:
                 "send to; its report is fetched by WADO-RS, or name a peer in send_to"
             )
         yield from _uncalled(settings, rule)
+        yield from _of_no_radiograph(rule)
     for name, doubt in doubts(settings):
         yield f"peer {name} {doubt}"
+
+
+def _of_no_radiograph(rule: Rule) -> Iterable[str]:
+    """Yield a note where a rule asks for modalities that radiographs do not have."""
+    asked = [wild(one.strip().casefold(), has_sets=True) for one in rule.match.modality or ()]
+    if asked and not any(one.matches(name) for one in asked for name in ("cr", "dx")):
+        yield (
+            f"rule {rule.name!r} is met by no radiograph: match.modality is neither CR nor DX; "
+            "XR and CXR are words of other systems"
+        )
 
 
 def _uncalled(settings: Settings, rule: Rule) -> Iterable[str]:

@@ -39,3 +39,13 @@ def test_a_rule_for_an_ae_title_that_nobody_can_call_is_noted(
 ) -> None:
     text = f"[node]\nae_titles = {titles}\n" + RULE + 'match.called_ae = ["bones*"]\n'
     assert ("never met" in notes(tmp_path, capsys, text)) is is_noted
+
+
+@pytest.mark.parametrize(
+    ("modalities", "is_noted"), [('["XR"]', True), ('["XR", "DX"]', False), ('["C*"]', False)]
+)
+def test_a_rule_that_no_radiograph_meets_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], modalities: str, is_noted: bool
+) -> None:
+    text = RULE + f"match.modality = {modalities}\n"
+    assert ("met by no radiograph" in notes(tmp_path, capsys, text)) is is_noted

@@ -68,6 +68,18 @@ def test_an_empty_file_is_a_node_without_rules(tmp_path: Path) -> None:
         ("[web]\nsecret = 5", "web.secret: this is not text"),
         ("node = 5", "node: is a table: write [node] and its keys below"),
         ("[delivery]\nrefused_first = 0", "0 is out of range; write more than 0"),
+        ("[node]\nae_title = 'PACS\n", "line 2: the text in the value of ae_title has no closing"),
+        ("[node]\nae_title = “PACS”", 'write straight quotes: "…"'),
+        ("[node]\nae_title = PACS 1", 'write text in quotes: "PACS 1"'),
+        ("[node]\nknown_peers_only = True", "write true, in small letters and without quotes"),
+        ("[node]\nknown_peers_only = no", "write false, in small letters and without quotes"),
+        ('[node]\ndata_dir = "C:\\new\\data"', "a backslash in the value of data_dir; write it in"),
+        ("[retention]\nimages = 7d", 'the value of images is not TOML; write text in quotes: "7d"'),
+        ("[node.retention]\nimages = '7d'", "did you mean the table [retention]?"),
+        ("[node]\ntime_zone = 'Berlin'", "time_zone: 'Berlin' is not a time zone; write one such"),
+        ("[web]\nhost = 'http://a.example'", "web.host: 'http://a.example' is not a host; write a"),
+        ("[web]\nurl = 'a.example:8080'", 'web.url: this is not an address; write "http://host'),
+        ("[peers.a]\nae_title='A'\nhost='10.0.0.5:104'\nport=1", "without the port"),
     ],
 )
 def test_a_wrong_file_names_the_key_in_one_line(tmp_path: Path, content: str, says: str) -> None:
@@ -88,6 +100,24 @@ def test_several_faults_are_told_at_once(tmp_path: Path) -> None:
 def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
         load(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize("host", ["a.example", "::1", "fe80::1%eth0", "::ffff:10.0.0.5", "X-RAY_1"])
+def test_names_and_addresses_are_hosts(tmp_path: Path, host: str) -> None:
+    assert load(written(tmp_path, f"[web]\nhost = '{host}'\nsign_in = true")).web.host == host
+
+
+def test_a_value_of_the_environment_is_not_looked_for_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHEXFRACT_NODE__PORT", "many")
+    with pytest.raises(ConfigurationError, match="from the environment: CHEXFRACT_NODE__PORT"):
+        load(written(tmp_path, "[node]\nport = 104"))
+
+
+def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is a folder"):
+        load(tmp_path)
 
 
 def test_the_environment_overrides_the_file(
