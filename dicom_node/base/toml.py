@@ -131,6 +131,11 @@ def explain(
     return "; ".join(dict.fromkeys(faults))
 
 
+def wording_of(annotation: Any) -> str:
+    """Return what a value of an annotated type is, as `Wording` says it; empty without."""
+    return next((one.words for one in _bare(annotation)[1] if isinstance(one, Wording)), "")
+
+
 def _place(loc: Sequence[int | str], content: Mapping[str, Any]) -> str:
     """Return the way to a key as people name it: rules by their name, not by their number."""
     if len(loc) > 1 and loc[0] == "rules" and isinstance(loc[1], int):

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from dicom_node.base.errors import ConfigurationError
-from dicom_node.settings import AETitle, Port, load
+from dicom_node.base.toml import wording_of
+from dicom_node.settings import AETitle, Host, Port, load
 
 NODE_TOML = """\
 # node.toml, written by chexfract-node init. Every key has a default; unknown keys are refused.
@@ -124,7 +125,7 @@ QUESTIONS: tuple[tuple[str, str, Any], ...] = (
     ("ae_title", "AE title of this node", AETitle),
     ("port", "DICOM port of this node", Port),
     ("archive_ae", "AE title of the archive", AETitle),
-    ("archive_host", "Host name or address of the archive", str),
+    ("archive_host", "Host name or address of the archive", Host),
     ("archive_port", "DICOM port of the archive", Port),
 )
 
@@ -165,6 +166,9 @@ def init(
     answers = replace(Answers(), **{key: _checked(key, value) for key, value in known.items()})
     if not yes and sys.stdin.isatty():
         answers = _ask(answers, set(known))
+    elif not yes:
+        taken = ", ".join(f"{key} {getattr(answers, key)}" for key, _, _ in QUESTIONS)
+        print(f"no terminal to ask at; taken: {taken}", file=sys.stderr)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(_node(out, answers, demonstration=demonstration), encoding="utf-8")
@@ -234,8 +238,8 @@ def _checked(key: str, value: Any) -> Any:
     try:
         checked = TypeAdapter(kind).validate_python(value)
     except ValidationError as exc:
-        what = exc.errors(include_url=False, include_input=False)[0]["msg"]
-        raise ConfigurationError(f"{key}: {value!r}: {what}") from exc
+        words = wording_of(kind) or exc.errors(include_url=False, include_input=False)[0]["msg"]
+        raise ConfigurationError(f"{key}: {value!r} is not {words}") from exc
     if isinstance(checked, str) and not checked.strip():
         raise ConfigurationError(f"{key}: empty")
     return checked

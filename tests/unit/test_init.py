@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,26 @@ def test_init_offers_https_by_a_certificate_of_the_site(
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["tls web"]["verdict"] == "pass"
     assert main(["init", "--out", str(out), "--yes", "--force", "--certificate", "a b"]) == 78
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("ae_title", "SEVENTEEN_LETTERS", "is not an AE title; write 1 to 16 ASCII characters"),
+        ("archive_host", "http://pacs", "is not a host; write a name or an address alone"),
+        ("archive_port", "many", "is not a port; write a number from 1 to 65535"),
+    ],
+)
+def test_an_answer_that_cannot_be_is_refused_in_plain_words(
+    tmp_path: Path, key: str, value: str, says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        init(tmp_path / "node.toml", {key: value}, yes=True)
+
+
+def test_without_a_terminal_it_says_what_it_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("PACS\n"))
+    init(tmp_path / "node.toml", {"archive_ae": "PACS"})
+    assert "taken: ae_title CHEXFRACT, port 11112, archive_ae PACS" in capsys.readouterr().err
