@@ -15,17 +15,22 @@ CHAPTERS = (
     "2 Table of contents",
     "3 Introduction",
     "4 Implementation model",
-    "5 Services",
-    "6 Network and media communication",
-    "7 Configuration",
-    "8 Character sets",
-    "9 Security",
+    "5 Service and interoperability description",
+    "6 Configuration",
+    "7 Network and media communication details",
+    "8 Security",
     "A Information object definitions",
-    "B Data dictionary of private attributes",
-    "C Coded terminology and templates",
-    "D IHE AI Results (AIR)",
-    "E Not claimed",
+    "B Structured report content encoding",
+    "C Security details",
+    "D Mapping of attributes",
+    "E Code set usage",
+    "F IHE AI Results (AIR)",
+    "G Not claimed",
 )
+"""Chapters 1 to 8 and annexes A to E are those of the template; what it has no place for follows.
+
+Sections of services that this node does not have are left out, and their numbers with them.
+"""
 
 
 def as_markdown(facts: dict[str, Any]) -> str:
@@ -36,18 +41,24 @@ def as_markdown(facts: dict[str, Any]) -> str:
         _contents,
         _introduction,
         _model,
+        _mapped_services,
         _storage,
-        _retrieval,
         _commitment,
+        _retrieval,
         _web,
-        _associations,
-        _acceptance,
-        _initiation,
+        _other_services,
         _configuration,
-        _character_sets,
+        _associations,
+        _initiation,
+        _acceptance,
+        _dimse_statuses,
+        _web_statuses,
         _security,
         _objects,
-        _terminology,
+        _structured_report,
+        _security_details,
+        _mapping,
+        _code_sets,
         _air,
         _not_claimed,
     )
@@ -76,12 +87,16 @@ def _overview(facts: dict[str, Any]) -> Iterable[str]:
         "structured report about each to an archive, into the study of the image. Its answers are "
         "for research and are not a diagnosis.\n"
     )
+    yield "### 1.1 Content and transfer, and 1.2 DIMSE services\n"
     rows = [(name, *roles) for name, roles in _services(facts).items()]
     yield from _table(("Network service", "SCU", "SCP"), rows)
-    yield ""
+    yield f"\nRoot template of structured reports: {facts['reports']['template']}."
+    yield "\n### 1.3 DICOM web services\n"
     rows = [(name, "No", "Yes") for name in ("QIDO-RS", "WADO-RS", "STOW-RS")]
     yield from _table(("DICOMweb service", "User agent", "Origin server"), rows)
-    yield "\nMedia: none. Character set of all that is sent: ISO_IR 192."
+    yield "\n### 1.4 Media services, 1.5 Real-time video, 1.6 De-identification profiles\n\nNone."
+    yield "\n### 1.7 Specific character sets\n"
+    yield f"Of all that is sent: {facts['reports']['character_set']}. More in 5.7."
 
 
 def _contents(_: dict[str, Any]) -> Iterable[str]:
@@ -100,16 +115,21 @@ def _introduction(facts: dict[str, Any]) -> Iterable[str]:
         "Conformance does not by itself promise interoperability: run `chexfract-node doctor` and "
         "`chexfract-node selftest` against each peer."
     )
-    yield "\n### 3.4 Terms, abbreviations and references\n"
+    yield "\n### 3.4 Terms and definitions\n\nTerms are those of the DICOM Standard."
+    yield "\n### 3.5 Abbreviations\n"
     yield (
-        "Terms are those of the DICOM Standard. AE: application entity. SCU, SCP: user and "
-        "provider of a service. IOD: information object definition. References: DICOM PS3.2 "
-        "Annex N, PS3.3, PS3.4, PS3.6, PS3.7, PS3.8, PS3.15, PS3.16, PS3.18."
+        "AE: application entity. SCU, SCP: user and provider of a service. IOD: information "
+        "object definition."
+    )
+    yield "\n### 3.6 References\n"
+    yield (
+        "DICOM PS3.2 Annex N, PS3.3, PS3.4, PS3.6, PS3.7, PS3.8, PS3.15, PS3.16, PS3.18; IHE RAD "
+        "AI Results (AIR)."
     )
 
 
 def _model(facts: dict[str, Any]) -> Iterable[str]:
-    yield "\n## 4 Implementation model\n\n### 4.1 Application data flow\n"
+    yield "\n## 4 Implementation model\n\n### 4.1 Application entities and data flow\n"
     yield (
         "One application entity, with the titles "
         f"{', '.join(facts['ae']['titles'])}. Modalities and archives send images to it (C-STORE, "
@@ -117,34 +137,44 @@ def _model(facts: dict[str, Any]) -> Iterable[str]:
         "sent to the configured peers (C-STORE) and can be queried (C-FIND, C-MOVE, C-GET, "
         "QIDO-RS, WADO-RS)."
     )
-    yield "\n### 4.2 Functional definition\n"
+    yield "\n#### 4.1.1 Functional definition\n"
     yield (
         "Storage: an Instance is answered when it is on disk and in the ledger; then a worker "
-        "describes it; then its report is sent to each destination."
+        "describes it; then its report is sent to each destination. Nothing waits for a series or "
+        "a study to be complete."
     )
-    yield "\n### 4.3 Sequencing\n"
-    yield "Nothing waits for a series or a study to be complete."
+
+
+def _mapped_services(facts: dict[str, Any]) -> Iterable[str]:
+    yield (
+        "\n## 5 Service and interoperability description\n\n"
+        "### 5.1 Mapping of services to application entities\n"
+    )
+    yield f"The one application entity, {facts['ae']['title']}, has all services of 1.2 and 1.3."
+    yield "\n### 5.2 DIMSE services"
 
 
 def _storage(facts: dict[str, Any]) -> Iterable[str]:
-    yield "\n## 5 Services\n\n### 5.1 Storage SCP\n"
+    yield "\n#### 5.2.5 Storage\n\n##### 5.2.5.1 Storage SCU\n"
+    names = ", ".join(one["name"] for one in facts["reports"]["sop_classes"])
+    yield (
+        f"Of {names} the first is sent that the peer accepts, in the order of its configuration: "
+        "one is made, and the others are the same report under a UID of their own. "
+        "`chexfract-node send` proposes each file's own SOP Class and transfer syntax."
+    )
+    yield "\n##### 5.2.5.2 Storage SCP\n"
     yield (
         "Level 2 (Full): every element is kept as received. No attribute is coerced. An Instance "
         "with a known UID and the same content is answered 0000 and not described again; with "
         "other content it is answered 0000 and kept apart for the operator. An image that cannot "
         "be described (lateral, not a chest, For Processing) is not a failure: its report says "
-        "so.\n"
+        "so."
     )
-    rows = [(s["status"], s["meaning"], s["when"]) for s in facts["store_scp_statuses"]]
-    yield from _table(("Status of C-STORE", "Meaning", "When"), rows)
-    yield "\nAttributes of an image that change what is done:\n"
-    read = [(one["keyword"], one["tag"], one["use"]) for one in facts["read"]]
-    yield from _table(("Attribute", "Tag", "Use"), read)
 
 
 def _configuration(facts: dict[str, Any]) -> Iterable[str]:
     ae = facts["ae"]
-    yield "\n## 7 Configuration\n"
+    yield "\n## 6 Configuration\n"
     yield from _table(
         ("Parameter", "Value"),
         [
@@ -159,20 +189,17 @@ def _configuration(facts: dict[str, Any]) -> Iterable[str]:
     yield "\nPeers, their rights, rules and destinations stand in node.toml."
 
 
-def _character_sets(facts: dict[str, Any]) -> Iterable[str]:
-    yield "\n## 8 Character sets\n"
-    yield (
-        "Received: all of PS3.3 C.12.1.1.2; what cannot be decoded is replaced where it is shown. "
-        f"Sent: {facts['reports']['character_set']}."
-    )
-
-
 def _security(facts: dict[str, Any]) -> Iterable[str]:
-    yield "\n## 9 Security\n"
-    suites = ", ".join(facts["security"]["suites"])
-    yield f"TLS {facts['security']['tls']}; suites of TLS 1.2: {suites}."
-    yield "No user identity is negotiated. AE titles are names, not proof: use TLS or addresses."
+    yield "\n## 8 Security\n"
+    yield "AE titles are names, not proof: use TLS or addresses."
+    yield f"\nTCP port: {facts['ae']['port']}. Secure transport: TLS {facts['security']['tls']}."
+    yield "User identity is not negotiated."
     yield f"\nWeb: {facts['security']['web']}. Audit trail: {facts['security']['audit']}."
+
+
+def _security_details(facts: dict[str, Any]) -> Iterable[str]:
+    yield "\n## C Security details\n"
+    yield f"Suites of TLS 1.2: {', '.join(facts['security']['suites'])}."
 
 
 def _services(facts: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -186,8 +213,8 @@ def _services(facts: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 def _associations(facts: dict[str, Any]) -> Iterable[str]:
     ae, implementation = facts["ae"], facts["implementation"]
-    yield "\n## 6 Network and media communication\n\nTCP/IP versions 4 and 6; no media."
-    yield "\n### 6.1 Association policies\n"
+    yield "\n## 7 Network and media communication details\n\nTCP/IP versions 4 and 6; no media."
+    yield "\n### 7.1 General association parameters\n"
     yield from _table(
         ("Parameter", "Value"),
         [
@@ -205,7 +232,8 @@ def _associations(facts: dict[str, Any]) -> Iterable[str]:
 
 
 def _acceptance(facts: dict[str, Any]) -> Iterable[str]:
-    yield "\n### 6.2 Associations accepted\n\nPresentation contexts, in order of preference:\n"
+    yield "\n##### 7.2.1.4 Associations accepted\n"
+    yield "Presentation contexts, in order of preference:\n"
     yield from _contexts(facts["accepted"])
     yield "\nFrom a requestor that proposes to be the SCP of what a C-GET brings:\n"
     yield from _contexts(facts["accepted_for_get"])
@@ -220,23 +248,17 @@ def _acceptance(facts: dict[str, Any]) -> Iterable[str]:
 
 def _initiation(facts: dict[str, Any]) -> Iterable[str]:
     sending = facts["store_scu"]
-    yield "\n### 6.3 Associations initiated\n"
+    yield "\n### 7.2 Specifications\n\n#### 7.2.1 The application entity"
+    yield "\n##### 7.2.1.3 Associations initiated\n"
     yield "One per destination, used again while work comes. It proposes:\n"
     yield from _contexts(facts["proposed"])
-    names = ", ".join(one["name"] for one in facts["reports"]["sop_classes"])
-    yield (
-        f"\nOf {names} the first is sent that the peer accepts, in the order of its configuration. "
-        f"A status of {', '.join(sending['delivered'])} is a delivery. After another one the "
-        f"object is sent again {_waits(sending['wait_after_refusal_s'])}, and after no answer "
-        f"{_waits(sending['wait_after_silence_s'])}. An association is released after "
-        f"{sending['association_kept_idle_s']:g} s without work. `chexfract-node send` proposes "
-        "each file's own SOP Class and transfer syntax."
-    )
+    idle = sending["association_kept_idle_s"]
+    yield f"\nAn association is released after {idle:g} s without work."
 
 
 def _retrieval(facts: dict[str, Any]) -> Iterable[str]:
     found = facts["query_retrieve"]
-    yield "\n### 5.2 Query/Retrieve SCP\n"
+    yield "\n#### 5.2.7 Query/Retrieve SCP\n"
     yield (
         "The objects are the reports of this node, as far as a live rule made them for a "
         "destination. Of the SOP Classes of one report that is shown which a destination took. "
@@ -260,15 +282,13 @@ def _retrieval(facts: dict[str, Any]) -> Iterable[str]:
         "a UID of study, series or instance is a key, and counts as empty elsewhere (0xFF01). A "
         "text with wild cards has at most 1,024 characters. Responses "
         "are in ISO_IR 192. C-MOVE and C-GET send a report in the SR class that the receiver "
-        "accepts.\n"
+        "accepts."
     )
-    answers = [(s["status"], s["meaning"], s["operations"], s["when"]) for s in found["statuses"]]
-    yield from _table(("Status", "Meaning", "Operations", "When"), answers)
 
 
 def _commitment(facts: dict[str, Any]) -> Iterable[str]:
     found = facts["storage_commitment"]
-    yield "\n### 5.3 Storage Commitment SCU\n"
+    yield "\n#### 5.2.6 Storage Commitment SCU\n"
     yield (
         "Each peer with `storage_commitment = true` is asked (N-ACTION, action 1) to commit to "
         "what it has taken, on an association of its own with a new Transaction UID. Its "
@@ -276,18 +296,35 @@ def _commitment(facts: dict[str, Any]) -> Iterable[str]:
         "and at any time later on one that the peer opens to the listener, with SCP/SCU role "
         "selection or without. An object that the peer does not have is sent again and asked for "
         "again. Without an answer it is asked for again "
-        f"{_waits(found['wait_for_answer_s'])}. An answer to an earlier transaction counts.\n"
+        f"{_waits(found['wait_for_answer_s'])}. An answer to an earlier transaction counts."
     )
-    rows = [(s["status"], s["meaning"], s["when"]) for s in found["report_statuses"]]
+
+
+def _dimse_statuses(facts: dict[str, Any]) -> Iterable[str]:
+    sending, commitment = facts["store_scu"], facts["storage_commitment"]
+    yield "\n### 7.3 Status codes\n\n#### 7.3.2 DIMSE services\n\nStorage, as SCU:\n"
+    yield (
+        f"A status of {', '.join(sending['delivered'])} is a delivery. After another one the "
+        f"object is sent again {_waits(sending['wait_after_refusal_s'])}, and after no answer "
+        f"{_waits(sending['wait_after_silence_s'])}.\n"
+    )
+    rows = [(s["status"], s["meaning"], s["when"]) for s in facts["store_scp_statuses"]]
+    yield from _table(("Status of C-STORE, as SCP", "Meaning", "When"), rows)
+    yield ""
+    rows = [(s["status"], s["meaning"], s["when"]) for s in commitment["report_statuses"]]
     yield from _table(("Status of N-EVENT-REPORT", "Meaning", "When"), rows)
     yield "\nFailure Reasons that are known by name; every one but 0131 sends the object again:\n"
-    reasons = [(one["reason"], one["meaning"]) for one in found["failure_reasons"]]
+    reasons = [(one["reason"], one["meaning"]) for one in commitment["failure_reasons"]]
     yield from _table(("Failure Reason", "Meaning"), reasons)
+    yield ""
+    found = facts["query_retrieve"]["statuses"]
+    answers = [(s["status"], s["meaning"], s["operations"], s["when"]) for s in found]
+    yield from _table(("Status of a query", "Meaning", "Operations", "When"), answers)
 
 
 def _web(facts: dict[str, Any]) -> Iterable[str]:
     found = facts["dicomweb"]
-    yield "\n### 5.4 DICOMweb origin server\n"
+    yield "\n### 5.3 DICOM web services\n\n#### 5.3.2 Studies service, as origin server\n"
     yield (
         f"Root `{found['root']}`, over the same reports as Query/Retrieve; STOW-RS takes the "
         "images that the Storage SCP takes.\n"
@@ -298,7 +335,6 @@ def _web(facts: dict[str, Any]) -> Iterable[str]:
     ]
     head = ("Service", "Method", "Path", "Media types of the answer", "Of the request")
     yield from _table(head, services)
-    answers = ", ".join(f"{one['status']} ({one['when']})" for one in found["store_statuses"])
     yield (
         "\nEvery GET is answered to HEAD, too; OPTIONS names these capabilities as WADL or JSON. "
         f"QIDO-RS knows {', '.join(f'`{name}`' for name in found['search_parameters'])} as "
@@ -306,7 +342,30 @@ def _web(facts: dict[str, Any]) -> Iterable[str]:
         f"thumbnails, know {', '.join(f'`{name}`' for name in found['rendered_parameters'])}; "
         "others are ignored with Warning 299. Other retrievals and STOW-RS know `accept`. One "
         "object alone is had as `application/dicom`; what is rendered is had as what the "
-        "objects can be. A media type that is not named here is answered 406, another method 405. "
+        "objects can be."
+    )
+
+
+def _other_services(facts: dict[str, Any]) -> Iterable[str]:
+    yield "\n### 5.4 Media services, 5.5 Real-time video services\n\nNone."
+    yield "\n### 5.6 Cross-service considerations\n"
+    yield (
+        "An Instance is the same one whichever service it comes by. A sender by STOW-RS is sent "
+        "nothing: it fetches the report by WADO-RS."
+    )
+    yield "\n### 5.7 Specific character sets\n"
+    yield (
+        "Received: all of PS3.3 C.12.1.1.2; what cannot be decoded is replaced where it is shown. "
+        f"Sent: {facts['reports']['character_set']}."
+    )
+
+
+def _web_statuses(facts: dict[str, Any]) -> Iterable[str]:
+    found = facts["dicomweb"]
+    answers = ", ".join(f"{one['status']} ({one['when']})" for one in found["store_statuses"])
+    yield "\n#### 7.3.3 DICOM web services\n"
+    yield (
+        "A media type that is not named in 5.3.2 is answered 406, another method 405. "
         f"STOW-RS answers {answers}, with a Failure Reason for each Instance:\n"
     )
     failures = [(one["reason"], one["when"]) for one in found["store_failures"]]
@@ -315,7 +374,7 @@ def _web(facts: dict[str, Any]) -> Iterable[str]:
 
 def _air(statement: dict[str, Any]) -> Iterable[str]:
     facts = statement["air"]
-    yield "\n## D IHE AI Results (AIR)\n"
+    yield "\n## F IHE AI Results (AIR)\n"
     yield (
         f"The node takes the part of the {facts['actor']}. This mapping is the manufacturer's own; "
         "it was not tested at a Connectathon.\n"
@@ -350,12 +409,27 @@ def _objects(facts: dict[str, Any]) -> Iterable[str]:
         "gives the same objects. A report that replaces another names it in Predecessor Documents "
         "Sequence (0040,A360)."
     )
-    yield "\n## B Data dictionary of private attributes\n\nNone are written."
+    yield "\nPrivate attributes: none are written."
 
 
-def _terminology(facts: dict[str, Any]) -> Iterable[str]:
+def _mapping(facts: dict[str, Any]) -> Iterable[str]:
+    yield "\n## D Mapping of attributes\n"
+    yield (
+        "From the image to its report: what annex A marks IMAGE keeps its tag. Attributes of an "
+        "image that change what is done:\n"
+    )
+    read = [(one["keyword"], one["tag"], one["use"]) for one in facts["read"]]
+    yield from _table(("Attribute", "Tag", "Use"), read)
+
+
+def _code_sets(facts: dict[str, Any]) -> Iterable[str]:
+    yield "\n## E Code set usage\n"
+    yield f"Coding schemes: {', '.join(facts['reports']['coding_schemes'])}."
+
+
+def _structured_report(facts: dict[str, Any]) -> Iterable[str]:
     reports = facts["reports"]
-    yield "\n## C Coded terminology and templates\n"
+    yield "\n## B Structured report content encoding\n"
     yield from _table(
         ("Structured report", "Content"),
         [
@@ -363,7 +437,6 @@ def _terminology(facts: dict[str, Any]) -> Iterable[str]:
             ("Measurement groups", reports["groups"]),
             ("Value types", ", ".join(reports["value_types"])),
             ("Relationships", ", ".join(reports["relationships"])),
-            ("Coding schemes", ", ".join(reports["coding_schemes"])),
             ("Completion Flag", reports["completion"]),
             ("Verification Flag", reports["verification"]),
             ("Referenced SOP Classes", ", ".join(contexts.IMAGES.values())),
@@ -372,7 +445,7 @@ def _terminology(facts: dict[str, Any]) -> Iterable[str]:
 
 
 def _not_claimed(facts: dict[str, Any]) -> Iterable[str]:
-    yield "\n## E Not claimed\n"
+    yield "\n## G Not claimed\n"
     yield ", ".join(facts["not_claimed"]) + "."
 
 
