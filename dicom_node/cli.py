@@ -403,7 +403,8 @@ def _status(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     settings = _settings_in_force(options)
-    show.status(_ledger(settings), limit=options.limit, as_json=options.json)
+    ledger = _ledger(settings)
+    show.status(ledger, limit=options.limit, as_json=options.json, peers=settings.peers)
     return OK
 
 

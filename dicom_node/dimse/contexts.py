@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dicom_node.settings import Right
 
+APPLICATION = "1.2.840.10008.3.1.1.1"
+"""The DICOM Application Context (PS3.7 A.2.1)."""
 VERIFICATION = "1.2.840.10008.1.1"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"

@@ -31,6 +31,8 @@ KNOWN = ("3.0.4",)
 
 _TALKATIVE = ("acse", "association", "dimse", "dul", "fsm", "service_class", "transport")
 
+_SERVED = frozenset(("C-ECHO", "C-STORE", "C-FIND", "C-GET", "C-MOVE", "N-EVENT-REPORT"))
+
 _lock = threading.Lock()
 
 
@@ -118,16 +120,19 @@ def serve_in_full(assoc: Association, on_unexpected: Callable[[str], None]) -> N
     pynetdicom takes the request to release off its queue between two matches of a query, answers
     the query with success and no more matches, and the request never: the peer waits, and holds its
     place until the association is idle for too long. Answers may go out meanwhile (PS3.8 9.2.3,
-    Sta8). A message that is not a whole request it drops without a word: ``on_unexpected`` is given
-    its kind.
+    Sta8). A message that is not a whole request it drops without a word, and what nobody serves it
+    answers so: ``on_unexpected`` is given what came.
     """
     inside, service = cast("Any", assoc), cast("Any", assoc.acse)
     serve, is_asked = inside._serve_request, service.is_release_requested
 
     def serve_whole(message: Any, context_id: int) -> None:
+        kind = str(message.msg_type)
         if not message.is_valid_request:
-            on_unexpected(str(message.msg_type))
+            on_unexpected(f"a {kind} that is not a whole request")
             return
+        if kind not in _SERVED:
+            on_unexpected(f"an {kind}, which nobody serves here")
         service.is_release_requested = lambda: False
         try:
             serve(message, context_id)

@@ -34,7 +34,7 @@ from dicom_node.dimse import Accepted, Sender, patches, stream
 from dicom_node.dimse.acceptor import Server, host
 from dicom_node.dimse.association_rq import Titles
 from dicom_node.dimse.commitment import Reports
-from dicom_node.dimse.contexts import IMAGES, QUERIES, right_for
+from dicom_node.dimse.contexts import APPLICATION, IMAGES, QUERIES, right_for
 from dicom_node.dimse.entity import accepted, entity, sent_back
 from dicom_node.dimse.port import Port, open_port
 from dicom_node.dimse.reception import DataSet, Inlet, Reception, refusal
@@ -83,6 +83,7 @@ class Rejection:
     reason: str
 
 
+APPLICATION_CONTEXT = Rejection(1, 1, 2, "application context is not DICOM's")
 CALLED_AE_UNKNOWN = Rejection(1, 1, 7, "called AE title not recognised")
 CALLING_AE_UNKNOWN = Rejection(1, 1, 3, "calling AE title not recognised")
 CALLING_HOST_UNKNOWN = Rejection(1, 1, 3, "calling AE title not known from this address")
@@ -270,7 +271,7 @@ class Listener:
         patches.replace_provider(assoc, provider)
         patches.serve_in_full(
             assoc,
-            lambda kind: self._refuse("ignored", assoc, f"a {kind} that is not a whole request"),
+            lambda what: self._refuse("ignored", assoc, what),
         )
         self._names[assoc] = secrets.token_hex(4)
 
@@ -346,6 +347,8 @@ class Listener:
     def _rejection(self, assoc: Association) -> Rejection | None:
         node = self._settings.node
         request = cast("Any", assoc.requestor.primitive)
+        if str(request.application_context_name or "").strip() != APPLICATION:
+            return APPLICATION_CONTEXT
         calling, address, certificate = _calling(assoc)
         titles = self._titles.get(assoc)
         if titles and titles.fault:

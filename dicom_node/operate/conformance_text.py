@@ -218,7 +218,7 @@ def _associations(facts: dict[str, Any]) -> Iterable[str]:
     yield from _table(
         ("Parameter", "Value"),
         [
-            ("Application context", "1.2.840.10008.3.1.1.1"),
+            ("Application context", contexts.APPLICATION),
             ("Implementation Class UID", implementation["class_uid"]),
             ("Implementation Version Name", implementation["version_name"]),
             ("Maximum PDU size received", ae["max_pdu"]),

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from dicom_node.base.json_schema import document
 from dicom_node.base.local_time import local_time
-from dicom_node.peers import doubts, peer_table
-from dicom_node.settings import SENDER, Rule, Settings, shown
+from dicom_node.peers import doubts, peer_table, who_calls
+from dicom_node.settings import SENDER, Peer, Rule, Settings, shown
 from dicom_node.standard.matching import wild
 from dicom_node.standard.web_services import ROOT
 from dicom_node.store.ledger import Ledger, views
@@ -29,8 +29,13 @@ _COLUMNS = (19, 28, 16)
 """Widths of time, patient and accession number in `status`."""
 
 
-def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
-    """Print counts by state, destinations and the last Instances."""
+def status(
+    ledger: Ledger, *, limit: int, as_json: bool, peers: Mapping[str, Peer] | None = None
+) -> None:
+    """Print counts by state, destinations and the last Instances.
+
+    A refused caller that is one of `peers` has no table to paste: it is known.
+    """
     totals = ledger.history.status()
     recent = [_arrival(row) for row in ledger.history.recent(limit=limit)]
     done, old = ledger.filling.progress()
@@ -45,7 +50,7 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
                 "recent": recent,
                 "held": views.as_json(held),
                 "refused_callers": [
-                    asdict(one) | {"table": peer_table(one.ae_title, one.address)}
+                    asdict(one) | {"table": _peer_table(peers or {}, one.ae_title, one.address)}
                     for one in refused
                 ],
             }
@@ -79,6 +84,12 @@ def status(ledger: Ledger, *, limit: int, as_json: bool) -> None:
         console.print(escape(_printable(_destination(line))))
     for text in _recent(recent):
         console.print(text, markup=False, highlight=False, overflow="fold")
+
+
+def _peer_table(peers: Mapping[str, Peer], ae_title: str, address: str) -> str:
+    """Return the table that makes a refused caller known; empty for one that is known."""
+    is_known = who_calls(peers, ae_title, address, certificate=None).name is not None
+    return "" if is_known else peer_table(ae_title, address)
 
 
 def _recent(recent: Sequence[Mapping[str, Any]]) -> Iterator[str]:

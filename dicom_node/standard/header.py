@@ -92,7 +92,8 @@ def read_header(
 ) -> dict[str, str]:
     """Return the facts of a Part 10 file by the names in `tags`, as decoded, clean text.
 
-    Of a new file it is checked, too, that its pixels are as long as they say.
+    Of a new file it is checked, too, that its pixels are as long as they say, and that nothing
+    that is wanted stands twice with different values.
 
     Raises
     ------
@@ -105,7 +106,12 @@ def read_header(
     if transfer_syntax_uid == DEFLATED:
         content, is_cut = _inflate(file)
         source = io.BytesIO(content)
-    values = dict(_values(source, transfer_syntax_uid, tags, is_new=is_new))
+    values: dict[int, bytes] = {}
+    for tag, value in _values(source, transfer_syntax_uid, tags, is_new=is_new):
+        if is_new and values.get(tag, value) != value:
+            # Readers differ in which of the two they believe: of a study, or of a patient.
+            raise NotUnderstood(f"{tags.get(tag, 'the character set')} stands twice")
+        values[tag] = value
     if is_new and is_cut:
         raise NotUnderstood(CUT_OFF)
     character_sets = _ascii(values.get(_CHARACTER_SET, b"")).split("\\")

@@ -132,7 +132,9 @@ def full(node: Node) -> Iterator[None]:
         node.spool.min_free = 0
 
 
+OTHER_CONTEXT = wire.request().replace(b"1.2.840.10008.3.1.1.1", b"1.2.840.10008.3.1.1.9")
 REJECTED: dict[str, tuple[Callable[[Node], Any], bytes]] = {
+    "application context is not DICOM's": (settled, OTHER_CONTEXT),
     "called AE title not recognised": (settled, wire.request(called=b"ANOTHER")),
     "calling AE title not recognised": (settled, wire.request(calling=b"STRANGER")),
     "calling AE title not known from this address": (
@@ -160,7 +162,6 @@ def test_each_rejection_is_sent_as_stated(node: Node, row: dict[str, Any]) -> No
         wire.request(calling=b"A\\B"),
         wire.request(version=0),
         wire.request(version=3),
-        wire.request().replace(b"1.2.840.10008.3.1.1.1", b"1.2.840.10008.3.1.1.9"),
         wire.request(contexts=b""),
         wire.request(user=b""),
         wire.request(user=wire.USER + wire.item(0x58, b"\1\1\0\3bob\0\0")),

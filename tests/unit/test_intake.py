@@ -432,3 +432,13 @@ def test_a_data_set_of_more_elements_than_any_image_has_is_refused(
     many = b"".join(element(0x00091000 + n, b"") for n in range(100))
     with pytest.raises(NotUnderstood, match="more than 100 elements"):
         station.send(data_set() + many, uid="1.2.3")
+
+
+@pytest.mark.parametrize("tag", [0x0020000D, 0x00100020, 0x00080018, 0x00080060])
+def test_what_stands_twice_with_two_values_is_refused(station: Station, tag: int) -> None:
+    """Readers differ in which of the two they believe, and so in whose image it is."""
+    first = {**UIDS, 0x00100020: "P1", 0x00080060: "CR"}
+    content = data_set({0x00100020: "P1"})
+    with pytest.raises(NotUnderstood, match="stands twice"):
+        station.send(content + element(tag, b"9.9.9"))
+    assert station.send(content + element(tag, first[tag].encode())).kind == "new"

@@ -163,3 +163,19 @@ def test_an_identifier_that_is_cut_off_is_a_failure_with_a_line(
         assert answers(node, sop_class, sent) == ["A801" if more else "C000", "released"]
         (line,) = [one for one in caplog.messages if "refused a request" in one]
         assert "0xC000: identifier: the data set is cut off" in line
+
+
+def test_an_operation_that_nobody_serves_leaves_a_line(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    action = command(
+        element(0, 3, b"1.2.840.10008.1.20.1"),
+        element(0, 0x100, number(0x130)),
+        element(0, 0x110, number(1)),
+        element(0, 0x800, number(0x101)),
+        element(0, 0x1001, b"1.2.3"),
+        element(0, 0x1008, number(1)),
+    )
+    assert answers(node, wire.VERIFICATION, pdata(pdv(3, action))) == ["0110", "released"]
+    (line,) = [one for one in caplog.messages if "N-ACTION" in one]
+    assert line.endswith("an N-ACTION, which nobody serves here")

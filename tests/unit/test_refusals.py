@@ -17,7 +17,7 @@ from dicom_node.base.errors import Unreachable
 from dicom_node.dimse import refusals
 from dicom_node.dimse.refusals import Refusal, Refusals
 from dicom_node.operate import show
-from dicom_node.settings import Settings
+from dicom_node.settings import Peer, Settings
 from dicom_node.store.ledger import Ledger
 
 
@@ -123,6 +123,10 @@ def test_a_refused_caller_is_shown_with_the_table_to_paste(
     (row,) = json.loads(capsys.readouterr().out)["refused_callers"]
     assert (row["ae_title"], row["address"], row["count"]) == ('A"B C', "127.0.0.1", 1)
     assert row["reason"] == "calling AE title not recognised"
+    with listening(tmp_path) as node:
+        known = {"known": Peer(ae_title='A"B C', host="127.0.0.1", port=104)}
+        show.status(node.ledger, limit=1, as_json=True, peers=known)
+    assert json.loads(capsys.readouterr().out)["refused_callers"] == [row | {"table": ""}]
     peers = tomllib.loads(row["table"])["peers"]
     assert peers == {"a_b_c": {"ae_title": 'A"B C', "host": "127.0.0.1", "port": 104}}
     Settings(peers=peers)
