@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +68,13 @@ def of_models(content: Content) -> list[Row]:
 
 def of_growth(content: Content) -> list[Row]:
     """Return what the largest ledger costs beside the smallest."""
-    found = []
-    for table in content["tables"]:
-        for one in table["rows"]:
-            size, last = list(one["at"].items())[-1]
-            first = next(iter(one["at"]))
-            found.append(
-                Row(f"{table['database']}: {one['name']}", one["unit"], last.get("n", 1),
-                    last["median"], last["p95"], one["ratio"], f"{int(first):,} Instances",
-                    int(size))
-            )  # fmt: skip
-    return found
+    names = {field.name for field in fields(Row)}
+    largest = max(one["size"] for one in content["rows"])
+    return [
+        Row(**{key: value for key, value in one.items() if key in names})
+        for one in content["rows"]
+        if one["size"] == largest
+    ]
 
 
 def of_soak(content: Content) -> list[Row]:
@@ -111,10 +107,11 @@ BENCHES: dict[str, Bench] = {
     "report": (["-n", "100"], ["-n", "20"], of_report),
     "feed": ([], ["--images", "24", "--size", "0.5", "--workers", "1"], of_feed),
     "growth": (
-        ["--database", "sqlite", "--sizes", "1000", "100000"],
+        ["--database", "sqlite", "postgresql"],
         ["--sizes", "1000", "10000", "--times", "10"],
         of_growth,
     ),
+    "retention": ([], ["--size", "10000", "--seconds", "3", "--turns", "1"], of_rows),
     "pixels": (["61"], ["7"], of_rows),
     "models": (
         ["--small", "--product-only", "--device", "cpu", "--batch", "8"],
