@@ -48,6 +48,8 @@ class Station:
     stdin_bytes: bytes = b""
     """What it reads from standard input."""
     wanted: bool = True
+    folder: Path = ROOT
+    """Where it runs: the checkout whose modules it takes."""
     process: subprocess.Popen[bytes] | None = None
     ended_at: float = 0.0
     exits: Counter[int] = field(default_factory=Counter)
@@ -66,7 +68,7 @@ class Station:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                cwd=ROOT,
+                cwd=self.folder,
                 env=dict(self.environment),
                 start_new_session=True,
                 preexec_fn=_die_with_the_drill,

@@ -1,0 +1,195 @@
+"""``python -m tests.drill.upgrade``: from the last release to this version with work in flight.
+
+The node goes first, then one worker after the other, under load; then the workers go back to the
+last release, which a newer node goes on serving. At the end the last release's node is started on
+the new schema: what it does then is part of the result. Exit code 69 without the history of Git.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from . import count as counting
+from . import processes
+from .pictures import picture
+from .processes import ROOT, Station, answers, wait_for
+from .sender import Sender
+from .world import SABOTAGE, SECRET, Choice, World
+
+LAST_RELEASE = "c6e77f2"
+"""The commit of 0.1.0."""
+
+PATIENCE_S, SOME = 240.0, 10
+
+
+class UpgradedWorld(World):
+    """The drill's hospital, whose programs change their version."""
+
+    def __init__(self, choice: Choice, old: Path) -> None:
+        self._old = old
+        super().__init__(choice)
+
+    def _configure(self) -> None:
+        super()._configure()
+        # the keys of 0.1.0, which this version takes as well
+        node, worker = self.folder / "node.toml", self.folder / "worker.toml"
+        node.write_text(node.read_text().replace("listeners = 2\n", ""))
+        worker.write_text(worker.read_text().replace("\nnodes = ", "\nannounce = "))
+
+    def _mount(self) -> None:
+        """No small disk: nothing fills it here."""
+
+    def becomes(self, station: Station, version: str) -> None:
+        """End a program and start the other version of it."""
+        station.wanted = False
+        station.signal(signal.SIGTERM)
+        wait_for(f"{station.name} ends", lambda: station.process is None, PATIENCE_S)
+        self.prepare(station, version)
+        station.wanted = True
+
+    def prepare(self, station: Station, version: str) -> None:
+        """Let a program run in this version from its next start on."""
+        folder = self._old if version == "old" else ROOT
+        paths = [str(folder / "tests" / "drill" / SABOTAGE.name), str(folder)]
+        station.folder = folder
+        station.environment = {**station.environment, "PYTHONPATH": os.pathsep.join(paths)}
+
+    def reported(self) -> int:
+        """Return how many reports the ledger has."""
+        engine = sa.create_engine(self.ledger, poolclass=sa.NullPool)
+        query = "SELECT count(*) FROM jobs WHERE state = 'reported'"
+        with engine.connect() as connection:
+            return int(connection.execute(sa.text(query)).scalar_one())
+
+    def makes_reports(self) -> None:
+        """Return when some more reports were made."""
+        before = self.reported()
+        wait_for("more reports are made", lambda: self.reported() >= before + SOME, PATIENCE_S)
+
+
+def _last_release(folder: Path) -> Path:
+    made = folder / "old"
+    made.mkdir()
+    archive = subprocess.run(
+        ["git", "archive", LAST_RELEASE], cwd=ROOT, capture_output=True, check=False
+    )
+    if archive.returncode:
+        pytest.skip(f"the history of Git has no {LAST_RELEASE}: a whole clone is needed")
+    subprocess.run(["tar", "-x", "-C", str(made)], input=archive.stdout, check=True)
+    return made
+
+
+def upgrade(options: argparse.Namespace) -> dict[str, Any]:
+    """Upgrade and go back, as far as that goes; return the figures."""
+    rng = Random(options.seed)
+    folder = Path(tempfile.mkdtemp(prefix="upgrade-"))
+    steps: list[str] = []
+    try:
+        choice = Choice(folder / "world", seconds=0.1, stuck_s=60.0, database=options.database)
+        world = UpgradedWorld(choice, _last_release(folder))
+        # 0.1.0 knows the job API's secret by this name; it works for one more minor version
+        shared = {"CHEXFRACT_WEB__SECRET": SECRET}
+        world.serve.environment = {**world.serve.environment, **shared}
+        for station in (world.serve, *world.workers):
+            world.prepare(station, "old")
+        pictures = [picture(i, rng.getrandbits(96)) for i in range(options.instances)]
+
+        def done(step: str) -> None:
+            steps.append(f"{step}: {world.reported()} reports")
+            print(steps[-1], file=sys.stderr)
+
+        with world.running():
+            sender = Sender(world.ports["node"], pictures, 5, rng, folder, tries=12)
+            sender.start()
+            part = options.instances // 4
+            sender.allow(part)
+            world.makes_reports()
+            done("all of the last release")
+
+            sender.allow(2 * part)
+            world.becomes(world.serve, "new")
+            wait_for("the new node listens", lambda: answers(world.ports["node"]), PATIENCE_S)
+            world.makes_reports()
+            done("new node, old workers")
+
+            for worker in world.workers:
+                world.becomes(worker, "new")
+                sender.allow(3 * part)
+                world.makes_reports()
+                done(f"{worker.name} new")
+
+            sender.allow(options.instances)
+            for worker in world.workers:
+                world.becomes(worker, "old")
+                world.makes_reports() if worker is world.workers[0] else None
+                done(f"{worker.name} old again")
+            wait_for("everything is sent", lambda: sender.is_over, PATIENCE_S)
+            wait_for("nothing is open", lambda: not counting.open_work(world.ledger), PATIENCE_S)
+
+            world.becomes(world.serve, "old")
+            ends = world.serve.exits.total()
+            wait_for(
+                "the last release's node ends or listens",
+                lambda: world.serve.exits.total() > ends or answers(world.ports["node"]),
+                PATIENCE_S,
+            )
+            refused = not answers(world.ports["node"])
+            said = world.serve.log.read_text().splitlines()[-1:]
+            done("the last release's node on the new schema")
+            world.becomes(world.serve, "new")
+            wait_for("the new node is back", lambda: answers(world.ports["node"]), PATIENCE_S)
+            found = counting.count(world, pictures, set(sender.sent.acknowledged))
+        for line in processes.left_over(world.mark):
+            found.add("left_running", line)
+    finally:
+        if options.keep:
+            print(f"kept: {folder}", file=sys.stderr)
+        else:
+            world.clean()
+            shutil.rmtree(folder, ignore_errors=True)
+    passed = not any(found.faults.values()) and found.delivered >= found.acknowledged > 0
+    return {
+        "passed": passed,
+        "database": options.database,
+        "steps": steps,
+        "old_node_on_new_schema": {"refused": refused, "said": said},
+        "restarts": {s.name: dict(s.exits) for s in world.supervisor.stations if s.exits},
+        **asdict(found),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the drill; 0 when nothing was lost or doubled."""
+    options = argparse.ArgumentParser(prog="python -m tests.drill.upgrade", description=__doc__)
+    options.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    options.add_argument("--instances", type=int, default=240)
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--keep", action="store_true", help="remove nothing")
+    began = time.monotonic()
+    try:
+        result = upgrade(options.parse_args(arguments))
+    except (pytest.skip.Exception, pytest.fail.Exception) as exc:
+        print(f"upgrade: {exc}", file=sys.stderr)
+        return 69
+    print(json.dumps(result | {"seconds": round(time.monotonic() - began)}))
+    return 0 if result["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
