@@ -43,7 +43,7 @@ python3 .ci/licences.py "$tools/licences.json"
 "$tools/shipped/bin/pip" freeze --exclude chexfract-node >"$tools/installed.txt"
 if timeout 300 "$tools/build/bin/pip-audit" --no-deps --disable-pip -r "$tools/installed.txt" 2>"$tools/audit.err"; then
   echo "pip-audit: nothing known"
-elif grep -q "vulnerabilit" "$tools/audit.err"; then
+elif grep -Eq "vulnerabilities|vulnerability" "$tools/audit.err"; then
   cat "$tools/audit.err" >&2
   exit 1
 else

@@ -20,6 +20,12 @@ ObjectKind = Literal["sr", "sc", "gsps", "ko", "pdf", "basic-text"]
 MadeKind = Literal[ObjectKind, "rejection-note"]
 """What a result may hold: a rejection note goes with a report that replaces another."""
 
+WIRE_VERSION = 2
+"""Version 1 is that of 0.1.0, whose messages refuse every field that they do not know. A worker
+says its own version with each claim; one that says none has version 1."""
+
+WIRE_HEADER = "X-Wire-Version"
+
 Uid = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
 
 
@@ -87,6 +93,23 @@ class ReportOrder(Message):
     """What a reader thinks of the report that this one replaces; then no model reads the image."""
     rejection_notes: tuple[RejectionNote, ...] = ()
     """What archives are asked to hide when the new report is there."""
+
+
+_SINCE_WIRE_2 = ("series_datetime", "procedure", "text_series", "judgement", "rejection_notes")
+
+
+def order_for_wire(order: ReportOrder, version: int) -> ReportOrder | None:
+    """Return an order as workers of a wire version understand it; None where they cannot do it.
+
+    Dates, words and places of series fall back to what 0.1.0 made. A judgement, or a note that
+    hides an older report, is work that such a worker would leave out: it waits for a newer one.
+    """
+    if version >= WIRE_VERSION:
+        return order
+    if order.judgement is not None or order.rejection_notes:
+        return None
+    plain = {name: ReportOrder.model_fields[name].default for name in _SINCE_WIRE_2}
+    return order.model_copy(update=plain)
 
 
 class Predecessor(Message):

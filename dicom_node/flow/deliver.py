@@ -10,6 +10,7 @@ from typing import Protocol
 
 from dicom_node.base.errors import ChexFractError, NotFound, NotUnderstood, Refused, Transient
 from dicom_node.flow.loop import Crew, Loop
+from dicom_node.flow.tracing import TraceExporter
 from dicom_node.peers import unknown_sender, who_calls
 from dicom_node.settings import SENDER, Peer, Settings
 from dicom_node.settings import Delivery as Waits
@@ -94,6 +95,8 @@ class Deliverer:
         Makes a `SendingAssociation` for a peer; it is connected here.
     crew : Crew, optional
         Drives the loops of destinations; without one, `step` itself sends what is due.
+    traces : TraceExporter, optional
+        Takes the route of each delivered report.
     """
 
     def __init__(
@@ -104,7 +107,9 @@ class Deliverer:
         connect: Callable[[Peer], SendingAssociation],
         pace: Pace | None = None,
         crew: Crew | None = None,
+        traces: TraceExporter | None = None,
     ) -> None:
+        self._traces = traces
         self._peers = settings.peers
         self._give_up = settings.delivery.give_up
         self._spool = spool
@@ -268,7 +273,16 @@ class Deliverer:
             delivery.destination,
             status,
             ms,
+            extra={"job": delivery.job},
         )
+        if self._traces is not None:
+            self._export(self._traces, delivery)
+
+    def _export(self, traces: TraceExporter, delivery: DueDelivery) -> None:
+        """Hand the route of what was delivered to OpenTelemetry; nothing waits for that."""
+        trace = self._ledger.history.trace(delivery.job)
+        said = {"chexfract.job": delivery.job, "chexfract.destination": delivery.destination}
+        traces.export(delivery.job, trace.stages, said)
 
     def _may_hide(self, line: _Line, delivery: DueDelivery) -> bool:
         """Return whether the old report may be hidden now: the new one is there before it goes."""

@@ -165,7 +165,7 @@ def _listener(life: Life) -> None:
 def _courier(life: Life) -> None:
     from dicom_node.dimse.commitment import CommitmentAssociation
     from dicom_node.dimse.scu import Destination
-    from dicom_node.flow import broker
+    from dicom_node.flow import broker, tracing
     from dicom_node.flow.commit import Committer, keeper
     from dicom_node.flow.deliver import Deliverer, Pace
     from dicom_node.flow.dispatch import Dispatcher
@@ -191,7 +191,8 @@ def _courier(life: Life) -> None:
 
     crew = Threads(life.ends)
     committer = Committer(settings, ledger, ask, pace, crew=crew)
-    deliverer = Deliverer(settings, spool, ledger, connect, pace, crew)
+    traces = tracing.from_environment()
+    deliverer = Deliverer(settings, spool, ledger, connect, pace, crew, traces)
     auditor = Auditor(settings, ledger)
     publisher = broker.publisher(settings.broker.url, broker.files_of(settings.broker))
     comparer = Comparer(settings, spool, ledger)
@@ -227,6 +228,8 @@ def _courier(life: Life) -> None:
     life.live(take, check)
     roles.join(STOP_S / 2)
     crew.join(STOP_S / 4)
+    if traces is not None:
+        traces.flush()
 
 
 def _web(life: Life) -> None:

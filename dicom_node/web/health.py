@@ -26,7 +26,7 @@ from dicom_node.store.ledger import Ledger, Waiting
 from dicom_node.store.ledger.views import Totals
 from dicom_node.store.spool import Spool
 
-BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Upper bounds of the buckets of durations, in seconds."""
 
 

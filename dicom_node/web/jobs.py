@@ -21,7 +21,16 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from dicom_node.base.errors import NotFound, NotUnderstood, OutOfResources, Stale
-from dicom_node.base.job import Claim, ClaimRequest, LeaseRequest, ReleaseRequest, Result
+from dicom_node.base.job import (
+    WIRE_HEADER,
+    WIRE_VERSION,
+    Claim,
+    ClaimRequest,
+    LeaseRequest,
+    ReleaseRequest,
+    Result,
+    order_for_wire,
+)
 from dicom_node.base.logs import Sparse
 from dicom_node.flow.result_check import find_mismatch, read_source
 from dicom_node.settings import Settings
@@ -33,6 +42,9 @@ from dicom_node.web.trail import WebTrail
 _foreign = Sparse(logging.getLogger(__name__))
 
 MAX_OBJECTS = 16
+NEWER_S = 60.0
+"""How long a job rests that only workers of a newer version can do."""
+
 MAX_RESULT_JSON = 1 << 20
 _PART = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
@@ -46,6 +58,7 @@ async def _posted(request: Request) -> AsyncIterator[FormData]:
 
 Posted = Annotated[FormData, Depends(_posted)]
 Token = Annotated[str, Header(alias="X-Job-Token", max_length=128)]
+Wire = Annotated[int, Header(alias=WIRE_HEADER, ge=1, le=1000)]
 
 
 class JobDesk:
@@ -69,15 +82,26 @@ class JobDesk:
         self._note_refused = note_refused
         self._lease_s, self._attempts = settings.dispatch.lease, settings.dispatch.attempts
 
-    def claim(self, job: str, body: ClaimRequest) -> Claim:
-        """Begin an attempt."""
+    def claim(self, job: str, body: ClaimRequest, wire: int = WIRE_VERSION) -> Claim:
+        """Begin an attempt of a worker that understands this version of the wire.
+
+        Raises
+        ------
+        Stale
+            Also where the worker is too old for this job, which then waits for another one.
+        """
         claimed = self._ledger.jobs.claim(job, body.token, body.worker[:128], self._lease_s)
+        order = order_for_wire(claimed.order, wire)
+        if order is None:
+            reason = "waits for a worker of this version: upgrade the workers"
+            self._ledger.jobs.release(job, body.token, reason, False, NEWER_S, self._attempts)
+            raise Stale(f"job {job[:12]} {reason}")
         return Claim(
             job=job,
             attempt=claimed.attempt,
             lease_s=claimed.lease_s,
             size=claimed.size,
-            order=claimed.order,
+            order=order,
         )
 
     def instance(self, job: str, token: str) -> Path:
@@ -144,9 +168,9 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
     router = APIRouter(prefix="/jobs/{job}")
 
     @router.post("/claim")
-    def claim(job: str, body: ClaimRequest) -> Response:
+    def claim(job: str, body: ClaimRequest, wire: Wire = 1) -> Response:
         """Begin an attempt."""
-        claimed = desk.claim(job, body)
+        claimed = desk.claim(job, body, wire)
         # what an order does not ask for stays away: an older worker knows no field of it
         return _answer(claimed.model_dump_json(exclude_defaults=True))
 

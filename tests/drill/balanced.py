@@ -33,7 +33,7 @@ from .sender import Sender
 from .world import SECRET, Choice, World
 
 WAYS = (signal.SIGKILL, signal.SIGTERM)
-PATIENCE_S = 180.0
+PATIENCE_S = 90.0
 TAKEN = 20
 """So many Instances the other node takes before the first one may come back."""
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx2
 import pages
 import pytest
+import yaml
+from peers import need
 from prometheus_client.parser import text_string_to_metric_families
 from serving import SECRET, Api, serving
 
@@ -131,6 +133,33 @@ def test_each_panel_of_the_dashboard_asks_for_a_metric_that_exists(
         asked = set(re.findall(r"chexfract_\w+", panel["targets"][0]["expr"]))
         assert asked, panel["title"]
         assert asked <= names, panel["title"]
+
+
+RULES = Path(__file__).parent.parent.parent / "configs" / "prometheus" / "chexfract.rules.yml"
+
+
+def test_each_alert_and_level_asks_for_a_metric_that_exists(api: Api, http: httpx2.Client) -> None:
+    metrics(http)
+    pages.keep(api, b"\0" * 128 + b"DICM alert", pages.route())
+    pages.reported(api, pages.claimed(api))
+    pages.deliver(api, None)
+    shown = metrics(http)
+    assert shown["chexfract_stage_seconds_count", "to report"] >= 1
+    names = {name for name, *_ in shown}
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    recorded = {rule["record"] for rule in rules if "record" in rule}
+    for rule in rules:
+        asked = set(re.findall(r"chexfract[:_][a-z0-9_:]+", rule["expr"]))
+        assert asked, rule
+        assert asked <= names | recorded, rule["expr"]
+        assert "record" in rule or {"summary", "what"} == set(rule["annotations"])
+
+
+def test_prometheus_takes_the_rules() -> None:
+    command = [need("promtool"), "check", "rules", str(RULES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_metrics_of_a_ledger_that_is_away_say_so(

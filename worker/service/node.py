@@ -20,6 +20,8 @@ from dicom_node.base.errors import (
     Unreachable,
 )
 from dicom_node.base.job import (
+    WIRE_HEADER,
+    WIRE_VERSION,
     Claim,
     ClaimRequest,
     LeaseRequest,
@@ -78,7 +80,7 @@ class NodeClient:
         self._wait = wait
         self._http = httpx2.Client(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {secret}"},
+            headers={"Authorization": f"Bearer {secret}", WIRE_HEADER: str(WIRE_VERSION)},
             timeout=httpx2.Timeout(timeout_s, connect=5.0),
             verify=_trusting(ca) if self.url.startswith("https:") else False,
             # The job API is reached directly: a proxy of the environment is for the outside.

@@ -267,7 +267,10 @@ class History:
             return int(connection.scalar(newest) or 0)
 
     def stage_times(self, after: int, until: int) -> list[tuple[str, float]]:
-        """Return stage and milliseconds of the events in ``(after, until]`` that took time."""
+        """Return stage and milliseconds of the events in ``(after, until]`` that took time.
+
+        `TO_REPORT` stands for the whole way of an image, from its reception to its report.
+        """
         between = (events.c.id > after) & (events.c.id <= until)
         query = sa.select(events.c.stage, events.c.ms).where(between, events.c.ms.is_not(None))
         made = sa.select(events.c.instance, events.c.job).where(
@@ -278,12 +281,13 @@ class History:
             found += [(str(stage), float(ms)) for stage, ms in connection.execute(query)]
             for number, prefix in connection.execute(made).all():
                 rows = connection.execute(
-                    sa.select(jobs.c.id, jobs.c.result)
+                    sa.select(jobs.c.id, jobs.c.result, jobs.c.ended_at - jobs.c.received_at)
                     .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
                     .where(instances.c.number == number)
                 ).all()
-                for job, result in rows:
+                for job, result, whole_s in rows:
                     if job.startswith(prefix) and result:
+                        found.append((TO_REPORT, max(0.0, whole_s * 1000)))
                         took = json.loads(result).get("stages_ms") or {}
                         found += [(str(stage), float(ms)) for stage, ms in took.items()]
         return found
@@ -295,6 +299,8 @@ class History:
             found = connection.scalar(sa.select(events.c.at).where(events.c.id == newest))
         return float(found or 0.0)
 
+
+TO_REPORT = "to report"
 
 _TOTALS = (
     sa.select(totals.c.what, totals.c.name, totals.c.state, sa.func.sum(totals.c.n).label("n"))
