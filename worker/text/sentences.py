@@ -64,7 +64,7 @@ _GOES_ON = (
 )
 _BOUNDARY = re.compile(
     r"""(?<!\b[lL][tT])(?<!\b[rR][tT])(?<!\b[lLrR])(?<!\bvs)(?<!\bVS)(?<!\be\.g)(?<!\bi\.e)
-        (?<!\bapprox)(?<!\b[dD]r)(?<!\brib\s[nN]o)(?<!\brib\s[nN]os)(?<!^\d)(?<!\n\d)(?<!\s\d)
+        (?<!\bapprox)(?<!\b[dD]r)(?<!\brib\s[nN]o)(?<!\brib\s[nN]os)(?<!\bRIB\sNO)(?<!\bRIB\sNOS)(?<!^\d)(?<!\n\d)(?<!\s\d)
         (?!(?<=\b[nN]o)[.][a-z])
         """
     rf"(?!(?i:{_SHORTENED})[.]\s+(?i:{_GOES_ON}))"
@@ -106,7 +106,7 @@ _FOREIGN_LETTER = re.compile(
     r"[\u0370-\u03ff\u0400-\u04ff\u0590-\u06ff\u0900-\u0dff\u0e00-\u0eff\u1100-\u11ff"
     r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 )
-_WIDE = re.compile(r"\s{4,}")
+_WIDE = re.compile(r"\s{2,}")
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -140,7 +140,8 @@ def sentences(text: str, *, joins: bool = True) -> list[Sentence]:
 
 def plain(text: str) -> str:
     """Return the words of `text` without boxes and markup, at most `LONGEST` characters."""
-    text = _STARRED.sub(f" {BLANK_WORD} ", unwrap(text[:LONGEST]))
+    text = _WIDE.sub(_narrow, unwrap(text[:LONGEST]))
+    text = _STARRED.sub(f" {BLANK_WORD} ", text)
     text = _BOX.sub(" ", _GROUNDED.sub(" ; ", text))
     return _SAME_BOXES.sub(_once, _MARKUP.sub(" ", text))
 
