@@ -360,8 +360,13 @@ def _parts(token: Token) -> bool:
 def _lists_numbers(tokens: Sequence[Token], at: int) -> bool:
     """Tell the "and" of "the 7th and 8th ribs", which no other finding comes after."""
     counted = (Kind.NUMBER, Kind.LEVEL)
-    is_between = 0 < at < len(tokens) - 1 and tokens[at].kind in LISTING
-    return is_between and tokens[at - 1].kind in counted and tokens[at + 1].kind in counted
+    if tokens[at].kind not in LISTING:
+        return False
+    low = next((n for n in range(at - 1, at - 3, -1) if n < 0 or tokens[n].kind not in LISTING), -1)
+    near = (n for n in range(at + 1, at + 3) if n >= len(tokens) or tokens[n].kind not in LISTING)
+    high = next(near, len(tokens))
+    is_between = low >= 0 and high < len(tokens)
+    return is_between and tokens[low].kind in counted and tokens[high].kind in counted
 
 
 def _is_alien(token: Token, alien: frozenset[Kind]) -> bool:

@@ -167,7 +167,8 @@ class TextReading:
         self.is_doubtful |= self._ask_rules(self.rules.openings, phrase) is not None
         if has(tokens, Kind.DEVICE):
             return
-        extra = any(t.kind in (Kind.EXTRA, Kind.EXCEPT) for t in tokens)
+        is_heading = len(tokens) > 1 and tokens[1].kind is Kind.COLON  # "Other: bones are intact"
+        extra = has(tokens[2 if is_heading else 0 :], Kind.EXTRA, Kind.EXCEPT)
         for at in range(len(tokens)):
             absence = self._ask_rules(self.rules.absences, phrase.about(at))
             if absence:

@@ -44,7 +44,8 @@ def _probably(phrase: Phrase) -> Hit | None:
     if not is_denied:
         return None
     back = [n for n in range(phrase.at + 1) if phrase.tokens[n].kind is Kind.NEGATION]
-    is_hedged = back and back[-1] > 0 and phrase.tokens[back[-1] - 1].kind is Kind.HEDGE
+    before = phrase.tokens[back[-1] - 1] if back and back[-1] > 0 else None
+    is_hedged = before and (before.kind is Kind.HEDGE or before.text in ("may", "might"))
     return Hit((back[-1] - 1, back[-1])) if is_hedged else None
 
 
