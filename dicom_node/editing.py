@@ -161,6 +161,11 @@ class Draft:
         return _difference(self.before, self.after, self.old_place, self.place)
 
     @property
+    def mark(self) -> str:
+        """The hash of the file as it would be: that of which somebody has seen the difference."""
+        return _mark(self.text)
+
+    @property
     def keys(self) -> list[str]:
         """The keys that change."""
         one, other = _keys_of(self.before), _keys_of(self.after)
@@ -250,6 +255,12 @@ class ConfigFile:
             return running.ask_reload(data_dir, by)
 
         return cls(path, note, reload if running.is_running(data_dir) else None)
+
+    @classmethod
+    def of_running(cls, settings: Settings, note: Note) -> Self | None:
+        """Return the file that a node has accepted; None where `serve` did not start this one."""
+        path = in_force.config_file(settings)
+        return None if path is None else cls.of_node(path, settings.node.data_dir, note)
 
     def read(self) -> Revision:
         """Return the file as it is now.

@@ -378,6 +378,8 @@ def render(value: Any) -> str:
     if isinstance(value, dict):
         inner = ", ".join(f"{_key(key)} = {render(one)}" for key, one in value.items())
         return f"{{ {inner} }}" if inner else "{}"
+    if not isinstance(value, int | float):
+        raise ConfigurationError("null has no form in TOML; leave the key out")
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"{value:.1f}"
     return str(value).lower() if isinstance(value, float) else str(value)

@@ -150,10 +150,11 @@ def find_routes(
     rule = routing.decide(settings.rules, facts)
     if rule is None:
         return [], routing.why_ignored(settings.rules, facts)
-    return [_route(settings, rule, sender)], ""
+    return [route_of(settings, rule, sender)], ""
 
 
-def _route(settings: Settings, rule: Rule, sender: Sender) -> Route:
+def route_of(settings: Settings, rule: Rule, sender: Sender) -> Route:
+    """Return what a rule asks for an Instance of this sender, whether it is met or not."""
     peers = settings.peers
     if sender.is_web:
         # Nobody can send to an HTTP client: it fetches the report by WADO-RS.

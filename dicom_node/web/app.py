@@ -36,8 +36,9 @@ from dicom_node.dimse.security import acceptor
 from dicom_node.settings import Settings, Tls
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
-from dicom_node.web import dicomweb, health, jobs, pages
+from dicom_node.web import api, dicomweb, health, jobs, pages
 from dicom_node.web import workers as of_workers
+from dicom_node.web.brake import Brake
 from dicom_node.web.connections import Gate, connections_of, most_connections
 from dicom_node.web.cross_origin import CrossOrigin
 from dicom_node.web.guard import HEALTH, SECRET_PATHS, Guard
@@ -45,6 +46,7 @@ from dicom_node.web.peers import Echoes
 from dicom_node.web.render import templates
 from dicom_node.web.rules import TESTED
 from dicom_node.web.sessions import Door
+from dicom_node.web.trail import WebTrail
 from dicom_node.web.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class WebSite:
         self._counts = health.LedgerCounts(ledger, spool)
         self._workers = Workers()
         self._echoes = Echoes()
+        self._brake = Brake()
         self._app = self._made(settings)
 
     def take(self, settings: Settings) -> None:
@@ -82,7 +85,9 @@ class WebSite:
         await self._app(scope, receive, send)
 
     def _made(self, settings: Settings) -> FastAPI:
-        return create_app(settings, *self._of_all, self._counts, self._workers, self._echoes)
+        return create_app(
+            settings, *self._of_all, self._counts, self._workers, self._echoes, self._brake
+        )
 
 
 def create_app(
@@ -93,6 +98,7 @@ def create_app(
     counts: health.LedgerCounts | None = None,
     workers: Workers | None = None,
     echoes: Echoes | None = None,
+    brake: Brake | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -107,6 +113,8 @@ def create_app(
         Workers that sent a heartbeat to an application before this one.
     echoes : Echoes, optional
         Echoes that an application before this one has seen.
+    brake : Brake, optional
+        Tries of unknown keys that an application before this one has counted.
     """
     if isinstance(credentials, str):
         credentials = Credentials.same(credentials)
@@ -133,6 +141,8 @@ def create_app(
     app.include_router(of_workers.routes(workers))
     door = Door(settings, credentials, ledger.sessions)
     app.include_router(dicomweb.routes(settings, ledger, spool, door, credentials))
+    trail = WebTrail(settings, ledger)
+    app.include_router(api.routes(settings, ledger, door, trail, brake or Brake()))
     app.include_router(
         pages.routes(settings, ledger, spool, credentials, workers, conditions, echoes or Echoes())
     )

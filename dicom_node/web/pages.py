@@ -14,7 +14,17 @@ from dicom_node.credentials import Credentials
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
-from dicom_node.web import alerts, configuration, manual, peers, rules, sign_in, study, worklist
+from dicom_node.web import (
+    alerts,
+    configuration,
+    edit_forms,
+    manual,
+    peers,
+    rules,
+    sign_in,
+    study,
+    worklist,
+)
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door
 from dicom_node.web.trail import WebTrail
@@ -42,6 +52,8 @@ def routes(
     )
     router.include_router(study.routes(settings, ledger, spool, door, pages, trail))
     router.include_router(alerts.routes(door, pages))
+    # in front of the peers and rules, whose addresses begin alike
+    router.include_router(edit_forms.routes(settings, ledger, spool, door, pages, trail))
     router.include_router(peers.routes(settings, ledger, door, pages, echoes))
     router.include_router(rules.routes(settings, door, pages))
     router.include_router(configuration.routes(settings, ledger, door, pages, workers))

@@ -127,6 +127,16 @@ class Door:
             return Person("", "admin", self._token("local"))
         return self._proxied(request) or self._signed_in(request, is_act=is_act)
 
+    def user_named(self, name: str) -> Person | None:
+        """Return a person of the users file, for what acts in their name; None for all others."""
+        user = self._all().get(name)
+        return Person(user.name, user.role, "") if user is not None else None
+
+    @property
+    def has_sign_in(self) -> bool:
+        """Whether people sign in."""
+        return self._web.sign_in
+
     def stays(self, request: Request) -> bool:
         """Return whether who opened a live page may go on looking."""
         return self.person(request, is_act=False) is not None

@@ -41,6 +41,7 @@ class WebTrail:
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self._note = noting(settings, ledger)
+        self.note = self._note
         self._proxies = settings.web.proxy_addresses
         self.is_kept = settings.audit_file is not None
         self._lock = threading.Lock()
@@ -98,6 +99,11 @@ class WebTrail:
             if len(self._listed) > MOST_PEOPLE:
                 self._listed.popitem(last=False)
         return fresh
+
+    def changed(self, request: Request, name: str, what: Kind, alert: str) -> None:
+        """Note that somebody changed users, keys or what is held, and how."""
+        address = self.address(request)
+        self._note(Use(what, _who(request, name), request.url.path, address=address, alert=alert))
 
     def signed_in(self, request: Request, name: str, *, is_right: bool) -> None:
         """Note an attempt to sign in."""

@@ -128,6 +128,12 @@ class History:
             uids = find_instances(connection, ident)
             return replace(_trace(connection, uids[0]), also=tuple(uids[1:]))
 
+    def last_instances(self, limit: int) -> list[InstanceView]:
+        """Return the Instances that came last, the newest first."""
+        query = sa.select(instances).order_by(instances.c.received_at.desc()).limit(limit)
+        with self._database.reading() as connection:
+            return [instance_view(row) for row in connection.execute(query)]
+
     def status(self) -> Totals:
         """Return counts by state, what waits and since when, and how destinations do."""
         now = self._clock.wall()

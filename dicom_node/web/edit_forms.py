@@ -1,0 +1,284 @@
+"""Peers and rules as forms: checked, tried, looked at as a difference, then saved, and undone.
+
+Each form is made of the settings' classes. What is pressed first shows what would change; only the
+very change that was shown is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, cast
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import RedirectResponse, Response
+from starlette.exceptions import HTTPException
+
+from dicom_node.base.errors import ConfigurationError, NotFound, OutOfResources
+from dicom_node.base.toml_edit import Values, table_text
+from dicom_node.base.toml_fields import TableField, fields_of, table_of, texts_of
+from dicom_node.editing import (
+    ConfigFile,
+    Draft,
+    FileChanged,
+    Kind,
+    PastChange,
+    ReadOnlyFile,
+    ReloadRefused,
+    Revision,
+    TableChange,
+)
+from dicom_node.settings import Peer, Rule, Settings
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+from dicom_node.web.render import Pages
+from dicom_node.web.rule_trial import LAST, TriedImage, facts_of, try_rule
+from dicom_node.web.sessions import Door, Person, Posted
+from dicom_node.web.texts import say
+from dicom_node.web.trail import WebTrail
+
+WAY = "page"
+
+FIELDS: Mapping[Kind, Sequence[TableField]] = {"peers": fields_of(Peer), "rules": fields_of(Rule)}
+
+LONGEST = 16 << 10
+"""Characters of one field."""
+
+SHOWN = 100
+"""Changes on the page of the history."""
+
+_LIKE = ("modality", "body_part", "view", "calling_ae")
+"""What a rule that is made from an image asks for."""
+
+Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+RuleName = Annotated[str, Query(max_length=256)]
+
+
+@dataclass(frozen=True, slots=True)
+class EditForm:
+    """What a form shows."""
+
+    kind: Kind
+    old: str
+    """The name of the table that is changed; empty for a new one."""
+    name: str
+    texts: Mapping[str, str]
+    base: str
+    """The revision that the author has seen."""
+    problem: str = ""
+    draft: Draft | None = None
+    then: str = "save"
+    """What the button below the difference does."""
+    tried: Sequence[TriedImage] | None = None
+    since: Sequence[PastChange] = ()
+    now: str = ""
+    """The lines of the table as they are now, where somebody else has changed them."""
+    is_changed: bool = False
+    lines: str = ""
+    """What to copy, where the file cannot be written from here."""
+    place: int | None = None
+    count: int = 0
+    fields: Sequence[TableField] = field(default_factory=tuple)
+
+
+def routes(
+    settings: Settings, ledger: Ledger, spool: Spool, door: Door, pages: Pages, trail: WebTrail
+) -> APIRouter:
+    """Return the forms and the history."""
+    router = APIRouter()
+    admin = Depends(door.needs("admin"))
+    edits = Depends(door.posts("admin", max_files=0, max_fields=80))
+
+    def opened() -> ConfigFile:
+        found = ConfigFile.of_running(settings, trail.note)
+        if found is None:
+            raise HTTPException(
+                409, "this node was not started by serve: it has no node.toml to change"
+            )
+        return found
+
+    def shown(person: Person, form: EditForm, status: int = 200) -> Response:
+        config = opened()
+        return pages.page(
+            "edit_table.html",
+            person,
+            status,
+            form=form,
+            fields=FIELDS[form.kind],
+            read_only=config.why_read_only(),
+            file=config.path.name,
+            last=LAST,
+            peers=list(settings.peers),
+        )
+
+    def first(kind: Kind, old: str, texts: Mapping[str, str] | None = None) -> EditForm:
+        revision = _read(opened())
+        values: Values | None = revision.table(kind, old) if old else {}
+        if values is None:
+            raise NotFound(f"node.toml has no such entry: {old[:64]!r}")
+        known = texts or texts_of(FIELDS[kind], values)
+        return EditForm(kind, old, old, known, revision.mark, **_standing(revision, kind, old))
+
+    @router.get("/peers/new")
+    def new_peer(
+        person: Person = admin,
+        ae_title: Annotated[str, Query(max_length=16)] = "",
+        host: Annotated[str, Query(max_length=255)] = "",
+    ) -> Response:
+        """Show an empty form, or that of a caller who was refused."""
+        texts = {"ae_title": ae_title, "host": host, "port": "104" if host else ""}
+        return shown(person, first("peers", "", texts))
+
+    @router.get("/peers/{name}/edit")
+    def edit_peer(name: Name, person: Person = admin) -> Response:
+        """Show the form of a peer."""
+        return shown(person, first("peers", name))
+
+    @router.get("/rules/new")
+    def new_rule(
+        person: Person = admin, like: Annotated[str, Query(max_length=64)] = ""
+    ) -> Response:
+        """Show an empty form, or one that fits an image."""
+        texts = {"mode": "shadow"}
+        if like:
+            image = ledger.history.trace(like).instance
+            facts = facts_of(settings, spool, image)
+            texts |= {f"match.{key}": facts[key] or '""' for key in _LIKE if key != "calling_ae"}
+            texts["match.calling_ae"] = facts["calling_ae"]
+        return shown(person, first("rules", "", texts))
+
+    @router.get("/rules/edit")
+    def edit_rule(name: RuleName, person: Person = admin) -> Response:
+        """Show the form of a rule."""
+        return shown(person, first("rules", name))
+
+    @router.post("/peers/edit")
+    def peer_edited(request: Request, posted: Posted = edits) -> Response:
+        """Check, show, then save or remove a peer."""
+        return edited(request, "peers", posted)
+
+    @router.post("/rules/edit")
+    def rule_edited(request: Request, posted: Posted = edits) -> Response:
+        """Check, try and show, then save, move or remove a rule."""
+        return edited(request, "rules", posted)
+
+    def edited(request: Request, kind: Kind, posted: Posted) -> Response:
+        person, config = posted.person, opened()
+        old, base, act = posted.text("old", 64), posted.text("base", 64), posted.text("do", 16)
+        texts = {one.key: _raw(posted, f"f-{one.key}") for one in FIELDS[kind]}
+        name = posted.text("name", 64) if kind == "peers" else texts["name"].strip()
+        form = EditForm(kind, old, old or name, texts, base)
+        try:
+            revision = _read(config)
+            form = _with(form, **_standing(revision, kind, old))
+            wanted = _wanted(kind, old, name, texts, act, form)
+            draft = config.draft(wanted, base)
+        except FileChanged as exc:
+            return shown(person, _meanwhile(config, form, exc), 409)
+        except ConfigurationError as exc:
+            return shown(person, _with(form, problem=str(exc)), 422)
+        if kind == "rules" and act not in ("remove", "up", "down"):
+            tried = try_rule(draft.settings, ledger, spool, draft.new_name)
+            trail.listed(request, person.name, [one.instance for one in tried])
+            form = _with(form, tried=tried)
+        then = act if act in ("remove", "up", "down") else "save"
+        form = _with(form, draft=draft, then=then)
+        if why := config.why_read_only():
+            return shown(person, _with(form, lines=draft.after, problem=why))
+        if act in ("check", "try") or posted.text("seen", 64) != draft.mark:
+            return shown(person, form)
+        try:
+            by = trail.actor(request, person.name)
+            outcome = config.change(wanted, by, WAY, draft.base)
+        except FileChanged as exc:
+            return shown(person, _meanwhile(config, form, exc), 409)
+        except ReadOnlyFile as exc:
+            return shown(person, _with(form, lines=exc.lines, problem=str(exc)))
+        except (ReloadRefused, OutOfResources) as exc:
+            return shown(person, _with(form, problem=str(exc), draft=None), 409)
+        if not outcome.change.number:
+            return shown(person, _with(form, problem=say("Nothing changes: it is so already.")))
+        return RedirectResponse(f"/configuration/history?done={outcome.change.number}", 303)
+
+    @router.get("/configuration/history")
+    def history(
+        person: Person = admin, done: Annotated[int, Query(ge=0, le=10**9)] = 0
+    ) -> Response:
+        """Show who changed what and when."""
+        return listed(person, done)
+
+    def listed(person: Person, done: int = 0, problem: str = "", status: int = 200) -> Response:
+        config = opened()
+        found = config.history()[::-1][:SHOWN]
+        return pages.page(
+            "history.html", person, status, history=found, done=done, problem=problem,
+            read_only=config.why_read_only(), file=config.path.name,
+        )  # fmt: skip
+
+    @router.post("/configuration/undo")
+    def undo(request: Request, posted: Posted = edits) -> Response:
+        """Undo a change."""
+        number = posted.text("number", 9)
+        if not number.isascii() or not number.isdigit():
+            raise HTTPException(422, "name a change by its number")
+        try:
+            by = trail.actor(request, posted.person.name)
+            outcome = opened().undo(int(number), by, WAY)
+        except (ConfigurationError, FileChanged, ReadOnlyFile, OutOfResources) as exc:
+            return listed(posted.person, problem=str(exc), status=409)
+        return RedirectResponse(f"/configuration/history?done={outcome.change.number}", 303)
+
+    return router
+
+
+def _read(config: ConfigFile) -> Revision:
+    """Return the file as it is now, or say on the page what is wrong with it."""
+    try:
+        return config.read()
+    except ConfigurationError as exc:
+        raise HTTPException(409, f"node.toml is wrong as it is now: {exc}") from exc
+
+
+def _standing(revision: Revision, kind: Kind, name: str) -> dict[str, Any]:
+    if kind == "peers":
+        return {}
+    return {"place": revision.place(name), "count": len(revision.names(kind))}
+
+
+def _raw(posted: Posted, name: str) -> str:
+    value = posted.form.get(name, "")
+    return value[:LONGEST] if isinstance(value, str) else ""
+
+
+def _wanted(
+    kind: Kind, old: str, name: str, texts: Mapping[str, str], act: str, form: EditForm
+) -> TableChange:
+    """Return the change that a form asks for."""
+    if act == "remove":
+        return TableChange(kind, old)
+    if act in ("up", "down") and kind == "rules":
+        place = (form.place or 0) + (1 if act == "down" else -1)
+        return TableChange(kind, old, place=max(0, place), is_move=True)
+    if not name:
+        raise ConfigurationError(say("name: is empty; write some text"))
+    return TableChange(kind, old or name, table_of(FIELDS[kind], texts), is_new=not old)
+
+
+def _meanwhile(config: ConfigFile, form: EditForm, exc: FileChanged) -> EditForm:
+    """Return the form of who was second: what changed, what is there now, and their own words."""
+    revision = _read(config)
+    now = table_text(revision.text, form.kind, form.old) if form.old else ""
+    return _with(
+        form, since=exc.since, now=now, base=revision.mark, draft=None, is_changed=True,
+    )  # fmt: skip
+
+
+def _with(form: EditForm, **changes: Any) -> EditForm:
+    values = {name: getattr(form, name) for name in EditForm.__slots__}
+    return EditForm(**cast("dict[str, Any]", values | changes))
+
+
+def rule_link(name: str) -> str:
+    """Return the address of a rule's form."""
+    return f"/rules/edit?name={quote(name, safe='')}"

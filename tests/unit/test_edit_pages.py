@@ -1,0 +1,347 @@
+"""Peers and rules on the pages and by the API: checked, shown, saved, undone; nobody overwrites."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pages
+import pytest
+from argon2 import PasswordHasher
+from serving import Api, serving
+
+from dicom_node import editing, in_force, users
+from dicom_node.settings import Settings, load
+from dicom_node.users import add_user
+
+PASSWORD = "correct horse battery"
+
+TEXT = """# the node of the ward
+[notify]
+webhook = "https://hooks.example/S3CRET"
+[peers.pacs]  # the archive
+ae_title = "PACS"
+host = "10.0.0.1"
+port = 104
+
+[[rules]]
+name = "chests / all"
+match.modality = ["DX"]
+mode = "shadow"
+"""
+HOSTILE = "\"><script>alert(1)</script>'\\ {{ 7*7 }} \x7f é"
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    folder = tmp_path_factory.mktemp("node")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(users, "_hasher", PasswordHasher(time_cost=1, memory_cost=64))
+        users._nobody.cache_clear()
+        for role in ("viewer", "operator", "admin"):
+            add_user(folder / "users", role, role, PASSWORD)
+        with serving(folder) as running:
+            pages.keep(running, b"\0" * 128 + b"DICM", modality="DX", body_part="CHEST", view="PA")
+            pages.keep(running, b"\0" * 128 + b"DICM", modality="CR", body_part="HAND")
+            yield running
+    users._nobody.cache_clear()
+
+
+@pytest.fixture
+def config(api: Api) -> Path:
+    """The file that this node has accepted, as it is at first."""
+    path = api.settings.node.data_dir / "node.toml"
+    path.write_text(TEXT)
+    path.with_name("node.toml.history").unlink(missing_ok=True)
+    in_force.accept(path, Settings(node=api.settings.node))
+    return path
+
+
+@pytest.fixture(scope="module")
+def admin(api: Api) -> Iterator[httpx2.Client]:
+    with signed_in(api, "admin") as client:
+        yield client
+
+
+@contextmanager
+def signed_in(api: Api, name: str) -> Iterator[httpx2.Client]:
+    options: dict[str, Any] = {"trust_env": False, "timeout": 20, "follow_redirects": True}
+    with httpx2.Client(base_url=api.url, **options) as client:
+        client.post("/sign-in", data={"name": name, "password": PASSWORD})
+        yield client
+
+
+def hidden(page: str) -> dict[str, str]:
+    """Return the hidden fields of the form of a page."""
+    form = page.split('class="edit"')[-1]
+    return dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form))
+
+
+def press(http: httpx2.Client, path: str, page: str, do: str, **texts: str) -> httpx2.Response:
+    """Press a button of a form; other fields stay empty."""
+    name = "name" if path.startswith("/peers") else "f-name"
+    data = {name if k == "name" else f"f-{k.replace('__', '.')}": v for k, v in texts.items()}
+    return http.post(path, data={**hidden(page), **data, "do": do})
+
+
+PEER = {"name": "pacs", "ae_title": "PACS", "host": "10.0.0.2", "port": "104"}
+
+
+def test_a_peer_is_changed_once_its_difference_was_seen(admin: httpx2.Client, config: Path) -> None:
+    page = admin.get("/peers/pacs/edit").text
+    assert 'value="10.0.0.1"' in page
+    assert "Time that it may take for an answer." in page
+    first = press(admin, "/peers/edit", page, "save", **PEER)
+    assert "What would change" in first.text
+    assert config.read_text() == TEXT
+    done = press(admin, "/peers/edit", first.text, "save", **PEER)
+    assert "peer &#39;pacs&#39; changed" in done.text
+    assert config.read_text() == TEXT.replace("10.0.0.1", "10.0.0.2")
+    assert "S3CRET" not in done.text
+    undone = admin.post("/configuration/undo", data={**csrf(done.text), "number": "1"})
+    assert "change 1 undone" in undone.text
+    assert config.read_text() == TEXT
+
+
+def csrf(page: str) -> dict[str, str]:
+    found = re.search(r'name="csrf" value="([^"]+)"', page)
+    assert found
+    return {"csrf": found[1]}
+
+
+def test_what_was_not_seen_is_not_saved(admin: httpx2.Client, config: Path) -> None:
+    page = admin.get("/peers/pacs/edit").text
+    seen = press(admin, "/peers/edit", page, "check", **PEER)
+    other = press(admin, "/peers/edit", seen.text, "save", **PEER | {"host": "10.0.0.9"})
+    assert "What would change" in other.text
+    assert config.read_text() == TEXT
+
+
+def test_a_rule_is_tried_on_the_last_images_beside_its_form(
+    admin: httpx2.Client, config: Path
+) -> None:
+    page = admin.get("/rules/new").text
+    rule = {"name": "hands", "match__body_part": "HAND", "mode": "shadow"}
+    tried = press(admin, "/rules/edit", page, "try", **rule).text
+    assert "1 of the last 2 images match" in tried
+    assert "takes it" in tried
+    assert "body_part is “CHEST”" in tried
+    saved = press(admin, "/rules/edit", tried, "save", **rule)
+    assert "rule &#39;hands&#39; added" in saved.text
+    assert [one.name for one in load(config).rules] == ["chests / all", "hands"]
+
+
+def test_rules_are_moved_and_removed(admin: httpx2.Client, config: Path) -> None:
+    config.write_text(TEXT + '\n[[rules]]\nname = "two"\nmode = "shadow"\n')
+    for do, names in (("up", ["two", "chests / all"]), ("remove", ["chests / all"])):
+        page = admin.get("/rules/edit", params={"name": "two"}).text
+        page = press(admin, "/rules/edit", page, do).text
+        press(admin, "/rules/edit", page, do)
+        assert [one.name for one in load(config).rules] == names
+
+
+def test_the_second_author_keeps_their_words_and_sees_the_other_change(
+    admin: httpx2.Client, config: Path
+) -> None:
+    mine = admin.get("/peers/pacs/edit").text
+    theirs = press(admin, "/peers/edit", mine, "check", **PEER | {"host": "10.0.0.3"}).text
+    press(admin, "/peers/edit", theirs, "save", **PEER | {"host": "10.0.0.3"})
+    answer = press(admin, "/peers/edit", mine, "check", **PEER)
+    assert answer.status_code == 409
+    assert "was changed while you were writing" in answer.text
+    assert "Change 1 by admin: peer &#39;pacs&#39; changed" in answer.text
+    assert "+host = &#34;10.0.0.3&#34;" in answer.text
+    assert 'value="10.0.0.2"' in answer.text
+    again = press(admin, "/peers/edit", answer.text, "check", **PEER).text
+    press(admin, "/peers/edit", again, "save", **PEER)
+    assert load(config).peers["pacs"].host == "10.0.0.2"
+
+
+@pytest.mark.parametrize("kind", ["peers", "rules"])
+def test_hostile_words_in_every_field_are_refused_or_kept_as_words(
+    admin: httpx2.Client, config: Path, kind: str
+) -> None:
+    page = admin.get(f"/{kind}/new").text
+    fields = re.findall(r'name="((?:f-)[^"]+|name)"', page)
+    assert len(fields) > 10
+    for name in dict.fromkeys(fields):
+        texts = {"name": "x", "f-ae_title": "X", "f-host": "h", "f-port": "1", "f-mode": "shadow"}
+        texts |= {"f-name": "x"} if kind == "rules" else {}
+        texts[name] = HOSTILE
+        answer = admin.post(f"/{kind}/edit", data={**hidden(page), **texts, "do": "check"})
+        assert answer.status_code in (200, 422), name
+        assert "<script>alert" not in answer.text
+        assert "{{ 7*7 }}" in answer.text or "49" not in answer.text
+    assert config.read_text() == TEXT
+
+
+def test_a_file_that_cannot_be_written_shows_the_lines_to_copy(
+    admin: httpx2.Client, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(editing.ConfigFile, "why_read_only", lambda self: "it is a container's")
+    page = admin.get("/peers/pacs/edit").text
+    assert "cannot be written from here: it is a container&#39;s" in page
+    shown = press(admin, "/peers/edit", page, "check", **PEER).text
+    assert 'id="lines"' in shown
+    assert "Save and take it" not in shown
+    assert config.read_text() == TEXT
+
+
+@pytest.mark.parametrize("name", ["viewer", "operator"])
+def test_forms_and_history_are_for_administrators(api: Api, config: Path, name: str) -> None:
+    paths = ("/peers/new", "/peers/pacs/edit", "/rules/new", "/configuration/history")
+    with signed_in(api, name) as http:
+        for path in paths:
+            assert http.get(path).status_code == 403
+        page = http.get("/rules").text
+        assert "/rules/new" not in page
+        for path in ("/peers/edit", "/rules/edit", "/configuration/undo"):
+            answer = http.post(path, data={**csrf(page), "do": "save", "number": "1"})
+            assert answer.status_code == 403
+    with httpx2.Client(base_url=api.url, trust_env=False) as http:
+        assert http.get("/peers/new", headers={"accept": "text/html"}).status_code == 303
+        assert http.post("/peers/edit", data={"do": "save"}).status_code == 401
+
+
+# the API
+
+
+def key(api: Api, name: str) -> dict[str, str]:
+    _, text = api.ledger.api_keys.make(name, "test", name)
+    return {"Authorization": f"Bearer {text}"}
+
+
+@pytest.fixture
+def http(api: Api) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=api.url, trust_env=False, timeout=20) as client:
+        yield client
+
+
+def test_the_api_changes_what_it_has_seen(api: Api, http: httpx2.Client, config: Path) -> None:
+    http.headers |= key(api, "admin")
+    seen = http.get("/api/peers/pacs")
+    assert seen.json() == {"ae_title": "PACS", "host": "10.0.0.1", "port": 104}
+    match = {"If-Match": seen.headers["etag"]}
+    changed = http.patch("/api/peers/pacs", json={"host": "10.0.0.2"}, headers=match)
+    assert changed.status_code == 200
+    assert changed.json()["diff"].count("\n+host") == 1
+    assert load(config).peers["pacs"].host == "10.0.0.2"
+    late = http.patch("/api/peers/pacs", json={"port": 105}, headers=match)
+    assert late.status_code == 412
+    assert [one["by"] for one in late.json()["since"]] == ["admin"]
+    assert http.patch("/api/peers/pacs", json={"port": 105}).status_code == 428
+    match = {"If-Match": changed.headers["etag"]}
+    wrong = http.patch("/api/peers/pacs", json={"prt": 1}, headers=match)
+    assert (wrong.status_code, "did you mean port" in wrong.json()["detail"]) == (422, True)
+    new = {"ae_title": "B", "host": "10.0.0.4", "port": 104}
+    added = http.put("/api/peers/b", json=new, headers={"If-None-Match": "*"})
+    assert added.status_code == 201
+    assert http.put("/api/peers/b", json=new, headers={"If-None-Match": "*"}).status_code == 422
+    assert http.delete("/api/peers/b", headers={"If-Match": "*"}).status_code == 200
+    assert http.get("/api/peers/b").status_code == 404
+    history = http.get("/api/history").json()["history"]
+    assert [one["act"] for one in history] == ["change", "add", "remove"]
+    assert http.post("/api/history/3/undo").status_code == 200
+    assert "b" in load(config).peers
+
+
+def test_the_api_knows_rules_of_any_name_and_place(
+    api: Api, http: httpx2.Client, config: Path
+) -> None:
+    http.headers |= key(api, "admin") | {"If-Match": "*"}
+    assert http.get("/api/rules/chests / all").json()["mode"] == "shadow"
+    rule = {"match": {"view": ["PA"]}, "mode": "shadow"}
+    assert http.put("/api/rules/first?place=1", json=rule).status_code == 201
+    assert [one["name"] for one in http.get("/api/rules").json()["rules"]] == [
+        "first", "chests / all",
+    ]  # fmt: skip
+    assert http.patch("/api/rules/first?place=2", json={"match": {"view": None}}).status_code == 200
+    assert [one.name for one in load(config).rules] == ["chests / all", "first"]
+    assert load(config).rules[1].match.view is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{", b'{"port": NaN}', b'{"a":' * 3000, b"9" * 9000, b"\xff", b'"x"',
+     b'{"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": 1}}}}}}}}}'],
+)  # fmt: skip
+def test_hostile_bodies_are_refused(
+    api: Api, http: httpx2.Client, config: Path, body: bytes
+) -> None:
+    http.headers |= key(api, "admin") | {"If-Match": "*"}
+    assert http.put("/api/peers/pacs", content=body).status_code == 422
+    assert config.read_text() == TEXT
+
+
+@pytest.mark.parametrize("value", [None, "\ud800", 10**40, [None], {"": ""}, [[]], "\x00"])
+def test_hostile_values_are_refused(
+    api: Api, http: httpx2.Client, config: Path, value: Any
+) -> None:
+    import json
+
+    http.headers |= key(api, "admin") | {"If-Match": "*"}
+    for field in ("ae_title", "host", "port", "objects", "tls", "certificate"):
+        if value is None and field != "ae_title":
+            continue
+        if isinstance(value, str) and field in ("host", "certificate") and value == "\x00":
+            continue  # a text like any other
+        body = json.dumps({field: value})
+        answer = http.patch("/api/peers/pacs", content=body.encode())
+        assert answer.status_code == 422, (field, answer.text)
+    assert config.read_text() == TEXT
+
+
+def test_a_key_has_the_role_that_its_person_has_now(
+    api: Api, http: httpx2.Client, config: Path
+) -> None:
+    viewer = key(api, "viewer")
+    assert http.get("/api/peers", headers=viewer).status_code == 200
+    match = viewer | {"If-Match": "*"}
+    assert http.patch("/api/peers/pacs", json={}, headers=match).status_code == 403
+    assert http.put("/api/holds/model/phantom", headers=viewer).status_code == 403
+    assert http.get("/api/peers").status_code == 401
+    gone = key(api, "nobody")
+    assert http.get("/api/peers", headers=gone).status_code == 401
+    (own,) = http.get("/api/keys", headers=viewer).json()["keys"]
+    assert "key" not in own
+    assert http.delete(f"/api/keys/{own['ident']}", headers=viewer).status_code == 200
+    assert http.get("/api/peers", headers=viewer).status_code == 401
+
+
+def test_holds_by_the_api(api: Api, http: httpx2.Client, config: Path) -> None:
+    http.headers |= key(api, "operator")
+    assert http.put("/api/holds/rule/chests / all?why=trial").json() == {"new": True}
+    (one,) = http.get("/api/holds").json()["holds"]
+    assert (one["kind"], one["name"], one["held_by"], one["reason"]) == (
+        "rule", "chests / all", "operator", "trial",
+    )  # fmt: skip
+    assert http.delete("/api/holds/rule/chests / all").status_code == 200
+    assert http.delete("/api/holds/rule/chests / all").status_code == 404
+    assert http.put("/api/holds/planet/mars").status_code == 404
+
+
+def test_openapi_describes_every_way_of_the_api(
+    api: Api, http: httpx2.Client, config: Path
+) -> None:
+    assert http.get("/api/openapi.json").status_code == 401
+    found = http.get("/api/openapi.json", headers=key(api, "viewer")).json()
+    assert found["openapi"].startswith("3.1")
+    assert {"get", "put", "patch", "delete"} <= set(found["paths"]["/api/peers/{name}"])
+    schemas = found["components"]["schemas"]
+    assert schemas["Peer"]["properties"]["host"]["description"] == "Its host name or address."
+    assert "Match" in schemas
+
+
+def test_unknown_keys_are_slowed_and_known_ones_are_not_shut_out(
+    api: Api, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    monkeypatch.setattr("dicom_node.web.brake._STEP_S", 0)
+    unknown = {"Authorization": "Bearer cfx_00000000_guessed"}
+    answers = [http.get("/api/peers", headers=unknown).status_code for _ in range(14)]
+    assert answers[0] == 401
+    assert answers[-1] == 429
+    assert http.get("/api/peers", headers=key(api, "viewer")).status_code == 200
