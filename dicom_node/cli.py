@@ -735,6 +735,8 @@ def _user_remove(options: argparse.Namespace) -> int:
 
     settings = _settings_in_force(options)
     remove_user(users_file(settings), options.name)
+    if settings.node.ledger != "sqlite" or (settings.node.data_dir / "ledger.sqlite").is_file():
+        _ledger(settings).api_keys.end_all(options.name)
     _note(settings, "users-changed", "user remove", f"{options.name} is removed")
     show.acted("removed", 1, as_json=options.json)
     return OK

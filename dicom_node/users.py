@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import secrets
 import threading
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -88,9 +90,11 @@ def add_user(path: Path, name: str, role: Role, password: str) -> None:
         raise ConfigurationError(f"{name[:64]!r}: a name has 1 to 64 of A-Z a-z 0-9 . _ - @")
     if problem := password_problem(name, password):
         raise ConfigurationError(problem)
-    known = dict(read_users(path))
-    known[name] = User(name, role, _hasher.hash(password))
-    _write(path, known.values())
+    hashed = _hasher.hash(password)
+    with _alone(path):
+        known = dict(read_users(path))
+        known[name] = User(name, role, hashed)
+        _write(path, known.values())
     note_password(path, name, "")
 
 
@@ -148,18 +152,76 @@ def note_password(path: Path, name: str, problem: str) -> None:
         temporary.replace(target)
 
 
-def remove_user(path: Path, name: str) -> None:
+def remove_user(path: Path, name: str, *, keeps_admin: bool = False) -> None:
     """Remove a user; an open session ends with the next request.
+
+    Parameters
+    ----------
+    keeps_admin : bool
+        Whether the last administrator has to stay: pages could not be entered as one again.
 
     Raises
     ------
     NotFound
         Nobody has this name.
+    ConfigurationError
+        It is the last administrator.
     """
-    known = dict(read_users(path))
-    if known.pop(name, None) is None:
-        raise NotFound(f"no user is named {name[:64]!r}")
-    _write(path, known.values())
+    with _alone(path):
+        known = dict(read_users(path))
+        if known.pop(name, None) is None:
+            raise NotFound(f"no user is named {name[:64]!r}")
+        _keep_admin(known, keeps_admin)
+        _write(path, known.values())
+
+
+def change_role(path: Path, name: str, role: Role) -> None:
+    """Give a user another role; their sessions end.
+
+    Raises
+    ------
+    NotFound
+        Nobody has this name.
+    ConfigurationError
+        It is the last administrator.
+    """
+    with _alone(path):
+        known = dict(read_users(path))
+        if name not in known:
+            raise NotFound(f"no user is named {name[:64]!r}")
+        known[name] = User(name, role, known[name].hashed)
+        _keep_admin(known, True)
+        _write(path, known.values())
+
+
+def fresh_password(name: str) -> str:
+    """Return a password that the rule of today takes, for a user to begin with."""
+    while password_problem(name, made := secrets.token_urlsafe(12)):
+        pass
+    return made
+
+
+def _keep_admin(known: Mapping[str, User], keeps_admin: bool) -> None:
+    if keeps_admin and not any(user.role == "admin" for user in known.values()):
+        raise ConfigurationError(
+            "the last administrator stays: make another user administrator first"
+        )
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other writers out: two administrators could each take the other's role away."""
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise ConfigurationError(f"web.users_file: {lock}: {exc.strerror}") from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def verified(users: Mapping[str, User], name: str, password: str) -> User | None:

@@ -39,6 +39,7 @@ from dicom_node.store.spool import Spool
 from dicom_node.web import api, dicomweb, health, jobs, pages
 from dicom_node.web import workers as of_workers
 from dicom_node.web.brake import Brake
+from dicom_node.web.bulk import BulkRuns
 from dicom_node.web.connections import Gate, connections_of, most_connections
 from dicom_node.web.cross_origin import CrossOrigin
 from dicom_node.web.guard import HEALTH, SECRET_PATHS, Guard
@@ -73,6 +74,7 @@ class WebSite:
         self._workers = Workers()
         self._echoes = Echoes()
         self._brake = Brake()
+        self._runs = BulkRuns()
         self._app = self._made(settings)
 
     def take(self, settings: Settings) -> None:
@@ -99,6 +101,7 @@ def create_app(
     workers: Workers | None = None,
     echoes: Echoes | None = None,
     brake: Brake | None = None,
+    runs: BulkRuns | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -115,6 +118,8 @@ def create_app(
         Echoes that an application before this one has seen.
     brake : Brake, optional
         Tries of unknown keys that an application before this one has counted.
+    runs : BulkRuns, optional
+        Acts on many images that an application before this one has begun.
     """
     if isinstance(credentials, str):
         credentials = Credentials.same(credentials)
@@ -144,7 +149,16 @@ def create_app(
     trail = WebTrail(settings, ledger)
     app.include_router(api.routes(settings, ledger, door, trail, brake or Brake()))
     app.include_router(
-        pages.routes(settings, ledger, spool, credentials, workers, conditions, echoes or Echoes())
+        pages.routes(
+            settings,
+            ledger,
+            spool,
+            credentials,
+            workers,
+            conditions,
+            echoes or Echoes(),
+            runs or BulkRuns(),
+        )
     )
     app.add_exception_handler(ChexFractError, _failed)
     app.add_exception_handler(RequestValidationError, _malformed)

@@ -16,6 +16,7 @@ from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.job import Card
 from dicom_node.settings import DEMONSTRATION_MODELS, Settings, shown
 from dicom_node.store.ledger import Ledger
+from dicom_node.web.holding import held_names
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door, Person
 from dicom_node.web.workers import Seen, Workers
@@ -31,7 +32,15 @@ def routes(
     @router.get("/models")
     def models(person: Person = viewer) -> HTMLResponse:
         """Show the models that rules name or that have worked here."""
-        return pages.page("models.html", person, models=_models(settings, ledger, workers.seen()))
+        seen = workers.seen()
+        return pages.page(
+            "models.html",
+            person,
+            models=_models(settings, ledger, seen),
+            held=held_names(ledger, "model"),
+            held_workers=held_names(ledger, "worker"),
+            here_workers={one.presence.worker for one in seen},
+        )
 
     @router.get("/configuration")
     def configuration(person: Person = admin) -> HTMLResponse:

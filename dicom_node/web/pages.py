@@ -16,10 +16,13 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
 from dicom_node.web import (
     alerts,
+    bulk,
     configuration,
     edit_forms,
+    holding,
     manual,
     peers,
+    people,
     rules,
     sign_in,
     study,
@@ -41,6 +44,7 @@ def routes(
     workers: Workers,
     conditions: Conditions,
     echoes: peers.Echoes,
+    runs: bulk.BulkRuns,
 ) -> APIRouter:
     """Return all pages; each asks for the sign-in that [web] wants."""
     door, pages = Door(settings, credentials, ledger.sessions), Pages(settings, conditions.now)
@@ -50,13 +54,16 @@ def routes(
     router.include_router(
         worklist.routes(settings, ledger, spool, door, pages, seals, workers, trail)
     )
+    router.include_router(bulk.routes(settings, ledger, spool, door, pages, seals, trail, runs))
     router.include_router(study.routes(settings, ledger, spool, door, pages, trail))
     router.include_router(alerts.routes(door, pages))
     # in front of the peers and rules, whose addresses begin alike
     router.include_router(edit_forms.routes(settings, ledger, spool, door, pages, trail))
     router.include_router(peers.routes(settings, ledger, door, pages, echoes))
-    router.include_router(rules.routes(settings, door, pages))
+    router.include_router(rules.routes(settings, ledger, spool, door, pages, trail))
     router.include_router(configuration.routes(settings, ledger, door, pages, workers))
+    router.include_router(holding.routes(ledger, door, trail))
+    router.include_router(people.routes(settings, ledger, door, pages, trail))
     router.include_router(sign_in.routes(door, pages, trail))
     if settings.web.oidc.issuer:
         from dicom_node.web import oidc

@@ -24,6 +24,7 @@ from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.refused import RefusedCaller
 from dicom_node.web.board import peer_states
+from dicom_node.web.holding import held_names
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door, Person, Posted
 
@@ -124,6 +125,7 @@ def routes(
             states=states,
             answers=answers or {},
             patient=(test_report.PATIENT_NAME, test_report.PATIENT_ID),
+            held=held_names(ledger, "destination"),
             refused=[_refused(settings, one) for one in ledger.refused.recent(20)],
             table=peer_table,
             address=_address(settings, request),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 from pydicom import dcmread
 from starlette.datastructures import UploadFile
@@ -17,8 +17,13 @@ from dicom_node.settings import Settings
 from dicom_node.standard.header import read_header
 from dicom_node.standard.part10 import has_length, head_size
 from dicom_node.standard.unreadable import UNREADABLE
+from dicom_node.store.ledger import Ledger
+from dicom_node.store.spool import Spool
+from dicom_node.web.holding import held_names
 from dicom_node.web.render import Pages
+from dicom_node.web.rule_trial import facts_of
 from dicom_node.web.sessions import Door, Person, Posted
+from dicom_node.web.trail import WebTrail
 
 _HEAD = 1 << 16
 
@@ -26,7 +31,9 @@ TESTED = "/rules/test"
 """Where a file goes; `web.guard` lets it be as large as an Instance."""
 
 
-def routes(settings: Settings, door: Door, pages: Pages) -> APIRouter:
+def routes(
+    settings: Settings, ledger: Ledger, spool: Spool, door: Door, pages: Pages, trail: WebTrail
+) -> APIRouter:
     """Return the page of the rules and their test."""
     router = APIRouter()
     viewer = Depends(door.needs("viewer"))
@@ -39,6 +46,8 @@ def routes(settings: Settings, door: Door, pages: Pages) -> APIRouter:
             "facts": {},
             "met": None,
             "gate": None,
+            "image": "",
+            "held": held_names(ledger, "rule"),
             "problem": "",
         }
         return pages.page(
@@ -46,9 +55,30 @@ def routes(settings: Settings, door: Door, pages: Pages) -> APIRouter:
         )
 
     @router.get("/rules")
-    def rules(person: Person = viewer) -> HTMLResponse:
-        """Show the rules in their order."""
-        return shown(person)
+    def rules(
+        request: Request,
+        image: Annotated[str, Query(max_length=64)] = "",
+        person: Person = viewer,
+    ) -> HTMLResponse:
+        """Show the rules in their order, or which of them an image meets that is here."""
+        if not image:
+            return shown(person)
+        known = ledger.history.trace(image).instance
+        facts = facts_of(settings, spool, known)
+        trail.accessed(request, person.name, [known])
+        gate = ask_gate.GateVerdict(is_known=False)
+        if known.file and spool.path(known.file).is_file():
+            with spool.path(known.file).open("rb") as file:
+                gate = ask_gate.ask(file)
+        return shown(
+            person,
+            file=known.sop_instance_uid,
+            image=known.sop_instance_uid,
+            facts=facts,
+            verdicts=routing.why(settings.rules, facts),
+            met=routing.decide(settings.rules, facts),
+            gate=gate,
+        )
 
     @router.get(TESTED)
     def again(person: Person = viewer) -> HTMLResponse:

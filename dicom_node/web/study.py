@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydicom import dcmread
+from starlette.exceptions import HTTPException
 
-from dicom_node.base.errors import NotFound, NotUnderstood
+from dicom_node.base.errors import Busy, NotFound, NotUnderstood
 from dicom_node.base.rims import foreign_code
+from dicom_node.flow.by_hand import analyse_anyway
 from dicom_node.flow.repeat import adopt
 from dicom_node.settings import Settings
 from dicom_node.standard.status import meaning
@@ -24,6 +26,7 @@ from dicom_node.web.judging import COMMENT, CORRECTED
 from dicom_node.web.preview import DEEP, WINDOWS, Previews
 from dicom_node.web.regions import regions_of
 from dicom_node.web.render import Pages, answered
+from dicom_node.web.rule_trial import RuleVerdict, facts_of, verdicts
 from dicom_node.web.sessions import Door, Person, Posted
 from dicom_node.web.texts import say
 from dicom_node.web.trail import WebTrail
@@ -49,6 +52,12 @@ def routes(
     judges = Depends(door.posts("viewer", max_files=0, max_fields=200))
     operates = Depends(door.posts("operator"))
 
+    def why_not(trace: Trace) -> list[RuleVerdict]:
+        """Return what each rule says of an image that none took."""
+        if trace.state != "ignored":
+            return []
+        return verdicts(settings, facts_of(settings, spool, trace.instance))
+
     @router.get("")
     def image(request: Request, uid: Uid, window: str = "", person: Person = viewer) -> Response:
         """Show all that is known of an Instance, among the other images of its study."""
@@ -62,6 +71,8 @@ def routes(
         traces = {one.sop_instance_uid: ledger.history.trace(one.sop_instance_uid) for one in near}
         trail.accessed(request, person.name, [one.instance for one in traces.values()])
         known = [_shown_trace(one, traces[one.sop_instance_uid], person) for one in near]
+        for one in known:
+            one["verdicts"] = why_not(traces[one["sop_instance_uid"]])
         preview = previews.why_not() or ("" if trace.instance.file else "purged")
         return pages.page(
             "study.html",
@@ -140,6 +151,19 @@ def routes(
         made = adopt(settings, spool, ledger, uid, by=trail.actor(request, posted.person.name))
         what = say("adopted; %(count)s new report(s) follow", count=len(made))
         return answered(request, what, f"/images/{uid}")
+
+    @router.post("/analyse")
+    def analyse(request: Request, uid: Uid, posted: Posted = operates) -> Response:
+        """Analyse an image that no rule took, as by a rule."""
+        by = trail.actor(request, posted.person.name)
+        rule = posted.text("rule", 64)
+        try:
+            analyse_anyway(settings, spool, ledger, uid, rule, by)
+        except Busy as exc:
+            raise HTTPException(409, str(exc)) from exc
+        note = f"{uid} is analysed anyway, as by rule {rule!r}"
+        trail.changed(request, posted.person.name, "configured", note)
+        return RedirectResponse(f"/images/{uid}", 303)
 
     @router.post("/replay")
     def replay(request: Request, uid: Uid, posted: Posted = operates) -> Response:

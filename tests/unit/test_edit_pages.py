@@ -345,3 +345,133 @@ def test_unknown_keys_are_slowed_and_known_ones_are_not_shut_out(
     assert answers[0] == 401
     assert answers[-1] == 429
     assert http.get("/api/peers", headers=key(api, "viewer")).status_code == 200
+
+
+# users, ignored images, many images at once
+
+
+def test_an_administrator_keeps_users_and_the_last_one_stays(
+    api: Api, admin: httpx2.Client
+) -> None:
+    token = csrf(admin.get("/users").text)
+
+    def act(what: str, **fields: str) -> httpx2.Response:
+        return admin.post(f"/users/{what}", data=token | fields)
+
+    added = act("add", name="kim", role="viewer")
+    (password,) = re.findall(r'id="secret"[^>]*><code>([^<]+)', added.text)
+    assert "a user has this name already" in act("add", name="kim", role="admin").text
+    with httpx2.Client(base_url=api.url, trust_env=False, follow_redirects=True) as kim:
+        kim.post("/sign-in", data={"name": "kim", "password": password})
+        assert kim.get("/").status_code == 200
+        act("end-sessions", name="kim")
+        assert kim.get("/").status_code == 401
+    for what, fields in (("remove", {}), ("role", {"role": "viewer"})):
+        answer = act(what, name="admin", **fields)
+        assert answer.status_code == 422
+        assert "the last administrator stays" in answer.text
+    act("role", name="kim", role="admin")
+    act("role", name="kim", role="viewer")
+    made = re.findall(r"cfx_[\w-]+", act("key", name="kim", label="script").text)[0]
+    act("remove", name="kim")
+    assert api.ledger.api_keys.find(made) is None
+    assert admin.get("/users").status_code == 200
+    for name in (HOSTILE, "", "a:b", "x" * 300):
+        answer = act("add", name=name, role="viewer")
+        assert answer.status_code == 422
+        assert "<script>alert" not in answer.text
+
+
+@pytest.mark.parametrize("name", ["viewer", "operator"])
+def test_users_are_for_administrators(api: Api, name: str) -> None:
+    with signed_in(api, name) as http:
+        assert http.get("/users").status_code == 403
+        token = csrf(http.get("/rules").text)
+        for what in ("add", "role", "password", "end-sessions", "remove", "key", "end-key"):
+            answer = http.post(f"/users/{what}", data=token | {"name": name, "role": "admin"})
+            assert answer.status_code == 403
+
+
+def test_two_administrators_at_once_cannot_both_go(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from dicom_node.base.errors import ConfigurationError
+    from dicom_node.users import change_role, read_users
+
+    for name in ("one", "two"):
+        add_user(tmp_path / "users", name, "admin", PASSWORD)
+
+    def demote(name: str) -> bool:
+        try:
+            change_role(tmp_path / "users", name, "viewer")
+        except ConfigurationError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(demote, ("one", "two"))) == [False, True]
+    assert [user.role for user in read_users(tmp_path / "users").values()].count("admin") == 1
+
+
+def test_many_images_are_counted_then_retried_with_the_persons_name(api: Api) -> None:
+    uids = [pages.keep(api, b"\0" * 128 + b"DICM", pages.route()) for _ in range(3)]
+    for _ in uids:
+        pages.fail(api, pages.claimed(api))
+    with signed_in(api, "operator") as http:
+        page = http.get("/bulk", params={"state": "failed"}).text
+        assert "Retry now: 3 images" in page
+        assert "Send reports again: 0 images" in page
+        run = http.post("/bulk/retry", data=csrf(page) | {"state": "failed"})
+        for _ in range(600):
+            if "Done." in run.text:
+                break
+            run = http.get(run.url.path)
+        assert "3 of 3 images" in run.text
+        assert "3 changed, 0 could not be" in run.text
+        assert http.get("/bulk/run/unknown").status_code == 404
+        assert http.post("/bulk/erase", data=csrf(page)).status_code == 404
+    for uid in uids:
+        stages = [s for s in api.ledger.history.trace(uid).stages if s.stage == "retry"]
+        assert "by operator" in stages[0].detail
+    with signed_in(api, "viewer") as http:
+        assert http.get("/bulk").status_code == 403
+
+
+def test_an_ignored_image_is_analysed_once_by_a_rule_that_is_named(api: Api) -> None:
+    from dicom_node.base.errors import Busy, NotFound
+    from dicom_node.flow.by_hand import analyse_anyway
+    from dicom_node.store.ledger.events import Actor
+
+    uid = api.receive(modality="DX", calling_ae="XRAY1", calling_host="127.0.0.1")
+    rules = [{"name": "hands", "match": {"body_part": ["HAND"]}, "mode": "shadow"}]
+    settings = Settings(node=api.settings.node, rules=rules)
+    by = Actor("jane", "10.1.1.1")
+    with pytest.raises(NotFound, match="no rule is named"):
+        analyse_anyway(settings, api.spool, api.ledger, uid, "feet", by)
+    job = analyse_anyway(settings, api.spool, api.ledger, uid, "hands", by)
+    trace = api.ledger.history.trace(uid)
+    assert (trace.jobs[0].job, trace.jobs[0].rule, trace.state) == (job, "hands", "received")
+    assert "analysed anyway by jane" in next(s.detail for s in trace.stages if s.stage == "routed")
+    with pytest.raises(Busy, match="has a job already"):
+        analyse_anyway(settings, api.spool, api.ledger, uid, "hands", by)
+
+
+def test_a_thing_is_held_and_let_go_on_its_page(api: Api) -> None:
+    with signed_in(api, "operator") as http:
+        token = csrf(http.get("/rules").text)
+        held = http.post(
+            "/holds/destination/hold", data=token | {"name": "modality", "why": HOSTILE}
+        )
+        assert held.url.path == "/peers"
+        assert "Held since" in held.text
+        assert "<script>alert" not in held.text
+        assert (
+            "Held since"
+            not in http.post("/holds/destination/let-go", data=token | {"name": "modality"}).text
+        )
+        for kind, name in (("planet", "mars"), ("rule", "")):
+            answer = http.post(f"/holds/{kind}/hold", data=token | {"name": name})
+            assert answer.status_code in (404, 422)
+    with signed_in(api, "viewer") as http:
+        token = csrf(http.get("/rules").text)
+        assert http.post("/holds/rule/hold", data=token | {"name": "x"}).status_code == 403

@@ -311,6 +311,45 @@ class Acts:
                 for row in newest.values()
             )
 
+    def in_conflict(self, uids: Sequence[str]) -> list[str]:
+        """Return those of some Instances for which other content is kept apart."""
+        found: set[str] = set()
+        with self._database.reading() as connection:
+            for start in range(0, len(uids), 500):
+                part = conflicts.c.sop_instance_uid.in_(uids[start : start + 500])
+                query = sa.select(conflicts.c.sop_instance_uid).where(part, conflicts.c.file != "")
+                found |= set(connection.scalars(query))
+        return [uid for uid in uids if uid in found]
+
+    def analyse(self, instance: Instance, route: Route, by: str | Actor = "") -> str:
+        """Add the first job of an Instance that no rule took; return it.
+
+        Raises
+        ------
+        Busy
+            It has a job already.
+        NotFound
+            Its file is gone.
+        """
+        now, uid = self._clock.wall(), instance.sop_instance_uid
+        with self._database.writing() as connection:
+            row = connection.execute(
+                sa.select(instances).where(instances.c.sop_instance_uid == uid).with_for_update()
+            ).first()
+            if row is None or not row.file:
+                raise NotFound(f"{uid}: retention has removed the image; send it again first")
+            if self._jobs_of(connection, uid):
+                raise Busy(f"{uid} has a job already; run it again instead")
+            job = self._instances.add_job(connection, row, route, now)
+            connection.execute(
+                instances.update()
+                .where(instances.c.sop_instance_uid == uid)
+                .values(state=InstanceState.ROUTED, reason="")
+            )
+            details = Details(rule=route.rule, model=route.model, mode=route.mode, **signed(by))
+            append(connection, [NewEvent(uid, Stage.ROUTED, now, job, details)])
+        return job
+
     def kept_apart(self, ident: str) -> ConflictView:
         """Return the last conflict under a name (SOP Instance UID, study, accession number).
 

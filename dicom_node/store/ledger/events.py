@@ -150,7 +150,8 @@ def sentence(stage: str, details: Details) -> str:
         case Stage.CONFLICT if d.calling_ae:
             return f"{d.reason}; from {d.calling_ae}@{d.calling_host}"
         case Stage.ROUTED if d.rule or d.model:
-            return f"rule {d.rule!r}: {d.model}, {d.mode}"
+            anyway = f", analysed anyway {by}" if d.by else ""
+            return f"rule {d.rule!r}: {d.model}, {d.mode}{anyway}"
         case Stage.CLAIMED:
             return f"attempt {d.attempt} by {d.worker}"
         case Stage.EXPIRED:

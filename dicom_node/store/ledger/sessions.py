@@ -78,6 +78,17 @@ class Sessions:
         with self._database.writing() as connection:
             connection.execute(web_sessions.delete().where(web_sessions.c.key == key))
 
+    def counts(self) -> dict[str, int]:
+        """Return how many sessions each person has."""
+        now = self._clock.wall()
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                sa.select(web_sessions.c.user_name, sa.func.count())
+                .where(web_sessions.c.until >= now)
+                .group_by(web_sessions.c.user_name)
+            ).all()
+        return {str(name): int(count) for name, count in rows}
+
     def end_all(self, user_name: str) -> int:
         """End every session of a person; return how many there were."""
         with self._database.writing() as connection:

@@ -1,0 +1,232 @@
+"""A first peer and a first rule, set up, tried, changed, held and undone: in a browser alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import axe
+import pages
+import pytest
+from serving import radiograph
+from stations import NodeProcess
+
+from dicom_node.settings import load
+from dicom_node.store.ledger import Ledger
+from dicom_node.users import add_user
+
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+PASSWORD = "correct horse battery"
+WAIT_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node without peers and rules, at which people sign in."""
+    node = NodeProcess(tmp_path_factory.mktemp("node"), "# the ward's node", with_worker=False)
+    node.config.write_text(
+        node.config.read_text().replace("sign_in = false", "")
+        .replace("[node]", "[node]\nknown_peers_only = false")
+    )  # fmt: skip
+    (node.folder / "var").mkdir()
+    add_user(node.folder / "var" / "users", "jane", "admin", PASSWORD)
+    node.start(120)
+    try:
+        yield node
+    finally:
+        node.stop()
+
+
+@pytest.fixture(scope="module")
+def page(node: NodeProcess) -> Iterator[Any]:
+    with pages.browser(viewport={"width": 1280, "height": 900}) as page:
+        page.set_default_timeout(WAIT_MS)
+        sign_in(page, node)
+        yield page
+
+
+def url(node: NodeProcess) -> str:
+    return f"http://127.0.0.1:{node.web_port}"
+
+
+def sign_in(page: Any, node: NodeProcess) -> None:
+    page.goto(f"{url(node)}/sign-in")
+    page.get_by_label("Name").fill("jane")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(re.compile("/$"))
+
+
+def faults(page: Any) -> list[str]:
+    """Return what went wrong in the browser; an answer such as 422 is meant to be shown."""
+    return [one for one in page.faults if "Failed to load resource" not in one]
+
+
+def press(page: Any, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def send(node: NodeProcess, folder: Path, uid: str, **attributes: str) -> None:
+    path = folder / f"{uid}.dcm"
+    path.write_bytes(radiograph(uid, StudyInstanceUID=f"{uid}.1", **attributes))
+    assert node.send(path) == [0]
+
+
+def rule_of(node: NodeProcess, uid: str) -> str:
+    ledger = Ledger.open(f"sqlite:///{node.folder}/var/ledger.sqlite")
+    try:
+        jobs = ledger.history.trace(uid).jobs
+        return jobs[0].rule if jobs else ""
+    finally:
+        ledger.close()
+
+
+def test_a_first_peer_and_a_first_rule_without_a_shell(
+    node: NodeProcess, page: Any, tmp_path: Path
+) -> None:
+    script, first = axe.script(), node.config.read_text()
+    # an image comes before there is any rule
+    send(node, tmp_path, "1.2.3.1", BodyPartExamined="CHEST", ViewPosition="PA")
+    # the first peer
+    page.goto(f"{url(node)}/peers")
+    page.get_by_role("button", name="Add a peer").click()
+    page.locator("#name").fill("xray")
+    for key, text in (("ae_title", "XRAY1"), ("host", "127.0.0.1"), ("port", "0x")):
+        page.locator(f"#f-{key}").fill(text)
+    assert axe.violations(page, script) == []
+    press(page, "Check and show the change")
+    page.get_by_text("peers.xray.port: '0x' is not a port").wait_for()
+    page.locator("#f-port").fill("0")
+    press(page, "Check and show the change")
+    page.locator("#diff").get_by_text('+ae_title = "XRAY1"').wait_for()
+    assert axe.violations(page, script) == []
+    press(page, "Save and take it")
+    page.get_by_text("Done, and in force.").wait_for()
+    assert axe.violations(page, script) == []
+    page.goto(f"{url(node)}/peers")
+    assert page.locator("article", has_text="XRAY1").first.is_visible()
+    # the first rule, made from the image that no rule took, and tried on it
+    page.goto(f"{url(node)}/images/1.2.3.1")
+    page.get_by_role("button", name="Make a rule from this image").click()
+    assert page.locator("[id='f-match.body_part']").input_value() == "CHEST"
+    page.locator("#f-name").fill("chests")
+    press(page, "Try on the last 50 images")
+    page.get_by_text("1 of the last 1 images match").wait_for()
+    assert axe.violations(page, script) == []
+    press(page, "Save and take it")
+    page.get_by_text("rule 'chests' added").wait_for()
+    send(node, tmp_path, "1.2.3.2", BodyPartExamined="CHEST", ViewPosition="PA")
+    assert rule_of(node, "1.2.3.2") == "chests"
+    # changed
+    page.goto(f"{url(node)}/rules")
+    page.get_by_role("link", name="Change: chests").click()
+    page.locator("#f-priority").select_option("stat")
+    press(page, "Check and show the change")
+    press(page, "Save and take it")
+    page.get_by_text("rule 'chests' changed").wait_for()
+    assert load(node.config).rules[0].priority == "stat"
+    # held, and let go
+    page.goto(f"{url(node)}/rules")
+    page.locator("details.hold summary").first.click()
+    page.get_by_label("Why, for those who see it").first.fill("the ward moves")
+    page.get_by_role("button", name="Hold: chests").click()
+    page.get_by_text("the ward moves").first.wait_for()
+    assert axe.violations(page, script) == []
+    status = node.run("status", "--json").stdout
+    assert '"held": [{"kind": "rule", "name": "chests", "reason": "the ward moves"' in " ".join(
+        status.split()
+    )
+    page.get_by_role("button", name="Let go: chests").click()
+    page.locator("details.hold summary").first.wait_for()
+    # undone, from the last to the first: the file is what it was, byte for byte
+    for number in (3, 2, 1):
+        page.goto(f"{url(node)}/configuration/history")
+        press(page, f"Undo change {number}")
+        page.get_by_text(f"change {number} undone").wait_for()
+    assert node.config.read_text().strip() == first.strip()
+    assert faults(page) == []
+
+
+def test_the_second_of_two_browsers_sees_what_changed(node: NodeProcess, page: Any) -> None:
+    page.goto(f"{url(node)}/peers/new")
+    with page.context.browser.new_context() as context:
+        other = pages.watched(context.new_page())
+        other.set_default_timeout(WAIT_MS)
+        sign_in(other, node)
+        for one, name in ((other, "theirs"), (page, "ours")):
+            if one is other:
+                one.goto(f"{url(node)}/peers/new")
+            one.locator("#name").fill(name)
+            for key, text in (("ae_title", name.upper()), ("host", "10.0.0.9"), ("port", "104")):
+                one.locator(f"#f-{key}").fill(text)
+            press(one, "Check and show the change")
+            if one is other:
+                press(one, "Save and take it")
+                one.get_by_text("Done, and in force.").wait_for()
+    page.get_by_text("was changed while you were writing").wait_for()
+    assert page.locator("#f-ae_title").input_value() == "OURS"
+    press(page, "Check and show the change")
+    press(page, "Save and take it")
+    page.get_by_text("Done, and in force.").wait_for()
+    assert {"theirs", "ours"} <= set(load(node.config).peers)
+
+
+def test_an_ignored_image_says_why_and_is_analysed_anyway(
+    node: NodeProcess, page: Any, tmp_path: Path
+) -> None:
+    assert node.run("rule", "add", "hands", "match.body_part=HAND", "mode=shadow").returncode == 0
+    send(node, tmp_path, "1.2.3.9", BodyPartExamined="FOOT")
+    page.goto(f"{url(node)}/images/1.2.3.9")
+    page.get_by_text("“hands”: body_part is “FOOT”").wait_for()
+    assert axe.violations(page, axe.script()) == []
+    page.get_by_role("button", name="Try it on the rules").click()
+    page.get_by_text("“hands” is not met").wait_for()
+    page.go_back()
+    press(page, "Analyse anyway")
+    page.get_by_text("analysed anyway by jane").wait_for()
+    assert rule_of(node, "1.2.3.9") == "hands"
+
+
+def test_users_are_kept_by_administrators(node: NodeProcess, page: Any) -> None:
+    script = axe.script()
+    page.goto(f"{url(node)}/users")
+    section = page.locator("section", has=page.get_by_role("heading", name="Add a user"))
+    section.get_by_label("Name").fill("joe")
+    section.get_by_label("Role").select_option("operator")
+    section.get_by_role("button", name="Add").click()
+    page.locator("#secret").wait_for()
+    assert len(page.locator("#secret").inner_text().strip()) >= 12
+    assert axe.violations(page, script) == []
+    page.get_by_role("button", name="Remove: jane").click()
+    page.get_by_text("the last administrator stays").wait_for()
+    page.get_by_role("button", name="Make a key: joe").click()
+    assert page.locator("#secret").inner_text().startswith("cfx_")
+    page.goto(f"{url(node)}/keys")
+    press(page, "Make a key")
+    page.locator("#secret").wait_for()
+    assert axe.violations(page, script) == []
+    page.goto(f"{url(node)}/users")
+    page.get_by_role("button", name="Remove: joe").click()
+    page.get_by_role("button", name="Remove: joe").wait_for(state="detached")
+    assert faults(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_forms_fit_a_phone_and_both_colours(node: NodeProcess, page: Any, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 390, "height": 844})
+    try:
+        for path in ("/peers/new", "/rules/new", "/configuration/history", "/users", "/keys",
+                     "/bulk", "/models"):  # fmt: skip
+            page.goto(url(node) + path)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+            assert axe.violations(page, axe.script()) == [], path
+    finally:
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.emulate_media(color_scheme="light")
