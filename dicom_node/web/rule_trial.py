@@ -30,7 +30,7 @@ class TriedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class RuleVerdict:
+class RoutingVerdict:
     """Whether one image meets one rule, and all keys that it does not meet."""
 
     rule: Rule
@@ -52,12 +52,12 @@ def facts_of(settings: Settings, spool: Spool, instance: InstanceView) -> dict[s
     return routing.facts(settings, header, instance.calling_ae, instance.called_ae)
 
 
-def verdicts(settings: Settings, facts: dict[str, str]) -> list[RuleVerdict]:
+def verdicts(settings: Settings, facts: dict[str, str]) -> list[RoutingVerdict]:
     """Return each rule with every key of it that an image does not meet."""
     found = []
     for rule in settings.rules:
         keys = failing_keys(rule, facts)
-        found.append(RuleVerdict(rule, not keys, tuple((k, facts.get(k, "")) for k in keys)))
+        found.append(RoutingVerdict(rule, not keys, tuple((k, facts.get(k, "")) for k in keys)))
     return found
 
 

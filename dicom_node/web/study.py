@@ -26,7 +26,7 @@ from dicom_node.web.judging import COMMENT, CORRECTED
 from dicom_node.web.preview import DEEP, WINDOWS, Previews
 from dicom_node.web.regions import regions_of
 from dicom_node.web.render import Pages, answered
-from dicom_node.web.rule_trial import RuleVerdict, facts_of, verdicts
+from dicom_node.web.rule_trial import RoutingVerdict, facts_of, verdicts
 from dicom_node.web.sessions import Door, Person, Posted
 from dicom_node.web.texts import say
 from dicom_node.web.trail import WebTrail
@@ -52,7 +52,7 @@ def routes(
     judges = Depends(door.posts("viewer", max_files=0, max_fields=200))
     operates = Depends(door.posts("operator"))
 
-    def why_not(trace: Trace) -> list[RuleVerdict]:
+    def why_not(trace: Trace) -> list[RoutingVerdict]:
         """Return what each rule says of an image that none took."""
         if trace.state != "ignored":
             return []
