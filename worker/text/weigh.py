@@ -15,6 +15,7 @@ from worker.text.bones import (
 from worker.text.entries import Denial, Entry, merged
 from worker.text.lexicon import Kind, Lexicon, Token
 from worker.text.phrase import (
+    NAMED,
     Phrase,
     bounds,
     clauses,
@@ -318,6 +319,9 @@ def _presupposes(phrase: Phrase, at: int) -> bool:
     if phrase.tokens[at].kind is Kind.EXCEPT:
         return True
     is_joined = at > 0 and phrase.tokens[at - 1].kind in (Kind.OR, Kind.AND)
+    if at < phrase.at:  # "no rib or other fracture", not "no pneumothorax or other fracture"
+        is_of_bone = at > 1 and phrase.tokens[at - 2].kind in (*NAMED, Kind.HINT, Kind.SKELETON)
+        is_joined &= is_of_bone or phrase.tokens[at + 1].kind is Kind.CARRIER
     is_of_normal = has(
         phrase.tokens[at : phrase.at], Kind.NORMAL
     )  # "otherwise intact, no fracture"

@@ -41,6 +41,7 @@ def _template(phrase: Phrase) -> Hit | None:
     is_on_bones = has(phrase.tokens, Kind.FRACTURE, *NAMED)
     is_unfilled = _is_finding(phrase) and phrase.sentence.has_placeholder
     is_empty = [t.kind for t in phrase.tokens] == [Kind.FRACTURE, Kind.COLON]
+    is_empty &= phrase.sentence.is_last
     return Hit() if is_empty or (is_unfilled and is_on_bones) else None
 
 
