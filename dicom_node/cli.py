@@ -272,6 +272,19 @@ def _set_up_commands(commands: Any) -> None:
     results.add_argument("--deid", action="store_true", help="as 0.1.0 did it: use --deidentify")
     results.add_argument("--out", type=Path, metavar="F", help="a file (default: standard output)")
     results.add_argument("--json", action="store_true", help="as --format jsonl")
+    plan = _add(
+        commands, "capacity", "Say what a number of images a day needs.", _capacity, config=False
+    )
+    plan.add_argument("--per-day", type=int, required=True, metavar="N", help="images a day")
+    plan.add_argument("--config", type=Path, help="node.toml: costs as its ledger measured them")
+    plan.add_argument("--model-seconds", type=float, metavar="S", help="a GPU's time an image")
+    plan.add_argument(
+        "--busiest-hour", type=float, default=0.12, metavar="P", help="its share of a day's images"
+    )
+    plan.add_argument(
+        "--wait", type=float, default=60.0, metavar="S", help="95 of 100 wait no longer for a GPU"
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON")
     kept = _add(commands, "backup", "Copy ledger and spool while the node runs.", _backup)
     kept.add_argument("dir", type=Path, metavar="DIR", help="a folder; a second call adds to it")
     again = _add(commands, "restore", "Put a backup into an empty data_dir.", _restore)
@@ -820,6 +833,26 @@ def _export(options: argparse.Namespace) -> int:
     kind = ", identifiers hashed" if options.deid else ""
     _note(settings, "exported", "export", f"{count} results of {span}{kind}")
     print(f"{count} results", file=sys.stderr)
+    return OK
+
+
+def _capacity(options: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict, replace
+
+    from dicom_node.operate.capacity import ImageCosts, as_text, measured_costs, plan_capacity
+
+    if options.per_day < 1 or not 0 < options.busiest_hour <= 1 or options.wait <= 0:
+        print("--per-day is 1 or more, --busiest-hour above 0 and up to 1, --wait above 0")
+        return USAGE
+    costs = ImageCosts()
+    if options.config:
+        costs = measured_costs(_ledger(_settings(options)), costs)
+    if options.model_seconds:
+        costs = replace(costs, model_s=options.model_seconds)
+    plan = plan_capacity(options.per_day, costs, options.busiest_hour, options.wait)
+    shown = {**asdict(plan), "costs": asdict(costs)}
+    print(json.dumps(shown) if options.json else as_text(plan, costs))
     return OK
 
 

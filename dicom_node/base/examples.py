@@ -101,6 +101,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "chexfract-node export --since 2026-11-01 --out november.csv",
         "chexfract-node export --since 2026-11-01 --until 2026-12-01 --format jsonl",
     ),
+    "chexfract-node capacity": (
+        "chexfract-node capacity --per-day 50000 --model-seconds 0.5",
+        "chexfract-node capacity --per-day 1000 --config node.toml --json",
+    ),
     "chexfract-node backup": ("chexfract-node backup /var/backups/chexfract",),
     "chexfract-node restore": ("chexfract-node restore /var/backups/chexfract",),
     "chexfract-node manual": (
