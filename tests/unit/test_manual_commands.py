@@ -73,6 +73,7 @@ def test_every_table_is_one_that_the_programs_take(page: str, block: str) -> Non
         content["peers"] = {"archive": archive, **content.get("peers", {})}
         # its files are read where they lie
         content.get("broker", {}).pop("password_file", None)
+        content.get("node", {}).pop("ledger_password_file", None)
         for name, peer in content["peers"].items():  # a page may show some keys of a peer
             content["peers"][name] = {**archive, **peer} if name == "archive" else peer
         Settings(**content)
