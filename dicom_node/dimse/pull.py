@@ -108,35 +108,36 @@ class Puller:
         Unreachable, Refused
             The peer gives no answer, or one that is a failure.
         """
-        query = _query("STUDY", AccessionNumber=accession, StudyInstanceUID="")
+        wanted = query("STUDY", AccessionNumber=accession, StudyInstanceUID="")
         found = []
-        for study in self._find(query):
+        for study in find(self._open_destination(), wanted):
             # Some archives match without case or as a prefix.
             if str(study.get("AccessionNumber", accession)).strip() not in (accession, ""):
                 continue
             uid = str(study.get("StudyInstanceUID", ""))
-            asked = _query("SERIES", StudyInstanceUID=uid, SeriesInstanceUID="", Modality="")
+            asked = query("SERIES", StudyInstanceUID=uid, SeriesInstanceUID="", Modality="")
             found += [
                 FoundSeries(uid, str(one.SeriesInstanceUID), str(one.get("Modality", "")))
-                for one in self._find(asked)
+                for one in find(self._open_destination(), asked)
                 if one.get("SeriesInstanceUID")
             ]
         return found
 
     def instances(self, series: FoundSeries) -> list[str]:
         """Return the SOP Instance UIDs of a series."""
-        asked = _query(
+        asked = query(
             "IMAGE",
             StudyInstanceUID=series.study,
             SeriesInstanceUID=series.series,
             SOPInstanceUID="",
         )
-        return [str(one.SOPInstanceUID) for one in self._find(asked) if one.get("SOPInstanceUID")]
+        found = find(self._open_destination(), asked)
+        return [str(one.SOPInstanceUID) for one in found if one.get("SOPInstanceUID")]
 
     def fetch(self, series: FoundSeries) -> str:
         """Let the peer bring a series; return what went wrong, or an empty text."""
         self.problem = ""
-        asked = _query("SERIES", StudyInstanceUID=series.study, SeriesInstanceUID=series.series)
+        asked = query("SERIES", StudyInstanceUID=series.study, SeriesInstanceUID=series.series)
         last: Dataset | None = None
         for status, _ in self._association.send_c_get(asked, GET):
             last = status
@@ -151,23 +152,13 @@ class Puller:
         """Release the association."""
         self._destination.close()
 
+    def _open_destination(self) -> Destination:
+        self.open()
+        return self._destination
+
     @property
     def _association(self) -> Any:
-        self.open()
-        return self._destination.association
-
-    def _find(self, query: Dataset) -> list[Dataset]:
-        """Return all matches: an association carries one request after the other."""
-        matches = []
-        for status, found in self._association.send_c_find(query, FIND):
-            if "Status" not in status:
-                raise Unreachable(f"{self._destination.name} gave no answer to C-FIND in time")
-            if status.Status in _PENDING and found is not None:
-                matches.append(found)
-            elif status.Status not in (0, *_PENDING):
-                why = f"0x{status.Status:04X} {meaning(status.Status)}"
-                raise Refused(f"{self._destination.name} answers C-FIND with {why}")
-        return matches
+        return self._open_destination().association
 
     def _stored(self, event: evt.Event) -> int:
         """Keep an object that comes on this association; it is one of the SOP classes above."""
@@ -191,9 +182,30 @@ class Puller:
         return 0
 
 
-def _query(level: str, **keys: str) -> Dataset:
-    query = Dataset()
-    query.QueryRetrieveLevel = level
+def query(level: str, **keys: str) -> Dataset:
+    """Return the identifier of a C-FIND or C-GET."""
+    asked = Dataset()
+    asked.QueryRetrieveLevel = level
     for keyword, value in keys.items():
-        setattr(query, keyword, value)
-    return query
+        setattr(asked, keyword, value)
+    return asked
+
+
+def find(destination: Destination, asked: Dataset) -> list[Dataset]:
+    """Return all matches of a query (Study Root): an association carries one after the other.
+
+    Raises
+    ------
+    Unreachable, Refused
+        The peer gives no answer, or one that is a failure.
+    """
+    matches = []
+    for status, found in destination.association.send_c_find(asked, FIND):
+        if "Status" not in status:
+            raise Unreachable(f"{destination.name} gave no answer to C-FIND in time")
+        if status.Status in _PENDING and found is not None:
+            matches.append(found)
+        elif status.Status not in (0, *_PENDING):
+            why = f"0x{status.Status:04X} {meaning(status.Status)}"
+            raise Refused(f"{destination.name} answers C-FIND with {why}")
+    return matches

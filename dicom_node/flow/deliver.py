@@ -16,7 +16,7 @@ from dicom_node.settings import SENDER, Peer, Settings
 from dicom_node.settings import Delivery as Waits
 from dicom_node.standard.part10 import recast
 from dicom_node.standard.sr_classes import SR_CLASSES
-from dicom_node.standard.status import is_stored, meaning
+from dicom_node.standard.status import StatusKind, is_stored, meaning, read_status
 from dicom_node.store.ledger import DueDelivery, Ledger, ReportFile
 from dicom_node.store.ledger.replaced import NOTE
 from dicom_node.store.ledger.states import TAKEN, UNSENT, DeliveryState
@@ -97,6 +97,9 @@ class Deliverer:
         Drives the loops of destinations; without one, `step` itself sends what is due.
     traces : TraceExporter, optional
         Takes the route of each delivered report.
+    look : callable, optional
+        Returns why a peer that calls a report a duplicate may not have it, empty where it has it
+        (`dimse.lookup.why_not_there`): another node may have sent it.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Deliverer:
         pace: Pace | None = None,
         crew: Crew | None = None,
         traces: TraceExporter | None = None,
+        look: Callable[[Peer, Path | bytes], str] = lambda *_: "is not asked for it",
     ) -> None:
         self._traces = traces
         self._peers = settings.peers
@@ -115,6 +119,7 @@ class Deliverer:
         self._spool = spool
         self._ledger = ledger
         self._connect = connect
+        self._look = look
         self._pace = pace or Pace()
         self._lines: dict[str, _Line] = {}
         self._breaks: dict[int, int] = {}
@@ -260,8 +265,14 @@ class Deliverer:
             self._refused(delivery, f"its file cannot be read: {type(exc).__name__}", None)
             return
         ms = (self.clock.monotonic() - began) * 1000
-        if not is_stored(status, was_sent_before=delivery.unanswered > 0):
+        is_there = is_stored(status, was_sent_before=delivery.unanswered > 0)
+        if not is_there:
             reason = f"{delivery.destination} answered {meaning(status)}"
+            if read_status(status).kind is StatusKind.DUPLICATE:
+                line.close()  # a peer may allow one association at a time
+                why = self._look(peer, self._content(stored))
+                is_there, reason = not why, f"{reason} and {why}"
+        if not is_there:
             self._refused(delivery, reason, status)
             return
         ask_at = self.clock.wall() + self._pace.gather if peer.storage_commitment else 0.0

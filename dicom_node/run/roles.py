@@ -164,6 +164,7 @@ def _listener(life: Life) -> None:
 
 def _courier(life: Life) -> None:
     from dicom_node.dimse.commitment import CommitmentAssociation
+    from dicom_node.dimse.lookup import why_not_there
     from dicom_node.dimse.scu import Destination
     from dicom_node.flow import broker, tracing
     from dicom_node.flow.commit import Committer, keeper
@@ -183,6 +184,9 @@ def _courier(life: Life) -> None:
     def connect(peer: Peer) -> Destination:
         return Destination(settings.node.ae_title, peer)
 
+    def look(peer: Peer, report: Path | bytes) -> str:
+        return why_not_there(settings.node.ae_title, peer, report)
+
     pace = Pace.of(settings.delivery)
     keep = keeper(ledger, pace)
 
@@ -192,7 +196,7 @@ def _courier(life: Life) -> None:
     crew = Threads(life.ends)
     committer = Committer(settings, ledger, ask, pace, crew=crew)
     traces = tracing.from_environment()
-    deliverer = Deliverer(settings, spool, ledger, connect, pace, crew, traces)
+    deliverer = Deliverer(settings, spool, ledger, connect, pace, crew, traces, look)
     auditor = Auditor(settings, ledger)
     publisher = broker.publisher(settings.broker.url, broker.files_of(settings.broker))
     comparer = Comparer(settings, spool, ledger)

@@ -19,6 +19,7 @@ from dicom_node.store.ledger.jobs import Expired, JobLedger
 from dicom_node.store.ledger.repeats import Repeats
 from dicom_node.store.schema import jobs
 from dicom_node.web import jobs as job_api
+from worker.service.turns import Turns
 
 from . import outside
 from .effects import Crashed
@@ -166,6 +167,23 @@ def resent_by_nobody() -> AbstractContextManager[None]:
     return _patched((ledger_jobs, "_held", held))
 
 
+def another_nodes_report_refused() -> AbstractContextManager[None]:
+    """0x0111 of what this node never sent is a failure, whoever sent it."""
+    return _patched((outside.Archive, "why_not_there", lambda *_: "is not asked for it"))
+
+
+def claimed_beside_others() -> AbstractContextManager[None]:
+    """What may have killed a worker is claimed while others are in the worker."""
+    honest = Turns.ask
+
+    def ask(
+        self: Any, begin: Any, count: int, *, alone: bool = False, urgent: bool = False
+    ) -> None:
+        honest(self, begin, count, urgent=urgent)
+
+    return _patched((Turns, "ask", ask))
+
+
 VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     one.__name__: one
     for one in (
@@ -182,6 +200,8 @@ VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         ledger_before_file,
         resent_by_nobody,
         restored_knows_nothing,
+        another_nodes_report_refused,
+        claimed_beside_others,
     )
 }
 

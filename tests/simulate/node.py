@@ -63,6 +63,14 @@ RULES: tuple[tuple[dict[str, Any], ...], ...] = (
             "allow_demonstration": True,
         },
     ),
+    (
+        {
+            "name": "by result",
+            "send_to": ("@sender",),
+            "when": {"absent": ["archive"], "rejected": ["vault"]},
+            "allow_demonstration": True,
+        },
+    ),
 )
 """Rules that a reload may bring."""
 
@@ -151,7 +159,13 @@ class SimulatedNode:
             publish = self.world.broker.publish
             self.dispatcher = Dispatcher(settings, ledger, publish)
             self.deliverer = Deliverer(
-                settings, self.spool, ledger, self.world.connect_to(self), PACE, self.crew
+                settings,
+                self.spool,
+                ledger,
+                self.world.connect_to(self),
+                PACE,
+                self.crew,
+                look=self.world.look,
             )
             self.committer = Committer(
                 settings, ledger, self.world.line_to(self), PACE, linger_s=0, crew=self.crew
@@ -176,10 +190,13 @@ class SimulatedNode:
         if self.is_up["listener"]:
             self.intake.settings = self.settings
         if self.is_up["courier"]:
-            with self.world.effects.process(f"{self.name} courier"):
-                self.deliverer.take(self.settings)
-                self.committer.take(self.settings)
-                self.comparer.take(self.settings)
+            try:
+                with self.world.effects.process(f"{self.name} courier"):
+                    self.deliverer.take(self.settings)
+                    self.committer.take(self.settings)
+                    self.comparer.take(self.settings)
+            except Crashed:
+                self.kill("courier")
 
     def receive(self, image: Image, station: str, priority: int) -> Receipt | str:
         """Receive a C-STORE; return its receipt, or why it was not answered with success."""

@@ -39,6 +39,7 @@ from . import images
 from .effects import Crashed
 
 SILENT_S = 5.0
+POISON = "poison"
 
 ENHANCED_ONLY = ("vault", "ct2")
 """Archives that get each report recast."""
@@ -82,7 +83,7 @@ class Archive:
         self.world = world
         self.mode = "well"
         self.taken: list[Stored] = []
-        self.kept: set[str] = set()
+        self.kept: dict[str, bytes] = {}
         self.questions: deque[tuple[Any, Question]] = deque()
 
     def store(self, content: bytes) -> int:
@@ -99,12 +100,24 @@ class Archive:
         is_known = uid in self.kept
         self.taken.append(Stored(uid, content))
         if self.mode != "lies":
-            self.kept.add(uid)
+            self.kept.setdefault(uid, content)
         if self.mode == "breaks after":
             raise Unreachable(f"{self.name} broke the association")
         if is_known and self.mode in ("well", "strict"):
             return 0x0111
         return 0xB000 if self.mode == "warns" else 0x0000
+
+    def why_not_there(self, content: bytes) -> str:
+        """Answer the question of `dimse.lookup`."""
+        self.world.effects.hit()
+        if self.mode in ("silent", "refuses"):
+            return "cannot be asked for it"
+        ours, theirs = said_in(content), said_in(self.kept.get(uid_in(content), content))
+        return "" if ours == theirs else OTHER_PATIENT
+
+
+OTHER_PATIENT = "has this study under another Patient ID"
+"""Of `dimse.lookup`: a person has to look who is right."""
 
 
 class Association:
@@ -258,7 +271,7 @@ class SimulatedPipeline:
     def describe(self, cases: Sequence[SimulatedCase], progress: Any = None) -> None:
         """Describe a batch."""
         if any(case.number == images.POISON for case in cases):
-            raise Crashed("poison")
+            raise Crashed(POISON)
 
     def build(self, case: SimulatedCase, order: ReportOrder, token: str = "") -> Any:
         """Return a result and its documents."""
@@ -357,7 +370,9 @@ class SimulatedWorker:
         try:
             with self.world.effects.process(self.name):
                 act()
-        except Crashed:
+        except Crashed as exc:
+            if exc.args == (POISON,):
+                self.world.note_poison(self)
             self.kill()
             return "killed"
         return ""

@@ -47,26 +47,31 @@ class Event:
     numbers: tuple[int, ...] = ()
 
 
+USUAL = {
+    "send": 24,
+    "run": 36,
+    "pass": 9,
+    "set": 6,
+    "crash": 8,
+    "restart": 4,
+    "network": 5,
+    "broker": 4,
+    "archive": 6,
+    "disk": 2,
+    "reload": 3,
+    "act": 8,
+}
+STORM = USUAL | {"crash": 20, "restart": 14, "set": 12, "send": 40, "act": 16, "network": 10}
+"""Shares of what happens; each fourth schedule is a storm, with twice as many poison pictures."""
+
+
 def draw(seed: int) -> list[Event]:
     """Return the events of a schedule."""
     drawn = random.Random(seed)
-    weights = {
-        "send": 24,
-        "run": 36,
-        "pass": 9,
-        "set": 6,
-        "crash": 8,
-        "restart": 4,
-        "network": 5,
-        "broker": 4,
-        "archive": 6,
-        "disk": 2,
-        "reload": 3,
-        "act": 8,
-    }
+    weights = STORM if seed % 4 == 3 else USUAL
     kinds, shares = list(weights), list(weights.values())
     events = [Event("send", _numbers(drawn))]
-    for _ in range(drawn.randint(5, 22)):
+    for _ in range(drawn.randint(5, 22) if weights is USUAL else drawn.randint(15, 40)):
         (kind,) = drawn.choices(kinds, shares)
         events.append(Event(kind, _numbers(drawn)))
     if drawn.random() < 0.06:
@@ -107,6 +112,7 @@ def play(events: Sequence[Event], seed: int) -> Outcome:
     try:
         with chance(seed):
             world = World(databases(is_file), folder, seed)
+            world.is_storm = seed % 4 == 3
             copies: list[Any] = []
             for event in events:
                 if world.failure:
@@ -132,11 +138,11 @@ def happen(world: World, event: Event, copies: list[Any]) -> None:
         case "run":
             world.run(1 + b % 8)
         case "send":
-            number = (0, 0, 0, 1, 2, 2, 3, 4)[b % 8]
+            number = (0, 0, 0, 1, 2, 2, 3, 4, 3, 1)[b % (10 if world.is_storm else 8)]
             variant = images.VARIANTS[(0, 0, 0, 0, 1, 2, 3, 0)[c % 8]]
             station = list(STATIONS)[(0, 1, 2, 0, 2, 3, 1, 2)[d % 8]]
-            # each image is of one node: two that send one report stand in the manual
-            home = world.nodes[NODES[number % 2]]
+            # mostly one node, sometimes the other: both make one report then
+            home = world.nodes[NODES[(number + (a % 5 == 0)) % 2]]
             world.send(home, images.image(number, variant), station, e % 3)
         case "pass":
             seconds = WAITS[b % len(WAITS)]
@@ -196,7 +202,7 @@ def _act(world: World, node: Any, event: Event) -> None:
         if act == "release":
             promise.allowed |= promise.shadowed
         for station in STATIONS if act == "adopt" else ():
-            promise.allow(world.destinations(node, station))
+            promise.allow(world.destinations(node, station, number))
     answer = node.operate(act, uid, random.Random(d))
     world.say(f"an operator at {node.name}: {act} image {number}: {answer}")
 

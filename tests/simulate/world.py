@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from . import images
 from .effects import Crashed, Effects, start_clock
 from .node import PEERS, ROLES, RULES, STATIONS, SimulatedNode
 from .outside import (
+    OTHER_PATIENT,
     Archive,
     Association,
     Broker,
@@ -74,6 +74,7 @@ class World:
         self.network: list[str] = []
         self.late: deque[tuple[SimulatedNode, Call]] = deque()
         self.reorders = False
+        self.is_storm = False
         self.failure: tuple[str, str] | None = None
         self.promises: dict[tuple[str, str], Promise] = {}
         self.pipeline = SimulatedPipeline()
@@ -102,6 +103,11 @@ class World:
         """Return what makes associations."""
         return lambda peer: Association(self._archive(peer))
 
+    def look(self, peer: Peer, report: Path | bytes) -> str:
+        """Answer whether what a peer has under a report's UID is that report."""
+        content = report if isinstance(report, bytes) else report.read_bytes()
+        return self._archive(peer).why_not_there(content)
+
     def line_to(self, node: SimulatedNode) -> Callable[[Peer], CommitmentAssociation]:
         """Return what makes associations for commitment."""
         return lambda peer: CommitmentAssociation(self._archive(peer), node)
@@ -121,7 +127,7 @@ class World:
         self.say(f"{station} sends image {image.number} ({image.variant}) to {node.name}: {kind}")
         if isinstance(receipt, str) and receipt != "killed":
             return
-        named = wanted, is_shadow = self.destinations(node, station)
+        named = wanted, is_shadow = self.destinations(node, station, image.number)
         key = (node.name, image.uid)
         if isinstance(receipt, str):  # killed: nobody knows whether it was recorded
             promise = self.promises.get(key) or self._maybe.setdefault(key, Promise())
@@ -140,25 +146,36 @@ class World:
         if receipt.kind == "comparing":
             promise.compared.add(station)
 
+    def note_poison(self, worker: SimulatedWorker) -> None:
+        """Look who shares the death of a worker: a suspect has to be alone in it."""
+        held = []
+        for client, ticket, _ in worker.pulse._jobs.values():
+            node = next(one for name, one in self.nodes.items() if name in client.url)
+            held += node.database.look(_TRIES, job=ticket.job, token=ticket.token)
+        if len(held) > 1 and any(attempts > 1 for attempts, _ in held):
+            shared = sorted(f"image {images.number_of(uid)} try {tries}" for tries, uid in held)
+            self.fail("a suspect is not alone in its worker", f"{worker.name}: {shared}")
+
     def reload(self, node: SimulatedNode, rules: int) -> None:
         """Let a node take other rules."""
-        with suppress(Crashed):
-            node.reload(rules)
-        for (name, _), promise in self.promises.items():
+        node.reload(rules)
+        for (name, uid), promise in self.promises.items():
             for station in promise.compared if name == node.name else ():
-                promise.allow(self.destinations(node, station))
+                promise.allow(self.destinations(node, station, images.number_of(uid)))
 
     @property
     def _maybe(self) -> dict[tuple[str, str], Promise]:
         return self.__dict__.setdefault("_maybes", {})
 
-    def destinations(self, node: SimulatedNode, station: str) -> tuple[set[str], bool]:
-        """Return where reports of a station's images go by the rules of now; read as a person."""
+    def destinations(self, node: SimulatedNode, station: str, number: int) -> tuple[set[str], bool]:
+        """Return where the report of a station's image goes by the rules of now; as a person."""
         title, _ = STATIONS[station]
+        result = "rejected" if number == images.UNREADABLE else "absent"
         for rule in RULES[node.rules]:
             titles = rule.get("match", {}).get("calling_ae", [title])
             if title in titles:
-                names = {station if name == SENDER else name for name in rule["send_to"]}
+                named = (*rule["send_to"], *rule.get("when", {}).get(result, ()))
+                names = {station if name == SENDER else name for name in named}
                 is_shadow = rule.get("mode") == "shadow"
                 return {name for name in names if name in PEERS}, is_shadow
         return set(), False
@@ -236,6 +253,7 @@ class World:
         while not self.failure:
             self.restart()
             self._run_all()
+            self._settle_by_hand()
             waiting = [node for node in self.nodes.values() if not is_settled(node)]
             if (
                 not waiting
@@ -252,6 +270,13 @@ class World:
                 self.fail("something waits for ever", names)
                 return
             self.clock.pass_by(pause)
+
+    def _settle_by_hand(self) -> None:
+        """Let a person end what only a person can: two nodes, one image, two patients."""
+        for node in self.nodes.values():
+            for uid, destination in node.database.look(_DISPUTED, why=f"%{OTHER_PATIENT}"):
+                node.ledger.acts.settle(uid, "given-up", destination, by="eve")
+                self.say(f"eve gives up {node.name} image {images.number_of(uid)} to {destination}")
 
     def _run_all(self) -> None:
         """Let all that can happen happen, in rounds: each has its turn once in a round."""
@@ -270,6 +295,15 @@ class World:
         self.fail("something turns for ever", ", ".join(name for name, _ in self.ready()))
 
 
+_DISPUTED = sa.text(
+    "SELECT jobs.sop_instance_uid, deliveries.destination FROM deliveries "
+    "JOIN jobs ON jobs.id = deliveries.job "
+    "WHERE deliveries.state = 'retrying' AND deliveries.reason LIKE :why"
+)
+_TRIES = sa.text(
+    "SELECT attempts, sop_instance_uid FROM jobs "
+    "WHERE id = :job AND token = :token AND state = 'running'"
+)
 _HOLDER = sa.select(jobs.c.token).where(jobs.c.id == sa.bindparam("job"))
 _OPEN = sa.text("""
 SELECT 'job ' || state || ' of ' || sop_instance_uid FROM jobs
