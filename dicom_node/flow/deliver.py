@@ -111,7 +111,7 @@ class Deliverer:
         pace: Pace | None = None,
         crew: Crew | None = None,
         traces: TraceExporter | None = None,
-        look: Callable[[Peer, Path | bytes], str] = lambda *_: "is not asked for it",
+        look: Callable[[Peer, Path | bytes], str] | None = None,
     ) -> None:
         self._traces = traces
         self._peers = settings.peers
@@ -268,7 +268,7 @@ class Deliverer:
         is_there = is_stored(status, was_sent_before=delivery.unanswered > 0)
         if not is_there:
             reason = f"{delivery.destination} answered {meaning(status)}"
-            if read_status(status).kind is StatusKind.DUPLICATE:
+            if self._look and read_status(status).kind is StatusKind.DUPLICATE:
                 line.close()  # a peer may allow one association at a time
                 why = self._look(peer, self._content(stored))
                 is_there, reason = not why, f"{reason} and {why}"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import gc
+import json
 import logging
 import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 
 def main() -> int:
@@ -32,6 +36,9 @@ def main() -> int:
     )
     parser.add_argument("--known", action="store_true", help="begin shortly before what finds it")
     parser.add_argument("--keep-on", action="store_true", help="go on after a failure")
+    parser.add_argument(
+        "--state", type=Path, help="a file that keeps how far it has come; a later call goes on"
+    )
     parser.add_argument("--story", action="store_true", help="tell the story of a schedule")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
@@ -45,37 +52,89 @@ def main() -> int:
         print("\n".join(outcome.story))
         print(f"seed {options.seed}: {outcome.failure or 'all invariants hold'}")
         return 1 if outcome.failure else 0
-    began, done, failed, effects, cpu = time.perf_counter(), 0, 0, 0, 0.0
-    for seed, failure, hits, spent in _all(options):
-        done, effects, cpu = done + 1, effects + hits, cpu + spent
+    return _play(options)
+
+
+def _play(options: argparse.Namespace) -> int:
+    """Play the schedules that a state file does not have yet."""
+    state = State.of(options)
+    began, last = time.perf_counter(), state.done
+    for seed, failure, effects, cpu in _all(options, state):
+        state.done, state.effects, state.cpu = (
+            state.done + 1,
+            state.effects + effects,
+            state.cpu + cpu,
+        )
         if failure:
-            failed += 1
+            state.failed.append(seed)
             _tell(seed, failure[0])
-            if not options.keep_on:
-                break
         spent = time.perf_counter() - began
-        if done % 500 == 0:
-            print(
-                f"{done} schedules in {spent:.0f} s, {failed} failed", file=sys.stderr, flush=True
-            )
-        if options.seconds and spent > options.seconds:
+        if state.done % 100 == 0 or failure:
+            state.write(options.state)
+        if state.done % 500 == 0:
+            print(f"{state}; {spent:.0f} s", file=sys.stderr, flush=True)
+        if (failure and not options.keep_on) or (options.seconds and spent > options.seconds):
             break
+    state.write(options.state)
     spent = time.perf_counter() - began
-    print(
-        f"{done} schedules from seed {options.seed}, {effects} effects, {failed} failed, "
-        f"{done / spent:.1f} a second by {options.processes} process(es)"
-        f", {1000 * cpu / done:.0f} ms of processor each"
-    )
-    return 1 if failed else 0
+    rate = (state.done - last) / spent
+    print(f"{state}, {rate:.1f} a second by {options.processes} process(es)")
+    return 1 if state.failed else 0
 
 
-def _all(options: argparse.Namespace) -> Iterator[tuple[int, tuple[str, str] | None, int, float]]:
-    seeds = range(options.seed, options.seed + options.schedules)
+@dataclass
+class State:
+    """How far a run has come; a later call goes on from there."""
+
+    seed: int
+    done: int = 0
+    effects: int = 0
+    cpu: float = 0.0
+    failed: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> State:
+        """Return the state in the file of a run, or that of a new one."""
+        if options.state and options.state.exists():
+            return cls(**json.loads(options.state.read_text()))
+        return cls(options.seed)
+
+    def write(self, file: Path | None) -> None:
+        """Keep it, whole or not at all."""
+        if file is not None:
+            new = file.with_suffix(".new")
+            new.write_text(json.dumps(asdict(self)))
+            new.replace(file)
+
+    def __str__(self) -> str:
+        ms = 1000 * self.cpu / max(1, self.done)
+        failed = f"{len(self.failed)} failed {self.failed[:9] or ''}".strip()
+        return (
+            f"{self.done} schedules from seed {self.seed}, {self.effects} effects, {failed}, "
+            f"{ms:.0f} ms of processor each"
+        )
+
+
+def _all(
+    options: argparse.Namespace, state: State
+) -> Iterator[tuple[int, tuple[str, str] | None, int, float]]:
+    seeds = range(state.seed + state.done, state.seed + options.schedules)
     if options.processes == 1:
+        _prepare()
         yield from map(one, seeds)
         return
-    with multiprocessing.get_context("fork").Pool(options.processes) as pool:
-        yield from pool.imap_unordered(one, seeds, chunksize=20)
+    with multiprocessing.get_context("fork").Pool(options.processes, _prepare) as pool:
+        yield from pool.imap(one, seeds, chunksize=20)
+
+
+def _prepare() -> None:
+    """Import all, and let the collector pass over it: a schedule makes much and keeps little."""
+    from . import schedule
+
+    schedule.simulate(0)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def one(seed: int) -> tuple[int, tuple[str, str] | None, int, float]:

@@ -33,6 +33,22 @@ def check(world: World) -> None:
     _archives_have_what_they_should(world)
 
 
+def ends(node: SimulatedNode) -> dict[str, frozenset[tuple[Any, ...]]]:
+    """Return how each Instance of a node ended: its reports, and who has them."""
+    rows = Rows(node)
+    found: dict[str, set[tuple[Any, ...]]] = {uid: set() for uid in rows.instances}
+    for job in rows.jobs.values():
+        found[job.sop_instance_uid].add((job.generation, job.state))
+    for one in rows.objects:
+        job = rows.jobs[one.job]
+        found[job.sop_instance_uid].add((job.generation, one.sop_class_uid, one.sop_instance_uid))
+    for row in rows.deliveries:
+        job = rows.jobs[row.job]
+        state = "there" if row.state in ("sent", "committed") else row.state
+        found[job.sop_instance_uid].add((job.generation, row.destination, row.kind, state))
+    return {uid: frozenset(end) for uid, end in found.items()}
+
+
 class Rows:
     """What a ledger holds at the end."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -204,8 +205,14 @@ class SimulatedSpool(Spool):
             raise OutOfResources("spool: the disk is full")
         self.effects.hit()
         name = super().write_report(job, token, part, content)
+        self.date(name)
         self.effects.hit()
         return name
+
+    def date(self, name: str) -> None:
+        """Let a new file be as old as it is by the clock of the world."""
+        now = self._clock.wall()
+        os.utime(self.path(name), (now, now))
 
     def remove(self, name: str) -> None:
         """Remove a file."""
@@ -219,6 +226,7 @@ class _Incoming(Incoming):
     def place(self, name: str) -> None:
         self._spool.effects.hit()
         super().place(name)
+        self._spool.date(name)
         self._spool.effects.hit()
 
 

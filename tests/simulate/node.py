@@ -17,8 +17,9 @@ from dicom_node.flow.dispatch import Dispatcher
 from dicom_node.flow.intake import Intake
 from dicom_node.flow.loop import Loop
 from dicom_node.flow.repeat import Comparer, adopt
-from dicom_node.settings import Dispatch, Peer, Rule, Settings
+from dicom_node.settings import Dispatch, Peer, Retention, Rule, Settings
 from dicom_node.store.ledger import Receipt
+from dicom_node.store.retention import RetentionSweep
 from dicom_node.web.jobs import JobDesk
 
 from .effects import Crashed, SimulatedDatabase, SimulatedLedger, SimulatedSpool
@@ -86,6 +87,7 @@ def settings_of(name: str, rules: int) -> Settings:
         peers=PEERS,
         rules=[Rule(**rule) for rule in RULES[rules]],
         dispatch=Dispatch(lease=60, queued_for=60, window=8, batch=3),
+        retention=Retention(images=600.0, reports=7200.0),
     )
 
 
@@ -176,6 +178,7 @@ class SimulatedNode:
                 self.deliverer.loop(),
                 self.committer.loop(),
                 self.comparer.loop(),
+                Loop("retention", RetentionSweep(settings, self.spool, ledger).step, ledger.clock),
             ]
 
     def kill(self, role: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from dicom_node.base.errors import ChexFractError
 
 from . import images
-from .checks import check
+from .checks import check, ends
 from .effects import SimulatedDatabase, SimulatedLedger, chance
 from .node import RULES, STATIONS
 from .world import NODES, WORKERS, World, is_settled
@@ -122,9 +122,10 @@ def play(events: Sequence[Event], seed: int) -> Outcome:
                 world.settle()
             if not world.failure:
                 check(world)
+            ended = {name: ends(node) for name, node in world.nodes.items()} if copies else {}
             for copy in copies:
                 if not world.failure:
-                    _restored_ends_the_same(world, copy)
+                    _restored_ends_the_same(world, copy, ended)
             return Outcome(seed, world.failure, world.story, world.effects.count)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -188,7 +189,7 @@ def happen(world: World, event: Event, copies: list[Any]) -> None:
                 path.relative_to(node.folder): path.read_bytes()
                 for path in node.folder.rglob("*.dcm")
             }
-            copies.append((node.name, node.database.copy(), spool, node.rules))
+            copies.append((node.name, node.database.copy(), spool, node.rules, len(world.touches)))
             world.say(f"a backup of {node.name} is taken")
 
 
@@ -203,13 +204,14 @@ def _act(world: World, node: Any, event: Event) -> None:
             promise.allowed |= promise.shadowed
         for station in STATIONS if act == "adopt" else ():
             promise.allow(world.destinations(node, station, number))
+    world.touches.append((node.name, "" if act == "retry-failed" else uid))
     answer = node.operate(act, uid, random.Random(d))
     world.say(f"an operator at {node.name}: {act} image {number}: {answer}")
 
 
-def _restored_ends_the_same(world: World, copy: Any) -> None:
+def _restored_ends_the_same(world: World, copy: Any, ended: dict[str, Any]) -> None:
     """Put a backup back in place of its node, and let the world end once more."""
-    name, content, spool, rules = copy
+    name, content, spool, rules, touched = copy
     node = world.nodes[name]
     for path in node.folder.rglob("*.dcm"):
         path.unlink()
@@ -234,9 +236,18 @@ def _restored_ends_the_same(world: World, copy: Any) -> None:
     for key in known & there:
         # what was promised after it may be lost
         world.promises[key].wanted = set()
+    since = world.touches[touched:]
     world.settle()
     if not world.failure:
         check(world)
+    for uid, end in ends(node).items() if not world.failure else ():
+        # what came to it after the backup is lost with it; the other node may have come first
+        nodes = {at for at, one in world.touches if one == uid}
+        if (name, uid) in since or (name, "") in since or len(nodes) > 1:
+            continue
+        if end != ended[name][uid]:
+            differs = sorted(map(str, end ^ ended[name][uid]))
+            world.fail("a restored node ends otherwise", f"{name} {uid}: {differs}")
 
 
 def simulate(seed: int) -> Outcome:

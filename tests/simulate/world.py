@@ -75,6 +75,8 @@ class World:
         self.late: deque[tuple[SimulatedNode, Call]] = deque()
         self.reorders = False
         self.is_storm = False
+        self.touches: list[tuple[str, str]] = []
+        """Node and Instance (all, when empty) of each reception and act, in order."""
         self.failure: tuple[str, str] | None = None
         self.promises: dict[tuple[str, str], Promise] = {}
         self.pipeline = SimulatedPipeline()
@@ -122,6 +124,7 @@ class World:
 
     def send(self, node: SimulatedNode, image: images.Image, station: str, priority: int) -> None:
         """Let a station send an image."""
+        self.touches.append((node.name, image.uid))
         receipt = node.receive(image, station, priority)
         kind = receipt if isinstance(receipt, str) else receipt.kind
         self.say(f"{station} sends image {image.number} ({image.variant}) to {node.name}: {kind}")
@@ -158,6 +161,7 @@ class World:
 
     def reload(self, node: SimulatedNode, rules: int) -> None:
         """Let a node take other rules."""
+        self.touches.append((node.name, ""))
         node.reload(rules)
         for (name, uid), promise in self.promises.items():
             for station in promise.compared if name == node.name else ():

@@ -367,6 +367,26 @@ def test_a_duplicate_at_the_first_attempt_is_somebody_elses_object(node: Node) -
     assert row(node).reason == "archive answered 0x0111 duplicate SOP Instance"
 
 
+@pytest.mark.parametrize("why", ["", "has this study under another Patient ID"])
+def test_a_duplicate_that_was_never_sent_is_looked_at(node: Node, why: str) -> None:
+    """Another node that got the same image may have sent the same report."""
+    node.report()
+    node.archive.statuses = [0x0111]
+    asked: list[Path | bytes] = []
+
+    def look(peer: Peer, report: Path | bytes) -> str:
+        assert peer.ae_title == "ARCHIVE"
+        asked.append(report)
+        return why
+
+    settings = Settings(peers=node.peers)
+    Deliverer(settings, node.spool, node.ledger, node.archive, look=look).step()
+    assert len(asked) == 1
+    found = row(node)
+    assert (found.state, found.status) == ("retrying" if why else "sent", 0x0111)
+    assert found.reason.endswith(why)
+
+
 def test_a_duplicate_of_what_is_sent_again_is_a_delivery(node: Node) -> None:
     node.report(**ONLY_SR)
     work = node.deliverer()
