@@ -19,7 +19,7 @@ from dicom_node.base.identity import (
     IMPLEMENTATION_VERSION_NAME,
     MANUFACTURER,
 )
-from dicom_node.dimse import acceptor, commitment, contexts, entity, retrieve, scp, security
+from dicom_node.dimse import acceptor, commitment, contexts, entity, pull, retrieve, scp, security
 from dicom_node.flow.commit import LINGER_S
 from dicom_node.flow.deliver import Pace
 from dicom_node.operate.conformance_tables import IODS, READ, REVISIONS, Row
@@ -400,7 +400,8 @@ def _proposed() -> list[dict[str, Any]]:
     little = (contexts.EXPLICIT_LITTLE, contexts.IMPLICIT_LITTLE)
     return [
         {**_named(uid), "role": "SCU", "transfer_syntaxes": [_named(one) for one in little]}
-        for uid in (contexts.VERIFICATION, *contexts.REPORTS)
+        # C-FIND: whose report a duplicate is, and what `pull` brings by C-GET
+        for uid in (contexts.VERIFICATION, *contexts.REPORTS, pull.FIND, pull.GET)
     ]
 
 

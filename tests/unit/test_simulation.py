@@ -62,3 +62,21 @@ def test_after_a_restore_a_duplicate_is_an_object_that_is_there(ledger: Ledger) 
     ledger.deliveries.doubt()
     (after,) = on(ledger, NOW).deliveries.due()
     assert after.unanswered > 0
+
+
+def test_two_nodes_that_send_one_report_both_end() -> None:
+    """Found by the simulation: the second was refused as 0x0111 for ever."""
+    events = [
+        schedule.Event("send", (1, 0, 0, 0, 0)),
+        schedule.Event("run", (0, 7)),
+        schedule.Event("send", (0, 0, 0, 0, 0)),
+    ]
+    outcome = schedule.play(events, 1)
+    assert outcome.failure is None, "\n".join(outcome.story)
+    assert {"node-a", "node-b"} <= {
+        word.rstrip(":") for line in outcome.story for word in line.split()
+    }
+    with broken.another_nodes_report_refused():
+        refused = schedule.play(events, 1).failure
+    assert refused is not None
+    assert refused[0] == "something waits for ever"
