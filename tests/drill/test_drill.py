@@ -72,9 +72,26 @@ def test_a_power_cut_loses_nothing_but_without_fsync(broken: str, tmp_path: Path
     assert (result["lost"] > 0, done.returncode) == ((True, 1) if broken else (False, 0))
 
 
+WHOLE_SITES = {
+    "links fail between two nodes and three workers": (
+        "network_cuts",
+        "--hold",
+        "6",
+        "--rest",
+        "1",
+    ),
+    "Sentinels change the head of Redis": ("fail_over", "--changes", "2", "--instances", "120"),
+    "one of two nodes behind HAProxy ends": ("balanced", "--ends", "2", "--instances", "120"),
+    "an upgrade on SQLite": ("upgrade", "--instances", "120"),
+    "an upgrade on PostgreSQL": ("upgrade", "--instances", "120", "--database", "postgresql"),
+}
+
+
 @pytest.mark.timeout(900)
-def test_links_that_fail_between_two_nodes_and_three_workers_lose_and_double_nothing() -> None:
-    command = [sys.executable, "-m", "tests.drill.network_cuts", "--hold", "6", "--rest", "1"]
+@pytest.mark.parametrize("what", WHOLE_SITES)
+def test_nothing_is_lost_or_reported_twice_where(what: str) -> None:
+    module, *words = WHOLE_SITES[what]
+    command = [sys.executable, "-m", f"tests.drill.{module}", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == 69:
         pytest.skip(done.stderr)
