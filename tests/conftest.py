@@ -9,11 +9,20 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from dicom_node.dimse import patches
 from dicom_node.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from listening import Node
+    from serving import Api
+
+    from worker.image.decode import Decoder
+
+# Fixtures import what they need: a test of a parser does not wait for a web framework.
 
 # Tests play peers with pynetdicom too; unmended, such a peer leaves a socket open after an abort.
 patches.apply()
@@ -68,11 +77,47 @@ def shared_data() -> Path:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     """An empty ledger in a file of its own."""
-    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
-    Ledger.upgrade(url)
-    opened = Ledger.open(url)
+    from ledgers import fresh
+
+    opened = Ledger.open(fresh(tmp_path))
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node that listens for DICOM, without a worker; one for all tests of a file."""
+    from listening import listening
+
+    with listening(tmp_path_factory.mktemp("node")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A node's job API and pages, where people sign in; one for all tests of a file."""
+    from serving import serving
+
+    with serving(tmp_path_factory.mktemp("node")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A page of a real browser, in which faults are collected."""
+    import pages
+
+    with pages.browser() as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    """A worker's decoder in a process of its own."""
+    from worker.image.decode import Decoder
+
+    with Decoder() as made:
+        yield made
 
 
 @pytest.fixture

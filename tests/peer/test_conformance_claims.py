@@ -468,12 +468,6 @@ KINDS = sorted(
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with serving(tmp_path_factory.mktemp("web")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def web(api: Api) -> Iterator[httpx2.Client]:
     url = f"{api.url}{WEB['root']}"
     with httpx2.Client(base_url=url, headers=BEARER, timeout=PATIENCE_S) as asking:

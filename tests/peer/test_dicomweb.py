@@ -38,12 +38,6 @@ BEARER = {"Authorization": f"Bearer {SECRET}"}
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with serving(tmp_path_factory.mktemp("node")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def made(api: Api) -> dict[str, tuple[Document, ...]]:
     def add(study: str, **more: Any) -> tuple[Document, ...]:
         return add_result(api.ledger, api.spool, StudyInstanceUID=study, **more)

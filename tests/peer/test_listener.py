@@ -5,7 +5,6 @@ import shutil
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,6 @@ COMPRESSED = {
     "1.2.840.10008.1.2.4.81": ["dcmcjpls", "+en"],
     "1.2.840.10008.1.2.5": ["dcmcrle"],
 }
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with listening(tmp_path_factory.mktemp("node")) as running:
-        yield running
 
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:

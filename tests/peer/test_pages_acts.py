@@ -30,12 +30,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with pages.browser() as page:
-        yield page
-
-
 @pytest.fixture
 def page(chromium: Any) -> Iterator[Any]:
     chromium.faults.clear()

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledgers import NOW, fresh, on, reported
+from ledgers import NOW, on, reported
 
 from dicom_node.settings import load
 from dicom_node.store.ledger import Ledger
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger.open(fresh(tmp_path))
-    yield opened
-    opened.close()
 
 
 def test_the_last_judgement_of_each_result_counts(ledger: Ledger) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -11,12 +10,6 @@ from serving import SECRET, Api, serving
 
 PATHS = ("/sign-in", "/images/1.2.3", "/dicom-web/studies", "/healthz", "/static/style.css",
          "/none", "/jobs/none/instance")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with serving(tmp_path_factory.mktemp("node")) as running:
-        yield running
 
 
 @pytest.mark.parametrize("path", PATHS)

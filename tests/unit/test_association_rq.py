@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,12 +61,6 @@ ABORTED = {
         "it cannot be read",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with listening(tmp_path_factory.mktemp("rq")) as made:
-        yield made
 
 
 def answer(node: Node, pdu: bytes) -> bytes:

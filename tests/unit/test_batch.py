@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 
-import pytest
-from ledgers import NOW, fresh, instance, on, route
+from ledgers import NOW, instance, on, route
 
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.batch import Batch
@@ -73,11 +71,6 @@ def test_one_that_cannot_be_written_takes_no_other_with_it() -> None:
     for thread in threads:
         thread.join(WAIT_S)
     assert outcomes == {0: 0, 1: 1, 2: 2, 3: "three", 4: 4}
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.open(fresh(tmp_path))
 
 
 def test_instances_of_one_batch_have_what_each_would_have_alone(ledger: Ledger) -> None:

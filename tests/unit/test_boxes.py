@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reports import ALGORITHM, CASES, ORDER
 
-from worker.image.decode import Decoder
 from worker.image.pixels import Radiograph, radiograph, read
 from worker.models import Description, ModelInfo, Region
 from worker.pipeline import Pipeline
@@ -260,12 +259,6 @@ def instance(mark=MARK, shape=(512, 400), **elements):
         **elements,
     )
     return reports.as_bytes(ds)
-
-
-@pytest.fixture(scope="module")
-def decoder():
-    with Decoder() as decoder:
-        yield decoder
 
 
 def described(decoder, model, content):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledgers import NOW, fresh, instance, on, post, reported, result, route, taken
+from ledgers import NOW, instance, on, post, reported, result, route, taken
 
 from dicom_node.base.job import Handout
 from dicom_node.flow.deliver import Deliverer, Pace
@@ -44,13 +43,6 @@ class Archive:
         return self.status
 
     def close(self) -> None: ...
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger.open(fresh(tmp_path))
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture

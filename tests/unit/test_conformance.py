@@ -38,12 +38,6 @@ OTHERS = ("1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.112", "1.2.840.10008.1
 """Transfer syntaxes of films and text, which nobody should accept for a radiograph."""
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with listening(tmp_path_factory.mktemp("node")) as running:
-        yield running
-
-
 def accepted(node: Node, wanted: list[tuple[str, str]]) -> set[tuple[str, str]]:
     """Return which (SOP class, transfer syntax) pairs the listener accepts."""
     found = set()

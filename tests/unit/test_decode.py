@@ -44,12 +44,6 @@ from worker.image.decode import Decoder, _Killed
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
 
-@pytest.fixture(scope="module")
-def decoder():
-    with Decoder() as decoder:
-        yield decoder
-
-
 def child(decoder):
     """Return the process id of the one child that is idle."""
     (idle,) = decoder._idle

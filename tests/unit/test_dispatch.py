@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from ledgers import NOW, fresh, instance, on, post, result, route
+from ledgers import NOW, instance, on, post, result, route
 
 from dicom_node.base.errors import Busy, Unreachable
 from dicom_node.base.job import Handout
@@ -38,13 +36,6 @@ class Broker:
     @property
     def sizes(self) -> list[int]:
         return [len(handout.tickets) for handout, _ in self.got]
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger.open(fresh(tmp_path))
-    yield ledger
-    ledger.close()
 
 
 def dispatcher(ledger: Ledger, broker: Broker, **limits: Any) -> Dispatcher:

@@ -18,18 +18,12 @@ import pytest
 import yaml
 from peers import need
 from prometheus_client.parser import text_string_to_metric_families
-from serving import SECRET, Api, serving
+from serving import SECRET, Api
 
 from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.operate import dashboard
 from dicom_node.web import connections, guard
 from dicom_node.web.app import serve_web
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with serving(tmp_path_factory.mktemp("node")) as running:
-        yield running
 
 
 @pytest.fixture

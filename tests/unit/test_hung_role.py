@@ -26,11 +26,6 @@ from dicom_node.store.spool import Spool
 from dicom_node.web.app import serve_web
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.open(fresh(tmp_path))
-
-
 def test_a_dispatcher_that_never_returns_from_the_broker_is_named(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

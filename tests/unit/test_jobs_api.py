@@ -17,12 +17,6 @@ from dicom_node.web import guard
 from worker.service.node import NodeClient as Client
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with serving(tmp_path_factory.mktemp("node")) as running:
-        yield running
-
-
 @pytest.fixture
 def http(api: Api) -> Iterator[httpx2.Client]:
     headers = {"Authorization": f"Bearer {SECRET}"}

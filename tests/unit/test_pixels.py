@@ -25,12 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 OPTIONS = Pixels(screening="off")
 
 
-@pytest.fixture(scope="module")
-def decoder():
-    with Decoder() as decoder:
-        yield decoder
-
-
 def refusal(act, *args):
     """Return the code of the refusal."""
     with pytest.raises(Rejected) as refused:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,13 +24,6 @@ from dicom_node.store.ledger import Instance, Ledger
 from dicom_node.store.spool import Spool
 
 SECOND = {"calling_ae": "SECOND", "calling_host": "10.0.0.10", "association": "beef0001"}
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    made = Ledger.open(fresh(tmp_path))
-    yield made
-    made.close()
 
 
 def again(ledger: Ledger, *routes: object, reason: str = "", **changed: object) -> object:

@@ -19,12 +19,6 @@ from tests.bench.strangers import ask, strangers
 BEARER = {"Authorization": f"Bearer {SECRET}"}
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with serving(tmp_path_factory.mktemp("node")) as running:
-        yield running
-
-
 def raw(api: Api, sent: bytes, limit_s: float = 5) -> bytes:
     """Return the whole answer to some bytes."""
     with socket.create_connection(("127.0.0.1", api.settings.web.port), limit_s) as line:

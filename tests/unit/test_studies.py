@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +13,6 @@ from dicom_node.base.errors import NotFound
 from dicom_node.base.job import Reason, Result
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.studies import StudyFilter, StudyView
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger.open(fresh(tmp_path))
-    yield ledger
-    ledger.close()
 
 
 def receive(ledger: Ledger, n: int, study: str, *, routed: bool = False, **facts: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import imagecodecs
@@ -42,12 +42,6 @@ OPTIONS = Pixels(screening="off")
 WHOLE = {"WindowCenter": 2048, "WindowWidth": 4096}
 HTJ2K = "1.2.840.10008.1.2.4.203"
 Array = Any
-
-
-@pytest.fixture(scope="module")
-def decoder() -> Iterator[Decoder]:
-    with Decoder() as decoder:
-        yield decoder
 
 
 def shown(ds: Dataset | bytes, decoder: Decoder, **options: Any) -> Radiograph:
