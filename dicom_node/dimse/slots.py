@@ -166,6 +166,7 @@ class Slots(Generic[Held]):
             ):
                 return OF_PEER
         if holders.count(holder) >= most_of_one:
+            # Its own idle one goes first: a modality that was cut off comes back by a new one.
             if not self._free(one for one, of in everywhere.items() if of == holder):
                 return OF_PEER
             return "" if len(holders) - 1 < most else ALL_TAKEN
@@ -182,7 +183,7 @@ class Slots(Generic[Held]):
         counts = Counter(everywhere.values())
         most = max((of for of in counts if of != holder), key=counts.__getitem__, default=holder)
         if counts[most] <= counts[holder] + 1:
-            return False
+            return False  # two equals would take the last one from each other for ever
         return self._free(one for one, of in everywhere.items() if of == most)
 
     def _free(self, candidates: Iterable[Held | HeldRow], longer_than: float = IDLE_S) -> bool:

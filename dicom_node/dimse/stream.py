@@ -120,6 +120,8 @@ class Stream:
         request = self._request()
         if request is None:
             return False
+        # A modality sends a study in one go: what follows within moments is taken here as well,
+        # without waking pynetdicom's threads in between.
         with self._alone():
             while request and self._store(request) and self._is_more_to_come():
                 request = self._request()
@@ -183,13 +185,14 @@ class Stream:
         try:
             while True:
                 data_set.add(fragments.come())
-                self._limit(data_set.size)
+                self._limit(data_set.size)  # before more is read: a peer may never end
                 if fragments.is_whole:
                     return True
                 if fragments.is_foreign or self._is_called():
                     break
                 self._inlet.fill()
         except Malformed:
+            # pynetdicom sends the abort, and has to find the beginning of a PDU for that.
             fragments.skip_pdu()
             raise
         fragments.skip_pdu()
@@ -221,6 +224,7 @@ class Fragments:
         inlet.begin(0)
         self._await(6)
         kind, size = _pdu_head(inlet.unread)
+        # Nothing is taken yet: what is returned as None is read again, by pynetdicom.
         if kind != _P_DATA_TF or not 6 <= size <= inlet.largest:
             return None
         self._await(12)
@@ -277,6 +281,7 @@ class Fragments:
             return False
         length, context_id, control = _pdv_head(self._inlet.take(6))
         self._after_pdv -= 6
+        # The length counts context id and control header (PS3.8 Table 9-23), which are taken.
         if not 2 <= length <= self._after_pdv + 2:
             raise Malformed("a PDV is longer than its PDU")
         if context_id != self._context_id or control & _COMMAND:

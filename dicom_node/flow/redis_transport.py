@@ -67,6 +67,7 @@ def opened(content: bytes, queue: str) -> dict[str, Any]:
         raise _Dropped("its body is not base64")
     try:
         arguments = _read(base64.b64decode(body, validate=True), "its body", list)
+        # Celery's protocol 2: [arguments, keyword arguments, chain], see `_message`.
         handout = Handout.model_validate(arguments[0][0])
     except ValidationError:
         raise _Dropped("its argument is not a hand-out") from None
@@ -130,6 +131,7 @@ class _BoundedBuffer(SocketBuffer):
         """Return a reply of `length` bytes, or nothing of one that is too large."""
         if length <= MAX_ENVELOPE:
             return bytes(super().read(length, *more, **options))
+        # Read in pieces and forgotten: to leave it there would make the next reply start within.
         left = length + 2  # its end of line
         left -= len(self._buffer.read(left))
         while left > 0:
@@ -208,6 +210,7 @@ class _WaryChannel:
                 raise
             if not found:
                 raise Empty
+            # Each priority has a list of its own, whose name is the queue's and a number.
             queue = bytes_to_str(found[0]).rsplit(self.sep, 1)[0]
             self._queue_cycle.rotate(queue)
             try:
@@ -218,6 +221,7 @@ class _WaryChannel:
             self.connection._deliver(message, queue)
             return True
         finally:
+            # In all cases: else kombu believes that it still waits, and never asks again.
             self._in_poll = None
             self._flush_brpop_reauth()
 

@@ -79,6 +79,7 @@ class Gate:
         if self._by_address[connection.address] > self._most_of_address:
             self._thin(connection.address)
         if len(self._connections) > self._most:
+            # The new one waits, too, so there is always one to give way; never one that works.
             self.refuse(next(iter(self._waiting)), f"{self._most} connections are open")
 
     def leave(self, connection: Connection) -> None:
@@ -105,7 +106,7 @@ class Gate:
         now = time.monotonic()
         for connection, since in list(self._waiting.items()):
             if now - since <= HEAD_S:
-                break
+                break  # a dictionary keeps the order of entry: all that follow are younger
             connection.end()
         for address, count in list(self._by_address.items()):
             if count > self._most_of_address:
@@ -200,6 +201,7 @@ class Connection(H11Protocol):
         if cycle is None or cycle.response_complete:
             return
         if cycle is not before:
+            # A second request on the same connection is as unknown as the first one was.
             self._is_wanted = False
             self._lines, self._tail = 0, b""
         if self._is_wanted or not cycle.more_body:
@@ -220,6 +222,7 @@ class Connection(H11Protocol):
             return
         if self.cycle is None or self.cycle.response_complete:
             self._lines += _head_lines(self._tail + data) - self._tail.count(b"\n")
+            # An empty line ends a head, in four bytes at most; they may come in two parts.
             self._tail = data[-3:]
             if self._lines > MAX_LINES:
                 self.gate.refuse(self, f"a head of more than {MAX_LINES} lines")
@@ -248,6 +251,7 @@ class Connection(H11Protocol):
 
     def end(self) -> None:
         """Hang up; what is being sent is dropped."""
+        # Not close(): that waits for the client to take what is left, which it may never do.
         if self.transport is not None:
             self.transport.abort()
 
