@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def pages() -> dict[str, str]:
         ),
         "commands.md": _commands(),
         "house.md": _house(),
+        "metrics.md": _metrics(),
     }
 
 
@@ -161,6 +162,54 @@ def _house() -> str:
                 used += [name for name in node if _imports(graph, module, name)]
             lines.append(_row(f"`{room}`", _sentence(module), ", ".join(used)))
     return "\n".join(lines)
+
+
+def _metrics() -> str:
+    """Return every metric with its labels, as the code names them."""
+    lines = [
+        "# Metrics",
+        "",
+        "`/metrics` of the node, in Prometheus' text format. Counts come from the ledger at each "
+        'scrape, so nothing is lost at a restart. `[web] metrics = "loopback"` answers this '
+        "machine alone. No label holds what belongs to a patient. The dashboard "
+        "`configs/grafana/chexfract.json` uses these names.",
+        "",
+        "| metric | kind | labels | what |",
+        "|---|---|---|---|",
+    ]
+    found = {}
+    for path in sorted((ROOT / "dicom_node" / "web").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        given = {
+            ast.unparse(one.targets[0]): one.value
+            for one in ast.walk(tree)
+            if isinstance(one, ast.Assign)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                kind, is_metric, _ = node.func.id.partition("MetricFamily")
+                if is_metric:
+                    found |= {row[0]: row for row in _metric(node, kind.lower(), given)}
+    lines += [_row(f"`{name}`", kind, labels, what) for name, kind, labels, what in
+              sorted(found.values())]  # fmt: skip
+    return "\n".join(lines)
+
+
+COUNTED = ("instances", "jobs", "deliveries")
+"""What `chexfract_{what}` stands for."""
+
+
+def _metric(
+    call: ast.Call, kind: str, given: Mapping[str, ast.expr]
+) -> Iterator[tuple[str, str, str, str]]:
+    name, what = (ast.unparse(one).removeprefix("f").strip("'\"") for one in call.args[:2])
+    named = {word.arg: word.value for word in call.keywords}
+    wanted = named.get("labels", ast.List([]))
+    labels = ast.literal_eval(given.get(ast.unparse(wanted), wanted))
+    shown = ", ".join(f"`{label}`" for label in labels)
+    end = "_total" if kind == "counter" else ""
+    for one in COUNTED if "{what}" in name else ("",):
+        yield name.format(what=one) + end, kind, shown, what.format(what=one)
 
 
 def _imports(graph: grimp.ImportGraph, importer: str, imported: str) -> bool:
