@@ -55,6 +55,9 @@ def main() -> int:
         }
         paths |= {f"study-{name}": f"/images/{uid}" for name, uid in found.items()}
         paths |= {f"name-{name}": f"/images/{uid}" for name, uid in names.items()}
+        paths |= {"peer-new": "/peers/new?ae_title=XRAY9&host=10.0.0.9", "users": "/users"}
+        paths |= {"rule-new": f"/rules/new?like={found['ignored']}", "bulk": "/bulk"}
+        paths |= {"peer-edit": "/peers/archive/edit", "history": "/configuration/history"}
         addresses = {name: api.url + path for name, path in paths.items()}
         addresses |= {"empty": f"{empty.url}/", "sign-in": f"{closed.url}/sign-in"}
         addresses = {name: url for name, url in addresses.items() if not only or name in only}
