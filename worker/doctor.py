@@ -47,13 +47,13 @@ def doctor(
     from dicom_node.flow.broker import redacted
 
     worker = settings.worker
-    facts = {"model": worker.model, "broker": redacted(worker.broker), "nodes": _urls(worker)}
+    facts = {"model": worker.model, "broker": redacted(worker.broker), "nodes": _node_urls(worker)}
     checks = [*_here(), passed("config", f"{config or 'defaults'}: model {worker.model}")]
     checks += [*_model(settings, full=full), *_device(settings)]
     if not beside_node:
-        checks += [*_broker(settings), *_secret(settings), *_nodes(settings)]
+        checks += [*_check_broker(settings), *_secret(settings), *_nodes(settings)]
     if full:
-        checks += _described(settings)
+        checks += _check_description(settings)
     return show(checks, as_json=as_json, **facts)
 
 
@@ -142,13 +142,13 @@ def _model(settings: Settings, *, full: bool) -> Iterator[Check]:
         yield failed("model", str(exc), "correct worker.toml", exc.exit_code)
         return
     if not getattr(options, "path", ""):
-        yield from _served(name, str(getattr(options, "url", "")))
+        yield from _check_server(name, str(getattr(options, "url", "")))
         is_demonstration = options.demonstration
     else:
         yield from _files(name, options, full=full)
         is_demonstration = _is_demonstration(name, options)
-    yield _licence(name, options, is_demonstration)
-    yield _offline()
+    yield _check_licence(name, options, is_demonstration)
+    yield _check_offline()
     yield from _batches(name, settings.worker.batch)
 
 
@@ -171,7 +171,7 @@ def _batches(name: str, wanted: int) -> Iterator[Check]:
             )
 
 
-def _served(name: str, url: str) -> Iterator[Check]:
+def _check_server(name: str, url: str) -> Iterator[Check]:
     """Knock at a chat server."""
     import socket
     from urllib.parse import urlsplit
@@ -229,7 +229,7 @@ def _is_demonstration(name: str, options: Any) -> bool:
         return False
 
 
-def _licence(name: str, options: Any, is_demonstration: bool) -> Check:
+def _check_licence(name: str, options: Any, is_demonstration: bool) -> Check:
     from worker.models import licences
 
     if is_demonstration:
@@ -246,7 +246,7 @@ def _licence(name: str, options: Any, is_demonstration: bool) -> Check:
     return passed("licence", f"{licences.of(options)}; accepted by {options.licence_accepted_by}")
 
 
-def _offline() -> Check:
+def _check_offline() -> Check:
     """Say whether weights could come from a hub; the program itself sets these for its engines."""
     tried = os.environ.get("HF_HUB_OFFLINE", "1")
     if tried.strip().upper() in ("", "0", "FALSE", "NO", "OFF"):
@@ -316,7 +316,7 @@ def _cuda_of_torch() -> str:
     return "" if facts.get("cuda", "None") == "None" else str(facts["cuda"])
 
 
-def _broker(settings: Settings) -> Iterator[Check]:
+def _check_broker(settings: Settings) -> Iterator[Check]:
     from dicom_node.flow import broker
 
     try:
@@ -328,7 +328,7 @@ def _broker(settings: Settings) -> Iterator[Check]:
     yield passed("broker", f"{broker.redacted(settings.worker.broker)} answers")
 
 
-def _urls(worker: Worker) -> list[str]:
+def _node_urls(worker: Worker) -> list[str]:
     """Return the URLs of the known nodes."""
     entries = (*worker.nodes, *worker.announce)
     return [entry if isinstance(entry, str) else entry.url for entry in entries]
@@ -379,7 +379,7 @@ def _secret_file(path: Path) -> Iterator[Check]:
         yield passed("secret", str(path))
 
 
-def _described(settings: Settings) -> Iterator[Check]:
+def _check_description(settings: Settings) -> Iterator[Check]:
     """Load the model and let it describe pictures, as `run` does before it takes jobs."""
     from worker.service.start import pipeline
 

@@ -126,7 +126,7 @@ def explain(
         loc = tuple(part for part in fault["loc"] if part != "[key]")
         where = _place(((under,) if under else ()) + loc, content or {})
         what = _fault(fault, model, loc)
-        where += _variable(model, loc)
+        where += _set_by(model, loc)
         faults.append(f"{where}: {what}" if where else what)
     return "; ".join(dict.fromkeys(faults))
 
@@ -145,7 +145,7 @@ def _place(loc: Sequence[int | str], content: Mapping[str, Any]) -> str:
     return ".".join(str(part) for part in loc)
 
 
-def _variable(model: type[BaseModel], loc: Sequence[int | str]) -> str:
+def _set_by(model: type[BaseModel], loc: Sequence[int | str]) -> str:
     """Return the variable of the environment that a value comes from, empty where none is set."""
     prefix = str(model.model_config.get("env_prefix", ""))
     wanted = (prefix + "__".join(map(str, loc))).upper()
@@ -165,7 +165,7 @@ def _look_up(content: Any, path: Sequence[int | str]) -> Any:
 def _fault(fault: ErrorDetails, model: type[BaseModel], loc: Sequence[int | str]) -> str:
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"unknown key{_suggestion(model, loc)}"
+        return f"unknown key{_near_key(model, loc)}"
     if kind == "missing":
         return "is missing"
     if kind in ("value_error", "assertion_error"):
@@ -186,7 +186,7 @@ def _fault(fault: ErrorDetails, model: type[BaseModel], loc: Sequence[int | str]
         return f"{value or 'this'} is not {wording.words}"
     if kind == "literal_error":
         known = [str(one) for one in get_args(kind_of)] or [str(context.get("expected", ""))]
-        return f"{value or 'this'} is not known; write {_either(known)}"
+        return f"{value or 'this'} is not known; write {_any_of(known)}"
     return _plain(kind, value or "this", context)
 
 
@@ -215,7 +215,7 @@ def _plain(kind: str, value: str, context: Mapping[str, Any]) -> str:
     return f"{value} {forms.get(kind.split('_')[0], 'is not of the right form')}"
 
 
-def _either(words: Sequence[str]) -> str:
+def _any_of(words: Sequence[str]) -> str:
     quoted = [f'"{word}"' for word in words]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
@@ -230,7 +230,7 @@ def _shown(value: object, loc: Sequence[int | str]) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}…"
 
 
-def _suggestion(model: type[BaseModel], loc: Sequence[int | str]) -> str:
+def _near_key(model: type[BaseModel], loc: Sequence[int | str]) -> str:
     """Return ``; did you mean …?`` for a key that nearly stands here, or stands elsewhere."""
     here = _keys(_annotation(model, loc[:-1])[0])
     key = str(loc[-1])
@@ -303,7 +303,7 @@ def _syntax(message: str, text: str) -> str:
     if "end of a table declaration" in what:
         return f"line {number}: {line} is not closed; write [{line.strip('[] ')}]"
     if "Invalid value" in what or "after a statement" in what:
-        return f"line {number}: the value of {key} is not TOML; {_written(line)}"
+        return f"line {number}: the value of {key} is not TOML; {_as_toml(line)}"
     if "Illegal character" in what or what == 'Expected "\'"' or "nterminated" in what:
         number = next((at for at, one in enumerate(lines, 1) if _OPEN_TEXT.match(one)), number)
         key = lines[number - 1].split("=")[0].strip() if lines else key
@@ -322,7 +322,7 @@ _WORDS = {"true": "true", "yes": "true", "on": "true"}
 _WORDS |= {"false": "false", "no": "false", "off": "false", "none": '""', "null": '""'}
 
 
-def _written(line: str) -> str:
+def _as_toml(line: str) -> str:
     """Return how to write a value that is not TOML."""
     value = line.partition("=")[2].partition("#")[0].strip()
     if (meant := _WORDS.get(value.lower())) is not None:

@@ -74,8 +74,8 @@ def _folder(settings: Settings) -> Path:
 def _make(folder: Path, wanted: list[str], copy_ca: Path | None) -> x509.Certificate:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        authority, key = _authority(folder)
-        made = _issue(folder, authority, key, wanted)
+        authority, key = _own_authority(folder)
+        made = _issue_signed(folder, authority, key, wanted)
         if copy_ca is not None:
             _write(copy_ca, (folder / "ca.pem").read_bytes(), 0o644)
     except (OSError, ValueError) as exc:
@@ -92,7 +92,7 @@ def _names(settings: Settings, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([name for name in found if name] + ["localhost", "127.0.0.1", "::1"]))
 
 
-def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def _own_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """Return the authority and its key; made when missing."""
     if (folder / "ca.pem").exists():
         authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
@@ -103,9 +103,9 @@ def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
     key = ec.generate_private_key(ec.SECP256R1())
     name = _named(f"ChexFract Node authority of {socket.gethostname()}"[:64])
     authority = (
-        _begun(name, name, key.public_key(), CA_FOR)
+        _certificate_builder(name, name, key.public_key(), CA_FOR)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(_key_usage(signs=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -114,7 +114,7 @@ def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
     return authority, key
 
 
-def _issue(
+def _issue_signed(
     folder: Path,
     authority: x509.Certificate,
     ca_key: ec.EllipticCurvePrivateKey,
@@ -124,12 +124,12 @@ def _issue(
     left = authority.not_valid_after_utc - datetime.now(UTC)
     public = ca_key.public_key()
     made = (
-        _begun(
+        _certificate_builder(
             _named(names[0][:64]), authority.subject, key.public_key(), min(CERTIFICATE_FOR, left)
         )
         .add_extension(x509.SubjectAlternativeName([_alternative(one) for one in names]), False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(_key_usage(signs=False), critical=True)
         .add_extension(
             x509.ExtendedKeyUsage(
                 [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -146,7 +146,7 @@ def _issue(
     return made
 
 
-def _begun(
+def _certificate_builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, lives: timedelta
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
@@ -162,7 +162,7 @@ def _begun(
     )
 
 
-def _usage(*, signs: bool) -> x509.KeyUsage:
+def _key_usage(*, signs: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not signs,
         content_commitment=False,

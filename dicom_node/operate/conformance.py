@@ -272,7 +272,7 @@ def statement(settings: Settings) -> dict[str, Any]:
             "audit": "DICOM PS3.15 A.5 messages to a file or to syslog (RFC 5424)",
         },
         "iods": [
-            {"kind": kind, "name": name, "attributes": [_attribute(row) for row in rows]}
+            {"kind": kind, "name": name, "attributes": [_attribute_row(row) for row in rows]}
             for kind, (name, rows) in IODS.items()
         ],
         "read": [{**_tag_of(keyword), "use": use} for keyword, use in READ],
@@ -285,7 +285,7 @@ def _version(one: TLSVersion) -> str:
     return one.name.removeprefix("TLSv").replace("_", ".")
 
 
-def _attribute(row: Row) -> dict[str, str]:
+def _attribute_row(row: Row) -> dict[str, str]:
     module, keyword, presence, source = row
     return {"module": module, **_tag_of(keyword), "presence": presence, "source": source}
 
@@ -299,7 +299,7 @@ def _tag_of(keyword: str) -> dict[str, str]:
     }
 
 
-def _matching(vr: str) -> str:
+def _matching_kind(vr: str) -> str:
     """Return how a key of this value representation is compared (PS3.4 C.2.2.2)."""
     if vr == "SQ":
         return "sequence"
@@ -310,7 +310,7 @@ def _matching(vr: str) -> str:
     return "single value, wild card" if vr in WILD else "single value"
 
 
-def _within(level: Level, keyword: str) -> str:
+def _compared_within(level: Level, keyword: str) -> str:
     """Return where alone a key is compared, if not everywhere."""
     item, keys = Dataset(), Dataset()
     item.CodeValue = "1"
@@ -331,7 +331,11 @@ def _query_retrieve() -> dict[str, Any]:
                 "level": level,
                 "unique": UNIQUE[level],
                 "keys": [
-                    {**key, "matching": _matching(key["vr"]) + _within(level, key["keyword"])}
+                    {
+                        **key,
+                        "matching": _matching_kind(key["vr"])
+                        + _compared_within(level, key["keyword"]),
+                    }
                     for key in map(_tag_of, map(keyword_for_tag, sorted(ATTRIBUTES[level])))
                 ],
             }

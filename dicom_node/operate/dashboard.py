@@ -44,9 +44,9 @@ def dashboard() -> dict[str, Any]:
     figures = [panel for panel in PANELS if panel[4] == "stat"]
     curves = [panel for panel in PANELS if panel[4] != "stat"]
     width = 24 // len(figures)
-    panels = [_panel(n, p, n * width, 0, width, 4) for n, p in enumerate(figures)]
+    panels = [_drawn_panel(n, p, n * width, 0, width, 4) for n, p in enumerate(figures)]
     panels += [
-        _panel(len(figures) + n, p, 12 * (n % 2), 4 + 8 * (n // 2), 12, 8)
+        _drawn_panel(len(figures) + n, p, 12 * (n % 2), 4 + 8 * (n // 2), 12, 8)
         for n, p in enumerate(curves)
     ]
     return {
@@ -64,7 +64,7 @@ def dashboard() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _panel(
+def _drawn_panel(
     number: int, panel: tuple[str, str, str, str, str], x: int, y: int, width: int, height: int
 ) -> dict[str, Any]:
     title, expression, legend, unit, kind = panel

@@ -69,7 +69,7 @@ def demo(folder: Path | None, *, count: int = 0, keep: bool = False, as_json: bo
         answers = _answers(node, archive, phantoms, started)
         print(json.dumps([_row(a) for a in answers])) if as_json else _show(answers)
         if keep:
-            _stay(node)
+            _stay_up(node)
     return 0 if all(answer.said == answer.drawn for answer in answers) else 1
 
 
@@ -103,7 +103,7 @@ def _answers(
                     f"{len(wanted) - len(reports)} report(s) did not come: {last_line(node.log)}"
                 )
             time.sleep(0.1)
-            reports = _reports(archive.folder)
+            reports = _archived_reports(archive.folder)
             advance(len(reports))
     ledger = Ledger.open(node.ledger)
     try:
@@ -112,7 +112,7 @@ def _answers(
         ledger.close()
 
 
-def _reports(folder: Path) -> dict[str, Dataset]:
+def _archived_reports(folder: Path) -> dict[str, Dataset]:
     """Read the archive's files: TID 1500 reports by the Instance that they are about."""
     reports: dict[str, Dataset] = {}
     for path in sorted(folder.iterdir()):
@@ -197,7 +197,7 @@ def _stage(stage: dict[str, Any]) -> str:
     return f"{name} {stage['ms']:.0f} ms" if stage.get("ms") is not None else name
 
 
-def _stay(node: SandboxNode) -> None:
+def _stay_up(node: SandboxNode) -> None:
     print(f"The node stays up: {node.page}  (Ctrl-C ends it)", flush=True)
     try:
         node.process.wait()

@@ -113,7 +113,7 @@ def export(
         if is_deidentified:
             rows = map(partial(_hidden_row, privacy_of(settings)), found)
         elif has_hashes:
-            rows = map(_hashing(privacy_of(settings).names), map(row_of, found))
+            rows = map(_keyed_hashes(privacy_of(settings).names), map(row_of, found))
         else:
             rows = map(row_of, found)
         with _opened(out) as file:
@@ -171,7 +171,7 @@ def _iso(at: float | None) -> str | None:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds") if at else None
 
 
-def _hashing(names: Pseudonyms) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _keyed_hashes(names: Pseudonyms) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return what replaces a row's identifiers by keyed hashes; an absent one stays absent."""
 
     def hidden(row: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def python() -> Iterable[Check]:
     if not (3, 11) <= sys.version_info[:2] < (3, 14):
         return [failed("python", f"Python {here}", "use Python 3.11, 3.12 or 3.13")]
     faults, found = [], []
-    for wanted in _requirements():
+    for wanted in _wanted_packages():
         try:
             version = metadata.version(wanted.name)
         except metadata.PackageNotFoundError:
@@ -76,7 +76,7 @@ def python() -> Iterable[Check]:
     return [passed("python", state)]
 
 
-def _requirements() -> Iterator[Requirement]:
+def _wanted_packages() -> Iterator[Requirement]:
     for line in metadata.requires(PACKAGE) or ():
         wanted = Requirement(line)
         if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
@@ -103,14 +103,16 @@ def _port(name: str, host: str, port: int, *, runs: bool) -> Check:
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE and runs:
                 return passed(check, f"{where} is served by the running node")
-            return failed(check, f"{where}: {_why(exc)}", _advice(name, port, exc), _CONFIG)
+            return failed(
+                check, f"{where}: {_bind_problem(exc)}", _advice(name, port, exc), _CONFIG
+            )
     if runs and port:
         what = f"a node runs on this data_dir, but nobody serves {where}"
         return failed(check, what, "look at its log; was the port changed since it started?")
     return passed(check, f"{where} is free")
 
 
-def _why(exc: OSError) -> str:
+def _bind_problem(exc: OSError) -> str:
     known = {errno.EADDRINUSE: "in use by another program", errno.EACCES: "not ours to take"}
     return known.get(exc.errno or 0, exc.strerror or str(exc))
 
@@ -272,10 +274,10 @@ def tls(settings: Settings) -> Iterator[Check]:
             advice = "are the files there, in PEM form, and does the key belong to the certificate?"
             yield failed(name, str(exc), advice, _CONFIG)
             continue
-        yield from _validity(name, end)
+        yield from _check_dates(name, end)
 
 
-def _validity(name: str, end: Tls) -> Iterator[Check]:
+def _check_dates(name: str, end: Tls) -> Iterator[Check]:
     for one in conditions.certificate_dates(name, end):
         found = next(conditions.of_dates(one), None)
         if found is None:

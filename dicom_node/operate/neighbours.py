@@ -70,7 +70,7 @@ def _may_send(rule: Rule, known: Peer) -> bool:
 
 
 def _asked(settings: Settings, name: str, known: Peer, check: str) -> Iterator[Check]:
-    _knock(known)
+    _open_connection(known)
     wanted = [SR_CLASSES[word] for word in known.sop_classes]
     wanted += [SECOND_OBJECTS[word] for word in known.objects if word in SECOND_OBJECTS]
     brief = known.model_copy(update={"timeout": min(known.timeout, ASSOCIATION_S)})
@@ -79,7 +79,7 @@ def _asked(settings: Settings, name: str, known: Peer, check: str) -> Iterator[C
         commits = destination.accepts(PUSH_MODEL)
         taken = [uid for uid in wanted if destination.accepts(uid)]
         explicit = [uid for uid in taken if destination.accepts(uid, EXPLICIT_LITTLE)]
-        state = f"{destination.name} {_verified(destination)}"
+        state = f"{destination.name} {_echo_answer(destination)}"
     names = [REPORTS[uid].removesuffix(" Storage") for uid in taken]
     if not set(taken) & set(SR_CLASSES.values()):
         advice = f"ask whoever runs {name} to accept Comprehensive SR Storage"
@@ -98,7 +98,7 @@ def _asked(settings: Settings, name: str, known: Peer, check: str) -> Iterator[C
         yield warned(check, what, "nothing has to be done: they are sent in that")
 
 
-def _knock(known: Peer) -> None:
+def _open_connection(known: Peer) -> None:
     """Open a TCP connection, which fails faster and clearer than an association."""
     where = f"{known.ae_title}@{known.host}:{known.port}"
     try:
@@ -113,7 +113,7 @@ def _knock(known: Peer) -> None:
         raise Unreachable(f"{where} cannot be reached: {exc.strerror or exc}") from exc
 
 
-def _verified(destination: Destination) -> str:
+def _echo_answer(destination: Destination) -> str:
     try:
         return f"answers C-ECHO in {destination.echo():.0f} ms"
     except Refused as exc:

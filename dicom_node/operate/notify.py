@@ -135,7 +135,7 @@ class Notifier:
             if one.key not in SENT_LATER:
                 yield Trouble(key, one.text, f"{one.text} {one.advised}")
             elif now - since >= self._notify.destination_down_for:
-                lasts = f"This has lasted {_minutes(now - since)}."
+                lasts = f"This has lasted {_in_minutes(now - since)}."
                 yield Trouble(key, one.text, f"{one.text} {lasts} {one.advised}")
 
     def _failures(self) -> tuple[list[str], int]:
@@ -249,5 +249,5 @@ def post_office(notify: Notify, limit_s: float = ANSWER_S) -> Iterator[smtplib.S
         raise Unreachable(f"mail by {where[0]}:{where[1]}: {type(exc).__name__}") from exc
 
 
-def _minutes(seconds: float) -> str:
+def _in_minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

@@ -64,7 +64,7 @@ def notify(settings: Settings) -> Iterator[Check]:
     if notify.webhook is None and not notify.mail_to:
         yield warned("notify", "nobody hears of trouble", "set notify.webhook or notify.mail_to")
     if notify.webhook is not None:
-        yield _webhook(notify.webhook.get_secret_value())
+        yield _reach_webhook(notify.webhook.get_secret_value())
     if notify.mail_to:
         where = f"{notify.smtp_host}:{notify.smtp_port}"
         try:
@@ -77,7 +77,7 @@ def notify(settings: Settings) -> Iterator[Check]:
             yield passed("notify", f"mail by {where} to {len(notify.mail_to)}")
 
 
-def _webhook(url: str) -> Check:
+def _reach_webhook(url: str) -> Check:
     """Knock where the webhook is; its path is often a secret and stays inside."""
     parts = urlsplit(url)
     is_encrypted = parts.scheme == "https"

@@ -82,7 +82,7 @@ def pull(
         raise
     finally:
         puller.close()
-    _print(tally, accessions, out, hidden, as_json)
+    _print_pulled(tally, accessions, out, hidden, as_json)
     return 1 if tally.problems else 0
 
 
@@ -125,7 +125,7 @@ def _path(out: Path, uid: str, hidden: Hidden | None) -> Path:
     return out / f"{safe}.dcm"
 
 
-def _print(
+def _print_pulled(
     tally: _Tally, accessions: Sequence[str], out: Path, hidden: Hidden | None, as_json: bool
 ) -> None:
     shown = [(hidden.accession(one) if hidden else one, why) for one, why in tally.problems]

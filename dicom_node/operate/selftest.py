@@ -122,7 +122,7 @@ def find_way(settings: Settings, to: str, drawing: Path) -> Way:
         raise ConfigurationError("the node wants TLS, which selftest --to does not speak")
     facts = _facts(drawing, settings)
     refused = []
-    for calling_ae in _titles(settings, to):
+    for calling_ae in _sender_titles(settings, to):
         rule = routing.decide(settings.rules, facts | {"calling_ae": calling_ae})
         if rule is None:
             refused.append(f"no rule takes a frontal chest DX from {calling_ae}")
@@ -140,7 +140,7 @@ def find_way(settings: Settings, to: str, drawing: Path) -> Way:
     raise ConfigurationError(f"no way to {to}: {why}. Add to node.toml:\n{_missing(to)}")
 
 
-def _titles(settings: Settings, to: str) -> list[str]:
+def _sender_titles(settings: Settings, to: str) -> list[str]:
     """Return AE titles under which this machine may send, that of `to` first."""
     peers = sorted(settings.peers.items(), key=lambda item: item[0] != to)
     return [
@@ -235,12 +235,12 @@ def _look(line: SyntaxResult, ledger: Ledger, way: Way) -> None:
     if any(one.state == DeliveryState.WITHHELD for one in sent):
         line.problem = next(one.reason for one in sent if one.state == DeliveryState.WITHHELD)
     elif sent and all(one.state in TAKEN for one in sent):
-        _judge(line, trace, job, way)
+        _judge_outcome(line, trace, job, way)
     else:
         line.state = next((f"{one.state}: {one.reason}" for one in sent), line.state)
 
 
-def _judge(line: SyntaxResult, trace: Trace, job: JobView, way: Way) -> None:
+def _judge_outcome(line: SyntaxResult, trace: Trace, job: JobView, way: Way) -> None:
     if job.result is not None:
         line.text = job.result.text or ""
         line.model_ms = job.result.stages_ms.get("model")

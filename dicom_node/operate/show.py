@@ -82,10 +82,11 @@ def status(
         console.print(f"{'oldest':11} a job has waited for {totals.oldest_open_s:.0f} s")
     for line in totals.destinations:
         console.print(escape(_printable(_destination(line))))
-    for text in _recent(recent):
+    for text in _recent_lines(recent):
         console.print(text, markup=False, highlight=False, overflow="fold")
 
 
+<<<<<<< HEAD
 def _peer_table(peers: Mapping[str, Peer], ae_title: str, address: str) -> str:
     """Return the table that makes a refused caller known; empty for one that is known."""
     is_known = who_calls(peers, ae_title, address, certificate=None).name is not None
@@ -93,6 +94,9 @@ def _peer_table(peers: Mapping[str, Peer], ae_title: str, address: str) -> str:
 
 
 def _recent(recent: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+=======
+def _recent_lines(recent: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+>>>>>>> aa453b5 (Name eighty-six functions of a file by what they are in two words)
     """Yield three lines for each Instance: whose it is, its UID, from whom and why."""
     if recent:
         yield _line("received", "patient", "accession", "state")
@@ -204,7 +208,7 @@ def checked(path: Path, settings: Settings, *, as_json: bool) -> None:
         "port": settings.node.port,
         "peers": sorted(settings.peers),
         "rules": [rule.name for rule in settings.rules],
-        "hints": list(_hints(settings)),
+        "hints": list(_config_notes(settings)),
     }
     if as_json:
         print_json(checked)
@@ -216,7 +220,7 @@ def checked(path: Path, settings: Settings, *, as_json: bool) -> None:
         print(f"note: {hint}")
 
 
-def _hints(settings: Settings) -> Iterable[str]:
+def _config_notes(settings: Settings) -> Iterable[str]:
     if not settings.rules:
         yield "no [[rules]]: every Instance is kept and ignored"
     if not settings.peers and settings.node.known_peers_only:
@@ -231,7 +235,7 @@ def _hints(settings: Settings) -> Iterable[str]:
                 f"rule {rule.name!r} sends to {SENDER} alone: what comes by STOW-RS has no peer to "
                 "send to; its report is fetched by WADO-RS, or name a peer in send_to"
             )
-        yield from _uncalled(settings, rule)
+        yield from _never_called(settings, rule)
         yield from _of_no_radiograph(rule)
     for name, doubt in doubts(settings):
         yield f"peer {name} {doubt}"
@@ -247,7 +251,7 @@ def _of_no_radiograph(rule: Rule) -> Iterable[str]:
         )
 
 
-def _uncalled(settings: Settings, rule: Rule) -> Iterable[str]:
+def _never_called(settings: Settings, rule: Rule) -> Iterable[str]:
     """Yield a note where nobody can call the node by the title that a rule asks for."""
     node, patterns = settings.node, rule.match.called_ae
     titles = (node.ae_title, *node.ae_titles)

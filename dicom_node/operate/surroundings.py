@@ -44,14 +44,14 @@ def ledger(settings: Settings) -> Iterator[Check]:
     try:
         revision = book.revision()
         if revision != VERSIONS[-1]:
-            yield _revised(revision)
+            yield _check_revision(revision)
             return
         yield passed("ledger", f"revision {revision}")
         for wrong in conditions.of_ledger(book):
             yield machine.check_of("ledger", wrong)
         for wrong in conditions.of_clock(book.clock.wall(), book.history.last_event()):
             yield machine.check_of("clock", wrong)
-        yield from _work(settings, book)
+        yield from _check_work(settings, book)
     except ChexFractError as exc:
         advice = "start the database, or correct node.ledger"
         yield failed("ledger", str(exc), advice, exc.exit_code)
@@ -59,7 +59,7 @@ def ledger(settings: Settings) -> Iterator[Check]:
         book.close()
 
 
-def _revised(revision: str | None) -> Check:
+def _check_revision(revision: str | None) -> Check:
     if revision is None:
         return warned("ledger", "no tables yet", "serve makes them")
     if revision in VERSIONS:
@@ -69,7 +69,7 @@ def _revised(revision: str | None) -> Check:
     return failed("ledger", what, "install that version again", _CONFIG)
 
 
-def _work(settings: Settings, book: Ledger) -> Iterator[Check]:
+def _check_work(settings: Settings, book: Ledger) -> Iterator[Check]:
     """Look whether somebody takes the jobs, and takes the reports."""
     now = book.clock.wall()
     waiting, claims = book.jobs.waiting(), book.results.workers()
@@ -77,7 +77,7 @@ def _work(settings: Settings, book: Ledger) -> Iterator[Check]:
     if here is None:  # nobody who would know answers: what was claimed lately speaks
         here = conditions.models_claimed(waiting, claims, now)
     late = list(conditions.of_jobs(waiting, here, now))
-    claimed = [f"{claim.worker} {_ago(now - claim.claimed_at)}" for claim in claims[:3]]
+    claimed = [f"{claim.worker} {_time_ago(now - claim.claimed_at)}" for claim in claims[:3]]
     for one in late:
         last = f"last claim: {claimed[0]}" if claimed else "no worker ever claimed one"
         yield machine.check_of("jobs", one, f"({last})")
@@ -103,7 +103,7 @@ def _models_here(settings: Settings) -> set[str] | None:
         return None
 
 
-def _ago(seconds: float) -> str:
+def _time_ago(seconds: float) -> str:
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit} ago"
@@ -114,7 +114,7 @@ def broker(settings: Settings) -> Iterator[Check]:
     """Look at the broker: answers, version, keeps what it is given, has the same time."""
     url = settings.broker.url
     if url == "embedded":
-        yield _embedded()
+        yield _embedded_broker()
         return
     where = doorbell.redacted(url)
     try:
@@ -148,7 +148,7 @@ def broker(settings: Settings) -> Iterator[Check]:
         yield warned("clock", what, machine.KEEP_CLOCK)
 
 
-def _embedded() -> Check:
+def _embedded_broker() -> Check:
     program = doorbell.program()
     if program is None:
         what = "embedded: the stand-in written in Python; no redis-server or valkey-server on PATH"
@@ -248,20 +248,20 @@ def worker(
     except ValueError:
         return [warned("worker", "none is installed here", "run its doctor where it is")]
     checks = [
-        Check(**{**line, "name": f"worker {line['name']}"} | _milder(line, config))
+        Check(**{**line, "name": f"worker {line['name']}"} | _as_warning(line, config))
         for line in found["checks"]
     ]
-    return [*checks, *_fits(settings, found)] if settings and config else checks
+    return [*checks, *_check_meeting(settings, found)] if settings and config else checks
 
 
-def _milder(line: dict[str, Any], config: Path | None) -> dict[str, Any]:
+def _as_warning(line: dict[str, Any], config: Path | None) -> dict[str, Any]:
     if config is not None or line["verdict"] != "fail":
         return {}
     advice = f"only if a worker is to run here: {line['advice']}"
     return {"verdict": "warn", "advice": advice, "exit_code": 0}
 
 
-def _fits(settings: Settings, found: dict[str, Any]) -> Iterator[Check]:
+def _check_meeting(settings: Settings, found: dict[str, Any]) -> Iterator[Check]:
     """Look whether node and worker will meet: same broker, a model that a rule asks for."""
     theirs, ours = found.get("broker", ""), doorbell.redacted(settings.broker.url)
     if settings.broker.url != "embedded" and theirs != ours:

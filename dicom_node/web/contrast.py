@@ -42,7 +42,7 @@ def preset(bright: Floats, name: str) -> Floats:
         return between(bright, float(low), float(high))
     # The ribs over the lungs differ from these by little: raise them over their surroundings.
     shown = between(bright, float(low), float(high))
-    raised = shown + _BONE_DETAIL * (shown - _blurred(shown))
+    raised = shown + _BONE_DETAIL * (shown - _blur(shown))
     return np.asarray(np.clip(raised, 0, 1), np.float32)
 
 
@@ -103,7 +103,7 @@ def _weights(length: int) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
     return share, tiles[0], tiles[1]
 
 
-def _blurred(grey: Floats) -> Floats:
+def _blur(grey: Floats) -> Floats:
     from PIL import Image
 
     image = Image.fromarray(grey)

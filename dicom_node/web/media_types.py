@@ -60,7 +60,7 @@ def parse(text: str) -> MediaType:
     pairs = (one.partition("=") for one in parameters)
     # A plus sign that was not encoded arrives in a query parameter as a blank.
     bare = name.strip().lower().replace(" ", "+")
-    return MediaType(bare, {key.strip().lower(): _unquoted(value) for key, _, value in pairs})
+    return MediaType(bare, {key.strip().lower(): _without_quotes(value) for key, _, value in pairs})
 
 
 def choose(request: Request, offered: Sequence[str]) -> str:
@@ -103,5 +103,5 @@ def _split(text: str, mark: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _unquoted(value: str) -> str:
+def _without_quotes(value: str) -> str:
     return value.strip().strip('"')

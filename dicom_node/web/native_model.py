@@ -48,13 +48,15 @@ def _elements(ds: Dataset, bulk_uri: Callable[[DataElement], str], threshold: in
                 inside = "".join(_elements(item, bulk_uri, threshold))
                 yield f'<Item number="{number}">{inside}</Item>'
         elif element.VR in _BINARY and isinstance(element.value, bytes):
-            yield _binary(element, bulk_uri, threshold)
+            yield _inline_binary(element, bulk_uri, threshold)
         else:
             yield from _values(element)
         yield "</DicomAttribute>"
 
 
-def _binary(element: DataElement, bulk_uri: Callable[[DataElement], str], threshold: int) -> str:
+def _inline_binary(
+    element: DataElement, bulk_uri: Callable[[DataElement], str], threshold: int
+) -> str:
     if len(element.value) > threshold:
         return f"<BulkData uri={quoteattr(bulk_uri(element))}/>"
     inline = base64.b64encode(element.value).decode()

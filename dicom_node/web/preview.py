@@ -105,7 +105,7 @@ class Previews:
         if not self._drawing.acquire(timeout=WAIT_S):
             raise Busy("too many pictures are being drawn")
         try:
-            picture = _drawn(path, window, kind, largest)
+            picture = _draw_apart(path, window, kind, largest)
         finally:
             self._drawing.release()
         self._kept[key] = picture
@@ -114,7 +114,7 @@ class Previews:
         return picture
 
 
-def _drawn(path: Path, window: str, kind: str, largest: int) -> bytes:
+def _draw_apart(path: Path, window: str, kind: str, largest: int) -> bytes:
     command = python_command("-m", __name__, window, kind, str(largest))
     environment = child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     try:
@@ -163,11 +163,11 @@ def draw(file: BinaryIO, window: str, kind: str = "PNG", largest: int = LARGEST)
     dataset = _with_points(dcmread(file))
     pixels = pixel_array(dataset, index=0)
     if window in DEEP:
-        return _deep(pixels, dataset, window)
+        return _draw_deep(pixels, dataset, window)
     if dataset.get("SamplesPerPixel", 1) == 1:
-        pixels = np.rint(_shown(pixels, dataset, window) * 255)
+        pixels = np.rint(_shown_grey(pixels, dataset, window) * 255)
     picture = Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
-    across, down = _enlarged(dataset)
+    across, down = _enlarged_by(dataset)
     if (across, down) != (1.0, 1.0):
         size = (round(picture.width * across), round(picture.height * down))
         picture = picture.resize(size, Image.Resampling.BICUBIC)
@@ -178,7 +178,7 @@ def draw(file: BinaryIO, window: str, kind: str = "PNG", largest: int = LARGEST)
     return drawn.getvalue()
 
 
-def _shown(pixels: NDArray[Any], dataset: Dataset, window: str) -> NDArray[np.float32]:
+def _shown_grey(pixels: NDArray[Any], dataset: Dataset, window: str) -> NDArray[np.float32]:
     """Return grey values as a viewer shows them: 0 black, 1 white (DICOM PS3.4 N.2)."""
     import numpy as np
     from pydicom.pixels.processing import apply_modality_lut
@@ -191,7 +191,7 @@ def _shown(pixels: NDArray[Any], dataset: Dataset, window: str) -> NDArray[np.fl
         return contrast.preset(-values if is_inverse else values, window)
     if "," in window:
         center, width, function = window.split(",")
-        shown = _windowed(values, float(center), float(width), function)
+        shown = _under_window(values, float(center), float(width), function)
     else:
         shown = _as_sent(values, dataset)
     return 1 - shown if is_inverse != (window == "inverted") else shown
@@ -205,7 +205,7 @@ def _is_inverse(dataset: Dataset) -> bool:
     return bool(dataset.get("PhotometricInterpretation") == "MONOCHROME1")
 
 
-def _deep(pixels: NDArray[Any], dataset: Dataset, window: str) -> bytes:
+def _draw_deep(pixels: NDArray[Any], dataset: Dataset, window: str) -> bytes:
     """Return values, or what a preset shows of them, as 16 bits of grey."""
     import numpy as np
     from PIL import Image
@@ -213,7 +213,7 @@ def _deep(pixels: NDArray[Any], dataset: Dataset, window: str) -> bytes:
 
     from dicom_node.web import contrast
 
-    across, down = _enlarged(dataset)
+    across, down = _enlarged_by(dataset)
     if pixels.ndim != 2:
         raise ValueError("colours have no window")
     is_inverse = _is_inverse(dataset)
@@ -228,7 +228,7 @@ def _deep(pixels: NDArray[Any], dataset: Dataset, window: str) -> bytes:
         picture.thumbnail((LARGEST_DATA, LARGEST_DATA), Image.Resampling.BOX)
         small = np.asarray(picture)
     low, high = float(small.min()), float(small.max())
-    shown = _between(small, low, high)
+    shown = _spread_between(small, low, high)
     if is_inverse:
         shown, low, high = 1 - shown, high, low
     text = PngInfo()
@@ -281,15 +281,15 @@ def _as_sent(values: NDArray[np.float32], dataset: Dataset) -> NDArray[np.float3
     import numpy as np
 
     if (window := _window_of(dataset)) is not None:
-        return _windowed(values, *window)
+        return _under_window(values, *window)
     if dataset.get("VOILUTSequence"):
         looked_up, most = _looked_up(values, dataset)
-        return _between(looked_up, 0.0, most)
+        return _spread_between(looked_up, 0.0, most)
     low, high = np.percentile(values, (0.1, 99.9))
-    return _between(values, float(low), float(high))
+    return _spread_between(values, float(low), float(high))
 
 
-def _windowed(
+def _under_window(
     values: NDArray[np.float32], center: float, width: float, function: str
 ) -> NDArray[np.float32]:
     """Return values under a window; a function that is not known is linear (PS3.3 C.11.2.1.2)."""
@@ -299,8 +299,8 @@ def _windowed(
         steps = np.clip(-4 * (values - center) / max(width, 1e-6), -80, 80)
         return np.asarray(1 / (1 + np.exp(steps)), np.float32)
     if function == "linear-exact":
-        return _between(values, center - width / 2, center + width / 2)
-    return _between(values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
+        return _spread_between(values, center - width / 2, center + width / 2)
+    return _spread_between(values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
 
 
 def _looked_up(values: NDArray[np.float32], dataset: Dataset) -> tuple[NDArray[np.float32], float]:
@@ -313,13 +313,13 @@ def _looked_up(values: NDArray[np.float32], dataset: Dataset) -> tuple[NDArray[n
     return looked_up, float(2 ** max(int(looked_up.max()).bit_length(), 1) - 1)
 
 
-def _between(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+def _spread_between(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
     import numpy as np
 
     return np.asarray(np.clip((values - low) / max(high - low, 1e-6), 0, 1), np.float32)
 
 
-def _enlarged(dataset: Dataset) -> tuple[float, float]:
+def _enlarged_by(dataset: Dataset) -> tuple[float, float]:
     """Return by how much columns and rows are drawn larger where pixels are not square."""
     found = (_numbers(dataset, keyword) for keyword in pixel_shape.SHAPES)
     ratios = [height / width for height, width in (f for f in found if len(f) == 2 and min(f) > 0)]
@@ -348,7 +348,7 @@ def _numbers(dataset: Dataset, keyword: str) -> list[float]:
         return []
 
 
-def _limit() -> None:
+def _limit_process() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CPU, (TIME_S, TIME_S))
@@ -357,6 +357,6 @@ def _limit() -> None:
 
 
 if __name__ == "__main__":
-    _limit()
+    _limit_process()
     confine()
     sys.stdout.buffer.write(draw(sys.stdin.buffer, sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -70,7 +70,7 @@ def zone() -> str:
     return name if name in ("UTC", shown) else f"{name} ({shown})" if name.isalpha() else shown
 
 
-def _when(at: float) -> str:
+def _full_time(at: float) -> str:
     moment = local_time(at)
     name = moment.tzname() or ""
     return f"{moment:%Y-%m-%d %H:%M:%S} {name if name.isalpha() else f'{moment:%z}'}"
@@ -87,7 +87,7 @@ def _clock(at: float) -> str:
     return f"{moment:%H:%M:%S}" if is_today else f"{moment:%Y-%m-%d %H:%M}"
 
 
-def _duration(seconds: float) -> str:
+def _spoken_duration(seconds: float) -> str:
     """Return a time as people say it: one number, one unit."""
     if seconds < 10:
         return f"{seconds:.1f}\u00a0s"
@@ -143,9 +143,9 @@ templates.policies["ext.i18n.trimmed"] = True
 templates.install_gettext_translations(translations, newstyle=True)  # type: ignore[attr-defined]
 templates.globals |= {"zone": zone, "language": LANGUAGE}
 templates.filters |= {
-    "when": _when,
+    "when": _full_time,
     "clock": _clock,
-    "duration": _duration,
+    "duration": _spoken_duration,
     "size": _size,
     "person_name": whole_name,
     "iso": _iso,

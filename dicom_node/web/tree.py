@@ -17,13 +17,13 @@ Line = tuple[int, str, str]
 def lines(report: Dataset, depth: int = 0) -> Iterator[Line]:
     """Yield the content items below `report`, depth first."""
     for item in report.get("ContentSequence") or ():
-        yield depth, _meaning(item.get("ConceptNameCodeSequence")), _value(item)
+        yield depth, _code_meaning(item.get("ConceptNameCodeSequence")), _value(item)
         yield from lines(item, depth + 1)
 
 
 def as_text(report: Dataset) -> str:
     """Return the report as plain text, two blanks per depth."""
-    rows = [_title(report), *(f"{name}: {value}" for name, value in _about(report)), ""]
+    rows = [_title(report), *(f"{name}: {value}" for name, value in _image_words(report)), ""]
     for depth, name, value in lines(report):
         rows.append("  " * depth + ": ".join(part for part in (name, value) if part))
     return "\n".join(rows) + "\n"
@@ -31,9 +31,9 @@ def as_text(report: Dataset) -> str:
 
 def as_html(report: Dataset) -> str:
     """Return the report as the body of a page; everything in it is escaped."""
-    rows = "".join(f"<dt>{escape(n)}</dt><dd>{escape(v)}</dd>" for n, v in _about(report))
+    rows = "".join(f"<dt>{escape(n)}</dt><dd>{escape(v)}</dd>" for n, v in _image_words(report))
     title = escape(_title(report))
-    return f"<article><h1>{title}</h1><dl>{rows}</dl>{_list(report)}</article>"
+    return f"<article><h1>{title}</h1><dl>{rows}</dl>{_list_items(report)}</article>"
 
 
 def page(bodies: Iterator[str]) -> Iterator[str]:
@@ -44,20 +44,20 @@ def page(bodies: Iterator[str]) -> Iterator[str]:
     yield "</body></html>"
 
 
-def _list(parent: Dataset) -> str:
+def _list_items(parent: Dataset) -> str:
     items = []
     for item in parent.get("ContentSequence") or ():
-        name, value = _meaning(item.get("ConceptNameCodeSequence")), _value(item)
+        name, value = _code_meaning(item.get("ConceptNameCodeSequence")), _value(item)
         head = f"<b>{escape(name)}</b>" if name else ""
-        items.append(f"<li>{head} {escape(value)}{_list(item)}</li>")
+        items.append(f"<li>{head} {escape(value)}{_list_items(item)}</li>")
     return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
 def _title(report: Dataset) -> str:
-    return _meaning(report.get("ConceptNameCodeSequence")) or "Report"
+    return _code_meaning(report.get("ConceptNameCodeSequence")) or "Report"
 
 
-def _about(report: Dataset) -> Iterator[tuple[str, str]]:
+def _image_words(report: Dataset) -> Iterator[tuple[str, str]]:
     for keyword, name in (
         ("PatientName", "Patient"),
         ("PatientID", "Patient ID"),
@@ -76,10 +76,10 @@ def _about(report: Dataset) -> Iterator[tuple[str, str]]:
 def _value(item: Dataset) -> str:
     kind = str(item.get("ValueType", ""))
     if kind == "CODE":
-        return _meaning(item.get("ConceptCodeSequence"))
+        return _code_meaning(item.get("ConceptCodeSequence"))
     if kind == "NUM":
         return " ".join(
-            f"{one.get('NumericValue', '')} {_unit(one)}".strip()
+            f"{one.get('NumericValue', '')} {_unit_words(one)}".strip()
             for one in item.get("MeasuredValueSequence") or ()
         )
     if kind in ("IMAGE", "COMPOSITE"):
@@ -90,10 +90,10 @@ def _value(item: Dataset) -> str:
     return str(item.get(keywords.get(kind, ""), "") or "") if kind in keywords else ""
 
 
-def _unit(measured: Dataset) -> str:
+def _unit_words(measured: Dataset) -> str:
     units = measured.get("MeasurementUnitsCodeSequence") or ()
     return str(units[0].get("CodeValue", "")) if units else ""
 
 
-def _meaning(codes: Any) -> str:
+def _code_meaning(codes: Any) -> str:
     return str(codes[0].get("CodeMeaning", "")) if codes else ""

@@ -318,7 +318,7 @@ async def _changes(
     try:
         while time.monotonic() < ends and not is_over.is_set():
             if time.monotonic() - asked_at > STAYS_S:
-                if not await run_in_threadpool(_still, stays):
+                if not await run_in_threadpool(_still_stays, stays):
                     return
                 asked_at = time.monotonic()
             has_changed = await run_in_threadpool(watch.changed)
@@ -336,7 +336,7 @@ async def _changes(
         watch.close()
 
 
-def _still(stays: Callable[[], bool]) -> bool:
+def _still_stays(stays: Callable[[], bool]) -> bool:
     try:
         return stays()
     except ChexFractError:

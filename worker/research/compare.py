@@ -114,10 +114,10 @@ def compare(
     found = RunComparison(str(run_a), str(run_b), len(both), agreement, kappa(words), flipped)
     if labels is None:
         return _with(found, problems=tuple(problems))
-    return _labelled(found, (run_a, run_b), labels, problems, privacy)
+    return _labelled_pairs(found, (run_a, run_b), labels, problems, privacy)
 
 
-def _labelled(
+def _labelled_pairs(
     found: RunComparison,
     runs: tuple[Path, Path],
     labels: Path,

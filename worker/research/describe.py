@@ -229,7 +229,7 @@ def describe(
         with (
             (out / RESULTS).open("a", encoding="utf-8") as rows,
             _bar(len(todo), choices.show) as advance,
-            _interruptible(summary),
+            _until_interrupted(summary),
         ):
             for row in _rows(ready, todo, asked, settings.worker.batch):
                 rows.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -262,7 +262,7 @@ def _found(sources: Sequence[str | Path], out: Path, choices: Choices) -> WalkRe
 
 
 @contextmanager
-def _interruptible(summary: Summary) -> Iterator[None]:
+def _until_interrupted(summary: Summary) -> Iterator[None]:
     """Say what is kept when a person ends a run by Ctrl-C."""
     try:
         yield
@@ -453,18 +453,18 @@ def _answer(conclusion: Conclusion) -> dict[str, Any]:
 def _report(conclusion: Conclusion, name: str, out: Path) -> str | None:
     if not conclusion.documents:
         return None
-    report = Path(REPORTS) / f"{_stem(name)}.sr.dcm"
+    report = Path(REPORTS) / f"{_file_stem(name)}.sr.dcm"
     (out / report).write_bytes(conclusion.documents[0].content)
     return str(report)
 
 
 def _image(source: Dataset, name: str, out: Path) -> str:
-    image = Path(IMAGES) / f"{_stem(name)}.dcm"
+    image = Path(IMAGES) / f"{_file_stem(name)}.dcm"
     (out / image).write_bytes(content_of(source))
     return str(image)
 
 
-def _stem(name: str) -> str:
+def _file_stem(name: str) -> str:
     """Return a file name's beginning; files of two folders may share theirs, hence the hash."""
     mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10]
     path = Path(name)

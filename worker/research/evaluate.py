@@ -127,7 +127,7 @@ class Evaluation:
         if self.certainties:
             lines += ["", "certainty: share of images with a fracture"]
             for sure in self.certainties:
-                rate = Measure(sure.word, _ratio(sure.right, sure.named), sure.interval, None)
+                rate = Measure(sure.word, _part_share(sure.right, sure.named), sure.interval, None)
                 lines.append(f"  {_line(rate)}  n = {sure.named}")
         if self.wrong:
             lines += ["", "wrong cases"]
@@ -180,7 +180,7 @@ def evaluate(
         parts=parts,
         fractures=score(matched.cases),
         texts=measure_texts(matched.cases) if texts.is_ready() else [],
-        certainties=_certainties(matched.cases),
+        certainties=_certainty_shares(matched.cases),
         wrong=_wrong_cases(matched.cases),
         problems=matched.problems,
         remarks=matched.remarks + _missing(matched.cases),
@@ -229,7 +229,7 @@ def _lines(part: Part, prevalence: float | None) -> list[str]:
         if one.name == "roc_auc":
             note = f"  {CARD}"
         elif one.name in ("ppv", "npv"):
-            share = _ratio(part.counts.positives, part.counts.answered)
+            share = _part_share(part.counts.positives, part.counts.answered)
             note = f"  at a prevalence of {_shown(share if prevalence is None else prevalence)}"
         lines.append(f"{_line(one)}{note}")
     return lines
@@ -260,7 +260,7 @@ def _wrong(case: LabelledRow) -> dict[str, Any]:
     }
 
 
-def _certainties(cases: Sequence[LabelledRow]) -> list[Certainty]:
+def _certainty_shares(cases: Sequence[LabelledRow]) -> list[Certainty]:
     """Return how often each degree of certainty was right: definite, possible, undetermined."""
     found: dict[str, list[int]] = {}
     for case in cases:
@@ -284,7 +284,7 @@ def _missing(cases: Sequence[LabelledRow]) -> tuple[str, ...]:
     return ("reference texts are not compared: pip install 'chexfract-node[research]'",)
 
 
-def _ratio(part: int, whole: int) -> float | None:
+def _part_share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 

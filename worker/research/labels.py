@@ -165,7 +165,7 @@ def match(run: Path, labels: Path, privacy: Privacy | None = None) -> Matched:
     rows, table = read_rows(run), read_labels(labels)
     if (hidden := manifest_of(run).get("deidentified")) is not None:
         table = _by_pseudonym(table, rows, hidden, privacy)
-    places = _places(rows)
+    places = _rows_by_name(rows)
     cases, twice = _once([LabelledRow(label, _found(places, label)) for label in table], labels)
     unmatched = sum(case.row is None for case in cases)
     if unmatched == len(cases):
@@ -211,7 +211,7 @@ def _by_pseudonym(
     """Return labels by the names of a de-identified run, unless they have these already."""
     from worker.research.privacy import Privacy, hashed_labels
 
-    places = _places(rows)
+    places = _rows_by_name(rows)
     if any(_found(places, label) is not None for label in table):
         return table
     privacy = privacy or Privacy.of_file(None)
@@ -235,7 +235,7 @@ def groups(cases: Sequence[LabelledRow], column: str) -> dict[str, list[Labelled
     return dict(sorted(found.items()))
 
 
-def _places(rows: Sequence[Row]) -> dict[str, Row]:
+def _rows_by_name(rows: Sequence[Row]) -> dict[str, Row]:
     """Return rows by SOP Instance UID, file, and what of a file's name only one of them has."""
     parts: dict[str, list[Row]] = {}
     for row in rows:

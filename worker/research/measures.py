@@ -82,7 +82,7 @@ def measure(counts: Counts, prevalence: float | None = None) -> list[Measure]:
         Share of fractured cases for which PPV and NPV hold; that of the labels when left out.
     """
     values = _values((counts.tp, counts.fn, counts.fp, counts.tn), prevalence)
-    spread = _bootstrap(counts, prevalence)
+    spread = _draw_again(counts, prevalence)
     return [
         Measure(name, _number(values[name]), _wilson_of(counts, name), between(spread[name]))
         for name in MEASURES
@@ -168,7 +168,7 @@ def differences(cells_a: Sequence[str], cells_b: Sequence[str]) -> Iterator[Diff
         yield Difference(name, value, between(of_a[name] - of_b[name]))
 
 
-def _bootstrap(counts: Counts, prevalence: float | None) -> dict[str, Array]:
+def _draw_again(counts: Counts, prevalence: float | None) -> dict[str, Array]:
     """Draw fractured and other cases again, each by themselves: hits are then binomial."""
     drawn = np.random.default_rng(SEED)
     tp = drawn.binomial(counts.positives, _share(counts.tp, counts.positives), RESAMPLES)

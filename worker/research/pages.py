@@ -73,12 +73,12 @@ def write_evaluation(found: Evaluation, file: Path, *, with_pictures: bool = Fal
         card=CARD,
         counts=whole.counts,
         prevalence=figure(share if found.prevalence is None else found.prevalence),
-        roc=plots.roc([_operating(part, whole) for part in (whole, *found.parts)]),
-        forest=_forest(found.parts, whole) if found.parts else "",
+        roc=plots.roc([_operating_point(part, whole) for part in (whole, *found.parts)]),
+        forest=_forest_plot(found.parts, whole) if found.parts else "",
         groups=[_group(part) for part in found.parts],
         few=FEW,
         fractures=found.fractures,
-        certainty=_certainty(found),
+        certainty=_certainty_plot(found),
         wrong=[one | {"picture": pictures.get(one.get("row", {}).get("file", ""))}
                for one in found.wrong],
         most=MOST,
@@ -153,7 +153,7 @@ def _point(part: Part, name: str, label: str = "") -> Point:
     return Point(label or part.name, one.value, one.interval, part.counts.answered)
 
 
-def _operating(part: Part, whole: Part) -> OperatingPoint:
+def _operating_point(part: Part, whole: Part) -> OperatingPoint:
     name = "all" if part is whole else part.name
     recall, specificity = _point(part, "recall"), _point(part, "specificity")
     return OperatingPoint(name, recall, specificity, is_small=part is not whole)
@@ -168,7 +168,7 @@ def _of_run(found: RunComparison, name: str) -> OperatingPoint:
     return OperatingPoint(name, recall, specificity, is_second=name == "B")
 
 
-def _forest(parts: Sequence[Part], whole: Part) -> str:
+def _forest_plot(parts: Sequence[Part], whole: Part) -> str:
     rows = [whole, *parts]
     panels = [
         (title, [_point(part, name) for part in rows])
@@ -183,7 +183,7 @@ def _group(part: Part) -> dict[str, Any]:
     return {"name": part.name, "n": part.counts.answered, "is_small": part.is_small, "cells": cells}
 
 
-def _certainty(found: Evaluation) -> str:
+def _certainty_plot(found: Evaluation) -> str:
     points = [
         Point(one.word, one.right / one.named, one.interval, one.named) for one in found.certainties
     ]

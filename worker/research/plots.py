@@ -56,7 +56,7 @@ def roc(points: Sequence[OperatingPoint]) -> str:
             if recall is None or alarms is None:
                 continue
             colour = _SECOND if one.is_second else _FIRST
-            within = _whiskers(1 - alarms, _flipped(one.specificity.interval))
+            within = _whiskers(1 - alarms, _flipped_interval(one.specificity.interval))
             axes.errorbar(
                 [1 - alarms], [recall], xerr=within, yerr=_whiskers(recall, one.recall.interval),
                 fmt="o", color=colour, markersize=4 if one.is_small else 8,
@@ -174,5 +174,5 @@ def _whiskers(value: float, interval: Interval | None) -> list[list[float]] | No
     return [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
 
 
-def _flipped(interval: Interval | None) -> Interval | None:
+def _flipped_interval(interval: Interval | None) -> Interval | None:
     return None if interval is None else (1 - interval[1], 1 - interval[0])

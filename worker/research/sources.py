@@ -120,22 +120,22 @@ def _below(folder: Path, leaving_out: Path | None) -> Iterator[Source]:
     for file in sorted(folder.rglob("*")):
         if not file.is_file() or (inside and inside in file.resolve().parents):
             continue
-        yield from _archived(file) if _is_archive(file) else [_plain(file)]
+        yield from _archived_files(file) if _is_archive(file) else [_plain(file)]
 
 
 def _in_file(path: Path, companions: dict[str, None]) -> Iterator[Source]:
     if path.name.upper() == "DICOMDIR":
         companions.setdefault(str(path))
-        yield from _referenced(path)
+        yield from _listed_images(path)
     else:
-        yield from _archived(path) if _is_archive(path) else [_plain(path)]
+        yield from _archived_files(path) if _is_archive(path) else [_plain(path)]
 
 
 def _plain(path: Path) -> Source:
-    return Source(str(path), partial(_bounded, path))
+    return Source(str(path), partial(_bounded_bytes, path))
 
 
-def _bounded(path: Path) -> bytes:
+def _bounded_bytes(path: Path) -> bytes:
     """Return a file's bytes; of one that is too large as many as show that."""
     with path.open("rb") as file:
         return file.read(MOST_BYTES + 1)
@@ -179,14 +179,14 @@ def _is_archive(path: Path) -> bool:
     return is_tar and tarfile.is_tarfile(path)
 
 
-def _archived(path: Path) -> Iterator[Source]:
+def _archived_files(path: Path) -> Iterator[Source]:
     try:
-        yield from _zipped(path) if path.name.lower().endswith(".zip") else _taped(path)
+        yield from _zip_members(path) if path.name.lower().endswith(".zip") else _tar_members(path)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as exc:
         raise ConfigurationError(f"{path}: the archive cannot be read: {exc}") from exc
 
 
-def _zipped(path: Path) -> Iterator[Source]:
+def _zip_members(path: Path) -> Iterator[Source]:
     archive = zipfile.ZipFile(path)
 
     def read(member: zipfile.ZipInfo) -> bytes:
@@ -200,7 +200,7 @@ def _zipped(path: Path) -> Iterator[Source]:
             yield Source(f"{path}/{member.filename}", partial(read, member))
 
 
-def _taped(path: Path) -> Iterator[Source]:
+def _tar_members(path: Path) -> Iterator[Source]:
     with tarfile.open(path) as archive:
         names = []
         for count, member in enumerate(archive):
@@ -241,7 +241,7 @@ class _Tape:
             self._archive = None
 
 
-def _referenced(path: Path) -> Iterator[Source]:
+def _listed_images(path: Path) -> Iterator[Source]:
     """Yield the images that a DICOMDIR names (PS3.3 F), each in its place below it."""
     from pydicom import dcmread
 

@@ -39,7 +39,7 @@ def measure_texts(cases: Sequence[LabelledRow]) -> list[Measure]:
         return []
     same = sum(template(text) == template(reference) for text, reference in pairs)
     shares = np.array([rouge_l(*pair) for pair in pairs])
-    corpus, parts = _bleu(pairs)
+    corpus, parts = _bleu_sums(pairs)
     random, n = np.random.default_rng(SEED), len(pairs)
     even = np.full(n, 1 / n)
     bleus, means = [], []
@@ -69,7 +69,7 @@ def rouge_l(text: str, reference: str) -> float:
     return 2 * float(lcs.similarity(a, b)) / (len(a) + len(b))
 
 
-def _bleu(
+def _bleu_sums(
     pairs: Sequence[tuple[str, str]],
 ) -> tuple[Callable[[Any], float], npt.NDArray[np.int64]]:
     """Return what makes corpus BLEU-4 (0 to 1) of sums, and each text's part of these sums."""
