@@ -281,7 +281,7 @@ def deidentify(ds: Dataset, names: Pseudonyms, profile: Profile = BASIC) -> Data
         if codes := [code for item in _items(ds, keyword) if (code := _code(item)) is not None]:
             _put(made, keyword, codes)
     if profile.dates != "remove":
-        _shift(made, ds, names, profile)
+        _shift_dates(made, ds, names, profile)
     if profile.descriptors == "clean":
         for keyword in _DESCRIPTORS:
             if words := _clean(_text(ds, keyword)):
@@ -335,7 +335,7 @@ def without(text: str, hidden: Iterable[str]) -> str:
 def published_term(keyword: str, value: str) -> str:
     """Return a value if it is a defined term of its attribute, else an empty text."""
     value = value.strip(" \0").upper()
-    return value if value in _terms(keyword) else ""
+    return value if value in _kept_terms(keyword) else ""
 
 
 def _identify(made: Dataset, ds: Dataset, names: Pseudonyms, profile: Profile) -> None:
@@ -367,7 +367,7 @@ def _keep(made: Dataset, ds: Dataset) -> Dataset:
         if (element := _element(ds, keyword)) is not None and _is_number(element):
             made[element.tag] = element
     for keyword in _TERMS:
-        terms = _terms(keyword)
+        terms = _kept_terms(keyword)
         values = [value for value in _texts(ds, keyword) if value in terms]
         if values:
             _put(made, keyword, values if len(values) > 1 else values[0])
@@ -384,11 +384,11 @@ def _numbers() -> tuple[str, ...]:
 
 @cache
 def _words() -> frozenset[str]:
-    return frozenset(_WORDS.split()) | _terms("BodyPartExamined") | _terms("ViewPosition")
+    return frozenset(_WORDS.split()) | _kept_terms("BodyPartExamined") | _kept_terms("ViewPosition")
 
 
 @cache
-def _terms(keyword: str) -> frozenset[str]:
+def _kept_terms(keyword: str) -> frozenset[str]:
     return frozenset(term.replace("%20", " ") for term in _TERMS[keyword].split())
 
 
@@ -408,7 +408,7 @@ def _is_number(element: DataElement) -> bool:
 def _code(item: Dataset) -> Dataset | None:
     """Return a published code with its published meaning, or None: a meaning is free text."""
     scheme, value = _text(item, "CodingSchemeDesignator"), _text(item, "CodeValue")
-    meaning = _meanings().get((scheme, value))
+    meaning = _code_meanings().get((scheme, value))
     if meaning is None:
         return None
     code = Dataset()
@@ -419,7 +419,7 @@ def _code(item: Dataset) -> Dataset | None:
 
 
 @cache
-def _meanings() -> dict[tuple[str, str], str]:
+def _code_meanings() -> dict[tuple[str, str], str]:
     from pydicom.sr._concepts_dict import concepts
     from pydicom.sr._snomed_dict import mapping
 
@@ -435,7 +435,7 @@ def _meanings() -> dict[tuple[str, str], str]:
     return found
 
 
-def _shift(made: Dataset, ds: Dataset, names: Pseudonyms, profile: Profile) -> None:
+def _shift_dates(made: Dataset, ds: Dataset, names: Pseudonyms, profile: Profile) -> None:
     """Put dates and times, all of one patient moved by the same span."""
     span = names.shift(_patient(ds)) if profile.dates == "shift" else timedelta()
     for day_of, time_of in _MOMENTS:

@@ -104,7 +104,7 @@ def read_header(
     source: IO[bytes] = file
     is_cut = False
     if transfer_syntax_uid == DEFLATED:
-        content, is_cut = _inflate(file)
+        content, is_cut = _inflate_head(file)
         source = io.BytesIO(content)
     values: dict[int, bytes] = {}
     for tag, value in _values(source, transfer_syntax_uid, tags, is_new=is_new):
@@ -114,11 +114,11 @@ def read_header(
         values[tag] = value
     if is_new and is_cut:
         raise NotUnderstood(CUT_OFF)
-    character_sets = _ascii(values.get(_CHARACTER_SET, b"")).split("\\")
+    character_sets = _ascii_text(values.get(_CHARACTER_SET, b"")).split("\\")
     facts = dict.fromkeys(tags.values(), "")
     for tag in values.keys() & tags.keys():
         name, value = tags[tag], values[tag]
-        facts[name] = _ascii(value) if name.endswith("_uid") else _text(value, character_sets)
+        facts[name] = _ascii_text(value) if name.endswith("_uid") else _text(value, character_sets)
     facts["patient_name"] = facts["patient_name"].rstrip("^= ")
     return facts
 
@@ -129,7 +129,7 @@ def check_whole(content: bytes, transfer_syntax_uid: str) -> None:
     pydicom leaves out what is cut off, and says nothing: a query would lose keys.
     """
     if transfer_syntax_uid == DEFLATED:
-        content, is_cut = _inflate(io.BytesIO(content))
+        content, is_cut = _inflate_head(io.BytesIO(content))
         if is_cut:
             raise NotUnderstood(CUT_OFF)
     for _ in _values(io.BytesIO(content), transfer_syntax_uid, {}, is_new=True):
@@ -147,7 +147,7 @@ def clean(text: str) -> str:
     return " ".join(printable.split())[:TEXT_LIMIT]
 
 
-def _inflate(file: IO[bytes]) -> tuple[bytes, bool]:
+def _inflate_head(file: IO[bytes]) -> tuple[bytes, bool]:
     """Return the beginning of a deflated data set, and whether it was cut off before its end."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -264,7 +264,7 @@ def _is_vr(vr: bytes) -> bool:
     return vr.isalpha() and vr.isupper()
 
 
-def _ascii(value: bytes) -> str:
+def _ascii_text(value: bytes) -> str:
     return value.decode("ascii", "replace").strip(" \0")
 
 

@@ -51,13 +51,13 @@ def legal_text(vr: str, value: str) -> str:
     text = text.replace("\\", "/")
     if vr == "PN":
         groups = text.split("=")[:3]
-        return "=".join(_components(group)[: LONGEST["PN"]].rstrip() for group in groups)
+        return "=".join(_legal_components(group)[: LONGEST["PN"]].rstrip() for group in groups)
     if vr == "CS":
         text = _CODE.sub("", text.upper())
     return text[: LONGEST.get(vr, len(text))]
 
 
-def _components(group: str) -> str:
+def _legal_components(group: str) -> str:
     """Return a component group of a person's name with at most five components."""
     parts = group.split("^")
     return "^".join([*parts[:4], " ".join(part for part in parts[4:] if part)][: len(parts)])

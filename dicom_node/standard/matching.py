@@ -159,7 +159,7 @@ def matches(key: DataElement, found: DataElement | None, how: How = PLAIN) -> bo
     wanted, there = values(key), values(found)
     if how.empty_values and wanted == [EMPTY]:
         return not there
-    each = (any(_matches(key.VR, one, text, how) for text in there) for one in wanted)
+    each = (any(_value_matches(key.VR, one, text, how) for text in there) for one in wanted)
     return all(each) if how.several_values and key.VR in SEVERAL else any(each)
 
 
@@ -183,7 +183,7 @@ def bounds(vr: str, wanted: str) -> tuple[str, str]:
     return first + _FIRST[vr][len(first) :], last + _LAST[vr][len(last) :]
 
 
-def _matches(vr: str, wanted: str, text: str, how: How) -> bool:
+def _value_matches(vr: str, wanted: str, text: str, how: How) -> bool:
     if vr in _RANGES:
         first, last = bounds(vr, wanted)
         # Dates of ACR-NEMA have points, times colons: 2026.11.22, 10:15.

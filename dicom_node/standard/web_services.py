@@ -52,7 +52,7 @@ class Resource:
     """Media types of the request's body."""
 
 
-def _searches() -> tuple[Resource, ...]:
+def _search_resources() -> tuple[Resource, ...]:
     paths = ("/studies", "/series", "/instances")
     below = (f"{STUDY}/series", f"{STUDY}/instances", f"{SERIES}/instances")
     return tuple(
@@ -60,7 +60,7 @@ def _searches() -> tuple[Resource, ...]:
     )
 
 
-def _retrievals() -> tuple[Resource, ...]:
+def _retrieve_resources() -> tuple[Resource, ...]:
     found = []
     for path in (STUDY, SERIES, INSTANCE):
         found += [
@@ -85,8 +85,8 @@ def _retrievals() -> tuple[Resource, ...]:
 
 
 RESOURCES: Final = (
-    *_searches(),
-    *_retrievals(),
+    *_search_resources(),
+    *_retrieve_resources(),
     Resource("STOW-RS", "POST", "/studies", _ANSWERS, payload=_FILES),
     Resource("STOW-RS", "POST", STUDY, _ANSWERS, payload=_FILES),
 )

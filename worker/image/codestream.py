@@ -115,7 +115,7 @@ def _end(content: bytes, coded_from: int) -> int:
 def _inspect_jpeg(content: bytes) -> Codestream:
     """Return the frame header (ITU-T T.81 B.2.2, T.87 C.2.2)."""
     found, restarts, scan = None, 0, 2
-    for marker, segment, end in _segments(content):
+    for marker, segment, end in _marker_segments(content):
         scan = end
         if marker == _SOS and found is not None and found.codec == "ljpeg":
             _check_predictor(segment)
@@ -136,7 +136,7 @@ def _inspect_jpeg(content: bytes) -> Codestream:
     return replace(found, codec="ljpeg-r") if restarts and found.codec == "ljpeg" else found
 
 
-def _segments(content: bytes) -> Iterator[tuple[int, bytes, int]]:
+def _marker_segments(content: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Yield marker, content and end of each segment up to the first scan, its header included."""
     at = 2
     for _ in range(_MOST_SEGMENTS):

@@ -132,7 +132,7 @@ class Decoder:
         syntax = head.transfer_syntax
         is_bare = syntax in UNCOMPRESSED and bytes(head.pixels[:4]) != ITEM
         if is_bare or (syntax in UNCOMPRESSED and _is_enough(head)):
-            yield _uncompressed(head, head.pixels)
+            yield _uncompressed_pixels(head, head.pixels)
             return
         with _named(syntax):
             codestream = frame(bytes(head.pixels))
@@ -214,7 +214,7 @@ def _is_enough(head: Header) -> bool:
     return head.pixels is not None and len(head.pixels) in (size, size + size % 2)
 
 
-def _uncompressed(head: Header, content: bytes | memoryview) -> Pixels:
+def _uncompressed_pixels(head: Header, content: bytes | memoryview) -> Pixels:
     rows, columns = head.rows, head.columns
     size = (head.bits_allocated or 8) // 8
     expected = rows * columns * size

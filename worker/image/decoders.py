@@ -123,7 +123,7 @@ class _Work:
         has_dcmtk = shutil.which("dcmdjpeg") is not None
         passes = (MemoryError,) if has_dcmtk else (MemoryError, NotImplementedError)
         try:
-            with foreign_code(_undecoded, passes=passes):  # codecs raise errors of their own
+            with foreign_code(_not_decoded, passes=passes):  # codecs raise errors of their own
                 self._decoders[codec](codestream, out)
         except NotUnderstood as exc:
             if codec in _OF_DCMTK and has_dcmtk:
@@ -134,7 +134,7 @@ class _Work:
         return ""
 
 
-def _undecoded(exc: BaseException) -> NotUnderstood:
+def _not_decoded(exc: BaseException) -> NotUnderstood:
     return NotUnderstood(f"{type(exc).__name__}: {exc}")
 
 

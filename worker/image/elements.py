@@ -112,7 +112,7 @@ def numbers(ds: Dataset, keyword: str) -> tuple[float, ...]:
     if not found:
         found = _number_texts(ds, keyword)
     try:
-        read = tuple(float(_pointed(part)) for part in found)
+        read = tuple(float(_with_point(part)) for part in found)
     except (TypeError, ValueError, OverflowError):
         return ()
     return read if all(math.isfinite(number) for number in read) else ()
@@ -134,7 +134,7 @@ def _number_texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
     return tuple(part.strip(" \0") for part in found.split("\\"))
 
 
-def _pointed(part: Any) -> Any:
+def _with_point(part: Any) -> Any:
     is_comma = isinstance(part, str) and part.count(",") == 1 and "." not in part
     return part.replace(",", ".") if is_comma else part
 

@@ -31,7 +31,7 @@ EIGHT_BITS = f"{_ROOT}.4.50"
 """JPEG Baseline holds 8 bits: the picture's window is applied to them."""
 
 
-def _encoders() -> dict[str, Callable[[Pixels], bytes]]:
+def _known_encoders() -> dict[str, Callable[[Pixels], bytes]]:
     import imagecodecs as codecs
 
     def jpeg(**options: Any) -> Callable[[Pixels], bytes]:
@@ -50,7 +50,7 @@ def _encoders() -> dict[str, Callable[[Pixels], bytes]]:
         f"{_ROOT}.4.90": jpeg2k(reversible=True, bitspersample=12),
         f"{_ROOT}.4.201": htj2k(reversible=True),
         f"{_ROOT}.4.202": htj2k(reversible=True, tlm=True),
-        _RLE: _rle,
+        _RLE: _encode_rle,
         f"{_ROOT}.4.50": jpeg(level=95),
         f"{_ROOT}.4.51": jpeg(level=95, bitspersample=12),
         f"{_ROOT}.4.81": lambda pixels: bytes(codecs.jpegls_encode(pixels, level=3)),
@@ -59,7 +59,7 @@ def _encoders() -> dict[str, Callable[[Pixels], bytes]]:
     }
 
 
-def _rle(pixels: Pixels) -> bytes:
+def _encode_rle(pixels: Pixels) -> bytes:
     from pydicom.pixels.encoders.base import RLELosslessEncoder
 
     rows, columns = pixels.shape
@@ -79,7 +79,7 @@ def _rle(pixels: Pixels) -> bytes:
 
 def syntaxes() -> tuple[str, ...]:
     """Return the transfer syntaxes that can be made: uncompressed, lossless, lossy."""
-    return (*_UNCOMPRESSED, *_encoders())
+    return (*_UNCOMPRESSED, *_known_encoders())
 
 
 def encoded(ds: Dataset, syntax: str) -> Dataset:
@@ -102,7 +102,7 @@ def encoded(ds: Dataset, syntax: str) -> Dataset:
         return made
     if syntax == EIGHT_BITS:
         pixels = _eight_bits(made, pixels)
-    codestream = _encoders()[syntax](pixels)
+    codestream = _known_encoders()[syntax](pixels)
     made.PixelData = encapsulate([codestream])
     made["PixelData"].VR = "OB"
     made["PixelData"].is_undefined_length = True

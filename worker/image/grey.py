@@ -121,15 +121,15 @@ def table(
         shown = _voi(head, values.x, counts, options.window)
     else:
         shown = _between(values.x, counts.limits(values.x, 0.0, 1.0), "range", ())
-    is_inverted, doubts = _polarity(head, options.polarity)
+    is_inverted, doubts = _polarity_of(head, options.polarity)
     grey = 1.0 - shown.grey if is_inverted else shown.grey
     levels = np.rint(grey * 255.0).astype(np.uint8)
     if options.mode == "minmax+equalize":
-        levels = _equalized(levels, counts.whole)
+        levels = _equalized_levels(levels, counts.whole)
     patterns = levels[stored - first]
     patterns[padded] = 0
     voi = options.mode if shown.voi == "range" else shown.step
-    steps = [f"modality={values.modality}", f"voi={voi}", f"invert={_yes(is_inverted)}"]
+    steps = [f"modality={values.modality}", f"voi={voi}", f"invert={_yes_or_no(is_inverted)}"]
     if padded.any():
         steps.append("padding=black")
     display = Display(
@@ -147,11 +147,11 @@ def table(
     )
 
 
-def _yes(is_so: bool) -> str:
+def _yes_or_no(is_so: bool) -> str:
     return "yes" if is_so else "no"
 
 
-def _polarity(head: Header, wins: str) -> tuple[bool, tuple[str, ...]]:
+def _polarity_of(head: Header, wins: str) -> tuple[bool, tuple[str, ...]]:
     """Return whether low values are bright, and what the header contradicts itself about.
 
     Presentation LUT Shape tells how a picture is to be shown (PS3.3 C.8.11.1.1.2 couples it with
@@ -432,7 +432,7 @@ def _between(
     return _Shown(np.clip((x - low) / (high - low), 0.0, 1.0), voi, window, warnings=warnings)
 
 
-def _equalized(levels: Bytes, counts: Ints) -> Bytes:
+def _equalized_levels(levels: Bytes, counts: Ints) -> Bytes:
     """Return levels spread so that each is equally frequent, as is usual for 8-bit pictures."""
     share = np.bincount(levels, weights=counts, minlength=256).cumsum()
     first = share[share > 0][0] if share[-1] else 0.0

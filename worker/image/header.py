@@ -132,30 +132,30 @@ def read(ds: Dataset) -> Header:
         bits_stored=elements.integer(ds, "BitsStored"),
         high_bit=elements.integer(ds, "HighBit"),
         is_signed=bool(sign) if sign in (0, 1) else None,
-        padding=_padding(ds),
+        padding=_padding_range(ds),
         slope=elements.number(ds, "RescaleSlope"),
         intercept=elements.number(ds, "RescaleIntercept") or 0.0,
-        modality_tables=tuple(_tables(ds, "ModalityLUTSequence")),
-        voi_tables=tuple(_tables(ds, "VOILUTSequence")),
-        windows=tuple(_windows(ds)),
+        modality_tables=tuple(_tables_of(ds, "ModalityLUTSequence")),
+        voi_tables=tuple(_tables_of(ds, "VOILUTSequence")),
+        windows=tuple(_windows_of(ds)),
         has_window=all(_is_filled(ds, name) for name in ("WindowCenter", "WindowWidth")),
-        shutters=_shutters(ds),
-        aspects=tuple(_aspects(ds)),
+        shutters=_shutters_of(ds),
+        aspects=tuple(_aspects_of(ds)),
         orientation=tuple(way[:1] for way in elements.words(ds, "PatientOrientation")[:2]),
         body_parts=elements.texts(ds, "BodyPartExamined"),
         views=elements.texts(ds, "ViewPosition"),
-        region_codes=_codes(ds, "AnatomicRegionSequence"),
-        view_codes=_codes(ds, "ViewCodeSequence"),
+        region_codes=_code_values(ds, "AnatomicRegionSequence"),
+        view_codes=_code_values(ds, "ViewCodeSequence"),
         species=elements.word(ds, "PatientSpeciesDescription"),
         has_pixels=pixel_data is not None,
         pixels=content if isinstance(content, bytes | memoryview) and content else None,
         pixels_are_words=pixel_data is not None and pixel_data.VR == "OW",
         broken_at=str(ds.__dict__.get("broken_at", "")),
-        warnings=tuple(_commas(ds)),
+        warnings=tuple(_comma_warnings(ds)),
     )
 
 
-def _padding(ds: Dataset) -> tuple[int, int] | None:
+def _padding_range(ds: Dataset) -> tuple[int, int] | None:
     first = elements.integer(ds, "PixelPaddingValue")
     if first is None:
         return None
@@ -168,7 +168,7 @@ def _is_filled(ds: Dataset, keyword: str) -> bool:
     return bool(found.strip(b" \0") if isinstance(found, bytes) else elements.values(ds, keyword))
 
 
-def _windows(ds: Dataset) -> Iterator[Window]:
+def _windows_of(ds: Dataset) -> Iterator[Window]:
     centers, widths = elements.numbers(ds, "WindowCenter"), elements.numbers(ds, "WindowWidth")
     function = elements.word(ds, "VOILUTFunction") or "LINEAR"
     explanations = elements.texts(ds, "WindowCenterWidthExplanation")
@@ -178,7 +178,7 @@ def _windows(ds: Dataset) -> Iterator[Window]:
         yield Window(center, width, function, elements.plain(explanation))
 
 
-def _tables(ds: Dataset, keyword: str) -> Iterator[Table | None]:
+def _tables_of(ds: Dataset, keyword: str) -> Iterator[Table | None]:
     for item in elements.items(ds, keyword)[:_MOST_TABLES]:
         descriptor = elements.numbers(item, "LUTDescriptor")
         if len(descriptor) != 3:
@@ -195,7 +195,7 @@ def _tables(ds: Dataset, keyword: str) -> Iterator[Table | None]:
         yield Table(count, first % 65536, bits, content, explanation)
 
 
-def _shutters(ds: Dataset) -> Shutters:
+def _shutters_of(ds: Dataset) -> Shutters:
     edges = ("UpperHorizontal", "LowerHorizontal", "LeftVertical", "RightVertical")
     return Shutters(
         shapes=tuple(sorted({word for word in elements.words(ds, "ShutterShape") if word})),
@@ -206,7 +206,7 @@ def _shutters(ds: Dataset) -> Shutters:
     )
 
 
-def _aspects(ds: Dataset) -> Iterator[float]:
+def _aspects_of(ds: Dataset) -> Iterator[float]:
     """Yield height / width of a pixel, by each attribute that says it."""
     for keyword in SHAPES:
         found = elements.numbers(ds, keyword)
@@ -214,7 +214,7 @@ def _aspects(ds: Dataset) -> Iterator[float]:
             yield found[0] / found[1]
 
 
-def _codes(ds: Dataset, keyword: str) -> frozenset[str]:
+def _code_values(ds: Dataset, keyword: str) -> frozenset[str]:
     items = elements.items(ds, keyword)
     return frozenset(elements.word(item, "CodeValue") for item in items) - {""}
 
@@ -230,7 +230,7 @@ _DECIMALS = {
 }
 
 
-def _commas(ds: Dataset) -> Iterator[str]:
+def _comma_warnings(ds: Dataset) -> Iterator[str]:
     names = [name for key, name in _DECIMALS.items() if elements.has_decimal_comma(ds, key)]
     if names:
         yield f"The header has decimal commas, read as points: {', '.join(names)}."

@@ -43,10 +43,10 @@ class Lut:
 def luts(tables: tuple[Table | None, ...], head: Header) -> list[Lut | None]:
     """Return the tables in order; None for one that is not usable."""
     is_big_endian = head.transfer_syntax == BIG_ENDIAN
-    return [None if table is None else _lut(table, is_big_endian) for table in tables]
+    return [None if table is None else _usable_lut(table, is_big_endian) for table in tables]
 
 
-def _lut(table: Table, is_big_endian: bool) -> Lut | None:
+def _usable_lut(table: Table, is_big_endian: bool) -> Lut | None:
     count = table.count
     if isinstance(table.content, bytes):
         if len(table.content) >= 2 * count:

@@ -92,7 +92,7 @@ def screen(pixels: Bytes) -> tuple[tuple[str, str], ...]:
 
 def _second_opinion(pixels: Bytes) -> str:
     """Return what the lungs say of a picture that resembles a chest, nothing when all is well."""
-    drawing, pixels = _ranks(_crops(_look(pixels))), _without_bars(pixels)
+    drawing, pixels = _pixel_ranks(_whole_and_parts(_look(pixels))), _without_bars(pixels)
     views = Views(pixels)
     if min(lungs(views)) >= ENOUGH:
         return MIRRORED if is_mirrored(views) else ""
@@ -105,7 +105,7 @@ def _second_opinion(pixels: Bytes) -> str:
 
 def likeness(pixels: Bytes) -> dict[str, float]:
     """Return how well the picture correlates with a chest: upright, turned and inverted."""
-    looks = _ranks(_crops(_look(pixels)))
+    looks = _pixel_ranks(_whole_and_parts(_look(pixels)))
     chest = _chest()
     best = {name: float((looks @ _flat(view)).max()) for name, view in _views(chest)}
     best["rotated"] = max(best.pop("rotated-left"), best.pop("rotated-right"))
@@ -114,7 +114,11 @@ def likeness(pixels: Bytes) -> dict[str, float]:
 
 def mean(drawn: Iterable[Bytes]) -> Bytes:
     """Return the mean of pictures."""
-    ranks = _ranks([_box(_look(picture)) for picture in drawn]).mean(axis=0).reshape(_SIDE, _SIDE)
+    ranks = (
+        _pixel_ranks([_averaged_box(_look(picture)) for picture in drawn])
+        .mean(axis=0)
+        .reshape(_SIDE, _SIDE)
+    )
     levels: Bytes = np.rint((ranks - ranks.min()) / np.ptp(ranks) * 255).astype(np.uint8)
     return levels
 
@@ -122,7 +126,7 @@ def mean(drawn: Iterable[Bytes]) -> Bytes:
 def learn(pictures: Iterable[Bytes], drawn: Iterable[Bytes]) -> Bytes:
     """Return the mean chest of radiographs, and with less weight of phantoms."""
     real, phantom = (
-        _ranks([_box(_look(picture)) for picture in group]).mean(axis=0)
+        _pixel_ranks([_averaged_box(_look(picture)) for picture in group]).mean(axis=0)
         for group in (pictures, drawn)
     )
     mean = real / np.linalg.norm(real) + _PHANTOMS * phantom / np.linalg.norm(phantom)
@@ -191,24 +195,24 @@ def _inside(lines: Bytes) -> slice:
     return slice(int(has_detail[0]), int(has_detail[-1]) + 1)
 
 
-def _crops(small: Bytes) -> list[Bytes]:
+def _whole_and_parts(small: Bytes) -> list[Bytes]:
     """Return the whole and parts of it, as chests do not fill every picture alike."""
     found = []
     for share in _CROPS:
         height, width = (max(1, round(share * side)) for side in small.shape)
         for top in {0, (small.shape[0] - height) // 2, small.shape[0] - height}:
             for left in {0, (small.shape[1] - width) // 2, small.shape[1] - width}:
-                found.append(_box(small[top : top + height, left : left + width]))
+                found.append(_averaged_box(small[top : top + height, left : left + width]))
     return found
 
 
-def _box(picture: Bytes) -> Bytes:
+def _averaged_box(picture: Bytes) -> Bytes:
     """Return 24 x 24 averages."""
     image = Image.fromarray(np.ascontiguousarray(picture))
     return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX))
 
 
-def _ranks(boxes: Sequence[Bytes]) -> Floats:
+def _pixel_ranks(boxes: Sequence[Bytes]) -> Floats:
     """Return, for each box, the share of darker pixels for each pixel: no window changes it."""
     levels = np.stack(boxes).reshape(len(boxes), -1) + 256 * np.arange(len(boxes))[:, None]
     counts = np.bincount(levels.reshape(-1), minlength=256 * len(boxes)).reshape(len(boxes), 256)

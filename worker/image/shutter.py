@@ -47,7 +47,7 @@ def shutter(written: Shutters, shape: Shape) -> Shutter:
     if not shapes:
         return Shutter(whole)
     if shapes == ["RECTANGULAR"]:
-        frame = _rectangle(written, shape)
+        frame = _rectangle_frame(written, shape)
         if frame is None:
             return Shutter(whole, (), (UNUSABLE,))
         return Shutter(frame, ("shutter=rectangular",))
@@ -62,7 +62,7 @@ def shutter(written: Shutters, shape: Shape) -> Shutter:
     return Shutter(visible, (f"shutter={'+'.join(used).lower()}",), notes)
 
 
-def _rectangle(written: Shutters, shape: Shape) -> Frame | None:
+def _rectangle_frame(written: Shutters, shape: Shape) -> Frame | None:
     edges = [round(edge) for edge in written.edges if edge is not None]
     if len(edges) < 4:
         return None
@@ -75,7 +75,7 @@ def _rectangle(written: Shutters, shape: Shape) -> Frame | None:
 
 
 def _rectangle_mask(written: Shutters, shape: Shape) -> Mask | None:
-    frame = _rectangle(written, shape)
+    frame = _rectangle_frame(written, shape)
     if frame is None:
         return None
     mask = np.zeros(shape, np.bool_)

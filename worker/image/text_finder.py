@@ -55,13 +55,13 @@ def find_text(pixels: npt.NDArray[np.uint8]) -> list[TextBox]:
     dense = (sums[:, np.minimum(starts + _WIDE, sums.shape[1] - 1)] - sums[:, starts]) >= _EDGES
     boxes = []
     for column, start in enumerate(starts):
-        for top, bottom in _runs(dense[:, column]):
+        for top, bottom in _letter_rows(dense[:, column]):
             right = min(int(start) + _WIDE, small.shape[1])
             boxes.append(TextBox(int(start), top, right, bottom))
     return [_scaled(box, step) for box in _joined(boxes)]
 
 
-def _runs(is_dense: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+def _letter_rows(is_dense: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Return begin and end of each run of rows that is as tall as letters are."""
     marks = np.flatnonzero(np.diff(np.pad(is_dense.astype(np.int8), 1)))
     pairs = zip(marks[::2], marks[1::2], strict=True)

@@ -109,7 +109,7 @@ class _Stems:
 
 
 @cache
-def _stems(listed: str) -> _Stems:
+def _word_stems(listed: str) -> _Stems:
     return _Stems(listed)
 
 
@@ -127,9 +127,11 @@ def says_nothing(text: str) -> bool:
 def is_chest(text: str) -> bool:
     """Return whether a body part is the chest or one of its bones or organs."""
     words = plain(text)
-    if _stems(_SPINE).are_in(words, within=True) and not _stems(_CHEST_ITSELF).are_in(words):
+    if _word_stems(_SPINE).are_in(words, within=True) and not _word_stems(_CHEST_ITSELF).are_in(
+        words
+    ):
         return False
-    return _stems(_CHEST).are_in(words, within=True)
+    return _word_stems(_CHEST).are_in(words, within=True)
 
 
 def view_of(text: str) -> str:
@@ -141,7 +143,7 @@ def view_of(text: str) -> str:
         # A decubitus view is frontal: the beam is horizontal, the patient lies on a side.
         return "frontal"
     for view, listed in (("oblique", _OBLIQUE), ("lateral", _LATERAL), ("frontal", _FRONTAL)):
-        if _stems(listed).are_in(words):
+        if _word_stems(listed).are_in(words):
             return view
     if any(_GLUED.match(part) for part in parts):
         return "frontal"

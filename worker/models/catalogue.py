@@ -258,9 +258,9 @@ def accept(name: str, by: str, settings: Settings | None = None, *, as_json: boo
     elif folder is not None and by.strip():
         from worker.models.hub import write_sums
 
-        with _writing(name):
+        with _disk_refusals(name):
             content |= {"manifest": checkpoint.SUMS, "manifest_sha256": write_sums(folder, name)}
-        content |= {"trial": _trial(folder, by, settings)}
+        content |= {"trial": _keep_trial(folder, by, settings)}
     if as_json:
         print(json.dumps(content, indent=2))
         return 0
@@ -279,7 +279,7 @@ def accept(name: str, by: str, settings: Settings | None = None, *, as_json: boo
     return 0
 
 
-def _trial(folder: Path, by: str, settings: Settings | None) -> str | None:
+def _keep_trial(folder: Path, by: str, settings: Settings | None) -> str | None:
     """Keep what the model of `folder` says to the trial picture; None: no table names it."""
     for name, table in (settings.models if settings is not None else {}).items():
         if not table.path or Path(table.path).expanduser().resolve() != folder:
@@ -293,7 +293,7 @@ def _trial(folder: Path, by: str, settings: Settings | None) -> str | None:
             model.close()
         if canary is None:
             return None
-        with _writing(str(folder)):
+        with _disk_refusals(str(folder)):
             canary.write(folder)
         return str(canary.text)
     return None
@@ -346,8 +346,8 @@ def fetch(
     known, repository = _repository(name)
     hub = Hub(endpoint)
     try:
-        with _bar() as show, _writing("--to"):
-            commits = fetch_model(hub, repository, revision, to, show, _pins(pins), manifest)
+        with _bar() as show, _disk_refusals("--to"):
+            commits = fetch_model(hub, repository, revision, to, show, _read_pins(pins), manifest)
     finally:
         hub.close()
     commit = commits[repository]
@@ -373,7 +373,7 @@ def fetch(
     return 0
 
 
-def _pins(texts: Sequence[str]) -> dict[str, str]:
+def _read_pins(texts: Sequence[str]) -> dict[str, str]:
     pins = {}
     for text in texts:
         name, _, commit = text.partition("=")
@@ -384,7 +384,7 @@ def _pins(texts: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _writing(what: str) -> Iterator[None]:
+def _disk_refusals(what: str) -> Iterator[None]:
     """Turn what a disk refuses into one line."""
     try:
         yield

@@ -283,7 +283,7 @@ def stage(checkpoint: Checkpoint, listed: Mapping[str, str] | None = None) -> Pa
             target.symlink_to(path.resolve())
             continue
         content = _read(checkpoint, path, expected)
-        local = _localised(checkpoint, path, content) if target.parent == staged else None
+        local = _with_local_code(checkpoint, path, content) if target.parent == staged else None
         target.write_bytes(content if local is None else json.dumps(local).encode())
     return staged
 
@@ -303,7 +303,7 @@ def _state(of: int | Path) -> State:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _localised(checkpoint: Checkpoint, path: Path, read: bytes) -> dict[str, Any] | None:
+def _with_local_code(checkpoint: Checkpoint, path: Path, read: bytes) -> dict[str, Any] | None:
     """Return the configuration with local code, or None where nothing is to be changed."""
     if not path.name.endswith("config.json"):
         return None
@@ -315,16 +315,16 @@ def _localised(checkpoint: Checkpoint, path: Path, read: bytes) -> dict[str, Any
     if not isinstance(auto_map, dict) or "--" not in json.dumps(auto_map):
         return None
     content["auto_map"] = {
-        key: [_local(checkpoint, v) for v in value]
+        key: [_local_reference(checkpoint, v) for v in value]
         if isinstance(value, list)
-        else _local(checkpoint, value)
+        else _local_reference(checkpoint, value)
         for key, value in auto_map.items()
     }
     result: dict[str, Any] = content
     return result
 
 
-def _local(checkpoint: Checkpoint, reference: str | None) -> str | None:
+def _local_reference(checkpoint: Checkpoint, reference: str | None) -> str | None:
     if reference is None or "--" not in reference:
         return reference
     repository, _, local = reference.partition("--")

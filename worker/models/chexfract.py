@@ -131,7 +131,7 @@ class ChexFractModel(LocalModel):
             with as_fault("the native one"):
                 native = NativeDecoder(self.model)
                 row = self._inputs(gen.invented_pixels())
-                for rows in ([row], [row, _longer(row)], [_longer(row), row]):
+                for rows in ([row], [row, _longer_prompt(row)], [_longer_prompt(row), row]):
                     if not self._agree(native, rows):
                         say("model %s: decoder remote: the native one says other tokens", self.name)
                         return None
@@ -158,7 +158,7 @@ class ChexFractModel(LocalModel):
     def _canary(self) -> None:
         """Refuse a model that answers otherwise with a cache than without."""
         row = self._inputs(gen.invented_pixels())
-        padded = gen.pad_left([row, _longer(row)], self.pad)
+        padded = gen.pad_left([row, _longer_prompt(row)], self.pad)
         padded = {key: value[:1] for key, value in padded.items()}
         tolerance = NEAR_TIE[self._dtype_name()]
         cached, plain = self._few(row, use_cache=True), self._few(row, use_cache=False)
@@ -182,7 +182,7 @@ class ChexFractModel(LocalModel):
         )
 
 
-def _longer(row: gen.Inputs) -> gen.Inputs:
+def _longer_prompt(row: gen.Inputs) -> gen.Inputs:
     """Return the input with a prompt that is longer by a few masked ids."""
     from torch.nn import functional
 

@@ -97,7 +97,7 @@ class ChildModel(LocalModel):
         try:
             interpreter = Path(wanted).expanduser()
             self._process = subprocess.Popen(
-                [str(interpreter), "-I", "-u", "-c", CHILD, _lent()],
+                [str(interpreter), "-I", "-u", "-c", CHILD, _lent_packages()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -132,7 +132,9 @@ class ChildModel(LocalModel):
         """Read both streams; each reader closes its own, as nobody else can while it waits."""
         self._answers, self._said = queue.Queue(), deque(maxlen=1)
         reads = threading.Thread(target=_read, args=(process.stdout, self._answers), daemon=True)
-        self._hears = threading.Thread(target=_hear, args=(process.stderr, self._said), daemon=True)
+        self._hears = threading.Thread(
+            target=_keep_last_line, args=(process.stderr, self._said), daemon=True
+        )
         reads.start()
         self._hears.start()
 
@@ -232,7 +234,7 @@ class ChildModel(LocalModel):
             elif answer["kind"] == "failed":
                 if answer["error"] == "BrokenAccelerator":
                     self._end()  # the next call starts a process that can use it again
-                raise _error(answer)
+                raise _error_of(answer)
             else:
                 return answer
 
@@ -284,7 +286,7 @@ def _read(stream: IO[bytes], answers: queue.Queue[tuple[dict[str, Any], bytes] |
     answers.put(None)
 
 
-def _hear(stream: IO[bytes], last: deque[str]) -> None:
+def _keep_last_line(stream: IO[bytes], last: deque[str]) -> None:
     """Keep the last line that a process said; a model's code may print what it found."""
     with stream:
         for line in stream:
@@ -305,7 +307,7 @@ def _ended_after(seconds: float, process: subprocess.Popen[bytes]) -> Iterator[N
 
 
 @cache
-def _lent() -> str:
+def _lent_packages() -> str:
     """Return a folder that holds this project's packages and nothing else of this environment."""
     folder = tempfile.mkdtemp(prefix="chexfract-lent-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -323,7 +325,7 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in child_environment().items() if not key.startswith(hidden)}
 
 
-def _error(answer: dict[str, Any]) -> Exception:
+def _error_of(answer: dict[str, Any]) -> Exception:
     known: dict[str, type[Exception]] = {
         kind.__name__: kind
         for kind in (Unacceptable, ModelFault, ConfigurationError, OutOfResources, Unexplained)
@@ -404,7 +406,7 @@ class _Served:
             return {"kind": "done"}
         if request["do"] == "trial":
             return {"kind": "done", **dataclasses.asdict(self._model.trial())}
-        described = self._model.describe(_radiographs(request["shapes"], content), self._moved)
+        described = self._model.describe(_read_radiographs(request["shapes"], content), self._moved)
         return {"kind": "done", "descriptions": [dataclasses.asdict(one) for one in described]}
 
     def _moved(self) -> None:
@@ -442,7 +444,7 @@ class _Served:
         }
 
 
-def _radiographs(shapes: list[list[int]], content: bytes) -> list[SimpleNamespace]:
+def _read_radiographs(shapes: list[list[int]], content: bytes) -> list[SimpleNamespace]:
     import numpy as np
 
     found, start = [], 0

@@ -76,7 +76,7 @@ def tensors_of(path: Path) -> dict[str, Any]:
         with foreign_code(lambda _: refused):  # torch's loader raises anything
             content = torch.load(path, map_location="cpu", weights_only=True)
     except NotUnderstood:  # why, the next one says
-        content = _restricted(path)
+        content = _restricted_load(path)
     weights = content.get("state_dict", content) if isinstance(content, dict) else {}
     found = {
         str(name): value
@@ -91,7 +91,7 @@ def tensors_of(path: Path) -> dict[str, Any]:
     return found
 
 
-def _restricted(path: Path) -> Any:
+def _restricted_load(path: Path) -> Any:
     import torch
 
     module = SimpleNamespace(

@@ -72,7 +72,7 @@ def _of_file(path: Path, dtype: str, quantization: str) -> float:
     try:
         return sum(
             _of_tensor(name, kind, shape, dtype, quantization)
-            for name, kind, shape in _tensors(path)
+            for name, kind, shape in _tensors_of(path)
         )
     except (ValueError, KeyError, TypeError, AttributeError, struct.error):
         return path.stat().st_size  # whoever loads it says what is wrong with it
@@ -89,7 +89,7 @@ def _of_tensor(name: str, kind: str, shape: list[int], dtype: str, quantization:
     return count * SIZES.get(dtype, FLOATING[kind])
 
 
-def _tensors(path: Path) -> Iterator[tuple[str, str, list[int]]]:
+def _tensors_of(path: Path) -> Iterator[tuple[str, str, list[int]]]:
     """Yield name, dtype and shape of each tensor from the head of a safetensors file."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))

@@ -108,7 +108,7 @@ def nested(name: str, outer: Path, root: Path) -> Iterator[Nested]:
     found = Nested()
 
     def local(wanted: Any) -> Path:
-        return _resolved(name, str(wanted), root)
+        return _resolved_folder(name, str(wanted), root)
 
     def wrapped(owner: Any, build: Any) -> Any:
         original = owner.__dict__["from_pretrained"].__func__
@@ -151,7 +151,7 @@ def _config(library: Any, cls: Any, folder: Path) -> Any:
     return reader.from_pretrained(str(folder), local_files_only=True, **options)
 
 
-def _resolved(name: str, wanted: str, root: Path) -> Path:
+def _resolved_folder(name: str, wanted: str, root: Path) -> Path:
     """Return the local folder of what a model's code loads by name."""
     folder = folder_of(root, wanted)
     if (folder / "config.json").is_file():

@@ -106,7 +106,7 @@ def instance(
     _patient(ds, seed, index)
     _identify(ds, f"{seed}/{index}/{truth.text(picture.findings)}/{rows}x{columns}")
     _equipment(ds)
-    _detector(ds, picture)
+    _set_detector(ds, picture)
     _pixels(ds, picture, np.random.default_rng([seed, index, 1]))
     ds.file_meta = _file_meta(ds)
     return ds
@@ -162,7 +162,9 @@ def exhibits(out: Path, seed: int = 0) -> list[Truth]:
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for index, (name, findings, frame) in enumerate(shown):
-        rows.append(_save(instance(seed, index, findings, frame), findings, out, f"{name}.dcm"))
+        rows.append(
+            _save_drawing(instance(seed, index, findings, frame), findings, out, f"{name}.dcm")
+        )
     _write_truth(out, rows)
     return rows
 
@@ -173,7 +175,7 @@ def _wide(picture: Picture) -> Picture:
 
 def _write_one(out: Path, seed: int, index: int) -> Truth:
     findings = phantom_findings(seed, index)
-    return _save(instance(seed, index), findings, out, f"phantom-{seed}-{index:04d}.dcm")
+    return _save_drawing(instance(seed, index), findings, out, f"phantom-{seed}-{index:04d}.dcm")
 
 
 def phantom_findings(seed: int, index: int) -> frozenset[Finding]:
@@ -181,7 +183,7 @@ def phantom_findings(seed: int, index: int) -> frozenset[Finding]:
     return truth.chosen_by(np.random.default_rng([seed, index]))
 
 
-def _save(ds: Dataset, findings: Iterable[Finding], out: Path, name: str) -> Truth:
+def _save_drawing(ds: Dataset, findings: Iterable[Finding], out: Path, name: str) -> Truth:
     ds.save_as(out / name, enforce_file_format=True)
     ordered = truth.in_order(findings)
     names = "; ".join(map(str, ordered))
@@ -239,7 +241,7 @@ def _equipment(ds: Dataset) -> None:
     ds.InstitutionName = "No hospital"
 
 
-def _detector(ds: Dataset, picture: Picture) -> None:
+def _set_detector(ds: Dataset, picture: Picture) -> None:
     """Set anatomy, positioning and detector (PS3.3 C.8.11)."""
     ds.BodyPartExamined = "CHEST"
     ds.ImageLaterality = "U"

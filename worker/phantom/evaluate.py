@@ -34,7 +34,7 @@ Pixels = npt.NDArray[np.uint8]
 Change = Callable[[np.random.Generator, Pixels], npt.NDArray[Any]]
 
 
-def _bars(left: float, right: float, top: float, bottom: float, grey: int = 0) -> Change:
+def _with_bars(left: float, right: float, top: float, bottom: float, grey: int = 0) -> Change:
     """Return a change that adds bars; sizes are shares of the side they lengthen."""
 
     def change(_: np.random.Generator, x: Pixels) -> npt.NDArray[Any]:
@@ -50,12 +50,12 @@ def _any_bars(rng: np.random.Generator, x: Pixels) -> npt.NDArray[Any]:
     """Add bars of any width up to 40 % on any side, black, white or grey."""
     sizes = rng.uniform(0, 0.4, 4) * (rng.random(4) < 0.6)
     left, right, top, bottom = sizes.tolist()
-    return _bars(left, right, top, bottom, int(rng.choice([0, 255, int(rng.integers(256))])))(
+    return _with_bars(left, right, top, bottom, int(rng.choice([0, 255, int(rng.integers(256))])))(
         rng, x
     )
 
 
-def _resized(across: float, down: float) -> Change:
+def _resized_by(across: float, down: float) -> Change:
     def change(_: np.random.Generator, x: Pixels) -> npt.NDArray[Any]:
         size = (round(x.shape[1] * across), round(x.shape[0] * down))
         return np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BICUBIC))
@@ -63,23 +63,23 @@ def _resized(across: float, down: float) -> Change:
     return change
 
 
-def _cropped(_: np.random.Generator, x: Pixels) -> npt.NDArray[Any]:
+def _cropped_picture(_: np.random.Generator, x: Pixels) -> npt.NDArray[Any]:
     rows, columns = (round(0.02 * n) for n in x.shape)
     return x[rows:-rows, columns:-columns]
 
 
 FAITHFUL: dict[str, Change] = {
-    "letterboxed left and right": _bars(0.15, 0.15, 0, 0),
-    "letterboxed above and below": _bars(0, 0, 0.15, 0.15),
-    "letterboxed off centre": _bars(0.4, 0.05, 0, 0),
-    "white bars": _bars(0.2, 0.2, 0, 0, 255),
-    "grey bars above and below": _bars(0, 0, 0.3, 0.1, 90),
+    "letterboxed left and right": _with_bars(0.15, 0.15, 0, 0),
+    "letterboxed above and below": _with_bars(0, 0, 0.15, 0.15),
+    "letterboxed off centre": _with_bars(0.4, 0.05, 0, 0),
+    "white bars": _with_bars(0.2, 0.2, 0, 0, 255),
+    "grey bars above and below": _with_bars(0, 0, 0.3, 0.1, 90),
     "any bars, up to 40 %": _any_bars,
-    "stretched to 1.2 x 1": _resized(1.2, 1),
-    "stretched to 1 x 1.2": _resized(1, 1.2),
-    "enlarged to double": _resized(2, 2),
-    "reduced to half": _resized(0.5, 0.5),
-    "2 % cut off on each side": _cropped,
+    "stretched to 1.2 x 1": _resized_by(1.2, 1),
+    "stretched to 1 x 1.2": _resized_by(1, 1.2),
+    "enlarged to double": _resized_by(2, 2),
+    "reduced to half": _resized_by(0.5, 0.5),
+    "2 % cut off on each side": _cropped_picture,
     "mild window (x 1.1, +8)": lambda _, x: np.clip((x - 128.0) * 1.1 + 136, 0, 255),
 }
 """Changes that must not change the answer."""
@@ -207,13 +207,13 @@ def evaluate(
         raise ValueError(f"seed {seed} may have been used in training; use one below 1000000")
     torch.set_num_threads(threads)
     scores = []
-    for found in _scores(Reader(folder), count, min(changed, count), seed):
+    for found in _scores_of(Reader(folder), count, min(changed, count), seed):
         logger.info("%s", found.line())
         scores.append(found)
     return scores
 
 
-def _scores(reader: Reader, count: int, changed: int, seed: int) -> Iterator[Score]:
+def _scores_of(reader: Reader, count: int, changed: int, seed: int) -> Iterator[Score]:
     drawn = [draw.phantom(seed, index) for index in range(count)]
     pictures, truths = [p.uint8 for p in drawn], [p.findings for p in drawn]
     started = time.monotonic()
@@ -233,7 +233,7 @@ def _scores(reader: Reader, count: int, changed: int, seed: int) -> Iterator[Sco
         texts = reader.read([change(rng, x) for x in pictures[:changed]])
         yield score(name, texts, truths[:changed])
         if name == "mirrored left to right":
-            mirrored = [frozenset(map(_mirrored, one)) for one in truths[:changed]]
+            mirrored = [frozenset(map(_mirrored_finding, one)) for one in truths[:changed]]
             yield score("  against the mirrored truth", texts, mirrored)
 
 
@@ -264,7 +264,7 @@ def _parsed(text: str) -> frozenset[truth.Finding] | None:
         return None
 
 
-def _mirrored(finding: truth.Finding) -> truth.Finding:
+def _mirrored_finding(finding: truth.Finding) -> truth.Finding:
     return truth.Finding("left" if finding.side == "right" else "right", finding.rib)
 
 

@@ -79,7 +79,7 @@ def _frame(rng: np.random.Generator, drawing: Drawing) -> Box:
     share = np.zeros(4)
     if kind > 0.3:
         share = rng.uniform(0, 1, 4) * (rng.random(4) < 0.75)
-    frame = outer + (_closest(drawing, outer) - outer) * share
+    frame = outer + (_closest_frame(drawing, outer) - outer) * share
     if kind > 0.85:
         bar = 0.07 * np.array([columns, rows])
         frame += rng.uniform(0, 1, 4) * np.concatenate([-bar, bar])
@@ -87,7 +87,7 @@ def _frame(rng: np.random.Generator, drawing: Drawing) -> Box:
     return left, top, right, bottom
 
 
-def _closest(drawing: Drawing, outer: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _closest_frame(drawing: Drawing, outer: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the closest frame: it may cut the ends of bones, but no fracture."""
     closest = np.array(drawing.bones)
     into = 0.04 * (closest[2:] - closest[:2])

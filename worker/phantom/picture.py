@@ -244,9 +244,9 @@ def _paint_bone(grey: Array, field: Field, body: Body, bone: Bone) -> tuple[floa
     rows = np.flatnonzero(near)
     if len(rows) and len(columns):
         distance = np.abs(field.y[rows, None] - line) / np.sqrt(1 + slope**2)
-        profile = _ridge(distance, thickness)
+        profile = _ridge_profile(distance, thickness)
         if bone.finding.rib:
-            profile *= 0.8 + 0.4 * _ridge(distance - 0.7 * thickness, 3.0)
+            profile *= 0.8 + 0.4 * _ridge_profile(distance - 0.7 * thickness, 3.0)
         grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] += profile * strength
     return place
 
@@ -265,12 +265,12 @@ def _soft_tissue(body: Body, field: Field) -> Array:
     heart = ((x - half * 0.17) / (half * body.heart)) ** 2
     heart = heart + ((y - 7.2 * spacing) / (2.6 * spacing)) ** 2
     image += 0.2 * _step((1 - heart) * 7)
-    image += 0.16 * _ridge(np.abs(x), 34)
+    image += 0.16 * _ridge_profile(np.abs(x), 34)
     dome = 9.6 * spacing + 9 * np.cos(3 * x / half) - body.right_diaphragm * (x < 0)
     image += 0.22 * _step((y - dome) / 5)
     vertebrae = 0.75 + 0.25 * np.cos(2 * np.pi * y / spacing)
-    image += 0.1 * _ridge(np.abs(x), 14) * vertebrae
-    return _stretched(image.astype(np.float32), (len(field.y), len(field.x)))
+    image += 0.1 * _ridge_profile(np.abs(x), 14) * vertebrae
+    return _stretched_image(image.astype(np.float32), (len(field.y), len(field.x)))
 
 
 @dataclass(frozen=True)
@@ -314,14 +314,14 @@ class _Finish:
         """Return the finished picture."""
         shape = grey.shape
         large, small = (rng.standard_normal((cells, cells), np.float32) for cells in (12, 32))
-        clouds = 0.018 * _stretched(large, small.shape) + 0.012 * small
-        grey = grey + _stretched(clouds, shape)
+        clouds = 0.018 * _stretched_image(large, small.shape) + 0.012 * small
+        grey = grey + _stretched_image(clouds, shape)
         # Grain is that of a picture of 512 pixels, whatever is painted.
         grain = self.grain * min(shape) / 512
         grey += grain * rng.standard_normal(shape, np.float32)
         grey = np.maximum(self.base + grey * self.gain, 0)
         if self.collimation is not None:
-            grey *= _opening(field, self.collimation)
+            grey *= _collimator_opening(field, self.collimation)
         grey **= np.float32(self.gamma)
         if self.marker is not None:
             _paint_marker(grey, field, *self.marker)
@@ -333,7 +333,7 @@ def _end(field: Field) -> tuple[float, float]:
     return field.left + field.width, field.top + field.height
 
 
-def _opening(field: Field, box: Box) -> Array:
+def _collimator_opening(field: Field, box: Box) -> Array:
     """Return what the collimator lets through: 1 inside, little outside, soft at the edge."""
     left, top, right, bottom = box
     across = np.minimum(field.x - left, right - field.x)
@@ -362,13 +362,13 @@ def _step(x: Array) -> Array:
     return step
 
 
-def _ridge(distance: Array, half_width: float) -> Array:
+def _ridge_profile(distance: Array, half_width: float) -> Array:
     """Return a rounded profile: 1 on the line, 0 at `half_width` and beyond."""
     ridge: Array = np.maximum(1 - (distance / half_width) ** 2, 0)
     return ridge
 
 
-def _stretched(image: Array, shape: tuple[int, ...]) -> Array:
+def _stretched_image(image: Array, shape: tuple[int, ...]) -> Array:
     """Return a coarse image, smoothly enlarged to (rows, columns)."""
     large = Image.fromarray(image).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
     return np.array(large)

@@ -144,7 +144,7 @@ def looks(
         shift = torch.from_numpy(rng.uniform(-0.06, 0.06, (len(chosen), 1, 1, 1)))
         pictures = ((pictures / 255 - 0.5) * contrast + 0.5 + shift).clamp(0, 1).float()
         ids, labels = _rows(prompt, [answers[i] for i in chosen])
-        places = _cells([where for _, where in views], config.image_size)
+        places = _finding_cells([where for _, where in views], config.image_size)
         yield TrainingBatch((pictures - MEAN) / DEVIATION, places, ids, labels)
 
 
@@ -158,7 +158,7 @@ def _rows(prompt: list[int], answers: list[list[int]]) -> tuple[torch.Tensor, to
     return torch.tensor(ids), torch.tensor(labels)
 
 
-def _cells(views: list[list[Place]], side: int) -> torch.Tensor:
+def _finding_cells(views: list[list[Place]], side: int) -> torch.Tensor:
     """Return which finding is in which token's square: (batch, tokens, findings)."""
     count = side // 16
     cells = torch.zeros(len(views), count * count, len(truth.FINDINGS))

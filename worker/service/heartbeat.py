@@ -44,11 +44,11 @@ def card(info: ModelInfo) -> Card:
         files=info.files[:256],
         prompt=info.prompt[:1024],
         parameters=dict(list(info.parameters.items())[:64]),
-        measured=_measured(info),
+        measured=_measured_accuracy(info),
     )
 
 
-def _measured(info: ModelInfo) -> tuple[Measured, ...]:
+def _measured_accuracy(info: ModelInfo) -> tuple[Measured, ...]:
     """Return how well the weights that are shipped read drawings; others were not measured."""
     rows = json.loads(MEASURED.read_text(encoding="utf-8"))
     return tuple(
@@ -83,13 +83,13 @@ def device(name: str) -> Device:
         As torch names it: ``cpu``, ``cuda:1``; empty where another server computes.
     """
     if name.startswith("cuda"):
-        return _card(int(name.partition(":")[2] or 0)) or Device(name=name)
+        return _ask_card(int(name.partition(":")[2] or 0)) or Device(name=name)
     if name in ("cpu", "auto"):
-        return _processors()
+        return _processor_device()
     return Device(name=name[:128] or "another server")
 
 
-def _card(number: int) -> Device | None:
+def _ask_card(number: int) -> Device | None:
     """Ask the driver about an NVIDIA card; None where it gives no answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -113,7 +113,7 @@ def _card(number: int) -> Device | None:
         return None
 
 
-def _processors() -> Device:
+def _processor_device() -> Device:
     count = os.cpu_count() or 1
     memory = _memory()
     total = memory.get("MemTotal", 0)

@@ -82,7 +82,7 @@ class NodeClient:
             base_url=self.url,
             headers={"Authorization": f"Bearer {secret}", WIRE_HEADER: str(WIRE_VERSION)},
             timeout=httpx2.Timeout(timeout_s, connect=5.0),
-            verify=_trusting(ca) if self.url.startswith("https:") else False,
+            verify=_trusting_context(ca) if self.url.startswith("https:") else False,
             # The job API is reached directly: a proxy of the environment is for the outside.
             trust_env=False,
             transport=transport,
@@ -229,7 +229,7 @@ def _patiently(ask: Callable[[], bytes], tries: int, wait: Callable[[float], Non
     return ask()
 
 
-def _trusting(ca: Path | None) -> ssl.SSLContext:
+def _trusting_context(ca: Path | None) -> ssl.SSLContext:
     """Return what verifies a node's certificate and the host name that it bears."""
     try:
         context = ssl.create_default_context(cafile=ca)

@@ -46,8 +46,8 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
         try:
             _bring_up(model, f"models.{name}", str(options["engine"]))
             ready = Pipeline(model, decoder, settings.pixels, _limit(model, settings))
-            _rehearse(ready)
-            _fill(ready)
+            _rehearse_report(ready)
+            _fill_memory(ready)
             seconds = time.perf_counter() - started
             logger.info("model %s is ready after %.1f s", model.info.version, seconds)
             yield ready
@@ -78,7 +78,7 @@ def _limit(model: VisionModel, settings: Settings) -> BatchLimit:
     return limit
 
 
-def _fill(ready: Pipeline) -> None:
+def _fill_memory(ready: Pipeline) -> None:
     """Let an accelerator describe a whole batch once: memory that fills does so now."""
     if ready.info.device.partition(":")[0] in ("cpu", "server") or ready.limit.most == 1:
         return
@@ -90,15 +90,15 @@ def _fill(ready: Pipeline) -> None:
             raise case.trouble
 
 
-def _rehearse(ready: Pipeline) -> None:
+def _rehearse_report(ready: Pipeline) -> None:
     """Report on an invented picture: the first report imports what all later ones need."""
     order = ReportOrder(content_datetime=datetime.now(UTC), objects=("sr", "basic-text"))
-    case = ready.prepare(_invented())
+    case = ready.prepare(_invented_instance())
     case.reason = case.reason or Reason(code="rehearsal", text="Nobody's picture.")
     ready.build(case, order)
 
 
-def _invented() -> bytes:
+def _invented_instance() -> bytes:
     """Return a DX Instance of nobody, from black to white."""
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = DigitalXRayImageStorageForPresentation, "2.25.1"

@@ -152,8 +152,8 @@ class _View:
 
     def __init__(self, grey: Bytes) -> None:
         self.grey: Floats = grey.astype(np.float64)
-        self.sums = _integral(self.grey)
-        self._squares = _integral(self.grey**2)
+        self.sums = _integral_image(self.grey)
+        self._squares = _integral_image(self.grey**2)
         self._found: dict[str, int] = {}
 
     def mirrored(self) -> _View:
@@ -163,7 +163,7 @@ class _View:
     def count(self, side: str) -> int:
         """Return how many windows look like the lung of that side, in its half."""
         if side not in self._found:
-            cascade = _cascade(side)
+            cascade = _read_cascade(side)
             centers = (self._hits(cascade) + cascade.width / 2) / self.grey.shape[1]
             is_there = centers < 0.5 if side == "right" else centers > 0.5
             self._found[side] = int(is_there.sum())
@@ -207,7 +207,7 @@ def _count(side: str, views: Iterable[_View], enough: int | None) -> int:
     return found
 
 
-def _integral(values: Floats) -> Floats:
+def _integral_image(values: Floats) -> Floats:
     whole = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
     whole[1:, 1:] = values.cumsum(axis=0).cumsum(axis=1)
     return whole
@@ -223,24 +223,24 @@ def _sums(whole: Floats, down: int, across: int, rectangle: tuple[int, int, int,
 
 
 @cache
-def _cascade(side: str) -> _Cascade:
+def _read_cascade(side: str) -> _Cascade:
     with files(__name__).joinpath(f"{side}_lung_haar.xml").open("rb") as file:
         root = ET.parse(file).getroot().find("cascade")  # noqa: S314 - our own file
     if root is None:
         raise ValueError(f"{side}_lung_haar.xml has no cascade")
     width, height = int(_text(root, "width")), int(_text(root, "height"))
-    features = tuple(_feature(item, width, height) for item in root.findall("features/_"))
+    features = tuple(_read_feature(item, width, height) for item in root.findall("features/_"))
     stages = tuple(_stage(stage, features) for stage in root.findall("stages/_"))
     return _Cascade(width, height, stages)
 
 
 def _stage(element: ET.Element, features: tuple[_Feature, ...]) -> _Stage:
-    stumps = [_stump(stump) for stump in element.findall("weakClassifiers/_")]
+    stumps = [_read_stump(stump) for stump in element.findall("weakClassifiers/_")]
     chosen = [features[place] for place, *_ in stumps]
     limits, below, above = (
         np.array(leaf) for leaf in zip(*(rest for _, *rest in stumps), strict=True)
     )
-    upright = [_corners(feature) if not feature.weights.size else {} for feature in chosen]
+    upright = [_corner_weights(feature) if not feature.weights.size else {} for feature in chosen]
     turned = [
         dict(
             zip(zip(one.rows.tolist(), one.columns.tolist(), strict=True), one.weights, strict=True)
@@ -248,10 +248,12 @@ def _stage(element: ET.Element, features: tuple[_Feature, ...]) -> _Stage:
         for one in chosen
     ]
     threshold = float(_text(element, "stageThreshold"))
-    return _Stage(threshold, limits, below, above, _points(upright), _points(turned))
+    return _Stage(
+        threshold, limits, below, above, _integral_points(upright), _integral_points(turned)
+    )
 
 
-def _corners(feature: _Feature) -> dict[tuple[int, int], float]:
+def _corner_weights(feature: _Feature) -> dict[tuple[int, int], float]:
     """Return what each corner in the integral weighs; corners that meet are one."""
     found: dict[tuple[int, int], float] = {}
     for left, top, width, height, weight in feature.rectangles:
@@ -265,7 +267,7 @@ def _corners(feature: _Feature) -> dict[tuple[int, int], float]:
     return found
 
 
-def _points(features: list[dict[tuple[int, int], float]]) -> _Points:
+def _integral_points(features: list[dict[tuple[int, int], float]]) -> _Points:
     places = sorted({place for feature in features for place in feature})
     weights = np.array([[one.get(place, 0.0) for one in features] for place in places])
     rows = np.array([row for row, _ in places], np.intp)
@@ -277,13 +279,13 @@ def _text(element: ET.Element, name: str) -> str:
     return (element.findtext(name) or "").strip()
 
 
-def _stump(element: ET.Element) -> tuple[int, float, float, float]:
+def _read_stump(element: ET.Element) -> tuple[int, float, float, float]:
     _, _, place, limit = _text(element, "internalNodes").split()
     below, above = _text(element, "leafValues").split()
     return int(place), float(limit), float(below), float(above)
 
 
-def _feature(element: ET.Element, width: int, height: int) -> _Feature:
+def _read_feature(element: ET.Element, width: int, height: int) -> _Feature:
     rectangles: list[tuple[int, int, int, int, float]] = []
     for written in element.findall("rects/_"):
         *place, share = (written.text or "").split()
@@ -292,12 +294,12 @@ def _feature(element: ET.Element, width: int, height: int) -> _Feature:
     mask: Floats = np.zeros((height, width))
     if _text(element, "tilted") == "1":
         for left, top, across, down, weight in rectangles:
-            mask = mask + weight * _turned(left, top, across, down, (height, width))
+            mask = mask + weight * _turned_sum(left, top, across, down, (height, width))
     rows, columns = np.nonzero(mask)
     return _Feature(tuple(rectangles), rows, columns, mask[rows, columns])
 
 
-def _turned(left: int, top: int, across: int, down: int, shape: tuple[int, int]) -> Floats:
+def _turned_sum(left: int, top: int, across: int, down: int, shape: tuple[int, int]) -> Floats:
     """Return the pixels of a rectangle turned by 45 degrees, whose upper corner is given."""
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
 
