@@ -86,17 +86,13 @@ def status(
         console.print(text, markup=False, highlight=False, overflow="fold")
 
 
-<<<<<<< HEAD
 def _peer_table(peers: Mapping[str, Peer], ae_title: str, address: str) -> str:
     """Return the table that makes a refused caller known; empty for one that is known."""
     is_known = who_calls(peers, ae_title, address, certificate=None).name is not None
     return "" if is_known else peer_table(ae_title, address)
 
 
-def _recent(recent: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-=======
 def _recent_lines(recent: Sequence[Mapping[str, Any]]) -> Iterator[str]:
->>>>>>> aa453b5 (Name eighty-six functions of a file by what they are in two words)
     """Yield three lines for each Instance: whose it is, its UID, from whom and why."""
     if recent:
         yield _line("received", "patient", "accession", "state")
