@@ -22,7 +22,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_node.base.addresses import Network, is_in, parse_address, show_address
 from dicom_node.base.rims import OneOfMany
-from dicom_node.dimse.proxy import NotProxied, read_caller
+from dicom_node.dimse.proxy import SIGNATURE, NotProxied, read_caller
 from dicom_node.dimse.refusals import Refusal, Refusals
 
 logger = logging.getLogger(__name__)
@@ -243,4 +243,6 @@ def _foreign(head: bytes) -> str:
         return "a TLS hello at a port without TLS"
     if head.split(b" ")[0] in (b"GET", b"POST", b"HEAD", b"PUT", b"OPTIO", b"OPTIONS", b"CONNEC"):
         return "an HTTP request at the DICOM port"
+    if head.startswith((b"PROXY ", SIGNATURE[: len(head)])):
+        return "it sends a PROXY header and is not in node.proxies"
     return f"its first byte is 0x{head[0]:02X}, not an A-ASSOCIATE-RQ"

@@ -78,9 +78,11 @@ def _read_line(reader: _Reader) -> str | None:
     if words[0] == b"UNKNOWN":
         return None
     try:
-        family = {b"TCP4": IPv4Address, b"TCP6": IPv6Address}[words[0]]
-        return str(family(words[1].decode("ascii")))
-    except (KeyError, IndexError, ValueError) as exc:
+        kind, caller, _, *ports = words
+        struct.pack(">HH", *map(int, ports))  # there are two, each of 16 bits
+        family = {b"TCP4": IPv4Address, b"TCP6": IPv6Address}[kind]
+        return str(family(caller.decode("ascii")))
+    except (KeyError, ValueError, struct.error) as exc:
         raise NotProxied("its PROXY header of version 1 cannot be read") from exc
 
 

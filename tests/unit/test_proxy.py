@@ -64,6 +64,10 @@ def test_both_versions_are_read_and_nothing_behind_them(header: bytes, caller: s
         request(),
         b"PROXY TCP4 nobody 1.2.3.4 1 2\r\n",
         b"PROXY TCP4\r\n",
+        b"PROXY TCP4 10.0.0.1\r\n",
+        b"PROXY TCP4 10.0.0.1 10.0.0.2 1\r\n",
+        b"PROXY TCP4 10.0.0.1 10.0.0.2 1 65536\r\n",
+        b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2 3\r\n",
         b"PROXY UDP9 1.2.3.4 1.2.3.4 1 2\r\n",
         b"PROXY " + b"x" * 200,
         SIGNATURE + b"\x11\x11\0\0",
@@ -120,8 +124,10 @@ def test_a_header_from_elsewhere_is_not_believed(
 ) -> None:
     with listening(tmp_path, proxies=("127.0.0.9",)) as node:
         take_far_peer(node)
-        assert first_byte(node, version_1("10.1.2.3") + request()) == 0
-        assert until(lambda: "turned away 127.0.0.1: its first byte is 0x50" in caplog.text)
+        line = "turned away 127.0.0.1: it sends a PROXY header and is not in node.proxies"
+        for number, header in enumerate((version_1, version_2), 1):
+            assert first_byte(node, header("10.1.2.3") + request()) == 0
+            assert until(lambda count=number: caplog.text.count(line) == count)
 
 
 def test_a_balancer_without_a_header_is_turned_away(
