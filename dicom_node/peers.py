@@ -201,12 +201,6 @@ def find_peer(peers: Mapping[str, Peer], name: str) -> Peer:
     return peers[name]
 
 
-def unknown_sender(ae_title: str, address: str, problem: str = "") -> str:
-    """Return why a report waits for its sender, and what to do."""
-    who = f"sender {ascii(ae_title)[1:-1]}@{address}"
-    return f"{who}: {problem}" if problem else f"{who} is not in [peers]; add it"
-
-
 def peer_table(ae_title: str, address: str) -> str:
     """Return the table of node.toml that makes a refused caller known; empty without a title."""
     if not ae_title:

@@ -44,6 +44,13 @@ DEMONSTRATION_MODELS = frozenset({"phantom"})
 SENDER = "@sender"
 """In ``send_to``: the peer that sent the Instance."""
 
+
+def unknown_sender(ae_title: str, address: str, problem: str = "") -> str:
+    """Return why a report waits for its sender, and what to do."""
+    who = f"sender {ascii(ae_title)[1:-1]}@{address}"
+    return f"{who}: {problem}" if problem else f"{who} is not in [peers]; add it"
+
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 

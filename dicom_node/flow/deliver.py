@@ -11,8 +11,8 @@ from typing import Protocol
 from dicom_node.base.errors import ChexFractError, NotFound, NotUnderstood, Refused, Transient
 from dicom_node.flow.loop import Crew, Loop
 from dicom_node.flow.tracing import TraceExporter
-from dicom_node.peers import unknown_sender, who_calls
-from dicom_node.settings import SENDER, Peer, Settings
+from dicom_node.peers import who_calls
+from dicom_node.settings import SENDER, Peer, Settings, unknown_sender
 from dicom_node.settings import Delivery as Waits
 from dicom_node.standard.part10 import recast
 from dicom_node.standard.sr_classes import SR_CLASSES

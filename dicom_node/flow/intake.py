@@ -13,8 +13,8 @@ from dicom_node.base.errors import NotFound, NotUnderstood
 from dicom_node.base.job import ReportOrder
 from dicom_node.dimse import Accepted, Sender
 from dicom_node.flow import routing
-from dicom_node.peers import unknown_sender, who_calls
-from dicom_node.settings import SENDER, Rule, Settings
+from dicom_node.peers import who_calls
+from dicom_node.settings import SENDER, Rule, Settings, unknown_sender
 from dicom_node.standard.header import clean, read_header
 from dicom_node.standard.part10 import write_head
 from dicom_node.standard.priority import FROM_RULE

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dicom_node.base.job import RejectionNote, Result
+from dicom_node.settings import SENDER, unknown_sender
 from dicom_node.store.clock import TOLERANCE_S, Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
@@ -29,10 +30,6 @@ from dicom_node.store.schema import (
     marks,
     objects,
 )
-
-SENDER = "@sender"
-"""Destination of a delivery whose sender is not a known peer yet."""
-
 
 RESTORED = "restored"
 _IS_RESTORED = marks.c.name == RESTORED
@@ -576,11 +573,6 @@ def add_deliveries(
         connection.execute(deliveries.insert(), rows)
     append(connection, events)
     return sent
-
-
-def unknown_sender(calling_ae: str, calling_host: str) -> str:
-    """Return why a report to the sender waits, and what to do."""
-    return f"sender {calling_ae}@{calling_host} is not in [peers]; add it"
 
 
 def _things(parts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

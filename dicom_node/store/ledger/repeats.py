@@ -15,9 +15,10 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from dicom_node.settings import SENDER
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
-from dicom_node.store.ledger.deliveries import SENDER, add_deliveries
+from dicom_node.store.ledger.deliveries import add_deliveries
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.search import replace_words, searched_text
 from dicom_node.store.ledger.states import WITH_RESULT, InstanceState, JobState
