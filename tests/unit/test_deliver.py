@@ -324,7 +324,7 @@ def test_a_slow_archive_does_not_hold_up_another(tmp_path: Path) -> None:
     node.ledger.close()
 
 
-def wait_for(claim: Any, seconds: float = 20) -> None:
+def wait_for(claim: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not claim():
         assert time.monotonic() < deadline

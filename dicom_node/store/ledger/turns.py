@@ -39,20 +39,22 @@ class NodeTurns:
         if self._database.is_sqlite:
             return True
         with self._lock:
+            is_answered = False
             try:
                 with self._database.translated():
                     if self._connection is None:
                         self._connection = self._opened()
-                    if name in self._held:
-                        self._connection.execute("SELECT 1")  # it may be gone, and with it all
-                        return True
-                    asked = self._connection.execute(_TAKE, (name,)).fetchone()
-            except BaseException:
-                self._forget()
-                raise
-            if asked[0]:
+                    # What is held may be gone, with the connection.
+                    question = "SELECT true" if name in self._held else _TAKE
+                    names = () if name in self._held else (name,)
+                    (is_ours,) = self._connection.execute(question, names).fetchone()
+                is_answered = True
+            finally:
+                if not is_answered:
+                    self._forget()
+            if is_ours:
                 self._held.add(name)
-            return bool(asked[0])
+            return bool(is_ours)
 
     def give_back(self, name: str) -> None:
         """Let others have the turn."""
