@@ -22,7 +22,7 @@ from dicom_node.web import jobs as job_api
 from worker.service.turns import Turns
 
 from . import outside
-from .effects import Crashed
+from .effects import Crashed, SimulatedDatabase
 
 
 @contextmanager
@@ -187,6 +187,20 @@ def claimed_beside_others() -> AbstractContextManager[None]:
     return _patched((Turns, "ask", ask))
 
 
+def answered_before_sync() -> AbstractContextManager[None]:
+    """0x0000 is answered when the row is committed; a power cut may undo it."""
+    honest = SimulatedDatabase.driving
+
+    @contextmanager
+    def driving(self: Any) -> Iterator[Any]:
+        synced = self._synced or (self.copy() if self.may_lose_power else None)
+        with honest(self) as cursor:
+            yield cursor
+        self._synced = synced
+
+    return _patched((SimulatedDatabase, "driving", driving))
+
+
 VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     one.__name__: one
     for one in (
@@ -205,6 +219,7 @@ VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         restored_knows_nothing,
         another_nodes_report_refused,
         claimed_beside_others,
+        answered_before_sync,
     )
 }
 

@@ -96,12 +96,16 @@ class SimulatedDatabase(Database):
             super().__init__(f"sqlite:///{file}")
         self.effects = Effects()
         self.commits = 0
+        self.may_lose_power = False
+        self._synced: sqlite3.Connection | None = None
+        """What is on the disk for certain, where something was committed since."""
         self.is_full: Callable[[], bool] = lambda: False
 
     def empty(self, effects: Effects, is_full: Callable[[], bool]) -> None:
         """Be a new ledger."""
         self.fill(_template())
         self.effects, self.is_full, self.commits = effects, is_full, 0
+        self._synced, self.may_lose_power = None, False
 
     def fill(self, content: sqlite3.Connection) -> None:
         """Take over the content of another database."""
@@ -125,10 +129,22 @@ class SimulatedDatabase(Database):
     def writing(self, *, durable: bool = True) -> Iterator[Any]:
         """One transaction: a crash comes before it, at its end, or after it."""
         self._begin()
+        if self.may_lose_power and not durable and self._synced is None:
+            self._synced = self.copy()
         with super().writing(durable=durable) as connection:
             yield connection
             self.effects.hit()
+        if durable:
+            self._synced = None
         self._committed()
+
+    def lose_power(self) -> bool:
+        """Lose what was committed since the last sync; return whether there was anything."""
+        lost, self._synced = self._synced, None
+        if lost is not None:
+            self.fill(lost)
+            self.commits += 1
+        return lost is not None
 
     @contextmanager
     def driving(self) -> Iterator[Any]:
@@ -137,6 +153,7 @@ class SimulatedDatabase(Database):
         with super().driving() as cursor:
             yield cursor
             self.effects.hit()
+        self._synced = None
         self._committed()
 
     def _begin(self) -> None:

@@ -76,6 +76,9 @@ def draw(seed: int) -> list[Event]:
         events.append(Event(kind, _numbers(drawn)))
     if drawn.random() < 0.06:
         events.insert(drawn.randrange(len(events)), Event("backup", _numbers(drawn)))
+    if drawn.random() < 0.1:
+        for _ in range(drawn.randint(1, 3)):
+            events.insert(drawn.randrange(len(events) + 1), Event("power", _numbers(drawn)))
     return events
 
 
@@ -114,6 +117,8 @@ def play(events: Sequence[Event], seed: int) -> Outcome:
             world = World(databases(is_file), folder, seed)
             world.is_storm = seed % 4 == 3
             copies: list[Any] = []
+            for node in world.nodes.values():
+                node.database.may_lose_power = any(event.kind == "power" for event in events)
             for event in events:
                 if world.failure:
                     break
@@ -184,6 +189,12 @@ def happen(world: World, event: Event, copies: list[Any]) -> None:
             world.reload(node, b % len(RULES))
         case "act":
             _act(world, node, event)
+        case "power":
+            is_lost = node.database.lose_power()
+            for role in list(node.is_up):
+                node.kill(role)
+            what = "what was not synced is lost" if is_lost else "nothing is lost"
+            world.say(f"the power of {node.name} is cut: {what}")
         case "backup":
             spool = {
                 path.relative_to(node.folder): path.read_bytes()
