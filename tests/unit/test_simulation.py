@@ -80,3 +80,17 @@ def test_two_nodes_that_send_one_report_both_end() -> None:
         refused = schedule.play(events, 1).failure
     assert refused is not None
     assert refused[0] == "something waits for ever"
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_second_rule_for_every_result_is_wider_than_the_first(is_done: bool) -> None:
+    """Found by the simulation: the vault, first named for rejected images only, got nothing."""
+    events = [
+        schedule.Event("reload", (0, 4)),
+        schedule.Event("send", (1, 4)),
+        *[schedule.Event("run", (0, 7))] * (8 * is_done),
+        schedule.Event("reload", (0, 1)),
+        schedule.Event("send", (1, 4, 0, 2)),
+    ]
+    outcome = schedule.play(events, 1)
+    assert outcome.failure is None, "\n".join(outcome.story)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -87,6 +87,23 @@ _TO_COMPARE = (
     .limit(sa.bindparam("number"))
 )
 """Asked many times a second, so it is built once."""
+
+
+def _wider(known: Wish | None, asked: Wish, job: Row[Any], route: Any) -> Wish | None:
+    """Return what a destination gets now; None where a further rule adds nothing to it."""
+    new = Wish(asked.kinds, asked.when, route.rule, route.mode, route.allow_demonstration)
+    if known is None:
+        return new
+    if not known.when:
+        return None  # it gets every result already
+    own = (known.mode, known.allow_demonstration) if known.rule else ()
+    if (own or (job.mode, bool(job.allow_demonstration))) == (new.mode, new.allow_demonstration):
+        results = tuple(dict.fromkeys((*known.when, *asked.when))) if asked.when else ()
+        kinds = tuple(dict.fromkeys((*known.kinds, *asked.kinds)))
+        kinds = kinds if known.kinds and asked.kinds else ()
+        return None if results == known.when else replace(new, kinds=kinds, when=results)
+    # not under one rule what only the other sends: a live one for every result covers both
+    return new if new.mode == "live" and not new.when else None
 
 
 class Repeats:
@@ -274,10 +291,10 @@ class Repeats:
         """Let destinations that a job does not know yet get its report."""
         wishes = load_wishes(job.send_to)
         added = {
-            name: Wish(wish.kinds, wish.when, route.rule, route.mode, route.allow_demonstration)
-            for name, wish in wishes_of(route).items()
+            name: wish
+            for name, asked in wishes_of(route).items()
             # A second sender that nobody knows has no place to be remembered in: it may send again.
-            if name not in wishes and name != SENDER
+            if name != SENDER and (wish := _wider(wishes.get(name), asked, job, route)) is not None
         }
         if not added:
             return
@@ -298,7 +315,12 @@ class Repeats:
         ).all()
         pairs = [(str(row.part), str(row.kind)) for row in parts]
         demonstration = job.model if job.demonstration else ""
-        add_deliveries(connection, job, added, pairs, word, demonstration, now)
+        new = {
+            name: wish
+            for name, wish in added.items()
+            if name not in wishes or (wishes[name].when and word not in wishes[name].when)
+        }
+        add_deliveries(connection, job, new, pairs, word, demonstration, now)
 
     def _known_likeness(self, connection: Connection, instance: Any) -> Row[Any] | None:
         return connection.execute(sa.select(likenesses).where(_is(likenesses, instance))).first()
