@@ -138,7 +138,7 @@ def main() -> None:
         print(f"== {name}", flush=True)
         try:
             content, text = run(name, short if given.short else long)
-        except (subprocess.CalledProcessError, ValueError) as exc:
+        except (subprocess.CalledProcessError, ValueError, KeyError) as exc:
             print(f"== {name} FAILED: {exc}", flush=True)
             found["failed"].append(name)
             continue

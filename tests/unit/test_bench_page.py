@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from tests.bench import page
-from tests.bench.__main__ import BENCHES
+from tests.bench.__main__ import BENCHES, of_growth
 from tests.bench.record import Row, machine, row
 
 
@@ -54,3 +54,10 @@ def test_each_goal_is_of_a_bench_and_says_what_stands_in_its_way() -> None:
     for goal in page.GOALS:
         assert goal.bench in BENCHES
         assert goal.obstacle
+
+
+def test_growth_shows_the_largest_ledger() -> None:
+    one = asdict(row("sqlite: claim", [1.0, 2.0, 3.0], "ms", "1,000 Instances", 1.6))
+    rows = [one | {"size": size, "processor_ratio": 1.0} for size in (1000, 100000)]
+    (found,) = of_growth({"rows": rows})
+    assert (found.name, found.size, found.median) == ("sqlite: claim", 100000, 2.0)
