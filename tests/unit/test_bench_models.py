@@ -144,4 +144,4 @@ def test_the_products_own_path_is_measured_by_each_decoder(capsys):
     assert [(row["path"], row["batch"]) for row in lines[:2]] == [("remote", 8), ("native", 8)]
     assert all(row["images_per_s"] > 0 and row["peak_gb"] > 0 for row in lines[:2])
     assert lines[2]["goal"] == models.DECODE_RATIO
-    assert lines[2]["decode_ratio"] > 0
+    assert isinstance(lines[2]["decode_ratio"], float), "of one repeat it says nothing"

@@ -530,12 +530,18 @@ def test_neighbours_do_not_notice_a_death(slow):
 
 
 def _dying(decoder, ds):
-    """Decode in a child of which the process id is known, and abort it."""
+    """Decode in a child of which the process id is known, and abort it once it was asked."""
     codestream = frame(ds.PixelData)
     found = inspect(codestream, JPEG_2000_LOSSLESS, ds)
     doomed = decoder._take()
     timer = threading.Timer(0.05, os.kill, (doomed._process.pid, signal.SIGABRT))
-    timer.start()
+    ask = doomed._ask
+
+    def asked(request):
+        ask(request)
+        timer.start()
+
+    doomed._ask = asked
     try:
         doomed.decode(found, codestream, 12, 30)
     finally:
