@@ -298,10 +298,33 @@ def _replace(text: str, block: TableBlock, values: Values | None, path: tuple[st
             rest = rest[match.end() :]
         return text[: block.start] + rest if rest else text[: block.start].rstrip() + _newline(text)
     old = text[block.start : block.end].replace("\r\n", "\n")
-    new = _updated(old if old.endswith("\n") else old + "\n", path, values)
+    old = old if old.endswith("\n") else old + "\n"
+    try:
+        new = _updated(old, path, values)
+        is_right = _pruned(_table(new, path)) == _pruned(values)
+    except ConfigurationError:
+        is_right = False
+    if not is_right:
+        # Inline tables, and keys of one table apart from each other, are beyond tomlkit.
+        new = _rebuilt(old, path, values)
     lost = Counter(_comments(old)) - Counter(_comments(new))
     above = "".join(f"{comment}\n" for comment in lost.elements())
     return text[: block.start] + _as_in(text, above + new) + text[block.end :]
+
+
+def _table(lines: str, path: tuple[str, ...]) -> Any:
+    """Return what the lines of one block say."""
+    found = _read(lines)
+    return found.get("peers", {}).get(path[1], {}) if path[0] == "peers" else found["rules"][0]
+
+
+def _rebuilt(lines: str, path: tuple[str, ...], values: Values) -> str:
+    """Return the lines of a block written afresh below its own head, with the comments above it."""
+    (block,) = _blocks(lines, path[0])
+    at, of = block.heads[0]
+    end = lines.find("\n", at) + 1
+    head = lines[at:end] if of == path else f"[peers.{_key(path[-1])}]\n"
+    return lines[:at] + _rendered(head.rstrip("\n"), values)
 
 
 def _updated(lines: str, path: tuple[str, ...], values: Values) -> str:

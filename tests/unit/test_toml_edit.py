@@ -129,6 +129,13 @@ def test_what_is_written_otherwise_is_refused_and_stays(text: str) -> None:
         change_peer(text, "a", {"port": 2})
 
 
+def test_keys_of_an_inline_table_are_added_and_its_comments_stay() -> None:
+    rule = {"name": "b", "match": {"modality": ["CR"], "body_part": ["CHEST"]}}
+    changed = change_rule(FILE, "b", rule)
+    assert tomllib.loads(changed)["rules"][1] == rule
+    assert comments(changed) == comments(FILE)
+
+
 def test_half_a_character_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="half of a character"):
         render("\ud800")
