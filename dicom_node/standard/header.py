@@ -216,7 +216,9 @@ def _check_pixels(file: IO[bytes], formats: _Formats, at: int, length: int, end:
     """Raise where Pixel Data, or one of its fragments, reaches beyond the end of the file.
 
     Whole archives are without the delimiter, or have NULs in its place: their pixels are there.
+    Others count the byte that pads an odd length and do not write it.
     """
+    end += 1
     if length != _UNDEFINED:
         if length > end - at:
             raise NotUnderstood(CUT_OFF)

@@ -380,6 +380,7 @@ def test_an_image_is_refused_wherever_it_is_cut_off_within_an_element(
             max(ends) + len(data_set({**dict.fromkeys(everything), tag: everything[tag]}, syntax))
         )
     assert max(ends) == len(content)
+    ends.add(len(content) - 1)  # it may be the byte that pads the pixels
     for cut in set(range(len(content))) - ends:
         with pytest.raises(NotUnderstood):
             station.send(content[:cut], syntax=syntax)
@@ -396,7 +397,7 @@ def test_an_image_that_ends_within_a_sequence_is_refused(station: Station) -> No
 def test_compressed_pixels_are_refused_where_a_fragment_is_cut_off(station: Station) -> None:
     syntax, content = "1.2.840.10008.1.2.4.70", data_set()
     pixels = fragments(b"\xff\xd8" + b"p" * 30, b"q" * 20)
-    for cut in (25, 40, 53, 66, len(pixels) - 9):
+    for cut in (25, 40, 53, 66, len(pixels) - 10):
         with pytest.raises(NotUnderstood, match="cut off"):
             station.send(content + pixels[:cut], syntax=syntax)
     assert station.send(content + pixels, syntax=syntax).kind == "new"
@@ -413,6 +414,10 @@ def test_what_stands_behind_the_pixels_is_not_looked_at(station: Station) -> Non
     padding = b"\xfc\xff\xfc\xffOB\0\0\xff\xff\x00\x00"
     content = data_set({0x7FE00010: b"pixels"}) + padding
     assert station.send(content).kind == "new"
+
+
+def test_pixels_without_the_byte_that_pads_them_are_taken(station: Station) -> None:
+    assert station.send(data_set({0x7FE00010: b"p" * 40})[:-1]).kind == "new"
 
 
 def test_a_deflated_image_is_refused_wherever_it_is_cut_off(station: Station) -> None:
