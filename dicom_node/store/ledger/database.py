@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import select
 import sqlite3
@@ -47,6 +48,9 @@ _KNOCK_S = (0.0002, 0.002)
 """First and longest pause between two tries to write: SQLite's own grow to 100 ms, in which others
 overtake, and a write holds its lock for less than a millisecond."""
 
+_IDLE_S = 1.0
+"""A connection to a server that was unused for so long may have been lost."""
+
 POLL_S = 0.02
 """Seconds between two looks where nobody rings; a look costs microseconds."""
 
@@ -78,7 +82,7 @@ class Database:
         self.bells = Bells(Path(str(file)).with_name(BELLS)) if is_file else None
         self._disk = _Disk(Path(f"{file}-wal")) if is_file else None
         self._reads = self._engine.execution_options(ledger_reads=True)
-        self._relaxed = self._engine.execution_options(ledger_is_relaxed=True)
+        self._relaxed = self._engine if self.is_sqlite else _engine(url, is_relaxed=True)
         self._looks: dict[Any, PreparedStatement] = {}
         self._made: dict[Any, Any] = {}
         # SQLite has one writer at a time: waiting here is fair, its own lock is polled.
@@ -139,6 +143,7 @@ class Database:
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+        self._relaxed.dispose()
 
     @property
     def name(self) -> str:
@@ -500,7 +505,8 @@ class Watch:
                 connection.close()
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, *, is_relaxed: bool = False) -> Engine:
+    """Return a pool of connections; a relaxed one's commits return before they are on the disk."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         engine = sa.create_engine(
@@ -513,18 +519,42 @@ def _engine(url: str) -> Engine:
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
-    is_postgresql = parsed.get_backend_name() == "postgresql"
+    options: dict[str, Any] = {"connect_timeout": 5}
+    if is_relaxed:
+        asked = parsed.query.get("options", "")
+        asked = asked if isinstance(asked, str) else " ".join(asked)
+        options["options"] = f"{asked} -c synchronous_commit=off".strip()
     engine = sa.create_engine(
         parsed,
         hide_parameters=True,
-        pool_pre_ping=True,
         pool_size=8,
         max_overflow=32,
-        connect_args={"connect_timeout": 5} if is_postgresql else {},
+        connect_args=options if parsed.get_backend_name() == "postgresql" else {},
     )
-    if is_postgresql:
-        sa.event.listen(engine, "begin", _begin_relaxed)
+    _ping_what_was_idle(engine)
     return engine
+
+
+def _ping_what_was_idle(engine: Engine) -> None:
+    """Ask whether a connection still stands before its use, where it was idle for a while.
+
+    A server that went away in between is met by the first statement, and the pool then forgets all
+    of its connections. To ask each time would be a round trip more for every transaction.
+    """
+
+    def note(_: object, record: Any) -> None:
+        record.info["used_at"] = time.monotonic()
+
+    def ask(connection: Any, record: Any, _: object) -> None:
+        if time.monotonic() - record.info.get("used_at", math.inf) < _IDLE_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as exc:
+            raise sa.exc.DisconnectionError from exc
+
+    sa.event.listen(engine, "checkin", note)
+    sa.event.listen(engine, "checkout", ask)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
@@ -569,11 +599,6 @@ def _begin_writing(cursor: Any) -> None:
             pause = min(1.5 * pause, _KNOCK_S[1])
     finally:
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
-
-
-def _begin_relaxed(connection: Connection) -> None:
-    if connection.get_execution_options().get("ledger_is_relaxed", False):
-        connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
 
 
 def _first_line(exc: BaseException | None) -> str:
