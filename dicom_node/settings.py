@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -116,10 +117,16 @@ Name = Annotated[
 Port = Annotated[int, Field(ge=0, le=65535), Wording("a port; write a number from 1 to 65535")]
 
 
+def _without_port(value: str) -> str:
+    if value.count(":") == 1:  # an address of IPv6 has two at least
+        raise ValueError("it has a port")
+    return value
+
+
 Host = Annotated[
     str,
-    # two colons at least: an address of IPv6, and not a port behind a name
-    Field(pattern=r"^([\w.-]*|[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*:[0-9A-Fa-f.:]*(%\w+)?)$"),
+    Field(pattern=r"^\[?[\w.:%-]*\]?$"),
+    AfterValidator(_without_port),
     Wording("a host; write a name or an address alone, without http:// and without the port"),
 ]
 Url = Annotated[

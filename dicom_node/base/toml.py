@@ -331,7 +331,7 @@ def _as_toml(line: str) -> str:
         )
     if set(value) & set("“”„‘’"):
         return 'write straight quotes: "…"'
-    if re.fullmatch(r"[\w.+-]+( ?[\w%]+)?", value):
+    if re.fullmatch(r"[\w.+%-]+( [\w%]+)?", value):
         return f'write text in quotes: "{value}"'
     return "write text in quotes"
 

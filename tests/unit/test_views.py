@@ -22,6 +22,7 @@ RENDERED = {
     "dicom_node.store.ledger.events.event_row",  # parameters of a statement, within the ledger
     "dicom_node.store.ledger.database.PreparedStatement.row",
     "dicom_node.store.ledger.database.Database.insert",
+    "dicom_node.store.ledger.database.Database.detached",  # a driver's, for watches and turns
     "dicom_node.store.catalogue.Found.get",  # a pydicom data set
 }
 """What is loose on purpose."""
