@@ -119,7 +119,7 @@ Port = Annotated[int, Field(ge=0, le=65535), Wording("a port; write a number fro
 
 def _without_port(value: str) -> str:
     if value.count(":") == 1:  # an address of IPv6 has two at least
-        raise ValueError("it has a port")
+        raise ValueError("it has a port; write the host without the port")
     return value
 
 

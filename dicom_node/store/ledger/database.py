@@ -536,17 +536,20 @@ def _engine(url: str, *, is_relaxed: bool = False) -> Engine:
 
 
 def _ping_what_was_idle(engine: Engine) -> None:
-    """Ask whether a connection still stands before its use, where it was idle for a while.
+    """Ask whether a connection still stands before its use, where there is reason to.
 
-    A server that went away in between is met by the first statement, and the pool then forgets all
-    of its connections. To ask each time would be a round trip more for every transaction.
+    It was idle for a while, or the server has said something unasked: that it ends. To ask each
+    time would be a round trip more for every transaction.
     """
 
     def note(_: object, record: Any) -> None:
         record.info["used_at"] = time.monotonic()
 
     def ask(connection: Any, record: Any, _: object) -> None:
-        if time.monotonic() - record.info.get("used_at", math.inf) < _IDLE_S:
+        news = select.poll()
+        news.register(connection.fileno(), select.POLLIN)
+        is_recent = time.monotonic() - record.info.get("used_at", math.inf) < _IDLE_S
+        if is_recent and not news.poll(0):
             return
         try:
             engine.dialect.do_ping(connection)
