@@ -84,7 +84,8 @@ def add_user(path: Path, name: str, role: Role, password: str) -> None:
     Raises
     ------
     ConfigurationError
-        The name or the password is not acceptable, or the file cannot be written.
+        The name or the password is not acceptable, the file cannot be written, or it is the last
+        administrator who would be one no more.
     """
     if not _NAME.fullmatch(name):
         raise ConfigurationError(f"{name[:64]!r}: a name has 1 to 64 of A-Z a-z 0-9 . _ - @")
@@ -93,8 +94,7 @@ def add_user(path: Path, name: str, role: Role, password: str) -> None:
     hashed = _hasher.hash(password)
     with _alone(path):
         known = dict(read_users(path))
-        known[name] = User(name, role, hashed)
-        _write(path, known.values())
+        _change(path, known, known | {name: User(name, role, hashed)})
     note_password(path, name, "")
 
 
@@ -152,13 +152,8 @@ def note_password(path: Path, name: str, problem: str) -> None:
         temporary.replace(target)
 
 
-def remove_user(path: Path, name: str, *, keeps_admin: bool = False) -> None:
+def remove_user(path: Path, name: str) -> None:
     """Remove a user; an open session ends with the next request.
-
-    Parameters
-    ----------
-    keeps_admin : bool
-        Whether the last administrator has to stay: pages could not be entered as one again.
 
     Raises
     ------
@@ -169,10 +164,9 @@ def remove_user(path: Path, name: str, *, keeps_admin: bool = False) -> None:
     """
     with _alone(path):
         known = dict(read_users(path))
-        if known.pop(name, None) is None:
+        if name not in known:
             raise NotFound(f"no user is named {name[:64]!r}")
-        _keep_admin(known, keeps_admin)
-        _write(path, known.values())
+        _change(path, known, {one: user for one, user in known.items() if one != name})
 
 
 def change_role(path: Path, name: str, role: Role) -> None:
@@ -189,9 +183,7 @@ def change_role(path: Path, name: str, role: Role) -> None:
         known = dict(read_users(path))
         if name not in known:
             raise NotFound(f"no user is named {name[:64]!r}")
-        known[name] = User(name, role, known[name].hashed)
-        _keep_admin(known, True)
-        _write(path, known.values())
+        _change(path, known, known | {name: User(name, role, known[name].hashed)})
 
 
 def fresh_password(name: str) -> str:
@@ -201,11 +193,17 @@ def fresh_password(name: str) -> str:
     return made
 
 
-def _keep_admin(known: Mapping[str, User], keeps_admin: bool) -> None:
-    if keeps_admin and not any(user.role == "admin" for user in known.values()):
+def _change(path: Path, old: Mapping[str, User], new: Mapping[str, User]) -> None:
+    """Write other users, unless nobody of them could administer this node any more."""
+    if _has_admin(old) and not _has_admin(new):
         raise ConfigurationError(
             "the last administrator stays: make another user administrator first"
         )
+    _write(path, new.values())
+
+
+def _has_admin(users: Mapping[str, User]) -> bool:
+    return any(user.role == "admin" for user in users.values())
 
 
 @contextmanager

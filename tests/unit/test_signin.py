@@ -25,7 +25,7 @@ from dicom_node.operate import people
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.sessions import WebSession
-from dicom_node.users import add_user, read_users, remove_user, verified
+from dicom_node.users import add_user, change_role, read_users, remove_user, verified
 from dicom_node.web import brake, sessions, worklist
 
 PASSWORD = "correct horse battery"
@@ -474,6 +474,29 @@ def test_the_command_line_makes_lists_and_removes_users(
     assert main(["user", "remove", "jane", *at]) == 1
     word.write_text("short\n")
     assert main(made) == 78
+
+
+def test_the_last_administrator_stays_whoever_asks(tmp_path: Path) -> None:
+    """The page and the command ask the same rule, which knows no exception."""
+    path, config, word = tmp_path / "users", tmp_path / "node.toml", tmp_path / "word"
+    config.write_text(f'[node]\ndata_dir = "{tmp_path}"\n')
+    word.write_text(f"{PASSWORD}\n")
+    at = ("--config", str(config))
+    demoted = ["user", "add", "anna", "--role", "viewer", "--password-file", str(word), *at]
+    add_user(path, "anna", "admin", PASSWORD)
+    add_user(path, "ben", "viewer", PASSWORD)
+    before = path.read_text()
+    assert main(["user", "remove", "anna", *at]) == 78
+    assert main(demoted) == 78
+    with pytest.raises(ConfigurationError, match="the last administrator stays"):
+        change_role(path, "anna", "operator")
+    assert path.read_text() == before
+    assert main(["user", "remove", "ben", *at]) == 0
+    add_user(path, "ida", "admin", PASSWORD)
+    assert main(demoted) == 0
+    assert {name: user.role for name, user in read_users(path).items()} == {
+        "anna": "viewer", "ida": "admin",
+    }  # fmt: skip
 
 
 def test_who_signs_in_with_an_old_short_password_is_told_until_it_is_a_new_one(
