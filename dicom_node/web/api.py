@@ -1,7 +1,7 @@
-"""The API of administrators: peers, rules, history and holds as JSON, by a key of a person.
+"""The API of administrators: peers, rules, history, holds, users and acts on many images, as JSON.
 
-``/api/openapi.json`` describes it. A key acts with the role that its person has now. Changes bear
-the revision that they were made on (``If-Match``), so that none overwrites another unseen.
+``/api/openapi.json`` describes it. Each call has a key of a person. Changes of the file bear the
+revision that they were made on (``If-Match``), so that none overwrites another unseen.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Annotated, Any, cast
 
-import anyio
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
@@ -33,105 +31,29 @@ from dicom_node.editing import (
     ReloadRefused,
     TableChange,
 )
-from dicom_node.settings import Peer, Role, Rule, Settings
+from dicom_node.settings import Peer, Rule, Settings
 from dicom_node.store.ledger import Ledger
-from dicom_node.store.ledger.api_keys import HEAD
 from dicom_node.store.ledger.holds import known_kind
-from dicom_node.web.brake import DECAY_S, Brake
-from dicom_node.web.sessions import Door, Person, from_our_page
+from dicom_node.store.spool import Spool
+from dicom_node.web import api_acts
+from dicom_node.web.api_door import TABLE, ApiDoor
+from dicom_node.web.brake import Brake
+from dicom_node.web.bulk import BulkRuns
+from dicom_node.web.sessions import Door, Person
 from dicom_node.web.trail import WebTrail
 
 ROOT = "/api"
 WAY = "API"
 
-MOST_DEEP = 8
-"""Tables within each other in a body; no peer and no rule has more than three."""
-
-_UNKNOWN_KEY = "API key"
-
-
-class ApiDoor:
-    """Knows people by a key of theirs; where nobody signs in, everybody on this machine.
-
-    Parameters
-    ----------
-    door : Door
-    ledger : Ledger
-    """
-
-    def __init__(self, door: Door, ledger: Ledger, brake: Brake) -> None:
-        self._door = door
-        self._keys = ledger.api_keys
-        self._brake = brake
-
-    def needs(self, role: Role) -> Callable[[Request], Any]:
-        """Return the dependency of what people with this role may do."""
-
-        async def needed(request: Request) -> Person:
-            person = await self._person(request)
-            if not person.may(role):
-                raise HTTPException(403, f"this needs the role {role}; the key's is {person.role}")
-            return person
-
-        return needed
-
-    async def _person(self, request: Request) -> Person:
-        kind, _, key = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and key.startswith(HEAD):
-            found = await run_sync(self._holder, key.strip())
-            if found is not None:
-                return found
-            address = self._door.address(request)
-            await anyio.sleep(self._brake.pause(address))
-            if not self._brake.take(_UNKNOWN_KEY, address):
-                wait = {"Retry-After": f"{DECAY_S:.0f}"}
-                raise HTTPException(429, f"too many unknown keys; wait {DECAY_S:.0f} s", wait)
-        elif not self._door.has_sign_in:
-            from_our_page(request)
-            person = await run_sync(self._door.person, request)
-            if person is not None:
-                return person
-        raise HTTPException(
-            401, "send a key of yours as bearer token", {"WWW-Authenticate": "Bearer"}
-        )
-
-    def _holder(self, key: str) -> Person | None:
-        """Return whose key this is, with the role that they have now."""
-        found = self._keys.find(key)
-        return None if found is None else self._door.user_named(found.user_name)
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    """Return the table of a body; it is read when it is known who sends it."""
-    try:
-        content = json.loads(await request.body(), parse_constant=_refuse)
-    except (ValueError, RecursionError) as exc:
-        raise HTTPException(422, "the body is not JSON") from exc
-    if not isinstance(content, dict) or _depth(content) > MOST_DEEP:
-        raise HTTPException(422, 'the body is not a table: write { "key": value }')
-    return content
-
-
-_TABLE = Depends(_body)
-
-
-def _refuse(word: str) -> None:
-    raise ValueError(word)
-
-
-def _depth(value: Any) -> int:
-    depth, layer = 0, [value]
-    while layer and depth <= MOST_DEEP:
-        depth += 1
-        inner: list[Any] = []
-        for one in layer:
-            inner += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-        layer = [one for one in inner if isinstance(one, dict | list)]
-    return depth
-
 
 def routes(
-    settings: Settings, ledger: Ledger, door: Door, trail: WebTrail, brake: Brake
+    settings: Settings,
+    ledger: Ledger,
+    spool: Spool,
+    door: Door,
+    trail: WebTrail,
+    brake: Brake,
+    runs: BulkRuns,
 ) -> APIRouter:
     """Return the API."""
     router = APIRouter(prefix=ROOT)
@@ -222,6 +144,9 @@ def routes(
         trail.changed(request, person.name, "users-changed", f"API key {ended.ident} is ended")
         return {"ended": ended.ident}
 
+    api_acts.add_users(router, settings, ledger, trail, admin)
+    api_acts.add_bulk(router, settings, ledger, spool, trail, runs, operator)
+
     description = lru_cache(maxsize=1)(lambda: describe(router))
 
     @router.get("/openapi.json", include_in_schema=False)
@@ -262,7 +187,7 @@ def _table_routes(
         openapi_extra=body,
     )  # fmt: skip
     def put(
-        request: Request, name: str, person: Person = admin, values: Any = _TABLE,
+        request: Request, name: str, person: Person = admin, values: Any = TABLE,
         place: Place = None,
     ) -> Response:  # fmt: skip
         return written(request, person, kind, name, lambda old: values, place)
@@ -272,7 +197,7 @@ def _table_routes(
         operation_id=f"patch_{word}", openapi_extra=part,
     )  # fmt: skip
     def patch(
-        request: Request, name: str, person: Person = admin, values: Any = _TABLE,
+        request: Request, name: str, person: Person = admin, values: Any = TABLE,
         place: Place = None,
     ) -> Response:  # fmt: skip
         def changed(old: dict[str, Any] | None) -> dict[str, Any]:

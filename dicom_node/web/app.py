@@ -88,7 +88,13 @@ class WebSite:
 
     def _made(self, settings: Settings) -> FastAPI:
         return create_app(
-            settings, *self._of_all, self._counts, self._workers, self._echoes, self._brake
+            settings,
+            *self._of_all,
+            self._counts,
+            self._workers,
+            self._echoes,
+            self._brake,
+            self._runs,
         )
 
 
@@ -147,7 +153,8 @@ def create_app(
     door = Door(settings, credentials, ledger.sessions)
     app.include_router(dicomweb.routes(settings, ledger, spool, door, credentials))
     trail = WebTrail(settings, ledger)
-    app.include_router(api.routes(settings, ledger, door, trail, brake or Brake()))
+    runs = runs or BulkRuns()
+    app.include_router(api.routes(settings, ledger, spool, door, trail, brake or Brake(), runs))
     app.include_router(
         pages.routes(
             settings,
@@ -157,7 +164,7 @@ def create_app(
             workers,
             conditions,
             echoes or Echoes(),
-            runs or BulkRuns(),
+            runs,
         )
     )
     app.add_exception_handler(ChexFractError, _failed)

@@ -26,10 +26,11 @@ from dicom_node.store.ledger.states import RESENT
 from dicom_node.store.ledger.studies import DISAGREED, StudyFilter
 from dicom_node.store.ledger.views import Arrival
 from dicom_node.store.spool import Spool
-from dicom_node.web.render import Pages
+from dicom_node.web.render import Pages, templates
 from dicom_node.web.sessions import Door, Person, Posted
+from dicom_node.web.texts import say
 from dicom_node.web.trail import WebTrail
-from dicom_node.web.worklist import Asked, Seals, asked_for
+from dicom_node.web.worklist import PERIODS, Asked, Seals, asked_for
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ _PAGE = 100
 MOST_KEPT = 50
 AT_ONCE = 2
 MOST_PROBLEMS = 20
+
+SEARCH = ("find", "state", "period", "since", "until")
+"""What of a list's search says which images are meant."""
 
 ACTS: Mapping[str, str] = {
     "retry": mark("Retry now"),
@@ -50,6 +54,17 @@ ACTS: Mapping[str, str] = {
 }
 
 
+MEANINGS: Mapping[str, str] = {
+    "retry": mark("Failed images go to a worker again; reports that wait are sent now."),
+    "resend": mark("Reports that were sent, settled or given up go to the same peers again."),
+    "release": mark("Reports that a shadow rule has kept here are sent."),
+    "settle-sent": mark("Deliveries that are being retried end as done: nothing more is sent."),
+    "settle-given-up": mark("Deliveries that are being retried end without a success."),
+    "adopt": mark("Other content that came under a known UID is analysed; its report replaces the "
+                  "earlier one."),
+}  # fmt: skip
+
+
 @dataclass(slots=True)
 class BulkRun:
     """An act under way, or over."""
@@ -58,6 +73,8 @@ class BulkRun:
     by: str
     uids: Sequence[str]
     began: float
+    back: str = ""
+    """The query of the list from which it was begun."""
     done: int = 0
     changed: int = 0
     """Images of which something changed."""
@@ -131,7 +148,9 @@ def routes(
     def found(asked: Asked) -> dict[str, list[str]]:
         since, until = asked.moments()
         words = seals.open(asked.find)
-        return _eligible(ledger, StudyFilter(words, asked.state, since, until))
+        if asked.find and not words:  # sealed by another key: without it all images are meant
+            raise HTTPException(422, say("this search is not known any more; search again"))
+        return eligible(ledger, StudyFilter(words, asked.state, since, until))
 
     @router.get("")
     def count(
@@ -139,11 +158,16 @@ def routes(
     ) -> HTMLResponse:
         """Count what each act would be about."""
         asked = replace(asked, before="", sort="")
-        by_act = found(asked)
+        counts = {act: len(uids) for act, uids in found(asked).items()}
+        words = seals.open(asked.find)
+        state = templates.filters["pill"](asked.state).word if asked.state else ""
+        period = "" if asked.period == "dates" else say(PERIODS[asked.period])
+        dates = [one for one in (asked.since, asked.until) if one]
+        search = [words, state, period if asked.period else "", " – ".join(dates)]
         trail.queried(request, person.name, f"bulk {asked.query}")
         return pages.page(
-            "bulk.html", person, asked=asked, words=seals.open(asked.find), acts=ACTS,
-            counts={act: len(uids) for act, uids in by_act.items()}, most=MOST_IMAGES,
+            "bulk.html", person, asked=asked, search=[one for one in search if one], acts=ACTS,
+            meanings=MEANINGS, fields=SEARCH, counts=counts, most=MOST_IMAGES,
         )  # fmt: skip
 
     @router.post("/{act}")
@@ -151,12 +175,15 @@ def routes(
         """Begin an act."""
         if act not in ACTS:
             raise HTTPException(404, "no such act")
-        names = ("find", "state", "period", "since", "until")
-        asked = asked_for(*(posted.text(name, 1024) for name in names))
+        given = {name: posted.text(name, 1024) for name in SEARCH}
+        asked = asked_for(**given)
+        if any(getattr(asked, name) != text for name, text in given.items()):
+            # what is left out of a search makes it one for more images
+            raise HTTPException(422, say("this search is not known any more; search again"))
         uids = found(asked).get(act, [])
         by = trail.actor(request, posted.person.name)
-        run = BulkRun(act, by.name, tuple(uids), time.time())
-        ident = runs.start(run, _act(settings, spool, ledger, act, by))
+        run = BulkRun(act, by.name, tuple(uids), time.time(), asked.query)
+        ident = runs.start(run, act_on(settings, spool, ledger, act, by))
         if not ident:
             raise HTTPException(503, "enough is under way; wait until it is done")
         trail.changed(request, posted.person.name, "configured", f"{act} of {len(uids)} images")
@@ -176,9 +203,10 @@ def routes(
     return router
 
 
-def _act(
+def act_on(
     settings: Settings, spool: Spool, ledger: Ledger, act: str, by: Actor
 ) -> Callable[[str], object]:
+    """Return what an act does to one image."""
     acts = ledger.acts
     known: dict[str, Callable[[str], object]] = {
         "retry": lambda uid: acts.retry(uid, by=by),
@@ -191,7 +219,7 @@ def _act(
     return known[act]
 
 
-def _eligible(ledger: Ledger, wanted: StudyFilter) -> dict[str, list[str]]:
+def eligible(ledger: Ledger, wanted: StudyFilter) -> dict[str, list[str]]:
     """Return the images that a search finds, by the acts that would change something of them."""
     images: dict[str, list[Arrival]] = {}
     before = ""
