@@ -7,16 +7,113 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import pages
 import scene
-from serving import serving
+from serving import Api, serving
 from stations import wait_for
 
+from dicom_node import in_force
+from dicom_node.editing import ConfigFile, TableChange
+from dicom_node.settings import Settings
+from dicom_node.store.ledger.events import Actor
+from dicom_node.users import add_user
+
 WIDTHS = (390, 820, 1440)
+
+FILE = """# the node of the ward
+[peers.archive]  # second floor
+ae_title = "PACS"
+host = "127.0.0.1"
+port = 1
+[peers.modality]
+ae_title = "MODALITY"
+host = "127.0.0.1"
+port = 1
+[[rules]]
+name = "chests"
+match = { modality = ["DX", "CR"], body_part = ["CHEST", ""] }
+allow_demonstration = true
+[[rules]]
+name = "trial"
+match.calling_ae = ["X*"]
+mode = "shadow"
+priority = "low"
+"""
+
+
+def give_file(api: Api) -> None:
+    """Let a node have accepted a node.toml, which its forms change, and a past."""
+    config = api.settings.node.data_dir / "node.toml"
+    config.write_text(FILE)
+    in_force.accept(config, Settings(node=api.settings.node))
+    file = ConfigFile(config, lambda use: None)
+    anna = Actor("anna", "10.1.1.1")
+    peer = {"ae_title": "PACS", "host": "127.0.0.1", "port": 104, "objects": ["sr", "pdf"]}
+    file.change(TableChange("peers", "archive", peer), anna, "page")
+    file.change(TableChange("rules", "trial", place=0, is_move=True), anna, "API")
+    file.undo(2, Actor("dr.wilson", "10.1.1.7"), "page")
+    hold = api.ledger.holds.hold
+    hold("destination", "archive", anna, "it moves to the new machine room tonight")
+    hold("rule", "trial", anna, "the ward moves")
+
+
+PASSWORD = "correct horse battery"
+
+
+def add_people(api: Api) -> None:
+    """Add users and keys of the API."""
+    for name, role in (("anna", "admin"), ("dr.wilson", "operator"), ("reading-room-2", "viewer")):
+        add_user(api.settings.node.data_dir / "users", name, role, PASSWORD)
+    for label in ("the RIS asks for states", "", "x" * 64):
+        api.ledger.api_keys.make("anna", label, "anna")
+
+
+def sign_in(page: Any, url: str) -> None:
+    """Sign in as the administrator."""
+    page.goto(f"{url}/sign-in")
+    page.get_by_label("Name").fill("anna")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_load_state()
+
+
+def press(page: Any, name: str, **texts: str) -> None:
+    """Fill fields of a form and press a button of it."""
+    for key, text in texts.items():
+        page.locator(f"[id='f-{key.replace('__', '.')}']").fill(text)
+    page.get_by_role("button", name=name, exact=True).click()
+    page.wait_for_load_state()
+
+
+def act_on_all(page: Any) -> None:
+    """Go to an act on many images, which is begun the first time."""
+    if not RUN:
+        page.get_by_role("button", name="Send reports again").click()
+        page.wait_for_url("**/bulk/run/*")
+        RUN.append(page.url)
+    page.goto(RUN[0])
+
+
+RUN: list[str] = []
+CHECK = "Check and show the change"
+
+ACTS: dict[str, tuple[str, Callable[[Any], None]]] = {
+    "peer-seen": ("/peers/archive/edit", lambda page: press(page, CHECK, host="10.0.0.9")),
+    "peer-wrong": ("/peers/archive/edit", lambda page: press(page, CHECK, port="0x")),
+    "rule-tried": (
+        "/rules/edit?name=trial",
+        lambda page: press(page, "Try on the last 50 images", match__body_part="KNEE"),
+    ),
+    "rule-removed": ("/rules/edit?name=trial", lambda page: press(page, "Remove")),
+    "bulk-run": ("/bulk", lambda page: act_on_all(page)),
+}
+"""Pages that come after something was pressed."""
 
 
 def main() -> int:
@@ -39,13 +136,17 @@ def main() -> int:
         tempfile.TemporaryDirectory() as folder,
         tempfile.TemporaryDirectory() as second,
         tempfile.TemporaryDirectory() as third,
+        tempfile.TemporaryDirectory() as fourth,
         serving(Path(folder), sign_in=False, rules=scene.RULES, peers=peers) as api,
         serving(Path(second), sign_in=False, rules=scene.RULES) as empty,
         serving(Path(third)) as closed,
+        serving(Path(fourth)) as kept,
     ):
         names = scene.name_all(api)
         found = scene.fill(api)
         scene.refuse(api)
+        give_file(api)
+        add_people(kept)
         paths = {"worklist": "/", "peers": "/peers", "rules": "/rules", "models": "/models"}
         paths |= {"configuration": "/configuration", "error": "/images/9.9.9"}
         paths |= {
@@ -55,19 +156,26 @@ def main() -> int:
         }
         paths |= {f"study-{name}": f"/images/{uid}" for name, uid in found.items()}
         paths |= {f"name-{name}": f"/images/{uid}" for name, uid in names.items()}
-        paths |= {"peer-new": "/peers/new?ae_title=XRAY9&host=10.0.0.9", "users": "/users"}
+        paths |= {"peer-new": "/peers/new?ae_title=XRAY9&host=10.0.0.9"}
         paths |= {"rule-new": f"/rules/new?like={found['ignored']}", "bulk": "/bulk"}
         paths |= {"peer-edit": "/peers/archive/edit", "history": "/configuration/history"}
+        paths |= {"rule-edit": "/rules/edit?name=trial"}
+        paths |= {"bulk-search": "/bulk?state=retrying&period=week"}
+        paths |= {name: path for name, (path, _) in ACTS.items()}
         addresses = {name: api.url + path for name, path in paths.items()}
         addresses |= {"empty": f"{empty.url}/", "sign-in": f"{closed.url}/sign-in"}
+        addresses |= {"users": f"{kept.url}/users", "keys": f"{kept.url}/keys"}
         addresses = {name: url for name, url in addresses.items() if not only or name in only}
         with pages.browser() as page:
+            sign_in(page, kept.url)
             for scheme in ("light", "dark"):
                 page.emulate_media(color_scheme=scheme)
                 for width in widths:
                     page.set_viewport_size({"width": width, "height": 900})
                     for name, url in addresses.items():
                         page.goto(url)
+                        if name in ACTS:
+                            ACTS[name][1](page)
                         page.wait_for_timeout(200)
                         if name in ("study-two", "study-absent", "name-arabic"):
                             ready = "document.querySelector('canvas').dataset.state === 'ready'"

@@ -29,9 +29,10 @@ from dicom_node.editing import (
     Revision,
     TableChange,
 )
-from dicom_node.settings import Peer, Rule, Settings
+from dicom_node.settings import DEMONSTRATION_MODELS, SENDER, Peer, Rule, Settings, When
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
+from dicom_node.web.form_groups import LABELS, groups_of, wrong_keys
 from dicom_node.web.render import Pages
 from dicom_node.web.rule_trial import LAST, TriedImage, facts_of, try_rule
 from dicom_node.web.sessions import Door, Person, Posted
@@ -105,12 +106,22 @@ def routes(
             person,
             status,
             form=form,
-            fields=FIELDS[form.kind],
+            groups=groups_of(form.kind, FIELDS[form.kind]),
+            labels=LABELS,
+            wrong_keys=wrong_keys(FIELDS[form.kind], form.problem),
+            words=known_words(),
             read_only=config.why_read_only(),
             file=config.path.name,
             last=LAST,
-            peers=list(settings.peers),
         )
+
+    def known_words() -> dict[str, list[str]]:
+        """Return what a field may hold on this node, beside what its kind allows."""
+        names = [SENDER, *settings.peers]
+        words = {f"when.{result}": names for result in When.model_fields}
+        titles = sorted({peer.ae_title for peer in settings.peers.values()})
+        models = sorted({rule.model for rule in settings.rules} | set(DEMONSTRATION_MODELS))
+        return words | {"send_to": names, "match.calling_ae": titles, "model": models}
 
     def first(kind: Kind, old: str, texts: Mapping[str, str] | None = None) -> EditForm:
         revision = _read(opened())

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import anyio
 import httpx2
 import pages
 import pytest
 from argon2 import PasswordHasher
 from serving import Api, serving
+from stations import wait_for
 
 from dicom_node import editing, in_force, users
 from dicom_node.settings import Settings, load
@@ -281,8 +286,6 @@ def test_hostile_bodies_are_refused(
 def test_hostile_values_are_refused(
     api: Api, http: httpx2.Client, config: Path, value: Any
 ) -> None:
-    import json
-
     http.headers |= key(api, "admin") | {"If-Match": "*"}
     for field in ("ae_title", "host", "port", "objects", "tls", "certificate"):
         if value is None and field != "ae_title":
@@ -334,6 +337,56 @@ def test_openapi_describes_every_way_of_the_api(
     schemas = found["components"]["schemas"]
     assert schemas["Peer"]["properties"]["host"]["description"] == "Its host name or address."
     assert "Match" in schemas
+
+
+def test_users_by_the_api(api: Api, http: httpx2.Client) -> None:
+    http.headers |= key(api, "admin")
+    added = http.put("/api/users/lee", json={"role": "operator"})
+    assert (added.status_code, len(added.json()["password"]) >= 12) == (201, True)
+    assert http.put("/api/users/lee", json={"role": "viewer"}).status_code == 422
+    words = "a few words of mine"
+    assert http.patch("/api/users/lee", json={"role": "viewer", "password": words}).json() == {
+        "name": "lee"
+    }
+    assert len(http.patch("/api/users/lee", json={"password": ""}).json()["password"]) >= 12
+    known = {one["name"]: one["role"] for one in http.get("/api/users").json()["users"]}
+    assert known["lee"] == "viewer"
+    for body in ({"role": "king"}, {"role": 1}, {"rle": "admin"}, {"password": "short"}):
+        assert http.patch("/api/users/lee", json=body).status_code == 422
+    refused = http.patch("/api/users/admin", json={"role": "viewer"})
+    assert "the last administrator stays" in refused.json()["detail"]
+    assert http.delete("/api/users/admin").status_code == 422
+    assert "0 sessions" in http.delete("/api/users/lee/sessions").json()["done"]
+    assert http.delete("/api/users/lee").json() == {"removed": "lee"}
+    assert http.delete("/api/users/lee").status_code == 404
+    for name in ("operator", "viewer"):
+        http.headers |= key(api, name)
+        assert http.get("/api/users").status_code == 403
+        assert http.put("/api/users/me", json={"role": "admin"}).status_code == 403
+
+
+def test_an_act_that_is_under_way_is_followed_across_a_reload(tmp_path: Path) -> None:
+    """A reload exchanges the application; what it had begun goes on and stays known."""
+    from dicom_node.credentials import Credentials
+    from dicom_node.store.ledger import Ledger
+    from dicom_node.store.spool import Spool
+    from dicom_node.web.app import WebSite
+
+    settings = Settings(node={"data_dir": tmp_path}, web={"sign_in": False})
+    Ledger.upgrade(settings.ledger_url)
+    ledger = Ledger.open(settings.ledger_url)
+    site = WebSite(settings, ledger, Spool(tmp_path / "spool"), Credentials.same(PASSWORD))
+
+    async def calls() -> list[int]:
+        way = httpx2.ASGITransport(app=site, client=("127.0.0.1", 5))
+        async with httpx2.AsyncClient(transport=way, base_url=settings.web.url) as client:
+            begun = await client.post("/api/bulk/retry", json={"all": True})
+            site.take(settings)
+            found = await client.get(f"/api/bulk/runs/{begun.json()['run']}")
+        return [begun.status_code, found.status_code]
+
+    assert anyio.run(calls) == [202, 200]
+    ledger.close()
 
 
 def test_unknown_keys_are_slowed_and_known_ones_are_not_shut_out(
@@ -413,6 +466,13 @@ def test_two_administrators_at_once_cannot_both_go(tmp_path: Path) -> None:
     assert [user.role for user in read_users(tmp_path / "users").values()].count("admin") == 1
 
 
+def fail_all(api: Api) -> None:
+    """Let every job that waits end as failed."""
+    for ticket in api.ledger.jobs.hand_out("phantom", 100, time.time() + 60):
+        api.ledger.jobs.claim(ticket.job, ticket.token, "gpu-host:4711", 60)
+        pages.fail(api, ticket)
+
+
 def test_many_images_are_counted_then_retried_with_the_persons_name(api: Api) -> None:
     uids = [pages.keep(api, b"\0" * 128 + b"DICM", pages.route()) for _ in range(3)]
     for _ in uids:
@@ -420,14 +480,15 @@ def test_many_images_are_counted_then_retried_with_the_persons_name(api: Api) ->
     with signed_in(api, "operator") as http:
         page = http.get("/bulk", params={"state": "failed"}).text
         assert "Retry now: 3 images" in page
-        assert "Send reports again: 0 images" in page
+        assert "Send reports again:" not in page
+        assert "The search: <strong>Failed</strong>" in page
         run = http.post("/bulk/retry", data=csrf(page) | {"state": "failed"})
         for _ in range(600):
             if "Done." in run.text:
                 break
             run = http.get(run.url.path)
         assert "3 of 3 images" in run.text
-        assert "3 changed, 0 could not be" in run.text
+        assert "3 changed, 0 failed" in run.text
         assert http.get("/bulk/run/unknown").status_code == 404
         assert http.post("/bulk/erase", data=csrf(page)).status_code == 404
     for uid in uids:
@@ -435,6 +496,59 @@ def test_many_images_are_counted_then_retried_with_the_persons_name(api: Api) ->
         assert "by operator" in stages[0].detail
     with signed_in(api, "viewer") as http:
         assert http.get("/bulk").status_code == 403
+
+
+def test_a_search_that_is_not_understood_is_never_one_for_all_images(api: Api) -> None:
+    uid = pages.keep(api, b"\0" * 128 + b"DICM", pages.route())
+    fail_all(api)
+    wrong = [{"find": HOSTILE}, {"find": "gAAAAA" * 20}, {"state": HOSTILE}, {"state": "faild"},
+             {"period": "2026"}, {"period": "dates", "since": "01.02.2026"},
+             {"since": "2026-01-01"}, {"until": "x" * 4000}]  # fmt: skip
+    with signed_in(api, "operator") as http:
+        token = csrf(http.get("/bulk").text)
+        for fields in wrong:
+            answer = http.post("/bulk/retry", data=token | fields)
+            assert answer.status_code == 422, fields
+            assert "<script>alert" not in answer.text
+            shown = http.get("/bulk", params=fields)
+            assert shown.status_code in (200, 422), fields
+            assert "<script>alert" not in shown.text
+        assert http.post(f"/bulk/{quote(HOSTILE)}", data=token).status_code == 404
+        assert http.get(f"/bulk/run/{quote(HOSTILE)}").status_code == 404
+    assert api.ledger.history.trace(uid).state == "failed"
+
+
+@pytest.mark.parametrize("label", [HOSTILE, "x" * 5000, "\x00\n", "\u202egnp.exe", "=1+1"])
+def test_what_a_key_is_for_is_shown_as_text(api: Api, label: str) -> None:
+    with signed_in(api, "admin") as http:
+        token = csrf(http.get("/keys").text)
+        for path, fields in (("/keys/make", {}), ("/users/key", {"name": "viewer"})):
+            made = http.post(path, data=token | fields | {"label": label})
+            assert made.status_code == 200
+            assert "<script>alert" not in made.text
+            assert "x" * 65 not in made.text
+        for ident in ("", HOSTILE, "x" * 5000):
+            gone = http.post("/keys/end", data=token | {"key": ident})
+            assert gone.status_code == 404
+            assert "<script>alert" not in gone.text
+    for name in ("admin", "viewer"):
+        api.ledger.api_keys.end_all(name)
+
+
+def test_each_key_of_the_settings_has_a_field_in_a_group_and_a_word() -> None:
+    from dicom_node.web.edit_forms import FIELDS
+    from dicom_node.web.form_groups import LABELS, groups_of, wrong_keys
+
+    for kind, fields in FIELDS.items():
+        groups = groups_of(kind, fields)
+        shown = [one for group in groups for one in group.fields]
+        assert sorted(one.key for one in shown) == sorted(one.key for one in fields)
+        assert "Others" not in [group.title for group in groups]
+        assert {one.key for one in fields} <= set(LABELS)
+        assert all(not one.is_needed for group in groups if group.is_folded for one in group.fields)
+    said = "node.toml: peers.a.tls.ca: no such file; peers.a.objects.0: 'x' is not a kind"
+    assert wrong_keys(FIELDS["peers"], said) == ["objects", "tls.ca"]
+    assert wrong_keys(FIELDS["rules"], "rule 'a': match.view.0: must be text") == ["match.view"]
 
 
 def test_an_ignored_image_is_analysed_once_by_a_rule_that_is_named(api: Api) -> None:
@@ -475,3 +589,40 @@ def test_a_thing_is_held_and_let_go_on_its_page(api: Api) -> None:
     with signed_in(api, "viewer") as http:
         token = csrf(http.get("/rules").text)
         assert http.post("/holds/rule/hold", data=token | {"name": "x"}).status_code == 403
+
+
+def test_acts_on_many_images_by_the_api(api: Api, http: httpx2.Client) -> None:
+    uids = [
+        pages.keep(api, b"\0" * 128 + b"DICM", pages.route(), patient_name=name)
+        for name in ("Bulk^Ann", "Bulk^Ben", "Alone^Cid")
+    ]
+    fail_all(api)
+    http.headers |= key(api, "operator")
+    search = {"find": "bulk", "state": "failed"}
+    counted = http.post("/api/bulk/count", json=search).json()["images"]
+    assert (counted["retry"], counted["resend"]) == (2, 0)
+    begun = http.post("/api/bulk/retry", json=search)
+    assert (begun.status_code, begun.json()["images"]) == (202, 2)
+    path = f"/api/bulk/runs/{begun.json()['run']}"
+    run = wait_for("the act is over", lambda: _over(http.get(path).json()), 60)
+    assert (run["done"], run["changed"], run["failed"], run["by"]) == (2, 2, 0, "operator")
+    states = [api.ledger.history.trace(uid).state for uid in uids]
+    assert states == ["received", "received", "failed"]
+    wrong: list[dict[str, Any]] = [
+        {}, {"all": False}, {"all": "yes"}, {"all": True, "find": "x"}, {"find": ""}, {"fnd": "x"},
+        {"state": "faild"}, {"since": "01.02.2026"}, {"find": ["x"]}, {"find": "x" * 129},
+        {"find": "\ud800"},
+    ]  # fmt: skip
+    for body in wrong:
+        content = json.dumps(body).encode()
+        for act in ("count", "retry"):
+            assert http.post(f"/api/bulk/{act}", content=content).status_code == 422, body
+    assert http.post("/api/bulk/count", json={"find": "\x00' --"}).status_code == 200
+    assert http.post("/api/bulk/erase", json=search).status_code == 404
+    assert http.get("/api/bulk/runs/unknown").status_code == 404
+    http.headers |= key(api, "viewer")
+    assert http.post("/api/bulk/retry", json=search).status_code == 403
+
+
+def _over(run: dict[str, Any]) -> dict[str, Any] | None:
+    return run if run["is_over"] else None
