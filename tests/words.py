@@ -33,7 +33,7 @@ PASSED_OVER = re.compile(
 
 KNOWN = (
     "ot,nd,requestor,fo,ist,te,ser,ans,oder,linke,crate,hist,indx,inout,thn,ue,sur,nin,standart,"
-    "optio,connec,reate,modell,vulnerabilit"
+    "optio,connec,reate,modell,vulnerabilit,checkin"
 )
 """Words that codespell takes for errors: OT is a modality, requestor a word of the Standard."""
 

@@ -501,7 +501,7 @@ def test_many_images_are_counted_then_retried_with_the_persons_name(api: Api) ->
 def test_a_search_that_is_not_understood_is_never_one_for_all_images(api: Api) -> None:
     uid = pages.keep(api, b"\0" * 128 + b"DICM", pages.route())
     fail_all(api)
-    wrong = [{"find": HOSTILE}, {"find": "gAAAAA" * 20}, {"state": HOSTILE}, {"state": "faild"},
+    wrong = [{"find": HOSTILE}, {"find": "gAAAAA" * 20}, {"state": HOSTILE}, {"state": "no state"},
              {"period": "2026"}, {"period": "dates", "since": "01.02.2026"},
              {"since": "2026-01-01"}, {"until": "x" * 4000}]  # fmt: skip
     with signed_in(api, "operator") as http:
@@ -610,7 +610,7 @@ def test_acts_on_many_images_by_the_api(api: Api, http: httpx2.Client) -> None:
     assert states == ["received", "received", "failed"]
     wrong: list[dict[str, Any]] = [
         {}, {"all": False}, {"all": "yes"}, {"all": True, "find": "x"}, {"find": ""}, {"fnd": "x"},
-        {"state": "faild"}, {"since": "01.02.2026"}, {"find": ["x"]}, {"find": "x" * 129},
+        {"state": "no state"}, {"since": "01.02.2026"}, {"find": ["x"]}, {"find": "x" * 129},
         {"find": "\ud800"},
     ]  # fmt: skip
     for body in wrong:
