@@ -100,6 +100,11 @@ def act_on_all(page: Any) -> None:
     page.goto(RUN[0])
 
 
+def open_all(page: Any) -> None:
+    """Unfold everything."""
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+
+
 RUN: list[str] = []
 CHECK = "Check and show the change"
 
@@ -111,6 +116,9 @@ ACTS: dict[str, tuple[str, Callable[[Any], None]]] = {
         lambda page: press(page, "Try on the last 50 images", match__body_part="KNEE"),
     ),
     "rule-removed": ("/rules/edit?name=trial", lambda page: press(page, "Remove")),
+    "peers-open": ("/peers", lambda page: open_all(page)),
+    "rule-open": ("/rules/edit?name=trial", lambda page: open_all(page)),
+    "users-open": ("/users", lambda page: open_all(page)),
     "bulk-run": ("/bulk", lambda page: act_on_all(page)),
 }
 """Pages that come after something was pressed."""
@@ -165,6 +173,7 @@ def main() -> int:
         addresses = {name: api.url + path for name, path in paths.items()}
         addresses |= {"empty": f"{empty.url}/", "sign-in": f"{closed.url}/sign-in"}
         addresses |= {"users": f"{kept.url}/users", "keys": f"{kept.url}/keys"}
+        addresses["users-open"] = f"{kept.url}/users"
         addresses = {name: url for name, url in addresses.items() if not only or name in only}
         with pages.browser() as page:
             sign_in(page, kept.url)

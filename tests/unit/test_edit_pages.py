@@ -334,6 +334,9 @@ def test_openapi_describes_every_way_of_the_api(
     found = http.get("/api/openapi.json", headers=key(api, "viewer")).json()
     assert found["openapi"].startswith("3.1")
     assert {"get", "put", "patch", "delete"} <= set(found["paths"]["/api/peers/{name}"])
+    assert {"/api/users/{name}", "/api/bulk/{act}", "/api/bulk/count"} <= set(found["paths"])
+    body = found["paths"]["/api/users/{name}"]["put"]["requestBody"]["content"]["application/json"]
+    assert body["schema"]["properties"]["role"]["enum"] == ["viewer", "operator", "admin"]
     schemas = found["components"]["schemas"]
     assert schemas["Peer"]["properties"]["host"]["description"] == "Its host name or address."
     assert "Match" in schemas
