@@ -63,9 +63,9 @@ def _delivered(url: str, count: int) -> str:
         end = time.monotonic() + 120
         while time.monotonic() < end:
             rows = ledger.history.recent(count)
-            if len(rows) == count and all(row["state"] == "delivered" for row in rows):
-                longest = max(rows, key=lambda row: len(row["text"] or ""))
-                return str(longest["sop_instance_uid"])
+            if len(rows) == count and all(row.state == "delivered" for row in rows):
+                longest = max(rows, key=lambda row: len(row.text or ""))
+                return str(longest.sop_instance_uid)
             time.sleep(0.5)
     finally:
         ledger.close()
