@@ -38,6 +38,8 @@ NOT_HERE = {
     "chexfract-worker model fetch": "needs a hub; test_models_fetch.py has one",
     "chexfract-worker model verify": "needs weights that nobody may ship; see test_models_fetch.py",
     "chexfract-worker run --config worker.toml": "a host beside the node's; see test_route.py",
+    'curl -H "Authorization: Bearer $KEY"': "a key is made on a page; see test_edit_pages.py",
+    "curl -X": "a key is made on a page; see test_edit_pages.py",
 }
 """What does not run here, by its beginning, and where it is shown instead."""
 
@@ -163,6 +165,7 @@ def follow(folder: Path) -> int:
 
 def _without_a_node(reader: Reader) -> None:
     reader.type("chexfract-node init", typed="\n" * 20)
+    reader.type("chexfract-node capacity --per-day 50000")
     reader.type("chexfract-worker phantom draw")
     drawings = sorted((reader.folder / "phantoms").glob("*.dcm"))
     reader.type("chexfract-worker phantom weaken")
@@ -237,6 +240,9 @@ def _with_a_node(reader: Reader, archive: Orthanc) -> None:
         "chexfract-node rules test",
         "chexfract-node config check",
         "chexfract-node selftest",
+        "chexfract-node hold",
+        "chexfract-node let-go",
+        "chexfract-node capacity --per-day 1000",
         "chexfract-node backup",
         "findscu",
         "movescu",
