@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import sqlalchemy as sa
+
 from dicom_node import peers
 from dicom_node.base.errors import ChexFractError
 from dicom_node.flow import deliver, intake
@@ -17,6 +19,7 @@ from dicom_node.store.ledger import jobs as ledger_jobs
 from dicom_node.store.ledger.deliveries import Deliveries
 from dicom_node.store.ledger.jobs import Expired, JobLedger
 from dicom_node.store.ledger.repeats import Repeats
+from dicom_node.store.ledger.states import JobState
 from dicom_node.store.schema import jobs
 from dicom_node.web import jobs as job_api
 from worker.service.turns import Turns
@@ -63,7 +66,23 @@ def no_lease_token() -> AbstractContextManager[None]:
             row.worker, row.file, row.transfer_syntax_uid, ledger_jobs.order_of(row, row.ordered)
         )
 
-    return _patched((ledger_jobs, "_held", held), (JobLedger, "held", row_of))
+    any_token = (jobs.c.token == sa.bindparam("by")) | (jobs.c.id == sa.bindparam("of"))
+    return _patched(
+        (ledger_jobs, "_held", held),
+        (JobLedger, "held", row_of),
+        _where("_CLAIM", _OF, any_token, jobs.c.state == JobState.QUEUED),
+        _where("_REPORT", _OF, any_token, jobs.c.state == JobState.RUNNING),
+    )
+
+
+_OF = jobs.c.id == sa.bindparam("of")
+
+
+def _where(name: str, *criteria: Any) -> tuple[Any, str, Any]:
+    """Return the patch that gives a statement of the ledger of jobs other conditions."""
+    statement = getattr(ledger_jobs, name)._generate()
+    statement._where_criteria = criteria
+    return ledger_jobs, name, statement
 
 
 def random_uids() -> AbstractContextManager[None]:
@@ -167,7 +186,8 @@ def resent_by_nobody() -> AbstractContextManager[None]:
     def held(job: str, token: str, state: str) -> Any:
         return (jobs.c.id == job) & (jobs.c.token == token)
 
-    return _patched((ledger_jobs, "_held", held))
+    mine = (_OF, jobs.c.token == sa.bindparam("by"))
+    return _patched((ledger_jobs, "_held", held), _where("_CLAIM", *mine), _where("_REPORT", *mine))
 
 
 def another_nodes_report_refused() -> AbstractContextManager[None]:
@@ -225,7 +245,6 @@ VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
 
 FOUND_BY = {
     "answered_before_commit": 19,
-    "no_lease_token": 16,
     "shadow_is_sent": 91,
     "claimed_beside_others": 10,
 }
