@@ -881,7 +881,7 @@ def test_answers_are_json_of_the_dicom_model(api: Api, made: object) -> None:
 def test_an_image_that_is_cut_off_is_a_failure(api: Api, kind: str) -> None:
     ds = reports.again(radiograph())
     content = as_bytes(ds)
-    for cut in (len(content) - 1, len(content) // 2, 800):
+    for cut in (len(content) - 2, len(content) // 2, 800):
         if kind:
             answer = httpx2.post(
                 f"{api.url}/dicom-web/studies",
