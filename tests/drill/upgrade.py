@@ -83,26 +83,32 @@ class UpgradedWorld(World):
         wait_for("more reports are made", lambda: self.reported() >= before + SOME, PATIENCE_S)
 
 
-def _last_release(folder: Path) -> Path:
-    made = folder / "old"
-    made.mkdir()
+def _last_release() -> bytes:
+    """Return the last release's files as Git archives them."""
     archive = subprocess.run(
         ["git", "archive", LAST_RELEASE], cwd=ROOT, capture_output=True, check=False
     )
     if archive.returncode:
         pytest.skip(f"the history of Git has no {LAST_RELEASE}: a whole clone is needed")
-    subprocess.run(["tar", "-x", "-C", str(made)], input=archive.stdout, check=True)
+    return archive.stdout
+
+
+def _unpacked(content: bytes, folder: Path) -> Path:
+    made = folder / "old"
+    made.mkdir()
+    subprocess.run(["tar", "-x", "-C", str(made)], input=content, check=True)
     return made
 
 
 def upgrade(options: argparse.Namespace) -> dict[str, Any]:
     """Upgrade and go back, as far as that goes; return the figures."""
     rng = Random(options.seed)
+    release = _last_release()  # before anything is made that would have to be removed
     folder = Path(tempfile.mkdtemp(prefix="upgrade-"))
     steps: list[str] = []
+    choice = Choice(folder / "world", seconds=0.1, stuck_s=60.0, database=options.database)
+    world = UpgradedWorld(choice, _unpacked(release, folder))
     try:
-        choice = Choice(folder / "world", seconds=0.1, stuck_s=60.0, database=options.database)
-        world = UpgradedWorld(choice, _last_release(folder))
         # 0.1.0 knows the job API's secret by this name; it works for one more minor version
         shared = {"CHEXFRACT_WEB__SECRET": SECRET}
         world.serve.environment = {**world.serve.environment, **shared}
