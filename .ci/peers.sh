@@ -26,6 +26,7 @@ groups=(
   "mmdebstrap bwrap /usr/share/keyrings/debian-archive-keyring.gpg|mmdebstrap bubblewrap debian-archive-keyring"
   "nsenter setpriv|util-linux"
   "promtool|prometheus"
+  "kubectl|kubernetes-client"
 )
 
 proved() {

@@ -15,9 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..support.peers import NotPossible, need, where_possible
 from . import count as counting
 from . import processes
 from .faults import FAULTS, Fault, Storm
@@ -61,18 +61,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         print(f"no such fault: {', '.join(unknown)}", file=sys.stderr)
         return 2
-    try:
+
+    def storm() -> int:
         result = drill(options)
-    except (pytest.skip.Exception, pytest.fail.Exception) as exc:
-        print(f"drill: {exc}", file=sys.stderr)
-        return 69
-    print(table(result), file=sys.stderr)
-    print(json.dumps(result))
-    return 0 if result["passed"] else 1
+        print(table(result), file=sys.stderr)
+        print(json.dumps(result))
+        return 0 if result["passed"] else 1
+
+    return where_possible("drill", storm)
+
+
+def _needed(options: argparse.Namespace) -> list[str]:
+    """Return the programs that this storm starts."""
+    broker = ["redis-server"] if options.broker == "redis" else []
+    return ["storescu", *broker, *(["psql"] if options.database == "postgresql" else [])]
 
 
 def drill(options: argparse.Namespace) -> dict[str, Any]:
     """Run the storm that was asked for and return its figures."""
+    for program in _needed(options):  # before anything is made that would have to be removed
+        need(program)
     rng = Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="drill-", dir=options.folder))
     disk_mb = 128 + options.instances // 40
@@ -142,7 +150,7 @@ def _rounds(world: World, options: argparse.Namespace) -> list[list[Fault]]:
     if options.database == "sqlite":
         kinds = [kind for kind in kinds if kind.on != "database"]
     if not kinds:
-        pytest.skip("none of these faults is possible here")
+        raise NotPossible("none of these faults is possible here")
     if not options.short:
         return [kinds]
     rounds = [[kind for kind in kinds if kind.name in names] for names in SHORT]

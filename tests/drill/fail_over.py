@@ -1,4 +1,4 @@
-"""``python -m tests.drill.fail_over``: three Redis servers under three Sentinels.
+"""``python -m tests.drill.fail_over``: three Redis or Valkey servers under three Sentinels.
 
 The server that is head is killed or stopped under load; Sentinels make another one head, node and
 workers find it by their URL, and the old one comes back as a replica. Nothing may be lost.
@@ -20,9 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
-
-from ..support.peers import need
+from ..support.peers import need, need_valkey, where_possible
 from . import count as counting
 from . import processes
 from .pictures import picture
@@ -30,6 +28,7 @@ from .processes import Station, answers, free_port, wait_for
 from .sender import Sender
 from .world import Choice, World
 
+NEEDED = ("redis-server", "redis-cli", "storescu")
 SERVERS = 3
 PASSWORD = "word"  # of servers and Sentinels of this drill only
 MASTER = "chexfract"
@@ -65,7 +64,8 @@ sentinel failover-timeout {master} 6000
 class SentinelWorld(World):
     """The drill's hospital on a Redis that Sentinels watch."""
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, choice: Choice, program: str) -> None:
+        self._program = program
         self.servers = [free_port() for _ in range(SERVERS)]
         self.sentinels = [free_port() for _ in range(SERVERS)]
         self.watched: list[Station] = []
@@ -94,7 +94,6 @@ class SentinelWorld(World):
         return self.watched[0]
 
     def _further(self) -> list[Station]:
-        program = need("redis-sentinel")
         found = self.watched[1:]
         for number, port in enumerate(self.sentinels):
             folder = self._folder_of("sentinel", number)
@@ -108,7 +107,9 @@ class SentinelWorld(World):
                 down=DOWN_MS,
             )
             config.write_text(written)
-            found.append(self._station(f"sentinel-{number + 1}", [program, str(config)]))
+            found.append(
+                self._station(f"sentinel-{number + 1}", [self._program, str(config), "--sentinel"])
+            )
         return found
 
     def _redis(self, number: int) -> Station:
@@ -119,7 +120,7 @@ class SentinelWorld(World):
         config.write_text(
             SERVER.format(port=port, folder=folder, password=PASSWORD, follows=follows)
         )
-        return self._station(f"redis-{number + 1}", [need("redis-server"), str(config)])
+        return self._station(f"redis-{number + 1}", [self._program, str(config)])
 
     def _folder_of(self, kind: str, number: int) -> Path:
         folder = self.folder / f"{kind}-{number + 1}"
@@ -148,9 +149,12 @@ def _strike(world: SentinelWorld, way: str, away_s: float) -> dict[str, Any]:
 
 def fail_over(options: argparse.Namespace) -> dict[str, Any]:
     """Run the changes that were asked for and return the figures."""
+    for program in NEEDED:  # before anything is made that would have to be removed
+        need(program)
     rng = Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="fail-over-"))
-    world = SentinelWorld(Choice(folder / "world", seconds=0.05, stuck_s=60.0))
+    program = need_valkey() if options.server == "valkey" else need("redis-server")
+    world = SentinelWorld(Choice(folder / "world", seconds=0.05, stuck_s=60.0), program)
     pictures = [picture(i, rng.getrandbits(96)) for i in range(options.instances)]
     struck = []
     try:
@@ -181,6 +185,7 @@ def fail_over(options: argparse.Namespace) -> dict[str, Any]:
     passed = not any(found.faults.values()) and found.delivered >= found.acknowledged > 0
     return {
         "passed": passed,
+        "server": options.server,
         "changes": struck,
         "settled_s": round(settled, 1),
         "restarts": {s.name: dict(s.exits) for s in world.supervisor.stations if s.exits},
@@ -191,6 +196,7 @@ def fail_over(options: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the drill; 0 when nothing was lost or doubled."""
     options = argparse.ArgumentParser(prog="python -m tests.drill.fail_over", description=__doc__)
+    options.add_argument("--server", choices=("redis", "valkey"), default="redis")
     options.add_argument("--changes", type=int, default=4)
     options.add_argument("--instances", type=int, default=300)
     options.add_argument(
@@ -198,13 +204,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--keep", action="store_true", help="remove nothing")
-    try:
-        result = fail_over(options.parse_args(arguments))
-    except (pytest.skip.Exception, pytest.fail.Exception) as exc:
-        print(f"fail-over: {exc}", file=sys.stderr)
-        return 69
-    print(json.dumps(result))
-    return 0 if result["passed"] else 1
+    chosen = options.parse_args(arguments)
+
+    def drill() -> int:
+        result = fail_over(chosen)
+        print(json.dumps(result))
+        return 0 if result["passed"] else 1
+
+    return where_possible("fail-over", drill)
 
 
 if __name__ == "__main__":

