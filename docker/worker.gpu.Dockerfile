@@ -15,6 +15,10 @@ RUN pip install --require-hashes -r worker.requirements.txt \
 USER 10001
 WORKDIR /home/chexfract
 VOLUME /models
+# The worker touches this file while it is ready and not stuck; the first start loads a model.
+ENV CHEXFRACT_WORKER_WORKER__ALIVE_FILE=/tmp/alive
+HEALTHCHECK --interval=15s --timeout=5s --start-period=15m \
+    CMD ["python", "-c", "import os, sys, time; sys.exit(time.time() - os.stat('/tmp/alive').st_mtime > 60)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["chexfract-worker"]
 CMD ["run", "--config", "/etc/chexfract/worker.toml"]

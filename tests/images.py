@@ -2,8 +2,9 @@
 
 The steps are read from the Dockerfile itself. A Debian of the base image's release with its Python
 stands for the base image; each RUN step runs in that root file system by bubblewrap, and then the
-image's own entry command, as its own user, on a root file system that cannot be written, in a
-network of its own, until its own health check is content. Exit code 69 where the tools are missing.
+image's own entry command, as its own user, on a root file system that cannot be written, until its
+own health check is content. The node has a network of its own; a worker works for a node of this
+checkout, which sends it images. Exit code 69 where this machine does not allow it.
 """
 
 from __future__ import annotations
@@ -22,14 +23,26 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
+
+from dicom_node.base.errors import ConfigurationError
+from tests.drill import count as counting
+from tests.drill.pictures import picture
+from tests.drill.processes import wait_for
+from tests.drill.sender import Sender
+from tests.drill.world import SECRET, Choice, World
+from tests.support.peers import NotPossible, need, where_possible
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON_AT = "/opt/python"
 """Where the base image's Python stands in: an environment, first on PATH."""
 
 STEP_S, READY_S, END_S = 1200, 180.0, 15.0
-NEEDED = ("mmdebstrap", "bwrap", "nsenter")
+IMAGES = 6
+"""So many images a worker's image reports."""
+
+NEEDED = ("mmdebstrap", "bwrap", "nsenter", "setpriv")
 
 NODE_TOML = """
 [node]
@@ -48,10 +61,6 @@ match.modality = ["CR", "DX"]
 model = "phantom"
 allow_demonstration = true
 """
-
-
-class NotPossible(Exception):
-    """The tools for it are not installed here."""
 
 
 @dataclass(slots=True)
@@ -202,12 +211,14 @@ class Container:
         mounts: Mapping[str, Path],
         log: Path,
         variables: Mapping[str, str] = {},
-        command: Sequence[str] = (),
+        *,
+        shares_network: bool = False,
     ) -> None:
         self._environment = {"PATH": _path(), **image.variables, **variables}
         self._user = image.user
         words = ["bwrap", "--ro-bind", str(folder), "/", "--dev", "/dev", "--proc", "/proc"]
-        words += ["--tmpfs", "/tmp", "--unshare-pid", "--unshare-net", "--unshare-ipc"]
+        words += ["--tmpfs", "/tmp", "--unshare-pid", "--unshare-ipc"]
+        words += [] if shares_network else ["--unshare-net"]
         words += ["--die-with-parent", "--as-pid-1", "--chdir", image.folder]
         for inside, outside in mounts.items():
             words += ["--bind", str(outside), inside]
@@ -217,7 +228,7 @@ class Container:
         account += ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--"]
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [*words, *account, *image.entry, *(command or image.command)],
+                [*words, *account, *image.entry, *image.command],
                 env=self._environment,
                 stdout=out,
                 stderr=out,
@@ -287,27 +298,84 @@ def run_node(image: ImageSteps, folder: Path, scratch: Path) -> dict[str, Any]:
     }
 
 
+class ImageWorld(World):
+    """The drill's hospital without workers: the image brings its own."""
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__(choice)
+        for worker in self.workers:
+            worker.wanted = False
+
+    def _workers_are_ready(self) -> bool:
+        return True
+
+    def _mount(self) -> None:
+        """No small disk: nothing fills it here."""
+
+
 def run_worker(image: ImageSteps, folder: Path, scratch: Path) -> dict[str, Any]:
-    """Read a phantom with the worker's image: decoder, model and report in one command."""
-    data, log = scratch / "data", scratch / "worker.log"
-    data.mkdir()
-    os.chown(data, int(image.user), int(image.user))
-    mounts = {image.folder: data}
-    script = "chexfract-worker phantom draw --count 2 --out drawn --seed 1 && "
-    script += "chexfract-worker describe drawn --out out && chexfract-worker model list"
-    shell = ImageSteps(**{**_fields(image), "entry": ["sh", "-c"], "command": [script]})
-    container = Container(shell, folder, mounts, log)
-    container.process.wait(600)
-    rows = data / "out" / "results.jsonl"
-    found = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
-    read = sum(bool(row.get("text")) for row in found)
-    if not read:
-        print(log.read_text()[-2000:], file=sys.stderr)
-    return {"read": read, "exit": container.process.returncode, "passed": read == 2}
+    """Start the worker's image for a node of this checkout, which has images for it."""
+    config, log = folder / "etc" / "chexfract" / "worker.toml", scratch / "worker.log"
+    config.parent.mkdir(exist_ok=True)
+    config.touch()
+    rng = Random(1)
+    pictures = [picture(number, rng.getrandbits(96)) for number in range(IMAGES)]
+    world = ImageWorld(Choice(scratch / "world", model="phantom", stuck_s=60.0))
+    said: dict[str, Any] = {}
+    with world.running():
+        mounts = {"/etc/chexfract/worker.toml": world.folder / "worker.toml"}
+        (world.folder / "worker.toml").chmod(0o644)
+        secret = {"CHEXFRACT_WORKER_WORKER__SECRET": SECRET}
+        if "NVIDIA_VISIBLE_DEVICES" in image.variables:
+            said["without_a_gpu"] = _without_a_gpu(image, folder, mounts, scratch / "gpu.log")
+        container = Container(image, folder, mounts, log, secret, shares_network=True)
+        try:
+            seconds = _wait_until_healthy(container, image.health, log)
+            sender = Sender(world.ports["node"], pictures, 5, rng, scratch)
+            sender.allow(IMAGES)
+            sender.start()
+            wait_for("everything is sent", lambda: sender.is_over, READY_S)
+            wait_for("nothing is open", lambda: not counting.open_work(world.ledger), READY_S)
+            who = container.check(["python", "-c", "import os; print(os.getuid())"]).stdout.strip()
+            written = container.check(["touch", "/app/a-file"]).returncode
+            ended = container.stop(image.stop)
+        finally:
+            if container.process.poll() is None:
+                container.process.kill()
+                container.process.wait()
+        found = counting.archived(world.log)
+    world.clean()
+    lines = [line for kept in found.kept.values() for line in kept]
+    reported, code = (
+        sum(one["completion"] == "COMPLETE" for one in lines),
+        container.process.returncode,
+    )
+    is_plain = not said or said["without_a_gpu"]["exit"] == ConfigurationError.exit_code
+    return {
+        "healthy_after_s": round(seconds, 1),
+        "acknowledged": len(sender.sent.acknowledged),
+        "reported": reported,
+        "user": who,
+        "root_is_read_only": written != 0,
+        "ended_after_s": round(ended, 1),
+        "exit": code,
+        **said,
+        "passed": (reported, who, written != 0, code, is_plain)
+        == (len(sender.sent.acknowledged), image.user, True, 0, True),
+    }
 
 
-def _fields(image: ImageSteps) -> dict[str, Any]:
-    return {name: getattr(image, name) for name in ImageSteps.__dataclass_fields__}
+def _without_a_gpu(
+    image: ImageSteps, folder: Path, mounts: Mapping[str, Path], log: Path
+) -> dict[str, Any]:
+    """Return how the entry command ends that asks for a GPU which is not there."""
+    variables = {
+        "CHEXFRACT_WORKER_WORKER__SECRET": SECRET,
+        "CHEXFRACT_WORKER_WORKER__DEVICE": "cuda",
+    }
+    container = Container(image, folder, mounts, log, variables, shares_network=True)
+    container.process.wait(READY_S)
+    return {"exit": container.process.returncode, "said": log.read_text().splitlines()[-1:]}
 
 
 def _wait_until_healthy(container: Container, health: Sequence[str], log: Path) -> float:
@@ -324,16 +392,24 @@ def _wait_until_healthy(container: Container, health: Sequence[str], log: Path) 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build and run one image."""
     options = argparse.ArgumentParser(prog="python -m tests.images", description=__doc__)
-    options.add_argument("image", choices=("node", "worker"))
+    options.add_argument("image", choices=("node", "worker", "worker.gpu"))
     options.add_argument("--cache", type=Path, help="folder that keeps the Debian of the base")
-    options.add_argument("--keep", type=Path, help="folder for the root file system, kept")
     chosen = options.parse_args(arguments)
-    if missing := [one for one in NEEDED if shutil.which(one) is None]:
-        print(f"images: not installed: {', '.join(missing)}", file=sys.stderr)
-        return 69
+    return where_possible(f"image {chosen.image}", lambda: _build_and_run(chosen))
+
+
+def _build_and_run(chosen: argparse.Namespace) -> int:
+    worker = ("redis-server", "storescu") if chosen.image != "node" else ()
+    for program in (*NEEDED, *worker):
+        need(program)
     if os.geteuid() != 0:
-        print("images: only root can make a root file system here", file=sys.stderr)
-        return 69
+        raise NotPossible("only root can make a root file system")
+    tried = subprocess.run(
+        ["bwrap", "--ro-bind", "/", "/", "--unshare-pid", "--unshare-net", "true"],
+        check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if tried.returncode:
+        raise NotPossible(tried.stderr.strip() or "bwrap is refused")
     image = read_dockerfile((ROOT / "docker" / f"{chosen.image}.Dockerfile").read_text())
     scratch = Path(tempfile.mkdtemp(prefix="image-"))
     scratch.chmod(0o755)

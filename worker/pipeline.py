@@ -80,6 +80,8 @@ class Case:
     judged: JudgedReport | None = None
     """The report whose judgement is to be sent: no model reads the image again."""
     stages_ms: dict[str, float] = field(default_factory=dict)
+    batch: int = 1
+    """Pictures that the model described at the same time: they share its time."""
 
     @property
     def is_waiting(self) -> bool:
@@ -276,6 +278,8 @@ class Pipeline:
             )
         else:
             self.limit.passed(len(cases))
+            for case in cases:
+                case.batch = len(cases)
             return [*described]
         if len(cases) == 1:
             return [fault]
@@ -400,6 +404,7 @@ class ReportBuilder:
             warnings=tuple(outcome.warnings),
             reason=outcome.reason,
             stages_ms=dict(case.stages_ms),
+            batch=case.batch,
             objects=tuple(
                 ReportObject(
                     kind=document.kind,

@@ -76,6 +76,9 @@ class Worker(Section):
     """Most pictures that the model sees at one time."""
     slots: int = Field(default=2, ge=1, le=16)
     """Batches in work: one at the model, the others being fetched, decoded and made inputs of."""
+    alive_file: Path | None = None
+    """A file that ``run`` touches every few seconds while it is ready and not stuck; health checks
+    of containers ask for its age."""
     stuck_after: float = Field(default=120.0, gt=0)
     """Seconds without progress after which the worker ends itself for its supervisor to restart."""
     name: str = Field(default_factory=socket.gethostname)

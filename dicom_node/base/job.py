@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -25,6 +25,7 @@ WIRE_VERSION = 2
 says its own version with each claim; one that says none has version 1."""
 
 WIRE_HEADER = "X-Wire-Version"
+"""Of a claim, and of its answer: nodes that say none have version 1."""
 
 Uid = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
 
@@ -110,6 +111,18 @@ def order_for_wire(order: ReportOrder, version: int) -> ReportOrder | None:
         return None
     plain = {name: ReportOrder.model_fields[name].default for name in _SINCE_WIRE_2}
     return order.model_copy(update=plain)
+
+
+def result_for_wire(result: Result, version: int) -> bytes:
+    """Return the JSON of a result as a node of a wire version takes it."""
+    newer = {"options", "batch"} if version < WIRE_VERSION else None
+    return result.model_dump_json(exclude=newer).encode()
+
+
+def heartbeat_for_wire(presence: WorkerHeartbeat, version: int) -> bytes:
+    """Return the JSON of a heartbeat as a node of a wire version takes it."""
+    newer: dict[str, Any] = {"batches": True, "card": {"files"}} if version < WIRE_VERSION else {}
+    return presence.model_dump_json(exclude=newer).encode()
 
 
 class Predecessor(Message):
@@ -344,4 +357,6 @@ class Result(Message):
     reason: Reason | None = None
     stages_ms: dict[str, float] = Field(default_factory=dict)
     """Milliseconds the worker spent per stage: fetch, decode, model, report."""
+    batch: int = Field(default=1, ge=1, le=100_000)
+    """Pictures that shared the model's time, this one among them; workers of 0.1.0 do not say."""
     objects: tuple[ReportObject, ...] = ()

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.history import MODEL_SHARE
 
 BUSIEST_HOUR = 0.12
 """Share of a day's images in its busiest hour: a hospital's day has about ten busy hours."""
@@ -149,7 +150,7 @@ def measured_costs(ledger: Ledger, costs: ImageCosts) -> ImageCosts:
     newest = ledger.history.newest_event()
     times = ledger.history.stage_times(max(0, newest - RECENT_EVENTS), newest)
     means = _means(times)
-    named = {"receive_s": "received", "model_s": "model", "deliver_s": "delivered"}
+    named = {"receive_s": "received", "model_s": MODEL_SHARE, "deliver_s": "delivered"}
     found = {key: means[stage] for key, stage in named.items() if means.get(stage)}
     return replace(costs, **found)
 

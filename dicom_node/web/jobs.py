@@ -172,7 +172,9 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
         """Begin an attempt."""
         claimed = desk.claim(job, body, wire)
         # what an order does not ask for stays away: an older worker knows no field of it
-        return _answer(claimed.model_dump_json(exclude_defaults=True))
+        answer = _answer(claimed.model_dump_json(exclude_defaults=True))
+        answer.headers[WIRE_HEADER] = str(WIRE_VERSION)
+        return answer
 
     @router.get("/instance")
     def instance(job: str, token: Token) -> FileResponse:

@@ -53,7 +53,7 @@ class DrillModel:
                 bytearray(1 << 62)
             time.sleep(self._seconds)
             text = f"There is an acute fracture of the {side} {rib}th rib."
-            said.append(Description(text, 12, "stop", self._seconds))
+            said.append(Description(text, 12, "stop", self._seconds * len(radiographs)))
             if progress:
                 progress()
         return said

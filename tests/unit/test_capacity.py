@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledgers import NOW, fresh, instance, on, post, result, route, taken
 
 from dicom_node import cli
 from dicom_node.operate.capacity import (
@@ -15,9 +17,11 @@ from dicom_node.operate.capacity import (
     erlang_c,
     late_share,
     mean_wait,
+    measured_costs,
     plan_capacity,
     servers_needed,
 )
+from dicom_node.store.ledger import Ledger
 
 
 @pytest.mark.parametrize(
@@ -53,6 +57,18 @@ def test_a_country_needs_more_than_a_site_but_less_than_in_proportion() -> None:
     assert workers[1_000] <= workers[50_000] < workers[5_000_000] < 5_000 * workers[1_000]
     for plan in plans.values():
         assert all(one.busy <= 0.8 for one in plan.stations)
+
+
+def test_a_batch_shares_the_time_of_its_model(tmp_path: Path) -> None:
+    """Eight images of a batch of 4 s took half a second each of the GPU, not four."""
+    ledger = Ledger.open(fresh(tmp_path))
+    for n in range(1, 9):
+        on(ledger, NOW).instances.receive(instance(n), [route()])
+        ticket = taken(ledger)
+        post(ledger, ticket, result(ticket, n, stages_ms={"model": 4000.0}, batch=8), NOW + 5)
+    costs = measured_costs(ledger, ImageCosts())
+    ledger.close()
+    assert costs.model_s == pytest.approx(0.5)
 
 
 def test_the_command_says_it_for_people_and_for_programs(

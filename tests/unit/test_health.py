@@ -94,6 +94,7 @@ def test_stages_are_counted_once_with_their_durations(api: Api, http: httpx2.Cli
     bucket = "chexfract_stage_seconds_bucket"
     assert [before[bucket, at, "decode"] for at in ("0.05", "0.1", "+Inf")] == [0, 1, 1]
     assert [before[bucket, at, "model"] for at in ("0.5", "1.0", "+Inf")] == [0, 1, 1]
+    assert before["chexfract_stage_seconds_sum", "model share"] == pytest.approx(0.64)
     assert metrics(http)["chexfract_stage_seconds_count", "model"] == 1
 
 
@@ -152,6 +153,64 @@ def test_each_alert_and_level_asks_for_a_metric_that_exists(api: Api, http: http
 
 def test_prometheus_takes_the_rules() -> None:
     command = [need("promtool"), "check", "rules", str(RULES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+STAGE = 'chexfract_stage_seconds_{}{{stage="to report"{}}}'
+HEALTHY = {
+    "chexfract_up": "1x60",
+    "chexfract_spool_has_room": "1x60",
+    "chexfract_spool_free_bytes": "60x60",
+    "chexfract_spool_total_bytes": "100x60",
+    'chexfract_queue_oldest_seconds{model="m"}': "5x60",
+    'chexfract_queue_depth{model="m", state="due"}': "3x60",
+    "chexfract_workers": "1x60",
+    STAGE.format("bucket", ', le="120.0"'): "0+10x60",
+    STAGE.format("bucket", ', le="300.0"'): "0+10x60",
+    STAGE.format("bucket", ', le="+Inf"'): "0+10x60",
+    STAGE.format("count", ""): "0+10x60",
+    'chexfract_model_jobs{model="m", state="failed"}': "2x60",
+    'chexfract_destination_held{destination="archive"}': "0x60",
+    'chexfract_destination_oldest_seconds{destination="archive"}': "9x60",
+}
+SICK: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "ChexFractAway": ({"chexfract_up": "0x60"}, {}),
+    "ChexFractNoRoom": ({"chexfract_spool_free_bytes": "4x60"}, {}),
+    "ChexFractBacklog": ({'chexfract_queue_oldest_seconds{model="m"}': "700x60"}, {}),
+    "ChexFractNoWorkers": ({"chexfract_workers": "0x60"}, {}),
+    "ChexFractReportsLate": ({STAGE.format("bucket", ', le="120.0"'): "0x60"}, {}),
+    "ChexFractJobsFail": ({'chexfract_model_jobs{model="m", state="failed"}': "2+1x60"}, {}),
+    "ChexFractDestinationHeld": (
+        {'chexfract_destination_held{destination="archive"}': "1x60"},
+        {"destination": "archive"},
+    ),
+}
+"""What Prometheus sees when an alert is due, and the labels of that alert."""
+
+
+def test_each_alert_comes_when_it_is_due_and_not_before(tmp_path: Path) -> None:
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    alerts = {one["alert"]: one for group in groups for one in group["rules"] if "alert" in one}
+    assert alerts.keys() == SICK.keys()
+    cases = []
+    for sick in (None, *SICK):
+        changed, labels = SICK[sick] if sick else ({}, {})
+        series = [{"series": name, "values": v} for name, v in (HEALTHY | changed).items()]
+        asked = []
+        for name, rule in alerts.items():
+            due = []
+            if name == sick:
+                words = {
+                    key: text.replace("{{ $labels.destination }}", "archive")
+                    for key, text in rule["annotations"].items()
+                }
+                due = [{"exp_labels": rule["labels"] | labels, "exp_annotations": words}]
+            asked.append({"eval_time": "40m", "alertname": name, "exp_alerts": due})
+        cases.append({"interval": "1m", "input_series": series, "alert_rule_test": asked})
+    file = tmp_path / "alerts.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "tests": cases}))
+    command = [need("promtool"), "test", "rules", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 

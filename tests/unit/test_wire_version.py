@@ -14,12 +14,19 @@ from serving import SECRET, Api, serving
 from dicom_node.base.job import (
     WIRE_HEADER,
     WIRE_VERSION,
+    Batches,
+    Card,
     Claim,
+    Device,
     Predecessor,
     RejectionNote,
     ReportOrder,
+    Result,
+    Ticket,
+    WorkerHeartbeat,
     order_for_wire,
 )
+from worker.service.node import NodeClient
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KNOWN_TO_0_1_0 = {
@@ -78,3 +85,74 @@ def test_a_claim_is_answered_in_the_words_of_the_worker(api: Api, version: str) 
     new = set(answer.json()["order"]) - KNOWN_TO_0_1_0
     if version in ("", "1"):
         assert new == set()
+
+
+RESULT_OF_0_1_0 = {
+    "token", "outcome", "model", "model_version", "device_uid", "demonstration", "text", "presence",
+    "fractures", "warnings", "reason", "stages_ms", "objects",
+}  # fmt: skip
+HEARTBEAT_OF_0_1_0 = {"worker", "card", "device", "busy", "done"}
+CARD_OF_0_1_0 = {
+    "name", "version", "licence", "licence_accepted_by", "demonstration", "language", "prompt",
+    "parameters", "measured",
+}  # fmt: skip
+TICKET = Ticket(job="a" * 32, token="b" * 32)
+
+
+class OlderNode:
+    """Answers as a node does that refuses every field that it does not know."""
+
+    def __init__(self, version: str) -> None:
+        self.headers = {WIRE_HEADER: version} if version else {}
+        self.kept: list[set[str]] = []
+
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
+        body = request.read()
+        if request.url.path.endswith("/claim"):
+            claim = Claim(
+                job=TICKET.job, attempt=1, lease_s=60, size=1,
+                order=ReportOrder(content_datetime=NOW),
+            )  # fmt: skip
+            return httpx2.Response(200, text=claim.model_dump_json(), headers=self.headers)
+        if request.url.path == "/workers":
+            said = json.loads(body)
+            fields, known = set(said) | set(said["card"]), HEARTBEAT_OF_0_1_0 | CARD_OF_0_1_0
+        else:
+            text = body.partition(b"\r\n\r\n")[2].partition(b"\r\n--")[0]
+            fields, known = set(json.loads(text)), RESULT_OF_0_1_0
+        if not self.headers and not fields <= known:
+            return httpx2.Response(422)
+        self.kept.append(fields)
+        return httpx2.Response(200)
+
+
+@pytest.mark.parametrize("version", ["", "2"])
+def test_a_node_of_the_last_release_takes_what_a_newer_worker_sends(version: str) -> None:
+    """Workers may be upgraded first by mistake: their images must not fail for it."""
+    node = OlderNode(version)
+    transport = httpx2.MockTransport(node.answer)
+    result = Result(
+        token=TICKET.token, outcome="reported", model="m", model_version="1", device_uid="1.2",
+        options="0" * 64,
+    )  # fmt: skip
+    presence = WorkerHeartbeat(
+        worker="w:1", card=Card(name="m", version="1", files="all"), device=Device(name="cpu"),
+        batches=Batches(limit=8),
+    )  # fmt: skip
+    with NodeClient("http://node:1", "x", transport=transport, wait=lambda _: None) as client:
+        client.announce(presence)
+        client.claim(TICKET, "w:1")
+        client.post(TICKET, result, [])
+        client.announce(presence)
+    first, posted, second = node.kept
+    assert ("options" in posted) is ("batch" in posted) is ("batches" in first) is bool(version)
+    assert second == first
+
+
+def test_a_claim_s_answer_says_what_the_node_understands(api: Api) -> None:
+    ticket = api.ticket()
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    with httpx2.Client(base_url=api.url, headers=headers, trust_env=False, timeout=60) as client:
+        body = {"token": ticket.token, "worker": "w"}
+        answer = client.post(f"/jobs/{ticket.job}/claim", json=body)
+    assert answer.headers[WIRE_HEADER] == str(WIRE_VERSION)

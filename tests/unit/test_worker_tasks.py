@@ -30,6 +30,7 @@ from worker.image.pixels import Radiograph
 from worker.models import BrokenAccelerator, Description, ModelInfo, Progress
 from worker.phantom.draw import instance
 from worker.pipeline import Case, Pipeline
+from worker.service.heartbeat import AliveFile
 from worker.service.node import NodeClient
 from worker.service.tasks import Desk, LeaseRenewal
 
@@ -399,6 +400,23 @@ def test_an_idle_worker_is_not_stuck() -> None:
     pulse.start()
     assert not ended.wait(1)
     pulse.stop()
+
+
+def test_a_worker_that_is_not_stuck_keeps_its_file_young(tmp_path: Path) -> None:
+    now, ended = [0.0], threading.Event()
+    file = tmp_path / "alive"
+    alive = AliveFile(file, lambda: now[0])
+    pulse = LeaseRenewal(stuck_after=0.5, give_up=ended.set, alive=alive)
+    pulse.start()
+    wait_for("touched", file.exists, 60)
+    file.unlink()
+    node = NodeClient("http://127.0.0.1:9", SECRET)
+    pulse.hold(node, Ticket(job="j", token="t"), lease_s=1000)
+    assert ended.wait(60)
+    now[0] += 60  # it would be touched again by a worker that is not stuck
+    assert not file.exists()
+    AliveFile(tmp_path / "no" / "folder").touch()
+    node.close()
 
 
 def test_a_result_is_posted_again_until_the_node_is_back(station: Station) -> None:

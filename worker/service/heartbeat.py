@@ -1,13 +1,16 @@
-"""What a worker tells nodes of itself, for their pages: its model's card and its device."""
+"""How a worker shows that it is there: to nodes, for their pages, and to what supervises it."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +20,8 @@ from dicom_node.base.job import Batches, Card, Device, Measured
 if TYPE_CHECKING:
     from worker.models import ModelInfo
     from worker.service.batches import BatchFigures
+
+logger = logging.getLogger(__name__)
 
 MEASURED = Path(__file__).parents[1] / "phantom" / "measured.json"
 """What ``phantom evaluate --json`` says of the shipped model."""
@@ -30,6 +35,37 @@ WORDS = {
 """Shares of an evaluation that a page shows, in words."""
 
 _ANSWER_S = 5.0
+
+ALIVE_S = 5.0
+"""Seconds between two touches of `AliveFile`."""
+
+
+class AliveFile:
+    """A file whose age says when this worker was last ready and not stuck.
+
+    Parameters
+    ----------
+    path : Path or None
+        None: nobody looks after this worker in this way.
+    monotonic : callable
+        The clock.
+    """
+
+    def __init__(self, path: Path | None, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._monotonic = monotonic
+        self._next = 0.0
+
+    def touch(self) -> None:
+        """Make the file, or make it young again; not more often than every `ALIVE_S`."""
+        now = self._monotonic()
+        if self._path is None or now < self._next:
+            return
+        self._next = now + ALIVE_S
+        try:
+            self._path.touch()
+        except OSError as exc:  # a worker that works need not end because nobody sees it
+            logger.warning("worker.alive_file: %s: %s", self._path, exc.strerror or exc)
 
 
 def card(info: ModelInfo) -> Card:

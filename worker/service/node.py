@@ -29,6 +29,8 @@ from dicom_node.base.job import (
     Result,
     Ticket,
     WorkerHeartbeat,
+    heartbeat_for_wire,
+    result_for_wire,
 )
 
 _JSON = {"Content-Type": "application/json"}
@@ -78,6 +80,8 @@ class NodeClient:
     ) -> None:
         self.url = url.rstrip("/")
         self._wait = wait
+        self._wire = WIRE_VERSION
+        """What the node understands, as its last answer to a claim said."""
         self._http = httpx2.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {secret}", WIRE_HEADER: str(WIRE_VERSION)},
@@ -150,14 +154,18 @@ class NodeClient:
 
     def announce(self, presence: WorkerHeartbeat) -> None:
         """Tell that this worker is there; a node that is too old for this answers `NotFound`."""
-        body = presence.model_dump_json().encode()
+        status = self._announce(heartbeat_for_wire(presence, self._wire))
+        if status == httpx2.codes.UNPROCESSABLE_CONTENT:  # no claim has said yet that it is older
+            status = self._announce(heartbeat_for_wire(presence, 1))
+        if status != httpx2.codes.OK:
+            kind, what = _PERMANENT.get(status, (Unreachable, "does not take it"))
+            raise kind(f"{self.url} {what} (HTTP {status})")
+
+    def _announce(self, body: bytes) -> int:
         try:
-            answer = self._http.post("/workers", content=body, headers=_JSON)
+            return self._http.post("/workers", content=body, headers=_JSON).status_code
         except httpx2.HTTPError as exc:
             raise Unreachable(f"{self.url} gives no answer: {exc or type(exc).__name__}") from exc
-        if answer.status_code != httpx2.codes.OK:
-            kind, what = _PERMANENT.get(answer.status_code, (Unreachable, "does not take it"))
-            raise kind(f"{self.url} {what} (HTTP {answer.status_code})")
 
     def renew(self, ticket: Ticket) -> None:
         """Extend the lease: work on the job has moved on."""
@@ -191,7 +199,7 @@ class NodeClient:
             The node stayed away; the lease will bring the job back.
         """
         files: list[tuple[str, Any]] = [
-            ("result", (None, result.model_dump_json().encode(), "application/json"))
+            ("result", (None, result_for_wire(result, self._wire), "application/json"))
         ]
         files += [
             (item.part, (f"{item.part}.dcm", content, "application/dicom"))
@@ -210,6 +218,9 @@ class NodeClient:
             raise Unreachable(f"{self.url} gives no answer: {exc or type(exc).__name__}") from exc
         if answer.status_code != httpx2.codes.OK:
             self._refuse(answer.status_code, ticket)
+        if act == "claim":
+            version = answer.headers.get(WIRE_HEADER, "1")
+            self._wire = int(version) if version.isdecimal() else 1
         return answer.content
 
     def _refuse(self, status: int, ticket: Ticket) -> None:

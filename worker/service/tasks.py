@@ -67,6 +67,8 @@ class LeaseRenewal:
         Ends the process; an argument for tests.
     monotonic : callable
         The clock.
+    alive : AliveFile, optional
+        Touched while this worker is not stuck.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class LeaseRenewal:
         stuck_after: float,
         give_up: Callable[[], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        alive: heartbeat.AliveFile | None = None,
     ) -> None:
+        self._alive = alive or heartbeat.AliveFile(None)
         self._monotonic = monotonic
         self._stuck_after = stuck_after
         self._give_up = give_up or _exit_hard
@@ -125,7 +129,7 @@ class LeaseRenewal:
 
     def _run(self) -> None:
         while not self._ends.wait(0.25) and self.beat():
-            pass
+            self._alive.touch()
 
     def beat(self) -> bool:
         """Renew the leases of what has moved on; return whether this worker is not stuck."""
@@ -540,7 +544,8 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
     """
     broker.ping(settings.worker.broker, files=settings.worker.broker_files)
     app = broker.app(settings.worker.broker, files=settings.worker.broker_files)
-    pulse = LeaseRenewal(settings.worker.stuck_after)
+    alive = heartbeat.AliveFile(settings.worker.alive_file)
+    pulse = LeaseRenewal(settings.worker.stuck_after, alive=alive)
     room = Doorbell()
     desk = Desk(pipeline, settings, secret, pulse, room.ring)
     register(app, desk)

@@ -275,7 +275,8 @@ class History:
     def stage_times(self, after: int, until: int) -> list[tuple[str, float]]:
         """Return stage and milliseconds of the events in ``(after, until]`` that took time.
 
-        `TO_REPORT` stands for the whole way of an image, from its reception to its report.
+        `TO_REPORT` stands for the whole way of an image, from its reception to its report,
+        `MODEL_SHARE` for its part of the model's time, which a batch of images shares.
         """
         between = (events.c.id > after) & (events.c.id <= until)
         query = sa.select(events.c.stage, events.c.ms).where(between, events.c.ms.is_not(None))
@@ -294,8 +295,12 @@ class History:
                 for job, result, whole_s in rows:
                     if job.startswith(prefix) and result:
                         found.append((TO_REPORT, max(0.0, whole_s * 1000)))
-                        took = json.loads(result).get("stages_ms") or {}
+                        content = json.loads(result)
+                        took = content.get("stages_ms") or {}
                         found += [(str(stage), float(ms)) for stage, ms in took.items()]
+                        if "model" in took:
+                            share = float(took["model"]) / int(content.get("batch") or 1)
+                            found.append((MODEL_SHARE, share))
         return found
 
     def last_event(self) -> float:
@@ -306,7 +311,7 @@ class History:
         return float(found or 0.0)
 
 
-TO_REPORT = "to report"
+TO_REPORT, MODEL_SHARE = "to report", "model share"
 
 _TOTALS = (
     sa.select(totals.c.what, totals.c.name, totals.c.state, sa.func.sum(totals.c.n).label("n"))
