@@ -43,10 +43,10 @@ def ledger(settings: Settings) -> Iterator[Check]:
     book = Ledger(url)
     try:
         revision = book.revision()
-        if revision != VERSIONS[-1]:
+        if not book.may_use(revision):
             yield _check_revision(revision)
             return
-        yield passed("ledger", f"revision {revision}")
+        yield _check_used(str(revision))
         for wrong in conditions.of_ledger(book):
             yield machine.check_of("ledger", wrong)
         for wrong in conditions.of_clock(book.clock.wall(), book.history.last_event()):
@@ -57,6 +57,13 @@ def ledger(settings: Settings) -> Iterator[Check]:
         yield failed("ledger", str(exc), advice, exc.exit_code)
     finally:
         book.close()
+
+
+def _check_used(revision: str) -> Check:
+    if revision == VERSIONS[-1]:
+        return passed("ledger", f"revision {revision}")
+    what = f"revision {revision} is newer than {VERSIONS[-1]} of this software, which may use it"
+    return warned("ledger", what, "install the newer version again when you can")
 
 
 def _check_revision(revision: str | None) -> Check:

@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from dicom_node import __version__
 from dicom_node.base.errors import Busy, ConfigurationError, OutOfResources, Unreachable
 from dicom_node.store.ledger import Ledger
-from dicom_node.store.schema import VERSIONS
+from dicom_node.store.schema import READABLE_BY, VERSIONS
 
 MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
 
@@ -73,6 +73,7 @@ def backup(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = N
     """
     spool = spool or data_dir / "spool"
     ledger = Ledger.open(ledger_url)
+    schema = str(ledger.revision())
     ledger.close()
     with _told(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ def backup(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = N
             new = len(sums.keys() - known.keys())
             sums[name] = _digest(folder / name)
             size = (folder / name).stat().st_size
-            _finish(folder, name, sums)
+            _finish(folder, name, sums, schema)
             for old in folder.glob("ledger-*"):
                 if old.name != name:
                     old.unlink()
@@ -228,7 +229,7 @@ def _copy_ledger(url: str, folder: Path) -> str:
     return name
 
 
-def _finish(folder: Path, ledger: str, sums: dict[str, str]) -> None:
+def _finish(folder: Path, ledger: str, sums: dict[str, str], schema: str) -> None:
     """Make the new manifest count, in one step."""
     text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
     name = f"{SUMS}.{ledger.rpartition('.')[0].removeprefix('ledger-')}"
@@ -236,7 +237,9 @@ def _finish(folder: Path, ledger: str, sums: dict[str, str]) -> None:
     said = {
         "version": 1,
         "software": __version__,
-        "schema": VERSIONS[-1],
+        "schema": schema,
+        # of a newer schema we know only that we may use it
+        "readable_by": {schema: READABLE_BY if schema == VERSIONS[-1] else VERSIONS[-1]},
         "made_at": time.time(),
         "ledger": ledger,
         "sums": name,
@@ -279,7 +282,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{folder}: its manifest names files that no backup has")
     if hashlib.sha256(text).hexdigest() != said["sha256"]:
         raise ConfigurationError(f"{folder}/{said['sums']}: damaged; its sum is another one")
-    if said["schema"] not in VERSIONS:
+    readable_by = said.get("readable_by")
+    oldest = readable_by.get(said["schema"]) if isinstance(readable_by, dict) else None
+    if said["schema"] not in VERSIONS and oldest not in VERSIONS:
         raise ConfigurationError(f"{folder}: made by a newer version ({said['software']})")
     return said
 

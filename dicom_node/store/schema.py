@@ -21,6 +21,19 @@ from sqlalchemy import (
 VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """Every schema version there was; the last one is that of this software."""
 
+READABLE_BY = "0007"
+"""The oldest software, by its schema version, that may go on working on a ledger of this schema.
+
+It stays while migrations only add: tables, columns with a default, indexes. A migration after which
+older statements would fail or do harm raises it to its own number. 0.1.0 (0003) knows no such mark.
+"""
+
+
+def readable_mark(version: str) -> str:
+    """Return the name of the mark that says who may use a ledger of a schema version."""
+    return f"{version} readable by"
+
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -58,8 +61,29 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
+def collector() -> Iterator[tuple[str, list[bytes]]]:
+    """Takes traces as an OpenTelemetry collector does: its address, and what it got."""
+    got: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", got
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
 def hospital(
     tmp_path_factory: pytest.TempPathFactory,
+    collector: tuple[str, list[bytes]],
 ) -> Iterator[tuple[NodeProcess, Orthanc, Redis]]:
     """An archive that routes to a node with a real Redis and a worker."""
     folder = tmp_path_factory.mktemp("hospital")
@@ -70,6 +94,11 @@ def hospital(
     archive = Orthanc(folder / "archive", node.port)
     rules = RULES.format(archive=archive.port, modality=modality, more="send_to = ['archive']")
     node.config.write_text(node.config.read_text() + rules.replace("'", '"'))
+    node.environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector[0],
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+    }
     try:
         archive.start()
         node.start()
@@ -154,6 +183,26 @@ def test_a_trace_tells_every_stage_in_order_with_the_models_own_time(
     times = [stage["time"] for stage in stages]
     assert times == sorted(times)
     assert next(stage["ms"] for stage in stages if stage["stage"] == "model") > 0
+
+
+def test_an_image_has_one_id_in_the_logs_of_node_and_worker_and_in_its_trace(
+    hospital: tuple[NodeProcess, Orthanc, Redis], collector: tuple[str, list[bytes]],
+    phantoms: list[dict[str, str]], tmp_path: Path,
+) -> None:  # fmt: skip
+    node, _, _ = hospital
+    ds = under_new_uids(Path(phantoms[3]["path"]), tmp_path / "image.dcm")
+    assert node.send(tmp_path / "image.dcm") == [0x0000]
+    wait_for("delivery", lambda: is_delivered(node, ds.SOPInstanceUID), 60)
+    (job,) = (one["job"] for one in node.trace(ds.SOPInstanceUID)["jobs"])
+    traced = bytes.fromhex(job)
+    wait_for("the trace", lambda: any(traced in body for body in collector[1]), 60)
+    lines = [json.loads(line) for line in node.log.read_text().splitlines() if line[:1] == "{"]
+    wrote = {line["logger"].partition(".")[0] for line in lines if line.get("job") == job}
+    assert wrote == {"dicom_node", "worker"}
+    sent = b"".join(body for body in collector[1] if traced in body)
+    assert not any(
+        word in sent for word in (str(ds.PatientID).encode(), ds.SOPInstanceUID.encode())
+    )
 
 
 def test_the_same_image_sent_again_makes_no_second_report(

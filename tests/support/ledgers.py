@@ -7,7 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import sqlalchemy as sa
+
 from dicom_node.base.job import ReportObject, ReportOrder, Result, Ticket
+from dicom_node.store import schema
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger import Instance, Ledger, Route
 
@@ -31,6 +34,30 @@ def fresh(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "ledger.sqlite").write_bytes(_empty())
     return f"sqlite:///{folder}/ledger.sqlite"
+
+
+def expand(url: str, readable_by: str | None = schema.VERSIONS[-1]) -> str:
+    """Add to a ledger's schema what a next version may add; return the number of its schema.
+
+    Parameters
+    ----------
+    readable_by : str or None
+        Oldest schema version whose software may go on using it; None leaves the mark out.
+    """
+    version = f"{int(schema.VERSIONS[-1]) + 1:04d}"
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        for table in schema.metadata.sorted_tables:
+            added = "since_next VARCHAR(64) DEFAULT 'next' NOT NULL"
+            connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))
+        connection.execute(sa.text("CREATE TABLE nexts (id INTEGER PRIMARY KEY)"))
+        connection.execute(sa.text("CREATE INDEX ix_jobs_since_next ON jobs (since_next)"))
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :v"), {"v": version})
+        if readable_by is not None:
+            mark = {"name": schema.readable_mark(version), "value": int(readable_by)}
+            connection.execute(schema.marks.insert(), mark)
+    engine.dispose()
+    return version
 
 
 def on(thing: Thing, moment: float) -> Thing:

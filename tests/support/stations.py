@@ -189,6 +189,8 @@ min_free = "10MB"
         self.worker_config.write_text(f'[worker]\n{worker_broker}\ndevice = "cpu"\n')
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "node.log"
+        self.environment: dict[str, str] = {}
+        """Beside the environment of the tests."""
 
     def start(self, limit_s: float = 60) -> None:
         command = [sys.executable, "-m", "dicom_node", "serve", "--config", str(self.config)]
@@ -196,8 +198,9 @@ min_free = "10MB"
             command += ["--with-worker", str(self.worker_config)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
-            )
+                command, stdout=log, stderr=log, start_new_session=True, cwd=self.folder,
+                env=os.environ | self.environment,
+            )  # fmt: skip
         wait_for("the node answers C-ECHO", self.answers, limit_s)
 
     def answers(self, calling: str = "XRAY1") -> bool:

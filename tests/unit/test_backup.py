@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledgers import NOW, fresh, instance, on, post, reported, result, route, taken
+from ledgers import NOW, expand, fresh, instance, on, post, reported, result, route, taken
 
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.store.backup import HALF, backup, require_whole, restore
@@ -230,3 +230,21 @@ def test_a_manifest_of_another_form_is_refused_in_one_line(
     (folder / "manifest.json").write_text(json.dumps(said | change))
     with pytest.raises(ConfigurationError):
         restore(tmp_path / "new", f"sqlite:///{tmp_path / 'new' / 'ledger.sqlite'}", folder)
+
+
+def test_a_backup_of_a_newer_schema_is_restored_where_the_ledger_itself_would_be_used(
+    site: Site, tmp_path: Path
+) -> None:
+    version = expand(site.url)
+    backup(site.folder, site.url, tmp_path / "backup")
+    other, url = elsewhere(tmp_path)
+    restore(other, url, tmp_path / "backup")
+    ledger = Ledger.open(url)
+    assert ledger.revision() == version
+    ledger.close()
+    file = tmp_path / "backup" / "manifest.json"
+    said = json.loads(file.read_text())
+    for unknown in ({}, {version: "9999"}, {"9999": "0007"}, "0007"):
+        file.write_text(json.dumps(said | {"readable_by": unknown}))
+        with pytest.raises(ConfigurationError, match="made by a newer version"):
+            restore(tmp_path / "third", f"sqlite:///{tmp_path}/third/l.sqlite", tmp_path / "backup")

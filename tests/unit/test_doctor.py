@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import trustme
-from ledgers import NOW, fresh, instance, on, reported, route
+from ledgers import NOW, expand, fresh, instance, on, reported, route
 from listening import listening
 
 from dicom_node.base.checks import Check, exit_code, failed, passed, show, warned
@@ -262,6 +262,13 @@ def test_a_ledger_of_a_newer_version_is_named(tmp_path: Path) -> None:
     check = only(surroundings.ledger(settings_of(tmp_path)))
     assert check.exit_code == 78
     assert "newer version" in check.what
+
+
+def test_a_newer_ledger_that_this_version_may_use_is_a_warning(tmp_path: Path) -> None:
+    expand(fresh(tmp_path))
+    first = next(iter(surroundings.ledger(settings_of(tmp_path))))
+    assert (first.name, first.verdict) == ("ledger", "warn")
+    assert "which may use it" in first.what
 
 
 def test_a_worker_that_was_at_work_is_told_with_its_last_claim(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from hot import HOT
-from ledgers import NOW, SR, fresh, instance, on, post, reported, result, route, taken
+from ledgers import NOW, SR, expand, fresh, instance, on, post, reported, result, route, taken
 from postgresql import Cluster, cluster
 from stations import wait_for
 
@@ -643,6 +643,45 @@ def test_an_upgrade_of_what_is_up_to_date_changes_nothing(url: str, ledger: Ledg
     ledger.instances.receive(instance(), [route()])
     Ledger.upgrade(url)
     assert ledger.instances.known("1.2.3.1") is not None
+
+
+def test_software_goes_on_with_a_newer_schema_that_only_adds_to_its_own(url: str) -> None:
+    """A rollback by one version, or an old node that starts again beside a new one."""
+    running = Ledger.open(url)
+    running.instances.receive(instance(1), [route()])
+    version = expand(url)
+    running.instances.receive(instance(2), [route()])  # its connections saw the old schema
+    running.close()
+    Ledger.upgrade(url)
+    again = Ledger.open(url)
+    reported(again, 3)
+    again.instances.receive(instance(1), [route()])
+    assert again.history.status().jobs == {"received": 2, "reported": 1}
+    assert again.upgrading.step() == "", "which indexes the newer one needs is not known"
+    assert again.revision() == version
+    again.close()
+
+
+@pytest.mark.parametrize("readable_by", [None, f"{int(schema.VERSIONS[-1]) + 1:04d}"])
+def test_a_newer_schema_that_older_software_would_harm_is_refused(
+    sqlite_url: str, readable_by: str | None
+) -> None:
+    expand(sqlite_url, readable_by)
+    for act in (Ledger.open, Ledger.upgrade):
+        with pytest.raises(ConfigurationError, match="written by a newer version"):
+            act(sqlite_url)
+
+
+def test_each_upgrade_says_who_may_go_on_using_the_schema(url: str) -> None:
+    mark = schema.readable_mark(schema.VERSIONS[-1])
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        found = connection.scalar(
+            sa.select(schema.marks.c.value).where(schema.marks.c.name == mark)
+        )
+    engine.dispose()
+    assert found == int(schema.READABLE_BY)
+    assert schema.READABLE_BY in schema.VERSIONS
 
 
 def test_a_ledger_that_is_missing_newer_or_no_database_is_refused_in_one_line(

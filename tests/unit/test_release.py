@@ -6,6 +6,7 @@ import importlib.util
 import re
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
@@ -67,17 +68,56 @@ def test_what_an_image_installs_has_hashes_and_the_versions_that_are_tested(
     assert stale == set(), "run .ci/lock.sh"
 
 
-def test_a_licence_that_nobody_accepted_is_named() -> None:
+@pytest.fixture(scope="module")
+def licences() -> ModuleType:
     spec = importlib.util.spec_from_file_location("licences", ROOT / ".ci" / "licences.py")
     assert spec is not None
     assert spec.loader is not None
-    licences = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(licences)
-    kinds = {
-        "one": "Apache-2.0",
-        "two": "GNU General Public License v3 (GPLv3)",
-        "three": "UNKNOWN",
-        "psycopg": "GNU Lesser General Public License v3 (LGPLv3)",
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_that_is_shipped_has_a_licence_that_binds_nobody(licences: ModuleType) -> None:
+    packages = {name: licence for name, _, licence in licences.shipped(licences.wanted())}
+    assert {"pydicom", "torch", "psycopg", "authlib", "sacrebleu", "opentelemetry-sdk"} <= {
+        *packages
     }
-    packages = [{"Name": n, "Version": "1", "License": text} for n, text in kinds.items()]
-    assert [line.split()[0] for line in licences.refused(packages)] == ["two", "three"]
+    assert "pytest" not in packages
+    assert len(packages) > 60
+    assert licences.refused(licences.shipped(licences.wanted())) == []
+
+
+@pytest.mark.parametrize(
+    ("licence", "is_allowed"),
+    [
+        ("Apache-2.0", True),
+        ("MIT OR GPL-2.0-only", True),
+        ("MIT AND GPL-2.0-only", False),
+        ("(MIT OR GPL-3.0) AND SSPL-1.0", False),
+        ("(MIT OR GPL-3.0) AND BSD-3-Clause", True),
+        ("BSD License; MIT License", True),
+        ("MIT License; GNU General Public License v3 (GPLv3)", False),
+        ("GNU Lesser General Public License v3 (LGPLv3)", False),
+        ("LGPL-2.1-or-later", False),
+        ("AGPL-3.0", False),
+        ("CC-BY-NC-4.0", False),
+        ("Apache 2.0 with Commons Clause", False),
+        ("Proprietary, for miscellaneous and simple permits", False),
+        ("UNKNOWN", False),
+        ("", False),
+        ("MIT AND", False),
+        ("(MIT OR BSD", False),
+        ("Mozilla Public License 2.0 (MPL 2.0)", True),
+    ],
+)
+def test_a_licence_is_read_as_what_it_says(
+    licence: str, is_allowed: bool, licences: ModuleType
+) -> None:
+    assert licences.is_allowed(licence) is is_allowed
+
+
+def test_a_licence_that_nobody_accepted_is_named(licences: ModuleType) -> None:
+    lines = licences.refused([("one", "1", "MIT"), ("two", "2", "GPL-3.0"), ("three", "3", "")])
+    assert lines == ["two 2: GPL-3.0", "three 3: no licence is named"]
+    assert licences.refused([("psycopg", "3", "LGPL-3.0-only")]) == []

@@ -117,12 +117,12 @@ class Ledger:
 
     @classmethod
     def open(cls, url: str, clock: Clock | None = None) -> Self:
-        """Open the ledger at `url`, whose schema is that of this software.
+        """Open the ledger at `url`, whose schema this software may use.
 
         Raises
         ------
         ConfigurationError
-            There is no ledger yet, or another version wrote its schema.
+            There is no ledger yet, or its schema is older, or newer and changed for good.
         Unreachable
             The database gives no answer.
         """
@@ -141,7 +141,7 @@ class Ledger:
         Raises
         ------
         ConfigurationError
-            A newer version wrote the schema.
+            A newer version wrote the schema, and this one may not use it.
         Unreachable, OutOfResources
             The database gives no answer or is full.
         """
@@ -153,12 +153,16 @@ class Ledger:
             database.close()
 
     def check(self) -> None:
-        """Raise `ConfigurationError` unless the schema is that of this software."""
+        """Raise `ConfigurationError` unless this software may use the schema."""
         self.database.check()
 
     def revision(self) -> str | None:
         """Return the version of the schema, None where there is no ledger yet."""
         return self.database.revision()
+
+    def may_use(self, version: str | None) -> bool:
+        """Return whether this software may work on a ledger of a schema version."""
+        return self.database.may_use(version)
 
     def watch(self) -> Watch:
         """Return a cheap way to learn that somebody else has changed the ledger."""

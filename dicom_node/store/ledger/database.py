@@ -30,7 +30,7 @@ from sqlalchemy.engine import Connection, Engine
 from dicom_node.base.addresses import hide_passwords
 from dicom_node.base.errors import ChexFractError, ConfigurationError, OutOfResources, Unreachable
 from dicom_node.store.bell import Bell, Bells
-from dicom_node.store.schema import VERSIONS
+from dicom_node.store.schema import READABLE_BY, VERSIONS, marks, readable_mark
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +91,9 @@ class Database:
         )
 
     def check(self) -> None:
-        """Raise `ConfigurationError` unless the schema is that of this software."""
+        """Raise `ConfigurationError` unless this software may use the schema."""
         version = self.revision()
-        if version == VERSIONS[-1]:
+        if self.may_use(version):
             return
         if version is None:
             raise ConfigurationError(
@@ -117,7 +117,14 @@ class Database:
         if version == VERSIONS[-1]:
             return
         if version is not None and version not in VERSIONS:
-            raise self._newer(version)
+            if not self.may_use(version):
+                raise self._newer(version)
+            logger.warning(
+                "ledger schema %s is newer than %s of this software, which may still use it",
+                version,
+                VERSIONS[-1],
+            )
+            return
         if version is None and self.is_sqlite:
             self._prepare_new()
         # Imported here: a node whose ledger is up to date starts without it.
@@ -132,6 +139,8 @@ class Database:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('migrate'))"))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            mark = {"name": readable_mark(VERSIONS[-1]), "value": int(READABLE_BY)}
+            connection.execute(self.insert(marks).on_conflict_do_nothing(), mark)
         logger.info("ledger schema is now %s", VERSIONS[-1])
 
     def _prepare_new(self) -> None:
@@ -308,6 +317,20 @@ class Database:
                 return None
             found = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
             return None if found is None else str(found)
+
+    def may_use(self, version: str | None) -> bool:
+        """Return whether this software may work on a ledger of a schema version.
+
+        That is its own, or a newer one whose mark says that it has only added to it.
+        """
+        if version is None or version in VERSIONS:
+            return version == VERSIONS[-1]
+        wanted = sa.select(marks.c.value).where(marks.c.name == readable_mark(version))
+        with self.reading() as connection:
+            if not sa.inspect(connection).has_table(marks.name):
+                return False
+            oldest = connection.scalar(wanted)
+        return oldest is not None and oldest <= int(VERSIONS[-1])
 
     def why_read_only(self) -> str:
         """Return why nothing can be written; empty where a transaction that writes can begin."""

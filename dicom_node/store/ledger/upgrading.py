@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.search import OLD_WORDS, add_words, old_words_left, searched_text
-from dicom_node.store.schema import SUPERSEDED, instances, marks, metadata, totals
+from dicom_node.store.schema import SUPERSEDED, VERSIONS, instances, marks, metadata, totals
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ class Upgrading:
 
     def at_start(self) -> None:
         """Do what cannot wait, and all of it in a small ledger."""
+        if self._is_newer():
+            return
         if self._is_small():
             while self.step():
                 continue
@@ -63,9 +65,15 @@ class Upgrading:
         Unreachable, OutOfResources
             The ledger gives no answer; the next call goes on.
         """
+        if self._is_newer():
+            return ""
         if piece := self._whole():
             return piece
         return "" if self._marked(OLD_WORDS) is None else self._move_words()
+
+    def _is_newer(self) -> bool:
+        """Whether newer software changed the schema: which indexes that needs is not known here."""
+        return self._database.revision() not in VERSIONS
 
     def _whole(self) -> str:
         """Do the next piece that looks at a whole table; empty when none is left."""
