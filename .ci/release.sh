@@ -1,8 +1,15 @@
 #!/usr/bin/env bash
-# Build what a release ships, into dist/: wheel and source, twice and compared, a list of what stands in them, licences,
-# known faults of what is installed with it. A version with `.dev` is a rehearsal: the same steps, no heading needed.
+# Build what a release ships: wheel and source, twice and compared, a list of what stands in them, licences, known
+# faults of what is installed with it.
+#
+#   .ci/release.sh                          into dist/, what is installed with it in an environment of its own
+#   .ci/release.sh FOLDER ENVIRONMENT       a rehearsal in an environment that there is, such as .venv
+#
+# A version with `.dev` needs no dated heading in CHANGELOG.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+out=${1:-dist}
+shipped=${2:-}
 
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' dicom_node/base/version.py)
 case $version in
@@ -18,30 +25,32 @@ tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
 python3 -m venv "$tools/build"
 "$tools/build/bin/pip" install --quiet --disable-pip-version-check \
-  build==1.6.1 cyclonedx-bom==7.5.0 pip-licenses==5.5.5 pip-audit==2.10.1
-rm -rf dist
-"$tools/build/bin/python" -m build --outdir dist . >/dev/null
-"$tools/build/bin/python" -m build --outdir "$tools/again" . >/dev/null
-for file in dist/*; do
+  build==1.6.1 hatchling==1.27.0 cyclonedx-bom==7.5.0 pip-licenses==5.5.5 pip-audit==2.10.1
+rm -rf "$out"
+# Without isolation: both builds have the one hatchling from above, and need no index.
+"$tools/build/bin/python" -m build --no-isolation --outdir "$out" . >/dev/null
+"$tools/build/bin/python" -m build --no-isolation --outdir "$tools/again" . >/dev/null
+for file in "$out"/*; do
   cmp "$file" "$tools/again/$(basename "$file")" || { echo "$file differs when it is built again" >&2; exit 1; }
 done
+echo "built twice, the same bytes: $(cd "$out" && echo *)"
 
-# What is installed with it, in an environment that holds nothing else.
-python3 -m venv "$tools/shipped"
-"$tools/shipped/bin/pip" install --quiet --disable-pip-version-check -c constraints.txt \
-  "$(echo dist/*.whl)[worker,oidc,postgresql]"
-"$tools/shipped/bin/chexfract-node" --version
-"$tools/build/bin/cyclonedx-py" environment "$tools/shipped" --output-reproducible \
-  --output-file "dist/chexfract-node-$version.cdx.json"
-"$tools/build/bin/pip-licenses" --python "$tools/shipped/bin/python" --from=mixed --format=markdown --with-urls \
-  --output-file "dist/chexfract-node-$version.licences.md" >/dev/null
-"$tools/build/bin/pip-licenses" --python "$tools/shipped/bin/python" --from=mixed --format=json \
-  --output-file "$tools/licences.json" >/dev/null
-python3 .ci/licences.py "$tools/licences.json"
+if [ -z "$shipped" ]; then # an environment that holds nothing else
+  shipped=$tools/shipped
+  python3 -m venv "$shipped"
+  "$shipped/bin/pip" install --quiet --disable-pip-version-check -c constraints.txt \
+    "$(echo "$out"/*.whl)[worker,research,oidc,postgresql,tracing]"
+fi
+"$shipped/bin/chexfract-node" --version
+"$tools/build/bin/cyclonedx-py" environment "$shipped" --output-reproducible \
+  --output-file "$out/chexfract-node-$version.cdx.json"
+"$tools/build/bin/pip-licenses" --python "$shipped/bin/python" --from=mixed --format=markdown --with-urls \
+  --output-file "$out/chexfract-node-$version.licences.md" >/dev/null
+"$shipped/bin/python" .ci/licences.py
 
 # Faults that are known today; where no index of them answers, that is said and the release goes on.
-"$tools/shipped/bin/pip" freeze --exclude chexfract-node >"$tools/installed.txt"
-if timeout 300 "$tools/build/bin/pip-audit" --no-deps --disable-pip -r "$tools/installed.txt" 2>"$tools/audit.err"; then
+"$shipped/bin/python" -m pip freeze --exclude-editable --exclude chexfract-node >"$tools/installed.txt"
+if timeout 120 "$tools/build/bin/pip-audit" --no-deps --disable-pip -r "$tools/installed.txt" 2>"$tools/audit.err"; then
   echo "pip-audit: nothing known"
 elif grep -Eq "vulnerabilities|vulnerability" "$tools/audit.err"; then
   cat "$tools/audit.err" >&2
@@ -49,5 +58,5 @@ elif grep -Eq "vulnerabilities|vulnerability" "$tools/audit.err"; then
 else
   echo "pip-audit: NO INDEX ANSWERED, nothing was looked up" >&2
 fi
-(cd dist && sha256sum ./*.whl ./*.tar.gz ./*.json ./*.md >SHA256SUMS)
-ls -l dist
+(cd "$out" && sha256sum ./*.whl ./*.tar.gz ./*.json ./*.md >SHA256SUMS)
+ls -l "$out"
