@@ -77,15 +77,15 @@ class UpgradedWorld(World):
         """Return how many reports the ledger has."""
         return self._count("state = 'reported'")
 
-    def _count(self, condition: str) -> int:
+    def _count(self, condition: str, **values: str) -> int:
         engine = sa.create_engine(self.ledger, poolclass=sa.NullPool)
         query = f"SELECT count(*) FROM jobs WHERE {condition}"
         with engine.connect() as connection:
-            return int(connection.execute(sa.text(query)).scalar_one())
+            return int(connection.execute(sa.text(query), values).scalar_one())
 
     def reported_by(self, worker: Station) -> int:
         """Return how many reports a worker has made since its start."""
-        return self._count(f"state = 'reported' AND worker LIKE '%:{worker.pid}'")
+        return self._count("state = 'reported' AND worker LIKE :name", name=f"%:{worker.pid}")
 
     def failed(self) -> int:
         """Return how many jobs have failed."""
