@@ -105,7 +105,9 @@ class Server(ThreadedAssociationServer):
         with OneOfMany(note):
             try:
                 client_address = self._true_address(request, client_address)
-                self.finish_request(self._admit(request, host(client_address)), client_address)
+                self.finish_request(
+                    self._admit_request(request, host(client_address)), client_address
+                )
             except Turned as exc:
                 refusal = Refusal("", host(client_address), "", str(exc))
                 self.refusals.note("turned away", refusal)
@@ -124,7 +126,7 @@ class Server(ThreadedAssociationServer):
         BaseServer.shutdown(self)
         self.server_close()
         for waiting in list(self._waiting):
-            _close(waiting)
+            _close_connection(waiting)
 
     def _true_address(self, request: socket.socket, address: Any) -> Any:
         """Return who calls: behind a TCP balancer, the one whom its PROXY header names."""
@@ -138,7 +140,7 @@ class Server(ThreadedAssociationServer):
         request.settimeout(None)
         return address if caller is None else (caller, 0)
 
-    def _admit(self, request: socket.socket, caller: str) -> socket.socket:
+    def _admit_request(self, request: socket.socket, caller: str) -> socket.socket:
         self._make_room(caller)
         self._waiting[request] = caller
         try:
@@ -165,11 +167,13 @@ class Server(ThreadedAssociationServer):
                 self._turn_away_oldest(most, f"{MAX_WAITING} connections are silent")
 
     def _turn_away_oldest(self, caller: str, why: str) -> None:
-        oldest = next((one for one, of in list(self._waiting.items()) if of == caller), None)
+        oldest = next(
+            (request for request, who in list(self._waiting.items()) if who == caller), None
+        )
         if oldest is not None:
             self._waiting.pop(oldest, "")
             self.refusals.note("turned away", Refusal("", caller, "", why))
-            _close(oldest)
+            _close_connection(oldest)
 
 
 def host(address: Any) -> str:
@@ -177,7 +181,7 @@ def host(address: Any) -> str:
     return show_address(str(address[0]))
 
 
-def _close(connection: socket.socket) -> None:
+def _close_connection(connection: socket.socket) -> None:
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
@@ -205,19 +209,19 @@ def _await_request(request: socket.socket) -> None:
     """Return when a whole A-ASSOCIATE-RQ can be read; take nothing from the socket."""
     deadline = time.monotonic() + FIRST_PDU_S
     try:
-        head = _peek(request, 6, deadline)
+        head = _peek_bytes(request, 6, deadline)
         kind, length = struct.unpack(">BxL", head)
         if kind != _A_ASSOCIATE_RQ:
-            raise Turned(_foreign(head))
+            raise Turned(_foreign_protocol(head))
         if length > MAX_OTHER_PDU:
             raise Turned(f"an A-ASSOCIATE-RQ of {length} bytes")
         # More than this may not fit the kernel's buffer; the rest has its deadline in the `Inlet`.
-        _peek(request, min(6 + length, 1 << 15), deadline)
+        _peek_bytes(request, min(6 + length, 1 << 15), deadline)
     finally:
         request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
-def _peek(request: socket.socket, count: int, deadline: float) -> bytes:
+def _peek_bytes(request: socket.socket, count: int, deadline: float) -> bytes:
     request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
     if not is_readable(request, deadline - time.monotonic()):
         raise Turned(f"no association request within {FIRST_PDU_S:g} s")
@@ -226,7 +230,7 @@ def _peek(request: socket.socket, count: int, deadline: float) -> bytes:
         raise ConnectionResetError
     if len(content) < count:
         if content[0] != _A_ASSOCIATE_RQ:
-            raise Turned(_foreign(content))
+            raise Turned(_foreign_protocol(content))
         raise Turned("closed in the middle of its association request")
     return content
 
@@ -238,7 +242,7 @@ def is_readable(connection: socket.socket, within_s: float) -> bool:
     return bool(poll.poll(max(0.0, within_s) * 1000))
 
 
-def _foreign(head: bytes) -> str:
+def _foreign_protocol(head: bytes) -> str:
     if head[:2] == b"\x16\x03":
         return "a TLS hello at a port without TLS"
     if head.split(b" ")[0] in (b"GET", b"POST", b"HEAD", b"PUT", b"OPTIO", b"OPTIONS", b"CONNEC"):

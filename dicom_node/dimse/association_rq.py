@@ -57,24 +57,26 @@ def normalise(
     """
     if len(pdu) < _FIXED:
         raise MalformedRequest(f"it has {len(pdu)} bytes, less than an association request")
-    called, calling = _title(pdu[10:26]), _title(pdu[26:42])
+    called, calling = _read_title(pdu[10:26]), _read_title(pdu[26:42])
     version = struct.unpack(">H", pdu[6:8])[0]
     items = bytearray()
-    for kind, item in _items(pdu[_FIXED:]):
+    for kind, item in _read_items(pdu[_FIXED:]):
         if kind == _CONTEXT:
             # the context's ID and three reserved bytes come before its items
-            found = [(k, one) for k, one in _items(item[8:]) if k in _IN_CONTEXT]
+            found = [(k, sub_item) for k, sub_item in _read_items(item[8:]) if k in _IN_CONTEXT]
             _check_context(item[4:5], found)
-            item = _item(kind, item[4:8] + b"".join(one for _, one in found))
+            item = _write_item(kind, item[4:8] + b"".join(sub_item for _, sub_item in found))
         elif kind == _USER:
-            item = _item(kind, _user(item[4:], can_be_read))
+            item = _write_item(kind, _user_information(item[4:], can_be_read))
         if kind in _TOP:
             items += item
-    if not any(kind == _USER for kind, _ in _items(bytes(items))):
-        items += _item(_USER, _UNLIMITED)
+    if not any(kind == _USER for kind, _ in _read_items(bytes(items))):
+        items += _write_item(_USER, _UNLIMITED)
     head = struct.pack(">H2x", 1 if version & 1 else version)
-    body = head + _field(called) + _field(calling) + pdu[42:_FIXED] + items
-    fault = _fault("called", pdu[10:26], called) or _fault("calling", pdu[26:42], calling)
+    body = head + _title_field(called) + _title_field(calling) + pdu[42:_FIXED] + items
+    fault = _title_fault("called", pdu[10:26], called) or _title_fault(
+        "calling", pdu[26:42], calling
+    )
     return struct.pack(">BxL", A_ASSOCIATE_RQ, len(body)) + body, Titles(called, calling, fault)
 
 
@@ -82,18 +84,22 @@ def _check_context(number: bytes, found: list[tuple[int, bytes]]) -> None:
     """Raise for a context that nobody can answer (PS3.8 9.3.2.2: an odd ID, an abstract syntax)."""
     if not number or not number[0] & 1:
         raise MalformedRequest("a presentation context has no odd ID")
-    if not any(k == _ABSTRACT and len(one) > 4 for k, one in found):
+    if not any(k == _ABSTRACT and len(sub_item) > 4 for k, sub_item in found):
         raise MalformedRequest("a presentation context has no abstract syntax")
 
 
-def _user(body: bytes, can_be_read: Callable[[int, bytes], bool]) -> bytes:
+def _user_information(body: bytes, can_be_read: Callable[[int, bytes], bool]) -> bytes:
     """Return the User Information without what is unknown or malformed."""
-    kept = [(k, one) for k, one in _items(body) if k in _IN_USER and can_be_read(k, one)]
-    whole = b"".join(one for _, one in kept)
+    kept = [
+        (k, sub_item)
+        for k, sub_item in _read_items(body)
+        if k in _IN_USER and can_be_read(k, sub_item)
+    ]
+    whole = b"".join(sub_item for _, sub_item in kept)
     return whole if any(k == _MAXIMUM_LENGTH for k, _ in kept) else _UNLIMITED + whole
 
 
-def _items(body: bytes) -> Iterator[tuple[int, bytes]]:
+def _read_items(body: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield kind and bytes of each item (PS3.8 9.3.2: type, reserved, length, value)."""
     at = 0
     while at < len(body):
@@ -107,24 +113,24 @@ def _items(body: bytes) -> Iterator[tuple[int, bytes]]:
         at = end
 
 
-def _item(kind: int, body: bytes) -> bytes:
+def _write_item(kind: int, body: bytes) -> bytes:
     return struct.pack(">BxH", kind, len(body)) + body
 
 
-def _title(field: bytes) -> str:
+def _read_title(field: bytes) -> str:
     """Return a title up to a NUL, without blanks around it; what is not ASCII is escaped."""
     return field.partition(b"\0")[0].strip(b" ").decode("latin-1")
 
 
-def _field(title: str) -> bytes:
+def _title_field(title: str) -> bytes:
     """Return the 16 bytes of a title; pynetdicom reads none that is blank or not printable."""
     plain = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in title)
     return (plain or "?").ljust(16).encode("ascii")
 
 
-def _fault(which: str, field: bytes, title: str) -> str:
+def _title_fault(which: str, field: bytes, title: str) -> str:
     if not title:
         return f"its {which} AE title is blank"
-    if _field(title).decode().strip() != title:
+    if _title_field(title).decode().strip() != title:
         return f"its {which} AE title is not an AE title: {ascii(title)[1:-1]}"
     return ""

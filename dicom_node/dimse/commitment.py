@@ -86,7 +86,7 @@ class CommitmentAssociation:
         patches.answer_reports_first(assoc)
         try:
             status, _ = assoc.send_n_action(
-                _request(question), _REQUEST, PUSH_MODEL, PUSH_MODEL_INSTANCE
+                _commitment_request(question), _REQUEST, PUSH_MODEL, PUSH_MODEL_INSTANCE
             )
         except RuntimeError as exc:
             raise Unreachable(f"{self._destination.name} closed the association") from exc
@@ -191,7 +191,7 @@ def read(information: Dataset) -> CommitmentAnswer:
     return CommitmentAnswer(transaction, frozenset(kept - failed.keys()), failed)
 
 
-def _request(question: Question) -> Dataset:
+def _commitment_request(question: Question) -> Dataset:
     asked = Dataset()
     asked.TransactionUID = question.transaction_uid
     asked.ReferencedSOPSequence = []

@@ -38,12 +38,12 @@ def why_not_there(ae_title: str, peer: Peer, report: Path | bytes) -> str:
         raise NotUnderstood(f"the report cannot be read: {type(exc).__name__}") from exc
     try:
         with Destination(ae_title, peer) as archive:
-            return _difference(archive, ours)
+            return _archive_difference(archive, ours)
     except (Transient, Refused) as exc:
         return f"cannot be asked for it: {exc}"
 
 
-def _difference(archive: Destination, ours: Dataset) -> str:
+def _archive_difference(archive: Destination, ours: Dataset) -> str:
     little = [EXPLICIT_LITTLE, IMPLICIT_LITTLE]
     archive.connect_as([build_context(uid, little) for uid in (VERIFICATION, FIND)], [])
     if not archive.accepts(FIND):
@@ -56,13 +56,13 @@ def _difference(archive: Destination, ours: Dataset) -> str:
         SOPInstanceUID=uid,
         SOPClassUID="",
     )
-    found = [one for one in find(archive, asked) if str(one.get("SOPInstanceUID", "")) == uid]
+    found = [match for match in find(archive, asked) if str(match.get("SOPInstanceUID", "")) == uid]
     if not found:
         return "does not find it in its study and series"
     if str(found[0].get("SOPClassUID", "")) not in ("", str(ours.SOPClassUID)):
         return "has an object of another SOP class under its UID"
-    for one in find(archive, query("STUDY", StudyInstanceUID=study, PatientID="")):
-        theirs = str(one.get("PatientID", "")).strip()
+    for match in find(archive, query("STUDY", StudyInstanceUID=study, PatientID="")):
+        theirs = str(match.get("PatientID", "")).strip()
         if theirs and theirs != str(ours.get("PatientID", "")).strip():
             return "has this study under another Patient ID"
     return ""

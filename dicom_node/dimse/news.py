@@ -51,19 +51,19 @@ class News:
         self.follow(provider.to_user_queue)
         assoc._reactor_checkpoint = _Checkpoint(assoc, self._for_user.set)
         for queue in (provider.to_provider_queue, provider.event_queue):
-            _before(queue, "put", self.wake_provider, after=True)
-        _before(provider, "kill_dul", self.wake_provider, after=True)
-        _before(provider, "stop_dul", self._stop_provider)
-        _before(assoc, "kill", self._kill)
-        _before(provider, "run", self._close, after=True)
+            _act_before(queue, "put", self.wake_provider, after=True)
+        _act_before(provider, "kill_dul", self.wake_provider, after=True)
+        _act_before(provider, "stop_dul", self._stop_provider)
+        _act_before(assoc, "kill", self._kill_association)
+        _act_before(provider, "run", self._close_descriptor, after=True)
         cast("Any", assoc)._sleep, provider._sleep = self._user_sleeps, self._provider_sleeps
 
     def __del__(self) -> None:
-        self._close()  # of an association that never began
+        self._close_descriptor()  # of an association that never began
 
     def follow(self, queue: Queue[Any]) -> None:
         """Wake the association's own thread when something is put into `queue`."""
-        _before(queue, "put", self._for_user.set, after=True)
+        _act_before(queue, "put", self._for_user.set, after=True)
 
     def wake_provider(self) -> None:
         """Wake the thread that reads and writes the socket."""
@@ -72,7 +72,7 @@ class News:
             if self._for_provider >= 0:
                 os.eventfd_write(self._for_provider, 1)
 
-    def _close(self) -> None:
+    def _close_descriptor(self) -> None:
         with self._lock:
             descriptor, self._for_provider = self._for_provider, -1
             if descriptor >= 0:
@@ -84,7 +84,7 @@ class News:
             self._assoc.dul._kill_thread = True
             self.wake_provider()
 
-    def _kill(self) -> None:
+    def _kill_association(self) -> None:
         self._assoc._kill = True
         self._for_user.set()
 
@@ -172,7 +172,7 @@ def use_news() -> None:
         cast("Any", self)._news = News(self)
 
     Association.__init__ = with_news  # type: ignore[method-assign]
-    cast("Any", Association)._is_paused = property(_is_paused, _pause)
+    cast("Any", Association)._is_paused = property(_is_paused, _set_paused)
     cast("Any", association).time = cast("Any", dul).time = _Time()
 
 
@@ -183,11 +183,11 @@ def _is_paused(assoc: Association) -> bool:
     return has_stopped or bool(assoc.__dict__.get("_is_paused"))
 
 
-def _pause(assoc: Association, is_paused: bool) -> None:
+def _set_paused(assoc: Association, is_paused: bool) -> None:
     assoc.__dict__["_is_paused"] = is_paused
 
 
-def _before(owner: object, name: str, act: Callable[[], None], *, after: bool = False) -> None:
+def _act_before(owner: object, name: str, act: Callable[[], None], *, after: bool = False) -> None:
     """Let one object do `act` before, or after, what its method `name` does."""
     standard = getattr(owner, name)
 

@@ -52,14 +52,14 @@ def apply() -> None:
     with _lock:
         _config.LOG_HANDLER_LEVEL = "none"
         _config.STORE_SEND_CHUNKED_DATASET = True
-        for name in ("pynetdicom", *(f"pynetdicom.{one}" for one in _TALKATIVE)):
+        for name in ("pynetdicom", *(f"pynetdicom.{module}" for module in _TALKATIVE)):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        AssociationSocket._shutdown_socket = _close  # type: ignore[assignment, method-assign]
+        AssociationSocket._shutdown_socket = _close_socket  # type: ignore[assignment, method-assign]
         if is_known():
             news.use_news()
 
 
-def _close(stream: AssociationSocket) -> None:
+def _close_socket(stream: AssociationSocket) -> None:
     """Close a socket whether or not it was ever connected; pynetdicom leaks a refused one.
 
     Its ``_shutdown_socket`` asks for the peer's address first, and leaves a socket without one
@@ -214,10 +214,10 @@ def answer_reports_first(assoc: Association) -> None:
 
     pynetdicom would take an N-EVENT-REPORT that overtakes the response for the response.
     """
-    assoc.dimse.get_msg = partial(_response, assoc, assoc.dimse.get_msg)  # type: ignore[method-assign]
+    assoc.dimse.get_msg = partial(_next_response, assoc, assoc.dimse.get_msg)  # type: ignore[method-assign]
 
 
-def _response(
+def _next_response(
     assoc: Association, get: Callable[[bool], tuple[Any, Any]], block: bool = False
 ) -> tuple[Any, Any]:
     context_id, message = get(block)

@@ -47,7 +47,7 @@ class Port:
         """
         if not (inherited := environment.get(VARIABLE)):
             return cls(open_port(host, port))
-        descriptor, table, listener, count = (int(one) for one in inherited.split(":"))
+        descriptor, table, listener, count = (int(number) for number in inherited.split(":"))
         opened = socket.socket(fileno=descriptor)
         return cls(opened, SlotTable(table, listener, count) if count > 1 else None)
 

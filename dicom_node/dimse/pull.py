@@ -76,7 +76,9 @@ class Puller:
     _destination: Destination = field(init=False)
 
     def __post_init__(self) -> None:
-        self._destination = Destination(self.ae_title, self.peer, [(evt.EVT_C_STORE, self._stored)])
+        self._destination = Destination(
+            self.ae_title, self.peer, [(evt.EVT_C_STORE, self._on_c_store)]
+        )
 
     def open(self) -> None:
         """Associate, unless the association stands.
@@ -117,9 +119,9 @@ class Puller:
             uid = str(study.get("StudyInstanceUID", ""))
             asked = query("SERIES", StudyInstanceUID=uid, SeriesInstanceUID="", Modality="")
             found += [
-                FoundSeries(uid, str(one.SeriesInstanceUID), str(one.get("Modality", "")))
-                for one in find(self._open_destination(), asked)
-                if one.get("SeriesInstanceUID")
+                FoundSeries(uid, str(match.SeriesInstanceUID), str(match.get("Modality", "")))
+                for match in find(self._open_destination(), asked)
+                if match.get("SeriesInstanceUID")
             ]
         return found
 
@@ -132,14 +134,14 @@ class Puller:
             SOPInstanceUID="",
         )
         found = find(self._open_destination(), asked)
-        return [str(one.SOPInstanceUID) for one in found if one.get("SOPInstanceUID")]
+        return [str(match.SOPInstanceUID) for match in found if match.get("SOPInstanceUID")]
 
     def fetch(self, series: FoundSeries) -> str:
         """Let the peer bring a series; return what went wrong, or an empty text."""
         self.problem = ""
         asked = query("SERIES", StudyInstanceUID=series.study, SeriesInstanceUID=series.series)
         last: Dataset | None = None
-        for status, _ in self._association.send_c_get(asked, GET):
+        for status, _ in self._open_association.send_c_get(asked, GET):
             last = status
         if last is None or "Status" not in last:
             raise Unreachable(f"{self._destination.name} gave no answer to C-GET in time")
@@ -157,10 +159,10 @@ class Puller:
         return self._destination
 
     @property
-    def _association(self) -> Any:
+    def _open_association(self) -> Any:
         return self._open_destination().association
 
-    def _stored(self, event: evt.Event) -> int:
+    def _on_c_store(self, event: evt.Event) -> int:
         """Keep an object that comes on this association; it is one of the SOP classes above."""
         try:
             content, syntax = event.encoded_dataset(), str(event.context.transfer_syntax)

@@ -93,7 +93,7 @@ class Inlet(AssociationSocket):
         pynetdicom closes the connection then.
         """
         if size > self.largest:
-            self._refuse(f"it announces a PDU of {size} bytes")
+            self._note_refusal(f"it announces a PDU of {size} bytes")
             raise ConnectionAbortedError
         self._begun_at = time.monotonic()
 
@@ -150,17 +150,17 @@ class Inlet(AssociationSocket):
         return self.ready or is_readable(self._connection, seconds)
 
     def _read_into(self, space: memoryview) -> int:
-        while (left := self._deadline() - time.monotonic()) > 0:
+        while (left := self._read_deadline() - time.monotonic()) > 0:
             self._connection.settimeout(min(left, _LOOK_EVERY_S))
             with suppress(TimeoutError):
                 return self._connection.recv_into(space)
-        self._refuse("it stopped in the middle of a PDU")
+        self._note_refusal("it stopped in the middle of a PDU")
         raise TimeoutError
 
-    def _refuse(self, reason: str) -> None:
+    def _note_refusal(self, reason: str) -> None:
         self._refusals.note("closing", refusal(self.assoc, reason), self.assoc)
 
-    def _deadline(self) -> float:
+    def _read_deadline(self) -> float:
         assoc = self.assoc
         if assoc.is_established:
             return self._begun_at + self._idle_timeout
@@ -220,11 +220,11 @@ class DataSet(BytesIO):
             try:
                 self.incoming.write(*chunks)
             except ChexFractError as exc:
-                self._fail(exc)
+                self._set_fault(exc)
             except OSError as exc:
-                self._fail(OutOfResources(f"the spool takes no more: {exc.strerror or exc}"))
+                self._set_fault(OutOfResources(f"the spool takes no more: {exc.strerror or exc}"))
 
-    def _fail(self, fault: ChexFractError) -> None:
+    def _set_fault(self, fault: ChexFractError) -> None:
         self.fault = fault
         self.discard()
 
@@ -263,7 +263,7 @@ class Reception(DIMSEServiceProvider):
         self._open: set[DataSet] = set()
         self._is_closed = False
         self._serving = 0
-        patches.run_within(assoc, self._run)
+        patches.run_within(assoc, self._run_thread)
 
     @property
     def is_receiving(self) -> bool:
@@ -275,12 +275,12 @@ class Reception(DIMSEServiceProvider):
         try:
             # One by one: the command set is looked at before its data set, also within one PDU.
             for value in primitive.presentation_data_value_list:
-                one = P_DATA()
-                one._presentation_data_value_list = [value]  # of views, too
+                part = P_DATA()
+                part._presentation_data_value_list = [value]  # of views, too
                 if self.message is not None:
-                    self._direct()
-                super().receive_primitive(one)
-                self._limit()
+                    self._direct_data_set()
+                super().receive_primitive(part)
+                self._limit_message()
         except UNREADABLE as exc:
             self.abort(f"it sent a malformed message ({type(exc).__name__})")
 
@@ -309,7 +309,7 @@ class Reception(DIMSEServiceProvider):
         for data_set in unfinished:
             data_set.discard()
 
-    def _run(self, run: Callable[[], None]) -> None:
+    def _run_thread(self, run: Callable[[], None]) -> None:
         """Run one of pynetdicom's threads; one that gives up neither closes its socket nor says so.
 
         The association's own thread ends first; the reactor still sends what it has left behind.
@@ -368,19 +368,19 @@ class Reception(DIMSEServiceProvider):
         data_set.discard()
         return data_set
 
-    def _direct(self) -> None:
+    def _direct_data_set(self) -> None:
         """Point the data set of a C-STORE request, whose command is complete, at the spool."""
         message = self.message
         if isinstance(message, (C_FIND_RQ, C_GET_RQ, C_MOVE_RQ)):
             self._mend_query(message)
         if not isinstance(message, C_STORE_RQ) or isinstance(message.data_set, DataSet):
             return
-        fault = self._mend(message)
+        fault = self._mend_request(message)
         data_set = self.opened(message.command_set, cast("int", message.context_id), fault)
         data_set.write(cast("BytesIO", message.data_set).getvalue())
         message.data_set = data_set
 
-    def _mend(self, message: C_STORE_RQ) -> str:
+    def _mend_request(self, message: C_STORE_RQ) -> str:
         """Return what is wrong with a request's UIDs, and put some there that are let through.
 
         pynetdicom would leave a request without a UID unanswered, and abort one whose UID is long.
@@ -411,7 +411,7 @@ class Reception(DIMSEServiceProvider):
             title = bare_title(str(command.get("MoveDestination") or ""))
             command.MoveDestination = title[:16] or _NO_TITLE
 
-    def _limit(self) -> None:
+    def _limit_message(self) -> None:
         message = self.message
         if message is None:
             return

@@ -76,7 +76,7 @@ class Refusals:
                     return
                 self._noted.add(of)
             lines = self._lines_of(refusal.address)
-            self._count(refusal)
+            self._count_refusal(refusal)
         lines.warning("%s %s: %s", verb, refusal.who, refusal.reason)
 
     def is_told(self, of: object) -> bool:
@@ -90,7 +90,7 @@ class Refusals:
 
     def start(self) -> None:
         """Begin to write counts down."""
-        self._writer = threading.Thread(target=self._write, name="refusals", daemon=True)
+        self._writer = threading.Thread(target=self._write_counts, name="refusals", daemon=True)
         self._writer.start()
 
     def stop(self) -> None:
@@ -112,9 +112,9 @@ class Refusals:
             logger.warning("refused callers are not written down now: %s", exc)
             with self._lock:
                 for refusal in counts.values():
-                    self._count(refusal)
+                    self._count_refusal(refusal)
 
-    def _write(self) -> None:
+    def _write_counts(self) -> None:
         while not self._stop.wait(WRITE_S):
             self.flush()
 
@@ -126,7 +126,7 @@ class Refusals:
         self._lines.move_to_end(address)
         return lines
 
-    def _count(self, new: Refusal) -> None:
+    def _count_refusal(self, new: Refusal) -> None:
         now = time.time()
         new = replace(
             new,

@@ -76,9 +76,9 @@ class Retrieval:
         """Answer C-FIND: one pending response per match (PS3.4 C.4.1)."""
         count, failures = 0, list[Dataset]()
         try:
-            with OneOfMany(lambda exc: failures.append(_failure(event, exc))):
+            with OneOfMany(lambda exc: failures.append(_failure_status(event, exc))):
                 # pynetdicom would answer 0xC311 with a traceback
-                level, keys = _identifier(event)
+                level, keys = _read_identifier(event)
                 left_out = uncompared(level, keys)
                 pending = NOT_ALL_KEYS if left_out else PENDING
                 for found in self._catalogue.find(level, keys):
@@ -87,25 +87,25 @@ class Retrieval:
                         return
                     count += 1
                     yield pending, answer(keys, level, found)
-                logger.info("%s found %d at level %s", _caller(event.assoc), count, level)
+                logger.info("%s found %d at level %s", _caller_title(event.assoc), count, level)
             if failures:
                 yield failures[0], None
         finally:
-            self._note(replace(_use("queried", event), is_served=not failures))
+            self._note(replace(_use_of_request("queried", event), is_served=not failures))
 
     def on_get(self, event: evt.Event) -> Iterator[Any]:
         """Answer C-GET: send what is named on the same association (PS3.4 C.4.3)."""
-        found, failure = self._named(event)
+        found, failure = self._find_named(event)
         yield max(len(found), int(failure is not None))
-        contexts = (one for one in event.assoc.accepted_contexts if one.as_scu)
-        accepted = {str(one.abstract_syntax) for one in contexts}
+        contexts = (context for context in event.assoc.accepted_contexts if context.as_scu)
+        accepted = {str(context.abstract_syntax) for context in contexts}
         taken = [uid for uid in REPORTS if uid in accepted]
-        use = _use("retrieved", event)
+        use = _use_of_request("retrieved", event)
         yield from self._sub_operations(event, found, failure, use, lambda: taken)
 
     def on_move(self, event: evt.Event) -> Iterator[Any]:
         """Answer C-MOVE: send what is named to a peer (PS3.4 C.4.2)."""
-        found, failure = self._named(event)
+        found, failure = self._find_named(event)
         title = str(event.move_destination or "").strip()
         peers = self._settings.peers
         request = cast("Any", event.assoc.requestor.primitive)
@@ -117,19 +117,21 @@ class Retrieval:
         )
         named, why = who_is_named(peers, title, caller.name)
         peer = peers[named] if named else None
-        if peer is None or not _answers(peer):
+        if peer is None or not _has_answer(peer):
             why = why or "it gives no answer"
-            name = _caller(event.assoc)
+            name = _caller_title(event.assoc)
             _refused.warning("%s moves to %s: %s", name, ascii(title)[1:-1], why)
             yield None, None
             return
         accepted: set[str] = set()
 
         def on_accepted(event: evt.Event) -> None:
-            accepted.update(str(one.abstract_syntax) for one in event.assoc.accepted_contexts)
+            accepted.update(
+                str(context.abstract_syntax) for context in event.assoc.accepted_contexts
+            )
 
         tls = requestor(peer.tls)
-        proposed = _proposed(found, [SR_CLASSES[name] for name in peer.sop_classes])
+        proposed = _proposed_classes(found, [SR_CLASSES[name] for name in peer.sop_classes])
         more = {
             "contexts": [
                 build_context(uid, [EXPLICIT_LITTLE, IMPLICIT_LITTLE]) for uid in proposed
@@ -141,7 +143,7 @@ class Retrieval:
         }
         yield peer.host, peer.port, more
         yield max(len(found), int(failure is not None))
-        use = _use("retrieved", event)
+        use = _use_of_request("retrieved", event)
         use = replace(use, receiver=peer.ae_title, receiver_address=peer.host)
 
         def taken() -> list[str]:
@@ -171,13 +173,13 @@ class Retrieval:
                 if event.is_cancelled:
                     yield CANCEL, None
                     return
-                content = self._content(stored, taken())
+                content = self._read_object(stored, taken())
                 if content is None:
                     is_report = is_exchangeable(stored.sop_class_uid)
                     untaken["SR class" if is_report else stored.sop_class_uid] += 1
                 elif "SOPClassUID" in content:
                     sent.append(stored)
-                yield PENDING, _gone(stored) if content is None else content
+                yield PENDING, _gone_object(stored) if content is None else content
         finally:
             if untaken:
                 count, kinds = untaken.total(), ", no ".join(untaken)
@@ -186,27 +188,27 @@ class Retrieval:
                 is_served = failure is None
                 self._note(replace(use, studies=studies_of(sent), is_served=is_served))
 
-    def _content(self, stored: Stored, taken: Sequence[str]) -> Dataset | None:
+    def _read_object(self, stored: Stored, taken: Sequence[str]) -> Dataset | None:
         """Return an object as the receiver takes it, None where it takes it in no way."""
         try:
             given = self._catalogue.give_out(stored, taken)
             return None if given is None else given.read()
         except (OSError, InvalidDicomError, NotUnderstood):
             logger.warning("%s is no longer in the spool", stored.sop_instance_uid)
-            return _gone(stored)
+            return _gone_object(stored)
 
-    def _named(self, event: evt.Event) -> tuple[list[Stored], Dataset | None]:
+    def _find_named(self, event: evt.Event) -> tuple[list[Stored], Dataset | None]:
         """Return the objects that the identifier names, and the status of a failure."""
         failures = list[Dataset]()
         # pynetdicom would answer 0xC411 with a traceback
-        with OneOfMany(lambda exc: failures.append(_failure(event, exc))):
-            found = self._found(event)
-            logger.info("%s retrieves %d objects", _caller(event.assoc), len(found))
+        with OneOfMany(lambda exc: failures.append(_failure_status(event, exc))):
+            found = self._find_objects(event)
+            logger.info("%s retrieves %d objects", _caller_title(event.assoc), len(found))
             return found, None
         return [], failures[0]
 
-    def _found(self, event: evt.Event) -> list[Stored]:
-        level, keys = _identifier(event)
+    def _find_objects(self, event: evt.Event) -> list[Stored]:
+        level, keys = _read_identifier(event)
         unique = UNIQUE[level]
         if unique not in keys or matching.is_universal(keys[unique]):
             raise _Mismatch(f"no {unique}")
@@ -216,7 +218,7 @@ class Retrieval:
         return found
 
 
-def _gone(stored: Stored) -> Dataset:
+def _gone_object(stored: Stored) -> Dataset:
     """Return what pynetdicom counts as a failure under this UID: it has no SOP class."""
     gone = Dataset()
     gone.SOPInstanceUID = stored.sop_instance_uid
@@ -231,7 +233,7 @@ class _TooMany(Exception):
     """More objects than sub-operations can be counted."""
 
 
-def _identifier(event: evt.Event) -> tuple[Level, Dataset]:
+def _read_identifier(event: evt.Event) -> tuple[Level, Dataset]:
     """Return level and keys of a request."""
     given = cast("Any", event.request).Identifier
     check_whole(given.getvalue() if given else b"", str(event.context.transfer_syntax))
@@ -255,7 +257,7 @@ def _open_stars(keys: Dataset) -> None:
             keys[tag] = element._replace(value=b"", length=0)
 
 
-def _proposed(found: Sequence[Stored], sr_classes: Sequence[str]) -> list[str]:
+def _proposed_classes(found: Sequence[Stored], sr_classes: Sequence[str]) -> list[str]:
     """Return the SOP classes to propose for some objects, `sr_classes` for each report.
 
     Verification is what any peer accepts: a failure goes out after an association, too.
@@ -266,9 +268,9 @@ def _proposed(found: Sequence[Stored], sr_classes: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(classes))
 
 
-def _use(what: Literal["queried", "retrieved"], event: evt.Event) -> Use:
+def _use_of_request(what: Literal["queried", "retrieved"], event: evt.Event) -> Use:
     """Return who asks what, for the audit trail."""
-    caller = _caller(event.assoc)
+    caller = _caller_title(event.assoc)
     identifier = cast("Any", event.request).Identifier
     return Use(
         what,
@@ -281,7 +283,7 @@ def _use(what: Literal["queried", "retrieved"], event: evt.Event) -> Use:
     )
 
 
-def _failure(event: evt.Event, exc: Exception) -> Dataset:
+def _failure_status(event: evt.Event, exc: Exception) -> Dataset:
     """Return the status of a request that cannot be answered (PS3.4 Tables C.4-1 to C.4-3)."""
     status, comment = UNABLE_TO_PROCESS, "unable to process"
     if isinstance(exc, _Mismatch):
@@ -296,7 +298,7 @@ def _failure(event: evt.Event, exc: Exception) -> Dataset:
         comment = "the identifier cannot be understood"
     reason = ascii(comment) if isinstance(exc, _Mismatch) else f"{comment} ({type(exc).__name__})"
     _refused.warning(
-        "refused a request of %s with 0x%04X: %s", _caller(event.assoc), status, reason
+        "refused a request of %s with 0x%04X: %s", _caller_title(event.assoc), status, reason
     )
     plain = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in comment)
     response = Dataset()
@@ -305,7 +307,7 @@ def _failure(event: evt.Event, exc: Exception) -> Dataset:
     return response
 
 
-def _answers(peer: Peer) -> bool:
+def _has_answer(peer: Peer) -> bool:
     """Knock: pynetdicom has no answer of its own for a destination that is switched off."""
     try:
         socket.create_connection((peer.host, peer.port), timeout=5).close()
@@ -318,6 +320,6 @@ def _on_open(event: evt.Event) -> None:
     patches.set_no_delay(event.assoc)
 
 
-def _caller(assoc: Association) -> str:
+def _caller_title(assoc: Association) -> str:
     request = cast("Any", assoc.requestor.primitive)
     return ascii(bare_title(request.calling_ae_title))[1:-1] if request else "?"

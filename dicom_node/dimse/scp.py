@@ -172,7 +172,7 @@ class Listener:
         node = self._settings.node
         tls = acceptor(node.tls)
         port = self._port or Port(open_port(node.host, node.port))
-        self._server = self._served(tls, port)
+        self._server = self._make_server(tls, port)
         self._server.refusals = self._refusals
         self._server.proxies = tuple(parse_network(text) for text in node.proxies)
         self._refusals.start()
@@ -186,10 +186,10 @@ class Listener:
         secured = " with TLS" if tls else ""
         logger.debug("%s at %s port %d%s", node.ae_title, node.host, self.port, secured)
 
-    def _served(self, tls: ssl.SSLContext | None, port: Port) -> Server:
+    def _make_server(self, tls: ssl.SSLContext | None, port: Port) -> Server:
         node = self._settings.node
         ae = entity(node.ae_title, node.max_pdu, moves=True)
-        # Associations are counted in `_rejection`; pynetdicom counts sockets that said nothing too.
+        # Associations are counted in `_find_rejection`; pynetdicom counts silent sockets too.
         ae.maximum_associations = 1 << 20
         ae.acse_timeout = 5
         ae.dimse_timeout = ae.network_timeout = node.idle_timeout
@@ -197,7 +197,7 @@ class Listener:
             (node.host, node.port),
             contexts=self._contexts,
             ssl_context=tls,
-            evt_handlers=self._handlers(),
+            evt_handlers=self._event_handlers(),
             server_class=Server,
             opened=port.socket,
             look=self._slots.exchange,
@@ -216,32 +216,32 @@ class Listener:
             return
         self._server.shutdown()
         deadline = time.monotonic() + STOP_S
-        while (live := self._live()) and time.monotonic() < deadline:
+        while (live := self._live_associations()) and time.monotonic() < deadline:
             for assoc in live:
                 if not cast("Reception", assoc.dimse).is_receiving:
                     self._refusals.hush(assoc)
                     assoc.abort(block=False)
             time.sleep(0.02)
-        for assoc in self._live():
-            logger.warning("aborting the association of %s: the node stops", _name(assoc))
+        for assoc in self._live_associations():
+            logger.warning("aborting the association of %s: the node stops", _caller_name(assoc))
             self._refusals.hush(assoc)
             assoc.abort(block=False)
-        self._settle()
+        self._settle_associations()
         self._refusals.stop()
 
-    def _live(self) -> list[Association]:
+    def _live_associations(self) -> list[Association]:
         return self._slots.open()
 
-    def _settle(self) -> None:
+    def _settle_associations(self) -> None:
         """Give the aborts a moment to leave, then close what is still open."""
         deadline = time.monotonic() + 0.5
-        while self._live() and time.monotonic() < deadline:
+        while self._live_associations() and time.monotonic() < deadline:
             time.sleep(0.02)
-        for assoc in self._live():
+        for assoc in self._live_associations():
             if assoc.dul.socket:
                 assoc.dul.socket.close()
 
-    def _handlers(self) -> list[Any]:
+    def _event_handlers(self) -> list[Any]:
         retrieval: list[Any] = []
         if self._retrieval:
             retrieval = [
@@ -271,16 +271,16 @@ class Listener:
         patches.replace_provider(assoc, provider)
         patches.serve_in_full(
             assoc,
-            lambda what: self._refuse("ignored", assoc, what),
+            lambda what: self._note_refusal("ignored", assoc, what),
         )
         self._names[assoc] = secrets.token_hex(4)
 
         def on_fault(reason: str) -> None:
-            self._refuse("aborting the association request of", assoc, reason)
+            self._note_refusal("aborting the association request of", assoc, reason)
 
         patches.read_requests(assoc, partial(self._titles.__setitem__, assoc), on_fault)
         if self._is_streamed:
-            Stream(assoc, frozenset(IMAGES), self._store)
+            Stream(assoc, frozenset(IMAGES), self._answer_store)
 
     def _on_close(self, event: evt.Event) -> None:
         cast("Reception", event.assoc.dimse).close()
@@ -290,37 +290,39 @@ class Listener:
         """Take note of what ends an association inside pynetdicom (PS3.8 9.2.1)."""
         action, assoc = cast("Any", event).action, event.assoc
         if action == "AE-6" and cast("Any", event).next_state == "Sta13":
-            self._refuse("rejected the association of", assoc, PROTOCOL_VERSION.reason)
+            self._note_refusal("rejected the association of", assoc, PROTOCOL_VERSION.reason)
         elif action in _ABORTS:
             is_idle = cast("Any", event).fsm_event == "Evt15" and assoc.dul.idle_timer_expired()
             silent = f"nothing came for {self._settings.node.idle_timeout:g} s"
             reason = silent if is_idle else "it sent what does not belong here"
-            self._refuse("aborting", assoc, reason)
+            self._note_refusal("aborting", assoc, reason)
 
-    def _refuse(self, verb: str, assoc: Association, reason: str) -> None:
+    def _note_refusal(self, verb: str, assoc: Association, reason: str) -> None:
         self._refusals.note(verb, refusal(assoc, reason), assoc)
 
     def _on_request(self, event: evt.Event) -> None:
         """Admit or reject an association before it is negotiated."""
         assoc = event.assoc
         rejection: Rejection | None = TOO_MANY
-        with OneOfMany(lambda exc: logger.error("request of %s", _name(assoc), exc_info=exc)):
-            rejection = self._rejection(assoc)
+        with OneOfMany(
+            lambda exc: logger.error("request of %s", _caller_name(assoc), exc_info=exc)
+        ):
+            rejection = self._find_rejection(assoc)
         if rejection:
-            self._refuse("rejected the association of", assoc, rejection.reason)
+            self._note_refusal("rejected the association of", assoc, rejection.reason)
             assoc.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
             assoc.kill()
         else:
-            self._offer(assoc)
+            self._offer_contexts(assoc)
 
-    def _offer(self, assoc: Association) -> None:
+    def _offer_contexts(self, assoc: Association) -> None:
         """Offer what is for this caller, beside what is for all.
 
         The reports' SOP classes are for one that will store what it gets by C-GET: an archive that
         found them accepted would send its own here. Storage Commitment is for those who are asked.
         """
         settings = self._settings
-        caller = who_calls(settings.peers, *_calling(assoc))
+        caller = who_calls(settings.peers, *_calling_side(assoc))
         peer = settings.peers[caller.name] if caller.name else None
         taken: list[PresentationContext] = []
         if self._retrieval and may(settings, caller, "retrieve"):
@@ -329,13 +331,17 @@ class Listener:
         if self._commitments and peer and "commit" in peer.may:
             taken += self._commitments.contexts(peer)
         known = {context.abstract_syntax for context in taken}
-        others = [one for one in self._contexts if one.abstract_syntax not in known]
+        others = [context for context in self._contexts if context.abstract_syntax not in known]
         offered = assoc.acceptor.supported_contexts = [
-            *(one for one in others if may(settings, caller, right_for(one.abstract_syntax))),
+            *(
+                context
+                for context in others
+                if may(settings, caller, right_for(context.abstract_syntax))
+            ),
             *taken,
         ]
-        wanted = [str(one.abstract_syntax) for one in assoc.requestor.requested_contexts]
-        if not {str(one.abstract_syntax) for one in offered}.intersection(wanted):
+        wanted = [str(context.abstract_syntax) for context in assoc.requestor.requested_contexts]
+        if not {str(context.abstract_syntax) for context in offered}.intersection(wanted):
             first = ascii(wanted[0])[1:-1] if wanted else "none"
             rights = [right_for(uid) for uid in wanted]
             lacking = [right for right in rights if not may(settings, caller, right)]
@@ -344,12 +350,12 @@ class Listener:
                 reason = f"peer {caller.name} may not {lacking[0]}; peers.{caller.name}.may says so"
             self._refusals.note("no presentation context for", refusal(assoc, reason), assoc)
 
-    def _rejection(self, assoc: Association) -> Rejection | None:
+    def _find_rejection(self, assoc: Association) -> Rejection | None:
         node = self._settings.node
         request = cast("Any", assoc.requestor.primitive)
         if str(request.application_context_name or "").strip() != APPLICATION:
             return APPLICATION_CONTEXT
-        calling, address, certificate = _calling(assoc)
+        calling, address, certificate = _calling_side(assoc)
         titles = self._titles.get(assoc)
         if titles and titles.fault:
             known = CALLED_AE_UNKNOWN if "called" in titles.fault else CALLING_AE_UNKNOWN
@@ -358,7 +364,7 @@ class Listener:
         if node.called_ae_check and bare_title(request.called_ae_title) not in known_titles:
             return CALLED_AE_UNKNOWN
         caller = who_calls(self._settings.peers, calling, address, certificate)
-        if node.known_peers_only and (unknown := _unknown(caller)):
+        if node.known_peers_only and (unknown := _unknown_caller(caller)):
             return unknown
         wants_storage = any(
             context.abstract_syntax in IMAGES
@@ -381,7 +387,7 @@ class Listener:
         return 0.0 if is_at_work else inlet.silent_for
 
     def _give_way(self, assoc: Association, reason: str) -> None:
-        self._refuse("aborting the association of", assoc, reason)
+        self._note_refusal("aborting the association of", assoc, reason)
         assoc.abort(block=False)
 
     def _at_work(self, handler: Any) -> Any:
@@ -413,16 +419,20 @@ class Listener:
                 accepted.sop_class_uid != event.context.abstract_syntax
             ):
                 data_set.fault = data_set.fault or NotNegotiated("not for this context")
-            status, comment = self._store(assoc, request, data_set)
-        return _answer(status, comment) if status else status
+            status, comment = self._answer_store(assoc, request, data_set)
+        return _status_dataset(status, comment) if status else status
 
-    def _store(self, assoc: Association, request: Request, data_set: DataSet) -> tuple[int, str]:
+    def _answer_store(
+        self, assoc: Association, request: Request, data_set: DataSet
+    ) -> tuple[int, str]:
         """Keep a data set; return Status (PS3.4 Table B.2-1, PS3.7 C) and Error Comment."""
         # Where nothing is known to be wrong with the Instance, its sender shall keep it.
         status, comment, reason = OUT_OF_RESOURCES, "internal error; send later", "see above"
-        with OneOfMany(lambda exc: logger.error("C-STORE of %s", _name(assoc), exc_info=exc)):
+        with OneOfMany(
+            lambda exc: logger.error("C-STORE of %s", _caller_name(assoc), exc_info=exc)
+        ):
             try:
-                self._keep(assoc, request, data_set)
+                self._keep_data_set(assoc, request, data_set)
             except Transient as exc:
                 comment, reason = "out of resources; send later", str(exc)
             except Permanent as exc:
@@ -430,16 +440,16 @@ class Listener:
                 reason = str(exc)
             else:
                 return SUCCESS, ""
-        name = _name(assoc)
+        name = _caller_name(assoc)
         logger.warning("refused an Instance of %s with 0x%04X: %s", name, status, reason)
-        return status, _plain(comment)
+        return status, _plain_comment(comment)
 
-    def _keep(self, assoc: Association, request: Request, data_set: DataSet) -> None:
+    def _keep_data_set(self, assoc: Association, request: Request, data_set: DataSet) -> None:
         if data_set.fault:
             raise data_set.fault
         if not data_set.size:
             raise NotUnderstood("no data set")
-        sender = _sender(assoc, request, self._names.get(assoc, ""))
+        sender = _sender_of_request(assoc, request, self._names.get(assoc, ""))
         self._intake.finish(data_set.incoming, request.accepted, sender)
 
 
@@ -458,8 +468,8 @@ def _data_set(reception: Reception, primitive: Any) -> Iterator[DataSet]:
         yield data_set
 
 
-def _sender(assoc: Association, request: Request, name: str) -> Sender:
-    calling_ae, calling_host, certificate = _calling(assoc)
+def _sender_of_request(assoc: Association, request: Request, name: str) -> Sender:
+    calling_ae, calling_host, certificate = _calling_side(assoc)
     called = cast("Any", assoc.requestor.primitive).called_ae_title
     return Sender(
         calling_ae=calling_ae,
@@ -471,20 +481,20 @@ def _sender(assoc: Association, request: Request, name: str) -> Sender:
     )
 
 
-def _answer(status: int, comment: str) -> Dataset:
+def _status_dataset(status: int, comment: str) -> Dataset:
     answer = Dataset()
     answer.Status = status
     answer.ErrorComment = comment
     return answer
 
 
-def _plain(comment: str) -> str:
+def _plain_comment(comment: str) -> str:
     # (0000,0902) is LO: 64 characters of the default repertoire, without backslash.
     plain = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in comment)
     return plain[:64].strip()
 
 
-def _calling(assoc: Association) -> tuple[str, str, bytes]:
+def _calling_side(assoc: Association) -> tuple[str, str, bytes]:
     """Return AE title, address and certificate of the caller."""
     request = cast("Any", assoc.requestor.primitive)
     connection = cast("AssociationSocket", assoc.dul.socket).socket
@@ -492,7 +502,7 @@ def _calling(assoc: Association) -> tuple[str, str, bytes]:
     return bare_title(request.calling_ae_title), address, shown_certificate(connection)
 
 
-def _unknown(caller: Caller) -> Rejection | None:
+def _unknown_caller(caller: Caller) -> Rejection | None:
     if caller.name is not None:
         return None
     if not caller.is_title_known:
@@ -500,7 +510,7 @@ def _unknown(caller: Caller) -> Rejection | None:
     return replace(CALLING_HOST_UNKNOWN, reason=f"{CALLING_HOST_UNKNOWN.reason} ({caller.problem})")
 
 
-def _name(assoc: Association) -> str:
+def _caller_name(assoc: Association) -> str:
     """Return who calls, with what a peer wrote escaped."""
     request = cast("Any", assoc.requestor.primitive)
     title = bare_title(request.calling_ae_title) if request else "?"

@@ -104,7 +104,7 @@ class Destination:
             No connection, no answer within the peer's timeout, or a rejected association.
         """
         little = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
-        self._connect([(uid, syntax) for uid in sop_classes for syntax in little])
+        self._connect_contexts([(uid, syntax) for uid in sop_classes for syntax in little])
 
     def connect_as(
         self,
@@ -119,7 +119,7 @@ class Destination:
             As `connect`.
         """
         self.close()
-        self._assoc = self._associate(list(contexts), list(roles))
+        self._assoc = self._open_association(list(contexts), list(roles))
         self._used = time.monotonic()
 
     def accepts(self, sop_class_uid: str, transfer_syntax_uid: str | None = None) -> bool:
@@ -145,7 +145,7 @@ class Destination:
         Unreachable
             The association broke, or the peer fell silent.
         """
-        sop_class, syntax = _kind(content)
+        sop_class, syntax = _class_and_syntax(content)
         if not self._assoc or not self._assoc.is_established:
             raise Unreachable(f"{self.name} closed the association; it will be tried again")
         if not self.accepts(sop_class):
@@ -154,7 +154,7 @@ class Destination:
         size = content.stat().st_size if isinstance(content, Path) else len(content)
         self._assoc.dimse_timeout = self._peer.timeout + size / SLOWEST
         is_as_it_is = isinstance(content, Path) and self.accepts(sop_class, syntax)
-        answer = self._send(content if is_as_it_is else dcmread(_source(content)))
+        answer = self._send_object(content if is_as_it_is else dcmread(_readable_source(content)))
         self._used = time.monotonic()
         if "Status" not in answer:
             self.close()
@@ -200,17 +200,17 @@ class Destination:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _connect(self, wanted: Sequence[tuple[str, str]]) -> None:
+    def _connect_contexts(self, wanted: Sequence[tuple[str, str]]) -> None:
         if self.is_open and self._offered.issuperset(wanted):
             return
         self.close()
         contexts = [build_context(VERIFICATION, [EXPLICIT_LITTLE, IMPLICIT_LITTLE])]
         contexts += [build_context(uid, [syntax]) for uid, syntax in wanted]
-        self._assoc = self._associate(contexts)
+        self._assoc = self._open_association(contexts)
         self._offered = frozenset(wanted)
         self._used = time.monotonic()
 
-    def _associate(
+    def _open_association(
         self,
         contexts: list[PresentationContext],
         roles: list[SCP_SCU_RoleSelectionNegotiation] | None = None,
@@ -285,7 +285,7 @@ class Destination:
             return f"{self.name} cannot be reached: {exc.strerror or exc}"
         return f"{self.name} could not be reached a moment ago; try again"
 
-    def _send(self, content: Any) -> Any:
+    def _send_object(self, content: Any) -> Any:
         self._message_id = self._message_id % 65535 + 1
         try:
             return cast("Association", self._assoc).send_c_store(content, self._message_id)
@@ -337,24 +337,24 @@ def send(
     """
     stored = 0
     with Destination(ae_title, peer) as destination:
-        for batch, kinds in _batches(paths, on_result):
-            destination._connect(kinds)
+        for batch, kinds in _association_batches(paths, on_result):
+            destination._connect_contexts(kinds)
             for path in batch:
-                status, reason = _store(destination, path)
+                status, reason = _store_file(destination, path)
                 on_result(path, status, reason)
                 stored += not reason
     return SendResult(stored, len(paths) - stored)
 
 
-def _store(destination: Destination, path: Path) -> tuple[int | None, str]:
-    sop_class, syntax = _kind(path)
+def _store_file(destination: Destination, path: Path) -> tuple[int | None, str]:
+    sop_class, syntax = _class_and_syntax(path)
     if not destination.accepts(sop_class, syntax):
         return None, f"{destination.name} does not take SOP class {sop_class} in {syntax}"
     status = destination.store(path)
     return status, fault(status)
 
 
-def _batches(
+def _association_batches(
     paths: Sequence[Path], on_result: Callable[[Path, int | None, str], None]
 ) -> Iterator[tuple[list[Path], list[tuple[str, str]]]]:
     """Yield files whose kinds fit one association; tell which are not DICOM files."""
@@ -362,7 +362,7 @@ def _batches(
     kinds: dict[tuple[str, str], None] = {}
     for path in paths:
         try:
-            kind = _kind(path)
+            kind = _class_and_syntax(path)
         except NotUnderstood as exc:
             on_result(path, None, str(exc))
             continue
@@ -375,11 +375,11 @@ def _batches(
         yield batch, list(kinds)
 
 
-def _source(content: Path | bytes) -> Path | BytesIO:
+def _readable_source(content: Path | bytes) -> Path | BytesIO:
     return content if isinstance(content, Path) else BytesIO(content)
 
 
-def _kind(content: Path | bytes) -> tuple[str, str]:
+def _class_and_syntax(content: Path | bytes) -> tuple[str, str]:
     """Return SOP class and transfer syntax of a Part 10 file."""
     name = content if isinstance(content, Path) else "the object"
     try:

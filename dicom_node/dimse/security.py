@@ -34,7 +34,7 @@ def acceptor(tls: Tls) -> ssl.SSLContext | None:
         return None
     if not tls.certificate:
         raise ConfigurationError("node.tls.certificate: a listener with TLS needs a certificate")
-    context = _context(ssl.PROTOCOL_TLS_SERVER, tls)
+    context = _tls_context(ssl.PROTOCOL_TLS_SERVER, tls)
     if tls.ca:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
@@ -53,7 +53,7 @@ def requestor(tls: Tls) -> ssl.SSLContext | None:
     """
     if not (tls.certificate or tls.key or tls.ca):
         return None
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, tls)
+    context = _tls_context(ssl.PROTOCOL_TLS_CLIENT, tls)
     if not tls.ca:
         context.load_default_certs()
     return context
@@ -65,7 +65,7 @@ def shown_certificate(connection: object) -> bytes:
     return shown or b""
 
 
-def _context(protocol: int, tls: Tls) -> ssl.SSLContext:
+def _tls_context(protocol: int, tls: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = VERSIONS[0]
     context.set_ciphers(CIPHERS)

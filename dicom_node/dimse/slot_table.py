@@ -60,8 +60,8 @@ class SlotTable:
         self._count = count
         self._is_empty = False
         with self.locked():
-            self._write(listener, [])
-            self._write(listener, [], _ASKS)
+            self._write_rows(listener, [])
+            self._write_rows(listener, [], _ASKS)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -78,10 +78,10 @@ class SlotTable:
         rows = []
         for listener in range(self._count):
             if listener != self._listener:
-                asked = {number for number, _ in self._read(listener, _ASKS)}
+                asked = {number for number, _ in self._read_rows(listener, _ASKS)}
                 rows += [
                     HeldRow(listener, number, *rest)
-                    for number, *rest in self._read(listener)
+                    for number, *rest in self._read_rows(listener)
                     if number not in asked
                 ]
         return rows
@@ -90,21 +90,25 @@ class SlotTable:
         """Write what this listener holds: number, AE title, address, is peer, silent since."""
         content = list(rows)
         if content or not self._is_empty:
-            self._write(self._listener, content)
+            self._write_rows(self._listener, content)
             self._is_empty = not content
 
     def ask(self, row: HeldRow, reason: str) -> None:
         """Ask the owner of an association to end it; from now on it counts as ended."""
-        self._write(row.listener, [*self._read(row.listener, _ASKS), [row.number, reason]], _ASKS)
+        self._write_rows(
+            row.listener, [*self._read_rows(row.listener, _ASKS), [row.number, reason]], _ASKS
+        )
 
     def asked(self) -> list[tuple[int, str]]:
         """Take what others have asked this listener to end: number and reason."""
-        asks = [(int(number), str(reason)) for number, reason in self._read(self._listener, _ASKS)]
+        asks = [
+            (int(number), str(reason)) for number, reason in self._read_rows(self._listener, _ASKS)
+        ]
         if asks:
-            self._write(self._listener, [], _ASKS)
+            self._write_rows(self._listener, [], _ASKS)
         return asks
 
-    def _read(self, listener: int, at: int = 0) -> list[Any]:
+    def _read_rows(self, listener: int, at: int = 0) -> list[Any]:
         begin = listener * _REGION + at
         head = os.pread(self._descriptor, _size.size, begin)
         if len(head) < _size.size:
@@ -114,6 +118,6 @@ class SlotTable:
         rows: list[Any] = json.loads(content) if content else []
         return rows
 
-    def _write(self, listener: int, rows: list[Any], at: int = 0) -> None:
+    def _write_rows(self, listener: int, rows: list[Any], at: int = 0) -> None:
         content = json.dumps(rows).encode()
         os.pwrite(self._descriptor, _size.pack(len(content)) + content, listener * _REGION + at)

@@ -74,7 +74,7 @@ class Slots(Generic[Held]):
     def open(self) -> list[Held]:
         """Return the associations that are open."""
         with self._lock:
-            return [one for one in self._held if self._is_alive(one)]
+            return [slot for slot in self._held if self._is_alive(slot)]
 
     def take(self, association: Held, holder: Holder, most: int, most_of_one: int) -> str:
         """Let `holder` have an association; return why not, or an empty text.
@@ -84,14 +84,14 @@ class Slots(Generic[Held]):
         most, most_of_one : int
             Associations in all, and of one peer.
         """
-        with self._lock, self._shared() as others:
+        with self._lock, self._shared_slots() as others:
             self._forget_closed()
             everywhere = self._held | others
-            reason = self._refusal(everywhere, holder, most, most_of_one)
+            reason = self._refusal_reason(everywhere, holder, most, most_of_one)
             if not reason:
                 self._held[association] = holder
                 self._numbers[association] = next(self._next)
-                self._publish()
+                self._publish_rows()
         return reason
 
     def release(self, association: Held) -> None:
@@ -99,7 +99,7 @@ class Slots(Generic[Held]):
         with self._lock:
             if self._held.pop(association, None) is not None and self._table is not None:
                 with self._table.locked():
-                    self._publish()
+                    self._publish_rows()
             self._numbers.pop(association, None)
 
     def exchange(self) -> None:
@@ -111,18 +111,18 @@ class Slots(Generic[Held]):
             return
         with self._lock, self._table.locked():
             self._forget_closed()
-            called = {number: one for one, number in self._numbers.items()}
+            called = {number: slot for slot, number in self._numbers.items()}
             for number, reason in self._table.asked():
-                one = called.get(number)
+                slot = called.get(number)
                 # Asked for on a look a moment old: what has begun to work since then stays.
-                if one is not None and self._silent_for(one) >= IDLE_STRANGER_S:
-                    self._held.pop(one, None)
-                    self._numbers.pop(one, None)
-                    self._end(one, reason)
-            self._publish()
+                if slot is not None and self._silent_for(slot) >= IDLE_STRANGER_S:
+                    self._held.pop(slot, None)
+                    self._numbers.pop(slot, None)
+                    self._end(slot, reason)
+            self._publish_rows()
 
     @contextmanager
-    def _shared(self) -> Iterator[dict[HeldRow, Holder]]:
+    def _shared_slots(self) -> Iterator[dict[HeldRow, Holder]]:
         """Yield what other listeners hold, while none of them changes it."""
         if self._table is None:
             yield {}
@@ -132,22 +132,26 @@ class Slots(Generic[Held]):
                 row: Holder(row.ae_title, row.address, row.is_peer) for row in self._table.others()
             }
 
-    def _publish(self) -> None:
+    def _publish_rows(self) -> None:
         if self._table is None:
             return
         now = time.monotonic()
         rows = []
-        for one, of in self._held.items():
-            silent = self._silent_for(one)
+        for slot, holder in self._held.items():
+            silent = self._silent_for(slot)
             since = now - silent if silent else None
-            rows.append((self._numbers[one], of.ae_title, of.address, of.is_peer, since))
+            rows.append(
+                (self._numbers[slot], holder.ae_title, holder.address, holder.is_peer, since)
+            )
         self._table.publish(rows)
 
     def _forget_closed(self) -> None:
-        self._held = {one: of for one, of in self._held.items() if self._is_alive(one)}
-        self._numbers = {one: number for one, number in self._numbers.items() if one in self._held}
+        self._held = {slot: holder for slot, holder in self._held.items() if self._is_alive(slot)}
+        self._numbers = {
+            slot: number for slot, number in self._numbers.items() if slot in self._held
+        }
 
-    def _refusal(
+    def _refusal_reason(
         self,
         everywhere: dict[Held | HeldRow, Holder],
         holder: Holder,
@@ -156,18 +160,19 @@ class Slots(Generic[Held]):
     ) -> str:
         holders = list(everywhere.values())
         if not holder.is_peer:
-            strangers = [one for one in holders if not one.is_peer]
+            strangers = [other for other in holders if not other.is_peer]
             # A quarter is for peers; of a node that takes three at a time, none can be spared.
             if len(strangers) >= most - most // 4:
                 return OF_STRANGERS
             if any(
-                [getattr(one, by) for one in strangers].count(getattr(holder, by)) >= most_of_one
+                [getattr(other, by) for other in strangers].count(getattr(holder, by))
+                >= most_of_one
                 for by in ("address", "ae_title")
             ):
                 return OF_PEER
         if holders.count(holder) >= most_of_one:
             # Its own idle one goes first: a modality that was cut off comes back by a new one.
-            if not self._free(one for one, of in everywhere.items() if of == holder):
+            if not self._free_silent(slot for slot, other in everywhere.items() if other == holder):
                 return OF_PEER
             return "" if len(holders) - 1 < most else ALL_TAKEN
         if len(holders) < most:
@@ -176,21 +181,26 @@ class Slots(Generic[Held]):
 
     def _make_room(self, everywhere: dict[Held | HeldRow, Holder], holder: Holder) -> bool:
         """End what has been idle: of a stranger, or of the peer that has the most."""
-        if self._free(
-            (one for one, of in everywhere.items() if not of.is_peer), longer_than=IDLE_STRANGER_S
+        if self._free_silent(
+            (slot for slot, other in everywhere.items() if not other.is_peer),
+            longer_than=IDLE_STRANGER_S,
         ):
             return True
         counts = Counter(everywhere.values())
-        most = max((of for of in counts if of != holder), key=counts.__getitem__, default=holder)
+        most = max(
+            (other for other in counts if other != holder), key=counts.__getitem__, default=holder
+        )
         if counts[most] <= counts[holder] + 1:
             return False  # two equals would take the last one from each other for ever
-        return self._free(one for one, of in everywhere.items() if of == most)
+        return self._free_silent(slot for slot, other in everywhere.items() if other == most)
 
-    def _free(self, candidates: Iterable[Held | HeldRow], longer_than: float = IDLE_S) -> bool:
-        """End the one that has been silent for the longest time; return whether there is one."""
+    def _free_silent(
+        self, candidates: Iterable[Held | HeldRow], longer_than: float = IDLE_S
+    ) -> bool:
+        """End the candidate that has been silent for the longest time; return whether any was."""
         silent = {
-            one: one.silent_for if isinstance(one, HeldRow) else self._silent_for(one)
-            for one in candidates
+            slot: slot.silent_for if isinstance(slot, HeldRow) else self._silent_for(slot)
+            for slot in candidates
         }
         oldest = max(silent, key=silent.__getitem__, default=None)
         if oldest is None or silent[oldest] < longer_than:

@@ -89,13 +89,13 @@ class Stream:
         self._inlet = cast("Inlet", assoc.dul.socket)
         self._reception = cast("Reception", assoc.dimse)
         self._fragments = Fragments(self._inlet)
-        self._standard = patches.replace_read(assoc, self._read)
+        self._standard = patches.replace_read(assoc, self._read_pdu)
 
-    def _read(self) -> None:
+    def _read_pdu(self) -> None:
         """Take the place of pynetdicom's read of one PDU, which is called when one can be read."""
         dul = self._assoc.dul
         try:
-            if self._is_ours() and self._serve():
+            if self._is_ours() and self._serve_requests():
                 return
         except OSError:
             dul.event_queue.put("Evt17")  # PS3.8 9.2.2: the transport connection is closed
@@ -115,20 +115,20 @@ class Stream:
         """Return whether this node wants to send something, an A-ABORT as a rule."""
         return bool(self._assoc.dul.to_provider_queue.queue)
 
-    def _serve(self) -> bool:
+    def _serve_requests(self) -> bool:
         """Answer the requests that follow one another; False when something else comes first."""
-        request = self._request()
+        request = self._take_request()
         if request is None:
             return False
         # A modality sends a study in one go: what follows within moments is taken here as well,
         # without waking pynetdicom's threads in between.
-        with self._alone():
-            while request and self._store(request) and self._is_more_to_come():
-                request = self._request()
+        with self._reactor_waits():
+            while request and self._store_data_set(request) and self._is_more_to_come():
+                request = self._take_request()
         return True
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _reactor_waits(self) -> Iterator[None]:
         """Let the association's own thread, which else looks around each millisecond, wait."""
         self._assoc._reactor_checkpoint.clear()
         try:
@@ -140,20 +140,20 @@ class Stream:
     def _is_more_to_come(self) -> bool:
         return not self._is_called() and self._inlet.is_next_within(NEXT_WITHIN_S)
 
-    def _request(self) -> Request | None:
+    def _take_request(self) -> Request | None:
         """Take the request that begins here, if it is a plain one; else take nothing."""
         begun = self._fragments.peek()
-        request = begun and self._understood(*begun)
+        request = begun and self._plain_request(*begun)
         if not (begun and request):
             return None
         self._fragments.begin(*begun)
         return request
 
-    def _understood(self, context_id: int, command: bytes) -> Request | None:
+    def _plain_request(self, context_id: int, command: bytes) -> Request | None:
         context = self._assoc._accepted_cx.get(context_id)
-        elements = _elements(command)
+        elements = _read_elements(command)
         sop_class, instance = (elements.get(n, b"").rstrip(b"\0 ") for n in (0x0002, 0x1000))
-        kind, message_id, data_set = (_number(elements, n) for n in (0x0100, 0x0110, 0x0800))
+        kind, message_id, data_set = (_read_number(elements, n) for n in (0x0100, 0x0110, 0x0800))
         if context is None or not context.as_scp or kind != _C_STORE_RQ or message_id is None:
             return None
         if data_set in (None, _NO_DATA_SET):
@@ -167,25 +167,25 @@ class Stream:
         fault = fault or uid_fault(instance)
         uid = "" if fault else instance.decode()
         accepted = Accepted(abstract, uid, str(context.transfer_syntax[0]))
-        return Request(context_id, message_id, _number(elements, 0x0700) or 0, accepted, fault)
+        return Request(context_id, message_id, _read_number(elements, 0x0700) or 0, accepted, fault)
 
-    def _store(self, request: Request) -> bool:
+    def _store_data_set(self, request: Request) -> bool:
         """Receive one data set and answer; False when something else came before its end."""
         data_set = self._reception.open(request.accepted, request.fault)
         with self._reception.serving(data_set):
-            if not self._receive(data_set):
+            if not self._receive_data_set(data_set):
                 return False
             status, comment = self._answer(self._assoc, request, data_set)
         self._inlet.answer(response(request, status, comment))
         return True
 
-    def _receive(self, data_set: DataSet) -> bool:
+    def _receive_data_set(self, data_set: DataSet) -> bool:
         """Pass the data set on; False when something else comes before its end."""
         fragments = self._fragments
         try:
             while True:
                 data_set.add(fragments.come())
-                self._limit(data_set.size)  # before more is read: a peer may never end
+                self._limit_size(data_set.size)  # before more is read: a peer may never end
                 if fragments.is_whole:
                     return True
                 if fragments.is_foreign or self._is_called():
@@ -198,7 +198,7 @@ class Stream:
         fragments.skip_pdu()
         return False
 
-    def _limit(self, size: int) -> None:
+    def _limit_size(self, size: int) -> None:
         if size > self._reception.max_instance:
             raise Malformed(f"its data set is larger than {self._reception.max_instance} bytes")
 
@@ -222,20 +222,20 @@ class Fragments:
         """Return context id and command set with which a PDU begins, if they are whole."""
         inlet = self._inlet
         inlet.begin(0)
-        self._await(6)
+        self._await_bytes(6)
         kind, size = _pdu_head(inlet.unread)
         # Nothing is taken yet: what is returned as None is read again, by pynetdicom.
         if kind != _P_DATA_TF or not 6 <= size <= inlet.largest:
             return None
-        self._await(12)
+        self._await_bytes(12)
         length, context_id, control = _pdv_head(inlet.unread, 6)
         is_command = control & (_COMMAND | _LAST) == _COMMAND | _LAST
         if not is_command or not 2 < length <= min(size - 4, MAX_COMMAND):
             return None
-        self._await(10 + length)
+        self._await_bytes(10 + length)
         return context_id, bytes(inlet.unread[12 : 10 + length])
 
-    def _await(self, count: int) -> None:
+    def _await_bytes(self, count: int) -> None:
         while len(self._inlet.unread) < count:
             self._inlet.fill()
 
@@ -306,31 +306,33 @@ class Fragments:
 def response(request: Request, status: int, comment: str) -> bytes:
     """Return the PDU that answers `request` (PS3.7 9.3.1.2, PS3.8 9.3.5)."""
     elements = {
-        0x0002: _even(request.accepted.sop_class_uid, b"\0"),
+        0x0002: _even_bytes(request.accepted.sop_class_uid, b"\0"),
         0x0100: struct.pack("<H", _C_STORE_RSP),
         0x0120: struct.pack("<H", request.message_id),
         0x0800: struct.pack("<H", _NO_DATA_SET),
         0x0900: struct.pack("<H", status),
-        0x0902: _even(comment, b" "),
-        0x1000: _even(request.accepted.sop_instance_uid, b"\0"),
+        0x0902: _even_bytes(comment, b" "),
+        0x1000: _even_bytes(request.accepted.sop_instance_uid, b"\0"),
     }
-    command = b"".join(_element(number, value) for number, value in elements.items() if value)
-    command = _element(0x0000, struct.pack("<L", len(command))) + command
+    command = b"".join(
+        _command_element(number, value) for number, value in elements.items() if value
+    )
+    command = _command_element(0x0000, struct.pack("<L", len(command))) + command
     pdv = struct.pack(">LBB", len(command) + 2, request.context_id, _COMMAND | _LAST) + command
     return struct.pack(">BxL", _P_DATA_TF, len(pdv)) + pdv
 
 
-def _element(number: int, value: bytes) -> bytes:
+def _command_element(number: int, value: bytes) -> bytes:
     """Return an element of group 0000, which is Implicit VR Little Endian (PS3.7 6.3.1)."""
     return struct.pack("<HHL", 0, number, len(value)) + value
 
 
-def _even(text: str, pad: bytes) -> bytes:
+def _even_bytes(text: str, pad: bytes) -> bytes:
     value = text.encode("ascii", "replace")
     return value + pad * (len(value) % 2)
 
 
-def _elements(command: bytes) -> dict[int, bytes]:
+def _read_elements(command: bytes) -> dict[int, bytes]:
     """Return values by element number; nothing where an element does not end."""
     elements, at = {}, 0
     while at + 8 <= len(command):
@@ -342,6 +344,6 @@ def _elements(command: bytes) -> dict[int, bytes]:
     return elements
 
 
-def _number(elements: dict[int, bytes], number: int) -> int | None:
+def _read_number(elements: dict[int, bytes], number: int) -> int | None:
     value = elements.get(number, b"")
     return int.from_bytes(value, "little") if len(value) == 2 else None

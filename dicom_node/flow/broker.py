@@ -98,8 +98,8 @@ def app(
     from dicom_node.flow import redis_transport
 
     redis_transport.install()
-    plain, options = _split(url)
-    tls = _tls(url, options, files)
+    plain, options = _split_options(url)
+    tls = _tls_options(url, options, files)
     own: dict[str, Any] = {}
     if url.startswith("sentinel:"):
         own["master_name"] = options.get("master_name", "mymaster")
@@ -146,12 +146,12 @@ _OPTIONS = frozenset(
 password of the servers, too."""
 
 
-def _split(url: str) -> tuple[str, dict[str, str]]:
+def _split_options(url: str) -> tuple[str, dict[str, str]]:
     """Return a broker's URL without options, and the options of its first part."""
     plain: list[str] = []
     options: dict[str, str] = {}
-    for one in url.split(";"):
-        parts = urlsplit(one)
+    for part in url.split(";"):
+        parts = urlsplit(part)
         options |= {name: value for name, value in parse_qsl(parts.query) if name not in options}
         plain.append(urlunsplit(parts._replace(query="")))
     if unknown := sorted(options.keys() - _OPTIONS):
@@ -164,12 +164,12 @@ def is_unverified(url: str) -> bool:
     """Return whether a URL asks for TLS and for no look at whose certificate that is."""
     if not url.startswith(("rediss:", "sentinel:")):
         return False
-    _, options = _split(url)
+    _, options = _split_options(url)
     wanted = options.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")
     return wanted != "required" or options.get("ssl_check_hostname", "true").lower() == "false"
 
 
-def _tls(url: str, options: dict[str, str], files: TlsFiles) -> dict[str, Any]:
+def _tls_options(url: str, options: dict[str, str], files: TlsFiles) -> dict[str, Any]:
     """Return redis-py's TLS options: certificate and name are verified unless the URL says no."""
     is_tls = url.startswith("rediss:") or (url.startswith("sentinel:") and files.ca is not None)
     if not is_tls:
@@ -213,7 +213,7 @@ class Publisher:
         self.close()
 
     @property
-    def _application(self) -> Celery:
+    def _celery_application(self) -> Celery:
         """The application, made for the first hand-out: Celery is 0.2 s and 15 MB."""
         if self._app is None:
             self._app = self._make()
@@ -241,14 +241,14 @@ class Publisher:
         def dropped(exc: BaseException) -> Unreachable:
             # what is left of the connection may be half an answer behind: never use it again
             self.close()
-            return _silent(str(self._application.conf.broker_url), exc)
+            return _silent_broker(str(self._celery_application.conf.broker_url), exc)
 
         with foreign_code(dropped):  # kombu lets errors of many libraries through
             if self._producer is None:
-                self._connection = self._application.connection_for_write()
-                self._producer = self._application.amqp.Producer(self._connection)
+                self._connection = self._celery_application.connection_for_write()
+                self._producer = self._celery_application.amqp.Producer(self._connection)
             self._check_that_it_is_taken_from(name)
-            self._application.send_task(
+            self._celery_application.send_task(
                 TASK,
                 args=[handout.model_dump(mode="json")],
                 headers={"alone": True} if handout.alone else None,
@@ -281,7 +281,7 @@ def publisher(url: str, files: TlsFiles = TlsFiles()) -> Publisher:
 def ping(url: str, timeout_s: float = 2.0, files: TlsFiles = TlsFiles()) -> None:
     """Raise `Unreachable` unless the broker at `url` answers; the password is never shown."""
     application = app(url, timeout_s, files)
-    with closing(application), foreign_code(lambda exc: _silent(url, exc)):
+    with closing(application), foreign_code(lambda exc: _silent_broker(url, exc)):
         connection: Any = application.connection_for_write()
         with connection:
             connection.connect()
@@ -294,7 +294,7 @@ _QUESTIONS: dict[str, Callable[[Any], Any]] = {
     "at": lambda client: sum(
         part * unit for part, unit in zip(client.time(), (1, 1e-6), strict=True)
     ),
-    "listening": lambda client: sum(one["cmd"] == "brpop" for one in client.client_list()),
+    "listening": lambda client: sum(row["cmd"] == "brpop" for row in client.client_list()),
 }
 
 
@@ -315,7 +315,7 @@ def facts(url: str, timeout_s: float = 2.0, files: TlsFiles = TlsFiles()) -> dic
     from redis.exceptions import RedisError
 
     application = app(url, timeout_s, files)
-    with closing(application), foreign_code(lambda exc: _silent(url, exc)):
+    with closing(application), foreign_code(lambda exc: _silent_broker(url, exc)):
         connection: Any = application.connection_for_write()
         with connection:
             connection.connect()
@@ -332,14 +332,14 @@ def facts(url: str, timeout_s: float = 2.0, files: TlsFiles = TlsFiles()) -> dic
 def redacted(url: str) -> str:
     """Return `url` without user and password."""
     shown = []
-    for one in url.split(";"):  # several Sentinels
-        parts = urlsplit(one)
+    for part in url.split(";"):  # several Sentinels
+        parts = urlsplit(part)
         host = parts.netloc.rpartition("@")[2]
         shown.append(urlunsplit((parts.scheme, host, parts.path, "", "")))
     return ";".join(shown)
 
 
-def _silent(url: str, exc: BaseException) -> Unreachable:
+def _silent_broker(url: str, exc: BaseException) -> Unreachable:
     cause = exc
     while cause.__cause__ is not None and not str(cause):
         cause = cause.__cause__
@@ -416,10 +416,10 @@ class Embedded:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._port = _free_port()
         self._stop.clear()
-        self._keeper = threading.Thread(target=self._keep, name="broker-keeper", daemon=True)
+        self._keeper = threading.Thread(target=self._keep_child, name="broker-keeper", daemon=True)
         self._keeper.start()
         deadline = time.monotonic() + timeout_s
-        while not _answers(self._port, self._password):
+        while not _has_answer(self._port, self._password):
             if time.monotonic() > deadline:
                 self.stop()
                 raise Unreachable(f"the embedded broker gives no answer within {timeout_s:.0f} s")
@@ -432,12 +432,12 @@ class Embedded:
             self._keeper.join(timeout=10)
             self._keeper = None
 
-    def _keep(self) -> None:
+    def _keep_child(self) -> None:
         """Start the child, and again whenever it ends; end it when asked to."""
         pause = 0.1
         while not self._stop.is_set():
             began = time.monotonic()
-            child = self._spawn()
+            child = self._spawn_child()
             self._child = child
             self.starts += 1
             while child.poll() is None and not self._stop.wait(0.05):
@@ -447,11 +447,11 @@ class Embedded:
             pause = 0.1 if time.monotonic() - began > 10 else min(pause * 2, 5.0)
             logger.warning("embedded broker ended with %s; starting it again", child.returncode)
             self._stop.wait(pause)
-        self._end()
+        self._end_child()
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn_child(self) -> subprocess.Popen[bytes]:
         if self._program is not None:
-            command, lines = [self._program, "-"], self._configuration()
+            command, lines = [self._program, "-"], self._redis_configuration()
         else:
             command = python_command("-m", "dicom_node.flow.stand_in", str(self._port))
             lines = self._password
@@ -474,7 +474,7 @@ class Embedded:
                 logger.warning("embedded broker ended before it had read its settings")
         return child
 
-    def _configuration(self) -> str:
+    def _redis_configuration(self) -> str:
         """Return redis.conf; by stdin, since everybody can read a command line."""
         return "\n".join(
             (
@@ -491,7 +491,7 @@ class Embedded:
             )
         )
 
-    def _end(self) -> None:
+    def _end_child(self) -> None:
         child = self._child
         if child is None or child.poll() is not None:
             return
@@ -510,7 +510,7 @@ def program() -> str | None:
     return found and str(Path(found).absolute())
 
 
-def _answers(port: int, password: str) -> bool:
+def _has_answer(port: int, password: str) -> bool:
     """Return whether our own broker answers; `ping` would import Celery for it, 0.2 s and 20 MB."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:

@@ -33,7 +33,7 @@ def analyse_anyway(
     Busy
         It has a job already.
     """
-    rule = next((one for one in settings.rules if one.name == rule_name), None)
+    rule = next((known_rule for known_rule in settings.rules if known_rule.name == rule_name), None)
     if rule is None:
         raise NotFound(f"no rule is named {rule_name[:64]!r}")
     known = ledger.history.trace(ident).instance

@@ -99,15 +99,15 @@ class Committer:
         """Ask for everything that is due; return in how many seconds there may be more."""
         for name, wanted in self._ledger.commitments.due().items():
             if self._crew is None:
-                self._ask(name, wanted)
+                self._ask_peer(name, wanted)
             elif not (self._is_held(name) or self._crew.has(f"commit-{name}")):
                 self._crew.add(self._loop_to(name))
-        return self._rest()
+        return self._rest_time()
 
     def _is_held(self, name: str) -> bool:
         return self._held_until.get(name, 0.0) > self.clock.monotonic()
 
-    def _rest(self) -> float:
+    def _rest_time(self) -> float:
         """Return how long nothing can become due by time alone, in seconds."""
         due = self._ledger.commitments.next_due()
         return 5.0 if due is None else max(LOOK_S, min(5.0, due - self.clock.wall()))
@@ -120,14 +120,14 @@ class Committer:
             if not self._ledger.turns.take(turn):
                 return  # another node on this ledger asks there
             if wanted := self._ledger.commitments.due().get(name):
-                self._ask(name, wanted)
+                self._ask_peer(name, wanted)
 
         return Loop(turn, step, self.clock, on_end=lambda: self._ledger.turns.give_back(turn))
 
     def _is_ending(self) -> bool:
         return self._crew is not None and self._crew.is_ending()
 
-    def _ask(self, name: str, wanted: Sequence[Uncommitted]) -> None:
+    def _ask_peer(self, name: str, wanted: Sequence[Uncommitted]) -> None:
         peer = self._peers.get(name)
         if peer is None or not peer.storage_commitment:
             reason = f"{name} is no longer asked for storage commitment"
@@ -135,7 +135,7 @@ class Committer:
             return
         question = Question(
             f"2.25.{uuid.uuid4().int}",
-            tuple((one.sop_class_uid, one.sop_instance_uid) for one in wanted),
+            tuple((delivered.sop_class_uid, delivered.sop_instance_uid) for delivered in wanted),
         )
         try:
             with self._connect(peer) as line:
@@ -150,12 +150,12 @@ class Committer:
             logger.warning("no storage commitment of %s: %s", name, exc)
             self._ledger.commitments.put_off(wanted, str(exc), self._pace.before_asking_again)
         except Transient as exc:
-            wait_s = self._hold(name)
+            wait_s = self._hold_peer(name)
             if self._silences[name] == 1:
                 logger.warning("storage commitment of %s waits: %s", name, exc)
-            self._ledger.commitments.put_off(wanted, str(exc), partial(_after, wait_s))
+            self._ledger.commitments.put_off(wanted, str(exc), partial(_after_asks, wait_s))
 
-    def _hold(self, name: str) -> float:
+    def _hold_peer(self, name: str) -> float:
         count = self._silences.get(name, 0)
         wait = self._pace.after_silence(count)
         self._silences[name] = count + 1
@@ -163,5 +163,5 @@ class Committer:
         return wait
 
 
-def _after(seconds: float, _asks: int) -> float:
+def _after_asks(seconds: float, _asks: int) -> float:
     return seconds

@@ -59,15 +59,15 @@ class Pace:
 
     def after_refusals(self, count: int) -> float:
         """Return the wait after `count` earlier refusals of the same object."""
-        return _doubled(self.refused, count)
+        return _doubled_wait(self.refused, count)
 
     def after_silence(self, count: int) -> float:
         """Return the wait after `count` earlier attempts without an answer."""
-        return _doubled(self.silent, count)
+        return _doubled_wait(self.silent, count)
 
     def before_asking_again(self, count: int) -> float:
         """Return the wait for an answer after `count` earlier questions."""
-        return _doubled(self.uncommitted, count)
+        return _doubled_wait(self.uncommitted, count)
 
 
 class SendingAssociation(Protocol):
@@ -130,34 +130,34 @@ class Deliverer:
     def take(self, settings: Settings) -> None:
         """Send to other peers; an object that is under way gets there, and what waits is tried."""
         self._peers = settings.peers
-        self._wake()
+        self._wake_deliveries()
 
     def loop(self) -> Loop:
         """Return the loop that looks for what is due; it waits for no destination."""
-        self._wake()
+        self._wake_deliveries()
         return Loop("delivery", self.step, self.clock, self._ledger.watch())
 
     def step(self) -> float:
         """Try everything that is due; return in how many seconds there may be more."""
-        for name in self._due():
+        for name in self._due_destinations():
             if self._crew is None:
-                self._drain(name)
+                self._drain_destination(name)
             elif not self._crew.has(_loop_name(name)) and self._ledger.turns.take(_loop_name(name)):
                 self._crew.add(self._loop_to(name))
         if self._crew is None:
             for name, line in self._lines.items():
                 line.close()
                 self._ledger.turns.give_back(_loop_name(name))
-        return self._wait()
+        return self._wait_time()
 
-    def _wake(self) -> None:
+    def _wake_deliveries(self) -> None:
         """Try at once what waits: the peers in the settings may be others than before."""
         try:
             self._ledger.deliveries.wake(SENDER, *self._peers)
         except Transient as exc:
             logger.warning("delivery waits: %s", exc)
 
-    def _due(self) -> list[str]:
+    def _due_destinations(self) -> list[str]:
         """Return the destinations with something to send now, whatever the clock was before."""
         now = self.clock.wall()
         if not 0 <= now - self._redated_at < REDATE_S:
@@ -171,7 +171,7 @@ class Deliverer:
 
         def step() -> float | None:
             nonlocal until
-            if self._drain(name):
+            if self._drain_destination(name):
                 until = self.clock.monotonic() + self._pace.idle
             return LOOK_S if self.clock.monotonic() < until else None
 
@@ -183,7 +183,7 @@ class Deliverer:
         watch = self._ledger.watch()
         return Loop(_loop_name(name), step, self.clock, watch, rests=False, on_end=close)
 
-    def _drain(self, name: str) -> int:
+    def _drain_destination(self, name: str) -> int:
         """Send what is due to one destination; return how many were dealt with.
 
         Of several nodes on one ledger one sends there at a time, or each object would go twice.
@@ -218,24 +218,24 @@ class Deliverer:
             reason = f"{name} is no longer in [peers]; add it again"
             self._ledger.deliveries.hold(name, reason, self.clock.wall() + self._pace.silent[1])
             return False
-        line = self._line(name, peer)
+        line = self._line_to_peer(name, peer)
         for delivery in due:
             if self._ledger.holds.is_held("destination", name):
                 return False
             try:
-                if line.ensure(_classes(peer, due)):
+                if line.ensure(_proposed_classes(peer, due)):
                     self._ledger.deliveries.resume(name)
-                self._send(line, peer, delivery)
+                self._send_delivery(line, peer, delivery)
             except _Broken as exc:
                 self._put_behind(delivery, exc)
-                self._hold(name, line, exc)
+                self._hold_destination(name, line, exc)
                 return False
             except (Transient, Refused) as exc:
-                self._hold(name, line, exc)
+                self._hold_destination(name, line, exc)
                 return False
         return True
 
-    def _line(self, name: str, peer: Peer) -> _Line:
+    def _line_to_peer(self, name: str, peer: Peer) -> _Line:
         """Return the line to a destination, a fresh one where the peer is no longer the same."""
         line = self._lines.get(name)
         if line is None or line.peer != peer:
@@ -244,25 +244,25 @@ class Deliverer:
             line = self._lines[name] = _Line(peer, self._connect(peer))
         return line
 
-    def _send(self, line: _Line, peer: Peer, delivery: DueDelivery) -> None:
+    def _send_delivery(self, line: _Line, peer: Peer, delivery: DueDelivery) -> None:
         if delivery.kind == NOTE and not self._may_hide(line, delivery):
             return
-        stored = self._choose(line, peer, delivery)
+        stored = self._choose_object(line, peer, delivery)
         if stored is None:
             wanted = "the SR SOP class settled on" if delivery.chosen else "no SOP class of it"
             accepted = "no longer accepts" if delivery.chosen else "accepts"
-            self._refused(delivery, f"{delivery.destination} {accepted} {wanted}", None)
+            self._put_off_refused(delivery, f"{delivery.destination} {accepted} {wanted}", None)
             return
         if not stored.file:
-            self._refused(delivery, "its file is gone; replay the Instance", None)
+            self._put_off_refused(delivery, "its file is gone; replay the Instance", None)
             return
         began = self.clock.monotonic()
         try:
-            status = line.destination.store(self._content(stored))
+            status = line.destination.store(self._object_content(stored))
         except Transient as exc:
             raise _Broken(str(exc)) from exc
         except (OSError, NotFound, NotUnderstood) as exc:
-            self._refused(delivery, f"its file cannot be read: {type(exc).__name__}", None)
+            self._put_off_refused(delivery, f"its file cannot be read: {type(exc).__name__}", None)
             return
         ms = (self.clock.monotonic() - began) * 1000
         is_there = is_stored(status, was_sent_before=delivery.unanswered > 0)
@@ -270,10 +270,10 @@ class Deliverer:
             reason = f"{delivery.destination} answered {meaning(status)}"
             if self._look and read_status(status).kind is StatusKind.DUPLICATE:
                 line.close()  # a peer may allow one association at a time
-                why = self._look(peer, self._content(stored))
+                why = self._look(peer, self._object_content(stored))
                 is_there, reason = not why, f"{reason} and {why}"
         if not is_there:
-            self._refused(delivery, reason, status)
+            self._put_off_refused(delivery, reason, status)
             return
         ask_at = self.clock.wall() + self._pace.gather if peer.storage_commitment else 0.0
         self._ledger.deliveries.delivered(delivery.id, status, ms, ask_at)
@@ -287,9 +287,9 @@ class Deliverer:
             extra={"job": delivery.job},
         )
         if self._traces is not None:
-            self._export(self._traces, delivery)
+            self._export_trace(self._traces, delivery)
 
-    def _export(self, traces: TraceExporter, delivery: DueDelivery) -> None:
+    def _export_trace(self, traces: TraceExporter, delivery: DueDelivery) -> None:
         """Hand the route of what was delivered to OpenTelemetry; nothing waits for that."""
         trace = self._ledger.history.trace(delivery.job)
         said = {"chexfract.job": delivery.job, "chexfract.destination": delivery.destination}
@@ -305,14 +305,14 @@ class Deliverer:
             ledger.postpone(delivery.id, reason, next_at, counts=False)
         elif state not in (*TAKEN, DeliveryState.SETTLED):
             ledger.withhold(delivery.id, f"{name} did not get the report that replaces it")
-        elif not any(line.destination.accepts(one.sop_class_uid) for one in delivery.objects):
+        elif not any(line.destination.accepts(stored.sop_class_uid) for stored in delivery.objects):
             reason = f"{name} takes no Key Object Selection Documents; the old report stays visible"
             ledger.withhold(delivery.id, reason)
         else:
             return True
         return False
 
-    def _choose(self, line: _Line, peer: Peer, delivery: DueDelivery) -> ReportFile | None:
+    def _choose_object(self, line: _Line, peer: Peer, delivery: DueDelivery) -> ReportFile | None:
         """Return what to send, settled in the ledger before the first attempt."""
         by_class = {stored.sop_class_uid: stored for stored in delivery.objects}
         wanted = [SR_CLASSES[name] for name in peer.sop_classes]
@@ -328,14 +328,14 @@ class Deliverer:
         settled = self._ledger.deliveries.choose(delivery.id, usable[0].sop_instance_uid)
         return next((s for s in usable if s.sop_instance_uid == settled), None)
 
-    def _content(self, one: ReportFile) -> Path | bytes:
+    def _object_content(self, stored: ReportFile) -> Path | bytes:
         """Return an object's file, or the bytes of a report in another class than is kept."""
-        path = self._spool.path(one.file)
-        if not one.is_recast:
+        path = self._spool.path(stored.file)
+        if not stored.is_recast:
             return path
-        return recast(path.read_bytes(), one.sop_class_uid, one.sop_instance_uid)
+        return recast(path.read_bytes(), stored.sop_class_uid, stored.sop_instance_uid)
 
-    def _refused(self, delivery: DueDelivery, reason: str, status: int | None) -> None:
+    def _put_off_refused(self, delivery: DueDelivery, reason: str, status: int | None) -> None:
         """Put one object off: the destination is there and does not take it."""
         age = self.clock.wall() - delivery.created_at
         if self._give_up and delivery.created_at and age >= self._give_up:
@@ -369,7 +369,7 @@ class Deliverer:
             delivery.id, str(exc), self.clock.wall() + wait, counts=False
         )
 
-    def _hold(self, name: str, line: _Line, exc: Exception) -> None:
+    def _hold_destination(self, name: str, line: _Line, exc: Exception) -> None:
         """Hold a whole destination: it does not answer; this costs no attempt."""
         line.close()
         failures = self._ledger.deliveries.destination(name).failures
@@ -392,7 +392,7 @@ class Deliverer:
             delivery.id, reason, self.clock.wall() + wait, counts=False
         )
 
-    def _wait(self) -> float:
+    def _wait_time(self) -> float:
         """Return how long nothing can become due by time alone, in seconds."""
         due = self._ledger.deliveries.next_due()
         return 5.0 if due is None else max(LOOK_S, min(5.0, due - self.clock.wall()))
@@ -435,13 +435,13 @@ def _loop_name(destination: str) -> str:
     return f"deliver-{destination}"
 
 
-def _classes(peer: Peer, due: Sequence[DueDelivery]) -> list[str]:
+def _proposed_classes(peer: Peer, due: Sequence[DueDelivery]) -> list[str]:
     """Return what to propose: every SR SOP class in the peer's order, then what is due."""
     classes = [SR_CLASSES[name] for name in peer.sop_classes]
     classes += [stored.sop_class_uid for delivery in due for stored in delivery.objects]
     return list(dict.fromkeys(classes))
 
 
-def _doubled(bounds: tuple[float, float], count: int) -> float:
+def _doubled_wait(bounds: tuple[float, float], count: int) -> float:
     first, longest = bounds
     return float(min(first * 2.0 ** min(count, 32), longest))

@@ -81,7 +81,7 @@ class Dispatcher:
                 self._silent.pop(model, None)
             except _BrokerSilent as exc:
                 self._back_off(model, exc, now)
-        return self._pause(now)
+        return self._pause_time(now)
 
     def _keep_leases(self) -> None:
         """Move held jobs along when the clock was set ahead: their workers go by other clocks."""
@@ -111,7 +111,7 @@ class Dispatcher:
         fresh = [ticket for ticket in tickets if ticket.job not in tried]
         size = max(1, min(self._limits.batch, share))
         # what may have killed a worker goes last and alone: it must not spoil its neighbours again
-        parts = [*_parts(fresh, size), *((t,) for t in tickets if t.job in tried)]
+        parts = [*_ticket_parts(fresh, size), *((t,) for t in tickets if t.job in tried)]
         for i, part in enumerate(parts):
             alone = part[0].job in tried
             handout = Handout(node=self._node, model=model, tickets=part, alone=alone)
@@ -130,7 +130,7 @@ class Dispatcher:
         pause = min(_PAUSE_S[0] * 2.0 ** min(failures, 16), _PAUSE_S[1])
         self._silent[model] = _Silence(failures + 1, now + pause)
 
-    def _pause(self, now: float) -> float:
+    def _pause_time(self, now: float) -> float:
         """Return how long nothing can become due by time alone, in seconds."""
         due = self._ledger.jobs.next_due()
         times = [silence.until for silence in self._silent.values()]
@@ -150,6 +150,6 @@ class _BrokerSilent(Transient):
     """The broker, not the ledger, gave no answer."""
 
 
-def _parts(tickets: Sequence[Ticket], size: int) -> Iterator[tuple[Ticket, ...]]:
+def _ticket_parts(tickets: Sequence[Ticket], size: int) -> Iterator[tuple[Ticket, ...]]:
     for start in range(0, len(tickets), size):
         yield tuple(tickets[start : start + size])

@@ -88,9 +88,9 @@ class Intake:
             _check_uid("SOP Class UID", accepted.sop_class_uid)
             with incoming.reader() as file:
                 header = read_header(file, accepted.transfer_syntax_uid, is_new=True)
-            _check(header, accepted)
+            _check_header(header, accepted)
             kept = incoming.keep(accepted.sop_instance_uid)
-        receipt = self._record(header, kept, accepted, sender)
+        receipt = self._record_receipt(header, kept, accepted, sender)
         if receipt.file != kept.name:
             self.spool.remove(kept.name)
         logger.info(
@@ -104,7 +104,7 @@ class Intake:
         )
         return receipt
 
-    def _record(
+    def _record_receipt(
         self, header: dict[str, str], kept: Kept, accepted: Accepted, sender: Sender
     ) -> Receipt:
         instance = describe(header, kept.name, kept.size, accepted.transfer_syntax_uid, sender)
@@ -112,9 +112,11 @@ class Intake:
         receipt = self.ledger.instances.receive(instance, routes, reason)
         if receipt.kind != "known":
             return receipt
-        return self.ledger.instances.receive(self._compared(instance, receipt.file), routes, reason)
+        return self.ledger.instances.receive(
+            self._with_digest(instance, receipt.file), routes, reason
+        )
 
-    def _compared(self, instance: Instance, first: str) -> Instance:
+    def _with_digest(self, instance: Instance, first: str) -> Instance:
         """Return `instance` with its digest, when that of the file that came first is noted."""
         try:
             digest = self.spool.digest(first)
@@ -198,7 +200,7 @@ def route_of(settings: Settings, rule: Rule, sender: Sender) -> Route:
     )
 
 
-def _check(header: Mapping[str, str], accepted: Accepted) -> None:
+def _check_header(header: Mapping[str, str], accepted: Accepted) -> None:
     """Raise unless the data set is what the request says and names its study and series."""
     for what in ("sop_class_uid", "sop_instance_uid", "study_instance_uid", "series_instance_uid"):
         _check_uid(what, header[what])

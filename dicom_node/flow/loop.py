@@ -118,18 +118,18 @@ class Loop:
                 self._trouble = str(exc)
                 logger.warning("%s waits: %s", self.name, exc)
             pause = TROUBLE_S if isinstance(exc, Transient) else LASTING_S
-            return self._wait(pause, pause)
+            return self._wait_time(pause, pause)
         except Exception:  # the rim of every loop: what one step met must not end the work of all
             self.faults += 1
             pause = min(FAULT_S[0] * 2.0 ** (self.faults - 1), FAULT_S[1])
             logger.exception("%s failed %d times; again in %.0f s", self.name, self.faults, pause)
-            return self._wait(pause, pause)
+            return self._wait_time(pause, pause)
         self.faults, self._trouble = 0, ""
         if wait is None:
             return None
         took = self._clock.monotonic() - began
         rest = max(self._rest_s, min(LONGEST_REST_S, took)) if self._rests else 0.0
-        return self._wait(wait, rest)
+        return self._wait_time(wait, rest)
 
     def run(self, stop: threading.Event) -> None:
         """Turn until `stop` is set or the work is over."""
@@ -148,7 +148,7 @@ class Loop:
             self._watch.close()
         self._on_end()
 
-    def _wait(self, due_in: float, rest: float) -> float:
+    def _wait_time(self, due_in: float, rest: float) -> float:
         """Note when there is more by time alone; return how long nothing is looked at."""
         self.due_at = self._clock.monotonic() + due_in
         return rest if self._watch is not None else max(rest, due_in)

@@ -52,7 +52,7 @@ def opened(content: bytes, queue: str) -> dict[str, Any]:
     """
     if not 0 < len(content) <= MAX_ENVELOPE:
         raise _Dropped(f"it has more than {MAX_ENVELOPE} bytes")
-    message = _read(content, "it")
+    message = _read_json(content, "it")
     headers, properties = (message.get(name) for name in ("headers", "properties"))
     if not isinstance(headers, dict) or not isinstance(properties, dict):
         raise _Dropped("it has no headers")
@@ -66,8 +66,8 @@ def opened(content: bytes, queue: str) -> dict[str, Any]:
     if not isinstance(body, str) or properties.get("body_encoding") != "base64":
         raise _Dropped("its body is not base64")
     try:
-        arguments = _read(base64.b64decode(body, validate=True), "its body", list)
-        # Celery's protocol 2: [arguments, keyword arguments, chain], see `_message`.
+        arguments = _read_json(base64.b64decode(body, validate=True), "its body", list)
+        # Celery's protocol 2: [arguments, keyword arguments, chain], see `_celery_message`.
         handout = Handout.model_validate(arguments[0][0])
     except ValidationError:
         raise _Dropped("its argument is not a hand-out") from None
@@ -75,10 +75,10 @@ def opened(content: bytes, queue: str) -> dict[str, Any]:
         raise _Dropped("its body is not that of a task") from None
     handout = handout.model_copy(update={"alone": headers.get("alone") is True})
     priority = properties.get("priority")
-    return _message(handout, queue, priority if priority in PRIORITIES else PRIORITIES[-1])
+    return _celery_message(handout, queue, priority if priority in PRIORITIES else PRIORITIES[-1])
 
 
-def _read(content: bytes, what: str, kind: type = dict) -> Any:
+def _read_json(content: bytes, what: str, kind: type = dict) -> Any:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):
@@ -88,7 +88,7 @@ def _read(content: bytes, what: str, kind: type = dict) -> Any:
     return found
 
 
-def _message(handout: Handout, queue: str, priority: int) -> dict[str, Any]:
+def _celery_message(handout: Handout, queue: str, priority: int) -> dict[str, Any]:
     """Return a message of Celery's protocol 2 with this one argument, to be done at once."""
     number = str(uuid.uuid4())
     chain = dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))
@@ -203,7 +203,7 @@ class _WaryChannel:
             try:
                 found = self.client.parse_response(self.client.connection, "BRPOP", **options)
             except ResponseError as exc:
-                self._mend(exc)
+                self._mend_queue(exc)
                 raise Empty from exc
             except self.connection_errors:
                 self.client.connection.disconnect()  # the next turn connects again
@@ -240,10 +240,10 @@ class _WaryChannel:
         try:
             return int(super()._size(queue))  # type: ignore[misc]
         except ResponseError as exc:
-            self._mend(exc, queue)
+            self._mend_queue(exc, queue)
             return 0
 
-    def _mend(self: Any, exc: ResponseError, *queues: str) -> None:
+    def _mend_queue(self: Any, exc: ResponseError, *queues: str) -> None:
         """Remove a key that bears a queue's name and is not a list; else the broker is not usable.
 
         Raises

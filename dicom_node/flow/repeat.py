@@ -65,12 +65,12 @@ class Comparer:
             return REST_S
         try:
             for likeness in self._ledger.repeats.waiting():
-                self._settle(likeness)
+                self._settle_likeness(likeness)
         finally:
             self._ledger.turns.give_back(TURN)
         return 0.0
 
-    def _settle(self, likeness: Likeness) -> None:
+    def _settle_likeness(self, likeness: Likeness) -> None:
         uid, other = likeness.sop_instance_uid, self._spool.path(likeness.file)
         if not likeness.first_file:
             self._ledger.repeats.settle_other(likeness, "came after the first file had gone")

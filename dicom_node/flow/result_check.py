@@ -118,16 +118,16 @@ def find_mismatch(source: ResultSource, result: Result, contents: Mapping[str, b
     if judgement is not None and result.device_uid != judgement.report.device_uid:
         return "a judgement's report names another device than the report that was judged"
     for item in result.objects:
-        if problem := _mismatch(source, result, item, contents[item.part], allowed):
+        if problem := _object_mismatch(source, result, item, contents[item.part], allowed):
             return f"{item.part} ({item.kind}): {problem}"
     return ""
 
 
-def _mismatch(
+def _object_mismatch(
     source: ResultSource, result: Result, item: ReportObject, content: bytes, allowed: set[str]
 ) -> str:
     if item.kind == "rejection-note":
-        if item.sop_instance_uid not in _notes(source):
+        if item.sop_instance_uid not in _ordered_notes(source):
             return "this rejection note was not ordered"
     elif item.kind != "sr" and item.kind not in source.order.objects:
         return "this kind was not ordered"
@@ -136,7 +136,7 @@ def _mismatch(
     if problem := _own_uids(source, result, item):
         return problem
     try:
-        found = _read(content)
+        found = _read_object(content)
     except NotUnderstood as exc:
         return str(exc)
     expected = {
@@ -156,19 +156,21 @@ def _mismatch(
         return "its Patient ID is another than the image's"
     if not _is_same_issuer(found.own.get("issuer", ""), source.issuer):
         return "its Issuer of Patient ID is another than the image's"
-    return _references(source, item, found, allowed)
+    return _wrong_reference(source, item, found, allowed)
 
 
-def _notes(source: ResultSource) -> dict[str, set[str]]:
+def _ordered_notes(source: ResultSource) -> dict[str, set[str]]:
     """Return what each rejection note of the job hides, by the note's SOP Instance UID."""
     hidden = [{o.sop_instance_uid for o in note.objects} for note in source.order.rejection_notes]
     generation = source.order.generation
     return {rejection_note_uid(source.sop_instance_uid, generation, uids): uids for uids in hidden}
 
 
-def _references(source: ResultSource, item: ReportObject, found: _Found, allowed: set[str]) -> str:
+def _wrong_reference(
+    source: ResultSource, item: ReportObject, found: _Found, allowed: set[str]
+) -> str:
     if item.kind == "rejection-note":
-        is_whole = found.references == _notes(source)[item.sop_instance_uid]
+        is_whole = found.references == _ordered_notes(source)[item.sop_instance_uid]
         is_here = found.studies <= {source.study_instance_uid}
         return "" if is_whole and is_here else "it does not hide what the job's note names"
     before = source.order.predecessor
@@ -217,7 +219,7 @@ def _is_derived(uid: str) -> bool:
     return uuid.UUID(int=int(number[:40])).version == 5
 
 
-def _read(content: bytes) -> _Found:
+def _read_object(content: bytes) -> _Found:
     found = _Found()
     for element in walk(content):
         if not element.path:
@@ -233,7 +235,7 @@ def _read(content: bytes) -> _Found:
 
 def _is_same(written: str, received: str) -> bool:
     # An identifier that is not legal stands in its report as `standard.legal` makes it.
-    return _plain(written) in (_plain(received), _plain(legal_text("LO", received)))
+    return _plain_text(written) in (_plain_text(received), _plain_text(legal_text("LO", received)))
 
 
 def _is_same_issuer(written: str, received: str) -> bool:
@@ -242,6 +244,6 @@ def _is_same_issuer(written: str, received: str) -> bool:
     return _is_same(written, received) or (not written and not is_legal)
 
 
-def _plain(text: str) -> str:
+def _plain_text(text: str) -> str:
     """Return text as both programs keep it: without padding of values or unprintable characters."""
     return "\\".join(header.clean(part) for part in text.split("\\"))

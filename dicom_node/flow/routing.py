@@ -79,7 +79,7 @@ def failing(rule: Rule, instance_facts: Mapping[str, str]) -> str | None:
     """Return the first key of `rule` that the Instance does not meet, or None."""
     for key in TEXT_KEYS:
         patterns: tuple[str, ...] | None = getattr(rule.match, key)
-        if patterns is not None and not _meets(patterns, instance_facts.get(key, "")):
+        if patterns is not None and not _meets_patterns(patterns, instance_facts.get(key, "")):
             return key
     is_control = bool(instance_facts.get("quality_control"))
     if rule.match.quality_control not in (None, is_control):
@@ -127,7 +127,7 @@ def destinations(
     return tuple(names), tuple(problems)
 
 
-def _meets(patterns: Sequence[str], value: str) -> bool:
+def _meets_patterns(patterns: Sequence[str], value: str) -> bool:
     bare = value.strip().casefold()
     if not bare:
         # an empty pattern is the one way to say "absent"; "*" asks for a value

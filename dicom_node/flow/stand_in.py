@@ -55,12 +55,12 @@ def serve(port: int, password: bytes) -> None:
 
     class Guarded(TCPFakeRequestHandler):
         def handle(self) -> None:
-            content = self._first()
+            content = self._first_command()
             if content:
                 self.current_client.get_socket().sendall(content)
                 super().handle()
 
-        def _first(self) -> bytes:
+        def _first_command(self) -> bytes:
             """Return what a client sent that knows the password; else answer and return nothing."""
             connection: Any = self.connection
             connection.settimeout(10)

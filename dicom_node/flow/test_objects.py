@@ -45,7 +45,7 @@ def build(ae_title: str, sop_class_uid: str, at: datetime | None = None) -> Data
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SOPClassUID = sop_class_uid
     ds.SOPInstanceUID = _instance_uid(ae_title, sop_class_uid, now)
-    ds.StudyInstanceUID = _uid(f"trial {ae_title} {now:%Y%m%d}")
+    ds.StudyInstanceUID = _uid_of_text(f"trial {ae_title} {now:%Y%m%d}")
     ds.SeriesInstanceUID = _series_uid(ae_title, sop_class_uid, now)
     ds.PatientName, ds.PatientID = PATIENT_NAME, PATIENT_ID
     ds.PatientBirthDate = ds.PatientSex = ds.AccessionNumber = ds.ReferringPhysicianName = ""
@@ -56,18 +56,18 @@ def build(ae_title: str, sop_class_uid: str, at: datetime | None = None) -> Data
     ds.DeviceSerialNumber, ds.SoftwareVersions = ae_title.strip() or "0", __version__
     ds.InstanceNumber = int(f"{now:%H%M%S}")
     ds.ContentDate, ds.ContentTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
-    BUILDERS.get(sop_class_uid, _report)(ds, ae_title, now)
+    BUILDERS.get(sop_class_uid, _put_report)(ds, ae_title, now)
     return ds
 
 
-def _report(ds: Dataset, ae_title: str, _now: datetime) -> None:
+def _put_report(ds: Dataset, ae_title: str, _now: datetime) -> None:
     """Put a document of one text below the root (DICOM PS3.3 C.17.3)."""
     ds.Modality = "SR"
     ds.ReferencedPerformedProcedureStepSequence, ds.PerformedProcedureCodeSequence = [], []
     ds.CompletionFlag, ds.VerificationFlag = "COMPLETE", "UNVERIFIED"
     ds.ValueType, ds.ContinuityOfContent = "CONTAINER", "SEPARATE"
-    ds.ConceptNameCodeSequence = [_code("18748-4", "LN", "Diagnostic imaging report")]
-    ds.ContentSequence = [_text(_code("121106", "DCM", "Comment"), ae_title)]
+    ds.ConceptNameCodeSequence = [_code_item("18748-4", "LN", "Diagnostic imaging report")]
+    ds.ContentSequence = [_text_item(_code_item("121106", "DCM", "Comment"), ae_title)]
 
 
 def _key_object(ds: Dataset, ae_title: str, now: datetime) -> None:
@@ -75,18 +75,18 @@ def _key_object(ds: Dataset, ae_title: str, now: datetime) -> None:
     ds.Modality = "KO"
     ds.ReferencedPerformedProcedureStepSequence = []
     ds.ValueType, ds.ContinuityOfContent = "CONTAINER", "SEPARATE"
-    ds.ConceptNameCodeSequence = [_code("113000", "DCM", "Of Interest")]
+    ds.ConceptNameCodeSequence = [_code_item("113000", "DCM", "Of Interest")]
     template = Dataset()
     template.MappingResource, template.TemplateIdentifier = "DCMR", "2010"
     ds.ContentTemplateSequence = [template]
     picture = Dataset()
     picture.RelationshipType, picture.ValueType = "CONTAINS", "IMAGE"
-    picture.ReferencedSOPSequence = [_picture(ae_title, now)]
-    description = _text(_code("113012", "DCM", "Key Object Description"), ae_title)
+    picture.ReferencedSOPSequence = [_picture_reference(ae_title, now)]
+    description = _text_item(_code_item("113012", "DCM", "Key Object Description"), ae_title)
     ds.ContentSequence = [description, picture]
     series, study = Dataset(), Dataset()
     series.SeriesInstanceUID = _series_uid(ae_title, SECOND_OBJECTS["sc"], now)
-    series.ReferencedSOPSequence = [_picture(ae_title, now)]
+    series.ReferencedSOPSequence = [_picture_reference(ae_title, now)]
     study.StudyInstanceUID, study.ReferencedSeriesSequence = ds.StudyInstanceUID, [series]
     ds.CurrentRequestedProcedureEvidenceSequence = [study]
 
@@ -100,9 +100,9 @@ def _presentation_state(ds: Dataset, ae_title: str, now: datetime) -> None:
     ds.ContentCreatorName = ""
     series = Dataset()
     series.SeriesInstanceUID = _series_uid(ae_title, SECOND_OBJECTS["sc"], now)
-    series.ReferencedImageSequence = [_picture(ae_title, now)]
+    series.ReferencedImageSequence = [_picture_reference(ae_title, now)]
     ds.ReferencedSeriesSequence = [series]
-    rows = _drawn("TEST")
+    rows = _draw_word("TEST")
     area = Dataset()
     area.DisplayedAreaTopLeftHandCorner = [1, 1]
     area.DisplayedAreaBottomRightHandCorner = [len(rows[0]), len(rows)]
@@ -115,7 +115,7 @@ def _secondary_capture(ds: Dataset, _ae_title: str, _now: datetime) -> None:
     """Put a picture of the word TEST (DICOM PS3.3 A.8.1)."""
     ds.Modality, ds.ConversionType, ds.ImageType = "OT", "WSD", ["DERIVED", "SECONDARY"]
     ds.PatientOrientation, ds.Laterality, ds.BurnedInAnnotation = "", "", "NO"
-    rows = _drawn("TEST")
+    rows = _draw_word("TEST")
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.Rows, ds.Columns = len(rows), len(rows[0])
     ds.BitsAllocated = ds.BitsStored = 8
@@ -123,14 +123,14 @@ def _secondary_capture(ds: Dataset, _ae_title: str, _now: datetime) -> None:
     ds.add_new("PixelData", "OB", b"".join(rows))
 
 
-def _pdf(ds: Dataset, ae_title: str, _now: datetime) -> None:
+def _put_pdf(ds: Dataset, ae_title: str, _now: datetime) -> None:
     """Put a page of PDF (DICOM PS3.3 A.45.1)."""
     ds.Modality, ds.ConversionType = "DOC", "WSD"
     ds.AcquisitionDateTime, ds.BurnedInAnnotation = "", "NO"
     ds.DocumentTitle = "TEST, about nobody"
-    ds.ConceptNameCodeSequence = [_code("18748-4", "LN", "Diagnostic imaging report")]
+    ds.ConceptNameCodeSequence = [_code_item("18748-4", "LN", "Diagnostic imaging report")]
     ds.MIMETypeOfEncapsulatedDocument = "application/pdf"
-    content = _printed(SAYS.format(ae_title.strip()))
+    content = _print_pdf(SAYS.format(ae_title.strip()))
     ds.EncapsulatedDocumentLength = len(content)
     ds.EncapsulatedDocument = content + b"\0" * (len(content) % 2)
 
@@ -139,12 +139,12 @@ BUILDERS: Final[dict[str, Callable[[Dataset, str, datetime], None]]] = {
     SECOND_OBJECTS["sc"]: _secondary_capture,
     SECOND_OBJECTS["gsps"]: _presentation_state,
     SECOND_OBJECTS["ko"]: _key_object,
-    SECOND_OBJECTS["pdf"]: _pdf,
+    SECOND_OBJECTS["pdf"]: _put_pdf,
 }
 """What is put into objects that are not reports, by their SOP class."""
 
 
-def _picture(ae_title: str, now: datetime) -> Dataset:
+def _picture_reference(ae_title: str, now: datetime) -> Dataset:
     """Return a reference to the picture of the same test, whether that is sent or not."""
     item = Dataset()
     item.ReferencedSOPClassUID = SECOND_OBJECTS["sc"]
@@ -152,7 +152,7 @@ def _picture(ae_title: str, now: datetime) -> Dataset:
     return item
 
 
-def _drawn(word: str) -> list[bytes]:
+def _draw_word(word: str) -> list[bytes]:
     """Return a word as rows of grey values, with a margin of a dot."""
     blank = " " * (len(word) * 6 + 1)
     lines = [f" {' '.join(LETTERS[letter][row] for letter in word)} " for row in range(7)]
@@ -163,7 +163,7 @@ def _drawn(word: str) -> list[bytes]:
     ]
 
 
-def _printed(what: str) -> bytes:
+def _print_pdf(what: str) -> bytes:
     """Return a PDF file of one page with a text, a sentence to a line (ISO 32000-1, 7.5)."""
     plain = what.encode("ascii", "replace").decode()
     for sign in "\\()":
@@ -189,7 +189,7 @@ def _printed(what: str) -> bytes:
     return file.encode("ascii")
 
 
-def _text(name: Dataset, ae_title: str) -> Dataset:
+def _text_item(name: Dataset, ae_title: str) -> Dataset:
     item = Dataset()
     item.RelationshipType, item.ValueType = "CONTAINS", "TEXT"
     item.ConceptNameCodeSequence = [name]
@@ -197,7 +197,7 @@ def _text(name: Dataset, ae_title: str) -> Dataset:
     return item
 
 
-def _code(value: str, scheme: str, word: str) -> Dataset:
+def _code_item(value: str, scheme: str, word: str) -> Dataset:
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, word
     return code
@@ -205,12 +205,12 @@ def _code(value: str, scheme: str, word: str) -> Dataset:
 
 def _instance_uid(ae_title: str, sop_class_uid: str, now: datetime) -> str:
     """Return the UID of an object of the test at this time."""
-    return _uid(f"trial {ae_title} {now.isoformat()} {sop_class_uid}")
+    return _uid_of_text(f"trial {ae_title} {now.isoformat()} {sop_class_uid}")
 
 
 def _series_uid(ae_title: str, sop_class_uid: str, now: datetime) -> str:
-    return _uid(f"trial {ae_title} {now:%Y%m%d} {sop_class_uid}")
+    return _uid_of_text(f"trial {ae_title} {now:%Y%m%d} {sop_class_uid}")
 
 
-def _uid(text: str) -> str:
+def _uid_of_text(text: str) -> str:
     return f"2.25.{uuid.uuid5(UID_NAMESPACE, text).int}"

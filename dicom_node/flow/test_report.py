@@ -56,41 +56,41 @@ def send(ae_title: str, peer: Peer) -> list[Taken]:
     from dicom_node.dimse.scu import Destination
 
     with tempfile.TemporaryDirectory() as folder, Destination(ae_title, peer) as destination:
-        destination.connect([uid for choice in _choices(peer).values() for uid in choice])
-        return list(_tried(destination, Path(folder), ae_title, peer, local_time()))
+        destination.connect([uid for choice in _sop_class_choices(peer).values() for uid in choice])
+        return list(_try_kinds(destination, Path(folder), ae_title, peer, local_time()))
 
 
-def _choices(peer: Peer) -> dict[str, list[str]]:
+def _sop_class_choices(peer: Peer) -> dict[str, list[str]]:
     """Return the SOP classes in which each kind can be sent, the preferred one first."""
     reports = [SR_CLASSES[name] for name in peer.sop_classes]
     return {kind: reports if kind == "sr" else [SECOND_OBJECTS[kind]] for kind in peer.objects}
 
 
-def _tried(
+def _try_kinds(
     destination: Destination, folder: Path, ae_title: str, peer: Peer, now: datetime
 ) -> Iterator[Taken]:
-    choices = _choices(peer)
+    choices = _sop_class_choices(peer)
     wanted = [uid for choice in choices.values() for uid in choice]
     for kind, classes in choices.items():
         try:
             destination.connect(wanted)  # again, where the last object ended the association
         except Unreachable as exc:
-            yield Taken(kind, _named(classes), "no answer", None, str(exc), "", 0.0)
+            yield Taken(kind, _class_names(classes), "no answer", None, str(exc), "", 0.0)
             continue
         accepted = [uid for uid in classes if destination.accepts(uid)][:1]
         if accepted:
-            yield _stored(destination, folder, kind, ae_title, accepted[0], now)
+            yield _store_object(destination, folder, kind, ae_title, accepted[0], now)
         else:
             why = "it accepts no presentation context for this SOP class"
-            yield Taken(kind, _named(classes), "no context", None, why, "", 0.0)
+            yield Taken(kind, _class_names(classes), "no context", None, why, "", 0.0)
 
 
-def _stored(
+def _store_object(
     destination: Destination, folder: Path, kind: str, ae_title: str, uid: str, now: datetime
 ) -> Taken:
     path = folder / "test.dcm"
     build(ae_title, uid, now).save_as(path, enforce_file_format=True)
-    name, started = _named([uid]), time.perf_counter()
+    name, started = _class_names([uid]), time.perf_counter()
     try:
         status = destination.store(path)
     except Unreachable as exc:
@@ -104,10 +104,10 @@ def _stored(
     return Taken(kind, name, "taken", status, "", "", ms)
 
 
-def _named(classes: Sequence[str]) -> str:
+def _class_names(classes: Sequence[str]) -> str:
     return " or ".join(REPORTS[uid].removesuffix(" Storage") for uid in classes)
 
 
 def is_fine(taken: Sequence[Taken]) -> bool:
     """Return whether everything was taken."""
-    return all(not one.meaning for one in taken)
+    return all(not answer.meaning for answer in taken)

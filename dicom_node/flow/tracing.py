@@ -80,15 +80,17 @@ class TraceExporter:
             return
         # couriers of several destinations share it, and the ids are named one span at a time
         with self._lock:
-            self._spans(job, own, attributes)
+            self._export_spans(job, own, attributes)
 
-    def _spans(self, job: str, own: Sequence[StepView], attributes: Mapping[str, str]) -> None:
+    def _export_spans(
+        self, job: str, own: Sequence[StepView], attributes: Mapping[str, str]
+    ) -> None:
         from opentelemetry.trace import set_span_in_context
 
         began = min(step.at - step.ms / 1000 for step in own)
         self._ids.name(job, "route")
         route = self._tracer.start_span(
-            "C-STORE to report", start_time=_ns(began), attributes=dict(attributes)
+            "C-STORE to report", start_time=_nanoseconds_of(began), attributes=dict(attributes)
         )
         context = set_span_in_context(route)
         for number, step in enumerate(own):
@@ -97,11 +99,11 @@ class TraceExporter:
             span = self._tracer.start_span(
                 step.stage,
                 context,
-                start_time=_ns(step.at - step.ms / 1000),
+                start_time=_nanoseconds_of(step.at - step.ms / 1000),
                 attributes={"chexfract.program": program, "chexfract.job": job},
             )
-            span.end(_ns(step.at))
-        route.end(_ns(max(step.at for step in own)))
+            span.end(_nanoseconds_of(step.at))
+        route.end(_nanoseconds_of(max(step.at for step in own)))
 
     def flush(self) -> None:
         """Send what is waiting."""
@@ -148,5 +150,5 @@ class _NamedIds:
         return self._span
 
 
-def _ns(seconds: float) -> int:
+def _nanoseconds_of(seconds: float) -> int:
     return round(seconds * 1e9)

@@ -24,10 +24,10 @@ def reload(settings: Settings, by: Actor, *, as_json: bool = False) -> None:
     folder = settings.node.data_dir
     if not is_running(folder):
         raise Unreachable(f"no node runs on {folder}; its next start reads node.toml anyway")
-    _show(ask_reload(folder, by), as_json=as_json)
+    _show_outcome(ask_reload(folder, by), as_json=as_json)
 
 
-def _show(answer: Reloaded, *, as_json: bool) -> None:
+def _show_outcome(answer: Reloaded, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"problem": "", **asdict(answer)}, ensure_ascii=False))
         return

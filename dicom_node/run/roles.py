@@ -83,14 +83,14 @@ class Life:
         self.ends = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.ends.set())
-        signal.signal(signal.SIGHUP, self._ask)
+        signal.signal(signal.SIGHUP, self._ask_to_end)
         # Only now: what changes while it is read is read again.
         self.settings = in_force.read(config)
         set_zone(self.settings.node.time_zone)
 
     def ready(self) -> None:
         """Tell that the role works, with what is accepted now."""
-        _beat(b"R")
+        _beat_heart(b"R")
 
     def live(
         self, take: Callable[[Settings], None], check: Callable[[], None] = lambda: None
@@ -109,10 +109,10 @@ class Life:
             if self._is_asked:
                 self._is_asked = False
                 take(in_force.read(self._config))
-                _beat(b"T")
-            _beat(b".")
+                _beat_heart(b"T")
+            _beat_heart(b".")
 
-    def _ask(self, _signal: int, _frame: FrameType | None) -> None:
+    def _ask_to_end(self, _signal: int, _frame: FrameType | None) -> None:
         self._is_asked = True
 
 
@@ -124,10 +124,10 @@ def run_role(name: str, config: Path) -> None:
     ConfigurationError, Unreachable
         The role cannot work; the message says what to change.
     """
-    {"listener": _listener, "courier": _courier, "web": _web}[name](Life(config))
+    {"listener": _run_listener, "courier": _run_courier, "web": _run_web}[name](Life(config))
 
 
-def _listener(life: Life) -> None:
+def _run_listener(life: Life) -> None:
     from dicom_node.dimse.commitment import Reports
     from dicom_node.dimse.port import Port
     from dicom_node.dimse.refusals import Refusals
@@ -138,7 +138,7 @@ def _listener(life: Life) -> None:
     from dicom_node.store.catalogue import Catalogue
 
     settings = life.settings
-    spool, ledger = _stores(settings)
+    spool, ledger = _open_stores(settings)
     spool.sweep(older_than_s=3600)
     intake = Intake(settings, spool, ledger)
     catalogue = Catalogue(ledger, spool, settings.node.ae_title)
@@ -162,7 +162,7 @@ def _listener(life: Life) -> None:
     listener.stop()
 
 
-def _courier(life: Life) -> None:
+def _run_courier(life: Life) -> None:
     from dicom_node.dimse.commitment import CommitmentAssociation
     from dicom_node.dimse.lookup import why_not_there
     from dicom_node.dimse.scu import Destination
@@ -179,7 +179,7 @@ def _courier(life: Life) -> None:
     from dicom_node.store.retention import RetentionSweep
 
     settings = life.settings
-    spool, ledger = _stores(settings)
+    spool, ledger = _open_stores(settings)
 
     def connect(peer: Peer) -> Destination:
         return Destination(settings.node.ae_title, peer)
@@ -236,11 +236,11 @@ def _courier(life: Life) -> None:
         traces.flush()
 
 
-def _web(life: Life) -> None:
+def _run_web(life: Life) -> None:
     from dicom_node.web.app import WebSite, serve_web
 
     settings = life.settings
-    spool, ledger = _stores(settings)
+    spool, ledger = _open_stores(settings)
     site = WebSite(settings, ledger, spool, read_credentials(settings))
     turn = WebLoop()
 
@@ -254,7 +254,7 @@ def _web(life: Life) -> None:
     serve_web(settings, site, life.ends, ready=life.ready, turn=turn)
 
 
-def _stores(settings: Settings) -> tuple[Spool, Ledger]:
+def _open_stores(settings: Settings) -> tuple[Spool, Ledger]:
     from dicom_node.store.audit_file import AuditFile
     from dicom_node.store.ledger import Ledger
     from dicom_node.store.spool import Spool
@@ -265,7 +265,7 @@ def _stores(settings: Settings) -> tuple[Spool, Ledger]:
     return spool, Ledger.open(settings.ledger_url)
 
 
-def _beat(sign: bytes) -> None:
+def _beat_heart(sign: bytes) -> None:
     descriptor = os.environ.get(HEART)
     if descriptor:
         with contextlib.suppress(OSError):

@@ -104,8 +104,8 @@ class Supervisor:
 
         SIGHUP reloads peers and rules.
         """
-        signal.signal(signal.SIGINT, self._stop)
-        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._ask_to_stop)
+        signal.signal(signal.SIGTERM, self._ask_to_stop)
         had_terminal = os.isatty(0)
 
         def asked(_signal: int, _frame: FrameType | None) -> None:
@@ -117,7 +117,7 @@ class Supervisor:
         watchdog = Watchdog()
         try:
             while not self._ends:
-                self._round()
+                self._check_children()
                 watchdog.pat()
         finally:
             notify(STOPPING)
@@ -125,17 +125,17 @@ class Supervisor:
             stop([child for child in self.children if child.process])
         return self._exit
 
-    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+    def _ask_to_stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._ends = True
 
-    def _round(self) -> None:
+    def _check_children(self) -> None:
         now = time.monotonic()
         are_ready = all(child.ready for child in self.children if child.beats)
         for child in self.children:
             if child.process is None and now >= child.next_start:
                 # A worker's imports and weights must not keep the node from answering.
                 if child.beats or are_ready or child.started:
-                    _start(child)
+                    _start_child(child)
             elif child.process is not None:
                 self._look_at(child, child.process, now)
         if not self._told and all(child.ready or not child.beats for child in self.children):
@@ -144,13 +144,13 @@ class Supervisor:
             notify(READY)
         if self._is_asked and self.exchange:
             self._is_asked = False
-            self._reload(self.exchange)
+            self._reload_settings(self.exchange)
         if self._exchanged and all(child.is_current for child in self.children):
-            self._reloaded(self._exchanged)
+            self._note_reloaded(self._exchanged)
             self._exchanged = None
-        _listen([child for child in self.children if child.heart is not None], 0.1)
+        _listen_to_hearts([child for child in self.children if child.heart is not None], 0.1)
 
-    def _reload(self, exchange: Callable[[], Exchange]) -> None:
+    def _reload_settings(self, exchange: Callable[[], Exchange]) -> None:
         """Let every role take the peers and rules of node.toml, unless it is wrong."""
         try:
             self._exchanged = exchange()
@@ -164,7 +164,7 @@ class Supervisor:
                 if child.process is not None:
                     child.process.send_signal(signal.SIGHUP)
 
-    def _reloaded(self, exchanged: Exchange) -> None:
+    def _note_reloaded(self, exchanged: Exchange) -> None:
         logger.info("reloaded: %d peers, %d rules", len(exchanged.peers), len(exchanged.rules))
         if exchanged.waiting:
             tables = ", ".join(f"[{table}]" for table in exchanged.waiting)
@@ -177,12 +177,12 @@ class Supervisor:
             patience = HUNG_AFTER_S if child.ready else STARTS_WITHIN_S
             if child.beats and now - child.beaten > patience:
                 logger.error("%s hangs: started again", child.name, extra={"role": child.name})
-                _kill(process)
+                _kill_group(process)
             return
         if status == ConfigurationError.exit_code and not child.ready and child.beats:
             self._ends, self._exit = True, status
             return
-        _forget(child)
+        _forget_process(child)
         # What worked and was killed is back at once; what cannot start is tried ever more slowly.
         has_worked = child.ready or now - child.started > WORKED_S
         child.failures = 0 if has_worked else child.failures + 1
@@ -240,12 +240,12 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
             node = settings.node
             ports = Ports(node.host, node.port, node.listener_count, node.data_dir)
             note = noting(settings, None)
-            copy = _accept(config, settings, note)
+            copy = _accept_settings(config, settings, note)
             Auditor(settings, ledger := Ledger.open(settings.ledger_url)).begin()
             ledger.close()
-            children = _roles(copy, url, ports)
+            children = _role_children(copy, url, ports)
             if worker_config:
-                child = _worker(
+                child = _worker_child(
                     worker_config, url, embedded is not None, credentials.jobs, settings
                 )
                 children.append(child)
@@ -255,7 +255,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
             return Supervisor(
                 children,
                 exchange=lambda: in_force.exchange(copy),
-                tell=lambda answer: _tell(answer_file, answer, note),
+                tell=lambda answer: _answer_reload(answer_file, answer, note),
                 close=ports.close,
             ).run()
         finally:
@@ -265,7 +265,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
                 embedded.stop()
 
 
-def _roles(config: Path, broker_url: str, ports: Ports) -> list[Child]:
+def _role_children(config: Path, broker_url: str, ports: Ports) -> list[Child]:
     environment = {**os.environ, "CHEXFRACT_BROKER__URL": broker_url}
     command = python_command("-m", "dicom_node", "role")
     children = [
@@ -284,7 +284,7 @@ def _roles(config: Path, broker_url: str, ports: Ports) -> list[Child]:
     return children
 
 
-def _worker(
+def _worker_child(
     config: Path, broker_url: str, is_embedded: bool, secret: str, settings: Settings
 ) -> Child:
     environment = {**os.environ, "CHEXFRACT_WORKER_WORKER__SECRET": secret}
@@ -298,7 +298,7 @@ def _worker(
     return Child("worker", command, environment, beats=False)
 
 
-def _start(child: Child) -> None:
+def _start_child(child: Child) -> None:
     listening, beating = os.pipe() if child.beats else (None, None)
     environment = {**child.environment, HEART: str(beating)} if child.beats else child.environment
     child.process = subprocess.Popen(
@@ -325,7 +325,7 @@ def _as_child() -> None:
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
 
 
-def _listen(children: Sequence[Child], timeout_s: float) -> None:
+def _listen_to_hearts(children: Sequence[Child], timeout_s: float) -> None:
     hearts = {child.heart: child for child in children if child.heart is not None}
     try:
         heard, _, _ = select.select(list(hearts), [], [], timeout_s)
@@ -342,7 +342,7 @@ def _listen(children: Sequence[Child], timeout_s: float) -> None:
         child.is_current = child.is_current or b"R" in signs or b"T" in signs
 
 
-def _accept(config: Path, settings: Settings, note: Note) -> Path:
+def _accept_settings(config: Path, settings: Settings, note: Note) -> Path:
     """Keep what this node runs with, and note where it is not what it ran with before."""
     before = in_force.kept(settings)
     copy = in_force.accept(config, settings)
@@ -368,7 +368,7 @@ def _note_reload(folder: Path, answer: dict[str, Any], note: Note) -> None:
     note(use)
 
 
-def _tell(path: Path, answer: dict[str, Any], note: Note) -> None:
+def _answer_reload(path: Path, answer: dict[str, Any], note: Note) -> None:
     """Leave word for `chexfract-node reload`, which waits for it."""
     _note_reload(path.parent, answer, note)
     temporary = path.with_name(f".{path.name}")
@@ -377,7 +377,7 @@ def _tell(path: Path, answer: dict[str, Any], note: Note) -> None:
         temporary.replace(path)
 
 
-def _forget(child: Child) -> None:
+def _forget_process(child: Child) -> None:
     if child.heart is not None:
         os.close(child.heart)
     child.process, child.heart = None, None
@@ -395,10 +395,10 @@ def stop(children: Sequence[Child]) -> None:
             process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             logger.warning("process %d does not end by itself: killed", process.pid)
-        _kill(process)
+        _kill_group(process)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -50,7 +50,7 @@ class AuditFile:
         """Hold the reserve, as far as the disk has room again; return whether it is whole."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = self._open(self._reserve, os.O_RDWR)
+            descriptor = self._open_file(self._reserve, os.O_RDWR)
             try:
                 if os.fstat(descriptor).st_size < RESERVE:
                     os.posix_fallocate(descriptor, 0, RESERVE)
@@ -71,12 +71,12 @@ class AuditFile:
         content = "".join(f"{line}\n" for line in lines).encode()
         if not content:
             return
-        with self._locked() as may_rename:
+        with self._lock_files() as may_rename:
             if may_rename:
                 self._put_aside(len(content))
             while True:
                 try:
-                    self._write(content)
+                    self._write_message(content)
                 except OSError as exc:
                     # Images stop when the reserve is touched; the trail goes on with it.
                     if exc.errno in _FULL and self._give_up(len(content)):
@@ -85,11 +85,11 @@ class AuditFile:
                 return
 
     @contextmanager
-    def _locked(self) -> Iterator[bool]:
+    def _lock_files(self) -> Iterator[bool]:
         """Hold the lock; yield whether files may be renamed here."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            lock = self._open(self._lock, os.O_RDWR)
+            lock = self._open_file(self._lock, os.O_RDWR)
         except PermissionError:
             # Somebody else made the file in a folder of theirs: it is appended to, as in 0.1.0.
             yield False
@@ -100,7 +100,7 @@ class AuditFile:
         finally:
             os.close(lock)
 
-    def _open(self, path: Path, flags: int) -> int:
+    def _open_file(self, path: Path, flags: int) -> int:
         """Open a file of the trail; what root makes belongs to the folder's user all the same."""
         is_root = os.geteuid() == 0
         if is_root:  # the folder's user may have put a link there that leads to root's own files
@@ -114,14 +114,14 @@ class AuditFile:
                     os.fchown(descriptor, of_folder.st_uid, of_folder.st_gid)
         return descriptor
 
-    def _write(self, content: bytes) -> None:
-        descriptor = self._open(self.path, os.O_WRONLY | os.O_APPEND)
+    def _write_message(self, content: bytes) -> None:
+        descriptor = self._open_file(self.path, os.O_WRONLY | os.O_APPEND)
         try:
             size = os.fstat(descriptor).st_size
             is_whole = False
             try:
                 is_whole = os.write(descriptor, content) == len(content)
-                _sync(descriptor)
+                _sync_data(descriptor)
             finally:
                 if not is_whole:
                     os.ftruncate(descriptor, size)
@@ -133,7 +133,7 @@ class AuditFile:
     def _give_up(self, needed: int) -> bool:
         """Give some of the reserve back to the disk; return whether there was any."""
         try:
-            descriptor = self._open(self._reserve, os.O_RDWR)
+            descriptor = self._open_file(self._reserve, os.O_RDWR)
             try:
                 size = os.fstat(descriptor).st_size
                 if size:
@@ -151,17 +151,17 @@ class AuditFile:
         except FileNotFoundError:
             return
         for number in range(KEPT, 0, -1):
-            older = self._aside(number)
+            older = self._numbered_path(number)
             if older.exists():
-                older.rename(self._aside(number + 1))
-        self.path.rename(self._aside(1))
-        self._aside(KEPT + 1).unlink(missing_ok=True)
+                older.rename(self._numbered_path(number + 1))
+        self.path.rename(self._numbered_path(1))
+        self._numbered_path(KEPT + 1).unlink(missing_ok=True)
 
-    def _aside(self, number: int) -> Path:
+    def _numbered_path(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")
 
 
-def _sync(descriptor: int) -> None:
+def _sync_data(descriptor: int) -> None:
     try:
         os.fdatasync(descriptor)
     except OSError as exc:

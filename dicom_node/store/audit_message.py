@@ -125,9 +125,9 @@ def message(
         When it happened, in seconds since the epoch.
     """
     when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-    codes = _coded("EventID", event)
+    codes = _coded_element("EventID", event)
     if kind is not None:
-        codes += _coded("EventTypeCode", kind)
+        codes += _coded_element("EventTypeCode", kind)
     identification = {
         "EventActionCode": action,
         "EventDateTime": when,
@@ -136,10 +136,10 @@ def message(
     return "".join(
         (
             "<AuditMessage>",
-            _element("EventIdentification", identification, codes),
-            *map(_participant, participants),
-            _element("AuditSourceIdentification", {"AuditSourceID": source}),
-            *map(_thing, things),
+            _xml_element("EventIdentification", identification, codes),
+            *map(_participant_xml, participants),
+            _xml_element("AuditSourceIdentification", {"AuditSourceID": source}),
+            *map(_object_xml, things),
             "</AuditMessage>",
         )
     )
@@ -148,25 +148,25 @@ def message(
 # Made as text: ElementTree takes three times as long, and there are two messages for each image.
 
 
-def _element(name: str, attributes: Mapping[str, str], content: str = "") -> str:
-    written = "".join(f' {key}="{_escaped(value)}"' for key, value in attributes.items())
+def _xml_element(name: str, attributes: Mapping[str, str], content: str = "") -> str:
+    written = "".join(f' {key}="{_escape_value(value)}"' for key, value in attributes.items())
     return f"<{name}{written}>{content}</{name}>" if content else f"<{name}{written} />"
 
 
-def _escaped(value: str) -> str:
+def _escape_value(value: str) -> str:
     if value.isalnum():
         return value[:LONGEST]
-    return _clean(value).translate(_ESCAPES)
+    return _clean_text(value).translate(_ESCAPES)
 
 
 @lru_cache(maxsize=256)
-def _coded(name: str, code: Code) -> str:
+def _coded_element(name: str, code: Code) -> str:
     attributes = {
         "csd-code": code.value,
         "codeSystemName": code.scheme,
         "originalText": code.meaning,
     }
-    return _element(name, attributes)
+    return _xml_element(name, attributes)
 
 
 @lru_cache(maxsize=256)
@@ -180,45 +180,45 @@ def _is_number(address: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _participant(one: Participant) -> str:
+def _participant_xml(participant: Participant) -> str:
     attributes = {
-        "UserID": _clean(one.user) or "unknown",
-        "UserIsRequestor": str(one.is_requestor).lower(),
+        "UserID": _clean_text(participant.user) or "unknown",
+        "UserIsRequestor": str(participant.is_requestor).lower(),
     }
-    if one.ae_title:
-        attributes["AlternativeUserID"] = f"AETITLES={one.ae_title}"
-    if one.address:
-        attributes["NetworkAccessPointID"] = one.address
-        attributes["NetworkAccessPointTypeCode"] = "2" if _is_number(one.address) else "1"
-    content = _coded("RoleIDCode", one.role) if one.role is not None else ""
-    return _element("ActiveParticipant", attributes, content)
+    if participant.ae_title:
+        attributes["AlternativeUserID"] = f"AETITLES={participant.ae_title}"
+    if participant.address:
+        attributes["NetworkAccessPointID"] = participant.address
+        attributes["NetworkAccessPointTypeCode"] = "2" if _is_number(participant.address) else "1"
+    content = _coded_element("RoleIDCode", participant.role) if participant.role is not None else ""
+    return _xml_element("ActiveParticipant", attributes, content)
 
 
-def _thing(thing: Thing) -> str:
+def _object_xml(thing: Thing) -> str:
     attributes = {
         "ParticipantObjectID": thing.ident,
         "ParticipantObjectTypeCode": str(thing.type_code),
         "ParticipantObjectTypeCodeRole": str(thing.role),
     }
-    content = _coded("ParticipantObjectIDTypeCode", thing.kind)
+    content = _coded_element("ParticipantObjectIDTypeCode", thing.kind)
     if thing.query:
         content += f"<ParticipantObjectQuery>{thing.query}</ParticipantObjectQuery>"
     if thing.transfer_syntax:
-        content += _detail("TransferSyntax", thing.transfer_syntax)
+        content += _detail_xml("TransferSyntax", thing.transfer_syntax)
     if thing.alert:
-        content += _detail("Alert Description", thing.alert)
+        content += _detail_xml("Alert Description", thing.alert)
     for uid, count in thing.classes:
-        content += _element("SOPClass", {"UID": uid, "NumberOfInstances": str(count)})
-    return _element("ParticipantObjectIdentification", attributes, content)
+        content += _xml_element("SOPClass", {"UID": uid, "NumberOfInstances": str(count)})
+    return _xml_element("ParticipantObjectIdentification", attributes, content)
 
 
-def _detail(name: str, text: str) -> str:
+def _detail_xml(name: str, text: str) -> str:
     # In base64 by the schema: longer than an attribute of ours, and of safe characters.
     value = base64.b64encode(text[:LONGEST].encode("utf-8", "replace")).decode()
     return f'<ParticipantObjectDetail type="{name}" value="{value}" />'
 
 
-def _clean(text: str) -> str:
+def _clean_text(text: str) -> str:
     """Return text that XML may hold, in one line."""
     text = text[:LONGEST]
     if text.isascii() and text.isprintable():
@@ -229,23 +229,31 @@ def _clean(text: str) -> str:
 def application(settings: Settings, *, starts: bool, at: float) -> str:
     """Return the message that the node starts or stops (A.5.3.1)."""
     kind = START if starts else STOP
-    return message(_source(settings), ACTIVITY, "E", SUCCESS, [_us(settings)], kind=kind, at=at)
+    return message(
+        _source_name(settings),
+        ACTIVITY,
+        "E",
+        SUCCESS,
+        [_own_application(settings)],
+        kind=kind,
+        at=at,
+    )
 
 
 def of_event(settings: Settings, event: Event) -> str:
     """Return the message of an event of the ledger; empty for one that the trail does not have."""
     if event.stage in ("received", "sent"):
-        return _transferred(settings, event)
+        return _transfer_message(settings, event)
     if event.stage in ACTS and event.details.by:
-        return _acted(settings, event)
+        return _act_message(settings, event)
     return ""
 
 
-def _transferred(settings: Settings, event: Event) -> str:
+def _transfer_message(settings: Settings, event: Event) -> str:
     """Return that Instances came in or went out (A.5.3.7)."""
     node = settings.node
-    us = Participant(str(os.getpid()), None, node.ae_title, _host(node.host))
-    other = _other(event, settings.peers)
+    us = Participant(str(os.getpid()), None, node.ae_title, _host_name(node.host))
+    other = _other_side(event, settings.peers)
     is_received = event.stage == "received"
     source, destination = (other, us) if is_received else (us, other)
     participants = [
@@ -258,11 +266,17 @@ def _transferred(settings: Settings, event: Event) -> str:
     things += [Thing(event.patient_id or "", PATIENT, 1, 1)]
     action = "C" if is_received else "R"
     return message(
-        _source(settings), TRANSFERRED, action, SUCCESS, participants, things=things, at=event.at
+        _source_name(settings),
+        TRANSFERRED,
+        action,
+        SUCCESS,
+        participants,
+        things=things,
+        at=event.at,
     )
 
 
-def _acted(settings: Settings, event: Event) -> str:
+def _act_message(settings: Settings, event: Event) -> str:
     """Return that a person changed what becomes of an Instance, or judged a report (A.5.3.2)."""
     details = event.details
     who = Participant(details.by, None, "", details.address, is_requestor=True)
@@ -275,7 +289,7 @@ def _acted(settings: Settings, event: Event) -> str:
         Thing(event.patient_id or "", PATIENT, 1, 1),
     ]  # fmt: skip
     return message(
-        _source(settings), ACCESSED, "U", SUCCESS, [who, _us(settings)],
+        _source_name(settings), ACCESSED, "U", SUCCESS, [who, _own_application(settings)],
         kind=Code(verb.replace(" ", "-"), verb, "99CHEXFRACT"), things=things, at=event.at,
     )  # fmt: skip
 
@@ -307,26 +321,26 @@ def of_use(settings: Settings, use: Use, at: float) -> str:
     shape = _SHAPES[use.what]
     is_good = use.is_served and use.what != "result-refused"
     return message(
-        _source(settings),
+        _source_name(settings),
         shape.event,
         shape.action,
         SUCCESS if is_good else shape.failure,
-        _participants(use, settings),
+        _participants_of_use(use, settings),
         kind=shape.kind,
-        things=_things(use),
+        things=_objects_of_use(use),
         at=at,
     )
 
 
-def _source(settings: Settings) -> str:
+def _source_name(settings: Settings) -> str:
     return settings.audit.source or settings.node.ae_title
 
 
-def _us(settings: Settings) -> Participant:
+def _own_application(settings: Settings) -> Participant:
     return Participant(str(os.getpid()), APPLICATION, settings.node.ae_title)
 
 
-def _other(event: Event, peers: dict[str, Peer]) -> Participant:
+def _other_side(event: Event, peers: dict[str, Peer]) -> Participant:
     """Return who sent the Instance, or to whom its report was sent."""
     if event.stage == "received":
         ae_title, host = event.calling_ae or "", event.calling_host or ""
@@ -341,28 +355,28 @@ def _other(event: Event, peers: dict[str, Peer]) -> Participant:
     return Participant(name, None, peer.ae_title, peer.host)
 
 
-def _participants(use: Use, settings: Settings) -> list[Participant]:
+def _participants_of_use(use: Use, settings: Settings) -> list[Participant]:
     """Return who gave, who got, and who asked when that is a third one (A.5.3.7, A.5.3.10)."""
     node = settings.node
-    us = Participant(str(os.getpid()), None, node.ae_title, _host(node.host))
+    us = Participant(str(os.getpid()), None, node.ae_title, _host_name(node.host))
     user = Participant(use.user, None, use.ae_title, use.address, is_requestor=True)
     if use.what == "accessed":
         return [user, us]
     if use.what not in ("queried", "retrieved", "exported"):
-        return [user, _us(settings)]
+        return [user, _own_application(settings)]
     if use.what == "queried":
-        return [_as(SOURCE, user), _as(DESTINATION, us)]
+        return [_with_role(SOURCE, user), _with_role(DESTINATION, us)]
     if not use.receiver:
-        return [_as(SOURCE, us), _as(DESTINATION, user)]
+        return [_with_role(SOURCE, us), _with_role(DESTINATION, user)]
     receiver = Participant(use.receiver, None, use.receiver, use.receiver_address)
-    return [_as(SOURCE, us), _as(DESTINATION, receiver), user]
+    return [_with_role(SOURCE, us), _with_role(DESTINATION, receiver), user]
 
 
-def _as(role: Code, one: Participant) -> Participant:
-    return replace(one, role=role)
+def _with_role(role: Code, participant: Participant) -> Participant:
+    return replace(participant, role=role)
 
 
-def _things(use: Use) -> list[Thing]:
+def _objects_of_use(use: Use) -> list[Thing]:
     """Return what was asked, or the studies and patients that were used."""
     if use.what == "queried":
         is_web = use.service.startswith("/")
@@ -380,5 +394,5 @@ def patients_of(studies: Sequence[Study]) -> list[str]:
     return list(dict.fromkeys(patient for _, patient, _ in studies if patient))
 
 
-def _host(host: str) -> str:
+def _host_name(host: str) -> str:
     return host if host not in ("", "0.0.0.0", "::") else socket.gethostname()  # noqa: S104

@@ -75,25 +75,25 @@ def backup(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = N
     ledger = Ledger.open(ledger_url)
     schema = str(ledger.revision())
     ledger.close()
-    with _told(folder):
+    with _explain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with _lock_folder(folder):
             for left_over in folder.rglob(".*.partial"):
                 left_over.unlink()
-            known = _sums(folder) if (folder / MANIFEST).exists() else {}
+            known = _read_sums(folder) if (folder / MANIFEST).exists() else {}
             # First the files, then the ledger, then the files again: a row names a file that was
             # there before it, and retention removes a file that a copied row may still name.
-            found = dict.fromkeys(_take(spool, folder))
+            found = dict.fromkeys(_copy_spool(spool, folder))
             name = _copy_ledger(ledger_url, folder)
-            found |= dict.fromkeys(_take(spool, folder))
+            found |= dict.fromkeys(_copy_spool(spool, folder))
             sums: dict[str, str] = {}
             for file in sorted(found):
                 path = folder / "spool" / file
-                sums[f"spool/{file}"] = known.get(f"spool/{file}") or _digest(path)
+                sums[f"spool/{file}"] = known.get(f"spool/{file}") or _file_digest(path)
             new = len(sums.keys() - known.keys())
-            sums[name] = _digest(folder / name)
+            sums[name] = _file_digest(folder / name)
             size = (folder / name).stat().st_size
-            _finish(folder, name, sums, schema)
+            _write_manifest(folder, name, sums, schema)
             for old in folder.glob("ledger-*"):
                 if old.name != name:
                     old.unlink()
@@ -121,21 +121,21 @@ def restore(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = 
         The disk is full; call it again when there is room.
     """
     spool = spool or data_dir / "spool"
-    with _told(data_dir):
-        said = _manifest(folder)
-        sums = _sums(folder)
+    with _explain_errors(data_dir):
+        said = _read_manifest(folder)
+        sums = _read_sums(folder)
         mark = data_dir / HALF
         is_again = mark.exists() and mark.read_text() == said["ledger"]
         if not is_again:
             _require_empty(spool, ledger_url)
         data_dir.mkdir(parents=True, exist_ok=True)
         mark.write_text(said["ledger"])
-        _sync(data_dir)
+        _sync_folder(data_dir)
         new = 0
         for name, digest in sums.items():
             if name.startswith("spool/"):
                 place = spool / name.removeprefix("spool/")
-                new += _place(folder / name, place, digest)
+                new += _place_file(folder / name, place, digest)
         size = _restore_ledger(folder / said["ledger"], sums[said["ledger"]], ledger_url)
         ledger = Ledger(ledger_url)
         try:
@@ -143,7 +143,7 @@ def restore(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = 
         finally:
             ledger.close()
         mark.unlink()
-        _sync(data_dir)
+        _sync_folder(data_dir)
     return Copied(len(sums) - 1, new, size)
 
 
@@ -175,7 +175,7 @@ def require_ledger(ledger_url: str, spool: Path) -> None:
         )
 
 
-def _take(spool: Path, folder: Path) -> Iterator[str]:
+def _copy_spool(spool: Path, folder: Path) -> Iterator[str]:
     """Link or copy what is in the spool and not in the backup; yield all names."""
     for top in _FOLDERS:
         for path in sorted((spool / top).rglob("*")):
@@ -186,13 +186,13 @@ def _take(spool: Path, folder: Path) -> Iterator[str]:
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    _link(path, target)
+                    _link_file(path, target)
                 except FileNotFoundError:
                     continue  # retention has just removed it
             yield name
 
 
-def _link(path: Path, target: Path) -> None:
+def _link_file(path: Path, target: Path) -> None:
     try:
         os.link(path, target)
     except FileNotFoundError:
@@ -212,7 +212,7 @@ def _copy_ledger(url: str, folder: Path) -> str:
     if parsed.get_backend_name() != "sqlite":
         name = f"ledger-{stamp}.dump"
         partial = folder / f".{name}.partial"
-        _run("pg_dump", parsed, "--format=custom", "--file", str(partial))
+        _run_program("pg_dump", parsed, "--format=custom", "--file", str(partial))
     else:
         name = f"ledger-{stamp}.sqlite"
         partial = folder / f".{name}.partial"
@@ -229,11 +229,11 @@ def _copy_ledger(url: str, folder: Path) -> str:
     return name
 
 
-def _finish(folder: Path, ledger: str, sums: dict[str, str], schema: str) -> None:
+def _write_manifest(folder: Path, ledger: str, sums: dict[str, str], schema: str) -> None:
     """Make the new manifest count, in one step."""
     text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
     name = f"{SUMS}.{ledger.rpartition('.')[0].removeprefix('ledger-')}"
-    _write(folder / name, text)
+    _write_file(folder / name, text)
     said = {
         "version": 1,
         "software": __version__,
@@ -245,23 +245,23 @@ def _finish(folder: Path, ledger: str, sums: dict[str, str], schema: str) -> Non
         "sums": name,
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
-    _write(folder / MANIFEST, json.dumps(said, indent=1))
+    _write_file(folder / MANIFEST, json.dumps(said, indent=1))
     for old in folder.glob(f"{SUMS}.*"):
         if old.name != name:
             old.unlink()
 
 
-def _write(path: Path, text: str) -> None:
+def _write_file(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    _sync(path.parent)
+    _sync_folder(path.parent)
 
 
-def _sync(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -269,7 +269,7 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         said: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for key in ("ledger", "sums", "sha256", "schema", "software"):
@@ -289,13 +289,13 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return said
 
 
-def _sums(folder: Path) -> dict[str, str]:
+def _read_sums(folder: Path) -> dict[str, str]:
     """Return name -> sum of a backup's files.
 
     A backup may lie where others write: a name that leads out of the folder, or to another file of
     data_dir than the spool's, would let them remove or replace what they cannot reach.
     """
-    said = _manifest(folder)
+    said = _read_manifest(folder)
     try:
         lines = (folder / said["sums"]).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as exc:
@@ -308,12 +308,12 @@ def _sums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def _digest(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _place(source: Path, target: Path, digest: str) -> bool:
+def _place_file(source: Path, target: Path, digest: str) -> bool:
     """Copy a file whose sum is right; False when it is there already."""
     if target.parts[-1].startswith(".") or ".." in target.parts:
         raise ConfigurationError(f"{source}: not a name of the spool")
@@ -363,16 +363,18 @@ def _restore_ledger(copy: Path, digest: str, url: str) -> int:
         kind = "PostgreSQL" if is_dump else "SQLite"
         raise ConfigurationError(f"{copy}: from {kind}; set node.ledger accordingly")
     if is_dump:
-        if _digest(copy) != digest:
+        if _file_digest(copy) != digest:
             raise ConfigurationError(f"{copy}: damaged; its sum is another one")
-        _run("pg_restore", parsed, "--clean", "--if-exists", "--no-owner", "--single-transaction",
-             "--dbname", str(parsed.database), str(copy))  # fmt: skip
+        _run_program(
+            "pg_restore", parsed, "--clean", "--if-exists", "--no-owner", "--single-transaction",
+            "--dbname", str(parsed.database), str(copy),
+        )  # fmt: skip
     else:
-        _place(copy, Path(str(parsed.database)), digest)
+        _place_file(copy, Path(str(parsed.database)), digest)
     return copy.stat().st_size
 
 
-def _run(program: str, url: sa.URL, *words: str) -> None:
+def _run_program(program: str, url: sa.URL, *words: str) -> None:
     """Run a program of PostgreSQL; the password goes by the environment."""
     where = {"PGHOST": url.host, "PGPORT": url.port, "PGUSER": url.username}
     given = {name: str(value) for name, value in where.items() if value}
@@ -391,7 +393,7 @@ def _run(program: str, url: sa.URL, *words: str) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _lock_folder(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -401,7 +403,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told(where: Path) -> Iterator[None]:
+def _explain_errors(where: Path) -> Iterator[None]:
     """Put what the disk refuses into one line."""
     try:
         yield

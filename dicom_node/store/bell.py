@@ -40,7 +40,7 @@ class Bells:
             sender.setblocking(False)
             for path in paths:
                 try:
-                    sender.sendto(b"1", _address(path))
+                    sender.sendto(b"1", _socket_address(path))
                 except BlockingIOError:
                     continue  # it was rung often already, and has not looked yet
                 except ConnectionRefusedError:
@@ -55,7 +55,7 @@ class Bells:
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}"
-            bell.bind(_address(path))
+            bell.bind(_socket_address(path))
         except OSError:
             bell.close()
             return None
@@ -87,17 +87,17 @@ class Bell:
         self._path.unlink(missing_ok=True)
 
 
-def _address(path: Path) -> str:
+def _socket_address(path: Path) -> str:
     """Return an address of a socket: the system takes 107 bytes, and folders are longer."""
     if len(os.fsencode(path)) < 108 or not _DESCRIPTORS.exists():
         return str(path)
-    return str(_DESCRIPTORS / str(_opened(path.parent)) / path.name)
+    return str(_DESCRIPTORS / str(_open_folder(path.parent)) / path.name)
 
 
 _folders: dict[Path, int] = {}
 
 
-def _opened(folder: Path) -> int:
+def _open_folder(folder: Path) -> int:
     """Return a descriptor of a folder, which stays open."""
     if folder not in _folders:
         _folders[folder] = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)

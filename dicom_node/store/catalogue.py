@@ -57,25 +57,25 @@ _CHUNK = 50
 _FIRST_CHUNK = 12
 
 
-def _tags(text: str) -> frozenset[int]:
+def _tags_of_keywords(text: str) -> frozenset[int]:
     found = [tag_for_keyword(keyword) for keyword in text.split()]
     return frozenset(tag for tag in found if tag is not None)
 
 
 ATTRIBUTES: dict[Level, frozenset[int]] = {
-    "PATIENT": _tags(
+    "PATIENT": _tags_of_keywords(
         "PatientName PatientID IssuerOfPatientID PatientBirthDate PatientBirthTime PatientSex "
         "OtherPatientIDsSequence OtherPatientNames EthnicGroup PatientComments "
         "NumberOfPatientRelatedStudies NumberOfPatientRelatedSeries NumberOfPatientRelatedInstances"
     ),
-    "STUDY": _tags(
+    "STUDY": _tags_of_keywords(
         "StudyDate StudyTime AccessionNumber IssuerOfAccessionNumberSequence StudyID "
         "StudyInstanceUID ReferringPhysicianName StudyDescription ProcedureCodeSequence "
         "PhysiciansOfRecord NameOfPhysiciansReadingStudy AdmittingDiagnosesDescription PatientAge "
         "PatientSize PatientWeight ModalitiesInStudy SOPClassesInStudy "
         "NumberOfStudyRelatedSeries NumberOfStudyRelatedInstances"
     ),
-    "SERIES": _tags(
+    "SERIES": _tags_of_keywords(
         "Modality SeriesInstanceUID SeriesNumber SeriesDate SeriesTime SeriesDescription "
         "BodyPartExamined ProtocolName OperatorsName Manufacturer InstitutionName StationName "
         "ReferencedPerformedProcedureStepSequence RequestAttributesSequence "
@@ -93,8 +93,8 @@ ORDERS = {
 }
 """Attributes by which a search can be ordered, with their columns in the ledger."""
 
-_ANY_LEVEL = _tags("SpecificCharacterSet TimezoneOffsetFromUTC InstanceAvailability")
-_ABOUT_THE_QUERY = _tags("SpecificCharacterSet QueryRetrieveLevel RetrieveAETitle")
+_ANY_LEVEL = _tags_of_keywords("SpecificCharacterSet TimezoneOffsetFromUTC InstanceAvailability")
+_ABOUT_THE_QUERY = _tags_of_keywords("SpecificCharacterSet QueryRetrieveLevel RetrieveAETitle")
 _CONTENT = 0x0040A730
 """Content Sequence: where the report itself begins; pixels and documents come later still."""
 
@@ -176,7 +176,7 @@ COLUMNS: dict[str, tuple[Level, str]] = {
 _FILLED = ("issuer_of_patient_id", "study_id", "referring_physician")
 _MODALITIES = {"sr": "SR", "basic-text": "SR", "gsps": "PR", "sc": "OT", "pdf": "DOC", "ko": "KO"}
 _MODALITIES["rejection-note"] = "KO"
-_NOT_IN_FILES = _tags(
+_NOT_IN_FILES = _tags_of_keywords(
     "InstanceAvailability ModalitiesInStudy SOPClassesInStudy NumberOfPatientRelatedStudies "
     "NumberOfPatientRelatedSeries NumberOfPatientRelatedInstances NumberOfStudyRelatedSeries "
     "NumberOfStudyRelatedInstances NumberOfSeriesRelatedInstances RetrieveAETitle"
@@ -257,19 +257,19 @@ class Catalogue:
         ]
         # What the ledger has is compared first: a file is opened only for what matches so far.
         wanted.sort(key=lambda key: key.tag not in _IN_LEDGER)
-        for group in self._groups(level, _wanted(keys, how, order)):
-            for entity in _entities(level, group):
-                _put(entity, "RetrieveAETitle", self._ae_title)
+        for group in self._group_objects(level, _wanted_by_ledger(keys, how, order)):
+            for entity in _entities_of_level(level, group):
+                _put_attribute(entity, "RetrieveAETitle", self._ae_title)
                 if matching.all_match(wanted, entity, how):
                     yield entity
 
     def objects(self, level: Level, keys: Dataset) -> list[Stored]:
         """Return the objects below what the unique keys name, down to `level`."""
-        names = [UNIQUE[one] for one in LEVELS[: LEVELS.index(level) + 1]]
+        names = [UNIQUE[name] for name in LEVELS[: LEVELS.index(level) + 1]]
         wanted = [keys[name] for name in names if name in keys]
         return [
             stored
-            for group in self._groups(level, _wanted(keys))
+            for group in self._group_objects(level, _wanted_by_ledger(keys))
             for stored in group
             if matching.all_match(wanted, _of_ledger("IMAGE", stored))
         ]
@@ -296,7 +296,7 @@ class Catalogue:
         found = self.ledger.results.give_out(stored.row.job, sop_classes)
         if found is None or not found.file:
             return None
-        return self._of(
+        return self._stored_object(
             replace(
                 stored.row,
                 part=found.part,
@@ -306,30 +306,34 @@ class Catalogue:
             )
         )
 
-    def _groups(self, level: Level, wanted: Wanted) -> Iterator[list[Stored]]:
+    def _group_objects(self, level: Level, wanted: Wanted) -> Iterator[list[Stored]]:
         """Yield the objects of each study, or at the patient's level of each patient."""
         found = self.ledger.results.studies(wanted)
         if level == "PATIENT":
             for _, studies in groupby(self._of_patients(found), itemgetter(1)):
                 rows = self.ledger.results.objects([study for study, _ in studies])
                 if rows:
-                    yield [self._of(row) for row in rows]
+                    yield [self._stored_object(row) for row in rows]
             return
-        for size in _growing():
+        for size in _chunk_sizes():
             if not (chunk := [study for study, _ in islice(found, size)]):
                 return
             by_study: dict[str, list[Stored]] = {}
             for row in self.ledger.results.objects(chunk):
-                by_study.setdefault(row.study_instance_uid, []).append(self._of(row))
+                by_study.setdefault(row.study_instance_uid, []).append(self._stored_object(row))
             yield from (by_study[study] for study in chunk if study in by_study)
 
     def _of_patients(self, found: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         """Yield all studies of each patient of whom one was found, patient by patient."""
         seen: set[str] = set()
-        for size in _growing():
+        for size in _chunk_sizes():
             if not (chunk := list(islice(found, size))):
                 return
-            new = [one for one in dict.fromkeys(patient for _, patient in chunk) if one not in seen]
+            new = [
+                patient_id
+                for patient_id in dict.fromkeys(patient for _, patient in chunk)
+                if patient_id not in seen
+            ]
             seen.update(new)
             of_patient: dict[str, list[tuple[str, str]]] = {}
             for study, patient in self.ledger.results.studies_of_patients(new) if new else ():
@@ -337,7 +341,7 @@ class Catalogue:
             for patient in new:
                 yield from of_patient.get(patient, ())
 
-    def _of(self, row: ReportView) -> Stored:
+    def _stored_object(self, row: ReportView) -> Stored:
         return Stored(
             self._spool.path(row.file),
             None,
@@ -349,7 +353,7 @@ class Catalogue:
         )
 
 
-def _growing() -> Iterator[int]:
+def _chunk_sizes() -> Iterator[int]:
     """Yield how many studies are looked up together: few at first, as few may be wanted."""
     size = _FIRST_CHUNK
     while True:
@@ -386,7 +390,7 @@ def uncompared(level: Level, keys: Dataset) -> list[BaseTag]:
     instances. Any other query would open the file of every report; such a key is optional there
     and counts as one without a value (PS3.4 C.4.1.3.1.1, PS3.18 8.3.4).
     """
-    exact = _wanted(keys).exact
+    exact = _wanted_by_ledger(keys).exact
     if any(exact.get(column) for column in _NAMED_BY):
         return []
     return [
@@ -400,17 +404,17 @@ def is_asked(level: Level, tag: BaseTag) -> bool:
     """Return whether a query at this level may ask for an attribute."""
     if tag in _ABOUT_THE_QUERY or tag.element == 0:
         return False
-    at = next((one for one, tags in ATTRIBUTES.items() if tag in tags), "IMAGE")
+    at = next((level_name for level_name, tags in ATTRIBUTES.items() if tag in tags), "IMAGE")
     return tag in _ANY_LEVEL or LEVELS.index(at) <= LEVELS.index(level)
 
 
-def _wanted(keys: Dataset, how: How = PLAIN, order: Sequence[str] = ()) -> Wanted:
+def _wanted_by_ledger(keys: Dataset, how: How = PLAIN, order: Sequence[str] = ()) -> Wanted:
     """Return what the ledger can look up by itself: at least all that matches."""
     exact: dict[str, tuple[str, ...]] = {}
     like: dict[str, str] = {}
     span: dict[str, tuple[str, str]] = {}
     for keyword, column in _LOOKED_UP.items():
-        texts = _texts(keys, keyword)
+        texts = _key_values(keys, keyword)
         if not texts or matching.EMPTY in texts:
             continue
         if keyword.endswith("UID"):
@@ -419,15 +423,15 @@ def _wanted(keys: Dataset, how: How = PLAIN, order: Sequence[str] = ()) -> Wante
             if len(texts) == 1:
                 like[column] = texts[0]
         elif how.several_values is False or len(texts) == 1:
-            exact[column] = tuple({text: None for one in texts for text in (one, clean(one))})
-    dates = _texts(keys, "StudyDate")
+            exact[column] = tuple({text: None for value in texts for text in (value, clean(value))})
+    dates = _key_values(keys, "StudyDate")
     if len(dates) == 1 and dates != [matching.EMPTY]:
         span["study_date"] = matching.bounds("DA", dates[0])
-    names = _texts(keys, "PatientName")
+    names = _key_values(keys, "PatientName")
     words: tuple[str, ...] = ()
     if len(names) == 1 and names != [matching.EMPTY]:
         words = tuple(name_words(names[0], how.fuzzy))
-    return Wanted(exact, like, span, tuple(order_column(one) for one in order), words)
+    return Wanted(exact, like, span, tuple(order_column(keyword) for keyword in order), words)
 
 
 _NAMED_BY = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
@@ -467,41 +471,53 @@ def order_column(name: str) -> tuple[str, bool]:
     return ORDERS[name.removeprefix("-")], name.startswith("-")
 
 
-def _texts(keys: Dataset, keyword: str) -> list[str]:
+def _key_values(keys: Dataset, keyword: str) -> list[str]:
     if keyword not in keys or matching.is_universal(keys[keyword]):
         return []
     return matching.values(keys[keyword])
 
 
-def _entities(level: Level, group: Sequence[Stored]) -> Iterator[Dataset]:
+def _entities_of_level(level: Level, group: Sequence[Stored]) -> Iterator[Dataset]:
     if level in ("PATIENT", "STUDY"):
-        yield _attributes(level, group[0], group, group)
+        yield _level_attributes(level, group[0], group, group)
         return
     series: dict[str, list[Stored]] = {}
     for stored in group:
         series.setdefault(stored.series_instance_uid, []).append(stored)
     for members in series.values():
         for stored in members if level == "IMAGE" else members[:1]:
-            yield _attributes(level, stored, group, members)
+            yield _level_attributes(level, stored, group, members)
 
 
-def _attributes(
+def _level_attributes(
     level: Level, stored: Stored, study: Sequence[Stored], series: Sequence[Stored]
 ) -> Dataset:
     """Return what is known at this level; `study` and `series` are what is counted."""
     found = _of_ledger(level, stored)
-    _put(found, "InstanceAvailability", "ONLINE")
+    _put_attribute(found, "InstanceAvailability", "ONLINE")
     if level == "PATIENT":
-        _put(found, "NumberOfPatientRelatedStudies", len({one.study_instance_uid for one in study}))
-        _put(found, "NumberOfPatientRelatedSeries", len({one.series_instance_uid for one in study}))
-        _put(found, "NumberOfPatientRelatedInstances", len(study))
+        _put_attribute(
+            found,
+            "NumberOfPatientRelatedStudies",
+            len({member.study_instance_uid for member in study}),
+        )
+        _put_attribute(
+            found,
+            "NumberOfPatientRelatedSeries",
+            len({member.series_instance_uid for member in study}),
+        )
+        _put_attribute(found, "NumberOfPatientRelatedInstances", len(study))
         return found
-    _put(found, "ModalitiesInStudy", sorted({_modality(one) for one in study} - {""}))
-    _put(found, "SOPClassesInStudy", sorted({one.sop_class_uid for one in study}))
-    _put(found, "NumberOfStudyRelatedSeries", len({one.series_instance_uid for one in study}))
-    _put(found, "NumberOfStudyRelatedInstances", len(study))
+    _put_attribute(
+        found, "ModalitiesInStudy", sorted({_modality_of_object(member) for member in study} - {""})
+    )
+    _put_attribute(found, "SOPClassesInStudy", sorted({member.sop_class_uid for member in study}))
+    _put_attribute(
+        found, "NumberOfStudyRelatedSeries", len({member.series_instance_uid for member in study})
+    )
+    _put_attribute(found, "NumberOfStudyRelatedInstances", len(study))
     if level in ("SERIES", "IMAGE"):
-        _put(found, "NumberOfSeriesRelatedInstances", len(series))
+        _put_attribute(found, "NumberOfSeriesRelatedInstances", len(series))
     return found
 
 
@@ -516,18 +532,18 @@ def _of_ledger(level: Level, stored: Stored) -> Found:
                 tag, vr = _TAGS[keyword]
                 found[tag] = DataElement(tag, vr, text or None, validation_mode=config.IGNORE)
         if level in ("SERIES", "IMAGE"):
-            _put(found, "Modality", _modality(stored))
+            _put_attribute(found, "Modality", _modality_of_object(stored))
     found.open_later(stored, level)
     return found
 
 
-def _put(found: Dataset, keyword: str, value: Any) -> None:
+def _put_attribute(found: Dataset, keyword: str, value: Any) -> None:
     """Set an attribute; by its name pydicom would ask whether it is there, and open the file."""
     tag, vr = _tag_of(keyword)
     found[tag] = DataElement(tag, vr, value)
 
 
-def _modality(stored: Stored) -> str:
+def _modality_of_object(stored: Stored) -> str:
     known = stored.row and (stored.row.modality or _MODALITIES.get(stored.row.kind))
     return known or str(stored.header.get("Modality", ""))
 
@@ -541,7 +557,9 @@ def _tag_of(keyword: str) -> tuple[BaseTag, str]:
 
 
 _TAGS = {keyword: _tag_of(keyword) for keyword in COLUMNS}
-_IN_LEDGER = frozenset(tag for tag, _ in _TAGS.values()) | _NOT_IN_FILES | _tags("Modality")
+_IN_LEDGER = (
+    frozenset(tag for tag, _ in _TAGS.values()) | _NOT_IN_FILES | _tags_of_keywords("Modality")
+)
 
 
 def key(keyword: str, value: Any = None) -> DataElement:

@@ -53,7 +53,7 @@ class Filler:
             return LOOK_S
         facts = {}
         for row in rows:
-            if row.report and (found := _facts(self._spool.root / row.report)) is not None:
+            if row.report and (found := _read_facts(self._spool.root / row.report)) is not None:
                 facts[row.sop_instance_uid] = found
         self._ledger.filling.fill(rows, facts)
         done, total = self._ledger.filling.progress()
@@ -65,7 +65,7 @@ class Filler:
 
 
 @lru_cache(maxsize=64)
-def _facts(path: Path) -> dict[str, str] | None:
+def _read_facts(path: Path) -> dict[str, str] | None:
     """Return what stands in a report's head; None where it cannot be read."""
     try:
         with path.open("rb") as file:

@@ -122,7 +122,7 @@ class RetentionSweep:
         ):
             before = count
             for item in items:
-                count += self._purge(item)
+                count += self._purge_item(item)
             if count == before:
                 break
         return count
@@ -139,7 +139,7 @@ class RetentionSweep:
             if self.clock.monotonic() - began > _CONDENSE_S:
                 return
 
-    def _purge(self, item: Purgeable) -> bool:
+    def _purge_item(self, item: Purgeable) -> bool:
         digest = ""
         if item.what == "image":
             with suppress(NotFound, NotUnderstood):  # it may come again, and must be known then

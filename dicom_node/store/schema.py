@@ -44,24 +44,24 @@ metadata = MetaData(
 )
 
 
-def _text(name: str) -> Column[str]:
+def _text_column(name: str) -> Column[str]:
     return Column(name, Text, nullable=False, server_default="")
 
 
-def _uid(name: str) -> Column[str]:
+def _uid_column(name: str) -> Column[str]:
     return Column(name, String(64), nullable=False, server_default="")
 
 
-def _time(name: str) -> Column[float]:
+def _time_column(name: str) -> Column[float]:
     """Seconds since the epoch, UTC; 0 is never."""
     return Column(name, Float(53), nullable=False, server_default="0")
 
 
-def _count(name: str) -> Column[int]:
+def _count_column(name: str) -> Column[int]:
     return Column(name, Integer, nullable=False, server_default="0")
 
 
-def _part(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
     """Return an index of those rows only that are looked for by it."""
     condition = text(where)
     return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
@@ -109,53 +109,53 @@ instances = Table(
     "instances",
     metadata,
     Column("sop_instance_uid", String(64), primary_key=True),
-    _uid("sop_class_uid"),
-    _uid("transfer_syntax_uid"),
-    _uid("study_instance_uid"),
-    _uid("series_instance_uid"),
-    *(_text(name) for name in FACTS),
-    _count("priority"),
+    _uid_column("sop_class_uid"),
+    _uid_column("transfer_syntax_uid"),
+    _uid_column("study_instance_uid"),
+    _uid_column("series_instance_uid"),
+    *(_text_column(name) for name in FACTS),
+    _count_column("priority"),
     Column("sha256", String(64), nullable=False),
     Column("size", Integer, nullable=False),
-    _text("file"),
-    _text("state"),
-    _text("reason"),
-    _count("resends"),
-    _time("received_at"),
-    _time("kept_at"),
-    _time("purged_at"),
+    _text_column("file"),
+    _text_column("state"),
+    _text_column("reason"),
+    _count_column("resends"),
+    _time_column("received_at"),
+    _time_column("kept_at"),
+    _time_column("purged_at"),
     # since 0004; a row without a number waits for `ledger.filling`
     Column("number", Integer),
-    _text("folded_name"),  # not written since 0006: the words are searched
-    _text("issuer_of_patient_id"),
-    _text("study_id"),
-    _text("referring_physician"),
+    _text_column("folded_name"),  # not written since 0006: the words are searched
+    _text_column("issuer_of_patient_id"),
+    _text_column("study_id"),
+    _text_column("referring_physician"),
     Column("is_filled", Integer, nullable=False, server_default="0"),
-    _text("association"),  # since 0005
+    _text_column("association"),  # since 0005
     Index(None, "study_instance_uid"),
     Index(None, "accession_number"),
     Index(None, "patient_id"),
     Index(None, "received_at"),
-    _part("ix_instances_number", "number", where="number IS NOT NULL", unique=True),
-    _part("ix_instances_unnumbered", "received_at", where="number IS NULL"),
-    _part("ix_instances_study_date", "study_date", "number", where="study_date <> ''"),
-    _part("ix_instances_ignored", "received_at", where="state = 'ignored'"),
-    _part("ix_instances_kept", "kept_at", where="file <> ''"),
+    _partial_index("ix_instances_number", "number", where="number IS NOT NULL", unique=True),
+    _partial_index("ix_instances_unnumbered", "received_at", where="number IS NULL"),
+    _partial_index("ix_instances_study_date", "study_date", "number", where="study_date <> ''"),
+    _partial_index("ix_instances_ignored", "received_at", where="state = 'ignored'"),
+    _partial_index("ix_instances_kept", "kept_at", where="file <> ''"),
 )
 
 conflicts = Table(
     "conflicts",
     metadata,
     Column("id", Integer, primary_key=True),
-    _uid("sop_instance_uid"),
-    _uid("transfer_syntax_uid"),
+    _uid_column("sop_instance_uid"),
+    _uid_column("transfer_syntax_uid"),
     Column("sha256", String(64), nullable=False),
     Column("size", Integer, nullable=False),
-    _text("file"),
-    _text("calling_ae"),
-    _text("calling_host"),
-    _time("received_at"),
-    _time("purged_at"),
+    _text_column("file"),
+    _text_column("calling_ae"),
+    _text_column("calling_host"),
+    _time_column("received_at"),
+    _time_column("purged_at"),
     UniqueConstraint("sop_instance_uid", "sha256", "transfer_syntax_uid"),
     Index("ix_conflicts_purged", "purged_at", "received_at"),
 )
@@ -171,11 +171,11 @@ senders = Table(
     ),
     Column("calling_ae", String(64), primary_key=True),
     Column("calling_host", String(64), primary_key=True),
-    _text("called_ae"),
-    _text("association"),
-    _count("received"),
-    _time("first_at"),
-    _time("last_at"),
+    _text_column("called_ae"),
+    _text_column("association"),
+    _count_column("received"),
+    _time_column("first_at"),
+    _time_column("last_at"),
 )
 """Who sent an Instance again, and how often."""
 
@@ -186,17 +186,17 @@ likenesses = Table(
     Column(
         "sop_instance_uid", String(64), ForeignKey("instances.sop_instance_uid"), nullable=False
     ),
-    _uid("transfer_syntax_uid"),
+    _uid_column("transfer_syntax_uid"),
     Column("sha256", String(64), nullable=False),
-    _count("size"),
-    _text("file"),
+    _count_column("size"),
+    _text_column("file"),
     Column("state", String(16), nullable=False),
-    _text("calling_ae"),
-    _text("calling_host"),
-    _text("called_ae"),
-    _text("association"),
-    _count("priority"),
-    _time("received_at"),
+    _text_column("calling_ae"),
+    _text_column("calling_host"),
+    _text_column("called_ae"),
+    _text_column("association"),
+    _count_column("priority"),
+    _time_column("received_at"),
     UniqueConstraint("sop_instance_uid", "sha256", "transfer_syntax_uid"),
     Index("ix_likenesses_state", "state", "received_at"),
 )
@@ -209,9 +209,9 @@ refused_callers = Table(
     Column("address", String(64), primary_key=True),
     Column("called_ae", String(64), primary_key=True),
     Column("reason", String(256), primary_key=True),
-    _count("count"),
-    _time("first_at"),
-    _time("last_at"),
+    _count_column("count"),
+    _time_column("first_at"),
+    _time_column("last_at"),
 )
 
 counters = Table(
@@ -242,7 +242,7 @@ makers = Table(
     Column("device_uid", String(64), nullable=False),
     Column("demonstration", Boolean, nullable=False),
     Column("options", Text, nullable=False),
-    _time("last_at"),
+    _time_column("last_at"),
     UniqueConstraint("model", "model_version", "device_uid", "demonstration", "options"),
 )
 """Who made results, each kept once; ``last_at`` is at most a minute old, `totals` has how many."""
@@ -251,7 +251,7 @@ workers = Table(
     "workers",
     metadata,
     Column("name", Text, primary_key=True),
-    _time("claimed_at"),
+    _time_column("claimed_at"),
 )
 """When each worker last claimed a job, to the minute."""
 
@@ -267,37 +267,39 @@ jobs = Table(
     ),
     Column("model", String(64), nullable=False),
     Column("generation", Integer, nullable=False),
-    _text("rule"),
-    _text("mode"),
+    _text_column("rule"),
+    _text_column("mode"),
     Column("allow_demonstration", Boolean, nullable=False),
-    _count("priority"),
-    _text("send_to"),
-    _text("report_order"),
-    _text("state"),
-    _text("token"),
-    _text("worker"),
-    _time("until"),
-    _time("dated_at"),
-    _count("attempts"),
-    _count("handouts"),
-    _time("next_at"),
-    _text("reason"),
-    _time("received_at"),
-    _time("started_at"),
-    _time("ended_at"),
-    _text("model_version"),
-    _uid("device_uid"),
+    _count_column("priority"),
+    _text_column("send_to"),
+    _text_column("report_order"),
+    _text_column("state"),
+    _text_column("token"),
+    _text_column("worker"),
+    _time_column("until"),
+    _time_column("dated_at"),
+    _count_column("attempts"),
+    _count_column("handouts"),
+    _time_column("next_at"),
+    _text_column("reason"),
+    _time_column("received_at"),
+    _time_column("started_at"),
+    _time_column("ended_at"),
+    _text_column("model_version"),
+    _uid_column("device_uid"),
     Column("demonstration", Boolean, nullable=False, server_default="0"),
-    _text("result"),
+    _text_column("result"),
     # since 0004
-    _text("standing"),
+    _text_column("standing"),
     Column("is_kept", Integer, nullable=False, server_default="1"),
     Column("order_id", Integer),
     Column("maker_id", Integer),  # since 0006; a row without has its maker in its own columns
     UniqueConstraint("sop_instance_uid", "model", "generation"),
-    _part("ix_jobs_unfinished", "state", "model", "priority", "received_at", where=_UNFINISHED),
-    _part("ix_jobs_standing", "standing", "received_at", where="standing <> ''"),
-    _part("ix_jobs_ended", "is_kept", "ended_at", where="ended_at > 0"),
+    _partial_index(
+        "ix_jobs_unfinished", "state", "model", "priority", "received_at", where=_UNFINISHED
+    ),
+    _partial_index("ix_jobs_standing", "standing", "received_at", where="standing <> ''"),
+    _partial_index("ix_jobs_ended", "is_kept", "ended_at", where="ended_at > 0"),
 )
 
 IS_UNFINISHED = text(f"jobs.{_UNFINISHED}")
@@ -317,12 +319,12 @@ objects = Table(
     Column("job", String(32), ForeignKey("jobs.id"), primary_key=True),
     Column("part", String(64), primary_key=True),
     Column("kind", String(16), nullable=False),
-    _uid("sop_class_uid"),
-    _uid("sop_instance_uid"),
-    _uid("series_instance_uid"),
-    _text("file"),
-    _time("purged_at"),
-    _text("modality"),
+    _uid_column("sop_class_uid"),
+    _uid_column("sop_instance_uid"),
+    _uid_column("series_instance_uid"),
+    _text_column("file"),
+    _time_column("purged_at"),
+    _text_column("modality"),
     Index(None, "sop_instance_uid"),
 )
 
@@ -334,21 +336,21 @@ deliveries = Table(
     Column("destination", String(64), nullable=False),
     Column("part", String(64), nullable=False),
     Column("kind", String(16), nullable=False),
-    _text("state"),
-    _text("reason"),
-    _uid("sop_instance_uid"),
+    _text_column("state"),
+    _text_column("reason"),
+    _uid_column("sop_instance_uid"),
     Column("status", Integer),
-    _count("attempts"),
-    _time("next_at"),
-    _time("dated_at"),
-    _time("created_at"),
-    _time("ended_at"),
-    _count("asks"),
-    _time("ask_at"),
-    _count("unanswered"),  # since 0005: attempts whose answer is not known
+    _count_column("attempts"),
+    _time_column("next_at"),
+    _time_column("dated_at"),
+    _time_column("created_at"),
+    _time_column("ended_at"),
+    _count_column("asks"),
+    _time_column("ask_at"),
+    _count_column("unanswered"),  # since 0005: attempts whose answer is not known
     UniqueConstraint("job", "destination", "part"),
-    _part("ix_deliveries_unsent", "state", "destination", "next_at", where=_UNSENT),
-    _part("ix_deliveries_asked", "ask_at", where="ask_at > 0"),
+    _partial_index("ix_deliveries_unsent", "state", "destination", "next_at", where=_UNSENT),
+    _partial_index("ix_deliveries_asked", "ask_at", where="ask_at > 0"),
 )
 
 IS_UNSENT = text(f"deliveries.{_UNSENT}")
@@ -359,36 +361,36 @@ commitments = Table(
     metadata,
     Column("transaction_uid", String(64), primary_key=True),
     Column("delivery", Integer, ForeignKey("deliveries.id"), primary_key=True),
-    _count("attempts"),
-    _time("asked_at"),
-    _time("ended_at"),
+    _count_column("attempts"),
+    _time_column("asked_at"),
+    _time_column("ended_at"),
 )
 
 destinations = Table(
     "destinations",
     metadata,
     Column("name", String(64), primary_key=True),
-    _count("failures"),
-    _time("held_until"),
-    _time("changed_at"),
-    _text("reason"),
+    _count_column("failures"),
+    _time_column("held_until"),
+    _time_column("changed_at"),
+    _text_column("reason"),
 )
 
 events = Table(
     "events",
     metadata,
     Column("id", Integer, primary_key=True),
-    _uid("sop_instance_uid"),
+    _uid_column("sop_instance_uid"),
     Column("job", String(32), nullable=False, server_default=""),
     Column("at", Float(53), nullable=False),
     Column("stage", String(32), nullable=False),
     Column("ms", Float(53)),
-    _text("detail"),
+    _text_column("detail"),
     # since 0004: an event of an Instance that has a number names it by that
     Column("instance", Integer),
     Column("is_typed", Integer, nullable=False, server_default="0"),
-    _part("ix_events_uid", "sop_instance_uid", where="sop_instance_uid <> ''"),
-    _part("ix_events_of_instance", "instance", where="instance IS NOT NULL"),
+    _partial_index("ix_events_uid", "sop_instance_uid", where="sop_instance_uid <> ''"),
+    _partial_index("ix_events_of_instance", "instance", where="instance IS NOT NULL"),
 )
 
 judgements = Table(
@@ -397,11 +399,11 @@ judgements = Table(
     Column("id", Integer, primary_key=True),
     Column("job", String(32), ForeignKey("jobs.id"), nullable=False),
     Column("at", Float(53), nullable=False),
-    _text("reader"),
+    _text_column("reader"),
     Column("verdict", String(16), nullable=False),
-    _text("comment"),
-    _text("corrected_text"),
-    _text("findings"),
+    _text_column("comment"),
+    _text_column("corrected_text"),
+    _text_column("findings"),
     Index("ix_judgements_job", "job"),
 )
 
@@ -423,10 +425,10 @@ web_sessions = Table(
     Column("key", Text, primary_key=True),
     Column("user_name", Text, nullable=False),
     Column("mark", Text, nullable=False),
-    _text("address"),
-    _time("created_at"),
-    _time("seen_at"),
-    _time("until"),
+    _text_column("address"),
+    _time_column("created_at"),
+    _time_column("seen_at"),
+    _time_column("until"),
 )
 
 holds = Table(
@@ -434,10 +436,10 @@ holds = Table(
     metadata,
     Column("kind", String(16), primary_key=True),
     Column("name", String(128), primary_key=True),
-    _text("reason"),
-    _text("held_by"),
-    _text("address"),
-    _time("since"),
+    _text_column("reason"),
+    _text_column("held_by"),
+    _text_column("address"),
+    _time_column("since"),
 )
 """What people hold back until they let it go: destinations, models, rules, workers. Since 0007."""
 
@@ -447,10 +449,10 @@ api_keys = Table(
     Column("key", String(64), primary_key=True),
     Column("ident", String(16), nullable=False, unique=True),
     Column("user_name", String(64), nullable=False),
-    _text("label"),
-    _text("made_by"),
-    _time("created_at"),
-    _time("used_at"),
+    _text_column("label"),
+    _text_column("made_by"),
+    _time_column("created_at"),
+    _time_column("used_at"),
 )
 """Keys by which programs act for a person, hashed. Since 0007."""
 

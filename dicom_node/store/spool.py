@@ -117,8 +117,8 @@ class Spool:
             The file cannot be written.
         """
         digest = hashlib.sha256(content).hexdigest()
-        word = part if re.fullmatch(r"[a-z0-9-]{1,32}", part) else _hash(part)[:16]
-        stem = f"{_hash(job)[:32]}.{_hash(token)[:12]}.{word}.{digest[:16]}"
+        word = part if re.fullmatch(r"[a-z0-9-]{1,32}", part) else _hash_text(part)[:16]
+        stem = f"{_hash_text(job)[:32]}.{_hash_text(token)[:12]}.{word}.{digest[:16]}"
         name = f"reports/{stem[:2]}/{stem}.dcm"
         with Incoming(self) as incoming:
             incoming.write(content)
@@ -254,7 +254,7 @@ class Incoming:
         OutOfResources
             The file cannot be made durable.
         """
-        uid = _hash(sop_instance_uid)
+        uid = _hash_text(sop_instance_uid)
         name = f"images/{uid[0]}/{uid[:40]}.{self._mark[:16]}.dcm"
         self.place(name)
         return Kept(name, self.size)
@@ -265,7 +265,7 @@ class Incoming:
         folder = target.parent
         try:
             os.fsync(self._fd)
-            self._close()
+            self._close_file()
             if not folder.is_dir():
                 folder.mkdir(exist_ok=True)
                 _sync_folder(folder.parent)
@@ -277,11 +277,11 @@ class Incoming:
 
     def discard(self) -> None:
         """Remove the temporary file, unless it was kept."""
-        self._close()
+        self._close_file()
         if not self._is_kept:
             self.path.unlink(missing_ok=True)
 
-    def _close(self) -> None:
+    def _close_file(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -301,7 +301,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _hash(text: str) -> str:
+def _hash_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

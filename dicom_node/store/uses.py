@@ -100,7 +100,7 @@ def noting(settings: Settings, ledger: Ledger | None) -> Note:
             file.append(audit_message.of_use(settings, use, time.time()))
         except OSError as exc:
             _missing.error(
-                "%s by %s is missing in the audit trail: %s", use.what, _shown(use.user),
+                "%s by %s is missing in the audit trail: %s", use.what, _escape_user(use.user),
                 exc.strerror or exc,
             )  # fmt: skip
         if not settings.audit.syslog or ledger is None:
@@ -109,13 +109,16 @@ def noting(settings: Settings, ledger: Ledger | None) -> Note:
             ledger.history.note(use.what, json.dumps(asdict(use)))
         except ChexFractError as exc:
             _missing.error(
-                "%s by %s is missing in the audit repository: %s", use.what, _shown(use.user), exc
+                "%s by %s is missing in the audit repository: %s",
+                use.what,
+                _escape_user(use.user),
+                exc,
             )
 
     return note
 
 
-def _shown(user: str) -> str:
+def _escape_user(user: str) -> str:
     return ascii(user)[1:-1][:64]
 
 
@@ -148,7 +151,7 @@ class OfStudy(Protocol):
 def studies_of(used: Iterable[OfStudy]) -> tuple[Study, ...]:
     """Return the studies of some objects."""
     found: dict[tuple[str, str], Counter[str]] = {}
-    for one in used:
-        key = (one.study_instance_uid, one.patient_id)
-        found.setdefault(key, Counter())[one.sop_class_uid] += 1
+    for use in used:
+        key = (use.study_instance_uid, use.patient_id)
+        found.setdefault(key, Counter())[use.sop_class_uid] += 1
     return tuple((*key, tuple(sorted(classes.items()))) for key, classes in found.items())

@@ -70,14 +70,14 @@ def routes(
     def listed(kind: Kind) -> Response:
         revision = file().read()
         rows = [{**(revision.table(kind, n) or {}), "name": n} for n in revision.names(kind)]
-        return _answer({kind: rows, "revision": revision.mark}, revision.mark)
+        return _marked_answer({kind: rows, "revision": revision.mark}, revision.mark)
 
     def shown(kind: Kind, name: str) -> Response:
         revision = file().read()
         values = revision.table(kind, name)
         if values is None:
             raise HTTPException(404, f"no {WORDS[kind]} is named {name!r}")
-        return _answer(values, revision.mark)
+        return _marked_answer(values, revision.mark)
 
     def written(
         request: Request, person: Person, kind: Kind, name: str, change: Callable[[Any], Any],
@@ -94,7 +94,7 @@ def routes(
         at = None if place is None else place - 1
         wanted = TableChange(kind, name, values, at, is_new=is_new)
         by = trail.actor(request, person.name)
-        return _done(lambda: config.change(wanted, by, WAY, base), is_added=old is None)
+        return _answer_change(lambda: config.change(wanted, by, WAY, base), is_added=old is None)
 
     for kind, model in (("peers", Peer), ("rules", Rule)):
         _table_routes(router, cast("Kind", kind), model, listed, shown, written, viewer, admin)
@@ -104,16 +104,20 @@ def routes(
         limit: Annotated[int, Query(ge=1, le=500)] = 50, person: Person = admin
     ) -> dict[str, Any]:
         found = file().history()[-limit:]
-        return {"history": [{**asdict(one), "what": one.what, "diff": one.diff} for one in found]}
+        return {
+            "history": [
+                {**asdict(change), "what": change.what, "diff": change.diff} for change in found
+            ]
+        }
 
     @router.post("/history/{number}/undo", summary="Undo a change")
     def undo(request: Request, number: int, person: Person = admin) -> Response:
         by, config = trail.actor(request, person.name), file()
-        return _done(lambda: config.undo(number, by, WAY))
+        return _answer_change(lambda: config.undo(number, by, WAY))
 
     @router.get("/holds", summary="List what is held")
     def held(person: Person = viewer) -> dict[str, Any]:
-        return {"holds": [asdict(one) for one in ledger.holds.held()]}
+        return {"holds": [asdict(hold) for hold in ledger.holds.held()]}
 
     @router.put("/holds/{kind}/{name:path}", summary="Hold something back")
     def hold(
@@ -136,7 +140,7 @@ def routes(
 
     @router.get("/keys", summary="List your own keys")
     def keys(person: Person = viewer) -> dict[str, Any]:
-        return {"keys": [asdict(one) for one in ledger.api_keys.of_person(person.name or "-")]}
+        return {"keys": [asdict(key) for key in ledger.api_keys.of_person(person.name or "-")]}
 
     @router.delete("/keys/{ident}", summary="End a key of your own")
     def end_key(request: Request, ident: str, person: Person = viewer) -> dict[str, str]:
@@ -203,7 +207,7 @@ def _table_routes(
         def changed(old: dict[str, Any] | None) -> dict[str, Any]:
             if old is None:
                 raise HTTPException(404, f"no {word} is named {name!r}")
-            return _merged(old, values)
+            return _merge_patch(old, values)
 
         return written(request, person, kind, name, changed, place)
 
@@ -215,7 +219,7 @@ def _table_routes(
 Place = Annotated[int | None, Query(ge=1, le=9999, description="where a rule stands, 1: first")]
 
 
-def _merged(old: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+def _merge_patch(old: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
     """Return a table with other keys (RFC 7396)."""
     merged = dict(old)
     for key, value in part.items():
@@ -223,7 +227,7 @@ def _merged(old: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
             merged.pop(key, None)
         elif isinstance(value, dict):
             inner = merged.get(key)
-            merged[key] = _merged(inner if isinstance(inner, dict) else {}, value)
+            merged[key] = _merge_patch(inner if isinstance(inner, dict) else {}, value)
         else:
             merged[key] = value
     return merged
@@ -243,12 +247,14 @@ def _revision_asked(request: Request) -> str:
     return "" if asked == "*" else asked.removeprefix("W/").strip('"')[:64]
 
 
-def _done(act: Callable[[], ChangeOutcome], *, is_added: bool = False) -> Response:
+def _answer_change(act: Callable[[], ChangeOutcome], *, is_added: bool = False) -> Response:
     """Do a change and answer what became of it."""
     try:
         outcome = act()
     except FileChanged as exc:
-        since = [{**asdict(one), "what": one.what, "diff": one.diff} for one in exc.since]
+        since = [
+            {**asdict(change), "what": change.what, "diff": change.diff} for change in exc.since
+        ]
         return JSONResponse({"detail": str(exc), "since": since}, 412)
     except ReadOnlyFile as exc:
         return JSONResponse({"detail": str(exc), "lines": exc.lines}, 409)
@@ -268,10 +274,10 @@ def _done(act: Callable[[], ChangeOutcome], *, is_added: bool = False) -> Respon
         "reloaded": asdict(outcome.reloaded) if outcome.reloaded else None,
         "revision": change.mark,
     }
-    return _answer(content, change.mark, 201 if is_added and change.number else 200)
+    return _marked_answer(content, change.mark, 201 if is_added and change.number else 200)
 
 
-def _answer(content: Any, mark: str, status: int = 200) -> Response:
+def _marked_answer(content: Any, mark: str, status: int = 200) -> Response:
     text = json.dumps(content, ensure_ascii=False, default=str)
     headers = {"ETag": f'"{mark}"'}
     return Response(text, status, headers, media_type="application/json")

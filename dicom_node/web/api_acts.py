@@ -54,8 +54,8 @@ def add_users(
         counts = ledger.sessions.counts()
         return {
             "users": [
-                {"name": one.name, "role": one.role, "sessions": counts.get(one.name, 0)}
-                for one in acts.all_users()
+                {"name": user.name, "role": user.role, "sessions": counts.get(user.name, 0)}
+                for user in acts.all_users()
             ]
         }
 
@@ -64,7 +64,7 @@ def add_users(
         operation_id="put_user", openapi_extra=_body_of(_PERSON), status_code=201,
     )  # fmt: skip
     def add(request: Request, name: str, person: Person = admin, values: Any = TABLE) -> Response:
-        texts = _texts(values, _PERSON)
+        texts = _text_values(values, _PERSON)
         try:
             what, made = acts.add(name, texts.get("role", ""), texts.get("password", ""))
         except ConfigurationError as exc:
@@ -79,7 +79,7 @@ def add_users(
     def change(
         request: Request, name: str, person: Person = admin, values: Any = TABLE
     ) -> dict[str, str]:
-        texts, answer = _texts(values, _PERSON), {"name": name}
+        texts, answer = _text_values(values, _PERSON), {"name": name}
         try:
             if "role" in texts:
                 noted(request, person, acts.change_role(name, texts["role"])[0])
@@ -123,7 +123,7 @@ def add_bulk(
         operation_id="count_bulk", openapi_extra=search,
     )  # fmt: skip
     def count(request: Request, person: Person = operator, values: Any = TABLE) -> dict[str, Any]:
-        found = eligible(ledger, _filter(values))
+        found = eligible(ledger, _study_filter(values))
         trail.queried(request, person.name, "bulk")
         return {"images": {act: len(uids) for act, uids in found.items()}, "most": MOST_IMAGES}
 
@@ -136,7 +136,7 @@ def add_bulk(
     ) -> dict[str, Any]:
         if act not in ACTS:
             raise HTTPException(404, f"no such act; there are {', '.join(ACTS)}")
-        uids = eligible(ledger, _filter(values))[act]
+        uids = eligible(ledger, _study_filter(values))[act]
         by = trail.actor(request, person.name)
         run = BulkRun(act, by.name, tuple(uids), time.time())
         ident = runs.start(run, act_on(settings, spool, ledger, act, by))
@@ -156,7 +156,7 @@ def add_bulk(
         return {**shown, "total": run.total, "is_over": bool(run.ended)}
 
 
-def _texts(values: dict[str, Any], known: dict[str, Any]) -> dict[str, str]:
+def _text_values(values: dict[str, Any], known: dict[str, Any]) -> dict[str, str]:
     """Return a body whose values are all text, under keys that are known."""
     for key, value in values.items():
         if key not in known:
@@ -168,13 +168,13 @@ def _texts(values: dict[str, Any], known: dict[str, Any]) -> dict[str, str]:
 
 def _has_surrogate(text: str) -> bool:
     """Return whether JSON's escapes made half a character, which no UTF-8 can write."""
-    return any("\ud800" <= one <= "\udfff" for one in text)
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _filter(values: dict[str, Any]) -> StudyFilter:
+def _study_filter(values: dict[str, Any]) -> StudyFilter:
     """Return which images a body means; one without a search has to say so."""
     is_all = values.get("all", False)
-    texts = _texts({key: value for key, value in values.items() if key != "all"}, _SEARCH)
+    texts = _text_values({key: value for key, value in values.items() if key != "all"}, _SEARCH)
     if not isinstance(is_all, bool) or is_all == any(texts.values()):
         raise HTTPException(422, 'write a search, or { "all": true } for all images')
     words, state = texts.get("find", ""), texts.get("state", "")

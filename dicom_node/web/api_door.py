@@ -42,17 +42,17 @@ class ApiDoor:
         """Return the dependency of what people with this role may do."""
 
         async def needed(request: Request) -> Person:
-            person = await self._person(request)
+            person = await self._find_person(request)
             if not person.may(role):
                 raise HTTPException(403, f"this needs the role {role}; the key's is {person.role}")
             return person
 
         return needed
 
-    async def _person(self, request: Request) -> Person:
+    async def _find_person(self, request: Request) -> Person:
         kind, _, key = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and key.startswith(HEAD):
-            found = await run_sync(self._holder, key.strip())
+            found = await run_sync(self._key_holder, key.strip())
             if found is not None:
                 return found
             address = self._door.address(request)
@@ -69,36 +69,38 @@ class ApiDoor:
             401, "send a key of yours as bearer token", {"WWW-Authenticate": "Bearer"}
         )
 
-    def _holder(self, key: str) -> Person | None:
+    def _key_holder(self, key: str) -> Person | None:
         """Return whose key this is, with the role that they have now."""
         found = self._keys.find(key)
         return None if found is None else self._door.user_named(found.user_name)
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def _read_body(request: Request) -> dict[str, Any]:
     """Return the table of a body; it is read when it is known who sends it."""
     try:
-        content = json.loads(await request.body(), parse_constant=_refuse)
+        content = json.loads(await request.body(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
         raise HTTPException(422, "the body is not JSON") from exc
-    if not isinstance(content, dict) or _depth(content) > MOST_DEEP:
+    if not isinstance(content, dict) or _nesting_depth(content) > MOST_DEEP:
         raise HTTPException(422, 'the body is not a table: write { "key": value }')
     return content
 
 
-TABLE = Depends(_body)
+TABLE = Depends(_read_body)
 
 
-def _refuse(word: str) -> None:
+def _refuse_constant(word: str) -> None:
     raise ValueError(word)
 
 
-def _depth(value: Any) -> int:
+def _nesting_depth(value: Any) -> int:
     depth, layer = 0, [value]
     while layer and depth <= MOST_DEEP:
         depth += 1
         inner: list[Any] = []
-        for one in layer:
-            inner += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-        layer = [one for one in inner if isinstance(one, dict | list)]
+        for item in layer:
+            inner += (
+                item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+            )
+        layer = [item for item in inner if isinstance(item, dict | list)]
     return depth

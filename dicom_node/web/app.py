@@ -75,18 +75,18 @@ class WebSite:
         self._echoes = Echoes()
         self._brake = Brake()
         self._runs = BulkRuns()
-        self._app = self._made(settings)
+        self._app = self._make_application(settings)
 
     def take(self, settings: Settings) -> None:
         """Answer with other settings from the next request on; pages that are open follow."""
-        old, self._app = self._app, self._made(settings)
+        old, self._app = self._app, self._make_application(settings)
         old.state.is_over.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""
         await self._app(scope, receive, send)
 
-    def _made(self, settings: Settings) -> FastAPI:
+    def _make_application(self, settings: Settings) -> FastAPI:
         return create_app(
             settings,
             *self._of_all,
@@ -167,9 +167,9 @@ def create_app(
             runs,
         )
     )
-    app.add_exception_handler(ChexFractError, _failed)
-    app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(ChexFractError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_malformed)
+    app.add_exception_handler(HTTPException, _answer_refusal)
     app.add_middleware(
         Guard,
         secret=credentials.jobs,
@@ -244,7 +244,7 @@ class _Port:
     ) -> None:
         self.turn: Callable[[], None] = lambda: None
         self._tls = tls
-        self._listening = _bind(host, port)
+        self._listening = _bind_socket(host, port)
         self._gate = Gate(most_connections(), is_proxy=is_proxy)
         self._loop: asyncio.AbstractEventLoop | None = None
         config = uvicorn.Config(
@@ -308,15 +308,15 @@ class _Port:
 
 def only_jobs(app: ASGIApp) -> ASGIApp:
     """Return the application of the job API's own port."""
-    return _parted(app, lambda path: path.startswith(SECRET_PATHS) or path in HEALTH)
+    return _limit_paths(app, lambda path: path.startswith(SECRET_PATHS) or path in HEALTH)
 
 
 def all_but_jobs(app: ASGIApp) -> ASGIApp:
     """Return the application of the web port where the job API has one of its own."""
-    return _parted(app, lambda path: not path.startswith(SECRET_PATHS))
+    return _limit_paths(app, lambda path: not path.startswith(SECRET_PATHS))
 
 
-def _parted(app: ASGIApp, is_here: Callable[[str], bool]) -> ASGIApp:
+def _limit_paths(app: ASGIApp, is_here: Callable[[str], bool]) -> ASGIApp:
     async def parted(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not is_here(scope["path"]):
             await JSONResponse({"detail": "Not Found"}, 404)(scope, receive, send)
@@ -336,7 +336,7 @@ def _hang_up(server: uvicorn.Server) -> None:
                 connection.loop.call_soon_threadsafe(transport.abort)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind_socket(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -356,7 +356,7 @@ def _why_no_port(host: str, port: int, exc: OSError) -> str:
     return f"cannot listen on {host} port {port}: {exc.strerror or exc}; check [web] host and port"
 
 
-def _failed(request: Request, exc: Exception) -> Response:
+def _answer_error(request: Request, exc: Exception) -> Response:
     """Answer an error of ours with its HTTP status."""
     status = 400
     if isinstance(exc, NotFound):
@@ -367,17 +367,17 @@ def _failed(request: Request, exc: Exception) -> Response:
         status = 503
         logger.warning("%s: %s", request.url.path, exc)
     headers = {"Retry-After": "5"} if status == 503 else None
-    return _said(request, status, for_strangers(exc), headers)
+    return _error_response(request, status, for_strangers(exc), headers)
 
 
-def _refused(request: Request, exc: Exception) -> Response:
+def _answer_refusal(request: Request, exc: Exception) -> Response:
     """Answer what a page or the server itself refused."""
     if not isinstance(exc, HTTPException):
         raise HTTPException(500)
-    return _said(request, exc.status_code, hide_paths(str(exc.detail)), exc.headers)
+    return _error_response(request, exc.status_code, hide_paths(str(exc.detail)), exc.headers)
 
 
-def _said(
+def _error_response(
     request: Request, status: int, what: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Say what went wrong as the one who asked reads it: in place, as a page, or as JSON."""
@@ -391,7 +391,7 @@ def _said(
     return JSONResponse({"detail": what}, status, headers)
 
 
-def _malformed(request: Request, exc: Exception) -> Response:
+def _answer_malformed(request: Request, exc: Exception) -> Response:
     """Say which fields of a body are wrong, and nothing of what stood in them."""
     if not isinstance(exc, RequestValidationError):
         raise HTTPException(500)

@@ -44,11 +44,11 @@ class Board:
         """Return the figures, at most two seconds old."""
         with self._lock:
             if time.monotonic() - self._at > FRESH_S:
-                self._answer = self._ask()
+                self._answer = self._read_counts()
                 self._at = time.monotonic()
             return self._answer
 
-    def _ask(self) -> dict[str, Any]:
+    def _read_counts(self) -> dict[str, Any]:
         now = time.time()
         status, waiting = self._ledger.history.status(), self._ledger.jobs.waiting()
         pulse = self._ledger.results.pulse(now - _HOUR)
@@ -57,7 +57,7 @@ class Board:
             "waiting": sum(line.due + line.queued for line in waiting.values()),
             "running": sum(line.running for line in waiting.values()),
             "oldest": max(0.0, now - min(due)) if due else 0.0,
-            "workers": _busy(pulse.workers, self._workers.seen()),
+            "workers": _busy_workers(pulse.workers, self._workers.seen()),
             "ended": pulse.ended,
             "median": quantile(pulse.seconds, 0.5),
             "p95": quantile(pulse.seconds, 0.95),
@@ -89,18 +89,18 @@ def peer_states(settings: Settings, lines: Sequence[DestinationState]) -> list[d
     return rows
 
 
-def _busy(claimed: Sequence[str], seen: Sequence[Seen]) -> dict[str, Any]:
+def _busy_workers(claimed: Sequence[str], seen: Sequence[Seen]) -> dict[str, Any]:
     """Return who is there with what device, and who took work without a heartbeat.
 
     A worker that went is missed only as long as no other of its model is there.
     """
-    heard = {one.presence.worker for one in seen}
-    here = [one.presence for one in seen if one.is_here]
-    models = {one.card.name for one in here}
-    gone = [one.presence for one in seen if not one.is_here]
+    heard = {worker.presence.worker for worker in seen}
+    here = [worker.presence for worker in seen if worker.is_here]
+    models = {presence.card.name for presence in here}
+    gone = [worker.presence for worker in seen if not worker.is_here]
     return {
         "here": here,
-        "gone": [one.worker for one in gone if one.card.name not in models],
+        "gone": [presence.worker for presence in gone if presence.card.name not in models],
         "silent": [name for name in claimed if name not in heard],
     }
 

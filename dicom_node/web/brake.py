@@ -40,17 +40,17 @@ class Brake:
 
     def holds(self, name: str, address: str) -> bool:
         """Return whether this pair must wait."""
-        return self._count((name, _network(address))) > MOST - 1
+        return self._wrong_count((name, _network_of_address(address))) > MOST - 1
 
     def pause(self, address: str) -> float:
         """Return how many seconds an attempt from this address waits before it is judged."""
-        return min(SLOWEST_S, _STEP_S * self._count(("", _network(address))))
+        return min(SLOWEST_S, _STEP_S * self._wrong_count(("", _network_of_address(address))))
 
     def note(self, name: str, address: str) -> None:
         """Count a wrong try."""
-        for key in ((name, _network(address)), ("", _network(address))):
+        for key in ((name, _network_of_address(address)), ("", _network_of_address(address))):
             # never so many that the end of the pause is out of sight
-            count = min(self._count(key) + 1, 2.0 * MOST)
+            count = min(self._wrong_count(key) + 1, 2.0 * MOST)
             self._wrong[key] = (count, self._monotonic())
             self._wrong.move_to_end(key)
         while len(self._wrong) > _WATCHED:
@@ -68,19 +68,19 @@ class Brake:
 
     def give_back(self, name: str, address: str) -> None:
         """Take back a try that was not wrong."""
-        for key in ((name, _network(address)), ("", _network(address))):
-            self._wrong[key] = (max(0.0, self._count(key) - 1), self._monotonic())
+        for key in ((name, _network_of_address(address)), ("", _network_of_address(address))):
+            self._wrong[key] = (max(0.0, self._wrong_count(key) - 1), self._monotonic())
 
     def lift(self, name: str, address: str) -> None:
         """Forget the wrong tries of a pair, after its own right one."""
-        self._wrong.pop((name, _network(address)), None)
+        self._wrong.pop((name, _network_of_address(address)), None)
 
-    def _count(self, key: tuple[str, str]) -> float:
+    def _wrong_count(self, key: tuple[str, str]) -> float:
         count, since = self._wrong.get(key, (0.0, 0.0))
         return max(0.0, count - (self._monotonic() - since) / DECAY_S)
 
 
-def _network(address: str) -> str:
+def _network_of_address(address: str) -> str:
     """Return what one guesser holds at least: an IPv4 address, a /64 of IPv6."""
     try:
         found = ip_address(address)

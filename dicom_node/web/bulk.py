@@ -99,12 +99,12 @@ class BulkRuns:
         """Begin an act and return its name; empty where enough are under way."""
         ident = secrets.token_urlsafe(9)
         with self._lock:
-            if sum(not one.ended for one in self._known.values()) >= AT_ONCE:
+            if sum(not run.ended for run in self._known.values()) >= AT_ONCE:
                 return ""
             self._known[ident] = run
             while len(self._known) > MOST_KEPT:
                 self._known.popitem(last=False)
-        threading.Thread(target=self._do, args=(run, act), daemon=True, name="bulk").start()
+        threading.Thread(target=self._run_act, args=(run, act), daemon=True, name="bulk").start()
         return ident
 
     def find(self, ident: str) -> BulkRun | None:
@@ -112,7 +112,7 @@ class BulkRuns:
         with self._lock:
             return self._known.get(ident)
 
-    def _do(self, run: BulkRun, act: Callable[[str], object]) -> None:
+    def _run_act(self, run: BulkRun, act: Callable[[str], object]) -> None:
         try:
             for uid in run.uids:
                 try:
@@ -162,11 +162,11 @@ def routes(
         words = seals.open(asked.find)
         state = templates.filters["pill"](asked.state).word if asked.state else ""
         period = "" if asked.period == "dates" else say(PERIODS[asked.period])
-        dates = [one for one in (asked.since, asked.until) if one]
+        dates = [date for date in (asked.since, asked.until) if date]
         search = [words, state, period if asked.period else "", " – ".join(dates)]
         trail.queried(request, person.name, f"bulk {asked.query}")
         return pages.page(
-            "bulk.html", person, asked=asked, search=[one for one in search if one], acts=ACTS,
+            "bulk.html", person, asked=asked, search=[word for word in search if word], acts=ACTS,
             meanings=MEANINGS, fields=SEARCH, counts=counts, most=MOST_IMAGES,
         )  # fmt: skip
 
@@ -227,7 +227,7 @@ def eligible(ledger: Ledger, wanted: StudyFilter) -> dict[str, list[str]]:
         page = ledger.studies.page(_PAGE, wanted, before)
         for study in page.studies:
             for image in study.images:
-                rows = [one for one in image.rows if _is_wanted(one, wanted)]
+                rows = [row for row in image.rows if _is_wanted(row, wanted)]
                 if rows:
                     images[image.sop_instance_uid] = rows
         before = page.older
@@ -251,7 +251,7 @@ def _is_wanted(row: Arrival, wanted: StudyFilter) -> bool:
 def _acts_of(rows: Iterable[Arrival]) -> set[str]:
     acts: set[str] = set()
     for row in rows:
-        sent = {one.state for one in row.deliveries}
+        sent = {delivery.state for delivery in row.deliveries}
         if row.state in ("failed", "retrying"):
             acts.add("retry")
         if sent & set(RESENT):

@@ -18,7 +18,7 @@ def as_wadl(base: str) -> str:
     """Return the description as WADL (PS3.18 H)."""
     return (
         f'<?xml version="1.0" encoding="UTF-8"?><application xmlns="{NAMESPACE}">'
-        f"<resources base={quoteattr(base.rstrip('/') + ROOT)}>{''.join(_resources())}"
+        f"<resources base={quoteattr(base.rstrip('/') + ROOT)}>{''.join(_resource_elements())}"
         "</resources></application>"
     )
 
@@ -29,13 +29,13 @@ def as_json(base: str) -> str:
     for path, methods in _by_path():
         described = [
             {
-                "method": one.method,
-                "service": one.service,
-                "mediaTypes": list(one.media_types),
-                "parameters": list(one.parameters),
+                "method": method.method,
+                "service": method.service,
+                "mediaTypes": list(method.media_types),
+                "parameters": list(method.parameters),
             }
-            | ({"payload": list(one.payload)} if one.payload else {})
-            for one in methods
+            | ({"payload": list(method.payload)} if method.payload else {})
+            for method in methods
         ]
         found.append({"path": path, "methods": described})
     description: dict[str, Any] = {"base": base.rstrip("/") + ROOT, "resources": found}
@@ -43,26 +43,28 @@ def as_json(base: str) -> str:
 
 
 def _by_path() -> Iterable[tuple[str, list[Resource]]]:
-    ordered = sorted(RESOURCES, key=lambda one: one.path)
-    return ((path, list(methods)) for path, methods in groupby(ordered, lambda one: one.path))
+    ordered = sorted(RESOURCES, key=lambda resource: resource.path)
+    return (
+        (path, list(methods)) for path, methods in groupby(ordered, lambda resource: resource.path)
+    )
 
 
-def _resources() -> Iterable[str]:
+def _resource_elements() -> Iterable[str]:
     for path, methods in _by_path():
         yield f"<resource path={quoteattr(path.lstrip('/'))}>"
-        for one in methods:
+        for method in methods:
             names = "".join(
-                f'<param name={quoteattr(name)} style="query"/>' for name in one.parameters
+                f'<param name={quoteattr(name)} style="query"/>' for name in method.parameters
             )
-            answers = "".join(_representation(kind) for kind in one.media_types)
-            payload = "".join(_representation(kind) for kind in one.payload)
+            answers = "".join(_representation_element(kind) for kind in method.media_types)
+            payload = "".join(_representation_element(kind) for kind in method.payload)
             yield (
-                f"<method name={quoteattr(one.method)} id={quoteattr(one.service)}>"
+                f"<method name={quoteattr(method.method)} id={quoteattr(method.service)}>"
                 f"<request>{names}{payload}</request>"
                 f'<response status="200">{answers}</response></method>'
             )
         yield "</resource>"
 
 
-def _representation(kind: str) -> str:
+def _representation_element(kind: str) -> str:
     return f"<representation mediaType={quoteattr(kind)}/>"

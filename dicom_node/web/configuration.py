@@ -36,17 +36,19 @@ def routes(
         return pages.page(
             "models.html",
             person,
-            models=_models(settings, ledger, seen),
+            models=_model_rows(settings, ledger, seen),
             held=held_names(ledger, "model"),
             held_workers=held_names(ledger, "worker"),
-            here_workers={one.presence.worker for one in seen},
+            here_workers={worker.presence.worker for worker in seen},
         )
 
     @router.get("/configuration")
     def configuration(person: Person = admin) -> HTMLResponse:
         """Show every key in force, secrets starred, and whether the file is right now."""
-        tables = {name: list(_flat("", table)) for name, table in shown(settings).items()}
-        return pages.page("configuration.html", person, tables=tables, file=_file(settings))
+        tables = {name: list(_flat_leaves("", table)) for name, table in shown(settings).items()}
+        return pages.page(
+            "configuration.html", person, tables=tables, file=_read_file_state(settings)
+        )
 
     return router
 
@@ -62,7 +64,7 @@ class File:
     """Tables that differ and are in force after the next start."""
 
 
-def _file(settings: Settings) -> File | None:
+def _read_file_state(settings: Settings) -> File | None:
     """Look at node.toml as it is now; None where this node was not started by `serve`."""
     copy = settings.node.data_dir / in_force.FILE
     if not copy.is_file():
@@ -75,10 +77,10 @@ def _file(settings: Settings) -> File | None:
     return File("", reloads, tuple(table for table in changed if table not in reloads))
 
 
-def _models(settings: Settings, ledger: Ledger, seen: Sequence[Seen]) -> list[dict[str, Any]]:
+def _model_rows(settings: Settings, ledger: Ledger, seen: Sequence[Seen]) -> list[dict[str, Any]]:
     by_model: dict[str, list[Seen]] = {}
-    for one in seen:
-        by_model.setdefault(one.presence.card.name, []).append(one)
+    for worker in seen:
+        by_model.setdefault(worker.presence.card.name, []).append(worker)
     counts = ledger.history.status().models
     versions = ledger.results.versions(time.time() - 30 * 86400)
     agreement = ledger.results.agreement()
@@ -90,9 +92,9 @@ def _models(settings: Settings, ledger: Ledger, seen: Sequence[Seen]) -> list[di
             "name": name,
             "is_demonstration": name in DEMONSTRATION_MODELS
             or any(version.demonstration for version in versions.get(name, []))
-            or any(one.presence.card.demonstration for one in by_model.get(name, [])),
+            or any(worker.presence.card.demonstration for worker in by_model.get(name, [])),
             "workers": by_model.get(name, []),
-            "cards": _cards(by_model.get(name, [])),
+            "cards": _distinct_cards(by_model.get(name, [])),
             "rules": rules.get(name, []),
             "counts": counts.get(name, {}),
             "versions": versions.get(name, []),
@@ -102,18 +104,18 @@ def _models(settings: Settings, ledger: Ledger, seen: Sequence[Seen]) -> list[di
     ]
 
 
-def _cards(seen: Sequence[Seen]) -> list[Card]:
+def _distinct_cards(seen: Sequence[Seen]) -> list[Card]:
     """Return each card once: workers of one model may run different weights."""
-    return list({one.presence.card.version: one.presence.card for one in seen}.values())
+    return list({worker.presence.card.version: worker.presence.card for worker in seen}.values())
 
 
-def _flat(prefix: str, value: Any) -> Any:
+def _flat_leaves(prefix: str, value: Any) -> Any:
     """Yield key and value of each leaf of a table."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else key, inner)
+            yield from _flat_leaves(f"{prefix}.{key}" if prefix else key, inner)
     elif isinstance(value, list) and value and isinstance(value[0], dict):
         for number, inner in enumerate(value):
-            yield from _flat(f"{prefix}.{number}" if prefix else str(number), inner)
+            yield from _flat_leaves(f"{prefix}.{number}" if prefix else str(number), inner)
     else:
         yield prefix, json.dumps(value, ensure_ascii=False)

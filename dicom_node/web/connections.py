@@ -77,7 +77,7 @@ class Gate:
         self._connections.add(connection)
         self.wait(connection)
         if self._by_address[connection.address] > self._most_of_address:
-            self._thin(connection.address)
+            self._close_oldest(connection.address)
         if len(self._connections) > self._most:
             # The new one waits, too, so there is always one to give way; never one that works.
             self.refuse(next(iter(self._waiting)), f"{self._most} connections are open")
@@ -110,18 +110,22 @@ class Gate:
             connection.end()
         for address, count in list(self._by_address.items()):
             if count > self._most_of_address:
-                self._thin(address)
-        for connection in [one for one in self._connections if one.is_stalled(now)]:
+                self._close_oldest(address)
+        for connection in [
+            connection for connection in self._connections if connection.is_stalled(now)
+        ]:
             self.refuse(connection, f"it takes nothing of its answer for {STALL_S:.0f} s")
 
-    def _thin(self, address: str) -> None:
+    def _close_oldest(self, address: str) -> None:
         """Close the oldest that wait of an address that has too many."""
         if self._is_proxy(address):
             return
         surplus = self._by_address[address] - self._most_of_address
         fresh = time.monotonic() - FRESH_S
-        old = [one for one, since in self._waiting.items() if since < fresh]
-        for connection in [one for one in old if one.address == address][:surplus]:
+        old = [connection for connection, since in self._waiting.items() if since < fresh]
+        for connection in [connection for connection in old if connection.address == address][
+            :surplus
+        ]:
             self.refuse(connection, f"more than {self._most_of_address} connections of it wait")
 
     def refuse(self, connection: Connection, why: str) -> None:

@@ -42,7 +42,7 @@ def preset(bright: Floats, name: str) -> Floats:
         return between(bright, float(low), float(high))
     # The ribs over the lungs differ from these by little: raise them over their surroundings.
     shown = between(bright, float(low), float(high))
-    raised = shown + _BONE_DETAIL * (shown - _blur(shown))
+    raised = shown + _BONE_DETAIL * (shown - _blur_image(shown))
     return np.asarray(np.clip(raised, 0, 1), np.float32)
 
 
@@ -85,8 +85,8 @@ def local(grey: Floats) -> Floats:
             surplus = np.maximum(counts - limit, 0).sum()
             share = np.minimum(counts, limit) + surplus / _LEVELS
             maps[i, j] = np.cumsum(share) / max(share.sum(), 1e-9)
-    down, first, second = _weights(rows)
-    across, left, right = _weights(columns)
+    down, first, second = _tile_weights(rows)
+    across, left, right = _tile_weights(columns)
     shown = (1 - down)[:, None] * (1 - across) * maps[first[:, None], left, levels]
     shown += (1 - down)[:, None] * across * maps[first[:, None], right, levels]
     shown += down[:, None] * (1 - across) * maps[second[:, None], left, levels]
@@ -94,7 +94,7 @@ def local(grey: Floats) -> Floats:
     return np.asarray(shown, np.float32)
 
 
-def _weights(length: int) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
+def _tile_weights(length: int) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
     """Return for each line how near it is to the second of two tiles, and which these are."""
     place = (np.arange(length) + 0.5) * _TILES / length - 0.5
     first = np.floor(place)
@@ -103,7 +103,7 @@ def _weights(length: int) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
     return share, tiles[0], tiles[1]
 
 
-def _blur(grey: Floats) -> Floats:
+def _blur_image(grey: Floats) -> Floats:
     from PIL import Image
 
     image = Image.fromarray(grey)

@@ -29,7 +29,7 @@ class CrossOrigin:
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
         self._app = app
-        self._origins = frozenset(one.rstrip("/") for one in origins)
+        self._origins = frozenset(origin.rstrip("/") for origin in origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""

@@ -81,7 +81,7 @@ def routes(
     settings: Settings, ledger: Ledger, spool: Spool, door: Door, credentials: Credentials
 ) -> APIRouter:
     """Return the services; each needs the secret of DICOMweb clients, or a sign-in."""
-    client = _clients(door, credentials)
+    client = _client_dependency(door, credentials)
     router = APIRouter(prefix=ROOT)
     catalogue = Catalogue(ledger, spool, settings.node.ae_title)
     trail = WebTrail(settings, ledger)
@@ -97,7 +97,7 @@ def routes(
 Client = Callable[[Request], str]
 
 
-def _clients(door: Door, credentials: Credentials) -> Client:
+def _client_dependency(door: Door, credentials: Credentials) -> Client:
     own, of_workers = (
         f"Bearer {secret}".encode() for secret in (credentials.dicomweb, credentials.jobs)
     )
@@ -136,7 +136,7 @@ def _add_capabilities(router: APIRouter, base: str) -> None:
         allowed = {"Allow": "GET, HEAD, POST, OPTIONS"}
         return Response(describe(base), headers=allowed, media_type=kind)
 
-    for path in dict.fromkeys(("", "/", *(one.path for one in RESOURCES))):
+    for path in dict.fromkeys(("", "/", *(resource.path for resource in RESOURCES))):
         router.add_api_route(path, options, methods=["OPTIONS"])
 
 
@@ -153,38 +153,38 @@ def _add_queries(
         found = catalogue.find(level, asked.keys, asked.how, asked.order)
         # One more than is asked for shows that there are more.
         matches = list(islice(found, asked.offset, asked.offset + asked.limit + 1))
-        shown = [asked.shown(one, root) for one in matches[: asked.limit]]
+        shown = [asked.shown(match, root) for match in matches[: asked.limit]]
         headers = asked.warnings(has_more=len(matches) > asked.limit)
-        return _attributes(kind, shown, lambda ds: lambda element: "", headers)
+        return _attributes_response(kind, shown, lambda ds: lambda element: "", headers)
 
     caller = Depends(client)
 
-    @_get(router, "/studies")
+    @_get_route(router, "/studies")
     def studies(request: Request, name: str = caller) -> Response:
         """Search for studies."""
         return search(request, name, "STUDY")
 
-    @_get(router, "/series")
+    @_get_route(router, "/series")
     def all_series(request: Request, name: str = caller) -> Response:
         """Search for series of any study."""
         return search(request, name, "SERIES")
 
-    @_get(router, "/instances")
+    @_get_route(router, "/instances")
     def all_instances(request: Request, name: str = caller) -> Response:
         """Search for instances of any study."""
         return search(request, name, "IMAGE")
 
-    @_get(router, f"{STUDY}/series")
+    @_get_route(router, f"{STUDY}/series")
     def series(request: Request, study: Uid, name: str = caller) -> Response:
         """Search for series of a study."""
         return search(request, name, "SERIES", StudyInstanceUID=study)
 
-    @_get(router, f"{STUDY}/instances")
+    @_get_route(router, f"{STUDY}/instances")
     def instances_of_study(request: Request, study: Uid, name: str = caller) -> Response:
         """Search for instances of a study."""
         return search(request, name, "IMAGE", StudyInstanceUID=study)
 
-    @_get(router, f"{SERIES}/instances")
+    @_get_route(router, f"{SERIES}/instances")
     def instances(request: Request, study: Uid, series: Uid, name: str = caller) -> Response:
         """Search for instances of a series."""
         return search(request, name, "IMAGE", StudyInstanceUID=study, SeriesInstanceUID=series)
@@ -235,10 +235,10 @@ def _add_objects(
     # Who asks comes before what is found: strangers do not learn what there is.
     guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
 
-    @_get(router, path, dependencies=guarded)
+    @_get_route(router, path, dependencies=guarded)
     def objects(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
         """Send Part 10 files."""
-        syntaxes = {_syntax(one) for one in found}
+        syntaxes = {_transfer_syntax_of(stored) for stored in found}
         of = f";transfer-syntax={syntaxes.pop()}" if len(syntaxes) == 1 else ""
         offered = [f'{RELATED};type="{DICOM}"{of}']
         if len(found) == 1:
@@ -246,11 +246,14 @@ def _add_objects(
         kind = media_types.parse(choose(request, offered)).name
         trail.retrieved(request, name, found)
         if kind == DICOM:
-            return StreamingResponse(_file(found[0]), media_type=DICOM)
-        parts = ((f"{DICOM};transfer-syntax={_syntax(one)}", _file(one)) for one in found)
+            return StreamingResponse(_file_chunks(found[0]), media_type=DICOM)
+        parts = (
+            (f"{DICOM};transfer-syntax={_transfer_syntax_of(stored)}", _file_chunks(stored))
+            for stored in found
+        )
         return multipart.related(DICOM, parts)
 
-    @_get(router, f"{path}/metadata", dependencies=guarded)
+    @_get_route(router, f"{path}/metadata", dependencies=guarded)
     def metadata(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
         """Send all attributes but bulk data."""
         kind = choose(request, (JSON, PLAIN_JSON, _RELATED_XML))
@@ -261,7 +264,7 @@ def _add_objects(
             where += f"/instances/{ds.SOPInstanceUID}/bulkdata"
             return lambda element: f"{where}/{int(element.tag):08X}"
 
-        return _attributes(kind, (one.read() for one in found), address)
+        return _attributes_response(kind, (stored.read() for stored in found), address)
 
 
 def _add_rendered(
@@ -269,37 +272,37 @@ def _add_rendered(
 ) -> None:
     guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
 
-    @_get(router, f"{path}/rendered", dependencies=guarded)
+    @_get_route(router, f"{path}/rendered", dependencies=guarded)
     def rendered(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
         """Send what a person can look at: reports as text, images, documents as PDF."""
-        views = {one.sop_instance_uid: _views(one, viewer) for one in found}
+        views = {stored.sop_instance_uid: _media_types_of(stored, viewer) for stored in found}
         offered = list(dict.fromkeys(kind for kinds in views.values() for kind in kinds))
         if not offered:
             raise HTTPException(406, "nothing of this can be rendered")
         kind = choose(request, offered)
-        window = _window(request)
-        shown = [one for one in found if kind in views[one.sop_instance_uid]]
+        window = _asked_window(request)
+        shown = [stored for stored in found if kind in views[stored.sop_instance_uid]]
         trail.accessed(request, name, shown)
         headers = _unknown_parameters(request)
-        read = (one.read() for one in shown)
+        read = (stored.read() for stored in shown)
         if kind == "text/plain":
             text = map(tree.as_text, read)
             return StreamingResponse(text, media_type=kind, headers=headers)
         if kind == "text/html":
             page = tree.page(map(tree.as_html, read))
             return StreamingResponse(page, media_type=kind, headers=headers)
-        largest = _viewport(request)
+        largest = _asked_viewport(request)
 
         def view(stored: Stored) -> bytes:
             if kind == _PDF:
-                return _document(stored.read())
+                return _document_bytes(stored.read())
             return viewer.picture(stored, kind, largest, window)
 
         if len(shown) == 1:
             return Response(view(shown[0]), media_type=kind, headers=headers)
-        return multipart.related(kind, ((kind, [view(one)]) for one in shown))
+        return multipart.related(kind, ((kind, [view(stored)]) for stored in shown))
 
-    @_get(router, f"{path}/thumbnail", dependencies=guarded)
+    @_get_route(router, f"{path}/thumbnail", dependencies=guarded)
     def thumbnail(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
         """Send a small picture of the first object that has one."""
         return _one_picture(request, name, found, trail, viewer, pictures.THUMBNAIL)
@@ -311,7 +314,7 @@ def _add_frames(
     guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
     path = f"{INSTANCE}/frames/{{frames}}"
 
-    @_get(router, path, dependencies=guarded)
+    @_get_route(router, path, dependencies=guarded)
     def frames(
         request: Request, frames: str, name: str = caller, found: list[Stored] = wanted
     ) -> Response:
@@ -325,7 +328,7 @@ def _add_frames(
             return Response(content, media_type=OCTETS)
         return multipart.related(OCTETS, [(OCTETS, [content])])
 
-    @_get(router, f"{path}/rendered", dependencies=guarded)
+    @_get_route(router, f"{path}/rendered", dependencies=guarded)
     def rendered(
         request: Request, frames: str, name: str = caller, found: list[Stored] = wanted
     ) -> Response:
@@ -333,7 +336,7 @@ def _add_frames(
         _check_frames(frames, has_picture=bool(viewer.media_types(found[0])))
         return _one_picture(request, name, found, trail, viewer, None)
 
-    @_get(router, f"{path}/thumbnail", dependencies=guarded)
+    @_get_route(router, f"{path}/thumbnail", dependencies=guarded)
     def thumbnail(
         request: Request, frames: str, name: str = caller, found: list[Stored] = wanted
     ) -> Response:
@@ -345,7 +348,7 @@ def _add_frames(
 def _add_bulk_data(router: APIRouter, find: Find, client: Client, trail: WebTrail) -> None:
     guarded, caller, wanted = [Depends(client)], Depends(client), Depends(find)
 
-    @_get(router, f"{INSTANCE}/bulkdata/{{tag}}", dependencies=guarded)
+    @_get_route(router, f"{INSTANCE}/bulkdata/{{tag}}", dependencies=guarded)
     def bulk(
         request: Request, tag: str, name: str = caller, found: list[Stored] = wanted
     ) -> Response:
@@ -360,16 +363,18 @@ def _add_bulk_data(router: APIRouter, find: Find, client: Client, trail: WebTrai
         kind = choose(request, offered)
         trail.retrieved(request, name, found)
         if kind in (OCTETS, _PDF):
-            return Response(_document(content) if kind == _PDF else element.value, media_type=kind)
+            return Response(
+                _document_bytes(content) if kind == _PDF else element.value, media_type=kind
+            )
         return multipart.related(OCTETS, [(OCTETS, [element.value])])
 
 
-def _get(router: APIRouter, path: str, **more: Any) -> Callable[[Any], Any]:
+def _get_route(router: APIRouter, path: str, **more: Any) -> Callable[[Any], Any]:
     """Return what adds a resource for GET and HEAD; the server leaves the body out for HEAD."""
     return router.api_route(path, methods=["GET", "HEAD"], **more)
 
 
-def _attributes(
+def _attributes_response(
     kind: str,
     found: Any,
     address: Callable[[Dataset], Callable[[DataElement], str]],
@@ -392,7 +397,7 @@ def _attributes(
     return StreamingResponse(content(), media_type=kind, headers=headers)
 
 
-def _views(stored: Stored, viewer: Viewer) -> tuple[str, ...]:
+def _media_types_of(stored: Stored, viewer: Viewer) -> tuple[str, ...]:
     """Return as what an object can be looked at, the first one where nobody has a wish."""
     if stored.sop_class_uid.startswith(tree.SR_CLASSES):
         return ("text/html", "text/plain")
@@ -401,7 +406,7 @@ def _views(stored: Stored, viewer: Viewer) -> tuple[str, ...]:
     return viewer.media_types(stored)
 
 
-def _document(ds: Dataset) -> bytes:
+def _document_bytes(ds: Dataset) -> bytes:
     """Return the document without the byte that makes its length even."""
     length = int(ds.get("EncapsulatedDocumentLength") or len(ds.EncapsulatedDocument))
     return bytes(ds.EncapsulatedDocument)[:length]
@@ -415,13 +420,13 @@ def _one_picture(
     viewer: Viewer,
     largest: int | None,
 ) -> Response:
-    shown = next((one for one in found if viewer.media_types(one)), None)
+    shown = next((stored for stored in found if viewer.media_types(stored)), None)
     if shown is None:
         raise NotFound("there is no picture here")
     kind = choose(request, viewer.media_types(shown))
-    window = _window(request)
+    window = _asked_window(request)
     trail.accessed(request, name, [shown])
-    content = viewer.picture(shown, kind, _viewport(request) or largest, window)
+    content = viewer.picture(shown, kind, _asked_viewport(request) or largest, window)
     return Response(content, media_type=kind, headers=_unknown_parameters(request))
 
 
@@ -442,7 +447,7 @@ def _check_frames(frames: str, *, has_picture: bool) -> None:
         raise NotFound("there is no such frame here")
 
 
-def _window(request: Request) -> str:
+def _asked_window(request: Request) -> str:
     """Return the window that is asked for (PS3.18 8.3.5.1.4), empty without one.
 
     Raises
@@ -467,10 +472,10 @@ def _window(request: Request) -> str:
     return f"{center!r},{width!r},{function}"
 
 
-def _viewport(request: Request) -> int | None:
+def _asked_viewport(request: Request) -> int | None:
     """Return the longer side of the viewport that is asked for (PS3.18 8.3.5.1.3)."""
     asked = request.query_params.get("viewport", "")[:64].split(",")
-    sizes = [int(one) for one in asked[:2] if one.isascii() and one.isdigit()]
+    sizes = [int(size) for size in asked[:2] if size.isascii() and size.isdigit()]
     return max(1, *sizes) if len(sizes) == 2 else None
 
 
@@ -478,13 +483,13 @@ def _unknown_parameters(request: Request) -> dict[str, str]:
     return warning(name for name in request.query_params if name not in RENDERED_PARAMETERS)
 
 
-def _file(stored: Stored) -> Iterator[bytes]:
+def _file_chunks(stored: Stored) -> Iterator[bytes]:
     with stored.open() as file:
         while chunk := file.read(_CHUNK):
             yield chunk
 
 
-def _syntax(stored: Stored) -> str:
+def _transfer_syntax_of(stored: Stored) -> str:
     return str(getattr(stored.header, "file_meta", Dataset()).get("TransferSyntaxUID", ""))
 
 

@@ -124,12 +124,14 @@ def routes(
         return words | {"send_to": names, "match.calling_ae": titles, "model": models}
 
     def first(kind: Kind, old: str, texts: Mapping[str, str] | None = None) -> EditForm:
-        revision = _read(opened())
+        revision = _read_revision(opened())
         values: Values | None = revision.table(kind, old) if old else {}
         if values is None:
             raise NotFound(f"node.toml has no such entry: {old[:64]!r}")
         known = texts or texts_of(FIELDS[kind], values)
-        return EditForm(kind, old, old, known, revision.mark, **_standing(revision, kind, old))
+        return EditForm(
+            kind, old, old, known, revision.mark, **_place_in_order(revision, kind, old)
+        )
 
     @router.get("/peers/new")
     def new_peer(
@@ -177,39 +179,43 @@ def routes(
     def edited(request: Request, kind: Kind, posted: Posted) -> Response:
         person, config = posted.person, opened()
         old, base, act = posted.text("old", 64), posted.text("base", 64), posted.text("do", 16)
-        texts = {one.key: _raw(posted, f"f-{one.key}") for one in FIELDS[kind]}
+        texts = {
+            form_field.key: _raw_field(posted, f"f-{form_field.key}") for form_field in FIELDS[kind]
+        }
         name = posted.text("name", 64) if kind == "peers" else texts["name"].strip()
         form = EditForm(kind, old, old or name, texts, base)
         try:
-            revision = _read(config)
-            form = _with(form, **_standing(revision, kind, old))
-            wanted = _wanted(kind, old, name, texts, act, form)
+            revision = _read_revision(config)
+            form = _replace_fields(form, **_place_in_order(revision, kind, old))
+            wanted = _wanted_change(kind, old, name, texts, act, form)
             draft = config.draft(wanted, base)
         except FileChanged as exc:
-            return shown(person, _meanwhile(config, form, exc), 409)
+            return shown(person, _changed_meanwhile(config, form, exc), 409)
         except ConfigurationError as exc:
-            return shown(person, _with(form, problem=str(exc)), 422)
+            return shown(person, _replace_fields(form, problem=str(exc)), 422)
         if kind == "rules" and act not in ("remove", "up", "down"):
             tried = try_rule(draft.settings, ledger, spool, draft.new_name)
-            trail.listed(request, person.name, [one.instance for one in tried])
-            form = _with(form, tried=tried)
+            trail.listed(request, person.name, [trial.instance for trial in tried])
+            form = _replace_fields(form, tried=tried)
         then = act if act in ("remove", "up", "down") else "save"
-        form = _with(form, draft=draft, then=then)
+        form = _replace_fields(form, draft=draft, then=then)
         if why := config.why_read_only():
-            return shown(person, _with(form, lines=draft.after, problem=why))
+            return shown(person, _replace_fields(form, lines=draft.after, problem=why))
         if act in ("check", "try") or posted.text("seen", 64) != draft.mark:
             return shown(person, form)
         try:
             by = trail.actor(request, person.name)
             outcome = config.change(wanted, by, WAY, draft.base)
         except FileChanged as exc:
-            return shown(person, _meanwhile(config, form, exc), 409)
+            return shown(person, _changed_meanwhile(config, form, exc), 409)
         except ReadOnlyFile as exc:
-            return shown(person, _with(form, lines=exc.lines, problem=str(exc)))
+            return shown(person, _replace_fields(form, lines=exc.lines, problem=str(exc)))
         except (ReloadRefused, OutOfResources) as exc:
-            return shown(person, _with(form, problem=str(exc), draft=None), 409)
+            return shown(person, _replace_fields(form, problem=str(exc), draft=None), 409)
         if not outcome.change.number:
-            return shown(person, _with(form, problem=say("Nothing changes: it is so already.")))
+            return shown(
+                person, _replace_fields(form, problem=say("Nothing changes: it is so already."))
+            )
         return RedirectResponse(f"/configuration/history?done={outcome.change.number}", 303)
 
     @router.get("/configuration/history")
@@ -243,7 +249,7 @@ def routes(
     return router
 
 
-def _read(config: ConfigFile) -> Revision:
+def _read_revision(config: ConfigFile) -> Revision:
     """Return the file as it is now, or say on the page what is wrong with it."""
     try:
         return config.read()
@@ -251,18 +257,18 @@ def _read(config: ConfigFile) -> Revision:
         raise HTTPException(409, f"node.toml is wrong as it is now: {exc}") from exc
 
 
-def _standing(revision: Revision, kind: Kind, name: str) -> dict[str, Any]:
+def _place_in_order(revision: Revision, kind: Kind, name: str) -> dict[str, Any]:
     if kind == "peers":
         return {}
     return {"place": revision.place(name), "count": len(revision.names(kind))}
 
 
-def _raw(posted: Posted, name: str) -> str:
+def _raw_field(posted: Posted, name: str) -> str:
     value = posted.form.get(name, "")
     return value[:LONGEST] if isinstance(value, str) else ""
 
 
-def _wanted(
+def _wanted_change(
     kind: Kind, old: str, name: str, texts: Mapping[str, str], act: str, form: EditForm
 ) -> TableChange:
     """Return the change that a form asks for."""
@@ -276,16 +282,16 @@ def _wanted(
     return TableChange(kind, old or name, table_of(FIELDS[kind], texts), is_new=not old)
 
 
-def _meanwhile(config: ConfigFile, form: EditForm, exc: FileChanged) -> EditForm:
+def _changed_meanwhile(config: ConfigFile, form: EditForm, exc: FileChanged) -> EditForm:
     """Return the form of who was second: what changed, what is there now, and their own words."""
-    revision = _read(config)
+    revision = _read_revision(config)
     now = table_text(revision.text, form.kind, form.old) if form.old else ""
-    return _with(
+    return _replace_fields(
         form, since=exc.since, now=now, base=revision.mark, draft=None, is_changed=True,
     )  # fmt: skip
 
 
-def _with(form: EditForm, **changes: Any) -> EditForm:
+def _replace_fields(form: EditForm, **changes: Any) -> EditForm:
     values = {name: getattr(form, name) for name in EditForm.__slots__}
     return EditForm(**cast("dict[str, Any]", values | changes))
 

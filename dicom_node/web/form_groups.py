@@ -110,7 +110,7 @@ LABELS: Mapping[str, str] = {
 
 def groups_of(kind: Kind, fields: Sequence[TableField]) -> list[FormGroup]:
     """Return all fields of a table in their groups."""
-    left = {one.key: one for one in fields}
+    left = {field.key: field for field in fields}
     groups = []
     for title, is_folded, keys in _PLAN[kind]:
         known = tuple(left.pop(key) for key in keys if key in left)
@@ -124,9 +124,9 @@ def wrong_keys(fields: Sequence[TableField], problem: str) -> list[str]:
     """Return the keys that the message of a check names, such as ``peers.pacs.port: …``."""
     found = set()
     # tls.certificate goes before certificate, which its name ends with
-    for key in sorted((one.key for one in fields), key=len, reverse=True):
+    for key in sorted((field.key for field in fields), key=len, reverse=True):
         named = re.compile(rf"[ .]{re.escape(key)}(?:\.\d+)?:")
         if named.search(problem):
             found.add(key)
             problem = named.sub("", problem)
-    return [one.key for one in fields if one.key in found]
+    return [field.key for field in fields if field.key in found]

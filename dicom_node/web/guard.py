@@ -111,7 +111,7 @@ class Guard:
             await send(message)
 
         try:
-            await self._handle(scope, receive, sending)
+            await self._handle_request(scope, receive, sending)
         except HTTPException as exc:
             if exc.status_code >= 400:
                 address = (scope.get("client") or ("?",))[0]
@@ -119,7 +119,7 @@ class Guard:
             answer = JSONResponse({"detail": exc.detail}, exc.status_code, exc.headers)
             await answer(scope, receive, sending)
 
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, headers = scope["path"], dict(scope["headers"])
         if path.startswith(SECRET_PATHS):
             if not hmac.compare_digest(headers.get(b"authorization", b""), self._bearer):
@@ -130,7 +130,7 @@ class Guard:
                 )
             _check_charset(headers)
             largest = MAX_RESULT if path.endswith("/result") else MAX_BODY
-            await self._app(scope, _limited(scope, receive, largest), send)
+            await self._app(scope, _limit_body(scope, receive, largest), send)
             return
         if path in HEALTH:
             await self._app(scope, receive, send)
@@ -138,21 +138,21 @@ class Guard:
         _check_charset(headers)
         if path == SIGN_IN and scope["method"] == "POST":
             receive = await _whole_form(headers, receive)
-            async with self._turn(self._sign_ins) as end_early:
+            async with self._take_turn(self._sign_ins) as end_early:
                 await self._in_turn(scope, receive, send, end_early)
             return
         if path.startswith(STORE) and scope["method"] == "POST":
             # It takes as long as its images; what it does in threads is short.
-            await self._app(scope, _limited(scope, receive, MAX_STORED), send)
+            await self._app(scope, _limit_body(scope, receive, MAX_STORED), send)
             return
         largest = self._larger.get(path, MAX_BODY)
-        await self._in_turn(scope, _limited(scope, receive, largest), send)
+        await self._in_turn(scope, _limit_body(scope, receive, largest), send)
 
     async def _in_turn(
         self, scope: Scope, receive: Receive, send: Send, also: Callable[[], None] = lambda: None
     ) -> None:
         """Answer a request of people when its turn comes; the turn ends where the answer begins."""
-        async with self._turn(self._people) as end_early:
+        async with self._take_turn(self._people) as end_early:
 
             async def sending(message: Message) -> None:
                 end_early()
@@ -162,7 +162,7 @@ class Guard:
             await self._app(scope, receive, sending)
 
     @asynccontextmanager
-    async def _turn(self, slots: asyncio.Semaphore) -> AsyncIterator[Callable[[], None]]:
+    async def _take_turn(self, slots: asyncio.Semaphore) -> AsyncIterator[Callable[[], None]]:
         try:
             async with asyncio.timeout(TURN_S):
                 await slots.acquire()
@@ -229,7 +229,7 @@ async def _whole_form(headers: Mapping[bytes, bytes], receive: Receive) -> Recei
     return again
 
 
-def _limited(scope: Scope, receive: Receive, largest: int) -> Receive:
+def _limit_body(scope: Scope, receive: Receive, largest: int) -> Receive:
     """Return `receive` that ends a body that is too large (413) or comes too slowly (408)."""
     size, is_whole, began = 0, False, time.monotonic()
     connection: Any = scope.get("state", {}).get("connection")

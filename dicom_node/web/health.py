@@ -58,8 +58,8 @@ def routes(
     if conditions is not None:
         registry.register(ConditionGauge(conditions))
     registry.register(counts or LedgerCounts(ledger, spool))
-    for one in collectors:
-        registry.register(one)
+    for collector in collectors:
+        registry.register(collector)
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -72,10 +72,10 @@ def routes(
 
         What else is wrong is named by its kind: it keeps no image from being received.
         """
-        checks = {"ledger": _answers(ledger.history.answers), "spool": spool.has_room()}
+        checks = {"ledger": _has_answer(ledger.history.answers), "spool": spool.has_room()}
         is_ready = all(checks.values())
         results = {name: "ok" if is_fine else "failed" for name, is_fine in checks.items()}
-        wrong = sorted({one.key for one in conditions.now()}) if conditions else []
+        wrong = sorted({condition.key for condition in conditions.now()}) if conditions else []
         answer = {"ready": is_ready, **results, "conditions": wrong, "models": sorted(models())}
         return JSONResponse(answer, 200 if is_ready else 503)
 
@@ -106,7 +106,7 @@ class LedgerCounts(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the gauges; a ledger that does not answer leaves only ``chexfract_up`` 0."""
         up = GaugeMetricFamily("chexfract_up", "Whether the ledger answers.")
-        yield from self._disk()
+        yield from self._disk_metrics()
         try:
             status, waiting = self._ledger.history.status(), self._ledger.jobs.waiting()
             workers = len(self._ledger.results.pulse(time.time() - 3600).workers)
@@ -125,7 +125,7 @@ class LedgerCounts(Collector):
         seen.add_metric([], workers)
         yield seen
 
-    def _disk(self) -> Iterable[Metric]:
+    def _disk_metrics(self) -> Iterable[Metric]:
         free = GaugeMetricFamily("chexfract_spool_free_bytes", "Free space below the spool.")
         total = GaugeMetricFamily("chexfract_spool_total_bytes", "Size of the spool's disk.")
         room = GaugeMetricFamily("chexfract_spool_has_room", "Whether images are taken.")
@@ -154,7 +154,9 @@ class ConditionGauge(Collector):
             "What is wrong now; level stop: images are not taken, described or delivered.",
             labels=["condition", "name", "level"],
         )
-        names = {(one.key, one.name, one.level) for one in self._conditions.now()}
+        names = {
+            (condition.key, condition.name, condition.level) for condition in self._conditions.now()
+        }
         for labels in sorted(names):
             gauge.add_metric(labels, 1)
         yield gauge
@@ -178,7 +180,7 @@ class Stages:
             newest = ledger.history.newest_event()
             if self._last is not None and newest > self._last:
                 for stage, ms in ledger.history.stage_times(self._last, newest):
-                    self._add(stage, ms / 1000)
+                    self._add_seconds(stage, ms / 1000)
             self._last = newest
 
     def collect(self) -> Iterable[Metric]:
@@ -193,7 +195,7 @@ class Stages:
                 family.add_metric([stage], buckets, self._sums[stage])
         yield family
 
-    def _add(self, stage: str, seconds: float) -> None:
+    def _add_seconds(self, stage: str, seconds: float) -> None:
         counts = self._counts.setdefault(stage, [0] * (len(BOUNDS) + 1))
         counts[bisect_left(BOUNDS, seconds)] += 1
         self._sums[stage] = self._sums.get(stage, 0.0) + seconds
@@ -259,7 +261,7 @@ def _of_destinations(status: Totals) -> Iterable[Metric]:
     yield from (waiting, oldest, held, uncommitted)
 
 
-def _answers(question: Callable[[], object]) -> bool:
+def _has_answer(question: Callable[[], object]) -> bool:
     try:
         question()
     except ChexFractError:

@@ -16,7 +16,7 @@ from dicom_node.web.trail import WebTrail
 
 def held_names(ledger: Ledger, kind: HoldKind) -> dict[str, Hold]:
     """Return what is held of a kind by its name."""
-    return {one.name: one for one in ledger.holds.held() if one.kind == kind}
+    return {hold.name: hold for hold in ledger.holds.held() if hold.kind == kind}
 
 
 def routes(ledger: Ledger, door: Door, trail: WebTrail) -> APIRouter:
@@ -27,7 +27,7 @@ def routes(ledger: Ledger, door: Door, trail: WebTrail) -> APIRouter:
     @router.post("/hold")
     def hold(request: Request, kind: str, posted: Posted = operates) -> Response:
         """Hold something back."""
-        known, name = known_kind(kind), _name(posted)
+        known, name = known_kind(kind), _hold_name(posted)
         by, why = trail.actor(request, posted.person.name), posted.text("why", 256)
         if ledger.holds.hold(known, name, by, why):
             trail.changed(request, posted.person.name, "configured", f"{known} {name} is held")
@@ -36,7 +36,7 @@ def routes(ledger: Ledger, door: Door, trail: WebTrail) -> APIRouter:
     @router.post("/let-go")
     def let_go(request: Request, kind: str, posted: Posted = operates) -> Response:
         """Let something go; what waited goes on."""
-        known, name = known_kind(kind), _name(posted)
+        known, name = known_kind(kind), _hold_name(posted)
         ledger.holds.let_go(known, name)
         trail.changed(request, posted.person.name, "configured", f"{known} {name} is let go")
         return RedirectResponse(HELD_PAGES[known], 303)
@@ -44,7 +44,7 @@ def routes(ledger: Ledger, door: Door, trail: WebTrail) -> APIRouter:
     return router
 
 
-def _name(posted: Posted) -> str:
+def _hold_name(posted: Posted) -> str:
     name = posted.text("name", 128)
     if not name or not name.isprintable():
         raise HTTPException(422, say("name what is to be held"))

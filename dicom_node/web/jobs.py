@@ -49,14 +49,14 @@ MAX_RESULT_JSON = 1 << 20
 _PART = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
-async def _posted(request: Request) -> AsyncIterator[FormData]:
+async def _read_form(request: Request) -> AsyncIterator[FormData]:
     """Read the multipart body; its files are on disk from 1 MB on."""
     limits = {"max_files": MAX_OBJECTS, "max_fields": 1, "max_part_size": MAX_RESULT_JSON}
     async with request.form(**limits) as form:
         yield form
 
 
-Posted = Annotated[FormData, Depends(_posted)]
+Posted = Annotated[FormData, Depends(_read_form)]
 Token = Annotated[str, Header(alias="X-Job-Token", max_length=128)]
 Wire = Annotated[int, Header(alias=WIRE_HEADER, ge=1, le=1000)]
 
@@ -127,7 +127,7 @@ class JobDesk:
         held = self._ledger.jobs.held(job, result.token)
         if held is None:
             return True
-        if problem := _mismatch(self._spool, held, result, contents):
+        if problem := _result_mismatch(self._spool, held, result, contents):
             reason = f"result refused: {problem}"
             _foreign.error("job %s, worker %s: %s", job[:12], ascii(held.worker)[1:-1], reason)
             self._note_refused(job, held.worker, problem)
@@ -172,7 +172,7 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
         """Begin an attempt."""
         claimed = desk.claim(job, body, wire)
         # what an order does not ask for stays away: an older worker knows no field of it
-        answer = _answer(claimed.model_dump_json(exclude_defaults=True))
+        answer = _json_response(claimed.model_dump_json(exclude_defaults=True))
         answer.headers[WIRE_HEADER] = str(WIRE_VERSION)
         return answer
 
@@ -184,32 +184,34 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
     @router.post("/lease")
     def lease(job: str, body: LeaseRequest) -> Response:
         """Extend the lease."""
-        return _answer(json.dumps({"lease_s": desk.renew(job, body)}))
+        return _json_response(json.dumps({"lease_s": desk.renew(job, body)}))
 
     @router.post("/result")
     def result(job: str, posted: Posted) -> Response:
         """Keep a result that belongs to its job durably."""
-        result = _result(posted)
+        result = _read_result(posted)
         try:
-            is_durable = desk.keep(job, result, _contents(posted, result))
+            is_durable = desk.keep(job, result, _read_contents(posted, result))
         except ForeignResult as exc:
             raise HTTPException(422, str(exc)) from exc
-        return _answer(json.dumps({"durable": is_durable}))
+        return _json_response(json.dumps({"durable": is_durable}))
 
     @router.post("/release")
     def release(job: str, body: ReleaseRequest) -> Response:
         """Give the job back."""
-        return _answer(json.dumps({"state": desk.release(job, body)}))
+        return _json_response(json.dumps({"state": desk.release(job, body)}))
 
     return router
 
 
-def _answer(content: str) -> Response:
+def _json_response(content: str) -> Response:
     """Return JSON as it is: FastAPI would make and check it in a second turn through a thread."""
     return Response(content, media_type="application/json")
 
 
-def _mismatch(spool: Spool, held: Held, result: Result, contents: Mapping[str, bytes]) -> str:
+def _result_mismatch(
+    spool: Spool, held: Held, result: Result, contents: Mapping[str, bytes]
+) -> str:
     """Return why a result does not belong to its job, else an empty text."""
     if not result.objects:
         return ""
@@ -236,7 +238,7 @@ def faults(errors: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _result(posted: FormData) -> Result:
+def _read_result(posted: FormData) -> Result:
     text = posted.get("result")
     if not isinstance(text, str):
         raise HTTPException(422, "the part 'result' with the JSON of the result is missing")
@@ -250,7 +252,7 @@ def _result(posted: FormData) -> Result:
     return result
 
 
-def _contents(posted: FormData, result: Result) -> dict[str, bytes]:
+def _read_contents(posted: FormData, result: Result) -> dict[str, bytes]:
     """Return the bytes of each object by its part; all are there, and none is left over."""
     parts = [item.part for item in result.objects]
     files = {name: file for name, file in posted.multi_items() if isinstance(file, UploadFile)}

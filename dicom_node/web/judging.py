@@ -36,7 +36,11 @@ def reader_of(person: Person) -> str:
 
 def own(judgements: Sequence[JudgementView], job: str, person: Person) -> JudgementView | None:
     """Return what this person said last of a report."""
-    mine = [one for one in judgements if one.job == job and one.reader == reader_of(person)]
+    mine = [
+        judgement
+        for judgement in judgements
+        if judgement.job == job and judgement.reader == reader_of(person)
+    ]
     return mine[-1] if mine else None
 
 
@@ -61,7 +65,7 @@ def keep(
         The Instance has no such report, or the verdict is none.
     """
     verdict, job = posted.text("verdict"), posted.text("job")
-    jobs = {one.job: one for one in ledger.history.trace(uid).jobs}
+    jobs = {view.job: view for view in ledger.history.trace(uid).jobs}
     if verdict not in VERDICTS or job not in jobs:
         raise NotFound("there is no such report to judge")
     said: list[FindingJudgement] = []
@@ -84,9 +88,9 @@ def keep(
 def shown(judgements: Sequence[JudgementView], job: JobView, person: Person) -> dict[str, Any]:
     """Return what the form of a report shows: its findings, one's own last words, the history."""
     last = own(judgements, job.job, person)
-    answers = {one.finding: one.verdict for one in last.findings} if last else {}
+    answers = {judged.finding: judged.verdict for judged in last.findings} if last else {}
     return {
         "findings": [(words, answers.get(words, "")) for words in findings_of(job)],
         "own": last,
-        "history": [one for one in judgements if one.job == job.job][::-1],
+        "history": [judgement for judgement in judgements if judgement.job == job.job][::-1],
     }

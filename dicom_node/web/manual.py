@@ -62,11 +62,11 @@ def rendered(page: ManualPage) -> str:
     tokens = markdown.parse(page.text)
     for token in tokens:
         for inner in token.children or ():
-            _lead(inner, page.path)
+            _rewrite_link(inner, page.path)
     return str(markdown.renderer.render(tokens, markdown.options, {}))
 
 
-def _lead(token: Token, path: str) -> None:
+def _rewrite_link(token: Token, path: str) -> None:
     href = token.attrs.get("href")
     if token.type != "link_open" or not isinstance(href, str) or _OUTSIDE.match(href):
         return

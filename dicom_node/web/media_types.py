@@ -56,8 +56,8 @@ class MediaType:
 
 def parse(text: str) -> MediaType:
     """Return a media type with its parameters; quoted values lose their quotes."""
-    name, *parameters = _split(text, ";")
-    pairs = (one.partition("=") for one in parameters)
+    name, *parameters = _split_unquoted(text, ";")
+    pairs = (parameter.partition("=") for parameter in parameters)
     # A plus sign that was not encoded arrives in a query parameter as a blank.
     bare = name.strip().lower().replace(" ", "+")
     return MediaType(bare, {key.strip().lower(): _without_quotes(value) for key, _, value in pairs})
@@ -71,11 +71,17 @@ def choose(request: Request, offered: Sequence[str]) -> str:
     HTTPException
         406: it takes none of them.
     """
-    ranges = [parse(one) for one in _split(_asked(request), ",") if one.strip()]
+    ranges = [
+        parse(media_range)
+        for media_range in _split_unquoted(_asked_ranges(request), ",")
+        if media_range.strip()
+    ]
     best, weight = "", 0.0
     for kind in offered:
         media_type = parse(kind)
-        fits = [(one.specificity(media_type), one.quality) for one in ranges]
+        fits = [
+            (media_range.specificity(media_type), media_range.quality) for media_range in ranges
+        ]
         _, quality = max((fit for fit in fits if fit[0] >= 0), default=(0, 0.0))
         if quality > weight:
             best, weight = kind, quality
@@ -84,14 +90,14 @@ def choose(request: Request, offered: Sequence[str]) -> str:
     return best
 
 
-def _asked(request: Request) -> str:
+def _asked_ranges(request: Request) -> str:
     """Return the media ranges of the request; the query parameter comes first (PS3.18 8.3.3.1)."""
     asked = ",".join(request.query_params.getlist("accept"))
     asked = asked or ",".join(request.headers.getlist("accept"))
     return asked[:MAX_ACCEPT] if asked.strip() else "*/*"
 
 
-def _split(text: str, mark: str) -> Iterator[str]:
+def _split_unquoted(text: str, mark: str) -> Iterator[str]:
     """Yield the parts of a header between marks that stand in no quotes."""
     start, is_quoted = 0, False
     for at, character in enumerate(text):

@@ -76,7 +76,7 @@ class PartReader:
         if self._state is _State.EPILOGUE:
             return
         self._buffer += content
-        while self._step(is_last=False):
+        while self._read_step(is_last=False):
             pass
         del self._buffer[: self._at]
         self._content_at = max(0, self._content_at - self._at)
@@ -90,13 +90,13 @@ class PartReader:
         NotMultipart
             Its last boundary is missing.
         """
-        while self._step(is_last=True):
+        while self._read_step(is_last=True):
             pass
         if self._state is not _State.EPILOGUE:
             what = "first" if self._state is _State.PREAMBLE else "last"
             raise NotMultipart(f"the body has not its {what} boundary")
 
-    def _step(self, *, is_last: bool) -> bool:
+    def _read_step(self, *, is_last: bool) -> bool:
         """Read as far as the next boundary or the next part's content; False: more is needed."""
         if self._state is _State.HEAD:
             return self._read_head()

@@ -27,12 +27,14 @@ def as_xml(ds: Dataset, bulk_uri: Callable[[DataElement], str], threshold: int) 
     bulk_uri : callable
         Gives the address of a binary value that has more than `threshold` bytes.
     """
-    body = "".join(_elements(ds, bulk_uri, threshold))
+    body = "".join(_element_xml(ds, bulk_uri, threshold))
     head = '<?xml version="1.0" encoding="UTF-8"?>'
     return f'{head}<NativeDicomModel xmlns="{NAMESPACE}">{body}</NativeDicomModel>'.encode()
 
 
-def _elements(ds: Dataset, bulk_uri: Callable[[DataElement], str], threshold: int) -> Iterator[str]:
+def _element_xml(
+    ds: Dataset, bulk_uri: Callable[[DataElement], str], threshold: int
+) -> Iterator[str]:
     for element in ds:
         tag = element.tag
         if tag.element == 0 or tag.is_private_creator:
@@ -41,16 +43,16 @@ def _elements(ds: Dataset, bulk_uri: Callable[[DataElement], str], threshold: in
         if element.keyword:
             names += f' keyword="{element.keyword}"'
         if tag.is_private:
-            names += f" privateCreator={quoteattr(_text(element.private_creator or ''))}"
+            names += f" privateCreator={quoteattr(_xml_text(element.private_creator or ''))}"
         yield f"<DicomAttribute {names}>"
         if element.VR == "SQ":
             for number, item in enumerate(element.value, 1):
-                inside = "".join(_elements(item, bulk_uri, threshold))
+                inside = "".join(_element_xml(item, bulk_uri, threshold))
                 yield f'<Item number="{number}">{inside}</Item>'
         elif element.VR in _BINARY and isinstance(element.value, bytes):
             yield _inline_binary(element, bulk_uri, threshold)
         else:
-            yield from _values(element)
+            yield from _value_xml(element)
         yield "</DicomAttribute>"
 
 
@@ -63,24 +65,24 @@ def _inline_binary(
     return f"<InlineBinary>{inline}</InlineBinary>" if inline else ""
 
 
-def _values(element: DataElement) -> Iterator[str]:
+def _value_xml(element: DataElement) -> Iterator[str]:
     several: Any = element.value if element.VM > 1 else [element.value]
     for number, value in enumerate(several, 1):
         if value is None or value == "":
             continue
         if element.VR == "PN":
-            yield f'<PersonName number="{number}">{_name(str(value))}</PersonName>'
+            yield f'<PersonName number="{number}">{_person_name_xml(str(value))}</PersonName>'
         elif element.VR == "AT":
             yield f'<Value number="{number}">{int(value):08X}</Value>'
         else:
-            yield f'<Value number="{number}">{escape(_text(str(value)))}</Value>'
+            yield f'<Value number="{number}">{escape(_xml_text(str(value)))}</Value>'
 
 
-def _name(name: str) -> str:
+def _person_name_xml(name: str) -> str:
     groups = []
     for group, text in zip(_GROUPS, name.split("="), strict=False):
         parts = [
-            f"<{part}>{escape(_text(value))}</{part}>"
+            f"<{part}>{escape(_xml_text(value))}</{part}>"
             for part, value in zip(_PARTS, text.split("^"), strict=False)
             if value
         ]
@@ -89,7 +91,7 @@ def _name(name: str) -> str:
     return "".join(groups)
 
 
-def _text(value: str) -> str:
+def _xml_text(value: str) -> str:
     """Return a text without what XML cannot hold."""
     if value.isprintable():
         return value

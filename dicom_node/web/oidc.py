@@ -69,8 +69,8 @@ class Provider:
         Unreachable
             The provider does not answer.
         """
-        metadata = self._documents()
-        with self._session() as session:
+        metadata = self._read_documents()
+        with self._open_session() as session:
             url, _ = session.create_authorization_url(
                 metadata["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
             )
@@ -89,13 +89,13 @@ class Provider:
         import requests
         from authlib.common.errors import AuthlibBaseError
 
-        metadata = self._documents()
+        metadata = self._read_documents()
         try:
-            with self._session() as session:
+            with self._open_session() as session:
                 token = session.fetch_token(
                     metadata["token_endpoint"], code=code, code_verifier=verifier
                 )
-                claims = dict(self._claims(str(token.get("id_token", "")), nonce))
+                claims = dict(self._checked_claims(str(token.get("id_token", "")), nonce))
                 if self._oidc.role_claim not in claims and "userinfo_endpoint" in metadata:
                     more = session.get(metadata["userinfo_endpoint"], timeout=_ANSWER_S).json()
                     # of the same person only (Core 1.0, 5.3.2)
@@ -106,9 +106,9 @@ class Provider:
         except AuthlibBaseError as exc:
             raise Refused(f"the identity provider refused the code: {exc.error}") from exc
         name = str(claims.get(self._oidc.name_claim) or claims["sub"])[:64]
-        return name, self._role(claims)
+        return name, self._role_of_claims(claims)
 
-    def _claims(self, id_token: str, nonce: str) -> Mapping[str, Any]:
+    def _checked_claims(self, id_token: str, nonce: str) -> Mapping[str, Any]:
         """Return what the ID token says, once it is found right (Core 1.0, 3.1.3.7)."""
         from joserfc import jwt
         from joserfc.errors import JoseError
@@ -125,22 +125,22 @@ class Provider:
             try:
                 token = jwt.decode(id_token, self._keys, algorithms=_ALGORITHMS)
             except (JoseError, ValueError):  # it may have changed its keys since
-                self._documents(is_renewal=True)
+                self._read_documents(is_renewal=True)
                 token = jwt.decode(id_token, self._keys, algorithms=_ALGORITHMS)
             rules.validate(token.claims)
         except (JoseError, ValueError) as exc:
             raise Refused(f"the identity provider's token is not right: {exc}") from exc
         return dict(token.claims)
 
-    def _role(self, claims: Mapping[str, Any]) -> Role:
+    def _role_of_claims(self, claims: Mapping[str, Any]) -> Role:
         value = claims.get(self._oidc.role_claim)
         values = value if isinstance(value, list) else [value]
-        roles = [self._oidc.roles[str(one)] for one in values if str(one) in self._oidc.roles]
+        roles = [self._oidc.roles[str(value)] for value in values if str(value) in self._oidc.roles]
         if not roles:
             raise Refused(f"the claim {self._oidc.role_claim} names no role of [web.oidc] roles")
         return max(roles, key=RANKS.__getitem__)
 
-    def _documents(self, *, is_renewal: bool = False) -> dict[str, Any]:
+    def _read_documents(self, *, is_renewal: bool = False) -> dict[str, Any]:
         """Read the discovery document and the keys, at most once an hour unless they fail."""
         import requests
         from joserfc.jwk import KeySet
@@ -150,16 +150,16 @@ class Provider:
                 return self._metadata
             issuer = self._oidc.issuer.rstrip("/")
             try:
-                found = _json(f"{issuer}/.well-known/openid-configuration")
+                found = _fetch_json(f"{issuer}/.well-known/openid-configuration")
                 if str(found["issuer"]).rstrip("/") != issuer:
                     raise Unreachable("the identity provider names another issuer than [web.oidc]")
-                keys = KeySet.import_key_set(cast("Any", _json(found["jwks_uri"])))
+                keys = KeySet.import_key_set(cast("Any", _fetch_json(found["jwks_uri"])))
             except (requests.RequestException, KeyError, ValueError, TypeError) as exc:
                 raise Unreachable(f"the identity provider does not answer at {issuer}") from exc
             self._metadata, self._keys, self._read_at = found, keys, time.monotonic()
             return found
 
-    def _session(self) -> OAuth2Session:
+    def _open_session(self) -> OAuth2Session:
         from authlib.integrations.requests_client import OAuth2Session
 
         named = self._oidc.client_secret_file
@@ -178,7 +178,7 @@ class Provider:
         )
 
 
-def _json(url: str) -> dict[str, Any]:
+def _fetch_json(url: str) -> dict[str, Any]:
     import requests
 
     # no proxy of the environment, no redirect to somewhere else, no endless answer

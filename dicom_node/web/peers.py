@@ -117,8 +117,8 @@ def routes(
     ) -> HTMLResponse:
         states = peer_states(settings, ledger.history.status().destinations)
         known = echoes.known()
-        for one in states:
-            one["echo"] = known.get(str(one["name"]))
+        for state in states:
+            state["echo"] = known.get(str(state["name"]))
         return pages.page(
             "peers.html",
             person,
@@ -126,11 +126,11 @@ def routes(
             answers=answers or {},
             patient=(test_report.PATIENT_NAME, test_report.PATIENT_ID),
             held=held_names(ledger, "destination"),
-            refused=[_refused(settings, one) for one in ledger.refused.recent(20)],
+            refused=[_refused_row(settings, caller) for caller in ledger.refused.recent(20)],
             table=peer_table,
-            address=_address(settings, request),
+            address=_own_address(settings, request),
             is_local=is_loopback(settings.node.host),
-            objects=_objects(settings),
+            objects=_sent_sop_classes(settings),
         )
 
     @router.get("")
@@ -147,7 +147,7 @@ def routes(
         return shown(posted.person, request, answers)
 
     def asked(name: str) -> PeerAnswer:
-        answer = _asked(settings, name, ask)
+        answer = _ask_peer(settings, name, ask)
         echoes.note(name, answer)
         return answer
 
@@ -159,12 +159,14 @@ def routes(
     @router.post("/{name}/test")
     def send_test(request: Request, name: Name, posted: Posted = operates) -> Response:
         """Store a test object of each kind at a peer."""
-        answer = _asked(settings, name, test)
+        answer = _ask_peer(settings, name, test)
         logger.info(
             "test sent destination=%s by=%s %s",
             name,
             posted.person.name,
-            " ".join(f"{one.kind}={one.state.replace(' ', '-')}" for one in answer.tests)
+            " ".join(
+                f"{outcome.kind}={outcome.state.replace(' ', '-')}" for outcome in answer.tests
+            )
             or "not taken",
         )
         return answered(request, name, posted.person, answer)
@@ -189,13 +191,13 @@ def routes(
     return router
 
 
-def _refused(settings: Settings, caller: RefusedCaller) -> dict[str, Any]:
+def _refused_row(settings: Settings, caller: RefusedCaller) -> dict[str, Any]:
     """Return a refused caller, and whether it would be let in now."""
     now = who_calls(settings.peers, caller.ae_title, caller.address, None)
     return {**asdict(caller), "is_known": now.name is not None}
 
 
-def _objects(settings: Settings) -> list[str]:
+def _sent_sop_classes(settings: Settings) -> list[str]:
     """Return the SOP classes that this node may send, as an archive's list of them wants."""
     peers = settings.peers.values()
     wanted = {SR_CLASSES[name] for peer in peers for name in peer.sop_classes}
@@ -203,7 +205,7 @@ def _objects(settings: Settings) -> list[str]:
     return [word for uid, word in REPORTS.items() if uid in wanted]
 
 
-def _asked(settings: Settings, name: str, act: Callable[[str, Peer], PeerAnswer]) -> PeerAnswer:
+def _ask_peer(settings: Settings, name: str, act: Callable[[str, Peer], PeerAnswer]) -> PeerAnswer:
     peer = settings.peers.get(name)
     if peer is None:
         raise NotFound(f"no peer is named {name!r}")
@@ -211,7 +213,7 @@ def _asked(settings: Settings, name: str, act: Callable[[str, Peer], PeerAnswer]
     return act(settings.node.ae_title, hurried)
 
 
-def _address(settings: Settings, request: Request) -> str:
+def _own_address(settings: Settings, request: Request) -> str:
     """Return what others probably reach this node by."""
     if settings.node.host not in ("0.0.0.0", "::"):  # noqa: S104 - asked, not bound
         return settings.node.host

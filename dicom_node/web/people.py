@@ -72,9 +72,11 @@ def routes(
         return f"API key {ended.ident} of {ended.user_name} is ended", ""
 
     ACTS: dict[str, Callable[[str, Posted], tuple[str, str]]] = {
-        "add": lambda name, posted: acts.add(name, posted.text("role", 16), _password(posted)),
+        "add": lambda name, posted: acts.add(
+            name, posted.text("role", 16), _typed_password(posted)
+        ),
         "role": lambda name, posted: acts.change_role(name, posted.text("role", 16)),
-        "password": lambda name, posted: acts.change_password(name, _password(posted)),
+        "password": lambda name, posted: acts.change_password(name, _typed_password(posted)),
         "end-sessions": lambda name, posted: acts.end_sessions(name),
         "remove": lambda name, posted: acts.remove(name),
         "key": lambda name, posted: acts.make_key(
@@ -120,7 +122,7 @@ def routes(
     return router
 
 
-def _password(posted: Posted) -> str:
+def _typed_password(posted: Posted) -> str:
     """Return the password of a form as it was typed."""
     value = posted.form.get("password", "")
     return value[:1024] if isinstance(value, str) else ""

@@ -117,12 +117,12 @@ def picture(ds: Dataset, kind: str, largest: int | None = None) -> bytes:
     largest : int, optional
         Most pixels of the longer side.
     """
-    rows, columns, pixels = _scaled(ds, largest)
+    rows, columns, pixels = _scaled_frame(ds, largest)
     if str(ds.PhotometricInterpretation) == "MONOCHROME1":
         pixels = pixels.translate(bytes(range(255, -1, -1)))
     samples = int(ds.SamplesPerPixel)
     if kind == PNG:
-        return _png(rows, columns, samples, pixels)
+        return _encode_png(rows, columns, samples, pixels)
     from PIL import Image
 
     image = Image.frombytes("L" if samples == 1 else "RGB", (columns, rows), pixels)
@@ -131,7 +131,7 @@ def picture(ds: Dataset, kind: str, largest: int | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def _scaled(ds: Dataset, largest: int | None) -> tuple[int, int, bytes]:
+def _scaled_frame(ds: Dataset, largest: int | None) -> tuple[int, int, bytes]:
     """Return rows, columns and pixels; every n-th of each where the frame is too large."""
     rows, columns, samples = int(ds.Rows), int(ds.Columns), int(ds.SamplesPerPixel)
     pixels = frame(ds)
@@ -149,7 +149,7 @@ def _scaled(ds: Dataset, largest: int | None) -> tuple[int, int, bytes]:
     return len(kept), -(-columns // step), b"".join(kept)
 
 
-def _png(rows: int, columns: int, samples: int, pixels: bytes) -> bytes:
+def _encode_png(rows: int, columns: int, samples: int, pixels: bytes) -> bytes:
     width = columns * samples
     # Each line begins with its filter: none.
     lines = b"".join(b"\0" + pixels[row * width : (row + 1) * width] for row in range(rows))

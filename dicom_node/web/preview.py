@@ -269,7 +269,10 @@ def _values_and_window(
 
 def _window_of(dataset: Dataset) -> tuple[float, float, str] | None:
     """Return center, width and function of the file's first window; None without a usable one."""
-    centers, widths = _numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth")
+    centers, widths = (
+        _element_numbers(dataset, "WindowCenter"),
+        _element_numbers(dataset, "WindowWidth"),
+    )
     if not centers or not widths or not widths[0] > 0:
         return None
     named = str(dataset.get("VOILUTFunction") or "").strip().lower().replace("_", "-")
@@ -321,7 +324,7 @@ def _spread_between(values: NDArray[np.float32], low: float, high: float) -> NDA
 
 def _enlarged_by(dataset: Dataset) -> tuple[float, float]:
     """Return by how much columns and rows are drawn larger where pixels are not square."""
-    found = (_numbers(dataset, keyword) for keyword in pixel_shape.SHAPES)
+    found = (_element_numbers(dataset, keyword) for keyword in pixel_shape.SHAPES)
     ratios = [height / width for height, width in (f for f in found if len(f) == 2 and min(f) > 0)]
     return pixel_shape.enlarged(pixel_shape.shape_of(ratios) or 1.0)
 
@@ -338,12 +341,12 @@ def _with_points(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _numbers(dataset: Dataset, keyword: str) -> list[float]:
+def _element_numbers(dataset: Dataset, keyword: str) -> list[float]:
     """Return the numbers of an element, none where it does not hold any."""
     try:
         found = dataset.get(keyword)
         several = found if isinstance(found, (list, tuple, MultiValue)) else [found]
-        return [float(one) for one in several]
+        return [float(number) for number in several]
     except (TypeError, ValueError, OverflowError):
         return []
 

@@ -23,17 +23,17 @@ class OutlinedRegion:
 def regions_of(report: Dataset, sop_instance_uid: str) -> list[OutlinedRegion]:
     """Return the regions that a report draws on an image, each with the words of its group."""
     found = []
-    for region in _below(report, "", sop_instance_uid):
+    for region in _regions_below(report, "", sop_instance_uid):
         found.append(region)
         if len(found) == _MOST:
             break
     return found
 
 
-def _below(parent: Dataset, words: str, image: str) -> Iterator[OutlinedRegion]:
+def _regions_below(parent: Dataset, words: str, image: str) -> Iterator[OutlinedRegion]:
     items = parent.get("ContentSequence") or ()
     for item in items:
-        if _code(item) == _TRACKING:
+        if _concept_code(item) == _TRACKING:
             words = str(item.get("TextValue") or "")
     for item in items:
         if item.get("ValueType") == "SCOORD" and _is_on(item, image):
@@ -41,16 +41,20 @@ def _below(parent: Dataset, words: str, image: str) -> Iterator[OutlinedRegion]:
             points = tuple(zip(numbers[::2], numbers[1::2], strict=False))
             if item.get("GraphicType") == "POLYLINE" and len(points) > 2:
                 yield OutlinedRegion(words, points)
-        yield from _below(item, words, image)
+        yield from _regions_below(item, words, image)
 
 
 def _is_on(item: Dataset, image: str) -> bool:
     """Return whether coordinates were selected from this image."""
     sources = item.get("ContentSequence") or ()
-    referenced = [one for source in sources for one in source.get("ReferencedSOPSequence") or ()]
-    return any(str(one.get("ReferencedSOPInstanceUID", "")) == image for one in referenced)
+    referenced = [
+        reference for source in sources for reference in source.get("ReferencedSOPSequence") or ()
+    ]
+    return any(
+        str(reference.get("ReferencedSOPInstanceUID", "")) == image for reference in referenced
+    )
 
 
-def _code(item: Dataset) -> str:
+def _concept_code(item: Dataset) -> str:
     names = item.get("ConceptNameCodeSequence") or ()
     return str(names[0].get("CodeValue", "")) if names else ""

@@ -76,11 +76,11 @@ def _full_time(at: float) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} {name if name.isalpha() else f'{moment:%z}'}"
 
 
-def _iso(at: float) -> str:
+def _iso_time(at: float) -> str:
     return local_time(at).isoformat(timespec="seconds")
 
 
-def _clock(at: float) -> str:
+def _clock_time(at: float) -> str:
     """Return the wall clock's time, with the day when that is not today."""
     moment = local_time(at)
     is_today = moment.date() == local_time().date()
@@ -97,7 +97,7 @@ def _spoken_duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f}\u00a0days"
 
 
-def _size(count: float) -> str:
+def _size_text(count: float) -> str:
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
@@ -112,21 +112,21 @@ def whole_name(text: str) -> str:
     phonetic form follow in parentheses.
     """
     alphabetic, *others = [*text.split("="), ""][:3] if "=" in text else [text]
-    family, given, middle, prefix, suffix = [*_parts(alphabetic), *[""] * 5][:5]
+    family, given, middle, prefix, suffix = [*_name_parts(alphabetic), *[""] * 5][:5]
     called = " ".join(part for part in (prefix, given, middle) if part)
     first = ", ".join(part for part in (family, called, suffix) if part)
-    more = [" ".join(part for part in _parts(form) if part) for form in others]
+    more = [" ".join(part for part in _name_parts(form) if part) for form in others]
     beside = ", ".join(form for form in more if form)
     if first and beside:
         return f"{first} ({beside})"
     return first or beside or text
 
 
-def _parts(group: str) -> list[str]:
+def _name_parts(group: str) -> list[str]:
     return [part.strip() for part in group.split("^")]
 
 
-def _date(text: str) -> str:
+def _date_text(text: str) -> str:
     is_date = len(text) == 8 and text.isdigit()
     return f"{text[:4]}-{text[4:6]}-{text[6:]}" if is_date else text
 
@@ -144,20 +144,20 @@ templates.install_gettext_translations(translations, newstyle=True)  # type: ign
 templates.globals |= {"zone": zone, "language": LANGUAGE}
 templates.filters |= {
     "when": _full_time,
-    "clock": _clock,
+    "clock": _clock_time,
     "duration": _spoken_duration,
-    "size": _size,
+    "size": _size_text,
     "person_name": whole_name,
-    "iso": _iso,
+    "iso": _iso_time,
     "role": lambda role: say(ROLES.get(role, role)),
-    "date": _date,
+    "date": _date_text,
     "hex": lambda status: f"0x{status:04X}",
-    "pill": lambda state: _said(PILLS.get(state, Pill("?", state, "none"))),
-    "presence": lambda word: _said(PRESENCE.get(word, PRESENCE["undetermined"])),
+    "pill": lambda state: _translated_pill(PILLS.get(state, Pill("?", state, "none"))),
+    "presence": lambda word: _translated_pill(PRESENCE.get(word, PRESENCE["undetermined"])),
 }
 
 
-def _said(pill: Pill) -> Pill:
+def _translated_pill(pill: Pill) -> Pill:
     return pill._replace(word=say(pill.word))
 
 
@@ -185,7 +185,11 @@ class Pages:
         if person is None:
             return ()
         found = self._wrong()
-        return found if person.may("operator") else [one for one in found if one.level == "stop"]
+        return (
+            found
+            if person.may("operator")
+            else [condition for condition in found if condition.level == "stop"]
+        )
 
     def text(self, template: str, person: Person | None, **values: Any) -> str:
         """Return a page, or a part of one, as HTML."""

@@ -83,7 +83,7 @@ def try_rule(settings: Settings, ledger: Ledger, spool: Spool, name: str) -> Seq
     name : str
         The rule's.
     """
-    rule = next(one for one in settings.rules if one.name == name)
+    rule = next(known_rule for known_rule in settings.rules if known_rule.name == name)
     tried = []
     for row in ledger.history.last_instances(LAST):
         facts = facts_of(settings, spool, row)

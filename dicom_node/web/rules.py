@@ -93,7 +93,7 @@ def routes(
             raise HTTPException(422, "choose a DICOM file first")
         known = {"file": (file.filename or "file")[:128]}
         try:
-            facts = _facts(settings, file, posted.text("calling_ae", 16))
+            facts = _facts_of_file(settings, file, posted.text("calling_ae", 16))
         except NotUnderstood as exc:
             return shown(posted.person, problem=str(exc), **known)
         return shown(
@@ -116,7 +116,7 @@ def _transfer_syntax(file: BinaryIO) -> str:
     return str(meta.get("TransferSyntaxUID", ""))
 
 
-def _facts(settings: Settings, file: UploadFile, calling_ae: str) -> dict[str, str]:
+def _facts_of_file(settings: Settings, file: UploadFile, calling_ae: str) -> dict[str, str]:
     """Return what rules look at; who would send it is not in the file."""
     try:
         header = read_header(file.file, _transfer_syntax(file.file))

@@ -94,9 +94,11 @@ class Search:
         # What the path does not name is part of the answer, too.
         named = {"StudyInstanceUID": "STUDY", "SeriesInstanceUID": "SERIES"}
         known = [named[name] for name in uids if name in named]
-        shown = [one for one in _LEVELS[: _LEVELS.index(level) + 1] if one not in known]
-        self._fields = {_tag(name) for one in shown for name in _ALWAYS[one].split()}
-        parameters = [(name, value[:MAX_VALUE]) for name, value in _pairs(request)]
+        shown = [name for name in _LEVELS[: _LEVELS.index(level) + 1] if name not in known]
+        self._fields = {
+            _tag_of_keyword(name) for level_name in shown for name in _ALWAYS[level_name].split()
+        }
+        parameters = [(name, value[:MAX_VALUE]) for name, value in _query_pairs(request)]
         flags = {name.lower(): value.strip().lower() in _TRUE for name, value in parameters}
         # Values between commas are a list, one of which is enough, as of UIDs; those between
         # backslashes are the several values of PS3.4 C.2.2.2.8.
@@ -107,14 +109,14 @@ class Search:
             several_values=self._has_lists and any("\\" in value for _, value in parameters),
         )
         for name, value in parameters:
-            self._take(name, value)
+            self._take_parameter(name, value)
         for keyword, uid in uids.items():
-            key = _key(_tag(keyword), uid, has_lists=False)
+            key = _query_key(_tag_of_keyword(keyword), uid, has_lists=False)
             self.keys[key.tag] = key
         for tag in uncompared(level, self.keys):
             self._unknown[keyword_for_tag(tag)] = None
 
-    def _take(self, name: str, value: str) -> None:
+    def _take_parameter(self, name: str, value: str) -> None:
         if name in ("limit", "offset"):
             if not value.strip():
                 return  # a form's empty field
@@ -123,17 +125,17 @@ class Search:
             count = int(value)
             setattr(self, name, min(count, MOST) if name == "limit" else count)
         elif name == "includefield":
-            self._include(value)
+            self._include_fields(value)
         elif name == "orderby":
             self._order_by(value)
         elif name == "charset":
-            wanted = [one.partition(";")[0].strip().lower() for one in value.split(",")]
+            wanted = [word.partition(";")[0].strip().lower() for word in value.split(",")]
             if not {"utf-8", "utf8", "*"} & set(wanted):
                 self._notes.append("charset: the answer is in utf-8")
         elif name not in PARAMETERS:
-            self._match(name, value)
+            self._add_key(name, value)
 
-    def _include(self, value: str) -> None:
+    def _include_fields(self, value: str) -> None:
         for name in value.split(","):
             tag = _known_tag(name.partition(".")[0].strip())
             if name.strip() == "all":
@@ -153,7 +155,7 @@ class Search:
             elif bare:
                 self._unknown[f"orderby={bare}"] = None
 
-    def _match(self, name: str, value: str) -> None:
+    def _add_key(self, name: str, value: str) -> None:
         """Add a key; what is not an attribute, or not of this level, is left out with a warning."""
         path = name.split(".")
         tags = [_known_tag(part) for part in path[: MAX_DEPTH + 1]]
@@ -171,7 +173,7 @@ class Search:
             if tag not in keys:
                 keys[tag] = DataElement(tag, "SQ", Items([Dataset()]))
             keys = keys[tag].value[0]
-        key = _key(last, value, has_lists=self._has_lists)
+        key = _query_key(last, value, has_lists=self._has_lists)
         if key.VR == "SQ":
             self._unknown[name] = None
             return
@@ -206,7 +208,7 @@ class Search:
         """Return the header that says what was not done (PS3.18 8.3.1, 8.3.4.4, 10.6.3.2)."""
         texts = list(dict.fromkeys(self._notes))[:MAX_WARNED]
         if self._unknown:
-            names = [_printable(name) for name in list(self._unknown)[:MAX_WARNED]]
+            names = [_printable_name(name) for name in list(self._unknown)[:MAX_WARNED]]
             more = len(self._unknown) - len(names)
             rest = f" and {more} more" if more > 0 else ""
             texts.append(f"ignored, as not supported here: {', '.join(names)}{rest}")
@@ -218,17 +220,17 @@ class Search:
 
 def warning(parameters: Iterable[str]) -> dict[str, str]:
     """Return the header that names parameters of a request that were not looked at."""
-    names = [_printable(name) for name in parameters][:MAX_WARNED]
+    names = [_printable_name(name) for name in parameters][:MAX_WARNED]
     if not names:
         return {}
     return {"Warning": f'299 chexfract-node "ignored, as not supported here: {", ".join(names)}"'}
 
 
-def _pairs(request: Request) -> list[tuple[str, str]]:
+def _query_pairs(request: Request) -> list[tuple[str, str]]:
     return [(name.strip(), value) for name, value in request.query_params.multi_items()]
 
 
-def _printable(name: str) -> str:
+def _printable_name(name: str) -> str:
     """Return the name of a parameter as a header may hold it."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "_.=-") else "?" for c in name)
     return kept[:64]
@@ -246,14 +248,14 @@ def _known_tag(name: str) -> int | None:
     return tag_for_keyword(name[:64])
 
 
-def _tag(keyword: str) -> int:
+def _tag_of_keyword(keyword: str) -> int:
     tag = tag_for_keyword(keyword)
     if tag is None:
         raise KeyError(keyword)
     return tag
 
 
-def _key(tag: int, value: str, *, has_lists: bool) -> DataElement:
+def _query_key(tag: int, value: str, *, has_lists: bool) -> DataElement:
     """Return one key; several values stand between backslashes, in lists between commas."""
     vr = dictionary_VR(tag)[:2]  # of "US or SS" the first
     values: Any = value.strip()
@@ -261,7 +263,7 @@ def _key(tag: int, value: str, *, has_lists: bool) -> DataElement:
         values = values.replace(",", "\\")
     if set(values) <= {"*"}:
         values = ""  # as a number or a date it would not be understood
-    is_day = vr != "DA" or all(_DAYS.fullmatch(one) for one in values.strip('"').split("\\"))
+    is_day = vr != "DA" or all(_DAYS.fullmatch(day) for day in values.strip('"').split("\\"))
     if vr in ("DA", "TM", "DT") and values.strip('"') and not (_WHEN.fullmatch(values) and is_day):
         raise HTTPException(400, f"{keyword_for_tag(tag)} has a value of another kind")
     if vr == "SQ":

@@ -124,12 +124,12 @@ class Door:
             # A page elsewhere could point its own name at 127.0.0.1 and read patients' names.
             if not is_loopback(request.url.hostname or ""):
                 raise HTTPException(403, "without sign-in the pages answer on localhost only")
-            return Person("", "admin", self._token("local"))
-        return self._proxied(request) or self._signed_in(request, is_act=is_act)
+            return Person("", "admin", self._form_token("local"))
+        return self._proxied_person(request) or self._signed_in(request, is_act=is_act)
 
     def user_named(self, name: str) -> Person | None:
         """Return a person of the users file, for what acts in their name; None for all others."""
-        user = self._all().get(name)
+        user = self._all_users().get(name)
         return Person(user.name, user.role, "") if user is not None else None
 
     @property
@@ -150,7 +150,7 @@ class Door:
         def needed(request: Request) -> Person:
             person = self.person(request, is_act=is_act)
             if person is None:
-                raise _stranger(request)
+                raise _stranger_refusal(request)
             if not person.may(role):
                 _beyond.warning(
                     "%s (%s) from %s is refused %s %s: it needs %s",
@@ -174,7 +174,7 @@ class Door:
             from_our_page(request)
             async with request.form(**(limits or {"max_files": 0, "max_fields": 20})) as form:
                 shown = request.headers.get("x-csrf-token") or form.get("csrf")
-                if not isinstance(shown, str) or not _same(shown, person.token):
+                if not isinstance(shown, str) or not _is_same_text(shown, person.token):
                     raise HTTPException(403, "this form is too old; reload the page and try again")
                 yield Posted(person, form)
 
@@ -196,7 +196,7 @@ class Door:
         if not self._brake.take(name, address):
             raise _too_many()
         try:
-            user = await run_sync(self._known, name, password, limiter=self._judging)
+            user = await run_sync(self._known_user, name, password, limiter=self._judging)
         except ConfigurationError as exc:
             self._brake.give_back(name, address)
             _broken.error("nobody can sign in: %s", exc)
@@ -211,7 +211,7 @@ class Door:
         self._brake.give_back(name, address)
         self._brake.lift(name, address)
         await run_sync(self._look_at_password, user.name, password)
-        return await run_sync(self.begin, request, user.name, self._mark(user))
+        return await run_sync(self.begin, request, user.name, self._mark_of_user(user))
 
     def _look_at_password(self, name: str, password: str) -> None:
         """Note a password older than today's rule: it goes on working, and its user sees it."""
@@ -230,14 +230,16 @@ class Door:
         """Begin a session and return its cookie; one that this browser had before ends."""
         self.leave(request)
         token = secrets.token_urlsafe(32)
-        self._sessions.begin(_hashed(token), name, mark, self.address(request), self._web.session)
+        self._sessions.begin(
+            _hash_token(token), name, mark, self.address(request), self._web.session
+        )
         return token
 
     def leave(self, request: Request) -> None:
         """End the session of this browser."""
         for cookie in (COOKIE, SECURE_COOKIE):
             if token := request.cookies.get(cookie, ""):
-                self._sessions.end(_hashed(token))
+                self._sessions.end(_hash_token(token))
 
     def keep(self, request: Request, answer: Response, cookie: str) -> None:
         """Let the browser keep the cookie of its session."""
@@ -265,7 +267,7 @@ class Door:
         said = request.headers.get("x-forwarded-proto", "")
         return said.lower() == "https" and self._is_proxy(request)
 
-    def _all(self) -> Mapping[str, User]:
+    def _all_users(self) -> Mapping[str, User]:
         """Return the users; while their file is broken, those of before, for their sessions."""
         try:
             self._last_users = read_users(self._users)
@@ -273,27 +275,27 @@ class Door:
             _broken.error("the users of before stay: %s", exc)
         return self._last_users
 
-    def _known(self, name: str, password: str) -> User | None:
+    def _known_user(self, name: str, password: str) -> User | None:
         self._last_users = read_users(self._users)
         if not is_first_admin(self._settings):
-            return verified(self._all(), name, password)
-        if not _same(name, FIRST_USER):
+            return verified(self._all_users(), name, password)
+        if not _is_same_text(name, FIRST_USER):
             return None
         own = self._credentials.first_admin
-        if own and _same(password, own):
-            return self._first()
-        if _same(password, self._credentials.jobs):
+        if own and _is_same_text(password, own):
+            return self._first_admin()
+        if _is_same_text(password, self._credentials.jobs):
             _old.warning(
                 "admin signed in with the secret of workers: this works in this version only; "
                 "use the content of first-admin in data_dir, or chexfract-node user add"
             )
-            return self._first()
+            return self._first_admin()
         return None
 
-    def _first(self) -> User:
+    def _first_admin(self) -> User:
         return User(FIRST_USER, "admin", self._credentials.first_admin)
 
-    def _user(self, session: WebSession) -> User | None:
+    def _user_of_session(self, session: WebSession) -> User | None:
         """Return whose session this is, None when they are not a user any more."""
         if session.mark.startswith(PROVIDER):
             role = session.mark.removeprefix(PROVIDER)
@@ -301,16 +303,20 @@ class Door:
             oidc = self._web.oidc
             is_given = bool(oidc.issuer) and role in oidc.roles.values()
             return User(session.user_name, role, "") if is_given and role in RANKS else None
-        users = self._all()
+        users = self._all_users()
         if not users and session.user_name == FIRST_USER and is_first_admin(self._settings):
-            return self._first()
+            return self._first_admin()
         user = users.get(session.user_name)
         # A new password or a new role ends the sessions of before.
-        return user if user is not None and _same(session.mark, self._mark(user)) else None
+        return (
+            user
+            if user is not None and _is_same_text(session.mark, self._mark_of_user(user))
+            else None
+        )
 
     def _signed_in(self, request: Request, *, is_act: bool) -> Person | None:
         token = request.cookies.get(self.cookie_name(request), "")
-        session = self._sessions.find(_hashed(token)) if token else None
+        session = self._sessions.find(_hash_token(token)) if token else None
         if session is None:
             return None
         now = time.time()
@@ -318,32 +324,32 @@ class Door:
         # One that would last longer than a session is from a clock that was ahead.
         if not 0 <= session.until - now <= self._web.session or idle > self._web.idle:
             return None
-        user = self._user(session)
+        user = self._user_of_session(session)
         if user is None:
             return None
         if is_act and idle > min(_TOUCH_S, self._web.idle / 4):
-            self._sessions.touch(_hashed(token))
-        return Person(user.name, user.role, self._token(token))
+            self._sessions.touch(_hash_token(token))
+        return Person(user.name, user.role, self._form_token(token))
 
-    def _proxied(self, request: Request) -> Person | None:
+    def _proxied_person(self, request: Request) -> Person | None:
         header = self._web.proxy_header
         name = request.headers.get(header, "").strip() if header else ""
         if not name or not self._is_proxy(request):
             return None
-        user = self._all().get(name)
+        user = self._all_users().get(name)
         role = user.role if user else self._web.proxy_role
-        return Person(name[:64], role, self._token(f"proxy {name}"))
+        return Person(name[:64], role, self._form_token(f"proxy {name}"))
 
     def _is_proxy(self, request: Request) -> bool:
         return _is_in(request.client.host if request.client else "", self._web.proxy_addresses)
 
-    def _mark(self, user: User) -> str:
-        return self._signed(f"user {user.name} {user.role} {user.hashed}")[:22]
+    def _mark_of_user(self, user: User) -> str:
+        return self._sign_text(f"user {user.name} {user.role} {user.hashed}")[:22]
 
-    def _token(self, session: str) -> str:
-        return self._signed(f"form {session}")
+    def _form_token(self, session: str) -> str:
+        return self._sign_text(f"form {session}")
 
-    def _signed(self, text: str) -> str:
+    def _sign_text(self, text: str) -> str:
         digest = hmac.digest(self._key, text.encode(), hashlib.sha256)
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
@@ -360,7 +366,7 @@ def client_address(request: Request, proxies: Sequence[str]) -> str:
         Addresses and networks that are believed.
     """
     address = request.client.host if request.client else ""
-    hops = [one.strip() for one in request.headers.get("x-forwarded-for", "").split(",")]
+    hops = [hop.strip() for hop in request.headers.get("x-forwarded-for", "").split(",")]
     while hops and hops[-1] and _is_in(address, proxies):
         address = hops.pop()[:64]
     return address
@@ -371,10 +377,10 @@ def _is_in(address: str, networks: Sequence[str]) -> bool:
         found = ip_address(address)
     except ValueError:
         return False
-    return any(found in ip_network(one, strict=False) for one in networks)
+    return any(found in ip_network(network, strict=False) for network in networks)
 
 
-def _hashed(token: str) -> str:
+def _hash_token(token: str) -> str:
     """Return what the ledger keeps of a cookie: nobody signs in with it."""
     return hashlib.sha256(token[:128].encode()).hexdigest()
 
@@ -408,7 +414,7 @@ def _too_many() -> HTTPException:
     return HTTPException(429, f"too many attempts; wait {DECAY_S:.0f} s", wait)
 
 
-def _stranger(request: Request) -> HTTPException:
+def _stranger_refusal(request: Request) -> HTTPException:
     if request.headers.get("hx-request"):
         return HTTPException(401, "signed out; reload the page", {"HX-Redirect": "/sign-in"})
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
@@ -416,5 +422,5 @@ def _stranger(request: Request) -> HTTPException:
     return HTTPException(401, "sign in at /sign-in")
 
 
-def _same(one: str, other: str) -> bool:
-    return hmac.compare_digest(one.encode(), other.encode())
+def _is_same_text(text: str, other: str) -> bool:
+    return hmac.compare_digest(text.encode(), other.encode())

@@ -95,7 +95,7 @@ class Storing:
         self._root = root
         self._taken: list[Accepted] = []
         self._failed: list[tuple[Accepted | None, int]] = []
-        self._next()
+        self._begin_part()
 
     async def take(self, body: AsyncIterator[bytes], mark: str) -> tuple[int, Dataset]:
         """Return the status and the Store Instances Response (PS3.18 Table I.2-1).
@@ -126,12 +126,12 @@ class Storing:
         except NotMultipart as exc:
             raise HTTPException(400, f"not multipart/related: {exc}") from exc
         finally:
-            self._discard()
+            self._discard_incoming()
         if not (self._taken or self._failed):
             raise HTTPException(400, "the body has no part")
-        return self._status(), await run_in_threadpool(self._answer)
+        return self._http_status(), await run_in_threadpool(self._response_dataset)
 
-    def _next(self) -> None:
+    def _begin_part(self) -> None:
         self._head = bytearray()
         self._accepted: Accepted | None = None
         self._incoming: Incoming | None = None
@@ -142,11 +142,11 @@ class Storing:
         """Begin a part."""
         if len(self._taken) + len(self._failed) >= MAX_PARTS:
             raise HTTPException(413, f"more than {MAX_PARTS} parts")
-        self._next()
+        self._begin_part()
         kind = media_types.parse(headers.get("content-type", media_types.DICOM)[:1024]).name
         encoding = headers.get("content-transfer-encoding", "binary").lower()
         if kind != media_types.DICOM or encoding not in ("binary", "8bit", "7bit"):
-            self._fail(_Failed(CANNOT_UNDERSTAND))
+            self._note_failure(_Failed(CANNOT_UNDERSTAND))
 
     def data(self, content: bytes) -> None:
         """Take more of the part."""
@@ -154,20 +154,20 @@ class Storing:
         if self._fault is not None:
             return
         try:
-            self._write(content)
+            self._write_content(content)
         except (_Failed, ChexFractError) as exc:
-            self._fail(exc)
+            self._note_failure(exc)
 
-    def _write(self, content: bytes) -> None:
+    def _write_content(self, content: bytes) -> None:
         if self._size > self._max_instance + MAX_META:
             raise _Failed(CANNOT_UNDERSTAND)
         if self._incoming is not None:
             self._incoming.write(content)
         else:
             self._head += content
-            self._open()
+            self._open_incoming()
 
-    def _open(self) -> None:
+    def _open_incoming(self) -> None:
         """Begin to write as soon as the File Meta Information is there (PS3.10 7.1)."""
         head = self._head
         if len(head) < 144:
@@ -179,7 +179,7 @@ class Storing:
             raise _Failed(CANNOT_UNDERSTAND)
         if len(head) < size:
             return
-        self._accepted = _accepted(bytes(head[:size]))
+        self._accepted = _accepted_instance(bytes(head[:size]))
         if self._accepted.sop_class_uid not in IMAGES:
             raise _Failed(SOP_CLASS_NOT_SUPPORTED)
         if self._accepted.transfer_syntax_uid not in TRANSFER_SYNTAXES:
@@ -190,23 +190,23 @@ class Storing:
 
     def end(self) -> None:
         """End the part: keep what it holds."""
-        with OneOfMany(self._unexplained):
+        with OneOfMany(self._note_unexplained):
             try:
                 if self._fault is None:
-                    self._keep()
+                    self._keep_instance()
             except (_Failed, ChexFractError) as exc:
-                self._fail(exc)
+                self._note_failure(exc)
         if self._fault is not None:
-            self._discard()
+            self._discard_incoming()
             self._failed.append((self._accepted, self._fault))
         self._incoming = None
 
-    def _unexplained(self, exc: Exception) -> None:
+    def _note_unexplained(self, exc: Exception) -> None:
         # Nothing is known to be wrong with the Instance: its sender shall keep it.
         logger.error("STOW-RS of %s", self._sender.calling_ae, exc_info=exc)
         self._fault = OUT_OF_RESOURCES
 
-    def _keep(self) -> None:
+    def _keep_instance(self) -> None:
         if self._incoming is None or self._accepted is None:
             raise _Failed(CANNOT_UNDERSTAND)
         if self._study:
@@ -217,7 +217,7 @@ class Storing:
         self._intake.finish(self._incoming, self._accepted, self._sender)
         self._taken.append(self._accepted)
 
-    def _fail(self, exc: Exception) -> None:
+    def _note_failure(self, exc: Exception) -> None:
         if isinstance(exc, _Failed):
             self._fault = exc.reason
         elif isinstance(exc, Transient):
@@ -230,14 +230,14 @@ class Storing:
             logger.warning(
                 "refused an Instance of %s with 0x%04X: %s%s", name, self._fault, exc, more
             )
-        self._discard()
+        self._discard_incoming()
 
-    def _discard(self) -> None:
+    def _discard_incoming(self) -> None:
         if self._incoming is not None:
             self._incoming.discard()
             self._incoming = None
 
-    def _status(self) -> int:
+    def _http_status(self) -> int:
         """Return 200, 202 when some failed, 409 when all did, 503 when later may be better."""
         if not self._failed:
             return 200
@@ -246,12 +246,12 @@ class Storing:
         is_full = all(reason == OUT_OF_RESOURCES for _, reason in self._failed)
         return 503 if is_full else 409
 
-    def _answer(self) -> Dataset:
+    def _response_dataset(self) -> Dataset:
         answer = Dataset()
         failed: list[Dataset] = []
         unnamed: list[Dataset] = []
         for accepted, reason in self._failed:
-            item = _reference(accepted)
+            item = _reference_item(accepted)
             item.FailureReason = reason
             (failed if accepted else unnamed).append(item)
         if self._taken:
@@ -266,7 +266,7 @@ class Storing:
         """Name what was stored, and where it and the reports about it can be fetched."""
         items, studies = [], set()
         for accepted in self._taken:
-            item = _reference(accepted)
+            item = _reference_item(accepted)
             if kept := self._intake.ledger.instances.known(accepted.sop_instance_uid):
                 study = f"{self._root}/studies/{kept.study_instance_uid}"
                 studies.add(study)
@@ -278,7 +278,7 @@ class Storing:
         answer.ReferencedSOPSequence = items
 
 
-def _reference(accepted: Accepted | None) -> Dataset:
+def _reference_item(accepted: Accepted | None) -> Dataset:
     item = Dataset()
     if accepted:
         item.ReferencedSOPClassUID = accepted.sop_class_uid
@@ -286,7 +286,7 @@ def _reference(accepted: Accepted | None) -> Dataset:
     return item
 
 
-def _accepted(head: bytes) -> Accepted:
+def _accepted_instance(head: bytes) -> Accepted:
     try:
         meta = read_dataset(
             BytesIO(head[part10.META_AT :]), is_implicit_VR=False, is_little_endian=True

@@ -65,26 +65,30 @@ def routes(
         if trace.sop_instance_uid != uid:  # a study, an accession number or a report
             return RedirectResponse(f"/images/{trace.sop_instance_uid}", 303)
         study = ledger.studies.of_image(uid)
-        shown = [one for one in study.images if one.sop_instance_uid == uid]
-        others = [one for one in study.images if one.sop_instance_uid != uid]
+        shown = [image for image in study.images if image.sop_instance_uid == uid]
+        others = [image for image in study.images if image.sop_instance_uid != uid]
         near = [*shown, *others[:MOST_TRACES]]  # the words of the image that is seen come first
-        traces = {one.sop_instance_uid: ledger.history.trace(one.sop_instance_uid) for one in near}
-        trail.accessed(request, person.name, [one.instance for one in traces.values()])
-        known = [_shown_trace(one, traces[one.sop_instance_uid], person) for one in near]
-        for one in known:
-            one["verdicts"] = why_not(traces[one["sop_instance_uid"]])
+        traces = {
+            image.sop_instance_uid: ledger.history.trace(image.sop_instance_uid) for image in near
+        }
+        trail.accessed(request, person.name, [trace.instance for trace in traces.values()])
+        known = [_shown_trace(image, traces[image.sop_instance_uid], person) for image in near]
+        for shown_image in known:
+            shown_image["verdicts"] = why_not(traces[shown_image["sop_instance_uid"]])
         preview = previews.why_not() or ("" if trace.instance.file else "purged")
         return pages.page(
             "study.html",
             person,
             study=study,
             images=known,
-            selected=next(one for one in known if one["sop_instance_uid"] == uid),
-            is_open=any(one["is_open"] for one in known),
+            selected=next(
+                shown_image for shown_image in known if shown_image["sop_instance_uid"] == uid
+            ),
+            is_open=any(shown_image["is_open"] for shown_image in known),
             windows=WINDOWS,
             window=window if window in WINDOWS else next(iter(WINDOWS)),
             no_preview=preview,
-            regions=_regions(spool, trace),
+            regions=_outlined_regions(spool, trace),
             lengths=(COMMENT, CORRECTED),
             are_judgements_sent=settings.report.send_judgements,
         )
@@ -214,7 +218,7 @@ def _shown_trace(image: StudyImage, view: Trace, person: Person) -> dict[str, An
     return trace
 
 
-def _regions(spool: Spool, trace: Trace) -> list[dict[str, Any]]:
+def _outlined_regions(spool: Spool, trace: Trace) -> list[dict[str, Any]]:
     """Return the regions of the newest report that draws any on this image."""
     for job in reversed(trace.jobs):
         for made in trace.objects:
@@ -227,5 +231,5 @@ def _regions(spool: Spool, trace: Trace) -> list[dict[str, Any]]:
                     logger.warning("regions of %s cannot be read: %s", made.file, exc)
                     found = []
                 if found:
-                    return [asdict(one) for one in found]
+                    return [asdict(region) for region in found]
     return []

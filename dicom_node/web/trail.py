@@ -49,7 +49,7 @@ class WebTrail:
 
     def actor(self, request: Request, name: str) -> Actor:
         """Return who asks for what an act leaves in the ledger."""
-        return Actor(_who(request, name), self.address(request))
+        return Actor(_user_of_request(request, name), self.address(request))
 
     def address(self, request: Request) -> str:
         """Return the address of who asks; through a trusted proxy, what that says of it."""
@@ -58,15 +58,15 @@ class WebTrail:
     def queried(self, request: Request, name: str, query: str = "") -> None:
         """Note a search; `query` in place of the address's where that does not show it."""
         asked = encoded((query or request.url.query).encode())
-        self._keep("queried", request, name, query=asked)
+        self._keep_use("queried", request, name, query=asked)
 
     def retrieved(self, request: Request, name: str, found: Sequence[OfStudy]) -> None:
         """Note that objects, or all that stands in them, were sent."""
-        self._keep("retrieved", request, name, found)
+        self._keep_use("retrieved", request, name, found)
 
     def accessed(self, request: Request, name: str, found: Iterable[OfStudy]) -> None:
         """Note that reports, pictures or rows of a list were shown."""
-        self._keep("accessed", request, name, found)
+        self._keep_use("accessed", request, name, found)
 
     def listed(
         self, request: Request, name: str, rows: Sequence[OfStudy], words: str = "", state: str = ""
@@ -103,7 +103,15 @@ class WebTrail:
     def changed(self, request: Request, name: str, what: Kind, alert: str) -> None:
         """Note that somebody changed users, keys or what is held, and how."""
         address = self.address(request)
-        self._note(Use(what, _who(request, name), request.url.path, address=address, alert=alert))
+        self._note(
+            Use(
+                what,
+                _user_of_request(request, name),
+                request.url.path,
+                address=address,
+                alert=alert,
+            )
+        )
 
     def signed_in(self, request: Request, name: str, *, is_right: bool) -> None:
         """Note an attempt to sign in."""
@@ -114,13 +122,15 @@ class WebTrail:
     def signed_out(self, request: Request, name: str) -> None:
         """Note that somebody has signed out."""
         address = self.address(request)
-        self._note(Use("signed-out", _who(request, name), request.url.path, address=address))
+        self._note(
+            Use("signed-out", _user_of_request(request, name), request.url.path, address=address)
+        )
 
     def refused(self, job: str, worker: str, why: str) -> None:
         """Note that a worker posted a result about something else than its job (A.5.3.11)."""
         self._note(Use("result-refused", f"worker {worker}", f"/jobs/{job}/result", alert=why))
 
-    def _keep(
+    def _keep_use(
         self,
         what: Kind,
         request: Request,
@@ -132,7 +142,7 @@ class WebTrail:
             return
         use = Use(
             what,
-            _who(request, name),
+            _user_of_request(request, name),
             request.url.path,
             address=self.address(request),
             query=query,
@@ -141,7 +151,7 @@ class WebTrail:
         self._note(use)
 
 
-def _who(request: Request, name: str) -> str:
+def _user_of_request(request: Request, name: str) -> str:
     if name:
         return name
     return PROGRAM if request.url.path.startswith(f"{ROOT}/") else NO_SIGN_IN

@@ -17,13 +17,17 @@ Line = tuple[int, str, str]
 def lines(report: Dataset, depth: int = 0) -> Iterator[Line]:
     """Yield the content items below `report`, depth first."""
     for item in report.get("ContentSequence") or ():
-        yield depth, _code_meaning(item.get("ConceptNameCodeSequence")), _value(item)
+        yield depth, _code_meaning(item.get("ConceptNameCodeSequence")), _item_value(item)
         yield from lines(item, depth + 1)
 
 
 def as_text(report: Dataset) -> str:
     """Return the report as plain text, two blanks per depth."""
-    rows = [_title(report), *(f"{name}: {value}" for name, value in _image_words(report)), ""]
+    rows = [
+        _report_title(report),
+        *(f"{name}: {value}" for name, value in _image_words(report)),
+        "",
+    ]
     for depth, name, value in lines(report):
         rows.append("  " * depth + ": ".join(part for part in (name, value) if part))
     return "\n".join(rows) + "\n"
@@ -32,7 +36,7 @@ def as_text(report: Dataset) -> str:
 def as_html(report: Dataset) -> str:
     """Return the report as the body of a page; everything in it is escaped."""
     rows = "".join(f"<dt>{escape(n)}</dt><dd>{escape(v)}</dd>" for n, v in _image_words(report))
-    title = escape(_title(report))
+    title = escape(_report_title(report))
     return f"<article><h1>{title}</h1><dl>{rows}</dl>{_list_items(report)}</article>"
 
 
@@ -47,13 +51,13 @@ def page(bodies: Iterator[str]) -> Iterator[str]:
 def _list_items(parent: Dataset) -> str:
     items = []
     for item in parent.get("ContentSequence") or ():
-        name, value = _code_meaning(item.get("ConceptNameCodeSequence")), _value(item)
+        name, value = _code_meaning(item.get("ConceptNameCodeSequence")), _item_value(item)
         head = f"<b>{escape(name)}</b>" if name else ""
         items.append(f"<li>{head} {escape(value)}{_list_items(item)}</li>")
     return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
-def _title(report: Dataset) -> str:
+def _report_title(report: Dataset) -> str:
     return _code_meaning(report.get("ConceptNameCodeSequence")) or "Report"
 
 
@@ -73,18 +77,20 @@ def _image_words(report: Dataset) -> Iterator[tuple[str, str]]:
             yield name, text
 
 
-def _value(item: Dataset) -> str:
+def _item_value(item: Dataset) -> str:
     kind = str(item.get("ValueType", ""))
     if kind == "CODE":
         return _code_meaning(item.get("ConceptCodeSequence"))
     if kind == "NUM":
         return " ".join(
-            f"{one.get('NumericValue', '')} {_unit_words(one)}".strip()
-            for one in item.get("MeasuredValueSequence") or ()
+            f"{measured.get('NumericValue', '')} {_unit_words(measured)}".strip()
+            for measured in item.get("MeasuredValueSequence") or ()
         )
     if kind in ("IMAGE", "COMPOSITE"):
         referenced = item.get("ReferencedSOPSequence") or ()
-        return ", ".join(str(one.get("ReferencedSOPInstanceUID", "")) for one in referenced)
+        return ", ".join(
+            str(reference.get("ReferencedSOPInstanceUID", "")) for reference in referenced
+        )
     keywords = {"TEXT": "TextValue", "UIDREF": "UID", "PNAME": "PersonName", "DATE": "Date"}
     keywords |= {"TIME": "Time", "DATETIME": "DateTime"}
     return str(item.get(keywords.get(kind, ""), "") or "") if kind in keywords else ""

@@ -64,7 +64,7 @@ class UserActs:
         ConfigurationError
             The name is taken, or name, role or password is not acceptable.
         """
-        known, wanted = read_users(self.path), _role(role)
+        known, wanted = read_users(self.path), _role_of_text(role)
         if name in known:
             raise ConfigurationError(say("a user has this name already"))
         if not known and wanted != "admin":
@@ -76,7 +76,7 @@ class UserActs:
 
     def change_role(self, name: str, role: str) -> Done:
         """Give a user another role; see `users.change_role`."""
-        change_role(self.path, name, wanted := _role(role))
+        change_role(self.path, name, wanted := _role_of_text(role))
         return f"{name} is {wanted}", ""
 
     def change_password(self, name: str, password: str = "") -> Done:
@@ -106,7 +106,7 @@ class UserActs:
         return f"API key {made.ident} of {name} is made", text
 
 
-def _role(text: str) -> Role:
+def _role_of_text(text: str) -> Role:
     for role in ROLES:
         if role == text:
             return role

@@ -55,15 +55,15 @@ class Workers:
 
     def models(self) -> set[str]:
         """Return the models of which a worker is there."""
-        return {one.presence.card.name for one in self.seen() if one.is_here}
+        return {worker.presence.card.name for worker in self.seen() if worker.is_here}
 
     def seen(self) -> list[Seen]:
         """Return the workers of the last hour, those that are here first."""
         now = time.monotonic()
         with self._lock:
             heartbeats = list(self._heartbeats.values())
-        found = [Seen(one, now - at) for one, at in heartbeats if now - at <= FORGET_S]
-        return sorted(found, key=lambda one: (not one.is_here, one.presence.worker))
+        found = [Seen(heartbeat, now - at) for heartbeat, at in heartbeats if now - at <= FORGET_S]
+        return sorted(found, key=lambda worker: (not worker.is_here, worker.presence.worker))
 
 
 class BatchGauges(Collector):
@@ -98,11 +98,11 @@ class BatchGauges(Collector):
             "Share of the time with work in which the model computed.",
             labels=labels,
         )
-        for one in self._workers.seen():
-            counts = one.presence.batches
-            if counts is None or not one.is_here:
+        for worker in self._workers.seen():
+            counts = worker.presence.batches
+            if counts is None or not worker.is_here:
                 continue
-            which = [one.presence.card.name, one.presence.worker]
+            which = [worker.presence.card.name, worker.presence.worker]
             batches.add_metric(which, counts.count)
             pictures.add_metric(which, counts.pictures)
             limit.add_metric(which, counts.limit)

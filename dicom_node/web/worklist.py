@@ -74,7 +74,7 @@ class Seals:
         self._key = base64.urlsafe_b64encode(hashlib.sha256(b"search " + secret.encode()).digest())
 
     @cached_property
-    def _fernet(self) -> Fernet:
+    def _make_fernet(self) -> Fernet:
         # Imported with the first search: 8 MB that receiving and reporting do without.
         from cryptography.fernet import Fernet
 
@@ -82,7 +82,7 @@ class Seals:
 
     def seal(self, text: str) -> str:
         """Return `text` encrypted, empty for empty."""
-        return self._fernet.encrypt(text.encode()).decode() if text else ""
+        return self._make_fernet.encrypt(text.encode()).decode() if text else ""
 
     def open(self, sealed: str) -> str:
         """Return the text, empty for what this node did not seal."""
@@ -91,7 +91,7 @@ class Seals:
         from cryptography.fernet import InvalidToken
 
         try:
-            return self._fernet.decrypt(sealed.encode()).decode()
+            return self._make_fernet.decrypt(sealed.encode()).decode()
         except (InvalidToken, ValueError):
             return ""
 
@@ -146,14 +146,14 @@ class Asked:
             "today": (today, None),
             "yesterday": (today - timedelta(days=1), today - timedelta(days=1)),
             "week": (today - timedelta(days=6), None),
-            "dates": (_date(self.since), _date(self.until)),
+            "dates": (_valid_date(self.since), _valid_date(self.until)),
         }.get(self.period, (None, None))
         begins = read_local(first.isoformat()) if first else 0.0
         ends = read_local((last + timedelta(days=1)).isoformat()) if last else 0.0
         return begins, ends
 
 
-def _date(text: str) -> date | None:
+def _valid_date(text: str) -> date | None:
     try:
         found = date.fromisoformat(text)
     except ValueError:
@@ -175,8 +175,8 @@ def asked_for(
         find=find,
         state=state if state in STATES else "",
         period=period if period in PERIODS else "",
-        since=since if period == "dates" and _date(since) else "",
-        until=until if period == "dates" and _date(until) else "",
+        since=since if period == "dates" and _valid_date(since) else "",
+        until=until if period == "dates" and _valid_date(until) else "",
         sort=sort if sort in SORTS[1:] else "",
         before=before,
     )
@@ -226,7 +226,7 @@ def routes(
         states = [(name, templates.filters["pill"](name)) for name in STATES]
         words: dict[str, Any] = {"states": states, "periods": PERIODS, "sorts": SORT_WORDS}
         shown = values(asked)
-        trail.listed(request, person.name, _rows(shown), shown["q"], asked.state)
+        trail.listed(request, person.name, _image_rows(shown), shown["q"], asked.state)
         return pages.page("worklist.html", person, **words, **shown)
 
     @router.post("/find")
@@ -251,14 +251,16 @@ def routes(
 
         def rendered() -> str:
             shown = values(asked)
-            seen.show(_rows(shown))
+            seen.show(_image_rows(shown))
             return pages.text("live.html", person, **shown)
 
         async def stream() -> AsyncIterator[str]:
             async with streams:
                 stays = partial(door.stays, request)
                 try:
-                    async for text in _changes(ledger, rendered, request.app.state.is_over, stays):
+                    async for text in _state_events(
+                        ledger, rendered, request.app.state.is_over, stays
+                    ):
                         yield text
                 finally:
                     seen.note()
@@ -268,7 +270,7 @@ def routes(
     return router
 
 
-def _rows(shown: dict[str, Any]) -> list[Arrival]:
+def _image_rows(shown: dict[str, Any]) -> list[Arrival]:
     """Return the images that a page of studies shows."""
     return [image.row for study in shown["studies"] for image in study.images]
 
@@ -301,7 +303,7 @@ class _Seen:
             self._note(new)
 
 
-async def _changes(
+async def _state_events(
     ledger: Ledger,
     rendered: Callable[[], str],
     is_over: threading.Event,
@@ -329,7 +331,7 @@ async def _changes(
                     text = ""  # the ledger is away for now: what is shown stays
                 sent_at = time.monotonic()
                 # A comment finds out whether anybody still listens.
-                yield _message(text) if text and text != last else ": \n\n"
+                yield _event_message(text) if text and text != last else ": \n\n"
                 last = text or last
             await asyncio.sleep(least)
     finally:
@@ -343,5 +345,5 @@ def _still_stays(stays: Callable[[], bool]) -> bool:
         return True  # the ledger is away for now, and nothing new is shown meanwhile
 
 
-def _message(text: str) -> str:
+def _event_message(text: str) -> str:
     return "".join(f"data: {line}\n" for line in text.splitlines() if line.strip()) + "\n"

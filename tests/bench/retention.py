@@ -51,7 +51,7 @@ def work(
     retention._BATCH, retention._CONDENSE_S = 50, 2.0  # shorter turns, the pieces as ever
     while not stop.is_set():
         items = ledger.purge.purgeable(HOUR, HOUR, retention._BATCH)
-        counted["files"] += sum(sweep._purge(item) for item in items)
+        counted["files"] += sum(sweep._purge_item(item) for item in items)
         mark = ledger.history.mark("condensed") or 0
         sweep.condense()
         counted["steps"] += (ledger.history.mark("condensed") or 0) - mark

@@ -273,9 +273,9 @@ def cancelled(node: Node, operation: str, patch: pytest.MonkeyPatch) -> list[int
     retrieval: Any = node.listener._retrieval
 
     def heard() -> bool:
-        return any(one.dimse.cancel_req for one in node.listener._live())
+        return any(one.dimse.cancel_req for one in node.listener._live_associations())
 
-    find, content = retrieval._catalogue.find, retrieval._content
+    find, content = retrieval._catalogue.find, retrieval._read_object
 
     def found(*args: Any) -> Iterator[Dataset]:
         for number, one in enumerate(find(*args)):
@@ -290,7 +290,7 @@ def cancelled(node: Node, operation: str, patch: pytest.MonkeyPatch) -> list[int
         return content(*args)
 
     patch.setattr(retrieval._catalogue, "find", found)
-    patch.setattr(retrieval, "_content", waited)
+    patch.setattr(retrieval, "_read_object", waited)
     asked = keys_of("IMAGE", SOPInstanceUID="") if operation == "FIND" else keys_of()
     return statuses(node, operation, asked, cancels=True)
 

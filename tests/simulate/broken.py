@@ -42,7 +42,7 @@ def _patched(*patches: tuple[Any, str, Any]) -> Iterator[None]:
 
 def answered_before_commit() -> AbstractContextManager[None]:
     """0x0000 is answered when the file is there; the ledger's row follows, unless it cannot."""
-    honest = intake.Intake._record
+    honest = intake.Intake._record_receipt
 
     def record(self: Any, header: Any, kept: Any, accepted: Any, sender: Any) -> Receipt:
         try:
@@ -50,7 +50,7 @@ def answered_before_commit() -> AbstractContextManager[None]:
         except (Crashed, ChexFractError):  # the answer is out already
             return Receipt("new", (), kept.name, "")
 
-    return _patched((intake.Intake, "_record", record))
+    return _patched((intake.Intake, "_record_receipt", record))
 
 
 def no_lease_token() -> AbstractContextManager[None]:
@@ -61,14 +61,14 @@ def no_lease_token() -> AbstractContextManager[None]:
 
     def row_of(self: Any, job: str, token: str) -> Any:
         with self._database.reading() as connection:
-            row = self._row(connection, job)
+            row = self._read_row(connection, job)
         return ledger_jobs.Held(
             row.worker, row.file, row.transfer_syntax_uid, ledger_jobs.order_of(row, row.ordered)
         )
 
     any_token = (jobs.c.token == sa.bindparam("by")) | (jobs.c.id == sa.bindparam("of"))
     return _patched(
-        (ledger_jobs, "_held", held),
+        (ledger_jobs, "_is_held", held),
         (JobLedger, "held", row_of),
         _where("_CLAIM", _OF, any_token, jobs.c.state == JobState.QUEUED),
         _where("_REPORT", _OF, any_token, jobs.c.state == JobState.RUNNING),
@@ -97,7 +97,7 @@ def random_uids() -> AbstractContextManager[None]:
 
     assert honest
     return _patched(
-        (outside.SimulatedPipeline, "report", report), (job_api, "_mismatch", lambda *_: "")
+        (outside.SimulatedPipeline, "report", report), (job_api, "_result_mismatch", lambda *_: "")
     )
 
 
@@ -148,7 +148,7 @@ def result_of_another_patient() -> AbstractContextManager[None]:
         return honest(self, last[-2] if len(last) > 1 else facts, generation, before)
 
     return _patched(
-        (outside.SimulatedPipeline, "report", report), (job_api, "_mismatch", lambda *_: "")
+        (outside.SimulatedPipeline, "report", report), (job_api, "_result_mismatch", lambda *_: "")
     )
 
 
@@ -159,7 +159,7 @@ def lost_message_waits_for_ever() -> AbstractContextManager[None]:
 
 def shadow_is_sent() -> AbstractContextManager[None]:
     """Reports of a shadow rule go out."""
-    return _patched((ledger_deliveries, "_withheld", lambda *_: ""))
+    return _patched((ledger_deliveries, "_why_withheld", lambda *_: ""))
 
 
 def ledger_before_file() -> AbstractContextManager[None]:
@@ -187,7 +187,9 @@ def resent_by_nobody() -> AbstractContextManager[None]:
         return (jobs.c.id == job) & (jobs.c.token == token)
 
     mine = (_OF, jobs.c.token == sa.bindparam("by"))
-    return _patched((ledger_jobs, "_held", held), _where("_CLAIM", *mine), _where("_REPORT", *mine))
+    return _patched(
+        (ledger_jobs, "_is_held", held), _where("_CLAIM", *mine), _where("_REPORT", *mine)
+    )
 
 
 def another_nodes_report_refused() -> AbstractContextManager[None]:

@@ -27,10 +27,10 @@ def test_the_last_judgement_of_each_result_counts(ledger: Ledger) -> None:
 
 
 def test_the_models_page_shows_it(ledger: Ledger, tmp_path: Path) -> None:
-    from dicom_node.web.configuration import _models
+    from dicom_node.web.configuration import _model_rows
 
     config = tmp_path / "node.toml"
     config.write_text(f"[node]\ndata_dir = {json.dumps(str(tmp_path))}\n")
     on(ledger, NOW + 10).acts.judge(reported(ledger).job, "agree", "a")
-    (model,) = _models(load(config), ledger, [])
+    (model,) = _model_rows(load(config), ledger, [])
     assert [one.share for one in model["agreement"]] == [1.0]

@@ -74,7 +74,7 @@ def test_one_that_cannot_be_written_takes_no_other_with_it() -> None:
 
 
 def test_instances_of_one_batch_have_what_each_would_have_alone(ledger: Ledger) -> None:
-    receipts = ledger.instances._receive(
+    receipts = ledger.instances._receive_batch(
         [
             _Arrival(instance(1), [route()], "", NOW),
             _Arrival(instance(2), [route(), route(model="second")], "", NOW + 1),

@@ -310,5 +310,5 @@ def test_a_worker_that_went_is_missed_only_until_another_is_there() -> None:
         return workers.Seen(WorkerHeartbeat(worker=name, card=card, device=Device(name="cpu")), ago)
 
     gone = seen("b", workers.HERE_S + 9)
-    assert board._busy((), [seen("a", 1.0), gone])["gone"] == []
-    assert board._busy((), [gone])["gone"] == ["b"]
+    assert board._busy_workers((), [seen("a", 1.0), gone])["gone"] == []
+    assert board._busy_workers((), [gone])["gone"] == ["b"]

@@ -121,8 +121,8 @@ def test_a_file_without_certificates_is_told_by_its_key(tmp_path: Path) -> None:
 
 
 def test_a_worker_beside_the_node_trusts_its_certificate(files: dict[str, Path]) -> None:
-    from dicom_node.run.supervisor import _worker
+    from dicom_node.run.supervisor import _worker_child
 
     web = Web(url="https://127.0.0.1:8080", certificate=files["node"])
-    child = _worker(Path("worker.toml"), "redis://x", True, "s" * 20, Settings(web=web))
+    child = _worker_child(Path("worker.toml"), "redis://x", True, "s" * 20, Settings(web=web))
     assert child.environment["CHEXFRACT_WORKER_WORKER__CA"] == str(files["node"])

@@ -46,7 +46,7 @@ def test_a_call_changes_it_once_and_for_all() -> None:
     assert _config.LOG_HANDLER_LEVEL == "none"
     assert _config.STORE_SEND_CHUNKED_DATASET
     assert logging.getLogger("pynetdicom.dul").level == logging.CRITICAL
-    assert AssociationSocket._shutdown_socket is patches._close
+    assert AssociationSocket._shutdown_socket is patches._close_socket
 
 
 def test_the_version_is_one_that_is_known() -> None:

@@ -445,7 +445,7 @@ def test_too_many_associations_of_one_peer_are_rejected_for_now(tmp_path: Path) 
             assert third.is_rejected
             answer = third.acceptor.primitive
             assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 2)
-        assert _until(lambda: not node.listener._live())
+        assert _until(lambda: not node.listener._live_associations())
         assert echoes(node) < 5
 
 

@@ -563,7 +563,7 @@ def test_sessions_of_a_provider_end_when_it_is_not_asked_any_more(tmp_path: Path
         ledger = Ledger.open(settings.ledger_url)
         door = sessions.Door(settings, Credentials.same(SECRET), ledger.sessions)
         session = WebSession("ida", f"{sessions.PROVIDER}viewer", "192.0.2.7", 1.0, 1.0, 2.0)
-        outcomes.append(door._user(session) is not None)
+        outcomes.append(door._user_of_session(session) is not None)
         ledger.close()
     assert outcomes == [True, False, False]
 

@@ -37,7 +37,7 @@ def rounds_until(supervisor: Supervisor, holds: "callable", limit_s: float = 40)
     end = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < end, "did not happen in time"
-        supervisor._round()
+        supervisor._check_children()
 
 
 @pytest.fixture
@@ -241,6 +241,6 @@ def test_a_refused_reload_is_told_and_no_role_hears_of_it(ended: list[Child]) ->
     supervisor = Supervisor([role], exchange=refuses, tell=messages.append)
     rounds_until(supervisor, lambda: role.ready)
     supervisor._is_asked = True
-    supervisor._round()
+    supervisor._check_children()
     assert messages == [{"problem": "peers.x: wrong"}]
     assert role.is_current

@@ -234,10 +234,10 @@ def test_a_worker_tells_again_and_again_whatever_happens(
 
 
 def test_a_worker_beside_a_node_is_told_where_it_is() -> None:
-    from dicom_node.run.supervisor import _worker
+    from dicom_node.run.supervisor import _worker_child
     from dicom_node.settings import Settings, Web
 
     web = Web(url="http://127.0.0.1:8080")
-    child = _worker(Path("worker.toml"), "redis://x", True, "s" * 20, Settings(web=web))
+    child = _worker_child(Path("worker.toml"), "redis://x", True, "s" * 20, Settings(web=web))
     nodes = child.environment["CHEXFRACT_WORKER_WORKER__ANNOUNCE"]
     assert json.loads(nodes) == ["http://127.0.0.1:8080"]

@@ -88,11 +88,11 @@ class Acts:
             count = 0
             for row in rows:
                 if row.state == JobState.FAILED:
-                    count += self._restart(connection, row, now, by)
+                    count += self._restart_job(connection, row, now, by)
                     continue
                 hurried = _send_now(connection, [row.id], now)
                 if row.state == JobState.RECEIVED and row.next_at > now:
-                    hurried += _now(connection, row, now)
+                    hurried += _make_due(connection, row, now)
                 if hurried:
                     details = Details(**signed(by))
                     new = NewEvent(row.sop_instance_uid, Stage.RETRY, now, row.id, details)
@@ -109,7 +109,7 @@ class Acts:
                 .join(instances)
                 .where(IS_UNFINISHED, jobs.c.state == JobState.FAILED, instances.c.file != "")
             ).all()
-            return sum(self._restart(connection, row, now, by) for row in rows)
+            return sum(self._restart_job(connection, row, now, by) for row in rows)
 
     def resend(self, ident: str, by: str | Actor = "") -> int:
         """Send what was sent already once more: the same objects with the same UIDs.
@@ -189,14 +189,16 @@ class Acts:
                 .order_by(deliveries.c.id)
             ).all()
             count, stays, released = 0, [], {}
-            for one in held:
-                job = rows[one.job]
-                if why := _why_withheld(one, job):
-                    stays.append(f"{one.kind} to {one.destination}: {why}")
+            for delivery in held:
+                job = rows[delivery.job]
+                if why := _why_withheld(delivery, job):
+                    stays.append(f"{delivery.kind} to {delivery.destination}: {why}")
                     continue
                 count += connection.execute(
                     deliveries.update()
-                    .where(deliveries.c.id == one.id, deliveries.c.state == DeliveryState.WITHHELD)
+                    .where(
+                        deliveries.c.id == delivery.id, deliveries.c.state == DeliveryState.WITHHELD
+                    )
                     .values(
                         state=DeliveryState.PENDING,
                         reason="",
@@ -257,18 +259,18 @@ class Acts:
                 connection,
                 [
                     NewEvent(
-                        rows[one.job].sop_instance_uid,
+                        rows[delivery.job].sop_instance_uid,
                         stage,
                         now,
-                        one.job,
+                        delivery.job,
                         Details(
-                            kind=one.kind,
-                            destination=one.destination,
+                            kind=delivery.kind,
+                            destination=delivery.destination,
                             reason=f"as {outcome}",
                             **who,
                         ),
                     )
-                    for one in found
+                    for delivery in found
                 ],
             )
         return len(found)
@@ -397,10 +399,10 @@ class Acts:
             if row is None:
                 raise NotFound("it is not kept apart any more")
             uid = row.sop_instance_uid
-            newest = {one.model: one for one in self._jobs_of(connection, uid)}
-            for one in newest.values():
-                if one.state not in FINAL:
-                    raise Busy(f"job {one.id} is {one.state}; wait for its result")
+            newest = {newest_job.model: newest_job for newest_job in self._jobs_of(connection, uid)}
+            for newest_job in newest.values():
+                if newest_job.state not in FINAL:
+                    raise Busy(f"job {newest_job.id} is {newest_job.state}; wait for its result")
             first = connection.execute(
                 sa.select(instances).where(instances.c.sop_instance_uid == uid)
             ).one()
@@ -409,10 +411,10 @@ class Acts:
             append(connection, [NewEvent(uid, Stage.ADOPTED, now, details=details)])
             made = [
                 self._next_generation(
-                    connection, one, now, by, first.study_instance_uid, rejects=rejects
+                    connection, newest_job, now, by, first.study_instance_uid, rejects=rejects
                 )
-                for one in self._jobs_of(connection, uid)
-                if newest[one.model].id == one.id
+                for newest_job in self._jobs_of(connection, uid)
+                if newest[newest_job.model].id == newest_job.id
             ]
             by_model = {route.model: route for route in routes}
             for model, job in zip(newest, made, strict=True):
@@ -468,7 +470,7 @@ class Acts:
             ).first()
             if row is None or not row.result:
                 raise NotFound("there is no result to judge")
-            said = [{"finding": one.finding, "verdict": one.verdict} for one in findings]
+            said = [{"finding": judged.finding, "verdict": judged.verdict} for judged in findings]
             connection.execute(
                 judgements.insert().values(
                     job=job,
@@ -486,8 +488,10 @@ class Acts:
             if not sends:
                 return Judged()
             judged = tuple(
-                JudgedFinding(finding=one.finding[:256], verdict=_verdict(one.verdict))
-                for one in findings
+                JudgedFinding(
+                    finding=judged.finding[:256], verdict=_verdict_of_word(judged.verdict)
+                )
+                for judged in findings
             )
             words: dict[str, Any] = {
                 "comment": comment,
@@ -495,9 +499,9 @@ class Acts:
                 "findings": judged,
             }
             words |= {"reader": signed(by)["by"][:256], "verdict": verdict}
-            return self._follow(connection, job, now, by, words, rejects)
+            return self._order_after_judgement(connection, job, now, by, words, rejects)
 
-    def _follow(
+    def _order_after_judgement(
         self,
         connection: Connection,
         job: str,
@@ -551,10 +555,12 @@ class Acts:
             .order_by(jobs.c.received_at, jobs.c.generation)
         )
         rows = connection.execute(query).all()
-        one = [row for row in rows if row.id == ident]
-        return rows if whole_instance or not one else one
+        named = [row for row in rows if row.id == ident]
+        return rows if whole_instance or not named else named
 
-    def _restart(self, connection: Connection, row: Row[Any], now: float, by: str | Actor) -> int:
+    def _restart_job(
+        self, connection: Connection, row: Row[Any], now: float, by: str | Actor
+    ) -> int:
         _require_file(row)
         changed = connection.execute(
             jobs.update()
@@ -597,7 +603,7 @@ class Acts:
                 "instance_number": self._instances.next_number(connection, study, model),
                 "content_datetime": content_datetime(now),
                 "generation": generation,
-                "predecessor": _predecessor(connection, row, study_before or study),
+                "predecessor": _find_predecessor(connection, row, study_before or study),
                 "series_datetime": self._instances.series_datetime(connection, study, model),
                 "judgement": judgement,
                 "rejection_notes": find_rejection_notes(connection, row) if is_rejecting else (),
@@ -623,7 +629,7 @@ class Acts:
         return job
 
 
-def _verdict(word: str) -> Literal["agree", "disagree"]:
+def _verdict_of_word(word: str) -> Literal["agree", "disagree"]:
     return "agree" if word == "agree" else "disagree"
 
 
@@ -655,7 +661,7 @@ def _is_out(connection: Connection, row: Row[Any]) -> bool:
     return connection.scalar(some.limit(1)) is not None
 
 
-def _expected(row: Row[Any], study: str) -> Predecessor | None:
+def _expected_report(row: Row[Any], study: str) -> Predecessor | None:
     """Return the report that an open job with a judgement will make, else None."""
     order = order_of(row, row.ordered)
     if order.judgement is None or row.state not in OPEN or order.predecessor is None:
@@ -668,7 +674,7 @@ def _expected(row: Row[Any], study: str) -> Predecessor | None:
     )
 
 
-def _predecessor(connection: Connection, row: Row[Any], study: str) -> Predecessor | None:
+def _find_predecessor(connection: Connection, row: Row[Any], study: str) -> Predecessor | None:
     """Return the report that the archives have: the one that was chosen, else the preferred."""
     made = connection.execute(
         sa.select(objects)
@@ -676,7 +682,7 @@ def _predecessor(connection: Connection, row: Row[Any], study: str) -> Predecess
         .order_by(objects.c.part)
     ).all()
     if not made:
-        return _expected(row, study) or order_of(row, row.ordered).predecessor
+        return _expected_report(row, study) or order_of(row, row.ordered).predecessor
     chosen = set(
         connection.scalars(
             sa.select(deliveries.c.sop_instance_uid).where(
@@ -709,7 +715,7 @@ def _require_file(row: Row[Any]) -> None:
         )
 
 
-def _now(connection: Connection, row: Row[Any], now: float) -> int:
+def _make_due(connection: Connection, row: Row[Any], now: float) -> int:
     return connection.execute(
         jobs.update()
         .where(jobs.c.id == row.id, jobs.c.state == JobState.RECEIVED)

@@ -61,7 +61,7 @@ class ApiKeys:
             )
             if count is not None and count >= MOST_OF_PERSON:
                 raise Busy(f"{user_name} has {count} keys; end one first")
-            connection.execute(api_keys.insert(), row | {"key": _hashed(text)})
+            connection.execute(api_keys.insert(), row | {"key": _hash_key(text)})
         return made, text
 
     def find(self, text: str) -> ApiKey | None:
@@ -69,7 +69,7 @@ class ApiKeys:
         now = self._clock.wall()
         with self._database.reading() as connection:
             row = connection.execute(
-                sa.select(*_columns()).where(api_keys.c.key == _hashed(text))
+                sa.select(*_key_columns()).where(api_keys.c.key == _hash_key(text))
             ).first()
         if row is None:
             return None
@@ -82,7 +82,7 @@ class ApiKeys:
 
     def of_person(self, user_name: str) -> list[ApiKey]:
         """Return the keys of a person, the newest first; of everybody for an empty name."""
-        query = sa.select(*_columns()).order_by(api_keys.c.created_at.desc())
+        query = sa.select(*_key_columns()).order_by(api_keys.c.created_at.desc())
         if user_name:
             query = query.where(api_keys.c.user_name == user_name)
         with self._database.reading() as connection:
@@ -100,7 +100,7 @@ class ApiKeys:
         if user_name:
             which &= api_keys.c.user_name == user_name
         with self._database.writing() as connection:
-            row = connection.execute(sa.select(*_columns()).where(which)).first()
+            row = connection.execute(sa.select(*_key_columns()).where(which)).first()
             if row is None:
                 raise NotFound("there is no such key")
             connection.execute(api_keys.delete().where(which))
@@ -113,9 +113,9 @@ class ApiKeys:
             return int(done.rowcount)
 
 
-def _columns() -> list[sa.Column[Any]]:
+def _key_columns() -> list[sa.Column[Any]]:
     return [api_keys.c[name] for name in ApiKey.__slots__]
 
 
-def _hashed(text: str) -> str:
+def _hash_key(text: str) -> str:
     return hashlib.sha256(text[:256].encode(errors="replace")).hexdigest()

@@ -44,18 +44,18 @@ class Batch(Generic[Item, Answer]):
         self._waiting.append(entry)
         with self._turn:
             if entry.answers is None and entry.fault is None:
-                self._settle([self._waiting.popleft() for _ in range(len(self._waiting))])
+                self._settle_entries([self._waiting.popleft() for _ in range(len(self._waiting))])
         if entry.answers is None:
             raise entry.fault or RuntimeError("an item was left over")
         return entry.answers[0]
 
-    def _settle(self, entries: list[_Entry[Item, Answer]]) -> None:
+    def _settle_entries(self, entries: list[_Entry[Item, Answer]]) -> None:
         def blame(exc: Exception) -> None:
             if len(entries) == 1:
                 entries[0].fault = exc  # it is raised in the thread that it belongs to
                 return
             for entry in entries:  # what one of them is at fault for is not the others' fate
-                self._settle([entry])
+                self._settle_entries([entry])
 
         with OneOfMany(blame):
             answers = self._write([entry.item for entry in entries])

@@ -60,7 +60,9 @@ class Commitments:
         if not names:
             return {}
         with self._database.reading() as connection:
-            return {name: _due(connection, name, now, limit_per_destination) for name in names}
+            return {
+                name: _due_objects(connection, name, now, limit_per_destination) for name in names
+            }
 
     def next_due(self) -> float | None:
         """Return when the next commitment is to be asked for; None when none is."""
@@ -84,28 +86,30 @@ class Commitments:
         now = self._clock.wall()
         with self._database.writing() as connection:
             events = []
-            for one in wanted:
-                asked = f"not committed yet: asked {one.asks + 1} times"
+            for delivered in wanted:
+                asked = f"not committed yet: asked {delivered.asks + 1} times"
                 values = {
-                    "asks": one.asks + 1,
-                    "ask_at": now + wait(one.asks),
+                    "asks": delivered.asks + 1,
+                    "ask_at": now + wait(delivered.asks),
                     "dated_at": now,
-                    "reason": asked if one.asks else "storage commitment asked for",
+                    "reason": asked if delivered.asks else "storage commitment asked for",
                 }
-                row = settle_delivery(connection, one.delivery, (DeliveryState.SENT,), values)
+                row = settle_delivery(connection, delivered.delivery, (DeliveryState.SENT,), values)
                 if row is None:
                     continue
                 connection.execute(
                     commitments.insert().values(
                         transaction_uid=transaction_uid,
-                        delivery=one.delivery,
+                        delivery=delivered.delivery,
                         attempts=row.attempts,
                         asked_at=now,
                     )
                 )
-                if not one.asks:
-                    detail = Details(kind=one.kind, destination=one.destination)
-                    events.append(NewEvent(one.source, Stage.ASKED, now, one.job, detail))
+                if not delivered.asks:
+                    detail = Details(kind=delivered.kind, destination=delivered.destination)
+                    events.append(
+                        NewEvent(delivered.source, Stage.ASKED, now, delivered.job, detail)
+                    )
             append(connection, events)
 
     def put_off(
@@ -118,13 +122,17 @@ class Commitments:
         now = self._clock.wall()
         with self._database.writing() as connection:
             events = []
-            for one in wanted:
-                ask_at = 0.0 if wait is None else now + wait(one.asks)
+            for delivered in wanted:
+                ask_at = 0.0 if wait is None else now + wait(delivered.asks)
                 values = {"ask_at": ask_at, "dated_at": now, "reason": reason}
-                row = settle_delivery(connection, one.delivery, (DeliveryState.SENT,), values)
-                if row is not None and reason != one.reason:
-                    detail = Details(kind=one.kind, destination=one.destination, reason=reason)
-                    events.append(NewEvent(one.source, Stage.UNCOMMITTED, now, one.job, detail))
+                row = settle_delivery(connection, delivered.delivery, (DeliveryState.SENT,), values)
+                if row is not None and reason != delivered.reason:
+                    detail = Details(
+                        kind=delivered.kind, destination=delivered.destination, reason=reason
+                    )
+                    events.append(
+                        NewEvent(delivered.source, Stage.UNCOMMITTED, now, delivered.job, detail)
+                    )
             append(connection, events)
 
     def answer(
@@ -199,7 +207,7 @@ class Commitments:
             append(connection, [NewEvent(settled.source, Stage.RETRYING, now, row.job, details)])
 
 
-def _due(connection: Connection, name: str, now: float, limit: int) -> list[Uncommitted]:
+def _due_objects(connection: Connection, name: str, now: float, limit: int) -> list[Uncommitted]:
     rows = connection.execute(
         sa.select(
             deliveries.c.id,

@@ -73,7 +73,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         try:
-            self._engine = _engine(url)
+            self._engine = _create_engine(url)
         except (sa.exc.ArgumentError, ImportError) as exc:
             raise ConfigurationError(f"node.ledger: {_first_line(exc)}") from exc
         self.is_sqlite = self._engine.dialect.name == "sqlite"
@@ -82,7 +82,7 @@ class Database:
         self.bells = Bells(Path(str(file)).with_name(BELLS)) if is_file else None
         self._disk = _Disk(Path(f"{file}-wal")) if is_file else None
         self._reads = self._engine.execution_options(ledger_reads=True)
-        self._relaxed = self._engine if self.is_sqlite else _engine(url, is_relaxed=True)
+        self._relaxed = self._engine if self.is_sqlite else _create_engine(url, is_relaxed=True)
         self._looks: dict[Any, PreparedStatement] = {}
         self._made: dict[Any, Any] = {}
         # SQLite has one writer at a time: waiting here is fair, its own lock is polled.
@@ -104,7 +104,7 @@ class Database:
                 f"{self.name}: schema {version} is older than {VERSIONS[-1]}; "
                 "restart `chexfract-node serve` to upgrade it"
             )
-        raise self._newer(version)
+        raise self._newer_schema(version)
 
     def migrate(self) -> None:
         """Run the missing migrations in one transaction."""
@@ -118,7 +118,7 @@ class Database:
             return
         if version is not None and version not in VERSIONS:
             if not self.may_use(version):
-                raise self._newer(version)
+                raise self._newer_schema(version)
             logger.warning(
                 "ledger schema %s is newer than %s of this software, which may still use it",
                 version,
@@ -185,7 +185,7 @@ class Database:
         engine = self._engine if durable else self._relaxed
         with self.translated(), self._turn, engine.begin() as connection:
             yield connection
-        self._ring()
+        self._ring_bells()
         if durable:
             self.sync()
 
@@ -198,7 +198,7 @@ class Database:
         with (
             self.translated(),
             self._turn,
-            self._cursor() as (connection, cursor),
+            self._driver_cursor() as (connection, cursor),
             ExitStack() as undo,
         ):
             undo.callback(connection.rollback)
@@ -207,11 +207,11 @@ class Database:
             yield cursor
             connection.commit()
             undo.pop_all()
-        self._ring()
+        self._ring_bells()
         self.sync()
 
     @contextmanager
-    def _cursor(self) -> Iterator[tuple[Any, Any]]:
+    def _driver_cursor(self) -> Iterator[tuple[Any, Any]]:
         """Give a connection of the driver and a cursor, which is closed before its connection.
 
         A cursor of sqlite3 that ends later resets its statement, which another thread may be
@@ -236,7 +236,7 @@ class Database:
         except OSError as exc:
             raise OutOfResources(f"{self.name}: cannot be synced: {exc.strerror or exc}") from exc
 
-    def _ring(self) -> None:
+    def _ring_bells(self) -> None:
         """Wake who waits for changes; PostgreSQL does so itself."""
         if self.bells is not None:
             self.bells.ring()
@@ -273,7 +273,7 @@ class Database:
         query = self._looks.get(statement)
         if query is None:
             query = self._looks[statement] = PreparedStatement(statement, None, self._engine)
-        with self.translated(), self._cursor() as (_, cursor):
+        with self.translated(), self._driver_cursor() as (_, cursor):
             cursor.execute(query.sql, query.row(values))
             return list(cursor.fetchall())
 
@@ -348,7 +348,7 @@ class Database:
             return "its file system is mounted read-only"
         return ""
 
-    def _newer(self, version: str) -> ConfigurationError:
+    def _newer_schema(self, version: str) -> ConfigurationError:
         return ConfigurationError(
             f"{self.name}: schema {version} was written by a newer version of this software; "
             "install that version again, or restore a backup of before"
@@ -360,13 +360,13 @@ class Database:
         try:
             yield
         except sa.exc.DBAPIError as exc:
-            raise self._explained(exc.orig) from exc
+            raise self._explain_error(exc.orig) from exc
         except self._engine.dialect.loaded_dbapi.Error as exc:
-            raise self._explained(exc) from exc
+            raise self._explain_error(exc) from exc
         except sa.exc.TimeoutError as exc:
             raise Unreachable(f"{self.name}: no connection is free") from exc
 
-    def _explained(self, cause: BaseException | None) -> ChexFractError:
+    def _explain_error(self, cause: BaseException | None) -> ChexFractError:
         """Return the project's error; statement and parameters stay out of its message."""
         what = f"{self.name}: {_first_line(cause)}"
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
@@ -471,7 +471,7 @@ class Watch:
     def changed(self) -> bool:
         """Return whether anything was committed since the last call; True at first."""
         if not self._database.is_sqlite:
-            return self._rang()
+            return self._has_rung()
         try:
             if self._connection is None:
                 file = self._database._engine.url.database
@@ -505,7 +505,7 @@ class Watch:
         else:
             self._bell.wait(min(seconds, LISTEN_S))
 
-    def _rang(self) -> bool:
+    def _has_rung(self) -> bool:
         """Return whether PostgreSQL has notified since the last call; True without an answer."""
         try:
             if self._connection is None:
@@ -528,7 +528,7 @@ class Watch:
                 connection.close()
 
 
-def _engine(url: str, *, is_relaxed: bool = False) -> Engine:
+def _create_engine(url: str, *, is_relaxed: bool = False) -> Engine:
     """Return a pool of connections; a relaxed one's commits return before they are on the disk."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":

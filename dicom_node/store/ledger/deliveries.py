@@ -165,7 +165,9 @@ class Deliveries:
             for name in names:
                 found += _due_of(connection, name, now, limit_per_destination)
             if found and connection.scalar(_RESTORED_VALUE):
-                found = [replace(one, unanswered=one.unanswered + 1) for one in found]
+                found = [
+                    replace(delivery, unanswered=delivery.unanswered + 1) for delivery in found
+                ]
         return found
 
     def doubt(self) -> None:
@@ -418,10 +420,10 @@ class Deliveries:
                 )
             ).all()
             for row in rows:
-                sent += self._redirect(connection, row, destination, kinds, now)
+                sent += self._redirect_delivery(connection, row, destination, kinds, now)
         return sent
 
-    def _redirect(
+    def _redirect_delivery(
         self,
         connection: Connection,
         row: Row[Any],
@@ -488,11 +490,13 @@ def insert_deliveries(connection: Connection, job: Row[Any], result: Result, now
     add_deliveries(connection, job, wishes, parts, word, demonstration, now)
     notes = [made.part for made in result.objects if made.kind == NOTE]
     for part, note in zip(notes, order_of(job, job.ordered).rejection_notes, strict=False):
-        having = _having(note, wishes, word)
+        having = _receivers_of_note(note, wishes, word)
         add_deliveries(connection, job, having, [(part, NOTE)], word, demonstration, now)
 
 
-def _having(note: RejectionNote, wishes: Mapping[str, Wish], word: str) -> dict[str, Wish]:
+def _receivers_of_note(
+    note: RejectionNote, wishes: Mapping[str, Wish], word: str
+) -> dict[str, Wish]:
     """Return who has what a note hides and gets the new report; others would refuse the note."""
     # a destination that no rule names: the sender, which is known by now
     has_sender = bool(set(note.destinations) - set(wishes))
@@ -539,8 +543,8 @@ def add_deliveries(
                 NewEvent(job.sop_instance_uid, DeliveryState.WITHHELD, now, job.id, words)
             )
             continue
-        withheld = _withheld(job, wish, demonstration)
-        for part, kind in _things(parts):
+        withheld = _why_withheld(job, wish, demonstration)
+        for part, kind in _sendable_parts(parts):
             if wish.kinds and kind not in wish.kinds:
                 continue
             state, reason = DeliveryState.PENDING, ""
@@ -575,13 +579,13 @@ def add_deliveries(
     return sent
 
 
-def _things(parts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def _sendable_parts(parts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return (part, kind) of what can be sent; the SOP classes of one report are one thing."""
     report = [("sr", "sr")] if any(kind == "sr" for _, kind in parts) else []
     return report + [(part, kind) for part, kind in parts if kind != "sr"]
 
 
-def _withheld(job: Row[Any], wish: Wish, demonstration: str) -> str:
+def _why_withheld(job: Row[Any], wish: Wish, demonstration: str) -> str:
     """Return why a destination does not get a report; the rule that named it decides."""
     rule, mode = (wish.rule, wish.mode) if wish.rule else (job.rule, job.mode)
     if mode == "shadow":

@@ -124,7 +124,7 @@ class Filling:
                     {
                         "uid": row.sop_instance_uid,
                         "new_number": number,
-                        **{f"new_{k}": v for k, v in _facts(facts, row).items()},
+                        **{f"new_{k}": v for k, v in _facts_of_row(facts, row).items()},
                     }
                 )
                 texts.append((number, prepared[row.sop_instance_uid]))
@@ -160,7 +160,7 @@ _FILL = (
 )
 
 
-def _facts(facts: Mapping[str, Mapping[str, str]], row: Unfilled) -> dict[str, str | int]:
+def _facts_of_row(facts: Mapping[str, Mapping[str, str]], row: Unfilled) -> dict[str, str | int]:
     known = facts.get(row.sop_instance_uid)
     found: dict[str, str | int] = {name: (known or {}).get(name, "") for name in _NEW}
     # Without a report nothing is shown of it to an archive, so nothing is missing.

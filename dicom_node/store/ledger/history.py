@@ -126,7 +126,7 @@ class History:
         """
         with self._database.reading() as connection:
             uids = find_instances(connection, ident)
-            return replace(_trace(connection, uids[0]), also=tuple(uids[1:]))
+            return replace(_read_trace(connection, uids[0]), also=tuple(uids[1:]))
 
     def last_instances(self, limit: int) -> list[InstanceView]:
         """Return the Instances that came last, the newest first."""
@@ -165,7 +165,7 @@ class History:
                 comparing=connection.scalar(_COMPARING) or 0,
                 oldest_open_s=0.0 if oldest is None else max(0.0, now - oldest),
                 models=models,
-                destinations=tuple(_destinations(connection, now)),
+                destinations=tuple(_destination_states(connection, now)),
             )
 
     def answers(self) -> None:
@@ -236,7 +236,7 @@ class History:
         found = []
         for row in rows:
             instance = by_uid.get(row.sop_instance_uid) or by_number.get(row.instance)
-            found.append(_event(row, instance))
+            found.append(_event_of_row(row, instance))
         return found
 
     @property
@@ -346,12 +346,12 @@ def instance_view(row: Any) -> InstanceView:
 def judgement_view(row: Any) -> JudgementView:
     """Return a row of judgements as a view."""
     said = json.loads(row.findings) if row.findings else []
-    findings = tuple(FindingJudgement(one["finding"], one["verdict"]) for one in said)
+    findings = tuple(FindingJudgement(finding["finding"], finding["verdict"]) for finding in said)
     words = (row.reader, row.verdict, row.comment, row.corrected_text)
     return JudgementView(row.id, row.job, row.at, *words, findings)
 
 
-def _trace(connection: Connection, uid: str) -> Trace:
+def _read_trace(connection: Connection, uid: str) -> Trace:
     def all_of(query: sa.Select[Any]) -> Sequence[Row[Any]]:
         return connection.execute(query).all()
 
@@ -363,36 +363,36 @@ def _trace(connection: Connection, uid: str) -> Trace:
         .where(jobs.c.sop_instance_uid == uid)
         .order_by(jobs.c.received_at, jobs.c.model)
     )
-    ids = [one.id for one in job_rows]
+    ids = [job.id for job in job_rows]
     delivery_rows = all_of(
         sa.select(deliveries).where(deliveries.c.job.in_(ids)).order_by(deliveries.c.id)
     )
-    made = tuple(_job(one) for one in job_rows)
+    made = tuple(_job_view(job) for job in job_rows)
     last = made[-1] if made else None
     return Trace(
         sop_instance_uid=uid,
-        state=_state(
+        state=_arrival_state(
             instance.state,
             last.state if last else None,
-            [one.state for one in delivery_rows if last and one.job == last.job],
+            [delivery.state for delivery in delivery_rows if last and delivery.job == last.job],
         ),
         instance=instance,
         jobs=made,
         objects=tuple(
-            ObjectView(**one._mapping)
-            for one in all_of(
+            ObjectView(**made_object._mapping)
+            for made_object in all_of(
                 sa.select(objects).where(objects.c.job.in_(ids)).order_by(objects.c.part)
             )
         ),
-        deliveries=tuple(DeliveryView(**one._mapping) for one in delivery_rows),
+        deliveries=tuple(DeliveryView(**delivery._mapping) for delivery in delivery_rows),
         conflicts=tuple(
-            ConflictView(**one._mapping)
-            for one in all_of(sa.select(conflicts).where(conflicts.c.sop_instance_uid == uid))
+            ConflictView(**conflict._mapping)
+            for conflict in all_of(sa.select(conflicts).where(conflicts.c.sop_instance_uid == uid))
         ),
-        stages=tuple(_stages(_events_of(connection, instance), instance, made)),
+        stages=tuple(_trace_steps(_events_of(connection, instance), instance, made)),
         judgements=tuple(
-            judgement_view(one)
-            for one in all_of(
+            judgement_view(judgement)
+            for judgement in all_of(
                 sa.select(judgements).where(judgements.c.job.in_(ids)).order_by(judgements.c.id)
             )
         ),
@@ -434,7 +434,7 @@ def _instances_of(
     )
 
 
-def _event(row: Row[Any], instance: Any) -> Event:
+def _event_of_row(row: Row[Any], instance: Any) -> Event:
     facts = ("patient_id", "study_instance_uid", "sop_class_uid", "calling_ae", "calling_host")
     return Event(
         row.id,
@@ -449,7 +449,7 @@ def _event(row: Row[Any], instance: Any) -> Event:
     )
 
 
-def _stages(
+def _trace_steps(
     rows: Sequence[Row[Any]], instance: InstanceView, made: Sequence[JobView]
 ) -> Iterator[TraceStep]:
     """Yield each stage with when it ended and how long it took, in milliseconds.
@@ -459,7 +459,7 @@ def _stages(
     before = rows[0].at if rows else 0.0
     for row in rows:
         details = Details.load(row.detail, bool(row.is_typed))
-        job = next((one for one in made if row.job and one.job.startswith(row.job)), None)
+        job = next((view for view in made if row.job and view.job.startswith(row.job)), None)
         whole = job.job if job else row.job
         if row.is_typed and job and row.stage == Kind.ROUTED:
             details = replace(details, rule=job.rule, model=job.model, mode=job.mode)
@@ -486,7 +486,7 @@ def _stages(
         before = row.at
 
 
-def _job(row: Any) -> JobView:
+def _job_view(row: Any) -> JobView:
     same: tuple[str, ...] = (
         "sop_instance_uid",
         "model",
@@ -512,7 +512,7 @@ def _job(row: Any) -> JobView:
     )
 
 
-def _state(instance: str, job: str | None, sent: Sequence[str]) -> str:
+def _arrival_state(instance: str, job: str | None, sent: Sequence[str]) -> str:
     """Return one word for how far an Instance has come."""
     if job is None:
         return instance
@@ -525,7 +525,7 @@ def _state(instance: str, job: str | None, sent: Sequence[str]) -> str:
     return "committed" if DeliveryState.COMMITTED in sent else job
 
 
-def _destinations(connection: Connection, now: float) -> Iterator[DestinationState]:
+def _destination_states(connection: Connection, now: float) -> Iterator[DestinationState]:
     waiting: dict[str, tuple[int, float]] = {
         name: (count, oldest)
         for name, count, oldest in connection.execute(
@@ -580,9 +580,9 @@ def arrivals(
         The oldest first; not behind a search.
     """
     search = search.replace("\0", " ").strip()  # PostgreSQL takes no NUL
-    place = _place(before)
+    place = _page_start(before)
     if search:
-        uids = _named(connection, search) if before == "" else []
+        uids = _find_named(connection, search) if before == "" else []
         if uids:
             yield from rows_of(connection, [uids], state)
         elif words_of(search):
@@ -590,13 +590,15 @@ def arrivals(
             yield from rows_of(connection, _uids_of(connection, found), state)
         return
     if state in ("undelivered", "pending"):
-        yield from _undelivered(connection, place, is_oldest)
+        yield from _undelivered_arrivals(connection, place, is_oldest)
     elif state == "ignored":
         where = instances.c.state == "ignored"
         yield from rows_of(connection, _by_arrival(connection, where, place, is_oldest), state)
     elif state:
         standings = STANDINGS.get(state, (state,))
-        several = [_standing(connection, standing, place, is_oldest) for standing in standings]
+        several = [
+            _jobs_in_standing(connection, standing, place, is_oldest) for standing in standings
+        ]
         ids = heapq.merge(*several, reverse=not is_oldest)
         yield from rows_of_jobs(connection, (job for _, job in ids))
     else:
@@ -617,7 +619,7 @@ class PageStart:
     sop_instance_uid: str
 
 
-def _place(before: str) -> PageStart | None:
+def _page_start(before: str) -> PageStart | None:
     try:
         at, number, uid = before.split("~", 2)
         return PageStart(float(at), int(number), uid)
@@ -625,7 +627,7 @@ def _place(before: str) -> PageStart | None:
         return None
 
 
-def _named(connection: Connection, search: str) -> list[str]:
+def _find_named(connection: Connection, search: str) -> list[str]:
     """Return the Instances that a whole UID, job id, patient id or accession number names."""
     conditions = (
         sa.select(instances.c.sop_instance_uid, instances.c.received_at).where(
@@ -648,7 +650,7 @@ def _named(connection: Connection, search: str) -> list[str]:
     for query in wanted:
         found = connection.execute(query.limit(1000)).all()
         if found:
-            return [uid for uid, _ in sorted(found, key=lambda one: -one[1])]
+            return [uid for uid, _ in sorted(found, key=lambda item: -item[1])]
     return []
 
 
@@ -679,7 +681,7 @@ def _by_arrival(
         chunk = _CHUNK
 
 
-def _standing(
+def _jobs_in_standing(
     connection: Connection, standing: str, place: PageStart | None, is_oldest: bool
 ) -> Iterator[tuple[float, str]]:
     """Yield time and id of the jobs in a standing, the last received one first or the first."""
@@ -707,7 +709,7 @@ def _standing(
         after = (rows[-1].received_at, rows[-1].id)
 
 
-def _undelivered(
+def _undelivered_arrivals(
     connection: Connection, place: PageStart | None, is_oldest: bool
 ) -> Iterator[Arrival]:
     """Yield what waits to be sent; there is never much of it."""
@@ -717,7 +719,7 @@ def _undelivered(
     rows = connection.execute(
         sa.select(jobs.c.id).where(jobs.c.id.in_(query)).order_by(order)
     ).all()
-    for row in rows_of_jobs(connection, (one.id for one in rows)):
+    for row in rows_of_jobs(connection, (job.id for job in rows)):
         if place is not None and is_oldest and row.received_at <= place.received_at:
             continue
         if place is None or is_oldest or row.received_at < place.received_at:
@@ -749,7 +751,7 @@ def rows_of(
             .order_by(jobs.c.generation.desc(), jobs.c.model)
         )
         by_uid: dict[str, list[Arrival]] = {}
-        for row in _shown(connection, query):
+        for row in _read_arrivals(connection, query):
             by_uid.setdefault(row.sop_instance_uid, []).append(row)
         for uid in uids:
             yield from (row for row in by_uid.get(uid, ()) if is_in_state(row, state))
@@ -763,14 +765,14 @@ def rows_of_jobs(connection: Connection, ids: Iterator[str]) -> Iterator[Arrival
             .join(jobs, jobs.c.sop_instance_uid == instances.c.sop_instance_uid)
             .where(jobs.c.id.in_(chunk))
         )
-        known = {row.job: row for row in _shown(connection, query)}
+        known = {row.job: row for row in _read_arrivals(connection, query)}
         yield from (known[job] for job in chunk if job in known)
 
 
-def _shown(connection: Connection, query: sa.Select[Any]) -> list[Arrival]:
+def _read_arrivals(connection: Connection, query: sa.Select[Any]) -> list[Arrival]:
     rows = connection.execute(query).all()
     sent = deliveries_of(connection, [row.job for row in rows if row.job])
-    return [_arrival(row, sent.get(row.job, [])) for row in rows]
+    return [_arrival_of_row(row, sent.get(row.job, [])) for row in rows]
 
 
 def is_in_state(row: Arrival, state: str) -> bool:
@@ -778,7 +780,7 @@ def is_in_state(row: Arrival, state: str) -> bool:
     if not state:
         return True
     if state in ("undelivered", "pending"):
-        return any(one.state in UNSENT for one in row.deliveries)
+        return any(delivery.state in UNSENT for delivery in row.deliveries)
     if state == "ignored":
         return row.state == state
     return row.state in STANDINGS.get(state, (state,))
@@ -794,7 +796,7 @@ def deliveries_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[
     return found
 
 
-def _arrival(row: Any, sent: Sequence[Row[Any]]) -> Arrival:
+def _arrival_of_row(row: Any, sent: Sequence[Row[Any]]) -> Arrival:
     same: tuple[str, ...] = (
         "job",
         "model",
@@ -810,7 +812,7 @@ def _arrival(row: Any, sent: Sequence[Row[Any]]) -> Arrival:
     result = ResultView.of(row) if row.job else None
     waits = next((d.reason for d in sent if d.state in UNSENT and d.reason), "")
     why = result.reason.text if result and result.reason else ""
-    facts["state"] = _state(row.state, row.job_state, [d.state for d in sent])
+    facts["state"] = _arrival_state(row.state, row.job_state, [d.state for d in sent])
     facts["reason"] = waits or row.job_reason or row.reason
     return Arrival(
         **facts,

@@ -208,7 +208,7 @@ class Instances:
         self._database = database
         self._clock = clock
         self.repeats = Repeats(database, clock, self.add_job)
-        self._received = Batch(self._receive)
+        self._received = Batch(self._receive_batch)
         self._statements = database.once(_Statements)
         self._order_ids: dict[str, int] = {}
         self._new_orders: dict[str, int] = {}
@@ -243,7 +243,7 @@ class Instances:
             Nothing was recorded: answer 0xA700 (DICOM PS3.4 Table B.2-1).
         """
         arrival = _Arrival(instance, routes, reason, self._clock.wall())
-        return self._received(arrival) or self._again(arrival)
+        return self._received(arrival) or self._record_again(arrival)
 
     def _order_id(self, cursor: Any, shared: str) -> int:
         """Return the id of what the orders of many jobs have in common."""
@@ -270,24 +270,24 @@ class Instances:
                 instances.update().where(ours, instances.c.sha256 == "").values(sha256=sha256)
             )
 
-    def _receive(self, arrivals: Sequence[_Arrival]) -> list[Receipt | None]:
+    def _receive_batch(self, arrivals: Sequence[_Arrival]) -> list[Receipt | None]:
         """Record in one transaction what comes for the first time; None for the others."""
         with self._database.driving() as cursor:
             self._new_orders.clear()
             self._new_begun.clear()
-            receipts = [self._first(cursor, arrival) for arrival in arrivals]
+            receipts = [self._record_first(cursor, arrival) for arrival in arrivals]
         self._order_ids |= self._new_orders  # not before they are committed
         if len(self._begun_at) > REMEMBERED:
             self._begun_at.clear()
         self._begun_at |= self._new_begun
         return receipts
 
-    def _first(self, cursor: Any, arrival: _Arrival) -> Receipt | None:
+    def _record_first(self, cursor: Any, arrival: _Arrival) -> Receipt | None:
         instance, now, uid = arrival.instance, arrival.at, arrival.instance.sop_instance_uid
         reason = _why_ignored(arrival)
         cursor.execute(
             self._statements.add_instance.sql,
-            self._statements.add_instance.row(_row(arrival, reason)),
+            self._statements.add_instance.row(_instance_row(arrival, reason)),
         )
         added = cursor.fetchone()
         if added is None:
@@ -302,29 +302,31 @@ class Instances:
         stages = [NewEvent(uid, Stage.RECEIVED, now)]
         if reason:
             stages.append(NewEvent(uid, Stage.IGNORED, now, details=Details(reason=reason)))
-        made = [self._job(cursor, instance, route, now) for route in arrival.routes]
+        made = [self._add_job(cursor, instance, route, now) for route in arrival.routes]
         stages += [NewEvent(uid, Stage.ROUTED, now, job) for job in made]
         rows = [self._statements.add_event.row(event_row(stage)) for stage in stages]
         cursor.executemany(self._statements.add_event.sql, rows)
         return Receipt("new", tuple(made), instance.file, reason)
 
-    def _job(self, cursor: Any, instance: Instance, route: Route, now: float) -> str:
+    def _add_job(self, cursor: Any, instance: Instance, route: Route, now: float) -> str:
         """Add the job of one route and return its id."""
-        counter = _counter(instance.study_instance_uid, route.model)
+        counter = _counter_key(instance.study_instance_uid, route.model)
         cursor.execute(self._statements.count_up.sql, self._statements.count_up.row(counter))
         (number,) = cursor.fetchone()
-        order = _order(route, number, now)
+        order = _order_of_route(route, number, now)
         if number > 1:
-            order = order.model_copy(update={"series_datetime": self._begun(cursor, counter)})
+            order = order.model_copy(
+                update={"series_datetime": self._series_begun_at(cursor, counter)}
+            )
         shared, own = split_order(order)
-        job = _job(instance, route, now) | {
+        job = _job_row(instance, route, now) | {
             "order_id": self._order_id(cursor, shared),
             "report_order": own,
         }
         cursor.execute(self._statements.add_job.sql, self._statements.add_job.row(job))
         return str(job["id"])
 
-    def _begun(self, cursor: Any, counter: dict[str, Any]) -> datetime | None:
+    def _series_begun_at(self, cursor: Any, counter: dict[str, Any]) -> datetime | None:
         """Return when the first report of a study and model was made, None where none tells."""
         key = (str(counter["study"]), str(counter["model_name"]))
         for known in (self._begun_at, self._new_begun):
@@ -343,7 +345,7 @@ class Instances:
 
     def next_number(self, connection: Connection, study: str, model: str) -> int:
         """Return an Instance Number (0020,0013) that no other report of the study has."""
-        return int(connection.scalar(self._statements.numbers, _counter(study, model)) or 1)
+        return int(connection.scalar(self._statements.numbers, _counter_key(study, model)) or 1)
 
     def known(self, sop_instance_uid: str) -> Instance | None:
         """Return the Instance as it was first received, if it was."""
@@ -354,7 +356,7 @@ class Instances:
             ).one_or_none()
         return None if row is None else Instance(**row._mapping)
 
-    def _again(self, arrival: _Arrival) -> Receipt:
+    def _record_again(self, arrival: _Arrival) -> Receipt:
         """Record what came under a known UID."""
         ours = instances.c.sop_instance_uid == arrival.instance.sop_instance_uid
         with self._database.writing() as connection:
@@ -369,10 +371,10 @@ class Instances:
     def add_job(self, connection: Connection, instance: Any, route: Route, now: float) -> str:
         """Add the first job of an Instance for a route and return its id."""
         study, model = instance.study_instance_uid, route.model
-        order = _order(route, self.next_number(connection, study, model), now)
+        order = _order_of_route(route, self.next_number(connection, study, model), now)
         begun = self.series_datetime(connection, study, model)
         shared, own = split_order(order.model_copy(update={"series_datetime": begun}))
-        job = _job(instance, route, now)
+        job = _job_row(instance, route, now)
         job |= {"order_id": self.order_id(connection, shared), "report_order": own}
         connection.execute(jobs.insert().values(**job))
         return str(job["id"])
@@ -386,11 +388,11 @@ def next_number() -> sa.ScalarSelect[int]:
     return sa.select(highest + sa.literal_column("1")).scalar_subquery()
 
 
-def _counter(study: str, model: str) -> dict[str, Any]:
+def _counter_key(study: str, model: str) -> dict[str, Any]:
     return {"study": study, "model_name": model}
 
 
-def _row(arrival: _Arrival, reason: str) -> dict[str, Any]:
+def _instance_row(arrival: _Arrival, reason: str) -> dict[str, Any]:
     row = {name: getattr(arrival.instance, name) for name in _FACTS}
     state = InstanceState.IGNORED if reason else InstanceState.ROUTED
     at = arrival.at
@@ -402,7 +404,7 @@ def _why_ignored(arrival: _Arrival) -> str:
     return "" if arrival.routes else (arrival.reason or "no rule matched")
 
 
-def _job(instance: Instance, route: Route, now: float) -> dict[str, Any]:
+def _job_row(instance: Instance, route: Route, now: float) -> dict[str, Any]:
     priority = _order_of(instance.priority) if route.priority is None else route.priority
     return {
         "id": job_id(instance.sop_instance_uid, route.model, 1),
@@ -425,7 +427,7 @@ def _order_of(asked: int) -> Priority:
     return known.get(asked, FROM_DIMSE[DimsePriority.MEDIUM])
 
 
-def _order(route: Route, number: int, now: float) -> ReportOrder:
+def _order_of_route(route: Route, number: int, now: float) -> ReportOrder:
     """Return the order of one Instance's report, the same for each rebuild."""
     update = {"instance_number": number, "content_datetime": content_datetime(now)}
     return route.order.model_copy(update=update | {"generation": 1, "predecessor": None})

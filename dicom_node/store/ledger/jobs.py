@@ -248,8 +248,8 @@ class JobLedger:
             tickets = [Ticket(job=row.id, token=secrets.token_hex(16)) for row in rows]
             if tickets:
                 given = [
-                    {"job": one.job, "given": one.token, "until_then": until, "now": now}
-                    for one in tickets
+                    {"job": ticket.job, "given": ticket.token, "until_then": until, "now": now}
+                    for ticket in tickets
                 ]
                 connection.execute(_QUEUE, given)
             events = [
@@ -271,9 +271,9 @@ class JobLedger:
         """Take back tickets that the broker did not get; this counts as no attempt."""
         with self._database.writing(durable=False) as connection:
             for ticket in tickets:
-                self._change(
+                self._change_jobs(
                     connection,
-                    _held(ticket.job, ticket.token, JobState.QUEUED),
+                    _is_held(ticket.job, ticket.token, JobState.QUEUED),
                     state=JobState.RECEIVED,
                     token="",
                     until=0,
@@ -285,7 +285,9 @@ class JobLedger:
         found = self._database.look(_WAITING, now=self._clock.wall())
         rows = [_Count._make(row) for row in found]
         models = {row.model for row in rows}
-        return {model: _waiting([row for row in rows if row.model == model]) for model in models}
+        return {
+            model: _waiting_counts([row for row in rows if row.model == model]) for model in models
+        }
 
     def next_due(self) -> float | None:
         """Return when the next job becomes due, or its time runs out; None without any."""
@@ -346,12 +348,14 @@ class JobLedger:
             ).all()
             for row in rows:
                 if row.state == JobState.QUEUED:
-                    queued += self._requeue(connection, row, now)
+                    queued += self._requeue_job(connection, row, now)
                 elif row.attempts >= attempts:
                     reason = f"no result after {row.attempts} attempts; the last worker fell silent"
-                    failed += self._fail(connection, row, reason, now)
+                    failed += self._fail_job(connection, row, reason, now)
                 else:
-                    running += self._requeue(connection, row, now, _pause(row.id, row.attempts))
+                    running += self._requeue_job(
+                        connection, row, now, _pause_after_fall(row.id, row.attempts)
+                    )
         return Expired(queued, running, failed)
 
     def claim(self, job: str, token: str, worker: str, lease_s: float) -> Claimed:
@@ -366,25 +370,25 @@ class JobLedger:
         """
         now = self._clock.wall()
         if self._turns_away(job, token, worker, now):
-            raise _stale(job)
+            raise _stale_token(job)
         with self._database.writing(durable=False) as connection:
             values = {"of": job, "by": token, "who": worker, "end": now + lease_s, "now": now}
             changed = connection.execute(_CLAIM, values).rowcount
-            row = self._row(connection, job)
+            row = self._read_row(connection, job)
             if not changed and (row.state, row.token, row.worker) != (
                 JobState.RUNNING,
                 token,
                 worker,
             ):
-                raise _stale(job)
+                raise _stale_token(job)
             if changed:
                 details = Details(attempt=row.attempts, worker=worker)
                 new = NewEvent(row.sop_instance_uid, Stage.CLAIMED, now, job, details)
                 append(connection, [new])
                 self._makers.note_claim(connection, worker, now)
             else:
-                held = _held(job, token, JobState.RUNNING)
-                self._change(connection, held, until=now + lease_s, dated_at=now)
+                held = _is_held(job, token, JobState.RUNNING)
+                self._change_jobs(connection, held, until=now + lease_s, dated_at=now)
         return Claimed(job, row.attempts, lease_s, row.size, row.file, order_of(row, row.ordered))
 
     def _turns_away(self, job: str, token: str, worker: str, now: float) -> bool:
@@ -392,9 +396,9 @@ class JobLedger:
         if not self._database.look(_HELD_WORKER, of=worker):
             return False
         with self._database.writing() as connection:
-            self._change(
+            self._change_jobs(
                 connection,
-                _held(job, token, JobState.QUEUED),
+                _is_held(job, token, JobState.QUEUED),
                 state=JobState.RECEIVED,
                 token="",
                 until=0,
@@ -402,7 +406,7 @@ class JobLedger:
                 next_at=now + TURNED_AWAY_S,
                 dated_at=now,
             )
-            row = self._row(connection, job)
+            row = self._read_row(connection, job)
         return (row.state, row.token) != (JobState.RUNNING, token)
 
     def instance_file(self, job: str, token: str) -> str:
@@ -415,10 +419,10 @@ class JobLedger:
         """
         rows = self._database.look(_FILE, of=job)
         if not rows:
-            raise _unknown(job)
+            raise _unknown_job(job)
         ((state, holder, file),) = rows
         if (state, holder) != (JobState.RUNNING, token):
-            raise _stale(job)
+            raise _stale_token(job)
         return str(file)
 
     def held(self, job: str, token: str) -> Held | None:
@@ -430,9 +434,9 @@ class JobLedger:
             See `claim`.
         """
         with self._database.reading() as connection:
-            row = self._row(connection, job)
+            row = self._read_row(connection, job)
         if row.token != token or row.state not in (JobState.RUNNING, *WITH_RESULT):
-            raise _stale(job)
+            raise _stale_token(job)
         if row.state in WITH_RESULT:
             return None
         order = order_of(row, row.ordered)
@@ -448,10 +452,10 @@ class JobLedger:
         """
         now = self._clock.wall()
         with self._database.writing(durable=False) as connection:
-            held = _held(job, token, JobState.RUNNING)
-            if not self._change(connection, held, until=now + lease_s, dated_at=now):
-                self._row(connection, job)
-                raise _stale(job)
+            held = _is_held(job, token, JobState.RUNNING)
+            if not self._change_jobs(connection, held, until=now + lease_s, dated_at=now):
+                self._read_row(connection, job)
+                raise _stale_token(job)
 
     def report(
         self,
@@ -496,11 +500,11 @@ class JobLedger:
                 "keeps": 1 if result.objects else 0,
             }
             changed = connection.execute(_REPORT, values).rowcount
-            row = self._row(connection, job)
+            row = self._read_row(connection, job)
             if not changed:
                 if row.token == token and row.state in WITH_RESULT:
                     return True
-                raise _stale(job)
+                raise _stale_token(job)
             self._add_objects(connection, job, result, files)
             stage = Stage(result.outcome)
             append(connection, [NewEvent(row.sop_instance_uid, stage, now, job)])
@@ -525,15 +529,15 @@ class JobLedger:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
-            row = self._row(connection, job, lock=True)
+            row = self._read_row(connection, job, lock=True)
             if (row.state, row.token) != (JobState.RUNNING, token):
-                raise _stale(job)
+                raise _stale_token(job)
             if counts and row.attempts >= max_attempts:
-                self._fail(connection, row, f"after {row.attempts} attempts: {reason}", now)
+                self._fail_job(connection, row, f"after {row.attempts} attempts: {reason}", now)
                 return "failed"
-            self._change(
+            self._change_jobs(
                 connection,
-                _held(job, token, JobState.RUNNING),
+                _is_held(job, token, JobState.RUNNING),
                 state=JobState.RECEIVED,
                 token="",
                 worker="",
@@ -549,23 +553,25 @@ class JobLedger:
                 append(connection, [new])
         return "received"
 
-    def _change(self, connection: Connection, where: sa.ColumnElement[bool], **values: Any) -> int:
+    def _change_jobs(
+        self, connection: Connection, where: sa.ColumnElement[bool], **values: Any
+    ) -> int:
         return connection.execute(jobs.update().where(where).values(**values)).rowcount
 
-    def _row(self, connection: Connection, job: str, lock: bool = False) -> Row[Any]:
+    def _read_row(self, connection: Connection, job: str, lock: bool = False) -> Row[Any]:
         row = connection.execute(_LOCKED_ROW if lock else _ROW, {"job": job}).one_or_none()
         if row is None:
-            raise _unknown(job)
+            raise _unknown_job(job)
         return row
 
-    def _requeue(
+    def _requeue_job(
         self, connection: Connection, row: Row[Any], now: float, delay_s: float = 0.0
     ) -> int:
         was_running = row.state == JobState.RUNNING
         reason = f"{row.worker or 'the worker'} fell silent" if was_running else ""
-        changed = self._change(
+        changed = self._change_jobs(
             connection,
-            _held(row.id, row.token, row.state),
+            _is_held(row.id, row.token, row.state),
             state=JobState.RECEIVED,
             token="",
             worker="",
@@ -581,10 +587,10 @@ class JobLedger:
             )
         return changed
 
-    def _fail(self, connection: Connection, row: Row[Any], reason: str, now: float) -> int:
-        changed = self._change(
+    def _fail_job(self, connection: Connection, row: Row[Any], reason: str, now: float) -> int:
+        changed = self._change_jobs(
             connection,
-            _held(row.id, row.token, JobState.RUNNING),
+            _is_held(row.id, row.token, JobState.RUNNING),
             state=JobState.FAILED,
             token="",
             is_kept=0,
@@ -599,12 +605,14 @@ class JobLedger:
     def _add_objects(
         self, connection: Connection, job: str, result: Result, files: Mapping[str, str]
     ) -> None:
-        made = [one.model_dump() | {"job": job, "file": files[one.part]} for one in result.objects]
+        made = [
+            item.model_dump() | {"job": job, "file": files[item.part]} for item in result.objects
+        ]
         if made:
             connection.execute(objects.insert(), made)
 
 
-def _waiting(rows: Sequence[_Count]) -> Waiting:
+def _waiting_counts(rows: Sequence[_Count]) -> Waiting:
     """Return the counts of one model from its rows, one per state and priority."""
     due, queued, running, oldest = [0, 0, 0], [0, 0, 0], 0, 0.0
     for row in rows:
@@ -627,11 +635,11 @@ def _waiting(rows: Sequence[_Count]) -> Waiting:
     )
 
 
-def _held(job: str, token: str, state: str) -> sa.ColumnElement[bool]:
+def _is_held(job: str, token: str, state: str) -> sa.ColumnElement[bool]:
     return (jobs.c.id == job) & (jobs.c.token == token) & (jobs.c.state == state)
 
 
-def _pause(job: str, attempts: int) -> float:
+def _pause_after_fall(job: str, attempts: int) -> float:
     """Return the wait after a worker fell silent: an Instance that kills workers may not rule.
 
     Jobs that fell together get waits apart, so that they do not meet in one worker again.
@@ -640,9 +648,9 @@ def _pause(job: str, attempts: int) -> float:
     return 0.0 if attempts < 2 else min(2.0 ** (attempts - 1), 60.0) * apart
 
 
-def _unknown(job: str) -> NotFound:
+def _unknown_job(job: str) -> NotFound:
     return NotFound(f"no job {job[:64]!r}")
 
 
-def _stale(job: str) -> Stale:
+def _stale_token(job: str) -> Stale:
     return Stale(f"job {job}: this token no longer holds it")

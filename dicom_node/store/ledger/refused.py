@@ -55,7 +55,7 @@ class RefusedCallers:
             connection.execute(refused_callers.delete().where(old))
             count = connection.scalar(sa.select(sa.func.count()).select_from(refused_callers)) or 0
             if count < MOST_ROWS:
-                rows = [{name: getattr(one, name) for name in columns} for one in counts]
+                rows = [{name: getattr(refusal, name) for name in columns} for refusal in counts]
                 connection.execute(statement, rows)
 
     def recent(self, limit: int = 50) -> list[RefusedCaller]:

@@ -89,7 +89,7 @@ _TO_COMPARE = (
 """Asked many times a second, so it is built once."""
 
 
-def _wider(known: Wish | None, asked: Wish, job: Row[Any], route: Any) -> Wish | None:
+def _wider_wish(known: Wish | None, asked: Wish, job: Row[Any], route: Any) -> Wish | None:
     """Return what a destination gets now; None where a further rule adds nothing to it."""
     new = Wish(asked.kinds, asked.when, route.rule, route.mode, route.allow_demonstration)
     if known is None:
@@ -141,17 +141,17 @@ class Repeats:
             instance.sha256,
             instance.transfer_syntax_uid,
         ):
-            return self._duplicate(connection, first, instance, routes, at, SAME_BYTES)
+            return self._record_duplicate(connection, first, instance, routes, at, SAME_BYTES)
         known = self._known_likeness(connection, instance)
         if known is not None and known.state == SAME:
-            return self._duplicate(connection, first, instance, routes, at, SAME_PIXELS)
+            return self._record_duplicate(connection, first, instance, routes, at, SAME_PIXELS)
         if known is not None:
             reason = "content that was replaced" if known.state == REPLACED else "being compared"
             self._note_sender(connection, first, instance, at, reason)
             return "duplicate" if known.state == REPLACED else "comparing", (), known.file, reason
         if kept := self._kept_conflict(connection, instance):
             return "conflict", (), kept.file, KEPT_APART
-        if reason := _difference(first, instance):
+        if reason := _header_difference(first, instance):
             return "conflict", (), self._add_conflict(connection, instance, reason, at), reason
         return "comparing", (), self._add_likeness(connection, instance, at), "being compared"
 
@@ -170,8 +170,8 @@ class Repeats:
             ).rowcount
             if not changed:
                 return ()
-            first = _first(connection, likeness.sop_instance_uid)
-            return self._duplicate(connection, first, likeness, routes, now, SAME_PIXELS)[1]
+            first = _first_instance(connection, likeness.sop_instance_uid)
+            return self._record_duplicate(connection, first, likeness, routes, now, SAME_PIXELS)[1]
 
     def settle_other(self, likeness: Likeness, reason: str) -> None:
         """Record that it is another image: a conflict."""
@@ -185,7 +185,7 @@ class Repeats:
             if row is not None:
                 self._add_conflict(connection, row, f"{KEPT_APART}: it {reason}", now)
 
-    def _duplicate(
+    def _record_duplicate(
         self,
         connection: Connection,
         first: Row[Any],
@@ -204,7 +204,9 @@ class Repeats:
         )
         is_other = self._note_sender(connection, first, instance, now, what)
         file = str(values.get("file", first.file))
-        made = self._follow(connection, first, instance, routes, now, is_other) if file else ()
+        made = (
+            self._follow_routes(connection, first, instance, routes, now, is_other) if file else ()
+        )
         return "duplicate", made, file, ""
 
     def _note_sender(
@@ -242,7 +244,7 @@ class Repeats:
         append(connection, [NewEvent(uid, Stage.DUPLICATE, now, details=said)])
         return is_other
 
-    def _follow(
+    def _follow_routes(
         self,
         connection: Connection,
         first: Row[Any],
@@ -258,14 +260,14 @@ class Repeats:
             job = newest.get(route.model)
             if job is None and newest and not is_other:
                 # Another model for the same sender is a replay, which is asked for on purpose.
-                job = max(newest.values(), key=lambda one: (one.received_at, one.generation))
+                job = max(newest.values(), key=lambda row: (row.received_at, row.generation))
             if job is None:
-                made.append(self._route(connection, first, instance, route, now))
+                made.append(self._follow_route(connection, first, instance, route, now))
             else:
                 self._add_destinations(connection, job, route, now)
         return tuple(made)
 
-    def _route(
+    def _follow_route(
         self, connection: Connection, first: Row[Any], instance: Any, route: Any, now: float
     ) -> str:
         uid = first.sop_instance_uid
@@ -294,7 +296,8 @@ class Repeats:
             name: wish
             for name, asked in wishes_of(route).items()
             # A second sender that nobody knows has no place to be remembered in: it may send again.
-            if name != SENDER and (wish := _wider(wishes.get(name), asked, job, route)) is not None
+            if name != SENDER
+            and (wish := _wider_wish(wishes.get(name), asked, job, route)) is not None
         }
         if not added:
             return
@@ -323,10 +326,14 @@ class Repeats:
         add_deliveries(connection, job, new, pairs, word, demonstration, now)
 
     def _known_likeness(self, connection: Connection, instance: Any) -> Row[Any] | None:
-        return connection.execute(sa.select(likenesses).where(_is(likenesses, instance))).first()
+        return connection.execute(
+            sa.select(likenesses).where(_is_same_file(likenesses, instance))
+        ).first()
 
     def _kept_conflict(self, connection: Connection, instance: Any) -> Row[Any] | None:
-        return connection.execute(sa.select(conflicts).where(_is(conflicts, instance))).first()
+        return connection.execute(
+            sa.select(conflicts).where(_is_same_file(conflicts, instance))
+        ).first()
 
     def _add_conflict(self, connection: Connection, instance: Any, reason: str, now: float) -> str:
         row = {c.name: getattr(instance, c.name) for c in conflicts.c if hasattr(instance, c.name)}
@@ -372,12 +379,14 @@ def replace_content(
     )
     if first.number is not None:
         texts = (
-            searched_text(one.patient_name, one.patient_id, one.accession_number)
-            for one in (first, corrected)
+            searched_text(
+                instance_row.patient_name, instance_row.patient_id, instance_row.accession_number
+            )
+            for instance_row in (first, corrected)
         )
         replace_words(connection, first.number, *texts)
     connection.execute(conflicts.delete().where(conflicts.c.id == conflict.id))
-    connection.execute(likenesses.delete().where(_is(likenesses, first)))
+    connection.execute(likenesses.delete().where(_is_same_file(likenesses, first)))
     # What had the pixels of the old content has its patient and order, too.
     connection.execute(
         likenesses.update()
@@ -414,7 +423,7 @@ def add_route(connection: Connection, job: str, wishes: Mapping[str, Wish]) -> N
         )
 
 
-def _first(connection: Connection, uid: str) -> Row[Any]:
+def _first_instance(connection: Connection, uid: str) -> Row[Any]:
     return connection.execute(sa.select(instances).where(instances.c.sop_instance_uid == uid)).one()
 
 
@@ -430,7 +439,7 @@ def _newest_jobs(connection: Connection, uid: str) -> Mapping[str, Row[Any]]:
     return {row.model: row for row in rows}
 
 
-def _difference(first: Row[Any], instance: Any) -> str:
+def _header_difference(first: Row[Any], instance: Any) -> str:
     """Return why what came cannot be the same image, as far as its header says; else empty."""
     differing = [
         name
@@ -447,7 +456,7 @@ def _difference(first: Row[Any], instance: Any) -> str:
     return ""
 
 
-def _is(table: sa.Table, instance: Any) -> sa.ColumnElement[bool]:
+def _is_same_file(table: sa.Table, instance: Any) -> sa.ColumnElement[bool]:
     return sa.and_(
         table.c.sop_instance_uid == instance.sop_instance_uid,
         table.c.sha256 == instance.sha256,

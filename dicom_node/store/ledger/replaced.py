@@ -61,13 +61,13 @@ def _notes_of(connection: Connection, job: str, study: str) -> tuple[RejectionNo
         .order_by(deliveries.c.destination, objects.c.part)
     ).all()
     had: dict[str, list[Predecessor]] = {}
-    for one in rows:
-        had.setdefault(one.destination, []).append(
+    for row in rows:
+        had.setdefault(row.destination, []).append(
             Predecessor(
                 study_instance_uid=study,
-                series_instance_uid=one.series_instance_uid,
-                sop_class_uid=one.sop_class_uid,
-                sop_instance_uid=one.sop_instance_uid,
+                series_instance_uid=row.series_instance_uid,
+                sop_class_uid=row.sop_class_uid,
+                sop_instance_uid=row.sop_instance_uid,
             )
         )
     alike: dict[tuple[Predecessor, ...], list[str]] = {}

@@ -196,24 +196,26 @@ class Results:
         """Yield Study Instance UID and patient id of studies with reports, the newest first."""
         seen: set[str] = set()
         with self._database.reading() as connection:
-            conditions = _conditions(wanted)
-            selective = _selective(connection, wanted)
+            conditions = _object_conditions(wanted)
+            selective = _selective_query(connection, wanted)
         if selective is not None:
             with self._database.reading() as connection:
-                found = _gathered(connection, selective, conditions, wanted.order)
+                found = _gather_studies(connection, selective, conditions, wanted.order)
             yield from found
             return
         if wanted.words and not wanted.order:
-            yield from self._worded(wanted.words, conditions)
+            yield from self._studies_by_words(wanted.words, conditions)
             return
         place: tuple[Any, Any] | None = None
         size = _FIRST_PAGE
         while True:
             with self._database.reading() as connection:
                 if wanted.order:
-                    page, place = _ordered(connection, conditions, wanted.order[0], place, size)
+                    page, place = _ordered_studies(
+                        connection, conditions, wanted.order[0], place, size
+                    )
                 else:
-                    page, place = _newest(connection, conditions, place, size)
+                    page, place = _newest_studies(connection, conditions, place, size)
             size = min(2 * size, _PAGE)
             for study, patient in page:
                 if study not in seen:
@@ -222,7 +224,7 @@ class Results:
             if place is None:
                 return
 
-    def _worded(
+    def _studies_by_words(
         self, words: Sequence[str], conditions: list[sa.ColumnElement[bool]]
     ) -> Iterator[tuple[str, str]]:
         """Yield studies whose patient's name has words that begin so, the newest first."""
@@ -272,7 +274,7 @@ class Results:
             .order_by(jobs.c.ended_at.desc(), objects.c.job, objects.c.part)
         )
         with self._database.reading() as connection:
-            rows = [_report(row) for row in connection.execute(query).all()]
+            rows = [_report_view(row) for row in connection.execute(query).all()]
         taken = {row.job for row in rows if row.took and row.kind == "sr"}
         first: dict[str, str] = {}
         for row in rows:
@@ -292,7 +294,7 @@ class Results:
         """
         with self._database.reading() as connection:
             made = variants_of(connection, [job]).get(job, ())
-        variants = {one.sop_class_uid: one for one in made}
+        variants = {report.sop_class_uid: report for report in made}
         found = next((variants[uid] for uid in sop_classes if uid in variants), None)
         if found is not None and found.is_recast:
             with self._database.writing() as connection:
@@ -331,18 +333,18 @@ _REPORT = (
 )
 
 
-def _report(row: Any) -> ReportView:
+def _report_view(row: Any) -> ReportView:
     said = dict(row._mapping)
     return ReportView(**{**said, "is_filled": bool(said["is_filled"])})
 
 
-def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
+def _object_conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = [
         COLUMNS[name].in_(values) for name, values in wanted.exact.items()
     ]
     found += [COLUMNS[name].between(*span) for name, span in wanted.span.items()]
     for name, text in wanted.like.items():
-        column, start = COLUMNS[name], _start(text)
+        column, start = COLUMNS[name], _fixed_start(text)
         if start:
             found.append((column >= start) & (column < start + _LAST))
         plain = text.replace("/", "//").replace("%", "/%").replace("_", "/_")
@@ -358,13 +360,13 @@ _LAST = "\U0010ffff"
 """Behind every character: what begins with a text lies before the text and this."""
 
 
-def _start(pattern: str) -> str:
+def _fixed_start(pattern: str) -> str:
     """Return what all that matches begins with."""
     ends = [at for mark in "*?" if (at := pattern.find(mark)) >= 0]
     return pattern[: min(ends)] if ends else pattern
 
 
-def _selective(connection: Connection, wanted: Wanted) -> sa.Select[Any] | None:
+def _selective_query(connection: Connection, wanted: Wanted) -> sa.Select[Any] | None:
     """Return what names a few Instances by an index, or None where nothing does."""
     for name in _OF_OBJECTS:
         if name == "sop_instance_uid" and name in wanted.exact:
@@ -376,10 +378,10 @@ def _selective(connection: Connection, wanted: Wanted) -> sa.Select[Any] | None:
     for name in _INDEXED:
         only = Wanted(
             {k: v for k, v in wanted.exact.items() if k == name},
-            {k: v for k, v in wanted.like.items() if k == name and _start(v)},
+            {k: v for k, v in wanted.like.items() if k == name and _fixed_start(v)},
             {k: v for k, v in wanted.span.items() if k == name},
         )
-        conditions = _conditions(only)
+        conditions = _object_conditions(only)
         if not conditions:
             continue
         named = sa.select(instances.c.sop_instance_uid).where(*conditions)
@@ -393,7 +395,7 @@ def _selective(connection: Connection, wanted: Wanted) -> sa.Select[Any] | None:
     return everything if is_small else None
 
 
-def _gathered(
+def _gather_studies(
     connection: Connection,
     selective: sa.Select[Any],
     conditions: list[sa.ColumnElement[bool]],
@@ -416,7 +418,7 @@ def _gathered(
     return [(str(row[0]), str(row[1])) for row in connection.execute(query)]
 
 
-def _ordered(
+def _ordered_studies(
     connection: Connection,
     conditions: list[sa.ColumnElement[bool]],
     order: tuple[str, bool],
@@ -451,7 +453,7 @@ def _ordered(
     return list(dict.fromkeys(found)), last_row if len(rows) == size else None
 
 
-def _newest(
+def _newest_studies(
     connection: Connection,
     conditions: list[sa.ColumnElement[bool]],
     place: tuple[Any, Any] | None,

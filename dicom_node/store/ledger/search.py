@@ -25,7 +25,7 @@ _APOSTROPHES = re.compile(r"(?<=\w)['’ʼ`´‘](?=\w)")
 
 def words_of(text: str) -> list[str]:
     """Return the folded words of `text`, each once, in order; an apostrophe parts no word."""
-    return list(dict.fromkeys(_parts(_APOSTROPHES.sub("", text))))
+    return list(dict.fromkeys(_search_parts(_APOSTROPHES.sub("", text))))
 
 
 def searched_text(patient_name: str, patient_id: str, accession_number: str) -> str:
@@ -36,11 +36,11 @@ def searched_text(patient_name: str, patient_id: str, accession_number: str) -> 
     text = f"{patient_name[:MOST_TEXT]} {patient_id[:MOST_TEXT]} {accession_number[:MOST_TEXT]}"
     found = words_of(text)
     if _APOSTROPHES.search(text):
-        found = list(dict.fromkeys([*found, *_parts(text)]))
+        found = list(dict.fromkeys([*found, *_search_parts(text)]))
     return " ".join(found)
 
 
-def _parts(text: str) -> list[str]:
+def _search_parts(text: str) -> list[str]:
     plain = folded(text).replace("*", " ").replace("?", " ")
     return [word[:_LONGEST] for word in spaced(plain).split()]
 
@@ -66,20 +66,20 @@ def indexed_text(text: str, is_sqlite: bool) -> str:
 
 def query_of(text: str, is_sqlite: bool) -> str:
     """Return the words of a search in the query language of the database; empty for none."""
-    words = _searched(text)
+    words = _searched_words(text)
     if not is_sqlite:
-        return _tsquery(words)
+        return _tsquery_text(words)
     return " AND ".join(
         f'"{word}"*' if len(word) <= _SHORT or _has_digit(word) else f'"{_MARK}{word}"'
         for word in words
     )
 
 
-def _searched(text: str) -> list[str]:
+def _searched_words(text: str) -> list[str]:
     return [word if _has_digit(word) else word[:_LONG] for word in words_of(text)[:MOST_WORDS]]
 
 
-def _tsquery(words: Iterable[str]) -> str:
+def _tsquery_text(words: Iterable[str]) -> str:
     return " & ".join(f"'{word}':*" for word in words)
 
 
@@ -153,8 +153,8 @@ def newest_numbers(
     if not is_sqlite:
         connection.execute(_EACH_ITS_PLAN)
     if not is_sqlite and (known := _common_words(connection, text)):
-        query = _tsquery(word for word in _searched(text) if word not in known)
-        common, statement = _tsquery(known), _NEWEST_OF_RARE
+        query = _tsquery_text(word for word in _searched_words(text) if word not in known)
+        common, statement = _tsquery_text(known), _NEWEST_OF_RARE
     left = old_words_left(connection)
     for table, lowest in (("words", left), ("old_words", 0)):
         if table == "old_words":
@@ -209,7 +209,7 @@ def _common_words(connection: Connection, text: str) -> list[str]:
     Its index gathers all rows of each word before it joins them: at 1,000,000 Instances 40 ms for
     a word of all beside one that nobody has. Empty where all are common, or none is.
     """
-    words = _searched(text)
+    words = _searched_words(text)
     if len(words) < 2:
         return []
     found = list(connection.scalars(_COMMON, {"words": words}))

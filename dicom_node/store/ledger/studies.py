@@ -171,9 +171,9 @@ class Studies:
             if row is None:
                 raise NotFound(f"nothing is known of {sop_instance_uid[:64]!r}")
             known = _studies_of(connection, [row])
-        others = [one for key, one in known.items() if key != _key_of(row)]
+        others = [view for key, view in known.items() if key != _key_of(row)]
         return replace(
-            known[_key_of(row)], strangers=tuple(o for one in others for o in one.images)
+            known[_key_of(row)], strangers=tuple(o for view in others for o in view.images)
         )
 
 
@@ -199,8 +199,8 @@ class _Stream:
     def studies(self, before: str) -> Iterator[StudyView]:
         wanted = self._wanted
         if not before and not wanted.search:
-            before = self._bound()
-        rows = self._rows(before)
+            before = self._first_place()
+        rows = self._next_arrivals(before)
         seen: set[StudyKey] = set()
         left = MOST_LOOKS
         while chunk := list(islice(rows, 64)):
@@ -221,10 +221,10 @@ class _Stream:
                 self.is_cut = True
                 return
 
-    def _rows(self, before: str) -> Iterator[Arrival]:
+    def _next_arrivals(self, before: str) -> Iterator[Arrival]:
         wanted = self._wanted
         if wanted.state == DISAGREED:
-            return rows_of_jobs(self._connection, _disagreed(self._connection))
+            return rows_of_jobs(self._connection, _disagreed_jobs(self._connection))
         return arrivals(
             self._connection,
             wanted.search,
@@ -234,7 +234,7 @@ class _Stream:
             is_oldest=self._is_oldest,
         )
 
-    def _bound(self) -> str:
+    def _first_place(self) -> str:
         """Return the place before the first row that the dates leave; empty for the very first."""
         wanted = self._wanted
         if self._is_oldest:
@@ -258,7 +258,7 @@ class _Stream:
         """Return whether the study is shown at this row: the newest of those that match."""
         wanted = self._wanted
         if self._rank is not None:
-            ranks = [_trouble(one) for one in _rows(study) if self._is_wanted(one)]
+            ranks = [_trouble_rank(row) for row in _study_rows(study) if self._is_wanted(row)]
             if min(ranks, default=len(_TROUBLE)) != self._rank:
                 return False
         if study.is_cut or wanted.state == DISAGREED:
@@ -273,7 +273,7 @@ class _Stream:
         matching = [
             image.sop_instance_uid
             for image in study.images
-            if any(is_in_state(one, wanted.state) and self._is_wanted(one) for one in image.rows)
+            if any(is_in_state(row, wanted.state) and self._is_wanted(row) for row in image.rows)
         ]
         return bool(matching) and matching[-1] == row.sop_instance_uid
 
@@ -301,17 +301,17 @@ def _studies_of(connection: Connection, rows: Iterable[Arrival]) -> dict[StudyKe
             uids[study] = dict.fromkeys(connection.scalars(query)) if study else {}
         uids[study][row.sop_instance_uid] = None  # of a study that is cut, or of none
     images: dict[StudyKey, dict[str, list[Arrival]]] = {}
-    for one in rows_of(connection, [[uid for some in uids.values() for uid in some]], ""):
-        of_image = images.setdefault(_key_of(one), {}).setdefault(one.sop_instance_uid, [])
+    for arrival in rows_of(connection, [[uid for some in uids.values() for uid in some]], ""):
+        of_image = images.setdefault(_key_of(arrival), {}).setdefault(arrival.sop_instance_uid, [])
         # rows come with the last generation first
-        if all(one.model != other.model for other in of_image):
-            of_image.append(one)
+        if all(arrival.model != other.model for other in of_image):
+            of_image.append(arrival)
     cut = {study for study, some in uids.items() if study and len(some) > MOST_IMAGES}
-    return {key: _study(key, some, key[0] in cut) for key, some in images.items()}
+    return {key: _study_view(key, some, key[0] in cut) for key, some in images.items()}
 
 
-def _study(key: StudyKey, images: dict[str, list[Arrival]], is_cut: bool) -> StudyView:
-    ordered = sorted(images.items(), key=lambda one: (one[1][0].received_at, one[0]))
+def _study_view(key: StudyKey, images: dict[str, list[Arrival]], is_cut: bool) -> StudyView:
+    ordered = sorted(images.items(), key=lambda item: (item[1][0].received_at, item[0]))
     return StudyView(
         key[0],
         tuple(
@@ -321,7 +321,7 @@ def _study(key: StudyKey, images: dict[str, list[Arrival]], is_cut: bool) -> Stu
     )
 
 
-def _disagreed(connection: Connection) -> Iterator[str]:
+def _disagreed_jobs(connection: Connection) -> Iterator[str]:
     """Yield jobs with which a reader has disagreed lately, the last one first."""
     newest = connection.scalar(sa.select(sa.func.max(judgements.c.id))) or 0
     query = (
@@ -335,8 +335,8 @@ def _disagreed(connection: Connection) -> Iterator[str]:
 def _sorted_page(studies: Iterator[StudyView], sort: str, limit: int, before: str) -> StudyPage:
     """Return a page of the newest of some studies, sorted."""
     found = list(islice(studies, MOST_SORTED + 1))
-    ordered = _sorted(found[:MOST_SORTED], sort)
-    start = _behind([one.newest.sop_instance_uid for one in ordered], before)
+    ordered = _sort_studies(found[:MOST_SORTED], sort)
+    start = _page_behind([view.newest.sop_instance_uid for view in ordered], before)
     shown = tuple(ordered[start : start + limit])
     is_more = len(ordered) > start + limit
     older = _behind_key(start + limit, shown[-1].newest.sop_instance_uid) if is_more else ""
@@ -364,7 +364,7 @@ def _scanned_page(
         ranks[key] = min(ranks.get(key, _NO_FINDING), found.get(row.sop_instance_uid, _NO_FINDING))
     by_name = wanted.sort == "name"
     ordered = sorted(newest, key=lambda key: (0, key[2]) if by_name else (ranks[key], ""))
-    start = _behind([newest[key] for key in ordered], before)
+    start = _page_behind([newest[key] for key in ordered], before)
     asked = ordered[start : start + limit]
     known = _studies_of(connection, rows_of(connection, [[newest[key] for key in asked]], ""))
     is_more = len(ordered) > start + limit
@@ -401,7 +401,7 @@ def _behind_key(index: int, sop_instance_uid: str) -> str:
     return f"@{index}~{sop_instance_uid}"
 
 
-def _behind(uids: list[str], before: str) -> int:
+def _page_behind(uids: list[str], before: str) -> int:
     """Return where the page behind a study begins, in an order that may have changed."""
     index, _, uid = before.removeprefix("@").partition("~")
     if uid in uids:
@@ -409,26 +409,30 @@ def _behind(uids: list[str], before: str) -> int:
     return int(index) if before.startswith("@") and index.isdecimal() and len(index) < 6 else 0
 
 
-def _sorted(studies: list[StudyView], sort: str) -> list[StudyView]:
+def _sort_studies(studies: list[StudyView], sort: str) -> list[StudyView]:
     if sort == "oldest":
-        return sorted(studies, key=lambda one: one.newest.row.received_at)
+        return sorted(studies, key=lambda study: study.newest.row.received_at)
     if sort == "name":
-        return sorted(studies, key=lambda one: folded(one.newest.row.patient_name))
+        return sorted(studies, key=lambda study: folded(study.newest.row.patient_name))
     if sort == "finding":
-        return sorted(studies, key=lambda one: min(_finding(row) for row in _rows(one)))
+        return sorted(
+            studies, key=lambda study: min(_finding_rank(row) for row in _study_rows(study))
+        )
     if sort == "trouble":
-        return sorted(studies, key=lambda one: min(_trouble(row) for row in _rows(one)))
+        return sorted(
+            studies, key=lambda study: min(_trouble_rank(row) for row in _study_rows(study))
+        )
     return studies
 
 
-def _rows(study: StudyView) -> Iterator[Arrival]:
+def _study_rows(study: StudyView) -> Iterator[Arrival]:
     for image in study.images:
         yield from image.rows
 
 
-def _finding(row: Arrival) -> int:
+def _finding_rank(row: Arrival) -> int:
     return {"present": 0, "undetermined": 1, "absent": 2}.get(row.presence or "", _NO_FINDING)
 
 
-def _trouble(row: Arrival) -> int:
+def _trouble_rank(row: Arrival) -> int:
     return _TROUBLE.index(row.state) if row.state in _TROUBLE else len(_TROUBLE)

@@ -43,7 +43,7 @@ class NodeTurns:
             try:
                 with self._database.translated():
                     if self._connection is None:
-                        self._connection = self._opened()
+                        self._connection = self._open_connection()
                     # What is held may be gone, with the connection.
                     question = "SELECT true" if name in self._held else _TAKE
                     names = () if name in self._held else (name,)
@@ -51,7 +51,7 @@ class NodeTurns:
                 is_answered = True
             finally:
                 if not is_answered:
-                    self._forget()
+                    self._drop_connection()
             if is_ours:
                 self._held.add(name)
             return bool(is_ours)
@@ -65,21 +65,21 @@ class NodeTurns:
             try:
                 self._connection.execute(_GIVE_BACK, (name,))
             except self._database.driver_errors:
-                self._forget()
+                self._drop_connection()
 
     def close(self) -> None:
         """Give all turns back."""
         with self._lock:
-            self._forget()
+            self._drop_connection()
 
-    def _opened(self) -> Any:
+    def _open_connection(self) -> Any:
         """Return a connection of its own, which stays out of the pool."""
         connection = self._database.detached()
         for setting in _SETTINGS:
             connection.execute(f"SET {setting}")
         return connection
 
-    def _forget(self) -> None:
+    def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
         self._held.clear()
         if connection is not None:

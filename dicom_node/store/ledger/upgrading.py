@@ -50,12 +50,12 @@ class Upgrading:
             while self.step():
                 continue
         elif self._database.is_sqlite:
-            while piece := self._whole():
+            while piece := self._do_whole_table():
                 logger.info("ledger: %s", piece)
         else:
-            for name in self._missing():
+            for name in self._missing_indexes():
                 if name in _URGENT:
-                    self._build(name)
+                    self._build_index(name)
 
     def step(self) -> str:
         """Do the next piece and return what it was; empty when nothing is left.
@@ -67,26 +67,26 @@ class Upgrading:
         """
         if self._is_newer():
             return ""
-        if piece := self._whole():
+        if piece := self._do_whole_table():
             return piece
-        return "" if self._marked(OLD_WORDS) is None else self._move_words()
+        return "" if self._read_mark(OLD_WORDS) is None else self._move_words()
 
     def _is_newer(self) -> bool:
         """Whether newer software changed the schema: which indexes that needs is not known here."""
         return self._database.revision() not in VERSIONS
 
-    def _whole(self) -> str:
+    def _do_whole_table(self) -> str:
         """Do the next piece that looks at a whole table; empty when none is left."""
-        missing = self._missing()
+        missing = self._missing_indexes()
         urgent = [name for name in missing if name in (*_URGENT, _BEFORE_COUNTS)]
         if urgent:
-            return self._build(urgent[0], len(missing))
-        if self._marked("uncounted"):
-            self._count()
+            return self._build_index(urgent[0], len(missing))
+        if self._read_mark("uncounted"):
+            self._count_rows()
             return "counts"
         if missing:
-            return self._build(missing[0], len(missing))
-        if surplus := self._surplus():
+            return self._build_index(missing[0], len(missing))
+        if surplus := self._surplus_indexes():
             with self._database.writing() as connection:
                 connection.execute(sa.text(f'DROP INDEX IF EXISTS "{surplus[0]}"'))
             return f"index {surplus[0]} is dropped, {len(surplus) - 1} to go"
@@ -99,32 +99,37 @@ class Upgrading:
                 int(connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0) <= SMALL
             )
 
-    def _marked(self, name: str) -> int | None:
+    def _read_mark(self, name: str) -> int | None:
         with self._database.reading() as connection:
             found = connection.scalar(sa.select(marks.c.value).where(marks.c.name == name))
         return None if found is None else int(found)
 
-    def _indexes(self) -> dict[str, bool]:
+    def _present_indexes(self) -> dict[str, bool]:
         """Return the indexes that there are, and whether each can be used."""
         query = _INDEXES if self._database.is_sqlite else _INDEXES_POSTGRESQL
         with self._database.reading() as connection:
             return {str(name): bool(is_valid) for name, is_valid in connection.execute(query)}
 
-    def _missing(self) -> list[str]:
-        there = self._indexes()
-        wanted = [str(one.name) for table in metadata.sorted_tables for one in _of(table)]
+    def _missing_indexes(self) -> list[str]:
+        there = self._present_indexes()
+        wanted = [
+            str(index.name) for table in metadata.sorted_tables for index in _indexes_of(table)
+        ]
         missing = [name for name in wanted if not there.get(name)]
         served = {name for name in missing if there.get(_STAND_IN.get(name, ""))}
         return missing if served and self._is_small() else [n for n in missing if n not in served]
 
-    def _surplus(self) -> list[str]:
-        there = self._indexes()
+    def _surplus_indexes(self) -> list[str]:
+        there = self._present_indexes()
         needed = {old for new, old in _STAND_IN.items() if not there.get(new)}
         return [name for name in SUPERSEDED if name in there and name not in needed]
 
-    def _build(self, name: str, left: int = 1) -> str:
+    def _build_index(self, name: str, left: int = 1) -> str:
         index = next(
-            one for table in metadata.sorted_tables for one in _of(table) if one.name == name
+            index
+            for table in metadata.sorted_tables
+            for index in _indexes_of(table)
+            if index.name == name
         )
         make = str(sa.schema.CreateIndex(index).compile(dialect=self._database.dialect))
         done = f"index {name} is built, {left - 1} to go"
@@ -144,7 +149,7 @@ class Upgrading:
                 return done
         return ""
 
-    def _count(self) -> None:
+    def _count_rows(self) -> None:
         """Count what was there before the triggers, which have counted every change since.
 
         At any moment that is what stands in the tables less what the triggers have counted, so
@@ -152,7 +157,7 @@ class Upgrading:
         """
         with self._database.reading() as connection:
             before = connection.execute(_COUNTS).all()
-        rows = [{**one._mapping, "shard": _BEFORE} for one in before]
+        rows = [{**row._mapping, "shard": _BEFORE} for row in before]
         is_uncounted = (marks.c.name == "uncounted") & (marks.c.value == 1)
         with self._database.writing() as connection:
             # another node on this ledger may have been faster
@@ -183,8 +188,8 @@ class Upgrading:
         add_words(connection, texts, self._database.is_sqlite)
 
 
-def _of(table: sa.Table) -> list[sa.Index]:
-    return sorted(table.indexes, key=lambda one: str(one.name))
+def _indexes_of(table: sa.Table) -> list[sa.Index]:
+    return sorted(table.indexes, key=lambda index: str(index.name))
 
 
 _INDEXES = sa.text("SELECT name, 1 FROM sqlite_master WHERE type = 'index'")

@@ -54,27 +54,32 @@ def variants_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[Re
     result = sa.case((jobs.c.maker_id.is_(None), jobs.c.result), else_="").label("result")
     about = (jobs.c.id, jobs.c.sop_instance_uid, jobs.c.generation, DEVICE_UID, OPTIONS, result)
     rows = connection.execute(
-        sa.select(*about).where(jobs.c.id.in_({one.job for one in made}))
+        sa.select(*about).where(jobs.c.id.in_({report.job for report in made}))
     ).all()
-    return {row.id: _variants(row, [one for one in made if one.job == row.id]) for row in rows}
+    return {
+        row.id: _report_variants(row, [report for report in made if report.job == row.id])
+        for row in rows
+    }
 
 
-def _variants(row: Any, made: Sequence[Any]) -> list[ReportFile]:
+def _report_variants(row: Any, made: Sequence[Any]) -> list[ReportFile]:
     """Return what was made, then what can be made of it."""
     found = [
-        ReportFile(one.kind, one.part, one.sop_class_uid, one.sop_instance_uid, one.file)
-        for one in sorted(made, key=lambda one: (is_recast(one.part), one.part))
+        ReportFile(
+            report.kind, report.part, report.sop_class_uid, report.sop_instance_uid, report.file
+        )
+        for report in sorted(made, key=lambda report: (is_recast(report.part), report.part))
     ]
     kept = found[0]
-    known = {one.sop_class_uid for one in found}
+    known = {report.sop_class_uid for report in found}
     for name, sop_class in SR_CLASSES.items():
         if sop_class not in known and kept.sop_class_uid in SR_CLASSES.values():
-            uid = _uid(row, kept, sop_class)
+            uid = _variant_uid(row, kept, sop_class)
             found.append(ReportFile(kept.kind, f"{RECAST}{name}", sop_class, uid, kept.file))
     return found
 
 
-def _uid(row: Any, kept: ReportFile, sop_class: str) -> str:
+def _variant_uid(row: Any, kept: ReportFile, sop_class: str) -> str:
     """Return the UID that a worker would give the report in this class."""
     options = row.options or json.loads(row.result or "{}").get("options", "")
     about = (row.sop_instance_uid, row.device_uid, options, row.generation)
@@ -86,11 +91,15 @@ def _uid(row: Any, kept: ReportFile, sop_class: str) -> str:
 def keep_variant(database: Database, connection: Connection, job: str, uid: str) -> None:
     """Give the variant with this UID its row, unless it has one: others are about to know it."""
     rows = connection.execute(sa.select(objects).where(objects.c.job == job)).all()
-    if any(one.sop_instance_uid == uid for one in rows):
+    if any(row.sop_instance_uid == uid for row in rows):
         return
     made = variants_of(connection, [job]).get(job, [])
-    for one in made:
-        if one.sop_instance_uid == uid:
+    for report in made:
+        if report.sop_instance_uid == uid:
             kept = next(row for row in rows if row.part == made[0].part)
-            own = {"part": one.part, "sop_class_uid": one.sop_class_uid, "sop_instance_uid": uid}
+            own = {
+                "part": report.part,
+                "sop_class_uid": report.sop_class_uid,
+                "sop_instance_uid": uid,
+            }
             database.insert_new(connection, objects, {**kept._mapping, **own})

@@ -22,20 +22,20 @@ class View:
 
 
 @cache
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(one.name for one in fields(kind) if one.metadata.get("json", True))
+def _json_names(kind: type) -> tuple[str, ...]:
+    return tuple(column.name for column in fields(kind) if column.metadata.get("json", True))
 
 
 def as_json(value: Any) -> Any:
     """Return a view, or anything made of views, as what `json.dumps` takes."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: as_json(getattr(value, name)) for name in _names(type(value))}
+        return {name: as_json(getattr(value, name)) for name in _json_names(type(value))}
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):
-        return {str(key): as_json(one) for key, one in value.items()}
+        return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [as_json(one) for one in value]
+        return [as_json(item) for item in value]
     return value.value if isinstance(value, Enum) else value
 
 

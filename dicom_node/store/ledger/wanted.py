@@ -35,12 +35,12 @@ def wishes_of(route: Any) -> dict[str, Wish]:
 
 def dump_wishes(wishes: Mapping[str, Wish]) -> str:
     """Return wishes as JSON: a list of kinds where nothing else is said, as 0.1.0 wrote it."""
-    return json.dumps({name: _dumped(wish) for name, wish in wishes.items()})
+    return json.dumps({name: _dump_wish(wish) for name, wish in wishes.items()})
 
 
 def load_wishes(text: str) -> dict[str, Wish]:
     """Return the wishes of a job by destination."""
-    return {name: _loaded(said) for name, said in json.loads(text).items()}
+    return {name: _load_wish(said) for name, said in json.loads(text).items()}
 
 
 def result_word(result: Result) -> str:
@@ -50,7 +50,7 @@ def result_word(result: Result) -> str:
     return result.presence or "undetermined"
 
 
-def _dumped(wish: Wish) -> Any:
+def _dump_wish(wish: Wish) -> Any:
     kinds = list(wish.kinds)
     more: dict[str, Any] = {}
     if wish.when:
@@ -62,7 +62,7 @@ def _dumped(wish: Wish) -> Any:
     return {"kinds": kinds, **more} if more else kinds
 
 
-def _loaded(said: Any) -> Wish:
+def _load_wish(said: Any) -> Wish:
     if isinstance(said, list):
         return Wish(tuple(said))
     return Wish(

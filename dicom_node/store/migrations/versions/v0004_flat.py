@@ -106,22 +106,22 @@ def upgrade() -> None:
     op.execute("INSERT INTO marks (name, value) VALUES ('filled', 0), ('base', 0)")
     op.execute("UPDATE marks SET value = (SELECT count(*) FROM instances) WHERE name = 'base'")
     op.execute("INSERT INTO marks (name, value) VALUES ('uncounted', 1)")
-    (_sqlite if op.get_bind().dialect.name == "sqlite" else _postgresql)()
+    (_upgrade_sqlite if op.get_bind().dialect.name == "sqlite" else _upgrade_postgresql)()
 
 
-def _sqlite() -> None:
+def _upgrade_sqlite() -> None:
     op.execute(
         "CREATE VIRTUAL TABLE words USING fts5"
         "(text, content='', columnsize=0, detail='none', tokenize='unicode61')"
     )
     for table in TABLES:
-        plus, minus = _upsert(table, "NEW", "1"), _upsert(table, "OLD", "-1")
+        plus, minus = _upsert_count(table, "NEW", "1"), _upsert_count(table, "OLD", "-1")
         op.execute(f"CREATE TRIGGER {table}_counted AFTER INSERT ON {table} BEGIN {plus}; END")
         op.execute(f"CREATE TRIGGER {table}_dropped AFTER DELETE ON {table} BEGIN {minus}; END")
         if table != "conflicts":
             op.execute(
                 f"CREATE TRIGGER {table}_moved AFTER UPDATE ON {table} "
-                f"WHEN {_differs(table)} BEGIN {minus}; {plus}; END"
+                f"WHEN {_differs_condition(table)} BEGIN {minus}; {plus}; END"
             )
     for name, when in {
         "jobs_standing_first": ("INSERT ON jobs", "", "NEW.id"),
@@ -141,16 +141,16 @@ def _sqlite() -> None:
         )
 
 
-def _differs(table: str) -> str:
+def _differs_condition(table: str) -> str:
     pairs = [
-        f"{one.replace('{row}', 'OLD')} <> {one.replace('{row}', 'NEW')}"
-        for one in COUNTED[table]
-        if "{row}" in one
+        f"{column.replace('{row}', 'OLD')} <> {column.replace('{row}', 'NEW')}"
+        for column in COUNTED[table]
+        if "{row}" in column
     ]
     return " OR ".join(pairs)
 
 
-def _upsert(table: str, row: str, by: str, shard: str = "0") -> str:
+def _upsert_count(table: str, row: str, by: str, shard: str = "0") -> str:
     name, state = (text.replace("{row}", row) for text in COUNTED[table])
     return (
         "INSERT INTO totals (what, name, state, shard, n) "  # noqa: S608 - names from above
@@ -159,7 +159,7 @@ def _upsert(table: str, row: str, by: str, shard: str = "0") -> str:
     )
 
 
-def _postgresql() -> None:
+def _upgrade_postgresql() -> None:
     """The same in PL/pgSQL; each connection counts in a row of its own, so that none waits."""
     op.execute("CREATE TABLE words (number INTEGER PRIMARY KEY, text TSVECTOR NOT NULL)")
     op.execute("CREATE INDEX ix_words_text ON words USING gin (text)")
@@ -167,9 +167,9 @@ def _postgresql() -> None:
     op.execute("SELECT setval('instance_numbers', value + 1, false) FROM marks WHERE name = 'base'")
     op.execute("ALTER TABLE instances ALTER number SET DEFAULT nextval('instance_numbers')")
     for table in TABLES:
-        plus = _upsert(table, "NEW", "1", "pg_backend_pid()")
-        minus = _upsert(table, "OLD", "-1", "pg_backend_pid()")
-        differs = _differs(table) or "false"
+        plus = _upsert_count(table, "NEW", "1", "pg_backend_pid()")
+        minus = _upsert_count(table, "OLD", "-1", "pg_backend_pid()")
+        differs = _differs_condition(table) or "false"
         op.execute(
             f"CREATE FUNCTION {table}_count() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
             f"IF TG_OP = 'INSERT' THEN {plus}; ELSIF TG_OP = 'DELETE' THEN {minus}; "

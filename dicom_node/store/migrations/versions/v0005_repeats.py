@@ -81,10 +81,10 @@ def upgrade() -> None:
         sa.Column("first_at", sa.Float(precision=53), server_default="0", nullable=False),
         sa.Column("last_at", sa.Float(precision=53), server_default="0", nullable=False),
     )
-    (_sqlite if op.get_bind().dialect.name == "sqlite" else _postgresql)()
+    (_upgrade_sqlite if op.get_bind().dialect.name == "sqlite" else _upgrade_postgresql)()
 
 
-def _sqlite() -> None:
+def _upgrade_sqlite() -> None:
     for name, (event, condition, job) in {
         "jobs_standing_first": ("INSERT ON jobs", "", "NEW.id"),
         "jobs_standing": ("UPDATE OF state ON jobs", "WHEN OLD.state <> NEW.state", "NEW.id"),
@@ -103,7 +103,7 @@ def _sqlite() -> None:
         )
 
 
-def _postgresql() -> None:
+def _upgrade_postgresql() -> None:
     for table, (new, old) in {
         "jobs": ("NEW.id", "NEW.id"),
         "deliveries": ("NEW.job", "OLD.job"),

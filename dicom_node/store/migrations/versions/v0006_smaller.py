@@ -40,12 +40,12 @@ def upgrade() -> None:
     )
     op.add_column("jobs", sa.Column("maker_id", sa.Integer(), nullable=True))
     # Words of Instances up to this number are in the old index, and move to the new one.
-    indexes = {one["name"] for one in sa.inspect(op.get_bind()).get_indexes("instances")}
+    indexes = {index["name"] for index in sa.inspect(op.get_bind()).get_indexes("instances")}
     last = "SELECT coalesce(max(number), 0) FROM instances WHERE number IS NOT NULL"
     last = last if "ix_instances_number" in indexes else "SELECT 0"
     op.execute(f"INSERT INTO marks (name, value) SELECT 'old words', ({last})")
     op.execute("ALTER TABLE words RENAME TO old_words")
-    (_sqlite if op.get_bind().dialect.name == "sqlite" else _postgresql)()
+    (_upgrade_sqlite if op.get_bind().dialect.name == "sqlite" else _upgrade_postgresql)()
 
 
 COUNT = (
@@ -55,7 +55,7 @@ COUNT = (
 )
 
 
-def _sqlite() -> None:
+def _upgrade_sqlite() -> None:
     """Words come folded and parted by blanks, so the tokenizer has nothing to decide.
 
     With an index of each beginning up to six letters, the newest of the many that begin so are
@@ -71,7 +71,7 @@ def _sqlite() -> None:
     )
 
 
-def _postgresql() -> None:
+def _upgrade_postgresql() -> None:
     op.execute("ALTER INDEX ix_words_text RENAME TO ix_old_words_text")
     op.execute("ALTER INDEX words_pkey RENAME TO old_words_pkey")
     op.execute("CREATE TABLE words (number INTEGER PRIMARY KEY, text TSVECTOR NOT NULL)")

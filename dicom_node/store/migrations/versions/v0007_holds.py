@@ -11,11 +11,11 @@ branch_labels = None
 depends_on = None
 
 
-def _text(name: str) -> sa.Column[str]:
+def _text_column(name: str) -> sa.Column[str]:
     return sa.Column(name, sa.Text(), server_default="", nullable=False)
 
 
-def _time(name: str) -> sa.Column[float]:
+def _time_column(name: str) -> sa.Column[float]:
     return sa.Column(name, sa.Float(precision=53), server_default="0", nullable=False)
 
 
@@ -24,20 +24,20 @@ def upgrade() -> None:
         "holds",
         sa.Column("kind", sa.String(length=16), primary_key=True),
         sa.Column("name", sa.String(length=128), primary_key=True),
-        _text("reason"),
-        _text("held_by"),
-        _text("address"),
-        _time("since"),
+        _text_column("reason"),
+        _text_column("held_by"),
+        _text_column("address"),
+        _time_column("since"),
     )
     op.create_table(
         "api_keys",
         sa.Column("key", sa.String(length=64), primary_key=True),
         sa.Column("ident", sa.String(length=16), nullable=False, unique=True),
         sa.Column("user_name", sa.String(length=64), nullable=False),
-        _text("label"),
-        _text("made_by"),
-        _time("created_at"),
-        _time("used_at"),
+        _text_column("label"),
+        _text_column("made_by"),
+        _time_column("created_at"),
+        _time_column("used_at"),
     )
     if op.get_bind().dialect.name == "postgresql":
         # SQLite's readers see every write; these wait to be rung for (0004).
