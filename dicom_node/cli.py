@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add(
+def _add_command(
     commands: Any, name: str, what: str, act: Act, *, config: bool = True
 ) -> argparse.ArgumentParser:
     command = add(commands, name, what, act)
@@ -61,7 +61,9 @@ def _add(
 
 
 def _demo_command(commands: Any) -> None:
-    command = _add(commands, "demo", "Show the whole route on this machine.", _demo, config=False)
+    command = _add_command(
+        commands, "demo", "Show the whole route on this machine.", _run_demo, config=False
+    )
     command.add_argument("--keep", action="store_true", help="stay up and print the page's address")
     command.add_argument(
         "--count", type=int, default=0, help="further phantoms beside the exhibits"
@@ -71,23 +73,29 @@ def _demo_command(commands: Any) -> None:
 
 
 def _serve_commands(commands: Any) -> None:
-    command = _add(commands, "serve", "Run the node in the foreground.", _serve)
+    command = _add_command(commands, "serve", "Run the node in the foreground.", _run_serve)
     command.add_argument(
         "--with-worker", type=Path, metavar="F", help="worker.toml to run beside it"
     )
-    _add(commands, "reload", "Let the running node take changed peers and rules.", _reload)
+    _add_command(
+        commands, "reload", "Let the running node take changed peers and rules.", _run_reload
+    )
     role = commands.add_parser("role")  # started by serve; not for people
     role.add_argument("name", choices=("listener", "courier", "web"))
     role.add_argument("--config", type=Path, required=True)
-    role.set_defaults(act=_role)
+    role.set_defaults(act=_run_role)
 
 
 def _look_commands(commands: Any) -> None:
-    status = _add(commands, "status", "Show queue, deliveries and recent Instances.", _status)
+    status = _add_command(
+        commands, "status", "Show queue, deliveries and recent Instances.", _run_status
+    )
     status.add_argument("--limit", type=int, default=10, help="recent Instances to list")
-    trace = _add(commands, "trace", "Show every stage of one Instance with its time.", _trace)
+    trace = _add_command(
+        commands, "trace", "Show every stage of one Instance with its time.", _run_trace
+    )
     trace.add_argument("ident", metavar="ID", help="SOP Instance UID, accession number or job")
-    lines = _add(commands, "logs", "Show what the node's processes logged.", _logs)
+    lines = _add_command(commands, "logs", "Show what the node's processes logged.", _run_logs)
     lines.add_argument("ident", nargs="?", default="", metavar="ID", help="a UID, job or peer")
     lines.add_argument("--follow", "-f", action="store_true", help="go on with what comes")
     lines.add_argument("--limit", type=int, default=100, metavar="N", help="lines of the past")
@@ -97,19 +105,26 @@ def _look_commands(commands: Any) -> None:
 
 
 def _act_commands(commands: Any) -> None:
-    retry = _add(commands, "retry", "Let a failed job be tried again.", _retry)
+    retry = _add_command(commands, "retry", "Let a failed job be tried again.", _run_retry)
     retry.add_argument("ident", nargs="?", metavar="ID")
     retry.add_argument("--failed", action="store_true", help="every failed job")
-    resend = _add(commands, "resend", "Deliver an Instance's report once more.", _resend)
+    resend = _add_command(
+        commands, "resend", "Deliver an Instance's report once more.", _run_resend
+    )
     resend.add_argument("ident", metavar="ID")
-    replay = _add(
-        commands, "replay", "Analyse an Instance again: a report that replaces the last.", _replay
+    replay = _add_command(
+        commands,
+        "replay",
+        "Analyse an Instance again: a report that replaces the last.",
+        _run_replay,
     )
     replay.add_argument("ident", metavar="ID")
-    release = _add(commands, "release", "Send reports that a shadow rule has withheld.", _release)
+    release = _add_command(
+        commands, "release", "Send reports that a shadow rule has withheld.", _run_release
+    )
     release.add_argument("ident", metavar="ID")
-    settle = _add(
-        commands, "settle", "End a delivery that an archive refuses again and again.", _settle
+    settle = _add_command(
+        commands, "settle", "End a delivery that an archive refuses again and again.", _run_settle
     )
     settle.add_argument("ident", metavar="ID")
     settle.add_argument(
@@ -122,32 +137,40 @@ def _act_commands(commands: Any) -> None:
     settle.add_argument(
         "--to", dest="destination", default="", metavar="PEER", help="this destination only"
     )
-    adopt = _add(
+    adopt = _add_command(
         commands,
         "adopt",
         "Let a corrected image that came under a known UID take its place, and report again.",
-        _adopt,
+        _run_adopt,
     )
     adopt.add_argument("ident", metavar="ID")
     for name, what, act in (
-        ("hold", "Hold a destination, model, rule or worker back; what is theirs waits.", _hold),
+        (
+            "hold",
+            "Hold a destination, model, rule or worker back; what is theirs waits.",
+            _run_hold,
+        ),
         ("let-go", "Let something go that is held; what waited goes on.", _let_go),
     ):
-        command = _add(commands, name, what, act)
+        command = _add_command(commands, name, what, act)
         kinds = ("destination", "model", "rule", "worker")
         command.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
         command.add_argument("name", metavar="NAME", help="as status shows it")
         if name == "hold":
             command.add_argument("--why", default="", metavar="TEXT", help="for those who see it")
-    _add(commands, "purge", "Remove files that the retention rules no longer keep.", _purge)
+    _add_command(
+        commands, "purge", "Remove files that the retention rules no longer keep.", _run_purge
+    )
 
 
 def _network_commands(commands: Any) -> None:
-    send = _add(commands, "send", "Send files to a peer by C-STORE.", _send)
+    send = _add_command(commands, "send", "Send files to a peer by C-STORE.", _run_send)
     send.add_argument("paths", nargs="*", type=Path, metavar="FILES")
     send.add_argument("--test", action="store_true", help="objects about nobody, not FILES")
     send.add_argument("--to", required=True, metavar="PEER", help="a name in [peers]")
-    fetched = _add(commands, "pull", "Fetch radiographs of an archive into a folder.", _pull)
+    fetched = _add_command(
+        commands, "pull", "Fetch radiographs of an archive into a folder.", _run_pull
+    )
     fetched.add_argument(
         "--from", dest="source", required=True, metavar="PEER", help="a name in [peers]"
     )
@@ -158,19 +181,21 @@ def _network_commands(commands: Any) -> None:
     fetched.add_argument(
         "--deidentify", action="store_true", help="write pseudonyms; see [sandbox]"
     )
-    echo = _add(commands, "echo", "Ask a peer for a C-ECHO.", _echo)
+    echo = _add_command(commands, "echo", "Ask a peer for a C-ECHO.", _run_echo)
     echo.add_argument("peer", metavar="PEER", help="a name in [peers]")
 
 
 def _config_commands(commands: Any) -> None:
     config = commands.add_parser("config", help="Check, show or describe the configuration.")
     acts = config.add_subparsers(dest="config_act", required=True, metavar="ACT")
-    _add(acts, "check", "Say whether a node.toml is right.", _config_check)
-    _add(acts, "show", "Print every key with the value in force.", _config_show)
-    _add(acts, "schema", "Print the JSON schema for editors.", _config_schema, config=False)
-    past = _add(acts, "history", "Show who changed peers and rules, and when.", _config_history)
+    _add_command(acts, "check", "Say whether a node.toml is right.", _config_check)
+    _add_command(acts, "show", "Print every key with the value in force.", _config_show)
+    _add_command(acts, "schema", "Print the JSON schema for editors.", _config_schema, config=False)
+    past = _add_command(
+        acts, "history", "Show who changed peers and rules, and when.", _config_history
+    )
     past.add_argument("--limit", type=int, default=20, metavar="N", help="changes to list")
-    undo = _add(acts, "undo", "Undo a change of the history.", _config_undo)
+    undo = _add_command(acts, "undo", "Undo a change of the history.", _config_undo)
     undo.add_argument("number", type=int, metavar="NUMBER", help="as config history lists it")
     undo.add_argument("--dry-run", action="store_true", help="show the difference only")
 
@@ -182,7 +207,7 @@ def _table_commands(commands: Any, word: str, what: str) -> None:
     kind = f"{word}s"
 
     def add(act: str, what: str, do: Act) -> argparse.ArgumentParser:
-        command = _add(acts, act, what, do)
+        command = _add_command(acts, act, what, do)
         command.set_defaults(kind=kind)
         if act != "list":
             command.add_argument("name", metavar="NAME")
@@ -209,14 +234,14 @@ def _table_commands(commands: Any, word: str, what: str) -> None:
 def _rules_commands(commands: Any) -> None:
     rules = commands.add_parser("rules", help="Try the routing rules.")
     acts = rules.add_subparsers(dest="rules_act", required=True, metavar="ACT")
-    test = _add(acts, "test", "Say which rule a file matches and why.", _rules_test)
+    test = _add_command(acts, "test", "Say which rule a file matches and why.", _rules_test)
     test.add_argument("path", type=Path, metavar="FILE")
 
 
 def _user_commands(commands: Any) -> None:
     users = commands.add_parser("user", help="Say who may sign in on the pages.")
     acts = users.add_subparsers(dest="user_act", required=True, metavar="ACT")
-    add = _add(acts, "add", "Add a user, or change role and password of one.", _user_add)
+    add = _add_command(acts, "add", "Add a user, or change role and password of one.", _user_add)
     add.add_argument("name", metavar="NAME")
     add.add_argument(
         "--role", choices=("viewer", "operator", "admin"), default="viewer", help="what they may do"
@@ -224,42 +249,44 @@ def _user_commands(commands: Any) -> None:
     add.add_argument(
         "--password-file", type=Path, metavar="F", help="read the password there, not from you"
     )
-    remove = _add(acts, "remove", "Remove a user; their sessions end.", _user_remove)
+    remove = _add_command(acts, "remove", "Remove a user; their sessions end.", _user_remove)
     remove.add_argument("name", metavar="NAME")
-    _add(acts, "list", "List users and roles.", _user_list)
+    _add_command(acts, "list", "List users and roles.", _user_list)
 
 
 def _set_up_commands(commands: Any) -> None:
     _init_command(commands)
     _certificate_command(commands)
-    doctor = _add(
-        commands, "doctor", "Check all that the node stands on and say what to do.", _doctor
+    doctor = _add_command(
+        commands, "doctor", "Check all that the node stands on and say what to do.", _run_doctor
     )
     doctor.add_argument(
         "--worker-config", type=Path, metavar="F", help="worker.toml (default: that beside it)"
     )
-    test = _add(
+    test = _add_command(
         commands,
         "selftest",
         "Send a drawing in every transfer syntax and wait for its reports.",
-        _selftest,
+        _run_selftest,
     )
     test.add_argument(
         "--to",
         metavar="PEER",
         help="use the running node and this peer; default: a node and archive of its own",
     )
-    spoken = _add(
+    spoken = _add_command(
         commands,
         "conformance",
         "Print the DICOM Conformance Statement of this node.",
-        _conformance,
+        _run_conformance,
         config=False,
     )
     spoken.add_argument("--config", type=Path, help="node.toml (default: every key's default)")
     spoken.add_argument("--format", choices=("md", "json"), default="md")
     spoken.add_argument("--json", action="store_true", help="as --format json")
-    results = _add(commands, "export", "Write results as CSV or JSON lines.", _export, config=False)
+    results = _add_command(
+        commands, "export", "Write results as CSV or JSON lines.", _run_export, config=False
+    )
     results.add_argument("--config", type=Path, default=Path("node.toml"), help="node.toml")
     results.add_argument("--since", required=True, metavar="DATE", help="such as 2026-11-01")
     results.add_argument("--until", metavar="DATE", help="not part of it (default: now)")
@@ -272,8 +299,12 @@ def _set_up_commands(commands: Any) -> None:
     results.add_argument("--deid", action="store_true", help="as 0.1.0 did it: use --deidentify")
     results.add_argument("--out", type=Path, metavar="F", help="a file (default: standard output)")
     results.add_argument("--json", action="store_true", help="as --format jsonl")
-    plan = _add(
-        commands, "capacity", "Say what a number of images a day needs.", _capacity, config=False
+    plan = _add_command(
+        commands,
+        "capacity",
+        "Say what a number of images a day needs.",
+        _run_capacity,
+        config=False,
     )
     plan.add_argument("--per-day", type=int, required=True, metavar="N", help="images a day")
     plan.add_argument("--config", type=Path, help="node.toml: costs as its ledger measured them")
@@ -285,25 +316,31 @@ def _set_up_commands(commands: Any) -> None:
         "--wait", type=float, default=60.0, metavar="S", help="95 of 100 wait no longer for a GPU"
     )
     plan.add_argument("--json", action="store_true", help="print JSON")
-    kept = _add(commands, "backup", "Copy ledger and spool while the node runs.", _backup)
+    kept = _add_command(
+        commands, "backup", "Copy ledger and spool while the node runs.", _run_backup
+    )
     kept.add_argument("dir", type=Path, metavar="DIR", help="a folder; a second call adds to it")
-    again = _add(commands, "restore", "Put a backup into an empty data_dir.", _restore)
+    again = _add_command(commands, "restore", "Put a backup into an empty data_dir.", _run_restore)
     again.add_argument("dir", type=Path, metavar="DIR", help="what backup has made")
-    manual = _add(commands, "manual", "Read the manual.", _manual, config=False)
+    manual = _add_command(commands, "manual", "Read the manual.", _run_manual, config=False)
     manual.add_argument("page", nargs="?", default="", metavar="PAGE", help="such as how-to/backup")
     manual.add_argument("--json", action="store_true", help="print JSON")
-    shell = _add(
-        commands, "completion", "Print what a shell needs to complete.", _completion, config=False
+    shell = _add_command(
+        commands,
+        "completion",
+        "Print what a shell needs to complete.",
+        _run_completion,
+        config=False,
     )
     shell.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
 def _certificate_command(commands: Any) -> None:
-    command = _add(
+    command = _add_command(
         commands,
         "certificate",
         "Make or renew the node's certificate by an authority of its own.",
-        _certificate,
+        _run_certificate,
     )
     command.add_argument(
         "--name", action="append", default=[], help="a further host name or address of the node"
@@ -314,11 +351,11 @@ def _certificate_command(commands: Any) -> None:
 
 
 def _init_command(commands: Any) -> None:
-    command = _add(
+    command = _add_command(
         commands,
         "init",
         "Write node.toml and worker.toml for one archive, then run doctor.",
-        _init,
+        _run_init,
         config=False,
     )
     command.add_argument("--out", type=Path, default=Path("node.toml"), metavar="F")
@@ -341,7 +378,7 @@ def _init_command(commands: Any) -> None:
     command.add_argument("--json", action="store_true", help="print doctor's JSON")
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _load_settings(options: argparse.Namespace) -> Settings:
     from dicom_node.base.local_time import set_zone
     from dicom_node.settings import load
 
@@ -356,7 +393,7 @@ def _settings_in_force(options: argparse.Namespace, *, is_warned: bool = True) -
     from dicom_node.base.errors import ConfigurationError
 
     try:
-        return _settings(options)
+        return _load_settings(options)
     except ConfigurationError as exc:
         settings = in_force.beside_broken_file(options.config)
         if settings is None:
@@ -367,29 +404,29 @@ def _settings_in_force(options: argparse.Namespace, *, is_warned: bool = True) -
         return settings
 
 
-def _ledger(settings: Settings) -> Ledger:
+def _open_ledger(settings: Settings) -> Ledger:
     from dicom_node.store.ledger import Ledger
 
     return Ledger.open(settings.ledger_url)
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _run_demo(options: argparse.Namespace) -> int:
     from dicom_node.operate.demo import demo
 
     return demo(options.dir, count=options.count, keep=options.keep, as_json=options.json)
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _run_serve(options: argparse.Namespace) -> int:
     from dicom_node.base import logs
     from dicom_node.base.confine import keep_private
     from dicom_node.run.supervisor import serve
 
     keep_private()
     logs.start()
-    return serve(options.config, _settings(options), options.with_worker)
+    return serve(options.config, _load_settings(options), options.with_worker)
 
 
-def _role(options: argparse.Namespace) -> int:
+def _run_role(options: argparse.Namespace) -> int:
     from dicom_node.base import logs
     from dicom_node.base.confine import keep_private
     from dicom_node.base.lean import import_pydicom
@@ -404,32 +441,32 @@ def _role(options: argparse.Namespace) -> int:
     return OK
 
 
-def _reload(options: argparse.Namespace) -> int:
+def _run_reload(options: argparse.Namespace) -> int:
     from dicom_node.run.reload import reload
 
     # The node itself answers what is wrong with the file.
-    reload(_settings_in_force(options, is_warned=False), _actor(), as_json=options.json)
+    reload(_settings_in_force(options, is_warned=False), _own_actor(), as_json=options.json)
     return OK
 
 
-def _status(options: argparse.Namespace) -> int:
+def _run_status(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     settings = _settings_in_force(options)
-    ledger = _ledger(settings)
+    ledger = _open_ledger(settings)
     show.status(ledger, limit=options.limit, as_json=options.json, peers=settings.peers)
     return OK
 
 
-def _trace(options: argparse.Namespace) -> int:
+def _run_trace(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     settings = _settings_in_force(options)
-    show.trace(settings, _ledger(settings), options.ident, as_json=options.json)
+    show.trace(settings, _open_ledger(settings), options.ident, as_json=options.json)
     return OK
 
 
-def _logs(options: argparse.Namespace) -> int:
+def _run_logs(options: argparse.Namespace) -> int:
     from dicom_node.operate.read_logs import print_logs
     from dicom_node.run.supervisor import LOG_FOLDER
 
@@ -444,15 +481,15 @@ def _logs(options: argparse.Namespace) -> int:
     return OK
 
 
-def _retry(options: argparse.Namespace) -> int:
+def _run_retry(options: argparse.Namespace) -> int:
     from dicom_node.base.errors import NotFound
     from dicom_node.operate import show
 
-    ledger = _ledger(_settings_in_force(options))
+    ledger = _open_ledger(_settings_in_force(options))
     if options.failed == bool(options.ident):
         print("chexfract-node retry: give ID or --failed", file=sys.stderr)
         return USAGE
-    by = _actor()
+    by = _own_actor()
     jobs = (
         ledger.acts.retry_failed(by=by)
         if options.failed
@@ -464,52 +501,54 @@ def _retry(options: argparse.Namespace) -> int:
     return OK
 
 
-def _resend(options: argparse.Namespace) -> int:
+def _run_resend(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    acts = _ledger(_settings_in_force(options)).acts
-    count = acts.resend(options.ident, by=_actor())
+    acts = _open_ledger(_settings_in_force(options)).acts
+    count = acts.resend(options.ident, by=_own_actor())
     show.acted("resent", count, as_json=options.json, left=acts.unsent(options.ident))
     return OK
 
 
-def _release(options: argparse.Namespace) -> int:
+def _run_release(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    acts = _ledger(_settings_in_force(options)).acts
-    count, left = acts.release(options.ident, by=_actor())
+    acts = _open_ledger(_settings_in_force(options)).acts
+    count, left = acts.release(options.ident, by=_own_actor())
     show.acted("released", count, as_json=options.json, left=left)
     return OK if count else FAILED
 
 
-def _settle(options: argparse.Namespace) -> int:
+def _run_settle(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    acts = _ledger(_settings_in_force(options)).acts
-    count = acts.settle(options.ident, options.outcome, options.destination, by=_actor())
+    acts = _open_ledger(_settings_in_force(options)).acts
+    count = acts.settle(options.ident, options.outcome, options.destination, by=_own_actor())
     show.acted("settled", count, as_json=options.json)
     return OK if count else FAILED
 
 
-def _adopt(options: argparse.Namespace) -> int:
+def _run_adopt(options: argparse.Namespace) -> int:
     from dicom_node.flow.repeat import adopt
     from dicom_node.operate import show
     from dicom_node.store.spool import Spool
 
     settings = _settings_in_force(options)
     spool = Spool(settings.spool_dir, settings.retention.min_free)
-    made = adopt(settings, spool, _ledger(settings), options.ident, by=_actor())
+    made = adopt(settings, spool, _open_ledger(settings), options.ident, by=_own_actor())
     show.acted("adopted", made, as_json=options.json)
     return OK
 
 
-def _hold(options: argparse.Namespace) -> int:
+def _run_hold(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     settings = _settings_in_force(options)
-    is_new = _ledger(settings).holds.hold(options.kind, options.name, _actor(), options.why)
+    is_new = _open_ledger(settings).holds.hold(
+        options.kind, options.name, _own_actor(), options.why
+    )
     if is_new:
-        _note(settings, "configured", "hold", f"{options.kind} {options.name} is held")
+        _note_use(settings, "configured", "hold", f"{options.kind} {options.name} is held")
     show.acted("held", int(is_new), as_json=options.json)
     return OK
 
@@ -518,20 +557,20 @@ def _let_go(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     settings = _settings_in_force(options)
-    _ledger(settings).holds.let_go(options.kind, options.name)
-    _note(settings, "configured", "let-go", f"{options.kind} {options.name} is let go")
+    _open_ledger(settings).holds.let_go(options.kind, options.name)
+    _note_use(settings, "configured", "let-go", f"{options.kind} {options.name} is let go")
     show.acted("let-go", 1, as_json=options.json)
     return OK
 
 
-def _actor() -> Actor:
+def _own_actor() -> Actor:
     """Return who runs this command, for the history and the audit trail."""
     from dicom_node.store.uses import local_actor
 
     return local_actor()
 
 
-def _note(settings: Settings, what: Kind, service: str, alert: str) -> None:
+def _note_use(settings: Settings, what: Kind, service: str, alert: str) -> None:
     """Note for the audit trail what is done here beside the ledger."""
     from dicom_node.store.uses import Use, local_actor, noting
 
@@ -539,37 +578,37 @@ def _note(settings: Settings, what: Kind, service: str, alert: str) -> None:
     is_there = (
         settings.node.ledger != "sqlite" or (settings.node.data_dir / "ledger.sqlite").is_file()
     )
-    ledger = _ledger(settings) if settings.audit.syslog and is_there else None
+    ledger = _open_ledger(settings) if settings.audit.syslog and is_there else None
     noting(settings, ledger)(Use(what, who.name, service, address=who.address, alert=alert))
 
 
-def _replay(options: argparse.Namespace) -> int:
+def _run_replay(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     settings = _settings_in_force(options)
     rejects = settings.report.reject_replaced
-    made = _ledger(settings).acts.replay(options.ident, by=_actor(), rejects=rejects)
+    made = _open_ledger(settings).acts.replay(options.ident, by=_own_actor(), rejects=rejects)
     show.acted("replayed", made, as_json=options.json)
     return OK
 
 
-def _purge(options: argparse.Namespace) -> int:
+def _run_purge(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
     from dicom_node.store.retention import RetentionSweep
     from dicom_node.store.spool import Spool
 
     settings = _settings_in_force(options)
     spool = Spool(settings.spool_dir, settings.retention.min_free)
-    removed = RetentionSweep(settings, spool, _ledger(settings)).purge()
+    removed = RetentionSweep(settings, spool, _open_ledger(settings)).purge()
     show.acted("purged", removed, as_json=options.json)
     return OK
 
 
-def _send(options: argparse.Namespace) -> int:
+def _run_send(options: argparse.Namespace) -> int:
     from dicom_node.operate import send
 
-    settings = _settings(options)
-    peer = _peer(settings, options.to)
+    settings = _load_settings(options)
+    peer = _find_peer(settings, options.to)
     if options.test == bool(options.paths):
         print("chexfract-node send: give FILES or --test", file=sys.stderr)
         return USAGE
@@ -578,14 +617,14 @@ def _send(options: argparse.Namespace) -> int:
     return send.send(settings, peer, options.to, options.paths, as_json=options.json)
 
 
-def _pull(options: argparse.Namespace) -> int:
+def _run_pull(options: argparse.Namespace) -> int:
     from dicom_node.base.accessions import read_accessions
     from dicom_node.operate.pull import pull
 
-    settings = _settings(options)
+    settings = _load_settings(options)
     return pull(
         settings,
-        _peer(settings, options.source),
+        _find_peer(settings, options.source),
         read_accessions(options.accessions),
         options.out,
         is_deidentified=options.deidentify or settings.sandbox.deidentify,
@@ -593,15 +632,15 @@ def _pull(options: argparse.Namespace) -> int:
     )
 
 
-def _echo(options: argparse.Namespace) -> int:
+def _run_echo(options: argparse.Namespace) -> int:
     from dicom_node.operate import send
 
-    settings = _settings(options)
-    send.echo(settings, _peer(settings, options.peer), options.peer, as_json=options.json)
+    settings = _load_settings(options)
+    send.echo(settings, _find_peer(settings, options.peer), options.peer, as_json=options.json)
     return OK
 
 
-def _peer(settings: Settings, name: str) -> Peer:
+def _find_peer(settings: Settings, name: str) -> Peer:
     from dicom_node.peers import find_peer
 
     return find_peer(settings.peers, name)
@@ -610,14 +649,14 @@ def _peer(settings: Settings, name: str) -> Peer:
 def _config_check(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    show.checked(options.config, _settings(options), as_json=options.json)
+    show.checked(options.config, _load_settings(options), as_json=options.json)
     return OK
 
 
 def _config_show(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    show.configuration(_settings(options), as_json=options.json)
+    show.configuration(_load_settings(options), as_json=options.json)
     return OK
 
 
@@ -645,7 +684,7 @@ def _config_undo(options: argparse.Namespace) -> int:
     from dicom_node.operate import edit_config
 
     shown = {"is_dry": options.dry_run, "as_json": options.json}
-    return edit_config.undo(_config_file(options), options.number, _actor(), **shown)
+    return edit_config.undo(_config_file(options), options.number, _own_actor(), **shown)
 
 
 def _table_list(options: argparse.Namespace) -> int:
@@ -663,7 +702,7 @@ def _table_change(options: argparse.Namespace) -> int:
         options.kind,
         options.name,
         options.words,
-        _actor(),
+        _own_actor(),
         is_new=options.is_new,
         place=options.place,
         is_dry=options.dry_run,
@@ -676,7 +715,7 @@ def _table_remove(options: argparse.Namespace) -> int:
 
     shown = {"is_dry": options.dry_run, "as_json": options.json}
     file = _config_file(options)
-    return edit_config.remove_table(file, options.kind, options.name, _actor(), **shown)
+    return edit_config.remove_table(file, options.kind, options.name, _own_actor(), **shown)
 
 
 def _rule_move(options: argparse.Namespace) -> int:
@@ -684,23 +723,23 @@ def _rule_move(options: argparse.Namespace) -> int:
 
     shown = {"is_dry": options.dry_run, "as_json": options.json}
     file = _config_file(options)
-    return edit_config.move_rule(file, options.name, options.to, _actor(), **shown)
+    return edit_config.move_rule(file, options.name, options.to, _own_actor(), **shown)
 
 
 def _rules_test(options: argparse.Namespace) -> int:
     from dicom_node.operate.try_rules import rules_test
 
-    return rules_test(_settings(options), options.path, as_json=options.json)
+    return rules_test(_load_settings(options), options.path, as_json=options.json)
 
 
-def _certificate(options: argparse.Namespace) -> int:
+def _run_certificate(options: argparse.Namespace) -> int:
     from dicom_node.operate.certificate import certificate
 
-    certificate(_settings(options), options.name, options.copy_ca, as_json=options.json)
+    certificate(_load_settings(options), options.name, options.copy_ca, as_json=options.json)
     return OK
 
 
-def _init(options: argparse.Namespace) -> int:
+def _run_init(options: argparse.Namespace) -> int:
     from dicom_node.operate.doctor import doctor
     from dicom_node.operate.init import init, use_certificate
 
@@ -737,7 +776,9 @@ def _user_add(options: argparse.Namespace) -> int:
         password = sys.stdin.readline().rstrip("\r\n")
     add_user(users_file(settings), options.name, options.role, password)
     close_first_admin(settings)
-    _note(settings, "users-changed", "user add", f"{options.name} is {options.role}, new password")
+    _note_use(
+        settings, "users-changed", "user add", f"{options.name} is {options.role}, new password"
+    )
     show.acted("kept", 1, as_json=options.json)
     return OK
 
@@ -749,8 +790,8 @@ def _user_remove(options: argparse.Namespace) -> int:
     settings = _settings_in_force(options)
     remove_user(users_file(settings), options.name)
     if settings.node.ledger != "sqlite" or (settings.node.data_dir / "ledger.sqlite").is_file():
-        _ledger(settings).api_keys.end_all(options.name)
-    _note(settings, "users-changed", "user remove", f"{options.name} is removed")
+        _open_ledger(settings).api_keys.end_all(options.name)
+    _note_use(settings, "users-changed", "user remove", f"{options.name} is removed")
     show.acted("removed", 1, as_json=options.json)
     return OK
 
@@ -769,44 +810,44 @@ def _user_list(options: argparse.Namespace) -> int:
     return OK
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _run_doctor(options: argparse.Namespace) -> int:
     from dicom_node.operate.doctor import doctor
 
     return doctor(options.config, worker_config=options.worker_config, as_json=options.json)
 
 
-def _selftest(options: argparse.Namespace) -> int:
+def _run_selftest(options: argparse.Namespace) -> int:
     from dicom_node.operate.selftest import selftest
 
     return selftest(options.config, to=options.to, as_json=options.json)
 
 
-def _conformance(options: argparse.Namespace) -> int:
+def _run_conformance(options: argparse.Namespace) -> int:
     from dicom_node.operate.conformance import conformance
     from dicom_node.settings import Settings
 
-    settings = _settings(options) if options.config else Settings()
+    settings = _load_settings(options) if options.config else Settings()
     conformance(settings, as_json=options.json or options.format == "json")
     return OK
 
 
-def _backup(options: argparse.Namespace) -> int:
+def _run_backup(options: argparse.Namespace) -> int:
     from dicom_node.store.backup import backup
 
     settings = _settings_in_force(options)
     done = backup(settings.node.data_dir, settings.ledger_url, options.dir, settings.spool_dir)
-    return _copied(done, options)
+    return _print_copied(done, options)
 
 
-def _restore(options: argparse.Namespace) -> int:
+def _run_restore(options: argparse.Namespace) -> int:
     from dicom_node.store.backup import restore
 
-    settings = _settings(options)
+    settings = _load_settings(options)
     done = restore(settings.node.data_dir, settings.ledger_url, options.dir, settings.spool_dir)
-    return _copied(done, options)
+    return _print_copied(done, options)
 
 
-def _copied(done: Any, options: argparse.Namespace) -> int:
+def _print_copied(done: Any, options: argparse.Namespace) -> int:
     import json
 
     if options.json:
@@ -816,7 +857,7 @@ def _copied(done: Any, options: argparse.Namespace) -> int:
     return OK
 
 
-def _export(options: argparse.Namespace) -> int:
+def _run_export(options: argparse.Namespace) -> int:
     from dicom_node.operate.export import export
 
     settings = _settings_in_force(options)
@@ -831,12 +872,12 @@ def _export(options: argparse.Namespace) -> int:
     )
     span = f"{options.since} to {options.until or 'now'}"
     kind = ", identifiers hashed" if options.deid else ""
-    _note(settings, "exported", "export", f"{count} results of {span}{kind}")
+    _note_use(settings, "exported", "export", f"{count} results of {span}{kind}")
     print(f"{count} results", file=sys.stderr)
     return OK
 
 
-def _capacity(options: argparse.Namespace) -> int:
+def _run_capacity(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict, replace
 
@@ -847,7 +888,7 @@ def _capacity(options: argparse.Namespace) -> int:
         return USAGE
     costs = ImageCosts()
     if options.config:
-        costs = measured_costs(_ledger(_settings(options)), costs)
+        costs = measured_costs(_open_ledger(_load_settings(options)), costs)
     if options.model_seconds:
         costs = replace(costs, model_s=options.model_seconds)
     plan = plan_capacity(options.per_day, costs, options.busiest_hour, options.wait)
@@ -856,14 +897,14 @@ def _capacity(options: argparse.Namespace) -> int:
     return OK
 
 
-def _manual(options: argparse.Namespace) -> int:
+def _run_manual(options: argparse.Namespace) -> int:
     from dicom_node.operate.read_manual import print_page
 
     print_page(options.page, as_json=options.json)
     return OK
 
 
-def _completion(options: argparse.Namespace) -> int:
+def _run_completion(options: argparse.Namespace) -> int:
     from dicom_node.base.completion import shell_code
 
     print(shell_code(options.shell))

@@ -190,7 +190,7 @@ def models_claimed(
 
     What was claimed lately speaks for all models: a claim does not name its model.
     """
-    is_any = any(now - one.claimed_at < PATIENCE_S for one in claims)
+    is_any = any(now - worker.claimed_at < PATIENCE_S for worker in claims)
     return set(waiting) if is_any else set()
 
 
@@ -224,17 +224,17 @@ HELD_PAGES = {"destination": "/peers", "rule": "/rules", "model": "/models", "wo
 
 def of_holds(held: Iterable[Hold]) -> Iterator[Condition]:
     """Yield what people hold back: nothing is lost, and somebody has to let it go again."""
-    for one in held:
+    for hold in held:
         values = {
-            "name": one.name,
-            "since": f"{local_time(one.since):%Y-%m-%d %H:%M}",
-            "who": one.held_by or mark("somebody"),
-            "why": f" ({one.reason})" if one.reason else "",
+            "name": hold.name,
+            "since": f"{local_time(hold.since):%Y-%m-%d %H:%M}",
+            "who": hold.held_by or mark("somebody"),
+            "why": f" ({hold.reason})" if hold.reason else "",
         }
         advice = mark("Nothing is lost. Let it go when it may go on.")
-        page = HELD_PAGES[one.kind]
+        page = HELD_PAGES[hold.kind]
         yield Condition(
-            "held", "warn", HELD_WORDS[one.kind], advice, values, f"{one.kind} {one.name}", page
+            "held", "warn", HELD_WORDS[hold.kind], advice, values, f"{hold.kind} {hold.name}", page
         )
 
 
@@ -302,9 +302,9 @@ def certificate_dates(name: str, end: Tls) -> Iterator[CertificateDates]:
     for path in (end.certificate, end.ca):
         if path is not None:
             found = load_pem_x509_certificates(path.read_bytes())
-            begins = max(one.not_valid_before_utc for one in found)
+            begins = max(certificate.not_valid_before_utc for certificate in found)
             yield CertificateDates(
-                name, path, begins, min(one.not_valid_after_utc for one in found)
+                name, path, begins, min(certificate.not_valid_after_utc for certificate in found)
             )
 
 
@@ -315,8 +315,8 @@ def of_certificates(settings: Settings) -> Iterator[Condition]:
             dates = list(certificate_dates(name, end))
         except (OSError, ValueError):
             continue  # what cannot be read stops the start: doctor names it
-        for one in dates:
-            yield from of_dates(one)
+        for date in dates:
+            yield from of_dates(date)
 
 
 def of_dates(dates: CertificateDates) -> Iterator[Condition]:
@@ -352,18 +352,23 @@ def of_refused(
 
     A caller without an AE title is a scan of the port, not a modality of the site.
     """
-    lately = [one for one in refused if one.ae_title and now - one.last_at < REFUSED_S]
+    lately = [caller for caller in refused if caller.ae_title and now - caller.last_at < REFUSED_S]
     seen: set[tuple[str, str]] = set()
-    for one in lately[:20]:
-        who = (one.ae_title, one.address)
+    for caller in lately[:20]:
+        who = (caller.ae_title, caller.address)
         known = who_calls(settings.peers, *who, None, *([names] if names else []))
         if who in seen or known.name is not None:
             continue
         seen.add(who)
-        values = {"ae": one.ae_title, "address": one.address, "count": one.count, "why": one.reason}
+        values = {
+            "ae": caller.ae_title,
+            "address": caller.address,
+            "count": caller.count,
+            "why": caller.reason,
+        }
         what = mark("%(ae)s at %(address)s was refused %(count)s times (%(why)s).")
         advice = mark("The page Peers shows what lets it in.")
-        name = f"{one.ae_title}@{one.address}"
+        name = f"{caller.ae_title}@{caller.address}"
         yield Condition("refused-caller", "warn", what, advice, values, name, "/peers#refused")
 
 
@@ -388,7 +393,7 @@ def all_now(
         Returns the seconds by which the clock was set lately.
     """
     now, url = ledger.clock.wall(), settings.broker.url
-    yield from of_disk(_free(spool), spool.min_free, spool.root)
+    yield from of_disk(_free_bytes(spool), spool.min_free, spool.root)
     yield from of_audit(settings)
     trouble = list(of_ledger(ledger))
     yield from trouble
@@ -396,7 +401,7 @@ def all_now(
         files = broker.files_of(settings.broker)
         yield from of_broker(url, lambda: broker.ping(url, 1.0, files))
     yield from of_certificates(settings)
-    if any(one.key == "ledger-away" for one in trouble):
+    if any(condition.key == "ledger-away" for condition in trouble):
         return
     try:
         waiting = ledger.jobs.waiting()
@@ -411,7 +416,7 @@ def all_now(
         return  # it went away just now: the next look says so
 
 
-def _free(spool: Spool) -> int:
+def _free_bytes(spool: Spool) -> int:
     try:
         return shutil.disk_usage(spool.root).free
     except OSError:
@@ -462,16 +467,20 @@ class Conditions:
             if self._looking is None:
                 self._looking, self._since = threading.Event(), time.monotonic()
                 # A thread of its own: a locked ledger or a silent broker keeps no page waiting.
-                threading.Thread(target=self._look, args=(self._looking,), daemon=True).start()
+                threading.Thread(
+                    target=self._look_again, args=(self._looking,), daemon=True
+                ).start()
             looking = self._looking
         looking.wait(WAIT_S)
         with self._lock:
             silent = self._looking is not None and time.monotonic() - self._since > SILENT_S
             return (_SILENT, *self._known) if silent else self._known
 
-    def _look(self, done: threading.Event) -> None:
+    def _look_again(self, done: threading.Event) -> None:
         try:
-            found = tuple(sorted(self._all(), key=lambda one: one.level != "stop"))
+            found = tuple(
+                sorted(self._all_conditions(), key=lambda condition: condition.level != "stop")
+            )
             with self._lock:
                 self._known = found
         finally:
@@ -480,13 +489,15 @@ class Conditions:
                 self._looking = None
             done.set()
 
-    def _all(self) -> Iterator[Condition]:
-        return all_now(self._settings, self._ledger, self._spool, self._models_here, self._jump)
+    def _all_conditions(self) -> Iterator[Condition]:
+        return all_now(
+            self._settings, self._ledger, self._spool, self._models_here, self._recent_jump
+        )
 
     def _models_here(self, _: Mapping[str, Waiting]) -> Collection[str] | None:
         return set(self._here()) if time.monotonic() - self._born >= YOUNG_S else None
 
-    def _jump(self) -> float:
+    def _recent_jump(self) -> float:
         if by := self._jumps.since_last():
             self._jumped = (by, self._clock.monotonic())
         if self._jumped and self._clock.monotonic() - self._jumped[1] < JUMP_SHOWN_S:
@@ -505,4 +516,4 @@ _SILENT = Condition(
 
 def stops(conditions: Sequence[Condition]) -> list[Condition]:
     """Return those that stop images."""
-    return [one for one in conditions if one.level == "stop"]
+    return [condition for condition in conditions if condition.level == "stop"]

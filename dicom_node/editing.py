@@ -158,18 +158,18 @@ class Draft:
     @property
     def diff(self) -> str:
         """The difference that people look at before it is written."""
-        return _difference(self.before, self.after, self.old_place, self.place)
+        return _table_difference(self.before, self.after, self.old_place, self.place)
 
     @property
     def mark(self) -> str:
         """The hash of the file as it would be: that of which somebody has seen the difference."""
-        return _mark(self.text)
+        return _text_mark(self.text)
 
     @property
     def keys(self) -> list[str]:
         """The keys that change."""
-        one, other = _keys_of(self.before), _keys_of(self.after)
-        return [key for key in {**one, **other} if one.get(key) != other.get(key)]
+        old, new = _keys_of(self.before), _keys_of(self.after)
+        return [key for key in {**old, **new} if old.get(key) != new.get(key)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ class PastChange:
     @property
     def diff(self) -> str:
         """What it changed, line by line."""
-        return _difference(self.before, self.after, self.old_place, self.place)
+        return _table_difference(self.before, self.after, self.old_place, self.place)
 
     @property
     def what(self) -> str:
@@ -277,7 +277,7 @@ class ConfigFile:
         except UnicodeDecodeError as exc:
             raise ConfigurationError(f"{self.path}: save the file as UTF-8") from exc
         content = toml.parse(text.lstrip("\ufeff"), self.path)
-        return Revision(text, _mark(text), content)
+        return Revision(text, _text_mark(text), content)
 
     def why_read_only(self) -> str:
         """Return why the file cannot be written from here; empty where it can."""
@@ -315,12 +315,12 @@ class ConfigFile:
         """
         revision = self.read()
         if base and revision.mark != base:
-            since = self._since(base)
+            since = self._changes_since(base)
             who = f" by {since[-1].by}" if since and since[-1].by else ""
             raise FileChanged(f"{self.path.name} was changed{who} meanwhile", since)
-        return self._drafted(revision, wanted)
+        return self._make_draft(revision, wanted)
 
-    def _drafted(self, revision: Revision, wanted: TableChange) -> Draft:
+    def _make_draft(self, revision: Revision, wanted: TableChange) -> Draft:
         kind, name, values = wanted.kind, wanted.name, wanted.values
         old = revision.table(kind, name)
         if old is None and (values is None or wanted.is_move):
@@ -337,9 +337,9 @@ class ConfigFile:
         else:
             text = toml_edit.change_rule(text, name, values, place)
         new_name = name if values is None or kind == "peers" else str(values.get("name", name))
-        return self._judged(revision, act, kind, (name, new_name), text)
+        return self._judge_draft(revision, act, kind, (name, new_name), text)
 
-    def _judged(
+    def _judge_draft(
         self, revision: Revision, act: Act, kind: Kind, names: tuple[str, str], text: str
     ) -> Draft:
         """Return a draft, once the whole file is found right."""
@@ -350,7 +350,7 @@ class ConfigFile:
         content = toml.parse(text.lstrip("\ufeff"), self.path)
         settings = toml.settings(Settings, content, self.path.name)
         in_force.check_tls(settings, self.path.name)
-        fresh = Revision(text, _mark(text), content)
+        fresh = Revision(text, _text_mark(text), content)
         is_rule = kind == "rules"
         return Draft(
             act,
@@ -378,8 +378,8 @@ class ConfigFile:
         ReloadRefused
             The node did not take it: file and node are what they were before.
         """
-        with self._alone():
-            return self._write(self.draft(wanted, base), by, way)
+        with self._lock_file():
+            return self._write_draft(self.draft(wanted, base), by, way)
 
     def undo(self, number: int, by: Actor, way: str) -> ChangeOutcome:
         """Undo a change of the history; this is a change itself, and may be undone.
@@ -393,12 +393,12 @@ class ConfigFile:
         ConfigurationError, ReadOnlyFile, ReloadRefused
             See `change`.
         """
-        with self._alone():
-            return self._write(self.undoing(number), by, way, undoes=number)
+        with self._lock_file():
+            return self._write_draft(self.undoing(number), by, way, undoes=number)
 
     def undoing(self, number: int) -> Draft:
         """Return the change that would undo a change of the history; see `undo`."""
-        known = {one.number: one for one in self.history()}
+        known = {change.number: change for change in self.history()}
         past = known.get(number)
         if past is None:
             raise NotFound(f"the history has no change {number}")
@@ -407,11 +407,11 @@ class ConfigFile:
         revision = self.read()
         name, text = past.new_name, revision.text
         now = toml_edit.table_text(text, past.kind, name)
-        if _hidden(now) != past.after:
+        if _hide_secrets(now) != past.after:
             later = [
-                one for one in known.values()
-                if one.number > number and not one.problem and one.kind == past.kind
-                and past.new_name in (one.name, one.new_name)
+                change for change in known.values()
+                if change.number > number and not change.problem and change.kind == past.kind
+                and past.new_name in (change.name, change.new_name)
             ]  # fmt: skip
             what = f"change {later[-1].number} first" if later else "nothing here, but edit it"
             raise FileChanged(
@@ -427,7 +427,7 @@ class ConfigFile:
             text = toml_edit.put_back(text, past.kind, name, past.before, past.old_place)
         elif past.old_place is not None:
             text = toml_edit.move_rule(text, name, past.old_place)
-        return self._judged(revision, "undo", past.kind, (name, past.name), text)
+        return self._judge_draft(revision, "undo", past.kind, (name, past.name), text)
 
     def history(self) -> list[PastChange]:
         """Return the changes that are kept, the oldest first.
@@ -438,24 +438,26 @@ class ConfigFile:
             The history cannot be read.
         """
         try:
-            lines = self._history.read_text(encoding="utf-8").splitlines()
+            lines = self._history_path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
         except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigurationError(f"{self._history}: cannot be read: {exc}") from exc
+            raise ConfigurationError(f"{self._history_path}: cannot be read: {exc}") from exc
         found: dict[int, PastChange] = {}
         for line in lines:
             with suppress(ValueError, TypeError):  # a line that a full disk has cut
-                one = PastChange.read(line)
-                found[one.number] = one  # a later line tells that it did not last
+                change = PastChange.read(line)
+                found[change.number] = change  # a later line tells that it did not last
         return list(found.values())
 
-    def _write(self, draft: Draft, by: Actor, way: str, undoes: int = 0) -> ChangeOutcome:
+    def _write_draft(self, draft: Draft, by: Actor, way: str, undoes: int = 0) -> ChangeOutcome:
         if why := self.why_read_only():
             raise ReadOnlyFile(f"{self.path.name} cannot be written: {why}", draft.after)
         old = self.read()
         if old.mark != draft.base:
-            raise FileChanged(f"{self.path.name} was changed meanwhile", self._since(draft.base))
+            raise FileChanged(
+                f"{self.path.name} was changed meanwhile", self._changes_since(draft.base)
+            )
         known = self.history()
         past = PastChange(
             number=known[-1].number + 1 if known else 1,
@@ -467,26 +469,26 @@ class ConfigFile:
             kind=draft.kind,
             name=draft.name,
             new_name=draft.new_name,
-            before=_hidden(draft.before),
-            after=_hidden(draft.after),
+            before=_hide_secrets(draft.before),
+            after=_hide_secrets(draft.after),
             old_place=draft.old_place,
             place=draft.place,
             old_mark=old.mark,
-            mark=_mark(draft.text),
+            mark=_text_mark(draft.text),
             undoes=undoes,
         )
         if draft.text == old.text:
             return ChangeOutcome(replace(past, number=0), None, "nothing changes: it is so already")
         # First what shall be, then the file: no change is in force that nobody can look up.
-        self._keep(past, known)
+        self._keep_change(past, known)
         try:
-            self._put(draft.text)
+            self._put_text(draft.text)
         except OutOfResources as exc:
-            self._failed(past, str(exc), by, way)
+            self._note_failed(past, str(exc), by, way)
             raise
-        return self._taken(past, draft, old.text, by, way)
+        return self._take_file(past, draft, old.text, by, way)
 
-    def _taken(
+    def _take_file(
         self, past: PastChange, draft: Draft, old: str, by: Actor, way: str
     ) -> ChangeOutcome:
         """Let the running node take the file, or put the old one back."""
@@ -497,9 +499,9 @@ class ConfigFile:
             except ConfigurationError as exc:
                 remark = f"the node refused it: {exc}"
                 if self.read().mark == past.mark:
-                    self._put(old)
+                    self._put_text(old)
                     remark = f"{remark}; the file is what it was before"
-                self._failed(past, remark, by, way)
+                self._note_failed(past, remark, by, way)
                 raise ReloadRefused(remark) from exc
             except Unreachable as exc:
                 remark = f"written; {exc}"
@@ -508,17 +510,17 @@ class ConfigFile:
         self._note(Use("configured", by.name, way, address=by.address, alert=alert))
         return ChangeOutcome(past, reloaded, remark)
 
-    def _failed(self, past: PastChange, why: str, by: Actor, way: str) -> None:
-        self._append(replace(past, problem=why))
+    def _note_failed(self, past: PastChange, why: str, by: Actor, way: str) -> None:
+        self._append_change(replace(past, problem=why))
         alert = f"{past.what}: {why}"
         use = Use("configured", by.name, way, address=by.address, alert=alert, is_served=False)
         self._note(use)
 
-    def _since(self, base: str) -> list[PastChange]:
+    def _changes_since(self, base: str) -> list[PastChange]:
         """Return the changes that lead from a revision to that of now, as far as they are known."""
         with suppress(ConfigurationError):
-            lasting = [one for one in self.history() if not one.problem]
-            at = [n for n, one in enumerate(lasting) if one.old_mark == base]
+            lasting = [change for change in self.history() if not change.problem]
+            at = [n for n, change in enumerate(lasting) if change.old_mark == base]
             if at:
                 return lasting[at[-1] :]
         return []
@@ -526,11 +528,11 @@ class ConfigFile:
     # files ----------------------------------------------------------------------------------------
 
     @property
-    def _history(self) -> Path:
+    def _history_path(self) -> Path:
         return self.path.with_name(f"{self.path.name}.history")
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _lock_file(self) -> Iterator[None]:
         """Keep other writers out: two browsers, or a browser and a command."""
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
@@ -544,34 +546,34 @@ class ConfigFile:
         finally:
             os.close(descriptor)
 
-    def _put(self, text: str) -> None:
+    def _put_text(self, text: str) -> None:
         """Put a text in the file's place as a whole, with the owner and the mode of before."""
         _replace_file(self.path, text, like=self.path)
 
-    def _keep(self, past: PastChange, known: Sequence[PastChange]) -> None:
+    def _keep_change(self, past: PastChange, known: Sequence[PastChange]) -> None:
         if len(known) >= MOST_KEPT:
             kept = known[MOST_KEPT // 5 :]
-            text = "".join(f"{_line(one)}\n" for one in kept)
-            _replace_file(self._history, text, like=self._history)
-        self._append(past)
+            text = "".join(f"{_history_line(change)}\n" for change in kept)
+            _replace_file(self._history_path, text, like=self._history_path)
+        self._append_change(past)
 
-    def _append(self, past: PastChange) -> None:
-        is_new = not self._history.exists()
+    def _append_change(self, past: PastChange) -> None:
+        is_new = not self._history_path.exists()
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            descriptor = os.open(self._history, flags, 0o600)
+            descriptor = os.open(self._history_path, flags, 0o600)
             with os.fdopen(descriptor, "ab") as file:
                 # behind a line that was cut this one begins on its own
-                file.write(f"\n{_line(past)}\n".encode())
+                file.write(f"\n{_history_line(past)}\n".encode())
                 file.flush()
                 os.fsync(file.fileno())
             if is_new:
                 known = self.path.stat()
                 with suppress(PermissionError):
-                    os.chown(self._history, known.st_uid, known.st_gid)
+                    os.chown(self._history_path, known.st_uid, known.st_gid)
                 _sync_folder(self.path.parent)
         except OSError as exc:
-            raise OutOfResources(f"{self._history}: {exc.strerror or exc}") from exc
+            raise OutOfResources(f"{self._history_path}: {exc.strerror or exc}") from exc
 
 
 def _replace_file(path: Path, text: str, like: Path) -> None:
@@ -605,28 +607,28 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _line(past: PastChange) -> str:
+def _history_line(past: PastChange) -> str:
     return json.dumps(asdict(past), ensure_ascii=False)
 
 
-def _mark(text: str) -> str:
+def _text_mark(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _hidden(lines: str) -> str:
+def _hide_secrets(lines: str) -> str:
     """Return the lines of a table without what a comment in them may tell of a password."""
     return _SECRET_COMMENT.sub(r"\1 (hidden)", lines)
 
 
 def _keys_of(lines: str) -> dict[str, Any]:
     content = toml.parse(lines, "") if lines else {}
-    for one in content.get("peers", {}).values():
-        return dict(one)
+    for peer in content.get("peers", {}).values():
+        return dict(peer)
     return dict(content["rules"][0]) if content.get("rules") else {}
 
 
-def _difference(before: str, after: str, old_place: int | None, place: int | None) -> str:
-    before, after = _hidden(before), _hidden(after)
+def _table_difference(before: str, after: str, old_place: int | None, place: int | None) -> str:
+    before, after = _hide_secrets(before), _hide_secrets(after)
     lines = list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=50))
     shown = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
     if old_place is not None and place is not None and old_place != place:

@@ -46,7 +46,7 @@ def accept(config: Path, settings: Settings) -> Path:
         `config` or data_dir gives no answer.
     """
     copy = settings.node.data_dir / FILE
-    _write(copy, config, toml.read(config))
+    _write_copy(copy, config, toml.read(config))
     return copy
 
 
@@ -54,7 +54,7 @@ def kept(settings: Settings) -> Settings | None:
     """Return what the last node in this data_dir ran with; None for the first."""
     copy = settings.node.data_dir / FILE
     try:
-        return _settings(copy, _content(copy)["content"])
+        return _checked_settings(copy, _read_content(copy)["content"])
     except (ConfigurationError, KeyError, TypeError):
         return None
 
@@ -74,7 +74,9 @@ def read(path: Path) -> Settings:
     ConfigurationError
         The file cannot be read or a key is wrong.
     """
-    return load(path) if path.name != FILE else _settings(path, _content(path)["content"])
+    return (
+        load(path) if path.name != FILE else _checked_settings(path, _read_content(path)["content"])
+    )
 
 
 def beside_broken_file(config: Path) -> Settings | None:
@@ -90,9 +92,9 @@ def beside_broken_file(config: Path) -> Settings | None:
     for folder in _data_dirs(config):
         copy = folder / FILE
         try:
-            accepted = _content(copy)
+            accepted = _read_content(copy)
             if Path(accepted["config"]) == config.absolute():
-                return _settings(copy, accepted["content"])
+                return _checked_settings(copy, accepted["content"])
         except (ConfigurationError, KeyError, TypeError):
             continue
     return None
@@ -120,16 +122,18 @@ def exchange(copy: Path) -> Exchange:
     ConfigurationError
         It is not right, or names TLS files that cannot be used; nothing has changed.
     """
-    accepted = _content(copy)
+    accepted = _read_content(copy)
     config = Path(accepted["config"])
     new = load(config)
     check_tls(new, config)
-    content, old = toml.read(config), _settings(copy, accepted["content"])
+    content, old = toml.read(config), _checked_settings(copy, accepted["content"])
     kept = {key: value for key, value in accepted["content"].items() if key not in EXCHANGED}
     kept |= {key: content[key] for key in EXCHANGED if key in content}
-    _settings(config, kept)
-    _write(copy, config, kept)
-    return Exchange(tuple(new.peers), tuple(rule.name for rule in new.rules), _differing(old, new))
+    _checked_settings(config, kept)
+    _write_copy(copy, config, kept)
+    return Exchange(
+        tuple(new.peers), tuple(rule.name for rule in new.rules), _differing_tables(old, new)
+    )
 
 
 def check_tls(settings: Settings, where: object) -> None:
@@ -144,7 +148,7 @@ def check_tls(settings: Settings, where: object) -> None:
 def config_file(settings: Settings) -> Path | None:
     """Return the node.toml that the node of this data_dir has accepted; None before its start."""
     try:
-        return Path(_content(settings.node.data_dir / FILE)["config"])
+        return Path(_read_content(settings.node.data_dir / FILE)["config"])
     except (ConfigurationError, KeyError, TypeError):
         return None
 
@@ -157,30 +161,30 @@ def on_disk(copy: Path) -> tuple[Path, tuple[str, ...]]:
     ConfigurationError
         node.toml is not right.
     """
-    accepted = _content(copy)
+    accepted = _read_content(copy)
     config = Path(accepted["config"])
-    old, new = _settings(copy, accepted["content"]), load(config)
+    old, new = _checked_settings(copy, accepted["content"]), load(config)
     changed = [table for table in EXCHANGED if getattr(old, table) != getattr(new, table)]
-    return config, (*changed, *_differing(old, new))
+    return config, (*changed, *_differing_tables(old, new))
 
 
-def _differing(old: Settings, new: Settings) -> tuple[str, ...]:
+def _differing_tables(old: Settings, new: Settings) -> tuple[str, ...]:
     others = (table for table in Settings.model_fields if table not in EXCHANGED)
     return tuple(table for table in others if getattr(old, table) != getattr(new, table))
 
 
-def _content(copy: Path) -> dict[str, Any]:
+def _read_content(copy: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(copy.read_text(encoding="utf-8")))
     except (OSError, ValueError) as exc:
         raise ConfigurationError(f"{copy}: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
-def _settings(where: Path, content: dict[str, Any]) -> Settings:
+def _checked_settings(where: Path, content: dict[str, Any]) -> Settings:
     return toml.settings(Settings, content, where)
 
 
-def _write(copy: Path, config: Path, content: dict[str, Any]) -> None:
+def _write_copy(copy: Path, config: Path, content: dict[str, Any]) -> None:
     """Put a copy in place as a whole; it may hold passwords."""
     text = json.dumps({"config": str(config.absolute()), "content": content}, default=str)
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}")

@@ -84,7 +84,7 @@ class HostNames:
             if age >= (FRESH_S if entry.addresses else FAILED_S) and entry.is_asked is None:
                 entry.is_asked = threading.Event()
                 # A thread of its own: getaddrinfo may take half a minute and cannot be stopped.
-                threading.Thread(target=self._refresh, args=(name, entry), daemon=True).start()
+                threading.Thread(target=self._refresh_name, args=(name, entry), daemon=True).start()
             is_asked = entry.is_asked
             has_old = bool(entry.addresses) and self.clock() - entry.good_at < KEPT_S
         if is_asked is not None and not has_old:
@@ -94,7 +94,7 @@ class HostNames:
                 return frozenset(), entry.problem
             return entry.addresses, entry.problem
 
-    def _refresh(self, name: str, entry: _Resolved) -> None:
+    def _refresh_name(self, name: str, entry: _Resolved) -> None:
         found: frozenset[Address] | None = None
         problem = ""
         try:
@@ -144,7 +144,9 @@ def who_calls(
     titled = {name: peer for name, peer in peers.items() if peer.ae_title == title}
     if not titled:
         return Caller(None, is_title_known=False)
-    faults = {name: _fault(peer, address, certificate, names) for name, peer in titled.items()}
+    faults = {
+        name: _caller_fault(peer, address, certificate, names) for name, peer in titled.items()
+    }
     fitting = [name for name, fault in faults.items() if not fault]
     if len(fitting) == 1:
         return Caller(fitting[0])
@@ -225,23 +227,23 @@ def doubts(settings: Settings, names: HostNames = NAMES) -> list[tuple[str, str]
                             f"answers for; peers.{name}.addresses would make it sure"))  # fmt: skip
         for other, its in settings.peers.items():
             if other != name and its.ae_title == peer.ae_title and any(
-                not _elsewhere(its, str(address), names) for address in addresses
+                not _address_fault(its, str(address), names) for address in addresses
             ):  # fmt: skip
                 what = f"has AE title and address of {other}; give them different addresses"
                 found.append((name, what))
     return found
 
 
-def _fault(peer: Peer, address: str, certificate: bytes | None, names: HostNames) -> str:
+def _caller_fault(peer: Peer, address: str, certificate: bytes | None, names: HostNames) -> str:
     """Return why a caller is not this peer; empty where it is."""
-    if fault := _elsewhere(peer, address, names):
+    if fault := _address_fault(peer, address, names):
         return fault
     if peer.certificate and certificate is not None:
         return _other_certificate(peer.certificate, certificate)
     return ""
 
 
-def _elsewhere(peer: Peer, address: str, names: HostNames) -> str:
+def _address_fault(peer: Peer, address: str, names: HostNames) -> str:
     """Return why a call from `address` is not from this peer; empty where it may be."""
     caller = parse_address(address)
     if caller is None:

@@ -62,13 +62,13 @@ def ask_reload(folder: Path, by: Actor) -> Reloaded:
         It is another user's, or it gives no answer.
     """
     asked = time.time()
-    _sign(folder / ASKED, by)
+    _write_sign(folder / ASKED, by)
     try:
-        os.kill(_pid(folder), signal.SIGHUP)
+        os.kill(_read_pid(folder), signal.SIGHUP)
     except (OSError, ValueError, KeyError) as exc:
         why = getattr(exc, "strerror", None) or "its lock file tells no process"
         raise Unreachable(f"the node of {folder} cannot be asked: {why}") from exc
-    answer = _answer(folder / ANSWER, asked)
+    answer = _await_answer(folder / ANSWER, asked)
     if answer["problem"]:
         raise ConfigurationError(f"{answer['problem']}; peers and rules stay as they were")
     names = {key: tuple(answer[key]) for key in ("peers", "rules", "waiting")}
@@ -88,7 +88,7 @@ def who_asked(folder: Path) -> Actor:
     return Actor("unknown (SIGHUP)", local_actor().address)
 
 
-def _sign(path: Path, by: Actor) -> None:
+def _write_sign(path: Path, by: Actor) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # the node says itself that nobody is known
         temporary.write_text(
@@ -97,11 +97,11 @@ def _sign(path: Path, by: Actor) -> None:
         temporary.replace(path)
 
 
-def _pid(folder: Path) -> int:
+def _read_pid(folder: Path) -> int:
     return int(json.loads((folder / "serve.lock").read_text(encoding="utf-8"))["pid"])
 
 
-def _answer(path: Path, asked: float) -> dict[str, Any]:
+def _await_answer(path: Path, asked: float) -> dict[str, Any]:
     end = time.monotonic() + ANSWER_S
     while time.monotonic() < end:
         try:

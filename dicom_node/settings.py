@@ -56,13 +56,13 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-def _seconds(value: object) -> object:
+def _to_seconds(value: object) -> object:
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value)):
         return float(match[1]) * _UNITS[match[2]]
     return value
 
 
-def _bytes(value: object) -> object:
+def _to_bytes(value: object) -> object:
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)", value)):
         return int(float(match[1]) * _SIZES[match[2]])
     return value
@@ -76,7 +76,7 @@ def _or_text(of: str, pattern: str) -> WithJsonSchema:
 
 Duration = Annotated[
     float,
-    BeforeValidator(_seconds),
+    BeforeValidator(_to_seconds),
     Field(ge=0),
     _or_text("number", r"^\d+(\.\d+)?\s*[smhd]$"),
     Wording('a duration; write "24h", "90m", "45s" or "7d"'),
@@ -85,7 +85,7 @@ Duration = Annotated[
 
 Size = Annotated[
     int,
-    BeforeValidator(_bytes),
+    BeforeValidator(_to_bytes),
     Field(ge=0),
     _or_text("integer", r"^\d+(\.\d+)?\s*[KMGT]?B$"),
     Wording('a size; write "2GB", "500MB" or a number of bytes'),
@@ -93,14 +93,14 @@ Size = Annotated[
 """Bytes, or text such as ``"2GB"``."""
 
 
-def _unpadded(value: object) -> object:
+def _strip_blanks(value: object) -> object:
     return value.strip(" ") if isinstance(value, str) else value
 
 
 AETitle = Annotated[
     str,
     Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"),
-    BeforeValidator(_unpadded),
+    BeforeValidator(_strip_blanks),
     Wording("an AE title; write 1 to 16 ASCII characters without a backslash"),
 ]
 """1 to 16 characters of the default repertoire without backslash; blanks before and behind have no
@@ -761,7 +761,7 @@ class Settings(BaseSettings):
             for name, count in Counter(rule.name for rule in self.rules).items()
             if count > 1
         ]
-        faults += _twins(self.peers)
+        faults += _twin_peers(self.peers)
         faults += [
             f"peers.{name}.certificate: needs node.tls.ca; without it callers show no certificate"
             for name, peer in self.peers.items()
@@ -823,7 +823,7 @@ def shown(settings: Settings) -> dict[str, Any]:
     return content
 
 
-def _twins(peers: dict[str, Peer]) -> list[str]:
+def _twin_peers(peers: dict[str, Peer]) -> list[str]:
     """Return a fault for each two peers of one AE title that nothing tells apart."""
     faults = []
     items = list(peers.items())
@@ -838,14 +838,14 @@ def _twins(peers: dict[str, Peer]) -> list[str]:
     return faults
 
 
-def _are_apart(one: Peer, other: Peer) -> bool:
+def _are_apart(peer: Peer, other: Peer) -> bool:
     """Return whether no caller can be both of two peers that share an AE title."""
-    if one.certificate and other.certificate and one.certificate != other.certificate:
+    if peer.certificate and other.certificate and peer.certificate != other.certificate:
         return True
-    ours, theirs = one.networks, other.networks
+    ours, theirs = peer.networks, other.networks
     if not ours or not theirs:
         # What a name resolves to is known later: then `peers.who_calls` takes none of them.
-        return bool(ours or theirs) or one.host.casefold() != other.host.casefold()
+        return bool(ours or theirs) or peer.host.casefold() != other.host.casefold()
     return not any(a.version == b.version and a.overlaps(b) for a in ours for b in theirs)
 
 

@@ -71,7 +71,7 @@ def read_users(path: Path) -> Mapping[str, User]:
     """
     try:
         state = path.stat()
-        return _read(path, state.st_mtime_ns, state.st_size, state.st_ino)
+        return _read_lines(path, state.st_mtime_ns, state.st_size, state.st_ino)
     except FileNotFoundError:
         return {}
     except OSError as exc:
@@ -92,9 +92,9 @@ def add_user(path: Path, name: str, role: Role, password: str) -> None:
     if problem := password_problem(name, password):
         raise ConfigurationError(problem)
     hashed = _hasher.hash(password)
-    with _alone(path):
+    with _lock_file(path):
         known = dict(read_users(path))
-        _change(path, known, known | {name: User(name, role, hashed)})
+        _change_users(path, known, known | {name: User(name, role, hashed)})
     note_password(path, name, "")
 
 
@@ -143,11 +143,11 @@ def note_password(path: Path, name: str, problem: str) -> None:
     weak = weak_users(path)
     if bool(problem) == (name in weak):
         return
-    kept = [*weak, name] if problem else [one for one in weak if one != name]
+    kept = [*weak, name] if problem else [weak_name for weak_name in weak if weak_name != name]
     with suppress(OSError):  # a folder of somebody else's: the log has the line
         target = weak_file(path)
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        temporary.write_text("".join(f"{one}\n" for one in kept), encoding="utf-8")
+        temporary.write_text("".join(f"{weak_name}\n" for weak_name in kept), encoding="utf-8")
         temporary.chmod(0o600)
         temporary.replace(target)
 
@@ -162,11 +162,15 @@ def remove_user(path: Path, name: str) -> None:
     ConfigurationError
         It is the last administrator.
     """
-    with _alone(path):
+    with _lock_file(path):
         known = dict(read_users(path))
         if name not in known:
             raise NotFound(f"no user is named {name[:64]!r}")
-        _change(path, known, {one: user for one, user in known.items() if one != name})
+        _change_users(
+            path,
+            known,
+            {known_name: user for known_name, user in known.items() if known_name != name},
+        )
 
 
 def change_role(path: Path, name: str, role: Role) -> None:
@@ -179,11 +183,11 @@ def change_role(path: Path, name: str, role: Role) -> None:
     ConfigurationError
         It is the last administrator.
     """
-    with _alone(path):
+    with _lock_file(path):
         known = dict(read_users(path))
         if name not in known:
             raise NotFound(f"no user is named {name[:64]!r}")
-        _change(path, known, known | {name: User(name, role, known[name].hashed)})
+        _change_users(path, known, known | {name: User(name, role, known[name].hashed)})
 
 
 def fresh_password(name: str) -> str:
@@ -193,13 +197,13 @@ def fresh_password(name: str) -> str:
     return made
 
 
-def _change(path: Path, old: Mapping[str, User], new: Mapping[str, User]) -> None:
+def _change_users(path: Path, old: Mapping[str, User], new: Mapping[str, User]) -> None:
     """Write other users, unless nobody of them could administer this node any more."""
     if _has_admin(old) and not _has_admin(new):
         raise ConfigurationError(
             "the last administrator stays: make another user administrator first"
         )
-    _write(path, new.values())
+    _write_lines(path, new.values())
 
 
 def _has_admin(users: Mapping[str, User]) -> bool:
@@ -207,7 +211,7 @@ def _has_admin(users: Mapping[str, User]) -> bool:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _lock_file(path: Path) -> Iterator[None]:
     """Keep other writers out: two administrators could each take the other's role away."""
     lock = path.with_name(f".{path.name}.lock")
     try:
@@ -227,19 +231,19 @@ def verified(users: Mapping[str, User], name: str, password: str) -> User | None
     user = users.get(name)
     with _one_at_a_time:
         try:
-            _hasher.verify(user.hashed if user else _nobody(), password[: LONGEST + 1])
+            _hasher.verify(user.hashed if user else _hash_of_nobody(), password[: LONGEST + 1])
         except (VerificationError, InvalidHashError):
             return None
     return user
 
 
 @lru_cache(maxsize=1)
-def _nobody() -> str:
+def _hash_of_nobody() -> str:
     return _hasher.hash(os.urandom(16))
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path, *_changed: int) -> Mapping[str, User]:
+def _read_lines(path: Path, *_changed: int) -> Mapping[str, User]:
     users = {}
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, 1):
@@ -252,7 +256,7 @@ def _read(path: Path, *_changed: int) -> Mapping[str, User]:
     return users
 
 
-def _write(path: Path, users: Iterable[User]) -> None:
+def _write_lines(path: Path, users: Iterable[User]) -> None:
     text = "".join(f"{user.name}:{user.role}:{user.hashed}\n" for user in users)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -69,7 +69,7 @@ def show(checks: Sequence[Check], *, as_json: bool, **facts: Any) -> int:
         _print_table(checks)
     else:
         _print_lines(checks)
-    print(_summary(checks))
+    print(_summary_line(checks))
     return code
 
 
@@ -95,6 +95,6 @@ def _print_lines(checks: Sequence[Check]) -> None:
             print(f"{'':8}{'':{width}}  → {check.advice}")
 
 
-def _summary(checks: Sequence[Check]) -> str:
+def _summary_line(checks: Sequence[Check]) -> str:
     counts = {verdict: sum(c.verdict == verdict for c in checks) for verdict in SIGNS}
     return f"{counts['pass']} passed, {counts['warn']} to know, {counts['fail']} failed"

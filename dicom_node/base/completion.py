@@ -31,9 +31,9 @@ def _name_files(commands: argparse.ArgumentParser, files: object) -> None:
             for command in set(action.choices.values()):
                 _name_files(command, files)
         elif action.choices is None:
-            completer = files if action.type is Path else _nothing
+            completer = files if action.type is Path else _no_completions
             action.completer = completer  # type: ignore[attr-defined]
 
 
-def _nothing(**_: object) -> tuple[str, ...]:
+def _no_completions(**_: object) -> tuple[str, ...]:
     return ()

@@ -120,7 +120,7 @@ def confine(
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return Confinement(False, False, ("no_new_privs",))
-    readable = [Path(one) for one in _READABLE] + _of_python() + list(read)
+    readable = [Path(path) for path in _READABLE] + _of_python() + list(read)
     writable = [Path("/dev/null"), *write]
     if devices:
         readable += [Path("/sys"), Path("/proc/driver")]
@@ -155,7 +155,7 @@ def _of_python() -> list[Path]:
     roots = [here, here.with_name("worker")]
     # Only folders of packages: the folder of a checkout may hold a data_dir, too.
     found |= {entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))}
-    return [Path(one) for one in sorted(found)] + roots
+    return [Path(path) for path in sorted(found)] + roots
 
 
 def _restrict_files(
@@ -173,11 +173,13 @@ def _restrict_files(
         return False
     try:
         for path in readable:
-            _allow(libc, ruleset, path, handled & (_READ | (_IOCTL if _is_device(path) else 0)))
+            _allow_path(
+                libc, ruleset, path, handled & (_READ | (_IOCTL if _is_device(path) else 0))
+            )
         for path in listed:
-            _allow(libc, ruleset, path, handled & _READ_DIR)
+            _allow_path(libc, ruleset, path, handled & _READ_DIR)
         for path in writable:
-            _allow(libc, ruleset, path, handled & ~_EXECUTE | handled & _REFER)
+            _allow_path(libc, ruleset, path, handled & ~_EXECUTE | handled & _REFER)
         return int(libc.syscall(_RESTRICT_SELF, ruleset, 0)) == 0
     finally:
         os.close(ruleset)
@@ -187,7 +189,7 @@ def _is_device(path: Path) -> bool:
     return path.parts[:2] == ("/", "dev")
 
 
-def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> None:
+def _allow_path(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:

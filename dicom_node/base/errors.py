@@ -118,11 +118,11 @@ def for_strangers(exc: BaseException) -> str:
 
 def hide_paths(text: str) -> str:
     """Return a text without paths of this machine's file system."""
-    return _paths().sub("…", text)
+    return _path_pattern().sub("…", text)
 
 
 @cache
-def _paths() -> re.Pattern[str]:
+def _path_pattern() -> re.Pattern[str]:
     # A path of the web side, such as /sign-in, begins with no folder of this machine.
     try:
         tops = [re.escape(entry.name) for entry in os.scandir("/") if entry.is_dir()]

@@ -109,13 +109,13 @@ class Sparse:
 
     def warning(self, message: str, *values: object, **more: object) -> None:
         """Write a warning, unless there were enough."""
-        self._write(logging.WARNING, message, values, more)
+        self._write_line(logging.WARNING, message, values, more)
 
     def error(self, message: str, *values: object, **more: object) -> None:
         """Write an error, unless there were enough."""
-        self._write(logging.ERROR, message, values, more)
+        self._write_line(logging.ERROR, message, values, more)
 
-    def _write(
+    def _write_line(
         self, level: int, message: str, values: tuple[object, ...], more: dict[str, object]
     ) -> None:
         now = time.monotonic()

@@ -72,7 +72,7 @@ def parse(text: str, where: object) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigurationError(f"{where}: {_syntax(str(exc), text)}") from exc
+        raise ConfigurationError(f"{where}: {_syntax_fault(str(exc), text)}") from exc
 
 
 def settings(
@@ -124,8 +124,8 @@ def explain(
     faults = []
     for fault in error.errors(include_url=False):
         loc = tuple(part for part in fault["loc"] if part != "[key]")
-        where = _place(((under,) if under else ()) + loc, content or {})
-        what = _fault(fault, model, loc)
+        where = _key_place(((under,) if under else ()) + loc, content or {})
+        what = _fault_text(fault, model, loc)
         where += _set_by(model, loc)
         faults.append(f"{where}: {what}" if where else what)
     return "; ".join(dict.fromkeys(faults))
@@ -133,10 +133,10 @@ def explain(
 
 def wording_of(annotation: Any) -> str:
     """Return what a value of an annotated type is, as `Wording` says it; empty without."""
-    return next((one.words for one in _bare(annotation)[1] if isinstance(one, Wording)), "")
+    return next((mark.words for mark in _bare_type(annotation)[1] if isinstance(mark, Wording)), "")
 
 
-def _place(loc: Sequence[int | str], content: Mapping[str, Any]) -> str:
+def _key_place(loc: Sequence[int | str], content: Mapping[str, Any]) -> str:
     """Return the way to a key as people name it: rules by their name, not by their number."""
     if len(loc) > 1 and loc[0] == "rules" and isinstance(loc[1], int):
         name = _look_up(content, ("rules", loc[1], "name"))
@@ -162,7 +162,7 @@ def _look_up(content: Any, path: Sequence[int | str]) -> Any:
     return content
 
 
-def _fault(fault: ErrorDetails, model: type[BaseModel], loc: Sequence[int | str]) -> str:
+def _fault_text(fault: ErrorDetails, model: type[BaseModel], loc: Sequence[int | str]) -> str:
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "extra_forbidden":
         return f"unknown key{_near_key(model, loc)}"
@@ -170,7 +170,7 @@ def _fault(fault: ErrorDetails, model: type[BaseModel], loc: Sequence[int | str]
         return "is missing"
     if kind in ("value_error", "assertion_error"):
         return fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    value, (kind_of, wording) = _shown(fault["input"], loc), _annotation(model, loc)
+    value, (kind_of, wording) = _shown_value(fault["input"], loc), _annotation_at(model, loc)
     if fault["loc"] and fault["loc"][-1] == "[key]":
         return f"{value} is not a name of 1 to 64 letters, digits, and _ . -"
     if kind in ("tuple_type", "list_type", "set_type"):
@@ -185,12 +185,12 @@ def _fault(fault: ErrorDetails, model: type[BaseModel], loc: Sequence[int | str]
     if wording is not None and kind != "greater_than":
         return f"{value or 'this'} is not {wording.words}"
     if kind == "literal_error":
-        known = [str(one) for one in get_args(kind_of)] or [str(context.get("expected", ""))]
+        known = [str(word) for word in get_args(kind_of)] or [str(context.get("expected", ""))]
         return f"{value or 'this'} is not known; write {_any_of(known)}"
-    return _plain(kind, value or "this", context)
+    return _plain_fault(kind, value or "this", context)
 
 
-def _plain(kind: str, value: str, context: Mapping[str, Any]) -> str:
+def _plain_fault(kind: str, value: str, context: Mapping[str, Any]) -> str:
     """Return pydantic's usual faults in the words of this project's messages."""
     limits = {
         "greater_than_equal": ("ge", "at least"),
@@ -220,7 +220,7 @@ def _any_of(words: Sequence[str]) -> str:
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
 
-def _shown(value: object, loc: Sequence[int | str]) -> str:
+def _shown_value(value: object, loc: Sequence[int | str]) -> str:
     """Return a value that a message may repeat; empty for a table, a list or a secret."""
     if any(_SECRET.search(str(part)) for part in loc[-1:]) or isinstance(value, list | Mapping):
         return ""
@@ -232,31 +232,31 @@ def _shown(value: object, loc: Sequence[int | str]) -> str:
 
 def _near_key(model: type[BaseModel], loc: Sequence[int | str]) -> str:
     """Return ``; did you mean …?`` for a key that nearly stands here, or stands elsewhere."""
-    here = _keys(_annotation(model, loc[:-1])[0])
+    here = _model_keys(_annotation_at(model, loc[:-1])[0])
     key = str(loc[-1])
-    if len(loc) > 1 and key in _keys(model):
+    if len(loc) > 1 and key in _model_keys(model):
         return f"; did you mean the table [{key}]?"
     near = difflib.get_close_matches(key, here, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]}?"
-    for table in _keys(model):
-        if key in _keys(_annotation(model, (table,))[0]):
+    for table in _model_keys(model):
+        if key in _model_keys(_annotation_at(model, (table,))[0]):
             return f"; did you mean {key} in [{table}]?"
     return f"; known here: {', '.join(here)}" if 0 < len(here) <= 12 else ""
 
 
-def _keys(annotation: Any) -> list[str]:
+def _model_keys(annotation: Any) -> list[str]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return list(annotation.model_fields)
     return []
 
 
-def _annotation(model: Any, loc: Sequence[int | str]) -> tuple[Any, Wording | None]:
+def _annotation_at(model: Any, loc: Sequence[int | str]) -> tuple[Any, Wording | None]:
     """Follow `loc` through the fields; return the type there and its wording."""
     annotation: Any = model
     metadata: list[Any] = []
     for part in loc:
-        annotation, metadata = _bare(annotation)
+        annotation, metadata = _bare_type(annotation)
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             field = annotation.model_fields.get(str(part))
             if field is None:
@@ -267,12 +267,12 @@ def _annotation(model: Any, loc: Sequence[int | str]) -> tuple[Any, Wording | No
             if not arguments:
                 return None, None
             annotation, metadata = arguments[-1 if get_origin(annotation) is dict else 0], []
-    annotation, more = _bare(annotation)
-    wordings: Iterator[Wording] = (one for one in metadata + more if isinstance(one, Wording))
+    annotation, more = _bare_type(annotation)
+    wordings: Iterator[Wording] = (mark for mark in metadata + more if isinstance(mark, Wording))
     return annotation, next(wordings, None)
 
 
-def _bare(annotation: Any) -> tuple[Any, list[Any]]:
+def _bare_type(annotation: Any) -> tuple[Any, list[Any]]:
     """Take Annotated[…] and … | None away; return the type and what was annotated."""
     metadata: list[Any] = []
     while True:
@@ -280,12 +280,12 @@ def _bare(annotation: Any) -> tuple[Any, list[Any]]:
             annotation, *more = get_args(annotation)
             metadata += more
         elif get_origin(annotation) in (Union, types.UnionType):
-            annotation = next(one for one in get_args(annotation) if one is not type(None))
+            annotation = next(part for part in get_args(annotation) if part is not type(None))
         else:
             return annotation, metadata
 
 
-def _syntax(message: str, text: str) -> str:
+def _syntax_fault(message: str, text: str) -> str:
     """Return what tomllib found in plain words, with the line."""
     found = re.search(r"\(at (?:line (\d+), column \d+|end of document)\)$", message)
     number = int(found[1]) if found and found[1] else text.count("\n") + 1
@@ -305,7 +305,7 @@ def _syntax(message: str, text: str) -> str:
     if "Invalid value" in what or "after a statement" in what:
         return f"line {number}: the value of {key} is not TOML; {_as_toml(line)}"
     if "Illegal character" in what or what == 'Expected "\'"' or "nterminated" in what:
-        number = next((at for at, one in enumerate(lines, 1) if _OPEN_TEXT.match(one)), number)
+        number = next((at for at, line in enumerate(lines, 1) if _OPEN_TEXT.match(line)), number)
         key = lines[number - 1].split("=")[0].strip() if lines else key
         return f"line {number}: the text in the value of {key} has no closing quote"
     if "nescaped" in what:

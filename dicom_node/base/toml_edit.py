@@ -59,31 +59,33 @@ def change_peer(text: str, name: str, values: Values | None) -> str:
     ConfigurationError
         It is written in a way that cannot be changed here.
     """
-    wanted = _read(text)
+    wanted = _read_toml(text)
     peers = dict(wanted.get("peers", {}))
     if values is None:
         peers.pop(name, None)
     else:
         peers[name] = values
-    blocks = [one for one in _blocks(text, "peers") if one.path == ("peers", name)]
-    has_it = name in _read(text).get("peers", {})
+    blocks = [block for block in _table_blocks(text, "peers") if block.path == ("peers", name)]
+    has_it = name in _read_toml(text).get("peers", {})
     if has_it and len(blocks) != 1:
         raise _not_here(f"peers.{name}", f"[peers.{name}]")
-    head = f"[peers.{_key(name)}]"
+    head = f"[peers.{_render_key(name)}]"
     if blocks:
-        changed = _replace(text, blocks[0], None if values is None else values, ("peers", name))
+        changed = _replace_block(
+            text, blocks[0], None if values is None else values, ("peers", name)
+        )
     elif values is None:
         changed = text
     else:
-        fresh = _rendered(head, values)
-        known, rules = _blocks(text, "peers"), _blocks(text, "rules")
+        fresh = _render_block(head, values)
+        known, rules = _table_blocks(text, "peers"), _table_blocks(text, "rules")
         if known:
-            changed = _insert(text, known[-1].end, fresh)
+            changed = _insert_block(text, known[-1].end, fresh)
         elif rules:
-            changed = _insert(text, rules[0].start, fresh)
+            changed = _insert_block(text, rules[0].start, fresh)
         else:
-            changed = _insert(text, len(text), fresh)
-    return _checked(changed, wanted | {"peers": peers}, f"peers.{name}")
+            changed = _insert_block(text, len(text), fresh)
+    return _check_text(changed, wanted | {"peers": peers}, f"peers.{name}")
 
 
 def change_rule(text: str, name: str, values: Values | None, place: int | None = None) -> str:
@@ -100,26 +102,26 @@ def change_rule(text: str, name: str, values: Values | None, place: int | None =
     ConfigurationError
         It is written in a way that cannot be changed here.
     """
-    wanted = _read(text)
+    wanted = _read_toml(text)
     rules = list(wanted.get("rules", []))
-    blocks = _blocks(text, "rules")
+    blocks = _table_blocks(text, "rules")
     if len(blocks) != len(rules):
         raise _not_here(f"rule {name!r}", "[[rules]]")
     known = [at for at, rule in enumerate(rules) if rule.get("name") == name]
     if known and values is None:
-        changed = _replace(text, blocks[known[0]], None, ("rules",))
+        changed = _replace_block(text, blocks[known[0]], None, ("rules",))
         del rules[known[0]]
     elif known:
         assert values is not None  # noqa: S101 - said to the type checker
-        changed = _replace(text, blocks[known[0]], values, ("rules",))
+        changed = _replace_block(text, blocks[known[0]], values, ("rules",))
         rules[known[0]] = values
     elif values is None:
         return text
     else:
-        fresh = _rendered("[[rules]]", values)
-        changed = _insert(text, blocks[-1].end if blocks else len(text), fresh)
+        fresh = _render_block("[[rules]]", values)
+        changed = _insert_block(text, blocks[-1].end if blocks else len(text), fresh)
         rules.append(values)
-    changed = _checked(changed, wanted | {"rules": rules}, f"rule {name!r}")
+    changed = _check_text(changed, wanted | {"rules": rules}, f"rule {name!r}")
     if place is None or values is None:
         return changed
     return move_rule(changed, str(values.get("name", name)), place)
@@ -133,8 +135,8 @@ def move_rule(text: str, name: str, place: int) -> str:
     ConfigurationError
         The rules are written in a way that cannot be changed here.
     """
-    wanted = _read(text)
-    rules, blocks = list(wanted.get("rules", [])), _blocks(text, "rules")
+    wanted = _read_toml(text)
+    rules, blocks = list(wanted.get("rules", [])), _table_blocks(text, "rules")
     if len(blocks) != len(rules):
         raise _not_here(f"rule {name!r}", "[[rules]]")
     order = list(range(len(rules)))
@@ -145,17 +147,17 @@ def move_rule(text: str, name: str, place: int) -> str:
     changed = text
     for block, source in reversed(list(zip(blocks, order, strict=True))):
         moved = text[blocks[source].start : blocks[source].end]
-        moved = moved if moved.endswith("\n") else moved + _newline(text)
+        moved = moved if moved.endswith("\n") else moved + _newline_of_text(text)
         changed = changed[: block.start] + moved + changed[block.end :]
-    return _checked(changed, wanted | {"rules": [rules[at] for at in order]}, f"rule {name!r}")
+    return _check_text(changed, wanted | {"rules": [rules[at] for at in order]}, f"rule {name!r}")
 
 
 def table_text(text: str, kind: str, name: str) -> str:
     """Return the lines of one table with its comments; empty where it has no block of its own."""
     if kind == "peers":
-        found = [one for one in _blocks(text, kind) if one.path == (kind, name)]
+        found = [block for block in _table_blocks(text, kind) if block.path == (kind, name)]
     else:
-        rules, blocks = _read(text).get(kind, []), _blocks(text, kind)
+        rules, blocks = _read_toml(text).get(kind, []), _table_blocks(text, kind)
         pairs = zip(blocks, rules, strict=True) if len(rules) == len(blocks) else ()
         found = [block for block, rule in pairs if rule.get("name") == name]
     return text[found[0].start : found[0].end].replace("\r\n", "\n") if found else ""
@@ -169,7 +171,7 @@ def put_back(text: str, kind: str, name: str, lines: str, place: int | None = No
     ConfigurationError
         The table is written in a way that cannot be changed here.
     """
-    wanted, content = _read(text), _read(lines)
+    wanted, content = _read_toml(text), _read_toml(lines)
     if kind == "peers":
         values = content["peers"][name]
         expected: Any = {**wanted.get(kind, {}), name: values}
@@ -179,19 +181,19 @@ def put_back(text: str, kind: str, name: str, lines: str, place: int | None = No
     before = table_text(text, kind, name)
     if before:
         block = next(
-            one for one in _blocks(text, kind)
-            if text[one.start : one.end].replace("\r\n", "\n") == before
+            block for block in _table_blocks(text, kind)
+            if text[block.start : block.end].replace("\r\n", "\n") == before
         )  # fmt: skip
         changed = text[: block.start] + _as_in(text, lines) + text[block.end :]
         if kind == "rules":
             at = next(i for i, rule in enumerate(expected) if rule.get("name") == name)
             expected[at] = values
     else:
-        known = _blocks(text, kind)
-        changed = _insert(text, known[-1].end if known else len(text), lines)
+        known = _table_blocks(text, kind)
+        changed = _insert_block(text, known[-1].end if known else len(text), lines)
         if kind == "rules":
             expected.append(values)
-    changed = _checked(changed, wanted | {kind: expected}, f"{kind}.{name}")
+    changed = _check_text(changed, wanted | {kind: expected}, f"{kind}.{name}")
     if kind == "rules" and place is not None:
         return move_rule(changed, str(values["name"]), place)
     return changed
@@ -200,19 +202,19 @@ def put_back(text: str, kind: str, name: str, lines: str, place: int | None = No
 # where tables stand -------------------------------------------------------------------------------
 
 
-def _blocks(text: str, kind: str) -> list[TableBlock]:
+def _table_blocks(text: str, kind: str) -> list[TableBlock]:
     """Return the blocks of ``[peers.…]`` or ``[[rules]]`` in their order."""
-    heads = list(_heads(text))
+    heads = list(_table_heads(text))
     groups: list[list[tuple[int, tuple[str, ...], bool]]] = []
     for head in heads:
         _, path, is_array = head
-        if groups and _belongs(groups[-1][0], head):
+        if groups and _belongs_to_block(groups[-1][0], head):
             groups[-1].append(head)
         else:
             groups.append([head])
         if path[0] == "rules" and len(path) == 1 and not is_array:
             continue
-    starts = [_start(text, group[0][0]) for group in groups]
+    starts = [_block_start(text, group[0][0]) for group in groups]
     blocks = []
     for number, group in enumerate(groups):
         limit = starts[number + 1] if number + 1 < len(starts) else len(text)
@@ -220,13 +222,13 @@ def _blocks(text: str, kind: str) -> list[TableBlock]:
         path = path[:2] if path[0] == "peers" else path
         if path[0] != kind or (len(path) != 2 if kind == "peers" else not is_array):
             continue
-        end = _end(text, group[-1][0], limit)
+        end = _block_end(text, group[-1][0], limit)
         inner = tuple((at, of) for at, of, _ in group)
         blocks.append(TableBlock(path, starts[number], end, inner))
     return blocks
 
 
-def _belongs(
+def _belongs_to_block(
     first: tuple[int, tuple[str, ...], bool], head: tuple[int, tuple[str, ...], bool]
 ) -> bool:
     """Return whether a head is of a sub-table of the block that began with `first`."""
@@ -236,7 +238,7 @@ def _belongs(
     return of == ("rules",) and first[2] and path[0] == "rules" and len(path) > 1
 
 
-def _heads(text: str) -> Iterator[tuple[int, tuple[str, ...], bool]]:
+def _table_heads(text: str) -> Iterator[tuple[int, tuple[str, ...], bool]]:
     """Yield where each head of a table begins, its path, and whether it is in double brackets."""
     depth = 0
     for token in _TOKEN.finditer(text):
@@ -246,14 +248,14 @@ def _heads(text: str) -> Iterator[tuple[int, tuple[str, ...], bool]]:
             if depth == 0 and sign == "[" and not text[line : token.start()].strip(" \t\ufeff"):
                 end = text.find("\n", line)
                 head = text[line : end if end >= 0 else len(text)].lstrip("\ufeff")
-                path, is_array = _path(head)
+                path, is_array = _head_path(head)
                 yield line, path, is_array
             depth += 1
         elif sign in ("]", "}"):
             depth -= 1
 
 
-def _path(head: str) -> tuple[tuple[str, ...], bool]:
+def _head_path(head: str) -> tuple[tuple[str, ...], bool]:
     content: Any = tomllib.loads(head.rstrip("\r"))
     path, is_array = [], False
     while isinstance(content, dict) and content:
@@ -264,7 +266,7 @@ def _path(head: str) -> tuple[tuple[str, ...], bool]:
     return tuple(path), is_array
 
 
-def _start(text: str, head: int) -> int:
+def _block_start(text: str, head: int) -> int:
     """Return where a block begins: at the comments that stand directly above its head."""
     start = head
     while start > 0:
@@ -275,7 +277,7 @@ def _start(text: str, head: int) -> int:
     return start
 
 
-def _end(text: str, head: int, limit: int) -> int:
+def _block_end(text: str, head: int, limit: int) -> int:
     """Return where a block ends: behind its last key, and comments directly below that."""
     lines = text[head:limit].splitlines(keepends=True)
     last = max(
@@ -290,93 +292,102 @@ def _end(text: str, head: int, limit: int) -> int:
 # what is written ----------------------------------------------------------------------------------
 
 
-def _replace(text: str, block: TableBlock, values: Values | None, path: tuple[str, ...]) -> str:
+def _replace_block(
+    text: str, block: TableBlock, values: Values | None, path: tuple[str, ...]
+) -> str:
     if values is None:
         rest = text[block.end :]
         # of the blank lines on both sides those above stay
         while match := re.match(r"[ \t]*\r?\n", rest):
             rest = rest[match.end() :]
-        return text[: block.start] + rest if rest else text[: block.start].rstrip() + _newline(text)
+        return (
+            text[: block.start] + rest
+            if rest
+            else text[: block.start].rstrip() + _newline_of_text(text)
+        )
     old = text[block.start : block.end].replace("\r\n", "\n")
     old = old if old.endswith("\n") else old + "\n"
     try:
-        new = _updated(old, path, values)
-        is_right = _pruned(_table(new, path)) == _pruned(values)
+        new = _update_block(old, path, values)
+        is_right = _prune_empty(_block_content(new, path)) == _prune_empty(values)
     except ConfigurationError:
         is_right = False
     if not is_right:
         # Inline tables, and keys of one table apart from each other, are beyond tomlkit.
-        new = _rebuilt(old, path, values)
-    lost = Counter(_comments(old)) - Counter(_comments(new))
+        new = _rebuild_block(old, path, values)
+    lost = Counter(_comments_in(old)) - Counter(_comments_in(new))
     above = "".join(f"{comment}\n" for comment in lost.elements())
     return text[: block.start] + _as_in(text, above + new) + text[block.end :]
 
 
-def _table(lines: str, path: tuple[str, ...]) -> Any:
+def _block_content(lines: str, path: tuple[str, ...]) -> Any:
     """Return what the lines of one block say."""
-    found = _read(lines)
+    found = _read_toml(lines)
     return found.get("peers", {}).get(path[1], {}) if path[0] == "peers" else found["rules"][0]
 
 
-def _rebuilt(lines: str, path: tuple[str, ...], values: Values) -> str:
+def _rebuild_block(lines: str, path: tuple[str, ...], values: Values) -> str:
     """Return the lines of a block written afresh below its own head, with the comments above it."""
-    (block,) = _blocks(lines, path[0])
+    (block,) = _table_blocks(lines, path[0])
     at, of = block.heads[0]
     end = lines.find("\n", at) + 1
-    head = lines[at:end] if of == path else f"[peers.{_key(path[-1])}]\n"
-    return lines[:at] + _rendered(head.rstrip("\n"), values)
+    head = lines[at:end] if of == path else f"[peers.{_render_key(path[-1])}]\n"
+    return lines[:at] + _render_block(head.rstrip("\n"), values)
 
 
-def _updated(lines: str, path: tuple[str, ...], values: Values) -> str:
+def _update_block(lines: str, path: tuple[str, ...], values: Values) -> str:
     """Return the lines of a block with other values: changed and removed by tomlkit, then added."""
     try:
         content = tomlkit.parse(lines)
         table: Any = content["peers"][path[1]] if path[0] == "peers" else content["rules"][0]
-        _merge(table, values)
+        _merge_values(table, values)
         changed = tomlkit.dumps(content)
         found: Any = tomllib.loads(changed)
         is_peer = path[0] == "peers"
         now = found.get("peers", {}).get(path[1], {}) if is_peer else found["rules"][0]
     except (TOMLKitError, tomllib.TOMLDecodeError, KeyError, IndexError, TypeError) as exc:
         raise _not_here(".".join(path), f"[{'.'.join(path)}]") from exc
-    for way, value in _leaves(values):
-        if not _has(now, way):
+    for way, value in _leaf_values(values):
+        if not _has_way(now, way):
             changed = _add_line(changed, path, way, value)
     return changed
 
 
-def _merge(table: Any, values: Mapping[str, Any]) -> None:
+def _merge_values(table: Any, values: Mapping[str, Any]) -> None:
     for key in list(table):
         if key not in values:
             del table[key]
             continue
         value, old = values[key], table[key]
         if isinstance(value, dict) and isinstance(old, dict):
-            _merge(old, value)
+            _merge_values(old, value)
             if not list(old):
                 del table[key]
-        elif _plain(old) != value or type(_plain(old)) is not type(value):
+        elif _plain_item(old) != value or type(_plain_item(old)) is not type(value):
             table[key] = tomlkit.parse(f"x = {render(value)}")["x"]
 
 
 def _add_line(lines: str, path: tuple[str, ...], way: tuple[str, ...], value: Any) -> str:
     """Add a key to the section of a block that its first part has, else to the first section."""
     kind = "peers" if path[0] == "peers" else "rules"
-    (block,) = _blocks(lines, kind)
+    (block,) = _table_blocks(lines, kind)
     depth = len(path)
     sections = {head[depth:]: at for at, head in block.heads}
     inner = way[:-1] if way[:-1] in sections else ()
     at = sections[inner]
     after = [start for start, _ in block.heads if start > at]
-    end = _end(lines, at, _start(lines, after[0]) if after else block.end)
-    key = ".".join(_key(part) for part in way[len(inner) :])
+    end = _block_end(lines, at, _block_start(lines, after[0]) if after else block.end)
+    key = ".".join(_render_key(part) for part in way[len(inner) :])
     line = f"{key} = {render(value)}\n"
     return lines[:end] + line + lines[end:]
 
 
-def _rendered(head: str, values: Values) -> str:
+def _render_block(head: str, values: Values) -> str:
     lines = [f"{head}\n"]
-    lines += [f"{'.'.join(map(_key, way))} = {render(value)}\n" for way, value in _leaves(values)]
+    lines += [
+        f"{'.'.join(map(_render_key, way))} = {render(value)}\n"
+        for way, value in _leaf_values(values)
+    ]
     return "".join(lines)
 
 
@@ -397,9 +408,9 @@ def render(value: Any) -> str:
             raise ConfigurationError("a text holds half of a character (a surrogate)") from exc
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
     if isinstance(value, list | tuple):
-        return f"[{', '.join(render(one) for one in value)}]"
+        return f"[{', '.join(render(item) for item in value)}]"
     if isinstance(value, dict):
-        inner = ", ".join(f"{_key(key)} = {render(one)}" for key, one in value.items())
+        inner = ", ".join(f"{_render_key(key)} = {render(item)}" for key, item in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     if not isinstance(value, int | float):
         raise ConfigurationError("null has no form in TOML; leave the key out")
@@ -408,19 +419,19 @@ def render(value: Any) -> str:
     return str(value).lower() if isinstance(value, float) else str(value)
 
 
-def _key(text: str) -> str:
+def _render_key(text: str) -> str:
     return text if _BARE.fullmatch(text) else render(text)
 
 
-def _leaves(values: Mapping[str, Any], way: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
+def _leaf_values(values: Mapping[str, Any], way: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _leaves(value, (*way, key))
+            yield from _leaf_values(value, (*way, key))
         else:
             yield (*way, key), value
 
 
-def _has(table: Any, way: Sequence[str]) -> bool:
+def _has_way(table: Any, way: Sequence[str]) -> bool:
     for key in way:
         if not isinstance(table, dict) or key not in table:
             return False
@@ -428,9 +439,9 @@ def _has(table: Any, way: Sequence[str]) -> bool:
     return True
 
 
-def _insert(text: str, at: int, lines: str) -> str:
+def _insert_block(text: str, at: int, lines: str) -> str:
     """Insert a block at `at`, with a blank line on both sides."""
-    newline = _newline(text)
+    newline = _newline_of_text(text)
     before, after = text[:at], text[at:]
     if before.strip("\ufeff"):
         before = before if before.endswith("\n") else before + newline
@@ -441,30 +452,30 @@ def _insert(text: str, at: int, lines: str) -> str:
     return before + _as_in(text, lines) + after
 
 
-def _newline(text: str) -> str:
+def _newline_of_text(text: str) -> str:
     return "\r\n" if "\r\n" in text else "\n"
 
 
 def _as_in(text: str, lines: str) -> str:
-    return lines.replace("\r\n", "\n").replace("\n", _newline(text))
+    return lines.replace("\r\n", "\n").replace("\n", _newline_of_text(text))
 
 
-def _comments(text: str) -> list[str]:
+def _comments_in(text: str) -> list[str]:
     return [token["comment"].rstrip("\r") for token in _TOKEN.finditer(text) if token["comment"]]
 
 
-def _plain(item: Any) -> Any:
+def _plain_item(item: Any) -> Any:
     return item.unwrap() if hasattr(item, "unwrap") else item
 
 
-def _read(text: str) -> dict[str, Any]:
+def _read_toml(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text.lstrip("\ufeff"))
     except tomllib.TOMLDecodeError as exc:
         raise ConfigurationError(f"not TOML: {exc}") from exc
 
 
-def _checked(text: str, wanted: Mapping[str, Any], what: str) -> str:
+def _check_text(text: str, wanted: Mapping[str, Any], what: str) -> str:
     """Return `text` where it says exactly what it should.
 
     Raises
@@ -472,7 +483,7 @@ def _checked(text: str, wanted: Mapping[str, Any], what: str) -> str:
     ConfigurationError
         It does not: the file is written in a way that was not foreseen, and stays as it is.
     """
-    found, expected = _pruned(_read(text)), _pruned(dict(wanted))
+    found, expected = _prune_empty(_read_toml(text)), _prune_empty(dict(wanted))
     if {**found, "rules": found.get("rules", [])} != {
         **expected,
         "rules": expected.get("rules", []),
@@ -481,13 +492,13 @@ def _checked(text: str, wanted: Mapping[str, Any], what: str) -> str:
     return text
 
 
-def _pruned(value: Any) -> Any:
+def _prune_empty(value: Any) -> Any:
     """Return a value without empty tables, which mean the same as none."""
     if isinstance(value, dict):
-        inner = {key: _pruned(one) for key, one in value.items()}
-        return {key: one for key, one in inner.items() if one != {}}
+        inner = {key: _prune_empty(item) for key, item in value.items()}
+        return {key: item for key, item in inner.items() if item != {}}
     if isinstance(value, list):
-        return [_pruned(one) if isinstance(one, dict) else one for one in value]
+        return [_prune_empty(item) if isinstance(item, dict) else item for item in value]
     return value
 
 

@@ -52,52 +52,52 @@ class TableField:
 @lru_cache(maxsize=8)
 def fields_of(model: type[BaseModel]) -> tuple[TableField, ...]:
     """Return the fields of a table's class and of the tables in it, in their order."""
-    return tuple(_fields(model, ""))
+    return tuple(_model_fields(model, ""))
 
 
-def _fields(model: type[BaseModel], prefix: str) -> Iterator[TableField]:
+def _model_fields(model: type[BaseModel], prefix: str) -> Iterator[TableField]:
     helps = {key: text for base in reversed(model.__mro__) for key, text in docstrings_of(base)}
     for name, info in model.model_fields.items():
-        kind = _bare(info.annotation)
+        kind = _bare_type(info.annotation)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _fields(kind, f"{prefix}{name}.")
+            yield from _model_fields(kind, f"{prefix}{name}.")
             continue
         is_needed = info.is_required()
         default = None if is_needed else info.get_default(call_default_factory=True)
-        what, options = _kind(kind)
-        shown = "" if default is None else text_of(_toml(default), ", ")
+        what, options = _field_kind(kind)
+        shown = "" if default is None else text_of(_toml_value(default), ", ")
         text = helps.get(name, "").replace("``", "")
         yield TableField(f"{prefix}{name}", what, text, options, shown, is_needed)
 
 
-def _kind(kind: Any) -> tuple[FieldKind, tuple[str, ...]]:
+def _field_kind(kind: Any) -> tuple[FieldKind, tuple[str, ...]]:
     if get_origin(kind) is tuple:
-        inner = _bare(get_args(kind)[0])
-        return "list", _words(inner)
+        inner = _bare_type(get_args(kind)[0])
+        return "list", _literal_words(inner)
     if get_origin(kind) is Literal:
-        return "choice", _words(kind)
+        return "choice", _literal_words(kind)
     if kind is bool:
         return "flag", ("true", "false")
     return ("number" if kind in (int, float) else "text"), ()
 
 
-def _words(kind: Any) -> tuple[str, ...]:
+def _literal_words(kind: Any) -> tuple[str, ...]:
     return tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
 
 
-def _bare(annotation: Any) -> Any:
+def _bare_type(annotation: Any) -> Any:
     while True:
         if get_origin(annotation) is Annotated:
             annotation = get_args(annotation)[0]
         elif get_origin(annotation) in (Union, types.UnionType):
-            annotation = next(one for one in get_args(annotation) if one is not type(None))
+            annotation = next(part for part in get_args(annotation) if part is not type(None))
         else:
             return annotation
 
 
-def _toml(value: Any) -> Any:
+def _toml_value(value: Any) -> Any:
     if isinstance(value, tuple | list):
-        return [_toml(one) for one in value]
+        return [_toml_value(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -108,7 +108,7 @@ def text_of(value: Any, separator: str = "\n") -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        items = [json.dumps(one) if one == "" else text_of(one) for one in value]
+        items = [json.dumps(item) if item == "" else text_of(item) for item in value]
         return separator.join(items) if items else EMPTY_LIST
     return value if isinstance(value, str) else render(value)
 
@@ -122,7 +122,7 @@ def value_of(field: TableField, text: str, separator: str = "\n") -> Any:
     if not text.strip():
         return None
     if field.kind == "list":
-        return _items(text, separator)
+        return _list_items(text, separator)
     if field.kind == "flag":
         return {"true": True, "false": False}.get(text.strip().lower(), text)
     if field.kind == "number":
@@ -133,7 +133,7 @@ def value_of(field: TableField, text: str, separator: str = "\n") -> Any:
     return text
 
 
-def _items(text: str, separator: str) -> Any:
+def _list_items(text: str, separator: str) -> Any:
     if text.lstrip().startswith("["):
         try:
             return tomllib.loads(f"x = {text.strip()}")["x"]
@@ -141,8 +141,8 @@ def _items(text: str, separator: str) -> Any:
             raise ConfigurationError(
                 f"{text[:60]!r} is not a list; write {EMPTY_LIST} or items"
             ) from exc
-    items = [one.strip() for one in text.replace("\r", "").split(separator)]
-    return ["" if one == '""' else one for one in items if one]
+    items = [part.strip() for part in text.replace("\r", "").split(separator)]
+    return ["" if item == '""' else item for item in items if item]
 
 
 def table_of(

@@ -42,7 +42,7 @@ def _in_folder(root: Traversable, folder: str) -> Iterator[ManualPage]:
     place = root.joinpath(folder) if folder else root
     if not place.is_dir():
         return
-    for file in sorted(place.iterdir(), key=lambda one: one.name):
+    for file in sorted(place.iterdir(), key=lambda path: path.name):
         if file.name.endswith(".md"):
             text = file.read_text(encoding="utf-8")
             name = file.name.removesuffix(".md")

@@ -60,12 +60,12 @@ class Repository:
             It does not take it.
         """
         try:
-            self._send(text)
+            self._send_syslog(text)
         except OSError as exc:
             why = exc.strerror or exc
             raise Unreachable(f"the audit trail's repository does not take it: {why}") from exc
 
-    def _send(self, text: str) -> None:
+    def _send_syslog(self, text: str) -> None:
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
         us = f"{socket.gethostname()} chexfract-node {os.getpid()}"
         head = f"<{_PRIORITY}>1 {stamp} {us} DICOM+RFC3881 - "
@@ -247,7 +247,7 @@ class Auditor:
 
     def loop(self) -> Loop:
         """Return the loop that follows the ledger, from the node's start to its end."""
-        return Loop("the audit trail", self.step, self._clock, on_end=self._end)
+        return Loop("the audit trail", self.step, self._clock, on_end=self._note_end)
 
     def step(self) -> float:
         """Note what happened since the last step, and at first that the node started.
@@ -264,10 +264,10 @@ class Auditor:
             self.follow()
         return LOOK_S
 
-    def _end(self) -> None:
+    def _note_end(self) -> None:
         """Note what is left, and that the node ends."""
         if self._is_begun:
-            self._guarded(self.follow)
+            self._run_guarded(self.follow)
             self._note_activity(starts=False)
 
     def follow(self) -> int:
@@ -282,32 +282,32 @@ class Auditor:
             return 0
         self.begin()
         try:
-            noted = self._to_file.step(self._settings, self._append)
+            noted = self._to_file.step(self._settings, self._append_lines)
         except OSError as exc:
             raise Unreachable(f"the audit trail cannot be written: {exc.strerror or exc}") from exc
         if self._repository and self._turns.take(_TURN):
             try:
-                self._to_repository.step(self._settings, self._send)
+                self._to_repository.step(self._settings, self._send_lines)
             finally:
                 self._turns.give_back(_TURN)
         return noted
 
-    def _append(self, lines: Sequence[str]) -> None:
+    def _append_lines(self, lines: Sequence[str]) -> None:
         assert self._file is not None  # noqa: S101 - for the reader: step has looked
         self._file.append(*lines)
 
-    def _send(self, lines: Sequence[str]) -> None:
+    def _send_lines(self, lines: Sequence[str]) -> None:
         assert self._repository is not None  # noqa: S101 - for the reader: step has looked
         for line in lines:
             self._repository.send(line)
 
     def _note_activity(self, *, starts: bool) -> None:
         line = audit_message.application(self._settings, starts=starts, at=self._clock.wall())
-        self._guarded(lambda: self._append([line]))
+        self._run_guarded(lambda: self._append_lines([line]))
         if self._repository:
-            self._guarded(lambda: self._send([line]))
+            self._run_guarded(lambda: self._send_lines([line]))
 
-    def _guarded(self, act: Callable[[], object]) -> None:
+    def _run_guarded(self, act: Callable[[], object]) -> None:
         try:
             act()
         except (ChexFractError, OSError) as exc:

@@ -149,13 +149,13 @@ def measured_costs(ledger: Ledger, costs: ImageCosts) -> ImageCosts:
     """Return `costs` with what the ledger's last events say of its stages, as far as they do."""
     newest = ledger.history.newest_event()
     times = ledger.history.stage_times(max(0, newest - RECENT_EVENTS), newest)
-    means = _means(times)
+    means = _mean_seconds(times)
     named = {"receive_s": "received", "model_s": MODEL_SHARE, "deliver_s": "delivered"}
     found = {key: means[stage] for key, stage in named.items() if means.get(stage)}
     return replace(costs, **found)
 
 
-def _means(times: Iterable[tuple[str, float]]) -> dict[str, float]:
+def _mean_seconds(times: Iterable[tuple[str, float]]) -> dict[str, float]:
     """Return the mean seconds of each stage."""
     of_stage: dict[str, list[float]] = defaultdict(list)
     for stage, ms in times:
@@ -168,8 +168,8 @@ def as_text(plan: CapacityPlan, costs: ImageCosts) -> str:
     lines = [f"{plan.per_day:,} images a day, {plan.per_second:g} a second in the busiest hour"]
     lines += [f"{'station':<12}{'servers':>8}{'busy':>7}{'mean wait':>12}"]
     lines += [
-        f"{one.station:<12}{one.servers:>8}{one.busy:>7.0%}{one.mean_wait_s:>10.2f} s"
-        for one in plan.stations
+        f"{row.station:<12}{row.servers:>8}{row.busy:>7.0%}{row.mean_wait_s:>10.2f} s"
+        for row in plan.stations
     ]
     lines.append(f"ledger: {plan.transactions_per_second:g} transactions a second")
     lines.append(f"Redis: {plan.commands_per_second:g} commands a second")

@@ -48,9 +48,9 @@ def certificate(
     ConfigurationError
         A file cannot be read or written.
     """
-    folder, wanted = _folder(settings), _names(settings, names)
-    made = _make(folder, wanted, copy_ca)
-    _tell(folder, made, wanted, settings.web.port, as_json=as_json)
+    folder, wanted = _ca_folder(settings), _certificate_names(settings, names)
+    made = _make_certificate(folder, wanted, copy_ca)
+    _print_certificate(folder, made, wanted, settings.web.port, as_json=as_json)
     return folder / "node.pem"
 
 
@@ -62,22 +62,22 @@ def issue(settings: Settings, names: Sequence[str]) -> tuple[Path, Path]:
     ConfigurationError
         A file cannot be read or written.
     """
-    folder = _folder(settings)
-    _make(folder, _names(settings, names), None)
+    folder = _ca_folder(settings)
+    _make_certificate(folder, _certificate_names(settings, names), None)
     return folder / "node.pem", folder / "ca.pem"
 
 
-def _folder(settings: Settings) -> Path:
+def _ca_folder(settings: Settings) -> Path:
     return (settings.node.data_dir / "ca").absolute()
 
 
-def _make(folder: Path, wanted: list[str], copy_ca: Path | None) -> x509.Certificate:
+def _make_certificate(folder: Path, wanted: list[str], copy_ca: Path | None) -> x509.Certificate:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         authority, key = _own_authority(folder)
         made = _issue_signed(folder, authority, key, wanted)
         if copy_ca is not None:
-            _write(copy_ca, (folder / "ca.pem").read_bytes(), 0o644)
+            _write_file(copy_ca, (folder / "ca.pem").read_bytes(), 0o644)
     except (OSError, ValueError) as exc:
         where = getattr(exc, "filename", None) or folder
         what = getattr(exc, "strerror", None) or "not a certificate or key of this command"
@@ -85,7 +85,7 @@ def _make(folder: Path, wanted: list[str], copy_ca: Path | None) -> x509.Certifi
     return made
 
 
-def _names(settings: Settings, names: Sequence[str]) -> list[str]:
+def _certificate_names(settings: Settings, names: Sequence[str]) -> list[str]:
     """Return the names that the certificate bears, each once."""
     urls = (settings.web.url, settings.jobs_url)
     found = [*names, *(urlsplit(url).hostname or "" for url in urls), socket.gethostname()]
@@ -101,7 +101,7 @@ def _own_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePriv
             raise ValueError("another kind of key")
         return authority, key
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _named(f"ChexFract Node authority of {socket.gethostname()}"[:64])
+    name = _common_name(f"ChexFract Node authority of {socket.gethostname()}"[:64])
     authority = (
         _certificate_builder(name, name, key.public_key(), CA_FOR)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -109,8 +109,8 @@ def _own_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePriv
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write(folder / "ca.key", _pem_of(key), 0o600)
-    _write(folder / "ca.pem", authority.public_bytes(serialization.Encoding.PEM), 0o644)
+    _write_file(folder / "ca.key", _pem_of(key), 0o600)
+    _write_file(folder / "ca.pem", authority.public_bytes(serialization.Encoding.PEM), 0o644)
     return authority, key
 
 
@@ -125,9 +125,14 @@ def _issue_signed(
     public = ca_key.public_key()
     made = (
         _certificate_builder(
-            _named(names[0][:64]), authority.subject, key.public_key(), min(CERTIFICATE_FOR, left)
+            _common_name(names[0][:64]),
+            authority.subject,
+            key.public_key(),
+            min(CERTIFICATE_FOR, left),
         )
-        .add_extension(x509.SubjectAlternativeName([_alternative(one) for one in names]), False)
+        .add_extension(
+            x509.SubjectAlternativeName([_alternative_name(name) for name in names]), False
+        )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs=False), critical=True)
         .add_extension(
@@ -142,7 +147,7 @@ def _issue_signed(
     )
     # One file, so that no moment has a certificate beside another's key.
     chain = made.public_bytes(serialization.Encoding.PEM) + _pem_of(key)
-    _write(folder / "node.pem", chain, 0o600)
+    _write_file(folder / "node.pem", chain, 0o600)
     return made
 
 
@@ -176,11 +181,11 @@ def _key_usage(*, signs: bool) -> x509.KeyUsage:
     )
 
 
-def _named(text: str) -> x509.Name:
+def _common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _alternative(name: str) -> x509.GeneralName:
+def _alternative_name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ip_address(name))
     except ValueError:
@@ -195,7 +200,7 @@ def _pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
+def _write_file(path: Path, content: bytes, mode: int) -> None:
     """Put a file in its place, whole, and never readable by more than `mode` allows."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -205,7 +210,7 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     temporary.replace(path)
 
 
-def _tell(
+def _print_certificate(
     folder: Path, made: x509.Certificate, names: Sequence[str], port: int, *, as_json: bool
 ) -> None:
     until = f"{made.not_valid_after_utc:%Y-%m-%d}"

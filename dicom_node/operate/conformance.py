@@ -238,10 +238,12 @@ def statement(settings: Settings) -> dict[str, Any]:
             "known_peers_only": node.known_peers_only,
             "called_ae_check": node.called_ae_check,
         },
-        "accepted": [_context(context) for context in entity.accepted()],
-        "accepted_for_get": [_context(one) for one in entity.sent_back(contexts.REPORTS)],
-        "accepted_for_commitment": [_context(entity.commitment())],
-        "proposed": _proposed(),
+        "accepted": [_context_facts(context) for context in entity.accepted()],
+        "accepted_for_get": [
+            _context_facts(context) for context in entity.sent_back(contexts.REPORTS)
+        ],
+        "accepted_for_commitment": [_context_facts(entity.commitment())],
+        "proposed": _proposed_contexts(),
         "rejections": [
             {"result": r.result, "source": r.source, "reason": r.diagnostic, "when": r.reason}
             for r in vars(scp).values()
@@ -253,18 +255,24 @@ def statement(settings: Settings) -> dict[str, Any]:
         ],
         "store_scu": _store_scu(settings),
         "query_retrieve": _query_retrieve(),
-        "storage_commitment": _commitment(settings),
-        "dicomweb": _dicomweb(),
+        "storage_commitment": _commitment_facts(settings),
+        "dicomweb": _dicomweb_facts(),
         "air": {
             "actor": "Evidence Creator",
-            "transactions": [_row(("id", "name", "support"), one) for one in AIR_TRANSACTIONS],
-            "content": [_row(("subject", "support", "test"), one) for one in AIR_CONTENT],
+            "transactions": [
+                _named_values(("id", "name", "support"), transaction)
+                for transaction in AIR_TRANSACTIONS
+            ],
+            "content": [
+                _named_values(("subject", "support", "test"), content) for content in AIR_CONTENT
+            ],
         },
-        "reports": REPORT_CONTENT | {"sop_classes": [_named(uid) for uid in SR_CLASSES.values()]},
+        "reports": REPORT_CONTENT
+        | {"sop_classes": [_uid_with_name(uid) for uid in SR_CLASSES.values()]},
         "security": {
-            "tls": f"{' and '.join(_version(one) for one in security.VERSIONS)}, mutual where a CA "
-            "is named (PS3.15 B.12, BCP 195)",
-            "tls_versions": [_version(one) for one in security.VERSIONS],
+            "tls": f"{' and '.join(map(_tls_version, security.VERSIONS))}, mutual where a CA is "
+            "named (PS3.15 B.12, BCP 195)",
+            "tls_versions": [_tls_version(version) for version in security.VERSIONS],
             "suites": list(security.SUITES),
             "ciphers": security.CIPHERS,
             "web": "bearer secret or sign-in; HTTPS with the same suites (`web.certificate`), or a "
@@ -276,13 +284,15 @@ def statement(settings: Settings) -> dict[str, Any]:
             for kind, (name, rows) in IODS.items()
         ],
         "read": [{**_tag_of(keyword), "use": use} for keyword, use in READ],
-        "revisions": [_row(("version", "date", "change"), one) for one in REVISIONS],
+        "revisions": [
+            _named_values(("version", "date", "change"), revision) for revision in REVISIONS
+        ],
         "not_claimed": list(NOT_CLAIMED),
     }
 
 
-def _version(one: TLSVersion) -> str:
-    return one.name.removeprefix("TLSv").replace("_", ".")
+def _tls_version(version: TLSVersion) -> str:
+    return version.name.removeprefix("TLSv").replace("_", ".")
 
 
 def _attribute_row(row: Row) -> dict[str, str]:
@@ -345,7 +355,7 @@ def _query_retrieve() -> dict[str, Any]:
     }
 
 
-def _commitment(settings: Settings) -> dict[str, Any]:
+def _commitment_facts(settings: Settings) -> dict[str, Any]:
     waits = settings.delivery
     return {
         "peers": sorted(n for n, peer in settings.peers.items() if peer.storage_commitment),
@@ -362,19 +372,19 @@ def _commitment(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _dicomweb() -> dict[str, Any]:
+def _dicomweb_facts() -> dict[str, Any]:
     return {
         "root": ROOT,
         "services": [
             {
-                "service": one.service,
-                "method": one.method,
-                "path": one.path,
-                "media_types": ", ".join(one.media_types),
-                "payload": ", ".join(one.payload),
-                "parameters": list(one.parameters),
+                "service": resource.service,
+                "method": resource.method,
+                "path": resource.path,
+                "media_types": ", ".join(resource.media_types),
+                "payload": ", ".join(resource.payload),
+                "parameters": list(resource.parameters),
             }
-            for one in RESOURCES
+            for resource in RESOURCES
         ],
         "search_parameters": list(SEARCH_PARAMETERS),
         "rendered_parameters": list(RENDERED_PARAMETERS),
@@ -385,31 +395,35 @@ def _dicomweb() -> dict[str, Any]:
     }
 
 
-def _row(names: tuple[str, ...], values: tuple[str, ...]) -> dict[str, str]:
+def _named_values(names: tuple[str, ...], values: tuple[str, ...]) -> dict[str, str]:
     return dict(zip(names, values, strict=True))
 
 
-def _context(context: Any) -> dict[str, Any]:
+def _context_facts(context: Any) -> dict[str, Any]:
     # A context names the roles of the requestor: where that one may be the SCP, we are the SCU.
     is_reversed = context.scp_role is True
     roles = {"SCP": context.scu_role is not False, "SCU": is_reversed}
     return {
-        **_named(context.abstract_syntax),
+        **_uid_with_name(context.abstract_syntax),
         "role": "/".join(role for role, is_played in roles.items() if is_played),
-        "transfer_syntaxes": [_named(uid) for uid in context.transfer_syntax],
+        "transfer_syntaxes": [_uid_with_name(uid) for uid in context.transfer_syntax],
     }
 
 
-def _proposed() -> list[dict[str, Any]]:
+def _proposed_contexts() -> list[dict[str, Any]]:
     little = (contexts.EXPLICIT_LITTLE, contexts.IMPLICIT_LITTLE)
     return [
-        {**_named(uid), "role": "SCU", "transfer_syntaxes": [_named(one) for one in little]}
+        {
+            **_uid_with_name(uid),
+            "role": "SCU",
+            "transfer_syntaxes": [_uid_with_name(syntax) for syntax in little],
+        }
         # C-FIND: whose report a duplicate is, and what `pull` brings by C-GET
         for uid in (contexts.VERIFICATION, *contexts.REPORTS, pull.FIND, pull.GET)
     ]
 
 
-def _named(uid: object) -> dict[str, str]:
+def _uid_with_name(uid: object) -> dict[str, str]:
     return {"uid": str(uid), "name": UID(str(uid)).name}
 
 

@@ -36,39 +36,39 @@ Sections of services that this node does not have are left out, and their number
 def as_markdown(facts: dict[str, Any]) -> str:
     """Return the statement in the order of PS3.2 Annex N."""
     parts = (
-        _cover,
-        _overview,
-        _contents,
-        _introduction,
-        _model,
+        _cover_chapter,
+        _overview_chapter,
+        _contents_chapter,
+        _introduction_chapter,
+        _model_chapter,
         _mapped_services,
-        _storage,
-        _commitment,
-        _retrieval,
-        _web,
+        _storage_chapter,
+        _commitment_chapter,
+        _retrieval_chapter,
+        _web_chapter,
         _other_services,
-        _configuration,
-        _associations,
-        _initiation,
-        _acceptance,
+        _configuration_chapter,
+        _associations_chapter,
+        _initiation_chapter,
+        _acceptance_chapter,
         _dimse_statuses,
         _web_statuses,
-        _security,
-        _objects,
+        _security_chapter,
+        _objects_chapter,
         _structured_report,
         _security_details,
-        _mapping,
+        _mapping_chapter,
         _code_sets,
-        _air,
+        _air_chapter,
         _not_claimed,
     )
     return "\n".join(line for part in parts for line in part(facts)) + "\n"
 
 
-def _cover(facts: dict[str, Any]) -> Iterable[str]:
+def _cover_chapter(facts: dict[str, Any]) -> Iterable[str]:
     product = facts["product"]
     yield f"# DICOM Conformance Statement: {product['name']} {product['version']}\n"
-    yield from _table(
+    yield from _table_lines(
         ("Cover page", ""),
         [
             ("Company", product["manufacturer"]),
@@ -80,7 +80,7 @@ def _cover(facts: dict[str, Any]) -> Iterable[str]:
     )
 
 
-def _overview(facts: dict[str, Any]) -> Iterable[str]:
+def _overview_chapter(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## 1 Overview\n"
     yield (
         "The node receives chest radiographs, has them described by a model, and sends a "
@@ -88,26 +88,29 @@ def _overview(facts: dict[str, Any]) -> Iterable[str]:
         "for research and are not a diagnosis.\n"
     )
     yield "### 1.1 Content and transfer, and 1.2 DIMSE services\n"
-    rows = [(name, *roles) for name, roles in _services(facts).items()]
-    yield from _table(("Network service", "SCU", "SCP"), rows)
+    rows = [(name, *roles) for name, roles in _service_roles(facts).items()]
+    yield from _table_lines(("Network service", "SCU", "SCP"), rows)
     yield f"\nRoot template of structured reports: {facts['reports']['template']}."
     yield "\n### 1.3 DICOM web services\n"
     rows = [(name, "No", "Yes") for name in ("QIDO-RS", "WADO-RS", "STOW-RS")]
-    yield from _table(("DICOMweb service", "User agent", "Origin server"), rows)
+    yield from _table_lines(("DICOMweb service", "User agent", "Origin server"), rows)
     yield "\n### 1.4 Media services, 1.5 Real-time video, 1.6 De-identification profiles\n\nNone."
     yield "\n### 1.7 Specific character sets\n"
     yield f"Of all that is sent: {facts['reports']['character_set']}. More in 5.7."
 
 
-def _contents(_: dict[str, Any]) -> Iterable[str]:
+def _contents_chapter(_: dict[str, Any]) -> Iterable[str]:
     yield "\n## 2 Table of contents\n"
     yield from (f"- {chapter}" for chapter in CHAPTERS)
 
 
-def _introduction(facts: dict[str, Any]) -> Iterable[str]:
+def _introduction_chapter(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## 3 Introduction\n\n### 3.1 Revision history\n"
-    rows = [(one["version"], one["date"], one["change"]) for one in facts["revisions"]]
-    yield from _table(("Version", "Date", "Change"), rows)
+    rows = [
+        (revision["version"], revision["date"], revision["change"])
+        for revision in facts["revisions"]
+    ]
+    yield from _table_lines(("Version", "Date", "Change"), rows)
     yield "\n### 3.2 Audience\n"
     yield "Those who connect this node to archives, modalities and viewers."
     yield "\n### 3.3 Remarks\n"
@@ -128,7 +131,7 @@ def _introduction(facts: dict[str, Any]) -> Iterable[str]:
     )
 
 
-def _model(facts: dict[str, Any]) -> Iterable[str]:
+def _model_chapter(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## 4 Implementation model\n\n### 4.1 Application entities and data flow\n"
     yield (
         "One application entity, with the titles "
@@ -154,9 +157,9 @@ def _mapped_services(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n### 5.2 DIMSE services"
 
 
-def _storage(facts: dict[str, Any]) -> Iterable[str]:
+def _storage_chapter(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n#### 5.2.5 Storage\n\n##### 5.2.5.1 Storage SCU\n"
-    names = ", ".join(one["name"] for one in facts["reports"]["sop_classes"])
+    names = ", ".join(sop_class["name"] for sop_class in facts["reports"]["sop_classes"])
     yield (
         f"Of {names} the first is sent that the peer accepts, in the order of its configuration: "
         "one is made, and the others are the same report under a UID of their own. "
@@ -172,10 +175,10 @@ def _storage(facts: dict[str, Any]) -> Iterable[str]:
     )
 
 
-def _configuration(facts: dict[str, Any]) -> Iterable[str]:
+def _configuration_chapter(facts: dict[str, Any]) -> Iterable[str]:
     ae = facts["ae"]
     yield "\n## 6 Configuration\n"
-    yield from _table(
+    yield from _table_lines(
         ("Parameter", "Value"),
         [
             ("AE title", ae["title"]),
@@ -189,7 +192,7 @@ def _configuration(facts: dict[str, Any]) -> Iterable[str]:
     yield "\nPeers, their rights, rules and destinations stand in node.toml."
 
 
-def _security(facts: dict[str, Any]) -> Iterable[str]:
+def _security_chapter(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## 8 Security\n"
     yield "AE titles are names, not proof: use TLS or addresses."
     yield f"\nTCP port: {facts['ae']['port']}. Secure transport: TLS {facts['security']['tls']}."
@@ -202,20 +205,20 @@ def _security_details(facts: dict[str, Any]) -> Iterable[str]:
     yield f"Suites of TLS 1.2: {', '.join(facts['security']['suites'])}."
 
 
-def _services(facts: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def _service_roles(facts: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Return, for each SOP class, whether it is used as SCU and offered as SCP."""
     ours = (*facts["accepted"], *facts["proposed"], *facts["accepted_for_commitment"])
-    scu_names = {one["name"] for one in ours if "SCU" in one["role"]}
-    scp_names = {one["name"] for one in facts["accepted"] if "SCP" in one["role"]}
-    names = dict.fromkeys(one["name"] for one in ours)
+    scu_names = {context["name"] for context in ours if "SCU" in context["role"]}
+    scp_names = {context["name"] for context in facts["accepted"] if "SCP" in context["role"]}
+    names = dict.fromkeys(context["name"] for context in ours)
     return {name: (_YES[name in scu_names], _YES[name in scp_names]) for name in names}
 
 
-def _associations(facts: dict[str, Any]) -> Iterable[str]:
+def _associations_chapter(facts: dict[str, Any]) -> Iterable[str]:
     ae, implementation = facts["ae"], facts["implementation"]
     yield "\n## 7 Network and media communication details\n\nTCP/IP versions 4 and 6; no media."
     yield "\n### 7.1 General association parameters\n"
-    yield from _table(
+    yield from _table_lines(
         ("Parameter", "Value"),
         [
             ("Application context", contexts.APPLICATION),
@@ -231,32 +234,32 @@ def _associations(facts: dict[str, Any]) -> Iterable[str]:
     )
 
 
-def _acceptance(facts: dict[str, Any]) -> Iterable[str]:
+def _acceptance_chapter(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n##### 7.2.1.4 Associations accepted\n"
     yield "Presentation contexts, in order of preference:\n"
-    yield from _contexts(facts["accepted"])
+    yield from _context_table(facts["accepted"])
     yield "\nFrom a requestor that proposes to be the SCP of what a C-GET brings:\n"
-    yield from _contexts(facts["accepted_for_get"])
+    yield from _context_table(facts["accepted_for_get"])
     yield "\nFrom a peer with `storage_commitment = true`, which reports what it commits to:\n"
-    yield from _contexts(facts["accepted_for_commitment"])
+    yield from _context_table(facts["accepted_for_commitment"])
     yield "\nRejections (PS3.8 Table 9-21):\n"
-    yield from _table(
+    yield from _table_lines(
         ("Result", "Source", "Reason", "When"),
         [(r["result"], r["source"], r["reason"], r["when"]) for r in facts["rejections"]],
     )
 
 
-def _initiation(facts: dict[str, Any]) -> Iterable[str]:
+def _initiation_chapter(facts: dict[str, Any]) -> Iterable[str]:
     sending = facts["store_scu"]
     yield "\n### 7.2 Specifications\n\n#### 7.2.1 The application entity"
     yield "\n##### 7.2.1.3 Associations initiated\n"
     yield "One per destination, used again while work comes. It proposes:\n"
-    yield from _contexts(facts["proposed"])
+    yield from _context_table(facts["proposed"])
     idle = sending["association_kept_idle_s"]
     yield f"\nAn association is released after {idle:g} s without work."
 
 
-def _retrieval(facts: dict[str, Any]) -> Iterable[str]:
+def _retrieval_chapter(facts: dict[str, Any]) -> Iterable[str]:
     found = facts["query_retrieve"]
     yield "\n#### 5.2.7 Query/Retrieve SCP\n"
     yield (
@@ -265,11 +268,11 @@ def _retrieval(facts: dict[str, Any]) -> Iterable[str]:
         "Images are not queried. C-MOVE goes to configured peers only.\n"
     )
     rows = [
-        (level["level"], one["keyword"], one["tag"], one["vr"], one["matching"])
+        (level["level"], key["keyword"], key["tag"], key["vr"], key["matching"])
         for level in found["levels"]
-        for one in level["keys"]
+        for key in level["keys"]
     ]
-    yield from _table(("Level", "Attribute", "Tag", "VR", "Matching"), rows)
+    yield from _table_lines(("Level", "Attribute", "Tag", "VR", "Matching"), rows)
     keys = ", ".join(f"{level['level']} {level['unique']}" for level in found["levels"])
     yield (
         f"\nUnique keys: {keys}. At the level IMAGE (INSTANCE is taken for it) every other "
@@ -286,7 +289,7 @@ def _retrieval(facts: dict[str, Any]) -> Iterable[str]:
     )
 
 
-def _commitment(facts: dict[str, Any]) -> Iterable[str]:
+def _commitment_chapter(facts: dict[str, Any]) -> Iterable[str]:
     found = facts["storage_commitment"]
     yield "\n#### 5.2.6 Storage Commitment SCU\n"
     yield (
@@ -296,7 +299,7 @@ def _commitment(facts: dict[str, Any]) -> Iterable[str]:
         "and at any time later on one that the peer opens to the listener, with SCP/SCU role "
         "selection or without. An object that the peer does not have is sent again and asked for "
         "again. Without an answer it is asked for again "
-        f"{_waits(found['wait_for_answer_s'])}. An answer to an earlier transaction counts."
+        f"{_wait_words(found['wait_for_answer_s'])}. An answer to an earlier transaction counts."
     )
 
 
@@ -305,24 +308,24 @@ def _dimse_statuses(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n### 7.3 Status codes\n\n#### 7.3.2 DIMSE services\n\nStorage, as SCU:\n"
     yield (
         f"A status of {', '.join(sending['delivered'])} is a delivery. After another one the "
-        f"object is sent again {_waits(sending['wait_after_refusal_s'])}, and after no answer "
-        f"{_waits(sending['wait_after_silence_s'])}.\n"
+        f"object is sent again {_wait_words(sending['wait_after_refusal_s'])}, and after no answer "
+        f"{_wait_words(sending['wait_after_silence_s'])}.\n"
     )
     rows = [(s["status"], s["meaning"], s["when"]) for s in facts["store_scp_statuses"]]
-    yield from _table(("Status of C-STORE, as SCP", "Meaning", "When"), rows)
+    yield from _table_lines(("Status of C-STORE, as SCP", "Meaning", "When"), rows)
     yield ""
     rows = [(s["status"], s["meaning"], s["when"]) for s in commitment["report_statuses"]]
-    yield from _table(("Status of N-EVENT-REPORT", "Meaning", "When"), rows)
+    yield from _table_lines(("Status of N-EVENT-REPORT", "Meaning", "When"), rows)
     yield "\nFailure Reasons that are known by name; every one but 0131 sends the object again:\n"
-    reasons = [(one["reason"], one["meaning"]) for one in commitment["failure_reasons"]]
-    yield from _table(("Failure Reason", "Meaning"), reasons)
+    reasons = [(reason["reason"], reason["meaning"]) for reason in commitment["failure_reasons"]]
+    yield from _table_lines(("Failure Reason", "Meaning"), reasons)
     yield ""
     found = facts["query_retrieve"]["statuses"]
     answers = [(s["status"], s["meaning"], s["operations"], s["when"]) for s in found]
-    yield from _table(("Status of a query", "Meaning", "Operations", "When"), answers)
+    yield from _table_lines(("Status of a query", "Meaning", "Operations", "When"), answers)
 
 
-def _web(facts: dict[str, Any]) -> Iterable[str]:
+def _web_chapter(facts: dict[str, Any]) -> Iterable[str]:
     found = facts["dicomweb"]
     yield "\n### 5.3 DICOM web services\n\n#### 5.3.2 Studies service, as origin server\n"
     yield (
@@ -334,7 +337,7 @@ def _web(facts: dict[str, Any]) -> Iterable[str]:
         for s in found["services"]
     ]
     head = ("Service", "Method", "Path", "Media types of the answer", "Of the request")
-    yield from _table(head, services)
+    yield from _table_lines(head, services)
     yield (
         "\nEvery GET is answered to HEAD, too; OPTIONS names these capabilities as WADL or JSON. "
         f"QIDO-RS knows {', '.join(f'`{name}`' for name in found['search_parameters'])} as "
@@ -362,35 +365,43 @@ def _other_services(facts: dict[str, Any]) -> Iterable[str]:
 
 def _web_statuses(facts: dict[str, Any]) -> Iterable[str]:
     found = facts["dicomweb"]
-    answers = ", ".join(f"{one['status']} ({one['when']})" for one in found["store_statuses"])
+    answers = ", ".join(
+        f"{status['status']} ({status['when']})" for status in found["store_statuses"]
+    )
     yield "\n#### 7.3.3 DICOM web services\n"
     yield (
         "A media type that is not named in 5.3.2 is answered 406, another method 405. "
         f"STOW-RS answers {answers}, with a Failure Reason for each Instance:\n"
     )
-    failures = [(one["reason"], one["when"]) for one in found["store_failures"]]
-    yield from _table(("Failure Reason", "When"), failures)
+    failures = [(failure["reason"], failure["when"]) for failure in found["store_failures"]]
+    yield from _table_lines(("Failure Reason", "When"), failures)
 
 
-def _air(statement: dict[str, Any]) -> Iterable[str]:
+def _air_chapter(statement: dict[str, Any]) -> Iterable[str]:
     facts = statement["air"]
     yield "\n## F IHE AI Results (AIR)\n"
     yield (
         f"The node takes the part of the {facts['actor']}. This mapping is the manufacturer's own; "
         "it was not tested at a Connectathon.\n"
     )
-    rows = [(one["id"], one["name"], one["support"]) for one in facts["transactions"]]
-    yield from _table(("Transaction", "Name", "This node"), rows)
+    rows = [
+        (transaction["id"], transaction["name"], transaction["support"])
+        for transaction in facts["transactions"]
+    ]
+    yield from _table_lines(("Transaction", "Name", "This node"), rows)
     yield ""
-    subjects = [(one["subject"], one["support"], f"`{one['test']}`") for one in facts["content"]]
-    yield from _table(("Content", "This node", "Proved by"), subjects)
+    subjects = [
+        (subject["subject"], subject["support"], f"`{subject['test']}`")
+        for subject in facts["content"]
+    ]
+    yield from _table_lines(("Content", "This node", "Proved by"), subjects)
 
 
-def _waits(bounds: tuple[float, float]) -> str:
+def _wait_words(bounds: tuple[float, float]) -> str:
     return f"after {bounds[0]:g} s, doubling up to every {bounds[1]:g} s, without end"
 
 
-def _objects(facts: dict[str, Any]) -> Iterable[str]:
+def _objects_chapter(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## A Information object definitions\n"
     yield (
         "ALWAYS: with a value. VNAP: without a value where the image has none. ANAP: left out "
@@ -400,10 +411,17 @@ def _objects(facts: dict[str, Any]) -> Iterable[str]:
     for number, iod in enumerate(facts["iods"], 1):
         yield f"\n### A.{number} {iod['name']}\n"
         rows = [
-            (one["module"], one["keyword"], one["tag"], one["vr"], one["presence"], one["source"])
-            for one in iod["attributes"]
+            (
+                attribute["module"],
+                attribute["keyword"],
+                attribute["tag"],
+                attribute["vr"],
+                attribute["presence"],
+                attribute["source"],
+            )
+            for attribute in iod["attributes"]
         ]
-        yield from _table(("Module", "Attribute", "Tag", "VR", "Presence", "Source"), rows)
+        yield from _table_lines(("Module", "Attribute", "Tag", "VR", "Presence", "Source"), rows)
     yield (
         "\nUIDs derive from the image's UID, the model's version and the options: the same work "
         "gives the same objects. A report that replaces another names it in Predecessor Documents "
@@ -412,14 +430,16 @@ def _objects(facts: dict[str, Any]) -> Iterable[str]:
     yield "\nPrivate attributes: none are written."
 
 
-def _mapping(facts: dict[str, Any]) -> Iterable[str]:
+def _mapping_chapter(facts: dict[str, Any]) -> Iterable[str]:
     yield "\n## D Mapping of attributes\n"
     yield (
         "From the image to its report: what annex A marks IMAGE keeps its tag. Attributes of an "
         "image that change what is done:\n"
     )
-    read = [(one["keyword"], one["tag"], one["use"]) for one in facts["read"]]
-    yield from _table(("Attribute", "Tag", "Use"), read)
+    read = [
+        (attribute["keyword"], attribute["tag"], attribute["use"]) for attribute in facts["read"]
+    ]
+    yield from _table_lines(("Attribute", "Tag", "Use"), read)
 
 
 def _code_sets(facts: dict[str, Any]) -> Iterable[str]:
@@ -430,7 +450,7 @@ def _code_sets(facts: dict[str, Any]) -> Iterable[str]:
 def _structured_report(facts: dict[str, Any]) -> Iterable[str]:
     reports = facts["reports"]
     yield "\n## B Structured report content encoding\n"
-    yield from _table(
+    yield from _table_lines(
         ("Structured report", "Content"),
         [
             ("Root template", reports["template"]),
@@ -449,22 +469,22 @@ def _not_claimed(facts: dict[str, Any]) -> Iterable[str]:
     yield ", ".join(facts["not_claimed"]) + "."
 
 
-def _contexts(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
-    yield from _table(
+def _context_table(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
+    yield from _table_lines(
         ("Abstract syntax", "UID", "Transfer syntaxes", "Role"),
         [
             (
-                one["name"],
-                one["uid"],
-                "<br>".join(f"{s['name']} ({s['uid']})" for s in one["transfer_syntaxes"]),
-                one["role"],
+                context["name"],
+                context["uid"],
+                "<br>".join(f"{s['name']} ({s['uid']})" for s in context["transfer_syntaxes"]),
+                context["role"],
             )
-            for one in rows
+            for context in rows
         ],
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
+def _table_lines(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|{'---|' * len(head)}"
     for row in rows:

@@ -61,24 +61,24 @@ def demo(folder: Path | None, *, count: int = 0, keep: bool = False, as_json: bo
         archive_in(here) as archive,
         node_in(here, archive) as node,
     ):
-        phantoms = _draw(here, count)
+        phantoms = _draw_phantoms(here, count)
         with progress.wait("node and worker start"):
             node.wait_until_ready()
         started = time.time()
-        _send(node, phantoms)
-        answers = _answers(node, archive, phantoms, started)
-        print(json.dumps([_row(a) for a in answers])) if as_json else _show(answers)
+        _send_phantoms(node, phantoms)
+        answers = _await_answers(node, archive, phantoms, started)
+        print(json.dumps([_answer_row(a) for a in answers])) if as_json else _show_answers(answers)
         if keep:
             _stay_up(node)
     return 0 if all(answer.said == answer.drawn for answer in answers) else 1
 
 
-def _draw(here: Path, count: int) -> list[dict[str, str]]:
+def _draw_phantoms(here: Path, count: int) -> list[dict[str, str]]:
     sets = [["--exhibits"], *([["--count", str(count)]] if count else [])]
     return [row for i, choice in enumerate(sets) for row in draw(here / f"phantoms{i}", *choice)]
 
 
-def _send(node: SandboxNode, phantoms: list[dict[str, str]]) -> None:
+def _send_phantoms(node: SandboxNode, phantoms: list[dict[str, str]]) -> None:
     failed: list[str] = []
 
     def note(path: Path, status: int | None, problem: str) -> None:
@@ -90,7 +90,7 @@ def _send(node: SandboxNode, phantoms: list[dict[str, str]]) -> None:
         raise Unreachable(f"the node did not take {'; '.join(failed)}")
 
 
-def _answers(
+def _await_answers(
     node: SandboxNode, archive: Archive, phantoms: list[dict[str, str]], started: float
 ) -> list[PhantomAnswer]:
     wanted = {row["sop_instance_uid"]: row for row in phantoms}
@@ -107,7 +107,7 @@ def _answers(
             advance(len(reports))
     ledger = Ledger.open(node.ledger)
     try:
-        return [_answer(row, reports[uid], ledger, started) for uid, row in wanted.items()]
+        return [_phantom_answer(row, reports[uid], ledger, started) for uid, row in wanted.items()]
     finally:
         ledger.close()
 
@@ -128,44 +128,46 @@ def _archived_reports(folder: Path) -> dict[str, Dataset]:
     return reports
 
 
-def _answer(row: dict[str, str], report: Dataset, ledger: Ledger, started: float) -> PhantomAnswer:
+def _phantom_answer(
+    row: dict[str, str], report: Dataset, ledger: Ledger, started: float
+) -> PhantomAnswer:
     trace = ledger.history.trace(row["sop_instance_uid"])
     stages = tuple(as_json(stage) for stage in trace.stages)
     return PhantomAnswer(
         file=row["file"],
         drawn=row["text"],
-        said=_text(report, "121071"),
-        summary=_code(report, "111017"),
+        said=_item_text(report, "121071"),
+        summary=_item_code(report, "111017"),
         seconds=round(max(stage["at"] for stage in stages) - stages[0]["at"], 3),
         stages=stages,
     )
 
 
-def _items(ds: Dataset) -> Iterator[Dataset]:
+def _walk_items(ds: Dataset) -> Iterator[Dataset]:
     for item in ds.get("ContentSequence") or []:
         yield item
-        yield from _items(item)
+        yield from _walk_items(item)
 
 
-def _named(report: Dataset, code: str, value_type: str) -> Dataset | None:
-    for item in _items(report):
+def _find_item(report: Dataset, code: str, value_type: str) -> Dataset | None:
+    for item in _walk_items(report):
         name = (item.get("ConceptNameCodeSequence") or [Dataset()])[0]
         if name.get("CodeValue") == code and item.get("ValueType") == value_type:
             return item
     return None
 
 
-def _text(report: Dataset, code: str) -> str:
-    item = _named(report, code, "TEXT")
+def _item_text(report: Dataset, code: str) -> str:
+    item = _find_item(report, code, "TEXT")
     return str(item.TextValue) if item is not None else ""
 
 
-def _code(report: Dataset, code: str) -> str:
-    item = _named(report, code, "CODE")
+def _item_code(report: Dataset, code: str) -> str:
+    item = _find_item(report, code, "CODE")
     return str(item.ConceptCodeSequence[0].CodeMeaning) if item is not None else ""
 
 
-def _row(answer: PhantomAnswer) -> dict[str, Any]:
+def _answer_row(answer: PhantomAnswer) -> dict[str, Any]:
     return {
         "file": answer.file,
         "drawn": answer.drawn,
@@ -176,14 +178,14 @@ def _row(answer: PhantomAnswer) -> dict[str, Any]:
     }
 
 
-def _show(answers: list[PhantomAnswer]) -> None:
+def _show_answers(answers: list[PhantomAnswer]) -> None:
     console = Console()
     for answer in answers:
         table = Table(title=answer.file, title_justify="left", show_header=False, box=None)
         table.add_row("drawn", answer.drawn)
         table.add_row("report", f"[bold]{answer.said}[/bold]")
         table.add_row("summary", answer.summary)
-        table.add_row("stages", "  ".join(_stage(stage) for stage in answer.stages))
+        table.add_row("stages", "  ".join(_stage_text(stage) for stage in answer.stages))
         table.add_row("in all", f"{answer.seconds:.2f} s from C-STORE to the archive")
         console.print(table)
         console.print()
@@ -192,7 +194,7 @@ def _show(answers: list[PhantomAnswer]) -> None:
     console.print("Demonstration model: it reads drawings and means nothing about a patient.")
 
 
-def _stage(stage: dict[str, Any]) -> str:
+def _stage_text(stage: dict[str, Any]) -> str:
     name = str(stage["stage"])
     return f"{name} {stage['ms']:.0f} ms" if stage.get("ms") is not None else name
 

@@ -37,18 +37,18 @@ def doctor(config: Path, *, worker_config: Path | None = None, as_json: bool = F
     settings = None
     try:
         settings = load(config)
-        checks = [_config(config, settings), *together(_looks(settings))]
+        checks = [_config_check(config, settings), *together(_all_looks(settings))]
     except ConfigurationError as exc:
         advice = f"correct {config}" if config.exists() else "chexfract-node init writes one"
         checks = [failed("config", str(exc), advice, exc.exit_code)]
         # A node that runs goes on with what it accepted: so does the look at all the rest.
         settings = in_force.beside_broken_file(config)
-        checks += together(_looks(settings)) if settings else machine.python()
+        checks += together(_all_looks(settings)) if settings else machine.python()
     checks += surroundings.worker(settings, worker, asked)
     return show(checks, as_json=as_json, config=str(config))
 
 
-def _looks(settings: Settings) -> list[tuple[str, Look]]:
+def _all_looks(settings: Settings) -> list[tuple[str, Look]]:
     looks: list[tuple[str, Look]] = [
         ("python", machine.python),
         ("ports", lambda: machine.ports(settings)),
@@ -70,7 +70,7 @@ def _looks(settings: Settings) -> list[tuple[str, Look]]:
     return looks
 
 
-def _config(config: Path, settings: Settings) -> Check:
+def _config_check(config: Path, settings: Settings) -> Check:
     what_is_there = f"{config}: {settings.node.ae_title}, {len(settings.peers)} peers"
     if not settings.rules:
         advice = "add [[rules]], see configs/node.toml"
@@ -111,10 +111,12 @@ def together(looks: Sequence[tuple[str, Look]], limit_s: float = LIMIT_S) -> lis
         thread.start()
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
-    return [check for place, named in enumerate(looks) for check in _of(found, place, named[0])]
+    return [
+        check for place, named in enumerate(looks) for check in _checks_at(found, place, named[0])
+    ]
 
 
-def _of(found: dict[int, list[Check]], place: int, name: str) -> list[Check]:
+def _checks_at(found: dict[int, list[Check]], place: int, name: str) -> list[Check]:
     if place in found:
         return found[place]
     return [failed(name, f"no answer within {LIMIT_S:.0f} s", "try it again when less goes on")]

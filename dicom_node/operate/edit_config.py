@@ -85,14 +85,14 @@ def change_table(
     values = changed_by_words(fields_of(MODELS[kind]), old or first, words)
     at = None if place is None else place - 1
     wanted = TableChange(kind, name, values, at, is_new=is_new)
-    return _do(file, wanted, by, is_dry=is_dry, as_json=as_json)
+    return _do_change(file, wanted, by, is_dry=is_dry, as_json=as_json)
 
 
 def remove_table(
     file: ConfigFile, kind: Kind, name: str, by: Actor, *, is_dry: bool, as_json: bool
 ) -> int:
     """Remove a peer or a rule."""
-    return _do(file, TableChange(kind, name), by, is_dry=is_dry, as_json=as_json)
+    return _do_change(file, TableChange(kind, name), by, is_dry=is_dry, as_json=as_json)
 
 
 def move_rule(
@@ -100,15 +100,15 @@ def move_rule(
 ) -> int:
     """Put a rule at another place, 1 for the first."""
     wanted = TableChange("rules", name, place=place - 1, is_move=True)
-    return _do(file, wanted, by, is_dry=is_dry, as_json=as_json)
+    return _do_change(file, wanted, by, is_dry=is_dry, as_json=as_json)
 
 
 def undo(file: ConfigFile, number: int, by: Actor, *, is_dry: bool, as_json: bool) -> int:
     """Undo a change of the history."""
     if is_dry:
-        return _shown(file.undoing(number), as_json=as_json)
+        return _print_draft(file.undoing(number), as_json=as_json)
     try:
-        return _said(file.undo(number, by, WAY), as_json=as_json)
+        return _print_outcome(file.undo(number, by, WAY), as_json=as_json)
     except ReadOnlyFile as exc:
         return _read_only(exc)
 
@@ -117,30 +117,32 @@ def history(file: ConfigFile, limit: int, *, as_json: bool) -> None:
     """Print the last changes, the newest last."""
     found = file.history()[-limit:] if limit > 0 else []
     if as_json:
-        print_json([{**asdict(one), "diff": one.diff} for one in found])
+        print_json([{**asdict(change), "diff": change.diff} for change in found])
         return
     table = Table("number", "when", "who", "by way of", "what")
-    for one in found:
-        when = f"{local_time(one.at):%Y-%m-%d %H:%M:%S}"
-        what = f"{one.what}; did not last: {one.problem}" if one.problem else one.what
-        table.add_row(str(one.number), when, f"{one.by}@{one.address}", one.way, what)
+    for change in found:
+        when = f"{local_time(change.at):%Y-%m-%d %H:%M:%S}"
+        what = f"{change.what}; did not last: {change.problem}" if change.problem else change.what
+        table.add_row(str(change.number), when, f"{change.by}@{change.address}", change.way, what)
     Console().print(table)
 
 
-def _do(file: ConfigFile, wanted: TableChange, by: Actor, *, is_dry: bool, as_json: bool) -> int:
+def _do_change(
+    file: ConfigFile, wanted: TableChange, by: Actor, *, is_dry: bool, as_json: bool
+) -> int:
     if is_dry:
-        return _shown(file.draft(wanted), as_json=as_json)
+        return _print_draft(file.draft(wanted), as_json=as_json)
     try:
-        return _said(file.change(wanted, by, WAY), as_json=as_json)
+        return _print_outcome(file.change(wanted, by, WAY), as_json=as_json)
     except ReadOnlyFile as exc:
         return _read_only(exc)
     except FileChanged as exc:
-        for one in exc.since:
-            print(f"change {one.number}: {one.what} by {one.by}", file=sys.stderr)
+        for change in exc.since:
+            print(f"change {change.number}: {change.what} by {change.by}", file=sys.stderr)
         raise
 
 
-def _shown(draft: Draft, *, as_json: bool) -> int:
+def _print_draft(draft: Draft, *, as_json: bool) -> int:
     if as_json:
         print_json({"act": draft.act, "diff": draft.diff, "revision": draft.base})
     else:
@@ -148,7 +150,7 @@ def _shown(draft: Draft, *, as_json: bool) -> int:
     return 0
 
 
-def _said(outcome: ChangeOutcome, *, as_json: bool) -> int:
+def _print_outcome(outcome: ChangeOutcome, *, as_json: bool) -> int:
     change = outcome.change
     if as_json:
         taken = asdict(outcome.reloaded) if outcome.reloaded else None

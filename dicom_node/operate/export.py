@@ -116,7 +116,7 @@ def export(
             rows = map(_keyed_hashes(privacy_of(settings).names), map(row_of, found))
         else:
             rows = map(row_of, found)
-        with _opened(out) as file:
+        with _open_output(out) as file:
             return (_as_csv if form == "csv" else _as_lines)(rows, file)
     finally:
         ledger.close()
@@ -138,14 +138,14 @@ def row_of(row: ResultRow) -> dict[str, Any]:
     judged = row.judgements[-1] if row.judgements else None
     shown = {name: getattr(row, name, None) for name in COLUMNS}
     return shown | {
-        "received_at": _iso(row.received_at),
-        "started_at": _iso(row.started_at),
-        "ended_at": _iso(row.ended_at),
-        "delivered_at": _iso(max(ended, default=0.0)),
+        "received_at": _iso_time(row.received_at),
+        "started_at": _iso_time(row.started_at),
+        "ended_at": _iso_time(row.ended_at),
+        "delivered_at": _iso_time(max(ended, default=0.0)),
         "state": row.job_state,
         "presence": result.presence if result else None,
         "text": result.text if result else None,
-        "fractures": [one.model_dump() for one in result.fractures] if result else [],
+        "fractures": [fracture.model_dump() for fracture in result.fractures] if result else [],
         "warnings": list(result.warnings) if result else [],
         "reason_code": reason.code if reason else None,
         "reason": (reason.text if reason else "") or row.job_reason or None,
@@ -155,11 +155,11 @@ def row_of(row: ResultRow) -> dict[str, Any]:
         ],
         "judgement": judged.verdict if judged else None,
         "judged_by": judged.reader if judged else None,
-        "judged_at": _iso(judged.at) if judged else None,
+        "judged_at": _iso_time(judged.at) if judged else None,
         "comment": judged.comment if judged else None,
         "corrected_text": judged.corrected_text or None if judged else None,
         "judged_findings": [
-            {"finding": one.finding, "verdict": one.verdict} for one in judged.findings
+            {"finding": finding.finding, "verdict": finding.verdict} for finding in judged.findings
         ]
         if judged
         else [],
@@ -167,7 +167,7 @@ def row_of(row: ResultRow) -> dict[str, Any]:
     }
 
 
-def _iso(at: float | None) -> str | None:
+def _iso_time(at: float | None) -> str | None:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds") if at else None
 
 
@@ -177,8 +177,8 @@ def _keyed_hashes(names: Pseudonyms) -> Callable[[dict[str, Any]], dict[str, Any
     def hidden(row: dict[str, Any]) -> dict[str, Any]:
         named = {name: names.digest(name, row[name]) for name in IDENTIFIERS if row.get(name)}
         deliveries = [
-            one | {"destination": names.digest("destination", one["destination"])}
-            for one in row["deliveries"]
+            delivery | {"destination": names.digest("destination", delivery["destination"])}
+            for delivery in row["deliveries"]
         ]
         return row | named | {"deliveries": deliveries}
 
@@ -206,30 +206,30 @@ def _hidden_row(privacy: Hidden, row: ResultRow) -> dict[str, Any]:
     return shown | {
         **{name: names.digest(name, shown[name]) for name in machines if shown.get(name)},
         **{name: privacy.uid(shown[name]) for name in _UIDS},
-        **{name: _iso(at - span) if at and span != float("inf") else None
+        **{name: _iso_time(at - span) if at and span != float("inf") else None
            for name, at in times.items()},
         "patient_id": names.patient(row.patient_id or row.study_instance_uid),
         "accession_number": privacy.accession(row.accession_number),
         "modality": published_term("Modality", row.modality),
         "body_part": published_term("BodyPartExamined", row.body_part),
         "view": published_term("ViewPosition", row.view),
-        "text": _without(shown["text"], personal),
-        "corrected_text": _without(shown["corrected_text"], personal),
-        "warnings": [_without(one, personal) for one in shown["warnings"]],
+        "text": _without_personal(shown["text"], personal),
+        "corrected_text": _without_personal(shown["corrected_text"], personal),
+        "warnings": [_without_personal(warning, personal) for warning in shown["warnings"]],
         "comment": None,  # a reader types there whatever comes to mind
         "reason": None,  # it may quote the header; its code stays
         "judged_findings": [
-            one | {"finding": _without(one["finding"], personal)}
-            for one in shown["judged_findings"]
+            finding | {"finding": _without_personal(finding["finding"], personal)}
+            for finding in shown["judged_findings"]
         ],
         "deliveries": [
-            one | {"destination": names.digest("destination", one["destination"])}
-            for one in shown["deliveries"]
+            delivery | {"destination": names.digest("destination", delivery["destination"])}
+            for delivery in shown["deliveries"]
         ],
     }  # fmt: skip
 
 
-def _without(text: str | None, personal: Iterable[str]) -> str | None:
+def _without_personal(text: str | None, personal: Iterable[str]) -> str | None:
     return without(text, personal) if text else text
 
 
@@ -264,7 +264,7 @@ def _as_lines(rows: Iterable[dict[str, Any]], file: TextIO) -> int:
 
 
 @contextmanager
-def _opened(out: Path | None) -> Iterator[TextIO]:
+def _open_output(out: Path | None) -> Iterator[TextIO]:
     if out is None:
         yield sys.stdout
         return

@@ -163,15 +163,15 @@ def init(
         if path.exists() and not force:
             raise ConfigurationError(f"{path} is there already; --force overwrites it")
     known = {key: value for key, value in given.items() if value is not None}
-    answers = replace(Answers(), **{key: _checked(key, value) for key, value in known.items()})
+    answers = replace(Answers(), **{key: _check_answer(key, value) for key, value in known.items()})
     if not yes and sys.stdin.isatty():
-        answers = _ask(answers, set(known))
+        answers = _ask_questions(answers, set(known))
     elif not yes:
         taken = ", ".join(f"{key} {getattr(answers, key)}" for key, _, _ in QUESTIONS)
         print(f"no terminal to ask at; taken: {taken}", file=sys.stderr)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(_node(out, answers, demonstration=demonstration), encoding="utf-8")
+        out.write_text(_node_toml(out, answers, demonstration=demonstration), encoding="utf-8")
         worker.write_text(WORKER_TOML.format(path=worker), encoding="utf-8")
     except OSError as exc:
         raise ConfigurationError(f"{exc.filename}: {exc.strerror}") from exc
@@ -214,7 +214,7 @@ def use_certificate(node: Path, worker: Path, host: str) -> None:
     load(node)
 
 
-def _node(out: Path, answers: Answers, *, demonstration: bool) -> str:
+def _node_toml(out: Path, answers: Answers, *, demonstration: bool) -> str:
     def text(value: str) -> str:
         return json.dumps(value, ensure_ascii=False)
 
@@ -232,7 +232,7 @@ def _node(out: Path, answers: Answers, *, demonstration: bool) -> str:
     )
 
 
-def _checked(key: str, value: Any) -> Any:
+def _check_answer(key: str, value: Any) -> Any:
     """Return an answer as the settings will take it."""
     kind = {name: kind for name, _, kind in QUESTIONS}.get(key, Port)
     try:
@@ -245,13 +245,15 @@ def _checked(key: str, value: Any) -> Any:
     return checked
 
 
-def _ask(answers: Answers, known: set[str], read: Callable[[str], str] = input) -> Answers:
+def _ask_questions(
+    answers: Answers, known: set[str], read: Callable[[str], str] = input
+) -> Answers:
     for key, question, _ in QUESTIONS:
         while key not in known:
             said = read(f"{question} [{getattr(answers, key)}]: ").strip()
             try:
                 if said:
-                    answers = replace(answers, **{key: _checked(key, said)})
+                    answers = replace(answers, **{key: _check_answer(key, said)})
                 known.add(key)
             except ConfigurationError as exc:
                 print(exc, file=sys.stderr)

@@ -71,7 +71,11 @@ def python() -> Iterable[Check]:
     if faults:
         advice = f"{sys.executable} -m pip install --upgrade {PACKAGE}"
         return [failed("python", "; ".join(faults), advice)]
-    named = [one for one in found if one.split()[0] in ("pydicom", "pynetdicom", "celery", "redis")]
+    named = [
+        package
+        for package in found
+        if package.split()[0] in ("pydicom", "pynetdicom", "celery", "redis")
+    ]
     state = f"Python {here}, {', '.join(named)} and {len(found) - len(named)} more packages"
     return [passed("python", state)]
 
@@ -90,10 +94,10 @@ def ports(settings: Settings) -> Iterator[Check]:
         ("node", settings.node.host, settings.node.port),
         ("web", settings.web.host, settings.web.port),
     ):
-        yield _port(name, host, port, runs=runs)
+        yield _port_check(name, host, port, runs=runs)
 
 
-def _port(name: str, host: str, port: int, *, runs: bool) -> Check:
+def _port_check(name: str, host: str, port: int, *, runs: bool) -> Check:
     check, where = f"port {name}", f"{host} port {port}"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -104,7 +108,7 @@ def _port(name: str, host: str, port: int, *, runs: bool) -> Check:
             if exc.errno == errno.EADDRINUSE and runs:
                 return passed(check, f"{where} is served by the running node")
             return failed(
-                check, f"{where}: {_bind_problem(exc)}", _advice(name, port, exc), _CONFIG
+                check, f"{where}: {_bind_problem(exc)}", _port_advice(name, port, exc), _CONFIG
             )
     if runs and port:
         what = f"a node runs on this data_dir, but nobody serves {where}"
@@ -117,7 +121,7 @@ def _bind_problem(exc: OSError) -> str:
     return known.get(exc.errno or 0, exc.strerror or str(exc))
 
 
-def _advice(name: str, port: int, exc: OSError) -> str:
+def _port_advice(name: str, port: int, exc: OSError) -> str:
     if exc.errno == errno.EADDRINUSE:
         return f"find it with `ss -ltnp 'sport = :{port}'` and stop it, or change [{name}] port"
     if exc.errno == errno.EACCES:
@@ -170,10 +174,10 @@ def disk(settings: Settings) -> Iterator[Check]:
         yield passed("disk", state)
     else:
         yield check_of("disk", found, code=OutOfResources.exit_code)
-    yield _clock(written_at)
+    yield _clock_check(written_at)
 
 
-def _clock(written_at: float) -> Check:
+def _clock_check(written_at: float) -> Check:
     now = time.time()
     shown = local_time().isoformat(timespec="seconds")
     for wrong in conditions.of_clock(now, last_event=0.0):
@@ -278,10 +282,10 @@ def tls(settings: Settings) -> Iterator[Check]:
 
 
 def _check_dates(name: str, end: Tls) -> Iterator[Check]:
-    for one in conditions.certificate_dates(name, end):
-        found = next(conditions.of_dates(one), None)
+    for date in conditions.certificate_dates(name, end):
+        found = next(conditions.of_dates(date), None)
         if found is None:
-            yield passed(name, f"{one.path} is valid until {one.ends:%Y-%m-%d}")
+            yield passed(name, f"{date.path} is valid until {date.ends:%Y-%m-%d}")
         else:
             yield check_of(name, found)
     if end.key is not None and end.key.stat().st_mode & 0o077:

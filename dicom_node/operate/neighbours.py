@@ -42,9 +42,9 @@ def peer(settings: Settings, name: str) -> Iterator[Check]:
         yield passed(check, f"{known.ae_title} only sends (port 0)")
         return
     try:
-        yield from _asked(settings, name, known, check)
+        yield from _ask_peer(settings, name, known, check)
     except ChexFractError as exc:
-        advice = _advice(str(exc), settings, name)
+        advice = _peer_advice(str(exc), settings, name)
         if is_destination:
             yield failed(check, str(exc), f"{advice}. {why}", Unreachable.exit_code)
         else:
@@ -69,7 +69,7 @@ def _may_send(rule: Rule, known: Peer) -> bool:
     return routing.decide([only], {"calling_ae": known.ae_title}) is not None
 
 
-def _asked(settings: Settings, name: str, known: Peer, check: str) -> Iterator[Check]:
+def _ask_peer(settings: Settings, name: str, known: Peer, check: str) -> Iterator[Check]:
     _open_connection(known)
     wanted = [SR_CLASSES[word] for word in known.sop_classes]
     wanted += [SECOND_OBJECTS[word] for word in known.objects if word in SECOND_OBJECTS]
@@ -120,7 +120,7 @@ def _echo_answer(destination: Destination) -> str:
         return f"associates ({str(exc).removeprefix(destination.name).strip()})"
 
 
-def _advice(message: str, settings: Settings, name: str) -> str:
+def _peer_advice(message: str, settings: Settings, name: str) -> str:
     known = settings.peers[name]
     text = next((text for part, text in ADVICE if part in message), "")
     if not text:

@@ -96,17 +96,17 @@ class Notifier:
         if not self._tells:
             return LOOK_S
         if self._ledger.turns.take(TURN):
-            self._look(self.clock.wall())
+            self._look_for_trouble(self.clock.wall())
         else:  # another node on this ledger tells; when that has gone, we go on from here
             self._event = self._ledger.history.newest_event()
         return LOOK_S
 
-    def _look(self, now: float) -> None:
-        found = {trouble.key: trouble for trouble in self._lasting(now)}
+    def _look_for_trouble(self, now: float) -> None:
+        found = {trouble.key: trouble for trouble in self._lasting_trouble(now)}
         over = [key for key in self._told if key not in found]
         due = self._notify.remind_after
         new = [t for key, t in found.items() if now - self._told.get(key, 0.0) >= due]
-        failures, newest = self._failures()
+        failures, newest = self._failure_lines()
         failures += self._given_up(newest)
         lines = [trouble.text for trouble in new] + failures
         lines += [f"over: {self._texts.get(key, key)}" for key in over]
@@ -114,31 +114,35 @@ class Notifier:
             name = self._settings.node.ae_title
             is_good = not (new or failures)
             subject = f"{name}: {'over' if is_good else 'trouble'}: {lines[0]}"[:120]
-            if not self._tell(subject, lines):
+            if not self._tell_everybody(subject, lines):
                 return  # the same will be found again in the next round
         self._event = newest
         self._told = {key: self._told[key] for key in found if key in self._told}
         self._told |= dict.fromkeys((trouble.key for trouble in new), now)
         self._texts = {key: trouble.what for key, trouble in found.items()}
 
-    def _lasting(self, now: float) -> Iterator[Trouble]:
+    def _lasting_trouble(self, now: float) -> Iterator[Trouble]:
         """Yield trouble that lasts until somebody ends it, in the words of the pages."""
 
         def here(waiting: Mapping[str, Waiting]) -> set[str]:
             return models_claimed(waiting, self._ledger.results.workers(), now)
 
         wrong = all_now(self._settings, self._ledger, self._spool, here)
-        found = {f"{one.key} {one.name}": one for one in wrong if one.key not in LEFT_OUT}
+        found = {
+            f"{condition.key} {condition.name}": condition
+            for condition in wrong
+            if condition.key not in LEFT_OUT
+        }
         self._since = {key: self._since.get(key, now) for key in found}
         for key, since in self._since.items():
-            one = found[key]
-            if one.key not in SENT_LATER:
-                yield Trouble(key, one.text, f"{one.text} {one.advised}")
+            condition = found[key]
+            if condition.key not in SENT_LATER:
+                yield Trouble(key, condition.text, f"{condition.text} {condition.advised}")
             elif now - since >= self._notify.destination_down_for:
                 lasts = f"This has lasted {_in_minutes(now - since)}."
-                yield Trouble(key, one.text, f"{one.text} {lasts} {one.advised}")
+                yield Trouble(key, condition.text, f"{condition.text} {lasts} {condition.advised}")
 
-    def _failures(self) -> tuple[list[str], int]:
+    def _failure_lines(self) -> tuple[list[str], int]:
         """Return one line for jobs that failed since the last look, and the last event."""
         newest = self._ledger.history.newest_event()
         if self._event is None:
@@ -162,7 +166,7 @@ class Notifier:
             lines += [f"given up: {event.sop_instance_uid}" for event in ended[:LISTED]]
         return lines
 
-    def _tell(self, subject: str, lines: list[str]) -> bool:
+    def _tell_everybody(self, subject: str, lines: list[str]) -> bool:
         """Tell by every way; return whether one of them worked."""
         worked = False
         for tell in self._tells:

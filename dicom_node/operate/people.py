@@ -106,13 +106,13 @@ def audit(settings: Settings) -> Iterator[Check]:
     for wrong in of_audit(settings):
         yield failed("audit", wrong.text, wrong.advised)
         return
-    yield _file(path)
+    yield _file_check(path)
     if trail.syslog:
-        yield _repository(settings)
+        yield _repository_check(settings)
 
 
-def _file(path: Path) -> Check:
-    folder = next(one for one in path.parents if one.exists())
+def _file_check(path: Path) -> Check:
+    folder = next(parent for parent in path.parents if parent.exists())
     is_there = path.exists()
     is_writable = os.access(path if is_there else folder, os.W_OK) and (
         not path.is_dir() if is_there else folder.is_dir()
@@ -127,7 +127,7 @@ def _file(path: Path) -> Check:
     return passed("audit", f"{path}{more}; the manual's page reference/audit says how to read it")
 
 
-def _repository(settings: Settings) -> Check:
+def _repository_check(settings: Settings) -> Check:
     trail = settings.audit
     parts = urlsplit(trail.syslog)
     where = (parts.hostname or "", parts.port or 514)

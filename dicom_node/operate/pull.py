@@ -63,7 +63,7 @@ def pull(
     tally = _Tally()
 
     def keep(ds: Dataset, content: bytes) -> None:
-        path = _path(out, str(ds.SOPInstanceUID), hidden)
+        path = _image_path(out, str(ds.SOPInstanceUID), hidden)
         if hidden is not None:
             content = content_of(deidentify(ds, hidden.names, hidden.profile))
         temporary = path.with_suffix(".part")
@@ -78,7 +78,9 @@ def pull(
                 _pull_one(puller, accession, out, hidden, tally)
                 advance(number)
     except KeyboardInterrupt:
-        _say(f"interrupted: {tally.fetched} files are kept in {out}; the same command goes on")
+        _print_line(
+            f"interrupted: {tally.fetched} files are kept in {out}; the same command goes on"
+        )
         raise
     finally:
         puller.close()
@@ -98,25 +100,25 @@ def _pull_one(
             kind = series.modality or "without modality"
             tally.skipped[kind] = tally.skipped.get(kind, 0) + 1
             continue
-        if problem := _fetch(puller, series, out, hidden, tally):
+        if problem := _fetch_series(puller, series, out, hidden, tally):
             tally.problems.append((accession, problem))
 
 
-def _fetch(
+def _fetch_series(
     puller: Puller, series: FoundSeries, out: Path, hidden: Hidden | None, tally: _Tally
 ) -> str:
     uids = puller.instances(series)
-    missing = [uid for uid in uids if not _path(out, uid, hidden).exists()]
+    missing = [uid for uid in uids if not _image_path(out, uid, hidden).exists()]
     if not missing:
         tally.there += len(uids)
         return ""
     if problem := puller.fetch(series):
         return problem
-    absent = [uid for uid in missing if not _path(out, uid, hidden).exists()]
+    absent = [uid for uid in missing if not _image_path(out, uid, hidden).exists()]
     return f"{len(absent)} of {len(uids)} images did not come" if absent else ""
 
 
-def _path(out: Path, uid: str, hidden: Hidden | None) -> Path:
+def _image_path(out: Path, uid: str, hidden: Hidden | None) -> Path:
     name = hidden.uid(uid) if hidden is not None else uid
     # A UID has digits and dots; what else an archive writes there must not lead elsewhere.
     safe = "".join(letter for letter in name if letter in "0123456789.").strip(".")
@@ -128,14 +130,19 @@ def _path(out: Path, uid: str, hidden: Hidden | None) -> Path:
 def _print_pulled(
     tally: _Tally, accessions: Sequence[str], out: Path, hidden: Hidden | None, as_json: bool
 ) -> None:
-    shown = [(hidden.accession(one) if hidden else one, why) for one, why in tally.problems]
+    shown = [
+        (hidden.accession(accession) if hidden else accession, why)
+        for accession, why in tally.problems
+    ]
     if as_json:
         row: dict[str, Any] = {
             "accessions": len(accessions),
             "fetched": tally.fetched,
             "there": tally.there,
             "skipped_series": tally.skipped,
-            "problems": [{"accession_number": one, "problem": why} for one, why in shown],
+            "problems": [
+                {"accession_number": accession, "problem": why} for accession, why in shown
+            ],
             "out": os.fspath(out),
         }
         print_json(row)
@@ -148,5 +155,5 @@ def _print_pulled(
     print(f"{tally.fetched} images fetched{earlier}: {out}")
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     print(text, file=sys.stderr)

@@ -86,8 +86,8 @@ def print_logs(
 
     tails = {path: _Tail(path) for path in sorted(folder.glob("*.jsonl"))}
     try:
-        past = [[*_aside(path), *tail.read()] for path, tail in tails.items()]
-        for line in deque(filter(wanted, heapq.merge(*past, key=lambda one: one.time)), limit):
+        past = [[*_older_lines(path), *tail.read()] for path, tail in tails.items()]
+        for line in deque(filter(wanted, heapq.merge(*past, key=lambda line: line.time)), limit):
             show(line)
         while follow:
             sys.stdout.flush()
@@ -95,7 +95,7 @@ def print_logs(
             for path in folder.glob("*.jsonl"):
                 tails.setdefault(path, _Tail(path))
             come = [list(tail.read()) for tail in tails.values()]
-            for line in filter(wanted, heapq.merge(*come, key=lambda one: one.time)):
+            for line in filter(wanted, heapq.merge(*come, key=lambda line: line.time)):
                 show(line)
     finally:
         for tail in tails.values():
@@ -112,15 +112,15 @@ class _Tail:
 
     def read(self) -> Iterator[LogLine]:
         """Yield every whole line that was not read before."""
-        yield from self._rest()
+        yield from self._new_lines()
         if not self._is_current():
-            yield from self._rest()  # what came before it was put aside
+            yield from self._new_lines()  # what came before it was put aside
             self.close()
             try:
                 self._file = self._path.open(encoding="utf-8", errors="replace")
             except OSError:
                 return
-            yield from self._rest()
+            yield from self._new_lines()
 
     def close(self) -> None:
         """Give the file back."""
@@ -136,7 +136,7 @@ class _Tail:
         except FileNotFoundError:
             return False
 
-    def _rest(self) -> Iterator[LogLine]:
+    def _new_lines(self) -> Iterator[LogLine]:
         if self._file is None:
             return
         for text in self._file:
@@ -144,24 +144,24 @@ class _Tail:
             if not text.endswith("\n"):  # the writer is in the middle of it
                 self._half = text
                 return
-            yield from _line(text, self._path)
+            yield from _read_line(text, self._path)
 
 
-def _aside(path: Path) -> Iterator[LogLine]:
+def _older_lines(path: Path) -> Iterator[LogLine]:
     """Yield the lines of the files that were put aside, oldest first."""
-    aside = sorted(path.parent.glob(f"{path.name}.*"), key=lambda one: -_number(one))
+    aside = sorted(path.parent.glob(f"{path.name}.*"), key=lambda old: -_file_number(old))
     for old in aside:
         with old.open(encoding="utf-8", errors="replace") as file:
             for text in file:
-                yield from _line(text, path)
+                yield from _read_line(text, path)
 
 
-def _number(path: Path) -> int:
+def _file_number(path: Path) -> int:
     last = path.name.rpartition(".")[2]
     return int(last) if last.isdigit() else 0
 
 
-def _line(text: str, path: Path) -> Iterator[LogLine]:
+def _read_line(text: str, path: Path) -> Iterator[LogLine]:
     try:
         content = json.loads(text)
         datetime.fromisoformat(content["time"])

@@ -124,7 +124,7 @@ def archive_in(here: Path) -> Iterator[Archive]:
 @contextmanager
 def node_in(here: Path, archive: Archive) -> Iterator[SandboxNode]:
     """Start a node with a worker whose only peer is `archive`; end both, on SIGTERM too."""
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, _end_by_signal)
     port, web_port = _free_ports(2)
     content = NODE_TOML.format(
         port=port,
@@ -148,14 +148,14 @@ def node_in(here: Path, archive: Archive) -> Iterator[SandboxNode]:
             log=log,
         )
     finally:
-        _stop(process)
+        _stop_process(process)
 
 
-def _end(number: int, _frame: FrameType | None) -> None:
+def _end_by_signal(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)  # what runs is ended on the way out, as after Ctrl-C
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop_process(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGINT)
     try:
         process.wait(10)
@@ -166,9 +166,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
     return ports
 
 

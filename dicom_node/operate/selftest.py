@@ -83,26 +83,26 @@ def selftest(config: Path, *, to: str | None = None, as_json: bool = False) -> i
         The node does not run.
     """
     if to is None:
-        with _own() as (files, way):
-            lines = _test(files, way)
+        with _own_node() as (files, way):
+            lines = _test_files(files, way)
         where = "a node, an archive and a worker of its own, which are gone again"
     else:
         settings = load(config)
         with tempfile.TemporaryDirectory(prefix="chexfract-selftest-") as folder:
             files = draw(Path(folder), "--transfer-syntaxes")
             way = find_way(settings, to, Path(files[0]["path"]))
-            lines = _test(files, way)
+            lines = _test_files(files, way)
         where = f"the node of {config}, which sends to {to}"
     if as_json:
         trace = {"tested": where, "passed": all(line.passed for line in lines)}
         print(json.dumps(trace | {"lines": [asdict(line) for line in lines]}, ensure_ascii=False))
     else:
-        _show(lines, where)
+        _show_results(lines, where)
     return 0 if all(line.passed for line in lines) else 1
 
 
 @contextmanager
-def _own() -> Iterator[tuple[list[dict[str, str]], Way]]:
+def _own_node() -> Iterator[tuple[list[dict[str, str]], Way]]:
     """Yield drawings and the way to a node that is there for this test only."""
     with tempfile.TemporaryDirectory(prefix="chexfract-selftest-") as folder:
         here = Path(folder)
@@ -120,7 +120,7 @@ def find_way(settings: Settings, to: str, drawing: Path) -> Way:
         raise Unreachable("the node does not run; start it with `chexfract-node serve`")
     if settings.node.tls.certificate:
         raise ConfigurationError("the node wants TLS, which selftest --to does not speak")
-    facts = _facts(drawing, settings)
+    facts = _facts_of_drawing(drawing, settings)
     refused = []
     for calling_ae in _sender_titles(settings, to):
         rule = routing.decide(settings.rules, facts | {"calling_ae": calling_ae})
@@ -137,7 +137,7 @@ def find_way(settings: Settings, to: str, drawing: Path) -> Way:
         reads_drawings = rule.model in DEMONSTRATION_MODELS
         return Way(calling_ae, node, to, settings.ledger_url, reads_drawings)
     why = "; ".join(refused) or f"no peer may call from {CALLS_FROM}"
-    raise ConfigurationError(f"no way to {to}: {why}. Add to node.toml:\n{_missing(to)}")
+    raise ConfigurationError(f"no way to {to}: {why}. Add to node.toml:\n{_missing_tables(to)}")
 
 
 def _sender_titles(settings: Settings, to: str) -> list[str]:
@@ -151,7 +151,7 @@ def _sender_titles(settings: Settings, to: str) -> list[str]:
     ]
 
 
-def _missing(to: str) -> str:
+def _missing_tables(to: str) -> str:
     return (
         '[peers.selftest]\nae_title = "SELFTEST"\nhost = "127.0.0.1"\nport = 0\n'
         '[[rules]]  # before the others\nname = "self-test"\n'
@@ -165,13 +165,13 @@ def _own_address(settings: Settings) -> str:
     return CALLS_FROM if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared only
 
 
-def _facts(drawing: Path, settings: Settings) -> dict[str, str]:
+def _facts_of_drawing(drawing: Path, settings: Settings) -> dict[str, str]:
     with drawing.open("rb") as file:
         header = read_header(file, "1.2.840.10008.1.2.1")
     return routing.facts(settings, header)
 
 
-def _test(files: list[dict[str, str]], way: Way) -> list[SyntaxResult]:
+def _test_files(files: list[dict[str, str]], way: Way) -> list[SyntaxResult]:
     lines = []
     ledger = Ledger.open(way.ledger)
     try:
@@ -179,14 +179,14 @@ def _test(files: list[dict[str, str]], way: Way) -> list[SyntaxResult]:
             syntax = TRANSFER_SYNTAXES.get(row["transfer_syntax_uid"], row["transfer_syntax"])
             line = SyntaxResult(syntax, row["sop_instance_uid"], row["text"])
             lines.append(line)
-            _send(line, Path(row["path"]), way)
-        _wait(lines, ledger, way)
+            _send_drawing(line, Path(row["path"]), way)
+        _await_reports(lines, ledger, way)
     finally:
         ledger.close()
     return lines
 
 
-def _send(line: SyntaxResult, path: Path, way: Way) -> None:
+def _send_drawing(line: SyntaxResult, path: Path, way: Way) -> None:
     """Send in an association of its own, so that one refusal is one line's."""
 
     def note(_path: Path, status: int | None, problem: str) -> None:
@@ -201,7 +201,7 @@ def _send(line: SyntaxResult, path: Path, way: Way) -> None:
     line.send_ms = round((time.perf_counter() - started) * 1000, 1)
 
 
-def _wait(lines: list[SyntaxResult], ledger: Ledger, way: Way) -> None:
+def _await_reports(lines: list[SyntaxResult], ledger: Ledger, way: Way) -> None:
     """Follow each Instance in the ledger until its report is delivered or will not be."""
     waiting = [line for line in lines if line.state == "sent"]
     end = time.monotonic() + REPORT_S
@@ -209,7 +209,7 @@ def _wait(lines: list[SyntaxResult], ledger: Ledger, way: Way) -> None:
         while waiting and time.monotonic() < end:
             time.sleep(0.2)
             for line in waiting:
-                _look(line, ledger, way)
+                _look_up(line, ledger, way)
             done = [line for line in waiting if line.passed or line.problem]
             if done:
                 end = time.monotonic() + REPORT_S
@@ -221,7 +221,7 @@ def _wait(lines: list[SyntaxResult], ledger: Ledger, way: Way) -> None:
         line.problem = f"{line.state} for {REPORT_S:.0f} s; {advice}"
 
 
-def _look(line: SyntaxResult, ledger: Ledger, way: Way) -> None:
+def _look_up(line: SyntaxResult, ledger: Ledger, way: Way) -> None:
     try:
         trace = ledger.history.trace(line.sop_instance_uid)
     except NotFound:
@@ -231,33 +231,35 @@ def _look(line: SyntaxResult, ledger: Ledger, way: Way) -> None:
     if job is None or job.state in (JobState.FAILED, JobState.REJECTED):
         line.problem = (job or trace.instance).reason or line.state
         return
-    sent = [one for one in trace.deliveries if one.destination == way.destination]
-    if any(one.state == DeliveryState.WITHHELD for one in sent):
-        line.problem = next(one.reason for one in sent if one.state == DeliveryState.WITHHELD)
-    elif sent and all(one.state in TAKEN for one in sent):
+    sent = [delivery for delivery in trace.deliveries if delivery.destination == way.destination]
+    if any(delivery.state == DeliveryState.WITHHELD for delivery in sent):
+        line.problem = next(
+            delivery.reason for delivery in sent if delivery.state == DeliveryState.WITHHELD
+        )
+    elif sent and all(delivery.state in TAKEN for delivery in sent):
         _judge_outcome(line, trace, job, way)
     else:
-        line.state = next((f"{one.state}: {one.reason}" for one in sent), line.state)
+        line.state = next((f"{delivery.state}: {delivery.reason}" for delivery in sent), line.state)
 
 
 def _judge_outcome(line: SyntaxResult, trace: Trace, job: JobView, way: Way) -> None:
     if job.result is not None:
         line.text = job.result.text or ""
         line.model_ms = job.result.stages_ms.get("model")
-    ended = max(one.ended_at for one in trace.deliveries)
+    ended = max(delivery.ended_at for delivery in trace.deliveries)
     line.seconds = round(ended - trace.instance.received_at, 3)
     if way.reads_drawings and line.text != line.drawn:
         line.problem = f"drawn was: {line.drawn} The report says: {line.text}"
     line.passed = not line.problem
 
 
-def _show(lines: list[SyntaxResult], where: str) -> None:
+def _show_results(lines: list[SyntaxResult], where: str) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("", "transfer syntax", "C-STORE", "model", "in all", "state"):
         table.add_column(column, overflow="fold")
     for line in lines:
         sign = "[green]✓ PASS[/]" if line.passed else "[bold red]✗ FAIL[/]"
-        times = ["" if one is None else f"{one:.0f} ms" for one in (line.send_ms, line.model_ms)]
+        times = ["" if ms is None else f"{ms:.0f} ms" for ms in (line.send_ms, line.model_ms)]
         took = "" if line.seconds is None else f"{line.seconds:.2f} s"
         table.add_row(sign, line.transfer_syntax, *times, took, escape(line.problem or line.state))
     # In a file or a pipe a line stays whole.

@@ -26,7 +26,7 @@ def echo(settings: Settings, peer: Peer, name: str, *, as_json: bool) -> None:
 
 def send(settings: Settings, peer: Peer, name: str, paths: Sequence[Path], *, as_json: bool) -> int:
     """Send files and folders to a peer; return 1 when one of them was not taken."""
-    files = list(_files(paths))
+    files = list(_files_below(paths))
     rows: list[dict[str, Any]] = []
     with progress.bar("send", len(files)) as advance:
 
@@ -58,16 +58,16 @@ def send_test(settings: Settings, peer: Peer, name: str, *, as_json: bool) -> in
             }
         )
     else:
-        for one in taken:
-            why = one.meaning or one.remark
-            print(f"{one.kind}, {one.name}: {one.state}{f': {why}' if why else ''}"
-                  + (f" in {one.ms:.0f} ms" if one.status is not None else ""))  # fmt: skip
+        for answer in taken:
+            why = answer.meaning or answer.remark
+            print(f"{answer.kind}, {answer.name}: {answer.state}{f': {why}' if why else ''}"
+                  + (f" in {answer.ms:.0f} ms" if answer.status is not None else ""))  # fmt: skip
         patient = f"patient {test_report.PATIENT_NAME}, ID {test_report.PATIENT_ID}"
         print(f"at {name}: {patient}; may be deleted")
     return 0 if test_report.is_fine(taken) else 1
 
 
-def _files(paths: Sequence[Path]) -> Iterable[Path]:
+def _files_below(paths: Sequence[Path]) -> Iterable[Path]:
     for path in paths:
         if path.is_dir():
             yield from (file for file in sorted(path.rglob("*")) if file.is_file())

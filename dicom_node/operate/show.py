@@ -37,7 +37,7 @@ def status(
     A refused caller that is one of `peers` has no table to paste: it is known.
     """
     totals = ledger.history.status()
-    recent = [_arrival(row) for row in ledger.history.recent(limit=limit)]
+    recent = [_arrival_row(row) for row in ledger.history.recent(limit=limit)]
     done, old = ledger.filling.progress()
     refused = ledger.refused.recent()
     held = ledger.holds.held()
@@ -50,8 +50,9 @@ def status(
                 "recent": recent,
                 "held": views.as_json(held),
                 "refused_callers": [
-                    asdict(one) | {"table": _peer_table(peers or {}, one.ae_title, one.address)}
-                    for one in refused
+                    asdict(caller)
+                    | {"table": _peer_table(peers or {}, caller.ae_title, caller.address)}
+                    for caller in refused
                 ],
             }
         )
@@ -70,18 +71,20 @@ def status(
         console.print(f"{'conflicts':11} {totals.conflicts}: same UID, other content; see trace")
     if totals.comparing:
         console.print(f"{'comparing':11} {totals.comparing}: same UID, pixels being compared")
-    for one in refused[:5]:
-        who = f"{one.ae_title}@{one.address}" if one.ae_title else one.address
-        console.print(escape(_printable(f"{'refused':11} {who}: {one.reason} ({one.count} times)")))
+    for caller in refused[:5]:
+        who = f"{caller.ae_title}@{caller.address}" if caller.ae_title else caller.address
+        console.print(
+            escape(_printable_text(f"{'refused':11} {who}: {caller.reason} ({caller.count} times)"))
+        )
     for hold in held:
         who = f" by {hold.held_by}" if hold.held_by else ""
         why = f": {hold.reason}" if hold.reason else ""
-        text = f"{'held':11} {hold.kind} {hold.name} since {_iso(hold.since)}{who}{why}"
-        console.print(escape(_printable(text)))
+        text = f"{'held':11} {hold.kind} {hold.name} since {_iso_time(hold.since)}{who}{why}"
+        console.print(escape(_printable_text(text)))
     if totals.oldest_open_s:
         console.print(f"{'oldest':11} a job has waited for {totals.oldest_open_s:.0f} s")
     for line in totals.destinations:
-        console.print(escape(_printable(_destination(line))))
+        console.print(escape(_printable_text(_destination_text(line))))
     for text in _recent_lines(recent):
         console.print(text, markup=False, highlight=False, overflow="fold")
 
@@ -95,38 +98,40 @@ def _peer_table(peers: Mapping[str, Peer], ae_title: str, address: str) -> str:
 def _recent_lines(recent: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield three lines for each Instance: whose it is, its UID, from whom and why."""
     if recent:
-        yield _line("received", "patient", "accession", "state")
+        yield _line_of_cells("received", "patient", "accession", "state")
     for row in recent:
         name = ", ".join(part for part in row["patient_name"].split("=")[0].split("^") if part)
-        yield _line(_clock(row["received_at"]), name, row["accession_number"], row["state"])
-        yield _printable(f"  {row['sop_instance_uid']}")
+        yield _line_of_cells(
+            _clock_time(row["received_at"]), name, row["accession_number"], row["state"]
+        )
+        yield _printable_text(f"  {row['sop_instance_uid']}")
         patient = f"patient {row['patient_id']} " if row["patient_id"] else ""
         why = f"; {row['reason']}" if row["reason"] else ""
-        yield _printable(f"  {patient}from {row['from']}{why}")
+        yield _printable_text(f"  {patient}from {row['from']}{why}")
 
 
-def _line(*cells: str) -> str:
+def _line_of_cells(*cells: str) -> str:
     """Return cells side by side, those before the last cut or filled to their width."""
-    *fixed, last = (_printable(cell) for cell in cells)
+    *fixed, last = (_printable_text(cell) for cell in cells)
     columns = zip(fixed, _COLUMNS, strict=True)
     return " ".join([*(set_cell_size(cell, width) for cell, width in columns), last])
 
 
-def _printable(text: str) -> str:
+def _printable_text(text: str) -> str:
     """Return a text without what moves the cursor: headers are written by strangers."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _destination(line: DestinationState) -> str:
+def _destination_text(line: DestinationState) -> str:
     text = f"{line.name:11} {line.waiting} waiting"
     if line.uncommitted:
         text += f", {line.uncommitted} sent and not committed"
     return f"{text}, {line.failures} failures: {line.reason}" if line.reason else text
 
 
-def _arrival(row: Arrival) -> dict[str, Any]:
+def _arrival_row(row: Arrival) -> dict[str, Any]:
     return {
-        "received": _iso(row.received_at),
+        "received": _iso_time(row.received_at),
         "received_at": row.received_at,
         "sop_instance_uid": row.sop_instance_uid,
         "study_instance_uid": row.study_instance_uid,
@@ -145,40 +150,41 @@ def _arrival(row: Arrival) -> dict[str, Any]:
 def trace(settings: Settings, ledger: Ledger, ident: str, *, as_json: bool) -> None:
     """Print every stage of one Instance in order, each with its time."""
     trace = ledger.history.trace(ident)
-    fetch = _fetch(settings, trace)
-    stages = [(_iso(stage.at), stage) for stage in trace.stages]
+    fetch = _fetch_address(settings, trace)
+    stages = [(_iso_time(stage.at), stage) for stage in trace.stages]
     if as_json:
         shown = [
-            {"stage": s.stage, "time": time, **_without(_plain(s), "stage")} for time, s in stages
+            {"stage": s.stage, "time": time, **_without_keys(_plain_stage(s), "stage")}
+            for time, s in stages
         ]
         print_json({**views.as_json(trace), "stages": shown, "fetch": fetch})
         return
     console = Console()
     console.print(f"{trace.sop_instance_uid}: [bold]{trace.state}[/bold]")
     rows = [(time, s.stage, f"{s.ms:.0f} ms", s.detail or "") for time, s in stages]
-    console.print(_table(("time", "stage", "took", "detail"), rows))
+    console.print(_make_table(("time", "stage", "took", "detail"), rows))
     for delivery in trace.deliveries:
         reason = f": {delivery.reason}" if delivery.reason else ""
         line = f"{delivery.kind} to {delivery.destination}: {delivery.state}{reason}"
-        console.print(escape(_printable(line)))
+        console.print(escape(_printable_text(line)))
     if fetch:
         console.print(escape(f"no destination: fetch it by WADO-RS at {fetch}"))
-    for one in trace.judgements:
-        words = [one.reader, one.verdict, one.comment]
-        said = f"{_iso(one.at)} {' '.join(word for word in words if word)}"
-        console.print(escape(_printable(said)))
+    for judgement in trace.judgements:
+        words = [judgement.reader, judgement.verdict, judgement.comment]
+        said = f"{_iso_time(judgement.at)} {' '.join(word for word in words if word)}"
+        console.print(escape(_printable_text(said)))
     for other in trace.also:
         console.print(f"also {other}")
 
 
-def _plain(stage: TraceStep) -> dict[str, Any]:
+def _plain_stage(stage: TraceStep) -> dict[str, Any]:
     shown: dict[str, Any] = views.as_json(stage)
     return shown
 
 
-def _fetch(settings: Settings, trace: Trace) -> str:
+def _fetch_address(settings: Settings, trace: Trace) -> str:
     """Return where a report that goes to nobody is fetched, empty for any other."""
-    is_waiting = any(one.state == JobState.REPORTED and one.mode == "live" for one in trace.jobs)
+    is_waiting = any(job.state == JobState.REPORTED and job.mode == "live" for job in trace.jobs)
     if not is_waiting or trace.deliveries:
         return ""
     study = trace.instance.study_instance_uid
@@ -193,7 +199,7 @@ def acted(what: str, done: Any, *, as_json: bool, left: Sequence[str] = ()) -> N
     else:
         print(f"{count} {what}")
         for line in left:
-            print(_printable(f"not {what}: {line}"))
+            print(_printable_text(f"not {what}: {line}"))
 
 
 def checked(path: Path, settings: Settings, *, as_json: bool) -> None:
@@ -239,8 +245,10 @@ def _config_notes(settings: Settings) -> Iterable[str]:
 
 def _of_no_radiograph(rule: Rule) -> Iterable[str]:
     """Yield a note where a rule asks for modalities that radiographs do not have."""
-    asked = [wild(one.strip().casefold(), has_sets=True) for one in rule.match.modality or ()]
-    if asked and not any(one.matches(name) for one in asked for name in ("cr", "dx")):
+    asked = [
+        wild(pattern.strip().casefold(), has_sets=True) for pattern in rule.match.modality or ()
+    ]
+    if asked and not any(pattern.matches(name) for pattern in asked for name in ("cr", "dx")):
         yield (
             f"rule {rule.name!r} is met by no radiograph: match.modality is neither CR nor DX; "
             "XR and CXR are words of other systems"
@@ -251,10 +259,10 @@ def _never_called(settings: Settings, rule: Rule) -> Iterable[str]:
     """Yield a note where nobody can call the node by the title that a rule asks for."""
     node, patterns = settings.node, rule.match.called_ae
     titles = (node.ae_title, *node.ae_titles)
-    asked = [wild(one.strip().casefold(), has_sets=True) for one in patterns or ()]
+    asked = [wild(pattern.strip().casefold(), has_sets=True) for pattern in patterns or ()]
     if not node.called_ae_check or patterns is None:
         return
-    if not any(one.matches(title.casefold()) for one in asked for title in titles):
+    if not any(pattern.matches(title.casefold()) for pattern in asked for title in titles):
         yield (
             f"rule {rule.name!r} is never met: match.called_ae is none of this node's AE titles "
             f"({', '.join(titles)}); add it to node.ae_titles"
@@ -267,17 +275,17 @@ def configuration(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print_json(content)
         return
-    for line in _flat("", content):
+    for line in _flat_lines("", content):
         print(line)
 
 
-def _flat(prefix: str, value: Any) -> Iterable[str]:
+def _flat_lines(prefix: str, value: Any) -> Iterable[str]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else key, inner)
+            yield from _flat_lines(f"{prefix}.{key}" if prefix else key, inner)
     elif isinstance(value, list) and value and isinstance(value[0], dict):
         for i, inner in enumerate(value):
-            yield from _flat(f"{prefix}.{i}", inner)
+            yield from _flat_lines(f"{prefix}.{i}", inner)
     else:
         yield f"{prefix} = {json.dumps(value)}"
 
@@ -288,24 +296,24 @@ def schema() -> None:
     print(json.dumps(document(Settings, module), indent=2, ensure_ascii=False))
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+def _make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_printable(str(cell))) for cell in row))
+        table.add_row(*(escape(_printable_text(str(cell))) for cell in row))
     return table
 
 
-def _without(content: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+def _without_keys(content: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in keys}
 
 
-def _iso(at: float) -> str:
+def _iso_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
-def _clock(at: float) -> str:
+def _clock_time(at: float) -> str:
     """Return a moment as the wall clock shows it, with the day when that is not today."""
     moment = local_time(at)
     is_today = moment.date() == local_time().date()

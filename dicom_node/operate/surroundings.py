@@ -85,9 +85,9 @@ def _check_work(settings: Settings, book: Ledger) -> Iterator[Check]:
         here = conditions.models_claimed(waiting, claims, now)
     late = list(conditions.of_jobs(waiting, here, now))
     claimed = [f"{claim.worker} {_time_ago(now - claim.claimed_at)}" for claim in claims[:3]]
-    for one in late:
+    for condition in late:
         last = f"last claim: {claimed[0]}" if claimed else "no worker ever claimed one"
-        yield machine.check_of("jobs", one, f"({last})")
+        yield machine.check_of("jobs", condition, f"({last})")
     if claimed and not late:
         yield passed("jobs", f"last claims: {', '.join(claimed)}")
     elif not late and is_running(settings.node.data_dir):
@@ -95,8 +95,8 @@ def _check_work(settings: Settings, book: Ledger) -> Iterator[Check]:
         yield warned("jobs", "no worker has claimed a job yet", advice)
     for held in conditions.of_holds(book.holds.held()):
         yield warned("held", held.text, f"chexfract-node let-go {held.name}")
-    for one in conditions.of_destinations(book.history.status().destinations):
-        yield machine.check_of("deliveries", one)
+    for condition in conditions.of_destinations(book.history.status().destinations):
+        yield machine.check_of("deliveries", condition)
 
 
 def _models_here(settings: Settings) -> set[str] | None:
@@ -104,7 +104,9 @@ def _models_here(settings: Settings) -> set[str] | None:
     if not is_running(settings.node.data_dir):
         return None
     try:
-        answer = _get(f"{settings.web.url.rstrip('/')}/readyz", settings.web.certificate).json()
+        answer = _get_page(
+            f"{settings.web.url.rstrip('/')}/readyz", settings.web.certificate
+        ).json()
         return {str(model) for model in answer["models"]}
     except (httpx.HTTPError, OSError, ValueError, TypeError, LookupError):
         return None
@@ -140,7 +142,7 @@ def broker(settings: Settings) -> Iterator[Check]:
     version = str(facts.get("version", ""))
     listening = facts.get("listening")
     more = f", {listening} connections wait for work" if listening else ""
-    if version and _numbers(version) < OLDEST_BROKER:
+    if version and _version_numbers(version) < OLDEST_BROKER:
         oldest = ".".join(map(str, OLDEST_BROKER))
         yield failed("broker", f"{where} is version {version}", f"install {oldest} or newer")
     else:
@@ -163,7 +165,7 @@ def _embedded_broker() -> Check:
     return passed("broker", f"embedded: {program}")
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _version_numbers(version: str) -> tuple[int, ...]:
     parts = version.split(".")[:2]
     return tuple(int(part) for part in parts if part.isdigit())
 
@@ -187,7 +189,7 @@ def web(settings: Settings) -> Iterator[Check]:
     if not is_running(settings.node.data_dir):
         yield warned("node", "it is not running", "chexfract-node serve --config …")
         return
-    yield _health(url, settings.web.certificate)
+    yield _health_check(url, settings.web.certificate)
 
 
 def _open_jobs(settings: Settings) -> Iterator[Check]:
@@ -203,10 +205,10 @@ def _is_local(url: str) -> bool:
     return url == "embedded" or is_loopback(urlsplit(url.split(";")[0]).hostname or "")
 
 
-def _health(url: str, certificate: Path | None = None) -> Check:
+def _health_check(url: str, certificate: Path | None = None) -> Check:
     advice = "web.url must lead to this node, from here and from every worker"
     try:
-        version = str(_get(f"{url}/healthz", certificate).json().get("version", ""))
+        version = str(_get_page(f"{url}/healthz", certificate).json().get("version", ""))
     except (httpx.HTTPError, OSError, ValueError, AttributeError) as exc:
         what = f"{url}/healthz: {type(exc).__name__}"
         return failed("node", what, advice, _UNREACHABLE)
@@ -216,7 +218,7 @@ def _health(url: str, certificate: Path | None = None) -> Check:
     return passed("node", f"running, version {version}; answers at {url}")
 
 
-def _get(url: str, certificate: Path | None) -> httpx.Response:
+def _get_page(url: str, certificate: Path | None) -> httpx.Response:
     trusted = ssl.create_default_context(cafile=certificate)
     trusted.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return httpx.get(url, timeout=3, trust_env=False, verify=trusted)

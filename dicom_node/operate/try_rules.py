@@ -17,7 +17,7 @@ from dicom_node.standard.unreadable import UNREADABLE
 
 def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:
     """Say which rule a file matches and why the others do not; 1 when none matches."""
-    facts = _facts(settings, path)
+    facts = _facts_of_file(settings, path)
     verdicts = [
         {"rule": name, "matches": matches, "because": because}
         for name, matches, because in routing.why(settings.rules, facts)
@@ -43,7 +43,7 @@ def _of_gate(judged: ask_gate.GateVerdict) -> str:
     return "passes" if judged.passes else f"refuses: {judged.text} ({judged.code})"
 
 
-def _facts(settings: Settings, path: Path) -> dict[str, str]:
+def _facts_of_file(settings: Settings, path: Path) -> dict[str, str]:
     """Return what rules look at; the caller's AE title is not in a file."""
     try:
         syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))

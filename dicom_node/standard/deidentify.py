@@ -195,7 +195,7 @@ class Pseudonyms:
 
     def digest(self, kind: str, value: str) -> str:
         """Return 32 hexadecimal digits for a value of a kind, such as ``patient_id``."""
-        return self._bytes(kind, value).hex()[:32]
+        return self._keyed_bytes(kind, value).hex()[:32]
 
     def patient(self, patient_id: str) -> str:
         """Return the Patient ID and name of a patient."""
@@ -211,7 +211,7 @@ class Pseudonyms:
         uid = uid.strip(" \0")
         if not uid or _is_published(uid):
             return uid
-        return f"2.25.{int.from_bytes(self._bytes('uid', uid)[:15], 'big')}"
+        return f"2.25.{int.from_bytes(self._keyed_bytes('uid', uid)[:15], 'big')}"
 
     def path(self, name: str) -> str:
         """Return a file's name, each part by itself: a label that names the last part matches."""
@@ -220,10 +220,10 @@ class Pseudonyms:
 
     def shift(self, patient_id: str) -> timedelta:
         """Return by how much a patient's dates go back: days and part of a day."""
-        drawn = int.from_bytes(self._bytes("shift", patient_id.strip())[:8], "big")
+        drawn = int.from_bytes(self._keyed_bytes("shift", patient_id.strip())[:8], "big")
         return timedelta(days=1 + drawn % DEEPEST_SHIFT, seconds=drawn // DEEPEST_SHIFT % 86400)
 
-    def _bytes(self, kind: str, value: str) -> bytes:
+    def _keyed_bytes(self, kind: str, value: str) -> bytes:
         return hmac.digest(self._key, f"{kind}\0{value}".encode("utf-8", "replace"), hashlib.sha256)
 
 
@@ -268,24 +268,28 @@ def deidentify(ds: Dataset, names: Pseudonyms, profile: Profile = BASIC) -> Data
         Options; without them UIDs are replaced, dates shifted per patient, descriptions removed.
     """
     made = Dataset()
-    _put(made, "SpecificCharacterSet", "ISO_IR 192")
+    _put_element(made, "SpecificCharacterSet", "ISO_IR 192")
     for keyword in _EMPTY:
-        _put(made, keyword, "")
-    _identify(made, ds, names, profile)
-    _keep(made, ds)
+        _put_element(made, keyword, "")
+    _put_identity(made, ds, names, profile)
+    _keep_numbers(made, ds)
     for keyword in _TABLES:
-        items = [_keep(Dataset(), item) for item in _items(ds, keyword)]
+        items = [_keep_numbers(Dataset(), item) for item in _sequence_items(ds, keyword)]
         if items := [item for item in items if "LUTDescriptor" in item and "LUTData" in item]:
-            _put(made, keyword, items)
+            _put_element(made, keyword, items)
     for keyword in _CODES:
-        if codes := [code for item in _items(ds, keyword) if (code := _code(item)) is not None]:
-            _put(made, keyword, codes)
+        if codes := [
+            code
+            for item in _sequence_items(ds, keyword)
+            if (code := _published_code(item)) is not None
+        ]:
+            _put_element(made, keyword, codes)
     if profile.dates != "remove":
         _shift_dates(made, ds, names, profile)
     if profile.descriptors == "clean":
         for keyword in _DESCRIPTORS:
-            if words := _clean(_text(ds, keyword)):
-                _put(made, keyword, words)
+            if words := _clean_words(_element_text(ds, keyword)):
+                _put_element(made, keyword, words)
     _keep_private(made, ds, profile.keep_private)
     _say_so(made, profile)
     _put_meta(made, ds)
@@ -338,17 +342,17 @@ def published_term(keyword: str, value: str) -> str:
     return value if value in _kept_terms(keyword) else ""
 
 
-def _identify(made: Dataset, ds: Dataset, names: Pseudonyms, profile: Profile) -> None:
-    sop_class = _text(ds, "SOPClassUID")
+def _put_identity(made: Dataset, ds: Dataset, names: Pseudonyms, profile: Profile) -> None:
+    sop_class = _element_text(ds, "SOPClassUID")
     if _is_published(sop_class):
-        _put(made, "SOPClassUID", sop_class)
+        _put_element(made, "SOPClassUID", sop_class)
     for keyword in _UIDS:
-        if uid := _text(ds, keyword):
-            _put(made, keyword, uid if profile.uids == "keep" else names.uid(uid))
-    patient = names.patient(_patient(ds))
-    _put(made, "PatientID", patient)
-    _put(made, "PatientName", patient)
-    _put(made, "AccessionNumber", names.accession(_text(ds, "AccessionNumber")))
+        if uid := _element_text(ds, keyword):
+            _put_element(made, keyword, uid if profile.uids == "keep" else names.uid(uid))
+    patient = names.patient(_patient_key(ds))
+    _put_element(made, "PatientID", patient)
+    _put_element(made, "PatientName", patient)
+    _put_element(made, "AccessionNumber", names.accession(_element_text(ds, "AccessionNumber")))
 
 
 def _is_published(uid: str) -> bool:
@@ -356,34 +360,34 @@ def _is_published(uid: str) -> bool:
     return UID(uid).type != "" and uid.startswith("1.2.840.10008.")
 
 
-def _patient(ds: Dataset) -> str:
+def _patient_key(ds: Dataset) -> str:
     """Return what a patient's replacements follow: the Patient ID, or else the study's UID."""
-    return _text(ds, "PatientID") or _text(ds, "StudyInstanceUID")
+    return _element_text(ds, "PatientID") or _element_text(ds, "StudyInstanceUID")
 
 
-def _keep(made: Dataset, ds: Dataset) -> Dataset:
+def _keep_numbers(made: Dataset, ds: Dataset) -> Dataset:
     """Put the numbers and terms of `ds` that may stay."""
-    for keyword in _numbers():
-        if (element := _element(ds, keyword)) is not None and _is_number(element):
+    for keyword in _number_keywords():
+        if (element := _find_element(ds, keyword)) is not None and _is_number(element):
             made[element.tag] = element
     for keyword in _TERMS:
         terms = _kept_terms(keyword)
-        values = [value for value in _texts(ds, keyword) if value in terms]
+        values = [value for value in _element_texts(ds, keyword) if value in terms]
         if values:
-            _put(made, keyword, values if len(values) > 1 else values[0])
-    ways = _texts(ds, "PatientOrientation")
+            _put_element(made, keyword, values if len(values) > 1 else values[0])
+    ways = _element_texts(ds, "PatientOrientation")
     if len(ways) == 2 and all(_ORIENTATION.fullmatch(way) for way in ways):
-        _put(made, "PatientOrientation", ways)
+        _put_element(made, "PatientOrientation", ways)
     return made
 
 
 @cache
-def _numbers() -> tuple[str, ...]:
+def _number_keywords() -> tuple[str, ...]:
     return tuple(_NUMBERS.split())
 
 
 @cache
-def _words() -> frozenset[str]:
+def _known_words() -> frozenset[str]:
     return frozenset(_WORDS.split()) | _kept_terms("BodyPartExamined") | _kept_terms("ViewPosition")
 
 
@@ -405,16 +409,16 @@ def _is_number(element: DataElement) -> bool:
         return False
 
 
-def _code(item: Dataset) -> Dataset | None:
+def _published_code(item: Dataset) -> Dataset | None:
     """Return a published code with its published meaning, or None: a meaning is free text."""
-    scheme, value = _text(item, "CodingSchemeDesignator"), _text(item, "CodeValue")
+    scheme, value = _element_text(item, "CodingSchemeDesignator"), _element_text(item, "CodeValue")
     meaning = _code_meanings().get((scheme, value))
     if meaning is None:
         return None
     code = Dataset()
-    _put(code, "CodeValue", value)
-    _put(code, "CodingSchemeDesignator", scheme)
-    _put(code, "CodeMeaning", meaning)
+    _put_element(code, "CodeValue", value)
+    _put_element(code, "CodingSchemeDesignator", scheme)
+    _put_element(code, "CodeMeaning", meaning)
     return code
 
 
@@ -437,27 +441,29 @@ def _code_meanings() -> dict[tuple[str, str], str]:
 
 def _shift_dates(made: Dataset, ds: Dataset, names: Pseudonyms, profile: Profile) -> None:
     """Put dates and times, all of one patient moved by the same span."""
-    span = names.shift(_patient(ds)) if profile.dates == "shift" else timedelta()
+    span = names.shift(_patient_key(ds)) if profile.dates == "shift" else timedelta()
     for day_of, time_of in _MOMENTS:
-        day, time = legal_date(_text(ds, day_of)), legal_time(_text(ds, time_of))
+        day, time = legal_date(_element_text(ds, day_of)), legal_time(_element_text(ds, time_of))
         if not day:
             continue
         try:
             moment = datetime.strptime(day + f"{time[:6]:0<6}", "%Y%m%d%H%M%S") - span  # noqa: DTZ007
         except (ValueError, OverflowError):
             continue
-        _put(made, day_of, moment.strftime("%Y%m%d").zfill(8))
+        _put_element(made, day_of, moment.strftime("%Y%m%d").zfill(8))
         if time:
-            _put(made, time_of, moment.strftime("%H%M%S"))
+            _put_element(made, time_of, moment.strftime("%H%M%S"))
 
 
-def _clean(text: str) -> str:
-    return " ".join(word for word in re.split(r"[\s,;/_]+", text.upper()) if word in _words())[:64]
+def _clean_words(text: str) -> str:
+    return " ".join(
+        word for word in re.split(r"[\s,;/_]+", text.upper()) if word in _known_words()
+    )[:64]
 
 
 def _keep_private(made: Dataset, ds: Dataset, wanted: Iterable[str]) -> None:
-    for one in wanted:
-        group, creator, element = (part.strip() for part in one.split(",", 2))
+    for entry in wanted:
+        group, creator, element = (part.strip() for part in entry.split(",", 2))
         try:
             block = ds.private_block(int(group, 16), creator)
             found = block[int(element, 16)]
@@ -469,24 +475,24 @@ def _keep_private(made: Dataset, ds: Dataset, wanted: Iterable[str]) -> None:
 
 def check_private(wanted: Iterable[str]) -> None:
     """Raise `ValueError` unless each entry of `Profile.keep_private` is of its form."""
-    for one in wanted:
-        if not re.fullmatch(r"[0-9A-Fa-f]{3}[13579BDFbdf],[^,]{1,64},[0-9A-Fa-f]{2}", one):
-            raise ValueError(f"{one!r}: write group,creator,element such as 0019,ACME 1.0,10")
+    for entry in wanted:
+        if not re.fullmatch(r"[0-9A-Fa-f]{3}[13579BDFbdf],[^,]{1,64},[0-9A-Fa-f]{2}", entry):
+            raise ValueError(f"{entry!r}: write group,creator,element such as 0019,ACME 1.0,10")
 
 
 def _say_so(made: Dataset, profile: Profile) -> None:
     modified = {"shift": "MODIFIED", "remove": "REMOVED", "keep": "UNMODIFIED"}
-    _put(made, "PatientIdentityRemoved", "YES")
-    _put(made, "DeidentificationMethod", _METHOD)
-    _put(made, "LongitudinalTemporalInformationModified", modified[profile.dates])
+    _put_element(made, "PatientIdentityRemoved", "YES")
+    _put_element(made, "DeidentificationMethod", _METHOD)
+    _put_element(made, "LongitudinalTemporalInformationModified", modified[profile.dates])
     codes = []
     for value in profile.codes:
         code = Dataset()
-        _put(code, "CodeValue", value)
-        _put(code, "CodingSchemeDesignator", "DCM")
-        _put(code, "CodeMeaning", _OPTION_CODES[value])
+        _put_element(code, "CodeValue", value)
+        _put_element(code, "CodingSchemeDesignator", "DCM")
+        _put_element(code, "CodeMeaning", _OPTION_CODES[value])
         codes.append(code)
-    _put(made, "DeidentificationMethodCodeSequence", codes)
+    _put_element(made, "DeidentificationMethodCodeSequence", codes)
 
 
 def _put_meta(made: Dataset, ds: Dataset) -> None:
@@ -501,7 +507,7 @@ def _put_meta(made: Dataset, ds: Dataset) -> None:
     made.file_meta = meta
 
 
-def _element(ds: Dataset, keyword: str) -> DataElement | None:
+def _find_element(ds: Dataset, keyword: str) -> DataElement | None:
     try:
         tag = tag_for_keyword(keyword)
         return ds[tag] if tag is not None and tag in ds else None
@@ -509,26 +515,26 @@ def _element(ds: Dataset, keyword: str) -> DataElement | None:
         return None
 
 
-def _texts(ds: Dataset, keyword: str) -> list[str]:
-    element = _element(ds, keyword)
+def _element_texts(ds: Dataset, keyword: str) -> list[str]:
+    element = _find_element(ds, keyword)
     if element is None or element.value is None:
         return []
     values = element.value if isinstance(element.value, MultiValue) else [element.value]
     return [str(value).strip(" \0") for value in values]
 
 
-def _text(ds: Dataset, keyword: str) -> str:
-    return "\\".join(_texts(ds, keyword))
+def _element_text(ds: Dataset, keyword: str) -> str:
+    return "\\".join(_element_texts(ds, keyword))
 
 
-def _items(ds: Dataset, keyword: str) -> list[Dataset]:
-    element = _element(ds, keyword)
+def _sequence_items(ds: Dataset, keyword: str) -> list[Dataset]:
+    element = _find_element(ds, keyword)
     if element is None or element.VR != "SQ" or not element.value:
         return []
     return list(element.value)
 
 
-def _put(ds: Dataset, keyword: str, value: Any) -> None:
+def _put_element(ds: Dataset, keyword: str, value: Any) -> None:
     tag = tag_for_keyword(keyword)
     if tag is None:
         raise KeyError(keyword)

@@ -109,12 +109,12 @@ def walk(content: bytes) -> Iterator[Element]:
         if vr == b"SQ":
             end = None if length == _UNDEFINED else at + length
             _check_end(end, level, size)
-            _open(levels, _Level(tag, end, is_item=False))
+            _open_level(levels, _Level(tag, end, is_item=False))
             continue
         if length == _UNDEFINED:
             raise NotUnderstood("an element has no length")
         _check_end(at + length, level, size)
-        path = tuple(one.tag for one in levels[1:] if not one.is_item)
+        path = tuple(level.tag for level in levels[1:] if not level.is_item)
         yield Element(path, tag, vr, view[at : at + length])
         at += length
 
@@ -136,7 +136,7 @@ def _enter_item(content: bytes, at: int, levels: list[_Level]) -> int:
         raise NotUnderstood("a sequence holds what is not an item")
     end = None if length == _UNDEFINED else at + length
     _check_end(end, level, len(content))
-    _open(levels, _Level(0, end, is_item=True))
+    _open_level(levels, _Level(0, end, is_item=True))
     return at
 
 
@@ -145,7 +145,7 @@ def _check_end(end: int | None, level: _Level, size: int) -> None:
         raise NotUnderstood("an element reaches beyond its end")
 
 
-def _open(levels: list[_Level], level: _Level) -> None:
+def _open_level(levels: list[_Level], level: _Level) -> None:
     if len(levels) >= MAX_DEPTH:
         raise NotUnderstood("sequences are nested too deeply")
     levels.append(level)

@@ -107,7 +107,7 @@ def read_header(
         content, is_cut = _inflate_head(file)
         source = io.BytesIO(content)
     values: dict[int, bytes] = {}
-    for tag, value in _values(source, transfer_syntax_uid, tags, is_new=is_new):
+    for tag, value in _wanted_values(source, transfer_syntax_uid, tags, is_new=is_new):
         if is_new and values.get(tag, value) != value:
             # Readers differ in which of the two they believe: of a study, or of a patient.
             raise NotUnderstood(f"{tags.get(tag, 'the character set')} stands twice")
@@ -118,7 +118,9 @@ def read_header(
     facts = dict.fromkeys(tags.values(), "")
     for tag in values.keys() & tags.keys():
         name, value = tags[tag], values[tag]
-        facts[name] = _ascii_text(value) if name.endswith("_uid") else _text(value, character_sets)
+        facts[name] = (
+            _ascii_text(value) if name.endswith("_uid") else _decode_text(value, character_sets)
+        )
     facts["patient_name"] = facts["patient_name"].rstrip("^= ")
     return facts
 
@@ -132,7 +134,7 @@ def check_whole(content: bytes, transfer_syntax_uid: str) -> None:
         content, is_cut = _inflate_head(io.BytesIO(content))
         if is_cut:
             raise NotUnderstood(CUT_OFF)
-    for _ in _values(io.BytesIO(content), transfer_syntax_uid, {}, is_new=True):
+    for _ in _wanted_values(io.BytesIO(content), transfer_syntax_uid, {}, is_new=True):
         pass
 
 
@@ -158,7 +160,7 @@ def _inflate_head(file: IO[bytes]) -> tuple[bytes, bool]:
     return content, not is_over
 
 
-def _values(
+def _wanted_values(
     file: IO[bytes], transfer_syntax_uid: str, tags: Mapping[int, str], *, is_new: bool
 ) -> Iterator[tuple[int, bytes]]:
     """Yield tag and value of the top-level elements that are wanted.
@@ -177,7 +179,7 @@ def _values(
     formats = _Formats(order)
     at = start
     for _ in range(MAX_ELEMENTS):
-        element = _next(file, formats, implicit_levels[-1])
+        element = _next_element(file, formats, implicit_levels[-1])
         if element is None:
             if is_new and (at < end or len(implicit_levels) > 1):
                 raise NotUnderstood(CUT_OFF)
@@ -224,7 +226,7 @@ def _check_pixels(file: IO[bytes], formats: _Formats, at: int, length: int, end:
             raise NotUnderstood(CUT_OFF)
         return
     for _ in range(MAX_FRAGMENTS):
-        item = _next(file, formats, implicit=True)
+        item = _next_element(file, formats, implicit=True)
         if item is None:
             file.seek(at)
             if file.read(4).startswith(_ITEM_TAG):
@@ -247,7 +249,9 @@ class _Formats:
         self.long = struct.Struct(f"{order}L").unpack
 
 
-def _next(file: IO[bytes], formats: _Formats, implicit: bool) -> tuple[int, bytes, int, int] | None:
+def _next_element(
+    file: IO[bytes], formats: _Formats, implicit: bool
+) -> tuple[int, bytes, int, int] | None:
     """Return tag, VR and length of the next element, and of its head; None at the end."""
     head = file.read(8)
     if len(head) < 8:
@@ -270,7 +274,7 @@ def _ascii_text(value: bytes) -> str:
     return value.decode("ascii", "replace").strip(" \0")
 
 
-def _text(value: bytes, character_sets: list[str]) -> str:
+def _decode_text(value: bytes, character_sets: list[str]) -> str:
     """Return clean text; what cannot be decoded is replaced, and is never a reason to refuse."""
     value = value.rstrip(b" \0")
     if value.isascii() and b"\x1b" not in value:

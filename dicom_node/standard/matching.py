@@ -126,7 +126,7 @@ def values(element: DataElement | None) -> list[str]:
     if element is None or element.value is None or element.VR == "SQ":
         return []
     several = element.value if element.VM > 1 else [element.value]
-    return [text for one in several if (text := str(one).strip(" \0"))]
+    return [text for value in several if (text := str(value).strip(" \0"))]
 
 
 def is_universal(key: DataElement) -> bool:
@@ -136,7 +136,7 @@ def is_universal(key: DataElement) -> bool:
     dates, numbers and UIDs; products send it for "any" all the same.
     """
     if key.VR == "SQ":
-        return all(is_universal(one) for item in key.value or () for one in item)
+        return all(is_universal(element) for item in key.value or () for element in item)
     return all(set(text) == {"*"} for text in values(key))
 
 
@@ -159,7 +159,7 @@ def matches(key: DataElement, found: DataElement | None, how: How = PLAIN) -> bo
     wanted, there = values(key), values(found)
     if how.empty_values and wanted == [EMPTY]:
         return not there
-    each = (any(_value_matches(key.VR, one, text, how) for text in there) for one in wanted)
+    each = (any(_value_matches(key.VR, pattern, text, how) for text in there) for pattern in wanted)
     return all(each) if how.several_values and key.VR in SEVERAL else any(each)
 
 
@@ -190,7 +190,7 @@ def _value_matches(vr: str, wanted: str, text: str, how: How) -> bool:
         plain = text.replace(".", "") if vr == "DA" else text.replace(":", "")
         return first <= plain + _FIRST[vr][len(plain) :] <= last
     if vr in _NUMBERS:
-        return _number(wanted) == _number(text)
+        return _number_or_text(wanted) == _number_or_text(text)
     if vr == "PN":
         return _name_matches(wanted, text, how)
     return wild(wanted).matches(text) if vr in WILD else wanted == text
@@ -204,7 +204,7 @@ def _name_matches(wanted: str, text: str, how: How) -> bool:
     return any(pattern.matches(name.rstrip("^= ").casefold()) for name in (text, *text.split("=")))
 
 
-def _number(text: str) -> float | str:
+def _number_or_text(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:

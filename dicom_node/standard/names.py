@@ -71,4 +71,6 @@ def is_like(wanted: str, name: str) -> bool:
     """
     asked = words(wanted.replace("*", " ").replace("?", " "))[:MAX_WORDS]
     there = words(name)
-    return bool(asked) and all(any(word.startswith(one) for word in there) for one in asked)
+    return bool(asked) and all(
+        any(word.startswith(beginning) for word in there) for beginning in asked
+    )

@@ -26,15 +26,15 @@ def write_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: s
     """Return the head of a file that this node writes."""
     elements = b"".join(
         (
-            _element(0x0001, b"OB", b"\x00\x01"),
-            _element(0x0002, b"UI", _padded(sop_class_uid, b"\0")),
-            _element(0x0003, b"UI", _padded(sop_instance_uid, b"\0")),
-            _element(0x0010, b"UI", _padded(transfer_syntax_uid, b"\0")),
-            _element(0x0012, b"UI", _padded(IMPLEMENTATION_CLASS_UID, b"\0")),
-            _element(0x0013, b"SH", _padded(IMPLEMENTATION_VERSION_NAME, b" ")),
+            _meta_element(0x0001, b"OB", b"\x00\x01"),
+            _meta_element(0x0002, b"UI", _pad_even(sop_class_uid, b"\0")),
+            _meta_element(0x0003, b"UI", _pad_even(sop_instance_uid, b"\0")),
+            _meta_element(0x0010, b"UI", _pad_even(transfer_syntax_uid, b"\0")),
+            _meta_element(0x0012, b"UI", _pad_even(IMPLEMENTATION_CLASS_UID, b"\0")),
+            _meta_element(0x0013, b"SH", _pad_even(IMPLEMENTATION_VERSION_NAME, b" ")),
         )
     )
-    length = _element(0x0000, b"UL", struct.pack("<L", len(elements)))
+    length = _meta_element(0x0000, b"UL", struct.pack("<L", len(elements)))
     # an empty preamble: what a sender puts there may make the file pass for a program
     return bytes(PREFIX_AT) + PREFIX + length + elements
 
@@ -88,15 +88,15 @@ def recast(content: bytes, sop_class_uid: str, sop_instance_uid: str) -> bytes:
     """
     data_set = head_size(content)
     head, body = content[_UP_TO_LENGTH:data_set], content[data_set:]
-    sop_class, sop_instance = _padded(sop_class_uid, b"\0"), _padded(sop_instance_uid, b"\0")
-    head = _replaced(head, {0x00020002: sop_class, 0x00020003: sop_instance})
-    body = _replaced(body, {0x00080016: sop_class, 0x00080018: sop_instance})
-    length = _element(0x0000, b"UL", struct.pack("<L", len(head)))
+    sop_class, sop_instance = _pad_even(sop_class_uid, b"\0"), _pad_even(sop_instance_uid, b"\0")
+    head = _replace_values(head, {0x00020002: sop_class, 0x00020003: sop_instance})
+    body = _replace_values(body, {0x00080016: sop_class, 0x00080018: sop_instance})
+    length = _meta_element(0x0000, b"UL", struct.pack("<L", len(head)))
     made = b"".join((content[:META_AT], length, head, body))
     return content if made == content else made
 
 
-def _replaced(content: bytes, values: Mapping[int, bytes]) -> bytes:
+def _replace_values(content: bytes, values: Mapping[int, bytes]) -> bytes:
     """Return elements with other values for some UIDs, all of which are there in this order."""
     parts, at, kept = [], 0, 0
     for tag, value in values.items():
@@ -118,13 +118,13 @@ def _replaced(content: bytes, values: Mapping[int, bytes]) -> bytes:
     return b"".join((*parts, content[kept:]))
 
 
-def _element(element: int, vr: bytes, value: bytes) -> bytes:
+def _meta_element(element: int, vr: bytes, value: bytes) -> bytes:
     """Return one element of group 0002, Explicit VR Little Endian."""
     if vr == b"OB":
         return struct.pack("<HH2sHL", 0x0002, element, vr, 0, len(value)) + value
     return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
 
 
-def _padded(text: str, pad: bytes) -> bytes:
+def _pad_even(text: str, pad: bytes) -> bytes:
     value = text.encode("ascii", "replace")
     return value + pad * (len(value) % 2)

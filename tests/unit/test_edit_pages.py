@@ -46,14 +46,14 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("node")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(users, "_hasher", PasswordHasher(time_cost=1, memory_cost=64))
-        users._nobody.cache_clear()
+        users._hash_of_nobody.cache_clear()
         for role in ("viewer", "operator", "admin"):
             add_user(folder / "users", role, role, PASSWORD)
         with serving(folder) as running:
             pages.keep(running, b"\0" * 128 + b"DICM", modality="DX", body_part="CHEST", view="PA")
             pages.keep(running, b"\0" * 128 + b"DICM", modality="CR", body_part="HAND")
             yield running
-    users._nobody.cache_clear()
+    users._hash_of_nobody.cache_clear()
 
 
 @pytest.fixture

@@ -288,7 +288,7 @@ def test_commands_change_list_and_undo(
     ]  # fmt: skip
     history = json.loads(run("config", "history", "--json")[1])
     assert [one["act"] for one in history] == ["add", "add", "add", "move", "undo"]
-    assert history[0]["by"] == cli._actor().name
+    assert history[0]["by"] == cli._own_actor().name
     assert run("rule", "remove", "first")[0] == 0
     assert path.read_text().count("# end") == 1
     assert [one.name for one in (tmp_path / "var").iterdir()] == ["audit"]

@@ -105,7 +105,7 @@ def test_open_connections_do_not_hold_up_the_end(
 
 
 def test_doctor_reaches_the_node_by_https(api: Api) -> None:
-    check = surroundings._health(api.settings.web.url, api.settings.web.certificate)
+    check = surroundings._health_check(api.settings.web.url, api.settings.web.certificate)
     assert check.verdict == "pass", check
 
 

@@ -259,7 +259,7 @@ def test_without_a_way_the_loop_looks_at_nothing(api: Api, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(Notifier, "_look", fail)
+    monkeypatch.setattr(Notifier, "_look_for_trouble", fail)
     waits = Notifier(api.settings, api.ledger, api.spool).loop().turn()
     assert waits is not None
     assert waits >= 15

@@ -154,7 +154,7 @@ def settled(host_names: HostNames, name: str = "pacs") -> frozenset[Address]:
     """Return the addresses once no question is under way."""
     host_names.addresses(name)
     for thread in threading.enumerate():
-        if "_refresh" in thread.name:
+        if "_refresh_name" in thread.name:
             thread.join(5)
     return host_names.addresses(name)[0]
 

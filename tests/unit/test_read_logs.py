@@ -67,10 +67,10 @@ def test_files_put_aside_are_read_first(tmp_path: Path, monkeypatch: pytest.Monk
     for number in range(12):
         handler.emit(logging.makeLogRecord({"msg": f"line {number}", "levelno": 20}))
     handler.close()
-    from dicom_node.operate.read_logs import _aside
+    from dicom_node.operate.read_logs import _older_lines
 
     assert len([*tmp_path.glob("x.jsonl.*")]) > 1
-    kept = [line.content["message"] for line in _aside(tmp_path / "x.jsonl")]
+    kept = [line.content["message"] for line in _older_lines(tmp_path / "x.jsonl")]
     assert kept == sorted(kept, key=lambda text: int(text.split()[1]))
 
 

@@ -39,9 +39,9 @@ def cheap_hashes() -> Iterator[None]:
     """Passwords are hashed as strongly as a test needs: here hundreds are judged."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(users, "_hasher", PasswordHasher(time_cost=1, memory_cost=64))
-        users._nobody.cache_clear()
+        users._hash_of_nobody.cache_clear()
         yield
-    users._nobody.cache_clear()
+    users._hash_of_nobody.cache_clear()
 
 
 @pytest.fixture(scope="module")
