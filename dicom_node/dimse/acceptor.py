@@ -49,6 +49,7 @@ class Server(ThreadedAssociationServer):
     pynetdicom would do the TLS handshake in its accept loop, where one silent caller stops all.
     """
 
+    # its threads wait for silent callers, and the end of the process does not wait for them
     daemon_threads = True
     block_on_close = False
 
@@ -85,6 +86,7 @@ class Server(ThreadedAssociationServer):
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """Take the next connection as it is."""
         request, address = self._opened.accept()
+        # a system may let it inherit that the port does not block
         request.setblocking(True)
         return request, address
 
@@ -199,6 +201,7 @@ def _shake_hands(request: socket.socket, context: ssl.SSLContext) -> socket.sock
         raise
     except OSError as exc:
         raise Turned(f"TLS handshake failed: {exc.strerror or exc}") from exc
+    # TLS may hold the decrypted request already: then the socket has nothing more to read
     if not secure.pending() and not is_readable(secure, FIRST_PDU_S):
         secure.close()
         raise Turned(f"no association request within {FIRST_PDU_S:g} s")
@@ -222,12 +225,14 @@ def _await_request(request: socket.socket) -> None:
 
 
 def _peek_bytes(request: socket.socket, count: int, deadline: float) -> bytes:
+    # the kernel wakes us for `count` bytes at once: a slow drip costs no processor time
     request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
     if not is_readable(request, deadline - time.monotonic()):
         raise Turned(f"no association request within {FIRST_PDU_S:g} s")
     content = request.recv(count, socket.MSG_PEEK)
     if not content:
         raise ConnectionResetError
+    # readable with fewer bytes than were asked for: the stream has ended
     if len(content) < count:
         if content[0] != _A_ASSOCIATE_RQ:
             raise Turned(_foreign_protocol(content))
@@ -243,8 +248,10 @@ def is_readable(connection: socket.socket, within_s: float) -> bool:
 
 
 def _foreign_protocol(head: bytes) -> str:
+    # a TLS record of the kind handshake, version 3.x (RFC 8446 5.1)
     if head[:2] == b"\x16\x03":
         return "a TLS hello at a port without TLS"
+    # six bytes were read, so longer methods are cut
     if head.split(b" ")[0] in (b"GET", b"POST", b"HEAD", b"PUT", b"OPTIO", b"OPTIONS", b"CONNEC"):
         return "an HTTP request at the DICOM port"
     if head.startswith((b"PROXY ", SIGNATURE[: len(head)])):

@@ -70,8 +70,10 @@ def normalise(
             item = _write_item(kind, _user_information(item[4:], can_be_read))
         if kind in _TOP:
             items += item
+    # no User Information says no maximum length, which is unlimited, as 0 is (PS3.8 D.1)
     if not any(kind == _USER for kind, _ in _read_items(bytes(items))):
         items += _write_item(_USER, _UNLIMITED)
+    # PS3.8 Table 9-11: only bit 0 is tested; pynetdicom compares the whole field
     head = struct.pack(">H2x", 1 if version & 1 else version)
     body = head + _title_field(called) + _title_field(calling) + pdu[42:_FIXED] + items
     fault = _title_fault("called", pdu[10:26], called) or _title_fault(
@@ -119,6 +121,7 @@ def _write_item(kind: int, body: bytes) -> bytes:
 
 def _read_title(field: bytes) -> str:
     """Return a title up to a NUL, without blanks around it; what is not ASCII is escaped."""
+    # latin-1 has a character for every byte, so that a refusal can show what stood there
     return field.partition(b"\0")[0].strip(b" ").decode("latin-1")
 
 

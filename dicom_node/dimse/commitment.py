@@ -83,6 +83,7 @@ class CommitmentAssociation:
             The association broke, or the peer fell silent.
         """
         assoc = self._destination.association
+        # the report may overtake the response to the request, on the same association
         patches.answer_reports_first(assoc)
         try:
             status, _ = assoc.send_n_action(
@@ -150,6 +151,7 @@ def heard(event: evt.Event, on_answer: OnAnswer) -> int:
         given = cast("Any", event.request).EventInformation
         check_whole(given.getvalue() if given else b"", str(event.context.transfer_syntax))
         answer = read(event.event_information)
+        # a Transaction UID that this node did not give, or gave for what is answered already
         if not on_answer(answer):
             logger.warning("%s answers a storage commitment that nobody asked for", caller)
             return INVALID_ARGUMENT
@@ -188,6 +190,7 @@ def read(information: Dataset) -> CommitmentAnswer:
         str(item.ReferencedSOPInstanceUID)
         for item in information.get("ReferencedSOPSequence") or ()
     }
+    # an object in both lists counts as failed: nothing may be believed safe that is not
     return CommitmentAnswer(transaction, frozenset(kept - failed.keys()), failed)
 
 

@@ -53,6 +53,8 @@ class News:
         for queue in (provider.to_provider_queue, provider.event_queue):
             _act_before(queue, "put", self.wake_provider, after=True)
         _act_before(provider, "kill_dul", self.wake_provider, after=True)
+        # pynetdicom waits in these two until the thread has seen its flag: it has to be awake by
+        # then
         _act_before(provider, "stop_dul", self._stop_provider)
         _act_before(assoc, "kill", self._kill_association)
         _act_before(provider, "run", self._close_descriptor, after=True)
@@ -91,6 +93,7 @@ class News:
     def _user_sleeps(self, seconds: float) -> None:
         if seconds == _REACTOR_S:
             self._for_user.wait(LOOK_S)
+            # cleared before the thread looks around: what comes from now on wakes it again
             self._for_user.clear()
         elif seconds == _PAUSE_S:
             # It waits for itself: it releases after a time-out. So nobody else takes its messages.
@@ -111,6 +114,7 @@ class News:
         descriptor = -1 if connection is None else connection.fileno()
         if descriptor != self._watched:
             if self._watched >= 0:
+                # poll forgets nothing by itself, and the number may be another socket's by now
                 with suppress(KeyError):
                     self._poll.unregister(self._watched)
             if descriptor >= 0:
@@ -145,6 +149,8 @@ class _Checkpoint(threading.Event):
         """Stop here until the checkpoint is set."""
         while True:
             with self._going_on:
+                # under the lock, so that who clears it and who stops here agree on whether it has
+                # stopped
                 self.is_reached = not self.is_set()
                 if not self.is_reached:
                     self._assoc._is_paused = False

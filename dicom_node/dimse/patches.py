@@ -67,6 +67,7 @@ def _close_socket(stream: AssociationSocket) -> None:
     """
     connection = stream.socket
     if connection is not None:
+        # the other side may have shut it down a moment before: ENOTCONN says nothing new
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         connection.close()
@@ -107,8 +108,11 @@ class Entity(AE):
         assoc = super().associate(*args, **kwargs)
         if assoc.is_established:
             return assoc
+        # C-MOVE looks at `is_established` alone: so each sub-operation fails and is counted, and
+        # the answer is not 0xA801
         if assoc.rejected_contexts and not assoc.accepted_contexts:
             return cast("Association", _NothingAccepted())
+        # C-MOVE closes the socket of what is not established, whether or not there is one
         if assoc.dul.socket is None:
             assoc.dul.socket = _Closed()
         return assoc
@@ -133,6 +137,7 @@ def serve_in_full(assoc: Association, on_unexpected: Callable[[str], None]) -> N
             return
         if kind not in _SERVED:
             on_unexpected(f"an {kind}, which nobody serves here")
+        # the question takes the A-RELEASE off the queue: it is put when all answers are out
         service.is_release_requested = lambda: False
         try:
             serve(message, context_id)
@@ -150,6 +155,7 @@ def replace_socket(assoc: Association, stream: AssociationSocket) -> None:
 def replace_provider(assoc: Association, provider: DIMSEServiceProvider) -> None:
     """Let `provider` gather messages: pynetdicom's own has no bound and uses memory."""
     assoc.dimse = provider
+    # the new provider has a queue of its own: what is put there has to wake the thread, too
     if wakes := getattr(assoc, "_news", None):
         wakes.follow(provider.msg_queue)
 
@@ -187,6 +193,7 @@ def read_requests(
             return standard(pdu)
         try:
             plain, titles = association_rq.normalise(bytes(pdu), _can_be_read)
+            # before pynetdicom reads it: who called can be named even where that fails
             on_titles(titles)
             return standard(bytearray(plain))
         except association_rq.MalformedRequest as exc:
@@ -203,6 +210,7 @@ def _can_be_read(kind: int, item: bytes) -> bool:
     made: Any = PDU_ITEM_TYPES[kind]()
     try:
         made.decode(item)
+        # some faults show only here, where pynetdicom itself would abort
         made.to_primitive()
     except UNREADABLE:
         return False
@@ -221,6 +229,8 @@ def _next_response(
     assoc: Association, get: Callable[[bool], tuple[Any, Any]], block: bool = False
 ) -> tuple[Any, Any]:
     context_id, message = get(block)
+    # only where a response is awaited: the reactor's own look (`block` false) serves the report
+    # itself
     while block and isinstance(message, N_EVENT_REPORT) and message.is_valid_request:
         assoc._serve_request(message, context_id)
         context_id, message = get(block)

@@ -106,6 +106,7 @@ def open_port(host: str, port: int, free_within_s: float = 0.0) -> socket.socket
     while True:
         opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
+            # else connections in TIME_WAIT would hold the port for a minute after each end
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.bind((host, port))
             opened.listen(QUEUE)

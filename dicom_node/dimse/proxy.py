@@ -54,6 +54,7 @@ class _Reader:
     def read(self, count: int) -> bytes:
         content = b""
         while len(content) < count:
+            # one deadline for the whole header: a byte a second would last for ever otherwise
             left = self._deadline - time.monotonic()
             if left <= 0:
                 raise NotProxied("its PROXY header does not come in time")
@@ -91,12 +92,14 @@ def _read_binary(reader: _Reader) -> str | None:
     if command >> 4 != 2 or command & 0xF > 1 or length > BODY:
         raise NotProxied("its PROXY header of version 2 cannot be read")
     body = reader.read(length)
+    # LOCAL: the proxy's own health check, whose addresses are to be ignored
     if command & 0xF == 0:
         return None
     if family == _TCP4 and length >= 12:
         return str(IPv4Address(body[:4]))
     if family == _TCP6 and length >= 36:
         return str(IPv6Address(body[:16]))
+    # AF_UNSPEC: the connection's own endpoints count
     if family == 0:
         return None
     raise NotProxied(f"its PROXY header names a caller of another kind (0x{family:02X})")

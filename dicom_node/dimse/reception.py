@@ -65,9 +65,11 @@ class Inlet(AssociationSocket):
     def __init__(
         self, taken: AssociationSocket, max_pdu: int, idle_timeout: float, refusals: Refusals
     ) -> None:
+        # the connection is open, and pynetdicom's: what it knows of it is taken over as it is
         vars(self).update(vars(taken))
         self._refusals = refusals
         self._connection = cast("socket.socket", taken.socket)
+        # answers are small PDUs: Nagle's algorithm and delayed ACK would cost 40 ms for each
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection.settimeout(FIRST_PDU_S)
         self.largest = max(max_pdu, MAX_OTHER_PDU)
@@ -106,6 +108,7 @@ class Inlet(AssociationSocket):
             The PDU is too long or came too slowly.
         """
         self.begin(count)
+        # `begin` has bounded it: a length that a peer makes up costs the largest PDU at most
         content = bytearray(count)
         ahead = self.take(count)
         content[: len(ahead)] = ahead
@@ -129,6 +132,7 @@ class Inlet(AssociationSocket):
         if not self._space:
             self._space = memoryview(bytearray(_READ_AHEAD))
         kept = len(self.unread)
+        # a copy first: both lie in the same buffer and may overlap
         self._space[:kept] = bytes(self.unread)
         read = self._read_into(self._space[kept:])
         if not read:
@@ -151,6 +155,7 @@ class Inlet(AssociationSocket):
 
     def _read_into(self, space: memoryview) -> int:
         while (left := self._read_deadline() - time.monotonic()) > 0:
+            # in steps, since the deadline moves when the association is established or ends
             self._connection.settimeout(min(left, _LOOK_EVERY_S))
             with suppress(TimeoutError):
                 return self._connection.recv_into(space)
@@ -291,6 +296,8 @@ class Reception(DIMSEServiceProvider):
         Afterwards it is discarded, unless it was kept.
         """
         with self._lock:
+            # from here on this thread discards it: `close`, which another thread may call, passes
+            # it by
             is_open = data_set in self._open
             self._open.discard(data_set)
             self._serving += 1

@@ -121,6 +121,7 @@ class Retrieval:
             why = why or "it gives no answer"
             name = _caller_title(event.assoc)
             _refused.warning("%s moves to %s: %s", name, ascii(title)[1:-1], why)
+            # answered as 0xA801, move destination unknown (PS3.4 Table C.4-2)
             yield None, None
             return
         accepted: set[str] = set()
@@ -141,6 +142,8 @@ class Retrieval:
             "evt_handlers": [(evt.EVT_CONN_OPEN, _on_open), (evt.EVT_ACCEPTED, on_accepted)],
             "tls_args": (tls, peer.host) if tls else None,
         }
+        # then the number of sub-operations, and one for a failure: after 0 pynetdicom answers
+        # success
         yield peer.host, peer.port, more
         yield max(len(found), int(failure is not None))
         use = _use_of_request("retrieved", event)
@@ -181,6 +184,7 @@ class Retrieval:
                     sent.append(stored)
                 yield PENDING, _gone_object(stored) if content is None else content
         finally:
+            # also when the peer goes in the middle: the trail has what was sent until then
             if untaken:
                 count, kinds = untaken.total(), ", no ".join(untaken)
                 _refused.warning("%d objects not sent: %s takes no %s", count, receiver, kinds)

@@ -289,9 +289,12 @@ class Listener:
     def _on_transition(self, event: evt.Event) -> None:
         """Take note of what ends an association inside pynetdicom (PS3.8 9.2.1)."""
         action, assoc = cast("Any", event).action, event.assoc
+        # PS3.8 Table 9-7: AE-6 leads there where the protocol version is not 1, and has rejected by
+        # itself
         if action == "AE-6" and cast("Any", event).next_state == "Sta13":
             self._note_refusal("rejected the association of", assoc, PROTOCOL_VERSION.reason)
         elif action in _ABORTS:
+            # Evt15: this side asked for the abort; its idle timer is one reason to
             is_idle = cast("Any", event).fsm_event == "Evt15" and assoc.dul.idle_timer_expired()
             silent = f"nothing came for {self._settings.node.idle_timeout:g} s"
             reason = silent if is_idle else "it sent what does not belong here"
@@ -303,6 +306,7 @@ class Listener:
     def _on_request(self, event: evt.Event) -> None:
         """Admit or reject an association before it is negotiated."""
         assoc = event.assoc
+        # the answer to an unforeseen fault: transient, so that the caller tries again
         rejection: Rejection | None = TOO_MANY
         with OneOfMany(
             lambda exc: logger.error("request of %s", _caller_name(assoc), exc_info=exc)
@@ -370,8 +374,10 @@ class Listener:
             context.abstract_syntax in IMAGES
             for context in request.presentation_context_definition_list
         )
+        # only where images are proposed: queries and echoes are served while the disk is full
         if wants_storage and not self._has_room():
             return NO_ROOM
+        # last of all: whoever is rejected for another reason takes no place
         holder = Holder(calling, address, caller.name is not None)
         reason = self._slots.take(
             assoc, holder, node.max_associations, node.max_associations_per_peer
@@ -383,6 +389,7 @@ class Listener:
         inlet, reception = assoc.dul.socket, assoc.dimse
         if not isinstance(inlet, Inlet) or not isinstance(reception, Reception):
             return 0.0
+        # during negotiation the inlet has a deadline of its own
         is_at_work = reception.is_receiving or self._busy[assoc] or not assoc.is_established
         return 0.0 if is_at_work else inlet.silent_for
 
@@ -394,6 +401,7 @@ class Listener:
         """Return a handler of Query/Retrieve during which the association is not idle."""
 
         def handle(event: evt.Event) -> Iterator[Any]:
+            # the handler is a generator: it is at work until its last answer is out
             self._busy[event.assoc] += 1
             try:
                 yield from handler(event)

@@ -205,6 +205,7 @@ class Destination:
             return
         self.close()
         contexts = [build_context(VERIFICATION, [EXPLICIT_LITTLE, IMPLICIT_LITTLE])]
+        # one context for each pair: of several syntaxes in one the peer picks one (PS3.8 9.3.3.2)
         contexts += [build_context(uid, [syntax]) for uid, syntax in wanted]
         self._assoc = self._open_association(contexts)
         self._offered = frozenset(wanted)
@@ -242,6 +243,7 @@ class Destination:
         finally:
             if assoc is None:  # interrupted, by Ctrl-C as a rule
                 patches.forsake(ae)
+        # pynetdicom would abort what is idle, which the peer has to take for a fault
         assoc.network_timeout_response = "A-RELEASE"
         if assoc.is_established:
             return assoc
@@ -286,6 +288,7 @@ class Destination:
         return f"{self.name} could not be reached a moment ago; try again"
 
     def _send_object(self, content: Any) -> Any:
+        # 16 bits (PS3.7 E.1), and different from what is outstanding
         self._message_id = self._message_id % 65535 + 1
         try:
             return cast("Association", self._assoc).send_c_store(content, self._message_id)

@@ -89,6 +89,7 @@ class SlotTable:
     def publish(self, rows: Iterable[Sequence[Any]]) -> None:
         """Write what this listener holds: number, AE title, address, is peer, silent since."""
         content = list(rows)
+        # asked five times a second (the accept loop's turns): an idle listener writes nothing
         if content or not self._is_empty:
             self._write_rows(self._listener, content)
             self._is_empty = not content

@@ -84,6 +84,7 @@ class Slots(Generic[Held]):
         most, most_of_one : int
             Associations in all, and of one peer.
         """
+        # always in this order: the lock of this process, then that of the file
         with self._lock, self._shared_slots() as others:
             self._forget_closed()
             everywhere = self._held | others
@@ -164,6 +165,7 @@ class Slots(Generic[Held]):
             # A quarter is for peers; of a node that takes three at a time, none can be spared.
             if len(strangers) >= most - most // 4:
                 return OF_STRANGERS
+            # by either: a stranger may call by many titles, or by one from many addresses
             if any(
                 [getattr(other, by) for other in strangers].count(getattr(holder, by))
                 >= most_of_one
@@ -174,6 +176,7 @@ class Slots(Generic[Held]):
             # Its own idle one goes first: a modality that was cut off comes back by a new one.
             if not self._free_silent(slot for slot, other in everywhere.items() if other == holder):
                 return OF_PEER
+            # one place has just been freed
             return "" if len(holders) - 1 < most else ALL_TAKEN
         if len(holders) < most:
             return ""

@@ -103,16 +103,20 @@ class Stream:
         except (Malformed, *UNREADABLE) as exc:
             self._reception.abort(f"it sent a malformed message ({exc or type(exc).__name__})")
             return
+        # nothing was taken off the inlet: pynetdicom reads the same bytes from their beginning
         self._standard()
 
     def _is_ours(self) -> bool:
         """Return whether an association is established and no other message is on its way."""
         dul = self._assoc.dul
+        # Sta6 (PS3.8 Table 9-3): data transfer; with an event queued or a message begun, the order
+        # would be lost
         is_established = dul.state_machine.current_state == "Sta6"
         return is_established and dul.event_queue.empty() and not self._reception.is_receiving
 
     def _is_called(self) -> bool:
         """Return whether this node wants to send something, an A-ABORT as a rule."""
+        # the deque itself: `empty()` would take the queue's lock for each fragment
         return bool(self._assoc.dul.to_provider_queue.queue)
 
     def _serve_requests(self) -> bool:
@@ -134,6 +138,7 @@ class Stream:
         try:
             yield
         finally:
+            # what was taken here passed pynetdicom by: its timer believes that nothing came
             self._assoc.dul._idle_timer.restart()
             self._assoc._reactor_checkpoint.set()
 
@@ -159,6 +164,8 @@ class Stream:
         if data_set in (None, _NO_DATA_SET):
             return None
         abstract = str(context.abstract_syntax)
+        # an object of another class than its context's is refused with a status, by the standard
+        # way
         if abstract not in self._sop_classes or sop_class not in (b"", abstract.encode()):
             return None
         # pynetdicom would leave a request without its UIDs unanswered, and abort one whose UID is
@@ -188,6 +195,8 @@ class Stream:
                 self._limit_size(data_set.size)  # before more is read: a peer may never end
                 if fragments.is_whole:
                     return True
+                # an abort or a release came in the middle, or this node ends: pynetdicom knows what
+                # follows
                 if fragments.is_foreign or self._is_called():
                     break
                 self._inlet.fill()
@@ -221,14 +230,17 @@ class Fragments:
     def peek(self) -> tuple[int, bytes] | None:
         """Return context id and command set with which a PDU begins, if they are whole."""
         inlet = self._inlet
+        # the time of the PDU begins, whose length is not known yet
         inlet.begin(0)
         self._await_bytes(6)
         kind, size = _pdu_head(inlet.unread)
         # Nothing is taken yet: what is returned as None is read again, by pynetdicom.
         if kind != _P_DATA_TF or not 6 <= size <= inlet.largest:
             return None
+        # six bytes of the PDU's head and six of its first PDV (PS3.8 9.3.5)
         self._await_bytes(12)
         length, context_id, control = _pdv_head(inlet.unread, 6)
+        # a command set in several fragments is legal and rare: pynetdicom gathers it
         is_command = control & (_COMMAND | _LAST) == _COMMAND | _LAST
         if not is_command or not 2 < length <= min(size - 4, MAX_COMMAND):
             return None
@@ -260,6 +272,7 @@ class Fragments:
             part = self._inlet.take(self._in_pdv)
             parts.append(part)
             self._in_pdv -= len(part)
+            # the rest of this fragment has not come yet
             if self._in_pdv:
                 break
             self.is_whole = self._is_last
