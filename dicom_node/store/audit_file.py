@@ -53,6 +53,7 @@ class AuditFile:
             descriptor = self._open_file(self._reserve, os.O_RDWR)
             try:
                 if os.fstat(descriptor).st_size < RESERVE:
+                    # blocks, not a hole: only they can be given back to a full disk
                     os.posix_fallocate(descriptor, 0, RESERVE)
             finally:
                 os.close(descriptor)
@@ -118,6 +119,7 @@ class AuditFile:
         descriptor = self._open_file(self.path, os.O_WRONLY | os.O_APPEND)
         try:
             size = os.fstat(descriptor).st_size
+            # under the lock nobody else appends, so what a full disk has cut is cut off again
             is_whole = False
             try:
                 is_whole = os.write(descriptor, content) == len(content)
@@ -150,6 +152,7 @@ class AuditFile:
                 return
         except FileNotFoundError:
             return
+        # the oldest first, and the newest last: a kill in between leaves a gap and loses no file
         for number in range(KEPT, 0, -1):
             older = self._numbered_path(number)
             if older.exists():

@@ -89,6 +89,7 @@ def backup(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = N
             sums: dict[str, str] = {}
             for file in sorted(found):
                 path = folder / "spool" / file
+                # a file of the spool never changes under its name: its sum of before is right
                 sums[f"spool/{file}"] = known.get(f"spool/{file}") or _file_digest(path)
             new = len(sums.keys() - known.keys())
             sums[name] = _file_digest(folder / name)
@@ -125,6 +126,7 @@ def restore(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = 
         said = _read_manifest(folder)
         sums = _read_sums(folder)
         mark = data_dir / HALF
+        # the mark names the backup: only that one may go on with what lies here
         is_again = mark.exists() and mark.read_text() == said["ledger"]
         if not is_again:
             _require_empty(spool, ledger_url)
@@ -139,6 +141,7 @@ def restore(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = 
         size = _restore_ledger(folder / said["ledger"], sums[said["ledger"]], ledger_url)
         ledger = Ledger(ledger_url)
         try:
+            # what was sent after the backup was taken is in the archives, and not in this ledger
             ledger.deliveries.doubt()
         finally:
             ledger.close()
@@ -394,6 +397,7 @@ def _run_program(program: str, url: sa.URL, *words: str) -> None:
 
 @contextmanager
 def _lock_folder(folder: Path) -> Iterator[None]:
+    # the kernel frees it with its owner: a killed backup locks nobody out
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

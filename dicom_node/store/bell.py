@@ -37,6 +37,7 @@ class Bells:
         if not paths:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            # a listener that does not read must not hold up who writes to the ledger
             sender.setblocking(False)
             for path in paths:
                 try:
@@ -77,6 +78,7 @@ class Bell:
         if not self._poll.poll(max(0.0, seconds) * 1000):
             return False
         with suppress(BlockingIOError):
+            # all rings at once: one look serves them
             while self._bell.recv(64):
                 pass
         return True

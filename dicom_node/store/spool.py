@@ -222,6 +222,7 @@ class Incoming:
             The disk is full or the watermark is reached.
         """
         try:
+            # a disk that fills up, or a signal, may cut the write short
             written = os.writev(self._fd, chunks)
             self.size += written
             if written != sum(map(len, chunks)):
@@ -266,6 +267,7 @@ class Incoming:
         try:
             os.fsync(self._fd)
             self._close_file()
+            # the folder's own name has to outlast a power cut, too: its parent is synced
             if not folder.is_dir():
                 folder.mkdir(exist_ok=True)
                 _sync_folder(folder.parent)

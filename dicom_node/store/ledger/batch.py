@@ -43,6 +43,7 @@ class Batch(Generic[Item, Answer]):
         entry = _Entry[Item, Answer](item)
         self._waiting.append(entry)
         with self._turn:
+            # who had the turn before may have written it already
             if entry.answers is None and entry.fault is None:
                 self._settle_entries([self._waiting.popleft() for _ in range(len(self._waiting))])
         if entry.answers is None:

@@ -201,6 +201,7 @@ class Database:
             self._driver_cursor() as (connection, cursor),
             ExitStack() as undo,
         ):
+            # whatever ends this block before its commit undoes it, a signal's exception as well
             undo.callback(connection.rollback)
             if self.is_sqlite:  # other drivers begin by themselves
                 _begin_writing(cursor)
@@ -286,6 +287,7 @@ class Database:
     def detached(self) -> Any:
         """Return a connection of PostgreSQL's driver that stays out of the pool; close it."""
         raw = self._engine.raw_connection()
+        # LISTEN and advisory locks live as long as their connection: the pool may not lend it out
         raw.detach()
         raw.dbapi_connection.autocommit = True  # type: ignore[union-attr]
         return raw.dbapi_connection
@@ -411,10 +413,12 @@ class _Disk:
 
     def sync(self) -> None:
         """Return when everything is on the disk that was committed before this call."""
+        # numbers only grow, and whoever asks has committed: a sync that begins later covers it
         number = self._asked = next(self._written)
         with self._turn:
             if self._synced >= number:
                 return
+            # before the sync: who asks after this line may have committed too late for it
             covered = self._asked
             # opened each time: SQLite makes another file when its last connection was closed
             with suppress(FileNotFoundError):
@@ -438,6 +442,7 @@ class PreparedStatement:
         keys = None if columns is None else list(columns)
         compiled: Any = statement.compile(engine, column_keys=keys)
         self.sql = str(compiled)
+        # None where the driver takes names (psycopg), else the order of the question marks
         self._order = compiled.positiontup
         self._fixed = {
             name: str(value) if isinstance(value, StrEnum) else value
@@ -617,6 +622,7 @@ def _begin_writing(cursor: Any) -> None:
             try:
                 cursor.execute(_BEGIN_WRITING)
             except sqlite3.OperationalError as exc:
+                # the low byte is the primary code: SQLITE_BUSY has variants
                 if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= ends:
                     raise
             else:

@@ -164,6 +164,8 @@ class Deliveries:
         with self._database.reading() as connection:
             for name in names:
                 found += _due_of(connection, name, now, limit_per_destination)
+            # after a restore each attempt may be the second: "duplicate" is then an answer to one
+            # of ours
             if found and connection.scalar(_RESTORED_VALUE):
                 found = [
                     replace(delivery, unanswered=delivery.unanswered + 1) for delivery in found
@@ -282,6 +284,7 @@ class Deliveries:
         }
         if status is not None:
             some = deliveries.c.unanswered > 0
+            # an answer came: this attempt is not in doubt any more
             values["unanswered"] = sa.case((some, deliveries.c.unanswered - 1), else_=0)
         with self._database.writing() as connection:
             before = connection.scalar(
@@ -352,6 +355,7 @@ class Deliveries:
                         (deliveries.c.state == DeliveryState.RETRYING)
                         & (deliveries.c.attempts == 0)
                     ),
+                    # a row that says the same already is not written again: thousands may wait
                     deliveries.c.reason != reason,
                 )
                 .values(state=DeliveryState.RETRYING, reason=reason)
@@ -378,6 +382,7 @@ class Deliveries:
 
     def resume(self, destination: str) -> None:
         """Release what was held: the destination answers again."""
+        # a look first: this is asked for each object that is sent, and as a rule nothing is held
         held = self._database.look(_FAILURES, destination=destination)
         if not held or not held[0][0]:
             return

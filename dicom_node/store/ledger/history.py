@@ -599,6 +599,7 @@ def arrivals(
         several = [
             _jobs_in_standing(connection, standing, place, is_oldest) for standing in standings
         ]
+        # each comes in order already: only as many rows are read as a page shows
         ids = heapq.merge(*several, reverse=not is_oldest)
         yield from rows_of_jobs(connection, (job for _, job in ids))
     else:
@@ -667,6 +668,7 @@ def _by_arrival(
         query = sa.select(at, uid).where(where).limit(chunk)
         query = query.order_by(at, uid) if is_oldest else query.order_by(at.desc(), uid.desc())
         if place is not None and is_oldest:
+            # as two conditions: with `at >=` beside it the index on the time is used
             behind = (at > place.received_at) | (uid > place.sop_instance_uid)
             query = query.where(at >= place.received_at, behind)
         elif place is not None:

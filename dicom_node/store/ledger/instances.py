@@ -249,6 +249,7 @@ class Instances:
         """Return the id of what the orders of many jobs have in common."""
         known = self._order_ids.get(shared)
         if known is None:
+            # insert, then look: of two processes the second finds the row of the first
             for statement in (self._statements.add_order, self._statements.find_order):
                 cursor.execute(statement.sql, statement.row({"content": shared}))
             (known,) = cursor.fetchone()
@@ -290,6 +291,7 @@ class Instances:
             self._statements.add_instance.row(_instance_row(arrival, reason)),
         )
         added = cursor.fetchone()
+        # a known UID: the others of the batch go on, and this one is compared outside of it
         if added is None:
             return None
         text = searched_text(instance.patient_name, instance.patient_id, instance.accession_number)

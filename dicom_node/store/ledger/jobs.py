@@ -245,6 +245,8 @@ class JobLedger:
             wanted["only"] = priority
         with self._database.writing(durable=False) as connection:
             rows = connection.execute(query, wanted).all()
+            # a power cut may undo this: the jobs are handed out again, and the lost tickets are
+            # void
             tickets = [Ticket(job=row.id, token=secrets.token_hex(16)) for row in rows]
             if tickets:
                 given = [
@@ -298,8 +300,8 @@ class JobLedger:
     def redate(self) -> int:
         """Let every wait and lease from a clock that was ahead begin now; return how many.
 
-        A time in the future stands beside the moment at which it was written. Is that in the
-        future too, then the clock has been set back since.
+        A time in the future stands beside the moment at which it was written. When that moment
+        lies in the future, too, the clock has been set back since.
         """
         now = self._clock.wall()
         latest = {"latest": now + TOLERANCE_S}
@@ -322,6 +324,7 @@ class JobLedger:
 
     def extend_leases(self, by: float) -> int:
         """Move what was dated before the clock was set ahead `by` so many seconds, just now."""
+        # what was dated after the jump is right: half the jump lies between the two clocks
         before = self._clock.wall() - by / 2
         with self._database.writing(durable=False) as connection:
             return connection.execute(
@@ -340,6 +343,7 @@ class JobLedger:
         """
         now = self._clock.wall()
         queued = running = failed = 0
+        # a look first: as a rule nothing is over, and the write lock is everybody's
         if not self._database.look(_FIRST_OVER, now=now):
             return Expired()
         with self._database.writing() as connection:
@@ -375,6 +379,7 @@ class JobLedger:
             values = {"of": job, "by": token, "who": worker, "end": now + lease_s, "now": now}
             changed = connection.execute(_CLAIM, values).rowcount
             row = self._read_row(connection, job)
+            # not changed and yet ours: the answer to the first claim was lost on the way
             if not changed and (row.state, row.token, row.worker) != (
                 JobState.RUNNING,
                 token,
@@ -502,6 +507,7 @@ class JobLedger:
             changed = connection.execute(_REPORT, values).rowcount
             row = self._read_row(connection, job)
             if not changed:
+                # recorded by an earlier call whose answer was lost: it gets the same answer
                 if row.token == token and row.state in WITH_RESULT:
                     return True
                 raise _stale_token(job)
@@ -644,6 +650,7 @@ def _pause_after_fall(job: str, attempts: int) -> float:
 
     Jobs that fell together get waits apart, so that they do not meet in one worker again.
     """
+    # 0.5 to 1.5 by the job's id: the same at each fall, different from job to job
     apart = 0.5 + int(job[:4], 16) / 0x10000
     return 0.0 if attempts < 2 else min(2.0 ** (attempts - 1), 60.0) * apart
 

@@ -122,6 +122,7 @@ class Purge:
         values: dict[str, Any] = {"purged_at": now, "file": ""}
         if item.what == "image":
             is_unknown = instances.c.sha256 == ""
+            # never over a digest that is known
             values["sha256"] = sa.case((is_unknown, sha256), else_=instances.c.sha256)
         with self._database.writing() as connection:
             changed = connection.execute(table.update().where(where).values(values)).rowcount
@@ -187,6 +188,7 @@ class Purge:
             (likenesses, (likenesses.c.id,)),
         ):
             query = sa.select(*key, table.c.file).where(table.c.file != "")
+            # short transactions: a long view would keep SQLite's log from being copied back
             query = query.order_by(*key).limit(_FILES_AT_ONCE)
             behind: tuple[Any, ...] | None = None
             while True:
@@ -231,6 +233,7 @@ def _image_is_free(before: float, ignored: float) -> sa.ColumnElement[bool]:
         instances.c.file != "",
         instances.c.kept_at
         < sa.case((instances.c.state == InstanceState.IGNORED, ignored), else_=before),
+        # says no more than the line above, in a form that the index on `kept_at` can use
         instances.c.kept_at < max(before, ignored),
         ~sa.exists(busy.correlate(instances)),
         ~sa.exists(unsent.correlate(instances)),

@@ -226,6 +226,7 @@ class Repeats:
         if changed:
             return is_other
         count = connection.scalar(sa.select(sa.func.count()).select_from(senders).where(ours)) or 0
+        # AE titles are free text: somebody who makes them up may not fill the ledger
         if count >= MOST_SENDERS:
             return is_other
         connection.execute(
