@@ -414,6 +414,7 @@ class Embedded:
                 "instead; install one of them for production"
             )
         self._folder.mkdir(parents=True, exist_ok=True)
+        # free a moment ago: should somebody take it first, the child ends and `start` says so
         self._port = _free_port()
         self._stop.clear()
         self._keeper = threading.Thread(target=self._keep_child, name="broker-keeper", daemon=True)
@@ -442,8 +443,10 @@ class Embedded:
             self.starts += 1
             while child.poll() is None and not self._stop.wait(0.05):
                 pass
+            # checked before the child is called ended: `stop` ends it below, and that is no failure
             if self._stop.is_set():
                 break
+            # what ran for a while is back at once; what cannot start is tried ever more slowly
             pause = 0.1 if time.monotonic() - began > 10 else min(pause * 2, 5.0)
             logger.warning("embedded broker ended with %s; starting it again", child.returncode)
             self._stop.wait(pause)
@@ -514,6 +517,7 @@ def _has_answer(port: int, password: str) -> bool:
     """Return whether our own broker answers; `ping` would import Celery for it, 0.2 s and 20 MB."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            # the Redis protocol by hand: an array of two or one bulk strings
             for words in (("AUTH", password), ("PING",)):
                 parts = (f"${len(word)}\r\n{word}\r\n" for word in words)
                 connection.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())

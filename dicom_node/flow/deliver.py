@@ -196,6 +196,7 @@ class Deliverer:
             if name not in self._ledger.deliveries.due_destinations():
                 break
             due = self._ledger.deliveries.due(destination=name)
+            # each once in a turn: what was put off by no time at all would come again for ever
             due = [delivery for delivery in due if delivery.id not in seen]
             if not due:
                 break
@@ -220,6 +221,7 @@ class Deliverer:
             return False
         line = self._line_to_peer(name, peer)
         for delivery in due:
+            # asked before each object: a person who holds a destination wants it now
             if self._ledger.holds.is_held("destination", name):
                 return False
             try:
@@ -265,6 +267,7 @@ class Deliverer:
             self._put_off_refused(delivery, f"its file cannot be read: {type(exc).__name__}", None)
             return
         ms = (self.clock.monotonic() - began) * 1000
+        # "duplicate" is success where an attempt of ours may have arrived without an answer
         is_there = is_stored(status, was_sent_before=delivery.unanswered > 0)
         if not is_there:
             reason = f"{delivery.destination} answered {meaning(status)}"
@@ -325,6 +328,7 @@ class Deliverer:
             usable = [s for s in chosen if line.destination.accepts(s.sop_class_uid)]
         if not usable:
             return None
+        # on the disk before the first byte goes: another class later would be a second report
         settled = self._ledger.deliveries.choose(delivery.id, usable[0].sop_instance_uid)
         return next((s for s in usable if s.sop_instance_uid == settled), None)
 

@@ -61,6 +61,7 @@ class Dispatcher:
         """
         self._keep_leases()
         now = self.clock.wall()
+        # negative after the clock was set back: then, of all times, it has to be looked at
         if not 0 <= now - self._redated_at < REDATE_S:
             self._ledger.jobs.redate()
             self._redated_at = now
@@ -74,6 +75,7 @@ class Dispatcher:
             )
         for model, waiting in self._ledger.jobs.waiting().items():
             silence = self._silent.get(model)
+            # a silence that ends later than any pause lasts was noted by a clock that was ahead
             if silence and now < silence.until <= now + _PAUSE_S[1]:
                 continue
             try:
@@ -101,6 +103,7 @@ class Dispatcher:
             if 0 < room < min(self._limits.batch, window) and room < due and taken > 0:
                 continue
             if room > 0:
+                # few jobs go in small hand-outs, so that several workers get some
                 share = (due + taken) // SHARES
                 queued += self._hand_out_some(model, priority, room, share, now)
 
@@ -118,6 +121,7 @@ class Dispatcher:
             try:
                 self._publish(handout, priority)
             except Transient as exc:
+                # what the broker may have got after all is void: the tokens are taken back
                 self._ledger.jobs.unpublish([t for late in parts[i:] for t in late])
                 raise _BrokerSilent(str(exc)) from exc
         return len(tickets)

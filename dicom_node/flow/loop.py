@@ -114,6 +114,7 @@ class Loop:
         try:
             wait = self._step()
         except ChexFractError as exc:
+            # one line for each trouble, not one for each try
             if str(exc) != self._trouble:
                 self._trouble = str(exc)
                 logger.warning("%s waits: %s", self.name, exc)
@@ -128,6 +129,7 @@ class Loop:
         if wait is None:
             return None
         took = self._clock.monotonic() - began
+        # as long as the work took: a loop leaves the ledger to others half of the time
         rest = max(self._rest_s, min(LONGEST_REST_S, took)) if self._rests else 0.0
         return self._wait_time(wait, rest)
 
@@ -151,6 +153,7 @@ class Loop:
     def _wait_time(self, due_in: float, rest: float) -> float:
         """Note when there is more by time alone; return how long nothing is looked at."""
         self.due_at = self._clock.monotonic() + due_in
+        # with a watch a change is seen after the rest; without one the time is all there is
         return rest if self._watch is not None else max(rest, due_in)
 
 

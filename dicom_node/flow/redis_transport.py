@@ -63,6 +63,7 @@ def opened(content: bytes, queue: str) -> dict[str, Any]:
     if message.get("content-type") != "application/json":
         raise _Dropped("its content type is not application/json")
     body = message.get("body")
+    # as kombu writes it: any other form is somebody else's
     if not isinstance(body, str) or properties.get("body_encoding") != "base64":
         raise _Dropped("its body is not base64")
     try:
@@ -147,6 +148,7 @@ class _BoundedParser(_RESP3Parser):
 
     def on_connect(self, connection: Any) -> None:
         """Begin with a new socket."""
+        # it makes a buffer without a bound, which is replaced
         super().on_connect(connection)  # type: ignore[no-untyped-call]
         self._buffer = _BoundedBuffer(connection._sock, _CHUNK, connection.socket_timeout)
 
@@ -259,6 +261,7 @@ class _WaryChannel:
             for priority in self.priority_steps
         ]
         with self.conn_or_acquire() as client:
+            # Redis answers WRONGTYPE for every command on it: without this no hand-out passes again
             wrong = [name for name in names if client.type(name) not in (b"list", b"none")]
             if wrong:
                 client.delete(*wrong)

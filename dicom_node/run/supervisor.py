@@ -175,10 +175,13 @@ class Supervisor:
         status = process.poll()
         if status is None:
             patience = HUNG_AFTER_S if child.ready else STARTS_WITHIN_S
+            # a process that lives and does not beat hangs in a lock or a call: only a kill ends
+            # that
             if child.beats and now - child.beaten > patience:
                 logger.error("%s hangs: started again", child.name, extra={"role": child.name})
                 _kill_group(process)
             return
+        # starting it again would not make the configuration right
         if status == ConfigurationError.exit_code and not child.ready and child.beats:
             self._ends, self._exit = True, status
             return
@@ -334,6 +337,7 @@ def _listen_to_hearts(children: Sequence[Child], timeout_s: float) -> None:
     for descriptor in heard:
         signs = os.read(descriptor, 4096)
         child = hearts[descriptor]
+        # the pipe's other end is closed: the process has ended or is about to
         if not signs:
             os.close(descriptor)
             child.heart = None
@@ -450,6 +454,7 @@ def _only_one(settings: Settings) -> Iterator[None]:
             raise ConfigurationError(
                 f"node.data_dir: {settings.node.data_dir} is in use by another node"
             ) from exc
+        # only now: until the lock is held it names the node that runs
         file.truncate(0)
         json.dump({"pid": os.getpid()}, file)
         file.flush()

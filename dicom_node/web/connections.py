@@ -121,6 +121,7 @@ class Gate:
         if self._is_proxy(address):
             return
         surplus = self._by_address[address] - self._most_of_address
+        # none that is fresh: a browser opens several connections at once, and uses each in a moment
         fresh = time.monotonic() - FRESH_S
         old = [connection for connection, since in self._waiting.items() if since < fresh]
         for connection in [connection for connection in old if connection.address == address][
@@ -218,6 +219,7 @@ class Connection(H11Protocol):
         if self.conn.is_held:
             self.conn.is_held = False
             self.flow.resume_reading()
+            # what was held back lies in the parser already, and no further byte may come
             self.loop.call_soon(self.handle_events)
 
     def data_received(self, data: bytes) -> None:

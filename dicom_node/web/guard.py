@@ -122,6 +122,7 @@ class Guard:
     async def _handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, headers = scope["path"], dict(scope["headers"])
         if path.startswith(SECRET_PATHS):
+            # in constant time: how many bytes were right must not show
             if not hmac.compare_digest(headers.get(b"authorization", b""), self._bearer):
                 raise HTTPException(
                     401,
@@ -155,6 +156,8 @@ class Guard:
         async with self._take_turn(self._people) as end_early:
 
             async def sending(message: Message) -> None:
+                # the turn counts the making of an answer: a slow client that takes it holds nobody
+                # up
                 end_early()
                 also()
                 await send(message)
@@ -247,6 +250,7 @@ def _limit_body(scope: Scope, receive: Receive, largest: int) -> Receive:
         size += len(message.get("body", b""))
         if size > largest:
             raise HTTPException(413, f"more than {largest} bytes")
+        # a rate as well as a pause: a byte now and then keeps no connection for ever
         if not is_whole and time.monotonic() - began > BODY_S + size / SLOWEST:
             raise HTTPException(408, "the body comes too slowly")
         return message

@@ -140,6 +140,7 @@ class PartReader:
         if self._buffer.startswith(b"\r\n", self._at):
             end, size = self._at, 2  # a part without header lines
         else:
+            # looked for in a bounded piece, so that a head without an end costs the same each time
             end = self._buffer.find(b"\r\n\r\n", self._at, self._at + MAX_HEAD + 4)
             size = 4
         if end < 0:

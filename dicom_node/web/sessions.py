@@ -107,6 +107,7 @@ class Door:
         self._users = users_file(settings)
         self._credentials = credentials
         self._sessions = sessions
+        # a key of its own for this purpose: what it signs is worth nothing elsewhere
         self._key = hmac.digest(credentials.pages.encode(), b"pages", "sha256")
         self._brake = Brake()
         self._judging = anyio.CapacityLimiter(_AT_ONCE)
@@ -192,6 +193,7 @@ class Door:
         address = self.address(request)
         if self._brake.holds(name, address):
             raise _too_many()
+        # an address is slowed and never shut: a hospital may come from a single one
         await anyio.sleep(self._brake.pause(address))
         if not self._brake.take(name, address):
             raise _too_many()
@@ -367,6 +369,7 @@ def client_address(request: Request, proxies: Sequence[str]) -> str:
     """
     address = request.client.host if request.client else ""
     hops = [hop.strip() for hop in request.headers.get("x-forwarded-for", "").split(",")]
+    # from the end: what stands before the first stranger may be made up by that stranger
     while hops and hops[-1] and _is_in(address, proxies):
         address = hops.pop()[:64]
     return address

@@ -118,6 +118,7 @@ class Storing:
             chunks = bytearray()
             async for chunk in body:
                 chunks += chunk
+                # gathered: a turn through a thread costs more than the bytes of a small chunk
                 if len(chunks) >= _CHUNK:
                     await run_in_threadpool(take, bytes(chunks))
                     chunks.clear()
@@ -170,6 +171,7 @@ class Storing:
     def _open_incoming(self) -> None:
         """Begin to write as soon as the File Meta Information is there (PS3.10 7.1)."""
         head = self._head
+        # preamble (128), DICM (4) and the group length (12), which says where the head ends
         if len(head) < 144:
             return
         if not part10.has_length(bytes(head)):
