@@ -145,6 +145,7 @@ def move_rule(text: str, name: str, place: int) -> str:
     order.insert(max(0, min(place, len(order))), old)
     # The blocks change their contents; what stands between them stays.
     changed = text
+    # from the end, so that the places of the blocks before stay right
     for block, source in reversed(list(zip(blocks, order, strict=True))):
         moved = text[blocks[source].start : blocks[source].end]
         moved = moved if moved.endswith("\n") else moved + _newline_of_text(text)
@@ -245,6 +246,7 @@ def _table_heads(text: str) -> Iterator[tuple[int, tuple[str, ...], bool]]:
         sign = token[0]
         if sign in ("[", "{"):
             line = text.rfind("\n", 0, token.start()) + 1
+            # only a bracket outside of all values that begins its line is a head
             if depth == 0 and sign == "[" and not text[line : token.start()].strip(" \t\ufeff"):
                 end = text.find("\n", line)
                 head = text[line : end if end >= 0 else len(text)].lstrip("\ufeff")
@@ -256,6 +258,7 @@ def _table_heads(text: str) -> Iterator[tuple[int, tuple[str, ...], bool]]:
 
 
 def _head_path(head: str) -> tuple[tuple[str, ...], bool]:
+    # tomllib takes the head apart: quoted keys and dots are its business
     content: Any = tomllib.loads(head.rstrip("\r"))
     path, is_array = [], False
     while isinstance(content, dict) and content:
@@ -315,6 +318,7 @@ def _replace_block(
     if not is_right:
         # Inline tables, and keys of one table apart from each other, are beyond tomlkit.
         new = _rebuild_block(old, path, values)
+    # a comment that lost its line is kept above: what people have noted is never dropped
     lost = Counter(_comments_in(old)) - Counter(_comments_in(new))
     above = "".join(f"{comment}\n" for comment in lost.elements())
     return text[: block.start] + _as_in(text, above + new) + text[block.end :]
@@ -406,6 +410,7 @@ def render(value: Any) -> str:
             value.encode()
         except UnicodeEncodeError as exc:
             raise ConfigurationError("a text holds half of a character (a surrogate)") from exc
+        # TOML's basic strings are JSON's, but for DEL, which TOML wants escaped
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
     if isinstance(value, list | tuple):
         return f"[{', '.join(render(item) for item in value)}]"
@@ -414,6 +419,7 @@ def render(value: Any) -> str:
         return f"{{ {inner} }}" if inner else "{}"
     if not isinstance(value, int | float):
         raise ConfigurationError("null has no form in TOML; leave the key out")
+    # a float stays a float: `1` would be read as an integer
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"{value:.1f}"
     return str(value).lower() if isinstance(value, float) else str(value)

@@ -167,6 +167,8 @@ def _wanted_values(
 
     A new file is looked at up to the end of its pixels, any other up to what is wanted.
     """
+    # elements come in order of their tags (PS3.5 7.1): behind the last that is wanted there is
+    # nothing to find
     last = max(tags, default=0)
     start = file.tell()
     end = file.seek(0, os.SEEK_END) if is_new else 0
@@ -187,6 +189,7 @@ def _wanted_values(
         tag, vr, length, size = element
         at += size
         if tag in (_ITEM_END, _SEQUENCE_END):
+            # a delimiter that closes nothing is passed over: the level never falls below the top
             if len(implicit_levels) > 1:
                 implicit_levels.pop()
             continue
@@ -207,6 +210,7 @@ def _wanted_values(
             raise NotUnderstood(CUT_OFF)
         if is_top and (tag in tags or tag == _CHARACTER_SET):
             yield tag, file.read(min(length, VALUE_LIMIT))
+            # a value that never ends costs `VALUE_LIMIT` of memory
             file.seek(max(0, length - VALUE_LIMIT), os.SEEK_CUR)
         else:
             file.seek(length, os.SEEK_CUR)
@@ -234,6 +238,7 @@ def _check_pixels(file: IO[bytes], formats: _Formats, at: int, length: int, end:
             return
         if item[0] != _ITEM:
             return
+        # fragments have a length of their own (PS3.5 A.4): none of them is undefined
         at += 8 + item[2]
         if at > end:
             raise NotUnderstood(CUT_OFF)
@@ -256,6 +261,7 @@ def _next_element(
     head = file.read(8)
     if len(head) < 8:
         return None
+    # both forms begin alike (PS3.5 7.1.2 and 7.1.3): tag first, whatever follows
     group, element, vr, length = formats.explicit(head)
     tag = group << 16 | element
     if implicit or group == 0xFFFE or not _is_vr(vr):
@@ -281,6 +287,7 @@ def _decode_text(value: bytes, character_sets: list[str]) -> str:
         return clean(value.decode("ascii"))
     from pydicom.charset import decode_bytes, python_encoding
 
+    # latin-1 decodes whatever comes: a wrong letter is better than a refused image
     codecs = [python_encoding.get(name.strip(), "latin-1") for name in character_sets]
     try:
         if len(codecs) > 1 or b"\x1b" in value:

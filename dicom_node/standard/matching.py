@@ -106,9 +106,12 @@ class Wild:
         """Return whether the whole text is of this form."""
         if self._size > len(text) or self._size > MAX_PATTERN:
             return False
+        # bit n is set when the pattern's first n characters can stand for the text so far: linear,
+        # whatever the stars
         reached = 1
         for character in text:
             next_ones = self._of.get(character, 0) | (self._any & ~self._not.get(character, 0))
+            # a character goes one position on, or stays where a star lets any come
             reached = ((reached & next_ones) << 1) | (reached & self._loops)
             if not reached:
                 return False

@@ -105,9 +105,12 @@ def _replace_values(content: bytes, values: Mapping[int, bytes]) -> bytes:
                 raise NotUnderstood("the file does not say what it is")
             group, element, vr, length = _HEAD(content, at)
             start = at + 8
+            # two reserved bytes stand in place of the length, which follows in four (PS3.5 Table
+            # 7.1-1)
             if vr in _LONG:
                 (length,) = _LENGTH(content, start)
                 start += 4
+            # elements stand in order, so beyond this tag it is not there
             if (found := group << 16 | element) >= tag:
                 break
             at = start + length
