@@ -126,7 +126,7 @@ def _of_file(own: Path, named: str = "", table: str = "") -> str:
 
 
 def _make_secret(path: Path) -> None:
-    """Write a fresh secret, complete before it is visible; one that came first stays."""
+    """Write a fresh secret, complete before it is visible; a secret that came first stays."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

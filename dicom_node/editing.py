@@ -58,7 +58,7 @@ Reload = Callable[[Actor], Reloaded]
 
 
 class FileChanged(Permanent):
-    """The file is not the one that a change was made on; nothing was written.
+    """The file is not that which a change was made on; nothing was written.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class ReadOnlyFile(Permanent):
     ----------
     why : str
     lines : str
-        What the table has to be; empty for one that has to go.
+        What the table has to be; empty for a table that has to go.
     """
 
     def __init__(self, why: str, lines: str) -> None:
@@ -146,9 +146,9 @@ class Draft:
     name: str
     new_name: str
     before: str
-    """The lines of the table; empty for a new one."""
+    """The lines of the table; empty for a new table."""
     after: str
-    """The lines that it would have; empty for one that is removed."""
+    """The lines that it would have; empty for a table that is removed."""
     old_place: int | None
     place: int | None
     text: str
@@ -193,7 +193,7 @@ class PastChange:
     old_mark: str
     mark: str
     undoes: int = 0
-    """The change that this one has undone."""
+    """The earlier change that this change has undone."""
     problem: str = ""
     """Why it did not last: the file is what it was before."""
 
@@ -249,7 +249,7 @@ class ConfigFile:
 
     @classmethod
     def of_node(cls, path: Path, data_dir: Path, note: Note) -> Self:
-        """Return the file of the node that runs on a data folder, if one does."""
+        """Return the file of the node that runs on a data folder, if any does."""
 
         def reload(by: Actor) -> Reloaded:
             return running.ask_reload(data_dir, by)
@@ -258,7 +258,7 @@ class ConfigFile:
 
     @classmethod
     def of_running(cls, settings: Settings, note: Note) -> Self | None:
-        """Return the file that a node has accepted; None where `serve` did not start this one."""
+        """Return the file that a node has accepted; None where `serve` did not start this node."""
         path = in_force.config_file(settings)
         return None if path is None else cls.of_node(path, settings.node.data_dir, note)
 
@@ -491,7 +491,7 @@ class ConfigFile:
     def _take_file(
         self, past: PastChange, draft: Draft, old: str, by: Actor, way: str
     ) -> ChangeOutcome:
-        """Let the running node take the file, or put the old one back."""
+        """Let the running node take the file, or put the old file back."""
         reloaded, remark = None, "no node runs here; its next start reads it"
         if self._reload is not None:
             try:
@@ -563,7 +563,7 @@ class ConfigFile:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
             descriptor = os.open(self._history_path, flags, 0o600)
             with os.fdopen(descriptor, "ab") as file:
-                # behind a line that was cut this one begins on its own
+                # behind a line that was cut the new line begins on its own
                 file.write(f"\n{_history_line(past)}\n".encode())
                 file.flush()
                 os.fsync(file.fileno())

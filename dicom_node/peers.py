@@ -178,7 +178,7 @@ def who_is_named(
 
 
 def may(settings: Settings, caller: Caller, right: Right | None) -> bool:
-    """Return whether a caller has a right; strangers that are let in have every one.
+    """Return whether a caller has a right; strangers that are let in have all rights.
 
     None stands for what every caller may do, such as Verification.
     """
@@ -265,7 +265,7 @@ def _address_fault(peer: Peer, address: str, names: HostNames) -> str:
 
 
 def _other_certificate(wanted: str, certificate: bytes) -> str:
-    """Return why a certificate is not the one that is bound to a peer; empty where it is.
+    """Return why a certificate is not that which is bound to a peer; empty where it is.
 
     It is named by the SHA-256 of its DER form, or by attributes of its subject, all of which it
     must have (RFC 4514: ``CN=PACS,O=Hospital``).

@@ -139,7 +139,7 @@ def weak_users(path: Path) -> list[str]:
 
 
 def note_password(path: Path, name: str, problem: str) -> None:
-    """Keep whether somebody's password, seen at a sign-in, is one that the rule of today takes."""
+    """Keep whether somebody's password, seen at a sign-in, is such as today's rule takes."""
     weak = weak_users(path)
     if bool(problem) == (name in weak):
         return

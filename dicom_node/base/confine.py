@@ -204,7 +204,7 @@ def _allow_path(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> Non
         os.close(descriptor)
 
 
-# linux/audit.h and the tables of system calls: sockets of any kind (a local one may lead to a
+# linux/audit.h and the tables of system calls: sockets of any kind (a local socket may lead to a
 # database), other processes, and the kernel's less trodden paths. io_uring makes sockets past a
 # filter, so it goes as well. A socketpair, which leads nowhere, stays.
 _REFUSED = (

@@ -40,7 +40,7 @@ class JsonLines(logging.Formatter):
 
 
 class Lines(logging.Formatter):
-    """One readable line; control characters cannot forge a second one."""
+    """One readable line; control characters cannot forge a second line."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")

@@ -35,7 +35,7 @@ class Watchdog:
     def __init__(self) -> None:
         period = os.environ.get("WATCHDOG_USEC", "")
         is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        # A third of the period: one that comes late is not the last.
+        # A third of the period: a sign that comes late is not the last.
         self._every_s = int(period) / 3e6 if period.isdigit() and is_ours else 0.0
         self._next = 0.0
 

@@ -92,7 +92,7 @@ def settings(
     Raises
     ------
     ConfigurationError
-        A key is wrong; the message names each one and what to write.
+        A key is wrong; the message names each key and what to write.
     """
     try:
         return model(**content)

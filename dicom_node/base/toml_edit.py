@@ -95,7 +95,7 @@ def change_rule(text: str, name: str, values: Values | None, place: int | None =
     ----------
     place : int, optional
         Where it shall stand among the rules, 0 for the first; left out, an old rule stays where it
-        is and a new one is the last.
+        is and a new rule is the last.
 
     Raises
     ------

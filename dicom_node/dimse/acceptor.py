@@ -131,7 +131,7 @@ class Server(ThreadedAssociationServer):
             _close_connection(waiting)
 
     def _true_address(self, request: socket.socket, address: Any) -> Any:
-        """Return who calls: behind a TCP balancer, the one whom its PROXY header names."""
+        """Return who calls: behind a TCP balancer, whom its PROXY header names."""
         proxy = parse_address(host(address))
         if proxy is None or not is_in(proxy, self.proxies):
             return address
@@ -156,7 +156,7 @@ class Server(ThreadedAssociationServer):
     def _make_room(self, caller: str) -> None:
         """Close the oldest silent connection where there are too many.
 
-        Not the new one: a modality's request comes at once, so the oldest is never its.
+        Not the new connection: a modality's request comes at once, so the oldest is never its.
         """
         with self._lock:
             of_host = Counter(self._waiting.values())

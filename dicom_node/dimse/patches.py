@@ -37,7 +37,7 @@ _lock = threading.Lock()
 
 
 def is_known() -> bool:
-    """Return whether this pynetdicom is one whose reading may be replaced."""
+    """Return whether the reading of this pynetdicom may be replaced."""
     return pynetdicom.__version__ in KNOWN
 
 
@@ -112,7 +112,7 @@ class Entity(AE):
         # the answer is not 0xA801
         if assoc.rejected_contexts and not assoc.accepted_contexts:
             return cast("Association", _NothingAccepted())
-        # C-MOVE closes the socket of what is not established, whether or not there is one
+        # C-MOVE closes the socket of what is not established, whether or not there is a socket
         if assoc.dul.socket is None:
             assoc.dul.socket = _Closed()
         return assoc
@@ -171,7 +171,7 @@ def replace_read(assoc: Association, read: Callable[[], None]) -> Callable[[], N
 
 
 def run_within(assoc: Association, around: Callable[[Callable[[], None]], None]) -> None:
-    """Let `around` run both threads of an association: one that gives up closes no socket."""
+    """Let `around` run both threads of an association: a thread that gives up closes no socket."""
     assoc.run = partial(around, assoc.run)  # type: ignore[method-assign]
     assoc.dul.run = partial(around, assoc.dul.run)  # type: ignore[method-assign]
 

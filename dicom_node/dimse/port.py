@@ -26,7 +26,7 @@ FREE_WITHIN_S = 3.0
 """Time that the listeners of a supervisor that was killed need to end, and to free the port."""
 
 QUEUE = 256
-"""Connections that the kernel keeps until one is taken."""
+"""Connections that the kernel keeps until they are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def open_port(host: str, port: int, free_within_s: float = 0.0) -> socket.socket
             if exc.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 raise ConfigurationError(_why_no_port(host, port, exc)) from exc
             time.sleep(0.1)
-    # Of several listeners that see a connection one gets it; the others must not wait for the next.
+    # Of several listeners that see a connection a single one gets it; the others must not wait.
     opened.setblocking(False)
     return opened
 

@@ -108,7 +108,7 @@ class Puller:
         Raises
         ------
         Unreachable, Refused
-            The peer gives no answer, or one that is a failure.
+            The peer gives no answer, or the answer is a failure.
         """
         wanted = query("STUDY", AccessionNumber=accession, StudyInstanceUID="")
         found = []
@@ -199,7 +199,7 @@ def find(destination: Destination, asked: Dataset) -> list[Dataset]:
     Raises
     ------
     Unreachable, Refused
-        The peer gives no answer, or one that is a failure.
+        The peer gives no answer, or the answer is a failure.
     """
     matches = []
     for status, found in destination.association.send_c_find(asked, FIND):

@@ -180,7 +180,7 @@ _NO_TITLE = "NO DESTINATION"
 
 
 def uid_fault(value: bytes) -> str:
-    """Return what is wrong with an Affected SOP Instance UID; empty for one that may be right."""
+    """Return what is wrong with an Affected SOP Instance UID; empty for a UID that may be right."""
     if not value:
         return "no Affected SOP Instance UID"
     if len(value) > 64:
@@ -414,7 +414,7 @@ class Reception(DIMSEServiceProvider):
         if context is not None and not command.get("AffectedSOPClassUID"):
             command.AffectedSOPClassUID = context.abstract_syntax
         if isinstance(message, C_MOVE_RQ):
-            # Padded with NUL, as some write AE titles; without one there is nobody to move to.
+            # Padded with NUL, as some write AE titles; without a title there is nobody to move to.
             title = bare_title(str(command.get("MoveDestination") or ""))
             command.MoveDestination = title[:16] or _NO_TITLE
 

@@ -110,7 +110,7 @@ class Listener:
     refusals : Refusals, optional
         Take note of whom is refused.
     port : Port, optional
-        One that is open already; else it is opened at the start.
+        Where it is open already; else it is opened at the start.
     """
 
     def __init__(
@@ -322,7 +322,7 @@ class Listener:
     def _offer_contexts(self, assoc: Association) -> None:
         """Offer what is for this caller, beside what is for all.
 
-        The reports' SOP classes are for one that will store what it gets by C-GET: an archive that
+        The reports' SOP classes are for who will store what it gets by C-GET: an archive that
         found them accepted would send its own here. Storage Commitment is for those who are asked.
         """
         settings = self._settings

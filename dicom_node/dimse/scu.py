@@ -90,7 +90,7 @@ class Destination:
 
     @property
     def association(self) -> Association:
-        """The association; `Unreachable` without one."""
+        """The association; `Unreachable` where there is none."""
         if not self._assoc or not self._assoc.is_established:
             raise Unreachable(f"{self.name} closed the association")
         return self._assoc
@@ -134,7 +134,7 @@ class Destination:
         """Send one Part 10 file, or its bytes, and return the status of the answer.
 
         The bytes of its data set go out as they are where the peer accepted their transfer syntax;
-        otherwise they are encoded again in the one that it accepted.
+        otherwise they are encoded again in the syntax that it accepted.
 
         Raises
         ------

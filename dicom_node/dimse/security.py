@@ -60,7 +60,7 @@ def requestor(tls: Tls) -> ssl.SSLContext | None:
 
 
 def shown_certificate(connection: object) -> bytes:
-    """Return the certificate (DER) that the other end of a socket showed; empty without one."""
+    """Return the certificate (DER) that the other end of a socket showed, empty without any."""
     shown = connection.getpeercert(True) if isinstance(connection, ssl.SSLSocket) else None
     return shown or b""
 

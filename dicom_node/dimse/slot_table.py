@@ -51,7 +51,7 @@ class SlotTable:
     descriptor : int
         An open file that all listeners have inherited.
     listener, count : int
-        Which of how many this one is.
+        Which of how many this listener is.
     """
 
     def __init__(self, descriptor: int, listener: int, count: int) -> None:

@@ -49,7 +49,7 @@ class Slots(Generic[Held]):
     silent_for : callable
         Seconds for which nothing has come on it and nothing is done for it.
     end : callable
-        Ends one that gives way.
+        Ends an association that gives way.
     table : SlotTable, optional
         Associations of further listeners on the same port, which count, too.
     """
@@ -173,7 +173,7 @@ class Slots(Generic[Held]):
             ):
                 return OF_PEER
         if holders.count(holder) >= most_of_one:
-            # Its own idle one goes first: a modality that was cut off comes back by a new one.
+            # Its own idle association goes first: a modality that was cut off comes back.
             if not self._free_silent(slot for slot, other in everywhere.items() if other == holder):
                 return OF_PEER
             # one place has just been freed
@@ -194,7 +194,7 @@ class Slots(Generic[Held]):
             (other for other in counts if other != holder), key=counts.__getitem__, default=holder
         )
         if counts[most] <= counts[holder] + 1:
-            return False  # two equals would take the last one from each other for ever
+            return False  # two equals would take the last place from each other for ever
         return self._free_silent(slot for slot, other in everywhere.items() if other == most)
 
     def _free_silent(

@@ -281,7 +281,7 @@ class Fragments:
         return parts
 
     def skip_pdu(self) -> None:
-        """Drop the rest of the PDU, so that pynetdicom finds the next one."""
+        """Drop the rest of the PDU, so that pynetdicom finds the next PDU."""
         rest, self._in_pdv, self._after_pdv = self._in_pdv + self._after_pdv, 0, 0
         self._inlet.recv(rest)
 

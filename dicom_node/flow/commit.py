@@ -26,7 +26,7 @@ LOOK_S = 0.5
 
 
 class AskingAssociation(Protocol):
-    """An association to ask on; `dimse.commitment.CommitmentAssociation` is one."""
+    """An association to ask on; as `dimse.commitment.CommitmentAssociation`."""
 
     def connect(self) -> None:
         """Associate; `Unreachable`, or `Refused` where no commitment is offered."""
@@ -64,7 +64,7 @@ class Committer:
     connect : callable
         Makes an `AskingAssociation` for a peer; it is connected here.
     crew : Crew, optional
-        Drives the loops of destinations; without one, `step` itself asks.
+        Drives the loops of destinations; without it, `step` itself asks.
     """
 
     def __init__(

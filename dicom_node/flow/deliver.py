@@ -71,7 +71,7 @@ class Pace:
 
 
 class SendingAssociation(Protocol):
-    """An association to one peer that is used again; `dimse.scu.Destination` is one."""
+    """An association to one peer that is used again; as `dimse.scu.Destination`."""
 
     def connect(self, sop_classes: Sequence[str]) -> None:
         """Associate, proposing these SOP classes; `Unreachable` when that fails."""
@@ -94,7 +94,7 @@ class Deliverer:
     connect : callable
         Makes a `SendingAssociation` for a peer; it is connected here.
     crew : Crew, optional
-        Drives the loops of destinations; without one, `step` itself sends what is due.
+        Drives the loops of destinations; without it, `step` itself sends what is due.
     traces : TraceExporter, optional
         Takes the route of each delivered report.
     look : callable, optional
@@ -238,7 +238,7 @@ class Deliverer:
         return True
 
     def _line_to_peer(self, name: str, peer: Peer) -> _Line:
-        """Return the line to a destination, a fresh one where the peer is no longer the same."""
+        """Return the line to a destination, a fresh line where the peer is no longer the same."""
         line = self._lines.get(name)
         if line is None or line.peer != peer:
             if line is not None:

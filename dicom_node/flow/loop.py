@@ -39,7 +39,7 @@ None ends the loop.
 
 
 class ChangeWatch(Protocol):
-    """A cheap way to learn that something has changed; `store.ledger.database.Watch` is one."""
+    """A cheap way to learn that something has changed; as `store.ledger.database.Watch`."""
 
     def changed(self) -> bool:
         """Return whether something has changed since the last question; True at first."""
@@ -153,7 +153,7 @@ class Loop:
     def _wait_time(self, due_in: float, rest: float) -> float:
         """Note when there is more by time alone; return how long nothing is looked at."""
         self.due_at = self._clock.monotonic() + due_in
-        # with a watch a change is seen after the rest; without one the time is all there is
+        # with a watch a change is seen after the rest; without it the time is all there is
         return rest if self._watch is not None else max(rest, due_in)
 
 

@@ -126,10 +126,10 @@ def _celery_message(handout: Handout, queue: str, priority: int) -> dict[str, An
 
 
 class _BoundedBuffer(SocketBuffer):
-    """Reads replies; one that is too large is read away and counts as empty."""
+    """Reads replies; a reply that is too large is read away and counts as empty."""
 
     def read(self, length: int, *more: Any, **options: Any) -> bytes:
-        """Return a reply of `length` bytes, or nothing of one that is too large."""
+        """Return a reply of `length` bytes, or nothing of a reply that is too large."""
         if length <= MAX_ENVELOPE:
             return bytes(super().read(length, *more, **options))
         # Read in pieces and forgotten: to leave it there would make the next reply start within.

@@ -101,7 +101,7 @@ def adopt(
     """Let what came last under a known UID take the place of the first; return the new jobs.
 
     IHE Patient Information Reconciliation: an archive sends an image again under its UID with the
-    right patient or order. Its report is made for the corrected header, with the old one as its
+    right patient or order. Its report is made for the corrected header, with the old report as its
     predecessor.
 
     Raises

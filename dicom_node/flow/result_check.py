@@ -239,7 +239,7 @@ def _is_same(written: str, received: str) -> bool:
 
 
 def _is_same_issuer(written: str, received: str) -> bool:
-    # Workers of 0.1.0 leave one out that is not a legal LO, as is one that is empty.
+    # Workers of 0.1.0 leave out a value that is not a legal LO, as an empty value is.
     is_legal = 0 < len(received) <= 64 and "\\" not in received
     return _is_same(written, received) or (not written and not is_legal)
 

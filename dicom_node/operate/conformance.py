@@ -400,7 +400,7 @@ def _named_values(names: tuple[str, ...], values: tuple[str, ...]) -> dict[str, 
 
 
 def _context_facts(context: Any) -> dict[str, Any]:
-    # A context names the roles of the requestor: where that one may be the SCP, we are the SCU.
+    # A context names the roles of the requestor: where that may be the SCP, we are the SCU.
     is_reversed = context.scp_role is True
     roles = {"SCP": context.scu_role is not False, "SCU": is_reversed}
     return {

@@ -238,7 +238,7 @@ def data_dir(settings: Settings) -> list[Check]:
 
 
 def _is_open(path: Path) -> bool:
-    """Return whether others may read a file or folder; one that has just gone is not open."""
+    """Return whether others may read a file or folder; what has just gone is not open."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

@@ -195,7 +195,7 @@ def post(url: str, subject: str, lines: list[str]) -> None:
     Raises
     ------
     Unreachable
-        There is no answer, or one that is not a success.
+        There is no answer, or the answer is not a success.
     """
     import httpx2
 

@@ -44,7 +44,7 @@ class LogLine:
         return any(ident in str(value) for value in self.content.values())
 
     def readable(self) -> str:
-        """Return the line as people read it; control characters cannot forge a second one."""
+        """Return the line as people read it; control characters cannot forge a second line."""
         moment = local_time(datetime.fromisoformat(self.time).timestamp())
         more = {key: value for key, value in self.content.items() if key not in _HEAD}
         text = f"{self.content.get('message', '')}"

@@ -101,7 +101,7 @@ class SandboxNode:
 
 @contextmanager
 def folder(named: Path | None) -> Iterator[Path]:
-    """Yield the folder `named`, or a temporary one that is removed."""
+    """Yield the folder `named`, or a temporary folder that is removed."""
     if named is not None:
         named.mkdir(parents=True, exist_ok=True)
         yield named.resolve()

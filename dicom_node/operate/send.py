@@ -47,7 +47,7 @@ def send(settings: Settings, peer: Peer, name: str, paths: Sequence[Path], *, as
 
 
 def send_test(settings: Settings, peer: Peer, name: str, *, as_json: bool) -> int:
-    """Store test objects about nobody at a peer; return 1 when one was not taken."""
+    """Store test objects about nobody at a peer; return 1 when any was not taken."""
     taken = test_report.send(settings.node.ae_title, peer)
     if as_json:
         print_json(

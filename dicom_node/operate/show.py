@@ -90,7 +90,7 @@ def status(
 
 
 def _peer_table(peers: Mapping[str, Peer], ae_title: str, address: str) -> str:
-    """Return the table that makes a refused caller known; empty for one that is known."""
+    """Return the table that makes a refused caller known; empty for a caller that is known."""
     is_known = who_calls(peers, ae_title, address, certificate=None).name is not None
     return "" if is_known else peer_table(ae_title, address)
 

@@ -34,7 +34,7 @@ MOST_FAULTS = 5
 
 
 class Turning(Protocol):
-    """Work that turns again and again; `flow.loop.Loop` is one."""
+    """Work that turns again and again, as `flow.loop.Loop`."""
 
     name: str
     turned_at: float

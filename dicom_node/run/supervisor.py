@@ -46,7 +46,7 @@ STARTS_WITHIN_S = 180.0
 """Time that a role gets for its start; a busy machine needs a minute for the imports alone."""
 
 WORKED_S = 10.0
-"""Life after which a process that tells nothing counts as one that worked."""
+"""Life after which a process that tells nothing is taken to have worked."""
 
 LONGEST_PAUSE_S = 10.0
 """Longest wait before a process that cannot start is tried again."""

@@ -202,7 +202,7 @@ class Pseudonyms:
         return f"P{self.digest('patient_id', patient_id.strip())[:15].upper()}"
 
     def accession(self, number: str) -> str:
-        """Return an Accession Number; empty for an empty one."""
+        """Return an Accession Number; empty for an empty number."""
         number = number.strip()
         return f"A{self.digest('accession_number', number)[:15].upper()}" if number else ""
 
@@ -496,7 +496,7 @@ def _say_so(made: Dataset, profile: Profile) -> None:
 
 
 def _put_meta(made: Dataset, ds: Dataset) -> None:
-    """Put a File Meta Information of our own: the old one names application entities."""
+    """Put a File Meta Information of our own: the old head names application entities."""
     meta = FileMetaDataset()
     syntax = getattr(getattr(ds, "file_meta", None), "TransferSyntaxUID", "1.2.840.10008.1.2.1")
     meta.TransferSyntaxUID = UID(str(syntax))

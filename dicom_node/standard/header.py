@@ -98,7 +98,7 @@ def read_header(
     Raises
     ------
     NotUnderstood
-        The bytes are not a data set in this transfer syntax, or a new one is cut off.
+        The bytes are not a data set in this transfer syntax, or a new file is cut off.
     """
     skip_head(file)
     source: IO[bytes] = file

@@ -68,7 +68,7 @@ class Wild:
         self._size = len(pattern) - pattern.count("*")
         if self._size > MAX_PATTERN:
             return
-        # Positions at which a character is the next one, any is, and any but these are.
+        # Positions at which a character is the next, any is, and any but these are.
         self._of: dict[str, int] = {}
         self._any = 0
         self._not: dict[str, int] = {}
@@ -125,7 +125,7 @@ def wild(pattern: str, *, has_sets: bool = False) -> Wild:
 
 
 def values(element: DataElement | None) -> list[str]:
-    """Return the values of an element as text without padding; none for an empty one."""
+    """Return the values of an element as text without padding; none for an empty element."""
     if element is None or element.value is None or element.VR == "SQ":
         return []
     several = element.value if element.VM > 1 else [element.value]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 SHAPES = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
-"""Attributes that say it, the first usable one counts: at the patient, at the detector, on film, by
+"""Attributes that say it, the first usable counts: at the patient, at the detector, on film, by
 ratio alone. Pixel Aspect Ratio is there only where no spacing is known."""
 
 _SQUARE, _LARGEST = 0.01, 5.0

@@ -101,7 +101,7 @@ FAILURE_REASONS = (0x0110, 0x0112, 0x0119, 0x0122, 0x0131, 0x0213)
 
 
 def read_status(code: int) -> DimseStatus:
-    """Return what a status means; an unknown one is a failure (PS3.7 C.1)."""
+    """Return what a status means; an unknown status is a failure (PS3.7 C.1)."""
     if code in TABLE:
         return DimseStatus(code, *TABLE[code])
     for mask, value, kind, text in _FAMILIES:

@@ -75,7 +75,7 @@ SUCCESS, MINOR_FAILURE, SERIOUS_FAILURE = 0, 4, 8
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """One who took part: a person, or an application entity."""
+    """Who took part: a person, or an application entity."""
 
     user: str
     role: Code | None = None
@@ -241,7 +241,7 @@ def application(settings: Settings, *, starts: bool, at: float) -> str:
 
 
 def of_event(settings: Settings, event: Event) -> str:
-    """Return the message of an event of the ledger; empty for one that the trail does not have."""
+    """Return the message of an event of the ledger; empty for what the trail does not have."""
     if event.stage in ("received", "sent"):
         return _transfer_message(settings, event)
     if event.stage in ACTS and event.details.by:

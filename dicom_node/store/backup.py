@@ -107,7 +107,7 @@ def backup(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = N
 def restore(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = None) -> Copied:
     """Put a backup into an empty `data_dir`; the next `serve` finishes the work that was open.
 
-    Each file is compared with its sum on the way; one that differs ends the restore.
+    Each file is compared with its sum on the way; a difference ends the restore.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def restore(data_dir: Path, ledger_url: str, folder: Path, spool: Path | None = 
         said = _read_manifest(folder)
         sums = _read_sums(folder)
         mark = data_dir / HALF
-        # the mark names the backup: only that one may go on with what lies here
+        # the mark names the backup: only that backup may go on with what lies here
         is_again = mark.exists() and mark.read_text() == said["ledger"]
         if not is_again:
             _require_empty(spool, ledger_url)

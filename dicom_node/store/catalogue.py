@@ -244,7 +244,7 @@ class Catalogue:
         how : How
             Choices of the query about how its keys are compared.
         order : sequence of str
-            Keywords of `ORDERS`, one that comes from high to low with a minus; those that are
+            Keywords of `ORDERS`, with a minus where it goes from high to low; those that are
             equal, and all where there is no order, come newest first.
         """
         left_out = uncompared(level, keys)
@@ -288,7 +288,7 @@ class Catalogue:
             return None  # retention has just removed it
 
     def give_out(self, stored: Stored, sop_classes: Sequence[str]) -> Stored | None:
-        """Return an object as the first of some SOP classes that it may have; None without one."""
+        """Return an object as the first of some SOP classes that it may have; None without any."""
         if stored.sop_class_uid in sop_classes:
             return stored
         if stored.row is None or not is_exchangeable(stored.sop_class_uid):
@@ -324,7 +324,7 @@ class Catalogue:
             yield from (by_study[study] for study in chunk if study in by_study)
 
     def _of_patients(self, found: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """Yield all studies of each patient of whom one was found, patient by patient."""
+        """Yield all studies of each patient of whom any was found, patient by patient."""
         seen: set[str] = set()
         for size in _chunk_sizes():
             if not (chunk := list(islice(found, size))):

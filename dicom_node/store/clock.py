@@ -1,4 +1,4 @@
-"""What time it is: the wall clock that people and NTP set, and the one that nobody can set."""
+"""What time it is: the wall clock, which people and NTP set, and the monotonic clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TOLERANCE_S = 1.0
 
 
 class Clock:
-    """The wall clock and the one that nobody can set; a test injects its own.
+    """The wall clock and the monotonic clock; a test injects its own.
 
     It is given where the ledger is opened, and everybody who works with that ledger asks it.
     """

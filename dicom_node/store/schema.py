@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
-"""Every schema version there was; the last one is that of this software."""
+"""Every schema version there was; the last is that of this software."""
 
 READABLE_BY = "0007"
 """The oldest software, by its schema version, that may go on working on a ledger of this schema.

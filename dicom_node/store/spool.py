@@ -109,7 +109,7 @@ class Spool:
         """Keep one object of a result durably and return its name.
 
         The name tells job, token, part and content apart, so that no later or stale attempt can
-        overwrite what an earlier one wrote.
+        overwrite what an earlier attempt wrote.
 
         Raises
         ------

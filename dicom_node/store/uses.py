@@ -88,7 +88,7 @@ def noting(settings: Settings, ledger: Ledger | None) -> Note:
     Parameters
     ----------
     ledger : Ledger, optional
-        Where a use waits for the repository; without one only the file has it.
+        Where a use waits for the repository; without it only the file has it.
     """
     path = settings.audit_file
     if path is None:

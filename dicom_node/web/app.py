@@ -59,7 +59,7 @@ STOP_S = 1
 class WebSite:
     """The application in force; one with other peers and rules may take its place at any time.
 
-    Requests under way end on the one that they began on. Parameters as of `create_app`.
+    Requests under way end on the application that they began on. Parameters as of `create_app`.
     """
 
     def __init__(
@@ -380,7 +380,7 @@ def _answer_refusal(request: Request, exc: Exception) -> Response:
 def _error_response(
     request: Request, status: int, what: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Say what went wrong as the one who asked reads it: in place, as a page, or as JSON."""
+    """Say what went wrong as whoever asked reads it: in place, as a page, or as JSON."""
     if request.headers.get("hx-request"):
         text = templates.get_template("said.html").render(said=what, is_good=False)
         return HTMLResponse(text, status, headers)

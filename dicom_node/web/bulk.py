@@ -178,7 +178,7 @@ def routes(
         given = {name: posted.text(name, 1024) for name in SEARCH}
         asked = asked_for(**given)
         if any(getattr(asked, name) != text for name, text in given.items()):
-            # what is left out of a search makes it one for more images
+            # what is left out of a search makes it find more images
             raise HTTPException(422, say("this search is not known any more; search again"))
         uids = found(asked).get(act, [])
         by = trail.actor(request, posted.person.name)

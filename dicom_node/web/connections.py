@@ -79,7 +79,7 @@ class Gate:
         if self._by_address[connection.address] > self._most_of_address:
             self._close_oldest(connection.address)
         if len(self._connections) > self._most:
-            # The new one waits, too, so there is always one to give way; never one that works.
+            # The new connection waits, too: so there is always a waiting one to close.
             self.refuse(next(iter(self._waiting)), f"{self._most} connections are open")
 
     def leave(self, connection: Connection) -> None:

@@ -175,7 +175,7 @@ class Stages:
         self._sums: dict[str, float] = {}
 
     def read(self, ledger: Ledger) -> None:
-        """Add what has happened since the last call; the first one only marks the place."""
+        """Add what has happened since the last call; the first call only marks the place."""
         with self._lock:
             newest = ledger.history.newest_event()
             if self._last is not None and newest > self._last:

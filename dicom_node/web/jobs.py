@@ -88,7 +88,7 @@ class JobDesk:
         Raises
         ------
         Stale
-            Also where the worker is too old for this job, which then waits for another one.
+            Also where the worker is too old for this job, which then waits for another worker.
         """
         claimed = self._ledger.jobs.claim(job, body.token, body.worker[:128], self._lease_s)
         order = order_for_wire(claimed.order, wire)

@@ -132,7 +132,7 @@ class PartReader:
         is_open = len(window) < MAX_PADDING + 4 and not is_last
         if is_open and not has_end and (is_padding or line == b"-"):
             return False  # the line may still become a boundary
-        # It only begins as one: this is content.
+        # It only begins as a boundary does: this is content.
         self._pass_on(start)
         return True
 

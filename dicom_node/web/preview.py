@@ -268,7 +268,7 @@ def _values_and_window(
 
 
 def _window_of(dataset: Dataset) -> tuple[float, float, str] | None:
-    """Return center, width and function of the file's first window; None without a usable one."""
+    """Return center, width and function of the file's first window; None without it."""
     centers, widths = (
         _element_numbers(dataset, "WindowCenter"),
         _element_numbers(dataset, "WindowWidth"),

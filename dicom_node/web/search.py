@@ -58,7 +58,7 @@ _ALWAYS = {
 
 _LEVELS: tuple[Level, ...] = ("STUDY", "SERIES", "IMAGE")
 _LISTS = frozenset(("UI", "CS", "AE"))
-"""Value representations whose values hold no comma, so that one is between two values."""
+"""Value representations whose values hold no comma, so that a comma stands between two values."""
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN", "AT"))
 """Value representations that a text in a parameter cannot stand for."""
 _TRUE = ("true", "1", "yes")

@@ -229,7 +229,7 @@ class Door:
         return name in weak_users(self._users)
 
     def begin(self, request: Request, name: str, mark: str) -> str:
-        """Begin a session and return its cookie; one that this browser had before ends."""
+        """Begin a session and return its cookie; a session that this browser had before ends."""
         self.leave(request)
         token = secrets.token_urlsafe(32)
         self._sessions.begin(
@@ -323,7 +323,7 @@ class Door:
             return None
         now = time.time()
         idle = now - session.seen_at
-        # One that would last longer than a session is from a clock that was ahead.
+        # An end later than any session's was written by a clock that was ahead.
         if not 0 <= session.until - now <= self._web.session or idle > self._web.idle:
             return None
         user = self._user_of_session(session)

@@ -230,7 +230,7 @@ class Acts:
         Parameters
         ----------
         destination : str
-            Only those to this one; empty: all that wait.
+            Only those to this destination; empty: all that wait.
 
         Raises
         ------
@@ -276,7 +276,7 @@ class Acts:
         return len(found)
 
     def replay(self, ident: str, by: str | Actor = "", rejects: bool = False) -> tuple[str, ...]:
-        """Analyse again: a new job, whose report names the last one as its predecessor.
+        """Analyse again: a new job, whose report names the last report as its predecessor.
 
         Parameters
         ----------
@@ -510,7 +510,7 @@ class Acts:
         words: dict[str, Any],
         rejects: bool,
     ) -> Judged:
-        """Let a report that tells of a judgement follow the one that was judged."""
+        """Let a report that tells of a judgement follow the report that was judged."""
         uid = sa.select(jobs.c.sop_instance_uid).where(jobs.c.id == job).scalar_subquery()
         # two judgements at one time make one generation after the other
         connection.execute(
@@ -675,7 +675,7 @@ def _expected_report(row: Row[Any], study: str) -> Predecessor | None:
 
 
 def _find_predecessor(connection: Connection, row: Row[Any], study: str) -> Predecessor | None:
-    """Return the report that the archives have: the one that was chosen, else the preferred."""
+    """Return the report that the archives have: that which was chosen, else the preferred."""
     made = connection.execute(
         sa.select(objects)
         .where(objects.c.job == row.id, objects.c.kind == "sr")

@@ -16,7 +16,7 @@ from dicom_node.store.ledger.views import View
 from dicom_node.store.schema import api_keys
 
 HEAD = "cfx_"
-"""How a key begins, so that a scanner of sources finds one that was published."""
+"""How a key begins, so that a scanner of sources finds a published key."""
 
 MOST_OF_PERSON = 20
 
@@ -49,7 +49,7 @@ class ApiKeys:
         Raises
         ------
         Busy
-            The person has as many keys as one may have.
+            The person has as many keys as a person may have.
         """
         ident, now = secrets.token_hex(4), self._clock.wall()
         text = f"{HEAD}{ident}_{secrets.token_urlsafe(32)}"

@@ -80,7 +80,7 @@ class Commitments:
         Parameters
         ----------
         wait : callable
-            Takes how often one was asked for before; returns in how many seconds it is asked for
+            Takes how often it was asked for before; returns in how many seconds it is asked for
             again unless there is an answer.
         """
         now = self._clock.wall()
@@ -188,7 +188,7 @@ class Commitments:
         wait: Callable[[int], float],
         now: float,
     ) -> None:
-        # Not for an answer that came before, and not for one about an earlier attempt.
+        # Not for an answer that came before, and not for an answer about an earlier attempt.
         if row.answered_at or row.asked_after != row.attempts:
             return
         why = f"{row.destination} does not commit: {reason}"

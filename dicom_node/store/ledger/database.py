@@ -55,7 +55,7 @@ POLL_S = 0.02
 """Seconds between two looks where nobody rings; a look costs microseconds."""
 
 LISTEN_S = 0.5
-"""Longest wait for a ring: one that was lost, or of a version that did not ring, costs as much."""
+"""Longest wait for a ring: a ring that was lost, or a version that did not ring, costs as much."""
 
 BELLS = "bells"
 """Folder beside the file of a ledger with the sockets of who waits for changes."""
@@ -393,7 +393,7 @@ _NOT_WRITABLE = (
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_PERM,
 )
-"""Primary result codes of a file that cannot be written; a locked one is not among them."""
+"""Primary result codes of a file that cannot be written; a locked file is not among them."""
 
 
 class _Disk:
@@ -604,7 +604,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later fails at once when another process wrote in
-    # between (SQLITE_BUSY_SNAPSHOT); one that takes the write lock first waits for it instead.
+    # between (SQLITE_BUSY_SNAPSHOT); when it takes the write lock first, it waits for it instead.
     cursor = cast("Any", connection.connection).cursor()
     if connection.get_execution_options().get("ledger_reads", False):
         cursor.execute("BEGIN")

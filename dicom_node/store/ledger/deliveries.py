@@ -43,7 +43,7 @@ class DueDelivery:
     """One thing to send to one destination.
 
     ``objects`` holds what may be sent for it: the report as each SR SOP class, or the one object
-    of another kind. ``chosen`` is the SOP Instance UID of the one that was settled on before the
+    of another kind. ``chosen`` is the SOP Instance UID of the object that was settled on before the
     first attempt; a retry sends no other. ``unanswered`` counts attempts whose answer is not known:
     the object may have arrived.
     """
@@ -221,7 +221,7 @@ class Deliveries:
             ).rowcount
 
     def choose(self, delivery: int, sop_instance_uid: str) -> str:
-        """Settle before an attempt which object is sent; return the one that is settled.
+        """Settle before an attempt which object is sent; return that which is settled.
 
         The attempt counts as unanswered until `delivered` or `postpone` records its status: a
         process may end, or a line break, after the object has arrived.
@@ -246,7 +246,7 @@ class Deliveries:
         now = self._clock.wall()
         values = {"delivery": delivery, "answer": status, "now": now, "ask": ask_at}
         # A power cut that undoes it lets the object be sent again, and its answer is right then:
-        # `choose` has noted on the disk that one is open.
+        # `choose` has noted on the disk that an attempt is open.
         with self._database.writing(durable=False) as connection:
             changed = connection.execute(_DELIVERED, values).rowcount
             row = connection.execute(_WITH_SOURCE, values).one() if changed else None

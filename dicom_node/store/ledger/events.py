@@ -111,7 +111,7 @@ class Details:
 
     @classmethod
     def load(cls, text: str, is_typed: bool) -> Self:
-        """Return the details of a row; an old one is its sentence."""
+        """Return the details of a row; an old row is its sentence."""
         if not is_typed:
             return cls(sentence=text)
         said: dict[str, Any] = json.loads(text) if text else {}

@@ -1,4 +1,4 @@
-"""Gives the rows of older versions what newer ones are found by, a few at a time."""
+"""Gives the rows of older versions what newer rows are found by, a few at a time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AND e.stage IN ('agree', 'disagree')
 
 @dataclass(frozen=True, slots=True)
 class Unfilled:
-    """An Instance of an older version, and a file of its report where there is one."""
+    """An Instance of an older version, and a file of its report where there is any."""
 
     sop_instance_uid: str
     patient_name: str
@@ -118,7 +118,7 @@ class Filling:
                 if row.sop_instance_uid not in ours:
                     continue
                 last += 1
-                # A row that nobody counted before gets the number of a new one.
+                # A row that nobody counted before gets the number of a new row.
                 number = last if last <= total else self._new_number(connection, len(values))
                 values.append(
                     {

@@ -116,7 +116,7 @@ class History:
         ----------
         ident : str
             SOP Instance UID of an Instance or of a report, Study Instance UID, accession number
-            or job id. Where it names several Instances, the last received one is shown and ``also``
+            or job id. Where it names several Instances, the last received is shown and ``also``
             lists the others.
 
         Raises
@@ -243,8 +243,8 @@ class History:
     def _is_settled(self) -> sa.ColumnElement[bool]:
         """That no event with a lower id can come any more.
 
-        PostgreSQL gives ids out when a transaction writes and shows rows when it commits: one that
-        began earlier may end later. SQLite has one writer at a time.
+        PostgreSQL gives ids out when a transaction writes and shows rows when it commits: a
+        transaction that began earlier may end later. SQLite has one writer at a time.
         """
         return sa.true() if self._database.is_sqlite else _IS_SETTLED
 
@@ -661,7 +661,7 @@ def _by_arrival(
     place: PageStart | None,
     is_oldest: bool,
 ) -> Iterator[list[str]]:
-    """Yield chunks of Instances in the order of reception, the last one first or the first."""
+    """Yield chunks of Instances in the order of reception, the last first or the first."""
     at, uid = instances.c.received_at, instances.c.sop_instance_uid
     chunk = 64
     while True:
@@ -729,7 +729,7 @@ def _undelivered_arrivals(
 
 
 def _uids_of(connection: Connection, numbers: Iterable[int]) -> Iterator[list[str]]:
-    source, size = iter(numbers), 2  # few at first: one may be all that is wanted
+    source, size = iter(numbers), 2  # few at first: the first may be all that is wanted
     while chunk := list(islice(source, size)):
         size = min(4 * size, 64)
         rows = connection.execute(

@@ -86,8 +86,8 @@ class Route:
 
     ``send_to`` holds names of peers, and ``"@sender"`` where the sender is not a known peer (yet).
     ``objects`` says which kinds each of them takes; a name that is missing takes every kind.
-    ``when`` says of which results one gets the report (`wanted.result_word`); a name that is
-    missing gets every one.
+    ``when`` says which results a destination gets (`wanted.result_word`); a name that is
+    missing gets every report.
     ``priority`` is 0 (stat), 1 (normal), 2 (low), or None for that of the C-STORE request.
     """
 
@@ -291,7 +291,7 @@ class Instances:
             self._statements.add_instance.row(_instance_row(arrival, reason)),
         )
         added = cursor.fetchone()
-        # a known UID: the others of the batch go on, and this one is compared outside of it
+        # a known UID: the others of the batch go on, and this Instance is compared outside of it
         if added is None:
             return None
         text = searched_text(instance.patient_name, instance.patient_id, instance.accession_number)

@@ -26,7 +26,7 @@ LONGEST_WAIT_S = 120.0
 """No wait of a job that was given back is longer."""
 
 TURNED_AWAY_S = 2.0
-"""Wait of a job for another worker, after one that is held has come for it."""
+"""Wait of a job for another worker, after a held worker has come for it."""
 
 _IN_COLUMNS = {
     "token",

@@ -38,7 +38,7 @@ def order_of(row: Any, shared: str | None) -> ReportOrder:
 
 
 def has_judgement(own: str) -> bool:
-    """Tell whether a job repeats another one's text with what a reader thinks of it.
+    """Tell whether a job repeats another job's text with what a reader thinks of it.
 
     Parameters
     ----------

@@ -153,7 +153,7 @@ class Purge:
             if not any(row.at < before for row in connection.execute(query)):
                 return 0  # what lies behind is young too, and there is much of it
         with self._database.writing() as connection:
-            # a young one between old ones was dated by a clock that was ahead: it stays
+            # a young event between old events was dated by a clock that was ahead: it stays
             rows = [row for row in connection.execute(query) if row.at < before]
             if not rows:
                 return 0

@@ -59,7 +59,7 @@ class RefusedCallers:
                 connection.execute(statement, rows)
 
     def recent(self, limit: int = 50) -> list[RefusedCaller]:
-        """Return who was refused within the last day, the last one first."""
+        """Return who was refused within the last day, the last first."""
         since = self._clock.wall() - KEPT_S
         with self._database.reading() as connection:
             rows = connection.execute(

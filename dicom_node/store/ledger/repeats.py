@@ -102,7 +102,7 @@ def _wider_wish(known: Wish | None, asked: Wish, job: Row[Any], route: Any) -> W
         kinds = tuple(dict.fromkeys((*known.kinds, *asked.kinds)))
         kinds = kinds if known.kinds and asked.kinds else ()
         return None if results == known.when else replace(new, kinds=kinds, when=results)
-    # not under one rule what only the other sends: a live one for every result covers both
+    # not under one rule what only the other sends: a live rule for every result covers both
     return new if new.mode == "live" and not new.when else None
 
 
@@ -197,7 +197,7 @@ class Repeats:
         uid = first.sop_instance_uid
         values: dict[str, Any] = {"resends": instances.c.resends + 1}
         if first.purged_at and what == SAME_BYTES:
-            # retention had removed the file: this one takes its place
+            # retention had removed the file: the new file takes its place
             values |= {"file": instance.file, "purged_at": 0, "kept_at": now}
         connection.execute(
             instances.update().where(instances.c.sop_instance_uid == uid).values(**values)

@@ -24,7 +24,7 @@ def find_rejection_notes(connection: Connection, row: Row[Any]) -> tuple[Rejecti
     Parameters
     ----------
     row : Row
-        The job whose report is replaced; where it sent nothing, the ones before it are looked at.
+        The job whose report is replaced; where it sent nothing, the jobs before it are looked at.
     """
     earlier = connection.scalars(
         sa.select(jobs.c.id)

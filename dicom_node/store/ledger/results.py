@@ -68,7 +68,7 @@ _INDEXED = ("study_instance_uid", "patient_id", "accession_number", "study_date"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which reports are looked for, by the columns in `COLUMNS`; an empty one: all.
+    """Which reports are looked for, by the columns in `COLUMNS`; when empty: all.
 
     ``exact`` has the possible values of a column, ``span`` its first and its last value, ``like``
     a text in which ``*`` and ``?`` are wildcards. ``order`` has columns by which studies come, each
@@ -143,7 +143,7 @@ class Results:
         )
 
     def versions(self, since: float) -> dict[str, list[ModelVersion]]:
-        """Return the versions of each model that made results since then, the last one first.
+        """Return the versions of each model that made results since then, the last first.
 
         How many results of each there are is over all time.
         """
@@ -258,7 +258,7 @@ class Results:
         """Return the objects of studies that others may see, newest first.
 
         Of the variants of one SR only those that a destination took are among them, or, where
-        none did yet, the one that was made first.
+        none did yet, that which was made first.
         """
         query = (
             sa.select(*_REPORT, deliveries.c.sop_instance_uid.label("took"))

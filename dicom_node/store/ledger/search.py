@@ -113,7 +113,7 @@ def replace_words(connection: Connection, number: int, old: str, new: str) -> No
 
 
 OLD_WORDS = "old words"
-"""The mark with the last number that is in the index of before 0006 and not yet in the new one."""
+"""The mark with the last number that is in the index of before 0006 and not yet in the new."""
 
 
 def old_words_left(connection: Connection) -> int:
@@ -137,7 +137,7 @@ def newest_numbers(
 ) -> Iterator[int]:
     """Yield the numbers of the Instances that have all these words, the newest first.
 
-    The full text index walks its lists backwards, so that the first ones cost the same however
+    The full text index walks its lists backwards, so that the first results cost the same however
     many there are.
 
     Parameters

@@ -243,7 +243,7 @@ class _Stream:
         return f"{wanted.until!r}~{2**31 - 1}~" if wanted.until else ""
 
     def _is_behind(self, row: Arrival) -> bool:
-        """Return whether all rows from this one on are beyond the dates."""
+        """Return whether all rows from this row on are beyond the dates."""
         if self._is_oldest:
             return bool(self._wanted.until) and row.received_at >= self._wanted.until
         return row.received_at < self._wanted.since
@@ -322,7 +322,7 @@ def _study_view(key: StudyKey, images: dict[str, list[Arrival]], is_cut: bool) -
 
 
 def _disagreed_jobs(connection: Connection) -> Iterator[str]:
-    """Yield jobs with which a reader has disagreed lately, the last one first."""
+    """Yield jobs with which a reader has disagreed lately, the last first."""
     newest = connection.scalar(sa.select(sa.func.max(judgements.c.id))) or 0
     query = (
         sa.select(judgements.c.job)

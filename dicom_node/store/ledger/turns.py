@@ -19,7 +19,7 @@ _SETTINGS = ("tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5", "tcp_kee
 class NodeTurns:
     """The turns of this process, by name; a ledger on SQLite has one node, whose turn it always is.
 
-    All are held by one connection. When that is lost, they are, too: `take` finds out.
+    All are held by a single connection. When that is lost, they are, too: `take` finds out.
     """
 
     def __init__(self, database: Database) -> None:

@@ -137,7 +137,7 @@ class Upgrading:
             with self._database.writing() as connection:
                 connection.execute(sa.text(make))
             return done
-        # Nobody waits for it here; one that a kill left half built cannot be used and is replaced.
+        # Nobody waits for it here; what a kill left half built cannot be used and is replaced.
         make = make.replace("INDEX", "INDEX CONCURRENTLY", 1)
         with self._database.alone() as connection:
             if connection.scalar(sa.text("SELECT pg_try_advisory_lock(hashtext('upgrading'))")):

@@ -37,12 +37,12 @@ class ReportFile:
 
     @property
     def is_recast(self) -> bool:
-        """Whether the file is the kept object, of which this one is made."""
+        """Whether the file is the kept object, of which this object is made."""
         return is_recast(self.part)
 
 
 def is_recast(part: str) -> bool:
-    """Return whether an object is made of another one's file."""
+    """Return whether an object is made of another object's file."""
     return part.startswith(RECAST)
 
 

@@ -14,7 +14,7 @@ from dicom_node.base.job import Result
 class Wish:
     """What one destination gets.
 
-    ``kinds`` are those of objects, none for every kind. ``when`` are results, none for every one.
+    ``kinds`` are those of objects, none for every kind. ``when`` are results, none for all.
     ``rule`` and ``mode`` are those of the rule that added it later than the job's own.
     """
 

@@ -39,7 +39,7 @@ def upgrade() -> None:
         sa.Column("claimed_at", sa.Float(precision=53), server_default="0", nullable=False),
     )
     op.add_column("jobs", sa.Column("maker_id", sa.Integer(), nullable=True))
-    # Words of Instances up to this number are in the old index, and move to the new one.
+    # Words of Instances up to this number are in the old index, and move to the new index.
     indexes = {index["name"] for index in sa.inspect(op.get_bind()).get_indexes("instances")}
     last = "SELECT coalesce(max(number), 0) FROM instances WHERE number IS NOT NULL"
     last = last if "ix_instances_number" in indexes else "SELECT 0"
