@@ -292,6 +292,7 @@ class ConfigFile:
             return "this user may not write it"
         if not os.access(folder, os.W_OK | os.X_OK):
             return f"this user may not write the folder {folder}, which a safe change needs"
+        # a file is changed by a new one in its place, which root alone can give to another user
         if os.geteuid() not in (0, known.st_uid):
             return "it belongs to another user, and would be this one's afterwards"
         return ""
@@ -498,6 +499,7 @@ class ConfigFile:
                 reloaded, remark = self._reload(by), ""
             except ConfigurationError as exc:
                 remark = f"the node refused it: {exc}"
+                # only what was written here is taken back: somebody may have edited the file since
                 if self.read().mark == past.mark:
                     self._put_text(old)
                     remark = f"{remark}; the file is what it was before"
@@ -553,6 +555,7 @@ class ConfigFile:
     def _keep_change(self, past: PastChange, known: Sequence[PastChange]) -> None:
         if len(known) >= MOST_KEPT:
             kept = known[MOST_KEPT // 5 :]
+            # a fifth at a time, so that the file is not written again for each change
             text = "".join(f"{_history_line(change)}\n" for change in kept)
             _replace_file(self._history_path, text, like=self._history_path)
         self._append_change(past)
@@ -585,6 +588,7 @@ def _replace_file(path: Path, text: str, like: Path) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(text.encode())
             file.flush()
+            # with its extended attributes, as a security label; its times are those of now
             shutil.copystat(like, temporary)
             os.utime(temporary)
             if (known.st_uid, known.st_gid) != (os.geteuid(), os.getegid()):

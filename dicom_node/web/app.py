@@ -80,6 +80,7 @@ class WebSite:
     def take(self, settings: Settings) -> None:
         """Answer with other settings from the next request on; pages that are open follow."""
         old, self._app = self._app, self._make_application(settings)
+        # its live pages end their streams and ask again, from the new application
         old.state.is_over.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -254,6 +255,7 @@ class _Port:
             access_log=False,
             lifespan="off",
             server_header=False,
+            # who is believed about addresses is decided in one place, `client_address`
             proxy_headers=False,
             timeout_graceful_shutdown=STOP_S,
             ssl_context_factory=(lambda _config, _default: tls) if tls else None,
@@ -294,6 +296,7 @@ class _Port:
         self._server.should_exit = True
         if self._thread.is_alive():
             end = time.monotonic() + STOP_S
+            # again and again: a connection may become idle while others are hung up on
             while self._tls and self._thread.is_alive() and time.monotonic() < end:
                 self._thread.join(0.2)
                 _hang_up(self._server)

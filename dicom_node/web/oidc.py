@@ -151,6 +151,8 @@ class Provider:
             issuer = self._oidc.issuer.rstrip("/")
             try:
                 found = _fetch_json(f"{issuer}/.well-known/openid-configuration")
+                # Discovery 1.0, 4.3: else another server could speak for the provider that was
+                # configured
                 if str(found["issuer"]).rstrip("/") != issuer:
                     raise Unreachable("the identity provider names another issuer than [web.oidc]")
                 keys = KeySet.import_key_set(cast("Any", _fetch_json(found["jwks_uri"])))
@@ -172,6 +174,8 @@ class Provider:
             secret,
             scope="openid profile",
             redirect_uri=self._redirect_uri,
+            # PKCE (RFC 7636): a code that somebody sees on its way is of no use without the
+            # verifier
             code_challenge_method="S256",
             token_endpoint_auth_method="client_secret_basic" if secret else "none",
             default_timeout=_ANSWER_S,
@@ -204,6 +208,7 @@ def routes(settings: Settings, door: Door, pages: Pages, trail: WebTrail, key: b
     @router.get("/sign-in/oidc")
     async def leave(request: Request, to: str = "/") -> Response:
         """Send somebody to the provider, with what proves later that they left from here."""
+        # kept by the browser, sealed: a node that starts again in between still knows who left
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         try:
             url = await run_sync(provider.authorization_url, state, nonce, verifier)
@@ -230,6 +235,7 @@ def routes(settings: Settings, door: Door, pages: Pages, trail: WebTrail, key: b
             expected, nonce, verifier, to = json.loads(kept)
         except (InvalidToken, ValueError):
             return refused(request, "this sign-in was not begun in this browser; begin again", 403)
+        # the state ties the answer to this browser: nobody signs another one in (RFC 6749 10.12)
         if not code or not secrets.compare_digest(state.encode(), expected.encode()):
             return refused(request, "the identity provider let nobody in", 403)
 

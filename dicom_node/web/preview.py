@@ -131,6 +131,8 @@ def _draw_apart(path: Path, window: str, kind: str, largest: int) -> bytes:
         raise NotFound("the image is not here any more") from exc
     except subprocess.TimeoutExpired as exc:
         raise NotFound("the image takes too long to draw") from exc
+    # a process apart, without secrets and with limits: pixels are decoded by C code, and strangers
+    # write them
     if done.returncode or not done.stdout.startswith((b"\x89PNG", b"\xff\xd8")):
         raise NotFound("the image cannot be drawn")
     return done.stdout
@@ -299,10 +301,12 @@ def _under_window(
     import numpy as np
 
     if function == "sigmoid":
+        # PS3.3 C.11.2.1.3.1; clipped, since exp overflows float32 beyond 88
         steps = np.clip(-4 * (values - center) / max(width, 1e-6), -80, 80)
         return np.asarray(1 / (1 + np.exp(steps)), np.float32)
     if function == "linear-exact":
         return _spread_between(values, center - width / 2, center + width / 2)
+    # PS3.3 C.11.2.1.2.1: half a value and one value less than the exact form
     return _spread_between(values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
 
 
@@ -356,6 +360,7 @@ def _limit_process() -> None:
 
     resource.setrlimit(resource.RLIMIT_CPU, (TIME_S, TIME_S))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    # the picture goes out by a pipe: no file may be written
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 

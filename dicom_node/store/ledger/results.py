@@ -345,8 +345,10 @@ def _object_conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
     found += [COLUMNS[name].between(*span) for name, span in wanted.span.items()]
     for name, text in wanted.like.items():
         column, start = COLUMNS[name], _fixed_start(text)
+        # two comparisons that an index answers; LIKE alone would look at every row
         if start:
             found.append((column >= start) & (column < start + _LAST))
+        # what LIKE takes for wild cards is text here, and the escape sign as well
         plain = text.replace("/", "//").replace("%", "/%").replace("_", "/_")
         pattern = plain.replace("*", "%").replace("?", "_")
         if text != f"{start}*":
@@ -385,6 +387,7 @@ def _selective_query(connection: Connection, wanted: Wanted) -> sa.Select[Any] |
         if not conditions:
             continue
         named = sa.select(instances.c.sop_instance_uid).where(*conditions)
+        # counting stops there: to know that there are many costs no more than to find few
         most = SELECTIVE * max(1, len(only.exact.get(name, ())))
         counted = sa.select(sa.func.count()).select_from(named.limit(most + 1).subquery())
         if int(connection.scalar(counted) or 0) <= most:
@@ -437,6 +440,7 @@ def _ordered_studies(
         value, last = place
         behind = (column < value) if is_down else (column > value)
         same = (number < last) if is_down else (number > last)
+        # says no more than the pair, in a form that the index can begin at
         within = (column <= value) if is_down else (column >= value)
         page = page.where(within, behind | same)
     rows = connection.execute(page).all()

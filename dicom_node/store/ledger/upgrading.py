@@ -140,6 +140,8 @@ class Upgrading:
         # Nobody waits for it here; what a kill left half built cannot be used and is replaced.
         make = make.replace("INDEX", "INDEX CONCURRENTLY", 1)
         with self._database.alone() as connection:
+            # of several nodes one builds; a lock of the session, as CONCURRENTLY allows no
+            # transaction
             if connection.scalar(sa.text("SELECT pg_try_advisory_lock(hashtext('upgrading'))")):
                 try:
                     connection.execute(sa.text(f'DROP INDEX CONCURRENTLY IF EXISTS "{name}"'))
@@ -173,6 +175,7 @@ class Upgrading:
                 connection.execute(sa.text("DROP TABLE IF EXISTS old_words"))
                 connection.execute(marks.delete().where(marks.c.name == OLD_WORDS))
                 return "the index of words is complete"
+            # from the newest down: what people look for is found first
             first = max(0, last - WORDS_AT_ONCE)
             self._add_words(connection, first, last)
             connection.execute(marks.update().where(marks.c.name == OLD_WORDS).values(value=first))
