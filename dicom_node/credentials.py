@@ -56,9 +56,11 @@ def read_credentials(settings: Settings) -> Credentials:
     web = settings.web
     return Credentials(
         jobs=read_secret(settings),
-        dicomweb=_of_file(folder / "dicomweb-secret", web.dicomweb_secret_file, "web.dicomweb_"),
-        first_admin=_of_file(folder / "first-admin") if is_first_admin(settings) else "",
-        pages=_of_file(folder / "pages-key"),
+        dicomweb=_secret_of_file(
+            folder / "dicomweb-secret", web.dicomweb_secret_file, "web.dicomweb_"
+        ),
+        first_admin=_secret_of_file(folder / "first-admin") if is_first_admin(settings) else "",
+        pages=_secret_of_file(folder / "pages-key"),
     )
 
 
@@ -76,8 +78,8 @@ def read_secret(settings: Settings) -> str:
             return _long_enough(value.get_secret_value(), key)
     own = settings.shared_dir / "secret"
     if web.secret_file and not jobs.secret_file:
-        return _of_file(own, web.secret_file, "web.")
-    return _of_file(own, jobs.secret_file, "jobs.")
+        return _secret_of_file(own, web.secret_file, "web.")
+    return _secret_of_file(own, jobs.secret_file, "jobs.")
 
 
 def secret_path(settings: Settings) -> Path:
@@ -110,7 +112,7 @@ def close_first_admin(settings: Settings) -> None:
         raise ConfigurationError(f"node.data_dir: {exc.filename}: {exc.strerror}") from exc
 
 
-def _of_file(own: Path, named: str = "", table: str = "") -> str:
+def _secret_of_file(own: Path, named: str = "", table: str = "") -> str:
     """Return the content of the file that a key names, else of our own, made when missing."""
     path = Path(named) if named else own
     where = f"{table}secret_file: {path}" if named else str(path)

@@ -120,7 +120,7 @@ def confine(
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return Confinement(False, False, ("no_new_privs",))
-    readable = [Path(path) for path in _READABLE] + _of_python() + list(read)
+    readable = [Path(path) for path in _READABLE] + _python_paths() + list(read)
     writable = [Path("/dev/null"), *write]
     if devices:
         readable += [Path("/sys"), Path("/proc/driver")]
@@ -142,7 +142,7 @@ def landlock_version() -> int:
     return max(0, int(libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)))
 
 
-def _of_python() -> list[Path]:
+def _python_paths() -> list[Path]:
     """Return where this interpreter, its packages and this project lie, and not what is beside."""
     found = {
         sys.prefix,

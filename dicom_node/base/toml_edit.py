@@ -185,7 +185,7 @@ def put_back(text: str, kind: str, name: str, lines: str, place: int | None = No
             block for block in _table_blocks(text, kind)
             if text[block.start : block.end].replace("\r\n", "\n") == before
         )  # fmt: skip
-        changed = text[: block.start] + _as_in(text, lines) + text[block.end :]
+        changed = text[: block.start] + _with_newlines_of(text, lines) + text[block.end :]
         if kind == "rules":
             at = next(i for i, rule in enumerate(expected) if rule.get("name") == name)
             expected[at] = values
@@ -321,7 +321,7 @@ def _replace_block(
     # a comment that lost its line is kept above: what people have noted is never dropped
     lost = Counter(_comments_in(old)) - Counter(_comments_in(new))
     above = "".join(f"{comment}\n" for comment in lost.elements())
-    return text[: block.start] + _as_in(text, above + new) + text[block.end :]
+    return text[: block.start] + _with_newlines_of(text, above + new) + text[block.end :]
 
 
 def _block_content(lines: str, path: tuple[str, ...]) -> Any:
@@ -455,14 +455,14 @@ def _insert_block(text: str, at: int, lines: str) -> str:
             before += newline
     if after.strip() and not re.match(r"[ \t]*\r?\n", after):
         after = newline + after
-    return before + _as_in(text, lines) + after
+    return before + _with_newlines_of(text, lines) + after
 
 
 def _newline_of_text(text: str) -> str:
     return "\r\n" if "\r\n" in text else "\n"
 
 
-def _as_in(text: str, lines: str) -> str:
+def _with_newlines_of(text: str, lines: str) -> str:
     return lines.replace("\r\n", "\n").replace("\n", _newline_of_text(text))
 
 

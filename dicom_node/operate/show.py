@@ -238,12 +238,12 @@ def _config_notes(settings: Settings) -> Iterable[str]:
                 "send to; its report is fetched by WADO-RS, or name a peer in send_to"
             )
         yield from _never_called(settings, rule)
-        yield from _of_no_radiograph(rule)
+        yield from _note_no_radiograph(rule)
     for name, doubt in doubts(settings):
         yield f"peer {name} {doubt}"
 
 
-def _of_no_radiograph(rule: Rule) -> Iterable[str]:
+def _note_no_radiograph(rule: Rule) -> Iterable[str]:
     """Yield a note where a rule asks for modalities that radiographs do not have."""
     asked = [
         wild(pattern.strip().casefold(), has_sets=True) for pattern in rule.match.modality or ()

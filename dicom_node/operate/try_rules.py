@@ -33,11 +33,11 @@ def rules_test(settings: Settings, path: Path, *, as_json: bool) -> int:
             sign = "✓" if verdict["matches"] else "–"
             print(f"{sign} {verdict['rule']}: {verdict['because'] or 'matches'}")
         print(f"rule: {rule.name} -> {rule.model}" if rule else "no rule: ignored")
-        print(f"gate: {_of_gate(judged)}")
+        print(f"gate: {_gate_answer(judged)}")
     return 0 if rule else 1
 
 
-def _of_gate(judged: ask_gate.GateVerdict) -> str:
+def _gate_answer(judged: ask_gate.GateVerdict) -> str:
     if not judged.is_known:
         return "the worker's program gives no answer here"
     return "passes" if judged.passes else f"refuses: {judged.text} ({judged.code})"

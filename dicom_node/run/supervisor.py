@@ -311,7 +311,7 @@ def _start_child(child: Child) -> None:
         pass_fds=[*child.inherits, *([beating] if beating is not None else [])],
         # A Ctrl-C goes to the supervisor alone, which then ends the others in order.
         start_new_session=True,
-        preexec_fn=_as_child,
+        preexec_fn=_become_child,
     )
     if beating is not None:
         os.close(beating)
@@ -320,7 +320,7 @@ def _start_child(child: Child) -> None:
     child.ready = False
 
 
-def _as_child() -> None:
+def _become_child() -> None:
     # Until a role can take it, this signal must not end it: what it is for is read at the start.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # Linux only: a supervisor that is killed must not leave a second listener behind it.

@@ -271,7 +271,7 @@ class Catalogue:
             stored
             for group in self._group_objects(level, _wanted_by_ledger(keys))
             for stored in group
-            if matching.all_match(wanted, _of_ledger("IMAGE", stored))
+            if matching.all_match(wanted, _ledger_attributes("IMAGE", stored))
         ]
 
     def received(self, study: str, series: str, instance: str) -> Stored | None:
@@ -310,7 +310,7 @@ class Catalogue:
         """Yield the objects of each study, or at the patient's level of each patient."""
         found = self.ledger.results.studies(wanted)
         if level == "PATIENT":
-            for _, studies in groupby(self._of_patients(found), itemgetter(1)):
+            for _, studies in groupby(self._studies_by_patient(found), itemgetter(1)):
                 rows = self.ledger.results.objects([study for study, _ in studies])
                 if rows:
                     yield [self._stored_object(row) for row in rows]
@@ -323,7 +323,7 @@ class Catalogue:
                 by_study.setdefault(row.study_instance_uid, []).append(self._stored_object(row))
             yield from (by_study[study] for study in chunk if study in by_study)
 
-    def _of_patients(self, found: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    def _studies_by_patient(self, found: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         """Yield all studies of each patient of whom any was found, patient by patient."""
         seen: set[str] = set()
         for size in _chunk_sizes():
@@ -493,7 +493,7 @@ def _level_attributes(
     level: Level, stored: Stored, study: Sequence[Stored], series: Sequence[Stored]
 ) -> Dataset:
     """Return what is known at this level; `study` and `series` are what is counted."""
-    found = _of_ledger(level, stored)
+    found = _ledger_attributes(level, stored)
     _put_attribute(found, "InstanceAvailability", "ONLINE")
     if level == "PATIENT":
         _put_attribute(
@@ -521,7 +521,7 @@ def _level_attributes(
     return found
 
 
-def _of_ledger(level: Level, stored: Stored) -> Found:
+def _ledger_attributes(level: Level, stored: Stored) -> Found:
     """Return what the ledger has of an object, down to `level`; the rest is read when wanted."""
     found = Found()
     row, depth = stored.row, LEVELS.index(level)

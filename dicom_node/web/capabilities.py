@@ -26,7 +26,7 @@ def as_wadl(base: str) -> str:
 def as_json(base: str) -> str:
     """Return the description as JSON."""
     found = []
-    for path, methods in _by_path():
+    for path, methods in _methods_by_path():
         described = [
             {
                 "method": method.method,
@@ -42,7 +42,7 @@ def as_json(base: str) -> str:
     return json.dumps(description)
 
 
-def _by_path() -> Iterable[tuple[str, list[Resource]]]:
+def _methods_by_path() -> Iterable[tuple[str, list[Resource]]]:
     ordered = sorted(RESOURCES, key=lambda resource: resource.path)
     return (
         (path, list(methods)) for path, methods in groupby(ordered, lambda resource: resource.path)
@@ -50,7 +50,7 @@ def _by_path() -> Iterable[tuple[str, list[Resource]]]:
 
 
 def _resource_elements() -> Iterable[str]:
-    for path, methods in _by_path():
+    for path, methods in _methods_by_path():
         yield f"<resource path={quoteattr(path.lstrip('/'))}>"
         for method in methods:
             names = "".join(

@@ -117,9 +117,9 @@ class LedgerCounts(Collector):
             return
         up.add_metric([], 1)
         yield up
-        yield from _of_states(status)
-        yield from _of_models(status, waiting)
-        yield from _of_destinations(status)
+        yield from _state_metrics(status)
+        yield from _model_metrics(status, waiting)
+        yield from _destination_metrics(status)
         yield from self._stages.collect()
         seen = GaugeMetricFamily("chexfract_workers", "Workers that took work in the last hour.")
         seen.add_metric([], workers)
@@ -201,7 +201,7 @@ class Stages:
         self._sums[stage] = self._sums.get(stage, 0.0) + seconds
 
 
-def _of_states(status: Totals) -> Iterable[Metric]:
+def _state_metrics(status: Totals) -> Iterable[Metric]:
     for what, by_state in (
         ("instances", status.instances),
         ("jobs", status.jobs),
@@ -218,7 +218,7 @@ def _of_states(status: Totals) -> Iterable[Metric]:
     yield conflicts
 
 
-def _of_models(status: Totals, waiting: Mapping[str, Waiting]) -> Iterable[Metric]:
+def _model_metrics(status: Totals, waiting: Mapping[str, Waiting]) -> Iterable[Metric]:
     depth = GaugeMetricFamily(
         "chexfract_queue_depth", "Open jobs: due, queued, running.", labels=["model", "state"]
     )
@@ -236,7 +236,7 @@ def _of_models(status: Totals, waiting: Mapping[str, Waiting]) -> Iterable[Metri
     yield from (depth, oldest, jobs)
 
 
-def _of_destinations(status: Totals) -> Iterable[Metric]:
+def _destination_metrics(status: Totals) -> Iterable[Metric]:
     waiting = GaugeMetricFamily(
         "chexfract_destination_waiting", "Deliveries that wait.", labels=["destination"]
     )

@@ -593,7 +593,9 @@ def arrivals(
         yield from _undelivered_arrivals(connection, place, is_oldest)
     elif state == "ignored":
         where = instances.c.state == "ignored"
-        yield from rows_of(connection, _by_arrival(connection, where, place, is_oldest), state)
+        yield from rows_of(
+            connection, _chunks_by_arrival(connection, where, place, is_oldest), state
+        )
     elif state:
         standings = STANDINGS.get(state, (state,))
         several = [
@@ -603,7 +605,9 @@ def arrivals(
         ids = heapq.merge(*several, reverse=not is_oldest)
         yield from rows_of_jobs(connection, (job for _, job in ids))
     else:
-        yield from rows_of(connection, _by_arrival(connection, sa.true(), place, is_oldest), "")
+        yield from rows_of(
+            connection, _chunks_by_arrival(connection, sa.true(), place, is_oldest), ""
+        )
 
 
 def place_key(row: Arrival) -> str:
@@ -655,7 +659,7 @@ def _find_named(connection: Connection, search: str) -> list[str]:
     return []
 
 
-def _by_arrival(
+def _chunks_by_arrival(
     connection: Connection,
     where: sa.ColumnElement[bool],
     place: PageStart | None,

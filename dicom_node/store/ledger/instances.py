@@ -407,7 +407,7 @@ def _why_ignored(arrival: _Arrival) -> str:
 
 
 def _job_row(instance: Instance, route: Route, now: float) -> dict[str, Any]:
-    priority = _order_of(instance.priority) if route.priority is None else route.priority
+    priority = _priority_of_request(instance.priority) if route.priority is None else route.priority
     return {
         "id": job_id(instance.sop_instance_uid, route.model, 1),
         "sop_instance_uid": instance.sop_instance_uid,
@@ -423,7 +423,7 @@ def _job_row(instance: Instance, route: Route, now: float) -> dict[str, Any]:
     }
 
 
-def _order_of(asked: int) -> Priority:
+def _priority_of_request(asked: int) -> Priority:
     """Return what Priority (0000,0700) means here; a number that the Standard has not is normal."""
     known = {int(number): priority for number, priority in FROM_DIMSE.items()}
     return known.get(asked, FROM_DIMSE[DimsePriority.MEDIUM])
