@@ -45,13 +45,20 @@ def of_report(content: Content) -> list[Row]:
 def of_feed(content: Content) -> list[Row]:
     """Return how full and busy the model is kept."""
     found = []
+    names = ("fill", "busy", "images_per_s", "processor_ms", "affordable_ms", "processors_wanted")
+    sized = 0
     for one in content["lines"]:
-        for name in ("fill", "busy", "images_per_s", "processor_ms", "affordable_ms"):
+        count = one.get("workers", 1)
+        title = f"{count} worker{'s' if count > 1 else ''}"
+        if "size_mb" in one:
+            sized += 1
+            title += f" of {one['size_mb']:g} MB"
+            title = title if sized == 1 else f"processors enough: {title}, {one['model_ms']} ms"
+        for name in names:
             if name in one:
-                count = one.get("workers", 1)
-                size = f" of {one['size_mb']:g} MB" if "size_mb" in one else ""
-                title = f"{name}, {count} worker{'s' if count > 1 else ''}{size}"
-                found.append(Row(title, "", one.get("images", 1), one[name], one[name]))
+                found.append(
+                    Row(f"{name}, {title}", "", one.get("images", 1), one[name], one[name])
+                )
         if "speed_up" in one:
             found.append(Row("speed_up of 8 workers", "", 1, one["speed_up"], one["speed_up"]))
     return found

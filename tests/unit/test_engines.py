@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import types
 import venv
@@ -22,6 +24,7 @@ from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResource
 from worker.models import BrokenAccelerator, catalogue, frames, generation, open_model
 from worker.models.checkpoint import Unacceptable
 from worker.models.chexagent import plain, regions
+from worker.models.child import _Served
 
 TALL = generation.invented_pixels(384, 320)
 WIDE = generation.invented_pixels(300, 400)
@@ -273,7 +276,7 @@ def llm_cxr(folder):
 def test_llm_cxr_puts_the_pictures_words_between_the_brackets(tmp_path, taming):
     folder = llm_cxr(tmp_path / "llm")
     model = loaded("llm_cxr", folder, vqgan_weights="vqgan.safetensors", max_new_tokens=8)
-    words = model._words(TALL)
+    words = model._words(model._inputs(TALL))
     prompt = model._prompt(words)
     start = next(i for i, token in enumerate(prompt) if token >= len(model.tokenizer))
     assert len(words) == 256
@@ -282,7 +285,7 @@ def test_llm_cxr_puts_the_pictures_words_between_the_brackets(tmp_path, taming):
     assert around == "<>"
     answers = model.describe([seen(TALL), seen(np.zeros((300, 300), np.uint8))])
     assert answers[0].tokens <= 8
-    assert words != model._words(np.zeros((300, 300), np.uint8))
+    assert words != model._words(model._inputs(np.zeros((300, 300), np.uint8)))
     codebook = weakref.ref(model.codebook)
     model.close()
     assert codebook() is None, "its memory is not given back"
@@ -295,8 +298,6 @@ def test_llm_cxr_puts_the_pictures_words_between_the_brackets(tmp_path, taming):
 
 
 def test_frames_survive_any_cut(tmp_path):
-    import io
-
     stream = io.BytesIO()
     frames.write(stream, {"do": "x"}, b"abc")
     whole = stream.getvalue()
@@ -342,27 +343,33 @@ def test_a_models_own_code_reads_no_secret_and_reaches_no_network(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("a secret")
     folder = checkpoints.build(tmp_path / "curious")
-    code = folder / "modeling_small.py"
-    code.write_text(
-        code.read_text()
-        + f"""
-import os, socket
-for act in (
-    lambda: open({str(secret)!r}).read(),
-    lambda: open(f"/proc/{{os.getppid()}}/environ", "rb").read(),
-    lambda: socket.socket(),
-):
-    try:
-        act()
-    except PermissionError:
-        pass
-    else:
-        raise RuntimeError("the model's own code got out")
+    tries = f"""
+def get_out():
+    import os, socket
+    for act in (
+        lambda: open({str(secret)!r}).read(),
+        lambda: open(f"/proc/{{os.getppid()}}/environ", "rb").read(),
+        lambda: socket.socket(),
+    ):
+        try:
+            act()
+        except PermissionError:
+            pass
+        else:
+            raise RuntimeError("the model's own code got out")
 """
-    )
+    code = folder / "modeling_small.py"
+    code.write_text(f"{code.read_text()}\n{tries}\nget_out()\n")
+    code = folder / "processing_small.py"
+    look = "        assert images.mode"
+    assert look in code.read_text()
+    content = code.read_text().replace(look, f"        get_out()\n{look}")
+    code.write_text(f"{content}\n{tries}")
     model = loaded("chexfract", folder, python=sys.executable)
     try:
-        assert model.describe([seen(TALL)])[0].tokens > 0
+        prepared = model.prepare(seen(TALL))
+        assert prepared.inputs is not None
+        assert model.describe([prepared])[0].tokens > 0
     finally:
         model.close()
 
@@ -387,6 +394,88 @@ def test_a_child_that_hangs_is_ended_and_started_again(child, monkeypatch):
         monkeypatch.setattr("worker.models.child.ANSWER_TIMEOUT_S", 60.0)
         assert child.describe([seen(TALL)])[0].text == before[0].text
         monkeypatch.setattr("worker.models.child.ANSWER_TIMEOUT_S", 1.0)
+
+
+HOLDS = """
+import functools, os, time
+_computes = SmallForCausalLM.forward
+
+@functools.wraps(_computes)
+def _held(self, *args, **options):
+    while os.path.exists({hold!r}):
+        time.sleep(0.005)
+    return _computes(self, *args, **options)
+
+SmallForCausalLM.forward = _held
+"""
+
+
+def test_a_child_makes_inputs_while_its_model_computes(tmp_path):
+    folder = checkpoints.build(tmp_path / "small")
+    hold = folder / "hold.md"
+    code = folder / "modeling_small.py"
+    code.write_text(code.read_text() + HOLDS.format(hold=str(hold)))
+    model = loaded("chexfract", folder, python=sys.executable)
+    found = []
+    try:
+        alone = model.describe([seen(WIDE)])
+        hold.touch()
+        works = threading.Thread(target=lambda: found.extend(model.describe([seen(TALL)])))
+        works.start()
+        while not model._lock.locked():
+            time.sleep(0.005)
+        prepared = model.prepare(seen(WIDE))
+        assert works.is_alive(), "the model computes still"
+        assert prepared.inputs is not None, "they lie in the other process"
+        hold.unlink()
+        works.join(60)
+        assert [one.text for one in model.describe([prepared])] == [one.text for one in alone]
+        both = model.describe([prepared, seen(TALL)])
+        assert [one.text for one in both] == [alone[0].text, found[0].text]
+    finally:
+        hold.unlink(missing_ok=True)
+        model.close()
+
+
+def test_inputs_in_a_child_that_died_are_made_by_the_next(child):
+    before = child.describe([seen(TALL)])
+    prepared = child.prepare(seen(TALL))
+    process = child._process
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(10)
+    lost = child.prepare(seen(TALL))
+    assert lost.inputs is None, "whether of this picture is not known"
+    assert [one.text for one in child.describe([prepared, lost])] == 2 * [before[0].text]
+    assert child._process is not process
+
+
+def test_a_child_keeps_inputs_for_as_long_as_they_are_wanted(child):
+    served = _Served(frames.FrameWriter(io.BytesIO()))
+    served._model = types.SimpleNamespace(prepare=lambda picture: picture.pixels.tolist())
+    ask = {"do": "prepare", "number": 7, "shape": [1, 2]}
+    assert served._answer(ask, b"\1\2") == {"kind": "done", "kept": 7}
+    assert served._kept == {7: [[1, 2]]}
+    served.forget([7, 8])
+    assert served._kept == {}
+    prepared = child.prepare(seen(TALL))
+    number = prepared.inputs.number
+    del prepared
+    assert child._wire.take_forgotten() == [number]
+
+
+def test_a_processors_fault_at_a_picture_is_a_models_fault(tmp_path):
+    folder = checkpoints.build(tmp_path / "small")
+    code = folder / "processing_small.py"
+    look = "        assert images.mode"
+    refuse = f"        if images.size[0] > images.size[1]: raise ValueError('too wide')\n{look}"
+    code.write_text(code.read_text().replace(look, refuse))
+    model = loaded("chexfract", folder, python=sys.executable)
+    try:
+        with pytest.raises(ModelFault, match="too wide"):
+            model.prepare(seen(WIDE))
+        assert model.describe([model.prepare(seen(TALL))])[0].text
+    finally:
+        model.close()
 
 
 def test_a_child_ends_when_its_parent_lets_go(child):

@@ -46,6 +46,8 @@ def listed(folder):
         ({"engine": "chexfract", "path": "x", "max_new_tokens": 0}, r"models\.m\.max_new_tokens"),
         ({"engine": "chexfract", "path": "x", "max_time": "1"}, r"models\.m\.max_time"),
         ({"engine": "chexfract", "path": "x", "dtype": "int4"}, r"models\.m\.dtype"),
+        ({"engine": "chexfract", "path": "x", "prompt": "Bones?"}, r"m\.prompt: .*<\|image_1\|>"),
+        ({"engine": "chexfract", "path": "x", "prompt": ""}, r"models\.m\.prompt"),
         ({"engine": "chexfract", "path": "/no/such/folder"}, "not a folder"),
         ({"engine": "chexfract", "path": "org/name"}, "hub's name.*model fetch org/name"),
     ],

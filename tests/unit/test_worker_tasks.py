@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ from stations import free_ports, wait_for
 from dicom_node.base.errors import OutOfResources, Refused, Stale, Unreachable
 from dicom_node.base.job import Handout, ReportOrder, Result, Ticket
 from dicom_node.dimse import Accepted, Sender
+from dicom_node.flow.dispatch import Dispatcher
 from dicom_node.flow.intake import Intake
 from dicom_node.settings import Dispatch, Node, Peer, Retention, Rule, Settings, Web
 from dicom_node.store.ledger import Ledger
@@ -257,6 +259,43 @@ def test_a_backlog_reaches_the_model_in_full_batches(station: Station) -> None:
     assert [station.state(f"1.2.3.{i}") for i in range(24)] == ["reported"] * 24
     figures = station.desk.batches.figures
     assert (figures.batches, figures.pictures, figures.mean) == (3, 24, 8.0)
+
+
+def test_a_backlog_is_full_batches_in_the_workers_own_figures(station: Station) -> None:
+    """From the ledger through the dispatcher; a model that takes as long as the next batch does."""
+    count, taken = 40, 0
+    for i in range(count):
+        station.receive(f"1.2.3.{i}")
+    handouts: queue.SimpleQueue[Handout] = queue.SimpleQueue()
+    loop = Dispatcher(station.settings, station.ledger, lambda one, _: handouts.put(one)).loop()
+    stop = threading.Event()
+    dispatching = threading.Thread(target=loop.run, args=(stop,))
+    batches = station.desk.batches
+
+    def act(_: Sequence[Radiograph]) -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and len(batches._usual) < 8 and taken < count:
+            station.pulse.moved()
+            time.sleep(0.005)
+
+    station.model.act = act
+    dispatching.start()
+    done = []
+    try:
+        while taken < count:
+            handout = handouts.get(timeout=60)
+            wait_for("room", station.desk.has_room, 60)
+            taken += len(handout.tickets)
+            done += station.desk.take(handout)
+        wait(done, 60)
+    finally:
+        stop.set()
+        dispatching.join(20)
+    assert station.model.batches == [8] * 5
+    told = station.desk.presence().batches
+    assert told is not None
+    assert (told.count, told.pictures, told.last) == (5, 40, (8,) * 5)
+    assert (told.limit, told.fill) == (8, 1.0)
 
 
 def test_no_more_is_taken_than_makes_the_next_batch(station: Station) -> None:

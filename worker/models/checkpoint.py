@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dicom_node.base.errors import ConfigurationError, ModelFault
@@ -27,6 +27,8 @@ CANARY = "canary.json"
 """A known answer (`worker.models.canary`): it can refuse a model and not change what it says."""
 HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+INDEX = (".safetensors.index.json", ".bin.index.json")
+"""Endings of files that say in which file each tensor is."""
 LOADED = (*WEIGHTS, ".py", ".json", ".jinja", ".model", ".txt", ".yaml")
 """Endings of files that can change what a model says, or run code."""
 
@@ -76,6 +78,8 @@ class Checkpoint:
         for path in sorted(self.folder.rglob("*")):
             parts = path.relative_to(self.folder).parts
             if path.is_file() and not any(p.startswith((".", "__pycache__")) for p in parts):
+                if not path.name.isprintable():  # half of a character, or a line break
+                    raise self.fault(f"{path.name!a}: no list of sums can hold such a name")
                 yield path
 
     @cached_property
@@ -187,6 +191,37 @@ class Checkpoint:
             if name not in listed:
                 raise self.fault(f"{name} is not on the list of sums")
         return listed
+
+    def check_shards(self) -> None:
+        """Refuse an index of weights that names anything but weights of the folder.
+
+        A loader would read what it names, wherever that is: a device has no end, and a file
+        elsewhere is on no list of sums.
+
+        Raises
+        ------
+        Unacceptable
+            It does, or cannot be read.
+        """
+        for name in [name for name in self.sums if name.endswith(INDEX)]:
+            try:
+                content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+                shards = set(content["weight_map"].values())
+                beside = PurePosixPath(name).parent
+                lost = sorted(one for one in shards if (beside / one).as_posix() not in self.sums)
+            except (
+                OSError,
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                RecursionError,
+            ) as exc:
+                raise self.fault(
+                    f"{name} is not an index of weights ({type(exc).__name__})"
+                ) from exc
+            if lost:
+                raise self.fault(f"{name} names {ascii(lost[0])[:80]}, which is not in the folder")
 
     def _listed(self, manifest: str, manifest_sha256: str) -> dict[str, str]:
         try:
@@ -309,7 +344,7 @@ def _with_local_code(checkpoint: Checkpoint, path: Path, read: bytes) -> dict[st
         return None
     try:
         content = json.loads(read)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise Unacceptable(f"models.{checkpoint.name}.path: {path} is not JSON") from exc
     auto_map = content.get("auto_map") if isinstance(content, dict) else None
     if not isinstance(auto_map, dict) or "--" not in json.dumps(auto_map):

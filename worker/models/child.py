@@ -3,6 +3,9 @@
 No release of transformers suits every model. With ``python = "/path/to/venv/bin/python"`` in its
 table an engine runs there: its environment needs torch, the release of transformers that the model
 was made for, numpy and pillow, and nothing of this project, whose code it is lent.
+
+Each request has a number, which its answers bear: the inputs of the next pictures are made while
+the model computes. They stay in that process, and this one keeps their numbers.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import importlib
+import itertools
 import logging
 import os
 import queue
@@ -18,9 +22,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,7 +58,82 @@ LENT = ("worker", "dicom_node")
 """Packages of this project that the other interpreter may import."""
 ANSWER_TIMEOUT_S = 600.0
 """Without a sign of progress for so long, the child is ended."""
+Frame = tuple[dict[str, Any], bytes]
 CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from worker.models.child import main; main()"
+
+
+class _Ended(OutOfResources):
+    """The process ended, or was ended, before it had answered."""
+
+
+class _Replies:
+    """Hands what a process answers to the thread that asked for it."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, queue.SimpleQueue[Frame | None]] = {}
+        self._last: list[Frame | None] = []
+        self._lock = threading.Lock()
+
+    def begin(self) -> tuple[int, queue.SimpleQueue[Frame | None]]:
+        """Return the number of a new request, and where its answers will come."""
+        answers: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        with self._lock:
+            number = next(self._numbers)
+            self._waiting[number] = answers
+            for frame in self._last:  # the stream has ended already
+                answers.put(frame)
+        return number, answers
+
+    def end(self, number: int) -> None:
+        """Forget a request: nobody waits for its answers."""
+        with self._lock:
+            self._waiting.pop(number, None)
+
+    def put(self, frame: Frame) -> None:
+        """Hand on one answer."""
+        with self._lock:
+            answers = self._waiting.get(frame[0].get("number", 0))
+        if answers is not None:
+            answers.put(frame)
+
+    def close(self, *last: Frame | None) -> None:
+        """Give whoever waits, or will ask, these last answers."""
+        with self._lock:
+            self._last += last
+            for answers in self._waiting.values():
+                for frame in last:
+                    answers.put(frame)
+
+
+class _Wire:
+    """One process, and what goes to and from it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], requests: IO[bytes]) -> None:
+        self.process = process
+        self.replies = _Replies()
+        self.forgotten: deque[int] = deque()
+        """Numbers of inputs that are there and that nobody wants any more."""
+        self.writer = frames.FrameWriter(requests)
+
+    def take_forgotten(self) -> list[int]:
+        """Return these numbers once."""
+        numbers = []
+        with suppress(IndexError):
+            while True:
+                numbers.append(self.forgotten.popleft())
+        return numbers
+
+
+class _Kept:
+    """Inputs of a picture, in the process that made them."""
+
+    __slots__ = ("__weakref__", "number", "wire")
+
+    def __init__(self, wire: _Wire, number: int) -> None:
+        self.wire = wire
+        self.number = number
+        weakref.finalize(self, wire.forgotten.append, number)
 
 
 class ChildModel(LocalModel):
@@ -70,7 +150,7 @@ class ChildModel(LocalModel):
         )
         self._engine.files = self.files
         self._process: subprocess.Popen[bytes] | None = None
-        self._answers: queue.Queue[tuple[dict[str, Any], bytes] | None] = queue.Queue()
+        self._wire: _Wire | None = None
         self._environment: dict[str, str] = {}
         self._said: deque[str] = deque(maxlen=1)
         self._hears: threading.Thread | None = None
@@ -130,8 +210,12 @@ class ChildModel(LocalModel):
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         """Read both streams; each reader closes its own, as nobody else can while it waits."""
-        self._answers, self._said = queue.Queue(), deque(maxlen=1)
-        reads = threading.Thread(target=_read, args=(process.stdout, self._answers), daemon=True)
+        if process.stdin is None:
+            raise ModelFault(f"{self.name}: its process cannot be asked")
+        self._wire, self._said = _Wire(process, process.stdin), deque(maxlen=1)
+        reads = threading.Thread(
+            target=_read, args=(process.stdout, self._wire.replies), daemon=True
+        )
         self._hears = threading.Thread(
             target=_keep_last_line, args=(process.stderr, self._said), daemon=True
         )
@@ -162,8 +246,22 @@ class ChildModel(LocalModel):
         return Canary(answer["text"], steps, sound, answered, dict(answer["asked"]))
 
     def prepare(self, radiograph: Radiograph | Prepared) -> Prepared:
-        """Return the picture: its inputs are made in the other interpreter."""
-        return Prepared(radiograph.pixels, None)
+        """Let the other interpreter make the inputs of a picture, while the model computes there.
+
+        They stay in that process. Where it ends before they are used, `describe` sends the picture
+        to the next one.
+        """
+        if isinstance(radiograph, Prepared):
+            return radiograph
+        pixels, wire = radiograph.pixels, self._wire
+        if self.model is None or wire is None:
+            return Prepared(pixels, None)
+        request = {"do": "prepare", "shape": list(pixels.shape)}
+        try:
+            answer = self._ask(request, pixels.tobytes(), None, ANSWER_TIMEOUT_S, wire)
+        except _Ended:
+            return Prepared(pixels, None)  # whether of this picture, `describe` finds out
+        return Prepared(pixels, _Kept(wire, answer["kept"]))
 
     def describe(
         self, radiographs: Sequence[Radiograph | Prepared], progress: Progress | None = None
@@ -181,15 +279,22 @@ class ChildModel(LocalModel):
         ModelFault
             The model's code fails on one of them.
         """
-        pictures = [radiograph.pixels for radiograph in radiographs]
-        request = {"do": "describe", "shapes": [list(pixels.shape) for pixels in pictures]}
-        content = b"".join(pixels.tobytes() for pixels in pictures)
         with self._lock:
             if not self._is_wanted:
                 raise ModelFault(f"{self.name} is not loaded")
             if self._process is None or self._process.poll() is not None:
                 self._start_again()
-            answer = self._ask(request, content, progress, ANSWER_TIMEOUT_S)
+            rows: list[dict[str, Any]] = []
+            sent = []
+            for radiograph in radiographs:
+                kept = getattr(radiograph, "inputs", None)
+                if isinstance(kept, _Kept) and kept.wire is self._wire:
+                    rows.append({"kept": kept.number})
+                else:
+                    rows.append({"shape": list(radiograph.pixels.shape)})
+                    sent.append(radiograph.pixels.tobytes())
+            request = {"do": "describe", "pictures": rows}
+            answer = self._ask(request, b"".join(sent), progress, ANSWER_TIMEOUT_S)
         return [_description(row) for row in answer["descriptions"]]
 
     def _start_again(self) -> None:
@@ -204,49 +309,70 @@ class ChildModel(LocalModel):
             ) from exc
 
     def _ask(
-        self, request: dict[str, Any], content: bytes, progress: Progress | None, seconds: float
+        self,
+        request: dict[str, Any],
+        content: bytes,
+        progress: Progress | None,
+        seconds: float,
+        wire: _Wire | None = None,
     ) -> dict[str, Any]:
-        process = self._process
-        if process is None or process.stdin is None:
+        wire = wire or self._wire
+        if wire is None or (wire is self._wire and self._process is None):
             raise ModelFault(f"{self.name} is not loaded")
+        process = wire.process
+        number, answers = wire.replies.begin()
+        message = request | {"number": number, "forget": wire.take_forgotten()}
         try:
-            with _ended_after(seconds, process):
-                frames.write(process.stdin, request, content)
-        except OSError as exc:
-            raise self._died() from exc
-        while True:
             try:
-                frame = self._answers.get(timeout=seconds)
-            except queue.Empty as exc:
-                self._end(at_once=True)
-                raise OutOfResources(
-                    f"{self.name}: its process said nothing for {seconds:.0f} s"
-                ) from exc
-            if frame is None:
-                raise self._died()
-            answer, _ = frame
-            if answer["kind"] == "moved":
-                if progress is not None:
-                    progress()
-            elif answer["kind"] == "broken":
-                self._end(at_once=True)
-                raise OutOfResources(f"{self.name}: its process wrote something else than answers")
-            elif answer["kind"] == "failed":
-                if answer["error"] == "BrokenAccelerator":
-                    self._end()  # the next call starts a process that can use it again
-                raise _error_of(answer)
-            else:
-                return answer
+                with _ended_after(seconds, process):
+                    wire.writer.write(message, content)
+            except (OSError, ValueError) as exc:  # it ended, or another thread has closed the pipe
+                raise self._died(process) from exc
+            while True:
+                try:
+                    frame = answers.get(timeout=seconds)
+                except queue.Empty as exc:
+                    self._end(process, at_once=True)
+                    raise _Ended(
+                        f"{self.name}: its process said nothing for {seconds:.0f} s"
+                    ) from exc
+                if frame is None:
+                    raise self._died(process)
+                answer, _ = frame
+                if answer["kind"] == "moved":
+                    if progress is not None:
+                        progress()
+                elif answer["kind"] == "broken":
+                    self._end(process, at_once=True)
+                    raise _Ended(f"{self.name}: its process wrote something else than answers")
+                elif answer["kind"] == "failed":
+                    if answer["error"] == "BrokenAccelerator":
+                        self._end(process)  # the next call starts a process that can use it again
+                    raise _error_of(answer)
+                else:
+                    return answer
+        finally:
+            wire.replies.end(number)
 
-    def _died(self) -> OutOfResources:
-        status = self._end()
-        return OutOfResources(f"{self.name}: its process ended with status {status}")
+    def _died(self, process: subprocess.Popen[bytes]) -> _Ended:
+        status = self._end(process)
+        return _Ended(f"{self.name}: its process ended with status {status}")
 
-    def _end(self, *, at_once: bool = False) -> int | None:
-        """End the process, by closing its standard input or at once, and return its status."""
-        process, self._process, self.model = self._process, None, None
+    def _end(
+        self, process: subprocess.Popen[bytes] | None = None, *, at_once: bool = False
+    ) -> int | None:
+        """End the process, by closing its standard input or at once, and return its status.
+
+        Parameters
+        ----------
+        process : Popen, optional
+            The one that is meant: another thread may have started the next one meanwhile.
+        """
+        process = process or self._process
         if process is None:
             return None
+        if process is self._process:
+            self._process = self.model = None
         if at_once:
             process.kill()
         if process.stdin is not None:
@@ -273,17 +399,17 @@ def _close(stream: IO[bytes]) -> None:
         logger.debug("a pipe to a process that had ended")
 
 
-def _read(stream: IO[bytes], answers: queue.Queue[tuple[dict[str, Any], bytes] | None]) -> None:
+def _read(stream: IO[bytes], replies: _Replies) -> None:
     with stream:
         try:
             while (frame := frames.read(stream)) is not None:
-                answers.put(frame)
+                replies.put(frame)
         except frames.BrokenFrame as exc:
             logger.debug("the other interpreter's stream broke: %s", exc)
-            answers.put(({"kind": "broken"}, b""))
+            replies.close(({"kind": "broken"}, b""))
         except (OSError, ValueError) as exc:
             logger.debug("the other interpreter's stream ended: %s", exc)
-    answers.put(None)
+    replies.close(None)
 
 
 def _keep_last_line(stream: IO[bytes], last: deque[str]) -> None:
@@ -346,16 +472,9 @@ def main() -> None:
     """Answer frames from standard input until it ends."""
     requests, answers = _own_streams()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    waiting: queue.Queue[tuple[dict[str, Any], bytes]] = queue.Queue()
-    threading.Thread(target=_listen, args=(requests, waiting), daemon=True).start()
-    served = _Served(answers)
-    while True:
-        request, content = waiting.get()
-        try:
-            answer = served.answer(request, content)
-        except Exception as exc:  # noqa: BLE001 - the rim of this process: the parent must hear of it
-            answer = {"kind": "failed", "error": type(exc).__name__, "text": _text(exc)}
-        frames.write(answers, answer)
+    served = _Served(frames.FrameWriter(answers))
+    threading.Thread(target=_listen, args=(requests, served), daemon=True).start()
+    served.answer_each(served.waiting)
 
 
 def _own_streams() -> tuple[IO[bytes], IO[bytes]]:
@@ -368,11 +487,13 @@ def _own_streams() -> tuple[IO[bytes], IO[bytes]]:
     return requests, answers
 
 
-def _listen(stream: IO[bytes], waiting: queue.Queue[tuple[dict[str, Any], bytes]]) -> None:
+def _listen(stream: IO[bytes], served: _Served) -> None:
     """Hand on frames; when the parent is gone, end at once, also amid a generation."""
     try:
         while (frame := frames.read(stream)) is not None:
-            waiting.put(frame)
+            served.forget(frame[0]["forget"])
+            queued = served.preparing if frame[0]["do"] == "prepare" else served.waiting
+            queued.put(frame)
     finally:
         os._exit(0)
 
@@ -394,23 +515,60 @@ def _files(options: SimpleNamespace) -> list[Path]:
 class _Served:
     """The engine on this side."""
 
-    def __init__(self, answers: IO[bytes]) -> None:
-        self._answers = answers
+    def __init__(self, writer: frames.FrameWriter) -> None:
+        self._writer = writer
         self._model: Any = None
+        self._kept: dict[int, Prepared] = {}
+        self.waiting: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        """Requests for the model."""
+        self.preparing: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        """Pictures whose inputs are to be made beside it."""
 
-    def answer(self, request: dict[str, Any], content: bytes) -> dict[str, Any]:
+    def answer_each(self, requests: queue.SimpleQueue[Frame]) -> None:
+        """Answer requests in turn, for ever."""
+        while True:
+            request, content = requests.get()
+            try:
+                answer = self._answer(request, content)
+            except Exception as exc:  # noqa: BLE001 - the rim of this process: the parent must hear of it
+                answer = {"kind": "failed", "error": type(exc).__name__, "text": _text(exc)}
+            self._writer.write(answer | {"number": request["number"]})
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Drop inputs that nobody wants any more."""
+        for number in numbers:
+            self._kept.pop(number, None)
+
+    def _answer(self, request: dict[str, Any], content: bytes) -> dict[str, Any]:
+        number = request["number"]
         if request["do"] == "load":
             return self._load(request)
+        if request["do"] == "prepare":
+            self._kept[number] = self._model.prepare(_radiograph(request["shape"], content))
+            return {"kind": "done", "kept": number}
         if request["do"] == "warm_up":
             self._model.warm_up()
             return {"kind": "done"}
         if request["do"] == "trial":
             return {"kind": "done", **dataclasses.asdict(self._model.trial())}
-        described = self._model.describe(_read_radiographs(request["shapes"], content), self._moved)
+        described = self._model.describe(
+            self._pictures(request["pictures"], content),
+            lambda: self._writer.write({"kind": "moved", "number": number}),
+        )
         return {"kind": "done", "descriptions": [dataclasses.asdict(one) for one in described]}
 
-    def _moved(self) -> None:
-        frames.write(self._answers, {"kind": "moved"})
+    def _pictures(self, rows: list[dict[str, Any]], content: bytes) -> list[Any]:
+        """Return pictures to describe: inputs that are here, and pictures that were sent."""
+        found: list[Any] = []
+        start = 0
+        for row in rows:
+            if "kept" in row:
+                found.append(self._kept[row["kept"]])
+                continue
+            end = start + row["shape"][0] * row["shape"][1]
+            found.append(_radiograph(row["shape"], content[start:end]))
+            start = end
+        return found
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         options = SimpleNamespace(**request["table"])
@@ -432,6 +590,8 @@ class _Served:
                 f"transformers, numpy, pillow and what the model's own code imports"
             ) from exc
         self._model = model
+        # Started here: a thread is confined as the one that starts it.
+        threading.Thread(target=self.answer_each, args=(self.preparing,), daemon=True).start()
         import torch
         import transformers
 
@@ -444,13 +604,7 @@ class _Served:
         }
 
 
-def _read_radiographs(shapes: list[list[int]], content: bytes) -> list[SimpleNamespace]:
+def _radiograph(shape: list[int], content: bytes) -> SimpleNamespace:
     import numpy as np
 
-    found, start = [], 0
-    for rows, columns in shapes:
-        end = start + rows * columns
-        pixels = np.frombuffer(content[start:end], np.uint8).reshape(rows, columns)
-        found.append(SimpleNamespace(pixels=pixels))
-        start = end
-    return found
+    return SimpleNamespace(pixels=np.frombuffer(content, np.uint8).reshape(shape))

@@ -58,19 +58,19 @@ class CxrLlavaModel(LocalModel):
     def _asked(self) -> dict[str, str]:
         return super()._asked() | {"task": cast("Options", self.options).task}
 
-    def _describe(self, inputs: Sequence[Any], progress: Progress | None) -> list[Description]:
-        return [self._one(pixels, progress) for pixels in inputs]
+    def _inputs(self, pixels: NDArray[np.uint8]) -> Any:
+        """Return the ids and the picture as its own code makes them; only it knows the chat."""
+        import numpy as np
 
-    def _one(self, pixels: NDArray[np.uint8], progress: Progress | None) -> Description:
         options = cast("Options", self.options)
-        found: list[Description] = []
+        asked: list[tuple[Any, Any]] = []
 
-        def generate(chat: Any, image: Any, **_: Any) -> str:
-            found.append(self._generate(chat, image, progress))
-            return found[-1].text
+        def take(chat: Any, image: Any, **_: Any) -> str:
+            asked.append((chat, image))
+            return ""
 
         # an instance's attribute stands before the class's method, whose name is spelt so
-        self.model.generate_cxr_repsonse = generate
+        self.model.generate_cxr_repsonse = take
         image = gen.picture(pixels).convert("L")
         image.thumbnail((LARGEST, LARGEST))
         if options.task == "report":
@@ -79,21 +79,23 @@ class CxrLlavaModel(LocalModel):
             self.model.write_differential_diagnosis(image)
         else:
             self.model.ask_question(question=options.prompt, image=image)
-        return found[-1]
-
-    def _generate(self, chat: Any, image: Any, progress: Progress | None) -> Description:
-        import numpy as np
-
-        started = time.monotonic()
+        chat, image = asked[-1]
         grey = np.asarray(image)[..., None]
         made = self.model.vision_tower.image_processor(grey, return_tensors="pt")
         ids = self.model.tokenizer_image_token(
             self.model.apply_chat_template(chat), self.tokenizer, IMAGE_PLACE, return_tensors="pt"
         )
-        ids = ids.unsqueeze(0).to(self.device)
+        return ids.unsqueeze(0), made["pixel_values"]
+
+    def _describe(self, inputs: Sequence[Any], progress: Progress | None) -> list[Description]:
+        return [self._one(made, progress) for made in inputs]
+
+    def _one(self, made: tuple[Any, Any], progress: Progress | None) -> Description:
+        started = time.monotonic()
+        ids, picture = made
         out = self.model.generate(
-            inputs=ids,
-            images=made["pixel_values"].to(self.device),
+            inputs=ids.to(self.device),
+            images=picture.to(self.device),
             generation_config=self.decoding,
             **self._watching(progress),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 from typing import IO, Any
 
 HEAD = struct.Struct(">4sII")
@@ -14,6 +15,19 @@ LONGEST_BYTES = 1 << 31
 
 class BrokenFrame(ValueError):
     """What was read is not a frame."""
+
+
+class FrameWriter:
+    """Writes frames to one stream from several threads, each in one piece."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def write(self, message: dict[str, Any], content: bytes = b"") -> None:
+        """Write one frame and flush it."""
+        with self._lock:
+            write(self._stream, message, content)
 
 
 def write(stream: IO[bytes], message: dict[str, Any], content: bytes = b"") -> None:

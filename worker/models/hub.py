@@ -428,7 +428,7 @@ def _code_elsewhere(folder: Path) -> set[str]:
     for path in folder.glob("*config.json"):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # whoever loads it says what is wrong with it
         auto_map = content.get("auto_map") if isinstance(content, dict) else None
         for value in auto_map.values() if isinstance(auto_map, dict) else ():

@@ -104,11 +104,14 @@ class LlmCxrModel(LocalModel):
     def _asked(self) -> dict[str, str]:
         return super()._asked() | {"question": cast("Options", self.options).question}
 
-    def _describe(self, inputs: Sequence[Any], progress: Progress | None) -> list[Description]:
-        return [self._one(pixels, progress) for pixels in inputs]
+    def _inputs(self, pixels: NDArray[np.uint8]) -> Any:
+        return square(pixels)
 
-    def _one(self, pixels: NDArray[np.uint8], progress: Progress | None) -> Description:
-        words, question = self._words(pixels), cast("Options", self.options).question
+    def _describe(self, inputs: Sequence[Any], progress: Progress | None) -> list[Description]:
+        return [self._one(picture, progress) for picture in inputs]
+
+    def _one(self, picture: Any, progress: Progress | None) -> Description:
+        words, question = self._words(picture), cast("Options", self.options).question
         report = self._ask(self.options.prompt, words, progress)
         if not question:
             return report
@@ -138,12 +141,12 @@ class LlmCxrModel(LocalModel):
         text = self.tokenizer.decode(readable, skip_special_tokens=True).strip()
         return Description(text, len(kept), reason, time.monotonic() - started)
 
-    def _words(self, pixels: NDArray[np.uint8]) -> list[int]:
-        """Return the picture's 256 ids."""
+    def _words(self, picture: Any) -> list[int]:
+        """Return the 256 ids of a picture that `square` returned."""
         import torch
 
         with torch.no_grad():
-            _, _, (_, _, indices) = self.codebook.encode(square(pixels).to(self.device))
+            _, _, (_, _, indices) = self.codebook.encode(picture.to(self.device))
         return [int(index) + len(self.tokenizer) for index in indices.flatten()]
 
     def _prompt(self, words: list[int], instruction: str = "") -> list[int]:

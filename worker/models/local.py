@@ -187,6 +187,7 @@ class LocalModel:
         options, listed = self.options, {}
         if not self.files.is_demonstration or options.manifest or options.manifest_sha256:
             listed = self.files.verify(options.manifest, options.manifest_sha256)
+        self.files.check_shards()
         logger.info("model %s: files %s", self.name, self._trust())
         licences.log_acceptance(self.name, options, self.files.is_demonstration)
         return listed
@@ -197,19 +198,23 @@ class LocalModel:
     def warm_up(self) -> None:
         """Describe an invented picture, so that the first job is not the slowest."""
         with self._lock, memory(self.device), as_fault(self.name):
-            self._describe([self._inputs(gen.invented_pixels())], None)
+            self._describe([self._trial_inputs()], None)
 
     def trial(self) -> Canary:
         """Describe the invented picture, with what each step decided; for who knows the answer."""
         self._observer = gen.Observer(CANARY_STEPS)
         began = time.monotonic()
         with self._lock, memory(self.device), as_fault(self.name):
-            (trial,) = self._describe([self._inputs(gen.invented_pixels())], None)
+            (trial,) = self._describe([self._trial_inputs()], None)
         observer, self._observer = self._observer, gen.Observer()
         self._allow_time(time.monotonic() - began, max(1, trial.tokens))
         return Canary(
             trial.text, tuple(observer.steps), observer.is_sound, trial.tokens > 0, self._asked()
         )
+
+    def _trial_inputs(self) -> Any:
+        with self._inputs_lock:  # during work others prepare pictures meanwhile
+            return self._inputs(gen.invented_pixels())
 
     def _allow_time(self, seconds: float, tokens: int) -> None:
         """Give an answer the time that this processor needs, unless the table sets one.

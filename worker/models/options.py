@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -27,6 +28,16 @@ CHEXAGENT_PROMPT = (
 )
 """Of the sections that CheXagent describes, the one with the bones."""
 GROUNDED_TOKENS = 450
+
+IMAGE_MARK = re.compile(r"<\|?image(_\d{1,3})?\|?>")
+"""Where a prompt has its picture, as the code of such models spells it."""
+
+
+def _with_image_mark(prompt: str) -> str:
+    if IMAGE_MARK.search(prompt) is None:
+        raise ValueError("has no <|image_1|> where the picture goes: the model would not see it")
+    return prompt
+
 
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
@@ -81,6 +92,8 @@ class Weights(Options):
 class ChexFract(Weights):
     """``engine = "chexfract"``."""
 
+    prompt: Annotated[str, AfterValidator(_with_image_mark)] = CHEXFRACT_PROMPT
+    """What the model is asked; ``<|image_1|>`` stands where the picture goes."""
     decoder: Literal["auto", "remote", "native"] = "auto"
     """``native``: Phi-3 checkpoints by transformers' own Phi3 and a lean loop, where the tokens are
     the same as by the checkpoint's own (``remote``) code; ``auto``: where that is seen."""

@@ -55,7 +55,10 @@ def per_picture(files: Checkpoint, dtype: str, new_tokens: int) -> int:
         head = int(shape.get("head_dim") or width // heads)
         inner = int(shape.get("intermediate_size") or 4 * width)
         words = int(shape.get("vocab_size") or 0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+            RecursionError):  # fmt: skip
+        return 0  # whoever loads it says what is wrong with it
+    if min(layers, width, heads, shared, head, inner) <= 0 or words < 0:
         return 0
     size = SIZES.get(dtype, 4)
     longest = int(shape.get("max_position_embeddings") or 0) or PROMPT_TOKENS + new_tokens
@@ -74,7 +77,7 @@ def _of_file(path: Path, dtype: str, quantization: str) -> float:
             _of_tensor(name, kind, shape, dtype, quantization)
             for name, kind, shape in _tensors_of(path)
         )
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
         return path.stat().st_size  # whoever loads it says what is wrong with it
 
 

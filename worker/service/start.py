@@ -46,7 +46,7 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
         try:
             _bring_up(model, f"models.{name}", str(options["engine"]))
             ready = Pipeline(model, decoder, settings.pixels, _limit(model, settings))
-            _rehearse_report(ready)
+            rehearse_report(ready)
             _fill_memory(ready)
             seconds = time.perf_counter() - started
             logger.info("model %s is ready after %.1f s", model.info.version, seconds)
@@ -90,7 +90,7 @@ def _fill_memory(ready: Pipeline) -> None:
             raise case.trouble
 
 
-def _rehearse_report(ready: Pipeline) -> None:
+def rehearse_report(ready: Pipeline) -> None:
     """Report on an invented picture: the first report imports what all later ones need."""
     order = ReportOrder(content_datetime=datetime.now(UTC), objects=("sr", "basic-text"))
     case = ready.prepare(_invented_instance())
