@@ -150,7 +150,9 @@ def upgrade(options: argparse.Namespace) -> dict[str, Any]:
             world.makes_reports()
             done("all of the last release")
 
-            early = world.workers[0]
+            early, other = world.workers
+            other.wanted = False  # the new one has to do it
+            other.signal(signal.SIGTERM)
             world.becomes(early, "new")
             sender.allow(2 * part)
             wait_for(
@@ -159,6 +161,7 @@ def upgrade(options: argparse.Namespace) -> dict[str, Any]:
                 PATIENCE_S,
             )
             done(f"old node, {early.name} new")
+            other.wanted = True
             world.becomes(early, "old")
 
             sender.allow(3 * part)
