@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -68,14 +70,18 @@ def test_what_an_image_installs_has_hashes_and_the_versions_that_are_tested(
     assert stale == set(), "run .ci/lock.sh"
 
 
-@pytest.fixture(scope="module")
-def licences() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("licences", ROOT / ".ci" / "licences.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def licences() -> ModuleType:
+    return script("licences")
 
 
 def test_all_that_is_shipped_has_a_licence_that_binds_nobody(licences: ModuleType) -> None:
@@ -121,3 +127,29 @@ def test_a_licence_that_nobody_accepted_is_named(licences: ModuleType) -> None:
     lines = licences.refused([("one", "1", "MIT"), ("two", "2", "GPL-3.0"), ("three", "3", "")])
     assert lines == ["two 2: GPL-3.0", "three 3: no licence is named"]
     assert licences.refused([("psycopg", "3", "LGPL-3.0-only")]) == []
+
+
+SKIPPED = {"name": "one", "skip_reason": "not found on PyPI"}
+FINE: dict[str, Any] = {"name": "two", "version": "2", "vulns": []}
+FAULTY: dict[str, Any] = FINE | {"vulns": [{"id": "PYSEC-1", "fix_versions": ["3"]}]}
+
+
+@pytest.mark.parametrize(
+    ("packages", "status", "said"),
+    [
+        ([SKIPPED, SKIPPED], 0, "NO INDEX ANSWERED"),
+        (None, 0, "NO INDEX ANSWERED"),
+        ([FINE], 0, "1 packages looked up, 0 known faults"),
+        ([FINE, SKIPPED], 0, "NOT LOOKED UP: one"),
+        ([SKIPPED, FAULTY], 1, "two 2: PYSEC-1 (fixed in 3)"),
+    ],
+)
+def test_an_audit_says_what_it_looked_up(
+    packages: list[Any] | None, status: int, said: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """pip-audit itself finds "no known vulnerabilities" where no index knows any package."""
+    file = tmp_path / "audit.json"
+    file.write_text("" if packages is None else json.dumps({"dependencies": packages}))
+    assert script("audit").main(file) == status
+    assert said in capsys.readouterr().err
