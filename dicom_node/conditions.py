@@ -21,6 +21,7 @@ from dicom_node.flow import broker
 from dicom_node.peers import HostNames, who_calls
 from dicom_node.settings import Settings, Tls
 from dicom_node.store.audit_file import AuditFile
+from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import DestinationState, Ledger, Waiting
 from dicom_node.store.ledger.holds import Hold
 from dicom_node.store.ledger.refused import RefusedCaller
@@ -275,7 +276,7 @@ class CertificateDates:
     @property
     def level(self) -> Level | None:
         """How bad that is now."""
-        now = datetime.now(UTC)
+        now = HOST_CLOCK.utc()
         if self.ends < now or self.begins > now:
             return "stop"
         return "warn" if self.ends - now < SOONEST_EXPIRY else None
@@ -323,7 +324,7 @@ def of_dates(dates: CertificateDates) -> Iterator[Condition]:
     """Yield that a certificate ends soon, has ended or has not begun."""
     if dates.level is None:
         return
-    now = datetime.now(UTC)
+    now = HOST_CLOCK.utc()
     values = {
         "file": dates.path,
         "begin": f"{dates.begins:%Y-%m-%d}",

@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -35,6 +34,7 @@ from dicom_node.base.errors import (
 from dicom_node.base.toml_edit import Values
 from dicom_node.running import Reloaded
 from dicom_node.settings import Settings
+from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger.events import Actor
 from dicom_node.store.uses import Note, Use
 
@@ -462,7 +462,7 @@ class ConfigFile:
         known = self.history()
         past = PastChange(
             number=known[-1].number + 1 if known else 1,
-            at=time.time(),
+            at=HOST_CLOCK.wall(),
             by=by.name,
             address=by.address,
             way=way,

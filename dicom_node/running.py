@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.base.errors import ConfigurationError, Unreachable
+from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger.events import Actor
 from dicom_node.store.uses import local_actor
 
@@ -61,7 +62,7 @@ def ask_reload(folder: Path, by: Actor) -> Reloaded:
     Unreachable
         It is another user's, or it gives no answer.
     """
-    asked = time.time()
+    asked = HOST_CLOCK.wall()
     _write_sign(folder / ASKED, by)
     try:
         os.kill(_read_pid(folder), signal.SIGHUP)
@@ -81,7 +82,7 @@ def who_asked(folder: Path) -> Actor:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         path.unlink()
-        if 0 <= time.time() - said["at"] < ASKED_S:
+        if 0 <= HOST_CLOCK.wall() - said["at"] < ASKED_S:
             return Actor(str(said["name"])[:64], str(said["address"])[:256])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # SIGHUP by other means
@@ -92,7 +93,7 @@ def _write_sign(path: Path, by: Actor) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # the node says itself that nobody is known
         temporary.write_text(
-            json.dumps({"at": time.time(), "name": by.name, "address": by.address})
+            json.dumps({"at": HOST_CLOCK.wall(), "name": by.name, "address": by.address})
         )
         temporary.replace(path)
 

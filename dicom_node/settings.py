@@ -615,7 +615,8 @@ class Retention(Section):
     conflicts: Duration | None = None
     """How long other content under a known UID is kept; as reports, unless it is said."""
     history: Duration = 0.0
-    """Time after which the steps between reception and report are dropped; 0 keeps them."""
+    """Time after which steps between reception and report go, and what was tried again and again
+    becomes one step with its count; 0 keeps them."""
     min_free: Size = 2 * 10**9
     """Free space below which associations are rejected and C-STORE is answered 0xA700."""
 

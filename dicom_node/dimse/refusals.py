@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from dicom_node.base.errors import Transient
 from dicom_node.base.logs import Sparse
+from dicom_node.store.clock import HOST_CLOCK
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Refusals:
         return lines
 
     def _count_refusal(self, new: Refusal) -> None:
-        now = time.time()
+        now = HOST_CLOCK.wall()
         new = replace(
             new,
             ae_title=new.ae_title[:TITLE],

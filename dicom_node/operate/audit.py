@@ -12,7 +12,6 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
@@ -23,6 +22,7 @@ from dicom_node.flow.loop import Loop
 from dicom_node.settings import Audit, Settings
 from dicom_node.store import audit_message, uses
 from dicom_node.store.audit_file import AuditFile
+from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.uses import Use
 
@@ -32,7 +32,6 @@ LOOK_S = 2.0
 ANSWER_S = 3.0
 _PAGE = 200
 _TURN = "audit"
-_AUDITED = "audited"
 _OF_LEDGER = ("received", "sent", *map(str, sorted(audit_message.ACTS)))
 _PRIORITY = 10 * 8 + 5
 """Facility security/authorization (10), severity notice (5): PS3.15 A.6 by RFC 5424."""
@@ -66,7 +65,7 @@ class Repository:
             raise Unreachable(f"the audit trail's repository does not take it: {why}") from exc
 
     def _send_syslog(self, text: str) -> None:
-        stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+        stamp = HOST_CLOCK.utc().isoformat(timespec="milliseconds")
         us = f"{socket.gethostname()} chexfract-node {os.getpid()}"
         head = f"<{_PRIORITY}>1 {stamp} {us} DICOM+RFC3881 - "
         content = head.encode() + b"\xef\xbb\xbf" + text.encode()
@@ -199,12 +198,12 @@ class LedgerPlace:
 
     def reached(self) -> int | None:
         """Return the id of the last event that was noted; None before the first."""
-        found = self._ledger.history.mark(_AUDITED)
+        found = self._ledger.history.mark(uses.AUDITED)
         return self._before.reached() if found is None else found
 
     def keep(self, event: int) -> None:
         """Write it down."""
-        self._ledger.history.set_mark(_AUDITED, event)
+        self._ledger.history.set_mark(uses.AUDITED, event)
 
 
 class Auditor:
@@ -225,7 +224,7 @@ class Auditor:
         self._file = AuditFile(path) if path else None
         self._repository = Repository(settings) if path and settings.audit.syslog else None
         self._turns = ledger.turns
-        own, place = FilePlace(folder / "audit.place"), FilePlace(folder / "audit.syslog.place")
+        own, place = FilePlace(folder / "audit.place"), FilePlace(folder / uses.REPOSITORY_PLACE)
         self._reached = own.reached
         self._to_file = Follower(ledger, own, _OF_LEDGER, _PAGE)
         everything = (*_OF_LEDGER, *uses.STAGES)

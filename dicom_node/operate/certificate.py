@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.settings import Settings
+from dicom_node.store.clock import HOST_CLOCK
 
 CA_FOR = timedelta(days=3650)
 CERTIFICATE_FOR = timedelta(days=397)
@@ -121,7 +122,7 @@ def _issue_signed(
     names: Sequence[str],
 ) -> x509.Certificate:
     key = ec.generate_private_key(ec.SECP256R1())
-    left = authority.not_valid_after_utc - datetime.now(UTC)
+    left = authority.not_valid_after_utc - HOST_CLOCK.utc()
     public = ca_key.public_key()
     made = (
         _certificate_builder(
@@ -154,7 +155,7 @@ def _issue_signed(
 def _certificate_builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, lives: timedelta
 ) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
+    now = HOST_CLOCK.utc()
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

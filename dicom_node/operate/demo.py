@@ -19,6 +19,7 @@ from dicom_node.dimse import scu
 from dicom_node.dimse.archive import Archive
 from dicom_node.operate import progress, sandbox
 from dicom_node.operate.sandbox import START_S, SandboxNode, archive_in, draw, last_line, node_in
+from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import Ledger, as_json
 
 REPORT_S = 60.0
@@ -64,7 +65,7 @@ def demo(folder: Path | None, *, count: int = 0, keep: bool = False, as_json: bo
         phantoms = _draw_phantoms(here, count)
         with progress.wait("node and worker start"):
             node.wait_until_ready()
-        started = time.time()
+        started = HOST_CLOCK.wall()
         _send_phantoms(node, phantoms)
         answers = _await_answers(node, archive, phantoms, started)
         print(json.dumps([_answer_row(a) for a in answers])) if as_json else _show_answers(answers)

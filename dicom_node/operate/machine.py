@@ -30,6 +30,7 @@ from dicom_node.dimse import security
 from dicom_node.peers import doubts
 from dicom_node.running import is_running
 from dicom_node.settings import Settings, Tls
+from dicom_node.store.clock import HOST_CLOCK
 
 PACKAGE = "chexfract-node"
 KEEP_CLOCK = "set the clock, and let chrony or systemd-timesyncd keep it"
@@ -178,8 +179,8 @@ def disk(settings: Settings) -> Iterator[Check]:
 
 
 def _clock_check(written_at: float) -> Check:
-    now = time.time()
-    shown = local_time().isoformat(timespec="seconds")
+    now = HOST_CLOCK.wall()
+    shown = local_time(now).isoformat(timespec="seconds")
     for wrong in conditions.of_clock(now, last_event=0.0):
         return check_of("clock", wrong, f"({shown})")
     if abs(now - written_at) > conditions.MOST_SKEW_S:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import ssl
 import subprocess
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from dicom_node.operate import machine
 from dicom_node.operate.certificate import COMMAND
 from dicom_node.running import is_running
 from dicom_node.settings import Settings
+from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.schema import VERSIONS
 
@@ -151,7 +151,8 @@ def broker(settings: Settings) -> Iterator[Check]:
     if policy != "noeviction":
         advice = "set maxmemory-policy noeviction: else a full broker drops hand-outs unseen"
         yield failed("broker", f"{where}: maxmemory-policy {policy}", advice)
-    skew = time.time() - float(facts.get("at", time.time()))
+    now = HOST_CLOCK.wall()
+    skew = now - float(facts.get("at", now))
     if abs(skew) > conditions.MOST_SKEW_S:
         what = f"the clocks of this machine and {where} differ by {skew:.0f} s"
         yield warned("clock", what, machine.KEEP_CLOCK)

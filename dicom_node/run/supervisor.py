@@ -29,6 +29,7 @@ from dicom_node.in_force import Exchange
 from dicom_node.running import ANSWER as RELOADED
 from dicom_node.running import who_asked
 from dicom_node.settings import Settings
+from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.uses import Note, Use, local_actor, noting
 
 logger = logging.getLogger(__name__)
@@ -377,7 +378,7 @@ def _answer_reload(path: Path, answer: dict[str, Any], note: Note) -> None:
     _note_reload(path.parent, answer, note)
     temporary = path.with_name(f".{path.name}")
     with contextlib.suppress(OSError):  # a full disk: the log has the same line
-        temporary.write_text(json.dumps({"at": time.time(), **answer}), encoding="utf-8")
+        temporary.write_text(json.dumps({"at": HOST_CLOCK.wall(), **answer}), encoding="utf-8")
         temporary.replace(path)
 
 

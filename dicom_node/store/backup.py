@@ -15,7 +15,6 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import sqlalchemy as sa
 
 from dicom_node import __version__
 from dicom_node.base.errors import Busy, ConfigurationError, OutOfResources, Unreachable
+from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.schema import READABLE_BY, VERSIONS
 
@@ -211,7 +211,7 @@ def _link_file(path: Path, target: Path) -> None:
 def _copy_ledger(url: str, folder: Path) -> str:
     """Copy the ledger as it is at one moment, and return the name of the copy."""
     parsed = sa.make_url(url)
-    stamp = f"{time.time():.0f}"
+    stamp = f"{HOST_CLOCK.wall():.0f}"
     if parsed.get_backend_name() != "sqlite":
         name = f"ledger-{stamp}.dump"
         partial = folder / f".{name}.partial"
@@ -243,7 +243,7 @@ def _write_manifest(folder: Path, ledger: str, sums: dict[str, str], schema: str
         "schema": schema,
         # of a newer schema we know only that we may use it
         "readable_by": {schema: READABLE_BY if schema == VERSIONS[-1] else VERSIONS[-1]},
-        "made_at": time.time(),
+        "made_at": HOST_CLOCK.wall(),
         "ledger": ledger,
         "sums": name,
         "sha256": hashlib.sha256(text.encode()).hexdigest(),

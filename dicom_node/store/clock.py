@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 TOLERANCE_S = 1.0
 """Less than this does not matter: clocks are slewed, and processes of several hosts differ."""
@@ -18,6 +19,10 @@ class Clock:
         """Return seconds since the epoch, as the host believes."""
         return time.time()
 
+    def utc(self) -> datetime:
+        """Return the moment that `wall` tells as a date."""
+        return datetime.fromtimestamp(self.wall(), UTC)
+
     def monotonic(self) -> float:
         """Return seconds that only grow, from an arbitrary start."""
         return time.monotonic()
@@ -25,6 +30,10 @@ class Clock:
     def jumps(self) -> Jumps:
         """Return what tells from now on when the wall clock is set."""
         return Jumps(self)
+
+
+HOST_CLOCK = Clock()
+"""The clock of this machine, for what works without a ledger."""
 
 
 class Jumps:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,7 +42,7 @@ class Filler:
             The ledger gives no answer; the next step goes on.
         """
         if piece := self._ledger.upgrading.step():
-            kind, now = piece.split()[0], time.monotonic()
+            kind, now = piece.split()[0], self._ledger.clock.monotonic()
             if kind != self._last_kind or now - self._logged_at > LOG_EVERY_S:
                 logger.info("ledger: %s", piece)
                 self._last_kind, self._logged_at = kind, now

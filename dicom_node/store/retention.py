@@ -11,6 +11,7 @@ from itertools import islice
 
 from dicom_node.base.errors import NotFound, NotUnderstood
 from dicom_node.settings import Settings
+from dicom_node.store import uses
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.purge import Purgeable
 from dicom_node.store.spool import Spool
@@ -27,7 +28,10 @@ TURN = "retention"
 
 _BATCH = 500
 
-_STEPS_AT_ONCE = 200
+_FEWEST_STEPS, _STEPS_AT_ONCE, _MOST_STEPS = 20, 200, 500
+"""Events that are looked at in one transaction: least, first, most."""
+_PIECE_S = 0.01
+"""Time that such a piece may take; the next one is made smaller, or larger, by it."""
 _REST_S = 0.02
 _CONDENSE_S = 60.0
 
@@ -46,6 +50,7 @@ class RetentionSweep:
     def __init__(
         self, settings: Settings, spool: Spool, ledger: Ledger, every_s: float = 300.0
     ) -> None:
+        self._settings = settings
         self._limits = settings.retention
         self._spool = spool
         self._ledger = ledger
@@ -55,6 +60,7 @@ class RetentionSweep:
         self._jumps = self.clock.jumps()
         self._settled_at = self.clock.monotonic() + SETTLED_S
         self._suspects: set[str] = set()
+        self._steps = _STEPS_AT_ONCE
 
     def step(self) -> float:
         """Remove what is due, once the clock can be believed; return when to look again.
@@ -128,12 +134,20 @@ class RetentionSweep:
         return count
 
     def condense(self) -> None:
-        """Drop old steps a few at a time: reception never waits for it longer than a moment."""
+        """Condense old steps a few at a time: reception never waits for it longer than a moment."""
         if not self._limits.history:
             return
         before = self.clock.wall() - self._limits.history
         began = self.clock.monotonic()
-        while self._ledger.purge.condense(before, _STEPS_AT_ONCE):
+        last = uses.reached(self._settings, self._ledger)
+        while True:
+            at = self.clock.monotonic()
+            if not self._ledger.purge.condense(before, self._steps, last):
+                return
+            took = self.clock.monotonic() - at
+            # by half at a busy moment, back by a tenth
+            steps = self._steps // 2 if took > _PIECE_S else self._steps + self._steps // 10
+            self._steps = min(max(steps, _FEWEST_STEPS), _MOST_STEPS)
             self._ledger.purge.give_back_pages()
             time.sleep(_REST_S)
             if self.clock.monotonic() - began > _CONDENSE_S:

@@ -11,9 +11,9 @@ import base64
 import json
 import logging
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Literal, Protocol, Self
 
@@ -23,10 +23,17 @@ from dicom_node.settings import Settings
 from dicom_node.store import audit_message
 from dicom_node.store.audit_file import AuditFile
 from dicom_node.store.audit_message import Study
+from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.events import Actor
 
 _missing = Sparse(logging.getLogger(__name__), per_minute=60)
+
+AUDITED = "audited"
+"""The mark with the last event that the repository of a ledger's nodes has (PostgreSQL)."""
+
+REPOSITORY_PLACE = "audit.syslog.place"
+"""The file in the data folder that has it for one node (SQLite)."""
 
 MAX_QUERY = 1 << 14
 """Bytes of a query above which it is not kept: no question that a person asks is as long."""
@@ -97,7 +104,7 @@ def noting(settings: Settings, ledger: Ledger | None) -> Note:
 
     def note(use: Use) -> None:
         try:
-            file.append(audit_message.of_use(settings, use, time.time()))
+            file.append(audit_message.of_use(settings, use, HOST_CLOCK.wall()))
         except OSError as exc:
             _missing.error(
                 "%s by %s is missing in the audit trail: %s", use.what, _escape_user(use.user),
@@ -116,6 +123,17 @@ def noting(settings: Settings, ledger: Ledger | None) -> Note:
             )
 
     return note
+
+
+def reached(settings: Settings, ledger: Ledger) -> int | None:
+    """Return the last event that the audit repository has; None where there is none to wait for."""
+    if settings.audit_file is None or not settings.audit.syslog:
+        return None
+    found = None if ledger.is_sqlite else ledger.history.mark(AUDITED)
+    if found is None:
+        with suppress(FileNotFoundError, ValueError):
+            found = int((settings.node.data_dir / REPOSITORY_PLACE).read_text())
+    return found or 0
 
 
 def _escape_user(user: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.settings import Settings
+from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.studies import StudyFilter
 from dicom_node.store.spool import Spool
@@ -138,7 +138,7 @@ def add_bulk(
             raise HTTPException(404, f"no such act; there are {', '.join(ACTS)}")
         uids = eligible(ledger, _study_filter(values))[act]
         by = trail.actor(request, person.name)
-        run = BulkRun(act, by.name, tuple(uids), time.time())
+        run = BulkRun(act, by.name, tuple(uids), HOST_CLOCK.wall())
         ident = runs.start(run, act_on(settings, spool, ledger, act, by))
         if not ident:
             raise HTTPException(503, "enough is under way; wait until it is done")

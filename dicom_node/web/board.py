@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,13 +42,13 @@ class Board:
     def tiles(self) -> dict[str, Any]:
         """Return the figures, at most two seconds old."""
         with self._lock:
-            if time.monotonic() - self._at > FRESH_S:
+            if self._ledger.clock.monotonic() - self._at > FRESH_S:
                 self._answer = self._read_counts()
-                self._at = time.monotonic()
+                self._at = self._ledger.clock.monotonic()
             return self._answer
 
     def _read_counts(self) -> dict[str, Any]:
-        now = time.time()
+        now = self._ledger.clock.wall()
         status, waiting = self._ledger.history.status(), self._ledger.jobs.waiting()
         pulse = self._ledger.results.pulse(now - _HOUR)
         due = [line.oldest for line in waiting.values() if line.oldest]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +18,7 @@ from dicom_node.base.errors import ChexFractError, for_strangers
 from dicom_node.base.translation import mark
 from dicom_node.flow.repeat import adopt
 from dicom_node.settings import Settings
+from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.events import Actor
 from dicom_node.store.ledger.history import is_in_state
@@ -123,7 +123,7 @@ class BulkRuns:
                         run.problems.append(f"{uid}: {for_strangers(exc)}")
                 run.done += 1
         finally:
-            run.ended = time.time()
+            run.ended = HOST_CLOCK.wall()
             logger.info(
                 "bulk %s by %s: %d images, %d changed, %d failed",
                 run.act, run.by, run.done, run.changed, run.failed,
@@ -182,7 +182,7 @@ def routes(
             raise HTTPException(422, say("this search is not known any more; search again"))
         uids = found(asked).get(act, [])
         by = trail.actor(request, posted.person.name)
-        run = BulkRun(act, by.name, tuple(uids), time.time(), asked.query)
+        run = BulkRun(act, by.name, tuple(uids), HOST_CLOCK.wall(), asked.query)
         ident = runs.start(run, act_on(settings, spool, ledger, act, by))
         if not ident:
             raise HTTPException(503, "enough is under way; wait until it is done")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +81,7 @@ def _model_rows(settings: Settings, ledger: Ledger, seen: Sequence[Seen]) -> lis
     for worker in seen:
         by_model.setdefault(worker.presence.card.name, []).append(worker)
     counts = ledger.history.status().models
-    versions = ledger.results.versions(time.time() - 30 * 86400)
+    versions = ledger.results.versions(ledger.clock.wall() - 30 * 86400)
     agreement = ledger.results.agreement()
     rules: dict[str, list[Any]] = {}
     for rule in settings.rules:

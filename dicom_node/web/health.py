@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -109,7 +108,7 @@ class LedgerCounts(Collector):
         yield from self._disk_metrics()
         try:
             status, waiting = self._ledger.history.status(), self._ledger.jobs.waiting()
-            workers = len(self._ledger.results.pulse(time.time() - 3600).workers)
+            workers = len(self._ledger.results.pulse(status.at - 3600).workers)
             self._stages.read(self._ledger)
         except ChexFractError:
             up.add_metric([], 0)
@@ -229,7 +228,7 @@ def _model_metrics(status: Totals, waiting: Mapping[str, Waiting]) -> Iterable[M
     for model, line in waiting.items():
         for state in ("due", "queued", "running"):
             depth.add_metric([model, state], getattr(line, state))
-        oldest.add_metric([model], max(0.0, time.time() - line.oldest) if line.oldest else 0.0)
+        oldest.add_metric([model], max(0.0, status.at - line.oldest) if line.oldest else 0.0)
     for model, states in status.models.items():
         for state, count in states.items():
             jobs.add_metric([model, state], count)
@@ -257,7 +256,7 @@ def _destination_metrics(status: Totals) -> Iterable[Metric]:
         uncommitted.add_metric([line.name], line.uncommitted)
         waiting.add_metric([line.name], line.waiting)
         oldest.add_metric([line.name], line.oldest_s)
-        held.add_metric([line.name], line.held_until > time.time())
+        held.add_metric([line.name], line.held_until > status.at)
     yield from (waiting, oldest, held, uncommitted)
 
 

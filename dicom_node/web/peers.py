@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from dicom_node.flow import test_report
 from dicom_node.peers import peer_table, who_calls
 from dicom_node.settings import Peer, Settings
 from dicom_node.standard.sr_classes import SR_CLASSES
+from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.refused import RefusedCaller
 from dicom_node.web.board import peer_states
@@ -79,7 +79,7 @@ class Echoes:
     def note(self, name: str, answer: PeerAnswer) -> None:
         """Remember what a peer said to an echo just now."""
         with self._lock:
-            self._known[name] = Echo(time.time(), answer.ms, answer.problem)
+            self._known[name] = Echo(HOST_CLOCK.wall(), answer.ms, answer.problem)
 
     def known(self) -> dict[str, Echo]:
         """Return the echoes by the name of their peer."""

@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import logging
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -321,7 +320,7 @@ class Door:
         session = self._sessions.find(_hash_token(token)) if token else None
         if session is None:
             return None
-        now = time.time()
+        now = self._sessions.clock.wall()
         idle = now - session.seen_at
         # An end later than any session's was written by a clock that was ahead.
         if not 0 <= session.until - now <= self._web.session or idle > self._web.idle:

@@ -26,7 +26,7 @@ SEED = 12
 BATCH = 20_000
 EVERY_S = 30.0
 NAMES = 5000
-"""Patient names that differ; as in life, several patients share each."""
+"""Patient names that differ; as in life, several patients share each, in any order."""
 
 SPREAD, RANGE = 2654435761, 2**32
 """Knuth's multiplicative hash: i * SPREAD mod RANGE is another number for each i below RANGE."""
@@ -198,6 +198,7 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator
         return f"'2.25.{root}' || {scattered} || '9671643505188088089' || {own}"
 
     prefix = db.hexadecimal(spread, 8)
+    name = f"(i * 1009 % {NAMES})"
     at = f"{begin!r} + {EVERY_S!r} * i"
     is_old = f"i < {size} - 86400 / {EVERY_S!r}"
     digest = f"{db.hexadecimal(spread, 16)} || '{'5e' * 24}'"
@@ -210,7 +211,7 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator
             "study_instance_uid": uid(19),
             "series_instance_uid": uid(33),
             "patient_id": "'PHANTOM-' || i",
-            "patient_name": f"'Name' || (i % {NAMES}) || '^Chest'",
+            "patient_name": f"'Name' || {name} || '^Chest'",
             "accession_number": "'PH' || i",
             "number": "i",
             "received_at": at,
@@ -223,7 +224,7 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator
         },
     )
     longer = indexed_text("phantom", is_sqlite=isinstance(db, Sqlite))
-    text = f"'name' || (i % {NAMES}) || ' chest {longer} ' || i || ' ph' || i"
+    text = f"'name' || {name} || ' chest {longer} ' || i || ' ph' || i"
     yield db.words.format(numbers=numbers, text=text)
     same = "{}.sop_instance_uid = s.sop_instance_uid"
     yield clone(

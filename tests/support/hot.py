@@ -9,7 +9,7 @@ from typing import Any
 from grower import live_through
 from ledgers import NOW, on
 
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, Wanted
 from dicom_node.store.ledger.studies import StudyFilter
 
 _NUMBERS = count(10**7)
@@ -22,6 +22,16 @@ STUDIES: tuple[dict[str, Any], ...] = (
     {"search": "doe jane"},
     {"since": NOW, "until": NOW + 9},
 )
+
+WANTED = (
+    Wanted(exact={"study_instance_uid": ("1.2.4",)}),
+    Wanted(exact={"patient_id": ("PHANTOM-7",)}),
+    Wanted(exact={"accession_number": ("PH7",)}),
+    Wanted(like={"patient_id": "PHANTOM-21*"}),
+    Wanted(exact={"sop_instance_uid": ("2.25.1",)}),
+    Wanted(words=("nobody",)),
+)
+"""Questions of an archive that few reports answer."""
 
 HOT: dict[str, Callable[[Ledger], Any]] = {
     "reception to delivery": lambda ledger: live_through(
@@ -74,6 +84,14 @@ HOT: dict[str, Callable[[Ledger], Any]] = {
     "workers": lambda ledger: ledger.results.workers(),
     "versions": lambda ledger: ledger.results.versions(0.0),
     "export": lambda ledger: list(islice(ledger.results.between(0.0, NOW + 99), 50)),
+    "studies with reports": lambda ledger: list(islice(ledger.results.studies(), 5)),
+    "studies that are named": lambda ledger: [
+        list(islice(ledger.results.studies(wanted), 5)) for wanted in WANTED
+    ],
+    "the reports of a study": lambda ledger: ledger.results.objects(
+        [study for study, _ in islice(ledger.results.studies(), 1)]
+    ),
+    "a session": lambda ledger: ledger.sessions.find("nobody's"),
     "purge": lambda ledger: ledger.purge.purgeable(10**8, 10**8),
     "steps to drop": lambda ledger: ledger.purge.condense(0.0),
     "files that have a row": lambda ledger: list(islice(ledger.purge.named_files(), 10)),

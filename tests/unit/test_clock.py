@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,11 @@ from dicom_node.settings import Dispatch, Peer, Settings
 from dicom_node.store import retention
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
+
+NODE = Path(__file__).resolve().parents[2] / "dicom_node"
+ASKS_THE_SYSTEM = re.compile(
+    r"\btime\.time\b|\bfrom time import\b|\bdatetime\.(now|utcnow|today)\b|\bdate\.today\b"
+)
 
 JUMPS = (3.0, 50.0, 110.0, 3600.0, 90_000.0)
 """Seconds that the clock was ahead while something was written; then it was right again."""
@@ -263,3 +269,26 @@ def _wait(holds: object) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def who_asks_the_system(folder: Path) -> set[str]:
+    """Return the files that read the wall clock of the host themselves."""
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*.py")
+        if ASKS_THE_SYSTEM.search(path.read_text(encoding="utf-8"))
+    }
+
+
+def test_one_clock_tells_the_node_what_time_it_is() -> None:
+    """What asks the host itself goes on with the right time when a test sets another.
+
+    The date on the site's walls is asked for by `local_time` alone, below the store.
+    """
+    assert who_asks_the_system(NODE) == {"store/clock.py", "base/local_time.py"}
+
+
+@pytest.mark.parametrize("line", ["time.time()", "default=time.time", "datetime.now(UTC)"])
+def test_a_second_clock_would_be_seen(tmp_path: Path, line: str) -> None:
+    (tmp_path / "other.py").write_text(f"at = {line}\n")
+    assert who_asks_the_system(tmp_path) == {"other.py"}

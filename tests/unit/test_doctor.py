@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trustme
+from clocks import FakeClock
 from ledgers import NOW, expand, fresh, instance, on, reported, route
 from listening import listening
 
@@ -93,7 +93,7 @@ def test_a_disk_below_its_watermark_is_named(tmp_path: Path) -> None:
 
 
 def test_a_wrong_clock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "time", SimpleNamespace(time=lambda: 1e9, perf_counter=time.time))
+    monkeypatch.setattr(machine, "HOST_CLOCK", FakeClock(1e9))
     check = worst(machine.disk(settings_of(tmp_path)))
     assert (check.name, check.verdict) == ("clock", "fail")
     assert "chrony" in check.advice

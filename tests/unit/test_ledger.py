@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from hot import HOT
@@ -905,27 +906,32 @@ def test_each_hot_statement_has_an_index_in_postgresql(
     reported(ledger)
     ledger.instances.receive(instance(2), [], "no rule matched")
     asked: dict[str, tuple[str, Any]] = {}
+    honest = {name: getattr(psycopg.Cursor, name) for name in ("execute", "executemany")}
 
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, many: bool) -> None:
-        if statement[:6] in ("SELECT", "UPDATE", "DELETE"):
-            asked[statement] = (name, parameters[0] if many else parameters)
+    def noting(how: str) -> Any:
+        def execute(cursor: Any, query: Any, given: Any = None, **more: Any) -> Any:
+            rows = list(given) if how == "executemany" else [given]
+            if str(query).lstrip()[:6] in ("SELECT", "UPDATE", "DELETE") and rows:
+                asked[str(query)] = (name, rows[0])
+            return honest[how](cursor, query, rows if how == "executemany" else given, **more)
 
-    def look(statement: Any, **values: Any) -> Any:
-        found = database_module.Database.look(ledger.database, statement, **values)
-        query = ledger.database._looks[statement]
-        asked[query.sql] = (name, query.row(values))
-        return found
+        return execute
 
-    monkeypatch.setattr(ledger.database, "look", look)
-    sa.event.listen(ledger.database._engine, "before_cursor_execute", note)
-    for name, act in HOT.items():  # noqa: B007 - note reads it
+    for how in honest:  # whoever speaks to the driver
+        monkeypatch.setattr(psycopg.Cursor, how, noting(how))
+    for name, act in HOT.items():  # noqa: B007 - noting reads it
         act(ledger)
-    sa.event.remove(ledger.database._engine, "before_cursor_execute", note)
-    scans = {}
-    with ledger.database.reading() as connection:
+    monkeypatch.undo()
+    reception = ledger.instances._statements
+    asked[reception.any_order.sql] = (
+        "reception of a study's second image",
+        reception.any_order.row({"study": "1.2.4", "for_model": "phantom"}),
+    )
+    scans: dict[str, set[str]] = {}
+    with ledger.database.writing() as connection:
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         for statement, (name, parameters) in asked.items():
-            plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars()
+            plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters or ()).scalars()
             for line in plan:
                 if found := re.search(r"Seq Scan on (\w+)", line):
                     scans.setdefault(found[1], set()).add(name)

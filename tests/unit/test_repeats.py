@@ -21,6 +21,7 @@ from dicom_node.flow.intake import Intake
 from dicom_node.flow.repeat import Comparer, adopt
 from dicom_node.settings import Peer, Rule, Settings
 from dicom_node.store.ledger import Instance, Ledger
+from dicom_node.store.ledger.wanted import Wish
 from dicom_node.store.spool import Spool
 
 SECOND = {"calling_ae": "SECOND", "calling_host": "10.0.0.10", "association": "beef0001"}
@@ -67,8 +68,8 @@ def test_a_second_sender_that_comes_before_the_report_gets_it_too(ledger: Ledger
     post(ledger, ticket, result(ticket), NOW + 2)
     trace = ledger.history.trace("1.2.3.1")
     assert {d.destination for d in trace.deliveries} == {"first", "second"}
-    assert trace.jobs[0].send_to["first"] == []
-    assert trace.jobs[0].send_to["second"]["kinds"] == ["sr"]
+    assert trace.jobs[0].send_to["first"] == Wish()
+    assert trace.jobs[0].send_to["second"].kinds == ("sr",)
 
 
 def test_the_rule_that_named_a_destination_decides_whether_it_gets_the_report(

@@ -10,11 +10,13 @@ import pytest
 from ledgers import NOW, fresh, instance, on, result, route, taken
 
 from dicom_node.base.errors import NotFound
+from dicom_node.settings import Audit, Settings
+from dicom_node.settings import Node as NodeSection
 from dicom_node.settings import Retention as Limits
-from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger, Receipt
 from dicom_node.store.retention import ORPHAN_AGE_S, RetentionSweep
 from dicom_node.store.spool import Spool
+from dicom_node.store.uses import REPOSITORY_PLACE
 
 HOUR = 3600.0
 HEAD = bytes(128) + b"DICM\x02\x00\x00\x00UL\x04\x00" + bytes(4)
@@ -137,8 +139,7 @@ def test_old_steps_are_dropped_and_what_came_of_them_stays(node: Node) -> None:
     assert [s.stage for s in node.ledger.history.trace("1.2.3.1").stages] == before
     on(node.retention, NOW + 2 * HOUR).condense()
     left = [stage.stage for stage in node.ledger.history.trace("1.2.3.1").stages]
-    assert left == [stage for stage in before if stage not in ("queued", "claimed")]
-    assert {"received", "reported", "sent"} <= set(left)
+    assert left == ["received", "routed", "other", "model", "reported", "sent"]
 
 
 @pytest.mark.parametrize(
@@ -200,6 +201,62 @@ def test_a_sweep_asks_for_each_row_once_and_spares_what_has_one(
         os.utime(path, (NOW - 2 * ORPHAN_AGE_S, 1))
     assert [node.retention.sweep() for _ in range(3)] == [0, 0, 0]
     assert {*node.spool.names("images"), *node.spool.names("reports")} == kept
+
+
+def test_what_was_tried_again_and_again_becomes_one_step_with_count_and_times(node: Node) -> None:
+    node.report()
+    for n in range(1, 30):
+        on(node.ledger, NOW + n).deliveries.postpone(1, f"answered 0xA70{n % 3}", NOW + n)
+    on(node.ledger, NOW + 60).deliveries.delivered(1, 0)
+    late = on(node.ledger, NOW + 2 * HOUR)
+    while late.purge.condense(NOW + HOUR, 7):
+        continue
+    steps = node.ledger.history.trace("1.2.3.1").stages
+    (tried,) = (step for step in steps if step.stage == "retrying")
+    assert (tried.details.count, tried.details.since, tried.at) == (29, NOW + 1, NOW + 29)
+    assert tried.details.reason == "answered 0xA702"
+    assert "sr to archive: answered 0xA702 (29 times, first 2027-" in tried.detail
+    assert [step.stage for step in steps][-1] == "sent"
+
+
+def test_what_is_young_is_not_condensed_with_what_is_old(node: Node) -> None:
+    node.report()
+    for n in (1, 2, 3, 4000, 5000):
+        on(node.ledger, NOW + n).deliveries.postpone(1, "no answer", NOW + n)
+    on(node.ledger, NOW + 2 * HOUR).purge.condense(NOW + 1000)
+    times = [
+        (step.at - NOW, step.details.count)
+        for step in node.ledger.history.trace("1.2.3.1").stages
+        if step.stage == "retrying"
+    ]
+    assert times == [(3, 3), (4000, 0), (5000, 0)]
+
+
+def test_of_what_an_old_result_took_the_model_and_the_rest_stay(node: Node) -> None:
+    node.report()
+    before = node.ledger.history.recent(1)[0]
+    on(node.ledger, NOW + 2 * HOUR).purge.condense(NOW + HOUR)
+    result = node.ledger.history.trace("1.2.3.1").jobs[0].result
+    assert result.stages_ms == {"other": 7.0, "model": 30.0}
+    assert node.ledger.history.recent(1)[0] == before
+
+
+def test_what_an_audit_repository_has_not_got_yet_stays(tmp_path: Path) -> None:
+    node = Node(tmp_path, history=HOUR)
+    settings = node.retention._settings.model_copy(
+        update={
+            "audit": Audit(syslog="udp://127.0.0.1:9"),
+            "node": NodeSection(data_dir=tmp_path),
+        }
+    )
+    on(node.ledger, NOW).history.note("queried", "{}")
+    node.retention._settings = settings
+    on(node.retention, NOW + 2 * HOUR).condense()
+    assert node.ledger.history.events_after(0, 9, ("queried",))
+    (tmp_path / REPOSITORY_PLACE).write_text(f"{node.ledger.history.newest_event():<20}")
+    on(node.retention, NOW + 2 * HOUR).condense()
+    assert not node.ledger.history.events_after(0, 9, ("queried",))
+    node.ledger.close()
 
 
 def test_old_steps_go_a_few_at_a_time_and_a_stop_in_between_loses_nothing(node: Node) -> None:

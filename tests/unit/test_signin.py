@@ -201,8 +201,8 @@ def test_a_cookie_that_was_changed_or_is_old_is_no_session(
     for wrong in (cookie[:-1], cookie + "A", "", "x", cookie.swapcase()):
         with client(api, cookies={sessions.COOKIE: wrong}) as other:
             assert other.get("/").status_code == 401
-    later = sessions.time.time() + 43201
-    monkeypatch.setattr(sessions.time, "time", lambda: later)
+    later = time.time() + 43201
+    monkeypatch.setattr(time, "time", lambda: later)
     assert http.get("/").status_code == 401
 
 
@@ -210,14 +210,14 @@ def test_a_session_without_a_request_ends_and_a_live_page_keeps_none_open(
     api: Api, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sign_in(http, "viewer")
-    right = sessions.time.time
+    right = time.time
     for later, path, code in (
         (1700, "/", 200),
         (3400, "/", 200),
         (5000, "/live", 200),
         (5300, "/", 401),
     ):
-        monkeypatch.setattr(sessions.time, "time", lambda later=later: right() + later)
+        monkeypatch.setattr(time, "time", lambda later=later: right() + later)
         with http.stream("GET", path) as answer:
             assert answer.status_code == code, later
 
@@ -274,9 +274,9 @@ def test_a_users_file_that_breaks_stops_sign_in_and_nothing_else(
 def test_a_session_from_a_clock_that_was_ahead_does_not_outlast_a_session(
     http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = sessions.time.time
+    right = time.time
     with monkeypatch.context() as wrong:
-        wrong.setattr(sessions.time, "time", lambda: right() + 90_000)
+        wrong.setattr(time, "time", lambda: right() + 90_000)
         assert sign_in(http, "viewer").status_code == 303
         assert http.get("/").status_code == 200
     assert http.get("/").status_code == 401

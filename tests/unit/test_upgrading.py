@@ -96,7 +96,7 @@ def counted(ledger: Ledger) -> dict[tuple[str, str], int]:
 def test_the_start_does_what_cannot_wait_and_the_rest_follows(url: str, ledger: Ledger) -> None:
     before = {row.sop_instance_uid for row in ledger.history.recent(100)}
     done = finish(ledger)
-    assert all(piece.startswith(("words", "the index of words")) for piece in done)
+    assert all(piece.startswith(("words", "the index of words", "makers")) for piece in done)
     assert done
     assert differences(url) == stood_in(url)
     assert {row.sop_instance_uid for row in ledger.history.recent(100)} == before
@@ -122,6 +122,26 @@ def test_images_come_while_it_is_upgraded_and_are_found_with_the_old(ledger: Led
         **{("jobs", state): n for state, n in totals.jobs.items()},
         **{("instances", state): n for state, n in totals.instances.items()},
     }
+
+
+def test_old_results_count_for_who_made_them_once_however_often_it_is_begun(
+    url: str, ledger: Ledger
+) -> None:
+    """The page of models shows what a ledger of 0.1.0 brought."""
+    results = sa.text(
+        "SELECT model_version, count(*), max(ended_at) FROM jobs "
+        "WHERE result <> '' AND model_version <> '' GROUP BY 1"
+    )
+    with ledger.database.reading() as connection:
+        ((version, made, last),) = connection.execute(results).all()
+    assert made > 3
+    assert ledger.results.versions(0.0) == {}
+    finish(ledger)
+    Ledger.upgrade(url)
+    finish(ledger)
+    ((found,),) = ledger.results.versions(0.0).values()
+    assert (found.model_version, found.results, found.last_at) == (version, made, last)
+    assert ledger.history.trace("1.2.3.6").jobs[0].result.model_version == version
 
 
 def test_a_stop_after_any_piece_is_taken_up_again(url: str) -> None:

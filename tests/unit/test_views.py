@@ -7,11 +7,12 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 
 import pytest
 
 import dicom_node.store
-from dicom_node.store.ledger.views import DestinationState
+from dicom_node.store.ledger.views import DestinationState, View
 
 LOOSE = re.compile(r"dict\[str, Any\]|\bRow\[|Mapping\[str, Any\]|^Any$")
 """Return types that say nothing about what is in them."""
@@ -54,6 +55,26 @@ def test_no_loose_mapping_leaves_the_store() -> None:
         if LOOSE.search(str(getattr(function, "__annotations__", {}).get("return", "")))
     }
     assert loose - RENDERED == set()
+
+
+def kinds_of_views(of: type = View) -> Iterator[type]:
+    """Yield every kind of view."""
+    for kind in of.__subclasses__():
+        yield kind
+        yield from kinds_of_views(kind)
+
+
+def test_each_field_of_a_view_has_a_type_that_says_something() -> None:
+    kinds = list(dict.fromkeys(kinds_of_views()))
+    assert len(kinds) > 20
+    loose = [
+        f"{kind.__name__}.{one.name}: {one.type}"
+        for kind in kinds
+        if is_dataclass(kind)
+        for one in fields(kind)
+        if re.search(r"\b(Any|object)\b", str(one.type))
+    ]
+    assert loose == []
 
 
 def test_a_view_answers_by_attribute_only() -> None:

@@ -57,6 +57,9 @@ POLL_S = 0.02
 LISTEN_S = 0.5
 """Longest wait for a ring: a ring that was lost, or a version that did not ring, costs as much."""
 
+EACH_ITS_PLAN = "each_its_plan"
+"""The execution option of a statement whose plan hangs on its parameters (PostgreSQL)."""
+
 BELLS = "bells"
 """Folder beside the file of a ledger with the sockets of who waits for changes."""
 
@@ -81,7 +84,10 @@ class Database:
         is_file = self.is_sqlite and file and not file.startswith((":", "file:"))
         self.bells = Bells(Path(str(file)).with_name(BELLS)) if is_file else None
         self._disk = _Disk(Path(f"{file}-wal")) if is_file else None
-        self._reads = self._engine.execution_options(ledger_reads=True)
+        # PostgreSQL's statements each see what is committed, within a transaction or without: there
+        # BEGIN and ROLLBACK would be two messages more for each question.
+        reads = {"ledger_reads": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._reads = self._engine.execution_options(**reads)
         self._relaxed = self._engine if self.is_sqlite else _create_engine(url, is_relaxed=True)
         self._looks: dict[Any, PreparedStatement] = {}
         self._made: dict[Any, Any] = {}
@@ -261,7 +267,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent view, which blocks no writer."""
+        """Questions that block no writer; with SQLite they all see one moment."""
         with self.translated(), self._reads.begin() as connection:
             yield connection
 
@@ -274,7 +280,11 @@ class Database:
         query = self._looks.get(statement)
         if query is None:
             query = self._looks[statement] = PreparedStatement(statement, None, self._engine)
-        with self.translated(), self._driver_cursor() as (_, cursor):
+        with (
+            self.translated(),
+            self._driver_cursor() as (connection, cursor),
+            nullcontext() if self.is_sqlite else _autocommit(connection.driver_connection),
+        ):
             cursor.execute(query.sql, query.row(values))
             return list(cursor.fetchall())
 
@@ -533,6 +543,17 @@ class Watch:
                 connection.close()
 
 
+@contextmanager
+def _autocommit(driver: Any) -> Iterator[None]:
+    """Let psycopg begin no transaction for a question."""
+    driver.autocommit = True
+    try:
+        yield
+    finally:
+        if not driver.closed:  # or the next who gets this connection would have no transaction
+            driver.autocommit = False
+
+
 def _create_engine(url: str, *, is_relaxed: bool = False) -> Engine:
     """Return a pool of connections; a relaxed one's commits return before they are on the disk."""
     parsed = sa.make_url(url)
@@ -560,7 +581,19 @@ def _create_engine(url: str, *, is_relaxed: bool = False) -> Engine:
         connect_args=options if parsed.get_backend_name() == "postgresql" else {},
     )
     _ping_what_was_idle(engine)
+    sa.event.listen(engine, "do_execute", _plan_by_its_words)
     return engine
+
+
+def _plan_by_its_words(cursor: Any, statement: str, parameters: Any, context: Any) -> bool | None:
+    """Execute a statement that is to be planned for its parameters each time; True: it is done.
+
+    psycopg prepares what came often, and PostgreSQL plans that without its parameters.
+    """
+    if context is None or not context.execution_options.get(EACH_ITS_PLAN):
+        return None
+    cursor.execute(statement, parameters, prepare=False)
+    return True
 
 
 def _ping_what_was_idle(engine: Engine) -> None:

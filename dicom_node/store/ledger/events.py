@@ -14,6 +14,7 @@ from typing import Any, Self, TypedDict
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from dicom_node.base.local_time import local_time
 from dicom_node.store.schema import events, instances
 
 
@@ -76,7 +77,8 @@ def signed(by: str | Actor) -> Signature:
 class Details:
     """What an event says beside its kind, time and job; only what applies is kept.
 
-    ``sentence`` is what an event of a version before 0.2.0 said, or free text of an act.
+    ``sentence`` is what an event of a version before 0.2.0 said, or free text of an act. An event
+    with a ``count`` stands for so many alike, the first of which was ``since`` (`purge.condense`).
     """
 
     calling_ae: str = ""
@@ -97,6 +99,8 @@ class Details:
     address: str = ""
     generation: int = 0
     sentence: str = ""
+    count: int = 0
+    since: float = 0.0
 
     def dump(self) -> str:
         """Return it as JSON without what is not said; empty for nothing."""
@@ -136,7 +140,14 @@ NOTHING = Details()
 
 def sentence(stage: str, details: Details) -> str:
     """Return an event's details as people read them."""
-    d = details
+    said = _sentence(stage, details)
+    if not details.count:
+        return said
+    first = local_time(details.since).strftime("%Y-%m-%d %H:%M:%S")
+    return f"{said} ({details.count} times, first {first})".lstrip()
+
+
+def _sentence(stage: str, d: Details) -> str:
     if d.sentence:
         return d.sentence
     by = f"by {d.by}" if d.by else "by the operator"

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.instances import next_number
+from dicom_node.store.ledger.makers import name_makers
 from dicom_node.store.ledger.search import add_words, searched_text
 from dicom_node.store.schema import instances, jobs, marks, objects
 
@@ -136,6 +137,8 @@ class Filling:
                 connection.execute(standing, {"uids": sorted(ours)})
                 carried = _JUDGEMENTS.bindparams(sa.bindparam("uids", expanding=True))
                 connection.execute(carried, {"uids": sorted(ours)})
+                of_ours = instances.c.sop_instance_uid.in_(sorted(ours))
+                name_makers(self._database, connection, of_ours)
                 connection.execute(
                     marks.update().where(marks.c.name == "filled").values(value=last)
                 )

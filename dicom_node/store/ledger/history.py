@@ -40,6 +40,7 @@ from dicom_node.store.ledger.views import (
     Trace,
     TraceStep,
 )
+from dicom_node.store.ledger.wanted import load_wishes
 from dicom_node.store.schema import (
     IS_UNFINISHED,
     IS_UNSENT,
@@ -498,14 +499,13 @@ def _job_view(row: Any) -> JobView:
     )
     same += ("standing", "worker", "until", "dated_at", "attempts", "handouts", "next_at")
     same += ("reason", "received_at", "started_at", "ended_at", "model_version", "device_uid")
-    send_to: dict[str, object] = json.loads(row.send_to)
     order: ReportOrder = order_of(row, row.ordered)
     return JobView(
         **{name: getattr(row, name) for name in same},
         job=row.id,
         allow_demonstration=bool(row.allow_demonstration),
         demonstration=bool(row.demonstration),
-        send_to=send_to,
+        send_to=load_wishes(row.send_to),
         report_order=order,
         is_judgement=order.judgement is not None,
         result=ResultView.of(row),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from dicom_node.base.job import Result
 from dicom_node.store.ledger.database import Database
-from dicom_node.store.schema import jobs, makers, workers
+from dicom_node.store.schema import instances, jobs, makers, workers
 
 EVERY_S = 60.0
 """Seconds between two notes of the last result of a maker, or of the last claim of a worker."""
@@ -80,6 +81,44 @@ class Makers:
             self._noted.clear()
         self._noted[who] = now
         return True
+
+
+def name_makers(
+    database: Database, connection: Connection, of_instances: sa.ColumnElement[bool]
+) -> int:
+    """Name the makers of results of before 0006 by their numbers; return how many results.
+
+    Parameters
+    ----------
+    of_instances : condition
+        Which Instances, by an indexed column of theirs.
+    """
+    columns = (jobs.c.id, jobs.c.model, jobs.c.model_version, jobs.c.device_uid)
+    query = (
+        sa.select(*columns, jobs.c.demonstration, jobs.c.result, jobs.c.ended_at)
+        .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+        .where(of_instances, jobs.c.maker_id.is_(None), jobs.c.model_version != "")
+    )
+    made: dict[tuple[Any, ...], list[Any]] = {}
+    for row in connection.execute(query):
+        if row.result:
+            options = str(json.loads(row.result).get("options") or "")
+            key = (row.model, row.model_version, row.device_uid, row.demonstration, options)
+            made.setdefault(key, []).append(row)
+    for key, rows in made.items():
+        values = dict(zip(_KEY, key, strict=True))
+        connection.execute(
+            database.insert(makers).on_conflict_do_nothing(), values | {"last_at": 0.0}
+        )
+        same = sa.and_(*(makers.c[name] == value for name, value in values.items()))
+        number = connection.scalar(sa.select(makers.c.id).where(same))
+        last = max(row.ended_at for row in rows)
+        later = makers.update().where(makers.c.id == number, makers.c.last_at < last)
+        connection.execute(later.values(last_at=last))
+        # a trigger counts each, so it is named once
+        is_open = jobs.c.id.in_([row.id for row in rows]) & jobs.c.maker_id.is_(None)
+        connection.execute(jobs.update().where(is_open).values(maker_id=number))
+    return sum(map(len, made.values()))
 
 
 _KEY = ("model", "model_version", "device_uid", "demonstration", "options")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
 
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
-from dicom_node.store.ledger.events import NewEvent, Stage, append
-from dicom_node.store.ledger.states import OPEN, UNSENT, InstanceState
+from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.states import OPEN, UNSENT, WITH_RESULT, InstanceState
 from dicom_node.store.schema import (
     conflicts,
     deliveries,
@@ -23,10 +25,16 @@ from dicom_node.store.schema import (
     objects,
 )
 
-STEPS = frozenset(
-    ("queued", "claimed", "released", "expired", "duplicate", "retrying", "asked", "uncommitted")
-) | {"fetch", "decode", "inputs", "model", "report", "queried", "retrieved", "accessed"}
+STEPS = frozenset(("queued", "claimed", "fetch", "decode", "inputs", "model", "report")) | {
+    "queried",
+    "retrieved",
+    "accessed",
+}
 """Stages that tell how something came about, and which nobody asks for later."""
+
+REPEATED = frozenset(("released", "expired", "duplicate", "retrying", "asked", "uncommitted"))
+"""Stages of which one stays for each thing that they happened to: the last, with their count and
+the time of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,33 +143,37 @@ class Purge:
                 append(connection, [NewEvent(item.key[0], Stage.PURGED, now)])
         return changed > 0
 
-    def condense(self, before: float, limit: int = 500) -> int:
-        """Drop steps that were kept before this time; return how many events were looked at.
+    def condense(self, before: float, limit: int = 500, last: int | None = None) -> int:
+        """Condense what was kept before this time; return how many events were looked at.
 
         What an Instance came from, its result, failures, where its report went and who judged it
-        stays. It goes through the events by their key and remembers how far it came.
+        stays; of what was tried again and again one event with a count; of what a result says
+        about its making the time of the model and of the rest. It goes through the events by
+        their key and remembers how far it came.
+
+        Parameters
+        ----------
+        last : int, optional
+            The last event that may be condensed: others behind it are still waited for.
         """
-        mark = marks.c.name == "condensed"
-        done = sa.select(marks.c.value).where(mark).scalar_subquery()
-        query = (
-            sa.select(events.c.id, events.c.stage, events.c.at)
-            .where(events.c.id > sa.func.coalesce(done, 0))
-            .order_by(events.c.id)
-            .limit(limit)
-        )
         with self._database.reading() as connection:
-            if not any(row.at < before for row in connection.execute(query)):
-                return 0  # what lies behind is young too, and there is much of it
-        with self._database.writing() as connection:
-            # a young event between old events was dated by a clock that was ahead: it stays
-            rows = [row for row in connection.execute(query) if row.at < before]
-            if not rows:
-                return 0
-            steps = [row.id for row in rows if row.stage in STEPS]
-            connection.execute(events.delete().where(events.c.id.in_(steps)))
-            self._database.insert_new(connection, marks, {"name": "condensed", "value": 0})
-            connection.execute(marks.update().where(mark).values(value=rows[-1].id))
-        return len(rows)
+            plan = _plan(connection, before, limit, last)
+        if plan is None:
+            return 0  # what lies behind is young too, and there is much of it
+        mark = marks.c.name == _CONDENSED
+        # Nothing is lost with it in a power cut: it is done again.
+        with self._database.writing(durable=False) as connection:
+            self._database.insert_new(connection, marks, {"name": _CONDENSED, "value": 0})
+            moved = marks.update().where(mark, marks.c.value == plan.begin)
+            if not connection.execute(moved.values(value=plan.end)).rowcount:
+                return 0  # another process has done it meanwhile
+            if plan.dropped:
+                connection.execute(_DROP, {"ids": plan.dropped})
+            if plan.counted:
+                connection.execute(_COUNT, plan.counted)
+            if plan.results:
+                connection.execute(_SHORTEN, plan.results)
+        return plan.looked_at
 
     def keep_statistics(self) -> None:
         """Let SQLite look at samples of its tables, so that it chooses indexes by what is there."""
@@ -170,10 +182,10 @@ class Purge:
                 connection.exec_driver_sql("PRAGMA analysis_limit = 400")
                 connection.exec_driver_sql("PRAGMA optimize")
 
-    def give_back_pages(self, count: int = 200) -> None:
+    def give_back_pages(self, count: int = 32) -> None:
         """Give some free pages of a SQLite file back to the disk, where it was made for that."""
         if self._database.is_sqlite:
-            with self._database.writing() as connection:
+            with self._database.writing(durable=False) as connection:
                 connection.exec_driver_sql(f"PRAGMA incremental_vacuum({count:d})")
 
     def named_files(self) -> Iterator[str]:
@@ -212,6 +224,124 @@ class Purge:
 
 
 _FILES_AT_ONCE = 2000
+
+_CONDENSED = "condensed"
+"""The mark with the last event that was condensed."""
+
+_DROP = events.delete().where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
+_COUNT = (
+    events.update()
+    .where(events.c.id == sa.bindparam("event"))
+    .values(detail=sa.bindparam("said"), is_typed=1)
+)
+_SHORTEN = (
+    jobs.update()
+    .where(jobs.c.id == sa.bindparam("of"), jobs.c.result == sa.bindparam("long"))
+    .values(result=sa.bindparam("short"))
+)
+_BY_KEY: tuple[sa.ColumnElement[Any], ...] = (
+    *(events.c.id, events.c.stage, events.c.at, events.c.instance, events.c.sop_instance_uid),
+    *(events.c.job, events.c.detail, events.c.is_typed),
+)
+_MODEL, _OTHER = "model", "other"
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What becomes of some events: ``begin`` and ``end`` are places in their order."""
+
+    begin: int
+    end: int
+    looked_at: int
+    dropped: list[int]
+    counted: list[dict[str, object]]
+    results: list[dict[str, object]]
+
+
+def _plan(connection: Connection, before: float, limit: int, last: int | None) -> _Plan | None:
+    """Return what becomes of the next old events; None where there are none.
+
+    Made before the ledger is locked. Nobody else changes old events.
+    """
+    mark = sa.select(marks.c.value).where(marks.c.name == _CONDENSED)
+    begin = int(connection.scalar(mark) or 0)
+    query = sa.select(*_BY_KEY).where(events.c.id > begin).order_by(events.c.id).limit(limit)
+    if last is not None:
+        query = query.where(events.c.id <= last)
+    # a young one between old ones was dated by a clock that was ahead: it stays
+    rows = [row for row in connection.execute(query) if row.at < before]
+    if not rows:
+        return None
+    again = [row for row in rows if row.stage in REPEATED]
+    dropped = [row.id for row in rows if row.stage in STEPS]
+    groups: dict[tuple[object, ...], list[Row[Any]]] = {}
+    for row in [*_condensed(connection, again, begin), *again]:
+        groups.setdefault(_likeness(row), []).append(row)
+    counted: list[dict[str, object]] = []
+    for group in groups.values():
+        if len(group) > 1:
+            *earlier, kept = group
+            dropped += [row.id for row in earlier]
+            counted.append({"event": kept.id, "said": _counted(group).dump()})
+    ended = {row.instance for row in rows if row.stage in WITH_RESULT and row.instance is not None}
+    results = _shortened(connection, ended, before)
+    return _Plan(begin, rows[-1].id, len(rows), dropped, counted, results)
+
+
+def _condensed(connection: Connection, again: Sequence[Row[Any]], begin: int) -> list[Row[Any]]:
+    """Return the events that stand for those of before, of the same Instances."""
+    found: list[Row[Any]] = []
+    numbers = {row.instance for row in again if row.instance is not None}
+    uids = {row.sop_instance_uid for row in again if row.sop_instance_uid}
+    for column, values in ((events.c.instance, numbers), (events.c.sop_instance_uid, uids)):
+        if values:
+            query = sa.select(*_BY_KEY).where(column.in_(values), events.c.stage.in_(REPEATED))
+            if column is events.c.sop_instance_uid:
+                query = query.where(column != "")  # the index has no others
+            found += connection.execute(query.where(events.c.id <= begin)).all()
+    return sorted(found, key=lambda row: int(row.id))
+
+
+def _likeness(row: Row[Any]) -> tuple[object, ...]:
+    """Return what events have in common of which one is kept."""
+    d = Details.load(row.detail, bool(row.is_typed))
+    about = (d.kind, d.destination, d.calling_ae, d.calling_host)
+    return (row.instance, row.sop_instance_uid, row.job, row.stage, *about)
+
+
+def _counted(group: Sequence[Row[Any]]) -> Details:
+    """Return the details of the last of some events, with how many there were since when."""
+    all_of = [Details.load(row.detail, bool(row.is_typed)) for row in group]
+    return replace(
+        all_of[-1],
+        count=sum(one.count or 1 for one in all_of),
+        since=min(one.since or row.at for one, row in zip(all_of, group, strict=True)),
+    )
+
+
+def _shortened(
+    connection: Connection, numbers: Collection[int], before: float
+) -> list[dict[str, object]]:
+    """Return results of some Instances with the time of the model and of all else only."""
+    if not numbers:
+        return []
+    query = (
+        sa.select(jobs.c.id, jobs.c.result)
+        .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+        .where(instances.c.number.in_(numbers), jobs.c.result != "", jobs.c.ended_at < before)
+    )
+    found: list[dict[str, object]] = []
+    for job, text in connection.execute(query):
+        content = json.loads(text)
+        took = content.get("stages_ms") or {}
+        if len(took) > 2:
+            rest = sum(ms for stage, ms in took.items() if stage != _MODEL)
+            content["stages_ms"] = {_OTHER: round(rest, 1)}
+            if _MODEL in took:
+                content["stages_ms"][_MODEL] = took[_MODEL]
+            short = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+            found.append({"of": job, "long": text, "short": short})
+    return found
 
 
 def _image_is_free(before: float, ignored: float) -> sa.ColumnElement[bool]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dicom_node.standard.names import folded, spaced
+from dicom_node.store.ledger.database import EACH_ITS_PLAN
 from dicom_node.store.schema import marks
 
 MOST_WORDS = 12
@@ -149,20 +150,26 @@ def newest_numbers(
     if not query:
         return
     last = 2**31 - 1 if behind is None else behind
-    statement = _NEWEST if is_sqlite else _NEWEST_POSTGRESQL
+    left = old_words_left(connection)
     if not is_sqlite:
-        connection.execute(_EACH_ITS_PLAN)
-    if not is_sqlite and (known := _common_words(connection, text)):
+        last = yield from _newest_windows(connection, query, last, left)
+    statement = _NEWEST if is_sqlite else _NEWEST_POSTGRESQL
+    if not is_sqlite and last > left + 1 and (known := _common_words(connection, text)):
         query = _tsquery_text(word for word in _searched_words(text) if word not in known)
         common, statement = _tsquery_text(known), _NEWEST_OF_RARE
-    left = old_words_left(connection)
     for table, lowest in (("words", left), ("old_words", 0)):
         if table == "old_words":
             if not left:
                 return
             last = min(last, left + 1)
             query = _OLD_TERM.sub(r'"\1"*', query)  # which knows no marks
-        asked = sa.text(statement.replace("words", table))
+        if last <= lowest + 1:
+            continue
+        # Planned without its words, a word that nobody has was looked for in every row: 0.9 s at
+        # 1,000,000 Instances.
+        asked = sa.text(statement.replace("words", table)).execution_options(
+            **{EACH_ITS_PLAN: True}
+        )
         size = _FIRST_CHUNK
         while True:
             values = {"query": query, "last": last, "lowest": lowest, "limit": size}
@@ -173,6 +180,46 @@ def newest_numbers(
                 break
             last, size = found[-1], _CHUNK
 
+
+def _newest_windows(
+    connection: Connection, query: str, last: int, lowest: int
+) -> Generator[int, None, int]:
+    """Yield the newest numbers from row after row, as long as that is quick; return where to go on.
+
+    PostgreSQL's index gathers all rows of a word and sorts them before it gives the newest: 22 ms
+    for a word that 22,000 of 1,000,000 rows have. But such a word stands in every 45th row.
+    """
+    top = int(connection.scalar(_TOP, {"last": last}) or 0)
+    width = _WINDOW
+    while top > lowest:
+        bottom, count = max(lowest, top - width), 0
+        while True:
+            values = {"query": query, "top": top, "bottom": bottom, "limit": _FIRST_CHUNK}
+            found = [int(row[0]) for row in connection.execute(_WITHIN, values)]
+            yield from found
+            count += len(found)
+            if len(found) < _FIRST_CHUNK:
+                break
+            top = found[-1] - 1
+        top = bottom
+        if count < _OFTEN * width:
+            break
+        width = min(4 * width, _WIDEST)
+    return top + 1
+
+
+_WINDOW, _WIDEST = 2000, 64000
+"""Rows that are looked at one after another: a thousand take 0.15 ms."""
+
+_OFTEN = 0.004
+"""The share of rows with the words below which the index is quicker."""
+
+_TOP = sa.text("SELECT max(number) FROM words WHERE number < :last")
+_WITHIN = sa.text(
+    # OFFSET keeps the words out of the inner query, and so from their index
+    "SELECT number FROM (SELECT number, text FROM words WHERE number <= :top AND number > :bottom "
+    "ORDER BY number DESC OFFSET 0) near WHERE text @@ CAST(:query AS tsquery) LIMIT :limit"
+)
 
 _NEWEST = (
     "SELECT rowid FROM words WHERE words MATCH :query AND rowid < :last AND rowid > :lowest "
@@ -189,10 +236,6 @@ _NEWEST_OF_RARE = (
     "AND (text || CAST('' AS tsvector)) @@ CAST(:common AS tsquery) AND number < :last "
     "AND number > :lowest ORDER BY number DESC LIMIT :limit"
 )
-
-_EACH_ITS_PLAN = sa.text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)")
-"""A statement that came often is planned without its words: then a word that nobody has is looked
-for in every row, which took 0.9 s at 1,000,000 Instances."""
 
 _COMMON = sa.text(
     "SELECT word FROM unnest(CAST(:words AS text[])) word "

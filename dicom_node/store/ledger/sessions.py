@@ -29,7 +29,7 @@ class Sessions:
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
-        self._clock = clock
+        self.clock = clock
 
     def begin(self, key: str, user_name: str, mark: str, address: str, lasts_s: float) -> None:
         """Keep a new session, and forget those whose time is over.
@@ -41,7 +41,7 @@ class Sessions:
         lasts_s : float
             Seconds until it ends whatever happens.
         """
-        now = self._clock.wall()
+        now = self.clock.wall()
         row = {
             "key": key,
             "user_name": user_name,
@@ -70,7 +70,7 @@ class Sessions:
             connection.execute(
                 web_sessions.update()
                 .where(web_sessions.c.key == key)
-                .values(seen_at=self._clock.wall())
+                .values(seen_at=self.clock.wall())
             )
 
     def end(self, key: str) -> None:
@@ -80,7 +80,7 @@ class Sessions:
 
     def counts(self) -> dict[str, int]:
         """Return how many sessions each person has."""
-        now = self._clock.wall()
+        now = self.clock.wall()
         with self._database.reading() as connection:
             rows = connection.execute(
                 sa.select(web_sessions.c.user_name, sa.func.count())

@@ -1,10 +1,10 @@
-"""What follows when the schema of a large ledger has changed: indexes, counts, words.
+"""What follows when the schema of a large ledger has changed: indexes, counts, words, makers.
 
 Everything here is found out from the database whenever it is asked for, so that it goes on where it
 stopped, whatever stopped it. Each piece is one transaction: a kill undoes it, and it is done again.
 What would keep the ledger from reception for longer than a moment is done before there is any: the
 indexes of SQLite at the start. Those of PostgreSQL hold up nobody and follow while the node runs,
-as the words of both do.
+as the words of both and the makers of old results do.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.makers import name_makers
 from dicom_node.store.ledger.search import OLD_WORDS, add_words, old_words_left, searched_text
 from dicom_node.store.schema import SUPERSEDED, VERSIONS, instances, marks, metadata, totals
 
@@ -24,10 +25,13 @@ SMALL = 2000
 """Instances up to which all is done at the start: it takes less than a second."""
 
 WORDS_AT_ONCE = 300
-"""Instances whose words move in one transaction: about 20 ms."""
+"""Instances whose words move in one transaction, or whose results get their makers: about 20 ms."""
 
 _URGENT = ("ix_instances_number", "ix_instances_unnumbered")
 """Reception takes its next number from the first, filling finds its rows by the second."""
+
+_UNNAMED = "unnamed makers"
+"""The mark with the last number up to which results may have no maker; 0 where all have."""
 
 _BEFORE_COUNTS = "ix_instances_ignored"
 
@@ -69,7 +73,9 @@ class Upgrading:
             return ""
         if piece := self._do_whole_table():
             return piece
-        return "" if self._read_mark(OLD_WORDS) is None else self._move_words()
+        if self._read_mark(OLD_WORDS) is not None:
+            return self._move_words()
+        return "" if self._read_mark(_UNNAMED) == 0 else self._name_makers()
 
     def _is_newer(self) -> bool:
         """Whether newer software changed the schema: which indexes that needs is not known here."""
@@ -180,6 +186,25 @@ class Upgrading:
             self._add_words(connection, first, last)
             connection.execute(marks.update().where(marks.c.name == OLD_WORDS).values(value=first))
         return f"words of Instances up to {first} are left"
+
+    def _name_makers(self) -> str:
+        """Let results of before 0006 count for who made them; those of `filling` are not here."""
+        left = self._read_mark(_UNNAMED)
+        with self._database.writing() as connection:
+            if left is None:
+                newest = sa.select(sa.func.max(instances.c.number))
+                last = connection.scalar(newest.where(instances.c.number.is_not(None)))
+                left = int(last or 0)
+                row = {"name": _UNNAMED, "value": left}
+                if not self._database.insert_new(connection, marks, row) or not left:
+                    return ""
+            first = max(0, left - WORDS_AT_ONCE)
+            ours = (marks.c.name == _UNNAMED) & (marks.c.value == left)
+            # another node on this ledger may have been faster
+            if connection.execute(marks.update().where(ours).values(value=first)).rowcount:
+                among = (instances.c.number > first) & (instances.c.number <= left)
+                name_makers(self._database, connection, among)
+        return f"makers of results of Instances up to {first} are left"
 
     def _add_words(self, connection: Connection, first: int, last: int) -> None:
         number = instances.c.number

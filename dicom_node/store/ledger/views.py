@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from dicom_node.base.job import FractureFound, Reason, ReportOrder
 from dicom_node.store.ledger.events import Details, sentence
+from dicom_node.store.ledger.wanted import Wish
 
 
 class View:
@@ -28,6 +29,8 @@ def _json_names(kind: type) -> tuple[str, ...]:
 
 def as_json(value: Any) -> Any:
     """Return a view, or anything made of views, as what `json.dumps` takes."""
+    if isinstance(value, Wish):
+        return value.as_kept()
     if is_dataclass(value) and not isinstance(value, type):
         return {name: as_json(getattr(value, name)) for name in _json_names(type(value))}
     if isinstance(value, BaseModel):
@@ -135,7 +138,7 @@ class JobView(View):
     mode: str
     allow_demonstration: bool
     priority: int
-    send_to: Mapping[str, object]
+    send_to: Mapping[str, Wish]
     report_order: ReportOrder
     state: str
     standing: str

@@ -24,6 +24,18 @@ class Wish:
     mode: str = ""
     allow_demonstration: bool = False
 
+    def as_kept(self) -> object:
+        """Return it as it is kept and shown: a list of kinds where nothing else is said."""
+        kinds = list(self.kinds)
+        more: dict[str, object] = {}
+        if self.when:
+            more["when"] = list(self.when)
+        if self.rule:
+            more |= {"rule": self.rule, "mode": self.mode}
+            if self.allow_demonstration:
+                more["allow_demonstration"] = True
+        return {"kinds": kinds, **more} if more else kinds
+
 
 def wishes_of(route: Any) -> dict[str, Wish]:
     """Return what each destination of a route gets."""
@@ -35,7 +47,7 @@ def wishes_of(route: Any) -> dict[str, Wish]:
 
 def dump_wishes(wishes: Mapping[str, Wish]) -> str:
     """Return wishes as JSON: a list of kinds where nothing else is said, as 0.1.0 wrote it."""
-    return json.dumps({name: _dump_wish(wish) for name, wish in wishes.items()})
+    return json.dumps({name: wish.as_kept() for name, wish in wishes.items()})
 
 
 def load_wishes(text: str) -> dict[str, Wish]:
@@ -48,18 +60,6 @@ def result_word(result: Result) -> str:
     if result.outcome == "rejected":
         return "rejected"
     return result.presence or "undetermined"
-
-
-def _dump_wish(wish: Wish) -> Any:
-    kinds = list(wish.kinds)
-    more: dict[str, Any] = {}
-    if wish.when:
-        more["when"] = list(wish.when)
-    if wish.rule:
-        more |= {"rule": wish.rule, "mode": wish.mode}
-        if wish.allow_demonstration:
-            more["allow_demonstration"] = True
-    return {"kinds": kinds, **more} if more else kinds
 
 
 def _load_wish(said: Any) -> Wish:
