@@ -15,6 +15,7 @@ from dicom_node.flow.loop import Loop
 from dicom_node.settings import Settings
 from dicom_node.standard.header import read_header
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.acts import REMOVED
 from dicom_node.store.ledger.events import Actor, signed
 from dicom_node.store.ledger.repeats import Likeness
 from dicom_node.store.spool import Spool
@@ -113,7 +114,7 @@ def adopt(
     """
     conflict = ledger.acts.kept_apart(ident)
     if not conflict.file:
-        raise NotFound(f"{conflict.sop_instance_uid}: retention has removed it; send it again")
+        raise NotFound(f"{conflict.sop_instance_uid}: {REMOVED}")
     sender = Sender(conflict.calling_ae, conflict.calling_host, "")
     path = spool.path(conflict.file)
     try:

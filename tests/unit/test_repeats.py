@@ -21,6 +21,7 @@ from dicom_node.flow.intake import Intake
 from dicom_node.flow.repeat import Comparer, adopt
 from dicom_node.settings import Peer, Rule, Settings
 from dicom_node.store.ledger import Instance, Ledger
+from dicom_node.store.ledger.purge import Purgeable
 from dicom_node.store.ledger.wanted import Wish
 from dicom_node.store.spool import Spool
 
@@ -175,6 +176,35 @@ def test_a_correction_is_adopted_with_the_old_report_as_predecessor(ledger: Ledg
     assert ledger.history.status().conflicts == 0
     with pytest.raises(NotFound, match="nothing to adopt"):
         ledger.acts.kept_apart("1.2.3.1")
+
+
+def test_a_correction_that_retention_removes_meanwhile_is_not_adopted(ledger: Ledger) -> None:
+    """Found by the simulation: the Instance stood for a file that was gone."""
+    reported(ledger)
+    again(ledger, route(), file="images/bb/2.dcm", sha256="f" * 64, patient_id="PID2")
+    conflict = ledger.acts.kept_apart("1.2.3.1")
+    removed = Purgeable("conflict", (str(conflict.id),), conflict.file)
+    assert ledger.purge.forget(removed, 60.0, 60.0)
+    corrected = instance(file="images/bb/2.dcm", sha256="f" * 64, patient_id="PID2")
+    with pytest.raises(NotFound, match="send it again"):
+        ledger.acts.adopt(conflict.id, corrected, [route()])
+    assert ledger.history.trace("1.2.3.1").instance.file == "images/aa/1.dcm"
+
+
+def test_a_correction_that_retention_has_removed_can_be_sent_again(ledger: Ledger) -> None:
+    reported(ledger)
+    fixed = {"sha256": "f" * 64, "patient_id": "PID2"}
+    again(ledger, route(), file="images/bb/2.dcm", **fixed)
+    conflict = ledger.acts.kept_apart("1.2.3.1")
+    removed = Purgeable("conflict", (str(conflict.id),), conflict.file)
+    assert ledger.purge.forget(removed, 60.0, 60.0)
+    receipt = again(ledger, route(), file="images/cc/3.dcm", **fixed)
+    assert (receipt.kind, receipt.file) == ("conflict", "images/cc/3.dcm")
+    assert ledger.acts.kept_apart("1.2.3.1").file == "images/cc/3.dcm"
+    assert ledger.history.status().conflicts == 1
+    made, _ = ledger.acts.adopt(conflict.id, instance(file="images/bb/2.dcm", **fixed), [route()])
+    assert len(made) == 1
+    assert ledger.history.trace("1.2.3.1").instance.file == "images/cc/3.dcm"
 
 
 def test_a_correction_waits_for_the_job_that_runs(ledger: Ledger) -> None:

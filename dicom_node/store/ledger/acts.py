@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -50,6 +50,8 @@ from dicom_node.store.schema import (
     objects,
     orders,
 )
+
+REMOVED = "retention has removed it; send it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +400,9 @@ class Acts:
             row = connection.execute(sa.select(conflicts).where(conflicts.c.id == conflict)).first()
             if row is None:
                 raise NotFound("it is not kept apart any more")
+            if not row.file:  # since the caller has read its header
+                raise NotFound(f"{row.sop_instance_uid}: {REMOVED}")
+            corrected = replace(corrected, file=row.file)
             uid = row.sop_instance_uid
             newest = {newest_job.model: newest_job for newest_job in self._jobs_of(connection, uid)}
             for newest_job in newest.values():

@@ -150,7 +150,8 @@ class Repeats:
             self._note_sender(connection, first, instance, at, reason)
             return "duplicate" if known.state == REPLACED else "comparing", (), known.file, reason
         if kept := self._kept_conflict(connection, instance):
-            return "conflict", (), kept.file, KEPT_APART
+            file = kept.file or self._keep_again(connection, kept, instance, at)
+            return "conflict", (), file, KEPT_APART
         if reason := _header_difference(first, instance):
             return "conflict", (), self._add_conflict(connection, instance, reason, at), reason
         return "comparing", (), self._add_likeness(connection, instance, at), "being compared"
@@ -348,6 +349,17 @@ class Repeats:
             )
             new = NewEvent(instance.sop_instance_uid, Stage.CONFLICT, now, details=said)
             append(connection, [new])
+        return str(instance.file)
+
+    def _keep_again(
+        self, connection: Connection, kept: Row[Any], instance: Any, now: float
+    ) -> str:
+        """Let a file take the place of one that retention has removed; return its name."""
+        connection.execute(
+            conflicts.update()
+            .where(conflicts.c.id == kept.id)
+            .values(file=instance.file, size=instance.size, received_at=now, purged_at=0)
+        )
         return str(instance.file)
 
     def _add_likeness(self, connection: Connection, instance: Any, now: float) -> str:
