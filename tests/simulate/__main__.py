@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -39,9 +40,20 @@ def main() -> int:
     parser.add_argument(
         "--state", type=Path, help="a file that keeps how far it has come; a later call goes on"
     )
+    parser.add_argument(
+        "--database",
+        choices=("sqlite", "postgresql"),
+        default="sqlite",
+        help="postgresql: a server of its own; both nodes are on one ledger in each third schedule",
+    )
     parser.add_argument("--story", action="store_true", help="tell the story of a schedule")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
+    with _server(options.database):
+        return _do(options)
+
+
+def _do(options: argparse.Namespace) -> int:
     from . import broken, schedule
 
     if options.broken:
@@ -53,6 +65,22 @@ def main() -> int:
         print(f"seed {options.seed}: {outcome.failure or 'all invariants hold'}")
         return 1 if outcome.failure else 0
     return _play(options)
+
+
+@contextmanager
+def _server(database: str) -> Iterator[None]:
+    """Let the ledgers be in a server of PostgreSQL, where that is wanted."""
+    if database == "sqlite":
+        yield
+        return
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+    from postgresql import cluster
+
+    from . import schedule
+
+    with cluster(settings=("fsync=off", "full_page_writes=off", "jit=off")) as server:
+        schedule.Servers.url_of = server.named
+        yield
 
 
 def _play(options: argparse.Namespace) -> int:

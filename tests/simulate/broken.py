@@ -13,10 +13,11 @@ from dicom_node import peers
 from dicom_node.base.errors import ChexFractError
 from dicom_node.flow import deliver, intake
 from dicom_node.peers import Caller, bare_title
-from dicom_node.store.ledger import Receipt
+from dicom_node.store.ledger import Receipt, instances
 from dicom_node.store.ledger import deliveries as ledger_deliveries
 from dicom_node.store.ledger import jobs as ledger_jobs
 from dicom_node.store.ledger.deliveries import Deliveries
+from dicom_node.store.ledger.instances import Instances
 from dicom_node.store.ledger.jobs import Expired, JobLedger
 from dicom_node.store.ledger.repeats import Repeats
 from dicom_node.store.ledger.states import JobState
@@ -25,7 +26,8 @@ from dicom_node.web import jobs as job_api
 from worker.service.turns import Turns
 
 from . import outside
-from .effects import Crashed, SimulatedDatabase
+from .databases import SimulatedDatabase
+from .effects import Crashed
 
 
 @contextmanager
@@ -223,6 +225,19 @@ def answered_before_sync() -> AbstractContextManager[None]:
     return _patched((SimulatedDatabase, "driving", driving))
 
 
+def known_by_a_look() -> AbstractContextManager[None]:
+    """Whether an image is known is asked before it is recorded, and not when it is."""
+    honest = Instances.receive
+
+    def receive(self: Any, instance: Any, routes: Any, reason: str = "") -> Receipt:
+        if self.known(instance.sop_instance_uid) is not None:
+            return honest(self, instance, routes, reason)
+        arrival = instances._Arrival(instance, routes, reason, self._clock.wall())
+        return self._received(arrival) or Receipt("new", (), instance.file)
+
+    return _patched((Instances, "receive", receive))
+
+
 VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     one.__name__: one
     for one in (
@@ -242,6 +257,7 @@ VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         another_nodes_report_refused,
         claimed_beside_others,
         answered_before_sync,
+        known_by_a_look,
     )
 }
 
@@ -249,5 +265,7 @@ FOUND_BY = {
     "answered_before_commit": 19,
     "shadow_is_sent": 91,
     "claimed_beside_others": 10,
+    "answered_before_sync": 32,
+    "known_by_a_look": 104,
 }
 """Which schedule finds each, so that a gate needs not look for them among all before."""

@@ -23,7 +23,7 @@ DONE = ("sent", "committed", "settled", "given up", "withheld")
 
 def check(world: World) -> None:
     """Note the first thing in `world` that must not be."""
-    for node in world.nodes.values():
+    for node in world.sites.values():
         rows = Rows(node)
         _each_acknowledged_instance_has_an_end(world, node, rows)
         _no_transition_is_outside_the_table(world, node)

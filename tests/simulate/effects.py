@@ -1,33 +1,34 @@
-"""Where the world touches the code: time, commits, files, and the crash between any two of them."""
+"""Where the world touches the code: time, commits, files; what is killed or held between them."""
 
 from __future__ import annotations
 
 import os
 import random
-import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.pool import StaticPool
+from greenlet import getcurrent, greenlet
 
-from dicom_node.base.errors import OutOfResources
-from dicom_node.store.ledger import Ledger
-from dicom_node.store.ledger.database import Database, _begin_sqlite, _prepare_sqlite
+from dicom_node.base.errors import ChexFractError, OutOfResources
 from dicom_node.store.spool import Incoming, Spool
 
 from ..support.clocks import FakeClock
-from ..support.transitions import write_down
 
 START = 1_800_000_000.0
 
-__all__ = ["Crashed", "Effects", "FakeClock", "SimulatedDatabase", "SimulatedSpool", "start_clock"]
+__all__ = ["Act", "Crashed", "Effects", "FakeClock", "Gone", "SharedTurn", "SimulatedSpool"]
+__all__ += ["chance", "start_clock"]
 
 
 class Crashed(BaseException):
     """The process that was at work is killed; nothing of it gets any further."""
+
+
+class Gone(Crashed):
+    """The process was killed while this act of it was held; it may have started again since."""
 
 
 def start_clock() -> FakeClock:
@@ -35,165 +36,146 @@ def start_clock() -> FakeClock:
     return FakeClock(START)
 
 
+class Act:
+    """Something that a process does, which may be held between two effects while others act."""
+
+    def __init__(self, name: str, do: Callable[[], str]) -> None:
+        self.name = name
+        self.lock: SharedTurn | None = None
+        """Whose turn it waits for."""
+        self._own = greenlet(do)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Return whether it waits for nobody."""
+        return self.lock is None or self.lock.is_free
+
+    def go_on(self) -> str | None:
+        """Let it act until it is held or done; return what became of it, None when held."""
+        outcome = self._own.switch()
+        return str(outcome) if self._own.dead else None
+
+    def drop(self) -> None:
+        """End it where it is held: a schedule that failed leaves nothing to the next one."""
+        with suppress(Crashed, ChexFractError):
+            self._own.throw(Gone)
+
+
 class Effects:
-    """Counts what processes do to the world, and kills one between two of its effects."""
+    """Counts what processes do to the world, and kills or holds one between two of its effects."""
 
     def __init__(self) -> None:
         self.running = ""
         self.armed: dict[str, int] = {}
         self.count = 0
+        self.holds: deque[int] = deque()
+        """After how many effects the next acts are held, one after the other."""
+        self.held: list[Act] = []
+        self.act: Act | None = None
+        self._lives: dict[str, int] = {}
+        self._life = 0
+        self._undivided = 0
+        self._hub = getcurrent()
 
     def hit(self) -> None:
         """Be between two effects of the process that is running."""
         self.count += 1
+        if self._lives.get(self.running, 0) != self._life:
+            raise Gone(self.running)
         left = self.armed.get(self.running)
-        if left is None:
+        if left is not None:
+            if left <= 0:
+                del self.armed[self.running]
+                raise Crashed(self.running)
+            self.armed[self.running] = left - 1
+        if self.holds:
+            self.pause()
+
+    def pause(self) -> None:
+        """Hold the act that is running here, if it is to be held here."""
+        if not self.holds or self.act is None or self._undivided:
             return
-        if left <= 0:
-            del self.armed[self.running]
-            raise Crashed(self.running)
-        self.armed[self.running] = left - 1
+        self.holds[0] -= 1
+        if self.holds[0] < 0:
+            self.holds.popleft()
+            self.wait(None)
+
+    def wait(self, lock: SharedTurn | None) -> None:
+        """Let others act, until this act goes on."""
+        act, running, life = self.act, self.running, self._life
+        assert act is not None
+        act.lock = lock
+        self._hub.switch()
+        act.lock = None
+        self.act, self.running, self._life = act, running, life
+        if self._lives.get(running, 0) != life:
+            raise Gone(running)
+
+    def begin(self, name: str, do: Callable[[], str]) -> str:
+        """Let a process act; it may be held on the way."""
+        if not self.holds and not self.held:
+            return do()
+        return self.go_on(Act(name, do))
+
+    def go_on(self, act: Act) -> str:
+        """Let an act go on that was held, or has not begun."""
+        if act in self.held:
+            self.held.remove(act)
+        running, life = self.running, self._life
+        self.act = act
+        try:
+            outcome = act.go_on()
+        finally:
+            self.act, self.running, self._life = None, running, life
+        if outcome is None:
+            self.held.append(act)
+            return "is held"
+        return outcome
+
+    def end(self, name: str) -> None:
+        """Note that a process is killed: what it was about ends where it is held."""
+        self._lives[name] = self._lives.get(name, 0) + 1
+
+    def drop(self) -> None:
+        """Let nothing of what is held happen any more."""
+        self.holds.clear()
+        while self.held:
+            self.held.pop().drop()
 
     @contextmanager
     def process(self, name: str) -> Iterator[None]:
         """Let this process run."""
-        before, self.running = self.running, name
+        before = self.running, self._life
+        self.running, self._life = name, self._lives.get(name, 0)
         try:
             yield
         finally:
-            self.running = before
-
-
-def _memory_engine() -> Any:
-    engine = sa.create_engine(
-        "sqlite://",
-        hide_parameters=True,
-        poolclass=StaticPool,
-        pool_reset_on_return=None,  # each transaction here ends by itself
-        connect_args={"check_same_thread": False},
-    )
-    sa.event.listen(engine, "connect", _prepare_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-class SimulatedDatabase(Database):
-    """A ledger's database, in memory or in a file, that is emptied between schedules."""
-
-    template: sqlite3.Connection | None = None
-
-    def __init__(self, file: Path | None) -> None:
-        if file is None:
-            super().__init__("sqlite:////dev/null")
-            self._engine.dispose()
-            self.url = "sqlite://"
-            self._engine = _memory_engine()
-            self._reads = self._engine.execution_options(ledger_reads=True)
-            self._relaxed = self._engine
-            self._disk = self.bells = None
-            self._looks, self._made = {}, {}
-        else:
-            super().__init__(f"sqlite:///{file}")
-        self.effects = Effects()
-        self.commits = 0
-        self.may_lose_power = False
-        self._synced: sqlite3.Connection | None = None
-        """What is on the disk for certain, where something was committed since."""
-        self.is_full: Callable[[], bool] = lambda: False
-
-    def empty(self, effects: Effects, is_full: Callable[[], bool]) -> None:
-        """Be a new ledger."""
-        self.fill(_template())
-        self.effects, self.is_full, self.commits = effects, is_full, 0
-        self._synced, self.may_lose_power = None, False
-
-    def fill(self, content: sqlite3.Connection) -> None:
-        """Take over the content of another database."""
-        raw = self._engine.raw_connection()
-        try:
-            content.backup(raw.driver_connection)
-        finally:
-            raw.close()
-
-    def copy(self) -> sqlite3.Connection:
-        """Return a copy of its content, as an online backup takes one."""
-        target = sqlite3.connect(":memory:", check_same_thread=False)
-        raw = self._engine.raw_connection()
-        try:
-            raw.driver_connection.backup(target)
-        finally:
-            raw.close()
-        return target
+            self.running, self._life = before
 
     @contextmanager
-    def writing(self, *, durable: bool = True) -> Iterator[Any]:
-        """One transaction: a crash comes before it, at its end, or after it."""
-        self._begin()
-        if self.may_lose_power and not durable and self._synced is None:
-            self._synced = self.copy()
-        with super().writing(durable=durable) as connection:
-            yield connection
-            self.effects.hit()
-        if durable:
-            self._synced = None
-        self._committed()
-
-    def lose_power(self) -> bool:
-        """Lose what was committed since the last sync; return whether there was anything."""
-        lost, self._synced = self._synced, None
-        if lost is not None:
-            self.fill(lost)
-            self.commits += 1
-        return lost is not None
-
-    @contextmanager
-    def driving(self) -> Iterator[Any]:
-        """Like `writing`."""
-        self._begin()
-        with super().driving() as cursor:
-            yield cursor
-            self.effects.hit()
-        self._synced = None
-        self._committed()
-
-    def _begin(self) -> None:
-        self.effects.hit()
-        if self.is_full():
-            raise OutOfResources("ledger: the disk is full")
-
-    def _committed(self) -> None:
-        self.commits += 1
-        self.effects.hit()
+    def undivided(self) -> Iterator[None]:
+        """Hold nothing within a transaction: others would wait for its end."""
+        self._undivided += 1
+        try:
+            yield
+        finally:
+            self._undivided -= 1
 
 
-class CommitWatch:
-    """Tells whether something was committed since the last question."""
+class SharedTurn:
+    """A lock among the acts of one process, in place of `threading.Lock`."""
 
-    def __init__(self, database: SimulatedDatabase) -> None:
+    def __init__(self, database: Any) -> None:
         self._database = database
-        self._seen = -1
+        self.is_free = True
 
-    def has_changed(self) -> bool:
-        """Return what `changed` will, without taking note of it."""
-        return self._database.commits != self._seen
+    def __enter__(self) -> None:
+        while not self.is_free:
+            self._database.effects.wait(self)
+        self.is_free = False
 
-    def changed(self) -> bool:
-        """Return whether there was a commit."""
-        is_new, self._seen = self.has_changed(), self._database.commits
-        return is_new
-
-    def close(self) -> None:
-        """Hold nothing."""
-
-
-class SimulatedLedger(Ledger):
-    """The ledger, whose watches count commits."""
-
-    database: SimulatedDatabase
-
-    def watch(self) -> Any:
-        """Return a watch."""
-        return CommitWatch(self.database)
+    def __exit__(self, *_: object) -> None:
+        self.is_free = True
 
 
 class SimulatedSpool(Spool):
@@ -226,10 +208,16 @@ class SimulatedSpool(Spool):
         self.effects.hit()
         return name
 
+    def path(self, name: str) -> Path:
+        """Return where a file is; much may happen before it is opened."""
+        if self.effects.act is not None:
+            self.effects.pause()
+        return super().path(name)
+
     def date(self, name: str) -> None:
         """Let a new file be as old as it is by the clock of the world."""
         now = self._clock.wall()
-        os.utime(self.path(name), (now, now))
+        os.utime(super().path(name), (now, now))
 
     def remove(self, name: str) -> None:
         """Remove a file."""
@@ -245,24 +233,6 @@ class _Incoming(Incoming):
         super().place(name)
         self._spool.date(name)
         self._spool.effects.hit()
-
-
-def _template() -> sqlite3.Connection:
-    """Return an empty ledger that writes its transitions down; migrations run once."""
-    if SimulatedDatabase.template is None:
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            url = f"sqlite:///{folder}/ledger.sqlite"
-            Ledger.upgrade(url)
-            ledger = Ledger.open(url)
-            write_down(ledger)
-            ledger.close()
-            source = sqlite3.connect(f"{folder}/ledger.sqlite")
-            SimulatedDatabase.template = sqlite3.connect(":memory:", check_same_thread=False)
-            source.backup(SimulatedDatabase.template)
-            source.close()
-    return SimulatedDatabase.template
 
 
 @contextmanager

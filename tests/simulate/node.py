@@ -1,4 +1,4 @@
-"""A node of the world: its listener, its courier and its job API, each of which may be killed."""
+"""A node of the world: two listeners, a courier and a job API, each of which may be killed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ from dicom_node.store.ledger import Receipt
 from dicom_node.store.retention import RetentionSweep
 from dicom_node.web.jobs import JobDesk
 
-from .effects import Crashed, SimulatedDatabase, SimulatedLedger, SimulatedSpool
+from .databases import SimulatedDatabase, SimulatedLedger
+from .effects import Crashed, Gone, SimulatedSpool
 from .images import CR, Image
 
-ROLES = ("listener", "courier", "web")
+LISTENERS = ("listener", "listener-2")
+"""Two accepting processes on one port."""
+
+ROLES = (*LISTENERS, "courier", "web")
 
 STATIONS = {
     "ct1": ("STATION", "10.0.0.1"),
@@ -113,19 +117,29 @@ class SteppedCrew:
 class SimulatedNode:
     """One node: real intake, ledger, routing, dispatcher, deliverer, commitment and job API."""
 
-    def __init__(self, name: str, world: Any, database: SimulatedDatabase, folder: Path) -> None:
+    def __init__(
+        self, name: str, world: Any, database: SimulatedDatabase, folder: Path, site: str
+    ) -> None:
         self.name = name
+        self.site = site
+        """Whose ledger and spool it is on."""
         self.world = world
         self.rules = 0
         self.is_full = False
         self.database = database
-        database.empty(world.effects, lambda: self.is_full)
+        others = database.is_full
+        database.is_full = lambda: others() or self.is_full
         self.folder = folder
         self.ledger = self.process()
         self.spool = SimulatedSpool(folder, world.clock, world.effects, lambda: self.is_full)
         self.is_up = dict.fromkeys(ROLES, False)
         self.crew = SteppedCrew()
         self.loops: list[Loop] = []
+        self.turned: set[Loop] = set()
+        """Loops in the middle of a turn: each has a thread of its own."""
+        self.ledgers: dict[str, SimulatedLedger] = {}
+        self.intakes: dict[str, Intake] = {}
+        self.keepers: dict[str, Callable[[CommitmentAnswer], bool]] = {}
         for role in ROLES:
             self.start(role)
 
@@ -151,9 +165,10 @@ class SimulatedNode:
 
     def _start(self, role: str) -> None:
         settings, ledger = self.settings, self.process()  # with nothing in its memory
-        if role == "listener":
-            self.intake = Intake(settings, self.spool, ledger)
-            self.keep: Callable[[CommitmentAnswer], bool] = keeper(ledger, PACE)
+        self.ledgers[role] = ledger
+        if role in LISTENERS:
+            self.intakes[role] = Intake(settings, self.spool, ledger)
+            self.keepers[role] = keeper(ledger, PACE)
         elif role == "web":
             self.desk = JobDesk(settings, ledger, self.spool, lambda *_: None)
         else:
@@ -184,39 +199,59 @@ class SimulatedNode:
     def kill(self, role: str) -> None:
         """Let a role be gone with all that it had in memory."""
         self.is_up[role] = False
+        self.world.effects.end(f"{self.name} {role}")
+        if (ledger := self.ledgers.pop(role, None)) is not None:
+            ledger.turns.close()  # its session with the server is over
         if role == "courier":
-            self.loops, self.crew = [], SteppedCrew()
+            self.loops, self.crew, self.turned = [], SteppedCrew(), set()
+
+    def die(self, role: str, exc: Crashed) -> str:
+        """Kill a role that has crashed; what was held of it when it did is over only now."""
+        if isinstance(exc, Gone):
+            return "is gone"
+        self.kill(role)
+        return "killed"
+
+    def listener(self, preferred: int = 0) -> str:
+        """Return which accepting process a caller comes to; empty when none is there."""
+        order = LISTENERS if preferred % 2 == 0 else LISTENERS[::-1]
+        return next((role for role in order if self.is_up[role]), "")
 
     def reload(self, rules: int) -> None:
         """Take other rules, as SIGHUP does."""
         self.rules = rules
-        if self.is_up["listener"]:
-            self.intake.settings = self.settings
+        for role in LISTENERS:
+            if self.is_up[role]:
+                self.intakes[role].settings = self.settings
         if self.is_up["courier"]:
             try:
                 with self.world.effects.process(f"{self.name} courier"):
                     self.deliverer.take(self.settings)
                     self.committer.take(self.settings)
                     self.comparer.take(self.settings)
-            except Crashed:
-                self.kill("courier")
+            except Crashed as exc:
+                self.die("courier", exc)
 
-    def receive(self, image: Image, station: str, priority: int) -> Receipt | str:
+    def receive(
+        self, image: Image, station: str, priority: int, listener: int = 0
+    ) -> Receipt | str:
         """Receive a C-STORE; return its receipt, or why it was not answered with success."""
-        if not self.is_up["listener"]:
+        role = self.listener(listener)
+        if not role:
             return "no answer"
         title, host = STATIONS[station]
         sender = Sender(title, host, self.settings.node.ae_title, priority, "a1")
         accepted = Accepted(CR, image.uid, image.syntax)
+        intake = self.intakes[role]
         try:
-            with self.world.effects.process(f"{self.name} listener"):
-                incoming = self.intake.begin(accepted)
+            with self.world.effects.process(f"{self.name} {role}"):
+                incoming = intake.begin(accepted)
                 incoming.write(image.content)
-                receipt = self.intake.finish(incoming, accepted, sender)
+                receipt = intake.finish(incoming, accepted, sender)
                 self.world.effects.hit()  # it may die before its answer is out
                 return receipt
-        except Crashed:
-            self.kill("listener")
+        except Crashed as exc:
+            self.die(role, exc)
             return "killed"
         except Transient as exc:
             return f"0xA700 ({exc})"
@@ -227,18 +262,22 @@ class SimulatedNode:
         """Return the loops that have work now."""
         if not self.is_up["courier"]:
             return []
-        return [loop for loop in (*self.loops, *self.crew.loops.values()) if self._is_due(loop)]
+        loops = (*self.loops, *self.crew.loops.values())
+        return [loop for loop in loops if loop not in self.turned and self._is_due(loop)]
 
     def turn(self, loop: Loop) -> str:
         """Turn a loop once; return what became of it."""
         if loop not in (*self.loops, *self.crew.loops.values()):
             return ""  # it was killed meanwhile
+        turned = self.turned
+        turned.add(loop)
         try:
             with self.world.effects.process(f"{self.name} courier"):
                 wait = loop.turn()
-        except Crashed:
-            self.kill("courier")
-            return "killed"
+        except Crashed as exc:
+            return self.die("courier", exc)
+        finally:
+            turned.discard(loop)
         if wait is None:
             self.crew.loops.pop(loop.name, None)
             loop.close()

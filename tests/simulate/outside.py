@@ -17,6 +17,8 @@ from pydantic import BaseModel
 
 from dicom_node.base.errors import ChexFractError, NotFound, Stale, Transient, Unreachable
 from dicom_node.base.job import (
+    WIRE_HEADER,
+    WIRE_VERSION,
     ClaimRequest,
     Handout,
     LeaseRequest,
@@ -36,7 +38,7 @@ from worker.settings import Settings as WorkerSettings
 from worker.settings import Worker as WorkerTable
 
 from . import images
-from .effects import Crashed
+from .effects import Crashed, Gone
 
 SILENT_S = 5.0
 POISON = "poison"
@@ -182,14 +184,14 @@ def answer(archive: Archive, node: Any, question: Question) -> str:
     uids = [uid for _, uid in question.objects]
     kept = frozenset(uid for uid in uids if uid in archive.kept)
     failed = {uid: 0x0112 for uid in uids if uid not in kept}
-    if not node.is_up["listener"]:
+    role = node.listener()
+    if not role:
         return "nobody listens"
     try:
-        with archive.world.effects.process(f"{node.name} listener"):
-            node.keep(CommitmentAnswer(question.transaction_uid, kept, failed))
-    except Crashed:
-        node.kill("listener")
-        return "killed"
+        with archive.world.effects.process(f"{node.name} {role}"):
+            node.keepers[role](CommitmentAnswer(question.transaction_uid, kept, failed))
+    except Crashed as exc:
+        return str(node.die(role, exc))
     except Transient as exc:
         return f"not taken: {exc}"
     return f"commits to {len(kept)}, lacks {len(failed)}"
@@ -323,6 +325,8 @@ class SimulatedWorker:
         if self.is_up:
             return
         self.is_up = True
+        self.acting: set[str] = set()
+        """What it is in the middle of and has one thread for."""
         self.preparing, self.building = SteppedExecutor(), SteppedExecutor()
         hands = Hands(self.preparing, self.building, SteppedFormer, self._connect)
         self.pulse = LeaseRenewal(120.0, self.kill, self.world.clock.monotonic)
@@ -333,7 +337,9 @@ class SimulatedWorker:
     def kill(self) -> None:
         """Be gone."""
         self.is_up = False
+        self.acting = set()
         self.preparing, self.building = SteppedExecutor(), SteppedExecutor()
+        self.world.effects.end(self.name)
 
     def _connect(self, url: str, secret: str, ca: Any = None) -> NodeClient:
         transport = Transport(self.world, self)
@@ -344,15 +350,15 @@ class SimulatedWorker:
         if not self.is_up:
             return []
         found: list[tuple[str, Callable[[], Any]]] = []
-        if self.world.broker.queue and self.desk.has_room():
+        if self.world.broker.queue and self.desk.has_room() and "takes" not in self.acting:
             found.append(("takes a message", self._take))
         if self.preparing.waiting:
             found.append(("claims", lambda: self.preparing.step()))
-        if self.desk.batches.is_ready:  # type: ignore[attr-defined]
+        if self.desk.batches.is_ready and "describes" not in self.acting:  # type: ignore[attr-defined]
             found.append(("describes", self.desk.batches.step))  # type: ignore[attr-defined]
         if self.building.waiting:
             found.append(("posts", lambda: self.building.step()))
-        if self.pulse.count and self._needs_beat():
+        if self.pulse.count and self._needs_beat() and "beats" not in self.acting:
             found.append(("beats", self.pulse.beat))
         return found
 
@@ -363,18 +369,24 @@ class SimulatedWorker:
         renewed = self.pulse._renewed.values()
         return any(now - at >= 20 and moved > at for at in renewed)
 
-    def do(self, act: Callable[[], Any]) -> str:
+    def do(self, what: str, act: Callable[[], Any]) -> str:
         """Do one thing; return what became of it."""
         if not self.is_up:
             return ""
+        acting, word = self.acting, what.split()[0]
+        acting.add(word)
         try:
             with self.world.effects.process(self.name):
                 act()
+        except Gone:
+            return "is gone"
         except Crashed as exc:
             if exc.args == (POISON,):
                 self.world.note_poison(self)
             self.kill()
             return "killed"
+        finally:
+            acting.discard(word)
         return ""
 
     def _take(self) -> None:
@@ -422,7 +434,8 @@ class Transport(httpx2.BaseTransport):
         self.world.effects.hit()
         if fate == "unanswered" or status == 0:
             raise httpx2.ReadTimeout("no answer")
-        return httpx2.Response(status, content=content)
+        version = {WIRE_HEADER: str(WIRE_VERSION)}
+        return httpx2.Response(status, content=content, headers=version)
 
 
 @dataclass(frozen=True)
@@ -444,8 +457,8 @@ def serve(world: Any, node: Any, call: Call) -> tuple[int, bytes]:
     try:
         with world.effects.process(f"{node.name} web"):
             token, content = _serve(node.desk, call)
-    except Crashed:
-        node.kill("web")
+    except Crashed as exc:
+        node.die("web", exc)
         return 0, b""
     except ForeignResult as exc:
         world.fail("a result was refused as foreign", f"{node.name} {exc}")

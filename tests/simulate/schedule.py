@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from dicom_node.base.errors import ChexFractError
+from dicom_node.store.ledger import Ledger
 
+from ..support.transitions import write_down
 from . import images
 from .checks import check, ends
-from .effects import SimulatedDatabase, SimulatedLedger, chance
+from .databases import Content, SimulatedDatabase, SimulatedLedger, SimulatedMemory
+from .effects import chance
 from .node import RULES, STATIONS
-from .world import NODES, WORKERS, World, is_settled
+from .world import NODES, NOTHING, WORKERS, Touch, World, is_settled
 
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 
@@ -79,6 +83,13 @@ def draw(seed: int) -> list[Event]:
     if drawn.random() < 0.1:
         for _ in range(drawn.randint(1, 3)):
             events.insert(drawn.randrange(len(events) + 1), Event("power", _numbers(drawn)))
+    for _ in range(drawn.choice((0, 0, 1, 2, 4))):
+        place = drawn.randrange(len(events))
+        events.insert(place, Event("weave", _numbers(drawn)))
+        if drawn.random() < 0.5:  # the same image from two senders at a time
+            a, b, c, d, e = _numbers(drawn)
+            pair = [Event("send", (a, b, c, d, e)), Event("send", (a, b, c, d // 8, e // 6))]
+            events[place + 1 : place + 1] = pair
     return events
 
 
@@ -86,16 +97,39 @@ def _numbers(drawn: random.Random) -> tuple[int, ...]:
     return tuple(drawn.randrange(1 << 16) for _ in range(5))
 
 
+def database_of(seed: int) -> str:
+    """Return where the ledgers of a schedule are."""
+    return "postgresql" if Servers.url_of else "file" if seed % 8 == 0 else "memory"
+
+
+def is_shared(seed: int) -> bool:
+    """Return whether both nodes are on one ledger: only a server has several."""
+    return database_of(seed) == "postgresql" and seed % 3 == 0
+
+
+class Servers:
+    """Where ledgers are that are not this process's own."""
+
+    url_of: Callable[[str], str] | None = None
+    """Returns the URL of the ledger of this name in PostgreSQL, where there is one."""
+
+
 @cache
-def databases(is_file: bool) -> list[SimulatedDatabase]:
+def databases(kind: str) -> list[SimulatedDatabase]:
     """Return the databases of this process's nodes; they are used again."""
-    if not is_file:
-        return [SimulatedDatabase(None) for _ in NODES]
+    if kind == "memory":
+        return [SimulatedMemory() for _ in NODES]
+    if kind == "postgresql":
+        assert Servers.url_of is not None
+        places = [Servers.url_of(f"world{os.getpid()}_{n}") for n in range(len(NODES))]
+        for place in places:
+            write_down(Ledger(place))
+        return [SimulatedDatabase(place) for place in places]
     folder = Path(tempfile.mkdtemp(prefix="chexfract-simulated-", dir=MEMORY))
     import atexit
 
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return [SimulatedDatabase(folder / f"{name}.sqlite") for name in NODES]
+    return [SimulatedDatabase(f"sqlite:///{folder}/{name}.sqlite") for name in NODES]
 
 
 @dataclass
@@ -110,13 +144,13 @@ class Outcome:
 
 def play(events: Sequence[Event], seed: int) -> Outcome:
     """Let the events of a schedule happen, end all faults, and check what is left."""
-    is_file = seed % 8 == 0
+    world: World | None = None
     folder = Path(tempfile.mkdtemp(prefix="chexfract-schedule-", dir=MEMORY))
     try:
         with chance(seed):
-            world = World(databases(is_file), folder, seed)
+            world = World(databases(database_of(seed)), folder, seed, is_shared=is_shared(seed))
             world.is_storm = seed % 4 == 3
-            copies: list[Any] = []
+            copies: list[Backup] = []
             for node in world.nodes.values():
                 node.database.may_lose_power = any(event.kind == "power" for event in events)
             for event in events:
@@ -127,16 +161,36 @@ def play(events: Sequence[Event], seed: int) -> Outcome:
                 world.settle()
             if not world.failure:
                 check(world)
-            ended = {name: ends(node) for name, node in world.nodes.items()} if copies else {}
+            for copy in copies:
+                copy.since = world.touches[copy.count :]
+            ended = {name: ends(node) for name, node in world.sites.items()} if copies else {}
             for copy in copies:
                 if not world.failure:
                     _restored_ends_the_same(world, copy, ended)
             return Outcome(seed, world.failure, world.story, world.effects.count)
     finally:
+        if world is not None:
+            world.effects.drop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def happen(world: World, event: Event, copies: list[Any]) -> None:
+@dataclass
+class Backup:
+    """A copy of a node's ledger and spool, and what has happened since."""
+
+    site: str
+    content: Content
+    spool: dict[Path, bytes]
+    rules: int
+    underway: set[str]
+    """Instances about which something was not done when it was taken."""
+    count: int
+    """What had happened before it."""
+    since: list[Touch] = field(default_factory=list)
+    """What has happened after it, in order."""
+
+
+def happen(world: World, event: Event, copies: list[Backup]) -> None:
     """Let one event happen."""
     a, b, c, d, e = (*event.numbers, 0, 0, 0, 0, 0)[:5]
     node = world.nodes[NODES[a % 2]]
@@ -149,7 +203,8 @@ def happen(world: World, event: Event, copies: list[Any]) -> None:
             station = list(STATIONS)[(0, 1, 2, 0, 2, 3, 1, 2)[d % 8]]
             # mostly one node, sometimes the other: both make one report then
             home = world.nodes[NODES[(number + (a % 5 == 0)) % 2]]
-            world.send(home, images.image(number, variant), station, e % 3)
+            send = partial(world.send, home, images.image(number, variant), station)
+            world.act(f"{station} to {home.name}", partial(send, e % 3, e // 3))
         case "pass":
             seconds = WAITS[b % len(WAITS)]
             world.clock.pass_by(seconds)
@@ -159,8 +214,7 @@ def happen(world: World, event: Event, copies: list[Any]) -> None:
             world.clock.set_by(seconds)
             world.say(f"the clock is set by {seconds:+g} s")
         case "crash":
-            processes = world.processes()
-            name = processes[b % len(processes)]
+            name = world.process(b, d)
             world.effects.armed[name] = c % 9
             world.say(f"{name} will be killed {c % 9} effects from now")
         case "restart":
@@ -188,54 +242,72 @@ def happen(world: World, event: Event, copies: list[Any]) -> None:
             world.say(f"{node.name} takes rules {b % len(RULES)}")
             world.reload(node, b % len(RULES))
         case "act":
-            _act(world, node, event)
+            _act(world, event)
+        case "weave":
+            after = [n % 9 for n in (b, c, d)[: 1 + e % 3]]
+            world.effects.holds += after
+            world.say(f"acts will be held after {', '.join(map(str, after))} effects")
         case "power":
-            is_lost = node.database.lose_power()
+            is_lost = not world.is_shared and node.database.lose_power()
             for role in list(node.is_up):
                 node.kill(role)
+            world.effects.end(f"{node.name} command")
             what = "what was not synced is lost" if is_lost else "nothing is lost"
             world.say(f"the power of {node.name} is cut: {what}")
-        case "backup":
+        case "backup" if not world.is_shared:
             spool = {
                 path.relative_to(node.folder): path.read_bytes()
                 for path in node.folder.rglob("*.dcm")
             }
-            copies.append((node.name, node.database.copy(), spool, node.rules, len(world.touches)))
+            underway = {one.uid for one in world.underway if one.site == node.site}
+            content, count = node.database.copy(), len(world.touches)
+            copies.append(Backup(node.site, content, spool, node.rules, underway, count))
             world.say(f"a backup of {node.name} is taken")
 
 
-def _act(world: World, node: Any, event: Event) -> None:
+def _act(world: World, event: Event) -> None:
     _, b, c, d, _ = (*event.numbers, 0, 0, 0, 0, 0)[:5]
     act, number = ACTS[b % len(ACTS)], c % images.IMAGES
     number = number if d % 2 else number % 2
     node, uid = world.nodes[NODES[number % 2]], images.uid_of(number)
-    key = (node.name, uid)
-    if promise := world.promises.get(key) or world._maybe.get(key):
-        if act == "release":
-            promise.allowed |= promise.shadowed
-        for station in STATIONS if act == "adopt" else ():
-            promise.allow(world.destinations(node, station, number))
-    world.touches.append((node.name, "" if act == "retry-failed" else uid))
-    answer = node.operate(act, uid, random.Random(d))
-    world.say(f"an operator at {node.name}: {act} image {number}: {answer}")
+    rules = node.rules
+    touched = "" if act == "retry-failed" else uid
+    world.touches.append(Touch(act, node.site, touched))
+
+    def permit() -> None:
+        key = (node.site, uid)
+        if promise := world.promises.get(key) or world._maybe.get(key):
+            if act == "release":
+                promise.allowed |= promise.shadowed
+            for station in STATIONS if act == "adopt" else ():
+                promise.allow(world.destinations(rules, station, number))
+
+    def operate() -> str:
+        permit()
+        with world.about(node, touched):
+            answer = node.operate(act, uid, random.Random(d))
+        permit()  # what came while it was held
+        world.say(f"an operator at {node.name}: {act} image {number}: {answer}")
+        return ""
+
+    world.act(f"an operator at {node.name}", operate)
 
 
-def _restored_ends_the_same(world: World, copy: Any, ended: dict[str, Any]) -> None:
+def _restored_ends_the_same(world: World, copy: Backup, ended: dict[str, Any]) -> None:
     """Put a backup back in place of its node, and let the world end once more."""
-    name, content, spool, rules, touched = copy
-    node = world.nodes[name]
+    name, node = copy.site, world.sites[copy.site]
     for path in node.folder.rglob("*.dcm"):
         path.unlink()
-    for place, held in spool.items():
+    for place, held in copy.spool.items():
         (node.folder / place).parent.mkdir(parents=True, exist_ok=True)
         (node.folder / place).write_bytes(held)
-    node.database.fill(content)
+    node.database.fill(copy.content)
     node.database.commits += 1
     node.ledger.deliveries.doubt()  # as `restore` does
-    node.ledger.jobs._makers._known.clear()  # of the process that ended for it
+    node.ledger = node.process()  # of the process that ended for it
     for role in list(node.is_up):
         node.kill(role)
-    node.rules = rules
+    node.rules = copy.rules
     world.broker.queue.clear()
     world.say(f"{name} is restored from its backup")
     known = {key for key in world.promises if key[0] == name}
@@ -247,18 +319,51 @@ def _restored_ends_the_same(world: World, copy: Any, ended: dict[str, Any]) -> N
     for key in known & there:
         # what was promised after it may be lost
         world.promises[key].wanted = set()
-    since = world.touches[touched:]
+    since = copy.since
+    same = {uid for uid in ended[name] if _ends_the_same(world, name, uid, copy.underway, since)}
+    world.restart()
+    for touch in since:
+        if touch.uid in same and touch.again is not None:
+            touch.again()
     world.settle()
     if not world.failure:
         check(world)
-    for uid, end in ends(node).items() if not world.failure else ():
-        # what came to it after the backup is lost with it; the other node may have come first
-        nodes = {at for at, one in world.touches if one == uid}
-        if (name, uid) in since or (name, "") in since or len(nodes) > 1:
-            continue
-        if end != ended[name][uid]:
-            differs = sorted(map(str, end ^ ended[name][uid]))
+    after = ends(node) if not world.failure else {}
+    for uid in same if after else ():
+        if after.get(uid) != ended[name][uid]:
+            differs = sorted(map(str, after.get(uid, frozenset()) ^ ended[name][uid]))
             world.fail("a restored node ends otherwise", f"{name} {uid}: {differs}")
+
+
+def _ends_the_same(
+    world: World, site: str, uid: str, underway: set[str], since: Sequence[Touch]
+) -> bool:
+    """Return whether an Instance has to end as it did when its senders send it again.
+
+    Not by design: what an operator has done since the backup, for it depends on what had happened
+    by then; what is of several patients, or has other pixels, for the first that comes counts; and
+    what is compared later, by the rules of then, if others came into force. What was being received
+    when the backup was taken may be in it or not.
+    """
+    promises = [p for found in (world.promises, world._maybe) for p in _of(found, uid)]
+    if uid in underway or any({"corrected", "other"} & p.variants for p in promises):
+        return False
+    is_compared = any("recoded" in p.variants for p in promises)
+    may_fail = images.number_of(uid) == images.POISON  # so that an act on all is one on it
+    if may_fail and "" in underway:
+        return False
+    for touch in since:
+        if touch.site != site or touch.what == NOTHING:
+            continue
+        if (touch.what == "reload" and is_compared) or (touch.what == "retry-failed" and may_fail):
+            return False
+        if touch.uid == uid and (touch.again is None or is_compared):
+            return False
+    return True
+
+
+def _of(found: dict[tuple[str, str], Any], uid: str) -> list[Any]:
+    return [promise for (_, one), promise in found.items() if one == uid]
 
 
 def simulate(seed: int) -> Outcome:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -16,8 +18,8 @@ from dicom_node.settings import SENDER, Peer
 from dicom_node.store.schema import jobs
 
 from . import images
-from .effects import Crashed, Effects, start_clock
-from .node import PEERS, ROLES, RULES, STATIONS, SimulatedNode
+from .effects import Act, Crashed, Effects, start_clock
+from .node import LISTENERS, PEERS, ROLES, RULES, STATIONS, SimulatedNode
 from .outside import (
     OTHER_PATIENT,
     Archive,
@@ -33,6 +35,10 @@ from .outside import (
 
 NODES = ("node-a", "node-b")
 WORKERS = ("worker-1", "worker-2", "worker-3")
+NOTHING = "nothing"
+
+LOOPS_TURN = 3
+"""In the end a loop turns in one of so many rounds, while workers, archives or the network act."""
 
 
 @dataclass
@@ -46,6 +52,7 @@ class Promise:
     shadowed: set[str] = field(default_factory=set)
     """Those that a shadow rule named: they get nothing until somebody releases it."""
     patients: set[str] = field(default_factory=set)
+    variants: set[str] = field(default_factory=set)
     compared: set[str] = field(default_factory=set)
     """Stations whose repetition is compared later, and then routed by the rules of then."""
 
@@ -53,6 +60,28 @@ class Promise:
         """Note what a rule names, and whether it is a shadow rule."""
         names, is_shadow = destinations
         (self.shadowed if is_shadow else self.allowed).update(names)
+
+
+@dataclass
+class Touch:
+    """A reception, an operator's act or a reload: what came of an Instance may depend on it."""
+
+    what: str
+    site: str
+    uid: str
+    """Empty for all of them."""
+    again: Callable[[], str] | None = None
+    """Does it once more, by the rules of then, where that is known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Underway:
+    """A reception, or an operator's act, that is not done: it may be held on its way."""
+
+    site: str
+    uid: str
+    rules: set[int]
+    """Which rules were in force since it began."""
 
 
 class Failed(Exception):
@@ -66,7 +95,9 @@ class Failed(Exception):
 class World:
     """Everything of one schedule."""
 
-    def __init__(self, databases: list[Any], folder: Path, seed: int) -> None:
+    def __init__(
+        self, databases: list[Any], folder: Path, seed: int, *, is_shared: bool = False
+    ) -> None:
         self.clock = start_clock()
         self.effects = Effects()
         self.drawn = random.Random(seed)
@@ -75,17 +106,25 @@ class World:
         self.late: deque[tuple[SimulatedNode, Call]] = deque()
         self.reorders = False
         self.is_storm = False
-        self.touches: list[tuple[str, str]] = []
-        """Node and Instance (all, when empty) of each reception and act, in order."""
+        self.touches: list[Touch] = []
+        self.underway: list[Underway] = []
         self.failure: tuple[str, str] | None = None
         self.promises: dict[tuple[str, str], Promise] = {}
         self.pipeline = SimulatedPipeline()
         self.broker = Broker(self)
         self.archives = {name: Archive(name, self) for name in PEERS}
+        self.is_shared = is_shared
+        """Whether the nodes are on one ledger and one spool."""
+        sites = [NODES[0]] * len(NODES) if is_shared else NODES
+        of_site = dict(zip(reversed(sites), reversed(databases), strict=True))
+        for database in of_site.values():
+            database.empty(self.effects)
         self.nodes = {
-            name: SimulatedNode(name, self, database, folder / name)
-            for name, database in zip(NODES, databases, strict=True)
+            name: SimulatedNode(name, self, of_site[site], folder / site, site)
+            for name, site in zip(NODES, sites, strict=True)
         }
+        self.sites = {name: node for name, node in self.nodes.items() if name == node.site}
+        """One node of each ledger."""
         self.workers = {name: SimulatedWorker(name, self) for name in WORKERS}
 
     # what happens ---------------------------------------------------------------------------------
@@ -122,16 +161,27 @@ class World:
         found = node.database.look(_HOLDER, job=job)
         return str(found[0][0] or "") if found else ""
 
-    def send(self, node: SimulatedNode, image: images.Image, station: str, priority: int) -> None:
+    def send(
+        self,
+        node: SimulatedNode,
+        image: images.Image,
+        station: str,
+        priority: int,
+        listener: int = 0,
+    ) -> str:
         """Let a station send an image."""
-        self.touches.append((node.name, image.uid))
-        receipt = node.receive(image, station, priority)
+        key = (node.site, image.uid)
+        touch = Touch("send", *key)
+        self.touches.append(touch)
+        with self.about(node, image.uid) as underway:
+            if self.effects.act is not None:  # who acts while it is held may meet it in the ledger
+                self._note(self._maybe.setdefault(key, Promise()), underway, station, image)
+            receipt = node.receive(image, station, priority, listener)
         kind = receipt if isinstance(receipt, str) else receipt.kind
         self.say(f"{station} sends image {image.number} ({image.variant}) to {node.name}: {kind}")
         if isinstance(receipt, str) and receipt != "killed":
-            return
-        named = wanted, is_shadow = self.destinations(node, station, image.number)
-        key = (node.name, image.uid)
+            touch.what = NOTHING  # its sender knows that it was not kept
+            return ""
         if isinstance(receipt, str):  # killed: nobody knows whether it was recorded
             promise = self.promises.get(key) or self._maybe.setdefault(key, Promise())
         else:
@@ -140,14 +190,50 @@ class World:
                 promise.allowed |= maybe.allowed
                 promise.shadowed |= maybe.shadowed
                 promise.patients |= maybe.patients
-        promise.allow(named)
-        promise.patients.add(image.patient_id)
+                promise.variants |= maybe.variants
+        wanted = self._note(promise, underway, station, image)
         if isinstance(receipt, str):
-            return
-        if receipt.kind in ("new", "duplicate") and not is_shadow:
+            return ""
+        if len(underway.rules) == 1:
+
+            def again(by: int = min(underway.rules)) -> str:
+                self.reload(node, by)
+                return self.send(node, image, station, priority, listener)
+
+            touch.again = again
+        if receipt.kind in ("new", "duplicate"):
             promise.wanted |= wanted
         if receipt.kind == "comparing":
             promise.compared.add(station)
+        return ""
+
+    def _note(
+        self, promise: Promise, underway: Underway, station: str, image: images.Image
+    ) -> set[str]:
+        """Note what may become of an image; return who gets its report in any case."""
+        wanted = []
+        for rules in underway.rules:
+            names, is_shadow = self.destinations(rules, station, image.number)
+            promise.allow((names, is_shadow))
+            wanted.append(set() if is_shadow else names)
+        promise.patients.add(image.patient_id)
+        promise.variants.add(image.variant)
+        return set.intersection(*wanted)
+
+    @contextmanager
+    def about(self, node: SimulatedNode, uid: str) -> Iterator[Underway]:
+        """Remember what is under way, and by which rules."""
+        one = Underway(node.site, uid, {node.rules})
+        self.underway.append(one)
+        try:
+            yield one
+        finally:
+            self.underway.remove(one)
+
+    def act(self, name: str, do: Callable[[], str]) -> None:
+        """Let somebody act; others may act while it is held."""
+        if outcome := self.effects.begin(name, do):
+            self.say(f"{name}: {outcome}")
 
     def note_poison(self, worker: SimulatedWorker) -> None:
         """Look who shares the death of a worker: a suspect has to be alone in it."""
@@ -161,21 +247,26 @@ class World:
 
     def reload(self, node: SimulatedNode, rules: int) -> None:
         """Let a node take other rules."""
-        self.touches.append((node.name, ""))
-        node.reload(rules)
+        self.touches.append(Touch("reload", node.site, ""))
+        for one in self.underway:
+            if one.site == node.site:
+                one.rules.add(rules)
+        for one_node in self.nodes.values():
+            if one_node.site == node.site:
+                one_node.reload(rules)
         for (name, uid), promise in self.promises.items():
-            for station in promise.compared if name == node.name else ():
-                promise.allow(self.destinations(node, station, images.number_of(uid)))
+            for station in promise.compared if name == node.site else ():
+                promise.allow(self.destinations(rules, station, images.number_of(uid)))
 
     @property
     def _maybe(self) -> dict[tuple[str, str], Promise]:
         return self.__dict__.setdefault("_maybes", {})
 
-    def destinations(self, node: SimulatedNode, station: str, number: int) -> tuple[set[str], bool]:
-        """Return where the report of a station's image goes by the rules of now; as a person."""
+    def destinations(self, rules: int, station: str, number: int) -> tuple[set[str], bool]:
+        """Return where the report of a station's image goes by a set of rules; as a person."""
         title, _ = STATIONS[station]
         result = "rejected" if number == images.UNREADABLE else "absent"
-        for rule in RULES[node.rules]:
+        for rule in RULES[rules]:
             titles = rule.get("match", {}).get("calling_ae", [title])
             if title in titles:
                 named = (*rule["send_to"], *rule.get("when", {}).get(result, ()))
@@ -190,39 +281,50 @@ class World:
             acts = self.ready()
             if not acts or self.failure:
                 return
-            name, act = acts[self.drawn.randrange(len(acts))]
-            outcome = act()
-            if outcome:
-                self.say(f"{name}: {outcome}")
+            self.do(acts[self.drawn.randrange(len(acts))])
 
-    def ready(self) -> list[tuple[str, Callable[[], str]]]:
+    def do(self, deed: Deed) -> None:
+        """Let one thing happen."""
+        if deed.held is None:
+            self.act(deed.name, deed.do)
+        elif deed.held in self.effects.held and deed.held.may_go_on:
+            outcome = self.effects.go_on(deed.held)
+            self.say(f"{deed.name} goes on{': ' * bool(outcome)}{outcome}")
+
+    def ready(self) -> list[Deed]:
         """Return everything that can happen now."""
-        found: list[tuple[str, Callable[[], str]]] = []
+        found = [Deed(act.name, str, held=act) for act in self.effects.held if act.may_go_on]
         for node in self.nodes.values():
             for loop in node.turning():
-                found.append((f"{node.name} {loop.name}", lambda n=node, one=loop: n.turn(one)))
+                found.append(Deed(f"{node.name} {loop.name}", partial(node.turn, loop), node))
         for worker in self.workers.values():
             for what, act in worker.ready():
-                found.append((f"{worker.name} {what}", lambda w=worker, one=act: w.do(one)))
+                found.append(Deed(f"{worker.name} {what}", partial(worker.do, what, act)))
         for archive in self.archives.values():
             if archive.questions:
-                found.append((archive.name, lambda a=archive: self._answer(a)))
+                found.append(Deed(archive.name, partial(self._answer, archive)))
         if self.late:
-            found.append(("the network", self._arrive))
+            found.append(Deed("the network", self._arrive))
         return found
 
     def _answer(self, archive: Archive) -> str:
+        if not archive.questions:
+            return ""
         node, question = archive.questions.popleft()
         return answer(archive, node, question)
 
     def _arrive(self) -> str:
+        if not self.late:
+            return ""
         node, call = self.late.popleft()
         status, _ = serve(self, node, call)
         return f"{call.act} arrives late at {node.name}: {status or 'nobody there'}"
 
-    def processes(self) -> list[str]:
-        """Return the names of all processes."""
-        return [f"{node} {role}" for node in NODES for role in ROLES] + list(WORKERS)
+    def process(self, n: int, listener: int) -> str:
+        """Return the name of a process; listeners come no more often because there are two."""
+        roles = (LISTENERS[listener % 2], "courier", "web")
+        names = [f"{node} {role}" for node in NODES for role in roles] + list(WORKERS)
+        return names[n % len(names)]
 
     def restart(self) -> None:
         """Start everything that is down."""
@@ -241,6 +343,7 @@ class World:
     def end_faults(self) -> None:
         """Let nothing go wrong from now on."""
         self.effects.armed.clear()
+        self.effects.holds.clear()
         self.network.clear()
         self.broker.refuses, self.broker.doubles, self.reorders = False, 0, False
         for archive in self.archives.values():
@@ -258,14 +361,15 @@ class World:
             self.restart()
             self._run_all()
             self._settle_by_hand()
-            waiting = [node for node in self.nodes.values() if not is_settled(node)]
+            waiting = [node for node in self.sites.values() if not is_settled(node)]
             if (
                 not waiting
                 and not self.late
+                and not self.effects.held
                 and not any(a.questions for a in self.archives.values())
             ):
                 return
-            now = sum(node.database.commits for node in self.nodes.values())
+            now = sum(node.database.commits for node in self.sites.values())
             soon = 2 * pause if now == commits else 0.5
             commits = now
             pause = min(3600.0, max(soon, *(node.idle_s() for node in waiting), 0.5))
@@ -277,7 +381,7 @@ class World:
 
     def _settle_by_hand(self) -> None:
         """Let a person end what only a person can: two nodes, one image, two patients."""
-        for node in self.nodes.values():
+        for node in self.sites.values():
             for uid, destination in node.database.look(_DISPUTED, why=f"%{OTHER_PATIENT}"):
                 node.ledger.acts.settle(uid, "given-up", destination, by="eve")
                 self.say(f"eve gives up {node.name} image {images.number_of(uid)} to {destination}")
@@ -285,18 +389,26 @@ class World:
     def _run_all(self) -> None:
         """Let all that can happen happen, in rounds: each has its turn once in a round."""
         for _ in range(200):
-            acts = [
-                (name, act)
-                for name, act in self.ready()
-                if not name.startswith("node") or not is_settled(self.nodes[name.split()[0]])
-            ]
+            acts = [one for one in self.ready() if not (one.node and is_settled(one.node))]
             if not acts or self.failure:
                 return
+            # a loop has its turn in some rounds, and in each in which there is nothing else
+            is_alone = all(one.node for one in acts)
             self.drawn.shuffle(acts)
-            for name, act in acts:
-                if outcome := act():
-                    self.say(f"{name}: {outcome}")
-        self.fail("something turns for ever", ", ".join(name for name, _ in self.ready()))
+            for one in acts:
+                if is_alone or one.node is None or not self.drawn.randrange(LOOPS_TURN):
+                    self.do(one)
+        self.fail("something turns for ever", ", ".join(one.name for one in self.ready()))
+
+
+class Deed(NamedTuple):
+    """Something that can happen."""
+
+    name: str
+    do: Callable[[], str]
+    node: SimulatedNode | None = None
+    """Whose loop it is: that of a node that waits for nothing need not turn."""
+    held: Act | None = None
 
 
 _DISPUTED = sa.text(

@@ -94,3 +94,36 @@ def test_a_second_rule_for_every_result_is_wider_than_the_first(is_done: bool) -
     ]
     outcome = schedule.play(events, 1)
     assert outcome.failure is None, "\n".join(outcome.story)
+
+
+def test_what_is_held_between_two_effects_meets_what_happens_meanwhile() -> None:
+    """Two accepting processes have one image at a time: each sender gets its report."""
+    events = [
+        schedule.Event("weave", (0, 3)),
+        schedule.Event("send", (1, 0, 0, 0, 0)),
+        schedule.Event("send", (1, 0, 0, 2, 3)),
+    ]
+    outcome = schedule.play(events, 1)
+    assert outcome.failure is None, "\n".join(outcome.story)
+    assert [line.split("  ")[-1] for line in outcome.story[1:3]] == [
+        "ct1 to node-a: is held",
+        "room sends image 0 (first) to node-a: new",
+    ]
+    assert schedule.play(events, 1).story == outcome.story
+    with broken.known_by_a_look():
+        failed = schedule.play(events, 1).failure
+    assert failed is not None
+    assert failed[0] == "a destination that a rule names got nothing"
+
+
+def test_what_is_held_of_a_killed_process_goes_no_further() -> None:
+    events = [
+        schedule.Event("weave", (0, 3)),
+        schedule.Event("send", (1, 0, 0, 0, 0)),
+        schedule.Event("power", (0,)),
+        schedule.Event("restart"),
+        schedule.Event("run", (0, 7)),
+    ]
+    outcome = schedule.play(events, 1)
+    assert outcome.failure is None, "\n".join(outcome.story)
+    assert "ct1 sends image 0 (first) to node-a: killed" in "\n".join(outcome.story)
