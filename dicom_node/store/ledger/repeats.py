@@ -351,9 +351,7 @@ class Repeats:
             append(connection, [new])
         return str(instance.file)
 
-    def _keep_again(
-        self, connection: Connection, kept: Row[Any], instance: Any, now: float
-    ) -> str:
+    def _keep_again(self, connection: Connection, kept: Row[Any], instance: Any, now: float) -> str:
         """Let a file take the place of one that retention has removed; return its name."""
         connection.execute(
             conflicts.update()
