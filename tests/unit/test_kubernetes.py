@@ -113,7 +113,7 @@ def test_workers_scale_on_jobs_that_wait_and_not_on_those_in_work(tmp_path: Path
     assert found is not None
     metric, label, states = found.groups()
     waiting = {"phantom": Waiting(due=3, queued=4, running=5, oldest=0.0)}
-    families = list(health._of_models(Ledger.open(fresh(tmp_path)).history.status(), waiting))
+    families = list(health._model_metrics(Ledger.open(fresh(tmp_path)).history.status(), waiting))
     samples = [one for family in families for one in family.samples if one.name == metric]
     counted = [one.value for one in samples if one.labels[label] in states.split("|")]
     assert sorted(counted) == [3, 4]
