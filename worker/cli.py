@@ -481,13 +481,13 @@ def _same(options: argparse.Namespace) -> int:
 def _parse(options: argparse.Namespace) -> int:
     import json
 
-    from worker.text.findings import as_json, explain, explained
+    from worker.text.findings import as_json, explain, explanation_as_json
 
     # Bytes that are not UTF-8 are somebody's text all the same: one line in, one line out.
     for line in sys.stdin.buffer:
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         found = explain(text)
-        answer = explained(found) if options.why else as_json(found.findings)
+        answer = explanation_as_json(found) if options.why else as_json(found.findings)
         print(json.dumps(answer, ensure_ascii=False), flush=True)
     return OK
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import pytest
 
 from worker.text.bones import Site, read_sites, sites
-from worker.text.entries import Denial, Entry, merged
+from worker.text.entries import Denial, Entry, merge_entries
 from worker.text.lexicon import Kind, english
-from worker.text.phrase import Phrase, bounds, clauses, fractures_of, read_past_blanks, whole
-from worker.text.sentences import Sentence, is_loop, sentences
+from worker.text.phrase import (
+    Phrase,
+    find_fractures,
+    read_past_blanks,
+    share_tokens,
+    split_clauses,
+    whole_phrase,
+)
+from worker.text.sentences import Sentence, is_loop, split_sentences
 from worker.text.shorthand import spelt_out
 from worker.text.tokens import tokenize
 
@@ -49,7 +56,7 @@ def test_the_longest_phrase_of_the_lexicon_wins() -> None:
 
 def test_a_text_is_cut_into_findings_requests_and_questions() -> None:
     text = "Indication: rule out fracture. Findings: Rib fracture. Is it old?"
-    found = [(s.body, s.is_request, s.is_question) for s in sentences(text)]
+    found = [(s.body, s.is_request, s.is_question) for s in split_sentences(text)]
 
     assert found == [
         ("rule out fracture.", True, False),
@@ -74,7 +81,7 @@ def test_a_loop_is_told_from_the_repeated_words_of_boxes(text: str, loops: bool)
 
 def test_a_window_knows_what_is_before_and_after_its_word() -> None:
     tokens = tokenize("no acute left rib fracture is seen")
-    phrase = whole(tokens, Sentence("", "")).about(fractures_of(tokens)[0])
+    phrase = whole_phrase(tokens, Sentence("", "")).about(find_fractures(tokens)[0])
 
     assert phrase.word.text == "fracture"
     assert [t.text for t in phrase.before(2)] == ["left", "rib"]
@@ -86,8 +93,8 @@ def test_a_window_knows_what_is_before_and_after_its_word() -> None:
 
 def test_a_clause_is_shared_out_between_its_fractures() -> None:
     tokens = tokenize("left 5th rib fracture and right clavicle fracture")
-    found = fractures_of(tokens)
-    windows = [[t.text for t in tokens[low:high]] for low, high in bounds(tokens, found)]
+    found = find_fractures(tokens)
+    windows = [[t.text for t in tokens[low:high]] for low, high in share_tokens(tokens, found)]
 
     assert windows == [
         ["left", "5th", "rib", "fracture", "and"],
@@ -96,7 +103,7 @@ def test_a_clause_is_shared_out_between_its_fractures() -> None:
 
 
 def test_but_and_semicolons_end_a_clause() -> None:
-    parts = list(clauses(tokenize("no fracture but old rib fracture; no effusion")))
+    parts = list(split_clauses(tokenize("no fracture but old rib fracture; no effusion")))
 
     assert [part[0].text for part in parts] == ["no", "old", "no"]
 
@@ -128,7 +135,7 @@ def test_every_level_of_the_spine_is_a_vertebra(level: str) -> None:
 
 
 def test_one_bone_is_one_entry_with_the_stronger_certainty() -> None:
-    both = merged([entry(is_possible=True, age="acute"), entry(side=None)])
+    both = merge_entries([entry(is_possible=True, age="acute"), entry(side=None)])
 
     assert [(e.side, e.is_possible, e.age) for e in both] == [("left", False, "acute")]
 

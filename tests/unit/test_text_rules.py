@@ -16,7 +16,7 @@ from dicom_node.manual import read_pages
 from worker.text.findings import Explanation, Language, explain, parse
 from worker.text.lexicon import read_lexicon
 from worker.text.rules import ENGLISH, TextRule
-from worker.text.rules.__main__ import page
+from worker.text.rules.__main__ import render_page
 
 LABELLED = Path(__file__).parent / "findings"
 RULES = list(ENGLISH)
@@ -54,7 +54,7 @@ def test_the_words_that_nobody_understood_are_named() -> None:
 
 def test_the_manual_lists_every_rule() -> None:
     """Otherwise: python -m worker.text.rules > dicom_node/manual/reference/text-rules.md."""
-    assert read_pages()["reference/text-rules"].text == page(ENGLISH)
+    assert read_pages()["reference/text-rules"].text == render_page(ENGLISH)
 
 
 def test_parse_says_why_beside_its_answer(tmp_path: Path) -> None:

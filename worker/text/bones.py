@@ -99,12 +99,12 @@ class SiteReader:
         """Return the sites named by the tokens from `low` up to `high`."""
         self.has_rib = any(t.kind is Kind.BONE and t.value == "rib" for t in self.tokens)
         readers = {
-            Kind.NUMBER: self._number,
-            Kind.LEVEL: self._level,
-            Kind.BONE: self._bone,
-            Kind.SIDE: self._side,
-            Kind.SEGMENT: self._segment,
-            Kind.HINT: self._hint,
+            Kind.NUMBER: self._read_number,
+            Kind.LEVEL: self._read_level,
+            Kind.BONE: self._read_bone,
+            Kind.SIDE: self._read_side,
+            Kind.SEGMENT: self._read_segment,
+            Kind.HINT: self._read_hint,
         }
         self.low, high = low, min(high, len(self.tokens))
         for at in range(low, high):
@@ -116,12 +116,12 @@ class SiteReader:
             site.side = None if site.bone in MIDLINE else site.side
         return self.sites
 
-    def _add(self, bone: str, number: str | None, at: int) -> Site:
+    def _add_site(self, bone: str, number: str | None, at: int) -> Site:
         site = Site(bone, number, self.side, self.segment, at)
         self.sites.append(site)
         return site
 
-    def _number(self, at: int, high: int) -> None:
+    def _read_number(self, at: int, high: int) -> None:
         token = self.tokens[at]
         is_rib = self.has_rib or (self.knows_ribs and token.form == "ordinal")
         if not is_rib or self._is_count(at, high) or self._is_elsewhere(at, high):
@@ -132,7 +132,7 @@ class SiteReader:
                 self.sites.remove(last)
                 self.side = self.side or last.side
         for number in token.value.split():
-            site = self._add("rib", number, at)
+            site = self._add_site("rib", number, at)
             site.is_garbled = not 1 <= int(number) <= 12
             self.pending.append(site)
 
@@ -145,13 +145,14 @@ class SiteReader:
             return True
         if self._has_listed_neighbour(at, high):
             return False
-        if self._after(at, high, (*_ADJECTIVES, Kind.SIDE)) is None:
+        if self._kind_after(at, high, (*_ADJECTIVES, Kind.SIDE)) is None:
             return not self._follows_side(at)
         after = [t for t in self.tokens[at + 1 : high] if t.kind not in (*_ADJECTIVES, Kind.SIDE)]
         if not after:
             return False
         if after[0].kind is Kind.FRACTURE and not self._follows_side(at):
             return True
+        # "Three ribs" counts, "three rib" does not; "three rib fractures" counts as well.
         plural = after[0].text in ("ribs", "fractures", "fxs") or (
             len(after) > 1 and after[0].value == "rib" and after[1].text in ("fractures", "fxs")
         )
@@ -203,18 +204,18 @@ class SiteReader:
 
     def _counts_fractures(self, at: int, high: int) -> bool:
         """Tell "a second fracture is seen" from "a second rib fracture"."""
-        after = self._after(at, high, (Kind.QUALIFIER, Kind.AGE))
+        after = self._kind_after(at, high, (Kind.QUALIFIER, Kind.AGE))
         is_one_more = at > 0 and self.tokens[at - 1].value == "indefinite"
         return is_one_more and after is Kind.FRACTURE
 
     def _follows_bone(self, at: int) -> bool:
         return any(t.kind is Kind.BONE for t in self.tokens[self.low : at])
 
-    def _level(self, at: int, _high: int) -> None:
+    def _read_level(self, at: int, _high: int) -> None:
         for level in self.tokens[at].value.split():
-            self._add("vertebra", level, at).is_garbled = not is_level(level)
+            self._add_site("vertebra", level, at).is_garbled = not is_level(level)
 
-    def _bone(self, at: int, _high: int) -> None:
+    def _read_bone(self, at: int, _high: int) -> None:
         bone = self.tokens[at].value
         if bone == "rib" and self.pending:
             is_between = self.side_at > 0 and self.tokens[self.side_at - 1].kind is Kind.NUMBER
@@ -233,7 +234,7 @@ class SiteReader:
             self.sites.pop()
         if last and bone in _PARTS and last.bone == "scapula" and last.at == at - 1:
             self.sites.pop()
-        site = self._add(bone, None, at)
+        site = self._add_site(bone, None, at)
         site.segment = _own_segment(self.tokens[at]) or self.segment
         site.name = self.tokens[at].text
         self.segment = None
@@ -243,13 +244,15 @@ class SiteReader:
         kinds = (Kind.PREPOSITION, Kind.ARTICLE, Kind.SIDE, Kind.NEUTRAL)
         return any(t.text == "of" for t in between) and all(t.kind in kinds for t in between)
 
-    def _side(self, at: int, high: int) -> None:
+    def _read_side(self, at: int, high: int) -> None:
         value = self._joint_side(at, high)
-        after = self._after(at, high, (*_ADJECTIVES, Kind.SIDE))
+        after = self._kind_after(at, high, (*_ADJECTIVES, Kind.SIDE))
         if after is Kind.HINT and not self._names_more(at, high):  # "on the L hemithorax"
             after = None
         if after in (Kind.NOUN, Kind.DEVICE, Kind.PROPERTY):
             return
+        # A side behind its bones ("ribs 5 and 6 on the left") is theirs; before a bone it is that
+        # of what comes.
         unsided = [s for s in self.sites if s.side is None and s.bone not in MIDLINE]
         is_late = self._ends_place(at, high)
         if (after in (*_BONES, Kind.FRACTURE, Kind.UNKNOWN) and not is_late) or not unsided:
@@ -278,34 +281,34 @@ class SiteReader:
     def _joint_side(self, at: int, high: int) -> str:
         """Read "left and right" as both."""
         value = self.tokens[at].value
-        for one in (at, at - 2):
-            pair = self.tokens[one : min(one + 3, high)] if one >= self.low else ()
+        for start in (at, at - 2):
+            pair = self.tokens[start : min(start + 3, high)] if start >= self.low else ()
             if [t.kind for t in pair] != [Kind.SIDE, Kind.AND, Kind.SIDE]:
                 continue
-            is_late = one >= 2 and self.tokens[one - 2].text in ("on", "in", "to")
-            is_own = self._after(one + 2, high, _ADJECTIVES) in _BONES
+            is_late = start >= 2 and self.tokens[start - 2].text in ("on", "in", "to")
+            is_own = self._kind_after(start + 2, high, _ADJECTIVES) in _BONES
             if pair[1].text in ("and", "/") and not (is_late and is_own):
                 return value if pair[0].value == pair[2].value else "bilateral"
         return value
 
-    def _after(self, at: int, high: int, passed: tuple[Kind, ...]) -> Kind | None:
+    def _kind_after(self, at: int, high: int, passed: tuple[Kind, ...]) -> Kind | None:
         for token in self.tokens[at + 1 : high]:
             if token.kind not in passed:
                 return token.kind
         return None
 
-    def _segment(self, at: int, high: int) -> None:
+    def _read_segment(self, at: int, high: int) -> None:
         value = self.tokens[at].value
         if value not in SEGMENTS:
             return
         passed = (*_ADJECTIVES, Kind.SIDE, Kind.NEUTRAL, Kind.PREPOSITION)
-        if self._after(at, high, passed) in (Kind.NUMBER, Kind.BONE, Kind.LEVEL):
+        if self._kind_after(at, high, passed) in (Kind.NUMBER, Kind.BONE, Kind.LEVEL):
             self.segment = value
             return
         for site in self.sites:
             site.segment = site.segment or value
 
-    def _hint(self, at: int, _high: int) -> None:
+    def _read_hint(self, at: int, _high: int) -> None:
         if self.hint != "vertebra":
             self.hint = self.tokens[at].value
 
@@ -335,14 +338,14 @@ hila hilar apical basilar
 CHEST = frozenset(_CHEST_WORDS.split())
 
 
-def unrelated(
+def unrelated_parts(
     tokens: Sequence[Token], low: int, high: int, alien: frozenset[Kind], at: int = -1
 ) -> frozenset[int]:
     """Return the indices of those parts of a clause that are about something else."""
     out: set[int] = set()
     start = low
     for end in range(low, high + 1):
-        is_joint = end < high and _parts(tokens[end]) and not _lists_numbers(tokens, end)
+        is_joint = end < high and _starts_part(tokens[end]) and not _lists_numbers(tokens, end)
         if end < high and not is_joint:
             continue
         part = range(start, end)
@@ -352,7 +355,7 @@ def unrelated(
     return frozenset(out)
 
 
-def _parts(token: Token) -> bool:
+def _starts_part(token: Token) -> bool:
     is_aside = token.kind is Kind.PREPOSITION and token.text not in _PLACING
     return is_aside or token.kind in (*LISTING, Kind.LINK) or token.text == "without"
 
@@ -381,11 +384,13 @@ def read_sites(tokens: Sequence[Token], low: int, high: int, skip: frozenset[int
 def sites(scope: Phrase) -> list[Site]:
     """Return the bones that the fracture of `scope` is in."""
     tokens, low, high = scope.tokens, scope.low, scope.high
-    skip = unrelated(tokens, low, high, _ALIEN, scope.at) | _referred(scope)
+    skip = unrelated_parts(tokens, low, high, _ALIEN, scope.at) | _referred_places(scope)
     reader = SiteReader(tokens, skip, scope.knows_ribs)
     sites = reader.read(low, high)
     if not sites:
-        skip = unrelated(tokens, low, high, BLAND, scope.at)
+        # Nothing was found without the parts about lungs and devices, so the bone may stand within
+        # one: read again and leave out only what is called normal.
+        skip = unrelated_parts(tokens, low, high, BLAND, scope.at)
         reader = SiteReader(tokens, skip, scope.knows_ribs)
         sites = reader.read(low, high)
     if not sites and _is_vertebral(scope):
@@ -393,7 +398,7 @@ def sites(scope: Phrase) -> list[Site]:
     return sites
 
 
-def _referred(scope: Phrase) -> frozenset[int]:
+def _referred_places(scope: Phrase) -> frozenset[int]:
     """Skip the T8 of "rib fracture at the level of T8", a place and not a bone."""
     tokens = scope.tokens
     out: set[int] = set()
@@ -413,10 +418,10 @@ def _is_vertebral(scope: Phrase) -> bool:
     )
 
 
-def implied(scope: Phrase) -> Site:
+def implied_site(scope: Phrase) -> Site:
     """Return the site of a fracture whose bone is not named."""
     reader = SiteReader(
-        scope.tokens, unrelated(scope.tokens, scope.low, scope.high, _ALIEN, scope.at)
+        scope.tokens, unrelated_parts(scope.tokens, scope.low, scope.high, _ALIEN, scope.at)
     )
     reader.read(scope.low, scope.high)
     return Site("other", None, reader.side or reader.late_side, None, scope.at)

@@ -34,7 +34,9 @@ class Denial:
 
     def contradicts(self, entry: Entry) -> bool:
         """Tell whether this denial and that assertion cannot both be true."""
-        if self.is_extra or (self.sites and not any(_same(site, entry) for site in self.sites)):
+        if self.is_extra or (
+            self.sites and not any(_covers_bone(site, entry) for site in self.sites)
+        ):
             return False
         if not self.sites and self._is_across(entry):
             return False
@@ -48,19 +50,19 @@ class Denial:
         return all(holds.get(qualifier, False) for qualifier in self.qualifiers)
 
     def _is_across(self, entry: Entry) -> bool:
-        """Tell whether "right: no fracture" says nothing of a bone, since that is no right one."""
+        """Tell whether "right: no fracture" says nothing of a bone that is not a right bone."""
         if self.side in (None, "bilateral"):
             return False
         return entry.bone in MIDLINE or entry.side not in (None, "bilateral", self.side)
 
 
-def _same(site: Site, entry: Entry) -> bool:
+def _covers_bone(site: Site, entry: Entry) -> bool:
     """Tell whether a denied site covers a bone that is said to be fractured."""
     is_side = site.side in (None, "bilateral", entry.side) or entry.side == "bilateral"
     return site.bone == entry.bone and site.number in (None, entry.number) and is_side
 
 
-def merged(entries: list[Entry]) -> list[Entry]:
+def merge_entries(entries: list[Entry]) -> list[Entry]:
     """Make one entry of each bone, and drop groups whose members are named."""
     out: list[Entry] = []
     for entry in entries:
@@ -79,24 +81,25 @@ def merged(entries: list[Entry]) -> list[Entry]:
         members = [e for e in out if e is not group and _is_member(e, group)]
         if members and not group.is_extra:
             for member in members:
-                member.side = member.side or _side_of(group)
+                member.side = member.side or _group_side(group)
                 if member.sentence == group.sentence:
                     member.age = member.age or group.age
             out = [e for e in out if e is not group]
     return out
 
 
-def _side_of(group: Entry) -> str | None:
+def _group_side(group: Entry) -> str | None:
     return group.side if group.side != "bilateral" else None
 
 
-def _is_twin(one: Entry, two: Entry) -> bool:
-    if (one.bone, one.number) != (two.bone, two.number):
+def _is_twin(entry: Entry, other: Entry) -> bool:
+    if (entry.bone, entry.number) != (other.bone, other.number):
         return False
-    is_group = one.number is None and one.bone in ("rib", "vertebra")
-    if is_group and one.age and two.age and one.sentence != two.sentence:
-        return one.side == two.side and one.age == two.age
-    return one.side == two.side or None in (one.side, two.side)
+    is_group = entry.number is None and entry.bone in ("rib", "vertebra")
+    # Two sentences may speak of two groups: "old rib fractures. Acute rib fractures."
+    if is_group and entry.age and other.age and entry.sentence != other.sentence:
+        return entry.side == other.side and entry.age == other.age
+    return entry.side == other.side or None in (entry.side, other.side)
 
 
 def _is_member(entry: Entry, group: Entry) -> bool:

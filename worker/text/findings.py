@@ -8,12 +8,12 @@ from typing import Any
 from worker.text.lexicon import Lexicon, english
 from worker.text.result import Absence, Findings, Fracture, Place, Presence
 from worker.text.rules import ENGLISH, RuleSet
-from worker.text.sentences import Sentence, is_loop, sentences
+from worker.text.sentences import Sentence, is_loop, split_sentences
 from worker.text.weigh import RuleReason, TextReading
 
 __all__ = [
     "Absence", "Explanation", "Findings", "Fracture", "Language", "Place", "Presence", "as_json",
-    "explain", "explained", "parse",
+    "explain", "explanation_as_json", "parse",
 ]  # fmt: skip
 
 
@@ -64,26 +64,28 @@ def explain(text: str, language: str | Language = "en") -> Explanation:
     """Return what `text` says about fractures, and why; the parameters are those of `parse`."""
     known = languages().get(language) if isinstance(language, str) else language
     if known is None:
-        return _unread("unknown-language")
+        return _leave_unread("unknown-language")
     if "\ufffd" in text:
-        return _unread("unreadable-characters")
+        return _leave_unread("unreadable-characters")
     if is_loop(text):
-        return _unread("loop")
-    reading = _read(sentences(text), known)
+        return _leave_unread("loop")
+    reading = _read_sentences(split_sentences(text), known)
     findings = reading.conclude()
     if findings.presence is Presence.ABSENT and "\n" in text:
-        apart = _read(sentences(text, joins=False), known).conclude()
+        # A line end may be the end of a note or of a narrow page. "Absent" must hold in both
+        # readings.
+        apart = _read_sentences(split_sentences(text, joins=False), known).conclude()
         # Two notes, or one that a narrow page has wrapped?
         if any(f.bone != "other" or f.side for f in apart.fractures):
-            return _unread("two-notes")
+            return _leave_unread("two-notes")
     return Explanation(findings, reading.reasons, tuple(reading.not_understood))
 
 
-def _unread(rule: str) -> Explanation:
+def _leave_unread(rule: str) -> Explanation:
     return Explanation(Findings(Presence.UNDETERMINED, ()), [RuleReason(rule, "left open", "", ())])
 
 
-def _read(parts: Iterable[Sentence], language: Language) -> TextReading:
+def _read_sentences(parts: Iterable[Sentence], language: Language) -> TextReading:
     reading = TextReading(language.lexicon, language.rules)
     for sentence in parts:
         reading.read(sentence)
@@ -99,7 +101,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
     }
 
 
-def explained(explanation: Explanation) -> dict[str, Any]:
+def explanation_as_json(explanation: Explanation) -> dict[str, Any]:
     """Return an explanation as the object that ``chexfract-worker parse --why`` prints.
 
     It has the keys of `as_json`, and those of `Fracture`, `Absence` and `RuleReason` beside them.

@@ -118,18 +118,18 @@ def read_lexicon(path: Path) -> Lexicon:
     unknown = (set(tables) - set(Kind) - {*_TABLES_OF_WORDS}) | (set(words) - {*_LISTS})
     if unknown:
         raise NotUnderstood(f"{path.name}: {sorted(unknown)} is not a kind of words")
-    rows = tuple(_rows(tables))
-    _check(path, rows)
+    rows = tuple(_phrase_rows(tables))
+    _check_rows(path, rows)
     return Lexicon(
         path.stem,
-        (*rows, *_numbers(tables.get("numbers", {}))),
+        (*rows, *_number_rows(tables.get("numbers", {}))),
         frozenset(words.get("ordinary", ())),
         frozenset(words.get("function", ())),
         tuple(words.get("spelt", ())),
     )
 
 
-def _rows(tables: dict[str, Any]) -> Iterator[LexiconRow]:
+def _phrase_rows(tables: dict[str, Any]) -> Iterator[LexiconRow]:
     for name, values in tables.items():
         if name not in _TABLES_OF_WORDS:
             for value, phrases in values.items():
@@ -140,7 +140,7 @@ def _rows(tables: dict[str, Any]) -> Iterator[LexiconRow]:
             yield (fracture, *noun.split()), Kind.NOUN, ""
 
 
-def _numbers(numbers: dict[str, Any]) -> Iterator[LexiconRow]:
+def _number_rows(numbers: dict[str, Any]) -> Iterator[LexiconRow]:
     for form in ("cardinal", "ordinal"):
         for number, word in enumerate(numbers.get(form, ()), 1):
             yield (word,), Kind.NUMBER, f"{form} {number}"
@@ -148,7 +148,7 @@ def _numbers(numbers: dict[str, Any]) -> Iterator[LexiconRow]:
         yield (word,), Kind.NUMBER, f"ordinal {number}"
 
 
-def _check(path: Path, rows: tuple[LexiconRow, ...]) -> None:
+def _check_rows(path: Path, rows: tuple[LexiconRow, ...]) -> None:
     seen: dict[tuple[str, ...], Kind] = {}
     for words, kind, _ in rows:
         phrase = " ".join(words)

@@ -51,30 +51,34 @@ def unwrap(text: str) -> str:
         return text
     text = text.replace(FOLD, " ").replace("\r\n", "\n").replace("\r", "\n")
     parts = _BLANK_LINES.split(text)
-    return "".join(part if at % 2 else _block(part) for at, part in enumerate(parts))
+    return "".join(part if at % 2 else _unwrap_block(part) for at, part in enumerate(parts))
 
 
-def _block(block: str) -> str:
+def _unwrap_block(block: str) -> str:
     lines = [line.strip() for line in block.split("\n")]
     if len(lines) == 1:
         return block
     width = max(map(len, lines))
     full = [_is_full(lines, at, width) for at in range(len(lines) - 1)]
+    # A page that wraps breaks every line for want of room; one line that had room is a note.
     is_page = all(full)
     is_sure = is_page and len(full) >= _SURE_BREAKS
     out = [lines[0]]
     for at, is_full in enumerate(full):
-        out += [_joint(lines[at], lines[at + 1], is_full and is_page, is_sure), lines[at + 1]]
+        out += [
+            _choose_joint(lines[at], lines[at + 1], is_full and is_page, is_sure),
+            lines[at + 1],
+        ]
     return "".join(out)
 
 
 def _is_full(lines: Sequence[str], at: int, width: int) -> bool:
-    """Tell whether the first word of the next line would not have fitted into this one."""
+    """Tell whether the first word of the next line would not have fitted into this line."""
     word = lines[at + 1].split(" ", 1)[0]
     return len(lines[at]) + 1 + len(word) > width
 
 
-def _joint(line: str, after: str, is_wrapped: bool, is_sure: bool) -> str:
+def _choose_joint(line: str, after: str, is_wrapped: bool, is_sure: bool) -> str:
     """Return what stands between two lines: a space, a line feed, or a fold."""
     if not line or not after or _ENDED.search(line) or _ITEM.match(after):
         return "\n"

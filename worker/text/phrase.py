@@ -34,7 +34,7 @@ class Phrase:
     at: int = 0
     low: int = 0
     high: int = 0
-    knows_ribs: bool = False  # ribs have been named before: "the 5th" is one
+    knows_ribs: bool = False  # ribs have been named before: "the 5th" is a rib
     sentence: Sentence = _EMPTY
     lexicon: Lexicon | None = None
 
@@ -67,7 +67,7 @@ class Phrase:
         return replace(self, at=at)
 
     def places(self, test: Test, low: int | None = None, high: int | None = None) -> list[int]:
-        """Return where tokens pass the test, in the window unless another one is given."""
+        """Return where tokens pass the test, in the window unless `low` or `high` is given."""
         low = self.low if low is None else low
         high = self.high if high is None else high
         return [at for at in range(low, high) if test(self.tokens[at])]
@@ -103,13 +103,15 @@ def has(tokens: Iterable[Token], *kinds: Kind) -> bool:
     return any(token.kind in kinds for token in tokens)
 
 
-def whole(tokens: Sequence[Token], sentence: Sentence, lexicon: Lexicon | None = None) -> Phrase:
+def whole_phrase(
+    tokens: Sequence[Token], sentence: Sentence, lexicon: Lexicon | None = None
+) -> Phrase:
     """Return the phrase that is all of a sentence or clause."""
     return Phrase(tokens, 0, 0, len(tokens), sentence=sentence, lexicon=lexicon)
 
 
 def read_past_blanks(everything: Sequence[Token], tokens: Sequence[Token]) -> list[Token]:
-    """Return `tokens`, read as if there were no blanks; a negation keeps that one came after it.
+    """Return `tokens`, read without blanks; a negation keeps that a blank came after it.
 
     Parameters
     ----------
@@ -150,13 +152,13 @@ _NOUN_PHRASE = frozenset({
 _FRACTURES_AGAIN = ("ones", "one")
 
 
-def clauses(tokens: list[Token]) -> Iterator[list[Token]]:
+def split_clauses(tokens: list[Token]) -> Iterator[list[Token]]:
     """Cut at "but", ";" and the like; what is excepted from a denial becomes an assertion."""
     start = 0
     tokens = _without_aside(tokens)
     for at, token in enumerate([*tokens, None]):
         if token is None or token.kind is Kind.BREAK:
-            yield from _exceptions(_of_those(tokens[start:at], tokens[:start]))
+            yield from _split_exceptions(_of_those(tokens[start:at], tokens[:start]))
             start = at + 1
 
 
@@ -185,8 +187,8 @@ def _without_aside(tokens: list[Token]) -> list[Token]:
     return tokens
 
 
-def _exceptions(clause: list[Token]) -> Iterator[list[Token]]:
-    at = next((n for n in range(len(clause)) if _excepts(clause, n)), None)
+def _split_exceptions(clause: list[Token]) -> Iterator[list[Token]]:
+    at = next((n for n in range(len(clause)) if _begins_exception(clause, n)), None)
     if at is None:
         yield clause
         return
@@ -204,7 +206,7 @@ def _exceptions(clause: list[Token]) -> Iterator[list[Token]]:
     yield tail
 
 
-def _excepts(clause: list[Token], at: int) -> bool:
+def _begins_exception(clause: list[Token], at: int) -> bool:
     """Tell whether what comes next is excepted: "beside the old ones", "next to the old ones"."""
     if clause[at].kind is not Kind.REFERENCE:
         return clause[at].kind is Kind.EXCEPT
@@ -212,29 +214,31 @@ def _excepts(clause: list[Token], at: int) -> bool:
     return any(t.value == "old" for t in near) and has(clause[:at], Kind.FRACTURE, Kind.NEGATION)
 
 
-def fractures_of(tokens: Sequence[Token]) -> list[int]:
+def find_fractures(tokens: Sequence[Token]) -> list[int]:
     """Return where the fractures of a clause stand, each once.
 
     The deformity of "compression deformity consistent with fracture" is that fracture, and the
     compression of "vertebral compression fracture" is its form.
     """
+    # Each word is first taken for a fracture of its own; a deformity that explains the next one is
+    # dropped.
     found = [at for at, token in enumerate(tokens) if token.kind is Kind.FRACTURE]
-    for one, two in list(pairwise(found)):
-        is_linked = any(t.kind is Kind.LINK for t in tokens[max(one, two - 4) : two])
-        if tokens[one].value == "deformity" and (is_linked or two == one + 1):
-            found.remove(one)
+    for at, after in list(pairwise(found)):
+        is_linked = any(t.kind is Kind.LINK for t in tokens[max(at, after - 4) : after])
+        if tokens[at].value == "deformity" and (is_linked or after == at + 1):
+            found.remove(at)
     return found
 
 
-def bounds(tokens: Sequence[Token], found: list[int]) -> list[tuple[int, int]]:
+def share_tokens(tokens: Sequence[Token], found: list[int]) -> list[tuple[int, int]]:
     """Share the tokens of a clause out between its fractures."""
     starts = [0]
     for before, at in pairwise(found):
-        starts.append(_start(tokens, before, at))
+        starts.append(_fracture_start(tokens, before, at))
     return list(zip(starts, [*starts[1:], len(tokens)], strict=True))
 
 
-def _start(tokens: Sequence[Token], before: int, at: int) -> int:
+def _fracture_start(tokens: Sequence[Token], before: int, at: int) -> int:
     """Return where the noun phrase of the fracture at `at` begins."""
     start = at
     if _looks_ahead(tokens, at):

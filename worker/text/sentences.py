@@ -53,6 +53,8 @@ _RESULT = (
 _HEADING = re.compile(
     rf"(?<![\w/])(?:(?P<request>{_REQUEST})|(?P<result>{_RESULT}))\s*:(?!\w)", re.IGNORECASE
 )
+# A full stop behind a shortened word ("prox. humerus") ends a sentence only where no word that goes
+# with it follows. Look-behinds must have a fixed width in Python, hence one each.
 _SHORTENED = (
     r"(?<=\bsurg)|(?<=\bprox)|(?<=\bdist)|(?<=\bsusp)|(?<=\bprob)|(?<=\bposs)|(?<=\bcomp)"
     r"|(?<=\bpost)|(?<=\bant)|(?<=\blat)|(?<=\bclav)|(?<=\bscap)|(?<=\bhum)|(?<=\bvert)"
@@ -123,36 +125,38 @@ class Sentence:
     has_end: bool = True
 
 
-def sentences(text: str, *, joins: bool = True) -> list[Sentence]:
+def split_sentences(text: str, *, joins: bool = True) -> list[Sentence]:
     """Return the sentences of `text`, at most `LONGEST` characters of it, in order.
 
-    A line that may or may not go on in the next one does, unless `joins` is false.
+    A line that may or may not go on in the next line does, unless `joins` is false.
     """
-    text = plain(text)
-    text = _WIDE.sub(_narrow, text if joins else text.replace(FOLD, "\n"))
-    text = _INNER_MARKER.sub("\n\n", _blank(_MARKUP, _blank(_ECHO, _items(text))))
-    pieces = [piece for part in _sections(text) for piece in _split(*part)]
+    text = without_markup(text)
+    text = _WIDE.sub(_narrow_gap, text if joins else text.replace(FOLD, "\n"))
+    text = _INNER_MARKER.sub(
+        "\n\n", _blank_matches(_MARKUP, _blank_matches(_ECHO, _part_items(text)))
+    )
+    pieces = [piece for part in _headed_parts(text) for piece in _split_part(*part)]
     return [
-        _sentence(piece, is_request, at == len(pieces) - 1)
+        _read_sentence(piece, is_request, at == len(pieces) - 1)
         for at, (piece, is_request) in enumerate(pieces)
     ]
 
 
-def plain(text: str) -> str:
+def without_markup(text: str) -> str:
     """Return the words of `text` without boxes and markup, at most `LONGEST` characters."""
-    text = _WIDE.sub(_narrow, unwrap(text[:LONGEST]))
+    text = _WIDE.sub(_narrow_gap, unwrap(text[:LONGEST]))
     text = _STARRED.sub(f" {BLANK_WORD} ", text)
     text = _BOX.sub(" ", _GROUNDED.sub(" ; ", text))
-    return _SAME_BOXES.sub(_once, _MARKUP.sub(" ", text))
+    return _SAME_BOXES.sub(_keep_first_box, _MARKUP.sub(" ", text))
 
 
-def _once(same: re.Match[str]) -> str:
+def _keep_first_box(same: re.Match[str]) -> str:
     is_some = same.group().lower().count("fracture") <= _MOST_BOXES
     is_of_bone = is_some and _BONE_WORD.search(same["words"])
     return same["start"] + same["gap"] + same["words"] if is_of_bone else same.group()
 
 
-def _items(text: str) -> str:
+def _part_items(text: str) -> str:
     """Part "1. Rib fracture 2. Clavicle fracture", which counts on from one."""
     if not _FIRST_ITEM.match(text):
         return text
@@ -163,16 +167,16 @@ def _items(text: str) -> str:
     return "\n\n".join([*parts, text[start:]])
 
 
-def _narrow(gap: re.Match[str]) -> str:
+def _narrow_gap(gap: re.Match[str]) -> str:
     lines = gap.group().count("\n")
     return "\n\n" if lines > 1 else "\n" if lines else " "
 
 
-def _blank(pattern: re.Pattern[str], text: str) -> str:
+def _blank_matches(pattern: re.Pattern[str], text: str) -> str:
     return pattern.sub(" ", text)
 
 
-def _sections(text: str) -> list[tuple[str, bool, bool]]:
+def _headed_parts(text: str) -> list[tuple[str, bool, bool]]:
     """Return (text, is a request, ends at a heading) for each headed part."""
     headings = list(_HEADING.finditer(text))
     starts = [0, *(h.start() for h in headings), len(text)]
@@ -185,7 +189,7 @@ def _sections(text: str) -> list[tuple[str, bool, bool]]:
     return parts
 
 
-def _split(part: str, is_request: bool, is_closed: bool) -> list[tuple[str, bool]]:
+def _split_part(part: str, is_request: bool, is_closed: bool) -> list[tuple[str, bool]]:
     out: list[tuple[str, bool]] = []
     start = 0
     for boundary in [*_BOUNDARY.finditer(part), None]:
@@ -198,7 +202,7 @@ def _split(part: str, is_request: bool, is_closed: bool) -> list[tuple[str, bool
     return out
 
 
-def _sentence(piece: str, is_request: bool, is_last: bool) -> Sentence:
+def _read_sentence(piece: str, is_request: bool, is_last: bool) -> Sentence:
     verbatim = piece.strip().replace(FOLD, "\n")
     body = _BLANK.sub(f" {BLANK_WORD} ", _MARKER.sub("", verbatim))
     body = " ".join(body.split()).rstrip("; ")
@@ -225,7 +229,9 @@ def has_foreign_letters(text: str) -> bool:
 
 def is_loop(text: str) -> bool:
     """Tell whether a model went round in circles: a sentence, words or a counter over and over."""
-    text = plain(text).lower()
+    text = without_markup(text).lower()
+    # A model in a loop names invented fractures until its tokens run out: nothing of such a text
+    # may be believed, so it is looked for before any sentence is read.
     said = [" ".join(_WORD.findall(s)) for s in re.split(r"(?<!\b[lr]t)(?<!\b[lr])[.!?\n;]+", text)]
     counts = Counter(s for s in said if len(s.split()) >= 2)
     counted = Counter(re.sub(_NUMERAL, "#", s) for s in said if len(s.split()) >= 2)
@@ -234,7 +240,7 @@ def is_loop(text: str) -> bool:
     if any(n >= 9 and "#" in s for s, n in counted.items()):
         return True
     words = _WORD.findall(text)
-    return _repeats(words, 3) or _repeats([re.sub(_NUMERAL, "#", w) for w in words], 8)
+    return _repeats_words(words, 3) or _repeats_words([re.sub(_NUMERAL, "#", w) for w in words], 8)
 
 
 _NUMERAL = (
@@ -243,12 +249,14 @@ _NUMERAL = (
 )
 
 
-def _repeats(words: list[str], times: int) -> bool:
+def _repeats_words(words: list[str], times: int) -> bool:
     """Tell whether up to eight words follow themselves `times` times, once more for one or two."""
     for period in range(1, 9):
         run = 0
         for at in range(period, len(words)):
             run = run + 1 if words[at] == words[at - period] else 0
+            # Three repeats of one or two words are asked for, two of longer runs: "the the" is a
+            # stutter. A run of numerals alone is a list of ribs.
             if run >= period * (times - (period > 2)) and (
                 set(words[at - period + 1 : at + 1]) != {"#"}
             ):

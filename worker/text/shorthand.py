@@ -18,14 +18,14 @@ _HASH = re.compile(
 )
 
 
-def _broken(mark: re.Match[str]) -> str:
+def _spell_hash(mark: re.Match[str]) -> str:
     return " fractures " if mark["many"] else " fracture "
 
 
 _RIB_HASH = re.compile(r"\b(ribs?) # (?=\d)")  # "rib # 3-4", unless a fracture is spelt out
 _SPELT = re.compile(r"fract|\bfx")
 _SEVERAL = "|".join(CARDINALS[1:])
-_BREAK_IN = re.compile(  # "a break in the left clavicle", not one in the protocol
+_BREAK_IN = re.compile(  # "a break in the left clavicle", not a break in the protocol
     r"(?<!cortical )\bbreak(?= (?:in|of|through) (?:the |an? )?(?:left |right |lt |rt )?"
     r"(?:\w{1,12} )?(?:clavicle|collarbone|ribs?|scapula|humerus|sternum)\b)"
 )
@@ -70,7 +70,7 @@ _SHORTHAND = (
     (re.compile(r"\(\s*\?+\s*\)|(?<!\?)\?{2,}+(?=.{0,200}\w)"), " possible mark "),
     (re.compile(r"\b(rib|ribs) #\s*(?=\d)"), r"\1 "),
     (re.compile(r"\b(image|case|exam|study|series|accession|mrn|page|id) #"), r"\1 number"),
-    (_HASH, _broken),
+    (_HASH, _spell_hash),
     (re.compile(rf"\bfirst ({_SEVERAL})(?= (?:(?:left|right|lt|rt|l|r) )?ribs\b)"), r"first to \1"),
     (re.compile(r"(?<=rib )(?:nos?|nrs?|num|numbers?)\.?\s*(?=\d{1,2}\b)|#\s*(?=\d)"), ""),
     (re.compile(rf"(?<=rib )number\s+(?=(?:{'|'.join(CARDINALS)})\b)"), ""),

@@ -9,6 +9,8 @@ from worker.text.lexicon import Kind, Lexicon, LexiconRow, Token, english
 from worker.text.sentences import BLANK_WORD
 from worker.text.shorthand import ORDINALS, spelt_out
 
+# The order of the alternatives decides: dates, sizes, ages and image numbers are skipped before a
+# bare number can be taken for a rib, and "T8" is a level before it is a letter and a digit.
 _PIECE = re.compile(
     r"""(?P<skip>\d{1,4}[/.-]\d{1,2}[/.-]\d{2,4}
         |\d+(?:[.,]\d+)?(?:\s?(?:to|or|and|-)\s?\d+(?:[.,]\d+)?)?[\s-]?(?:mm|cm|%|percent|ml|years?|yrs?|yo|days?|weeks?|months?|hours?
@@ -50,11 +52,14 @@ _COLUMN = tuple(f"{region}{n}" for region, top in (("C", 7), ("T", 12), ("L", 5)
 def tokenize(sentence: str, lexicon: Lexicon | None = None) -> list[Token]:
     """Return the tokens of one sentence, numbers and levels expanded, in reading order."""
     lexicon = lexicon or english()
-    tokens = list(_matched(list(_pieces(sentence, lexicon)), lexicon))
-    return _ranges(_vertebrae(_rib_names(tokens)))
+    tokens = list(_match_phrases(list(_cut_pieces(sentence, lexicon)), lexicon))
+    # A range is merged last: its ends must be ribs or vertebrae by then, and not yet bare numbers.
+    return _merge_ranges(_read_vertebrae(_rib_names(tokens)))
 
 
-def _pieces(sentence: str, lexicon: Lexicon) -> Iterator[tuple[str, str]]:
+def _cut_pieces(sentence: str, lexicon: Lexicon) -> Iterator[tuple[str, str]]:
+    # NFKC folds what looks alike: full-width letters, ligatures, superscripts. A model copies them
+    # from its training texts.
     text = " ".join(unicodedata.normalize("NFKC", sentence).lower().split())
     text = re.sub(r"[\u2010-\u2015\u2212~]", "-", text).replace("\u2019", "'")
     text = _DURATION.sub(" ", _AGED.sub(" duration ", spelt_out(text)))
@@ -76,7 +81,7 @@ def _is_hyphen(text: str, at: int) -> bool:
     return before.isalpha() and after.isalpha() and not is_dash
 
 
-def _matched(pieces: list[tuple[str, str]], lexicon: Lexicon) -> Iterator[Token]:
+def _match_phrases(pieces: list[tuple[str, str]], lexicon: Lexicon) -> Iterator[Token]:
     at = 0
     while at < len(pieces):
         kind, piece = pieces[at]
@@ -88,14 +93,16 @@ def _matched(pieces: list[tuple[str, str]], lexicon: Lexicon) -> Iterator[Token]
             yield Token(Kind.BLANK, "", piece)
             at += 1
             continue
-        phrase = _longest(pieces, at, lexicon)
+        phrase = _longest_phrase(pieces, at, lexicon)
         yield (
-            _word(phrase[1], phrase[2], " ".join(phrase[0])) if phrase else _single(piece, lexicon)
+            _phrase_token(phrase[1], phrase[2], " ".join(phrase[0]))
+            if phrase
+            else _single_token(piece, lexicon)
         )
         at += len(phrase[0]) if phrase else 1
 
 
-def _longest(pieces: list[tuple[str, str]], at: int, lexicon: Lexicon) -> LexiconRow | None:
+def _longest_phrase(pieces: list[tuple[str, str]], at: int, lexicon: Lexicon) -> LexiconRow | None:
     """Return the longest phrase of the table that begins at `at`."""
     word = pieces[at][1]
     after = pieces[at + 1][1] if at + 1 < len(pieces) else ""
@@ -105,17 +112,18 @@ def _longest(pieces: list[tuple[str, str]], at: int, lexicon: Lexicon) -> Lexico
     return next(iter(lexicon.index.get((word, ""), ())), None)
 
 
-def _word(kind: Kind, value: str, text: str) -> Token:
+def _phrase_token(kind: Kind, value: str, text: str) -> Token:
     if kind is Kind.NUMBER:
         form, _, number = value.partition(" ")
         return Token(kind, number, text, form)
     return Token(kind, value, text)
 
 
-def _single(piece: str, lexicon: Lexicon) -> Token:
+def _single_token(piece: str, lexicon: Lexicon) -> Token:
     if piece in {"l", "r"}:
         return Token(Kind.SIDE, "left" if piece == "l" else "right", piece)
     if _BEYOND_RIBS.fullmatch(piece):
+        # "Thirteenth" and the like: a number beyond the ribs, which makes the text garbled.
         return Token(Kind.NUMBER, "99", piece, "ordinal")
     if not piece.isascii():
         return Token(Kind.FOREIGN, "", piece)
@@ -126,6 +134,8 @@ def _single(piece: str, lexicon: Lexicon) -> Token:
 def _number_or_mark(kind: str, piece: str) -> Iterator[Token]:
     if kind == "level":
         letter = piece[0] if piece[0].isalpha() else "t"
+        # "D8" is the dorsal spine of older reports, "th8" the thoracic of German ones; both mean
+        # T8.
         region = "T" if letter in "td" else letter.upper()
         yield Token(Kind.LEVEL, f"{region}{int(re.sub(r'[^0-9]', '', piece))}", piece)
     elif kind == "sided":
@@ -134,6 +144,8 @@ def _number_or_mark(kind: str, piece: str) -> Iterator[Token]:
     elif kind == "ordinal":
         yield Token(Kind.NUMBER, str(int(re.sub(r"\D", "", piece))), piece, "ordinal")
     elif kind == "digit":
+        # A year, an identifier or a decimal is not a rib; 0 is a number that no rule takes for a
+        # bone.
         value = str(int(piece)) if piece.isdecimal() and len(piece) < 4 else "0"
         yield Token(Kind.NUMBER, value, piece, "digit")
     elif piece == "/":
@@ -162,6 +174,7 @@ _LISTED = (Kind.NUMBER, Kind.LEVEL, Kind.AND, Kind.COMMA, Kind.OR, Kind.SIDE, Ki
 
 
 def _among_ribs(tokens: list[Token], at: int) -> bool:
+    # 24 tokens hold all twelve ribs with their commas; a bound keeps the cost linear in the text.
     after = next((t for t in tokens[at + 1 : at + 24] if not _is_listed(t)), None)
     if after is not None and after.kind is Kind.BONE:
         return after.value == "rib"
@@ -178,7 +191,7 @@ def _is_listed(token: Token) -> bool:
     return token.kind in _LISTED or token.text in _TO or token.text in _ROMAN
 
 
-def _vertebrae(tokens: list[Token]) -> list[Token]:
+def _read_vertebrae(tokens: list[Token]) -> list[Token]:
     """Turn "eighth thoracic vertebra" and the 9 of "T8 and 9" into levels."""
     out = list(tokens)
     for at in range(len(tokens)):
@@ -195,23 +208,23 @@ def _vertebrae(tokens: list[Token]) -> list[Token]:
                     tokens[at + 1], kind=Kind.LEVEL, value=region + tokens[at + 1].value
                 )
         elif token.kind is Kind.NUMBER and token.form == "digit":
-            out[at] = _leveled(out, tokens, at)
+            out[at] = _number_or_level(out, tokens, at)
     return out
 
 
-def _leveled(out: list[Token], tokens: list[Token], at: int) -> Token:
-    before = out[at - 2] if at >= 2 and _joins(tokens[at - 1]) else None
+def _number_or_level(out: list[Token], tokens: list[Token], at: int) -> Token:
+    before = out[at - 2] if at >= 2 and _is_joint(tokens[at - 1]) else None
     after = tokens[at + 1] if at + 1 < len(tokens) else None
     if before is None or before.kind is not Kind.LEVEL or (after and after.value == "rib"):
         return tokens[at]
     return Token(Kind.LEVEL, before.value[0] + tokens[at].value, tokens[at].text)
 
 
-def _joins(token: Token) -> bool:
+def _is_joint(token: Token) -> bool:
     return token.kind in (Kind.AND, Kind.COMMA, Kind.OR) or token.text in _TO
 
 
-def _ranges(tokens: list[Token]) -> list[Token]:
+def _merge_ranges(tokens: list[Token]) -> list[Token]:
     """Merge "5th through 8th" and "T11-L1" into one token that names every member."""
     out: list[Token] = []
     at = 0
@@ -221,7 +234,7 @@ def _ranges(tokens: list[Token]) -> list[Token]:
             out.append(tokens[at])
             at += 1
             continue
-        values = _between(tokens[at], tokens[end])
+        values = _range_members(tokens[at], tokens[end])
         out.append(Token(tokens[at].kind, values, tokens[at].text, "range"))
         at = end + 1
     return out
@@ -244,13 +257,14 @@ def _range_end(tokens: list[Token], at: int) -> int | None:
     return end if end < len(tokens) and tokens[end].kind is kind else None
 
 
-def _between(first: Token, last: Token) -> str:
+def _range_members(first: Token, last: Token) -> str:
     if first.kind is Kind.LEVEL:
         if first.value not in _COLUMN or last.value not in _COLUMN:
             return "?"
         low, high = sorted((_COLUMN.index(first.value), _COLUMN.index(last.value)))
         return " ".join(_COLUMN[low : high + 1])
     low, high = sorted((int(first.value), int(last.value)))
+    # There is no 99th rib: a range beyond the twelve voids the text instead of naming a wrong rib.
     return " ".join(str(n) for n in range(low, high + 1)) if low >= 1 and high <= 12 else "99"
 
 

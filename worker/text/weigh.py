@@ -7,26 +7,26 @@ from worker.text.bones import (
     BLAND,
     Site,
     SiteReader,
-    implied,
+    implied_site,
     read_sites,
     sites,
-    unrelated,
+    unrelated_parts,
 )
-from worker.text.entries import Denial, Entry, merged
+from worker.text.entries import Denial, Entry, merge_entries
 from worker.text.lexicon import Kind, Lexicon, Token
 from worker.text.phrase import (
     NAMED,
     Phrase,
-    bounds,
-    clauses,
-    fractures_of,
+    find_fractures,
     has,
     is_bare,
     read_past_blanks,
-    whole,
+    share_tokens,
+    split_clauses,
+    whole_phrase,
 )
 from worker.text.result import Absence, Findings, Fracture, Place, Presence
-from worker.text.rules import ENGLISH, Hit, RuleSet, RuleVerdict, TextRule, first
+from worker.text.rules import ENGLISH, Hit, RuleSet, RuleVerdict, TextRule, first_hit
 from worker.text.rules.backward import (
     dates_only,
     is_anaphor,
@@ -37,7 +37,7 @@ from worker.text.rules.backward import (
     shows_sign,
 )
 from worker.text.rules.cut_off import ends_open, is_cut_off
-from worker.text.rules.hedged import queried
+from worker.text.rules.hedged import find_query
 from worker.text.rules.unreadable import names_fracture
 from worker.text.sentences import BLANK_WORD, LONGEST_SENTENCE, Sentence
 from worker.text.tokens import tokenize
@@ -78,10 +78,10 @@ class TextReading:
         tokens = [] if is_long else tokenize(sentence.body, self.lexicon)
         self.not_understood |= {t.text: None for t in tokens if t.kind is Kind.UNKNOWN}
         self.knows_ribs |= any(t.kind is Kind.BONE and t.value == "rib" for t in tokens)
-        phrase = whole(tokens, sentence, self.lexicon)
+        phrase = whole_phrase(tokens, sentence, self.lexicon)
         unread = self._ask_rules(self.rules.sentences, phrase)
         if unread is None and self.is_question_before and is_no(tokens):
-            self._note("answer-no", RuleVerdict.DENIED, phrase, range(len(tokens)))
+            self._note_reason("answer-no", RuleVerdict.DENIED, phrase, range(len(tokens)))
             bones = sorted(self.asked - {""})
             named = tuple(Site(bone, None, None, None, 0) for bone in bones)
             self.denials.append(
@@ -91,7 +91,7 @@ class TextReading:
         turned = (Kind.UNSURE, Kind.ABSENT, Kind.NEGATION)  # "can a fracture be excluded? No."
         self.is_question_before = sentence.is_question and not has(tokens, *turned)
         if unread is None:
-            self._understand(sentence, tokens)
+            self._read_statement(sentence, tokens)
             return
         self.is_doubtful |= unread[0].verdict is RuleVerdict.OPEN
         if (
@@ -104,62 +104,66 @@ class TextReading:
 
     def _ask_rules(self, rules: Sequence[TextRule], phrase: Phrase) -> tuple[TextRule, Hit] | None:
         """Return the first rule that applies, and note why."""
-        found = first(rules, phrase)
+        found = first_hit(rules, phrase)
         if found:
-            self._note(found[0].name, found[0].verdict, phrase, found[1].words)
+            self._note_reason(found[0].name, found[0].verdict, phrase, found[1].words)
         return found
 
-    def _note(self, rule: str, verdict: str, phrase: Phrase, words: Sequence[int]) -> None:
+    def _note_reason(self, rule: str, verdict: str, phrase: Phrase, words: Sequence[int]) -> None:
         seen = tuple(phrase.tokens[at].text for at in words)
         self.reasons.append(RuleReason(rule, verdict, phrase.sentence.verbatim, seen))
 
-    def _understand(self, sentence: Sentence, everything: list[Token]) -> None:
+    def _read_statement(self, sentence: Sentence, everything: list[Token]) -> None:
         tokens = everything
         if has(everything, Kind.BLANK):
             plain = tokenize(sentence.body.replace(BLANK_WORD, " "), self.lexicon)
             tokens = read_past_blanks(everything, plain)
-        phrase = whole(tokens, sentence, self.lexicon)
+        phrase = whole_phrase(tokens, sentence, self.lexicon)
         self.is_doubtful |= self._ask_rules(self.rules.views, phrase) is not None
         if self.last and names_more(tokens, is_numbered=any(e.number for e in self.last)):
-            self._continue(sentence, tokens)
+            self._add_bones(sentence, tokens)
             return
         if self.last and tokens and dates_only(tokens):
-            self._note("dates-back", RuleVerdict.DATED, phrase, ())
+            self._note_reason("dates-back", RuleVerdict.DATED, phrase, ())
             self._date_last(phrase)
             return
         denials = len(self.denials)
-        for clause in clauses(tokens):
+        for clause in split_clauses(tokens):
             if self.last and self.last[0].sentence == sentence.verbatim and is_bare(clause):
-                self._continue(sentence, clause)
+                self._add_bones(sentence, clause)
             else:
-                self._clause(sentence, clause)
-        self._end(sentence, everything, denials)
+                self._read_clause(sentence, clause)
+        self._drop_cut_off(sentence, everything, denials)
         for denial in self.denials[denials:]:
             denial.sentence = sentence.verbatim
             self.asked -= {site.bone for site in denial.sites} or self.asked
         leads_on = is_label(tokens) or shows_sign(tokens)
         self.is_label = not names_fracture(tokens) and leads_on
-        self.signs = read_sites(tokens, 0, len(tokens), unrelated(tokens, 0, len(tokens), BLAND))
+        self.signs = read_sites(
+            tokens, 0, len(tokens), unrelated_parts(tokens, 0, len(tokens), BLAND)
+        )
 
-    def _end(self, sentence: Sentence, tokens: list[Token], denials: int) -> None:
+    def _drop_cut_off(self, sentence: Sentence, tokens: list[Token], denials: int) -> None:
         """Take back what the last sentence denied if it has been cut off."""
         is_open = not sentence.has_end and is_cut_off(sentence.body, tokens, self.lexicon)
         if not sentence.is_last or not (is_open or ends_open(tokens)):
             return
-        self._note("cut-off", RuleVerdict.OPEN, whole(tokens, sentence), (len(tokens) - 1,))
+        self._note_reason(
+            "cut-off", RuleVerdict.OPEN, whole_phrase(tokens, sentence), (len(tokens) - 1,)
+        )
         self.is_doubtful |= len(self.denials) > denials
         del self.denials[denials:]
         # "Fracture of the right" is dropped at the cut end of a text that has named a fracture.
         named = [e for e in self.entries if e.sentence != sentence.verbatim or e.bone != "other"]
         self.entries = named or self.entries
 
-    def _clause(self, sentence: Sentence, tokens: list[Token]) -> None:
-        found = fractures_of(tokens)
-        phrase = whole(tokens, sentence, self.lexicon)
+    def _read_clause(self, sentence: Sentence, tokens: list[Token]) -> None:
+        found = find_fractures(tokens)
+        phrase = whole_phrase(tokens, sentence, self.lexicon)
         self.is_doubtful |= self._ask_rules(self.rules.signs, phrase) is not None
-        shares = bounds(tokens, found) if found else []
+        shares = share_tokens(tokens, found) if found else []
         for at, (low, high) in zip(found, shares, strict=True):
-            self._mention(
+            self._read_mention(
                 sentence,
                 Phrase(tokens, at, low, high, self.knows_ribs, sentence, self.lexicon),
             )
@@ -176,46 +180,47 @@ class TextReading:
                 ages = _ages_of_absence(phrase.about(at))
                 self.denials.append(Denial(tuple(absence[1].sites), ages, extra))
 
-    def _mention(self, sentence: Sentence, phrase: Phrase) -> None:
+    def _read_mention(self, sentence: Sentence, phrase: Phrase) -> None:
         decided = self._ask_rules(self.rules.mentions, phrase)
         if decided is None:
-            self._assert(sentence, phrase)
+            self._add_assertion(sentence, phrase)
         elif decided[0].verdict is RuleVerdict.DENIED:
-            self._deny(phrase)
+            self._add_denial(phrase)
         else:
             self.is_doubtful |= decided[0].verdict is RuleVerdict.OPEN
 
-    def _deny(self, phrase: Phrase) -> None:
-        extra = any(_presupposes(phrase, at) for at in range(len(phrase.tokens)))
+    def _add_denial(self, phrase: Phrase) -> None:
+        extra = any(_presupposes_fracture(phrase, at) for at in range(len(phrase.tokens)))
         extra |= any(t.text in ("second", "third") for t in phrase.before(1))
         is_new = any(t.kind is Kind.AGE and t.text.startswith("new") for t in phrase.own)
-        extra |= is_new and any(e.age == "acute" for e in self.entries)  # no new one beside it
+        extra |= is_new and any(e.age == "acute" for e in self.entries)  # no new fracture beside it
         named = sites(phrase)
         self.is_void |= any(site.is_garbled for site in named)
-        side = None if named else implied(phrase).side
-        self.denials.append(Denial(tuple(named), _qualifiers(phrase), extra, side))
+        side = None if named else implied_site(phrase).side
+        self.denials.append(Denial(tuple(named), _read_qualifiers(phrase), extra, side))
 
-    def _assert(self, sentence: Sentence, phrase: Phrase) -> None:
+    def _add_assertion(self, sentence: Sentence, phrase: Phrase) -> None:
         named = sites(phrase)
         if is_anaphor(phrase) and not named and self.last:
-            self._note("same-fracture", RuleVerdict.DATED, phrase, (phrase.at,))
+            self._note_reason("same-fracture", RuleVerdict.DATED, phrase, (phrase.at,))
             self._date_last(phrase)
             return
         if not named and self.signs and (self.is_label or points_back(phrase)):
             named = self.signs
         self.is_void |= any(site.is_garbled for site in named)
-        named = named or [implied(phrase)]
-        if named[0].bone == "other" and not named[0].side and queried(phrase):
-            self._note("asked-of-nothing", RuleVerdict.OPEN, phrase, (phrase.at,))
+        named = named or [implied_site(phrase)]
+        if named[0].bone == "other" and not named[0].side and find_query(phrase):
+            self._note_reason("asked-of-nothing", RuleVerdict.OPEN, phrase, (phrase.at,))
             self.is_doubtful = True  # "?fracture" asks, "?fracture left 5th rib" suspects
             return
         self._carry_side(sentence, named)
-        self._note("asserted", Presence.PRESENT, phrase, (phrase.at,))
+        self._note_reason("asserted", Presence.PRESENT, phrase, (phrase.at,))
         hedge = self._ask_rules(self.rules.hedges, phrase)
         dates = self._ask_rules(self.rules.dates, phrase)
         ages = _ages_after(named, dates[1].ages if dates else ())
         self.last = [
-            _entry(sentence, phrase, site, hedge and hedge[1], dates and dates[1]) for site in named
+            _make_entry(sentence, phrase, site, hedge and hedge[1], dates and dates[1])
+            for site in named
         ]
         for entry, age in zip(self.last, ages, strict=False):
             entry.age = age
@@ -232,12 +237,14 @@ class TextReading:
     def _date_last(self, phrase: Phrase) -> None:
         dates = self._ask_rules(self.rules.dates, phrase)
         for entry in self.last:
-            entry.age = entry.age or _age(phrase.at, phrase.at, dates[1].ages if dates else ())
+            entry.age = entry.age or _choose_age(
+                phrase.at, phrase.at, dates[1].ages if dates else ()
+            )
 
-    def _continue(self, sentence: Sentence, tokens: list[Token]) -> None:
+    def _add_bones(self, sentence: Sentence, tokens: list[Token]) -> None:
         """Add the bones of "These involve the 5th and 6th ribs" to the fracture before."""
-        phrase = whole(tokens, sentence)
-        self._note("names-more", Presence.PRESENT, phrase, range(len(tokens)))
+        phrase = whole_phrase(tokens, sentence)
+        self._note_reason("names-more", Presence.PRESENT, phrase, range(len(tokens)))
         first_entry = self.last[0]
         reader = SiteReader(tokens, knows_ribs=any(e.bone == "rib" for e in self.last))
         sites = reader.read(0, len(tokens))
@@ -252,23 +259,28 @@ class TextReading:
 
     def conclude(self) -> Findings:
         """Weigh what was asserted against what was denied."""
-        entries = merged(self.entries)
+        entries = merge_entries(self.entries)
         is_contradictory = any(d.contradicts(e) for d in self.denials for e in entries)
+        # A contradiction is not decided by a majority: whichever side a model meant, a wrong
+        # "absent" and a wrong "present" both reach a patient, and "undetermined" is read by a
+        # person.
         if self.is_void or (entries and is_contradictory):
             rule = "garbled-bone" if self.is_void else "contradiction"
             self.reasons.append(RuleReason(rule, RuleVerdict.OPEN, "", ()))
             return Findings(Presence.UNDETERMINED, ())
         if entries:
-            fractures = tuple(_fracture(e) for e in entries)
-            return Findings(Presence.PRESENT, fractures, self._absences())
+            fractures = tuple(_make_fracture(e) for e in entries)
+            return Findings(Presence.PRESENT, fractures, self._list_absences())
         is_clear = any(not d.is_extra for d in self.denials)
+        # "Absent" needs a denial without "other" in it, no doubt anywhere, and no question left
+        # unanswered.
         if is_clear and not self.is_doubtful and not self.asked:
-            return Findings(Presence.ABSENT, (), self._absences())
+            return Findings(Presence.ABSENT, (), self._list_absences())
         if not self.reasons:
             self.reasons.append(RuleReason("says-nothing", RuleVerdict.OPEN, "", ()))
         return Findings(Presence.UNDETERMINED, ())
 
-    def _absences(self) -> tuple[Absence, ...]:
+    def _list_absences(self) -> tuple[Absence, ...]:
         found = [
             Absence(
                 tuple(Place(s.bone, s.number, s.side, s.part) for s in denial.sites),
@@ -282,7 +294,7 @@ class TextReading:
         return tuple(dict.fromkeys(found))
 
 
-def _entry(
+def _make_entry(
     sentence: Sentence, phrase: Phrase, site: Site, hedge: Hit | None, dates: Hit | None
 ) -> Entry:
     is_possible = hedge is not None and site.at > (-1 if hedge.start is None else hedge.start)
@@ -291,13 +303,13 @@ def _entry(
         number=site.number,
         side=site.side,
         is_possible=phrase.word.value == "deformity" or is_possible,
-        age=_age(site.at, phrase.at, dates.ages if dates else ()),
+        age=_choose_age(site.at, phrase.at, dates.ages if dates else ()),
         segment=site.segment,
         sentence=sentence.verbatim,
         is_displaced=any(t.value == "displaced" for t in phrase.own),
         is_extra=phrase.has(Kind.EXTRA),
         part=site.part,
-        course=_course(phrase.own),
+        course=_read_course(phrase.own),
     )
 
 
@@ -305,7 +317,7 @@ _UNCHANGED_WORDS = "stable unchanged again redemonstrated redemonstration persis
 _UNCHANGED = frozenset(_UNCHANGED_WORDS.split())
 
 
-def _course(own: Sequence[Token]) -> str | None:
+def _read_course(own: Sequence[Token]) -> str | None:
     """Return what the words of a fracture say of it against an earlier image."""
     words = {word for token in own for word in token.text.split()}
     if words & {"new", "newly"} and not words & {"no", "not", "or"}:
@@ -314,7 +326,7 @@ def _course(own: Sequence[Token]) -> str | None:
     return "unchanged" if is_same else None
 
 
-def _presupposes(phrase: Phrase, at: int) -> bool:
+def _presupposes_fracture(phrase: Phrase, at: int) -> bool:
     """Tell "no other fracture" from "no fracture or other abnormality"."""
     if phrase.tokens[at].kind is Kind.EXCEPT:
         return True
@@ -335,7 +347,7 @@ def _ages_of_absence(phrase: Phrase) -> frozenset[str]:
     return frozenset(ages | own)
 
 
-def _qualifiers(phrase: Phrase) -> frozenset[str]:
+def _read_qualifiers(phrase: Phrase) -> frozenset[str]:
     out = set()
     for token in phrase.own:
         if token.kind is Kind.AGE:
@@ -345,8 +357,8 @@ def _qualifiers(phrase: Phrase) -> frozenset[str]:
     return frozenset(out)
 
 
-def _age(at: int, fracture: int, dates: Sequence[tuple[int, str]]) -> str | None:
-    """Choose among the ages said of a fracture the one that is said of the bone at `at`."""
+def _choose_age(at: int, fracture: int, dates: Sequence[tuple[int, str]]) -> str | None:
+    """Choose among the ages of a fracture the age that is said of the bone at `at`."""
     values = {value for _, value in dates}
     if len(values) <= 1:
         return next(iter(values), None) or None
@@ -371,7 +383,7 @@ def _are_adjacent(dates: Sequence[tuple[int, str]]) -> bool:
     return max(places) - min(places) <= 2
 
 
-def _fracture(entry: Entry) -> Fracture:
+def _make_fracture(entry: Entry) -> Fracture:
     certainty = "possible" if entry.is_possible else "definite"
     return Fracture(
         entry.bone,

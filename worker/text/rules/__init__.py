@@ -1,7 +1,7 @@
 """The rules that read a sentence, in the order in which they are asked.
 
 A rule is a `worker.text.rules.rule.TextRule`: a name, a sentence on what it does, a function from a
-phrase to what it has seen, a text that it decides and one like it that it leaves alone. Both texts
+phrase to what it has seen, a text that it decides and a like text that it leaves alone. Both texts
 are its tests. To add a rule, put it into the RULES of the file whose sentence it fits, before the
 rules that it shall win against; nothing else needs to know of it.
 """
@@ -17,7 +17,7 @@ from worker.text.rules import (
     sought,
     unreadable,
 )
-from worker.text.rules.rule import Hit, RuleSet, RuleVerdict, TextRule, first
+from worker.text.rules.rule import Hit, RuleSet, RuleVerdict, TextRule, first_hit
 
 ENGLISH = RuleSet(
     sentences=unreadable.RULES,
@@ -30,4 +30,4 @@ ENGLISH = RuleSet(
     absences=intact.RULES,
 )
 
-__all__ = ["ENGLISH", "Hit", "RuleSet", "RuleVerdict", "TextRule", "first"]
+__all__ = ["ENGLISH", "Hit", "RuleSet", "RuleVerdict", "TextRule", "first_hit"]

@@ -18,27 +18,28 @@ leaves alone; both are its tests.
 _LONGEST = 100  # characters of an example
 
 
-def page(rules: RuleSet) -> str:
+def render_page(rules: RuleSet) -> str:
     """Return the page as Markdown."""
-    return "\n".join([HEAD, *(line for part in _parts(rules) for line in part)])
+    return "\n".join([HEAD, *(line for part in _page_parts(rules) for line in part)])
 
 
-def _parts(rules: RuleSet) -> Iterator[Sequence[str]]:
-    yield _table("Sentences that are not read", rules.sentences)
-    yield _table("Views", rules.views)
-    yield _table("A fracture word", rules.mentions)
+def _page_parts(rules: RuleSet) -> Iterator[Sequence[str]]:
+    yield _rule_table("Sentences that are not read", rules.sentences)
+    yield _rule_table("Views", rules.views)
+    yield _rule_table("A fracture word", rules.mentions)
     yield ["Where none of these applies, the fracture is asserted.", ""]
-    yield _table("Possible or definite", rules.hedges)
-    yield _table("Age", rules.dates)
-    yield _table("Any clause", rules.signs)
-    yield _table("Clauses without a fracture word", rules.openings)
-    yield _table("Bones that are called normal", rules.absences)
+    yield _rule_table("Possible or definite", rules.hedges)
+    yield _rule_table("Age", rules.dates)
+    yield _rule_table("Any clause", rules.signs)
+    yield _rule_table("Clauses without a fracture word", rules.openings)
+    yield _rule_table("Bones that are called normal", rules.absences)
 
 
-def _table(title: str, rules: Sequence[TextRule]) -> list[str]:
+def _rule_table(title: str, rules: Sequence[TextRule]) -> list[str]:
+    texts = [(_table_cell(rule.example), _table_cell(rule.counter)) for rule in rules]
     rows = [
-        f"| `{r.name}` | {r.says} | {r.verdict} | {_cell(r.example)} | {_cell(r.counter)} |"
-        for r in rules
+        f"| `{rule.name}` | {rule.says} | {rule.verdict} | {example} | {counter} |"
+        for rule, (example, counter) in zip(rules, texts, strict=True)
     ]
     return [
         f"## {title}",
@@ -50,10 +51,10 @@ def _table(title: str, rules: Sequence[TextRule]) -> list[str]:
     ]
 
 
-def _cell(text: str) -> str:
+def _table_cell(text: str) -> str:
     short = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
     return short.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;").replace("{", "&#123;")
 
 
 if __name__ == "__main__":
-    print(page(ENGLISH), end="")
+    print(render_page(ENGLISH), end="")

@@ -10,17 +10,17 @@ _OF_THE_PATIENT = ("status post", "history of", "prior history of", "past histor
                    "known history of", "post orif")  # fmt: skip
 
 
-def _unclear(phrase: Phrase) -> Hit | None:
+def _find_unclear_age(phrase: Phrase) -> Hit | None:
     unclear = phrase.places(lambda token: token.kind is Kind.AGE and not token.value)
     return Hit(unclear[:1], ages=[(unclear[0], "")]) if unclear else None
 
 
-def _dated(phrase: Phrase) -> Hit | None:
-    found = _found(phrase)
+def _find_ages(phrase: Phrase) -> Hit | None:
+    found = _list_ages(phrase)
     return Hit([at for at, _ in found], ages=found) if found else None
 
 
-def _found(phrase: Phrase) -> list[tuple[int, str]]:
+def _list_ages(phrase: Phrase) -> list[tuple[int, str]]:
     tokens = phrase.tokens
     return [
         (at, tokens[at].value)
@@ -82,12 +82,13 @@ def _dates_back(phrase: Phrase, at: int) -> bool:
 
 RULES = (
     TextRule(
-        "age-unknown", "An age that is called unknown is none.", RuleVerdict.DATED, _unclear,
+        "age-unknown", "An age that is called unknown is none.",
+        RuleVerdict.DATED, _find_unclear_age,
         "Age-indeterminate left 5th rib fracture.", "Old left 5th rib fracture.",
     ),
     TextRule(
         "age", "An adjective or a later word of age dates its own fracture only.",
-        RuleVerdict.DATED, _dated,
+        RuleVerdict.DATED, _find_ages,
         "Old left 5th rib fracture.", "Left 5th rib fracture without acute pneumothorax.",
     ),
 )  # fmt: skip

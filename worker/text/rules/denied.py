@@ -11,36 +11,36 @@ from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 from worker.text.rules.unseen import denies_sight
 
 
-def _blanked(phrase: Phrase) -> Hit | None:
+def _find_blanked_denial(phrase: Phrase) -> Hit | None:
     """Find a negation whose noun may have been blanked: "no XXXX left 5th rib fracture"."""
     if not is_specific(phrase):
         return None
-    before = negation(phrase)
+    before = find_negation(phrase)
     if before is not None and phrase.tokens[before[0]].form == BLANK_FORM:
         return Hit((before[0],))
     later = phrase.places(lambda token: token.form == BLANK_FORM, phrase.at + 1)
     return Hit(later) if later and _is_denied_later(phrase) else None
 
 
-def _doubly(phrase: Phrase) -> Hit | None:
+def _find_double_denial(phrase: Phrase) -> Hit | None:
     """Find a denial before and one after the same fracture."""
-    before, after = negation(phrase), _is_denied_later(phrase)
+    before, after = find_negation(phrase), _is_denied_later(phrase)
     return Hit((before[0],)) if before and before[1] and after else None
 
 
-def _unclear(phrase: Phrase) -> Hit | None:
+def _find_unclear_denial(phrase: Phrase) -> Hit | None:
     """Find a negation that may or may not reach as far as the fracture."""
-    before = negation(phrase)
+    before = find_negation(phrase)
     return Hit((before[0],)) if before and before[1] is None else None
 
 
-def _unclear_later(phrase: Phrase) -> Hit | None:
+def _find_unclear_later(phrase: Phrase) -> Hit | None:
     return Hit(_negating_words(phrase)) if _is_denied_later(phrase) is None else None
 
 
-def _probably(phrase: Phrase) -> Hit | None:
+def _find_probable_denial(phrase: Phrase) -> Hit | None:
     """Find the "probably no" of a denial that is not sure of itself."""
-    is_denied = _before(phrase) or _later(phrase)
+    is_denied = _find_denial_before(phrase) or _find_denial_after(phrase)
     if not is_denied:
         return None
     back = [n for n in range(phrase.at + 1) if phrase.tokens[n].kind is Kind.NEGATION]
@@ -49,14 +49,14 @@ def _probably(phrase: Phrase) -> Hit | None:
     return Hit((back[-1] - 1, back[-1])) if is_hedged else None
 
 
-def _relative(phrase: Phrase) -> Hit | None:
+def _find_relative_clause(phrase: Phrase) -> Hit | None:
     """Find the "fracture that is not seen", which may be there."""
     tokens = phrase.tokens
     is_relative = phrase.at + 1 < len(tokens) and tokens[phrase.at + 1].text in ("that", "which")
     return Hit((phrase.at + 1,)) if is_relative and _is_denied_later(phrase) else None
 
 
-def _presupposed(phrase: Phrase) -> Hit | None:
+def _find_presupposed(phrase: Phrase) -> Hit | None:
     """Find the "old", "healing" or numbered fracture that a view does not show."""
     dated = [t for t in phrase.own if t.kind is Kind.AGE and t.value in ("old", "healing")]
     several = any(t.text in ("multiple", "several", "numerous") for t in phrase.own)
@@ -68,12 +68,12 @@ def _presupposed(phrase: Phrase) -> Hit | None:
     return Hit(_negating_words(phrase))
 
 
-def _before(phrase: Phrase) -> Hit | None:
-    before = negation(phrase)
+def _find_denial_before(phrase: Phrase) -> Hit | None:
+    before = find_negation(phrase)
     return Hit((before[0],)) if before and before[1] else None
 
 
-def _absent_before(phrase: Phrase) -> Hit | None:
+def _find_absent_before(phrase: Phrase) -> Hit | None:
     """Find the "absent" of "absent rib fracture"."""
     kinds = (Kind.AGE, Kind.QUALIFIER, Kind.SIDE, Kind.NUMBER, Kind.BONE, Kind.SEGMENT, Kind.HINT)
     low = phrase.skip_back(kinds, phrase.at)
@@ -81,7 +81,7 @@ def _absent_before(phrase: Phrase) -> Hit | None:
     return Hit((0,)) if is_absent else None
 
 
-def _later(phrase: Phrase) -> Hit | None:
+def _find_denial_after(phrase: Phrase) -> Hit | None:
     return Hit(_negating_words(phrase)) if _is_denied_later(phrase) else None
 
 
@@ -90,24 +90,24 @@ def _negating_words(phrase: Phrase) -> list[int]:
     return phrase.places(lambda token: token.kind in kinds, phrase.at + 1)
 
 
-def denial(phrase: Phrase) -> bool:
+def is_clearly_denied(phrase: Phrase) -> bool:
     """Tell whether what the phrase is about is clearly denied, once."""
-    before, after = negation(phrase), _is_denied_later(phrase)
+    before, after = find_negation(phrase), _is_denied_later(phrase)
     if after is None or (before and before[1] is None):
         return False
     return bool(before) != after
 
 
-def negation(phrase: Phrase) -> tuple[int, bool | None] | None:
+def find_negation(phrase: Phrase) -> tuple[int, bool | None] | None:
     """Return the negation before the fracture and whether it reaches it, or None without one."""
-    for at in _negations(phrase.tokens, phrase.at):
+    for at in _last_negation(phrase.tokens, phrase.at):
         verdict = reaches(phrase.tokens, at, phrase.at)
         if verdict is not False:
             return at, verdict
     return None
 
 
-def _negations(tokens: Sequence[Token], end: int) -> list[int]:
+def _last_negation(tokens: Sequence[Token], end: int) -> list[int]:
     """Return the index of the negation before `end` that counts, in a list of none or one."""
     for at in range(end - 1, -1, -1):
         if tokens[at].kind in STOPS:
@@ -191,51 +191,52 @@ def _is_ellipsis(tokens: Sequence[Token], at: int) -> bool:
 RULES = (
     TextRule(
         "blank-after-no", "It is unclear what a negation with a blank after it denies.",
-        RuleVerdict.OPEN, _blanked,
+        RuleVerdict.OPEN, _find_blanked_denial,
         "No XXXX left 5th rib fracture.", "No XXXX rib fracture.",
     ),
     TextRule(
-        "double-denial", "Two denials of one fracture leave it open.", RuleVerdict.OPEN, _doubly,
+        "double-denial", "Two denials of one fracture leave it open.",
+        RuleVerdict.OPEN, _find_double_denial,
         "No fracture is not seen.", "No fracture is seen.",
     ),
     TextRule(
         "unclear-reach", "It is unclear whether a negation reaches as far as the fracture.",
-        RuleVerdict.OPEN, _unclear,
+        RuleVerdict.OPEN, _find_unclear_denial,
         "No pneumothorax and fracture.", "No pneumothorax or fracture.",
     ),
     TextRule(
         "unclear-denial", "It is unclear what a later denial is said of.",
-        RuleVerdict.OPEN, _unclear_later,
+        RuleVerdict.OPEN, _find_unclear_later,
         "Rib fracture is not reported.", "Fracture is not seen.",
     ),
     TextRule(
         "unseen-fracture", "A fracture that is not seen may be there.",
-        RuleVerdict.OPEN, _relative,
+        RuleVerdict.OPEN, _find_relative_clause,
         "There may be a rib fracture that is not seen.", "A rib fracture is not seen.",
     ),
     TextRule(
         "unseen-here", "A dated, numbered or definite fracture that is not seen may be there.",
-        RuleVerdict.OPEN, _presupposed,
+        RuleVerdict.OPEN, _find_presupposed,
         "The old left 5th rib fracture is not seen on this view.", "A rib fracture is not seen.",
     ),
     TextRule(
         "probably-no", "A hedge before a negation leaves the fracture open.",
-        RuleVerdict.OPEN, _probably,
+        RuleVerdict.OPEN, _find_probable_denial,
         "Probably no fracture.", "No fracture.",
     ),
     TextRule(
         "no-fracture", "A negation denies what follows, over a list, as far as it reaches.",
-        RuleVerdict.DENIED, _before,
+        RuleVerdict.DENIED, _find_denial_before,
         "No pneumothorax or rib fracture.", "No pneumothorax with the left rib fracture.",
     ),
     TextRule(
         "absent-fracture", "A sentence that begins with absent denies what comes next.",
-        RuleVerdict.DENIED, _absent_before,
+        RuleVerdict.DENIED, _find_absent_before,
         "Absent rib fracture.", "Left rib fracture with absent callus.",
     ),
     TextRule(
         "not-seen", "A denial after the fracture: not seen, none, absent, ruled out.",
-        RuleVerdict.DENIED, _later,
+        RuleVerdict.DENIED, _find_denial_after,
         "Rib fracture is not seen.", "Rib fracture is not displaced.",
     ),
 )  # fmt: skip

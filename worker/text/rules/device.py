@@ -5,15 +5,15 @@ from worker.text.phrase import NAMED, Phrase
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
 
-def _device(phrase: Phrase) -> Hit | None:
-    return Hit(_devices(phrase)) if is_device(phrase) else None
+def _find_device(phrase: Phrase) -> Hit | None:
+    return Hit(_device_places(phrase)) if is_device(phrase) else None
 
 
-def _fracture_plate(phrase: Phrase) -> Hit | None:
-    return Hit(_devices(phrase)) if is_device(phrase) and names_device_for(phrase) else None
+def _find_fracture_plate(phrase: Phrase) -> Hit | None:
+    return Hit(_device_places(phrase)) if is_device(phrase) and names_device_for(phrase) else None
 
 
-def _devices(phrase: Phrase) -> list[int]:
+def _device_places(phrase: Phrase) -> list[int]:
     return phrase.places(lambda token: token.kind is Kind.DEVICE, 0, len(phrase.tokens))
 
 
@@ -66,11 +66,11 @@ def _is_broken_device(phrase: Phrase, back: int) -> bool:
 RULES = (
     TextRule(
         "fracture-plate", "A plate or screw for a fracture leaves open how that fracture is.",
-        RuleVerdict.OPEN, _fracture_plate,
+        RuleVerdict.OPEN, _find_fracture_plate,
         "Fracture plate in the left clavicle.", "Fractured plate in the left clavicle.",
     ),
     TextRule(
-        "broken-device", "What is broken is a device.", RuleVerdict.ASIDE, _device,
+        "broken-device", "What is broken is a device.", RuleVerdict.ASIDE, _find_device,
         "Fractured sternal wire.", "Left 5th rib fracture; sternal wires are seen.",
     ),
 )  # fmt: skip

@@ -10,7 +10,7 @@ _PARTLY = ("incompletely", "not fully", "not optimally", "not adequately")
 _SIGHT = (" well ", "clearly", "seen", "visualized", "identified", "demonstrated", "appreciated")
 
 
-def _doubted(phrase: Phrase) -> Hit | None:
+def _find_doubt(phrase: Phrase) -> Hit | None:
     tokens = phrase.tokens
     for at in phrase.places(lambda token: token.kind is Kind.UNSURE):
         is_later = at > phrase.at
@@ -30,7 +30,7 @@ def _is_there_unseen(phrase: Phrase, at: int) -> bool:
     if " well " in doubt or doubt.startswith("would be better"):
         return is_specific(phrase) or is_known(phrase)
     if doubt.startswith(_PARTLY) and doubt.endswith(("evaluated", "assessed")):
-        return is_specific(phrase)  # as one that is incompletely imaged
+        return is_specific(phrase)  # a fracture that is incompletely imaged
     return is_known(phrase) and any(word in doubt for word in _SIGHT)
 
 
@@ -47,7 +47,7 @@ _EQUALS = ("due to", "represents", "represent", "reflects", "reflect", "is", "ar
            "related to", "secondary to", "caused by")  # fmt: skip
 
 
-def _explained(phrase: Phrase) -> Hit | None:
+def _find_mimic(phrase: Phrase) -> Hit | None:
     """Find the "apparent fracture" that a predicate calls a fold, a vessel or an artifact."""
     tokens = phrase.tokens
     for at in range(phrase.at + 1, phrase.high):
@@ -62,13 +62,13 @@ def _explained(phrase: Phrase) -> Hit | None:
 RULES = (
     TextRule(
         "explained", "What a predicate calls an artifact, a fold or a vessel is no fracture.",
-        RuleVerdict.OPEN, _explained,
+        RuleVerdict.OPEN, _find_mimic,
         "Apparent fracture of the left 5th rib is due to a skin fold.",
         "Fracture of the left 5th rib beside a skin fold.",
     ),
     TextRule(
         "not-excluded", "What cannot be excluded, confirmed or seen well is left open.",
-        RuleVerdict.OPEN, _doubted,
+        RuleVerdict.OPEN, _find_doubt,
         "A rib fracture cannot be excluded.", "A rib fracture; a pneumothorax cannot be excluded.",
     ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 _SITES = frozenset({Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.SIDE, Kind.HINT, Kind.SEGMENT})
 
 
-def queried(phrase: Phrase) -> Hit | None:
+def find_query(phrase: Phrase) -> Hit | None:
     """Find a question mark before the fracture: "?fracture", "query fracture"."""
     for at in range(phrase.low, phrase.at):
         token = phrase.tokens[at]
@@ -19,7 +19,7 @@ def queried(phrase: Phrase) -> Hit | None:
     return None
 
 
-def _hedged(phrase: Phrase) -> Hit | None:
+def _find_hedge(phrase: Phrase) -> Hit | None:
     for at in phrase.places(lambda token: token.kind is Kind.HEDGE):
         if _is_aside(phrase, at):
             continue
@@ -94,7 +94,7 @@ _MIMICS = ("artifact", "overlap", "foramen", "superimposition", "summation", "gr
            "overlapping")  # fmt: skip
 
 
-def _alternative(phrase: Phrase) -> Hit | None:
+def _find_alternative(phrase: Phrase) -> Hit | None:
     tokens = phrase.tokens
     for at in range(phrase.at + 1, len(tokens)):
         near = tokens[at + 1 : at + 5]
@@ -106,17 +106,17 @@ def _alternative(phrase: Phrase) -> Hit | None:
 RULES = (
     TextRule(
         "query", "A question mark before a named fracture suspects it.",
-        RuleVerdict.POSSIBLE, queried,
+        RuleVerdict.POSSIBLE, find_query,
         "?fracture of the left 5th rib.", "Fracture of the left 5th rib.",
     ),
     TextRule(
         "hedge", "A hedge on the fact makes a fracture possible; one on age or form does not.",
-        RuleVerdict.POSSIBLE, _hedged,
+        RuleVerdict.POSSIBLE, _find_hedge,
         "Possible fracture of the left 5th rib.", "Left 5th rib fracture, probably old.",
     ),
     TextRule(
         "or-artifact", "A fracture or what looks like one is possible.",
-        RuleVerdict.POSSIBLE, _alternative,
+        RuleVerdict.POSSIBLE, _find_alternative,
         "Left 5th rib fracture or artifact.", "Left 5th rib fracture or fractures.",
     ),
 )  # fmt: skip

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from worker.text.bones import Site, read_sites
 from worker.text.lexicon import Kind, Token
 from worker.text.phrase import BLANK_FORM, Phrase
-from worker.text.rules.denied import denial
+from worker.text.rules.denied import is_clearly_denied
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
 
-def _intact(phrase: Phrase) -> Hit | None:
+def _find_normal_bones(phrase: Phrase) -> Hit | None:
     if phrase.word.kind is not Kind.NORMAL and not _is_negative(phrase):
         return None
     sites = _normal_bones(phrase.tokens, phrase.at)
@@ -21,7 +21,7 @@ def _is_negative(phrase: Phrase) -> bool:
     return phrase.word.text == "negative" and phrase.at == len(phrase.tokens) - 1
 
 
-def _no_abnormality(phrase: Phrase) -> Hit | None:
+def _find_no_abnormality(phrase: Phrase) -> Hit | None:
     is_change = phrase.word.text in _CHANGES and _is_acute(phrase)
     is_finding = phrase.word.kind is Kind.ABNORMALITY or phrase.word.text in _FINDINGS
     if not is_finding and not is_change:
@@ -30,13 +30,13 @@ def _no_abnormality(phrase: Phrase) -> Hit | None:
     return None if sites is None else Hit((phrase.at,), sites)
 
 
-def _no_bony_blank(phrase: Phrase) -> Hit | None:
+def _find_bony_blank(phrase: Phrase) -> Hit | None:
     """Find the "no acute bony XXXX" whose noun has been blanked."""
     is_end = phrase.at == len(phrase.tokens) - 1
     if not is_end or phrase.word.text not in ("bony", "osseous", "skeletal"):
         return None
     blanked = phrase.places(lambda token: token.form == BLANK_FORM)
-    return Hit((*blanked, phrase.at)) if blanked and denial(phrase) else None
+    return Hit((*blanked, phrase.at)) if blanked and is_clearly_denied(phrase) else None
 
 
 _FINDINGS = ("finding", "findings")
@@ -63,7 +63,7 @@ def _normal_bones(tokens: Sequence[Token], at: int) -> list[Site] | None:
     passed = {Kind.VERB, Kind.COLON, Kind.QUALIFIER, Kind.EXTRA, Kind.SIDE, Kind.COMMA, Kind.AND,
               Kind.NOUN, Kind.ARTICLE, Kind.PREPOSITION, Kind.SKELETON, Kind.SEEN, Kind.OR,
               Kind.BONE, Kind.NUMBER, Kind.LEVEL, Kind.HINT, Kind.SEGMENT}  # fmt: skip
-    while low > 0 and (_passes(tokens[low - 1], passed) or _is_coordinated(tokens, low - 1)):
+    while low > 0 and (_is_passed(tokens[low - 1], passed) or _is_coordinated(tokens, low - 1)):
         low -= 1
     if not any(t.kind in (Kind.SKELETON, Kind.BONE, Kind.LEVEL) for t in tokens[low:at]):
         return _bones_ahead(tokens, at)
@@ -94,14 +94,14 @@ def _bones_ahead(tokens: Sequence[Token], at: int) -> list[Site] | None:
     )
 
 
-def _passes(token: Token, passed: set[Kind]) -> bool:
+def _is_passed(token: Token, passed: set[Kind]) -> bool:
     return token.kind in passed or (token.kind is Kind.NEUTRAL and token.value != "plain")
 
 
 def _bones_without(phrase: Phrase) -> list[Site] | None:
     """Return the bones without the abnormality, empty for all bones, None for none."""
     tokens, at = phrase.tokens, phrase.at
-    if not denial(phrase):
+    if not is_clearly_denied(phrase):
         return None
     bones = (Kind.SKELETON, Kind.BONE, Kind.LEVEL)
     adjectives = (Kind.QUALIFIER, Kind.AGE, Kind.NEUTRAL, Kind.HEDGE, Kind.SIDE, Kind.CARRIER)
@@ -136,17 +136,17 @@ def _bones_without(phrase: Phrase) -> list[Site] | None:
 RULES = (
     TextRule(
         "bones-intact", "Bones that are called normal, intact or unremarkable have no fracture.",
-        RuleVerdict.DENIED, _intact,
+        RuleVerdict.DENIED, _find_normal_bones,
         "The bones are intact.", "The lungs are clear.",
     ),
     TextRule(
         "no-bony-blank", "Bones without what has been blanked have no fracture.",
-        RuleVerdict.DENIED, _no_bony_blank,
+        RuleVerdict.DENIED, _find_bony_blank,
         "No acute bony XXXX.", "No acute XXXX.",
     ),
     TextRule(
         "no-abnormality", "Bones without an abnormality have no fracture.",
-        RuleVerdict.DENIED, _no_abnormality,
+        RuleVerdict.DENIED, _find_no_abnormality,
         "No acute osseous abnormality.", "No acute abnormality of the lungs.",
     ),
 )  # fmt: skip

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from worker.text.bones import CHEST
 from worker.text.lexicon import Kind, Token
 from worker.text.phrase import NAMED, Phrase, has
-from worker.text.rules.denied import denial
+from worker.text.rules.denied import is_clearly_denied
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
 
-def _limited(phrase: Phrase) -> Hit | None:
+def _find_limited_view(phrase: Phrase) -> Hit | None:
     """Find a view of the bones, or of everything, that is said to be limited."""
     limits = phrase.places(lambda token: token.kind is Kind.LIMITED)
     limits = [at for at in limits if not _obscures_other(phrase.tokens, at)]
@@ -27,7 +27,7 @@ def _obscures_other(tokens: Sequence[Token], at: int) -> bool:
     return tokens[at].text in ("obscure", "obscures", "obscuring") and is_object
 
 
-def _unsure(phrase: Phrase) -> Hit | None:
+def _find_unsure_view(phrase: Phrase) -> Hit | None:
     unsure = phrase.places(lambda token: token.kind is Kind.UNSURE)
     return Hit(unsure) if unsure and is_on_bones(phrase.tokens) else None
 
@@ -37,7 +37,7 @@ def is_on_bones(tokens: Sequence[Token]) -> bool:
     return has(tokens, *NAMED, Kind.SKELETON, Kind.ABNORMALITY) or not has(tokens, Kind.NOUN)
 
 
-def _hidden(phrase: Phrase) -> Hit | None:
+def _find_hidden_fracture(phrase: Phrase) -> Hit | None:
     """Find a word that is in no table and has the fracture in it, as "fracturewith"."""
     hidden = phrase.places(lambda token: token.kind is Kind.UNKNOWN and "fractur" in token.text)
     return Hit(hidden) if hidden else None
@@ -64,7 +64,7 @@ _SOFT = frozenset(("lung", "lungs", "lobe", "lobar", "mucoid", "mucous", "fecal"
                    "atelectasis"))  # fmt: skip
 
 
-def _break_sign(phrase: Phrase) -> Hit | None:
+def _find_break_sign(phrase: Phrase) -> Hit | None:
     """Find what means a broken bone without the word, unless it is denied."""
     seen = [at for at in range(len(phrase.tokens)) if _is_break_sign(phrase, at)]
     open_signs = [at for at in seen if not _is_denied(phrase.about(at))]
@@ -72,7 +72,7 @@ def _break_sign(phrase: Phrase) -> Hit | None:
 
 
 def _is_denied(phrase: Phrase) -> bool:
-    return phrase.word.text.startswith(("no ", "without ")) or denial(phrase)
+    return phrase.word.text.startswith(("no ", "without ")) or is_clearly_denied(phrase)
 
 
 def _is_break_sign(phrase: Phrase, at: int) -> bool:
@@ -89,25 +89,26 @@ def _is_break_sign(phrase: Phrase, at: int) -> bool:
 VIEWS = (
     TextRule(
         "limited-view", "Where the view of the bones is limited, nothing is absent.",
-        RuleVerdict.OPEN, _limited,
+        RuleVerdict.OPEN, _find_limited_view,
         "Evaluation of the ribs is limited.", "Evaluation of the lung bases is limited.",
     ),
 )  # fmt: skip
 CLAUSES = (
     TextRule(
         "break-sign", "What means a broken bone without the word is never absent.",
-        RuleVerdict.OPEN, _break_sign,
+        RuleVerdict.OPEN, _find_break_sign,
         "No fracture. Cortical step-off of the left 5th rib.", "No cortical step-off or fracture.",
     ),
 )  # fmt: skip
 RULES = (
     TextRule(
-        "unsure-bones", "What is not sure of bones leaves them open.", RuleVerdict.OPEN, _unsure,
+        "unsure-bones", "What is not sure of bones leaves them open.",
+        RuleVerdict.OPEN, _find_unsure_view,
         "The ribs cannot be assessed.", "A pneumothorax cannot be excluded.",
     ),
     TextRule(
         "hidden-word", "A word that has a fracture in it and is in no table leaves it open.",
-        RuleVerdict.OPEN, _hidden,
+        RuleVerdict.OPEN, _find_hidden_fracture,
         "Fracturewith callus.", "Fracture with callus.",
     ),
 )  # fmt: skip

@@ -15,6 +15,7 @@ _BEGINNING = frozenset({
 
 def reaches(tokens: Sequence[Token], negation: int, end: int) -> bool | None:
     """Tell whether the negation reaches over the words up to `end`; None when it is unclear."""
+    # A comma straight after the negation closes it: what comes next is a statement of its own.
     if negation + 1 < end and tokens[negation + 1].text == ",":
         return False if negation else None  # "pneumothorax: no, left 5th rib fracture: yes"
     walk = _Walk(tokens, end)
@@ -24,6 +25,7 @@ def reaches(tokens: Sequence[Token], negation: int, end: int) -> bool | None:
         if not walk.is_governed and at > negation + 1 and _runs_on(tokens, at):
             return None
         walk.take(at)
+    # "No displacement of the fracture" denies the displacement and presupposes the fracture.
     if walk.has_noun and walk.is_governed:
         return False
     if walk.is_of_other:
@@ -61,7 +63,7 @@ class _Walk:
             self.has_noun = self.is_governed = False
         elif kind is Kind.CARRIER:
             self.has_noun = self.has_noun and self.is_governed
-        elif self.has_noun and _governs(tokens, at):
+        elif self.has_noun and _governs_rest(tokens, at):
             self.is_governed = True
         elif is_noun(tokens[at]) or _is_healing_itself(tokens, at):
             self.has_noun = True
@@ -79,11 +81,11 @@ class _Walk:
         return self.tokens[at - 1].text in CHEST
 
 
-def _governs(tokens: Sequence[Token], at: int) -> bool:
-    return tokens[at].kind in (Kind.PREPOSITION, Kind.REFERENCE) or _relates(tokens, at)
+def _governs_rest(tokens: Sequence[Token], at: int) -> bool:
+    return tokens[at].kind in (Kind.PREPOSITION, Kind.REFERENCE) or _is_participle(tokens, at)
 
 
-def _relates(tokens: Sequence[Token], at: int) -> bool:
+def _is_participle(tokens: Sequence[Token], at: int) -> bool:
     """Tell the "complicating" of "no pneumothorax complicating the fracture"."""
     is_open = tokens[at].kind is Kind.UNKNOWN or tokens[at].value == "plain"
     return is_open and tokens[at].text.endswith("ing") and is_noun(tokens[at - 1])
@@ -128,7 +130,7 @@ def _carries_on(tokens: Sequence[Token], joint: int, end: int) -> bool | None:
     own = tokens[joint + 1 : end]
     if any(t.kind is Kind.OR for t in own):
         return True
-    rest = list(_until(tokens[end + 1 :], (*PREDICATES, *STOPS)))
+    rest = list(_tokens_until(tokens[end + 1 :], (*PREDICATES, *STOPS)))
     if any(t.kind is Kind.OR for t in rest):
         return True
     is_specific = any(
@@ -141,6 +143,6 @@ def _carries_on(tokens: Sequence[Token], joint: int, end: int) -> bool | None:
     return None if has_predicate or tokens[joint].kind is Kind.AND else True
 
 
-def _until(tokens: Sequence[Token], kinds: tuple[Kind, ...]) -> Sequence[Token]:
+def _tokens_until(tokens: Sequence[Token], kinds: tuple[Kind, ...]) -> Sequence[Token]:
     end = next((at for at, token in enumerate(tokens) if token.kind in kinds), len(tokens))
     return tokens[:end]

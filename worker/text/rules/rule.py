@@ -75,7 +75,7 @@ class RuleSet:
         )  # fmt: skip
 
 
-def first(rules: Iterable[TextRule], phrase: Phrase) -> tuple[TextRule, Hit] | None:
+def first_hit(rules: Iterable[TextRule], phrase: Phrase) -> tuple[TextRule, Hit] | None:
     """Return the first rule that applies to a phrase, with what it has seen."""
     for rule in rules:
         hit = rule.applies(phrase)

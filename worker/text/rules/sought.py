@@ -8,7 +8,7 @@ from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 _AUXILIARIES = ("be", "been", "to", "can", "may", "should")
 
 
-def _sought(phrase: Phrase) -> Hit | None:
+def _find_search(phrase: Phrase) -> Hit | None:
     tokens = phrase.tokens
     for at in range(phrase.at - 1, -1, -1):
         token = tokens[at]
@@ -26,7 +26,7 @@ def _sought(phrase: Phrase) -> Hit | None:
     return None
 
 
-def _clinically(phrase: Phrase) -> Hit | None:
+def _find_clinical_concern(phrase: Phrase) -> Hit | None:
     """Find a concern that comes from the patient and not from the image."""
     hedges = phrase.places(lambda token: token.kind is Kind.HEDGE, phrase.low, phrase.at)
     for at in phrase.places(lambda token: token.text == "clinically", phrase.at + 1):
@@ -40,12 +40,12 @@ def _clinically(phrase: Phrase) -> Hit | None:
 RULES = (
     TextRule(
         "clinical-concern", "A concern that is called clinical is no finding.",
-        RuleVerdict.ASIDE, _clinically,
+        RuleVerdict.ASIDE, _find_clinical_concern,
         "Concern for rib fracture clinically.", "Possible rib fracture, correlate clinically.",
     ),
     TextRule(
         "sought", "A fracture that is asked about or looked for is no finding.",
-        RuleVerdict.ASIDE, _sought,
+        RuleVerdict.ASIDE, _find_search,
         "Recommend CT to evaluate for rib fractures.", "CT is recommended; rib fractures are seen.",
     ),
 )  # fmt: skip

@@ -17,11 +17,11 @@ def names_fracture(tokens: Sequence[Token]) -> bool:
     return has(tokens, Kind.FRACTURE)
 
 
-def _too_long(phrase: Phrase) -> Hit | None:
+def _find_overlength(phrase: Phrase) -> Hit | None:
     return Hit() if len(phrase.sentence.body) > LONGEST_SENTENCE else None
 
 
-def _foreign(phrase: Phrase) -> Hit | None:
+def _find_foreign_words(phrase: Phrase) -> Hit | None:
     is_opaque = has_foreign_letters(phrase.sentence.body)
     return Hit() if is_opaque or is_foreign(phrase.tokens, phrase.words) else None
 
@@ -37,7 +37,7 @@ def _is_finding(phrase: Phrase) -> bool:
     return not phrase.sentence.is_request and not phrase.sentence.is_question
 
 
-def _template(phrase: Phrase) -> Hit | None:
+def _find_template(phrase: Phrase) -> Hit | None:
     is_on_bones = has(phrase.tokens, Kind.FRACTURE, *NAMED)
     is_unfilled = _is_finding(phrase) and phrase.sentence.has_placeholder
     is_empty = [t.kind for t in phrase.tokens] == [Kind.FRACTURE, Kind.COLON]
@@ -45,7 +45,7 @@ def _template(phrase: Phrase) -> Hit | None:
     return Hit() if is_empty or (is_unfilled and is_on_bones) else None
 
 
-def _garbled(phrase: Phrase) -> Hit | None:
+def _find_garbled_words(phrase: Phrase) -> Hit | None:
     if not _is_finding(phrase) or not names_fracture(phrase.tokens):
         return None
     words = [t for t in phrase.tokens if t.kind not in _WORDLESS]
@@ -53,17 +53,17 @@ def _garbled(phrase: Phrase) -> Hit | None:
     return Hit(unknown) if len(unknown) >= 3 and len(unknown) * 5 > len(words) * 2 else None
 
 
-def _salad(phrase: Phrase) -> Hit | None:
+def _find_word_salad(phrase: Phrase) -> Hit | None:
     """Find words thrown together: no sentence has "the of", "of is", or stutters twice."""
     if not _is_finding(phrase) or not names_fracture(phrase.tokens):
         return None
     pairs = list(pairwise(t for t in phrase.tokens if t.kind is not Kind.BLANK))
-    if sum(one.text == two.text and one.text.isalpha() for one, two in pairs) > 1:
+    if sum(token.text == after.text and token.text.isalpha() for token, after in pairs) > 1:
         return Hit()
-    for at, (one, two) in enumerate(pairs):
-        if one.text in ("the", "a", "an") and (two.text == "of" or two.text in _COPULAS):
+    for at, (token, after) in enumerate(pairs):
+        if token.text in ("the", "a", "an") and (after.text == "of" or after.text in _COPULAS):
             return Hit((at, at + 1))
-        if one.text == "of" and two.text in _COPULAS:
+        if token.text == "of" and after.text in _COPULAS:
             return Hit((at, at + 1))
     return None
 
@@ -72,7 +72,7 @@ _EMPTY_WORDS = (Kind.ARTICLE, Kind.PREPOSITION, Kind.AND, Kind.OR, Kind.COMMA, K
                 Kind.VERB, Kind.NEUTRAL, Kind.BLANK)  # fmt: skip
 
 
-def _mostly_blank(phrase: Phrase) -> Hit | None:
+def _find_mostly_blank(phrase: Phrase) -> Hit | None:
     """Find as many blanks as words that say something."""
     blanks = phrase.places(lambda token: token.kind is Kind.BLANK)
     words = [t for t in phrase.tokens if t.kind not in _EMPTY_WORDS]
@@ -80,7 +80,7 @@ def _mostly_blank(phrase: Phrase) -> Hit | None:
     return Hit(blanks) if is_on_bones and blanks and len(blanks) >= len(words) else None
 
 
-def _blank_evidence(phrase: Phrase) -> Hit | None:
+def _find_blank_evidence(phrase: Phrase) -> Hit | None:
     """Find the "XXXX evidence of fracture" that may have been "no evidence"."""
     tokens = phrase.tokens
     for at in phrase.places(lambda token: token.kind is Kind.BLANK):
@@ -91,82 +91,83 @@ def _blank_evidence(phrase: Phrase) -> Hit | None:
     return None
 
 
-def _glued(phrase: Phrase) -> Hit | None:
+def _find_glued_negation(phrase: Phrase) -> Hit | None:
     """Find a negation that has run into the word after it: "nofracture", "noacute"."""
     spelling = phrase.words.spelling
     glued = [at for at in range(phrase.at) if spelling.is_glued(phrase.tokens[at].text)]
     return Hit(glued) if glued else None
 
 
-def _known_before(phrase: Phrase) -> Hit | None:
+def _find_known_fracture(phrase: Phrase) -> Hit | None:
     """Find a request that names a fracture as a fact and not as a question."""
     asking = (Kind.ASKING, Kind.HEDGE, Kind.UNSURE, Kind.QUERY, Kind.NEGATION)
     is_known = names_fracture(phrase.tokens) and not has(phrase.tokens, *asking)
     return Hit() if phrase.sentence.is_request and is_known else None
 
 
-def _request(phrase: Phrase) -> Hit | None:
+def _find_request(phrase: Phrase) -> Hit | None:
     return Hit() if phrase.sentence.is_request else None
 
 
-def _question(phrase: Phrase) -> Hit | None:
+def _find_question(phrase: Phrase) -> Hit | None:
     return Hit() if phrase.sentence.is_question else None
 
 
 RULES = (
     TextRule(
         "too-long", "What runs on for more than 600 characters is not read.",
-        RuleVerdict.OPEN, _too_long,
+        RuleVerdict.OPEN, _find_overlength,
         "Ribs " + ", ".join(f"{n} {n + 1}" for n in range(100)), "The lungs are clear.",
     ),
     TextRule(
-        "foreign", "A sentence in another language is not read.", RuleVerdict.OPEN, _foreign,
+        "foreign", "A sentence in another language is not read.",
+        RuleVerdict.OPEN, _find_foreign_words,
         "Pas de fracture visible.", "No fracture is visible.",
     ),
     TextRule(
         "template", "A template that has not been filled in is not read.",
-        RuleVerdict.OPEN, _template,
+        RuleVerdict.OPEN, _find_template,
         "Fracture of the {SIDE} rib.", "Fracture of the left rib.",
     ),
     TextRule(
         "mostly-blank", "A sentence with as many blanks as words is not read.",
-        RuleVerdict.OPEN, _mostly_blank,
+        RuleVerdict.OPEN, _find_mostly_blank,
         "XXXX fracture of the XXXX.", "Stable XXXX fracture of T9.",
     ),
     TextRule(
         "blank-evidence", "Evidence after a blank may have been no evidence.",
-        RuleVerdict.OPEN, _blank_evidence,
+        RuleVerdict.OPEN, _find_blank_evidence,
         "XXXX evidence of rib fracture.", "No XXXX evidence of rib fracture.",
     ),
     TextRule(
         "garbled", "A sentence with too many words that nobody knows is not read.",
-        RuleVerdict.OPEN, _garbled,
+        RuleVerdict.OPEN, _find_garbled_words,
         "Fracture blorp zindle qwex.", "Fracture of the left rib.",
     ),
     TextRule(
-        "salad", "Words thrown together are not read.", RuleVerdict.OPEN, _salad,
+        "salad", "Words thrown together are not read.", RuleVerdict.OPEN, _find_word_salad,
         "Fracture the of is rib left.", "Fracture of the left rib.",
     ),
     TextRule(
         "known-history", "A fracture that the request knows of leaves the text open.",
-        RuleVerdict.OPEN, _known_before,
+        RuleVerdict.OPEN, _find_known_fracture,
         "History: left 5th rib fracture.", "History: evaluate for fracture.",
     ),
     TextRule(
         "request", "An indication, a prompt or a comparison is no finding.",
-        RuleVerdict.ASIDE, _request,
+        RuleVerdict.ASIDE, _find_request,
         "Indication: rule out fracture.", "Impression: rib fracture.",
     ),
     TextRule(
         "question", "A question asks, and the text is open until it is answered.",
-        RuleVerdict.ASIDE, _question,
+        RuleVerdict.ASIDE, _find_question,
         "Is there a rib fracture?", "There is a rib fracture.",
     ),
 )  # fmt: skip
 MENTIONS = (
     TextRule(
         "glued-negation", "A negation that has run into the next word leaves a fracture open.",
-        RuleVerdict.OPEN, _glued,
+        RuleVerdict.OPEN, _find_glued_negation,
         "Noacute fracture of the left rib.", "No acute fracture of the left rib.",
     ),
 )  # fmt: skip

@@ -59,7 +59,9 @@ def _is_here(tail: Sequence[Token]) -> bool:
     """Tell whether "on this view" or a bone follows "not seen", not "in 2019" or "in full"."""
     if tail and tail[-1].kind is Kind.PREPOSITION:
         return False  # what the preposition had was a date
-    if any(one.kind is Kind.SEGMENT and two.kind is Kind.NOUN for one, two in pairwise(tail)):
+    if any(
+        token.kind is Kind.SEGMENT and after.kind is Kind.NOUN for token, after in pairwise(tail)
+    ):
         return False  # "on the lateral view"
     return all(
         token.text in _THIS_EXAMINATION or (token.kind in _PLACING and token.value != "0")
