@@ -35,7 +35,7 @@ from worker.models import (
 )
 from worker.models.fitting import BatchLimit
 from worker.report.boxes import Box, in_image
-from worker.report.document import LONG_STRING, Document, device_uid, options_of
+from worker.report.document import LONG_STRING, Document, device_uid, options_of_model
 from worker.report.header import Grey
 from worker.report.reading import Algorithm, Outcome
 from worker.report.renderings import rejection_notes, render
@@ -396,7 +396,7 @@ class ReportBuilder:
             model=self._info.name,
             model_version=made_by.version,
             device_uid=device_uid(made_by),
-            options=options_of(made_by),
+            options=options_of_model(made_by),
             demonstration=made_by.demonstration,
             text=outcome.text,
             presence=found.presence.value if found else None,

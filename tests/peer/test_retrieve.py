@@ -24,7 +24,7 @@ from dicom_node.settings import Peer
 from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.uids import object_uid
 from dicom_node.store import catalogue
-from worker.report.document import device_uid, options_of
+from worker.report.document import device_uid, options_of_model
 from worker.report.sr import Document
 
 pytestmark = pytest.mark.peer
@@ -491,7 +491,7 @@ def test_the_sr_class_that_the_destination_takes_is_moved(
     report = add_result(node.ledger, node.spool, **add)[0]
     source = reports.read(report.content).CurrentRequestedProcedureEvidenceSequence[0]
     source = source.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
-    device, options = device_uid(reports.ALGORITHM), options_of(reports.ALGORITHM)
+    device, options = device_uid(reports.ALGORITHM), options_of_model(reports.ALGORITHM)
     derived = object_uid("sr", wanted, source, device, options, 1)
     asked = {"QueryRetrieveLevel": "INSTANCE", "SOPInstanceUID": report.sop_instance_uid}
     with strict_archive(archive_port, wanted) as kept:

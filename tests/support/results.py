@@ -12,7 +12,7 @@ from pydicom.uid import generate_uid
 from dicom_node.base.job import ReportObject, ReportOrder, Result
 from dicom_node.store.ledger import Instance, Ledger, Route
 from dicom_node.store.spool import Spool
-from worker.report.document import device_uid, options_of
+from worker.report.document import device_uid, options_of_model
 from worker.report.renderings import render
 from worker.report.sr import Document, build_each
 
@@ -92,7 +92,7 @@ def answer_job(
         model="phantom",
         model_version="1",
         device_uid=device_uid(reports.ALGORITHM),
-        options=options_of(reports.ALGORITHM),
+        options=options_of_model(reports.ALGORITHM),
         demonstration=True,
         text=outcome.text,
         objects=tuple(

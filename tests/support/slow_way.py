@@ -20,7 +20,7 @@ def slowly(
 ) -> bytes:
     """Return a report as highdicom makes it of the whole tree, as pydicom writes it."""
     evidence = header.read(source)
-    said, found = sr._read(outcome, algorithm, order, evidence)
+    said, found = sr._read_outcome(outcome, algorithm, order, evidence)
     tree = sr.root(evidence, said, found, algorithm, order)
     uid, make = SOP_CLASSES[kind]
     image = Dataset()
@@ -63,7 +63,7 @@ def slowly(
         previous_versions=[previous] if previous is not None else None,
         specific_character_set=header.CHARACTER_SET,
     )
-    sr.finish(made, evidence, said, algorithm, order)
+    sr.finish_report(made, evidence, said, algorithm, order)
     _unname(made)
     made.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     made.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
@@ -73,9 +73,9 @@ def slowly(
 
 
 def _unname(item: Dataset) -> None:
-    sr.unname(item) if item.get("ValueType") == "SCOORD" else None
+    sr.remove_name(item) if item.get("ValueType") == "SCOORD" else None
     names = [reports.name(item)]
     if names == [sr.codes.IMAGE_LIBRARY_GROUP.value]:
-        sr.unname(item)
+        sr.remove_name(item)
     for child in item.get("ContentSequence") or ():
         _unname(child)

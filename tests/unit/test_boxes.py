@@ -160,7 +160,7 @@ def placed(text, *labels):
     drawn = [Box(label, 10.0 * i, 0, 10.0 * i + 9, 9) for i, label in enumerate(labels)]
     return [
         (m.fracture.bone, m.fracture.number, m.box and m.box.label)
-        for m in boxes.marked(parse(text).fractures, drawn)
+        for m in boxes.mark_fractures(parse(text).fractures, drawn)
     ]
 
 
@@ -207,7 +207,7 @@ drawn = st.builds(
 
 @given(st.lists(drawn, max_size=8), st.integers(1, 3000), st.integers(1, 3000))
 def test_whatever_a_model_draws_regions_lie_within_the_image(found, rows, columns):
-    kept, said = boxes.sound(found, rows, columns)
+    kept, said = boxes.keep_sound(found, rows, columns)
     for box in kept:
         assert 0 <= box.left < box.right <= columns
         assert 0 <= box.top < box.bottom <= rows

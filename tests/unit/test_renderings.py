@@ -255,11 +255,11 @@ def test_a_page_without_picture_uses_the_whole_width() -> None:
     ],
 )
 def test_the_fonts_have_every_letter_of(words: str) -> None:
-    assert [c for c in words if page.glyph(c, False)[1] != c] == []
+    assert [c for c in words if page.find_glyph(c, False)[1] != c] == []
 
 
 def test_a_character_without_a_glyph_is_a_box() -> None:
-    assert page.glyph("🦴", False)[1] == page.MISSING
+    assert page.find_glyph("🦴", False)[1] == page.MISSING
 
 
 @given(st.text(max_size=200), st.sampled_from([15.0, 28.0]))
@@ -346,7 +346,7 @@ def test_arabic_letters_are_joined_and_run_from_right_to_left() -> None:
     drawn = page.visual("محمد")
     assert [f"{ord(letter):04X}" for letter in drawn] == ["FEAA", "FEE4", "FEA4", "FEE3"]
     assert page.MISSING not in "".join(
-        page.glyph(letter, False)[1] for letter in page.visual("كسر في الضلع السابع الأيسر")
+        page.find_glyph(letter, False)[1] for letter in page.visual("كسر في الضلع السابع الأيسر")
     )
 
 
@@ -368,14 +368,14 @@ def test_dates_are_printed_so_that_everyone_reads_them_alike() -> None:
     job = renderings.BuilderInput(
         reports.source(AccessionNumber="20200101"), CASES["none"], ALGORITHM, ORDER
     )
-    line = renderings._identity(job.evidence)
+    line = renderings._patient_line(job.evidence)
     assert "born 1960-01-02, study of 2026-03-03, accession 20200101" in line
 
 
 def test_each_page_of_a_pdf_bears_the_name() -> None:
     long = Outcome(text="Fracture of the left rib.\n" * 300, findings=None)
     job = renderings.BuilderInput(reports.source(PatientName="Doe^Jane"), long, ALGORITHM, ORDER)
-    sheets = renderings._pages(job, None, renderings._identity(job.evidence))
+    sheets = renderings._lay_out_pages(job, None, renderings._patient_line(job.evidence))
     assert len(sheets) > 3
     for sheet in sheets:
         assert any("Doe" in mark.words for mark in sheet if isinstance(mark, page.Text))

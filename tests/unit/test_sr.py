@@ -519,15 +519,15 @@ def test_plain_text_is_stored_verbatim(raw: str) -> None:
 def test_a_report_that_does_not_read_back_is_not_sent() -> None:
     ds = reports.source()
     ds.SpecificCharacterSet = "ISO_IR 192"
-    document.written("sr", ds)
+    document.write_document("sr", ds)
     header.put(ds, "SpecificCharacterSet", "ISO_IR 101")  # has no Cyrillic letters
     with pytest.raises(NotUnderstood, match="PatientName"):
-        document.written("sr", ds)
+        document.write_document("sr", ds)
 
 
 def test_a_missing_text_is_noticed() -> None:
     with pytest.raises(NotUnderstood, match="text does not read back"):
-        document.written("sr", reports.source(), words="fracture")
+        document.write_document("sr", reports.source(), words="fracture")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class Box:
 
     @property
     def outline(self) -> tuple[tuple[float, float], ...]:
-        """Return the corners as (column, row), clockwise, the first one again at the end."""
+        """Return the corners as (column, row), clockwise, the first again at the end."""
         return (
             (self.left, self.top),
             (self.right, self.top),
@@ -52,14 +52,14 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A fracture and, where the model drew one, the region it is in."""
+    """A fracture and, where the model drew a box, the region it is in."""
 
     fracture: Fracture
     box: Box | None = None
 
 
 def in_image(box: Box, steps: str, rows: int, columns: int) -> Box:
-    """Return a box of the picture as one of the stored image.
+    """Return a box of the picture as a box of the stored image.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def in_image(box: Box, steps: str, rows: int, columns: int) -> Box:
     return Box(box.label, across[0] * columns, down[0] * rows, across[1] * columns, down[1] * rows)
 
 
-def sound(boxes: Iterable[Box], rows: int, columns: int) -> tuple[tuple[Box, ...], list[str]]:
+def keep_sound(boxes: Iterable[Box], rows: int, columns: int) -> tuple[tuple[Box, ...], list[str]]:
     """Return the boxes that a report may show, cut at the image's edge, and notes on the others.
 
     No NaN, no infinity, no box without area, none twice, and none whose label is not one
@@ -92,21 +92,21 @@ def sound(boxes: Iterable[Box], rows: int, columns: int) -> tuple[tuple[Box, ...
     kept: dict[Box, None] = {}
     dropped: dict[str, int] = {}
     for box in boxes:
-        cut = _cut(box, rows, columns)
-        fault = NO_AREA if cut is None else _fault(cut, kept)
+        cut = _cut_box(box, rows, columns)
+        fault = NO_AREA if cut is None else _find_fault(cut, kept)
         if cut is None or fault:
             dropped[fault] = dropped.get(fault, 0) + 1
         else:
             kept[cut] = None
-    return tuple(kept), [note(why, count) for why, count in dropped.items()]
+    return tuple(kept), [omission_note(why, count) for why, count in dropped.items()]
 
 
-def note(why: str, count: int) -> str:
+def omission_note(why: str, count: int) -> str:
     """Return the sentence that says how many boxes are left out, and why."""
     return NOT_DRAWN.format(count, "is" if count == 1 else "are", why)
 
 
-def _cut(box: Box, rows: int, columns: int) -> Box | None:
+def _cut_box(box: Box, rows: int, columns: int) -> Box | None:
     edges = (box.left, box.top, box.right, box.bottom)
     if not all(math.isfinite(edge) for edge in edges):
         return None
@@ -118,8 +118,8 @@ def _cut(box: Box, rows: int, columns: int) -> Box | None:
     return cut if is_area else None
 
 
-def _fault(box: Box, kept: dict[Box, None]) -> str:
-    if _named(box.label) is None:
+def _find_fault(box: Box, kept: dict[Box, None]) -> str:
+    if _named_fracture(box.label) is None:
         return NO_FRACTURE
     if box in kept:
         return REPEATED
@@ -127,33 +127,34 @@ def _fault(box: Box, kept: dict[Box, None]) -> str:
 
 
 @lru_cache(maxsize=2 * MOST)
-def _named(label: str) -> Fracture | None:
+def _named_fracture(label: str) -> Fracture | None:
     """Return the one fracture that a label names, or None."""
     said = parse(label)
-    is_one = said.presence is Presence.PRESENT and len(said.fractures) == 1
-    return said.fractures[0] if is_one else None
+    is_single = said.presence is Presence.PRESENT and len(said.fractures) == 1
+    return said.fractures[0] if is_single else None
 
 
-def marked(fractures: Sequence[Fracture], boxes: Sequence[Box]) -> list[Marked]:
+def mark_fractures(fractures: Sequence[Fracture], boxes: Sequence[Box]) -> list[Marked]:
     """Return each fracture of the text, in order, with its boxes; then boxes that fit to none.
 
     A box belongs to the fracture of the text that is at just the place that its label names, or
-    to the only one that its label may mean if no other box may mean it too. A fracture with
+    to the only fracture that its label may mean if no other box may mean it too. A fracture with
     several boxes stands once for each: a region is one place.
     """
-    owners = [_owner(box, boxes, fractures) for box in boxes]
+    owners = [_find_owner(box, boxes, fractures) for box in boxes]
     found: list[Marked] = []
     for place, fracture in enumerate(fractures):
         own = [box for box, owner in zip(boxes, owners, strict=True) if owner == place]
         found += [Marked(fracture, box) for box in own] or [Marked(fracture)]
     for box, owner in zip(boxes, owners, strict=True):
-        named = _named(box.label)
+        named = _named_fracture(box.label)
         if owner is None and named is not None:
             found.append(Marked(named, box))
     return found
 
 
-def _owner(box: Box, boxes: Sequence[Box], fractures: Sequence[Fracture]) -> int | None:
+def _find_owner(box: Box, boxes: Sequence[Box], fractures: Sequence[Fracture]) -> int | None:
+    # A label that fits two fractures names neither: a region at the wrong bone is worse than none.
     same = [i for i, f in enumerate(fractures) if _is_at(box, f)]
     if same:
         return same[0] if len(same) == 1 else None
@@ -165,14 +166,14 @@ def _owner(box: Box, boxes: Sequence[Box], fractures: Sequence[Fracture]) -> int
 
 
 def _is_at(box: Box, fracture: Fracture) -> bool:
-    named = _named(box.label)
+    named = _named_fracture(box.label)
     place = (fracture.bone, fracture.number, fracture.side)
     return named is not None and (named.bone, named.number, named.side) == place
 
 
 def _may_mean(box: Box, fracture: Fracture) -> bool:
     """Whether a box's label may mean `fracture`, of which the text may say more."""
-    named = _named(box.label)
+    named = _named_fracture(box.label)
     return (
         named is not None
         and named.bone == fracture.bone

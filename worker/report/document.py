@@ -40,7 +40,7 @@ def device_uid(algorithm: Algorithm) -> str:
     return algorithm.device or derived
 
 
-def options_of(algorithm: Algorithm) -> str:
+def options_of_model(algorithm: Algorithm) -> str:
     """Return the digest of a model's parameters that stands in its objects' UIDs."""
     if algorithm.options is not None:
         return algorithm.options
@@ -60,7 +60,7 @@ def instance_uid(
         sop_class_uid,
         evidence.sop_instance_uid,
         device_uid(algorithm),
-        options_of(algorithm),
+        options_of_model(algorithm),
         order.generation,
     )
 
@@ -103,17 +103,19 @@ def series_description(algorithm: Algorithm, description: str, label: str = "") 
     return f"{whole[: LONG_STRING - 1].rpartition(' ')[0] or whole[: LONG_STRING - 1]}\u2026"
 
 
-def moment(evidence: Evidence, order: ReportOrder) -> datetime:
+def reading_time(evidence: Evidence, order: ReportOrder) -> datetime:
     """Return the time of the reading in the time zone that the image's own times have."""
     offset = text(evidence.common, "TimezoneOffsetFromUTC")
     if not offset:
         return order.content_datetime
     minutes = int(offset[1:3]) * 60 + int(offset[3:5])
+    # Times are compared as they stand: a report in another zone than its image would seem to be
+    # earlier or later than it is.
     zone = timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes))
     return order.content_datetime.astimezone(zone)
 
 
-def bare(evidence: Evidence) -> Dataset:
+def bare_header(evidence: Evidence) -> Dataset:
     """Return a header for highdicom: it logs and alters patients' values, so it sees none."""
     ds = Dataset()
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex"):
@@ -131,18 +133,18 @@ def bare(evidence: Evidence) -> Dataset:
     return ds
 
 
-def fix(ds: Dataset, evidence: Evidence, algorithm: Algorithm, order: ReportOrder) -> None:
+def put_common(ds: Dataset, evidence: Evidence, algorithm: Algorithm, order: ReportOrder) -> None:
     """Put the image's Patient and Study, the job's times and one equipment item into `ds`."""
     for element in evidence.common:
         ds[element.tag] = element
-    when = moment(evidence, order)
+    when = reading_time(evidence, order)
     for keyword in ("InstanceCreationDate", "ContentDate"):
         put(ds, keyword, when.strftime("%Y%m%d"))
     for keyword in ("InstanceCreationTime", "ContentTime"):
         put(ds, keyword, when.strftime("%H%M%S.%f"))
     begun = order.series_datetime
     if begun is None and order.instance_number == 1:
-        begun = order.content_datetime  # later ones of the series would contradict the first
+        begun = order.content_datetime  # later reports of the series would contradict the first
     if begun is not None:
         begun = begun.astimezone(when.tzinfo)
         put(ds, "SeriesDate", begun.strftime("%Y%m%d"))
@@ -153,13 +155,13 @@ def fix(ds: Dataset, evidence: Evidence, algorithm: Algorithm, order: ReportOrde
         put(ds, "StationName", legal_text("SH", order.station_name))
     if evidence.institution:
         put(ds, "InstitutionName", evidence.institution)
-    put(ds, "ContributingEquipmentSequence", [_equipment(algorithm, order, when)])
+    put(ds, "ContributingEquipmentSequence", [_contributing_equipment(algorithm, order, when)])
 
 
-def _equipment(algorithm: Algorithm, order: ReportOrder, when: datetime) -> Dataset:
+def _contributing_equipment(algorithm: Algorithm, order: ReportOrder, when: datetime) -> Dataset:
     """Return the one Contributing Equipment item that IHE AIR asks for."""
     item = Dataset()
-    put(item, "PurposeOfReferenceCodeSequence", [coded(codes.PROCESSING_EQUIPMENT)])
+    put(item, "PurposeOfReferenceCodeSequence", [code_item(codes.PROCESSING_EQUIPMENT)])
     put(item, "Manufacturer", MANUFACTURER)
     put(item, "ManufacturerModelName", model_name(algorithm))
     if order.serial_number:
@@ -171,7 +173,7 @@ def _equipment(algorithm: Algorithm, order: ReportOrder, when: datetime) -> Data
     return item
 
 
-def coded(concept: Code) -> Dataset:
+def code_item(concept: Code) -> Dataset:
     """Return `concept` as an item of a code sequence (PS3.3 8.8)."""
     item = Dataset()
     put(item, "CodeValue", concept.value)
@@ -180,7 +182,7 @@ def coded(concept: Code) -> Dataset:
     return item
 
 
-def written(kind: MadeKind, ds: Dataset, words: str = "") -> Document:
+def write_document(kind: MadeKind, ds: Dataset, words: str = "") -> Document:
     """Return `ds` as Part 10 bytes that read back as what was meant.
 
     Parameters
@@ -197,7 +199,7 @@ def written(kind: MadeKind, ds: Dataset, words: str = "") -> Document:
         A name, an identifier or the text reads back differently: the object must not be sent.
     """
     content = encode.part10(ds)
-    _check(ds, content, words)
+    _check_written(ds, content, words)
     return Document(
         kind=kind,
         sop_class_uid=str(ds.SOPClassUID),
@@ -207,18 +209,20 @@ def written(kind: MadeKind, ds: Dataset, words: str = "") -> Document:
     )
 
 
-def _check(meant: Dataset, content: bytes, words: str) -> None:
+def _check_written(meant: Dataset, content: bytes, words: str) -> None:
     """Compare what was written with what was meant."""
+    # Read by pydicom and not by our own reader: a fault that writer and reader share would pass.
     again = dcmread(BytesIO(content), stop_before_pixels=True)
     for keyword in ("PatientName", "PatientID", "AccessionNumber", "StudyInstanceUID"):
         if text(again, keyword).rstrip(" \0") != text(meant, keyword).rstrip(" \0"):
             raise NotUnderstood(f"{keyword} does not read back from the report as it was meant")
-    if words and not _holds(content, words):
+    if words and not _holds_words(content, words):
         raise NotUnderstood("the model's text does not read back from the report as it was meant")
 
 
-def _holds(content: bytes, words: str) -> bool:
+def _holds_words(content: bytes, words: str) -> bool:
     """Tell whether a Text Value (0040,A160) of the file is `words`, byte for byte."""
     value = words.encode()
     value += b" " * (len(value) % 2)
+    # Group, element, VR and two reserved bytes, then length and value (PS3.5 7.1.2).
     return b"\x40\x00\x60\xa1UT\0\0" + len(value).to_bytes(4, "little") + value in content

@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import Any, Final
 
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset
+from pydicom.encode_elements import Dataset
 from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_data_element
 
@@ -32,31 +32,32 @@ _ITEM = struct.Struct("<HHI").pack
 
 def part10(ds: Dataset) -> bytes:
     """Return `ds` as a Part 10 file in Explicit VR Little Endian."""
-    return write_head(str(ds.SOPClassUID), str(ds.SOPInstanceUID), EXPLICIT) + dataset(ds)
+    return write_head(str(ds.SOPClassUID), str(ds.SOPInstanceUID), EXPLICIT) + encode_elements(ds)
 
 
-def dataset(ds: Dataset) -> bytes:
+def encode_elements(ds: Dataset) -> bytes:
     """Return the elements of a Data Set, in the order of their tags."""
-    return b"".join(_element(ds, tag) for tag in sorted(ds.keys()))
+    return b"".join(_encode_element(ds, tag) for tag in sorted(ds.keys()))
 
 
-def _element(ds: Dataset, tag: int) -> bytes:
+def _encode_element(ds: Dataset, tag: int) -> bytes:
+    # get_item does not convert: most elements of the image go into the report as they were read.
     element = ds.get_item(tag)
     if isinstance(element, RawDataElement):
         element = ds[tag]
     vr, value = element.VR, element.value
     group, number = tag >> 16, tag & 0xFFFF
     if vr == "SQ":
-        return _sequence(group, number, value)
+        return _encode_sequence(group, number, value)
     if vr in _TEXT:
-        return _text(group, number, vr, _joined(value))
+        return _encode_text(group, number, vr, _join_values(value))
     if vr == "UI":
-        return _uid(group, number, _joined(value))
+        return _encode_uid(group, number, _join_values(value))
     if vr in _LONG:
-        content = _padded(_joined(value).encode(), b" ")
+        content = _pad_even(_join_values(value).encode(), b" ")
         return _long(group, number, vr.encode(), 0, len(content)) + content
     if vr in _PARAGRAPH:
-        return _text(group, number, vr, str(value or ""))
+        return _encode_text(group, number, vr, str(value or ""))
     if vr == "FL":
         numbers = value if isinstance(value, Iterable) else [value]
         content = b"".join(struct.pack("<f", number) for number in numbers)
@@ -64,7 +65,7 @@ def _element(ds: Dataset, tag: int) -> bytes:
     return _by_pydicom(element)
 
 
-def _joined(value: Any) -> str:
+def _join_values(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
@@ -74,45 +75,49 @@ def _joined(value: Any) -> str:
     return str(value)
 
 
-def _text(group: int, number: int, vr: str, value: str) -> bytes:
-    content = _padded(value.encode(), b" ")
+def _encode_text(group: int, number: int, vr: str, value: str) -> bytes:
+    content = _pad_even(value.encode(), b" ")
     return _short(group, number, vr.encode(), len(content)) + content
 
 
 @lru_cache(maxsize=256)
-def _uid(group: int, number: int, value: str) -> bytes:
-    content = _padded(value.encode("ascii"), b"\0")
+def _encode_uid(group: int, number: int, value: str) -> bytes:
+    content = _pad_even(value.encode("ascii"), b"\0")
     return _short(group, number, b"UI", len(content)) + content
 
 
-def _padded(content: bytes, pad: bytes) -> bytes:
+def _pad_even(content: bytes, pad: bytes) -> bytes:
     return content + pad if len(content) % 2 else content
 
 
-def _sequence(group: int, number: int, items: Iterable[Dataset]) -> bytes:
+def _encode_sequence(group: int, number: int, items: Iterable[Dataset]) -> bytes:
     parts = []
     for item in items or ():
-        content = _code(item) if len(item) == 3 else None
+        # A code is an item of just three elements, and a report repeats a few dozen of them.
+        content = _encode_code(item) if len(item) == 3 else None
         if content is None:
-            content = dataset(item)
+            content = encode_elements(item)
+        # Of explicit length, which needs no delimiters (PS3.5 7.5.2).
         parts += [_ITEM(0xFFFE, 0xE000, len(content)), content]
     whole = b"".join(parts)
     return _long(group, number, b"SQ", 0, len(whole)) + whole
 
 
-def _code(item: Dataset) -> bytes | None:
+def _encode_code(item: Dataset) -> bytes | None:
     """Return an item of a code sequence, of which a report repeats a few dozen."""
     if 0x00080100 not in item or 0x00080102 not in item or 0x00080104 not in item:
         return None
-    return _triplet(str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning))
+    return _encode_triplet(
+        str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning)
+    )
 
 
 @lru_cache(maxsize=1024)
-def _triplet(value: str, scheme: str, meaning: str) -> bytes:
+def _encode_triplet(value: str, scheme: str, meaning: str) -> bytes:
     return (
-        _text(0x0008, 0x0100, "SH", value)
-        + _text(0x0008, 0x0102, "SH", scheme)
-        + _text(0x0008, 0x0104, "LO", meaning)
+        _encode_text(0x0008, 0x0100, "SH", value)
+        + _encode_text(0x0008, 0x0102, "SH", scheme)
+        + _encode_text(0x0008, 0x0104, "LO", meaning)
     )
 
 

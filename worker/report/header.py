@@ -141,23 +141,23 @@ def as_display(grey: Grey, is_signed: bool) -> Dataset:
     voi_lut, window = grey.voi_lut, grey.window
     if grey.rescale is not None:
         slope, intercept = grey.rescale
-        put(display, "RescaleSlope", _decimal(slope))
-        put(display, "RescaleIntercept", _decimal(intercept))
+        put(display, "RescaleSlope", _write_decimal(slope))
+        put(display, "RescaleIntercept", _write_decimal(intercept))
         put(display, "RescaleType", "US")
     elif grey.modality_lut is not None and voi_lut is not None:
-        voi_lut = _composed(grey.modality_lut, voi_lut)
+        voi_lut = _compose_tables(grey.modality_lut, voi_lut)
     elif grey.modality_lut is not None:
         table, factor = _as_table(*grey.modality_lut, is_signed)
         put(table, "ModalityLUTType", "US")
         put(display, "ModalityLUTSequence", [table])
-        window = _scaled(window, factor)
+        window = _scale_window(window, factor)
     voi = Dataset()
     if voi_lut is not None:
         put(voi, "VOILUTSequence", [_as_table(*voi_lut, is_signed)[0]])
     elif window is not None:
         center, width, function = window
-        put(voi, "WindowCenter", _decimal(center))
-        put(voi, "WindowWidth", _decimal(width))
+        put(voi, "WindowCenter", _write_decimal(center))
+        put(voi, "WindowWidth", _write_decimal(width))
         if function != "LINEAR":
             put(voi, "VOILUTFunction", function)
     if len(voi):
@@ -165,16 +165,16 @@ def as_display(grey: Grey, is_signed: bool) -> Dataset:
     return display
 
 
-def _composed(
+def _compose_tables(
     modality: tuple[int, tuple[int, ...]], voi: tuple[int, tuple[int, ...]]
 ) -> tuple[int, tuple[int, ...]]:
-    """Return the one table that two in a row are."""
+    """Return the table that does what two in a row do."""
     first, entries = voi
     last = len(entries) - 1
     return modality[0], tuple(entries[min(max(value - first, 0), last)] for value in modality[1])
 
 
-def _scaled(window: Window | None, factor: float) -> Window | None:
+def _scale_window(window: Window | None, factor: float) -> Window | None:
     """Return the window that does to values times `factor` what `window` does to them."""
     if window is None or factor == 1:
         return window
@@ -184,8 +184,9 @@ def _scaled(window: Window | None, factor: float) -> Window | None:
     return center * factor, width * factor, function
 
 
-def _decimal(number: float) -> str:
+def _write_decimal(number: float) -> str:
     """Return a DS value, which has at most 16 characters."""
+    # The most digits that fit: a fixed format would lose some, or be longer than 16 (PS3.5 6.2).
     return next(text for digits in range(15, 0, -1) if len(text := f"{number:.{digits}g}") <= 16)
 
 
@@ -202,24 +203,24 @@ def read(source: Dataset) -> Evidence:
     NotUnderstood
         One of the four UIDs that place an Instance is missing.
     """
-    study = _uid(source, "StudyInstanceUID")
+    study = _read_uid(source, "StudyInstanceUID")
     changes: dict[str, None] = {}
     return Evidence(
         study_instance_uid=study,
-        series_instance_uid=_uid(source, "SeriesInstanceUID"),
-        sop_class_uid=_uid(source, "SOPClassUID"),
-        sop_instance_uid=_uid(source, "SOPInstanceUID"),
+        series_instance_uid=_read_uid(source, "SeriesInstanceUID"),
+        sop_class_uid=_read_uid(source, "SOPClassUID"),
+        sop_instance_uid=_read_uid(source, "SOPInstanceUID"),
         modality=text(source, "Modality"),
-        common=_common(source, changes),
-        requests=tuple(_requests(source, study, changes)),
-        rows=_number(source, "Rows"),
-        columns=_number(source, "Columns"),
-        display=_display(source),
+        common=_common_elements(source, changes),
+        requests=tuple(_read_requests(source, study, changes)),
+        rows=_read_number(source, "Rows"),
+        columns=_read_number(source, "Columns"),
+        display=_read_display(source),
         view=text(source, "ViewPosition").strip(" \0").upper(),
-        laterality=_laterality(source),
-        orientation=_orientation(source),
-        spacing=_spacing(source),
-        institution=_legal(source, "InstitutionName", {}),
+        laterality=_read_laterality(source),
+        orientation=_read_orientation(source),
+        spacing=_read_spacing(source),
+        institution=_legal_value(source, "InstitutionName", {}),
         changes=tuple(changes),
     )
 
@@ -229,23 +230,24 @@ def text(ds: Dataset, keyword: str) -> str:
 
     Values are joined as they stood in the file; escape sequences that pydicom leaves are removed.
     """
-    value = _value(ds, keyword)
+    value = _read_value(ds, keyword)
     values = value if isinstance(value, MultiValue) else [value]
     joined = "\\".join("" if part is None else str(part) for part in values)
+    # The report is written in UTF-8, where an escape sequence is not legal.
     return ESCAPE.sub("", joined).replace("\x1b", "")
 
 
-def _value(ds: Dataset, keyword: str) -> Any:
+def _read_value(ds: Dataset, keyword: str) -> Any:
     try:
         return ds.get(keyword)
     except LookupError:
-        return _decoded(ds, keyword)
+        return _decode_name(ds, keyword)
     except (ValueError, TypeError, AttributeError, OverflowError, NotImplementedError):
         return None  # bytes that are not a value of this VR
 
 
-def _decoded(ds: Dataset, keyword: str) -> str | None:
-    """Return a name that pydicom 3.0.2 trips over: one with empty components in ISO 2022 IR 87."""
+def _decode_name(ds: Dataset, keyword: str) -> str | None:
+    """Return a name that pydicom 3.0.2 trips over: it has empty components in ISO 2022 IR 87."""
     raw = ds.get_item(keyword)
     if raw is None or not isinstance(raw.value, bytes):
         return None
@@ -256,30 +258,32 @@ def _decoded(ds: Dataset, keyword: str) -> str | None:
         return None
 
 
-def _uid(source: Dataset, keyword: str) -> str:
+def _read_uid(source: Dataset, keyword: str) -> str:
     value = text(source, keyword).strip(" \0")
     if not value:
         raise NotUnderstood(f"the Instance has no {keyword}; a report needs it")
     return value
 
 
-def _number(source: Dataset, keyword: str) -> int:
-    value = _value(source, keyword)
+def _read_number(source: Dataset, keyword: str) -> int:
+    value = _read_value(source, keyword)
     return value if isinstance(value, int) else 0
 
 
-def _laterality(source: Dataset) -> str:
+def _read_laterality(source: Dataset) -> str:
+    # Image Laterality is of this image; Laterality is of the Series, and stands for its images too.
     found = (text(source, name).strip(" \0") for name in ("ImageLaterality", "Laterality"))
     return next((side for side in found if side in {"L", "R", "B", "U"}), "")
 
 
-def _orientation(source: Dataset) -> tuple[str, ...]:
+def _read_orientation(source: Dataset) -> tuple[str, ...]:
     values = tuple(part.strip(" \0") for part in text(source, "PatientOrientation").split("\\"))
+    # Each of the two is one to three of these letters (PS3.3 C.7.6.1.1.1).
     is_legal = len(values) == 2 and all(re.fullmatch("[ALRPFH]{1,3}", v) for v in values)
     return values if is_legal else ()
 
 
-def _spacing(source: Dataset) -> tuple[float, ...]:
+def _read_spacing(source: Dataset) -> tuple[float, ...]:
     """Return the distances in the order of `worker.image`: Pixel Spacing, then Imager."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
         values = text(source, keyword).split("\\")
@@ -292,7 +296,7 @@ def _spacing(source: Dataset) -> tuple[float, ...]:
     return ()
 
 
-def _legal(source: Dataset, keyword: str, changes: dict[str, None]) -> str:
+def _legal_value(source: Dataset, keyword: str, changes: dict[str, None]) -> str:
     """Return one element as legal text; a change of its meaning is noted in `changes`."""
     value = text(source, keyword)
     vr = dictionary_VR(keyword)
@@ -304,12 +308,12 @@ def _legal(source: Dataset, keyword: str, changes: dict[str, None]) -> str:
     return legal
 
 
-def _common(source: Dataset, changes: dict[str, None]) -> Dataset:
+def _common_elements(source: Dataset, changes: dict[str, None]) -> Dataset:
     common = Dataset()
     put(common, "SpecificCharacterSet", CHARACTER_SET)
-    put(common, "StudyInstanceUID", _uid(source, "StudyInstanceUID"))
+    put(common, "StudyInstanceUID", _read_uid(source, "StudyInstanceUID"))
     for keyword in (*IDENTIFIERS, "StudyDate", "PatientBirthDate", "StudyTime"):
-        put(common, keyword, _legal(source, keyword, changes))
+        put(common, keyword, _legal_value(source, keyword, changes))
     sex = text(source, "PatientSex").strip(" \0")
     put(common, "PatientSex", sex if sex in {"M", "F", "O"} else "")
     if sex and not text(common, "PatientSex"):
@@ -327,19 +331,21 @@ def _common(source: Dataset, changes: dict[str, None]) -> Dataset:
 
 
 def _put_legal(ds: Dataset, source: Dataset, keyword: str, changes: dict[str, None]) -> None:
-    value = _legal(source, keyword, changes)
+    value = _legal_value(source, keyword, changes)
     if value.strip():
         put(ds, keyword, value)
 
 
 def _put_codes(ds: Dataset, source: Dataset, keyword: str) -> None:
     """Put those items of a code sequence that are legal: a code that is cut is another code."""
-    found = [code for item in _items(source, keyword) if (code := _code(item)) is not None]
+    found = [
+        code for item in _read_items(source, keyword) if (code := _legal_code(item)) is not None
+    ]
     if found:
         put(ds, keyword, found)
 
 
-def _code(item: Dataset) -> Dataset | None:
+def _legal_code(item: Dataset) -> Dataset | None:
     """Return a legal item of the Code Sequence Macro (PS3.3 Table 8.8-1), or None."""
     code = Dataset()
     _put_optional(
@@ -380,7 +386,7 @@ def _put_trial(common: Dataset, source: Dataset, changes: dict[str, None]) -> No
         for name in needed:
             _put_legal(common, source, f"ClinicalTrial{name}", changes)
         for keyword in TRIAL_SUBJECT:
-            put(common, keyword, _legal(source, keyword, changes))
+            put(common, keyword, _legal_value(source, keyword, changes))
     if text(source, "ClinicalTrialTimePointID").strip(" \0"):
         _put_legal(common, source, "ClinicalTrialTimePointID", changes)
         _put_legal(common, source, "ClinicalTrialTimePointDescription", changes)
@@ -416,30 +422,34 @@ def _put_issuers(common: Dataset, source: Dataset) -> None:
     for keyword in ("IssuerOfPatientIDQualifiersSequence", "IssuerOfAccessionNumberSequence"):
         _put_issuer(common, source, keyword)
     others = [
-        other for item in _items(source, "OtherPatientIDsSequence") if (other := _other(item))
+        other
+        for item in _read_items(source, "OtherPatientIDsSequence")
+        if (other := _other_id(item))
     ]
     if others:
         put(common, "OtherPatientIDsSequence", others)
 
 
 def _put_issuer(ds: Dataset, source: Dataset, keyword: str) -> None:
-    issuers = [issuer for item in _items(source, keyword) if (issuer := _issuer(item))]
+    issuers = [issuer for item in _read_items(source, keyword) if (issuer := _legal_issuer(item))]
     if issuers:
         put(ds, keyword, issuers[:1])
 
 
-def _issuer(item: Dataset) -> Dataset | None:
+def _legal_issuer(item: Dataset) -> Dataset | None:
     """Return a legal item of the HL7v2 Hierarchic Designator Macro (PS3.3 Table 10-17)."""
     issuer = Dataset()
     _put_optional(issuer, item, ISSUER)
     kinds = {"DNS", "EUI64", "ISO", "URI", "UUID", "X400", "X500"}
     if text(issuer, "UniversalEntityIDType") not in kinds or "UniversalEntityID" not in issuer:
+        # One without the other is worse than neither: both are required together (PS3.3 Table
+        # 10-17).
         issuer.pop("UniversalEntityID", None)
         issuer.pop("UniversalEntityIDType", None)
     return issuer if len(issuer) else None
 
 
-def _other(item: Dataset) -> Dataset | None:
+def _other_id(item: Dataset) -> Dataset | None:
     """Return a legal item of the Other Patient IDs Sequence, or None."""
     other = Dataset()
     _put_optional(other, item, ("PatientID", "IssuerOfPatientID", "TypeOfPatientID"))
@@ -447,16 +457,16 @@ def _other(item: Dataset) -> Dataset | None:
     return other if is_typed and "PatientID" in other else None
 
 
-def _items(source: Dataset, keyword: str) -> list[Dataset]:
-    value = _value(source, keyword)
+def _read_items(source: Dataset, keyword: str) -> list[Dataset]:
+    value = _read_value(source, keyword)
     return [item for item in value or () if isinstance(item, Dataset)]
 
 
-def _requests(
+def _read_requests(
     source: Dataset, study_instance_uid: str, changes: dict[str, None]
 ) -> Iterable[Dataset]:
-    """Yield the requests that the image answers, or one made from its accession number."""
-    items = _items(source, "RequestAttributesSequence")
+    """Yield the requests that the image answers, or a request made of its accession number."""
+    items = _read_items(source, "RequestAttributesSequence")
     if not items and text(source, "AccessionNumber").strip(" \0"):
         items = [Dataset()]
     for item in items:
@@ -467,7 +477,7 @@ def _requests(
         put(request, "ReferencedStudySequence", [])
         for keyword in REQUEST:
             holder = item if text(item, keyword) else source
-            put(request, keyword, _legal(holder, keyword, changes))
+            put(request, keyword, _legal_value(holder, keyword, changes))
         for holder in (source, item):
             _put_codes(request, holder, "RequestedProcedureCodeSequence")
             _put_issuer(request, holder, "IssuerOfAccessionNumberSequence")
@@ -476,7 +486,7 @@ def _requests(
         yield request
 
 
-def _display(source: Dataset) -> Dataset:
+def _read_display(source: Dataset) -> Dataset:
     """Return the image's own LUTs; empty where it is not a single grayscale frame.
 
     A presentation state overrides the image's polarity, so that it must repeat it (PS3.3 C.11.6).
@@ -488,26 +498,26 @@ def _display(source: Dataset) -> Dataset:
     if (
         shape is None
         or frames != "1"
-        or not (_number(source, "Rows") and _number(source, "Columns"))
+        or not (_read_number(source, "Rows") and _read_number(source, "Columns"))
     ):
         return display
     # As `worker.image.grey` does: a rescale before a table, a table before a window.
     rescale = tuple(
-        _decimals(source, keyword)[:1] for keyword in ("RescaleSlope", "RescaleIntercept")
+        _read_decimals(source, keyword)[:1] for keyword in ("RescaleSlope", "RescaleIntercept")
     )
     is_rescaled = all(rescale)
     grey = Grey(
         is_inverted=shape == "INVERSE",
         rescale=(rescale[0][0], rescale[1][0]) if is_rescaled else None,
-        modality_lut=None if is_rescaled else _table(source, "ModalityLUTSequence"),
-        window=_window(source),
-        voi_lut=_table(source, "VOILUTSequence"),
+        modality_lut=None if is_rescaled else _read_table(source, "ModalityLUTSequence"),
+        window=_read_window(source),
+        voi_lut=_read_table(source, "VOILUTSequence"),
     )
-    return as_display(grey, _number(source, "PixelRepresentation") == 1)
+    return as_display(grey, _read_number(source, "PixelRepresentation") == 1)
 
 
-def _decimals(source: Dataset, keyword: str) -> tuple[float, ...]:
-    """Return the numbers of a DS element, empty where one of them is none."""
+def _read_decimals(source: Dataset, keyword: str) -> tuple[float, ...]:
+    """Return the numbers of a DS element, empty where one of them is not a number."""
     try:
         numbers = tuple(float(part) for part in text(source, keyword).split("\\"))
     except ValueError:
@@ -515,9 +525,9 @@ def _decimals(source: Dataset, keyword: str) -> tuple[float, ...]:
     return numbers if all(math.isfinite(number) for number in numbers) else ()
 
 
-def _window(source: Dataset) -> Window | None:
-    """Return the first window of the image, where it is one (PS3.3 C.11.2.1.2)."""
-    centers, widths = _decimals(source, "WindowCenter"), _decimals(source, "WindowWidth")
+def _read_window(source: Dataset) -> Window | None:
+    """Return the first window of the image, where it is valid (PS3.3 C.11.2.1.2)."""
+    centers, widths = _read_decimals(source, "WindowCenter"), _read_decimals(source, "WindowWidth")
     if not centers or not widths or widths[0] < 1:
         return None
     function = text(source, "VOILUTFunction").strip(" \0")
@@ -525,20 +535,21 @@ def _window(source: Dataset) -> Window | None:
     return centers[0], widths[0], function if is_known else "LINEAR"
 
 
-def _table(source: Dataset, keyword: str) -> tuple[int, tuple[int, ...]] | None:
-    """Return first value and entries of a sequence's first table, or None where it is not one."""
-    items = _items(source, keyword)
+def _read_table(source: Dataset, keyword: str) -> tuple[int, tuple[int, ...]] | None:
+    """Return first value and entries of a sequence's first table; None where it is not valid."""
+    items = _read_items(source, keyword)
     if not items:
         return None
-    descriptor, data = _words(items[0], "LUTDescriptor"), _words(items[0], "LUTData")
+    descriptor, data = _read_words(items[0], "LUTDescriptor"), _read_words(items[0], "LUTData")
     if len(descriptor) != 3 or not data:
         return None
     entries, first, bits = descriptor
+    # 0 entries mean 65536 (PS3.3 C.11.1.1.1): the number would not fit its 16 bits.
     count = entries % 2**16 or 2**16
     if len(data) * 2 == count:  # two entries of 8 bits in each word (PS3.3 C.11.1.1.1)
         data = [byte for word in data for byte in (word & 255, word >> 8)]
-    is_one = len(data) == count and 1 <= bits <= 16 and -(2**15) <= first < 2**16
-    return (first % 2**16, tuple(data)) if is_one else None
+    is_table = len(data) == count and 1 <= bits <= 16 and -(2**15) <= first < 2**16
+    return (first % 2**16, tuple(data)) if is_table else None
 
 
 def _as_table(first: int, entries: Sequence[int], is_signed: bool) -> tuple[Dataset, float]:
@@ -562,9 +573,9 @@ def _as_table(first: int, entries: Sequence[int], is_signed: bool) -> tuple[Data
     return table, factor
 
 
-def _words(item: Dataset, keyword: str) -> list[int]:
+def _read_words(item: Dataset, keyword: str) -> list[int]:
     """Return the numbers of a US, SS or OW element; those of a Descriptor keep their sign."""
-    value = _value(item, keyword)
+    value = _read_value(item, keyword)
     if isinstance(value, bytes):
         raw = value[: len(value) // 2 * 2]
         return [int.from_bytes(raw[i : i + 2], "little") for i in range(0, len(raw), 2)]

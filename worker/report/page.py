@@ -37,7 +37,7 @@ HEADLINES = {
     ReportKind.NOT_ANALYSED: "NOT ANALYSED",
 }
 
-# The corners stay empty: viewers lay their own text there, OHIF over the top left one; and above
+# The corners stay empty: viewers lay their own text there, OHIF over the top left corner; and above
 # the caution there is room for the player that OHIF opens at the top of every page of a series.
 CAUTION_TOP, CAUTION_HEIGHT = 88, 36
 TOP, BOTTOM, MARGIN = 132, 748, 48
@@ -101,38 +101,38 @@ class Labels:
 
 
 @cache
-def face(name: str) -> TTFont:
+def font_face(name: str) -> TTFont:
     """Return one of the fonts that come with this package."""
     return TTFont(name, str(FONTS / f"{name}.ttf"))
 
 
 @cache
-def glyph(character: str, is_bold: bool) -> tuple[str, str, float]:
+def find_glyph(character: str, is_bold: bool) -> tuple[str, str, float]:
     """Return the font that has `character`, what to draw, and its width at size 1."""
     for name in (BOLD, REGULAR, IDEOGRAPHS) if is_bold else (REGULAR, IDEOGRAPHS):
-        if ord(character) in face(name).face.charToGlyph:
-            return name, character, face(name).stringWidth(character, 1)
-    return REGULAR, MISSING, face(REGULAR).stringWidth(MISSING, 1)
+        if ord(character) in font_face(name).font_face.charToGlyph:
+            return name, character, font_face(name).stringWidth(character, 1)
+    return REGULAR, MISSING, font_face(REGULAR).stringWidth(MISSING, 1)
 
 
 def runs(words: str, is_bold: bool) -> Iterator[tuple[str, str]]:
     """Yield font names and the parts of `words` that each of them has."""
-    glyphs = (glyph(character, is_bold) for character in words)
+    glyphs = (find_glyph(character, is_bold) for character in words)
     for name, group in groupby(glyphs, key=itemgetter(0)):
         yield name, "".join(character for _, character, _ in group)
 
 
 def width(words: str, size: float, is_bold: bool = False) -> float:
     """Return the width of one line in units of the page."""
-    return size * sum(glyph(character, is_bold)[2] for character in words)
+    return size * sum(find_glyph(character, is_bold)[2] for character in words)
 
 
 def wrap(words: str, room: float, size: float, is_bold: bool = False) -> list[str]:
     """Break `words` into lines no wider than `room`; ideographs may end a line anywhere."""
     lines: list[str] = []
-    for paragraph in shaped(words).expandtabs(4).split("\n"):
+    for paragraph in shape_arabic(words).expandtabs(4).split("\n"):
         line, used = "", 0.0
-        for token in _tokens(paragraph, room, size, is_bold):
+        for token in _split_tokens(paragraph, room, size, is_bold):
             needed = width(token, size, is_bold)
             if line and not token.isspace() and used + needed > room:
                 lines.append(line.rstrip())
@@ -143,7 +143,7 @@ def wrap(words: str, room: float, size: float, is_bold: bool = False) -> list[st
     return lines
 
 
-def _tokens(paragraph: str, room: float, size: float, is_bold: bool) -> Iterator[str]:
+def _split_tokens(paragraph: str, room: float, size: float, is_bold: bool) -> Iterator[str]:
     for token in TOKEN.findall(paragraph):
         if token.isspace() or width(token, size, is_bold) <= room:
             yield token
@@ -158,7 +158,7 @@ def headline(said: Reading) -> str:
 
 
 def pages(said: Reading, labels: Labels, picture: tuple[int, int] | None) -> list[list[Mark]]:
-    """Return the marks of each page; only a very long text has more than one.
+    """Return the marks of each page; only a very long text has several.
 
     Parameters
     ----------
@@ -170,17 +170,17 @@ def pages(said: Reading, labels: Labels, picture: tuple[int, int] | None) -> lis
         Rows and columns of the radiograph, None where there is none to show.
     """
     left = MARGIN
-    first: list[Mark] = [*_caution(labels), *_foot(said, labels)]
+    first: list[Mark] = [*_draw_caution(labels), *_draw_foot(said, labels)]
     if picture is not None:
-        first += _picture(picture, labels.source)
+        first += _place_picture(picture, labels.source)
         left += PICTURE_WIDTH + GAP
     column = _Column(left, WIDTH - MARGIN - left)
     column.write(UNREVIEWED if said.judgement is None else JUDGED, 17, ink=0.7)
     column.write(headline(said), 34 if said.judgement is None else 28, is_bold=True)
     if picture is None:
         column.write(labels.source, 16, ink=0.7)
-    rest = _body(column, said)
-    return [first + column.marks, *_more(rest, labels)]
+    rest = _set_body(column, said)
+    return [first + column.marks, *_further_pages(rest, labels)]
 
 
 class _Column:
@@ -199,7 +199,7 @@ class _Column:
         self.marks.append(Text(self.x, self.y, visual(words), size, is_bold, ink))
 
 
-def _body(column: _Column, said: Reading) -> list[str]:
+def _set_body(column: _Column, said: Reading) -> list[str]:
     """Set the words, the codes and the warnings; return the lines that found no room."""
     coded = coded_in_words(said)[:LISTED_FRACTURES]
     if len(said.fractures) > LISTED_FRACTURES:
@@ -211,6 +211,7 @@ def _body(column: _Column, said: Reading) -> list[str]:
         *((f"Note: {line}", 0.85) for line in said.warnings),
     ]
     note_lines = [(line, ink) for note, ink in notes for line in wrap(note, column.room, 17)]
+    # Codes and warnings may take up to half of the room, the rest is for the words of the model.
     reserve = min(len(note_lines) * 17 * LEADING + 16, (FOOT - column.y) / 2)
     column.y += 10
     rest = _set_words(column, said.words, FOOT - 12 - reserve)
@@ -237,25 +238,25 @@ def _set_words(column: _Column, words: str, floor: float) -> list[str]:
     return rest
 
 
-def _more(rest: Sequence[str], labels: Labels) -> Iterator[list[Mark]]:
-    """Yield further pages for the lines that the first one has no room for."""
+def _further_pages(rest: Sequence[str], labels: Labels) -> Iterator[list[Mark]]:
+    """Yield further pages for the lines that the first page has no room for."""
     size = WORD_SIZES[-1]
     per_page = int((BOTTOM - TOP) / (size * LEADING))
     for start in range(0, len(rest), per_page):
         column = _Column(MARGIN, WIDTH - 2 * MARGIN)
         for line in rest[start : start + per_page]:
             column.line(line, size)
-        yield [*_caution(labels), *column.marks, *_name(labels)]
+        yield [*_draw_caution(labels), *column.marks, *_name_patient(labels)]
 
 
-def _name(labels: Labels) -> Iterator[Mark]:
+def _name_patient(labels: Labels) -> Iterator[Mark]:
     """Yield whom a further page is about, at its foot: sheets of paper part."""
     if labels.identity:
         line = wrap(labels.identity, WIDTH - 2 * MARGIN, 13)[0]
         yield Text(MARGIN, HEIGHT - 18, visual(line), 13)
 
 
-def _caution(labels: Labels) -> Iterator[Mark]:
+def _draw_caution(labels: Labels) -> Iterator[Mark]:
     words = f"{labels.caution} \u2013 {CAUTION}" if labels.caution else CAUTION
     across = width(words, 22, is_bold=True)
     left = (WIDTH - across) / 2
@@ -263,7 +264,7 @@ def _caution(labels: Labels) -> Iterator[Mark]:
     yield Text(left, CAUTION_TOP + 26, words, 22, is_bold=True, ink=0.0)
 
 
-def _foot(said: Reading, labels: Labels) -> Iterator[Mark]:
+def _draw_foot(said: Reading, labels: Labels) -> Iterator[Mark]:
     yield Bar(MARGIN, FOOT, WIDTH - 2 * MARGIN, 1, ink=0.5)
     column = _Column(MARGIN, WIDTH - 2 * MARGIN, FOOT + 4)
     if labels.identity:
@@ -273,7 +274,7 @@ def _foot(said: Reading, labels: Labels) -> Iterator[Mark]:
     yield from (mark for mark in column.marks if mark.y < HEIGHT - 8)
 
 
-def _picture(shape: tuple[int, int], caption: str) -> Iterator[Mark]:
+def _place_picture(shape: tuple[int, int], caption: str) -> Iterator[Mark]:
     rows, columns = shape
     scale = min(PICTURE_WIDTH / columns, (FOOT - 44 - TOP) / rows)
     across, down = max(columns * scale, 1.0), max(rows * scale, 1.0)
@@ -311,7 +312,7 @@ _CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 
 
-def shaped(words: str) -> str:
+def shape_arabic(words: str) -> str:
     """Return text whose Arabic letters have the forms that they take beside their neighbours."""
     if _RIGHT_TO_LEFT.search(words) is None:
         return words
@@ -326,8 +327,9 @@ def visual(line: str) -> str:
     """
     if _RIGHT_TO_LEFT.search(line) is None:
         return line
-    line = shaped(line)
-    ways = [_way(character) for character in line]
+    line = shape_arabic(line)
+    ways = [_letter_direction(character) for character in line]
+    # UAX 9 P2: the first strong letter gives the paragraph its direction.
     first = next((way for way in ways if way), "L")
     for at, way in enumerate(ways):
         if not way:  # a blank or sign runs as its neighbours do, where they agree
@@ -342,7 +344,7 @@ def visual(line: str) -> str:
     return "".join(reversed(drawn) if first == "R" else drawn)
 
 
-def _way(character: str) -> str:
+def _letter_direction(character: str) -> str:
     kind = unicodedata.bidirectional(character)
     if kind in {"R", "AL"}:
         return "R"

@@ -25,7 +25,7 @@ from worker.report.page import (
     Mark,
     PicturePlace,
     Text,
-    face,
+    font_face,
     runs,
 )
 
@@ -52,7 +52,7 @@ def as_pixels(marks: list[Mark], radiograph: Pixels | None) -> Pixels:
         (rows, columns), 0 = black.
     """
     with _PRESS:
-        image = _drawn(marks)
+        image = _draw_marks(marks)
     for mark in marks:
         if isinstance(mark, PicturePlace) and radiograph is not None:
             size = (round(mark.width), round(mark.height))
@@ -61,7 +61,7 @@ def as_pixels(marks: list[Mark], radiograph: Pixels | None) -> Pixels:
     return np.asarray(image, dtype=np.uint8)
 
 
-def _drawn(marks: list[Mark]) -> Image.Image:
+def _draw_marks(marks: list[Mark]) -> Image.Image:
     # Pillow's basic layout sets each letter on a whole pixel: fine pixels, then made smaller.
     fine = Image.new("L", (WIDTH * FINE, HEIGHT * FINE), 0)
     draw = ImageDraw.Draw(fine)
@@ -81,7 +81,7 @@ def _draw_text(draw: ImageDraw.ImageDraw, mark: Text) -> None:
         font = _bitmap_font(name, mark.size * FINE)
         at = (round(x * FINE), round(mark.y * FINE))
         draw.text(at, part, fill=round(255 * mark.ink), font=font, anchor="ls")
-        x += face(name).stringWidth(part, mark.size)
+        x += font_face(name).stringWidth(part, mark.size)
 
 
 @cache
@@ -102,7 +102,7 @@ def as_pdf(pages: list[list[Mark]], radiograph: Pixels | None, title: str) -> by
 
 def _printed_pages(pages: list[list[Mark]], radiograph: Pixels | None, title: str) -> bytes:
     for name in (REGULAR, BOLD, IDEOGRAPHS):
-        pdfmetrics.registerFont(face(name))
+        pdfmetrics.registerFont(font_face(name))
     buffer = BytesIO()
     canvas = Canvas(buffer, pagesize=(WIDTH * POINTS, HEIGHT * POINTS), invariant=1)
     canvas.setTitle(title)
@@ -118,7 +118,7 @@ def _printed_pages(pages: list[list[Mark]], radiograph: Pixels | None, title: st
 def _put_mark(canvas: Any, mark: Mark, radiograph: Pixels | None) -> None:
     if isinstance(mark, PicturePlace):
         if radiograph is not None:
-            picture = ImageReader(_printed(radiograph, mark))
+            picture = ImageReader(_scale_for_paper(radiograph, mark))
             bottom = HEIGHT - mark.y - mark.height
             canvas.drawImage(picture, mark.x, bottom, mark.width, mark.height)
         return
@@ -133,7 +133,7 @@ def _put_mark(canvas: Any, mark: Mark, radiograph: Pixels | None) -> None:
     canvas.drawText(line)
 
 
-def _printed(radiograph: Pixels, mark: PicturePlace) -> Image.Image:
+def _scale_for_paper(radiograph: Pixels, mark: PicturePlace) -> Image.Image:
     """Return the radiograph with two pixels per unit, enough for paper."""
     size = (round(2 * mark.width), round(2 * mark.height))
     return Image.fromarray(radiograph).resize(size, Image.Resampling.LANCZOS)

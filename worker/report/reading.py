@@ -51,7 +51,7 @@ class Algorithm:
     name: str
     """Name of the model, for example ``phantom``."""
     version: str
-    """Software, model and weights in at most 64 characters; another one is another device."""
+    """Software, model and weights in at most 64 characters; another version is another device."""
     parameters: tuple[str, ...] = ()
     """Algorithm Parameters (111002, DCM), for example ``decode=greedy``."""
     language: str = "en"
@@ -104,7 +104,7 @@ class Reading:
         """What a reader thinks of each fracture: ``agree``, ``disagree``, or nothing."""
         if self.judgement is None:
             return ("",) * len(self.fractures)
-        said = {one.finding.casefold(): one.verdict for one in self.judgement.findings}
+        said = {judged.finding.casefold(): judged.verdict for judged in self.judgement.findings}
         return tuple(said.get(name.casefold(), "") for name in finding_names(self.fractures))
 
     @property
@@ -161,8 +161,8 @@ class Reading:
             return
         who = f"Reader {judged.reader}" if judged.reader.strip() else "A reader"
         yield f"{who} {judged.verdict}s with this description by AI."
-        for one in judged.findings:
-            yield f"On {one.finding}: {one.verdict}s."
+        for finding in judged.findings:
+            yield f"On {finding.finding}: {finding.verdict}s."
 
     @property
     def comment(self) -> str:
@@ -171,7 +171,7 @@ class Reading:
 
 
 def read(outcome: Outcome, algorithm: Algorithm, order: ReportOrder | None = None) -> Reading:
-    """Return what a report says of `outcome`; from the second generation on it replaces another.
+    """Return what a report says; from the second generation on it replaces an earlier report.
 
     A text that holds replacement characters, is cut or has no findings is never called negative.
     """
@@ -179,7 +179,7 @@ def read(outcome: Outcome, algorithm: Algorithm, order: ReportOrder | None = Non
     reason = outcome.reason or (None if text else NO_TEXT)
     if reason is not None:
         reason = Reason(code=reason.code, text=storable(reason.text)[0] or reason.code)
-    case = _case(outcome.findings, text, is_whole, reason)
+    case = _report_kind(outcome.findings, text, is_whole, reason)
     is_positive = case is ReportKind.FRACTURE and outcome.findings is not None
     warnings = [*outcome.warnings, *([] if is_whole else [CUT])]
     if order is not None and order.generation > 1:
@@ -190,17 +190,17 @@ def read(outcome: Outcome, algorithm: Algorithm, order: ReportOrder | None = Non
     return Reading(
         case=case,
         text="" if reason else text,
-        caution=_caution(case, algorithm, is_judged=judgement is not None),
+        caution=_write_caution(case, algorithm, is_judged=judgement is not None),
         warnings=tuple(line for warning in warnings if (line := storable(warning)[0])),
         fractures=tuple(outcome.findings.fractures) if is_positive and outcome.findings else (),
         absences=outcome.findings.absences if is_limited and outcome.findings else (),
-        beside=_beside(outcome.findings) if is_positive and outcome.findings else (),
+        beside=_absences_beside(outcome.findings) if is_positive and outcome.findings else (),
         reason=reason,
         judgement=judgement,
     )
 
 
-def _beside(findings: Findings) -> tuple[Absence, ...]:
+def _absences_beside(findings: Findings) -> tuple[Absence, ...]:
     """Return what a positive text denies of places that are apart from each of its fractures.
 
     "Left rib fracture. No right rib fracture." has one. What may be about the place of a fracture,
@@ -241,16 +241,18 @@ def storable(raw: str) -> tuple[str, bool]:
     hold one, PS3.5 6.2), other control characters go, lone surrogates become U+FFFD, and what
     exceeds `LONGEST_TEXT` is cut.
     """
+    # Through UTF-16, which joins pairs of surrogates to one character and replaces lone ones.
     joined = raw.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     lines = joined.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
     printable = "".join(c for c in lines if c == "\n" or unicodedata.category(c) != "Cc")
     composed = unicodedata.normalize("NFC", printable).rstrip()
     encoded = composed.encode()
+    # The cut may fall within a character, whose bytes are then ignored.
     cut = encoded[:LONGEST_TEXT].decode(errors="ignore").rstrip()
     return (cut if cut.strip() else ""), len(encoded) <= LONGEST_TEXT
 
 
-def _case(
+def _report_kind(
     findings: Findings | None, text: str, is_whole: bool, reason: Reason | None
 ) -> ReportKind:
     if reason is not None:
@@ -263,7 +265,7 @@ def _case(
     }.get(findings.presence, ReportKind.UNCLEAR)
 
 
-def _caution(case: ReportKind, algorithm: Algorithm, is_judged: bool) -> str:
+def _write_caution(case: ReportKind, algorithm: Algorithm, is_judged: bool) -> str:
     sentences = [DEMONSTRATION] if algorithm.demonstration else []
     if case is ReportKind.UNCLEAR:
         sentences.append(UNCLEAR)

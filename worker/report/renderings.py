@@ -27,16 +27,16 @@ from dicom_node.standard.uids import derived_uid, rejection_note_uid
 from worker.report import codes, header, reading
 from worker.report.document import (
     Document,
-    bare,
-    coded,
-    fix,
+    bare_header,
+    code_item,
     instance_uid,
     model_name,
-    moment,
+    put_common,
+    reading_time,
     series_description,
     series_uid,
     version,
-    written,
+    write_document,
 )
 from worker.report.header import Evidence, Grey, as_display, put, text
 from worker.report.page import (
@@ -56,13 +56,13 @@ from worker.report.paint import as_pdf, as_pixels
 from worker.report.reading import Algorithm, Outcome, Reading, ReportKind
 from worker.report.sr import (
     container,
+    content_root,
     document,
-    finish,
+    finish_report,
     head,
     image,
     observer,
-    rooted,
-    unname,
+    remove_name,
     words,
 )
 
@@ -162,10 +162,10 @@ def render(
     ds = BUILDERS[kind](job, pixels)
     if ds is None:
         return None
-    fix(ds, job.evidence, algorithm, order)
+    put_common(ds, job.evidence, algorithm, order)
     if kind == "gsps":
         del ds.ContentDate, ds.ContentTime  # not in this IOD (PS3.3 A.33.1)
-    return written(kind, ds, job.said.text if kind == "basic-text" else "")
+    return write_document(kind, ds, job.said.text if kind == "basic-text" else "")
 
 
 def basic_text(job: BuilderInput, _pixels: NDArray[Any] | None) -> Dataset:
@@ -181,16 +181,16 @@ def basic_text(job: BuilderInput, _pixels: NDArray[Any] | None) -> Dataset:
     put(report, "SOPInstanceUID", uid)
     put(report, "SeriesInstanceUID", derived_uid("bt-series", uid) if is_own else series)
     put(report, "SeriesNumber", job.order.series_number + SERIES["basic-text"])
-    put(report, "SeriesDescription", _description(job, label))
-    finish(report, job.evidence, job.said, job.algorithm, job.order)
+    put(report, "SeriesDescription", _describe_series(job, label))
+    finish_report(report, job.evidence, job.said, job.algorithm, job.order)
     return report
 
 
-def _made(make: Callable[..., Dataset], job: BuilderInput, **arguments: Any) -> Dataset:
+def _call_highdicom(make: Callable[..., Dataset], job: BuilderInput, **arguments: Any) -> Dataset:
     """Call a class of highdicom, which knows the SOP classes of the Standard only."""
     try:
         return make(
-            evidence=[bare(job.evidence)],
+            evidence=[bare_header(job.evidence)],
             instance_number=job.order.instance_number,
             **arguments,
         )
@@ -200,34 +200,34 @@ def _made(make: Callable[..., Dataset], job: BuilderInput, **arguments: Any) -> 
         ) from exc
 
 
-def _description(job: BuilderInput, label: str) -> str:
+def _describe_series(job: BuilderInput, label: str) -> str:
     return series_description(job.algorithm, job.order.series_description, label)
 
 
 def _text_root(job: BuilderInput) -> ContainerContentItem:
     """Return the tree: what was read, what it comes to, and, apart from it, the cautions."""
     children = head(job.algorithm, job.order)
-    conclusion = words(codes.CONCLUSION, _conclusion(job.said))
+    conclusion = words(codes.CONCLUSION, _write_conclusion(job.said))
     if job.said.text:
         finding = words(codes.FINDING, job.said.text)
-        _point(finding, job.evidence)
-        # Continuous: OHIF wraps such a text, and cuts one under a SEPARATE container.
+        _refer_to_image(finding, job.evidence)
+        # Continuous: OHIF wraps such a text, and cuts a text under a SEPARATE container.
         findings = ContainerContentItem(
             codes.FINDINGS, is_content_continuous=True, relationship_type="CONTAINS"
         )
         findings.ContentSequence = ContentSequence([finding])
         children.append(findings)
     else:
-        _point(conclusion, job.evidence)
+        _refer_to_image(conclusion, job.evidence)
     children.append(container(codes.CONCLUSIONS, [conclusion]))
     cautions = [
         words(codes.RECOMMENDATION, line) for line in (job.said.caution, *job.said.warnings)
     ]
     children.append(container(codes.RECOMMENDATIONS, cautions))
-    return rooted(codes.DIAGNOSTIC_IMAGING_REPORT, "2000", children)
+    return content_root(codes.DIAGNOSTIC_IMAGING_REPORT, "2000", children)
 
 
-def _conclusion(said: Reading) -> str:
+def _write_conclusion(said: Reading) -> str:
     """Return what a reader thinks, then the case in a sentence, with the places that are coded."""
     line = CONCLUSIONS.get(said.case, f"{HEADLINES[said.case].capitalize()} by AI.")
     if said.is_only_possible:
@@ -243,7 +243,7 @@ def _conclusion(said: Reading) -> str:
     return " ".join(part for part in (*before, line, *after) if part)
 
 
-def _point(item: ContentItem, evidence: Evidence) -> None:
+def _refer_to_image(item: ContentItem, evidence: Evidence) -> None:
     """Let a text say from which image it was inferred."""
     if evidence.is_image:
         picture = image(codes.SOURCE_OF_MEASUREMENT, evidence, "INFERRED FROM")
@@ -259,19 +259,19 @@ def key_object(job: BuilderInput, _pixels: NDArray[Any] | None) -> Dataset | Non
     picture = image(codes.SOURCE_IMAGE, job.evidence)
     root.ContentSequence = ContentSequence([*observer(job.algorithm, job.order), picture])
     uid = instance_uid("ko", KEY_OBJECT_SELECTION, job.evidence, job.algorithm, job.order)
-    selection = _made(
+    selection = _call_highdicom(
         KeyObjectSelectionDocument,
         job,
         content=ContentSequence([root], is_root=True),
         sop_instance_uid=uid,
         series_instance_uid=series_uid("ko", job.evidence, job.algorithm),
         series_number=job.order.series_number + SERIES["ko"],
-        series_description=_description(job, "Key image: "),
+        series_description=_describe_series(job, "Key image: "),
         manufacturer=MANUFACTURER,
         requested_procedures=list(job.evidence.requests) or None,
         specific_character_set=header.CHARACTER_SET,
     )
-    unname(selection)
+    remove_name(selection)
     return selection
 
 
@@ -291,31 +291,31 @@ def rejection_notes(
         return
     for note in order.rejection_notes:
         ds = _rejection_note(job, note)
-        fix(ds, job.evidence, algorithm, order)
-        yield written("rejection-note", ds)
+        put_common(ds, job.evidence, algorithm, order)
+        yield write_document("rejection-note", ds)
 
 
 def _rejection_note(job: BuilderInput, note: RejectionNote) -> Dataset:
     root = ContainerContentItem(codes.REJECTED, is_content_continuous=False, template_id="2010")
     hidden, items = [], []
-    for one in note.objects:
-        old = bare(job.evidence)
+    for replaced in note.objects:
+        old = bare_header(job.evidence)
         for keyword in ("SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"):
-            put(old, keyword, getattr(one, SNAKE_CASE[keyword]))
+            put(old, keyword, getattr(replaced, SNAKE_CASE[keyword]))
         hidden.append(old)
-        is_image = "Image Storage" in UID(one.sop_class_uid).name
+        is_image = "Image Storage" in UID(replaced.sop_class_uid).name
         make = ImageContentItem if is_image else CompositeContentItem
         items.append(
             make(
                 codes.SOURCE_IMAGE,
-                one.sop_class_uid,
-                one.sop_instance_uid,
+                replaced.sop_class_uid,
+                replaced.sop_instance_uid,
                 relationship_type="CONTAINS",
             )
         )
     why = words(codes.KEY_OBJECT_DESCRIPTION, REPLACED.format(job.order.generation))
     root.ContentSequence = ContentSequence([*observer(job.algorithm, job.order), why, *items])
-    uids = [one.sop_instance_uid for one in note.objects]
+    uids = [replaced.sop_instance_uid for replaced in note.objects]
     source, generation = job.evidence.sop_instance_uid, job.order.generation
     make_document: Callable[..., Dataset] = KeyObjectSelectionDocument
     selection = make_document(
@@ -325,7 +325,7 @@ def _rejection_note(job: BuilderInput, note: RejectionNote) -> Dataset:
         sop_instance_uid=rejection_note_uid(source, generation, uids),
         series_instance_uid=series_uid("rejection-note", job.evidence, job.algorithm),
         series_number=job.order.series_number + SERIES["rejection-note"],
-        series_description=_description(job, "Replaced: "),
+        series_description=_describe_series(job, "Replaced: "),
         manufacturer=MANUFACTURER,
         requested_procedures=list(job.evidence.requests) or None,
         specific_character_set=header.CHARACTER_SET,
@@ -336,7 +336,9 @@ def _rejection_note(job: BuilderInput, note: RejectionNote) -> Dataset:
     return selection
 
 
-def _plain(job: BuilderInput, kind: ObjectKind, sop_class_uid: str, label: str) -> Dataset:
+def _common_attributes(
+    job: BuilderInput, kind: ObjectKind, sop_class_uid: str, label: str
+) -> Dataset:
     """Return the attributes that an object outside highdicom shares with the others."""
     uid = instance_uid(kind, sop_class_uid, job.evidence, job.algorithm, job.order)
     ds = Dataset()
@@ -344,7 +346,7 @@ def _plain(job: BuilderInput, kind: ObjectKind, sop_class_uid: str, label: str) 
     put(ds, "SOPInstanceUID", uid)
     put(ds, "SeriesInstanceUID", series_uid(kind, job.evidence, job.algorithm))
     put(ds, "SeriesNumber", job.order.series_number + SERIES[kind])
-    put(ds, "SeriesDescription", _description(job, label))
+    put(ds, "SeriesDescription", _describe_series(job, label))
     put(ds, "InstanceNumber", job.order.instance_number)
     put(ds, "Manufacturer", MANUFACTURER)
     put(ds, "ManufacturerModelName", model_name(job.algorithm))
@@ -356,8 +358,8 @@ def _plain(job: BuilderInput, kind: ObjectKind, sop_class_uid: str, label: str) 
 
 def secondary_capture(job: BuilderInput, pixels: NDArray[Any] | None) -> Dataset:
     """Return a Secondary Capture whose frame shows picture, text, model and caution."""
-    ds = _plain(job, "sc", SECONDARY_CAPTURE, "Page: ")
-    when = moment(job.evidence, job.order)
+    ds = _common_attributes(job, "sc", SECONDARY_CAPTURE, "Page: ")
+    when = reading_time(job.evidence, job.order)
     put(ds, "Modality", "OT")
     put(ds, "Laterality", "")
     put(ds, "ConversionType", "WSD")
@@ -369,7 +371,7 @@ def secondary_capture(job: BuilderInput, pixels: NDArray[Any] | None) -> Dataset
     put(ds, "DerivationDescription", "Page with the description of fractures by AI")
     if job.evidence.is_image:
         put(ds, "SourceImageSequence", [_source_image(job.evidence, codes.SOURCE_FOR_PROCESSING)])
-    frame = _frame(job, pixels)
+    frame = _draw_frame(job, pixels)
     rows, columns = frame.shape
     put(ds, "SamplesPerPixel", 1)
     put(ds, "PhotometricInterpretation", "MONOCHROME2")
@@ -383,9 +385,9 @@ def secondary_capture(job: BuilderInput, pixels: NDArray[Any] | None) -> Dataset
     return ds
 
 
-def _frame(job: BuilderInput, pixels: NDArray[Any] | None) -> NDArray[np.uint8]:
+def _draw_frame(job: BuilderInput, pixels: NDArray[Any] | None) -> NDArray[np.uint8]:
     """Return the pages one below the other: a long text makes a long frame, and is not cut."""
-    every = _pages(job, pixels, identity="")
+    every = _lay_out_pages(job, pixels, identity="")
     shown = every[:LONGEST_FRAME]
     if len(every) > LONGEST_FRAME:
         shown[-1].append(Text(MARGIN, HEIGHT - 16, CONTINUES_ELSEWHERE, 15))
@@ -402,12 +404,14 @@ def _source_image(evidence: Evidence, purpose: Code) -> Dataset:
     item = Dataset()
     put(item, "ReferencedSOPClassUID", evidence.sop_class_uid)
     put(item, "ReferencedSOPInstanceUID", evidence.sop_instance_uid)
-    put(item, "PurposeOfReferenceCodeSequence", [coded(purpose)])
+    put(item, "PurposeOfReferenceCodeSequence", [code_item(purpose)])
     return item
 
 
-def _pages(job: BuilderInput, pixels: NDArray[Any] | None, identity: str) -> list[list[Mark]]:
-    when = moment(job.evidence, job.order)
+def _lay_out_pages(
+    job: BuilderInput, pixels: NDArray[Any] | None, identity: str
+) -> list[list[Mark]]:
+    when = reading_time(job.evidence, job.order)
     version_line = f"{model_name(job.algorithm)}, version {version(job.algorithm)}"
     labels = Labels(
         source=_source_label(job),
@@ -434,16 +438,16 @@ def _source_label(job: BuilderInput) -> str:
 
 def encapsulated_pdf(job: BuilderInput, pixels: NDArray[Any] | None) -> Dataset:
     """Return the same page as an Encapsulated PDF, with the patient's identity on it."""
-    ds = _plain(job, "pdf", ENCAPSULATED_PDF, "PDF: ")
+    ds = _common_attributes(job, "pdf", ENCAPSULATED_PDF, "PDF: ")
     title = headline(job.said).capitalize()
-    content = as_pdf(_pages(job, pixels, _identity(job.evidence)), pixels, title)
+    content = as_pdf(_lay_out_pages(job, pixels, _patient_line(job.evidence)), pixels, title)
     put(ds, "Modality", "DOC")
     put(ds, "ConversionType", "WSD")
     put(ds, "AcquisitionDateTime", "")
     put(ds, "BurnedInAnnotation", "YES")
     put(ds, "RecognizableVisualFeatures", "NO")
     put(ds, "DocumentTitle", f"AI fracture description: {title}")
-    put(ds, "ConceptNameCodeSequence", [coded(codes.DIAGNOSTIC_IMAGING_REPORT)])
+    put(ds, "ConceptNameCodeSequence", [code_item(codes.DIAGNOSTIC_IMAGING_REPORT)])
     put(ds, "MIMETypeOfEncapsulatedDocument", "application/pdf")
     if job.evidence.is_image:
         put(ds, "SourceInstanceSequence", [_source_image(job.evidence, codes.SOURCE_IMAGE)])
@@ -452,7 +456,7 @@ def encapsulated_pdf(job: BuilderInput, pixels: NDArray[Any] | None) -> Dataset:
     return ds
 
 
-def _identity(evidence: Evidence) -> str:
+def _patient_line(evidence: Evidence) -> str:
     """Return who this is about, for a page that leaves the viewer."""
     groups = text(evidence.common, "PatientName").split("=")
     names = [" ".join(part for part in group.split("^") if part) for group in groups]
@@ -466,14 +470,14 @@ def _identity(evidence: Evidence) -> str:
         ("accession", "AccessionNumber"),
     )
     parts += [
-        f"{name} {_readable(value) if 'Date' in key else value}"
+        f"{name} {_readable_date(value) if 'Date' in key else value}"
         for name, key in dated
         if (value := text(evidence.common, key).strip())
     ]
     return "Patient: " + ", ".join(part for part in parts if part)
 
 
-def _readable(value: str) -> str:
+def _readable_date(value: str) -> str:
     """Return a DA value as people of every country read it: 1960-01-02."""
     is_date = len(value) == 8 and value.isascii() and value.isdigit()
     return f"{value[:4]}-{value[4:6]}-{value[6:]}" if is_date else value
@@ -484,8 +488,8 @@ def presentation_state(job: BuilderInput, _pixels: NDArray[Any] | None) -> Datas
     evidence = job.evidence
     if not evidence.is_grayscale:
         return None
-    ds = _plain(job, "gsps", GRAYSCALE_PRESENTATION_STATE, "Overlay: ")
-    when = moment(evidence, job.order)
+    ds = _common_attributes(job, "gsps", GRAYSCALE_PRESENTATION_STATE, "Overlay: ")
+    when = reading_time(evidence, job.order)
     put(ds, "Modality", "PR")
     put(ds, "Laterality", "")
     put(ds, "ContentLabel", "AI_FRACTURE")
@@ -495,8 +499,8 @@ def presentation_state(job: BuilderInput, _pixels: NDArray[Any] | None) -> Datas
     put(ds, "PresentationCreationTime", when.strftime("%H%M%S.%f"))
     put(ds, "ReferencedSeriesSequence", [_referenced_series(evidence)])
     put(ds, "DisplayedAreaSelectionSequence", [_displayed_area(evidence)])
-    put(ds, "GraphicAnnotationSequence", [_annotation(job.said)])
-    put(ds, "GraphicLayerSequence", [_layer()])
+    put(ds, "GraphicAnnotationSequence", [_text_annotation(job.said)])
+    put(ds, "GraphicLayerSequence", [_graphic_layer()])
     display = evidence.display
     if job.grey is not None:
         display = as_display(job.grey, job.source.get("PixelRepresentation") == 1)
@@ -524,10 +528,10 @@ def _displayed_area(evidence: Evidence) -> Dataset:
     return area
 
 
-def _annotation(said: Reading) -> Dataset:
+def _text_annotation(said: Reading) -> Dataset:
     note = Dataset()
     put(note, "BoundingBoxAnnotationUnits", "DISPLAY")
-    put(note, "UnformattedTextValue", _overlay(said))
+    put(note, "UnformattedTextValue", _overlay_text(said))
     put(note, "BoundingBoxTopLeftHandCorner", [0.02, 0.78])
     put(note, "BoundingBoxBottomRightHandCorner", [0.98, 0.98])
     put(note, "BoundingBoxTextHorizontalJustification", "LEFT")
@@ -537,11 +541,12 @@ def _annotation(said: Reading) -> Dataset:
     return annotation
 
 
-def _overlay(said: Reading) -> str:
+def _overlay_text(said: Reading) -> str:
     """Return headline, words and caution within the length of an ST value."""
     head_line = f"{headline(said)}\r\n"
     tail = f"\r\n{said.caution} {CAUTION}"
     content = said.words.replace("\n", "\r\n")
+    # Headline and caution are never cut: they say what the words are worth.
     room = SHORT_TEXT - len((head_line + tail).encode())
     encoded = content.encode()
     if len(encoded) > room:
@@ -549,7 +554,7 @@ def _overlay(said: Reading) -> str:
     return head_line + content + tail
 
 
-def _layer() -> Dataset:
+def _graphic_layer() -> Dataset:
     layer = Dataset()
     put(layer, "GraphicLayer", "AI")
     put(layer, "GraphicLayerOrder", 1)

@@ -41,15 +41,15 @@ from worker.report.document import (
     LONG_STRING,
     Document,
     device_uid,
-    fix,
     instance_uid,
     model_name,
-    moment,
-    options_of,
+    options_of_model,
+    put_common,
+    reading_time,
     series_description,
     series_uid,
     version,
-    written,
+    write_document,
 )
 from worker.report.header import Evidence, put
 from worker.report.reading import Algorithm, Outcome, Reading, ReportKind
@@ -136,20 +136,21 @@ def build_each(
         if name not in SOP_CLASSES:
             raise ConfigurationError(f"SR SOP class {name!r} is none of {', '.join(SOP_CLASSES)}")
     evidence = header.read(source)
-    said, found = _read(outcome, algorithm, order, evidence)
+    said, found = _read_outcome(outcome, algorithm, order, evidence)
     report = document(evidence, said, algorithm, order)
     for element in root(evidence, said, found, algorithm, order):
         report[element.tag] = element
     put(report, "SeriesInstanceUID", series_uid("sr", evidence, algorithm))
     put(report, "SeriesNumber", order.series_number)
     put(report, "SeriesDescription", series_description(algorithm, order.series_description))
-    finish(report, evidence, said, algorithm, order)
+    finish_report(report, evidence, said, algorithm, order)
     uids = [SOP_CLASSES[name][0] for name in sop_classes]
     variants = [(uid, instance_uid("sr", uid, evidence, algorithm, order)) for uid in uids]
     if not variants:
         return ()
+    # Building and writing the tree is what a report costs; to recast it changes two UIDs.
     report.SOPClassUID, report.SOPInstanceUID = map(UID, variants[0])
-    first = written("sr", report, said.text)
+    first = write_document("sr", report, said.text)
     return tuple(
         replace(
             first,
@@ -161,18 +162,18 @@ def build_each(
     )
 
 
-def finish(
+def finish_report(
     report: Dataset, evidence: Evidence, said: Reading, algorithm: Algorithm, order: ReportOrder
 ) -> None:
     """Put what highdicom has no arguments for into an SR document (PS3.3 C.17.2)."""
-    fix(report, evidence, algorithm, order)
-    author = _device(algorithm, order, evidence)
+    put_common(report, evidence, algorithm, order)
+    author = _device_observer(algorithm, order, evidence)
     put(author, "ObserverType", "DEV")
-    reader = [_person(said.judgement)] if said.judgement is not None else []
+    reader = [_person_observer(said.judgement)] if said.judgement is not None else []
     put(report, "AuthorObserverSequence", [*reader, author])
-    participant = _device(algorithm, order, evidence)
+    participant = _device_observer(algorithm, order, evidence)
     put(participant, "ParticipationType", "SOURCE")
-    put(participant, "ParticipationDateTime", stamp(evidence, order))
+    put(participant, "ParticipationDateTime", reading_stamp(evidence, order))
     put(participant, "ObserverType", "DEV")
     put(report, "ParticipantSequence", [participant])
     if "ProcedureCodeSequence" in evidence.common:
@@ -187,10 +188,10 @@ def finish(
         put(report, "CompletionFlagDescription", f"{flag[:1].upper()}{flag[1:]}"[:LONG_STRING])
 
 
-def _person(judgement: Judgement) -> Dataset:
+def _person_observer(judgement: Judgement) -> Dataset:
     """Return a reader as an observer (PS3.3 Table C.17-3b)."""
     item = Dataset()
-    put(item, "PersonName", _reader(judgement))
+    put(item, "PersonName", _reader_name(judgement))
     put(item, "PersonIdentificationCodeSequence", [])
     put(item, "InstitutionName", "")
     put(item, "InstitutionCodeSequence", [])
@@ -198,7 +199,7 @@ def _person(judgement: Judgement) -> Dataset:
     return item
 
 
-def _reader(judgement: Judgement) -> str:
+def _reader_name(judgement: Judgement) -> str:
     """Return a reader's name as a PN value: the name by which one signs in, as a family name.
 
     With the caret nobody takes it for a name of before 1993, which had blanks between its parts.
@@ -207,7 +208,7 @@ def _reader(judgement: Judgement) -> str:
     return f"{name[: LONG_STRING - 1] or 'A reader'}^"
 
 
-def _device(algorithm: Algorithm, order: ReportOrder, evidence: Evidence) -> Dataset:
+def _device_observer(algorithm: Algorithm, order: ReportOrder, evidence: Evidence) -> Dataset:
     """Return this software as an observer (PS3.3 Table C.17-3b)."""
     item = Dataset()
     put(item, "Manufacturer", MANUFACTURER)
@@ -219,15 +220,15 @@ def _device(algorithm: Algorithm, order: ReportOrder, evidence: Evidence) -> Dat
     return item
 
 
-def stamp(evidence: Evidence, order: ReportOrder) -> str:
+def reading_stamp(evidence: Evidence, order: ReportOrder) -> str:
     """Return the time of the reading as a DT value, in the zone of (0008,0201).
 
     DCMTK 3.6.7 takes an offset in a DT value of a content item for a fault.
     """
-    return f"{moment(evidence, order):%Y%m%d%H%M%S.%f}"
+    return f"{reading_time(evidence, order):%Y%m%d%H%M%S.%f}"
 
 
-def _read(
+def _read_outcome(
     outcome: Outcome, algorithm: Algorithm, order: ReportOrder, evidence: Evidence
 ) -> tuple[Reading, Sequence[Marked]]:
     """Return the fractures with their regions, and the reading with notes on what was changed."""
@@ -235,11 +236,11 @@ def _read(
     said = replace(said, warnings=(*said.warnings, *evidence.changes))
     if not outcome.boxes:
         return said, [Marked(fracture) for fracture in said.fractures]
-    kept, notes = boxes.sound(outcome.boxes, evidence.rows, evidence.columns)
+    kept, notes = boxes.keep_sound(outcome.boxes, evidence.rows, evidence.columns)
     if said.case is not ReportKind.FRACTURE or not evidence.is_image:
-        kept, notes = (), [boxes.note(boxes.UNSURE, len(outcome.boxes))]
+        kept, notes = (), [boxes.omission_note(boxes.UNSURE, len(outcome.boxes))]
     noted = replace(said, warnings=(*said.warnings, *notes))
-    return noted, boxes.marked(said.fractures, kept)
+    return noted, boxes.mark_fractures(said.fractures, kept)
 
 
 def document(
@@ -250,9 +251,10 @@ def document(
     highdicom makes the document of a model once, of an empty tree about an image of nobody; what
     differs from image to image is put over it.
     """
+    # pydicom names the UIDs of the Standard; of any other it returns the UID itself.
     if UID(evidence.sop_class_uid).name == evidence.sop_class_uid:
         raise NotUnderstood(f"SOP class {evidence.sop_class_uid} is not in the Standard")
-    frame = _frame(model_name(algorithm), version(algorithm))
+    frame = _empty_document(model_name(algorithm), version(algorithm))
     report = Dataset()
     report.update(frame)
     if order.serial_number:
@@ -260,15 +262,15 @@ def document(
     is_complete = said.case is not ReportKind.NOT_ANALYSED
     put(report, "CompletionFlag", "COMPLETE" if is_complete else "PARTIAL")
     put(report, "InstanceNumber", order.instance_number)
-    put(report, "CurrentRequestedProcedureEvidenceSequence", [_study(evidence)])
+    put(report, "CurrentRequestedProcedureEvidenceSequence", [_evidence_item(evidence)])
     if evidence.requests:
         put(report, "ReferencedRequestSequence", list(evidence.requests))
     if order.predecessor is not None:
-        put(report, "PredecessorDocumentsSequence", [_before(order.predecessor)])
+        put(report, "PredecessorDocumentsSequence", [_predecessor_item(order.predecessor)])
     return report
 
 
-def _study(evidence: Evidence) -> Dataset:
+def _evidence_item(evidence: Evidence) -> Dataset:
     """Return the image as evidence (PS3.3 C.17.2.3)."""
     item = Dataset()
     put(item, "ReferencedSOPClassUID", evidence.sop_class_uid)
@@ -276,7 +278,7 @@ def _study(evidence: Evidence) -> Dataset:
     return _in_study(evidence.study_instance_uid, evidence.series_instance_uid, item)
 
 
-def _before(predecessor: Predecessor) -> Dataset:
+def _predecessor_item(predecessor: Predecessor) -> Dataset:
     """Return the report that this one replaces."""
     item = Dataset()
     put(item, "ReferencedSOPClassUID", predecessor.sop_class_uid)
@@ -295,12 +297,13 @@ def _in_study(study_instance_uid: str, series_instance_uid: str, item: Dataset) 
 
 
 @lru_cache(maxsize=16)
-def _frame(model: str, software: str) -> Dataset:
+def _empty_document(model: str, software: str) -> Dataset:
     """Return the SR document that highdicom makes of an empty tree, with a model's names."""
     empty = ContainerContentItem(
         codes.IMAGING_MEASUREMENT_REPORT, is_content_continuous=False, template_id="1500"
     )
     empty.ContentSequence = ContentSequence([code(codes.OBSERVER_TYPE, codes.DEVICE, OBS_CONTEXT)])
+    # highdicom logs and alters values of patients, so it never sees any.
     nobody = Dataset()
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex"):
         put(nobody, keyword, "")
@@ -338,14 +341,16 @@ def root(
     """Return the content tree of a report (PS3.16 TID 1500)."""
     children = head(algorithm, order)
     if evidence.is_image:
-        children.append(_library(evidence))
-    groups = _groups(evidence, said, found, algorithm, order)
+        children.append(_image_library(evidence))
+    groups = _measurement_groups(evidence, said, found, algorithm, order)
     children.append(container(codes.IMAGING_MEASUREMENTS, groups))
-    children.append(container(codes.QUALITATIVE_EVALUATIONS, _evaluations(said)))
-    return rooted(codes.IMAGING_MEASUREMENT_REPORT, "1500", children)
+    children.append(container(codes.QUALITATIVE_EVALUATIONS, _qualitative_items(said)))
+    return content_root(codes.IMAGING_MEASUREMENT_REPORT, "1500", children)
 
 
-def rooted(title: Code, template: str, children: Sequence[ContentItem]) -> ContainerContentItem:
+def content_root(
+    title: Code, template: str, children: Sequence[ContentItem]
+) -> ContainerContentItem:
     """Return the root of a content tree."""
     top = ContainerContentItem(title, is_content_continuous=False, template_id=template)
     top.ContentSequence = ContentSequence(children)
@@ -361,7 +366,9 @@ def head(algorithm: Algorithm, order: ReportOrder) -> list[ContentItem]:
     if order.judgement is not None:
         reader = [
             code(codes.OBSERVER_TYPE, codes.PERSON, OBS_CONTEXT),
-            PnameContentItem(codes.PERSON_OBSERVER_NAME, _reader(order.judgement), OBS_CONTEXT),
+            PnameContentItem(
+                codes.PERSON_OBSERVER_NAME, _reader_name(order.judgement), OBS_CONTEXT
+            ),
         ]
     return [*observer(algorithm, order), *reader, procedure]
 
@@ -369,7 +376,7 @@ def head(algorithm: Algorithm, order: ReportOrder) -> list[ContentItem]:
 def observer(algorithm: Algorithm, order: ReportOrder) -> list[ContentItem]:
     """Return the language and the observing device (TID 1204, 1004)."""
     return list(
-        _observer(
+        _observer_items(
             algorithm.name,
             algorithm.language,
             device_uid(algorithm),
@@ -381,7 +388,7 @@ def observer(algorithm: Algorithm, order: ReportOrder) -> list[ContentItem]:
 
 
 @lru_cache(maxsize=64)
-def _observer(
+def _observer_items(
     name: str, language: str, device: str, model: str, station: str, serial: str
 ) -> tuple[ContentItem, ...]:
     if language not in codes.LANGUAGES:
@@ -428,7 +435,7 @@ def image(name: Code, evidence: Evidence, relationship: str = CONTAINS) -> Image
     )
 
 
-def unname(item: Dataset) -> None:
+def remove_name(item: Dataset) -> None:
     """Remove the name that highdicom demands of an IMAGE and templates forbid.
 
     These are TID 1601 (library), 2010 (key objects) and 1410 (regions).
@@ -438,18 +445,18 @@ def unname(item: Dataset) -> None:
             child.pop("ConceptNameCodeSequence", None)
 
 
-def _library(evidence: Evidence) -> ContainerContentItem:
+def _image_library(evidence: Evidence) -> ContainerContentItem:
     """Return the Image Library (TID 1600) of the one image, as its header describes it."""
     picture = image(codes.SOURCE_IMAGE, evidence)
-    described = _descriptors(evidence)
+    described = _image_descriptors(evidence)
     if described:
         picture.ContentSequence = ContentSequence(described)
     group = container(codes.IMAGE_LIBRARY_GROUP, [picture])
-    unname(group)
+    remove_name(group)
     return container(codes.IMAGE_LIBRARY, [group])
 
 
-def _descriptors(evidence: Evidence) -> list[ContentItem]:
+def _image_descriptors(evidence: Evidence) -> list[ContentItem]:
     """Return what is known of the image (TID 1602, TID 1603)."""
     items: list[ContentItem] = []
     if evidence.modality in codes.MODALITIES:
@@ -492,8 +499,8 @@ class _Tracking:
 
     def __init__(self, evidence: Evidence, algorithm: Algorithm, order: ReportOrder) -> None:
         self._evidence, self._order = evidence, order
-        self._device = device_uid(algorithm)
-        self._options = options_of(algorithm)
+        self._device_observer = device_uid(algorithm)
+        self._options = options_of_model(algorithm)
         self._seen: Counter[str] = Counter()
 
     def group(self, place: str, items: Sequence[ContentItem]) -> ContainerContentItem:
@@ -501,7 +508,7 @@ class _Tracking:
         self._seen[place] += 1
         name = place if self._seen[place] == 1 else f"{place} ({self._seen[place]})"
         source = self._evidence.sop_instance_uid
-        uid = derived_uid("tracking", source, self._device, name)
+        uid = derived_uid("tracking", source, self._device_observer, name)
         group = container(
             codes.MEASUREMENT_GROUP,
             [
@@ -512,12 +519,12 @@ class _Tracking:
         )
         generation = str(self._order.generation)
         observation = derived_uid("observation", uid, self._options, generation)
-        put(group, "ObservationDateTime", stamp(self._evidence, self._order))
+        put(group, "ObservationDateTime", reading_stamp(self._evidence, self._order))
         put(group, "ObservationUID", observation)
         return group
 
 
-def _groups(
+def _measurement_groups(
     evidence: Evidence,
     said: Reading,
     found: Iterable[Marked],
@@ -526,54 +533,56 @@ def _groups(
 ) -> list[ContentItem]:
     """Return one group of the whole image, then one of each fracture or limited absence."""
     tracking = _Tracking(evidence, algorithm, order)
-    made_by = _algorithm(algorithm)
+    made_by = _algorithm_items(algorithm)
     source = [image(codes.SOURCE_OF_MEASUREMENT, evidence)] if evidence.is_image else []
     everywhere = [
         code(codes.FINDING_SITE, codes.BONE_OF_THORAX, CONCEPT_MOD),
         *made_by,
         *source,
-        code(codes.FRACTURE_OF_BONE, _presence(said)),
-        *_assessed(said.judgement.verdict if said.judgement is not None else ""),
+        code(codes.FRACTURE_OF_BONE, _presence_code(said)),
+        *_assessment_items(said.judgement.verdict if said.judgement is not None else ""),
     ]
     if said.is_only_possible:
         everywhere.append(code(codes.FINDING_CONTEXT, codes.CERTAINTIES["possible"]))
     groups: list[ContentItem] = [tracking.group(WHOLE_IMAGE, everywhere)]
+    # Fractures of the text come first and in order, as do the verdicts; boxes without a fracture of
+    # the text follow.
     judged = (*said.verdicts, *("" for _ in found))  # of fractures that only a box shows: none
     for mark, verdict in zip(found, judged, strict=False):
         fracture, box = mark.fracture, mark.box
         if verdict == "disagree":
             denied = [
-                *_site(fracture),
+                *_finding_sites(fracture),
                 *made_by,
                 *source,
                 code(codes.FRACTURE_OF_BONE, codes.UNDETERMINED),
-                *_assessed(verdict),
-                *_sentence(fracture.sentence),
+                *_assessment_items(verdict),
+                *_sentence_comment(fracture.sentence),
             ]
             groups.append(tracking.group(place_words(fracture), denied))
             continue
         items = [
             code(codes.FINDING, codes.FRACTURE_OF_BONE),
-            *_site(fracture),
+            *_finding_sites(fracture),
             *made_by,
             *source,
             code(codes.FINDING_CONTEXT, codes.CERTAINTIES[fracture.certainty]),
-            *_assessed(verdict),
+            *_assessment_items(verdict),
         ]
         if fracture.age in codes.AGES:
             items.append(code(codes.COURSE, codes.AGES[fracture.age]))
         if box is not None:
-            items.append(_region(box, evidence))
-        items += _sentence(fracture.sentence)
+            items.append(_image_region(box, evidence))
+        items += _sentence_comment(fracture.sentence)
         groups.append(tracking.group(place_words(fracture), items))
     for absence in (*said.absences, *said.beside):
         for place in absence.places or (Place("", side=absence.side),):
-            items = [*_absent_site(place), *made_by, *source, *_absent(absence, said)]
+            items = [*_absent_site(place), *made_by, *source, *_absence_items(absence, said)]
             groups.append(tracking.group(f"{_absent_words(place)}, denied", items))
     return groups
 
 
-def _presence(said: Reading) -> Code:
+def _presence_code(said: Reading) -> Code:
     """Return whether there is a fracture, as far as the text goes and no further.
 
     A fracture that is only suspected, and an absence that is said of some fractures only ("no
@@ -584,18 +593,18 @@ def _presence(said: Reading) -> Code:
     return SUMMARIES[said.case][1]
 
 
-def _summary(said: Reading) -> Code:
+def _summary_code(said: Reading) -> Code:
     """Return the summary code; what a reader disputes is never summed up as found or not found."""
     is_open = said.is_disputed and said.case is not ReportKind.NOT_ANALYSED
     return codes.NOT_ALL_SUCCEEDED if is_open else SUMMARIES[said.case][0]
 
 
-def _assessed(verdict: str) -> list[ContentItem]:
-    """Return what a reader thinks of what was found, where one has said so."""
+def _assessment_items(verdict: str) -> list[ContentItem]:
+    """Return what a reader thinks of what was found, where a reader has said so."""
     return [code(codes.ASSESSMENT, codes.ASSESSMENTS[verdict])] if verdict else []
 
 
-def _absent(absence: Absence, said: Reading) -> list[ContentItem]:
+def _absence_items(absence: Absence, said: Reading) -> list[ContentItem]:
     """Return what is denied: absent where all its limits have a code, else undetermined."""
     is_coded = set(absence.qualifiers) <= reading.CODED_QUALIFIERS and not said.is_disputed
     value = codes.ABSENT if is_coded else codes.UNDETERMINED
@@ -603,22 +612,22 @@ def _absent(absence: Absence, said: Reading) -> list[ContentItem]:
     return [
         code(codes.FRACTURE_OF_BONE, value),
         *(code(codes.COURSE, age) for age in ages),
-        *_sentence(absence.sentence),
+        *_sentence_comment(absence.sentence),
     ]
 
 
-def _sentence(raw: str) -> list[ContentItem]:
+def _sentence_comment(raw: str) -> list[ContentItem]:
     sentence, _ = reading.storable(raw)
     return [words(codes.COMMENT, sentence)] if sentence else []
 
 
-def _region(box: boxes.Box, evidence: Evidence) -> ScoordContentItem:
+def _image_region(box: boxes.Box, evidence: Evidence) -> ScoordContentItem:
     """Return an Image Region: a closed polyline on the source image (PS3.3 C.18.6, TID 1410)."""
     outline = np.array(box.outline, np.float32)
     region = ScoordContentItem(codes.IMAGE_REGION, "POLYLINE", outline, relationship_type=CONTAINS)
     source = image(codes.SOURCE_IMAGE, evidence, "SELECTED FROM")
     region.ContentSequence = ContentSequence([source])
-    unname(region)
+    remove_name(region)
     return region
 
 
@@ -640,7 +649,7 @@ def _words_of(bone: str, number: str | None, side: str | None, part: str | None)
     return reading.storable(joined[:1].upper() + joined[1:])[0][:LONG_STRING]
 
 
-def _site(fracture: Fracture) -> list[ContentItem]:
+def _finding_sites(fracture: Fracture) -> list[ContentItem]:
     """Return the Finding Sites with side and modifiers, where a bone is named."""
     return list(
         _coded_site(fracture.bone, fracture.number, fracture.side, fracture.segment, fracture.part)
@@ -650,7 +659,7 @@ def _site(fracture: Fracture) -> list[ContentItem]:
 def _absent_site(place: Place) -> list[ContentItem]:
     if not place.bone:
         side = codes.SIDES.get(place.side or "")
-        return [_placed(codes.BONE_OF_THORAX, side)]
+        return [_placed_site(codes.BONE_OF_THORAX, side)]
     return list(_coded_site(place.bone, place.number, place.side, None, place.part))
 
 
@@ -660,10 +669,10 @@ def _coded_site(
 ) -> tuple[ContentItem, ...]:
     modifiers = codes.modifiers(bone, segment, part)
     sided = codes.laterality(bone, side)
-    return tuple(_placed(site, sided, modifiers) for site in codes.sites(bone, number, part))
+    return tuple(_placed_site(site, sided, modifiers) for site in codes.sites(bone, number, part))
 
 
-def _placed(site: Code, side: Code | None, modifiers: Sequence[Code] = ()) -> ContentItem:
+def _placed_site(site: Code, side: Code | None, modifiers: Sequence[Code] = ()) -> ContentItem:
     item = CodeContentItem(codes.FINDING_SITE, site, CONCEPT_MOD)
     known = [code(codes.LATERALITY, side, CONCEPT_MOD)] if side is not None else []
     known += [code(codes.TOPOGRAPHICAL_MODIFIER, value, CONCEPT_MOD) for value in modifiers]
@@ -672,7 +681,7 @@ def _placed(site: Code, side: Code | None, modifiers: Sequence[Code] = ()) -> Co
     return item
 
 
-def _algorithm(algorithm: Algorithm) -> tuple[ContentItem, ...]:
+def _algorithm_items(algorithm: Algorithm) -> tuple[ContentItem, ...]:
     """Return the algorithm's identification (TID 4019)."""
     return _identification(model_name(algorithm), version(algorithm), algorithm.parameters)
 
@@ -690,7 +699,7 @@ def _identification(
     )
 
 
-def _evaluations(said: Reading) -> list[ContentItem]:
+def _qualitative_items(said: Reading) -> list[ContentItem]:
     """Return the Qualitative Evaluations: the model's words and the cautions, then the codes."""
     items: list[ContentItem] = []
     if said.judgement is not None:
@@ -698,13 +707,13 @@ def _evaluations(said: Reading) -> list[ContentItem]:
         items += [words(codes.CONCLUSION, said.corrected_text)] if said.corrected_text else []
         comment = reading.storable(said.judgement.comment)[0]
         items += [words(codes.COMMENT, f"The reader's comment: {comment}")] if comment else []
-        items += _assessed(said.judgement.verdict)
+        items += _assessment_items(said.judgement.verdict)
     if said.text:
         items.append(words(codes.FINDING, said.text))
     items += [words(codes.COMMENT, line) for line in (said.comment, *said.warnings)]
-    items.append(code(codes.SUMMARY, _summary(said)))
+    items.append(code(codes.SUMMARY, _summary_code(said)))
     if said.case is not ReportKind.NOT_ANALYSED:
-        items.append(code(codes.FRACTURE_OF_BONE, _presence(said)))
+        items.append(code(codes.FRACTURE_OF_BONE, _presence_code(said)))
     if said.is_only_possible:
         items.append(code(codes.FINDING_CONTEXT, codes.CERTAINTIES["possible"]))
     if said.reason is not None:

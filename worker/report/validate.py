@@ -72,10 +72,10 @@ def validate(paths: Sequence[Path], source: Path | None = None) -> list[Validato
     source : Path or None
         The image they are about; without it dcentvfy has nothing to compare with.
     """
-    return [verdict for path in paths for verdict in _verdicts(path, source)]
+    return [verdict for path in paths for verdict in _judge_file(path, source)]
 
 
-def _verdicts(path: Path, source: Path | None) -> Iterator[ValidatorVerdict]:
+def _judge_file(path: Path, source: Path | None) -> Iterator[ValidatorVerdict]:
     try:
         ds = dcmread(path, stop_before_pixels=True)
     except OSError as exc:
@@ -121,7 +121,7 @@ def dciodvfy(path: Path) -> ValidatorVerdict:
     The program counts the bytes of a value, the Standard its characters (PS3.5 6.2): what it calls
     too long and is not, is not an error.
     """
-    verdict = _dicom3tools(path, ["dciodvfy", str(path)])
+    verdict = _run_dicom3tools(path, ["dciodvfy", str(path)])
     if not any(_TOO_LONG.search(line) for line in verdict.errors):
         return verdict
     ds = dcmread(path, stop_before_pixels=True)
@@ -145,9 +145,11 @@ def _counts_bytes(line: str, ds: Dataset) -> bool:
         return False
     tag, most = (int(found[1], 16) << 16) + int(found[2], 16), int(found[3])
     values = [element.value for element in ds.iterall() if element.tag == tag]
-    every = [one for value in values for one in (value if hasattr(value, "append") else [value])]
-    parts = (part for one in every for part in re.split(r"[\\=]", str(one)))
-    return bool(every) and all(len(part) <= most for part in parts)
+    singles = [
+        item for value in values for item in (value if hasattr(value, "append") else [value])
+    ]
+    parts = (part for item in singles for part in re.split(r"[\\=]", str(item)))
+    return bool(singles) and all(len(part) <= most for part in parts)
 
 
 def dcentvfy(path: Path, source: Path) -> ValidatorVerdict:
@@ -160,7 +162,7 @@ def dcentvfy(path: Path, source: Path) -> ValidatorVerdict:
         return ValidatorVerdict(
             str(path), "dcentvfy", False, ("it is in another Study than the image",)
         )
-    verdict = _dicom3tools(path, ["dcentvfy", str(source), str(path)])
+    verdict = _run_dicom3tools(path, ["dcentvfy", str(source), str(path)])
     if verdict.passed is not False:
         return verdict
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +171,7 @@ def dcentvfy(path: Path, source: Path) -> ValidatorVerdict:
             _write_legal(source, legal)
         except (OSError, InvalidDicomError, ValueError, NotUnderstood):
             return verdict
-        return _dicom3tools(path, ["dcentvfy", str(legal), str(path)])
+        return _run_dicom3tools(path, ["dcentvfy", str(legal), str(path)])
 
 
 def are_of_one_study(paths: Sequence[Path], source: Path) -> bool:
@@ -180,7 +182,7 @@ def are_of_one_study(paths: Sequence[Path], source: Path) -> bool:
     """
     every = [str(source), *map(str, paths)]
     is_comparable = all(_same_study(path, source) for path in paths)
-    return is_comparable and bool(_dicom3tools(source, ["dcentvfy", *every]).passed)
+    return is_comparable and bool(_run_dicom3tools(source, ["dcentvfy", *every]).passed)
 
 
 def _same_study(path: Path, source: Path) -> bool:
@@ -203,11 +205,11 @@ def _write_legal(source: Path, target: Path) -> None:
     dcmwrite(target, ds, enforce_file_format=True)
 
 
-def _dicom3tools(path: Path, command: list[str]) -> ValidatorVerdict:
+def _run_dicom3tools(path: Path, command: list[str]) -> ValidatorVerdict:
     program = command[0]
     if shutil.which(program) is None:
         return ValidatorVerdict(str(path), program, None)
-    status, lines = _run(command)
+    status, lines = _run_command(command)
     errors = [line for line in lines if line.startswith("Error")]
     if status != 0 and not errors:
         errors = [f"exit status {status}", *lines[-3:]]
@@ -223,7 +225,7 @@ def pixelmed(path: Path) -> ValidatorVerdict:
     if shutil.which("java") is None or not PIXELMED.is_file():
         return ValidatorVerdict(str(path), "pixelmed", None)
     name = "com.pixelmed.validate.DicomSRValidator"
-    _, lines = _run(["java", *JAVA_OPTIONS, "-cp", str(PIXELMED), name, str(path)])
+    _, lines = _run_command(["java", *JAVA_OPTIONS, "-cp", str(PIXELMED), name, str(path)])
     return pixelmed_says(path, lines)
 
 
@@ -237,7 +239,7 @@ def pixelmed_says(path: Path, lines: Sequence[str]) -> ValidatorVerdict:
     return ValidatorVerdict(str(path), "pixelmed", not errors, tuple(errors), warnings)
 
 
-def _run(command: list[str]) -> tuple[int, list[str]]:
+def _run_command(command: list[str]) -> tuple[int, list[str]]:
     """Return exit status and the stripped lines of both streams; validators echo any bytes."""
     try:
         done = subprocess.run(
@@ -265,11 +267,11 @@ def main(paths: Sequence[Path], source: Path | None = None, as_json: bool = Fals
     if source is not None:
         _check_source(source)
     verdicts = []
-    for path in _files(paths):
-        for verdict in _verdicts(path, source):
+    for path in _list_files(paths):
+        for verdict in _judge_file(path, source):
             verdicts.append(verdict)
             if not as_json:
-                _say(verdict)
+                _print_verdict(verdict)
     if as_json:
         print(json.dumps([asdict(verdict) for verdict in verdicts], ensure_ascii=False, indent=1))
     missing = sorted({verdict.validator for verdict in verdicts if verdict.passed is None})
@@ -290,7 +292,7 @@ def _check_source(source: Path) -> None:
         raise ConfigurationError(f"--source: {source} is not a DICOM image of a Study")
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
+def _list_files(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield the files, and those of a folder such as ``reports`` of a describe run."""
     for path in paths:
         if not path.is_dir():
@@ -302,7 +304,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         yield from inside
 
 
-def _say(verdict: ValidatorVerdict) -> None:
+def _print_verdict(verdict: ValidatorVerdict) -> None:
     word = {True: "pass", False: "FAIL", None: "absent"}[verdict.passed]
     print(f"{word:6} {verdict.validator:9} {verdict.file}", flush=True)
     for line in (*verdict.errors, *verdict.warnings):

@@ -255,8 +255,7 @@ def _repeats_words(words: list[str], times: int) -> bool:
         run = 0
         for at in range(period, len(words)):
             run = run + 1 if words[at] == words[at - period] else 0
-            # Three repeats of one or two words are asked for, two of longer runs: "the the" is a
-            # stutter. A run of numerals alone is a list of ribs.
+            # A run of numerals alone is a list of ribs.
             if run >= period * (times - (period > 2)) and (
                 set(words[at - period + 1 : at + 1]) != {"#"}
             ):

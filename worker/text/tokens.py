@@ -58,8 +58,7 @@ def tokenize(sentence: str, lexicon: Lexicon | None = None) -> list[Token]:
 
 
 def _cut_pieces(sentence: str, lexicon: Lexicon) -> Iterator[tuple[str, str]]:
-    # NFKC folds what looks alike: full-width letters, ligatures, superscripts. A model copies them
-    # from its training texts.
+    # NFKC folds what looks alike: full-width letters, ligatures, superscripts.
     text = " ".join(unicodedata.normalize("NFKC", sentence).lower().split())
     text = re.sub(r"[\u2010-\u2015\u2212~]", "-", text).replace("\u2019", "'")
     text = _DURATION.sub(" ", _AGED.sub(" duration ", spelt_out(text)))
@@ -144,8 +143,8 @@ def _number_or_mark(kind: str, piece: str) -> Iterator[Token]:
     elif kind == "ordinal":
         yield Token(Kind.NUMBER, str(int(re.sub(r"\D", "", piece))), piece, "ordinal")
     elif kind == "digit":
-        # A year, an identifier or a decimal is not a rib; 0 is a number that no rule takes for a
-        # bone.
+        # A year, an identifier or a decimal is not a rib: 0 makes a text garbled that takes it for
+        # one.
         value = str(int(piece)) if piece.isdecimal() and len(piece) < 4 else "0"
         yield Token(Kind.NUMBER, value, piece, "digit")
     elif piece == "/":

@@ -261,9 +261,8 @@ class TextReading:
         """Weigh what was asserted against what was denied."""
         entries = merge_entries(self.entries)
         is_contradictory = any(d.contradicts(e) for d in self.denials for e in entries)
-        # A contradiction is not decided by a majority: whichever side a model meant, a wrong
-        # "absent" and a wrong "present" both reach a patient, and "undetermined" is read by a
-        # person.
+        # A contradiction is not decided by a majority: a wrong "absent" and a wrong "present" both
+        # do harm, so it is left to the person who reads the text.
         if self.is_void or (entries and is_contradictory):
             rule = "garbled-bone" if self.is_void else "contradiction"
             self.reasons.append(RuleReason(rule, RuleVerdict.OPEN, "", ()))
