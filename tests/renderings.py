@@ -30,10 +30,10 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from dicom_node.base.errors import Rejected
 from worker.image import header
 from worker.image.decode import LOSSY, Decoder
-from worker.image.grey import GreyTable, table
+from worker.image.grey import GreyTable, grey_table
 from worker.image.header import Header
 from worker.image.part10 import read
-from worker.image.stages import sheet
+from worker.image.stages import draw_sheet
 from worker.settings import Pixels
 
 Array = Any
@@ -110,7 +110,7 @@ def compare(path: Path, decoder: Decoder) -> tuple[list[str], list[tuple[str, Ar
         stored = decoder.decode(head)
     except Rejected:
         return None
-    ours = table(head, stored, (slice(None), slice(None)), Pixels())
+    ours = grey_table(head, stored, (slice(None), slice(None)), Pixels())
     levels = ours.apply(stored)
     is_fixed = ours.display.voi in ("window", "lut") and "padding=black" not in ours.steps
     dcmtk = by_dcmtk(path, ours) if shutil.which("dcmj2pnm") and is_fixed else None
@@ -151,8 +151,8 @@ def main() -> int:
                 print(f"{name:48} {step:20} {words[0]:>9} {words[1]:>9} {words[2]:>9}")
                 pictures += both
                 is_far = is_far or any("!" in word for word in words)
-    if options.sheet:
-        Image.fromarray(sheet(pictures, 6)).save(options.sheet)
+    if options.draw_sheet:
+        Image.fromarray(draw_sheet(pictures, 6)).save(options.draw_sheet)
     return int(is_far)
 
 

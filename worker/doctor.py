@@ -93,17 +93,17 @@ def _decoders() -> Iterator[Check]:
     from pydicom.uid import UID
 
     from worker.image.decode import Decoder
-    from worker.image.encode import EIGHT_BITS, encoded, syntaxes
+    from worker.image.encode import EIGHT_BITS, encode_as, known_syntaxes
     from worker.phantom.draw import instance
 
     ds = instance(0, 1, ())
     drawn = np.frombuffer(ds.PixelData, "<u2").reshape(ds.Rows, ds.Columns).astype(int)
     read, faults = [], []
     with Decoder() as decoder:
-        for syntax in syntaxes():
+        for syntax in known_syntaxes():
             name = UID(syntax).name.split(",")[0].split(" (")[0]
             try:
-                pixels = decoder.decode(encoded(ds, syntax)).astype(int)
+                pixels = decoder.decode(encode_as(ds, syntax)).astype(int)
             except ChexFractError as exc:
                 faults.append(f"{name}: {exc}")
                 continue

@@ -22,7 +22,7 @@ from dicom_node.base.logs import Sparse
 from dicom_node.base.version import __version__
 from dicom_node.standard.uids import options_digest
 from worker.image import files
-from worker.image.pixels import Radiograph, preprocessing, radiograph, read
+from worker.image.pixels import Radiograph, preprocessing_name, radiograph, read
 from worker.models import (
     BrokenAccelerator,
     Description,
@@ -489,7 +489,7 @@ def algorithm(info: ModelInfo, options: Pixels) -> Algorithm:
     parameters = {
         "weights": "unknown",
         **info.parameters,
-        "preproc": preprocessing(options),
+        "preproc": preprocessing_name(options),
         "prompt": info.prompt,
     }
     lines = tuple(f"{key}={value}" for key, value in sorted(parameters.items()))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pydicom.uid import UID, generate_uid
 
-from worker.image.encode import encoded, syntaxes
+from worker.image.encode import encode_as, known_syntaxes
 from worker.phantom import truth
 from worker.phantom.draw import instance
 from worker.phantom.truth import Finding
@@ -39,11 +39,11 @@ def write(out: Path) -> list[Drawn]:
     ds.StudyDescription = "Self-test, drawn, not a person"
     ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(None), generate_uid(None)
     rows = []
-    for number, syntax in enumerate(syntaxes(), 1):
+    for number, syntax in enumerate(known_syntaxes(), 1):
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid(None)
         ds.InstanceNumber = number
         name = f"{number:02d}.dcm"
-        encoded(ds, syntax).save_as(out / name, enforce_file_format=True)
+        encode_as(ds, syntax).save_as(out / name, enforce_file_format=True)
         rows.append(Drawn(name, ds.SOPInstanceUID, syntax, UID(syntax).name, truth.text(FINDINGS)))
     with (out / "truth.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

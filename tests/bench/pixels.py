@@ -45,7 +45,7 @@ from record import Row, row, write
 
 from worker.image import grey, header, pixels
 from worker.image.decode import Decoder
-from worker.image.halving import halved
+from worker.image.halving import halve_stored
 from worker.image.screen import screen
 from worker.settings import Pixels
 
@@ -152,17 +152,17 @@ def whole_way(content: bytes, decoder: Decoder, repeats: int) -> None:
         times = ratio(found["naive"], found[name])
         print(f"{'':16} {name}: {times} times as fast, at most {error.max()} of 255 apart")
     ds = pixels.read(content)
-    stored, _ = halved(header.read(ds), decoder.decode(ds), SIZE[0])
+    stored, _ = halve_stored(header.read(ds), decoder.decode(ds), SIZE[0])
     whole = (slice(0, stored.shape[0]), slice(0, stored.shape[1]))
-    table = grey.table(header.read(ds), stored, whole, Pixels())
-    levels = table.apply(stored)
+    grey_table = grey.grey_table(header.read(ds), stored, whole, Pixels())
+    levels = grey_table.apply(stored)
     picture = Image.fromarray(levels)
     parts = timed(
         repeats,
         read=lambda: pixels.read(content),
-        halve=lambda: halved(header.read(ds), decoder.decode(ds), SIZE[0]),
-        table=lambda: grey.table(header.read(ds), stored, whole, Pixels()),
-        apply=lambda: table.apply(stored),
+        halve=lambda: halve_stored(header.read(ds), decoder.decode(ds), SIZE[0]),
+        grey_table=lambda: grey.grey_table(header.read(ds), stored, whole, Pixels()),
+        apply=lambda: grey_table.apply(stored),
         screen=lambda: screen(levels),
         resize=lambda: picture.resize(SIZE, Image.Resampling.BICUBIC, reducing_gap=2.0),
     )

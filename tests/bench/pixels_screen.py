@@ -173,7 +173,7 @@ def main(folder: Path, is_written: bool) -> None:
 
 def use(mean: Bytes) -> None:
     """Let the screener compare with `mean`."""
-    screen._chest = lambda: mean.astype(np.float64)
+    screen._mean_chest = lambda: mean.astype(np.float64)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from pictures import (
 
 from dicom_node.base.errors import OutOfResources, Rejected
 from worker.image import decoders, pixels
-from worker.image.codestream import frame, inspect
+from worker.image.codestream import inspect_codestream, join_frame
 from worker.image.decode import Decoder, _Killed
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -195,7 +195,7 @@ def test_jpeg_lossless_with_restart_markers_is_decoded_by_dcmtk(decoder, lines):
     original = drawn(bits=16)
     codestream = restarting(original, lines)
     ds = compressed(instance(original, 16), JPEG_LOSSLESS, codestream)
-    assert inspect(frame(ds.PixelData), JPEG_LOSSLESS, ds).codec == "ljpeg-r"
+    assert inspect_codestream(join_frame(ds.PixelData), JPEG_LOSSLESS, ds).codec == "ljpeg-r"
     assert (decoder.decode(pixels.read(part10(ds))) == original).all()
 
 
@@ -258,8 +258,7 @@ import sys, time
 from pathlib import Path
 from dicom_node.base.errors import Rejected
 from worker.image import pixels
-from worker.image.codestream import frame, inspect
-from worker.image.decode import Decoder, _Killed
+from worker.image.decode import Decoder
 with Decoder() as decoder:
     for path in sys.argv[1:]:
         began = time.monotonic()
@@ -357,8 +356,8 @@ def _forgetful(decoder):
 
 
 def _request(ds):
-    codestream = frame(ds.PixelData)
-    return inspect(codestream, JPEG_LS, ds), codestream, 12, 5.0
+    codestream = join_frame(ds.PixelData)
+    return inspect_codestream(codestream, JPEG_LS, ds), codestream, 12, 5.0
 
 
 @pytest.mark.parametrize("kind", ENCODED)
@@ -531,8 +530,8 @@ def test_neighbours_do_not_notice_a_death(slow):
 
 def _dying(decoder, ds):
     """Decode in a child of which the process id is known, and abort it once it was asked."""
-    codestream = frame(ds.PixelData)
-    found = inspect(codestream, JPEG_2000_LOSSLESS, ds)
+    codestream = join_frame(ds.PixelData)
+    found = inspect_codestream(codestream, JPEG_2000_LOSSLESS, ds)
     doomed = decoder._take()
     timer = threading.Timer(0.05, os.kill, (doomed._process.pid, signal.SIGABRT))
     ask = doomed._ask
@@ -552,8 +551,7 @@ def _dying(decoder, ds):
 def test_children_end_with_the_worker():
     program = """
 import os
-from worker.image.codestream import frame, inspect
-from worker.image.decode import Decoder, _Killed
+from worker.image.decode import Decoder
 decoder = Decoder()
 decoder.start()
 print(decoder._idle[0]._process.pid, flush=True)

@@ -61,7 +61,7 @@ def test_eight_bits_of_grey_pass_unchanged(kind: str, mode: str, options: dict[s
     if kind == "WebP" and mode == "LA":
         mode = "RGBA"
     content = written(Image.fromarray(EIGHT).convert(mode), kind, **options)
-    assert files.kind_of(content) == kind
+    assert files.file_kind(content) == kind
     found = files.picture(content, OPTIONS)
     assert (found.pixels == EIGHT).all()
     assert len(found.warnings) == 1
@@ -174,7 +174,7 @@ def test_changed_bytes_give_a_picture_or_a_reason(kind: str, at: int, put: bytes
 
 def test_a_preamble_of_tiff_does_not_make_a_picture_file() -> None:
     content = part10(instance(drawn()))
-    assert files.kind_of(b"II*\0" + content[4:]) == ""
+    assert files.file_kind(b"II*\0" + content[4:]) == ""
 
 
 # --- sources ----------------------------------------------------------------------------------

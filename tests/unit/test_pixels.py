@@ -462,7 +462,7 @@ def test_what_is_behind_a_shutter_does_not_count(decoder, shape):
 def test_the_steps_name_the_specification(decoder, mode):
     options = Pixels(mode=mode, screening="off")
     found = pixels.radiograph(instance(drawn()), decoder, options)
-    assert pixels.preprocessing(options) == f"{mode}-2"
+    assert pixels.preprocessing_name(options) == f"{mode}-2"
     assert found.steps.startswith(f"{mode}-2: ")
     assert found.pixels.dtype == np.uint8
     assert found.pixels.flags.c_contiguous

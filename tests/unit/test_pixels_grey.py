@@ -18,8 +18,8 @@ def levels(ds, pixels, mode="voi"):
     """Return the picture and the steps that led to it."""
     patterns = pixels.view(f"u{pixels.dtype.itemsize}")
     whole = (slice(0, pixels.shape[0]), slice(0, pixels.shape[1]))
-    table = grey.table(header.read(ds), patterns, whole, Pixels(mode=mode))
-    return table.apply(patterns), table
+    grey_table = grey.grey_table(header.read(ds), patterns, whole, Pixels(mode=mode))
+    return grey_table.apply(patterns), grey_table
 
 
 def lut(count, first, bits, entries, vr="US"):
@@ -88,8 +88,8 @@ def headers(draw):
 def test_grey_levels_are_pydicoms_within_one(case):
     """Wherever pydicom is right: no padding, a usable window, tables of more than eight bits."""
     ds, pixels = case
-    found, table = levels(ds, pixels)
-    assume("voi=percentiles" not in table.steps)
+    found, grey_table = levels(ds, pixels)
+    assume("voi=percentiles" not in grey_table.steps)
     assert np.abs(found - shown_by_pydicom(ds, pixels)).max() <= 1
 
 
@@ -100,10 +100,10 @@ def test_percentiles_are_numpys_of_what_may_be_seen(bits, is_signed, seed):
     least = -(1 << (bits - 1)) if is_signed else 0
     rng = np.random.default_rng(seed)
     pixels = (rng.beta(2, 5, (60, 70)) * ((1 << bits) - 1) + least).astype(dtype)
-    found, table = levels(instance(pixels, bits), pixels)
+    found, grey_table = levels(instance(pixels, bits), pixels)
     low, high = np.percentile(pixels.astype(float), [0.5, 99.5], method="inverted_cdf")
     expected = np.clip((pixels.astype(float) - low) / (high - low), 0, 1) * 255
-    assert "voi=percentiles" in table.steps
+    assert "voi=percentiles" in grey_table.steps
     assert np.abs(found - expected).max() <= 1
 
 
@@ -123,9 +123,9 @@ def test_a_picture_is_inverted_once_or_not_at_all(photometric, shape, is_negativ
     ds = instance(RAMP, PhotometricInterpretation=photometric, WindowCenter=2048, WindowWidth=4096)
     if shape:
         ds.PresentationLUTShape = shape
-    found, table = levels(ds, RAMP)
+    found, grey_table = levels(ds, RAMP)
     assert (found[0, 0], found[-1, -1]) == ((255, 0) if is_negative else (0, 255))
-    assert f"invert={'yes' if is_negative else 'no'}" in table.steps
+    assert f"invert={'yes' if is_negative else 'no'}" in grey_table.steps
 
 
 def test_a_linear_window_is_that_of_the_standard():
@@ -137,7 +137,7 @@ def test_a_linear_window_is_that_of_the_standard():
 
 def test_a_window_of_width_one_is_a_threshold():
     """It saturates every pixel, so it only shows where its arithmetic is asked for alone."""
-    grey_levels = grey._windowed(np.array([99.0, 99.5, 99.6, 100.0]), 100.0, 1.0, "LINEAR")
+    grey_levels = grey._apply_window(np.array([99.0, 99.5, 99.6, 100.0]), 100.0, 1.0, "LINEAR")
     assert list(grey_levels) == [0, 0, 1, 1]
 
 
@@ -155,10 +155,10 @@ def test_a_window_of_width_one_is_a_threshold():
     ],
 )
 def test_a_window_that_shows_nothing_gives_way_to_percentiles(window):
-    found, table = levels(instance(RAMP, **window), RAMP)
-    assert "voi=percentiles" in table.steps
+    found, grey_table = levels(instance(RAMP, **window), RAMP)
+    assert "voi=percentiles" in grey_table.steps
     assert (found.min(), found.max()) == (0, 255)
-    assert bool(table.warnings) == (len(window) > 1 and window["WindowCenter"] != "")
+    assert bool(grey_table.warnings) == (len(window) > 1 and window["WindowCenter"] != "")
 
 
 def test_only_the_first_of_several_windows_counts():
@@ -196,9 +196,9 @@ def test_bits_may_be_stored_at_the_high_end():
 def test_a_high_bit_above_all_pixels_is_a_fault_of_the_header(high_bit):
     wrong = instance(RAMP, 12, HighBit=high_bit, WindowCenter=2048, WindowWidth=4096)
     plain = instance(RAMP, 12, WindowCenter=2048, WindowWidth=4096)
-    found, table = levels(wrong, RAMP)
+    found, grey_table = levels(wrong, RAMP)
     assert (found == levels(plain, RAMP)[0]).all()
-    assert [note for note in table.warnings if f"High Bit is {high_bit}" in note]
+    assert [note for note in grey_table.warnings if f"High Bit is {high_bit}" in note]
 
 
 def test_lossy_values_beyond_bits_stored_saturate():
@@ -251,8 +251,8 @@ def test_a_table_of_65536_entries_is_written_as_zero():
     pixels = np.arange(65536, dtype=np.uint32).astype(np.uint16).reshape(256, 256)
     entries = np.arange(65536)[::-1]
     ds = instance(pixels, 16, VOILUTSequence=[lut(65536, 0, 16, entries)])
-    found, table = levels(ds, pixels)
-    assert "voi=lut" in table.steps
+    found, grey_table = levels(ds, pixels)
+    assert "voi=lut" in grey_table.steps
     assert (found[0, 0], found[-1, -1]) == (255, 0)
 
 
@@ -274,8 +274,8 @@ def test_eight_bit_tables_may_be_packed_two_per_word(is_big_endian):
 def test_a_signed_table_may_start_below_zero():
     pixels = np.arange(-2048, 2048, dtype=np.int16).reshape(64, 64)
     item = lut(4096, 63488, 12, np.arange(4096))  # -2048 as US
-    found, table = levels(instance(pixels, 12, VOILUTSequence=[item]), pixels)
-    assert "voi=lut" in table.steps
+    found, grey_table = levels(instance(pixels, 12, VOILUTSequence=[item]), pixels)
+    assert "voi=lut" in grey_table.steps
     assert np.abs(found.reshape(-1) - np.arange(4096) / 4095 * 255).max() <= 1
 
 
@@ -286,8 +286,8 @@ def test_a_table_with_half_of_its_words_is_not_two_entries_in_each(vr):
     del item.LUTData
     item.add_new("LUTData", vr, words.tobytes() if vr == "OW" else words.tolist())
     ds = instance(RAMP, 12, VOILUTSequence=[item], WindowCenter=2048, WindowWidth=4096)
-    found, table = levels(ds, RAMP)
-    assert "A VOI LUT of the image is not usable." in table.warnings
+    found, grey_table = levels(ds, RAMP)
+    assert "A VOI LUT of the image is not usable." in grey_table.warnings
     plain = instance(RAMP, 12, WindowCenter=2048, WindowWidth=4096)
     assert (found == levels(plain, RAMP)[0]).all()
 
@@ -302,9 +302,9 @@ def test_values_outside_of_a_table_take_its_ends():
 def test_a_broken_table_gives_way_to_the_window():
     item = lut(4096, 0, 12, [1, 2, 3])
     ds = instance(RAMP, VOILUTSequence=[item], WindowCenter=2048, WindowWidth=4096)
-    _, table = levels(ds, RAMP)
-    assert "voi=window-linear" in table.steps
-    assert table.warnings
+    _, grey_table = levels(ds, RAMP)
+    assert "voi=window-linear" in grey_table.steps
+    assert grey_table.warnings
 
 
 def test_a_slope_of_zero_does_not_erase_the_picture():
@@ -314,9 +314,9 @@ def test_a_slope_of_zero_does_not_erase_the_picture():
 
 def test_minmax_spreads_all_that_is_there():
     pixels = RAMP // 4 + 300
-    found, table = levels(instance(pixels, WindowCenter=5, WindowWidth=2), pixels, "minmax")
+    found, grey_table = levels(instance(pixels, WindowCenter=5, WindowWidth=2), pixels, "minmax")
     assert (found.min(), found.max()) == (0, 255)
-    assert "voi=minmax" in table.steps
+    assert "voi=minmax" in grey_table.steps
 
 
 def test_equalizing_makes_levels_equally_frequent():

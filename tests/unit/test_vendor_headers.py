@@ -675,6 +675,6 @@ def test_a_lateral_is_known_by_both_directions(orientation: list[str], expected:
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=64))
 def test_any_words_are_read(text: str) -> None:
-    assert vocabulary.view_of(text) in ("", "frontal", "lateral", "oblique", "other")
+    assert vocabulary.named_view(text) in ("", "frontal", "lateral", "oblique", "other")
     assert vocabulary.is_chest(text) in (True, False)
     assert vocabulary.says_nothing(text) in (True, False)

@@ -15,6 +15,8 @@ _SIZ, _JP2 = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 END, _FILE_HEAD = b"\xff\xd9", 4096
 _FRAME = struct.Struct(">BHHB")
 """Sample precision, lines, samples per line and components of a JPEG frame header."""
+# The start of frame markers of T.81 Table B.1 without DHT (C4), JPG (C8) and DAC (CC), and that of
+# JPEG-LS (T.87).
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _SOS, _DRI = 0xDA, 0xDD
 _SOT = b"\xff\x90"
@@ -22,7 +24,7 @@ _MOST_SEGMENTS, _MOST_FRAGMENTS, _MOST_TILE_PARTS = 1_000, 30_000, 100_000
 """Far more than any radiograph has: counting them must not take long either."""
 
 
-def frame(content: bytes) -> bytes:
+def join_frame(content: bytes) -> bytes:
     """Return the only frame of encapsulated Pixel Data (PS3.5 A.4), all its fragments.
 
     Delimiter, offset table and items may be missing or the last item cut: whether the frame is
@@ -34,7 +36,7 @@ def frame(content: bytes) -> bytes:
         ``undecodable``: nothing is there that could be a codestream.
     """
     if _begins_codestream(content[:12]):
-        return _bare(content)
+        return _unwrap_jp2(content)
     fragments, at = [], 0
     while at + 8 <= len(content):
         tag, length = struct.unpack("<4sI", content[at : at + 8])
@@ -50,14 +52,14 @@ def frame(content: bytes) -> bytes:
     if len(fragments) > 1 and not _begins_codestream(fragments[0][:12]):
         # The first item is the offset table, empty or not.
         del fragments[0]
-    return _bare(fragments[0] if len(fragments) == 1 else b"".join(fragments))
+    return _unwrap_jp2(fragments[0] if len(fragments) == 1 else b"".join(fragments))
 
 
 def _begins_codestream(start: bytes) -> bool:
     return start.startswith((b"\xff\xd8\xff", _SIZ, _JP2))
 
 
-def _bare(found: bytes) -> bytes:
+def _unwrap_jp2(found: bytes) -> bytes:
     """Return the codestream of a JP2 file: forbidden (PS3.5 A.4.4), yet archives hold some."""
     return found[max(found.find(_SIZ, 0, _FILE_HEAD), 0) :] if found.startswith(_JP2) else found
 
@@ -81,7 +83,7 @@ class Codestream:
         return f"{'i' if self.is_signed else 'u'}{1 if self.precision <= 8 else 2}"
 
 
-def inspect(content: bytes, syntax: str, head: Header) -> Codestream:
+def inspect_codestream(content: bytes, syntax: str, head: Header) -> Codestream:
     """Return what the codestream's header says, without decoding.
 
     Raises
@@ -100,7 +102,7 @@ def inspect(content: bytes, syntax: str, head: Header) -> Codestream:
     raise Rejected("undecodable", "Pixel Data holds no codestream of a known kind.")
 
 
-def _end(content: bytes, coded_from: int) -> int:
+def _find_end(content: bytes, coded_from: int) -> int:
     """Return where the codestream ends: at the first end marker behind where coded pixels begin.
 
     EOI of JPEG and EOC of JPEG 2000 are the same, and neither occurs among coded pixels. Some
@@ -131,7 +133,7 @@ def _inspect_jpeg(content: bytes) -> Codestream:
             found = Codestream(codec, rows, columns, precision, components=components)
     if found is None:
         raise Rejected("undecodable", "The JPEG codestream has no frame header.")
-    found = replace(found, size=_end(content, scan))
+    found = replace(found, size=_find_end(content, scan))
     # The decoder of "ljpeg" takes restart markers for pixels.
     return replace(found, codec="ljpeg-r") if restarts and found.codec == "ljpeg" else found
 
@@ -143,6 +145,7 @@ def _marker_segments(content: bytes) -> Iterator[tuple[int, bytes, int]]:
         if at + 4 > len(content) or content[at] != 0xFF:
             return
         marker = content[at + 1]
+        # Any marker may be preceded by fill bytes FF (T.81 B.1.1.2).
         if marker == 0xFF:
             at += 1
             continue
@@ -170,13 +173,14 @@ def _inspect_jpeg_2000(content: bytes) -> Codestream:
         raise Rejected("codestream-mismatch", "The JPEG 2000 codestream is subsampled.")
     size = _count_tiles(content, (right, bottom, left, top))
     codec = "htj2k" if content[6] & 0x40 else "jpeg2k"
+    # Ssiz: the highest bit is the sign, the others are the precision less one (T.800 Table A.11).
     precision, is_signed = (depth & 0x7F) + 1, bool(depth & 0x80)
     rows, columns = bottom - top, right - left
     return Codestream(codec, rows, columns, precision, is_signed, components, size)
 
 
 def _count_tiles(content: bytes, area: tuple[int, int, int, int]) -> int:
-    """Return where the codestream ends; refuse one without all of its tiles, which decoders fill.
+    """Return where the codestream ends; refuse it without all of its tiles, which decoders fill.
 
     See T.800 A.4.2 and B.3.
     """
@@ -185,12 +189,13 @@ def _count_tiles(content: bytes, area: tuple[int, int, int, int]) -> int:
     # The first tile must meet the image, or decoders disagree about where it lies.
     if not (first <= left < first + across and upper <= top < upper + down):
         raise Rejected("undecodable", "The JPEG 2000 codestream has no usable tiles.")
+    # Rounded up in both directions: tiles at the edge may be cut.
     expected = -(-(right - first) // across) * -(-(bottom - upper) // down)
     tiles, end = _tile_parts(content)
     if expected != len(tiles):
         raise Rejected("undecodable", "The JPEG 2000 codestream lacks some of its tiles.")
     # Without its end marker a codestream is whole all the same if its last tile-part is.
-    return len(content) if end == len(content) else _end(content, end)
+    return len(content) if end == len(content) else _find_end(content, end)
 
 
 def _tile_parts(content: bytes) -> tuple[set[int], int]:
@@ -203,6 +208,8 @@ def _tile_parts(content: bytes) -> tuple[set[int], int]:
     for _ in range(_MOST_TILE_PARTS):
         if content[at : at + 2] != _SOT or at + 12 > len(content):
             break
+        # SOT: marker, length, tile index (2 bytes), length of the tile-part (4), number (1), count
+        # (1).
         tiles.add(int.from_bytes(content[at + 4 : at + 6]))
         length = int.from_bytes(content[at + 6 : at + 10])
         if length < 14:
@@ -227,7 +234,7 @@ def _inspect_rle(content: bytes, head: Header) -> Codestream:
     return Codestream("rle", head.rows, head.columns, allocated, size=len(content))
 
 
-def compare(found: Codestream, head: Header) -> None:
+def check_shape(found: Codestream, head: Header) -> None:
     """Refuse a codestream that is not the picture of which the header tells.
 
     Raises

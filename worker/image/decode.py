@@ -30,8 +30,23 @@ from pydicom.uid import UID
 
 from dicom_node.base.errors import OutOfResources, Rejected
 from worker.image import header
-from worker.image.codestream import END, ITEM, Codestream, compare, frame, inspect
-from worker.image.decoders import ANSWER, CLEAR, DONE, NO_DECODER, OUT_OF_MEMORY, REQUEST, offset
+from worker.image.codestream import (
+    END,
+    ITEM,
+    Codestream,
+    check_shape,
+    inspect_codestream,
+    join_frame,
+)
+from worker.image.decoders import (
+    ANSWER,
+    CLEAR,
+    DONE,
+    NO_DECODER,
+    OUT_OF_MEMORY,
+    REQUEST,
+    pixel_offset,
+)
 from worker.image.header import Header
 
 logger = logging.getLogger(__name__)
@@ -98,7 +113,7 @@ class Decoder:
         OutOfResources
             The child does not start.
         """
-        self._give_back(self._take())
+        self._give_back(self._take_child())
 
     def decode(self, source: Dataset | Header) -> Pixels:
         """Return the stored pixels as bit patterns, as `lent` does, to keep."""
@@ -131,13 +146,15 @@ class Decoder:
             raise Rejected("no-pixels", "The Instance has no Pixel Data.")
         syntax = head.transfer_syntax
         is_bare = syntax in UNCOMPRESSED and bytes(head.pixels[:4]) != ITEM
+        # Some writers encapsulate a codestream and call the file uncompressed: an Item tag
+        # (FFFE,E000) in front betrays them, unless the length is just that of the pixels.
         if is_bare or (syntax in UNCOMPRESSED and _is_enough(head)):
             yield _uncompressed_pixels(head, head.pixels)
             return
-        with _named(syntax):
-            codestream = frame(bytes(head.pixels))
-            found = inspect(codestream, syntax, head)
-            compare(found, head)
+        with _naming_syntax(syntax):
+            codestream = join_frame(bytes(head.pixels))
+            found = inspect_codestream(codestream, syntax, head)
+            check_shape(found, head)
             codestream = codestream[: found.size]
             if found.codec in ("jpeg2k", "htj2k") and not codestream.endswith(END):
                 codestream += END
@@ -145,26 +162,28 @@ class Decoder:
         try:
             yield _as_header_says(pixels, found, head)
         finally:
-            child.forget()
+            child.clear_memory()
             self._give_back(child)
 
     def _in_child(
         self, found: Codestream, codestream: bytes, bits: int
     ) -> tuple[_Child, npt.NDArray[Any]]:
+        # Twice: a child may have been killed for want of memory elsewhere, which is not the image's
+        # fault; a second death is.
         for _ in range(2):
-            child = self._take()
+            child = self._take_child()
             with ExitStack() as unanswered:
                 # Nobody waits for its answer then, which must not become another image's.
                 unanswered.callback(child.end)
                 try:
                     pixels = child.decode(found, codestream, bits, self._timeout)
                 except _Killed:
-                    # Somebody else ended the child; the image deserves another one.
+                    # Somebody else ended the child; the image deserves another child.
                     unanswered.pop_all()
                     self._give_back(child)
                 except Rejected:
                     unanswered.pop_all()
-                    child.forget()
+                    child.clear_memory()
                     self._give_back(child)
                     raise
                 else:
@@ -172,7 +191,7 @@ class Decoder:
                     return child, pixels
         raise Rejected("decoder-limits", "The decoder was killed twice while it decoded the image.")
 
-    def _take(self) -> _Child:
+    def _take_child(self) -> _Child:
         with self._lock:
             while self._idle:
                 child = self._idle.pop()
@@ -190,7 +209,7 @@ class Decoder:
 
 
 @contextmanager
-def _named(syntax: str) -> Iterator[None]:
+def _naming_syntax(syntax: str) -> Iterator[None]:
     """Name in a refusal a transfer syntax that nobody is obliged to read."""
     try:
         yield
@@ -289,12 +308,13 @@ class _Child:
             stderr=subprocess.DEVNULL,
             pass_fds=[self._shared],
             env=environment,
+            # A group of its own: dcmdjpeg, which the child may start, must end with it.
             start_new_session=True,
         )
         self._poll = select.poll()
         self._poll.register(self._process.stdout or -1, select.POLLIN)
         try:
-            self._answer(time.monotonic() + _STARTS_WITHIN)
+            self._await_answer(time.monotonic() + _STARTS_WITHIN)
         except (Rejected, _Killed) as exc:
             self.end()
             raise OutOfResources(
@@ -311,7 +331,7 @@ class _Child:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-        self._kill()
+        self._kill_group()
         if self._shared >= 0:
             os.close(self._shared)
             self._shared = -1
@@ -321,11 +341,11 @@ class _Child:
     ) -> npt.NDArray[Any]:
         """Return the decoded pixels, which the next ones will overwrite."""
         shape, dtype = (found.rows, found.columns), np.dtype(found.dtype)
-        start, until = offset(len(codestream)), time.monotonic() + timeout
+        start, until = pixel_offset(len(codestream)), time.monotonic() + timeout
         if self._is_clearing:
             self._await_clearing(until)
         self._used = start + found.rows * found.columns * dtype.itemsize
-        self._grow(self._used)
+        self._grow_memory(self._used)
         self._map[: len(codestream)] = codestream
         request = REQUEST.pack(
             found.codec.encode(),
@@ -336,44 +356,44 @@ class _Child:
             int(timeout * 1000),
             found.dtype.encode(),
         )
-        self._ask(request)
-        self._answer(until)
+        self._send_request(request)
+        self._await_answer(until)
         return np.ndarray(shape, dtype, self._map, start)
 
-    def forget(self) -> None:
-        """Let the child clear the memory while nobody waits; no image may show the one before."""
+    def clear_memory(self) -> None:
+        """Let the child clear the memory while nobody waits; no image may show the image before."""
         if self.is_alive and not self._is_clearing:
             with suppress(_Killed):
-                self._ask(REQUEST.pack(CLEAR, len(self._map), self._used, 0, 0, 0, 0, b""))
+                self._send_request(REQUEST.pack(CLEAR, len(self._map), self._used, 0, 0, 0, 0, b""))
                 self._is_clearing = True
 
     def _await_clearing(self, until: float) -> None:
         try:
-            self._answer(until)
+            self._await_answer(until)
         except Rejected as exc:
             # It died of another image; this one deserves another child.
-            self._kill()
+            self._kill_group()
             raise _Killed from exc
         self._is_clearing = False
 
-    def _grow(self, size: int) -> None:
+    def _grow_memory(self, size: int) -> None:
         if size > len(self._map):
             os.ftruncate(self._shared, size)
             self._map = mmap.mmap(self._shared, size)
 
-    def _ask(self, request: bytes) -> None:
+    def _send_request(self, request: bytes) -> None:
         if self._process.stdin is None:
             raise _Killed
         try:
             self._process.stdin.write(request)
             self._process.stdin.flush()
         except BrokenPipeError as exc:
-            self._kill()
+            self._kill_group()
             raise _Killed from exc
 
-    def _answer(self, until: float) -> None:
-        status, length = ANSWER.unpack(self._read(ANSWER.size, until))
-        text = self._read(length, until).decode(errors="replace") if length else ""
+    def _await_answer(self, until: float) -> None:
+        status, length = ANSWER.unpack(self._read_bytes(ANSWER.size, until))
+        text = self._read_bytes(length, until).decode(errors="replace") if length else ""
         if status == OUT_OF_MEMORY:
             raise Rejected("decoder-limits", "Decoding the image takes more memory than allowed.")
         if status == NO_DECODER:
@@ -388,32 +408,35 @@ class _Child:
                 "undecodable", "The decoder does not understand the codestream of Pixel Data."
             )
 
-    def _read(self, count: int, until: float) -> bytes:
+    def _read_bytes(self, count: int, until: float) -> bytes:
         content = b""
         if self._process.stdout is None:
             raise _Killed
         while len(content) < count:
+            # Of the monotonic clock: a wall clock that is set back would lengthen the limit.
             remaining = max(until - time.monotonic(), 0.0)
             if not self._poll.poll(1000 * remaining):
-                self._kill()
+                self._kill_group()
                 raise Rejected("decoder-limits", "Decoding the image takes longer than allowed.")
             chunk = os.read(self._process.stdout.fileno(), count - len(content))
             if not chunk:
-                raise self._death()
+                raise self._explain_death()
             content += chunk
         return content
 
-    def _death(self) -> Exception:
-        self._kill()
+    def _explain_death(self) -> Exception:
+        self._kill_group()
         code = self._process.returncode
         logger.warning("the decoding process ended with %s", code)
+        # Not its own doing: the kernel for want of memory, or an operator. The image is tried
+        # again.
         if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
             return _Killed()
         if code == -signal.SIGXCPU:
             return Rejected("decoder-limits", "Decoding the image takes longer than allowed.")
         return Rejected("undecodable", "The decoder crashed on the codestream of Pixel Data.")
 
-    def _kill(self) -> None:
+    def _kill_group(self) -> None:
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -422,6 +445,8 @@ class _Child:
 
 def _shared_memory() -> int:
     if hasattr(os, "memfd_create"):
+        # Memory without a name: no other process can open it, and it goes with its last descriptor,
+        # whatever dies first.
         return os.memfd_create("pixels")
     with tempfile.TemporaryFile() as nameless:
         return os.dup(nameless.fileno())

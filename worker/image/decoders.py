@@ -39,7 +39,7 @@ Pixels = npt.NDArray[Any]
 _THREADS = min(4, os.cpu_count() or 1)
 
 
-def offset(size: int) -> int:
+def pixel_offset(size: int) -> int:
     """Return where the pixels lie behind a codestream of `size` bytes."""
     return -(-size // PAGE) * PAGE
 
@@ -48,7 +48,7 @@ def decoders() -> dict[str, Callable[[memoryview, Pixels], None]]:
     """Return, for each codec, the fastest permissively licensed decoder that was measured."""
     import imagecodecs
 
-    def rle(codestream: memoryview, out: Pixels) -> None:
+    def decode_rle(codestream: memoryview, out: Pixels) -> None:
         # Both are buffers, which its annotations do not name.
         stream: Any = codestream
         flat: Any = out.reshape(-1).view("u1")
@@ -56,20 +56,22 @@ def decoders() -> dict[str, Callable[[memoryview, Pixels], None]]:
         if len(found) < flat.size:
             raise ValueError(f"{len(found)} of {flat.size} bytes")
 
-    def into(decode: Callable[..., Any], **options: Any) -> Callable[[memoryview, Pixels], None]:
+    def decode_into(
+        decode: Callable[..., Any], **options: Any
+    ) -> Callable[[memoryview, Pixels], None]:
         return lambda codestream, out: decode(codestream, out=out, **options)
 
     def of_dcmtk(codestream: memoryview, out: Pixels) -> None:
         raise NotImplementedError("only DCMTK decodes this; install it")
 
     return {
-        "rle": rle,
-        "jpeg": into(imagecodecs.jpeg8_decode),
-        "ljpeg": into(imagecodecs.ljpeg_decode),
+        "rle": decode_rle,
+        "jpeg": decode_into(imagecodecs.jpeg8_decode),
+        "ljpeg": decode_into(imagecodecs.ljpeg_decode),
         "ljpeg-r": of_dcmtk,
-        "jpegls": into(imagecodecs.jpegls_decode),
-        "jpeg2k": into(imagecodecs.jpeg2k_decode, numthreads=_THREADS),
-        "htj2k": into(imagecodecs.htj2k_decode),
+        "jpegls": decode_into(imagecodecs.jpegls_decode),
+        "jpeg2k": decode_into(imagecodecs.jpeg2k_decode, numthreads=_THREADS),
+        "htj2k": decode_into(imagecodecs.htj2k_decode),
     }
 
 
@@ -94,15 +96,15 @@ class _Work:
         codec, size, length, rows, columns, bits, milliseconds, dtype = REQUEST.unpack(request)
         _limit_time(milliseconds)
         try:
-            self._map(size)
+            self._map_memory(size)
             if codec.rstrip(b"\0") == CLEAR:
                 # What the next decoder leaves out must not show the patient before.
                 np.frombuffer(self._memory, np.uint8, length).fill(0)
                 return ANSWER.pack(DONE, 0)
             shape, kind = (rows, columns), dtype.rstrip(b"\0").decode()
-            out: Pixels = np.ndarray(shape, kind, self._memory, offset(length))
+            out: Pixels = np.ndarray(shape, kind, self._memory, pixel_offset(length))
             codestream = memoryview(self._memory)[:length]
-            text = self._decode(codec.rstrip(b"\0").decode(), codestream, out, bits)
+            text = self._decode_pixels(codec.rstrip(b"\0").decode(), codestream, out, bits)
             status = UNDECODABLE if text else DONE
         except NotImplementedError:
             status, text = NO_DECODER, ""
@@ -111,16 +113,21 @@ class _Work:
         said = text.encode()[:1000]
         return ANSWER.pack(status, len(said)) + said
 
-    def _map(self, size: int) -> None:
+    def _map_memory(self, size: int) -> None:
+        # The parent has grown the memory with ftruncate; pages beyond an old map would fault.
         if len(self._memory) != size:
             try:
                 self._memory = mmap.mmap(self._shared, size)
             except OSError as exc:
                 raise MemoryError from exc
 
-    def _decode(self, codec: str, codestream: memoryview, out: Pixels, bits_stored: int) -> str:
+    def _decode_pixels(
+        self, codec: str, codestream: memoryview, out: Pixels, bits_stored: int
+    ) -> str:
         """Write pixels to `out`; return why that failed, or nothing."""
         has_dcmtk = shutil.which("dcmdjpeg") is not None
+        # A codec that only DCMTK has is tried there; without it the answer is that no decoder is
+        # installed.
         passes = (MemoryError,) if has_dcmtk else (MemoryError, NotImplementedError)
         try:
             with foreign_code(_not_decoded, passes=passes):  # codecs raise errors of their own
@@ -169,10 +176,12 @@ def _by_dcmtk(syntax: str, codestream: memoryview, out: Pixels, bits_stored: int
     out[...] = np.frombuffer(found, out.dtype)[: out.size].reshape(out.shape)
 
 
-def _limit(memory: int) -> None:
+def _limit_memory(memory: int) -> None:
     """Allow `memory` bytes more than the process has now, no core file and no large file."""
     with suppress(OSError):
         pages = int(Path("/proc/self/statm").read_text().split()[0])
+        # RLIMIT_AS counts addresses, not pages in use: libraries map a lot, so what is mapped now
+        # is added to what an image may take.
         limit = pages * resource.getpagesize() + memory
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -183,12 +192,15 @@ def _limit_time(milliseconds: int) -> None:
     """Let the kernel end a decoder whose parent is no longer there to do so."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(used.ru_utime + used.ru_stime + _THREADS * milliseconds / 1000) + 2
+    # Processor time runs on over all images, so each gets its limit on top of what was used; two
+    # seconds more than the parent waits, which is to be the first to notice.
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
 
 
-def _serve(shared: int) -> None:
+def _serve_requests(shared: int) -> None:
     work = _Work(shared)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    # An answer before the first request says that the decoders are loaded.
     answer = ANSWER.pack(DONE, 0)
     while True:
         answers.write(answer)
@@ -200,6 +212,6 @@ def _serve(shared: int) -> None:
 
 
 if __name__ == "__main__":
-    _limit(int(sys.argv[2]))
+    _limit_memory(int(sys.argv[2]))
     confine()
-    _serve(int(sys.argv[1]))
+    _serve_requests(int(sys.argv[1]))

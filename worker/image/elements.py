@@ -68,14 +68,16 @@ def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
             return (found.strip(),)
     if not isinstance(found, bytes):
         return tuple(str(part).strip(" \0\r\n\t") for part in values(ds, keyword))
-    return tuple(part.strip(" \0\r\n\t") for part in _decoded(found[:4096], ds).split("\\"))
+    return tuple(part.strip(" \0\r\n\t") for part in _decode_text(found[:4096], ds).split("\\"))
 
 
-def _decoded(content: bytes, ds: Dataset) -> str:
+def _decode_text(content: bytes, ds: Dataset) -> str:
     if content.isascii() and b"\x1b" not in content:
         return content.decode("ascii")
     declared = [str(name).strip() for name in values(ds, "SpecificCharacterSet")]
     codecs = [python_encoding[name] for name in declared if name in python_encoding]
+    # ISO 2022, Shift-JIS, GB and EUC texts may be valid UTF-8 by chance; Latin ones hardly ever
+    # are.
     is_multi_byte = any(codec.startswith(_MULTI_BYTE) for codec in codecs)
     # Bytes of another script than Latin that happen to be UTF-8 are UTF-8, whatever is declared.
     for codec in [*codecs[:1], "utf-8"] if is_multi_byte else ["utf-8", *codecs[:1]]:
@@ -88,7 +90,7 @@ def _decoded(content: bytes, ds: Dataset) -> str:
     return content.decode("latin-1")
 
 
-def plain(text: str) -> str:
+def fold_text(text: str) -> str:
     """Return text in upper case, without accents and without what is neither letter nor digit.
 
     >>> plain("Tórax  (P.A.)")
@@ -104,7 +106,7 @@ def plain(text: str) -> str:
 
 
 def numbers(ds: Dataset, keyword: str) -> tuple[float, ...]:
-    """Return the element's values as numbers; none at all when one of them is not finite.
+    """Return the element's values as numbers; none at all when any of them is not finite.
 
     ``2048,5`` is read as 2048.5: devices write numbers in the way of their country.
     """

@@ -34,28 +34,28 @@ EIGHT_BITS = f"{_ROOT}.4.50"
 def _known_encoders() -> dict[str, Callable[[Pixels], bytes]]:
     import imagecodecs as codecs
 
-    def jpeg(**options: Any) -> Callable[[Pixels], bytes]:
+    def encode_jpeg(**options: Any) -> Callable[[Pixels], bytes]:
         return lambda pixels: bytes(codecs.jpeg8_encode(pixels, **options))
 
-    def jpeg2k(**options: Any) -> Callable[[Pixels], bytes]:
+    def encode_jpeg2k(**options: Any) -> Callable[[Pixels], bytes]:
         return lambda pixels: bytes(codecs.jpeg2k_encode(pixels, codecformat="j2k", **options))
 
-    def htj2k(**options: Any) -> Callable[[Pixels], bytes]:
+    def encode_htj2k(**options: Any) -> Callable[[Pixels], bytes]:
         return lambda pixels: bytes(codecs.htj2k_encode(pixels, **options))
 
     return {
-        f"{_ROOT}.4.70": jpeg(lossless=True, predictor=1, bitspersample=12),
-        f"{_ROOT}.4.57": jpeg(lossless=True, predictor=6, bitspersample=12),
+        f"{_ROOT}.4.70": encode_jpeg(lossless=True, predictor=1, bitspersample=12),
+        f"{_ROOT}.4.57": encode_jpeg(lossless=True, predictor=6, bitspersample=12),
         f"{_ROOT}.4.80": lambda pixels: bytes(codecs.jpegls_encode(pixels)),
-        f"{_ROOT}.4.90": jpeg2k(reversible=True, bitspersample=12),
-        f"{_ROOT}.4.201": htj2k(reversible=True),
-        f"{_ROOT}.4.202": htj2k(reversible=True, tlm=True),
+        f"{_ROOT}.4.90": encode_jpeg2k(reversible=True, bitspersample=12),
+        f"{_ROOT}.4.201": encode_htj2k(reversible=True),
+        f"{_ROOT}.4.202": encode_htj2k(reversible=True, tlm=True),
         _RLE: _encode_rle,
-        f"{_ROOT}.4.50": jpeg(level=95),
-        f"{_ROOT}.4.51": jpeg(level=95, bitspersample=12),
+        f"{_ROOT}.4.50": encode_jpeg(level=95),
+        f"{_ROOT}.4.51": encode_jpeg(level=95, bitspersample=12),
         f"{_ROOT}.4.81": lambda pixels: bytes(codecs.jpegls_encode(pixels, level=3)),
-        f"{_ROOT}.4.91": jpeg2k(level=70, reversible=False, bitspersample=12),
-        f"{_ROOT}.4.203": htj2k(level=5e-5, reversible=False),
+        f"{_ROOT}.4.91": encode_jpeg2k(level=70, reversible=False, bitspersample=12),
+        f"{_ROOT}.4.203": encode_htj2k(level=5e-5, reversible=False),
     }
 
 
@@ -77,12 +77,12 @@ def _encode_rle(pixels: Pixels) -> bytes:
     )
 
 
-def syntaxes() -> tuple[str, ...]:
+def known_syntaxes() -> tuple[str, ...]:
     """Return the transfer syntaxes that can be made: uncompressed, lossless, lossy."""
     return (*_UNCOMPRESSED, *_known_encoders())
 
 
-def encoded(ds: Dataset, syntax: str) -> Dataset:
+def encode_as(ds: Dataset, syntax: str) -> Dataset:
     """Return a copy of a drawn radiograph in another transfer syntax.
 
     Parameters
@@ -90,7 +90,7 @@ def encoded(ds: Dataset, syntax: str) -> Dataset:
     ds : Dataset
         Monochrome, one frame, 12 bits stored in 16, Explicit VR Little Endian, in memory.
     syntax : str
-        One of `syntaxes`.
+        One of `known_syntaxes`.
     """
     made = copy.deepcopy(ds)
     made.file_meta.TransferSyntaxUID = UID(syntax)

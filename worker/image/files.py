@@ -19,7 +19,7 @@ from dicom_node.base.rims import foreign_code
 from dicom_node.standard.part10 import is_part10
 from dicom_node.standard.uids import derived_uid
 from worker.image.gate import LARGEST, MOST_PIXELS, SECONDARY_CAPTURE, SMALLEST
-from worker.image.pixels import Radiograph, preprocessing, screened
+from worker.image.pixels import Radiograph, preprocessing_name, screen_picture
 from worker.settings import Pixels as Options
 
 Bytes = npt.NDArray[np.uint8]
@@ -42,7 +42,7 @@ MADE_UP = "Made from a picture file, not a study of an archive"
 """Study Description of an Instance that stands for a picture file."""
 
 
-def kind_of(content: bytes) -> str:
+def file_kind(content: bytes) -> str:
     """Return "PNG", "JPEG", "TIFF" or "WebP"; empty for bytes of another kind."""
     if is_part10(content):
         # A preamble may be that of a TIFF file, so that both kinds of readers are content.
@@ -63,39 +63,39 @@ def picture(content: bytes, options: Options) -> Radiograph:
         ``undecodable``, ``multi-frame``, ``too-small``, ``too-large``, ``no-contrast`` or
         ``screened-out``.
     """
-    kind = kind_of(content)
+    kind = file_kind(content)
     if not kind:
         raise Rejected("not-dicom", "The file is neither DICOM nor PNG, JPEG, TIFF or WebP.")
 
-    def refusal(exc: BaseException) -> Rejected:
+    def refuse_file(exc: BaseException) -> Rejected:
         if isinstance(exc, Image.DecompressionBombError):  # before its size can be asked for
             return Rejected("too-large", f"The picture has more than {MOST_PIXELS} pixels.")
         return Rejected("undecodable", f"The file is not a whole {kind} picture.")
 
-    with foreign_code(refusal), warnings.catch_warnings():
+    with foreign_code(refuse_file), warnings.catch_warnings():
         # Of sizes and tags: the limits here are our own.
         warnings.simplefilter("ignore")
-        pixels, mode, notes = _grey(content, kind)
+        pixels, mode, notes = _read_grey(content, kind)
     if pixels.min() == pixels.max():
         raise Rejected("no-contrast", "All pixels of the picture are of the same grey.")
     notes += (
         "A picture file does not say which side is the patient's right; it was left as it is.",
     )
-    notes += screened(pixels, options)
+    notes += screen_picture(pixels, options)
     steps = f"file={kind.lower()},mode={mode},aspect=square,orient=unknown,size=full"
-    return Radiograph(pixels, f"{preprocessing(options)}: {steps}", notes)
+    return Radiograph(pixels, f"{preprocessing_name(options)}: {steps}", notes)
 
 
-def _grey(content: bytes, kind: str) -> tuple[Bytes, str, tuple[str, ...]]:
+def _read_grey(content: bytes, kind: str) -> tuple[Bytes, str, tuple[str, ...]]:
     with Image.open(io.BytesIO(content), formats=[kind.upper()]) as image:
-        _check(image)
+        _check_size(image)
         tags = getattr(image, "tag_v2", {})
         is_negative = kind == "TIFF" and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         mode = image.mode
         image.load()
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I") or upright.mode == "F":
-            pixels, notes = _wide(np.asarray(upright))
+            pixels, notes = _spread_wide(np.asarray(upright))
             # Pillow inverts such files of eight bits itself.
             return (255 - pixels if is_negative else pixels), mode, notes
         if upright.mode == "P" or "A" in upright.mode or "transparency" in upright.info:
@@ -107,12 +107,13 @@ def _grey(content: bytes, kind: str) -> tuple[Bytes, str, tuple[str, ...]]:
         return grey, mode, _colour_notes(np.asarray(colours))
 
 
-def _check(image: Any) -> None:
+def _check_size(image: Any) -> None:
     columns, rows = image.size
     if min(rows, columns) < SMALLEST:
         raise Rejected(
             "too-small", f"The picture has {rows} x {columns} pixels; {SMALLEST} are needed."
         )
+    # Bytes of a pixel: modes I and F hold 32 bits, all others 8 for each band.
     deep = 4 if image.mode[0] in "IF" else len(image.getbands())
     is_large = max(rows, columns) > LARGEST or rows * columns > MOST_PIXELS
     if is_large or rows * columns * deep > _MOST_BYTES:
@@ -131,7 +132,7 @@ def _on_black(image: Image.Image) -> Image.Image:
     return ground.convert("RGB")
 
 
-def _wide(values: npt.NDArray[Any]) -> tuple[Bytes, tuple[str, ...]]:
+def _spread_wide(values: npt.NDArray[Any]) -> tuple[Bytes, tuple[str, ...]]:
     """Return values of more than eight bits by the bits that they use, real ones by their range."""
     if values.dtype.kind == "f":
         finite = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
@@ -155,7 +156,7 @@ def _colour_notes(colours: Bytes) -> tuple[str, ...]:
     return (f"The picture is coloured ({share:.0%} of it); its brightness was taken.",)
 
 
-def instance(found: Radiograph, content: bytes, identifiers: dict[str, str]) -> Dataset:
+def make_instance(found: Radiograph, content: bytes, identifiers: dict[str, str]) -> Dataset:
     """Return an Instance that stands for a picture file, so that a report can refer to it.
 
     Parameters

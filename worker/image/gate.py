@@ -117,7 +117,7 @@ def _gate_class(head: Header) -> None:
     is_capture = head.sop_class == SECONDARY_CAPTURE and head.modality in ("CR", "DX")
     if head.sop_class not in (CR, DX) and not is_capture:
         raise Rejected(
-            "not-radiograph", f"SOP Class {_shown(head.sop_class)} is not a CR or DX image."
+            "not-radiograph", f"SOP Class {_show_value(head.sop_class)} is not a CR or DX image."
         )
 
 
@@ -132,16 +132,18 @@ def _gate_pixels(head: Header) -> None:
     if head.photometric not in ("MONOCHROME1", "MONOCHROME2") or head.samples not in (1, None):
         raise Rejected(
             "not-grayscale",
-            f"Photometric Interpretation is {_shown(head.photometric)}, "
-            f"Samples per Pixel {_shown(head.samples)}.",
+            f"Photometric Interpretation is {_show_value(head.photometric)}, "
+            f"Samples per Pixel {_show_value(head.samples)}.",
         )
     if head.frames != 1:
-        raise Rejected("multi-frame", f"The image has {_shown(head.frames)} frames instead of one.")
+        raise Rejected(
+            "multi-frame", f"The image has {_show_value(head.frames)} frames instead of one."
+        )
     allocated, stored = head.bits_allocated, head.bits_stored
     if allocated not in (8, 16) or stored is None or not 1 <= stored <= allocated:
         raise Rejected(
             "bit-depth",
-            f"Bits Allocated is {_shown(allocated)}, Bits Stored {_shown(stored)}.",
+            f"Bits Allocated is {_show_value(allocated)}, Bits Stored {_show_value(stored)}.",
         )
 
 
@@ -161,7 +163,7 @@ def _gate_body_part(head: Header) -> None:
     named = [part for part in head.body_parts if not vocabulary.says_nothing(part)]
     if named:
         if not any(vocabulary.is_chest(part) for part in named):
-            raise Rejected("not-chest", f"The body part is {_shown(', '.join(named))}.")
+            raise Rejected("not-chest", f"The body part is {_show_value(', '.join(named))}.")
         return
     if head.region_codes and not head.region_codes & _CHEST_CODES.keys():
         raise Rejected("not-chest", "The body part is another one, by Anatomic Region.")
@@ -169,7 +171,7 @@ def _gate_body_part(head: Header) -> None:
 
 def _gate_view(head: Header) -> None:
     written = " ".join(head.views)
-    view, shown = vocabulary.view_of(written), _shown(written)
+    view, shown = vocabulary.named_view(written), _show_value(written)
     if not view:
         others = [
             _OTHER_VIEW_CODES[code] for code in sorted(head.view_codes & _OTHER_VIEW_CODES.keys())
@@ -186,7 +188,7 @@ def _gate_view(head: Header) -> None:
         raise Rejected(code, f"The view is {shown}, not PA or AP.")
 
 
-def _shown(found: str | int | None) -> str:
+def _show_value(found: str | int | None) -> str:
     """Return a coded value for people: printable and short, whatever was sent."""
     text = "" if found is None else str(found).upper()
     shown = "".join(letter for letter in text if letter.isprintable())

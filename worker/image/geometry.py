@@ -15,7 +15,7 @@ Bytes = npt.NDArray[np.uint8]
 _SIDEWAYS, _UP_OR_DOWN = frozenset("LR"), frozenset("HF")
 
 
-def squared(head: Header, pixels: Bytes) -> tuple[Bytes, str]:
+def square_pixels(head: Header, pixels: Bytes) -> tuple[Bytes, str]:
     """Return the picture with square pixels, and the name of what was done."""
     ratio = pixel_shape.shape_of(head.aspects)
     if ratio is None:
@@ -25,13 +25,14 @@ def squared(head: Header, pixels: Bytes) -> tuple[Bytes, str]:
     rows, columns = pixels.shape
     across, down = pixel_shape.enlarged(ratio)
     size = (round(columns * across), round(rows * down))
+    # A wrong ratio must not make a picture that no machine can hold.
     shrink = min(1.0, LARGEST / max(size), (MOST_PIXELS / (size[0] * size[1])) ** 0.5)
     size = (max(int(size[0] * shrink), 1), max(int(size[1] * shrink), 1))
     resized = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
     return np.array(resized), "resampled"
 
 
-def turned(head: Header, pixels: Bytes) -> tuple[Bytes, str]:
+def turn_upright(head: Header, pixels: Bytes) -> tuple[Bytes, str]:
     r"""Return the picture with rows to the patient's left and columns to the feet (L\F)."""
     row, column = (*head.orientation, "", "")[:2]
     is_transposed = row in _UP_OR_DOWN and column in _SIDEWAYS

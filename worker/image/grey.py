@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.image.decode import LOSSY
-from worker.image.elements import plain
+from worker.image.elements import fold_text
 from worker.image.header import Header, Window
 from worker.image.luts import Lut, luts
 from worker.settings import Pixels as Options
@@ -83,15 +83,15 @@ class GreyTable:
 
 def in_threads(act: Callable[[int], None], starts: range) -> None:
     """Call `act` for each start, several at a time; numpy lets go of the interpreter meanwhile."""
-    list(_threads().map(act, starts))
+    list(_grey_threads().map(act, starts))
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
+def _grey_threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(4, os.cpu_count() or 1), "grey")
 
 
-def table(
+def grey_table(
     head: Header,
     pixels: npt.NDArray[np.unsignedinteger],
     visible: tuple[slice, slice] | Bools,
@@ -112,20 +112,21 @@ def table(
         header says several things.
     """
     head, high_doubts = _with_high_bit(head, pixels)
-    stored, padded = _stored(head, pixels.dtype.itemsize)
+    stored, padded = _stored_values(head, pixels.dtype.itemsize)
     first = int(stored.min())
     domain = np.arange(first, int(stored.max()) + 1)
-    values = _modality(head, domain)
+    values = _apply_modality(head, domain)
     counts = _Counts(pixels, visible, padded, stored - first)
     if options.mode == "voi":
-        shown = _voi(head, values.x, counts, options.window)
+        shown = _choose_voi(head, values.x, counts, options.window)
     else:
-        shown = _between(values.x, counts.limits(values.x, 0.0, 1.0), "range", ())
-    is_inverted, doubts = _polarity_of(head, options.polarity)
+        shown = _spread_between(values.x, counts.limits(values.x, 0.0, 1.0), "range", ())
+    is_inverted, doubts = _read_polarity(head, options.polarity)
     grey = 1.0 - shown.grey if is_inverted else shown.grey
     levels = np.rint(grey * 255.0).astype(np.uint8)
     if options.mode == "minmax+equalize":
         levels = _equalized_levels(levels, counts.whole)
+    # From grey per stored value to grey per bit pattern: the picture is then one lookup per pixel.
     patterns = levels[stored - first]
     patterns[padded] = 0
     voi = options.mode if shown.voi == "range" else shown.step
@@ -151,7 +152,7 @@ def _yes_or_no(is_so: bool) -> str:
     return "yes" if is_so else "no"
 
 
-def _polarity_of(head: Header, wins: str) -> tuple[bool, tuple[str, ...]]:
+def _read_polarity(head: Header, wins: str) -> tuple[bool, tuple[str, ...]]:
     """Return whether low values are bright, and what the header contradicts itself about.
 
     Presentation LUT Shape tells how a picture is to be shown (PS3.3 C.8.11.1.1.2 couples it with
@@ -179,17 +180,18 @@ class _Counts:
         places: Ints,
     ) -> None:
         self._pixels, self._visible = pixels, visible
-        self._padded, self._places = padded, places
+        self._padding_patterns, self._places = padded, places
 
     def sample(self) -> tuple[Ints, Bools]:
         """Return some rows and columns as places of stored values, and which of them count."""
+        # Whole rows and columns are left out and not single pixels: patches need neighbours.
         step = slice(None, None, max(1, math.isqrt(self._pixels.size // _SAMPLE)))
         if isinstance(self._visible, tuple):
             few = self._pixels[self._visible][step, step]
-            counted = ~self._padded[few]
+            counted = ~self._padding_patterns[few]
         else:
             few = self._pixels[step, step]
-            counted = self._visible[step, step] & ~self._padded[few]
+            counted = self._visible[step, step] & ~self._padding_patterns[few]
         return self._places[few], counted
 
     @property
@@ -197,10 +199,11 @@ class _Counts:
         """Count every pixel."""
         seen = self._pixels[self._visible]
         flat = np.ascontiguousarray(seen).reshape(-1)
-        counts = np.zeros(self._padded.size, np.int64)
+        counts = np.zeros(self._padding_patterns.size, np.int64)
+        # bincount makes 8 bytes of each pixel: in blocks this stays in the cache.
         for start in range(0, flat.size, 2 * _BLOCK):
             counts += np.bincount(flat[start : start + 2 * _BLOCK], minlength=counts.size)
-        counts[self._padded] = 0
+        counts[self._padding_patterns] = 0
         found = np.zeros(int(self._places.max()) + 1, np.int64)
         np.add.at(found, self._places, counts)
         return found
@@ -232,30 +235,32 @@ def _with_high_bit(
     return replace(head, high_bit=None), (doubt,)
 
 
-def _stored(head: Header, itemsize: int) -> tuple[Ints, Bools]:
+def _stored_values(head: Header, itemsize: int) -> tuple[Ints, Bools]:
     """Return the stored value of each bit pattern and whether it is padding."""
     allocated = 8 * itemsize
     bits = min(head.bits_stored or allocated, allocated)
     is_signed = bool(head.is_signed)
     patterns = np.arange(1 << allocated, dtype=np.int64)
-    whole = _signed(patterns, allocated) if is_signed else patterns
+    whole = _with_sign(patterns, allocated) if is_signed else patterns
     if head.transfer_syntax in LOSSY:
         least = -(1 << (bits - 1)) if is_signed else 0
         stored = np.clip(whole, least, least + (1 << bits) - 1)
     else:
         high_bit = bits - 1 if head.high_bit is None else head.high_bit
+        # Bits Stored end at High Bit; what is above and below is something else, such as overlays
+        # of older files (PS3.5 8.1.1).
         shift = min(max(high_bit + 1 - bits, 0), allocated - bits)
         stored = (patterns >> shift) & ((1 << bits) - 1)
         if is_signed:
-            stored = _signed(stored, bits)
-    return stored, _padded(head.padding, stored, whole, bits, is_signed)
+            stored = _with_sign(stored, bits)
+    return stored, _padding_patterns(head.padding, stored, whole, bits, is_signed)
 
 
-def _signed(patterns: Ints, bits: int) -> Ints:
+def _with_sign(patterns: Ints, bits: int) -> Ints:
     return np.where(patterns >> (bits - 1), patterns - (1 << bits), patterns)
 
 
-def _padded(
+def _padding_patterns(
     padding: tuple[int, int] | None, stored: Ints, whole: Ints, bits: int, is_signed: bool
 ) -> Bools:
     """Return which bit patterns are Pixel Padding Values (PS3.3 C.7.5.1.1.2)."""
@@ -282,13 +287,13 @@ class _Values:
     warnings: tuple[str, ...] = ()
 
 
-def _modality(head: Header, domain: Ints) -> _Values:
+def _apply_modality(head: Header, domain: Ints) -> _Values:
     x = domain.astype(np.float64)
     warnings: tuple[str, ...] = ()
     if head.modality_tables:
         lut = luts(head.modality_tables[:1], head)[0]
         if lut is not None:
-            values = lut.of(x, bool(head.is_signed))
+            values = lut.look_up(x, bool(head.is_signed))
             return _Values(values, "lut", lut=lut, warnings=_bits_doubt(lut, "Modality LUT"))
         warnings = ("The Modality LUT of the image is not usable.",)
     slope = 1.0 if head.slope is None else head.slope
@@ -328,7 +333,7 @@ class _Shown:
         return f"window-{self.window.function.lower()}" if is_window and self.window else self.voi
 
 
-def _voi(head: Header, x: Floats, counts: _Counts, preferred: Sequence[str]) -> _Shown:
+def _choose_voi(head: Header, x: Floats, counts: _Counts, preferred: Sequence[str]) -> _Shown:
     """Return grey by the first usable of VOI LUTs, windows and percentiles.
 
     A LUT or window whose explanation has one of the `preferred` words comes before the others.
@@ -336,7 +341,7 @@ def _voi(head: Header, x: Floats, counts: _Counts, preferred: Sequence[str]) -> 
     tables = luts(head.voi_tables, head)
     choices: list[Lut | Window] = [lut for lut in tables if lut is not None]
     choices += head.windows
-    wanted = [plain(word) for word in preferred]
+    wanted = [fold_text(word) for word in preferred]
     places = len(wanted)
     choices.sort(
         key=lambda choice: next(
@@ -350,10 +355,12 @@ def _voi(head: Header, x: Floats, counts: _Counts, preferred: Sequence[str]) -> 
     picture = None
     for choice in choices:
         if isinstance(choice, Lut):
-            grey = np.minimum(choice.of(x, is_signed) / ((1 << choice.bits) - 1), 1.0)
+            # Divided by what the entries use, not by what the descriptor says: many writers declare
+            # 16 and use 12.
+            grey = np.minimum(choice.look_up(x, is_signed) / ((1 << choice.bits) - 1), 1.0)
             warnings += _bits_doubt(choice, "VOI LUT")
             return _Shown(grey, "lut", lut=choice, warnings=warnings)
-        windowed = _windowed(x, choice.center, choice.width, choice.function)
+        windowed = _apply_window(x, choice.center, choice.width, choice.function)
         if windowed is None:
             continue
         picture = picture or _Proper(x, counts)
@@ -362,7 +369,7 @@ def _voi(head: Header, x: Floats, counts: _Counts, preferred: Sequence[str]) -> 
             return _Shown(windowed, "window", choice, warnings=warnings + doubts)
     if head.windows or head.has_window:
         warnings += ("The window of the image is not usable; percentiles were taken instead.",)
-    return _between(x, counts.limits(x, *_PERCENTILES), "percentiles", warnings)
+    return _spread_between(x, counts.limits(x, *_PERCENTILES), "percentiles", warnings)
 
 
 class _Proper:
@@ -396,6 +403,7 @@ class _Proper:
         shown = grey[self._patches]
         clipped = ((shown <= 0.0) | (shown >= 1.0)).mean(axis=1)
         low, high = np.percentile(shown, (1, 99))
+        # Weighted by detail: a window may blacken a flat surround, and may not blacken ribs.
         if np.average(clipped, weights=self._detail) > _MOST_SATURATED or high - low < _BLANK:
             return False, ()
         if high - low < _DARK:
@@ -404,13 +412,16 @@ class _Proper:
         return True, ()
 
 
-def _windowed(x: Floats, center: float, width: float, function: str) -> Floats | None:
+def _apply_window(x: Floats, center: float, width: float, function: str) -> Floats | None:
     """Return grey from 0 to 1 (PS3.3 C.11.2.1.2 and C.11.2.1.3), None if not usable."""
     if function == "SIGMOID":
         if width <= 0:
             return None
+        # Beyond +-700 exp overflows a double; 0 and 1 are reached long before.
         return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (x - center) / width, -700.0, 700.0)))
     if function != "LINEAR_EXACT":
+        # LINEAR: ((x - (c - 0.5)) / (w - 1) + 0.5), whose limits are half a value inside the window
+        # (PS3.3 C.11.2.1.2.1).
         center, width = center - 0.5, width - 1.0
         if width == 0:
             return (x > center).astype(np.float64)
@@ -419,7 +430,7 @@ def _windowed(x: Floats, center: float, width: float, function: str) -> Floats |
     return np.clip((x - center) / width + 0.5, 0.0, 1.0)
 
 
-def _between(
+def _spread_between(
     x: Floats,
     limits: tuple[float, float],
     voi: Literal["percentiles", "range"],

@@ -18,7 +18,7 @@ _STRIP = 64
 _LOW = 0 if sys.byteorder == "little" else 1
 
 
-def halved(head: Header, stored: Stored, enough: int | None) -> tuple[Stored, int]:
+def halve_stored(head: Header, stored: Stored, enough: int | None) -> tuple[Stored, int]:
     """Return stored values averaged two by two while `enough` remain, and how often that was.
 
     Averages are taken where they mean something: unsigned values without padding, without bits
@@ -34,25 +34,29 @@ def halved(head: Header, stored: Stored, enough: int | None) -> tuple[Stored, in
     )
     halvings = 0
     while enough and is_plain and min(stored.shape) >= 4 * enough:
+        # Bits above Bits Stored would be averaged into the picture; after a first halving there are
+        # none.
         if not halvings and int(stored.max()) >> head.stored:
             break
-        stored = _half(stored)
+        stored = _average_pairs(stored)
         halvings += 1
     return stored, halvings
 
 
-def _half(stored: Stored) -> Stored:
+def _average_pairs(stored: Stored) -> Stored:
     """Return averages two by two; an odd last row or column is left out."""
     rows, columns = stored.shape[0] // 2, stored.shape[1] // 2
-    halved = np.empty((rows, columns), np.uint16)
+    averages = np.empty((rows, columns), np.uint16)
 
-    def halve(top: int) -> None:
+    def halve_strip(top: int) -> None:
         strip = stored[2 * top : 2 * min(top + _STRIP, rows), : 2 * columns]
         # Two neighbours lie in one word of twice the width; adding halves of words is fast.
         words = (strip[::2] + strip[1::2]).view(np.uint32)
+        # Upper half to the lower: with 14 bits the sum of four is at most 65532, so no carry leaves
+        # its half.
         words += words >> 16
-        np.right_shift(words.view(np.uint16)[:, _LOW::2], 2, out=halved[top : top + _STRIP])
+        np.right_shift(words.view(np.uint16)[:, _LOW::2], 2, out=averages[top : top + _STRIP])
 
     # In strips that stay in the processor's cache.
-    in_threads(halve, range(0, rows, _STRIP))
-    return halved
+    in_threads(halve_strip, range(0, rows, _STRIP))
+    return averages

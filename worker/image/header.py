@@ -81,7 +81,7 @@ class Header:
     slope: float | None
     intercept: float
     modality_tables: tuple[Table | None, ...]
-    """In order; None for one that cannot be read."""
+    """In order; None for a table that cannot be read."""
     voi_tables: tuple[Table | None, ...]
     windows: tuple[Window, ...]
     has_window: bool
@@ -135,12 +135,12 @@ def read(ds: Dataset) -> Header:
         padding=_padding_range(ds),
         slope=elements.number(ds, "RescaleSlope"),
         intercept=elements.number(ds, "RescaleIntercept") or 0.0,
-        modality_tables=tuple(_tables_of(ds, "ModalityLUTSequence")),
-        voi_tables=tuple(_tables_of(ds, "VOILUTSequence")),
-        windows=tuple(_windows_of(ds)),
+        modality_tables=tuple(_read_tables(ds, "ModalityLUTSequence")),
+        voi_tables=tuple(_read_tables(ds, "VOILUTSequence")),
+        windows=tuple(_read_windows(ds)),
         has_window=all(_is_filled(ds, name) for name in ("WindowCenter", "WindowWidth")),
-        shutters=_shutters_of(ds),
-        aspects=tuple(_aspects_of(ds)),
+        shutters=_read_shutters(ds),
+        aspects=tuple(_read_aspects(ds)),
         orientation=tuple(way[:1] for way in elements.words(ds, "PatientOrientation")[:2]),
         body_parts=elements.texts(ds, "BodyPartExamined"),
         views=elements.texts(ds, "ViewPosition"),
@@ -168,17 +168,17 @@ def _is_filled(ds: Dataset, keyword: str) -> bool:
     return bool(found.strip(b" \0") if isinstance(found, bytes) else elements.values(ds, keyword))
 
 
-def _windows_of(ds: Dataset) -> Iterator[Window]:
+def _read_windows(ds: Dataset) -> Iterator[Window]:
     centers, widths = elements.numbers(ds, "WindowCenter"), elements.numbers(ds, "WindowWidth")
     function = elements.word(ds, "VOILUTFunction") or "LINEAR"
     explanations = elements.texts(ds, "WindowCenterWidthExplanation")
     pairs = list(zip(centers, widths, strict=False))[:_MOST_WINDOWS]
     for i, (center, width) in enumerate(pairs):
         explanation = explanations[i] if i < len(explanations) else ""
-        yield Window(center, width, function, elements.plain(explanation))
+        yield Window(center, width, function, elements.fold_text(explanation))
 
 
-def _tables_of(ds: Dataset, keyword: str) -> Iterator[Table | None]:
+def _read_tables(ds: Dataset, keyword: str) -> Iterator[Table | None]:
     for item in elements.items(ds, keyword)[:_MOST_TABLES]:
         descriptor = elements.numbers(item, "LUTDescriptor")
         if len(descriptor) != 3:
@@ -190,12 +190,12 @@ def _tables_of(ds: Dataset, keyword: str) -> Iterator[Table | None]:
         found = elements.unread(item, "LUTData")
         is_raw = isinstance(found, bytes)
         content = found[: 2 * count] if is_raw else elements.numbers(item, "LUTData")
-        explanation = elements.plain(" ".join(elements.texts(item, "LUTExplanation")))
+        explanation = elements.fold_text(" ".join(elements.texts(item, "LUTExplanation")))
         # A descriptor that was read as signed means the same bits.
         yield Table(count, first % 65536, bits, content, explanation)
 
 
-def _shutters_of(ds: Dataset) -> Shutters:
+def _read_shutters(ds: Dataset) -> Shutters:
     edges = ("UpperHorizontal", "LowerHorizontal", "LeftVertical", "RightVertical")
     return Shutters(
         shapes=tuple(sorted({word for word in elements.words(ds, "ShutterShape") if word})),
@@ -206,7 +206,7 @@ def _shutters_of(ds: Dataset) -> Shutters:
     )
 
 
-def _aspects_of(ds: Dataset) -> Iterator[float]:
+def _read_aspects(ds: Dataset) -> Iterator[float]:
     """Yield height / width of a pixel, by each attribute that says it."""
     for keyword in SHAPES:
         found = elements.numbers(ds, keyword)

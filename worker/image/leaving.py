@@ -1,4 +1,4 @@
-"""Whether a picture may name the patient, for one that leaves this machine: a warning, no promise.
+"""Whether a picture that leaves this machine may name the patient: a warning, not a promise.
 
 What leaves is the picture and the prompt. The header stays here, but letters within the picture go
 with it: a header that says so, or letters that are found (`text_finder`).

@@ -33,15 +33,16 @@ class Lut:
         """Whether the entries use other bits than the descriptor says."""
         return self.bits != self.declared
 
-    def of(self, x: Floats, is_signed: bool) -> Floats:
+    def look_up(self, x: Floats, is_signed: bool) -> Floats:
         """Return the entries of values; those beyond the table take its ends."""
+        # The descriptor's second value has the sign of what is mapped (PS3.3 C.11.1.1.1).
         first = self.first - 65536 if is_signed and self.first > 32767 else self.first
         index = np.rint(x - first).clip(0, self.entries.size - 1).astype(np.intp)
         return self.entries[index]
 
 
 def luts(tables: tuple[Table | None, ...], head: Header) -> list[Lut | None]:
-    """Return the tables in order; None for one that is not usable."""
+    """Return the tables in order; None for a table that is not usable."""
     is_big_endian = head.transfer_syntax == BIG_ENDIAN
     return [None if table is None else _usable_lut(table, is_big_endian) for table in tables]
 
@@ -61,6 +62,7 @@ def _usable_lut(table: Table, is_big_endian: bool) -> Lut | None:
     else:
         entries = np.asarray(table.content, np.float64) % 65536
         if count // 2 <= entries.size < count and table.declared <= 8:
+            # The same two entries in a word, which pydicom has made a number of.
             low, high = entries % 256, entries // 256
             entries = np.column_stack([low, high]).reshape(-1)
     says_something = 1 <= table.declared <= 16 or entries.any()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dicom_node.standard.reject_unreadable import UNREADABLE
 from pydicom import Dataset, FileDataset
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
@@ -18,11 +19,10 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from dicom_node.base.errors import Rejected
 from dicom_node.base.rims import foreign_code
-from dicom_node.standard.unreadable import UNREADABLE
 from worker.image import elements
 
 MOST_BYTES = 160 << 20
-"""The largest legal picture and a large elements."""
+"""The largest legal picture and a large header."""
 
 _MOST_READS = 30_000
 """Elements, items and fragments; a radiograph has some hundreds."""
@@ -61,11 +61,13 @@ class _File(io.BytesIO):
 
     def read(self, size: int | None = -1, /) -> Any:
         self._reads += 1
+        # pydicom reads each element by itself, so calls are a measure of elements: a file of a
+        # million empty ones would take minutes.
         if self._reads > _MOST_READS:
             raise _Endless("too many elements")
         return super().read(size)
 
-    def mark(self, tag: BaseTag, vr: str | None, length: int) -> bool:
+    def note_place(self, tag: BaseTag, vr: str | None, length: int) -> bool:
         """Note where the reading is; return whether it ends here."""
         if tag == _PIXEL_DATA:
             self.pixels = (vr, length, self.tell())
@@ -76,7 +78,7 @@ class _File(io.BytesIO):
             raise _Endless("a value is too long")
         return self.tell() == self.stops_at
 
-    def again(self, stops_at: int) -> _File:
+    def reread(self, stops_at: int) -> _File:
         """Return the same file, to be read up to `stops_at`."""
         fresh = _File(self.content)
         fresh.stops_at = stops_at
@@ -108,12 +110,12 @@ def read(content: bytes | Path) -> Dataset:
     if len(content) > MOST_BYTES:
         raise Rejected("not-dicom", f"The file is larger than {MOST_BYTES >> 20} MiB.")
 
-    def unreadable(exc: BaseException) -> Rejected:
+    def reject_unreadable(exc: BaseException) -> Rejected:
         what = f"The bytes cannot be read as DICOM ({type(exc).__name__})."
         return Rejected("not-dicom", what)
 
-    with foreign_code(unreadable):  # pydicom raises anything
-        ds = _parsed(content)
+    with foreign_code(reject_unreadable):  # pydicom raises anything
+        ds = _parse_file(content)
         _check_tables(ds)
         has_class = bool(elements.word(ds, "SOPClassUID"))
     if not has_class:
@@ -129,20 +131,21 @@ def _check_tables(ds: Dataset) -> None:
                 raise ValueError("a table is too long")
 
 
-def _parsed(content: bytes) -> Dataset:
+def _parse_file(content: bytes) -> Dataset:
     source = _File(content)
     preamble = read_preamble(source, force=True)
     start = source.tell()
     meta = read_dataset(source, False, True, stop_when=_is_beyond_meta)
     if not elements.word(meta, "TransferSyntaxUID"):
         # pydicom would try this too, and inflate without a bound.
+        # Implicit VR meta information is against PS3.10 7.1, and some old files have it.
         source.seek(start)
         meta = read_dataset(source, True, True, stop_when=_is_beyond_meta)
     if elements.word(meta, "TransferSyntaxUID") == _DEFLATED:
-        source = _File(_inflated(memoryview(content)[source.tell() :]))
+        source = _File(_inflate_bounded(memoryview(content)[source.tell() :]))
 
         def parse(file: _File) -> Dataset:
-            ds = read_dataset(file, False, True, stop_when=file.mark)
+            ds = read_dataset(file, False, True, stop_when=file.note_place)
             whole = FileDataset(file, ds, preamble, FileMetaDataset(meta), False, True)
             whole.set_original_encoding(False, True, ds._character_set)
             return whole
@@ -150,7 +153,7 @@ def _parsed(content: bytes) -> Dataset:
 
         def parse(file: _File) -> Dataset:
             file.seek(0)
-            return read_partial(file, file.mark, force=True)
+            return read_partial(file, file.note_place, force=True)
 
     ds, source = _up_to_a_fault(parse, source)
     _take_pixels(ds, source)
@@ -162,7 +165,7 @@ def _parsed(content: bytes) -> Dataset:
 
 
 def _up_to_a_fault(parse: Callable[[_File], Dataset], source: _File) -> tuple[Dataset, _File]:
-    """Return the data set, of a broken one what stands before its fault."""
+    """Return the data set; of a broken file, what stands before its fault."""
     try:
         ds = parse(source)
         # Where a file ends within an element, pydicom warns and gives up all that it has read.
@@ -173,7 +176,7 @@ def _up_to_a_fault(parse: Callable[[_File], Dataset], source: _File) -> tuple[Da
     except UNREADABLE:
         if not source.last_at:
             raise
-    shorter = source.again(source.last_at)
+    shorter = source.reread(source.last_at)
     ds = parse(shorter)
     # An attribute of Python, no element: `header.read` asks for it.
     ds.broken_at = f"({source.last_tag >> 16:04X},{source.last_tag & 0xFFFF:04X})"
@@ -213,6 +216,7 @@ def _find_pixels(ds: Dataset, source: _File) -> None:
     for vr_bytes, vr in heads:
         for length in (wanted, wanted + wanted % 2, _UNDEFINED):
             head = b"\xe0\x7f\x10\x00" + vr_bytes + length.to_bytes(4, "little")
+            # The last such place: an icon before it may have Pixel Data of the same length.
             at = source.content.rfind(head, source.last_at) + len(head)
             fits = length == _UNDEFINED or at + length <= len(source.content)
             if at >= len(head) and fits:
@@ -232,7 +236,7 @@ def _is_beyond_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
     return tag >> 16 != 2
 
 
-def _inflated(deflated: memoryview) -> bytes:
+def _inflate_bounded(deflated: memoryview) -> bytes:
     """Return the data set, but first see how large it gets, without keeping it."""
     inflate, size, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, bytes(deflated)
     while rest and not inflate.eof:
@@ -240,4 +244,5 @@ def _inflated(deflated: memoryview) -> bytes:
         rest = inflate.unconsumed_tail
         if size > MOST_BYTES:
             raise Rejected("not-dicom", f"The data set inflates to over {MOST_BYTES >> 20} MiB.")
+    # Raw deflate without a zlib head (PS3.5 A.5).
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated)

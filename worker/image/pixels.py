@@ -13,9 +13,9 @@ from pydicom import Dataset
 from dicom_node.base.errors import Rejected
 from worker.image import header
 from worker.image.gate import gate
-from worker.image.geometry import squared, turned
-from worker.image.grey import Display, table
-from worker.image.halving import halved
+from worker.image.geometry import square_pixels, turn_upright
+from worker.image.grey import Display, grey_table
+from worker.image.halving import halve_stored
 from worker.image.header import Header
 from worker.image.part10 import read
 from worker.image.screen import MIRRORED, screen
@@ -48,7 +48,7 @@ class Radiograph:
     """What the grey levels follow; None of a picture that no header stands behind."""
 
 
-def preprocessing(options: Options) -> str:
+def preprocessing_name(options: Options) -> str:
     """Return the name of the specification that pictures follow, for example ``voi-2``."""
     smaller = f"/{options.enough}" if options.enough else ""
     preferred = f";window={'|'.join(options.window)}" if options.window else ""
@@ -88,13 +88,13 @@ def radiograph(ds: Dataset, decoder: Decodes, options: Options) -> Radiograph:
     head = header.read(ds)
     gate(head, options)
     with decoder.lent(head) as lent:
-        stored, halvings = halved(head, lent, options.enough)
+        stored, halvings = halve_stored(head, lent, options.enough)
         shutter = find_shutter(head.shutters, (stored.shape[0], stored.shape[1]))
-        levels = table(head, stored, shutter.visible, options)
+        levels = grey_table(head, stored, shutter.visible, options)
         pixels = levels.apply(stored)
     shutter.close(pixels)
-    pixels, aspect = squared(head, pixels)
-    pixels, turn = turned(head, pixels)
+    pixels, aspect = square_pixels(head, pixels)
+    pixels, turn = turn_upright(head, pixels)
     if _is_even(pixels):
         raise Rejected("no-contrast", "All pixels of the image are of the same grey.")
     size = f"size=1/{1 << halvings}" if halvings else "size=full"
@@ -104,11 +104,11 @@ def radiograph(ds: Dataset, decoder: Decodes, options: Options) -> Radiograph:
         notes += (
             "The image does not say which side is the patient's right; it was left as it is.",
         )
-    notes += screened(pixels, options)
-    return Radiograph(pixels, f"{preprocessing(options)}: {steps}", notes, levels.display)
+    notes += screen_picture(pixels, options)
+    return Radiograph(pixels, f"{preprocessing_name(options)}: {steps}", notes, levels.display)
 
 
-def screened(pixels: npt.NDArray[np.uint8], options: Options) -> tuple[str, ...]:
+def screen_picture(pixels: npt.NDArray[np.uint8], options: Options) -> tuple[str, ...]:
     """Return the doubts about a picture, or refuse it where the site wants that."""
     if options.screening == "off":
         return ()

@@ -97,14 +97,16 @@ def compare_images(first: Path, second: Path, decoder: Decoder) -> Comparison:
         No decoder could be started.
     """
     try:
-        one, other = read(first), read(second)
+        image, other = read(first), read(second)
         for code, keywords in (("other-person", PERSON), ("other-header", PICTURE)):
-            if differing := [k for k in keywords if _value(one, k) != _value(other, k)]:
+            if differing := [
+                k for k in keywords if _comparable_value(image, k) != _comparable_value(other, k)
+            ]:
                 return Comparison(False, code, f"differs in {', '.join(differing)}")
-        pixels = [decoder.decode(ds) for ds in (one, other)]
+        pixels = [decoder.decode(ds) for ds in (image, other)]
     except Rejected as exc:
         return Comparison(False, "unreadable", f"cannot be compared: {exc.text}")
-    is_lossy = [elements.word(ds, "LossyImageCompression") == "01" for ds in (one, other)]
+    is_lossy = [elements.word(ds, "LossyImageCompression") == "01" for ds in (image, other)]
     if not np.array_equal(pixels[0], pixels[1]):
         what = "is a lossy copy: other pixels" if any(is_lossy) else "has other pixels"
         return Comparison(False, "lossy-copy" if any(is_lossy) else "other-pixels", what)
@@ -113,19 +115,19 @@ def compare_images(first: Path, second: Path, decoder: Decoder) -> Comparison:
     return Comparison(True)
 
 
-def _value(ds: Dataset, keyword: str) -> Any:
+def _comparable_value(ds: Dataset, keyword: str) -> Any:
     """Return a value as it compares: text without padding, items by what is in them."""
     found = elements.values(ds, keyword)
-    if any(isinstance(one, Dataset) for one in found):
+    if any(isinstance(item, Dataset) for item in found):
         return [
-            [(str(part.tag), _plain(part.value)) for part in item]
+            [(str(part.tag), _without_padding(part.value)) for part in item]
             for item in found
             if isinstance(item, Dataset)
         ]
-    return [_plain(one) for one in found]
+    return [_without_padding(value) for value in found]
 
 
-def _plain(value: Any) -> Any:
+def _without_padding(value: Any) -> Any:
     if isinstance(value, int | float | bytes):
         return value
     text = str(value).strip(" \0")

@@ -50,7 +50,7 @@ LIKE = 0.4
 
 NAMED = 0.5
 """Correlation from which a picture is taken for a chest that is turned or inverted; other things
-come closer to those than to an upright one."""
+come closer to those than to an upright chest."""
 
 _SIDE, _LOOK = 24, 128
 _CROPS = (1.0, 0.88, 0.76)
@@ -92,22 +92,22 @@ def screen(pixels: Bytes) -> tuple[tuple[str, str], ...]:
 
 def _second_opinion(pixels: Bytes) -> str:
     """Return what the lungs say of a picture that resembles a chest, nothing when all is well."""
-    drawing, pixels = _pixel_ranks(_whole_and_parts(_look(pixels))), _without_bars(pixels)
+    drawing, pixels = _pixel_ranks(_whole_and_parts(_small_look(pixels))), _without_bars(pixels)
     views = Views(pixels)
     if min(lungs(views)) >= ENOUGH:
         return MIRRORED if is_mirrored(views) else ""
-    if float((drawing @ _flat(_mean("screen_phantom.png"))).max()) >= DRAWN:
+    if float((drawing @ _unit_vector(_load_mean("screen_phantom.png"))).max()) >= DRAWN:
         return ""
-    # The notch of the heart may hide a left lung that is a right one.
+    # In a mirrored chest the notch of the heart may hide the lung that stands at the left.
     is_chest = min(lungs(Views(pixels[:, ::-1]))) >= ENOUGH
     return MIRRORED if is_chest else "not-frontal-chest"
 
 
 def likeness(pixels: Bytes) -> dict[str, float]:
     """Return how well the picture correlates with a chest: upright, turned and inverted."""
-    looks = _pixel_ranks(_whole_and_parts(_look(pixels)))
-    chest = _chest()
-    best = {name: float((looks @ _flat(view)).max()) for name, view in _views(chest)}
+    looks = _pixel_ranks(_whole_and_parts(_small_look(pixels)))
+    chest = _mean_chest()
+    best = {name: float((looks @ _unit_vector(view)).max()) for name, view in _turned_views(chest)}
     best["rotated"] = max(best.pop("rotated-left"), best.pop("rotated-right"))
     return best
 
@@ -115,7 +115,7 @@ def likeness(pixels: Bytes) -> dict[str, float]:
 def mean(drawn: Iterable[Bytes]) -> Bytes:
     """Return the mean of pictures."""
     ranks = (
-        _pixel_ranks([_averaged_box(_look(picture)) for picture in drawn])
+        _pixel_ranks([_averaged_box(_small_look(picture)) for picture in drawn])
         .mean(axis=0)
         .reshape(_SIDE, _SIDE)
     )
@@ -126,7 +126,7 @@ def mean(drawn: Iterable[Bytes]) -> Bytes:
 def learn(pictures: Iterable[Bytes], drawn: Iterable[Bytes]) -> Bytes:
     """Return the mean chest of radiographs, and with less weight of phantoms."""
     real, phantom = (
-        _pixel_ranks([_averaged_box(_look(picture)) for picture in group]).mean(axis=0)
+        _pixel_ranks([_averaged_box(_small_look(picture)) for picture in group]).mean(axis=0)
         for group in (pictures, drawn)
     )
     mean = real / np.linalg.norm(real) + _PHANTOMS * phantom / np.linalg.norm(phantom)
@@ -139,17 +139,17 @@ _PHANTOMS = 0.3
 """What phantoms weigh: as little as lets them pass themselves."""
 
 
-def _chest() -> Floats:
-    return _mean("screen.png")
+def _mean_chest() -> Floats:
+    return _load_mean("screen.png")
 
 
 @cache
-def _mean(name: str) -> Floats:
+def _load_mean(name: str) -> Floats:
     with files("worker.image").joinpath(name).open("rb") as file:
         return np.asarray(Image.open(file), np.float64)
 
 
-def _views(chest: Floats) -> Iterator[tuple[str, Floats]]:
+def _turned_views(chest: Floats) -> Iterator[tuple[str, Floats]]:
     yield "upright", chest
     yield "upside-down", chest[::-1, ::-1]
     yield "rotated-left", np.rot90(chest)
@@ -157,19 +157,19 @@ def _views(chest: Floats) -> Iterator[tuple[str, Floats]]:
     yield "inverted", -chest
 
 
-def _flat(view: Floats) -> Floats:
+def _unit_vector(view: Floats) -> Floats:
     level = view.reshape(-1) - view.mean()
     unit: Floats = level / np.linalg.norm(level)
     return unit
 
 
-def _look(pixels: Bytes) -> Bytes:
+def _small_look(pixels: Bytes) -> Bytes:
     """Return a small picture without the bars around it."""
-    small = _small(pixels)
-    return small[_inside(small), _inside(small.T)]
+    small = _shrink_picture(pixels)
+    return small[_detail_range(small), _detail_range(small.T)]
 
 
-def _small(pixels: Bytes) -> Bytes:
+def _shrink_picture(pixels: Bytes) -> Bytes:
     step = max(1, min(pixels.shape) // (2 * _LOOK))
     coarse = np.ascontiguousarray(pixels[::step, ::step])
     return np.asarray(Image.fromarray(coarse).resize((_LOOK, _LOOK), Image.Resampling.BOX))
@@ -177,18 +177,20 @@ def _small(pixels: Bytes) -> Bytes:
 
 def _without_bars(pixels: Bytes) -> Bytes:
     """Return the picture itself without the bars around it."""
-    small = _small(pixels)
+    small = _shrink_picture(pixels)
     rows, columns = (
         slice(
             (inside.start or 0) * length // _LOOK,
             (_LOOK if inside.stop is None else inside.stop) * length // _LOOK,
         )
-        for inside, length in zip((_inside(small), _inside(small.T)), pixels.shape, strict=True)
+        for inside, length in zip(
+            (_detail_range(small), _detail_range(small.T)), pixels.shape, strict=True
+        )
     )
     return np.ascontiguousarray(pixels[rows, columns])
 
 
-def _inside(lines: Bytes) -> slice:
+def _detail_range(lines: Bytes) -> slice:
     has_detail = np.flatnonzero(lines.std(axis=1) >= _FLAT)
     if has_detail.size < len(lines) // 4:
         return slice(None)
@@ -214,8 +216,10 @@ def _averaged_box(picture: Bytes) -> Bytes:
 
 def _pixel_ranks(boxes: Sequence[Bytes]) -> Floats:
     """Return, for each box, the share of darker pixels for each pixel: no window changes it."""
+    # Each box gets 256 counters of its own, so one bincount serves all of them.
     levels = np.stack(boxes).reshape(len(boxes), -1) + 256 * np.arange(len(boxes))[:, None]
     counts = np.bincount(levels.reshape(-1), minlength=256 * len(boxes)).reshape(len(boxes), 256)
+    # Ties share the middle of their ranks.
     ranks: Floats = (np.cumsum(counts, axis=1) - counts / 2.0).reshape(-1)[levels]
     ranks -= ranks.mean(axis=1, keepdims=True)
     ranks /= np.maximum(np.linalg.norm(ranks, axis=1, keepdims=True), 1e-9)

@@ -12,8 +12,8 @@ from pydicom import Dataset
 
 from worker.image import header
 from worker.image.gate import gate
-from worker.image.geometry import squared, turned
-from worker.image.grey import GreyTable, table
+from worker.image.geometry import square_pixels, turn_upright
+from worker.image.grey import GreyTable, grey_table
 from worker.image.header import Header
 from worker.image.pixels import Decodes
 from worker.image.shutter import shutter
@@ -37,24 +37,24 @@ def stages(ds: Dataset, decoder: Decodes, options: Options) -> list[tuple[str, B
     with decoder.lent(head) as lent:
         stored = lent.copy()
     visible = shutter(head.shutters, (stored.shape[0], stored.shape[1]))
-    levels = table(head, stored, visible.visible, options)
+    levels = grey_table(head, stored, visible.visible, options)
     pixels = levels.apply(stored)
     is_inverted = levels.display.is_inverted
     found = [
-        (f"stored, {int(stored.min())} to {int(stored.max())}", _spread(stored)),
+        (f"stored, {int(stored.min())} to {int(stored.max())}", _spread_levels(stored)),
         (_grey_name(head, levels), 255 - pixels if is_inverted else pixels.copy()),
         (f"polarity: {'inverted' if is_inverted else 'kept'}", pixels.copy()),
     ]
     visible.close(pixels)
     found.append((", ".join(visible.steps) or "shutter=none", pixels.copy()))
-    pixels, aspect = squared(head, pixels)
+    pixels, aspect = square_pixels(head, pixels)
     found.append((f"aspect={aspect}", pixels))
-    pixels, turn = turned(head, pixels)
+    pixels, turn = turn_upright(head, pixels)
     found.append((f"orient={turn}: the picture", pixels))
     return found
 
 
-def _spread(stored: npt.NDArray[Any]) -> Bytes:
+def _spread_levels(stored: npt.NDArray[Any]) -> Bytes:
     values = stored.astype(np.float32)
     spread = (values - values.min()) / max(float(np.ptp(values)), 1.0) * 255
     levels: Bytes = np.rint(spread).astype(np.uint8)
@@ -67,7 +67,7 @@ def _grey_name(head: Header, levels: GreyTable) -> str:
     return f"{', '.join(levels.steps[:2])}{shown}; {head.stored} bits"
 
 
-def sheet(found: Sequence[tuple[str, Bytes]], across: int = 3) -> Bytes:
+def draw_sheet(found: Sequence[tuple[str, Bytes]], across: int = 3) -> Bytes:
     """Return pictures with their names on one sheet, each at most 420 pixels wide and high."""
     rows = -(-len(found) // across)
     cell = (_SIDE + _GAP, _SIDE + _GAP + _LINE)

@@ -19,7 +19,7 @@ WARNING = (
 _LONG_SIDE = 1024
 """Pixels to which larger pictures are reduced: letters of an annotation stay legible."""
 _STEEP = 64
-"""Difference of neighbours, in grey levels, from which an edge is one that a printer makes."""
+"""Difference of neighbours, in grey levels, from which an edge is as a printer makes it."""
 _WIDE, _TALL = 64, 4
 """Block of a line of text: columns, and rows one below the other."""
 _EDGES = 7
@@ -49,6 +49,7 @@ def find_text(pixels: npt.NDArray[np.uint8]) -> list[TextBox]:
     if min(small.shape) < _TALL:
         return []
     edges = np.abs(np.diff(small, axis=1)) >= _STEEP
+    # Prefix sums: the edges of any block of a row are one difference.
     sums = np.cumsum(np.pad(edges, ((0, 0), (1, _WIDE))), axis=1, dtype=np.int32)
     # Blocks overlap by half, so that a line of text is not cut in two.
     starts = np.arange(0, edges.shape[1], _WIDE // 2)
@@ -58,7 +59,7 @@ def find_text(pixels: npt.NDArray[np.uint8]) -> list[TextBox]:
         for top, bottom in _letter_rows(dense[:, column]):
             right = min(int(start) + _WIDE, small.shape[1])
             boxes.append(TextBox(int(start), top, right, bottom))
-    return [_scaled(box, step) for box in _joined(boxes)]
+    return [_scale_box(box, step) for box in _join_boxes(boxes)]
 
 
 def _letter_rows(is_dense: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -68,9 +69,9 @@ def _letter_rows(is_dense: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(begin), int(end)) for begin, end in pairs if end - begin >= _TALL]
 
 
-def _joined(boxes: list[TextBox]) -> list[TextBox]:
+def _join_boxes(boxes: list[TextBox]) -> list[TextBox]:
     lines: list[TextBox] = []
-    for box in sorted(boxes, key=lambda one: (one.left, one.top)):
+    for box in sorted(boxes, key=lambda box: (box.left, box.top)):
         for place, line in enumerate(lines):
             if box.left <= line.right and box.top < line.bottom and line.top < box.bottom:
                 lines[place] = TextBox(
@@ -83,5 +84,5 @@ def _joined(boxes: list[TextBox]) -> list[TextBox]:
     return lines
 
 
-def _scaled(box: TextBox, step: int) -> TextBox:
+def _scale_box(box: TextBox, step: int) -> TextBox:
     return TextBox(box.left * step, box.top * step, box.right * step, box.bottom * step)

@@ -1,8 +1,8 @@
 """Words of Body Part Examined and View Position, in the languages in which devices write them.
 
 The Standard wants defined terms in ASCII; modalities are configured by people, in their language.
-All words here and all that they are compared with go through `elements.plain` first: upper case
-without accents. A stem begins a word; one that ends in ``_`` is the whole word; of the chest, long
+All words here and all that they are compared with go through `elements.fold_text` first: upper case
+without accents. A stem begins a word; a stem that ends in ``_`` is the whole word; of the chest, long
 stems may stand within a word (BABYTHORAX). Scripts without blanks are searched as they are.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from worker.image.elements import plain
+from worker.image.elements import fold_text
 
 _CHEST = """
     chest cxr thorax thora torax toráx torac torak brustkorb poitrine thoraci pulmon pulmo
@@ -89,7 +89,7 @@ class _Stems:
     """Stems of words of one meaning."""
 
     def __init__(self, listed: str) -> None:
-        stems = {plain(s).replace(" ", ""): s.endswith("_") for s in listed.split()}
+        stems = {fold_text(s).replace(" ", ""): s.endswith("_") for s in listed.split()}
         self._whole = frozenset(stem for stem, is_whole in stems.items() if is_whole)
         begun = [stem for stem, is_whole in stems.items() if not is_whole]
         self._first = tuple(stem for stem in begun if stem.isascii())
@@ -97,7 +97,7 @@ class _Stems:
         self._long = tuple(stem for stem in self._first if len(stem) >= _LONG)
 
     def are_in(self, text: str, within: bool = False) -> bool:
-        """Return whether a word of `text`, as `plain` returns it, has one of the stems."""
+        """Return whether a word of `text`, as `fold_text` returns it, has one of the stems."""
         parts = text.split()
         joined = "".join(parts)
         return (
@@ -114,19 +114,19 @@ def _word_stems(listed: str) -> _Stems:
 
 
 @cache
-def _words(listed: str) -> frozenset[str]:
-    return frozenset(part for word in listed.split() for part in plain(word).split())
+def _folded_words(listed: str) -> frozenset[str]:
+    return frozenset(part for word in listed.split() for part in fold_text(word).split())
 
 
 def says_nothing(text: str) -> bool:
     """Return whether a text is as good as empty: no word, UNKNOWN, OTHER, BEDSIDE and such."""
-    parts = (part.strip("0123456789") for part in plain(text).split())
-    return all(not part or part in _words(_EMPTY + _PLACE) for part in parts)
+    parts = (part.strip("0123456789") for part in fold_text(text).split())
+    return all(not part or part in _folded_words(_EMPTY + _PLACE) for part in parts)
 
 
 def is_chest(text: str) -> bool:
     """Return whether a body part is the chest or one of its bones or organs."""
-    words = plain(text)
+    words = fold_text(text)
     if _word_stems(_SPINE).are_in(words, within=True) and not _word_stems(_CHEST_ITSELF).are_in(
         words
     ):
@@ -134,9 +134,9 @@ def is_chest(text: str) -> bool:
     return _word_stems(_CHEST).are_in(words, within=True)
 
 
-def view_of(text: str) -> str:
+def named_view(text: str) -> str:
     """Return "frontal", "lateral", "oblique" or "other"; empty when no direction is named."""
-    words = _INITIALS.sub(r"\1\2", plain(text))
+    words = _INITIALS.sub(r"\1\2", fold_text(text))
     parts = words.split()
     is_lying = any(part.startswith(("DECUB", "DEKUB")) or part in ("LLD", "RLD") for part in parts)
     if is_lying and not {"DORSAL", "VENTRAL"} & set(parts):

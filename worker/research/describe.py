@@ -405,11 +405,11 @@ def _read(ready: Pipeline, source: Source, asked: _Asked, known: dict[str, str])
         return Case(reason=Reason(code="unreadable", text=text))
     if len(content) > MOST_BYTES:
         return Case(reason=Reason(code="too-large", text=f"It exceeds {MOST_BYTES} bytes."))
-    if not files.kind_of(content):
+    if not files.file_kind(content):
         return ready.prepare(content)
     case = ready.prepare_file(content)
     if asked.make_studies and case.radiograph is not None:
-        case.source = files.instance(case.radiograph, content, known)
+        case.source = files.make_instance(case.radiograph, content, known)
     return case
 
 

@@ -16,7 +16,7 @@ from worker.image import files
 from worker.image.decode import Decoder
 from worker.image.part10 import MOST_BYTES, read
 from worker.image.pixels import radiograph
-from worker.image.stages import sheet, stages
+from worker.image.stages import draw_sheet, stages
 from worker.research.sources import Source, walk
 from worker.settings import Pixels
 
@@ -79,14 +79,14 @@ def _write(
     uid: str | None = None
     try:
         content = _content(source)
-        if files.kind_of(content):
+        if files.file_kind(content):
             found = files.picture(content, options)
-            shown = sheet([("the picture", found.pixels)], 1) if with_stages else found.pixels
+            shown = draw_sheet([("the picture", found.pixels)], 1) if with_stages else found.pixels
         else:
             ds = read(content)
             uid = str(ds.get("SOPInstanceUID", "")) or None
             found = radiograph(ds, decoder, options)
-            shown = sheet(stages(ds, decoder, options)) if with_stages else found.pixels
+            shown = draw_sheet(stages(ds, decoder, options)) if with_stages else found.pixels
     except Rejected as exc:
         return Written(source.name, uid, None, reason=f"{exc.code}: {exc.text}")
     target.parent.mkdir(parents=True, exist_ok=True)

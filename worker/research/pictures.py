@@ -45,7 +45,7 @@ def thumbnails(run: Path, rows: Iterable[dict[str, Any]], pixels: dict[str, Any]
             if content is None:
                 continue
             try:
-                if files.kind_of(content):
+                if files.file_kind(content):
                     shown = files.picture(content, options).pixels
                 else:
                     shown = radiograph(read(content), decoder, options).pixels

@@ -149,11 +149,11 @@ class LoadedModel:
             yield self._read(case)
 
     def _case(self, content: bytes, make_study: bool) -> Case:
-        if not files.kind_of(content):
+        if not files.file_kind(content):
             return self._pipeline.prepare(content)
         case = self._pipeline.prepare_file(content)
         if make_study and case.radiograph is not None:
-            case.source = files.instance(case.radiograph, content, {})
+            case.source = files.make_instance(case.radiograph, content, {})
         return case
 
     def _read(self, case: Case) -> ReadImage:

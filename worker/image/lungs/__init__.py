@@ -27,7 +27,7 @@ LOOK = 160
 """Pixels of the longer side that is looked at."""
 ENOUGH = 4
 """Windows of each lung from which a chest is found: real chests have 21 and more of both, other
-things at most one of one of them."""
+things at most one window of one lung."""
 _CLEAR = 8
 """Windows that the mirror image of a mirrored chest has more, beside twice as many."""
 _SCALES = tuple(1.2**i for i in (2, 3, 1, 0, 4, 5))
@@ -80,7 +80,7 @@ class _Stage:
     threshold: float
     limits: Floats
     below: Floats
-    above: Floats
+    sum_above: Floats
     upright: _Points
     """In the integral of the picture."""
     turned: _Points
@@ -128,12 +128,12 @@ def lungs(views: Views, enough: int | None = ENOUGH) -> Lungs:
         The picture.
     enough : int, optional
         Windows of each lung at which the search may end, and fewer than which of the right lung
-        make the left one not worth a search; None counts all.
+        make the left lung not worth a search; None counts all.
     """
-    right = _count("right", views, enough)
+    right = _count_windows("right", views, enough)
     if enough is not None and right < enough:
         return Lungs(right, 0)
-    return Lungs(right, _count("left", views, enough))
+    return Lungs(right, _count_windows("left", views, enough))
 
 
 def is_mirrored(views: Views) -> bool:
@@ -142,8 +142,8 @@ def is_mirrored(views: Views) -> bool:
     The left lung has the heart's notch: its cascade finds more in a chest than in its mirror image.
     """
     few = list(islice(views, _FEW))
-    upright = _count("left", few, None)
-    mirrored = _count("left", (view.mirrored() for view in few), None)
+    upright = _count_windows("left", few, None)
+    mirrored = _count_windows("left", (view.mirrored() for view in few), None)
     return mirrored >= 2 * upright + _CLEAR
 
 
@@ -164,21 +164,22 @@ class _View:
         """Return how many windows look like the lung of that side, in its half."""
         if side not in self._found:
             cascade = _read_cascade(side)
-            centers = (self._hits(cascade) + cascade.width / 2) / self.grey.shape[1]
+            centers = (self._passing_windows(cascade) + cascade.width / 2) / self.grey.shape[1]
             is_there = centers < 0.5 if side == "right" else centers > 0.5
             self._found[side] = int(is_there.sum())
         return self._found[side]
 
-    def _hits(self, cascade: _Cascade) -> Floats:
+    def _passing_windows(self, cascade: _Cascade) -> Floats:
         """Return the left edges of the windows that pass every stage."""
         (height, width), sums = self.grey.shape, self.sums
         down, across = height - cascade.height + 1, width - cascade.width + 1
         if down <= 0 or across <= 0:
             return np.zeros(0)
+        # OpenCV leaves a border of one pixel out of the window when it measures contrast.
         inner = (1, 1, cascade.width - 2, cascade.height - 2)
         area = inner[2] * inner[3]
         grid = (down, across, inner)
-        spread = area * _sums(self._squares, *grid) - _sums(sums, *grid) ** 2
+        spread = area * _window_sums(self._squares, *grid) - _window_sums(sums, *grid) ** 2
         # What OpenCV calls the norm: area times the standard deviation.
         norm = np.sqrt(np.maximum(spread, 0.0))
         rows, columns = np.nonzero(norm > area * _LEAST_CONTRAST)
@@ -189,7 +190,7 @@ class _View:
             if stage.turned.rows.size:
                 value += stage.turned.values(self.grey, rows * width + columns)
             value /= norm[:, None]
-            score = np.where(value < stage.limits, stage.below, stage.above).sum(axis=1)
+            score = np.where(value < stage.limits, stage.below, stage.sum_above).sum(axis=1)
             passed = score >= stage.threshold - _EPSILON
             rows, columns, norm = rows[passed], columns[passed], norm[passed]
             if not rows.size:
@@ -198,7 +199,7 @@ class _View:
         return edges
 
 
-def _count(side: str, views: Iterable[_View], enough: int | None) -> int:
+def _count_windows(side: str, views: Iterable[_View], enough: int | None) -> int:
     found = 0
     for view in views:
         found += view.count(side)
@@ -213,7 +214,9 @@ def _integral_image(values: Floats) -> Floats:
     return whole
 
 
-def _sums(whole: Floats, down: int, across: int, rectangle: tuple[int, int, int, int]) -> Floats:
+def _window_sums(
+    whole: Floats, down: int, across: int, rectangle: tuple[int, int, int, int]
+) -> Floats:
     """Return the sum in a rectangle of each window of a grid, from an integral."""
     left, top, width, height = rectangle
     upper, lower = (whole[row : row + down : _STEP] for row in (top, top + height))
@@ -228,33 +231,37 @@ def _read_cascade(side: str) -> _Cascade:
         root = ET.parse(file).getroot().find("cascade")  # noqa: S314 - our own file
     if root is None:
         raise ValueError(f"{side}_lung_haar.xml has no cascade")
-    width, height = int(_text(root, "width")), int(_text(root, "height"))
+    width, height = int(_element_text(root, "width")), int(_element_text(root, "height"))
     features = tuple(_read_feature(item, width, height) for item in root.findall("features/_"))
-    stages = tuple(_stage(stage, features) for stage in root.findall("stages/_"))
+    stages = tuple(_read_stage(stage, features) for stage in root.findall("stages/_"))
     return _Cascade(width, height, stages)
 
 
-def _stage(element: ET.Element, features: tuple[_Feature, ...]) -> _Stage:
+def _read_stage(element: ET.Element, features: tuple[_Feature, ...]) -> _Stage:
     stumps = [_read_stump(stump) for stump in element.findall("weakClassifiers/_")]
     chosen = [features[place] for place, *_ in stumps]
-    limits, below, above = (
+    limits, below, sum_above = (
         np.array(leaf) for leaf in zip(*(rest for _, *rest in stumps), strict=True)
     )
     upright = [_corner_weights(feature) if not feature.weights.size else {} for feature in chosen]
     turned = [
         dict(
-            zip(zip(one.rows.tolist(), one.columns.tolist(), strict=True), one.weights, strict=True)
+            zip(
+                zip(turn.rows.tolist(), turn.columns.tolist(), strict=True),
+                turn.weights,
+                strict=True,
+            )
         )
-        for one in chosen
+        for turn in chosen
     ]
-    threshold = float(_text(element, "stageThreshold"))
+    threshold = float(_element_text(element, "stageThreshold"))
     return _Stage(
-        threshold, limits, below, above, _integral_points(upright), _integral_points(turned)
+        threshold, limits, below, sum_above, _integral_points(upright), _integral_points(turned)
     )
 
 
 def _corner_weights(feature: _Feature) -> dict[tuple[int, int], float]:
-    """Return what each corner in the integral weighs; corners that meet are one."""
+    """Return what each corner in the integral weighs; corners that meet are a single place."""
     found: dict[tuple[int, int], float] = {}
     for left, top, width, height, weight in feature.rectangles:
         for row, column, sign in (
@@ -269,20 +276,20 @@ def _corner_weights(feature: _Feature) -> dict[tuple[int, int], float]:
 
 def _integral_points(features: list[dict[tuple[int, int], float]]) -> _Points:
     places = sorted({place for feature in features for place in feature})
-    weights = np.array([[one.get(place, 0.0) for one in features] for place in places])
+    weights = np.array([[corners.get(place, 0.0) for corners in features] for place in places])
     rows = np.array([row for row, _ in places], np.intp)
     columns = np.array([column for _, column in places], np.intp)
     return _Points(rows, columns, weights.reshape(len(places), len(features)))
 
 
-def _text(element: ET.Element, name: str) -> str:
+def _element_text(element: ET.Element, name: str) -> str:
     return (element.findtext(name) or "").strip()
 
 
 def _read_stump(element: ET.Element) -> tuple[int, float, float, float]:
-    _, _, place, limit = _text(element, "internalNodes").split()
-    below, above = _text(element, "leafValues").split()
-    return int(place), float(limit), float(below), float(above)
+    _, _, place, limit = _element_text(element, "internalNodes").split()
+    below, sum_above = _element_text(element, "leafValues").split()
+    return int(place), float(limit), float(below), float(sum_above)
 
 
 def _read_feature(element: ET.Element, width: int, height: int) -> _Feature:
@@ -292,7 +299,7 @@ def _read_feature(element: ET.Element, width: int, height: int) -> _Feature:
         left, top, across, down = (int(number) for number in place)
         rectangles.append((left, top, across, down, float(share)))
     mask: Floats = np.zeros((height, width))
-    if _text(element, "tilted") == "1":
+    if _element_text(element, "tilted") == "1":
         for left, top, across, down, weight in rectangles:
             mask = mask + weight * _turned_sum(left, top, across, down, (height, width))
     rows, columns = np.nonzero(mask)
@@ -303,15 +310,15 @@ def _turned_sum(left: int, top: int, across: int, down: int, shape: tuple[int, i
     """Return the pixels of a rectangle turned by 45 degrees, whose upper corner is given."""
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
 
-    def above(x: int, y: int) -> Floats:
+    def sum_above(x: int, y: int) -> Floats:
         """Return the pixels of OpenCV's tilted integral at a point."""
         is_inside: Floats = ((rows < y) & (np.abs(columns - x + 1) <= y - rows - 1)).astype(float)
         return is_inside
 
-    corner = above(left + across - down, top + across + down)
+    corner = sum_above(left + across - down, top + across + down)
     return (
-        above(left, top)
-        - above(left - down, top + down)
-        - above(left + across, top + across)
+        sum_above(left, top)
+        - sum_above(left - down, top + down)
+        - sum_above(left + across, top + across)
         + corner
     )
