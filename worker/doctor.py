@@ -126,7 +126,7 @@ def _decoders() -> Iterator[Check]:
 
 
 def _model(settings: Settings, *, full: bool) -> Iterator[Check]:
-    from worker.models.options import KINDS, check
+    from worker.models.options import KINDS, check_table
 
     name = settings.worker.model
     table = settings.models[name].model_dump()
@@ -137,7 +137,7 @@ def _model(settings: Settings, *, full: bool) -> Iterator[Check]:
         yield failed("model", what, f"one of: {known}", ConfigurationError.exit_code)
         return
     try:
-        options = check(kind, name, table)
+        options = check_table(kind, name, table)
     except ConfigurationError as exc:
         yield failed("model", str(exc), "correct worker.toml", exc.exit_code)
         return
@@ -154,9 +154,9 @@ def _model(settings: Settings, *, full: bool) -> Iterator[Check]:
 
 def _batches(name: str, wanted: int) -> Iterator[Check]:
     """Tell what fitted into memory when this worker last ran: fewer at a time is slower."""
-    from worker.models.fitting import recall, store_path
+    from worker.models.fitting import recall_fits, store_path
 
-    for key, fit in sorted(recall(store_path()).items()):
+    for key, fit in sorted(recall_fits(store_path()).items()):
         version, _, device = key.partition("|")
         if not version.startswith(f"{name}-"):
             continue
@@ -337,7 +337,7 @@ def _node_urls(worker: Worker) -> list[str]:
 def _nodes(settings: Settings) -> Iterator[Check]:
     """Look whether this worker knows a node, and whether a secret would cross a network openly."""
     from dicom_node.base.addresses import is_loopback_url
-    from worker.service.nodes import check_nodes, shown
+    from worker.service.nodes import check_nodes, shown_url
 
     advice = "worker.nodes: the web.url of each node; serve --with-worker passes its own"
     try:
@@ -347,10 +347,10 @@ def _nodes(settings: Settings) -> Iterator[Check]:
         return
     for entry in entries:
         if entry.url.startswith("http:") and not is_loopback_url(entry.url):
-            what = f"{shown(entry.url)} without TLS: secret and images cross the network openly"
+            what = f"{shown_url(entry.url)} without TLS: secret and images cross the network openly"
             yield warned("nodes", what, "on the node: chexfract-node certificate --config …")
         else:
-            yield passed("nodes", shown(entry.url))
+            yield passed("nodes", shown_url(entry.url))
 
 
 def _secret(settings: Settings) -> Iterator[Check]:

@@ -292,9 +292,9 @@ def test_large_pictures_are_made_smaller():
     import numpy as np
     from PIL import Image
 
-    from worker.models.chat_server import _png
+    from worker.models.chat_server import _encode_png
 
-    content = base64.b64decode(_png(np.zeros((3000, 1500), np.uint8), 2048))
+    content = base64.b64decode(_encode_png(np.zeros((3000, 1500), np.uint8), 2048))
     assert Image.open(io.BytesIO(content)).size == (1024, 2048)
 
 

@@ -48,9 +48,9 @@ def test_a_list_names_each_device_once():
 
 def test_a_slice_of_a_gpu_is_made_the_only_one_that_is_seen(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert devices.choose("cuda:1") == "cuda:1"
+    assert devices.choose_device("cuda:1") == "cuda:1"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
-    assert devices.choose(MIG) == "cuda"
+    assert devices.choose_device(MIG) == "cuda"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == MIG.partition(":")[2]
 
 

@@ -112,7 +112,7 @@ def test_the_limit_stays_between_one_and_what_is_wanted(acts):
 def test_a_damaged_memory_is_none(tmp_path, content):
     store = tmp_path / "batches.json"
     store.write_text(content)
-    assert fitting.recall(store) == {}
+    assert fitting.recall_fits(store) == {}
     assert BatchLimit(8, "a", store).most == 8
 
 
@@ -127,8 +127,8 @@ def test_a_home_that_takes_nothing_is_no_trouble(tmp_path):
 def test_the_file_keeps_the_newest_only(tmp_path):
     store = tmp_path / "batches.json"
     for n in range(fitting.MOST_KEPT + 9):
-        fitting.remember(store, f"model-{n}", fitting.Fit(4, 8, float(n)))
-    kept = fitting.recall(store)
+        fitting.remember_fit(store, f"model-{n}", fitting.Fit(4, 8, float(n)))
+    kept = fitting.recall_fits(store)
     assert len(kept) == fitting.MOST_KEPT
     assert "model-0" not in kept
 

@@ -11,7 +11,7 @@ import pytest
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.logs import Sparse
 from worker.cli import main
-from worker.service.nodes import Nodes, check_nodes, shown
+from worker.service.nodes import Nodes, check_nodes, shown_url
 from worker.settings import Worker
 
 
@@ -75,8 +75,10 @@ def test_a_worker_that_knows_no_node_does_not_start(
 
 
 def test_a_foreign_address_is_shown_short_and_plain() -> None:
-    assert shown("http://user:word@evil/\n\x1b[2J" + "a" * 10_000).startswith("http://evil/??[2J")
-    assert len(shown("http://" + "a" * 10_000)) <= 80
+    assert shown_url("http://user:word@evil/\n\x1b[2J" + "a" * 10_000).startswith(
+        "http://evil/??[2J"
+    )
+    assert len(shown_url("http://" + "a" * 10_000)) <= 80
 
 
 def test_lines_that_strangers_cause_are_few_a_minute(

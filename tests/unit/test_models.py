@@ -281,7 +281,7 @@ def test_accepting_a_folder_that_a_table_names_keeps_its_trial_answer(tmp_path, 
 def test_doctor_tells_how_many_fitted(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
-    fitting.remember(fitting.store_path(), "small-1234|NVIDIA L4", fitting.Fit(2, 4, 1.0))
+    fitting.remember_fit(fitting.store_path(), "small-1234|NVIDIA L4", fitting.Fit(2, 4, 1.0))
     (check,) = doctor._batches("small", 8)
     assert check.verdict == "warn"
     assert "small-1234 on NVIDIA L4: batches of 2 fit" in check.what

@@ -17,7 +17,7 @@ from dicom_node.base.errors import ModelFault
 from worker.models import chexagent, generation, maira2, open_model, pickles
 from worker.models.checkpoint import Unacceptable
 from worker.models.hub import write_sums
-from worker.models.satellites import folder_of
+from worker.models.satellites import satellite_folder
 
 NAME = "StanfordAIMI/XraySigLIP__vit-l-16-siglip-384__webli"
 PICTURE = types.SimpleNamespace(pixels=generation.invented_pixels())
@@ -80,7 +80,7 @@ def same(module, weights):
 @pytest.mark.parametrize("python", ["", sys.executable], ids=["here", "child"])
 def test_an_encoder_named_on_a_hub_is_taken_from_the_models_folder(tmp_path, python):
     folder = nested(tmp_path / "small", NAME)
-    tower = encoder(folder_of(folder, NAME))
+    tower = encoder(satellite_folder(folder, NAME))
     model = loaded(folder, python=python)
     try:
         assert model.describe([PICTURE])[0].text
@@ -114,7 +114,7 @@ def test_an_encoder_that_is_not_there_names_its_key_and_what_to_do(tmp_path):
 
 def test_a_model_loads_twice_in_one_process(tmp_path):
     folder = nested(tmp_path / "small", NAME)
-    encoder(folder_of(folder, NAME))
+    encoder(satellite_folder(folder, NAME))
     first = loaded(folder)
     said = first.describe([PICTURE])[0].text
     first.close()
@@ -224,13 +224,13 @@ REF = "<|ref|>rib fracture<|/ref|><|box|>({0},20),(30,40)<|/box|>"
 @pytest.mark.parametrize("count", range(1, 12))
 def test_boxes_of_equal_words_are_said_once_and_drawn_each(count):
     answer = "".join(REF.format(n) for n in range(count))
-    assert chexagent.plain(answer) == "rib fracture"
+    assert chexagent.without_boxes(answer) == "rib fracture"
     assert len(list(chexagent.regions(answer))) == count
 
 
 def test_boxes_of_different_words_keep_them_all():
     answer = REF.format(1) + "<|ref|>left clavicle fracture<|/ref|><|box|>(1,2),(3,4)<|/box|> end"
-    assert chexagent.plain(answer) == "rib fracture left clavicle fracture end"
+    assert chexagent.without_boxes(answer) == "rib fracture left clavicle fracture end"
 
 
 FIRST = "<obj>Fracture of the left 5th rib.<box><x10><y20><x30><y40></box></obj>"
@@ -254,7 +254,7 @@ BOX = (0.105, 0.205, 0.305, 0.405)
     ],
 )  # fmt: skip
 def test_a_grounded_answer_keeps_its_text_and_whole_boxes_wherever_it_is_cut(answer, texts, boxes):
-    found = maira2.phrases(answer)
+    found = maira2.read_phrases(answer)
     assert [text for text, _ in found] == texts
     for got, wanted in zip([where for _, where in found], boxes, strict=True):
         assert (got is None) == (wanted is None)
@@ -267,7 +267,7 @@ def test_a_grounded_answer_is_read_in_linear_time():
 
     for piece in ("<obj>", "<box>", "<box><x1>", "</box>", "<obj><box><x1><y2><x3><y4>"):
         started = time.perf_counter()
-        maira2.phrases(piece * 20_000)
+        maira2.read_phrases(piece * 20_000)
         assert time.perf_counter() - started < 2
 
 

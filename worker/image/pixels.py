@@ -22,7 +22,7 @@ from worker.image.screen import MIRRORED, screen
 from worker.image.shutter import shutter as find_shutter
 from worker.settings import Pixels as Options
 
-__all__ = ["Decodes", "Radiograph", "gate", "preprocessing", "radiograph", "read"]
+__all__ = ["Decodes", "Radiograph", "gate", "preprocessing_name", "radiograph", "read"]
 
 VERSION = 2
 """Counts up with every change of what a picture looks like; part of a report's identity."""

@@ -1,9 +1,10 @@
 """Words of Body Part Examined and View Position, in the languages in which devices write them.
 
 The Standard wants defined terms in ASCII; modalities are configured by people, in their language.
-All words here and all that they are compared with go through `elements.fold_text` first: upper case
-without accents. A stem begins a word; a stem that ends in ``_`` is the whole word; of the chest, long
-stems may stand within a word (BABYTHORAX). Scripts without blanks are searched as they are.
+All words here and all that they are compared with go through `elements.fold_text` first: upper
+case without accents. A stem begins a word; a stem that ends in ``_`` is the whole word; of the
+chest, long stems may stand within a word (BABYTHORAX). Scripts without blanks are searched as they
+are.
 """
 
 from __future__ import annotations

@@ -178,10 +178,10 @@ def open_model(name: str, options: dict[str, Any], device: str = "auto") -> Visi
     ConfigurationError
         The engine is unknown or one of its keys is wrong.
     """
-    from worker.models.options import Weights, check, kind_of
+    from worker.models.options import Weights, check_table, options_kind
 
     engine = str(options.get("engine", ""))
-    checked = check(kind_of(name, engine), name, options)
+    checked = check_table(options_kind(name, engine), name, options)
     if isinstance(checked, Weights) and checked.python:
         from worker.models.child import ChildModel
 

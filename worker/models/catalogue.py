@@ -207,7 +207,7 @@ def verify(name: str, settings: Settings, *, manifest: str = "", as_json: bool =
     NotFound
         There is no such table and no such folder.
     """
-    files, configured, pin = _files(name, settings)
+    files, configured, pin = _find_files(name, settings)
     manifest, pin = (manifest, "") if manifest else (configured, pin)
     has_list = bool(manifest) or (files.folder / checkpoint.SUMS).is_file()
     if has_list or not files.is_demonstration:
@@ -230,7 +230,7 @@ def verify(name: str, settings: Settings, *, manifest: str = "", as_json: bool =
     return 0
 
 
-def _files(name: str, settings: Settings) -> tuple[checkpoint.Checkpoint, str, str]:
+def _find_files(name: str, settings: Settings) -> tuple[checkpoint.Checkpoint, str, str]:
     table = settings.models.get(name)
     if table is not None:
         options: dict[str, Any] = table.model_dump()
@@ -248,13 +248,14 @@ def accept(name: str, by: str, settings: Settings | None = None, *, as_json: boo
 
     A folder that came here by other ways than ``fetch`` gets its list of sums: from then on an
     altered file is refused. Where a table of the configuration names the folder, the model is
-    loaded and its answer to a trial picture kept: from then on one that answers otherwise is too.
+    loaded and its answer to a trial picture kept: from then on a model that answers otherwise is
+    refused too.
     """
     folder = checkpoint.find(name, name).folder if Path(name).is_dir() else None
     known = None if folder else entry(name)
     content: dict[str, Any] = {"name": name, "accepted_by": by}
     if known is not None:
-        content |= {"licence": known.licence, "table": _table(known, known.name, by)}
+        content |= {"licence": known.licence, "table": _write_table(known, known.name, by)}
     elif folder is not None and by.strip():
         from worker.models.hub import write_sums
 
@@ -299,7 +300,7 @@ def _keep_trial(folder: Path, by: str, settings: Settings | None) -> str | None:
     return None
 
 
-def _table(known: ModelEntry, name: str, by: str, path: str = "", revision: str = "") -> str:
+def _write_table(known: ModelEntry, name: str, by: str, path: str = "", revision: str = "") -> str:
     lines = [f"[models.{name}]", f"engine = {json.dumps(known.engine)}"]
     if known.engine == "chat_server":
         lines.append('url = "http://127.0.0.1:8000/v1"')
@@ -343,15 +344,15 @@ def fetch(
     """
     from worker.models.hub import Hub, fetch_model
 
-    known, repository = _repository(name)
+    known, repository = _find_repository(name)
     hub = Hub(endpoint)
     try:
-        with _bar() as show, _disk_refusals("--to"):
+        with _progress_bar() as show, _disk_refusals("--to"):
             commits = fetch_model(hub, repository, revision, to, show, _read_pins(pins), manifest)
     finally:
         hub.close()
     commit = commits[repository]
-    table = _table(known, known.name, "", str(to.resolve()), commit)
+    table = _write_table(known, known.name, "", str(to.resolve()), commit)
     if as_json:
         content = {
             "repository": repository,
@@ -393,7 +394,7 @@ def _disk_refusals(what: str) -> Iterator[None]:
         raise kind(f"{what}: {exc.filename or 'the disk'}: {exc.strerror}") from exc
 
 
-def _repository(name: str) -> tuple[ModelEntry, str]:
+def _find_repository(name: str) -> tuple[ModelEntry, str]:
     if checkpoint.HUB_NAME.match(name):
         for known in CATALOGUE:
             if known.repository == name:
@@ -407,7 +408,7 @@ def _repository(name: str) -> tuple[ModelEntry, str]:
 
 
 @contextmanager
-def _bar() -> Iterator[ShowProgress]:
+def _progress_bar() -> Iterator[ShowProgress]:
     """Show each file's progress on a terminal, one line per file elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn

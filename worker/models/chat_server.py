@@ -72,7 +72,7 @@ class ChatServerModel:
                 f"models.{name}.url: {urlsplit(options.url).hostname} is not this machine, and "
                 f"pixels would leave it; set allow_remote = true if they may"
             )
-        self._key = _key(name, options.api_key_file)
+        self._read_key = _read_key(name, options.api_key_file)
         self._served = options.served_model
         self._root = ""
         self._client: Any = None
@@ -112,8 +112,8 @@ class ChatServerModel:
             It does not serve the model that the table names: neither lists it nor answers for it.
         """
         licences.log_acceptance(self.name, self.options, self.options.demonstration)
-        self._client = self._open()
-        served = self._listed()
+        self._client = self._open_client()
+        served = self._list_models()
         wanted = self.options.served_model or (next(iter(served)) if len(served) == 1 else "")
         # `transformers serve` lists what lies in its cache, not the folder that it serves
         if wanted not in served and not (wanted and self._is_answered_by(wanted)):
@@ -124,10 +124,10 @@ class ChatServerModel:
         self._served = wanted
         self._root = str(served.get(wanted, {}).get("root") or wanted)
 
-    def _listed(self) -> dict[str, dict[str, Any]]:
+    def _list_models(self) -> dict[str, dict[str, Any]]:
         """Return the server's models by name; none where it fails to list them but has a name."""
         try:
-            answer = self._patiently(lambda: self._request("GET", "/models", None))
+            answer = self._retry_patiently(lambda: self._send_request("GET", "/models", None))
             return {str(entry["id"]): entry for entry in answer["data"]}
         except (KeyError, TypeError, ModelFault, Unexplained) as exc:
             if self.options.served_model and isinstance(exc, Unexplained):
@@ -143,18 +143,18 @@ class ChatServerModel:
 
     def _is_answered_by(self, wanted: str) -> bool:
         """Whether the server answers a question to a model that it does not list."""
-        question = self._question(gen.invented_pixels()) | {"model": wanted, "max_tokens": 1}
+        question = self._build_question(gen.invented_pixels()) | {"model": wanted, "max_tokens": 1}
         try:
-            self._patiently(lambda: self._request("POST", "/chat/completions", question))
+            self._retry_patiently(lambda: self._send_request("POST", "/chat/completions", question))
         except (ModelFault, NotFound):
             return False
         return True
 
-    def _open(self) -> Any:
+    def _open_client(self) -> Any:
         import httpx2
 
         options = self.options
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        headers = {"Authorization": f"Bearer {self._key}"} if self._read_key else {}
         limits = httpx2.Limits(max_connections=options.concurrent)
         try:
             return httpx2.Client(
@@ -172,7 +172,7 @@ class ChatServerModel:
 
     def warm_up(self) -> None:
         """Ask about an invented picture."""
-        self._describe(gen.invented_pixels())
+        self._describe_pixels(gen.invented_pixels())
 
     def describe(
         self, radiographs: Sequence[Radiograph | Prepared], progress: Progress | None = None
@@ -187,32 +187,38 @@ class ChatServerModel:
         Unexplained
             It fails at this picture each time.
         ModelFault
-            The server refuses this picture, or its answer is none.
+            The server refuses this picture, or its answer holds no text.
         """
         with ThreadPoolExecutor(self.options.concurrent, thread_name_prefix="chat") as pool:
-            asked = [pool.submit(self._describe, one.pixels, progress) for one in radiographs]
+            asked = [
+                pool.submit(self._describe_pixels, radiograph.pixels, progress)
+                for radiograph in radiographs
+            ]
+            # Each answer is a sign of life; results are then taken in the order of the pictures.
             for _ in as_completed(asked):
                 if progress is not None:
                     progress()
         return [future.result() for future in asked]
 
-    def _describe(self, pixels: NDArray[np.uint8], progress: Progress | None = None) -> Description:
+    def _describe_pixels(
+        self, pixels: NDArray[np.uint8], progress: Progress | None = None
+    ) -> Description:
         if self._client is None:
             raise ModelFault(f"{self.name} is not loaded")
         started = time.monotonic()
-        question = self._question(pixels)
+        question = self._build_question(pixels)
         try:
-            answer = self._patiently(
-                lambda: self._request("POST", "/chat/completions", question), progress
+            answer = self._retry_patiently(
+                lambda: self._send_request("POST", "/chat/completions", question), progress
             )
         except (ConfigurationError, NotFound) as exc:
             # it served this model when this worker started: no picture is to blame
             raise Unreachable(str(exc)) from exc
-        text, reason = _said(answer, self.name)
-        return Description(text, _count(answer), reason, time.monotonic() - started)
+        text, reason = _read_answer(answer, self.name)
+        return Description(text, _count_tokens(answer), reason, time.monotonic() - started)
 
-    def _question(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
-        url = f"data:image/png;base64,{_png(pixels, self.options.longest_side)}"
+    def _build_question(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        url = f"data:image/png;base64,{_encode_png(pixels, self.options.longest_side)}"
         content = [
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": self.options.prompt},
@@ -227,7 +233,7 @@ class ChatServerModel:
             "stream": False,
         }
 
-    def _patiently(
+    def _retry_patiently(
         self, act: Callable[[], dict[str, Any]], progress: Progress | None = None
     ) -> dict[str, Any]:
         """Call `act` again, after growing pauses, while it fails in passing."""
@@ -242,7 +248,7 @@ class ChatServerModel:
             wait *= 2
         return act()
 
-    def _request(self, method: str, path: str, content: Any) -> dict[str, Any]:
+    def _send_request(self, method: str, path: str, content: Any) -> dict[str, Any]:
         import httpx2
 
         where = f"{self.options.url}{path}"
@@ -254,7 +260,7 @@ class ChatServerModel:
             raise Unreachable(f"{where}: {type(exc).__name__}: {exc}") from exc
         except httpx2.RequestError as exc:
             raise Unexplained(f"{where}: {type(exc).__name__}: {exc}") from exc
-        _check(answer.status_code, where, method == "POST")
+        _check_status(answer.status_code, where, method == "POST")
         try:
             parsed = answer.json()
         except (ValueError, RecursionError) as exc:
@@ -270,7 +276,7 @@ class ChatServerModel:
             self._client = None
 
 
-def _check(status: int, where: str, is_question: bool) -> None:
+def _check_status(status: int, where: str, is_question: bool) -> None:
     """Turn an HTTP status into an error class."""
     if status < 300:
         return
@@ -291,7 +297,7 @@ def _check(status: int, where: str, is_question: bool) -> None:
     raise ConfigurationError(f"{where}: answered {status}; url must end with the server's /v1")
 
 
-def _said(answer: dict[str, Any], name: str) -> tuple[str, str]:
+def _read_answer(answer: dict[str, Any], name: str) -> tuple[str, str]:
     """Return the text of an answer and why it ended there."""
     try:
         choice = answer["choices"][0]
@@ -308,14 +314,14 @@ def _said(answer: dict[str, Any], name: str) -> tuple[str, str]:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip(), reason
 
 
-def _count(answer: dict[str, Any]) -> int:
+def _count_tokens(answer: dict[str, Any]) -> int:
     """Return how many tokens the server says that it made; 0 where it says nothing of use."""
     usage = answer.get("usage")
     count = usage.get("completion_tokens") if isinstance(usage, dict) else None
     return count if isinstance(count, int) else 0
 
 
-def _png(pixels: NDArray[np.uint8], longest_side: int) -> str:
+def _encode_png(pixels: NDArray[np.uint8], longest_side: int) -> str:
     from PIL import Image
 
     picture = Image.fromarray(pixels)
@@ -326,7 +332,7 @@ def _png(pixels: NDArray[np.uint8], longest_side: int) -> str:
 
 
 def _is_here(url: str) -> bool:
-    """Whether every address of the host is a loopback one."""
+    """Whether every address of the host is a loopback address."""
     host = urlsplit(url).hostname or ""
     try:
         found = socket.getaddrinfo(host, None)
@@ -335,7 +341,7 @@ def _is_here(url: str) -> bool:
     return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
 
 
-def _key(name: str, path: str) -> str:
+def _read_key(name: str, path: str) -> str:
     if not path:
         return ""
     where = f"models.{name}.api_key_file: {path}"

@@ -63,18 +63,18 @@ class Checkpoint:
 
     def files(self) -> Iterator[Path]:
         """Yield each file that can change an answer, in the order of its name."""
-        for path in self._seen():
+        for path in self._walk_files():
             if path.suffix in LOADED and path.name != CANARY:
                 yield path
 
     def others(self) -> Iterator[Path]:
         """Yield files of other endings that a loader may read all the same, such as vocab.bpe."""
-        for path in self._seen():
+        for path in self._walk_files():
             is_quiet = path.suffix.lower() in INERT or path.name in NOT_LISTED
             if path.suffix not in LOADED and not is_quiet:
                 yield path
 
-    def _seen(self) -> Iterator[Path]:
+    def _walk_files(self) -> Iterator[Path]:
         for path in sorted(self.folder.rglob("*")):
             parts = path.relative_to(self.folder).parts
             if path.is_file() and not any(p.startswith((".", "__pycache__")) for p in parts):
@@ -91,13 +91,15 @@ class Checkpoint:
         Unacceptable
             The disk does not give a file.
         """
-        return {p.relative_to(self.folder).as_posix(): self._sum(p) for p in self.files()}
+        return {p.relative_to(self.folder).as_posix(): self._read_sum(p) for p in self.files()}
 
-    def _sum(self, path: Path) -> str:
+    def _read_sum(self, path: Path) -> str:
         name = path.relative_to(self.folder).as_posix()
         try:
             with path.open("rb") as file:
-                self._states[name] = _state(file.fileno())
+                # Of the open file and before the first byte is read: of the path it could be
+                # another file's.
+                self._states[name] = _file_state(file.fileno())
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as exc:
             raise self.fault(f"{path.name}: {exc.strerror or exc}") from exc
@@ -105,7 +107,7 @@ class Checkpoint:
         return digest
 
     def check_unchanged(self, name: str) -> None:
-        """Refuse a file that is not the one whose sum was taken, or that was written to since.
+        """Refuse a file whose sum was not taken, or that was written to since.
 
         Weights are too large for a copy: what was read between two looks that agree is what the
         sum is of. Its owner can set a file's time of modification, and not that of its change.
@@ -113,10 +115,10 @@ class Checkpoint:
         Raises
         ------
         Unacceptable
-            The file was changed, or another one has taken its place.
+            The file was changed, or another file has taken its place.
         """
         try:
-            is_same = _state(self.folder / name) == self._states[name]
+            is_same = _file_state(self.folder / name) == self._states[name]
         except OSError as exc:
             raise self.fault(f"{name}: {exc.strerror or exc}") from exc
         if not is_same:
@@ -178,7 +180,7 @@ class Checkpoint:
         Unacceptable
             A file is missing, altered or not on the list, or there is no list.
         """
-        listed = self._listed(manifest, manifest_sha256)
+        listed = self._read_list(manifest, manifest_sha256)
         for name, expected in sorted(listed.items()):
             found = self.sums.get(name) or _sum_of_other(self.folder / name)
             if found is None:
@@ -223,7 +225,7 @@ class Checkpoint:
             if lost:
                 raise self.fault(f"{name} names {ascii(lost[0])[:80]}, which is not in the folder")
 
-    def _listed(self, manifest: str, manifest_sha256: str) -> dict[str, str]:
+    def _read_list(self, manifest: str, manifest_sha256: str) -> dict[str, str]:
         try:
             path = Path(manifest).expanduser() if manifest else self.folder / SUMS
             if not path.is_file() and manifest:
@@ -271,13 +273,13 @@ def find(name: str, path: str) -> Checkpoint:
     except (OSError, RuntimeError, ValueError) as exc:
         raise ConfigurationError(f"models.{name}.path: not a path: {exc}") from exc
     if not is_folder:
-        raise ConfigurationError(f"models.{name}.path: {_advice(path, folder)}")
+        raise ConfigurationError(f"models.{name}.path: {_advise_path(path, folder)}")
     if not (folder / "config.json").is_file():
         raise ConfigurationError(f"models.{name}.path: {folder} holds no config.json")
     return Checkpoint(name, folder.resolve())
 
 
-def _advice(path: str, folder: Path) -> str:
+def _advise_path(path: str, folder: Path) -> str:
     if folder.is_file():
         return f"{path} is a file; the folder around it is wanted"
     if HUB_NAME.match(path):
@@ -297,7 +299,7 @@ def stage(checkpoint: Checkpoint, listed: Mapping[str, str] | None = None) -> Pa
 
     A fine-tuned checkpoint may say that its code is that of another model on a hub
     (``"auto_map": {"AutoModel": "org/name--file.Class"}``). Where the file is in the folder, the
-    link is bent to it. The folder's own name is one that no other checkpoint has, because
+    link is bent to it. No other checkpoint has the folder's own name, because
     transformers keeps copies of remote code by that name.
 
     Raises
@@ -317,13 +319,13 @@ def stage(checkpoint: Checkpoint, listed: Mapping[str, str] | None = None) -> Pa
         if path.suffix in WEIGHTS:
             target.symlink_to(path.resolve())
             continue
-        content = _read(checkpoint, path, expected)
+        content = _read_checked(checkpoint, path, expected)
         local = _with_local_code(checkpoint, path, content) if target.parent == staged else None
         target.write_bytes(content if local is None else json.dumps(local).encode())
     return staged
 
 
-def _read(checkpoint: Checkpoint, path: Path, expected: str) -> bytes:
+def _read_checked(checkpoint: Checkpoint, path: Path, expected: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as exc:
@@ -333,8 +335,9 @@ def _read(checkpoint: Checkpoint, path: Path, expected: str) -> bytes:
     return content
 
 
-def _state(of: int | Path) -> State:
+def _file_state(of: int | Path) -> State:
     found = os.fstat(of) if isinstance(of, int) else of.stat()
+    # ctime cannot be set by the owner, unlike mtime.
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 

@@ -66,11 +66,11 @@ class CheXagentModel(LocalModel):
             path = Path(folder) / "trial.png"
             path.write_bytes(self._inputs(gen.invented_pixels()))
             both = [(path, options.prompt), (path, f"{options.prompt} {options.boxes_prompt}")]
-            together = self._ask(both, None)
+            together = self._ask_questions(both, None)
             alone = []
             for question in both:
                 self._observer = gen.Observer(CANARY_TOKENS)
-                alone += self._ask([question], None)
+                alone += self._ask_questions([question], None)
         self._observer = gen.Observer()
         is_same = [answer.text for answer in together] == [answer.text for answer in alone]
         if not is_same:
@@ -95,26 +95,32 @@ class CheXagentModel(LocalModel):
             paths = [Path(folder) / f"{place}.png" for place in range(len(inputs))]
             for path, content in zip(paths, inputs, strict=True):
                 path.write_bytes(content)
-            answers = self._ask([(path, prompt) for path in paths for prompt in prompts], progress)
+            answers = self._ask_questions(
+                [(path, prompt) for path in paths for prompt in prompts], progress
+            )
         if not options.boxes:
             return answers
-        return [_joined(*answers[at : at + 2]) for at in range(0, len(answers), 2)]
+        return [_join_answers(*answers[at : at + 2]) for at in range(0, len(answers), 2)]
 
-    def _ask(
+    def _ask_questions(
         self, questions: Sequence[tuple[Path, str]], progress: Progress | None
     ) -> list[Description]:
         """Ask all questions as one batch, or one by one where padding changes answers."""
         if not self.takes_batches and len(questions) > 1:
-            return [answer for one in questions for answer in self._ask([one], progress)]
+            return [
+                answer
+                for question in questions
+                for answer in self._ask_questions([question], progress)
+            ]
         started = time.monotonic()
-        batch = gen.pad_left([self._ids(*question) for question in questions], self.pad)
+        batch = gen.pad_left([self._encode_question(*question) for question in questions], self.pad)
         batch = {key: value.to(self.device) for key, value in batch.items()}
         length = batch["input_ids"].shape[1]
         out = self.model.generate(batch.pop("input_ids"), **batch, **self._watching(progress))
         seconds = time.monotonic() - started
-        return [self._said(answer, seconds) for answer in out[:, length:].tolist()]
+        return [self._read_answer(answer, seconds) for answer in out[:, length:].tolist()]
 
-    def _ids(self, path: Path, prompt: str) -> gen.Inputs:
+    def _encode_question(self, path: Path, prompt: str) -> gen.Inputs:
         query = self.tokenizer.from_list_format([{"image": str(path)}, {"text": prompt}])
         turns = [{"from": "system", "value": SYSTEM}, {"from": "human", "value": query}]
         made = self.tokenizer.apply_chat_template(
@@ -124,18 +130,20 @@ class CheXagentModel(LocalModel):
         ids = made["input_ids"] if hasattr(made, "keys") else made
         return {"input_ids": ids, "attention_mask": ids.new_ones(ids.shape)}
 
-    def _said(self, answer: list[int], seconds: float) -> Description:
+    def _read_answer(self, answer: list[int], seconds: float) -> Description:
         kept, reason = gen.cut(answer, self.stops, self.options.max_new_tokens)
         # the marks of boxes may be special tokens, so they are decoded and taken out later
         text = self.tokenizer.decode(kept).strip()
         return Description(text, len(kept), reason, seconds)
 
 
-def _joined(findings: Description, where: Description) -> Description:
-    """Return the answers to both questions as one."""
+def _join_answers(findings: Description, where: Description) -> Description:
+    """Return the answers to both questions as one answer."""
     reason = where.finish_reason if findings.finish_reason == "stop" else findings.finish_reason
     return Description(
-        text="\n".join(text for text in (plain(findings.text), plain(where.text)) if text),
+        text="\n".join(
+            text for text in (without_boxes(findings.text), without_boxes(where.text)) if text
+        ),
         tokens=findings.tokens + where.tokens,
         finish_reason=reason,
         seconds=max(findings.seconds, where.seconds),
@@ -144,34 +152,34 @@ def _joined(findings: Description, where: Description) -> Description:
 
 
 def regions(text: str) -> Iterator[Region]:
-    """Yield the boxes of an answer, each with the words just before it or before the last one."""
+    """Yield the boxes of an answer, each with the words just before it or before the last box."""
     end = 0
     label = "rib fracture"
     for match in BOX.finditer(text):
-        words = plain(text[end : match.start()]).strip(" ,.;:")
+        words = without_boxes(text[end : match.start()]).strip(" ,.;:")
         label, end = label if words in BETWEEN else words, match.end()
         left, top, right, bottom = (float(number) / WHOLE for number in match.groups())
         yield gen.region(label, left, top, right, bottom)
 
 
-def plain(text: str) -> str:
+def without_boxes(text: str) -> str:
     """Return the words of an answer without its boxes and marks.
 
-    A grounded answer has a phrase per box, and five fractures have five times the same one: that
+    A grounded answer has a phrase per box, and five fractures have five times the same phrase: that
     is not a loop, and it is said once.
     """
     words, said = [], set()
     end = 0
     for match in BOX.finditer(text):
-        phrase = _words(text[end : match.start()])
+        phrase = _answer_words(text[end : match.start()])
         end = match.end()
         key = phrase.strip(" ,.;:").casefold()
         if key not in said or not key:
             words.append(phrase)
         said.add(key)
-    words.append(_words(text[end:]))
+    words.append(_answer_words(text[end:]))
     return " ".join(" ".join(words).split())
 
 
-def _words(text: str) -> str:
+def _answer_words(text: str) -> str:
     return " ".join(MARK.sub(" ", text).split())

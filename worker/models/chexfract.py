@@ -58,8 +58,8 @@ class ChexFractModel(LocalModel):
             tokenize=False,
             add_generation_prompt=True,
         )
-        self._canary()
-        self.native = self._native()
+        self._check_cache()
+        self.native = self._try_native()
 
     def _parameters(self) -> dict[str, str]:
         system = cast("Options", self.options).system
@@ -74,7 +74,7 @@ class ChexFractModel(LocalModel):
         found: dict[int, Description] = {}
         alone = [[place] for place in range(len(rows))]
         for places in gen.groups(rows) if self.takes_batches else alone:
-            descriptions = self._generate([rows[place] for place in places], progress)
+            descriptions = self._generate_batch([rows[place] for place in places], progress)
             found.update(zip(places, descriptions, strict=True))
         return [found[place] for place in range(len(rows))]
 
@@ -83,24 +83,26 @@ class ChexFractModel(LocalModel):
         made = self.processor(self.chat, gen.picture(pixels), return_tensors="pt")
         return gen.tensors(made.items())
 
-    def _generate(self, rows: Sequence[gen.Inputs], progress: Progress | None) -> list[Description]:
+    def _generate_batch(
+        self, rows: Sequence[gen.Inputs], progress: Progress | None
+    ) -> list[Description]:
         started = time.monotonic()
         batch = gen.pad_left(rows, self.pad)
-        answers = self._answers(
+        answers = self._answer_ids(
             self.native, gen.moved(batch, self.device, self.dtype), self._observer, progress
         )
         seconds = time.monotonic() - started
         tokenizer = self.processor.tokenizer
         return [self._decoded(answer, tokenizer, self.stops, seconds) for answer in answers]
 
-    def _answers(
+    def _answer_ids(
         self,
         native: NativeDecoder | None,
         batch: gen.Inputs,
         observer: gen.Observer,
         progress: Progress | None,
     ) -> list[list[int]]:
-        """Return the ids that are said of each row, by the one decoder or the other."""
+        """Return the ids that are said of each row, by either decoder."""
         prompt, options = batch["input_ids"].shape[1], self.options
         if native is not None and native.takes(prompt, options.max_new_tokens):
             return native.generate(
@@ -117,7 +119,7 @@ class ChexFractModel(LocalModel):
         answers: list[list[int]] = ids[:, prompt:].tolist()
         return answers
 
-    def _native(self) -> NativeDecoder | None:
+    def _try_native(self) -> NativeDecoder | None:
         """Return the faster decoder if it says the same, token by token, alone and padded."""
         options = cast("Options", self.options)
         if options.decoder == "remote":
@@ -131,8 +133,10 @@ class ChexFractModel(LocalModel):
             with as_fault("the native one"):
                 native = NativeDecoder(self.model)
                 row = self._inputs(gen.invented_pixels())
+                # A longer prompt in the same batch pads the other row: a mistake in masks or
+                # positions shows there and not in a single row.
                 for rows in ([row], [row, _longer_prompt(row)], [_longer_prompt(row), row]):
-                    if not self._agree(native, rows):
+                    if not self._decoders_agree(native, rows):
                         say("model %s: decoder remote: the native one says other tokens", self.name)
                         return None
         except ModelFault as exc:
@@ -141,13 +145,13 @@ class ChexFractModel(LocalModel):
         logger.info("model %s: decoder native: the same tokens as its own code", self.name)
         return native
 
-    def _agree(self, native: NativeDecoder, rows: Sequence[gen.Inputs]) -> bool:
+    def _decoders_agree(self, native: NativeDecoder, rows: Sequence[gen.Inputs]) -> bool:
         if len(rows) > 1 and not self.takes_batches:
             return True
         batch = gen.moved(gen.pad_left(rows, self.pad), self.device, self.dtype)
         seen = [gen.Observer(CANARY_STEPS), gen.Observer(CANARY_STEPS)]
         for decoder, observer in zip((None, native), seen, strict=True):
-            self._answers(decoder, batch, observer, None)
+            self._answer_ids(decoder, batch, observer, None)
         return gen.same_steps(seen[0].steps, seen[1].steps, NEAR_TIE[self._dtype_name()])
 
     def close(self) -> None:
@@ -155,23 +159,26 @@ class ChexFractModel(LocalModel):
         self.native = None
         super().close()
 
-    def _canary(self) -> None:
+    def _check_cache(self) -> None:
         """Refuse a model that answers otherwise with a cache than without."""
         row = self._inputs(gen.invented_pixels())
         padded = gen.pad_left([row, _longer_prompt(row)], self.pad)
         padded = {key: value[:1] for key, value in padded.items()}
         tolerance = NEAR_TIE[self._dtype_name()]
-        cached, plain = self._few(row, use_cache=True), self._few(row, use_cache=False)
+        cached, plain = (
+            self._generate_few(row, use_cache=True),
+            self._generate_few(row, use_cache=False),
+        )
         if not gen.same_answer(cached, plain, tolerance):
             raise Unacceptable(
                 f"models.{self.name}: with this release of transformers the model answers "
                 f"otherwise with a key-value cache than without; install the one it was made for"
             )
-        self.takes_batches = gen.same_answer(self._few(padded), cached, tolerance)
+        self.takes_batches = gen.same_answer(self._generate_few(padded), cached, tolerance)
         if not self.takes_batches:
             logger.warning("model %s answers otherwise when padded: one at a time", self.name)
 
-    def _few(self, row: gen.Inputs, *, use_cache: bool = True) -> Any:
+    def _generate_few(self, row: gen.Inputs, *, use_cache: bool = True) -> Any:
         return self.model.generate(
             **gen.moved(row, self.device, self.dtype),
             max_new_tokens=CANARY_TOKENS,

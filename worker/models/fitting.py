@@ -54,7 +54,7 @@ class BatchLimit:
         self._full = 0
         self._is_try = False
         self._patience = GROW_AFTER
-        kept = recall(store).get(key) if store is not None else None
+        kept = recall_fits(store).get(key) if store is not None else None
         self.is_known = kept is not None
         """Whether what fitted was remembered from an earlier run."""
         self.failed = kept.failed if kept else 0
@@ -65,13 +65,14 @@ class BatchLimit:
     def passed(self, size: int) -> None:
         """Note that a batch of this size fitted; after many full ones, one more is tried."""
         with self._lock:
+            # A smaller batch than is allowed proves nothing about a larger one.
             if size < self.most or self.most >= self.wanted:
                 return
             self._is_try = False
             self._full += 1
             if self._full >= self._patience:
                 self._full, self._is_try = 0, True
-                self._set(self.most + 1)
+                self._set_most(self.most + 1)
 
     def filled(self, size: int) -> None:
         """Note that memory filled with a batch of this size: half of it, and not more from now on.
@@ -85,22 +86,22 @@ class BatchLimit:
             if self._is_try and size == self.most:
                 self._is_try = False
                 self._patience = min(2 * self._patience, LONGEST_PATIENCE)
-                self._set(size - 1)
+                self._set_most(size - 1)
             else:
-                self._set(max(1, min(self.most, size // 2)))
+                self._set_most(max(1, min(self.most, size // 2)))
 
     def restore(self, most: int) -> None:
         """Take back what was learned since: one picture alone was to blame."""
         with self._lock:
-            self._set(min(most, self.wanted))
+            self._set_most(min(most, self.wanted))
 
-    def _set(self, most: int) -> None:
+    def _set_most(self, most: int) -> None:
         if most == self.most:
             return
         logger.warning("batches of at most %d from now on, %d before", most, self.most)
         self.most = most
         if self._store is not None:
-            remember(self._store, self._key, Fit(most, self.failed, time.time()))
+            remember_fit(self._store, self._key, Fit(most, self.failed, time.time()))
 
 
 def store_path() -> Path | None:
@@ -119,7 +120,7 @@ def store_path() -> Path | None:
     return home / "chexfract" / "batches.json"
 
 
-def recall(store: Path | None) -> dict[str, Fit]:
+def recall_fits(store: Path | None) -> dict[str, Fit]:
     """Return what the file remembers, by model version and device; nothing where it is damaged."""
     if store is None:
         return {}
@@ -133,11 +134,13 @@ def recall(store: Path | None) -> dict[str, Fit]:
         return {}
 
 
-def remember(store: Path, key: str, fit: Fit) -> None:
+def remember_fit(store: Path, key: str, fit: Fit) -> None:
     """Write one fit beside those of other models; a disk that takes nothing does no harm."""
-    fits = recall(store) | {key: fit}
-    newest = sorted(fits, key=lambda one: fits[one].at, reverse=True)[:MOST_KEPT]
-    content = json.dumps({one: asdict(fits[one]) for one in newest}, indent=1)
+    fits = recall_fits(store) | {key: fit}
+    newest = sorted(fits, key=lambda name: fits[name].at, reverse=True)[:MOST_KEPT]
+    content = json.dumps({name: asdict(fits[name]) for name in newest}, indent=1)
+    # Of its own name in each process: workers of several GPUs write the same file, and a reader
+    # must never see half of it.
     part = store.with_name(f"{store.name}.{os.getpid()}")
     try:
         store.parent.mkdir(parents=True, exist_ok=True)

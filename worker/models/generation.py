@@ -61,7 +61,7 @@ class Observer:
     """Looks at every step's logits before anything is chosen by them.
 
     NaN makes `argmax` take token 0, and weights of zeros make all tokens equal: both give an
-    answer, `!!!!` or none, that looks like one about the picture.
+    answer, `!!!!` or none, that looks as if it were about the picture.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Observer:
 
     @property
     def is_sound(self) -> bool:
-        """Whether all logits so far were numbers of which one was the largest."""
+        """Whether all logits so far were numbers, not all of them equal."""
         return self._any_bad is None or not bool(self._any_bad)
 
     @property
@@ -103,14 +103,14 @@ class Step(NamedTuple):
 
     token: int
     margin: float
-    """Logit of the token, less that of the next likely one."""
+    """Logit of the token, less that of the next likely token."""
 
 
 def same_steps(known: Sequence[Step], found: Sequence[Step], tolerance: float) -> bool:
     """Whether two greedy decodings agree, up to choices that rounding may reverse."""
-    for one, other in zip(known, found, strict=False):
-        if one.token != other.token:
-            return min(one.margin, other.margin) <= tolerance
+    for step, other in zip(known, found, strict=False):
+        if step.token != other.token:
+            return min(step.margin, other.margin) <= tolerance
     return bool(known) and bool(found)
 
 
@@ -127,7 +127,7 @@ def watching(progress: Callable[[], None] | None, observer: Observer) -> dict[st
         def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
             if progress is not None:
                 progress()
-            # for 4.36 a truth value, for newer releases one that joins each row's
+            # for 4.36 a truth value, for newer releases a value that joins each row's
             return observer.is_enough
 
     class Eye(LogitsProcessor):
@@ -160,6 +160,8 @@ def pad_left(rows: Sequence[Inputs], pad: int) -> Inputs:
         parts = [row[key] for row in rows]
         if key in ALONG_THE_PROMPT:
             fill = pad if key == "input_ids" else 0
+            # On the left: a decoder continues at the right end, where every row must have its last
+            # token.
             parts = [functional.pad(p, (longest - p.shape[1], 0), value=fill) for p in parts]
         batch[key] = torch.cat(parts)
     return batch
@@ -169,6 +171,8 @@ def groups(rows: Sequence[Inputs]) -> list[list[int]]:
     """Return the places of inputs that may share a batch: same keys and shapes of pictures."""
     alike: dict[Any, list[int]] = {}
     for place, row in enumerate(rows):
+        # What runs along the prompt is padded to one length; pictures of other shapes cannot be
+        # stacked.
         shapes = tuple(
             (key, tuple(value.shape)) for key, value in row.items() if key not in ALONG_THE_PROMPT
         )
@@ -223,9 +227,9 @@ def same_answer(first: Any, second: Any, tolerance: float) -> bool:
         The largest difference of two logits that rounding may reverse.
     """
     for a, b in zip(first.scores, second.scores, strict=False):
-        one, other = int(a[0].argmax()), int(b[0].argmax())
-        if one != other:
-            return bool(b[0, other] - b[0, one] <= tolerance)
+        token, other = int(a[0].argmax()), int(b[0].argmax())
+        if token != other:
+            return bool(b[0, other] - b[0, token] <= tolerance)
     return len(first.scores) == len(second.scores)
 
 
@@ -263,7 +267,7 @@ def type_of(options_dtype: str, device: Any) -> torch.dtype:
 
 
 def device_of(wanted: str) -> torch.device:
-    """Return the device; ``auto`` takes an accelerator where there is one.
+    """Return the device; ``auto`` takes an accelerator where there is any.
 
     Raises
     ------

@@ -67,12 +67,12 @@ class Hub:
     token : str
         For gated models; empty: the environment's ``HF_TOKEN``.
     pause_s : float
-        Seconds before the second attempt; doubled before each further one.
+        Seconds before the second attempt; doubled before each further attempt.
 
     Raises
     ------
     ConfigurationError
-        The address, the token or the environment's proxy is none.
+        The address, the token or the environment's proxy is not valid.
     """
 
     def __init__(self, endpoint: str = "", token: str = "", pause_s: float = 1.0) -> None:
@@ -101,11 +101,13 @@ class Hub:
             The hub is away, wants a token, knows no such model, or answers something else.
         """
         url = f"{self.endpoint}/api/models/{repository}/revision/{quote(revision)}?blobs=true"
-        with self._got(url, {}, repository) as answer:
+        with self._get_answer(url, {}, repository) as answer:
             answer.read()
         try:
             content = answer.json()
-            return [_remote(repository, content["sha"], entry) for entry in content["siblings"]]
+            return [
+                _remote_file(repository, content["sha"], entry) for entry in content["siblings"]
+            ]
         except (ValueError, KeyError, TypeError) as exc:
             raise NotUnderstood(f"{self.endpoint} does not answer as a hub does") from exc
 
@@ -127,20 +129,20 @@ class Hub:
         part = target.with_name(target.name + ".part")
         if part.exists() and part.stat().st_size > remote.size:
             part.unlink()  # of another revision
-        self._complete(remote, part, show)
+        self._complete_part(remote, part, show)
         if not _is_right(part, remote):
             part.unlink()
             raise ModelFault(f"{remote.name} arrived altered: its sum is not the hub's; try again")
         part.replace(target)
 
-    def _complete(self, remote: Remote, part: Path, show: ShowProgress) -> None:
+    def _complete_part(self, remote: Remote, part: Path, show: ShowProgress) -> None:
         failures = 0
         while True:
             had = part.stat().st_size if part.exists() else 0
             if part.exists() and had >= remote.size:
                 return
             try:
-                self._append(remote, part, had, show)
+                self._append_rest(remote, part, had, show)
             except Unreachable:
                 moved = part.exists() and part.stat().st_size > had
                 failures = 1 if moved else failures + 1
@@ -148,11 +150,12 @@ class Hub:
                     raise
                 time.sleep(self._pause_s * 2 ** (failures - 1))
 
-    def _append(self, remote: Remote, part: Path, had: int, show: ShowProgress) -> None:
+    def _append_rest(self, remote: Remote, part: Path, had: int, show: ShowProgress) -> None:
         name = quote(remote.name)
         url = f"{self.endpoint}/{remote.repository}/resolve/{remote.commit}/{name}"
         asked = {"Range": f"bytes={had}-"} if had else {}
-        with self._got(url, asked, remote.repository) as answer:
+        with self._get_answer(url, asked, remote.repository) as answer:
+            # A server may ignore Range and send the whole file with 200.
             is_rest = answer.status_code == 206
             with part.open("ab" if is_rest else "wb") as file:
                 size = had if is_rest else 0
@@ -167,7 +170,7 @@ class Hub:
             raise Unreachable(f"{self.endpoint}: the connection ended within {remote.name}")
 
     @contextmanager
-    def _got(self, url: str, headers: dict[str, str], what: str) -> Iterator[Any]:
+    def _get_answer(self, url: str, headers: dict[str, str], what: str) -> Iterator[Any]:
         """Yield an answer of 2xx; follow redirects without giving the token to another host."""
         asked = {"Accept-Encoding": "identity", "User-Agent": "chexfract-worker", **headers}
         try:
@@ -176,7 +179,7 @@ class Hub:
                 bearer = {"Authorization": f"Bearer {self._token}"} if is_own else {}
                 with self._client.stream("GET", url, headers=asked | bearer) as answer:
                     if answer.status_code not in (301, 302, 303, 307, 308):
-                        self._check(answer, what)
+                        self._check_answer(answer, what)
                         yield answer
                         return
                     url = urljoin(url, answer.headers.get("location", ""))
@@ -205,7 +208,7 @@ class Hub:
         """Whether an address is at this hub, as safely spoken to: others get no token."""
         return urlsplit(url)[:2] == urlsplit(self.endpoint)[:2]
 
-    def _check(self, answer: Any, what: str) -> None:
+    def _check_answer(self, answer: Any, what: str) -> None:
         status = answer.status_code
         if status in (401, 403):
             raise Refused(
@@ -220,7 +223,7 @@ class Hub:
             raise Refused(f"{self.endpoint} answers {status} for {what}")
 
 
-def _remote(repository: str, commit: str, entry: dict[str, Any]) -> Remote:
+def _remote_file(repository: str, commit: str, entry: dict[str, Any]) -> Remote:
     name = str(entry["rfilename"])
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name:
@@ -256,6 +259,7 @@ def _is_right(path: Path, remote: Remote) -> bool:
         return False
     if remote.sha256:
         return checkpoint.sha256_of(path) == remote.sha256
+    # git hashes "blob SIZE\0" before the content, not the content alone.
     if remote.git_sha1:
         content = path.read_bytes()
         blob = b"blob %d\0" % len(content) + content
@@ -287,7 +291,7 @@ class Pins:
     folder : Path
         Its ``REVISIONS`` of an earlier fetch go on to hold.
     wanted : mapping
-        Repository -> revision, where somebody named one.
+        Repository -> revision, where somebody named a revision.
     """
 
     def __init__(self, hub: Hub, folder: Path, wanted: Mapping[str, str]) -> None:
@@ -377,14 +381,14 @@ def fetch_model(
 def _fetch_satellites(hub: Hub, folder: Path, show: ShowProgress, pinned: Pins) -> set[str]:
     """Bring the encoders that the model's code loads by name; return their files' names."""
     found = set()
-    for name, place in sorted(satellites.names(folder).items()):
+    for name, place in sorted(satellites.hub_names(folder).items()):
         try:
             files = wanted(pinned.files(name))
         except (NotFound, Refused) as exc:
             # perhaps a name for the record only: if not, loading says what is missing
             logger.warning("%s names %s, which was not fetched: %s", place, name, exc)
             continue
-        there = satellites.folder_of(folder, name)
+        there = satellites.satellite_folder(folder, name)
         _want_room(files, there)
         for remote in files:
             hub.fetch(remote, there, show)

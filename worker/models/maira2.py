@@ -27,7 +27,7 @@ CELLS = 100
 """A coordinate names one of a hundred cells across or down; its middle is meant."""
 
 
-def phrases(said: str) -> list[tuple[str, list[tuple[float, ...]] | None]]:
+def read_phrases(said: str) -> list[tuple[str, list[tuple[float, ...]] | None]]:
     """Return each phrase of a grounded answer with its whole boxes; an open end is not a fault.
 
     What stands outside of the marks is text as well: nothing that was said is lost.
@@ -78,7 +78,7 @@ class Maira2Model(LocalModel):
         return super()._parameters() | said
 
     def _describe(self, inputs: Sequence[Any], progress: Progress | None) -> list[Description]:
-        return [self._one(prepared, progress) for prepared in inputs]
+        return [self._describe_picture(prepared, progress) for prepared in inputs]
 
     def _inputs(self, pixels: NDArray[np.uint8]) -> Any:
         options = cast("Options", self.options)
@@ -95,7 +95,7 @@ class Maira2Model(LocalModel):
         )
         return gen.tensors(made.items()), pixels.shape
 
-    def _one(
+    def _describe_picture(
         self, prepared: tuple[gen.Inputs, tuple[int, ...]], progress: Progress | None
     ) -> Description:
         started = time.monotonic()
@@ -105,26 +105,26 @@ class Maira2Model(LocalModel):
         answer = ids[0, inputs["input_ids"].shape[1] :].tolist()
         kept, reason = gen.cut(answer, self.stops, self.options.max_new_tokens)
         said = self.processor.decode(kept, skip_special_tokens=True).lstrip()
-        parts = self._parts(said)
+        parts = self._read_parts(said)
         seconds = time.monotonic() - started
         if isinstance(parts, str):
             return Description(parts.strip(), len(kept), reason, seconds)
         text = " ".join(str(sentence).strip() for sentence, _ in parts)
-        regions = tuple(self._regions(parts, shape))
+        regions = tuple(self._read_regions(parts, shape))
         return Description(text, len(kept), reason, seconds, regions)
 
-    def _parts(self, said: str) -> Any:
+    def _read_parts(self, said: str) -> Any:
         """Return the phrases of an answer with their boxes, by the checkpoint's own converter.
 
-        That one asserts that each mark is closed, and an answer may be cut within one.
+        It asserts that each mark is closed, and an answer may be cut within a mark.
         """
         try:
             return self.processor.convert_output_to_plaintext_or_grounded_sequence(said)
         except (AssertionError, ValueError):
             logger.info("model %s: its marks are not closed; read as far as they go", self.name)
-            return phrases(said)
+            return read_phrases(said)
 
-    def _regions(self, parts: Any, shape: tuple[int, ...]) -> Iterator[Region]:
+    def _read_regions(self, parts: Any, shape: tuple[int, ...]) -> Iterator[Region]:
         """Yield boxes in shares of the whole picture: the model has seen a centre crop of it."""
         rows, columns = shape
         for sentence, boxes in parts:

@@ -47,7 +47,7 @@ COPIED = (
 
 
 class NotPhi3(ModelFault):
-    """The language model is another one; the text says by what it is seen."""
+    """The language model is not Phi-3; the text says by what it is seen."""
 
 
 class _Embedded(Exception):
@@ -77,8 +77,10 @@ class NativeDecoder:
 
         weights = dict(remote.named_parameters())
         self._remote = remote
-        config = _config(remote.config, weights)
+        config = _phi3_config(remote.config, weights)
         phi3 = remote_code.library().Phi3ForCausalLM
+        # On the meta device only shapes are made: the weights come from the checkpoint by
+        # assign=True, so that nothing is in memory twice.
         with torch.device("meta"):
             self._phi3 = phi3(config)
         wanted = {
@@ -132,17 +134,21 @@ class NativeDecoder:
         until = time.monotonic() + seconds
         with torch.inference_mode():
             mask = batch["attention_mask"]
-            logits = self._read(self._embedded(batch), mask, longest)
+            logits = self._read_prompt(self._embed_prompt(batch), mask, longest)
             ends = torch.tensor(sorted(stops), device=logits.device)
             alive = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
             answer: list[Any] = []
             while True:
                 observer.look(logits)
+                # A row that has ended goes on as padding: the batch keeps its shape until the last
+                # row ends.
                 token = torch.where(alive, logits.argmax(-1), pad)
                 answer.append(token)
                 alive = alive & ~torch.isin(token, ends)
                 if progress is not None:
                     progress()
+                # bool(alive.any()) is the one place per token at which the host waits for the
+                # device.
                 is_over = len(answer) >= longest or observer.is_enough
                 if is_over or not bool(alive.any()) or time.monotonic() > until:
                     break
@@ -150,7 +156,7 @@ class NativeDecoder:
             ids: list[list[int]] = torch.stack(answer, 1).tolist()
         return ids
 
-    def _embedded(self, batch: Inputs) -> Any:
+    def _embed_prompt(self, batch: Inputs) -> Any:
         """Return what the checkpoint's code feeds to its first layer: words and picture."""
 
         def stop(_: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -165,8 +171,9 @@ class NativeDecoder:
             hook.remove()
         raise NotPhi3("its first layer is never called")
 
-    def _read(self, hidden: Any, mask: Any, new: int) -> Any:
+    def _read_prompt(self, hidden: Any, mask: Any, new: int) -> Any:
         """Read the prompt; return the logits behind it, with the loop's cache filled."""
+        # Rows are padded on the left, so positions count from each row's first real token.
         positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
         out = self._phi3(
             inputs_embeds=hidden,
@@ -179,12 +186,13 @@ class NativeDecoder:
         return out.logits[:, -1]
 
 
-def _config(given: Any, weights: dict[str, Any]) -> Any:
-    """Return transformers' configuration of this Phi-3, or say why it is none."""
+def _phi3_config(given: Any, weights: dict[str, Any]) -> Any:
+    """Return transformers' configuration of this Phi-3, or say why it is not Phi-3."""
     layers = [name for name in weights if LAYER.match(name)]
     others = [n for n in weights if n.startswith("model.layers.") and n not in layers]
     count = int(getattr(given, "num_hidden_layers", 0) or 0)
     missing = [name for name in WHOLE if name not in weights and name != "lm_head.weight"]
+    # lm_head may be absent: its weights are then those of the embedding (tied).
     if missing or others or not count or len(layers) != PER_LAYER * count:
         raise NotPhi3("its weights are not named as Phi-3's")
     if getattr(given, "hidden_act", "silu") != "silu":
@@ -251,6 +259,7 @@ class _Loop:
         import torch
 
         rows, prompt = mask.shape
+        # Rounded up to the bucket: a new shape costs a new recording of the CUDA graph.
         length = -(-(prompt + new) // BUCKET) * BUCKET
         self._shape, self._at = (rows, length), prompt
         weight = self._layers[0][1]
@@ -272,11 +281,14 @@ class _Loop:
             # a turn is x cos + (-x2, x1) sin: with the sign in the sine, the halves only swap
             state["sin"][:, : self._size // 2] *= -1
             if on_cuda:
-                self._state = {self._shape: state}  # of one shape: others' memory is given back
+                self._state = {
+                    self._shape: state
+                }  # of a single shape: the memory of others is given back
                 self._graphs = {}
-        for index, (keys, values) in enumerate(_pairs(cache)):
+        for index, (keys, values) in enumerate(_cached_pairs(cache)):
             state["keys"][index, :, :, :prompt] = keys
             state["values"][index, :, :, :prompt] = values
+        # Not -inf: a row whose mask is shut everywhere would become NaN in the softmax.
         shut = torch.finfo(weight.dtype).min
         state["mask"].fill_(shut)
         state["mask"][:, 0, 0, :prompt].masked_fill_(mask.bool(), 0)
@@ -289,16 +301,16 @@ class _Loop:
         state = self._now
         state["token"].copy_(token)
         if token.device.type == "cuda":
-            logits = self._replayed(state)
+            logits = self._replay_step(state)
         else:
             # without a graph nothing has to have a fixed shape: only what is filled is looked at
             self._at += 1
-            logits = self._compute(state, self._at)
+            logits = self._compute_step(state, self._at)
         state["position"] += 1
         state["slot"] += 1
         return logits
 
-    def _replayed(self, state: dict[str, Any]) -> Any:
+    def _replay_step(self, state: dict[str, Any]) -> Any:
         import torch
 
         graph, out = self._graphs.get(self._shape, (None, None))
@@ -307,21 +319,23 @@ class _Loop:
             spare.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(spare):  # libraries allocate at their first call
                 for _ in range(2):
-                    self._compute(state, self._shape[1])
+                    self._compute_step(state, self._shape[1])
             torch.cuda.current_stream().wait_stream(spare)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                out = self._compute(state, self._shape[1])
+                out = self._compute_step(state, self._shape[1])
             self._graphs[self._shape] = (graph, out)
         graph.replay()
+        # The graph writes its next result to the same place.
         return out.clone()
 
-    def _compute(self, state: dict[str, Any], seen: int) -> Any:
+    def _compute_step(self, state: dict[str, Any], seen: int) -> Any:
         import torch
         from torch.nn import functional as f
 
         half = self._size // 2
         slot, mask = state["slot"], state["mask"]
+        # By tensors and in place throughout: a recorded graph replays addresses, not Python values.
         mask.index_fill_(3, slot, 0)
         cos = state["cos"].index_select(0, state["position"])[:, None, None]
         sin = state["sin"].index_select(0, state["position"])[:, None, None]
@@ -329,25 +343,25 @@ class _Loop:
         rows, _ = x.shape
         at, shared = self._heads * self._size, self._shared * self._size
         view = mask[..., :seen]
-        if x.device.type == "cpu":  # as `_attend` takes it there
+        if x.device.type == "cpu":  # as `_attend_cache` takes it there
             view = view.expand(-1, self._shared, -1, -1).reshape(-1, 1, seen)
         for index, (before, qkv, out, after, gate_up, down) in enumerate(self._layers):
-            made = f.linear(self._normed(x, before), qkv)
+            made = f.linear(self._rms_norm(x, before), qkv)
             heads = made[:, : at + shared].view(rows, -1, 1, self._size)
             heads = torch.addcmul(heads * cos, heads.roll(half, -1), sin)
             keys, values = state["keys"][index], state["values"][index]
             keys.index_copy_(2, slot, heads[:, self._heads :])
             values.index_copy_(2, slot, made[:, at + shared :].view(rows, -1, 1, self._size))
-            attended = self._attend(
+            attended = self._attend_cache(
                 heads[:, : self._heads], keys[:, :, :seen], values[:, :, :seen], view
             )
             x = x + f.linear(attended.reshape(rows, at), out)
-            gate, up = f.linear(self._normed(x, after), gate_up).chunk(2, -1)
+            gate, up = f.linear(self._rms_norm(x, after), gate_up).chunk(2, -1)
             x = x + f.linear(f.silu(gate) * up, down)
-        x = self._normed(x, self._phi3.model.norm.weight)
+        x = self._rms_norm(x, self._phi3.model.norm.weight)
         return f.linear(x, self._phi3.lm_head.weight)
 
-    def _normed(self, x: Any, weight: Any) -> Any:
+    def _rms_norm(self, x: Any, weight: Any) -> Any:
         import torch
         from torch.nn import functional as f
 
@@ -358,7 +372,7 @@ class _Loop:
         scale = torch.rsqrt(torch.addcmul(self._tiny, length, length, value=1 / x.shape[-1]))
         return x * scale * weight
 
-    def _attend(self, asked: Any, keys: Any, values: Any, mask: Any) -> Any:
+    def _attend_cache(self, asked: Any, keys: Any, values: Any, mask: Any) -> Any:
         """Return what one token per row sees of the cache: (rows, heads, 1, size)."""
         import torch
         from torch.nn import functional as f
@@ -377,7 +391,7 @@ class _Loop:
         return torch.bmm(weights, values.view(rows * self._shared, seen, self._size))
 
 
-def _pairs(cache: Any) -> list[tuple[Any, Any]]:
+def _cached_pairs(cache: Any) -> list[tuple[Any, Any]]:
     """Return keys and values of each layer, as the releases of transformers keep them."""
     layers = getattr(cache, "layers", None)
     if layers is not None:

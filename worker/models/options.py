@@ -26,7 +26,7 @@ CHEXAGENT_PROMPT = (
     'Please provide a detailed description of "Everything else (e.g., mediastinal contours, bones, '
     'soft tissues, tubes, valves, and pacemakers)" in the chest X-ray'
 )
-"""Of the sections that CheXagent describes, the one with the bones."""
+"""Of the sections that CheXagent describes, that with the bones."""
 GROUNDED_TOKENS = 450
 
 IMAGE_MARK = re.compile(r"<\|?image(_\d{1,3})?\|?>")
@@ -52,10 +52,10 @@ class Options(BaseModel):
     licence_accepted_by: str = ""
     """Who accepted the model's licence; without it only demonstration models are loaded."""
     licence: str = ""
-    """The licence's name where it is another than the engine's usual one."""
+    """The licence's name where it is not the usual licence of the engine."""
     demonstration: bool = False
     """The answers mean nothing for patients: reports say so. A folder of weights wants its licence
-    accepted all the same; only one that holds a file DEMONSTRATION does not."""
+    accepted all the same; only a folder that holds a file DEMONSTRATION does not."""
     prompt: str = CHEXFRACT_PROMPT
     """What the model is asked."""
     max_new_tokens: int = Field(default=256, ge=1, le=8192)
@@ -98,7 +98,7 @@ class ChexFract(Weights):
     """``native``: Phi-3 checkpoints by transformers' own Phi3 and a lean loop, where the tokens are
     the same as by the checkpoint's own (``remote``) code; ``auto``: where that is seen."""
     system: str = ""
-    """What a system role says before the prompt, for checkpoints that were trained with one."""
+    """What a system role says before the prompt, for checkpoints that were trained so."""
 
 
 class Maira2(Weights):
@@ -171,7 +171,7 @@ class LlmCxr(Weights):
     """Names within the folder `path`, so that the list of sums covers them."""
 
 
-def _address(url: str) -> str:
+def _check_address(url: str) -> str:
     parts = urlsplit(url)  # it and the port raise ValueError
     if not parts.hostname or parts.port == 0:
         raise ValueError("names no host and port")
@@ -183,10 +183,10 @@ class ChatServer(Options):
 
     path: Literal[""] = ""
     """Not used: the server has the weights."""
-    url: Annotated[str, AfterValidator(_address)] = Field(pattern=r"^https?://[^/\s]+")
+    url: Annotated[str, AfterValidator(_check_address)] = Field(pattern=r"^https?://[^/\s]+")
     """The address up to ``/v1``."""
     served_model: str = ""
-    """The server's name for the model; empty: the only one it serves."""
+    """The server's name for the model; empty: the only model that it serves."""
     api_key_file: str = ""
     """File of the key that the server asks for; empty: none."""
     prompt: str = CHEXFRACT_PROMPT.partition("\n")[2]
@@ -224,7 +224,7 @@ KINDS: dict[str, type[Options]] = {
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
-def check(kind: type[AnyOptions], name: str, table: dict[str, Any]) -> AnyOptions:
+def check_table(kind: type[AnyOptions], name: str, table: dict[str, Any]) -> AnyOptions:
     """Return the table ``[models.NAME]`` as `kind`.
 
     Raises
@@ -249,14 +249,14 @@ def check_all(tables: dict[str, dict[str, Any]]) -> None:
     faults = []
     for name, table in tables.items():
         try:
-            check(kind_of(name, str(table.get("engine", ""))), name, table)
+            check_table(options_kind(name, str(table.get("engine", ""))), name, table)
         except ConfigurationError as exc:
             faults.append(str(exc))
     if faults:
         raise ConfigurationError("; ".join(faults))
 
 
-def kind_of(name: str, engine: str) -> type[Options]:
+def options_kind(name: str, engine: str) -> type[Options]:
     """Return what the table of an engine may hold.
 
     Raises
@@ -270,6 +270,6 @@ def kind_of(name: str, engine: str) -> type[Options]:
     return KINDS[engine]
 
 
-def expand(path: str) -> Path:
+def expand_path(path: str) -> Path:
     """Return `path` with ``~`` replaced."""
     return Path(path).expanduser()

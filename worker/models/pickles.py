@@ -56,13 +56,14 @@ class TensorUnpickler(pickle.Unpickler):
 
         if (module, name) in ALLOWED:
             return super().find_class(module, name)
+        # A dtype is a value of torch, not a class; pickles name it as they name classes.
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         return Dropped
 
 
 def tensors_of(path: Path) -> dict[str, Any]:
-    """Return the tensors of a checkpoint, or those of its ``state_dict`` where it has one.
+    """Return the tensors of a checkpoint, or those of its ``state_dict`` where it has any.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def tensors_of(path: Path) -> dict[str, Any]:
     try:
         with foreign_code(lambda _: refused):  # torch's loader raises anything
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except NotUnderstood:  # why, the next one says
+    except NotUnderstood:  # the next attempt says why
         content = _restricted_load(path)
     weights = content.get("state_dict", content) if isinstance(content, dict) else {}
     found = {
@@ -100,9 +101,9 @@ def _restricted_load(path: Path) -> Any:
         __name__="tensors",
     )
 
-    def unacceptable(exc: BaseException) -> Unacceptable:
+    def refuse_pickle(exc: BaseException) -> Unacceptable:
         text = f"{type(exc).__name__}: {exc}"[:200]
         return Unacceptable(f"{path.name}: not a checkpoint of tensors: {text}")
 
-    with foreign_code(unacceptable):  # pickle raises anything
+    with foreign_code(refuse_pickle):  # pickle raises anything
         return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)

@@ -75,7 +75,7 @@ def give_cache_its_old_names() -> None:
     """Add to ``DynamicCache`` what code written for transformers 4.38 to 4.48 calls, if absent."""
     from transformers.cache_utils import DynamicCache
 
-    # 4.36 sets seen_tokens on the instance: only that one tells
+    # 4.36 sets seen_tokens on the instance: the class does not show it
     cache = DynamicCache()
     for name, member in _OLD_NAMES.items():
         if not hasattr(cache, name):

@@ -35,7 +35,7 @@ def needed(files: Checkpoint, dtype: str, quantization: str = "none") -> int:
     if any(path.suffix == ".safetensors" for path in paths):
         # the same weights once more, which are not loaded
         paths = [path for path in paths if not path.name.startswith("pytorch_model")]
-    return int(sum(_of_file(path, dtype, quantization) for path in paths))
+    return int(sum(_file_bytes(path, dtype, quantization) for path in paths))
 
 
 def per_picture(files: Checkpoint, dtype: str, new_tokens: int) -> int:
@@ -63,25 +63,28 @@ def per_picture(files: Checkpoint, dtype: str, new_tokens: int) -> int:
     size = SIZES.get(dtype, 4)
     longest = int(shape.get("max_position_embeddings") or 0) or PROMPT_TOKENS + new_tokens
     prompt = min(PROMPT_TOKENS, longest)
+    # Keys and values of each layer, for each position of prompt and answer.
     cache = 2 * layers * shared * head * size * min(prompt + new_tokens, longest)
     logits = prompt * words * (4 + size)
+    # The widest moment of a layer: gate, up and their product, the hidden states around them, and
+    # scores of all heads before and after the softmax.
     activations = prompt * (3 * inner + 8 * width) * size + 2 * heads * prompt**2 * 4
     return cache + logits + activations
 
 
-def _of_file(path: Path, dtype: str, quantization: str) -> float:
+def _file_bytes(path: Path, dtype: str, quantization: str) -> float:
     if path.suffix != ".safetensors":
         return path.stat().st_size
     try:
         return sum(
-            _of_tensor(name, kind, shape, dtype, quantization)
-            for name, kind, shape in _tensors_of(path)
+            _tensor_bytes(name, kind, shape, dtype, quantization)
+            for name, kind, shape in _read_tensor_heads(path)
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
         return path.stat().st_size  # whoever loads it says what is wrong with it
 
 
-def _of_tensor(name: str, kind: str, shape: list[int], dtype: str, quantization: str) -> float:
+def _tensor_bytes(name: str, kind: str, shape: list[int], dtype: str, quantization: str) -> float:
     count = prod(shape)
     if kind not in FLOATING:
         return count * OTHER.get(kind, 1)
@@ -92,9 +95,10 @@ def _of_tensor(name: str, kind: str, shape: list[int], dtype: str, quantization:
     return count * SIZES.get(dtype, FLOATING[kind])
 
 
-def _tensors_of(path: Path) -> Iterator[tuple[str, str, list[int]]]:
+def _read_tensor_heads(path: Path) -> Iterator[tuple[str, str, list[int]]]:
     """Yield name, dtype and shape of each tensor from the head of a safetensors file."""
     with path.open("rb") as file:
+        # A safetensors file begins with 8 bytes of length and a JSON head of that length.
         (length,) = struct.unpack("<Q", file.read(8))
         head = json.loads(file.read(min(length, LONGEST_HEADER)))
     for name, tensor in head.items():

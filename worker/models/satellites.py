@@ -1,7 +1,7 @@
 """Encoders that a model's own code loads by name: found in its folder, loaded with its weights.
 
 CheXagent-2 builds its picture encoder by ``from_pretrained(NAME)`` within its own ``__init__``. The
-name is one on a hub, which a worker never asks; and transformers 5 builds models on the meta
+name is that of a hub, which a worker never asks; and transformers 5 builds models on the meta
 device, where a nested ``from_pretrained`` is refused. So the nested call makes the encoder's shape
 only: its weights come with those of the whole model, or from the satellite's folder afterwards.
 """
@@ -47,6 +47,8 @@ class Nested:
             wanted = [key for key in left if prefix is not None and key.startswith(f"{prefix}.")]
             if not wanted:
                 continue
+            # A second copy, for a moment only: what the whole model's file holds is never read from
+            # here.
             weights = type(module).from_pretrained(folder, local_files_only=True).state_dict()
             at = len(prefix or "") + 1
             found = {key[at:]: weights[key[at:]] for key in wanted if key[at:] in weights}
@@ -55,12 +57,12 @@ class Nested:
         return sorted(left)
 
 
-def folder_of(root: Path, name: str) -> Path:
+def satellite_folder(root: Path, name: str) -> Path:
     """Return where the satellite of that hub name lies in a model's folder."""
     return root / FOLDER / name.replace("/", "--")
 
 
-def names(folder: Path) -> dict[str, str]:
+def hub_names(folder: Path) -> dict[str, str]:
     """Return the hub names that configuration and code load, each with the place that says so."""
     found: dict[str, str] = {}
     for path in sorted(folder.glob("*config.json")):
@@ -68,7 +70,7 @@ def names(folder: Path) -> dict[str, str]:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             continue  # whoever loads it says what is wrong with it
-        for place, value in _texts(content, ""):
+        for place, value in _config_texts(content, ""):
             last = place.rpartition(".")[2]
             if KEYS.search(last) and last != "_name_or_path" and HUB_NAME.match(value):
                 found.setdefault(value, f"{path.name}: {place}")
@@ -78,7 +80,7 @@ def names(folder: Path) -> dict[str, str]:
     return found
 
 
-def _texts(content: Any, place: str) -> Iterator[tuple[str, str]]:
+def _config_texts(content: Any, place: str) -> Iterator[tuple[str, str]]:
     """Yield each text of a configuration with its key's path."""
     waiting = [(place, content)]
     while waiting:
@@ -86,9 +88,9 @@ def _texts(content: Any, place: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, str):
             yield where, value
         elif isinstance(value, dict):
-            waiting += [(f"{where}.{key}".lstrip("."), one) for key, one in value.items()]
+            waiting += [(f"{where}.{key}".lstrip("."), item) for key, item in value.items()]
         elif isinstance(value, list):
-            waiting += [(where, one) for one in value]
+            waiting += [(where, item) for item in value]
 
 
 @contextmanager
@@ -107,17 +109,17 @@ def nested(name: str, outer: Path, root: Path) -> Iterator[Nested]:
     library = remote_code.library()
     found = Nested()
 
-    def local(wanted: Any) -> Path:
+    def local_folder(wanted: Any) -> Path:
         return _resolved_folder(name, str(wanted), root)
 
-    def wrapped(owner: Any, build: Any) -> Any:
+    def patch_loader(owner: Any, build: Any) -> Any:
         original = owner.__dict__["from_pretrained"].__func__
 
         @functools.wraps(original)
         def from_pretrained(cls: Any, wanted: Any, *more: Any, **options: Any) -> Any:
             if wanted is None or Path(str(wanted)) == outer:
                 return original(cls, wanted, *more, **options)
-            return build(cls, original, local(wanted), more, options)
+            return build(cls, original, local_folder(wanted), more, options)
 
         return mock.patch.object(owner, "from_pretrained", classmethod(from_pretrained))
 
@@ -125,7 +127,7 @@ def nested(name: str, outer: Path, root: Path) -> Iterator[Nested]:
         return original(cls, str(folder), *more, **options | {"local_files_only": True})
 
     def as_shape(cls: Any, _: Any, folder: Path, __: Any, options: Any) -> Any:
-        config = options.get("config") or _config(library, cls, folder)
+        config = options.get("config") or _encoder_config(library, cls, folder)
         module = (
             cls.from_config(config) if hasattr(cls, "from_config") else cls._from_config(config)
         )
@@ -133,18 +135,19 @@ def nested(name: str, outer: Path, root: Path) -> Iterator[Nested]:
         return module
 
     models = [library.PreTrainedModel]
+    # AutoModel has from_pretrained from a base class: the patch must sit where it is defined.
     models += [base for base in library.AutoModel.__mro__ if "from_pretrained" in base.__dict__][:1]
     with ExitStack() as stack:
         for owner in models:
-            stack.enter_context(wrapped(owner, as_shape))
+            stack.enter_context(patch_loader(owner, as_shape))
         for each in NAMED:
             owner = getattr(library, each)
             if "from_pretrained" in owner.__dict__:
-                stack.enter_context(wrapped(owner, by_name))
+                stack.enter_context(patch_loader(owner, by_name))
         yield found
 
 
-def _config(library: Any, cls: Any, folder: Path) -> Any:
+def _encoder_config(library: Any, cls: Any, folder: Path) -> Any:
     own = getattr(cls, "config_class", None)
     reader = own if own is not None else library.AutoConfig
     options = {} if own is not None else {"trust_remote_code": True}
@@ -153,7 +156,7 @@ def _config(library: Any, cls: Any, folder: Path) -> Any:
 
 def _resolved_folder(name: str, wanted: str, root: Path) -> Path:
     """Return the local folder of what a model's code loads by name."""
-    folder = folder_of(root, wanted)
+    folder = satellite_folder(root, wanted)
     if (folder / "config.json").is_file():
         return folder
     path = Path(wanted)
@@ -164,7 +167,7 @@ def _resolved_folder(name: str, wanted: str, root: Path) -> Path:
         if not any(path.rglob("*.py")):
             logger.warning("models.%s: %s is on no list of sums", name, path)
             return path
-    place = names(root).get(wanted, "its code")
+    place = hub_names(root).get(wanted, "its code")
     raise Unacceptable(
         f"models.{name}.path: {place} loads {wanted}, and nothing is loaded from a hub; get it "
         f"with `chexfract-worker model fetch {wanted} --to {folder}`, then accept {root} again"

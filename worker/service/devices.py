@@ -43,7 +43,7 @@ def parse_devices(text: str) -> list[str]:
     return devices
 
 
-def choose(device: str) -> str:
+def choose_device(device: str) -> str:
     """Make a device that has a name, not a number, the only visible one; return torch's name.
 
     Must come before the first use of CUDA, which reads the variable then.
@@ -62,7 +62,7 @@ def run_each(
 ) -> int:
     """Run `command` once per device until asked to end; return the exit status.
 
-    A child that ends by itself is started again, after a growing pause; one whose configuration
+    A child that ends by itself is started again, after a growing pause; a child whose configuration
     is wrong ends all.
     """
     fleet = _Fleet(command, devices)
@@ -88,15 +88,15 @@ class _Fleet:
         status = 0
         while not self._stops.is_set():
             for device in self._children:
-                if (ended := self._look(device)) == ConfigurationError.exit_code:
+                if (ended := self._tend_child(device)) == ConfigurationError.exit_code:
                     status = ended
                     self.stop()
             wait(0.1)
-        self._end()
+        self._end_children()
         return status
 
-    def _look(self, device: str) -> int | None:
-        """Start a child that is due; return the status of one that ended."""
+    def _tend_child(self, device: str) -> int | None:
+        """Start a child that is due; return the status of a child that ended."""
         child, now = self._children[device], time.monotonic()
         if child is None:
             if now >= self._due[device]:
@@ -107,6 +107,7 @@ class _Fleet:
         status = child.poll()
         if status is None:
             return None
+        # It has run for a while, so its end is a new trouble and not the last one again.
         if now - self._began[device] > 10 * _PAUSE_S[1]:
             self._pauses[device] = _PAUSE_S[0]
         pause = self._pauses[device]
@@ -115,7 +116,7 @@ class _Fleet:
         self._pauses[device] = min(2 * pause, _PAUSE_S[1])
         return status
 
-    def _end(self) -> None:
+    def _end_children(self) -> None:
         children = [child for child in self._children.values() if child is not None]
         for child in children:
             child.terminate()

@@ -130,7 +130,8 @@ def _ask_card(number: int) -> Device | None:
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
-    visible = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    # nvidia-smi numbers all cards, torch those that are visible.
     ident = visible[number] if number < len(visible) and visible[number] else str(number)
     query = "--query-gpu=name,memory.total,memory.used,utilization.gpu"
     command = [program, "-i", ident, query, "--format=csv,noheader,nounits"]
@@ -151,10 +152,10 @@ def _ask_card(number: int) -> Device | None:
 
 def _processor_device() -> Device:
     count = os.cpu_count() or 1
-    memory = _memory()
+    memory = _memory_fields()
     total = memory.get("MemTotal", 0)
     return Device(
-        name=f"{count} x {_processor()}"[:128],
+        name=f"{count} x {_processor_name()}"[:128],
         memory=total,
         used=max(0, total - memory.get("MemAvailable", total)),
         load=min(1.0, round(os.getloadavg()[0] / count, 2)),
@@ -162,7 +163,7 @@ def _processor_device() -> Device:
 
 
 @lru_cache(maxsize=1)
-def _processor() -> str:
+def _processor_name() -> str:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -171,7 +172,7 @@ def _processor() -> str:
     return found[1].strip() if found else platform.machine() or "processor"
 
 
-def _memory() -> dict[str, int]:
+def _memory_fields() -> dict[str, int]:
     """Return the fields of /proc/meminfo in bytes; none where there is no such file."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()

@@ -102,7 +102,7 @@ class PictureDesk:
         self._most = settings.serve.waiting
         self._give_up = give_up or (lambda: os._exit(STUCK))
         self.batches: BatchFormer[_Asked] = BatchFormer(
-            self._describe, lambda: min(settings.worker.batch, pipeline.limit.most)
+            self._describe_batch, lambda: min(settings.worker.batch, pipeline.limit.most)
         )
         self._slots = ThreadPoolExecutor(
             min(settings.worker.batch, max(2, os.cpu_count() or 1)), thread_name_prefix="prepare"
@@ -127,12 +127,15 @@ class PictureDesk:
         self.waiting += 1
         self.batches.expect()
         try:
-            return await asyncio.shield(asyncio.ensure_future(self._through(prepare)))
+            # A client that hangs up cancels its request: what a thread has begun goes on, so that
+            # the batch former gets the item that it expects.
+            return await asyncio.shield(asyncio.ensure_future(self._pass_through(prepare)))
         finally:
             self.waiting -= 1
 
-    async def _through(self, prepare: Callable[[], Case]) -> Case:
+    async def _pass_through(self, prepare: Callable[[], Case]) -> Case:
         with ExitStack() as expected:
+            # The batch former waits for what is expected: whoever does not come must say so.
             expected.callback(self.batches.miss)
             loop = asyncio.get_running_loop()
             case = await loop.run_in_executor(self._slots, prepare)
@@ -146,17 +149,17 @@ class PictureDesk:
             raise _of_trouble(case.trouble)
         return case
 
-    def _describe(self, asked: Sequence[_Asked]) -> None:
-        def note(exc: Exception) -> None:
+    def _describe_batch(self, asked: Sequence[_Asked]) -> None:
+        def note_failure(exc: Exception) -> None:
             logger.error("a batch failed", exc_info=exc)
-            for one in asked:
-                one.case.trouble = Unexplained(f"{type(exc).__name__} in the worker")
+            for item in asked:
+                item.case.trouble = Unexplained(f"{type(exc).__name__} in the worker")
 
-        with OneOfMany(note):  # each request gets its answer
-            self.pipeline.describe([one.case for one in asked])
-        for one in asked:
-            one.done.set_result(None)
-        if any(isinstance(one.case.trouble, BrokenAccelerator) for one in asked):
+        with OneOfMany(note_failure):  # each request gets its answer
+            self.pipeline.describe([item.case for item in asked])
+        for item in asked:
+            item.done.set_result(None)
+        if any(isinstance(item.case.trouble, BrokenAccelerator) for item in asked):
             logger.critical("the accelerator is lost: this server ends")
             time.sleep(0.2)  # for the answers
             self._give_up()
@@ -180,13 +183,13 @@ class KeyGuard:
     serve : Serve
         ``[serve]`` of worker.toml.
     keys : sequence of str
-        Whoever shows one of them may ask; none: this machine only, by its own names.
+        Whoever shows any of them may ask; none: this machine only, by its own names.
     """
 
     def __init__(self, app: Any, serve: Serve, keys: Sequence[str]) -> None:
         self._app = app
         self._serve = serve
-        self._keys = [_digest(key) for key in keys]
+        self._keys = [_key_digest(key) for key in keys]
         self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -199,7 +202,7 @@ class KeyGuard:
         try:
             if scope["path"] != "/healthz":
                 self._want_right(headers)
-            body = await self._body(headers, receive)
+            body = await self._read_body(headers, receive)
             size = len(body)
             self._bytes += size
         except Problem as exc:
@@ -207,7 +210,7 @@ class KeyGuard:
             return
         sent = False
 
-        async def again() -> MutableMapping[str, Any]:
+        async def replay_body() -> MutableMapping[str, Any]:
             nonlocal sent
             if sent:
                 return await receive()
@@ -215,7 +218,7 @@ class KeyGuard:
             return {"type": "http.request", "body": body, "more_body": False}
 
         try:
-            await self._app(scope, again, send)
+            await self._app(scope, replay_body, send)
         finally:
             self._bytes -= size
 
@@ -228,7 +231,8 @@ class KeyGuard:
                 raise Problem(403, "without serve.keys_file only this machine may ask", "forbidden")
             return
         kind, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-        shown = _digest(key.strip())
+        # Digests are of equal length, so the comparison takes the same time whatever was sent.
+        shown = _key_digest(key.strip())
         if kind.lower() != "bearer" or not any(
             hmac.compare_digest(shown, known) for known in self._keys
         ):
@@ -236,9 +240,10 @@ class KeyGuard:
                 401, "send one of serve.keys_file as Authorization: Bearer", "invalid_key"
             )
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         most = self._serve.most_bytes
         length = headers.get(b"content-length", b"0")
+        # Digits without end would take Python quadratic time to read.
         if length.isdigit() and len(length) < 20 and int(length) > most:
             raise Problem(413, f"more than {most} bytes", "too_large")
         if self._bytes > self._serve.most_bytes_at_once:
@@ -261,7 +266,7 @@ class KeyGuard:
             raise Problem(408, f"the body did not come within {limit:.0f} s", "timeout") from exc
 
 
-def _digest(key: str) -> bytes:
+def _key_digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
@@ -325,12 +330,12 @@ class Doors:
 
     async def chat(self, body: bytes) -> Response:
         """Answer a chat about one picture."""
-        asked = _json(body)
-        self._check(asked)
-        url, text = _parts(asked.get("messages"))
+        asked = _parse_json(body)
+        self._check_request(asked)
+        url, text = _split_messages(asked.get("messages"))
         self._want_own_prompt(text)
-        content = await asyncio.to_thread(self._content, url)
-        case = await self._desk.describe(partial(self._prepared, content))
+        content = await asyncio.to_thread(self._fetch_content, url)
+        case = await self._desk.describe(partial(self._prepare_case, content))
         if case.description is None:
             reason = case.reason or Reason(code="not-described", text="It was not described.")
             raise Problem(400, f"{reason.text} ({reason.code})", reason.code)
@@ -344,7 +349,7 @@ class Doors:
         }
         if asked.get("stream") is True:
             return StreamingResponse(
-                _streamed(head, answer.text, end), media_type="text/event-stream"
+                _stream_answer(head, answer.text, end), media_type="text/event-stream"
             )
         message = {"role": "assistant", "content": answer.text, "refusal": None}
         count = answer.tokens
@@ -359,7 +364,7 @@ class Doors:
             }
         )
 
-    def _check(self, asked: dict[str, Any]) -> None:
+    def _check_request(self, asked: dict[str, Any]) -> None:
         if asked.get("model") not in (self._name, None):
             raise Problem(404, f"only {self._name} is served here", "model_not_found")
         if asked.get("n") not in (None, 1):
@@ -370,15 +375,19 @@ class Doors:
     def _want_own_prompt(self, text: str) -> None:
         """Refuse another question than the model's: it would be answered as if it were that."""
         own = self._pipeline.info.prompt
-        if self._serve.any_prompt or not text or _plain(text) == _plain(own):
+        if (
+            self._serve.any_prompt
+            or not text
+            or _comparable_prompt(text) == _comparable_prompt(own)
+        ):
             return
         raise Problem(
             400,
-            f"this model is asked {_plain(own)[:200]!r} and nothing else; send that, no text, or "
-            f"set serve.any_prompt",
+            f"this model is asked {_comparable_prompt(own)[:200]!r} and nothing else; send that, "
+            f"no text, or set serve.any_prompt",
         )
 
-    def _content(self, url: str) -> bytes:
+    def _fetch_content(self, url: str) -> bytes:
         try:
             return pictures.from_url(url, self._serve.allow_urls, self._serve.most_bytes)
         except Refused as exc:
@@ -388,7 +397,7 @@ class Doors:
         except Transient as exc:
             raise Problem(502, str(exc), "server_error") from exc
 
-    def _prepared(self, content: bytes) -> Case:
+    def _prepare_case(self, content: bytes) -> Case:
         if is_part10(content):
             return self._pipeline.prepare(content)
         case = self._pipeline.prepare_file(content)
@@ -407,7 +416,7 @@ class Doors:
                 raise Problem(400, str(exc)) from exc
         if not body:
             raise Problem(400, "no file; send it as -F file=@image.png")
-        case = await self._desk.describe(partial(self._prepared, body))
+        case = await self._desk.describe(partial(self._prepare_case, body))
         source = case.source
         case.source = None  # no report is built, only what it would say
         order = ReportOrder(content_datetime=datetime.now(UTC), not_analysed=False)
@@ -450,7 +459,7 @@ class Doors:
         return "\n".join(lines) + "\n"
 
 
-def _json(body: bytes) -> dict[str, Any]:
+def _parse_json(body: bytes) -> dict[str, Any]:
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as exc:
@@ -460,7 +469,7 @@ def _json(body: bytes) -> dict[str, Any]:
     return content
 
 
-def _parts(messages: Any) -> tuple[str, str]:
+def _split_messages(messages: Any) -> tuple[str, str]:
     """Return the one picture's URL and the text of the last user turn that has it."""
     if not isinstance(messages, list) or not 0 < len(messages) <= 64:
         raise Problem(400, "messages: a list of turns is wanted")
@@ -490,12 +499,12 @@ def _parts(messages: Any) -> tuple[str, str]:
     return urls[0], "\n".join(texts)[:LONGEST_TEXT]
 
 
-def _plain(text: str) -> str:
+def _comparable_prompt(text: str) -> str:
     """Return a prompt without image marks, blanks and the last mark, as it is compared."""
     return " ".join(MARKS.sub(" ", text).split()).rstrip(".?! ")
 
 
-async def _streamed(head: dict[str, Any], text: str, reason: str) -> AsyncIterator[str]:
+async def _stream_answer(head: dict[str, Any], text: str, reason: str) -> AsyncIterator[str]:
     """Yield the answer in OpenAI's stream form; it is whole before the first word is sent."""
     head = head | {"object": "chat.completion.chunk"}
     for delta, end in (({"role": "assistant", "content": text}, None), ({}, reason)):
@@ -510,11 +519,11 @@ def create_app(desk: PictureDesk, settings: Settings, keys: Sequence[str] = ()) 
     app = FastAPI(title="chexfract-worker", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.exception_handler(Problem)
-    async def _say(request: Request, exc: Problem) -> Response:
+    async def _answer_problem(request: Request, exc: Problem) -> Response:
         return exc.response()
 
     @app.middleware("http")
-    async def _count(
+    async def _count_answer(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
         response = await call_next(request)
@@ -524,23 +533,23 @@ def create_app(desk: PictureDesk, settings: Settings, keys: Sequence[str] = ()) 
         return response
 
     @app.get("/healthz")
-    async def _healthz() -> dict[str, Any]:
+    async def _answer_health() -> dict[str, Any]:
         return {"status": "ok", "model": desk.pipeline.algorithm.version}
 
     @app.get("/metrics")
-    async def _metrics() -> Response:
+    async def _answer_metrics() -> Response:
         return PlainTextResponse(doors.metrics(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")
-    async def _models() -> dict[str, Any]:
+    async def _answer_models() -> dict[str, Any]:
         return doors.models()
 
     @app.post("/v1/chat/completions")
-    async def _chat(request: Request) -> Response:
+    async def _answer_chat(request: Request) -> Response:
         return await doors.chat(await request.body())
 
     @app.post("/analyze-fracture")
-    async def _analyze(request: Request) -> dict[str, Any]:
+    async def _answer_analysis(request: Request) -> dict[str, Any]:
         kind = request.headers.get("content-type", "")
         return await doors.analyze(await request.body(), kind)
 

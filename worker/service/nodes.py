@@ -1,7 +1,7 @@
 """The nodes that a worker knows, each with its secret: it talks to no other.
 
-A hand-out only chooses among them. Whoever can write to Redis can put any address into one, and
-a worker that believed it would send the secret there.
+A hand-out only chooses among them. Whoever can write to Redis can put any address into a hand-out,
+and a worker that believed it would send the secret there.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class Nodes:
     ) -> None:
         self._clients: dict[str, NodeClient] = {}
         for entry in check_nodes(worker, secret):
-            key = _key(entry.url)
+            key = _address_key(entry.url)
             if key not in self._clients:
-                own = _read(entry.secret_file) if entry.secret_file else secret
+                own = _read_secret(entry.secret_file) if entry.secret_file else secret
                 ca = entry.ca or worker.ca
                 self._clients[key] = connect(entry.url, own, ca=ca)
 
     def find(self, url: str) -> NodeClient | None:
-        """Return the client of the node at `url`, None where that is not a known one."""
+        """Return the client of the node at `url`, None where that is not a known node."""
         try:
-            return self._clients.get(_key(url))
+            return self._clients.get(_address_key(url))
         except ValueError:
             return None
 
@@ -85,18 +85,18 @@ def check_nodes(worker: Worker, secret: str) -> list[KnownNode]:
         )
     for entry in entries:
         try:
-            _key(entry.url)
+            _address_key(entry.url)
         except ValueError as exc:
-            raise ConfigurationError(f"worker.nodes: {shown(entry.url)}: {exc}") from exc
+            raise ConfigurationError(f"worker.nodes: {shown_url(entry.url)}: {exc}") from exc
     if lacking := [entry for entry in entries if not (entry.secret_file or secret)]:
         raise ConfigurationError(
-            f"worker.secret_file: no secret for {shown(lacking[0].url)}; name the file "
+            f"worker.secret_file: no secret for {shown_url(lacking[0].url)}; name the file "
             "(or set CHEXFRACT_WORKER_WORKER__SECRET)"
         )
     return entries
 
 
-def shown(url: str) -> str:
+def shown_url(url: str) -> str:
     """Return a URL for a log line: short, plain, without user and password."""
     plain = re.sub(r"[^!-~]", "?", url[: 2 * _SHOWN])
     scheme, mark, rest = plain.partition("://")
@@ -104,7 +104,7 @@ def shown(url: str) -> str:
     return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"[:_SHOWN]
 
 
-def _key(url: str) -> str:
+def _address_key(url: str) -> str:
     """Return what two spellings of one address share.
 
     Raises
@@ -121,7 +121,7 @@ def _key(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}:{port}{parts.path.rstrip('/')}"
 
 
-def _read(path: Path) -> str:
+def _read_secret(path: Path) -> str:
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except OSError as exc:

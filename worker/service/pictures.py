@@ -17,7 +17,7 @@ FETCH_S = 10.0
 
 
 def from_url(url: str, allowed: Sequence[str], most: int) -> bytes:
-    """Return the bytes behind a picture's URL: a data URL, or one that begins as an allowed one.
+    """Return the bytes behind a picture's URL: a data URL, or below an allowed address.
 
     Raises
     ------
@@ -41,19 +41,23 @@ def from_url(url: str, allowed: Sequence[str], most: int) -> bytes:
         raise NotUnderstood("image_url: neither a data URL nor an allowed http, https or file URL")
     if not any(_is_under(url, start) for start in allowed):
         raise Refused("image_url: not in serve.allow_urls; send the picture as a data URL")
-    return _from_file(url, allowed, most) if kind == "file" else _fetched(url, most)
+    return _from_file(url, allowed, most) if kind == "file" else _fetch_picture(url, most)
 
 
 def _is_under(url: str, start: str) -> bool:
     """Whether a URL is `start` or below it: of the same scheme, host and port."""
     try:
-        one, other = urlsplit(url), urlsplit(start)
-        same = (one.scheme, one.hostname, one.port) == (other.scheme, other.hostname, other.port)
+        asked, permitted = urlsplit(url), urlsplit(start)
+        same = (asked.scheme, asked.hostname, asked.port) == (
+            permitted.scheme,
+            permitted.hostname,
+            permitted.port,
+        )
     except ValueError:
         return False
-    if not same or one.username is not None or one.password is not None:
+    if not same or asked.username is not None or asked.password is not None:
         return False
-    path, root = unquote(one.path), unquote(other.path).rstrip("/")
+    path, root = unquote(asked.path), unquote(permitted.path).rstrip("/")
     return ".." not in path.split("/") and (path == root or path.startswith(f"{root}/"))
 
 
@@ -61,7 +65,11 @@ def _from_file(url: str, allowed: Sequence[str], most: int) -> bytes:
     path = Path(unquote(urlsplit(url).path))
     try:
         real = path.resolve(strict=True)
-        roots = [Path(unquote(urlsplit(one).path)).resolve() for one in allowed if "file:" in one]
+        roots = [
+            Path(unquote(urlsplit(root_url).path)).resolve()
+            for root_url in allowed
+            if "file:" in root_url
+        ]
         if not any(real == root or root in real.parents for root in roots):
             raise Refused("image_url: leads out of what serve.allow_urls names")
         if not real.is_file() or real.stat().st_size > most:
@@ -71,7 +79,7 @@ def _from_file(url: str, allowed: Sequence[str], most: int) -> bytes:
         raise NotUnderstood("image_url: no such file") from exc
 
 
-def _fetched(url: str, most: int) -> bytes:
+def _fetch_picture(url: str, most: int) -> bytes:
     import httpx2
 
     content = bytearray()

@@ -39,13 +39,13 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
     started = time.perf_counter()
     name = settings.worker.model
     options = settings.models[name].model_dump()
-    model = open_model(name, options, devices.choose(settings.worker.device))
+    model = open_model(name, options, devices.choose_device(settings.worker.device))
     with Decoder(
         timeout=settings.pixels.decode_timeout, memory=settings.pixels.decode_memory
     ) as decoder:
         try:
             _bring_up(model, f"models.{name}", str(options["engine"]))
-            ready = Pipeline(model, decoder, settings.pixels, _limit(model, settings))
+            ready = Pipeline(model, decoder, settings.pixels, _batch_limit(model, settings))
             rehearse_report(ready)
             _fill_memory(ready)
             seconds = time.perf_counter() - started
@@ -68,7 +68,7 @@ def _bring_up(model: VisionModel, table: str, engine: str) -> None:
         raise Unacceptable(f"{table}.engine: {engine} fails at the first try: {exc}") from exc
 
 
-def _limit(model: VisionModel, settings: Settings) -> BatchLimit:
+def _batch_limit(model: VisionModel, settings: Settings) -> BatchLimit:
     """Return the largest batch: what fitted last on this device, else what should fit."""
     device = heartbeat.device(model.info.device).name
     limit = BatchLimit(settings.worker.batch, f"{model.info.version}|{device}", store_path())

@@ -35,7 +35,7 @@ from worker.pipeline import Case, Pipeline
 from worker.service import heartbeat
 from worker.service.batches import BatchFormer
 from worker.service.node import NodeClient
-from worker.service.nodes import Nodes, shown
+from worker.service.nodes import Nodes, shown_url
 from worker.service.turns import Turns
 from worker.settings import Settings
 
@@ -301,7 +301,7 @@ class Desk:
         node = self._nodes.find(handout.node)
         if node is None:
             dropped.error(
-                "dropped a hand-out of %s, which is not in worker.nodes", shown(handout.node)
+                "dropped a hand-out of %s, which is not in worker.nodes", shown_url(handout.node)
             )
             return []
         with self._count_lock:

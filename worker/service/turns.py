@@ -1,4 +1,4 @@
-"""Turns: hand-outs go into a worker side by side; a suspect goes into an empty one, alone."""
+"""Turns: hand-outs go into a worker side by side; a suspect waits until it is empty."""
 
 from __future__ import annotations
 
@@ -70,11 +70,14 @@ class Turns:
             self._waiting.clear()
 
     def _let_in(self) -> None:
-        while (let_in := self._next()) is not None:
+        # Outside of the lock: `begin` may call `leave`, which takes it.
+        while (let_in := self._next_turn()) is not None:
             let_in.begin()
 
-    def _next(self) -> _Waiting | None:
+    def _next_turn(self) -> _Waiting | None:
         with self._lock:
+            # First come, first in: what waits behind a suspect must not overtake it, or a busy
+            # worker would never be empty.
             if not self._waiting or (self._is_alone and self._inside):
                 return None
             if self._waiting[0].is_alone and self._inside:
