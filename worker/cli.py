@@ -51,14 +51,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run_command(commands: Any) -> None:
-    command = _add(commands, "run", "Take jobs from the broker until stopped.", _run)
+    command = _add(commands, "run", "Take jobs from the broker until stopped.", _run_worker)
     command.add_argument("--config", type=Path, help="worker.toml")
     command.add_argument("--devices", help="one worker on each, such as cuda:0,cuda:1")
 
 
 def _serve_command(commands: Any) -> None:
     command = _add(
-        commands, "serve", "Answer pictures over HTTP, in OpenAI's form and a plain one.", _serve
+        commands,
+        "serve",
+        "Answer pictures over HTTP, in OpenAI's form and a plain one.",
+        _run_server,
     )
     command.add_argument("--config", type=Path, help="worker.toml")
     command.add_argument("--model", help="a table [models.NAME] of the configuration")
@@ -72,7 +75,7 @@ def _describe_command(commands: Any) -> None:
         commands,
         "describe",
         "Describe files or folders without node, broker or network.",
-        _describe,
+        _run_describe,
     )
     command.add_argument(
         "paths", nargs="+", metavar="FILES|FOLDER|ZIP|TAR|DICOMDIR|http://HOST/dicom-web"
@@ -131,7 +134,7 @@ def _picture_command(commands: Any) -> None:
         commands,
         "picture",
         "Write as PNG what the model sees of a file, or say why it would not see it.",
-        _picture,
+        _run_picture,
     )
     command.add_argument("paths", nargs="+", type=Path, metavar="FILES|FOLDER")
     command.add_argument("--out", type=Path, required=True, help="the PNG; a folder for several")
@@ -141,20 +144,24 @@ def _picture_command(commands: Any) -> None:
 
 
 def _gate_command(commands: Any) -> None:
-    command = _add(commands, "gate", "Say by its header whether a file would be analysed.", _gate)
+    command = _add(
+        commands, "gate", "Say by its header whether a file would be analysed.", _run_gate
+    )
     command.add_argument("path", type=Path, metavar="FILE", help="- is standard input")
     command.add_argument("--config", type=Path, help="worker.toml")
     command.add_argument("--json", action="store_true")
 
 
 def _same_command(commands: Any) -> None:
-    command = _add(commands, "same", "", _same)  # started by the node; not for people
+    command = _add(commands, "same", "", _run_same)  # started by the node; not for people
     command.add_argument("first", type=Path)
     command.add_argument("second", type=Path)
 
 
 def _parse_command(commands: Any) -> None:
-    command = _add(commands, "parse", "Read one text a line, print its findings as JSON.", _parse)
+    command = _add(
+        commands, "parse", "Read one text a line, print its findings as JSON.", _run_parse
+    )
     command.add_argument(
         "--why", action="store_true", help="the rules that decided, the words they saw"
     )
@@ -162,7 +169,7 @@ def _parse_command(commands: Any) -> None:
 
 def _validate_command(commands: Any) -> None:
     command = _add(
-        commands, "validate", "Check report files with every validator at hand.", _validate
+        commands, "validate", "Check report files with every validator at hand.", _run_validate
     )
     command.add_argument("paths", nargs="+", type=Path, metavar="FILES|FOLDER")
     command.add_argument("--source", type=Path, help="the image that a report is about")
@@ -170,7 +177,7 @@ def _validate_command(commands: Any) -> None:
 
 
 def _evaluate_command(commands: Any) -> None:
-    command = _add(commands, "evaluate", "Compare a describe run with labels.", _evaluate)
+    command = _add(commands, "evaluate", "Compare a describe run with labels.", _run_evaluate)
     command.add_argument("run", type=Path, nargs="?", metavar="RUN", help="what describe wrote")
     _labels_option(command)
     command.add_argument(
@@ -188,7 +195,9 @@ def _evaluate_command(commands: Any) -> None:
         "--prevalence", type=float, metavar="P", help="for PPV and NPV (default: of the labels)"
     )
     command.add_argument("--json", action="store_true", help="print JSON")
-    command = _add(commands, "compare", "Compare two describe runs over the same images.", _compare)
+    command = _add(
+        commands, "compare", "Compare two describe runs over the same images.", _run_compare
+    )
     command.add_argument("run_a", type=Path, metavar="A", help="the folder that describe wrote")
     command.add_argument("run_b", type=Path, metavar="B", help="another one")
     _labels_option(command)
@@ -208,7 +217,9 @@ def _labels_option(command: argparse.ArgumentParser) -> None:
 def _phantom_commands(commands: Any) -> None:
     phantom = commands.add_parser("phantom", help="The demonstration model and its drawings.")
     acts = phantom.add_subparsers(dest="phantom", required=True, metavar="ACT")
-    draw = _add(acts, "draw", "Draw phantom radiographs as DX Instances with a truth.csv.", _draw)
+    draw = _add(
+        acts, "draw", "Draw phantom radiographs as DX Instances with a truth.csv.", _run_draw
+    )
     draw.add_argument("--count", type=int, default=10)
     draw.add_argument("--out", type=Path, required=True)
     draw.add_argument("--seed", type=int, default=900_000)
@@ -218,16 +229,18 @@ def _phantom_commands(commands: Any) -> None:
     draw.add_argument("--json", action="store_true")
     # One picture in each transfer syntax; for the node's selftest.
     draw.add_argument("--transfer-syntaxes", action="store_true", help=argparse.SUPPRESS)
-    train = _add(acts, "train", "Train the demonstration model from nothing.", _train)
+    train = _add(acts, "train", "Train the demonstration model from nothing.", _run_train)
     train.add_argument("--out", type=Path, required=True)
     train.add_argument("--seed", type=int, help="of drawing, weights and order")
     train.add_argument("--json", action="store_true")
-    weak = _add(acts, "weaken", "Write a copy of the demonstration model that is worse.", _weaken)
+    weak = _add(
+        acts, "weaken", "Write a copy of the demonstration model that is worse.", _run_weaken
+    )
     weak.add_argument("--out", type=Path, required=True, help="a new folder")
     weak.add_argument("--noise", type=float, default=0.2, help="share of each matrix's spread")
     weak.add_argument("--seed", type=int, default=1)
     weak.add_argument("--json", action="store_true")
-    evaluate = _add(acts, "evaluate", "Measure a model on freshly drawn phantoms.", _measure)
+    evaluate = _add(acts, "evaluate", "Measure a model on freshly drawn phantoms.", _run_measure)
     evaluate.add_argument("--model", default="builtin:phantom", help="a model folder")
     evaluate.add_argument("--count", type=int, default=1000)
     evaluate.add_argument("--seed", type=int, default=900_000)
@@ -271,7 +284,9 @@ def _model_commands(commands: Any) -> None:
 
 
 def _set_up_commands(commands: Any) -> None:
-    doctor = _add(commands, "doctor", "Check what this worker needs and say what to do.", _doctor)
+    doctor = _add(
+        commands, "doctor", "Check what this worker needs and say what to do.", _run_doctor
+    )
     doctor.add_argument("--config", type=Path, help="worker.toml")
     doctor.add_argument("--full", action="store_true", help="also load the model and try it")
     doctor.add_argument("--beside-node", action="store_true", help=argparse.SUPPRESS)
@@ -282,20 +297,20 @@ def _set_up_commands(commands: Any) -> None:
     check.add_argument("--config", type=Path, default=Path("worker.toml"))
     check.add_argument("--json", action="store_true")
     _add(acts, "schema", "Print the JSON schema for editors.", _config_schema)
-    shell = _add(commands, "completion", "Print what a shell needs to complete.", _completion)
+    shell = _add(commands, "completion", "Print what a shell needs to complete.", _run_completion)
     shell.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run_worker(options: argparse.Namespace) -> int:
     from dicom_node.base import logs
     from dicom_node.base.confine import keep_private
 
     keep_private()
     logs.start(logging.INFO)
-    settings = _settings(options)
+    settings = _load_settings(options)
     from worker.service.nodes import check_nodes
 
-    secret = _secret(settings)
+    secret = _read_secret(settings)
     check_nodes(settings.worker, secret)
     from dicom_node.flow import broker
 
@@ -316,7 +331,7 @@ def _run(options: argparse.Namespace) -> int:
     return OK
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _run_server(options: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
     from dicom_node.base import logs
@@ -325,7 +340,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     keep_private()
     logs.start(logging.INFO)
-    settings = _settings(options)
+    settings = _load_settings(options)
     flags = {"host": options.host, "port": options.port, "keys_file": options.keys_file}
     changed = {name: value for name, value in flags.items() if value is not None}
     try:
@@ -343,7 +358,7 @@ def _serve(options: argparse.Namespace) -> int:
     return OK
 
 
-def _secret(settings: Settings) -> str:
+def _read_secret(settings: Settings) -> str:
     if settings.worker.secret is not None:
         return settings.worker.secret.get_secret_value()
     if settings.worker.secret_file is None:
@@ -354,7 +369,7 @@ def _secret(settings: Settings) -> str:
         raise ConfigurationError(f"worker.secret_file: {exc.filename}: {exc.strerror}") from exc
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _load_settings(options: argparse.Namespace) -> Settings:
     from worker.settings import load
 
     settings = load(options.config)
@@ -370,7 +385,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     return settings.model_copy(update={"worker": worker})
 
 
-def _describe(options: argparse.Namespace) -> int:
+def _run_describe(options: argparse.Namespace) -> int:
     from dicom_node.base.accessions import read_accessions
     from worker.research.describe import Choices, describe
 
@@ -381,19 +396,19 @@ def _describe(options: argparse.Namespace) -> int:
         show=not options.quiet,
         identifiers=options.identifiers,
         make_studies=options.make_studies,
-        privacy=_privacy(options) if options.deidentify else None,
+        privacy=_read_privacy(options) if options.deidentify else None,
         keep_images=options.images,
         query=options.query,
         accessions=tuple(read_accessions(options.accessions)) if options.accessions else (),
-        token=_token(options.token_file),
+        token=_read_token(options.token_file),
         ca=options.ca,
     )
-    summary = describe(_settings(options), options.paths, options.out, choices)
+    summary = describe(_load_settings(options), options.paths, options.out, choices)
     print(summary.as_json() if options.json else summary.as_text())
     return FAILED if summary.without_text else OK
 
 
-def _privacy(options: argparse.Namespace) -> Privacy:
+def _read_privacy(options: argparse.Namespace) -> Privacy:
     from dicom_node.standard.deidentify import Profile, check_private
     from worker.research.privacy import Privacy
 
@@ -410,7 +425,7 @@ def _privacy(options: argparse.Namespace) -> Privacy:
     return Privacy.of_file(options.key, profile)
 
 
-def _token(file: Path | None) -> str:
+def _read_token(file: Path | None) -> str:
     if file is None:
         return ""
     try:
@@ -419,12 +434,12 @@ def _token(file: Path | None) -> str:
         raise ConfigurationError(f"--token-file: {file}: {exc.strerror}") from exc
 
 
-def _picture(options: argparse.Namespace) -> int:
+def _run_picture(options: argparse.Namespace) -> int:
     import json
 
     from worker.research.picture import write_pictures
 
-    pixels = _settings(options).pixels
+    pixels = _load_settings(options).pixels
     rows = write_pictures(options.paths, options.out, pixels, with_stages=options.stages)
     for row in rows:
         if options.json:
@@ -436,14 +451,14 @@ def _picture(options: argparse.Namespace) -> int:
     return OK if rows and all(row.picture for row in rows) else FAILED
 
 
-def _gate(options: argparse.Namespace) -> int:
+def _run_gate(options: argparse.Namespace) -> int:
     import json
 
     from dicom_node.base.errors import Rejected
     from worker.image.gate import gate
     from worker.image.part10 import MOST_BYTES, read
 
-    pixels = _settings(options).pixels
+    pixels = _load_settings(options).pixels
     code = text = ""
     is_piped = str(options.path) == "-"
     if is_piped:  # by the node, for a stranger's file
@@ -463,7 +478,7 @@ def _gate(options: argparse.Namespace) -> int:
     return FAILED if code else OK
 
 
-def _same(options: argparse.Namespace) -> int:
+def _run_same(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
@@ -478,7 +493,7 @@ def _same(options: argparse.Namespace) -> int:
     return OK
 
 
-def _parse(options: argparse.Namespace) -> int:
+def _run_parse(options: argparse.Namespace) -> int:
     import json
 
     from worker.text.findings import as_json, explain, explanation_as_json
@@ -492,13 +507,13 @@ def _parse(options: argparse.Namespace) -> int:
     return OK
 
 
-def _validate(options: argparse.Namespace) -> int:
+def _run_validate(options: argparse.Namespace) -> int:
     from worker.report.validate import main
 
     return main(options.paths, options.source, as_json=options.json)
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _run_evaluate(options: argparse.Namespace) -> int:
     from worker.research.evaluate import evaluate, of_counts
 
     prevalence = options.prevalence
@@ -540,7 +555,7 @@ def _privacy_of_run(options: argparse.Namespace) -> Privacy | None:
     return Privacy.of_file(options.key)
 
 
-def _compare(options: argparse.Namespace) -> int:
+def _run_compare(options: argparse.Namespace) -> int:
     from worker.research.compare import compare
 
     found = compare(options.run_a, options.run_b, options.labels, _privacy_of_run(options))
@@ -552,10 +567,10 @@ def _compare(options: argparse.Namespace) -> int:
     return FAILED if found.misleads else OK
 
 
-def _draw(options: argparse.Namespace) -> int:
+def _run_draw(options: argparse.Namespace) -> int:
     import json
 
-    from worker.phantom.draw import exhibits, write_set
+    from worker.phantom.draw import write_exhibits, write_set
 
     if options.count < 1 or options.seed < 0:
         print("chexfract-worker phantom draw: --count from 1, --seed from 0", file=sys.stderr)
@@ -566,8 +581,8 @@ def _draw(options: argparse.Namespace) -> int:
             from worker.selftest import write
 
             drawn = write(options.out)
-        elif options.exhibits:
-            drawn = exhibits(options.out, options.seed)
+        elif options.write_exhibits:
+            drawn = write_exhibits(options.out, options.seed)
         else:
             drawn = write_set(options.count, options.out, options.seed)
     except OSError as exc:
@@ -579,7 +594,7 @@ def _draw(options: argparse.Namespace) -> int:
     return OK
 
 
-def _train(options: argparse.Namespace) -> int:
+def _run_train(options: argparse.Namespace) -> int:
     import json
 
     from dicom_node.base import logs
@@ -600,7 +615,7 @@ def _train(options: argparse.Namespace) -> int:
     return OK
 
 
-def _weaken(options: argparse.Namespace) -> int:
+def _run_weaken(options: argparse.Namespace) -> int:
     import json
 
     from worker.phantom.weaken import weaken
@@ -617,7 +632,7 @@ def _weaken(options: argparse.Namespace) -> int:
     return OK
 
 
-def _measure(options: argparse.Namespace) -> int:
+def _run_measure(options: argparse.Namespace) -> int:
     import json
 
     from worker.models.checkpoint import find
@@ -674,7 +689,7 @@ def _model_fetch(options: argparse.Namespace) -> int:
     )
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _run_doctor(options: argparse.Namespace) -> int:
     from worker.doctor import doctor
 
     return doctor(
@@ -705,7 +720,7 @@ def _config_schema(_: argparse.Namespace) -> int:
     return OK
 
 
-def _completion(options: argparse.Namespace) -> int:
+def _run_completion(options: argparse.Namespace) -> int:
     from dicom_node.base.completion import shell_code
 
     print(shell_code(options.shell))

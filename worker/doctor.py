@@ -43,33 +43,33 @@ def doctor(
         settings = load(config)
     except ConfigurationError as exc:
         fault = failed("config", str(exc), "correct worker.toml", exc.exit_code)
-        return show([*_here(), fault], as_json=as_json, **facts)
+        return show([*_check_machine(), fault], as_json=as_json, **facts)
     from dicom_node.flow.broker import redacted
 
     worker = settings.worker
     facts = {"model": worker.model, "broker": redacted(worker.broker), "nodes": _node_urls(worker)}
-    checks = [*_here(), passed("config", f"{config or 'defaults'}: model {worker.model}")]
-    checks += [*_model(settings, full=full), *_device(settings)]
+    checks = [*_check_machine(), passed("config", f"{config or 'defaults'}: model {worker.model}")]
+    checks += [*_check_model(settings, full=full), *_check_device(settings)]
     if not beside_node:
-        checks += [*_check_broker(settings), *_secret(settings), *_nodes(settings)]
+        checks += [*_check_broker(settings), *_check_secret(settings), *_check_nodes(settings)]
     if full:
         checks += _check_description(settings)
     return show(checks, as_json=as_json, **facts)
 
 
-def _here() -> list[Check]:
+def _check_machine() -> list[Check]:
     """Look at what no configuration changes."""
     try:
-        return [*_packages(), *_decoders()]
+        return [*_check_packages(), *_check_decoders()]
     except ImportError as exc:
         advice = f"{sys.executable} -m pip install 'chexfract-node[worker]'"
-        return [*_packages(), failed("decoders", f"{exc.name} cannot be imported", advice)]
+        return [*_check_packages(), failed("decoders", f"{exc.name} cannot be imported", advice)]
     except ChexFractError as exc:
         advice = "is there memory for one more process?"
-        return [*_packages(), failed("decoders", str(exc), advice, exc.exit_code)]
+        return [*_check_packages(), failed("decoders", str(exc), advice, exc.exit_code)]
 
 
-def _packages() -> Iterator[Check]:
+def _check_packages() -> Iterator[Check]:
     found, absent = {}, []
     for name in (*PACKAGES, *DECODING):
         try:
@@ -87,7 +87,7 @@ def _packages() -> Iterator[Check]:
     yield passed("packages", f"Python {python}, {versions}")
 
 
-def _decoders() -> Iterator[Check]:
+def _check_decoders() -> Iterator[Check]:
     """Decode a drawing in every transfer syntax and compare it with what was drawn."""
     import numpy as np
     from pydicom.uid import UID
@@ -125,7 +125,7 @@ def _decoders() -> Iterator[Check]:
         )
 
 
-def _model(settings: Settings, *, full: bool) -> Iterator[Check]:
+def _check_model(settings: Settings, *, full: bool) -> Iterator[Check]:
     from worker.models.options import KINDS, check_table
 
     name = settings.worker.model
@@ -145,14 +145,14 @@ def _model(settings: Settings, *, full: bool) -> Iterator[Check]:
         yield from _check_server(name, str(getattr(options, "url", "")))
         is_demonstration = options.demonstration
     else:
-        yield from _files(name, options, full=full)
+        yield from _check_files(name, options, full=full)
         is_demonstration = _is_demonstration(name, options)
     yield _check_licence(name, options, is_demonstration)
     yield _check_offline()
-    yield from _batches(name, settings.worker.batch)
+    yield from _check_batches(name, settings.worker.batch)
 
 
-def _batches(name: str, wanted: int) -> Iterator[Check]:
+def _check_batches(name: str, wanted: int) -> Iterator[Check]:
     """Tell what fitted into memory when this worker last ran: fewer at a time is slower."""
     from worker.models.fitting import recall_fits, store_path
 
@@ -188,7 +188,7 @@ def _check_server(name: str, url: str) -> Iterator[Check]:
     yield passed("model", f"{name}: {parts.hostname}:{port} takes connections")
 
 
-def _files(name: str, options: Any, *, full: bool) -> Iterator[Check]:
+def _check_files(name: str, options: Any, *, full: bool) -> Iterator[Check]:
     from worker.models import checkpoint
 
     try:
@@ -258,9 +258,9 @@ def _check_offline() -> Check:
     return passed("offline", "weights come from local folders; the hub is shut")
 
 
-def _device(settings: Settings) -> Iterator[Check]:
+def _check_device(settings: Settings) -> Iterator[Check]:
     wanted = settings.worker.device
-    cards, fault = _cards()
+    cards, fault = _list_cards()
     has_cuda = bool(_cuda_of_torch())
     if wanted.startswith("cuda") and not (cards and has_cuda):
         why = "torch is a CPU build" if cards else fault
@@ -277,7 +277,7 @@ def _device(settings: Settings) -> Iterator[Check]:
         yield passed("device", f"{wanted}: no accelerator ({os.cpu_count()} processors)")
 
 
-def _cards() -> tuple[list[str], str]:
+def _list_cards() -> tuple[list[str], str]:
     """Return a line per NVIDIA card, or why there is none."""
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -334,7 +334,7 @@ def _node_urls(worker: Worker) -> list[str]:
     return [entry if isinstance(entry, str) else entry.url for entry in entries]
 
 
-def _nodes(settings: Settings) -> Iterator[Check]:
+def _check_nodes(settings: Settings) -> Iterator[Check]:
     """Look whether this worker knows a node, and whether a secret would cross a network openly."""
     from dicom_node.base.addresses import is_loopback_url
     from worker.service.nodes import check_nodes, shown_url
@@ -353,7 +353,7 @@ def _nodes(settings: Settings) -> Iterator[Check]:
             yield passed("nodes", shown_url(entry.url))
 
 
-def _secret(settings: Settings) -> Iterator[Check]:
+def _check_secret(settings: Settings) -> Iterator[Check]:
     worker = settings.worker
     if worker.secret is not None:
         yield passed("secret", "from the environment")

@@ -238,7 +238,7 @@ class Pipeline:
         for case, said in zip(waiting, self._describe_parts(waiting, progress), strict=True):
             if _is_full(said):  # alone, so the picture is to blame and not the batch's size
                 self.limit.restore(fitted)
-            _note(case, said)
+            _note_outcome(case, said)
         spent = (time.perf_counter() - started) * 1000
         for case in waiting:
             case.stages_ms.setdefault("model", round(spent, 1))
@@ -249,12 +249,12 @@ class Pipeline:
         """Describe as many at a time as fit, which may become fewer on the way."""
         answers: list[Description | Reason | Transient] = []
         while len(answers) < len(cases):
-            answers += self._describe(
+            answers += self._describe_batch(
                 cases[len(answers) : len(answers) + self.limit.most], progress
             )
         return answers
 
-    def _describe(
+    def _describe_batch(
         self, cases: Sequence[Case], progress: Progress | None
     ) -> list[Description | Reason | Transient]:
         pictures = [
@@ -265,6 +265,8 @@ class Pipeline:
         except MemoryError:
             fault: Transient = OutOfResources(MEMORY_FULL)
         except Transient as exc:
+            # An engine that is away would fail at each half as well, and cost its time-out each
+            # time.
             if len(cases) == 1 or is_away(exc):
                 return [exc] * len(cases)
             fault = exc
@@ -273,7 +275,7 @@ class Pipeline:
                 return [_model_failed(exc)]
             # One picture must not spoil its neighbours: each half is tried on its own.
             middle = len(cases) // 2
-            return self._describe(cases[:middle], progress) + self._describe(
+            return self._describe_batch(cases[:middle], progress) + self._describe_batch(
                 cases[middle:], progress
             )
         else:
@@ -284,10 +286,13 @@ class Pipeline:
         if len(cases) == 1:
             return [fault]
         if isinstance(fault, OutOfResources):
+            # The limit is lower from here on, and the same cases are cut by it.
             self.limit.filled(len(cases))
             return self._describe_parts(cases, progress)
         middle = len(cases) // 2
-        return self._describe(cases[:middle], progress) + self._describe(cases[middle:], progress)
+        return self._describe_batch(cases[:middle], progress) + self._describe_batch(
+            cases[middle:], progress
+        )
 
     def build(self, case: Case, order: ReportOrder, token: str = "") -> Conclusion:
         """Build the objects that `order` asks for, as `ReportBuilder.build` does."""
@@ -317,18 +322,20 @@ class ReportBuilder:
         """
         made_by = self.algorithm
         if case.judged is not None:
-            made_by = algorithm_of(case.judged, self.algorithm)
+            made_by = judged_algorithm(case.judged, self.algorithm)
         with case.stage("report"):
-            outcome = self._outcome(case)
+            outcome = self._case_outcome(case)
             documents: tuple[Document, ...] = ()
             try:
-                documents = tuple(self._documents(case, outcome, made_by, order))
+                documents = tuple(self._make_documents(case, outcome, made_by, order))
             except Permanent as exc:
+                # Without objects the result still reaches the node, with the reason: nothing ends
+                # silently.
                 case.reason = case.reason or Reason(code="no-report", text=str(exc)[:1024])
-                outcome = self._outcome(case)
-        return Conclusion(self._result(case, outcome, made_by, documents, token), documents)
+                outcome = self._case_outcome(case)
+        return Conclusion(self._make_result(case, outcome, made_by, documents, token), documents)
 
-    def _outcome(self, case: Case) -> Outcome:
+    def _case_outcome(self, case: Case) -> Outcome:
         if case.judged is not None:
             return self._judged_outcome(case, case.judged)
         text = case.description.text if case.description else None
@@ -337,13 +344,15 @@ class ReportBuilder:
             return Outcome(findings=None, text=None, reason=case.reason, warnings=warnings)
         findings = parse(text or "", self._info.language)
         if case.description is not None and case.description.finish_reason in CUT_OFF:
+            # A text that was cut off may have gone on to name a fracture: it can be positive, and
+            # never negative.
             warnings += (CUT_OFF[case.description.finish_reason],)
             if findings.presence is Presence.ABSENT:
                 findings = Findings(Presence.UNDETERMINED, ())
         if findings.presence is Presence.ABSENT and _has_fracture_box(case):
             warnings += (CONTRADICTED,)
             findings = Findings(Presence.UNDETERMINED, ())
-        boxes = tuple(self._boxes(case)) if self._info.has_regions else ()
+        boxes = tuple(self._image_boxes(case)) if self._info.has_regions else ()
         return Outcome(findings=findings, text=text, reason=None, warnings=warnings, boxes=boxes)
 
     def _judged_outcome(self, case: Case, judged: JudgedReport) -> Outcome:
@@ -356,7 +365,7 @@ class ReportBuilder:
             findings = Findings(Presence.UNDETERMINED, ())
         return Outcome(text=text, findings=findings, warnings=judged.warnings)
 
-    def _boxes(self, case: Case) -> Iterator[Box]:
+    def _image_boxes(self, case: Case) -> Iterator[Box]:
         """Yield the model's boxes in pixels of the image as it is stored."""
         if case.description is None or case.radiograph is None or case.source is None:
             return
@@ -365,7 +374,7 @@ class ReportBuilder:
             box = Box(region.label, region.left, region.top, region.right, region.bottom)
             yield in_image(box, case.radiograph.steps, rows, columns)
 
-    def _documents(
+    def _make_documents(
         self, case: Case, outcome: Outcome, made_by: Algorithm, order: ReportOrder
     ) -> Iterator[Document]:
         if case.source is None or (outcome.reason is not None and not order.not_analysed):
@@ -375,13 +384,13 @@ class ReportBuilder:
             if kind == "sr":
                 continue
             pixels = case.radiograph.pixels if case.radiograph is not None else None
-            grey = _grey(case.radiograph)
+            grey = _report_grey(case.radiograph)
             document = render(kind, case.source, pixels, outcome, made_by, order, grey)
             if document is not None:
                 yield document
         yield from rejection_notes(case.source, outcome, made_by, order)
 
-    def _result(
+    def _make_result(
         self,
         case: Case,
         outcome: Outcome,
@@ -400,7 +409,7 @@ class ReportBuilder:
             demonstration=made_by.demonstration,
             text=outcome.text,
             presence=found.presence.value if found else None,
-            fractures=tuple(_fracture(found)) if found else (),
+            fractures=tuple(_fractures_found(found)) if found else (),
             warnings=tuple(outcome.warnings),
             reason=outcome.reason,
             stages_ms=dict(case.stages_ms),
@@ -433,7 +442,7 @@ def _model_failed(exc: ChexFractError) -> Reason:
     return Reason(code="model-failed", text=f"The model failed: {exc}"[:1024])
 
 
-def _grey(radiograph: Radiograph | None) -> Grey | None:
+def _report_grey(radiograph: Radiograph | None) -> Grey | None:
     """Return how a picture's grey came about, in the words of a report."""
     display = radiograph.display if radiograph is not None else None
     if display is None:
@@ -442,17 +451,17 @@ def _grey(radiograph: Radiograph | None) -> Grey | None:
     return Grey(
         is_inverted=display.is_inverted,
         rescale=rescale if display.modality == "rescale" else None,
-        modality_lut=_table(display.modality_lut),
+        modality_lut=_table_numbers(display.modality_lut),
         window=None if window is None else (window.center, window.width, window.function),
-        voi_lut=_table(display.voi_lut),
+        voi_lut=_table_numbers(display.voi_lut),
     )
 
 
-def _table(lut: Lut | None) -> tuple[int, tuple[int, ...]] | None:
+def _table_numbers(lut: Lut | None) -> tuple[int, tuple[int, ...]] | None:
     return None if lut is None else (lut.first, tuple(int(entry) for entry in lut.entries))
 
 
-def _note(case: Case, said: Description | Reason | Transient) -> None:
+def _note_outcome(case: Case, said: Description | Reason | Transient) -> None:
     """Write down at its case what came of a picture."""
     case.prepared = None  # as large as the picture, and not needed again
     if isinstance(said, Transient):
@@ -466,7 +475,7 @@ def _note(case: Case, said: Description | Reason | Transient) -> None:
             case.reason = Reason(code="empty-output", text="The model gave an empty text.")
 
 
-def algorithm_of(judged: JudgedReport, today: Algorithm) -> Algorithm:
+def judged_algorithm(judged: JudgedReport, today: Algorithm) -> Algorithm:
     """Return who made a judged report; its parameters are known where it is the model of today."""
     is_same = judged.device_uid == device_uid(today)
     return replace(
@@ -508,7 +517,7 @@ def algorithm(info: ModelInfo, options: Pixels) -> Algorithm:
     )
 
 
-def _fracture(findings: Findings) -> Iterator[FractureFound]:
+def _fractures_found(findings: Findings) -> Iterator[FractureFound]:
     for fracture in findings.fractures:
         yield FractureFound(
             bone=fracture.bone,

@@ -12,7 +12,7 @@ from dicom_node.base.errors import ConfigurationError
 from worker.cli import main
 from worker.research.compare import compare
 from worker.research.evaluate import evaluate, of_counts
-from worker.research.measures import Counts, kappa, mcnemar, measure, wilson
+from worker.research.measures import Counts, kappa, mcnemar, measure_counts, wilson
 
 
 def run_of(folder: Path, *rows: tuple[str, str | None], finished: bool = True) -> Path:
@@ -228,7 +228,7 @@ def test_runs_without_an_image_in_common_are_refused(tmp_path: Path) -> None:
 
 @given(st.tuples(*[st.integers(0, 40)] * 4))
 def test_every_interval_holds_its_value(cells: tuple[int, int, int, int]) -> None:
-    for one in measure(Counts(*cells)):
+    for one in measure_counts(Counts(*cells)):
         if one.value is not None and one.wilson is not None:
             assert one.wilson[0] - 1e-9 <= one.value <= one.wilson[1] + 1e-9
         if one.value is not None and one.name != "mcc":
@@ -236,7 +236,7 @@ def test_every_interval_holds_its_value(cells: tuple[int, int, int, int]) -> Non
 
 
 def test_a_bootstrap_gives_the_same_intervals_again() -> None:
-    assert measure(Counts(9, 5, 4, 20)) == measure(Counts(9, 5, 4, 20))
+    assert measure_counts(Counts(9, 5, 4, 20)) == measure_counts(Counts(9, 5, 4, 20))
 
 
 @given(n=st.integers(1, 1000), part=st.floats(0, 1))

@@ -282,11 +282,11 @@ def test_doctor_tells_how_many_fitted(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
     fitting.remember_fit(fitting.store_path(), "small-1234|NVIDIA L4", fitting.Fit(2, 4, 1.0))
-    (check,) = doctor._batches("small", 8)
+    (check,) = doctor._check_batches("small", 8)
     assert check.verdict == "warn"
     assert "small-1234 on NVIDIA L4: batches of 2 fit" in check.what
-    assert [one.verdict for one in doctor._batches("small", 2)] == ["pass"]
-    assert list(doctor._batches("other", 8)) == []
+    assert [one.verdict for one in doctor._check_batches("small", 2)] == ["pass"]
+    assert list(doctor._check_batches("other", 8)) == []
 
 
 def test_a_file_changed_between_look_and_load_is_refused(folder):

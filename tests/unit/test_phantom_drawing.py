@@ -143,7 +143,7 @@ def test_other_findings_have_other_uids() -> None:
 
 def test_instances_pass_dciodvfy(tmp_path: Path) -> None:
     need("dciodvfy")
-    shown = draw.exhibits(tmp_path)
+    shown = draw.write_exhibits(tmp_path)
     assert [row.fracture for row in shown] == [0, 1, 1, 1]
     for row in [*shown, *draw.write_set(2, tmp_path, seed=13)]:
         done = subprocess.run(
@@ -160,7 +160,7 @@ def drawing() -> lessons.Drawing:
 
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_view_keeps_its_fractures_in_the_picture(drawing: lessons.Drawing, seed: int) -> None:
-    pixels, places = lessons.view(np.random.default_rng(seed), drawing, 160)
+    pixels, places = lessons.view_drawing(np.random.default_rng(seed), drawing, 160)
     assert pixels.shape == (160, 160)
     assert len(places) == len(drawing.places)
     assert all(1 < x < 159 and 1 < y < 159 for _, x, y in places)

@@ -40,7 +40,7 @@ def test_the_loss_falls_on_one_batch() -> None:
     model = train.new_model()
     where = torch.nn.Linear(model.config.hidden_size, 18)
     drawings = train.draw_all(TRAINING[0], 4, 1)
-    tokenizer = train._tokenizer()
+    tokenizer = train._train_tokenizer()
     options = train.TrainingOptions(looks=4, batch=4)
     (batch,) = train.looks(drawings, tokenizer, model.config, options)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -59,8 +59,8 @@ def test_the_prompt_is_that_of_the_chat_template(tmp_path: Path) -> None:
     train.write_settings(tmp_path)
     train.save_weights(train.new_model(), tmp_path)
     reader = Reader(tmp_path)
-    assert reader.prompt == train._prompt()
+    assert reader.prompt == train._prompt_text()
     assert np.array_equal(
         reader.processor.tokenizer(reader.prompt).input_ids,
-        train._ids(train._tokenizer(), reader.prompt),
+        train._encode_text(train._train_tokenizer(), reader.prompt),
     )

@@ -15,7 +15,7 @@ from worker.research.compare import compare
 from worker.research.evaluate import evaluate
 from worker.research.labels import LabelledRow, match, read_labels
 from worker.research.measures import Counts
-from worker.research.places import FracturePlace, labelled, score
+from worker.research.places import FracturePlace, labelled, score_places
 from worker.research.sources import walk
 from worker.research.tables import read_table
 from worker.research.texts import measure_texts, rouge_l, template
@@ -161,7 +161,7 @@ def test_places_of_labels_are_sets(written: str, places: set[tuple[str, str, str
 def test_fractures_are_scored_by_rib_side_bone_and_age() -> None:
     row = {"file": "a", **says("present", "t", rib(5, age="old"), rib(6), rib(7, "right"))}
     case = LabelledRow({"fracture": "1", "findings": "old left rib 5; acute left rib 8"}, row)
-    scores = {one.name: (one.right, one.named, one.labelled) for one in score([case])}
+    scores = {one.name: (one.right, one.named, one.labelled) for one in score_places([case])}
     assert scores["all"] == (1, 3, 2)
     assert scores["side=left"] == (1, 2, 2)
     assert scores["side=right"] == (0, 1, 0)

@@ -59,7 +59,7 @@ def phantom(
     return paint(np.random.default_rng([seed, index]), chosen, short_side)
 
 
-def letterboxed(picture: Picture, columns: int, rows: int, grey: float = 0.0) -> Picture:
+def letterbox_picture(picture: Picture, columns: int, rows: int, grey: float = 0.0) -> Picture:
     """Return the picture between bars: `columns` left and right, `rows` above and below."""
     framed = np.pad(picture.grey, ((rows, rows), (columns, columns)), constant_values=grey)
     left, top, right, bottom = picture.bones
@@ -88,7 +88,7 @@ def instance(
     findings : iterable of Finding, optional
         What is broken, instead of what (seed, index) would choose.
     frame : callable, optional
-        Changes the picture before it is stored, for example `letterboxed`.
+        Changes the picture before it is stored, for example `letterbox_picture`.
 
     Returns
     -------
@@ -103,11 +103,11 @@ def instance(
     picture = frame(picture) if frame else picture
     rows, columns = picture.grey.shape
     ds = Dataset()
-    _patient(ds, seed, index)
-    _identify(ds, f"{seed}/{index}/{truth.text(picture.findings)}/{rows}x{columns}")
-    _equipment(ds)
+    _set_patient(ds, seed, index)
+    _set_identity(ds, f"{seed}/{index}/{truth.text(picture.findings)}/{rows}x{columns}")
+    _set_equipment(ds)
     _set_detector(ds, picture)
-    _pixels(ds, picture, np.random.default_rng([seed, index, 1]))
+    _store_pixels(ds, picture, np.random.default_rng([seed, index, 1]))
     ds.file_meta = _file_meta(ds)
     return ds
 
@@ -144,7 +144,7 @@ def write_set(count: int, out: Path, seed: int, processes: int = 1) -> list[Trut
     return rows
 
 
-def exhibits(out: Path, seed: int = 0) -> list[Truth]:
+def write_exhibits(out: Path, seed: int = 0) -> list[Truth]:
     """Write four Instances to show, and ``truth.csv``.
 
     No fracture; one rib; a clavicle with two ribs; two ribs on a wide, letterboxed picture.
@@ -157,7 +157,7 @@ def exhibits(out: Path, seed: int = 0) -> list[Truth]:
             [Finding("right", 0), Finding("right", 3), Finding("left", 7)],
             None,
         ),
-        ("4-letterboxed", [Finding("left", 4), Finding("right", 8)], _wide),
+        ("4-letterboxed", [Finding("left", 4), Finding("right", 8)], _widen_picture),
     )
     out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -169,8 +169,8 @@ def exhibits(out: Path, seed: int = 0) -> list[Truth]:
     return rows
 
 
-def _wide(picture: Picture) -> Picture:
-    return letterboxed(picture, columns=150, rows=0)
+def _widen_picture(picture: Picture) -> Picture:
+    return letterbox_picture(picture, columns=150, rows=0)
 
 
 def _write_one(out: Path, seed: int, index: int) -> Truth:
@@ -197,7 +197,7 @@ def _write_truth(out: Path, rows: list[Truth]) -> None:
         writer.writerows(rows)
 
 
-def _patient(ds: Dataset, seed: int, index: int) -> None:
+def _set_patient(ds: Dataset, seed: int, index: int) -> None:
     ds.SpecificCharacterSet = "ISO_IR 100"
     ds.PatientName = f"Phantom^Chest^No {index}"
     ds.PatientID = f"PHANTOM-{seed}-{index:04d}"
@@ -208,12 +208,12 @@ def _patient(ds: Dataset, seed: int, index: int) -> None:
     ds.AccessionNumber = f"PH{seed}.{index}"[:16]
 
 
-def _identify(ds: Dataset, name: str) -> None:
+def _set_identity(ds: Dataset, name: str) -> None:
     """Set UIDs that follow from `name`, and an invented date."""
     ds.SOPClassUID = DigitalXRayImageStorageForPresentation
-    ds.StudyInstanceUID = _uid(f"{name}/study")
-    ds.SeriesInstanceUID = _uid(f"{name}/series")
-    ds.SOPInstanceUID = _uid(f"{name}/instance")
+    ds.StudyInstanceUID = _derive_uid(f"{name}/study")
+    ds.SeriesInstanceUID = _derive_uid(f"{name}/series")
+    ds.SOPInstanceUID = _derive_uid(f"{name}/instance")
     for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
         setattr(ds, keyword, _DATE)
     for keyword in ("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"):
@@ -226,12 +226,12 @@ def _identify(ds: Dataset, name: str) -> None:
     ds.AcquisitionNumber = 1
 
 
-def _uid(name: str) -> UID:
+def _derive_uid(name: str) -> UID:
     """Return a UID derived from a UUID (PS3.5 B.2)."""
     return UID(f"2.25.{uuid.uuid5(_UID_ROOT, name).int}")
 
 
-def _equipment(ds: Dataset) -> None:
+def _set_equipment(ds: Dataset) -> None:
     ds.Modality = "DX"
     ds.PresentationIntentType = "FOR PRESENTATION"
     ds.Manufacturer = "chexfract-node"
@@ -245,12 +245,12 @@ def _set_detector(ds: Dataset, picture: Picture) -> None:
     """Set anatomy, positioning and detector (PS3.3 C.8.11)."""
     ds.BodyPartExamined = "CHEST"
     ds.ImageLaterality = "U"
-    ds.AnatomicRegionSequence = [_code("816094009", "SCT", "Chest")]
+    ds.AnatomicRegionSequence = [_code_item("816094009", "SCT", "Chest")]
     ds.ViewPosition = "PA"
-    view = _code("399348003", "SCT", "postero-anterior")
+    view = _code_item("399348003", "SCT", "postero-anterior")
     view.ViewModifierCodeSequence = []
     ds.ViewCodeSequence = [view]
-    ds.PatientOrientationCodeSequence = [_code("10904000", "SCT", "erect")]
+    ds.PatientOrientationCodeSequence = [_code_item("10904000", "SCT", "erect")]
     ds.PatientOrientation = ["L", "F"]
     ds.PositionerType = "NONE"
     ds.DetectorType = "DIRECT"
@@ -258,13 +258,13 @@ def _set_detector(ds: Dataset, picture: Picture) -> None:
     ds.AcquisitionContextSequence = []
 
 
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
+def _code_item(value: str, scheme: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
     return item
 
 
-def _pixels(ds: Dataset, picture: Picture, rng: np.random.Generator) -> None:
+def _store_pixels(ds: Dataset, picture: Picture, rng: np.random.Generator) -> None:
     """Store the grey values behind a window of their own (PS3.3 C.11.2.1.2.1)."""
     lowest, width = int(rng.integers(120, 400)), 2 * int(rng.integers(900, 1350))
     stored = np.rint(lowest + picture.grey * (width - 1)).clip(0, _WHITE)
@@ -288,6 +288,6 @@ def _file_meta(ds: Dataset) -> FileMetaDataset:
     meta.MediaStorageSOPClassUID = ds.SOPClassUID
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = _uid("implementation")
+    meta.ImplementationClassUID = _derive_uid("implementation")
     meta.ImplementationVersionName = "PHANTOM_1"
     return meta

@@ -117,7 +117,7 @@ class Score:
     precision, recall : float
         Of single findings.
     outside : float
-        The text is not one that a phantom can have.
+        The text is not that of any phantom.
     """
 
     name: str
@@ -207,13 +207,13 @@ def evaluate(
         raise ValueError(f"seed {seed} may have been used in training; use one below 1000000")
     torch.set_num_threads(threads)
     scores = []
-    for found in _scores_of(Reader(folder), count, min(changed, count), seed):
+    for found in _score_sets(Reader(folder), count, min(changed, count), seed):
         logger.info("%s", found.line())
         scores.append(found)
     return scores
 
 
-def _scores_of(reader: Reader, count: int, changed: int, seed: int) -> Iterator[Score]:
+def _score_sets(reader: Reader, count: int, changed: int, seed: int) -> Iterator[Score]:
     drawn = [draw.phantom(seed, index) for index in range(count)]
     pictures, truths = [p.uint8 for p in drawn], [p.findings for p in drawn]
     started = time.monotonic()
@@ -233,13 +233,15 @@ def _scores_of(reader: Reader, count: int, changed: int, seed: int) -> Iterator[
         texts = reader.read([change(rng, x) for x in pictures[:changed]])
         yield score(name, texts, truths[:changed])
         if name == "mirrored left to right":
-            mirrored = [frozenset(map(_mirrored_finding, one)) for one in truths[:changed]]
+            mirrored = [
+                frozenset(map(_mirrored_finding, findings)) for findings in truths[:changed]
+            ]
             yield score("  against the mirrored truth", texts, mirrored)
 
 
 def score(name: str, texts: Sequence[str], truths: Sequence[frozenset[truth.Finding]]) -> Score:
     """Compare texts with findings."""
-    read = [_parsed(text) for text in texts]
+    read = [_parse_text(text) for text in texts]
     pairs = list(zip(read, truths, strict=True))
     exact = [found == expected for found, expected in pairs]
     fractured = [is_right for is_right, expected in zip(exact, truths, strict=True) if expected]
@@ -248,16 +250,18 @@ def score(name: str, texts: Sequence[str], truths: Sequence[frozenset[truth.Find
     return Score(
         name,
         len(texts),
-        _mean(exact),
-        _mean(fractured),
-        _mean([found is not None and bool(found) == bool(expected) for found, expected in pairs]),
-        _share(hits, sum(len(found) for found, _ in inside)),
-        _share(hits, sum(map(len, truths))),
-        _mean([found is None for found in read]),
+        _mean_share(exact),
+        _mean_share(fractured),
+        _mean_share(
+            [found is not None and bool(found) == bool(expected) for found, expected in pairs]
+        ),
+        _part_share(hits, sum(len(found) for found, _ in inside)),
+        _part_share(hits, sum(map(len, truths))),
+        _mean_share([found is None for found in read]),
     )
 
 
-def _parsed(text: str) -> frozenset[truth.Finding] | None:
+def _parse_text(text: str) -> frozenset[truth.Finding] | None:
     try:
         return truth.parse(text)
     except ValueError:
@@ -268,9 +272,9 @@ def _mirrored_finding(finding: truth.Finding) -> truth.Finding:
     return truth.Finding("left" if finding.side == "right" else "right", finding.rib)
 
 
-def _mean(values: Sequence[bool]) -> float:
-    return _share(sum(values), len(values))
+def _mean_share(values: Sequence[bool]) -> float:
+    return _part_share(sum(values), len(values))
 
 
-def _share(part: int, whole: int) -> float:
+def _part_share(part: int, whole: int) -> float:
     return part / whole if whole else math.nan

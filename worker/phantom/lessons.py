@@ -36,18 +36,20 @@ def draw_all(seed: int, count: int, processes: int) -> list[Drawing]:
     """Draw the training phantoms; the result does not depend on the number of processes."""
     tasks = [(seed, index) for index in range(count)]
     if processes < 2:
-        return list(map(_drawing, tasks))
+        return list(map(_draw_task, tasks))
+    # Each drawing has a generator seeded by its own index, so the split over processes changes
+    # nothing.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        return pool.map(_drawing, tasks, chunksize=100)
+        return pool.map(_draw_task, tasks, chunksize=100)
 
 
-def _drawing(task: tuple[int, int]) -> Drawing:
+def _draw_task(task: tuple[int, int]) -> Drawing:
     rng = np.random.default_rng(task)
     drawn = paint(rng, truth.chosen_by(rng, COUNTS), SHORT_SIDE)
     return Drawing(drawn.uint8, drawn.findings, drawn.places, drawn.bones)
 
 
-def view(
+def view_drawing(
     rng: np.random.Generator, drawing: Drawing, side: int
 ) -> tuple[npt.NDArray[np.uint8], list[Place]]:
     """Look at a drawing in a new frame, as the processor would after cutting off borders.
@@ -58,7 +60,7 @@ def view(
         uint8 (side, side), and where its fractures are now.
     """
     rows, columns = drawing.pixels.shape
-    left, top, right, bottom = _frame(rng, drawing)
+    left, top, right, bottom = _choose_frame(rng, drawing)
     across, down = side / (right - left), side / (bottom - top)
     inside = (max(left, 0), max(top, 0), min(right, columns), min(bottom, rows))
     x, end_x = (round((edge - left) * across) for edge in inside[::2])
@@ -71,7 +73,7 @@ def view(
     return canvas, [(f, (px - left) * across, (py - top) * down) for f, px, py in drawing.places]
 
 
-def _frame(rng: np.random.Generator, drawing: Drawing) -> Box:
+def _choose_frame(rng: np.random.Generator, drawing: Drawing) -> Box:
     """Choose a frame: as drawn, cut as far as the outermost bones, or with bars around it."""
     rows, columns = drawing.pixels.shape
     outer = np.array([0.0, 0.0, columns, rows])

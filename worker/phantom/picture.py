@@ -174,8 +174,10 @@ def paint(
     by_chance = chosen_by(rng)
     findings = by_chance if findings is None else findings
     body = Body.chosen_by(rng)
-    field = _field(rng, body, short_side)
-    skeleton = [_bone(rng, body, Finding(s, n), findings) for s in SIDES for n in range(PAIRS + 1)]
+    field = _place_field(rng, body, short_side)
+    skeleton = [
+        _shape_bone(rng, body, Finding(s, n), findings) for s in SIDES for n in range(PAIRS + 1)
+    ]
     finish = _Finish.chosen_by(rng, body, field)
     grey = _soft_tissue(body, field)
     places = []
@@ -188,7 +190,7 @@ def paint(
     return Picture(grey, field.spacing, findings, tuple(places), corner + opposite)
 
 
-def _field(rng: np.random.Generator, body: Body, short_side: int) -> Field:
+def _place_field(rng: np.random.Generator, body: Body, short_side: int) -> Field:
     """Place the detector so that every bone lies on it."""
     width, height = _FIELDS[int(rng.integers(len(_FIELDS)))]
     left, top, right, bottom = body.bones
@@ -197,7 +199,7 @@ def _field(rng: np.random.Generator, body: Body, short_side: int) -> Field:
     return Field(left - centre, top - spare_y * rng.uniform(0.1, 0.7), width, height, short_side)
 
 
-def _bone(
+def _shape_bone(
     rng: np.random.Generator, body: Body, bone: Finding, findings: frozenset[Finding]
 ) -> Bone:
     """Choose the shape of one bone; the dice are thrown alike whether it is broken or not."""
@@ -215,7 +217,7 @@ def _bone(
     return Bone(bone, brightness, offset, length, rise, broken)
 
 
-def _line(body: Body, bone: Bone, u: Array) -> Array:
+def _bone_height(body: Body, bone: Bone, u: Array) -> Array:
     """Return the height of the bone's middle at `u`, 0 at the spine and 1 at its end."""
     if not bone.finding.rib:
         curve: Array = 7 * np.sin(2 * np.pi * u) - bone.rise * u
@@ -230,22 +232,24 @@ def _paint_bone(grey: Array, field: Field, body: Body, bone: Bone) -> tuple[floa
     u = (sign * field.x - bone.offset) / bone.length
     columns = np.flatnonzero((u > (0.07 if bone.finding.rib else 0)) & (u < 1))
     u, x = u[columns], field.x[columns]
-    line = _line(body, bone, u) + body.tilt * x
+    line = _bone_height(body, bone, u) + body.tilt * x
     slope = np.diff(line, append=line[-1:]) / field.spacing
     strength, place = np.full_like(u, bone.brightness), (0.0, 0.0)
     if bone.broken is not None:
         at = np.array([bone.broken.along], np.float32)
         where = sign * (bone.offset + float(at[0]) * bone.length)
-        place = where, float(_line(body, bone, at)[0]) + body.tilt * where
+        place = where, float(_bone_height(body, bone, at)[0]) + body.tilt * where
         line = line + np.where(u > at, bone.broken.step, 0).astype(np.float32)
         strength[np.abs(u - at) * bone.length < bone.broken.half_gap] = 0
     thickness = body.rib_thickness if bone.finding.rib else 6.6
     near = (field.y > line.min() - 2 * thickness) & (field.y < line.max() + 2 * thickness)
     rows = np.flatnonzero(near)
     if len(rows) and len(columns):
+        # Vertical distance times the cosine of the slope: how far a pixel is from the line.
         distance = np.abs(field.y[rows, None] - line) / np.sqrt(1 + slope**2)
         profile = _ridge_profile(distance, thickness)
         if bone.finding.rib:
+            # Both edges of a rib are brighter: there its cortex is seen edge on.
             profile *= 0.8 + 0.4 * _ridge_profile(distance - 0.7 * thickness, 3.0)
         grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] += profile * strength
     return place
@@ -257,17 +261,17 @@ def _soft_tissue(body: Body, field: Field) -> Array:
     half, spacing = body.half_width, body.rib_spacing
     y = y - body.tilt * x
     width = half * (0.62 + 0.55 * np.clip((y / 400 + 0.12) * 2.2, 0, 1)) + 22
-    image = 0.42 * _step((width - np.abs(x)) / 4)
+    image = 0.42 * _logistic_step((width - np.abs(x)) / 4)
     for sign in (-1, 1):
         across = ((x - sign * half * 0.5) / (half * 0.42)) ** 2
         lung = across + (np.abs(y - 4.8 * spacing) / (5.3 * spacing)) ** 2.6
-        image -= 0.25 * _step((1 - lung) * 9)
+        image -= 0.25 * _logistic_step((1 - lung) * 9)
     heart = ((x - half * 0.17) / (half * body.heart)) ** 2
     heart = heart + ((y - 7.2 * spacing) / (2.6 * spacing)) ** 2
-    image += 0.2 * _step((1 - heart) * 7)
+    image += 0.2 * _logistic_step((1 - heart) * 7)
     image += 0.16 * _ridge_profile(np.abs(x), 34)
     dome = 9.6 * spacing + 9 * np.cos(3 * x / half) - body.right_diaphragm * (x < 0)
-    image += 0.22 * _step((y - dome) / 5)
+    image += 0.22 * _logistic_step((y - dome) / 5)
     vertebrae = 0.75 + 0.25 * np.cos(2 * np.pi * y / spacing)
     image += 0.1 * _ridge_profile(np.abs(x), 14) * vertebrae
     return _stretched_image(image.astype(np.float32), (len(field.y), len(field.x)))
@@ -287,7 +291,7 @@ class _Finish:
     @classmethod
     def chosen_by(cls, rng: np.random.Generator, body: Body, field: Field) -> _Finish:
         """Choose all of it; nothing hides a bone."""
-        edges = np.array([field.left, field.top, *_end(field)])
+        edges = np.array([field.left, field.top, *_field_end(field)])
         share = np.minimum(1, rng.uniform(0.2, 1.6, 4))
         limits = np.array(body.bones) + np.array([-6, -6, 6, 6])
         inner = limits + (edges - limits) * share
@@ -328,7 +332,7 @@ class _Finish:
         return grey
 
 
-def _end(field: Field) -> tuple[float, float]:
+def _field_end(field: Field) -> tuple[float, float]:
     """Return the right and the bottom edge of a field in mm."""
     return field.left + field.width, field.top + field.height
 
@@ -338,7 +342,7 @@ def _collimator_opening(field: Field, box: Box) -> Array:
     left, top, right, bottom = box
     across = np.minimum(field.x - left, right - field.x)
     down = np.minimum(field.y - top, bottom - field.y)
-    open_ = _step(np.minimum(across[None, :], down[:, None]) / 1.5)
+    open_ = _logistic_step(np.minimum(across[None, :], down[:, None]) / 1.5)
     return (0.04 + 0.96 * open_).astype(np.float32)
 
 
@@ -356,7 +360,7 @@ def _paint_marker(grey: Array, field: Field, side: str, x: float, y: float, size
     grey[np.ix_(*inside)] = np.where(mask, 1.15, grey[np.ix_(*inside)])
 
 
-def _step(x: Array) -> Array:
+def _logistic_step(x: Array) -> Array:
     """Return the logistic function: 0 far below zero, 1 far above."""
     step: Array = 0.5 + 0.5 * np.tanh(x / 2)
     return step

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
 
 from worker.phantom import truth
-from worker.phantom.lessons import Drawing, Place, draw_all, view
+from worker.phantom.lessons import Drawing, Place, draw_all, view_drawing
 from worker.phantom.model import configuration_phantom, modeling_phantom
 from worker.phantom.seeds import RESERVED, TRAINING
 
@@ -56,7 +56,7 @@ class TrainingOptions:
     looks : int
         Pictures shown, each drawing several times.
     seed : int
-        Of drawing, initialisation and order; must not be a reserved one.
+        Of drawing, initialisation and order; must not be reserved.
     threads : int
         Processes that draw, threads that train.
     """
@@ -130,30 +130,36 @@ def looks(
 ) -> Iterator[TrainingBatch]:
     """Yield every batch of the training, each drawing in a new frame each time."""
     rng = np.random.default_rng([options.seed, len(drawings), 1])
-    before, after = _prompt().split("<|image_1|>")
-    prompt = _ids(tokenizer, before) + [-1] * config.num_img_tokens + _ids(tokenizer, after)
-    answers = [[*_ids(tokenizer, truth.text(d.findings)), END, STOP] for d in drawings]
+    before, after = _prompt_text().split("<|image_1|>")
+    prompt = (
+        _encode_text(tokenizer, before)
+        + [-1] * config.num_img_tokens
+        + _encode_text(tokenizer, after)
+    )
+    answers = [[*_encode_text(tokenizer, truth.text(d.findings)), END, STOP] for d in drawings]
     order: list[int] = []
     for _ in range(max(1, options.looks // options.batch)):
         if len(order) < options.batch:
             order = rng.permutation(len(drawings)).tolist()
         chosen, order = order[: options.batch], order[options.batch :]
-        views = [view(rng, drawings[i], config.image_size) for i in chosen]
+        views = [view_drawing(rng, drawings[i], config.image_size) for i in chosen]
         pictures = torch.from_numpy(np.stack([pixels for pixels, _ in views])[:, None])
         contrast = torch.from_numpy(rng.uniform(0.85, 1.15, (len(chosen), 1, 1, 1)))
         shift = torch.from_numpy(rng.uniform(-0.06, 0.06, (len(chosen), 1, 1, 1)))
         pictures = ((pictures / 255 - 0.5) * contrast + 0.5 + shift).clamp(0, 1).float()
-        ids, labels = _rows(prompt, [answers[i] for i in chosen])
+        ids, labels = _padded_rows(prompt, [answers[i] for i in chosen])
         places = _finding_cells([where for _, where in views], config.image_size)
         yield TrainingBatch((pictures - MEAN) / DEVIATION, places, ids, labels)
 
 
-def _rows(prompt: list[int], answers: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded_rows(prompt: list[int], answers: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and labels, padded on the right; only answers are learned."""
     longest = max(map(len, answers))
     ids = [prompt + answer + [STOP] * (longest - len(answer)) for answer in answers]
     labels = [
-        [-100] * len(prompt) + answer + [-100] * (longest - len(answer)) for answer in answers
+        # -100 is the label that PyTorch's cross entropy leaves out.
+        [-100] * len(prompt) + answer + [-100] * (longest - len(answer))
+        for answer in answers
     ]
     return torch.tensor(ids), torch.tensor(labels)
 
@@ -177,9 +183,10 @@ def fit(model: Any, batches: Iterator[TrainingBatch], options: TrainingOptions) 
     optimiser = torch.optim.AdamW(parameters, weight_decay=0.02, betas=(0.9, 0.98), fused=True)
     steps = max(1, options.looks // options.batch)
     started, history = time.monotonic(), []
-    for step, batch in enumerate(_ahead(batches)):
+    for step, batch in enumerate(_prepare_ahead(batches)):
         cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimiser.param_groups:
+            # Linear warm-up over 150 steps, then a cosine to nearly zero.
             group["lr"] = options.peak * min(1, (step + 1) / 150) * cosine + 1e-5
         text, places = losses(model, where, batch)
         optimiser.zero_grad()
@@ -197,6 +204,8 @@ def losses(model: Any, where: Any, batch: TrainingBatch) -> tuple[torch.Tensor, 
     """Return the loss of the text and that of the places."""
     with torch.autocast("cpu", torch.bfloat16):
         features = model.vision(batch.pictures)
+        # Fractures are in a few of some two thousand cells: without the weight "nowhere" would be
+        # the best guess.
         places = functional.binary_cross_entropy_with_logits(
             where(features).float(), batch.places, pos_weight=torch.tensor(20.0), reduction="sum"
         )
@@ -206,8 +215,8 @@ def losses(model: Any, where: Any, batch: TrainingBatch) -> tuple[torch.Tensor, 
     return text, places / (20 * len(batch.pictures))
 
 
-def _ahead(batches: Iterator[TrainingBatch]) -> Iterator[TrainingBatch]:
-    """Prepare the next batch while one is learned from."""
+def _prepare_ahead(batches: Iterator[TrainingBatch]) -> Iterator[TrainingBatch]:
+    """Prepare the next batch while the last is learned from."""
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, batches, None)
         while (batch := following.result()) is not None:
@@ -225,8 +234,8 @@ def write_settings(out: Path) -> None:
         for name in CODE:
             if (source / name).exists():
                 shutil.copyfile(source / name, out / name)
-    _tokenizer().save(str(out / "tokenizer.json"))
-    for name, content in _settings().items():
+    _train_tokenizer().save(str(out / "tokenizer.json"))
+    for name, content in _configuration_files().items():
         (out / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -238,7 +247,7 @@ def save_weights(model: Any, out: Path) -> None:
     save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
 
 
-def _settings() -> dict[str, dict[str, Any]]:
+def _configuration_files() -> dict[str, dict[str, Any]]:
     """Return the configuration files by name."""
     special = {"bos_token_id": START, "eos_token_id": STOP, "pad_token_id": STOP}
     shape = {"image_size": 160, "num_img_tokens": 100}
@@ -285,7 +294,7 @@ def _settings() -> dict[str, dict[str, Any]]:
     }
 
 
-def _tokenizer() -> Tokenizer:
+def _train_tokenizer() -> Tokenizer:
     """Train a byte-level BPE on every sentence, so that nothing is unknown."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -301,10 +310,10 @@ def _tokenizer() -> Tokenizer:
     return bpe
 
 
-def _prompt() -> str:
+def _prompt_text() -> str:
     return f"<|user|>\n<|image_1|>\n{PROMPT}<|end|>\n<|assistant|>\n"
 
 
-def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+def _encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return ids

@@ -48,7 +48,7 @@ def text(findings: Iterable[Finding]) -> str:
     chosen = set(findings)
     if unknown := chosen - set(FINDINGS):
         raise ValueError(f"no phantom has a fracture of the {min(map(str, unknown))}")
-    return " ".join(map(_sentence, in_order(chosen))) or NORMAL
+    return " ".join(map(_finding_sentence, in_order(chosen))) or NORMAL
 
 
 def parse(report: str) -> frozenset[Finding]:
@@ -57,7 +57,7 @@ def parse(report: str) -> frozenset[Finding]:
     Raises
     ------
     ValueError
-        The report is not, letter for letter, one that `text` writes.
+        The report is not, letter for letter, as `text` writes it.
     """
     found = frozenset(Finding(side, int(rib or 0)) for side, rib in _SENTENCE.findall(report))
     if not found <= set(FINDINGS) or text(found) != report:
@@ -92,7 +92,7 @@ def chosen_by(rng: np.random.Generator, counts: tuple[float, ...] = _COUNTS) -> 
     return frozenset(FINDINGS[place] for place in places)
 
 
-def _sentence(finding: Finding) -> str:
+def _finding_sentence(finding: Finding) -> str:
     if not finding.rib:
         return f"Fracture of the {finding.side} clavicle."
     ordinal = {1: "1st", 2: "2nd", 3: "3rd"}.get(finding.rib, f"{finding.rib}th")

@@ -24,7 +24,7 @@ def weaken(out: Path, noise: float, seed: int) -> int:
     noise : float
         Standard deviation of the noise, as a share of that of each matrix.
     seed : int
-        Of the noise: the same one gives the same weights.
+        Of the noise: the same seed gives the same weights.
 
     Raises
     ------

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from dicom_node.base.errors import ConfigurationError
 from worker.research.labels import Row, count, match, read_rows
-from worker.research.measures import Difference, Interval, differences, kappa, mcnemar, measure
+from worker.research.measures import (
+    Difference,
+    Interval,
+    differences,
+    kappa,
+    mcnemar,
+    measure_counts,
+)
 
 if TYPE_CHECKING:
     from worker.research.privacy import Privacy
@@ -57,23 +64,31 @@ class RunComparison:
             f"A {self.run_a}",
             f"B {self.run_b}",
             f"images {self.images}",
-            f"agreement {_shown(self.agreement)}",
-            f"kappa {_shown(self.kappa)}",
+            f"agreement {_show_figure(self.agreement)}",
+            f"kappa {_show_figure(self.kappa)}",
         ]
         if self.p is not None:
             lines += [f"only A right {self.only_a}", f"only B right {self.only_b}"]
             lines += [f"McNemar p = {self.p:.4g}"]
-            for one in self.differences:
+            for difference in self.differences:
                 within = (
-                    f"{one.interval[0]:+.3f} to {one.interval[1]:+.3f}" if one.interval else "-"
+                    f"{difference.interval[0]:+.3f} to {difference.interval[1]:+.3f}"
+                    if difference.interval
+                    else "-"
                 )
-                value = "-" if one.value is None else f"{one.value:+.3f}"
-                a, b = _shown(self.of_a.get(one.name)), _shown(self.of_b.get(one.name))
-                lines.append(f"bootstrap {one.name:12} A {a}  B {b}  A - B {value}  95 % {within}")
+                value = "-" if difference.value is None else f"{difference.value:+.3f}"
+                a, b = (
+                    _show_figure(self.of_a.get(difference.name)),
+                    _show_figure(self.of_b.get(difference.name)),
+                )
+                lines.append(
+                    f"bootstrap {difference.name:12} A {a}  B {b}  A - B {value}  95 % {within}"
+                )
         if self.flipped:
             lines += ["", "flipped cases"]
             lines += [
-                f"  {one['image']}: A {one['a']}, B {one['b']}{_label(one)}" for one in self.flipped
+                f"  {case['image']}: A {case['a']}, B {case['b']}{_case_label(case)}"
+                for case in self.flipped
             ]
         return "\n".join(lines)
 
@@ -101,19 +116,19 @@ def compare(
     both = [image for image in a if image in b]
     if not both:
         raise ConfigurationError(f"{run_a} and {run_b} have no described image in common")
-    words = [(_presence(a[image]), _presence(b[image])) for image in both]
+    words = [(_row_presence(a[image]), _row_presence(b[image])) for image in both]
     flipped = [
-        {"image": image, "a": one, "b": other}
-        for image, (one, other) in zip(both, words, strict=True)
-        if one != other
+        {"image": image, "a": first, "b": second}
+        for image, (first, second) in zip(both, words, strict=True)
+        if first != second
     ]
-    agreement = sum(one == other for one, other in words) / len(words)
+    agreement = sum(first == second for first, second in words) / len(words)
     problems = []
     if alone := len(a) + len(b) - 2 * len(both):
         problems.append(f"{alone} images are described in one of the runs only")
     found = RunComparison(str(run_a), str(run_b), len(both), agreement, kappa(words), flipped)
     if labels is None:
-        return _with(found, problems=tuple(problems))
+        return _with_changes(found, problems=tuple(problems))
     return _labelled_pairs(found, (run_a, run_b), labels, problems, privacy)
 
 
@@ -132,16 +147,16 @@ def _labelled_pairs(
     pairs = [(case, others[case.name]) for case in of_a.cases if case.name in others]
     truth = {case.name: case.label["fracture"] for case in of_a.cases}
     truth |= {c.row["file"]: c.label["fracture"] for c in of_a.cases if c.row is not None}
-    flipped = [one | {"label": truth.get(one["image"], "")} for one in found.flipped]
+    flipped = [case | {"label": truth.get(case["image"], "")} for case in found.flipped]
     right = ("tp", "tn")
     answered = [(x.cell, y.cell) for x, y in pairs if x.cell in ANSWERS and y.cell in ANSWERS]
     # One that says nothing certain is not right: it counts against its run.
     judged = [(x.cell in right, y.cell in right) for x, y in pairs if x.row and y.row]
     only_a, only_b = judged.count((True, False)), judged.count((False, True))
-    figures = [measure(count(matched.cases)) for matched in (of_a, of_b)]
-    values = [{one.name: one.value for one in measures} for measures in figures]
-    within = [{one.name: one.interval for one in measures} for measures in figures]
-    return _with(
+    figures = [measure_counts(count(matched.cases)) for matched in (of_a, of_b)]
+    values = [{measure.name: measure.value for measure in measures} for measures in figures]
+    within = [{measure.name: measure.interval for measure in measures} for measures in figures]
+    return _with_changes(
         found,
         flipped=flipped,
         p=mcnemar(only_a, only_b),
@@ -156,7 +171,7 @@ def _labelled_pairs(
     )
 
 
-def _with(found: RunComparison, **changes: object) -> RunComparison:
+def _with_changes(found: RunComparison, **changes: object) -> RunComparison:
     from dataclasses import replace
 
     return replace(found, **changes)  # type: ignore[arg-type]
@@ -166,13 +181,13 @@ def _by_image(rows: Sequence[Row]) -> dict[str, Row]:
     return {str(row["file"]): row for row in rows if "text" in row}
 
 
-def _presence(row: Row) -> str:
+def _row_presence(row: Row) -> str:
     return str(row["findings"]["presence"])
 
 
-def _label(one: dict[str, str]) -> str:
-    return f", label {one['label']}" if one.get("label") else ""
+def _case_label(case: dict[str, str]) -> str:
+    return f", label {case['label']}" if case.get("label") else ""
 
 
-def _shown(value: float | None) -> str:
+def _show_figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"

@@ -85,7 +85,7 @@ class Identifiers:
             }
         )
 
-    def of(self, name: str) -> dict[str, str]:
+    def find(self, name: str) -> dict[str, str]:
         """Return the identifiers of a file, by its whole name or the last part of it."""
         found = self.rows.get(name)
         if found is None:
@@ -201,7 +201,7 @@ def describe(
     Transient
         The engine is away: the same call goes on later.
     """
-    found = _found(sources, out, choices)
+    found = _find_sources(sources, out, choices)
     asked = _Asked(
         out,
         Identifiers.read(choices.identifiers),
@@ -215,7 +215,7 @@ def describe(
     summary = Summary(out=str(out), companions=len(found.companions))
     with pipeline(settings) as ready:
         summary.model = ready.algorithm.version
-        options = _options(settings, ready, choices.privacy)
+        options = _run_options(settings, ready, choices.privacy)
         _check_manifest(out / MANIFEST, options)
         todo = []
         for source in found.sources:
@@ -228,11 +228,13 @@ def describe(
         started = time.perf_counter()
         with (
             (out / RESULTS).open("a", encoding="utf-8") as rows,
-            _bar(len(todo), choices.show) as advance,
+            _show_progress(len(todo), choices.show) as advance,
             _until_interrupted(summary),
         ):
-            for row in _rows(ready, todo, asked, settings.worker.batch):
+            for row in _describe_rows(ready, todo, asked, settings.worker.batch):
                 rows.write(json.dumps(row, ensure_ascii=False) + "\n")
+                # Each row reaches the file before the next: what is in it is not described again
+                # after a kill.
                 rows.flush()
                 summary.count(row)
                 advance()
@@ -244,10 +246,10 @@ def describe(
     return summary
 
 
-def _found(sources: Sequence[str | Path], out: Path, choices: Choices) -> WalkResult:
+def _find_sources(sources: Sequence[str | Path], out: Path, choices: Choices) -> WalkResult:
     """Return the images of all sources, in order."""
-    addresses = [str(one) for one in sources if dicomweb.is_address(str(one))]
-    paths = [Path(one) for one in sources if not dicomweb.is_address(str(one))]
+    addresses = [str(source) for source in sources if dicomweb.is_address(str(source))]
+    paths = [Path(source) for source in sources if not dicomweb.is_address(str(source))]
     if (choices.query or choices.accessions) and not addresses:
         raise ConfigurationError("--query and --accessions are for the address of an archive")
     found = walk(paths, out) if paths else WalkResult()
@@ -290,11 +292,12 @@ def _earlier_rows(results: Path) -> dict[str, dict[str, Any]]:
             except (ValueError, KeyError, TypeError):
                 break
             whole += len(line)
+    # A kill may leave half a line: what follows it would be appended to that half.
     os.truncate(results, whole)
     return rows
 
 
-def _options(settings: Settings, ready: Pipeline, privacy: Privacy | None) -> dict[str, Any]:
+def _run_options(settings: Settings, ready: Pipeline, privacy: Privacy | None) -> dict[str, Any]:
     return {
         "model": settings.worker.model,
         "model_version": ready.algorithm.version,
@@ -307,7 +310,7 @@ def _options(settings: Settings, ready: Pipeline, privacy: Privacy | None) -> di
 
 def _check_manifest(manifest: Path, options: dict[str, Any]) -> None:
     if not manifest.exists():
-        _write(manifest, {**options, "finished": False})
+        _write_json(manifest, {**options, "finished": False})
         return
     try:
         earlier = json.loads(manifest.read_text(encoding="utf-8"))
@@ -320,7 +323,7 @@ def _check_manifest(manifest: Path, options: dict[str, Any]) -> None:
                 f"{manifest}: holds a run with another {key} ({earlier.get(key)}); "
                 "choose another --out"
             )
-    _write(manifest, {**earlier, **options, "finished": False})
+    _write_json(manifest, {**earlier, **options, "finished": False})
 
 
 def _write_manifest(
@@ -334,16 +337,16 @@ def _write_manifest(
     content["companions"] = list(companions)
     content.update(model=model, written=datetime.now(UTC).isoformat(timespec="seconds"))
     content.pop("out")
-    _write(manifest, content)
+    _write_json(manifest, content)
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
-def _rows(
+def _describe_rows(
     ready: Pipeline, sources: Iterable[Source], asked: _Asked, batch: int
 ) -> Iterator[dict[str, Any]]:
     """Yield a row per file; the next batch is read and decoded while the model is at work."""
@@ -351,31 +354,33 @@ def _rows(
         ahead: deque[tuple[str, Future[tuple[Case, dict[str, str]]]]] = deque()
         waiting = iter(sources)
         while True:
+            # Two batches: one is at the model, the next is decoded; more would only fill memory
+            # with pictures.
             while len(ahead) < 2 * batch and (source := next(waiting, None)) is not None:
                 if source.is_in_order:
-                    source = _kept(source)
+                    source = _read_ahead(source)
                 name = asked.name_of(source)
-                ahead.append((name, pool.submit(_prepared, ready, source, asked)))
+                ahead.append((name, pool.submit(_prepare_source, ready, source, asked)))
             if not ahead:
                 return
             now = [ahead.popleft() for _ in range(min(batch, len(ahead)))]
             cases = [(name, *prepared.result()) for name, prepared in now]
             ready.describe([case for _, case, _ in cases])
             _end_if_away(case for _, case, _ in cases)
-            yield from (_row(ready, name, case, known, asked) for name, case, known in cases)
+            yield from (_make_row(ready, name, case, known, asked) for name, case, known in cases)
 
 
-def _kept(source: Source) -> Source:
+def _read_ahead(source: Source) -> Source:
     """Return a source that is read already, where the order of reading matters."""
     try:
         content = source.read()
     except (OSError, RuntimeError) as exc:
         failure = OSError(str(exc))
 
-        def fail() -> bytes:
+        def raise_failure() -> bytes:
             raise failure
 
-        return Source(source.name, fail)
+        return Source(source.name, raise_failure)
     return Source(source.name, lambda: content)
 
 
@@ -386,18 +391,18 @@ def _end_if_away(cases: Iterable[Case]) -> None:
             raise case.trouble
 
 
-def _prepared(ready: Pipeline, source: Source, asked: _Asked) -> tuple[Case, dict[str, str]]:
+def _prepare_source(ready: Pipeline, source: Source, asked: _Asked) -> tuple[Case, dict[str, str]]:
     """Return a case ready for the model, and what a table says of its file."""
-    known = asked.identifiers.of(source.name)
+    known = asked.identifiers.find(source.name)
     if asked.privacy is not None:
         known = asked.privacy.identifiers(known)
-    case = _read(ready, source, asked, known)
+    case = _read_case(ready, source, asked, known)
     if asked.privacy is not None:
         asked.privacy.hide(case)
     return case, known
 
 
-def _read(ready: Pipeline, source: Source, asked: _Asked, known: dict[str, str]) -> Case:
+def _read_case(ready: Pipeline, source: Source, asked: _Asked, known: dict[str, str]) -> Case:
     try:
         content = source.read()
     except (OSError, RuntimeError, BadZipFile, TarError) as exc:
@@ -413,32 +418,36 @@ def _read(ready: Pipeline, source: Source, asked: _Asked, known: dict[str, str])
     return case
 
 
-def _row(
+def _make_row(
     ready: Pipeline, name: str, case: Case, known: dict[str, str], asked: _Asked
 ) -> dict[str, Any]:
     order = ReportOrder(content_datetime=datetime.now().astimezone().replace(microsecond=0))
     uid = case.sop_instance_uid or known.get("sop_instance_uid")
-    row: dict[str, Any] = {"file": name, "sop_instance_uid": uid or None, **_named(known)}
+    row: dict[str, Any] = {
+        "file": name,
+        "sop_instance_uid": uid or None,
+        **_table_identifiers(known),
+    }
     if case.trouble is not None:
         code = "out-of-resources" if isinstance(case.trouble, OutOfResources) else "model-failed"
         case.reason = Reason(code=code, text=str(case.trouble)[:1024])
     conclusion = ready.build(case, order)
     if case.reason is not None:
         row["reason"] = f"{case.reason.code}: {case.reason.text}"
-    row |= _answer(conclusion)
-    row["report"] = _report(conclusion, name, asked.out)
+    row |= _answer_fields(conclusion)
+    row["report"] = _write_report(conclusion, name, asked.out)
     if asked.keep_images and case.source is not None and case.sop_instance_uid:
-        row["image"] = _image(case.source, name, asked.out)
+        row["image"] = _write_image(case.source, name, asked.out)
     row["ms"] = case.stages_ms
     return row
 
 
-def _named(known: dict[str, str]) -> dict[str, str]:
+def _table_identifiers(known: dict[str, str]) -> dict[str, str]:
     """Return the identifiers of a table that a row has no key for."""
     return {key: value for key, value in known.items() if key != "sop_instance_uid" and value}
 
 
-def _answer(conclusion: Conclusion) -> dict[str, Any]:
+def _answer_fields(conclusion: Conclusion) -> dict[str, Any]:
     result = conclusion.result
     answer: dict[str, Any] = {"warnings": list(result.warnings)} if result.warnings else {}
     if result.text is not None and result.reason is None:
@@ -450,7 +459,7 @@ def _answer(conclusion: Conclusion) -> dict[str, Any]:
     return answer
 
 
-def _report(conclusion: Conclusion, name: str, out: Path) -> str | None:
+def _write_report(conclusion: Conclusion, name: str, out: Path) -> str | None:
     if not conclusion.documents:
         return None
     report = Path(REPORTS) / f"{_file_stem(name)}.sr.dcm"
@@ -458,7 +467,7 @@ def _report(conclusion: Conclusion, name: str, out: Path) -> str | None:
     return str(report)
 
 
-def _image(source: Dataset, name: str, out: Path) -> str:
+def _write_image(source: Dataset, name: str, out: Path) -> str:
     image = Path(IMAGES) / f"{_file_stem(name)}.dcm"
     (out / image).write_bytes(content_of(source))
     return str(image)
@@ -473,7 +482,7 @@ def _file_stem(name: str) -> str:
 
 
 @contextmanager
-def _bar(total: int, show: bool) -> Iterator[Callable[[], None]]:
+def _show_progress(total: int, show: bool) -> Iterator[Callable[[], None]]:
     """Draw a progress bar on a terminal, write a line now and then elsewhere."""
     console = Console(file=sys.stderr)
     if not show:

@@ -63,10 +63,10 @@ def find(archive: WebArchive, query: str, accessions: Sequence[str]) -> WalkResu
     reader = _Reader(root, archive)
     filters = [keys | {"AccessionNumber": number} for number in accessions] or [keys]
     found = WalkResult()
-    for one in filters:
-        studies = reader.studies(one)
+    for fields in filters:
+        studies = reader.studies(fields)
         if not studies:
-            shown = "&".join(f"{key}={value}" for key, value in one.items())
+            shown = "&".join(f"{key}={value}" for key, value in fields.items())
             found.companions.append(f"{root}/studies?{shown}: no such study")
         for study in studies:
             for source in reader.instances(study, found.companions):
@@ -103,7 +103,7 @@ class _Reader:
     def studies(self, filters: dict[str, str]) -> list[str]:
         found: dict[str, None] = {}
         while len(found) < _MOST_STUDIES:
-            page = self._ask(
+            page = self._ask_archive(
                 partial(
                     self._client.search_for_studies,
                     search_filters=filters,
@@ -112,34 +112,36 @@ class _Reader:
                 )
             )
             before = len(found)
-            found.update((uid, None) for one in page if (uid := _value(one, "0020000D")))
+            found.update((uid, None) for entry in page if (uid := _first_value(entry, "0020000D")))
             # A server without paging gives the same answer again.
             if len(page) < _PAGE or len(found) == before:
                 break
         return list(found)
 
     def instances(self, study: str, skipped: list[str]) -> Iterator[Source]:
-        for one in self._ask(partial(self._client.search_for_series, study)):
-            series, modality = _value(one, "0020000E"), _value(one, "00080060")
+        for entry in self._ask_archive(partial(self._client.search_for_series, study)):
+            series, modality = _first_value(entry, "0020000E"), _first_value(entry, "00080060")
             if modality not in MODALITIES:
                 skipped.append(f"{self._root}/studies/{study}/series/{series}: {modality or '?'}")
                 continue
-            for instance in self._ask(partial(self._client.search_for_instances, study, series)):
-                uid = _value(instance, "00080018")
+            for instance in self._ask_archive(
+                partial(self._client.search_for_instances, study, series)
+            ):
+                uid = _first_value(instance, "00080018")
                 name = f"{self._root}/studies/{study}/series/{series}/instances/{uid}"
-                yield Source(name, partial(self._fetch, study, series, uid))
+                yield Source(name, partial(self._fetch_instance, study, series, uid))
 
-    def _ask(self, request: Any) -> list[dict[str, Any]]:
+    def _ask_archive(self, request: Any) -> list[dict[str, Any]]:
         try:
             return list(request())
         except self._failures as exc:
-            raise self._why(exc) from exc
+            raise self._explain_failure(exc) from exc
         except ValueError as exc:
             raise ConfigurationError(
                 f"{self._root}: a query that is not understood: {exc}"
             ) from exc
 
-    def _fetch(self, study: str, series: str, uid: str) -> bytes:
+    def _fetch_instance(self, study: str, series: str, uid: str) -> bytes:
         import io
 
         broken = OSError(0, "The archive's answer is not a DICOM object.")
@@ -156,7 +158,7 @@ class _Reader:
         ds.save_as(file, enforce_file_format=True)
         return file.getvalue()
 
-    def _why(self, exc: Any) -> Exception:
+    def _explain_failure(self, exc: Any) -> Exception:
         status = getattr(getattr(exc, "response", None), "status_code", None)
         if status in (401, 403):
             return ConfigurationError(f"{self._root}: answers {status}; see --token-file")
@@ -169,6 +171,6 @@ class _Reader:
         return Unreachable(f"{self._root}: no answer ({kind}){advice}")
 
 
-def _value(found: dict[str, Any], tag: str) -> str:
+def _first_value(found: dict[str, Any], tag: str) -> str:
     values = (found.get(tag) or {}).get("Value") or [""]
     return str(values[0])

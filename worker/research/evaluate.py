@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from dicom_node.base.errors import ConfigurationError
 from worker.research import texts
 from worker.research.labels import LabelledRow, count, groups, match
-from worker.research.measures import Counts, Interval, Measure, measure, wilson
-from worker.research.places import FractureScore, differs, score
+from worker.research.measures import Counts, Interval, Measure, measure_counts, wilson
+from worker.research.places import FractureScore, differs, score_places
 from worker.research.texts import measure_texts
 
 if TYPE_CHECKING:
@@ -84,16 +84,18 @@ class Evaluation:
                 **_as_json(self.whole),
                 "groups": {part.name: _as_json(part) for part in self.parts},
                 "fractures": [
-                    asdict(one) | {"precision": one.precision, "recall": one.recall, "f1": one.f1}
-                    for one in self.fractures
+                    asdict(score)
+                    | {"precision": score.precision, "recall": score.recall, "f1": score.f1}
+                    for score in self.fractures
                 ],
-                "texts": {one.name: _measure_json(one) for one in self.texts},
+                "texts": {measure.name: _measure_json(measure) for measure in self.texts},
                 "certainty": [
-                    asdict(one) | {"interval_95": one.interval} for one in self.certainties
+                    asdict(certainty) | {"interval_95": certainty.interval}
+                    for certainty in self.certainties
                 ],
                 "wrong": [
-                    {key: one[key] for key in ("kind", "image", "text", "labelled")}
-                    for one in self.wrong
+                    {key: case[key] for key in ("kind", "image", "text", "labelled")}
+                    for case in self.wrong
                 ],
             },
             ensure_ascii=False,
@@ -107,31 +109,31 @@ class Evaluation:
         lines += [
             f"TP {c.tp}  FN {c.fn}  FP {c.fp}  TN {c.tn}  undetermined {c.undetermined}  "
             f"without text {c.without_text}",
-            *_lines(self.whole, self.prevalence),
+            *_part_lines(self.whole, self.prevalence),
         ]
         for part in self.parts:
             small = ", few cases" if part.is_small else ""
             lines += ["", f"{part.name}  n = {part.counts.answered}{small}"]
-            lines += [f"  {line}" for line in _lines(part, self.prevalence)]
+            lines += [f"  {line}" for line in _part_lines(part, self.prevalence)]
         if self.fractures:
             lines += ["", "fractures as sets of places"]
-            for one in self.fractures:
+            for score in self.fractures:
                 lines.append(
-                    f"  {one.name:18} precision {_shown(one.precision)}  "
-                    f"recall {_shown(one.recall)}  f1 {_shown(one.f1)}  "
-                    f"n = {one.labelled}"
+                    f"  {score.name:18} precision {_show_figure(score.precision)}  "
+                    f"recall {_show_figure(score.recall)}  f1 {_show_figure(score.f1)}  "
+                    f"n = {score.labelled}"
                 )
         if self.texts:
             lines += ["", "texts beside reference texts"]
-            lines += [f"  {_line(one)}" for one in self.texts]
+            lines += [f"  {_measure_line(measure)}" for measure in self.texts]
         if self.certainties:
             lines += ["", "certainty: share of images with a fracture"]
             for sure in self.certainties:
                 rate = Measure(sure.word, _part_share(sure.right, sure.named), sure.interval, None)
-                lines.append(f"  {_line(rate)}  n = {sure.named}")
+                lines.append(f"  {_measure_line(rate)}  n = {sure.named}")
         if self.wrong:
             lines += ["", "wrong cases"]
-            lines += [f"  {_wrong_line(one)}" for one in self.wrong]
+            lines += [f"  {_wrong_line(case)}" for case in self.wrong]
         return "\n".join(lines)
 
 
@@ -170,20 +172,20 @@ def evaluate(
             known = ", ".join(matched.columns) or "none"
             raise ConfigurationError(f"{labels}: no column {column!r} to group by; there: {known}")
     parts = [
-        _part(f"{column}={value}", cases, prevalence)
+        _measure_part(f"{column}={value}", cases, prevalence)
         for column in by
         for value, cases in groups(matched.cases, column.lower()).items()
     ]
     return Evaluation(
         run=str(run),
-        whole=_part("all", matched.cases, prevalence),
+        whole=_measure_part("all", matched.cases, prevalence),
         parts=parts,
-        fractures=score(matched.cases),
+        fractures=score_places(matched.cases),
         texts=measure_texts(matched.cases) if texts.is_ready() else [],
         certainties=_certainty_shares(matched.cases),
         wrong=_wrong_cases(matched.cases),
         problems=matched.problems,
-        remarks=matched.remarks + _missing(matched.cases),
+        remarks=matched.remarks + _missing_images(matched.cases),
         prevalence=prevalence,
     )
 
@@ -191,12 +193,14 @@ def evaluate(
 def of_counts(tp: int, fp: int, fn: int, tn: int, prevalence: float | None = None) -> Evaluation:
     """Return the same figures from four numbers."""
     counts = Counts(tp=tp, fn=fn, fp=fp, tn=tn)
-    return Evaluation("", Part("all", counts, measure(counts, prevalence)), prevalence=prevalence)
+    return Evaluation(
+        "", Part("all", counts, measure_counts(counts, prevalence)), prevalence=prevalence
+    )
 
 
-def _part(name: str, cases: Sequence[LabelledRow], prevalence: float | None) -> Part:
+def _measure_part(name: str, cases: Sequence[LabelledRow], prevalence: float | None) -> Part:
     counts = count(cases)
-    return Part(name, counts, measure(counts, prevalence))
+    return Part(name, counts, measure_counts(counts, prevalence))
 
 
 def _as_json(part: Part) -> dict[str, Any]:
@@ -204,50 +208,54 @@ def _as_json(part: Part) -> dict[str, Any]:
         "n": part.counts.answered,
         "few_cases": part.is_small,
         "counts": asdict(part.counts),
-        "measures": {one.name: _measure_json(one) for one in part.measures},
+        "measures": {measure.name: _measure_json(measure) for measure in part.measures},
     }
 
 
-def _measure_json(one: Measure) -> dict[str, Any]:
+def _measure_json(measure: Measure) -> dict[str, Any]:
     return {
-        "value": one.value,
-        "interval_95": one.interval,
-        "wilson_95": one.wilson,
-        "bootstrap_95": one.bootstrap,
+        "value": measure.value,
+        "interval_95": measure.interval,
+        "wilson_95": measure.wilson,
+        "bootstrap_95": measure.bootstrap,
     }
 
 
-def _line(one: Measure) -> str:
-    within = f"95 % {one.interval[0]:.3f} to {one.interval[1]:.3f}" if one.interval else "-"
-    return f"{one.name:12} {_shown(one.value)}  {within}"
+def _measure_line(measure: Measure) -> str:
+    within = (
+        f"95 % {measure.interval[0]:.3f} to {measure.interval[1]:.3f}" if measure.interval else "-"
+    )
+    return f"{measure.name:12} {_show_figure(measure.value)}  {within}"
 
 
-def _lines(part: Part, prevalence: float | None) -> list[str]:
+def _part_lines(part: Part, prevalence: float | None) -> list[str]:
     lines = []
-    for one in part.measures:
+    for measure in part.measures:
         note = ""
-        if one.name == "roc_auc":
+        if measure.name == "roc_auc":
             note = f"  {CARD}"
-        elif one.name in ("ppv", "npv"):
+        elif measure.name in ("ppv", "npv"):
             share = _part_share(part.counts.positives, part.counts.answered)
-            note = f"  at a prevalence of {_shown(share if prevalence is None else prevalence)}"
-        lines.append(f"{_line(one)}{note}")
+            note = (
+                f"  at a prevalence of {_show_figure(share if prevalence is None else prevalence)}"
+            )
+        lines.append(f"{_measure_line(measure)}{note}")
     return lines
 
 
-def _wrong_line(one: dict[str, Any]) -> str:
-    truth = f"  [{one['labelled']}]" if one["labelled"] else ""
-    return f"{one['kind']:15} {one['image']}: {one['text']}{truth}"
+def _wrong_line(case: dict[str, Any]) -> str:
+    truth = f"  [{case['labelled']}]" if case["labelled"] else ""
+    return f"{case['kind']:15} {case['image']}: {case['text']}{truth}"
 
 
 def _wrong_cases(cases: Sequence[LabelledRow]) -> list[dict[str, Any]]:
     """Return what went wrong, the worst first: missed, false alarm, undetermined, elsewhere."""
     order = ("fn", "fp", "undetermined", "tp")
     wrong = [case for case in cases if case.cell in order[:3] or differs(case)]
-    return [_wrong(case) for case in sorted(wrong, key=lambda case: order.index(case.cell))]
+    return [_wrong_case(case) for case in sorted(wrong, key=lambda case: order.index(case.cell))]
 
 
-def _wrong(case: LabelledRow) -> dict[str, Any]:
+def _wrong_case(case: LabelledRow) -> dict[str, Any]:
     kinds = {"fn": "missed", "fp": "false alarm", "undetermined": "undetermined"}
     kinds |= {"tp": "other places"}
     text = " ".join(str((case.row or {}).get("text", "")).split())
@@ -269,7 +277,9 @@ def _certainty_shares(cases: Sequence[LabelledRow]) -> list[Certainty]:
             continue
         word = str(row["findings"]["presence"])
         if word == "present":
-            sure = {str(one.get("certainty")) for one in row["findings"].get("fractures", ())}
+            sure = {
+                str(fracture.get("certainty")) for fracture in row["findings"].get("fractures", ())
+            }
             word = "possible" if sure == {"possible"} else "definite"
         counted = found.setdefault(word, [0, 0])
         counted[0] += case.label["fracture"] == "1"
@@ -278,7 +288,7 @@ def _certainty_shares(cases: Sequence[LabelledRow]) -> list[Certainty]:
     return [Certainty(word, *found[word]) for word in order if word in found]
 
 
-def _missing(cases: Sequence[LabelledRow]) -> tuple[str, ...]:
+def _missing_images(cases: Sequence[LabelledRow]) -> tuple[str, ...]:
     if texts.is_ready() or not any(case.label.get("text") for case in cases):
         return ()
     return ("reference texts are not compared: pip install 'chexfract-node[research]'",)
@@ -288,7 +298,7 @@ def _part_share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _shown(value: float | None) -> str:
+def _show_figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 

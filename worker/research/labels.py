@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ConfigurationError
-from worker.research.judgements import judged
+from worker.research.judgements import judged_labels
 from worker.research.measures import Counts
 from worker.research.tables import read_table
 
@@ -125,7 +125,7 @@ def read_labels(path: Path) -> list[Label]:
     if not table:
         raise ConfigurationError(f"{path}: no label in it")
     if "judgement" in table[0] and "fracture" not in table[0]:
-        table = judged(table)
+        table = judged_labels(table)
         if not table:
             raise ConfigurationError(f"{path}: an export in which no reader has judged a result")
     if "fracture" not in table[0] or not {"file", "sop_instance_uid"} & set(table[0]):
@@ -166,7 +166,9 @@ def match(run: Path, labels: Path, privacy: Privacy | None = None) -> Matched:
     if (hidden := manifest_of(run).get("deidentified")) is not None:
         table = _by_pseudonym(table, rows, hidden, privacy)
     places = _rows_by_name(rows)
-    cases, twice = _once([LabelledRow(label, _found(places, label)) for label in table], labels)
+    cases, twice = _drop_repeats(
+        [LabelledRow(label, _find_row(places, label)) for label in table], labels
+    )
     unmatched = sum(case.row is None for case in cases)
     if unmatched == len(cases):
         raise ConfigurationError(f"{labels}: no label is of an image of {run}; see file and UIDs")
@@ -192,7 +194,7 @@ def match(run: Path, labels: Path, privacy: Privacy | None = None) -> Matched:
     return Matched(str(run), tuple(cases), tuple(problems), tuple(remarks), tuple(columns))
 
 
-def _once(cases: Sequence[LabelledRow], labels: Path) -> tuple[list[LabelledRow], int]:
+def _drop_repeats(cases: Sequence[LabelledRow], labels: Path) -> tuple[list[LabelledRow], int]:
     """Return each image once, by whatever column it is named, and how many stood twice."""
     kept: dict[object, LabelledRow] = {}
     for case in cases:
@@ -212,7 +214,7 @@ def _by_pseudonym(
     from worker.research.privacy import Privacy, hashed_labels
 
     places = _rows_by_name(rows)
-    if any(_found(places, label) is not None for label in table):
+    if any(_find_row(places, label) is not None for label in table):
         return table
     privacy = privacy or Privacy.of_file(None)
     if privacy.as_json()["key"] != hidden.get("key"):
@@ -250,7 +252,7 @@ def _rows_by_name(rows: Sequence[Row]) -> dict[str, Row]:
     return places
 
 
-def _found(places: dict[str, Row], label: Label) -> Row | None:
+def _find_row(places: dict[str, Row], label: Label) -> Row | None:
     file = label.get("file", "")
     name = PurePosixPath(file.replace("\\", "/")).name
     for key in (label.get("sop_instance_uid"), file, name, name.casefold()):

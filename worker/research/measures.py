@@ -46,7 +46,7 @@ class Counts:
 
     @property
     def negatives(self) -> int:
-        """Answered cases without one."""
+        """Answered cases without a fracture."""
         return self.tn + self.fp
 
     @property
@@ -57,7 +57,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One figure with its 95 % intervals; None where the cases do not give one."""
+    """One figure with its 95 % intervals; None where the cases do not give it."""
 
     name: str
     value: float | None
@@ -68,11 +68,11 @@ class Measure:
 
     @property
     def interval(self) -> Interval | None:
-        """The one to print: Wilson's where there is one."""
+        """The interval to print: Wilson's where there is one, else that of the bootstrap."""
         return self.wilson or self.bootstrap
 
 
-def measure(counts: Counts, prevalence: float | None = None) -> list[Measure]:
+def measure_counts(counts: Counts, prevalence: float | None = None) -> list[Measure]:
     """Return every measure of a confusion matrix.
 
     Parameters
@@ -81,10 +81,15 @@ def measure(counts: Counts, prevalence: float | None = None) -> list[Measure]:
     prevalence : float, optional
         Share of fractured cases for which PPV and NPV hold; that of the labels when left out.
     """
-    values = _values((counts.tp, counts.fn, counts.fp, counts.tn), prevalence)
+    values = _measure_values((counts.tp, counts.fn, counts.fp, counts.tn), prevalence)
     spread = _draw_again(counts, prevalence)
     return [
-        Measure(name, _number(values[name]), _wilson_of(counts, name), between(spread[name]))
+        Measure(
+            name,
+            _finite_number(values[name]),
+            _wilson_of(counts, name),
+            middle_interval(spread[name]),
+        )
         for name in MEASURES
     ]
 
@@ -93,6 +98,7 @@ def wilson(hits: int, n: int, z: float = 1.96) -> Interval | None:
     """Return the Wilson score interval of `hits` of `n`."""
     if not n:
         return None
+    # Wilson (1927): it holds for few cases and near 0 and 1, where p +- 1.96 s leaves the range.
     p, q = hits / n, z * z / n
     middle = (p + q / 2) / (1 + q)
     half = z * math.sqrt(p * (1 - p) / n + q / (4 * n)) / (1 + q)
@@ -111,8 +117,10 @@ def mcnemar(only_a: int, only_b: int) -> float:
     if n == 0:
         return 1.0
     if n <= 1000:
+        # The cases that differ are a fair coin when both runs are equally good.
         tail = sum(math.comb(n, k) for k in range(least + 1))
         return float(min(1.0, 2 * tail / 2**n))
+    # Chi square of one degree with the correction of continuity; its tail is erfc(sqrt(x / 2)).
     statistic = (abs(only_a - only_b) - 1) ** 2 / n
     return math.erfc(math.sqrt(statistic / 2))
 
@@ -157,33 +165,40 @@ def differences(cells_a: Sequence[str], cells_b: Sequence[str]) -> Iterator[Diff
     counts: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
     picks = [np.flatnonzero(is_positive), np.flatnonzero(~is_positive)]
     for _ in range(RESAMPLES):
-        chosen = np.concatenate([drawn.choice(one, len(one)) for one in picks if len(one)])
+        # The same cases for both runs, fractured and others apart: the pairing is what makes the
+        # interval narrow.
+        chosen = np.concatenate(
+            [drawn.choice(stratum, len(stratum)) for stratum in picks if len(stratum)]
+        )
         counts.append((np.bincount(a[chosen], minlength=4), np.bincount(b[chosen], minlength=4)))
-    of_a = _values(np.array([one for one, _ in counts]).T, None)
-    of_b = _values(np.array([one for _, one in counts]).T, None)
-    now_a = _values(np.bincount(a, minlength=4), None)
-    now_b = _values(np.bincount(b, minlength=4), None)
+    of_a = _measure_values(np.array([first for first, _ in counts]).T, None)
+    of_b = _measure_values(np.array([second for _, second in counts]).T, None)
+    now_a = _measure_values(np.bincount(a, minlength=4), None)
+    now_b = _measure_values(np.bincount(b, minlength=4), None)
     for name in MEASURES[:7]:
-        value = _number(now_a[name] - now_b[name])
-        yield Difference(name, value, between(of_a[name] - of_b[name]))
+        value = _finite_number(now_a[name] - now_b[name])
+        yield Difference(name, value, middle_interval(of_a[name] - of_b[name]))
 
 
 def _draw_again(counts: Counts, prevalence: float | None) -> dict[str, Array]:
     """Draw fractured and other cases again, each by themselves: hits are then binomial."""
     drawn = np.random.default_rng(SEED)
-    tp = drawn.binomial(counts.positives, _share(counts.tp, counts.positives), RESAMPLES)
-    tn = drawn.binomial(counts.negatives, _share(counts.tn, counts.negatives), RESAMPLES)
-    return _values((tp, counts.positives - tp, counts.negatives - tn, tn), prevalence)
+    tp = drawn.binomial(counts.positives, _hit_share(counts.tp, counts.positives), RESAMPLES)
+    tn = drawn.binomial(counts.negatives, _hit_share(counts.tn, counts.negatives), RESAMPLES)
+    return _measure_values((tp, counts.positives - tp, counts.negatives - tn, tn), prevalence)
 
 
-def _values(cells: npt.ArrayLike, prevalence: float | None) -> dict[str, Array]:
+def _measure_values(cells: npt.ArrayLike, prevalence: float | None) -> dict[str, Array]:
     """Return each measure, for numbers or for whole resamples at once; NaN where undefined."""
     tp, fn, fp, tn = np.asarray(cells, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         recall, specificity = tp / (tp + fn), tn / (tn + fp)
         share = (tp + fn) / (tp + fn + fp + tn) if prevalence is None else np.float64(prevalence)
+        # PPV and NPV by Bayes, so that they can be given for another prevalence than that of the
+        # labels.
         hits, misses = recall * share, (1 - recall) * share
         alarms, quiet = (1 - specificity) * (1 - share), specificity * (1 - share)
+        # In floating point: the product of four counts overflows an integer of 64 bits.
         spread = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
         return {
             "accuracy": (tp + tn) / (tp + fn + fp + tn),
@@ -207,7 +222,7 @@ def _wilson_of(counts: Counts, name: str) -> Interval | None:
     return wilson(hits, whole)
 
 
-def between(values: Array) -> Interval | None:
+def middle_interval(values: Array) -> Interval | None:
     """Return the middle 95 % of resampled values; None where none is finite."""
     found = values[np.isfinite(values)]
     if not len(found):
@@ -216,9 +231,9 @@ def between(values: Array) -> Interval | None:
     return float(low), float(high)
 
 
-def _number(value: Array) -> float | None:
+def _finite_number(value: Array) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _share(part: int, whole: int) -> float:
+def _hit_share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0

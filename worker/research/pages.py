@@ -56,34 +56,34 @@ def write_evaluation(found: Evaluation, file: Path, *, with_pictures: bool = Fal
     shown = list(found.wrong[:MOST])
     pictures: dict[str, str] = {}
     if shown and (with_pictures or not is_hidden):
-        rows = [one["row"] for one in shown if "row" in one]
+        rows = [case["row"] for case in shown if "row" in case]
         pictures = thumbnails(run, rows, manifest.get("pixels") or {})
     whole = found.whole
     share = whole.counts.positives / whole.counts.answered if whole.counts.answered else None
-    _write(
+    _write_page(
         file,
         "evaluation.html",
         title=f"Evaluation of {manifest.get('model', 'four numbers')}",
-        lead=_lead(manifest, f"{whole.counts.answered} images with labels"),
+        lead=_lead_sentence(manifest, f"{whole.counts.answered} images with labels"),
         problems=found.problems,
         remarks=found.remarks,
         demonstration=_is_demonstration([manifest]),
-        measures=[_row(one) for one in whole.measures],
-        texts=[_row(one) for one in found.texts],
+        measures=[_measure_row(measure) for measure in whole.measures],
+        texts=[_measure_row(measure) for measure in found.texts],
         card=CARD,
         counts=whole.counts,
         prevalence=figure(share if found.prevalence is None else found.prevalence),
         roc=plots.roc([_operating_point(part, whole) for part in (whole, *found.parts)]),
         forest=_forest_plot(found.parts, whole) if found.parts else "",
-        groups=[_group(part) for part in found.parts],
+        groups=[_group_facts(part) for part in found.parts],
         few=FEW,
         fractures=found.fractures,
         certainty=_certainty_plot(found),
-        wrong=[one | {"picture": pictures.get(one.get("row", {}).get("file", ""))}
-               for one in found.wrong],
+        wrong=[case | {"picture": pictures.get(case.get("row", {}).get("file", ""))}
+               for case in found.wrong],
         most=MOST,
         no_pictures="" if pictures else NO_CONSENT if is_hidden else NO_FILES,
-        manifests=[("The run", _facts(manifest))] if manifest else [],
+        manifests=[("The run", _manifest_facts(manifest))] if manifest else [],
     )  # fmt: skip
 
 
@@ -96,20 +96,26 @@ def write_comparison(found: RunComparison, file: Path) -> None:
         The file cannot be written, or matplotlib is not installed.
     """
     manifests = [manifest_of(Path(run)) for run in (found.run_a, found.run_b)]
-    names = [str(one.get("model_version", "?")) for one in manifests]
-    points = [Point(one.name, one.value, one.interval) for one in found.differences]
-    _write(
+    names = [str(manifest.get("model_version", "?")) for manifest in manifests]
+    points = [
+        Point(difference.name, difference.value, difference.interval)
+        for difference in found.differences
+    ]
+    _write_page(
         file,
         "comparison.html",
         title="Comparison of two runs",
-        lead=f"A: {names[0]}. B: {names[1]}. Printed {_today()}.",
+        lead=f"A: {names[0]}. B: {names[1]}. Printed {_date_today()}.",
         problems=found.problems,
         remarks=(),
         demonstration=_is_demonstration(manifests),
         found=found,
         roc=plots.roc([_of_run(found, "A"), _of_run(found, "B")]) if points else "",
         forest=plots.forest([("A - B", points)], "forest", zero=True) if points else "",
-        manifests=[(f"Run {name}", _facts(one)) for name, one in zip("AB", manifests, strict=True)],
+        manifests=[
+            (f"Run {name}", _manifest_facts(manifest))
+            for name, manifest in zip("AB", manifests, strict=True)
+        ],
     )
 
 
@@ -118,7 +124,7 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _write(file: Path, template: str, **content: Any) -> None:
+def _write_page(file: Path, template: str, **content: Any) -> None:
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 
@@ -127,7 +133,7 @@ def _write(file: Path, template: str, **content: Any) -> None:
     )
     environment.filters["figure"] = figure
     environment.filters["signed"] = lambda value: "-" if value is None else f"{value:+.3f}"
-    environment.filters["signed_interval"] = _signed
+    environment.filters["signed_interval"] = _signed_interval
     drawn = {name: Markup(content[name]) for name in ("roc", "forest", "certainty")  # noqa: S704
              if content.get(name)}  # fmt: skip
     page = environment.get_template(template).render(content | drawn)
@@ -139,23 +145,25 @@ def _write(file: Path, template: str, **content: Any) -> None:
         raise ConfigurationError(f"--html: {file}: {exc.strerror}") from exc
 
 
-def _row(one: Measure) -> dict[str, str]:
-    interval = f"{one.interval[0]:.3f} to {one.interval[1]:.3f}" if one.interval else "-"
+def _measure_row(measure: Measure) -> dict[str, str]:
+    interval = (
+        f"{measure.interval[0]:.3f} to {measure.interval[1]:.3f}" if measure.interval else "-"
+    )
     return {
-        "name": _SHOWN.get(one.name, one.name),
-        "value": figure(one.value),
+        "name": _SHOWN.get(measure.name, measure.name),
+        "value": figure(measure.value),
         "interval": interval,
     }
 
 
-def _point(part: Part, name: str, label: str = "") -> Point:
-    one = next(measure for measure in part.measures if measure.name == name)
-    return Point(label or part.name, one.value, one.interval, part.counts.answered)
+def _measure_point(part: Part, name: str, label: str = "") -> Point:
+    chosen = next(measure for measure in part.measures if measure.name == name)
+    return Point(label or part.name, chosen.value, chosen.interval, part.counts.answered)
 
 
 def _operating_point(part: Part, whole: Part) -> OperatingPoint:
     name = "all" if part is whole else part.name
-    recall, specificity = _point(part, "recall"), _point(part, "specificity")
+    recall, specificity = _measure_point(part, "recall"), _measure_point(part, "specificity")
     return OperatingPoint(name, recall, specificity, is_small=part is not whole)
 
 
@@ -163,7 +171,7 @@ def _of_run(found: RunComparison, name: str) -> OperatingPoint:
     values = found.of_a if name == "A" else found.of_b
     within = found.intervals_a if name == "A" else found.intervals_b
     recall, specificity = (
-        Point(name, values.get(one), within.get(one)) for one in ("recall", "specificity")
+        Point(name, values.get(key), within.get(key)) for key in ("recall", "specificity")
     )
     return OperatingPoint(name, recall, specificity, is_second=name == "B")
 
@@ -171,48 +179,51 @@ def _of_run(found: RunComparison, name: str) -> OperatingPoint:
 def _forest_plot(parts: Sequence[Part], whole: Part) -> str:
     rows = [whole, *parts]
     panels = [
-        (title, [_point(part, name) for part in rows])
+        (title, [_measure_point(part, name) for part in rows])
         for title, name in (("recall", "recall"), ("specificity", "specificity"))
     ]
     return plots.forest(panels, "forest")
 
 
-def _group(part: Part) -> dict[str, Any]:
-    values = {one.name: figure(one.value) for one in part.measures}
+def _group_facts(part: Part) -> dict[str, Any]:
+    values = {measure.name: figure(measure.value) for measure in part.measures}
     cells = [values[name] for name in ("accuracy", "recall", "specificity", "f1")]
     return {"name": part.name, "n": part.counts.answered, "is_small": part.is_small, "cells": cells}
 
 
 def _certainty_plot(found: Evaluation) -> str:
     points = [
-        Point(one.word, one.right / one.named, one.interval, one.named) for one in found.certainties
+        Point(
+            certainty.word, certainty.right / certainty.named, certainty.interval, certainty.named
+        )
+        for certainty in found.certainties
     ]
     panels = [("share with a fracture", points)]
     return plots.forest(panels, "certainty", width=_SMALL) if points else ""
 
 
-def _signed(interval: Interval | None) -> str:
+def _signed_interval(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
 
-def _lead(manifest: dict[str, Any], what: str) -> str:
+def _lead_sentence(manifest: dict[str, Any], what: str) -> str:
     version = f"Model version {manifest['model_version']}. " if "model_version" in manifest else ""
-    return f"{version}{what}. Printed {_today()}."
+    return f"{version}{what}. Printed {_date_today()}."
 
 
-def _today() -> str:
+def _date_today() -> str:
     return datetime.now().astimezone().date().isoformat()
 
 
 def _is_demonstration(manifests: Iterable[dict[str, Any]]) -> bool:
-    return any(one.get("demonstration") for one in manifests)
+    return any(manifest.get("demonstration") for manifest in manifests)
 
 
-def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+def _manifest_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """Return a manifest as lines: what a reader of the paper has to know."""
     facts = {key: value for key, value in manifest.items() if key not in _LEFT_OUT}
-    for one in manifest.get("parameters", ()):
-        key, _, value = str(one).partition("=")
+    for parameter in manifest.get("parameters", ()):
+        key, _, value = str(parameter).partition("=")
         facts[key] = value
     for name in ("reasons", "pixels", "deidentified"):
         if isinstance(table := manifest.get(name), dict) and table:

@@ -67,18 +67,18 @@ def write_pictures(
         with Decoder(options.decode_timeout, options.decode_memory) as decoder:
             for number, source in enumerate(sources, 1):
                 target = out if is_one else out / f"{number:04d}-{Path(source.name).stem[:80]}.png"
-                rows.append(_write(source, target, decoder, options, with_stages))
+                rows.append(_write_picture(source, target, decoder, options, with_stages))
     except OSError as exc:
         raise ConfigurationError(f"--out: {exc.filename or out}: {exc.strerror}") from exc
     return rows
 
 
-def _write(
+def _write_picture(
     source: Source, target: Path, decoder: Decoder, options: Pixels, with_stages: bool
 ) -> Written:
     uid: str | None = None
     try:
-        content = _content(source)
+        content = _file_content(source)
         if files.file_kind(content):
             found = files.picture(content, options)
             shown = draw_sheet([("the picture", found.pixels)], 1) if with_stages else found.pixels
@@ -90,11 +90,11 @@ def _write(
     except Rejected as exc:
         return Written(source.name, uid, None, reason=f"{exc.code}: {exc.text}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(png(shown))
+    target.write_bytes(encode_png(shown))
     return Written(source.name, uid, str(target), found.steps, found.warnings)
 
 
-def _content(source: Source) -> bytes:
+def _file_content(source: Source) -> bytes:
     try:
         content = source.read()
     except OSError as exc:
@@ -104,7 +104,7 @@ def _content(source: Source) -> bytes:
     return content
 
 
-def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     """Return grey levels as a PNG."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")

@@ -41,7 +41,7 @@ def thumbnails(run: Path, rows: Iterable[dict[str, Any]], pixels: dict[str, Any]
         for row in rows:
             if len(found) >= MOST:
                 break
-            content = _content(run, row, archives)
+            content = _image_content(run, row, archives)
             if content is None:
                 continue
             try:
@@ -64,7 +64,7 @@ def as_address(pixels: npt.NDArray[np.uint8]) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _content(
+def _image_content(
     run: Path, row: dict[str, Any], archives: dict[Path, dict[str, Source]]
 ) -> bytes | None:
     path = run / row["image"] if row.get("image") else Path(str(row["file"]))

@@ -73,18 +73,18 @@ class _Fractures:
     ages: dict[FracturePlace, str] = field(default_factory=dict)
 
     def add(self, place: FracturePlace, age: str) -> None:
-        # One fracture of both sides is one of each: labels write it either way.
+        # A fracture of both sides is one of each side: labels write it either way.
         sides = ("left", "right") if place.side == "bilateral" else (place.side,)
         for side in sides:
             known = self.ages.get(place._replace(side=side), "")
             self.ages[place._replace(side=side)] = known or age
 
 
-def score(cases: Sequence[LabelledRow]) -> list[FractureScore]:
+def score_places(cases: Sequence[LabelledRow]) -> list[FractureScore]:
     """Compare places, where labels have ``findings``: all, by side, bone and rib, and by age."""
     answered = [case for case in cases if case.row is not None and "text" in case.row]
     pairs = [
-        (_named(case.row or {}), labelled(case.label["findings"]))
+        (_named_places(case.row or {}), labelled(case.label["findings"]))
         for case in answered
         if "findings" in case.label
     ]
@@ -104,14 +104,14 @@ def score(cases: Sequence[LabelledRow]) -> list[FractureScore]:
                 {place for place, said in named.ages.items() if said == age},
                 {place for place, said in truth.ages.items() if said == age},
             )
-    return [scores[name] for name in sorted(scores, key=_order)]
+    return [scores[name] for name in sorted(scores, key=_place_order)]
 
 
 def differs(case: LabelledRow) -> bool:
     """Return whether an image has fractures that are named elsewhere than labelled."""
     if case.row is None or "text" not in case.row or not case.label.get("findings"):
         return False
-    return set(_named(case.row).ages) != set(labelled(case.label["findings"]).ages)
+    return set(_named_places(case.row).ages) != set(labelled(case.label["findings"]).ages)
 
 
 def labelled(written: str) -> _Fractures:
@@ -120,11 +120,11 @@ def labelled(written: str) -> _Fractures:
     for item in re.split(r"[;|]", written):
         words = re.findall(r"[a-z0-9]+", item.lower())
         if words and words != ["none"]:
-            found.add(*_parsed(words))
+            found.add(*_parse_place(words))
     return found
 
 
-def _parsed(words: Iterable[str]) -> tuple[FracturePlace, str]:
+def _parse_place(words: Iterable[str]) -> tuple[FracturePlace, str]:
     side = number = age = ""
     bone = []
     for word in words:
@@ -142,16 +142,18 @@ def _parsed(words: Iterable[str]) -> tuple[FracturePlace, str]:
     return FracturePlace(side, named, number), age
 
 
-def _named(row: dict[str, Any]) -> _Fractures:
+def _named_places(row: dict[str, Any]) -> _Fractures:
     found = _Fractures()
-    for one in row["findings"].get("fractures", ()):
-        words = (str(one.get(key) or "").lower() for key in ("side", "bone", "number"))
+    for fracture in row["findings"].get("fractures", ()):
+        words = (str(fracture.get(key) or "").lower() for key in ("side", "bone", "number"))
         side, bone, number = words
-        found.add(FracturePlace(side, bone.replace("_", " "), number), str(one.get("age") or ""))
+        found.add(
+            FracturePlace(side, bone.replace("_", " "), number), str(fracture.get("age") or "")
+        )
     return found
 
 
-def _order(name: str) -> tuple[int, str, int, str]:
+def _place_order(name: str) -> tuple[int, str, int, str]:
     kind, _, value = name.partition("=")
     kinds = ("all", "side", "bone", "rib", "age")
     digits = re.sub(r"\D", "", value)

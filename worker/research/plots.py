@@ -32,7 +32,7 @@ class Point:
     interval: Interval | None = None
     n: int = 0
     is_second: bool = False
-    """Whether it is the other one of two that are compared."""
+    """Whether it is the second of two that are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,30 +48,31 @@ class OperatingPoint:
 
 def roc(points: Sequence[OperatingPoint]) -> str:
     """Return the operating points in the plane of a ROC curve; there is no score, so no curve."""
-    with _figure(_WIDTH * 0.72, _WIDTH * 0.72, "roc") as (figure, written):
+    with _draw_figure(_WIDTH * 0.72, _WIDTH * 0.72, "roc") as (figure, written):
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=1, linestyle="--")
-        for one in points:
-            recall, alarms = one.recall.value, one.specificity.value
+        for point in points:
+            recall, alarms = point.recall.value, point.specificity.value
             if recall is None or alarms is None:
                 continue
-            colour = _SECOND if one.is_second else _FIRST
-            within = _whiskers(1 - alarms, _flipped_interval(one.specificity.interval))
+            colour = _SECOND if point.is_second else _FIRST
+            within = _whisker_lengths(1 - alarms, _flipped_interval(point.specificity.interval))
             axes.errorbar(
-                [1 - alarms], [recall], xerr=within, yerr=_whiskers(recall, one.recall.interval),
-                fmt="o", color=colour, markersize=4 if one.is_small else 8,
-                elinewidth=0.8 if one.is_small else 1.6, alpha=0.6 if one.is_small else 1,
+                [1 - alarms], [recall], xerr=within,
+                yerr=_whisker_lengths(recall, point.recall.interval),
+                fmt="o", color=colour, markersize=4 if point.is_small else 8,
+                elinewidth=0.8 if point.is_small else 1.6, alpha=0.6 if point.is_small else 1,
             )  # fmt: skip
-            if one.is_small:
+            if point.is_small:
                 continue  # the forest plot names the groups; here their names would cover them
             axes.annotate(
-                one.name, (1 - alarms, recall), xytext=(7, -11), textcoords="offset points",
+                point.name, (1 - alarms, recall), xytext=(7, -11), textcoords="offset points",
                 fontsize=8, color=_INK,
             )  # fmt: skip
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.set_xlabel("false alarms (1 - specificity)")
         axes.set_ylabel("recall (sensitivity)")
-        _plain(axes)
+        _plain_axes(axes)
     return written[0]
 
 
@@ -96,16 +97,16 @@ def forest(
         Inches: what is shown small is drawn small, so that its text stays legible.
     """
     rows = len(panels[0][1])
-    with _figure(width, 0.75 + 0.27 * rows, kind) as (figure, written):
+    with _draw_figure(width, 0.75 + 0.27 * rows, kind) as (figure, written):
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (title, points) in zip(grid, panels, strict=True):
-            for row, one in enumerate(points):
-                if one.value is None:
+            for row, point in enumerate(points):
+                if point.value is None:
                     continue
-                colour = _SECOND if one.is_second else _FIRST
-                within = _whiskers(one.value, one.interval)
+                colour = _SECOND if point.is_second else _FIRST
+                within = _whisker_lengths(point.value, point.interval)
                 axes.errorbar(
-                    [one.value], [row], xerr=within, fmt="s", color=colour, markersize=5,
+                    [point.value], [row], xerr=within, fmt="s", color=colour, markersize=5,
                     elinewidth=1.4, capsize=2.5,
                 )  # fmt: skip
             axes.set_title(title, fontsize=9, color=_INK)
@@ -113,18 +114,18 @@ def forest(
                 axes.axvline(0, color=_FAINT, linewidth=1)
             else:
                 axes.set_xlim(-0.03, 1.03)
-            _plain(axes, "x")
+            _plain_axes(axes, "x")
         for axes in grid[1:]:
             axes.tick_params(axis="y", length=0)
         first = panels[0][1]
-        names = [f"{one.name}  (n = {one.n})" if one.n else one.name for one in first]
+        names = [f"{point.name}  (n = {point.n})" if point.n else point.name for point in first]
         grid[0].set_yticks(range(rows), names, fontsize=8)
         grid[0].set_ylim(rows - 0.5, -0.5)
     return written[0]
 
 
 @contextmanager
-def _figure(width: float, height: float, kind: str) -> Iterator[tuple[Any, list[str]]]:
+def _draw_figure(width: float, height: float, kind: str) -> Iterator[tuple[Any, list[str]]]:
     """Yield a figure, and behind it what it becomes."""
     try:
         import matplotlib as mpl
@@ -158,7 +159,7 @@ def _in_page(svg: str, kind: str) -> str:
     return svg.replace("sans-serif", "inherit")
 
 
-def _plain(axes: Any, grid: str = "both") -> None:
+def _plain_axes(axes: Any, grid: str = "both") -> None:
     axes.tick_params(colors=_INK, labelsize=8, length=2)
     axes.xaxis.label.set_color(_INK)
     axes.yaxis.label.set_color(_INK)
@@ -168,7 +169,7 @@ def _plain(axes: Any, grid: str = "both") -> None:
         side.set_color(_FAINT)
 
 
-def _whiskers(value: float, interval: Interval | None) -> list[list[float]] | None:
+def _whisker_lengths(value: float, interval: Interval | None) -> list[list[float]] | None:
     if interval is None:
         return None
     return [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]

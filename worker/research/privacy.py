@@ -37,7 +37,7 @@ class Privacy:
 
     @classmethod
     def of_file(cls, key: Path | None, profile: Profile = BASIC) -> Privacy:
-        """Return the privacy of a key file; without one, of this user's own."""
+        """Return the privacy of a key file; without a file, of this user's own key."""
         return cls(Pseudonyms(door.read_key(key or key_file())), profile)
 
     def as_json(self) -> dict[str, Any]:
@@ -77,19 +77,19 @@ class Privacy:
         hidden: set[str] = set()
         if case.source is not None:
             made = door.deidentify(case.source, self.names, self.profile)
-            hidden = _hidden(case.source, made)
+            hidden = _hidden_texts(case.source, made)
             case.source = made
         if case.reason is not None and door.quotes(case.reason.text, hidden):
             case.reason = Reason(code=case.reason.code, text=LEFT_OUT)
         if case.radiograph is not None:
             said = case.radiograph.warnings
-            notes = tuple(LEFT_OUT if door.quotes(one, hidden) else one for one in said)
+            notes = tuple(LEFT_OUT if door.quotes(line, hidden) else line for line in said)
             if find_text(case.radiograph.pixels):
                 notes += (WARNING,)
             case.radiograph = replace(case.radiograph, warnings=notes)
 
 
-def _hidden(source: Dataset, made: Dataset) -> set[str]:
+def _hidden_texts(source: Dataset, made: Dataset) -> set[str]:
     stays = {text.casefold() for text in door.texts_of(made)}
     return {text for text in door.texts_of(source) if text.casefold() not in stays}
 

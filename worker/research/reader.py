@@ -102,7 +102,7 @@ class LoadedModel:
             A DICOM, PNG, JPEG, TIFF or WebP file; an array of rows and columns, of grey values in
             which more is brighter; or a data set with Pixel Data.
         make_study : bool
-            Whether a picture without a study gets a report about one that is made up for it.
+            Whether a picture without a study gets a report about a study that is made up for it.
 
         Returns
         -------
@@ -126,10 +126,10 @@ class LoadedModel:
         for image in images:
             batch.append(image)
             if len(batch) == self._settings.worker.batch:
-                yield from self._describe(batch, make_study)
+                yield from self._describe_images(batch, make_study)
                 batch = []
         if batch:
-            yield from self._describe(batch, make_study)
+            yield from self._describe_images(batch, make_study)
 
     def close(self) -> None:
         """End the model and the decoder's process."""
@@ -142,13 +142,13 @@ class LoadedModel:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _describe(self, images: list[Radiographic], make_study: bool) -> Iterator[ReadImage]:
-        cases = [self._case(_content(image), make_study) for image in images]
+    def _describe_images(self, images: list[Radiographic], make_study: bool) -> Iterator[ReadImage]:
+        cases = [self._prepare_case(_image_bytes(image), make_study) for image in images]
         self._pipeline.describe(cases)
         for case in cases:
-            yield self._read(case)
+            yield self._read_image(case)
 
-    def _case(self, content: bytes, make_study: bool) -> Case:
+    def _prepare_case(self, content: bytes, make_study: bool) -> Case:
         if not files.file_kind(content):
             return self._pipeline.prepare(content)
         case = self._pipeline.prepare_file(content)
@@ -156,7 +156,7 @@ class LoadedModel:
             case.source = files.make_instance(case.radiograph, content, {})
         return case
 
-    def _read(self, case: Case) -> ReadImage:
+    def _read_image(self, case: Case) -> ReadImage:
         if case.trouble is not None and (is_away(case.trouble) or _is_full(case.trouble)):
             raise case.trouble
         if case.trouble is not None:
@@ -193,7 +193,7 @@ def _is_full(trouble: Transient) -> bool:
     return isinstance(trouble, OutOfResources)
 
 
-def _content(image: Radiographic) -> bytes:
+def _image_bytes(image: Radiographic) -> bytes:
     """Return an image as the bytes of a file, so that each kind goes the way of files."""
     if isinstance(image, bytes):
         return image

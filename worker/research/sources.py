@@ -69,7 +69,7 @@ class Source:
     """As the caller would name it; within an archive behind the archive's name."""
     read: Callable[[], bytes]
     is_in_order: bool = False
-    """Whether reading another one first makes this one slow: members of a tar."""
+    """Whether reading another source first makes this slow: members of a tar."""
 
 
 @dataclass(slots=True)
@@ -101,7 +101,9 @@ def walk(paths: Sequence[Path], leaving_out: Path | None = None) -> WalkResult:
         if not path.exists():
             raise ConfigurationError(f"{path}: no such file or folder")
         is_named = not path.is_dir() and not _is_archive(path)
-        for source in _below(path, leaving_out) if path.is_dir() else _in_file(path, companions):
+        for source in (
+            _walk_below(path, leaving_out) if path.is_dir() else _in_file(path, companions)
+        ):
             if source.name in found:
                 continue
             if _is_companion(source) or (not is_named and _is_unknown(source)):
@@ -115,12 +117,12 @@ def walk(paths: Sequence[Path], leaving_out: Path | None = None) -> WalkResult:
     return WalkResult(list(found.values()), list(companions))
 
 
-def _below(folder: Path, leaving_out: Path | None) -> Iterator[Source]:
+def _walk_below(folder: Path, leaving_out: Path | None) -> Iterator[Source]:
     inside = leaving_out.resolve() if leaving_out else None
     for file in sorted(folder.rglob("*")):
         if not file.is_file() or (inside and inside in file.resolve().parents):
             continue
-        yield from _archived_files(file) if _is_archive(file) else [_plain(file)]
+        yield from _archived_files(file) if _is_archive(file) else [_plain_source(file)]
 
 
 def _in_file(path: Path, companions: dict[str, None]) -> Iterator[Source]:
@@ -128,15 +130,15 @@ def _in_file(path: Path, companions: dict[str, None]) -> Iterator[Source]:
         companions.setdefault(str(path))
         yield from _listed_images(path)
     else:
-        yield from _archived_files(path) if _is_archive(path) else [_plain(path)]
+        yield from _archived_files(path) if _is_archive(path) else [_plain_source(path)]
 
 
-def _plain(path: Path) -> Source:
+def _plain_source(path: Path) -> Source:
     return Source(str(path), partial(_bounded_bytes, path))
 
 
 def _bounded_bytes(path: Path) -> bytes:
-    """Return a file's bytes; of one that is too large as many as show that."""
+    """Return a file's bytes; of a file that is too large as many as show that."""
     with path.open("rb") as file:
         return file.read(MOST_BYTES + 1)
 
@@ -159,7 +161,7 @@ def _is_companion(source: Source) -> bool:
 def _is_unknown(source: Source) -> bool:
     """Return whether a file that nobody named has a strange ending and does not begin as images do.
 
-    Names without an ending, or with one of digits, are those of DICOM media: they stay.
+    Names without an ending, or with an ending of digits, are those of DICOM media: they stay.
     """
     ending = PurePosixPath(source.name.replace("\\", "/")).suffix.lower()
     if ending in _IMAGE_ENDINGS or not ending[1:2].isalpha() or source.is_in_order:
@@ -214,7 +216,7 @@ def _tar_members(path: Path) -> Iterator[Source]:
 
 
 class _Tape:
-    """Reads members of a tar one after the other, so that a compressed one is unpacked once."""
+    """Reads members of a tar one after the other, so that a compressed archive is unpacked once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -222,6 +224,7 @@ class _Tape:
 
     def read(self, name: str) -> bytes:
         """Return the member of that name; from the beginning where it is not ahead."""
+        # Twice: from where the last member ended, then once more from the beginning.
         for _ in range(2):
             if self._archive is None:
                 self._archive = tarfile.open(self._path)  # noqa: SIM115 - kept until the end
@@ -229,13 +232,13 @@ class _Tape:
                 if member.name == name and member.isfile():
                     file: IO[bytes] | None = self._archive.extractfile(member)
                     return file.read(MOST_BYTES + 1) if file else b""
-            self._rewind()
+            self._close_archive()
         raise OSError(f"{name}: not in the archive")
 
     def __del__(self) -> None:
-        self._rewind()
+        self._close_archive()
 
-    def _rewind(self) -> None:
+    def _close_archive(self) -> None:
         if self._archive is not None:
             self._archive.close()
             self._archive = None
@@ -255,7 +258,7 @@ def _listed_images(path: Path) -> Iterator[Source]:
         parts = [written] if isinstance(written, str) else [str(part) for part in written]
         file = _found_below(path.parent, parts)
         if parts and root in file.resolve().parents:
-            yield _plain(file)
+            yield _plain_source(file)
 
 
 def _found_below(folder: Path, parts: Sequence[str]) -> Path:

@@ -35,7 +35,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ConfigurationError(f"{path}: over {_MOST_BYTES} bytes, not a table of labels")
-        text = _decoded(path.read_bytes())
+        text = _decode_table(path.read_bytes())
     except OSError as exc:
         raise ConfigurationError(f"{path}: {exc.strerror or exc}") from exc
     if text.lstrip().startswith("{"):
@@ -43,7 +43,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     return _of_csv(path, text)
 
 
-def _decoded(content: bytes) -> str:
+def _decode_table(content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", "replace")
     try:
@@ -68,11 +68,11 @@ def _of_csv(path: Path, text: str) -> list[dict[str, str]]:
         rows = list(csv.reader(lines, delimiter=delimiter))
     except csv.Error as exc:
         raise ConfigurationError(f"{path}: {exc}") from exc
-    names = [_name(cell) for cell in rows[0]]
+    names = [_column_name(cell) for cell in rows[0]]
     if twice := {name for name in names if name and names.count(name) > 1}:
         raise ConfigurationError(f"{path}: two columns are called {', '.join(sorted(twice))}")
     return [
-        {name: _value(cell) for name, cell in zip(names, row, strict=False) if name}
+        {name: _cell_value(cell) for name, cell in zip(names, row, strict=False) if name}
         for row in rows[1:]
         if any(cell.strip() for cell in row)
     ]
@@ -89,11 +89,11 @@ def _of_json_lines(path: Path, text: str) -> list[dict[str, str]]:
             raise ConfigurationError(f"{path}, line {number}: not JSON") from exc
         if not isinstance(row, dict):
             raise ConfigurationError(f"{path}, line {number}: not a JSON object")
-        rows.append({_name(key): _plain(value) for key, value in row.items()})
+        rows.append({_column_name(key): _plain_text(value) for key, value in row.items()})
     return rows
 
 
-def _plain(value: Any) -> str:
+def _plain_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -101,12 +101,12 @@ def _plain(value: Any) -> str:
     return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _name(cell: str) -> str:
+def _column_name(cell: str) -> str:
     name = re.sub(r"[\s\-]+", "_", cell.strip().lower())
     return _NAMES.get(name.replace("_", ""), name)
 
 
-def _value(cell: str) -> str:
+def _cell_value(cell: str) -> str:
     cell = cell.strip(" \t\r\n\0\u00a0")
     if guarded := _GUARDED.fullmatch(cell):
         cell = guarded[1] if guarded[1] is not None else guarded[2]

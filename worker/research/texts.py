@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from dicom_node.base.errors import ConfigurationError
 from worker.research.labels import LabelledRow
-from worker.research.measures import RESAMPLES, SEED, Measure, between, wilson
+from worker.research.measures import RESAMPLES, SEED, Measure, middle_interval, wilson
 
 NAMES = ("exact", "bleu_4", "rouge_l")
 _WORD = re.compile(r"[a-z0-9]+")
@@ -44,13 +44,14 @@ def measure_texts(cases: Sequence[LabelledRow]) -> list[Measure]:
     even = np.full(n, 1 / n)
     bleus, means = [], []
     for _ in range(RESAMPLES):
+        # How often each text is drawn: sums of BLEU are additive, so a resample is one product.
         times = random.multinomial(n, even)
         bleus.append(corpus(times @ parts))
         means.append(times @ shares / n)
     return [
         Measure("exact", same / n, wilson(same, n), None),
-        Measure("bleu_4", corpus(parts.sum(axis=0)), None, between(np.array(bleus))),
-        Measure("rouge_l", float(shares.mean()), None, between(np.array(means))),
+        Measure("bleu_4", corpus(parts.sum(axis=0)), None, middle_interval(np.array(bleus))),
+        Measure("rouge_l", float(shares.mean()), None, middle_interval(np.array(means))),
     ]
 
 
@@ -62,7 +63,7 @@ def template(text: str) -> frozenset[str]:
 
 def rouge_l(text: str, reference: str) -> float:
     """Return ROUGE-L of one text: words in lower case, without stemming."""
-    lcs = _need("rapidfuzz.distance.LCSseq")
+    lcs = _import_module("rapidfuzz.distance.LCSseq")
     a, b = _WORD.findall(text.lower()), _WORD.findall(reference.lower())
     if not a or not b:
         return float(a == b)
@@ -73,7 +74,7 @@ def _bleu_sums(
     pairs: Sequence[tuple[str, str]],
 ) -> tuple[Callable[[Any], float], npt.NDArray[np.int64]]:
     """Return what makes corpus BLEU-4 (0 to 1) of sums, and each text's part of these sums."""
-    bleu = _need("sacrebleu.metrics.bleu").BLEU
+    bleu = _import_module("sacrebleu.metrics.bleu").BLEU
     metric = bleu(lowercase=True, effective_order=True)
     scores = [metric.sentence_score(text, [reference]) for text, reference in pairs]
     parts = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in scores], np.int64)
@@ -91,7 +92,7 @@ def is_ready() -> bool:
     return all(find_spec(name) is not None for name in ("sacrebleu", "rapidfuzz"))
 
 
-def _need(module: str) -> Any:
+def _import_module(module: str) -> Any:
     import importlib
 
     try:
