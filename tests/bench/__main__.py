@@ -30,15 +30,15 @@ Content = dict[str, Any]
 
 def of_rows(content: Content) -> list[Row]:
     """Return the rows of a bench that writes them."""
-    return [Row(**one) for one in content["rows"]]
+    return [Row(**row) for row in content["rows"]]
 
 
 def of_report(content: Content) -> list[Row]:
     """Return the rows of `report`: three SR classes together beside the slow way."""
     return [
-        Row(f"report, {one['case']}", "ms of processor", one["n"], one["median_ms"], one["p95_ms"],
-            one["median_ms"] / one["slow_way_ms"], "highdicom without caches")
-        for one in content["rows"]
+        Row(f"report, {row['case']}", "ms of processor", row["n"], row["median_ms"], row["p95_ms"],
+            row["median_ms"] / row["slow_way_ms"], "highdicom without caches")
+        for row in content["rows"]
     ]  # fmt: skip
 
 
@@ -47,40 +47,40 @@ def of_feed(content: Content) -> list[Row]:
     found = []
     names = ("fill", "busy", "images_per_s", "processor_ms", "affordable_ms", "processors_wanted")
     sized = 0
-    for one in content["lines"]:
-        count = one.get("workers", 1)
+    for line in content["lines"]:
+        count = line.get("workers", 1)
         title = f"{count} worker{'s' if count > 1 else ''}"
-        if "size_mb" in one:
+        if "size_mb" in line:
             sized += 1
-            title += f" of {one['size_mb']:g} MB"
-            title = title if sized == 1 else f"processors enough: {title}, {one['model_ms']} ms"
+            title += f" of {line['size_mb']:g} MB"
+            title = title if sized == 1 else f"processors enough: {title}, {line['model_ms']} ms"
         for name in names:
-            if name in one:
+            if name in line:
                 found.append(
-                    Row(f"{name}, {title}", "", one.get("images", 1), one[name], one[name])
+                    Row(f"{name}, {title}", "", line.get("images", 1), line[name], line[name])
                 )
-        if "speed_up" in one:
-            found.append(Row("speed_up of 8 workers", "", 1, one["speed_up"], one["speed_up"]))
+        if "speed_up" in line:
+            found.append(Row("speed_up of 8 workers", "", 1, line["speed_up"], line["speed_up"]))
     return found
 
 
 def of_models(content: Content) -> list[Row]:
     """Return how much faster the decode loop is by our own path, in the small shape."""
     return [
-        Row(f"decode loop, native beside remote, batch {one['batch']}", "", 1, one["decode_ratio"],
-            one["decode_ratio"])
-        for one in content["lines"] if "decode_ratio" in one
+        Row(f"decode loop, native beside remote, batch {line['batch']}", "", 1,
+            line["decode_ratio"], line["decode_ratio"])
+        for line in content["lines"] if "decode_ratio" in line
     ]  # fmt: skip
 
 
 def of_growth(content: Content) -> list[Row]:
     """Return what the largest ledger costs beside the smallest."""
     names = {field.name for field in fields(Row)}
-    largest = max(one["size"] for one in content["rows"])
+    largest = max(row["size"] for row in content["rows"])
     return [
-        Row(**{key: value for key, value in one.items() if key in names})
-        for one in content["rows"]
-        if one["size"] == largest
+        Row(**{key: value for key, value in row.items() if key in names})
+        for row in content["rows"]
+        if row["size"] == largest
     ]
 
 
@@ -149,7 +149,7 @@ def main() -> None:
             print(f"== {name} FAILED: {exc}", flush=True)
             found["failed"].append(name)
             continue
-        rows = [asdict(one) for one in read(content)]
+        rows = [asdict(row) for row in read(content)]
         found["benches"][name] = {"rows": rows, "text": text}
         print(f"== {name}: {time.monotonic() - began:.0f} s", flush=True)
         given.out.write_text(json.dumps(found, indent=1) + "\n")
@@ -177,7 +177,7 @@ def run(name: str, arguments: list[str]) -> tuple[Content, str]:
         if name == "report":
             return json.loads(done.stdout), done.stdout
         if name in ("feed", "models"):
-            lines = [json.loads(one) for one in done.stdout.splitlines() if one.startswith("{")]
+            lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
             return {"lines": lines}, done.stdout
         return json.loads(path.read_text()), done.stdout
 

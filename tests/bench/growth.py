@@ -94,9 +94,9 @@ def used_bytes(ledger: Ledger) -> int:
         return page * (pages - free)
 
 
-def operations(one: Grown, numbers: Iterator[int]) -> dict[str, Callable[[], object]]:
+def operations(grown: Grown, numbers: Iterator[int]) -> dict[str, Callable[[], object]]:
     """Return what is measured, by name."""
-    ledger, spool, size = one.ledger, one.spool, one.size
+    ledger, spool, size = grown.ledger, grown.spool, grown.size
     catalogue = Catalogue(ledger, spool, "NODE")
     counts = LedgerCounts(ledger, spool)
     middle = size // 2 + 7
@@ -218,7 +218,7 @@ def row_of(name: str, took: dict[int, tuple[list[float], list[float]]]) -> dict[
 
 def shown(row: dict[str, Any]) -> str:
     """Return a line for people."""
-    cells = "".join(f"{one['median']:9.2f} {one['p95']:8.2f}" for one in row["at"].values())
+    cells = "".join(f"{cell['median']:9.2f} {cell['p95']:8.2f}" for cell in row["at"].values())
     return f"{row['name']:32}{cells}{row['ratio']:7.2f}{row['processor_ratio']:7.2f}"
 
 
@@ -230,12 +230,12 @@ def bench(database: str, given: argparse.Namespace, folder: Path) -> dict[str, A
         else:
             server = stack.enter_context(cluster(folder / "postgresql", SERVER))
             ledgers = [postgresql_ledger(server, folder, size) for size in given.sizes]
-        for one in ledgers:
-            stack.callback(one.ledger.close)
+        for ledger in ledgers:
+            stack.callback(ledger.ledger.close)
         print(f"\n{database}, ms: median and 95th percentile of {given.times}")
         print(f"{'':32}" + "".join(f"{size:>18,}" for size in given.sizes) + "  ratio    cpu")
         numbers = count(10**7 + int(time.time()) % 10**6 * 10)
-        acts = {one.size: operations(one, numbers) for one in ledgers}
+        acts = {ledger.size: operations(ledger, numbers) for ledger in ledgers}
         rows = []
         for name in acts[given.sizes[0]]:
             if given.only and not any(word in name for word in given.only):
@@ -243,7 +243,7 @@ def bench(database: str, given: argparse.Namespace, folder: Path) -> dict[str, A
             took = measured({size: found[name] for size, found in acts.items()}, given.times)
             rows.append(row_of(name, took))
             print(shown(rows[-1]), flush=True)
-        each = {str(one.size): one.bytes_each for one in ledgers}
+        each = {str(ledger.size): ledger.bytes_each for ledger in ledgers}
         print(f"{'bytes an Instance':32}" + "".join(f"{n:>9.0f}{'':9}" for n in each.values()))
     return {"database": database, "rows": rows, "bytes_each": each}
 
@@ -252,15 +252,15 @@ def flat(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield one row per operation and size, in the form of all benches."""
     for row in table["rows"]:
         first = min(row["at"])
-        for size, one in row["at"].items():
+        for size, cell in row["at"].items():
             yield {
                 "name": f"{table['database']}: {row['name']}",
                 "unit": row["unit"],
-                "n": one["n"],
-                "median": one["median"],
-                "p95": one["p95"],
-                "ratio": one["median"] / row["at"][first]["median"],
-                "processor_ratio": one["processor"] / row["at"][first]["processor"],
+                "n": cell["n"],
+                "median": cell["median"],
+                "p95": cell["p95"],
+                "ratio": cell["median"] / row["at"][first]["median"],
+                "processor_ratio": cell["processor"] / row["at"][first]["processor"],
                 "anchor": f"{first:,} Instances",
                 "size": size,
             }
@@ -277,9 +277,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures are written")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        found = [bench(one, given, given.folder or Path(name)) for one in given.database]
+        found = [bench(url, given, given.folder or Path(name)) for url in given.database]
     if given.json:
-        rows = [one for table in found for one in flat(table)]
+        rows = [row for table in found for row in flat(table)]
         machine = {
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),

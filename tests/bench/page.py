@@ -159,10 +159,10 @@ def tables(found: dict[str, Any]) -> str:
         *goals(found["benches"]),
         "",
     ]
-    for name, one in found["benches"].items():
+    for name, bench in found["benches"].items():
         lines += [f"### {name}", "", f"Limit: {LIMITS[name]}", ""]
         lines += ["| what | median | p95 | n | ratio |", "|---|---|---|---|---|"]
-        for row in one["rows"]:
+        for row in bench["rows"]:
             ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f} of {row['anchor']}"
             middle = f"{row['median']:.2f} {row['unit']}".strip()
             lines.append(f"| {row['name']} | {middle} | {row['p95']:.2f} | {row['n']} | {ratio} |")

@@ -264,14 +264,14 @@ def compare(size: str, folders: list[Path], options: argparse.Namespace, work: P
                 found[name].append(floor(folders, work))
             else:
                 found[name].append(trial(name, folders, work, not options.untuned))
-    first = statistics.median(one.mb_s for one in found[options.receivers[0]])
+    first = statistics.median(trial.mb_s for trial in found[options.receivers[0]])
     anchor = options.receivers[0]
     for name, trials in found.items():
         label = f"{size} x {len(folders)}, {name}"
-        options.rows.append(row(label, [one.mb_s for one in trials], "MB/s", anchor, first))
-        rate = statistics.median(one.mb_s for one in trials)
-        cpu = statistics.median(one.cpu_s_gb for one in trials)
-        lost = "" if all(one.is_whole for one in trials) else "  NOT WHOLE"
+        options.rows.append(row(label, [trial.mb_s for trial in trials], "MB/s", anchor, first))
+        rate = statistics.median(trial.mb_s for trial in trials)
+        cpu = statistics.median(trial.cpu_s_gb for trial in trials)
+        lost = "" if all(trial.is_whole for trial in trials) else "  NOT WHOLE"
         print(
             f"{size:>6} x {len(folders)}  {name:16} {rate:6.0f} MB/s  x{rate / first:5.2f}  "
             f"CPU {cpu:5.2f} s/GB{lost}",

@@ -69,11 +69,11 @@ def write(bench: str, rows: Sequence[Row], path: Path | None) -> None:
     """Print rows for people, and write them into `path` for programs."""
     where = machine()
     print(f"{bench}: {where['processor']}, {where['cores']} cores, load {where['load']}")
-    for one in rows:
-        ratio = "" if one.ratio is None else f"  x{one.ratio:.2f} of {one.anchor}"
+    for row in rows:
+        ratio = "" if row.ratio is None else f"  x{row.ratio:.2f} of {row.anchor}"
         print(
-            f"  {one.name:42} {one.median:9.2f} {one.unit:10} p95 {one.p95:9.2f}  n {one.n}{ratio}"
+            f"  {row.name:42} {row.median:9.2f} {row.unit:10} p95 {row.p95:9.2f}  n {row.n}{ratio}"
         )
     if path is not None:
-        content = {"bench": bench, "machine": where, "rows": [asdict(one) for one in rows]}
+        content = {"bench": bench, "machine": where, "rows": [asdict(row) for row in rows]}
         path.write_text(json.dumps(content, indent=1) + "\n")

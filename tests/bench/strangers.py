@@ -92,27 +92,27 @@ def hold(port: int, kind: str, count: int) -> None:
     while True:
         while len(held) < count:
             with suppress(OSError):
-                one = socket.create_connection(("127.0.0.1", port), 1)
-                one.setblocking(False)
-                held.append(one)
-                one.send(FIRST[kind])
+                stranger = socket.create_connection(("127.0.0.1", port), 1)
+                stranger.setblocking(False)
+                held.append(stranger)
+                stranger.send(FIRST[kind])
         if not is_told:
             print("all are there", flush=True)
             is_told = True
         time.sleep(0.2)
-        for one in list(held):
+        for stranger in list(held):
             try:
                 if kind in DRIPS:
-                    one.send(b"a")
+                    stranger.send(b"a")
                 elif kind == "unread answers":
                     continue
-                if not one.recv(65536):
+                if not stranger.recv(65536):
                     raise ConnectionError
             except BlockingIOError:
                 continue
             except OSError:
-                held.remove(one)
-                one.close()
+                held.remove(stranger)
+                stranger.close()
 
 
 def ask(url: str, seconds: float) -> dict[str, Answers]:

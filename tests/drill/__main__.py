@@ -120,7 +120,7 @@ def drill(options: argparse.Namespace) -> dict[str, Any]:
             "broken": options.broken,
             "small_disk": world.is_small_disk,
             "instances": len(pictures),
-            "faults": dict(Counter(one["fault"] for one in storm.record)),
+            "faults": dict(Counter(fault["fault"] for fault in storm.record)),
             "fault_total": len(storm.record),
             "seconds_to_start": round(ready - started, 1),
             "seconds": round(time.monotonic() - ready, 1),
@@ -154,7 +154,7 @@ def _rounds(world: World, options: argparse.Namespace) -> list[list[Fault]]:
     if not options.short:
         return [kinds]
     rounds = [[kind for kind in kinds if kind.name in names] for names in SHORT]
-    return [one for one in rounds if one]
+    return [entry for entry in rounds if entry]
 
 
 def _storm(
@@ -226,7 +226,7 @@ def _recover(
     The first figure is that of the recovery. It leaves out the pictures that harm workers: each
     takes all its attempts, and waits between them, whatever else happens.
     """
-    poison = {one.uid for one in pictures if one.kind in counting.POISON}
+    poison = {picture.uid for picture in pictures if picture.kind in counting.POISON}
     since = moved = time.monotonic()
     left: set[str] | None = None
     recovered, whole, least = 0.0, 0.0, len(pictures)

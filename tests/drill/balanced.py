@@ -157,7 +157,7 @@ def balanced(options: argparse.Namespace) -> dict[str, Any]:
             world.clean()
             shutil.rmtree(folder, ignore_errors=True)
     passed = not any(found.faults.values()) and found.delivered >= found.acknowledged > 0
-    passed = passed and all(one["taken_by_the_other"] > 0 for one in struck)
+    passed = passed and all(strike["taken_by_the_other"] > 0 for strike in struck)
     return {
         "passed": passed,
         "ends": struck,

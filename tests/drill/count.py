@@ -146,14 +146,16 @@ def count(world: Counted, pictures: Sequence[Picture], acknowledged: set[str]) -
     for report, hashes in archive.bytes_of.items():
         if len(hashes) > 1:
             found.add("changed_bytes", report)
-    for one in pictures:
-        _count_one(found, one, archive.kept.get(one.uid, []), jobs.get(one.uid), acknowledged)
+    for picture in pictures:
+        _count_one(
+            found, picture, archive.kept.get(picture.uid, []), jobs.get(picture.uid), acknowledged
+        )
     return found
 
 
 def _count_one(
     found: Count,
-    one: Picture,
+    picture: Picture,
     lines: list[dict[str, Any]],
     job: dict[str, Any] | None,
     acknowledged: set[str],
@@ -161,7 +163,7 @@ def _count_one(
     reports = {line["report"] for line in lines}
     state = job["state"] if job else "unknown"
     reason = (job["reason"] or job["waits"]) if job else ""
-    example = f"{one.uid} ({one.kind}): {state}, {reason or 'no reason'}"
+    example = f"{picture.uid} ({picture.kind}): {state}, {reason or 'no reason'}"
     found.reported += state == "reported"
     found.rejected += state == "rejected"
     found.failed += state == "failed"
@@ -170,7 +172,7 @@ def _count_one(
     found.warned += sum(line["status"] != 0 for line in lines)
     if len(reports) > 1:
         found.add("second_reports", example)
-    if one.uid in acknowledged:
+    if picture.uid in acknowledged:
         found.acknowledged += 1
         if not reports and not (state == "failed" and reason):
             found.add("lost", example)
@@ -178,11 +180,11 @@ def _count_one(
         found.never_acknowledged += 1
     if job and not reports and not reason:
         found.add("without_reason", example)
-    if state == "failed" and one.kind not in POISON:
+    if state == "failed" and picture.kind not in POISON:
         found.add("wrongly_failed", example)
     for line in lines[:1]:
-        wanted = "PARTIAL" if one.kind == "corrupt" else "COMPLETE"
-        if line["completion"] != wanted or (wanted == "COMPLETE" and line["text"] != one.text):
+        wanted = "PARTIAL" if picture.kind == "corrupt" else "COMPLETE"
+        if line["completion"] != wanted or (wanted == "COMPLETE" and line["text"] != picture.text):
             found.add("wrong_text", example)
 
 

@@ -94,14 +94,14 @@ def _database_stopped(world: World, rng: Random) -> Struck:
     if pid is None:
         return None
     family = [*processes.children(pid), pid]
-    for one in family:
+    for process in family:
         with suppress(ProcessLookupError):
-            os.kill(one, signal.SIGSTOP)
+            os.kill(process, signal.SIGSTOP)
 
     def goes_on() -> None:
-        for one in reversed(family):
+        for process in reversed(family):
             with suppress(ProcessLookupError):
-                os.kill(one, signal.SIGCONT)
+                os.kill(process, signal.SIGCONT)
 
     return rng.uniform(1, 4), goes_on
 
@@ -211,7 +211,7 @@ class Storm:
         ready = [kind for kind in kinds if self._free_at.get(kind.on, 0) <= now]
         if not ready:
             return False
-        kind = self.rng.choices(ready, [one.weight for one in ready])[0]
+        kind = self.rng.choices(ready, [fault.weight for fault in ready])[0]
         struck = kind.strike(self.world, self.rng)
         if struck is None:
             self.missed += 1
@@ -227,7 +227,7 @@ class Storm:
     def heal(self, *, everything: bool = False) -> None:
         """Heal what is due, or all."""
         now = time.monotonic()
-        for due in [one for one in self._open if everything or one[0] <= now]:
+        for due in [fault for fault in self._open if everything or fault[0] <= now]:
             again, kind = due[1](), due[2]
             self._open.remove(due)
             if isinstance(again, float) and not everything:

@@ -60,8 +60,8 @@ class VirtualHost:
         self.cut()
         inner, outer = f"{self._port}i", f"{self._port}o"
         _run("ip", "-n", self._hub, "link", "add", inner, "type", "veth", "peer", "name", outer)
-        for one in (inner, outer):
-            _run("ip", "-n", self._hub, "link", "set", one, "up")
+        for end in (inner, outer):
+            _run("ip", "-n", self._hub, "link", "set", end, "up")
         _run("ip", "-n", self._hub, "link", "set", outer, "master", "bridge")
         words = [sys.executable, "-m", "tests.drill.relay", self._port, inner]
         words += ["--delay", str(delay_s), "--loss", str(loss)]

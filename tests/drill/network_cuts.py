@@ -245,7 +245,7 @@ def _fair_shares(pool: NodePool, senders: Sequence[Sender], count: int) -> dict[
     reports = [Counter[str]() for _ in pool.books]
 
     def made(least: int) -> bool:
-        reports[:] = [_reported(one.ledger) for one in pool.books]
+        reports[:] = [_reported(book.ledger) for book in pool.books]
         of_workers = sum(reports, Counter[str]())
         return len(of_workers) == len(WORKERS) and min(of_workers.values()) >= least
 
@@ -253,11 +253,11 @@ def _fair_shares(pool: NodePool, senders: Sequence[Sender], count: int) -> dict[
     before = list(reports)
     wait_for(
         "one of the nodes has few jobs left",
-        lambda: made(1) and max(one.total() for one in reports) >= count - FEW,
+        lambda: made(1) and max(report.total() for report in reports) >= count - FEW,
         READY_S,
     )
     parts = [now - old for now, old in zip(reports, before, strict=True)]
-    of_nodes = {one.name: part.total() for one, part in zip(pool.books, parts, strict=True)}
+    of_nodes = {book.name: part.total() for book, part in zip(pool.books, parts, strict=True)}
     of_workers = [n for _, n in sorted(sum(parts, Counter[str]()).items())]
     even = _is_even(list(of_nodes.values()), len(NODES)) and _is_even(of_workers, len(WORKERS))
     return {"nodes": of_nodes, "workers": of_workers, "fair": even}
@@ -270,7 +270,7 @@ def _is_even(parts: Sequence[int], wanted: int) -> bool:
 
 
 def _open(pool: NodePool) -> int:
-    return sum(len(counting.open_work(one.ledger)) for one in pool.books)
+    return sum(len(counting.open_work(book.ledger)) for book in pool.books)
 
 
 def cut(options: argparse.Namespace) -> dict[str, Any]:
@@ -320,8 +320,8 @@ def cut(options: argparse.Namespace) -> dict[str, Any]:
             wait_for("nothing is open", lambda: not _open(pool), GIVE_UP_S)
             settled = time.monotonic() - healed
             found = [
-                counting.count(one, lot[: sender.begun], set(sender.sent.acknowledged))
-                for one, lot, sender in zip(pool.books, lots, senders, strict=True)
+                counting.count(book, lot[: sender.begun], set(sender.sent.acknowledged))
+                for book, lot, sender in zip(pool.books, lots, senders, strict=True)
             ]
         finally:
             pool.supervisor.stop()
@@ -331,9 +331,9 @@ def cut(options: argparse.Namespace) -> dict[str, Any]:
                 pool.clean()
         for line in processes.left_over(pool.mark):
             found[0].add("left_running", line)
-    faults = {name: sum(one.faults[name] for one in found) for name in found[0].faults}
-    acknowledged = sum(one.acknowledged for one in found)
-    delivered = sum(one.delivered for one in found)
+    faults = {name: sum(node.faults[name] for node in found) for name in found[0].faults}
+    acknowledged = sum(node.acknowledged for node in found)
+    delivered = sum(node.delivered for node in found)
     return {
         "passed": not any(faults.values()) and shares["fair"] and delivered >= acknowledged > 0,
         "hold_s": options.hold,
@@ -344,7 +344,7 @@ def cut(options: argparse.Namespace) -> dict[str, Any]:
         "acknowledged": acknowledged,
         "delivered": delivered,
         **faults,
-        "nodes": [asdict(one) for one in found],
+        "nodes": [asdict(node) for node in found],
     }
 
 

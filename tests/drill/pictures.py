@@ -44,11 +44,11 @@ def picture(number: int, unique: int, kind: str = "healthy") -> Picture:
     return Picture(f"2.25.{unique}", kind, 4 + number // 2 % 7, side)
 
 
-def write(one: Picture, path: Path, *, other_bytes: bool = False) -> None:
+def write(picture: Picture, path: Path, *, other_bytes: bool = False) -> None:
     """Write a Part 10 file of some kilobytes; `other_bytes` changes what it holds."""
     ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID = DigitalXRayImageStorageForPresentation, one.uid
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = one.uid + ".1", one.uid + ".2"
+    ds.SOPClassUID, ds.SOPInstanceUID = DigitalXRayImageStorageForPresentation, picture.uid
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = picture.uid + ".1", picture.uid + ".2"
     ds.PatientName, ds.PatientID = "Drill^Nobody", "DRILL"
     ds.PatientBirthDate, ds.PatientSex = "19700101", "O"
     ds.AccessionNumber, ds.StudyID = "", ""
@@ -60,11 +60,11 @@ def write(one: Picture, path: Path, *, other_bytes: bool = False) -> None:
     ds.SamplesPerPixel, ds.PixelRepresentation = 1, 0
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
     ds.WindowCenter, ds.WindowWidth = 128, 256
-    ds.PixelData = _drawn(one).tobytes()
+    ds.PixelData = _drawn(picture).tobytes()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.compress(RLELossless, generate_instance_uid=False)
-    if one.kind == "corrupt":
+    if picture.kind == "corrupt":
         ds.PixelData = encapsulate([bytes(range(1, 201))])
         ds["PixelData"].is_undefined_length = True
     ds.save_as(path, enforce_file_format=True)
@@ -77,11 +77,11 @@ def read(pixels: npt.NDArray[np.uint8]) -> tuple[str, int, str]:
     return kind, 4 + marks[1] + 4 * marks[2], "left" if marks[3] else "right"
 
 
-def _drawn(one: Picture) -> npt.NDArray[np.uint8]:
+def _drawn(picture: Picture) -> npt.NDArray[np.uint8]:
     ramp = np.linspace(0, 250, SIZE // 16, dtype=np.uint8).repeat(16)
     pixels = np.tile(ramp, (SIZE, 1))
-    shown = 0 if one.kind == "corrupt" else KINDS.index(one.kind)
-    rib = one.rib - 4
-    for i, mark in enumerate((shown, rib % 4, rib // 4, int(one.side == "left"))):
+    shown = 0 if picture.kind == "corrupt" else KINDS.index(picture.kind)
+    rib = picture.rib - 4
+    for i, mark in enumerate((shown, rib % 4, rib // 4, int(picture.side == "left"))):
         pixels[:_BLOCK, i * _BLOCK : (i + 1) * _BLOCK] = mark * _STEP
     return pixels

@@ -122,10 +122,10 @@ class Cuts:
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             files = {}
             for i in range(GROUP):
-                one = pictures.picture(i, self.rng.getrandbits(96))
+                picture = pictures.picture(i, self.rng.getrandbits(96))
                 path = Path(folder) / f"{i}.dcm"
-                pictures.write(one, path)
-                files[str(path)] = (one.uid, _content_hash(path.read_bytes()))
+                pictures.write(picture, path)
+                files[str(path)] = (picture.uid, _content_hash(path.read_bytes()))
             command = [need("storescu"), "-v", "-xr", "-aet", "DRILL", "-aec", "CHEXFRACT"]
             command += ["127.0.0.1", str(self._port), *files]
             with subprocess.Popen(

@@ -122,9 +122,9 @@ class Sender:
         program = "storescu" if kind < 0.7 else "dcmsend"
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             files = {}
-            for i, one in enumerate(group):
-                files[str(Path(folder) / f"{i}.dcm")] = one
-                pictures.write(one, Path(folder) / f"{i}.dcm")
+            for i, picture in enumerate(group):
+                files[str(Path(folder) / f"{i}.dcm")] = picture
+                pictures.write(picture, Path(folder) / f"{i}.dcm")
             for attempt in range(self._tries):
                 todo = [f for f, p in files.items() if p.uid not in self.sent.acknowledged]
                 if how == 0:
@@ -140,21 +140,21 @@ class Sender:
             if again == 0 and group[0].uid not in missing:
                 self._send_other_bytes(group[0], folder)
 
-    def _send_other_bytes(self, one: Picture, folder: str) -> None:
+    def _send_other_bytes(self, picture: Picture, folder: str) -> None:
         path = Path(folder) / "other.dcm"
-        pictures.write(one, path, other_bytes=True)
+        pictures.write(picture, path, other_bytes=True)
         self.sent.conflicts += self._associate("storescu", [str(path)], folder)[1] == {str(path)}
 
     def _associations(
         self, program: str, todo: list[str], files: dict[str, Picture], count: int, folder: str
     ) -> None:
-        def one() -> None:
+        def send_all() -> None:
             at, taken = self._associate(program, todo, folder)
             with self._lock:
                 for file in taken:
                     self.sent.acknowledged.setdefault(files[file].uid, at)
 
-        threads = [threading.Thread(target=one) for _ in range(count)]
+        threads = [threading.Thread(target=send_all) for _ in range(count)]
         for thread in threads:
             thread.start()
         for thread in threads:

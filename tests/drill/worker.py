@@ -43,8 +43,8 @@ class DrillModel:
     ) -> list[Description]:
         """Read each picture's marks and do what they say."""
         said = []
-        for one in radiographs:
-            kind, rib, side = pictures.read(one.pixels)
+        for radiograph in radiographs:
+            kind, rib, side = pictures.read(radiograph.pixels)
             if kind == "killing":
                 os.kill(os.getpid(), signal.SIGKILL)
             if kind == "hanging":

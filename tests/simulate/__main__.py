@@ -149,10 +149,10 @@ def _all(
     seeds = range(state.seed + state.done, state.seed + options.schedules)
     if options.processes == 1:
         _prepare()
-        yield from map(one, seeds)
+        yield from map(run_seed, seeds)
         return
     with multiprocessing.get_context("fork").Pool(options.processes, _prepare) as pool:
-        yield from pool.imap(one, seeds, chunksize=20)
+        yield from pool.imap(run_seed, seeds, chunksize=20)
 
 
 def _prepare() -> None:
@@ -165,7 +165,7 @@ def _prepare() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def one(seed: int) -> tuple[int, tuple[str, str] | None, int, float]:
+def run_seed(seed: int) -> tuple[int, tuple[str, str] | None, int, float]:
     """Play one schedule."""
     from . import schedule
 

@@ -239,8 +239,8 @@ def known_by_a_look() -> AbstractContextManager[None]:
 
 
 VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
-    one.__name__: one
-    for one in (
+    variant.__name__: variant
+    for variant in (
         answered_before_commit,
         no_lease_token,
         random_uids,

@@ -39,9 +39,9 @@ def ends(node: SimulatedNode) -> dict[str, frozenset[tuple[Any, ...]]]:
     found: dict[str, set[tuple[Any, ...]]] = {uid: set() for uid in rows.instances}
     for job in rows.jobs.values():
         found[job.sop_instance_uid].add((job.generation, job.state))
-    for one in rows.objects:
-        job = rows.jobs[one.job]
-        found[job.sop_instance_uid].add((job.generation, one.sop_class_uid, one.sop_instance_uid))
+    for item in rows.objects:
+        job = rows.jobs[item.job]
+        found[job.sop_instance_uid].add((job.generation, item.sop_class_uid, item.sop_instance_uid))
     for row in rows.deliveries:
         job = rows.jobs[row.job]
         state = "there" if row.state in ("sent", "committed") else row.state
@@ -90,20 +90,20 @@ def _each_acknowledged_instance_has_an_end(world: World, node: SimulatedNode, ro
             if job.state == "failed" and images.number_of(uid) != images.POISON:
                 world.fail("an image that can be read failed", f"{name} {uid}: {job.reason}")
         reports = defaultdict(set)
-        for one in rows.objects:
-            job = rows.jobs[one.job]
+        for item in rows.objects:
+            job = rows.jobs[item.job]
             key = (job.sop_instance_uid, job.model, job.generation)
             # the same again, whoever makes it: after a restore, or at another node
             about = (key[0], images.DEVICE, images.OPTIONS, job.generation)
-            reports[key].add(one.sop_instance_uid == object_uid("sr", one.sop_class_uid, *about))
+            reports[key].add(item.sop_instance_uid == object_uid("sr", item.sop_class_uid, *about))
         for key, are_derived in reports.items():
             if are_derived != {True}:
                 world.fail("an Instance has two reports of one model", f"{name} {key}")
 
 
 def _no_transition_is_outside_the_table(world: World, node: SimulatedNode) -> None:
-    for one in unknown(node.ledger):
-        world.fail("a transition is in no table", f"{node.name} {one}")
+    for change in unknown(node.ledger):
+        world.fail("a transition is in no table", f"{node.name} {change}")
 
 
 def _counters_equal_what_is_there(world: World, node: SimulatedNode, rows: Rows) -> None:

@@ -154,7 +154,7 @@ class World:
         return lambda peer: CommitmentAssociation(self._archive(peer), node)
 
     def _archive(self, peer: Peer) -> Archive:
-        return self.archives[next(name for name, one in PEERS.items() if one is peer)]
+        return self.archives[next(name for name, known in PEERS.items() if known is peer)]
 
     def holder(self, node: SimulatedNode, job: str) -> str:
         """Return the token that holds a job, empty when none does."""
@@ -239,7 +239,7 @@ class World:
         """Look who shares the death of a worker: a suspect has to be alone in it."""
         held = []
         for client, ticket, _ in worker.pulse._jobs.values():
-            node = next(one for name, one in self.nodes.items() if name in client.url)
+            node = next(found for name, found in self.nodes.items() if name in client.url)
             held += node.database.look(_TRIES, job=ticket.job, token=ticket.token)
         if len(held) > 1 and any(attempts > 1 for attempts, _ in held):
             shared = sorted(f"image {images.number_of(uid)} try {tries}" for tries, uid in held)

@@ -28,9 +28,9 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 def free_ports(count: int) -> list[int]:
     """Return loopback ports that were free a moment ago."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [bound.getsockname()[1] for bound in sockets]
+    for bound in sockets:
+        bound.close()
     return ports
 
 

@@ -69,15 +69,15 @@ def written(ledger: Ledger) -> list[Transition]:
         return [Transition(*row) for row in rows]
 
 
-def is_known(one: Transition) -> bool:
+def is_known(change: Transition) -> bool:
     """Return whether the tables of `states` have this transition."""
-    if one.what == "jobs":
-        return JobState(one.new) in JOB_TRANSITIONS[JobState(one.old)]
-    old, new = DeliveryState(one.old), DeliveryState(one.new)
+    if change.what == "jobs":
+        return JobState(change.new) in JOB_TRANSITIONS[JobState(change.old)]
+    old, new = DeliveryState(change.old), DeliveryState(change.new)
     stays = old in UNSENT and new in UNSENT
     return stays or old == new == DeliveryState.SENT or new in DELIVERY_TRANSITIONS[old]
 
 
 def unknown(ledger: Ledger) -> list[Transition]:
     """Return the transitions that no table of `states` has."""
-    return [one for one in written(ledger) if not is_known(one)]
+    return [change for change in written(ledger) if not is_known(change)]
