@@ -242,6 +242,7 @@ def _uncompressed_pixels(head: Header, content: bytes | memoryview) -> Pixels:
     is_big_endian = head.transfer_syntax == header.BIG_ENDIAN
     if size == 2:
         pixels = np.frombuffer(content, ">u2" if is_big_endian else "<u2", rows * columns)
+        # Without a copy where the bytes are in the order of this machine.
         return pixels.reshape(rows, columns).astype(np.uint16, copy=False)
     if is_big_endian and head.pixels_are_words:
         # Two pixels per word, so that a pair comes swapped (PS3.5 8.2).

@@ -68,6 +68,7 @@ def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
             return (found.strip(),)
     if not isinstance(found, bytes):
         return tuple(str(part).strip(" \0\r\n\t") for part in values(ds, keyword))
+    # Such values have 16 or 64 characters (PS3.5 6.2): what is longer is not decoded whole.
     return tuple(part.strip(" \0\r\n\t") for part in _decode_text(found[:4096], ds).split("\\"))
 
 
@@ -99,6 +100,7 @@ def fold_text(text: str) -> str:
     upper = text.upper().replace("Ł", "L").replace("Ø", "O").replace("Đ", "D").replace("Æ", "AE")
     letters = [
         letter if letter.isalnum() else " "
+        # NFKD parts a letter from its accents; the four letters above have no such parts.
         for letter in unicodedata.normalize("NFKD", upper)
         if not unicodedata.combining(letter)
     ]

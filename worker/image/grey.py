@@ -114,6 +114,7 @@ def grey_table(
     head, high_doubts = _with_high_bit(head, pixels)
     stored, padded = _stored_values(head, pixels.dtype.itemsize)
     first = int(stored.min())
+    # Everything below works on the values that a pixel can have, at most 65536, and not on pixels.
     domain = np.arange(first, int(stored.max()) + 1)
     values = _apply_modality(head, domain)
     counts = _Counts(pixels, visible, padded, stored - first)
@@ -128,6 +129,7 @@ def grey_table(
         levels = _equalized_levels(levels, counts.whole)
     # From grey per stored value to grey per bit pattern: the picture is then one lookup per pixel.
     patterns = levels[stored - first]
+    # After the polarity: padding is black, whichever end of the scale black is at.
     patterns[padded] = 0
     voi = options.mode if shown.voi == "range" else shown.step
     steps = [f"modality={values.modality}", f"voi={voi}", f"invert={_yes_or_no(is_inverted)}"]
@@ -215,6 +217,7 @@ class _Counts:
         order = order[counts[order] > 0]
         if not order.size:
             return 0.0, 0.0
+        # By x and not by stored value: a table or a negative slope may reverse the order.
         below = np.cumsum(counts[order])
         first, last = np.searchsorted(below, [low * below[-1], high * below[-1]])
         last = min(int(last), order.size - 1)
@@ -229,6 +232,7 @@ def _with_high_bit(
     Some writers leave 15 there beside 10 or 12 Bits Stored at the low end.
     """
     bits = head.stored
+    # A pixel above Bits Stored proves that High Bit means something.
     if head.high_bit is None or head.high_bit < bits or int(pixels.max()) >> bits:
         return head, ()
     doubt = f"High Bit is {head.high_bit}, yet the pixels lie in the lowest {bits} bits."
@@ -363,6 +367,7 @@ def _choose_voi(head: Header, x: Floats, counts: _Counts, preferred: Sequence[st
         windowed = _apply_window(x, choice.center, choice.width, choice.function)
         if windowed is None:
             continue
+        # Made when the first window is judged; a VOI LUT needs none.
         picture = picture or _Proper(x, counts)
         is_usable, doubts = picture.judge(windowed)
         if is_usable:
@@ -390,6 +395,8 @@ class _Proper:
         patches = patches[inside.all(axis=1)]
         detail = x[patches].std(axis=1)
         if detail.any():
+            # Measured against the 95th percentile: a marker or a wire would outdo every bone at the
+            # maximum.
             is_proper = detail >= _DETAIL * np.percentile(detail[detail > 0], 95)
             patches, detail = patches[is_proper], detail[is_proper]
         else:

@@ -108,6 +108,7 @@ def likeness(pixels: Bytes) -> dict[str, float]:
     looks = _pixel_ranks(_whole_and_parts(_small_look(pixels)))
     chest = _mean_chest()
     best = {name: float((looks @ _unit_vector(view)).max()) for name, view in _turned_views(chest)}
+    # Which side it lies on is not said: the picture is as unusable either way.
     best["rotated"] = max(best.pop("rotated-left"), best.pop("rotated-right"))
     return best
 
@@ -191,6 +192,7 @@ def _without_bars(pixels: Bytes) -> Bytes:
 
 
 def _detail_range(lines: Bytes) -> slice:
+    # Less than a quarter with detail is not a picture between bars but a very even picture.
     has_detail = np.flatnonzero(lines.std(axis=1) >= _FLAT)
     if has_detail.size < len(lines) // 4:
         return slice(None)

@@ -189,6 +189,8 @@ class ChatServerModel:
         ModelFault
             The server refuses this picture, or its answer holds no text.
         """
+        # The server makes batches of what comes together; one request after another would leave it
+        # idle.
         with ThreadPoolExecutor(self.options.concurrent, thread_name_prefix="chat") as pool:
             asked = [
                 pool.submit(self._describe_pixels, radiograph.pixels, progress)

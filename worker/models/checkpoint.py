@@ -352,6 +352,8 @@ def _with_local_code(checkpoint: Checkpoint, path: Path, read: bytes) -> dict[st
     auto_map = content.get("auto_map") if isinstance(content, dict) else None
     if not isinstance(auto_map, dict) or "--" not in json.dumps(auto_map):
         return None
+    # org/name--file.Class sends transformers to the hub for code; without the prefix it looks into
+    # the folder.
     content["auto_map"] = {
         key: [_local_reference(checkpoint, v) for v in value]
         if isinstance(value, list)
@@ -404,6 +406,7 @@ def read_listing(path: Path) -> dict[str, str]:
     except (OSError, ValueError) as exc:
         raise Unacceptable(f"{path}: not a list of sums: {exc}") from exc
     for number, line in enumerate(lines, 1):
+        # A list that leads out of the folder would let it speak for files elsewhere.
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
         if match is None or ".." in Path(match[2]).parts or Path(match[2]).is_absolute():
             raise Unacceptable(f"{path}: line {number} is not a sha256 sum and a file name")

@@ -145,6 +145,8 @@ class Hub:
                 self._append_rest(remote, part, had, show)
             except Unreachable:
                 moved = part.exists() and part.stat().st_size > had
+                # An attempt that brought bytes resets the count: a slow line breaks often and still
+                # arrives.
                 failures = 1 if moved else failures + 1
                 if failures >= ATTEMPTS:
                     raise
@@ -176,6 +178,8 @@ class Hub:
         try:
             for _ in range(REDIRECTS):
                 is_own = self._token and self._is_own(url)
+                # Large files are served from another host by redirect: the token stays with the
+                # hub.
                 bearer = {"Authorization": f"Bearer {self._token}"} if is_own else {}
                 with self._client.stream("GET", url, headers=asked | bearer) as answer:
                     if answer.status_code not in (301, 302, 303, 307, 308):

@@ -131,6 +131,7 @@ def nested(name: str, outer: Path, root: Path) -> Iterator[Nested]:
         module = (
             cls.from_config(config) if hasattr(cls, "from_config") else cls._from_config(config)
         )
+        # from_config makes no weights: they come with those of the whole model.
         found.built.append((module, folder))
         return module
 

@@ -158,6 +158,7 @@ def _find_owner(box: Box, boxes: Sequence[Box], fractures: Sequence[Fracture]) -
     same = [i for i, f in enumerate(fractures) if _is_at(box, f)]
     if same:
         return same[0] if len(same) == 1 else None
+    # "Rib fracture" may be the only rib of the text; with two ribs nobody knows which.
     meant = [i for i, f in enumerate(fractures) if _may_mean(box, f)]
     if len(meant) != 1:
         return None

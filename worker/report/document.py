@@ -143,6 +143,7 @@ def put_common(ds: Dataset, evidence: Evidence, algorithm: Algorithm, order: Rep
     for keyword in ("InstanceCreationTime", "ContentTime"):
         put(ds, keyword, when.strftime("%H%M%S.%f"))
     begun = order.series_datetime
+    # Series Date and Time are of the Series: all its objects must agree (PS3.3 C.7.3.1).
     if begun is None and order.instance_number == 1:
         begun = order.content_datetime  # later reports of the series would contradict the first
     if begun is not None:

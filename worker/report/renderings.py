@@ -297,6 +297,8 @@ def rejection_notes(
 
 def _rejection_note(job: BuilderInput, note: RejectionNote) -> Dataset:
     root = ContainerContentItem(codes.REJECTED, is_content_continuous=False, template_id="2010")
+    # Evidence and content of a Key Object Selection must name the same objects (PS3.3 C.17.6.2), so
+    # both are made of one list.
     hidden, items = [], []
     for replaced in note.objects:
         old = bare_header(job.evidence)

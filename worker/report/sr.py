@@ -606,6 +606,7 @@ def _assessment_items(verdict: str) -> list[ContentItem]:
 
 def _absence_items(absence: Absence, said: Reading) -> list[ContentItem]:
     """Return what is denied: absent where all its limits have a code, else undetermined."""
+    # "No displaced fracture" coded as ABSENT would deny the others as well.
     is_coded = set(absence.qualifiers) <= reading.CODED_QUALIFIERS and not said.is_disputed
     value = codes.ABSENT if is_coded else codes.UNDETERMINED
     ages = [codes.AGES[age] for age in absence.qualifiers if age in codes.AGES]
@@ -623,6 +624,7 @@ def _sentence_comment(raw: str) -> list[ContentItem]:
 
 def _image_region(box: boxes.Box, evidence: Evidence) -> ScoordContentItem:
     """Return an Image Region: a closed polyline on the source image (PS3.3 C.18.6, TID 1410)."""
+    # Graphic Data is FL: rounded here, the bytes are the same on every machine.
     outline = np.array(box.outline, np.float32)
     region = ScoordContentItem(codes.IMAGE_REGION, "POLYLINE", outline, relationship_type=CONTAINS)
     source = image(codes.SOURCE_IMAGE, evidence, "SELECTED FROM")

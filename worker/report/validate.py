@@ -145,6 +145,7 @@ def _counts_bytes(line: str, ds: Dataset) -> bool:
         return False
     tag, most = (int(found[1], 16) << 16) + int(found[2], 16), int(found[3])
     values = [element.value for element in ds.iterall() if element.tag == tag]
+    # dciodvfy counts bytes where the Standard counts characters (PS3.5 6.2).
     singles = [
         item for value in values for item in (value if hasattr(value, "append") else [value])
     ]
@@ -211,6 +212,7 @@ def _run_dicom3tools(path: Path, command: list[str]) -> ValidatorVerdict:
         return ValidatorVerdict(str(path), program, None)
     status, lines = _run_command(command)
     errors = [line for line in lines if line.startswith("Error")]
+    # A validator that crashes has said nothing against the file, and nothing for it.
     if status != 0 and not errors:
         errors = [f"exit status {status}", *lines[-3:]]
     warnings = (line.removeprefix("Warning - ") for line in lines if line.startswith("Warning"))

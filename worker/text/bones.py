@@ -217,6 +217,8 @@ class SiteReader:
 
     def _read_bone(self, at: int, _high: int) -> None:
         bone = self.tokens[at].value
+        # "5th and 6th ribs": the numbers came first, and get side, segment and name from their
+        # word.
         if bone == "rib" and self.pending:
             is_between = self.side_at > 0 and self.tokens[self.side_at - 1].kind is Kind.NUMBER
             for site in self.pending:
@@ -227,11 +229,13 @@ class SiteReader:
             self.pending = []
             return
         last = self.sites[-1] if self.sites else None
+        # "Acromion of the scapula" is the acromion: the whole bone adds at most a side.
         if last and bone == "scapula" and last.bone in _PARTS and self._is_owner(last.at, at):
             last.side = last.side or self.side
             return
         if last and bone == "scapula" and last.bone == "vertebra" and self._is_owner(last.at, at):
             self.sites.pop()
+        # "Scapular glenoid": the adjective was read as the bone.
         if last and bone in _PARTS and last.bone == "scapula" and last.at == at - 1:
             self.sites.pop()
         site = self._add_site(bone, None, at)
@@ -384,6 +388,7 @@ def read_sites(tokens: Sequence[Token], low: int, high: int, skip: frozenset[int
 def sites(scope: Phrase) -> list[Site]:
     """Return the bones that the fracture of `scope` is in."""
     tokens, low, high = scope.tokens, scope.low, scope.high
+    # First without the parts that are about lungs, devices and places of comparison.
     skip = unrelated_parts(tokens, low, high, _ALIEN, scope.at) | _referred_places(scope)
     reader = SiteReader(tokens, skip, scope.knows_ribs)
     sites = reader.read(low, high)

@@ -247,12 +247,16 @@ def _fracture_start(tokens: Sequence[Token], before: int, at: int) -> int:
         return start
     start = _phrase_start(tokens, before, at)
     if not any(t.kind in NAMED for t in tokens[start:at]):
+        # A predicate may stand before its fracture: "the 5th rib is fractured" owns what is before
+        # the verb.
         verb = start
         while verb - 1 > before and tokens[verb - 1].kind is Kind.VERB:
             verb -= 1
         start = _phrase_start(tokens, before, verb) if verb < start else start
     if tokens[start].kind is Kind.NEGATION:
         return start
+    # What stands between two fractures belongs to the first as long as it goes on listing its
+    # numbers.
     listed = _after_numbers(tokens, before + 1, at)
     if listed > before + 1 and tokens[listed].kind in LISTING:
         return listed + 1  # "rib fractures 2-4 and left 7th rib fracture"

@@ -104,6 +104,7 @@ class Views:
     """
 
     def __init__(self, pixels: Bytes) -> None:
+        # Every nth pixel is enough: the picture is reduced to some 160 pixels all the same.
         step = max(1, max(pixels.shape) // (4 * LOOK))
         self._image = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
         self._made: list[_View] = []
@@ -130,6 +131,7 @@ def lungs(views: Views, enough: int | None = ENOUGH) -> Lungs:
         Windows of each lung at which the search may end, and fewer than which of the right lung
         make the left lung not worth a search; None counts all.
     """
+    # The right lung first: it has no heart in it, and what is not a chest hardly ever passes.
     right = _count_windows("right", views, enough)
     if enough is not None and right < enough:
         return Lungs(right, 0)
@@ -184,11 +186,14 @@ class _View:
         norm = np.sqrt(np.maximum(spread, 0.0))
         rows, columns = np.nonzero(norm > area * _LEAST_CONTRAST)
         norm = norm[rows, columns]
+        # The grid was looked at in steps of two; from here on these are pixels.
         rows, columns = rows * _STEP, columns * _STEP
         for stage in cascade.stages:
             value = stage.upright.values(sums, rows * sums.shape[1] + columns)
             if stage.turned.rows.size:
                 value += stage.turned.values(self.grey, rows * width + columns)
+            # Features are compared per unit of contrast, so that exposure and window make no
+            # difference.
             value /= norm[:, None]
             score = np.where(value < stage.limits, stage.below, stage.sum_above).sum(axis=1)
             passed = score >= stage.threshold - _EPSILON
@@ -210,6 +215,8 @@ def _count_windows(side: str, views: Iterable[_View], enough: int | None) -> int
 
 def _integral_image(values: Floats) -> Floats:
     whole = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+    # A row and a column of zeros in front: the sum of any rectangle is four looks, without a
+    # special case at the edge.
     whole[1:, 1:] = values.cumsum(axis=0).cumsum(axis=1)
     return whole
 
@@ -270,6 +277,7 @@ def _corner_weights(feature: _Feature) -> dict[tuple[int, int], float]:
             (top + height, left, -1),
             (top + height, left + width, 1),
         ):
+            # Rectangles of a feature share corners; each place is then looked up once.
             found[row, column] = found.get((row, column), 0.0) + sign * weight
     return found
 

@@ -95,6 +95,7 @@ def is_clearly_denied(phrase: Phrase) -> bool:
     before, after = find_negation(phrase), _is_denied_later(phrase)
     if after is None or (before and before[1] is None):
         return False
+    # Exactly one of the two: two denials make a statement, or nonsense.
     return bool(before) != after
 
 
@@ -132,6 +133,8 @@ def _is_of_adjective(tokens: Sequence[Token], at: int) -> bool:
 def _is_denied_later(phrase: Phrase) -> bool | None:
     """Read "is not seen", "none" and "absent" after the fracture."""
     tokens = phrase.tokens
+    # own_noun: something else than the fracture may be what is denied. is_apart: it stands behind a
+    # joint, so the denial is its own.
     own_noun = is_apart = False
     for at in range(phrase.at + 1, phrase.high):
         token = tokens[at]

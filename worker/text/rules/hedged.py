@@ -68,6 +68,7 @@ def _hedges_forward(phrase: Phrase, at: int) -> bool:
     is_cause = phrase.tokens[at].text.endswith((" from", " to"))
     if is_cause and phrase.tokens[at + 1].value == "definite":
         return False  # "pneumothorax, likely from the rib fracture"
+    # "Compression fracture" has two fracture words; the first is the form of the second.
     end = phrase.at - (phrase.tokens[phrase.at - 1].kind is Kind.FRACTURE)
     for token in phrase.tokens[at + 1 : end]:
         if token.kind is Kind.FRACTURE or token.kind in STOPS:

@@ -67,6 +67,7 @@ def _normal_bones(tokens: Sequence[Token], at: int) -> list[Site] | None:
         low -= 1
     if not any(t.kind in (Kind.SKELETON, Kind.BONE, Kind.LEVEL) for t in tokens[low:at]):
         return _bones_ahead(tokens, at)
+    # No sites means all bones.
     if any(t.kind is Kind.SKELETON for t in tokens[low:at]):
         return []
     return read_sites(tokens, low, at, frozenset())

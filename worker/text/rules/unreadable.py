@@ -50,6 +50,7 @@ def _find_garbled_words(phrase: Phrase) -> Hit | None:
         return None
     words = [t for t in phrase.tokens if t.kind not in _WORDLESS]
     unknown = phrase.places(lambda token: token.kind is Kind.UNKNOWN)
+    # Three unknown words and two in five: a typing error or a rare term is not garbage.
     return Hit(unknown) if len(unknown) >= 3 and len(unknown) * 5 > len(words) * 2 else None
 
 
