@@ -181,11 +181,11 @@ def test_dcmtk_stands_in_where_a_decoder_gives_up(monkeypatch):
     codestream = bytes(LOSSLESS["jpeg-lossless"][1](original))
     work = decoders._Work(-1)
     found = np.zeros(original.shape, np.uint16)
-    assert work._decode("ljpeg-r", memoryview(codestream), found, 12) == ""
+    assert work._decode_pixels("ljpeg-r", memoryview(codestream), found, 12) == ""
     assert (found == original).all()
     monkeypatch.setenv("PATH", "")
     with pytest.raises(NotImplementedError, match="install it"):
-        work._decode("ljpeg-r", memoryview(codestream), found, 12)
+        work._decode_pixels("ljpeg-r", memoryview(codestream), found, 12)
 
 
 @pytest.mark.parametrize("lines", [1, 7, 200])
@@ -339,7 +339,7 @@ def test_a_child_that_fails_to_forget_costs_no_image(monkeypatch):
 
         idle = _forgetful(decoder)
         with monkeypatch.context() as patch:
-            patch.setattr(type(idle), "_answer", answer)
+            patch.setattr(type(idle), "_await_answer", answer)
             with pytest.raises(_Killed):
                 idle.decode(*_request(quick()))
         assert (decoder.decode(quick()) == drawn()).all()
@@ -532,15 +532,15 @@ def _dying(decoder, ds):
     """Decode in a child of which the process id is known, and abort it once it was asked."""
     codestream = join_frame(ds.PixelData)
     found = inspect_codestream(codestream, JPEG_2000_LOSSLESS, ds)
-    doomed = decoder._take()
+    doomed = decoder._take_child()
     timer = threading.Timer(0.05, os.kill, (doomed._process.pid, signal.SIGABRT))
-    ask = doomed._ask
+    ask = doomed._send_request
 
     def asked(request):
         ask(request)
         timer.start()
 
-    doomed._ask = asked
+    doomed._send_request = asked
     try:
         doomed.decode(found, codestream, 12, 30)
     finally:
@@ -580,7 +580,7 @@ def test_an_interrupted_image_is_not_taken_for_the_next(slow, monkeypatch):
     with Decoder() as decoder:
         decoder.start()
         with monkeypatch.context() as patch:
-            patch.setattr("worker.image.decode._Child._answer", _interrupted)
+            patch.setattr("worker.image.decode._Child._await_answer", _interrupted)
             with pytest.raises(KeyboardInterrupt):
                 decoder.decode(slow)
         assert (decoder.decode(quick()) == drawn()).all()

@@ -26,7 +26,7 @@ def settings_of(**tables: Any) -> Settings:
 
 
 def model_checks(settings: Settings) -> dict[str, Check]:
-    return {check.name: check for check in module._model(settings, full=False)}
+    return {check.name: check for check in module._check_model(settings, full=False)}
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_large_weights_are_read_only_when_asked(
     spoil(weights)
     settings = settings_of(model={"path": str(weights)})
     assert model_checks(settings)["model"].verdict == "warn"
-    full = {check.name: check for check in module._model(settings, full=True)}
+    full = {check.name: check for check in module._check_model(settings, full=True)}
     assert full["model"].verdict == "fail"
 
 
@@ -138,7 +138,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return known(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    (check,) = module._packages()
+    (check,) = module._check_packages()
     assert (check.verdict, check.what) == ("fail", "not installed: imagecodecs")
     assert "chexfract-node[worker]" in check.advice
 
@@ -155,7 +155,7 @@ def test_a_decoder_that_reads_other_pixels_is_named(monkeypatch: pytest.MonkeyPa
         return right(self, ds)
 
     monkeypatch.setattr(Decoder, "decode", decode)
-    check = next(iter(module._decoders()))
+    check = next(iter(module._check_decoders()))
     assert check.verdict == "fail"
     assert "JPEG Lossless: other pixels" in check.what
     assert "JPEG 2000 Image Compression: undecodable" in check.what
@@ -163,20 +163,20 @@ def test_a_decoder_that_reads_other_pixels_is_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_accelerator_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_cards", lambda: ([], "no NVIDIA driver"))
-    (check,) = module._device(settings_of(worker={"device": "cuda"}))
+    monkeypatch.setattr(module, "_list_cards", lambda: ([], "no NVIDIA driver"))
+    (check,) = module._check_device(settings_of(worker={"device": "cuda"}))
     assert (check.verdict, check.exit_code) == ("fail", 78)
     assert "no NVIDIA driver" in check.what
 
 
 def test_an_accelerator_that_torch_cannot_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_cards", lambda: (["H200, driver 1, 9 of 9 MiB free"], ""))
+    monkeypatch.setattr(module, "_list_cards", lambda: (["H200, driver 1, 9 of 9 MiB free"], ""))
     monkeypatch.setattr(module, "_cuda_of_torch", lambda: "")
-    (check,) = module._device(settings_of())
+    (check,) = module._check_device(settings_of())
     assert check.verdict == "warn"
     assert "torch is a CPU build" in check.what
     monkeypatch.setattr(module, "_cuda_of_torch", lambda: "13.0")
-    (check,) = module._device(settings_of())
+    (check,) = module._check_device(settings_of())
     assert (check.verdict, "H200" in check.what) == ("pass", True)
 
 
@@ -188,14 +188,14 @@ def test_the_secret_file_is_there_and_private(
     if mode is not None:
         path.write_text("s" * 20)
         path.chmod(mode)
-    (check,) = module._secret(settings_of(worker={"secret_file": path}))
+    (check,) = module._check_secret(settings_of(worker={"secret_file": path}))
     assert check.verdict == verdict
 
 
 def test_a_wrong_configuration_is_told_beside_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_decoders", lambda: iter(()))
+    monkeypatch.setattr(module, "_check_decoders", lambda: iter(()))
     (tmp_path / "worker.toml").write_text("[worker]\nbatches = 3\n")
     assert main(["doctor", "--config", str(tmp_path / "worker.toml"), "--json"]) == 78
     printed = json.loads(capsys.readouterr().out)

@@ -66,7 +66,7 @@ def test_real_chests_pass_and_turned_ones_are_named_though_left_out_of_the_mean(
     phantoms = [shown(phantom(900, index), screening="off").pixels for index in range(8)]
     for name, picture in chests.items():
         mean = screen.learn([chests[other] for other in chests if other != name], phantoms)
-        monkeypatch.setattr(screen, "_chest", lambda mean=mean: mean.astype(float))
+        monkeypatch.setattr(screen, "_mean_chest", lambda mean=mean: mean.astype(float))
         assert codes(picture) == [], name
         for code, turn in TURNS.items():
             assert codes(turn(picture)) == [code], name
