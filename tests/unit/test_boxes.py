@@ -174,6 +174,7 @@ def test_a_general_label_fits_the_only_fracture_it_may_mean():
 
 
 def test_a_label_that_may_mean_several_fractures_stands_alone():
+    """A region at the wrong bone would be worse than one without a bone."""
     both = "Fractures of the left fifth rib and of the left seventh rib."
     assert placed(both, "rib fracture") == [
         ("rib", "5", None),

@@ -121,6 +121,7 @@ def test_a_lost_accelerator_blames_no_picture(model, monkeypatch):
 
 
 def test_what_fails_in_the_models_own_code_is_the_pictures_fault(model, monkeypatch):
+    """The trial picture is still answered, so the model itself is sound."""
     generate = type(model.model).generate
 
     def act(self, *arguments, **options):

@@ -183,6 +183,7 @@ main({arguments!r})
 def test_headers_of_strangers_are_read_by_a_child_that_is_locked_in(
     tmp_path: Path, module: str, function: str, arguments: list[str]
 ) -> None:
+    """The child's code tries to read a secret: the kernel must refuse it."""
     if not confine.landlock_version() or platform.machine() not in confine._ARCHITECTURES:
         pytest.skip("this kernel has no Landlock")
     secret, file = tmp_path / "secret", tmp_path / "image.dcm"

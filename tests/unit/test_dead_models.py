@@ -122,6 +122,7 @@ def test_a_fault_that_the_trial_picture_has_too_blames_no_picture(model, monkeyp
 
 
 def test_a_fault_at_one_picture_only_is_that_pictures(model, monkeypatch):
+    """The trial picture is still answered, so the model is alive."""
     embed = type(model.model).embed
 
     def poisoned(self, ids, pixels):
@@ -135,6 +136,7 @@ def test_a_fault_at_one_picture_only_is_that_pictures(model, monkeypatch):
 
 
 def test_the_known_answer_of_the_folder_is_asked_for_at_the_start(tmp_path):
+    """Weights that were replaced, with a new list of sums, answer otherwise."""
     folder = checkpoints.build(tmp_path / "small")
     write_sums(folder, "small")
     model = opened(folder)

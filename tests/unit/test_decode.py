@@ -328,6 +328,7 @@ def test_no_image_stays_in_the_memory_of_the_child():
 
 
 def test_a_child_that_fails_to_forget_costs_no_image(monkeypatch):
+    """A child that dies while it clears the last image is replaced, and the next is decoded."""
     with Decoder() as decoder:
         decoder.decode(quick())
         pid, asked = child(decoder), []
@@ -386,6 +387,7 @@ def test_a_frame_of_one_item_needs_no_offset_table(decoder):
 
 
 def test_rle_segments_must_fit(decoder):
+    """Each table breaks PS3.5 G.5 in another way; the last gives a segment two bytes."""
     original = drawn()
     good = rle(original)
     ds = instance(original)

@@ -150,6 +150,7 @@ def test_a_folder_that_is_no_model_is_one_line(tmp_path):
 
 
 def test_maira2_reports_and_its_boxes_are_shares_of_the_whole_picture(tmp_path):
+    """The model sees a centre crop: half of the crop's width is less of the picture's."""
     folder = checkpoints.build(tmp_path / "maira", processor="ReportProcessor")
     answers = {}
     for count in (11, 12):
@@ -165,6 +166,7 @@ def test_maira2_reports_and_its_boxes_are_shares_of_the_whole_picture(tmp_path):
 
 
 def test_chexagent_reads_the_picture_from_a_file_that_is_gone_afterwards(tmp_path, monkeypatch):
+    """Its code wants a file name; no picture of a patient may be left on the disk."""
     private = tmp_path / "tmp"
     private.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(private))
@@ -274,6 +276,7 @@ def llm_cxr(folder):
 
 
 def test_llm_cxr_puts_the_pictures_words_between_the_brackets(tmp_path, taming):
+    """The picture is 256 ids of a codebook, behind those of the tokenizer."""
     folder = llm_cxr(tmp_path / "llm")
     model = loaded("llm_cxr", folder, vqgan_weights="vqgan.safetensors", max_new_tokens=8)
     words = model._words(model._inputs(TALL))
@@ -298,6 +301,7 @@ def test_llm_cxr_puts_the_pictures_words_between_the_brackets(tmp_path, taming):
 
 
 def test_frames_survive_any_cut(tmp_path):
+    """A child may die within any byte: what came is a whole frame, or an error."""
     stream = io.BytesIO()
     frames.write(stream, {"do": "x"}, b"abc")
     whole = stream.getvalue()

@@ -136,6 +136,7 @@ def test_a_table_without_its_columns_names_what_it_has(
 def test_what_misleads_is_told_and_ends_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A run that is not whole, or labels of other images, give figures that nobody may quote."""
     labels = written(tmp_path, "file,fracture\na,1\nb,0\n")
     for number, (rows, finished, says) in enumerate(
         [
@@ -167,6 +168,7 @@ def test_double_labels_count_once(tmp_path: Path) -> None:
 
 
 def test_fractures_are_compared_as_sets_of_places(tmp_path: Path) -> None:
+    """A bone that only the label names counts as missed, one that only the model names as wrong."""
     run = run_of(tmp_path / "run", ("a", "present"), ("b", "absent"))
     rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
     rib = {"bone": "rib", "number": "5", "side": "left"}

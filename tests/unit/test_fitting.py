@@ -61,6 +61,7 @@ def test_what_fitted_is_remembered_by_model_and_device(tmp_path):
 
 
 def test_it_grows_back_by_one_after_many_full_batches_and_is_then_more_patient():
+    """A try that fails doubles the number of full batches before the next try."""
     limit = BatchLimit(8)
     work = pipeline(8, limit)
     limit.filled(8)  # something else had the memory
@@ -85,6 +86,8 @@ def test_it_grows_back_by_one_after_many_full_batches_and_is_then_more_patient()
 
 
 def test_a_picture_that_fits_nowhere_makes_no_smaller_batches():
+    """Halving finds the one picture; what was learned on the way is taken back."""
+
     class Choosy(Holds):
         def describe(self, pictures, progress=None):
             self.calls.append(len(pictures))

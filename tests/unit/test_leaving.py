@@ -166,6 +166,7 @@ def check_nothing_but_picture_and_prompt(
 
 
 def test_nothing_but_picture_and_prompt_leaves(receiver: Any, caplog: Any) -> None:
+    """The whole request is searched for names and UIDs, and so is the log."""
     url, got = receiver
     caplog.set_level(logging.DEBUG)
     ds = radiograph()

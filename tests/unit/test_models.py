@@ -157,6 +157,7 @@ def test_the_memory_wanted_is_that_of_the_weights_as_they_are_loaded(
 
 
 def test_fewer_bits_fit_where_the_whole_does_not(two_layers, monkeypatch):
+    """The GPU is faked: past the check of memory, loading goes on and fails elsewhere."""
     import torch
 
     from worker.models.local import LocalModel
@@ -331,6 +332,7 @@ def test_weights_that_change_while_they_are_loaded_are_refused(folder, tmp_path,
 
 
 def test_a_list_beside_the_files_is_told_apart_from_one_of_elsewhere(folder, tmp_path):
+    """Who can change the files can change a list beside them; a report says which it was."""
     files = Checkpoint("m", folder)
     assert "not compared" in files.trust()
     listed(folder)

@@ -125,6 +125,7 @@ def test_time_and_length_end_an_answer(folder):
 
 
 def test_each_token_is_progress_and_looked_at(model):
+    """A weight that is NaN spoils the logits: it is seen before a token is chosen by them."""
     calls = []
     (answer,) = model.describe([TALL], lambda: calls.append(1))
     assert len(calls) >= answer.tokens

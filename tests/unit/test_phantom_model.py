@@ -113,6 +113,7 @@ def test_a_row_of_a_batch_is_the_single_answer(
 def test_padding_on_the_left_does_not_change_the_answer(
     reader: Reader, fractured: tuple[list[Pixels], list[frozenset[truth.Finding]]]
 ) -> None:
+    """A longer prompt in the same batch pads this one; its answer must be that of a single row."""
     image = Image.fromarray(fractured[0][3])
     longer = reader.prompt.replace("Describe", "Please, describe the")
     inputs = reader.processor([reader.prompt, longer], [image, image], return_tensors="pt")

@@ -36,6 +36,7 @@ def test_a_short_training_learns_and_can_be_loaded(tmp_path: Path) -> None:
 
 
 def test_the_loss_falls_on_one_batch() -> None:
+    """A model that cannot learn four drawings by heart learns nothing from thousands."""
     torch.manual_seed(0)
     model = train.new_model()
     where = torch.nn.Linear(model.config.hidden_size, 18)

@@ -149,6 +149,7 @@ def test_colours_are_named() -> None:
 
 
 def test_what_is_no_picture_of_a_chest_has_a_reason() -> None:
+    """The size of the huge picture stands in its header only: it is refused before it is read."""
     assert refusal(b"%PDF-1.4") == "not-dicom"
     assert refusal(written(Image.fromarray(EIGHT))[:-5000]) == "undecodable"
     assert refusal(written(Image.fromarray(EIGHT[:200]))) == "too-small"

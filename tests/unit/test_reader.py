@@ -33,6 +33,7 @@ def drawn() -> Dataset:
 def test_a_data_set_its_file_and_its_bytes_give_the_same(
     reader: LoadedModel, drawn: Dataset, tmp_path: Path
 ) -> None:
+    """Each kind goes the way of files, and the caller's data set is left as it was."""
     drawn.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     content = (tmp_path / "a.dcm").read_bytes()
     first, *others = reader.describe_each(

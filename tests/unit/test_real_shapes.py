@@ -288,6 +288,7 @@ def test_a_system_role_comes_before_the_prompt(tmp_path):
 
 
 def test_both_questions_to_chexagent_are_one_batch_and_answered_as_alone(tmp_path):
+    """Two pictures with two questions each are one call of four rows."""
     folder = checkpoints.build(
         tmp_path / "small", "FileForCausalLM", processor="", tokenizer="FileTokenizer"
     )

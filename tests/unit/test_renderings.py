@@ -168,6 +168,7 @@ def test_the_flagged_image_has_no_concept_name() -> None:
 
 
 def test_the_overlay_repeats_the_display_of_the_image() -> None:
+    """A presentation state overrides polarity, rescale and window: it must repeat them."""
     source = reports.source(
         PhotometricInterpretation="MONOCHROME1",
         WindowCenter=["2048", "1000"],

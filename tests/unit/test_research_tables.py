@@ -103,6 +103,7 @@ def test_any_bytes_are_a_table_or_one_error(
 def test_one_image_under_two_names_counts_once_or_is_a_contradiction(
     tmp_path: Path, run: Path
 ) -> None:
+    """One row names it by its file, the other by its UID."""
     labels = tmp_path / "labels.csv"
     labels.write_text("file,sop_instance_uid,fracture\n0.dcm,,1\n,1.2.0,1\n1.dcm,,0\n")
     found = match(run, labels)

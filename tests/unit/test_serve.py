@@ -180,6 +180,7 @@ def test_a_refused_dicom_file_says_why(server):
 
 
 def test_requests_that_come_together_are_one_batch(pipeline):
+    """The batch former is held until all four wait, so the test needs no luck."""
     running = Running(pipeline)
     running.desk.batches.linger_s = 20
     running.desk.batches.expect()  # so that the first waits for the others
@@ -268,6 +269,7 @@ def test_files_are_read_from_the_allowed_folder_only(server):
 
 
 def test_keys_limits_and_slow_bodies(pipeline):
+    """Without a key nothing but the health is told; large and slow bodies end early."""
     running = Running(pipeline, (KEY,), most_bytes=1_000_000, body_timeout=0.4)
     try:
         assert httpx2.get(f"{running.url}/healthz", trust_env=False).status_code == 200
@@ -357,6 +359,8 @@ def test_the_models_trouble_is_a_status_that_says_whether_to_come_back(
 
 
 def test_an_answer_cut_off_is_told_as_length(pipeline):
+    """OpenAI's form knows no time limit; clients understand `length`."""
+
     class Cut(Faulty):
         def describe(self, cases, progress=None):
             for case in cases:

@@ -191,6 +191,7 @@ UNITS = [
 def test_ten_thousand_characters_of_anything_cost_no_more_than_four_times_a_quarter(
     head: str,
 ) -> None:
+    """A pattern that backtracks takes the square of it, or never ends."""
     parse(head)  # the lexicon is read on first use
     slow = {}
     for unit in UNITS:

@@ -98,6 +98,7 @@ def test_an_archive_gets_the_class_it_takes_as_if_it_had_been_built_so(
 
 
 def test_every_attempt_sends_the_same_bytes_until_the_archive_answers(house: House) -> None:
+    """An archive that took the first attempt must see a repetition, not a second report."""
     archive = Archive("enhanced")
     archive.loses = 3
     house.deliver(archive, 3)

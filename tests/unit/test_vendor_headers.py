@@ -159,6 +159,7 @@ def calm(bits: int) -> Array:
 def test_an_unsigned_stream_behind_a_signed_header_holds_its_bit_patterns(
     decoder: Decoder, syntax: str, is_negative: bool
 ) -> None:
+    """Devices give encoders signed pixels as if they were unsigned."""
     encode, precision = CODECS[syntax]
     bits = min(precision, 12)
     half = 1 << (bits - 1)
@@ -412,6 +413,7 @@ def test_a_compressed_image_that_calls_itself_uncompressed_is_read(decoder: Deco
 def test_an_icon_that_is_cut_short_costs_nothing(
     decoder: Decoder, syntax: str, is_undefined: bool
 ) -> None:
+    """The icon says that it is longer than its item; the image's own pixels are found behind it."""
     ds = instance(drawn(), **WHOLE)
     if syntax == JPEG_LS:
         ds = compressed(ds, JPEG_LS, lossless())

@@ -199,6 +199,7 @@ def test_an_engine_that_is_away_takes_no_attempt_and_makes_no_report(station: St
 def test_an_image_that_breaks_the_accelerator_cannot_end_workers_for_ever(
     station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A lost device costs an attempt of each image, so the one to blame ends as failed."""
     ends: list[bool] = []
     monkeypatch.setattr("worker.service.tasks._exit_hard", lambda: ends.append(True))
     uids = ["1.2.3.1", "1.2.3.2"]
@@ -351,6 +352,7 @@ def test_what_is_stat_goes_before_what_waits_longer(station: Station) -> None:
 
 
 def test_a_job_that_was_tried_before_shares_its_batch_with_none(station: Station) -> None:
+    """An earlier worker may have died of it: its neighbours are spared."""
     for i in range(4):
         station.receive(f"1.2.3.{i}")
 
@@ -459,6 +461,7 @@ def test_a_worker_that_is_not_stuck_keeps_its_file_young(tmp_path: Path) -> None
 
 
 def test_a_result_is_posted_again_until_the_node_is_back(station: Station) -> None:
+    """The pauses double, and the last failure is told."""
     station.receive("1.2.3.1")
     handout = station.hand_out()
     client = NodeClient(f"http://127.0.0.1:{free_ports(1)[0]}", SECRET)
@@ -494,6 +497,7 @@ def test_a_hand_out_waits_for_a_node_that_restarts(
 
 
 def test_a_wrong_secret_is_told_as_such(station: Station) -> None:
+    """A claim twice by one ticket is one lease; another ticket is stale."""
     station.receive("1.2.3.1")
     ticket = station.hand_out().tickets[0]
     url = station.settings.web.url
