@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dicom_node.standard.reject_unreadable import UNREADABLE
 from pydicom import Dataset, FileDataset
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
@@ -19,6 +18,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from dicom_node.base.errors import Rejected
 from dicom_node.base.rims import foreign_code
+from dicom_node.standard.unreadable import UNREADABLE
 from worker.image import elements
 
 MOST_BYTES = 160 << 20

@@ -72,7 +72,7 @@ class ChatServerModel:
                 f"models.{name}.url: {urlsplit(options.url).hostname} is not this machine, and "
                 f"pixels would leave it; set allow_remote = true if they may"
             )
-        self._read_key = _read_key(name, options.api_key_file)
+        self._key = _read_key(name, options.api_key_file)
         self._served = options.served_model
         self._root = ""
         self._client: Any = None
@@ -154,7 +154,7 @@ class ChatServerModel:
         import httpx2
 
         options = self.options
-        headers = {"Authorization": f"Bearer {self._key}"} if self._read_key else {}
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         limits = httpx2.Limits(max_connections=options.concurrent)
         try:
             return httpx2.Client(

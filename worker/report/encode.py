@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import Any, Final
 
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.encode_elements import Dataset
+from pydicom.dataset import Dataset
 from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_data_element
 

@@ -499,7 +499,7 @@ class _Tracking:
 
     def __init__(self, evidence: Evidence, algorithm: Algorithm, order: ReportOrder) -> None:
         self._evidence, self._order = evidence, order
-        self._device_observer = device_uid(algorithm)
+        self._device = device_uid(algorithm)
         self._options = options_of_model(algorithm)
         self._seen: Counter[str] = Counter()
 
@@ -508,7 +508,7 @@ class _Tracking:
         self._seen[place] += 1
         name = place if self._seen[place] == 1 else f"{place} ({self._seen[place]})"
         source = self._evidence.sop_instance_uid
-        uid = derived_uid("tracking", source, self._device_observer, name)
+        uid = derived_uid("tracking", source, self._device, name)
         group = container(
             codes.MEASUREMENT_GROUP,
             [

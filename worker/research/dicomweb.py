@@ -153,7 +153,7 @@ class _Reader:
                     study, series, uid, media_types=(("application/dicom", "*"),)
                 )
         except self._failures as exc:
-            raise OSError(0, f"The archive does not give it: {self._why(exc)}") from exc
+            raise OSError(0, f"The archive does not give it: {self._explain_failure(exc)}") from exc
         file = io.BytesIO()
         ds.save_as(file, enforce_file_format=True)
         return file.getvalue()
