@@ -151,8 +151,8 @@ def main() -> int:
                 print(f"{name:48} {step:20} {words[0]:>9} {words[1]:>9} {words[2]:>9}")
                 pictures += both
                 is_far = is_far or any("!" in word for word in words)
-    if options.draw_sheet:
-        Image.fromarray(draw_sheet(pictures, 6)).save(options.draw_sheet)
+    if options.sheet:
+        Image.fromarray(draw_sheet(pictures, 6)).save(options.sheet)
     return int(is_far)
 
 

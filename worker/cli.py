@@ -581,7 +581,7 @@ def _run_draw(options: argparse.Namespace) -> int:
             from worker.selftest import write
 
             drawn = write(options.out)
-        elif options.write_exhibits:
+        elif options.exhibits:
             drawn = write_exhibits(options.out, options.seed)
         else:
             drawn = write_set(options.count, options.out, options.seed)

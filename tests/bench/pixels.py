@@ -154,15 +154,15 @@ def whole_way(content: bytes, decoder: Decoder, repeats: int) -> None:
     ds = pixels.read(content)
     stored, _ = halve_stored(header.read(ds), decoder.decode(ds), SIZE[0])
     whole = (slice(0, stored.shape[0]), slice(0, stored.shape[1]))
-    grey_table = grey.grey_table(header.read(ds), stored, whole, Pixels())
-    levels = grey_table.apply(stored)
+    table = grey.grey_table(header.read(ds), stored, whole, Pixels())
+    levels = table.apply(stored)
     picture = Image.fromarray(levels)
     parts = timed(
         repeats,
         read=lambda: pixels.read(content),
         halve=lambda: halve_stored(header.read(ds), decoder.decode(ds), SIZE[0]),
-        grey_table=lambda: grey.grey_table(header.read(ds), stored, whole, Pixels()),
-        apply=lambda: grey_table.apply(stored),
+        table=lambda: grey.grey_table(header.read(ds), stored, whole, Pixels()),
+        apply=lambda: table.apply(stored),
         screen=lambda: screen(levels),
         resize=lambda: picture.resize(SIZE, Image.Resampling.BICUBIC, reducing_gap=2.0),
     )

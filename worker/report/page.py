@@ -110,7 +110,7 @@ def font_face(name: str) -> TTFont:
 def find_glyph(character: str, is_bold: bool) -> tuple[str, str, float]:
     """Return the font that has `character`, what to draw, and its width at size 1."""
     for name in (BOLD, REGULAR, IDEOGRAPHS) if is_bold else (REGULAR, IDEOGRAPHS):
-        if ord(character) in font_face(name).font_face.charToGlyph:
+        if ord(character) in font_face(name).face.charToGlyph:
             return name, character, font_face(name).stringWidth(character, 1)
     return REGULAR, MISSING, font_face(REGULAR).stringWidth(MISSING, 1)
 

@@ -80,7 +80,7 @@ class _Stage:
     threshold: float
     limits: Floats
     below: Floats
-    sum_above: Floats
+    above: Floats
     upright: _Points
     """In the integral of the picture."""
     turned: _Points
@@ -195,7 +195,7 @@ class _View:
             # Features are compared per unit of contrast, so that exposure and window make no
             # difference.
             value /= norm[:, None]
-            score = np.where(value < stage.limits, stage.below, stage.sum_above).sum(axis=1)
+            score = np.where(value < stage.limits, stage.below, stage.above).sum(axis=1)
             passed = score >= stage.threshold - _EPSILON
             rows, columns, norm = rows[passed], columns[passed], norm[passed]
             if not rows.size:
@@ -247,7 +247,7 @@ def _read_cascade(side: str) -> _Cascade:
 def _read_stage(element: ET.Element, features: tuple[_Feature, ...]) -> _Stage:
     stumps = [_read_stump(stump) for stump in element.findall("weakClassifiers/_")]
     chosen = [features[place] for place, *_ in stumps]
-    limits, below, sum_above = (
+    limits, below, above = (
         np.array(leaf) for leaf in zip(*(rest for _, *rest in stumps), strict=True)
     )
     upright = [_corner_weights(feature) if not feature.weights.size else {} for feature in chosen]
@@ -263,7 +263,7 @@ def _read_stage(element: ET.Element, features: tuple[_Feature, ...]) -> _Stage:
     ]
     threshold = float(_element_text(element, "stageThreshold"))
     return _Stage(
-        threshold, limits, below, sum_above, _integral_points(upright), _integral_points(turned)
+        threshold, limits, below, above, _integral_points(upright), _integral_points(turned)
     )
 
 
@@ -296,8 +296,8 @@ def _element_text(element: ET.Element, name: str) -> str:
 
 def _read_stump(element: ET.Element) -> tuple[int, float, float, float]:
     _, _, place, limit = _element_text(element, "internalNodes").split()
-    below, sum_above = _element_text(element, "leafValues").split()
-    return int(place), float(limit), float(below), float(sum_above)
+    below, above = _element_text(element, "leafValues").split()
+    return int(place), float(limit), float(below), float(above)
 
 
 def _read_feature(element: ET.Element, width: int, height: int) -> _Feature:
