@@ -196,9 +196,12 @@ def test_an_image_has_one_id_in_the_logs_of_node_and_worker_and_in_its_trace(
     (job,) = (one["job"] for one in node.trace(ds.SOPInstanceUID)["jobs"])
     traced = bytes.fromhex(job)
     wait_for("the trace", lambda: any(traced in body for body in collector[1]), 60)
-    lines = [json.loads(line) for line in node.log.read_text().splitlines() if line[:1] == "{"]
-    wrote = {line["logger"].partition(".")[0] for line in lines if line.get("job") == job}
-    assert wrote == {"dicom_node", "worker"}
+
+    def wrote() -> set[str]:
+        lines = [json.loads(line) for line in node.log.read_text().splitlines() if line[:1] == "{"]
+        return {line["logger"].partition(".")[0] for line in lines if line.get("job") == job}
+
+    wait_for("lines of both", lambda: wrote() == {"dicom_node", "worker"}, 60)
     sent = b"".join(body for body in collector[1] if traced in body)
     assert not any(
         word in sent for word in (str(ds.PatientID).encode(), ds.SOPInstanceUID.encode())

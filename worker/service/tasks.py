@@ -550,6 +550,7 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
     desk = Desk(pipeline, settings, secret, pulse, room.ring)
     register(app, desk)
     take_while_there_is_room(app, desk, room)
+    signals.setup_logging.connect(_quiet_celery, weak=False)
     pulse.start()
     threading.Thread(target=announce, args=(desk,), name="announce", daemon=True).start()
     end_on_signals(desk, pulse)
@@ -567,12 +568,17 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
             "--without-gossip",
             "--without-mingle",
             "--without-heartbeat",
-            "--loglevel=WARNING",
         ]
     )
     # Whoever asked this process to end was answered by `_end`: this is the broker's doing.
     pulse.give_back()
     raise Unreachable(f"{broker.redacted(settings.worker.broker)}: Celery has given it up")
+
+
+def _quiet_celery(**_: object) -> None:
+    """Keep the logs of this program: Celery would set the level of all of them to its own."""
+    for name in ("celery", "kombu"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def end_on_signals(desk: Desk, pulse: LeaseRenewal) -> None:
