@@ -217,7 +217,8 @@ class Container:
         self._environment = {"PATH": _path(), **image.variables, **variables}
         self._user = image.user
         words = ["bwrap", "--ro-bind", str(folder), "/", "--dev", "/dev", "--proc", "/proc"]
-        words += ["--tmpfs", "/tmp", "--unshare-pid", "--unshare-ipc"]
+        # as compose.yaml mounts it: everybody may write, nobody may remove another's files
+        words += ["--perms", "1777", "--tmpfs", "/tmp", "--unshare-pid", "--unshare-ipc"]
         words += [] if shares_network else ["--unshare-net"]
         words += ["--die-with-parent", "--as-pid-1", "--chdir", image.folder]
         for inside, outside in mounts.items():
@@ -394,6 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(prog="python -m tests.images", description=__doc__)
     options.add_argument("image", choices=("node", "worker", "worker.gpu"))
     options.add_argument("--cache", type=Path, help="folder that keeps the Debian of the base")
+    options.add_argument("--root", type=Path, help="where the root file system is made, or is")
     chosen = options.parse_args(arguments)
     return where_possible(f"image {chosen.image}", lambda: _build_and_run(chosen))
 
@@ -415,11 +417,14 @@ def _build_and_run(chosen: argparse.Namespace) -> int:
     scratch.chmod(0o755)
     began = time.monotonic()
     try:
-        folder = scratch / "root"
-        base_system(folder, chosen.cache)
+        folder = chosen.root or scratch / "root"
+        is_built = folder.exists()
+        if not is_built:
+            base_system(folder, chosen.cache)
         before = _size_mb(folder)
         based = time.monotonic()
-        build(image, folder)
+        if not is_built:
+            build(image, folder)
         built = time.monotonic()
         run = run_node if chosen.image == "node" else run_worker
         result = {
