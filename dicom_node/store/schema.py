@@ -17,8 +17,9 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects import postgresql
 
-VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every schema version there was; the last is that of this software."""
 
 READABLE_BY = "0007"
@@ -69,6 +70,8 @@ def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -
 
 _UNFINISHED = "state IN ('received', 'queued', 'running', 'failed')"
 _UNSENT = "state IN ('pending', 'retrying')"
+_UNSORTED = "sort_name = ''"
+_UNFOUND = "finding IS NULL AND state IN ('reported', 'rejected')"
 
 SUPERSEDED = (
     "ix_instances_folded_name",
@@ -132,6 +135,15 @@ instances = Table(
     _text_column("referring_physician"),
     Column("is_filled", Integer, nullable=False, server_default="0"),
     _text_column("association"),  # since 0005
+    # since 0008, see `ledger.search.sort_name`; empty in rows that wait for `ledger.upgrading`
+    Column(
+        "sort_name",
+        Text().with_variant(postgresql.TEXT(collation="C"), "postgresql"),
+        nullable=False,
+        server_default="",
+    ),
+    Index(None, "sort_name", "received_at"),
+    _partial_index("ix_instances_unsorted", "received_at", where=_UNSORTED),
     Index(None, "study_instance_uid"),
     Index(None, "accession_number"),
     Index(None, "patient_id"),
@@ -294,6 +306,10 @@ jobs = Table(
     Column("is_kept", Integer, nullable=False, server_default="1"),
     Column("order_id", Integer),
     Column("maker_id", Integer),  # since 0006; a row without has its maker in its own columns
+    # since 0008: p(resent), u(ndetermined), a(bsent), n(one), once there is a result
+    Column("finding", String(1)),
+    _partial_index("ix_jobs_finding", "finding", "received_at", where="finding <> ''"),
+    _partial_index("ix_jobs_unfound", "ended_at", where=_UNFOUND),
     UniqueConstraint("sop_instance_uid", "model", "generation"),
     _partial_index(
         "ix_jobs_unfinished", "state", "model", "priority", "received_at", where=_UNFINISHED
@@ -305,6 +321,11 @@ jobs = Table(
 IS_UNFINISHED = text(f"jobs.{_UNFINISHED}")
 """To be said by every statement that looks for jobs by their state, which alone finds its index:
 finished jobs are all but a few."""
+
+IS_UNFOUND = text(f"jobs.{_UNFOUND.replace('state', 'jobs.state')}")
+HAS_FINDING = text("jobs.finding <> ''")
+IS_UNSORTED = text(f"instances.{_UNSORTED}")
+"""As `IS_UNFINISHED`, of rows that an older version wrote."""
 
 orders = Table(
     "orders",

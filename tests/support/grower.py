@@ -212,6 +212,7 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator
             "series_instance_uid": uid(33),
             "patient_id": "'PHANTOM-' || i",
             "patient_name": f"'Name' || {name} || '^Chest'",
+            "sort_name": f"'name' || {name} || '^chest'",
             "accession_number": "'PH' || i",
             "number": "i",
             "received_at": at,

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledgers import NOW, fresh, instance, on, reported, route
+from ledgers import NOW, fresh, instance, on, post, reported, result, route
 
 from dicom_node.base.errors import NotFound
 from dicom_node.base.job import Reason, Result
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, studies, upgrading
+from dicom_node.store.ledger.history import is_in_state
+from dicom_node.store.ledger.search import sort_name
 from dicom_node.store.ledger.studies import StudyFilter, StudyView
+from dicom_node.store.schema import instances, jobs
 
 
 def receive(ledger: Ledger, n: int, study: str, *, routed: bool = False, **facts: Any) -> str:
@@ -21,8 +24,8 @@ def receive(ledger: Ledger, n: int, study: str, *, routed: bool = False, **facts
     return one.sop_instance_uid
 
 
-def uids(studies: tuple[StudyView, ...]) -> list[list[str]]:
-    return [[image.sop_instance_uid.split(".")[-1] for image in one.images] for one in studies]
+def uids(found: tuple[StudyView, ...]) -> list[list[str]]:
+    return [[image.sop_instance_uid.split(".")[-1] for image in one.images] for one in found]
 
 
 def everything(ledger: Ledger, limit: int, **wanted: Any) -> list[list[str]]:
@@ -45,19 +48,19 @@ def test_a_study_stands_once_at_its_newest_image_with_all_of_them(ledger: Ledger
     assert numbers == [1, 2]
 
 
-@given(studies=st.lists(st.integers(0, 6), max_size=24), limit=st.integers(1, 7))
+@given(numbers=st.lists(st.integers(0, 6), max_size=24), limit=st.integers(1, 7))
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_pages_show_each_study_once_and_leave_none_out(
-    tmp_path_factory: pytest.TempPathFactory, studies: list[int], limit: int
+    tmp_path_factory: pytest.TempPathFactory, numbers: list[int], limit: int
 ) -> None:
     ledger = Ledger.open(fresh(tmp_path_factory.mktemp("ledger")))
-    for n, study in enumerate(studies, 1):
+    for n, study in enumerate(numbers, 1):
         receive(ledger, n, f"1.{study}")
     shown = everything(ledger, limit)
     expected = {
-        study: [str(n) for n, one in enumerate(studies, 1) if one == study] for study in studies
+        study: [str(n) for n, one in enumerate(numbers, 1) if one == study] for study in numbers
     }
     assert sorted(shown) == sorted(expected.values())
     assert shown == sorted(shown, key=lambda images: -int(images[-1]))
@@ -134,11 +137,11 @@ def scattered(ledger: Ledger) -> None:
             if kind == "failed":
                 assert ledger.jobs.release(ticket.job, ticket.token, "oom", True, 0, 1)
             else:
-                result = Result(
+                done = Result(
                     token=ticket.token, outcome="rejected", model="phantom", model_version="1",
                     device_uid="2.25.1", reason=Reason(code="lateral-view", text="lateral view"),
                 )  # fmt: skip
-                assert ledger.jobs.report(ticket.job, ticket.token, result, {})
+                assert ledger.jobs.report(ticket.job, ticket.token, done, {})
 
 
 @pytest.mark.parametrize("limit", [1, 3])
@@ -168,20 +171,126 @@ def test_the_oldest_of_a_state_come_first(ledger: Ledger) -> None:
     ]  # fmt: skip
 
 
-def test_an_order_that_is_made_of_the_newest_says_so(
+def test_an_order_of_what_a_search_finds_says_when_it_is_of_the_newest(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dicom_node.store.ledger import studies
-
     scattered(ledger)
-    assert ledger.studies.page(5, StudyFilter(sort="name")).sorted_among == 0
-    monkeypatch.setattr(studies, "MOST_SCANNED", 4)
-    page = ledger.studies.page(5, StudyFilter(sort="name"))
-    assert (page.sorted_among, len(page.studies)) == (4, 4)
     monkeypatch.setattr(studies, "MOST_SORTED", 1)
-    assert ledger.studies.page(5, StudyFilter(sort="name", state="ignored")).sorted_among == 1
-    for sort in ("oldest", "trouble"):
+    by_name = StudyFilter(sort="name", search="A1")
+    assert ledger.studies.page(5, by_name).sorted_among == 1
+    for sort in ("oldest", "trouble", "name", "finding"):
         assert ledger.studies.page(5, StudyFilter(sort=sort)).sorted_among == 0
+
+
+@pytest.mark.parametrize("sort", ["name", "finding"])
+def test_rows_of_an_older_version_are_sorted_among_the_newest_until_they_are_filled(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, sort: str
+) -> None:
+    scattered(ledger)
+    whole = everything(ledger, 2, sort=sort)
+    with ledger.database.writing() as connection:
+        connection.execute(instances.update().values(sort_name=""))
+        connection.execute(jobs.update().values(finding=None))
+    monkeypatch.setattr(studies, "MOST_SCANNED", 4)
+    page = ledger.studies.page(5, StudyFilter(sort=sort))
+    assert (page.sorted_among, len(page.studies)) == (4, 4)
+    monkeypatch.setattr(upgrading, "SORTED_AT_ONCE", 3)
+    steps = []
+    while step := ledger.upgrading.step():
+        steps.append(step)
+    assert len(steps) > 3
+    assert ledger.studies.page(5, StudyFilter(sort=sort)).sorted_among == 0
+    assert everything(ledger, 2, sort=sort) == whole
+
+
+NAMES = ("", "Émile^B", "emile^b", "Adam", "zoe^C", "Ünal", "山田^太郎", "^^", "0")
+FINDINGS = ("present", "undetermined", "absent", "rejected", "failed", "received", "ignored")
+IMAGES = st.lists(
+    st.tuples(st.integers(0, 5), st.sampled_from(NAMES), st.sampled_from(FINDINGS), st.booleans()),
+    max_size=14,
+)
+
+
+def live_through(ledger: Ledger, n: int, study: int, name: str, found: str, again: bool) -> None:
+    """Receive an image, let its report say something, and then, where wanted, something else."""
+    one = instance(n, study_instance_uid=f"1.{study}", patient_name=name, patient_id=name)
+    routes = [] if found == "ignored" else [route(send_to=())]
+    on(ledger, NOW + n).instances.receive(one, routes)
+    for at, said in ((0, found), *(((1000, "absent"),) if again and found == "present" else ())):
+        if at:
+            on(ledger, NOW + n + at).acts.replay(one.sop_instance_uid)
+        if said in ("received", "ignored"):
+            return
+        known = {job.job for job in ledger.history.trace(one.sop_instance_uid).jobs}
+        tickets = ledger.jobs.hand_out("phantom", 99, NOW + n + 60)
+        (ticket,) = (given for given in tickets if given.job in known)
+        ledger.jobs.claim(ticket.job, ticket.token, "w", 60)
+        if said == "failed":
+            ledger.jobs.release(ticket.job, ticket.token, "oom", True, 0, 1)
+        elif said == "rejected":
+            reason = Reason(code="lateral-view", text="lateral view")
+            done = Result(
+                token=ticket.token, outcome="rejected", model="phantom", model_version="1",
+                device_uid="2.25.1", reason=reason,
+            )  # fmt: skip
+            assert ledger.jobs.report(ticket.job, ticket.token, done, {})
+        else:
+            post(ledger, ticket, result(ticket, n, presence=said), NOW + n + at)
+
+
+def all_studies(ledger: Ledger, limit: int, **wanted: Any) -> list[StudyView]:
+    found, before = [], ""
+    for _ in range(200):
+        page = ledger.studies.page(limit, StudyFilter(**wanted), before)
+        found += page.studies
+        assert page.sorted_among == 0
+        before = page.older
+        if not before:
+            return found
+    raise AssertionError("no end")
+
+
+PLACES = {"present": 0, "undetermined": 1, "absent": 2}
+
+
+@given(images=IMAGES, limit=st.integers(1, 4), since=st.sampled_from([0.0, NOW + 4]),
+       state=st.sampled_from(["", "ignored", "reported", "failed"]))  # fmt: skip
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_every_order_is_right_over_all_images_whatever_else_is_asked(
+    tmp_path_factory: pytest.TempPathFactory,
+    images: list[tuple[int, str, str, bool]],
+    limit: int,
+    since: float,
+    state: str,
+) -> None:
+    """The newest would do for none of these: no more than two are ever sorted as a whole."""
+    ledger = Ledger.open(fresh(tmp_path_factory.mktemp("ledger")))
+    for n, image in enumerate(images, 1):
+        live_through(ledger, n, *image)
+    asked: dict[str, Any] = {"since": since, "state": state}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studies, "MOST_SCANNED", 2)
+        patch.setattr(studies, "MOST_SORTED", 2)
+        wanted = {tuple(one) for one in everything(ledger, limit, **asked)}
+        by_name = all_studies(ledger, limit, sort="name", **asked)
+        by_finding = all_studies(ledger, limit, sort="finding", **asked)
+    for found in (by_name, by_finding):
+        shown = [tuple(one) for one in uids(tuple(found))]
+        assert len(shown) == len(set(shown))
+        assert set(shown) == wanted
+    names = [sort_name(one.newest.row.patient_name) for one in by_name]
+    assert names == sorted(names)
+
+    def place(study: StudyView) -> int:
+        rows = [row for image in study.images for row in image.rows]
+        seen = [one for one in rows if one.received_at >= since and is_in_state(one, state)]
+        return min(PLACES.get(one.presence or "", 3) for one in seen)
+
+    places = [place(one) for one in by_finding]
+    assert places == sorted(places)
+    ledger.close()
 
 
 def test_a_place_in_an_order_holds_no_name_and_stays_when_others_come(ledger: Ledger) -> None:
@@ -211,8 +320,6 @@ def test_an_image_that_nobody_knows_has_no_study(ledger: Ledger) -> None:
 def test_a_page_ends_early_rather_than_look_at_everything(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dicom_node.store.ledger import studies
-
     monkeypatch.setattr(studies, "MOST_LOOKS", 10)
     for n in range(1, 200):
         receive(ledger, n, "1.1" if n > 2 else f"1.{n + 1}")

@@ -32,6 +32,7 @@ from dicom_node.store.ledger.search import (
     ADD_WORDS_POSTGRESQL,
     indexed_text,
     searched_text,
+    sort_name,
 )
 from dicom_node.store.ledger.states import InstanceState, JobState
 from dicom_node.store.ledger.wanted import dump_wishes, wishes_of
@@ -185,7 +186,7 @@ class _Statements:
             new = new.values(number=next_number())
         self.add_instance = database.prepared(
             new.returning(instances.c.number),
-            (*_FACTS, "is_filled", "state", "reason", "received_at", "kept_at"),
+            (*_FACTS, "is_filled", "state", "reason", "received_at", "kept_at", "sort_name"),
         )
         adds_words = ADD_WORDS if database.is_sqlite else ADD_WORDS_POSTGRESQL
         self.add_words = database.prepared(adds_words)
@@ -399,6 +400,7 @@ def _instance_row(arrival: _Arrival, reason: str) -> dict[str, Any]:
     state = InstanceState.IGNORED if reason else InstanceState.ROUTED
     at = arrival.at
     row |= {"is_filled": 1, "state": state, "reason": reason}
+    row["sort_name"] = sort_name(arrival.instance.patient_name)
     return row | {"received_at": at, "kept_at": at}
 
 

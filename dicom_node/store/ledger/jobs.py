@@ -19,7 +19,7 @@ from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.makers import Makers
 from dicom_node.store.ledger.orders import order_of
-from dicom_node.store.ledger.states import HELD, OPEN, WITH_RESULT, JobState
+from dicom_node.store.ledger.states import FINDINGS, HELD, NO_FINDING, OPEN, WITH_RESULT, JobState
 from dicom_node.store.schema import IS_UNFINISHED, holds, instances, jobs, objects, orders
 
 LONGEST_WAIT_S = 120.0
@@ -166,6 +166,7 @@ _REPORT = (
         maker_id=sa.bindparam("maker"),
         demonstration=sa.bindparam("is_demonstration"),
         result=sa.bindparam("content"),
+        finding=sa.bindparam("found"),
         is_kept=sa.bindparam("keeps"),
     )
 )
@@ -503,6 +504,7 @@ class JobLedger:
                 "is_demonstration": result.demonstration,
                 "content": result.model_dump_json(exclude=_IN_COLUMNS, exclude_defaults=True),
                 "keeps": 1 if result.objects else 0,
+                "found": FINDINGS.get(result.presence or "", NO_FINDING),
             }
             changed = connection.execute(_REPORT, values).rowcount
             row = self._read_row(connection, job)

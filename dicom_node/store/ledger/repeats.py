@@ -20,7 +20,7 @@ from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.deliveries import add_deliveries
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
-from dicom_node.store.ledger.search import replace_words, searched_text
+from dicom_node.store.ledger.search import replace_words, searched_text, sort_name
 from dicom_node.store.ledger.states import WITH_RESULT, InstanceState, JobState
 from dicom_node.store.ledger.wanted import Wish, dump_wishes, load_wishes, wishes_of
 from dicom_node.store.schema import conflicts, instances, jobs, likenesses, objects, senders
@@ -382,7 +382,7 @@ def replace_content(
     facts = {
         name: value for name, value in facts.items() if name not in (*kept, "sop_instance_uid")
     }
-    facts |= {"sha256": conflict.sha256}
+    facts |= {"sha256": conflict.sha256, "sort_name": sort_name(corrected.patient_name)}
     connection.execute(
         instances.update()
         .where(instances.c.sop_instance_uid == uid)

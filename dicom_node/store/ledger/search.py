@@ -41,6 +41,15 @@ def searched_text(patient_name: str, patient_id: str, accession_number: str) -> 
     return " ".join(found)
 
 
+_NAMELESS = "\U0010fffd"
+"""Stands behind all letters: who has no name comes last."""
+
+
+def sort_name(patient_name: str) -> str:
+    """Return what patients are sorted by; never empty."""
+    return folded(patient_name[:_LONGEST]).strip("^= ")[:_LONGEST] or _NAMELESS
+
+
 def _search_parts(text: str) -> list[str]:
     plain = folded(text).replace("*", " ").replace("?", " ")
     return [word[:_LONGEST] for word in spaced(plain).split()]

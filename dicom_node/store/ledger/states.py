@@ -63,6 +63,12 @@ WITH_RESULT = (JobState.REPORTED, JobState.REJECTED)
 FINAL = (*WITH_RESULT, JobState.FAILED)
 """A job in one of these changes by an operator's act only."""
 
+FINDINGS: Mapping[str, str] = {"present": "p", "undetermined": "u", "absent": "a"}
+"""The letter that a job has for what its report says, in the order in which reports are sorted."""
+
+NO_FINDING = "n"
+"""The letter of a job whose result says nothing of fractures."""
+
 UNSENT = (DeliveryState.PENDING, DeliveryState.RETRYING)
 """A delivery in one of these is tried until it is sent."""
 

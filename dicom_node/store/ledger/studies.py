@@ -26,8 +26,17 @@ from dicom_node.store.ledger.history import (
     rows_of,
     rows_of_jobs,
 )
+from dicom_node.store.ledger.search import sort_name
+from dicom_node.store.ledger.states import FINDINGS
 from dicom_node.store.ledger.views import Arrival, View
-from dicom_node.store.schema import instances, jobs, judgements
+from dicom_node.store.schema import (
+    HAS_FINDING,
+    IS_UNFOUND,
+    IS_UNSORTED,
+    instances,
+    jobs,
+    judgements,
+)
 
 MOST_IMAGES = 200
 """Images of one study that are looked at."""
@@ -36,7 +45,7 @@ MOST_LOOKS = 3000
 MOST_SORTED = 500
 """Studies that an order sorts among what a search or a reader's judgement finds: the newest."""
 MOST_SCANNED = 5000
-"""Images among which an order by name or finding is made: the newest of what is asked for."""
+"""Images of a period that an order by name or finding looks at as a whole."""
 
 MOST_JUDGED = 5000
 """Judgements, the newest ones, among which `DISAGREED` is looked for."""
@@ -46,6 +55,7 @@ DISAGREED = "disagreed"
 
 SORTS = ("newest", "oldest", "name", "finding", "trouble")
 
+_PLACES = {word: place for place, word in enumerate(FINDINGS)}
 _NO_FINDING = 3
 _TROUBLE = ("failed", "retrying", "received", "queued", "running", "rejected", "ignored")
 
@@ -104,8 +114,8 @@ class StudyFilter:
     until: float = 0.0
     """Received before; 0 sets no bound."""
     sort: str = "newest"
-    """One of `SORTS`. By reception and by trouble the ledger's own indexes lead through all there
-    is; by name and finding, and behind a search, the newest are sorted."""
+    """One of `SORTS`. The ledger's own indexes lead through all there is; behind a search the
+    newest are sorted."""
 
 
 class Studies:
@@ -131,14 +141,46 @@ class Studies:
             if is_found and (wanted.sort != "newest" or wanted.state == DISAGREED):
                 return _sorted_page(stream.studies(""), wanted.sort, limit, before)
             if wanted.sort in ("name", "finding"):
-                if wanted.state:
-                    return _sorted_page(stream.studies(""), wanted.sort, limit, before)
-                return _scanned_page(connection, wanted, limit, before)
+                return self._ordered_page(connection, wanted, limit, before)
             if wanted.sort == "trouble" and not wanted.state:
                 return self._trouble_page(connection, wanted, limit, before)
             shown = list(islice(stream.studies(before), limit))
             is_end = len(shown) < limit and not stream.is_cut
             return StudyPage(tuple(shown), "" if is_end else stream.place)
+
+    def _ordered_page(
+        self, connection: Connection, wanted: StudyFilter, limit: int, before: str
+    ) -> StudyPage:
+        """Return a page by name or finding: of few studies all are sorted, else an index leads."""
+        is_sorted = _is_sorted(connection, wanted.sort)
+        if wanted.state:
+            stream = _Stream(connection, replace(wanted, sort="newest"), self._database.is_sqlite)
+            few = list(islice(stream.studies(""), MOST_SORTED + 1))
+            if not is_sorted or (len(few) <= MOST_SORTED and not stream.is_cut):
+                return _sorted_page(iter(few), wanted.sort, limit, before)
+        elif not is_sorted or _is_short(connection, wanted):
+            return _scanned_page(connection, wanted, limit, before)
+        if wanted.sort == "finding":
+            return self._finding_page(connection, wanted, limit, before)
+        by_name = _NameStream(connection, wanted, self._database.is_sqlite)
+        shown = list(islice(by_name.studies(before), limit))
+        is_end = len(shown) < limit and not by_name.is_cut
+        return StudyPage(tuple(shown), "" if is_end else by_name.place)
+
+    def _finding_page(
+        self, connection: Connection, wanted: StudyFilter, limit: int, before: str
+    ) -> StudyPage:
+        """Return a page of studies by what their reports say, in each from the newest on."""
+        first, _, place = before.partition("|")
+        shown: list[StudyView] = []
+        best = int(first) if first in ("0", "1", "2", "3") else 0
+        for rank in range(best, _NO_FINDING + 1):
+            stream = _FindingStream(connection, wanted, self._database.is_sqlite, rank)
+            shown += islice(stream.studies(place), limit - len(shown))
+            if len(shown) == limit or stream.is_cut:
+                return StudyPage(tuple(shown), f"{rank}|{stream.place or place}")
+            place = ""
+        return StudyPage(tuple(shown), "")
 
     def _trouble_page(
         self, connection: Connection, wanted: StudyFilter, limit: int, before: str
@@ -206,7 +248,7 @@ class _Stream:
         while chunk := list(islice(rows, 64)):
             known = _studies_of(self._connection, [row for row in chunk if self._is_wanted(row)])
             for row in chunk:
-                self.place = place_key(row)
+                self.place = self._place_of(row)
                 left -= 1
                 if self._is_behind(row) and not (wanted.search or wanted.state):
                     return
@@ -220,6 +262,10 @@ class _Stream:
             if left <= 0:
                 self.is_cut = True
                 return
+
+    def _place_of(self, row: Arrival) -> str:
+        """Return the key of the page behind a row."""
+        return place_key(row)
 
     def _next_arrivals(self, before: str) -> Iterator[Arrival]:
         wanted = self._wanted
@@ -276,6 +322,133 @@ class _Stream:
             if any(is_in_state(row, wanted.state) and self._is_wanted(row) for row in image.rows)
         ]
         return bool(matching) and matching[-1] == row.sop_instance_uid
+
+
+class _NameStream(_Stream):
+    """Studies by their patient's name; the key of a page is a UID: no name is in an address."""
+
+    def _place_of(self, row: Arrival) -> str:
+        return _behind_key(0, row.sop_instance_uid)
+
+    def _next_arrivals(self, before: str) -> Iterator[Arrival]:
+        uid = before.removeprefix("@").partition("~")[2] if before.startswith("@") else ""
+        return rows_of(self._connection, _by_name(self._connection, uid), "")
+
+    def _first_place(self) -> str:
+        return ""
+
+    def _is_behind(self, row: Arrival) -> bool:
+        return False
+
+    def _is_wanted(self, row: Arrival) -> bool:
+        return super()._is_wanted(row) and is_in_state(row, self._wanted.state)
+
+
+class _FindingStream(_Stream):
+    """Studies whose first report in the order of findings has one place in it.
+
+    Within a period the rows of its time lead to them, else an index of the letters of results;
+    what has none is found among all.
+    """
+
+    def __init__(
+        self, connection: Connection, wanted: StudyFilter, is_sqlite: bool, place: int
+    ) -> None:
+        super().__init__(connection, replace(wanted, state="", sort="newest"), is_sqlite)
+        self._state = wanted.state
+        self._best = place
+        self._is_by_letter = place < _NO_FINDING and not (wanted.since or wanted.until)
+
+    def _place_of(self, row: Arrival) -> str:
+        return f"0~0~{row.job}" if self._is_by_letter else place_key(row)
+
+    def _next_arrivals(self, before: str) -> Iterator[Arrival]:
+        if not self._is_by_letter:
+            return super()._next_arrivals(before)
+        letter = tuple(FINDINGS.values())[self._best]
+        return rows_of_jobs(
+            self._connection, _by_letter(self._connection, letter, before.rpartition("~")[2])
+        )
+
+    def _is_behind(self, row: Arrival) -> bool:
+        return not self._is_by_letter and super()._is_behind(row)
+
+    def _is_wanted(self, row: Arrival) -> bool:
+        return super()._is_wanted(row) and is_in_state(row, self._state)
+
+    def _stands_here(self, study: StudyView, row: Arrival) -> bool:
+        places = {
+            image.sop_instance_uid: min(
+                (_finding_rank(one) for one in image.rows if self._is_wanted(one)),
+                default=_NO_FINDING + 1,
+            )
+            for image in study.images
+        }
+        if min(places.values()) != self._best:
+            return False
+        if study.is_cut:
+            return True
+        best = [uid for uid, at in places.items() if at == self._best]
+        return best[-1] == row.sop_instance_uid
+
+
+def _is_sorted(connection: Connection, sort: str) -> bool:
+    """Return whether every row has what it is sorted by; an older version's get it in a while."""
+    query = (
+        sa.select(instances.c.sop_instance_uid).where(IS_UNSORTED)
+        if sort == "name"
+        else sa.select(jobs.c.id).where(IS_UNFOUND)
+    )
+    return connection.execute(query.limit(1)).first() is None
+
+
+def _is_short(connection: Connection, wanted: StudyFilter) -> bool:
+    """Return whether a period was asked for that has few images."""
+    if not (wanted.since or wanted.until):
+        return False
+    some = sa.select(sa.literal(1)).where(instances.c.received_at >= wanted.since)
+    if wanted.until:
+        some = some.where(instances.c.received_at < wanted.until)
+    found = some.limit(MOST_SCANNED + 1).subquery()
+    count = connection.scalar(sa.select(sa.func.count()).select_from(found))
+    return int(count or 0) <= MOST_SCANNED
+
+
+def _by_name(connection: Connection, behind: str) -> Iterator[list[str]]:
+    """Yield chunks of Instances by the names of their patients, those behind one of them."""
+    name, at, uid = instances.c.sort_name, instances.c.received_at, instances.c.sop_instance_uid
+    last: Any = None
+    if behind:
+        last = connection.execute(sa.select(name, at, uid).where(uid == behind)).first()
+    size = 64
+    while True:
+        query = sa.select(name, at, uid).order_by(name, at, uid).limit(size)
+        if last is not None:
+            query = query.where(sa.tuple_(name, at, uid) > tuple(last))
+        rows = connection.execute(query).all()
+        if rows:
+            yield [row.sop_instance_uid for row in rows]
+            last = rows[-1]
+        if len(rows) < size:
+            return
+
+
+def _by_letter(connection: Connection, letter: str, behind: str) -> Iterator[str]:
+    """Yield the jobs whose results have a letter, the last received one first."""
+    at, job = jobs.c.received_at, jobs.c.id
+    last: Any = None
+    if behind:
+        last = connection.execute(sa.select(at, job).where(job == behind)).first()
+    while True:
+        query = sa.select(at, job).where(jobs.c.finding == letter, HAS_FINDING)
+        query = query.order_by(at.desc(), job.desc()).limit(64)
+        if last is not None:
+            query = query.where(at <= last.received_at, (at < last.received_at) | (job < last.id))
+        rows = connection.execute(query).all()
+        yield from (row.id for row in rows)
+        if len(rows) < 64:
+            return
+        last = rows[-1]
 
 
 StudyKey = tuple[str, str, str]
@@ -363,7 +536,9 @@ def _scanned_page(
         newest.setdefault(key, row.sop_instance_uid)
         ranks[key] = min(ranks.get(key, _NO_FINDING), found.get(row.sop_instance_uid, _NO_FINDING))
     by_name = wanted.sort == "name"
-    ordered = sorted(newest, key=lambda key: (0, key[2]) if by_name else (ranks[key], ""))
+    ordered = sorted(
+        newest, key=lambda key: (0, sort_name(key[2])) if by_name else (ranks[key], "")
+    )
     start = _page_behind([newest[key] for key in ordered], before)
     asked = ordered[start : start + limit]
     known = _studies_of(connection, rows_of(connection, [[newest[key] for key in asked]], ""))
@@ -413,7 +588,7 @@ def _sort_studies(studies: list[StudyView], sort: str) -> list[StudyView]:
     if sort == "oldest":
         return sorted(studies, key=lambda study: study.newest.row.received_at)
     if sort == "name":
-        return sorted(studies, key=lambda study: folded(study.newest.row.patient_name))
+        return sorted(studies, key=lambda study: sort_name(study.newest.row.patient_name))
     if sort == "finding":
         return sorted(
             studies, key=lambda study: min(_finding_rank(row) for row in _study_rows(study))
@@ -431,7 +606,7 @@ def _study_rows(study: StudyView) -> Iterator[Arrival]:
 
 
 def _finding_rank(row: Arrival) -> int:
-    return {"present": 0, "undetermined": 1, "absent": 2}.get(row.presence or "", _NO_FINDING)
+    return _PLACES.get(row.presence or "", _NO_FINDING)
 
 
 def _trouble_rank(row: Arrival) -> int:

@@ -16,13 +16,33 @@ from sqlalchemy.engine import Connection
 
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.makers import name_makers
-from dicom_node.store.ledger.search import OLD_WORDS, add_words, old_words_left, searched_text
-from dicom_node.store.schema import SUPERSEDED, VERSIONS, instances, marks, metadata, totals
+from dicom_node.store.ledger.search import (
+    OLD_WORDS,
+    add_words,
+    old_words_left,
+    searched_text,
+    sort_name,
+)
+from dicom_node.store.ledger.states import FINDINGS, NO_FINDING
+from dicom_node.store.schema import (
+    IS_UNFOUND,
+    IS_UNSORTED,
+    SUPERSEDED,
+    VERSIONS,
+    instances,
+    jobs,
+    marks,
+    metadata,
+    totals,
+)
 
 logger = logging.getLogger(__name__)
 
 SMALL = 2000
 """Instances up to which all is done at the start: it takes less than a second."""
+
+SORTED_AT_ONCE = 500
+"""Rows that get what they are sorted by in one transaction."""
 
 WORDS_AT_ONCE = 300
 """Instances whose words move in one transaction, or whose results get their makers: about 20 ms."""
@@ -75,7 +95,9 @@ class Upgrading:
             return piece
         if self._read_mark(OLD_WORDS) is not None:
             return self._move_words()
-        return "" if self._read_mark(_UNNAMED) == 0 else self._name_makers()
+        if self._read_mark(_UNNAMED) != 0 and (piece := self._name_makers()):
+            return piece
+        return self._sort_names() or self._sort_findings()
 
     def _is_newer(self) -> bool:
         """Whether newer software changed the schema: which indexes that needs is not known here."""
@@ -205,6 +227,46 @@ class Upgrading:
                 among = (instances.c.number > first) & (instances.c.number <= left)
                 name_makers(self._database, connection, among)
         return f"makers of results of Instances up to {first} are left"
+
+    def _sort_names(self) -> str:
+        """Give some rows of older versions what their patients are sorted by."""
+        key, name = instances.c.sop_instance_uid, instances.c.patient_name
+        query = sa.select(key, name).where(IS_UNSORTED).limit(SORTED_AT_ONCE)
+        with self._database.writing() as connection:
+            rows = connection.execute(query).all()
+            if rows:
+                statement = (
+                    instances.update()
+                    .where(key == sa.bindparam("uid"), instances.c.sort_name == "")
+                    .values(sort_name=sa.bindparam("new"))
+                )
+                connection.execute(
+                    statement,
+                    [
+                        {"uid": row.sop_instance_uid, "new": sort_name(row.patient_name)}
+                        for row in rows
+                    ],
+                )
+        return f"names of {len(rows)} more Instances can be sorted" if rows else ""
+
+    def _sort_findings(self) -> str:
+        """Give some results of older versions the letter that they are sorted by."""
+        some = sa.select(jobs.c.id).where(IS_UNFOUND).limit(SORTED_AT_ONCE)
+        # What Pydantic writes has no blanks, and quotes within texts are escaped.
+        letter = sa.case(
+            *(
+                (jobs.c.result.like(f'%"presence":"{word}"%'), sign)
+                for word, sign in FINDINGS.items()
+            ),
+            else_=NO_FINDING,
+        )
+        with self._database.writing() as connection:
+            done = connection.execute(
+                jobs.update()
+                .where(jobs.c.id.in_(some), jobs.c.finding.is_(None))
+                .values(finding=letter)
+            ).rowcount
+        return f"findings of {done} more results can be sorted" if done else ""
 
     def _add_words(self, connection: Connection, first: int, last: int) -> None:
         number = instances.c.number
