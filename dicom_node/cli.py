@@ -78,7 +78,10 @@ def _serve_commands(commands: Any) -> None:
         "--with-worker", type=Path, metavar="F", help="worker.toml to run beside it"
     )
     _add_command(
-        commands, "reload", "Let the running node take changed peers and rules.", _run_reload
+        commands,
+        "reload",
+        "Let the running node take changed peers, rules and retention.",
+        _run_reload,
     )
     role = commands.add_parser("role")  # started by serve; not for people
     role.add_argument("name", choices=("listener", "courier", "web"))

@@ -95,15 +95,16 @@ def of_disk(free: int, min_free: int, folder: Path) -> Iterator[Condition]:
         "limit": f"{min_free / 1e9:.1f}",
         "folder": folder.absolute(),
     }
-    advice = mark("Make room on the disk of %(folder)s, or lower [retention] images in node.toml.")
+    advice = mark("The page Disk shows what takes the space of %(folder)s and what may go now; "
+                  "[retention] says how long files stay.")  # fmt: skip
     if free < min_free:
         what = mark("The disk is full: images are refused. %(free)s GB are free, %(limit)s GB "
                     "must stay free.")  # fmt: skip
-        yield Condition("disk-full", "stop", what, advice, values)
+        yield Condition("disk-full", "stop", what, advice, values, "", "/disk")
     elif free < 2 * min_free:
         what = mark("The disk is nearly full: at %(limit)s GB free images are refused, "
                     "%(free)s GB are free now.")  # fmt: skip
-        yield Condition("disk-low", "warn", what, advice, values)
+        yield Condition("disk-low", "warn", what, advice, values, "", "/disk")
 
 
 def of_audit(settings: Settings) -> Iterator[Condition]:
@@ -160,8 +161,9 @@ def of_jobs(
         if model not in here and waited >= GRACE_S:
             what = mark("No worker of the model %(model)s is running: %(count)s image(s) wait, the "
                         "first for %(seconds)s s.")  # fmt: skip
-            advice = mark("Start a worker of that model: chexfract-worker run, or "
-                          "chexfract-node serve --with-worker worker.toml")  # fmt: skip
+            advice = mark("Start a worker of that model: on the page Models, where serve can; else "
+                          "chexfract-worker run, or chexfract-node serve --with-worker "
+                          "worker.toml")  # fmt: skip
             yield Condition("no-worker", "stop", what, advice, values, model, "/models")
         elif waited >= PATIENCE_S:
             what = mark("A worker of the model %(model)s is there but takes no work: %(count)s "
@@ -179,8 +181,9 @@ def of_workers(
         if line.due or line.queued or line.running:
             continue
         what = mark("No worker of the model %(model)s is running: images will wait for one.")
-        advice = mark("Start a worker of that model: chexfract-worker run, or "
-                      "chexfract-node serve --with-worker worker.toml")  # fmt: skip
+        advice = mark("Start a worker of that model: on the page Models, where serve can; else "
+                      "chexfract-worker run, or chexfract-node serve --with-worker "
+                      "worker.toml")  # fmt: skip
         yield Condition("no-worker-yet", "warn", what, advice, {"model": model}, model, "/models")
 
 

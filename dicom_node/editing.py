@@ -1,4 +1,4 @@
-"""Changes peers and rules of node.toml: the one way of pages, command line and API.
+"""Changes peers, rules and retention of node.toml: the one way of pages, command line and API.
 
 A change is made on the text that its author has seen: where the file is another one by now, nothing
 is written. It has to pass what ``config check`` and ``reload`` ask, is written as a whole or not at
@@ -38,10 +38,10 @@ from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger.events import Actor
 from dicom_node.store.uses import Note, Use
 
-Kind = Literal["peers", "rules"]
+Kind = Literal["peers", "rules", "retention"]
 Act = Literal["add", "change", "remove", "move", "undo"]
 
-WORDS: dict[str, str] = {"peers": "peer", "rules": "rule"}
+WORDS: dict[str, str] = {"peers": "peer", "rules": "rule", "retention": "table"}
 
 LARGEST = 64 << 10
 """Characters of one table: no peer and no rule needs as many."""
@@ -118,9 +118,11 @@ class Revision:
     content: dict[str, Any]
 
     def table(self, kind: Kind, name: str) -> Values | None:
-        """Return the keys of a peer or a rule; None where there is none of this name."""
+        """Return the keys of a peer, a rule or [retention]; None where there is none."""
         if kind == "peers":
             found = self.content.get("peers", {}).get(name)
+        elif kind == "retention":
+            found = self.content.get(kind)
         else:
             found = next((r for r in self.content.get("rules", []) if r.get("name") == name), None)
         return found if isinstance(found, dict) else None
@@ -132,6 +134,8 @@ class Revision:
 
     def names(self, kind: Kind) -> list[str]:
         """Return the names of all peers or rules in the order of the file."""
+        if kind == "retention":
+            return [kind] if kind in self.content else []
         if kind == "peers":
             return list(self.content.get("peers", {}))
         return [str(rule.get("name", "")) for rule in self.content.get("rules", [])]
@@ -335,9 +339,12 @@ class ConfigFile:
             text = toml_edit.move_rule(text, name, place or 0)
         elif kind == "peers":
             text = toml_edit.change_peer(text, name, values)
+        elif kind == "retention":
+            text = toml_edit.change_section(text, kind, values)
         else:
             text = toml_edit.change_rule(text, name, values, place)
-        new_name = name if values is None or kind == "peers" else str(values.get("name", name))
+        has_name = values is not None and kind == "rules"
+        new_name = str((values or {}).get("name", name)) if has_name else name
         return self._judge_draft(revision, act, kind, (name, new_name), text)
 
     def _judge_draft(
@@ -419,11 +426,12 @@ class ConfigFile:
                 f"{WORDS[past.kind]} {name!r} was changed again since; undo {what}", later
             )
         if not past.before and past.after:
-            text = (
-                toml_edit.change_peer(text, name, None)
-                if past.kind == "peers"
-                else toml_edit.change_rule(text, name, None)
-            )
+            remove = {
+                "peers": toml_edit.change_peer,
+                "rules": toml_edit.change_rule,
+                "retention": toml_edit.change_section,
+            }[past.kind]
+            text = remove(text, name, None)
         elif past.before != past.after:
             text = toml_edit.put_back(text, past.kind, name, past.before, past.old_place)
         elif past.old_place is not None:
@@ -628,6 +636,8 @@ def _keys_of(lines: str) -> dict[str, Any]:
     content = toml.parse(lines, "") if lines else {}
     for peer in content.get("peers", {}).values():
         return dict(peer)
+    if "retention" in content:
+        return dict(content["retention"])
     return dict(content["rules"][0]) if content.get("rules") else {}
 
 

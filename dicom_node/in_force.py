@@ -23,7 +23,7 @@ FILE = "accepted.json"
 
 _DATA_DIR = re.compile(r"""\s*(?:node\s*\.\s*)?data_dir\s*=\s*["']([^"'\n]+)["']""")
 
-EXCHANGED = ("peers", "rules")
+EXCHANGED = ("peers", "rules", "retention")
 """Tables that a running node takes over again; the others wait for its next start."""
 
 

@@ -1,4 +1,4 @@
-"""Whether a node runs on a data folder, and how it is asked to take other peers and rules."""
+"""Whether a node runs on a data folder, and how it is asked to reload or to run a worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,17 @@ ASKED = "reload.json"
 
 ASKED_S = 30.0
 
+WORKER_NAME = "worker"
+"""What `serve` calls its worker: also the name of its log."""
+
+WORKER = "worker.json"
+"""File in data_dir that tells of the worker that `serve` runs, or could run."""
+
+ASK_WORKER = signal.SIGUSR1
+"""Signal that asks `serve` to start its worker, or to start it again."""
+
+_LAST_LINES = 1 << 16
+
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
@@ -38,6 +49,76 @@ class Reloaded:
     waiting: tuple[str, ...] = ()
     """Tables that changed, too, and are in force after the next start."""
     at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedWorker:
+    """The worker of `serve`: that which it runs, or the one that it could run."""
+
+    host: str
+    config: str
+    """The worker.toml."""
+    is_run: bool
+    """Whether `serve` keeps it running."""
+    why_not: str = ""
+    """Why it cannot be started; empty where it can."""
+    ended_at: float = 0.0
+    """When it ended last; 0 while it runs."""
+    ended_with: int | None = None
+    """Its exit status."""
+    next_at: float = 0.0
+    """When it is started again by itself."""
+
+
+def tell_worker(folder: Path, worker: ServedWorker) -> None:
+    """Keep what `serve` knows of its worker, for the pages."""
+    temporary = folder / f".{WORKER}.{os.getpid()}"
+    with contextlib.suppress(OSError):  # a full disk: the log has the same
+        temporary.write_text(json.dumps(asdict(worker)), encoding="utf-8")
+        temporary.replace(folder / WORKER)
+
+
+def served_worker(folder: Path) -> ServedWorker | None:
+    """Return what `serve` knows of its worker; None where no `serve` runs on the data folder."""
+    if not is_running(folder):
+        return None
+    try:
+        return ServedWorker(**json.loads((folder / WORKER).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def last_trouble(file: Path) -> str:
+    """Return the last line of a log that tells of trouble; empty for none among the newest."""
+    try:
+        with file.open("rb") as content:
+            content.seek(max(0, content.seek(0, os.SEEK_END) - _LAST_LINES))
+            lines = content.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # the first one may be cut
+            said = json.loads(line)
+            if said["level"] in ("error", "critical"):
+                return str(said["message"])[:500]
+    return ""
+
+
+def ask_worker(folder: Path) -> None:
+    """Let the `serve` of a data folder start its worker, or start it again.
+
+    Raises
+    ------
+    Unreachable
+        No `serve` runs there, or it is another user's.
+    """
+    try:
+        if not is_running(folder):
+            raise ProcessLookupError
+        os.kill(_read_pid(folder), ASK_WORKER)
+    except (OSError, ValueError, KeyError) as exc:
+        why = getattr(exc, "strerror", None) or "no serve runs on its data folder"
+        raise Unreachable(f"the node cannot be asked to start a worker: {why}") from exc
 
 
 def is_running(folder: Path) -> bool:

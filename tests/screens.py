@@ -100,12 +100,24 @@ def act_on_all(page: Any) -> None:
     page.goto(RUN[0])
 
 
+def remove_all(page: Any) -> None:
+    """Go to a removal of files, which is begun the first time."""
+    if not REMOVAL:
+        page.locator("#space h3").first.wait_for()
+        open_all(page)
+        page.get_by_role("button", name="for good").first.click()
+        page.wait_for_url("**/disk/removal")
+        REMOVAL.append(page.url)
+    page.goto(REMOVAL[0])
+
+
 def open_all(page: Any) -> None:
     """Unfold everything."""
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
 
 
 RUN: list[str] = []
+REMOVAL: list[str] = []
 CHECK = "Check and show the change"
 
 ACTS: dict[str, tuple[str, Callable[[Any], None]]] = {
@@ -120,6 +132,11 @@ ACTS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "rule-open": ("/rules/edit?name=trial", lambda page: open_all(page)),
     "users-open": ("/users", lambda page: open_all(page)),
     "bulk-run": ("/bulk", lambda page: act_on_all(page)),
+    "disk-open": ("/disk?older=0", lambda page: open_all(page)),
+    "models-open": ("/models", lambda page: open_all(page)),
+    "retention-seen": ("/retention/edit", lambda page: press(page, CHECK, images="0")),
+    "retention-wrong": ("/retention/edit", lambda page: press(page, CHECK, images="one day")),
+    "removal": ("/disk?older=0", lambda page: remove_all(page)),
 }
 """Pages that come after something was pressed."""
 
@@ -145,22 +162,34 @@ def main() -> int:
         tempfile.TemporaryDirectory() as second,
         tempfile.TemporaryDirectory() as third,
         tempfile.TemporaryDirectory() as fourth,
+        tempfile.TemporaryDirectory() as fifth,
         serving(Path(folder), sign_in=False, rules=scene.RULES, peers=peers) as api,
         serving(Path(second), sign_in=False, rules=scene.RULES) as empty,
         serving(Path(third)) as closed,
         serving(Path(fourth)) as kept,
+        serving(Path(fifth), sign_in=False, rules=scene.RULES) as crowded,
     ):
+        scene.crowd(crowded)
+        crowded.spool.min_free = 10**15  # the disk is full for it
         names = scene.name_all(api)
         found = scene.fill(api)
         scene.refuse(api)
         give_file(api)
         add_people(kept)
+        for model in ("phantom", "of-patients"):
+            hold = api.ledger.holds.hold
+            hold("model", model, Actor("anna", "10.1.1.1"), "the card is changed")
+        hold("worker", "gpu-host:4711", Actor("anna", "10.1.1.1"), "it answers slowly")
         paths = {"worklist": "/", "peers": "/peers", "rules": "/rules", "models": "/models"}
         paths |= {"configuration": "/configuration", "error": "/images/9.9.9"}
         paths |= {
             "manual": "/manual",
             "guide": "/manual/tutorial/first-pacs",
             "none": "/?state=committed",
+            "by-name": "/?sort=name",
+            "disk": "/disk?older=0",
+            "retention": "/retention/edit",
+            "missing-page": "/nowhere",
         }
         paths |= {f"study-{name}": f"/images/{uid}" for name, uid in found.items()}
         paths |= {f"name-{name}": f"/images/{uid}" for name, uid in names.items()}
@@ -169,10 +198,12 @@ def main() -> int:
         paths |= {"peer-edit": "/peers/archive/edit", "history": "/configuration/history"}
         paths |= {"rule-edit": "/rules/edit?name=trial"}
         paths |= {"bulk-search": "/bulk?state=retrying&period=week"}
-        paths |= {name: path for name, (path, _) in ACTS.items()}
+        paths |= {name: path for name, (path, _) in ACTS.items() if name != "removal"}
         addresses = {name: api.url + path for name, path in paths.items()}
         addresses |= {"empty": f"{empty.url}/", "sign-in": f"{closed.url}/sign-in"}
         addresses |= {"users": f"{kept.url}/users", "keys": f"{kept.url}/keys"}
+        addresses |= {"many": f"{crowded.url}/", "full": f"{crowded.url}/disk?older=0"}
+        addresses |= {"removal": f"{crowded.url}/disk?older=0"}
         addresses["users-open"] = f"{kept.url}/users"
         addresses = {name: url for name, url in addresses.items() if not only or name in only}
         with pages.browser() as page:
@@ -183,6 +214,8 @@ def main() -> int:
                     page.set_viewport_size({"width": width, "height": 900})
                     for name, url in addresses.items():
                         page.goto(url)
+                        if "/disk?" in url:
+                            page.locator("#space h3, #removal p").first.wait_for(timeout=60000)
                         if name in ACTS:
                             ACTS[name][1](page)
                         page.wait_for_timeout(200)

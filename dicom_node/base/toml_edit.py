@@ -1,9 +1,10 @@
 """Changes tables of a TOML text; what is not changed stays as it is, byte for byte.
 
-A table is edited where it stands in blocks of its own: ``[peers.NAME]`` with its sub-tables, or one
-``[[rules]]``. To a block belong the comments directly above its head and directly below its last
-key. All else (other tables, free comments, blank lines, order) is outside and is never written
-again. Each result is read back and compared with what it should say.
+A table is edited where it stands in blocks of its own: ``[peers.NAME]`` with its sub-tables, one
+``[[rules]]``, or a section such as ``[retention]``. To a block belong the comments directly above
+its head and directly below its last key. All else (other tables, free comments, blank lines, order)
+is outside and is never written again. Each result is read back and compared with what it should
+say.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class TableBlock:
     """Where one table stands in the text."""
 
     path: tuple[str, ...]
-    """``("peers", NAME)``, or ``("rules",)`` for one of its tables."""
+    """``("peers", NAME)``, ``("rules",)`` for one of its tables, or the name of a section."""
     start: int
     """First character: of the comments above, or of the head."""
     end: int
@@ -86,6 +87,30 @@ def change_peer(text: str, name: str, values: Values | None) -> str:
         else:
             changed = _insert_block(text, len(text), fresh)
     return _check_text(changed, wanted | {"peers": peers}, f"peers.{name}")
+
+
+def change_section(text: str, name: str, values: Values | None) -> str:
+    """Return `text` with the keys of a section ``[NAME]`` changed; with None, without it.
+
+    Raises
+    ------
+    ConfigurationError
+        It is written in a way that cannot be changed here.
+    """
+    wanted = _read_toml(text)
+    blocks = _table_blocks(text, name)
+    if name in wanted and len(blocks) != 1:
+        raise _not_here(name, f"[{name}]")
+    if blocks:
+        changed = _replace_block(text, blocks[0], values, (name,))
+    elif values is None:
+        changed = text
+    else:
+        others = [*_table_blocks(text, "peers"), *_table_blocks(text, "rules")]
+        at = min((one.start for one in others), default=len(text))
+        changed = _insert_block(text, at, _render_block(f"[{name}]", values))
+    rest = {key: value for key, value in wanted.items() if key != name}
+    return _check_text(changed, rest | ({} if values is None else {name: values}), name)
 
 
 def change_rule(text: str, name: str, values: Values | None, place: int | None = None) -> str:
@@ -156,7 +181,9 @@ def move_rule(text: str, name: str, place: int) -> str:
 def table_text(text: str, kind: str, name: str) -> str:
     """Return the lines of one table with its comments; empty where it has no block of its own."""
     if kind == "peers":
-        found = [block for block in _table_blocks(text, kind) if block.path == (kind, name)]
+        found = [one for one in _table_blocks(text, kind) if one.path == (kind, name)]
+    elif kind != "rules":
+        found = _table_blocks(text, kind)
     else:
         rules, blocks = _read_toml(text).get(kind, []), _table_blocks(text, kind)
         pairs = zip(blocks, rules, strict=True) if len(rules) == len(blocks) else ()
@@ -176,6 +203,8 @@ def put_back(text: str, kind: str, name: str, lines: str, place: int | None = No
     if kind == "peers":
         values = content["peers"][name]
         expected: Any = {**wanted.get(kind, {}), name: values}
+    elif kind != "rules":
+        expected = content.get(kind, {})
     else:
         (values,) = content["rules"]
         expected = list(wanted.get(kind, []))
@@ -204,7 +233,7 @@ def put_back(text: str, kind: str, name: str, lines: str, place: int | None = No
 
 
 def _table_blocks(text: str, kind: str) -> list[TableBlock]:
-    """Return the blocks of ``[peers.…]`` or ``[[rules]]`` in their order."""
+    """Return the blocks of ``[peers.…]``, of ``[[rules]]`` or of a section in their order."""
     heads = list(_table_heads(text))
     groups: list[list[tuple[int, tuple[str, ...], bool]]] = []
     for head in heads:
@@ -221,7 +250,8 @@ def _table_blocks(text: str, kind: str) -> list[TableBlock]:
         limit = starts[number + 1] if number + 1 < len(starts) else len(text)
         _, path, is_array = group[0]
         path = path[:2] if path[0] == "peers" else path
-        if path[0] != kind or (len(path) != 2 if kind == "peers" else not is_array):
+        is_one = {"peers": len(path) == 2, "rules": is_array}.get(kind, path == (kind,))
+        if path[0] != kind or not is_one:
             continue
         end = _block_end(text, group[-1][0], limit)
         inner = tuple((at, of) for at, of, _ in group)
@@ -326,8 +356,14 @@ def _replace_block(
 
 def _block_content(lines: str, path: tuple[str, ...]) -> Any:
     """Return what the lines of one block say."""
-    found = _read_toml(lines)
-    return found.get("peers", {}).get(path[1], {}) if path[0] == "peers" else found["rules"][0]
+    return _keys_of(_read_toml(lines), path)
+
+
+def _keys_of(content: Any, path: tuple[str, ...]) -> Any:
+    """Return the keys of the one table in what a block says."""
+    if path[0] == "peers":
+        return content.get("peers", {}).get(path[1], {})
+    return content["rules"][0] if path[0] == "rules" else content.get(path[0], {})
 
 
 def _rebuild_block(lines: str, path: tuple[str, ...], values: Values) -> str:
@@ -343,12 +379,9 @@ def _update_block(lines: str, path: tuple[str, ...], values: Values) -> str:
     """Return the lines of a block with other values: changed and removed by tomlkit, then added."""
     try:
         content = tomlkit.parse(lines)
-        table: Any = content["peers"][path[1]] if path[0] == "peers" else content["rules"][0]
-        _merge_values(table, values)
+        _merge_values(_keys_of(content, path), values)
         changed = tomlkit.dumps(content)
-        found: Any = tomllib.loads(changed)
-        is_peer = path[0] == "peers"
-        now = found.get("peers", {}).get(path[1], {}) if is_peer else found["rules"][0]
+        now = _keys_of(tomllib.loads(changed), path)
     except (TOMLKitError, tomllib.TOMLDecodeError, KeyError, IndexError, TypeError) as exc:
         raise _not_here(".".join(path), f"[{'.'.join(path)}]") from exc
     for way, value in _leaf_values(values):
@@ -373,8 +406,7 @@ def _merge_values(table: Any, values: Mapping[str, Any]) -> None:
 
 def _add_line(lines: str, path: tuple[str, ...], way: tuple[str, ...], value: Any) -> str:
     """Add a key to the section of a block that its first part has, else to the first section."""
-    kind = "peers" if path[0] == "peers" else "rules"
-    (block,) = _table_blocks(lines, kind)
+    (block,) = _table_blocks(lines, path[0])
     depth = len(path)
     sections = {head[depth:]: at for at, head in block.heads}
     inner = way[:-1] if way[:-1] in sections else ()

@@ -25,13 +25,13 @@ from dicom_node.editing import (
     TableChange,
 )
 from dicom_node.operate.show import print_json
-from dicom_node.settings import Peer, Rule, Settings
+from dicom_node.settings import Peer, Retention, Rule, Settings
 from dicom_node.store.ledger.events import Actor
 from dicom_node.store.uses import noting
 
 WAY = "command line"
 
-MODELS: dict[Kind, Any] = {"peers": Peer, "rules": Rule}
+MODELS: dict[Kind, Any] = {"peers": Peer, "rules": Rule, "retention": Retention}
 
 
 def config_file(config: Path, settings: Settings) -> ConfigFile:

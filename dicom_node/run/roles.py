@@ -148,6 +148,7 @@ def _run_listener(life: Life) -> None:
     listener = Listener(settings, intake, spool.has_room, catalogue, commitments, refusals, port)
 
     def take(new: Settings) -> None:
+        spool.min_free = new.retention.min_free
         intake.settings = new
         listener.take(new)
 
@@ -202,12 +203,13 @@ def _run_courier(life: Life) -> None:
     comparer = Comparer(settings, spool, ledger)
     dispatching = Dispatcher(settings, ledger, publisher).loop()
     delivering = deliverer.loop()
+    sweep = RetentionSweep(settings, spool, ledger)
     loops = (
         dispatching,
         delivering,
         committer.loop(),
         comparer.loop(),
-        Loop("retention", RetentionSweep(settings, spool, ledger).step, ledger.clock),
+        Loop("retention", sweep.step, ledger.clock),
         Loop("filling the ledger", Filler(ledger, spool).step, ledger.clock),
         Notifier(settings, ledger, spool).loop(),
         auditor.loop(),
@@ -215,6 +217,8 @@ def _run_courier(life: Life) -> None:
     roles = Threads(life.ends)
 
     def take(new: Settings) -> None:
+        spool.min_free = new.retention.min_free
+        sweep.take(new)
         deliverer.take(new)
         committer.take(new)
         comparer.take(new)
@@ -244,9 +248,13 @@ def _run_web(life: Life) -> None:
     site = WebSite(settings, ledger, spool, read_credentials(settings))
     turn = WebLoop()
 
+    def take(new: Settings) -> None:
+        spool.min_free = new.retention.min_free
+        site.take(new)
+
     def beat() -> None:
         try:
-            life.live(site.take, lambda: check_turns((turn,)))
+            life.live(take, lambda: check_turns((turn,)))
         except Unreachable:
             logger.exception("the event loop hangs")  # no more beats: the supervisor ends it
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import json
 import logging
 import os
 import select
 import signal
+import socket
 import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +29,7 @@ from dicom_node.credentials import read_credentials
 from dicom_node.dimse.port import Ports
 from dicom_node.in_force import Exchange
 from dicom_node.running import ANSWER as RELOADED
-from dicom_node.running import who_asked
+from dicom_node.running import ASK_WORKER, WORKER_NAME, ServedWorker, tell_worker, who_asked
 from dicom_node.settings import Settings
 from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.uses import Note, Use, local_actor, noting
@@ -81,6 +83,9 @@ class Child:
     """Whether it works with the peers and rules that were accepted last."""
     failures: int = 0
     next_start: float = 0.0
+    ended_at: float = 0.0
+    """When it ended last, by the wall clock; 0 while it runs."""
+    ended_with: int | None = None
 
 
 @dataclass(slots=True)
@@ -94,16 +99,21 @@ class Supervisor:
     """Takes how a reload ended."""
     close: Callable[[], None] = lambda: None
     """Takes no more callers; called before the children end."""
+    make_worker: Callable[[], Child] | None = None
+    """Makes the worker that a person may ask for; None where there is nothing to make it of."""
+    tell_worker: Callable[[Child | None], None] = lambda child: None
+    """Takes what became of the worker."""
     _ends: bool = False
     _exit: int = 0
     _told: set[str] = field(default_factory=set)
     _is_asked: bool = False
     _exchanged: Exchange | None = None
+    _is_worker_asked: bool = False
 
     def run(self) -> int:
         """Run until SIGINT or SIGTERM, or until a role finds its configuration wrong.
 
-        SIGHUP reloads peers and rules.
+        SIGHUP reloads peers and rules; SIGUSR1 starts the worker, or starts it again.
         """
         signal.signal(signal.SIGINT, self._ask_to_stop)
         signal.signal(signal.SIGTERM, self._ask_to_stop)
@@ -114,7 +124,12 @@ class Supervisor:
             self._ends = self._ends or (had_terminal and not os.isatty(0))
             self._is_asked = True
 
+        def worker_asked(_signal: int, _frame: FrameType | None) -> None:
+            self._is_worker_asked = True
+
         signal.signal(signal.SIGHUP, asked)
+        signal.signal(ASK_WORKER, worker_asked)
+        self.tell_worker(self._own_worker)
         watchdog = Watchdog()
         try:
             while not self._ends:
@@ -129,14 +144,36 @@ class Supervisor:
     def _ask_to_stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._ends = True
 
+    @property
+    def _own_worker(self) -> Child | None:
+        return next((child for child in self.children if child.name == WORKER_NAME), None)
+
+    def _run_worker(self) -> None:
+        """Start the worker that a person asks for, or let the one that there is begin again."""
+        child = self._own_worker
+        if child is None and self.make_worker is not None:
+            self.children.append(child := self.make_worker())
+        if child is None:
+            return
+        logger.info("a person asks for the worker", extra={"role": child.name})
+        child.failures, child.next_start = 0, 0.0
+        if child.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                child.process.terminate()  # its jobs go back, then it is started again
+
     def _check_children(self) -> None:
         now = time.monotonic()
+        if self._is_worker_asked:
+            self._is_worker_asked = False
+            self._run_worker()
         are_ready = all(child.ready for child in self.children if child.beats)
         for child in self.children:
             if child.process is None and now >= child.next_start:
                 # A worker's imports and weights must not keep the node from answering.
                 if child.beats or are_ready or child.started:
                     _start_child(child)
+                    if not child.beats:
+                        self.tell_worker(child)
             elif child.process is not None:
                 self._look_at(child, child.process, now)
         if not self._told and all(child.ready or not child.beats for child in self.children):
@@ -192,6 +229,9 @@ class Supervisor:
         child.failures = 0 if has_worked else child.failures + 1
         delay = min(LONGEST_PAUSE_S, 0.25 * 2 ** min(child.failures, 8))
         child.next_start = now + delay
+        child.ended_at, child.ended_with = time.time(), status
+        if not child.beats:
+            self.tell_worker(child)
         logger.warning(
             "%s ended with %s: started again in %.2f s",
             child.name,
@@ -248,19 +288,30 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
             Auditor(settings, ledger := Ledger.open(settings.ledger_url)).begin()
             ledger.close()
             children = _role_children(copy, url, ports)
-            if worker_config:
-                child = _worker_child(
-                    worker_config, url, embedded is not None, credentials.jobs, settings
-                )
-                children.append(child)
-            for child in children:
+            found = worker_config or config.with_name("worker.toml")
+            why_not = _why_no_worker(found)
+
+            def logged(child: Child) -> Child:
                 child.environment[logs.FILE_VARIABLE] = str(folder / f"{child.name}.jsonl")
+                return child
+
+            def make_worker() -> Child:
+                secret, is_embedded = credentials.jobs, embedded is not None
+                return logged(_worker_child(found, url, is_embedded, secret, settings))
+
+            if worker_config:
+                children.append(make_worker())
+            children = [logged(child) for child in children]
             answer_file = copy.with_name(RELOADED)
             return Supervisor(
                 children,
                 exchange=lambda: in_force.exchange(copy),
                 tell=lambda answer: _answer_reload(answer_file, answer, note),
                 close=ports.close,
+                make_worker=None if why_not else make_worker,
+                tell_worker=lambda child: tell_worker(
+                    settings.node.data_dir, _served(child, found, why_not)
+                ),
             ).run()
         finally:
             if ports:
@@ -288,6 +339,21 @@ def _role_children(config: Path, broker_url: str, ports: Ports) -> list[Child]:
     return children
 
 
+def _why_no_worker(config: Path) -> str:
+    """Return why `serve` could not run a worker here; empty where it could."""
+    if importlib.util.find_spec("worker") is None:
+        return "the worker's program is not installed on this host"
+    return "" if config.is_file() else f"there is no {config.absolute()}"
+
+
+def _served(child: Child | None, config: Path, why_not: str) -> ServedWorker:
+    known = ServedWorker(socket.gethostname(), str(config.absolute()), child is not None, why_not)
+    if child is None or child.process is not None:
+        return known
+    next_at = time.time() + max(0.0, child.next_start - time.monotonic())
+    return replace(known, ended_at=child.ended_at, ended_with=child.ended_with, next_at=next_at)
+
+
 def _worker_child(
     config: Path, broker_url: str, is_embedded: bool, secret: str, settings: Settings
 ) -> Child:
@@ -299,7 +365,7 @@ def _worker_child(
         trusted = str(settings.web.certificate.absolute())
         environment.setdefault("CHEXFRACT_WORKER_WORKER__CA", trusted)
     command = python_command("-m", "worker", "run", "--config", str(config))
-    return Child("worker", command, environment, beats=False)
+    return Child(WORKER_NAME, command, environment, beats=False)
 
 
 def _start_child(child: Child) -> None:

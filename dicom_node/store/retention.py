@@ -62,6 +62,10 @@ class RetentionSweep:
         self._suspects: set[str] = set()
         self._steps = _STEPS_AT_ONCE
 
+    def take(self, new: Settings) -> None:
+        """Go by other times from the next round on."""
+        self._limits = new.retention
+
     def step(self) -> float:
         """Remove what is due, once the clock can be believed; return when to look again.
 

@@ -35,6 +35,7 @@ from dicom_node.credentials import Credentials
 from dicom_node.dimse.security import acceptor
 from dicom_node.settings import Settings, Tls
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.space import DiskSpace
 from dicom_node.store.spool import Spool
 from dicom_node.web import api, dicomweb, health, jobs, pages
 from dicom_node.web import workers as of_workers
@@ -75,6 +76,7 @@ class WebSite:
         self._echoes = Echoes()
         self._brake = Brake()
         self._runs = BulkRuns()
+        self._space = DiskSpace(settings, ledger, spool)
         self._app = self._make_application(settings)
 
     def take(self, settings: Settings) -> None:
@@ -96,6 +98,7 @@ class WebSite:
             self._echoes,
             self._brake,
             self._runs,
+            self._space,
         )
 
 
@@ -109,6 +112,7 @@ def create_app(
     echoes: Echoes | None = None,
     brake: Brake | None = None,
     runs: BulkRuns | None = None,
+    space: DiskSpace | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -127,6 +131,8 @@ def create_app(
         Tries of unknown keys that an application before this one has counted.
     runs : BulkRuns, optional
         Acts on many images that an application before this one has begun.
+    space : DiskSpace, optional
+        What an application before this one has counted and removes.
     """
     if isinstance(credentials, str):
         credentials = Credentials.same(credentials)
@@ -166,6 +172,7 @@ def create_app(
             conditions,
             echoes or Echoes(),
             runs,
+            space or DiskSpace(settings, ledger, spool),
         )
     )
     app.add_exception_handler(ChexFractError, _answer_error)

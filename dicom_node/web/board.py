@@ -62,7 +62,7 @@ class Board:
             "p95": quantile(pulse.seconds, 0.95),
             "peers": peer_states(self._settings, status.destinations),
             "free": shutil.disk_usage(self._spool.root).free,
-            "min_free": self._settings.retention.min_free,
+            "min_free": self._spool.min_free,
             "has_room": self._spool.has_room(),
             "conflicts": status.conflicts,
         }

@@ -18,6 +18,7 @@ from dicom_node.store.ledger import Ledger
 from dicom_node.web.holding import held_names
 from dicom_node.web.render import Pages
 from dicom_node.web.sessions import Door, Person
+from dicom_node.web.worker_start import missing_workers, served_facts
 from dicom_node.web.workers import Seen, Workers
 
 
@@ -32,13 +33,17 @@ def routes(
     def models(person: Person = viewer) -> HTMLResponse:
         """Show the models that rules name or that have worked here."""
         seen = workers.seen()
+        missing = missing_workers(settings, ledger, workers) if workers.is_grown else []
         return pages.page(
             "models.html",
             person,
             models=_model_rows(settings, ledger, seen),
             held=held_names(ledger, "model"),
             held_workers=held_names(ledger, "worker"),
-            here_workers={worker.presence.worker for worker in seen},
+            here_workers={one.presence.worker for one in seen},
+            missing=missing,
+            jobs_url=settings.jobs_url,
+            **served_facts(settings, missing),
         )
 
     @router.get("/configuration")

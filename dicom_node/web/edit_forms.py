@@ -1,4 +1,4 @@
-"""Peers and rules as forms: checked, tried, looked at as a difference, then saved, and undone.
+"""Peers, rules and retention as forms: checked, tried, seen as a difference, saved, and undone.
 
 Each form is made of the settings' classes. What is pressed first shows what would change; only the
 very change that was shown is written.
@@ -29,8 +29,9 @@ from dicom_node.editing import (
     Revision,
     TableChange,
 )
-from dicom_node.settings import DEMONSTRATION_MODELS, SENDER, Peer, Rule, Settings, When
+from dicom_node.settings import DEMONSTRATION_MODELS, SENDER, Peer, Retention, Rule, Settings, When
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.purge import FileWeight
 from dicom_node.store.spool import Spool
 from dicom_node.web.form_groups import LABELS, groups_of, wrong_keys
 from dicom_node.web.render import Pages
@@ -41,7 +42,11 @@ from dicom_node.web.trail import WebTrail
 
 WAY = "page"
 
-FIELDS: Mapping[Kind, Sequence[TableField]] = {"peers": fields_of(Peer), "rules": fields_of(Rule)}
+FIELDS: Mapping[Kind, Sequence[TableField]] = {
+    "peers": fields_of(Peer),
+    "rules": fields_of(Rule),
+    "retention": fields_of(Retention),
+}
 
 LONGEST = 16 << 10
 """Characters of one field."""
@@ -72,6 +77,8 @@ class EditForm:
     then: str = "save"
     """What the button below the difference does."""
     tried: Sequence[TriedImage] | None = None
+    due: Mapping[str, FileWeight] | None = None
+    """What would go by the new times of retention at its next round."""
     since: Sequence[PastChange] = ()
     now: str = ""
     """The lines of the table as they are now, where somebody else has changed them."""
@@ -166,6 +173,18 @@ def routes(
         """Show the form of a rule."""
         return shown(person, first("rules", name))
 
+    @router.get("/retention/edit")
+    def edit_retention(person: Person = admin) -> Response:
+        """Show the form of how long files stay."""
+        kind: Kind = "retention"
+        old = kind if opened().read().names(kind) else ""
+        return shown(person, first(kind, old))
+
+    @router.post("/retention/edit")
+    def retention_edited(request: Request, posted: Posted = edits) -> Response:
+        """Check, show what would go, then save how long files stay."""
+        return edited(request, "retention", posted)
+
     @router.post("/peers/edit")
     def peer_edited(request: Request, posted: Posted = edits) -> Response:
         """Check, show, then save or remove a peer."""
@@ -179,10 +198,8 @@ def routes(
     def edited(request: Request, kind: Kind, posted: Posted) -> Response:
         person, config = posted.person, opened()
         old, base, act = posted.text("old", 64), posted.text("base", 64), posted.text("do", 16)
-        texts = {
-            form_field.key: _raw_field(posted, f"f-{form_field.key}") for form_field in FIELDS[kind]
-        }
-        name = posted.text("name", 64) if kind == "peers" else texts["name"].strip()
+        texts = {one.key: _raw_field(posted, f"f-{one.key}") for one in FIELDS[kind]}
+        name = posted.text("name", 64) if kind == "peers" else texts.get("name", kind).strip()
         form = EditForm(kind, old, old or name, texts, base)
         try:
             revision = _read_revision(config)
@@ -195,8 +212,12 @@ def routes(
             return shown(person, _replace_fields(form, problem=str(exc)), 422)
         if kind == "rules" and act not in ("remove", "up", "down"):
             tried = try_rule(draft.settings, ledger, spool, draft.new_name)
-            trail.listed(request, person.name, [trial.instance for trial in tried])
+            trail.listed(request, person.name, [one.instance for one in tried])
             form = _replace_fields(form, tried=tried)
+        if kind == "retention":
+            times = draft.settings.retention
+            limits = (times.images, times.reports, times.ignored, times.conflicts)
+            form = _replace_fields(form, due=ledger.purge.due(*limits))
         then = act if act in ("remove", "up", "down") else "save"
         form = _replace_fields(form, draft=draft, then=then)
         if why := config.why_read_only():
@@ -258,7 +279,7 @@ def _read_revision(config: ConfigFile) -> Revision:
 
 
 def _place_in_order(revision: Revision, kind: Kind, name: str) -> dict[str, Any]:
-    if kind == "peers":
+    if kind != "rules":
         return {}
     return {"place": revision.place(name), "count": len(revision.names(kind))}
 

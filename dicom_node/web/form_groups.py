@@ -1,4 +1,4 @@
-"""How the keys of a peer and of a rule stand in a form: in groups, with words that people use.
+"""How the keys of a table stand in a form: in groups, with words that people use.
 
 What no group names comes last, under its key: a new key of the settings has its field by itself.
 """
@@ -64,6 +64,11 @@ _PLAN: Mapping[Kind, Sequence[tuple[str, bool, tuple[str, ...]]]] = {
             ("when.present", "when.absent", "when.undetermined", "when.rejected"),
         ),
     ),
+    "retention": (
+        (mark("How long files stay"), False, ("images", "ignored", "reports", "conflicts")),
+        (mark("Room"), False, ("min_free",)),
+        (mark("History"), True, ("history",)),
+    ),
 }
 
 LABELS: Mapping[str, str] = {
@@ -104,6 +109,12 @@ LABELS: Mapping[str, str] = {
     "when.absent": mark("No fracture is described"),
     "when.undetermined": mark("The text does not say"),
     "when.rejected": mark("The image is not analysed"),
+    "images": mark("Images, after their report was delivered"),
+    "ignored": mark("Images that no rule took"),
+    "reports": mark("Reports, after they were delivered"),
+    "conflicts": mark("Other content under a known UID"),
+    "min_free": mark("Must stay free"),
+    "history": mark("Steps of the history"),
 }
 """What a field is called; a key without a word is called by itself."""
 

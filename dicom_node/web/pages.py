@@ -13,6 +13,7 @@ from dicom_node.conditions import Conditions
 from dicom_node.credentials import Credentials
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.space import DiskSpace
 from dicom_node.store.spool import Spool
 from dicom_node.web import (
     alerts,
@@ -25,7 +26,9 @@ from dicom_node.web import (
     people,
     rules,
     sign_in,
+    space,
     study,
+    worker_start,
     worklist,
 )
 from dicom_node.web.render import Pages
@@ -45,6 +48,7 @@ def routes(
     conditions: Conditions,
     echoes: peers.Echoes,
     runs: bulk.BulkRuns,
+    disk: DiskSpace,
 ) -> APIRouter:
     """Return all pages; each asks for the sign-in that [web] wants."""
     door, pages = Door(settings, credentials, ledger.sessions), Pages(settings, conditions.now)
@@ -62,7 +66,9 @@ def routes(
     router.include_router(peers.routes(settings, ledger, door, pages, echoes))
     router.include_router(rules.routes(settings, ledger, spool, door, pages, trail))
     router.include_router(configuration.routes(settings, ledger, door, pages, workers))
+    router.include_router(worker_start.routes(settings, door, trail))
     router.include_router(holding.routes(ledger, door, trail))
+    router.include_router(space.routes(settings, ledger, spool, door, pages, trail, disk))
     router.include_router(people.routes(settings, ledger, door, pages, trail))
     router.include_router(sign_in.routes(door, pages, trail))
     if settings.web.oidc.issuer:

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from dicom_node.base.job import WorkerHeartbeat
+from dicom_node.conditions import YOUNG_S
 
 PATH = "/workers"
 
@@ -43,6 +44,11 @@ class Workers:
         self._lock = threading.Lock()
         self._heartbeats: dict[str, tuple[WorkerHeartbeat, float]] = {}
         self.born = time.monotonic()
+
+    @property
+    def is_grown(self) -> bool:
+        """Whether every worker has had the time for a heartbeat since the node started."""
+        return time.monotonic() - self.born >= YOUNG_S
 
     def note(self, presence: WorkerHeartbeat) -> None:
         """Remember a worker's heartbeat."""

@@ -182,3 +182,18 @@ def refuse(api: Api) -> None:
             Refusal("", "10.0.0.66", "", "not DICOM", 3, now - 900, now - 60),
         ]
     )
+
+
+def crowd(api: Api, count: int = 200) -> None:
+    """Receive so many images that a list has more than it shows; of the first the report went."""
+    for number in range(count):
+        content = b"\0" * 128 + b"DICM" + str(number).encode() * 500
+        pages.keep(
+            api, content, *([pages.route()] if number < 40 else []),
+            patient_name=f"Patient^Number {number:03d}", patient_id=f"N{number}",
+            accession_number=f"A{number}", modality="DX", body_part="CHEST", view="PA",
+            study_instance_uid=f"1.2.72.{number // 2 if number > 150 else number}",
+        )  # fmt: skip
+        if number < 30:
+            pages.reported(api, pages.claimed(api))
+            pages.deliver(api, 0)

@@ -629,3 +629,33 @@ def test_acts_on_many_images_by_the_api(api: Api, http: httpx2.Client) -> None:
 
 def _over(run: dict[str, Any]) -> dict[str, Any] | None:
     return run if run["is_over"] else None
+
+
+def test_how_long_files_stay_is_changed_with_its_effect_and_undone(
+    api: Api, config: Path, admin: httpx2.Client
+) -> None:
+    form = admin.get("/retention/edit").text
+    csrf, base = (re.search(rf'name="{one}" value="([^"]*)"', form)[1] for one in ("csrf", "base"))  # type: ignore[index]
+    words = {"csrf": csrf, "base": base, "old": "", "f-images": "0", "f-min_free": "1GB"}
+    seen = admin.post("/retention/edit", data={**words, "do": "check"}).text
+    assert "What would go at the next round" in seen
+    assert "+images = 0" in seen
+    assert config.read_text() == TEXT
+    mark = re.search(r'name="seen" value="([^"]*)"', seen)[1]  # type: ignore[index]
+    done = admin.post("/retention/edit", data={**words, "seen": mark, "do": "save"})
+    assert "/configuration/history?done=1" in str(done.url)
+    assert load(config).retention.min_free == 10**9
+    admin.post("/configuration/undo", data={"csrf": csrf, "number": "1"})
+    assert config.read_text().replace("\n", "") == TEXT.replace("\n", "")
+
+
+def test_a_wrong_time_is_named_at_its_field(config: Path, admin: httpx2.Client) -> None:
+    form = admin.get("/retention/edit").text
+    csrf = re.search(r'name="csrf" value="([^"]*)"', form)[1]  # type: ignore[index]
+    answer = admin.post(
+        "/retention/edit", data={"csrf": csrf, "old": "", "f-images": "one day", "do": "check"}
+    )
+    assert answer.status_code == 422
+    assert "not a duration" in answer.text
+    assert "#f-images" in answer.text
+    assert config.read_text() == TEXT

@@ -17,6 +17,7 @@ from dicom_node.base.errors import ConfigurationError
 from dicom_node.in_force import Exchange
 from dicom_node.run import supervisor as supervision
 from dicom_node.run.supervisor import Child, Supervisor
+from dicom_node.running import WORKER_NAME, served_worker, tell_worker
 
 
 def child(code: str, name: str = "child", *, beats: bool = True) -> Child:
@@ -184,6 +185,7 @@ def test_two_starts_make_one_secret(tmp_path: Path) -> None:
 SUPERVISED = """
 import os, sys
 from dicom_node.run.supervisor import Child, Supervisor
+from dicom_node.running import WORKER_NAME, served_worker, tell_worker
 code = "import os, time; os.write(int(os.environ['CHEXFRACT_HEART']), b'R'); time.sleep(60)"
 role = Child("role", [sys.executable, "-c", code], dict(os.environ))
 asked = []
@@ -244,3 +246,58 @@ def test_a_refused_reload_is_told_and_no_role_hears_of_it(ended: list[Child]) ->
     supervisor._check_children()
     assert messages == [{"problem": "peers.x: wrong"}]
     assert role.is_current
+
+
+def test_a_person_has_a_worker_started_and_started_again(ended: list[Child]) -> None:
+    role = child(BEATING)
+    ended.append(role)
+    known: list[Child | None] = []
+
+    def make_worker() -> Child:
+        made = child("import time; time.sleep(600)", WORKER_NAME, beats=False)
+        ended.append(made)
+        return made
+
+    supervisor = Supervisor([role], make_worker=make_worker, tell_worker=known.append)
+    rounds_until(supervisor, lambda: role.ready)
+    assert len(supervisor.children) == 1
+    supervisor._is_worker_asked = True
+    rounds_until(supervisor, lambda: known and known[-1] is not None and known[-1].process)
+    worker = known[-1]
+    assert worker is not None
+    first = worker.process
+    supervisor._is_worker_asked = True
+    rounds_until(supervisor, lambda: worker.process not in (None, first))
+    assert len(supervisor.children) == 2
+
+
+def test_what_became_of_a_worker_is_told(ended: list[Child], tmp_path: Path) -> None:
+    worker = child("raise SystemExit(78)", WORKER_NAME, beats=False)
+    worker.started = 1.0  # it need not wait for the roles
+    ended.append(worker)
+    config = tmp_path / "worker.toml"
+
+    def tell(one: Child | None) -> None:
+        tell_worker(tmp_path, supervision._served(one, config, ""))
+
+    supervisor = Supervisor([worker], tell_worker=tell)
+    rounds_until(supervisor, lambda: worker.ended_with == 78)
+    with (tmp_path / "serve.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        served = served_worker(tmp_path)
+    assert served is not None
+    assert (served.is_run, served.ended_with, served.config) == (True, 78, str(config))
+    assert served.ended_at > 0
+    assert served_worker(tmp_path) is None  # no serve holds the folder
+
+
+def test_without_a_worker_toml_nothing_is_made(ended: list[Child], tmp_path: Path) -> None:
+    assert "there is no" in supervision._why_no_worker(tmp_path / "worker.toml")
+    (tmp_path / "worker.toml").write_text("")
+    assert supervision._why_no_worker(tmp_path / "worker.toml") == ""
+    role = child(BEATING)
+    ended.append(role)
+    supervisor = Supervisor([role])
+    supervisor._is_worker_asked = True
+    rounds_until(supervisor, lambda: role.ready)
+    assert supervisor.children == [role]

@@ -13,6 +13,7 @@ from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.toml_edit import (
     change_peer,
     change_rule,
+    change_section,
     move_rule,
     put_back,
     render,
@@ -190,3 +191,42 @@ def test_comments_are_intact_after_fifty_edits(edits: list[Any], is_windows: boo
     kept = comments(text)
     for comment in set(comments(FILE)):
         assert kept.count(comment) >= comments(FILE).count(comment)
+
+
+SECTION = """# the node
+[node]
+ae_title = "X"
+
+# how long
+[retention]
+images = "24h"  # a day
+min_free = "2GB"
+# below it
+
+[peers.pacs]
+ae_title = "PACS"
+"""
+
+
+def test_a_section_is_changed_where_it_stands_and_comments_stay() -> None:
+    changed = change_section(SECTION, "retention", {"images": "1h", "reports": "30d"})
+    assert changed == SECTION.replace('"24h"  # a day', '"1h"  # a day').replace(
+        'min_free = "2GB"\n# below it\n', '# below it\nreports = "30d"\n'
+    )
+
+
+def test_a_section_is_added_before_peers_and_rules_and_taken_away_again() -> None:
+    without = SECTION.replace(SECTION[SECTION.index("# how") : SECTION.index("[peers")], "")
+    added = change_section(without, "retention", {"images": "1h"})
+    assert tomllib.loads(added)["retention"] == {"images": "1h"}
+    assert added.index("[retention]") < added.index("[peers.pacs]")
+    assert tomllib.loads(change_section(added, "retention", None)) == tomllib.loads(without)
+    lines = table_text(SECTION, "retention", "retention")
+    assert lines.startswith("# how long\n[retention]")
+    changed = change_section(SECTION, "retention", {"images": "1h"})
+    assert put_back(changed, "retention", "retention", lines) == SECTION
+
+
+def test_a_section_of_dotted_keys_is_left_alone() -> None:
+    with pytest.raises(ConfigurationError, match=r"\[retention\]"):
+        change_section('retention.images = "24h"\n', "retention", {"images": "1h"})

@@ -12,8 +12,16 @@ from sqlalchemy.engine import Connection, Row
 
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
-from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
-from dicom_node.store.ledger.states import OPEN, UNSENT, WITH_RESULT, InstanceState
+from dicom_node.store.ledger.events import Actor, Details, NewEvent, Stage, append
+from dicom_node.store.ledger.states import (
+    OPEN,
+    TAKEN,
+    UNSENT,
+    WITH_RESULT,
+    DeliveryState,
+    InstanceState,
+    JobState,
+)
 from dicom_node.store.schema import (
     conflicts,
     deliveries,
@@ -35,6 +43,22 @@ STEPS = frozenset(("queued", "claimed", "fetch", "decode", "inputs", "model", "r
 REPEATED = frozenset(("released", "expired", "duplicate", "retrying", "asked", "uncommitted"))
 """Stages of which one stays for each thing that they happened to: the last, with their count and
 the time of the first."""
+
+
+FreedKind = Literal["delivered", "kept", "ignored", "reports", "conflicts"]
+"""What a person may let go before its time: image files whose reports were delivered, image files
+whose reports stay here (withheld, or without a destination), image files that no rule took, files
+of reports that were delivered, and other content under a known UID."""
+
+FREED_IMAGES: Collection[FreedKind] = ("delivered", "kept", "ignored")
+
+
+@dataclass(frozen=True, slots=True)
+class FileWeight:
+    """How many files there are, and their bytes; None where only the disk knows."""
+
+    count: int
+    size: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,27 +130,33 @@ class Purge:
         and never a row that names a file which is gone.
         """
         now = self._clock.wall()
-        table, where = {
-            "image": (
-                instances,
-                (instances.c.sop_instance_uid == item.key[0])
-                & _image_is_free(
-                    now - images_s, now - (images_s if ignored_s is None else ignored_s)
-                ),
-            ),
-            "report": (
-                objects,
-                # a report's variants in other SR classes are made of one file
-                (objects.c.job == item.key[0])
-                & (objects.c.file == item.file)
-                & _report_is_free(now - reports_s),
-            ),
+        ignored = now - (images_s if ignored_s is None else ignored_s)
+        is_free = {
+            "image": _image_is_free(now - images_s, ignored),
+            "report": _report_is_free(now - reports_s),
+            "conflict": conflicts.c.purged_at == 0,
+        }[item.what]
+        return self._forget(item, is_free, sha256)
+
+    def _forget(
+        self,
+        item: Purgeable,
+        is_free: sa.ColumnElement[bool],
+        sha256: str,
+        by: Actor | None = None,
+    ) -> bool:
+        """Record that a file is about to be removed, where it is still free."""
+        now = self._clock.wall()
+        table, key = {
+            "image": (instances, instances.c.sop_instance_uid == item.key[0]),
+            # a report's variants in other SR classes are made of one file
+            "report": (objects, (objects.c.job == item.key[0]) & (objects.c.file == item.file)),
             "conflict": (
                 conflicts,
-                (conflicts.c.id == (int(item.key[0]) if item.what == "conflict" else 0))
-                & (conflicts.c.purged_at == 0),
+                conflicts.c.id == (int(item.key[0]) if item.what == "conflict" else 0),
             ),
         }[item.what]
+        where = key & is_free
         values: dict[str, Any] = {"purged_at": now, "file": ""}
         if item.what == "image":
             is_unknown = instances.c.sha256 == ""
@@ -140,8 +170,100 @@ class Purge:
                     jobs.update().where(jobs.c.id == item.key[0], ~left).values(is_kept=0)
                 )
             if changed and item.what == "image":
-                append(connection, [NewEvent(item.key[0], Stage.PURGED, now)])
+                details = (
+                    Details(
+                        reason=f"image file removed before its time, by {by.name or 'somebody'}",
+                        by=by.name,
+                        address=by.address,
+                    )
+                    if by
+                    else Details()
+                )
+                append(connection, [NewEvent(item.key[0], Stage.PURGED, now, details=details)])
         return changed > 0
+
+    def due(
+        self,
+        images_s: float,
+        reports_s: float,
+        ignored_s: float | None = None,
+        conflicts_s: float | None = None,
+    ) -> dict[str, FileWeight]:
+        """Return how much `purgeable` would find: ``images``, ``reports``, ``conflicts``."""
+        now, count = self._clock.wall(), sa.func.count()
+        ignored = now - (images_s if ignored_s is None else ignored_s)
+        apart = now - (reports_s if conflicts_s is None else conflicts_s)
+        with self._database.reading() as connection:
+            images = connection.execute(
+                sa.select(count, sa.func.sum(instances.c.size)).where(
+                    _image_is_free(now - images_s, ignored)
+                )
+            ).one()
+            reports = connection.scalar(
+                sa.select(sa.func.count(sa.distinct(objects.c.file)))
+                .join(jobs, jobs.c.id == objects.c.job)
+                .where(_report_is_free(now - reports_s))
+                .where(jobs.c.is_kept == 1, jobs.c.ended_at > 0)
+                .where(jobs.c.ended_at < now - reports_s)
+            )
+            others = connection.execute(
+                sa.select(count, sa.func.sum(conflicts.c.size)).where(
+                    conflicts.c.purged_at == 0, conflicts.c.received_at < apart
+                )
+            ).one()
+        return {
+            "images": FileWeight(int(images[0]), int(images[1] or 0)),
+            "reports": FileWeight(int(reports or 0), None),
+            "conflicts": FileWeight(int(others[0]), int(others[1] or 0)),
+        }
+
+    # what a person lets go before its time ----------------------------------------------------
+
+    def weigh(self, kind: FreedKind, before: float) -> FileWeight:
+        """Return how much a person may let go: files that were done with before a time.
+
+        What is not delivered yet, has failed or was given up is never among them. It looks at
+        every file that is kept: ask it aside.
+        """
+        with self._database.reading() as connection:
+            row = connection.execute(_weighed(kind, before)).one()
+        return FileWeight(int(row.n), None if kind == "reports" else int(row.size or 0))
+
+    def kept_files(self) -> dict[str, FileWeight]:
+        """Return how many files of each kind are kept: ``images``, ``reports``, ``conflicts``."""
+        size, count = sa.func.sum(instances.c.size), sa.func.count()
+        apart = sa.select(count, sa.func.sum(conflicts.c.size)).where(conflicts.c.file != "")
+        with self._database.reading() as connection:
+            images = connection.execute(sa.select(count, size).where(instances.c.file != "")).one()
+            others = connection.execute(apart).one()
+            reports = connection.scalar(
+                sa.select(count).select_from(jobs).where(jobs.c.is_kept == 1, jobs.c.ended_at > 0)
+            )
+        return {
+            "images": FileWeight(int(images[0]), int(images[1] or 0)),
+            "reports": FileWeight(int(reports or 0), None),
+            "conflicts": FileWeight(int(others[0]), int(others[1] or 0)),
+        }
+
+    def removable(self, kind: FreedKind, before: float, limit: int = 500) -> list[Purgeable]:
+        """Return some of the files of `weigh`."""
+        query = _freed(kind, before).limit(limit)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        if kind == "reports":
+            return [Purgeable("report", (row.job, row.part), row.file) for row in rows]
+        if kind == "conflicts":
+            return [Purgeable("conflict", (str(row.id),), row.file) for row in rows]
+        return [Purgeable("image", (row.sop_instance_uid,), row.file) for row in rows]
+
+    def let_go(
+        self, item: Purgeable, kind: FreedKind, before: float, by: Actor, sha256: str = ""
+    ) -> bool:
+        """Record that a person removes a file; False where something needs it meanwhile.
+
+        As `forget`: the row goes first, and an image's digest stays.
+        """
+        return self._forget(item, _may_go(kind, before), sha256, by)
 
     def condense(self, before: float, limit: int = 500, last: int | None = None) -> int:
         """Condense what was kept before this time; return how many events were looked at.
@@ -342,6 +464,103 @@ def _shortened(
             short = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
             found.append({"of": job, "long": text, "short": short})
     return found
+
+
+_THERE = (*TAKEN, DeliveryState.SETTLED)
+"""Deliveries of which somebody has said that the destination has the report."""
+
+
+def _freed(kind: FreedKind, before: float) -> sa.Select[Any]:
+    """Return the statement that finds what a person may let go."""
+    where = _may_go(kind, before)
+    if kind == "reports":
+        return (
+            sa.select(objects.c.job, objects.c.part, objects.c.file)
+            .join(jobs, jobs.c.id == objects.c.job)
+            .where(jobs.c.is_kept == 1, jobs.c.ended_at > 0, jobs.c.ended_at < before, where)
+        )
+    if kind == "conflicts":
+        return sa.select(conflicts.c.id, conflicts.c.file, conflicts.c.size).where(where)
+    return sa.select(instances.c.sop_instance_uid, instances.c.file, instances.c.size).where(where)
+
+
+def _weighed(kind: FreedKind, before: float) -> sa.Select[Any]:
+    found = _freed(kind, before).subquery()
+    # variants of a report in other SR classes are made of one file
+    is_report = kind == "reports"
+    count = sa.func.count(sa.distinct(found.c.file)) if is_report else sa.func.count()
+    size = sa.null() if is_report else sa.func.sum(found.c.size)
+    return sa.select(*(count.label("n"), size.label("size")))
+
+
+def _may_go(kind: FreedKind, before: float) -> sa.ColumnElement[bool]:
+    """Return what a person may let go; stricter than what goes when its time is over."""
+    if kind == "conflicts":
+        is_old = conflicts.c.received_at < before
+        return sa.and_(conflicts.c.purged_at == 0, conflicts.c.file != "", is_old)
+    if kind == "reports":
+        return _report_may_go(before)
+    is_old = sa.and_(instances.c.file != "", instances.c.kept_at < before)
+    if kind == "ignored":
+        return sa.and_(is_old, instances.c.state == InstanceState.IGNORED, ~sa.exists(_some_job()))
+    is_under_way = sa.exists(
+        _some_job(jobs.c.state.not_in(WITH_RESULT) | (jobs.c.ended_at >= before))
+    )
+    known = (*_THERE, DeliveryState.WITHHELD)
+    is_undelivered = sa.exists(
+        _some_delivery(deliveries.c.state.not_in(known) | (deliveries.c.ended_at >= before))
+    )
+    stays_here = sa.or_(
+        sa.exists(_some_delivery(deliveries.c.state == DeliveryState.WITHHELD)),
+        sa.exists(
+            _some_job(
+                jobs.c.state == JobState.REPORTED,
+                ~sa.exists(
+                    sa.select(sa.literal(1)).where(deliveries.c.job == jobs.c.id).correlate(jobs)
+                ),
+            )
+        ),
+    )
+    return sa.and_(
+        is_old,
+        sa.exists(_some_job()),
+        ~is_under_way,
+        ~is_undelivered,
+        stays_here if kind == "kept" else ~stays_here,
+    )
+
+
+def _some_job(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    of_instance = jobs.c.sop_instance_uid == instances.c.sop_instance_uid
+    return sa.select(sa.literal(1)).where(of_instance, *where).correlate(instances)
+
+
+def _some_delivery(where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return (
+        sa.select(sa.literal(1))
+        .select_from(deliveries.join(jobs, deliveries.c.job == jobs.c.id))
+        .where(jobs.c.sop_instance_uid == instances.c.sop_instance_uid, where)
+        .correlate(instances)
+    )
+
+
+def _report_may_go(before: float) -> sa.ColumnElement[bool]:
+    """Return whether a report was delivered to all that should have it, some time ago."""
+    of_job = deliveries.c.job == objects.c.job
+    is_there = sa.select(sa.literal(1)).where(of_job, deliveries.c.state.in_(_THERE))
+    is_not = sa.select(sa.literal(1)).where(
+        of_job,
+        deliveries.c.state.not_in(_THERE)
+        | (deliveries.c.ended_at >= before)
+        | (deliveries.c.ask_at > 0),
+    )
+    ended = sa.select(sa.literal(1)).where(jobs.c.id == objects.c.job, jobs.c.ended_at < before)
+    return sa.and_(
+        objects.c.file != "",
+        sa.exists(ended.correlate(objects)),
+        sa.exists(is_there.correlate(objects)),
+        ~sa.exists(is_not.correlate(objects)),
+    )
 
 
 def _image_is_free(before: float, ignored: float) -> sa.ColumnElement[bool]:

@@ -89,6 +89,8 @@
   }, true);
   document.addEventListener("htmx:before:request", (event) => {
     if (event.target.id === "progress" && document.querySelector("form[data-dirty]")) event.preventDefault();
+    // nor the steps that somebody reads or has opened
+    if (event.target.id === "missing" && event.target.contains(document.activeElement)) event.preventDefault();
     // nor the strip, while somebody reads all of it
     if (event.target.id === "alerts" && document.querySelector("#alerts details[open]")) event.preventDefault();
   });
