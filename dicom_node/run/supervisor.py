@@ -229,7 +229,7 @@ class Supervisor:
         child.failures = 0 if has_worked else child.failures + 1
         delay = min(LONGEST_PAUSE_S, 0.25 * 2 ** min(child.failures, 8))
         child.next_start = now + delay
-        child.ended_at, child.ended_with = time.time(), status
+        child.ended_at, child.ended_with = HOST_CLOCK.wall(), status
         if not child.beats:
             self.tell_worker(child)
         logger.warning(
@@ -350,7 +350,7 @@ def _served(child: Child | None, config: Path, why_not: str) -> ServedWorker:
     known = ServedWorker(socket.gethostname(), str(config.absolute()), child is not None, why_not)
     if child is None or child.process is not None:
         return known
-    next_at = time.time() + max(0.0, child.next_start - time.monotonic())
+    next_at = HOST_CLOCK.wall() + max(0.0, child.next_start - time.monotonic())
     return replace(known, ended_at=child.ended_at, ended_with=child.ended_with, next_at=next_at)
 
 
