@@ -32,6 +32,7 @@ from dicom_node.base.job import (
     heartbeat_for_wire,
     result_for_wire,
 )
+from worker.service.transport import PlainTransport
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -82,11 +83,13 @@ class NodeClient:
         self._wait = wait
         self._wire = WIRE_VERSION
         """What the node understands, as its last answer to a claim said."""
+        if transport is None:
+            is_encrypted = self.url.startswith("https:")
+            transport = PlainTransport(_trusting_context(ca) if is_encrypted else None)
         self._http = httpx2.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {secret}", WIRE_HEADER: str(WIRE_VERSION)},
             timeout=httpx2.Timeout(timeout_s, connect=5.0),
-            verify=_trusting_context(ca) if self.url.startswith("https:") else False,
             # The job API is reached directly: a proxy of the environment is for the outside.
             trust_env=False,
             transport=transport,
@@ -134,15 +137,17 @@ class NodeClient:
         Unreachable
             The connection failed, or the node sends more than it promised.
         """
-        content = bytearray()
+        pieces: list[bytes] = []
+        got = 0
         url = f"/jobs/{ticket.job}/instance"
         try:
             with self._http.stream("GET", url, headers={"X-Job-Token": ticket.token}) as answer:
                 if answer.status_code != httpx2.codes.OK:
                     self._refuse(answer.status_code, ticket)
                 for chunk in answer.iter_bytes():
-                    content += chunk
-                    if len(content) > size:
+                    pieces.append(chunk)
+                    got += len(chunk)
+                    if got > size:
                         raise Unreachable(
                             f"{self.url} sends more than the {size} bytes that it promised"
                         )
@@ -150,7 +155,7 @@ class NodeClient:
                         progress()
         except httpx2.HTTPError as exc:
             raise Unreachable(f"{self.url} gave no Instance: {exc or type(exc).__name__}") from exc
-        return bytes(content)
+        return b"".join(pieces)
 
     def announce(self, presence: WorkerHeartbeat) -> None:
         """Tell that this worker is there; a node that is too old for this answers `NotFound`."""
