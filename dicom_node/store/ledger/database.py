@@ -10,7 +10,8 @@ import select
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import namedtuple
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractContextManager,
     ExitStack,
@@ -22,10 +23,11 @@ from contextlib import (
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Dialect, Engine
 
 from dicom_node.base.addresses import hide_passwords
 from dicom_node.base.errors import ChexFractError, ConfigurationError, OutOfResources, Unreachable
@@ -252,7 +254,7 @@ class Database:
         self, statement: sa.Insert | sa.TextClause, columns: Collection[str] | None = None
     ) -> PreparedStatement:
         """Return an INSERT of these columns, or a statement, in the words of the driver."""
-        return PreparedStatement(statement, columns, self._engine)
+        return PreparedStatement(statement, columns, self._engine.dialect)
 
     def once(self, kind: Callable[[Database], Made]) -> Made:
         """Return what `kind` makes of this database; it is made once, however many ask."""
@@ -279,7 +281,7 @@ class Database:
         """
         query = self._looks.get(statement)
         if query is None:
-            query = self._looks[statement] = PreparedStatement(statement, None, self._engine)
+            query = self._looks[statement] = PreparedStatement(statement, None, self.dialect)
         with (
             self.translated(),
             self._driver_cursor() as (connection, cursor),
@@ -445,13 +447,16 @@ class PreparedStatement:
 
     def __init__(
         self,
-        statement: sa.Insert | sa.Select[Any] | sa.TextClause,
+        statement: Statement,
         columns: Collection[str] | None,
-        engine: Engine,
+        dialect: Dialect,
     ) -> None:
         keys = None if columns is None else list(columns)
-        compiled: Any = statement.compile(engine, column_keys=keys)
+        compiled: Any = statement.compile(dialect=dialect, column_keys=keys)
         self.sql = str(compiled)
+        names = statement.selected_columns.keys() if isinstance(statement, sa.Select) else []
+        self.named: Callable[[Any], Any] = _row_type(names)
+        """Makes a row of what the driver returns, with the names of its columns."""
         # None where the driver takes names (psycopg), else the order of the question marks
         self._order = compiled.positiontup
         self._fixed = {
@@ -466,6 +471,75 @@ class PreparedStatement:
         if self._order is None:
             return {**fixed, **values}
         return tuple(values[name] if name in values else fixed[name] for name in self._order)
+
+
+def _row_type(names: Collection[str]) -> Callable[[Any], Any]:
+    """Return what makes a row with these names of a tuple."""
+    made: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # of a query, so not literal
+    return cast("Callable[[Any], Any]", made._make)
+
+
+Statement = sa.Insert | sa.Update | sa.Select[Any] | sa.TextClause
+
+_prepared: WeakKeyDictionary[Dialect, dict[Any, PreparedStatement]] = WeakKeyDictionary()
+
+
+def _prepare(
+    connection: Connection, statement: Statement, columns: tuple[str, ...] | None = None
+) -> PreparedStatement:
+    known = _prepared.setdefault(connection.dialect, {})
+    found = known.get((statement, columns))
+    if found is None:
+        found = known[statement, columns] = PreparedStatement(
+            statement, columns, connection.dialect
+        )
+    return found
+
+
+def fetch(
+    connection: Connection, statement: sa.Select[Any], values: Mapping[str, Any]
+) -> list[Any]:
+    """Return the named rows of a query that each image asks, in the transaction of a connection.
+
+    The driver executes it, as in `Database.look`; `statement` is built once.
+    """
+    query = _prepare(connection, statement)
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.execute(query.sql, query.row(values))
+        return [query.named(row) for row in cursor.fetchall()]
+
+
+def change(connection: Connection, statement: sa.Update, values: Mapping[str, Any]) -> int:
+    """Execute an UPDATE that each image takes; return how many rows it has changed.
+
+    As `fetch`: in the transaction of a connection, by the driver; `statement` is built once.
+    """
+    query = _prepare(connection, statement)
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.execute(query.sql, query.row(values))
+        return int(cursor.rowcount)
+
+
+def write(
+    connection: Connection,
+    statement: sa.Insert | sa.Update,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    is_whole: bool = True,
+) -> None:
+    """Write what each image writes, for each of some rows; nobody asks how many it has changed.
+
+    Parameters
+    ----------
+    statement : Insert or Update
+        Built once; see `fetch`.
+    is_whole : bool
+        Whether it names its columns itself; else they are those of the rows.
+    """
+    columns = None if is_whole else tuple(rows[0])
+    query = _prepare(connection, statement, columns)
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.executemany(query.sql, [query.row(values) for values in rows])
 
 
 class Watch:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 from dicom_node.base.job import RejectionNote, Result
 from dicom_node.settings import SENDER, unknown_sender
 from dicom_node.store.clock import TOLERANCE_S, Clock
-from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.database import Database, change, fetch, write
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.orders import order_of
@@ -129,7 +129,7 @@ _CHOOSE = (
 )
 _DELIVERED = (
     deliveries.update()
-    .where(_THIS, deliveries.c.state.in_(UNSENT))
+    .where(_THIS, deliveries.c.state.in_([sa.literal_column(f"'{one}'") for one in UNSENT]))
     .values(
         state=DeliveryState.SENT,
         status=sa.bindparam("answer"),
@@ -141,6 +141,7 @@ _DELIVERED = (
         unanswered=0,
     )
 )
+_ADD = deliveries.insert()
 _CHOSEN = sa.select(deliveries.c.job, deliveries.c.sop_instance_uid).where(_THIS)
 _WITH_SOURCE = (
     sa.select(deliveries, jobs.c.sop_instance_uid.label("source")).join(jobs).where(_THIS)
@@ -227,8 +228,8 @@ class Deliveries:
         process may end, or a line break, after the object has arrived.
         """
         with self._database.writing() as connection:
-            connection.execute(_CHOOSE, {"delivery": delivery, "wanted": sop_instance_uid})
-            job, settled = connection.execute(_CHOSEN, {"delivery": delivery}).one()
+            write(connection, _CHOOSE, [{"delivery": delivery, "wanted": sop_instance_uid}])
+            ((job, settled),) = fetch(connection, _CHOSEN, {"delivery": delivery})
             keep_variant(self._database, connection, job, settled)
             return str(settled)
 
@@ -248,12 +249,12 @@ class Deliveries:
         # A power cut that undoes it lets the object be sent again, and its answer is right then:
         # `choose` has noted on the disk that an attempt is open.
         with self._database.writing(durable=False) as connection:
-            changed = connection.execute(_DELIVERED, values).rowcount
-            row = connection.execute(_WITH_SOURCE, values).one() if changed else None
-            if row is not None:
+            changed = change(connection, _DELIVERED, values)
+            if changed:
+                (row,) = fetch(connection, _WITH_SOURCE, values)
                 details = Details(kind=row.kind, destination=row.destination, status=status)
                 append(connection, [NewEvent(row.source, Stage.SENT, now, row.job, details, ms)])
-        return row is not None
+        return bool(changed)
 
     def make_durable(self) -> None:
         """Return when all that `delivered` has recorded is on the disk."""
@@ -494,6 +495,8 @@ def insert_deliveries(connection: Connection, job: Row[Any], result: Result, now
     wishes, word = load_wishes(job.send_to), result_word(result)
     add_deliveries(connection, job, wishes, parts, word, demonstration, now)
     notes = [made.part for made in result.objects if made.kind == NOTE]
+    if not notes:
+        return
     for part, note in zip(notes, order_of(job, job.ordered).rejection_notes, strict=False):
         having = _receivers_of_note(note, wishes, word)
         add_deliveries(connection, job, having, [(part, NOTE)], word, demonstration, now)
@@ -579,7 +582,7 @@ def add_deliveries(
                 why = Details(kind=kind, destination=destination, reason=reason)
                 events.append(NewEvent(job.sop_instance_uid, state, now, job.id, why))
     if rows:
-        connection.execute(deliveries.insert(), rows)
+        write(connection, _ADD, rows, is_whole=False)
     append(connection, events)
     return sent
 
@@ -605,8 +608,9 @@ def _why_withheld(job: Row[Any], wish: Wish, demonstration: str) -> str:
 
 def _due_of(connection: Connection, destination: str, now: float, limit: int) -> list[DueDelivery]:
     asked = {"destination": destination, "now": now, "most": limit}
-    rows = connection.execute(_DUE, asked).all()
-    made = connection.execute(_OBJECTS, {"made_by": list({row.job for row in rows})}).all()
+    rows = fetch(connection, _DUE, asked)
+    others = {row.job for row in rows if row.kind != "sr"}
+    made = connection.execute(_OBJECTS, {"made_by": list(others)}).all() if others else ()
     reports = variants_of(connection, list({row.job for row in rows if row.kind == "sr"}))
     found = []
     for row in rows:

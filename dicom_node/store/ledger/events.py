@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dicom_node.base.local_time import local_time
+from dicom_node.store.ledger.database import write
 from dicom_node.store.schema import events, instances
 
 
@@ -252,7 +253,7 @@ def event_row(new: NewEvent) -> dict[str, Any]:
 def append(connection: Connection, stages: list[NewEvent]) -> None:
     """Append events; every transition does so in its own transaction."""
     if stages:
-        connection.execute(ADD_EVENT, [event_row(stage) for stage in stages])
+        write(connection, ADD_EVENT, [event_row(stage) for stage in stages])
 
 
 @dataclass(frozen=True, slots=True)

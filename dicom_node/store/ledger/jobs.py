@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Row
 from dicom_node.base.errors import NotFound, Stale
 from dicom_node.base.job import ReportOrder, Result, Ticket
 from dicom_node.store.clock import TOLERANCE_S, Clock
-from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.database import Database, change, fetch, write
 from dicom_node.store.ledger.deliveries import insert_deliveries
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.holds import names_of
@@ -136,6 +136,7 @@ _ROW = (
     .where(jobs.c.id == sa.bindparam("job"))
 )
 _LOCKED_ROW = _ROW.with_for_update(of=jobs)
+_ADD_OBJECTS = objects.insert()
 _HELD_WORKER = names_of("worker").where(holds.c.name == sa.bindparam("of"))
 _FILE = (
     sa.select(jobs.c.state, jobs.c.token, instances.c.file)
@@ -245,7 +246,7 @@ class JobLedger:
         if priority is not None:
             wanted["only"] = priority
         with self._database.writing(durable=False) as connection:
-            rows = connection.execute(query, wanted).all()
+            rows = fetch(connection, query, wanted)
             # a power cut may undo this: the jobs are handed out again, and the lost tickets are
             # void
             tickets = [Ticket(job=row.id, token=secrets.token_hex(16)) for row in rows]
@@ -254,7 +255,7 @@ class JobLedger:
                     {"job": ticket.job, "given": ticket.token, "until_then": until, "now": now}
                     for ticket in tickets
                 ]
-                connection.execute(_QUEUE, given)
+                write(connection, _QUEUE, given)
             events = [
                 NewEvent(row.sop_instance_uid, Stage.QUEUED, now, row.id)
                 for row in rows
@@ -378,7 +379,7 @@ class JobLedger:
             raise _stale_token(job)
         with self._database.writing(durable=False) as connection:
             values = {"of": job, "by": token, "who": worker, "end": now + lease_s, "now": now}
-            changed = connection.execute(_CLAIM, values).rowcount
+            changed = change(connection, _CLAIM, values)
             row = self._read_row(connection, job)
             # not changed and yet ours: the answer to the first claim was lost on the way
             if not changed and (row.state, row.token, row.worker) != (
@@ -506,7 +507,7 @@ class JobLedger:
                 "keeps": 1 if result.objects else 0,
                 "found": FINDINGS.get(result.presence or "", NO_FINDING),
             }
-            changed = connection.execute(_REPORT, values).rowcount
+            changed = change(connection, _REPORT, values)
             row = self._read_row(connection, job)
             if not changed:
                 # recorded by an earlier call whose answer was lost: it gets the same answer
@@ -567,10 +568,10 @@ class JobLedger:
         return connection.execute(jobs.update().where(where).values(**values)).rowcount
 
     def _read_row(self, connection: Connection, job: str, lock: bool = False) -> Row[Any]:
-        row = connection.execute(_LOCKED_ROW if lock else _ROW, {"job": job}).one_or_none()
-        if row is None:
+        rows: list[Row[Any]] = fetch(connection, _LOCKED_ROW if lock else _ROW, {"job": job})
+        if not rows:
             raise _unknown_job(job)
-        return row
+        return rows[0]
 
     def _requeue_job(
         self, connection: Connection, row: Row[Any], now: float, delay_s: float = 0.0
@@ -617,7 +618,7 @@ class JobLedger:
             item.model_dump() | {"job": job, "file": files[item.part]} for item in result.objects
         ]
         if made:
-            connection.execute(objects.insert(), made)
+            write(connection, _ADD_OBJECTS, made, is_whole=False)
 
 
 def _waiting_counts(rows: Sequence[_Count]) -> Waiting:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from dicom_node.standard.sr_classes import SR_CLASSES, recast_uid
 from dicom_node.standard.uids import object_uid
-from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.database import Database, fetch
 from dicom_node.store.ledger.makers import DEVICE_UID, OPTIONS
 from dicom_node.store.schema import jobs, objects
 
@@ -46,16 +46,20 @@ def is_recast(part: str) -> bool:
     return part.startswith(RECAST)
 
 
+_OF_JOB = sa.select(objects).where(objects.c.job == sa.bindparam("of"))
+_REPORTS = sa.select(objects).where(
+    objects.c.job.in_(sa.bindparam("ids", expanding=True)), objects.c.kind == "sr"
+)
+_RESULT = sa.case((jobs.c.maker_id.is_(None), jobs.c.result), else_="").label("result")
+_MADE_OF = sa.select(
+    jobs.c.id, jobs.c.sop_instance_uid, jobs.c.generation, DEVICE_UID, OPTIONS, _RESULT
+).where(jobs.c.id.in_(sa.bindparam("ids", expanding=True)))
+
+
 def variants_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[ReportFile]]:
     """Return the report of each of some jobs as each SR class; none where none was made."""
-    made = connection.execute(
-        sa.select(objects).where(objects.c.job.in_(ids), objects.c.kind == "sr")
-    ).all()
-    result = sa.case((jobs.c.maker_id.is_(None), jobs.c.result), else_="").label("result")
-    about = (jobs.c.id, jobs.c.sop_instance_uid, jobs.c.generation, DEVICE_UID, OPTIONS, result)
-    rows = connection.execute(
-        sa.select(*about).where(jobs.c.id.in_({report.job for report in made}))
-    ).all()
+    made = connection.execute(_REPORTS, {"ids": list(ids)}).all()
+    rows = connection.execute(_MADE_OF, {"ids": list({report.job for report in made})}).all()
     return {
         row.id: _report_variants(row, [report for report in made if report.job == row.id])
         for row in rows
@@ -90,7 +94,7 @@ def _variant_uid(row: Any, kept: ReportFile, sop_class: str) -> str:
 
 def keep_variant(database: Database, connection: Connection, job: str, uid: str) -> None:
     """Give the variant with this UID its row, unless it has one: others are about to know it."""
-    rows = connection.execute(sa.select(objects).where(objects.c.job == job)).all()
+    rows = fetch(connection, _OF_JOB, {"of": job})
     if any(row.sop_instance_uid == uid for row in rows):
         return
     made = variants_of(connection, [job]).get(job, [])
@@ -102,4 +106,4 @@ def keep_variant(database: Database, connection: Connection, job: str, uid: str)
                 "sop_class_uid": report.sop_class_uid,
                 "sop_instance_uid": uid,
             }
-            database.insert_new(connection, objects, {**kept._mapping, **own})
+            database.insert_new(connection, objects, {**kept._asdict(), **own})
