@@ -43,10 +43,11 @@ class Element(NamedTuple):
 class _Level:
     """A data set or a sequence that the walk is inside of."""
 
-    __slots__ = ("end", "is_item", "last", "tag")
+    __slots__ = ("end", "is_item", "last", "path")
 
-    def __init__(self, tag: int, end: int | None, is_item: bool) -> None:
-        self.tag = tag
+    def __init__(self, path: tuple[int, ...], end: int | None, is_item: bool) -> None:
+        self.path = path
+        """Tags of the sequences around it, and its own where it is one."""
         self.end = end
         """Where it ends; None where a delimiter ends it."""
         self.is_item = is_item
@@ -67,7 +68,7 @@ def walk(content: bytes) -> Iterator[Element]:
     view = memoryview(content)
     size, at, count = len(content), 132, 0
     data_set = _data_set_at(content)
-    levels = [_Level(0, size, is_item=True)]
+    levels = [_Level((), size, is_item=True)]
     while True:
         level = levels[-1]
         while level.end is not None and at >= level.end:
@@ -109,13 +110,12 @@ def walk(content: bytes) -> Iterator[Element]:
         if vr == b"SQ":
             end = None if length == _UNDEFINED else at + length
             _check_end(end, level, size)
-            _open_level(levels, _Level(tag, end, is_item=False))
+            _open_level(levels, _Level((*level.path, tag), end, is_item=False))
             continue
         if length == _UNDEFINED:
             raise NotUnderstood("an element has no length")
         _check_end(at + length, level, size)
-        path = tuple(level.tag for level in levels[1:] if not level.is_item)
-        yield Element(path, tag, vr, view[at : at + length])
+        yield Element(level.path, tag, vr, view[at : at + length])
         at += length
 
 
@@ -136,7 +136,7 @@ def _enter_item(content: bytes, at: int, levels: list[_Level]) -> int:
         raise NotUnderstood("a sequence holds what is not an item")
     end = None if length == _UNDEFINED else at + length
     _check_end(end, level, len(content))
-    _open_level(levels, _Level(0, end, is_item=True))
+    _open_level(levels, _Level(level.path, end, is_item=True))
     return at
 
 
