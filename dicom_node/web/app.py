@@ -155,7 +155,7 @@ def create_app(
             ledger, spool, counts, settings.web.metrics, conditions, workers.models, [batches]
         )
     )
-    app.include_router(jobs.routes(settings, ledger, spool))
+    app.router.routes.extend(jobs.routes(settings, ledger, spool))
     app.include_router(of_workers.routes(workers))
     door = Door(settings, credentials, ledger.sessions)
     app.include_router(dicomweb.routes(settings, ledger, spool, door, credentials))

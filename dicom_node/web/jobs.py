@@ -3,22 +3,29 @@
 `dicom_node.base.job` has the messages. Every call carries the token; a stale one is 409 and changes
 nothing. 200 on a result means that it was compared with the Instance and is durable; one that is
 about something else is 422, and counts as an attempt.
+
+An image takes three calls, so each is answered by plain ASGI in one turn through a thread: with
+FastAPI's dependencies and forms the three took twice the processor.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, Protocol, TypeVar
 
-from fastapi import APIRouter, Depends, Header, Request
-from fastapi.responses import FileResponse, Response
-from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
+from anyio.to_thread import run_sync
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from dicom_node.base.errors import NotFound, NotUnderstood, OutOfResources, Stale
 from dicom_node.base.job import (
@@ -37,6 +44,8 @@ from dicom_node.settings import Settings
 from dicom_node.standard.part10 import is_part10
 from dicom_node.store.ledger import Held, Ledger
 from dicom_node.store.spool import Spool
+from dicom_node.web import media_types
+from dicom_node.web.multipart import NotMultipart, PartReader, boundary
 from dicom_node.web.trail import WebTrail
 
 _foreign = Sparse(logging.getLogger(__name__))
@@ -46,19 +55,17 @@ NEWER_S = 60.0
 """How long a job rests that only workers of a newer version can do."""
 
 MAX_RESULT_JSON = 1 << 20
+TOKEN_HEADER = "X-Job-Token"  # noqa: S105 - the name of a header
+MAX_TOKEN = 128
+MAX_WIRE = 1000
 _PART = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_IN_MEMORY = 1 << 20
+"""Bytes of a body that are kept in memory; what is longer waits on the disk."""
+_ANSWER_HEADERS = {WIRE_HEADER: str(WIRE_VERSION)}
+_PIECE = 1 << 20
+"""Bytes of an Instance that are read and sent at a time: each piece is a turn through a thread."""
 
-
-async def _read_form(request: Request) -> AsyncIterator[FormData]:
-    """Read the multipart body; its files are on disk from 1 MB on."""
-    limits = {"max_files": MAX_OBJECTS, "max_fields": 1, "max_part_size": MAX_RESULT_JSON}
-    async with request.form(**limits) as form:
-        yield form
-
-
-Posted = Annotated[FormData, Depends(_read_form)]
-Token = Annotated[str, Header(alias="X-Job-Token", max_length=128)]
-Wire = Annotated[int, Header(alias=WIRE_HEADER, ge=1, le=1000)]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class JobDesk:
@@ -156,57 +163,168 @@ class ForeignResult(NotUnderstood):
     """A result is not about the Instance of its job: 422."""
 
 
-class InstanceFile(FileResponse):
-    """Sends a file in large pieces: each piece is a turn through a thread, whatever its size."""
+class CallHead:
+    """What the head of a call says: of which job it is, and its headers."""
 
-    chunk_size = 1 << 20
+    def __init__(self, scope: Scope) -> None:
+        self.job: str = scope["path_params"]["job"]
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+
+    def header(self, name: str) -> str:
+        """Return a header; empty without it."""
+        return self._headers.get(name.lower().encode(), b"").decode("latin-1")
+
+    @property
+    def token(self) -> str:
+        """The token of a call without a body."""
+        token = self.header(TOKEN_HEADER)
+        if not token:
+            raise _refused_field("missing", "header", TOKEN_HEADER)
+        if len(token) > MAX_TOKEN:
+            raise _refused_field("string_too_long", "header", TOKEN_HEADER)
+        return token
+
+    @property
+    def wire(self) -> int:
+        """The version of the wire that a worker understands; one that says none has 1."""
+        text = self.header(WIRE_HEADER) or "1"
+        if not (text.isascii() and text.isdecimal() and len(text) < 6):
+            raise _refused_field("int_parsing", "header", WIRE_HEADER)
+        if not 1 <= int(text) <= MAX_WIRE:
+            raise _refused_field("less_than_equal", "header", WIRE_HEADER)
+        return int(text)
 
 
-def routes(settings: Settings, ledger: Ledger, spool: Spool) -> APIRouter:
+class JobAct(Protocol):
+    """What a call does, in a thread: it takes head and body and returns JSON."""
+
+    def __call__(self, head: CallHead, body: IO[bytes], /) -> str:
+        """Return the JSON of the answer."""
+
+
+class JobCall:
+    """A call of the job API as an ASGI application: the whole body, one turn through a thread."""
+
+    def __init__(self, act: JobAct) -> None:
+        self._act = act
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call."""
+        with SpooledTemporaryFile(max_size=_IN_MEMORY) as body:
+            await _receive_body(receive, body)
+            content = await run_sync(self._act, CallHead(scope), body)
+        answer = Response(content, 200, _ANSWER_HEADERS, "application/json")
+        await answer(scope, receive, send)
+
+
+class InstanceCall:
+    """The call for the Instance of a job as an ASGI application: its file, piece by piece."""
+
+    def __init__(self, desk: JobDesk) -> None:
+        self._desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call."""
+        descriptor, size, piece = await run_sync(self._open, CallHead(scope))
+        try:
+            headers = [
+                (b"content-type", b"application/dicom"),
+                (b"content-length", str(size).encode()),
+            ]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            while True:
+                size -= len(piece)
+                is_over = size <= 0 or not piece
+                await send({"type": "http.response.body", "body": piece, "more_body": not is_over})
+                if is_over:
+                    return
+                piece = await run_sync(os.read, descriptor, _PIECE)
+        finally:
+            os.close(descriptor)
+
+    def _open(self, head: CallHead) -> tuple[int, int, bytes]:
+        """Return the descriptor of the file, its size and its first piece."""
+        path = self._desk.instance(head.job, head.token)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as exc:
+            raise NotFound("the Instance is no longer in the spool") from exc
+        except OSError as exc:
+            raise OutOfResources(f"the Instance cannot be read: {exc.strerror}") from exc
+        try:
+            return descriptor, os.fstat(descriptor).st_size, os.read(descriptor, _PIECE)
+        except OSError as exc:
+            os.close(descriptor)
+            raise OutOfResources(f"the Instance cannot be read: {exc.strerror}") from exc
+
+
+def routes(settings: Settings, ledger: Ledger, spool: Spool) -> list[Route]:
     """Return the job API; `web.guard` asks for the secret before these are reached."""
     desk = JobDesk(settings, ledger, spool, WebTrail(settings, ledger).refused)
-    router = APIRouter(prefix="/jobs/{job}")
 
-    @router.post("/claim")
-    def claim(job: str, body: ClaimRequest, wire: Wire = 1) -> Response:
+    def claim(head: CallHead, body: IO[bytes]) -> str:
         """Begin an attempt."""
-        claimed = desk.claim(job, body, wire)
+        claimed = desk.claim(head.job, _read_message(ClaimRequest, body), head.wire)
         # what an order does not ask for stays away: an older worker knows no field of it
-        answer = _json_response(claimed.model_dump_json(exclude_defaults=True))
-        answer.headers[WIRE_HEADER] = str(WIRE_VERSION)
-        return answer
+        return claimed.model_dump_json(exclude_defaults=True)
 
-    @router.get("/instance")
-    def instance(job: str, token: Token) -> FileResponse:
-        """Send the Part 10 file of the job's Instance."""
-        return InstanceFile(desk.instance(job, token), media_type="application/dicom")
-
-    @router.post("/lease")
-    def lease(job: str, body: LeaseRequest) -> Response:
+    def lease(head: CallHead, body: IO[bytes]) -> str:
         """Extend the lease."""
-        return _json_response(json.dumps({"lease_s": desk.renew(job, body)}))
+        return json.dumps({"lease_s": desk.renew(head.job, _read_message(LeaseRequest, body))})
 
-    @router.post("/result")
-    def result(job: str, posted: Posted) -> Response:
+    def result(head: CallHead, body: IO[bytes]) -> str:
         """Keep a result that belongs to its job durably."""
-        result = _read_result(posted)
+        form = _read_form(head.header("content-type"), body)
+        found = _read_result(form)
         try:
-            is_durable = desk.keep(job, result, _read_contents(posted, result))
+            is_durable = desk.keep(head.job, found, _read_contents(form, found))
         except ForeignResult as exc:
             raise HTTPException(422, str(exc)) from exc
-        return _json_response(json.dumps({"durable": is_durable}))
+        return json.dumps({"durable": is_durable})
 
-    @router.post("/release")
-    def release(job: str, body: ReleaseRequest) -> Response:
+    def release(head: CallHead, body: IO[bytes]) -> str:
         """Give the job back."""
-        return _json_response(json.dumps({"state": desk.release(job, body)}))
+        return json.dumps({"state": desk.release(head.job, _read_message(ReleaseRequest, body))})
 
-    return router
+    acts = {"claim": claim, "lease": lease, "result": result, "release": release}
+    posted = [
+        Route(f"/jobs/{{job}}/{name}", JobCall(act), methods=["POST"]) for name, act in acts.items()
+    ]
+    return [*posted, Route("/jobs/{job}/instance", InstanceCall(desk), methods=["GET"])]
 
 
-def _json_response(content: str) -> Response:
-    """Return JSON as it is: FastAPI would make and check it in a second turn through a thread."""
-    return Response(content, media_type="application/json")
+async def _receive_body(receive: Receive, body: IO[bytes]) -> None:
+    """Receive a whole body; the event loop does not wait for the disk."""
+    size, is_over = 0, False
+    while not is_over:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise HTTPException(400, "the body ended before its end")
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size <= _IN_MEMORY:
+            body.write(piece)
+        else:
+            await run_sync(body.write, piece)
+        is_over = not message.get("more_body", False)
+    if size <= _IN_MEMORY:
+        body.seek(0)
+    else:
+        await run_sync(body.seek, 0)
+
+
+def _read_message(kind: type[Model], body: IO[bytes]) -> Model:
+    """Return the message in a body; where it is wrong, what it held is not said again."""
+    try:
+        return kind.model_validate_json(body.read())
+    except ValidationError as exc:
+        errors = exc.errors(include_input=False, include_url=False)
+        found = [{**error, "loc": ("body", *error["loc"])} for error in errors]
+        raise RequestValidationError(found) from exc
+
+
+def _refused_field(why: str, *where: str) -> RequestValidationError:
+    return RequestValidationError([{"type": why, "loc": where}])
 
 
 def _result_mismatch(
@@ -238,12 +356,61 @@ def faults(errors: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _read_result(posted: FormData) -> Result:
-    text = posted.get("result")
-    if not isinstance(text, str):
+class ResultForm:
+    """The parts of a posted result; see `web.multipart.PartHandler`."""
+
+    def __init__(self) -> None:
+        self.result: bytes | None = None
+        self.files: list[tuple[str, bytes]] = []
+        self._name, self._is_file = "", False
+        self._content = bytearray()
+        self._fields = 0
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Begin a part; its Content-Disposition names it (RFC 7578 4.2)."""
+        about = media_types.parse(headers.get("content-disposition", "")[:1024])
+        self._name = about.parameters.get("name", "")
+        self._is_file = "filename" in about.parameters
+        self._fields += not self._is_file
+        if len(self.files) + self._is_file > MAX_OBJECTS or self._fields > 1:
+            raise HTTPException(400, f"a result has one field and at most {MAX_OBJECTS} files")
+        self._content = bytearray()
+
+    def data(self, content: bytes) -> None:
+        """Take more of the content of this part."""
+        self._content += content
+        if not self._is_file and len(self._content) > MAX_RESULT_JSON:
+            raise HTTPException(400, f"the JSON of a result has at most {MAX_RESULT_JSON} bytes")
+
+    def end(self) -> None:
+        """Keep the part."""
+        if self._is_file:
+            self.files.append((self._name, bytes(self._content)))
+        elif self._name == "result":
+            self.result = bytes(self._content)
+
+
+def _read_form(content_type: str, body: IO[bytes]) -> ResultForm:
+    """Return what a body of multipart/form-data holds; nothing of another kind."""
+    form = ResultForm()
+    mark = boundary(content_type)
+    if media_types.parse(content_type[:1024]).name != media_types.FORM_DATA or not mark:
+        return form
+    reader = PartReader(mark, form)
+    try:
+        while piece := body.read(_PIECE):
+            reader.write(piece)
+        reader.finish()
+    except NotMultipart as exc:
+        raise HTTPException(400, str(exc)) from exc
+    return form
+
+
+def _read_result(form: ResultForm) -> Result:
+    if form.result is None:
         raise HTTPException(422, "the part 'result' with the JSON of the result is missing")
     try:
-        result = Result.model_validate_json(text)
+        result = Result.model_validate_json(form.result)
     except ValidationError as exc:
         errors: list[Any] = list(exc.errors(include_input=False, include_url=False))
         raise HTTPException(422, f"result: {'; '.join(faults(errors))}") from exc
@@ -252,15 +419,14 @@ def _read_result(posted: FormData) -> Result:
     return result
 
 
-def _read_contents(posted: FormData, result: Result) -> dict[str, bytes]:
+def _read_contents(form: ResultForm, result: Result) -> dict[str, bytes]:
     """Return the bytes of each object by its part; all are there, and none is left over."""
     parts = [item.part for item in result.objects]
-    files = {name: file for name, file in posted.multi_items() if isinstance(file, UploadFile)}
+    contents = dict(form.files)
     if len(set(parts)) != len(parts) or not all(_PART.fullmatch(part) for part in parts):
         raise HTTPException(422, "objects need different parts of the form [a-z0-9_-]")
-    if set(parts) != set(files) or len(posted) != len(parts) + 1:
+    if set(parts) != set(contents) or len(form.files) != len(parts):
         raise HTTPException(422, "files and objects of the result are not the same parts")
-    contents = {part: files[part].file.read() for part in parts}
     if not all(is_part10(content) for content in contents.values()):
         raise HTTPException(422, "a file of the result is not a Part 10 file")
     return contents

@@ -15,6 +15,7 @@ PLAIN_JSON: Final = "application/json"
 XML: Final = "application/dicom+xml"
 OCTETS: Final = "application/octet-stream"
 RELATED: Final = "multipart/related"
+FORM_DATA: Final = "multipart/form-data"
 
 MAX_ACCEPT = 4096
 """Characters of an Accept header that are looked at."""
