@@ -8,8 +8,6 @@ service vary less than it assumes, so that its waits are upper bounds.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from dicom_node.store.ledger import Ledger
@@ -146,21 +144,14 @@ def plan_capacity(
 
 
 def measured_costs(ledger: Ledger, costs: ImageCosts) -> ImageCosts:
-    """Return `costs` with what the ledger's last events say of its stages, as far as they do."""
+    """Return `costs` with the model's time of the ledger's last events, where there are any.
+
+    The other stages are written down without a duration.
+    """
     newest = ledger.history.newest_event()
     times = ledger.history.stage_times(max(0, newest - RECENT_EVENTS), newest)
-    means = _mean_seconds(times)
-    named = {"receive_s": "received", "model_s": MODEL_SHARE, "deliver_s": "delivered"}
-    found = {key: means[stage] for key, stage in named.items() if means.get(stage)}
-    return replace(costs, **found)
-
-
-def _mean_seconds(times: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return the mean seconds of each stage."""
-    of_stage: dict[str, list[float]] = defaultdict(list)
-    for stage, ms in times:
-        of_stage[stage].append(ms / 1000)
-    return {stage: math.fsum(found) / len(found) for stage, found in of_stage.items()}
+    shares = [ms / 1000 for stage, ms in times if stage == MODEL_SHARE]
+    return replace(costs, model_s=math.fsum(shares) / len(shares)) if shares else costs
 
 
 def as_text(plan: CapacityPlan, costs: ImageCosts) -> str:

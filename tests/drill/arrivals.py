@@ -1,8 +1,9 @@
 """``python -m tests.drill.arrivals``: images at random times, and what the formulas say of it.
 
-A real node with one worker and the demonstration model. First images come one by one: what a way
-without waiting takes, and what the model costs. Then they come at random times (Poisson), so many
-that the worker is busy for a chosen share; their waits are compared with M/M/1 at those costs.
+A real node with one worker, whose model takes a fixed time as an accelerator would. First images
+come one by one: what a way without waiting takes, and what the model costs. Then they come at
+random times (Poisson), so many that the model is busy for a chosen share; their waits are compared
+with M/M/1 at those costs.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def arrivals(options: argparse.Namespace) -> dict[str, Any]:
     need("redis-server")  # before anything is made that would have to be removed
     rng = Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="arrivals-"))
-    world = OneWorkerWorld(Choice(folder / "world", model="phantom", stuck_s=60.0), options.batch)
+    choice = Choice(folder / "world", seconds=options.seconds, stuck_s=60.0)
+    world = OneWorkerWorld(choice, options.batch)
     pictures = [picture(i, rng.getrandbits(96)) for i in range(options.first + options.instances)]
     first, later = pictures[: options.first], pictures[options.first :]
     try:
@@ -128,8 +130,6 @@ def arrivals(options: argparse.Namespace) -> dict[str, Any]:
         "a_second": round(real_rate, 3),
         "model_s_alone": round(alone.model_s, 4),
         "model_s": round(costs.model_s, 4),
-        "receive_s": round(costs.receive_s, 4),
-        "deliver_s": round(costs.deliver_s, 4),
         "way_alone_s": round(way, 3),
         "busy": round(real_rate * costs.model_s, 3),
         "predicted": {
@@ -174,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--instances", type=int, default=400)
     options.add_argument("--first", type=int, default=20, help="images that come one by one")
     options.add_argument("--busy", type=float, default=0.7, help="share of time the model works")
+    options.add_argument("--seconds", type=float, default=0.4, help="the model's time a picture")
     options.add_argument("--batch", type=int, default=1)
     options.add_argument("--seed", type=int, default=1)
     chosen = options.parse_args(arguments)
