@@ -107,7 +107,7 @@ def change_section(text: str, name: str, values: Values | None) -> str:
         changed = text
     else:
         others = [*_table_blocks(text, "peers"), *_table_blocks(text, "rules")]
-        at = min((one.start for one in others), default=len(text))
+        at = min((other.start for other in others), default=len(text))
         changed = _insert_block(text, at, _render_block(f"[{name}]", values))
     rest = {key: value for key, value in wanted.items() if key != name}
     return _check_text(changed, rest | ({} if values is None else {name: values}), name)
@@ -181,7 +181,7 @@ def move_rule(text: str, name: str, place: int) -> str:
 def table_text(text: str, kind: str, name: str) -> str:
     """Return the lines of one table with its comments; empty where it has no block of its own."""
     if kind == "peers":
-        found = [one for one in _table_blocks(text, kind) if one.path == (kind, name)]
+        found = [block for block in _table_blocks(text, kind) if block.path == (kind, name)]
     elif kind != "rules":
         found = _table_blocks(text, kind)
     else:

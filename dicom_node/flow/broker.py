@@ -443,7 +443,7 @@ class Embedded:
             self.starts += 1
             while child.poll() is None and not self._stop.wait(0.05):
                 pass
-            # checked before the child is called ended: `stop` ends it below, and that is no failure
+            # checked before the child is called ended: `stop` ends it below, which is not a failure
             if self._stop.is_set():
                 break
             # what ran for a while is back at once; what cannot start is tried ever more slowly

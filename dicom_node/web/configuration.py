@@ -40,7 +40,7 @@ def routes(
             models=_model_rows(settings, ledger, seen),
             held=held_names(ledger, "model"),
             held_workers=held_names(ledger, "worker"),
-            here_workers={one.presence.worker for one in seen},
+            here_workers={worker.presence.worker for worker in seen},
             missing=missing,
             jobs_url=settings.jobs_url,
             **served_facts(settings, missing),

@@ -198,7 +198,9 @@ def routes(
     def edited(request: Request, kind: Kind, posted: Posted) -> Response:
         person, config = posted.person, opened()
         old, base, act = posted.text("old", 64), posted.text("base", 64), posted.text("do", 16)
-        texts = {one.key: _raw_field(posted, f"f-{one.key}") for one in FIELDS[kind]}
+        texts = {
+            form_field.key: _raw_field(posted, f"f-{form_field.key}") for form_field in FIELDS[kind]
+        }
         name = posted.text("name", 64) if kind == "peers" else texts.get("name", kind).strip()
         form = EditForm(kind, old, old or name, texts, base)
         try:
@@ -212,7 +214,7 @@ def routes(
             return shown(person, _replace_fields(form, problem=str(exc)), 422)
         if kind == "rules" and act not in ("remove", "up", "down"):
             tried = try_rule(draft.settings, ledger, spool, draft.new_name)
-            trail.listed(request, person.name, [one.instance for one in tried])
+            trail.listed(request, person.name, [trial.instance for trial in tried])
             form = _replace_fields(form, tried=tried)
         if kind == "retention":
             times = draft.settings.retention

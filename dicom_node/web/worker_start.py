@@ -48,7 +48,11 @@ def missing_workers(settings: Settings, ledger: Ledger, workers: Workers) -> lis
     here = workers.models()
     wanted = {rule.model for rule in settings.rules}
     wanted |= {model for model, line in waiting.items() if line.due + line.queued}
-    gone = {one.presence.card.name: one for one in reversed(workers.seen()) if not one.is_here}
+    gone = {
+        worker.presence.card.name: worker
+        for worker in reversed(workers.seen())
+        if not worker.is_here
+    }
     claims = ledger.results.workers()
     found = []
     for model in sorted(wanted - here):

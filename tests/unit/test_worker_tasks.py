@@ -293,10 +293,10 @@ def test_a_backlog_is_full_batches_in_the_workers_own_figures(station: Station) 
         stop.set()
         dispatching.join(20)
     assert station.model.batches == [8] * 5
-    told = station.desk.presence().batches
-    assert told is not None
-    assert (told.count, told.pictures, told.last) == (5, 40, (8,) * 5)
-    assert (told.limit, told.fill) == (8, 1.0)
+    counts = station.desk.presence().batches
+    assert counts is not None
+    assert (counts.count, counts.pictures, counts.last) == (5, 40, (8,) * 5)
+    assert (counts.limit, counts.fill) == (8, 1.0)
 
 
 def test_no_more_is_taken_than_makes_the_next_batch(station: Station) -> None:
@@ -461,7 +461,7 @@ def test_a_worker_that_is_not_stuck_keeps_its_file_young(tmp_path: Path) -> None
 
 
 def test_a_result_is_posted_again_until_the_node_is_back(station: Station) -> None:
-    """The pauses double, and the last failure is told."""
+    """The pauses double, and the last failure is reported."""
     station.receive("1.2.3.1")
     handout = station.hand_out()
     client = NodeClient(f"http://127.0.0.1:{free_ports(1)[0]}", SECRET)

@@ -129,7 +129,7 @@ _CHOOSE = (
 )
 _DELIVERED = (
     deliveries.update()
-    .where(_THIS, deliveries.c.state.in_([sa.literal_column(f"'{one}'") for one in UNSENT]))
+    .where(_THIS, deliveries.c.state.in_([sa.literal_column(f"'{state}'") for state in UNSENT]))
     .values(
         state=DeliveryState.SENT,
         status=sa.bindparam("answer"),

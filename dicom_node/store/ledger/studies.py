@@ -379,7 +379,7 @@ class _FindingStream(_Stream):
     def _stands_here(self, study: StudyView, row: Arrival) -> bool:
         places = {
             image.sop_instance_uid: min(
-                (_finding_rank(one) for one in image.rows if self._is_wanted(one)),
+                (_finding_rank(row) for row in image.rows if self._is_wanted(row)),
                 default=_NO_FINDING + 1,
             )
             for image in study.images
