@@ -236,7 +236,7 @@ class SteppedFormer(BatchFormer[Any]):
         """Give the model a batch."""
         if not self.is_ready:
             return
-        taken = self._batch(max(1, self._limit()))
+        taken = self._fill_batch(max(1, self._limit()))
         self._on_room()
         self._describe(taken)
 

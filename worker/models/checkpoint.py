@@ -210,7 +210,9 @@ class Checkpoint:
                 content = json.loads((self.folder / name).read_text(encoding="utf-8"))
                 shards = set(content["weight_map"].values())
                 beside = PurePosixPath(name).parent
-                lost = sorted(one for one in shards if (beside / one).as_posix() not in self.sums)
+                lost = sorted(
+                    shard for shard in shards if (beside / shard).as_posix() not in self.sums
+                )
             except (
                 OSError,
                 ValueError,

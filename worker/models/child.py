@@ -169,10 +169,10 @@ class ChildModel(LocalModel):
         self._is_wanted = True
         with ExitStack() as unloaded:
             unloaded.callback(self.close)
-            self._start()
+            self._start_child()
             unloaded.pop_all()
 
-    def _start(self) -> None:
+    def _start_child(self) -> None:
         wanted = self.options.python
         try:
             interpreter = Path(wanted).expanduser()
@@ -295,7 +295,7 @@ class ChildModel(LocalModel):
                     sent.append(radiograph.pixels.tobytes())
             request = {"do": "describe", "pictures": rows}
             answer = self._ask(request, b"".join(sent), progress, ANSWER_TIMEOUT_S)
-        return [_description(row) for row in answer["descriptions"]]
+        return [_read_description(row) for row in answer["descriptions"]]
 
     def _start_again(self) -> None:
         logger.warning("model %s: its process is started again", self.name)
@@ -327,7 +327,7 @@ class ChildModel(LocalModel):
                 with _ended_after(seconds, process):
                     wire.writer.write(message, content)
             except (OSError, ValueError) as exc:  # it ended, or another thread has closed the pipe
-                raise self._died(process) from exc
+                raise self._explain_death(process) from exc
             while True:
                 try:
                     frame = answers.get(timeout=seconds)
@@ -337,7 +337,7 @@ class ChildModel(LocalModel):
                         f"{self.name}: its process said nothing for {seconds:.0f} s"
                     ) from exc
                 if frame is None:
-                    raise self._died(process)
+                    raise self._explain_death(process)
                 answer, _ = frame
                 if answer["kind"] == "moved":
                     if progress is not None:
@@ -354,7 +354,7 @@ class ChildModel(LocalModel):
         finally:
             wire.replies.end(number)
 
-    def _died(self, process: subprocess.Popen[bytes]) -> _Ended:
+    def _explain_death(self, process: subprocess.Popen[bytes]) -> _Ended:
         status = self._end(process)
         return _Ended(f"{self.name}: its process ended with status {status}")
 
@@ -376,7 +376,7 @@ class ChildModel(LocalModel):
         if at_once:
             process.kill()
         if process.stdin is not None:
-            _close(process.stdin)
+            _close_pipe(process.stdin)
         try:
             return process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -392,7 +392,7 @@ class ChildModel(LocalModel):
             self._private = ""
 
 
-def _close(stream: IO[bytes]) -> None:
+def _close_pipe(stream: IO[bytes]) -> None:
     try:
         stream.close()
     except OSError:
@@ -460,7 +460,7 @@ def _error_of(answer: dict[str, Any]) -> Exception:
     return known.get(answer["error"], ModelFault)(str(answer["text"]))
 
 
-def _description(row: dict[str, Any]) -> Description:
+def _read_description(row: dict[str, Any]) -> Description:
     regions = tuple(Region(**region) for region in row.pop("regions"))
     return Description(**row, regions=regions)
 
@@ -498,11 +498,11 @@ def _listen(stream: IO[bytes], served: _Served) -> None:
         os._exit(0)
 
 
-def _text(exc: Exception) -> str:
+def _error_text(exc: Exception) -> str:
     return str(exc) if isinstance(exc, ChexFractError) else one_line(exc)
 
 
-def _files(options: SimpleNamespace) -> list[Path]:
+def _engine_files(options: SimpleNamespace) -> list[Path]:
     """Return what an engine reads: its folder, where links in it lead, and a list of sums."""
     found = [Path(named).expanduser() for named in (options.path, options.manifest) if named]
     folder = found[0] if found else Path("builtin:")
@@ -531,7 +531,7 @@ class _Served:
             try:
                 answer = self._answer(request, content)
             except Exception as exc:  # noqa: BLE001 - the rim of this process: the parent must hear of it
-                answer = {"kind": "failed", "error": type(exc).__name__, "text": _text(exc)}
+                answer = {"kind": "failed", "error": type(exc).__name__, "text": _error_text(exc)}
             self._writer.write(answer | {"number": request["number"]})
 
     def forget(self, numbers: Sequence[int]) -> None:
@@ -555,7 +555,10 @@ class _Served:
             self._pictures(request["pictures"], content),
             lambda: self._writer.write({"kind": "moved", "number": number}),
         )
-        return {"kind": "done", "descriptions": [dataclasses.asdict(one) for one in described]}
+        return {
+            "kind": "done",
+            "descriptions": [dataclasses.asdict(description) for description in described],
+        }
 
     def _pictures(self, rows: list[dict[str, Any]], content: bytes) -> list[Any]:
         """Return pictures to describe: inputs that are here, and pictures that were sent."""
@@ -576,7 +579,7 @@ class _Served:
         os.environ["TMPDIR"] = tempfile.tempdir = request["private"]
         confine(
             # what its environment imports may lie anywhere: an editable install of the model's code
-            read=[*(Path(entry) for entry in sys.path if entry), *_files(options)],
+            read=[*(Path(entry) for entry in sys.path if entry), *_engine_files(options)],
             write=[Path(request["private"])],
             devices=request["device"] != "cpu",
         )

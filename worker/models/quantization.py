@@ -46,7 +46,7 @@ def quantize(model: Any, how: str) -> Any:
     for name in names:
         parent, _, last = name.rpartition(".")
         owner = model.get_submodule(parent)
-        setattr(owner, last, _small(bitsandbytes.nn, getattr(owner, last), how))
+        setattr(owner, last, _quantized_layer(bitsandbytes.nn, getattr(owner, last), how))
     return model
 
 
@@ -55,7 +55,7 @@ def is_outside(name: str) -> bool:
     return any(part in name.lower() for part in NOT_LANGUAGE)
 
 
-def _small(layers: Any, linear: Any, how: str) -> Any:
+def _quantized_layer(layers: Any, linear: Any, how: str) -> Any:
     has_bias = linear.bias is not None
     shape = (linear.in_features, linear.out_features)
     if how == "8bit":

@@ -150,7 +150,7 @@ class BatchFormer(Generic[Item]):
     def _run(self) -> None:
         while True:
             waited = time.perf_counter()
-            taken = self._take()
+            taken = self._take_batch()
             if not taken:
                 return
             began = time.perf_counter()
@@ -158,9 +158,9 @@ class BatchFormer(Generic[Item]):
             with OneOfMany(lambda exc: logger.error("a batch failed", exc_info=exc)):
                 self._on_room()
                 self._describe(taken)
-            self._note(len(taken), began, waited)
+            self._note_batch(len(taken), began, waited)
 
-    def _note(self, count: int, began: float, waited: float) -> None:
+    def _note_batch(self, count: int, began: float, waited: float) -> None:
         with self._changed:
             old = self._figures
             spent = time.perf_counter() - began
@@ -178,7 +178,7 @@ class BatchFormer(Generic[Item]):
                 last=(*old.last, count)[-LAST:],
             )
 
-    def _take(self) -> list[Item]:
+    def _take_batch(self) -> list[Item]:
         """Wait for what is ready; return a batch of it, or nothing at the end."""
         with self._changed:
             while not (self._urgent or self._usual):
@@ -186,6 +186,8 @@ class BatchFormer(Generic[Item]):
                     return []
                 self._changed.wait()
             limit = max(1, self._limit())
+            # A tenth of a call at most: a whole call for one picture costs more than the wait for a
+            # second.
             linger = max(self.linger_s, min(self._usual_s / 10, LONGEST_LINGER_S))
             until = time.monotonic() + linger
             while (
@@ -195,18 +197,21 @@ class BatchFormer(Generic[Item]):
                 and (left := until - time.monotonic()) > 0
             ):
                 self._changed.wait(left)
+            # Counted before the batch is taken: full is measured only where a whole batch could
+            # have been formed.
             in_house = self._coming + len(self._urgent) + len(self._usual)
-            taken = self._batch(limit)
+            taken = self._fill_batch(limit)
             self._share = len(taken) / limit if in_house >= limit else 0.0
             return taken
 
-    def _batch(self, limit: int) -> list[Item]:
+    def _fill_batch(self, limit: int) -> list[Item]:
         """Take up to `limit` from the queues, in order; what is to be alone, by itself."""
         first = (self._urgent or self._usual)[0]
         if first.is_alone:
             return [(self._urgent or self._usual).pop(0).item]
         taken: list[Item] = []
         for line in (self._urgent, self._usual):
+            # What is alone stays where it is, so its turn comes; others may pass it.
             kept = []
             for ready in line:
                 if ready.is_alone or len(taken) == limit:

@@ -116,7 +116,7 @@ class NodeClient:
         A node that restarts is waited for: a ticket that is dropped lies until its time is over.
         """
         body = ClaimRequest(token=ticket.token, worker=worker)
-        answer = _patiently(lambda: self._post(ticket, "claim", body), 4, self._wait)
+        answer = _retry_patiently(lambda: self._post(ticket, "claim", body), 4, self._wait)
         try:
             return Claim.model_validate_json(answer)
         except ValueError as exc:
@@ -143,7 +143,7 @@ class NodeClient:
         try:
             with self._http.stream("GET", url, headers={"X-Job-Token": ticket.token}) as answer:
                 if answer.status_code != httpx2.codes.OK:
-                    self._refuse(answer.status_code, ticket)
+                    self._refuse_status(answer.status_code, ticket)
                 for chunk in answer.iter_bytes():
                     pieces.append(chunk)
                     got += len(chunk)
@@ -210,7 +210,9 @@ class NodeClient:
             (item.part, (f"{item.part}.dcm", content, "application/dicom"))
             for item, content in zip(result.objects, contents, strict=True)
         ]
-        _patiently(lambda: self._send(ticket, "result", files=files), tries, wait or self._wait)
+        _retry_patiently(
+            lambda: self._send(ticket, "result", files=files), tries, wait or self._wait
+        )
 
     def _post(self, ticket: Ticket, act: str, body: Any) -> bytes:
         return self._send(ticket, act, content=body.model_dump_json().encode())
@@ -222,20 +224,20 @@ class NodeClient:
         except httpx2.HTTPError as exc:
             raise Unreachable(f"{self.url} gives no answer: {exc or type(exc).__name__}") from exc
         if answer.status_code != httpx2.codes.OK:
-            self._refuse(answer.status_code, ticket)
+            self._refuse_status(answer.status_code, ticket)
         if act == "claim":
             version = answer.headers.get(WIRE_HEADER, "1")
             self._wire = int(version) if version.isdecimal() else 1
         return answer.content
 
-    def _refuse(self, status: int, ticket: Ticket) -> None:
+    def _refuse_status(self, status: int, ticket: Ticket) -> None:
         if status in _PERMANENT:
             kind, what = _PERMANENT[status]
             raise kind(f"{self.url} {what} (job {ticket.job[:12]}, HTTP {status})")
         raise Unreachable(f"{self.url} answers HTTP {status} (job {ticket.job[:12]})")
 
 
-def _patiently(ask: Callable[[], bytes], tries: int, wait: Callable[[float], None]) -> bytes:
+def _retry_patiently(ask: Callable[[], bytes], tries: int, wait: Callable[[float], None]) -> bytes:
     """Ask again, after 0.5 s and twice as long each time, while there is no answer."""
     for attempt in range(tries - 1):
         try:

@@ -125,6 +125,7 @@ class LeaseRenewal:
             held = list(self._jobs.values())
         for node, ticket, _ in held:
             with suppress(ChexFractError):
+                # No attempt is spent: the images are not to blame for a restart.
                 node.release(ticket, "the worker was stopped", counts=False)
 
     def _run(self) -> None:
@@ -136,19 +137,22 @@ class LeaseRenewal:
         if not self._jobs:
             self.moved()
             return True
+        # Of the monotonic clock: a wall clock that is set forward would end a healthy worker.
         if self._monotonic() - self._moved > self._stuck_after:
             logger.critical("no progress for %.0f s: this worker ends", self._stuck_after)
             self._give_up()
             return False
-        self._renew()
+        self._renew_leases()
         return True
 
-    def _renew(self) -> None:
+    def _renew_leases(self) -> None:
         with self._lock:
             held = list(self._jobs.values())
         now = self._monotonic()
         for node, ticket, lease_s in held:
             since = self._renewed.get(ticket.job, now)
+            # A third, so that two renewals may be lost; and only what has moved on: a stuck worker
+            # must lose its jobs.
             if now - since < lease_s / 3 or self._moved <= since:
                 continue
             self._renewed[ticket.job] = now
@@ -232,7 +236,7 @@ class Desk:
         self._held = 0
         self._count_lock = threading.Lock()
         self._name = f"{settings.worker.name}:{os.getpid()}"
-        self.batches = hands.former(self._describe, self._limit, on_room)
+        self.batches = hands.former(self._describe, self._batch_limit, on_room)
         self._preparing, self._building = hands.preparing, hands.building
         self._turns = Turns()
 
@@ -244,7 +248,7 @@ class Desk:
         self._building.shutdown()
         self._nodes.close()
 
-    def _limit(self) -> int:
+    def _batch_limit(self) -> int:
         """Return how many pictures the model gets at a time."""
         return max(1, min(self._settings.worker.batch, self._pipeline.limit.most))
 
@@ -278,7 +282,7 @@ class Desk:
             device=heartbeat.device(info.device),
             busy=self._pulse.count,
             done=self._done,
-            batches=heartbeat.batches(self.batches.figures, self._limit()),
+            batches=heartbeat.batches(self.batches.figures, self._batch_limit()),
         )
 
     def work(self, handout: Handout, *, urgent: bool = False) -> None:
@@ -307,14 +311,17 @@ class Desk:
         with self._count_lock:
             self._held += len(handout.tickets)
         done: list[Future[None]] = [Future() for _ in handout.tickets]
+        # Before the jobs begin: the last may be done before this method returns.
         for ends in done:
             ends.add_done_callback(self._let_go)
         tickets = tuple(zip(handout.tickets, done, strict=True))
 
         def begin() -> None:
+            # All at once and first: the batch former waits for what is expected, and forms whole
+            # batches of it.
             self.batches.expect(len(tickets))
             for ticket, ends in tickets:
-                self._preparing.submit(self._prepare, node, ticket, ends, urgent=urgent)
+                self._preparing.submit(self._prepare_job, node, ticket, ends, urgent=urgent)
 
         self._turns.ask(begin, len(tickets), alone=handout.alone, urgent=urgent)
         return done
@@ -325,13 +332,13 @@ class Desk:
         self._turns.leave()
         self._on_room()
 
-    def _prepare(
+    def _prepare_job(
         self, node: NodeClient, ticket: Ticket, done: Future[None], *, urgent: bool
     ) -> None:
         """Claim a job, fetch its Instance and make its picture, then bring it to the model."""
         job = None
         with self._giving_back(node, ticket):
-            job = self._fetch(node, ticket)
+            job = self._fetch_job(node, ticket)
         if job is None:
             self.batches.miss()
             self._pulse.drop(ticket)
@@ -343,9 +350,9 @@ class Desk:
             self.batches.put(job, urgent=urgent, alone=job.claim.attempt > 1)
         else:
             self.batches.miss()
-            self._building.submit(self._finish, job)
+            self._building.submit(self._finish_job, job)
 
-    def _fetch(self, node: NodeClient, ticket: Ticket) -> Job | None:
+    def _fetch_job(self, node: NodeClient, ticket: Ticket) -> Job | None:
         try:
             claim = node.claim(ticket, self._name)
         except Stale:
@@ -380,13 +387,13 @@ class Desk:
         self._pulse.moved()
         for job in jobs:
             if not isinstance(job.case.trouble, BrokenAccelerator):
-                self._building.submit(self._finish, job)
+                self._building.submit(self._finish_job, job)
         self._end_if_broken(jobs)
 
-    def _finish(self, job: Job) -> None:
+    def _finish_job(self, job: Job) -> None:
         try:
             with self._giving_back(job.node, job.ticket):
-                self._post(job)
+                self._post_result(job)
         finally:
             self._pulse.drop(job.ticket)
             job.done.set_result(None)
@@ -410,14 +417,14 @@ class Desk:
         reason = str(lost[0].case.trouble)
         logger.critical("the accelerator is lost: %s", reason)
         for job in lost:
-            self._release(job.node, job.ticket, reason, counts=True)
+            self._release_job(job.node, job.ticket, reason, counts=True)
             self._pulse.drop(job.ticket)
         self._pulse.give_back()
         _exit_hard()
         for job in lost:
             job.done.set_result(None)
 
-    def _post(self, job: Job) -> None:
+    def _post_result(self, job: Job) -> None:
         if job.case.trouble is not None:
             raise job.case.trouble
         conclusion = self._pipeline.build(job.case, job.claim.order, job.ticket.token)
@@ -440,7 +447,7 @@ class Desk:
 
         def note(exc: Exception) -> None:
             logger.error("job failed", exc_info=exc)
-            self._release(node, ticket, f"{type(exc).__name__} in the worker", counts=True)
+            self._release_job(node, ticket, f"{type(exc).__name__} in the worker", counts=True)
 
         with OneOfMany(note):  # any fault must reach the ledger
             try:
@@ -448,15 +455,15 @@ class Desk:
             except Stale as exc:
                 logger.warning("result dropped: %s", exc)
             except (OutOfResources, MemoryError) as exc:
-                self._release(node, ticket, f"out of memory: {exc}", counts=True, delay_s=10.0)
+                self._release_job(node, ticket, f"out of memory: {exc}", counts=True, delay_s=10.0)
             except Unexplained as exc:
-                self._release(node, ticket, str(exc), counts=True, delay_s=10.0)
+                self._release_job(node, ticket, str(exc), counts=True, delay_s=10.0)
             except Transient as exc:
-                self._release(node, ticket, str(exc), counts=False, delay_s=1.0)
+                self._release_job(node, ticket, str(exc), counts=False, delay_s=1.0)
             except ChexFractError as exc:
-                self._release(node, ticket, str(exc), counts=True)
+                self._release_job(node, ticket, str(exc), counts=True)
 
-    def _release(
+    def _release_job(
         self, node: NodeClient, ticket: Ticket, reason: str, *, counts: bool, delay_s: float = 0.0
     ) -> None:
         logger.warning("job %s given back: %s", ticket.job[:12], reason)
@@ -500,6 +507,7 @@ class Doorbell:
     def __init__(self) -> None:
         self.waiting, self._ringing = os.pipe()
         os.set_blocking(self.waiting, False)
+        # A signal handler that blocks on a full pipe would never return.
         os.set_blocking(self._ringing, False)
 
     def ring(self, *_: object, **__: object) -> None:
@@ -525,6 +533,8 @@ def take_while_there_is_room(app: Any, desk: Desk, room: Doorbell) -> None:
 
         def start(self, consumer: Any) -> None:
             limits = consumer.task_consumer.channel.qos  # a new one with each connection
+            # Celery asks this before it takes a message: what stays in Redis can go to an idle
+            # worker.
             usual = limits.can_consume
             limits.can_consume = lambda: desk.has_room() and usual()
 
@@ -570,7 +580,7 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
             "--without-heartbeat",
         ]
     )
-    # Whoever asked this process to end was answered by `_end`: this is the broker's doing.
+    # Whoever asked this process to end was answered by `_end_process`: this is the broker's doing.
     pulse.give_back()
     raise Unreachable(f"{broker.redacted(settings.worker.broker)}: Celery has given it up")
 
@@ -590,7 +600,7 @@ def end_on_signals(desk: Desk, pulse: LeaseRenewal) -> None:
 
     def end() -> None:
         select.select([bell.waiting], [], [])
-        _end(desk, pulse)
+        _end_process(desk, pulse)
 
     threading.Thread(target=end, name="end", daemon=True).start()
 
@@ -604,7 +614,7 @@ def end_on_signals(desk: Desk, pulse: LeaseRenewal) -> None:
     signals.worker_shutting_down.connect(bell.ring, weak=False)
 
 
-def _end(desk: Desk, pulse: LeaseRenewal) -> None:
+def _end_process(desk: Desk, pulse: LeaseRenewal) -> None:
     """Let what is nearly done be posted, give the rest back, and be gone before we are killed."""
     until = time.monotonic() + LAST_WORDS_S
     while desk.held and time.monotonic() < until:
