@@ -198,8 +198,8 @@ class Database:
             self.sync()
 
     @contextmanager
-    def driving(self) -> Iterator[Any]:
-        """Like `writing`, with a cursor of the driver: for what each received Instance waits for.
+    def driving(self) -> Iterator[DriverTransaction]:
+        """Like `writing`, by the driver itself: for what each received Instance waits for.
 
         SQLAlchemy's own execution takes several times as long as SQLite's; see `PreparedStatement`.
         """
@@ -211,10 +211,13 @@ class Database:
         ):
             # whatever ends this block before its commit undoes it, a signal's exception as well
             undo.callback(connection.rollback)
-            if self.is_sqlite:  # other drivers begin by themselves
+            if self.is_sqlite:
                 _begin_writing(cursor)
-            yield cursor
-            connection.commit()
+                yield DriverTransaction(cursor)
+                connection.commit()
+            else:
+                with _pipelined(connection.driver_connection):
+                    yield DriverTransaction(cursor, connection.driver_connection)
             undo.pop_all()
         self._ring_bells()
         self.sync()
@@ -615,6 +618,54 @@ class Watch:
         if connection is not None:
             with suppress(*self._database.driver_errors):
                 connection.close()
+
+
+class DriverTransaction:
+    """Runs prepared statements; PostgreSQL gets them in a row and is waited for where one answers.
+
+    Parameters
+    ----------
+    cursor
+        The driver's.
+    connection
+        Of psycopg in a pipeline, where a cursor has one answer only.
+    """
+
+    def __init__(self, cursor: Any, connection: Any = None) -> None:
+        self._cursor = cursor
+        self._connection = connection
+
+    def run(self, statement: PreparedStatement, *rows: Mapping[str, Any]) -> None:
+        """Execute a statement for each row of parameters."""
+        if len(rows) == 1:
+            self._cursor.execute(statement.sql, statement.row(rows[0]))
+        else:
+            self._cursor.executemany(statement.sql, [statement.row(row) for row in rows])
+
+    def first(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Any:
+        """Return the first row of the answer as a plain tuple; None without any."""
+        if self._connection is None:
+            self._cursor.execute(statement.sql, statement.row(values))
+            return self._cursor.fetchone()
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute(statement.sql, statement.row(values))
+            return cursor.fetchone()
+
+
+@contextmanager
+def _pipelined(driver: Any) -> Iterator[None]:
+    """One transaction of psycopg whose statements wait for no answer that nobody looks at.
+
+    Its own BEGIN would wait for one.
+    """
+    with _autocommit(driver):
+        try:
+            with driver.pipeline():
+                driver.execute("BEGIN")
+                yield
+                driver.execute("COMMIT")
+        finally:
+            driver.rollback()  # nothing, unless something went wrong
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from dicom_node.base.local_time import local_time
 from dicom_node.standard.priority import FROM_DIMSE, DimsePriority, Priority
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.batch import Batch
-from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.database import Database, DriverTransaction
 from dicom_node.store.ledger.events import (
     ADD_EVENT,
     Details,
@@ -246,14 +246,13 @@ class Instances:
         arrival = _Arrival(instance, routes, reason, self._clock.wall())
         return self._received(arrival) or self._record_again(arrival)
 
-    def _order_id(self, cursor: Any, shared: str) -> int:
+    def _order_id(self, driver: DriverTransaction, shared: str) -> int:
         """Return the id of what the orders of many jobs have in common."""
         known = self._order_ids.get(shared)
         if known is None:
             # insert, then look: of two processes the second finds the row of the first
-            for statement in (self._statements.add_order, self._statements.find_order):
-                cursor.execute(statement.sql, statement.row({"content": shared}))
-            (known,) = cursor.fetchone()
+            driver.run(self._statements.add_order, {"content": shared})
+            (known,) = driver.first(self._statements.find_order, {"content": shared})
             self._new_orders[shared] = int(known)
         return int(known)
 
@@ -274,70 +273,63 @@ class Instances:
 
     def _receive_batch(self, arrivals: Sequence[_Arrival]) -> list[Receipt | None]:
         """Record in one transaction what comes for the first time; None for the others."""
-        with self._database.driving() as cursor:
+        with self._database.driving() as driver:
             self._new_orders.clear()
             self._new_begun.clear()
-            receipts = [self._record_first(cursor, arrival) for arrival in arrivals]
+            receipts = [self._record_first(driver, arrival) for arrival in arrivals]
         self._order_ids |= self._new_orders  # not before they are committed
         if len(self._begun_at) > REMEMBERED:
             self._begun_at.clear()
         self._begun_at |= self._new_begun
         return receipts
 
-    def _record_first(self, cursor: Any, arrival: _Arrival) -> Receipt | None:
+    def _record_first(self, driver: DriverTransaction, arrival: _Arrival) -> Receipt | None:
         instance, now, uid = arrival.instance, arrival.at, arrival.instance.sop_instance_uid
         reason = _why_ignored(arrival)
-        cursor.execute(
-            self._statements.add_instance.sql,
-            self._statements.add_instance.row(_instance_row(arrival, reason)),
-        )
-        added = cursor.fetchone()
+        added = driver.first(self._statements.add_instance, _instance_row(arrival, reason))
         # a known UID: the others of the batch go on, and this Instance is compared outside of it
         if added is None:
             return None
         text = searched_text(instance.patient_name, instance.patient_id, instance.accession_number)
-        cursor.execute(
-            self._statements.add_words.sql,
-            self._statements.add_words.row(
-                {"n": added[0], "t": indexed_text(text, self._database.is_sqlite)}
-            ),
-        )
+        words = indexed_text(text, self._database.is_sqlite)
+        driver.run(self._statements.add_words, {"n": added[0], "t": words})
         stages = [NewEvent(uid, Stage.RECEIVED, now)]
         if reason:
             stages.append(NewEvent(uid, Stage.IGNORED, now, details=Details(reason=reason)))
-        made = [self._add_job(cursor, instance, route, now) for route in arrival.routes]
+        made = [self._add_job(driver, instance, route, now) for route in arrival.routes]
         stages += [NewEvent(uid, Stage.ROUTED, now, job) for job in made]
-        rows = [self._statements.add_event.row(event_row(stage)) for stage in stages]
-        cursor.executemany(self._statements.add_event.sql, rows)
+        driver.run(self._statements.add_event, *(event_row(stage) for stage in stages))
         return Receipt("new", tuple(made), instance.file, reason)
 
-    def _add_job(self, cursor: Any, instance: Instance, route: Route, now: float) -> str:
+    def _add_job(
+        self, driver: DriverTransaction, instance: Instance, route: Route, now: float
+    ) -> str:
         """Add the job of one route and return its id."""
         counter = _counter_key(instance.study_instance_uid, route.model)
-        cursor.execute(self._statements.count_up.sql, self._statements.count_up.row(counter))
-        (number,) = cursor.fetchone()
+        (number,) = driver.first(self._statements.count_up, counter)
         order = _order_of_route(route, number, now)
         if number > 1:
             order = order.model_copy(
-                update={"series_datetime": self._series_begun_at(cursor, counter)}
+                update={"series_datetime": self._series_begun_at(driver, counter)}
             )
         shared, own = split_order(order)
         job = _job_row(instance, route, now) | {
-            "order_id": self._order_id(cursor, shared),
+            "order_id": self._order_id(driver, shared),
             "report_order": own,
         }
-        cursor.execute(self._statements.add_job.sql, self._statements.add_job.row(job))
+        driver.run(self._statements.add_job, job)
         return str(job["id"])
 
-    def _series_begun_at(self, cursor: Any, counter: dict[str, Any]) -> datetime | None:
+    def _series_begun_at(
+        self, driver: DriverTransaction, counter: dict[str, Any]
+    ) -> datetime | None:
         """Return when the first report of a study and model was made, None where none tells."""
         key = (str(counter["study"]), str(counter["model_name"]))
         for known in (self._begun_at, self._new_begun):
             if key in known:
                 return known[key]
         asked = {"study": key[0], "for_model": key[1]}
-        cursor.execute(self._statements.any_order.sql, self._statements.any_order.row(asked))
-        found = cursor.fetchone()
+        found = driver.first(self._statements.any_order, asked)
         self._new_begun[key] = _series_datetime(found[0]) if found else None
         return self._new_begun[key]
 
