@@ -25,6 +25,9 @@ OLD = Path(__file__).resolve().parents[1] / "drill" / "ledgers"
 STRIDE = (1, 1) if os.environ.get("EVERY_STATEMENT") else (53, 11)
 """Statements between two kills, in the migrations and in what follows them."""
 
+pytestmark = [pytest.mark.timeout(0)] if os.environ.get("EVERY_STATEMENT") else []
+"""Some hundred kills take minutes."""
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Cluster]:

@@ -970,3 +970,50 @@ def test_a_lost_connection_is_one_error_and_leaves_nothing_half_done(postgresql:
     assert ledger.history.status().jobs == {"received": 2}
     other.close()
     ledger.close()
+
+
+@pytest.mark.parametrize("how", ["a statement fails", "the caller fails", "both wait"])
+def test_a_transaction_in_a_row_happens_as_a_whole_or_not(ledger: Ledger, how: str) -> None:
+    """PostgreSQL gets its statements without a wait for each answer: a late fault undoes all."""
+    reported(ledger)
+    add = schema.workers.insert()
+
+    def begun() -> None:
+        with ledger.database.writing(in_a_row=True) as connection:
+            database_module.write(
+                connection, add, [{"name": "a", "claimed_at": 1.0}], is_whole=False
+            )
+            if how == "a statement fails":
+                twice = [{"name": "b", "claimed_at": 1.0}] * 2
+                database_module.write(connection, add, twice, is_whole=False)
+            if how == "both wait":
+                known = connection.execute(sa.select(schema.workers.c.name)).scalars().all()
+                assert "a" in known
+            if how != "a statement fails":
+                raise Stale("somebody else was faster")
+
+    with pytest.raises((Unreachable, Stale)):
+        begun()
+    assert [one.worker for one in ledger.results.workers()] == ["w"]
+    with ledger.database.writing(in_a_row=True) as connection:
+        update = schema.workers.update().where(schema.workers.c.name == sa.bindparam("who"))
+        update = update.values(claimed_at=sa.bindparam("at"))
+        assert database_module.change(connection, update, {"who": "w", "at": 5.0}) == 1
+        assert database_module.change(connection, update, {"who": "x", "at": 5.0}) == 0
+    assert [one.claimed_at for one in ledger.results.workers()] == [5.0]
+
+
+def test_a_question_leaves_its_connection_fit_for_a_transaction(ledger: Ledger) -> None:
+    """PostgreSQL is asked without a transaction, and the same connection has one afterwards."""
+    reported(ledger)
+
+    def undone() -> None:
+        with ledger.database.writing() as connection:
+            connection.execute(schema.workers.delete())
+            raise Stale("undone")
+
+    for ask in (ledger.jobs.waiting, ledger.history.status, ledger.jobs.next_due):
+        ask()
+        with pytest.raises(Stale):
+            undone()
+        assert [one.worker for one in ledger.results.workers()] == ["w"]

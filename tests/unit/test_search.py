@@ -11,7 +11,7 @@ from ledgers import fresh, instance, route
 from postgresql import cluster
 
 from dicom_node.standard.names import folded, spaced
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, search
 from dicom_node.store.ledger.search import MOST_TEXT, searched_text, words_of
 
 NAMES = (
@@ -137,3 +137,31 @@ def test_folding_again_changes_nothing_and_case_does_not_count(text: str) -> Non
 
 def test_a_name_of_any_length_costs_no_more_than_a_long_one() -> None:
     assert len(searched_text("'a" * 10**6, "b " * 10**6, "c" * 10**6)) <= 2 * 3 * MOST_TEXT
+
+
+def test_what_is_near_and_what_is_far_behind_is_found_once_and_in_order(
+    ledgers: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL looks at its newest rows, as long as that is quick, and then into its index."""
+    monkeypatch.setattr(search, "_WINDOW", 3)
+    monkeypatch.setattr(search, "_WIDEST", 5)
+    monkeypatch.setattr(search, "_FIRST_CHUNK", 2)
+    both = [{}, {}]
+    for ledger, known in zip(ledgers, both, strict=True):
+        for n in range(100, 140):
+            name = "Rare^Seldom" if n in (101, 102, 120) else "Often^Seen"
+            facts = {"patient_name": name, "patient_id": f"{n}", "accession_number": f"Y{n}"}
+            ledger.instances.receive(instance(n, **facts), [route()])
+        for often in (0.0, 0.5, 2.0):  # from windows alone to the index at once
+            monkeypatch.setattr(search, "_OFTEN", often)
+            for words in ("often", "se", "rare", "seldom rare", "often rare", "y1", "nobody"):
+                rows, before = [], ""
+                while True:
+                    page = ledger.history.page(2, words, before=before)
+                    rows += [row.sop_instance_uid for row in page.rows]
+                    if not (before := page.older):
+                        break
+                known[often, words] = rows
+    for (often, words), rows in both[1].items():
+        assert rows == both[0][often, words], (often, words)
+    assert [len(both[1][0.5, words]) for words in ("often", "rare", "nobody")] == [37, 3, 0]

@@ -174,7 +174,7 @@ class Database:
         return (of_driver, sqlite3.Error, sa.exc.SQLAlchemyError, OSError)
 
     @contextmanager
-    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
+    def writing(self, *, durable: bool = True, in_a_row: bool = False) -> Iterator[Connection]:
         """One transaction that may write; all of it happens, or nothing.
 
         Parameters
@@ -182,6 +182,8 @@ class Database:
         durable : bool
             It is on the disk before this returns. What a power cut may undo, because it is done
             again or found out later, does without: a killed process loses neither.
+        in_a_row : bool
+            PostgreSQL gets the statements of `change` and `write` without a wait for each answer.
 
         Raises
         ------
@@ -191,7 +193,8 @@ class Database:
             Its disk is full.
         """
         engine = self._engine if durable else self._relaxed
-        with self.translated(), self._turn, engine.begin() as connection:
+        begin = _begin_in_a_row if in_a_row and not self.is_sqlite else Engine.begin
+        with self.translated(), self._turn, begin(engine) as connection:
             yield connection
         self._ring_bells()
         if durable:
@@ -520,6 +523,8 @@ def change(connection: Connection, statement: sa.Update, values: Mapping[str, An
     query = _prepare(connection, statement)
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute(query.sql, query.row(values))
+        if (pipeline := connection.info.get(_PIPELINE)) is not None:
+            pipeline.sync()  # the count comes with the answer
         return int(cursor.rowcount)
 
 
@@ -653,19 +658,37 @@ class DriverTransaction:
 
 
 @contextmanager
-def _pipelined(driver: Any) -> Iterator[None]:
+def _pipelined(driver: Any) -> Iterator[Any]:
     """One transaction of psycopg whose statements wait for no answer that nobody looks at.
 
     Its own BEGIN would wait for one.
     """
     with _autocommit(driver):
         try:
-            with driver.pipeline():
+            with driver.pipeline() as pipeline:
                 driver.execute("BEGIN")
-                yield
+                yield pipeline
                 driver.execute("COMMIT")
         finally:
             driver.rollback()  # nothing, unless something went wrong
+
+
+_PIPELINE = "pipeline"
+"""Where a connection has its pipeline, while it has one."""
+
+
+@contextmanager
+def _begin_in_a_row(engine: Engine) -> Iterator[Connection]:
+    """One transaction in a pipeline; what SQLAlchemy itself executes is waited for."""
+    with (
+        engine.connect() as connection,
+        _pipelined(connection.connection.driver_connection) as pipeline,
+    ):
+        connection.info[_PIPELINE] = pipeline
+        try:
+            yield connection
+        finally:
+            connection.info.pop(_PIPELINE, None)
 
 
 @contextmanager
@@ -706,19 +729,21 @@ def _create_engine(url: str, *, is_relaxed: bool = False) -> Engine:
         connect_args=options if parsed.get_backend_name() == "postgresql" else {},
     )
     _ping_what_was_idle(engine)
-    sa.event.listen(engine, "do_execute", _plan_by_its_words)
+    sa.event.listen(engine, "do_execute", _execute)
     return engine
 
 
-def _plan_by_its_words(cursor: Any, statement: str, parameters: Any, context: Any) -> bool | None:
-    """Execute a statement that is to be planned for its parameters each time; True: it is done.
-
-    psycopg prepares what came often, and PostgreSQL plans that without its parameters.
-    """
-    if context is None or not context.execution_options.get(EACH_ITS_PLAN):
-        return None
-    cursor.execute(statement, parameters, prepare=False)
-    return True
+def _execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool | None:
+    """Execute a statement of SQLAlchemy's where psycopg is to do it otherwise; True: it is done."""
+    if cursor.connection.pgconn.pipeline_status:
+        with cursor.connection.pipeline():  # SQLAlchemy looks at the answer at once
+            cursor.execute(statement, parameters)
+        return True
+    if context is not None and context.execution_options.get(EACH_ITS_PLAN):
+        # psycopg prepares what came often, and PostgreSQL plans that without its parameters
+        cursor.execute(statement, parameters, prepare=False)
+        return True
+    return None
 
 
 def _ping_what_was_idle(engine: Engine) -> None:

@@ -227,7 +227,7 @@ class Deliveries:
         The attempt counts as unanswered until `delivered` or `postpone` records its status: a
         process may end, or a line break, after the object has arrived.
         """
-        with self._database.writing() as connection:
+        with self._database.writing(in_a_row=True) as connection:
             write(connection, _CHOOSE, [{"delivery": delivery, "wanted": sop_instance_uid}])
             ((job, settled),) = fetch(connection, _CHOSEN, {"delivery": delivery})
             keep_variant(self._database, connection, job, settled)
@@ -248,7 +248,7 @@ class Deliveries:
         values = {"delivery": delivery, "answer": status, "now": now, "ask": ask_at}
         # A power cut that undoes it lets the object be sent again, and its answer is right then:
         # `choose` has noted on the disk that an attempt is open.
-        with self._database.writing(durable=False) as connection:
+        with self._database.writing(durable=False, in_a_row=True) as connection:
             changed = change(connection, _DELIVERED, values)
             if changed:
                 (row,) = fetch(connection, _WITH_SOURCE, values)

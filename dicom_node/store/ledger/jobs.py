@@ -245,7 +245,7 @@ class JobLedger:
         query = _NEXT if priority is None else _NEXT_OF_PRIORITY
         if priority is not None:
             wanted["only"] = priority
-        with self._database.writing(durable=False) as connection:
+        with self._database.writing(durable=False, in_a_row=True) as connection:
             rows = fetch(connection, query, wanted)
             # a power cut may undo this: the jobs are handed out again, and the lost tickets are
             # void
@@ -377,7 +377,7 @@ class JobLedger:
         now = self._clock.wall()
         if self._turns_away(job, token, worker, now):
             raise _stale_token(job)
-        with self._database.writing(durable=False) as connection:
+        with self._database.writing(durable=False, in_a_row=True) as connection:
             values = {"of": job, "by": token, "who": worker, "end": now + lease_s, "now": now}
             changed = change(connection, _CLAIM, values)
             row = self._read_row(connection, job)
@@ -494,7 +494,7 @@ class JobLedger:
         missing = [o.part for o in result.objects if o.part not in files]
         if missing:
             raise NotFound(f"job {job}: no file for part {missing[0]!r} of the result")
-        with self._database.writing() as connection:
+        with self._database.writing(in_a_row=True) as connection:
             values = {
                 "of": job,
                 "by": token,

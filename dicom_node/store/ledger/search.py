@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Generator, Iterable, Iterator
 
 import sqlalchemy as sa
@@ -246,13 +248,14 @@ _NEWEST_OF_RARE = (
     "AND number > :lowest ORDER BY number DESC LIMIT :limit"
 )
 
-_COMMON = sa.text(
-    "SELECT word FROM unnest(CAST(:words AS text[])) word "
-    "WHERE 0.01 < (SELECT sum(known.share) FROM pg_stats s, "
-    "unnest(CAST(CAST(s.most_common_elems AS text) AS text[]), s.most_common_elem_freqs) "
-    "known (word, share) WHERE s.schemaname = current_schema() AND s.tablename = 'words' "
-    "AND s.attname = 'text' AND starts_with(known.word, word.word))"
+_STATISTICS = sa.text(
+    "SELECT CAST(CAST(most_common_elems AS text) AS text[]), most_common_elem_freqs FROM pg_stats "
+    "WHERE schemaname = current_schema() AND tablename = 'words' AND attname = 'text'"
 )
+_FRESH_S = 60.0
+"""How long PostgreSQL's statistics are remembered: it makes new ones after many changes."""
+
+_shares: dict[str, tuple[float, dict[str, float]]] = {}
 
 
 def _common_words(connection: Connection, text: str) -> list[str]:
@@ -264,5 +267,21 @@ def _common_words(connection: Connection, text: str) -> list[str]:
     words = _searched_words(text)
     if len(words) < 2:
         return []
-    found = list(connection.scalars(_COMMON, {"words": words}))
+    where, now = str(connection.engine.url), time.monotonic()
+    asked_at, shares = _shares.get(where, (-math.inf, {}))
+    if now - asked_at > _FRESH_S:
+        row = connection.execute(_STATISTICS).first()
+        # behind the share of each word PostgreSQL has three figures about all
+        shares = dict(zip(row[0] or (), row[1] or (), strict=False)) if row else {}
+        if len(_shares) > _MOST_LEDGERS:
+            _shares.clear()
+        _shares[where] = (now, shares)
+    found = [
+        word
+        for word in words
+        if sum(share for known, share in shares.items() if known.startswith(word)) > 0.01
+    ]
     return found if len(found) < len(words) else []
+
+
+_MOST_LEDGERS = 8
