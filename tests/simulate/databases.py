@@ -12,7 +12,12 @@ from sqlalchemy.pool import StaticPool
 
 from dicom_node.base.errors import OutOfResources
 from dicom_node.store.ledger import Ledger
-from dicom_node.store.ledger.database import Database, PreparedStatement, _prepare_sqlite
+from dicom_node.store.ledger.database import (
+    Database,
+    DriverTransaction,
+    PreparedStatement,
+    _prepare_sqlite,
+)
 from dicom_node.store.schema import metadata
 
 from ..support.transitions import write_down
@@ -48,16 +53,16 @@ class MemoryDatabase(Database):
         self._own.execute("COMMIT")
 
     @contextmanager
-    def writing(self, *, durable: bool = True) -> Iterator[Any]:
+    def writing(self, *, durable: bool = True, in_a_row: bool = False) -> Iterator[Any]:
         """One transaction that may write."""
         with self.translated(), self._within("BEGIN IMMEDIATE"):
             yield self._only
 
     @contextmanager
     def driving(self) -> Iterator[Any]:
-        """Like `writing`, with a cursor of the driver."""
+        """Like `writing`, by the driver itself."""
         with self.translated(), self._within("BEGIN IMMEDIATE"):
-            yield self._own.cursor()
+            yield DriverTransaction(self._own.cursor())
 
     @contextmanager
     def reading(self) -> Iterator[Any]:
@@ -69,7 +74,7 @@ class MemoryDatabase(Database):
         """Return the rows of a query."""
         query = self._looks.get(statement)
         if query is None:
-            query = self._looks[statement] = PreparedStatement(statement, None, self._engine)
+            query = self._looks[statement] = PreparedStatement(statement, None, self.dialect)
         return list(self._own.execute(query.sql, query.row(values)).fetchall())
 
 
@@ -119,12 +124,15 @@ class SimulatedDatabase(Database):
             raw.close()
 
     @contextmanager
-    def writing(self, *, durable: bool = True) -> Iterator[Any]:
+    def writing(self, *, durable: bool = True, in_a_row: bool = False) -> Iterator[Any]:
         """One transaction: a crash comes before it, at its end, or after it."""
         self._begin()
         if self.may_lose_power and not durable and self._synced is None:
             self._synced = self.copy()
-        with self.effects.undivided(), super().writing(durable=durable) as connection:
+        with (
+            self.effects.undivided(),
+            super().writing(durable=durable, in_a_row=in_a_row) as connection,
+        ):
             yield connection
             self.effects.hit()
         if durable:
