@@ -90,6 +90,19 @@ def test_a_unit_takes_away_what_its_program_does_not_need(unit: Path) -> None:
     assert done.returncode == 0, done.stdout[-300:] + done.stderr
 
 
+def test_the_template_is_the_worker_s_unit_but_for_its_device() -> None:
+    whole, each = (keys(ROOT / "configs" / "systemd" / f"chexfract-worker{x}.service") for x in ("", "@"))  # fmt: skip # noqa: E501
+    differ = {key for key in whole.keys() | each.keys() if whole.get(key) != each.get(key)}
+    assert differ == {"Description", "NotifyAccess", "Environment"}
+    variable, device = each["Environment"].split("=")
+    assert (variable, device) == ("CHEXFRACT_WORKER_WORKER__DEVICE", "%i")
+    head = (ROOT / "configs" / "systemd" / "chexfract-worker@.service").read_text()
+    named = re.findall(r"chexfract-worker@(\S+)", head.splitlines()[0])
+    assert len(named) == 2
+    for name in named:
+        assert Worker(device=name).device == name
+
+
 def composed(folder: Path, *more: str) -> dict[str, Any]:
     """Return the composition as docker-compose reads it, with secrets of its own."""
     shutil.copytree(ROOT / "docker", folder / "docker", ignore=shutil.ignore_patterns("secrets"))
