@@ -65,7 +65,22 @@ def _count_column(name: str) -> Column[int]:
 def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
     """Return an index of those rows only that are looked for by it."""
     condition = text(where)
-    return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+    # PostgreSQL's argument is added by `know_postgresql`: said here, it would load that dialect.
+    return Index(name, *columns, unique=unique, sqlite_where=condition, info={_WHERE: condition})
+
+
+_WHERE = "where"
+
+
+def know_postgresql() -> None:
+    """Let partial indexes be partial in PostgreSQL, too.
+
+    A node on SQLite does without that dialect, which is a tenth of a command's time and 5 MB.
+    """
+    for table in metadata.tables.values():
+        for index in table.indexes:
+            if _WHERE in index.info:
+                index.dialect_kwargs["postgresql_where"] = index.info[_WHERE]
 
 
 _UNFINISHED = "state IN ('received', 'queued', 'running', 'failed')"

@@ -26,13 +26,13 @@ from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection, Dialect, Engine
 
 from dicom_node.base.addresses import hide_passwords
 from dicom_node.base.errors import ChexFractError, ConfigurationError, OutOfResources, Unreachable
 from dicom_node.store.bell import Bell, Bells
-from dicom_node.store.schema import READABLE_BY, VERSIONS, marks, readable_mark
+from dicom_node.store.schema import READABLE_BY, VERSIONS, know_postgresql, marks, readable_mark
 
 logger = logging.getLogger(__name__)
 
@@ -271,7 +271,12 @@ class Database:
 
     def insert(self, table: sa.Table) -> Any:
         """Return an INSERT in this database's dialect, which knows ON CONFLICT."""
-        return (sqlite if self.is_sqlite else postgresql).insert(table)
+        if self.is_sqlite:
+            return sqlite.insert(table)
+        # Imported here: a ledger on SQLite does without it, and what it brings for three drivers.
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -716,6 +721,8 @@ def _create_engine(url: str, *, is_relaxed: bool = False) -> Engine:
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
+    if parsed.get_backend_name() == "postgresql":
+        know_postgresql()
     options: dict[str, Any] = {"connect_timeout": 5}
     if is_relaxed:
         asked = parsed.query.get("options", "")
