@@ -1,6 +1,6 @@
 #!/bin/sh
 # Run the tests that need packages outside the environment: weights in 8 and 4 bits on the CPU
-# (bitsandbytes, 43 MB), and the chat engine against a real `transformers serve` (openai).
+# (bitsandbytes, 43 MB; torchao, 3 MB), and the chat engine against a real `transformers serve` (openai).
 #
 #   .ci/extras.sh [FOLDER]      with the project's environment active
 #
@@ -9,10 +9,12 @@ set -eu
 cd "$(dirname "$0")/.."
 folder=${1:-.venv/extras}
 
-[ -d "$folder/bitsandbytes" ] || python -m pip install --quiet --disable-pip-version-check --no-deps \
-    --target "$folder" -c constraints.txt bitsandbytes
+for package in bitsandbytes torchao; do
+    [ -d "$folder/$package" ] || python -m pip install --quiet --disable-pip-version-check \
+        --no-deps --target "$folder" -c constraints.txt "$package"
+done
 PYTHONPATH=$(cd "$folder" && pwd)
 export PYTHONPATH
 python -W ignore -c 'import bitsandbytes, openai; print("bitsandbytes", bitsandbytes.__version__, "openai", openai.__version__)'
-python -m pytest -q -p no:cacheprovider -k 'quantization or fewer_bits or transformers_serve' \
+python -m pytest -q -p no:cacheprovider -k 'quantization or torchao or fewer_bits or transformers_serve' \
     tests/unit/test_engines.py tests/unit/test_chexfract.py tests/unit/test_chat_server.py

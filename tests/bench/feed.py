@@ -19,8 +19,8 @@ would do for the first.
 Then ``--workers`` with pictures that cost nothing to prepare and a model of ``--scaling-ms``: 8
 have to do 7.6 times the work of 1. They are threads of one process, which could not claim and post
 for eight models of 300 ms (213 images/s); a batch of 8 in 2.4 s is 27 images/s for all of them.
-Rates are those under a backlog: from the moment at which every model has its first batch to the
-moment at which the first of them gets its last; ``whole_images_per_s`` has both ends too.
+Rates are those under a backlog: from the moment at which every model has done its first batch to
+the moment at which one of them gets its last; ``whole_images_per_s`` has both ends too.
 
 ``--timeline`` says what each stage takes of an image, and for what the model waited.
 """
@@ -337,7 +337,7 @@ def _desk(
 
 def _rate(of_models: Sequence[Sequence[tuple[float, float, int]]]) -> float:
     """Return images per second while every model has, and will have, something to do."""
-    since = max(calls[0][0] for calls in of_models)
+    since = max(calls[0][1] for calls in of_models)
     until = min(calls[-1][0] for calls in of_models)
     if until <= since:  # of so few batches there is no middle
         return sum(size for calls in of_models for *_, size in calls) / max(

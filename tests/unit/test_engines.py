@@ -655,8 +655,31 @@ def test_quantization_shrinks_the_language_model_only(tmp_path, how, layer):
     assert model.describe([seen(TALL)])[0].text
 
 
-def test_quantization_without_its_package_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+@pytest.mark.parametrize(("how", "dtype"), [("int8", "torch.int8"), ("fp8", "float8_e4m3fn")])
+def test_torchao_shrinks_the_language_model_only(tmp_path, how, dtype):
+    pytest.importorskip("torchao")
+    folder = checkpoints.build(tmp_path / how, width=128)
+    whole = loaded("chexfract", folder)
+    model = loaded("chexfract", folder, quantization=how)
+    weights = dict(model.model.named_parameters())
+    for name in ("layers.0.qkv.weight", "layers.1.down.weight"):
+        assert dtype in str(weights[name].qdata.dtype)
+    for name in ("vision.weight", "lm_head.weight"):
+        assert type(weights[name].data) is type(dict(whole.model.named_parameters())[name].data)
+    assert model.info.parameters["quantization"] == how
+    inputs = whole._inputs(TALL)
+    logits = [m.model(**inputs, use_cache=False).logits.flatten() for m in (whole, model)]
+    closeness = np.corrcoef([x.detach().numpy() for x in logits])[0, 1]
+    assert 0.98 < closeness < 1
+    assert model.describe([seen(TALL)])[0].text
+
+
+@pytest.mark.parametrize(
+    ("how", "package"), [("8bit", "bitsandbytes"), ("int8", "torchao"), ("fp8", "torchao")]
+)
+def test_quantization_without_its_package_says_what_to_install(tmp_path, monkeypatch, how, package):
+    for name in (package, f"{package}.quantization"):
+        monkeypatch.setitem(sys.modules, name, None)
     folder = checkpoints.build(tmp_path / "small")
-    with pytest.raises(ConfigurationError, match="bitsandbytes"):
-        loaded("chexfract", folder, quantization="8bit")
+    with pytest.raises(ConfigurationError, match=f"{how}.*{package}"):
+        loaded("chexfract", folder, quantization=how)

@@ -79,8 +79,9 @@ class Weights(Options):
     """``auto``: bfloat16 on an accelerator, float32 on a CPU."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """``auto``: sdpa where the model's code offers it, else eager."""
-    quantization: Literal["none", "8bit", "4bit"] = "none"
-    """Of the language model only; needs the package bitsandbytes."""
+    quantization: Literal["none", "8bit", "4bit", "int8", "fp8"] = "none"
+    """Of the language model only: ``8bit`` and ``4bit`` by bitsandbytes, ``int8`` and ``fp8`` by
+    torchao, which must be installed."""
     memory_reserve: float = Field(default=1.15, ge=1.0)
     """Memory wanted on the accelerator, as a multiple of the size of the weights."""
     python: str = ""

@@ -1,13 +1,21 @@
-"""Linear layers of the language model in 8 or 4 bits, by bitsandbytes; the encoder stays whole."""
+"""Linear layers of the language model in 8 or 4 bits; the picture encoder stays whole.
+
+By bitsandbytes (``8bit``, ``4bit``) or torchao (``int8``, ``fp8``).
+"""
 
 from __future__ import annotations
 
 import importlib
 import logging
+import warnings
 from typing import Any
 
 from dicom_node.base.errors import ConfigurationError
 
+BY_TORCHAO = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
+"""Word of the table -> torchao's configuration."""
+EXTRAS = {"bitsandbytes": "quantization", "torchao": "torchao"}
+"""Package -> the extra of this project that brings it."""
 NOT_LANGUAGE = ("vision", "img", "image", "encoder", "projector", "lm_head")
 """Parts of a module's path that keep it out: picture encoders, their projection, the last layer."""
 
@@ -20,34 +28,45 @@ def quantize(model: Any, how: str) -> Any:
     model : torch.nn.Module
         Loaded on the CPU.
     how : str
-        ``8bit`` (LLM.int8) or ``4bit`` (NF4, computed in the model's dtype).
+        ``8bit`` (LLM.int8) or ``4bit`` (NF4, computed in the model's dtype) by bitsandbytes;
+        ``int8`` or ``fp8`` (weights alone, computed in the model's dtype) by torchao.
 
     Raises
     ------
     ConfigurationError
-        bitsandbytes is not installed.
+        Its package is not installed.
     """
     import torch
 
-    try:
-        bitsandbytes = importlib.import_module("bitsandbytes")
-    except ImportError as exc:
-        raise ConfigurationError(
-            "quantization: needs the package bitsandbytes (the extra `quantization`); install it "
-            "or set it to none"
-        ) from exc
+    def is_meant(module: Any, name: str) -> bool:
+        return type(module) is torch.nn.Linear and not is_outside(name)
+
+    if how in BY_TORCHAO:
+        small = _package("torchao.quantization", how)
+        small.quantize_(model, getattr(small, BY_TORCHAO[how])(), filter_fn=is_meant)
+        return model
+    bitsandbytes = _package("bitsandbytes", how)
     # it would warn of its casts, which are meant, at each layer of each token
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    names = [
-        name
-        for name, module in model.named_modules()
-        if type(module) is torch.nn.Linear and not is_outside(name)
-    ]
+    names = [name for name, module in model.named_modules() if is_meant(module, name)]
     for name in names:
         parent, _, last = name.rpartition(".")
         owner = model.get_submodule(parent)
         setattr(owner, last, _quantized_layer(bitsandbytes.nn, getattr(owner, last), how))
     return model
+
+
+def _package(name: str, how: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchao tells of kernels for other devices
+            return importlib.import_module(name)
+    except ImportError as exc:
+        package = name.partition(".")[0]
+        raise ConfigurationError(
+            f'quantization = "{how}" needs the package {package} (the extra `{EXTRAS[package]}`); '
+            f'install it or write "none"'
+        ) from exc
 
 
 def is_outside(name: str) -> bool:

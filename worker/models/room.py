@@ -18,7 +18,7 @@ FLOATING = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 OTHER = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 LOOKED_UP = ("embed", "wte", "wpe")
 """Parts of the names of tables that are not linear layers: they stay whole."""
-SHARES = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
+SHARES = {"8bit": 1.0, "4bit": 0.5 + 4 / 64, "int8": 1.0, "fp8": 1.0}
 """Bytes of a number in fewer bits; NF4 keeps a scale of 4 bytes for 64 numbers."""
 TEXT_PARTS = ("text_config", "llm_config", "language_config")
 PROMPT_TOKENS = 1500
