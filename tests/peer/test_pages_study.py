@@ -324,6 +324,37 @@ def test_a_finding_and_the_whole_are_judged_and_changed(
     assert verdicts[-2:] == ["disagree", "agree"]
 
 
+def test_a_reader_disagrees_and_goes_back_by_the_keyboard_alone(
+    scenery: tuple[Api, dict[str, str]], page: Any
+) -> None:
+    api, found = scenery
+    page.goto(f"{api.url}/?sort=name")
+    label = "document.activeElement.getAttribute('aria-label')"
+    for _ in range(40):
+        page.keyboard.press("j")
+        if "Yamada" in str(page.evaluate(label)):
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/images/{found['absent']}")
+    page.keyboard.press("c")
+    wait_for("the comment", lambda: page.evaluate("document.activeElement.name") == "comment", 60)
+    page.keyboard.type("seen by keyboard")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.name") == "corrected_text"
+    page.keyboard.press("Control+A")
+    page.keyboard.type("Fracture of the left 5th rib.")
+    for _ in range(2):
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.innerText") == "Disagree"
+    page.keyboard.press("Enter")
+    page.get_by_role("status").get_by_text("kept: disagree").wait_for(timeout=60000)
+    last = api.ledger.history.trace(found["absent"]).judgements[-1]
+    assert last.corrected_text == "Fracture of the left 5th rib."
+    assert last.comment.endswith("seen by keyboard")
+    page.keyboard.press("g")
+    page.wait_for_url(f"{api.url}/")
+
+
 def test_what_somebody_writes_stays_while_the_study_changes(
     scenery: tuple[Api, dict[str, str]], page: Any
 ) -> None:
@@ -442,8 +473,11 @@ def test_studies_fit_every_width_and_axe_finds_nothing(
     api, found = scenery
     page.emulate_media(color_scheme=scheme)
     script, wrong = axe.script(), []
-    for path in ("/", "/peers", *(f"/images/{found[name]}" for name in ("two", "withheld"))):
+    studies = (f"/images/{found[name]}" for name in ("two", "withheld"))
+    for path in ("/", "/peers", "/disk?older=0", *studies):
         page.goto(api.url + path)
+        if path.startswith("/disk"):
+            page.locator("#space h3").first.wait_for(timeout=60000)  # it is counted aside
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
             wrong += [f"{path} at {width}: {what}" for what in page.evaluate(OVERLAPS)]

@@ -256,7 +256,7 @@ PLACES = {"present": 0, "undetermined": 1, "absent": 2}
 @given(images=IMAGES, limit=st.integers(1, 4), since=st.sampled_from([0.0, NOW + 4]),
        state=st.sampled_from(["", "ignored", "reported", "failed"]))  # fmt: skip
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_every_order_is_right_over_all_images_whatever_else_is_asked(
     tmp_path_factory: pytest.TempPathFactory,
