@@ -151,6 +151,9 @@ def _all(
         _prepare()
         yield from map(run_seed, seeds)
         return
+    from . import schedule
+
+    schedule.home()  # this process removes it
     with multiprocessing.get_context("fork").Pool(options.processes, _prepare) as pool:
         yield from pool.imap(run_seed, seeds, chunksize=20)
 

@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -181,12 +182,23 @@ class SharedTurn:
 class SimulatedSpool(Spool):
     """A spool on a disk that may be full, in a process that may be killed."""
 
-    def __init__(
-        self, root: Path, clock: FakeClock, effects: Effects, is_full: Callable[[], bool]
-    ) -> None:
-        self.effects = effects
-        self.is_full = is_full
-        super().__init__(root, clock=clock)
+    def __init__(self, root: Path) -> None:
+        self.effects = Effects()
+        self.is_full: Callable[[], bool] = lambda: False
+        super().__init__(root)
+
+    @classmethod
+    @cache
+    def at(cls, root: Path) -> SimulatedSpool:
+        """Return the spool in a folder: a schedule makes few files, and folders take longer."""
+        return cls(root)
+
+    def empty(self, clock: FakeClock, effects: Effects, is_full: Callable[[], bool]) -> None:
+        """Be a new spool."""
+        self._clock, self.effects, self.is_full = clock, effects, is_full
+        for folder, _, files in os.walk(self.root):
+            for name in files:
+                (Path(folder) / name).unlink()
 
     def has_room(self, size: int = 0) -> bool:
         """Return whether the disk has room."""

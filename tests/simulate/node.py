@@ -131,7 +131,8 @@ class SimulatedNode:
         database.is_full = lambda: others() or self.is_full
         self.folder = folder
         self.ledger = self.process()
-        self.spool = SimulatedSpool(folder, world.clock, world.effects, lambda: self.is_full)
+        self.spool = SimulatedSpool.at(folder)
+        self.spool.empty(world.clock, world.effects, lambda: database.is_full())
         self.is_up = dict.fromkeys(ROLES, False)
         self.crew = SteppedCrew()
         self.loops: list[Loop] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import shutil
@@ -125,11 +126,17 @@ def databases(kind: str) -> list[SimulatedDatabase]:
         for place in places:
             write_down(Ledger(place))
         return [SimulatedDatabase(place) for place in places]
-    folder = Path(tempfile.mkdtemp(prefix="chexfract-simulated-", dir=MEMORY))
-    import atexit
-
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = home() / str(os.getpid())
+    folder.mkdir()
     return [SimulatedDatabase(f"sqlite:///{folder}/{name}.sqlite") for name in NODES]
+
+
+@cache
+def home() -> Path:
+    """Return the folder of this run; processes that are forked later have theirs in it."""
+    folder = Path(tempfile.mkdtemp(prefix="chexfract-simulated-", dir=MEMORY))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @dataclass
@@ -145,7 +152,7 @@ class Outcome:
 def play(events: Sequence[Event], seed: int) -> Outcome:
     """Let the events of a schedule happen, end all faults, and check what is left."""
     world: World | None = None
-    folder = Path(tempfile.mkdtemp(prefix="chexfract-schedule-", dir=MEMORY))
+    folder = home() / f"{os.getpid()}-spools"
     try:
         with chance(seed):
             world = World(databases(database_of(seed)), folder, seed, is_shared=is_shared(seed))
@@ -170,8 +177,7 @@ def play(events: Sequence[Event], seed: int) -> Outcome:
             return Outcome(seed, world.failure, world.story, world.effects.count)
     finally:
         if world is not None:
-            world.effects.drop()
-        shutil.rmtree(folder, ignore_errors=True)
+            world.close()
 
 
 @dataclass

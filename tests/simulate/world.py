@@ -320,6 +320,13 @@ class World:
         status, _ = serve(self, node, call)
         return f"{call.act} arrives late at {node.name}: {status or 'nobody there'}"
 
+    def close(self) -> None:
+        """Leave nothing to the next schedule."""
+        self.effects.drop()
+        for node in self.nodes.values():
+            for role in ROLES:
+                node.kill(role)
+
     def process(self, n: int, listener: int) -> str:
         """Return the name of a process; listeners come no more often because there are two."""
         roles = (LISTENERS[listener % 2], "courier", "web")
