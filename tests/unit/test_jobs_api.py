@@ -13,7 +13,7 @@ from serving import SECRET, Api, serving
 
 from dicom_node.base.errors import OutOfResources, Stale, Unreachable
 from dicom_node.base.job import Result, Ticket
-from dicom_node.web import guard
+from dicom_node.web import guard, jobs
 from worker.service.node import NodeClient as Client
 
 
@@ -233,6 +233,30 @@ def test_a_body_without_end_is_413(
     answer = http.post(f"/jobs/{ticket.job}/lease", content=long, headers=headers)
     assert answer.status_code == 413
     assert api.state(ticket) == "running"
+
+
+def test_a_result_that_ends_before_its_last_boundary_is_400(api: Api, http: httpx2.Client) -> None:
+    ticket = claimed(api, http)
+    files = [
+        ("result", (None, result_of(api, ticket).model_dump_json(), "application/json")),
+        ("sr", ("sr.dcm", object_of(api, ticket))),
+    ]
+    whole = httpx2.Request("POST", http.base_url, files=files)
+    body, headers = whole.read(), {"Content-Type": whole.headers["content-type"]}
+    cut = http.post(f"/jobs/{ticket.job}/result", content=body[:-8], headers=headers)
+    assert (cut.status_code, api.state(ticket)) == (400, "running")
+    again = http.post(f"/jobs/{ticket.job}/result", content=body, headers=headers)
+    assert (again.status_code, api.state(ticket)) == (200, "reported")
+
+
+def test_a_result_that_waits_on_the_disk_is_the_same(api: Api, http: httpx2.Client) -> None:
+    """Behind 1 MB a body leaves the memory; its JSON may have as much, and no more."""
+    ticket = claimed(api, http)
+    long = result_of(api, ticket, text="x" * (jobs.MAX_RESULT_JSON - 4096))
+    too_long = result_of(api, ticket, text="x" * (jobs.MAX_RESULT_JSON + 1))
+    assert post(http, ticket, too_long, sr=object_of(api, ticket)).status_code == 400
+    assert post(http, ticket, long, sr=object_of(api, ticket)).status_code == 200
+    assert api.ledger.history.trace(ticket.job).jobs[0].state == "reported"
 
 
 def test_a_full_disk_is_503_and_the_worker_may_try_again(
