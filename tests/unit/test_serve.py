@@ -269,7 +269,7 @@ def test_files_are_read_from_the_allowed_folder_only(server):
 
 
 def test_keys_limits_and_slow_bodies(pipeline):
-    """Without a key nothing but the health is told; large and slow bodies end early."""
+    """Without a key nothing but the health is answered; large and slow bodies end early."""
     running = Running(pipeline, (KEY,), most_bytes=1_000_000, body_timeout=0.4)
     try:
         assert httpx2.get(f"{running.url}/healthz", trust_env=False).status_code == 200
