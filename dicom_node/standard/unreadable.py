@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 UNREADABLE = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    BytesLengthException,  # a descendant of Exception alone
     EOFError,
     InvalidDicomError,
     LookupError,

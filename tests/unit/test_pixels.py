@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pictures import JPEG_LS, compressed, drawn, instance, part10
 from PIL import Image, ImageDraw
@@ -124,6 +124,7 @@ WHOLE = part10(instance(drawn(256, 256)))
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(128, 900), st.integers(0, 255)), min_size=1, max_size=6))
+@example([(WHOLE.index(b"\x28\x00\x03\x01US") + 6, 1)])  # a number of two bytes that has one
 def test_no_flipped_byte_of_a_header_makes_anything_fail(changes):
     """Either a picture comes out or a reason."""
     content = bytearray(WHOLE)

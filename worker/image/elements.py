@@ -94,7 +94,7 @@ def _decode_text(content: bytes, ds: Dataset) -> str:
 def fold_text(text: str) -> str:
     """Return text in upper case, without accents and without what is neither letter nor digit.
 
-    >>> plain("Tórax  (P.A.)")
+    >>> fold_text("Tórax  (P.A.)")
     'TORAX P A'
     """
     upper = text.upper().replace("Ł", "L").replace("Ø", "O").replace("Đ", "D").replace("Æ", "AE")
