@@ -25,6 +25,8 @@ from dicom_node.store.spool import Spool
 logger = logging.getLogger(__name__)
 
 
+REMOVED_REPORT = "retention has removed the report; replay the Instance"
+
 LOOK_S = 0.25
 """Seconds between two looks at what became due by time alone."""
 
@@ -256,7 +258,14 @@ class Deliverer:
             self._put_off_refused(delivery, f"{delivery.destination} {accepted} {wanted}", None)
             return
         if not stored.file:
-            self._put_off_refused(delivery, "its file is gone; replay the Instance", None)
+            # retention has removed it, before this destination was named: no later try finds it
+            self._ledger.deliveries.give_up(delivery.id, f"given up: {REMOVED_REPORT}")
+            logger.error(
+                "given up sop=%s destination=%s: %s",
+                delivery.sop_instance_uid,
+                delivery.destination,
+                REMOVED_REPORT,
+            )
             return
         began = self.clock.monotonic()
         try:

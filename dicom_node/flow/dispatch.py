@@ -79,7 +79,7 @@ class Dispatcher:
             if silence and now < silence.until <= now + _PAUSE_S[1]:
                 continue
             try:
-                self._hand_out(model, waiting, now)
+                self._hand_out(model, waiting)
                 self._silent.pop(model, None)
             except _BrokerSilent as exc:
                 self._back_off(model, exc, now)
@@ -92,7 +92,7 @@ class Dispatcher:
             self._ledger.jobs.extend_leases(self._ahead)
         self._ahead = 0.0
 
-    def _hand_out(self, model: str, waiting: Waiting, now: float) -> None:
+    def _hand_out(self, model: str, waiting: Waiting) -> None:
         """Fill the window; what is stat has one of its own, so that it never waits behind."""
         window, queued = self._limits.window, waiting.queued
         for priority, due in enumerate(waiting.due_by):
@@ -105,10 +105,12 @@ class Dispatcher:
             if room > 0:
                 # few jobs go in small hand-outs, so that several workers get some
                 share = (due + taken) // SHARES
-                queued += self._hand_out_some(model, priority, room, share, now)
+                queued += self._hand_out_some(model, priority, room, share)
 
-    def _hand_out_some(self, model: str, priority: int, room: int, share: int, now: float) -> int:
-        until = now + self._limits.queued_for
+    def _hand_out_some(self, model: str, priority: int, room: int, share: int) -> int:
+        # not by the time at which the step began: a clock that was set back since would let a
+        # ticket that nobody claims be good for as long as it was set by
+        until = self.clock.wall() + self._limits.queued_for
         tickets = self._ledger.jobs.hand_out(model, room, until, priority)
         tried = self._ledger.jobs.tried(tickets)
         fresh = [ticket for ticket in tickets if ticket.job not in tried]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ledgers import NOW, instance, on, post, result, route
+from clocks import FakeClock
+from ledgers import NOW, fresh, instance, on, post, result, route
 
 from dicom_node.base.errors import Busy, Unreachable
 from dicom_node.base.job import Handout
@@ -55,6 +57,32 @@ def test_a_lone_job_goes_alone_and_names_the_node(ledger: Ledger) -> None:
     ((handout, priority),) = broker.got
     assert (handout.node, handout.model, priority) == ("http://node:8080", "phantom", 1)
     assert len(handout.tickets) == 1
+
+
+def test_a_clock_that_is_set_back_within_a_step_delays_no_lost_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the simulation: the ticket was good until ten days later, and nobody claimed it."""
+    clock = FakeClock(NOW)
+    ledger = Ledger.open(fresh(tmp_path), clock)
+    ledger.instances.receive(instance(), [route()])
+    broker = Broker()
+    desk = dispatcher(ledger, broker, queued_for=60)
+    look = ledger.jobs.waiting
+
+    def set_back() -> object:
+        found = look()
+        clock.set_by(-864_000.0)
+        monkeypatch.undo()
+        return found
+
+    monkeypatch.setattr(ledger.jobs, "waiting", set_back)
+    desk.step()
+    clock.pass_by(61.0)
+    desk.step()
+    desk.step()
+    assert len(broker.got) == 2
+    ledger.close()
 
 
 def test_a_backlog_goes_in_batches_up_to_the_window(ledger: Ledger) -> None:

@@ -127,3 +127,23 @@ def test_what_is_held_of_a_killed_process_goes_no_further() -> None:
     outcome = schedule.play(events, 1)
     assert outcome.failure is None, "\n".join(outcome.story)
     assert "ct1 sends image 0 (first) to node-a: killed" in "\n".join(outcome.story)
+
+
+def test_a_second_sender_after_the_report_was_removed_does_not_wait_for_ever() -> None:
+    """Found by seed 1601: its delivery was tried again each hour, and its file was gone."""
+    events = [
+        schedule.Event("send", (1, 0, 0, 0, 0)),
+        *[schedule.Event("run", (0, 7))] * 8,
+        schedule.Event("pass", (0, 6)),
+        schedule.Event("pass", (0, 6)),
+        *[schedule.Event("run", (0, 7))] * 4,
+        schedule.Event("send", (1, 0, 0, 2, 0)),
+    ]
+    outcome = schedule.play(events, 1)
+    assert outcome.failure is None, "\n".join(outcome.story)
+
+
+@pytest.mark.parametrize("seed", [1601, 1991, 3893])
+def test_seeds_that_have_failed_hold(seed: int) -> None:
+    outcome = schedule.simulate(seed)
+    assert outcome.failure is None, "\n".join(outcome.story)
