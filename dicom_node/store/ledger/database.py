@@ -652,14 +652,26 @@ class DriverTransaction:
         else:
             self._cursor.executemany(statement.sql, [statement.row(row) for row in rows])
 
-    def first(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Any:
+    def first(
+        self, statement: PreparedStatement, values: Mapping[str, Any]
+    ) -> tuple[object, ...] | None:
         """Return the first row of the answer as a plain tuple; None without any."""
+        row: tuple[object, ...] | None
         if self._connection is None:
             self._cursor.execute(statement.sql, statement.row(values))
-            return self._cursor.fetchone()
+            row = self._cursor.fetchone()
+            return row
         with closing(self._connection.cursor()) as cursor:
             cursor.execute(statement.sql, statement.row(values))
-            return cursor.fetchone()
+            row = cursor.fetchone()
+            return row
+
+    def number(self, statement: PreparedStatement, values: Mapping[str, Any]) -> int:
+        """Return the whole number that the answer consists of."""
+        row = self.first(statement, values)
+        if row is None or not isinstance(row[0], int):
+            raise ChexFractError(f"the ledger gave no number: {statement.sql.split(maxsplit=1)[0]}")
+        return row[0]
 
 
 @contextmanager

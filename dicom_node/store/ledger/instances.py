@@ -252,9 +252,9 @@ class Instances:
         if known is None:
             # insert, then look: of two processes the second finds the row of the first
             driver.run(self._statements.add_order, {"content": shared})
-            (known,) = driver.first(self._statements.find_order, {"content": shared})
-            self._new_orders[shared] = int(known)
-        return int(known)
+            known = driver.number(self._statements.find_order, {"content": shared})
+            self._new_orders[shared] = known
+        return known
 
     def order_id(self, connection: Connection, shared: str) -> int:
         """Return the id of what orders have in common, in the transaction of the job itself."""
@@ -306,7 +306,7 @@ class Instances:
     ) -> str:
         """Add the job of one route and return its id."""
         counter = _counter_key(instance.study_instance_uid, route.model)
-        (number,) = driver.first(self._statements.count_up, counter)
+        number = driver.number(self._statements.count_up, counter)
         order = _order_of_route(route, number, now)
         if number > 1:
             order = order.model_copy(
@@ -330,7 +330,7 @@ class Instances:
                 return known[key]
         asked = {"study": key[0], "for_model": key[1]}
         found = driver.first(self._statements.any_order, asked)
-        self._new_begun[key] = _series_datetime(found[0]) if found else None
+        self._new_begun[key] = _series_datetime(str(found[0])) if found else None
         return self._new_begun[key]
 
     def series_datetime(self, connection: Connection, study: str, model: str) -> datetime | None:
