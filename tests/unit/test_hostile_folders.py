@@ -268,3 +268,29 @@ def test_a_file_with_a_strange_name_is_refused_or_listed(folder: Path, name: byt
     with pytest.raises(ConfigurationError, match="no list of sums can hold") as caught:
         write_sums(folder, "small")
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"a\nb"], ids=repr)
+def test_a_folder_with_a_strange_name_is_refused(folder: Path, name: bytes) -> None:
+    strange = Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+    strange.mkdir()
+    (strange / "more.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="no list of sums can hold") as caught:
+        write_sums(folder, "small")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("beside", ["model.safetensors", "model.safetensors.index.json"])
+def test_an_index_that_no_loader_reads_need_not_be_whole(folder: Path, beside: str) -> None:
+    """A hub offers weights twice: what is fetched are safetensors, and every JSON file."""
+    whole = folder / "model.safetensors"
+    if beside != whole.name:
+        whole.rename(folder / "model-1.safetensors")
+        index = {"weight_map": dict.fromkeys(checkpoints.shapes(), "model-1.safetensors")}
+        (folder / beside).write_text(json.dumps(index))
+    lost = {"weight_map": {"wte.weight": "pytorch_model-00001-of-00002.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(lost))
+    checkpoint.find("small", str(folder)).check_shards()
+    (folder / beside).unlink()
+    with pytest.raises(ConfigurationError, match=r"names 'pytorch_model-00001-of-00002\.bin'"):
+        checkpoint.find("small", str(folder)).check_shards()

@@ -29,6 +29,13 @@ HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 INDEX = (".safetensors.index.json", ".bin.index.json")
 """Endings of files that say in which file each tensor is."""
+READ_FIRST = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Where a loader looks for weights, in this order: it reads the first, and none of the others."""
 LOADED = (*WEIGHTS, ".py", ".json", ".jinja", ".model", ".txt", ".yaml")
 """Endings of files that can change what a model says, or run code."""
 
@@ -78,8 +85,9 @@ class Checkpoint:
         for path in sorted(self.folder.rglob("*")):
             parts = path.relative_to(self.folder).parts
             if path.is_file() and not any(p.startswith((".", "__pycache__")) for p in parts):
-                if not path.name.isprintable():  # half of a character, or a line break
-                    raise self.fault(f"{path.name!a}: no list of sums can hold such a name")
+                if not all(p.isprintable() for p in parts):  # half of a character, a line break
+                    name = "/".join(parts)
+                    raise self.fault(f"{name!a}: no list of sums can hold such a name")
                 yield path
 
     @cached_property
@@ -198,14 +206,15 @@ class Checkpoint:
         """Refuse an index of weights that names anything but weights of the folder.
 
         A loader would read what it names, wherever that is: a device has no end, and a file
-        elsewhere is on no list of sums.
+        elsewhere is on no list of sums. An index of pickled weights that lies beside safetensors is
+        not read, and `worker.models.hub` leaves its shards out.
 
         Raises
         ------
         Unacceptable
             It does, or cannot be read.
         """
-        for name in [name for name in self.sums if name.endswith(INDEX)]:
+        for name in [name for name in self.sums if self._is_index(name)]:
             try:
                 content = json.loads((self.folder / name).read_text(encoding="utf-8"))
                 shards = set(content["weight_map"].values())
@@ -226,6 +235,14 @@ class Checkpoint:
                 ) from exc
             if lost:
                 raise self.fault(f"{name} names {ascii(lost[0])[:80]}, which is not in the folder")
+
+    def _is_index(self, name: str) -> bool:
+        """Whether a loader would look for weights in this file."""
+        path = PurePosixPath(name)
+        if not name.endswith(INDEX) or path.name not in READ_FIRST:
+            return name.endswith(INDEX)
+        earlier = READ_FIRST[: READ_FIRST.index(path.name)]
+        return not any(path.with_name(first).as_posix() in self.sums for first in earlier)
 
     def _read_list(self, manifest: str, manifest_sha256: str) -> dict[str, str]:
         try:
