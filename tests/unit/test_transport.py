@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http.client import HTTPConnection, HTTPSConnection
 
 import httpx2
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from dicom_node.base.errors import Unreachable
 from dicom_node.base.job import Ticket
 from worker.service.node import NodeClient
-from worker.service.transport import MOST_IDLE, PlainTransport
+from worker.service.transport import KEPT_S, MOST_IDLE, PlainTransport
 
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"
 TICKET = Ticket(job="j", token="t")
@@ -190,3 +191,83 @@ def test_many_threads_share_the_connections(host: Callable[..., Host]) -> None:
 def test_a_host_that_is_away_is_unreachable(free_port: int) -> None:
     with NodeClient(f"http://127.0.0.1:{free_port}", "s") as node, pytest.raises(Unreachable):
         node.instance(TICKET, 3)
+
+
+def test_an_answer_that_comes_before_the_end_of_the_body_is_heard(
+    host: Callable[..., Host],
+) -> None:
+    """A proxy before a node ends a connection when it has said that a result is too large."""
+    answers = host(lambda *_: WHOLE)
+
+    def refuse(connection: socket.socket) -> None:
+        with connection:
+            connection.recv(65536)
+            connection.sendall(WHOLE.replace(b"200 OK", b"413 Too Large"))
+
+    answers._serve = refuse  # type: ignore[method-assign]
+    with client(answers) as http:
+        answer = http.post("/", content=bytes(20 << 20))
+        assert (answer.status_code, answer.content) == (413, b"abc")
+
+
+def test_a_large_body_has_time_for_as_long_as_it_moves(host: Callable[..., Host]) -> None:
+    size, got = 10 << 20, bytearray()
+    answers = host(lambda *_: WHOLE)
+    answers._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
+    pause = threading.Event()
+
+    def read_slowly(connection: socket.socket) -> None:
+        with connection:
+            while len(got) < size and (piece := connection.recv(1 << 17)):
+                got.extend(piece)
+                pause.wait(0.02)
+            connection.sendall(WHOLE)
+
+    answers._serve = read_slowly  # type: ignore[method-assign]
+    transport, timeout = PlainTransport(), httpx2.Timeout(1.0, connect=5)
+    with httpx2.Client(base_url=answers.url, transport=transport, timeout=timeout) as http:
+        assert http.post("/", content=bytes(size)).content == b"abc"
+
+
+def test_a_connection_is_not_kept_for_long(host: Callable[..., Host]) -> None:
+    """A firewall forgets it without a word, and a request on it would wait for its time."""
+    now = [0.0]
+    answers = host(lambda *_: WHOLE)
+    transport = PlainTransport(monotonic=lambda: now[0])
+    with httpx2.Client(base_url=answers.url, transport=transport, timeout=20) as http:
+        for at, connections in ((0, 1), (0.9, 1), (1.8, 1), (2.9, 2), (3.8, 2)):
+            now[0] = at * KEPT_S
+            assert http.get("/").content == b"abc"
+            assert answers.connections == connections
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://[::1]/", ("::1", 80)),
+        ("https://[fd00::1]/node", ("fd00::1", 443)),
+        ("http://[::1]:8080/", ("::1", 8080)),
+        ("https://node.example.org/", ("node.example.org", 443)),
+    ],
+)
+def test_an_address_without_a_port_has_that_of_its_scheme(
+    url: str, address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def connect(self: HTTPConnection) -> None:
+        asked.append((self.host, self.port))
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(HTTPConnection, "connect", connect)
+    monkeypatch.setattr(HTTPSConnection, "connect", connect)
+    with NodeClient(url, "s") as node, pytest.raises(Unreachable):
+        node.instance(TICKET, 3)
+    assert asked == [address]
+
+
+def test_a_header_that_is_not_ascii_is_no_trouble(host: Callable[..., Host]) -> None:
+    answers = host(lambda *_: WHOLE.replace(b"\r\n\r\n", b"\r\nVia: caf\xe9\r\n\r\n"))
+    with client(answers) as http:
+        answer = http.get("/")
+        assert (answer.content, answer.headers["via"]) == (b"abc", "caf\xe9")

@@ -11,15 +11,21 @@ import http.client
 import select
 import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx2
 
 PIECE = 1 << 20
 """Bytes of a body that are handed on at a time: after each, work has moved on."""
+SENT = 1 << 16
+"""Bytes of a body that are sent at a time: Python's limit of time is for all of one call."""
 MOST_IDLE = 16
 """Connections that are kept for later."""
+KEPT_S = 4.0
+"""Seconds for which they are kept: less than most hosts keep them, and than it takes a firewall to
+forget them without a word."""
 
 
 class PlainTransport(httpx2.BaseTransport):
@@ -29,11 +35,18 @@ class PlainTransport(httpx2.BaseTransport):
     ----------
     context : SSLContext, optional
         Verifies the host where its URL is HTTPS.
+    monotonic : callable
+        The clock.
     """
 
-    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        context: ssl.SSLContext | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._context = context
-        self._idle: list[http.client.HTTPConnection] = []
+        self._monotonic = monotonic
+        self._idle: list[tuple[http.client.HTTPConnection, float]] = []
         self._lock = threading.Lock()
         self._is_open = True
 
@@ -57,14 +70,19 @@ class PlainTransport(httpx2.BaseTransport):
                 )
                 for name, value in request.headers.raw:
                     connection.putheader(name.decode("ascii"), value)
-                connection.endheaders(body or None)
+                connection.endheaders()
+                _send_body(connection, body)
                 answer = connection.getresponse()
         except httpx2.TransportError:
             connection.close()
             raise
         return httpx2.Response(
             answer.status,
-            headers=answer.msg.items(),
+            # as Python's client has read them: httpx would refuse what is not ASCII
+            headers=[
+                (name.encode("latin-1"), value.encode("latin-1"))
+                for name, value in answer.msg.items()
+            ],
             stream=_Body(self, connection, answer, request),
             request=request,
         )
@@ -74,37 +92,38 @@ class PlainTransport(httpx2.BaseTransport):
         with self._lock:
             self._is_open = False
             idle, self._idle = self._idle, []
-        for connection in idle:
+        for connection, _ in idle:
             connection.close()
 
     def give_back(self, connection: http.client.HTTPConnection) -> None:
         """Keep a connection whose last answer was read to its end."""
         with self._lock:
             if self._is_open and len(self._idle) < MOST_IDLE:
-                self._idle.append(connection)
+                self._idle.append((connection, self._monotonic()))
                 return
         connection.close()
 
     def _take(self, request: httpx2.Request) -> http.client.HTTPConnection:
         while True:
             with self._lock:
-                connection = self._idle.pop() if self._idle else None
+                connection, since = self._idle.pop() if self._idle else (None, 0.0)
             if connection is None:
                 return self._connected(request)
-            if not _has_ended(connection):
+            if self._monotonic() - since < KEPT_S and not _has_ended(connection):
                 return connection
             connection.close()
 
     def _connected(self, request: httpx2.Request) -> http.client.HTTPConnection:
         url, limits = request.url, request.extensions.get("timeout", {})
         connection: http.client.HTTPConnection
+        # Never without a port: Python's client would look for one in an IPv6 address.
         if url.scheme == "https":
             connection = http.client.HTTPSConnection(
-                url.host, url.port, timeout=limits.get("connect"), context=self._context
+                url.host, url.port or 443, timeout=limits.get("connect"), context=self._context
             )
         else:
             connection = http.client.HTTPConnection(
-                url.host, url.port, timeout=limits.get("connect")
+                url.host, url.port or 80, timeout=limits.get("connect")
             )
         try:
             with _as_transport_error(request):
@@ -151,6 +170,18 @@ class _Body(httpx2.SyncByteStream):
             self._transport.give_back(self._connection)
         else:
             self._connection.close()
+
+
+def _send_body(connection: http.client.HTTPConnection, body: bytes) -> None:
+    """Send a body in pieces; a host that has heard enough of it has answered before its end."""
+    view = memoryview(body)
+    try:
+        for start in range(0, len(view), SENT):
+            connection.send(view[start : start + SENT])
+    except TimeoutError:
+        raise
+    except OSError:  # its answer says why: the result is too large, or the secret is wrong
+        return
 
 
 def _has_ended(connection: http.client.HTTPConnection) -> bool:
