@@ -453,6 +453,26 @@ def test_inputs_in_a_child_that_died_are_made_by_the_next(child):
     assert child._process is not process
 
 
+class DiesMeanwhile:
+    """A picture during whose reading another thread notes that the process has ended."""
+
+    shape = TALL.shape
+
+    def __init__(self, child):
+        self._child = child
+
+    def tobytes(self):
+        self._child._end(at_once=True)
+        return TALL.tobytes()
+
+
+def test_a_child_whose_end_another_thread_notes_blames_no_picture(child):
+    picture = types.SimpleNamespace(pixels=DiesMeanwhile(child))
+    assert child.prepare(picture).inputs is None
+    with pytest.raises(OutOfResources, match="ended with status"):
+        child.describe([picture])
+
+
 def test_a_child_keeps_inputs_for_as_long_as_they_are_wanted(child):
     served = _Served(frames.FrameWriter(io.BytesIO()))
     served._model = types.SimpleNamespace(prepare=lambda picture: picture.pixels.tolist())

@@ -282,7 +282,8 @@ class ChildModel(LocalModel):
         with self._lock:
             if not self._is_wanted:
                 raise ModelFault(f"{self.name} is not loaded")
-            if self._process is None or self._process.poll() is not None:
+            process = self._process  # a thread that prepares may note its end at any time
+            if process is None or process.poll() is not None:
                 self._start_again()
             rows: list[dict[str, Any]] = []
             sent = []
@@ -317,7 +318,7 @@ class ChildModel(LocalModel):
         wire: _Wire | None = None,
     ) -> dict[str, Any]:
         wire = wire or self._wire
-        if wire is None or (wire is self._wire and self._process is None):
+        if wire is None:
             raise ModelFault(f"{self.name} is not loaded")
         process = wire.process
         number, answers = wire.replies.begin()
@@ -387,6 +388,7 @@ class ChildModel(LocalModel):
         """End the process, which gives all of its memory back."""
         self._is_wanted = False
         self._end()
+        self._wire = None
         if self._private:
             shutil.rmtree(self._private, ignore_errors=True)
             self._private = ""
