@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -458,6 +459,29 @@ def test_a_worker_that_is_not_stuck_keeps_its_file_young(tmp_path: Path) -> None
     assert not file.exists()
     AliveFile(tmp_path / "no" / "folder").touch()
     node.close()
+
+
+def test_a_node_that_gives_no_answer_does_not_make_its_worker_look_dead(tmp_path: Path) -> None:
+    now, touched = [0.0], [0.0]
+
+    class SlowNode(NodeClient):
+        def renew(self, ticket: Ticket) -> None:
+            now[0] += 30
+            raise Unreachable("timed out")
+
+    class NotedTouches(AliveFile):
+        def touch(self) -> None:
+            touched.append(now[0])
+
+    pulse = LeaseRenewal(600, monotonic=lambda: now[0], alive=NotedTouches(tmp_path / "alive"))
+    with SlowNode("http://127.0.0.1:9", SECRET) as node:
+        for number in range(8):
+            pulse.hold(node, Ticket(job=f"j{number}", token="t"), lease_s=60)
+        now[0] += 25
+        pulse.moved()
+        assert pulse.beat()
+    assert now[0] == 25 + 8 * 30
+    assert max(after - before for before, after in pairwise([*touched, now[0]])) < 60
 
 
 def test_a_result_is_posted_again_until_the_node_is_back(station: Station) -> None:

@@ -156,6 +156,8 @@ class LeaseRenewal:
             if now - since < lease_s / 3 or self._moved <= since:
                 continue
             self._renewed[ticket.job] = now
+            # Each may wait for a node that gives no answer, which is no fault of this worker.
+            self._alive.touch()
             # A lost lease shows itself when the result is posted; until then nothing is to be done.
             with suppress(ChexFractError):
                 node.renew(ticket)
