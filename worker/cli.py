@@ -359,12 +359,17 @@ def _run_server(options: argparse.Namespace) -> int:
 
 
 def _read_secret(settings: Settings) -> str:
+    from worker.service.nodes import check_secret
+
+    file = settings.worker.secret_file
     if settings.worker.secret is not None:
-        return settings.worker.secret.get_secret_value()
-    if settings.worker.secret_file is None:
+        text = settings.worker.secret.get_secret_value()
+        return check_secret(text, "CHEXFRACT_WORKER_WORKER__SECRET")
+    if file is None:
         return ""
     try:
-        return settings.worker.secret_file.read_text(encoding="utf-8").strip()
+        text = file.read_text(encoding="utf-8", errors="replace")
+        return check_secret(text, f"worker.secret_file: {file}")
     except OSError as exc:
         raise ConfigurationError(f"worker.secret_file: {exc.filename}: {exc.strerror}") from exc
 

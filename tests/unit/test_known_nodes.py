@@ -11,7 +11,7 @@ import pytest
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.logs import Sparse
 from worker.cli import main
-from worker.service.nodes import Nodes, check_nodes, shown_url
+from worker.service.nodes import Nodes, check_nodes, check_secret, shown_url
 from worker.settings import Worker
 
 
@@ -95,3 +95,22 @@ def test_lines_that_strangers_cause_are_few_a_minute(
     assert [line.getMessage() for line in caplog.records][3:] == [
         "47 more lines like the next one were left out", "refused again",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("secret", [b"of two\nlines", b"gr\xc3\xbc\xc3\x9fe", b"\xff\xfe\0s"])
+def test_a_secret_that_no_header_can_carry_is_refused_and_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    secret: bytes,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("CHEXFRACT_WORKER_WORKER__SECRET", raising=False)
+    (tmp_path / "secret").write_bytes(secret)
+    config = tmp_path / "worker.toml"
+    config.write_text(f"[worker]\nnodes = ['http://a']\nsecret_file = '{tmp_path}/secret'\n")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # `run` sets its own
+    assert main(["run", "--config", str(config)]) == 78
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "a secret is one line of ASCII characters" in said[0]
+    with pytest.raises(ConfigurationError, match="a secret is one line"):
+        Nodes(Worker(nodes=({"url": "http://b", "secret_file": tmp_path / "secret"},)), "")
+    assert check_secret("from an environment\n", "SECRET") == "from an environment"

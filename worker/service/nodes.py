@@ -121,11 +121,26 @@ def _address_key(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}:{port}{parts.path.rstrip('/')}"
 
 
+def check_secret(text: str, where: str) -> str:
+    """Return a secret without the blanks around it.
+
+    Raises
+    ------
+    ConfigurationError
+        A header cannot carry it; what refuses it later would show it.
+    """
+    secret = text.strip()
+    if not (secret.isascii() and secret.isprintable()):
+        raise ConfigurationError(f"{where}: a secret is one line of ASCII characters")
+    return secret
+
+
 def _read_secret(path: Path) -> str:
+    where = f"worker.nodes: secret_file {path}"
     try:
-        secret = path.read_text(encoding="utf-8").strip()
+        secret = check_secret(path.read_text(encoding="utf-8", errors="replace"), where)
     except OSError as exc:
-        raise ConfigurationError(f"worker.nodes: secret_file {path}: {exc.strerror}") from exc
+        raise ConfigurationError(f"{where}: {exc.strerror}") from exc
     if not secret:
         raise ConfigurationError(f"worker.nodes: secret_file {path} is empty")
     return secret
