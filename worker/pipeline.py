@@ -9,7 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dicom_node.base.errors import ChexFractError, OutOfResources, Permanent, Rejected, Transient
+from dicom_node.base.errors import (
+    ChexFractError,
+    ModelFault,
+    OutOfResources,
+    Permanent,
+    Rejected,
+    Transient,
+)
 from dicom_node.base.job import (
     FractureFound,
     JudgedReport,
@@ -262,6 +269,8 @@ class Pipeline:
         ]
         try:
             described = [*self._model.describe(pictures, progress)]
+            if len(described) != len(cases):  # whose each of them is, nobody can say
+                raise ModelFault(f"{len(described)} answers to {len(cases)} pictures")
         except MemoryError:
             fault: Transient = OutOfResources(MEMORY_FULL)
         except Transient as exc:

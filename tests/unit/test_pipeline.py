@@ -103,6 +103,26 @@ def drawn():
     return content.getvalue()
 
 
+@pytest.mark.parametrize("change", [-1, 1])
+def test_no_picture_gets_the_answer_to_another(change):
+    class Miscounts(Reader):
+        def describe(self, radiographs, progress=None):
+            said = super().describe(radiographs)
+            return said if len(said) == 1 else [*said, said[0]][: len(said) + change]
+
+    assert described(Miscounts(8), cases(1, 2, 3, 4, 5)) == ["1", "2", "3", "4", "5"]
+
+
+def test_a_model_that_gives_no_answer_fails():
+    class SaysNothing(Reader):
+        def describe(self, radiographs, progress=None):
+            return []
+
+    waiting = cases(1, 2)
+    assert described(SaysNothing(8), waiting) == [None, None]
+    assert {case.reason.text for case in waiting} == {"The model failed: 0 answers to 1 pictures"}
+
+
 class Preparer(Reader):
     """A reader that makes inputs in advance."""
 
