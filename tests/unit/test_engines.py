@@ -24,7 +24,7 @@ from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResource
 from worker.models import BrokenAccelerator, catalogue, frames, generation, open_model
 from worker.models.checkpoint import Unacceptable
 from worker.models.chexagent import regions, without_boxes
-from worker.models.child import _Served
+from worker.models.child import _read, _Replies, _Served
 
 TALL = generation.invented_pixels(384, 320)
 WIDE = generation.invented_pixels(300, 400)
@@ -471,6 +471,18 @@ def test_a_child_whose_end_another_thread_notes_blames_no_picture(child):
     assert child.prepare(picture).inputs is None
     with pytest.raises(OutOfResources, match="ended with status"):
         child.describe([picture])
+
+
+@pytest.mark.parametrize("text", ['{"number": []}', '{"number": ' + "[" * 100_000, "{}", "[]"])
+def test_whoever_waits_hears_of_a_stream_that_holds_no_answers(text):
+    head = frames.HEAD.pack(frames.MAGIC, len(text), 0)
+    replies = _Replies()
+    _, answers = replies.begin()
+    _read(io.BytesIO(head + text.encode()), replies)
+    heard = [answers.get_nowait()]
+    while heard[-1] is not None:
+        heard.append(answers.get_nowait())
+    assert heard[:-1] in ([], [({"kind": "broken"}, b"")])
 
 
 def test_a_child_keeps_inputs_for_as_long_as_they_are_wanted(child):

@@ -406,7 +406,7 @@ def _read(stream: IO[bytes], replies: _Replies) -> None:
         try:
             while (frame := frames.read(stream)) is not None:
                 replies.put(frame)
-        except frames.BrokenFrame as exc:
+        except (frames.BrokenFrame, TypeError, RecursionError) as exc:  # its number may be anything
             logger.debug("the other interpreter's stream broke: %s", exc)
             replies.close(({"kind": "broken"}, b""))
         except (OSError, ValueError) as exc:
