@@ -267,7 +267,7 @@ def test_an_address_without_a_port_has_that_of_its_scheme(
 
 
 def test_a_header_that_is_not_ascii_is_no_trouble(host: Callable[..., Host]) -> None:
-    answers = host(lambda *_: WHOLE.replace(b"\r\n\r\n", b"\r\nVia: caf\xe9\r\n\r\n"))
+    answers = host(lambda *_: WHOLE.replace(b"\r\n\r\n", b"\r\nVia: n\xe9\r\n\r\n"))
     with client(answers) as http:
         answer = http.get("/")
-        assert (answer.content, answer.headers["via"]) == (b"abc", "caf\xe9")
+        assert (answer.content, answer.headers["via"]) == (b"abc", "n\xe9")

@@ -156,7 +156,7 @@ class LeaseRenewal:
             if now - since < lease_s / 3 or self._moved <= since:
                 continue
             self._renewed[ticket.job] = now
-            # Each may wait for a node that gives no answer, which is no fault of this worker.
+            # Each may wait for a node that gives no answer, and this worker is not at fault.
             self._alive.touch()
             # A lost lease shows itself when the result is posted; until then nothing is to be done.
             with suppress(ChexFractError):
