@@ -116,6 +116,24 @@ def test_an_order_sorts_the_newest_studies(ledger: Ledger) -> None:
     assert everything(ledger, 2, sort="oldest") == [["1"], ["2"], ["3"]]
 
 
+@pytest.mark.parametrize("again", ["by the same model", "by another"])
+def test_a_study_that_says_the_same_twice_stands_on_one_page(ledger: Ledger, again: str) -> None:
+    models = [route(), route(model="other")] if again == "by another" else [route()]
+    for n in (1, 2):
+        one = instance(n, study_instance_uid=f"1.{n}", patient_id=str(n))
+        on(ledger, NOW + n).instances.receive(one, models)
+        for model in [routed.model for routed in models]:
+            (ticket,) = ledger.jobs.hand_out(model, 1, NOW + 60)
+            ledger.jobs.claim(ticket.job, ticket.token, "w", 60)
+            post(ledger, ticket, result(ticket, n, model=model, presence="present"), NOW + n)
+    if again == "by the same model":
+        on(ledger, NOW + 9).acts.replay(instance(2).sop_instance_uid)
+        (ticket,) = on(ledger, NOW + 9).jobs.hand_out("phantom", 1, NOW + 60)
+        ledger.jobs.claim(ticket.job, ticket.token, "w", 60)
+        post(ledger, ticket, result(ticket, 3, presence="present"), NOW + 10)
+    assert everything(ledger, 1, sort="finding") == [["2"], ["1"]]
+
+
 def test_fractures_and_trouble_come_first_where_asked(ledger: Ledger) -> None:
     reported(ledger)
     receive(ledger, 2, "1.2")

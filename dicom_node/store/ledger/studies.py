@@ -377,19 +377,14 @@ class _FindingStream(_Stream):
         return super()._is_wanted(row) and is_in_state(row, self._state)
 
     def _stands_here(self, study: StudyView, row: Arrival) -> bool:
-        places = {
-            image.sop_instance_uid: min(
-                (_finding_rank(row) for row in image.rows if self._is_wanted(row)),
-                default=_NO_FINDING + 1,
-            )
-            for image in study.images
-        }
-        if min(places.values()) != self._best:
+        wanted = [row for row in _study_rows(study) if self._is_wanted(row)]
+        if min(map(_finding_rank, wanted), default=_NO_FINDING + 1) != self._best:
             return False
         if study.is_cut:
             return True
-        best = [uid for uid, at in places.items() if at == self._best]
-        return best[-1] == row.sop_instance_uid
+        # a single row: an image's earlier report, or that of another model, may say the same
+        last = [row for row in wanted if _finding_rank(row) == self._best][-1]
+        return (last.sop_instance_uid, last.job) == (row.sop_instance_uid, row.job)
 
 
 def _is_sorted(connection: Connection, sort: str) -> bool:
