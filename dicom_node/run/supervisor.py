@@ -324,7 +324,8 @@ def _role_children(config: Path, broker_url: str, ports: Ports) -> list[Child]:
     environment = {**os.environ, "CHEXFRACT_BROKER__URL": broker_url}
     command = python_command("-m", "dicom_node", "role")
     children = [
-        Child(name, [*command, name, "--config", str(config)], environment)
+        # each its own: what is added to one, as the file of its log, is not the other's
+        Child(name, [*command, name, "--config", str(config)], dict(environment))
         for name in reversed(ROLES)
         if name != "listener"
     ]

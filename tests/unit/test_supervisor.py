@@ -9,6 +9,7 @@ import termios
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -163,6 +164,16 @@ def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
         )
         first.kill()
     assert "is in use by another node" in second.stderr
+
+
+def test_each_role_keeps_its_lines_in_a_file_of_its_own(tmp_path: Path) -> None:
+    ports = SimpleNamespace(count=2, environment=lambda number: {}, descriptors=())
+    children = supervision._role_children(tmp_path / "node.json", "redis://", ports)  # type: ignore[arg-type]
+    for role in children:
+        role.environment["CHEXFRACT_LOG_FILE"] = role.name
+    assert [role.environment["CHEXFRACT_LOG_FILE"] for role in children] == [
+        "web", "courier", "listener", "listener-2",
+    ]  # fmt: skip
 
 
 def test_two_starts_make_one_secret(tmp_path: Path) -> None:
