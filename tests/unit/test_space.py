@@ -61,6 +61,8 @@ def every_state(api: Api) -> dict[str, str]:
     api.ledger.acts.settle(found["given up"], "given-up", by=ANNA)
     found["withheld"] = reported(api, "withheld", mode="shadow")
     found["nowhere"] = reported(api, "nowhere", send_to=(), objects={})
+    found["turned away"] = received(api, "turned away")
+    pages.rejected(api, pages.claimed(api))
     found["failed"] = received(api, "failed")
     pages.fail(api, pages.claimed(api))
     found["retrying"] = reported(api, "retrying")
@@ -90,7 +92,7 @@ def test_only_what_is_delivered_or_wanted_by_nobody_may_go(api: Api) -> None:
     seen = {kind: {names[uid] for uid in may_go(api, kind, later)} for kind in FREED_KINDS}
     assert seen == {
         "delivered": {"delivered", "settled"},
-        "kept": {"withheld", "nowhere"},
+        "kept": {"withheld", "nowhere", "turned away"},
         "ignored": {"ignored"},
         "reports": {"delivered", "settled"},
         "conflicts": set(),

@@ -20,7 +20,6 @@ from dicom_node.store.ledger.states import (
     WITH_RESULT,
     DeliveryState,
     InstanceState,
-    JobState,
 )
 from dicom_node.store.schema import (
     conflicts,
@@ -514,7 +513,7 @@ def _may_go(kind: FreedKind, before: float) -> sa.ColumnElement[bool]:
         sa.exists(_some_delivery(deliveries.c.state == DeliveryState.WITHHELD)),
         sa.exists(
             _some_job(
-                jobs.c.state == JobState.REPORTED,
+                jobs.c.state.in_(WITH_RESULT),
                 ~sa.exists(
                     sa.select(sa.literal(1)).where(deliveries.c.job == jobs.c.id).correlate(jobs)
                 ),
