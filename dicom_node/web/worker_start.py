@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
+from starlette.exceptions import HTTPException
 
 from dicom_node import running
 from dicom_node.settings import Settings
@@ -86,6 +87,11 @@ def routes(settings: Settings, door: Door, trail: WebTrail) -> APIRouter:
     @router.post("/start-worker")
     def start_worker(request: Request, posted: Posted = operates) -> Response:
         """Start the worker of this host, or start it again."""
+        served = running.served_worker(settings.node.data_dir)
+        if served is not None and served.why_not and not served.is_run:
+            raise HTTPException(
+                409, say("It cannot be started from here: %(why)s.", why=served.why_not)
+            )
         running.ask_worker(settings.node.data_dir)
         trail.changed(request, posted.person.name, "configured", "the worker of serve is started")
         return answered(

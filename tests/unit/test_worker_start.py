@@ -135,10 +135,15 @@ def test_a_worker_that_ends_again_and_again_shows_its_last_trouble(
 
 def test_what_cannot_be_started_from_here_says_why(api: Api, client: httpx2.Client) -> None:
     why = "there is no /etc/chexfract/worker.toml"
-    with serve_holds(api.settings.node.data_dir, ServedWorker("h", "/w", False, why)):
+    with serve_holds(api.settings.node.data_dir, ServedWorker("h", "/w", False, why)) as heard:
         page = client.get("/models").text
+        csrf = re.search(r'name="csrf" value="([^"]+)"', page)
+        assert csrf
+        asked = client.post("/models/start-worker", data={"csrf": csrf[1]})
     assert why in page
     assert "Start a worker on this host" not in page
+    assert asked.status_code == 409
+    assert heard == []
 
 
 def test_nobody_is_asked_where_no_serve_runs(tmp_path: Path) -> None:
