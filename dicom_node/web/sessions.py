@@ -148,7 +148,7 @@ class Door:
         """
 
         def needed(request: Request) -> Person:
-            person = self.person(request, is_act=is_act)
+            person = self.person(request, is_act=is_act and not _loads_by_itself(request))
             if person is None:
                 raise _stranger_refusal(request)
             if not person.may(role):
@@ -422,6 +422,11 @@ def _stranger_refusal(request: Request) -> HTTPException:
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
         return HTTPException(303, "sign in", {"Location": f"/sign-in?to={quote(request.url.path)}"})
     return HTTPException(401, "sign in at /sign-in")
+
+
+def _loads_by_itself(request: Request) -> bool:
+    """Return whether a timer of an open page asks: all that htmx gets is of that kind."""
+    return request.method == "GET" and "hx-request" in request.headers
 
 
 def _is_same_text(text: str, other: str) -> bool:

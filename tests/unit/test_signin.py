@@ -222,6 +222,25 @@ def test_a_session_without_a_request_ends_and_a_live_page_keeps_none_open(
             assert answer.status_code == code, later
 
 
+@pytest.mark.parametrize("headers", [{}, {"HX-Request": "true"}])
+def test_what_a_page_loads_again_and_again_keeps_no_session_open(
+    api: Api, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    sign_in(http, "viewer")
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + 1700)
+    assert http.get("/models", headers=headers).status_code == 200
+    monkeypatch.setattr(time, "time", lambda: right() + 1900)
+    assert http.get("/models").status_code == (401 if headers else 200)
+
+
+def test_all_that_htmx_gets_is_asked_by_a_timer() -> None:
+    """What somebody presses is a link, or a form: these keep a session open."""
+    for path in Path(sessions.__file__).with_name("templates").glob("*.html"):
+        text = path.read_text()
+        assert text.count("hx-get=") == text.count('hx-trigger="every '), path.name
+
+
 def test_a_cookie_that_was_copied_ends_with_its_session(api: Api, http: httpx2.Client) -> None:
     sign_in(http, "viewer")
     with client(api, cookies=dict(http.cookies)) as copy:
