@@ -33,6 +33,12 @@ Uid = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=128)]
 """An id or a token: it stands in paths, so it may hold nothing that leads elsewhere."""
 
+Count = Annotated[int, Field(ge=0, le=1 << 62)]
+"""A number, or bytes, that pages and gauges can show: a float holds it."""
+
+Milliseconds = Annotated[float, Field(le=1e12, allow_inf_nan=False)]
+"""A time that can be added to others; JSON has no word for NaN, and would keep it as null."""
+
 
 def queue(model: str) -> str:
     """Return the name of the Celery queue of `model`."""
@@ -215,7 +221,7 @@ class Measured(Message):
     """How well a model read some set of pictures; shares from 0 to 1 by what they are of."""
 
     on: str = Field(max_length=128)
-    count: int = Field(ge=0)
+    count: Count
     shares: dict[str, float] = Field(max_length=16)
 
 
@@ -240,9 +246,9 @@ class Device(Message):
     """What a worker computes on, and how much of it is in use; 0 is not known."""
 
     name: str = Field(max_length=128)
-    memory: int = Field(default=0, ge=0)
+    memory: Count = 0
     """Bytes."""
-    used: int = Field(default=0, ge=0)
+    used: Count = 0
     load: float | None = Field(default=None, ge=0, le=1)
     """Share of the time in which it computes."""
 
@@ -250,10 +256,10 @@ class Device(Message):
 class Batches(Message):
     """What a worker's model was given since the worker's start."""
 
-    limit: int = Field(ge=1)
+    limit: int = Field(ge=1, le=1 << 62)
     """Pictures that it gets at a time now; fewer than ``worker.batch`` where memory is short."""
-    count: int = Field(default=0, ge=0)
-    pictures: int = Field(default=0, ge=0)
+    count: Count = 0
+    pictures: Count = 0
     last: tuple[int, ...] = Field(default=(), max_length=16)
     """Pictures of each of the last batches."""
     fill: float | None = Field(default=None, ge=0, le=1)
@@ -269,9 +275,9 @@ class WorkerHeartbeat(Message):
     """As in `ClaimRequest`."""
     card: Card
     device: Device
-    busy: int = Field(default=0, ge=0)
+    busy: Count = 0
     """Jobs in work."""
-    done: int = Field(default=0, ge=0)
+    done: Count = 0
     """Results since it started."""
     batches: Batches | None = None
     """None: a worker that does not tell."""
@@ -355,7 +361,7 @@ class Result(Message):
     fractures: tuple[FractureFound, ...] = ()
     warnings: tuple[str, ...] = ()
     reason: Reason | None = None
-    stages_ms: dict[str, float] = Field(default_factory=dict)
+    stages_ms: dict[str, Milliseconds] = Field(default_factory=dict)
     """Milliseconds the worker spent per stage: fetch, decode, model, report."""
     batch: int = Field(default=1, ge=1, le=100_000)
     """Pictures that shared the model's time, this one among them; workers of 0.1.0 do not say."""

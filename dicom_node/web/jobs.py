@@ -384,10 +384,12 @@ class ResultForm:
 
     def end(self) -> None:
         """Keep the part."""
+        # the buffer goes: a result of the largest size would lie in memory twice
+        content, self._content = bytes(self._content), bytearray()
         if self._is_file:
-            self.files.append((self._name, bytes(self._content)))
+            self.files.append((self._name, content))
         elif self._name == "result":
-            self.result = bytes(self._content)
+            self.result = content
 
 
 def _read_form(content_type: str, body: IO[bytes]) -> ResultForm:

@@ -235,6 +235,15 @@ def test_a_body_without_end_is_413(
     assert api.state(ticket) == "running"
 
 
+@pytest.mark.parametrize("ms", ["NaN", "Infinity", "1e999", "1e308"])
+def test_a_time_that_is_not_a_number_is_422(api: Api, http: httpx2.Client, ms: str) -> None:
+    """It would be kept as null, of which no list of results could be made any more."""
+    ticket = claimed(api, http)
+    text = result_of(api, ticket, stages_ms={"model": 4711.0}).model_dump_json()
+    answer = post(http, ticket, text.replace("4711.0", ms), sr=object_of(api, ticket))
+    assert (answer.status_code, api.state(ticket)) == (422, "running")
+
+
 def test_a_result_that_ends_before_its_last_boundary_is_400(api: Api, http: httpx2.Client) -> None:
     ticket = claimed(api, http)
     files = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,20 @@ def test_what_is_no_presence_is_refused(api: Api, body: bytes) -> None:
     headers = {"Authorization": f"Bearer {SECRET}", "Content-Type": "application/json"}
     answer = httpx2.post(f"{api.url}/workers", content=body, headers=headers, trust_env=False)
     assert answer.status_code == 422
+
+
+def test_a_number_that_no_page_can_show_is_refused(api: Api) -> None:
+    """Pages and metrics divide it; they could not be shown while it is remembered."""
+    batches = Batches(limit=8, count=4, pictures=30)
+    text = presence().model_copy(update={"batches": batches}).model_dump_json()
+    headers = {"Authorization": f"Bearer {SECRET}", "Content-Type": "application/json"}
+    codes = {}
+    with httpx2.Client(base_url=api.url, headers=headers, trust_env=False, timeout=30) as http:
+        for key in ("memory", "used", "busy", "done", "count", "pictures", "limit"):
+            body = re.sub(rf'("{key}":)\d+', rf"\g<1>{'9' * 400}", text)
+            codes[key] = http.post("/workers", content=body).status_code
+        assert http.post("/workers", content=text).status_code == 200
+    assert set(codes.values()) == {422}, codes
 
 
 def test_hostile_words_of_a_worker_stay_words(api: Api) -> None:
