@@ -15,6 +15,7 @@ from dicom_node.settings import Node as NodeSection
 from dicom_node.settings import Retention as Limits
 from dicom_node.store.ledger import Ledger, Receipt
 from dicom_node.store.retention import ORPHAN_AGE_S, RetentionSweep
+from dicom_node.store.schema import jobs
 from dicom_node.store.spool import Spool
 from dicom_node.store.uses import REPOSITORY_PLACE
 
@@ -239,6 +240,18 @@ def test_of_what_an_old_result_took_the_model_and_the_rest_stay(node: Node) -> N
     result = node.ledger.history.trace("1.2.3.1").jobs[0].result
     assert result.stages_ms == {"other": 7.0, "model": 30.0}
     assert node.ledger.history.recent(1)[0] == before
+
+
+def test_a_time_that_an_older_version_kept_as_null_is_passed_over(node: Node) -> None:
+    node.report()
+    kept = '{"stages_ms": {"fetch": 1.0, "decode": null, "model": 30.0, "report": 4.0}}'
+    with node.ledger.database.writing() as connection:
+        connection.execute(jobs.update().values(result=kept))
+    assert node.ledger.history.recent(1)[0].ms == 35.0
+    assert ("model", 30.0) in node.ledger.history.stage_times(0, 999)
+    on(node.ledger, NOW + 2 * HOUR).purge.condense(NOW + HOUR)
+    result = node.ledger.history.trace("1.2.3.1").jobs[0].result
+    assert result.stages_ms == {"other": 5.0, "model": 30.0}
 
 
 def test_what_an_audit_repository_has_not_got_yet_stays(tmp_path: Path) -> None:

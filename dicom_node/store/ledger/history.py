@@ -39,6 +39,7 @@ from dicom_node.store.ledger.views import (
     Totals,
     Trace,
     TraceStep,
+    kept_times,
 )
 from dicom_node.store.ledger.wanted import load_wishes
 from dicom_node.store.schema import (
@@ -297,10 +298,10 @@ class History:
                     if job.startswith(prefix) and result:
                         found.append((TO_REPORT, max(0.0, whole_s * 1000)))
                         content = json.loads(result)
-                        took = content.get("stages_ms") or {}
-                        found += [(str(stage), float(ms)) for stage, ms in took.items()]
+                        took = kept_times(content)
+                        found += took.items()
                         if "model" in took:
-                            share = float(took["model"]) / int(content.get("batch") or 1)
+                            share = took["model"] / int(content.get("batch") or 1)
                             found.append((MODEL_SHARE, share))
         return found
 

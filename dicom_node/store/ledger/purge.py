@@ -21,6 +21,7 @@ from dicom_node.store.ledger.states import (
     DeliveryState,
     InstanceState,
 )
+from dicom_node.store.ledger.views import kept_times
 from dicom_node.store.schema import (
     conflicts,
     deliveries,
@@ -454,7 +455,7 @@ def _shortened(
     found: list[dict[str, object]] = []
     for job, text in connection.execute(query):
         content = json.loads(text)
-        took = content.get("stages_ms") or {}
+        took = kept_times(content)
         if len(took) > 2:
             rest = sum(ms for stage, ms in took.items() if stage != _MODEL)
             content["stages_ms"] = {_OTHER: round(rest, 1)}

@@ -87,6 +87,15 @@ class InstanceView(View):
     association: str = ""
 
 
+def kept_times(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the milliseconds of the stages of a result as the ledger keeps it.
+
+    An older version kept what was not a number as null.
+    """
+    took = result.get("stages_ms") or {}
+    return {str(stage): float(ms) for stage, ms in took.items() if ms is not None}
+
+
 @dataclass(frozen=True, slots=True)
 class ResultView(View):
     """The one result of a job: what the model said, and how long it took."""
@@ -122,7 +131,7 @@ class ResultView(View):
             ),
             warnings=tuple(content.get("warnings") or ()),
             reason=Reason.model_validate(content["reason"]) if content.get("reason") else None,
-            stages_ms=content.get("stages_ms") or {},
+            stages_ms=kept_times(content),
         )
 
 
