@@ -71,7 +71,9 @@ def routes(
         traces = {
             image.sop_instance_uid: ledger.history.trace(image.sop_instance_uid) for image in near
         }
-        trail.accessed(request, person.name, [trace.instance for trace in traces.values()])
+        # an open page asks every two seconds, for as long as an image waits
+        note = trail.listed if "hx-request" in request.headers else trail.accessed
+        note(request, person.name, [trace.instance for trace in traces.values()])
         known = [_shown_trace(image, traces[image.sop_instance_uid], person) for image in near]
         for shown_image in known:
             shown_image["verdicts"] = why_not(traces[shown_image["sop_instance_uid"]])

@@ -234,7 +234,10 @@ def live_through(ledger: Ledger, n: int, study: int, name: str, found: str, agai
     one = instance(n, study_instance_uid=f"1.{study}", patient_name=name, patient_id=name)
     routes = [] if found == "ignored" else [route(send_to=())]
     on(ledger, NOW + n).instances.receive(one, routes)
-    for at, said in ((0, found), *(((1000, "absent"),) if again and found == "present" else ())):
+    for at, said in (
+        (0, found),
+        *(((1000, ("absent", "present")[n % 2]),) if again and found == "present" else ()),
+    ):
         if at:
             on(ledger, NOW + n + at).acts.replay(one.sop_instance_uid)
         if said in ("received", "ignored"):

@@ -56,6 +56,22 @@ def test_a_study_shows_all_its_images_and_reports(scenery: tuple[Api, dict[str, 
             assert "Not analysed: lateral view" in text
 
 
+def test_a_page_that_asks_again_and_again_is_noted_at_times_only(
+    scenery: tuple[Api, dict[str, str]],
+) -> None:
+    api, found = scenery
+    trail = api.settings.audit_file
+    assert trail
+    with client(api, "dr.wilson") as http:
+        counts = []
+        for headers in ({}, *[{"HX-Request": "true"}] * 4, {}):
+            http.get(f"/images/{found['two']}", headers=headers)
+            counts.append(sum(b"dr.wilson" in line for line in trail.read_bytes().splitlines()))
+    assert counts[0] >= 1, "opening it is noted"
+    assert counts[1:5] == [counts[1]] * 4, "its timer is not, but for the first time"
+    assert counts[5] == counts[4] + 1
+
+
 def test_another_name_of_an_image_leads_to_it(scenery: tuple[Api, dict[str, str]]) -> None:
     api, found = scenery
     with client(api) as http:
