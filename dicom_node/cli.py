@@ -1,4 +1,4 @@
-"""``chexfract-node``: each command is parsed here and done elsewhere, heavy imports in it."""
+"""``chexfract-node``: parses each command and hands it on; heavy imports wait until then."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _look_commands(commands: Any) -> None:
     trace = _add_command(
         commands, "trace", "Show every stage of one Instance with its time.", _run_trace
     )
-    trace.add_argument("ident", metavar="ID", help="SOP Instance UID, accession number or job")
+    trace.add_argument("ident", metavar="ID", help=IDENT)
     lines = _add_command(commands, "logs", "Show what the node's processes logged.", _run_logs)
     lines.add_argument("ident", nargs="?", default="", metavar="ID", help="a UID, job or peer")
     lines.add_argument("--follow", "-f", action="store_true", help="go on with what comes")
@@ -107,29 +107,33 @@ def _look_commands(commands: Any) -> None:
     )
 
 
+IDENT = "SOP Instance UID, accession number or job"
+"""What names images: a study's UID and a report's are taken, too."""
+
+
 def _act_commands(commands: Any) -> None:
     retry = _add_command(commands, "retry", "Let a failed job be tried again.", _run_retry)
-    retry.add_argument("ident", nargs="?", metavar="ID")
+    retry.add_argument("ident", nargs="?", metavar="ID", help=IDENT)
     retry.add_argument("--failed", action="store_true", help="every failed job")
     resend = _add_command(
         commands, "resend", "Deliver an Instance's report once more.", _run_resend
     )
-    resend.add_argument("ident", metavar="ID")
+    resend.add_argument("ident", metavar="ID", help=IDENT)
     replay = _add_command(
         commands,
         "replay",
         "Analyse an Instance again: a report that replaces the last.",
         _run_replay,
     )
-    replay.add_argument("ident", metavar="ID")
+    replay.add_argument("ident", metavar="ID", help=IDENT)
     release = _add_command(
         commands, "release", "Send reports that a shadow rule has withheld.", _run_release
     )
-    release.add_argument("ident", metavar="ID")
+    release.add_argument("ident", metavar="ID", help=IDENT)
     settle = _add_command(
         commands, "settle", "End a delivery that an archive refuses again and again.", _run_settle
     )
-    settle.add_argument("ident", metavar="ID")
+    settle.add_argument("ident", metavar="ID", help=IDENT)
     settle.add_argument(
         "--as",
         dest="outcome",
@@ -146,7 +150,7 @@ def _act_commands(commands: Any) -> None:
         "Let a corrected image that came under a known UID take its place, and report again.",
         _run_adopt,
     )
-    adopt.add_argument("ident", metavar="ID")
+    adopt.add_argument("ident", metavar="ID", help=IDENT)
     for name, what, act in (
         (
             "hold",
@@ -168,7 +172,7 @@ def _act_commands(commands: Any) -> None:
 
 def _network_commands(commands: Any) -> None:
     send = _add_command(commands, "send", "Send files to a peer by C-STORE.", _run_send)
-    send.add_argument("paths", nargs="*", type=Path, metavar="FILES")
+    send.add_argument("paths", nargs="*", type=Path, metavar="FILES", help="DICOM files or folders")
     send.add_argument("--test", action="store_true", help="objects about nobody, not FILES")
     send.add_argument("--to", required=True, metavar="PEER", help="a name in [peers]")
     fetched = _add_command(
@@ -213,7 +217,7 @@ def _table_commands(commands: Any, word: str, what: str) -> None:
         command = _add_command(acts, act, what, do)
         command.set_defaults(kind=kind)
         if act != "list":
-            command.add_argument("name", metavar="NAME")
+            command.add_argument("name", metavar="NAME", help=f"of the {word}")
             command.add_argument("--dry-run", action="store_true", help="show the difference only")
         return command
 
@@ -238,14 +242,14 @@ def _rules_commands(commands: Any) -> None:
     rules = commands.add_parser("rules", help="Try the routing rules.")
     acts = rules.add_subparsers(dest="rules_act", required=True, metavar="ACT")
     test = _add_command(acts, "test", "Say which rule a file matches and why.", _rules_test)
-    test.add_argument("path", type=Path, metavar="FILE")
+    test.add_argument("path", type=Path, metavar="FILE", help="a DICOM file")
 
 
 def _user_commands(commands: Any) -> None:
     users = commands.add_parser("user", help="Say who may sign in on the pages.")
     acts = users.add_subparsers(dest="user_act", required=True, metavar="ACT")
     add = _add_command(acts, "add", "Add a user, or change role and password of one.", _user_add)
-    add.add_argument("name", metavar="NAME")
+    add.add_argument("name", metavar="NAME", help="by which they sign in")
     add.add_argument(
         "--role", choices=("viewer", "operator", "admin"), default="viewer", help="what they may do"
     )
@@ -253,7 +257,7 @@ def _user_commands(commands: Any) -> None:
         "--password-file", type=Path, metavar="F", help="read the password there, not from you"
     )
     remove = _add_command(acts, "remove", "Remove a user; their sessions end.", _user_remove)
-    remove.add_argument("name", metavar="NAME")
+    remove.add_argument("name", metavar="NAME", help="as user list shows it")
     _add_command(acts, "list", "List users and roles.", _user_list)
 
 
@@ -285,7 +289,9 @@ def _set_up_commands(commands: Any) -> None:
         config=False,
     )
     spoken.add_argument("--config", type=Path, help="node.toml (default: every key's default)")
-    spoken.add_argument("--format", choices=("md", "json"), default="md")
+    spoken.add_argument(
+        "--format", choices=("md", "json"), default="md", help="Markdown (default) or JSON"
+    )
     spoken.add_argument("--json", action="store_true", help="as --format json")
     results = _add_command(
         commands, "export", "Write results as CSV or JSON lines.", _run_export, config=False
@@ -293,7 +299,9 @@ def _set_up_commands(commands: Any) -> None:
     results.add_argument("--config", type=Path, default=Path("node.toml"), help="node.toml")
     results.add_argument("--since", required=True, metavar="DATE", help="such as 2026-11-01")
     results.add_argument("--until", metavar="DATE", help="not part of it (default: now)")
-    results.add_argument("--format", choices=("csv", "jsonl"), default="csv")
+    results.add_argument(
+        "--format", choices=("csv", "jsonl"), default="csv", help="CSV (default) or JSON lines"
+    )
     results.add_argument(
         "--deidentify",
         action="store_true",
@@ -335,7 +343,7 @@ def _set_up_commands(commands: Any) -> None:
         _run_completion,
         config=False,
     )
-    shell.add_argument("shell", choices=("bash", "zsh", "fish"))
+    shell.add_argument("shell", choices=("bash", "zsh", "fish"), help="the one that you use")
 
 
 def _certificate_command(commands: Any) -> None:
@@ -361,7 +369,9 @@ def _init_command(commands: Any) -> None:
         _run_init,
         config=False,
     )
-    command.add_argument("--out", type=Path, default=Path("node.toml"), metavar="F")
+    command.add_argument(
+        "--out", type=Path, default=Path("node.toml"), metavar="F", help="node.toml (default: here)"
+    )
     command.add_argument("--ae-title", help="of this node (CHEXFRACT)")
     command.add_argument("--port", type=int, help="DICOM port of this node (11112)")
     command.add_argument("--archive-ae", help="AE title of the archive (ORTHANC)")

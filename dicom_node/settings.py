@@ -136,6 +136,15 @@ Url = Annotated[
 ]
 
 
+def _as_network(value: str) -> str:
+    parse_network(value)
+    return value
+
+
+NetworkText = Annotated[str, AfterValidator(_as_network)]
+"""An address or a network, as it is written."""
+
+
 class Section(BaseModel):
     """One table of the file."""
 
@@ -199,7 +208,7 @@ class Node(Section):
     time_zone: str = ""
     """IANA name of the site's time zone, such as ``Europe/Berlin``; empty: that of the host. Dates
     and times of reports, their offset from UTC, and pages follow it."""
-    proxies: tuple[str, ...] = ()
+    proxies: tuple[NetworkText, ...] = ()
     """Addresses or networks of TCP balancers: from them, and from no others, a PROXY protocol
     header (version 1 or 2) is read, which names the true caller."""
     tls: Tls = Tls()
@@ -222,26 +231,19 @@ class Node(Section):
             object.__setattr__(self, "ledger", add_password(self.ledger, self.ledger_password_file))
         return self
 
-    @model_validator(mode="after")
-    def _listeners_are_few(self) -> Self:
-        if self.listeners != "auto" and not 1 <= self.listeners <= 64:
-            raise ValueError('is not a number of processes; write "auto" or 1 to 64')
-        return self
+    @field_validator("listeners")
+    @classmethod
+    def _listeners_are_few(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
+        if value != "auto" and not 1 <= value <= 64:
+            raise ValueError(f'{value} is not a number of processes; write "auto" or 1 to 64')
+        return value
 
-    @model_validator(mode="after")
-    def _time_zone_is_known(self) -> Self:
-        if self.time_zone:
-            try:
-                find_zone(self.time_zone)
-            except ValueError as exc:
-                raise ValueError(f"time_zone: {exc}") from exc
-        return self
-
-    @model_validator(mode="after")
-    def _proxies_are_networks(self) -> Self:
-        for address in self.proxies:
-            parse_network(address)
-        return self
+    @field_validator("time_zone")
+    @classmethod
+    def _time_zone_is_known(cls, value: str) -> str:
+        if value:
+            find_zone(value)
+        return value
 
 
 Role = Literal["viewer", "operator", "admin"]
@@ -319,7 +321,7 @@ class Web(Section):
     """Time without a request after which a session ends; a live page alone keeps none open."""
     proxy_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
     """Header in which a proxy names who signed in there, such as ``X-Remote-User``."""
-    proxy_addresses: tuple[str, ...] = ()
+    proxy_addresses: tuple[NetworkText, ...] = ()
     """Addresses or networks of proxies whose header is believed."""
     proxy_role: Role = "viewer"
     """Role of those whom the proxy names and the users file does not."""
@@ -338,8 +340,6 @@ class Web(Section):
 
     @model_validator(mode="after")
     def _proxies_are_named(self) -> Self:
-        for address in self.proxy_addresses:
-            parse_network(address)
         if self.proxy_header and not self.proxy_addresses:
             raise ValueError("proxy_header needs proxy_addresses: anyone can send a header")
         return self
@@ -443,7 +443,7 @@ class Peer(Section):
         "enhanced",
     )
     """SR SOP classes in order of preference; the first that the peer accepts is sent."""
-    addresses: tuple[str, ...] = ()
+    addresses: tuple[NetworkText, ...] = ()
     """Addresses or networks that this peer calls from; empty: its host, a name being resolved."""
     may: tuple[Right, ...] = ("store", "query", "retrieve", "commit")
     """What it may do here; what it is sent does not depend on it."""
@@ -457,12 +457,6 @@ class Peer(Section):
     timeout: Duration = 30.0
     """Time that it may take for an answer."""
     tls: Tls = Tls()
-
-    @model_validator(mode="after")
-    def _addresses_are_networks(self) -> Self:
-        for address in self.addresses:
-            parse_network(address)
-        return self
 
     @property
     def networks(self) -> tuple[Network, ...]:

@@ -13,6 +13,7 @@ import grimp
 
 from dicom_node import cli as node_cli
 from dicom_node import settings as node_settings
+from dicom_node.base.examples import EXAMPLES
 from dicom_node.base.json_schema import document
 from worker import cli as worker_cli
 from worker import settings as worker_settings
@@ -123,7 +124,8 @@ def _commands() -> str:
         "# Commands",
         "",
         "Every listing prints JSON with `--json`. Exit codes: 0 ok, 1 some item failed, 2 usage, "
-        "69 peer or broker unreachable, 75 try later, 78 configuration.",
+        "69 peer or broker unreachable, 75 try later, 78 configuration. `--help` behind a command "
+        "says the same.",
         "",
     ]
     for parser in (node_cli.parser(), worker_cli.parser()):
@@ -131,6 +133,8 @@ def _commands() -> str:
         for command, what in _walk(parser):
             lines += [f"### {command.prog}", "", *([f"{what}", ""] if what else [])]
             lines += [*_options(command), ""]
+            if examples := EXAMPLES.get(command.prog):
+                lines += ["For example:", "", "```text", *examples, "```", ""]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""``chexfract-worker``: each command is parsed here and done elsewhere, heavy imports in it."""
+"""``chexfract-worker``: parses each command and hands it on; heavy imports wait until then."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _serve_command(commands: Any) -> None:
     command.add_argument("--config", type=Path, help="worker.toml")
     command.add_argument("--model", help="a table [models.NAME] of the configuration")
     command.add_argument("--host", help="127.0.0.1; beyond this machine only with --keys-file")
-    command.add_argument("--port", type=int)
+    command.add_argument("--port", type=int, help="8000, unless worker.toml says another")
     command.add_argument("--keys-file", type=Path, help="a key in each line")
 
 
@@ -78,7 +78,10 @@ def _describe_command(commands: Any) -> None:
         _run_describe,
     )
     command.add_argument(
-        "paths", nargs="+", metavar="FILES|FOLDER|ZIP|TAR|DICOMDIR|http://HOST/dicom-web"
+        "paths",
+        nargs="+",
+        metavar="SOURCE",
+        help="files, folders, zip or tar archives, a DICOMDIR, or http://HOST/dicom-web",
     )
     command.add_argument("--out", type=Path, required=True, help="folder of results and reports")
     _archive_options(command)
@@ -114,9 +117,21 @@ def _privacy_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--key", type=Path, metavar="FILE", help="of the pseudonyms (default: this user's own)"
     )
-    command.add_argument("--uids", choices=("replace", "keep"), default="replace")
-    command.add_argument("--dates", choices=("shift", "remove", "keep"), default="shift")
-    command.add_argument("--descriptors", choices=("remove", "clean"), default="remove")
+    command.add_argument(
+        "--uids", choices=("replace", "keep"), default="replace", help="UIDs (default: replace)"
+    )
+    command.add_argument(
+        "--dates",
+        choices=("shift", "remove", "keep"),
+        default="shift",
+        help="a patient's dates move together, go or stay (default: shift)",
+    )
+    command.add_argument(
+        "--descriptors",
+        choices=("remove", "clean"),
+        default="remove",
+        help="clean keeps words of the field (default: remove)",
+    )
     command.add_argument(
         "--keep-private",
         action="append",
@@ -136,11 +151,13 @@ def _picture_command(commands: Any) -> None:
         "Write as PNG what the model sees of a file, or say why it would not see it.",
         _run_picture,
     )
-    command.add_argument("paths", nargs="+", type=Path, metavar="FILES|FOLDER")
+    command.add_argument(
+        "paths", nargs="+", type=Path, metavar="FILES|FOLDER", help="DICOM or picture files"
+    )
     command.add_argument("--out", type=Path, required=True, help="the PNG; a folder for several")
     command.add_argument("--stages", action="store_true", help="each step's picture on one sheet")
     command.add_argument("--config", type=Path, help="worker.toml")
-    command.add_argument("--json", action="store_true")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _gate_command(commands: Any) -> None:
@@ -149,7 +166,7 @@ def _gate_command(commands: Any) -> None:
     )
     command.add_argument("path", type=Path, metavar="FILE", help="- is standard input")
     command.add_argument("--config", type=Path, help="worker.toml")
-    command.add_argument("--json", action="store_true")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _same_command(commands: Any) -> None:
@@ -171,9 +188,11 @@ def _validate_command(commands: Any) -> None:
     command = _add(
         commands, "validate", "Check report files with every validator at hand.", _run_validate
     )
-    command.add_argument("paths", nargs="+", type=Path, metavar="FILES|FOLDER")
+    command.add_argument(
+        "paths", nargs="+", type=Path, metavar="FILES|FOLDER", help="reports and their companions"
+    )
     command.add_argument("--source", type=Path, help="the image that a report is about")
-    command.add_argument("--json", action="store_true")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _evaluate_command(commands: Any) -> None:
@@ -220,32 +239,40 @@ def _phantom_commands(commands: Any) -> None:
     draw = _add(
         acts, "draw", "Draw phantom radiographs as DX Instances with a truth.csv.", _run_draw
     )
-    draw.add_argument("--count", type=int, default=10)
-    draw.add_argument("--out", type=Path, required=True)
-    draw.add_argument("--seed", type=int, default=900_000)
+    draw.add_argument("--count", type=int, default=10, help="how many (10)")
+    draw.add_argument("--out", type=Path, required=True, help="folder of images and truth.csv")
+    draw.add_argument("--seed", type=int, default=900_000, help="another one, other drawings")
     draw.add_argument(
         "--exhibits", action="store_true", help="the few that the demonstration shows"
     )
-    draw.add_argument("--json", action="store_true")
+    draw.add_argument("--json", action="store_true", help="print JSON")
     # One picture in each transfer syntax; for the node's selftest.
     draw.add_argument("--transfer-syntaxes", action="store_true", help=argparse.SUPPRESS)
     train = _add(acts, "train", "Train the demonstration model from nothing.", _run_train)
-    train.add_argument("--out", type=Path, required=True)
+    train.add_argument("--out", type=Path, required=True, help="a new folder")
     train.add_argument("--seed", type=int, help="of drawing, weights and order")
-    train.add_argument("--json", action="store_true")
+    train.add_argument("--json", action="store_true", help="print JSON")
     weak = _add(
         acts, "weaken", "Write a copy of the demonstration model that is worse.", _run_weaken
     )
     weak.add_argument("--out", type=Path, required=True, help="a new folder")
     weak.add_argument("--noise", type=float, default=0.2, help="share of each matrix's spread")
-    weak.add_argument("--seed", type=int, default=1)
-    weak.add_argument("--json", action="store_true")
+    weak.add_argument("--seed", type=int, default=1, help="of the noise")
+    weak.add_argument("--json", action="store_true", help="print JSON")
     evaluate = _add(acts, "evaluate", "Measure a model on freshly drawn phantoms.", _run_measure)
     evaluate.add_argument("--model", default="builtin:phantom", help="a model folder")
-    evaluate.add_argument("--count", type=int, default=1000)
-    evaluate.add_argument("--seed", type=int, default=900_000)
+    evaluate.add_argument("--count", type=int, default=1000, help="phantoms as drawn (1000)")
+    evaluate.add_argument("--seed", type=int, default=900_000, help="of the drawings")
     evaluate.add_argument("--changed", type=int, default=200, help="phantoms read with each change")
-    evaluate.add_argument("--json", action="store_true")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+
+
+MODEL_NAMES = {
+    "verify": "a table [models.NAME] of the configuration, or a folder",
+    "accept": "a name of `model list`, or a folder of weights",
+    "fetch": "a name of `model list`, or ORG/NAME of the hub",
+}
+"""What each command about one model takes."""
 
 
 def _model_commands(commands: Any) -> None:
@@ -254,14 +281,14 @@ def _model_commands(commands: Any) -> None:
     for name, what, act in (
         ("list", "List every engine and the configured models.", _model_list),
         ("verify", "Compare a model's files with its manifest.", _model_verify),
-        ("accept", "Show a licence and how to accept it.", _model_accept),
+        ("accept", "Show a licence and how to accept it; try a folder once.", _model_accept),
         ("fetch", "Download a model's files into a folder.", _model_fetch),
     ):
         command = _add(acts, name, what, act)
         command.add_argument("--config", type=Path, help="worker.toml")
-        command.add_argument("--json", action="store_true")
+        command.add_argument("--json", action="store_true", help="print JSON")
         if name != "list":
-            command.add_argument("name", metavar="NAME")
+            command.add_argument("name", metavar="NAME", help=MODEL_NAMES[name])
         if name == "accept":
             command.add_argument("--by", default="", help="who accepts")
         if name in ("fetch", "verify"):
@@ -276,7 +303,9 @@ def _model_commands(commands: Any) -> None:
                 metavar="ORG/NAME=COMMIT",
                 help="of a repository whose code or encoder the model names",
             )
-            command.add_argument("--to", type=Path, required=True, metavar="DIR")
+            command.add_argument(
+                "--to", type=Path, required=True, metavar="DIR", help="a folder of its own"
+            )
             command.add_argument("--endpoint", default="", help="a mirror of the hub")
             command.add_argument(
                 "--revision", default="", help="a commit of the model's repository"
@@ -290,15 +319,17 @@ def _set_up_commands(commands: Any) -> None:
     doctor.add_argument("--config", type=Path, help="worker.toml")
     doctor.add_argument("--full", action="store_true", help="also load the model and try it")
     doctor.add_argument("--beside-node", action="store_true", help=argparse.SUPPRESS)
-    doctor.add_argument("--json", action="store_true")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
     config = commands.add_parser("config", help="Check or describe the configuration.")
     acts = config.add_subparsers(dest="config_act", required=True, metavar="ACT")
     check = _add(acts, "check", "Say whether a worker.toml is right.", _config_check)
-    check.add_argument("--config", type=Path, default=Path("worker.toml"))
-    check.add_argument("--json", action="store_true")
+    check.add_argument(
+        "--config", type=Path, default=Path("worker.toml"), help="worker.toml (default: here)"
+    )
+    check.add_argument("--json", action="store_true", help="print JSON")
     _add(acts, "schema", "Print the JSON schema for editors.", _config_schema)
     shell = _add(commands, "completion", "Print what a shell needs to complete.", _run_completion)
-    shell.add_argument("shell", choices=("bash", "zsh", "fish"))
+    shell.add_argument("shell", choices=("bash", "zsh", "fish"), help="the one that you use")
 
 
 def _run_worker(options: argparse.Namespace) -> int:
@@ -706,9 +737,14 @@ def _config_check(options: argparse.Namespace) -> int:
     import json
 
     from worker.models.options import check_all
+    from worker.service.nodes import check_addresses
 
     settings = _settings_of(options)
-    check_all({name: table.model_dump() for name, table in settings.models.items()})
+    try:
+        check_addresses((*settings.worker.nodes, *settings.worker.announce))
+        check_all({name: table.model_dump() for name, table in settings.models.items()})
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{options.config}: {exc}") from exc
     if options.json:
         print(json.dumps({"config": str(options.config), "model": settings.worker.model}))
     else:

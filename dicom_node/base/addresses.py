@@ -102,7 +102,12 @@ def parse_network(text: str) -> Network:
     single = parse_address(text)
     if single is not None:
         return ip_network(single)
-    network = ip_network(text, strict=False)
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError as exc:
+        raise ValueError(
+            f"{text[:80]!r} is not an address or a network; write 10.0.0.5 or 10.0.0.0/24"
+        ) from exc
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
     return network

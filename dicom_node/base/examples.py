@@ -149,7 +149,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "chexfract-worker model fetch chexfract-maira2 --to /models/chexfract-maira2",
     ),
     "chexfract-worker model verify": ("chexfract-worker model verify chexfract-maira2",),
-    "chexfract-worker model accept": ("chexfract-worker model accept chexfract-maira2",),
+    "chexfract-worker model accept": (
+        "chexfract-worker model accept chexfract-maira2",
+        "chexfract-worker model accept /models/chexfract-maira2 --by 'A. Reader' --config "
+        "worker.toml",
+    ),
     "chexfract-worker doctor": ("chexfract-worker doctor --config worker.toml",),
     "chexfract-worker config check": ("chexfract-worker config check --config worker.toml",),
     "chexfract-worker config schema": ("chexfract-worker config schema",),

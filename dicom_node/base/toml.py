@@ -123,7 +123,7 @@ def explain(
     """
     faults = []
     for fault in error.errors(include_url=False):
-        loc = tuple(part for part in fault["loc"] if part != "[key]")
+        loc = _without_kind(model, [part for part in fault["loc"] if part != "[key]"])
         where = _key_place(((under,) if under else ()) + loc, content or {})
         what = _fault_text(fault, model, loc)
         where += _set_by(model, loc)
@@ -153,6 +153,15 @@ def _set_by(model: type[BaseModel], loc: Sequence[int | str]) -> str:
     return f" (from the environment: {wanted})" if is_set else ""
 
 
+def _without_kind(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[int | str, ...]:
+    """Return the way to a key that may be of several kinds without the kind that was tried."""
+    if len(loc) > 1 and re.fullmatch(r"int|float|str|literal\[.*\]", str(loc[-1])):
+        kind = _annotation_at(model, loc[:-1])[0]
+        if kind is not None and get_origin(kind) is not dict and not _model_keys(kind):
+            return tuple(loc[:-1])
+    return tuple(loc)
+
+
 def _look_up(content: Any, path: Sequence[int | str]) -> Any:
     for part in path:
         try:
@@ -176,7 +185,8 @@ def _fault_text(fault: ErrorDetails, model: type[BaseModel], loc: Sequence[int |
     if kind in ("tuple_type", "list_type", "set_type"):
         if isinstance(fault["input"], Mapping):
             return f"write [[{'.'.join(map(str, loc))}]], in double brackets, once for each"
-        return f'write a list: ["{fault["input"]}"]' if value else "write a list: [ … ]"
+        items = ", ".join(f'"{item.strip()}"' for item in str(fault["input"]).split(","))
+        return f"write a list: [{items}]" if value else "write a list: [ … ]"
     if kind in ("dict_type", "model_type", "model_attributes_type"):
         name = ".".join(map(str, loc))
         if isinstance(fault["input"], list):
@@ -206,8 +216,8 @@ def _plain_fault(kind: str, value: str, context: Mapping[str, Any]) -> str:
     if kind == "string_too_short":
         return "is empty; write some text"
     forms = {
-        "int": "is not a whole number; write it without quotes",
-        "float": "is not a number; write it without quotes",
+        "int": "is not a whole number; write it in digits, without quotes",
+        "float": "is not a number; write it in digits, without quotes",
         "bool": "is not true or false; write one of the two, without quotes",
         "string": 'is not text; write it in quotes: "…"',
         "path": 'is not a path; write it in quotes: "…"',

@@ -74,6 +74,17 @@ def test_a_worker_that_knows_no_node_does_not_start(
     assert "worker.nodes" in said[0]
 
 
+def test_a_check_of_the_file_looks_at_the_addresses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "worker.toml"
+    config.write_text('[worker]\nnodes = ["node:8080"]\n')
+    assert main(["config", "check", "--config", str(config)]) == 78
+    assert "worker.toml: worker.nodes: node:8080: not an http:// or" in capsys.readouterr().err
+    config.write_text('[worker]\nnodes = ["https://node:8080"]\n')
+    assert main(["config", "check", "--config", str(config)]) == 0
+
+
 def test_a_foreign_address_is_shown_short_and_plain() -> None:
     assert shown_url("http://user:word@evil/\n\x1b[2J" + "a" * 10_000).startswith(
         "http://evil/??[2J"

@@ -42,6 +42,10 @@ def test_every_link_leads_to_a_page_and_a_heading(path: str) -> None:
         assert not mark or mark in Anchors(rendered(there)).marks, link
 
 
+def test_the_first_page_leads_to_every_other() -> None:
+    assert PAGES.keys() - set(re.findall(r"\]\(([^)#]+)\.md", PAGES["index"].text)) == {"index"}
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_every_page_opens_with_its_title_and_says_something(path: str) -> None:
     assert re.match(r"# \S", PAGES[path].text)

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -77,6 +78,39 @@ def test_every_table_is_one_that_the_programs_take(page: str, block: str) -> Non
         for name, peer in content["peers"].items():  # a page may show some keys of a peer
             content["peers"][name] = {**archive, **peer} if name == "archive" else peer
         Settings(**content)
+
+
+def sources() -> str:
+    """Return the programs' text, each text that is continued on a further line in one piece."""
+    paths = [path for top in ("dicom_node", "worker") for path in (ROOT / top).rglob("*.py")]
+    text = "\n".join(path.read_text() for path in paths)
+    return re.sub(r'"\s*\n\s*f?"', "", text)
+
+
+def test_every_message_that_troubleshooting_quotes_is_said() -> None:
+    quoted = re.findall(r'\*\*"(.*?)"\*\*', TEXTS["troubleshooting"])
+    assert len(quoted) > 20
+    said = sources()
+    pieces = [piece.strip() for text in quoted for piece in text.split("…") if piece.strip()]
+    assert [piece for piece in pieces if piece not in said] == []
+
+
+def test_everything_that_can_be_wrong_has_its_entry() -> None:
+    keys = re.findall(r'Condition\(\s*"([a-z-]+)"', (ROOT / "dicom_node/conditions.py").read_text())
+    assert len(set(keys)) > 10
+    assert [key for key in set(keys) if f"`{key}`" not in TEXTS["troubleshooting"]] == []
+
+
+def test_every_commit_that_shows_how_is_in_the_history() -> None:
+    named = re.findall(r"\b[0-9a-f]{7}\b", TEXTS["contributing"].partition("commit that shows")[2])
+    assert len(named) > 8
+    asked = ["git", "-C", str(ROOT), "rev-parse", "--is-shallow-repository"]
+    is_whole = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    if is_whole != "false":
+        pytest.skip("the history is not here, or not whole")
+    for commit in named:
+        ancestor = ["git", "-C", str(ROOT), "merge-base", "--is-ancestor", commit, "HEAD"]
+        assert subprocess.run(ancestor, check=False).returncode == 0, commit
 
 
 def test_every_class_of_error_has_its_entry() -> None:

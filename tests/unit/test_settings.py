@@ -80,6 +80,14 @@ def test_an_empty_file_is_a_node_without_rules(tmp_path: Path) -> None:
         ("[web]\nhost = 'http://a.example'", "web.host: 'http://a.example' is not a host; write a"),
         ("[web]\nurl = 'a.example:8080'", 'web.url: this is not an address; write "http://host'),
         ("[peers.a]\nae_title='A'\nhost='10.0.0.5:104'\nport=1", "without the port"),
+        (
+            "[node]\nlisteners = 'many'",
+            "node.listeners: 'many' is not a number of processes; write",
+        ),
+        ("[node]\nlisteners = 0", "node.listeners: 0 is not a number of processes; write"),
+        ("[node]\nproxies = ['balancer']", "node.proxies.0: 'balancer' is not an address or a n"),
+        ("[web]\nproxy_addresses = ['p']", "web.proxy_addresses.0: 'p' is not an address or a ne"),
+        ("[[rules]]\nname='r'\nsend_to='a, b'", 'send_to: write a list: ["a", "b"]'),
     ],
 )
 def test_a_wrong_file_names_the_key_in_one_line(tmp_path: Path, content: str, says: str) -> None:

@@ -7,7 +7,7 @@ and a worker that believed it would send the secret there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -83,17 +83,23 @@ def check_nodes(worker: Worker, secret: str) -> list[KnownNode]:
             "worker.nodes: no node is known; name the web.url of each, such as "
             'nodes = ["http://node:8080"] (serve --with-worker passes its own)'
         )
-    for entry in entries:
-        try:
-            _address_key(entry.url)
-        except ValueError as exc:
-            raise ConfigurationError(f"worker.nodes: {shown_url(entry.url)}: {exc}") from exc
+    check_addresses(entries)
     if lacking := [entry for entry in entries if not (entry.secret_file or secret)]:
         raise ConfigurationError(
             f"worker.secret_file: no secret for {shown_url(lacking[0].url)}; name the file "
             "(or set CHEXFRACT_WORKER_WORKER__SECRET)"
         )
     return entries
+
+
+def check_addresses(entries: Iterable[KnownNode | str]) -> None:
+    """Raise `ConfigurationError` for the first that is not the URL of a node."""
+    for entry in entries:
+        url = entry if isinstance(entry, str) else entry.url
+        try:
+            _address_key(url)
+        except ValueError as exc:
+            raise ConfigurationError(f"worker.nodes: {shown_url(url)}: {exc}") from exc
 
 
 def shown_url(url: str) -> str:
@@ -114,7 +120,7 @@ def _address_key(url: str) -> str:
     """
     parts = urlsplit(url.strip())
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-        raise ValueError("not an http:// or https:// URL")
+        raise ValueError("not an http:// or https:// URL; write http://node:8080")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("a node's URL has neither user nor query")
     port = parts.port or _DEFAULT_PORTS[parts.scheme]
