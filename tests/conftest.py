@@ -17,10 +17,12 @@ from dicom_node.dimse import patches
 from dicom_node.store.ledger import Ledger
 
 if TYPE_CHECKING:
-    from listening import Node
+    from listening import Modality, Node
     from serving import Api
+    from stations import Orthanc
 
     from worker.image.decode import Decoder
+    from worker.pipeline import Pipeline
 
 # Fixtures import what they need: a test of a parser does not wait for a web framework.
 
@@ -91,6 +93,37 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
     with listening(tmp_path_factory.mktemp("node")) as running:
         yield running
+
+
+@pytest.fixture
+def modality(node: Node) -> Modality:
+    """A station that `node` knows, and that opens associations with it."""
+    from listening import Modality
+
+    return Modality(node.port)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """A real Orthanc, empty at first, that may call a node at its `node_port`; one for a file."""
+    from stations import Orthanc, free_ports
+
+    station = Orthanc(tmp_path_factory.mktemp("archive"), free_ports(1)[0])
+    try:
+        station.start()
+        yield station
+    finally:
+        station.stop()
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Pipeline]:
+    """A worker's way from bytes to report, with the shipped model; one for all tests of a file."""
+    from worker.service.start import pipeline
+    from worker.settings import Settings
+
+    with pipeline(Settings()) as ready:
+        yield ready
 
 
 @pytest.fixture(scope="module")

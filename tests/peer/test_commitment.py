@@ -411,20 +411,8 @@ def test_the_node_commits_to_nothing_itself(node: Node) -> None:
 # Orthanc
 
 
-@pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Orthanc, int]]:
-    port = free_ports(1)[0]
-    archive = Orthanc(tmp_path_factory.mktemp("orthanc"), port)
-    archive.start()
-    yield archive, port
-    archive.stop()
-
-
-def test_orthanc_commits_on_an_association_of_its_own(
-    orthanc: tuple[Orthanc, int], tmp_path: Path
-) -> None:
-    archive, port = orthanc
-    with running(tmp_path, archive.peer, port) as node:
+def test_orthanc_commits_on_an_association_of_its_own(archive: Orthanc, tmp_path: Path) -> None:
+    with running(tmp_path, archive.peer, archive.node_port) as node:
         uids = [node.report() for _ in range(3)]
         node.deliver()
         assert node.ask() == 3
@@ -433,10 +421,9 @@ def test_orthanc_commits_on_an_association_of_its_own(
 
 
 def test_what_orthanc_no_longer_has_is_sent_again_and_committed(
-    orthanc: tuple[Orthanc, int], tmp_path: Path
+    archive: Orthanc, tmp_path: Path
 ) -> None:
-    archive, port = orthanc
-    with running(tmp_path, archive.peer, port) as node:
+    with running(tmp_path, archive.peer, archive.node_port) as node:
         uid = node.report()
         node.deliver()
         found = archive.post("/tools/lookup", uid.encode())

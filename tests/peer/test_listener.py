@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from listening import CR, DX, Node, listening, radiograph, written
+from listening import CR, DX, Modality, Node, listening, radiograph, written
 from peers import need
 from pydicom import dcmread
 from pydicom.uid import UID
@@ -128,15 +128,9 @@ def test_the_same_instance_again_is_success_and_kept_once(node: Node, tmp_path: 
     assert [row.resends for row in node.ledger.history.recent(search=uid)] == [1]
 
 
-def test_a_stat_image_is_ordered_before_the_others(node: Node, tmp_path: Path) -> None:
+def test_a_stat_image_is_ordered_before_the_others(node: Node, modality: Modality) -> None:
     ds = radiograph()
-    from pynetdicom import AE
-
-    ae = AE("MODALITY")
-    ae.add_requested_context(DX)
-    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
-    assert assoc.send_c_store(ds, priority=1).Status == 0
-    assoc.release()
+    assert modality.store(ds, priority=1).Status == 0
     instance = node.ledger.instances.known(ds.SOPInstanceUID)
     assert instance is not None
     assert (instance.priority, instance.calling_ae) == (1, "MODALITY")

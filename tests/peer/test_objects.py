@@ -87,10 +87,8 @@ def replacing(source: Dataset, before: bytes) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+def stored(archive: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
     folder = tmp_path_factory.mktemp("objects")
-    archive = Orthanc(folder / "archive", node_port=11112)
-    archive.start()
     sent = objects_of_one_image()
     destination = Destination("CHEXFRACT", archive.peer)
     try:
@@ -103,7 +101,6 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
         yield Stored(archive, sent, statuses)
     finally:
         destination.close()
-        archive.stop()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -59,23 +59,16 @@ def made() -> list[tuple[list[bytes], NDArray[Any]]]:
 
 
 @pytest.fixture(scope="module")
-def page(
-    made: list[tuple[list[bytes], NDArray[Any]]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
+def page(made: list[tuple[list[bytes], NDArray[Any]]], archive: Orthanc) -> Iterator[Any]:
     """The study in the viewer: two radiographs, the pages, two texts, the coded reports."""
-    archive = Orthanc(tmp_path_factory.mktemp("viewer") / "archive", node_port=11112)
-    archive.start()
-    try:
-        for contents, _ in made:
-            for content in contents:
-                assert archive.post("/instances", content)["Status"] == "Success"
-        with (
-            ohif.served(f"http://127.0.0.1:{archive.http_port}") as address,
-            ohif.opened(address, STUDY, entries=6) as page,
-        ):
-            yield page
-    finally:
-        archive.stop()
+    for contents, _ in made:
+        for content in contents:
+            assert archive.post("/instances", content)["Status"] == "Success"
+    with (
+        ohif.served(f"http://127.0.0.1:{archive.http_port}") as address,
+        ohif.opened(address, STUDY, entries=6) as page,
+    ):
+        yield page
 
 
 def entry(page: Any, label: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import reports
-from listening import Node, listening
+from listening import Modality, Node, listening
 from peers import need
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -196,13 +196,8 @@ def test_patients_are_found_at_the_patient_root(node: Node, made: object, tmp_pa
 
 
 def responses(node: Node, keys: Dataset, model: str = FIND) -> list[tuple[int, Dataset | None]]:
-    ae = AE("MODALITY")
-    ae.add_requested_context(model)
-    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
-    try:
+    with Modality(node.port).associated(model) as assoc:
         return [(status.Status, found) for status, found in assoc.send_c_find(keys, model)]
-    finally:
-        assoc.release()
 
 
 @pytest.mark.parametrize("level", ["PATIENT", "", "NONSENSE"])
@@ -223,30 +218,27 @@ def test_a_query_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with listening(tmp_path) as node:
         for number in range(8):
             add_result(node.ledger, node.spool, StudyInstanceUID=f"1.2.{number}", seconds=())
-        ae = AE("MODALITY")
-        ae.add_requested_context(FIND)
-        assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
         keys = Dataset()
         keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", ""
         statuses = []
-        for status, _ in assoc.send_c_find(keys, FIND, msg_id=7):
-            if not statuses:
-                assoc.send_c_cancel(7, None, FIND)
-            statuses.append(status.Status)
-        assoc.release()
+        with Modality(node.port).associated(FIND) as assoc:
+            for status, _ in assoc.send_c_find(keys, FIND, msg_id=7):
+                if not statuses:
+                    assoc.send_c_cancel(7, None, FIND)
+                statuses.append(status.Status)
         assert statuses[-1] == 0xFE00
         assert len(statuses) < 8
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_endless_identifier_is_aborted(node: Node, caplog: pytest.LogCaptureFixture) -> None:
-    ae = AE("MODALITY")
-    ae.add_requested_context(FIND)
-    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
+def test_an_endless_identifier_is_aborted(
+    node: Node, modality: Modality, caplog: pytest.LogCaptureFixture
+) -> None:
     keys = Dataset()
     keys.QueryRetrieveLevel, keys.TextValue = "STUDY", "x" * 3_000_000
-    list(assoc.send_c_find(keys, FIND))
-    assoc.abort()
+    with modality.associated(FIND) as assoc:
+        list(assoc.send_c_find(keys, FIND))
+        assoc.abort()
     assert "its data set is larger than" in caplog.text
     assert scu("echoscu", node).returncode == 0
 
@@ -291,15 +283,11 @@ def test_what_is_for_nobody_is_not_got(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_report_classes_are_accepted_for_c_get_only(node: Node) -> None:
+def test_report_classes_are_accepted_for_c_get_only(modality: Modality) -> None:
     sr = "1.2.840.10008.5.1.4.1.1.88.34"
     for roles, expected in (([], False), ([build_role(sr, scp_role=True)], True)):
-        ae = AE("MODALITY")
-        ae.add_requested_context(GET)
-        ae.add_requested_context(sr)
-        assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT", ext_neg=roles)
-        accepted = {context.abstract_syntax for context in assoc.accepted_contexts}
-        assoc.release()
+        with modality.associated(GET, sr, ext_neg=roles) as assoc:
+            accepted = {context.abstract_syntax for context in assoc.accepted_contexts}
         assert (sr in accepted) is expected
 
 
@@ -417,10 +405,7 @@ def test_keys_as_other_products_send_them_match(
 
 def got_as(node: Node, *sop_classes: str) -> tuple[int, list[Dataset]]:
     """Return the last status of a C-GET of study 1.2.4, and what an SCP of these classes got."""
-    ae, kept = AE("MODALITY"), []
-    ae.add_requested_context(GET)
-    for uid in sop_classes:
-        ae.add_requested_context(uid)
+    kept = []
 
     def on_store(event: evt.Event) -> int:
         kept.append(event.dataset)
@@ -428,15 +413,12 @@ def got_as(node: Node, *sop_classes: str) -> tuple[int, list[Dataset]]:
 
     roles = [build_role(uid, scp_role=True) for uid in sop_classes]
     handlers = [(evt.EVT_C_STORE, on_store)]
-    assoc = ae.associate(
-        "127.0.0.1", node.port, ae_title="CHEXFRACT", ext_neg=roles, evt_handlers=handlers
-    )
     keys = Dataset()
     keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", "1.2.4"
-    try:
+    with Modality(node.port).associated(
+        GET, *sop_classes, ext_neg=roles, evt_handlers=handlers
+    ) as assoc:
         statuses = [status.Status for status, _ in assoc.send_c_get(keys, GET)]
-    finally:
-        assoc.release()
     return statuses[-1], kept
 
 
@@ -538,16 +520,12 @@ def test_a_destination_that_takes_no_context_at_all_is_0xa702(
 
 
 def test_a_requestor_that_is_no_storage_scp_gets_0xa702(
-    node: Node, made: object, caplog: pytest.LogCaptureFixture
+    modality: Modality, made: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    get = "1.2.840.10008.5.1.4.1.2.2.3"
-    ae = AE("MODALITY")
-    ae.add_requested_context(get)
-    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
     asked = Dataset()
     asked.QueryRetrieveLevel, asked.StudyInstanceUID = "STUDY", "1.2.3"
-    statuses = [status.Status for status, _ in assoc.send_c_get(asked, get)]
-    assoc.release()
+    with modality.associated(GET) as assoc:
+        statuses = [status.Status for status, _ in assoc.send_c_get(asked, GET)]
     assert statuses[-1] == 0xA702
     assert caplog.text.count("MODALITY takes no SR class") == 1
 
@@ -567,16 +545,11 @@ def test_a_study_is_moved_to_a_peer(
 
 
 def moved(node: Node, to: str, **keys: str) -> list[Dataset]:
-    ae = AE("MODALITY")
-    ae.add_requested_context(MOVE)
-    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
     asked = Dataset()
     for keyword, value in keys.items():
         setattr(asked, keyword, value)
-    try:
+    with Modality(node.port).associated(MOVE) as assoc:
         return [status for status, _ in assoc.send_c_move(asked, to, MOVE)]
-    finally:
-        assoc.release()
 
 
 STUDY = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,16 +31,13 @@ def study(number: int, modality: str = "DX") -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    need("Orthanc")
-    archive = Orthanc(tmp_path_factory.mktemp("orthanc"), free_ports(1)[0])
-    archive.start()
+def orthanc(archive: Orthanc) -> Orthanc:
+    """The archive with three studies, one of them no radiograph."""
     for number, modality in ((1, "DX"), (2, "DX"), (3, "OT")):
         path = archive.folder / f"{number}.dcm"
         study(number, modality).save_as(path, enforce_file_format=True)
         archive.post("/instances", path.read_bytes())
-    yield archive
-    archive.stop()
+    return archive
 
 
 @pytest.fixture

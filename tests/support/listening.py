@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, Association
 
 from dicom_node.dimse import patches
 from dicom_node.dimse.commitment import Reports
@@ -48,6 +49,32 @@ class Node:
     @property
     def unfinished(self) -> list[Path]:
         return sorted((self.spool.root / "incoming").iterdir())
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A station at the DICOM port of a node; by this AE title the node knows it."""
+
+    port: int
+    ae_title: str = "MODALITY"
+
+    @contextmanager
+    def associated(self, *sop_classes: str, **options: Any) -> Iterator[Association]:
+        """Ask for an association; further options are those of `AE.associate`."""
+        ae = AE(self.ae_title)
+        for uid in sop_classes:
+            ae.add_requested_context(uid)
+        assoc = ae.associate("127.0.0.1", self.port, ae_title="CHEXFRACT", **options)
+        try:
+            yield assoc
+        finally:
+            if assoc.is_established:
+                assoc.release()
+
+    def store(self, ds: Dataset, **options: Any) -> Dataset:
+        """Send an Instance by C-STORE and return the response."""
+        with self.associated(str(ds.SOPClassUID)) as assoc:
+            return assoc.send_c_store(ds, **options)
 
 
 def settings_of(folder: Path, peers: dict[str, Any] | None = None, **node: Any) -> Settings:

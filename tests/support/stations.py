@@ -88,6 +88,7 @@ class Orthanc:
         ports: tuple[int, int] | None = None,
     ) -> None:
         self.folder = folder
+        self.node_port = node_port
         self.port, self.http_port = ports or free_ports(2)
         self.peer = Peer(ae_title="ORTHANC", host="127.0.0.1", port=self.port)
         content = json.loads((CONFIGS / "orthanc" / "orthanc.json").read_text())

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import reports
-from listening import Node, listening
+from listening import Modality, Node, listening
 from pydicom import Dataset, dcmread
 from pydicom.tag import Tag
-from pynetdicom import AE, build_role, sop_class
+from pynetdicom import build_role, sop_class
 from pynetdicom.presentation import build_context
 from results import add_result
 
@@ -42,14 +42,11 @@ def accepted(node: Node, wanted: list[tuple[str, str]]) -> set[tuple[str, str]]:
     """Return which (SOP class, transfer syntax) pairs the listener accepts."""
     found = set()
     for start in range(0, len(wanted), 120):
-        ae = AE("MODALITY")
         proposed = [build_context(uid, [syntax]) for uid, syntax in wanted[start : start + 120]]
-        assoc = ae.associate("127.0.0.1", node.port, contexts=proposed, ae_title="CHEXFRACT")
-        found |= {
-            (str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in assoc.accepted_contexts
-        }
-        if assoc.is_established:
-            assoc.release()
+        with Modality(node.port).associated(contexts=proposed) as assoc:
+            found |= {
+                (str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in assoc.accepted_contexts
+            }
     return found
 
 
@@ -69,14 +66,10 @@ def test_the_listener_accepts_what_is_stated_and_nothing_else(node: Node) -> Non
 
 def accepted_of(node: Node, uids: list[str]) -> set[str]:
     """Return which contexts of these are accepted from one who proposes to be their SCP."""
-    ae = AE("MODALITY")
-    for uid in uids:
-        ae.add_requested_context(uid, list(TRANSFER_SYNTAXES))
+    proposed = [build_context(uid, list(TRANSFER_SYNTAXES)) for uid in uids]
     roles = [build_role(uid, scp_role=True) for uid in uids]
-    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT", ext_neg=roles)
-    found = {(str(c.abstract_syntax), c.as_scp) for c in assoc.accepted_contexts}
-    if assoc.is_established:
-        assoc.release()
+    with Modality(node.port).associated(contexts=proposed, ext_neg=roles) as assoc:
+        found = {(str(c.abstract_syntax), c.as_scp) for c in assoc.accepted_contexts}
     return {uid for uid, as_scp in found if as_scp}
 
 

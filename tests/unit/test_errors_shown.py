@@ -12,9 +12,8 @@ import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from listening import DX, Node, listening
+from listening import Modality, listening
 from listening import radiograph as image
-from pynetdicom import AE
 from serving import SECRET, Api, radiograph, serving
 
 from dicom_node.base import errors
@@ -99,20 +98,10 @@ def test_no_error_comment_of_a_c_store_bears_a_path(
             raise exc
 
         monkeypatch.setattr(type(node.listener._intake), "finish", fail)
-        comment = refused_comment(node)
+        refused = Modality(node.port).store(image())
+    assert refused.Status != 0
+    comment = str(refused.get("ErrorComment", ""))
     assert not shows_a_path(comment, tmp_path)
-
-
-def refused_comment(node: Node) -> str:
-    """Return the Error Comment of a C-STORE that is refused."""
-    ae = AE("MODALITY")
-    ae.add_requested_context(DX)
-    assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
-    assert assoc.is_established
-    status = assoc.send_c_store(image())
-    assoc.release()
-    assert status.Status != 0
-    return str(status.get("ErrorComment", ""))
 
 
 def test_paths_go_and_addresses_of_the_pages_stay() -> None:

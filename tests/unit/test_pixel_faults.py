@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmwrite
 
-from worker import settings
 from worker.phantom.draw import instance, phantom_findings
 from worker.phantom.truth import text
 from worker.pipeline import Pipeline
-from worker.service.start import pipeline
 
 SEED, WANTED = 77_001, 12
 
 Change = Callable[[Dataset, np.ndarray], np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def ready() -> Iterator[Pipeline]:
-    with pipeline(settings.load(None)) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +25,7 @@ def fractured() -> list[tuple[int, str]]:
     return [(i, text(findings)) for i, findings in chosen if findings][:WANTED]
 
 
-def exact(ready: Pipeline, phantoms: list[tuple[int, str]], change: Change) -> float:
+def exact(worker: Pipeline, phantoms: list[tuple[int, str]], change: Change) -> float:
     """Return the share of phantoms that are read rightly after `change`, by the whole path."""
     cases = []
     for index, _ in phantoms:
@@ -44,8 +36,8 @@ def exact(ready: Pipeline, phantoms: list[tuple[int, str]], change: Change) -> f
         ds.PixelData = pixels.tobytes()
         content = BytesIO()
         dcmwrite(content, ds, enforce_file_format=True)
-        cases.append(ready.prepare(content.getvalue()))
-    ready.describe(cases)
+        cases.append(worker.prepare(content.getvalue()))
+    worker.describe(cases)
     said = [case.description.text if case.description else "" for case in cases]
     return float(np.mean([s == truth for s, (_, truth) in zip(said, phantoms, strict=True)]))
 
@@ -95,20 +87,20 @@ EXPOSURES: dict[str, Change] = {
 
 @pytest.mark.parametrize("change", FAITHFUL.values(), ids=FAITHFUL)
 def test_what_shows_the_same_is_read_the_same(
-    ready: Pipeline, fractured: list[tuple[int, str]], change: Change
+    worker: Pipeline, fractured: list[tuple[int, str]], change: Change
 ) -> None:
-    assert exact(ready, fractured, change) >= 0.8
+    assert exact(worker, fractured, change) >= 0.8
 
 
 @pytest.mark.parametrize("change", FAULTS.values(), ids=FAULTS)
 def test_a_fault_ruins_the_answer(
-    ready: Pipeline, fractured: list[tuple[int, str]], change: Change
+    worker: Pipeline, fractured: list[tuple[int, str]], change: Change
 ) -> None:
-    assert exact(ready, fractured, change) <= 0.2
+    assert exact(worker, fractured, change) <= 0.2
 
 
 @pytest.mark.parametrize("change", EXPOSURES.values(), ids=EXPOSURES)
 def test_a_wrong_exposure_is_no_improvement(
-    ready: Pipeline, fractured: list[tuple[int, str]], change: Change
+    worker: Pipeline, fractured: list[tuple[int, str]], change: Change
 ) -> None:
-    assert exact(ready, fractured, change) <= exact(ready, fractured, FAITHFUL["as drawn"])
+    assert exact(worker, fractured, change) <= exact(worker, fractured, FAITHFUL["as drawn"])

@@ -28,7 +28,7 @@ from worker.cli import main
 from worker.image import files
 from worker.models import BrokenAccelerator, Description, open_model
 from worker.phantom import draw, truth
-from worker.service import http, pictures, start
+from worker.service import http, pictures
 from worker.settings import Pixels, Serve, Settings
 
 KEY = "a-key-of-some-length"
@@ -78,16 +78,10 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def pipeline():
-    with start.pipeline(Settings()) as ready:
-        yield ready
-
-
-@pytest.fixture(scope="module")
-def server(pipeline, tmp_path_factory):
+def server(worker, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "one.png").write_bytes(png(DRAWN[0].uint8))
-    running = Running(pipeline, allow_urls=(folder.as_uri(),))
+    running = Running(worker, allow_urls=(folder.as_uri(),))
     running.folder = folder
     yield running
     running.close()
@@ -120,7 +114,7 @@ def test_an_openai_client_lists_the_model_and_streams(server):
     assert text == truth.text(DRAWN[1].findings)
 
 
-def test_another_nodes_engine_is_answered_as_the_model_here(server, pipeline):
+def test_another_nodes_engine_is_answered_as_the_model_here(server, worker):
     table = {"engine": "chat_server", "url": f"{server.url}/v1", "licence_accepted_by": "A"}
     there = open_model("served", table)
     there.load()
@@ -179,9 +173,9 @@ def test_a_refused_dicom_file_says_why(server):
     assert answer["fracture_description"] is None
 
 
-def test_requests_that_come_together_are_one_batch(pipeline):
+def test_requests_that_come_together_are_one_batch(worker):
     """The batch former is held until all four wait, so the test needs no luck."""
-    running = Running(pipeline)
+    running = Running(worker)
     running.desk.batches.linger_s = 20
     running.desk.batches.expect()  # so that the first waits for the others
     try:
@@ -268,9 +262,9 @@ def test_files_are_read_from_the_allowed_folder_only(server):
     assert list(statuses.values()) == [200, 400, 403, 403, 403, 403]
 
 
-def test_keys_limits_and_slow_bodies(pipeline):
+def test_keys_limits_and_slow_bodies(worker):
     """Without a key nothing but the health is answered; large and slow bodies end early."""
-    running = Running(pipeline, (KEY,), most_bytes=1_000_000, body_timeout=0.4)
+    running = Running(worker, (KEY,), most_bytes=1_000_000, body_timeout=0.4)
     try:
         assert httpx2.get(f"{running.url}/healthz", trust_env=False).status_code == 200
         for path in ("/metrics", "/v1/models"):
@@ -344,10 +338,8 @@ class Faulty:
         (BrokenAccelerator("lost"), 503, True),
     ],
 )
-def test_the_models_trouble_is_a_status_that_says_whether_to_come_back(
-    pipeline, fault, status, ends
-):
-    running = Running(Faulty(pipeline, fault))
+def test_the_models_trouble_is_a_status_that_says_whether_to_come_back(worker, fault, status, ends):
+    running = Running(Faulty(worker, fault))
     try:
         answer = running.post("/v1/chat/completions", json={"messages": turn(GOOD)})
         assert answer.status_code == status
@@ -358,7 +350,7 @@ def test_the_models_trouble_is_a_status_that_says_whether_to_come_back(
         running.close()
 
 
-def test_an_answer_cut_off_is_told_as_length(pipeline):
+def test_an_answer_cut_off_is_told_as_length(worker):
     """OpenAI's form knows no time limit; clients understand `length`."""
 
     class Cut(Faulty):
@@ -366,7 +358,7 @@ def test_an_answer_cut_off_is_told_as_length(pipeline):
             for case in cases:
                 case.description = Description("Fracture of the", 9, "time", 0.1)
 
-    running = Running(Cut(pipeline, None))
+    running = Running(Cut(worker, None))
     try:
         answer = running.client().chat.completions.create(model="phantom", messages=turn(GOOD))
         assert answer.choices[0].finish_reason == "length"
@@ -374,8 +366,8 @@ def test_an_answer_cut_off_is_told_as_length(pipeline):
         running.close()
 
 
-def test_more_than_may_wait_are_sent_away(pipeline):
-    running = Running(pipeline, waiting=1)
+def test_more_than_may_wait_are_sent_away(worker):
+    running = Running(worker, waiting=1)
     running.desk.waiting = 1
     try:
         answer = running.post("/analyze-fracture", content=png(DRAWN[0].uint8))
@@ -405,10 +397,10 @@ def test_forms_are_read_in_linear_time(piece):
     assert time.perf_counter() - began < 2
 
 
-def test_a_picture_file_is_the_same_picture_by_every_way(server, pipeline):
+def test_a_picture_file_is_the_same_picture_by_every_way(server, worker):
     wide = (DRAWN[0].uint8.astype(np.uint16) << 4) + 3
     content = png(wide)
-    case = pipeline.prepare_file(content)
+    case = worker.prepare_file(content)
     expected = files.picture(content, Pixels())
     assert np.array_equal(case.radiograph.pixels, expected.pixels)
     assert case.radiograph.steps == expected.steps
