@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node import __version__
-from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, Act, add, run
+from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, Act, CommandParser, add, run
 
 if TYPE_CHECKING:
     from dicom_node.editing import ConfigFile
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the whole command line."""
-    top = argparse.ArgumentParser(
+    top = CommandParser(
         prog="chexfract-node",
         description="Receive chest radiographs, return AI fracture reports.",
         epilog=EXIT_CODES,

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, run
+from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, CommandParser, run
 from dicom_node.base.command import add as _add
 from dicom_node.base.errors import ConfigurationError, NotUnderstood
 from dicom_node.base.version import __version__
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the whole command line."""
-    top = argparse.ArgumentParser(
+    top = CommandParser(
         prog="chexfract-worker",
         description="Describe fractures on chest radiographs.",
         epilog=EXIT_CODES,

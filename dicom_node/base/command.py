@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dicom_node.base import logs
 from dicom_node.base.errors import ChexFractError
@@ -27,6 +28,24 @@ OBJECTS = 20_000
 """New objects after which the collector looks; with 700 it walks the imports again and again."""
 
 Act = Callable[[argparse.Namespace], int]
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Names the nearest command where one is not known, instead of all that there are."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with 2 and one line."""
+        found = re.match(r"argument (?:COMMAND|ACT): invalid choice: '(.*?)' ", message)
+        if found is not None:
+            import difflib  # --help need not wait for it
+
+            listed = (action for action in self._actions if isinstance(action.choices, dict))
+            # what programs start among themselves is not listed, and not proposed
+            shown = [choice.dest for action in listed for choice in action._choices_actions]  # type: ignore[attr-defined]
+            near = difflib.get_close_matches(found[1], shown, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(shown)}"
+            message = f"{found[1]!r} is not a command; {advice}"
+        super().error(message)
 
 
 def add(commands: Any, name: str, what: str, act: Act) -> argparse.ArgumentParser:

@@ -37,6 +37,31 @@ def test_every_command_has_examples_and_no_example_is_left_over() -> None:
 
 
 @pytest.mark.parametrize("prog", sorted(ALL))
+def test_help_says_what_everything_is(prog: str) -> None:
+    silent = [action.dest for action in ALL[prog]._actions if not action.help]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["stats"], "'stats' is not a command; did you mean status?"),
+        (["config", "shw"], "'shw' is not a command; did you mean show?"),
+        (["xyz"], "'xyz' is not a command; known: demo, serve,"),
+    ],
+)
+def test_a_command_that_is_not_known_leads_to_the_nearest(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        node_cli.main(words)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert "role" not in said
+
+
+@pytest.mark.parametrize("prog", sorted(ALL))
 def test_help_shows_examples_that_parse_and_the_exit_codes(prog: str) -> None:
     text = ALL[prog].format_help()
     assert EXIT_CODES in text

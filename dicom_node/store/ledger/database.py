@@ -406,6 +406,8 @@ class Database:
             return ConfigurationError(
                 f"{what}; let the account of the node write the file and its folder"
             )
+        if code == sqlite3.SQLITE_CANTOPEN:
+            what += "; is node.data_dir right from this folder, and may this account read it?"
         return Unreachable(what)
 
 
