@@ -6,9 +6,11 @@ A key may be overridden by the environment: ``CHEXFRACT_NODE__PORT=4104`` for ``
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -230,6 +232,15 @@ class Node(Section):
             # frozen for everybody else; this is still its making
             object.__setattr__(self, "ledger", add_password(self.ledger, self.ledger_password_file))
         return self
+
+    @field_validator("ledger")
+    @classmethod
+    def _ledger_is_known(cls, value: str) -> str:
+        if not re.match(r"sqlite$|(sqlite|postgresql)(\+\w+)?://", value):
+            raise ValueError(
+                'this is not a ledger; write "sqlite" or "postgresql+psycopg://user@host/name"'
+            )
+        return value
 
     @field_validator("listeners")
     @classmethod
@@ -736,7 +747,7 @@ class Settings(BaseSettings):
     def _names_do_not_dangle(self) -> Self:
         faults = [
             f"rule {rule.name!r}: send_to: no peer is named {name!r}; "
-            f"add [peers.{name}] or name another"
+            f"{_near_peer(name, self.peers)}"
             for rule in self.rules
             for name in rule.destinations
             if name != SENDER and name not in self.peers
@@ -816,6 +827,11 @@ def shown(settings: Settings) -> dict[str, Any]:
     for table, key in (("broker", "url"), ("node", "ledger")):
         content[table][key] = hide_passwords(content[table][key])
     return content
+
+
+def _near_peer(name: str, peers: Mapping[str, Peer]) -> str:
+    near = difflib.get_close_matches(name, peers, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"add [peers.{name}] or name another"
 
 
 def _twin_peers(peers: dict[str, Peer]) -> list[str]:

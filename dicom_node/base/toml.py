@@ -190,6 +190,8 @@ def _fault_text(fault: ErrorDetails, model: type[BaseModel], loc: Sequence[int |
     if kind in ("dict_type", "model_type", "model_attributes_type"):
         name = ".".join(map(str, loc))
         if isinstance(fault["input"], list):
+            if kind != "dict_type":
+                return f"write [{name}], in single brackets"
             return f"write [{name}.NAME], in single brackets, once for each"
         return f"is a table: write [{name}] and its keys below"
     if wording is not None and kind != "greater_than":
@@ -246,12 +248,12 @@ def _near_key(model: type[BaseModel], loc: Sequence[int | str]) -> str:
     key = str(loc[-1])
     if len(loc) > 1 and key in _model_keys(model):
         return f"; did you mean the table [{key}]?"
-    near = difflib.get_close_matches(key, here, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]}?"
     for table in _model_keys(model):
         if key in _model_keys(_annotation_at(model, (table,))[0]):
             return f"; did you mean {key} in [{table}]?"
+    near = difflib.get_close_matches(key, here, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]}?"
     return f"; known here: {', '.join(here)}" if 0 < len(here) <= 12 else ""
 
 
@@ -310,6 +312,12 @@ def _syntax_fault(message: str, text: str) -> str:
             return f"line {number}: the table [{table[1]}] stands twice{at}; put its keys together"
     elif "overwrite" in what or "twice" in what:
         return f"line {number}: {key} stands twice; keep one"
+    if "nclosed array" in what:
+        # what follows the line that lacks the end is where the fault is found
+        opened = [at for at, text in enumerate(lines[:number], 1) if _OPEN_LIST.match(text)]
+        number = opened[-1] if opened else number
+        key = lines[number - 1].split("=")[0].strip() if opened else key
+        return f"line {number}: the list in the value of {key} has no closing ] or quote"
     if "end of a table declaration" in what:
         return f"line {number}: {line} is not closed; write [{line.strip('[] ')}]"
     if "Invalid value" in what or "after a statement" in what:
@@ -328,6 +336,8 @@ def _syntax_fault(message: str, text: str) -> str:
 
 _OPEN_TEXT = re.compile(r"""[^=#'"]+=\s*+(?:'(?!'')[^']*+|"(?!"")(?:[^"\\]|\\.)*+)$""")
 
+_OPEN_LIST = re.compile(r"[^=#]+=\s*+\[[^\]]*+$")
+
 _WORDS = {"true": "true", "yes": "true", "on": "true"}
 _WORDS |= {"false": "false", "no": "false", "off": "false", "none": '""', "null": '""'}
 
@@ -339,6 +349,10 @@ def _as_toml(line: str) -> str:
         return f"write {meant}" + (
             ", in small letters and without quotes" if '"' not in meant else ""
         )
+    if value.startswith("="):
+        return "write a single ="
+    if re.fullmatch(r"0\d+", value):
+        return f"write {value.lstrip('0') or 0}"
     if set(value) & set("“”„‘’"):
         return 'write straight quotes: "…"'
     if re.fullmatch(r"[\w.+%-]+( [\w%]+)?", value):

@@ -88,6 +88,17 @@ def test_an_empty_file_is_a_node_without_rules(tmp_path: Path) -> None:
         ("[node]\nproxies = ['balancer']", "node.proxies.0: 'balancer' is not an address or a n"),
         ("[web]\nproxy_addresses = ['p']", "web.proxy_addresses.0: 'p' is not an address or a ne"),
         ("[[rules]]\nname='r'\nsend_to='a, b'", 'send_to: write a list: ["a", "b"]'),
+        ("[[peers.a]]\nae_title = 'A'", "peers.a: write [peers.a], in single brackets"),
+        ("port = 104", "port: unknown key; did you mean port in [node]?"),
+        ("[node]\nport = 0104", "the value of port is not TOML; write 104"),
+        ("[node]\nport == 104", "the value of port is not TOML; write a single ="),
+        ("[node]\nae_titles = ['A'\n[web]\n", "line 2: the list in the value of ae_titles has no"),
+        ("[node]\nledger = 'mysql://a:b@c/d'", 'node.ledger: this is not a ledger; write "sqlite"'),
+        (
+            "[peers.archive]\nae_title='A'\nhost='h'\nport=1\n"
+            "[[rules]]\nname='r'\nmode='shadow'\nsend_to=['archiv']",
+            "no peer is named 'archiv'; did you mean 'archive'?",
+        ),
     ],
 )
 def test_a_wrong_file_names_the_key_in_one_line(tmp_path: Path, content: str, says: str) -> None:
