@@ -17,7 +17,7 @@ from dicom_node.dimse import patches
 from dicom_node.store.ledger import Ledger
 
 if TYPE_CHECKING:
-    from listening import Modality, Node
+    from listening import ModalityStation, Node
     from serving import Api
     from stations import Orthanc
 
@@ -96,11 +96,11 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 
 @pytest.fixture
-def modality(node: Node) -> Modality:
+def modality(node: Node) -> ModalityStation:
     """A station that `node` knows, and that opens associations with it."""
-    from listening import Modality
+    from listening import ModalityStation
 
-    return Modality(node.port)
+    return ModalityStation(node.port)
 
 
 @pytest.fixture(scope="module")

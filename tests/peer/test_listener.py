@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from listening import CR, DX, Modality, Node, listening, radiograph, written
+from listening import CR, DX, ModalityStation, Node, listening, radiograph, written
 from peers import need
 from pydicom import dcmread
 from pydicom.uid import UID
@@ -128,7 +128,7 @@ def test_the_same_instance_again_is_success_and_kept_once(node: Node, tmp_path: 
     assert [row.resends for row in node.ledger.history.recent(search=uid)] == [1]
 
 
-def test_a_stat_image_is_ordered_before_the_others(node: Node, modality: Modality) -> None:
+def test_a_stat_image_is_ordered_before_the_others(node: Node, modality: ModalityStation) -> None:
     ds = radiograph()
     assert modality.store(ds, priority=1).Status == 0
     instance = node.ledger.instances.known(ds.SOPInstanceUID)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import reports
-from listening import Modality, Node, listening
+from listening import ModalityStation, Node, listening
 from peers import need
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -196,7 +196,7 @@ def test_patients_are_found_at_the_patient_root(node: Node, made: object, tmp_pa
 
 
 def responses(node: Node, keys: Dataset, model: str = FIND) -> list[tuple[int, Dataset | None]]:
-    with Modality(node.port).associated(model) as assoc:
+    with ModalityStation(node.port).associated(model) as assoc:
         return [(status.Status, found) for status, found in assoc.send_c_find(keys, model)]
 
 
@@ -221,7 +221,7 @@ def test_a_query_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         keys = Dataset()
         keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", ""
         statuses = []
-        with Modality(node.port).associated(FIND) as assoc:
+        with ModalityStation(node.port).associated(FIND) as assoc:
             for status, _ in assoc.send_c_find(keys, FIND, msg_id=7):
                 if not statuses:
                     assoc.send_c_cancel(7, None, FIND)
@@ -232,7 +232,7 @@ def test_a_query_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_endless_identifier_is_aborted(
-    node: Node, modality: Modality, caplog: pytest.LogCaptureFixture
+    node: Node, modality: ModalityStation, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = Dataset()
     keys.QueryRetrieveLevel, keys.TextValue = "STUDY", "x" * 3_000_000
@@ -283,7 +283,7 @@ def test_what_is_for_nobody_is_not_got(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_report_classes_are_accepted_for_c_get_only(modality: Modality) -> None:
+def test_report_classes_are_accepted_for_c_get_only(modality: ModalityStation) -> None:
     sr = "1.2.840.10008.5.1.4.1.1.88.34"
     for roles, expected in (([], False), ([build_role(sr, scp_role=True)], True)):
         with modality.associated(GET, sr, ext_neg=roles) as assoc:
@@ -415,7 +415,7 @@ def got_as(node: Node, *sop_classes: str) -> tuple[int, list[Dataset]]:
     handlers = [(evt.EVT_C_STORE, on_store)]
     keys = Dataset()
     keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", "1.2.4"
-    with Modality(node.port).associated(
+    with ModalityStation(node.port).associated(
         GET, *sop_classes, ext_neg=roles, evt_handlers=handlers
     ) as assoc:
         statuses = [status.Status for status, _ in assoc.send_c_get(keys, GET)]
@@ -520,7 +520,7 @@ def test_a_destination_that_takes_no_context_at_all_is_0xa702(
 
 
 def test_a_requestor_that_is_no_storage_scp_gets_0xa702(
-    modality: Modality, made: object, caplog: pytest.LogCaptureFixture
+    modality: ModalityStation, made: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = Dataset()
     asked.QueryRetrieveLevel, asked.StudyInstanceUID = "STUDY", "1.2.3"
@@ -548,7 +548,7 @@ def moved(node: Node, to: str, **keys: str) -> list[Dataset]:
     asked = Dataset()
     for keyword, value in keys.items():
         setattr(asked, keyword, value)
-    with Modality(node.port).associated(MOVE) as assoc:
+    with ModalityStation(node.port).associated(MOVE) as assoc:
         return [status for status, _ in assoc.send_c_move(asked, to, MOVE)]
 
 

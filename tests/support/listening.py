@@ -52,7 +52,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Modality:
+class ModalityStation:
     """A station at the DICOM port of a node; by this AE title the node knows it."""
 
     port: int

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reports
-from listening import Modality, Node, listening
+from listening import ModalityStation, Node, listening
 from pydicom import Dataset, dcmread
 from pydicom.tag import Tag
 from pynetdicom import build_role, sop_class
@@ -43,7 +43,7 @@ def accepted(node: Node, wanted: list[tuple[str, str]]) -> set[tuple[str, str]]:
     found = set()
     for start in range(0, len(wanted), 120):
         proposed = [build_context(uid, [syntax]) for uid, syntax in wanted[start : start + 120]]
-        with Modality(node.port).associated(contexts=proposed) as assoc:
+        with ModalityStation(node.port).associated(contexts=proposed) as assoc:
             found |= {
                 (str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in assoc.accepted_contexts
             }
@@ -68,7 +68,7 @@ def accepted_of(node: Node, uids: list[str]) -> set[str]:
     """Return which contexts of these are accepted from one who proposes to be their SCP."""
     proposed = [build_context(uid, list(TRANSFER_SYNTAXES)) for uid in uids]
     roles = [build_role(uid, scp_role=True) for uid in uids]
-    with Modality(node.port).associated(contexts=proposed, ext_neg=roles) as assoc:
+    with ModalityStation(node.port).associated(contexts=proposed, ext_neg=roles) as assoc:
         found = {(str(c.abstract_syntax), c.as_scp) for c in assoc.accepted_contexts}
     return {uid for uid, as_scp in found if as_scp}
 

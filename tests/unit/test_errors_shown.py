@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from listening import Modality, listening
+from listening import ModalityStation, listening
 from listening import radiograph as image
 from serving import SECRET, Api, radiograph, serving
 
@@ -98,7 +98,7 @@ def test_no_error_comment_of_a_c_store_bears_a_path(
             raise exc
 
         monkeypatch.setattr(type(node.listener._intake), "finish", fail)
-        refused = Modality(node.port).store(image())
+        refused = ModalityStation(node.port).store(image())
     assert refused.Status != 0
     comment = str(refused.get("ErrorComment", ""))
     assert not shows_a_path(comment, tmp_path)
