@@ -14,6 +14,7 @@ from dicom_node.settings import Audit, Settings
 from dicom_node.settings import Node as NodeSection
 from dicom_node.settings import Retention as Limits
 from dicom_node.store.ledger import Ledger, Receipt
+from dicom_node.store.ledger.purge import Purgeable
 from dicom_node.store.retention import ORPHAN_AGE_S, RetentionSweep
 from dicom_node.store.schema import jobs
 from dicom_node.store.spool import Spool
@@ -267,9 +268,48 @@ def test_what_an_audit_repository_has_not_got_yet_stays(tmp_path: Path) -> None:
     on(node.retention, NOW + 2 * HOUR).condense()
     assert node.ledger.history.events_after(0, 9, ("queried",))
     (tmp_path / REPOSITORY_PLACE).write_text(f"{node.ledger.history.newest_event():<20}")
+    node.ledger.history.note("signed-in", "{}")
     on(node.retention, NOW + 2 * HOUR).condense()
     assert not node.ledger.history.events_after(0, 9, ("queried",))
     node.ledger.close()
+
+
+def test_who_follows_the_events_misses_none_after_a_quiet_time(node: Node) -> None:
+    """SQLite gives an id again when the row that had the highest is gone."""
+    node.receive(1)
+    for _ in range(3):
+        node.ledger.history.note("queried", "{}")
+    place = node.ledger.history.newest_event()
+    late = on(node.ledger, NOW + 2 * HOUR)
+    while late.purge.condense(NOW + HOUR, last=place):
+        continue
+    node.receive(2)
+    after = node.ledger.history.events_after(place, 9)
+    assert [event.stage for event in after] == ["received", "routed"]
+    on(node.ledger, NOW + 2 * HOUR).purge.condense(NOW + HOUR)
+    assert not node.ledger.history.events_after(0, 9, ("queried",))
+
+
+def test_a_row_that_has_another_file_by_now_is_left_alone(node: Node) -> None:
+    """SQLite gives the id of an adopted correction to the next one."""
+    node.report()
+    on(node.ledger, NOW).deliveries.delivered(1, 0)
+    node.conflict(1)
+    late = NOW + 10 * HOUR + 1
+    (item,) = (due for due in _due(node, late) if due.what == "conflict")
+    kept = node.ledger.acts.kept_apart("1.2.3.1")
+    corrected = instance(1, patient_name="Roe^Jane", file=kept.file)
+    on(node.ledger, NOW).acts.adopt(kept.id, corrected, [route()])
+    node.receive(2)
+    newer = node.conflict(2)
+    assert node.ledger.acts.kept_apart("1.2.3.2").id == kept.id
+    assert not on(node.retention, late)._purge_item(item)
+    assert node.spool.path(item.file).exists(), "it stands for its Instance now"
+    assert node.ledger.acts.kept_apart("1.2.3.2").file == newer.file
+
+
+def _due(node: Node, at: float) -> list[Purgeable]:
+    return on(node.ledger, at).purge.purgeable(HOUR, 10 * HOUR)
 
 
 def test_old_steps_go_a_few_at_a_time_and_a_stop_in_between_loses_nothing(node: Node) -> None:
