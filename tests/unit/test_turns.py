@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import killed
 import pytest
 import sqlalchemy as sa
-from ledgers import fresh, reported
+from ledgers import fresh, instance, reported, route
 from postgresql import Cluster, cluster
 
 from dicom_node.base.errors import Unreachable
 from dicom_node.flow.deliver import Deliverer
 from dicom_node.flow.loop import Threads
 from dicom_node.settings import Peer, Settings
-from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger import Ledger, acts, repeats
 from dicom_node.store.ledger.events import Details, NewEvent, append
+from dicom_node.store.ledger.purge import Purgeable
 from dicom_node.store.schema import VERSIONS
 from dicom_node.store.spool import Spool
 
@@ -149,3 +151,74 @@ def test_an_event_that_is_committed_late_is_missed_by_nobody(nodes: tuple[Ledger
     found = [event.detail for event in other.history.events_after(start, 10)]
     assert found == ["the second", "the third"]
     assert other.history.newest_event() == start + 2
+
+
+class Remover:
+    """Another node that removes a file while the first one works on its row."""
+
+    def __init__(self, ledger: Ledger, item: Purgeable) -> None:
+        self._ledger = ledger
+        self._thread = threading.Thread(target=lambda: self.removed.append(self._remove(item)))
+        self.removed: list[bool] = []
+
+    def _remove(self, item: Purgeable) -> bool:
+        return self._ledger.purge.forget(item, 0.0, 0.0)
+
+    def before(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `act`, before which it has removed the file or waits for a lock."""
+
+        def later(*given: Any) -> Any:
+            self._thread.start()
+            end = time.monotonic() + 60
+            while self._thread.is_alive() and time.monotonic() < end:
+                with self._ledger.database.reading() as connection:
+                    if connection.scalar(
+                        sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                    ):
+                        break
+            return act(*given)
+
+        return later
+
+    def has_removed(self) -> bool:
+        """Return whether it has, once it is done."""
+        self._thread.join(60)
+        return self.removed == [True]
+
+
+OTHER: dict[str, Any] = {"sha256": "b" * 64, "patient_id": "PID2", "file": "images/bb/2.dcm"}
+
+
+def test_a_correction_is_not_removed_while_it_is_adopted(
+    nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file stands for the Instance from then on, and the first file goes."""
+    one, other = nodes
+    one.instances.receive(instance(sha256="a" * 64), [])
+    assert one.instances.receive(instance(**OTHER), []).kind == "conflict"
+    kept = one.acts.kept_apart("1.2.3.1")
+    remover = Remover(other, Purgeable("conflict", (str(kept.id),), kept.file))
+    monkeypatch.setattr(acts, "replace_content", remover.before(repeats.replace_content))
+    one.acts.adopt(kept.id, instance(**OTHER), [])
+    assert not remover.has_removed()
+    assert one.history.trace("1.2.3.1").instance.file == OTHER["file"]
+
+
+@pytest.mark.parametrize("where", ["before it is compared", "before it gets its job"])
+def test_an_image_that_comes_again_is_not_removed_when_it_gets_its_first_job(
+    nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The file that came second is dropped: it is the same."""
+    one, other = nodes
+    one.instances.receive(instance(sha256="a" * 64), [])
+    first = one.history.trace("1.2.3.1").instance.file
+    remover = Remover(other, Purgeable("image", ("1.2.3.1",), first))
+    owner, name = {
+        "before it is compared": (one.instances.repeats, "record"),
+        "before it gets its job": (repeats, "_newest_jobs"),
+    }[where]
+    monkeypatch.setattr(owner, name, remover.before(getattr(owner, name)))
+    again = one.instances.receive(instance(sha256="a" * 64, file="images/cc/3.dcm"), [route()])
+    assert (again.kind, len(again.jobs), again.file) == ("duplicate", 1, first)
+    assert not remover.has_removed()
+    assert one.history.trace("1.2.3.1").instance.file == first

@@ -397,7 +397,9 @@ class Acts:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
-            row = connection.execute(sa.select(conflicts).where(conflicts.c.id == conflict)).first()
+            # locked: its file may be removed at this moment (PostgreSQL)
+            kept_apart = sa.select(conflicts).where(conflicts.c.id == conflict).with_for_update()
+            row = connection.execute(kept_apart).first()
             if row is None:
                 raise NotFound("it is not kept apart any more")
             if not row.file:  # since the caller has read its header

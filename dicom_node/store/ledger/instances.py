@@ -355,7 +355,8 @@ class Instances:
         """Record what came under a known UID."""
         ours = instances.c.sop_instance_uid == arrival.instance.sop_instance_uid
         with self._database.writing() as connection:
-            first = connection.execute(sa.select(instances).where(ours)).one()
+            # locked: its file may be removed at this moment (PostgreSQL)
+            first = connection.execute(sa.select(instances).where(ours).with_for_update()).one()
             if not (first.sha256 and arrival.instance.sha256):
                 return Receipt("known", file=first.file)
             kind, made, file, reason = self.repeats.record(

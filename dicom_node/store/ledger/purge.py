@@ -163,7 +163,15 @@ class Purge:
             is_unknown = instances.c.sha256 == ""
             # never over a digest that is known
             values["sha256"] = sa.case((is_unknown, sha256), else_=instances.c.sha256)
+        # by whom it may be needed again; locked first, since an UPDATE of PostgreSQL that has
+        # waited for a row judges by all other rows as they were before
+        owner = {
+            "image": sa.select(instances.c.number).where(key),
+            "report": sa.select(jobs.c.id).where(jobs.c.id == item.key[0]),
+            "conflict": sa.select(conflicts.c.id).where(key),
+        }[item.what]
         with self._database.writing() as connection:
+            connection.execute(owner.with_for_update())
             changed = connection.execute(table.update().where(where).values(values)).rowcount
             if changed and item.what == "report":
                 left = sa.exists().where(objects.c.job == item.key[0], objects.c.file != "")
