@@ -211,7 +211,11 @@ def _link_file(path: Path, target: Path) -> None:
 def _copy_ledger(url: str, folder: Path) -> str:
     """Copy the ledger as it is at one moment, and return the name of the copy."""
     parsed = sa.make_url(url)
-    stamp = f"{HOST_CLOCK.wall():.0f}"
+    stamp = int(HOST_CLOCK.wall())
+    # A name of its own, also within one second and when the clock was set back: the manifest names
+    # the copy of before until the new one counts.
+    while any(folder.glob(f"ledger-{stamp}.*")) or any(folder.glob(f"{SUMS}.{stamp}")):
+        stamp += 1
     if parsed.get_backend_name() != "sqlite":
         name = f"ledger-{stamp}.dump"
         partial = folder / f".{name}.partial"

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import FakeClock
 from ledgers import NOW, expand, fresh, instance, on, post, reported, result, route, taken
 
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.store import backup as backups
 from dicom_node.store.backup import HALF, backup, require_whole, restore
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.spool import Spool
@@ -174,6 +176,32 @@ def test_a_kill_in_the_middle_of_either_leaves_nothing_half_done(
         assert (folder / "spool" / row.file).is_file()
     assert len(ledger.history.recent(1000)) >= 39
     ledger.close()
+
+
+def test_a_backup_that_ends_within_the_second_of_the_one_before_leaves_that_whole(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their copies of the ledger had one name, and the manifest named the new one's bytes."""
+    monkeypatch.setattr(backups, "HOST_CLOCK", FakeClock(NOW))
+    site.receive(1)
+    to = tmp_path / "backup"
+    backup(site.folder, site.url, to)
+    site.receive(2)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backups, "_write_manifest", die)
+        with pytest.raises(KeyboardInterrupt):
+            backup(site.folder, site.url, to)
+    folder, url = elsewhere(tmp_path)
+    restore(folder, url, to)
+    ledger = Ledger.open(url)
+    assert [row.sop_instance_uid for row in ledger.history.recent(9)] == ["1.2.3.1"]
+    ledger.close()
+    backup(site.folder, site.url, to)
+    assert len(list(to.glob("ledger-*"))) == 1, "what was left over goes with the next"
 
 
 def test_reports_that_retention_keeps_are_in_it(site: Site, tmp_path: Path) -> None:

@@ -471,6 +471,7 @@ def test_a_child_whose_end_another_thread_notes_blames_no_picture(child):
     assert child.prepare(picture).inputs is None
     with pytest.raises(OutOfResources, match="ended with status"):
         child.describe([picture])
+    assert child.describe([seen(TALL)])[0].text, "the next process is there"
 
 
 @pytest.mark.parametrize("text", ['{"number": []}', '{"number": ' + "[" * 100_000, "{}", "[]"])
