@@ -467,14 +467,15 @@ WIDTHS = (320, 390, 600, 820, 1023, 1025, 1440, 2560)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_studies_fit_every_width_and_axe_finds_nothing(
+def test_pages_fit_every_width_and_axe_finds_nothing(
     scenery: tuple[Api, dict[str, str]], page: Any, scheme: str
 ) -> None:
     api, found = scenery
     page.emulate_media(color_scheme=scheme)
     script, wrong = axe.script(), []
     studies = (f"/images/{found[name]}" for name in ("two", "withheld"))
-    for path in ("/", "/peers", "/disk?older=0", *studies):
+    lists = ("/", "/peers", "/rules", "/models", "/configuration", "/bulk", "/manual")
+    for path in (*lists, "/disk?older=0", *studies):
         page.goto(api.url + path)
         if path.startswith("/disk"):
             page.locator("#space h3").first.wait_for(timeout=60000)  # it is counted aside
