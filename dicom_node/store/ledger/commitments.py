@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dicom_node.store.clock import Clock
-from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.database import Database, fetch, write
 from dicom_node.store.ledger.deliveries import IS_SENT, commit_delivery, settle_delivery
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.holds import names_of
@@ -44,6 +44,44 @@ _IS_ASKED = IS_SENT & (deliveries.c.ask_at > 0) & _IS_FREE
 _IS_DUE = _IS_ASKED & (deliveries.c.ask_at <= sa.bindparam("now"))
 _DUE_DESTINATIONS = sa.select(deliveries.c.destination).where(_IS_DUE).distinct()
 _NEXT_DUE = sa.select(sa.func.min(deliveries.c.ask_at)).where(_IS_ASKED)
+_DUE = (
+    sa.select(
+        deliveries.c.id,
+        deliveries.c.job,
+        jobs.c.sop_instance_uid,
+        deliveries.c.destination,
+        deliveries.c.kind,
+        objects.c.sop_class_uid,
+        objects.c.sop_instance_uid,
+        deliveries.c.asks,
+        deliveries.c.reason,
+    )
+    .join(jobs, jobs.c.id == deliveries.c.job)
+    .join(
+        objects,
+        (objects.c.job == deliveries.c.job)
+        & (objects.c.sop_instance_uid == deliveries.c.sop_instance_uid),
+    )
+    .where(deliveries.c.destination == sa.bindparam("destination"), _IS_DUE)
+    .order_by(deliveries.c.ask_at, deliveries.c.id)
+    .limit(sa.bindparam("most"))
+)
+_OF_TRANSACTION = commitments.c.transaction_uid == sa.bindparam("transaction")
+_ASKED = (
+    sa.select(
+        commitments.c.ended_at.label("answered_at"),
+        commitments.c.attempts.label("asked_after"),
+        deliveries,
+    )
+    .join(deliveries, deliveries.c.id == commitments.c.delivery)
+    .where(_OF_TRANSACTION)
+)
+_ADD = commitments.insert()
+_END = (
+    commitments.update()
+    .where(_OF_TRANSACTION, commitments.c.ended_at == 0)
+    .values(ended_at=sa.bindparam("now"))
+)
 
 
 class Commitments:
@@ -97,14 +135,13 @@ class Commitments:
                 row = settle_delivery(connection, delivered.delivery, (DeliveryState.SENT,), values)
                 if row is None:
                     continue
-                connection.execute(
-                    commitments.insert().values(
-                        transaction_uid=transaction_uid,
-                        delivery=delivered.delivery,
-                        attempts=row.attempts,
-                        asked_at=now,
-                    )
-                )
+                question = {
+                    "transaction_uid": transaction_uid,
+                    "delivery": delivered.delivery,
+                    "attempts": row.attempts,
+                    "asked_at": now,
+                }
+                write(connection, _ADD, [question], is_whole=False)
                 if not delivered.asks:
                     detail = Details(kind=delivered.kind, destination=delivered.destination)
                     events.append(
@@ -157,27 +194,13 @@ class Commitments:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
-            rows = connection.execute(
-                sa.select(
-                    commitments.c.ended_at.label("answered_at"),
-                    commitments.c.attempts.label("asked_after"),
-                    deliveries,
-                )
-                .join(deliveries, deliveries.c.id == commitments.c.delivery)
-                .where(commitments.c.transaction_uid == transaction_uid)
-            ).all()
+            rows = fetch(connection, _ASKED, {"transaction": transaction_uid})
             for row in rows:
                 if row.sop_instance_uid in committed:
                     commit_delivery(connection, row.id, now)
                 elif row.sop_instance_uid in failed:
                     self._send_again(connection, row, failed[row.sop_instance_uid], wait, now)
-            connection.execute(
-                commitments.update()
-                .where(
-                    commitments.c.transaction_uid == transaction_uid, commitments.c.ended_at == 0
-                )
-                .values(ended_at=now)
-            )
+            write(connection, _END, [{"transaction": transaction_uid, "now": now}])
         return bool(rows)
 
     def _send_again(
@@ -208,27 +231,5 @@ class Commitments:
 
 
 def _due_objects(connection: Connection, name: str, now: float, limit: int) -> list[Uncommitted]:
-    rows = connection.execute(
-        sa.select(
-            deliveries.c.id,
-            deliveries.c.job,
-            jobs.c.sop_instance_uid,
-            deliveries.c.destination,
-            deliveries.c.kind,
-            objects.c.sop_class_uid,
-            objects.c.sop_instance_uid,
-            deliveries.c.asks,
-            deliveries.c.reason,
-        )
-        .join(jobs, jobs.c.id == deliveries.c.job)
-        .join(
-            objects,
-            (objects.c.job == deliveries.c.job)
-            & (objects.c.sop_instance_uid == deliveries.c.sop_instance_uid),
-        )
-        .where(deliveries.c.destination == name, _IS_DUE)
-        .order_by(deliveries.c.ask_at, deliveries.c.id)
-        .limit(limit),
-        {"now": now},
-    ).all()
-    return [Uncommitted(*row) for row in rows]
+    asked = {"destination": name, "now": now, "most": limit}
+    return [Uncommitted(*row) for row in fetch(connection, _DUE, asked)]

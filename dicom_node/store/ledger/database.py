@@ -93,6 +93,7 @@ class Database:
         self._relaxed = self._engine if self.is_sqlite else _create_engine(url, is_relaxed=True)
         self._looks: dict[Any, PreparedStatement] = {}
         self._made: dict[Any, Any] = {}
+        self._inserts: dict[sa.Table, Any] = {}
         # SQLite has one writer at a time: waiting here is fair, its own lock is polled.
         self._turn: AbstractContextManager[Any] = (
             threading.Lock() if self.is_sqlite else nullcontext()
@@ -324,12 +325,16 @@ class Database:
         self, connection: Connection, table: sa.Table, values: Mapping[str, Any]
     ) -> bool:
         """Insert a row unless its key is taken; return whether it was inserted."""
-        # Values as parameters: as part of the statement they would be compared each time to find
-        # it among the compiled ones, which took longer than the INSERT itself.
-        statement = self.insert(table).on_conflict_do_nothing()
-        # not by rowcount, which PostgreSQL's driver does not keep for an INSERT
-        key = next(iter(table.primary_key.columns))
-        return connection.execute(statement.returning(key), dict(values)).first() is not None
+        statement = self._inserts.get(table)
+        if statement is None:
+            # not by rowcount, which PostgreSQL's driver does not keep for an INSERT
+            key = next(iter(table.primary_key.columns))
+            statement = self.insert(table).on_conflict_do_nothing().returning(key)
+            self._inserts[table] = statement
+        query = _prepare(connection, statement, tuple(values))
+        with closing(connection.connection.cursor()) as cursor:
+            cursor.execute(query.sql, query.row(values))
+            return cursor.fetchone() is not None
 
     def watch(self) -> Watch:
         """Return a cheap way to learn that somebody else has changed the ledger."""
@@ -456,34 +461,48 @@ class _Disk:
 
 
 class PreparedStatement:
-    """A statement that SQLAlchemy has put into words once, and the driver executes."""
+    """A statement that SQLAlchemy has put into words once, and the driver executes.
+
+    Parameters
+    ----------
+    columns : collection of str, optional
+        Those of an INSERT that names none itself.
+    among : (str, int), optional
+        The name of an expanding parameter, and how many values it has.
+    """
 
     def __init__(
         self,
         statement: Statement,
         columns: Collection[str] | None,
         dialect: Dialect,
+        among: tuple[str, int] | None = None,
     ) -> None:
         keys = None if columns is None else list(columns)
         compiled: Any = statement.compile(dialect=dialect, column_keys=keys)
-        self.sql = str(compiled)
+        words: Any = compiled
+        self.sql, params = str(compiled), compiled.params
+        if among is not None:
+            words = compiled.construct_expanded_state({among[0]: [""] * among[1]})
+            self.sql, params = words.statement, words.parameters
         names = statement.selected_columns.keys() if isinstance(statement, sa.Select) else []
         self.named: Callable[[Any], Any] = _row_type(names)
         """Makes a row of what the driver returns, with the names of its columns."""
         # None where the driver takes names (psycopg), else the order of the question marks
-        self._order = compiled.positiontup
+        self._order = words.positiontup
         self._fixed = {
             name: str(value) if isinstance(value, StrEnum) else value
-            for name, value in compiled.params.items()
+            for name, value in params.items()
             if value is not None
         }
 
     def row(self, values: Mapping[str, Any]) -> Any:
         """Return `values` as the driver takes them, by place or by name."""
-        fixed = self._fixed
+        whole = {**self._fixed, **values} if self._fixed else values
         if self._order is None:
-            return {**fixed, **values}
-        return tuple(values[name] if name in values else fixed[name] for name in self._order)
+            return dict(whole)
+        # a list first: a generator costs more than what it would save
+        return tuple([whole[name] for name in self._order])
 
 
 def _row_type(names: Collection[str]) -> Callable[[Any], Any]:
@@ -498,14 +517,16 @@ _prepared: WeakKeyDictionary[Dialect, dict[Any, PreparedStatement]] = WeakKeyDic
 
 
 def _prepare(
-    connection: Connection, statement: Statement, columns: tuple[str, ...] | None = None
+    connection: Connection,
+    statement: Statement,
+    columns: tuple[str, ...] | None = None,
+    among: tuple[str, int] | None = None,
 ) -> PreparedStatement:
     known = _prepared.setdefault(connection.dialect, {})
-    found = known.get((statement, columns))
+    key = (statement, columns, among)
+    found = known.get(key)
     if found is None:
-        found = known[statement, columns] = PreparedStatement(
-            statement, columns, connection.dialect
-        )
+        found = known[key] = PreparedStatement(statement, columns, connection.dialect, among)
     return found
 
 
@@ -516,7 +537,32 @@ def fetch(
 
     The driver executes it, as in `Database.look`; `statement` is built once.
     """
-    query = _prepare(connection, statement)
+    return _rows_of(connection, _prepare(connection, statement), values)
+
+
+def fetch_among(
+    connection: Connection, statement: sa.Select[Any], name: str, among: Sequence[Any]
+) -> list[Any]:
+    """Return the named rows of a query about several values, as `fetch`; no row without a value.
+
+    Parameters
+    ----------
+    statement : Select
+        Built once, with ``bindparam(name, expanding=True)``.
+    """
+    if not among:
+        return []
+    # of few sizes, or each number of values would be another statement; the last stands in again
+    size = 1 << (len(among) - 1).bit_length()
+    padded = [*among, *[among[-1]] * (size - len(among))]
+    query = _prepare(connection, statement, among=(name, size))
+    values = {f"{name}_{number}": value for number, value in enumerate(padded, 1)}
+    return _rows_of(connection, query, values)
+
+
+def _rows_of(
+    connection: Connection, query: PreparedStatement, values: Mapping[str, Any]
+) -> list[Any]:
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute(query.sql, query.row(values))
         return [query.named(row) for row in cursor.fetchall()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from sqlalchemy.engine import Connection, Row
 from dicom_node.base.job import RejectionNote, Result
 from dicom_node.settings import SENDER, unknown_sender
 from dicom_node.store.clock import TOLERANCE_S, Clock
-from dicom_node.store.ledger.database import Database, change, fetch, write
+from dicom_node.store.ledger.database import Database, change, fetch, fetch_among, write
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.orders import order_of
@@ -127,9 +128,16 @@ _CHOOSE = (
         unanswered=deliveries.c.unanswered + 1,
     )
 )
+
+
+def _is_one_of(states: Sequence[DeliveryState]) -> sa.ColumnElement[bool]:
+    """Return the condition with the states in its words, which no call has to put there."""
+    return deliveries.c.state.in_([sa.literal_column(f"'{state}'") for state in states])
+
+
 _DELIVERED = (
     deliveries.update()
-    .where(_THIS, deliveries.c.state.in_([sa.literal_column(f"'{state}'") for state in UNSENT]))
+    .where(_THIS, _is_one_of(UNSENT))
     .values(
         state=DeliveryState.SENT,
         status=sa.bindparam("answer"),
@@ -140,6 +148,60 @@ _DELIVERED = (
         dated_at=sa.bindparam("now"),
         unanswered=0,
     )
+)
+_POSTPONE = (
+    deliveries.update()
+    .where(_THIS, _is_one_of(UNSENT))
+    .values(
+        state=DeliveryState.RETRYING,
+        reason=sa.bindparam("why"),
+        next_at=sa.bindparam("then"),
+        dated_at=sa.bindparam("now"),
+        status=sa.bindparam("answer"),
+        attempts=deliveries.c.attempts + sa.bindparam("more"),
+        unanswered=sa.case(
+            (deliveries.c.unanswered > 0, deliveries.c.unanswered - sa.bindparam("answered")),
+            else_=0,
+        ),
+    )
+)
+_OF_DESTINATION = destinations.c.name == sa.bindparam("at")
+_HOLD = (
+    destinations.update()
+    .where(_OF_DESTINATION)
+    .values(
+        failures=destinations.c.failures + 1,
+        held_until=sa.bindparam("then"),
+        changed_at=sa.bindparam("now"),
+        reason=sa.bindparam("why"),
+    )
+)
+_HOLD_WAITING = (
+    deliveries.update()
+    .where(
+        deliveries.c.destination == sa.bindparam("at"),
+        IS_UNSENT,
+        (deliveries.c.state == DeliveryState.PENDING)
+        | ((deliveries.c.state == DeliveryState.RETRYING) & (deliveries.c.attempts == 0)),
+        # a row that says the same already is not written again: thousands may wait
+        deliveries.c.reason != sa.bindparam("why"),
+    )
+    .values(state=DeliveryState.RETRYING, reason=sa.bindparam("why"))
+)
+_RELEASE = destinations.update().where(_OF_DESTINATION).values(failures=0, held_until=0)
+_RESUME = (
+    destinations.update()
+    .where(_OF_DESTINATION)
+    .values(failures=0, held_until=0, reason="", changed_at=sa.bindparam("now"))
+)
+_WAKE = (
+    deliveries.update()
+    .where(
+        deliveries.c.destination == sa.bindparam("at"),
+        IS_UNSENT,
+        deliveries.c.attempts == 0,
+    )
+    .values(next_at=sa.bindparam("now"), dated_at=sa.bindparam("now"))
 )
 _ADD = deliveries.insert()
 _CHOSEN = sa.select(deliveries.c.job, deliveries.c.sop_instance_uid).where(_THIS)
@@ -167,7 +229,7 @@ class Deliveries:
                 found += _due_of(connection, name, now, limit_per_destination)
             # after a restore each attempt may be the second: "duplicate" is then an answer to one
             # of ours
-            if found and connection.scalar(_RESTORED_VALUE):
+            if found and any(row.value for row in fetch(connection, _RESTORED_VALUE, {})):
                 found = [
                     replace(delivery, unanswered=delivery.unanswered + 1) for delivery in found
                 ]
@@ -276,23 +338,19 @@ class Deliveries:
         """Record that it could not be sent, why, and when to try again."""
         now = self._clock.wall()
         values = {
-            "state": DeliveryState.RETRYING,
-            "reason": reason,
-            "next_at": next_at,
-            "dated_at": now,
-            "status": status,
-            "attempts": deliveries.c.attempts + (1 if counts else 0),
-        }
-        if status is not None:
-            some = deliveries.c.unanswered > 0
+            "delivery": delivery,
+            "why": reason,
+            "then": next_at,
+            "now": now,
+            "answer": status,
+            "more": 1 if counts else 0,
             # an answer came: this attempt is not in doubt any more
-            values["unanswered"] = sa.case((some, deliveries.c.unanswered - 1), else_=0)
+            "answered": 0 if status is None else 1,
+        }
         with self._database.writing() as connection:
-            before = connection.scalar(
-                sa.select(deliveries.c.reason).where(deliveries.c.id == delivery)
-            )
-            row = settle_delivery(connection, delivery, UNSENT, values)
-            if row is not None and (counts or before != reason):
+            before = [row.reason for row in fetch(connection, _WITH_SOURCE, values)]
+            row = _change_delivery(connection, _POSTPONE, values)
+            if row is not None and (counts or before != [reason]):
                 details = Details(kind=row.kind, destination=row.destination, reason=reason)
                 append(connection, [NewEvent(row.source, Stage.RETRYING, now, row.job, details)])
         return row is not None
@@ -336,50 +394,19 @@ class Deliveries:
         now = self._clock.wall()
         with self._database.writing() as connection:
             self._database.insert_new(connection, destinations, {"name": destination})
-            connection.execute(
-                destinations.update()
-                .where(destinations.c.name == destination)
-                .values(
-                    failures=destinations.c.failures + 1,
-                    held_until=next_at,
-                    changed_at=now,
-                    reason=reason,
-                )
-            )
-            connection.execute(
-                deliveries.update()
-                .where(
-                    deliveries.c.destination == destination,
-                    IS_UNSENT,
-                    (deliveries.c.state == DeliveryState.PENDING)
-                    | (
-                        (deliveries.c.state == DeliveryState.RETRYING)
-                        & (deliveries.c.attempts == 0)
-                    ),
-                    # a row that says the same already is not written again: thousands may wait
-                    deliveries.c.reason != reason,
-                )
-                .values(state=DeliveryState.RETRYING, reason=reason)
-            )
+            values = {"at": destination, "then": next_at, "now": now, "why": reason}
+            write(connection, _HOLD, [values])
+            write(connection, _HOLD_WAITING, [values])
 
     def wake(self, *names: str) -> int:
         """Make all that waits for destinations due now: what they need may have changed."""
         now = self._clock.wall()
         with self._database.writing() as connection:
-            connection.execute(
-                destinations.update()
-                .where(destinations.c.name.in_(names))
-                .values(failures=0, held_until=0)
-            )
-            return connection.execute(
-                deliveries.update()
-                .where(
-                    deliveries.c.destination.in_(names),
-                    IS_UNSENT,
-                    deliveries.c.attempts == 0,
-                )
-                .values(next_at=now, dated_at=now)
-            ).rowcount
+            count = 0
+            for name in names:
+                change(connection, _RELEASE, {"at": name})
+                count += change(connection, _WAKE, {"at": name, "now": now})
+            return count
 
     def resume(self, destination: str) -> None:
         """Release what was held: the destination answers again."""
@@ -388,11 +415,7 @@ class Deliveries:
         if not held or not held[0][0]:
             return
         with self._database.writing() as connection:
-            connection.execute(
-                destinations.update()
-                .where(destinations.c.name == destination)
-                .values(failures=0, held_until=0, reason="", changed_at=self._clock.wall())
-            )
+            write(connection, _RESUME, [{"at": destination, "now": self._clock.wall()}])
 
     def destination(self, destination: str) -> DestinationState:
         """Return how a destination is doing."""
@@ -468,14 +491,26 @@ def settle_delivery(
     values: dict[str, Any],
 ) -> Row[Any] | None:
     """Change a delivery that is in one of `states`; return it, or None when it is not."""
-    changed = connection.execute(
-        deliveries.update()
-        .where(deliveries.c.id == delivery, deliveries.c.state.in_(states))
-        .values(**values)
-    ).rowcount
-    if not changed:
+    asked = {f"new_{name}": value for name, value in values.items()} | {"delivery": delivery}
+    return _change_delivery(connection, _change_of(tuple(values), tuple(states)), asked)
+
+
+def _change_delivery(
+    connection: Connection, statement: sa.Update, values: Mapping[str, Any]
+) -> Row[Any] | None:
+    """Change the delivery that `values` name; return it, or None where it is in another state."""
+    if not change(connection, statement, values):
         return None
-    return connection.execute(_WITH_SOURCE, {"delivery": delivery}).one()
+    row: Row[Any]
+    (row,) = fetch(connection, _WITH_SOURCE, values)
+    return row
+
+
+@cache
+def _change_of(names: tuple[str, ...], states: tuple[DeliveryState, ...]) -> sa.Update:
+    """Return the statement that gives some columns of a delivery new values."""
+    new: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in names}
+    return deliveries.update().where(_THIS, _is_one_of(states)).values(new)
 
 
 def commit_delivery(connection: Connection, delivery: int, now: float) -> bool:
@@ -610,7 +645,7 @@ def _due_of(connection: Connection, destination: str, now: float, limit: int) ->
     asked = {"destination": destination, "now": now, "most": limit}
     rows = fetch(connection, _DUE, asked)
     others = {row.job for row in rows if row.kind != "sr"}
-    made = connection.execute(_OBJECTS, {"made_by": list(others)}).all() if others else ()
+    made = fetch_among(connection, _OBJECTS, "made_by", list(others))
     reports = variants_of(connection, list({row.job for row in rows if row.kind == "sr"}))
     found = []
     for row in rows:

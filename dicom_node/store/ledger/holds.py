@@ -85,8 +85,7 @@ class Holds:
 
     def is_held(self, kind: HoldKind, name: str) -> bool:
         """Return whether something is held."""
-        with self._database.reading() as connection:
-            return is_held(connection, kind, name)
+        return bool(self._database.look(_IS_HELD, held_kind=kind, held_name=name))
 
 
 def names_of(kind: HoldKind) -> sa.Select[tuple[str]]:
@@ -94,9 +93,9 @@ def names_of(kind: HoldKind) -> sa.Select[tuple[str]]:
     return sa.select(holds.c.name).where(holds.c.kind == kind)
 
 
-def is_held(connection: Connection, kind: HoldKind, name: str) -> bool:
-    """Return whether something is held, within a transaction."""
-    return connection.scalar(names_of(kind).where(holds.c.name == name)) is not None
+_IS_HELD = sa.select(holds.c.name).where(
+    holds.c.kind == sa.bindparam("held_kind"), holds.c.name == sa.bindparam("held_name")
+)
 
 
 def _take_back(connection: Connection, kind: HoldKind, name: str) -> None:

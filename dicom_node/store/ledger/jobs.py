@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from sqlalchemy.engine import Connection, Row
 from dicom_node.base.errors import NotFound, Stale
 from dicom_node.base.job import ReportOrder, Result, Ticket
 from dicom_node.store.clock import TOLERANCE_S, Clock
-from dicom_node.store.ledger.database import Database, change, fetch, write
+from dicom_node.store.ledger.database import Database, change, fetch, fetch_among, write
 from dicom_node.store.ledger.deliveries import insert_deliveries
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.holds import names_of
@@ -126,6 +127,7 @@ _IS_AHEAD = _IS_OPEN & (
 )
 _FIRST_AHEAD = sa.select(jobs.c.id).where(_IS_AHEAD).limit(1)
 _IS_OVER = _IS_HELD & (jobs.c.until <= sa.bindparam("now"))
+_OVER = sa.select(jobs).where(_IS_OVER).with_for_update(skip_locked=True)
 _FIRST_OVER = sa.select(jobs.c.id).where(_IS_OVER).limit(1)
 _ROW = (
     sa.select(jobs, instances.c.file, instances.c.size, instances.c.calling_ae)
@@ -144,6 +146,8 @@ _FILE = (
     .where(jobs.c.id == sa.bindparam("of"))
 )
 _IS_MINE = (jobs.c.id == sa.bindparam("of")) & (jobs.c.token == sa.bindparam("by"))
+_NO_HOLDER: dict[str, Any] = {"state": str(JobState.RECEIVED), "token": "", "until": 0}
+"""What a job becomes that nobody has any more."""
 _CLAIM = (
     jobs.update()
     .where(_IS_MINE, jobs.c.state == JobState.QUEUED)
@@ -155,6 +159,11 @@ _CLAIM = (
         started_at=sa.bindparam("now"),
         attempts=jobs.c.attempts + 1,
     )
+)
+_UNPUBLISH = (
+    jobs.update()
+    .where(_IS_MINE, jobs.c.state == JobState.QUEUED)
+    .values(_NO_HOLDER | {"handouts": jobs.c.handouts - 1})
 )
 _REPORT = (
     jobs.update()
@@ -269,20 +278,14 @@ class JobLedger:
         if not tickets:
             return set()
         with self._database.reading() as connection:
-            return set(connection.scalars(_TRIED, {"ids": [ticket.job for ticket in tickets]}))
+            ids = [ticket.job for ticket in tickets]
+            return {str(row.id) for row in fetch_among(connection, _TRIED, "ids", ids)}
 
     def unpublish(self, tickets: Sequence[Ticket]) -> None:
         """Take back tickets that the broker did not get; this counts as no attempt."""
         with self._database.writing(durable=False) as connection:
             for ticket in tickets:
-                self._change_jobs(
-                    connection,
-                    _is_held(ticket.job, ticket.token, JobState.QUEUED),
-                    state=JobState.RECEIVED,
-                    token="",
-                    until=0,
-                    handouts=jobs.c.handouts - 1,
-                )
+                change(connection, _UNPUBLISH, {"of": ticket.job, "by": ticket.token})
 
     def waiting(self) -> dict[str, Waiting]:
         """Return how many jobs of each model are due, handed out and being worked on."""
@@ -349,10 +352,7 @@ class JobLedger:
         if not self._database.look(_FIRST_OVER, now=now):
             return Expired()
         with self._database.writing() as connection:
-            rows = connection.execute(
-                sa.select(jobs).where(_IS_OVER).with_for_update(skip_locked=True), {"now": now}
-            ).all()
-            for row in rows:
+            for row in fetch(connection, _OVER, {"now": now}):
                 if row.state == JobState.QUEUED:
                     queued += self._requeue_job(connection, row, now)
                 elif row.attempts >= attempts:
@@ -394,8 +394,8 @@ class JobLedger:
                 append(connection, [new])
                 self._makers.note_claim(connection, worker, now)
             else:
-                held = _is_held(job, token, JobState.RUNNING)
-                self._change_jobs(connection, held, until=now + lease_s, dated_at=now)
+                lease = {"until": now + lease_s, "dated_at": now}
+                _change_held(connection, job, token, JobState.RUNNING, lease)
         return Claimed(job, row.attempts, lease_s, row.size, row.file, order_of(row, row.ordered))
 
     def _turns_away(self, job: str, token: str, worker: str, now: float) -> bool:
@@ -403,16 +403,9 @@ class JobLedger:
         if not self._database.look(_HELD_WORKER, of=worker):
             return False
         with self._database.writing() as connection:
-            self._change_jobs(
-                connection,
-                _is_held(job, token, JobState.QUEUED),
-                state=JobState.RECEIVED,
-                token="",
-                until=0,
-                # or the held worker, which may be the only one, would take it again and again
-                next_at=now + TURNED_AWAY_S,
-                dated_at=now,
-            )
+            # or the held worker, which may be the only one, would take it again and again
+            rest = {"next_at": now + TURNED_AWAY_S, "dated_at": now}
+            _change_held(connection, job, token, JobState.QUEUED, _NO_HOLDER | rest)
             row = self._read_row(connection, job)
         return (row.state, row.token) != (JobState.RUNNING, token)
 
@@ -459,8 +452,8 @@ class JobLedger:
         """
         now = self._clock.wall()
         with self._database.writing(durable=False) as connection:
-            held = _is_held(job, token, JobState.RUNNING)
-            if not self._change_jobs(connection, held, until=now + lease_s, dated_at=now):
+            lease = {"until": now + lease_s, "dated_at": now}
+            if not _change_held(connection, job, token, JobState.RUNNING, lease):
                 self._read_row(connection, job)
                 raise _stale_token(job)
 
@@ -544,28 +537,19 @@ class JobLedger:
             if counts and row.attempts >= max_attempts:
                 self._fail_job(connection, row, f"after {row.attempts} attempts: {reason}", now)
                 return "failed"
-            self._change_jobs(
-                connection,
-                _is_held(job, token, JobState.RUNNING),
-                state=JobState.RECEIVED,
-                token="",
-                worker="",
-                until=0,
-                attempts=row.attempts if counts else row.attempts - 1,
-                next_at=now + min(delay_s, LONGEST_WAIT_S),
-                dated_at=now,
-                reason=reason,
-            )
+            values = {
+                "worker": "",
+                "attempts": row.attempts if counts else row.attempts - 1,
+                "next_at": now + min(delay_s, LONGEST_WAIT_S),
+                "dated_at": now,
+                "reason": reason,
+            }
+            _change_held(connection, job, token, JobState.RUNNING, _NO_HOLDER | values)
             if counts or reason != row.reason:
                 details = Details(reason=reason)
                 new = NewEvent(row.sop_instance_uid, Stage.RELEASED, now, job, details)
                 append(connection, [new])
         return "received"
-
-    def _change_jobs(
-        self, connection: Connection, where: sa.ColumnElement[bool], **values: Any
-    ) -> int:
-        return connection.execute(jobs.update().where(where).values(**values)).rowcount
 
     def _read_row(self, connection: Connection, job: str, lock: bool = False) -> Row[Any]:
         rows: list[Row[Any]] = fetch(connection, _LOCKED_ROW if lock else _ROW, {"job": job})
@@ -578,17 +562,8 @@ class JobLedger:
     ) -> int:
         was_running = row.state == JobState.RUNNING
         reason = f"{row.worker or 'the worker'} fell silent" if was_running else ""
-        changed = self._change_jobs(
-            connection,
-            _is_held(row.id, row.token, row.state),
-            state=JobState.RECEIVED,
-            token="",
-            worker="",
-            until=0,
-            next_at=now + delay_s,
-            dated_at=now,
-            reason=reason,
-        )
+        values = {"worker": "", "next_at": now + delay_s, "dated_at": now, "reason": reason}
+        changed = _change_held(connection, row.id, row.token, row.state, _NO_HOLDER | values)
         if was_running or row.handouts <= _TOLD:
             details = Details(worker=row.worker, attempt=row.attempts) if was_running else Details()
             append(
@@ -597,16 +572,9 @@ class JobLedger:
         return changed
 
     def _fail_job(self, connection: Connection, row: Row[Any], reason: str, now: float) -> int:
-        changed = self._change_jobs(
-            connection,
-            _is_held(row.id, row.token, JobState.RUNNING),
-            state=JobState.FAILED,
-            token="",
-            is_kept=0,
-            until=0,
-            ended_at=now,
-            reason=reason,
-        )
+        values = {"state": str(JobState.FAILED), "token": "", "is_kept": 0, "until": 0}
+        values |= {"ended_at": now, "reason": reason}
+        changed = _change_held(connection, row.id, row.token, JobState.RUNNING, values)
         details = Details(reason=reason)
         append(connection, [NewEvent(row.sop_instance_uid, Stage.FAILED, now, row.id, details)])
         return changed
@@ -644,8 +612,20 @@ def _waiting_counts(rows: Sequence[_Count]) -> Waiting:
     )
 
 
-def _is_held(job: str, token: str, state: str) -> sa.ColumnElement[bool]:
-    return (jobs.c.id == job) & (jobs.c.token == token) & (jobs.c.state == state)
+def _change_held(
+    connection: Connection, job: str, token: str, state: str, values: Mapping[str, Any]
+) -> int:
+    """Change a job that is in this state and has this token; return how many there were: 0 or 1."""
+    asked = {"of": job, "by": token, "was": str(state)}
+    asked |= {f"new_{name}": value for name, value in values.items()}
+    return change(connection, _change_of(tuple(values)), asked)
+
+
+@cache
+def _change_of(names: tuple[str, ...]) -> sa.Update:
+    """Return the statement that gives some columns of a held job new values."""
+    held = jobs.update().where(_IS_MINE, jobs.c.state == sa.bindparam("was"))
+    return held.values({name: sa.bindparam(f"new_{name}") for name in names})
 
 
 def _pause_after_fall(job: str, attempts: int) -> float:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from dicom_node.standard.sr_classes import SR_CLASSES, recast_uid
 from dicom_node.standard.uids import object_uid
-from dicom_node.store.ledger.database import Database, fetch
+from dicom_node.store.ledger.database import Database, fetch, fetch_among
 from dicom_node.store.ledger.makers import DEVICE_UID, OPTIONS
 from dicom_node.store.schema import jobs, objects
 
@@ -58,8 +58,8 @@ _MADE_OF = sa.select(
 
 def variants_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[ReportFile]]:
     """Return the report of each of some jobs as each SR class; none where none was made."""
-    made = connection.execute(_REPORTS, {"ids": list(ids)}).all()
-    rows = connection.execute(_MADE_OF, {"ids": list({report.job for report in made})}).all()
+    made = fetch_among(connection, _REPORTS, "ids", ids)
+    rows = fetch_among(connection, _MADE_OF, "ids", list({report.job for report in made}))
     return {
         row.id: _report_variants(row, [report for report in made if report.job == row.id])
         for row in rows
