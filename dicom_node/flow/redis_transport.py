@@ -199,6 +199,16 @@ class _WaryChannel:
     """What each kind of channel does otherwise than kombu's."""
 
     QoS: Any = _Unacknowledged
+    _commands: Any = None
+
+    def _create_client(self: Any, asynchronous: bool = False) -> Any:
+        """Return a client of Redis; that for commands is kept, since its making costs most."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[misc]
+        # its pool is replaced when a connection is lost
+        if self._commands is None or self._commands.connection_pool is not self.pool:
+            self._commands = super()._create_client()  # type: ignore[misc]
+        return self._commands
 
     def _brpop_read(self: Any, **options: Any) -> bool:
         try:
