@@ -78,7 +78,8 @@ def _server(database: str) -> Iterator[None]:
 
     from . import schedule
 
-    with cluster(settings=("fsync=off", "full_page_writes=off", "jit=off")) as server:
+    settings = ("fsync=off", "full_page_writes=off", "jit=off", "deadlock_timeout=1ms")
+    with cluster(settings=settings) as server:
         schedule.Servers.url_of = server.named
         yield
 

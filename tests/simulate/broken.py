@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from dicom_node import peers
 from dicom_node.base.errors import ChexFractError
-from dicom_node.flow import deliver, intake
+from dicom_node.flow import deliver, dispatch, intake
 from dicom_node.peers import Caller, bare_title
 from dicom_node.store.ledger import Receipt, instances
 from dicom_node.store.ledger import deliveries as ledger_deliveries
@@ -260,6 +260,40 @@ VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         known_by_a_look,
     )
 }
+
+
+def removed_report_is_sent() -> AbstractContextManager[None]:
+    """What has no file any more is tried again each hour (found by seed 1601)."""
+    honest = Deliveries.give_up
+
+    def give_up(self: Any, delivery: int, reason: str) -> bool:
+        if deliver.REMOVED_REPORT in reason:
+            return self.postpone(delivery, reason, self._clock.wall() + 3600.0)
+        return honest(self, delivery, reason)
+
+    return _patched((Deliveries, "give_up", give_up))
+
+
+def dated_by_the_beginning() -> AbstractContextManager[None]:
+    """A hand-out is good from the time at which its step began (found by seeds 1991, 3893)."""
+    step, hand_out = dispatch.Dispatcher.step, JobLedger.hand_out
+    began: dict[int, float] = {}
+
+    def timed(self: Any) -> float:
+        began[id(self._ledger.jobs)] = self.clock.wall()
+        return step(self)
+
+    def dated(self: Any, model: str, limit: int, until: float, priority: Any = None) -> Any:
+        late = self._clock.wall() - began[id(self)]
+        return hand_out(self, model, limit, until - late, priority)
+
+    return _patched((dispatch.Dispatcher, "step", timed), (JobLedger, "hand_out", dated))
+
+
+RARE: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    variant.__name__: variant for variant in (removed_report_is_sent, dated_by_the_beginning)
+}
+"""Faults that the simulation found, of which it takes more than 300 schedules to find one."""
 
 FOUND_BY = {
     "answered_before_commit": 19,

@@ -21,6 +21,7 @@ from dicom_node.store.ledger.database import (
 from dicom_node.store.schema import metadata
 
 from ..support.transitions import write_down
+from .driver import DirectConnection
 from .effects import Effects, SharedTurn
 
 STATEMENTS = 1000
@@ -37,9 +38,10 @@ class MemoryDatabase(Database):
         self._engine = self._reads = self._relaxed = _memory_engine()
         self._disk = self.bells = None
         self._looks, self._made = {}, {}
-        self._only = self._engine.connect()
-        self._only.begin()  # for SQLAlchemy it never ends: the driver is let begin and commit
-        self._own: Any = self._only.connection.driver_connection
+        whole = self._engine.connect()
+        whole.begin()  # for SQLAlchemy it never ends: the driver is let begin and commit
+        self._only = DirectConnection(whole)
+        self._own: Any = self._only.driver_connection
 
     @contextmanager
     def _within(self, begin: str) -> Iterator[None]:
@@ -130,7 +132,7 @@ class SimulatedDatabase(Database):
         if self.may_lose_power and not durable and self._synced is None:
             self._synced = self.copy()
         with (
-            self.effects.undivided(),
+            self.effects.transaction(may_be_held=not self.is_sqlite),
             super().writing(durable=durable, in_a_row=in_a_row) as connection,
         ):
             yield connection
@@ -151,7 +153,7 @@ class SimulatedDatabase(Database):
     def driving(self) -> Iterator[Any]:
         """Like `writing`."""
         self._begin()
-        with self.effects.undivided(), super().driving() as cursor:
+        with self.effects.transaction(may_be_held=not self.is_sqlite), super().driving() as cursor:
             yield cursor
             self.effects.hit()
         self._synced = None
@@ -160,7 +162,10 @@ class SimulatedDatabase(Database):
     @contextmanager
     def reading(self) -> Iterator[Any]:
         """One view; much may happen between what was seen and what follows from it."""
-        with self.effects.undivided(), super().reading() as connection:
+        with (
+            self.effects.transaction(may_be_held=not self.is_sqlite),
+            super().reading() as connection,
+        ):
             yield connection
         self.effects.pause()
 

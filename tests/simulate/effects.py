@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from greenlet import getcurrent, greenlet
 
@@ -37,12 +37,24 @@ def start_clock() -> FakeClock:
     return FakeClock(START)
 
 
+class Turn(Protocol):
+    """Something that one act has at a time."""
+
+    @property
+    def is_free(self) -> bool:
+        """Return whether nobody has it."""
+
+
 class Act:
     """Something that a process does, which may be held between two effects while others act."""
 
     def __init__(self, name: str, do: Callable[[], str]) -> None:
         self.name = name
-        self.lock: SharedTurn | None = None
+        self.process = ""
+        """Whose it is, while it is held."""
+        self.is_open = False
+        """Whether it is held within a transaction."""
+        self.lock: Turn | None = None
         """Whose turn it waits for."""
         self._own = greenlet(do)
 
@@ -58,6 +70,7 @@ class Act:
 
     def drop(self) -> None:
         """End it where it is held: a schedule that failed leaves nothing to the next one."""
+        self._own.parent = getcurrent()
         with suppress(Crashed, ChexFractError):
             self._own.throw(Gone)
 
@@ -76,6 +89,8 @@ class Effects:
         self._lives: dict[str, int] = {}
         self._life = 0
         self._undivided = 0
+        self._open = 0
+        """Transactions that the act which is running has begun, and in which it may be held."""
         self._hub = getcurrent()
 
     def hit(self) -> None:
@@ -101,14 +116,17 @@ class Effects:
             self.holds.popleft()
             self.wait(None)
 
-    def wait(self, lock: SharedTurn | None) -> None:
+    def wait(self, lock: Turn | None) -> None:
         """Let others act, until this act goes on."""
-        act, running, life = self.act, self.running, self._life
+        act, running, life, is_open = self.act, self.running, self._life, self._open
         assert act is not None
-        act.lock = lock
-        self._hub.switch()
-        act.lock = None
-        self.act, self.running, self._life = act, running, life
+        act.lock, act.process, act.is_open = lock, running, bool(is_open)
+        self._open = 0
+        try:
+            self._hub.switch()
+        finally:
+            act.lock = None
+            self.act, self.running, self._life, self._open = act, running, life, is_open
         if self._lives.get(running, 0) != life:
             raise Gone(running)
 
@@ -122,20 +140,34 @@ class Effects:
         """Let an act go on that was held, or has not begun."""
         if act in self.held:
             self.held.remove(act)
-        running, life = self.running, self._life
-        self.act = act
-        try:
+        with self._aside():
+            self.act = act
             outcome = act.go_on()
-        finally:
-            self.act, self.running, self._life = None, running, life
         if outcome is None:
             self.held.append(act)
             return "is held"
         return outcome
 
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Let another act run for a while."""
+        kept = self.act, self.running, self._life, self._open
+        self._open = 0
+        try:
+            yield
+        finally:
+            self.act, self.running, self._life, self._open = kept
+
     def end(self, name: str) -> None:
-        """Note that a process is killed: what it was about ends where it is held."""
+        """Note that a process is killed: what it was about ends where it is held.
+
+        A transaction that it has open is over at once, and the others' waits for its locks.
+        """
         self._lives[name] = self._lives.get(name, 0) + 1
+        for act in [act for act in self.held if act.is_open and act.process == name]:
+            self.held.remove(act)
+            with self._aside():
+                act.drop()
 
     def drop(self) -> None:
         """Let nothing of what is held happen any more."""
@@ -154,13 +186,19 @@ class Effects:
             self.running, self._life = before
 
     @contextmanager
-    def undivided(self) -> Iterator[None]:
-        """Hold nothing within a transaction: others would wait for its end."""
-        self._undivided += 1
+    def transaction(self, *, may_be_held: bool) -> Iterator[None]:
+        """Be within a transaction; with SQLite others would wait for its end, so none is held."""
+        if may_be_held:
+            self._open += 1
+        else:
+            self._undivided += 1
         try:
             yield
         finally:
-            self._undivided -= 1
+            if may_be_held:
+                self._open -= 1
+            else:
+                self._undivided -= 1
 
 
 class SharedTurn:
@@ -186,6 +224,8 @@ class SimulatedSpool(Spool):
         self.effects = Effects()
         self.is_full: Callable[[], bool] = lambda: False
         super().__init__(root)
+        self._paths: dict[str, Path] = {}
+        """Of each file that was ever looked for: walking through the folders takes longer."""
 
     @classmethod
     @cache
@@ -196,9 +236,9 @@ class SimulatedSpool(Spool):
     def empty(self, clock: FakeClock, effects: Effects, is_full: Callable[[], bool]) -> None:
         """Be a new spool."""
         self._clock, self.effects, self.is_full = clock, effects, is_full
-        for folder, _, files in os.walk(self.root):
-            for name in files:
-                (Path(folder) / name).unlink()
+        for path in (*self._paths.values(), *(self.root / "incoming").iterdir()):
+            path.unlink(missing_ok=True)
+        self._paths.clear()
 
     def has_room(self, size: int = 0) -> bool:
         """Return whether the disk has room."""
@@ -224,12 +264,15 @@ class SimulatedSpool(Spool):
         """Return where a file is; much may happen before it is opened."""
         if self.effects.act is not None:
             self.effects.pause()
-        return super().path(name)
+        found = self._paths.get(name)
+        if found is None:
+            found = self._paths[name] = super().path(name)
+        return found
 
     def date(self, name: str) -> None:
         """Let a new file be as old as it is by the clock of the world."""
         now = self._clock.wall()
-        os.utime(super().path(name), (now, now))
+        os.utime(self._paths[name], (now, now))
 
     def remove(self, name: str) -> None:
         """Remove a file."""

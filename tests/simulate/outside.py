@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -342,8 +343,7 @@ class SimulatedWorker:
         self.world.effects.end(self.name)
 
     def _connect(self, url: str, secret: str, ca: Any = None) -> NodeClient:
-        transport = Transport(self.world, self)
-        return NodeClient(url, secret, transport=transport, wait=lambda _: None)
+        return DirectClient(url, self.world, self)
 
     def ready(self) -> list[tuple[str, Callable[[], Any]]]:
         """Return what it can do now."""
@@ -405,20 +405,46 @@ def worker_settings(name: str, _kept: dict[str, WorkerSettings] = {}) -> WorkerS
     return _kept[name]
 
 
-class Transport(httpx2.BaseTransport):
-    """Carries a worker's requests to the nodes: as they are, lost, doubled or late."""
+class DirectClient(NodeClient):
+    """The worker's client of a node, above what carries its requests.
 
-    def __init__(self, world: Any, worker: SimulatedWorker) -> None:
+    To make a request of httpx and to read it again took as long as to serve it; the drill and the
+    tests with real peers do that.
+    """
+
+    def __init__(self, url: str, world: Any, worker: SimulatedWorker) -> None:
+        self.url = url
+        self._wait = lambda _: None
+        self._wire = WIRE_VERSION
+        self._http: Any = Network(world, worker, url)
+
+
+class Network:
+    """Carries a worker's requests to a node: as they are, lost, doubled or late."""
+
+    def __init__(self, world: Any, worker: SimulatedWorker, url: str) -> None:
         self.world = world
         self.worker = worker
+        self.node = world.nodes[url.removeprefix("http://").partition(":")[0]]
 
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Carry a request."""
-        body = request.read()
-        node = self.world.nodes[request.url.host]
-        words = request.url.path.split("/")
-        kind = request.headers.get("content-type", "")
-        call = Call(words[2], words[3], request.headers.get("x-job-token", ""), kind, body)
+    def post(
+        self, url: str, *, headers: Any, content: bytes = b"", files: Sequence[Any] = ()
+    ) -> NetworkAnswer:
+        """Carry a request with a body."""
+        _, _, job, act = url.split("/")
+        return self._carry(Call(job, act, "", content, tuple((n, part[1]) for n, part in files)))
+
+    @contextmanager
+    def stream(self, method: str, url: str, headers: dict[str, str]) -> Iterator[NetworkAnswer]:
+        """Carry a request whose answer comes piece by piece."""
+        _, _, job, act = url.split("/")
+        yield self._carry(Call(job, act, headers["X-Job-Token"], b""))
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+    def _carry(self, call: Call) -> NetworkAnswer:
+        node = self.node
         self.world.effects.hit()
         fate = self.world.network.pop(0) if self.world.network else "well"
         if fate != "well":
@@ -434,8 +460,20 @@ class Transport(httpx2.BaseTransport):
         self.world.effects.hit()
         if fate == "unanswered" or status == 0:
             raise httpx2.ReadTimeout("no answer")
-        version = {WIRE_HEADER: str(WIRE_VERSION)}
-        return httpx2.Response(status, content=content, headers=version)
+        return NetworkAnswer(status, content)
+
+
+@dataclass(frozen=True)
+class NetworkAnswer:
+    """What `NodeClient` asks of an answer of httpx."""
+
+    status_code: int
+    content: bytes
+    headers: Mapping[str, str] = field(default_factory=lambda: {WIRE_HEADER: str(WIRE_VERSION)})
+
+    def iter_bytes(self) -> Iterator[bytes]:
+        """Yield the pieces."""
+        yield self.content
 
 
 @dataclass(frozen=True)
@@ -445,8 +483,8 @@ class Call:
     job: str
     act: str
     token: str
-    kind: str
     body: bytes
+    parts: tuple[tuple[str, Any], ...] = ()
 
 
 def serve(world: Any, node: Any, call: Call) -> tuple[int, bytes]:
@@ -493,13 +531,8 @@ def _serve(desk: Any, call: Call) -> tuple[str, bytes]:
 
 
 def _parts(call: Call) -> tuple[Result, dict[str, bytes]]:
-    mark = call.kind.partition("boundary=")[2].encode()
-    found: dict[str, bytes] = {}
-    for part in call.body.split(b"--" + mark)[1:-1]:
-        head, _, content = part[2:-2].partition(b"\r\n\r\n")
-        found[head.partition(b'name="')[2].partition(b'"')[0].decode()] = content
-    result = Result.model_validate_json(found.pop("result"))
-    return result, found
+    found = dict(call.parts)
+    return Result.model_validate_json(found.pop("result")), found
 
 
 # what stands in bytes -----------------------------------------------------------------------------

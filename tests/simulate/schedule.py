@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ChexFractError
 from dicom_node.store.ledger import Ledger
@@ -23,6 +23,9 @@ from .databases import Content, SimulatedDatabase, SimulatedLedger, SimulatedMem
 from .effects import chance
 from .node import RULES, STATIONS
 from .world import NODES, NOTHING, WORKERS, Touch, World, is_settled
+
+if TYPE_CHECKING:
+    from .locks import ServerLocks
 
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 
@@ -70,13 +73,25 @@ STORM = USUAL | {"crash": 20, "restart": 14, "set": 12, "send": 40, "act": 16, "
 """Shares of what happens; each fourth schedule is a storm, with twice as many poison pictures."""
 
 
-def draw(seed: int) -> list[Event]:
+LENGTHS: dict[float, int] = {1.0: 1}
+"""How long schedules are, as a share of the longest ones, and how many of them."""
+
+
+def length_of(seed: int) -> float:
+    """Return the length of a schedule, which nothing else that is drawn depends on."""
+    (length,) = random.Random(f"length {seed}").choices(list(LENGTHS), list(LENGTHS.values()))
+    return length
+
+
+def draw(seed: int, length: float | None = None) -> list[Event]:
     """Return the events of a schedule."""
+    length = length_of(seed) if length is None else length
     drawn = random.Random(seed)
     weights = STORM if seed % 4 == 3 else USUAL
     kinds, shares = list(weights), list(weights.values())
     events = [Event("send", _numbers(drawn))]
-    for _ in range(drawn.randint(5, 22) if weights is USUAL else drawn.randint(15, 40)):
+    count = drawn.randint(5, 22) if weights is USUAL else drawn.randint(15, 40)
+    for _ in range(max(2, round(length * count))):
         (kind,) = drawn.choices(kinds, shares)
         events.append(Event(kind, _numbers(drawn)))
     if drawn.random() < 0.06:
@@ -84,7 +99,7 @@ def draw(seed: int) -> list[Event]:
     if drawn.random() < 0.1:
         for _ in range(drawn.randint(1, 3)):
             events.insert(drawn.randrange(len(events) + 1), Event("power", _numbers(drawn)))
-    for _ in range(drawn.choice((0, 0, 1, 2, 4))):
+    for _ in range(round(length * drawn.choice((0, 0, 1, 2, 4)))):
         place = drawn.randrange(len(events))
         events.insert(place, Event("weave", _numbers(drawn)))
         if drawn.random() < 0.5:  # the same image from two senders at a time
@@ -113,6 +128,8 @@ class Servers:
 
     url_of: Callable[[str], str] | None = None
     """Returns the URL of the ledger of this name in PostgreSQL, where there is one."""
+    locks: ServerLocks | None = None
+    """Waits for its locks, in each process of the simulation."""
 
 
 @cache
@@ -125,6 +142,10 @@ def databases(kind: str) -> list[SimulatedDatabase]:
         places = [Servers.url_of(f"world{os.getpid()}_{n}") for n in range(len(NODES))]
         for place in places:
             write_down(Ledger(place))
+        from .locks import ServerLocks
+
+        Servers.locks = ServerLocks(places[0])
+        Servers.locks.put_in_place()
         return [SimulatedDatabase(place) for place in places]
     folder = home() / str(os.getpid())
     folder.mkdir()
@@ -157,6 +178,8 @@ def play(events: Sequence[Event], seed: int) -> Outcome:
         with chance(seed):
             world = World(databases(database_of(seed)), folder, seed, is_shared=is_shared(seed))
             world.is_storm = seed % 4 == 3
+            if Servers.locks is not None:
+                Servers.locks.effects = world.effects
             copies: list[Backup] = []
             for node in world.nodes.values():
                 node.database.may_lose_power = any(event.kind == "power" for event in events)
@@ -178,6 +201,8 @@ def play(events: Sequence[Event], seed: int) -> Outcome:
     finally:
         if world is not None:
             world.close()
+        if Servers.locks is not None:
+            Servers.locks.effects = None
 
 
 @dataclass
@@ -372,9 +397,9 @@ def _of(found: dict[tuple[str, str], Any], uid: str) -> list[Any]:
     return [promise for (_, one), promise in found.items() if one == uid]
 
 
-def simulate(seed: int) -> Outcome:
+def simulate(seed: int, length: float | None = None) -> Outcome:
     """Draw and play one schedule."""
-    return play(draw(seed), seed)
+    return play(draw(seed, length), seed)
 
 
 def shrink(events: Sequence[Event], seed: int, what: str, tries: int = 400) -> list[Event]:

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ledgers import NOW, on, reported
@@ -15,6 +16,7 @@ from dicom_node.store.ledger import Ledger
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.simulate import broken, schedule
+from tests.simulate.driver import DirectConnection
 
 
 @pytest.fixture(autouse=True)
@@ -145,5 +147,19 @@ def test_a_second_sender_after_the_report_was_removed_does_not_wait_for_ever() -
 
 @pytest.mark.parametrize("seed", [1601, 1991, 3893])
 def test_seeds_that_have_failed_hold(seed: int) -> None:
-    outcome = schedule.simulate(seed)
+    outcome = schedule.simulate(seed, length=1.0)
     assert outcome.failure is None, "\n".join(outcome.story)
+
+
+@pytest.mark.parametrize("seed", [13, 23])
+def test_statements_do_by_the_driver_what_they_do_by_sqlalchemy(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = schedule.simulate(seed, length=1.0)
+    for name in ("execute", "scalar", "scalars"):
+
+        def whole(self: Any, statement: Any, parameters: Any = None, name: str = name) -> Any:
+            return getattr(self._whole, name)(statement, parameters)
+
+        monkeypatch.setattr(DirectConnection, name, whole)
+    assert schedule.simulate(seed, length=1.0).story == outcome.story

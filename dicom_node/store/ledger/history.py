@@ -84,6 +84,22 @@ _COMPARING = (
     sa.select(sa.func.count()).select_from(likenesses).where(likenesses.c.state == "waiting")
 )
 
+_OLDEST_OPEN = sa.select(sa.func.min(jobs.c.received_at)).where(
+    IS_UNFINISHED, jobs.c.state.in_([sa.literal_column(f"'{state}'") for state in OPEN])
+)
+_WAITING_FOR = (
+    sa.select(deliveries.c.destination, sa.func.count(), sa.func.min(deliveries.c.created_at))
+    .where(IS_UNSENT)
+    .group_by(deliveries.c.destination)
+)
+_UNCOMMITTED = (
+    sa.select(deliveries.c.destination, sa.func.count())
+    .where(deliveries.c.ask_at > 0, IS_SENT)
+    .group_by(deliveries.c.destination)
+)
+_DESTINATIONS = sa.select(destinations)
+_HELD_BY_PEOPLE = names_of("destination")
+
 STANDINGS = {
     "delivered": ("delivered", "committed"),
     "reported": ("reported", "retrying", "delivered", "committed"),
@@ -140,11 +156,7 @@ class History:
         """Return counts by state, what waits and since when, and how destinations do."""
         now = self._clock.wall()
         with self._database.reading() as connection:
-            oldest = connection.scalar(
-                sa.select(sa.func.min(jobs.c.received_at)).where(
-                    IS_UNFINISHED, jobs.c.state.in_(OPEN)
-                )
-            )
+            oldest = connection.scalar(_OLDEST_OPEN)
             counted = connection.execute(_TOTALS).all()
             by_state: dict[str, dict[str, int]] = {"instances": {}, "jobs": {}, "deliveries": {}}
             models: dict[str, dict[str, int]] = {}
@@ -528,25 +540,11 @@ def _arrival_state(instance: str, job: str | None, sent: Sequence[str]) -> str:
 
 def _destination_states(connection: Connection, now: float) -> Iterator[DestinationState]:
     waiting: dict[str, tuple[int, float]] = {
-        name: (count, oldest)
-        for name, count, oldest in connection.execute(
-            sa.select(
-                deliveries.c.destination,
-                sa.func.count(),
-                sa.func.min(deliveries.c.created_at),
-            )
-            .where(IS_UNSENT)
-            .group_by(deliveries.c.destination)
-        )
+        name: (count, oldest) for name, count, oldest in connection.execute(_WAITING_FOR)
     }
-    awaited = connection.execute(
-        sa.select(deliveries.c.destination, sa.func.count())
-        .where(deliveries.c.ask_at > 0, IS_SENT)
-        .group_by(deliveries.c.destination)
-    )
-    uncommitted: dict[str, int] = {row[0]: row[1] for row in awaited}
-    known = {row.name: row for row in connection.execute(sa.select(destinations)).all()}
-    by_people = set(connection.scalars(names_of("destination")))
+    uncommitted: dict[str, int] = {row[0]: row[1] for row in connection.execute(_UNCOMMITTED)}
+    known = {row.name: row for row in connection.execute(_DESTINATIONS).all()}
+    by_people = set(connection.scalars(_HELD_BY_PEOPLE))
     for name in sorted({*waiting, *known, *uncommitted}):
         count, oldest = waiting.get(name, (0, now))
         row = known.get(name)

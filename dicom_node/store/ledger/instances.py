@@ -17,7 +17,7 @@ from dicom_node.base.local_time import local_time
 from dicom_node.standard.priority import FROM_DIMSE, DimsePriority, Priority
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.batch import Batch
-from dicom_node.store.ledger.database import Database, DriverTransaction
+from dicom_node.store.ledger.database import Database, DriverTransaction, fetch, write
 from dicom_node.store.ledger.events import (
     ADD_EVENT,
     Details,
@@ -138,6 +138,13 @@ _ANY_ORDER = sa.text(
 )
 """Any report of a study and model: each tells when the first of them was made."""
 
+_THIS = instances.c.sop_instance_uid == sa.bindparam("uid")
+_LOCKED = sa.select(instances).where(_THIS).with_for_update()
+_NOTE_DIGEST = (
+    instances.update()
+    .where(_THIS, instances.c.sha256 == sa.literal_column("''"))
+    .values(sha256=sa.bindparam("digest"))
+)
 _FACTS = tuple(f.name for f in fields(Instance))
 _JOB = (
     "id",
@@ -265,11 +272,8 @@ class Instances:
 
     def note_digest(self, sop_instance_uid: str, sha256: str) -> None:
         """Remember the digest of an Instance that came before, unless it is remembered."""
-        ours = instances.c.sop_instance_uid == sop_instance_uid
         with self._database.writing() as connection:
-            connection.execute(
-                instances.update().where(ours, instances.c.sha256 == "").values(sha256=sha256)
-            )
+            write(connection, _NOTE_DIGEST, [{"uid": sop_instance_uid, "digest": sha256}])
 
     def _receive_batch(self, arrivals: Sequence[_Arrival]) -> list[Receipt | None]:
         """Record in one transaction what comes for the first time; None for the others."""
@@ -353,10 +357,9 @@ class Instances:
 
     def _record_again(self, arrival: _Arrival) -> Receipt:
         """Record what came under a known UID."""
-        ours = instances.c.sop_instance_uid == arrival.instance.sop_instance_uid
         with self._database.writing() as connection:
             # locked: its file may be removed at this moment (PostgreSQL)
-            first = connection.execute(sa.select(instances).where(ours).with_for_update()).one()
+            (first,) = fetch(connection, _LOCKED, {"uid": arrival.instance.sop_instance_uid})
             if not (first.sha256 and arrival.instance.sha256):
                 return Receipt("known", file=first.file)
             kind, made, file, reason = self.repeats.record(

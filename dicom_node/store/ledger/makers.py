@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dicom_node.base.job import Result
-from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.database import Database, fetch, write
 from dicom_node.store.schema import instances, jobs, makers, workers
 
 EVERY_S = 60.0
@@ -38,11 +38,32 @@ JOB_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
 """All of a job, with what its maker says; what `views.ResultView.of` wants is among them."""
 
 
+_KEY = ("model", "model_version", "device_uid", "demonstration", "options")
+
+_NUMBER = sa.select(makers.c.id).where(*(makers.c[n] == sa.bindparam(f"its_{n}") for n in _KEY))
+_NOTE = (
+    makers.update()
+    .where(makers.c.id == sa.bindparam("number"), makers.c.last_at < sa.bindparam("now"))
+    .values(last_at=sa.bindparam("now"))
+)
+
+
+class _Statements:
+    """What is written for most results and claims, in the words of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self.add = database.insert(makers).on_conflict_do_nothing()
+        new = database.insert(workers)
+        self.note_worker = new.on_conflict_do_update(
+            index_elements=[workers.c.name], set_={"claimed_at": new.excluded.claimed_at}
+        )
+
+
 class Makers:
     """Finds the number of a maker, and notes when makers and workers were last active."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._statements = database.once(_Statements)
         self._known: dict[tuple[Any, ...], int] = {}
         self._noted: dict[int | str, float] = {}
 
@@ -51,28 +72,23 @@ class Makers:
         key = {name: getattr(result, name) for name in _KEY}
         number = self._known.get(tuple(key.values()))
         if number is None:
-            same = sa.and_(*(makers.c[name] == value for name, value in key.items()))
-            query = sa.select(makers.c.id).where(same)
-            number = connection.scalar(query)
-            if number is None:
+            asked = {f"its_{name}": value for name, value in key.items()}
+            found = fetch(connection, _NUMBER, asked)
+            if not found:
                 # Not remembered: this transaction may fail, and its row with it.
-                insert = self._database.insert(makers).on_conflict_do_nothing()
-                connection.execute(insert, key | {"last_at": now})
-                return int(connection.scalar(query) or 0)
-            self._known[tuple(key.values())] = number
+                write(connection, self._statements.add, [key | {"last_at": now}], is_whole=False)
+                found = fetch(connection, _NUMBER, asked)
+                return int(found[0].id) if found else 0
+            number = self._known[tuple(key.values())] = int(found[0].id)
         if self._is_due(number, now):
-            last = makers.update().where(makers.c.id == number, makers.c.last_at < now)
-            connection.execute(last.values(last_at=now))
+            write(connection, _NOTE, [{"number": number, "now": now}])
         return number
 
     def note_claim(self, connection: Connection, worker: str, now: float) -> None:
         """Note that a worker has claimed a job."""
         if self._is_due(worker, now):
-            new = self._database.insert(workers)
-            later = new.on_conflict_do_update(
-                index_elements=[workers.c.name], set_={"claimed_at": new.excluded.claimed_at}
-            )
-            connection.execute(later, {"name": worker, "claimed_at": now})
+            claimed = {"name": worker, "claimed_at": now}
+            write(connection, self._statements.note_worker, [claimed], is_whole=False)
 
     def _is_due(self, who: int | str, now: float) -> bool:
         if abs(now - self._noted.get(who, 0.0)) < EVERY_S:
@@ -121,5 +137,4 @@ def name_makers(
     return sum(map(len, made.values()))
 
 
-_KEY = ("model", "model_version", "device_uid", "demonstration", "options")
 _MOST_NOTED = 1000

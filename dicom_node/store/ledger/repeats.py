@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Row
 
 from dicom_node.settings import SENDER
 from dicom_node.store.clock import Clock
-from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.database import Database, change, fetch, write
 from dicom_node.store.ledger.deliveries import add_deliveries
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.search import replace_words, searched_text, sort_name
@@ -86,7 +86,59 @@ _TO_COMPARE = (
     .order_by(likenesses.c.received_at, likenesses.c.id)
     .limit(sa.bindparam("number"))
 )
-"""Asked many times a second, so it is built once."""
+
+# What each repetition asks and writes is built once: building took longer than asking.
+
+_OF_INSTANCE = sa.bindparam("uid", type_=sa.Text)
+_FIRST = sa.select(instances).where(instances.c.sop_instance_uid == _OF_INSTANCE)
+_RESENT = (
+    instances.update()
+    .where(instances.c.sop_instance_uid == _OF_INSTANCE)
+    .values(resends=instances.c.resends + sa.literal_column("1"))
+)
+_KEEP_AGAIN = (
+    instances.update()
+    .where(instances.c.sop_instance_uid == _OF_INSTANCE)
+    .values(file=sa.bindparam("new_file"), purged_at=0, kept_at=sa.bindparam("now"))
+)
+_HAVE_SENT = senders.c.sop_instance_uid == _OF_INSTANCE
+_SENT_AGAIN = (
+    senders.update()
+    .where(
+        _HAVE_SENT,
+        senders.c.calling_ae == sa.bindparam("title"),
+        senders.c.calling_host == sa.bindparam("host"),
+    )
+    .values(
+        received=senders.c.received + sa.literal_column("1"),
+        last_at=sa.bindparam("now"),
+        association=sa.bindparam("by"),
+    )
+)
+_SENDERS = sa.select(sa.func.count().label("n")).select_from(senders).where(_HAVE_SENT)
+_ADD_SENDER = senders.insert()
+_JOBS = (
+    sa.select(jobs, instances.c.calling_ae, instances.c.calling_host)
+    .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
+    .where(jobs.c.sop_instance_uid == _OF_INSTANCE)
+    .order_by(jobs.c.generation)
+    .with_for_update(of=jobs)
+)
+_FILE_KEY = ("sop_instance_uid", "sha256", "transfer_syntax_uid")
+
+
+def _with_file(table: sa.Table) -> sa.Select[Any]:
+    """Return the query of a table's rows of one file."""
+    return sa.select(table).where(*(table.c[n] == sa.bindparam(f"its_{n}") for n in _FILE_KEY))
+
+
+def _file_key(instance: Any) -> dict[str, str]:
+    """Return the values of `_with_file`."""
+    return {f"its_{name}": getattr(instance, name) for name in _FILE_KEY}
+
+
+_LIKENESS = _with_file(likenesses)
+_CONFLICT = _with_file(conflicts)
 
 
 def _wider_wish(known: Wish | None, asked: Wish, job: Row[Any], route: Any) -> Wish | None:
@@ -195,16 +247,13 @@ class Repeats:
         now: float,
         what: str,
     ) -> tuple[ReceiptKind, tuple[str, ...], str, str]:
-        uid = first.sop_instance_uid
-        values: dict[str, Any] = {"resends": instances.c.resends + 1}
+        uid, file = first.sop_instance_uid, str(first.file)
+        write(connection, _RESENT, [{"uid": uid}])
         if first.purged_at and what == SAME_BYTES:
             # retention had removed the file: the new file takes its place
-            values |= {"file": instance.file, "purged_at": 0, "kept_at": now}
-        connection.execute(
-            instances.update().where(instances.c.sop_instance_uid == uid).values(**values)
-        )
+            file = str(instance.file)
+            write(connection, _KEEP_AGAIN, [{"uid": uid, "new_file": file, "now": now}])
         is_other = self._note_sender(connection, first, instance, now, what)
-        file = str(values.get("file", first.file))
         made = (
             self._follow_routes(connection, first, instance, routes, now, is_other) if file else ()
         )
@@ -215,33 +264,26 @@ class Repeats:
     ) -> bool:
         """Remember who sent it again, with an event; return whether it is another sender."""
         uid, who = first.sop_instance_uid, (instance.calling_ae[:64], instance.calling_host[:64])
-        ours = senders.c.sop_instance_uid == uid
-        this = ours & (senders.c.calling_ae == who[0]) & (senders.c.calling_host == who[1])
         association = str(getattr(instance, "association", ""))
-        changed = connection.execute(
-            senders.update()
-            .where(this)
-            .values(received=senders.c.received + 1, last_at=now, association=association)
-        ).rowcount
         is_other = who != (first.calling_ae[:64], first.calling_host[:64])
-        if changed:
+        asked = {"uid": uid, "title": who[0], "host": who[1]}
+        if change(connection, _SENT_AGAIN, asked | {"now": now, "by": association}):
             return is_other
-        count = connection.scalar(sa.select(sa.func.count()).select_from(senders).where(ours)) or 0
+        ((count,),) = fetch(connection, _SENDERS, {"uid": uid})
         # AE titles are free text: somebody who makes them up may not fill the ledger
         if count >= MOST_SENDERS:
             return is_other
-        connection.execute(
-            senders.insert().values(
-                sop_instance_uid=uid,
-                calling_ae=who[0],
-                calling_host=who[1],
-                called_ae=instance.called_ae,
-                association=association,
-                received=1,
-                first_at=now,
-                last_at=now,
-            )
-        )
+        new = {
+            "sop_instance_uid": uid,
+            "calling_ae": who[0],
+            "calling_host": who[1],
+            "called_ae": instance.called_ae,
+            "association": association,
+            "received": 1,
+            "first_at": now,
+            "last_at": now,
+        }
+        write(connection, _ADD_SENDER, [new], is_whole=False)
         said = Details(calling_ae=who[0], calling_host=who[1], association=association, reason=what)
         append(connection, [NewEvent(uid, Stage.DUPLICATE, now, details=said)])
         return is_other
@@ -328,14 +370,10 @@ class Repeats:
         add_deliveries(connection, job, new, pairs, word, demonstration, now)
 
     def _known_likeness(self, connection: Connection, instance: Any) -> Row[Any] | None:
-        return connection.execute(
-            sa.select(likenesses).where(_is_same_file(likenesses, instance))
-        ).first()
+        return next(iter(fetch(connection, _LIKENESS, _file_key(instance))), None)
 
     def _kept_conflict(self, connection: Connection, instance: Any) -> Row[Any] | None:
-        return connection.execute(
-            sa.select(conflicts).where(_is_same_file(conflicts, instance))
-        ).first()
+        return next(iter(fetch(connection, _CONFLICT, _file_key(instance))), None)
 
     def _add_conflict(self, connection: Connection, instance: Any, reason: str, now: float) -> str:
         row = {c.name: getattr(instance, c.name) for c in conflicts.c if hasattr(instance, c.name)}
@@ -435,19 +473,14 @@ def add_route(connection: Connection, job: str, wishes: Mapping[str, Wish]) -> N
 
 
 def _first_instance(connection: Connection, uid: str) -> Row[Any]:
-    return connection.execute(sa.select(instances).where(instances.c.sop_instance_uid == uid)).one()
+    (row,) = fetch(connection, _FIRST, {"uid": uid})
+    found: Row[Any] = row
+    return found
 
 
 def _newest_jobs(connection: Connection, uid: str) -> Mapping[str, Row[Any]]:
     """Return the last job of each model."""
-    rows = connection.execute(
-        sa.select(jobs, instances.c.calling_ae, instances.c.calling_host)
-        .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
-        .where(jobs.c.sop_instance_uid == uid)
-        .order_by(jobs.c.generation)
-        .with_for_update(of=jobs)
-    ).all()
-    return {row.model: row for row in rows}
+    return {row.model: row for row in fetch(connection, _JOBS, {"uid": uid})}
 
 
 def _header_difference(first: Row[Any], instance: Any) -> str:
