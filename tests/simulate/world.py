@@ -37,6 +37,9 @@ NODES = ("node-a", "node-b")
 WORKERS = ("worker-1", "worker-2", "worker-3")
 NOTHING = "nothing"
 
+MOST_ROUNDS = 300
+"""In the end everybody has his turn so often at most; some ten rounds are usual."""
+
 LOOPS_TURN = 3
 """In the end a loop turns in one of so many rounds, while workers, archives or the network act."""
 
@@ -363,8 +366,9 @@ class World:
         self.end_faults()
         self.say("no more faults")
         until = self.clock.monotonic() + within_s
-        pause, commits = 0.5, -1
+        pause, commits, rounds = 0.5, -1, 0
         while not self.failure:
+            rounds += 1
             self.restart()
             self._run_all()
             self._settle_by_hand()
@@ -380,7 +384,8 @@ class World:
             soon = 2 * pause if now == commits else 0.5
             commits = now
             pause = min(3600.0, max(soon, *(node.idle_s() for node in waiting), 0.5))
-            if self.clock.monotonic() > until:
+            # by rounds, too: what is done again and again lets little time pass
+            if self.clock.monotonic() > until or rounds > MOST_ROUNDS:
                 names = ", ".join(f"{node.name}: {what_waits(node)}" for node in waiting)
                 self.fail("something waits for ever", names)
                 return
