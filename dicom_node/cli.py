@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_node import __version__
 from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, Act, CommandParser, add, run
+from dicom_node.base.plurals import counted
 
 if TYPE_CHECKING:
     from dicom_node.editing import ConfigFile
@@ -662,8 +663,7 @@ def _find_peer(settings: Settings, name: str) -> Peer:
 def _config_check(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
-    show.checked(options.config, _load_settings(options), as_json=options.json)
-    return OK
+    return show.checked(options.config, _load_settings(options), as_json=options.json)
 
 
 def _config_show(options: argparse.Namespace) -> int:
@@ -866,7 +866,8 @@ def _print_copied(done: Any, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"files": done.files, "new": done.new, "ledger_bytes": done.size}))
     else:
-        print(f"{done.files} files, {done.new} of them new; ledger of {done.size} bytes")
+        files = counted(done.files, "file")
+        print(f"{files}, {done.new} of them new; ledger of {counted(done.size, 'byte')}")
     return OK
 
 
@@ -885,8 +886,8 @@ def _run_export(options: argparse.Namespace) -> int:
     )
     span = f"{options.since} to {options.until or 'now'}"
     kind = ", identifiers hashed" if options.deid else ""
-    _note_use(settings, "exported", "export", f"{count} results of {span}{kind}")
-    print(f"{count} results", file=sys.stderr)
+    _note_use(settings, "exported", "export", f"{counted(count, 'result')} of {span}{kind}")
+    print(counted(count, "result"), file=sys.stderr)
     return OK
 
 

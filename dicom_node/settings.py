@@ -108,6 +108,13 @@ AETitle = Annotated[
 """1 to 16 characters of the default repertoire without backslash; blanks before and behind have no
 meaning and are taken off here, so that titles compare as they are (DICOM PS3.5 Table 6.2-1)."""
 
+PlainText = Annotated[
+    str,
+    Field(max_length=64, pattern=r"^[^\\\x00-\x1f\x7f]*$"),
+    Wording("text of at most 64 characters without a backslash or a line break; write such"),
+]
+"""A value of VR LO, in which a backslash would begin another value (DICOM PS3.5 6.4)."""
+
 Right = Literal["store", "query", "retrieve", "commit"]
 """What a peer may do here: C-STORE; C-FIND; C-GET and C-MOVE; report what it commits to."""
 
@@ -116,6 +123,14 @@ Name = Annotated[
     Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"),
     Wording("a name; write 1 to 64 letters, digits, and _ . -"),
 ]
+
+
+def _is_named(value: Path) -> Path:
+    if value in (Path(), Path("/")):
+        raise ValueError('is not a folder of its own; write one, such as "/var/lib/chexfract"')
+    return value
+
+
 Port = Annotated[int, Field(ge=0, le=65535), Wording("a port; write a number from 1 to 65535")]
 
 
@@ -175,7 +190,7 @@ class Node(Section):
     """Address on which associations are accepted; ``0.0.0.0`` is every one of this machine."""
     port: Port = 11112
     """DICOM port."""
-    data_dir: Path = Path("var")
+    data_dir: Annotated[Path, AfterValidator(_is_named)] = Path("var")
     """Folder of ledger, spool, secrets and logs; for the user of the node alone."""
     ledger: str = "sqlite"
     """``sqlite`` (a file in data_dir) or a ``postgresql+psycopg://`` URL."""
@@ -203,9 +218,9 @@ class Node(Section):
     """Largest PDU in bytes that is received (PS3.8 D.1)."""
     max_instance: Size = 512_000_000
     """Largest data set that is received; more is aborted."""
-    idle_timeout: Duration = 60.0
+    idle_timeout: Annotated[Duration, Field(gt=0)] = 60.0
     """Time without a byte after which an association is aborted."""
-    serial_number: str = Field(default="", max_length=64)
+    serial_number: PlainText = ""
     """Device Serial Number (0018,1000) of this installation in reports."""
     time_zone: str = ""
     """IANA name of the site's time zone, such as ``Europe/Berlin``; empty: that of the host. Dates
@@ -409,9 +424,9 @@ class Dispatch(Section):
     """Most jobs per model that wait in the broker at one time."""
     batch: int = Field(default=8, ge=1)
     """Most jobs in one hand-out when there is a backlog."""
-    queued_for: Duration = 60.0
+    queued_for: Annotated[Duration, Field(gt=0)] = 60.0
     """Time a hand-out may wait in the broker before it is handed out again."""
-    lease: Duration = 60.0
+    lease: Annotated[Duration, Field(gt=0)] = 60.0
     """Time without progress after which a claimed job is handed out again."""
     attempts: int = Field(default=5, ge=1)
     """Attempts at one job before it ends as failed."""
@@ -465,7 +480,7 @@ class Peer(Section):
     """Whether it is asked to commit to what it was sent (PS3.4 J); then its answer is taken."""
     max_pdu: int = Field(default=131072, ge=4096)
     """Largest PDU in bytes that is sent to it."""
-    timeout: Duration = 30.0
+    timeout: Annotated[Duration, Field(gt=0)] = 30.0
     """Time that it may take for an answer."""
     tls: Tls = Tls()
 
@@ -580,7 +595,7 @@ class Report(Section):
 
     not_analysed: bool = True
     """Whether an image that is not analysed gets a report that says why."""
-    series_description: Annotated[str, Field(max_length=64)] = "AI fracture description (ChexFract)"
+    series_description: PlainText = "AI fracture description (ChexFract)"
     """Series Description (0008,103E) of the reports."""
     series_number: int = Field(default=9001, ge=0, le=2**31 - 1)
     """Series Number (0020,0011) of the first of their series."""
@@ -760,8 +775,7 @@ class Settings(BaseSettings):
             and rule.mode == "live"
             and not rule.allow_demonstration
         ]
-        if self.node.port and self.node.port == self.web.port:
-            faults.append(f"node.port and web.port are both {self.web.port}; give one another port")
+        faults += _shared_ports(self)
         faults += [
             f"rule {name!r} stands {count} times; give each rule a name of its own"
             for name, count in Counter(rule.name for rule in self.rules).items()
@@ -827,6 +841,19 @@ def shown(settings: Settings) -> dict[str, Any]:
     for table, key in (("broker", "url"), ("node", "ledger")):
         content[table][key] = hide_passwords(content[table][key])
     return content
+
+
+def _shared_ports(settings: Settings) -> list[str]:
+    """Return a fault for each two doors of the node that cannot be on one port."""
+    node, web, jobs = settings.node, settings.web, settings.jobs
+    faults = []
+    if node.port and node.port == web.port:
+        faults.append(f"node.port and web.port are both {web.port}; give one another port")
+    for key, port, host in (("node", node.port, node.host), ("web", web.port, web.host)):
+        own = jobs.host or web.host
+        if jobs.port and jobs.port == port and (own == host or {own, host} & {"0.0.0.0", "::"}):  # noqa: S104 - a comparison
+            faults.append(f"{key}.port and jobs.port are both {port}; give one another port")
+    return faults
 
 
 def _near_peer(name: str, peers: Mapping[str, Peer]) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 from dicom_node import in_force
 from dicom_node.base.checks import Check, failed, passed, show, warned
 from dicom_node.base.errors import ChexFractError, ConfigurationError
+from dicom_node.base.plurals import counted
 from dicom_node.base.rims import OneOfMany
 from dicom_node.operate import machine, neighbours, people, surroundings
+from dicom_node.operate.config_faults import address_faults
 from dicom_node.settings import Settings, load
 
 LIMIT_S = 9.0
@@ -37,7 +39,7 @@ def doctor(config: Path, *, worker_config: Path | None = None, as_json: bool = F
     settings = None
     try:
         settings = load(config)
-        checks = [_config_check(config, settings), *together(_all_looks(settings))]
+        checks = [*_config_checks(config, settings), *together(_all_looks(settings))]
     except ConfigurationError as exc:
         advice = f"correct {config}" if config.exists() else "chexfract-node init writes one"
         checks = [failed("config", str(exc), advice, exc.exit_code)]
@@ -70,8 +72,17 @@ def _all_looks(settings: Settings) -> list[tuple[str, Look]]:
     return looks
 
 
+def _config_checks(config: Path, settings: Settings) -> list[Check]:
+    """Look at the file itself and at its addresses; what else it names has looks of its own."""
+    found = [
+        failed("config", what, advice, ConfigurationError.exit_code)
+        for what, _, advice in (fault.rpartition("; ") for fault in address_faults(settings))
+    ]
+    return found or [_config_check(config, settings)]
+
+
 def _config_check(config: Path, settings: Settings) -> Check:
-    what_is_there = f"{config}: {settings.node.ae_title}, {len(settings.peers)} peers"
+    what_is_there = f"{config}: {settings.node.ae_title}, {counted(len(settings.peers), 'peer')}"
     if not settings.rules:
         advice = "add [[rules]], see configs/node.toml"
         return warned("config", f"{what_is_there}, no rules: every Instance is ignored", advice)
@@ -80,7 +91,7 @@ def _config_check(config: Path, settings: Settings) -> Check:
         return failed(
             "config", what, "add [peers.NAME] for each archive", ConfigurationError.exit_code
         )
-    return passed("config", f"{what_is_there}, {len(settings.rules)} rules")
+    return passed("config", f"{what_is_there}, {counted(len(settings.rules), 'rule')}")
 
 
 def together(looks: Sequence[tuple[str, Look]], limit_s: float = LIMIT_S) -> list[Check]:

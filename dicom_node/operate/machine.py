@@ -25,8 +25,10 @@ from dicom_node.base.children import CHILDREN
 from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ConfigurationError, OutOfResources
 from dicom_node.base.local_time import is_zone_doubtful, local_time
+from dicom_node.base.plurals import counted
 from dicom_node.credentials import secret_path
 from dicom_node.dimse import security
+from dicom_node.operate.config_faults import tls_faults
 from dicom_node.peers import doubts
 from dicom_node.running import is_running
 from dicom_node.settings import Settings, Tls
@@ -77,7 +79,8 @@ def python() -> Iterable[Check]:
         for package in found
         if package.split()[0] in ("pydicom", "pynetdicom", "celery", "redis")
     ]
-    state = f"Python {here}, {', '.join(named)} and {len(found) - len(named)} more packages"
+    others = counted(len(found) - len(named), "more package")
+    state = f"Python {here}, {', '.join(named)} and {others}"
     return [passed("python", state)]
 
 
@@ -136,7 +139,7 @@ def openness(settings: Settings) -> Iterable[Check]:
     if is_loopback(node.host):
         return [passed("who may send", f"programs on this machine ({node.host})")]
     if node.known_peers_only:
-        return [passed("who may send", f"{len(settings.peers)} known peers")]
+        return [passed("who may send", counted(len(settings.peers), "known peer"))]
     what = f"anyone who reaches {node.host}:{node.port}: known_peers_only = false"
     return [warned("who may send", what, "set known_peers_only = true and name the peers")]
 
@@ -148,12 +151,16 @@ def callers(settings: Settings) -> Iterator[Check]:
         where, _, advice = doubt.partition("; ")
         yield warned("who calls", f"peer {name} {where}", advice or "write its addresses")
     if not found and settings.peers:
-        yield passed("who calls", f"{len(settings.peers)} peers are known by their addresses")
+        peers = counted(len(settings.peers), "peer is", "peers are")
+        yield passed("who calls", f"{peers} known by address")
 
 
 def disk(settings: Settings) -> Iterator[Check]:
     """Look whether images can be written, have room, and agree with the clock."""
     folder, wanted = settings.shared_dir, settings.retention.min_free
+    if folder.exists() and not folder.is_dir():
+        yield failed("disk", f"{folder} is a file", "name a folder as node.data_dir", _CONFIG)
+        return
     place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     try:
         with tempfile.NamedTemporaryFile(dir=place, prefix=".doctor-") as file:
@@ -272,11 +279,17 @@ def confinement() -> list[Check]:
 
 def tls(settings: Settings) -> Iterator[Check]:
     """Look at each TLS end's files: present, fitting, and valid for another month."""
+    keys = {"tls node": "node.tls.", "tls web": "web."}
     for name, end in conditions.tls_ends(settings).items():
+        before = keys.get(name) or f"peers.{name.removeprefix('tls ')}.tls."
+        if faults := list(tls_faults(before, end)):
+            for what, _, advice in (fault.rpartition("; ") for fault in faults):
+                yield failed(name, what, advice, _CONFIG)
+            continue
         try:
             (security.acceptor if name in ("tls node", "tls web") else security.requestor)(end)
         except ConfigurationError as exc:
-            advice = "are the files there, in PEM form, and does the key belong to the certificate?"
+            advice = "does OpenSSL of this host take these files?"
             yield failed(name, str(exc), advice, _CONFIG)
             continue
         yield from _check_dates(name, end)

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.json_schema import document
 from dicom_node.base.local_time import local_time
+from dicom_node.base.plurals import counted
 from dicom_node.peers import doubts, peer_table, who_calls
 from dicom_node.settings import SENDER, Peer, Rule, Settings, shown
 from dicom_node.standard.matching import wild
@@ -66,16 +68,15 @@ def status(
         counts = ", ".join(f"{n} {state}" for state, n in sorted(by_state.items())) or "none"
         console.print(f"{what:11} {counts}")
     if done < old:
-        console.print(f"{'upgrade':11} {done} of {old} rows of an older version are filled")
+        console.print(f"{'upgrade':11} rows of an older version filled: {done} of {old}")
     if totals.conflicts:
         console.print(f"{'conflicts':11} {totals.conflicts}: same UID, other content; see trace")
     if totals.comparing:
         console.print(f"{'comparing':11} {totals.comparing}: same UID, pixels being compared")
     for caller in refused[:5]:
         who = f"{caller.ae_title}@{caller.address}" if caller.ae_title else caller.address
-        console.print(
-            escape(_printable_text(f"{'refused':11} {who}: {caller.reason} ({caller.count} times)"))
-        )
+        text = f"{'refused':11} {who}: {caller.reason} ({counted(caller.count, 'time')})"
+        console.print(escape(_printable_text(text)))
     for hold in held:
         who = f" by {hold.held_by}" if hold.held_by else ""
         why = f": {hold.reason}" if hold.reason else ""
@@ -126,7 +127,7 @@ def _destination_text(line: DestinationState) -> str:
     text = f"{line.name:11} {line.waiting} waiting"
     if line.uncommitted:
         text += f", {line.uncommitted} sent and not committed"
-    return f"{text}, {line.failures} failures: {line.reason}" if line.reason else text
+    return f"{text}, {counted(line.failures, 'failure')}: {line.reason}" if line.reason else text
 
 
 def _arrival_row(row: Arrival) -> dict[str, Any]:
@@ -202,8 +203,11 @@ def acted(what: str, done: Any, *, as_json: bool, left: Sequence[str] = ()) -> N
             print(_printable_text(f"not {what}: {line}"))
 
 
-def checked(path: Path, settings: Settings, *, as_json: bool) -> None:
-    """Say that a configuration is right, and what it means."""
+def checked(path: Path, settings: Settings, *, as_json: bool) -> int:
+    """Say whether a configuration is right here, and what it means; return the exit code."""
+    from dicom_node.operate.config_faults import config_faults, port_faults
+
+    faults = [*port_faults(settings), *config_faults(settings)]
     checked: dict[str, Any] = {
         "config": str(path),
         "ae_title": settings.node.ae_title,
@@ -211,15 +215,22 @@ def checked(path: Path, settings: Settings, *, as_json: bool) -> None:
         "peers": sorted(settings.peers),
         "rules": [rule.name for rule in settings.rules],
         "hints": list(_config_notes(settings)),
+        "faults": faults,
     }
+    code = ConfigurationError.exit_code if faults else 0
     if as_json:
         print_json(checked)
-        return
+        return code
+    for fault in faults:
+        print(f"{path}: {fault}", file=sys.stderr)
+    if faults:
+        return code
     print(f"{path}: right. {settings.node.ae_title} on port {settings.node.port}")
     peers, rules = (", ".join(checked[what]) or "none" for what in ("peers", "rules"))
     print(f"peers: {peers}; rules: {rules}")
     for hint in checked["hints"]:
         print(f"note: {hint}")
+    return code
 
 
 def _config_notes(settings: Settings) -> Iterable[str]:
