@@ -68,6 +68,10 @@ class ServedWorker:
     """Its exit status."""
     next_at: float = 0.0
     """When it is started again by itself."""
+    kill_at: float = 0.0
+    """When it is killed if it does not end; 0 unless it was asked to end."""
+    was_killed: bool = False
+    """Whether the one before had to be killed."""
 
 
 def tell_worker(folder: Path, worker: ServedWorker) -> None:

@@ -24,6 +24,7 @@ from dicom_node import in_force
 from dicom_node.base import logs
 from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.plurals import counted
 from dicom_node.base.service_manager import READY, STOPPING, Watchdog, notify
 from dicom_node.credentials import read_credentials
 from dicom_node.dimse.port import Ports
@@ -53,6 +54,9 @@ WORKED_S = 10.0
 
 LONGEST_PAUSE_S = 10.0
 """Longest wait before a process that cannot start is tried again."""
+
+WORKER_ENDS_S = 15.0
+"""Time that a worker gets to end when a person has it begin again."""
 
 STOP_S = 2.5
 """Time that processes get to end by themselves."""
@@ -86,6 +90,10 @@ class Child:
     ended_at: float = 0.0
     """When it ended last, by the wall clock; 0 while it runs."""
     ended_with: int | None = None
+    kill_at: float = 0.0
+    """When it is killed, by the monotonic clock; 0 unless it was asked to end."""
+    was_killed: bool = False
+    """Whether it ended last because it did not do so when it was asked to."""
 
 
 @dataclass(slots=True)
@@ -157,9 +165,12 @@ class Supervisor:
             return
         logger.info("a person asks for the worker", extra={"role": child.name})
         child.failures, child.next_start = 0, 0.0
-        if child.process is not None:
+        # Who presses the button again must not lengthen the life of what hangs.
+        if child.process is not None and not child.kill_at:
+            child.kill_at = time.monotonic() + WORKER_ENDS_S
             with contextlib.suppress(ProcessLookupError):
                 child.process.terminate()  # its jobs go back, then it is started again
+            self.tell_worker(child)
 
     def _check_children(self) -> None:
         now = time.monotonic()
@@ -203,7 +214,8 @@ class Supervisor:
                     child.process.send_signal(signal.SIGHUP)
 
     def _note_reloaded(self, exchanged: Exchange) -> None:
-        logger.info("reloaded: %d peers, %d rules", len(exchanged.peers), len(exchanged.rules))
+        peers, rules = counted(len(exchanged.peers), "peer"), counted(len(exchanged.rules), "rule")
+        logger.info("reloaded: %s, %s", peers, rules)
         if exchanged.waiting:
             tables = ", ".join(f"[{table}]" for table in exchanged.waiting)
             logger.warning("%s changed too: in force after the next start", tables)
@@ -218,12 +230,23 @@ class Supervisor:
             if child.beats and now - child.beaten > patience:
                 logger.error("%s hangs: started again", child.name, extra={"role": child.name})
                 _kill_group(process)
+            elif child.kill_at and now > child.kill_at:
+                logger.error(
+                    "%s does not end %.0f s after it was asked to: killed",
+                    child.name,
+                    WORKER_ENDS_S,
+                    extra={"role": child.name},
+                )
+                child.was_killed, child.kill_at = True, 0.0
+                _kill_group(process)
             return
         # starting it again would not make the configuration right
         if status == ConfigurationError.exit_code and not child.ready and child.beats:
             self._ends, self._exit = True, status
             return
         _forget_process(child)
+        child.was_killed = child.was_killed and status == -signal.SIGKILL
+        child.kill_at = 0.0
         # What worked and was killed is back at once; what cannot start is tried ever more slowly.
         has_worked = child.ready or now - child.started > WORKED_S
         child.failures = 0 if has_worked else child.failures + 1
@@ -349,8 +372,12 @@ def _why_no_worker(config: Path) -> str:
 
 def _served(child: Child | None, config: Path, why_not: str) -> ServedWorker:
     known = ServedWorker(socket.gethostname(), str(config.absolute()), child is not None, why_not)
-    if child is None or child.process is not None:
+    if child is None:
         return known
+    known = replace(known, was_killed=child.was_killed)
+    if child.process is not None:
+        left = child.kill_at - time.monotonic()
+        return replace(known, kill_at=HOST_CLOCK.wall() + left) if child.kill_at else known
     next_at = HOST_CLOCK.wall() + max(0.0, child.next_start - time.monotonic())
     return replace(known, ended_at=child.ended_at, ended_with=child.ended_with, next_at=next_at)
 

@@ -18,7 +18,7 @@ from dicom_node.base.errors import ConfigurationError
 from dicom_node.in_force import Exchange
 from dicom_node.run import supervisor as supervision
 from dicom_node.run.supervisor import Child, Supervisor
-from dicom_node.running import WORKER_NAME, served_worker, tell_worker
+from dicom_node.running import WORKER_NAME, ServedWorker, served_worker, tell_worker
 
 
 def child(code: str, name: str = "child", *, beats: bool = True) -> Child:
@@ -196,7 +196,7 @@ def test_two_starts_make_one_secret(tmp_path: Path) -> None:
 SUPERVISED = """
 import os, sys
 from dicom_node.run.supervisor import Child, Supervisor
-from dicom_node.running import WORKER_NAME, served_worker, tell_worker
+from dicom_node.running import WORKER_NAME, ServedWorker, served_worker, tell_worker
 code = "import os, time; os.write(int(os.environ['CHEXFRACT_HEART']), b'R'); time.sleep(60)"
 role = Child("role", [sys.executable, "-c", code], dict(os.environ))
 asked = []
@@ -300,6 +300,39 @@ def test_what_became_of_a_worker_is_told(ended: list[Child], tmp_path: Path) -> 
     assert (served.is_run, served.ended_with, served.config) == (True, 78, str(config))
     assert served.ended_at > 0
     assert served_worker(tmp_path) is None  # no serve holds the folder
+
+
+def test_a_worker_that_does_not_end_when_asked_is_killed_and_the_page_knows(
+    ended: list[Child], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf = tmp_path / "deaf"
+    hangs = (
+        "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"pathlib.Path({str(deaf)!r}).touch(); time.sleep(600)"
+    )
+    worker = child(hangs, WORKER_NAME, beats=False)
+    worker.started = 1.0  # it need not wait for the roles
+    ended.append(worker)
+    told: list[ServedWorker] = []
+    supervisor = Supervisor(
+        [worker],
+        tell_worker=lambda one: told.append(supervision._served(one, tmp_path / "w.toml", "")),
+    )
+    rounds_until(supervisor, deaf.exists)
+    first = worker.process
+    supervisor._is_worker_asked = True
+    supervisor._check_children()
+    assert told[-1].kill_at > 0
+    deadline = worker.kill_at
+    supervisor._is_worker_asked = True  # pressed again: the deadline stays
+    supervisor._check_children()
+    assert worker.kill_at == deadline
+    assert worker.process is first
+    worker.kill_at = 0.001  # its patience is over
+    rounds_until(supervisor, lambda: worker.process not in (None, first))
+    assert [one.ended_with for one in told if one.ended_at] == [-signal.SIGKILL]
+    assert told[-1].was_killed
+    assert told[-1].kill_at == 0
 
 
 def test_without_a_worker_toml_nothing_is_made(ended: list[Child], tmp_path: Path) -> None:

@@ -133,6 +133,15 @@ def test_a_worker_that_ends_again_and_again_shows_its_last_trouble(
     assert "Start it again now" in page
 
 
+def test_a_worker_that_hangs_is_said_to_be_killed(api: Api, client: httpx2.Client) -> None:
+    at = api.ledger.clock.wall()
+    with serve_holds(api.settings.node.data_dir, ServedWorker("h", "/w.toml", True, kill_at=at)):
+        assert "is killed and started again" in client.get("/models").text
+    started = ServedWorker("h", "/w.toml", True, was_killed=True)
+    with serve_holds(api.settings.node.data_dir, started):
+        assert "did not end when it was asked to and was killed" in client.get("/models").text
+
+
 def test_what_cannot_be_started_from_here_says_why(api: Api, client: httpx2.Client) -> None:
     why = "there is no /etc/chexfract/worker.toml"
     with serve_holds(api.settings.node.data_dir, ServedWorker("h", "/w", False, why)) as heard:
