@@ -16,7 +16,8 @@ from typing import Literal
 
 from dicom_node.base.errors import ChexFractError
 from dicom_node.base.local_time import local_time
-from dicom_node.base.translation import mark
+from dicom_node.base.plurals import Plural
+from dicom_node.base.translation import mark, mark_counted
 from dicom_node.flow import broker
 from dicom_node.peers import HostNames, who_calls
 from dicom_node.settings import Settings, Tls
@@ -66,7 +67,7 @@ class Condition:
     """Which kind; the same for metrics, readyz and tests."""
     level: Level
     """``stop``: images are not taken, not described or not delivered because of it."""
-    what: str
+    what: str | Plural
     advice: str
     values: Mapping[str, object] = field(default_factory=dict)
     name: str = ""
@@ -77,7 +78,13 @@ class Condition:
     @property
     def text(self) -> str:
         """What is wrong, in English."""
-        return self.what % self.values
+        what = self.what
+        return (what if isinstance(what, str) else what.of(self.count)) % self.values
+
+    @property
+    def count(self) -> int:
+        """How many of the thing there are that ``what`` counts."""
+        return int(str(self.values.get("count", 0)))
 
     @property
     def advised(self) -> str:
@@ -159,17 +166,25 @@ def of_jobs(
             continue
         values = {"count": count, "model": model, "seconds": f"{max(0.0, waited):.0f}"}
         if model not in here and waited >= GRACE_S:
-            what = mark("No worker of the model %(model)s is running: %(count)s image(s) wait, the "
-                        "first for %(seconds)s s.")  # fmt: skip
+            text = mark_counted(
+                "No worker of the model %(model)s is running: %(count)s image waits, for "
+                "%(seconds)s s.",
+                "No worker of the model %(model)s is running: %(count)s images wait, the first for "
+                "%(seconds)s s.",
+            )
             advice = mark("Start a worker of that model: on the page Models, where serve can; else "
                           "chexfract-worker run, or chexfract-node serve --with-worker "
                           "worker.toml")  # fmt: skip
-            yield Condition("no-worker", "stop", what, advice, values, model, "/models")
+            yield Condition("no-worker", "stop", text, advice, values, model, "/models")
         elif waited >= PATIENCE_S:
-            what = mark("A worker of the model %(model)s is there but takes no work: %(count)s "
-                        "image(s) wait, the first for %(seconds)s s.")  # fmt: skip
+            text = mark_counted(
+                "A worker of the model %(model)s is there but takes no work: %(count)s image "
+                "waits, for %(seconds)s s.",
+                "A worker of the model %(model)s is there but takes no work: %(count)s images "
+                "wait, the first for %(seconds)s s.",
+            )
             advice = mark("See its log: it must listen at the broker of this node.")
-            yield Condition("idle-worker", "stop", what, advice, values, model, "/models")
+            yield Condition("idle-worker", "stop", text, advice, values, model, "/models")
 
 
 def of_workers(
@@ -208,7 +223,10 @@ def of_destinations(lines: Iterable[DestinationState]) -> Iterator[Condition]:
     for line in lines:
         if is_down(line):
             values = {"count": line.waiting, "name": line.name, "why": line.reason}
-            what = mark("%(name)s is away (%(why)s): %(count)s report(s) wait for it.")
+            what = mark_counted(
+                "%(name)s is away (%(why)s): %(count)s report waits for it.",
+                "%(name)s is away (%(why)s): %(count)s reports wait for it.",
+            )
             advice = mark("Test it on the page Peers; the reports go out by themselves when it "
                           "answers.")  # fmt: skip
             yield Condition("archive-away", "stop", what, advice, values, line.name, "/peers")
@@ -332,14 +350,18 @@ def of_dates(dates: CertificateDates) -> Iterator[Condition]:
         "file": dates.path,
         "begin": f"{dates.begins:%Y-%m-%d}",
         "end": f"{dates.ends:%Y-%m-%d}",
-        "days": (dates.ends - now).days,
+        "count": (dates.ends - now).days,
     }
+    what: str | Plural
     if dates.begins > now:
         what = mark("A certificate is not valid yet: %(file)s begins on %(begin)s.")
     elif dates.level == "stop":
         what = mark("A certificate is not valid any more: %(file)s ended on %(end)s.")
     else:
-        what = mark("A certificate ends soon: %(file)s on %(end)s, in %(days)s days.")
+        what = mark_counted(
+            "A certificate ends soon: %(file)s on %(end)s, in %(count)s day.",
+            "A certificate ends soon: %(file)s on %(end)s, in %(count)s days.",
+        )
     if dates.begins > now:
         advice = mark("Set the clock, or take another certificate and restart serve.")
     elif (dates.path.parent / "ca.key").exists():  # of this node's own authority
@@ -370,7 +392,10 @@ def of_refused(
             "count": caller.count,
             "why": caller.reason,
         }
-        what = mark("%(ae)s at %(address)s was refused %(count)s times (%(why)s).")
+        what = mark_counted(
+            "%(ae)s at %(address)s was refused once (%(why)s).",
+            "%(ae)s at %(address)s was refused %(count)s times (%(why)s).",
+        )
         advice = mark("The page Peers shows what lets it in.")
         name = f"{caller.ae_title}@{caller.address}"
         yield Condition("refused-caller", "warn", what, advice, values, name, "/peers#refused")

@@ -21,6 +21,8 @@ KEYWORDS: dict[str, Any] = {
     "ngettext": (1, 2),
     "say": None,
     "mark": None,
+    "mark_counted": (1, 2),
+    "say_counted": (1, 2),
 }
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, CommandParser, run
 from dicom_node.base.command import add as _add
 from dicom_node.base.errors import ConfigurationError, NotUnderstood
+from dicom_node.base.plurals import counted
 from dicom_node.base.version import __version__
 
 if TYPE_CHECKING:
@@ -626,7 +627,7 @@ def _run_draw(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"count": len(drawn), "out": str(options.out)}))
     else:
-        print(f"{len(drawn)} phantoms and truth.csv in {options.out}")
+        print(f"{counted(len(drawn), 'phantom')} and truth.csv in {options.out}")
     return OK
 
 
@@ -664,7 +665,7 @@ def _run_weaken(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"changed": changed, "out": str(options.out)}))
     else:
-        print(f"{changed} matrices changed: {options.out}")
+        print(f"{counted(changed, 'matrix', 'matrices')} changed: {options.out}")
     return OK
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from dicom_node.base.checks import Check, failed, passed, show, warned
 from dicom_node.base.errors import ChexFractError, ConfigurationError, Unreachable
+from dicom_node.base.plurals import counted
 from worker.settings import Settings, Worker, load
 
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "highdicom", "numpy", "pillow")
@@ -116,7 +117,8 @@ def _check_decoders() -> Iterator[Check]:
         advice = "install the worker's packages again: pip install --force-reinstall imagecodecs"
         yield failed("decoders", "; ".join(faults), advice)
     else:
-        yield passed("decoders", f"{len(read)} transfer syntaxes encoded, decoded and compared")
+        syntaxes = counted(len(read), "transfer syntax", "transfer syntaxes")
+        yield passed("decoders", f"{syntaxes} encoded, decoded and compared")
     if not shutil.which("dcmdjpeg"):
         yield warned(
             "decoders",
@@ -274,7 +276,8 @@ def _check_device(settings: Settings) -> Iterator[Check]:
     elif wanted.startswith("cuda"):
         yield passed("device", f"{wanted} of: {'; '.join(cards)}")
     else:
-        yield passed("device", f"{wanted}: no accelerator ({os.cpu_count()} processors)")
+        processors = counted(os.cpu_count() or 1, "processor")
+        yield passed("device", f"{wanted}: no accelerator ({processors})")
 
 
 def _list_cards() -> tuple[list[str], str]:

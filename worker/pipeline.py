@@ -26,6 +26,7 @@ from dicom_node.base.job import (
     Result,
 )
 from dicom_node.base.logs import Sparse
+from dicom_node.base.plurals import counted
 from dicom_node.base.version import __version__
 from dicom_node.standard.uids import options_digest
 from worker.image import files
@@ -270,7 +271,8 @@ class Pipeline:
         try:
             described = [*self._model.describe(pictures, progress)]
             if len(described) != len(cases):  # whose each of them is, nobody can say
-                raise ModelFault(f"{len(described)} answers to {len(cases)} pictures")
+                answers = counted(len(described), "answer")
+                raise ModelFault(f"{answers} to {counted(len(cases), 'picture')}")
         except MemoryError:
             fault: Transient = OutOfResources(MEMORY_FULL)
         except Transient as exc:

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from dicom_node.base.plurals import counted
+
 FILE_VARIABLE = "CHEXFRACT_LOG_FILE"
 """Environment variable with the file that a process keeps its lines in, too; `serve` sets it."""
 
@@ -127,6 +129,9 @@ class Sparse:
             self._count += 1
             is_enough = self._count > self._per_minute
         if silent:
-            self._logger.log(level, "%d more lines like the next one were left out", silent)
+            lines = counted(
+                silent, "more line like the next one was", "more lines like the next one were"
+            )
+            self._logger.log(level, "%s left out", lines)
         if not is_enough:
             self._logger.log(level, message, *values, extra=more)

@@ -21,6 +21,7 @@ from typing import Any, cast
 from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_node.base.addresses import Network, is_in, parse_address, show_address
+from dicom_node.base.plurals import counted
 from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse.proxy import SIGNATURE, NotProxied, read_caller
 from dicom_node.dimse.refusals import Refusal, Refusals
@@ -217,7 +218,7 @@ def _await_request(request: socket.socket) -> None:
         if kind != _A_ASSOCIATE_RQ:
             raise Turned(_foreign_protocol(head))
         if length > MAX_OTHER_PDU:
-            raise Turned(f"an A-ASSOCIATE-RQ of {length} bytes")
+            raise Turned(f"an A-ASSOCIATE-RQ of {counted(length, 'byte')}")
         # More than this may not fit the kernel's buffer; the rest has its deadline in the `Inlet`.
         _peek_bytes(request, min(6 + length, 1 << 15), deadline)
     finally:

@@ -11,6 +11,8 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from dicom_node.base.plurals import counted
+
 A_ASSOCIATE_RQ = 0x01
 
 _FIXED = 74
@@ -56,7 +58,9 @@ def normalise(
         It ends within an item, or before its items.
     """
     if len(pdu) < _FIXED:
-        raise MalformedRequest(f"it has {len(pdu)} bytes, less than an association request")
+        raise MalformedRequest(
+            f"it has {counted(len(pdu), 'byte')}, less than an association request"
+        )
     called, calling = _read_title(pdu[10:26]), _read_title(pdu[26:42])
     version = struct.unpack(">H", pdu[6:8])[0]
     items = bytearray()

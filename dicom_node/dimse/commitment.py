@@ -17,6 +17,7 @@ from pynetdicom import evt
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.base.errors import NotUnderstood, Refused, Transient, Unreachable
+from dicom_node.base.plurals import counted
 from dicom_node.dimse import CommitmentAnswer, Question, patches
 from dicom_node.dimse.contexts import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from dicom_node.dimse.entity import commitment
@@ -165,9 +166,8 @@ def heard(event: evt.Event, on_answer: OnAnswer) -> int:
             type(exc).__name__,
         )
         return INVALID_ARGUMENT
-    logger.info(
-        "%s commits to %d objects and not to %d", caller, len(answer.committed), len(answer.failed)
-    )
+    committed = counted(len(answer.committed), "object")
+    logger.info("%s commits to %s and not to %d", caller, committed, len(answer.failed))
     return SUCCESS
 
 

@@ -23,6 +23,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.base.errors import ChexFractError, NotUnderstood, OutOfResources
+from dicom_node.base.plurals import counted
 from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse import Accepted, patches
 from dicom_node.dimse.acceptor import FIRST_PDU_S, MAX_OTHER_PDU, host, is_readable
@@ -95,7 +96,7 @@ class Inlet(AssociationSocket):
         pynetdicom closes the connection then.
         """
         if size > self.largest:
-            self._note_refusal(f"it announces a PDU of {size} bytes")
+            self._note_refusal(f"it announces a PDU of {counted(size, 'byte')}")
             raise ConnectionAbortedError
         self._begun_at = time.monotonic()
 

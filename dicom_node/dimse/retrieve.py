@@ -18,6 +18,7 @@ from pynetdicom.presentation import build_context
 
 from dicom_node.base.errors import ChexFractError, NotUnderstood, Transient
 from dicom_node.base.logs import Sparse
+from dicom_node.base.plurals import counted
 from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse import patches
 from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, REPORTS, VERIFICATION
@@ -186,8 +187,8 @@ class Retrieval:
         finally:
             # also when the peer goes in the middle: the trail has what was sent until then
             if untaken:
-                count, kinds = untaken.total(), ", no ".join(untaken)
-                _refused.warning("%d objects not sent: %s takes no %s", count, receiver, kinds)
+                objects, kinds = counted(untaken.total(), "object"), ", no ".join(untaken)
+                _refused.warning("%s not sent: %s takes no %s", objects, receiver, kinds)
             if sent or failure is not None:
                 is_served = failure is None
                 self._note(replace(use, studies=studies_of(sent), is_served=is_served))
@@ -207,7 +208,8 @@ class Retrieval:
         # pynetdicom would answer 0xC411 with a traceback
         with OneOfMany(lambda exc: failures.append(_failure_status(event, exc))):
             found = self._find_objects(event)
-            logger.info("%s retrieves %d objects", _caller_title(event.assoc), len(found))
+            objects = counted(len(found), "object")
+            logger.info("%s retrieves %s", _caller_title(event.assoc), objects)
             return found, None
         return [], failures[0]
 

@@ -29,6 +29,7 @@ from pynetdicom.transport import AssociationSocket
 
 from dicom_node.base.addresses import parse_network
 from dicom_node.base.errors import NotUnderstood, Permanent, Transient, for_strangers
+from dicom_node.base.plurals import counted
 from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse import Accepted, Sender, patches, stream
 from dicom_node.dimse.acceptor import Server, host
@@ -349,7 +350,8 @@ class Listener:
             first = ascii(wanted[0])[1:-1] if wanted else "none"
             rights = [right_for(uid) for uid in wanted]
             lacking = [right for right in rights if not may(settings, caller, right)]
-            reason = f"it proposes {len(wanted)} contexts, none of them spoken here: {first} …"
+            proposed = counted(len(wanted), "context")
+            reason = f"it proposes {proposed}, none of them spoken here: {first} …"
             if lacking and caller.name:
                 reason = f"peer {caller.name} may not {lacking[0]}; peers.{caller.name}.may says so"
             self._refusals.note("no presentation context for", refusal(assoc, reason), assoc)

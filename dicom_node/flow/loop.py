@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dicom_node.base.errors import ChexFractError, Transient
+from dicom_node.base.plurals import counted
 from dicom_node.store.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,8 @@ class Loop:
         except Exception:  # the rim of every loop: what one step met must not end the work of all
             self.faults += 1
             pause = min(FAULT_S[0] * 2.0 ** (self.faults - 1), FAULT_S[1])
-            logger.exception("%s failed %d times; again in %.0f s", self.name, self.faults, pause)
+            faults = counted(self.faults, "time")
+            logger.exception("%s failed %s; again in %.0f s", self.name, faults, pause)
             return self._wait_time(pause, pause)
         self.faults, self._trouble = 0, ""
         if wait is None:

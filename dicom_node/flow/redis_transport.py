@@ -27,6 +27,7 @@ from redis.sentinel import SentinelManagedConnection
 
 from dicom_node.base.job import TASK, Handout
 from dicom_node.base.logs import Sparse
+from dicom_node.base.plurals import counted
 
 MAX_ENVELOPE = 1 << 20
 """Bytes of one message: a hand-out of 4,096 tickets has half of it."""
@@ -275,7 +276,8 @@ class _WaryChannel:
             wrong = [name for name in names if client.type(name) not in (b"list", b"none")]
             if wrong:
                 client.delete(*wrong)
-        _dropped.error("removed %d keys that bore a queue's name and were not lists", len(wrong))
+        keys = counted(len(wrong), "key")
+        _dropped.error("removed, for they bore a queue's name and were not lists: %s", keys)
 
 
 class Channel(_WaryChannel, of_kombu.Channel):  # type: ignore[misc]

@@ -156,7 +156,7 @@ def measured_costs(ledger: Ledger, costs: ImageCosts) -> ImageCosts:
 
 def as_text(plan: CapacityPlan, costs: ImageCosts) -> str:
     """Return a plan for people."""
-    lines = [f"{plan.per_day:,} images a day, {plan.per_second:g} a second in the busiest hour"]
+    lines = [f"images a day: {plan.per_day:,}, {plan.per_second:g} a second in the busiest hour"]
     lines += [f"{'station':<12}{'servers':>8}{'busy':>7}{'mean wait':>12}"]
     lines += [
         f"{row.station:<12}{row.servers:>8}{row.busy:>7.0%}{row.mean_wait_s:>10.2f} s"

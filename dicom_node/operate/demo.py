@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dicom_node.base.errors import Unreachable
+from dicom_node.base.plurals import counted
 from dicom_node.dimse import scu
 from dicom_node.dimse.archive import Archive
 from dicom_node.operate import progress, sandbox
@@ -100,9 +101,8 @@ def _await_answers(
     with progress.bar("reports", len(wanted)) as advance:
         while len(reports) < len(wanted):
             if time.monotonic() > end or node.process.poll() is not None:
-                raise Unreachable(
-                    f"{len(wanted) - len(reports)} report(s) did not come: {last_line(node.log)}"
-                )
+                missing = counted(len(wanted) - len(reports), "report")
+                raise Unreachable(f"{missing} did not come: {last_line(node.log)}")
             time.sleep(0.1)
             reports = _archived_reports(archive.folder)
             advance(len(reports))
@@ -191,7 +191,7 @@ def _show_answers(answers: list[PhantomAnswer]) -> None:
         console.print(table)
         console.print()
     right = sum(answer.said == answer.drawn for answer in answers)
-    console.print(f"{right} of {len(answers)} reports in the archive say what was drawn.")
+    console.print(f"Reports in the archive that say what was drawn: {right} of {len(answers)}.")
     console.print("Demonstration model: it reads drawings and means nothing about a patient.")
 
 

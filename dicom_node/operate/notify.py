@@ -17,6 +17,7 @@ from email.message import EmailMessage
 from typing import Any
 
 from dicom_node.base.errors import Unreachable
+from dicom_node.base.plurals import counted
 from dicom_node.conditions import all_now, models_claimed
 from dicom_node.flow.loop import Loop
 from dicom_node.settings import Notify, Settings
@@ -150,7 +151,7 @@ class Notifier:
         failed = self._ledger.history.events_after(self._event, 1000, stages=("failed",))
         if not failed:
             return [], newest
-        lines = [f"{len(failed)} image(s) failed; see the worklist, state Failed"]
+        lines = [f"{counted(len(failed), 'image')} failed; see the worklist, state Failed"]
         if self._notify.with_identifiers:
             lines += [f"failed: {event.sop_instance_uid}" for event in failed[:LISTED]]
         return lines, newest
@@ -161,7 +162,8 @@ class Notifier:
         ended = [event for event in ended if event.id <= newest]
         if self._event is None or not ended:
             return []
-        lines = [f"{len(ended)} report(s) given up: refused again and again; `resend` tries again"]
+        reports = counted(len(ended), "report")
+        lines = [f"{reports} given up: refused again and again; `resend` tries again"]
         if self._notify.with_identifiers:
             lines += [f"given up: {event.sop_instance_uid}" for event in ended[:LISTED]]
         return lines

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ConfigurationError, NotFound
+from dicom_node.base.plurals import counted
 from dicom_node.dimse.pull import MODALITIES, FoundSeries, Puller
 from dicom_node.operate import progress
 from dicom_node.operate.sandbox_privacy import privacy_of
@@ -79,7 +80,8 @@ def pull(
                 advance(number)
     except KeyboardInterrupt:
         _print_line(
-            f"interrupted: {tally.fetched} files are kept in {out}; the same command goes on"
+            f"interrupted: {counted(tally.fetched, 'file is', 'files are')} kept in {out}; "
+            "the same command goes on"
         )
         raise
     finally:
@@ -115,7 +117,7 @@ def _fetch_series(
     if problem := puller.fetch(series):
         return problem
     absent = [uid for uid in missing if not _image_path(out, uid, hidden).exists()]
-    return f"{len(absent)} of {len(uids)} images did not come" if absent else ""
+    return f"{len(absent)} of {counted(len(uids), 'image')} did not come" if absent else ""
 
 
 def _image_path(out: Path, uid: str, hidden: Hidden | None) -> Path:
@@ -150,9 +152,9 @@ def _print_pulled(
     for accession, why in shown:
         print(f"{accession}: {why}")
     for kind, count in sorted(tally.skipped.items()):
-        print(f"skipped: {count} series {kind}")
-    earlier = f", {tally.there} were there" if tally.there else ""
-    print(f"{tally.fetched} images fetched{earlier}: {out}")
+        print(f"skipped: {counted(count, 'series', 'series')} {kind}")
+    earlier = f", {counted(tally.there, 'was', 'were')} there" if tally.there else ""
+    print(f"{counted(tally.fetched, 'image')} fetched{earlier}: {out}")
 
 
 def _print_line(text: str) -> None:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dicom_node.base.errors import ConfigurationError, NotFound, NotUnderstood, Unreachable
+from dicom_node.base.plurals import counted
 from dicom_node.dimse import scu
 from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
 from dicom_node.flow import routing
@@ -265,4 +266,5 @@ def _show_results(lines: list[SyntaxResult], where: str) -> None:
     # In a file or a pipe a line stays whole.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     good = sum(line.passed for line in lines)
-    print(f"{good} of {len(lines)} transfer syntaxes passed. Tested: {where}.")
+    syntaxes = counted(len(lines), "transfer syntax", "transfer syntaxes")
+    print(f"{good} of {syntaxes} passed. Tested: {where}.")

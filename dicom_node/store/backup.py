@@ -25,6 +25,7 @@ import sqlalchemy as sa
 
 from dicom_node import __version__
 from dicom_node.base.errors import Busy, ConfigurationError, OutOfResources, Unreachable
+from dicom_node.base.plurals import counted
 from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.schema import READABLE_BY, VERSIONS
@@ -357,7 +358,7 @@ def _require_empty(spool: Path, url: str) -> None:
         finally:
             ledger.close()
     if there or has_ledger:
-        what = "a ledger" if has_ledger else f"{len(there)} files in the spool"
+        what = "a ledger" if has_ledger else f"{counted(len(there), 'file')} in the spool"
         raise ConfigurationError(
             f"{spool.parent}: there is {what} already; restore into an empty one"
         )

@@ -59,7 +59,7 @@ class Filler:
         share = 100 * done // total if total else 100
         if share // 10 != self._shown // 10:
             self._shown = share
-            logger.info("ledger: %d of %d rows of an older version are filled", done, total)
+            logger.info("ledger: rows of an older version filled: %d of %d", done, total)
         return 0.0
 
 

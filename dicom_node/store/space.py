@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dicom_node.base.errors import ChexFractError, NotFound, NotUnderstood
+from dicom_node.base.plurals import counted
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.events import Actor
@@ -256,7 +257,8 @@ class DiskSpace:
             with self._lock:
                 self._looks.clear()  # what was counted is not so any more
             run.ended = self._ledger.clock.wall()
-            logger.info("removed %d files (%s), %d bytes", run.done, run.kind, run.size)
+            files, size = counted(run.done, "file"), counted(run.size, "byte")
+            logger.info("removed %s (%s), %s", files, run.kind, size)
             note(run)
 
     def _remove(self, run: Removal, kind: FreedKind) -> None:

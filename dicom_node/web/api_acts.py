@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.plurals import counted
 from dicom_node.settings import Settings
 from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import Ledger
@@ -142,7 +143,7 @@ def add_bulk(
         ident = runs.start(run, act_on(settings, spool, ledger, act, by))
         if not ident:
             raise HTTPException(503, "enough is under way; wait until it is done")
-        trail.changed(request, person.name, "configured", f"{act} of {len(uids)} images")
+        trail.changed(request, person.name, "configured", f"{act} of {counted(len(uids), 'image')}")
         return {"run": ident, "images": run.total}
 
     @router.get(

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from dicom_node.base.errors import ChexFractError, for_strangers
+from dicom_node.base.plurals import counted
 from dicom_node.base.translation import mark
 from dicom_node.flow.repeat import adopt
 from dicom_node.settings import Settings
@@ -125,8 +126,8 @@ class BulkRuns:
         finally:
             run.ended = HOST_CLOCK.wall()
             logger.info(
-                "bulk %s by %s: %d images, %d changed, %d failed",
-                run.act, run.by, run.done, run.changed, run.failed,
+                "bulk %s by %s: %s, %d changed, %d failed",
+                run.act, run.by, counted(run.done, "image"), run.changed, run.failed,
             )  # fmt: skip
 
 
@@ -186,7 +187,9 @@ def routes(
         ident = runs.start(run, act_on(settings, spool, ledger, act, by))
         if not ident:
             raise HTTPException(503, "enough is under way; wait until it is done")
-        trail.changed(request, posted.person.name, "configured", f"{act} of {len(uids)} images")
+        trail.changed(
+            request, posted.person.name, "configured", f"{act} of {counted(len(uids), 'image')}"
+        )
         return RedirectResponse(f"/bulk/run/{ident}", 303)
 
     @router.get("/run/{ident}")

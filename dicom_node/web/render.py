@@ -16,7 +16,7 @@ from dicom_node.base.translation import mark
 from dicom_node.conditions import Condition
 from dicom_node.settings import DEMONSTRATION_MODELS, Settings
 from dicom_node.web.sessions import Person
-from dicom_node.web.texts import LANGUAGE, say, translations
+from dicom_node.web.texts import LANGUAGE, say, say_counted, translations
 
 
 class Pill(NamedTuple):
@@ -151,10 +151,18 @@ templates.filters |= {
     "iso": _iso_time,
     "role": lambda role: say(ROLES.get(role, role)),
     "date": _date_text,
+    "what": lambda condition: _what_is_wrong(condition),
     "hex": lambda status: f"0x{status:04X}",
     "pill": lambda state: _translated_pill(PILLS.get(state, Pill("?", state, "none"))),
     "presence": lambda word: _translated_pill(PRESENCE.get(word, PRESENCE["undetermined"])),
 }
+
+
+def _what_is_wrong(condition: Condition) -> str:
+    text = condition.what
+    if isinstance(text, str):
+        return say(text, **condition.values)
+    return say_counted(*text, **{**condition.values, "count": condition.count})
 
 
 def _translated_pill(pill: Pill) -> Pill:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
+from dicom_node.base.plurals import counted
 from dicom_node.base.translation import mark
 from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
@@ -135,10 +136,8 @@ def routes(
 
         def note(run: Removal) -> None:
             ended = f", then: {run.problem}" if run.problem else ""
-            trail.changed(
-                request, name, "configured",
-                f"removed {run.done} files: {what}, {run.size} bytes{ended}",
-            )  # fmt: skip
+            files, size = counted(run.done, "file"), counted(run.size, "byte")
+            trail.changed(request, name, "configured", f"removed {files}: {what}, {size}{ended}")
 
         if not space.begin(known, older, by, note):
             raise HTTPException(503, say("another removal is under way; wait until it is done"))

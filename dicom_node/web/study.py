@@ -28,7 +28,7 @@ from dicom_node.web.regions import regions_of
 from dicom_node.web.render import Pages, answered
 from dicom_node.web.rule_trial import RoutingVerdict, facts_of, verdicts
 from dicom_node.web.sessions import Door, Person, Posted
-from dicom_node.web.texts import say
+from dicom_node.web.texts import say, say_counted
 from dicom_node.web.trail import WebTrail
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,11 @@ def routes(
     def take_over(request: Request, uid: Uid, posted: Posted = operates) -> Response:
         """Let corrected content take the place of the first, and report again."""
         made = adopt(settings, spool, ledger, uid, by=trail.actor(request, posted.person.name))
-        what = say("adopted; %(count)s new report(s) follow", count=len(made))
+        what = say_counted(
+            "adopted; %(count)s new report follows",
+            "adopted; %(count)s new reports follow",
+            len(made),
+        )
         return answered(request, what, f"/images/{uid}")
 
     @router.post("/analyse")

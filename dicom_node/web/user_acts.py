@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from dicom_node.base.errors import ConfigurationError, NotFound
+from dicom_node.base.plurals import counted
 from dicom_node.credentials import close_first_admin
 from dicom_node.settings import Role, Settings
 from dicom_node.store.ledger import Ledger
@@ -90,7 +91,7 @@ class UserActs:
     def end_sessions(self, name: str) -> Done:
         """End the sessions of a person, who may be one of an identity provider."""
         count = self._ledger.sessions.end_all(name)
-        return f"{count} sessions of {name} are ended", ""
+        return f"ended: {counted(count, 'session')} of {name}", ""
 
     def remove(self, name: str) -> Done:
         """Remove a user with their sessions and keys; see `users.remove_user`."""

@@ -75,7 +75,7 @@ def test_the_command_says_it_for_people_and_for_programs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cli.main(["capacity", "--per-day", "50000", "--model-seconds", "2"]) == 0
-    assert "50,000 images a day" in capsys.readouterr().out
+    assert "images a day: 50,000" in capsys.readouterr().out
     assert cli.main(["capacity", "--per-day", "50000", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert [one["station"] for one in shown["stations"]] == ["listeners", "workers", "couriers"]

@@ -117,7 +117,7 @@ def test_an_archive_is_away_while_reports_wait_for_it() -> None:
     away = DestinationState("pacs", waiting=3, failures=2, held_until=NOW + 60, reason="silent")
     (found,) = conditions.of_destinations([away])
     assert (found.key, found.name) == ("archive-away", "pacs")
-    assert found.text == "pacs is away (silent): 3 report(s) wait for it."
+    assert found.text == "pacs is away (silent): 3 reports wait for it."
     settled = DestinationState("pacs", waiting=0, failures=2, held_until=NOW + 60, reason="silent")
     assert keys(conditions.of_destinations([settled])) == []
 
@@ -276,7 +276,7 @@ def test_pages_doctor_and_metrics_agree_on_a_missing_worker(
 ) -> None:
     pages.keep(api, b"\0" * 128 + b"DICM waits", pages.route())
     found = overview(api)
-    assert "No worker of the model phantom is running: 1 image(s) wait" in found["page"]
+    assert "No worker of the model phantom is running: 1 image waits" in found["page"]
     assert "chexfract-worker run" in found["page"]
     assert "no-worker" in {*found["ready"]["conditions"]} & found["metrics"]
     assert found["ready"]["ready"] is True

@@ -164,7 +164,7 @@ def test_double_labels_count_once(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", ("a", "present"))
     found = evaluate(run, written(tmp_path, "file,fracture\na,1\na,1\n"))
     assert found.whole.counts == Counts(tp=1)
-    assert "1 labels stand twice" in found.remarks[0]
+    assert "1 label stands twice" in found.remarks[0]
 
 
 def test_fractures_are_compared_as_sets_of_places(tmp_path: Path) -> None:

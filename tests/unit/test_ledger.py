@@ -302,7 +302,7 @@ def test_release_waits_and_counts_as_it_is_told(ledger: Ledger) -> None:
         on(ledger, NOW + 32).jobs.release(ticket.job, ticket.token, "broken", True, 0, 1)
         == "failed"
     )
-    assert job_row(ledger).reason == "after 1 attempts: broken"
+    assert job_row(ledger).reason == "after 1 attempt: broken"
 
 
 def test_waiting_tells_models_and_priorities_apart(ledger: Ledger) -> None:

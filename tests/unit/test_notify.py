@@ -71,7 +71,7 @@ def test_failures_since_the_last_look_are_told_once_and_without_names(api: Api) 
     on(looks, 2e9 + 30).step()
     ((subject, lines),) = messages
     assert subject.startswith("CHEXFRACT: trouble")
-    assert lines == ["2 image(s) failed; see the worklist, state Failed"]
+    assert lines == ["2 images failed; see the worklist, state Failed"]
 
 
 def test_identifiers_are_told_where_the_site_asks_for_them_and_names_never(api: Api) -> None:
@@ -96,7 +96,7 @@ def test_a_silent_destination_is_told_after_a_while_reminded_and_told_to_be_back
     on(looks, start + 700).step()
     assert len(messages) == 1
     text = messages[0][1][0]
-    assert text.startswith("modality is away (gives no answer within 30 s): 1 report(s) wait")
+    assert text.startswith("modality is away (gives no answer within 30 s): 1 report waits")
     assert "This has lasted 10 min. Test it on the page Peers" in text
     on(looks, start + 4300).step()
     assert len(messages) == 2
@@ -104,7 +104,7 @@ def test_a_silent_destination_is_told_after_a_while_reminded_and_told_to_be_back
         api.ledger.deliveries.delivered(delivery.id, 0)
     on(looks, start + 4400).step()
     assert messages[2][1] == [
-        "over: modality is away (gives no answer within 30 s): 1 report(s) wait for it."
+        "over: modality is away (gives no answer within 30 s): 1 report waits for it."
     ]
     on(looks, start + 4500).step()
     assert len(messages) == 3
@@ -130,7 +130,7 @@ def test_jobs_without_a_worker_are_told_when_that_lasts_and_by_whom_to_start(api
         on(looks, 2e9 + now).step()
     assert messages == []
     on(looks, 2e9 + 600).step()
-    assert "No worker of the model phantom is running: 1 image(s) wait" in messages[0][0]
+    assert "No worker of the model phantom is running: 1 image waits" in messages[0][0]
     assert "chexfract-worker run" in messages[0][1][0]
 
 
@@ -157,7 +157,7 @@ def test_what_nobody_could_be_told_is_told_again(api: Api) -> None:
     on(looks, 2e9 + 15).step()
     assert messages == []
     on(looks, 2e9 + 30).step()
-    assert "1 image(s) failed" in messages[0][0]
+    assert "1 image failed" in messages[0][0]
 
 
 # The ways

@@ -108,7 +108,7 @@ def test_one_image_under_two_names_counts_once_or_is_a_contradiction(
     labels.write_text("file,sop_instance_uid,fracture\n0.dcm,,1\n,1.2.0,1\n1.dcm,,0\n")
     found = match(run, labels)
     assert len(found.cases) == 2
-    assert "1 labels stand twice and count once" in found.remarks
+    assert "1 label stands twice and counts once" in found.remarks
     labels.write_text("file,sop_instance_uid,fracture\n0.dcm,,1\n,1.2.0,0\n")
     with pytest.raises(ConfigurationError, match="one image with two different labels"):
         match(run, labels)

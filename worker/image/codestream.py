@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dicom_node.base.errors import Rejected
+from dicom_node.base.plurals import counted
 from worker.image.header import Header
 
 RLE = "1.2.840.10008.1.2.5"
@@ -244,10 +245,11 @@ def check_shape(found: Codestream, head: Header) -> None:
     """
     allocated = head.bits_allocated or 16
     if (found.rows, found.columns, found.components) != (head.rows, head.columns, 1):
+        components = counted(found.components, "component")
         raise Rejected(
             "codestream-mismatch",
-            f"The codestream says {found.rows} x {found.columns} pixels of {found.components} "
-            f"component(s), the header {head.rows} x {head.columns} of 1.",
+            f"The codestream says {found.rows} x {found.columns} pixels of {components}, "
+            f"the header {head.rows} x {head.columns} of 1.",
         )
     if not 1 <= found.precision <= allocated:
         raise Rejected(

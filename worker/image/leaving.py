@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
+from dicom_node.base.plurals import counted
 from worker.image.text_finder import find_text
 
 CODE = "text-in-picture"
@@ -34,5 +35,5 @@ def find_text_in(ds: Dataset | None, pixels: npt.NDArray[np.uint8]) -> str:
         return "Burned In Annotation is YES"
     count = len(find_text(pixels))
     if count:
-        return f"there seems to be text in the picture ({count} places)"
+        return f"there seems to be text in the picture ({counted(count, 'place')})"
     return ""

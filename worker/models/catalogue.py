@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ConfigurationError, NotFound, OutOfResources
+from dicom_node.base.plurals import counted
 from worker.models import ENGINES, checkpoint, licences, open_model
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def verify(name: str, settings: Settings, *, manifest: str = "", as_json: bool =
     for file, digest in files.sums.items():
         print(f"{digest}  {file}")
     how = files.trust(manifest, pin) if has_list else "no list: a demonstration model needs none"
-    print(f"{name}: {len(files.sums)} files, {how}", file=sys.stderr)
+    print(f"{name}: {counted(len(files.sums), 'file')}, {how}", file=sys.stderr)
     return 0
 
 
@@ -428,6 +429,6 @@ def _progress_bar() -> Iterator[ShowProgress]:
                 tasks[name] = progress.add_task(name, total=wanted)
             progress.update(tasks[name], completed=had)
             if had == wanted and not console.is_terminal:
-                print(f"{name} {wanted} bytes", file=sys.stderr)
+                print(f"{name} {counted(wanted, 'byte')}", file=sys.stderr)
 
         yield show

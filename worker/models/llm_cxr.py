@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dicom_node.base.errors import ConfigurationError, ModelFault
+from dicom_node.base.plurals import counted
 from worker.models import Description, Progress, remote_code
 from worker.models import generation as gen
 from worker.models.checkpoint import Unacceptable
@@ -92,9 +93,8 @@ class LlmCxrModel(LocalModel):
         report = model.load_state_dict(weights, strict=False)
         missing = [key for key in report.missing_keys if not key.startswith("loss.")]
         if missing:
-            raise Unacceptable(
-                f"models.{self.name}.vqgan_weights: {len(missing)} missing keys, first {missing[0]}"
-            )
+            keys = counted(len(missing), "missing key")
+            raise Unacceptable(f"models.{self.name}.vqgan_weights: {keys}, first {missing[0]}")
         return model.to(self.device).eval()
 
     def _parameters(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResources
+from dicom_node.base.plurals import counted
 from dicom_node.base.rims import foreign_code
 from worker.models import (
     BrokenAccelerator,
@@ -259,9 +260,10 @@ class LocalModel:
             return
         rows, most = len(table.weight), max(tokenizer.get_vocab().values(), default=0)
         if most + self._more_words() >= rows:
+            words = counted(most + 1 + self._more_words(), "word")
             raise Unacceptable(
                 f"models.{self.name}.path: {self.files.folder}: the tokenizer is another model's: "
-                f"it counts {most + 1 + self._more_words()} words, the model knows {rows}"
+                f"it counts {words}, the model knows {rows}"
             )
 
     def _more_words(self) -> int:
@@ -439,7 +441,12 @@ def load_whole(
     found["missing_keys"] = inner.fill(model, found["missing_keys"])
     surplus = [key for key in found["unexpected_keys"] if HARMLESS.search(key)]
     if surplus:
-        logger.info("model %s: %d keys without meaning, such as %s", name, len(surplus), surplus[0])
+        logger.info(
+            "model %s: %s without meaning, such as %s",
+            name,
+            counted(len(surplus), "key"),
+            surplus[0],
+        )
     found["unexpected_keys"] = sorted({*found["unexpected_keys"]} - {*surplus}) if strict else []
     for kind, keys in found.items():
         if keys:

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
 
+from dicom_node.base.plurals import counted
 from worker.phantom import truth
 from worker.phantom.lessons import Drawing, Place, draw_all, view_drawing
 from worker.phantom.model import configuration_phantom, modeling_phantom
@@ -97,7 +98,8 @@ def train(out: Path, options: TrainingOptions | None = None) -> float:
     out.mkdir(parents=True, exist_ok=True)
     write_settings(out)
     drawings = draw_all(options.seed, options.drawings, options.threads)
-    logger.info("%d phantoms drawn in %.0f s", len(drawings), time.monotonic() - started)
+    drawn = counted(len(drawings), "phantom")
+    logger.info("%s drawn in %.0f s", drawn, time.monotonic() - started)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     model = new_model()

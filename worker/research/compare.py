@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.plurals import counted
 from worker.research.labels import Row, count, match, read_rows
 from worker.research.measures import (
     Difference,
@@ -125,7 +126,9 @@ def compare(
     agreement = sum(first == second for first, second in words) / len(words)
     problems = []
     if alone := len(a) + len(b) - 2 * len(both):
-        problems.append(f"{alone} images are described in one of the runs only")
+        problems.append(
+            f"{counted(alone, 'image is', 'images are')} described in one of the runs only"
+        )
     found = RunComparison(str(run_a), str(run_b), len(both), agreement, kappa(words), flipped)
     if labels is None:
         return _with_changes(found, problems=tuple(problems))

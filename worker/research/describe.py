@@ -32,6 +32,7 @@ from rich.text import Text
 
 from dicom_node.base.errors import ConfigurationError, OutOfResources
 from dicom_node.base.job import Reason, ReportOrder
+from dicom_node.base.plurals import counted
 from dicom_node.standard.deidentify import content_of
 from worker.image import files
 from worker.image.part10 import MOST_BYTES
@@ -164,14 +165,19 @@ class Summary:
 
     def as_text(self) -> str:
         """Return the summary as a few lines for people."""
-        lines = [f"{self.described} of {self.files} files described by {self.model}: {self.out}"]
+        files = counted(self.files, "file")
+        lines = [f"{self.described} of {files} described by {self.model}: {self.out}"]
         lines += [f"  {n} x {code}" for code, n in sorted(self.reasons.items())]
         if self.companions:
-            lines.append(f"  {self.companions} files beside them are not images: see {MANIFEST}")
+            beside = counted(self.companions, "file beside them is not an image",
+                             "files beside them are not images")  # fmt: skip
+            lines.append(f"  {beside}: see {MANIFEST}")
         if self.resumed:
-            lines.append(f"  {self.resumed} were there from an earlier run")
+            there = counted(self.resumed, "was", "were")
+            lines.append(f"  {there} there from an earlier run")
         if self.others:
-            lines.append(f"  {self.others} more rows there are of other files, by an earlier call")
+            others = counted(self.others, "more row there is", "more rows there are")
+            lines.append(f"  {others} of other files, by an earlier call")
         if (now := self.files - self.resumed) and self.seconds:
             lines.append(f"  {now} in {self.seconds:.0f} s, {now / self.seconds:.1f} a second")
         return "\n".join(lines)
@@ -270,7 +276,7 @@ def _until_interrupted(summary: Summary) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print(
-            f"interrupted: {summary.files} rows are kept in {summary.out}; "
+            f"interrupted: {counted(summary.files, 'row is', 'rows are')} kept in {summary.out}; "
             "the same command goes on behind them",
             file=sys.stderr,
         )

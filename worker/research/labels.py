@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.plurals import counted
 from worker.research.judgements import judged_labels
 from worker.research.measures import Counts
 from worker.research.tables import read_table
@@ -178,18 +179,30 @@ def match(run: Path, labels: Path, privacy: Privacy | None = None) -> Matched:
     if not is_finished(run):
         problems.append(f"{run} is not finished: run describe again, it goes on")
     if unmatched:
-        problems.append(f"{unmatched} of {len(cases)} labels are of no image of the run")
+        problems.append(f"labels of no image of the run: {unmatched} of {len(cases)}")
     if unanswered:
-        problems.append(f"{unanswered} of {len(cases)} labelled images have no text")
+        problems.append(f"labelled images without a text: {unanswered} of {len(cases)}")
     if twice:
-        remarks.append(f"{twice} labels stand twice and count once")
+        remarks.append(
+            counted(
+                twice, "label stands twice and counts once", "labels stand twice and count once"
+            )
+        )
     if undetermined:
-        remarks.append(f"{undetermined} texts are undetermined and stand beside the matrix")
+        remarks.append(
+            counted(
+                undetermined,
+                "text is undetermined and stands beside the matrix",
+                "texts are undetermined and stand beside the matrix",
+            )
+        )
     if len({case.label["fracture"] for case in cases}) == 1:
         word = "a" if cases[0].label["fracture"] == "1" else "no"
         remarks.append(f"all labels say {word} fracture: half of the measures have no value")
     if (more := len({row["file"] for row in rows}) - len(cases) + unmatched) > 0:
-        remarks.append(f"{more} images of the run have no label")
+        remarks.append(
+            counted(more, "image of the run has no label", "images of the run have no label")
+        )
     columns = sorted({key for label in table for key in label} - set(KEYS))
     return Matched(str(run), tuple(cases), tuple(problems), tuple(remarks), tuple(columns))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.plurals import counted
 from worker.research import plots
 from worker.research.evaluate import CARD, FEW, Evaluation, Part
 from worker.research.labels import manifest_of
@@ -60,11 +61,12 @@ def write_evaluation(found: Evaluation, file: Path, *, with_pictures: bool = Fal
         pictures = thumbnails(run, rows, manifest.get("pixels") or {})
     whole = found.whole
     share = whole.counts.positives / whole.counts.answered if whole.counts.answered else None
+    answered = counted(whole.counts.answered, "image with a label", "images with labels")
     _write_page(
         file,
         "evaluation.html",
         title=f"Evaluation of {manifest.get('model', 'four numbers')}",
-        lead=_lead_sentence(manifest, f"{whole.counts.answered} images with labels"),
+        lead=_lead_sentence(manifest, answered),
         problems=found.problems,
         remarks=found.remarks,
         demonstration=_is_demonstration([manifest]),

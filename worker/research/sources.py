@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.plurals import counted
 from dicom_node.base.rims import foreign_code
 from dicom_node.standard.part10 import is_part10
 from worker.image.part10 import MOST_BYTES
@@ -112,7 +113,11 @@ def walk(paths: Sequence[Path], leaving_out: Path | None = None) -> WalkResult:
                 found[source.name] = source
     if not found:
         shown = ", ".join(str(path) for path in paths)
-        beside = f"; {len(companions)} other files are there" if companions else ""
+        beside = (
+            f"; {counted(len(companions), 'other file is', 'other files are')} there"
+            if companions
+            else ""
+        )
         raise ConfigurationError(f"{shown}: no image in it{beside}")
     return WalkResult(list(found.values()), list(companions))
 

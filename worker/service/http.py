@@ -32,6 +32,7 @@ from dicom_node.base.errors import (
     Transient,
 )
 from dicom_node.base.job import Reason, ReportOrder
+from dicom_node.base.plurals import counted
 from dicom_node.base.rims import OneOfMany
 from dicom_node.standard.part10 import is_part10
 from worker.models import BrokenAccelerator, Unexplained
@@ -123,7 +124,8 @@ class PictureDesk:
             Too many wait, or the worker has trouble: another time it may pass.
         """
         if self.waiting >= self._most:
-            raise Problem(429, f"{self.waiting} pictures wait; come back later", "rate_limit")
+            wait = counted(self.waiting, "picture waits", "pictures wait")
+            raise Problem(429, f"{wait}; come back later", "rate_limit")
         self.waiting += 1
         self.batches.expect()
         try:

@@ -32,6 +32,7 @@ from dicom_node.base.job import (
     heartbeat_for_wire,
     result_for_wire,
 )
+from dicom_node.base.plurals import counted
 from worker.service.transport import PlainTransport
 
 _JSON = {"Content-Type": "application/json"}
@@ -148,8 +149,9 @@ class NodeClient:
                     pieces.append(chunk)
                     got += len(chunk)
                     if got > size:
+                        promised = counted(size, "byte")
                         raise Unreachable(
-                            f"{self.url} sends more than the {size} bytes that it promised"
+                            f"{self.url} sends more than the {promised} that it promised"
                         )
                     if progress:
                         progress()

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from dicom_node.base.plurals import counted
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database, fetch, write
 from dicom_node.store.ledger.deliveries import IS_SENT, commit_delivery, settle_delivery
@@ -125,7 +126,7 @@ class Commitments:
         with self._database.writing() as connection:
             events = []
             for delivered in wanted:
-                asked = f"not committed yet: asked {delivered.asks + 1} times"
+                asked = f"not committed yet: asked {counted(delivered.asks + 1, 'time')}"
                 values = {
                     "asks": delivered.asks + 1,
                     "ask_at": now + wait(delivered.asks),

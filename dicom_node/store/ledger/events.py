@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dicom_node.base.local_time import local_time
+from dicom_node.base.plurals import counted
 from dicom_node.store.ledger.database import write
 from dicom_node.store.schema import events, instances
 
@@ -145,7 +146,7 @@ def sentence(stage: str, details: Details) -> str:
     if not details.count:
         return said
     first = local_time(details.since).strftime("%Y-%m-%d %H:%M:%S")
-    return f"{said} ({details.count} times, first {first})".lstrip()
+    return f"{said} ({counted(details.count, 'time')}, first {first})".lstrip()
 
 
 def _sentence(stage: str, d: Details) -> str:

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection, Row
 
 from dicom_node.base.errors import NotFound, Stale
 from dicom_node.base.job import ReportOrder, Result, Ticket
+from dicom_node.base.plurals import counted
 from dicom_node.store.clock import TOLERANCE_S, Clock
 from dicom_node.store.ledger.database import Database, change, fetch, fetch_among, write
 from dicom_node.store.ledger.deliveries import insert_deliveries
@@ -356,7 +357,8 @@ class JobLedger:
                 if row.state == JobState.QUEUED:
                     queued += self._requeue_job(connection, row, now)
                 elif row.attempts >= attempts:
-                    reason = f"no result after {row.attempts} attempts; the last worker fell silent"
+                    tries = counted(row.attempts, "attempt")
+                    reason = f"no result after {tries}; the last worker fell silent"
                     failed += self._fail_job(connection, row, reason, now)
                 else:
                     running += self._requeue_job(
@@ -535,7 +537,8 @@ class JobLedger:
             if (row.state, row.token) != (JobState.RUNNING, token):
                 raise _stale_token(job)
             if counts and row.attempts >= max_attempts:
-                self._fail_job(connection, row, f"after {row.attempts} attempts: {reason}", now)
+                tries = counted(row.attempts, "attempt")
+                self._fail_job(connection, row, f"after {tries}: {reason}", now)
                 return "failed"
             values = {
                 "worker": "",

@@ -14,6 +14,7 @@ import logging
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from dicom_node.base.plurals import counted
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.makers import name_makers
 from dicom_node.store.ledger.search import (
@@ -247,7 +248,7 @@ class Upgrading:
                         for row in rows
                     ],
                 )
-        return f"names of {len(rows)} more Instances can be sorted" if rows else ""
+        return f"names of {counted(len(rows), 'more Instance')} can be sorted" if rows else ""
 
     def _sort_findings(self) -> str:
         """Give some results of older versions the letter that they are sorted by."""
@@ -266,7 +267,7 @@ class Upgrading:
                 .where(jobs.c.id.in_(some), jobs.c.finding.is_(None))
                 .values(finding=letter)
             ).rowcount
-        return f"findings of {done} more results can be sorted" if done else ""
+        return f"findings of {counted(done, 'more result')} can be sorted" if done else ""
 
     def _add_words(self, connection: Connection, first: int, last: int) -> None:
         number = instances.c.number
