@@ -69,7 +69,7 @@ from worker.phantom.draw import instance
 from worker.pipeline import Case, Pipeline
 from worker.service.node import NodeClient
 from worker.service.start import rehearse_report
-from worker.service.tasks import Desk, Hands, LeaseRenewal
+from worker.service.tasks import HandoutDesk, LeaseRenewal, WorkExecutors
 
 SECRET = "a-secret-of-some-length"
 GOALS = {"fill": 0.9, "busy": 0.95, "speed_up": 7.6}
@@ -236,7 +236,7 @@ def serve(settings: Settings, ready: Event, ends: Event, spent: Synchronized[flo
     ledger.close()
 
 
-def feed(site: Site, desks: Sequence[Desk], images: int) -> float:
+def feed(site: Site, desks: Sequence[HandoutDesk], images: int) -> float:
     """Let the desks do all images; return the seconds that they take."""
     room = threading.Semaphore(0)
     for desk in desks:
@@ -317,10 +317,10 @@ def _desk(
     *,
     free: bool,
     timeline: Timeline | None,
-) -> Desk:
+) -> HandoutDesk:
     pipeline = (Free if free else Pipeline)(model, decoder, options.pixels)
     rehearse_report(pipeline)  # as a worker does before it is ready
-    hands = Hands.of(options)
+    executors = WorkExecutors.of(options)
     if timeline is not None:
 
         def connect(*more: Any, **known: Any) -> NodeClient:
@@ -329,10 +329,10 @@ def _desk(
                 setattr(client, name, timeline.timed(name, getattr(client, name)))
             return client
 
-        hands = dataclasses.replace(hands, connect=connect)
+        executors = dataclasses.replace(executors, connect=connect)
         for name in ("prepare", "build"):
             setattr(pipeline, name, timeline.timed(name, getattr(pipeline, name)))
-    return Desk(pipeline, options, SECRET, pulse, hands=hands)
+    return HandoutDesk(pipeline, options, SECRET, pulse, executors=executors)
 
 
 def _rate(of_models: Sequence[Sequence[tuple[float, float, int]]]) -> float:

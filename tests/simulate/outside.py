@@ -34,7 +34,7 @@ from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.web.jobs import ForeignResult
 from worker.service.batches import BatchFormer
 from worker.service.node import NodeClient
-from worker.service.tasks import Desk, Hands, LeaseRenewal
+from worker.service.tasks import HandoutDesk, LeaseRenewal, WorkExecutors
 from worker.settings import Settings as WorkerSettings
 from worker.settings import Worker as WorkerTable
 
@@ -329,10 +329,14 @@ class SimulatedWorker:
         self.acting: set[str] = set()
         """What it is in the middle of and has one thread for."""
         self.preparing, self.building = SteppedExecutor(), SteppedExecutor()
-        hands = Hands(self.preparing, self.building, SteppedFormer, self._connect)
+        executors = WorkExecutors(self.preparing, self.building, SteppedFormer, self._connect)
         self.pulse = LeaseRenewal(120.0, self.kill, self.world.clock.monotonic)
-        self.desk = Desk(
-            self.world.pipeline, worker_settings(self.name), "secret", self.pulse, hands=hands
+        self.desk = HandoutDesk(
+            self.world.pipeline,
+            worker_settings(self.name),
+            "secret",
+            self.pulse,
+            executors=executors,
         )
 
     def kill(self) -> None:

@@ -35,7 +35,7 @@ from worker.phantom.draw import instance
 from worker.pipeline import Case, Pipeline
 from worker.service.heartbeat import AliveFile
 from worker.service.node import NodeClient
-from worker.service.tasks import Desk, LeaseRenewal
+from worker.service.tasks import HandoutDesk, LeaseRenewal
 
 SECRET = "a-secret-of-some-length"
 
@@ -101,7 +101,7 @@ class Station:
         self.pulse = LeaseRenewal(stuck_after=60)
         self.pulse.start()
         pipeline = Pipeline(self.model, self.decoder, options.pixels)
-        self.desk = Desk(pipeline, options, SECRET, self.pulse)
+        self.desk = HandoutDesk(pipeline, options, SECRET, self.pulse)
         self.desk.batches.linger_s = 20  # neighbours wait for each other on the slowest machine
 
     def close(self) -> None:
@@ -539,7 +539,7 @@ def test_a_node_that_is_not_trusted_gets_no_secret(station: Station) -> None:
     station.receive("1.2.3.1")
     options = worker_settings.Settings(worker=worker_settings.Worker(nodes=("http://127.0.0.1:1",)))
     pipeline = Pipeline(station.model, station.decoder, options.pixels)
-    desk = Desk(pipeline, options, SECRET, station.pulse)
+    desk = HandoutDesk(pipeline, options, SECRET, station.pulse)
     desk.work(station.hand_out())
     assert station.state("1.2.3.1") == "queued"
 

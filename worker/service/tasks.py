@@ -178,7 +178,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Hands:
+class WorkExecutors:
     """Who does a desk's work: threads here; a simulation has its own."""
 
     preparing: Executor
@@ -187,7 +187,7 @@ class Hands:
     connect: Callable[..., NodeClient] = NodeClient
 
     @classmethod
-    def of(cls, settings: Settings) -> Hands:
+    def of(cls, settings: Settings) -> WorkExecutors:
         """Return threads: twice as many that prepare as there are processors."""
         processors = os.cpu_count() or 1
         preparing = min(settings.worker.batch, max(4, 2 * processors))
@@ -197,7 +197,7 @@ class Hands:
         )
 
 
-class Desk:
+class HandoutDesk:
     """What a worker does with hand-outs.
 
     Preparing slots claim, fetch and decode ahead of the model; one model thread takes what is
@@ -215,7 +215,7 @@ class Desk:
         Keeps the leases.
     on_room : callable, optional
         Called, in any thread, when there may be room for a hand-out again.
-    hands : Hands, optional
+    executors : WorkExecutors, optional
         Do the work; threads, when left out.
     """
 
@@ -226,20 +226,20 @@ class Desk:
         secret: str,
         pulse: LeaseRenewal,
         on_room: Callable[[], None] = lambda: None,
-        hands: Hands | None = None,
+        executors: WorkExecutors | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._settings = settings
         self._pulse = pulse
         self._on_room = on_room
-        hands = hands or Hands.of(settings)
-        self._nodes = Nodes(settings.worker, secret, hands.connect)
+        executors = executors or WorkExecutors.of(settings)
+        self._nodes = Nodes(settings.worker, secret, executors.connect)
         self._done = 0
         self._held = 0
         self._count_lock = threading.Lock()
         self._name = f"{settings.worker.name}:{os.getpid()}"
-        self.batches = hands.former(self._describe, self._batch_limit, on_room)
-        self._preparing, self._building = hands.preparing, hands.building
+        self.batches = executors.former(self._describe, self._batch_limit, on_room)
+        self._preparing, self._building = executors.preparing, executors.building
         self._turns = Turns()
 
     def close(self) -> None:
@@ -474,7 +474,7 @@ class Desk:
             node.release(ticket, reason, counts=counts, delay_s=delay_s)
 
 
-def announce(desk: Desk, wait: Callable[[float], object] = time.sleep) -> None:
+def announce(desk: HandoutDesk, wait: Callable[[float], object] = time.sleep) -> None:
     """Tell each node again and again that this worker is there; only pages depend on it."""
     while True:
         is_known = True
@@ -489,7 +489,7 @@ def announce(desk: Desk, wait: Callable[[float], object] = time.sleep) -> None:
         wait(ANNOUNCE_S if is_known else ANNOUNCE_S / 10)
 
 
-def register(app: Any, desk: Desk) -> None:
+def register(app: Any, desk: HandoutDesk) -> None:
     """Register the one task of the worker at `app`; it returns once its jobs are begun."""
 
     @app.task(name=TASK, ignore_result=True, bind=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -503,7 +503,7 @@ def register(app: Any, desk: Desk) -> None:
         desk.take(message, urgent=info.get("priority") == broker.PRIORITY_STEPS[0])
 
 
-class Doorbell:
+class WakePipe:
     """Wakes whoever waits for a file descriptor: the broker's event loop, the thread that ends."""
 
     def __init__(self) -> None:
@@ -523,7 +523,7 @@ class Doorbell:
             os.read(self.waiting, 4096)
 
 
-def take_while_there_is_room(app: Any, desk: Desk, room: Doorbell) -> None:
+def take_while_there_is_room(app: Any, desk: HandoutDesk, room: WakePipe) -> None:
     """Let `app` take a message from the broker only while the desk has room for a hand-out.
 
     What is taken is out of every other worker's reach. The event loop sleeps up to a second, so
@@ -558,8 +558,8 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
     app = broker.app(settings.worker.broker, files=settings.worker.broker_files)
     alive = heartbeat.AliveFile(settings.worker.alive_file)
     pulse = LeaseRenewal(settings.worker.stuck_after, alive=alive)
-    room = Doorbell()
-    desk = Desk(pipeline, settings, secret, pulse, room.ring)
+    room = WakePipe()
+    desk = HandoutDesk(pipeline, settings, secret, pulse, room.ring)
     register(app, desk)
     take_while_there_is_room(app, desk, room)
     signals.setup_logging.connect(_quiet_celery, weak=False)
@@ -593,12 +593,12 @@ def _quiet_celery(**_: object) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def end_on_signals(desk: Desk, pulse: LeaseRenewal) -> None:
+def end_on_signals(desk: HandoutDesk, pulse: LeaseRenewal) -> None:
     """End the process at SIGINT and SIGTERM, whatever Celery does with them.
 
     Celery's warm shutdown waits for its pool, its connections and at times for ever.
     """
-    bell = Doorbell()
+    bell = WakePipe()
 
     def end() -> None:
         select.select([bell.waiting], [], [])
@@ -616,7 +616,7 @@ def end_on_signals(desk: Desk, pulse: LeaseRenewal) -> None:
     signals.worker_shutting_down.connect(bell.ring, weak=False)
 
 
-def _end_process(desk: Desk, pulse: LeaseRenewal) -> None:
+def _end_process(desk: HandoutDesk, pulse: LeaseRenewal) -> None:
     """Let what is nearly done be posted, give the rest back, and be gone before we are killed."""
     until = time.monotonic() + LAST_WORDS_S
     while desk.held and time.monotonic() < until:
