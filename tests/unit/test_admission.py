@@ -107,7 +107,7 @@ def test_a_peer_gets_the_contexts_that_it_has_rights_for(
         for uid in (VERIFICATION, CR, FIND, GET, MOVE):
             ae.add_requested_context(uid)
         assoc = ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT")
-        assert {str(one.abstract_syntax) for one in assoc.accepted_contexts} == accepted
+        assert {str(context.abstract_syntax) for context in assoc.accepted_contexts} == accepted
         assoc.release()
 
 

@@ -21,7 +21,7 @@ def test_the_last_judgement_of_each_result_counts(ledger: Ledger) -> None:
     on(ledger, NOW + 13).acts.judge(second.job, "agree", "b")
     on(ledger, NOW + 14).acts.judge(third.job, "agree", "a")
     (versions,) = ledger.results.agreement().values()
-    assert [(one.agree, one.disagree) for one in versions] == [(2, 1)]
+    assert [(version.agree, version.disagree) for version in versions] == [(2, 1)]
     assert versions[0].share == pytest.approx(2 / 3)
     assert versions[0].model_version
 

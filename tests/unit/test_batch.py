@@ -84,12 +84,12 @@ def test_instances_of_one_batch_have_what_each_would_have_alone(ledger: Ledger) 
     )
     assert [receipt and len(receipt.jobs) for receipt in receipts] == [1, 2, 0, None]
     traces = [ledger.history.trace(f"1.2.3.{n}") for n in (1, 2, 3)]
-    assert [[stage.stage for stage in one.stages] for one in traces] == [
+    assert [[stage.stage for stage in trace.stages] for trace in traces] == [
         ["received", "routed"],
         ["received", "routed", "routed"],
         ["received", "ignored"],
     ]
-    numbers = [job.report_order.instance_number for one in traces for job in one.jobs]
+    numbers = [job.report_order.instance_number for trace in traces for job in trace.jobs]
     assert numbers == [1, 2, 1]
 
 

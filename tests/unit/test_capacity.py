@@ -56,7 +56,7 @@ def test_a_country_needs_more_than_a_site_but_less_than_in_proportion() -> None:
     assert workers[1_000] == 1
     assert workers[1_000] <= workers[50_000] < workers[5_000_000] < 5_000 * workers[1_000]
     for plan in plans.values():
-        assert all(one.busy <= 0.8 for one in plan.stations)
+        assert all(station.busy <= 0.8 for station in plan.stations)
 
 
 def test_a_batch_shares_the_time_of_its_model(tmp_path: Path) -> None:
@@ -78,5 +78,9 @@ def test_the_command_says_it_for_people_and_for_programs(
     assert "images a day: 50,000" in capsys.readouterr().out
     assert cli.main(["capacity", "--per-day", "50000", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert [one["station"] for one in shown["stations"]] == ["listeners", "workers", "couriers"]
+    assert [station["station"] for station in shown["stations"]] == [
+        "listeners",
+        "workers",
+        "couriers",
+    ]
     assert cli.main(["capacity", "--per-day", "0"]) == 2

@@ -20,9 +20,9 @@ def class_files() -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for room in ("dicom_node", "worker"):
         for file in sorted((ROOT / room).rglob("*.py")):
-            for one in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                if isinstance(one, ast.ClassDef) and not one.name.startswith("_"):
-                    found[one.name].add(file.relative_to(ROOT).as_posix())
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    found[node.name].add(file.relative_to(ROOT).as_posix())
     return found
 
 

@@ -296,7 +296,7 @@ def test_a_report_that_is_not_committed_to_keeps_its_file(node: Node) -> None:
     late = NOW + 10_000
 
     def purged() -> list[str]:
-        return [one.what for one in on(node.ledger, late).purge.purgeable(1e9, 10)]
+        return [row.what for row in on(node.ledger, late).purge.purgeable(1e9, 10)]
 
     assert purged() == []
     node.archive.reply = all_kept

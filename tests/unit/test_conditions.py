@@ -28,7 +28,7 @@ from dicom_node.web import board, workers
 
 
 def keys(found: Iterator[Condition]) -> list[tuple[str, str]]:
-    return [(one.key, one.level) for one in found]
+    return [(condition.key, condition.level) for condition in found]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,9 @@ def test_a_job_that_the_broker_has_taken_waits_all_the_same(tmp_path: Path) -> N
     on(ledger, NOW).instances.receive(instance(), [route()])
     assert on(ledger, NOW + 1).jobs.hand_out("phantom", 1, NOW + 900)
     waiting = on(ledger, NOW + 60).jobs.waiting()
-    assert [one.key for one in conditions.of_jobs(waiting, (), NOW + 60)] == ["no-worker"]
+    assert [condition.key for condition in conditions.of_jobs(waiting, (), NOW + 60)] == [
+        "no-worker"
+    ]
     ledger.close()
 
 
@@ -281,7 +283,7 @@ def test_pages_doctor_and_metrics_agree_on_a_missing_worker(
     assert "no-worker" in {*found["ready"]["conditions"]} & found["metrics"]
     assert found["ready"]["ready"] is True
     monkeypatch.setattr(surroundings, "_models_here", lambda settings: set())
-    checks = {one.name: one for one in surroundings.ledger(api.settings)}
+    checks = {check.name: check for check in surroundings.ledger(api.settings)}
     assert checks["jobs"].verdict == "fail"
     assert "chexfract-worker run" in checks["jobs"].advice
     pages.rejected(api, pages.claimed(api))
@@ -299,7 +301,7 @@ def test_a_look_that_hangs_keeps_no_page_waiting(
     monkeypatch.setattr(api.ledger.history, "answers", lambda: released.wait(30))
     looked = Conditions(api.settings, api.ledger, api.spool, set, time.monotonic())
     try:
-        assert [one.key for one in looked.now()] == ["ledger-away"]
+        assert [condition.key for condition in looked.now()] == ["ledger-away"]
     finally:
         released.set()
 

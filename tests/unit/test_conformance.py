@@ -93,9 +93,9 @@ def test_every_rejection_of_the_listener_is_stated() -> None:
         (r["result"], r["source"], r["reason"]) for r in statement(Settings())["rejections"]
     }
     used = {
-        (one.result, one.source, one.diagnostic)
-        for one in vars(scp).values()
-        if isinstance(one, scp.Rejection)
+        (var.result, var.source, var.diagnostic)
+        for var in vars(scp).values()
+        if isinstance(var, scp.Rejection)
     }
     assert declared == used
     assert len(declared) >= 4
@@ -128,7 +128,7 @@ def test_every_status_of_a_query_or_retrieval_is_stated() -> None:
 
 def test_every_status_of_a_commitment_is_stated() -> None:
     declared = statement(Settings())["storage_commitment"]
-    statuses = {int(one["status"], 16) for one in declared["report_statuses"]}
+    statuses = {int(status["status"], 16) for status in declared["report_statuses"]}
     assert statuses == codes_of(commitment)
 
 
@@ -162,10 +162,10 @@ def test_every_service_of_dicomweb_is_stated(tmp_path: Path) -> None:
     assert {path for method, path in served if method == "HEAD"} == got
     served = {(method, path) for method, path in served if method not in ("HEAD", "OPTIONS")}
     declared = statement(settings)["dicomweb"]
-    assert {(one["method"], one["path"]) for one in declared["services"]} == served
+    assert {(service["method"], service["path"]) for service in declared["services"]} == served
     assert declared["root"] == ROOT
     failures = codes_of(stow) | {status.OTHER_SOP_CLASS}
-    assert {int(one["reason"], 16) for one in declared["store_failures"]} == failures
+    assert {int(failure["reason"], 16) for failure in declared["store_failures"]} == failures
 
 
 BOX = Box("left seventh rib fracture", 100.0, 200.0, 300.0, 400.0)
@@ -212,7 +212,7 @@ def test_the_statement_has_the_chapters_of_the_standard() -> None:
 
 @pytest.mark.parametrize("kind", IODS)
 def test_the_objects_hold_the_attributes_that_are_stated(kind: str) -> None:
-    rows = {one["keyword"]: one for one in stated_attributes(kind)}
+    rows = {attribute["keyword"]: attribute for attribute in stated_attributes(kind)}
     pixels = np.zeros((2000, 1600), np.uint8)
     seen: list[set[str]] = []
     for case in reports.CASES.values():
@@ -222,8 +222,8 @@ def test_the_objects_hold_the_attributes_that_are_stated(kind: str) -> None:
             ds = dcmread(io.BytesIO(made.content))
             seen.append({element.keyword for element in ds})
             filled = {element.keyword for element in ds if not element.is_empty}
-            assert filled >= {k for k, one in rows.items() if one["presence"] == "ALWAYS"}
-            assert seen[-1] >= {k for k, one in rows.items() if one["presence"] == "VNAP"}
+            assert filled >= {k for k, item in rows.items() if item["presence"] == "ALWAYS"}
+            assert seen[-1] >= {k for k, item in rows.items() if item["presence"] == "VNAP"}
     assert set().union(*seen) <= set(rows)
 
 
@@ -237,23 +237,23 @@ def test_every_key_is_matched_as_it_is_stated(tmp_path: Path) -> None:
         add_result(node.ledger, node.spool, seconds=())
         (study,) = (row.study_instance_uid for row in node.ledger.history.recent())
         for level in statement(Settings())["query_retrieve"]["levels"]:
-            for one in level["keys"]:
+            for key in level["keys"]:
                 keys = Dataset()
-                if one["matching"].endswith(" with a UID"):
+                if key["matching"].endswith(" with a UID"):
                     keys.StudyInstanceUID = study
-                setattr(keys, one["keyword"], None if one["vr"] != "SQ" else [])
+                setattr(keys, key["keyword"], None if key["vr"] != "SQ" else [])
                 find = node.listener._retrieval._catalogue.find
                 (found, *_) = find(level["level"], keys)
-                element = found.get(Tag(one["keyword"]))
+                element = found.get(Tag(key["keyword"]))
                 texts = matching.values(element)
                 if len(texts) != 1:
                     continue
-                for text in asked_for(one["matching"], texts[0]):
-                    keys[one["keyword"]].value = text
-                    assert list(find(level["level"], keys)), (one["keyword"], text)
-                if "wild card" in one["matching"]:
-                    keys[one["keyword"]].value = "*no such value*"
-                    assert not list(find(level["level"], keys)), one["keyword"]
+                for text in asked_for(key["matching"], texts[0]):
+                    keys[key["keyword"]].value = text
+                    assert list(find(level["level"], keys)), (key["keyword"], text)
+                if "wild card" in key["matching"]:
+                    keys[key["keyword"]].value = "*no such value*"
+                    assert not list(find(level["level"], keys)), key["keyword"]
 
 
 def asked_for(how: str, value: str) -> list[str | list[str]]:

@@ -146,7 +146,7 @@ def test_rules_are_moved_and_removed(admin: httpx2.Client, config: Path) -> None
         page = admin.get("/rules/edit", params={"name": "two"}).text
         page = press(admin, "/rules/edit", page, do).text
         press(admin, "/rules/edit", page, do)
-        assert [one.name for one in load(config).rules] == names
+        assert [rule.name for rule in load(config).rules] == names
 
 
 def test_the_second_author_keeps_their_words_and_sees_the_other_change(
@@ -237,7 +237,7 @@ def test_the_api_changes_what_it_has_seen(api: Api, http: httpx2.Client, config:
     assert load(config).peers["pacs"].host == "10.0.0.2"
     late = http.patch("/api/peers/pacs", json={"port": 105}, headers=match)
     assert late.status_code == 412
-    assert [one["by"] for one in late.json()["since"]] == ["admin"]
+    assert [change["by"] for change in late.json()["since"]] == ["admin"]
     assert http.patch("/api/peers/pacs", json={"port": 105}).status_code == 428
     match = {"If-Match": changed.headers["etag"]}
     wrong = http.patch("/api/peers/pacs", json={"prt": 1}, headers=match)
@@ -249,7 +249,7 @@ def test_the_api_changes_what_it_has_seen(api: Api, http: httpx2.Client, config:
     assert http.delete("/api/peers/b", headers={"If-Match": "*"}).status_code == 200
     assert http.get("/api/peers/b").status_code == 404
     history = http.get("/api/history").json()["history"]
-    assert [one["act"] for one in history] == ["change", "add", "remove"]
+    assert [change["act"] for change in history] == ["change", "add", "remove"]
     assert http.post("/api/history/3/undo").status_code == 200
     assert "b" in load(config).peers
 
@@ -352,7 +352,7 @@ def test_users_by_the_api(api: Api, http: httpx2.Client) -> None:
         "name": "lee"
     }
     assert len(http.patch("/api/users/lee", json={"password": ""}).json()["password"]) >= 12
-    known = {one["name"]: one["role"] for one in http.get("/api/users").json()["users"]}
+    known = {user["name"]: user["role"] for user in http.get("/api/users").json()["users"]}
     assert known["lee"] == "viewer"
     for body in ({"role": "king"}, {"role": 1}, {"rle": "admin"}, {"password": "short"}):
         assert http.patch("/api/users/lee", json=body).status_code == 422
@@ -544,11 +544,13 @@ def test_each_key_of_the_settings_has_a_field_in_a_group_and_a_word() -> None:
 
     for kind, fields in FIELDS.items():
         groups = groups_of(kind, fields)
-        shown = [one for group in groups for one in group.fields]
-        assert sorted(one.key for one in shown) == sorted(one.key for one in fields)
+        shown = [field for group in groups for field in group.fields]
+        assert sorted(row.key for row in shown) == sorted(field.key for field in fields)
         assert "Others" not in [group.title for group in groups]
-        assert {one.key for one in fields} <= set(LABELS)
-        assert all(not one.is_needed for group in groups if group.is_folded for one in group.fields)
+        assert {field.key for field in fields} <= set(LABELS)
+        assert all(
+            not field.is_needed for group in groups if group.is_folded for field in group.fields
+        )
     said = "node.toml: peers.a.tls.ca: no such file; peers.a.objects.0: 'x' is not a kind"
     assert wrong_keys(FIELDS["peers"], said) == ["objects", "tls.ca"]
     assert wrong_keys(FIELDS["rules"], "rule 'a': match.view.0: must be text") == ["match.view"]

@@ -117,7 +117,7 @@ def test_the_second_of_two_authors_sees_what_changed_and_loses_nothing(writer: W
     writer.change("peers", "pacs", PACS, base=base)
     with pytest.raises(FileChanged, match="changed by jane meanwhile") as found:
         writer.change("peers", "other", {**PACS, "ae_title": "B"}, base=base)
-    assert [one.what for one in found.value.since] == ["peer 'pacs' changed"]
+    assert [change.what for change in found.value.since] == ["peer 'pacs' changed"]
     assert "other" not in writer.path.read_text()
     writer.change("peers", "other", {**PACS, "ae_title": "B"}, base=writer.file.read().mark)
 
@@ -141,7 +141,7 @@ def test_two_writers_at_once_both_last(writer: Writer) -> None:
     for thread in threads:
         thread.join()
     assert set(load(writer.path).peers) == {"pacs", *(f"p{n}" for n in range(6))}
-    assert [one.number for one in writer.file.history()] == list(range(1, 7))
+    assert [change.number for change in writer.file.history()] == list(range(1, 7))
 
 
 def test_a_refused_reload_puts_the_file_back_and_says_why(writer: Writer) -> None:
@@ -196,7 +196,7 @@ def test_every_kind_of_change_is_undone(writer: Writer) -> None:
     text = writer.path.read_text()
     assert "[peers.pacs]  # the archive" in text
     assert text.count("[[rules]]") == 1
-    assert [one.undoes for one in writer.file.history()] == [0, 0, 0, 0, 4, 3, 2, 1]
+    assert [change.undoes for change in writer.file.history()] == [0, 0, 0, 0, 4, 3, 2, 1]
     writer.file.undo(8, JANE, "page")  # an undo is a change, too
     assert [rule.name for rule in load(writer.path).rules] == ["two", "chests"]
 
@@ -287,7 +287,7 @@ def test_commands_change_list_and_undo(
         "first", "chests",
     ]  # fmt: skip
     history = json.loads(run("config", "history", "--json")[1])
-    assert [one["act"] for one in history] == ["add", "add", "add", "move", "undo"]
+    assert [change["act"] for change in history] == ["add", "add", "add", "move", "undo"]
     assert history[0]["by"] == cli._own_actor().name
     assert run("rule", "remove", "first")[0] == 0
     assert path.read_text().count("# end") == 1

@@ -433,9 +433,11 @@ def test_a_child_makes_inputs_while_its_model_computes(tmp_path):
         assert prepared.inputs is not None, "they lie in the other process"
         hold.unlink()
         works.join(60)
-        assert [one.text for one in model.describe([prepared])] == [one.text for one in alone]
+        assert [answer.text for answer in model.describe([prepared])] == [
+            answer.text for answer in alone
+        ]
         both = model.describe([prepared, seen(TALL)])
-        assert [one.text for one in both] == [alone[0].text, found[0].text]
+        assert [answer.text for answer in both] == [alone[0].text, found[0].text]
     finally:
         hold.unlink(missing_ok=True)
         model.close()
@@ -449,7 +451,7 @@ def test_inputs_in_a_child_that_died_are_made_by_the_next(child):
     process.wait(10)
     lost = child.prepare(seen(TALL))
     assert lost.inputs is None, "whether of this picture is not known"
-    assert [one.text for one in child.describe([prepared, lost])] == 2 * [before[0].text]
+    assert [answer.text for answer in child.describe([prepared, lost])] == 2 * [before[0].text]
     assert child._process is not process
 
 

@@ -37,7 +37,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def values(found: Any) -> dict[str, float | None]:
-    return {one.name: one.value for one in found.whole.measures}
+    return {measure.name: measure.value for measure in found.whole.measures}
 
 
 def test_each_answer_falls_into_its_cell(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_fractures_are_compared_as_sets_of_places(tmp_path: Path) -> None:
     rows[0]["findings"]["fractures"] = [rib, rib | {"number": "7"}]
     (run / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     labels = written(tmp_path, "file,fracture,findings\na,1,left rib 5; right clavicle\nb,0,\n")
-    scores = {one.name: one for one in evaluate(run, labels).fractures}
+    scores = {fracture.name: fracture for fracture in evaluate(run, labels).fractures}
     assert (scores["all"].right, scores["all"].named, scores["all"].labelled) == (1, 2, 2)
     assert scores["bone=clavicle"].labelled == 1
     assert scores["side=left"].named == 2
@@ -210,7 +210,7 @@ def test_two_runs_are_compared_by_the_same_images(
     found = compare(a, b, labels)
     assert (found.only_a, found.only_b, len(found.flipped)) == (20, 0, 20)
     assert found.p == pytest.approx(2 / 2**20)
-    accuracy = next(one for one in found.differences if one.name == "accuracy")
+    accuracy = next(difference for difference in found.differences if difference.name == "accuracy")
     assert accuracy.value == pytest.approx(20 / 120)
     assert accuracy.interval is not None
     assert accuracy.interval[0] > 0
@@ -230,11 +230,11 @@ def test_runs_without_an_image_in_common_are_refused(tmp_path: Path) -> None:
 
 @given(st.tuples(*[st.integers(0, 40)] * 4))
 def test_every_interval_holds_its_value(cells: tuple[int, int, int, int]) -> None:
-    for one in measure_counts(Counts(*cells)):
-        if one.value is not None and one.wilson is not None:
-            assert one.wilson[0] - 1e-9 <= one.value <= one.wilson[1] + 1e-9
-        if one.value is not None and one.name != "mcc":
-            assert 0 <= one.value <= 1
+    for measure in measure_counts(Counts(*cells)):
+        if measure.value is not None and measure.wilson is not None:
+            assert measure.wilson[0] - 1e-9 <= measure.value <= measure.wilson[1] + 1e-9
+        if measure.value is not None and measure.name != "mcc":
+            assert 0 <= measure.value <= 1
 
 
 def test_a_bootstrap_gives_the_same_intervals_again() -> None:

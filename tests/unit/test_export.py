@@ -102,7 +102,7 @@ def test_deidentified_lines_hold_no_identifier_and_are_the_same_each_time(
     first = exported(path, "--json", "--deid", capsys=capsys)
     assert exported(path, "--json", "--deid", capsys=capsys) == first
     hidden = json.loads(first)
-    for name in (one for one in IDENTIFIERS if plain[one]):
+    for name in (column for column in IDENTIFIERS if plain[column]):
         assert hidden[name] != plain[name]
         assert str(plain[name]) not in first or len(str(plain[name])) < 4
     assert hidden["text"] == plain["text"]

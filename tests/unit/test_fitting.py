@@ -91,7 +91,7 @@ def test_a_picture_that_fits_nowhere_makes_no_smaller_batches():
     class Choosy(Holds):
         def describe(self, pictures, progress=None):
             self.calls.append(len(pictures))
-            if any(one.pixels.any() for one in pictures):
+            if any(picture.pixels.any() for picture in pictures):
                 raise OutOfResources("out of memory")
             return [Description("No fracture.", 3, "stop", 0.1) for _ in pictures]
 

@@ -157,7 +157,7 @@ def test_each_kind_of_object_tells_of_the_judgement(kind: Any) -> None:
         render(kind, reports.source(), None, outcome, reports.ALGORITHM, order(one))
         for one in (None, judgement(), judgement("agree"))
     ]
-    first, disputed, agreed = [one and one.content for one in said]
+    first, disputed, agreed = [word and word.content for word in said]
     assert agreed is not None
     if kind == "ko":
         assert disputed is None
@@ -173,7 +173,7 @@ def test_each_kind_of_object_tells_of_the_judgement(kind: Any) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.text(max_size=300), st.text(max_size=300), st.lists(st.text(max_size=30), max_size=3))
 def test_no_words_of_a_reader_break_a_report(reader: str, words: str, findings: list[str]) -> None:
-    judged = tuple(JudgedFinding(finding=one, verdict="disagree") for one in findings)
+    judged = tuple(JudgedFinding(finding=finding, verdict="disagree") for finding in findings)
     made = judgement(reader=reader[:256], comment=words, corrected_text=words, findings=judged)
     ds = tree(made)
     assert reports.values(ds, "121071")[-1] == TEXT
@@ -222,7 +222,7 @@ def test_a_judgement_is_built_without_the_model_and_in_the_name_of_the_one_that_
     pipeline.describe([case])
     ordered = order(judged, objects=("sr", "pdf"))
     made = pipeline.build(case, ordered, "t")
-    assert [one.kind for one in made.documents] == ["sr", "pdf"]
+    assert [document.kind for document in made.documents] == ["sr", "pdf"]
     result = made.result
     assert (result.device_uid, result.model_version, result.options) == (
         "2.25.4",

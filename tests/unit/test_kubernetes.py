@@ -42,14 +42,14 @@ def base() -> list[dict[str, Any]]:
 
 
 def check(documents: list[dict[str, Any]]) -> None:
-    for one in documents:
-        if not one["apiVersion"].startswith("keda.sh/"):  # its schema is KEDA's own
-            kubernetes_validate.validate(one, "1.31", strict=True)
+    for document in documents:
+        if not document["apiVersion"].startswith("keda.sh/"):  # its schema is KEDA's own
+            kubernetes_validate.validate(document, "1.31", strict=True)
 
 
 def pods(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     kinds = ("Deployment", "StatefulSet")
-    return [one["spec"]["template"] for one in documents if one["kind"] in kinds]
+    return [document["spec"]["template"] for document in documents if document["kind"] in kinds]
 
 
 def test_the_base_is_valid() -> None:
@@ -87,7 +87,7 @@ def test_no_secret_stands_in_an_argument_or_a_value() -> None:
 
 
 def test_every_app_is_under_a_policy_and_the_rest_is_denied() -> None:
-    policies = [one["spec"] for one in base() if one["kind"] == "NetworkPolicy"]
+    policies = [document["spec"] for document in base() if document["kind"] == "NetworkPolicy"]
     assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in policies
     selected = {p["podSelector"].get("matchLabels", {}).get("app") for p in policies}
     assert selected - {None} == {pod["metadata"]["labels"]["app"] for pod in pods(base())}
@@ -96,7 +96,9 @@ def test_every_app_is_under_a_policy_and_the_rest_is_denied() -> None:
 def test_the_configurations_are_ones_that_the_programs_take() -> None:
     node = Settings(**tomllib.loads((K8S / "base" / "node.toml").read_text()))
     worker = worker_settings.Settings(**tomllib.loads((K8S / "base" / "worker.toml").read_text()))
-    services = {one["metadata"]["name"] for one in base() if one["kind"] == "Service"}
+    services = {
+        document["metadata"]["name"] for document in base() if document["kind"] == "Service"
+    }
     assert node.web.url == "https://node:8080"
     assert worker.worker.nodes == (node.web.url,)
     assert "node" in services
@@ -105,8 +107,12 @@ def test_the_configurations_are_ones_that_the_programs_take() -> None:
 
 
 def test_workers_scale_on_jobs_that_wait_and_not_on_those_in_work(tmp_path: Path) -> None:
-    (scale,) = (one for one in built("gpu-pool") if one["kind"] == "ScaledObject")
-    targets = {one["metadata"]["name"] for one in built("gpu-pool") if one["kind"] == "Deployment"}
+    (scale,) = (document for document in built("gpu-pool") if document["kind"] == "ScaledObject")
+    targets = {
+        document["metadata"]["name"]
+        for document in built("gpu-pool")
+        if document["kind"] == "Deployment"
+    }
     assert scale["spec"]["scaleTargetRef"]["name"] in targets
     query = scale["spec"]["triggers"][0]["metadata"]["query"]
     found = re.search(r'\((\w+)\{(\w+)=~"([\w|]+)"\}\)', query)
@@ -114,8 +120,8 @@ def test_workers_scale_on_jobs_that_wait_and_not_on_those_in_work(tmp_path: Path
     metric, label, states = found.groups()
     waiting = {"phantom": Waiting(due=3, queued=4, running=5, oldest=0.0)}
     families = list(health._model_metrics(Ledger.open(fresh(tmp_path)).history.status(), waiting))
-    samples = [one for family in families for one in family.samples if one.name == metric]
-    counted = [one.value for one in samples if one.labels[label] in states.split("|")]
+    samples = [sample for family in families for sample in family.samples if sample.name == metric]
+    counted = [sample.value for sample in samples if sample.labels[label] in states.split("|")]
     assert sorted(counted) == [3, 4]
 
 
@@ -134,7 +140,9 @@ def named_ports(documents: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 def arrows(documents: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
     """Return who may begin to speak to whom, and where: apps and names of ports."""
     found = set()
-    for policy in (one["spec"] for one in documents if one["kind"] == "NetworkPolicy"):
+    for policy in (
+        document["spec"] for document in documents if document["kind"] == "NetworkPolicy"
+    ):
         own = policy["podSelector"].get("matchLabels", {}).get("app", "each")
         for way, side in (("ingress", "from"), ("egress", "to")):
             for rule in policy.get(way, ()):
@@ -154,19 +162,19 @@ def arrows(documents: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
 def test_the_network_has_the_design_s_arrows_and_no_others(name: str) -> None:
     documents = built(name)
     ports = named_ports(documents)
-    within = {one for one in arrows(documents) if not {"anybody", "namespace"} & set(one)}
+    within = {arrow for arrow in arrows(documents) if not {"anybody", "namespace"} & set(arrow)}
     assert within == {
         ("node", "redis", "redis"), ("worker", "redis", "redis"), ("worker", "node", "web"),
     }  # fmt: skip
     for _, target, port in within:
         assert port in ports[target]
-    outward = {one for one in arrows(documents) if one[1] in ("anybody", "namespace")}
-    assert {(one[0], one[2]) for one in outward if one[0] != "each"} == {
+    outward = {arrow for arrow in arrows(documents) if arrow[1] in ("anybody", "namespace")}
+    assert {(policy[0], policy[2]) for policy in outward if policy[0] != "each"} == {
         ("node", port)
         for port in ("104", "4242", "11112", *(["5432"] if name == "postgresql" else []))
     }
-    assert {one[2] for one in outward if one[0] == "each"} == {"53"}
-    inward = {one for one in arrows(documents) if one[0] in ("anybody", "namespace")}
+    assert {policy[2] for policy in outward if policy[0] == "each"} == {"53"}
+    inward = {arrow for arrow in arrows(documents) if arrow[0] in ("anybody", "namespace")}
     assert inward == {("anybody", "node", "dicom"), ("namespace", "node", "web")}
 
 
@@ -174,12 +182,12 @@ def test_the_network_has_the_design_s_arrows_and_no_others(name: str) -> None:
 def test_services_budgets_and_probes_meet_what_there_is(name: str, tmp_path: Path) -> None:
     documents = built(name)
     ports = named_ports(documents)
-    for one in documents:
-        if one["kind"] == "Service":
-            app = one["spec"]["selector"]["app"]
-            assert {port["targetPort"] for port in one["spec"]["ports"]} <= {*ports[app]}
-        if one["kind"] == "PodDisruptionBudget":
-            assert one["spec"]["selector"]["matchLabels"]["app"] in ports
+    for document in documents:
+        if document["kind"] == "Service":
+            app = document["spec"]["selector"]["app"]
+            assert {port["targetPort"] for port in document["spec"]["ports"]} <= {*ports[app]}
+        if document["kind"] == "PodDisruptionBudget":
+            assert document["spec"]["selector"]["matchLabels"]["app"] in ports
     asked = FastAPI()
     asked.include_router(health.routes(Ledger.open(fresh(tmp_path)), Spool(tmp_path / "spool")))
     paths = {*asked.openapi()["paths"]}
@@ -201,8 +209,10 @@ def test_every_secret_that_a_pod_wants_is_made_by_a_command_of_the_manual(name: 
     made: dict[str, set[str]] = {"ledger": {"url"}}  # of postgresql, which the page has in words
     for line in re.findall(r"^kubectl .*create secret .*$", PAGE.read_text(), re.MULTILINE):
         words = shlex.split(line)
-        given = [one.split("=", 1)[1] for one in words if one.startswith("--from-")]
-        made[words[words.index("generic") + 1]] = {Path(one.split("=", 1)[0]).name for one in given}
+        given = [word.split("=", 1)[1] for word in words if word.startswith("--from-")]
+        made[words[words.index("generic") + 1]] = {
+            Path(part.split("=", 1)[0]).name for part in given
+        }
     wanted: dict[str, set[str]] = {}
     for pod in pods(built(name)):
         for container in pod["spec"]["containers"]:
@@ -212,7 +222,7 @@ def test_every_secret_that_a_pod_wants_is_made_by_a_command_of_the_manual(name: 
                     wanted.setdefault(key["name"], set()).add(key["key"])
         for volume in pod["spec"]["volumes"]:
             if "secret" in volume:
-                items = {one["key"] for one in volume["secret"].get("items", ())}
+                items = {item["key"] for item in volume["secret"].get("items", ())}
                 wanted.setdefault(volume["secret"]["secretName"], set()).update(items)
     assert wanted.keys() <= made.keys()
     assert all(keys <= made[secret] for secret, keys in wanted.items())
@@ -242,14 +252,18 @@ def test_every_variable_of_a_pod_sets_a_key_that_its_program_has(name: str) -> N
 
 def test_two_nodes_share_a_spool_and_no_data_dir() -> None:
     """One node locks its data_dir: a second one beside it would not start."""
-    (node,) = (one for one in built("postgresql") if one["kind"] == "StatefulSet")
+    (node,) = (document for document in built("postgresql") if document["kind"] == "StatefulSet")
     pod = node["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     data_dir = tomllib.loads((K8S / "base" / "node.toml").read_text())["node"]["data_dir"]
-    shared = {one["name"]: one["value"] for one in container["env"] if "value" in one}
-    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+    shared = {
+        variable["name"]: variable["value"] for variable in container["env"] if "value" in variable
+    }
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     own = next(name for path, name in mounts.items() if data_dir.startswith(f"{path}/"))
     assert node["spec"]["replicas"] == 2
-    assert own in {one["metadata"]["name"] for one in node["spec"]["volumeClaimTemplates"]}
+    assert own in {claim["metadata"]["name"] for claim in node["spec"]["volumeClaimTemplates"]}
     ours = mounts[shared["CHEXFRACT_NODE__SHARED_DIR"]]
-    assert ours in {one["name"] for one in pod["volumes"] if "persistentVolumeClaim" in one}
+    assert ours in {
+        volume["name"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume
+    }

@@ -999,13 +999,13 @@ def test_a_transaction_in_a_row_happens_as_a_whole_or_not(ledger: Ledger, how: s
 
     with pytest.raises((Unreachable, Stale)):
         begun()
-    assert [one.worker for one in ledger.results.workers()] == ["w"]
+    assert [worker.worker for worker in ledger.results.workers()] == ["w"]
     with ledger.database.writing(in_a_row=True) as connection:
         update = schema.workers.update().where(schema.workers.c.name == sa.bindparam("who"))
         update = update.values(claimed_at=sa.bindparam("at"))
         assert database_module.change(connection, update, {"who": "w", "at": 5.0}) == 1
         assert database_module.change(connection, update, {"who": "x", "at": 5.0}) == 0
-    assert [one.claimed_at for one in ledger.results.workers()] == [5.0]
+    assert [worker.claimed_at for worker in ledger.results.workers()] == [5.0]
 
 
 def test_a_question_leaves_its_connection_fit_for_a_transaction(ledger: Ledger) -> None:
@@ -1021,4 +1021,4 @@ def test_a_question_leaves_its_connection_fit_for_a_transaction(ledger: Ledger) 
         ask()
         with pytest.raises(Stale):
             undone()
-        assert [one.worker for one in ledger.results.workers()] == ["w"]
+        assert [worker.worker for worker in ledger.results.workers()] == ["w"]

@@ -58,9 +58,9 @@ class Acts(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             found = transitions.written(self.writers[0])
-            assert [one for one in found if not transitions.is_known(one)] == []
+            assert [move for move in found if not transitions.is_known(move)] == []
             walked = WALKED["postgresql" if self.server else "sqlite"]
-            walked.update((one.what, one.old, one.new) for one in found)
+            walked.update((move.what, move.old, move.new) for move in found)
         finally:
             for writer in self.writers:
                 writer.close()
@@ -103,8 +103,8 @@ class Acts(RuleBasedStateMachine):
             self._questions += 1
             question = f"2.25.{self._questions}.{name}"
             self.writers[by].commitments.ask(question, found, lambda _: 600)
-            for one in found:
-                self.answer(1 - by, (question, one), is_kept)
+            for move in found:
+                self.answer(1 - by, (question, move), is_kept)
         self.operate(by, again, "resend")
 
     @rule(by=WRITERS, ticket=tickets, act=st.sampled_from(("unpublish", "claim", "renew")))
@@ -182,8 +182,8 @@ class Acts(RuleBasedStateMachine):
 
     @rule(by=WRITERS, act=st.sampled_from(DELIVERING))
     def deliver_what_is_due(self, by: int, act: str) -> None:
-        for one in self.writers[by].deliveries.due():
-            self.deliver(by, one, act)
+        for delivery in self.writers[by].deliveries.due():
+            self.deliver(by, delivery, act)
 
     @rule(by=WRITERS, one=due, act=st.sampled_from(DELIVERING))
     def deliver_late(self, by: int, one: DueDelivery, act: str) -> None:
@@ -215,7 +215,7 @@ class Acts(RuleBasedStateMachine):
             self._questions += 1
             question = f"2.25.{self._questions}"
             ledger.commitments.ask(question, found, lambda _: 600)
-            asked += [(question, one) for one in found]
+            asked += [(question, move) for move in found]
             ledger.commitments.put_off(found[1:], f"{name} is away", lambda _: 1)
         return multiple(*asked)
 
@@ -358,7 +358,7 @@ def test_every_arrow_of_the_tables_is_walked_and_no_other(both: list[Ledger]) ->
             act_of(old, new)(view.id, uid)
             for _ in range(2):  # out of the way of what follows
                 ledger.deliveries.delivered(view.id, 0)
-    walked = {(one.what, one.old, one.new) for one in transitions.written(ledger)}
+    walked = {(move.what, move.old, move.new) for move in transitions.written(ledger)}
     assert sorted(ARROWS - walked) == []
     assert transitions.unknown(ledger) == []
 

@@ -95,8 +95,12 @@ def patterns_of(module: Any) -> Iterator[tuple[str, re.Pattern[Any]]]:
             yield name, value
         elif isinstance(value, tuple | list | dict):
             inner = list(value.values()) if isinstance(value, dict) else list(value)
-            flat = [x for one in inner for x in (one if isinstance(one, tuple | list) else (one,))]
-            yield from ((name, one) for one in flat if isinstance(one, re.Pattern))
+            flat = [
+                x
+                for pattern in inner
+                for x in (pattern if isinstance(pattern, tuple | list) else (pattern,))
+            ]
+            yield from ((name, pattern) for pattern in flat if isinstance(pattern, re.Pattern))
 
 
 def sample(tokens: Any) -> str:

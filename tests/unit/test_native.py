@@ -46,7 +46,7 @@ def by_own_code(model, pictures, monkeypatch):
 
 
 def plain(answers):
-    return [(one.text, one.tokens, one.finish_reason) for one in answers]
+    return [(answer.text, answer.tokens, answer.finish_reason) for answer in answers]
 
 
 @pytest.mark.parametrize("shape", [{}, EQUAL, NARROW], ids=["grouped", "equal", "narrow"])
@@ -57,12 +57,12 @@ def test_the_same_is_said_as_by_the_checkpoints_own_code(tmp_path, shape, monkey
     answers = model.describe(PICTURES)
     assert plain(answers) == plain(by_own_code(model, PICTURES, monkeypatch))
     assert model.info.parameters["decoder"] == "native"
-    assert shape == NARROW or len({one.text for one in answers}) > 1, "the pictures are seen"
+    assert shape == NARROW or len({answer.text for answer in answers}) > 1, "the pictures are seen"
 
 
 def test_a_batch_says_what_single_calls_say(model):
     together = plain(model.describe(PICTURES))
-    assert together == [plain(model.describe([one]))[0] for one in PICTURES]
+    assert together == [plain(model.describe([picture]))[0] for picture in PICTURES]
 
 
 def test_rows_of_different_prompts_are_padded_and_end_by_themselves(model, monkeypatch):

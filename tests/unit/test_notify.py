@@ -115,7 +115,7 @@ def test_a_full_disk_is_told(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api.spool, "min_free", 10**18)
     on(looks, 2e9).step()
     assert "The disk is full: images are refused." in messages[0][0]
-    assert messages[0][1] == [f"{one.text} {one.advised}" for one in the_same(api)]
+    assert messages[0][1] == [f"{event.text} {event.advised}" for event in the_same(api)]
 
 
 def the_same(api: Api) -> list[Condition]:

@@ -161,7 +161,7 @@ def test_an_identifier_that_is_cut_off_is_a_failure_with_a_line(
         caplog.clear()
         # nothing can be moved to one that is away, whatever the identifier
         assert answers(node, sop_class, sent) == ["A801" if more else "C000", "released"]
-        (line,) = [one for one in caplog.messages if "refused a request" in one]
+        (line,) = [message for message in caplog.messages if "refused a request" in message]
         assert "0xC000: identifier: the data set is cut off" in line
 
 
@@ -177,5 +177,5 @@ def test_an_operation_that_nobody_serves_leaves_a_line(
         element(0, 0x1008, number(1)),
     )
     assert answers(node, wire.VERIFICATION, pdata(pdv(3, action))) == ["0110", "released"]
-    (line,) = [one for one in caplog.messages if "N-ACTION" in one]
+    (line,) = [message for message in caplog.messages if "N-ACTION" in message]
     assert line.endswith("an N-ACTION, which nobody serves here")

@@ -320,9 +320,9 @@ def test_the_caller_is_the_one_peer_that_nothing_excludes(
     caller = parse_address(address)
     fitting = [
         name
-        for name, one in known.items()
-        if one.ae_title == title
-        and any(caller in parse_network(text) for text in (one.addresses or (one.host,)))
+        for name, item in known.items()
+        if item.ae_title == title
+        and any(caller in parse_network(text) for text in (item.addresses or (item.host,)))
     ]
     found = who_calls(known, title, address)
     assert found.name == (fitting[0] if len(fitting) == 1 else None)

@@ -31,15 +31,15 @@ def reader() -> Reader:
 def phantoms() -> tuple[list[Pixels], list[frozenset[truth.Finding]]]:
     """Forty fresh phantoms and what is broken in them."""
     drawn = [draw.phantom(SEED, index) for index in range(40)]
-    return [one.uint8 for one in drawn], [one.findings for one in drawn]
+    return [phantom.uint8 for phantom in drawn], [phantom.findings for phantom in drawn]
 
 
 @pytest.fixture(scope="module")
 def fractured() -> tuple[list[Pixels], list[frozenset[truth.Finding]]]:
     """Sixteen fresh phantoms, each with one fracture of a different bone."""
     found = [frozenset([finding]) for finding in truth.FINDINGS[:16]]
-    drawn = [draw.phantom(SEED, 100 + index, one) for index, one in enumerate(found)]
-    return [one.uint8 for one in drawn], found
+    drawn = [draw.phantom(SEED, 100 + index, match) for index, match in enumerate(found)]
+    return [phantom.uint8 for phantom in drawn], found
 
 
 def test_every_weight_is_loaded() -> None:

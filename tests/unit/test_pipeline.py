@@ -34,9 +34,11 @@ class Reader:
         self.batches.append(len(radiographs))
         if len(radiographs) > self.room:
             raise OutOfResources("out of memory on cuda")
-        if self.fault and any(not one.pixels.any() for one in radiographs):
+        if self.fault and any(not radiograph.pixels.any() for radiograph in radiographs):
             raise self.fault
-        return [Description(str(one.pixels[0, 0]), 1, "stop", 0.1) for one in radiographs]
+        return [
+            Description(str(radiograph.pixels[0, 0]), 1, "stop", 0.1) for radiograph in radiographs
+        ]
 
 
 def cases(*greys):
@@ -153,7 +155,7 @@ def test_the_models_inputs_are_made_before_the_model_is_asked(drawn):
     assert "inputs" in case.stages_ms
     assert model.batches == []
     described(model, [case])
-    assert [one.inputs for one in model.got] == ["inputs"]
+    assert [picture.inputs for picture in model.got] == ["inputs"]
     assert case.prepared is None, "what is as large as a picture is kept no longer than needed"
 
 
@@ -203,7 +205,9 @@ def test_a_box_around_a_fracture_contradicts_a_text_without_one(
         order = ReportOrder(content_datetime="2026-01-01T00:00:00Z")
         result = pipeline.build(case, order).result
     assert result.presence == presence
-    assert any("draws a box" in one for one in result.warnings) is (presence == "undetermined")
+    assert any("draws a box" in warning for warning in result.warnings) is (
+        presence == "undetermined"
+    )
 
 
 def test_a_version_follows_weights_code_and_options_and_keeps_its_digest() -> None:
@@ -218,7 +222,7 @@ def test_a_version_follows_weights_code_and_options_and_keeps_its_digest() -> No
         long,
     ]
     made = [algorithm(info, Pixels()) for info in (plain, *changed)]
-    assert all(0 < len(one.version) <= 64 for one in made)
-    assert len({one.version for one in made}) == len({device_uid(one) for one in made}) == 6
+    assert all(0 < len(info.version) <= 64 for info in made)
+    assert len({info.version for info in made}) == len({device_uid(info) for info in made}) == 6
     assert "-1.aaaa." in algorithm(long, Pixels()).version
     assert "weights=unknown" in algorithm(ModelInfo("s", "s-1", ""), Pixels()).parameters

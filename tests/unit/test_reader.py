@@ -40,7 +40,7 @@ def test_a_data_set_its_file_and_its_bytes_give_the_same(
         [drawn, tmp_path / "a.dcm", str(tmp_path / "a.dcm"), content]
     )
     assert first.text
-    assert [one.text for one in others] == [first.text] * 3
+    assert [other.text for other in others] == [first.text] * 3
     assert first.presence in ("present", "absent")
     assert first.sop_instance_uid == drawn.SOPInstanceUID
     assert first.picture is not None

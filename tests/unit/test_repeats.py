@@ -33,7 +33,7 @@ def again(ledger: Ledger, *routes: object, reason: str = "", **changed: object) 
 
 
 def stages(ledger: Ledger) -> list[tuple[str, str]]:
-    return [(one.stage, one.detail) for one in ledger.history.trace("1.2.3.1").stages]
+    return [(stage.stage, stage.detail) for stage in ledger.history.trace("1.2.3.1").stages]
 
 
 def test_an_ignored_instance_gets_its_first_job_when_a_rule_takes_it(ledger: Ledger) -> None:
@@ -236,8 +236,8 @@ def test_a_shadow_rules_reports_can_be_released_and_a_drawings_not(ledger: Ledge
 @pytest.mark.parametrize(("outcome", "state"), [("sent", "settled"), ("given-up", "given up")])
 def test_a_person_ends_a_delivery(ledger: Ledger, outcome: str, state: str) -> None:
     reported(ledger, send_to=("archive", "other"))
-    for one in ledger.history.trace("1.2.3.1").deliveries:
-        ledger.deliveries.postpone(one.id, "archive answered 0xA900", NOW + 9, status=0xA900)
+    for delivery in ledger.history.trace("1.2.3.1").deliveries:
+        ledger.deliveries.postpone(delivery.id, "archive answered 0xA900", NOW + 9, status=0xA900)
     assert ledger.acts.settle("1.2.3.1", outcome, "archive", by="ann") == 1  # type: ignore[arg-type]
     trace = ledger.history.trace("1.2.3.1")
     assert [(d.state, d.reason) for d in trace.deliveries] == [

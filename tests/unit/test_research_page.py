@@ -72,7 +72,7 @@ def test_the_page_holds_everything_and_points_nowhere(run: Path, tmp_path: Path)
     assert outside == []
     assert page.count("<svg") == 3
     assert len(parser.pictures) == 2
-    assert all(one.startswith("data:image/jpeg;base64,") for one in parser.pictures)
+    assert all(picture.startswith("data:image/jpeg;base64,") for picture in parser.pictures)
     assert "<b>1</b>" not in page
     assert "&lt;b&gt;1&lt;/b&gt; &amp; more" in page
     assert "demonstration model" in page

@@ -125,7 +125,7 @@ def test_one_class_alone_is_said_and_gives_no_area(tmp_path: Path, run: Path) ->
     labels = tmp_path / "labels.csv"
     labels.write_text("file,fracture\n0.dcm,1\n")
     found = evaluate(run, labels)
-    values = {one.name: one.value for one in found.whole.measures}
+    values = {measure.name: measure.value for measure in found.whole.measures}
     assert values["recall"] == 1.0
     assert values["specificity"] is None
     assert values["roc_auc"] is None
@@ -162,7 +162,9 @@ def test_places_of_labels_are_sets(written: str, places: set[tuple[str, str, str
 def test_fractures_are_scored_by_rib_side_bone_and_age() -> None:
     row = {"file": "a", **says("present", "t", rib(5, age="old"), rib(6), rib(7, "right"))}
     case = LabelledRow({"fracture": "1", "findings": "old left rib 5; acute left rib 8"}, row)
-    scores = {one.name: (one.right, one.named, one.labelled) for one in score_places([case])}
+    scores = {
+        score.name: (score.right, score.named, score.labelled) for score in score_places([case])
+    }
     assert scores["all"] == (1, 3, 2)
     assert scores["side=left"] == (1, 2, 2)
     assert scores["side=right"] == (0, 1, 0)
@@ -219,7 +221,7 @@ def test_texts_are_measured_with_intervals_and_a_template_is_a_set_of_sentences(
         LabelledRow({"fracture": "1", "text": reference}, {"file": "a", **says("present", text)})
         for text, reference in pairs
     ]
-    found = {one.name: one for one in measure_texts(cases)}
+    found = {measure.name: measure for measure in measure_texts(cases)}
     assert found["exact"].value == 0.5
     assert found["rouge_l"].value == 0.5
     assert 0 < (found["bleu_4"].value or 0) < 1

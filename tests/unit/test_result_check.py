@@ -78,17 +78,18 @@ def usual() -> tuple[Document, ...]:
 def result_of(documents: tuple[Document, ...], **changed: Any) -> tuple[Result, dict[str, bytes]]:
     items = tuple(
         ReportObject(
-            kind=one.kind, part=f"object{i}", sop_class_uid=one.sop_class_uid,
-            sop_instance_uid=one.sop_instance_uid, series_instance_uid=one.series_instance_uid,
+            kind=document.kind, part=f"object{i}", sop_class_uid=document.sop_class_uid,
+            sop_instance_uid=document.sop_instance_uid,
+            series_instance_uid=document.series_instance_uid,
         )
-        for i, one in enumerate(documents)
+        for i, document in enumerate(documents)
     )  # fmt: skip
     values: dict[str, Any] = {
         "token": "t", "outcome": "reported", "model": "phantom", "model_version": "1",
         "device_uid": device_uid(reports.ALGORITHM),
         "options": options_digest(reports.ALGORITHM.parameters), "objects": items,
     }  # fmt: skip
-    contents = {f"object{i}": one.content for i, one in enumerate(documents)}
+    contents = {f"object{i}": document.content for i, document in enumerate(documents)}
     return Result(**(values | changed)), contents
 
 
@@ -289,7 +290,7 @@ def test_any_bytes_are_read_or_refused(tail: bytes) -> None:
 def test_the_walk_reads_what_pydicom_reads() -> None:
     for document in usual():
         ds = dcmread(BytesIO(document.content))
-        mine = {one.tag: bytes(one.value) for one in walk(document.content) if not one.path}
+        mine = {node.tag: bytes(node.value) for node in walk(document.content) if not node.path}
         for keyword in ("PatientID", "StudyInstanceUID", "SOPInstanceUID"):
             assert mine[ds.data_element(keyword).tag].decode().strip(" \0") == ds[keyword].value
 

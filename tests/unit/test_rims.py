@@ -44,7 +44,7 @@ def broad_excepts(source: str) -> list[int]:
             caught = [node.value]  # a tuple that an except may name
         else:
             continue
-        names = {ast.unparse(part) for one in caught for part in ast.walk(one)}
+        names = {ast.unparse(part) for problem in caught for part in ast.walk(problem)}
         if names & broad:
             found.append(node.lineno)
     return found

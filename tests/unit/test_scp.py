@@ -298,7 +298,7 @@ def test_fragments_of_any_size_in_any_pdus_make_the_same_instance(
         pdus[-1].append(fragment)
         if number in ends and number + 1 < len(fragments):
             pdus.append([])
-    sent = b"".join(p_data(*one) for one in pdus)
+    sent = b"".join(p_data(*pdu) for pdu in pdus)
     with raw(node) as peer:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for start in range(0, len(sent), max(segment, len(sent) // 300)):

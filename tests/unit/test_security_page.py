@@ -79,4 +79,4 @@ def test_what_is_not_held_says_why_and_the_sums_are_right() -> None:
     text = MANUAL.joinpath("reference/asvs.md").read_text(encoding="utf-8")
     said = re.search(r"(\d+) are held, (\d+) are not applicable and (\d+) are open", text)
     assert said is not None
-    assert [int(one) for one in said.groups()] == list(counts.values())
+    assert [int(group_text) for group_text in said.groups()] == list(counts.values())

@@ -119,15 +119,17 @@ def test_another_nodes_engine_is_answered_as_the_model_here(server, worker):
     there = open_model("served", table)
     there.load()
     try:
-        answers = there.describe([SimpleNamespace(pixels=one.uint8) for one in DRAWN])
+        answers = there.describe([SimpleNamespace(pixels=phantom.uint8) for phantom in DRAWN])
     finally:
         there.close()
-    assert [one.text for one in answers] == [truth.text(one.findings) for one in DRAWN]
+    assert [answer.text for answer in answers] == [
+        truth.text(phantom.findings) for phantom in DRAWN
+    ]
 
 
 def test_curl_gets_what_a_report_would_say(server, tmp_path):
     picture = tmp_path / "image.png"
-    drawn = next(one for one in DRAWN if one.findings)
+    drawn = next(phantom for phantom in DRAWN if phantom.findings)
     picture.write_bytes(png(drawn.uint8))
     done = subprocess.run(
         ["curl", "-sS", "--noproxy", "*", "-F", f"file=@{picture}",
@@ -180,13 +182,13 @@ def test_requests_that_come_together_are_one_batch(worker):
     running.desk.batches.expect()  # so that the first waits for the others
     try:
         with ThreadPoolExecutor(4) as pool:
-            content = [png(one.uint8) for one in DRAWN]
+            content = [png(phantom.uint8) for phantom in DRAWN]
             asked = [pool.submit(running.post, "/analyze-fracture", content=c) for c in content]
             while len(running.desk.batches._usual) < 4:
                 time.sleep(0.005)
             running.desk.batches.miss()
             answers = [future.result().json()["fracture_description"] for future in asked]
-        assert answers == [truth.text(one.findings) for one in DRAWN]
+        assert answers == [truth.text(phantom.findings) for phantom in DRAWN]
         assert running.desk.batches.figures.pictures == 4
         assert running.desk.batches.figures.batches == 1
         metrics = httpx2.get(f"{running.url}/metrics", trust_env=False).text

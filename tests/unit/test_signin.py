@@ -567,7 +567,9 @@ def test_what_a_role_may_not_do_leaves_one_line(
     for act in ("retry", "resend", "replay", "release", "adopt", "settle/sent", "settle/given-up"):
         caplog.clear()
         assert http.post(f"/images/{image}/{act}", data={"csrf": token(http)}).status_code == 403
-        (line,) = [one.getMessage() for one in caplog.records if "is refused" in one.getMessage()]
+        (line,) = [
+            record.getMessage() for record in caplog.records if "is refused" in record.getMessage()
+        ]
         assert "viewer (viewer) from 127.0.0.1" in line
         assert "operator" in line
 

@@ -235,8 +235,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def entered(gate: Gate, address: str, count: int) -> list[Any]:
     made: list[Any] = [Line(address) for _ in range(count)]
-    for one in made:
-        gate.enter(one)
+    for connection in made:
+        gate.enter(connection)
     return made
 
 
@@ -244,10 +244,10 @@ def test_the_oldest_that_wait_of_an_address_go_first(clock: Callable[[float], No
     gate = Gate(most=100, most_of_address=3)
     others = entered(gate, "10.0.0.9", 3)
     old = entered(gate, "10.0.0.7", 5)
-    assert not any(one.ended for one in old), "their requests may be on the way"
+    assert not any(caller.ended for caller in old), "their requests may be on the way"
     clock(2)
     new = entered(gate, "10.0.0.7", 1)
-    assert [one.ended for one in old] == [True, True, True, False, False]
+    assert [caller.ended for caller in old] == [True, True, True, False, False]
     assert not any(one.ended for one in [*new, *others])
 
 
@@ -257,7 +257,7 @@ def test_a_proxy_speaks_for_many(clock: Callable[[float], None]) -> None:
     clock(2)
     entered(gate, "10.0.0.7", 1)
     gate.sweep()
-    assert not any(one.ended for one in lines)
+    assert not any(line.ended for line in lines)
 
 
 def test_what_is_worked_on_is_not_closed(clock: Callable[[float], None]) -> None:
@@ -269,14 +269,14 @@ def test_what_is_worked_on_is_not_closed(clock: Callable[[float], None]) -> None
     entered(gate, "10.0.0.7", 3)
     clock(connections.HEAD_S + 1)
     gate.sweep()
-    assert not any(one.ended for one in busy)
+    assert not any(caller.ended for caller in busy)
 
 
 def test_a_full_port_closes_the_oldest_of_all(clock: Callable[[float], None]) -> None:
     gate = Gate(most=4, most_of_address=100)
     old = entered(gate, "10.0.0.7", 4)
     (new,) = entered(gate, "10.0.0.8", 1)
-    assert [one.ended for one in old] == [True, False, False, False]
+    assert [caller.ended for caller in old] == [True, False, False, False]
     assert not new.ended
 
 

@@ -25,7 +25,7 @@ def receive(ledger: Ledger, n: int, study: str, *, routed: bool = False, **facts
 
 
 def uids(found: tuple[StudyView, ...]) -> list[list[str]]:
-    return [[image.sop_instance_uid.split(".")[-1] for image in one.images] for one in found]
+    return [[image.sop_instance_uid.split(".")[-1] for image in match.images] for match in found]
 
 
 def everything(ledger: Ledger, limit: int, **wanted: Any) -> list[list[str]]:
@@ -60,7 +60,8 @@ def test_pages_show_each_study_once_and_leave_none_out(
         receive(ledger, n, f"1.{study}")
     shown = everything(ledger, limit)
     expected = {
-        study: [str(n) for n, one in enumerate(numbers, 1) if one == study] for study in numbers
+        study: [str(n) for n, number in enumerate(numbers, 1) if number == study]
+        for study in numbers
     }
     assert sorted(shown) == sorted(expected.values())
     assert shown == sorted(shown, key=lambda images: -int(images[-1]))
@@ -176,7 +177,7 @@ def test_each_order_leads_through_all_pages(
 ) -> None:
     scattered(ledger)
     assert everything(ledger, limit, sort=sort) == wanted
-    inside = [one for one in wanted if set(one) & {"3", "4", "5", "6", "7"}]
+    inside = [study for study in wanted if set(study) & {"3", "4", "5", "6", "7"}]
     within = everything(ledger, limit, sort=sort, since=NOW + 3, until=NOW + 8)
     assert sorted(within) == sorted(inside)
 
@@ -298,7 +299,7 @@ def test_every_order_is_right_over_all_images_whatever_else_is_asked(
         by_name = all_studies(ledger, limit, sort="name", **asked)
         by_finding = all_studies(ledger, limit, sort="finding", **asked)
     for found in (by_name, by_finding):
-        shown = [tuple(one) for one in uids(tuple(found))]
+        shown = [tuple(uid) for uid in uids(tuple(found))]
         assert len(shown) == len(set(shown))
         assert set(shown) == wanted
     names = [sort_name(one.newest.row.patient_name) for one in by_name]
@@ -307,7 +308,7 @@ def test_every_order_is_right_over_all_images_whatever_else_is_asked(
     def place(study: StudyView) -> int:
         rows = [row for image in study.images for row in image.rows]
         seen = [one for one in rows if one.received_at >= since and is_in_state(one, state)]
-        return min(PLACES.get(one.presence or "", 3) for one in seen)
+        return min(PLACES.get(row.presence or "", 3) for row in seen)
 
     places = [place(one) for one in by_finding]
     assert places == sorted(places)

@@ -103,7 +103,7 @@ def test_a_reader_judges_each_finding_and_says_what_is_right(
         last = api.ledger.history.trace(found["two"]).judgements[-1]
         assert (last.reader, last.verdict) == ("dr.house", "disagree")
         assert last.corrected_text == "Old clavicle."
-        assert [(one.finding, one.verdict) for one in last.findings] == [
+        assert [(finding.finding, finding.verdict) for finding in last.findings] == [
             ("left rib 7", "agree"),
             ("right clavicle", "disagree"),
         ]
@@ -218,7 +218,7 @@ def test_regions_are_those_of_this_image_with_the_words_of_their_group() -> None
     first = OutlinedRegion("Left rib 7", ((1, 2), (4, 2), (4, 6), (1, 6), (1, 2)))
     found = regions_of(report, "1.2.3")
     assert found[0] == first
-    assert [one.words for one in found] == ["Left rib 7", "Right clavicle"]
+    assert [match.words for match in found] == ["Left rib 7", "Right clavicle"]
     assert regions_of(report, "1.2.4") == []
 
 

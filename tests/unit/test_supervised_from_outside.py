@@ -134,7 +134,7 @@ def test_on_postgresql_the_ledger_has_a_server_and_its_password_is_a_file(tmp_pa
     assert len(word) >= 20
     assert word not in json.dumps(services)
     for name in ("node", "certificate", "postgres"):
-        assert "postgres_password" in {one["source"] for one in services[name]["secrets"]}
+        assert "postgres_password" in {secret["source"] for secret in services[name]["secrets"]}
     set_by = {key: value for key, value in node["environment"].items() if "LEDGER" in key}
     keys = [key.removeprefix("CHEXFRACT_NODE__").lower() for key in set_by]
     assert set(keys) <= set(Node.model_fields)
@@ -165,7 +165,7 @@ def test_every_container_is_locked(composition: dict[str, Any]) -> None:
         assert service["read_only"] is (name != "orthanc"), name
         assert service["pids_limit"] == 256
         assert service["mem_limit"]
-        assert any(one.startswith("/tmp:") for one in service["tmpfs"])
+        assert any(tmpf.startswith("/tmp:") for tmpf in service["tmpfs"])
 
 
 def test_no_password_stands_in_arguments_or_environment(composition: dict[str, Any]) -> None:

@@ -330,7 +330,7 @@ def test_a_worker_that_does_not_end_when_asked_is_killed_and_the_page_knows(
     assert worker.process is first
     worker.kill_at = 0.001  # its patience is over
     rounds_until(supervisor, lambda: worker.process not in (None, first))
-    assert [one.ended_with for one in told if one.ended_at] == [-signal.SIGKILL]
+    assert [message.ended_with for message in told if message.ended_at] == [-signal.SIGKILL]
     assert told[-1].was_killed
     assert told[-1].kill_at == 0
 

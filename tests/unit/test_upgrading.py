@@ -64,7 +64,7 @@ def differences(url: str) -> list[str]:
         context = MigrationContext.configure(connection, opts=options)
         found = compare_metadata(context, schema.metadata)
     engine.dispose()
-    return [f"{one[0]} {getattr(one[1], 'name', one[1:])}" for one in found]
+    return [f"{match[0]} {getattr(match[1], 'name', match[1:])}" for match in found]
 
 
 def stood_in(url: str) -> list[str]:
@@ -74,7 +74,7 @@ def stood_in(url: str) -> list[str]:
         indexes = sa.inspect(connection).get_indexes("events")
     engine.dispose()
     old, new = "ix_events_sop_instance_uid_id", "ix_events_uid"
-    is_old = old in {one["name"] for one in indexes}
+    is_old = old in {index["name"] for index in indexes}
     return [f"remove_index {old}", f"add_index {new}"] if is_old else []
 
 

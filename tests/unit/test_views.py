@@ -68,11 +68,11 @@ def test_each_field_of_a_view_has_a_type_that_says_something() -> None:
     kinds = list(dict.fromkeys(kinds_of_views()))
     assert len(kinds) > 20
     loose = [
-        f"{kind.__name__}.{one.name}: {one.type}"
+        f"{kind.__name__}.{field.name}: {field.type}"
         for kind in kinds
         if is_dataclass(kind)
-        for one in fields(kind)
-        if re.search(r"\b(Any|object)\b", str(one.type))
+        for field in fields(kind)
+        if re.search(r"\b(Any|object)\b", str(field.type))
     ]
     assert loose == []
 

@@ -123,7 +123,7 @@ def test_a_worker_that_ends_again_and_again_shows_its_last_trouble(
         {"level": "error", "message": "the model needs 12 GB, the card has 8"},
         {"level": "info", "message": "worker ends"},
     ]
-    (folder / "log" / "worker.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    (folder / "log" / "worker.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     at = api.ledger.clock.wall()
     ended = ServedWorker("node-host", "/w.toml", True, "", at, 78, at + 10)
     with serve_holds(folder, ended):

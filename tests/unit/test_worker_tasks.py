@@ -172,7 +172,7 @@ def test_an_image_that_breaks_the_model_fails_alone(station: Station, fault: Exc
     def act(radiographs: Sequence[Radiograph]) -> None:
         # The first picture of the first hand-out is the poison, in whatever batch it is.
         poison.setdefault("id", id(radiographs[0].pixels))
-        if any(id(one.pixels) == poison["id"] for one in radiographs):
+        if any(id(radiograph.pixels) == poison["id"] for radiograph in radiographs):
             raise fault
 
     station.model.act = act

@@ -57,7 +57,11 @@ def test_the_checks_run_on_each_python_that_the_project_names() -> None:
     first = next(s["with"]["python-version"] for s in of_gate["steps"] if "setup-python" in s.get("uses", ""))  # fmt: skip # noqa: E501
     tested = {first, *of_others["strategy"]["matrix"]["python"]}
     prefix = "Programming Language :: Python :: "
-    named = {one.removeprefix(prefix) for one in PROJECT["classifiers"] if one.startswith(prefix)}
+    named = {
+        classifier.removeprefix(prefix)
+        for classifier in PROJECT["classifiers"]
+        if classifier.startswith(prefix)
+    }
     assert tested == named
     history = next(s["with"] for s in of_gate["steps"] if "checkout" in s.get("uses", ""))
     assert history["fetch-depth"] == 0, "the drill of upgrades needs the last release"
