@@ -74,10 +74,10 @@ def add_people(api: Api) -> None:
         api.ledger.api_keys.make("anna", label, "anna")
 
 
-def sign_in(page: Any, url: str) -> None:
-    """Sign in as the administrator."""
+def sign_in(page: Any, url: str, name: str = "anna") -> None:
+    """Sign in, as the administrator unless another is named."""
     page.goto(f"{url}/sign-in")
-    page.get_by_label("Name").fill("anna")
+    page.get_by_label("Name").fill(name)
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_load_state()
@@ -111,6 +111,16 @@ def remove_all(page: Any) -> None:
     page.goto(REMOVAL[0])
 
 
+def meet_another(page: Any) -> None:
+    """Change a peer in a second window while the first has its form open, then go on there."""
+    other = page.context.new_page()
+    other.goto(page.url)
+    press(other, CHECK, max_pdu=str(16384 + page.viewport_size["width"]))
+    press(other, SAVE)
+    other.close()
+    press(page, CHECK, host="10.0.0.7")
+
+
 def open_all(page: Any) -> None:
     """Unfold everything."""
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
@@ -118,11 +128,12 @@ def open_all(page: Any) -> None:
 
 RUN: list[str] = []
 REMOVAL: list[str] = []
-CHECK = "Check and show the change"
+CHECK, SAVE = "Check and show the change", "Save and take it"
 
 ACTS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "peer-seen": ("/peers/archive/edit", lambda page: press(page, CHECK, host="10.0.0.9")),
     "peer-wrong": ("/peers/archive/edit", lambda page: press(page, CHECK, port="0x")),
+    "peer-conflict": ("/peers/archive/edit", lambda page: meet_another(page)),
     "rule-tried": (
         "/rules/edit?name=trial",
         lambda page: press(page, "Try on the last 50 images", match__body_part="KNEE"),
@@ -204,15 +215,19 @@ def main() -> int:
         addresses |= {"users": f"{kept.url}/users", "keys": f"{kept.url}/keys"}
         addresses |= {"many": f"{crowded.url}/", "full": f"{crowded.url}/disk?older=0"}
         addresses |= {"removal": f"{crowded.url}/disk?older=0"}
-        addresses["users-open"] = f"{kept.url}/users"
+        addresses["users-open"] = addresses["forbidden"] = f"{kept.url}/users"
         addresses = {name: url for name, url in addresses.items() if not only or name in only}
         with pages.browser() as page:
-            sign_in(page, kept.url)
+            first = page
+            viewer = pages.watched(page.context.browser.new_page())
+            sign_in(first, kept.url)
+            sign_in(viewer, kept.url, "reading-room-2")
             for scheme in ("light", "dark"):
-                page.emulate_media(color_scheme=scheme)
                 for width in widths:
-                    page.set_viewport_size({"width": width, "height": 900})
                     for name, url in addresses.items():
+                        page = viewer if name == "forbidden" else first
+                        page.emulate_media(color_scheme=scheme)
+                        page.set_viewport_size({"width": width, "height": 900})
                         page.goto(url)
                         if "/disk?" in url:
                             page.locator("#space h3, #removal p").first.wait_for(timeout=60000)
@@ -225,8 +240,8 @@ def main() -> int:
                         page.screenshot(
                             path=out / f"{name}-{width}-{scheme}.png", full_page=width < 1000
                         )
-            page.goto("about:blank")
-            print(*page.faults, sep="\n")
+            first.goto("about:blank")
+            print(*first.faults, sep="\n")
     return 0
 
 
