@@ -57,7 +57,8 @@ def _folder_faults(settings: Settings) -> Iterator[str]:
     folders = {"node.data_dir": data_dir}
     if settings.node.shared_dir:
         folders["node.shared_dir"] = settings.shared_dir
-    folders["node.data_dir: the logs"] = data_dir / "log"
+    if data_dir.is_dir():
+        folders["node.data_dir: the logs"] = data_dir / "log"
     if settings.audit_file is not None and settings.audit.file:
         folders["audit.file"] = settings.audit_file.parent
     found = [f"{key}: {fault}" for key, path in folders.items() if (fault := why_unusable(path))]

@@ -51,7 +51,9 @@ def check(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> tuple[
     """Return the exit status of `config check` and its lines."""
     config = folder / "node.toml"
     if "data_dir" not in text:
-        text = f"node.data_dir = '{folder / 'data'}'\n{text}"
+        key = f"data_dir = '{folder / 'data'}'\n"
+        head = f"[node]\n{key}"
+        text = text.replace("[node]\n", head) if "[node]\n" in text else f"{text}\n{head}"
     config.write_text(text, encoding="utf-8")
     code = main(["config", "check", "--config", str(config)])
     return code, capsys.readouterr().err.splitlines()
