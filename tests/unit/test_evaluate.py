@@ -142,7 +142,7 @@ def test_what_misleads_is_told_and_ends_with_1(
         [
             ((("a", "present"), ("b", "absent")), False, "not finished"),
             ((("a", "present"),), True, "of no image of the run"),
-            ((("a", "present"), ("b", None)), True, "have no text"),
+            ((("a", "present"), ("b", None)), True, "without a text"),
         ]
     ):
         run = run_of(tmp_path / f"run{number}", *rows, finished=finished)

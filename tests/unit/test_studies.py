@@ -222,6 +222,34 @@ def test_rows_of_an_older_version_are_sorted_among_the_newest_until_they_are_fil
     assert everything(ledger, 2, sort=sort) == whole
 
 
+@pytest.mark.parametrize("sort", ["newest", "oldest"])
+@pytest.mark.parametrize("state", ["reported", "delivered", "undelivered"])
+def test_a_state_leads_through_all_images_also_behind_one_that_ran_again(
+    ledger: Ledger, state: str, sort: str
+) -> None:
+    """Its new job began after those of images that came later."""
+    for n in (1, 2, 3):
+        receive(ledger, n, f"1.{n}", routed=True)
+    for ticket in ledger.jobs.hand_out("phantom", 9, NOW + 60):
+        ledger.jobs.claim(ticket.job, ticket.token, "w", 60)
+        post(ledger, ticket, result(ticket, 1), NOW + 5)
+    on(ledger, NOW + 100).acts.replay("1.2.3.1")
+    (ticket,) = on(ledger, NOW + 100).jobs.hand_out("phantom", 9, NOW + 160)
+    on(ledger, NOW + 100).jobs.claim(ticket.job, ticket.token, "w", 60)
+    post(ledger, ticket, result(ticket, 9), NOW + 101)
+    if state == "delivered":
+        for delivery in on(ledger, NOW + 200).deliveries.due():
+            on(ledger, NOW + 200).deliveries.delivered(delivery.id, 0)
+    assert sorted(everything(ledger, 1, state=state, sort=sort)) == [["1"], ["2"], ["3"]]
+    if sort == "newest":
+        before, found = "", []
+        while page := ledger.history.page(1, state=state, before=before):
+            found += [row.sop_instance_uid[-1] for row in page.rows]
+            if not (before := page.older):
+                break
+        assert sorted(set(found)) == ["1", "2", "3"]
+
+
 NAMES = ("", "Émile^B", "emile^b", "Adam", "zoe^C", "Ünal", "山田^太郎", "^^", "0")
 FINDINGS = ("present", "undetermined", "absent", "rejected", "failed", "received", "ignored")
 IMAGES = st.lists(

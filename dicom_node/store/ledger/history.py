@@ -67,6 +67,7 @@ _JOB_COLUMNS = (
     jobs.c.id.label("job"),
     jobs.c.model,
     jobs.c.generation,
+    jobs.c.received_at.label("job_at"),
     jobs.c.rule,
     jobs.c.mode,
     jobs.c.state.label("job_state"),
@@ -220,7 +221,9 @@ class History:
             rows = arrivals(connection, search, state, before, self._database.is_sqlite)
             found = list(islice(rows, limit + 1))
         more = len(found) > limit
-        return ArrivalPage(tuple(found[:limit]), place_key(found[limit - 1]) if more else "")
+        return ArrivalPage(
+            tuple(found[:limit]), place_key(found[limit - 1], search, state) if more else ""
+        )
 
     def conflicts(self, limit: int = 100) -> list[ConflictView]:
         """Return Instances that came under a known UID with other content, newest first."""
@@ -609,9 +612,14 @@ def arrivals(
         )
 
 
-def place_key(row: Arrival) -> str:
-    """Return the place of a row in the worklist: behind it the next page begins."""
-    return f"{row.received_at!r}~{row.number or 0}~{row.sop_instance_uid}"
+def place_key(row: Arrival, search: str, state: str) -> str:
+    """Return the place of a row in the worklist: behind it the next page begins.
+
+    A state lists jobs, and the job of a re-run began later than its image came.
+    """
+    is_of_job = bool(state) and state != "ignored" and not search
+    at = row.job_at if is_of_job and row.job_at is not None else row.received_at
+    return f"{at!r}~{row.number or 0}~{row.sop_instance_uid}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -725,9 +733,10 @@ def _undelivered_arrivals(
         sa.select(jobs.c.id).where(jobs.c.id.in_(query)).order_by(order)
     ).all()
     for row in rows_of_jobs(connection, (job.id for job in rows)):
-        if place is not None and is_oldest and row.received_at <= place.received_at:
+        at = row.job_at or 0.0
+        if place is not None and is_oldest and at <= place.received_at:
             continue
-        if place is None or is_oldest or row.received_at < place.received_at:
+        if place is None or is_oldest or at < place.received_at:
             yield row
 
 
@@ -806,6 +815,7 @@ def _arrival_of_row(row: Any, sent: Sequence[Row[Any]]) -> Arrival:
         "job",
         "model",
         "generation",
+        "job_at",
         "rule",
         "mode",
         "job_state",

@@ -265,7 +265,7 @@ class _Stream:
 
     def _place_of(self, row: Arrival) -> str:
         """Return the key of the page behind a row."""
-        return place_key(row)
+        return place_key(row, self._wanted.search, self._wanted.state)
 
     def _next_arrivals(self, before: str) -> Iterator[Arrival]:
         wanted = self._wanted
@@ -317,11 +317,15 @@ class _Stream:
             is_newest = newest.sop_instance_uid == row.sop_instance_uid
             return is_newest or not is_found_there or is_by_uid or not self._is_wanted(newest)
         matching = [
-            image.sop_instance_uid
+            [row for row in image.rows if is_in_state(row, wanted.state) and self._is_wanted(row)]
             for image in study.images
-            if any(is_in_state(row, wanted.state) and self._is_wanted(row) for row in image.rows)
         ]
-        return bool(matching) and matching[-1] == row.sop_instance_uid
+        newest: list[Arrival] = next(filter(None, reversed(matching)), [])
+        if not newest or newest[0].sop_instance_uid != row.sop_instance_uid:
+            return False
+        # a state lists jobs: of an image's several only the one that comes first
+        first = (min if self._is_oldest else max)((r.job_at or 0.0, r.job or "") for r in newest)
+        return not wanted.state or first == (row.job_at or 0.0, row.job or "")
 
 
 class _NameStream(_Stream):
@@ -360,7 +364,7 @@ class _FindingStream(_Stream):
         self._is_by_letter = place < _NO_FINDING and not (wanted.since or wanted.until)
 
     def _place_of(self, row: Arrival) -> str:
-        return f"0~0~{row.job}" if self._is_by_letter else place_key(row)
+        return f"0~0~{row.job}" if self._is_by_letter else super()._place_of(row)
 
     def _next_arrivals(self, before: str) -> Iterator[Arrival]:
         if not self._is_by_letter:

@@ -297,6 +297,8 @@ class Arrival(InstanceView):
     job: str | None
     model: str | None
     generation: int | None
+    job_at: float | None
+    """When the job began: with its image, or later by a re-run."""
     rule: str | None
     mode: str | None
     job_state: str | None
