@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def meet_another(page: Any) -> None:
     """Change a peer in a second window while the first has its form open, then go on there."""
     other = page.context.new_page()
     other.goto(page.url)
-    press(other, CHECK, max_pdu=str(16384 + page.viewport_size["width"]))
+    press(other, CHECK, port=str(10000 + time.monotonic_ns() % 50000))  # another each time
     press(other, SAVE)
     other.close()
     press(page, CHECK, host="10.0.0.7")

@@ -266,23 +266,6 @@ def test_users_are_kept_by_administrators(node: NodeProcess, page: Any) -> None:
     assert faults(page) == []
 
 
-def test_the_forms_fit_a_phone_and_the_dark(node: NodeProcess, page: Any) -> None:
-    """The other tests look at the same pages with axe in daylight on a desk."""
-    every = ("/peers/new", "/rules/new", "/configuration/history", "/users", "/keys", "/bulk",
-             "/models", "/retention/edit", "/disk")  # fmt: skip
-    page.emulate_media(color_scheme="dark")
-    page.set_viewport_size({"width": 390, "height": 844})
-    try:
-        for path in every:
-            page.goto(url(node) + path)
-            assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
-            if path in ("/rules/new", "/users", "/bulk", "/retention/edit"):
-                assert axe.violations(page, axe.script()) == [], path
-    finally:
-        page.set_viewport_size({"width": 1280, "height": 900})
-        page.emulate_media(color_scheme="light")
-
-
 def test_what_a_search_finds_is_released_with_progress_and_a_name(
     page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

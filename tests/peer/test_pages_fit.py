@@ -21,6 +21,9 @@ pytestmark = [
 WIDTHS = (390, 820, 1440)
 WAIT_MS = 60_000
 
+TO_THE_END = "scrollTo(0, document.documentElement.scrollHeight)"
+"""There the bar of a form's buttons lies in its own place, and over nothing."""
+
 FORMS = ("/peers/new", "/peers/archive/edit", "/rules/new", "/rules/edit?name=trial")
 LISTS = ("/configuration/history", "/users", "/keys", "/bulk", "/disk?older=0", "/nowhere")
 
@@ -61,7 +64,11 @@ def test_what_people_fill_in_fits_every_width(api: Api, admin: Any, scheme: str)
         screens.open_all(page)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
-            found = [*page.evaluate(OVERLAPS), *axe.violations(page, script)]
+            page.evaluate(TO_THE_END)
+            # what is not a matter of theme and width is the same in all six
+            is_first = (scheme, width) == ("light", WIDTHS[0])
+            judge = axe.violations if is_first else axe.violations_as_drawn
+            found = [*page.evaluate(OVERLAPS), *judge(page, script)]
             wrong += [f"{name} at {width}: {what}" for what in found]
     assert wrong == []
 
