@@ -162,7 +162,7 @@ def _what_is_wrong(condition: Condition) -> str:
     text = condition.what
     if isinstance(text, str):
         return say(text, **condition.values)
-    return say_counted(*text, **{**condition.values, "count": condition.count})
+    return say_counted(*text, condition.count, **condition.values)
 
 
 def _translated_pill(pill: Pill) -> Pill:

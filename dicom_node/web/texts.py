@@ -18,7 +18,7 @@ translations = gettext.translation(DOMAIN, FOLDER, [LANGUAGE], fallback=True)
 """What the pages are written with; without a compiled catalogue the texts stand for themselves."""
 
 
-def say_counted(one: str, many: str, count: int, **values: object) -> str:
+def say_counted(one: str, many: str, count: int, /, **values: object) -> str:
     """Return the text of the catalogue for a count, which is among its values."""
     return translations.ngettext(one, many, count) % {"count": count, **values}
 

@@ -733,10 +733,10 @@ def _undelivered_arrivals(
         sa.select(jobs.c.id).where(jobs.c.id.in_(query)).order_by(order)
     ).all()
     for row in rows_of_jobs(connection, (job.id for job in rows)):
-        at = row.job_at or 0.0
-        if place is not None and is_oldest and at <= place.received_at:
+        began = row.job_at or 0.0
+        if place is not None and is_oldest and began <= place.received_at:
             continue
-        if place is None or is_oldest or at < place.received_at:
+        if place is None or is_oldest or began < place.received_at:
             yield row
 
 

@@ -320,11 +320,11 @@ class _Stream:
             [row for row in image.rows if is_in_state(row, wanted.state) and self._is_wanted(row)]
             for image in study.images
         ]
-        newest: list[Arrival] = next(filter(None, reversed(matching)), [])
-        if not newest or newest[0].sop_instance_uid != row.sop_instance_uid:
+        shown: list[Arrival] = next(filter(None, reversed(matching)), [])
+        if not shown or shown[0].sop_instance_uid != row.sop_instance_uid:
             return False
         # a state lists jobs: of an image's several only the one that comes first
-        first = (min if self._is_oldest else max)((r.job_at or 0.0, r.job or "") for r in newest)
+        first = (min if self._is_oldest else max)((r.job_at or 0.0, r.job or "") for r in shown)
         return not wanted.state or first == (row.job_at or 0.0, row.job or "")
 
 
