@@ -102,6 +102,19 @@ class WebSite:
         )
 
 
+class _Application(FastAPI):
+    """The application, of which the job API is asked before FastAPI's layers are gone through."""
+
+    job_api: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and scope["path"].startswith(jobs.JOBS):
+            await self.job_api(scope, receive, send)
+            return
+        await super().__call__(scope, receive, send)
+
+
 def create_app(
     settings: Settings,
     ledger: Ledger,
@@ -136,7 +149,7 @@ def create_app(
     """
     if isinstance(credentials, str):
         credentials = Credentials.same(credentials)
-    app = FastAPI(
+    app = _Application(
         title="chexfract-node",
         version=__version__,
         # Their pages load scripts from a third party.
@@ -155,7 +168,6 @@ def create_app(
             ledger, spool, counts, settings.web.metrics, conditions, workers.models, [batches]
         )
     )
-    app.router.routes.extend(jobs.routes(settings, ledger, spool))
     app.include_router(of_workers.routes(workers))
     door = Door(settings, credentials, ledger.sessions)
     app.include_router(dicomweb.routes(settings, ledger, spool, door, credentials))
@@ -175,15 +187,17 @@ def create_app(
             space or DiskSpace(settings, ledger, spool),
         )
     )
-    app.add_exception_handler(ChexFractError, _answer_error)
-    app.add_exception_handler(RequestValidationError, _answer_malformed)
-    app.add_exception_handler(HTTPException, _answer_refusal)
+    for kind, answer in _ANSWERS.items():
+        app.add_exception_handler(kind, answer)
+    is_https = settings.web.url.startswith("https:")
     app.add_middleware(
         Guard,
         secret=credentials.jobs,
         larger={TESTED: settings.node.max_instance},
-        is_https=settings.web.url.startswith("https:"),
+        is_https=is_https,
     )
+    api_of_jobs = jobs.application(settings, ledger, spool, _answer_exception)
+    app.job_api = Guard(api_of_jobs, credentials.jobs, is_https=is_https)
     app.add_middleware(CrossOrigin, origins=settings.web.cors_origins)
     return app
 
@@ -406,3 +420,17 @@ def _answer_malformed(request: Request, exc: Exception) -> Response:
     if not isinstance(exc, RequestValidationError):
         raise HTTPException(500)
     return JSONResponse({"detail": jobs.faults(exc.errors())}, 422)
+
+
+_ANSWERS: Mapping[type[Exception], Callable[[Request, Exception], Response]] = {
+    ChexFractError: _answer_error,
+    RequestValidationError: _answer_malformed,
+    HTTPException: _answer_refusal,
+}
+
+
+def _answer_exception(request: Request, exc: Exception) -> Response | None:
+    """Return the answer to what a request raised; None where nobody has foreseen it."""
+    found = (answer for kind, answer in _ANSWERS.items() if isinstance(exc, kind))
+    answer = next(found, None)
+    return None if answer is None else answer(request, exc)

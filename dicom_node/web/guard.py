@@ -35,7 +35,7 @@ SLOWEST = 16 << 10
 
 PEOPLE = 24
 """Requests of people, and of strangers, that are answered at a time. Each takes a thread, of which
-there are 40: the others are for workers and health."""
+there are 40: the others are for health and heartbeats. The job API has threads of its own."""
 SIGN_INS = 4
 """Of these, sign-ins: each waits for its turn to hash a password."""
 TURN_S = 10.0

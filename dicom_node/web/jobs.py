@@ -4,8 +4,9 @@
 nothing. 200 on a result means that it was compared with the Instance and is durable; one that is
 about something else is 422, and counts as an attempt.
 
-An image takes three calls, so each is answered by plain ASGI in one turn through a thread: with
-FastAPI's dependencies and forms the three took twice the processor.
+An image takes three calls, so each is answered by plain ASGI in one turn through a thread, and none
+goes through the layers of FastAPI: with its dependencies and forms the three took twice the
+processor.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ import json
 import logging
 import os
 import re
+from asyncio import get_running_loop
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Protocol, TypeVar
 
-from anyio.to_thread import run_sync
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_node.base.errors import NotFound, NotUnderstood, OutOfResources, Stale
 from dicom_node.base.job import (
@@ -65,7 +67,13 @@ _ANSWER_HEADERS = {WIRE_HEADER: str(WIRE_VERSION)}
 _PIECE = 1 << 20
 """Bytes of an Instance that are read and sent at a time: each piece is a turn through a thread."""
 
+_THREADS = 16
+"""Calls of workers that are answered at a time."""
+JOBS = "/jobs/"
+"""How the paths of the job API begin."""
+
 Model = TypeVar("Model", bound=BaseModel)
+Found = TypeVar("Found")
 
 
 class JobDesk:
@@ -166,8 +174,8 @@ class ForeignResult(NotUnderstood):
 class CallHead:
     """What the head of a call says: of which job it is, and its headers."""
 
-    def __init__(self, scope: Scope) -> None:
-        self.job: str = scope["path_params"]["job"]
+    def __init__(self, job: str, scope: Scope) -> None:
+        self.job = job
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
 
     def header(self, name: str) -> str:
@@ -202,30 +210,47 @@ class JobAct(Protocol):
         """Return the JSON of the answer."""
 
 
+class CallThreads:
+    """The threads that answer calls of workers; people's requests have others."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="job-api")
+
+    async def run(self, act: Callable[..., Found], *arguments: object) -> Found:
+        """Return what `act` returns, called in a thread."""
+        return await get_running_loop().run_in_executor(self._threads, act, *arguments)
+
+
 class JobCall:
-    """A call of the job API as an ASGI application: the whole body, one turn through a thread."""
+    """A call of the job API: the whole body, one turn through a thread."""
 
-    def __init__(self, act: JobAct) -> None:
+    methods = ("POST",)
+
+    def __init__(self, act: JobAct, threads: CallThreads) -> None:
         self._act = act
+        self._threads = threads
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, job: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         with SpooledTemporaryFile(max_size=_IN_MEMORY) as body:
-            await _receive_body(receive, body)
-            content = await run_sync(self._act, CallHead(scope), body)
+            await _receive_body(receive, body, self._threads)
+            content = await self._threads.run(self._act, CallHead(job, scope), body)
         answer = Response(content, 200, _ANSWER_HEADERS, "application/json")
         await answer(scope, receive, send)
 
 
 class InstanceCall:
-    """The call for the Instance of a job as an ASGI application: its file, piece by piece."""
+    """The call for the Instance of a job: its file, piece by piece."""
 
-    def __init__(self, desk: JobDesk) -> None:
+    methods = ("GET", "HEAD")
+
+    def __init__(self, desk: JobDesk, threads: CallThreads) -> None:
         self._desk = desk
+        self._threads = threads
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, job: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
-        descriptor, size, piece = await run_sync(self._open, CallHead(scope))
+        descriptor, size, piece = await self._threads.run(self._open, CallHead(job, scope))
         try:
             headers = [
                 (b"content-type", b"application/dicom"),
@@ -238,7 +263,7 @@ class InstanceCall:
                 await send({"type": "http.response.body", "body": piece, "more_body": not is_over})
                 if is_over:
                     return
-                piece = await run_sync(os.read, descriptor, _PIECE)
+                piece = await self._threads.run(os.read, descriptor, _PIECE)
         finally:
             os.close(descriptor)
 
@@ -258,8 +283,61 @@ class InstanceCall:
             raise OutOfResources(f"the Instance cannot be read: {exc.strerror}") from exc
 
 
-def routes(settings: Settings, ledger: Ledger, spool: Spool) -> list[Route]:
-    """Return the job API; `web.guard` asks for the secret before these are reached."""
+class JobApplication:
+    """The job API as an ASGI application; `web.guard` asks for the secret before it is reached.
+
+    Parameters
+    ----------
+    calls : mapping
+        Calls by the last word of their path.
+    on_error : callable
+        Returns the answer to a request that raised an exception; None: it is nobody's.
+    """
+
+    def __init__(
+        self,
+        calls: Mapping[str, JobCall | InstanceCall],
+        on_error: Callable[[Request, Exception], Response | None],
+    ) -> None:
+        self._calls = calls
+        self._on_error = on_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        has_begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            call, job = self._find_call(scope)
+            await call.answer(job, scope, receive, sending)
+        except Exception as exc:  # the rim of the job API: what is nobody's is raised again
+            answer = None if has_begun else self._on_error(Request(scope), exc)
+            if answer is None:
+                raise
+            await answer(scope, receive, send)
+
+    def _find_call(self, scope: Scope) -> tuple[JobCall | InstanceCall, str]:
+        """Return which call a request is, and of which job."""
+        job, _, name = scope["path"].removeprefix(JOBS).partition("/")
+        call = self._calls.get(name)
+        if call is None or not job:
+            raise HTTPException(404)
+        if scope["method"] not in call.methods:
+            raise HTTPException(405, headers={"Allow": ", ".join(call.methods)})
+        return call, job
+
+
+def application(
+    settings: Settings,
+    ledger: Ledger,
+    spool: Spool,
+    on_error: Callable[[Request, Exception], Response | None],
+) -> ASGIApp:
+    """Return the job API; see `JobApplication`."""
     desk = JobDesk(settings, ledger, spool, WebTrail(settings, ledger).refused)
 
     def claim(head: CallHead, body: IO[bytes]) -> str:
@@ -286,14 +364,15 @@ def routes(settings: Settings, ledger: Ledger, spool: Spool) -> list[Route]:
         """Give the job back."""
         return json.dumps({"state": desk.release(head.job, _read_message(ReleaseRequest, body))})
 
+    threads = CallThreads()
     acts = {"claim": claim, "lease": lease, "result": result, "release": release}
-    posted = [
-        Route(f"/jobs/{{job}}/{name}", JobCall(act), methods=["POST"]) for name, act in acts.items()
-    ]
-    return [*posted, Route("/jobs/{job}/instance", InstanceCall(desk), methods=["GET"])]
+    calls: dict[str, JobCall | InstanceCall] = {
+        name: JobCall(act, threads) for name, act in acts.items()
+    }
+    return JobApplication(calls | {"instance": InstanceCall(desk, threads)}, on_error)
 
 
-async def _receive_body(receive: Receive, body: IO[bytes]) -> None:
+async def _receive_body(receive: Receive, body: IO[bytes], threads: CallThreads) -> None:
     """Receive a whole body; the event loop does not wait for the disk."""
     size, is_over = 0, False
     while not is_over:
@@ -305,12 +384,12 @@ async def _receive_body(receive: Receive, body: IO[bytes]) -> None:
         if size <= _IN_MEMORY:
             body.write(piece)
         else:
-            await run_sync(body.write, piece)
+            await threads.run(body.write, piece)
         is_over = not message.get("more_body", False)
     if size <= _IN_MEMORY:
         body.seek(0)
     else:
-        await run_sync(body.seek, 0)
+        await threads.run(body.seek, 0)
 
 
 def _read_message(kind: type[Model], body: IO[bytes]) -> Model:
