@@ -11,8 +11,8 @@ import pytest
 from ledgers import on
 from serving import SECRET, Api, serving
 
-from dicom_node.base.errors import OutOfResources, Stale, Unreachable
-from dicom_node.base.job import Result, Ticket
+from dicom_node.base.errors import NotFound, OutOfResources, Stale, Unreachable
+from dicom_node.base.job import INSTANCE_HEADER, MESSAGE_HEADER, Claim, Result, Ticket
 from dicom_node.web import guard, jobs
 from worker.service.node import NodeClient as Client
 
@@ -74,6 +74,76 @@ def test_an_instance_larger_than_its_claim_is_not_read(api: Api, worker: Client)
     claim = worker.claim(ticket, "test:1")
     with pytest.raises(Unreachable, match="promised"):
         worker.instance(ticket, claim.size - 1)
+
+
+def claim_with_instance(http: httpx2.Client, ticket: Ticket) -> httpx2.Response:
+    return http.post(
+        f"/jobs/{ticket.job}/claim",
+        json={"token": ticket.token, "worker": "w"},
+        headers={INSTANCE_HEADER: "1"},
+    )
+
+
+def test_a_claim_is_answered_with_its_instance_where_that_is_asked_for(
+    api: Api, http: httpx2.Client
+) -> None:
+    ticket = api.ticket()
+    answer = claim_with_instance(http, ticket)
+    length = int(answer.headers[MESSAGE_HEADER])
+    claim = Claim.model_validate_json(answer.content[:length])
+    token = {"X-Job-Token": ticket.token}
+    assert (
+        answer.content[length:] == http.get(f"/jobs/{ticket.job}/instance", headers=token).content
+    )
+    assert (claim.job, claim.size) == (ticket.job, len(answer.content) - length)
+
+
+def test_claim_and_instance_are_one_call(
+    api: Api, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.JobDesk, "instance", None)
+    ticket = api.ticket()
+    claim = worker.claim(ticket, "test:1")
+    assert len(worker.instance(ticket, claim.size)) == claim.size
+
+
+def test_a_node_that_gives_no_instance_with_a_claim_is_asked_for_it(
+    api: Api, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "INSTANCE_HEADER", "X-Not-Known-Yet")
+    ticket = api.ticket()
+    claim = worker.claim(ticket, "test:1")
+    assert len(worker.instance(ticket, claim.size)) == claim.size
+
+
+def test_a_claim_without_its_file_is_a_claim(
+    api: Api, http: httpx2.Client, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: object) -> None:
+        raise FileNotFoundError
+
+    ticket = api.ticket()
+    monkeypatch.setattr(jobs, "OpenInstance", nothing)
+    answer = claim_with_instance(http, ticket)
+    assert MESSAGE_HEADER not in answer.headers
+    claim = worker.claim(ticket, "w")
+    assert claim.job == Claim.model_validate_json(answer.content).job
+    with pytest.raises(NotFound):
+        worker.instance(ticket, claim.size)
+
+
+def test_an_instance_that_breaks_off_behind_its_claim_is_unreachable(
+    api: Api, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(self: Any, send: Any, threads: object, before: bytes = b"") -> None:
+        self.close()
+        await send({"type": "http.response.body", "body": before + b"half", "more_body": True})
+
+    ticket = api.ticket()
+    monkeypatch.setattr(jobs.OpenInstance, "send", broken)
+    claim = worker.claim(ticket, "test:1")
+    with pytest.raises(Unreachable):
+        worker.instance(ticket, claim.size)
 
 
 def test_the_same_result_again_is_200_and_changes_nothing(api: Api, http: httpx2.Client) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ssl
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +22,8 @@ from dicom_node.base.errors import (
     Unreachable,
 )
 from dicom_node.base.job import (
+    INSTANCE_HEADER,
+    MESSAGE_HEADER,
     WIRE_HEADER,
     WIRE_VERSION,
     Claim,
@@ -36,6 +40,9 @@ from dicom_node.base.plurals import counted
 from worker.service.transport import PlainTransport
 
 _JSON = {"Content-Type": "application/json"}
+
+_LONGEST_CLAIM = 1 << 20
+"""Bytes of the message that answers a claim."""
 
 _PERMANENT = {
     401: (Refused, "refused the secret; give this worker the node's secret_file"),
@@ -82,6 +89,9 @@ class NodeClient:
     ) -> None:
         self.url = url.rstrip("/")
         self._wait = wait
+        self._begun: dict[str, _BegunAnswer] = {}
+        """Answers to claims whose Instance is still to be read, by job."""
+        self._lock = threading.Lock()
         self._wire = WIRE_VERSION
         """What the node understands, as its last answer to a claim said."""
         if transport is None:
@@ -109,6 +119,10 @@ class NodeClient:
 
     def close(self) -> None:
         """Close the connections."""
+        with self._lock:
+            begun, self._begun = list(self._begun.values()), {}
+        for one in begun:
+            one.answer.close()
         self._http.close()
 
     def claim(self, ticket: Ticket, worker: str) -> Claim:
@@ -116,12 +130,62 @@ class NodeClient:
 
         A node that restarts is waited for: a ticket that is dropped lies until its time is over.
         """
-        body = ClaimRequest(token=ticket.token, worker=worker)
-        answer = _retry_patiently(lambda: self._post(ticket, "claim", body), 4, self._wait)
+        body = ClaimRequest(token=ticket.token, worker=worker).model_dump_json().encode()
+        answer = _retry_patiently(lambda: self._begin(ticket, body), 4, self._wait)
         try:
             return Claim.model_validate_json(answer)
         except ValueError as exc:
+            self._leave_answer(ticket)
             raise NotUnderstood(f"{self.url} answered a claim with something else") from exc
+
+    def _begin(self, ticket: Ticket, body: bytes) -> bytes:
+        """Claim a job; return the message of the answer, behind which its Instance may come."""
+        self._leave_answer(ticket)
+        headers = {**_JSON, INSTANCE_HEADER: "1"}
+        url = f"/jobs/{ticket.job}/claim"
+        request = self._http.build_request("POST", url, content=body, headers=headers)
+        try:
+            answer = self._http.send(request, stream=True)
+            try:
+                if answer.status_code != httpx2.codes.OK:
+                    self._refuse_status(answer.status_code, ticket)
+                version = answer.headers.get(WIRE_HEADER, "1")
+                self._wire = int(version) if version.isdecimal() else 1
+                length = answer.headers.get(MESSAGE_HEADER, "")
+                if not length:  # a node that is older, or whose file cannot be read
+                    return answer.read()
+                begun = _BegunAnswer(answer)
+                message = begun.read_message(length)
+            except BaseException:
+                answer.close()
+                raise
+        except httpx2.HTTPError as exc:
+            raise Unreachable(f"{self.url} gives no answer: {exc or type(exc).__name__}") from exc
+        with self._lock:
+            self._begun[ticket.job] = begun
+        return message
+
+    def _leave_answer(self, ticket: Ticket) -> None:
+        """End the answer to an earlier claim, whose Instance nobody has read."""
+        with self._lock:
+            begun = self._begun.pop(ticket.job, None)
+        if begun is not None:
+            begun.answer.close()
+
+    @contextmanager
+    def _instance_pieces(self, ticket: Ticket) -> Iterator[Iterator[bytes]]:
+        """Give the pieces of an Instance: what follows in the answer to the claim, or asked for."""
+        with self._lock:
+            begun = self._begun.pop(ticket.job, None)
+        if begun is not None:
+            with closing(begun.answer):
+                yield begun.pieces()
+            return
+        url = f"/jobs/{ticket.job}/instance"
+        with self._http.stream("GET", url, headers={"X-Job-Token": ticket.token}) as answer:
+            if answer.status_code != httpx2.codes.OK:
+                self._refuse_status(answer.status_code, ticket)
+            yield answer.iter_bytes()
 
     def instance(
         self, ticket: Ticket, size: int, progress: Callable[[], None] | None = None
@@ -140,12 +204,9 @@ class NodeClient:
         """
         pieces: list[bytes] = []
         got = 0
-        url = f"/jobs/{ticket.job}/instance"
         try:
-            with self._http.stream("GET", url, headers={"X-Job-Token": ticket.token}) as answer:
-                if answer.status_code != httpx2.codes.OK:
-                    self._refuse_status(answer.status_code, ticket)
-                for chunk in answer.iter_bytes():
+            with self._instance_pieces(ticket) as found:
+                for chunk in found:
                     pieces.append(chunk)
                     got += len(chunk)
                     if got > size:
@@ -227,9 +288,6 @@ class NodeClient:
             raise Unreachable(f"{self.url} gives no answer: {exc or type(exc).__name__}") from exc
         if answer.status_code != httpx2.codes.OK:
             self._refuse_status(answer.status_code, ticket)
-        if act == "claim":
-            version = answer.headers.get(WIRE_HEADER, "1")
-            self._wire = int(version) if version.isdecimal() else 1
         return answer.content
 
     def _refuse_status(self, status: int, ticket: Ticket) -> None:
@@ -237,6 +295,29 @@ class NodeClient:
             kind, what = _PERMANENT[status]
             raise kind(f"{self.url} {what} (job {ticket.job[:12]}, HTTP {status})")
         raise Unreachable(f"{self.url} answers HTTP {status} (job {ticket.job[:12]})")
+
+
+class _BegunAnswer:
+    """An answer to a claim: a message, and the Instance behind it."""
+
+    def __init__(self, answer: httpx2.Response) -> None:
+        self.answer = answer
+        self._pieces = answer.iter_bytes()
+        self._read = b""
+
+    def read_message(self, length: str) -> bytes:
+        """Return the message; as it is no claim where its length is not a length."""
+        wanted = int(length) if length.isdecimal() and len(length) < 8 else 0
+        while len(self._read) < min(wanted, _LONGEST_CLAIM) and (piece := next(self._pieces, b"")):
+            self._read += piece
+        message, self._read = self._read[:wanted], self._read[wanted:]
+        return message
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the Instance."""
+        if self._read:
+            yield self._read
+        yield from self._pieces
 
 
 def _retry_patiently(ask: Callable[[], bytes], tries: int, wait: Callable[[float], None]) -> bytes:
