@@ -62,6 +62,9 @@ LISTEN_S = 0.5
 EACH_ITS_PLAN = "each_its_plan"
 """The execution option of a statement whose plan hangs on its parameters (PostgreSQL)."""
 
+_LOOKERS = 8
+"""Connections for single questions that are kept."""
+
 BELLS = "bells"
 """Folder beside the file of a ledger with the sockets of who waits for changes."""
 
@@ -94,6 +97,8 @@ class Database:
         self._looks: dict[Any, PreparedStatement] = {}
         self._made: dict[Any, Any] = {}
         self._inserts: dict[sa.Table, Any] = {}
+        self._lookers: list[sqlite3.Connection] = []
+        """Connections that `look` keeps between two questions; whoever takes one has it alone."""
         # SQLite has one writer at a time: waiting here is fair, its own lock is polled.
         self._turn: AbstractContextManager[Any] = (
             threading.Lock() if self.is_sqlite else nullcontext()
@@ -160,6 +165,8 @@ class Database:
 
     def close(self) -> None:
         """Give the connections back."""
+        while self._lookers:
+            self._lookers.pop().close()
         self._engine.dispose()
         self._relaxed.dispose()
 
@@ -294,6 +301,9 @@ class Database:
         query = self._looks.get(statement)
         if query is None:
             query = self._looks[statement] = PreparedStatement(statement, None, self.dialect)
+        if self._disk is not None:
+            with self.translated(), self._looker() as own:
+                return list(own.execute(query.sql, query.row(values)).fetchall())
         with (
             self.translated(),
             self._driver_cursor() as (connection, cursor),
@@ -303,6 +313,26 @@ class Database:
             return list(cursor.fetchall())
 
     @contextmanager
+    def _looker(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection to a SQLite file for one question outside of any transaction.
+
+        To take one out of SQLAlchemy's pool and put it back costs several times the question.
+        """
+        try:
+            own = self._lookers.pop()
+        except IndexError:
+            own = self._detached_driver()
+        try:
+            yield own
+        except BaseException:
+            own.close()
+            raise
+        if len(self._lookers) < _LOOKERS:
+            self._lookers.append(own)
+        else:
+            own.close()
+
+    @contextmanager
     def alone(self) -> Iterator[Connection]:
         """Give a connection of which each statement is a transaction of its own (PostgreSQL)."""
         with self.translated(), self._engine.connect() as connection:
@@ -310,10 +340,15 @@ class Database:
 
     def detached(self) -> Any:
         """Return a connection of PostgreSQL's driver that stays out of the pool; close it."""
-        raw = self._engine.raw_connection()
         # LISTEN and advisory locks live as long as their connection: the pool may not lend it out
+        own = self._detached_driver()
+        own.autocommit = True
+        return own
+
+    def _detached_driver(self) -> Any:
+        """Return a connection of the driver that the pool has forgotten."""
+        raw = self._engine.raw_connection()
         raw.detach()
-        raw.dbapi_connection.autocommit = True  # type: ignore[union-attr]
         return raw.dbapi_connection
 
     @property
