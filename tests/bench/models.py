@@ -13,10 +13,10 @@ the others go on, and the exit code is 1.
 The product's own path comes first (``--paths``): a checkpoint whose code is written as ChexFract's
 nearest relative is (eager attention, a growing cache, logits of all positions) loads through the
 engine ``chexfract``, and pictures go through `describe`: ``remote`` by that code, ``native`` by
-`worker.models.native`. On two CPU cores the small shape has to show ``decode_ratio`` of 3 or more
-at batch 8; times there are of the thread, which other programs lengthen less. A GPU of the H200's
-class has to show 20 images/s and an MFU of 50 % in the prefill at batch 16. ``--product-only``
-leaves out the ways below.
+`worker.models.native`, in turns. On two CPU cores the small shape has to show a ``decode_ratio``
+(the median of the turns') of 3 or more at batch 8; both run in one thread there, and times are of
+that thread, which other programs lengthen less. A GPU of the H200's class has to show 20 images/s
+and an MFU of 50 % in the prefill at batch 16. ``--product-only`` leaves out the ways below.
 
 MFU is that of the prefill: operations of the weights' products and of causal attention (its lower
 half only), per second, of the GPU's dense bfloat16 peak. The floor is that prefill at the peak and
@@ -229,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--new", type=int, default=40)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, help="3, or 9 in the small shape")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--paths", nargs="*", choices=PATHS, default=list(PATHS))
     parser.add_argument("--product-only", action="store_true")
@@ -238,6 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.at.type == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device {options.device}: this machine has none")
     is_small = options.small or options.at.type == "cpu"
+    options.repeat = options.repeat or (9 if is_small else 3)
     s = SMALL if is_small else REAL
     name = torch.cuda.get_device_name(options.at) if options.at.type == "cuda" else "CPU"
     note = "scaled-down shape, float32" if is_small else "real-size shape, bfloat16"
@@ -267,80 +268,114 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def product(options, *, is_small: bool) -> list[dict]:
-    """Measure the engine `chexfract` by each decoder at each batch size, prefill and loop apart."""
+    """Measure the engine `chexfract` by each decoder at each batch size, prefill and loop apart.
+
+    One loaded model reads and writes by either decoder in turns, so that whatever else the
+    machine does meets both.
+    """
     shape, tokens = (PRODUCT_SMALL, 64) if is_small else (PRODUCT_REAL, 1369)
-    clock = time.thread_time if options.at.type == "cpu" else time.perf_counter
-    rows = []
+    rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "phi"
         dtype = "float32" if is_small else "bfloat16"
         checkpoints.build_phi(path, shape=shape, image_tokens=tokens, dtype=dtype)
         write_sums(path, "phi")
-        for name in options.paths:
-            table = {"engine": "chexfract", "path": str(path), "licence_accepted_by": "A bench"}
-            table |= {"max_new_tokens": options.new, "max_time": 3600.0, "decoder": name}
-            model = open_model("phi", table, str(options.at))
-            model.load()
-            if name == "native" and model.native is None:
-                rows.append({"path": name, "failed": "other tokens than the checkpoint's own code"})
-                print(json.dumps(rows[-1]), flush=True)
-                continue
-            model.stops = []  # so that every answer has the same length
-            model.model.generation_config.eos_token_id = None
-            for batch in options.batch:
-                row = {"path": name, "batch": batch}
-                try:
-                    row |= product_row(model, batch, options, clock)
-                except (torch.OutOfMemoryError, OutOfResources):
-                    row["out_of_memory"] = True
-                rows.append(row)
+        table = {"engine": "chexfract", "path": str(path), "licence_accepted_by": "A bench"}
+        table |= {"max_new_tokens": options.new, "max_time": 3600.0}
+        table |= {"decoder": "native" if "native" in options.paths else "remote"}
+        model = open_model("phi", table, str(options.at))
+        model.load()
+        decoders = {"remote": None, "native": model.native}
+        paths = [name for name in PATHS if name in options.paths]
+        if "native" in paths and model.native is None:
+            paths.remove("native")
+            failed = {"path": "native", "failed": "other tokens than the checkpoint's own code"}
+            rows.append(failed)
+            print(json.dumps(failed), flush=True)
+        model.stops = []  # so that every answer has the same length
+        model.model.generation_config.eos_token_id = None
+        for batch in options.batch:
+            found = product_rows(model, {name: decoders[name] for name in paths}, batch, options)
+            for row in found:
                 print(json.dumps(row), flush=True)
-                give_back(options.at)
-            model.close()
+            rows += found
+            give_back(options.at)
+        model.close()
     return rows
 
 
-def product_row(model, batch: int, options, clock) -> dict[str, float]:
-    """Return times of `describe` for one batch size."""
+def product_rows(model, decoders: dict, batch: int, options) -> list[dict]:
+    """Return times of `describe` for one batch size: medians of turns, by each decoder."""
     picture = SimpleNamespace(pixels=generation.invented_pixels(384, 320))
     prepared = [model.prepare(picture) for _ in range(batch)]
-    spent = {}
-    for new in (1, options.new):
-        model.options = model.options.model_copy(update={"max_new_tokens": new})
-        model.model.generation_config.max_new_tokens = new
-        taken = []
-        for _ in range(options.repeat + 1):
-            synchronise(options.at)
-            began = clock()
-            model.describe(prepared)
-            synchronise(options.at)
-            taken.append(clock() - began)
-        spent[new] = statistics.median(taken[1:])
-    first, whole = spent[1], spent[options.new]
+    clock = time.thread_time if options.at.type == "cpu" else time.perf_counter
+    spent: dict[tuple[str, int], list[float]] = {}
+    full: set[str] = set()
+    peak: dict[str, float] = {}
+    for turn in range(options.repeat + 1):
+        for name, decoder in decoders.items():
+            model.native = decoder
+            if options.at.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(options.at)
+            for new in (1, options.new):
+                if name in full:
+                    continue
+                model.options = model.options.model_copy(update={"max_new_tokens": new})
+                model.model.generation_config.max_new_tokens = new
+                synchronise(options.at)
+                began = clock()
+                try:
+                    model.describe(prepared)
+                except (torch.OutOfMemoryError, OutOfResources):
+                    full.add(name)
+                    continue
+                synchronise(options.at)
+                if turn:  # the first one warms up
+                    spent.setdefault((name, new), []).append(clock() - began)
+            peak[name] = peak_gb(options.at)
     weights = sum(p.numel() for p in model.model.model.layers.parameters())
     prompt = prepared[0].inputs["input_ids"].shape[1]
     config = model.model.config
     work = 2 * weights * prompt
     work += 2 * prompt**2 * config.hidden_size * config.num_hidden_layers
-    row = {
-        "prefill_ms": first * 1e3,
-        "token_ms": (whole - first) / max(options.new - 1, 1) * 1e3,
-        "images_per_s": batch / whole,
-        "tokens_per_s": batch * options.new / whole,
-        "peak_gb": peak_gb(options.at),
-    }
-    if options.peak:
-        row["prefill_mfu"] = batch * work / options.peak[0] / first
-    return {key: round(value, 5) for key, value in row.items()}
+    rows = []
+    for name in decoders:
+        row: dict = {"path": name, "batch": batch}
+        if name in full:
+            rows.append(row | {"out_of_memory": True})
+            continue
+        firsts, wholes = spent[name, 1], spent[name, options.new]
+        first, whole = statistics.median(firsts), statistics.median(wholes)
+        steps = max(options.new - 1, 1)
+        tokens = [(late - early) / steps * 1e3 for early, late in zip(firsts, wholes, strict=True)]
+        figures = {
+            "prefill_ms": first * 1e3,
+            "token_ms": statistics.median(tokens),
+            "images_per_s": batch / whole,
+            "tokens_per_s": batch * options.new / whole,
+            "peak_gb": peak[name],
+        }
+        if options.peak:
+            figures["prefill_mfu"] = batch * work / options.peak[0] / first
+        row |= {key: round(value, 5) for key, value in figures.items()}
+        rows.append(row | {"token_ms_of_turns": [round(value, 4) for value in tokens]})
+    return rows
 
 
 def judge_product(rows: list[dict], *, is_small: bool) -> None:
-    """Print how much faster the native decoder's loop is, and whether that is enough."""
+    """Print how much faster the native decoder's loop is, and whether that is enough.
+
+    The ratio is the median of those of each turn, in which the two came one after the other.
+    """
     for batch in sorted({row["batch"] for row in rows if "token_ms" in row}):
         both = {row["path"]: row for row in rows if row.get("batch") == batch and "token_ms" in row}
         if {*PATHS} <= {*both}:
-            ratio = both["remote"]["token_ms"] / max(both["native"]["token_ms"], 1e-9)
+            turns = zip(*(both[name]["token_ms_of_turns"] for name in PATHS), strict=True)
+            ratios = [remote / max(ours, 1e-9) for remote, ours in turns]
+            ratio = statistics.median(ratios)
             summary = {"batch": batch, "decode_ratio": round(ratio, 2)}
+            summary |= {"least": round(min(ratios), 2), "most": round(max(ratios), 2)}
+            summary["turns"] = len(ratios)
             if is_small and batch == 8:
                 summary |= {"goal": DECODE_RATIO, "met": ratio >= DECODE_RATIO}
             print(json.dumps(summary))

@@ -123,7 +123,7 @@ GOALS = (
     Goal("8 workers do 7.6 times the work of 1", "feed", "speed_up", 7.6,
          "batches that are not full (`fill, 8 workers`)", True),
     Goal("decode loop, 3 times the remote code's at batch 8", "models", "decode loop", 3,
-         "the products themselves, which both do", True),
+         "calls of torch, which take longer than what they compute at this size", True),
 )  # fmt: skip
 
 

@@ -145,3 +145,16 @@ def test_the_products_own_path_is_measured_by_each_decoder(capsys):
     assert all(row["images_per_s"] > 0 and row["peak_gb"] > 0 for row in lines[:2])
     assert lines[2]["goal"] == models.DECODE_RATIO
     assert isinstance(lines[2]["decode_ratio"], float), "of one repeat it says nothing"
+
+
+def test_the_ratio_is_the_median_of_what_each_turn_shows(capsys):
+    """A turn in which the machine was busy, and a slow run of one side alone, move it little."""
+    rows = [
+        {"path": "remote", "batch": 8, "token_ms": 2.0, "token_ms_of_turns": [2.0, 8.0, 2.1, 2.0]},
+        {"path": "native", "batch": 8, "token_ms": 0.5, "token_ms_of_turns": [0.5, 2.0, 0.5, 1.5]},
+    ]
+    models.judge_product(rows, is_small=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["decode_ratio"] == 4.0
+    assert (printed["least"], printed["most"], printed["turns"]) == (1.33, 4.2, 4)
+    assert printed["met"] is True

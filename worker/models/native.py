@@ -95,7 +95,9 @@ class NativeDecoder:
             getattr(config, "original_max_position_embeddings", 0) or config.max_position_embeddings
         )
         """Positions up to which one set of rotations holds."""
-        self._loop = _Loop(self._phi3)
+        weight = weights["model.norm.weight"]
+        is_host = weight.device.type == "cpu" and weight.dtype == torch.float32
+        self._loop: _Loop | _HostLoop = (_HostLoop if is_host else _Loop)(self._phi3)
 
     @property
     def layers(self) -> Any:
@@ -135,26 +137,24 @@ class NativeDecoder:
         with torch.inference_mode():
             mask = batch["attention_mask"]
             logits = self._read_prompt(self._embed_prompt(batch), mask, longest)
-            ends = torch.tensor(sorted(stops), device=logits.device)
-            alive = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-            answer: list[Any] = []
+            ends, alive = frozenset(stops), [True] * len(logits)
+            answer: list[list[int]] = []
             while True:
                 observer.look(logits)
-                # A row that has ended goes on as padding: the batch keeps its shape until the last
-                # row ends.
-                token = torch.where(alive, logits.argmax(-1), pad)
-                answer.append(token)
-                alive = alive & ~torch.isin(token, ends)
+                # A row that has ended goes on with whatever follows, and nothing of it is kept: the
+                # batch keeps its shape until the last row ends.
+                token = logits.argmax(-1)
+                # tolist() is the one place per token at which the host waits for the device.
+                found = token.tolist()
+                answer.append([i if goes else pad for i, goes in zip(found, alive, strict=True)])
+                alive = [goes and i not in ends for i, goes in zip(found, alive, strict=True)]
                 if progress is not None:
                     progress()
-                # bool(alive.any()) is the one place per token at which the host waits for the
-                # device.
                 is_over = len(answer) >= longest or observer.is_enough
-                if is_over or not bool(alive.any()) or time.monotonic() > until:
+                if is_over or not any(alive) or time.monotonic() > until:
                     break
                 logits = self._loop.step(token)
-            ids: list[list[int]] = torch.stack(answer, 1).tolist()
-        return ids
+        return [list(row) for row in zip(*answer, strict=True)]
 
     def _embed_prompt(self, batch: Inputs) -> Any:
         """Return what the checkpoint's code feeds to its first layer: words and picture."""
@@ -228,7 +228,6 @@ class _Loop:
         self._shared = int(config.num_key_value_heads)
         self._size = int(getattr(config, "head_dim", 0) or config.hidden_size // self._heads)
         self._eps = float(config.rms_norm_eps)
-        self._tiny = phi3.model.norm.weight.new_tensor([self._eps])
         self._layers = [
             (
                 layer.input_layernorm.weight,
@@ -362,15 +361,9 @@ class _Loop:
         return f.linear(x, self._phi3.lm_head.weight)
 
     def _rms_norm(self, x: Any, weight: Any) -> Any:
-        import torch
         from torch.nn import functional as f
 
-        if x.device.type != "cpu" or x.dtype != torch.float32:
-            return f.rms_norm(x, weight.shape, weight, self._eps)
-        # a CPU has no fused kernel for it: this way takes half of the steps
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = torch.rsqrt(torch.addcmul(self._tiny, length, length, value=1 / x.shape[-1]))
-        return x * scale * weight
+        return f.rms_norm(x, weight.shape, weight, self._eps)
 
     def _attend_cache(self, asked: Any, keys: Any, values: Any, mask: Any) -> Any:
         """Return what one token per row sees of the cache: (rows, heads, 1, size)."""
@@ -389,6 +382,140 @@ class _Loop:
         weights = torch.baddbmm(mask, asked, keys, alpha=self._size**-0.5)
         weights = weights.softmax(-1, dtype=torch.float32).to(asked.dtype)
         return torch.bmm(weights, values.view(rows * self._shared, seen, self._size))
+
+
+class _HostLoop:
+    """One token at a time in float32 on a CPU, in as few operations as torch can do it.
+
+    A call of torch takes some microseconds, which is longer than what it computes for a few rows
+    of a small model. So what can be is made before the first step: views, rotations with the place
+    of values in them, the mask, memory for what each layer writes.
+    """
+
+    def __init__(self, phi3: Any) -> None:
+        import torch
+
+        config = phi3.config
+        self._phi3 = phi3
+        self._heads = int(config.num_attention_heads)
+        self._shared = int(config.num_key_value_heads)
+        self._size = int(getattr(config, "head_dim", 0) or config.hidden_size // self._heads)
+        self._groups = self._heads // self._shared
+        width = int(config.hidden_size)
+        # x / sqrt(mean(x^2) + eps) = sqrt(n) x / sqrt(sum(x^2) + n eps): the last column of the
+        # hidden states is sqrt(n eps) for ever, so that their plain norm is that root.
+        self._last_column = (width * float(config.rms_norm_eps)) ** 0.5
+        root = width**0.5
+        with torch.inference_mode():
+            self._layers = [
+                (
+                    layer.input_layernorm.weight * root,
+                    layer.self_attn.qkv_proj.weight.t(),
+                    layer.self_attn.o_proj.weight.t(),
+                    layer.post_attention_layernorm.weight * root,
+                    layer.mlp.gate_up_proj.weight.t(),
+                    layer.mlp.down_proj.weight.t(),
+                )
+                for layer in phi3.model.layers
+            ]
+            self._norm = phi3.model.norm.weight * root
+        self._words = phi3.model.embed_tokens.weight
+        self._head = phi3.lm_head.weight.t()
+        self._turns: Any = None
+        self._at = 0
+
+    def begin(self, cache: Any, mask: Any, positions: Any, new: int) -> None:
+        """Take over the keys and values of a prompt, as `_Loop.begin` does."""
+        import torch
+
+        rows, prompt = mask.shape
+        shared, size, groups = self._shared, self._size, self._groups
+        length = -(-(prompt + new) // BUCKET) * BUCKET
+        plain = self._words
+        self._at, self._position = prompt, positions.clone()
+        self._extend_turns(length)
+        # [layer, keys or values, row, head, number, position]: with positions last, one question is
+        # answered a fifth faster at the real size; at the small one it makes no difference.
+        kept = plain.new_empty((len(self._layers), 2, rows, shared, size, length))
+        for layer, pair in zip(kept, _cached_pairs(cache), strict=True):
+            for part, filled in zip(layer, pair, strict=True):
+                part[..., :prompt] = filled.transpose(2, 3)
+        self._places = kept
+        together = kept.view(len(self._layers), 2, rows * shared, size, length)
+        self._keys, self._values = together[:, 0], together[:, 1].transpose(2, 3)
+        # Only what is filled is looked at, so the mask shuts the padding before prompts alone.
+        shut = plain.new_zeros((rows, 1, length))
+        shut[:, 0, :prompt].masked_fill_(~mask.bool(), torch.finfo(plain.dtype).min)
+        self._mask = shut.repeat_interleave(shared, 0)
+        width = plain.shape[1]
+        self._hidden = plain.new_full((rows, width + 1), self._last_column)
+        self._normed = plain.new_empty((rows, width))
+        # Blocks of as many heads as keys have: questions, keys, values. Blocks come first in
+        # memory, so that each is a plain matrix.
+        turned = plain.new_empty((groups + 2, rows, shared, size))
+        self._turned, self._written = turned.transpose(0, 1), turned[groups:]
+        self._asked = turned[:groups].transpose(0, 1)
+        inner = self._layers[0][4].shape[1] // 2
+        self._wide = plain.new_empty((rows, 2 * inner))
+
+    def _extend_turns(self, length: int) -> None:
+        """Make the rotations of all positions: cosine and sine of each block."""
+        import torch
+
+        if self._turns is not None and len(self._turns) >= length:
+            return
+        places = torch.arange(length, device=self._words.device)[None]
+        cos, sin = self._phi3.model.rotary_emb(self._words.new_empty(1, 1, 1), places)
+        half, blocks = self._size // 2, self._groups + 2
+        turns = self._words.new_zeros((length, 2, blocks, 1, self._size))
+        # A turn is x cos + (-x2, x1) sin: with the sign in the sine, the halves only swap.
+        sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
+        turns[:, 0, :-1, 0], turns[:, 1, :-1, 0] = cos[0][:, None], sin[0][:, None]
+        turns[:, 0, -1] = 1.0  # values are not turned
+        self._turns = turns
+
+    def step(self, token: Any) -> Any:
+        """Write one token behind each row; return the logits behind it."""
+        import torch
+        from torch.nn import functional as f
+
+        rows, seen, half = len(token), self._at + 1, self._size // 2
+        turns = self._turns.index_select(0, self._position)
+        cos, sin = turns[:, 0], turns[:, 1]
+        slots = self._places.select(5, self._at).unbind(0)
+        keys = self._keys[..., :seen].unbind(0)
+        values = self._values[:, :, :seen].unbind(0)
+        mask = self._mask[..., :seen]
+        whole, normed = self._hidden, self._normed
+        x = whole[:, :-1]
+        x.copy_(f.embedding(token, self._words))
+        blocks = (rows, self._groups + 2, self._shared, self._size)
+        asked_shape = (rows * self._shared, self._groups, self._size)
+        scale = self._size**-0.5
+        gate, up = self._wide.chunk(2, -1)
+        for index, (before, qkv, out, after, gate_up, down) in enumerate(self._layers):
+            self._take_norm(before)
+            made = torch.mm(normed, qkv).view(blocks)
+            torch.mul(made, cos, out=self._turned)
+            self._turned.addcmul_(made.roll(half, -1), sin)
+            slots[index].copy_(self._written)
+            scores = torch.baddbmm(mask, self._asked.reshape(asked_shape), keys[index], alpha=scale)
+            attended = torch.bmm(scores.softmax(-1), values[index])
+            x.addmm_(attended.view(rows, -1), out)
+            self._take_norm(after)
+            torch.mm(normed, gate_up, out=self._wide)
+            x.addmm_(f.silu(gate).mul_(up), down)
+        self._take_norm(self._norm)
+        self._at = seen
+        self._position += 1
+        return torch.mm(normed, self._head)
+
+    def _take_norm(self, weight: Any) -> None:
+        """Put the hidden states, divided by their root mean square and scaled, into `_normed`."""
+        import torch
+
+        length = torch.linalg.vector_norm(self._hidden, dim=-1, keepdim=True)
+        torch.div(self._hidden[:, :-1], length, out=self._normed).mul_(weight)
 
 
 def _cached_pairs(cache: Any) -> list[tuple[Any, Any]]:
