@@ -56,12 +56,19 @@ ae_title = "ARCHIVE"
 host = "127.0.0.1"
 port = {archive}
 {peer}
+{more}
 [[rules]]
 name = "all"
 match.modality = ["CR", "DX"]
 model = "free"
-send_to = ["@sender"]
+send_to = {send_to}
 allow_demonstration = true
+"""
+MORE = """
+[peers.archive{number}]
+ae_title = "ARCHIVE{number}"
+host = "127.0.0.1"
+port = {archive}
 """
 
 WORKER = """
@@ -101,12 +108,20 @@ class House:
     ----------
     folder : Path
         Holds everything.
+    peer : str
+        More keys of the archive's table in node.toml.
+    archives : int
+        Destinations of each report. Where there are several, images are small, and the archive
+        answers at once and keeps nothing.
     """
 
-    def __init__(self, folder: Path, peer: str = "") -> None:
+    def __init__(self, folder: Path, peer: str = "", archives: int = 1) -> None:
         self.folder = folder
         self.dicom, self.web, self.archive, self.redis = free_ports(4)
         self.arrived = folder / "archive"
+        self.archives = archives
+        more = range(2, archives + 1)
+        names = ["@sender", *(f"archive{number}" for number in more)]
         self.peer = Peer(ae_title="CHEXFRACT", host="127.0.0.1", port=self.dicom)
         secret = folder / "secret"
         secret.write_text(secrets.token_urlsafe(32))
@@ -120,6 +135,8 @@ class House:
             "data": json.dumps(str(folder / "data")),
             "secret": json.dumps(str(secret)),
             "peer": peer,
+            "more": "".join(MORE.format(number=n, archive=self.archive) for n in more),
+            "send_to": json.dumps(names),
         }
         self.node_toml, self.worker_toml = folder / "node.toml", folder / "worker.toml"
         self.node_toml.write_text(NODE.format(**places))
@@ -127,6 +144,7 @@ class House:
         self._pids: list[int] = []
         self._drawn: list[Dataset] = []
         self._sent = 0
+        self._ledger: Ledger | None = None
 
     @contextmanager
     def running(self) -> Iterator[House]:
@@ -146,6 +164,7 @@ class House:
             "no",
         ]
         archive = ["--fork", "-pdu", "131072", "-aet", "ARCHIVE"]
+        archive += ["--ignore"] if self.archives > 1 else []
         commands = {
             "redis": [need("redis-server"), *redis, "--dir", str(self.folder)],
             "archive": [need("storescp"), *archive, "-od", str(self.arrived), str(self.archive)],
@@ -160,16 +179,25 @@ class House:
                 )
                 self._pids.append(process.pid)
                 stack.callback(_end, process)
+            stack.callback(self._close_ledger)
             until(self.answers, 120, "the node answers")
             self._draw()
             self.send(1)
             until(lambda: self.count() >= 1, 180, "the first report")
             yield self
 
+    def _close_ledger(self) -> None:
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+
     def _draw(self) -> None:
         folder = self.folder / "in"
         write_set(12, folder, seed=5)
         self._drawn = [dcmread(path) for path in sorted(folder.rglob("*.dcm"))]
+        if self.archives > 1:
+            for ds in self._drawn:
+                _halve(ds)
 
     def answers(self) -> bool:
         """Return whether the node answers C-ECHO."""
@@ -209,8 +237,22 @@ class House:
         return path
 
     def count(self) -> int:
-        """Return how many reports the archive has."""
-        return sum(1 for _ in self.arrived.iterdir())
+        """Return how many reports the archive has, or all archives have been sent."""
+        if self.archives == 1:
+            return sum(1 for _ in self.arrived.iterdir())
+        return self.sent_deliveries() // self.archives
+
+    def sent_deliveries(self) -> int:
+        """Return how many deliveries the node has ended with an archive's success."""
+        if self._ledger is None:
+            self._ledger = Ledger.open(f"sqlite:///{self.folder}/data/ledger.sqlite")
+        with self._ledger.database.reading() as connection:
+            return int(
+                connection.exec_driver_sql(
+                    "SELECT coalesce(sum(n), 0) FROM totals "
+                    "WHERE what = 'deliveries' AND state = 'sent'"
+                ).scalar_one()
+            )
 
     def usage(self) -> dict[str, Usage]:
         """Return what each role uses, its children included."""
@@ -229,8 +271,8 @@ class House:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
                 own = next((role for mark, role in ROLES.items() if mark in words), name)
                 usage = _usage(pid)
-            except (OSError, ValueError):
-                continue  # it has just ended
+            except (OSError, ValueError, KeyError):
+                continue  # it has just ended, or nobody has asked for its status yet
             waiting += [(child, own) for child in parents.get(pid, [])]
             if own:
                 before = found.get(own, Usage(0, 0, 0, 0))
@@ -266,6 +308,13 @@ def _enlarged(ds: Dataset, size: int) -> Dataset:
     large.Rows, large.Columns = pixels.shape
     large.PixelData = np.ascontiguousarray(pixels).tobytes()
     return large
+
+
+def _halve(ds: Dataset) -> None:
+    """Keep each second row and column."""
+    pixels = np.frombuffer(ds.PixelData, "<u2").reshape(ds.Rows, ds.Columns)[::2, ::2]
+    ds.Rows, ds.Columns = pixels.shape
+    ds.PixelData = np.ascontiguousarray(pixels).tobytes()
 
 
 def _usage(pid: int) -> Usage:
