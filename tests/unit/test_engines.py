@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -20,11 +21,15 @@ from engines import checkpoints
 from packaging.specifiers import SpecifierSet
 
 from dicom_node.base.confine import landlock_version
-from dicom_node.base.errors import ConfigurationError, ModelFault, OutOfResources
+from dicom_node.base.errors import ConfigurationError, ModelFault, Transient
+from worker.image.pixels import Radiograph
 from worker.models import BrokenAccelerator, catalogue, frames, generation, open_model
 from worker.models.checkpoint import Unacceptable
 from worker.models.chexagent import regions, without_boxes
-from worker.models.child import _read, _Replies, _Served
+from worker.models.child import Crashed, Ended, EndedByMemory, _read, _Replies, _Served
+from worker.models.fitting import BatchLimit
+from worker.pipeline import Case, Pipeline
+from worker.settings import Pixels
 
 TALL = generation.invented_pixels(384, 320)
 WIDE = generation.invented_pixels(300, 400)
@@ -381,7 +386,7 @@ def get_out():
 def test_a_child_that_died_is_an_error_that_passes(child):
     before = child.describe([seen(TALL)])
     os.kill(child._process.pid, signal.SIGKILL)
-    with pytest.raises(OutOfResources, match="ended with status"):
+    with pytest.raises(Ended, match="ended with status"):
         child._ask({"do": "warm_up"}, b"", None, 20)
     assert child.describe([seen(TALL)])[0].text == before[0].text
 
@@ -392,7 +397,7 @@ def test_a_child_that_hangs_is_ended_and_started_again(child, monkeypatch):
     for pixels in (TALL, np.ascontiguousarray(np.tile(TALL, (8, 8)))):
         process = child._process
         os.kill(process.pid, signal.SIGSTOP)
-        with pytest.raises(OutOfResources):
+        with pytest.raises(Crashed):
             child.describe([seen(pixels)])
         assert process.poll() is not None
         monkeypatch.setattr("worker.models.child.ANSWER_TIMEOUT_S", 60.0)
@@ -443,6 +448,87 @@ def test_a_child_makes_inputs_while_its_model_computes(tmp_path):
         model.close()
 
 
+FEW = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[-1])
+from worker.models import frames
+answers = frames.FrameWriter(os.fdopen(os.dup(1), "wb"))
+requests = os.fdopen(os.dup(0), "rb")
+word = {"text": "No fracture.", "tokens": 3, "finish_reason": "stop", "seconds": 0.1, "regions": []}
+while (frame := frames.read(requests)) is not None:
+    request = frame[0]
+    pictures = request.get("pictures", [])
+    if len(pictures) > 2:
+        END
+    answer = {"kind": "done", "environment": {}, "device": "cpu", "dtype": "float32"}
+    answers.write(answer | {"number": request["number"], "descriptions": [word] * len(pictures)})
+"""
+"""A process that speaks as a child does, and ends when it is to describe more than two pictures."""
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+ABORTED = "print('what():  std::bad_alloc', file=sys.stderr, flush=True); os.abort()"
+EMPTY = "print('MemoryError', file=sys.stderr, flush=True); os._exit(1)"
+
+
+@pytest.mark.parametrize(
+    ("end", "kills", "kind", "most"),
+    [
+        (KILLED, [7, 8], EndedByMemory, 2),
+        (KILLED, [None, None], EndedByMemory, 2),
+        (EMPTY, [7, 7], EndedByMemory, 2),
+        (ABORTED, [7, 7], EndedByMemory, 2),
+        (KILLED, [7, 7], Crashed, 4),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", [7, 8], Crashed, 4),
+        ("os.abort()", [7, 7], Crashed, 4),
+        ("os._exit(3)", [7, 7], Crashed, 4),
+    ],
+    ids=["memory", "unknown", "says", "bad-alloc", "killed", "segv", "abort", "exit"],
+)
+def test_only_full_memory_makes_batches_smaller(tmp_path, monkeypatch, end, kills, kind, most):
+    """A crash is tried in halves too, to find its picture, and nothing is learned of it."""
+    folder = checkpoints.build(tmp_path / "small")
+    script = tmp_path / "few.py"
+    script.write_text(FEW.replace("END", end))
+    python = program(tmp_path / "python", f'exec "{sys.executable}" -I "{script}" "$@"')
+    counts = itertools.chain(kills, itertools.repeat(kills[-1]))
+    monkeypatch.setattr("worker.models.child.memory_kills", lambda: next(counts))
+    model = loaded("chexfract", folder, python=python)
+    ended = []
+    describe = model.describe
+
+    def noting(pictures, progress=None):
+        try:
+            return describe(pictures, progress)
+        except Transient as exc:
+            ended.append(exc)
+            raise
+
+    monkeypatch.setattr(model, "describe", noting)
+    pipeline = Pipeline(model, None, Pixels(), BatchLimit(4))
+    cases = [Case(radiograph=Radiograph(TALL, "x")) for _ in range(4)]
+    try:
+        pipeline.describe(cases)
+    finally:
+        model.close()
+    assert [type(exc) for exc in ended] == [kind]
+    assert pipeline.limit.most == most
+    assert all(case.description is not None for case in cases)
+
+
+def test_a_crash_at_the_trial_picture_is_the_models_own_fault(tmp_path):
+    folder = checkpoints.build(tmp_path / "small")
+    script = tmp_path / "few.py"
+    script.write_text(
+        FEW.replace("len(pictures) > 2", "request['do'] == 'warm_up'").replace("END", "os._exit(3)")
+    )
+    python = program(tmp_path / "python", f'exec "{sys.executable}" -I "{script}" "$@"')
+    model = loaded("chexfract", folder, python=python)
+    try:
+        with pytest.raises(ModelFault, match="ended with status 3"):
+            model.warm_up()
+    finally:
+        model.close()
+
+
 def test_inputs_in_a_child_that_died_are_made_by_the_next(child):
     before = child.describe([seen(TALL)])
     prepared = child.prepare(seen(TALL))
@@ -471,7 +557,7 @@ class DiesMeanwhile:
 def test_a_child_whose_end_another_thread_notes_blames_no_picture(child):
     picture = types.SimpleNamespace(pixels=DiesMeanwhile(child))
     assert child.prepare(picture).inputs is None
-    with pytest.raises(OutOfResources, match="ended with status"):
+    with pytest.raises(Crashed, match="ended with status"):
         child.describe([picture])
     assert child.describe([seen(TALL)])[0].text, "the next process is there"
 

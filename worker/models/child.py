@@ -18,6 +18,7 @@ import logging
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,13 @@ from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
 from dicom_node.base.confine import child_environment, confine
-from dicom_node.base.errors import ChexFractError, ConfigurationError, ModelFault, OutOfResources
+from dicom_node.base.errors import (
+    ChexFractError,
+    ConfigurationError,
+    ModelFault,
+    OutOfResources,
+    Transient,
+)
 from worker.models import (
     ENGINES,
     BrokenAccelerator,
@@ -62,8 +69,16 @@ Frame = tuple[dict[str, Any], bytes]
 CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from worker.models.child import main; main()"
 
 
-class _Ended(OutOfResources):
-    """The process ended, or was ended, before it had answered."""
+class Ended(Transient):
+    """The other process ended, or was ended, before it had answered."""
+
+
+class EndedByMemory(Ended, OutOfResources):
+    """It was killed for lack of memory, or said so at its end: fewer at a time may pass."""
+
+
+class Crashed(Ended, Unexplained):
+    """It crashed, hung, or lost its accelerator: by these pictures or by itself."""
 
 
 class _Replies:
@@ -112,9 +127,27 @@ class _Wire:
     def __init__(self, process: subprocess.Popen[bytes], requests: IO[bytes]) -> None:
         self.process = process
         self.replies = _Replies()
+        self.is_ended_by_us = False
+        """Whether its status says nothing, because it did not end by itself."""
+        self.killed_before = memory_kills()
+        self.said: deque[str] = deque(maxlen=1)
+        """The last line of its standard error."""
+        self.hears: threading.Thread | None = None
         self.forgotten: deque[int] = deque()
         """Numbers of inputs that are there and that nobody wants any more."""
         self.writer = frames.FrameWriter(requests)
+
+    def last_line(self) -> str:
+        """Return what a process that has ended said last."""
+        if self.hears is not None:
+            self.hears.join(timeout=1)
+        return self.said[0] if self.said else ""
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self.process.poll() is None:
+            self.is_ended_by_us = True
+            self.process.kill()
 
     def take_forgotten(self) -> list[int]:
         """Return these numbers once."""
@@ -152,8 +185,6 @@ class ChildModel(LocalModel):
         self._process: subprocess.Popen[bytes] | None = None
         self._wire: _Wire | None = None
         self._environment: dict[str, str] = {}
-        self._said: deque[str] = deque(maxlen=1)
-        self._hears: threading.Thread | None = None
         self._is_wanted = False
         self._private = ""
 
@@ -199,7 +230,7 @@ class ChildModel(LocalModel):
         }
         try:
             answer = self._ask(request, b"", None, self.options.start_timeout)
-        except OutOfResources as exc:
+        except (OutOfResources, Ended) as exc:
             raise Unacceptable(
                 f"models.{self.name}.python: {interpreter} cannot run the engine: {exc}"
                 f"{self._last_words()}"
@@ -212,21 +243,17 @@ class ChildModel(LocalModel):
         """Read both streams; each reader closes its own, as nobody else can while it waits."""
         if process.stdin is None:
             raise ModelFault(f"{self.name}: its process cannot be asked")
-        self._wire, self._said = _Wire(process, process.stdin), deque(maxlen=1)
-        reads = threading.Thread(
-            target=_read, args=(process.stdout, self._wire.replies), daemon=True
-        )
-        self._hears = threading.Thread(
-            target=_keep_last_line, args=(process.stderr, self._said), daemon=True
+        wire = self._wire = _Wire(process, process.stdin)
+        reads = threading.Thread(target=_read, args=(process.stdout, wire.replies), daemon=True)
+        wire.hears = threading.Thread(
+            target=_keep_last_line, args=(process.stderr, wire.said), daemon=True
         )
         reads.start()
-        self._hears.start()
+        wire.hears.start()
 
     def _last_words(self) -> str:
-        """Return what a process that did not start said last."""
-        if self._hears is not None:
-            self._hears.join(timeout=1)
-        return f": {self._said[0]}" if self._said else ""
+        said = self._wire.last_line() if self._wire is not None else ""
+        return f": {said}" if said else ""
 
     def _parameters(self) -> dict[str, str]:
         self._engine.dtype = self.dtype
@@ -234,16 +261,22 @@ class ChildModel(LocalModel):
 
     def warm_up(self) -> None:
         """Let the model describe an invented picture."""
-        with self._lock:
-            self._ask({"do": "warm_up"}, b"", None, self.options.start_timeout)
+        self._ask_trial("warm_up")
 
     def trial(self) -> Canary:
         """Describe the invented picture in the other interpreter."""
-        with self._lock:
-            answer = self._ask({"do": "trial"}, b"", None, self.options.start_timeout)
+        answer = self._ask_trial("trial")
         steps = tuple(Step(int(token), float(margin)) for token, margin in answer["steps"])
         sound, answered = bool(answer["is_sound"]), bool(answer["is_answered"])
         return Canary(answer["text"], steps, sound, answered, dict(answer["asked"]))
+
+    def _ask_trial(self, what: str) -> dict[str, Any]:
+        """Ask for what depends on nobody's picture: a crash is the model's own fault."""
+        with self._lock:
+            try:
+                return self._ask({"do": what}, b"", None, self.options.start_timeout)
+            except Crashed as exc:
+                raise ModelFault(str(exc)) from exc
 
     def prepare(self, radiograph: Radiograph | Prepared) -> Prepared:
         """Let the other interpreter make the inputs of a picture, while the model computes there.
@@ -259,7 +292,7 @@ class ChildModel(LocalModel):
         request = {"do": "prepare", "shape": list(pixels.shape)}
         try:
             answer = self._ask(request, pixels.tobytes(), None, ANSWER_TIMEOUT_S, wire)
-        except _Ended:
+        except Ended:
             return Prepared(pixels, None)  # whether of this picture, `describe` finds out
         return Prepared(pixels, _Kept(wire, answer["kept"]))
 
@@ -273,7 +306,9 @@ class ChildModel(LocalModel):
         Raises
         ------
         OutOfResources
-            Memory is full, or the child died on these.
+            Memory is full, there or on this machine.
+        Crashed
+            The child died on these, hung, or lost its accelerator.
         BrokenAccelerator
             The child cannot be started again.
         ModelFault
@@ -320,68 +355,74 @@ class ChildModel(LocalModel):
         wire = wire or self._wire
         if wire is None:
             raise ModelFault(f"{self.name} is not loaded")
-        process = wire.process
         number, answers = wire.replies.begin()
         message = request | {"number": number, "forget": wire.take_forgotten()}
         try:
             try:
-                with _ended_after(seconds, process):
+                with _ended_after(seconds, wire):
                     wire.writer.write(message, content)
             except (OSError, ValueError) as exc:  # it ended, or another thread has closed the pipe
-                raise self._explain_death(process) from exc
+                raise self._explain_death(wire) from exc
             while True:
                 try:
                     frame = answers.get(timeout=seconds)
                 except queue.Empty as exc:
-                    self._end(process, at_once=True)
-                    raise _Ended(
+                    self._end(wire, at_once=True)
+                    raise Crashed(
                         f"{self.name}: its process said nothing for {seconds:.0f} s"
                     ) from exc
                 if frame is None:
-                    raise self._explain_death(process)
+                    raise self._explain_death(wire)
                 answer, _ = frame
                 if answer["kind"] == "moved":
                     if progress is not None:
                         progress()
                 elif answer["kind"] == "broken":
-                    self._end(process, at_once=True)
-                    raise _Ended(f"{self.name}: its process wrote something else than answers")
+                    self._end(wire, at_once=True)
+                    raise Crashed(f"{self.name}: its process wrote something else than answers")
                 elif answer["kind"] == "failed":
                     if answer["error"] == "BrokenAccelerator":
-                        self._end(process)  # the next call starts a process that can use it again
+                        self._end(wire)  # the next call starts a process that can use it again
                     raise _error_of(answer)
                 else:
                     return answer
         finally:
             wire.replies.end(number)
 
-    def _explain_death(self, process: subprocess.Popen[bytes]) -> _Ended:
-        status = self._end(process)
-        return _Ended(f"{self.name}: its process ended with status {status}")
+    def _explain_death(self, wire: _Wire) -> Ended:
+        """Return how a process ended: only full memory may make batches smaller."""
+        status = self._end(wire)
+        what = f"{self.name}: its process ended with status {status}"
+        if wire.is_ended_by_us or status is None:
+            return Crashed(f"{what}: it was ended here")
+        if is_memory_end(status, wire.last_line(), wire.killed_before, memory_kills()):
+            return EndedByMemory(f"{what}: memory is full")
+        if status < 0:
+            what += f" ({signal.strsignal(-status) or 'unknown signal'})"
+        return Crashed(what)
 
-    def _end(
-        self, process: subprocess.Popen[bytes] | None = None, *, at_once: bool = False
-    ) -> int | None:
+    def _end(self, wire: _Wire | None = None, *, at_once: bool = False) -> int | None:
         """End the process, by closing its standard input or at once, and return its status.
 
         Parameters
         ----------
-        process : Popen, optional
-            The one that is meant: another thread may have started the next one meanwhile.
+        wire : _Wire, optional
+            To the one that is meant: another thread may have started the next one meanwhile.
         """
-        process = process or self._process
-        if process is None:
+        wire = wire or self._wire
+        if wire is None:
             return None
+        process = wire.process
         if process is self._process:
             self._process = self.model = None
         if at_once:
-            process.kill()
+            wire.kill()
         if process.stdin is not None:
             _close_pipe(process.stdin)
         try:
             return process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            process.kill()
+            wire.kill()
             return process.wait()
 
     def close(self) -> None:
@@ -392,6 +433,34 @@ class ChildModel(LocalModel):
         if self._private:
             shutil.rmtree(self._private, ignore_errors=True)
             self._private = ""
+
+
+def memory_kills() -> int | None:
+    """Return how many processes this machine's kernel has killed for lack of memory, if it says."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def is_memory_end(status: int, said: str, before: int | None, after: int | None) -> bool:
+    """Whether a process that ended by itself did so because memory was full.
+
+    Parameters
+    ----------
+    status : int
+        As of `subprocess.Popen.returncode`.
+    said : str
+        The last line of its standard error.
+    before, after : int or None
+        `memory_kills` when it started and now.
+    """
+    if status == -signal.SIGKILL:
+        # Who sent it, no process is told. A kernel that does not count gets the benefit of doubt.
+        return before is None or after is None or after > before
+    # What ends an interpreter or a C++ library when an allocation fails.
+    return any(mark in said for mark in ("MemoryError", "bad_alloc", "out of memory"))
 
 
 def _close_pipe(stream: IO[bytes]) -> None:
@@ -424,9 +493,9 @@ def _keep_last_line(stream: IO[bytes], last: deque[str]) -> None:
 
 
 @contextmanager
-def _ended_after(seconds: float, process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _ended_after(seconds: float, wire: _Wire) -> Iterator[None]:
     """End a process that does not read what it is sent, so that nobody waits for it."""
-    timer = threading.Timer(seconds, process.kill)
+    timer = threading.Timer(seconds, wire.kill)
     timer.start()
     try:
         yield
@@ -458,7 +527,8 @@ def _error_of(answer: dict[str, Any]) -> Exception:
         kind.__name__: kind
         for kind in (Unacceptable, ModelFault, ConfigurationError, OutOfResources, Unexplained)
     }
-    known["BrokenAccelerator"] = OutOfResources
+    # Lost to that process alone, which has ended: the next one may do it, and memory was not full.
+    known["BrokenAccelerator"] = Crashed
     return known.get(answer["error"], ModelFault)(str(answer["text"]))
 
 
