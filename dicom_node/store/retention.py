@@ -6,6 +6,7 @@ import logging
 import time
 from array import array
 from bisect import bisect_left
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 
@@ -91,6 +92,7 @@ class RetentionSweep:
         self._spool.sweep(ORPHAN_AGE_S)
         removed = self.purge()
         self.condense()
+        self.pack()
         if self._suspects or self.clock.monotonic() >= self._sweep_at:
             self._sweep_at = self.clock.monotonic() + ORPHAN_AGE_S
             removed += self.sweep()
@@ -142,11 +144,23 @@ class RetentionSweep:
         if not self._limits.history:
             return
         before = self.clock.wall() - self._limits.history
-        began = self.clock.monotonic()
         last = uses.reached(self._settings, self._ledger)
+        self._do_in_pieces(lambda count: self._ledger.purge.condense(before, count, last))
+
+    def pack(self) -> None:
+        """Pack the events of Instances that are over, once they are condensed, if they are."""
+        last = uses.reached(self._settings, self._ledger)
+        if self._limits.history:
+            condensed = self._ledger.purge.condensed()
+            last = condensed if last is None else min(last, condensed)
+        self._do_in_pieces(lambda count: self._ledger.past.pack(count, last))
+
+    def _do_in_pieces(self, act: Callable[[int], int]) -> None:
+        """Let `act` look at so many events again and again, until none is left or time is up."""
+        began = self.clock.monotonic()
         while True:
             at = self.clock.monotonic()
-            if not self._ledger.purge.condense(before, self._steps, last):
+            if not act(self._steps):
                 return
             took = self.clock.monotonic() - at
             # by half at a busy moment, back by a tenth

@@ -118,7 +118,7 @@ class Spool:
         """
         digest = hashlib.sha256(content).hexdigest()
         word = part if re.fullmatch(r"[a-z0-9-]{1,32}", part) else _hash_text(part)[:16]
-        stem = f"{_hash_text(job)[:32]}.{_hash_text(token)[:12]}.{word}.{digest[:16]}"
+        stem = f"{_hash_text(job)[:16]}.{_hash_text(token)[:12]}.{word}.{digest[:16]}"
         name = f"reports/{stem[:2]}/{stem}.dcm"
         with Incoming(self) as incoming:
             incoming.write(content)

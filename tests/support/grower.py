@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ledgers import instance, result, route
 
 from dicom_node.base.job import ReportObject, Ticket
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.past import AGE_S, KeptEvent, pack_events
 from dicom_node.store.ledger.search import indexed_text
 from dicom_node.store.spool import Spool
 
@@ -149,11 +151,12 @@ def grow(db: Any, size: int) -> bool:
     begin = time.time() - EVERY_S * size
     if have >= size:
         return False
+    packed = packed_events(db)
     with db.without_triggers():  # the clones stand as the dozen do, and are counted at the end
         for first in range(have + 1, size + 1, BATCH):
             last = min(first + BATCH - 1, size)
             with db.transaction():
-                for statement in cloning(db, first, last, size, begin):
+                for statement in cloning(db, first, last, size, begin, packed):
                     db.execute(statement)
         with db.transaction():
             db.execute("DELETE FROM totals")
@@ -173,10 +176,11 @@ def grow(db: Any, size: int) -> bool:
     return True
 
 
-def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator[str]:
+def cloning(db: Any, first: int, last: int, size: int, begin: float, packed: str) -> Iterator[str]:
     """Yield the statements that add the Instances with these numbers.
 
-    Files of images older than a day are gone, as with ``retention.images = "24h"``.
+    Files of images older than a day are gone, as with ``retention.images = "24h"``, and events of
+    Instances older than a week are packed.
     """
     numbers = (
         f"WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last}) "
@@ -201,6 +205,7 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator
     name = f"(i * 1009 % {NAMES})"
     at = f"{begin!r} + {EVERY_S!r} * i"
     is_old = f"i < {size} - 86400 / {EVERY_S!r}"
+    is_past = f"i < {size} - {AGE_S!r} / {EVERY_S!r}"
     digest = f"{db.hexadecimal(spread, 16)} || '{'5e' * 24}'"
     of_instance = f"instances s CROSS JOIN {{}} WHERE s.number = {template} AND "
     yield clone(
@@ -261,7 +266,7 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator
     )
     yield clone(
         "events",
-        f"events t WHERE t.instance = {template}",
+        f"events t WHERE t.instance = {template} AND NOT {is_past}",
         {
             "instance": "i",
             "at": at,
@@ -270,13 +275,40 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator
     )
     yield (
         "INSERT INTO events (instance, job, at, stage, detail, is_typed) "
-        f"{numbers}SELECT i, '', {at} + 86500, 'purged', '', 1 FROM n WHERE {is_old}"
+        f"{numbers}SELECT i, '', {at} + 86500, 'purged', '', 1 FROM n "
+        f"WHERE {is_old} AND NOT {is_past}"
+    )
+    first = f"CAST(({at}) * 1000 AS BIGINT)"
+    content = f"'[' || {first} || ',[\"' || {prefix} || '\"],{packed}]'"
+    yield (
+        "INSERT INTO past_events (number, content) "
+        f"{numbers}SELECT i, {content} FROM n WHERE {is_past}"
     )
     yield clone(
         "study_numbers",
         of_instance.format("study_numbers t") + "t.study_instance_uid = s.study_instance_uid",
         {"study_instance_uid": uid(19)},
     )
+
+
+LATER_S = (0, 0.004, 0.731, 0.95, 28.472, 1.806, 86411.337)
+"""Between the events of a life: received, routed, queued, claimed, reported, sent, purged."""
+
+
+def packed_events(db: Any) -> str:
+    """Return the events of the first of the dozen, and that its file was removed, as they are
+    packed, without their beginning."""
+    rows = db.execute(
+        "SELECT stage, job, ms, detail FROM events WHERE instance = 1 ORDER BY id"
+    ).fetchall()
+    times = accumulate(LATER_S, initial=time.time())
+    next(times)
+    kept = [
+        KeptEvent(stage, next(times), job, ms, detail, is_typed=True)
+        for stage, job, ms, detail in (*rows, ("purged", "", None, ""))
+    ]
+    assert len(kept) == len(LATER_S), "the dozen live another life than before"
+    return pack_events(kept).partition("],")[2][:-1]
 
 
 def seed(url: str, folder: Path, report: bytes) -> None:

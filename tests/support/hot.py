@@ -94,6 +94,7 @@ HOT: dict[str, Callable[[Ledger], Any]] = {
     "a session": lambda ledger: ledger.sessions.find("nobody's"),
     "purge": lambda ledger: ledger.purge.purgeable(10**8, 10**8),
     "steps to drop": lambda ledger: ledger.purge.condense(0.0),
+    "events to pack": lambda ledger: on(ledger, NOW + 10**7).past.pack(),
     "files that have a row": lambda ledger: list(islice(ledger.purge.named_files(), 10)),
     "filling": lambda ledger: ledger.filling.next_rows(),
 }

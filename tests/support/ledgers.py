@@ -60,6 +60,27 @@ def expand(url: str, readable_by: str | None = schema.VERSIONS[-1]) -> str:
     return version
 
 
+def schema_differences(url: str) -> list[Any]:
+    """Return how the schema of a ledger differs from that of this software."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    engine = sa.create_engine(url)
+    known = schema.metadata.tables.keys()  # all but those of the full text search
+
+    def is_wanted(thing: Any, name: str | None, kind: str, is_found: bool, other: Any) -> bool:
+        if kind == "table":
+            return name in known
+        return kind != "index" or is_found or schema.is_index_of(thing, engine.dialect.name)
+
+    with engine.connect() as connection:
+        options = {"include_object": is_wanted}
+        context = MigrationContext.configure(connection, opts=options)
+        found = compare_metadata(context, schema.metadata)
+    engine.dispose()
+    return list(found)
+
+
 def on(thing: Thing, moment: float) -> Thing:
     """Return `thing` (a ledger, or what has its clock): calls of it happen at this moment."""
     return cast(Thing, _At(thing, cast(Any, thing).clock, moment))

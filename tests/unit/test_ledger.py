@@ -19,7 +19,22 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from hot import HOT
-from ledgers import NOW, SR, expand, fresh, instance, on, post, reported, result, route, taken
+from hypothesis import given
+from hypothesis import strategies as st
+from ledgers import (
+    NOW,
+    SR,
+    expand,
+    fresh,
+    instance,
+    on,
+    post,
+    reported,
+    result,
+    route,
+    schema_differences,
+    taken,
+)
 from postgresql import Cluster, cluster
 from stations import wait_for
 
@@ -33,8 +48,9 @@ from dicom_node.base.errors import (
 )
 from dicom_node.base.job import FractureFound, Reason, ReportObject, Result, Ticket
 from dicom_node.store import schema
-from dicom_node.store.ledger import Ledger, Wanted, as_json
+from dicom_node.store.ledger import Ledger, Wanted, as_json, past
 from dicom_node.store.ledger import database as database_module
+from dicom_node.store.ledger.events import Details, Stage
 from dicom_node.store.ledger.views import JobView
 
 
@@ -625,19 +641,179 @@ def test_status_counts_what_there_is(ledger: Ledger) -> None:
 
 
 def test_the_migrations_lead_to_the_schema(url: str) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    engine = sa.create_engine(url)
-    known = schema.metadata.tables.keys()  # all but those of the full text search
-    with engine.connect() as connection:
-        options = {"include_name": lambda name, kind, _: kind != "table" or name in known}
-        context = MigrationContext.configure(connection, opts=options)
-        assert compare_metadata(context, schema.metadata) == []
-    engine.dispose()
+    assert schema_differences(url) == []
     folder = Path(schema.__file__).parent / "migrations"
     assert ScriptDirectory(str(folder)).get_current_head() == schema.VERSIONS[-1]
+
+
+def test_two_images_of_a_study_at_once_have_two_numbers(url: str) -> None:
+    """By listeners with transactions of their own; a second model counts for itself."""
+    listeners = [Ledger.open(url) for _ in range(4)]
+
+    def receive(listener: int) -> None:
+        for n in range(listener * 5, listener * 5 + 5):
+            new = instance(n, study_instance_uid=f"1.2.{n % 5}")
+            listeners[listener].instances.receive(new, [route(), route(model="second")])
+
+    threads = [threading.Thread(target=receive, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    given: dict[tuple[int, str], set[int]] = {}
+    for n in range(20):
+        for job in listeners[0].history.trace(f"1.2.3.{n}").jobs:
+            given.setdefault((n % 5, job.model), set()).add(job.report_order.instance_number)
+    for listener in listeners:
+        listener.close()
+    assert given == {(n, model): {1, 2, 3, 4} for n in range(5) for model in ("phantom", "second")}
+
+
+def test_an_older_node_beside_a_new_one_gives_out_no_number_twice(postgresql: Cluster) -> None:
+    """Software of 0008 counts in a row that the new one makes for a second image only."""
+    url = postgresql.fresh()
+    ledger = Ledger.open(url)
+    on(ledger, NOW).instances.receive(instance(1), [route()])
+    old = sa.text(
+        "INSERT INTO study_numbers (study_instance_uid, model, last) "
+        "VALUES ('1.2.4', 'phantom', coalesce((SELECT last FROM counters "
+        "WHERE study_instance_uid = '1.2.4' AND model = 'phantom'), 0) + 1) "
+        "ON CONFLICT (study_instance_uid, model) DO UPDATE SET last = study_numbers.last + 1 "
+        "RETURNING last"
+    )
+    given = []
+    for _ in range(2):
+        with ledger.database.writing() as connection:
+            given.append(connection.scalar(old))
+    on(ledger, NOW).instances.receive(instance(2), [route()])
+    (job,) = ledger.history.trace("1.2.3.2").jobs
+    ledger.close()
+    assert [*given, job.report_order.instance_number] == [2, 3, 4]
+
+
+def test_two_deliveries_that_end_at_once_leave_a_delivered_job(postgresql: Cluster) -> None:
+    """Each transaction saw the other's delivery as it was before: the job stood as reported."""
+    ledger = Ledger.open(postgresql.fresh())
+    reported(ledger, send_to=("archive", "second"))
+    first, second = on(ledger, NOW).deliveries.due()
+    end = sa.text("UPDATE deliveries SET state = 'sent' WHERE id = :id")
+    with ledger.database.writing() as one:
+        one.execute(end, {"id": first.id})
+        other = threading.Thread(target=ledger.deliveries.delivered, args=(second.id, 0))
+        other.start()
+        waits = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        wait_for("the second waits for the first", lambda: _scalar(ledger, waits) == 1)
+    other.join(60)
+    (job,) = ledger.history.trace("1.2.3.1").jobs
+    ledger.close()
+    assert job.standing == "delivered"
+
+
+def _scalar(ledger: Ledger, query: sa.TextClause) -> Any:
+    with ledger.database.reading() as connection:
+        return connection.scalar(query)
+
+
+# events of what is over ---------------------------------------------------------------------------
+
+WEEK = 7 * 86400.0
+
+
+def kept_events(ledger: Ledger) -> int:
+    return int(_scalar(ledger, sa.text("SELECT count(*) FROM events WHERE instance IS NOT NULL")))
+
+
+def lived(ledger: Ledger, n: int = 1) -> None:
+    """An Instance that was delivered, and whose file was removed a day later."""
+    reported(ledger, n, NOW + n)
+    for due in on(ledger, NOW + 20).deliveries.due():
+        on(ledger, NOW + 20).deliveries.delivered(due.id, 0, 12.5)
+
+
+def pack(ledger: Ledger, at: float, last: int | None = None) -> None:
+    while on(ledger, at).past.pack(5, last):
+        pass
+
+
+def test_events_of_what_is_over_are_one_row_and_read_as_before(ledger: Ledger) -> None:
+    for n in (1, 2, 3):
+        lived(ledger, n)
+    on(ledger, NOW + 30).instances.receive(instance(9, study_instance_uid="1.9"), [], "no rule")
+    before = [ledger.history.trace(f"1.2.3.{n}").stages for n in (1, 2, 3, 9)]
+    pack(ledger, NOW + WEEK)
+    assert kept_events(ledger) == 20, "not a week old"
+    pack(ledger, NOW + WEEK + 60)
+    assert kept_events(ledger) == 1, "the newest stays: SQLite would give its key to the next"
+    assert [ledger.history.trace(f"1.2.3.{n}").stages for n in (1, 2, 3, 9)] == before
+
+
+def test_what_comes_later_is_read_behind_and_packed_in_its_turn(ledger: Ledger) -> None:
+    lived(ledger)
+    lived(ledger, 2)
+    pack(ledger, NOW + WEEK + 60)
+    later = NOW + 2 * WEEK
+    on(ledger, later).acts.resend("1.2.3.1", by="mary")
+    pack(ledger, later + WEEK + 60)
+    names = [step.stage for step in ledger.history.trace("1.2.3.1").stages]
+    assert names[-2:] == ["sent", "resend"]
+    assert kept_events(ledger) == 2, "the delivery is open again, and one was the newest"
+    (due,) = on(ledger, later).deliveries.due()
+    on(ledger, later + 9).deliveries.delivered(due.id, 0)
+    lived(ledger, 3)
+    before = ledger.history.trace("1.2.3.1").stages
+    pack(ledger, later + WEEK + 60)
+    assert kept_events(ledger) == 2
+    assert ledger.history.trace("1.2.3.1").stages == before
+
+
+def test_nothing_is_packed_that_an_audit_repository_waits_for(ledger: Ledger) -> None:
+    for n in (1, 2, 3):
+        lived(ledger, n)
+    first = ledger.history.events_after(0, 99)
+    pack(ledger, NOW + WEEK + 60, last=first[7].id)
+    left = ledger.history.events_after(0, 99)
+    assert [event.id for event in left] == [event.id for event in first[6:]]
+
+
+def test_of_what_has_very_many_events_the_later_ones_stay(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(past, "MOST_EVENTS", 4)
+    lived(ledger)
+    lived(ledger, 2)
+    before = ledger.history.trace("1.2.3.1").stages
+    for _ in range(2):
+        pack(ledger, NOW + WEEK + 60)
+    assert ledger.history.trace("1.2.3.1").stages == before
+    assert kept_events(ledger) == 4
+
+
+STEPS = st.lists(
+    st.builds(
+        past.KeptEvent,
+        st.sampled_from([*Stage, "fetch", "3", ""]),
+        st.integers(0, 2**42).map(lambda ms: ms / 1000),
+        st.sampled_from(["", "ab12cd34", "00000000"]),
+        st.none() | st.floats(0, 1e9),
+        st.just(""),
+        st.booleans(),
+    ).flatmap(
+        lambda event: st.builds(
+            lambda detail: event._replace(detail=detail),
+            st.builds(Details, worker=st.text(), count=st.integers(0, 9)).map(Details.dump)
+            if event.is_typed
+            else st.text(),
+        )
+    ),
+    min_size=1,
+)
+
+
+@given(STEPS)
+def test_packed_events_come_back_as_they_were(kept: list[past.KeptEvent]) -> None:
+    assert past.unpack_events(past.pack_events(kept)) == kept
 
 
 def test_an_upgrade_of_what_is_up_to_date_changes_nothing(url: str, ledger: Ledger) -> None:

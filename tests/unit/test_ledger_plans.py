@@ -21,7 +21,7 @@ from dicom_node.store.spool import Spool
 from dicom_node.web.health import LedgerCounts
 
 GROWING = "instances|jobs|objects|deliveries|events|judgements|counters|conflicts|commitments"
-GROWING += "|study_numbers|senders|likenesses"
+GROWING += "|study_numbers|senders|likenesses|past_events"
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from ledgers import NOW, instance, on, route
+from ledgers import NOW, instance, on, route, schema_differences
 
-from dicom_node.store import schema
 from dicom_node.store.ledger import Ledger, filling, upgrading
 
 OLD = Path(__file__).resolve().parents[1] / "drill" / "ledgers"
@@ -57,14 +54,9 @@ def finish(ledger: Ledger) -> list[str]:
 
 
 def differences(url: str) -> list[str]:
-    engine = sa.create_engine(url)
-    known = schema.metadata.tables.keys()
-    with engine.connect() as connection:
-        options = {"include_name": lambda name, kind, _: kind != "table" or name in known}
-        context = MigrationContext.configure(connection, opts=options)
-        found = compare_metadata(context, schema.metadata)
-    engine.dispose()
-    return [f"{match[0]} {getattr(match[1], 'name', match[1:])}" for match in found]
+    return [
+        f"{match[0]} {getattr(match[1], 'name', match[1:])}" for match in schema_differences(url)
+    ]
 
 
 def stood_in(url: str) -> list[str]:

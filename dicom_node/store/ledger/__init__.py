@@ -20,6 +20,7 @@ from dicom_node.store.ledger.history import History
 from dicom_node.store.ledger.holds import Holds
 from dicom_node.store.ledger.instances import Instance, Instances, Receipt, Route
 from dicom_node.store.ledger.jobs import Claimed, Expired, Held, JobLedger, Waiting
+from dicom_node.store.ledger.past import PastEvents
 from dicom_node.store.ledger.purge import Purge
 from dicom_node.store.ledger.refused import RefusedCallers
 from dicom_node.store.ledger.results import Results, Wanted
@@ -75,6 +76,8 @@ class Ledger:
         Reports in bulk: for export, Query/Retrieve and DICOMweb.
     purge : Purge
         What retention may remove.
+    past : PastEvents
+        Events of Instances that are over.
     filling : Filling
         What a migration leaves to be filled while the node runs.
     upgrading : Upgrading
@@ -107,6 +110,7 @@ class Ledger:
         self.studies = Studies(*both)
         self.results = Results(*both)
         self.purge = Purge(*both)
+        self.past = PastEvents(*both)
         self.refused = RefusedCallers(*both)
         self.filling = Filling(*both)
         self.upgrading = Upgrading(self.database)

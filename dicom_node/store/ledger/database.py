@@ -265,7 +265,7 @@ class Database:
             self.bells.ring()
 
     def prepared(
-        self, statement: sa.Insert | sa.TextClause, columns: Collection[str] | None = None
+        self, statement: Statement, columns: Collection[str] | None = None
     ) -> PreparedStatement:
         """Return an INSERT of these columns, or a statement, in the words of the driver."""
         return PreparedStatement(statement, columns, self._engine.dialect)

@@ -22,6 +22,7 @@ from dicom_node.store.ledger.events import Stage as Kind
 from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.makers import DEVICE_UID, JOB_COLUMNS, MODEL_VERSION
 from dicom_node.store.ledger.orders import order_of
+from dicom_node.store.ledger.past import EVENT_COLUMNS, KeptEvent, all_events, kept_event
 from dicom_node.store.ledger.search import newest_numbers, words_of
 from dicom_node.store.ledger.states import OPEN, UNSENT, DeliveryState, JobState
 from dicom_node.store.ledger.views import (
@@ -416,20 +417,14 @@ def _read_trace(connection: Connection, uid: str) -> Trace:
     )
 
 
-def _events_of(connection: Connection, instance: InstanceView) -> list[Row[Any]]:
-    """Return the events of an Instance, those kept by its UID and those kept by its number."""
-    query = sa.select(events).order_by(events.c.id)
-    rows = list(
-        connection.execute(
-            query.where(
-                events.c.sop_instance_uid == instance.sop_instance_uid,
-                events.c.sop_instance_uid != "",
-            )
-        )
+def _events_of(connection: Connection, instance: InstanceView) -> list[KeptEvent]:
+    """Return the events of an Instance: those kept by its UID, which are older, then the others."""
+    query = sa.select(*EVENT_COLUMNS).order_by(events.c.id)
+    by_uid = query.where(
+        events.c.sop_instance_uid == instance.sop_instance_uid, events.c.sop_instance_uid != ""
     )
-    if instance.number is not None:
-        rows += connection.execute(query.where(events.c.instance == instance.number)).all()
-    return sorted(rows, key=lambda row: row.id)
+    found = [kept_event(row) for row in connection.execute(by_uid)]
+    return found if instance.number is None else found + all_events(connection, instance.number)
 
 
 def _instances_of(
@@ -467,7 +462,7 @@ def _event_of_row(row: Row[Any], instance: Any) -> Event:
 
 
 def _trace_steps(
-    rows: Sequence[Row[Any]], instance: InstanceView, made: Sequence[JobView]
+    rows: Sequence[KeptEvent], instance: InstanceView, made: Sequence[JobView]
 ) -> Iterator[TraceStep]:
     """Yield each stage with when it ended and how long it took, in milliseconds.
 
@@ -475,7 +470,7 @@ def _trace_steps(
     """
     before = rows[0].at if rows else 0.0
     for row in rows:
-        details = Details.load(row.detail, bool(row.is_typed))
+        details = Details.load(row.detail, row.is_typed)
         job = next((view for view in made if row.job and view.job.startswith(row.job)), None)
         whole = job.job if job else row.job
         if row.is_typed and job and row.stage == Kind.ROUTED:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from dicom_node.base.job import ReportOrder
@@ -163,6 +164,27 @@ _JOB = (
 )
 
 
+def _next_in_study(study: sa.BindParameter[str], model: sa.BindParameter[str]) -> Any:
+    """Return the statement that gives out the next number of a study (SQLite)."""
+    before = sa.select(counters.c.last).where(
+        counters.c.study_instance_uid == study, counters.c.model == model
+    )
+    return (
+        sqlite.insert(study_numbers)
+        .values(
+            study_instance_uid=study,
+            model=model,
+            last=sa.func.coalesce(before.scalar_subquery(), sa.literal_column("0"))
+            + sa.literal_column("1"),
+        )
+        .on_conflict_do_update(
+            index_elements=study_numbers.primary_key.columns,
+            set_={"last": study_numbers.c.last + sa.literal_column("1")},
+        )
+        .returning(study_numbers.c.last)
+    )
+
+
 class _Statements:
     """What reception writes, in the words of one database."""
 
@@ -171,22 +193,10 @@ class _Statements:
             sa.bindparam("study", type_=sa.Text),
             sa.bindparam("model_name", type_=sa.Text),
         )
-        before = sa.select(counters.c.last).where(
-            counters.c.study_instance_uid == study, counters.c.model == model
-        )
-        self.numbers = (
-            database.insert(study_numbers)
-            .values(
-                study_instance_uid=study,
-                model=model,
-                last=sa.func.coalesce(before.scalar_subquery(), sa.literal_column("0"))
-                + sa.literal_column("1"),
-            )
-            .on_conflict_do_update(
-                index_elements=study_numbers.primary_key.columns,
-                set_={"last": study_numbers.c.last + sa.literal_column("1")},
-            )
-            .returning(study_numbers.c.last)
+        self.numbers: Any = (
+            _next_in_study(study, model)
+            if database.is_sqlite
+            else sa.select(sa.func.study_number(study, model))
         )
         new = database.insert(instances).on_conflict_do_nothing()
         if database.is_sqlite:

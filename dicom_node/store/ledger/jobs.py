@@ -42,6 +42,9 @@ _IN_COLUMNS = {
 }
 """What of a result has columns or rows of its own and is not kept in its JSON again."""
 
+TOKEN_BYTES = 12
+"""Nobody guesses 96 bits within a lease, and each job keeps its token."""
+
 _TOLD = 3
 """Hand-outs of one job that stand in its history; a node without workers repeats them."""
 
@@ -259,7 +262,7 @@ class JobLedger:
             rows = fetch(connection, query, wanted)
             # a power cut may undo this: the jobs are handed out again, and the lost tickets are
             # void
-            tickets = [Ticket(job=row.id, token=secrets.token_hex(16)) for row in rows]
+            tickets = [Ticket(job=row.id, token=secrets.token_hex(TOKEN_BYTES)) for row in rows]
             if tickets:
                 given = [
                     {"job": ticket.job, "given": ticket.token, "until_then": until, "now": now}

@@ -306,6 +306,12 @@ class Purge:
                 connection.execute(_SHORTEN, plan.results)
         return plan.looked_at
 
+    def condensed(self) -> int:
+        """Return the last event that `condense` has looked at."""
+        mark = sa.select(marks.c.value).where(marks.c.name == _CONDENSED)
+        with self._database.reading() as connection:
+            return int(connection.scalar(mark) or 0)
+
     def keep_statistics(self) -> None:
         """Let SQLite look at samples of its tables, so that it chooses indexes by what is there."""
         if self._database.is_sqlite:

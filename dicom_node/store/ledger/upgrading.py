@@ -29,8 +29,10 @@ from dicom_node.store.schema import (
     IS_UNFOUND,
     IS_UNSORTED,
     SUPERSEDED,
+    SUPERSEDED_POSTGRESQL,
     VERSIONS,
     instances,
+    is_index_of,
     jobs,
     marks,
     metadata,
@@ -141,8 +143,12 @@ class Upgrading:
 
     def _missing_indexes(self) -> list[str]:
         there = self._present_indexes()
+        dialect = self._database.dialect.name
         wanted = [
-            str(index.name) for table in metadata.sorted_tables for index in _indexes_of(table)
+            str(index.name)
+            for table in metadata.sorted_tables
+            for index in _indexes_of(table)
+            if is_index_of(index, dialect)
         ]
         missing = [name for name in wanted if not there.get(name)]
         served = {name for name in missing if there.get(_STAND_IN.get(name, ""))}
@@ -151,7 +157,8 @@ class Upgrading:
     def _surplus_indexes(self) -> list[str]:
         there = self._present_indexes()
         needed = {old for new, old in _STAND_IN.items() if not there.get(new)}
-        return [name for name in SUPERSEDED if name in there and name not in needed]
+        names = SUPERSEDED + (() if self._database.is_sqlite else SUPERSEDED_POSTGRESQL)
+        return [name for name in names if name in there and name not in needed]
 
     def _build_index(self, name: str, left: int = 1) -> str:
         index = next(
