@@ -92,7 +92,7 @@ def _stand_at_once() -> None:
     body = (
         "IF TG_OP = 'DELETE' THEN of_job := OLD.job; ELSE of_job := NEW.job; END IF; "  # noqa: S608
         "PERFORM 1 FROM jobs WHERE id = of_job FOR NO KEY UPDATE; "
-        f"stands := (SELECT {standing} FROM jobs WHERE id = of_job); "
+        "stands := (SELECT " + standing + " FROM jobs WHERE id = of_job); "
         "UPDATE jobs SET standing = stands WHERE id = of_job AND standing <> stands; RETURN NULL;"
     )
     _function("deliveries_stand", body, "DECLARE of_job text; stands text;")
