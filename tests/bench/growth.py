@@ -38,6 +38,7 @@ from pydicom import Dataset
 
 from dicom_node.store.catalogue import Catalogue
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.studies import StudyFilter
 from dicom_node.store.spool import Spool
 from dicom_node.web.health import LedgerCounts
 from worker.report.sr import build_each
@@ -113,6 +114,8 @@ def operations(grown: Grown, numbers: Iterator[int]) -> dict[str, Callable[[], o
             {"uid": row.sop_instance_uid},
         )
     place = ledger.history.page(50).older
+    by_name, by_finding = StudyFilter(sort="name"), StudyFilter(sort="finding")
+    next_by_name = ledger.studies.page(50, by_name).older
     name = "name7"  # the beginning of 111 of 5,000 names, in a ledger of any size
 
     def find(level: str = "STUDY", limit: int = 20, **keys: str) -> list[Dataset]:
@@ -150,6 +153,9 @@ def operations(grown: Grown, numbers: Iterator[int]) -> dict[str, Callable[[], o
         "page, state failed": lambda: ledger.history.page(50, state="failed"),
         "page, state delivered": lambda: ledger.history.page(50, state="delivered"),
         "page, state ignored": lambda: ledger.history.page(50, state="ignored"),
+        "studies by name": lambda: ledger.studies.page(50, by_name),
+        "studies by name, the next": lambda: ledger.studies.page(50, by_name, next_by_name),
+        "studies by finding": lambda: ledger.studies.page(50, by_finding),
         "search: a patient id": lambda: ledger.history.page(50, row.patient_id),
         "search: one name": lambda: ledger.history.page(1, name),
         "search: two words": lambda: ledger.history.page(1, f"chest {name}"),
