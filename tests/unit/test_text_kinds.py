@@ -33,6 +33,16 @@ def test_every_sentence_of_a_kind_is_read_as_labelled(kind: str) -> None:
     ]
 
 
+def test_a_text_that_is_not_read_to_its_end_is_never_absent() -> None:
+    organs = itertools.permutations(("heart", "lung", "aorta", "trachea", "pleura", "hilum"))
+    text = "No fracture. " + " ".join(f"{' '.join(named)} normal." for named in organs)
+
+    assert parse(text[:9000] + ".").presence is Presence.ABSENT
+    assert parse(text).presence is Presence.UNDETERMINED
+    assert parse(text + " " * 20_000).presence is Presence.UNDETERMINED
+    assert parse("No fracture." + " " * 20_000).presence is Presence.ABSENT
+
+
 # Ages that are denied
 
 

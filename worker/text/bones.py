@@ -94,6 +94,7 @@ class SiteReader:
     segment: str | None = None
     hint: str | None = None
     pending: list[Site] = field(default_factory=list)  # numbers whose word "rib" is still to come
+    shared: list[tuple[str, int]] = field(default_factory=list)  # sides whose bone is still to come
 
     def read(self, low: int, high: int) -> list[Site]:
         """Return the sites named by the tokens from `low` up to `high`."""
@@ -238,6 +239,11 @@ class SiteReader:
         # "Scapular glenoid": the adjective was read as the bone.
         if last and bone in _PARTS and last.bone == "scapula" and last.at == at - 1:
             self.sites.pop()
+        for side, where in self.shared:  # "acute right and old left rib fractures"
+            self.sites.append(
+                Site(bone, None, side, self.segment, where, name=self.tokens[at].text)
+            )
+        self.shared = []
         site = self._add_site(bone, None, at)
         site.segment = _own_segment(self.tokens[at]) or self.segment
         site.name = self.tokens[at].text
@@ -260,6 +266,8 @@ class SiteReader:
         unsided = [s for s in self.sites if s.side is None and s.bone not in MIDLINE]
         is_late = self._ends_place(at, high)
         if (after in (*_BONES, Kind.FRACTURE, Kind.UNKNOWN) and not is_late) or not unsided:
+            if self.side and self.side != value and self._shares_bone(at, after):
+                self.shared.append((self.side, self.side_at))
             self.side, self.side_at = value, at
         else:
             for site in unsided:
@@ -268,6 +276,13 @@ class SiteReader:
             is_heading = all(s.number is None for s in unsided)
             self.side = value if is_heading and after in (Kind.COLON, Kind.COMMA) else None
             self.late_side = value
+
+    def _shares_bone(self, at: int, after: Kind | None) -> bool:
+        """Tell whether the side before, in "acute right and old left rib", has the same bone."""
+        between = self.tokens[self.side_at + 1 : at]
+        kinds = (Kind.AGE, Kind.QUALIFIER, Kind.HEDGE, Kind.ARTICLE)
+        is_joined = bool(between) and between[0].kind in (Kind.AND, Kind.OR) and len(between) > 1
+        return is_joined and after is Kind.BONE and all(t.kind in kinds for t in between[1:])
 
     def _ends_place(self, at: int, high: int) -> bool:
         """Tell whether "ribs on the left likely represent", "rib 7 R fx" end with their side."""

@@ -8,7 +8,7 @@ from typing import Any
 from worker.text.lexicon import Lexicon, english
 from worker.text.result import Absence, Findings, Fracture, Place, Presence
 from worker.text.rules import ENGLISH, RuleSet
-from worker.text.sentences import Sentence, is_loop, split_sentences
+from worker.text.sentences import LONGEST, Sentence, is_loop, split_sentences
 from worker.text.weigh import RuleReason, TextReading
 
 __all__ = [
@@ -71,6 +71,8 @@ def explain(text: str, language: str | Language = "en") -> Explanation:
         return _leave_unread("loop")
     reading = _read_sentences(split_sentences(text), known)
     findings = reading.conclude()
+    if findings.presence is Presence.ABSENT and text[LONGEST:].strip():
+        return _leave_unread("rest-unread")  # a fracture may stand in what has not been read
     if findings.presence is Presence.ABSENT and "\n" in text:
         # A line end may be the end of a note or of a narrow page. "Absent" must hold in both
         # readings.

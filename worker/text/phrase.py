@@ -155,11 +155,26 @@ _FRACTURES_AGAIN = ("ones", "one")
 def split_clauses(tokens: list[Token]) -> Iterator[list[Token]]:
     """Cut at "but", ";" and the like; what is excepted from a denial becomes an assertion."""
     start = 0
-    tokens = _without_aside(tokens)
+    tokens = _with_late_denials(_without_aside(tokens))
     for at, token in enumerate([*tokens, None]):
         if token is None or token.kind is Kind.BREAK:
             yield from _split_exceptions(_of_those(tokens[start:at], tokens[:start]))
             start = at + 1
+
+
+_DENYING = frozenset({Kind.ABSENT, Kind.NEGATION, Kind.SEEN, Kind.VERB, Kind.CARRIER})
+
+
+def _with_late_denials(tokens: list[Token]) -> list[Token]:
+    """Keep the "but none found" and "; not seen" of a fracture with it."""
+    out = list(tokens)
+    starts = [n for n, token in enumerate(tokens) if token.kind is Kind.BREAK]
+    for start, end in pairwise([*starts, len(tokens)]):
+        own = tokens[start + 1 : end]
+        denies = own and (own[0].text == "none" or (own[0].value == "not" and len(own) > 1))
+        if denies and {t.kind for t in own} <= _DENYING and has(tokens[:start], Kind.FRACTURE):
+            out[start] = Token(Kind.COMMA, "", tokens[start].text)
+    return out
 
 
 def _of_those(clause: list[Token], before: list[Token]) -> list[Token]:
@@ -224,6 +239,9 @@ def find_fractures(tokens: Sequence[Token]) -> list[int]:
     # dropped.
     found = [at for at, token in enumerate(tokens) if token.kind is Kind.FRACTURE]
     for at, after in list(pairwise(found)):
+        if tokens[at + 1].kind is Kind.COLON:  # "fractures: no acute fracture"
+            found.remove(at)
+            continue
         is_linked = any(t.kind is Kind.LINK for t in tokens[max(at, after - 4) : after])
         if tokens[at].value == "deformity" and (is_linked or after == at + 1):
             found.remove(at)

@@ -11,7 +11,9 @@ LONGEST_SENTENCE = 600  # characters; what runs on for longer is not a report se
 
 _MARKUP = re.compile(
     r"</?(?:s|b|i|p|u|em|br|hr|strong|ul|ol|li|span|div|html|body|h[1-6]|font|pad|unk|bos|eos|td|tr"
-    r"|table|code|pre)\s*/?>|<\|[^<>|]{0,40}\|>|[*`]{1,3}|^[ \t]*#{2,6}\s"
+    r"|table|code|pre|answer|think|thinking|reasoning|report|findings?|impression|conclusion|result"
+    r"|response|output|final|summary|text|assistant|user|system|image|img)\s*/?>"
+    r"|<\|[^<>|]{0,40}\|>|\[/?INST\]|[*`]{1,3}|^[ \t]*#{2,6}\s"
     r"|^[ \t]*#\s(?!(?:of|the|in|is|are|at|through|seen|noted|present|involving|left|right|lt|rt"
     r"|l|r|both|bilateral|b/l)\b|[rltdc]?\d)",
     re.IGNORECASE | re.MULTILINE,
@@ -31,6 +33,13 @@ _SAME_BOXES = re.compile(
 )
 _MOST_BOXES = 25  # of one name; a model that names more has lost its way
 _BONE_WORD = re.compile(r"\b(?:rib|clavic|scapul|humer|stern|vertebra|spine)", re.IGNORECASE)
+# "Fractures:" on one line and "None" on the next.
+_NONE_BELOW = re.compile(
+    r"^(?P<of>[^\n]{0,60}\bfractures?)[ \t]{0,3}:?[*_ \t]{0,5}\n\s{0,20}(?:[-*\u2022+][ \t]{0,3})?"
+    r"(?=(?:none|no|nil|absent|negative|not)\b(?:[ \t](?:seen|identified|detected|noted|present"
+    r"|found|evident|visible|visualized)){0,2}[.\s]{0,5}(?:$|\n))",
+    re.IGNORECASE | re.MULTILINE,
+)
 _STARRED = re.compile(r"\[\*\*[^\]\n]{0,60}\*\*\]")
 _BLANK = re.compile(r"(?<![a-z0-9])_{2,}|\b[xX]{3,}\b", re.IGNORECASE)
 BLANK_WORD = "xxxx"
@@ -95,7 +104,7 @@ _ORDER = re.compile(
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(
-    r"\[(?![^\]]{0,40}(?:\d|left|right|first|second|third|\w+th\b))[^\]]{0,40}\]"
+    r"\[(?![^\]]{0,40}(?:\d|left|right|first|second|third|\w+th\b))[^\]]{1,40}\]"
     r"|\{(?![^}]{0,40}[\":])[^}]{0,40}\}|<[a-z][a-z _-]{0,30}>"
     r"|\?{3,}"
     r"|\b(?:left\s*/\s*right|right\s*/\s*left|l\s*/\s*r|yes\s*/\s*no|present\s*/\s*absent"
@@ -146,6 +155,7 @@ def without_markup(text: str) -> str:
     """Return the words of `text` without boxes and markup, at most `LONGEST` characters."""
     text = _WIDE.sub(_narrow_gap, unwrap(text[:LONGEST]))
     text = _STARRED.sub(f" {BLANK_WORD} ", text)
+    text = _NONE_BELOW.sub(r"\g<of>: ", text)
     text = _BOX.sub(" ", _GROUNDED.sub(" ; ", text))
     return _SAME_BOXES.sub(_keep_first_box, _MARKUP.sub(" ", text))
 

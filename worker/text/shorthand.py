@@ -36,6 +36,17 @@ _SOME_COUNTED = re.compile(  # "three to four right rib fractures", not "ribs th
     rf"(?<!rib )(?<!ribs )(?<!left )(?<!right )\b(?:{'|'.join(CARDINALS)}) ?(?:to|or|-) ?"
     rf"(?:{_SEVERAL})\b(?= (?:[a-z-]{{1,20}} ){{0,3}}(?:rib )?(?:fractures|fxs)\b)"
 )
+# What forms and JSON answers write: "fracture_present": false, "Fractures: 0", "fracture: 0.12".
+_FIELD = re.compile(
+    r"(?<=fracture)(s?)[_ ](?:status|count|detected|present|probability|score)(?=[\"']?\s{0,3}[:=])"
+)
+_FIELD_START = r"((?<![a-z])fractures?[\"']?\s{0,3}[:=]\s{0,3}[\"']?)"
+_NO_FIELD = re.compile(
+    _FIELD_START + r"(?:0(?![.\w])|false\b|nil\b|\[\s?\])(?P<next>[\"']?\s{0,3},)?"
+)
+_SCORE = re.compile(
+    _FIELD_START + r"(?:[01]?\.\d{1,20}|\d{1,3}\s?%)(?=[\"']?\s{0,3}(?:[},;\])]|\.?\s{0,3}$))"
+)
 _JUDGED = "ascertained|established|verified|proven|proved|substantiated|clarified|diagnosed|judged"
 _SHORTHAND = (
     (re.compile(r"\bhaemo"), "hemo"),
@@ -55,6 +66,9 @@ _SHORTHAND = (
     (re.compile(r"\bvcf(s?)\b"), r"vertebral compression fracture\1"),
     (re.compile(r"(?<![a-z0-9])[x\u00d7]\s?\d{1,2}\b"), ""),
     (_BREAK_IN, "fracture"),
+    (_FIELD, r"\1"),
+    (_NO_FIELD, lambda field: f"{field[1]}none{' ;' if field['next'] else ''}"),
+    (_SCORE, r"\1undetermined"),
     (_NONE_COUNTED, "no "),
     (_SOME_COUNTED, "several"),
     (re.compile(r"\bw/"), "with "),

@@ -29,6 +29,7 @@ from worker.text.result import Absence, Findings, Fracture, Place, Presence
 from worker.text.rules import ENGLISH, Hit, RuleSet, RuleVerdict, TextRule, first_hit
 from worker.text.rules.backward import (
     dates_only,
+    explains_away,
     is_anaphor,
     is_label,
     is_no,
@@ -36,7 +37,7 @@ from worker.text.rules.backward import (
     points_back,
     shows_sign,
 )
-from worker.text.rules.cut_off import ends_open, is_cut_off
+from worker.text.rules.cut_off import ends_open, is_cut_off, says_nothing_yet
 from worker.text.rules.hedged import find_query
 from worker.text.rules.unreadable import names_fracture
 from worker.text.sentences import BLANK_WORD, LONGEST_SENTENCE, Sentence
@@ -70,6 +71,7 @@ class TextReading:
     asked: set[str] = field(default_factory=set)  # bones of questions not answered since
     last: list[Entry] = field(default_factory=list)  # entries of the latest fracture
     signs: list[Site] = field(default_factory=list)  # bones of the sentence before
+    heading: list[Token] = field(default_factory=list)  # "Fractures:", as long as bones follow
     is_label: bool = False  # it was "Location: left 5th rib" or "Irregularity of the left 5th rib"
 
     def read(self, sentence: Sentence) -> None:
@@ -118,10 +120,15 @@ class TextReading:
         if has(everything, Kind.BLANK):
             plain = tokenize(sentence.body.replace(BLANK_WORD, " "), self.lexicon)
             tokens = read_past_blanks(everything, plain)
+        tokens = self._under_heading(tokens)
         phrase = whole_phrase(tokens, sentence, self.lexicon)
         self.is_doubtful |= self._ask_rules(self.rules.views, phrase) is not None
         if self.last and names_more(tokens, is_numbered=any(e.number for e in self.last)):
             self._add_bones(sentence, tokens)
+            return
+        if self.last and tokens and (is_away := explains_away(tokens)) is not False:
+            self._note_reason("explained-later", RuleVerdict.OPEN, phrase, range(len(tokens)))
+            self._doubt_last(is_away=is_away is True)
             return
         if self.last and tokens and dates_only(tokens):
             self._note_reason("dates-back", RuleVerdict.DATED, phrase, ())
@@ -143,9 +150,26 @@ class TextReading:
             tokens, 0, len(tokens), unrelated_parts(tokens, 0, len(tokens), BLAND)
         )
 
+    def _under_heading(self, tokens: list[Token]) -> list[Token]:
+        """Read bones below "Fractures:" as fractured; the heading alone asserts nothing."""
+        if [t.kind for t in tokens] == [Kind.FRACTURE, Kind.COLON]:
+            self.heading = tokens
+            return tokens
+        heading, self.heading = self.heading, []
+        if heading and [e.bone for e in self.last] == ["other"]:
+            self.entries, self.last = [e for e in self.entries if e is not self.last[0]], []
+        others = (Kind.FRACTURE, Kind.NEGATION, Kind.NORMAL, Kind.ABSENT, Kind.NOUN, Kind.DEVICE)
+        if not heading or not has(tokens, *NAMED) or has(tokens, *others):
+            return tokens
+        self.heading = heading
+        return [*heading, *tokens]
+
     def _drop_cut_off(self, sentence: Sentence, tokens: list[Token], denials: int) -> None:
         """Take back what the last sentence denied if it has been cut off."""
         is_open = not sentence.has_end and is_cut_off(sentence.body, tokens, self.lexicon)
+        if sentence.is_last and not sentence.has_end and says_nothing_yet(tokens):
+            self.is_doubtful = True  # "there is an old" was going to name it
+            is_open = True
         if not sentence.is_last or not (is_open or ends_open(tokens)):
             return
         self._note_reason(
@@ -240,6 +264,14 @@ class TextReading:
             entry.age = entry.age or _choose_age(
                 phrase.at, phrase.at, dates[1].ages if dates else ()
             )
+
+    def _doubt_last(self, *, is_away: bool) -> None:
+        """Take back the fracture before, or make it possible only."""
+        for entry in self.last:
+            entry.is_possible = True
+        if is_away:
+            self.entries = [e for e in self.entries if all(e is not last for last in self.last)]
+            self.last, self.is_doubtful = [], True
 
     def _add_bones(self, sentence: Sentence, tokens: list[Token]) -> None:
         """Add the bones of "These involve the 5th and 6th ribs" to the fracture before."""

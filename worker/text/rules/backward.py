@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from worker.text.lexicon import Kind, Token
 from worker.text.phrase import BARE, NAMED, Phrase, has, is_bare
+from worker.text.rules.doubted import MIMICS
 
 _SIGNS = ("irregularity", "lucency", "step off", "stepoff", "discontinuity", "disruption",
           "deformity", "defect")  # fmt: skip
@@ -35,6 +36,33 @@ def dates_only(tokens: Sequence[Token]) -> bool:
     begins = tokens[0].text in ("this", "it", "these", "they")
     is_bare = has(tokens, Kind.AGE) and tokens[0].kind in (Kind.AGE, Kind.HEDGE)  # "Likely old"
     return (begins or is_bare) and all(t.kind in kinds for t in tokens)
+
+
+_MAYBE = ("may ", "might ", "could ", "can ", "possib", "maybe", "perhaps", "potential", "question")
+
+
+def explains_away(tokens: Sequence[Token]) -> bool | None:
+    """Tell whether a sentence calls the fracture before an artifact: "this is an artifact".
+
+    Returns
+    -------
+    bool | None
+        True where it does, None where it only doubts: "this may be artifact", "this is
+        questionable"; False where it speaks of something else.
+    """
+    begins = has(tokens[:1], Kind.BREAK) or tokens[0].text in ("however", ",")
+    own = tokens[1 + (tokens[1:2] != [] and tokens[1].kind is Kind.COMMA) :] if begins else tokens
+    others = (*NAMED, Kind.AGE, Kind.QUALIFIER, Kind.NEGATION, Kind.FRACTURE, Kind.DEVICE,
+              Kind.SKELETON, Kind.NORMAL)  # fmt: skip
+    if not own or own[0].text not in ("this", "it", "these", "that") or has(own, *others):
+        return False
+    is_mimic = any(t.text in MIMICS for t in own)
+    if any(t.kind is Kind.NOUN and t.text not in MIMICS for t in own):
+        return False
+    hedges = [t for t in own if t.kind in (Kind.HEDGE, Kind.UNSURE)]
+    if hedges and (not is_mimic or any(t.text.startswith(_MAYBE) for t in hedges)):
+        return None
+    return is_mimic
 
 
 def names_more(tokens: Sequence[Token], *, is_numbered: bool) -> bool:

@@ -19,6 +19,21 @@ def is_cut_off(body: str, tokens: Sequence[Token], lexicon: Lexicon) -> bool:
     return tokens[-1].kind in _OPEN_ENDED and tokens[-1].text != "no"
 
 
+_SAYING = frozenset({
+    Kind.FRACTURE, Kind.NOUN, Kind.DEVICE, Kind.PROPERTY, Kind.NORMAL, Kind.ABNORMALITY,
+    Kind.ABSENT, Kind.UNSURE, Kind.ASKING, Kind.SKELETON, Kind.UNKNOWN, Kind.CARRIER,
+    Kind.NEGATION,
+})  # fmt: skip
+
+
+def says_nothing_yet(tokens: Sequence[Token]) -> bool:
+    """Tell whether a sentence stops before what it would have been about: "there is an old"."""
+    if any(token.kind in _SAYING for token in tokens):
+        return False
+    begins = bool(tokens) and tokens[0].text in ("there", "the", "a", "an")
+    return begins and (len(tokens) == 1 or tokens[-1].kind is not Kind.NEUTRAL)
+
+
 def ends_open(tokens: Sequence[Token]) -> bool:
     """Tell whether the last word asks for another one, whatever full stop follows it."""
     return bool(tokens) and tokens[-1].kind in (Kind.ARTICLE, Kind.PREPOSITION, Kind.OR)

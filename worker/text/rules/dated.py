@@ -3,6 +3,7 @@
 from worker.text.lexicon import Kind
 from worker.text.phrase import NOUNS, PREDICATES, STOPS, Phrase
 from worker.text.rules.joined import has_other_subject
+from worker.text.rules.reach import denies_property
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
 _LATE_ONLY = ("prior", "previous", "past")
@@ -37,9 +38,13 @@ def _is_negated(phrase: Phrase, at: int) -> bool:
     if low == 0:
         return False
     before = phrase.tokens[low - 1]
-    is_late = at > phrase.at and low > phrase.at
     is_denial = before.kind is Kind.NEGATION or before.text == "none"
-    return (is_late and is_denial) or before.value == "not"
+    if at < phrase.at:  # "no callus at the fracture"; "no old fracture" is not asked for its age
+        return is_denial
+    if (low > phrase.at and is_denial) or before.value == "not":
+        return True
+    earlier = phrase.places(lambda token: token.kind is Kind.NEGATION, phrase.low, phrase.at)
+    return bool(earlier) and denies_property(phrase.tokens, earlier[-1], phrase.at) is False
 
 
 def _is_of_fracture(phrase: Phrase, at: int) -> bool:

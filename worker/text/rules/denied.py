@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from worker.text.bones import is_specific
 from worker.text.lexicon import Kind, Token
-from worker.text.phrase import BLANK_FORM, JOINTS, STOPS, Phrase, has, is_noun
+from worker.text.phrase import BLANK_FORM, JOINTS, NAMED, STOPS, Phrase, has, is_noun
 from worker.text.rules.joined import is_known
 from worker.text.rules.reach import reaches
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
@@ -26,6 +26,36 @@ def _find_double_denial(phrase: Phrase) -> Hit | None:
     """Find a denial before and one after the same fracture."""
     before, after = find_negation(phrase), _is_denied_later(phrase)
     return Hit((before[0],)) if before and before[1] and after else None
+
+
+_FALSE = frozenset(
+    ("wrong", "incorrect", "untrue", "false", "hard", "difficult", "impossible", "premature",
+     "unsafe", "mistaken", "misleading", "unreliable")
+)  # fmt: skip
+
+
+def _find_denied_denial(phrase: Phrase) -> Hit | None:
+    """Find the "not" of "it is not true that there is no fracture"."""
+    before = find_negation(phrase)
+    if not before or not before[1]:
+        return None
+    about_else = (*JOINTS, *STOPS, *NAMED, Kind.COLON, Kind.NOUN, Kind.ABNORMALITY, Kind.DEVICE,
+                  Kind.PROPERTY, Kind.NORMAL, Kind.SKELETON)  # fmt: skip
+    if has(phrase.tokens[: before[0]], *about_else):
+        return None
+    denied = phrase.places(
+        lambda t: t.value == "not" or t.kind is Kind.UNSURE or t.text in _FALSE, 0, before[0]
+    )
+    return Hit((denied[0], before[0])) if denied else None
+
+
+def _find_suspected_unseen(phrase: Phrase) -> Hit | None:
+    """Find a fracture that is suspected and not seen."""
+    denied = _negating_words(phrase)
+    hedges = phrase.places(lambda token: token.kind is Kind.HEDGE)
+    if not denied or not hedges or min(hedges) > denied[0] or not _is_denied_later(phrase):
+        return None
+    return Hit((hedges[0], denied[0]))
 
 
 def _find_unclear_denial(phrase: Phrase) -> Hit | None:
@@ -203,6 +233,11 @@ RULES = (
         "No fracture is not seen.", "No fracture is seen.",
     ),
     TextRule(
+        "denied-denial", "A denial that is itself denied or doubted leaves a fracture open.",
+        RuleVerdict.OPEN, _find_denied_denial,
+        "It is not true that there is no fracture.", "It is true that there is no fracture.",
+    ),
+    TextRule(
         "unclear-reach", "It is unclear whether a negation reaches as far as the fracture.",
         RuleVerdict.OPEN, _find_unclear_denial,
         "No pneumothorax and fracture.", "No pneumothorax or fracture.",
@@ -216,6 +251,11 @@ RULES = (
         "unseen-fracture", "A fracture that is not seen may be there.",
         RuleVerdict.OPEN, _find_relative_clause,
         "There may be a rib fracture that is not seen.", "A rib fracture is not seen.",
+    ),
+    TextRule(
+        "suspected-unseen", "A fracture that is suspected and not seen is open.",
+        RuleVerdict.OPEN, _find_suspected_unseen,
+        "A rib fracture is suspected, but not seen.", "A rib fracture is not seen.",
     ),
     TextRule(
         "unseen-here", "A dated, numbered or definite fracture that is not seen may be there.",

@@ -4,6 +4,8 @@ from worker.text.lexicon import Kind
 from worker.text.phrase import NAMED, Phrase
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
+BREAK_NOUNS = ("discontinuity", "disruption", "defect", "lucency", "irregularity", "gap", "break")
+
 
 def _find_device(phrase: Phrase) -> Hit | None:
     return Hit(_device_places(phrase)) if is_device(phrase) else None
@@ -51,7 +53,8 @@ def _is_said_of_device(phrase: Phrase) -> bool:
     """Read "leads intact without fracture": the last thing named before is a device."""
     things = (Kind.DEVICE, Kind.BONE, Kind.SKELETON, Kind.LEVEL, Kind.NUMBER, Kind.COMMA, Kind.SIDE,
               Kind.FRACTURE, Kind.NOUN, Kind.HINT, Kind.UNKNOWN)  # fmt: skip
-    last = next((t for t in reversed(phrase.tokens[: phrase.at]) if t.kind in things), None)
+    named = (t for t in reversed(phrase.tokens[: phrase.at]) if t.text not in BREAK_NOUNS)
+    last = next((t for t in named if t.kind in things), None)
     is_last = not any(t.kind in NAMED for t in phrase.tokens[phrase.at : phrase.high])
     return last is not None and last.kind is Kind.DEVICE and is_last
 

@@ -38,10 +38,11 @@ def _has_own_object(phrase: Phrase, at: int) -> bool:
     return any(t.kind in NOUNS for t in phrase.tokens[at + 1 : phrase.high])
 
 
-_MIMICS = frozenset(
+MIMICS = frozenset(
     ("artifact", "artefact", "artifacts", "fold", "folds", "vessel", "vessels", "groove", "overlap",
      "superimposition", "superimposed", "summation", "foramen", "variant", "cartilage",
-     "marking", "markings", "shadow", "shadows", "bedding", "clothing")
+     "marking", "markings", "shadow", "shadows", "bedding", "clothing", "artifactual",
+     "artefactual", "artefacts", "overlapping")
 )  # fmt: skip
 _EQUALS = ("due to", "represents", "represent", "reflects", "reflect", "is", "are", "was",
            "related to", "secondary to", "caused by")  # fmt: skip
@@ -53,7 +54,7 @@ def _find_mimic(phrase: Phrase) -> Hit | None:
     for at in range(phrase.at + 1, phrase.high):
         if tokens[at].kind in (*STOPS, *JOINTS):
             return None
-        if tokens[at].text in _MIMICS:
+        if tokens[at].text in MIMICS:
             is_said = any(t.text in _EQUALS for t in tokens[phrase.at + 1 : at])
             return Hit((at,)) if is_said else None
     return None

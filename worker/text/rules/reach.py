@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from worker.text.bones import CHEST
 from worker.text.lexicon import Kind, Token
@@ -18,6 +19,10 @@ def reaches(tokens: Sequence[Token], negation: int, end: int) -> bool | None:
     # A comma straight after the negation closes it: what comes next is a statement of its own.
     if negation + 1 < end and tokens[negation + 1].text == ",":
         return False if negation else None  # "pneumothorax: no, left 5th rib fracture: yes"
+    if (property_verdict := denies_property(tokens, negation, end)) is not True:
+        return property_verdict
+    if (record_verdict := _passes_record(tokens, negation, end)) is not True:
+        return record_verdict
     walk = _Walk(tokens, end)
     for at in range(negation + 1, end):
         if walk.stops(at):
@@ -27,12 +32,102 @@ def reaches(tokens: Sequence[Token], negation: int, end: int) -> bool | None:
         walk.take(at)
     # "No displacement of the fracture" denies the displacement and presupposes the fracture.
     if walk.has_noun and walk.is_governed:
-        return False
+        is_topic = tokens[walk.governed_at].text in _TOPICS
+        return None if is_topic and _is_unspecific(tokens, walk.governed_at, end) else False
     if walk.is_of_other:
         return None
     if end > negation + 1 and _runs_on(tokens, end):
         return None
     return True if walk.joint is None else _carries_on(tokens, walk.joint, end)
+
+
+_EVERY = ("every", "each", "all")
+_MADE_OUT = frozenset(
+    (
+        "detectable",
+        "identifiable",
+        "appreciable",
+        "demonstrable",
+        "radiographic",
+        "radiographically",
+    )
+)
+_NOUN_PHRASE = frozenset({
+    Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.BONE, Kind.ARTICLE, Kind.AGE, Kind.QUALIFIER,
+    Kind.HINT, Kind.SEGMENT, Kind.COMMA, Kind.AND, Kind.PREPOSITION, Kind.EXTRA, Kind.HEDGE,
+})  # fmt: skip
+
+
+def denies_property(tokens: Sequence[Token], negation: int, end: int) -> bool | None:
+    """Tell what is denied of fractures that are there: "none of the fractures is displaced".
+
+    Returns
+    -------
+    bool | None
+        True where the fracture itself may be denied, False where a form or an age of it is, and
+        None where either may be meant: "no fracture is displaced".
+    """
+    between = tokens[negation + 1 : end]
+    if tokens[end].value != "noun" or any(t.kind not in _NOUN_PHRASE for t in between[1:]):
+        return True
+    is_pair = tokens[negation].text == "neither"
+    is_part = tokens[negation].text == "none of" or (between and between[0].text in ("one", "any"))
+    is_of_those = is_part and any(t.kind is Kind.ARTICLE and t.value == "definite" for t in between)
+    is_part = is_pair or is_of_those or (bool(between) and between[0].text in _EVERY)
+    if _has_property(tokens, end):
+        return False if is_part else None
+    return None if is_part and not is_pair else True
+
+
+def _has_property(tokens: Sequence[Token], fracture: int) -> bool:
+    """Tell whether a predicate names a form or an age of a fracture, and not that it is seen."""
+    verb = fracture + 1
+    while verb < len(tokens) and tokens[verb].kind in _NOUN_PHRASE - {Kind.COMMA, Kind.AND}:
+        verb += 1
+    at = verb
+    while at < len(tokens) and tokens[at].kind is Kind.VERB:
+        at += 1
+    form = list(takewhile(lambda t: t.kind in (Kind.QUALIFIER, Kind.AGE), tokens[at:]))
+    named = [t for t in form if t.value != "definite" and t.text not in _MADE_OUT]
+    is_seen = at + len(form) < len(tokens) and tokens[at + len(form)].kind is Kind.SEEN
+    return at > verb and bool(named) and not is_seen
+
+
+_RECORDS = frozenset(
+    ("prior", "priors", "previous", "comparison", "comparisons", "history", "trauma")
+)
+
+
+def _passes_record(tokens: Sequence[Token], negation: int, end: int) -> bool | None:
+    """Tell whether it is not a film for comparison or a history that is denied.
+
+    "No prior for comparison, multiple rib fractures" goes on with what is there (False); whether
+    "no history of trauma or fracture" does is unclear (None).
+    """
+    joint = next((n for n in range(negation + 1, end) if tokens[n].kind in JOINTS), end)
+    own = tokens[negation + 1 : joint]
+    if joint == end:
+        return None if any(t.text.endswith("history of") for t in own) else True
+    named = [
+        n
+        for n, t in enumerate(own)
+        # "No prior, old or recent fracture": an adjective stands last, a noun need not.
+        if (t.kind is Kind.NEUTRAL or n + 1 < len(own)) and _RECORDS & set(t.text.split())
+    ]
+    if not named or any(t.kind in (Kind.BONE, Kind.LEVEL, Kind.SKELETON) for t in own):
+        return True
+    listed = tokens[joint : end + 3]
+    return None if any(t.kind in (Kind.OR, Kind.AND) for t in listed) else False
+
+
+_TOPICS = ("for", "on", "about", "regarding the", "concerning", "to")
+
+
+def _is_unspecific(tokens: Sequence[Token], low: int, end: int) -> bool:
+    """Tell whether fractures as such are spoken of: "no information on fractures"."""
+    named = (Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.AGE)
+    own = (*tokens[low:end], *tokens[end + 1 : end + 4])
+    return not any(t.kind in named or t.value == "definite" for t in own)
 
 
 @dataclass(slots=True)
@@ -43,6 +138,7 @@ class _Walk:
     end: int
     has_noun: bool = False  # something is denied already
     is_governed: bool = False  # and what follows says of what: "no displacement of"
+    governed_at: int = 0  # and by which word
     has_place: bool = False  # and that is named
     is_of_other: bool = False  # "no pneumothorax to suggest a fracture" denies the first alone
     joint: int | None = None  # where the list goes on to a next noun
@@ -50,8 +146,13 @@ class _Walk:
     def stops(self, at: int) -> bool:
         """Tell whether a verb or a colon ends what the negation is said of."""
         token = self.tokens[at]
-        if token.kind is Kind.COLON or (token.kind is Kind.VERB and token.text == "there"):
+        before = self.tokens[max(0, at - 2) : at]
+        is_there = token.text == "there" and not any(t.text == "nor" for t in before)
+        if token.kind is Kind.COLON or (token.kind is Kind.VERB and is_there):
             return True
+        is_answer = token.text == "positive" and before[-1].kind in JOINTS
+        if token.text == "positive for" or is_answer:
+            return True  # "negative for pneumothorax, positive for fracture"
         is_predicate = token.kind in PREDICATES and self.has_noun
         return is_predicate and not _leads_to_link(self.tokens, at, self.end)
 
@@ -64,7 +165,7 @@ class _Walk:
         elif kind is Kind.CARRIER:
             self.has_noun = self.has_noun and self.is_governed
         elif self.has_noun and _governs_rest(tokens, at):
-            self.is_governed = True
+            self.is_governed, self.governed_at = True, at
         elif is_noun(tokens[at]) or _is_healing_itself(tokens, at):
             self.has_noun = True
             self.has_place |= self.is_governed
@@ -82,7 +183,9 @@ class _Walk:
 
 
 def _governs_rest(tokens: Sequence[Token], at: int) -> bool:
-    return tokens[at].kind in (Kind.PREPOSITION, Kind.REFERENCE) or _is_participle(tokens, at)
+    is_about = tokens[at].text in ("about", "concerning")
+    is_led = tokens[at].kind in (Kind.PREPOSITION, Kind.REFERENCE) or is_about
+    return is_led or _is_participle(tokens, at)
 
 
 def _is_participle(tokens: Sequence[Token], at: int) -> bool:
