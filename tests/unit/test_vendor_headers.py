@@ -230,6 +230,91 @@ def test_a_window_that_hides_the_picture_gives_way(
     assert any("window" in warning for warning in found.warnings)
 
 
+@pytest.mark.parametrize(
+    "hiding",
+    [
+        table(16, np.full(4096, 30000)),
+        table(16, np.zeros(4096)),
+        table(16, np.arange(256) * 257),
+    ],
+    ids=["even", "empty", "short"],
+)
+def test_a_voi_lut_that_hides_the_picture_gives_way_to_the_window(
+    decoder: Decoder, hiding: Dataset
+) -> None:
+    found = shown(instance(drawn(), VOILUTSequence=[hiding], **WHOLE), decoder)
+    assert off(found, linear(drawn())) == 0
+    assert any("VOI LUT" in warning for warning in found.warnings)
+
+
+def test_a_marker_far_beyond_the_picture_does_not_blacken_it(decoder: Decoder) -> None:
+    pixels = drawn() // 4 + 1000
+    pixels[:18] = 65535
+    found = shown(instance(pixels, 16), decoder)
+    assert "voi=percentiles" in found.steps
+    assert np.quantile(found.pixels[20:], (0.1, 0.9)) == pytest.approx((40, 210), abs=30)
+
+
+def test_a_voi_lut_function_that_nobody_knows_is_linear_and_stands_nowhere(
+    decoder: Decoder,
+) -> None:
+    found = shown(instance(drawn(), VOILUTFunction="DOE^JOHN", **WHOLE), decoder)
+    assert off(found, linear(drawn())) == 0
+    assert "voi=window-linear" in found.steps
+
+
+# --- bits and bytes that the header does not tell ---------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize("sign", ["u", "i"])
+def test_pixels_that_run_on_beyond_bits_stored_are_taken_whole(
+    decoder: Decoder, bits: int, sign: str
+) -> None:
+    whole = drawn().astype(f"{sign}2")
+    whole = whole - whole.dtype.type(2048) if sign == "i" else whole
+    found = shown(instance(whole, bits), decoder)
+    assert off(found, shown(instance(whole, 12), decoder).pixels.astype(int)) <= 1
+    assert any("Bits Stored" in warning for warning in found.warnings)
+
+
+def test_an_overlay_above_bits_stored_is_not_the_picture(decoder: Decoder) -> None:
+    pixels = drawn()
+    pixels[50:90, 50:200] |= 1 << 14
+    found = shown(instance(pixels, **WHOLE), decoder)
+    assert off(found, linear(drawn())) == 0
+    assert not found.warnings
+
+
+@pytest.mark.parametrize(
+    ("content", "times"),
+    [(drawn().tobytes(), 2), (np.repeat(drawn(bits=8).reshape(-1), 3).tobytes(), 3)],
+    ids=["16 bits", "RGB"],
+)
+def test_pixels_of_more_bytes_than_the_header_says_are_refused(
+    decoder: Decoder, content: bytes, times: int
+) -> None:
+    ds = instance(drawn(bits=8), 8)
+    ds.PixelData = content
+    assert refusal(ds, decoder).code == "undecodable"
+    assert f"{times} times" in refusal(ds, decoder).text
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_of_two_frames_that_are_called_one_the_first_is_shown(decoder: Decoder, bits: int) -> None:
+    ds = instance(drawn(bits=bits), bits)
+    one = shown(ds, decoder).pixels.astype(int)
+    ds.PixelData = ds.PixelData + drawn(bits=bits, seed=1).tobytes()
+    assert off(shown(ds, decoder), one) == 0
+
+
+def test_float_pixels_are_named(decoder: Decoder) -> None:
+    ds = instance(drawn(), PixelData=None)
+    ds.FloatPixelData = drawn().astype("<f4").tobytes()
+    assert refusal(ds, decoder).code == "no-pixels"
+    assert "Float Pixel Data" in refusal(ds, decoder).text
+
+
 def test_a_window_much_too_wide_is_followed_with_a_warning(decoder: Decoder) -> None:
     found = shown(instance(drawn(), WindowCenter=32768, WindowWidth=65536), decoder)
     assert found.pixels.max() <= 16

@@ -128,7 +128,8 @@ def _gate_pixels(head: Header) -> None:
             f"The header cannot be read from {head.broken_at} on: no Pixel Data is found.",
         )
     if not head.has_pixels:
-        raise Rejected("no-pixels", "The Instance has no Pixel Data.")
+        floats = " but Float Pixel Data, which no radiograph has" if head.has_floats else ""
+        raise Rejected("no-pixels", f"The Instance has no Pixel Data{floats}.")
     if head.photometric not in ("MONOCHROME1", "MONOCHROME2") or head.samples not in (1, None):
         raise Rejected(
             "not-grayscale",

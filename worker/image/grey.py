@@ -37,6 +37,8 @@ _PATCH = 4
 """Side of the patches, in pixels of the sample, that are distinguished by their detail."""
 _DETAIL = 0.05
 """Least standard deviation of a patch of the picture proper, as a share of the liveliest's."""
+_FEWEST_WRAPS = 0.002
+"""Share of neighbours on both sides of a border that betrays that the border is none."""
 _DARK, _BLANK = 0.25, 1 / 64
 """Shares of all grey levels: a window that leaves the picture fewer has a fault, or hides it."""
 
@@ -112,6 +114,7 @@ def grey_table(
         header says several things.
     """
     head, high_doubts = _with_high_bit(head, pixels)
+    head, bits_doubts = _with_used_bits(head, pixels)
     stored, padded = _stored_values(head, pixels.dtype.itemsize)
     first = int(stored.min())
     # Everything below works on the values that a pixel can have, at most 65536, and not on pixels.
@@ -146,7 +149,10 @@ def grey_table(
         is_inverted,
     )
     return GreyTable(
-        patterns, tuple(steps), (*high_doubts, *values.warnings, *shown.warnings, *doubts), display
+        patterns,
+        tuple(steps),
+        (*high_doubts, *bits_doubts, *values.warnings, *shown.warnings, *doubts),
+        display,
     )
 
 
@@ -237,6 +243,33 @@ def _with_high_bit(
         return head, ()
     doubt = f"High Bit is {head.high_bit}, yet the pixels lie in the lowest {bits} bits."
     return replace(head, high_bit=None), (doubt,)
+
+
+def _with_used_bits(
+    head: Header, pixels: npt.NDArray[np.unsignedinteger]
+) -> tuple[Header, tuple[str, ...]]:
+    """Return the header with the bits that the pixels use, where they run on past Bits Stored.
+
+    What stands above Bits Stored is something else (PS3.5 8.1.1), such as an overlay; but where
+    neighbours that differ little lie on both sides of that border, it is the picture itself.
+    """
+    allocated, bits = 8 * pixels.itemsize, head.stored
+    is_low = head.high_bit in (None, bits - 1) and head.transfer_syntax not in LOSSY
+    used = int(pixels.max()).bit_length()
+    if not is_low or used <= bits or bits >= allocated:
+        return head, ()
+    few = pixels[:: max(1, pixels.size // _SAMPLE // pixels.shape[1])].astype(np.int64)
+    low = few & ((1 << bits) - 1)
+    if head.is_signed:
+        few, low = _with_sign(few, allocated), _with_sign(low, bits)
+    steps, low_steps = np.abs(np.diff(few)), np.abs(np.diff(low))
+    wraps = int(((low_steps >= 1 << (bits - 1)) & (steps < 1 << (bits - 1))).sum())
+    breaks = int((steps >= 1 << bits).sum())
+    if wraps < _FEWEST_WRAPS * steps.size or breaks > wraps / 4:
+        return head, ()
+    used = allocated if head.is_signed else used
+    doubt = f"Bits Stored is {bits}, yet the pixels run on to {used} bits; all were taken."
+    return replace(head, bits_stored=used, high_bit=None), (doubt,)
 
 
 def _stored_values(head: Header, itemsize: int) -> tuple[Ints, Bools]:
@@ -358,23 +391,31 @@ def _choose_voi(head: Header, x: Floats, counts: _Counts, preferred: Sequence[st
         warnings = ("A VOI LUT of the image is not usable.",)
     picture = None
     for choice in choices:
+        # Made when the first choice is judged.
+        picture = picture or _Proper(x, counts)
         if isinstance(choice, Lut):
             # Divided by what the entries use, not by what the descriptor says: many writers declare
             # 16 and use 12.
             grey = np.minimum(choice.look_up(x, is_signed) / ((1 << choice.bits) - 1), 1.0)
-            warnings += _bits_doubt(choice, "VOI LUT")
-            return _Shown(grey, "lut", lut=choice, warnings=warnings)
+            if picture.judge(grey)[0]:
+                warnings += _bits_doubt(choice, "VOI LUT")
+                return _Shown(grey, "lut", lut=choice, warnings=warnings)
+            warnings += ("A VOI LUT of the image hides the picture and was not followed.",)
+            continue
         windowed = _apply_window(x, choice.center, choice.width, choice.function)
         if windowed is None:
             continue
-        # Made when the first window is judged; a VOI LUT needs none.
-        picture = picture or _Proper(x, counts)
         is_usable, doubts = picture.judge(windowed)
         if is_usable:
             return _Shown(windowed, "window", choice, warnings=warnings + doubts)
     if head.windows or head.has_window:
         warnings += ("The window of the image is not usable; percentiles were taken instead.",)
-    return _spread_between(x, counts.limits(x, *_PERCENTILES), "percentiles", warnings)
+    limits = counts.limits(x, *_PERCENTILES)
+    shown = _spread_between(x, limits, "percentiles", warnings)
+    picture = picture or _Proper(x, counts)
+    # A marker or a border far beyond the rest of the scale leaves the picture no grey.
+    proper = picture.limits() if picture.is_dim(shown.grey) else None
+    return shown if proper is None else _spread_between(x, proper, "percentiles", warnings)
 
 
 class _Proper:
@@ -393,7 +434,8 @@ class _Proper:
         patches = places[:rows, :columns].reshape(shape).swapaxes(1, 2).reshape(-1, side * side)
         inside = counted[:rows, :columns].reshape(shape).swapaxes(1, 2).reshape(patches.shape)
         patches = patches[inside.all(axis=1)]
-        detail = x[patches].std(axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            detail = np.nan_to_num(x[patches].std(axis=1), posinf=0.0)
         if detail.any():
             # Measured against the 95th percentile: a marker or a wire would outdo every bone at the
             # maximum.
@@ -401,7 +443,22 @@ class _Proper:
             patches, detail = patches[is_proper], detail[is_proper]
         else:
             detail = np.ones(len(patches))
-        self._patches, self._detail = patches, detail
+        self._x, self._patches, self._detail = x, patches, detail
+
+    def limits(self) -> tuple[float, float] | None:
+        """Return the values between which nearly all of the picture proper lies."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            # By the middle of each patch: that at the edge of a marker holds some of the marker.
+            middles = np.median(self._x[self._patches], axis=1)
+            first, last = (float(limit) for limit in np.quantile(middles, (0.02, 0.98)))
+        return (first, last) if math.isfinite(last - first) else None
+
+    def is_dim(self, grey: Floats) -> bool:
+        """Return whether most of the picture proper has a quarter of the grey levels or fewer."""
+        if not self._patches.size:
+            return False
+        low, high = np.quantile(grey[self._patches], (0.05, 0.95))
+        return bool(high - low < _DARK)
 
     def judge(self, grey: Floats) -> tuple[bool, tuple[str, ...]]:
         """Return whether a window shows the picture proper, and a doubt about it."""

@@ -96,6 +96,8 @@ class Header:
     view_codes: frozenset[str]
     species: str
     has_pixels: bool
+    has_floats: bool
+    """Whether Float or Double Float Pixel Data stand there (PS3.3 C.7.6.24)."""
     pixels: bytes | memoryview | None
     pixels_are_words: bool
     """Whether the value representation of Pixel Data is OW."""
@@ -148,6 +150,7 @@ def read(ds: Dataset) -> Header:
         view_codes=_code_values(ds, "ViewCodeSequence"),
         species=elements.word(ds, "PatientSpeciesDescription"),
         has_pixels=pixel_data is not None,
+        has_floats=any(name in ds for name in ("FloatPixelData", "DoubleFloatPixelData")),
         pixels=content if isinstance(content, bytes | memoryview) and content else None,
         pixels_are_words=pixel_data is not None and pixel_data.VR == "OW",
         broken_at=str(ds.__dict__.get("broken_at", "")),
@@ -170,7 +173,9 @@ def _is_filled(ds: Dataset, keyword: str) -> bool:
 
 def _read_windows(ds: Dataset) -> Iterator[Window]:
     centers, widths = elements.numbers(ds, "WindowCenter"), elements.numbers(ds, "WindowWidth")
-    function = elements.word(ds, "VOILUTFunction") or "LINEAR"
+    written = elements.word(ds, "VOILUTFunction")
+    # Any other word means nothing, and would stand in the report.
+    function = written if written in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"
     explanations = elements.texts(ds, "WindowCenterWidthExplanation")
     pairs = list(zip(centers, widths, strict=False))[:_MOST_WINDOWS]
     for i, (center, width) in enumerate(pairs):
