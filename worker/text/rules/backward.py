@@ -4,8 +4,14 @@ from collections.abc import Sequence
 
 from worker.text.lexicon import Kind, Token
 from worker.text.phrase import BARE, NAMED, Phrase, has, is_bare
-from worker.text.rules.doubted import MIMICS
 
+MIMICS = frozenset(
+    ("artifact", "artefact", "artifacts", "fold", "folds", "vessel", "vessels", "groove", "overlap",
+     "superimposition", "superimposed", "summation", "foramen", "variant", "cartilage",
+     "marking", "markings", "shadow", "shadows", "bedding", "clothing", "artifactual",
+     "artefactual", "artefacts", "overlapping")
+)  # fmt: skip
+"""What is taken for a fracture and is none."""
 _SIGNS = ("irregularity", "lucency", "step off", "stepoff", "discontinuity", "disruption",
           "deformity", "defect")  # fmt: skip
 _POINTING = ("this", "these", "it", "which", "findings", "finding", "appearance", "that",

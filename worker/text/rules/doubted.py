@@ -3,6 +3,7 @@
 from worker.text.bones import is_specific
 from worker.text.lexicon import Kind
 from worker.text.phrase import JOINTS, NOUNS, STOPS, Phrase
+from worker.text.rules.backward import MIMICS
 from worker.text.rules.joined import has_other_subject, is_known
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
@@ -38,12 +39,6 @@ def _has_own_object(phrase: Phrase, at: int) -> bool:
     return any(t.kind in NOUNS for t in phrase.tokens[at + 1 : phrase.high])
 
 
-MIMICS = frozenset(
-    ("artifact", "artefact", "artifacts", "fold", "folds", "vessel", "vessels", "groove", "overlap",
-     "superimposition", "superimposed", "summation", "foramen", "variant", "cartilage",
-     "marking", "markings", "shadow", "shadows", "bedding", "clothing", "artifactual",
-     "artefactual", "artefacts", "overlapping")
-)  # fmt: skip
 _EQUALS = ("due to", "represents", "represent", "reflects", "reflect", "is", "are", "was",
            "related to", "secondary to", "caused by")  # fmt: skip
 
