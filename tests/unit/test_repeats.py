@@ -233,6 +233,15 @@ def test_a_shadow_rules_reports_can_be_released_and_a_drawings_not(ledger: Ledge
     assert "a demonstration model wrote it" in left[0]
 
 
+def test_a_report_that_retention_has_removed_is_not_released(ledger: Ledger) -> None:
+    """It would have been tried for ever."""
+    reported(ledger, mode="shadow")
+    (removed,) = (f for f in on(ledger, NOW + 99).purge.purgeable(9, 9) if f.what == "report")
+    assert on(ledger, NOW + 99).purge.forget(removed, 9, 9)
+    count, (why,) = ledger.acts.release("1.2.3.1")
+    assert (count, why) == (0, "sr to archive: retention has removed its report; replay it")
+
+
 @pytest.mark.parametrize(("outcome", "state"), [("sent", "settled"), ("given-up", "given up")])
 def test_a_person_ends_a_delivery(ledger: Ledger, outcome: str, state: str) -> None:
     reported(ledger, send_to=("archive", "other"))

@@ -11,7 +11,7 @@ from typing import Any
 import killed
 import pytest
 import sqlalchemy as sa
-from ledgers import fresh, instance, reported, route
+from ledgers import fresh, instance, on, reported, route, taken
 from postgresql import Cluster, cluster
 
 from dicom_node.base.errors import Unreachable
@@ -222,3 +222,45 @@ def test_an_image_that_comes_again_is_not_removed_when_it_gets_its_first_job(
     assert (again.kind, len(again.jobs), again.file) == ("duplicate", 1, first)
     assert not remover.has_removed()
     assert one.history.trace("1.2.3.1").instance.file == first
+
+
+def test_an_image_is_not_removed_while_it_is_analysed_again(
+    nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = nodes
+    reported(one, at=one.clock.wall() - 100)
+    one.acts.settle("1.2.3.1", "sent")
+    image = one.history.trace("1.2.3.1").instance.file
+    remover = Remover(other, Purgeable("image", ("1.2.3.1",), image))
+    monkeypatch.setattr(acts, "_require_file", remover.before(acts._require_file))
+    assert len(one.acts.replay("1.2.3.1")) == 1
+    assert not remover.has_removed()
+    assert one.history.trace("1.2.3.1").instance.file == image
+
+
+def test_a_report_is_not_removed_while_it_is_sent_again(
+    nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = nodes
+    job = reported(one, at=one.clock.wall() - 100).job
+    one.acts.settle("1.2.3.1", "sent")
+    remover = Remover(other, Purgeable("report", (job, "sr"), f"reports/aa/{job[:8]}.sr.dcm"))
+    monkeypatch.setattr(acts, "_send_now", remover.before(acts._send_now))
+    assert one.acts.resend("1.2.3.1") == 1
+    assert not remover.has_removed()
+
+
+@pytest.mark.parametrize("act", ["retry", "retry_failed"])
+def test_an_image_is_not_removed_while_its_failed_job_is_tried_again(
+    nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    one, other = nodes
+    at = one.clock.wall() - 100
+    on(one, at).instances.receive(instance(), [route()])
+    ticket = taken(one, at=at)
+    on(one, at).jobs.release(ticket.job, ticket.token, "broken", True, 0, 1)
+    image = one.history.trace("1.2.3.1").instance.file
+    remover = Remover(other, Purgeable("image", ("1.2.3.1",), image))
+    monkeypatch.setattr(acts.Acts, "_restart_job", remover.before(acts.Acts._restart_job))
+    assert (one.acts.retry("1.2.3.1") if act == "retry" else one.acts.retry_failed()) == 1
+    assert not remover.has_removed()

@@ -86,6 +86,7 @@ class Acts:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
+            _hold_files(connection, ident)
             rows = self._jobs_of(connection, ident)
             count = 0
             for row in rows:
@@ -105,11 +106,14 @@ class Acts:
     def retry_failed(self, by: str | Actor = "") -> int:
         """Let every failed job whose image is still here try again; return how many."""
         now = self._clock.wall()
+        has_failed = sa.and_(IS_UNFINISHED, jobs.c.state == JobState.FAILED)
         with self._database.writing() as connection:
+            of_failed = sa.select(jobs.c.sop_instance_uid).where(has_failed)
+            _hold_instances(connection, instances.c.sop_instance_uid.in_(of_failed))
             rows = connection.execute(
                 sa.select(jobs, instances.c.file)
                 .join(instances)
-                .where(IS_UNFINISHED, jobs.c.state == JobState.FAILED, instances.c.file != "")
+                .where(has_failed, instances.c.file != "")
             ).all()
             return sum(self._restart_job(connection, row, now, by) for row in rows)
 
@@ -126,12 +130,10 @@ class Acts:
         now = self._clock.wall()
         with self._database.writing() as connection:
             count = 0
+            _hold_files(connection, ident)
             for row in self._jobs_of(connection, ident):
-                gone = connection.scalar(
-                    sa.select(objects.c.part).where(objects.c.job == row.id, objects.c.file == "")
-                )
-                if gone is not None:
-                    raise NotFound(f"job {row.id}: retention has removed its report; replay it")
+                if gone := _why_gone(connection, row.id):
+                    raise NotFound(f"job {row.id}: {gone}")
                 count += _send_now(connection, [row.id], now)
                 changed = connection.execute(
                     deliveries.update()
@@ -173,7 +175,8 @@ class Acts:
     def release(self, ident: str, by: str | Actor = "") -> tuple[int, tuple[str, ...]]:
         """Send what a shadow rule has withheld; return how many, and what stays and why.
 
-        What a destination does not take, and what a demonstration model wrote, stays withheld.
+        What a destination does not take, what a demonstration model wrote, and what retention has
+        removed stays withheld.
 
         Raises
         ------
@@ -182,6 +185,7 @@ class Acts:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
+            _hold_files(connection, ident)
             rows = {row.id: row for row in self._jobs_of(connection, ident)}
             held = connection.execute(
                 sa.select(deliveries)
@@ -193,7 +197,8 @@ class Acts:
             count, stays, released = 0, [], {}
             for delivery in held:
                 job = rows[delivery.job]
-                if why := _why_withheld(delivery, job):
+                why = _why_withheld(delivery, job) or _why_gone(connection, job.id)
+                if why:
                     stays.append(f"{delivery.kind} to {delivery.destination}: {why}")
                     continue
                 count += connection.execute(
@@ -300,6 +305,7 @@ class Acts:
         now = self._clock.wall()
         with self._database.writing() as connection:
             newest: dict[tuple[str, str], Row[Any]] = {}
+            _hold_files(connection, ident)
             for row in self._jobs_of(connection, ident, whole_instance=True):
                 key = (row.sop_instance_uid, row.model)
                 if key not in newest or row.generation > newest[key].generation:
@@ -406,6 +412,7 @@ class Acts:
                 raise NotFound(f"{row.sop_instance_uid}: {REMOVED}")
             corrected = replace(corrected, file=row.file)
             uid = row.sop_instance_uid
+            _hold_files(connection, uid)
             newest = {newest_job.model: newest_job for newest_job in self._jobs_of(connection, uid)}
             for newest_job in newest.values():
                 if newest_job.state not in FINAL:
@@ -520,11 +527,7 @@ class Acts:
         """Let a report that tells of a judgement follow the report that was judged."""
         uid = sa.select(jobs.c.sop_instance_uid).where(jobs.c.id == job).scalar_subquery()
         # two judgements at one time make one generation after the other
-        connection.execute(
-            sa.select(instances.c.number)
-            .where(instances.c.sop_instance_uid == uid)
-            .with_for_update()
-        )
+        _hold_instances(connection, instances.c.sop_instance_uid == uid)
         every = self._jobs_of(connection, job, whole_instance=True)
         judged = next(row for row in every if row.id == job)
         rows = [row for row in every if row.model == judged.model]
@@ -713,6 +716,31 @@ def _why_withheld(delivery: Row[Any], job: Row[Any]) -> str:
             return "a demonstration model wrote it, which means nothing about a patient"
         return ""
     return str(delivery.reason)
+
+
+def _hold_files(connection: Connection, ident: str) -> None:
+    """Keep what a name means from being removed until this transaction ends (PostgreSQL).
+
+    Before it is looked at: retention may be removing a file at this moment, and would not see the
+    job or the delivery that needs it again.
+    """
+    uids = find_instances(connection, ident)
+    _hold_instances(connection, instances.c.sop_instance_uid.in_(uids))
+    of_these = jobs.c.sop_instance_uid.in_(uids)
+    connection.execute(sa.select(jobs.c.id).where(of_these).order_by(jobs.c.id).with_for_update())
+
+
+def _hold_instances(connection: Connection, which: sa.ColumnElement[bool]) -> None:
+    # in one order, so that two never wait for each other
+    number = instances.c.number
+    connection.execute(sa.select(number).where(which).order_by(number).with_for_update())
+
+
+def _why_gone(connection: Connection, job: str) -> str:
+    """Return why a report cannot be sent; empty where its files are here."""
+    gone = sa.select(objects.c.part).where(objects.c.job == job, objects.c.file == "")
+    is_gone = connection.scalar(gone.limit(1)) is not None
+    return "retention has removed its report; replay it" if is_gone else ""
 
 
 def _require_file(row: Row[Any]) -> None:
