@@ -25,6 +25,7 @@ from dicom_node.base.errors import (
     ChexFractError,
     ConfigurationError,
     NotFound,
+    OutOfResources,
     Stale,
     Transient,
     for_strangers,
@@ -52,6 +53,12 @@ from dicom_node.web.trail import WebTrail
 from dicom_node.web.workers import Workers
 
 logger = logging.getLogger(__name__)
+
+_NO_ROOM = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS),
+)
+"""What the operating system says where a request may do better later."""
 
 STOP_S = 1
 """Time that requests in progress have to end when the server stops."""
@@ -394,6 +401,15 @@ def _answer_error(request: Request, exc: Exception) -> Response:
     return _error_response(request, status, for_strangers(exc), headers)
 
 
+def _answer_no_room(request: Request, exc: Exception) -> Response:
+    """Answer a request for which this host has no room: its disk, or where bodies wait, is full."""
+    has_no_folder = isinstance(exc, FileNotFoundError) and "temporary directory" in str(exc)
+    if not isinstance(exc, OSError) or not (has_no_folder or exc.errno in _NO_ROOM):
+        raise exc
+    what = "the disk cannot be written" if has_no_folder else str(exc.strerror or exc)
+    return _answer_error(request, OutOfResources(f"no room for this request: {what}"))
+
+
 def _answer_refusal(request: Request, exc: Exception) -> Response:
     """Answer what a page or the server itself refused."""
     if not isinstance(exc, HTTPException):
@@ -424,6 +440,7 @@ def _answer_malformed(request: Request, exc: Exception) -> Response:
 
 _ANSWERS: Mapping[type[Exception], Callable[[Request, Exception], Response]] = {
     ChexFractError: _answer_error,
+    OSError: _answer_no_room,
     RequestValidationError: _answer_malformed,
     HTTPException: _answer_refusal,
 }

@@ -65,7 +65,6 @@ MAX_WIRE = 1000
 _PART = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _IN_MEMORY = 1 << 20
 """Bytes of a body that are kept in memory; what is longer waits on the disk."""
-_ANSWER_HEADERS = {WIRE_HEADER: str(WIRE_VERSION)}
 _PIECE = 1 << 20
 """Bytes of an Instance that are read and sent at a time: each piece is a turn through a thread."""
 
@@ -229,20 +228,29 @@ class CallThreads:
 
 
 class JobCall:
-    """A call of the job API: the whole body, one turn through a thread."""
+    """A call of the job API: the whole body, one turn through a thread.
+
+    Parameters
+    ----------
+    act : JobAct
+    threads : CallThreads
+    folder : Path
+        Where a large body waits: the disk that will have its objects, whose room is watched.
+    """
 
     methods = ("POST",)
 
-    def __init__(self, act: JobAct, threads: CallThreads) -> None:
+    def __init__(self, act: JobAct, threads: CallThreads, folder: Path) -> None:
         self._act = act
         self._threads = threads
+        self._folder = folder
 
     async def answer(self, job: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
-        with SpooledTemporaryFile(max_size=_IN_MEMORY) as body:
+        with SpooledTemporaryFile(max_size=_IN_MEMORY, dir=str(self._folder)) as body:
             await _receive_body(receive, body, self._threads)
             content = await self._threads.run(self._act, CallHead(job, scope), body)
-        answer = Response(content, 200, _ANSWER_HEADERS, "application/json")
+        answer = Response(content, 200, media_type="application/json")
         await answer(scope, receive, send)
 
 
@@ -297,14 +305,13 @@ class ClaimCall:
             await _receive_body(receive, body, self._threads)
             message, instance = await self._threads.run(self._begin, head, body)
         if instance is None:
-            answer = Response(message, 200, _ANSWER_HEADERS, "application/json")
+            answer = Response(message, 200, media_type="application/json")
             await answer(scope, receive, send)
             return
         headers = [
             (b"content-type", b"application/octet-stream"),
             (b"content-length", str(len(message) + instance.size).encode()),
             (MESSAGE_HEADER.encode(), str(len(message)).encode()),
-            *((name.encode(), value.encode()) for name, value in _ANSWER_HEADERS.items()),
         ]
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -437,9 +444,9 @@ def application(
         """Give the job back."""
         return json.dumps({"state": desk.release(head.job, _read_message(ReleaseRequest, body))})
 
-    threads = CallThreads()
+    threads, folder = CallThreads(), spool.root / "incoming"
     acts = {"lease": lease, "result": result, "release": release}
-    calls: dict[str, CallKind] = {name: JobCall(act, threads) for name, act in acts.items()}
+    calls: dict[str, CallKind] = {name: JobCall(act, threads, folder) for name, act in acts.items()}
     calls |= {"claim": ClaimCall(desk, threads), "instance": InstanceCall(desk, threads)}
     return JobApplication(calls, on_error)
 

@@ -1,5 +1,7 @@
 """The job API over real HTTP: who holds the token holds the job, and 200 means durable."""
 
+import errno
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -336,6 +338,30 @@ def test_a_result_that_waits_on_the_disk_is_the_same(api: Api, http: httpx2.Clie
     assert post(http, ticket, too_long, sr=object_of(api, ticket)).status_code == 400
     assert post(http, ticket, long, sr=object_of(api, ticket)).status_code == 200
     assert api.ledger.history.trace(ticket.job).jobs[0].state == "reported"
+
+
+def test_a_body_for_which_there_is_no_room_is_503(
+    api: Api,
+    http: httpx2.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The folder where it waits is full, or has no more inodes; nothing is lost."""
+    ticket = claimed(api, http)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    content = object_of(api, ticket)
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile.SpooledTemporaryFile, "write", full)
+        answer = post(http, ticket, result_of(api, ticket), sr=content)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json() == {"detail": "out of resources; try later"}
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
+    assert line.endswith("no room for this request: No space left on device")
+    assert api.state(ticket) == "running"
+    assert post(http, ticket, result_of(api, ticket), sr=content).status_code == 200
 
 
 def test_a_full_disk_is_503_and_the_worker_may_try_again(
