@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dicom_node.base.job import WIRE_HEADER, WIRE_VERSION
 from dicom_node.base.logs import Sparse
 
 MAX_BODY = 1 << 20
@@ -62,6 +63,9 @@ _HEADERS = (
     ),
 )
 
+_WIRE = (WIRE_HEADER.lower().encode(), str(WIRE_VERSION).encode())
+"""In every answer to a worker: behind one URL there may be nodes of several versions."""
+
 _lines = Sparse(logging.getLogger(__name__))
 
 
@@ -105,6 +109,8 @@ class Guard:
                 headers = list(message.get("headers", ()))
                 if not any(name.lower() == b"cache-control" for name, _ in headers):
                     headers.append((b"cache-control", b"no-store"))
+                if scope["path"].startswith(SECRET_PATHS):
+                    headers.append(_WIRE)
                 if self._is_https or scope.get("scheme") == "https":
                     headers.append((b"strict-transport-security", b"max-age=31536000"))
                 message["headers"] = [*headers, *_HEADERS]

@@ -15,7 +15,7 @@ import pytest
 from dicom_node.base.errors import Unreachable
 from dicom_node.base.job import Ticket
 from worker.service.node import NodeClient
-from worker.service.transport import KEPT_S, MOST_IDLE, PlainTransport
+from worker.service.transport import KEPT_S, MOST_IDLE, PROGRESS, SENT, PlainTransport
 
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"
 TICKET = Ticket(job="j", token="t")
@@ -211,7 +211,8 @@ def test_an_answer_that_comes_before_the_end_of_the_body_is_heard(
 
 
 def test_a_large_body_has_time_for_as_long_as_it_moves(host: Callable[..., Host]) -> None:
-    size, got = 10 << 20, bytearray()
+    """A worker hears of its pieces, and is not stuck."""
+    size, got, moved = 10 << 20, bytearray(), []
     answers = host(lambda *_: WHOLE)
     answers._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
     pause = threading.Event()
@@ -226,7 +227,10 @@ def test_a_large_body_has_time_for_as_long_as_it_moves(host: Callable[..., Host]
     answers._serve = read_slowly  # type: ignore[method-assign]
     transport, timeout = PlainTransport(), httpx2.Timeout(1.0, connect=5)
     with httpx2.Client(base_url=answers.url, transport=transport, timeout=timeout) as http:
-        assert http.post("/", content=bytes(size)).content == b"abc"
+        heard = {PROGRESS: lambda: moved.append(len(got))}
+        assert http.post("/", content=bytes(size), extensions=heard).content == b"abc"
+    assert len(moved) == size // SENT
+    assert moved[0] < size // 2
 
 
 def test_a_connection_is_not_kept_for_long(host: Callable[..., Host]) -> None:

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 from serving import SECRET, Api, serving
 
+from dicom_node.base.errors import NotUnderstood
 from dicom_node.base.job import (
     WIRE_HEADER,
     WIRE_VERSION,
@@ -121,9 +122,9 @@ class OlderNode:
             text = body.partition(b"\r\n\r\n")[2].partition(b"\r\n--")[0]
             fields, known = set(json.loads(text)), RESULT_OF_0_1_0
         if not self.headers and not fields <= known:
-            return httpx2.Response(422)
+            return httpx2.Response(422, headers=self.headers)
         self.kept.append(fields)
-        return httpx2.Response(200)
+        return httpx2.Response(200, headers=self.headers)
 
 
 @pytest.mark.parametrize("version", ["", "2"])
@@ -149,10 +150,55 @@ def test_a_node_of_the_last_release_takes_what_a_newer_worker_sends(version: str
     assert second == first
 
 
-def test_a_claim_s_answer_says_what_the_node_understands(api: Api) -> None:
+def test_each_answer_is_in_the_words_of_its_node_behind_one_address() -> None:
+    """A balancer may ask a newer node first and an older one next, while they are upgraded."""
+    newer, older = OlderNode(str(WIRE_VERSION)), OlderNode("")
+    turns = iter([newer, older, older, newer, older, older])
+    transport = httpx2.MockTransport(lambda request: next(turns).answer(request))
+    result = Result(
+        token=TICKET.token, outcome="reported", model="m", model_version="1", device_uid="1.2",
+        options="0" * 64,
+    )  # fmt: skip
+    presence = WorkerHeartbeat(
+        worker="w:1", card=Card(name="m", version="1", files="all"), device=Device(name="cpu"),
+    )  # fmt: skip
+    with NodeClient("http://nodes:1", "x", transport=transport, wait=lambda _: None) as client:
+        client.claim(TICKET, "w:1")
+        client.post(TICKET, result, [])
+        client.claim(TICKET, "w:1")
+        client.announce(presence)
+    assert next(turns, None) is None
+    assert len(older.kept) == 2
+    assert newer.kept == []
+
+
+def test_a_result_that_a_node_of_this_version_refuses_is_not_sent_twice() -> None:
+    calls = []
+
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        calls.append(request.url.path)
+        return httpx2.Response(422, headers={WIRE_HEADER: str(WIRE_VERSION)})
+
+    result = Result(
+        token=TICKET.token, outcome="reported", model="m", model_version="1", device_uid="1.2"
+    )
+    transport = httpx2.MockTransport(refuse)
+    with (
+        NodeClient("http://nodes:1", "x", transport=transport, wait=lambda _: None) as client,
+        pytest.raises(NotUnderstood),
+    ):
+        client.post(TICKET, result, [])
+    assert len(calls) == 1
+
+
+def test_every_answer_to_a_worker_says_what_the_node_understands(api: Api) -> None:
     ticket = api.ticket()
     headers = {"Authorization": f"Bearer {SECRET}"}
     with httpx2.Client(base_url=api.url, headers=headers, trust_env=False, timeout=60) as client:
         body = {"token": ticket.token, "worker": "w"}
-        answer = client.post(f"/jobs/{ticket.job}/claim", json=body)
-    assert answer.headers[WIRE_HEADER] == str(WIRE_VERSION)
+        stale = {"token": "x", "worker": "w"}
+        answers = [client.post(f"/jobs/{ticket.job}/claim", json=said) for said in (body, stale)]
+        answers += [client.post("/workers", json={}), client.post(f"/jobs/{ticket.job}/result")]
+        answers += [client.post("/jobs/x/lease", headers={"Authorization": "none"})]
+    assert [answer.status_code for answer in answers] == [200, 409, 422, 422, 401]
+    assert [answer.headers[WIRE_HEADER] for answer in answers] == [str(WIRE_VERSION)] * 5

@@ -12,7 +12,9 @@ from concurrent.futures import wait
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 from pydantic import ValidationError
 from pydicom import dcmread, dcmwrite
@@ -436,6 +438,34 @@ def test_a_stuck_worker_ends_itself() -> None:
     node.close()
 
 
+def test_a_node_that_hangs_does_not_make_its_worker_stuck() -> None:
+    """Six tries of 30 s are longer than a worker may be without progress."""
+    now, calls = [0.0], []
+
+    def hang(request: httpx2.Request) -> httpx2.Response:
+        now[0] += 30
+        calls.append(pulse.beat())
+        raise httpx2.ReadTimeout("timed out", request=request)
+
+    def no_lease(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadTimeout("timed out", request=request)
+
+    ended = threading.Event()
+    pulse = LeaseRenewal(stuck_after=60, give_up=ended.set, monotonic=lambda: now[0])
+    ticket = Ticket(job="a" * 32, token="t")
+    done = Result(token="t", outcome="reported", model="m", model_version="1", device_uid="1.2")
+    other = NodeClient("http://127.0.0.1:9", SECRET, transport=httpx2.MockTransport(no_lease))
+    transport = httpx2.MockTransport(hang)
+    with other, NodeClient("http://127.0.0.1:9", SECRET, transport=transport) as node:
+        pulse.hold(other, ticket, lease_s=1e6)
+        with pytest.raises(Unreachable):
+            node.post(ticket, done, [], wait=lambda _: None, progress=pulse.moved)
+    assert calls == [True] * 6
+    assert not ended.is_set()
+    now[0] += 61
+    assert not pulse.beat(), "without progress it is stuck, as ever"
+
+
 def test_an_idle_worker_is_not_stuck() -> None:
     ended = threading.Event()
     pulse = LeaseRenewal(stuck_after=0.3, give_up=ended.set)
@@ -506,15 +536,15 @@ def test_a_hand_out_waits_for_a_node_that_restarts(
     station.receive("1.2.3")
     handout = station.hand_out()
     asked: list[str] = []
-    send = NodeClient._send
+    ask = NodeClient._ask
 
-    def sometimes(self: NodeClient, ticket: Ticket, act: str, **body: object) -> bytes:
-        asked.append(act)
+    def sometimes(self: NodeClient, url: str, *given: Any, **body: Any) -> httpx2.Response:
+        asked.append(url.rpartition("/")[2])
         if len(asked) < 3:
             raise Unreachable("the node gives no answer")
-        return send(self, ticket, act, **body)
+        return ask(self, url, *given, **body)
 
-    monkeypatch.setattr(NodeClient, "_send", sometimes)
+    monkeypatch.setattr(NodeClient, "_ask", sometimes)
     station.desk.work(handout)
     assert [act for act in asked if act != "lease"] == ["claim", "claim", "claim", "result"]
     assert station.state("1.2.3") == "reported"

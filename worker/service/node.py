@@ -37,7 +37,7 @@ from dicom_node.base.job import (
     result_for_wire,
 )
 from dicom_node.base.plurals import counted
-from worker.service.transport import PlainTransport
+from worker.service.transport import PROGRESS, PlainTransport
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -93,7 +93,8 @@ class NodeClient:
         """Answers to claims whose Instance is still to be read, by job."""
         self._lock = threading.Lock()
         self._wire = WIRE_VERSION
-        """What the node understands, as its last answer to a claim said."""
+        """What the node understands, as its last answer said; the next may come from another node,
+        where a balancer stands before several."""
         if transport is None:
             is_encrypted = self.url.startswith("https:")
             transport = PlainTransport(_trusting_context(ca) if is_encrypted else None)
@@ -222,18 +223,15 @@ class NodeClient:
 
     def announce(self, presence: WorkerHeartbeat) -> None:
         """Tell that this worker is there; a node that is too old for this answers `NotFound`."""
-        status = self._announce(heartbeat_for_wire(presence, self._wire))
-        if status == httpx2.codes.UNPROCESSABLE_CONTENT:  # no claim has said yet that it is older
-            status = self._announce(heartbeat_for_wire(presence, 1))
+
+        def announce(wire: int) -> httpx2.Response:
+            body = heartbeat_for_wire(presence, wire)
+            return self._ask("/workers", content=body, headers=_JSON)
+
+        status = self._ask_in_its_words(announce).status_code
         if status != httpx2.codes.OK:
             kind, what = _PERMANENT.get(status, (Unreachable, "does not take it"))
             raise kind(f"{self.url} {what} (HTTP {status})")
-
-    def _announce(self, body: bytes) -> int:
-        try:
-            return self._http.post("/workers", content=body, headers=_JSON).status_code
-        except httpx2.HTTPError as exc:
-            raise Unreachable(f"{self.url} gives no answer: {exc or type(exc).__name__}") from exc
 
     def renew(self, ticket: Ticket) -> None:
         """Extend the lease: work on the job has moved on."""
@@ -256,8 +254,15 @@ class NodeClient:
         *,
         tries: int = 6,
         wait: Callable[[float], None] | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
         """Post a result until the node has it durably; a node that restarts is waited for.
+
+        Parameters
+        ----------
+        progress : callable
+            Called as pieces of it are sent, and after each try: that this takes long is the node's
+            doing, or the line's.
 
         Raises
         ------
@@ -266,26 +271,48 @@ class NodeClient:
         Unreachable
             The node stayed away; the lease will bring the job back.
         """
-        files: list[tuple[str, Any]] = [
-            ("result", (None, result_for_wire(result, self._wire), "application/json"))
-        ]
-        files += [
+        objects = [
             (item.part, (f"{item.part}.dcm", content, "application/dicom"))
             for item, content in zip(result.objects, contents, strict=True)
         ]
-        _retry_patiently(
-            lambda: self._send(ticket, "result", files=files), tries, wait or self._wait
-        )
+
+        def send(wire: int) -> httpx2.Response:
+            text = (None, result_for_wire(result, wire), "application/json")
+            files: list[tuple[str, Any]] = [("result", text), *objects]
+            try:
+                return self._ask(f"/jobs/{ticket.job}/result", progress, files=files)
+            finally:
+                progress()
+
+        def post() -> bytes:
+            return self._content_of(self._ask_in_its_words(send), ticket)
+
+        _retry_patiently(post, tries, wait or self._wait)
 
     def _post(self, ticket: Ticket, act: str, body: Any) -> bytes:
-        return self._send(ticket, act, content=body.model_dump_json().encode())
+        content = body.model_dump_json().encode()
+        answer = self._ask(f"/jobs/{ticket.job}/{act}", headers=_JSON, content=content)
+        return self._content_of(answer, ticket)
 
-    def _send(self, ticket: Ticket, act: str, **body: Any) -> bytes:
-        headers = _JSON if "content" in body else {}
+    def _ask(
+        self, url: str, progress: Callable[[], None] | None = None, **body: Any
+    ) -> httpx2.Response:
         try:
-            answer = self._http.post(f"/jobs/{ticket.job}/{act}", headers=headers, **body)
+            answer = self._http.post(url, extensions={PROGRESS: progress}, **body)
         except httpx2.HTTPError as exc:
             raise Unreachable(f"{self.url} gives no answer: {exc or type(exc).__name__}") from exc
+        self._wire = _wire_of(answer)
+        return answer
+
+    def _ask_in_its_words(self, ask: Callable[[int], httpx2.Response]) -> httpx2.Response:
+        """Ask in the version of the last answer, and again where an older node has answered."""
+        wire = self._wire
+        answer = ask(wire)
+        if answer.status_code == httpx2.codes.UNPROCESSABLE_CONTENT and _wire_of(answer) < wire:
+            return ask(_wire_of(answer))
+        return answer
+
+    def _content_of(self, answer: httpx2.Response, ticket: Ticket) -> bytes:
         if answer.status_code != httpx2.codes.OK:
             self._refuse_status(answer.status_code, ticket)
         return answer.content
@@ -328,6 +355,12 @@ def _retry_patiently(ask: Callable[[], bytes], tries: int, wait: Callable[[float
         except Unreachable:
             wait(0.5 * 2**attempt)
     return ask()
+
+
+def _wire_of(answer: httpx2.Response) -> int:
+    """Return the version of the wire that the node of an answer understands; 0.1.0 says none."""
+    version = answer.headers.get(WIRE_HEADER, "1")
+    return int(version) if version.isdecimal() and len(version) < 6 else 1
 
 
 def _trusting_context(ca: Path | None) -> ssl.SSLContext:

@@ -432,7 +432,7 @@ class HandoutDesk:
         conclusion = self._pipeline.build(job.case, job.claim.order, job.ticket.token)
         self._pulse.moved()
         contents = [document.content for document in conclusion.documents]
-        job.node.post(job.ticket, conclusion.result, contents)
+        job.node.post(job.ticket, conclusion.result, contents, progress=self._pulse.moved)
         with self._count_lock:
             self._done += 1
         logger.info(

@@ -21,6 +21,8 @@ PIECE = 1 << 20
 """Bytes of a body that are handed on at a time: after each, work has moved on."""
 SENT = 1 << 16
 """Bytes of a body that are sent at a time: Python's limit of time is for all of one call."""
+PROGRESS = "progress"
+"""The extension of a request with a callable that hears of each piece of its body."""
 MOST_IDLE = 16
 """Connections that are kept for later."""
 KEPT_S = 4.0
@@ -71,7 +73,7 @@ class PlainTransport(httpx2.BaseTransport):
                 for name, value in request.headers.raw:
                     connection.putheader(name.decode("ascii"), value)
                 connection.endheaders()
-                _send_body(connection, body)
+                _send_body(connection, body, request.extensions.get(PROGRESS))
                 answer = connection.getresponse()
         except httpx2.TransportError:
             connection.close()
@@ -172,12 +174,16 @@ class _Body(httpx2.SyncByteStream):
             self._connection.close()
 
 
-def _send_body(connection: http.client.HTTPConnection, body: bytes) -> None:
+def _send_body(
+    connection: http.client.HTTPConnection, body: bytes, progress: Callable[[], None] | None
+) -> None:
     """Send a body in pieces; a host that has heard enough of it has answered before its end."""
     view = memoryview(body)
     try:
         for start in range(0, len(view), SENT):
             connection.send(view[start : start + SENT])
+            if progress is not None:
+                progress()
     except TimeoutError:
         raise
     except OSError:  # its answer says why: the result is too large, or the secret is wrong
