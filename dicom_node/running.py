@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import time
 from dataclasses import asdict, dataclass
@@ -114,12 +115,18 @@ def ask_worker(folder: Path) -> None:
     Raises
     ------
     Unreachable
-        No `serve` runs there, or it is another user's.
+        No `serve` runs there, it is another user's, or it is of a version that would end by the
+        signal: whoever upgrades in place may have new pages under the old `serve` for a while.
     """
     try:
         if not is_running(folder):
             raise ProcessLookupError
-        os.kill(_read_pid(folder), ASK_WORKER)
+        pid = _read_pid(folder)
+        if not _has_handler(pid, ASK_WORKER):
+            raise Unreachable(
+                "the node cannot be asked to start a worker: it runs an older version; restart it"
+            )
+        os.kill(pid, ASK_WORKER)
     except (OSError, ValueError, KeyError) as exc:
         why = getattr(exc, "strerror", None) or "no serve runs on its data folder"
         raise Unreachable(f"the node cannot be asked to start a worker: {why}") from exc
@@ -181,6 +188,16 @@ def _write_sign(path: Path, by: Actor) -> None:
             json.dumps({"at": HOST_CLOCK.wall(), "name": by.name, "address": by.address})
         )
         temporary.replace(path)
+
+
+def _has_handler(pid: int, number: int) -> bool:
+    """Return whether a process does something about a signal of its own; Linux tells."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        return True  # no such process, which is seen next, or another operating system
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return caught is None or bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 def _read_pid(folder: Path) -> int:

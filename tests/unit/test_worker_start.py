@@ -8,6 +8,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,6 +155,31 @@ def test_what_cannot_be_started_from_here_says_why(api: Api, client: httpx2.Clie
     assert "Start a worker on this host" not in page
     assert asked.status_code == 409
     assert heard == []
+
+
+def test_a_serve_that_knows_nothing_of_the_signal_is_not_ended_by_it(api: Api) -> None:
+    """An upgrade in place: the new page, under the `serve` of 0.1.0."""
+    folder = api.settings.node.data_dir
+    script = """
+import fcntl, json, os, sys, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+file.write(json.dumps({"pid": os.getpid()}))
+file.flush()
+print("held", flush=True)
+time.sleep(600)
+"""
+    command = [sys.executable, "-c", script, str(folder / "serve.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as older:
+        try:
+            assert older.stdout is not None
+            assert older.stdout.readline() == b"held\n"
+            with pytest.raises(Unreachable, match="it runs an older version; restart it"):
+                running.ask_worker(folder)
+            assert older.poll() is None
+        finally:
+            older.kill()
+    assert older.returncode == -signal.SIGKILL
 
 
 def test_nobody_is_asked_where_no_serve_runs(tmp_path: Path) -> None:
