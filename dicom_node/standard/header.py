@@ -12,7 +12,7 @@ import re
 import struct
 import unicodedata
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
 from dicom_node.base.errors import NotUnderstood
@@ -71,6 +71,9 @@ MAX_FRAGMENTS = 10_000
 _CHARACTER_SET = 0x00080005
 _PIXELS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 """Float, Double Float and plain Pixel Data."""
+_REGISTERED = re.compile(r"ISO[ _-]{0,4}(2022)?[ _-]{0,4}IR[ _-]{0,4}([0-9]{1,4})")
+"""A number of the ISO registry, however it is written; ``2022`` says that escapes may follow."""
+
 _ESCAPE = re.compile(r"\x1b[\x20-\x2f]{1,4}[\x30-\x7e]")
 _ITEM_TAG = b"\xfe\xff\x00\xe0"
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -280,6 +283,25 @@ def _ascii_text(value: bytes) -> str:
     return value.decode("ascii", "replace").strip(" \0")
 
 
+def defined_character_sets(declared: Iterable[str]) -> list[str]:
+    """Return the Defined Terms (PS3.3 C.12.1.1.2) that an object means by its Character Set.
+
+    Misspelled ones are corrected, and what is none of them is Latin-1, which decodes whatever
+    comes: pydicom would take any codec of Python, ``punycode`` or ``utf-16``.
+    """
+    from pydicom.charset import python_encoding
+
+    found = []
+    for name in declared:
+        term = name.strip(" \0").upper()
+        if registered := _REGISTERED.fullmatch(term):
+            term = f"{'ISO 2022 IR' if registered[1] else 'ISO_IR'} {registered[2]}"
+        elif term.replace("-", "").replace("_", "") == "UTF8":
+            term = "ISO_IR 192"
+        found.append(term if term in python_encoding else "ISO_IR 100")
+    return found or [""]
+
+
 def _decode_text(value: bytes, character_sets: list[str]) -> str:
     """Return clean text; what cannot be decoded is replaced, and is never a reason to refuse."""
     value = value.rstrip(b" \0")
@@ -287,8 +309,8 @@ def _decode_text(value: bytes, character_sets: list[str]) -> str:
         return clean(value.decode("ascii"))
     from pydicom.charset import decode_bytes, python_encoding
 
-    # latin-1 decodes whatever comes: a wrong letter is better than a refused image
-    codecs = [python_encoding.get(name.strip(), "latin-1") for name in character_sets]
+    # a wrong letter is better than a refused image
+    codecs = [python_encoding[name] for name in defined_character_sets(character_sets)]
     try:
         if len(codecs) > 1 or b"\x1b" in value:
             # pydicom leaves the escape sequence of ISO 2022 IR 58 in the text

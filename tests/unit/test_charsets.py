@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from pydicom import dcmread
 from pydicom.data import get_charset_files
 from reports import ALGORITHM, CASES, ORDER
 
+from dicom_node.standard.header import read_header
+from worker.image import part10
 from worker.report import header
 from worker.report.sr import build
 
@@ -102,3 +105,27 @@ def test_an_unknown_character_set_still_gives_a_report() -> None:
     source = reports.source(SpecificCharacterSet="ISO_IR 999", PatientName="Doe^Jane")
     ds = reports.read(build(source, CASES["none"], ALGORITHM, ORDER).content)
     assert ds.PatientName == "Doe^Jane"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize(
+    ("charset", "meant"),
+    [
+        ("ISO IR 192", "Zoë-7"),
+        ("ISO-IR_192", "Zoë-7"),
+        ("utf-8", "Zoë-7"),
+        ("punycode", "ZoÃ«-7"),
+        ("utf-16", "ZoÃ«-7"),
+        ("hex", "ZoÃ«-7"),
+        ("ISO_IR 999", "ZoÃ«-7"),
+    ],
+)
+def test_node_and_worker_read_a_misspelled_or_made_up_character_set_alike(
+    charset: str, meant: str
+) -> None:
+    """Else the node takes each result for one of another patient, and the job fails."""
+    source = reports.source(SpecificCharacterSet="ISO_IR 192", PatientID="Zoë-7")
+    content = reports.as_bytes(source).replace(b"ISO_IR 192", charset.encode().ljust(10))
+    ours = read_header(BytesIO(content), source.file_meta.TransferSyntaxUID)
+    theirs = header.read(part10.read(content)).common
+    assert (ours["patient_id"], header.text(theirs, "PatientID")) == (meant, meant)

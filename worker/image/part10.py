@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, FileDataset
+from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
@@ -18,6 +19,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from dicom_node.base.errors import Rejected
 from dicom_node.base.rims import foreign_code
+from dicom_node.standard.header import defined_character_sets
 from dicom_node.standard.unreadable import UNREADABLE
 from worker.image import elements
 
@@ -116,11 +118,22 @@ def read(content: bytes | Path) -> Dataset:
 
     with foreign_code(reject_unreadable):  # pydicom raises anything
         ds = _parse_file(content)
+        _define_character_sets(ds)
         _check_tables(ds)
         has_class = bool(elements.word(ds, "SOPClassUID"))
     if not has_class:
         raise Rejected("not-dicom", "The bytes hold no DICOM Instance: no SOP Class UID.")
     return ds
+
+
+def _define_character_sets(ds: Dataset) -> None:
+    """Let texts be read as the node reads them, whatever the object calls its character set."""
+    declared = elements.texts(ds, "SpecificCharacterSet")
+    defined = defined_character_sets(declared)
+    if declared and list(declared) != defined:
+        ds.SpecificCharacterSet = defined
+        implicit_vr, is_little_endian = ds.original_encoding
+        ds.set_original_encoding(implicit_vr, is_little_endian, convert_encodings(defined))
 
 
 def _check_tables(ds: Dataset) -> None:
