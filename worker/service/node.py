@@ -148,10 +148,9 @@ class NodeClient:
         try:
             answer = self._http.send(request, stream=True)
             try:
+                self._wire = _wire_of(answer)
                 if answer.status_code != httpx2.codes.OK:
                     self._refuse_status(answer.status_code, ticket)
-                version = answer.headers.get(WIRE_HEADER, "1")
-                self._wire = int(version) if version.isdecimal() else 1
                 length = answer.headers.get(MESSAGE_HEADER, "")
                 if not length:  # a node that is older, or whose file cannot be read
                     return answer.read()
