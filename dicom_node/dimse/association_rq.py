@@ -19,8 +19,8 @@ _FIXED = 74
 """Bytes of the PDU before its items: head, version, two AE titles, reserved."""
 _CONTEXT, _USER = 0x20, 0x50
 _TOP = frozenset((0x10, _CONTEXT, _USER))
-_ABSTRACT = 0x30
-_IN_CONTEXT = frozenset((_ABSTRACT, 0x40))
+_ABSTRACT, _TRANSFER = 0x30, 0x40
+_IN_CONTEXT = frozenset((_ABSTRACT, _TRANSFER))
 _MAXIMUM_LENGTH = 0x51
 _IN_USER = frozenset(range(0x51, 0x5A))
 _UNLIMITED = struct.pack(">BxHL", _MAXIMUM_LENGTH, 4, 0)
@@ -87,11 +87,13 @@ def normalise(
 
 
 def _check_context(number: bytes, found: list[tuple[int, bytes]]) -> None:
-    """Raise for a context that nobody can answer (PS3.8 9.3.2.2: an odd ID, an abstract syntax)."""
+    """Raise for a context that nobody can answer (PS3.8 9.3.2.2: an odd ID, both syntaxes)."""
     if not number or not number[0] & 1:
         raise MalformedRequest("a presentation context has no odd ID")
     if not any(k == _ABSTRACT and len(sub_item) > 4 for k, sub_item in found):
         raise MalformedRequest("a presentation context has no abstract syntax")
+    if not any(k == _TRANSFER for k, _ in found):
+        raise MalformedRequest("a presentation context has no transfer syntax")
 
 
 def _user_information(body: bytes, can_be_read: Callable[[int, bytes], bool]) -> bytes:

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dicom_node import __version__
@@ -31,6 +32,7 @@ from dicom_node.base.errors import (
     for_strangers,
     hide_paths,
 )
+from dicom_node.base.logs import Sparse
 from dicom_node.conditions import Conditions
 from dicom_node.credentials import Credentials
 from dicom_node.dimse.security import acceptor
@@ -53,6 +55,7 @@ from dicom_node.web.trail import WebTrail
 from dicom_node.web.workers import Workers
 
 logger = logging.getLogger(__name__)
+_cut_off = Sparse(logger)
 
 _NO_ROOM = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
@@ -410,6 +413,13 @@ def _answer_no_room(request: Request, exc: Exception) -> Response:
     return _answer_error(request, OutOfResources(f"no room for this request: {what}"))
 
 
+def _answer_cut_off(request: Request, exc: Exception) -> Response:
+    """Note a request whose sender went away, or broke off its own chunks; few hear the answer."""
+    address = request.client.host if request.client else "?"
+    _cut_off.warning("a request of %s to %a ended before its end", address, request.url.path)
+    return _error_response(request, 400, "the body ended before its end")
+
+
 def _answer_refusal(request: Request, exc: Exception) -> Response:
     """Answer what a page or the server itself refused."""
     if not isinstance(exc, HTTPException):
@@ -441,6 +451,7 @@ def _answer_malformed(request: Request, exc: Exception) -> Response:
 _ANSWERS: Mapping[type[Exception], Callable[[Request, Exception], Response]] = {
     ChexFractError: _answer_error,
     OSError: _answer_no_room,
+    ClientDisconnect: _answer_cut_off,
     RequestValidationError: _answer_malformed,
     HTTPException: _answer_refusal,
 }

@@ -31,6 +31,8 @@ SOP_CLASS_NOT_SUPPORTED = 0x0122
 TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
 OTHER_STUDY = 0xC409
 
+_NOT_PART_10 = "a part is not a Part 10 file"
+
 MAX_META = 1 << 16
 MAX_PARTS = 10_000
 MAX_LINES = 10
@@ -42,8 +44,8 @@ _CHUNK = 1 << 20
 class _Failed(Exception):
     """One Instance is not taken."""
 
-    def __init__(self, reason: int) -> None:
-        super().__init__(f"0x{reason:04X}")
+    def __init__(self, reason: int, why: str) -> None:
+        super().__init__(why)
         self.reason = reason
 
 
@@ -147,7 +149,8 @@ class Storing:
         kind = media_types.parse(headers.get("content-type", media_types.DICOM)[:1024]).name
         encoding = headers.get("content-transfer-encoding", "binary").lower()
         if kind != media_types.DICOM or encoding not in ("binary", "8bit", "7bit"):
-            self._note_failure(_Failed(CANNOT_UNDERSTAND))
+            why = "a part has another Content-Type, or is encoded"
+            self._note_failure(_Failed(CANNOT_UNDERSTAND, why))
 
     def data(self, content: bytes) -> None:
         """Take more of the part."""
@@ -161,7 +164,8 @@ class Storing:
 
     def _write_content(self, content: bytes) -> None:
         if self._size > self._max_instance + MAX_META:
-            raise _Failed(CANNOT_UNDERSTAND)
+            why = f"it is larger than {self._max_instance} bytes"
+            raise _Failed(CANNOT_UNDERSTAND, why)
         if self._incoming is not None:
             self._incoming.write(content)
         else:
@@ -175,17 +179,17 @@ class Storing:
         if len(head) < 144:
             return
         if not part10.has_length(bytes(head)):
-            raise _Failed(CANNOT_UNDERSTAND)
+            raise _Failed(CANNOT_UNDERSTAND, _NOT_PART_10)
         size = part10.head_size(bytes(head))
         if size > MAX_META:
-            raise _Failed(CANNOT_UNDERSTAND)
+            raise _Failed(CANNOT_UNDERSTAND, "its File Meta Information is too long")
         if len(head) < size:
             return
         self._accepted = _accepted_instance(bytes(head[:size]))
         if self._accepted.sop_class_uid not in IMAGES:
-            raise _Failed(SOP_CLASS_NOT_SUPPORTED)
+            raise _Failed(SOP_CLASS_NOT_SUPPORTED, "it is not an image that is taken here")
         if self._accepted.transfer_syntax_uid not in TRANSFER_SYNTAXES:
-            raise _Failed(TRANSFER_SYNTAX_NOT_SUPPORTED)
+            raise _Failed(TRANSFER_SYNTAX_NOT_SUPPORTED, "its transfer syntax is not taken here")
         self._incoming = self._intake.begin(self._accepted)
         self._incoming.write(bytes(head[size:]))
         self._head = bytearray()
@@ -210,12 +214,12 @@ class Storing:
 
     def _keep_instance(self) -> None:
         if self._incoming is None or self._accepted is None:
-            raise _Failed(CANNOT_UNDERSTAND)
+            raise _Failed(CANNOT_UNDERSTAND, _NOT_PART_10)
         if self._study:
             with self._incoming.reader() as file:
                 header = read_header(file, self._accepted.transfer_syntax_uid)
             if header["study_instance_uid"] != self._study:
-                raise _Failed(OTHER_STUDY)
+                raise _Failed(OTHER_STUDY, "it is of another study than the one it was sent to")
         self._intake.finish(self._incoming, self._accepted, self._sender)
         self._taken.append(self._accepted)
 

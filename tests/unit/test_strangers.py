@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from serving import SECRET, Api, serving
+from stations import wait_for
 
 from dicom_node.web import connections, guard
 from dicom_node.web.connections import Gate
@@ -122,6 +123,25 @@ def test_a_head_of_many_lines_is_not_read(api: Api, caplog: pytest.LogCaptureFix
     assert raw(api, many) == b""
     few = b"GET /healthz HTTP/1.1\r\nConnection: close\r\nHost: x\r\n" + b"a: b\r\n" * 50 + b"\r\n"
     assert raw(api, few).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("body", [b"Content-Length: 9\r\n\r\n--B", b"%s: chunked\r\n\r\nZZ\r\n"])
+def test_a_body_that_breaks_off_is_one_line(
+    api: Api, caplog: pytest.LogCaptureFixture, body: bytes
+) -> None:
+    """Its sender went away, or wrote a chunk that is none: nothing that an operator can mend."""
+    head = b"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n"
+    head += b"Content-Type: multipart/related; type=application/dicom; boundary=B\r\n"
+    body = body.replace(b"%s", b"Transfer-Encoding")
+    with socket.create_connection(("127.0.0.1", api.settings.web.port), 5) as line:
+        line.sendall(head % SECRET.encode() + body)
+        line.shutdown(socket.SHUT_WR)
+        line.settimeout(60)
+        while line.recv(4096):
+            pass
+    ours = "a request of 127.0.0.1 to '/dicom-web/studies' ended before its end"
+    wait_for("the line", lambda: ours in caplog.messages, 60)
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 def test_a_body_of_many_lines_is_read(api: Api) -> None:
