@@ -74,7 +74,11 @@ def test_labels_are_read_in_every_form_that_programs_write(
         (b"file,file,fracture\n1,2,1\n", "two columns are called file"),
         (b'{"file": 1}\n[]\n', "not a JSON object"),
         (b"{\n", "not JSON"),
-        (b"file,fracture\n0.dcm,2\n", "line 2"),
+        (b"file,fracture\n0.dcm,2\n", "line 2: fracture of 0.dcm is '2'; write 1 where"),
+        (b"file,fracture\n0.dcm,yes\n", "fracture of 0.dcm is 'yes'; write 1 where there is one"),
+        (b"file,fracture\n0.dcm,\n", "fracture of 0.dcm is empty; write 1 where"),
+        (b"file,fracture\n,1\n", "line 2: names no image; write its file or"),
+        (b"file,fracture\na,1\na,0\n", "line 3: a has two different labels; keep one"),
         (b"sop_instance_uid,judgement\n1.2.0,\n", "no reader has judged"),
     ],
 )

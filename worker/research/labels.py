@@ -140,12 +140,20 @@ def read_labels(path: Path) -> list[Label]:
         row["fracture"] = {"0.0": "0", "1.0": "1"}.get(
             row.get("fracture", ""), row.get("fracture", "")
         )
-        if row["fracture"] not in ("0", "1") or not name:
+        if not name:
             raise ConfigurationError(
-                f"{path}, line {number}: needs file or sop_instance_uid, and fracture as 0 or 1"
+                f"{path}, line {number}: names no image; write its file or sop_instance_uid"
+            )
+        if row["fracture"] not in ("0", "1"):
+            value = f"is {row['fracture'][:32]!a}" if row["fracture"] else "is empty"
+            raise ConfigurationError(
+                f"{path}, line {number}: fracture of {name} {value}; write 1 where there is one, "
+                "0 where there is none"
             )
         if seen.setdefault(name, row["fracture"]) != row["fracture"]:
-            raise ConfigurationError(f"{path}, line {number}: {name} has two different labels")
+            raise ConfigurationError(
+                f"{path}, line {number}: {name} has two different labels; keep one of them"
+            )
     return table
 
 
