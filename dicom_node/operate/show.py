@@ -75,17 +75,19 @@ def status(
         console.print(f"{'comparing':11} {totals.comparing}: same UID, pixels being compared")
     for caller in refused[:5]:
         who = f"{caller.ae_title}@{caller.address}" if caller.ae_title else caller.address
-        text = f"{'refused':11} {who}: {caller.reason} ({counted(caller.count, 'time')})"
-        console.print(escape(_printable_text(text)))
+        is_about_title = caller.called_ae and caller.reason.startswith("called AE title")
+        called = f": it called {caller.called_ae}" if is_about_title else ""
+        text = f"{'refused':11} {who}: {caller.reason}{called} ({counted(caller.count, 'time')})"
+        console.print(escape(_printable_text(text)), soft_wrap=True)
     for hold in held:
         who = f" by {hold.held_by}" if hold.held_by else ""
         why = f": {hold.reason}" if hold.reason else ""
         text = f"{'held':11} {hold.kind} {hold.name} since {_iso_time(hold.since)}{who}{why}"
-        console.print(escape(_printable_text(text)))
+        console.print(escape(_printable_text(text)), soft_wrap=True)
     if totals.oldest_open_s:
         console.print(f"{'oldest':11} a job has waited for {totals.oldest_open_s:.0f} s")
     for line in totals.destinations:
-        console.print(escape(_printable_text(_destination_text(line))))
+        console.print(escape(_printable_text(_destination_text(line))), soft_wrap=True)
     for text in _recent_lines(recent):
         console.print(text, markup=False, highlight=False, overflow="fold")
 
@@ -167,13 +169,16 @@ def trace(settings: Settings, ledger: Ledger, ident: str, *, as_json: bool) -> N
     for delivery in trace.deliveries:
         reason = f": {delivery.reason}" if delivery.reason else ""
         line = f"{delivery.kind} to {delivery.destination}: {delivery.state}{reason}"
-        console.print(escape(_printable_text(line)))
+        console.print(escape(_printable_text(line)), soft_wrap=True)
+    if trace.state == "ignored":
+        why = "its page, or chexfract-node rules test FILE, says what each rule asks of it"
+        console.print(escape(f"no rule took it: {why}"), soft_wrap=True)
     if fetch:
-        console.print(escape(f"no destination: fetch it by WADO-RS at {fetch}"))
+        console.print(escape(f"no destination: fetch it by WADO-RS at {fetch}"), soft_wrap=True)
     for judgement in trace.judgements:
         words = [judgement.reader, judgement.verdict, judgement.comment]
         said = f"{_iso_time(judgement.at)} {' '.join(word for word in words if word)}"
-        console.print(escape(_printable_text(said)))
+        console.print(escape(_printable_text(said)), soft_wrap=True)
     for other in trace.also:
         console.print(f"also {other}")
 

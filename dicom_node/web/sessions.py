@@ -157,7 +157,7 @@ class Door:
                     ascii(person.name)[1:-1], person.role, self.address(request), request.method,
                     ascii(request.url.path)[1:-1][:120], role,
                 )  # fmt: skip
-                raise HTTPException(403, f"this needs the role {role}; yours is {person.role}")
+                raise HTTPException(403, _role_refusal(role, person.role))
             return person
 
         return needed
@@ -431,3 +431,12 @@ def _loads_by_itself(request: Request) -> bool:
 
 def _is_same_text(text: str, other: str) -> bool:
     return hmac.compare_digest(text.encode(), other.encode())
+
+
+def _role_refusal(wanted: Role, own: Role) -> str:
+    """Return what somebody reads whose role is not enough, in the words of the pages."""
+    words = {role: "administrator" if role == "admin" else role for role in (wanted, own)}
+    return (
+        f"this needs the role {words[wanted]}, and yours is {words[own]}; "
+        "ask an administrator for it"
+    )

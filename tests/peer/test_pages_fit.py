@@ -80,6 +80,7 @@ def test_who_may_not_is_told_so_at_every_width(api: Api, admin: Any) -> None:
         screens.sign_in(page, api.url, "reading-room-2")
         for path in ("/users", "/peers/new"):
             assert page.goto(api.url + path).status == 403
+            assert "the role administrator, and yours is viewer" in page.inner_text("main")
             for scheme, width in zip(("light", "dark", "light"), WIDTHS, strict=True):
                 page.emulate_media(color_scheme=scheme)
                 page.set_viewport_size({"width": width, "height": 900})
