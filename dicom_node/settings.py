@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -26,7 +26,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.base import toml
 from dicom_node.base.addresses import (
@@ -721,15 +720,11 @@ class Sandbox(Section):
     """Private elements that stay in images."""
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """The whole of node.toml."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix="CHEXFRACT_",
-        env_nested_delimiter="__",
-    )
+    ENVIRONMENT: ClassVar[str] = "CHEXFRACT_"
+    """How variables of the environment begin that stand above the file."""
 
     node: Node = Node()
     web: Web = Web()
@@ -745,18 +740,6 @@ class Settings(BaseSettings):
     notify: Notify = Notify()
     audit: Audit = Audit()
     sandbox: Sandbox = Sandbox()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment override the file, and read nothing else."""
-        return env_settings, init_settings
 
     @model_validator(mode="after")
     def _names_do_not_dangle(self) -> Self:

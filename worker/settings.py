@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.base import toml
 from dicom_node.base.addresses import add_password
@@ -166,32 +165,16 @@ class Model(BaseModel):
     licence_accepted_by: str = ""
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """The whole of worker.toml."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix="CHEXFRACT_WORKER_",
-        env_nested_delimiter="__",
-    )
+    ENVIRONMENT: ClassVar[str] = "CHEXFRACT_WORKER_"
+    """How variables of the environment begin that stand above the file."""
 
     worker: Worker = Worker()
     serve: Serve = Serve()
     pixels: Pixels = Pixels()
     models: dict[Name, Model] = {"phantom": Model(engine="chexfract", path="builtin:phantom")}
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment override the file, and read nothing else."""
-        return env_settings, init_settings
 
     @model_validator(mode="after")
     def _model_is_configured(self) -> Self:

@@ -68,6 +68,9 @@ def run(commands: argparse.ArgumentParser, arguments: Sequence[str] | None) -> i
         complete(commands)
     options = commands.parse_args(arguments)
     gc.set_threshold(OBJECTS)
+    # pydantic would read the metadata of every package that is installed, in search of plug-ins:
+    # 20 ms of each command beside a worker, and nobody's code shall see what is validated here
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     logs.silence_values()
     try:
         return int(options.act(options))

@@ -14,8 +14,8 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import SettingsError
 
+from dicom_node.base.environment import prefix_of, with_environment
 from dicom_node.base.errors import ConfigurationError
 
 SettingsModel = TypeVar("SettingsModel", bound=BaseModel)
@@ -78,7 +78,7 @@ def parse(text: str, where: object) -> dict[str, Any]:
 def settings(
     model: type[SettingsModel], content: Mapping[str, Any], where: object
 ) -> SettingsModel:
-    """Return `content` as settings.
+    """Return `content` as settings, with what the environment sets in its place.
 
     Parameters
     ----------
@@ -95,11 +95,9 @@ def settings(
         A key is wrong; the message names each key and what to write.
     """
     try:
-        return model(**content)
+        return model(**with_environment(model, content))
     except ValidationError as exc:
         raise ConfigurationError(f"{where}: {explain(exc, model, content)}") from exc
-    except SettingsError as exc:  # a variable of the environment that should hold a table
-        raise ConfigurationError(f"environment: {str(exc).splitlines()[0]}") from exc
 
 
 def explain(
@@ -147,7 +145,7 @@ def _key_place(loc: Sequence[int | str], content: Mapping[str, Any]) -> str:
 
 def _set_by(model: type[BaseModel], loc: Sequence[int | str]) -> str:
     """Return the variable of the environment that a value comes from, empty where none is set."""
-    prefix = str(model.model_config.get("env_prefix", ""))
+    prefix = prefix_of(model)
     wanted = (prefix + "__".join(map(str, loc))).upper()
     is_set = bool(prefix and loc) and any(name.upper() == wanted for name in os.environ)
     return f" (from the environment: {wanted})" if is_set else ""

@@ -138,7 +138,7 @@ def _run_listener(life: Life) -> None:
     from dicom_node.store.catalogue import Catalogue
 
     settings = life.settings
-    spool, ledger = _open_stores(settings)
+    spool, ledger = _open_stores(settings, "instances", "refused")
     spool.sweep(older_than_s=3600)
     intake = Intake(settings, spool, ledger)
     catalogue = Catalogue(ledger, spool, settings.node.ae_title)
@@ -180,7 +180,7 @@ def _run_courier(life: Life) -> None:
     from dicom_node.store.retention import RetentionSweep
 
     settings = life.settings
-    spool, ledger = _open_stores(settings)
+    spool, ledger = _open_stores(settings, "jobs", "deliveries", "commitments")
 
     def connect(peer: Peer) -> Destination:
         return Destination(settings.node.ae_title, peer)
@@ -244,7 +244,7 @@ def _run_web(life: Life) -> None:
     from dicom_node.web.app import WebSite, serve_web
 
     settings = life.settings
-    spool, ledger = _open_stores(settings)
+    spool, ledger = _open_stores(settings, "jobs", "history", "studies")
     site = WebSite(settings, ledger, spool, read_credentials(settings))
     turn = WebLoop()
 
@@ -262,7 +262,8 @@ def _run_web(life: Life) -> None:
     serve_web(settings, site, life.ends, ready=life.ready, turn=turn)
 
 
-def _open_stores(settings: Settings) -> tuple[Spool, Ledger]:
+def _open_stores(settings: Settings, *parts: str) -> tuple[Spool, Ledger]:
+    """Return spool and ledger, with the parts that the first image or request waits for."""
     from dicom_node.store.audit_file import AuditFile
     from dicom_node.store.ledger import Ledger
     from dicom_node.store.spool import Spool
@@ -270,7 +271,9 @@ def _open_stores(settings: Settings) -> tuple[Spool, Ledger]:
     path = settings.audit_file
     is_safe = (lambda: AuditFile(path).is_safe) if path else (lambda: True)
     spool = Spool(settings.spool_dir, settings.retention.min_free, is_safe)
-    return spool, Ledger.open(settings.ledger_url)
+    ledger = Ledger.open(settings.ledger_url)
+    ledger.prepare(*parts)
+    return spool, ledger
 
 
 def _beat_heart(sign: bytes) -> None:

@@ -310,7 +310,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
             copy = _accept_settings(config, settings, note)
             Auditor(settings, ledger := Ledger.open(settings.ledger_url)).begin()
             ledger.close()
-            children = _role_children(copy, url, ports)
+            children = _role_children(copy, url, ports, settings)
             found = worker_config or config.with_name("worker.toml")
             why_not = _why_no_worker(found)
 
@@ -343,8 +343,11 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
                 embedded.stop()
 
 
-def _role_children(config: Path, broker_url: str, ports: Ports) -> list[Child]:
-    environment = {**os.environ, "CHEXFRACT_BROKER__URL": broker_url}
+def _role_children(config: Path, broker_url: str, ports: Ports, settings: Settings) -> list[Child]:
+    # not where node.toml names it: a role that reads its environment takes 4 MB more for that
+    own = {"CHEXFRACT_BROKER__URL": broker_url} if broker_url != settings.broker.url else {}
+    # one heap for all threads: theirs, which come and go, would keep 3 MB in pieces
+    environment = {"MALLOC_ARENA_MAX": "1", **os.environ, **own}
     command = python_command("-m", "dicom_node", "role")
     children = [
         # each its own: what is added to one, as the file of its log, is not the other's

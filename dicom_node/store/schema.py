@@ -20,7 +20,6 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects import postgresql
 
 VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """Every schema version there was; the last is that of this software."""
@@ -188,7 +187,7 @@ instances = Table(
     # since 0008, see `ledger.search.sort_name`; empty in rows that wait for `ledger.upgrading`
     Column(
         "sort_name",
-        Text().with_variant(postgresql.TEXT(collation="C"), "postgresql"),
+        Text().with_variant(Text(collation="C"), "postgresql"),
         nullable=False,
         server_default="",
     ),

@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from listening import listening, radiograph, written
 from peers import need
+from ports import free_port
 from pydicom.uid import generate_uid
 from record import row, write
 
@@ -80,9 +81,7 @@ def command(name: str, folder: Path, port: int) -> list[str]:
         return [sys.executable, __file__, "--listen", str(folder), "--port", str(port)]
     if name.startswith("serve"):
         config = folder.with_suffix(".toml")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            places = {"port": port, "web": free.getsockname()[1], "data": folder}
+        places = {"port": port, "web": free_port(), "data": folder}
         config.write_text(SERVED.format(listeners=name.split()[1], **places))
         return [sys.executable, "-m", "dicom_node", "serve", "--config", str(config)]
     if name.startswith("storescp"):
@@ -115,9 +114,7 @@ def cpu_seconds(pid: int) -> float:
 @contextmanager
 def receiver(name: str, folder: Path, is_tuned: bool) -> Iterator[tuple[int, int]]:
     """Run a receiver; yield its process id and port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = free_port()
     folder.mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "TCP_NODELAY"}
     environment |= {"TCP_NODELAY": "1"} if is_tuned else {}
@@ -131,7 +128,7 @@ def receiver(name: str, folder: Path, is_tuned: bool) -> Iterator[tuple[int, int
         )
     try:
         end = time.monotonic() + 30
-        while time.monotonic() < end:
+        while time.monotonic() < end and process.poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
@@ -139,6 +136,7 @@ def receiver(name: str, folder: Path, is_tuned: bool) -> Iterator[tuple[int, int
         # The port of a node is open before its listeners are: they say when they are ready.
         log = folder.with_suffix(".log")
         while name.startswith("serve") and b'"ready"' not in log.read_bytes():
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < end + 60, log.read_text()
             time.sleep(0.1)
         time.sleep(0.5)

@@ -16,18 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..support.ports import free_port as free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "CHEXFRACT_DRILL"
 """Environment variable by which the drill knows its own processes."""
 
 RESTART_S = 0.3
-
-
-def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def answers(port: int) -> bool:

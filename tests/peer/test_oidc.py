@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from ports import free_port
 from serving import Api, serving
 
 from dicom_node.settings import Settings
@@ -34,9 +34,7 @@ PASSWORD = "blue lamp under water"
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[str]:
     """A provider process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     people = [f"--user-claims={json.dumps({'sub': sub, **more})}" for sub, more in PEOPLE.items()]
     command = [sys.executable, "-W", "ignore", "-m", "oidc_provider_mock", f"--port={port}"]
     with subprocess.Popen([*command, *people], stderr=subprocess.DEVNULL) as process:

@@ -8,7 +8,6 @@ import math
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from dicom_node.store.ledger import Ledger
 from worker.phantom.draw import write_set
 
 from ..support.peers import need
+from ..support.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLING = "ARCHIVE"
@@ -337,15 +337,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Return loopback ports that were free a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def until(holds: object, limit_s: float, what: str) -> None:

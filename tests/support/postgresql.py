@@ -15,6 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from peers import need
+from ports import free_port
 
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.database import Database
@@ -121,7 +122,7 @@ def cluster(
     if not (folder / "data").exists():
         made = [*as_account, str(programs / "initdb"), "-D", data, "-U", USER, "-A", "trust", "-N"]
         subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd=folder)
-    port = _free_port()
+    port = free_port()
     settings = [
         f"port={port}",
         "listen_addresses=127.0.0.1",
@@ -140,12 +141,6 @@ def cluster(
         server.wait(START_S)
         if kept is None:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:

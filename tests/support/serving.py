@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from ports import free_port
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 
@@ -89,9 +89,7 @@ def radiograph(uid: str, **attributes: str) -> bytes:
 def serving(
     folder: Path, rules: Sequence[Any] = (), peers: Any = None, jobs: Any = None, **web: Any
 ) -> Iterator[Api]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     if web.pop("own_url", False):  # others lead people back to it
         web["url"] = f"http://127.0.0.1:{port}"
     settings = Settings(

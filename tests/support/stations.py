@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from peers import need
+from ports import free_ports as free_ports
 
 from dicom_node.base.errors import ChexFractError, NotFound
 from dicom_node.dimse import scu
@@ -23,15 +24,6 @@ from dicom_node.settings import Peer
 from dicom_node.store.ledger import Ledger
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-
-def free_ports(count: int) -> list[int]:
-    """Return loopback ports that were free a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [bound.getsockname()[1] for bound in sockets]
-    for bound in sockets:
-        bound.close()
-    return ports
 
 
 def wait_for(what: str, holds: Callable[[], Any], limit_s: float = 60.0) -> Any:

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from engines import checkpoints
+from ports import free_port
 
 from dicom_node.base.errors import Busy, ConfigurationError, ModelFault, Unreachable
 from worker.models import Unexplained, generation, open_model
@@ -309,9 +309,7 @@ def llava(tmp_path_factory):
 @pytest.fixture(scope="module")
 def transformers_serve(llava, tmp_path_factory):
     """The address of a real `transformers serve`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     env = {**os.environ, "HF_HOME": str(tmp_path_factory.mktemp("hf")), "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", str(ENGINES / "serve_transformers.py"), llava, str(port)],

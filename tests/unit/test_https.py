@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trustme
+from ports import free_port
 from pydantic import ValidationError
 from serving import SECRET, Api, serving
 
@@ -37,9 +38,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def api(tmp_path: Path, files: dict[str, Path]) -> Iterator[Api]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     web: dict[str, Any] = {"certificate": files["node"], "key": files["key"], "port": port}
     with serving(tmp_path / "node", url=f"https://127.0.0.1:{port}", **web) as running:
         yield running

@@ -21,6 +21,7 @@ import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from ports import free_port
 from pydicom import dcmwrite
 
 from dicom_node.base.errors import ChexFractError, ConfigurationError, NotUnderstood, OutOfResources
@@ -54,9 +55,7 @@ class Running:
         settings = Settings(serve=Serve(**table))
         self.desk = http.PictureDesk(pipeline, settings, self.ended.set)
         app = http.create_app(self.desk, settings, keys)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         config = uvicorn.Config(app, "127.0.0.1", port, log_config=None, lifespan="off")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)

@@ -229,3 +229,30 @@ def test_no_password_of_the_ledger_is_shown() -> None:
     ledger = Ledger("postgresql+psycopg://host/name?user=u&password=geheim")
     assert "geheim" not in ledger.name
     assert "host/name" in ledger.name
+
+
+def test_the_environment_sets_tables_within_tables_and_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "CHEXFRACT_PEERS__ARCHIVE__HOST": "10.0.0.9",
+        "chexfract_peers__archive__port": "4105",
+        "CHEXFRACT_NODE__AE_TITLES": '["OTHER"]',
+        "CHEXFRACT_RETENTION__IMAGES": "5h",
+        "CHEXFRACT_HEART": "7",  # of no table: not a setting
+    }.items():
+        monkeypatch.setenv(name, value)
+    peer = "[peers.archive]\nae_title = 'ARCHIVE'\nhost = 'a'\nport = 1\nmay = ['store']"
+    found = load(written(tmp_path, f"[node]\nport = 104\n{peer}"))
+    archive = found.peers["archive"]
+    assert (archive.host, archive.port, archive.may) == ("10.0.0.9", 4105, ("store",))
+    assert (found.node.port, found.node.ae_titles) == (104, ("OTHER",))
+    assert found.retention.images == 5 * 3600
+
+
+def test_a_key_of_the_environment_that_no_table_has_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHEXFRACT_NODE__PROT", "104")
+    with pytest.raises(ConfigurationError, match=r"node\.prot"):
+        load(written(tmp_path, ""))

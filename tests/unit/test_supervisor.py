@@ -19,6 +19,7 @@ from dicom_node.in_force import Exchange
 from dicom_node.run import supervisor as supervision
 from dicom_node.run.supervisor import Child, Supervisor
 from dicom_node.running import WORKER_NAME, ServedWorker, served_worker, tell_worker
+from dicom_node.settings import Settings
 
 
 def child(code: str, name: str = "child", *, beats: bool = True) -> Child:
@@ -168,7 +169,12 @@ def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 def test_each_role_keeps_its_lines_in_a_file_of_its_own(tmp_path: Path) -> None:
     ports = SimpleNamespace(count=2, environment=lambda number: {}, descriptors=())
-    children = supervision._role_children(tmp_path / "node.json", "redis://", ports)  # type: ignore[arg-type]
+    children = supervision._role_children(
+        tmp_path / "node.json",
+        "redis://",
+        ports,  # type: ignore[arg-type]
+        Settings(),
+    )
     for role in children:
         role.environment["CHEXFRACT_LOG_FILE"] = role.name
     assert [role.environment["CHEXFRACT_LOG_FILE"] for role in children] == [

@@ -6,30 +6,35 @@ the event that records it. `states` has the states and the transitions between t
 
 from __future__ import annotations
 
-from typing import Self
+from importlib import import_module
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Self
 
 from dicom_node.base.errors import ChexFractError
 from dicom_node.store.clock import Clock
-from dicom_node.store.ledger.acts import Acts
-from dicom_node.store.ledger.api_keys import ApiKeys
-from dicom_node.store.ledger.commitments import Commitments, Uncommitted
 from dicom_node.store.ledger.database import Database, Watch
-from dicom_node.store.ledger.deliveries import Deliveries, DueDelivery
-from dicom_node.store.ledger.filling import Filling
-from dicom_node.store.ledger.history import History
-from dicom_node.store.ledger.holds import Holds
-from dicom_node.store.ledger.instances import Instance, Instances, Receipt, Route
-from dicom_node.store.ledger.jobs import Claimed, Expired, Held, JobLedger, Waiting
-from dicom_node.store.ledger.past import PastEvents
-from dicom_node.store.ledger.purge import Purge
-from dicom_node.store.ledger.refused import RefusedCallers
-from dicom_node.store.ledger.results import Results, Wanted
-from dicom_node.store.ledger.sessions import Sessions
-from dicom_node.store.ledger.studies import Studies
-from dicom_node.store.ledger.turns import NodeTurns
-from dicom_node.store.ledger.upgrading import Upgrading
-from dicom_node.store.ledger.variants import ReportFile
-from dicom_node.store.ledger.views import DestinationState, as_json
+
+if TYPE_CHECKING:
+    from dicom_node.store.ledger.acts import Acts
+    from dicom_node.store.ledger.api_keys import ApiKeys
+    from dicom_node.store.ledger.commitments import Commitments, Uncommitted
+    from dicom_node.store.ledger.deliveries import Deliveries, DueDelivery
+    from dicom_node.store.ledger.filling import Filling
+    from dicom_node.store.ledger.history import History
+    from dicom_node.store.ledger.holds import Holds
+    from dicom_node.store.ledger.instances import Instance, Instances, Receipt, Route
+    from dicom_node.store.ledger.jobs import Claimed, Expired, Held, JobLedger, Waiting
+    from dicom_node.store.ledger.past import PastEvents
+    from dicom_node.store.ledger.purge import Purge
+    from dicom_node.store.ledger.refused import RefusedCallers
+    from dicom_node.store.ledger.repeats import Repeats
+    from dicom_node.store.ledger.results import Results, Wanted
+    from dicom_node.store.ledger.sessions import Sessions
+    from dicom_node.store.ledger.studies import Studies
+    from dicom_node.store.ledger.turns import NodeTurns
+    from dicom_node.store.ledger.upgrading import Upgrading
+    from dicom_node.store.ledger.variants import ReportFile
+    from dicom_node.store.ledger.views import DestinationState, as_json
 
 __all__ = [
     "Claimed",
@@ -47,6 +52,51 @@ __all__ = [
     "Wanted",
     "as_json",
 ]
+
+_PLACES = {
+    "Claimed": "jobs",
+    "DestinationState": "views",
+    "DueDelivery": "deliveries",
+    "Expired": "jobs",
+    "Held": "jobs",
+    "Instance": "instances",
+    "Receipt": "instances",
+    "ReportFile": "variants",
+    "Route": "instances",
+    "Uncommitted": "commitments",
+    "Waiting": "jobs",
+    "Wanted": "results",
+    "as_json": "views",
+}
+"""Where the other names of this module are defined."""
+
+_PARTS = {
+    "acts": "Acts",
+    "api_keys": "ApiKeys",
+    "commitments": "Commitments",
+    "deliveries": "Deliveries",
+    "filling": "Filling",
+    "history": "History",
+    "holds": "Holds",
+    "instances": "Instances",
+    "jobs": "JobLedger",
+    "past": "PastEvents",
+    "purge": "Purge",
+    "refused": "RefusedCallers",
+    "results": "Results",
+    "sessions": "Sessions",
+    "studies": "Studies",
+    "turns": "NodeTurns",
+    "upgrading": "Upgrading",
+}
+"""The parts of a ledger: each the class of the module of the same name."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: a command that looks at one image does without the rest."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
 
 
 class Ledger:
@@ -94,30 +144,57 @@ class Ledger:
         The connection under all of them.
     """
 
+    acts: Acts
+    api_keys: ApiKeys
+    commitments: Commitments
+    deliveries: Deliveries
+    filling: Filling
+    history: History
+    holds: Holds
+    instances: Instances
+    jobs: JobLedger
+    past: PastEvents
+    purge: Purge
+    refused: RefusedCallers
+    results: Results
+    sessions: Sessions
+    studies: Studies
+    turns: NodeTurns
+    upgrading: Upgrading
+
     def __init__(
         self, url: str, clock: Clock | None = None, database: Database | None = None
     ) -> None:
         self.clock = clock or Clock()
         self.database = database or Database(url)
-        both = (self.database, self.clock)
-        self.instances = Instances(*both)
-        self.repeats = self.instances.repeats
-        self.jobs = JobLedger(*both)
-        self.deliveries = Deliveries(*both)
-        self.commitments = Commitments(*both)
-        self.acts = Acts(*both, self.instances)
-        self.history = History(*both)
-        self.studies = Studies(*both)
-        self.results = Results(*both)
-        self.purge = Purge(*both)
-        self.past = PastEvents(*both)
-        self.refused = RefusedCallers(*both)
-        self.filling = Filling(*both)
-        self.upgrading = Upgrading(self.database)
-        self.sessions = Sessions(*both)
-        self.api_keys = ApiKeys(*both)
-        self.holds = Holds(*both)
-        self.turns = NodeTurns(self.database)
+        self._making = RLock()
+
+    def __getattr__(self, name: str) -> Any:
+        """Make the part that is asked for, once: its imports and statements take their time."""
+        if name not in _PARTS:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        with self._making:
+            made = vars(self)
+            if name not in made:
+                kind = getattr(import_module(f"{__name__}.{name}"), _PARTS[name])
+                made[name] = kind(self.database, *self._needed_by(name))
+            return made[name]
+
+    def _needed_by(self, part: str) -> tuple[Any, ...]:
+        """Return what a part needs beside the database."""
+        if part in ("turns", "upgrading"):
+            return ()
+        return (self.clock, self.instances) if part == "acts" else (self.clock,)
+
+    @property
+    def repeats(self) -> Repeats:
+        """What comes again under a known UID."""
+        return self.instances.repeats
+
+    def prepare(self, *parts: str) -> None:
+        """Make parts now: what waits for them later must not wait for their imports."""
+        for part in parts:
+            getattr(self, part)
 
     @classmethod
     def open(cls, url: str, clock: Clock | None = None) -> Self:
@@ -149,6 +226,8 @@ class Ledger:
         Unreachable, OutOfResources
             The database gives no answer or is full.
         """
+        from dicom_node.store.ledger.upgrading import Upgrading
+
         database = Database(url)
         try:
             database.migrate()
@@ -193,5 +272,6 @@ class Ledger:
 
     def close(self) -> None:
         """Give the connections back."""
-        self.turns.close()
+        if "turns" in vars(self):
+            self.turns.close()
         self.database.close()
