@@ -836,14 +836,10 @@ def _run_selftest(options: argparse.Namespace) -> int:
 
 
 def _run_conformance(options: argparse.Namespace) -> int:
-    from dicom_node.base import toml
     from dicom_node.operate.conformance import conformance
     from dicom_node.settings import Settings
 
-    if options.config:
-        settings = _load_settings(options)
-    else:
-        settings = toml.settings(Settings, {}, "environment")
+    settings = _load_settings(options) if options.config else Settings()
     conformance(settings, as_json=options.json or options.format == "json")
     return OK
 

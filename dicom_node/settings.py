@@ -36,6 +36,7 @@ from dicom_node.base.addresses import (
     parse_network,
 )
 from dicom_node.base.addresses import is_loopback as is_loopback
+from dicom_node.base.environment import with_environment
 from dicom_node.base.job import ObjectKind
 from dicom_node.base.local_time import find_zone
 from dicom_node.base.toml import Wording
@@ -725,6 +726,9 @@ class Settings(Section):
 
     ENVIRONMENT: ClassVar[str] = "CHEXFRACT_"
     """How variables of the environment begin that stand above the file."""
+
+    def __init__(self, **tables: Any) -> None:
+        super().__init__(**with_environment(type(self), tables))
 
     node: Node = Node()
     web: Web = Web()

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from dicom_node.base import toml
 from dicom_node.base.addresses import add_password
+from dicom_node.base.environment import with_environment
 from dicom_node.base.toml import Wording
 from dicom_node.flow.broker import TlsFiles
 
@@ -170,6 +171,9 @@ class Settings(Section):
 
     ENVIRONMENT: ClassVar[str] = "CHEXFRACT_WORKER_"
     """How variables of the environment begin that stand above the file."""
+
+    def __init__(self, **tables: Any) -> None:
+        super().__init__(**with_environment(type(self), tables))
 
     worker: Worker = Worker()
     serve: Serve = Serve()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -61,6 +62,7 @@ LOOPBACK = IPv4Address("127.0.0.1")
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
+@lru_cache(1024)  # the few that call are asked about for each image
 def parse_address(text: str) -> Address | None:
     """Return the address that `text` writes in any form, or None where it is a name.
 

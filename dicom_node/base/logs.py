@@ -83,6 +83,10 @@ def start(level: int = logging.INFO) -> None:
     if named := os.environ.get(FILE_VARIABLE):
         keep(Path(named))
     root.setLevel(level)
+    # neither form names the place in the code, nor thread or process: not to look for them makes a
+    # line cheaper by a third (Logging HOWTO, Optimization)
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # These say per request or per element what our own lines say once per stage; pydicom and
     # pynetdicom would also print values of elements, which are a patient's.
     for name in ("pydicom", "pynetdicom", "httpx2", "httpcore2", "uvicorn.access", "kombu", "PIL"):

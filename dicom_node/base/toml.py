@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from dicom_node.base.environment import prefix_of, with_environment
+from dicom_node.base.environment import prefix_of
 from dicom_node.base.errors import ConfigurationError
 
 SettingsModel = TypeVar("SettingsModel", bound=BaseModel)
@@ -78,7 +78,7 @@ def parse(text: str, where: object) -> dict[str, Any]:
 def settings(
     model: type[SettingsModel], content: Mapping[str, Any], where: object
 ) -> SettingsModel:
-    """Return `content` as settings, with what the environment sets in its place.
+    """Return `content` as settings.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def settings(
         A key is wrong; the message names each key and what to write.
     """
     try:
-        return model(**with_environment(model, content))
+        return model(**content)
     except ValidationError as exc:
         raise ConfigurationError(f"{where}: {explain(exc, model, content)}") from exc
 

@@ -59,10 +59,12 @@ class Server(ThreadedAssociationServer):
         *args: Any,
         opened: socket.socket,
         look: Callable[[], None] = lambda: None,
+        pause: Callable[[], float] = lambda: 0.0,
         **kwargs: Any,
     ) -> None:
         self._opened = opened
         self._look = look
+        self._pause = pause
         self._waiting: dict[socket.socket, str] = {}
         """Connections that are silent, and from where: the oldest first."""
         self._lock = threading.Lock()
@@ -85,7 +87,9 @@ class Server(ThreadedAssociationServer):
         self._opened.close()
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Take the next connection as it is."""
+        """Take the next connection as it is; one with less to do may have taken it (`OSError`)."""
+        if pause := self._pause():
+            time.sleep(pause)
         request, address = self._opened.accept()
         # a system may let it inherit that the port does not block
         request.setblocking(True)

@@ -202,7 +202,11 @@ class Listener:
             server_class=Server,
             opened=port.socket,
             look=self._slots.exchange,
+            pause=self._slots.pause,
         )
+        # pynetdicom copies these for each association, which takes 10 ms of processor: what is
+        # offered is chosen once it is known who calls (`_offer_contexts`)
+        server.contexts = []
         return cast("Server", server)
 
     def take(self, settings: Settings) -> None:

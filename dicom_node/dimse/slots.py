@@ -22,6 +22,8 @@ Held = TypeVar("Held", bound=Hashable)
 
 IDLE_S = 5.0
 """Silence after which an association of a peer may give way."""
+YIELD_S, MOST_YIELDS = 0.0005, 8
+"""Time that a listener waits before it takes a connection, for each association that it holds."""
 IDLE_STRANGER_S = 1.0
 """The same for a caller that is not a peer."""
 
@@ -75,6 +77,14 @@ class Slots(Generic[Held]):
         """Return the associations that are open."""
         with self._lock:
             return [slot for slot in self._held if self._is_alive(slot)]
+
+    def pause(self) -> float:
+        """Return how long to leave a connection to other listeners: those with less to do.
+
+        All of them see it at one moment, and without this the one that wakes first may take four
+        of four: two processes then receive no faster than one.
+        """
+        return 0.0 if self._table is None else YIELD_S * min(len(self._held), MOST_YIELDS)
 
     def take(self, association: Held, holder: Holder, most: int, most_of_one: int) -> str:
         """Let `holder` have an association; return why not, or an empty text.

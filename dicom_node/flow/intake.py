@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,6 +26,10 @@ from dicom_node.store.ledger.repeats import LOST
 from dicom_node.store.spool import Incoming, Kept, Spool
 
 logger = logging.getLogger(__name__)
+
+_KEPT_S = 2.0
+"""Time for which routes that were found are used again."""
+_MOST_KEPT = 256
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
@@ -50,6 +55,7 @@ class Intake:
         self.settings = settings
         self.spool = spool
         self.ledger = ledger
+        self._routes = _LatestRoutes()
 
     def begin(self, accepted: Accepted) -> Incoming:
         """Return a temporary Part 10 file that already holds its head (DICOM PS3.10 7.1).
@@ -108,7 +114,7 @@ class Intake:
         self, header: dict[str, str], kept: Kept, accepted: Accepted, sender: Sender
     ) -> Receipt:
         instance = describe(header, kept.name, kept.size, accepted.transfer_syntax_uid, sender)
-        routes, reason = find_routes(self.settings, header, sender)
+        routes, reason = self._routes.find(self.settings, header, sender)
         receipt = self.ledger.instances.receive(instance, routes, reason)
         if receipt.kind != "known":
             return receipt
@@ -149,10 +155,48 @@ def find_routes(
 ) -> tuple[list[Route], str]:
     """Return what the rules of now ask for an Instance, and why they ask for nothing."""
     facts = routing.facts(settings, header, sender.calling_ae, sender.called_ae)
+    return _routes_of_facts(settings, facts, sender)
+
+
+def _routes_of_facts(
+    settings: Settings, facts: Mapping[str, str], sender: Sender
+) -> tuple[list[Route], str]:
     rule = routing.decide(settings.rules, facts)
     if rule is None:
         return [], routing.why_ignored(settings.rules, facts)
     return [route_of(settings, rule, sender)], ""
+
+
+class _LatestRoutes:
+    """What was found for the images of the last seconds: those of a study ask the same rules.
+
+    Which peer calls may hang on a name service (`peers.HostNames`), so nothing is kept for long.
+    """
+
+    def __init__(self) -> None:
+        self._settings: Settings | None = None
+        self._until = 0.0
+        self._found: dict[tuple[object, ...], tuple[list[Route], str]] = {}
+
+    def find(
+        self, settings: Settings, header: Mapping[str, str], sender: Sender
+    ) -> tuple[list[Route], str]:
+        """Return what `find_routes` does."""
+        now = time.monotonic()
+        if settings is not self._settings or now >= self._until or len(self._found) >= _MOST_KEPT:
+            # a new table: what another thread finds meanwhile by older settings stays in theirs
+            self._found, self._settings, self._until = {}, settings, now + _KEPT_S
+        found = self._found
+        facts = routing.facts(settings, header, sender.calling_ae, sender.called_ae)
+        caller = (sender.calling_ae, sender.calling_host, sender.certificate, sender.is_web)
+        key = (*facts.values(), *caller)
+        answer = found.get(key)
+        if answer is None:
+            answer = _routes_of_facts(settings, facts, sender)
+            # who waits for a peer to become known is told so with each image
+            if not any(SENDER in route.send_to for route in answer[0]):
+                found[key] = answer
+        return answer
 
 
 def route_of(settings: Settings, rule: Rule, sender: Sender) -> Route:

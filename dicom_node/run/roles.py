@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -91,6 +92,9 @@ class Life:
     def ready(self) -> None:
         """Tell that the role works, with what is accepted now."""
         _beat_heart(b"R")
+        # what was imported stays for good: the collector need not walk it again and again
+        gc.collect()
+        gc.freeze()
 
     def live(
         self, take: Callable[[Settings], None], check: Callable[[], None] = lambda: None
