@@ -448,3 +448,27 @@ def test_what_stands_twice_with_two_values_is_refused(station: Station, tag: int
     with pytest.raises(NotUnderstood, match="stands twice"):
         station.send(content + element(tag, b"9.9.9"))
     assert station.send(content + element(tag, first[tag].encode())).kind == "new"
+
+
+def test_images_of_one_burst_get_what_their_own_facts_and_sender_ask_for(tmp_path: Path) -> None:
+    rules = (
+        Rule(name="chest", match={"body_part": ("CHEST",)}, model="a", send_to=["@sender"]),
+        Rule(name="rest", match={"modality": ("CR",)}, model="b"),
+    )
+    station = Station(tmp_path, rules=rules)
+    other = Sender("ELSEWHERE", "10.0.0.6", "CHEXFRACT")
+
+    def route(body_part: str, sender: Sender = MODALITY) -> tuple[str, tuple[str, ...]]:
+        facts = dict.fromkeys(header.TAGS.values(), "") | {"modality": "CR"}
+        routes, _ = station.intake._routes.find(
+            station.intake.settings, facts | {"body_part": body_part}, sender
+        )
+        return routes[0].rule, routes[0].send_to
+
+    for _ in range(2):
+        assert route("CHEST") == ("chest", ("m",))
+        assert route("HAND")[0] == "rest"
+        assert route("CHEST", other) == ("chest", ("@sender",))
+
+    station.intake.settings = station.intake.settings.model_copy(update={"rules": rules[1:]})
+    assert route("CHEST")[0] == "rest"

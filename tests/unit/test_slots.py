@@ -198,3 +198,20 @@ def test_a_peer_is_not_kept_waiting_by_silence(tmp_path: Path) -> None:
             times.append(time.monotonic() - began)
             assoc.release()
         assert max(times) < 1.0
+
+
+def test_of_two_listeners_the_one_with_more_associations_lets_the_other_take_the_next() -> None:
+    def ends(held: int, why: str) -> None:
+        raise AssertionError(why)
+
+    with tempfile.TemporaryFile() as file:
+        busy, free = (
+            Slots[int](lambda _: True, lambda _: 0.0, ends, SlotTable(file.fileno(), number, 2))
+            for number in range(2)
+        )
+        for number in range(3):
+            assert busy.take(number, Holder("MODALITY", "10.0.0.1", is_peer=True), 9, 9) == ""
+        assert busy.pause() > free.pause() == 0.0
+    alone = Slots[int](lambda _: True, lambda _: 0.0, ends)
+    assert alone.take(1, Holder("MODALITY", "10.0.0.1", is_peer=True), 9, 9) == ""
+    assert alone.pause() == 0.0
