@@ -111,6 +111,8 @@ class Effects:
         """Hold the act that is running here, if it is to be held here."""
         if not self.holds or self.act is None or self._undivided:
             return
+        if self._lives.get(self.running, 0) != self._life:
+            return  # it is killed, and only rolls back
         self.holds[0] -= 1
         if self.holds[0] < 0:
             self.holds.popleft()

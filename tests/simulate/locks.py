@@ -24,6 +24,9 @@ PATIENCE_S = 0.005
 
 LOOK_S = 0.0005
 
+CIRCLE_S = 2.0
+"""By then a circle would have been ended."""
+
 CANCEL_S = 5.0
 
 
@@ -42,11 +45,17 @@ class ServerLocks:
         self.waiting: list[LockWait] = []
         self.count = 0
         """How often a statement has waited for another's transaction."""
+        self._whole = psycopg.Connection.wait
         self._asked = psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
+
+    def close(self) -> None:
+        """Let statements wait as ever."""
+        psycopg.Connection.wait = self._whole  # type: ignore[method-assign]
+        self._asked.close()
 
     def put_in_place(self) -> None:
         """Let the statements of this process wait so."""
-        whole = psycopg.Connection.wait
+        whole = self._whole
 
         def wait(connection: Any, gen: Any, *args: Any, **kwargs: Any) -> Any:
             if self.effects is None or connection is self._asked:
@@ -76,13 +85,14 @@ class ServerLocks:
 
     def _drive(self, connection: Any, gen: Any, effects: Effects) -> Any:
         descriptor, session = connection.pgconn.socket, connection.pgconn.backend_pid
+        began = time.monotonic()
         try:
             wanted = next(gen)
             while True:
                 ready = _ready(descriptor, wanted, PATIENCE_S)
                 if ready:
                     wanted = gen.send(ready)
-                elif self.is_stuck(session):
+                elif self.is_stuck(session, began):
                     self._wait_for_lock(LockWait(self, descriptor, session), effects)
                 else:
                     gen.send(Ready.NONE)
@@ -102,12 +112,15 @@ class ServerLocks:
             act = next(act for act in effects.held if act.is_open and act.may_go_on)
             effects.go_on(act)
 
-    def is_stuck(self, session: int) -> bool:
-        """Return whether a session waits for another's transaction, and not each for the other."""
+    def is_stuck(self, session: int, began: float) -> bool:
+        """Return whether a session waits for another's transaction, and not each for the other.
+
+        A circle is ended by the server at once, unless one of them only stands in a queue.
+        """
         seen, left = set(), [session]
         while left:
             for other in self._blockers(left.pop()):
-                if other == session:
+                if other == session and time.monotonic() - began < CIRCLE_S:
                     return False  # the server will end one of them
                 if other not in seen:
                     seen.add(other)
@@ -130,8 +143,9 @@ class LockWait:
     @property
     def is_free(self) -> bool:
         """Return whether there is an answer; it comes at once, or not before somebody else ends."""
+        began = time.monotonic()
         while not _ready(self._descriptor, Wait.R, 0):
-            if self._locks.is_stuck(self._session):
+            if self._locks.is_stuck(self._session, began):
                 return False
             time.sleep(LOOK_S)
         return True

@@ -141,6 +141,12 @@ _ANY_ORDER = sa.text(
 
 _THIS = instances.c.sop_instance_uid == sa.bindparam("uid")
 _LOCKED = sa.select(instances).where(_THIS).with_for_update()
+_LOCKED_JOBS = (
+    sa.select(jobs.c.id)
+    .where(jobs.c.sop_instance_uid == sa.bindparam("uid"))
+    .order_by(jobs.c.generation)
+    .with_for_update()
+)
 _NOTE_DIGEST = (
     instances.update()
     .where(_THIS, instances.c.sha256 == sa.literal_column("''"))
@@ -368,6 +374,10 @@ class Instances:
     def _record_again(self, arrival: _Arrival) -> Receipt:
         """Record what came under a known UID."""
         with self._database.writing() as connection:
+            if not self._database.is_sqlite:
+                # in the order of a claim and a result, whose triggers write the Instance after the
+                # job: two orders are a deadlock, and the sender gets 0xA700
+                fetch(connection, _LOCKED_JOBS, {"uid": arrival.instance.sop_instance_uid})
             # locked: its file may be removed at this moment (PostgreSQL)
             (first,) = fetch(connection, _LOCKED, {"uid": arrival.instance.sop_instance_uid})
             if not (first.sha256 and arrival.instance.sha256):
