@@ -108,8 +108,8 @@ class JobDesk:
         """
         return self.begin(job, body, wire)[0]
 
-    def begin(self, job: str, body: ClaimRequest, wire: int) -> tuple[Claim, Path]:
-        """Begin an attempt as `claim` does; return the file of the Instance as well."""
+    def begin(self, job: str, body: ClaimRequest, wire: int) -> tuple[Claim, str]:
+        """Begin an attempt as `claim` does; return the Instance's name in the spool as well."""
         claimed = self._ledger.jobs.claim(job, body.token, body.worker[:128], self._lease_s)
         order = order_for_wire(claimed.order, wire)
         if order is None:
@@ -123,7 +123,11 @@ class JobDesk:
             size=claimed.size,
             order=order,
         )
-        return claim, self._spool.path(claimed.file)
+        return claim, claimed.file
+
+    def open_instance(self, name: str) -> OpenInstance:
+        """Return an Instance of the spool, open; `OSError` where it cannot be read."""
+        return OpenInstance(self._spool.path(name))
 
     def instance(self, job: str, token: str) -> Path:
         """Return the Part 10 file of the job's Instance."""
@@ -322,13 +326,13 @@ class ClaimCall:
 
     def _begin(self, head: CallHead, body: IO[bytes]) -> tuple[bytes, OpenInstance | None]:
         """Return the message, and the Instance where it was asked for and can be read."""
-        claim, path = self._desk.begin(head.job, _read_message(ClaimRequest, body), head.wire)
+        claim, name = self._desk.begin(head.job, _read_message(ClaimRequest, body), head.wire)
         # what an order does not ask for stays away: an older worker knows no field of it
         message = claim.model_dump_json(exclude_defaults=True).encode()
         if not head.header(INSTANCE_HEADER):
             return message, None
         try:
-            return message, OpenInstance(path)
+            return message, self._desk.open_instance(name)
         except OSError:
             return message, None  # the call for the Instance says why
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -420,6 +421,7 @@ class DirectClient(NodeClient):
         self.url = url
         self._wait = lambda _: None
         self._wire = WIRE_VERSION
+        self._begun, self._lock = {}, threading.Lock()
         self._http: Any = Network(world, worker, url)
 
 
@@ -437,6 +439,15 @@ class Network:
         """Carry a request with a body."""
         _, _, job, act = url.split("/")
         return self._carry(Call(job, act, "", content, tuple((n, part[1]) for n, part in files)))
+
+    def build_request(self, method: str, url: str, *, content: bytes, headers: Any) -> Call:
+        """Return a claim; this node gives no Instance with its answer."""
+        _, _, job, act = url.split("/")
+        return Call(job, act, "", content)
+
+    def send(self, request: Call, *, stream: bool) -> NetworkAnswer:
+        """Carry a request that was built."""
+        return self._carry(request)
 
     @contextmanager
     def stream(self, method: str, url: str, headers: dict[str, str]) -> Iterator[NetworkAnswer]:
@@ -478,6 +489,13 @@ class NetworkAnswer:
     def iter_bytes(self) -> Iterator[bytes]:
         """Yield the pieces."""
         yield self.content
+
+    def read(self) -> bytes:
+        """Return the whole body."""
+        return self.content
+
+    def close(self) -> None:
+        """Hold nothing."""
 
 
 @dataclass(frozen=True)
