@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -58,9 +59,6 @@ def answered_before_commit() -> AbstractContextManager[None]:
 def no_lease_token() -> AbstractContextManager[None]:
     """Whoever knows a job may renew, release and report it."""
 
-    def held(job: str, token: str, state: str) -> Any:
-        return (jobs.c.id == job) & (jobs.c.state == state)
-
     def row_of(self: Any, job: str, token: str) -> Any:
         with self._database.reading() as connection:
             row = self._read_row(connection, job)
@@ -70,7 +68,7 @@ def no_lease_token() -> AbstractContextManager[None]:
 
     any_token = (jobs.c.token == sa.bindparam("by")) | (jobs.c.id == sa.bindparam("of"))
     return _patched(
-        (ledger_jobs, "_is_held", held),
+        _changes(_OF, jobs.c.state == sa.bindparam("was")),
         (JobLedger, "held", row_of),
         _where("_CLAIM", _OF, any_token, jobs.c.state == JobState.QUEUED),
         _where("_REPORT", _OF, any_token, jobs.c.state == JobState.RUNNING),
@@ -78,6 +76,19 @@ def no_lease_token() -> AbstractContextManager[None]:
 
 
 _OF = jobs.c.id == sa.bindparam("of")
+
+
+def _changes(*criteria: Any) -> tuple[Any, str, Any]:
+    """Return the patch that changes held jobs under other conditions."""
+    honest = ledger_jobs._change_of
+
+    @cache
+    def change_of(names: tuple[str, ...]) -> Any:
+        statement = honest(names)._generate()
+        statement._where_criteria = criteria
+        return statement
+
+    return ledger_jobs, "_change_of", change_of
 
 
 def _where(name: str, *criteria: Any) -> tuple[Any, str, Any]:
@@ -185,13 +196,8 @@ def restored_knows_nothing() -> AbstractContextManager[None]:
 def resent_by_nobody() -> AbstractContextManager[None]:
     """A job that failed, or was reported, may be claimed again."""
 
-    def held(job: str, token: str, state: str) -> Any:
-        return (jobs.c.id == job) & (jobs.c.token == token)
-
     mine = (_OF, jobs.c.token == sa.bindparam("by"))
-    return _patched(
-        (ledger_jobs, "_is_held", held), _where("_CLAIM", *mine), _where("_REPORT", *mine)
-    )
+    return _patched(_changes(*mine), _where("_CLAIM", *mine), _where("_REPORT", *mine))
 
 
 def another_nodes_report_refused() -> AbstractContextManager[None]:
