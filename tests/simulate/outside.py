@@ -434,7 +434,7 @@ class Network:
         self.node = world.nodes[url.removeprefix("http://").partition(":")[0]]
 
     def post(
-        self, url: str, *, headers: Any, content: bytes = b"", files: Sequence[Any] = ()
+        self, url: str, *, content: bytes = b"", files: Sequence[Any] = (), **_: Any
     ) -> NetworkAnswer:
         """Carry a request with a body."""
         _, _, job, act = url.split("/")
