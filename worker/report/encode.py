@@ -20,6 +20,7 @@ from pydicom.filewriter import write_data_element
 
 from dicom_node.standard.elements import EXPLICIT
 from dicom_node.standard.part10 import write_head
+from worker.report.concept import Concept
 
 _TEXT: Final = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM"})
 _PARAGRAPH: Final = frozenset({"LT", "ST"})
@@ -105,6 +106,8 @@ def _encode_sequence(group: int, number: int, items: Iterable[Dataset]) -> bytes
 
 def _encode_code(item: Dataset) -> bytes | None:
     """Return an item of a code sequence, of which a report repeats a few dozen."""
+    if isinstance(item, Concept) and item.triplet is not None:
+        return _encode_triplet(*item.triplet)
     if 0x00080100 not in item or 0x00080102 not in item or 0x00080104 not in item:
         return None
     return _encode_triplet(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 from highdicom.sr import (
@@ -37,6 +37,7 @@ from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.uids import derived_uid
 from worker.report import boxes, codes, header, reading
 from worker.report.boxes import Marked
+from worker.report.concept import concept
 from worker.report.document import (
     LONG_STRING,
     Document,
@@ -352,8 +353,8 @@ def content_root(
     title: Code, template: str, children: Sequence[ContentItem]
 ) -> ContainerContentItem:
     """Return the root of a content tree."""
-    top = ContainerContentItem(title, is_content_continuous=False, template_id=template)
-    top.ContentSequence = ContentSequence(children)
+    top = ContainerContentItem(concept(title), is_content_continuous=False, template_id=template)
+    _put_items(top, children)
     return top
 
 
@@ -410,25 +411,32 @@ def _observer_items(
 @lru_cache(maxsize=512)
 def code(name: Code, value: Code, relationship: str = CONTAINS) -> CodeContentItem:
     """Return a CODE content item (PS3.3 C.17.3); it may stand in many trees and is not changed."""
-    return CodeContentItem(name, value, relationship)
+    return CodeContentItem(concept(name), concept(value), relationship)
 
 
 def words(name: Code, value: str, relationship: str = CONTAINS) -> TextContentItem:
     """Return a TEXT content item (PS3.3 C.17.3)."""
-    return TextContentItem(name, value, relationship)
+    return TextContentItem(concept(name), value, relationship)
 
 
 def container(name: Code, items: Sequence[ContentItem]) -> ContainerContentItem:
     """Return a CONTAINER of separate content items (PS3.3 C.17.3)."""
-    holder = ContainerContentItem(name, is_content_continuous=False, relationship_type=CONTAINS)
-    holder.ContentSequence = ContentSequence(items)
+    holder = ContainerContentItem(
+        concept(name), is_content_continuous=False, relationship_type=CONTAINS
+    )
+    _put_items(holder, items)
     return holder
+
+
+def _put_items(holder: ContentItem, items: Sequence[ContentItem]) -> None:
+    """Put content items into another, which makes a ContentSequence of them itself."""
+    holder.ContentSequence = cast("Any", items)
 
 
 def image(name: Code, evidence: Evidence, relationship: str = CONTAINS) -> ImageContentItem:
     """Return an IMAGE content item that refers to the source (PS3.3 C.17.3)."""
     return ImageContentItem(
-        name,
+        concept(name),
         evidence.sop_class_uid,
         evidence.sop_instance_uid,
         relationship_type=relationship,
@@ -450,7 +458,7 @@ def _image_library(evidence: Evidence) -> ContainerContentItem:
     picture = image(codes.SOURCE_IMAGE, evidence)
     described = _image_descriptors(evidence)
     if described:
-        picture.ContentSequence = ContentSequence(described)
+        _put_items(picture, described)
     group = container(codes.IMAGE_LIBRARY_GROUP, [picture])
     remove_name(group)
     return container(codes.IMAGE_LIBRARY, [group])
@@ -626,9 +634,11 @@ def _image_region(box: boxes.Box, evidence: Evidence) -> ScoordContentItem:
     """Return an Image Region: a closed polyline on the source image (PS3.3 C.18.6, TID 1410)."""
     # Graphic Data is FL: rounded here, the bytes are the same on every machine.
     outline = np.array(box.outline, np.float32)
-    region = ScoordContentItem(codes.IMAGE_REGION, "POLYLINE", outline, relationship_type=CONTAINS)
+    region = ScoordContentItem(
+        concept(codes.IMAGE_REGION), "POLYLINE", outline, relationship_type=CONTAINS
+    )
     source = image(codes.SOURCE_IMAGE, evidence, "SELECTED FROM")
-    region.ContentSequence = ContentSequence([source])
+    _put_items(region, [source])
     remove_name(region)
     return region
 
@@ -675,11 +685,11 @@ def _coded_site(
 
 
 def _placed_site(site: Code, side: Code | None, modifiers: Sequence[Code] = ()) -> ContentItem:
-    item = CodeContentItem(codes.FINDING_SITE, site, CONCEPT_MOD)
+    item = CodeContentItem(concept(codes.FINDING_SITE), concept(site), CONCEPT_MOD)
     known = [code(codes.LATERALITY, side, CONCEPT_MOD)] if side is not None else []
     known += [code(codes.TOPOGRAPHICAL_MODIFIER, value, CONCEPT_MOD) for value in modifiers]
     if known:
-        item.ContentSequence = ContentSequence(known)
+        _put_items(item, known)
     return item
 
 
