@@ -57,21 +57,22 @@ def main() -> None:
     much = parser.add_mutually_exclusive_group()
     much.add_argument("--images", type=int, help="so many, as fast as they go")
     much.add_argument(
-        "--deliveries", type=int, help="so many, to five archives, as fast as they go"
+        "--deliveries", type=int, help="so many, to twenty archives, as fast as they go"
     )
     parser.add_argument("--json", type=Path, help="write the result into this file")
     given = parser.parse_args()
     archives = ARCHIVES if given.deliveries else 1
     images = given.images or -(-(given.deliveries or 0) // archives)
-    with tempfile.TemporaryDirectory() as name:
+    # What was found is written before the folder goes away: that takes minutes after a long run.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         house = House(Path(name), archives=archives)
         found = soak(house, given.minutes * 60, given.rate, images)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"{found['sent']} images, {found['deliveries']} deliveries")
-    for line in found["lines"]:
-        print(line)
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1))
+        print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+        print(f"{found['sent']} images, {found['deliveries']} deliveries")
+        for line in found["lines"]:
+            print(line, flush=True)
+        if given.json:
+            given.json.write_text(json.dumps(found, indent=1))
     for fault in found["faults"]:
         print(f"FAULT: {fault}")
     sys.exit(1 if found["faults"] else 0)
