@@ -84,6 +84,14 @@ def test_weights_that_do_not_fit_their_code(tmp_path, weights, capsys):
     check(code, error, os.EX_CONFIG, "1 missing keys, first wte.weight")
 
 
+def test_weights_that_a_clone_without_lfs_left_out(tmp_path, weights, capsys):
+    note = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+    (weights / "model.safetensors").write_text(note)
+    write_sums(weights, "small")
+    code, error = described(tmp_path, f'path = "{weights}"\n{ACCEPTED}', capsys)
+    check(code, error, os.EX_CONFIG, "model.safetensors is a pointer of Git LFS", "git lfs pull")
+
+
 def test_an_interpreter_that_is_none(tmp_path, weights, capsys):
     table = f'path = "{weights}"\npython = "/no/such/python"\n{ACCEPTED}'
     code, error = described(tmp_path, table, capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import types
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from engines import checkpoints
+from safetensors.torch import load_file, save_file
 
 from worker.models import Unexplained, generation, native, open_model
 from worker.models.hub import write_sums
@@ -90,6 +92,24 @@ def test_a_model_that_is_phi3_by_its_names_only_is_left_to_its_own_code(tmp_path
     assert "the native one says other tokens" in caplog.text
     assert "decoder" not in model.info.parameters
     assert model.describe([TALL])[0].text
+
+
+def test_a_last_layer_that_is_the_embedding_is_tied_as_older_code_lists_it(tmp_path, monkeypatch):
+    folder = checkpoints.build_phi(tmp_path / "phi")
+    code = folder / "modeling_phi.py"
+    mark = "    wrong_turn = 1.0\n"
+    listed = f'{mark}    _tied_weights_keys = ["lm_head.weight"]\n'
+    code.write_text(code.read_text().replace(mark, listed, 1))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    path = folder / "model.safetensors"
+    weights = {name: value.clone() for name, value in load_file(path).items()}
+    del weights["lm_head.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    model = loaded(folder)
+    assert model.model.lm_head.weight.data_ptr() == model.model.model.embed_tokens.weight.data_ptr()
+    assert model.native is not None
+    assert plain(model.describe([TALL])) == plain(by_own_code(model, [TALL], monkeypatch))
 
 
 def test_another_language_model_is_left_to_its_own_code(tmp_path, caplog):

@@ -42,6 +42,9 @@ LOADED = (*WEIGHTS, ".py", ".json", ".jinja", ".model", ".txt", ".yaml")
 INERT = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".pdf", ".sh", ".part")
 """Endings of files that no loader reads."""
 NOT_LISTED = (SUMS, CANARY, DEMONSTRATION, "REVISIONS", "LICENSE", "NOTICE")
+POINTER = b"version https://git-lfs.github.com/spec/"
+LONGEST_POINTER = 1024
+"""Bytes; its specification says so."""
 
 Progress = Callable[[], None]
 State = tuple[int, int, int, int, int]
@@ -235,6 +238,25 @@ class Checkpoint:
                 ) from exc
             if lost:
                 raise self.fault(f"{name} names {ascii(lost[0])[:80]}, which is not in the folder")
+
+    def check_pointers(self) -> None:
+        """Refuse weights that were never fetched: a clone without Git LFS leaves a note for each.
+
+        Raises
+        ------
+        Unacceptable
+            A file of weights is such a note.
+        """
+        for name in self.sums:
+            path = self.folder / name
+            if path.suffix in WEIGHTS and path.stat().st_size < LONGEST_POINTER:
+                with path.open("rb") as file:
+                    is_pointer = file.read(len(POINTER)) == POINTER
+                if is_pointer:
+                    raise self.fault(
+                        f"{name} is a pointer of Git LFS and holds no weights; run `git lfs pull` "
+                        f"there, or get the folder by `chexfract-worker model fetch`"
+                    )
 
     def _is_index(self, name: str) -> bool:
         """Whether a loader would look for weights in this file."""

@@ -189,6 +189,7 @@ class LocalModel:
         if not self.files.is_demonstration or options.manifest or options.manifest_sha256:
             listed = self.files.verify(options.manifest, options.manifest_sha256)
         self.files.check_shards()
+        self.files.check_pointers()
         logger.info("model %s: files %s", self.name, self._trust())
         licences.log_acceptance(self.name, options, self.files.is_demonstration)
         return listed
@@ -370,6 +371,7 @@ class LocalModel:
             Refuse also weights that the code does not use.
         """
         remote_code.give_cache_its_old_names()
+        remote_code.let_lists_tie_weights()
         model = load_whole(
             self.name,
             folder,

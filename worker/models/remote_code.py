@@ -82,6 +82,31 @@ def give_cache_its_old_names() -> None:
             setattr(DynamicCache, name, member)
 
 
+def let_lists_tie_weights() -> None:
+    """Let code for transformers 4 tie its last layer: it lists the keys, and 5 wants pairs of them.
+
+    A checkpoint whose last layer is its embedding holds that once. A list could only mean this.
+    """
+    from transformers import PreTrainedModel
+
+    found = getattr(PreTrainedModel, "get_expanded_tied_weights_keys", None)
+    if found is None or getattr(found, "takes_lists", False):
+        return
+    expand: Any = found
+
+    @functools.wraps(expand)
+    def from_list(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self._tied_weights_keys, list | tuple | set):
+            table = self.get_input_embeddings()
+            source = next((name for name, part in self.named_modules() if part is table), None)
+            pairs = dict.fromkeys(self._tied_weights_keys, f"{source}.weight")
+            self._tied_weights_keys = pairs if source is not None else None
+        return expand(self, *args, **kwargs)
+
+    from_list.takes_lists = True  # type: ignore[attr-defined]
+    setattr(PreTrainedModel, "get_expanded_tied_weights_keys", from_list)  # noqa: B010
+
+
 def _seen_tokens(cache: Any) -> int:
     seen: int = cache.get_seq_length()
     return seen
