@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from queue import Empty
 from typing import Any, cast
 
 import pynetdicom
@@ -21,6 +22,7 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_items import PDU_ITEM_TYPES
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.dimse import association_rq, news
@@ -145,6 +147,20 @@ def serve_in_full(assoc: Association, on_unexpected: Callable[[str], None]) -> N
             service.is_release_requested = is_asked
 
     inside._serve_request = serve_whole
+
+
+def note_late_rejection(assoc: Association) -> None:
+    """Take note of a rejection whose connection was closed as soon as it stood.
+
+    pynetdicom looks whether the connection stands after the other end may have answered and closed
+    it, takes it for one that never stood, and leaves the answer unread.
+    """
+    with suppress(Empty):
+        while not (assoc.is_established or assoc.is_rejected):
+            answer: Any = assoc.dul.to_user_queue.get_nowait()
+            if isinstance(answer, A_ASSOCIATE) and answer.result in (1, 2):
+                assoc.acceptor.primitive = answer
+                assoc.is_rejected = True
 
 
 def replace_socket(assoc: Association, stream: AssociationSocket) -> None:

@@ -247,6 +247,7 @@ class Destination:
         assoc.network_timeout_response = "A-RELEASE"
         if assoc.is_established:
             return assoc
+        patches.note_late_rejection(assoc)
         if assoc.is_rejected:
             raise Unreachable(self._why_rejected(assoc))
         if not connected.is_set():

@@ -5,19 +5,24 @@ from __future__ import annotations
 import inspect
 import logging
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pynetdicom
 import pytest
-from pynetdicom import AE, _config, association, dimse, dul, fsm
+from pynetdicom import AE, _config, association, dimse, dul, evt, fsm
 from pynetdicom.service_class import ServiceClass
 from pynetdicom.transport import AssociationSocket
+from stations import wait_for
 
+from dicom_node.base.errors import Unreachable
 from dicom_node.dimse import patches
+from dicom_node.dimse.scu import Destination
+from dicom_node.settings import Peer
 
 UNCHANGED = """
 import logging
@@ -184,3 +189,31 @@ def test_an_interrupted_association_leaves_no_thread() -> None:
     patches.forsake(ae)
     assoc.dul.join(5)
     assert not assoc.dul.is_alive()
+
+
+def test_a_rejection_is_heard_where_the_connection_ends_with_it() -> None:
+    """DCMTK's storescp --refuse rejects and closes; on a busy machine nobody had read why."""
+    rejection = struct.pack(">BxLBBBB", 3, 4, 0, 1, 1, 3)
+
+    def closed(event: evt.Event) -> None:
+        provider = event.assoc.dul
+        wait_for("the answer", lambda: provider.to_user_queue.qsize(), 60)
+        wait_for("the end", lambda: not cast("Any", provider.socket)._is_connected, 60)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def reject() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                length = struct.unpack(">2xL", connection.recv(6, socket.MSG_WAITALL))[0]
+                connection.recv(length, socket.MSG_WAITALL)
+                connection.sendall(rejection)
+
+        other = threading.Thread(target=reject)
+        other.start()
+        port = listening.getsockname()[1]
+        peer = Peer(ae_title="ARCHIVE", host="127.0.0.1", port=port, timeout=60)
+        to = Destination("NODE", peer, [(evt.EVT_REQUESTED, closed)])
+        with pytest.raises(Unreachable, match="does not know the calling AE title"):
+            to.connect(["1.2.840.10008.5.1.4.1.1.88.34"])
+        other.join()
