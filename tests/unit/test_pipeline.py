@@ -122,7 +122,7 @@ def test_a_model_that_gives_no_answer_fails():
 
     waiting = cases(1, 2)
     assert described(SaysNothing(8), waiting) == [None, None]
-    assert {case.reason.text for case in waiting} == {"The model failed: 0 answers to 1 pictures"}
+    assert {case.reason.text for case in waiting} == {"The model failed: 0 answers to 1 picture"}
 
 
 class Preparer(Reader):
