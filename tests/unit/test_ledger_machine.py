@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -15,8 +16,10 @@ from hypothesis.stateful import (
     invariant,
     multiple,
     rule,
+    run_state_machine_as_test,
 )
 from ledgers import NOW, fresh, instance, on, post, result, route
+from postgresql import Cluster, cluster
 
 from dicom_node.base.errors import Stale
 from dicom_node.base.job import Reason, Ticket
@@ -37,12 +40,15 @@ class Work(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self._folder = tempfile.TemporaryDirectory(dir=MEMORY)
-        self.ledger = Ledger.open(fresh(Path(self._folder.name)))
+        self.ledger = Ledger.open(self.new_url())
         self.now = NOW
         self.steps = 0
         self.sent: dict[str, str] = {}
         self.accepted: dict[str, str] = {}
         self.final: dict[str, str] = {}
+
+    def new_url(self) -> str:
+        return fresh(Path(self._folder.name))
 
     def teardown(self) -> None:
         self.steps = -1
@@ -160,10 +166,26 @@ class Work(RuleBasedStateMachine):
 
     def state(self, job: str) -> tuple[str, str]:
         with self.ledger.database.reading() as connection:
-            row = connection.exec_driver_sql(
-                "SELECT state, token FROM jobs WHERE id = ?", (job,)
-            ).one()
+            query = sa.text("SELECT state, token FROM jobs WHERE id = :job")
+            row = connection.execute(query, {"job": job}).one()
         return (row[0], row[1])
+
+
+class WorkInPostgresql(Work):
+    """The same on a server: what transitions cost there is spent in its triggers."""
+
+    def __init__(self, server: Cluster) -> None:
+        super().__init__()
+        self._server = server
+
+    def new_url(self) -> str:
+        return self._server.fresh()
+
+
+def test_work_in_postgresql() -> None:
+    few = settings(TestWork.settings, max_examples=3)
+    with cluster() as server:
+        run_state_machine_as_test(lambda: WorkInPostgresql(server), settings=few)
 
 
 TestWork = Work.TestCase
