@@ -42,13 +42,19 @@ def plans(ledger: Ledger, act: Callable[[], object]) -> list[str]:
     def listen(connection: Any, *_: Any) -> None:  # the driver tells of those without SQLAlchemy
         connection.set_trace_callback(asked.append)
 
-    engine.dispose()
+    def disconnect() -> None:
+        for looker in ledger.database._lookers:
+            looker.close()
+        ledger.database._lookers.clear()
+        engine.dispose()
+
+    disconnect()
     sa.event.listen(engine, "connect", listen)
     try:
         act()
     finally:
         sa.event.remove(engine, "connect", listen)
-        engine.dispose()
+        disconnect()
     lines = []
     with ledger.database.reading() as connection:
         for statement in dict.fromkeys(asked):
