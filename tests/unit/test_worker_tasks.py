@@ -536,15 +536,23 @@ def test_a_hand_out_waits_for_a_node_that_restarts(
     station.receive("1.2.3")
     handout = station.hand_out()
     asked: list[str] = []
-    ask = NodeClient._ask
+    ask, begin = NodeClient._ask, NodeClient._begin
 
-    def sometimes(self: NodeClient, url: str, *given: Any, **body: Any) -> httpx2.Response:
-        asked.append(url.rpartition("/")[2])
+    def note(act: str) -> None:
+        asked.append(act)
         if len(asked) < 3:
             raise Unreachable("the node gives no answer")
+
+    def asks(self: NodeClient, url: str, *given: Any, **body: Any) -> httpx2.Response:
+        note(url.rpartition("/")[2])
         return ask(self, url, *given, **body)
 
-    monkeypatch.setattr(NodeClient, "_ask", sometimes)
+    def claims(self: NodeClient, ticket: Ticket, body: bytes) -> bytes:
+        note("claim")
+        return begin(self, ticket, body)
+
+    monkeypatch.setattr(NodeClient, "_ask", asks)
+    monkeypatch.setattr(NodeClient, "_begin", claims)
     station.desk.work(handout)
     assert [act for act in asked if act != "lease"] == ["claim", "claim", "claim", "result"]
     assert station.state("1.2.3") == "reported"
