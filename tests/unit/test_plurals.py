@@ -27,7 +27,7 @@ ON_PAGE = re.compile(
 BOTH = re.compile(r"\b(?!http)[a-z]{3,}\(e?s\)(?= [a-z]|[.,;:\"'])")
 NOT_A_COUNT = re.compile(
     r"""\{_?[A-Z_]+\}                     # a limit, which is more than one
-    |\{(?:.*\.)?(?:largest|most|max_instance|min_free|expected|size|MAX\w+|LONGEST\w+)\}
+    |\{(?:.*\.)?(?:largest|most|_?max_instance|min_free|expected|size|MAX\w+|LONGEST\w+)\}
     |(?:name|url|endpoint|where|title|claim|version|repository|spool|!r|broker\))\}$  # who does it
     """,
     re.VERBOSE,
@@ -35,7 +35,7 @@ NOT_A_COUNT = re.compile(
 
 NEVER_ONE = {
     "{context['max_length']} characters", "{len(value)} characters", "{len(found)} objects",
-    "{count} times", "{count} keys", "{image.n_frames} pictures",
+    "{count} times", "{times} times", "{count} keys", "{image.n_frames} pictures",
     "{_show_value(head.frames)} frames", "{len(sources)} files",
     '_("Try on the last %(count)s images',
 }  # fmt: skip
