@@ -25,11 +25,11 @@ WIRE_VERSION = 2
 says its own version with each claim; one that says none has version 1."""
 
 WIRE_HEADER = "X-Wire-Version"
+"""Of a claim, and of its answer: nodes that say none have version 1."""
 INSTANCE_HEADER = "X-With-Instance"
 """A claim that bears it, with any value, may be answered with the Instance behind the message."""
 MESSAGE_HEADER = "X-Message-Length"
 """Bytes of the message in such an answer; all that follows is the Instance."""
-"""Of a claim, and of its answer: nodes that say none have version 1."""
 
 Uid = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
 
