@@ -102,17 +102,23 @@ class Effects:
         if left is not None:
             if left <= 0:
                 del self.armed[self.running]
+                self._lives[self.running] = self._life + 1
                 raise Crashed(self.running)
             self.armed[self.running] = left - 1
         if self.holds:
             self.pause()
 
+    @property
+    def is_killed(self) -> bool:
+        """Return whether what is running belongs to a process that was killed."""
+        return self._lives.get(self.running, 0) != self._life
+
     def pause(self) -> None:
         """Hold the act that is running here, if it is to be held here."""
         if not self.holds or self.act is None or self._undivided:
             return
-        if self._lives.get(self.running, 0) != self._life:
-            return  # it is killed, and only rolls back
+        if self.is_killed:
+            return  # it only rolls back
         self.holds[0] -= 1
         if self.holds[0] < 0:
             self.holds.popleft()

@@ -92,6 +92,11 @@ class ServerLocks:
                 ready = _ready(descriptor, wanted, PATIENCE_S)
                 if ready:
                     wanted = gen.send(ready)
+                elif (
+                    effects.is_killed
+                ):  # its rollback waits behind a statement that is not answered
+                    connection.cancel_safe(timeout=CANCEL_S)
+                    gen.send(Ready.NONE)
                 elif self.is_stuck(session, began):
                     self._wait_for_lock(LockWait(self, descriptor, session), effects)
                 else:
