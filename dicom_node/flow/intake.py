@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import ClassVar, cast
 
@@ -167,6 +167,15 @@ def _routes_of_facts(
     return [route_of(settings, rule, sender)], ""
 
 
+@dataclass(frozen=True, slots=True)
+class _KeptRoutes:
+    """What was found by these settings, and until when it is used."""
+
+    settings: Settings | None
+    until: float
+    found: dict[tuple[object, ...], tuple[list[Route], str]] = field(default_factory=dict)
+
+
 class _LatestRoutes:
     """What was found for the images of the last seconds: those of a study ask the same rules.
 
@@ -174,26 +183,25 @@ class _LatestRoutes:
     """
 
     def __init__(self) -> None:
-        self._settings: Settings | None = None
-        self._until = 0.0
-        self._found: dict[tuple[object, ...], tuple[list[Route], str]] = {}
+        self._kept = _KeptRoutes(None, 0.0)
 
     def find(
         self, settings: Settings, header: Mapping[str, str], sender: Sender
     ) -> tuple[list[Route], str]:
         """Return what `find_routes` does."""
         now = time.monotonic()
-        if settings is not self._settings or now >= self._until or len(self._found) >= _MOST_KEPT:
-            # a new table: what another thread finds meanwhile by older settings stays in theirs
-            self._found, self._settings, self._until = {}, settings, now + _KEPT_S
-        found = self._found
+        # looked at once: another thread may put a table of other settings there at any moment
+        kept = self._kept
+        if settings is not kept.settings or now >= kept.until or len(kept.found) >= _MOST_KEPT:
+            kept = self._kept = _KeptRoutes(settings, now + _KEPT_S)
+        found = kept.found
         facts = routing.facts(settings, header, sender.calling_ae, sender.called_ae)
         caller = (sender.calling_ae, sender.calling_host, sender.certificate, sender.is_web)
         key = (*facts.values(), *caller)
         answer = found.get(key)
         if answer is None:
             answer = _routes_of_facts(settings, facts, sender)
-            # who waits for a peer to become known is told so with each image
+            # a sender that is not a peer yet has its line of the log with each image
             if not any(SENDER in route.send_to for route in answer[0]):
                 found[key] = answer
         return answer

@@ -20,6 +20,7 @@ from pydicom import dcmread
 from dicom_node.base.errors import NotUnderstood, OutOfResources, Unreachable
 from dicom_node.base.identity import IMPLEMENTATION_CLASS_UID
 from dicom_node.dimse import Accepted, Sender
+from dicom_node.flow import intake
 from dicom_node.flow.intake import Intake, OtherSopClass
 from dicom_node.settings import Peer, Rule, Settings
 from dicom_node.standard import header
@@ -472,3 +473,35 @@ def test_images_of_one_burst_get_what_their_own_facts_and_sender_ask_for(tmp_pat
 
     station.intake.settings = station.intake.settings.model_copy(update={"rules": rules[1:]})
     assert route("CHEST")[0] == "rest"
+
+
+def test_what_older_rules_ask_is_not_kept_for_newer_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules are read again between two looks of another thread at what is kept."""
+    station = Station(tmp_path, rules=(Rule(name="old", model="a"),))
+    older = station.intake.settings
+    newer = older.model_copy(update={"rules": (Rule(name="new", model="b"),)})
+    facts = dict.fromkeys(header.TAGS.values(), "") | {"modality": "CR"}
+
+    def rule(settings: Settings, modality: str = "CR") -> str:
+        found, _ = station.intake._routes.find(settings, facts | {"modality": modality}, MODALITY)
+        return found[0].rule
+
+    class Bound:
+        """It is asked for after a thread has looked whose rules are kept, and lets another in."""
+
+        asked = 0
+
+        def __le__(self, count: int) -> bool:
+            self.asked += 1
+            rule(newer, "DX")
+            return False
+
+    assert rule(older) == "old"
+    bound = Bound()
+    with monkeypatch.context() as patched:
+        patched.setattr(intake, "_MOST_KEPT", bound)
+        assert rule(older, "MG") == "old"
+    assert bound.asked == 1
+    assert rule(newer, "MG") == "new"
