@@ -92,7 +92,7 @@ def _check_context(number: bytes, found: list[tuple[int, bytes]]) -> None:
         raise MalformedRequest("a presentation context has no odd ID")
     if not any(k == _ABSTRACT and len(sub_item) > 4 for k, sub_item in found):
         raise MalformedRequest("a presentation context has no abstract syntax")
-    if not any(k == _TRANSFER for k, _ in found):
+    if not any(k == _TRANSFER and len(sub_item) > 4 for k, sub_item in found):
         raise MalformedRequest("a presentation context has no transfer syntax")
 
 

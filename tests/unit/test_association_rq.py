@@ -59,6 +59,12 @@ ABORTED = {
         request(contexts=item(0x20, b"\1\0\0\0" + item(0x30, b"1.2.840.10008.1.1"))),
         "has no transfer syntax",
     ),
+    "a context with an empty transfer syntax": (
+        request(
+            contexts=item(0x20, b"\1\0\0\0" + item(0x30, b"1.2.840.10008.1.1") + item(0x40, b""))
+        ),
+        "has no transfer syntax",
+    ),
     "a context of an even number": (request(contexts=context(2)), "has no odd ID"),
     "a UID that is too long": (
         request(
