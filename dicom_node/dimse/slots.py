@@ -22,10 +22,10 @@ Held = TypeVar("Held", bound=Hashable)
 
 IDLE_S = 5.0
 """Silence after which an association of a peer may give way."""
-YIELD_S, MOST_YIELDS = 0.0005, 8
-"""Time that a listener waits before it takes a connection, for each association that it holds."""
 IDLE_STRANGER_S = 1.0
 """The same for a caller that is not a peer."""
+YIELD_S, MOST_YIELDS = 0.0005, 8
+"""Time that a listener waits before it takes a connection, for each association that it holds."""
 
 ALL_TAKEN = "too many associations"
 OF_PEER = "too many associations of this peer"
