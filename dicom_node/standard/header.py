@@ -287,9 +287,10 @@ def defined_character_sets(declared: Iterable[str]) -> list[str]:
     """Return the Defined Terms (PS3.3 C.12.1.1.2) that an object means by its Character Set.
 
     Misspelled ones are corrected, and what is none of them is Latin-1, which decodes whatever
-    comes: pydicom would take any codec of Python, ``punycode`` or ``utf-16``.
+    comes: pydicom would take any codec of Python, ``punycode`` or ``utf-16``. Those that go without
+    code extensions, as UTF-8 does, stand alone.
     """
-    from pydicom.charset import python_encoding
+    from pydicom.charset import STAND_ALONE_ENCODINGS, python_encoding
 
     found = []
     for name in declared:
@@ -299,7 +300,9 @@ def defined_character_sets(declared: Iterable[str]) -> list[str]:
         elif term.replace("-", "").replace("_", "") == "UTF8":
             term = "ISO_IR 192"
         found.append(term if term in python_encoding else "ISO_IR 100")
-    return found or [""]
+    if found and found[0] in STAND_ALONE_ENCODINGS:
+        return found[:1]
+    return [*found[:1], *(term for term in found[1:] if term not in STAND_ALONE_ENCODINGS)] or [""]
 
 
 def _decode_text(value: bytes, character_sets: list[str]) -> str:
@@ -314,7 +317,8 @@ def _decode_text(value: bytes, character_sets: list[str]) -> str:
     try:
         if len(codecs) > 1 or b"\x1b" in value:
             # pydicom leaves the escape sequence of ISO 2022 IR 58 in the text
-            return clean(_ESCAPE.sub("", decode_bytes(value, codecs, {0x5E, 0x3D})))
+            text = _ESCAPE.sub("", decode_bytes(value, codecs, {0x5E, 0x3D}))
+            return clean(text.replace("\x1b", ""))
         return clean(value.decode(codecs[0], "replace"))
     except (LookupError, ValueError, Warning):
         return clean(value.decode("latin-1"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import reports
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.data import get_charset_files
 from reports import ALGORITHM, CASES, ORDER
 
@@ -113,6 +113,8 @@ def test_an_unknown_character_set_still_gives_a_report() -> None:
     [
         ("ISO IR 192", "Zoë-7"),
         ("ISO-IR_192", "Zoë-7"),
+        (" ISO_IR 192", "Zoë-7"),
+        ("ISO_IR 192 \\ISO 2022 IR 87", "Zoë-7"),
         ("utf-8", "Zoë-7"),
         ("punycode", "ZoÃ«-7"),
         ("utf-16", "ZoÃ«-7"),
@@ -125,7 +127,34 @@ def test_node_and_worker_read_a_misspelled_or_made_up_character_set_alike(
 ) -> None:
     """Else the node takes each result for one of another patient, and the job fails."""
     source = reports.source(SpecificCharacterSet="ISO_IR 192", PatientID="Zoë-7")
-    content = reports.as_bytes(source).replace(b"ISO_IR 192", charset.encode().ljust(10))
+    content = _declare(charset, source)
     ours = read_header(BytesIO(content), source.file_meta.TransferSyntaxUID)
     theirs = header.read(part10.read(content)).common
     assert (ours["patient_id"], header.text(theirs, "PatientID")) == (meant, meant)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize(
+    ("charset", "written", "meant"),
+    [
+        ("ISO_IR 192\\ISO 2022 IR 87", b"\xc3\xab\x1b$B;3\x1b(B7", "ë;37"),
+        ("ISO_IR 100", b"Zo\xeb\x1b7", "Zoë7"),
+    ],
+)
+def test_node_and_worker_read_escapes_that_have_no_meaning_there_alike(
+    charset: str, written: bytes, meant: str
+) -> None:
+    """UTF-8 goes without code extensions (PS3.3 C.12.1.1.2), and a lone escape is no text."""
+    source = reports.source(SpecificCharacterSet="ISO_IR 192", PatientID="P" * len(written))
+    content = _declare(charset, source).replace(b"P" * len(written), written)
+    ours = read_header(BytesIO(content), source.file_meta.TransferSyntaxUID)
+    theirs = header.read(part10.read(content)).common
+    assert (ours["patient_id"], header.text(theirs, "PatientID")) == (meant, meant)
+
+
+def _declare(charset: str, source: Dataset) -> bytes:
+    """Return the file with another Specific Character Set, which pydicom would not write."""
+    written = charset.encode()
+    written += b" " * (len(written) % 2)
+    head = b"CS" + len(written).to_bytes(2, "little")
+    return reports.as_bytes(source).replace(b"CS\x0a\x00ISO_IR 192", head + written)

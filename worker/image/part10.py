@@ -128,9 +128,10 @@ def read(content: bytes | Path) -> Dataset:
 
 def _define_character_sets(ds: Dataset) -> None:
     """Let texts be read as the node reads them, whatever the object calls its character set."""
-    declared = elements.texts(ds, "SpecificCharacterSet")
+    # as they stand there: pydicom does not know a term that has a blank before or behind it
+    declared = [str(name) for name in elements.values(ds, "SpecificCharacterSet")]
     defined = defined_character_sets(declared)
-    if declared and list(declared) != defined:
+    if declared and declared != defined:
         ds.SpecificCharacterSet = defined
         implicit_vr, is_little_endian = ds.original_encoding
         ds.set_original_encoding(implicit_vr, is_little_endian, convert_encodings(defined))
