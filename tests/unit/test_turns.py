@@ -264,3 +264,68 @@ def test_an_image_is_not_removed_while_its_failed_job_is_tried_again(
     monkeypatch.setattr(acts.Acts, "_restart_job", remover.before(acts.Acts._restart_job))
     assert (one.acts.retry("1.2.3.1") if act == "retry" else one.acts.retry_failed()) == 1
     assert not remover.has_removed()
+
+
+def during(
+    monkeypatch: pytest.MonkeyPatch, watcher: Ledger, name: str, other: Callable[[], object]
+) -> Callable[[], list[object]]:
+    """Let another node act once an act has its locks; return what it has said when it is done."""
+    said: list[object] = []
+
+    def act() -> None:
+        try:
+            said.append(other())
+        except Unreachable as exc:
+            said.append(exc)
+
+    thread, whole = threading.Thread(target=act), getattr(acts.Acts, name)
+
+    def later(*given: Any, **named: Any) -> Any:
+        if not thread.ident:
+            thread.start()
+            end = time.monotonic() + 60
+            waits = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            while thread.is_alive() and time.monotonic() < end:
+                with watcher.database.reading() as connection:
+                    if connection.scalar(waits):
+                        break
+        return whole(*given, **named)
+
+    def ended() -> list[object]:
+        thread.join(60)
+        return said
+
+    monkeypatch.setattr(acts.Acts, name, later)
+    return ended
+
+
+@pytest.mark.parametrize("act", ["retry", "resend"])
+def test_a_courier_settles_what_a_person_sends_again_without_a_deadlock(
+    nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """A delivery is locked before its job: its trigger writes the job."""
+    one, other = nodes
+    reported(one, at=one.clock.wall() - 100)
+    (row,) = one.deliveries.due(10)
+    one.deliveries.choose(row.id, row.objects[0].sop_instance_uid)
+    sent = during(monkeypatch, one, "_jobs_of", lambda: other.deliveries.delivered(row.id, 0x0000))
+    getattr(one.acts, act)("1.2.3.1")
+    assert sent() == [True]
+
+
+@pytest.mark.parametrize("act", ["retry", "retry_failed"])
+def test_an_image_comes_again_while_its_job_is_tried_again_without_a_deadlock(
+    nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """Jobs are locked before their Instance, as by a repetition."""
+    one, other = nodes
+    at = one.clock.wall() - 100
+    on(one, at).instances.receive(instance(), [route()])
+    ticket = taken(one, at=at)
+    on(one, at).jobs.release(ticket.job, ticket.token, "broken", True, 0, 1)
+    again = during(
+        monkeypatch, one, "_restart_job", lambda: other.instances.receive(instance(), [route()])
+    )
+    assert (one.acts.retry("1.2.3.1") if act == "retry" else one.acts.retry_failed()) == 1
+    (receipt,) = again()
+    assert getattr(receipt, "kind", receipt) == "duplicate"

@@ -108,6 +108,7 @@ class Acts:
         now = self._clock.wall()
         has_failed = sa.and_(IS_UNFINISHED, jobs.c.state == JobState.FAILED)
         with self._database.writing() as connection:
+            _hold_jobs(connection, has_failed)
             of_failed = sa.select(jobs.c.sop_instance_uid).where(has_failed)
             _hold_instances(connection, instances.c.sop_instance_uid.in_(of_failed))
             rows = connection.execute(
@@ -725,9 +726,16 @@ def _hold_files(connection: Connection, ident: str) -> None:
     job or the delivery that needs it again.
     """
     uids = find_instances(connection, ident)
+    # jobs before Instances, as a repetition locks them
+    _hold_jobs(connection, jobs.c.sop_instance_uid.in_(uids))
     _hold_instances(connection, instances.c.sop_instance_uid.in_(uids))
-    of_these = jobs.c.sop_instance_uid.in_(uids)
-    connection.execute(sa.select(jobs.c.id).where(of_these).order_by(jobs.c.id).with_for_update())
+
+
+def _hold_jobs(connection: Connection, which: sa.ColumnElement[bool]) -> None:
+    # Retention waits for a shared lock of keys, and who writes a job does not: a courier locks a
+    # delivery and its trigger then the job, while an act on that job waits for the delivery.
+    held = sa.select(jobs.c.id).where(which).order_by(jobs.c.id)
+    connection.execute(held.with_for_update(read=True, key_share=True))
 
 
 def _hold_instances(connection: Connection, which: sa.ColumnElement[bool]) -> None:

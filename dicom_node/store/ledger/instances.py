@@ -144,7 +144,7 @@ _LOCKED = sa.select(instances).where(_THIS).with_for_update()
 _LOCKED_JOBS = (
     sa.select(jobs.c.id)
     .where(jobs.c.sop_instance_uid == sa.bindparam("uid"))
-    .order_by(jobs.c.generation)
+    .order_by(jobs.c.id)  # as acts do
     .with_for_update()
 )
 _NOTE_DIGEST = (
