@@ -224,7 +224,7 @@ class Auditor:
         self._file = AuditFile(path) if path else None
         self._repository = Repository(settings) if path and settings.audit.syslog else None
         self._turns = ledger.turns
-        own, place = FilePlace(folder / "audit.place"), FilePlace(folder / uses.REPOSITORY_PLACE)
+        own, place = (FilePlace(folder / n) for n in (uses.FILE_PLACE, uses.REPOSITORY_PLACE))
         self._reached = own.reached
         self._to_file = Follower(ledger, own, _OF_LEDGER, _PAGE)
         everything = (*_OF_LEDGER, *uses.STAGES)

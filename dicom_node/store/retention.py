@@ -149,7 +149,7 @@ class RetentionSweep:
 
     def pack(self) -> None:
         """Pack the events of Instances that are over, once they are condensed, if they are."""
-        last = uses.reached(self._settings, self._ledger)
+        last = uses.noted(self._settings, self._ledger)
         if self._limits.history:
             condensed = self._ledger.purge.condensed()
             last = condensed if last is None else min(last, condensed)

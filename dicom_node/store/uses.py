@@ -32,6 +32,7 @@ _missing = Sparse(logging.getLogger(__name__), per_minute=60)
 AUDITED = "audited"
 """The mark with the last event that the repository of a ledger's nodes has (PostgreSQL)."""
 
+FILE_PLACE = "audit.place"
 REPOSITORY_PLACE = "audit.syslog.place"
 """The file in the data folder that has it for one node (SQLite)."""
 
@@ -134,6 +135,19 @@ def reached(settings: Settings, ledger: Ledger) -> int | None:
         with suppress(FileNotFoundError, ValueError):
             found = int((settings.node.data_dir / REPOSITORY_PLACE).read_text())
     return found or 0
+
+
+def noted(settings: Settings, ledger: Ledger) -> int | None:
+    """Return the last event that repository and file of this node have; None as in `reached`.
+
+    A file that cannot be written for a while, or a node that was off, gets what came meanwhile.
+    """
+    places = [reached(settings, ledger)]
+    if settings.audit_file is not None:
+        # without it the file begins with what happens from then on
+        with suppress(FileNotFoundError, ValueError):
+            places.append(int((settings.node.data_dir / FILE_PLACE).read_text()))
+    return min((place for place in places if place is not None), default=None)
 
 
 def _escape_user(user: str) -> str:

@@ -18,7 +18,7 @@ from dicom_node.store.ledger.purge import Purgeable
 from dicom_node.store.retention import ORPHAN_AGE_S, RetentionSweep
 from dicom_node.store.schema import jobs
 from dicom_node.store.spool import Spool
-from dicom_node.store.uses import REPOSITORY_PLACE
+from dicom_node.store.uses import FILE_PLACE, REPOSITORY_PLACE
 
 HOUR = 3600.0
 HEAD = bytes(128) + b"DICM\x02\x00\x00\x00UL\x04\x00" + bytes(4)
@@ -271,6 +271,23 @@ def test_what_an_audit_repository_has_not_got_yet_stays(tmp_path: Path) -> None:
     node.ledger.history.note("signed-in", "{}")
     on(node.retention, NOW + 2 * HOUR).condense()
     assert not node.ledger.history.events_after(0, 9, ("queried",))
+    node.ledger.close()
+
+
+def test_what_the_audit_file_has_not_got_yet_is_not_packed(tmp_path: Path) -> None:
+    """Its disk was full, or the node off, for longer than a week."""
+    node = Node(tmp_path, history=0.0)
+    section = NodeSection(data_dir=tmp_path)
+    node.retention._settings = node.retention._settings.model_copy(update={"node": section})
+    node.receive(is_routed=False)
+    (tmp_path / FILE_PLACE).write_text(f"{0:<20}")
+    node.ledger.history.note("signed-in", "{}")
+    late = on(node.retention, NOW + 9 * 24 * HOUR)
+    late.pack()
+    assert node.ledger.history.events_after(0, 9, ("received",))
+    (tmp_path / FILE_PLACE).write_text(f"{node.ledger.history.newest_event():<20}")
+    late.pack()
+    assert not node.ledger.history.events_after(0, 9, ("received",))
     node.ledger.close()
 
 
