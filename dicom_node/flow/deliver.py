@@ -27,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 REMOVED_REPORT = "retention has removed the report; replay the Instance"
 
+TURN = 1000
+"""Objects after which a turn to a destination ends: under load it would never end, and what it has
+seen would grow with all that it sends."""
+
 LOOK_S = 0.25
 """Seconds between two looks at what became due by time alone."""
 
@@ -194,7 +198,7 @@ class Deliverer:
         seen: set[int] = set()
         if not self._ledger.turns.take(_loop_name(name)):
             return 0
-        while self._crew is None or not self._crew.is_ending():
+        while count < TURN and (self._crew is None or not self._crew.is_ending()):
             if name not in self._ledger.deliveries.due_destinations():
                 break
             due = self._ledger.deliveries.due(destination=name)

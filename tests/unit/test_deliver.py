@@ -13,6 +13,7 @@ from ledgers import NOW, fresh, instance, on, result, route, taken
 
 from dicom_node.base.errors import Unreachable
 from dicom_node.base.job import ReportObject
+from dicom_node.flow import deliver
 from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.flow.loop import Threads
 from dicom_node.settings import Peer, Settings
@@ -201,6 +202,26 @@ def test_refusals_back_off_from_30_seconds_to_an_hour_and_never_end(node: Node) 
     on(work, now).step()
     assert node.deliveries()[0].state == "sent"
     assert len(node.archive.got) == 11
+
+
+def test_a_turn_ends_while_ever_more_comes(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a turn remembers of each object would grow with all that is sent."""
+    monkeypatch.setattr(deliver, "TURN", 2)
+    store = node.archive.store
+
+    def store_while_more_comes(content: Path | bytes) -> int:
+        if len(node.archive.got) < 9:
+            node.report(2 + len(node.archive.got), **ONLY_SR)
+        return store(content)
+
+    monkeypatch.setattr(node.archive, "store", store_while_more_comes)
+    node.report(1, **ONLY_SR)
+    work = node.deliverer()
+    assert on(work, NOW).step() <= deliver.LOOK_S
+    assert len(node.archive.got) == 2
+    while len(node.archive.got) < 10:
+        on(work, NOW).step()
+    assert len(set(node.archive.got)) == 10
 
 
 def test_an_archive_that_is_away_costs_no_attempt_and_gets_all_when_it_is_back(node: Node) -> None:
