@@ -267,7 +267,11 @@ def test_an_image_is_not_removed_while_its_failed_job_is_tried_again(
 
 
 def during(
-    monkeypatch: pytest.MonkeyPatch, watcher: Ledger, name: str, other: Callable[[], object]
+    monkeypatch: pytest.MonkeyPatch,
+    watcher: Ledger,
+    name: str,
+    other: Callable[[], object],
+    within: object = acts.Acts,
 ) -> Callable[[], list[object]]:
     """Let another node act once an act has its locks; return what it has said when it is done."""
     said: list[object] = []
@@ -278,7 +282,7 @@ def during(
         except Unreachable as exc:
             said.append(exc)
 
-    thread, whole = threading.Thread(target=act), getattr(acts.Acts, name)
+    thread, whole = threading.Thread(target=act), getattr(within, name)
 
     def later(*given: Any, **named: Any) -> Any:
         if not thread.ident:
@@ -295,7 +299,7 @@ def during(
         thread.join(60)
         return said
 
-    monkeypatch.setattr(acts.Acts, name, later)
+    monkeypatch.setattr(within, name, later)
     return ended
 
 
@@ -329,3 +333,18 @@ def test_an_image_comes_again_while_its_job_is_tried_again_without_a_deadlock(
     assert (one.acts.retry("1.2.3.1") if act == "retry" else one.acts.retry_failed()) == 1
     (receipt,) = again()
     assert getattr(receipt, "kind", receipt) == "duplicate"
+
+
+def test_a_failed_job_is_tried_again_while_a_repetition_is_found_to_be_the_same(
+    nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = nodes
+    at = one.clock.wall() - 100
+    on(one, at).instances.receive(instance(), [route()])
+    ticket = taken(one, at=at)
+    on(one, at).jobs.release(ticket.job, ticket.token, "broken", True, 0, 1)
+    assert one.instances.receive(instance(sha256="b" * 64), [route()]).kind == "comparing"
+    (likeness,) = one.repeats.waiting()
+    tried = during(monkeypatch, one, "_newest_jobs", other.acts.retry_failed, repeats)
+    assert one.repeats.settle_same(likeness, [route()]) == ()
+    assert tried() == [1]

@@ -27,7 +27,7 @@ from dicom_node.store.ledger.events import (
     event_row,
 )
 from dicom_node.store.ledger.orders import split_order
-from dicom_node.store.ledger.repeats import ReceiptKind, Repeats
+from dicom_node.store.ledger.repeats import ReceiptKind, Repeats, hold_jobs
 from dicom_node.store.ledger.search import (
     ADD_WORDS,
     ADD_WORDS_POSTGRESQL,
@@ -141,12 +141,6 @@ _ANY_ORDER = sa.text(
 
 _THIS = instances.c.sop_instance_uid == sa.bindparam("uid")
 _LOCKED = sa.select(instances).where(_THIS).with_for_update()
-_LOCKED_JOBS = (
-    sa.select(jobs.c.id)
-    .where(jobs.c.sop_instance_uid == sa.bindparam("uid"))
-    .order_by(jobs.c.id)  # as acts do
-    .with_for_update()
-)
 _NOTE_DIGEST = (
     instances.update()
     .where(_THIS, instances.c.sha256 == sa.literal_column("''"))
@@ -374,10 +368,7 @@ class Instances:
     def _record_again(self, arrival: _Arrival) -> Receipt:
         """Record what came under a known UID."""
         with self._database.writing() as connection:
-            if not self._database.is_sqlite:
-                # in the order of a claim and a result, whose triggers write the Instance after the
-                # job: two orders are a deadlock, and the sender gets 0xA700
-                fetch(connection, _LOCKED_JOBS, {"uid": arrival.instance.sop_instance_uid})
+            hold_jobs(connection, arrival.instance.sop_instance_uid)
             # locked: its file may be removed at this moment (PostgreSQL)
             (first,) = fetch(connection, _LOCKED, {"uid": arrival.instance.sop_instance_uid})
             if not (first.sha256 and arrival.instance.sha256):
