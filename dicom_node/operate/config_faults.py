@@ -23,7 +23,6 @@ from dicom_node.credentials import read_secret
 from dicom_node.settings import Settings, Tls
 
 _MAIL = re.compile(r"[^@\s<>]+@[^@\s<>]+")
-_SYSLOG_PORT = re.compile(r"(\d+)\Z")
 
 
 def config_faults(settings: Settings) -> Iterator[str]:
@@ -254,6 +253,6 @@ def _notice_faults(settings: Settings) -> Iterator[str]:
     for key, text in named:
         if not _MAIL.fullmatch(text):
             yield f"{key}: {text[:64]!a} is not a mail address; write name@host alone"
-    port = _SYSLOG_PORT.search(settings.audit.syslog)
-    if port and not 0 < int(port[1]) < 65536:
-        yield f"audit.syslog: {port[1]} is not a port; write one from 1 to 65535"
+    port = settings.audit.syslog.rpartition(":")[2]
+    if port.isdecimal() and not 0 < int(port) < 65536:
+        yield f"audit.syslog: {port} is not a port; write one from 1 to 65535"

@@ -206,7 +206,7 @@ def create_app(
         larger={TESTED: settings.node.max_instance},
         is_https=is_https,
     )
-    api_of_jobs = jobs.application(settings, ledger, spool, _answer_exception)
+    api_of_jobs = jobs.application(settings, ledger, spool, _ANSWERS)
     app.job_api = Guard(api_of_jobs, credentials.jobs, is_https=is_https)
     app.add_middleware(CrossOrigin, origins=settings.web.cors_origins)
     return app
@@ -448,17 +448,10 @@ def _answer_malformed(request: Request, exc: Exception) -> Response:
     return JSONResponse({"detail": jobs.faults(exc.errors())}, 422)
 
 
-_ANSWERS: Mapping[type[Exception], Callable[[Request, Exception], Response]] = {
+_ANSWERS: jobs.Answers = {
     ChexFractError: _answer_error,
     OSError: _answer_no_room,
     ClientDisconnect: _answer_cut_off,
     RequestValidationError: _answer_malformed,
     HTTPException: _answer_refusal,
 }
-
-
-def _answer_exception(request: Request, exc: Exception) -> Response | None:
-    """Return the answer to what a request raised; None where nobody has foreseen it."""
-    found = (answer for kind, answer in _ANSWERS.items() if isinstance(exc, kind))
-    answer = next(found, None)
-    return None if answer is None else answer(request, exc)

@@ -266,13 +266,22 @@ class OpenInstance:
         try:
             self.size = os.fstat(self._descriptor).st_size
             self._piece = os.read(self._descriptor, _PIECE)
-        except BaseException:
+        except OSError:
             os.close(self._descriptor)
             raise
 
-    async def send(self, send: Send, threads: CallThreads, before: bytes = b"") -> None:
-        """Send the file as the body of an answer, piece by piece, and close it."""
+    async def send(
+        self,
+        send: Send,
+        threads: CallThreads,
+        headers: list[tuple[bytes, bytes]],
+        before: bytes = b"",
+    ) -> None:
+        """Send an answer: headers, `before`, and the file piece by piece; close the file."""
+        length = (b"content-length", str(len(before) + self.size).encode())
+        begin = {"type": "http.response.start", "status": 200, "headers": [*headers, length]}
         try:
+            await send(begin)
             left, piece = self.size, self._piece
             while True:
                 left -= len(piece)
@@ -314,15 +323,9 @@ class ClaimCall:
             return
         headers = [
             (b"content-type", b"application/octet-stream"),
-            (b"content-length", str(len(message) + instance.size).encode()),
             (MESSAGE_HEADER.encode(), str(len(message)).encode()),
         ]
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-        except BaseException:
-            instance.close()
-            raise
-        await instance.send(send, self._threads, message)
+        await instance.send(send, self._threads, headers, message)
 
     def _begin(self, head: CallHead, body: IO[bytes]) -> tuple[bytes, OpenInstance | None]:
         """Return the message, and the Instance where it was asked for and can be read."""
@@ -349,16 +352,8 @@ class InstanceCall:
     async def answer(self, job: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         instance = await self._threads.run(self._open, CallHead(job, scope))
-        headers = [
-            (b"content-type", b"application/dicom"),
-            (b"content-length", str(instance.size).encode()),
-        ]
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-        except BaseException:
-            instance.close()
-            raise
-        await instance.send(send, self._threads)
+        headers = [(b"content-type", b"application/dicom")]
+        await instance.send(send, self._threads, headers)
 
     def _open(self, head: CallHead) -> OpenInstance:
         """Return the file of the Instance, open."""
@@ -371,6 +366,7 @@ class InstanceCall:
 
 
 CallKind = JobCall | ClaimCall | InstanceCall
+Answers = Mapping[type[Exception], Callable[[Request, Exception], Response]]
 
 
 class JobApplication:
@@ -380,17 +376,18 @@ class JobApplication:
     ----------
     calls : mapping
         Calls by the last word of their path.
-    on_error : callable
-        Returns the answer to a request that raised an exception; None: it is nobody's.
+    answers : mapping
+        What answers a request that raised an error, by its kind; others are raised again.
     """
 
     def __init__(
         self,
         calls: Mapping[str, CallKind],
-        on_error: Callable[[Request, Exception], Response | None],
+        answers: Answers,
     ) -> None:
         self._calls = calls
-        self._on_error = on_error
+        self._answers = answers
+        self._foreseen = tuple(answers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -404,10 +401,11 @@ class JobApplication:
         try:
             call, job = self._find_call(scope)
             await call.answer(job, scope, receive, sending)
-        except Exception as exc:  # the rim of the job API: what is nobody's is raised again
-            answer = None if has_begun else self._on_error(Request(scope), exc)
-            if answer is None:
+        except self._foreseen as exc:
+            if has_begun:
                 raise
+            kind = next(kind for kind in self._foreseen if isinstance(exc, kind))
+            answer = self._answers[kind](Request(scope), exc)
             await answer(scope, receive, send)
 
     def _find_call(self, scope: Scope) -> tuple[CallKind, str]:
@@ -425,7 +423,7 @@ def application(
     settings: Settings,
     ledger: Ledger,
     spool: Spool,
-    on_error: Callable[[Request, Exception], Response | None],
+    answers: Answers,
 ) -> ASGIApp:
     """Return the job API; see `JobApplication`."""
     desk = JobDesk(settings, ledger, spool, WebTrail(settings, ledger).refused)
@@ -452,7 +450,7 @@ def application(
     acts = {"lease": lease, "result": result, "release": release}
     calls: dict[str, CallKind] = {name: JobCall(act, threads, folder) for name, act in acts.items()}
     calls |= {"claim": ClaimCall(desk, threads), "instance": InstanceCall(desk, threads)}
-    return JobApplication(calls, on_error)
+    return JobApplication(calls, answers)
 
 
 async def _receive_body(receive: Receive, body: IO[bytes], threads: CallThreads) -> None:

@@ -134,7 +134,7 @@ def test_a_caller_whose_contexts_are_unknown_is_told_of_once(
         request(node, uid="1.2.840.10008.5.1.4.1.1.2").abort()
     lines = [line for line in caplog.messages if "none of them spoken here" in line]
     assert lines == [
-        "no presentation context for MODALITY@127.0.0.1: it proposes 1 contexts, none of them "
+        "no presentation context for MODALITY@127.0.0.1: it proposes 1 context, none of them "
         "spoken here: 1.2.840.10008.5.1.4.1.1.2 …"
     ]
 

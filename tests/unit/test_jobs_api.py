@@ -137,8 +137,10 @@ def test_a_claim_without_its_file_is_a_claim(
 def test_an_instance_that_breaks_off_behind_its_claim_is_unreachable(
     api: Api, worker: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(self: Any, send: Any, threads: object, before: bytes = b"") -> None:
+    async def broken(self: Any, send: Any, threads: object, headers: Any, before: bytes) -> None:
         self.close()
+        length = (b"content-length", str(len(before) + self.size).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
         await send({"type": "http.response.body", "body": before + b"half", "more_body": True})
 
     ticket = api.ticket()

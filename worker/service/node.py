@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -146,8 +146,8 @@ class NodeClient:
         url = f"/jobs/{ticket.job}/claim"
         request = self._http.build_request("POST", url, content=body, headers=headers)
         try:
-            answer = self._http.send(request, stream=True)
-            try:
+            with ExitStack() as open_answer:
+                answer = open_answer.enter_context(closing(self._http.send(request, stream=True)))
                 self._wire = _wire_of(answer)
                 if answer.status_code != httpx2.codes.OK:
                     self._refuse_status(answer.status_code, ticket)
@@ -156,9 +156,7 @@ class NodeClient:
                     return answer.read()
                 begun = _BegunAnswer(answer)
                 message = begun.read_message(length)
-            except BaseException:
-                answer.close()
-                raise
+                open_answer.pop_all()  # its Instance is still to be read
         except httpx2.HTTPError as exc:
             raise Unreachable(f"{self.url} gives no answer: {exc or type(exc).__name__}") from exc
         with self._lock:

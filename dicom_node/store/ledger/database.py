@@ -322,15 +322,15 @@ class Database:
             own = self._lookers.pop()
         except IndexError:
             own = self._detached_driver()
+        is_whole = False
         try:
             yield own
-        except BaseException:
-            own.close()
-            raise
-        if len(self._lookers) < _LOOKERS:
-            self._lookers.append(own)
-        else:
-            own.close()
+            is_whole = True
+        finally:
+            if is_whole and len(self._lookers) < _LOOKERS:
+                self._lookers.append(own)
+            else:
+                own.close()
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:
