@@ -295,6 +295,13 @@ def test_the_procedure_reported_can_be_chosen() -> None:
     assert reports.values(ds, "121058") == ["399208008"]
 
 
+def test_two_nodes_each_give_a_procedure_their_own_meaning() -> None:
+    for meaning in ("Chest, two views", "Thorax in zwei Ebenen"):
+        order = ORDER.model_copy(update={"procedure": ("RX-17", "99CHEXFRACT", meaning)})
+        (item,) = (i for i in reports.items(report(order=order)) if reports.name(i) == "121058")
+        assert item.ConceptCodeSequence[0].CodeMeaning == meaning
+
+
 def test_equipment_observer_and_algorithm_bear_the_same_names() -> None:
     """IHE AIR 6.5.3.1: the values must be equal wherever they are present."""
     ds = report(order=ORDER.model_copy(update={"serial_number": "SITE-1"}))

@@ -33,7 +33,12 @@ class Concept(CodedConcept):
         return self._known_hash
 
 
-@lru_cache(maxsize=1024)
 def concept(code: Code) -> Concept:
     """Return a code as content items hold it; it may stand in many trees and is not changed."""
-    return Concept(*code)
+    return _concept(*code)
+
+
+# By the strings: a Code equals each of the same value and scheme, whatever its meaning is.
+@lru_cache(maxsize=1024)
+def _concept(value: str, scheme: str, meaning: str, version: str | None) -> Concept:
+    return Concept(value, scheme, meaning, version)

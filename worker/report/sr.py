@@ -408,10 +408,15 @@ def _observer_items(
     )
 
 
-@lru_cache(maxsize=512)
 def code(name: Code, value: Code, relationship: str = CONTAINS) -> CodeContentItem:
     """Return a CODE content item (PS3.3 C.17.3); it may stand in many trees and is not changed."""
-    return CodeContentItem(concept(name), concept(value), relationship)
+    return _code_item(tuple(name), tuple(value), relationship)
+
+
+# By plain tuples: a Code equals each of the same value and scheme, whatever its meaning is.
+@lru_cache(maxsize=512)
+def _code_item(name: tuple[Any, ...], value: tuple[Any, ...], relationship: str) -> CodeContentItem:
+    return CodeContentItem(concept(Code(*name)), concept(Code(*value)), relationship)
 
 
 def words(name: Code, value: str, relationship: str = CONTAINS) -> TextContentItem:
