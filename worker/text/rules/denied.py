@@ -29,16 +29,26 @@ def _find_double_denial(phrase: Phrase) -> Hit | None:
 
 
 _FALSE = frozenset(
-    ("wrong", "incorrect", "untrue", "false", "hard", "difficult", "impossible", "premature",
-     "unsafe", "mistaken", "misleading", "unreliable")
+    ("nobody", "wrong", "incorrect", "untrue", "false", "hard", "difficult", "impossible",
+     "premature", "unsafe", "mistaken", "misleading", "unreliable")
 )  # fmt: skip
+
+_BETWEEN_DENIALS = frozenset({
+    Kind.VERB, Kind.ARTICLE, Kind.BONE, Kind.SKELETON, Kind.SIDE, Kind.NUMBER, Kind.LEVEL,
+    Kind.NEUTRAL, Kind.PREPOSITION,
+})  # fmt: skip
 
 
 def _find_denied_denial(phrase: Phrase) -> Hit | None:
-    """Find the "not" of "it is not true that there is no fracture"."""
+    """Find the "not" of "it is not true that there is no fracture", "not without fracture"."""
     before = find_negation(phrase)
     if not before or not before[1]:
         return None
+    earlier = phrase.places(lambda t: t.kind is Kind.NEGATION, 0, before[0])
+    between = phrase.tokens[earlier[-1] + 1 : before[0]] if earlier else ()
+    is_own = phrase.tokens[before[0]].text != "nor"
+    if earlier and is_own and all(t.kind in _BETWEEN_DENIALS for t in between):
+        return Hit((earlier[-1], before[0]))
     about_else = (*JOINTS, *STOPS, *NAMED, Kind.COLON, Kind.NOUN, Kind.ABNORMALITY, Kind.DEVICE,
                   Kind.PROPERTY, Kind.NORMAL, Kind.SKELETON)  # fmt: skip
     if has(phrase.tokens[: before[0]], *about_else):

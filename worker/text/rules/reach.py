@@ -38,7 +38,15 @@ def reaches(tokens: Sequence[Token], negation: int, end: int) -> bool | None:
         return None
     if end > negation + 1 and _runs_on(tokens, end):
         return None
-    return True if walk.joint is None else _carries_on(tokens, walk.joint, end)
+    if walk.joint is not None:
+        return _carries_on(tokens, negation, walk.joint, end)
+    joints = [n for n in range(negation + 1, end) if tokens[n].kind in JOINTS]
+    is_over = len(joints) == 1 and tokens[joints[0] - 1].text in _ENDS
+    return None if is_over and tokens[joints[0]].kind is Kind.COMMA else True
+
+
+_ENDS = ("findings", "finding", "prior")
+"""Words that stand alone before a comma: "no new findings, rib fractures"."""
 
 
 _EVERY = ("every", "each", "all")
@@ -226,7 +234,7 @@ def _is_bare_after_joint(tokens: Sequence[Token], at: int, end: int) -> bool:
     return bool(rest) and rest[0].kind in JOINTS and not any(t.kind is Kind.BONE for t in rest)
 
 
-def _carries_on(tokens: Sequence[Token], joint: int, end: int) -> bool | None:
+def _carries_on(tokens: Sequence[Token], negation: int, joint: int, end: int) -> bool | None:
     """Tell whether a negated list that has begun before `joint` goes on to the fracture."""
     if tokens[joint].kind is Kind.OR or tokens[joint - 1].kind is Kind.OR:
         return True
@@ -243,7 +251,18 @@ def _carries_on(tokens: Sequence[Token], joint: int, end: int) -> bool | None:
     if is_specific:
         return False
     has_predicate = len(rest) < len(tokens) - end - 1
-    return None if has_predicate or tokens[joint].kind is Kind.AND else True
+    is_over = not _is_list(tokens, negation, joint)
+    return None if has_predicate or is_over or tokens[joint].kind is Kind.AND else True
+
+
+def _is_list(tokens: Sequence[Token], negation: int, joint: int) -> bool:
+    """Tell a list of three by commas from "no pneumonia, rib fractures", "no A or B, fractures".
+
+    Behind these a note may go on with what is there.
+    """
+    earlier = [t.kind for t in tokens[negation + 1 : joint] if t.kind in JOINTS]
+    is_twice = tokens[joint - 1].kind is Kind.COMMA  # "no pneumonia -- rib fractures"
+    return len(earlier) > is_twice and Kind.OR not in earlier
 
 
 def _tokens_until(tokens: Sequence[Token], kinds: tuple[Kind, ...]) -> Sequence[Token]:
