@@ -108,14 +108,31 @@ class SiteReader:
             Kind.HINT: self._read_hint,
         }
         self.low, high = low, min(high, len(self.tokens))
+        whole = self._find_spared(low, high)
         for at in range(low, high):
             reader = readers.get(self.tokens[at].kind)
-            if reader and at not in self.skip:
+            if reader and at not in self.skip and at not in whole:
                 reader(at, high)
+        numbers = {n for at in whole for n in self.tokens[at].value.split()}
+        self.sites = [
+            s for s in self.sites if self.tokens[s.at].form != "range" or s.number not in numbers
+        ]
         for site in self.sites:
             site.side = site.side or self.late_side
             site.side = None if site.bone in MIDLINE else site.side
         return self.sites
+
+    def _find_spared(self, low: int, high: int) -> range:
+        """Return where the ribs of "sparing the 4th" stand, which are not broken."""
+        kinds = (Kind.NUMBER, Kind.AND, Kind.COMMA, Kind.OR, Kind.ARTICLE)
+        for at in range(low, high - 1):
+            if self.tokens[at].text in ("sparing", "spares"):
+                start = end = at + 1 + (self.tokens[at + 1].text == "of")
+                while end < high and self.tokens[end].kind in kinds:
+                    end += 1
+                is_named = end < high and self.tokens[end].value == "rib"
+                return range(start, end + is_named)
+        return range(0)
 
     def _add_site(self, bone: str, number: str | None, at: int) -> Site:
         site = Site(bone, number, self.side, self.segment, at)

@@ -47,6 +47,21 @@ _NO_FIELD = re.compile(
 _SCORE = re.compile(
     _FIELD_START + r"(?:[01]?\.\d{1,20}|\d{1,3}\s?%)(?=[\"']?\s{0,3}(?:[},;\])]|\.?\s{0,3}$))"
 )
+# How many there are is no rib: "Rib fractures: 1 (left 5th)", "(2): left", "count: 2".
+_COUNTS = (
+    (
+        re.compile(r"(\bfractures?\s{0,2}:?\s{0,2})[1-9]\d?\s{0,2}(?=\([^()\n]{0,60}\d)"),
+        r"\1",
+    ),
+    (re.compile(r"(\bfractures?)\s{0,2}\([1-9]\d?\)\s{0,2}:"), r"\1:"),
+    (
+        re.compile(
+            r"\bnumber of ((?:[a-z]{1,20} ){0,3}fractures?)\s{0,2}[:=]\s{0,2}[1-9]\d?(?![.\d])"
+        ),
+        r"\1",
+    ),
+    (re.compile(r"(\bfractures?) count\s{0,2}[:=]\s{0,2}[1-9]\d?(?![.\d])"), r"\1"),
+)
 _JUDGED = "ascertained|established|verified|proven|proved|substantiated|clarified|diagnosed|judged"
 _SHORTHAND = (
     (re.compile(r"\bhaemo"), "hemo"),
@@ -66,6 +81,7 @@ _SHORTHAND = (
     (re.compile(r"\bvcf(s?)\b"), r"vertebral compression fracture\1"),
     (re.compile(r"(?<![a-z0-9])[x\u00d7]\s?\d{1,2}\b"), ""),
     (_BREAK_IN, "fracture"),
+    *_COUNTS,
     (_FIELD, r"\1"),
     (_NO_FIELD, lambda field: f"{field[1]}none{' ;' if field['next'] else ''}"),
     (_SCORE, r"\1undetermined"),
