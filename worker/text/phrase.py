@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from worker.text.lexicon import Kind, Lexicon, Token, english
 from worker.text.sentences import Sentence
@@ -155,11 +155,35 @@ _FRACTURES_AGAIN = ("ones", "one")
 def split_clauses(tokens: list[Token]) -> Iterator[list[Token]]:
     """Cut at "but", ";" and the like; what is excepted from a denial becomes an assertion."""
     start = 0
-    tokens = _with_late_denials(_without_aside(tokens))
+    tokens = _with_others(_with_late_denials(_without_aside(tokens)))
     for at, token in enumerate([*tokens, None]):
         if token is None or token.kind is Kind.BREAK:
             yield from _split_exceptions(_of_those(tokens[start:at], tokens[:start]))
             start = at + 1
+
+
+_SOME = frozenset(
+    ("several", "multiple", "many", "numerous", "some", "two", "three", "four", "five")
+)
+
+
+def _with_others(tokens: list[Token]) -> list[Token]:
+    """Read the "several on the left" behind "no rib fractures on the right" as fractures there."""
+    for at, token in enumerate(tokens[:-3]):
+        before, rest = tokens[:at], tokens[at + 1 :]
+        if token.kind not in (Kind.COMMA, Kind.BREAK) or rest[0].text not in _SOME:
+            continue
+        aged = [*takewhile(lambda t: t.kind is Kind.AGE or t.text in _FRACTURES_AGAIN, rest[1:])]
+        place = rest[1 + len(aged) :]
+        side = next((t for t in place[1:] if t.kind is not Kind.ARTICLE), None)
+        is_there = side and side.kind is Kind.SIDE and place[0].kind is Kind.PREPOSITION
+        is_denied = has(before, Kind.FRACTURE) and has(before, Kind.NEGATION)
+        if is_there and is_denied and not has(rest, Kind.FRACTURE):
+            bones = [t for t in before if t.kind is Kind.BONE][-1:]
+            ages = [t for t in aged if t.kind is Kind.AGE]
+            again = [*ages, *bones, Token(Kind.FRACTURE, "noun", "fractures")]
+            return [*before, Token(Kind.BREAK, "", token.text), *again, *place]
+    return tokens
 
 
 _DENYING = frozenset({Kind.ABSENT, Kind.NEGATION, Kind.SEEN, Kind.VERB, Kind.CARRIER})

@@ -33,9 +33,10 @@ _SAME_BOXES = re.compile(
 )
 _MOST_BOXES = 25  # of one name; a model that names more has lost its way
 _BONE_WORD = re.compile(r"\b(?:rib|clavic|scapul|humer|stern|vertebra|spine)", re.IGNORECASE)
-# "Fractures:" on one line and "None" on the next.
+# "Fractures:" on one line and "None" on the next; "left 5th rib fracture" on a line is no heading.
 _NONE_BELOW = re.compile(
-    r"^(?P<of>[^\n]{0,60}\bfractures?)[ \t]{0,3}:?[*_ \t]{0,5}\n\s{0,20}(?:[-*\u2022+][ \t]{0,3})?"
+    r"^(?P<of>[^\n]{0,60}\bfractures?(?=[ \t]{0,3}:)|[*_#\s]{0,5}(?:(?:rib|bone|any|acute)\s){0,3}"
+    r"fractures?)[ \t]{0,3}:?[*_ \t]{0,5}\n\s{0,20}(?:[-*\u2022+][ \t]{0,3})?"
     r"(?=(?:none|no|nil|absent|negative|not)\b(?:[ \t](?:seen|identified|detected|noted|present"
     r"|found|evident|visible|visualized)){0,2}[.\s]{0,5}(?:$|\n))",
     re.IGNORECASE | re.MULTILINE,
