@@ -166,3 +166,36 @@ def test_a_longer_answer_goes_past_one_length_of_the_cache(folder, monkeypatch):
     model = loaded(folder, max_new_tokens=40)
     answers = model.describe(PICTURES)
     assert plain(answers) == plain(by_own_code(model, PICTURES, monkeypatch))
+
+
+def plain_phi3(shape):
+    """Return a plain Phi-3 without a picture."""
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    ids = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    return Phi3ForCausalLM(Phi3Config(**small, **heads, **ids, **shape)).eval()
+
+
+@pytest.mark.parametrize("loop", [native._HostLoop, native._Loop])
+def test_rotations_near_their_last_position_are_those_of_the_prompt(loop):
+    """The cache is longer than the text may become, which must choose no other rotations."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [9.0] * 4}
+    torch.manual_seed(3)
+    places = {"max_position_embeddings": 4096, "original_max_position_embeddings": 100}
+    phi3 = plain_phi3(places | {"rope_scaling": {"type": "longrope", **factors}})
+    ids = torch.randint(1, 40, (2, 91))
+    with torch.inference_mode():
+        out = phi3(input_ids=ids[:, :-1], use_cache=True)
+        steps = loop(phi3)
+        steps.begin(out.past_key_values, torch.ones(2, 90), torch.full((2,), 90), 10)
+        logits = steps.step(ids[:, -1])
+        wanted = phi3(input_ids=ids, use_cache=False).logits[:, -1]
+    assert torch.allclose(logits, wanted, atol=1e-5)
+
+
+def test_what_a_sliding_window_would_cut_is_left_to_the_checkpoints_code():
+    remote = plain_phi3({"sliding_window": 40, "max_position_embeddings": 512})
+    assert native.NativeDecoder(remote).longest == 40
+    assert native.NativeDecoder(plain_phi3({"sliding_window": None})).longest == 4096

@@ -91,10 +91,9 @@ class NativeDecoder:
         rotary = type(self._phi3.model.rotary_emb)(config=config)  # real ones: buffers, no weights
         self._phi3.model.rotary_emb = rotary.to(weights["model.norm.weight"].device)
         self._phi3.eval().requires_grad_(requires_grad=False)
-        self.longest = int(
-            getattr(config, "original_max_position_embeddings", 0) or config.max_position_embeddings
-        )
-        """Positions up to which one set of rotations holds."""
+        window = getattr(config, "sliding_window", None) or _positions(config)
+        self.longest = min(_positions(config), int(window))
+        """Positions up to which one set of rotations holds, and every token sees all before it."""
         weight = weights["model.norm.weight"]
         is_host = weight.device.type == "cpu" and weight.dtype == torch.float32
         self._loop: _Loop | _HostLoop = (_HostLoop if is_host else _Loop)(self._phi3)
@@ -214,6 +213,12 @@ def _phi3_config(given: Any, weights: dict[str, Any]) -> Any:
     return config
 
 
+def _positions(config: Any) -> int:
+    """Return up to how many positions one set of rotations holds; beyond, all are others."""
+    given = getattr(config, "original_max_position_embeddings", 0)
+    return int(given or config.max_position_embeddings)
+
+
 class _Loop:
     """One token at a time for a whole batch, over a cache of fixed size.
 
@@ -272,10 +277,10 @@ class _Loop:
             state["position"] = torch.empty(rows, dtype=torch.long, device=weight.device)
             state["slot"] = torch.empty(1, dtype=torch.long, device=weight.device)
             state["token"] = torch.empty(rows, dtype=torch.long, device=weight.device)
-            places = torch.arange(length + 1, device=weight.device)[None]
+            places = torch.arange(min(length, _positions(self._phi3.config)), device=weight.device)
             state["cos"], state["sin"] = (
                 turn[0].to(weight.dtype)
-                for turn in self._phi3.model.rotary_emb(weight.new_empty(1, 1, 1), places)
+                for turn in self._phi3.model.rotary_emb(weight.new_empty(1, 1, 1), places[None])
             )
             # a turn is x cos + (-x2, x1) sin: with the sign in the sine, the halves only swap
             state["sin"][:, : self._size // 2] *= -1
@@ -462,6 +467,7 @@ class _HostLoop:
         """Make the rotations of all positions: cosine and sine of each block."""
         import torch
 
+        length = min(length, _positions(self._phi3.config))
         if self._turns is not None and len(self._turns) >= length:
             return
         places = torch.arange(length, device=self._words.device)[None]
