@@ -172,7 +172,7 @@ class Settings(Section):
     ENVIRONMENT: ClassVar[str] = "CHEXFRACT_WORKER_"
     """How variables of the environment begin that stand above the file."""
 
-    def __init__(self, **tables: Any) -> None:
+    def __init__(self, /, **tables: Any) -> None:
         super().__init__(**with_environment(type(self), tables))
 
     worker: Worker = Worker()

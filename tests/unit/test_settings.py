@@ -256,3 +256,10 @@ def test_a_key_of_the_environment_that_no_table_has_is_refused(
     monkeypatch.setenv("CHEXFRACT_NODE__PROT", "104")
     with pytest.raises(ConfigurationError, match=r"node\.prot"):
         load(written(tmp_path, ""))
+
+
+def test_a_table_named_self_is_an_unknown_key(tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text("self = 1\n")
+    with pytest.raises(ConfigurationError, match="self: unknown key"):
+        load(config)
