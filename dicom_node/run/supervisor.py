@@ -238,7 +238,9 @@ class Supervisor:
                     extra={"role": child.name},
                 )
                 child.was_killed, child.kill_at = True, 0.0
-                _kill_group(process)
+                # not waited for: what hangs in a driver does not even end so, and the roles would
+                # have no supervisor meanwhile
+                _send_kill(process)
             return
         # starting it again would not make the configuration right
         if status == ConfigurationError.exit_code and not child.ready and child.beats:
@@ -501,9 +503,13 @@ def stop(children: Sequence[Child]) -> None:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    _send_kill(process)
+    process.wait()
+
+
+def _send_kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _is_embedded(settings: Settings) -> bool:

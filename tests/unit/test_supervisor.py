@@ -341,6 +341,26 @@ def test_a_worker_that_does_not_end_when_asked_is_killed_and_the_page_knows(
     assert told[-1].kill_at == 0
 
 
+def test_a_worker_that_even_a_kill_does_not_end_holds_nobody_up(
+    ended: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = child("import time; time.sleep(600)", WORKER_NAME, beats=False)
+    worker.started = 1.0
+    ended.append(worker)
+    supervisor = Supervisor([worker])
+    rounds_until(supervisor, lambda: worker.process is not None)
+    killed: list[int] = []
+    with monkeypatch.context() as driver:
+        # as a process that hangs in the driver of its card
+        driver.setattr(os, "killpg", lambda pid, _signal: killed.append(pid))
+        driver.setattr(worker.process, "wait", lambda: pytest.fail("waits for what does not end"))
+        worker.kill_at = 0.001
+        supervisor._check_children()
+        supervisor._check_children()
+    assert worker.process is not None
+    assert killed == [worker.process.pid]
+
+
 def test_without_a_worker_toml_nothing_is_made(ended: list[Child], tmp_path: Path) -> None:
     assert "there is no" in supervision._why_no_worker(tmp_path / "worker.toml")
     (tmp_path / "worker.toml").write_text("")
