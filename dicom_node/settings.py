@@ -125,8 +125,9 @@ Name = Annotated[
 ]
 
 
-def _is_named(value: Path) -> Path:
-    if value in (Path(), Path("/")):
+def _is_named(value: object) -> object:
+    # "." stays: 0.1.0 took it, and who writes it means the folder in which serve is started
+    if value in ("", "/", Path("/")):
         raise ValueError('is not a folder of its own; write one, such as "/var/lib/chexfract"')
     return value
 
@@ -190,7 +191,7 @@ class Node(Section):
     """Address on which associations are accepted; ``0.0.0.0`` is every one of this machine."""
     port: Port = 11112
     """DICOM port."""
-    data_dir: Annotated[Path, AfterValidator(_is_named)] = Path("var")
+    data_dir: Annotated[Path, BeforeValidator(_is_named)] = Path("var")
     """Folder of ledger, spool, secrets and logs; for the user of the node alone."""
     ledger: str = "sqlite"
     """``sqlite`` (a file in data_dir) or a ``postgresql+psycopg://`` URL."""

@@ -20,6 +20,12 @@ def test_a_node_takes_its_file_of_before(name: str) -> None:
     assert settings.rules[0].model == "phantom"
 
 
+def test_a_node_takes_the_folder_that_it_is_started_in_as_before(tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('[node]\ndata_dir = "."\n')
+    assert node_settings.load(config).node.data_dir == Path()
+
+
 @pytest.mark.parametrize("name", ["configs-worker.toml", "configs-models.toml"])
 def test_a_worker_takes_its_file_of_before(name: str) -> None:
     settings = worker_settings.load(SHIPPED / name)
