@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -56,7 +57,7 @@ def _folder_faults(settings: Settings) -> Iterator[str]:
     folders = {"node.data_dir": data_dir}
     if settings.node.shared_dir:
         folders["node.shared_dir"] = settings.shared_dir
-    if data_dir.is_dir():
+    if stat.S_ISDIR(_mode(data_dir)):
         folders["node.data_dir: the logs"] = data_dir / "log"
     if settings.audit_file is not None and settings.audit.file:
         folders["audit.file"] = settings.audit_file.parent
@@ -74,15 +75,28 @@ def _folder_faults(settings: Settings) -> Iterator[str]:
 
 def why_unusable(folder: Path) -> str:
     """Return why nothing can be written in a folder that is there or is made; empty if it can."""
-    place = _there_already(folder)
-    if not place.is_dir():
+    place, user = _there_already(folder), os.geteuid()
+    if not stat.S_ISDIR(_mode(place)):
         return f"{place} is a file; name a folder"
     if not os.access(place, os.W_OK | os.X_OK):
+        # never a chown of what is above it: that may be /var/lib
+        own = f"chown {user} {place}" if place == folder.absolute() else f"make {folder} for it"
         return (
-            f"{place} cannot be written by this user ({os.geteuid()}); run this as the user of "
-            f"the node, or chown {os.geteuid()} {place}"
+            f"{place} cannot be written by this user ({user}); run this as the user of the node, "
+            f"or {own}"
         )
     return ""
+
+
+def _mode(path: Path) -> int:
+    """Return the mode of what is there; 0 where nothing is, or this user may not look.
+
+    `Path.is_dir` raises where a folder above may not be entered.
+    """
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
 
 
 def _there_already(path: Path) -> Path:
@@ -93,7 +107,12 @@ def _there_already(path: Path) -> Path:
 
 def _secret_faults(settings: Settings) -> Iterator[str]:
     jobs, web = settings.jobs, settings.web
-    if jobs.secret_file or web.secret_file or jobs.secret is not None or web.secret is not None:
+    table = "jobs" if jobs.secret_file else "web"
+    secret_file = jobs.secret_file or web.secret_file
+    is_set = jobs.secret is not None or web.secret is not None
+    if secret_file and not is_set and _is_no_file(Path(secret_file)):
+        yield f"{table}.secret_file: {secret_file} is not a plain file; name another"
+    elif secret_file or is_set:
         try:
             read_secret(settings)
         except ConfigurationError as exc:
@@ -106,7 +125,15 @@ def _secret_faults(settings: Settings) -> Iterator[str]:
             yield f"{key}: {fault}"
 
 
+def _is_no_file(path: Path) -> bool:
+    """Return whether there is something else than a file or folder: to read it may never end."""
+    mode = _mode(path)
+    return mode != 0 and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def _why_unreadable(path: Path) -> str:
+    if _is_no_file(path):
+        return f"{path} is not a plain file; name another"
     try:
         with path.open("rb"):
             return ""

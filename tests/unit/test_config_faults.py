@@ -170,9 +170,48 @@ def test_a_folder_that_this_user_cannot_write_says_how(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
-    fault = config_faults.why_unusable(tmp_path / "data")
+    fault = config_faults.why_unusable(tmp_path)
     assert f"{tmp_path} cannot be written by this user" in fault
     assert f"chown {os.geteuid()} {tmp_path}" in fault
+    # what is above a folder that is not there yet is others', too
+    fault = config_faults.why_unusable(tmp_path / "data")
+    assert f"{tmp_path} cannot be written by this user" in fault
+    assert fault.endswith(f"or make {tmp_path / 'data'} for it")
+
+
+def test_a_folder_behind_one_that_may_not_be_entered_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, look = tmp_path / "private" / "data", Path.stat
+
+    def stat(path: Path, **keys: bool) -> os.stat_result:
+        if tmp_path / "private" in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, **keys)
+
+    hidden.parent.mkdir()
+    monkeypatch.setattr(Path, "stat", stat)  # root may enter everywhere
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    (fault,) = config_faults.config_faults(Settings(node={"data_dir": hidden}))
+    assert fault.startswith(f"node.data_dir: {hidden.parent} cannot be written by this user")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "[jobs]\nsecret_file = 'PIPE'",
+        "[web]\nsecret_file = 'PIPE'",
+        "[web]\ndicomweb_secret_file = 'PIPE'",
+        "[node.tls]\ncertificate = 'PIPE'",
+    ],
+)
+def test_what_is_no_file_is_not_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    code, (line,) = check(tmp_path, keys.replace("PIPE", str(tmp_path / "pipe")), capsys)
+    assert code == 78
+    assert f"{tmp_path / 'pipe'} is not a plain file; name another" in line
 
 
 def test_the_faults_stand_in_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
