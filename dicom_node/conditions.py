@@ -324,6 +324,13 @@ def certificate_dates(name: str, end: Tls) -> Iterator[CertificateDates]:
     for path in (end.certificate, end.ca):
         if path is not None:
             found = load_pem_x509_certificates(path.read_bytes())
+            if path == end.ca:
+                # in a bundle of many authorities, as a system has it, some have always ended
+                now = HOST_CLOCK.utc()
+                valid = (one.not_valid_before_utc <= now < one.not_valid_after_utc for one in found)
+                found = [
+                    one for one, is_valid in zip(found, valid, strict=True) if is_valid
+                ] or found
             begins = max(certificate.not_valid_before_utc for certificate in found)
             yield CertificateDates(
                 name, path, begins, min(certificate.not_valid_after_utc for certificate in found)

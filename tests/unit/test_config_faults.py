@@ -222,6 +222,19 @@ def test_the_faults_stand_in_the_json(tmp_path: Path, capsys: pytest.CaptureFixt
     assert fault.startswith("web.url: 0.0.0.0")
 
 
+def test_a_bundle_of_authorities_may_hold_some_that_have_ended(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, ended = tmp_path / "bundle.pem", (files / "expired.pem").read_bytes()
+    table = f"[broker]\nurl = 'rediss://a.example'\nca = '{bundle}'"
+    bundle.write_bytes(ended + (files / "ca.pem").read_bytes())
+    assert check(tmp_path, table, capsys) == (0, [])
+    bundle.write_bytes(ended)
+    code, (line,) = check(tmp_path, table, capsys)
+    assert code == 78
+    assert "broker.ca: A certificate is not valid any more" in line
+
+
 def test_doctor_says_the_same_of_tls_and_folders(files: Path, tmp_path: Path) -> None:
     config = tmp_path / "node.toml"
     config.write_text(
