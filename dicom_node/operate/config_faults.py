@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.x509 import Certificate, load_pem_x509_certificates
+from cryptography.x509 import Certificate, InvalidVersion, load_pem_x509_certificates
 
 from dicom_node import conditions
 from dicom_node.base.addresses import is_loopback, parse_address
@@ -201,6 +202,8 @@ def _read_certificates(path: Path) -> list[Certificate]:
     except ValueError as exc:
         advice = f"openssl x509 -inform DER -in {path} -out {path.stem}.pem makes one of DER"
         raise ConfigurationError(f"{path} holds no certificate in PEM form; {advice}") from exc
+    except InvalidVersion as exc:
+        raise ConfigurationError(f"{path} holds no certificate of X.509; name another") from exc
 
 
 def _key_faults(
@@ -231,8 +234,14 @@ def _key_faults(
     except ValueError:
         yield f"{name}key: {path} holds no private key that can be read; name another"
         return
+    except UnsupportedAlgorithm:  # of a kind that OpenSSL may know: nothing is wrong that is known
+        return
     form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    if found.public_key().public_bytes(*form) != first.public_key().public_bytes(*form):
+    try:
+        certified = first.public_key().public_bytes(*form)
+    except (UnsupportedAlgorithm, ValueError):
+        return
+    if found.public_key().public_bytes(*form) != certified:
         yield f"{name}key: {path} does not belong to {certificate}; name the key it was made with"
 
 

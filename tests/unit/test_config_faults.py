@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -233,6 +235,28 @@ def test_a_bundle_of_authorities_may_hold_some_that_have_ended(
     code, (line,) = check(tmp_path, table, capsys)
     assert code == 78
     assert "broker.ca: A certificate is not valid any more" in line
+
+
+def test_certificates_and_keys_of_unknown_kinds_end_no_check(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # X.509 of a version that does not exist
+    der = ssl.PEM_cert_to_DER_cert((files / "ca.pem").read_text())
+    place = der.index(bytes.fromhex("a003020102")) + 4
+    odd = tmp_path / "odd.pem"
+    odd.write_text(ssl.DER_cert_to_PEM_cert(der[:place] + b"\x07" + der[place + 1 :]))
+    code, (line,) = check(tmp_path, f"[broker]\nurl = 'rediss://a.example'\nca = '{odd}'", capsys)
+    assert (code, f"{odd} holds no certificate of X.509" in line) == (78, True)
+    # on the curve SM2, which OpenSSL knows and the library that looks here does not
+    key = tmp_path / "sm2.pem"
+    made = subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "SM2", "-out", str(key)],
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode == 0:
+        text = f"[node.tls]\ncertificate = '{files / 'cert.pem'}'\nkey = '{key}'"
+        assert check(tmp_path, text, capsys) == (0, [])
 
 
 def test_doctor_says_the_same_of_tls_and_folders(files: Path, tmp_path: Path) -> None:
