@@ -172,6 +172,23 @@ def test_each_answer_is_in_the_words_of_its_node_behind_one_address() -> None:
     assert newer.kept == []
 
 
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
+def test_an_answer_of_a_proxy_takes_nothing_from_a_result(status: int) -> None:
+    """It has no header, as a node of 0.1.0; but the node behind it is of this version."""
+    node = OlderNode(str(WIRE_VERSION))
+    turns = iter([node.answer, lambda _: httpx2.Response(status), node.answer])
+    result = Result(
+        token=TICKET.token, outcome="reported", model="m", model_version="1", device_uid="1.2",
+        options="0" * 64,
+    )  # fmt: skip
+    transport = httpx2.MockTransport(lambda request: next(turns)(request))
+    with NodeClient("http://nodes:1", "x", transport=transport, wait=lambda _: None) as client:
+        client.claim(TICKET, "w:1")
+        client.post(TICKET, result, [])
+    (posted,) = node.kept
+    assert "options" in posted
+
+
 def test_a_result_that_a_node_of_this_version_refuses_is_not_sent_twice() -> None:
     calls = []
 

@@ -148,7 +148,7 @@ class NodeClient:
         try:
             with ExitStack() as open_answer:
                 answer = open_answer.enter_context(closing(self._http.send(request, stream=True)))
-                self._wire = _wire_of(answer)
+                self._note_wire(answer)
                 if answer.status_code != httpx2.codes.OK:
                     self._refuse_status(answer.status_code, ticket)
                 length = answer.headers.get(MESSAGE_HEADER, "")
@@ -298,8 +298,13 @@ class NodeClient:
             answer = self._http.post(url, extensions={PROGRESS: progress}, **body)
         except httpx2.HTTPError as exc:
             raise Unreachable(f"{self.url} gives no answer: {exc or type(exc).__name__}") from exc
-        self._wire = _wire_of(answer)
+        self._note_wire(answer)
         return answer
+
+    def _note_wire(self, answer: httpx2.Response) -> None:
+        """Note what the node understands; a proxy that answers in its place says nothing of it."""
+        if answer.status_code == httpx2.codes.OK or WIRE_HEADER in answer.headers:
+            self._wire = _wire_of(answer)
 
     def _ask_in_its_words(self, ask: Callable[[int], httpx2.Response]) -> httpx2.Response:
         """Ask in the version of the last answer, and again where an older node has answered."""
