@@ -87,6 +87,7 @@ class WebSite:
         self._brake = Brake()
         self._runs = BulkRuns()
         self._space = DiskSpace(settings, ledger, spool)
+        self._threads = jobs.CallThreads()
         self._app = self._make_application(settings)
 
     def take(self, settings: Settings) -> None:
@@ -109,6 +110,7 @@ class WebSite:
             self._brake,
             self._runs,
             self._space,
+            self._threads,
         )
 
 
@@ -136,6 +138,7 @@ def create_app(
     brake: Brake | None = None,
     runs: BulkRuns | None = None,
     space: DiskSpace | None = None,
+    threads: jobs.CallThreads | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -156,6 +159,8 @@ def create_app(
         Acts on many images that an application before this one has begun.
     space : DiskSpace, optional
         What an application before this one has counted and removes.
+    threads : CallThreads, optional
+        The threads in which an application before this one answers workers.
     """
     if isinstance(credentials, str):
         credentials = Credentials.same(credentials)
@@ -206,7 +211,8 @@ def create_app(
         larger={TESTED: settings.node.max_instance},
         is_https=is_https,
     )
-    api_of_jobs = jobs.application(settings, ledger, spool, _ANSWERS)
+    threads = threads or jobs.CallThreads()
+    api_of_jobs = jobs.application(settings, ledger, spool, _ANSWERS, threads)
     app.job_api = Guard(api_of_jobs, credentials.jobs, is_https=is_https)
     app.add_middleware(CrossOrigin, origins=settings.web.cors_origins)
     return app

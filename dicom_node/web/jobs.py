@@ -424,6 +424,7 @@ def application(
     ledger: Ledger,
     spool: Spool,
     answers: Answers,
+    threads: CallThreads,
 ) -> ASGIApp:
     """Return the job API; see `JobApplication`."""
     desk = JobDesk(settings, ledger, spool, WebTrail(settings, ledger).refused)
@@ -446,7 +447,7 @@ def application(
         """Give the job back."""
         return json.dumps({"state": desk.release(head.job, _read_message(ReleaseRequest, body))})
 
-    threads, folder = CallThreads(), spool.root / "incoming"
+    folder = spool.root / "incoming"
     acts = {"lease": lease, "result": result, "release": release}
     calls: dict[str, CallKind] = {name: JobCall(act, threads, folder) for name, act in acts.items()}
     calls |= {"claim": ClaimCall(desk, threads), "instance": InstanceCall(desk, threads)}

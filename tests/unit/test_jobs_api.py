@@ -1,7 +1,10 @@
 """The job API over real HTTP: who holds the token holds the job, and 200 means durable."""
 
+import asyncio
 import errno
+import gc
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +18,9 @@ from serving import SECRET, Api, serving
 
 from dicom_node.base.errors import NotFound, OutOfResources, Stale, Unreachable
 from dicom_node.base.job import INSTANCE_HEADER, MESSAGE_HEADER, Claim, Result, Ticket
+from dicom_node.credentials import Credentials
 from dicom_node.web import guard, jobs
+from dicom_node.web.app import WebSite
 from worker.service.node import NodeClient as Client
 
 
@@ -449,3 +454,48 @@ def test_a_second_result_cannot_take_the_place_of_the_first(api: Api, http: http
     other = answers.part10(answers.report_of("9.9.9"))
     assert post(http, ticket, result_of(api, ticket), sr=other).json() == {"durable": True}
     assert api.reports == before
+
+
+def test_applications_with_other_rules_answer_in_the_same_threads(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of an application before would stay until the collector comes by."""
+    at_once = threading.Barrier(16)
+
+    def begin(*_: object) -> None:
+        at_once.wait(60)
+        raise Stale("all are here")
+
+    monkeypatch.setattr(jobs.JobDesk, "begin", begin)
+    site = WebSite(api.settings, api.ledger, api.spool, Credentials.same(SECRET))
+    body = {"type": "http.request", "body": b'{"token": "t", "worker": "w"}', "more_body": False}
+    scope = {
+        "type": "http", "method": "POST", "path": "/jobs/j/claim", "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {SECRET}".encode())],
+    }  # fmt: skip
+
+    async def call() -> int:
+        said: list[Any] = []
+
+        async def receive() -> Any:
+            return body
+
+        async def send(message: Any) -> None:
+            said.append(message)
+
+        await site(dict(scope), receive, send)
+        return int(said[0]["status"])
+
+    async def all_at_once() -> list[int]:
+        return await asyncio.gather(*[call() for _ in range(16)])
+
+    before = {one for one in threading.enumerate() if one.name.startswith("job-api")}
+    gc.disable()  # it comes by at another time in a node, and never to its first application
+    try:
+        for _ in range(3):
+            assert asyncio.run(all_at_once()) == [409] * 16
+            site.take(api.settings)
+    finally:
+        gc.enable()
+    now = {one for one in threading.enumerate() if one.name.startswith("job-api")}
+    assert len(now - before) == 16
