@@ -270,8 +270,11 @@ def _url_faults(settings: Settings) -> Iterator[str]:
 
 def _peer_faults(settings: Settings) -> Iterator[str]:
     node = settings.node
+    own = parse_address(node.host)
+    # a node that listens at one address of the network alone leaves the port here to others
+    is_here = own is None or own.is_unspecified or is_loopback(node.host)
     for name, peer in settings.peers.items():
-        if is_loopback(peer.host) and peer.port == node.port != 0:
+        if is_here and is_loopback(peer.host) and peer.port == node.port != 0:
             yield (
                 f"peers.{name}.port: {peer.host} port {peer.port} is this node itself; "
                 "write the port of the peer"
@@ -287,7 +290,9 @@ def _notice_faults(settings: Settings) -> Iterator[str]:
     named = [("notify.mail_from", text) for text in (notify.mail_from,) if text]
     named += [("notify.mail_to", text) for text in notify.mail_to]
     for key, text in named:
-        if not _MAIL.fullmatch(text):
+        # "Ann <a@b>" is an address with a name
+        bare = text[:-1].rpartition(" <")[2] if text.endswith(">") else text
+        if not text.isprintable() or not _MAIL.fullmatch(bare):
             yield f"{key}: {text[:64]!a} is not a mail address; write name@host alone"
     port = settings.audit.syslog.rpartition(":")[2]
     if port.isdecimal() and not 0 < int(port) < 65536:

@@ -136,8 +136,8 @@ def test_every_end_of_tls_is_looked_at(
         ("[web]\ndicomweb_secret_file = 'nowhere'", "web.dicomweb_secret_file: there is no file"),
         ("[notify]\nwebhook = 'chat.example'", "notify.webhook: this is not an address"),
         (
-            "[notify]\nmail_to = ['a@b', 'Ann <a@b>']\nmail_from = 'c@d'",
-            "notify.mail_to: 'Ann <a@b>' is not a mail address; write name@host alone",
+            "[notify]\nmail_to = ['a@b', 'Ann <a@b']\nmail_from = 'Node <c@d>'",
+            "notify.mail_to: 'Ann <a@b' is not a mail address; write name@host alone",
         ),
         ("[notify]\nmail_to=['a@b']\nmail_from=\"c@d\\nBcc: x@y\"", "notify.mail_from: 'c@d\\nBcc"),
         ("[audit]\nsyslog = 'tcp://log.example:99999'", "audit.syslog: 99999 is not a port"),
@@ -257,6 +257,14 @@ def test_certificates_and_keys_of_unknown_kinds_end_no_check(
     if made.returncode == 0:
         text = f"[node.tls]\ncertificate = '{files / 'cert.pem'}'\nkey = '{key}'"
         assert check(tmp_path, text, capsys) == (0, [])
+
+
+def test_what_works_here_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = "[peers.archive]\nae_title = 'PACS'\nhost = '127.0.0.1'\nport = 11112"
+    text = f"[node]\nhost = '192.0.2.7'\n{archive}"
+    assert check(tmp_path, text, capsys) == (0, [])
+    mail = "[notify]\nmail_to = ['Ann Doe <a@b.example>']\nmail_from = 'c@d'"
+    assert check(tmp_path, mail, capsys) == (0, [])
 
 
 def test_doctor_says_the_same_of_tls_and_folders(files: Path, tmp_path: Path) -> None:
