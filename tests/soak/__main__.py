@@ -6,7 +6,7 @@ more than its limit with 99.9 % confidence, where an image got no report, or whe
 
 ``--images N`` sends so many images as fast as the house takes them; ``--deliveries N`` small ones,
 whose reports go to twenty archives that answer at once and keep nothing, until there were so many
-deliveries. The machine sets the rate then, so a latency that grows is no fault.
+deliveries. The machine sets the rate then, so a latency that grows is not a fault.
 """
 
 from __future__ import annotations

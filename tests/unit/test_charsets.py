@@ -144,7 +144,7 @@ def test_node_and_worker_read_a_misspelled_or_made_up_character_set_alike(
 def test_node_and_worker_read_escapes_that_have_no_meaning_there_alike(
     charset: str, written: bytes, meant: str
 ) -> None:
-    """UTF-8 goes without code extensions (PS3.3 C.12.1.1.2), and a lone escape is no text."""
+    """UTF-8 goes without code extensions (PS3.3 C.12.1.1.2), and a lone escape is not text."""
     source = reports.source(SpecificCharacterSet="ISO_IR 192", PatientID="P" * len(written))
     content = _declare(charset, source).replace(b"P" * len(written), written)
     ours = read_header(BytesIO(content), source.file_meta.TransferSyntaxUID)

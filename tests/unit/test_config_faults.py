@@ -38,7 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "expired.pem").write_bytes(
         expired.private_key_pem.bytes() + expired.cert_chain_pems[0].bytes()
     )
-    (folder / "text.pem").write_text("this is no PEM file")
+    (folder / "text.pem").write_text("not a PEM file")
     key = serialization.load_pem_private_key(ours.private_key_pem.bytes(), None)
     form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     locked = key.private_bytes(*form, serialization.BestAvailableEncryption(b"geheim"))
@@ -124,8 +124,8 @@ def test_every_end_of_tls_is_looked_at(
         ("[node]\ndata_dir = 'LOGS'", "node.data_dir: the logs: LOGS/log is a file"),
         ("[audit]\nfile = 'FILE/audit.xml'", "audit.file: FILE is a file; name a folder"),
         ("[retention]\nmin_free = '900000TB'", "in all: every image would be refused; write less"),
-        ("[web]\nurl = 'http://0.0.0.0:8080'", "web.url: 0.0.0.0 is no machine's address"),
-        ("[jobs]\nurl = 'http://[::]:8080'", "jobs.url: :: is no machine's address"),
+        ("[web]\nurl = 'http://0.0.0.0:8080'", "web.url: 0.0.0.0 names no machine"),
+        ("[jobs]\nurl = 'http://[::]:8080'", "jobs.url: :: names no machine"),
         ("[web]\nurl = 'http://a.example:99999'", "web.url: its host or port is not right"),
         ("[web]\nurl = 'http://a b'", "web.url: this names no host"),
         ("[node]\nport = 0", "node.port: 0 is another port at each start; write a fixed one"),
@@ -151,7 +151,7 @@ def test_every_end_of_tls_is_looked_at(
         ("[web]\nproxy_header = \"X-User\\nX\"\nproxy_addresses = ['10.0.0.1']", "web.proxy_head"),
         ("[report]\nseries_description = 'a\\b'", "without a backslash or a line break"),
         ("[peers.a]\nae_title = 'A\\B'\nhost = 'a'\nport = 104", "'A\\\\B' is not an AE title"),
-        ("[retension]\nimages = '1h'", "retension: unknown key; did you mean retention?"),
+        ("[retention_time]\nimages = '1h'", "retention_time: unknown key; did you mean retention?"),
     ],
 )
 def test_what_this_host_does_not_have_is_one_line(

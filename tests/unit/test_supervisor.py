@@ -319,16 +319,16 @@ def test_a_worker_that_does_not_end_when_asked_is_killed_and_the_page_knows(
     worker = child(hangs, WORKER_NAME, beats=False)
     worker.started = 1.0  # it need not wait for the roles
     ended.append(worker)
-    told: list[ServedWorker] = []
+    notes: list[ServedWorker] = []
     supervisor = Supervisor(
         [worker],
-        tell_worker=lambda one: told.append(supervision._served(one, tmp_path / "w.toml", "")),
+        tell_worker=lambda one: notes.append(supervision._served(one, tmp_path / "w.toml", "")),
     )
     rounds_until(supervisor, deaf.exists)
     first = worker.process
     supervisor._is_worker_asked = True
     supervisor._check_children()
-    assert told[-1].kill_at > 0
+    assert notes[-1].kill_at > 0
     deadline = worker.kill_at
     supervisor._is_worker_asked = True  # pressed again: the deadline stays
     supervisor._check_children()
@@ -336,9 +336,9 @@ def test_a_worker_that_does_not_end_when_asked_is_killed_and_the_page_knows(
     assert worker.process is first
     worker.kill_at = 0.001  # its patience is over
     rounds_until(supervisor, lambda: worker.process not in (None, first))
-    assert [message.ended_with for message in told if message.ended_at] == [-signal.SIGKILL]
-    assert told[-1].was_killed
-    assert told[-1].kill_at == 0
+    assert [message.ended_with for message in notes if message.ended_at] == [-signal.SIGKILL]
+    assert notes[-1].was_killed
+    assert notes[-1].kill_at == 0
 
 
 def test_a_worker_that_even_a_kill_does_not_end_holds_nobody_up(

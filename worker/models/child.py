@@ -457,7 +457,7 @@ def is_memory_end(status: int, said: str, before: int | None, after: int | None)
         `memory_kills` when it started and now.
     """
     if status == -signal.SIGKILL:
-        # Who sent it, no process is told. A kernel that does not count gets the benefit of doubt.
+        # No process learns who sent it. A kernel that does not count gets the benefit of doubt.
         return before is None or after is None or after > before
     # What ends an interpreter or a C++ library when an allocation fails.
     return any(mark in said for mark in ("MemoryError", "bad_alloc", "out of memory"))

@@ -335,7 +335,7 @@ class _BegunAnswer:
         self._read = b""
 
     def read_message(self, length: str) -> bytes:
-        """Return the message; as it is no claim where its length is not a length."""
+        """Return the message; nothing where its length is not a number."""
         wanted = int(length) if length.isdecimal() and len(length) < 8 else 0
         while len(self._read) < min(wanted, _LONGEST_CLAIM) and (piece := next(self._pieces, b"")):
             self._read += piece
