@@ -261,7 +261,7 @@ def _url_faults(settings: Settings) -> Iterator[str]:
         address = parse_address(host)
         if address is not None and address.is_unspecified:
             yield (
-                f"{key}: {host} names no machine, and workers and people are led to it; "
+                f"{key}: {host} belongs to no machine, and workers and people are led to it; "
                 "write the name or address of this machine"
             )
         elif not host or re.search(r"\s", url):
