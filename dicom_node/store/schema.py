@@ -112,6 +112,7 @@ def is_index_of(index: Index, dialect: str) -> bool:
 
 _UNFINISHED = "state IN ('received', 'queued', 'running', 'failed')"
 _UNSENT = "state IN ('pending', 'retrying')"
+_ASKED = "ask_at > 0"
 _UNSORTED = "sort_name = ''"
 _UNFOUND = "finding IS NULL AND state IN ('reported', 'rejected')"
 
@@ -435,11 +436,13 @@ deliveries = Table(
     _count_column("unanswered"),  # since 0005: attempts whose answer is not known
     UniqueConstraint("job", "destination", "part"),
     _partial_index("ix_deliveries_unsent", "state", "destination", "next_at", where=_UNSENT),
-    _partial_index("ix_deliveries_asked", "ask_at", where="ask_at > 0"),
+    _partial_index("ix_deliveries_asked", "ask_at", where=_ASKED),
 )
 
 IS_UNSENT = text(f"deliveries.{_UNSENT}")
-"""As `IS_UNFINISHED`, of deliveries."""
+IS_ASKED = text(f"deliveries.{_ASKED}")
+"""As `IS_UNFINISHED`, of deliveries. In words, without a parameter: for one that decides whether an
+index can be used, SQLite parses and plans the statement again at each execution."""
 
 commitments = Table(
     "commitments",

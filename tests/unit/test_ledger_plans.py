@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -42,19 +43,13 @@ def plans(ledger: Ledger, act: Callable[[], object]) -> list[str]:
     def listen(connection: Any, *_: Any) -> None:  # the driver tells of those without SQLAlchemy
         connection.set_trace_callback(asked.append)
 
-    def disconnect() -> None:
-        for looker in ledger.database._lookers:
-            looker.close()
-        ledger.database._lookers.clear()
-        engine.dispose()
-
-    disconnect()
+    disconnect(ledger)
     sa.event.listen(engine, "connect", listen)
     try:
         act()
     finally:
         sa.event.remove(engine, "connect", listen)
-        disconnect()
+        disconnect(ledger)
     lines = []
     with ledger.database.reading() as connection:
         for statement in dict.fromkeys(asked):
@@ -63,6 +58,14 @@ def plans(ledger: Ledger, act: Callable[[], object]) -> list[str]:
                 rows = cursor.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
                 lines += [f"{row[3]}    in {statement[:200]}" for row in rows]
     return lines
+
+
+def disconnect(ledger: Ledger) -> None:
+    """Let the next statement have a new connection."""
+    for looker in ledger.database._lookers:
+        looker.close()
+    ledger.database._lookers.clear()
+    ledger.database._engine.dispose()
 
 
 def scans(lines: list[str]) -> list[str]:
@@ -75,6 +78,49 @@ def test_no_hot_statement_scans_what_grows(ledger: Ledger, name: str) -> None:
     lines = plans(ledger, lambda: HOT[name](ledger))
     assert lines
     assert not scans(lines)
+
+
+POLLED = (
+    "expiry",
+    "what waits",
+    "when a job is due",
+    "a clock that was ahead",
+    "deliveries from a clock that was ahead",
+    "leases after a jump",
+    "due destinations",
+    "due deliveries",
+    "when a delivery is due",
+    "due commitments",
+    "when a commitment is due",
+    "what waits to be compared",
+)
+
+
+@pytest.mark.parametrize("name", POLLED)
+def test_what_is_asked_all_day_is_planned_once(ledger: Ledger, name: str) -> None:
+    """A bound value that decides whether an index can be used has SQLite plan at each execution."""
+    planned: list[tuple[Any, ...]] = []
+
+    def listen(connection: Any, *_: Any) -> None:
+        def note(action: int, *what: Any) -> int:
+            if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_UPDATE):
+                planned.append(what)
+            return sqlite3.SQLITE_OK
+
+        connection.set_authorizer(note)
+
+    disconnect(ledger)
+    sa.event.listen(ledger.database._engine, "connect", listen)
+    try:
+        HOT[name](ledger)
+        assert planned
+        HOT[name](ledger)
+        planned.clear()
+        HOT[name](ledger)
+        assert not planned
+    finally:
+        sa.event.remove(ledger.database._engine, "connect", listen)
+        disconnect(ledger)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from dicom_node.store.ledger.deliveries import IS_SENT, commit_delivery, settle_
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.states import DeliveryState
-from dicom_node.store.schema import commitments, deliveries, jobs, objects
+from dicom_node.store.schema import IS_ASKED, commitments, deliveries, jobs, objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Uncommitted:
 # What is asked many times a second is built once: building took longer than asking.
 
 _IS_FREE = deliveries.c.destination.not_in(names_of("destination"))
-_IS_ASKED = IS_SENT & (deliveries.c.ask_at > 0) & _IS_FREE
+_IS_ASKED = sa.and_(IS_SENT, IS_ASKED, _IS_FREE)
 _IS_DUE = _IS_ASKED & (deliveries.c.ask_at <= sa.bindparam("now"))
 _DUE_DESTINATIONS = sa.select(deliveries.c.destination).where(_IS_DUE).distinct()
 _NEXT_DUE = sa.select(sa.func.min(deliveries.c.ask_at)).where(_IS_ASKED)

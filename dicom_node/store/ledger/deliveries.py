@@ -23,6 +23,7 @@ from dicom_node.store.ledger.variants import ReportFile, keep_variant, variants_
 from dicom_node.store.ledger.views import DestinationState
 from dicom_node.store.ledger.wanted import Wish, load_wishes, result_word
 from dicom_node.store.schema import (
+    IS_ASKED,
     IS_UNSENT,
     deliveries,
     destinations,
@@ -35,7 +36,9 @@ from dicom_node.store.schema import (
 RESTORED = "restored"
 _IS_RESTORED = marks.c.name == RESTORED
 
-IS_SENT = sa.func.coalesce(deliveries.c.state, "") == DeliveryState.SENT
+IS_SENT = sa.func.coalesce(deliveries.c.state, sa.literal_column("''")) == sa.literal_column(
+    f"'{DeliveryState.SENT}'"
+)
 """In words that keep SQLite from the index on the state: most deliveries are sent."""
 
 
@@ -86,9 +89,7 @@ _NEXT_DUE = (
     .outerjoin(destinations, destinations.c.name == deliveries.c.destination)
     .where(IS_UNSENT, deliveries.c.destination.not_in(names_of("destination")))
 )
-_IS_AHEAD = sa.or_(IS_UNSENT, deliveries.c.ask_at > 0) & (
-    deliveries.c.dated_at > sa.bindparam("latest")
-)
+_IS_AHEAD = sa.or_(IS_UNSENT, IS_ASKED) & (deliveries.c.dated_at > sa.bindparam("latest"))
 _FIRST_AHEAD = sa.select(deliveries.c.id).where(_IS_AHEAD).limit(1)
 _IS_HELD_AHEAD = destinations.c.changed_at > sa.bindparam("latest")
 _FIRST_HELD_AHEAD = sa.select(destinations.c.name).where(_IS_HELD_AHEAD).limit(1)

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 from dicom_node.base.errors import NotFound
 from dicom_node.base.job import ReportOrder
 from dicom_node.store.clock import Clock
-from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.database import Database, fetch
 from dicom_node.store.ledger.deliveries import IS_SENT
 from dicom_node.store.ledger.events import Details, Event, NewEvent, append
 from dicom_node.store.ledger.events import Stage as Kind
@@ -44,6 +44,7 @@ from dicom_node.store.ledger.views import (
 )
 from dicom_node.store.ledger.wanted import load_wishes
 from dicom_node.store.schema import (
+    IS_ASKED,
     IS_UNFINISHED,
     IS_UNSENT,
     conflicts,
@@ -96,7 +97,7 @@ _WAITING_FOR = (
 )
 _UNCOMMITTED = (
     sa.select(deliveries.c.destination, sa.func.count())
-    .where(deliveries.c.ask_at > 0, IS_SENT)
+    .where(IS_ASKED, IS_SENT)
     .group_by(deliveries.c.destination)
 )
 _DESTINATIONS = sa.select(destinations)
@@ -338,20 +339,25 @@ _TOTALS = (
 )
 
 
+_UID = instances.c.sop_instance_uid
+_NAME: sa.BindParameter[str] = sa.bindparam("ident")
+_NAMED = (
+    sa.select(_UID).where(_UID == _NAME),
+    sa.select(jobs.c.sop_instance_uid).where(jobs.c.id == _NAME),
+    sa.select(jobs.c.sop_instance_uid).join(objects).where(objects.c.sop_instance_uid == _NAME),
+    sa.select(_UID)
+    .where((instances.c.study_instance_uid == _NAME) | (instances.c.accession_number == _NAME))
+    .order_by(instances.c.received_at.desc()),
+)
+"""What somebody may name an Instance by, in the order in which it is looked for."""
+
+
 def find_instances(connection: Connection, ident: str) -> list[str]:
     """Return SOP Instance UIDs that `ident` names, the last received first; see `trace`."""
-    uid = instances.c.sop_instance_uid
-    queries = (
-        sa.select(uid).where(uid == ident),
-        sa.select(jobs.c.sop_instance_uid).where(jobs.c.id == ident),
-        sa.select(jobs.c.sop_instance_uid).join(objects).where(objects.c.sop_instance_uid == ident),
-        sa.select(uid)
-        .where((instances.c.study_instance_uid == ident) | (instances.c.accession_number == ident))
-        .order_by(instances.c.received_at.desc()),
-    )
     if ident:
-        for query in queries:
-            if found := list(dict.fromkeys(connection.scalars(query))):
+        for query in _NAMED:
+            rows = fetch(connection, query, {"ident": ident})
+            if found := list(dict.fromkeys(str(row[0]) for row in rows)):
                 return found
     raise NotFound(f"nothing is known of {ident[:64]!r}")
 

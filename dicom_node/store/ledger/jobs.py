@@ -130,6 +130,30 @@ _IS_AHEAD = _IS_OPEN & (
     (jobs.c.dated_at > sa.bindparam("latest")) | (jobs.c.received_at > sa.bindparam("latest"))
 )
 _FIRST_AHEAD = sa.select(jobs.c.id).where(_IS_AHEAD).limit(1)
+_LATE = sa.case(
+    (jobs.c.dated_at > sa.bindparam("now"), jobs.c.dated_at - sa.bindparam("now")), else_=0.0
+)
+_REDATE = (
+    jobs.update()
+    .where(_IS_AHEAD)
+    .values(
+        next_at=jobs.c.next_at - _LATE,
+        until=jobs.c.until - _LATE,
+        dated_at=jobs.c.dated_at - _LATE,
+        # the order of reception is the order of work
+        received_at=sa.case(
+            (jobs.c.received_at > sa.bindparam("now"), sa.bindparam("now")),
+            else_=jobs.c.received_at,
+        ),
+    )
+)
+_EXTEND = (
+    jobs.update()
+    .where(_IS_HELD, jobs.c.dated_at < sa.bindparam("before"))
+    .values(
+        until=jobs.c.until + sa.bindparam("more"), dated_at=jobs.c.dated_at + sa.bindparam("more")
+    )
+)
 _IS_OVER = _IS_HELD & (jobs.c.until <= sa.bindparam("now"))
 _OVER = sa.select(jobs).where(_IS_OVER).with_for_update(skip_locked=True)
 _FIRST_OVER = sa.select(jobs.c.id).where(_IS_OVER).limit(1)
@@ -316,31 +340,15 @@ class JobLedger:
         latest = {"latest": now + TOLERANCE_S}
         if not self._database.look(_FIRST_AHEAD, **latest):
             return 0
-        late = sa.case((jobs.c.dated_at > now, jobs.c.dated_at - now), else_=0.0)
         with self._database.writing() as connection:
-            return connection.execute(
-                jobs.update()
-                .where(_IS_AHEAD)
-                .values(
-                    next_at=jobs.c.next_at - late,
-                    until=jobs.c.until - late,
-                    dated_at=jobs.c.dated_at - late,
-                    # the order of reception is the order of work
-                    received_at=sa.case((jobs.c.received_at > now, now), else_=jobs.c.received_at),
-                ),
-                latest,
-            ).rowcount
+            return change(connection, _REDATE, latest | {"now": now})
 
     def extend_leases(self, by: float) -> int:
         """Move what was dated before the clock was set ahead `by` so many seconds, just now."""
         # what was dated after the jump is right: half the jump lies between the two clocks
         before = self._clock.wall() - by / 2
         with self._database.writing(durable=False) as connection:
-            return connection.execute(
-                jobs.update()
-                .where(IS_UNFINISHED, jobs.c.state.in_(HELD), jobs.c.dated_at < before)
-                .values(until=jobs.c.until + by, dated_at=jobs.c.dated_at + by)
-            ).rowcount
+            return change(connection, _EXTEND, {"before": before, "more": by})
 
     def expire(self, attempts: int) -> Expired:
         """Take back what nobody claimed in time and what nobody worked on any more.
