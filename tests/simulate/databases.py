@@ -43,42 +43,6 @@ class MemoryDatabase(Database):
         self._only = DirectConnection(whole)
         self._own: Any = self._only.driver_connection
 
-    @contextmanager
-    def _within(self, begin: str) -> Iterator[None]:
-        """One transaction."""
-        self._own.execute(begin)
-        try:
-            yield
-        except BaseException:
-            self._own.execute("ROLLBACK")
-            raise
-        self._own.execute("COMMIT")
-
-    @contextmanager
-    def writing(self, *, durable: bool = True, in_a_row: bool = False) -> Iterator[Any]:
-        """One transaction that may write."""
-        with self.translated(), self._within("BEGIN IMMEDIATE"):
-            yield self._only
-
-    @contextmanager
-    def driving(self) -> Iterator[Any]:
-        """Like `writing`, by the driver itself."""
-        with self.translated(), self._within("BEGIN IMMEDIATE"):
-            yield DriverTransaction(self._own.cursor())
-
-    @contextmanager
-    def reading(self) -> Iterator[Any]:
-        """One view; nobody writes meanwhile."""
-        with self.translated():
-            yield self._only
-
-    def look(self, statement: Any, **values: Any) -> list[Any]:
-        """Return the rows of a query."""
-        query = self._looks.get(statement)
-        if query is None:
-            query = self._looks[statement] = PreparedStatement(statement, None, self.dialect)
-        return list(self._own.execute(query.sql, query.row(values)).fetchall())
-
 
 class SimulatedDatabase(Database):
     """A ledger's database whose transactions are effects of the world."""
@@ -149,9 +113,12 @@ class SimulatedDatabase(Database):
             self.commits += 1
         return lost is not None
 
-    @contextmanager
-    def driving(self) -> Iterator[Any]:
+    def driving(self) -> Any:
         """Like `writing`."""
+        return self._drive()
+
+    @contextmanager
+    def _drive(self) -> Iterator[Any]:
         self._begin()
         with self.effects.transaction(may_be_held=not self.is_sqlite), super().driving() as cursor:
             yield cursor
@@ -186,7 +153,97 @@ class SimulatedDatabase(Database):
 
 
 class SimulatedMemory(SimulatedDatabase, MemoryDatabase):
-    """That of most schedules."""
+    """That of most schedules.
+
+    Its transactions do what those of `SimulatedDatabase` do, each in one piece: the generators
+    around a transaction took longer than SQLite did for it.
+    """
+
+    def writing(self, *, durable: bool = True, in_a_row: bool = False) -> Any:
+        """One transaction that may write."""
+        return _MemoryTransaction(self, self._only, durable)
+
+    def _drive(self) -> Any:
+        return _MemoryTransaction(self, DriverTransaction(self._own.cursor()), durable=True)
+
+    def reading(self) -> Any:
+        """One view; nobody writes meanwhile."""
+        return _MemoryView(self)
+
+    def look(self, statement: Any, **values: Any) -> list[Any]:
+        """Return the rows of a query."""
+        query = self._looks.get(statement)
+        if query is None:
+            query = self._looks[statement] = PreparedStatement(statement, None, self.dialect)
+        found: list[Any] = self._own.execute(query.sql, query.row(values)).fetchall()
+        self.effects.pause()
+        return found
+
+
+class _MemoryTransaction:
+    """A transaction of a ledger in memory: a crash comes before it, at its end, or after it."""
+
+    __slots__ = ("_database", "_durable", "_effects", "_given")
+
+    def __init__(self, database: SimulatedMemory, given: Any, durable: bool) -> None:
+        self._database, self._given, self._durable = database, given, durable
+
+    def __enter__(self) -> Any:
+        database = self._database
+        database._begin()
+        if database.may_lose_power and not self._durable and database._synced is None:
+            database._synced = database.copy()
+        self._effects = database.effects
+        database._own.execute("BEGIN IMMEDIATE")
+        self._effects._undivided += 1
+        return self._given
+
+    def __exit__(self, kind: object, exc: BaseException | None, _: object) -> None:
+        database, effects = self._database, self._effects
+        is_whole = False
+        try:
+            if exc is None:
+                effects.hit()
+                database._own.execute("COMMIT")
+                is_whole = True
+        finally:
+            if not is_whole:
+                database._own.execute("ROLLBACK")
+            effects._undivided -= 1
+        if exc is not None:
+            _raise_translated(database, exc)
+            return
+        if self._durable:
+            database._synced = None
+        database._committed()
+
+
+class _MemoryView:
+    """A view of a ledger in memory; much may happen between it and what follows from it."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, database: SimulatedMemory) -> None:
+        self._database = database
+
+    def __enter__(self) -> Any:
+        self._database.effects._undivided += 1
+        return self._database._only
+
+    def __exit__(self, kind: object, exc: BaseException | None, _: object) -> None:
+        effects = self._database.effects
+        effects._undivided -= 1
+        if exc is not None:
+            _raise_translated(self._database, exc)
+        else:
+            effects.pause()
+
+
+def _raise_translated(database: Database, exc: BaseException) -> None:
+    """Raise the project's error for one of the driver; others go on as they are."""
+    if isinstance(exc, (sqlite3.Error, sa.exc.SQLAlchemyError)):
+        with database.translated():
+            raise exc
 
 
 class Content:

@@ -43,6 +43,12 @@ class DirectConnection:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._whole, name)
 
+    def exec_driver_sql(self, statement: str, *parameters: Any) -> Any:
+        """Execute words; no statistics are taken, for all statements were prepared again then."""
+        if statement == "PRAGMA optimize":
+            statement = "PRAGMA user_version"
+        return self._whole.exec_driver_sql(statement, *parameters)
+
     def execute(self, statement: Any, parameters: Any = None) -> Any:
         """Execute a statement, once or for each of a list of parameters."""
         is_list = isinstance(parameters, (list, tuple))

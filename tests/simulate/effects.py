@@ -183,30 +183,51 @@ class Effects:
         while self.held:
             self.held.pop().drop()
 
-    @contextmanager
-    def process(self, name: str) -> Iterator[None]:
+    def process(self, name: str) -> _Running:
         """Let this process run."""
-        before = self.running, self._life
-        self.running, self._life = name, self._lives.get(name, 0)
-        try:
-            yield
-        finally:
-            self.running, self._life = before
+        return _Running(self, name)
 
-    @contextmanager
-    def transaction(self, *, may_be_held: bool) -> Iterator[None]:
+    def transaction(self, *, may_be_held: bool) -> _Within:
         """Be within a transaction; with SQLite others would wait for its end, so none is held."""
-        if may_be_held:
-            self._open += 1
+        return _Within(self, may_be_held)
+
+
+class _Running:
+    """While a process runs; no generator, which takes longer than what most of them do."""
+
+    __slots__ = ("_before", "_effects", "_name")
+
+    def __init__(self, effects: Effects, name: str) -> None:
+        self._effects, self._name = effects, name
+
+    def __enter__(self) -> None:
+        effects = self._effects
+        self._before = effects.running, effects._life
+        effects.running, effects._life = self._name, effects._lives.get(self._name, 0)
+
+    def __exit__(self, *_: object) -> None:
+        self._effects.running, self._effects._life = self._before
+
+
+class _Within:
+    """While the act that runs is in a transaction."""
+
+    __slots__ = ("_effects", "_may_be_held")
+
+    def __init__(self, effects: Effects, may_be_held: bool) -> None:
+        self._effects, self._may_be_held = effects, may_be_held
+
+    def __enter__(self) -> None:
+        if self._may_be_held:
+            self._effects._open += 1
         else:
-            self._undivided += 1
-        try:
-            yield
-        finally:
-            if may_be_held:
-                self._open -= 1
-            else:
-                self._undivided -= 1
+            self._effects._undivided += 1
+
+    def __exit__(self, *_: object) -> None:
+        if self._may_be_held:
+            self._effects._open -= 1
+        else:
+            self._effects._undivided -= 1
 
 
 class SharedTurn:

@@ -394,7 +394,9 @@ class World:
     def _settle_by_hand(self) -> None:
         """Let a person end what only a person can: two nodes, one image, two patients."""
         for node in self.sites.values():
-            for uid, destination in node.database.look(_DISPUTED, why=f"%{OTHER_PATIENT}"):
+            for uid, destination, reason in node.database.look(_RETRYING):
+                if not reason.endswith(OTHER_PATIENT):
+                    continue
                 node.ledger.acts.settle(uid, "given-up", destination, by="eve")
                 self.say(f"eve gives up {node.name} image {images.number_of(uid)} to {destination}")
 
@@ -423,10 +425,10 @@ class Deed(NamedTuple):
     held: Act | None = None
 
 
-_DISPUTED = sa.text(
-    "SELECT jobs.sop_instance_uid, deliveries.destination FROM deliveries "
+_RETRYING = sa.text(
+    "SELECT jobs.sop_instance_uid, deliveries.destination, deliveries.reason FROM deliveries "
     "JOIN jobs ON jobs.id = deliveries.job "
-    "WHERE deliveries.state = 'retrying' AND deliveries.reason LIKE :why"
+    "WHERE deliveries.state = 'retrying'"
 )
 _TRIES = sa.text(
     "SELECT attempts, sop_instance_uid FROM jobs "

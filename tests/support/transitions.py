@@ -62,11 +62,13 @@ def write_down(ledger: Ledger) -> None:
             connection.exec_driver_sql((SEEN if is_sqlite else SEEN_POSTGRESQL).format(table=table))
 
 
+_WRITTEN = sa.text("SELECT what, id, old, new FROM transitions ORDER BY n")
+
+
 def written(ledger: Ledger) -> list[Transition]:
     """Return every change of a state, in order."""
     with ledger.database.reading() as connection:
-        rows = connection.execute(sa.text("SELECT what, id, old, new FROM transitions ORDER BY n"))
-        return [Transition(*row) for row in rows]
+        return [Transition(*row) for row in connection.execute(_WRITTEN)]
 
 
 def is_known(change: Transition) -> bool:
