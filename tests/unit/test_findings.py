@@ -48,6 +48,7 @@ def found(text: str) -> list[tuple]:
         "fresh_4.jsonl",
         "fresh_5.jsonl",
         "fresh_6.jsonl",
+        "fresh_7.jsonl",
     ],
 )
 def test_labelled_sentences_are_read_as_labelled(name: str) -> None:

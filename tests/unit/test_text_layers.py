@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from worker.text.bones import Site, read_sites, sites
+from worker.text.clauses import split_clauses
 from worker.text.entries import Denial, Entry, merge_entries
 from worker.text.lexicon import Kind, english
 from worker.text.phrase import (
@@ -12,7 +13,6 @@ from worker.text.phrase import (
     find_fractures,
     read_past_blanks,
     share_tokens,
-    split_clauses,
     whole_phrase,
 )
 from worker.text.sentences import Sentence, is_loop, split_sentences

@@ -5,7 +5,8 @@ The way of a text, each step in one file that knows nothing of the later ones:
 1. `sentences` (with `lines`) cuts a text up and tells findings from requests and questions.
 2. `lexicon` (with `lexicon.toml`) says what each word does; `spelling` and `shorthand` mend words.
 3. `tokens` makes a sentence a row of tokens: words, numbers, levels, ranges.
-4. `phrase` is a window over tokens; it parts a sentence into clauses, one window per fracture.
+4. `clauses` parts a sentence and fills in what a part leaves out; `phrase` is a window over
+   tokens, one per fracture.
 5. `bones` reads which bones, sides and parts a window names.
 6. `rules` decide what the words around a fracture do to it.
 7. `weigh` gathers the verdicts of all sentences as `entries` and concludes.

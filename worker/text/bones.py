@@ -1,7 +1,7 @@
 """Read which bones, on which side and in which part, a phrase names."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from worker.text.lexicon import Kind, Token
 from worker.text.phrase import LISTING, NAMED, Phrase
@@ -18,6 +18,7 @@ _BONES = (Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.HINT)
 _NAMED_BEFORE = (Kind.NUMBER, Kind.BONE)
 _NO_RIBS = ("intercostal", "interspace", "space", "line", "time", "places", "locations", "pieces",
             "fragments", "parts", "segments")  # fmt: skip
+_OF_THEM = [["of", word] for word in ("them", "which", "these", "those", "whom")]
 PARTS: dict[str, dict[str | None, str]] = {
     "rib": {
         "head": "head", "neck": "neck", "angle": "angle", "shaft": "shaft", "body": "shaft",
@@ -67,6 +68,7 @@ class Site:
     at: int
     is_garbled: bool = False
     name: str = ""  # the words that name it
+    is_ranged: bool = False  # one of "3 to 6"
 
     @property
     def part(self) -> str | None:
@@ -114,28 +116,28 @@ class SiteReader:
             if reader and at not in self.skip and at not in whole:
                 reader(at, high)
         numbers = {n for at in whole for n in self.tokens[at].value.split()}
-        self.sites = [
-            s for s in self.sites if self.tokens[s.at].form != "range" or s.number not in numbers
-        ]
+        self.sites = [s for s in self.sites if not s.is_ranged or s.number not in numbers]
         for site in self.sites:
             site.side = site.side or self.late_side
             site.side = None if site.bone in MIDLINE else site.side
         return self.sites
 
-    def _find_spared(self, low: int, high: int) -> range:
+    def _find_spared(self, low: int, high: int) -> frozenset[int]:
         """Return where the ribs of "sparing the 4th" stand, which are not broken."""
-        kinds = (Kind.NUMBER, Kind.AND, Kind.COMMA, Kind.OR, Kind.ARTICLE)
+        kinds = (Kind.NUMBER, Kind.LEVEL, Kind.AND, Kind.COMMA, Kind.OR, Kind.ARTICLE)
+        found: set[int] = set()
         for at in range(low, high - 1):
             if self.tokens[at].text in ("sparing", "spares"):
                 start = end = at + 1 + (self.tokens[at + 1].text == "of")
                 while end < high and self.tokens[end].kind in kinds:
                     end += 1
                 is_named = end < high and self.tokens[end].value == "rib"
-                return range(start, end + is_named)
-        return range(0)
+                found |= {*range(start, end + is_named)}
+        return frozenset(found)
 
     def _add_site(self, bone: str, number: str | None, at: int) -> Site:
         site = Site(bone, number, self.side, self.segment, at)
+        site.is_ranged = self.tokens[at].form == "range"
         self.sites.append(site)
         return site
 
@@ -157,6 +159,8 @@ class SiteReader:
     def _is_count(self, at: int, high: int) -> bool:
         """Tell "three left rib fractures" from "left rib three"."""
         token = self.tokens[at]
+        if [t.text for t in self.tokens[at + 1 : at + 3]] in _OF_THEM:
+            return True
         if token.form in ("ordinal", "range") or self._follows_rib(at):
             return False
         if token.form == "cardinal":
@@ -202,6 +206,9 @@ class SiteReader:
         after = self.tokens[at + 1] if at + 1 < high else None
         if self._is_third_part(at, high) or self._counts_fractures(at, high):
             return True
+        text, before = self.tokens[at].text, self.tokens[at - 1]
+        if len(text) == 4 and text[:2] in ("19", "20") and before.kind is Kind.PREPOSITION:
+            return True  # "a rib fracture in 2019"
         if after is None:
             return False
         is_space = after.text in _NO_RIBS
@@ -244,7 +251,12 @@ class SiteReader:
                     site.side = self.side
                 site.segment = site.segment or self.segment
                 site.name = self.tokens[at].text
-            self.pending = []
+            self.sites += [  # "healed right and acute left 5th rib fractures"
+                replace(site, side=side, at=where)
+                for side, where in self.shared
+                for site in self.pending
+            ]
+            self.pending, self.shared = [], []
             return
         last = self.sites[-1] if self.sites else None
         # "Acromion of the scapula" is the acromion: the whole bone adds at most a side.
@@ -298,8 +310,11 @@ class SiteReader:
         """Tell whether the side before, in "acute right and old left rib", has the same bone."""
         between = self.tokens[self.side_at + 1 : at]
         kinds = (Kind.AGE, Kind.QUALIFIER, Kind.HEDGE, Kind.ARTICLE)
-        is_joined = bool(between) and between[0].kind in (Kind.AND, Kind.OR) and len(between) > 1
-        return is_joined and after is Kind.BONE and all(t.kind in kinds for t in between[1:])
+        is_aged = any(t.kind is Kind.AGE for t in between)  # "old right, acute left clavicle"
+        joints = (Kind.AND, Kind.OR, Kind.COMMA) if is_aged else (Kind.AND, Kind.OR)
+        is_joined = len(between) > 1 and between[0].kind in joints
+        is_named = after in (Kind.BONE, Kind.NUMBER)
+        return is_joined and is_named and all(t.kind in kinds for t in between[1:])
 
     def _ends_place(self, at: int, high: int) -> bool:
         """Tell whether "ribs on the left likely represent", "rib 7 R fx" end with their side."""
@@ -308,6 +323,11 @@ class SiteReader:
             return False
         after = self.tokens[at + 1].kind
         is_placed = any(t.text == "on" for t in before) and after is Kind.HEDGE
+        back = at - 1
+        while back > self.low and self.tokens[back].kind in (Kind.AGE, Kind.QUALIFIER, Kind.HEDGE):
+            back -= 1
+        if after is Kind.FRACTURE and self.tokens[back].kind is Kind.COLON:
+            return not any(t.kind in NAMED for t in self.tokens[at:high])  # "rib 7: healed R fx"
         return is_placed or (before[-1].kind in _NAMED_BEFORE and after is Kind.FRACTURE)
 
     def _names_more(self, at: int, high: int) -> bool:

@@ -20,6 +20,7 @@ class Entry:
     is_extra: bool
     part: str | None = None
     course: str | None = None
+    is_ranged: bool = False  # one of "ribs 3 to 6", of which another sentence may spare it
 
 
 @dataclass(slots=True)

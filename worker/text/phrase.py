@@ -1,8 +1,8 @@
-"""A window over the tokens of a sentence, and how a sentence parts into clauses and windows."""
+"""A window over the tokens of a sentence, and how a clause parts into windows, one a fracture."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, takewhile
+from itertools import pairwise
 
 from worker.text.lexicon import Kind, Lexicon, Token, english
 from worker.text.sentences import Sentence
@@ -149,110 +149,6 @@ _NOUN_PHRASE = frozenset({
 })  # fmt: skip
 
 
-_FRACTURES_AGAIN = ("ones", "one")
-
-
-def split_clauses(tokens: list[Token]) -> Iterator[list[Token]]:
-    """Cut at "but", ";" and the like; what is excepted from a denial becomes an assertion."""
-    start = 0
-    tokens = _with_others(_with_late_denials(_without_aside(tokens)))
-    for at, token in enumerate([*tokens, None]):
-        if token is None or token.kind is Kind.BREAK:
-            yield from _split_exceptions(_of_those(tokens[start:at], tokens[:start]))
-            start = at + 1
-
-
-_SOME = frozenset(
-    ("several", "multiple", "many", "numerous", "some", "two", "three", "four", "five")
-)
-
-
-def _with_others(tokens: list[Token]) -> list[Token]:
-    """Read the "several on the left" behind "no rib fractures on the right" as fractures there."""
-    for at, token in enumerate(tokens[:-3]):
-        before, rest = tokens[:at], tokens[at + 1 :]
-        if token.kind not in (Kind.COMMA, Kind.BREAK) or rest[0].text not in _SOME:
-            continue
-        aged = [*takewhile(lambda t: t.kind is Kind.AGE or t.text in _FRACTURES_AGAIN, rest[1:])]
-        place = rest[1 + len(aged) :]
-        side = next((t for t in place[1:] if t.kind is not Kind.ARTICLE), None)
-        is_there = side and side.kind is Kind.SIDE and place[0].kind is Kind.PREPOSITION
-        is_denied = has(before, Kind.FRACTURE) and has(before, Kind.NEGATION)
-        if is_there and is_denied and not has(rest, Kind.FRACTURE):
-            bones = [t for t in before if t.kind is Kind.BONE][-1:]
-            ages = [t for t in aged if t.kind is Kind.AGE]
-            again = [*ages, *bones, Token(Kind.FRACTURE, "noun", "fractures")]
-            return [*before, Token(Kind.BREAK, "", token.text), *again, *place]
-    return tokens
-
-
-_DENYING = frozenset({Kind.ABSENT, Kind.NEGATION, Kind.SEEN, Kind.VERB, Kind.CARRIER})
-
-
-def _with_late_denials(tokens: list[Token]) -> list[Token]:
-    """Keep the "but none found" and "; not seen" of a fracture with it."""
-    out = list(tokens)
-    starts = [n for n, token in enumerate(tokens) if token.kind is Kind.BREAK]
-    for start, end in pairwise([*starts, len(tokens)]):
-        own = tokens[start + 1 : end]
-        denies = own and (own[0].text == "none" or (own[0].value == "not" and len(own) > 1))
-        if denies and {t.kind for t in own} <= _DENYING and has(tokens[:start], Kind.FRACTURE):
-            out[start] = Token(Kind.COMMA, "", tokens[start].text)
-    return out
-
-
-def _of_those(clause: list[Token], before: list[Token]) -> list[Token]:
-    """Read the "those on the left" of a clause as the fractures of the clause before it."""
-    begins = bool(clause) and clause[0].text in ("those", *_FRACTURES_AGAIN)
-    is_more = begins and has(clause, *NAMED) and has(before, Kind.FRACTURE)
-    others = (Kind.FRACTURE, Kind.NORMAL, Kind.NEGATION, Kind.ABSENT, Kind.UNSURE, Kind.ABNORMALITY)
-    if not is_more or has(clause, *others) or has(before, Kind.NEGATION, Kind.ABSENT):
-        return clause
-    return [Token(Kind.FRACTURE, "noun", "fractures"), *clause[1:]]
-
-
-def _without_aside(tokens: list[Token]) -> list[Token]:
-    """Take "but not the 6th" out of "the 5th, but not the 6th, is fractured"."""
-    broken = next((n for n, t in enumerate(tokens) if t.kind is Kind.FRACTURE), 0)
-    for at in range(1, broken - 1):
-        if tokens[at].kind is Kind.BREAK and tokens[at + 1].kind is Kind.NEGATION:
-            aside = range(at, broken)
-            verb = next((n for n in aside if tokens[n].kind is Kind.VERB), None)
-            names_both = any(t.kind in NAMED for t in tokens[:at]) and any(
-                tokens[n].kind in NAMED for n in aside[: (verb or at) - at]
-            )
-            if verb and names_both and not any(t.kind is Kind.VERB for t in tokens[:at]):
-                return [*tokens[:at], *tokens[verb:]]
-    return tokens
-
-
-def _split_exceptions(clause: list[Token]) -> Iterator[list[Token]]:
-    at = next((n for n in range(len(clause)) if _begins_exception(clause, n)), None)
-    if at is None:
-        yield clause
-        return
-    comma = next((n for n in range(at, len(clause)) if clause[n].kind is Kind.COMMA), None)
-    if at == 0 and comma:  # "apart from a rib fracture, no fracture"
-        yield clause[1:comma]
-        yield [clause[0], *clause[comma + 1 :]]
-        return
-    head, tail = clause[: at + 1], clause[at + 1 :]
-    yield head
-    denies = any(t.kind is Kind.FRACTURE for t in head)
-    named = any(t.kind in NAMED or t.text in _FRACTURES_AGAIN for t in tail)
-    if denies and named and not any(t.kind is Kind.FRACTURE for t in tail):
-        tail = [Token(Kind.FRACTURE, "noun", "fracture"), *tail]
-    yield tail
-
-
-def _begins_exception(clause: list[Token], at: int) -> bool:
-    """Tell whether what comes next is excepted: "beside the old ones", "next to the old ones"."""
-    if clause[at].kind is not Kind.REFERENCE:
-        return clause[at].kind is Kind.EXCEPT
-    near = clause[at + 1 : at + 4]
-    return any(t.value == "old" for t in near) and has(clause[:at], Kind.FRACTURE, Kind.NEGATION)
-
-
 def find_fractures(tokens: Sequence[Token]) -> list[int]:
     """Return where the fractures of a clause stand, each once.
 
@@ -312,7 +208,9 @@ def _fracture_start(tokens: Sequence[Token], before: int, at: int) -> int:
     start = _after_late_side(tokens, start, at)
     while start < at and tokens[start].kind in LISTING:
         start += 1
-    return start
+    # "..., does not exclude an occult fracture": the doubt is of what it stands before.
+    is_doubt = tokens[start - 1].kind is Kind.UNSURE and tokens[start - 1].value == "before"
+    return start - (is_doubt and start - 1 > before)
 
 
 def _closes_sites(tokens: Sequence[Token], at: int) -> bool:

@@ -22,6 +22,14 @@ def _spell_hash(mark: re.Match[str]) -> str:
     return " fractures " if mark["many"] else " fracture "
 
 
+def _drop_counts(counted: re.Match[str]) -> str:
+    """Read "fractures: 3 on the left, 2 on the right", but not the ribs of "5 left, 6 left"."""
+    one, other = counted["one"], counted["other"]
+    if other and one.split()[-1][0] == other.split()[-1][0] != "s":
+        return counted.group()
+    return f"{counted[1]}: {'bilateral' if other else one}"
+
+
 _RIB_HASH = re.compile(r"\b(ribs?) # (?=\d)")  # "rib # 3-4", unless a fracture is spelt out
 _SPELT = re.compile(r"fract|\bfx")
 _SEVERAL = "|".join(CARDINALS[1:])
@@ -42,11 +50,14 @@ _FIELD = re.compile(
 )
 _FIELD_START = r"((?<![a-z])fractures?[\"']?\s{0,3}[:=]\s{0,3}[\"']?)"
 _NO_FIELD = re.compile(
-    _FIELD_START + r"(?:0(?![.\w])|false\b|nil\b|\[\s?\])(?P<next>[\"']?\s{0,3},)?"
+    _FIELD_START
+    + r"(?:0(?!\w|\.\d)|n(?![\w/=.]*\w)|false\b|nil\b|\[\s?\])(?P<next>[\"']?\s{0,3},)?"
 )
 _SCORE = re.compile(
     _FIELD_START + r"(?:[01]?\.\d{1,20}|\d{1,3}\s?%)(?=[\"']?\s{0,3}(?:[},;\])]|\.?\s{0,3}$))"
 )
+_MANY = rf"(?:[1-9]\d?|{'|'.join(CARDINALS)})"
+_SIDE = r"(?:on the )?(?:left|right|lt|rt|l|r)\b(?: side\b)?"
 # How many there are is no rib: "Rib fractures: 1 (left 5th)", "(2): left", "count: 2".
 _COUNTS = (
     (
@@ -56,9 +67,27 @@ _COUNTS = (
     (re.compile(r"(\bfractures?)\s{0,2}\([1-9]\d?\)\s{0,2}:"), r"\1:"),
     (
         re.compile(
-            r"\bnumber of ((?:[a-z]{1,20} ){0,3}fractures?)\s{0,2}[:=]\s{0,2}[1-9]\d?(?![.\d])"
+            r"\bnumber of ((?:[a-z]{1,20} ){0,3}(?:fractures?|ribs|bones|vertebrae))"
+            r"\s{0,2}[:=]\s{0,2}[1-9]\d?(?!\.?\d)"
         ),
         r"\1",
+    ),
+    # A plural and one number: "Rib fractures: 3." has three, "Rib fracture: 3" is of the third.
+    (
+        re.compile(
+            rf"(\b(?:fractures|fxs|fractured ribs|broken ribs))\s?(?:[:=]|\(\s?n\s?=)\s?{_MANY}"
+            r"(?=\s?\)?\s?(?:$|\.\s|\.$|;|(?:in )?total\b|overall\b|altogether\b))"
+        ),
+        r"\1",
+    ),
+    (re.compile(rf"(\b(?:fractures|fxs))\s?\(\s?(?:n\s?=\s?)?{_MANY}\s?\)"), r"\1"),
+    (
+        re.compile(
+            rf"(\b(?:fractures|fxs))\s?[:=]\s?{_MANY} (?P<one>{_SIDE})"
+            rf"(?:(?:,| and|;)\s?{_MANY} (?P<other>{_SIDE}))?"
+            r"(?=\s?(?:$|\.\s|\.$|;|,? (?:none|nil|no|not)\b))"
+        ),
+        _drop_counts,
     ),
     (re.compile(r"(\bfractures?) count\s{0,2}[:=]\s{0,2}[1-9]\d?(?![.\d])"), r"\1"),
 )

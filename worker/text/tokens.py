@@ -54,7 +54,32 @@ def tokenize(sentence: str, lexicon: Lexicon | None = None) -> list[Token]:
     lexicon = lexicon or english()
     tokens = list(_match_phrases(list(_cut_pieces(sentence, lexicon)), lexicon))
     # A range is merged last: its ends must be ribs or vertebrae by then, and not yet bare numbers.
-    return _merge_ranges(_read_vertebrae(_rib_names(tokens)))
+    return _merge_ranges(_read_vertebrae(_rib_names(_read_answers(_without_brackets(tokens)))))
+
+
+def _without_brackets(tokens: list[Token]) -> list[Token]:
+    """Read "rib fracture (L): none" as "rib fracture L: none"."""
+    out = list(tokens)
+    for at in range(len(tokens) - 3, -1, -1):
+        if [tokens[at].text, tokens[at + 2].text] == ["(", ")"] and (
+            tokens[at + 1].kind is Kind.SIDE
+        ):
+            out[at : at + 3] = [tokens[at + 1]]
+    return out
+
+
+def _read_answers(tokens: list[Token]) -> list[Token]:
+    """Read the "no" of "rib fracture (L): no, (R): yes" as an answer and not as a negation."""
+    ends = (Kind.COMMA, Kind.BREAK)
+    return [
+        Token(Kind.ABSENT, "absent", "none")
+        if token.text == "no"
+        and 0 < at < len(tokens) - 1
+        and tokens[at - 1].kind is Kind.COLON
+        and tokens[at + 1].kind in ends
+        else token
+        for at, token in enumerate(tokens)
+    ]
 
 
 def _cut_pieces(sentence: str, lexicon: Lexicon) -> Iterator[tuple[str, str]]:

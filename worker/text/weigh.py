@@ -12,6 +12,7 @@ from worker.text.bones import (
     sites,
     unrelated_parts,
 )
+from worker.text.clauses import list_spared, split_clauses
 from worker.text.entries import Denial, Entry, merge_entries
 from worker.text.lexicon import Kind, Lexicon, Token
 from worker.text.phrase import (
@@ -22,12 +23,12 @@ from worker.text.phrase import (
     is_bare,
     read_past_blanks,
     share_tokens,
-    split_clauses,
     whole_phrase,
 )
 from worker.text.result import Absence, Findings, Fracture, Place, Presence
 from worker.text.rules import ENGLISH, Hit, RuleSet, RuleVerdict, TextRule, first_hit
 from worker.text.rules.backward import (
+    answers_yes,
     dates_only,
     explains_away,
     is_anaphor,
@@ -71,6 +72,7 @@ class TextReading:
     asked: set[str] = field(default_factory=set)  # bones of questions not answered since
     last: list[Entry] = field(default_factory=list)  # entries of the latest fracture
     signs: list[Site] = field(default_factory=list)  # bones of the sentence before
+    said: list[Token] = field(default_factory=list)  # the sentence before
     heading: list[Token] = field(default_factory=list)  # "Fractures:", as long as bones follow
     is_label: bool = False  # it was "Location: left 5th rib" or "Irregularity of the left 5th rib"
 
@@ -82,6 +84,9 @@ class TextReading:
         self.knows_ribs |= any(t.kind is Kind.BONE and t.value == "rib" for t in tokens)
         phrase = whole_phrase(tokens, sentence, self.lexicon)
         unread = self._ask_rules(self.rules.sentences, phrase)
+        if unread is None and self.is_question_before and self.asked and answers_yes(tokens):
+            tokens = [Token(Kind.FRACTURE, "noun", "fracture"), *tokens[1:]]
+            self.asked = set()
         if unread is None and self.is_question_before and is_no(tokens):
             self._note_reason("answer-no", RuleVerdict.DENIED, phrase, range(len(tokens)))
             bones = sorted(self.asked - {""})
@@ -134,8 +139,13 @@ class TextReading:
             self._note_reason("dates-back", RuleVerdict.DATED, phrase, ())
             self._date_last(phrase)
             return
+        spared = list_spared(tokens)
+        if spared & {e.number for e in self.last if e.is_ranged}:
+            self._note_reason("spared", RuleVerdict.DENIED, phrase, range(len(tokens)))
+            self._spare_last(tokens, spared)
+            return
         denials = len(self.denials)
-        for clause in split_clauses(tokens):
+        for clause in split_clauses(tokens, self.said):
             if self.last and self.last[0].sentence == sentence.verbatim and is_bare(clause):
                 self._add_bones(sentence, clause)
             else:
@@ -146,6 +156,7 @@ class TextReading:
             self.asked -= {site.bone for site in denial.sites} or self.asked
         leads_on = is_label(tokens) or shows_sign(tokens)
         self.is_label = not names_fracture(tokens) and leads_on
+        self.said = tokens
         self.signs = read_sites(
             tokens, 0, len(tokens), unrelated_parts(tokens, 0, len(tokens), BLAND)
         )
@@ -265,6 +276,18 @@ class TextReading:
                 phrase.at, phrase.at, dates[1].ages if dates else ()
             )
 
+    def _spare_last(self, tokens: Sequence[Token], spared: frozenset[str]) -> None:
+        """Take the ribs that are spared out of the range before."""
+        sides = {t.value for t in tokens if t.kind is Kind.SIDE}
+        is_meant = [not sides or entry.side in sides for entry in self.last]
+        left = [
+            entry
+            for entry, is_own in zip(self.last, is_meant, strict=True)
+            if entry.is_ranged and entry.number in spared and is_own
+        ]
+        self.entries = [e for e in self.entries if all(e is not spare for spare in left)]
+        self.last = [e for e in self.last if all(e is not spare for spare in left)]
+
     def _doubt_last(self, *, is_away: bool) -> None:
         """Take back the fracture before, or make it possible only."""
         for entry in self.last:
@@ -341,6 +364,7 @@ def _make_entry(
         is_extra=phrase.has(Kind.EXTRA),
         part=site.part,
         course=_read_course(phrase.own),
+        is_ranged=site.is_ranged,
     )
 
 
@@ -361,7 +385,8 @@ def _presupposes_fracture(phrase: Phrase, at: int) -> bool:
     """Tell "no other fracture" from "no fracture or other abnormality"."""
     if phrase.tokens[at].kind is Kind.EXCEPT:
         return True
-    is_joined = at > 0 and phrase.tokens[at - 1].kind in (Kind.OR, Kind.AND)
+    joint = at - 1 - (at > 1 and phrase.tokens[at - 1].text == "any")  # "or any other"
+    is_joined = at > 0 and phrase.tokens[joint].kind in (Kind.OR, Kind.AND)
     if at < phrase.at:  # "no rib or other fracture", not "no pneumothorax or other fracture"
         is_of_bone = at > 1 and phrase.tokens[at - 2].kind in (*NAMED, Kind.HINT, Kind.SKELETON)
         is_joined &= is_of_bone or phrase.tokens[at + 1].kind is Kind.CARRIER

@@ -88,6 +88,12 @@ def is_anaphor(phrase: Phrase) -> bool:
     return any(t.value == "definite" and t.kind is Kind.ARTICLE for t in before)
 
 
+def answers_yes(tokens: Sequence[Token]) -> bool:
+    """Tell whether a sentence answers a question: "Yes, the right 6th rib"."""
+    begins = bool(tokens) and tokens[0].text == "yes"
+    return begins and is_bare(tokens[1:])
+
+
 def is_no(tokens: Sequence[Token]) -> bool:
     """Tell whether a sentence is no more than "No." or "None.", as an answer is."""
     return len(tokens) == 1 and tokens[0].text in ("no", "none", "negative", "absent")

@@ -74,6 +74,21 @@ def _find_unclear_denial(phrase: Phrase) -> Hit | None:
     return Hit((before[0],)) if before and before[1] is None else None
 
 
+_ABSENCE = ("absence of", "lack of", "any absence of", "freedom from")
+
+
+def _find_doubted_absence(phrase: Phrase) -> Hit | None:
+    """Find the "cannot be guaranteed" that is said of an absence."""
+    before = find_negation(phrase)
+    if before is None or phrase.tokens[before[0]].text not in _ABSENCE:
+        return None
+    end = phrase.until((*JOINTS, *STOPS), phrase.at)
+    doubts = phrase.places(
+        lambda t: t.value == "not" or t.kind is Kind.UNSURE or t.text in _FALSE, phrase.at + 1, end
+    )
+    return Hit((before[0], doubts[0])) if doubts else None
+
+
 def _find_unclear_later(phrase: Phrase) -> Hit | None:
     return Hit(_negating_words(phrase)) if _is_denied_later(phrase) is None else None
 
@@ -246,6 +261,11 @@ RULES = (
         "denied-denial", "A denial that is itself denied or doubted leaves a fracture open.",
         RuleVerdict.OPEN, _find_denied_denial,
         "It is not true that there is no fracture.", "It is true that there is no fracture.",
+    ),
+    TextRule(
+        "doubted-absence", "An absence that cannot be relied on is none.",
+        RuleVerdict.OPEN, _find_doubted_absence,
+        "Absence of fracture cannot be guaranteed.", "Absence of fracture is confirmed.",
     ),
     TextRule(
         "unclear-reach", "It is unclear whether a negation reaches as far as the fracture.",

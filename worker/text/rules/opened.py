@@ -86,6 +86,23 @@ def _is_break_sign(phrase: Phrase, at: int) -> bool:
     return text in _BROKEN_BODY and not is_soft and has(near, *NAMED, Kind.SKELETON, Kind.HINT)
 
 
+_ONE = ("one", "ones", "some")
+_MAYBE = ("may", "might", "could", "can")
+
+
+def _find_possible_one(phrase: Phrase) -> Hit | None:
+    """Find the "one could be present" that is said beside a denial."""
+    tokens = phrase.tokens
+    if has(tokens, Kind.NOUN, Kind.DEVICE, Kind.ABNORMALITY, Kind.ASKING):
+        return None
+    for at in phrase.places(lambda token: token.text in _ONE):
+        near = tokens[max(0, at - 3) : at + 3]
+        is_maybe = any(t.kind is Kind.HEDGE or t.text in _MAYBE for t in near)
+        if is_maybe and not has(tokens[at + 1 : at + 2], Kind.NUMBER, Kind.BONE, Kind.SIDE):
+            return Hit((at,))
+    return None
+
+
 VIEWS = (
     TextRule(
         "limited-view", "Where the view of the bones is limited, nothing is absent.",
@@ -94,6 +111,12 @@ VIEWS = (
     ),
 )  # fmt: skip
 CLAUSES = (
+    TextRule(
+        "possible-one", "One that may be there beside a denial leaves it open.",
+        RuleVerdict.OPEN, _find_possible_one,
+        "No fracture is visible, although one could be present.",
+        "No fracture is visible in one rib.",
+    ),
     TextRule(
         "break-sign", "What means a broken bone without the word is never absent.",
         RuleVerdict.OPEN, _find_break_sign,
