@@ -145,6 +145,14 @@ class Inlet(AssociationSocket):
         taken, self.unread = self.unread[:count], self.unread[count:]
         return taken
 
+    def give_back(self) -> None:
+        """Drop what was read ahead: nothing more will be read.
+
+        An association is a circle of objects, which the collector finds later; until then the
+        buffers of those that have ended would be most of what a listener holds.
+        """
+        self.unread = self._space = memoryview(b"")
+
     def answer(self, pdu: bytes) -> None:
         """Send a PDU at once; raise `OSError` when it cannot be sent."""
         self._connection.settimeout(FIRST_PDU_S)

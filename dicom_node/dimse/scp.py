@@ -290,6 +290,8 @@ class Listener:
     def _on_close(self, event: evt.Event) -> None:
         cast("Reception", event.assoc.dimse).close()
         self._slots.release(event.assoc)
+        if isinstance(inlet := event.assoc.dul.socket, Inlet):
+            inlet.give_back()
 
     def _on_transition(self, event: evt.Event) -> None:
         """Take note of what ends an association inside pynetdicom (PS3.8 9.2.1)."""

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 HANGS_AFTER_S = 90.0
 """Time without a turn after which a loop counts as hung: three times what a locked ledger takes."""
 
+COLLECTED = (10_000, 2, 2)
+"""New objects after which the collector looks at them, and how often it looks at older ones."""
+
 MOST_FAULTS = 5
 """After so many faults in a row a loop is not trusted to recover: a new process begins afresh."""
 
@@ -95,6 +98,9 @@ class Life:
         # what was imported stays for good: the collector need not walk it again and again
         gc.collect()
         gc.freeze()
+        # What is left to walk is little. Seldom collected, associations that have ended (circles
+        # of some thousand objects) would be most of what a role holds.
+        gc.set_threshold(*COLLECTED)
 
     def live(
         self, take: Callable[[Settings], None], check: Callable[[], None] = lambda: None

@@ -1,5 +1,6 @@
 """The listener's answers to what no honest modality sends, and its patience with silence."""
 
+import gc
 import socket
 import ssl
 import struct
@@ -26,6 +27,7 @@ from pynetdicom.dsutils import encode
 
 from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.dimse import acceptor, patches
+from dicom_node.dimse.reception import Inlet
 from dicom_node.dimse.scp import Listener
 
 # Malformed values in our own requests are the point; the sending side warns about them.
@@ -319,6 +321,21 @@ def test_two_requests_sent_at_once_are_both_kept(node: Node) -> None:
         assert status_of(peer) == 0
         assert _until(lambda: node.ledger.instances.known(second.SOPInstanceUID) is not None)
     assert node.ledger.instances.known(first.SOPInstanceUID) is not None
+
+
+def test_an_association_that_has_ended_holds_no_buffer(node: Node) -> None:
+    with associated(node, DX) as assoc:
+        assert store(assoc, radiograph()).Status == 0
+
+    def held() -> list[int]:
+        inlets = [found for found in gc.get_objects() if isinstance(found, Inlet)]
+        return [len(inlet._space) + len(inlet.unread) for inlet in inlets]
+
+    gc.disable()  # it would find the association, and is seldom called in a node
+    try:
+        assert _until(lambda: not any(held()))
+    finally:
+        gc.enable()
 
 
 def test_a_request_without_data_set_ends_in_no_instance(node: Node) -> None:
