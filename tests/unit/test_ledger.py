@@ -777,6 +777,38 @@ def test_nothing_is_packed_that_an_audit_repository_waits_for(ledger: Ledger) ->
     assert [event.id for event in left] == [event.id for event in first[6:]]
 
 
+def test_pages_of_events_find_their_instances_by_few_statements(ledger: Ledger) -> None:
+    """A connection keeps each statement: one for each number of Instances would be many."""
+    for n in range(1, 18):
+        lived(ledger, n)
+    asked: set[str] = set()
+    with ledger.database.reading() as connection:
+        driver = connection.connection.driver_connection
+    if not isinstance(driver, sqlite3.Connection):
+        pytest.skip("PostgreSQL's driver is not traced")
+    driver.set_trace_callback(asked.add)
+    last = ledger.history.events_after(0, 999)[-1].id
+    for after in range(last):
+        found = ledger.history.events_after(after, 999)
+        assert all(event.sop_instance_uid.startswith("1.2.3.") for event in found)
+    forms = {len(text.split(" IN (")[1].split(",")) for text in asked if " IN (" in text}
+    assert len(asked) > last
+    assert forms <= {1, 2, 4, 8, 16, 32}
+
+
+def test_connections_are_used_again_before_further_ones(ledger: Ledger) -> None:
+    reading = ledger.database.reading
+    with reading() as first, reading() as second, reading() as third:
+        drivers = {id(one.connection.driver_connection) for one in (first, second, third)}
+    used = set()
+    for _ in range(6):
+        with reading() as one:
+            used.add(id(one.connection.driver_connection))
+    if ledger.is_sqlite:
+        assert len(drivers) == 3
+        assert len(used) == 1
+
+
 def test_of_what_has_very_many_events_the_later_ones_stay(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -810,6 +810,8 @@ def _create_engine(url: str, *, is_relaxed: bool = False) -> Engine:
             parsed,
             hide_parameters=True,
             pool_size=8,
+            # the one that was used last is used next: each that is used keeps its own statements
+            pool_use_lifo=True,
             max_overflow=120,
             connect_args={"timeout": BUSY_S, "check_same_thread": False},
         )

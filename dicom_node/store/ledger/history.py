@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 from dicom_node.base.errors import NotFound
 from dicom_node.base.job import ReportOrder
 from dicom_node.store.clock import Clock
-from dicom_node.store.ledger.database import Database, fetch
+from dicom_node.store.ledger.database import Database, fetch, fetch_among
 from dicom_node.store.ledger.deliveries import IS_SENT
 from dicom_node.store.ledger.events import Details, Event, NewEvent, append
 from dicom_node.store.ledger.events import Stage as Kind
@@ -433,19 +433,23 @@ def _events_of(connection: Connection, instance: InstanceView) -> list[KeptEvent
     return found if instance.number is None else found + all_events(connection, instance.number)
 
 
+_BY_NUMBER = sa.select(instances).where(
+    instances.c.number.in_(sa.bindparam("numbers", expanding=True))
+)
+_BY_UID = sa.select(instances).where(
+    instances.c.sop_instance_uid.in_(sa.bindparam("uids", expanding=True))
+)
+
+
 def _instances_of(
     connection: Connection, rows: Sequence[Row[Any]]
-) -> tuple[dict[int, Row[Any]], dict[str, Row[Any]]]:
+) -> tuple[dict[int, Any], dict[str, Any]]:
     """Return the Instances that some events are about, by number and by UID."""
     numbers = {row.instance for row in rows if row.instance is not None}
     uids = {row.sop_instance_uid for row in rows if row.sop_instance_uid}
-    found: list[Row[Any]] = []
-    for condition in (
-        instances.c.number.in_(numbers) if numbers else None,
-        instances.c.sop_instance_uid.in_(uids) if uids else None,
-    ):
-        if condition is not None:
-            found += connection.execute(sa.select(instances).where(condition)).all()
+    # of few lengths: each length is another statement, of which a connection keeps 128
+    found = fetch_among(connection, _BY_NUMBER, "numbers", list(numbers))
+    found += fetch_among(connection, _BY_UID, "uids", list(uids))
     return (
         {row.number: row for row in found if row.number is not None},
         {row.sop_instance_uid: row for row in found},
