@@ -34,8 +34,13 @@ BACKLOG = 40
 ARCHIVES = 20
 """Destinations of each report with ``--deliveries``."""
 
-LIMITS = {"mb": 12.0, "descriptors": 6.0, "threads": 4.0}
-"""Growth of one role that is let through, whatever the length of the run."""
+LIMITS = {"own_mb": 12.0, "descriptors": 6.0, "threads": 4.0}
+"""Growth of one role that is let through, whatever the length of the run.
+
+Not of mapped pages: the ledger grows, and what of it was read lies in the system's cache once.
+"""
+STEPS = 10
+"""Lines that tell of the memory on the way: a run that is broken off has said something."""
 SLOWER = 1.0
 """Growth of the latency that is let through, as a share of what it was."""
 
@@ -93,11 +98,16 @@ def soak(house: House, seconds: float, rate: float, images: int = 0) -> dict:
     samples: list[Sample] = []
     with house.running() as running:
         began, sent, before, delivered = time.monotonic(), 0, running.count(), 0
+        shown = 0
         while (sent < images) if images else (time.monotonic() - began < seconds):
             now = time.monotonic() - began
             # A look at all processes takes some milliseconds: the longer the run, the rarer it is.
             if not samples or now - samples[-1].at >= max(SAMPLE_S, now / 500):
                 samples.append(Sample(now, delivered, running.usage()))
+                step = int(STEPS * (delivered / images if images else now / seconds))
+                if step > shown:
+                    shown = step
+                    print(on_the_way(samples[-1], house.archives), flush=True)
             delivered = running.count() - before
             due = images - sent if images else int(now * rate) + 1 - sent
             due = min(due, BACKLOG - (sent - delivered), 10)
@@ -113,6 +123,13 @@ def soak(house: House, seconds: float, rate: float, images: int = 0) -> dict:
     faults = [] if arrived == sent else [f"{sent} images, {arrived} reports"]
     found = judged(samples, latencies, faults, is_steady=not images)
     return found | {"sent": sent, "arrived": arrived, "deliveries": arrived * house.archives}
+
+
+def on_the_way(sample: Sample, archives: int) -> str:
+    """Return what each role holds at a moment, of its own and with what it has mapped."""
+    roles = sorted(sample.roles.items())
+    words = (f"{role} {used.own_mb:.0f} ({used.mb:.0f}) MB" for role, used in roles)
+    return f"{sample.at:5.0f} s, {sample.delivered * archives} deliveries: {', '.join(words)}"
 
 
 def judged(
@@ -142,7 +159,7 @@ def judged(
             times = [one.at for one in seen]
             found = trend(times, [float(getattr(one.roles[role], what)) for one in seen])
             trends[f"{role} {what}"] = found
-            words.append(f"{what} {found.start:.0f} {found.growth:+.1f}")
+            words.append(f"{what} {found.start:.1f} {found.growth:+.1f}")
             if found.at_least > limit:
                 faults.append(
                     f"{what} of {role} grew by {found.growth:.1f} (at least {found.at_least:.1f}) "

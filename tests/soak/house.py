@@ -96,6 +96,8 @@ class Usage:
     """What the processes of one role hold, and have used."""
 
     mb: float
+    own_mb: float
+    """Of these, what is its own: not the pages of files, such as the ledger, that it has mapped."""
     threads: int
     descriptors: int
     cpu_s: float
@@ -275,9 +277,10 @@ class House:
                 continue  # it has just ended, or nobody has asked for its status yet
             waiting += [(child, own) for child in parents.get(pid, [])]
             if own:
-                before = found.get(own, Usage(0, 0, 0, 0))
+                before = found.get(own, Usage(0, 0, 0, 0, 0))
                 found[own] = Usage(
                     before.mb + usage.mb,
+                    before.own_mb + usage.own_mb,
                     before.threads + usage.threads,
                     before.descriptors + usage.descriptors,
                     before.cpu_s + usage.cpu_s,
@@ -324,6 +327,7 @@ def _usage(pid: int) -> Usage:
     times = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return Usage(
         int(status["VmRSS"].split()[0]) / 1024,
+        sum(int(status[kind].split()[0]) for kind in ("RssAnon", "RssShmem")) / 1024,
         int(status["Threads"]),
         len(os.listdir(f"/proc/{pid}/fd")),  # noqa: PTH208 - counted, not used
         (int(times[11]) + int(times[12])) / TICK,
