@@ -16,8 +16,8 @@ from dicom_node.base.plurals import counted
 if TYPE_CHECKING:
     from dicom_node.editing import ConfigFile
     from dicom_node.settings import Peer, Settings
+    from dicom_node.store.actor import Actor
     from dicom_node.store.ledger import Ledger
-    from dicom_node.store.ledger.events import Actor
     from dicom_node.store.uses import Kind
 
 
@@ -579,14 +579,15 @@ def _let_go(options: argparse.Namespace) -> int:
 
 def _own_actor() -> Actor:
     """Return who runs this command, for the history and the audit trail."""
-    from dicom_node.store.uses import local_actor
+    from dicom_node.store.actor import local_actor
 
     return local_actor()
 
 
 def _note_use(settings: Settings, what: Kind, service: str, alert: str) -> None:
     """Note for the audit trail what is done here beside the ledger."""
-    from dicom_node.store.uses import Use, local_actor, noting
+    from dicom_node.store.actor import local_actor
+    from dicom_node.store.uses import Use, noting
 
     who = local_actor()
     is_there = (

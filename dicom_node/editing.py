@@ -34,8 +34,8 @@ from dicom_node.base.errors import (
 from dicom_node.base.toml_edit import Values
 from dicom_node.running import Reloaded
 from dicom_node.settings import Settings
+from dicom_node.store.actor import Actor
 from dicom_node.store.clock import HOST_CLOCK
-from dicom_node.store.ledger.events import Actor
 from dicom_node.store.uses import Note, Use
 
 Kind = Literal["peers", "rules", "retention"]

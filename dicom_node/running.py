@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.base.errors import ConfigurationError, Unreachable
+from dicom_node.store.actor import Actor, local_actor
 from dicom_node.store.clock import HOST_CLOCK
-from dicom_node.store.ledger.events import Actor
-from dicom_node.store.uses import local_actor
 
 ANSWER_S = 20.0
 """Longest wait for every role."""

@@ -22,7 +22,7 @@ from stations import wait_for
 from dicom_node import in_force
 from dicom_node.editing import ConfigFile, TableChange
 from dicom_node.settings import Settings
-from dicom_node.store.ledger.events import Actor
+from dicom_node.store.actor import Actor
 from dicom_node.users import add_user
 
 WIDTHS = (390, 820, 1440)

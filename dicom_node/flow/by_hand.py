@@ -9,8 +9,8 @@ from dicom_node.dimse import Sender
 from dicom_node.flow.intake import describe, route_of
 from dicom_node.settings import Settings
 from dicom_node.standard.header import read_header
+from dicom_node.store.actor import Actor
 from dicom_node.store.ledger import Ledger
-from dicom_node.store.ledger.events import Actor
 from dicom_node.store.spool import Spool
 
 logger = logging.getLogger(__name__)

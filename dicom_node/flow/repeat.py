@@ -14,9 +14,10 @@ from dicom_node.flow.intake import describe, find_routes
 from dicom_node.flow.loop import Loop
 from dicom_node.settings import Settings
 from dicom_node.standard.header import read_header
+from dicom_node.store.actor import Actor
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.acts import REMOVED
-from dicom_node.store.ledger.events import Actor, signed
+from dicom_node.store.ledger.events import signed
 from dicom_node.store.ledger.repeats import Likeness
 from dicom_node.store.spool import Spool
 

@@ -26,7 +26,7 @@ from dicom_node.editing import (
 )
 from dicom_node.operate.show import print_json
 from dicom_node.settings import Peer, Retention, Rule, Settings
-from dicom_node.store.ledger.events import Actor
+from dicom_node.store.actor import Actor
 from dicom_node.store.uses import noting
 
 WAY = "command line"

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from dicom_node.base.errors import Unreachable
 from dicom_node.running import Reloaded, ask_reload, is_running
 from dicom_node.settings import Settings
-from dicom_node.store.ledger.events import Actor
+from dicom_node.store.actor import Actor
 
 
 def reload(settings: Settings, by: Actor, *, as_json: bool = False) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import json
 import logging
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dicom_node import in_force
 from dicom_node.base import logs
@@ -29,11 +28,15 @@ from dicom_node.base.service_manager import READY, STOPPING, Watchdog, notify
 from dicom_node.credentials import read_credentials
 from dicom_node.dimse.port import Ports
 from dicom_node.in_force import Exchange
+from dicom_node.run.apart import StepsApart, end_with_parent
 from dicom_node.running import ANSWER as RELOADED
 from dicom_node.running import ASK_WORKER, WORKER_NAME, ServedWorker, tell_worker, who_asked
 from dicom_node.settings import Settings
+from dicom_node.store.actor import local_actor
 from dicom_node.store.clock import HOST_CLOCK
-from dicom_node.store.uses import Note, Use, local_actor, noting
+
+if TYPE_CHECKING:
+    from dicom_node.store.uses import Note
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +66,6 @@ STOP_S = 2.5
 
 LOG_FOLDER = "log"
 """Folder in data_dir with a file of JSON lines for each process."""
-
-_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
@@ -284,34 +285,29 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
         The node cannot start; the message says what to change.
     """
     from dicom_node.flow import broker
-    from dicom_node.operate.audit import Auditor
-    from dicom_node.store.backup import require_ledger, require_whole
-    from dicom_node.store.ledger import Ledger
 
     _make_data_dir(settings)
     with _only_one(settings):
         folder = _log_folder(settings)
         logs.keep(folder / "serve.jsonl")
-        require_whole(settings.node.data_dir)
-        require_ledger(settings.ledger_url, settings.spool_dir)
-        Ledger.upgrade(settings.ledger_url)
-        for advice in settings.superseded:
-            logger.warning("works in this version only: %s", advice)
-        credentials = read_credentials(settings)
         embedded = broker.Embedded(settings.node.data_dir) if _is_embedded(settings) else None
         url, ports = settings.broker.url, None
+        copy = settings.node.data_dir / in_force.FILE
         try:
+            # before this process has threads: the embedded broker is kept by one
+            with StepsApart(
+                lambda: _check_surroundings(settings), lambda: _begin_use(config, settings)
+            ) as apart:
+                apart.do_next()
+                for advice in settings.superseded:
+                    logger.warning("works in this version only: %s", advice)
+                credentials = read_credentials(settings)
+                node = settings.node
+                ports = Ports(node.host, node.port, node.listener_count, node.data_dir)
+                apart.do_next()
             if embedded:
                 embedded.start()
                 url = embedded.url
-            else:
-                broker.ping(url, files=broker.files_of(settings.broker))
-            node = settings.node
-            ports = Ports(node.host, node.port, node.listener_count, node.data_dir)
-            note = noting(settings, None)
-            copy = _accept_settings(config, settings, note)
-            Auditor(settings, ledger := Ledger.open(settings.ledger_url)).begin()
-            ledger.close()
             children = _role_children(copy, url, ports, settings)
             found = worker_config or config.with_name("worker.toml")
             why_not = _why_no_worker(found)
@@ -331,7 +327,7 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
             return Supervisor(
                 children,
                 exchange=lambda: in_force.exchange(copy),
-                tell=lambda answer: _answer_reload(answer_file, answer, note),
+                tell=lambda answer: _answer_reload(answer_file, answer, settings),
                 close=ports.close,
                 make_worker=None if why_not else make_worker,
                 tell_worker=lambda child: tell_worker(
@@ -423,9 +419,7 @@ def _start_child(child: Child) -> None:
 def _become_child() -> None:
     # Until a role can take it, this signal must not end it: what it is for is read at the start.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # Linux only: a supervisor that is killed must not leave a second listener behind it.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
+    end_with_parent()  # a supervisor that is killed must not leave a second listener behind it
 
 
 def _listen_to_hearts(children: Sequence[Child], timeout_s: float) -> None:
@@ -446,19 +440,55 @@ def _listen_to_hearts(children: Sequence[Child], timeout_s: float) -> None:
         child.is_current = child.is_current or b"R" in signs or b"T" in signs
 
 
-def _accept_settings(config: Path, settings: Settings, note: Note) -> Path:
+def _check_surroundings(settings: Settings) -> None:
+    """Bring the ledger up to date, and raise where the node cannot work with what is there.
+
+    Raises
+    ------
+    ConfigurationError, Unreachable
+        Its message says what to change.
+    """
+    # Imported here, where they are used, as in `_begin_use`: these libraries would take as much
+    # memory again as all that a supervisor needs.
+    from dicom_node.flow import broker
+    from dicom_node.store.backup import require_ledger, require_whole
+    from dicom_node.store.ledger import Ledger
+
+    require_whole(settings.node.data_dir)
+    require_ledger(settings.ledger_url, settings.spool_dir)
+    Ledger.upgrade(settings.ledger_url)
+    if not _is_embedded(settings):
+        broker.ping(settings.broker.url, files=broker.files_of(settings.broker))
+
+
+def _begin_use(config: Path, settings: Settings) -> None:
+    """Keep what this node runs with, and begin its audit trail."""
+    from dicom_node.operate.audit import Auditor
+    from dicom_node.store.ledger import Ledger
+    from dicom_node.store.uses import noting
+
+    _accept_settings(config, settings, noting(settings, None))
+    Auditor(settings, ledger := Ledger.open(settings.ledger_url)).begin()
+    ledger.close()
+
+
+def _accept_settings(config: Path, settings: Settings, note: Note) -> None:
     """Keep what this node runs with, and note where it is not what it ran with before."""
+    from dicom_node.store.uses import Use
+
     before = in_force.kept(settings)
-    copy = in_force.accept(config, settings)
+    in_force.accept(config, settings)
     if before is not None and (changed := in_force.differing(before, settings)):
         who = local_actor()
         tables = ", ".join(f"[{table}]" for table in changed)
         alert = f"changed before this start: {tables}"
         note(Use("configured", who.name, "serve", address=who.address, alert=alert))
-    return copy
 
 
-def _note_reload(folder: Path, answer: dict[str, Any], note: Note) -> None:
+def _note_reload(folder: Path, answer: dict[str, Any], settings: Settings) -> None:
+    # a reload is rare: what it takes of memory is taken then
+    from dicom_node.store.uses import Use, noting
+
     who = who_asked(folder)
     problem = answer["problem"]
     said = {key: answer.get(key, ()) for key in ("peers", "rules", "waiting")}
@@ -469,12 +499,12 @@ def _note_reload(folder: Path, answer: dict[str, Any], note: Note) -> None:
     )
     use = Use("configured", who.name, "reload", address=who.address, alert=alert,
               is_served=not problem)  # fmt: skip
-    note(use)
+    noting(settings, None)(use)
 
 
-def _answer_reload(path: Path, answer: dict[str, Any], note: Note) -> None:
+def _answer_reload(path: Path, answer: dict[str, Any], settings: Settings) -> None:
     """Leave word for `chexfract-node reload`, which waits for it."""
-    _note_reload(path.parent, answer, note)
+    _note_reload(path.parent, answer, settings)
     temporary = path.with_name(f".{path.name}")
     with contextlib.suppress(OSError):  # a full disk: the log has the same line
         temporary.write_text(json.dumps({"at": HOST_CLOCK.wall(), **answer}), encoding="utf-8")

@@ -17,8 +17,8 @@ from typing import Literal, get_args
 from dicom_node.base.errors import ChexFractError, NotFound, NotUnderstood
 from dicom_node.base.plurals import counted
 from dicom_node.settings import Settings
+from dicom_node.store.actor import Actor
 from dicom_node.store.ledger import Ledger
-from dicom_node.store.ledger.events import Actor
 from dicom_node.store.ledger.purge import FreedKind, Purgeable
 from dicom_node.store.retention import ORPHAN_AGE_S, RetentionSweep
 from dicom_node.store.spool import Spool

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,7 +24,6 @@ from dicom_node.store.audit_file import AuditFile
 from dicom_node.store.audit_message import Study
 from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import Ledger
-from dicom_node.store.ledger.events import Actor
 
 _missing = Sparse(logging.getLogger(__name__), per_minute=60)
 
@@ -152,16 +150,6 @@ def noted(settings: Settings, ledger: Ledger) -> int | None:
 
 def _escape_user(user: str) -> str:
     return ascii(user)[1:-1][:64]
-
-
-def local_actor() -> Actor:
-    """Return who runs this process, for what is done on the command line."""
-    from getpass import getuser
-
-    try:
-        return Actor(getuser(), socket.gethostname())
-    except (KeyError, OSError):
-        return Actor("", socket.gethostname())  # a container's user need not have a name
 
 
 def encoded(query: bytes) -> str:

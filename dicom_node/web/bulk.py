@@ -19,9 +19,9 @@ from dicom_node.base.plurals import counted
 from dicom_node.base.translation import mark
 from dicom_node.flow.repeat import adopt
 from dicom_node.settings import Settings
+from dicom_node.store.actor import Actor
 from dicom_node.store.clock import HOST_CLOCK
 from dicom_node.store.ledger import Ledger
-from dicom_node.store.ledger.events import Actor
 from dicom_node.store.ledger.history import is_in_state
 from dicom_node.store.ledger.states import RESENT
 from dicom_node.store.ledger.studies import DISAGREED, StudyFilter

@@ -7,9 +7,9 @@ from typing import Any, Literal, cast
 
 from dicom_node.base.errors import NotFound
 from dicom_node.base.job import finding_names
+from dicom_node.store.actor import Actor
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.acts import Judged
-from dicom_node.store.ledger.events import Actor
 from dicom_node.store.ledger.views import FindingJudgement, JobView, JudgementView
 from dicom_node.web.sessions import Person, Posted
 

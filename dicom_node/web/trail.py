@@ -12,8 +12,8 @@ from fastapi import Request
 
 from dicom_node.settings import Settings
 from dicom_node.standard.web_services import ROOT
+from dicom_node.store.actor import Actor
 from dicom_node.store.ledger import Ledger
-from dicom_node.store.ledger.events import Actor
 from dicom_node.store.uses import Kind, OfStudy, Use, encoded, noting, studies_of
 from dicom_node.web.sessions import client_address
 

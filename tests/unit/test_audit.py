@@ -24,6 +24,7 @@ from serving import Api, serving
 from dicom_node.base.errors import Unreachable
 from dicom_node.operate.audit import Auditor, Repository
 from dicom_node.settings import Audit, Settings, Tls
+from dicom_node.store.actor import Actor
 from dicom_node.store.audit_message import (
     ACTIVITY,
     SUCCESS,
@@ -31,7 +32,6 @@ from dicom_node.store.audit_message import (
     application,
     message,
 )
-from dicom_node.store.ledger.events import Actor
 from dicom_node.store.uses import Use, noting
 
 NAME = "Secret^Name"

@@ -559,7 +559,7 @@ def test_each_key_of_the_settings_has_a_field_in_a_group_and_a_word() -> None:
 def test_an_ignored_image_is_analysed_once_by_a_rule_that_is_named(api: Api) -> None:
     from dicom_node.base.errors import Busy, NotFound
     from dicom_node.flow.by_hand import analyse_anyway
-    from dicom_node.store.ledger.events import Actor
+    from dicom_node.store.actor import Actor
 
     uid = api.receive(modality="DX", calling_ae="XRAY1", calling_host="127.0.0.1")
     rules = [{"name": "hands", "match": {"body_part": ["HAND"]}, "mode": "shadow"}]

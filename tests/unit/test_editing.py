@@ -22,7 +22,7 @@ from dicom_node.editing import (
 )
 from dicom_node.running import Reloaded
 from dicom_node.settings import Peer, Rule, load
-from dicom_node.store.ledger.events import Actor
+from dicom_node.store.actor import Actor
 from dicom_node.store.uses import Use
 
 TEXT = """# the node of the ward

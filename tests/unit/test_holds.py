@@ -15,9 +15,9 @@ from dicom_node.base.job import Handout
 from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.flow.dispatch import Dispatcher
 from dicom_node.settings import Delivery, Peer, Settings
+from dicom_node.store.actor import Actor
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.api_keys import MOST_OF_PERSON
-from dicom_node.store.ledger.events import Actor
 from dicom_node.store.spool import Spool
 
 JANE = Actor("jane", "10.1.1.1")

@@ -15,8 +15,8 @@ from serving import Api, serving
 from stations import wait_for
 
 from dicom_node.store import space as of_space
+from dicom_node.store.actor import Actor
 from dicom_node.store.ledger import Instance
-from dicom_node.store.ledger.events import Actor
 from dicom_node.store.ledger.purge import FREED_IMAGES
 from dicom_node.store.space import FREED_KINDS, DiskSpace
 

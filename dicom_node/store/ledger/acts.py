@@ -13,9 +13,10 @@ from sqlalchemy.engine import Connection, Row
 from dicom_node.base.errors import Busy, NotFound
 from dicom_node.base.job import JudgedFinding, JudgedReport, Judgement, Predecessor
 from dicom_node.standard.uids import object_uid
+from dicom_node.store.actor import Actor
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
-from dicom_node.store.ledger.events import Actor, Details, NewEvent, Stage, append, signed
+from dicom_node.store.ledger.events import Details, NewEvent, Stage, append, signed
 from dicom_node.store.ledger.history import find_instances
 from dicom_node.store.ledger.instances import (
     Instance,

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from dicom_node.base.local_time import local_time
 from dicom_node.base.plurals import counted
+from dicom_node.store.actor import Actor
 from dicom_node.store.ledger.database import write
 from dicom_node.store.schema import events, instances
 
@@ -52,14 +53,6 @@ class Stage(StrEnum):
     ADOPTED = "adopted"
     AGREE = "agree"
     DISAGREE = "disagree"
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who does something on purpose, and the address that they do it from."""
-
-    name: str = ""
-    address: str = ""
 
 
 class Signature(TypedDict):

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dicom_node.base.errors import NotFound
+from dicom_node.store.actor import Actor
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
-from dicom_node.store.ledger.events import Actor
 from dicom_node.store.ledger.states import JobState
 from dicom_node.store.ledger.views import View
 from dicom_node.store.schema import IS_UNFINISHED, IS_UNSENT, deliveries, destinations, holds, jobs
