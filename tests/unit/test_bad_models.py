@@ -81,7 +81,7 @@ def test_weights_that_do_not_fit_their_code(tmp_path, weights, capsys):
     checkpoints.write_weights(weights, drop="wte.weight")
     write_sums(weights, "small")
     code, error = described(tmp_path, f'path = "{weights}"\n{ACCEPTED}', capsys)
-    check(code, error, os.EX_CONFIG, "1 missing keys, first wte.weight")
+    check(code, error, os.EX_CONFIG, "1 missing key: wte.weight")
 
 
 def test_weights_that_a_clone_without_lfs_left_out(tmp_path, weights, capsys):

@@ -46,7 +46,13 @@ CANARY_STEPS = 24
 """Steps of the trial answer that are compared with the known one."""
 NEAR_TIE = {"float32": 1e-2, "float16": 0.25, "bfloat16": 1.0}
 """Logits that differ less may change places by rounding alone."""
-KINDS = ("missing_keys", "mismatched_keys", "error_msgs", "unexpected_keys")
+KINDS = {
+    "missing_keys": ("missing key", "missing keys"),
+    "mismatched_keys": ("key of another shape", "keys of another shape"),
+    "error_msgs": ("error", "errors"),
+    "unexpected_keys": ("unexpected key", "unexpected keys"),
+}
+"""What transformers notes of a checkpoint -> one of these, and several."""
 HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq|masked_bias|num_batches_tracked)$")
 """Keys of weights that hold no weights: buffers that older releases saved and code makes itself."""
 LONGEST_S = 3600.0
@@ -438,8 +444,11 @@ def load_whole(
             local_files_only=True,
             torch_dtype=dtype,
             output_loading_info=True,
+            # Weights of another shape are refused below, by name: the error of transformers names
+            # none, and points to a report that it has printed.
+            ignore_mismatched_sizes=True,
         )
-    found = {kind: sorted(str(key) for key in report.get(kind) or ()) for kind in KINDS}
+    found = {kind: sorted(map(_key_text, report.get(kind) or ())) for kind in KINDS}
     found["missing_keys"] = inner.fill(model, found["missing_keys"])
     surplus = [key for key in found["unexpected_keys"] if HARMLESS.search(key)]
     if surplus:
@@ -452,11 +461,21 @@ def load_whole(
     found["unexpected_keys"] = sorted({*found["unexpected_keys"]} - {*surplus}) if strict else []
     for kind, keys in found.items():
         if keys:
+            several = ", first " if len(keys) > 1 else ": "
             raise Unacceptable(
                 f"models.{name}.path: the weights do not fit the code: "
-                f"{len(keys)} {kind.replace('_', ' ')}, first {keys[0]}"
+                f"{counted(len(keys), *KINDS[kind])}{several}{keys[0]}"
             )
     return model
+
+
+def _key_text(found: Any) -> str:
+    """Return a key as a message names it; one of another shape comes with both shapes."""
+    if not isinstance(found, tuple) or len(found) != 3:
+        return str(found)
+    key, *shapes = found
+    has, wants = (" x ".join(map(str, shape)) or "a number" for shape in shapes)
+    return f"{key} ({has}, the code wants {wants})"
 
 
 def _attention(folder: Path, config: Any, wanted: str, auto: str) -> str:
