@@ -312,7 +312,7 @@ class _Child:
     """One decoding process and the memory it shares with this one."""
 
     def __init__(self, memory: int) -> None:
-        self._shared = _shared_memory()
+        self._shared = shared_memory()
         self._map = mmap.mmap(-1, 1)
         self._used, self._is_clearing = 0, False
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
@@ -467,7 +467,8 @@ class _Child:
             self._process.wait()
 
 
-def _shared_memory() -> int:
+def shared_memory() -> int:
+    """Return the descriptor of memory that a child process may share."""
     if hasattr(os, "memfd_create"):
         # Memory without a name: no other process can open it, and it goes with its last descriptor,
         # whatever dies first.

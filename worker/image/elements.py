@@ -9,6 +9,7 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.charset import decode_bytes, python_encoding
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 
 from dicom_node.standard.unreadable import UNREADABLE
@@ -17,8 +18,18 @@ _MULTI_BYTE = ("iso2022", "shift", "gb", "euc", "johab")
 """Beginnings of Python's names of codecs whose bytes may look like UTF-8 by chance."""
 
 
+def holds(ds: Dataset, keyword: str) -> bool:
+    """Return whether the element is there.
+
+    Most that are asked for are not, and pydicom raises and catches an error before it says so.
+    """
+    return tag_for_keyword(keyword) in ds.keys()  # noqa: SIM118 - `in ds` makes a tag of it first
+
+
 def value(ds: Dataset, keyword: str) -> Any:
     """Return the element's value, or None when it is absent, empty or unreadable."""
+    if not holds(ds, keyword):
+        return None
     try:
         found = ds.get(keyword)
     except UNREADABLE:
@@ -28,7 +39,7 @@ def value(ds: Dataset, keyword: str) -> Any:
 
 def unread(ds: Dataset, keyword: str) -> Any:
     """Return the element's bytes where nobody has made numbers of them yet, else its value."""
-    found = ds.get_item(keyword) if keyword in ds else None
+    found = ds.get_item(keyword) if holds(ds, keyword) else None
     return found.value if isinstance(found, RawDataElement) else value(ds, keyword)
 
 

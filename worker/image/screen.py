@@ -81,22 +81,23 @@ def screen(pixels: Bytes) -> tuple[tuple[str, str], ...]:
     pixels : ndarray of uint8, (rows, columns)
         0 = black.
     """
-    scores = likeness(pixels)
+    looks = _looks(pixels)
+    scores = _scores(looks)
     best = max(scores, key=lambda name: scores[name])
     if best == "upright" and scores[best] >= LIKE:
-        code = _second_opinion(pixels)
+        code = _second_opinion(pixels, looks)
     else:
         code = best if best != "upright" and scores[best] >= NAMED else "not-frontal-chest"
     return ((code, TURNED[code]),) if code else ()
 
 
-def _second_opinion(pixels: Bytes) -> str:
+def _second_opinion(pixels: Bytes, looks: Floats) -> str:
     """Return what the lungs say of a picture that resembles a chest, nothing when all is well."""
-    drawing, pixels = _pixel_ranks(_whole_and_parts(_small_look(pixels))), _without_bars(pixels)
+    pixels = _without_bars(pixels)
     views = Views(pixels)
     if min(lungs(views)) >= ENOUGH:
         return MIRRORED if is_mirrored(views) else ""
-    if float((drawing @ _unit_vector(_load_mean("screen_phantom.png"))).max()) >= DRAWN:
+    if float((looks @ _unit_vector(_load_mean("screen_phantom.png"))).max()) >= DRAWN:
         return ""
     # In a mirrored chest the notch of the heart may hide the lung that stands at the left.
     is_chest = min(lungs(Views(pixels[:, ::-1]))) >= ENOUGH
@@ -105,7 +106,15 @@ def _second_opinion(pixels: Bytes) -> str:
 
 def likeness(pixels: Bytes) -> dict[str, float]:
     """Return how well the picture correlates with a chest: upright, turned and inverted."""
-    looks = _pixel_ranks(_whole_and_parts(_small_look(pixels)))
+    return _scores(_looks(pixels))
+
+
+def _looks(pixels: Bytes) -> Floats:
+    """Return the ranks of the whole picture and of parts of it, (parts, ranks)."""
+    return _pixel_ranks(_whole_and_parts(_small_look(pixels)))
+
+
+def _scores(looks: Floats) -> dict[str, float]:
     chest = _mean_chest()
     best = {name: float((looks @ _unit_vector(view)).max()) for name, view in _turned_views(chest)}
     # Which side it lies on is not said: the picture is as unusable either way.

@@ -41,6 +41,11 @@ def encode_elements(ds: Dataset) -> bytes:
     return b"".join(_encode_element(ds, tag) for tag in sorted(ds.keys()))
 
 
+def keep_bytes(item: Dataset) -> None:
+    """Let the bytes of an item that is never changed be made once: it stands in many reports."""
+    item.kept_bytes = encode_elements(item)
+
+
 def _encode_element(ds: Dataset, tag: int) -> bytes:
     # get_item does not convert: most elements of the image go into the report as they were read.
     element = ds.get_item(tag)
@@ -94,8 +99,10 @@ def _pad_even(content: bytes, pad: bytes) -> bytes:
 def _encode_sequence(group: int, number: int, items: Iterable[Dataset]) -> bytes:
     parts = []
     for item in items or ():
-        # A code is an item of just three elements, and a report repeats a few dozen of them.
-        content = _encode_code(item) if len(item) == 3 else None
+        content = item.__dict__.get("kept_bytes")
+        if content is None and len(item) == 3:
+            # A code is an item of just three elements, and a report repeats a few dozen of them.
+            content = _encode_code(item)
         if content is None:
             content = encode_elements(item)
         # Of explicit length, which needs no delimiters (PS3.5 7.5.2).

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from pydicom.datadict import dictionary_description, dictionary_VR, tag_for_keyw
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
 from pydicom.uid import UID
 from pydicom.valuerep import validate_value
 
@@ -83,8 +85,8 @@ class Evidence:
     """Items of the Referenced Request Sequence (0040,A370)."""
     rows: int
     columns: int
-    display: Dataset
-    """How the stored values become gray: the LUT modules of a GSPS (PS3.3 A.33.1)."""
+    source: Dataset
+    """The header itself, for what a second object alone asks."""
     view: str = ""
     """View Position (0018,5101) in capitals, for example ``PA``."""
     laterality: str = ""
@@ -100,7 +102,15 @@ class Evidence:
     @property
     def is_grayscale(self) -> bool:
         """Whether a grayscale presentation state may lie on this Instance."""
-        return self.is_image and "PresentationLUTShape" in self.display
+        return self.is_image and _gray_polarity(self.source) is not None
+
+    @property
+    def display(self) -> Dataset:
+        """How the stored values become gray: the LUT modules of a GSPS (PS3.3 A.33.1).
+
+        Made when it is asked for: a table may have 65536 entries, of which no report speaks.
+        """
+        return _read_display(self.source)
 
     @property
     def is_image(self) -> bool:
@@ -215,7 +225,7 @@ def read(source: Dataset) -> Evidence:
         requests=tuple(_read_requests(source, study, changes)),
         rows=_read_number(source, "Rows"),
         columns=_read_number(source, "Columns"),
-        display=_read_display(source),
+        source=source,
         view=text(source, "ViewPosition").strip(" \0").upper(),
         laterality=_read_laterality(source),
         orientation=_read_orientation(source),
@@ -234,10 +244,13 @@ def text(ds: Dataset, keyword: str) -> str:
     values = value if isinstance(value, MultiValue) else [value]
     joined = "\\".join("" if part is None else str(part) for part in values)
     # The report is written in UTF-8, where an escape sequence is not legal.
-    return ESCAPE.sub("", joined).replace("\x1b", "")
+    return ESCAPE.sub("", joined).replace("\x1b", "") if "\x1b" in joined else joined
 
 
 def _read_value(ds: Dataset, keyword: str) -> Any:
+    # Most are absent, and pydicom raises and catches an error before it says so.
+    if tag_for_keyword(keyword) not in ds.keys():  # noqa: SIM118 - `in ds` makes a tag of it first
+        return None
     try:
         return ds.get(keyword)
     except LookupError:
@@ -394,10 +407,17 @@ def _put_trial(common: Dataset, source: Dataset, changes: dict[str, None]) -> No
 
 def put(ds: Dataset, keyword: str, value: Any, vr: str = "") -> None:
     """Set one element without pydicom's checks, which would log the value."""
+    tag, usual = _tag_and_vr(keyword)
+    ds[tag] = DataElement(tag, vr or usual, value, validation_mode=config.IGNORE)
+
+
+# Looked up once: a report puts a hundred elements, of which pydicom makes a tag twice each.
+@cache
+def _tag_and_vr(keyword: str) -> tuple[BaseTag, str]:
     tag = tag_for_keyword(keyword)
     if tag is None:
         raise KeyError(keyword)
-    ds[tag] = DataElement(tag, vr or dictionary_VR(tag), value, validation_mode=config.IGNORE)
+    return BaseTag(tag), dictionary_VR(tag)
 
 
 def _put_optional(ds: Dataset, source: Dataset, keywords: Iterable[str]) -> None:
@@ -491,16 +511,9 @@ def _read_display(source: Dataset) -> Dataset:
 
     A presentation state overrides the image's polarity, so that it must repeat it (PS3.3 C.11.6).
     """
-    display = Dataset()
-    polarity = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}
-    shape = polarity.get(text(source, "PhotometricInterpretation"))
-    frames = text(source, "NumberOfFrames").strip() or "1"
-    if (
-        shape is None
-        or frames != "1"
-        or not (_read_number(source, "Rows") and _read_number(source, "Columns"))
-    ):
-        return display
+    shape = _gray_polarity(source)
+    if shape is None:
+        return Dataset()
     # As `worker.image.grey` does: a rescale before a table, a table before a window.
     rescale = tuple(
         _read_decimals(source, keyword)[:1] for keyword in ("RescaleSlope", "RescaleIntercept")
@@ -514,6 +527,16 @@ def _read_display(source: Dataset) -> Dataset:
         voi_lut=_read_table(source, "VOILUTSequence"),
     )
     return as_display(grey, _read_number(source, "PixelRepresentation") == 1)
+
+
+def _gray_polarity(source: Dataset) -> str | None:
+    """Return the Presentation LUT Shape of a single grayscale frame; None of anything else."""
+    polarity = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}
+    frames = text(source, "NumberOfFrames").strip() or "1"
+    has_size = _read_number(source, "Rows") and _read_number(source, "Columns")
+    if frames != "1" or not has_size:
+        return None
+    return polarity.get(text(source, "PhotometricInterpretation"))
 
 
 def _read_decimals(source: Dataset, keyword: str) -> tuple[float, ...]:

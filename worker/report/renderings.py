@@ -286,6 +286,8 @@ def rejection_notes(
     ----------
     IHE RAD TF-3 Imaging Object Change Management: Rejection Note. PS3.3 A.35.4.
     """
+    if not order.rejection_notes:
+        return  # as with nearly every report: its header need not be read again
     job = BuilderInput(source, outcome, algorithm, order)
     if job.said.reason is not None and order.judgement is None:
         return
@@ -563,6 +565,9 @@ def _graphic_layer() -> Dataset:
     put(layer, "GraphicLayerDescription", "Description of fractures by AI")
     return layer
 
+
+SHOW_PICTURE: Final = frozenset({"sc", "pdf"})
+"""Kinds on whose pages the picture is."""
 
 BUILDERS: Final[dict[str, Callable[[BuilderInput, NDArray[Any] | None], Dataset | None]]] = {
     "basic-text": basic_text,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from highdicom.sr import (
@@ -35,7 +35,7 @@ from dicom_node.standard.legal import legal_text
 from dicom_node.standard.part10 import recast
 from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.uids import derived_uid
-from worker.report import boxes, codes, header, reading
+from worker.report import boxes, codes, encode, header, reading
 from worker.report.boxes import Marked
 from worker.report.concept import concept
 from worker.report.document import (
@@ -76,6 +76,8 @@ SUMMARIES: Final = {
 BONE_WORDS: Final = {"other": "Bone not named"}
 WHOLE_IMAGE = "Bones of the image"
 """Tracking Identifier of the group that speaks of the image as a whole."""
+
+Item = TypeVar("Item", bound=ContentItem)
 
 CONTAINS = "CONTAINS"
 CONCEPT_MOD = "HAS CONCEPT MOD"
@@ -403,8 +405,8 @@ def _observer_items(
     return (
         code(codes.LANGUAGE, codes.LANGUAGES[language], CONCEPT_MOD),
         code(codes.OBSERVER_TYPE, codes.DEVICE, OBS_CONTEXT),
-        UIDRefContentItem(codes.DEVICE_OBSERVER_UID, device, OBS_CONTEXT),
-        *(words(name, value, OBS_CONTEXT) for name, value in named if value),
+        _kept(UIDRefContentItem(codes.DEVICE_OBSERVER_UID, device, OBS_CONTEXT)),
+        *(_kept(words(name, value, OBS_CONTEXT)) for name, value in named if value),
     )
 
 
@@ -416,12 +418,28 @@ def code(name: Code, value: Code, relationship: str = CONTAINS) -> CodeContentIt
 # By plain tuples: a Code equals each of the same value and scheme, whatever its meaning is.
 @lru_cache(maxsize=512)
 def _code_item(name: tuple[Any, ...], value: tuple[Any, ...], relationship: str) -> CodeContentItem:
-    return CodeContentItem(concept(Code(*name)), concept(Code(*value)), relationship)
+    return _kept(CodeContentItem(concept(Code(*name)), concept(Code(*value)), relationship))
 
 
 def words(name: Code, value: str, relationship: str = CONTAINS) -> TextContentItem:
     """Return a TEXT content item (PS3.3 C.17.3)."""
     return TextContentItem(concept(name), value, relationship)
+
+
+def _usual_words(name: Code, value: str, relationship: str = CONTAINS) -> TextContentItem:
+    """Return a TEXT content item of words of our own, which many reports have; as `code`."""
+    return _words_item(tuple(name), value, relationship)
+
+
+@lru_cache(maxsize=512)
+def _words_item(name: tuple[Any, ...], value: str, relationship: str) -> TextContentItem:
+    return _kept(words(Code(*name), value, relationship))
+
+
+def _kept(item: Item) -> Item:
+    """Return an item that is not changed from here on, with its bytes."""
+    encode.keep_bytes(item)
+    return item
 
 
 def container(name: Code, items: Sequence[ContentItem]) -> ContainerContentItem:
@@ -482,8 +500,8 @@ def _image_descriptors(evidence: Evidence) -> list[ContentItem]:
     if len(evidence.orientation) == 2:
         row, column = evidence.orientation
         items += [
-            words(codes.PATIENT_ORIENTATION_ROW, row, ACQ_CONTEXT),
-            words(codes.PATIENT_ORIENTATION_COLUMN, column, ACQ_CONTEXT),
+            _usual_words(codes.PATIENT_ORIENTATION_ROW, row, ACQ_CONTEXT),
+            _usual_words(codes.PATIENT_ORIENTATION_COLUMN, column, ACQ_CONTEXT),
         ]
     numbers: list[tuple[Code, float, Code]] = []
     if len(evidence.spacing) == 2:
@@ -497,11 +515,16 @@ def _image_descriptors(evidence: Evidence) -> list[ContentItem]:
             (codes.PIXEL_ROWS, evidence.rows, codes.PIXELS),
             (codes.PIXEL_COLUMNS, evidence.columns, codes.PIXELS),
         ]
-    for name, value, unit in numbers:
-        item = NumContentItem(name, value, unit, None, ACQ_CONTEXT)
-        put(item.MeasuredValueSequence[0], "NumericValue", f"{value:.12g}")
-        items.append(item)
+    items += [_number_item(tuple(name), value, tuple(unit)) for name, value, unit in numbers]
     return items
+
+
+# The images of a device have the same sizes and distances, most of them.
+@lru_cache(maxsize=512)
+def _number_item(name: tuple[Any, ...], value: float, unit: tuple[Any, ...]) -> NumContentItem:
+    item = NumContentItem(Code(*name), value, Code(*unit), None, ACQ_CONTEXT)
+    put(item.MeasuredValueSequence[0], "NumericValue", f"{value:.12g}")
+    return _kept(item)
 
 
 class _Tracking:
@@ -525,7 +548,7 @@ class _Tracking:
         group = container(
             codes.MEASUREMENT_GROUP,
             [
-                words(codes.TRACKING_IDENTIFIER, name, OBS_CONTEXT),
+                _usual_words(codes.TRACKING_IDENTIFIER, name, OBS_CONTEXT),
                 UIDRefContentItem(codes.TRACKING_UNIQUE_IDENTIFIER, uid, OBS_CONTEXT),
                 *items,
             ],
@@ -695,7 +718,7 @@ def _placed_site(site: Code, side: Code | None, modifiers: Sequence[Code] = ()) 
     known += [code(codes.TOPOGRAPHICAL_MODIFIER, value, CONCEPT_MOD) for value in modifiers]
     if known:
         _put_items(item, known)
-    return item
+    return _kept(item)
 
 
 def _algorithm_items(algorithm: Algorithm) -> tuple[ContentItem, ...]:
@@ -709,9 +732,9 @@ def _identification(
 ) -> tuple[ContentItem, ...]:
     lines = [line for raw in parameters if (line := reading.storable(raw)[0])]
     return (
-        words(codes.ALGORITHM_NAME, name, CONCEPT_MOD),
-        words(codes.ALGORITHM_VERSION, software, CONCEPT_MOD),
-        *(words(codes.ALGORITHM_PARAMETERS, line, CONCEPT_MOD) for line in lines),
+        _kept(words(codes.ALGORITHM_NAME, name, CONCEPT_MOD)),
+        _kept(words(codes.ALGORITHM_VERSION, software, CONCEPT_MOD)),
+        *(_kept(words(codes.ALGORITHM_PARAMETERS, line, CONCEPT_MOD)) for line in lines),
         code(codes.ALGORITHM_FAMILY, codes.ARTIFICIAL_INTELLIGENCE, CONCEPT_MOD),
     )
 
@@ -727,7 +750,7 @@ def _qualitative_items(said: Reading) -> list[ContentItem]:
         items += _assessment_items(said.judgement.verdict)
     if said.text:
         items.append(words(codes.FINDING, said.text))
-    items += [words(codes.COMMENT, line) for line in (said.comment, *said.warnings)]
+    items += [_usual_words(codes.COMMENT, line) for line in (said.comment, *said.warnings)]
     items.append(code(codes.SUMMARY, _summary_code(said)))
     if said.case is not ReportKind.NOT_ANALYSED:
         items.append(code(codes.FRACTURE_OF_BONE, _presence_code(said)))

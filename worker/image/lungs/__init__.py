@@ -155,7 +155,7 @@ class _View:
     def __init__(self, grey: Bytes) -> None:
         self.grey: Floats = grey.astype(np.float64)
         self.sums = _integral_image(self.grey)
-        self._squares = _integral_image(self.grey**2)
+        self._squares = _integral_image(self.grey * self.grey)
         self._found: dict[str, int] = {}
 
     def mirrored(self) -> _View:
@@ -217,7 +217,9 @@ def _integral_image(values: Floats) -> Floats:
     whole = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
     # A row and a column of zeros in front: the sum of any rectangle is four looks, without a
     # special case at the edge.
-    whole[1:, 1:] = values.cumsum(axis=0).cumsum(axis=1)
+    inner = whole[1:, 1:]
+    np.cumsum(values, axis=0, out=inner)
+    np.cumsum(inner, axis=1, out=inner)
     return whole
 
 
