@@ -31,6 +31,7 @@ Bytes = npt.NDArray[np.uint8]
 _PERCENTILES = (0.005, 0.995)
 _MOST_SATURATED = 0.5
 _BLOCK = 1 << 17
+_FEW_STARTS = 4
 _SAMPLE = 1 << 15
 """Pixels that are enough to see whether a window is usable."""
 _PATCH = 4
@@ -85,7 +86,12 @@ class GreyTable:
 
 def in_threads(act: Callable[[int], None], starts: range) -> None:
     """Call `act` for each start, several at a time; numpy lets go of the interpreter meanwhile."""
-    list(_grey_threads().map(act, starts))
+    if len(starts) <= _FEW_STARTS:
+        # To wake threads for a tenth of a millisecond's work takes longer than the work.
+        for start in starts:
+            act(start)
+    else:
+        list(_grey_threads().map(act, starts))
 
 
 @cache
