@@ -358,7 +358,7 @@ def _run_worker(options: argparse.Namespace) -> int:
     from worker.service.start import pipeline
     from worker.service.tasks import run
 
-    with pipeline(settings) as ready:
+    with pipeline(settings, settings.worker.preparer_count) as ready:
         run(settings, ready, secret)
     return OK
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dicom_node.base.errors import (
     ChexFractError,
@@ -76,7 +76,9 @@ class Case:
     """One Instance on its way through the pipeline."""
 
     source: Dataset | None = None
-    """Header and pixels as read; None when the bytes are not DICOM."""
+    """Header and pixels as read; None when the bytes are not DICOM, or were read elsewhere."""
+    kept: Any = None
+    """What `MakesReports` wants back of a case that it has read."""
     radiograph: Radiograph | None = None
     prepared: Prepared | None = None
     """What the model made of the picture in advance, for models that do so."""
@@ -121,6 +123,20 @@ class Conclusion:
     documents: tuple[Document, ...]
 
 
+class MakesReports(Protocol):
+    """Does in other processes what a case needs before its model and behind it.
+
+    Its methods leave in a case what those of `Pipeline` and `ReportBuilder` leave there, but for
+    ``source``.
+    """
+
+    def make_picture(self, case: Case, content: bytes) -> None:
+        """Read and gate an Instance, and make its picture; a refusal becomes the case's reason."""
+
+    def build(self, case: Case, order: ReportOrder, token: str) -> Conclusion:
+        """Build the objects of a case whose picture was made by `make_picture`."""
+
+
 class Pipeline:
     """The way from bytes to report with one model.
 
@@ -137,6 +153,8 @@ class Pipeline:
         ``[pixels]`` of worker.toml.
     limit : BatchLimit, optional
         Pictures that the model gets at a time, as far as they fit into its memory.
+    elsewhere : MakesReports, optional
+        Makes pictures and reports instead of this process.
     """
 
     def __init__(
@@ -145,10 +163,12 @@ class Pipeline:
         decoder: Decoder,
         options: Pixels,
         limit: BatchLimit | None = None,
+        elsewhere: MakesReports | None = None,
     ) -> None:
         self._model = model
         self._decoder = decoder
         self._options = options
+        self._elsewhere = elsewhere
         self.builder = ReportBuilder(model.info, options)
         self.algorithm = self.builder.algorithm
         self.info = model.info
@@ -160,26 +180,24 @@ class Pipeline:
         A refusal becomes the case's reason.
         """
         case = Case()
-        with case.stage("decode"):
-            try:
-                case.source = read(content)
-                case.radiograph = radiograph(case.source, self._decoder, self._options)
-            except Rejected as exc:
-                case.reason = Reason(code=exc.code, text=exc.text[:1024])
-        self._look_before_it_leaves(case)
+        self._make_picture(case, content)
         self._prepare_inputs(case)
         return case
 
     def prepare_judged(self, content: bytes, judged: JudgedReport) -> Case:
         """Read an Instance whose report was judged, and make its picture; the words are known."""
         case = Case(judged=judged)
-        with case.stage("decode"):
-            try:
-                case.source = read(content)
-                case.radiograph = radiograph(case.source, self._decoder, self._options)
-            except Rejected as exc:  # as it was when the report was made: it has no picture
-                logger.info("a judged report has no picture: %s", exc.code)
+        self._make_picture(case, content)
+        if case.reason is not None:  # as it was when the report was made: it has no picture
+            logger.info("a judged report has no picture: %s", case.reason.code)
+            case.reason = None
         return case
+
+    def _make_picture(self, case: Case, content: bytes) -> None:
+        if self._elsewhere is not None:
+            self._elsewhere.make_picture(case, content)
+        else:
+            make_picture(case, content, self._decoder, self._options, self.info)
 
     def prepare_file(self, content: bytes) -> Case:
         """Make the picture of a file that is not an Instance, and the model's inputs of it.
@@ -192,31 +210,9 @@ class Pipeline:
                 case.radiograph = files.picture(content, self._options)
             except Rejected as exc:
                 case.reason = Reason(code=exc.code, text=exc.text[:1024])
-        self._look_before_it_leaves(case)
+        look_before_it_leaves(case, self.info)
         self._prepare_inputs(case)
         return case
-
-    def _look_before_it_leaves(self, case: Case) -> None:
-        """Refuse a picture that may name the patient to a server, or leave a warning with it."""
-        if case.radiograph is None or case.reason is not None or not self.info.outside:
-            return
-        from worker.image import leaving
-
-        with case.stage("decode"):
-            why = leaving.find_text_in(case.source, case.radiograph.pixels)
-        if not why:
-            return
-        if self.info.outside == "refuse":
-            text = f"{why}, and pictures with text are not sent to the server of this model"
-            case.reason = Reason(code=leaving.CODE, text=text)
-            return
-        warning = f"{why}; the picture was sent to a server all the same"
-        case.radiograph = replace(
-            case.radiograph,
-            warnings=(*case.radiograph.warnings, f"{warning[:1].upper()}{warning[1:]}."),
-        )
-        # Without a UID: which picture it was stands in its report.
-        _shown.warning("model %s: %s", self.info.name, warning)
 
     def _prepare_inputs(self, case: Case) -> None:
         if case.radiograph is None or not isinstance(self._model, Prepares):
@@ -307,7 +303,47 @@ class Pipeline:
 
     def build(self, case: Case, order: ReportOrder, token: str = "") -> Conclusion:
         """Build the objects that `order` asks for, as `ReportBuilder.build` does."""
+        # What was not read there (an invented picture, the case of a test) is built here.
+        if self._elsewhere is not None and case.kept is not None:
+            return self._elsewhere.build(case, order, token)
         return self.builder.build(case, order, token)
+
+
+def make_picture(
+    case: Case, content: bytes, decoder: Decoder, options: Pixels, info: ModelInfo
+) -> None:
+    """Read and gate an Instance, and make its picture; a refusal becomes the case's reason."""
+    with case.stage("decode"):
+        try:
+            case.source = read(content)
+            case.radiograph = radiograph(case.source, decoder, options)
+        except Rejected as exc:
+            case.reason = Reason(code=exc.code, text=exc.text[:1024])
+    if case.judged is None:
+        look_before_it_leaves(case, info)
+
+
+def look_before_it_leaves(case: Case, info: ModelInfo) -> None:
+    """Refuse a picture that may name the patient to a server, or leave a warning with it."""
+    if case.radiograph is None or case.reason is not None or not info.outside:
+        return
+    from worker.image import leaving
+
+    with case.stage("decode"):
+        why = leaving.find_text_in(case.source, case.radiograph.pixels)
+    if not why:
+        return
+    if info.outside == "refuse":
+        text = f"{why}, and pictures with text are not sent to the server of this model"
+        case.reason = Reason(code=leaving.CODE, text=text)
+        return
+    warning = f"{why}; the picture was sent to a server all the same"
+    case.radiograph = replace(
+        case.radiograph,
+        warnings=(*case.radiograph.warnings, f"{warning[:1].upper()}{warning[1:]}."),
+    )
+    # Without a UID: which picture it was stands in its report.
+    _shown.warning("model %s: %s", info.name, warning)
 
 
 class ReportBuilder:

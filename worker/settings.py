@@ -7,11 +7,12 @@ A key may be overridden by the environment: ``CHEXFRACT_WORKER_WORKER__BROKER=re
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from dicom_node.base import toml
 from dicom_node.base.addresses import add_password
@@ -76,6 +77,13 @@ class Worker(Section):
     """Most pictures that the model sees at one time."""
     slots: int = Field(default=2, ge=1, le=16)
     """Batches in work: one at the model, the others being fetched, decoded and made inputs of."""
+    preparers: Annotated[
+        int | Literal["auto"],
+        Field(union_mode="left_to_right"),
+        Wording('a number of processes; write "auto" or 0 to 64'),
+    ] = "auto"
+    """Processes that make pictures and reports beside the model's; ``auto``: half the processors,
+    up to four, shared by ``devices``, and none where there are two or fewer."""
     alive_file: Path | None = None
     """A file that ``run`` touches every few seconds while it is ready and not stuck; health checks
     of containers ask for its age."""
@@ -94,6 +102,24 @@ class Worker(Section):
     """The secret itself; meant for the environment (``CHEXFRACT_WORKER_WORKER__SECRET``)."""
     ca: Path | None = None
     """PEM file that the certificate of a node's HTTPS chains to, or is; else the system's."""
+
+    @property
+    def preparer_count(self) -> int:
+        """How many processes make pictures and reports."""
+        if self.preparers != "auto":
+            return self.preparers
+        is_linux = hasattr(os, "sched_getaffinity")
+        processors = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
+        # With two processors, what is done twice for a process of its own costs more than it frees.
+        shared = max(1, len(self.devices))
+        return 0 if processors <= 2 else max(1, min(4, processors // 2) // shared)
+
+    @field_validator("preparers")
+    @classmethod
+    def _preparers_are_few(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
+        if value != "auto" and not 0 <= value <= 64:
+            raise ValueError(f'{value} is not a number of processes; write "auto" or 0 to 64')
+        return value
 
     @model_validator(mode="after")
     def _password_is_read(self) -> Self:

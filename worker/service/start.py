@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from io import BytesIO
 
@@ -22,14 +22,22 @@ from worker.models.checkpoint import Unacceptable
 from worker.models.fitting import BatchLimit, store_path
 from worker.pipeline import Case, Pipeline
 from worker.service import devices, heartbeat
+from worker.service.preparers import Preparers
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def pipeline(settings: Settings) -> Iterator[Pipeline]:
+def pipeline(settings: Settings, preparers: int = 0) -> Iterator[Pipeline]:
     """Yield a ready pipeline and clean up behind it.
+
+    Parameters
+    ----------
+    settings : Settings
+        worker.toml.
+    preparers : int
+        Processes that make pictures and reports; without them this one does.
 
     Raises
     ------
@@ -40,12 +48,21 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
     name = settings.worker.model
     options = settings.models[name].model_dump()
     model = open_model(name, options, devices.choose_device(settings.worker.device))
-    with Decoder(
-        timeout=settings.pixels.decode_timeout, memory=settings.pixels.decode_memory
-    ) as decoder:
+    with (
+        Decoder(
+            timeout=settings.pixels.decode_timeout, memory=settings.pixels.decode_memory
+        ) as decoder,
+        ExitStack() as stack,
+    ):
+        others = Preparers(preparers) if preparers else None
+        if others is not None:
+            stack.callback(others.close)
         try:
             _bring_up(model, f"models.{name}", str(options["engine"]))
-            ready = Pipeline(model, decoder, settings.pixels, _batch_limit(model, settings))
+            limit = _batch_limit(model, settings)
+            ready = Pipeline(model, decoder, settings.pixels, limit, others)
+            if others is not None:
+                others.begin(model.info, settings.pixels, _invented_instance())
             rehearse_report(ready)
             _fill_memory(ready)
             seconds = time.perf_counter() - started
