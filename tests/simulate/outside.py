@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Self
@@ -19,9 +20,10 @@ from pydantic import BaseModel
 
 from dicom_node.base.errors import ChexFractError, NotFound, Stale, Transient, Unreachable
 from dicom_node.base.job import (
+    INSTANCE_HEADER,
+    MESSAGE_HEADER,
     WIRE_HEADER,
     WIRE_VERSION,
-    ClaimRequest,
     Handout,
     LeaseRequest,
     Reason,
@@ -32,7 +34,7 @@ from dicom_node.base.job import (
 )
 from dicom_node.dimse import CommitmentAnswer, Question
 from dicom_node.standard.sr_classes import SR_CLASSES
-from dicom_node.web.jobs import ForeignResult
+from dicom_node.web.jobs import CallHead, ClaimCall, ForeignResult
 from worker.service.batches import BatchFormer
 from worker.service.node import NodeClient
 from worker.service.tasks import HandoutDesk, LeaseRenewal, WorkExecutors
@@ -441,9 +443,10 @@ class Network:
         return self._carry(Call(job, act, "", content, tuple((n, part[1]) for n, part in files)))
 
     def build_request(self, method: str, url: str, *, content: bytes, headers: Any) -> Call:
-        """Return a claim; this node gives no Instance with its answer."""
+        """Return a claim; of some workers the Instance comes in its answer."""
         _, _, job, act = url.split("/")
-        return Call(job, act, "", content)
+        is_asked = INSTANCE_HEADER in headers and self.world.gives_instance_to(self.worker.name)
+        return Call(job, act, "", content, wants_instance=is_asked)
 
     def send(self, request: Call, *, stream: bool) -> NetworkAnswer:
         """Carry a request that was built."""
@@ -469,22 +472,25 @@ class Network:
         if fate == "late":
             self.world.late.append((node, call))
             raise httpx2.ReadTimeout("late")
-        status, content = serve(self.world, node, call)
+        answer = serve(self.world, node, call)
         if fate == "doubled":
-            status, content = serve(self.world, node, call)
+            answer = serve(self.world, node, call)
         self.world.effects.hit()
-        if fate == "unanswered" or status == 0:
+        if fate == "unanswered" or answer.status_code == 0:
             raise httpx2.ReadTimeout("no answer")
-        return NetworkAnswer(status, content)
+        return answer
+
+
+_HEADERS = {WIRE_HEADER: str(WIRE_VERSION)}
 
 
 @dataclass(frozen=True)
 class NetworkAnswer:
-    """What `NodeClient` asks of an answer of httpx."""
+    """What `NodeClient` asks of an answer of httpx; 0: nobody answers."""
 
     status_code: int
-    content: bytes
-    headers: Mapping[str, str] = field(default_factory=lambda: {WIRE_HEADER: str(WIRE_VERSION)})
+    content: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=lambda: _HEADERS)
 
     def iter_bytes(self) -> Iterator[bytes]:
         """Yield the pieces."""
@@ -507,49 +513,67 @@ class Call:
     token: str
     body: bytes
     parts: tuple[tuple[str, Any], ...] = ()
+    wants_instance: bool = False
 
 
-def serve(world: Any, node: Any, call: Call) -> tuple[int, bytes]:
-    """Let a node's job API answer; 0 when it is not there."""
+def serve(world: Any, node: Any, call: Call) -> NetworkAnswer:
+    """Let a node's job API answer."""
     if not node.is_up["web"]:
-        return 0, b""
+        return NetworkAnswer(0)
     holder = world.holder(node, call.job)
     try:
         with world.effects.process(f"{node.name} web"):
-            token, content = _serve(node.desk, call)
+            token, answer = _serve(node.desk, call)
     except Crashed as exc:
         node.die("web", exc)
-        return 0, b""
+        return NetworkAnswer(0)
     except ForeignResult as exc:
         world.fail("a result was refused as foreign", f"{node.name} {exc}")
-        return 422, b""
+        return NetworkAnswer(422)
     except ChexFractError as exc:
         kinds = ((NotFound, 404), (Stale, 409), (Transient, 503))
-        return next((status for kind, status in kinds if isinstance(exc, kind)), 400), b""
+        return NetworkAnswer(next((code for kind, code in kinds if isinstance(exc, kind)), 400))
     if holder and token != holder:
         world.fail("a stale token was accepted", f"{node.name} {call.act}")
     world.effects.hit()
-    return 200, content
+    return answer
 
 
-def _serve(desk: Any, call: Call) -> tuple[str, bytes]:
+def _serve(desk: Any, call: Call) -> tuple[str, NetworkAnswer]:
+    """Return the token that a call bears, and the answer to it."""
+
     def said(kind: type[BaseModel]) -> Any:
         return kind.model_validate_json(call.body)
 
     if call.act == "claim":
-        body = said(ClaimRequest)
-        return body.token, desk.claim(call.job, body).model_dump_json().encode()
+        return json.loads(call.body)["token"], _claim(desk, call)
     if call.act == "instance":
-        return call.token, desk.instance(call.job, call.token).read_bytes()
+        content = desk.instance(call.job, call.token).read_bytes()
+        return call.token, NetworkAnswer(200, content)
     if call.act == "lease":
         body = said(LeaseRequest)
-        return body.token, json.dumps(desk.renew(call.job, body)).encode()
+        return body.token, NetworkAnswer(200, json.dumps(desk.renew(call.job, body)).encode())
     if call.act == "release":
         body = said(ReleaseRequest)
-        return body.token, desk.release(call.job, body).encode()
+        return body.token, NetworkAnswer(200, desk.release(call.job, body).encode())
     result, contents = _parts(call)
     desk.keep(call.job, result, contents)
-    return result.token, b"{}"
+    return result.token, NetworkAnswer(200, b"{}")
+
+
+_HEAD = [(WIRE_HEADER.lower().encode(), str(WIRE_VERSION).encode())]
+_HEAD_WITH_INSTANCE = [*_HEAD, (INSTANCE_HEADER.lower().encode(), b"1")]
+
+
+def _claim(desk: Any, call: Call) -> NetworkAnswer:
+    """Return the answer to a claim, with the Instance behind it where that is asked for."""
+    head = CallHead(call.job, {"headers": _HEAD_WITH_INSTANCE if call.wants_instance else _HEAD})
+    message, instance = ClaimCall(desk, None)._begin(head, BytesIO(call.body))  # type: ignore[arg-type]
+    if instance is None:
+        return NetworkAnswer(200, message)
+    content = instance._piece  # these images are shorter than a piece
+    instance.close()
+    return NetworkAnswer(200, message + content, _HEADERS | {MESSAGE_HEADER: str(len(message))})
 
 
 def _parts(call: Call) -> tuple[Result, dict[str, bytes]]:
@@ -563,8 +587,6 @@ def _parts(call: Call) -> tuple[Result, dict[str, bytes]]:
 def facts_in(content: bytes, _kept: dict[bytes, Facts] = {}) -> Facts:  # noqa: B006
     """Return what identifies an image, from its Part 10 bytes."""
     if content not in _kept:
-        from io import BytesIO
-
         from pydicom import dcmread
 
         ds = dcmread(BytesIO(content), stop_before_pixels=True)
@@ -584,8 +606,6 @@ class Said(NamedTuple):
 def said_in(content: bytes, _kept: dict[bytes, Said] = {}) -> Said:  # noqa: B006
     """Return what a report says."""
     if content not in _kept:
-        from io import BytesIO
-
         from pydicom import dcmread
 
         ds = dcmread(BytesIO(content))

@@ -15,7 +15,7 @@ from dicom_node.store.ledger import Ledger
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.simulate import broken, schedule
+from tests.simulate import broken, outside, schedule
 from tests.simulate.driver import DirectConnection
 
 
@@ -96,6 +96,26 @@ def test_a_second_rule_for_every_result_is_wider_than_the_first(is_done: bool) -
     ]
     outcome = schedule.play(events, 1)
     assert outcome.failure is None, "\n".join(outcome.story)
+
+
+def test_some_workers_get_the_image_with_their_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, set[str]] = {}
+    honest = outside.Network._carry
+
+    def carry(network: Any, call: outside.Call) -> Any:
+        what = "claim with the image" if call.wants_instance else call.act
+        asked.setdefault(network.worker.name, set()).add(what)
+        return honest(network, call)
+
+    monkeypatch.setattr(outside.Network, "_carry", carry)
+    outcome = schedule.simulate(11)
+    assert outcome.failure is None, "\n".join(outcome.story)
+    given = [calls for calls in asked.values() if "claim with the image" in calls]
+    others = [calls for calls in asked.values() if "claim" in calls]
+    assert given
+    assert others
+    assert not any(calls & {"claim", "instance"} for calls in given)
+    assert all("instance" in calls for calls in others)
 
 
 def test_what_is_held_between_two_effects_meets_what_happens_meanwhile() -> None:
