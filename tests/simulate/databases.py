@@ -356,15 +356,12 @@ class CommitWatch:
 
     def __init__(self, database: SimulatedDatabase) -> None:
         self._database = database
-        self._seen = -1
-
-    def has_changed(self) -> bool:
-        """Return what `changed` will, without taking note of it."""
-        return self._database.commits != self._seen
+        self.seen = -1
+        """How many commits there were at the last question."""
 
     def changed(self) -> bool:
         """Return whether there was a commit."""
-        is_new, self._seen = self.has_changed(), self._database.commits
+        is_new, self.seen = self._database.commits != self.seen, self._database.commits
         return is_new
 
     def close(self) -> None:

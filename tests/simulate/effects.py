@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from greenlet import getcurrent, greenlet
 
@@ -73,6 +73,16 @@ class Act:
         self._own.parent = getcurrent()
         with suppress(Crashed, ChexFractError):
             self._own.throw(Gone)
+
+
+class Deed(NamedTuple):
+    """Something that can happen."""
+
+    name: str
+    do: Callable[[], str]
+    is_loop: bool = False
+    """Whether it is a turn of a node's loop: where a node waits for nothing it need not turn."""
+    held: Act | None = None
 
 
 class Effects:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from dicom_node.store.retention import RetentionSweep
 from dicom_node.web.jobs import JobDesk
 
 from .databases import SimulatedDatabase, SimulatedLedger
-from .effects import Crashed, Gone, SimulatedSpool
+from .effects import Crashed, Deed, Gone, SimulatedSpool
 from .images import CR, Image
 
 LISTENERS = ("listener", "listener-2")
@@ -138,6 +138,7 @@ class SimulatedNode:
         self.loops: list[Loop] = []
         self.turned: set[Loop] = set()
         """Loops in the middle of a turn: each has a thread of its own."""
+        self._deeds: dict[Loop, Deed] = {}
         self.ledgers: dict[str, SimulatedLedger] = {}
         self.intakes: dict[str, Intake] = {}
         self.keepers: dict[str, Callable[[CommitmentAnswer], bool]] = {}
@@ -204,7 +205,7 @@ class SimulatedNode:
         if (ledger := self.ledgers.pop(role, None)) is not None:
             ledger.turns.close()  # its session with the server is over
         if role == "courier":
-            self.loops, self.crew, self.turned = [], SteppedCrew(), set()
+            self.loops, self.crew, self.turned, self._deeds = [], SteppedCrew(), set(), {}
 
     def die(self, role: str, exc: Crashed) -> str:
         """Kill a role that has crashed; what was held of it when it did is over only now."""
@@ -259,12 +260,20 @@ class SimulatedNode:
         except NotUnderstood as exc:
             return f"0xC000 ({exc})"
 
-    def turning(self) -> list[Loop]:
-        """Return the loops that have work now."""
-        if not self.is_up["courier"]:
-            return []
-        loops = (*self.loops, *self.crew.loops.values())
-        return [loop for loop in loops if loop not in self.turned and self._is_due(loop)]
+    def turning(self) -> list[Deed]:
+        """Return the turns of the loops that have work now."""
+        now, commits = self.world.clock.monotonic(), self.database.commits
+        found = []
+        for loops in (self.loops, self.crew.loops.values()):
+            for loop in loops:
+                watch: Any = loop._watch
+                is_due = loop.due_at <= now or (watch is not None and watch.seen != commits)
+                if is_due and loop not in self.turned:
+                    if (deed := self._deeds.get(loop)) is None:
+                        name = f"{self.name} {loop.name}"
+                        deed = self._deeds[loop] = Deed(name, partial(self.turn, loop), True)
+                    found.append(deed)
+        return found
 
     def turn(self, loop: Loop) -> str:
         """Turn a loop once; return what became of it."""
@@ -281,15 +290,11 @@ class SimulatedNode:
             turned.discard(loop)
         if wait is None:
             self.crew.loops.pop(loop.name, None)
+            self._deeds.pop(loop, None)
             loop.close()
         if loop.faults:
             self.world.fail("a loop failed", f"{self.name} {loop.name}")
         return ""
-
-    def _is_due(self, loop: Loop) -> bool:
-        watch = loop._watch
-        has_changed = watch is not None and watch.has_changed()  # type: ignore[attr-defined]
-        return has_changed or loop.due_at <= self.world.clock.monotonic()
 
     def idle_s(self) -> float:
         """Return for how long nothing becomes due by time alone."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,7 +43,7 @@ from worker.settings import Settings as WorkerSettings
 from worker.settings import Worker as WorkerTable
 
 from . import images
-from .effects import Crashed, Gone
+from .effects import Crashed, Deed, Gone
 
 SILENT_S = 5.0
 POISON = "poison"
@@ -341,6 +342,17 @@ class SimulatedWorker:
             self.pulse,
             executors=executors,
         )
+        what: dict[str, Callable[[], Any]] = {
+            "takes a message": self._take,
+            "claims": self.preparing.step,
+            "describes": self.desk.batches.step,  # type: ignore[attr-defined]
+            "posts": self.building.step,
+            "beats": self.pulse.beat,
+        }
+        self._deeds = {
+            name.split()[0]: Deed(f"{self.name} {name}", partial(self.do, name, act))
+            for name, act in what.items()
+        }
 
     def kill(self) -> None:
         """Be gone."""
@@ -352,21 +364,22 @@ class SimulatedWorker:
     def _connect(self, url: str, secret: str, ca: Any = None) -> NodeClient:
         return DirectClient(url, self.world, self)
 
-    def ready(self) -> list[tuple[str, Callable[[], Any]]]:
+    def ready(self) -> list[Deed]:
         """Return what it can do now."""
+        found: list[Deed] = []
         if not self.is_up:
-            return []
-        found: list[tuple[str, Callable[[], Any]]] = []
-        if self.world.broker.queue and self.desk.has_room() and "takes" not in self.acting:
-            found.append(("takes a message", self._take))
+            return found
+        deeds = self._deeds
+        if self.world.broker.queue and "takes" not in self.acting and self.desk.has_room():
+            found.append(deeds["takes"])
         if self.preparing.waiting:
-            found.append(("claims", lambda: self.preparing.step()))
+            found.append(deeds["claims"])
         if self.desk.batches.is_ready and "describes" not in self.acting:  # type: ignore[attr-defined]
-            found.append(("describes", self.desk.batches.step))  # type: ignore[attr-defined]
+            found.append(deeds["describes"])
         if self.building.waiting:
-            found.append(("posts", lambda: self.building.step()))
-        if self.pulse.count and self._needs_beat() and "beats" not in self.acting:
-            found.append(("beats", self.pulse.beat))
+            found.append(deeds["posts"])
+        if self.pulse.count and "beats" not in self.acting and self._needs_beat():
+            found.append(deeds["beats"])
         return found
 
     def _needs_beat(self) -> bool:

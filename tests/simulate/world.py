@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -18,7 +18,7 @@ from dicom_node.settings import SENDER, Peer
 from dicom_node.store.schema import jobs
 
 from . import images
-from .effects import Act, Crashed, Effects, start_clock
+from .effects import Crashed, Deed, Effects, start_clock
 from .node import LISTENERS, PEERS, ROLES, RULES, STATIONS, SimulatedNode
 from .outside import (
     OTHER_PATIENT,
@@ -295,15 +295,14 @@ class World:
             outcome = self.effects.go_on(deed.held)
             self.say(f"{deed.name} goes on{': ' * bool(outcome)}{outcome}")
 
-    def ready(self) -> list[Deed]:
-        """Return everything that can happen now."""
+    def ready(self, *, is_ending: bool = False) -> list[Deed]:
+        """Return everything that can happen now; in the end no loop of a node that is settled."""
         found = [Deed(act.name, str, held=act) for act in self.effects.held if act.may_go_on]
         for node in self.nodes.values():
-            for loop in node.turning():
-                found.append(Deed(f"{node.name} {loop.name}", partial(node.turn, loop), node))
+            if node.is_up["courier"] and not (is_ending and is_settled(node)):
+                found += node.turning()
         for worker in self.workers.values():
-            for what, act in worker.ready():
-                found.append(Deed(f"{worker.name} {what}", partial(worker.do, what, act)))
+            found += worker.ready()
         for archive in self.archives.values():
             if archive.questions:
                 found.append(Deed(archive.name, partial(self._answer, archive)))
@@ -408,26 +407,16 @@ class World:
     def _run_all(self) -> None:
         """Let all that can happen happen, in rounds: each has its turn once in a round."""
         for _ in range(200):
-            acts = [one for one in self.ready() if not (one.node and is_settled(one.node))]
+            acts = self.ready(is_ending=True)
             if not acts or self.failure:
                 return
             # a loop has its turn in some rounds, and in each in which there is nothing else
-            is_alone = all(one.node for one in acts)
+            is_alone = all(one.is_loop for one in acts)
             self.drawn.shuffle(acts)
             for one in acts:
-                if is_alone or one.node is None or not self.drawn.randrange(LOOPS_TURN):
+                if is_alone or not one.is_loop or not self.drawn.randrange(LOOPS_TURN):
                     self.do(one)
         self.fail("something turns for ever", ", ".join(one.name for one in self.ready()))
-
-
-class Deed(NamedTuple):
-    """Something that can happen."""
-
-    name: str
-    do: Callable[[], str]
-    node: SimulatedNode | None = None
-    """Whose loop it is: that of a node that waits for nothing need not turn."""
-    held: Act | None = None
 
 
 _RETRYING = sa.text(
