@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -201,6 +202,11 @@ def play(events: Sequence[Event], seed: int) -> Outcome:
                 if not world.failure:
                     _restored_ends_the_same(world, copy, ended)
             return Outcome(seed, world.failure, world.story, world.effects.count)
+    except Exception as exc:  # the rim of a schedule: its fault, or the simulation's, is its own
+        story = [] if world is None else world.story
+        at = traceback.extract_tb(exc.__traceback__)[-1]
+        detail = f"{type(exc).__name__}: {exc} ({Path(at.filename).name}:{at.lineno})"
+        return Outcome(seed, ("an unforeseen fault", detail), story, 0)
     finally:
         if world is not None:
             world.close()

@@ -242,9 +242,10 @@ class World:
     def note_poison(self, worker: SimulatedWorker) -> None:
         """Look who shares the death of a worker: a suspect has to be alone in it."""
         held = []
-        for client, ticket, _ in worker.pulse._jobs.values():
-            node = next(found for name, found in self.nodes.items() if name in client.url)
-            held += node.database.look(_TRIES, job=ticket.job, token=ticket.token)
+        with self.effects.transaction(may_be_held=False):  # nothing happens while it is looked at
+            for client, ticket, _ in worker.pulse._jobs.values():
+                node = next(found for name, found in self.nodes.items() if name in client.url)
+                held += node.database.look(_TRIES, job=ticket.job, token=ticket.token)
         if len(held) > 1 and any(attempts > 1 for attempts, _ in held):
             shared = sorted(f"image {images.number_of(uid)} try {tries}" for tries, uid in held)
             self.fail("a suspect is not alone in its worker", f"{worker.name}: {shared}")

@@ -98,6 +98,17 @@ def test_a_second_rule_for_every_result_is_wider_than_the_first(is_done: bool) -
     assert outcome.failure is None, "\n".join(outcome.story)
 
 
+def test_what_nobody_foresaw_is_a_failure_of_its_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    def happen(*_: Any) -> None:
+        raise RuntimeError("nobody foresaw it")
+
+    monkeypatch.setattr(schedule, "happen", happen)
+    outcome = schedule.simulate(1)
+    assert outcome.failure is not None
+    assert outcome.failure[0] == "an unforeseen fault"
+    assert "nobody foresaw it" in outcome.failure[1]
+
+
 def test_some_workers_get_the_image_with_their_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, set[str]] = {}
     honest = outside.Network._carry
@@ -165,7 +176,7 @@ def test_a_second_sender_after_the_report_was_removed_does_not_wait_for_ever() -
     assert outcome.failure is None, "\n".join(outcome.story)
 
 
-@pytest.mark.parametrize("seed", [1601, 1991, 3893])
+@pytest.mark.parametrize("seed", [1601, 1991, 3893, 5777])
 def test_seeds_that_have_failed_hold(seed: int) -> None:
     outcome = schedule.simulate(seed, length=1.0)
     assert outcome.failure is None, "\n".join(outcome.story)
