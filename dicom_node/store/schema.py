@@ -21,7 +21,7 @@ from sqlalchemy import (
     text,
 )
 
-VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 """Every schema version there was; the last is that of this software."""
 
 READABLE_BY = "0007"
@@ -134,6 +134,12 @@ SUPERSEDED_POSTGRESQL = (
     "ix_jobs_standing",
 )
 """Those that go in PostgreSQL only."""
+
+SUPERSEDED_CONSTRAINTS = {"uq_jobs_sop_instance_uid_model_generation": "jobs"}
+"""Constraints that go in PostgreSQL with their indexes, and their tables.
+
+A job's id is made of what this one held unique, and is unique itself.
+"""
 
 FACTS = (
     "patient_id",
@@ -363,7 +369,9 @@ jobs = Table(
     Column("finding", String(1)),
     _partial_index("ix_jobs_finding", "finding", "received_at", where="finding <> ''"),
     _partial_index("ix_jobs_unfound", "ended_at", where=_UNFOUND),
-    UniqueConstraint("sop_instance_uid", "model", "generation"),
+    # in SQLite; the jobs of an Instance are found by it
+    UniqueConstraint("sop_instance_uid", "model", "generation").ddl_if(dialect="sqlite"),
+    Index("ix_jobs_instance", "sop_instance_uid", info={_ONLY: "postgresql", _HASHED: True}),
     _partial_index(
         "ix_jobs_unfinished", "state", "model", "priority", "received_at", where=_UNFINISHED
     ),

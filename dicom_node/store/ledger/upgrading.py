@@ -29,6 +29,7 @@ from dicom_node.store.schema import (
     IS_UNFOUND,
     IS_UNSORTED,
     SUPERSEDED,
+    SUPERSEDED_CONSTRAINTS,
     SUPERSEDED_POSTGRESQL,
     VERSIONS,
     instances,
@@ -118,8 +119,10 @@ class Upgrading:
         if missing:
             return self._build_index(missing[0], len(missing))
         if surplus := self._surplus_indexes():
+            table = SUPERSEDED_CONSTRAINTS.get(surplus[0])
+            drop = f"ALTER TABLE {table} DROP CONSTRAINT" if table else "DROP INDEX"
             with self._database.writing() as connection:
-                connection.execute(sa.text(f'DROP INDEX IF EXISTS "{surplus[0]}"'))
+                connection.execute(sa.text(f'{drop} IF EXISTS "{surplus[0]}"'))
             return f"index {surplus[0]} is dropped, {len(surplus) - 1} to go"
         return ""
 
@@ -157,7 +160,9 @@ class Upgrading:
     def _surplus_indexes(self) -> list[str]:
         there = self._present_indexes()
         needed = {old for new, old in _STAND_IN.items() if not there.get(new)}
-        names = SUPERSEDED + (() if self._database.is_sqlite else SUPERSEDED_POSTGRESQL)
+        names: tuple[str, ...] = SUPERSEDED
+        if not self._database.is_sqlite:
+            names += (*SUPERSEDED_POSTGRESQL, *SUPERSEDED_CONSTRAINTS)
         return [name for name in names if name in there and name not in needed]
 
     def _build_index(self, name: str, left: int = 1) -> str:
